@@ -1,0 +1,177 @@
+# mabn: train and judge vision networks when the batch is small.
+#
+#   make              build the library and the tools
+#   make demo         install what is missing, build, train on real photographs, show the table
+#   make check        install what is missing, build, run all tests (no GPU needed)
+#   make install      PREFIX=/usr/local DESTDIR=   (uninstall takes the same)
+#
+# Knobs, on the command line or in config.mk:
+#   DEBUG=1                 -O0 -g3
+#   SAN=address,undefined   sanitizers (a build folder of its own)
+#   CUDA=0                  leave the CUDA backend out (default: 1 when nvcc is found)
+#   CUDA_ARCH="90"          GPU architectures to compile for, a list (default: native list below)
+#   DEVELOPER=1             warnings are errors (CI sets it)
+#   V=1                     show whole commands
+#   CC=, NVCC=, CFLAGS=     as usual
+#
+# More targets: check-unit check-cli check-golden check-san check-headers check-gpu check-kill
+#   bench peer fuzz golden-fixtures format lint man-lint clean
+
+-include config.mk
+
+.SUFFIXES:
+.DELETE_ON_ERROR:
+.SECONDARY:
+.DEFAULT_GOAL := all
+MAKEFLAGS += --no-builtin-rules
+
+CC ?= cc
+ifeq ($(origin CC),default)
+CC := cc
+endif
+NVCC ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
+CLANG ?= clang
+PKG_CONFIG ?= pkg-config
+PREFIX ?= /usr/local
+V ?= 0
+Q := $(if $(filter 1,$(V)),,@)
+say = $(if $(filter 1,$(V)),@:,@printf '  %-5s %s\n')
+
+# ---- what is here -------------------------------------------------------------------------
+
+ROOMS    := $(sort $(notdir $(patsubst %/,%,$(wildcard lib/*/))))
+LIB_C    := $(sort $(wildcard lib/*/*.c))
+LIB_CU   := $(sort $(wildcard lib/*/*.cu))
+TOOLS    := $(patsubst cmd/%.c,%,$(sort $(wildcard cmd/mabn-*.c)))
+UNIT     := $(patsubst tests/unit/%.c,%,$(sort $(wildcard tests/unit/test_*.c)))
+FUZZ     := $(patsubst tests/fuzz/%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
+BENCH    := $(patsubst tests/bench/%.c,%,$(sort $(wildcard tests/bench/bench_*.c)))
+MAN      := $(sort $(wildcard man/*.[1-8]))
+
+CUDA ?= $(if $(NVCC),1,0)
+ifeq ($(LIB_CU),)
+CUDA := 0
+endif
+CUDA_ARCH ?= 80 86 89 90
+CUDA_HOME ?= $(if $(NVCC),$(patsubst %/bin/nvcc,%,$(realpath $(NVCC))))
+
+PKGS     := hdf5 libjpeg libpng zlib libxxhash cairo freetype2
+PKG_CF   := $(shell $(PKG_CONFIG) --cflags $(PKGS) 2>/dev/null)
+PKG_LIBS := $(shell $(PKG_CONFIG) --libs $(PKGS) 2>/dev/null)
+
+# ---- flags --------------------------------------------------------------------------------
+
+OPT    := $(if $(filter 1,$(DEBUG)),-O0 -g3,-O2 -g)
+WARN   := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith \
+          -Wwrite-strings -Wformat=2 -Wno-format-nonliteral $(if $(filter 1,$(DEVELOPER)),-Werror)
+HARDEN := -fstack-protector-strong $(if $(SAN)$(filter 1,$(DEBUG)),,-D_FORTIFY_SOURCE=2)
+SANFL  := $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer)
+CPPFLAGS += -Ilib -D_GNU_SOURCE -DMABN_CUDA=$(CUDA) $(PKG_CF)
+CFLAGS   += -std=c11 $(OPT) $(WARN) $(HARDEN) $(SANFL) -fopenmp -fno-math-errno -fPIC -pthread
+LDFLAGS  += $(SANFL) -fopenmp -pthread
+LDLIBS   := $(PKG_LIBS) -ldnnl -lm $(LDLIBS)
+# Numeric kernels earn -O3.
+O3_ROOMS := norm ops image coco
+
+B := build/$(if $(SAN),san,$(if $(filter 1,$(DEBUG)),debug,release))$(if $(filter 1,$(CUDA)),-cuda)
+LIB   := $(B)/libmabn.a
+LIB_O := $(LIB_C:%.c=$(B)/%.o)
+ifeq ($(CUDA),1)
+LIB_O    += $(LIB_CU:%.cu=$(B)/%.cu.o)
+NVFLAGS  := -std=c++17 -O3 -lineinfo -Ilib -DMABN_CUDA=1 -Xcompiler -fPIC,-Wall \
+            $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a)$(if $(filter 90,$(a)),a),code=sm_$(a)$(if $(filter 90,$(a)),a))
+CPPFLAGS += -I$(CUDA_HOME)/include
+LDLIBS   += -L$(CUDA_HOME)/lib64 -lcublasLt -lcublas -lcudnn -lcudart -lstdc++
+endif
+BIN := $(TOOLS:%=$(B)/bin/%)
+
+# ---- building -----------------------------------------------------------------------------
+
+.PHONY: all lib tools
+all: lib tools
+lib: $(LIB)
+tools: $(BIN)
+
+$(LIB): $(LIB_O)
+	$(say) AR $@
+	$(Q)rm -f $@ && ar crs $@ $^
+
+$(B)/%.o: %.c
+	$(say) CC $<
+	$(Q)mkdir -p $(@D) && $(CC) $(CPPFLAGS) $(CFLAGS) $(if $(DEBUG),,$(if $(filter $(O3_ROOMS),$(word 2,$(subst /, ,$<))),-O3)) -MMD -MP -c $< -o $@
+
+$(B)/%.cu.o: %.cu
+	$(say) NVCC $<
+	$(Q)mkdir -p $(@D) && $(NVCC) $(NVFLAGS) -MMD -MP -c $< -o $@
+
+$(B)/bin/%: $(B)/cmd/%.o $(LIB)
+	$(say) LINK $@
+	$(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) $< $(LIB) $(LDLIBS) -o $@
+
+$(B)/tests/%: $(B)/tests/%.o $(LIB)
+	$(say) LINK $@
+	$(Q)$(CC) $(LDFLAGS) $< $(LIB) $(LDLIBS) -o $@
+
+$(B)/tests/%.o: CPPFLAGS += -Itests/unit
+
+# ---- dependencies -------------------------------------------------------------------------
+
+# What a target needs beyond a compiler is installed by one script, which asks through sudo when
+# it is not root and does nothing when all is there. The build proper is a second make, because
+# this one may have been read before pkg-config existed.
+.PHONY: deps-build deps-check
+deps-build deps-check: deps-%:
+	@pipelines/install-deps.sh $*
+
+# ---- checks -------------------------------------------------------------------------------
+
+.PHONY: check check-all check-unit check-cli check-golden check-san check-headers
+check: deps-check
+	@$(MAKE) --no-print-directory all
+	@tests/run-all $(B)
+check-unit: $(UNIT:%=$(B)/tests/unit/%) $(BIN)
+	@tests/run-all $(B) unit
+check-cli: $(BIN)
+	@tests/run-all $(B) cli
+check-golden: $(UNIT:%=$(B)/tests/unit/%) $(BIN)
+	@tests/run-all $(B) golden
+check-san:
+	@$(MAKE) --no-print-directory SAN=address,undefined CUDA=0 check-unit check-cli
+check-headers:
+	@tests/check-headers
+
+.PHONY: unit-programs bench-programs
+unit-programs: $(UNIT:%=$(B)/tests/unit/%)
+bench-programs: $(BENCH:%=$(B)/tests/bench/%)
+
+# ---- fuzzing: libFuzzer with ASan and UBSan, FUZZ_SECONDS each --------------------------------
+
+FUZZ_SECONDS ?= 60
+FB := build/fuzz
+FUZZ_FLAGS := -std=gnu11 -O1 -g -Ilib -D_GNU_SOURCE -DMABN_CUDA=0 -DMABN_NO_CLONES $(PKG_CF) -pthread \
+              -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+$(FB)/%.o: %.c
+	$(say) FUZZC $<
+	$(Q)mkdir -p $(@D) && $(CLANG) $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link -MMD -MP -c $< -o $@
+$(FB)/libmabn.a: $(patsubst %.c,$(FB)/%.o,$(LIB_C))
+	$(Q)rm -f $@ && ar crs $@ $^
+$(FB)/%: tests/fuzz/%.c $(FB)/libmabn.a
+	$(say) FUZZ $@
+	$(Q)$(CLANG) $(FUZZ_FLAGS) -fsanitize=fuzzer $< $(FB)/libmabn.a $(PKG_LIBS) -ldnnl -lm -o $@
+.PHONY: fuzz fuzz-programs
+fuzz-programs: $(FUZZ:%=$(FB)/%)
+fuzz: fuzz-programs
+	@tests/fuzz/run $(FB) $(FUZZ_SECONDS) $(FUZZ)
+
+# ---- the rest -----------------------------------------------------------------------------
+
+-include mk/*.mk
+
+.PHONY: clean format
+clean:
+	rm -rf build
+format:
+	clang-format -i $$(git ls-files '*.c' '*.h' '*.cu')
+
+-include $(LIB_O:.o=.d) $(BIN:$(B)/bin/%=$(B)/cmd/%.d) $(UNIT:%=$(B)/tests/unit/%.d)
+-include $(patsubst %.c,$(FB)/%.d,$(LIB_C))

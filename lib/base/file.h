@@ -1,0 +1,71 @@
+/* Files: outputs that appear whole or not at all, inputs that are checked before they are read.
+ *
+ * An output is written to a temporary name in the target's folder, synced, renamed over the
+ * target, and the folder is synced: a crash, a kill or a full disk leaves the old file or the new
+ * one, never a half. Temporary files ("NAME.tmp-XXXXXX") of this process are removed on failure,
+ * on exit and in the handlers of base/signal.h; those a kill -9 left behind are swept by the next
+ * writer of the same target. */
+#ifndef MABN_BASE_FILE_H
+#define MABN_BASE_FILE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/status.h"
+
+MABN_BEGIN_DECLS
+
+/* ---- outputs ---- */
+
+struct mabn_outfile {
+    char *path;      /* target */
+    char *temp_path; /* where the bytes go until commit */
+    int fd;          /* open for reading and writing */
+    int slot;        /* private: clean-up registry */
+};
+
+/* Create the temporary file. Fails early when the folder is missing or read-only, when the target
+ * is a folder, or when it exists and `force` is false. Targets that are not regular files
+ * (/dev/stdout, a fifo) are refused. */
+MABN_MUST_USE mabn_status mabn_outfile_open(struct mabn_outfile *out, const char *path, bool force);
+/* Sync, close, rename, sync the folder. On failure the temporary file is gone. */
+MABN_MUST_USE mabn_status mabn_outfile_commit(struct mabn_outfile *out);
+/* Close and remove the temporary file. Safe after commit and on a zeroed struct. */
+void mabn_outfile_abort(struct mabn_outfile *out);
+
+/* write(2) until done. `name` is for messages. */
+MABN_MUST_USE mabn_status mabn_write_all(int fd, const void *bytes, size_t n, const char *name);
+MABN_MUST_USE mabn_status mabn_pwrite_all(int fd, const void *bytes, size_t n, uint64_t offset,
+                                          const char *name);
+/* Write a small text file whole, by the same temp-and-rename way. */
+MABN_MUST_USE mabn_status mabn_write_file(const char *path, const void *bytes, size_t n, bool force);
+
+/* ---- inputs ---- */
+
+/* A whole file as bytes: mapped when regular, read into memory when a pipe or "-" (stdin).
+ * The bytes are followed by at least one zero byte only when read, not when mapped. */
+struct mabn_input {
+    const uint8_t *bytes; /* (size); never NULL */
+    size_t size;
+    char *name; /* for messages: the path, or "standard input" */
+    bool mapped;
+};
+/* limit: refuse more than this many bytes (0: none). Directories are refused. */
+MABN_MUST_USE mabn_status mabn_input_open(struct mabn_input *in, const char *path, uint64_t limit);
+void mabn_input_release(struct mabn_input *in);
+
+/* pread until done; a short file is MABN_ERR_FORMAT ("truncated"). */
+MABN_MUST_USE mabn_status mabn_pread_all(int fd, void *bytes, size_t n, uint64_t offset,
+                                         const char *name);
+
+bool mabn_path_exists(const char *path);
+bool mabn_path_is_dir(const char *path);
+/* mkdir -p for one level or more. */
+MABN_MUST_USE mabn_status mabn_make_dirs(const char *path);
+/* "a" + "b" → "a/b", malloc'd. */
+char *mabn_path_join(const char *folder, const char *name);
+
+MABN_END_DECLS
+#endif
