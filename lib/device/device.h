@@ -1,0 +1,44 @@
+/* Where the numbers live and who works on them: one small interface over the backends.
+ *
+ * A device owns an engine, an in-order stream, and one scratch buffer that all primitives of a
+ * network share (they run one after another, so the largest need is enough). The CPU device is
+ * oneDNN and OpenMP on `threads` threads; everything it is asked is done on return. */
+#ifndef MABN_DEVICE_DEVICE_H
+#define MABN_DEVICE_DEVICE_H
+
+#include <stddef.h>
+
+#include "base/status.h"
+
+MABN_BEGIN_DECLS
+
+struct mabn_device;
+
+enum mabn_device_kind { MABN_DEVICE_CPU, MABN_DEVICE_CUDA };
+
+/* threads 0: mabn_threads_available(). Sets the OpenMP thread count of the calling thread, which
+ * must be the one that runs the networks of this device. */
+MABN_MUST_USE mabn_status mabn_device_new(struct mabn_device **device, enum mabn_device_kind kind,
+                                          int threads);
+void mabn_device_free(struct mabn_device *device); /* after every network on it; NULL is fine */
+
+enum mabn_device_kind mabn_device_kind_of(const struct mabn_device *device);
+int mabn_device_threads(const struct mabn_device *device);
+/* "CPU, 2 threads, oneDNN 2.6.3 (AVX-512)"; owned by the device. */
+const char *mabn_device_name(const struct mabn_device *device);
+
+/* Memory on the device, 64-byte aligned, zeroed. Pages that are never touched cost nothing. */
+MABN_MUST_USE mabn_status mabn_device_alloc(struct mabn_device *device, void **out, size_t bytes);
+void mabn_device_release(struct mabn_device *device, void *p, size_t bytes); /* NULL is fine */
+
+/* The shared scratch buffer, grown to at least `bytes`. Its content lasts until the next call of
+ * any operation; growing moves it, so plans reserve all they need before the first step. */
+MABN_MUST_USE mabn_status mabn_device_scratch(struct mabn_device *device, void **out, size_t bytes);
+
+/* For ops on the CPU: the dnnl_engine_t and dnnl_stream_t, as void * so that this header stands
+ * without oneDNN's. NULL on other devices. */
+void *mabn_device_dnnl_engine(struct mabn_device *device);
+void *mabn_device_dnnl_stream(struct mabn_device *device);
+
+MABN_END_DECLS
+#endif
