@@ -1,0 +1,103 @@
+/* The loader: decode threads that turn samples into batches ahead of the network.
+ *
+ * Threads take samples in order and write each straight into its row of one of a few batch
+ * buffers; the consumer gets the batches in order. What a batch holds is a function of the
+ * options, the seed and its (epoch, index) alone, never of the number of threads or of timing.
+ *
+ *     struct mabn_loader_options options;
+ *     mabn_loader_options_init(&options);
+ *     options.augment = …; options.sampler = …; options.batch = 32;
+ *     MABN_TRY(mabn_loader_new(&loader, &source, &options));
+ *     while (!(status = mabn_loader_next(loader, &batch)) && batch) …
+ *     mabn_loader_free(loader);
+ */
+#ifndef MABN_DATA_LOADER_H
+#define MABN_DATA_LOADER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "data/sampler.h"
+#include "image/augment.h"
+
+MABN_BEGIN_DECLS
+
+/* ---- where samples come from ---- */
+
+/* One stored picture: encoded bytes, or pixels when width > 0. Borrowed from the source. */
+struct mabn_sample {
+    const uint8_t *bytes;
+    size_t size;
+    int width, height, channels; /* of raw pixels (height,width,channels); 0 when encoded */
+    int32_t label;               /* −1: none */
+};
+
+/* Samples 0…count−1. get is called from many threads at once; the bytes stay valid as long as the
+ * source does. name writes what to call a sample in messages; NULL: "sample N". */
+struct mabn_source {
+    uint64_t count;
+    mabn_status (*get)(const void *context, uint64_t index, struct mabn_sample *sample);
+    void (*name)(const void *context, uint64_t index, char *text, size_t capacity);
+    const void *context; /* borrowed */
+};
+
+struct mabn_dataset;
+/* The samples of an open dataset (store/dataset.h), which must outlive the source. */
+void mabn_source_of_dataset(struct mabn_source *source, const struct mabn_dataset *dataset);
+
+/* ---- batches ---- */
+
+struct mabn_batch {
+    float *x;          /* (batch,height,width,channels); rows from `count` on are zero */
+    int32_t *labels;   /* (batch); −1 where there is none */
+    uint64_t *samples; /* (batch) index in the source */
+    int count;         /* samples of this rank: options.batch, fewer in a kept last batch */
+    uint64_t epoch;
+    uint64_t index; /* in the epoch */
+};
+
+struct mabn_loader_options {
+    struct mabn_augment augment;
+    struct mabn_sampler sampler;
+    int batch;       /* samples of this rank in a batch */
+    int rank, ranks; /* 0 of 1 */
+    int threads;     /* decode threads; 0: as many as the process may use */
+    int ahead;       /* finished batches kept ready; default 3 */
+    bool keep_last;  /* deliver the short last batch of an epoch (evaluation) */
+    bool skip_bad;   /* replace an unreadable sample by the next readable one, and count it */
+    uint64_t epochs; /* stop before this epoch; 0: go on for ever */
+    uint64_t first_epoch, first_index; /* where to start */
+};
+/* All zero but ranks 1 and ahead 3; the caller fills in augment, sampler and batch. The sampler's
+ * seed is the augmentation's too. */
+void mabn_loader_options_init(struct mabn_loader_options *options);
+
+struct mabn_loader;
+/* Checks everything and starts the threads. The source is copied, its context borrowed. */
+MABN_MUST_USE mabn_status mabn_loader_new(struct mabn_loader **loader,
+                                          const struct mabn_source *source,
+                                          const struct mabn_loader_options *options);
+/* Stops the threads, whatever they are doing, and frees all. NULL is fine. */
+void mabn_loader_free(struct mabn_loader *loader);
+
+/* The next batch, valid until the next call on this loader; *batch NULL after the last. A sample
+ * that cannot be decoded is an error that names it, reported when its batch's turn comes. */
+MABN_MUST_USE mabn_status mabn_loader_next(struct mabn_loader *loader,
+                                           const struct mabn_batch **batch);
+
+/* Go on from batch `index` of `epoch`; what was prepared is dropped. */
+MABN_MUST_USE mabn_status mabn_loader_seek(struct mabn_loader *loader, uint64_t epoch,
+                                           uint64_t index);
+
+uint64_t mabn_loader_batches_per_epoch(const struct mabn_loader *loader);
+
+struct mabn_loader_stats {
+    uint64_t batches, samples; /* delivered */
+    uint64_t bad;              /* unreadable samples that were replaced */
+    double wait_seconds;       /* the consumer stood waiting in mabn_loader_next */
+};
+void mabn_loader_stats(const struct mabn_loader *loader, struct mabn_loader_stats *stats);
+
+MABN_END_DECLS
+#endif
