@@ -1,0 +1,171 @@
+/* A network is a plan: a list of nodes built once for an input shape, with every buffer placed
+ * before the first step.
+ *
+ * Model code (lib/model) builds the nodes, then mabn_net_plan places the buffers and prepares the
+ * primitives. After that a step allocates nothing, decides nothing and looks at no shape: it walks
+ * the list forward, and backward.
+ *
+ *   Parameters, gradients and momentum are one arena each, with named views under PyTorch's names
+ *   ("layer1.0.conv1.weight"). Norm state is owned by the norms (lib/norm) and named the same way.
+ *   Inference reuses activation memory by liveness and folds every norm that can be folded
+ *   (weight centralization included) into the convolution before it.
+ *   Training keeps the norm inputs and the block outputs; what lies between them is computed
+ *   again in the backward pass, where it costs a pass over memory and no arithmetic to speak of.
+ *
+ * One training step:
+ *     fill mabn_net_input and mabn_net_labels
+ *     mabn_net_forward, mabn_net_loss, mabn_net_backward, mabn_net_update
+ * One inference batch: fill the input, mabn_net_forward, read mabn_net_logits. The batch is always
+ * whole: with fewer images, leave the rest as it is and ignore those rows (no row of an inference
+ * batch depends on another).
+ *
+ * To validate during training, build a second net with training = false and mabn_net_copy into it
+ * before each validation. Everything is bitwise repeatable for a given thread count. */
+#ifndef MABN_NET_NET_H
+#define MABN_NET_NET_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "device/device.h"
+#include "tensor/tensor.h"
+
+MABN_BEGIN_DECLS
+
+struct mabn_net;
+struct mabn_norm_options; /* norm/norm.h */
+
+struct mabn_net_options {
+    int batch, height, width, channels; /* of the input */
+    bool training;
+    bool no_fold; /* inference: keep norms apart from convolutions, to compare */
+};
+
+/* ---- building: for lib/model; each call appends a node and returns the id of its output ---- */
+
+MABN_MUST_USE mabn_status mabn_net_new(struct mabn_net **net, struct mabn_device *device,
+                                       const struct mabn_net_options *options);
+void mabn_net_free(struct mabn_net *net); /* NULL is fine */
+
+struct mabn_net_conv {
+    int out_channels;
+    int kernel, stride, pad; /* square */
+    bool bias;
+    bool centralize; /* subtract each filter's mean from the weights that are used */
+};
+
+/* The network input, (N,H,W,C). */
+int mabn_net_add_input(struct mabn_net *net);
+/* "<name>.weight" and, with bias, "<name>.bias". */
+int mabn_net_add_conv(struct mabn_net *net, int x, const char *name,
+                      const struct mabn_net_conv *conv);
+/* y = act(norm(x) [+ residual]); residual: a node or -1. State and affine under "<name>.…". */
+int mabn_net_add_norm(struct mabn_net *net, int x, const char *name,
+                      const struct mabn_norm_options *norm, int residual, bool relu);
+int mabn_net_add_max_pool(struct mabn_net *net, int x, int kernel, int stride, int pad);
+int mabn_net_add_global_pool(struct mabn_net *net, int x); /* mean over H,W → (N,1,1,C) */
+int mabn_net_add_linear(struct mabn_net *net, int x, const char *name, int out);
+
+/* The last node's output is what the network computes. Failures of the calls above (names, shapes,
+ * memory) are reported here, so that model code need not check each line. */
+MABN_MUST_USE mabn_status mabn_net_plan(struct mabn_net *net, int output);
+
+/* ---- running ---- */
+
+float *mabn_net_input(struct mabn_net *net);           /* (N,H,W,C): fill before forward */
+int32_t *mabn_net_labels(struct mabn_net *net);        /* (N): fill before loss; -1: no label */
+const float *mabn_net_logits(const struct mabn_net *net); /* (N,classes), after forward */
+int mabn_net_batch(const struct mabn_net *net);
+int mabn_net_classes(const struct mabn_net *net);
+struct mabn_shape mabn_net_input_shape(const struct mabn_net *net);
+
+/* Training: batch statistics, and the norms' moving state advances. Inference: neither. */
+MABN_MUST_USE mabn_status mabn_net_forward(struct mabn_net *net);
+/* Mean cross-entropy with label smoothing over the rows with a label; in training also the
+ * gradient of the logits. A loss that is not finite is returned as it is: the caller decides. */
+MABN_MUST_USE mabn_status mabn_net_loss(struct mabn_net *net, double smoothing, double *loss);
+/* Gradients overwrite. Once after each forward and loss. */
+MABN_MUST_USE mabn_status mabn_net_backward(struct mabn_net *net);
+
+struct mabn_net_sgd {
+    double lr, momentum, weight_decay;
+    bool nesterov;
+    bool no_decay_norm_bias; /* decay only convolution and linear weights (default: everything) */
+};
+/* buf = momentum·buf + grad + decay·p; p -= lr·buf. */
+MABN_MUST_USE mabn_status mabn_net_update(struct mabn_net *net, const struct mabn_net_sgd *sgd);
+
+/* The arenas, for all-reduce, checks and counting. */
+float *mabn_net_parameters(struct mabn_net *net, size_t *count);
+float *mabn_net_gradients(struct mabn_net *net, size_t *count); /* NULL in inference */
+
+/* ---- named tensors: what a checkpoint holds ---- */
+
+enum mabn_net_role {
+    MABN_NET_PARAMETER,
+    MABN_NET_STATE,    /* of the norms: running statistics, windows, counters */
+    MABN_NET_MOMENTUM, /* same names as the parameters; training nets only */
+    MABN_NET_GRADIENT, /* likewise: for tests and inspection, not for checkpoints */
+};
+
+struct mabn_net_tensor {
+    const char *name;
+    enum mabn_net_role role;
+    enum mabn_dtype dtype;
+    struct mabn_shape shape; /* as in files: convolution weights OIHW */
+};
+
+int mabn_net_tensor_count(const struct mabn_net *net);
+const struct mabn_net_tensor *mabn_net_tensor_at(const struct mabn_net *net, int index);
+/* Index, or -1. */
+int mabn_net_tensor_find(const struct mabn_net *net, const char *name, enum mabn_net_role role);
+/* Copy a tensor out or in, in file order; `bytes` must be its exact size. */
+MABN_MUST_USE mabn_status mabn_net_tensor_get(const struct mabn_net *net, int index, void *values,
+                                              size_t bytes);
+MABN_MUST_USE mabn_status mabn_net_tensor_set(struct mabn_net *net, int index, const void *values,
+                                              size_t bytes);
+/* Parameters and state of one net into another of the same model. */
+MABN_MUST_USE mabn_status mabn_net_copy(struct mabn_net *dst, const struct mabn_net *src);
+
+enum mabn_net_init {
+    MABN_NET_INIT_FAN_OUT, /* convolutions N(0, 2/fan_out): classification */
+    MABN_NET_INIT_FAN_IN,  /* convolutions uniform in ±sqrt(3/fan_in): detection bodies */
+};
+/* All parameters and state as at the start: convolutions by `kind`, linear layers uniform in
+ * ±1/sqrt(fan_in), norms 1 and 0; momentum 0. The same numbers for the same seed and names, whatever
+ * the thread count. */
+void mabn_net_initialize(struct mabn_net *net, uint64_t seed, enum mabn_net_init kind);
+
+/* ---- looking inside ---- */
+
+/* The reference's four statistics of a norm layer's channel, over the first normalization group
+ * of the batch: mean and biased variance of the input x; mean of the output gradient times γ;
+ * mean of output gradient × output, where the output (γx̂+β, before residual and ReLU) is that of
+ * sample 0, as the reference records it. */
+struct mabn_net_record {
+    const char *layer;
+    int channel;
+    double mu_x, var_x, mu_g, mu_gy;
+};
+/* Record these channels (those that a layer has) of every norm in each training step; count 0
+ * stops. Costs time only while on. */
+void mabn_net_record(struct mabn_net *net, const int *channels, int count);
+/* The records of the last backward, in layer order; owned by the net, valid until the next. */
+const struct mabn_net_record *mabn_net_records(const struct mabn_net *net, int *count);
+
+/* Bytes of planned memory: activations and their gradients; parameters, gradients and momentum;
+ * scratch. */
+struct mabn_net_memory {
+    size_t activations, parameters, scratch;
+};
+struct mabn_net_memory mabn_net_memory_of(const struct mabn_net *net);
+
+/* Seconds that one pass (training: forward and both backwards) over only the convolutions and
+ * linear layers takes with the plan's own primitives and nothing between: the yardstick of
+ * mabn-bench. Destroys activations and gradients. */
+MABN_MUST_USE mabn_status mabn_net_time_convolutions(struct mabn_net *net, double *seconds);
+
+MABN_END_DECLS
+#endif
