@@ -119,15 +119,15 @@ $(B)/tests/%.o: CPPFLAGS += -Itests/unit
 # What a target needs beyond a compiler is installed by one script, which asks through sudo when
 # it is not root and does nothing when all is there. The build proper is a second make, because
 # this one may have been read before pkg-config existed.
-.PHONY: deps-build deps-check
-deps-build deps-check: deps-%:
+.PHONY: deps-build deps-demo deps-check deps-peer
+deps-build deps-demo deps-check deps-peer: deps-%:
 	@pipelines/install-deps.sh $*
 
 # ---- checks -------------------------------------------------------------------------------
 
 .PHONY: check check-all check-unit check-cli check-golden check-san check-headers
 check: deps-check
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory all unit-programs
 	@tests/run-all $(B)
 check-unit: $(UNIT:%=$(B)/tests/unit/%) $(BIN)
 	@tests/run-all $(B) unit
@@ -136,7 +136,8 @@ check-cli: $(BIN)
 check-golden: $(UNIT:%=$(B)/tests/unit/%) $(BIN)
 	@tests/run-all $(B) golden
 check-san:
-	@$(MAKE) --no-print-directory SAN=address,undefined CUDA=0 check-unit check-cli
+	@$(MAKE) --no-print-directory SAN=address,undefined CUDA=0 all unit-programs
+	@tests/run-all build/san
 check-headers:
 	@tests/check-headers
 

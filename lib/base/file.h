@@ -51,6 +51,7 @@ struct mabn_input {
     size_t size;
     char *name; /* for messages: the path, or "standard input" */
     bool mapped;
+    void *heap; /* private: the bytes when they were read */
 };
 /* limit: refuse more than this many bytes (0: none). Directories are refused. */
 MABN_MUST_USE mabn_status mabn_input_open(struct mabn_input *in, const char *path, uint64_t limit);

@@ -1,0 +1,308 @@
+#include "base/file.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "base/signal.h"
+
+/* ---- outputs ---- */
+
+/* The folder part of a path, malloc'd: "." when there is none. */
+static char *folder_of(const char *path)
+{
+    char *copy = mabn_xstrdup(path);
+    char *folder = mabn_xstrdup(dirname(copy));
+    free(copy);
+    return folder;
+}
+
+static const char *name_of(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+/* "NAME.tmp-PID-N" of a process that is gone was left behind by a kill -9. */
+static void sweep_leftovers(const char *folder, const char *name)
+{
+    DIR *dir = opendir(folder);
+    if (!dir) return;
+    size_t n = strlen(name);
+    const struct dirent *entry;
+    while ((entry = readdir(dir))) {
+        char *end;
+        if (strncmp(entry->d_name, name, n) || strncmp(entry->d_name + n, ".tmp-", 5)) continue;
+        long pid = strtol(entry->d_name + n + 5, &end, 10);
+        if (*end != '-' || pid <= 0 || pid == getpid()) continue;
+        if (!kill((pid_t)pid, 0) || errno != ESRCH) continue;
+        unlinkat(dirfd(dir), entry->d_name, 0);
+    }
+    closedir(dir);
+}
+
+static mabn_status check_target(const char *path, bool force)
+{
+    struct stat info;
+    if (!*path) return mabn_fail(MABN_ERR_ARG, "the output name is empty");
+    if (path[strlen(path) - 1] == '/')
+        return mabn_fail(MABN_ERR_ARG, "output '%s' names a folder", path);
+    if (stat(path, &info)) return MABN_OK; /* the usual case: not there yet */
+    if (S_ISDIR(info.st_mode)) return mabn_fail(MABN_ERR_ARG, "output '%s' is a folder", path);
+    if (!S_ISREG(info.st_mode))
+        return mabn_fail(MABN_ERR_ARG, "output '%s' is not a regular file: this format cannot be streamed",
+                         path);
+    if (!force)
+        return mabn_fail(MABN_ERR_IO, "output '%s' exists: use --force to replace it", path);
+    return MABN_OK;
+}
+
+mabn_status mabn_outfile_open(struct mabn_outfile *out, const char *path, bool force)
+{
+    static _Atomic unsigned serial;
+    *out = (struct mabn_outfile){.fd = -1, .slot = -1};
+    MABN_TRY(check_target(path, force));
+    char *folder = folder_of(path);
+    sweep_leftovers(folder, name_of(path));
+    free(folder);
+    char *temp = mabn_xasprintf("%s.tmp-%ld-%u", path, (long)getpid(), serial++);
+    out->slot = mabn_tempfile_register(temp);
+    out->fd = open(temp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (out->fd < 0) {
+        mabn_status status = mabn_fail_errno("cannot create '%s'", path);
+        mabn_tempfile_forget(out->slot);
+        out->slot = -1;
+        free(temp);
+        return status;
+    }
+    out->path = mabn_xstrdup(path);
+    out->temp_path = temp;
+    return MABN_OK;
+}
+
+static mabn_status sync_folder(const char *path)
+{
+    mabn_status status = MABN_OK;
+    char *folder = folder_of(path);
+    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    /* Some file systems cannot sync a folder (EINVAL); then there is nothing to wait for. */
+    if (fd < 0 || (fsync(fd) && errno != EINVAL && errno != ENOTSUP))
+        status = mabn_fail_errno("cannot sync folder '%s'", folder);
+    if (fd >= 0) close(fd);
+    free(folder);
+    return status;
+}
+
+static void forget(struct mabn_outfile *out)
+{
+    mabn_tempfile_forget(out->slot);
+    free(out->path);
+    free(out->temp_path);
+    *out = (struct mabn_outfile){.fd = -1, .slot = -1};
+}
+
+mabn_status mabn_outfile_commit(struct mabn_outfile *out)
+{
+    mabn_status status = MABN_OK;
+    int fd = out->fd;
+    out->fd = -1;
+    if (fsync(fd)) status = mabn_fail_errno("cannot write '%s'", out->path);
+    if (close(fd) && !status) status = mabn_fail_errno("cannot write '%s'", out->path);
+    if (!status && rename(out->temp_path, out->path))
+        status = mabn_fail_errno("cannot rename '%s' to '%s'", out->temp_path, out->path);
+    if (status) {
+        unlink(out->temp_path);
+        forget(out);
+        return status;
+    }
+    status = sync_folder(out->path);
+    forget(out);
+    return status;
+}
+
+void mabn_outfile_abort(struct mabn_outfile *out)
+{
+    if (!out->temp_path) return;
+    if (out->fd >= 0) close(out->fd);
+    unlink(out->temp_path);
+    forget(out);
+}
+
+mabn_status mabn_write_all(int fd, const void *bytes, size_t n, const char *name)
+{
+    const char *p = (const char *)bytes;
+    while (n) {
+        ssize_t wrote = write(fd, p, n < (1u << 30) ? n : 1u << 30);
+        if (wrote < 0 && errno == EINTR) continue;
+        if (wrote < 0) return mabn_fail_errno("cannot write '%s'", name);
+        p += wrote;
+        n -= (size_t)wrote;
+    }
+    return MABN_OK;
+}
+
+mabn_status mabn_pwrite_all(int fd, const void *bytes, size_t n, uint64_t offset, const char *name)
+{
+    const char *p = (const char *)bytes;
+    while (n) {
+        ssize_t wrote = pwrite(fd, p, n < (1u << 30) ? n : 1u << 30, (off_t)offset);
+        if (wrote < 0 && errno == EINTR) continue;
+        if (wrote < 0) return mabn_fail_errno("cannot write '%s'", name);
+        p += wrote;
+        n -= (size_t)wrote;
+        offset += (uint64_t)wrote;
+    }
+    return MABN_OK;
+}
+
+mabn_status mabn_write_file(const char *path, const void *bytes, size_t n, bool force)
+{
+    struct mabn_outfile out;
+    MABN_TRY(mabn_outfile_open(&out, path, force));
+    mabn_status status = mabn_write_all(out.fd, bytes, n, path);
+    if (status) {
+        mabn_outfile_abort(&out);
+        return status;
+    }
+    return mabn_outfile_commit(&out);
+}
+
+/* ---- inputs ---- */
+
+static mabn_status read_stream(struct mabn_input *in, int fd, uint64_t limit)
+{
+    size_t capacity = 1 << 16, size = 0;
+    uint8_t *bytes = (uint8_t *)malloc(capacity + 1);
+    for (;;) {
+        ssize_t got = bytes ? read(fd, bytes + size, capacity - size) : 0;
+        if (!bytes) return mabn_fail(MABN_ERR_NOMEM, "out of memory reading %s", in->name);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) {
+            free(bytes);
+            return mabn_fail_errno("cannot read '%s'", in->name);
+        }
+        size += (size_t)got;
+        if (limit && size > limit) {
+            free(bytes);
+            return mabn_fail(MABN_ERR_LIMIT, "'%s' is larger than the limit of %llu bytes", in->name,
+                             (unsigned long long)limit);
+        }
+        if (!got) break;
+        if (size == capacity) {
+            uint8_t *larger = (uint8_t *)realloc(bytes, 2 * capacity + 1);
+            if (!larger) free(bytes);
+            bytes = larger;
+            capacity *= 2;
+        }
+    }
+    bytes[size] = 0;
+    in->bytes = in->heap = bytes;
+    in->size = size;
+    return MABN_OK;
+}
+
+static mabn_status map_file(struct mabn_input *in, int fd, const struct stat *info, uint64_t limit)
+{
+    static const uint8_t nothing[1];
+    uint64_t size = (uint64_t)info->st_size;
+    if (limit && size > limit)
+        return mabn_fail(MABN_ERR_LIMIT, "'%s' has %llu bytes, more than the limit of %llu", in->name,
+                         (unsigned long long)size, (unsigned long long)limit);
+    in->bytes = nothing;
+    if (!size) return MABN_OK;
+    void *map = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (map == MAP_FAILED) return mabn_fail_errno("cannot map '%s'", in->name);
+    in->bytes = (const uint8_t *)map;
+    in->size = size;
+    in->mapped = true;
+    return MABN_OK;
+}
+
+mabn_status mabn_input_open(struct mabn_input *in, const char *path, uint64_t limit)
+{
+    struct stat info;
+    bool standard = !strcmp(path, "-");
+    *in = (struct mabn_input){.name = mabn_xstrdup(standard ? "standard input" : path)};
+    int fd = standard ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
+    mabn_status status;
+    if (fd < 0 || fstat(fd, &info))
+        status = mabn_fail_errno("cannot open '%s'", in->name);
+    else if (S_ISDIR(info.st_mode))
+        status = mabn_fail(MABN_ERR_IO, "cannot read '%s': it is a folder", in->name);
+    else if (S_ISREG(info.st_mode) && !standard)
+        status = map_file(in, fd, &info, limit);
+    else
+        status = read_stream(in, fd, limit);
+    if (fd >= 0 && !standard) close(fd);
+    if (status) mabn_input_release(in);
+    return status;
+}
+
+void mabn_input_release(struct mabn_input *in)
+{
+    if (in->mapped) munmap((void *)(uintptr_t)in->bytes, in->size);
+    free(in->heap);
+    free(in->name);
+    *in = (struct mabn_input){0};
+}
+
+mabn_status mabn_pread_all(int fd, void *bytes, size_t n, uint64_t offset, const char *name)
+{
+    char *p = (char *)bytes;
+    while (n) {
+        ssize_t got = pread(fd, p, n < (1u << 30) ? n : 1u << 30, (off_t)offset);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return mabn_fail_errno("cannot read '%s'", name);
+        if (!got)
+            return mabn_fail(MABN_ERR_FORMAT, "'%s' is truncated: it ends at byte %llu, %zu more expected",
+                             name, (unsigned long long)offset, n);
+        p += got;
+        n -= (size_t)got;
+        offset += (uint64_t)got;
+    }
+    return MABN_OK;
+}
+
+bool mabn_path_exists(const char *path)
+{
+    struct stat info;
+    return !stat(path, &info);
+}
+
+bool mabn_path_is_dir(const char *path)
+{
+    struct stat info;
+    return !stat(path, &info) && S_ISDIR(info.st_mode);
+}
+
+mabn_status mabn_make_dirs(const char *path)
+{
+    char *copy = mabn_xstrdup(path);
+    mabn_status status = MABN_OK;
+    for (char *p = copy + 1; !status && *copy; p++) {
+        if (*p && *p != '/') continue;
+        char end = *p;
+        *p = '\0';
+        if (mkdir(copy, 0777) && (errno != EEXIST || !mabn_path_is_dir(copy)))
+            status = mabn_fail_errno("cannot create folder '%s'", copy);
+        *p = end;
+        if (!end) break;
+    }
+    free(copy);
+    return status;
+}
+
+char *mabn_path_join(const char *folder, const char *name)
+{
+    size_t n = strlen(folder);
+    return mabn_xasprintf("%s%s%s", folder, n && folder[n - 1] != '/' ? "/" : "", name);
+}

@@ -1,0 +1,181 @@
+#include "base/thread.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+
+#include "base/mem.h"
+
+static int env_count(const char *name)
+{
+    const char *text = getenv(name);
+    char *end;
+    if (!text || !*text) return 0;
+    long n = strtol(text, &end, 10);
+    return (*end == '\0' || *end == ',') && n > 0 && n <= 4096 ? (int)n : 0;
+}
+
+int mabn_threads_available(void)
+{
+    cpu_set_t set;
+    int n = env_count("OMP_NUM_THREADS");
+    if (!n) n = env_count("SLURM_CPUS_PER_TASK");
+    if (!n && !sched_getaffinity(0, sizeof set, &set)) n = CPU_COUNT(&set);
+    return n > 0 ? n : 1;
+}
+
+/* ---- parallel loop ---- */
+
+struct loop {
+    pthread_mutex_t lock;
+    int64_t next, count, grain;
+    mabn_work_fn work;
+    void *context;
+    mabn_status status; /* of the lowest failing index so far */
+    int64_t failed_index;
+    char *message;
+};
+
+struct loop_worker {
+    struct loop *loop;
+    int id;
+};
+
+static bool take(struct loop *loop, int64_t *first, int64_t *last)
+{
+    pthread_mutex_lock(&loop->lock);
+    bool more = !loop->status && loop->next < loop->count;
+    if (more) {
+        int64_t left = loop->count - loop->next;
+        *first = loop->next;
+        loop->next = *last = *first + (left < loop->grain ? left : loop->grain);
+    }
+    pthread_mutex_unlock(&loop->lock);
+    return more;
+}
+
+static void record_failure(struct loop *loop, mabn_status status, int64_t index)
+{
+    pthread_mutex_lock(&loop->lock);
+    if (!loop->status || index < loop->failed_index) {
+        free(loop->message);
+        loop->status = status;
+        loop->failed_index = index;
+        loop->message = mabn_error_detach();
+    }
+    pthread_mutex_unlock(&loop->lock);
+}
+
+static void *run_worker(void *argument)
+{
+    struct loop_worker *worker = (struct loop_worker *)argument;
+    struct loop *loop = worker->loop;
+    int64_t first, last;
+    while (take(loop, &first, &last)) {
+        for (int64_t i = first; i < last; i++) {
+            mabn_status status = loop->work(loop->context, i, worker->id);
+            if (status) {
+                record_failure(loop, status, i);
+                break;
+            }
+        }
+    }
+    return NULL;
+}
+
+mabn_status mabn_parallel(int threads, int64_t count, int64_t grain, mabn_work_fn work,
+                          void *context)
+{
+    struct loop loop = {.count = count, .grain = grain > 0 ? grain : 1, .work = work,
+                        .context = context};
+    pthread_mutex_init(&loop.lock, NULL);
+    if (threads < 1) threads = 1;
+    if (threads > count) threads = count > 0 ? (int)count : 1;
+    pthread_t *ids = (pthread_t *)mabn_xcalloc((size_t)threads, sizeof *ids);
+    struct loop_worker *workers =
+        (struct loop_worker *)mabn_xcalloc((size_t)threads, sizeof *workers);
+    int started = 1; /* the caller is worker 0 */
+    for (int i = 0; i < threads; i++)
+        workers[i] = (struct loop_worker){&loop, i};
+    /* A thread that cannot be started is no failure: the others take its share. */
+    while (started < threads &&
+           !pthread_create(&ids[started], NULL, run_worker, &workers[started]))
+        started++;
+    run_worker(&workers[0]);
+    for (int i = 1; i < started; i++)
+        pthread_join(ids[i], NULL);
+    free(ids);
+    free(workers);
+    pthread_mutex_destroy(&loop.lock);
+    return loop.status ? mabn_error_attach(loop.status, loop.message) : MABN_OK;
+}
+
+/* ---- bounded queue ---- */
+
+struct mabn_queue {
+    pthread_mutex_t lock;
+    pthread_cond_t not_full, not_empty;
+    size_t capacity, count, head;
+    bool closed;
+    void **items; /* (capacity), a ring */
+};
+
+struct mabn_queue *mabn_queue_new(size_t capacity)
+{
+    struct mabn_queue *q = (struct mabn_queue *)mabn_xcalloc(1, sizeof *q);
+    pthread_mutex_init(&q->lock, NULL);
+    pthread_cond_init(&q->not_full, NULL);
+    pthread_cond_init(&q->not_empty, NULL);
+    q->capacity = capacity ? capacity : 1;
+    q->items = (void **)mabn_xcalloc(q->capacity, sizeof *q->items);
+    return q;
+}
+
+void mabn_queue_free(struct mabn_queue *q)
+{
+    if (!q) return;
+    pthread_mutex_destroy(&q->lock);
+    pthread_cond_destroy(&q->not_full);
+    pthread_cond_destroy(&q->not_empty);
+    free(q->items);
+    free(q);
+}
+
+bool mabn_queue_push(struct mabn_queue *q, void *item)
+{
+    pthread_mutex_lock(&q->lock);
+    while (q->count == q->capacity && !q->closed)
+        pthread_cond_wait(&q->not_full, &q->lock);
+    bool open = !q->closed;
+    if (open) {
+        q->items[(q->head + q->count++) % q->capacity] = item;
+        pthread_cond_signal(&q->not_empty);
+    }
+    pthread_mutex_unlock(&q->lock);
+    return open;
+}
+
+bool mabn_queue_pop(struct mabn_queue *q, void **item)
+{
+    pthread_mutex_lock(&q->lock);
+    while (!q->count && !q->closed)
+        pthread_cond_wait(&q->not_empty, &q->lock);
+    bool found = q->count > 0;
+    if (found) {
+        *item = q->items[q->head];
+        q->head = (q->head + 1) % q->capacity;
+        q->count--;
+        pthread_cond_signal(&q->not_full);
+    }
+    pthread_mutex_unlock(&q->lock);
+    return found;
+}
+
+void mabn_queue_close(struct mabn_queue *q)
+{
+    pthread_mutex_lock(&q->lock);
+    q->closed = true;
+    pthread_cond_broadcast(&q->not_full);
+    pthread_cond_broadcast(&q->not_empty);
+    pthread_mutex_unlock(&q->lock);
+}

@@ -1,0 +1,72 @@
+#!/usr/bin/env bats
+# What every tool must do, and that --help and the manual say the same.
+load helpers
+
+tools() { for t in "$MABN_BIN"/mabn-*; do basename "$t"; done; }
+
+# "mabn-pack imagenet", "mabn-pack idx", ... or the tool alone
+commands_of() {
+    if "$1" --help | grep -q '^Commands:'; then
+        "$1" --list-options | sed "s/^/$1 /"
+    else
+        echo "$1"
+    fi
+}
+
+@test "every tool has --help on stdout, exit 0" {
+    for t in $(tools); do
+        run --separate-stderr "$t" --help
+        assert_success
+        [ -z "$stderr" ]
+        assert_line --index 0 --partial "usage: $t"
+    done
+}
+
+@test "every tool has --version" {
+    for t in $(tools); do
+        run --separate-stderr "$t" --version
+        assert_success
+        assert_line --index 0 --regexp "^$t [0-9]+\.[0-9]+\.[0-9]+$"
+    done
+}
+
+@test "an unknown option is one line on stderr, exit 2" {
+    for t in $(tools); do
+        while read -r c; do
+            # shellcheck disable=SC2086
+            fails 2 "unknown option '--no-such-option'" $c --no-such-option
+        done < <(commands_of "$t")
+    done
+}
+
+@test "--help to a full disk fails" {
+    for t in $(tools); do
+        run bash -c "$t --help > /dev/full"
+        assert_equal "$status" 1
+    done
+}
+
+@test "every tool has a manual page, without mandoc warnings" {
+    for t in $(tools); do
+        assert_file_exist "$ROOT/man/$t.1"
+    done
+    for m in "$ROOT"/man/*.[1-8]; do
+        run mandoc -Tlint -W warning "$m"
+        assert_output ""
+    done
+}
+
+@test "the options of --help are those of the manual, in the same order" {
+    for t in $(tools); do
+        while read -r c; do
+            # shellcheck disable=SC2086
+            $c --list-options | sed 's/=$//' >>"$t.help"
+        done < <(commands_of "$t")
+        awk '!seen[$0]++' "$t.help" >"$t.help.once"
+        # The manual writes an option as ".It Fl s , Fl -long Ar X" or ".It Fl -long".
+        grep -E '^\.It Fl' "$ROOT/man/$t.1" | sed 's/\\//g' | grep -oE 'Fl -[a-z0-9][a-z0-9-]*' |
+            sed 's/^Fl -/--/' | awk '!seen[$0]++' >"$t.man"
+        run diff "$t.help.once" "$t.man"
+        [ "$status" -eq 0 ] || { echo "$t: --help (<) and man page (>) differ"; echo "$output"; return 1; }
+    done
+}

@@ -1,0 +1,33 @@
+# Shared by the bats files: `load helpers`. Tools come from $MABN_BIN; each test has its own
+# folder, $T, which is the working directory. A file's own set-up goes into setup_more.
+bats_require_minimum_version 1.5.0
+bats_load_library bats-support
+bats_load_library bats-assert
+bats_load_library bats-file
+
+ROOT=$(cd "$BATS_TEST_DIRNAME/../.." && pwd)
+export ROOT
+export MABN_BIN=${MABN_BIN:-$ROOT/build/release/bin}
+export PATH=$MABN_BIN:$PATH
+export LC_ALL=C.UTF-8 OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
+PYTHON=/usr/bin/python3
+
+setup() {
+    T=$BATS_TEST_TMPDIR
+    cd "$T" || return 1
+    if declare -F setup_more >/dev/null; then setup_more; fi
+}
+
+# Real data is optional: skip, and say so.
+need_shared() { [ -n "${MABN_SHARED:-}" ] || skip "MABN_SHARED is not set"; }
+need_python() { $PYTHON -c "import ${1:-h5py}" 2>/dev/null || skip "python3-${1:-h5py} is not installed"; }
+
+# Exactly one line on stderr, holding the text, and the given status: fails STATUS 'text' command...
+fails() {
+    local want=$1 text=$2; shift 2
+    run --separate-stderr "$@"
+    assert_equal "$status" "$want"
+    # shellcheck disable=SC2154
+    if [[ $stderr != *"$text"* ]]; then echo "stderr: $stderr"; echo "wanted: $text"; return 1; fi
+    if [ "$(printf '%s\n' "$stderr" | wc -l)" -ne 1 ]; then echo "more than one line: $stderr"; return 1; fi
+}

@@ -1,0 +1,188 @@
+/* base: strings, files, random numbers, threads. */
+#include "tap.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "base/thread.h"
+#include "base/rng.c" /* reaches philox() */
+
+static char folder[] = "/tmp/mabn-test-base-XXXXXX";
+
+static void test_str(void)
+{
+    struct mabn_str s;
+    mabn_str_init(&s);
+    tap_str_eq(s.text, "", "a new string is empty");
+    mabn_str_add_json(&s, "a\"b\\c\n\x01\xff\xc3\xa9\xed\xa0\x80");
+    tap_str_eq(s.text,
+               "\"a\\\"b\\\\c\\n\\u0001\xef\xbf\xbd\xc3\xa9\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\"",
+               "JSON string: escapes, bad bytes and a surrogate replaced");
+    mabn_str_clear(&s);
+    mabn_str_add_double(&s, 0.1);
+    mabn_str_add_char(&s, ' ');
+    mabn_str_add_double(&s, 0.1 + 0.2);
+    mabn_str_add_char(&s, ' ');
+    mabn_str_add_float(&s, 0.1f);
+    mabn_str_add_char(&s, ' ');
+    mabn_str_add_double(&s, NAN);
+    tap_str_eq(s.text, "0.1 0.30000000000000004 0.1 null", "shortest numbers that read back");
+    char *text = mabn_str_detach(&s);
+    tap_ok(text[0] == '0' && s.length == 0, "detach leaves an empty string");
+    free(text);
+    mabn_str_release(&s);
+}
+
+static void test_status(void)
+{
+    tap_ok(mabn_fail(MABN_ERR_FORMAT, "bad %s\n", "line") == MABN_ERR_FORMAT, "fail returns");
+    tap_str_eq(mabn_error_message(), "bad line?", "control characters do not reach a terminal");
+    tap_ok(mabn_fail_prefix(MABN_ERR_FORMAT, "'%s'", "f.json") == MABN_ERR_FORMAT, "prefix returns");
+    tap_str_eq(mabn_error_message(), "'f.json': bad line?", "prefix goes in front");
+    char huge[6000];
+    memset(huge, 'x', sizeof huge);
+    huge[sizeof huge - 1] = 0;
+    tap_ok(mabn_fail(MABN_ERR_ARG, "%s", huge) && mabn_fail_prefix(MABN_ERR_ARG, "%s", huge),
+           "endless messages are cut, not overrun");
+}
+
+static char *read_back(const char *path)
+{
+    struct mabn_input in;
+    if (mabn_input_open(&in, path, 0)) return mabn_xstrdup("(unreadable)");
+    char *text = mabn_xstrndup((const char *)in.bytes, in.size);
+    mabn_input_release(&in);
+    return text;
+}
+
+static void test_files(void)
+{
+    char *path = mabn_path_join(folder, "out.txt");
+    struct mabn_outfile out;
+    tap_status(mabn_outfile_open(&out, path, false), "open an output");
+    tap_status(mabn_write_all(out.fd, "half", 4, path), "write");
+    tap_ok(!mabn_path_exists(path), "nothing under the final name before commit");
+    char *temp = mabn_xstrdup(out.temp_path);
+    mabn_outfile_abort(&out);
+    tap_ok(!mabn_path_exists(temp) && !mabn_path_exists(path), "abort leaves nothing");
+    mabn_outfile_abort(&out);
+
+    tap_status(mabn_write_file(path, "whole", 5, false), "write a whole file");
+    char *text = read_back(path);
+    tap_str_eq(text, "whole", "reads back");
+    tap_fails(mabn_write_file(path, "other", 5, false), MABN_ERR_IO, "exists", "refuses to replace");
+    tap_status(mabn_write_file(path, "new", 3, true), "replaces by force");
+    free(text);
+    text = read_back(path);
+    tap_str_eq(text, "new", "the new content");
+
+    char *dead = mabn_path_join(folder, "out.txt.tmp-999999999-0");
+    close(open(dead, O_CREAT | O_WRONLY, 0600));
+    tap_status(mabn_write_file(path, "x", 1, true), "write beside a dead writer's file");
+    tap_ok(!mabn_path_exists(dead), "a dead process's temporary file is swept");
+
+    struct mabn_input in;
+    tap_fails(mabn_input_open(&in, folder, 0), MABN_ERR_IO, "folder", "a folder is no input");
+    tap_fails(mabn_input_open(&in, "/nonexistent/x", 0), MABN_ERR_IO, "No such file", "missing");
+    tap_fails(mabn_input_open(&in, "/dev/zero", 1 << 20), MABN_ERR_LIMIT, "limit", "endless input");
+    tap_fails(mabn_outfile_open(&out, folder, true), MABN_ERR_ARG, "folder", "a folder is no output");
+    tap_fails(mabn_outfile_open(&out, "/dev/full", true), MABN_ERR_ARG, "regular", "nor a device");
+    tap_fails(mabn_outfile_open(&out, "/nonexistent/x", true), MABN_ERR_IO, "cannot create",
+              "nor a file in a missing folder");
+    char *deep = mabn_path_join(folder, "a/b/c");
+    tap_status(mabn_make_dirs(deep), "mkdir -p");
+    tap_ok(mabn_path_is_dir(deep), "the folders are there");
+    free(text);
+    free(temp);
+    free(dead);
+    free(deep);
+    free(path);
+}
+
+static void test_rng(void)
+{
+    uint32_t zero[4] = {0}, key[2] = {0}, out[4];
+    philox(zero, key, out);
+    tap_ok(out[0] == 0x6627e8d5 && out[1] == 0xe169c58d && out[2] == 0xbc57ac4c &&
+               out[3] == 0x9b00dbd8,
+           "Philox4x32-10 gives the published answer for zeros");
+    uint32_t ones[4] = {~0u, ~0u, ~0u, ~0u}, one_key[2] = {~0u, ~0u};
+    philox(ones, one_key, out);
+    tap_ok(out[0] == 0x408f276d && out[1] == 0x41c83b0e && out[2] == 0xa20bc7c6 &&
+               out[3] == 0x6d5451fd,
+           "and for ones");
+    struct mabn_rng a, b;
+    mabn_rng_init(&a, 7, MABN_RNG_TEST, 1, 2);
+    mabn_rng_init(&b, 7, MABN_RNG_TEST, 1, 2);
+    for (int i = 0; i < 8; i++)
+        mabn_rng_u32(&a);
+    mabn_rng_skip_to(&b, 8);
+    tap_ok(mabn_rng_u32(&a) == mabn_rng_u32(&b), "skipping lands where drawing does");
+    mabn_rng_init(&b, 7, MABN_RNG_TEST, 2, 1);
+    tap_ok(mabn_rng_u64(&a) != mabn_rng_u64(&b), "other ids, other numbers");
+    double sum = 0, squares = 0;
+    int counts[6] = {0}, n = 60000;
+    for (int i = 0; i < n; i++) {
+        double x = mabn_rng_normal(&a);
+        sum += x;
+        squares += x * x;
+        counts[mabn_rng_below(&a, 6)]++;
+    }
+    tap_close(sum / n, 0, 0.02, "normal: mean");
+    tap_close(squares / n, 1, 0.03, "normal: variance");
+    int low = n, high = 0;
+    for (int i = 0; i < 6; i++) {
+        if (counts[i] < low) low = counts[i];
+        if (counts[i] > high) high = counts[i];
+    }
+    tap_ok(low > 9600 && high < 10400, "below: even (%d to %d)", low, high);
+}
+
+static mabn_status square(void *context, int64_t i, int worker)
+{
+    (void)worker;
+    if (i == 700 || i == 900) return mabn_fail(MABN_ERR_ARG, "item %lld", (long long)i);
+    ((int64_t *)context)[i] = i * i;
+    return MABN_OK;
+}
+
+static void test_threads(void)
+{
+    int64_t results[1000] = {0}, wrong = 0;
+    tap_status(mabn_parallel(4, 600, 7, square, results), "parallel loop");
+    for (int64_t i = 0; i < 600; i++)
+        wrong += results[i] != i * i;
+    tap_ok(!wrong, "every index once");
+    tap_fails(mabn_parallel(4, 1000, 1, square, results), MABN_ERR_ARG, "item 700",
+              "the first failure is the one reported");
+    tap_status(mabn_parallel(4, 0, 1, square, results), "an empty loop");
+
+    struct mabn_queue *q = mabn_queue_new(2);
+    int x, y;
+    void *item;
+    tap_ok(mabn_queue_push(q, &x) && mabn_queue_push(q, &y), "push");
+    mabn_queue_close(q);
+    tap_ok(!mabn_queue_push(q, &x), "no push after close");
+    tap_ok(mabn_queue_pop(q, &item) && item == &x && mabn_queue_pop(q, &item) && item == &y,
+           "first in, first out, also after close");
+    tap_ok(!mabn_queue_pop(q, &item), "then no more");
+    mabn_queue_free(q);
+}
+
+int main(void)
+{
+    if (!mkdtemp(folder)) return 1;
+    test_str();
+    test_status();
+    test_files();
+    test_rng();
+    test_threads();
+    char *command = mabn_xasprintf("rm -rf %s", folder);
+    if (system(command)) puts("# the scratch folder stays");
+    free(command);
+    return tap_done();
+}
