@@ -1,0 +1,22 @@
+/* Weight centralization (CenConv2d): every filter minus its own mean. A filter is the `filter`
+ * values of one output channel (in/groups × kh × kw, in any order), so OHWI and OIHW both do.
+ *
+ * Stored and decayed is the raw weight; the convolution uses the centralized one; the raw weight's
+ * gradient is the centralized weight's gradient minus its own mean. (The gradient side is also
+ * fused into the optimizer: ops/sgd.h.) */
+#ifndef MABN_OPS_CENTRALIZE_H
+#define MABN_OPS_CENTRALIZE_H
+
+#include <stdint.h>
+
+#include "base/attr.h"
+
+MABN_BEGIN_DECLS
+
+/* out (O,K) = weight − row mean; out may be weight. */
+void mabn_centralize(float *out, const float *weight, int64_t outputs, int64_t filter);
+/* dweight (O,K) = dout − row mean; dweight may be dout. Overwrites. */
+void mabn_centralize_backward(float *dweight, const float *dout, int64_t outputs, int64_t filter);
+
+MABN_END_DECLS
+#endif
