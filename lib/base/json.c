@@ -1,0 +1,1023 @@
+/* The JSON reader: one window over the input, refilled on demand.
+ *
+ * The window is followed by PADDING zero bytes. Zero is legal nowhere in JSON, so inner loops stop
+ * at the end of the window without asking for it, and vector loads may run past it. At the start
+ * of every value at least MARGIN bytes are in the window (unless the input ends), so that numbers
+ * and literals never straddle a refill; strings may, and keep their beginning in the window. */
+#include "base/json.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <locale.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
+#include "base/mem.h"
+#include "base/str.h"
+
+enum { WINDOW = 256 << 10, MARGIN = 1024, PADDING = 64, KEY_KEPT = 47 };
+
+struct frame {
+    bool object, fresh; /* fresh: nothing read yet */
+    uint8_t key_length; /* KEY_KEPT + 1: longer than what was kept */
+    char key[KEY_KEPT];
+    int64_t index;
+};
+
+struct mabn_json {
+    mabn_status status;
+    uint8_t *p, *end; /* next byte, end of the window */
+    uint8_t *value;   /* start of the value read last or waiting */
+    uint8_t *buffer;  /* capacity + PADDING bytes */
+    size_t capacity;
+    uint64_t base;             /* bytes of input before buffer[0] */
+    uint8_t *counted;          /* lines are counted up to here */
+    uint64_t line, line_start; /* at `counted`: line number, offset of its first byte */
+    bool eof, own_fd, begun;
+    int fd;                /* -1: memory */
+    const uint8_t *memory; /* what is left of it */
+    size_t memory_left;
+    uint64_t size;
+    char *name;
+    uint8_t *scratch; /* strings with escapes */
+    size_t scratch_capacity;
+    int depth;
+    struct frame frames[MABN_JSON_MAX_DEPTH];
+};
+
+/* ---- the window ---- */
+
+static struct mabn_json *json_new(const char *name)
+{
+    struct mabn_json *j = mabn_xmalloc(sizeof *j);
+    memset(j, 0, offsetof(struct mabn_json, frames));
+    j->fd = -1;
+    j->name = mabn_xstrdup(name);
+    j->capacity = WINDOW;
+    j->buffer = mabn_xmalloc(j->capacity + PADDING);
+    j->p = j->end = j->value = j->counted = j->buffer;
+    memset(j->end, 0, PADDING);
+    j->line = 1;
+    return j;
+}
+
+static void count_lines(struct mabn_json *j, const uint8_t *to)
+{
+    const uint8_t *from = j->counted;
+    if (to <= from) return;
+    const uint8_t *last = memrchr(from, '\n', (size_t)(to - from));
+    if (last) {
+        uint64_t n = 0;
+        for (const uint8_t *q = from; q <= last; q++)
+            n += *q == '\n';
+        j->line += n;
+        j->line_start = j->base + (uint64_t)(last + 1 - j->buffer);
+    }
+    j->counted = j->buffer + (to - j->buffer);
+}
+
+static mabn_status fail_at(struct mabn_json *j, const uint8_t *at, mabn_status code,
+                           const char *format, ...) MABN_PRINTF(4, 5);
+
+/* Bytes from the source into [end, buffer+capacity). */
+static mabn_status read_source(struct mabn_json *j)
+{
+    size_t room = j->capacity - (size_t)(j->end - j->buffer);
+    size_t got = 0;
+    if (j->fd < 0) {
+        got = j->memory_left < room ? j->memory_left : room;
+        memcpy(j->end, j->memory, got);
+        j->memory += got;
+        j->memory_left -= got;
+        j->eof = j->memory_left == 0;
+    } else {
+        ssize_t n;
+        do {
+            n = read(j->fd, j->end, room);
+        } while (n < 0 && errno == EINTR);
+        if (n < 0) {
+            j->status = mabn_fail_errno("cannot read '%s'", j->name);
+            return j->status;
+        }
+        got = (size_t)n;
+        j->eof = n == 0;
+    }
+    j->end += got;
+    memset(j->end, 0, PADDING);
+    return MABN_OK;
+}
+
+/* More bytes behind `end`, keeping those from `keep` on. */
+static mabn_status refill(struct mabn_json *j, uint8_t *keep)
+{
+    size_t kept = (size_t)(j->end - keep);
+    count_lines(j, keep);
+    if (kept == j->capacity) {
+        if (kept > MABN_JSON_MAX_STRING)
+            return fail_at(j, keep, MABN_ERR_LIMIT, "string longer than %zu bytes",
+                           MABN_JSON_MAX_STRING);
+        ptrdiff_t p = j->p - j->buffer, value = j->value - j->buffer,
+                  counted = j->counted - j->buffer;
+        j->capacity *= 2;
+        j->buffer = mabn_xrealloc(j->buffer, j->capacity + PADDING);
+        j->p = j->buffer + p;
+        j->value = j->buffer + value;
+        j->counted = j->buffer + counted;
+        j->end = j->buffer + kept;
+    } else {
+        size_t gone = (size_t)(keep - j->buffer);
+        memmove(j->buffer, keep, kept);
+        j->base += gone;
+        j->p -= gone;
+        j->counted -= gone;
+        j->value = j->value > keep ? j->value - gone : j->buffer;
+        j->end = j->buffer + kept;
+    }
+    return read_source(j);
+}
+
+/* Past white space, with MARGIN bytes in the window. The byte, 0 at the end of the input. */
+static __attribute__((noinline)) int peek_slow(struct mabn_json *j)
+{
+    if (j->status) return 0;
+    for (;;) {
+        uint8_t *p = j->p;
+#ifdef __SSE2__
+        const __m128i space = _mm_set1_epi8(' '), newline = _mm_set1_epi8('\n'),
+                      tab = _mm_set1_epi8('\t'), cr = _mm_set1_epi8('\r');
+        for (;; p += 16) {
+            __m128i v = _mm_loadu_si128((const __m128i *)p);
+            __m128i white =
+                _mm_or_si128(_mm_or_si128(_mm_cmpeq_epi8(v, space), _mm_cmpeq_epi8(v, newline)),
+                             _mm_or_si128(_mm_cmpeq_epi8(v, tab), _mm_cmpeq_epi8(v, cr)));
+            unsigned black = (unsigned)_mm_movemask_epi8(white) ^ 0xffff;
+            if (black) {
+                p += __builtin_ctz(black);
+                break;
+            }
+        }
+#else
+        while (*p == ' ' || *p == '\n' || *p == '\t' || *p == '\r')
+            p++;
+#endif
+        j->p = p;
+        if (j->end - p < MARGIN && !j->eof) {
+            if (refill(j, p)) return 0;
+        } else if (j->begun || memcmp(p, "\xef\xbb\xbf", 3) != 0) {
+            j->begun = true;
+            return *p;
+        } else { /* a byte order mark in front is passed over */
+            j->begun = true;
+            j->p += 3;
+        }
+    }
+}
+
+static inline int peek_byte(struct mabn_json *j)
+{
+    if (*j->p > ' ' && j->end - j->p >= MARGIN) return *j->p;
+    return peek_slow(j);
+}
+
+struct mabn_json *mabn_json_new_fd(int fd, const char *name)
+{
+    struct mabn_json *j = json_new(name);
+    struct stat st;
+    j->fd = fd;
+    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) j->size = (uint64_t)st.st_size;
+    return j;
+}
+
+struct mabn_json *mabn_json_new_bytes(const void *bytes, size_t size, const char *name)
+{
+    struct mabn_json *j = json_new(name);
+    j->memory = bytes;
+    j->memory_left = size;
+    j->size = size;
+    j->eof = size == 0;
+    return j;
+}
+
+mabn_status mabn_json_open(struct mabn_json **out, const char *path)
+{
+    *out = NULL;
+    if (strcmp(path, "-") == 0) {
+        *out = mabn_json_new_fd(STDIN_FILENO, "standard input");
+        return MABN_OK;
+    }
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return mabn_fail_errno("cannot open '%s'", path);
+    if (fstat(fd, &st) == 0 && S_ISDIR(st.st_mode)) {
+        close(fd);
+        return mabn_fail(MABN_ERR_IO, "cannot read '%s': it is a folder", path);
+    }
+    *out = mabn_json_new_fd(fd, path);
+    (*out)->own_fd = true;
+    return MABN_OK;
+}
+
+void mabn_json_free(struct mabn_json *j)
+{
+    if (!j) return;
+    if (j->own_fd) close(j->fd);
+    free(j->buffer);
+    free(j->scratch);
+    free(j->name);
+    free(j);
+}
+
+/* ---- errors ---- */
+
+static void add_path(struct mabn_str *s, const struct mabn_json *j)
+{
+    size_t start = s->length;
+    for (int i = 0; i < j->depth; i++) {
+        const struct frame *f = &j->frames[i];
+        if (!f->object) {
+            if (f->index >= 0) mabn_str_printf(s, "[%lld]", (long long)f->index);
+            continue;
+        }
+        if (f->fresh) continue;
+        if (s->length > start) mabn_str_add_char(s, '.');
+        size_t n = f->key_length < KEY_KEPT ? f->key_length : KEY_KEPT;
+        for (size_t k = 0; k < n; k++) {
+            char c = f->key[k];
+            mabn_str_add_char(s, c > 32 && c < 127 ? c : '?');
+        }
+        if (f->key_length > KEY_KEPT) mabn_str_add(s, "...");
+    }
+    if (s->length > start) mabn_str_add(s, ": ");
+}
+
+static mabn_status fail_va(struct mabn_json *j, const uint8_t *at, mabn_status code,
+                           const char *format, va_list args)
+{
+    if (j->status) return j->status;
+    char text[512];
+    vsnprintf(text, sizeof text, format, args);
+    count_lines(j, at);
+    uint64_t offset = j->base + (uint64_t)(at - j->buffer);
+    uint64_t column = offset >= j->line_start ? offset - j->line_start + 1 : 1;
+    struct mabn_str path;
+    mabn_str_init(&path);
+    add_path(&path, j);
+    j->status = mabn_fail(code, "'%s':%llu:%llu: %s%s", j->name, (unsigned long long)j->line,
+                          (unsigned long long)column, path.text, text);
+    mabn_str_release(&path);
+    j->p = j->value = j->end;
+    return j->status;
+}
+
+static mabn_status fail_at(struct mabn_json *j, const uint8_t *at, mabn_status code,
+                           const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    mabn_status status = fail_va(j, at, code, format, args);
+    va_end(args);
+    return status;
+}
+
+mabn_status mabn_json_fail(struct mabn_json *j, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    mabn_status status = fail_va(j, j->value, MABN_ERR_FORMAT, format, args);
+    va_end(args);
+    return status;
+}
+
+/* Something else than `wanted` stands at p. */
+static mabn_status fail_here(struct mabn_json *j, const char *wanted)
+{
+    if (j->status) return j->status;
+    if (j->p >= j->end)
+        return fail_at(j, j->p, MABN_ERR_FORMAT, "expected %s, found the end of the %s", wanted,
+                       j->size ? "file (truncated?)" : "input");
+    uint8_t c = *j->p;
+    if (c == 'N' || c == 'I' || (c == '-' && j->p[1] == 'I'))
+        return fail_at(j, j->p, MABN_ERR_FORMAT,
+                       "expected %s, found NaN or Infinity, which JSON does not have", wanted);
+    if (c > 32 && c < 127)
+        return fail_at(j, j->p, MABN_ERR_FORMAT, "expected %s, found '%c'", wanted, c);
+    return fail_at(j, j->p, MABN_ERR_FORMAT, "expected %s, found byte 0x%02x", wanted, c);
+}
+
+const char *mabn_json_kind_name(enum mabn_json_kind kind)
+{
+    static const char *const names[] = {"nothing",  "null",     "true or false", "a number",
+                                        "a string", "an array", "an object"};
+    return names[kind];
+}
+
+static mabn_status fail_kind(struct mabn_json *j, enum mabn_json_kind wanted)
+{
+    enum mabn_json_kind found = mabn_json_peek(j);
+    if (found == MABN_JSON_ERROR) return fail_here(j, mabn_json_kind_name(wanted));
+    return mabn_json_fail(j, "expected %s, found %s", mabn_json_kind_name(wanted),
+                          mabn_json_kind_name(found));
+}
+
+/* ---- values ---- */
+
+enum mabn_json_kind mabn_json_peek(struct mabn_json *j)
+{
+    int c = peek_byte(j);
+    if (j->status) return MABN_JSON_ERROR;
+    j->value = j->p;
+    switch (c) {
+    case '{':
+        return MABN_JSON_OBJECT;
+    case '[':
+        return MABN_JSON_ARRAY;
+    case '"':
+        return MABN_JSON_STRING;
+    case 't':
+    case 'f':
+        return MABN_JSON_BOOL;
+    case 'n':
+        return MABN_JSON_NULL;
+    case '-':
+        return j->p[1] == 'I' ? MABN_JSON_ERROR : MABN_JSON_NUMBER;
+    default:
+        return c >= '0' && c <= '9' ? MABN_JSON_NUMBER : MABN_JSON_ERROR;
+    }
+}
+
+/* Start of a value that must begin with `first`. */
+static inline bool starts(struct mabn_json *j, int first)
+{
+    int c = peek_byte(j);
+    j->value = j->p;
+    return c == first && !j->status;
+}
+
+static mabn_status push(struct mabn_json *j, bool object)
+{
+    if (j->depth == MABN_JSON_MAX_DEPTH)
+        return fail_at(j, j->p, MABN_ERR_LIMIT, "nested more than %d levels deep",
+                       MABN_JSON_MAX_DEPTH);
+    struct frame *f = &j->frames[j->depth++];
+    f->object = object;
+    f->fresh = true;
+    f->index = -1;
+    f->key_length = 0;
+    j->p++;
+    return MABN_OK;
+}
+
+mabn_status mabn_json_begin_object(struct mabn_json *j)
+{
+    if (!starts(j, '{')) return fail_kind(j, MABN_JSON_OBJECT);
+    return push(j, true);
+}
+
+mabn_status mabn_json_begin_array(struct mabn_json *j)
+{
+    if (!starts(j, '[')) return fail_kind(j, MABN_JSON_ARRAY);
+    return push(j, false);
+}
+
+bool mabn_json_next_item(struct mabn_json *j)
+{
+    int c = peek_byte(j);
+    if (j->status) return false;
+    struct frame *f = &j->frames[j->depth - 1];
+    if (c == ']') {
+        j->p++;
+        j->depth--;
+        return false;
+    }
+    if (!f->fresh) {
+        if (c != ',') {
+            fail_here(j, "',' or ']'");
+            return false;
+        }
+        j->p++;
+        if (mabn_json_peek(j) == MABN_JSON_ERROR) {
+            fail_here(j, "a value");
+            return false;
+        }
+    } else if (mabn_json_peek(j) == MABN_JSON_ERROR) {
+        fail_here(j, "a value or ']'");
+        return false;
+    }
+    f->fresh = false;
+    f->index++;
+    return true;
+}
+
+/* ---- strings ---- */
+
+/* 0 when [s, s+n) is strict UTF-8. */
+static int check_utf8(const uint8_t *s, size_t n)
+{
+    const uint8_t *end = s + n;
+    while (s < end) {
+        uint8_t c = *s++;
+        if (c < 0x80) continue;
+        int more = c >= 0xc2 && c <= 0xdf   ? 1
+                   : (c & 0xf0) == 0xe0     ? 2
+                   : c >= 0xf0 && c <= 0xf4 ? 3
+                                            : 0;
+        if (!more || end - s < more) return -1;
+        uint8_t d = *s;
+        if ((c == 0xe0 && d < 0xa0) || (c == 0xed && d > 0x9f) || (c == 0xf0 && d < 0x90) ||
+            (c == 0xf4 && d > 0x8f))
+            return -1;
+        for (; more; more--)
+            if ((*s++ & 0xc0) != 0x80) return -1;
+    }
+    return 0;
+}
+
+/* First byte at or after p that ends a plain run: quote, backslash or control. *high gathers bytes
+ * above 127, at least those of the run. */
+static inline uint8_t *scan_plain(uint8_t *p, unsigned *high)
+{
+#ifdef __SSE2__
+    const __m128i quote = _mm_set1_epi8('"'), slash = _mm_set1_epi8('\\'),
+                  control = _mm_set1_epi8(0x1f);
+    for (;; p += 16) {
+        __m128i v = _mm_loadu_si128((const __m128i *)p);
+        __m128i stop =
+            _mm_or_si128(_mm_or_si128(_mm_cmpeq_epi8(v, quote), _mm_cmpeq_epi8(v, slash)),
+                         _mm_cmpeq_epi8(_mm_min_epu8(v, control), v));
+        *high |= (unsigned)_mm_movemask_epi8(v);
+        unsigned mask = (unsigned)_mm_movemask_epi8(stop);
+        if (mask) return p + __builtin_ctz(mask);
+    }
+#else
+    for (; *p != '"' && *p != '\\' && *p > 0x1f; p++)
+        *high |= *p & 0x80;
+    return p;
+#endif
+}
+
+static int hex4(const uint8_t *p)
+{
+    int v = 0;
+    for (int i = 0; i < 4; i++) {
+        int c = p[i], d = c >= '0' && c <= '9'   ? c - '0'
+                          : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                          : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                                 : -1;
+        if (d < 0) return -1;
+        v = v * 16 + d;
+    }
+    return v;
+}
+
+static uint8_t *put_utf8(uint8_t *out, int c)
+{
+    if (c < 0x80) {
+        *out++ = (uint8_t)c;
+    } else if (c < 0x800) {
+        *out++ = (uint8_t)(0xc0 | c >> 6);
+        *out++ = (uint8_t)(0x80 | (c & 63));
+    } else if (c < 0x10000) {
+        *out++ = (uint8_t)(0xe0 | c >> 12);
+        *out++ = (uint8_t)(0x80 | (c >> 6 & 63));
+        *out++ = (uint8_t)(0x80 | (c & 63));
+    } else {
+        *out++ = (uint8_t)(0xf0 | c >> 18);
+        *out++ = (uint8_t)(0x80 | (c >> 12 & 63));
+        *out++ = (uint8_t)(0x80 | (c >> 6 & 63));
+        *out++ = (uint8_t)(0x80 | (c & 63));
+    }
+    return out;
+}
+
+/* One escape at p (the backslash): its character in *code; the end of the escape, NULL if bad. */
+static const uint8_t *read_escape(const uint8_t *p, int *code)
+{
+    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+    if (p[1] != 'u') {
+        const char *at = p[1] ? strchr(from, p[1]) : NULL;
+        if (!at) return NULL;
+        *code = to[at - from];
+        return p + 2;
+    }
+    int c = hex4(p + 2);
+    if (c < 0 || (c >= 0xdc00 && c <= 0xdfff)) return NULL;
+    p += 6;
+    if (c >= 0xd800 && c <= 0xdbff) {
+        if (p[0] != '\\' || p[1] != 'u') return NULL;
+        int low = hex4(p + 2);
+        if (low < 0xdc00 || low > 0xdfff) return NULL;
+        c = 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00);
+        p += 6;
+    }
+    *code = c;
+    return p;
+}
+
+/* Resolve the escapes of [from, to) into the scratch. */
+static mabn_status unescape(struct mabn_json *j, const uint8_t *from, const uint8_t *to,
+                            struct mabn_json_text *text)
+{
+    size_t n = (size_t)(to - from);
+    if (n > j->scratch_capacity) {
+        free(j->scratch);
+        j->scratch_capacity = n + n / 2;
+        j->scratch = mabn_xmalloc(j->scratch_capacity);
+    }
+    uint8_t *out = j->scratch;
+    while (from < to) {
+        if (*from != '\\') {
+            *out++ = *from++;
+            continue;
+        }
+        int code = 0;
+        const uint8_t *next = read_escape(from, &code);
+        if (!next || next > to) return fail_at(j, from, MABN_ERR_FORMAT, "bad escape in a string");
+        out = put_utf8(out, code);
+        from = next;
+    }
+    text->bytes = (const char *)j->scratch;
+    text->length = (size_t)(out - j->scratch);
+    return MABN_OK;
+}
+
+/* The string at p (its quote is there). want: give the text; else only check it. */
+static mabn_status scan_string(struct mabn_json *j, struct mabn_json_text *text)
+{
+    uint8_t *start = j->p, *p = start + 1;
+    unsigned high = 0;
+    bool escapes = false;
+    for (;;) {
+        p = scan_plain(p, &high);
+        if (*p == '"') break;
+        bool split = p >= j->end || (*p == '\\' && p + 1 >= j->end);
+        if (split && !j->eof) { /* the rest of it is still to come */
+            size_t done = (size_t)(p - start);
+            j->p = start;
+            MABN_TRY(refill(j, start));
+            start = j->p;
+            p = start + done;
+        } else if (split) {
+            j->p = j->end;
+            return fail_here(j, "the end of a string");
+        } else if (*p == '\\') {
+            escapes = true;
+            p += 2;
+        } else {
+            return fail_at(j, p, MABN_ERR_FORMAT, "control character 0x%02x in a string", *p);
+        }
+    }
+    j->p = p + 1;
+    size_t n = (size_t)(p - start) - 1;
+    if (high && check_utf8(start + 1, n))
+        return fail_at(j, start, MABN_ERR_FORMAT, "string is not UTF-8");
+    text->bytes = (const char *)start + 1;
+    text->length = n;
+    return escapes ? unescape(j, start + 1, p, text) : MABN_OK;
+}
+
+mabn_status mabn_json_read_string(struct mabn_json *j, struct mabn_json_text *text)
+{
+    if (!starts(j, '"')) return fail_kind(j, MABN_JSON_STRING);
+    return scan_string(j, text);
+}
+
+mabn_status mabn_json_read_strdup(struct mabn_json *j, char **out)
+{
+    struct mabn_json_text text;
+    MABN_TRY(mabn_json_read_string(j, &text));
+    if (memchr(text.bytes, 0, text.length)) return mabn_json_fail(j, "zero character in a string");
+    *out = mabn_xstrndup(text.bytes, text.length);
+    return MABN_OK;
+}
+
+bool mabn_json_next_key(struct mabn_json *j, struct mabn_json_text *key)
+{
+    int c = peek_byte(j);
+    if (j->status) return false;
+    struct frame *f = &j->frames[j->depth - 1];
+    if (c == '}') {
+        j->p++;
+        j->depth--;
+        return false;
+    }
+    if (!f->fresh) {
+        if (c != ',') {
+            fail_here(j, "',' or '}'");
+            return false;
+        }
+        j->p++;
+        c = peek_byte(j);
+    }
+    j->value = j->p;
+    if (c != '"') {
+        fail_here(j, f->fresh ? "a key or '}'" : "a key");
+        return false;
+    }
+    if (scan_string(j, key)) return false;
+    f->fresh = false;
+    f->key_length = (uint8_t)(key->length <= KEY_KEPT ? key->length : KEY_KEPT + 1);
+    memcpy(f->key, key->bytes, key->length <= KEY_KEPT ? key->length : KEY_KEPT);
+    if (*j->p == ':') {
+        j->p++;
+        return true;
+    }
+    uint8_t *p = j->p;
+    for (;;) {
+        while (*p == ' ' || *p == '\t' || *p == '\n' || *p == '\r')
+            p++;
+        if (p < j->end || j->eof) break;
+        /* The key must outlive a refill: keep the window from it on. */
+        bool here = key->bytes != (const char *)j->scratch;
+        uint8_t *keep = here ? (uint8_t *)key->bytes : p;
+        size_t at = (size_t)(p - keep);
+        if (refill(j, keep)) return false;
+        p = j->buffer + at;
+        if (here) key->bytes = (const char *)j->buffer;
+    }
+    j->p = p;
+    if (*p != ':') {
+        fail_here(j, "':'");
+        return false;
+    }
+    j->p++;
+    return true;
+}
+
+/* ---- numbers ---- */
+
+struct number {
+    uint64_t digits;  /* all of them, as an integer, when `exact` */
+    int64_t exponent; /* of ten */
+    bool negative, exact /* at most 19 digits */;
+    const uint8_t *start, *stop;
+};
+
+static inline bool is_digit(uint8_t c)
+{
+    return (uint8_t)(c - '0') <= 9;
+}
+
+/* A number at p, by the grammar; NULL at *stop when it is not one. */
+static inline void scan_number(const uint8_t *p, struct number *out)
+{
+    uint64_t w = 0;
+    int64_t exponent = 0;
+    out->start = p;
+    out->stop = NULL;
+    out->negative = *p == '-';
+    p += out->negative;
+    const uint8_t *first = p;
+    while (is_digit(*p))
+        w = w * 10 + (uint64_t)(*p++ - '0');
+    ptrdiff_t count = p - first;
+    if (count == 0 || (*first == '0' && count > 1)) return;
+    if (*p == '.') {
+        const uint8_t *fraction = ++p;
+        while (is_digit(*p))
+            w = w * 10 + (uint64_t)(*p++ - '0');
+        if (p == fraction) return;
+        exponent = fraction - p;
+        count += p - fraction;
+    }
+    if (*p == 'e' || *p == 'E') {
+        p++;
+        bool minus = *p == '-';
+        p += minus || *p == '+';
+        if (!is_digit(*p)) return;
+        int64_t e = 0;
+        for (; is_digit(*p); p++)
+            if (e < 100000) e = e * 10 + (*p - '0');
+        exponent += minus ? -e : e;
+    }
+    out->digits = w;
+    out->exponent = exponent;
+    out->exact = count <= 19;
+    out->stop = p;
+}
+
+static const uint64_t powers_of_ten[20] = {
+    1u,
+    10u,
+    100u,
+    1000u,
+    10000u,
+    100000u,
+    1000000u,
+    10000000u,
+    100000000u,
+    1000000000u,
+    10000000000u,
+    100000000000u,
+    1000000000000u,
+    10000000000000u,
+    100000000000000u,
+    1000000000000000u,
+    10000000000000000u,
+    100000000000000000u,
+    1000000000000000000u,
+    10000000000000000000u,
+};
+
+static double slow_double(const struct number *n)
+{
+    static locale_t c_locale;
+    locale_t locale = __atomic_load_n(&c_locale, __ATOMIC_ACQUIRE);
+    if (!locale) { /* two threads may both make one; it is kept for good */
+        locale = newlocale(LC_ALL_MASK, "C", (locale_t)0);
+        __atomic_store_n(&c_locale, locale, __ATOMIC_RELEASE);
+    }
+    char text[MARGIN + 1]; /* strtod wants an end */
+    size_t length = (size_t)(n->stop - n->start);
+    memcpy(text, n->start, length);
+    text[length] = 0;
+    return strtod_l(text, NULL, locale);
+}
+
+/* digits / 10^q, correctly rounded: a 64-bit quotient with more than 53 good bits, and whether
+ * anything remains behind it. */
+static double divide_exactly(uint64_t w, int q)
+{
+    uint64_t d = powers_of_ten[q];
+    int shift_w = __builtin_clzll(w), shift_d = __builtin_clzll(d);
+    unsigned __int128 n = (unsigned __int128)(w << shift_w) << 63;
+    uint64_t divisor = d << shift_d;
+    uint64_t quotient = (uint64_t)(n / divisor);
+    bool rest = n % divisor != 0;
+    /* value = quotient * 2^(shift_d - shift_w - 63), 2^62 < quotient < 2^64 */
+    int drop = quotient >> 63 ? 11 : 10;
+    uint64_t mantissa = quotient >> drop, tail = quotient & ((1u << drop) - 1);
+    uint64_t half = (uint64_t)1 << (drop - 1);
+    if (tail > half || (tail == half && (rest || (mantissa & 1)))) mantissa++;
+    return ldexp((double)mantissa, shift_d - shift_w - 63 + drop);
+}
+
+static double to_double(const struct number *n)
+{
+    /* Both operands exact, so one rounding. */
+    if (n->exact && n->digits <= (uint64_t)1 << 53 && n->exponent >= -19 && n->exponent <= 0) {
+        static const double powers[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,
+                                        1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19};
+        double v = (double)n->digits / powers[-n->exponent];
+        return n->negative ? -v : v;
+    }
+    if (n->exact && n->exponent >= -19 && n->exponent <= 0) {
+        double v = divide_exactly(n->digits, (int)-n->exponent);
+        return n->negative ? -v : v;
+    }
+    return slow_double(n);
+}
+
+static mabn_status read_number(struct mabn_json *j, struct number *n)
+{
+    int c = peek_byte(j);
+    j->value = j->p;
+    if (j->status) return j->status;
+    if (!is_digit((uint8_t)c) && c != '-') return fail_kind(j, MABN_JSON_NUMBER);
+    scan_number(j->p, n);
+    if (!n->stop) {
+        if (j->p[0] == '-' && j->p[1] == 'I') return fail_here(j, "a number");
+        return mabn_json_fail(j, "malformed number");
+    }
+    if (n->stop - n->start >= MARGIN)
+        return fail_at(j, j->p, MABN_ERR_LIMIT, "number of more than %d characters", MARGIN - 1);
+    j->p = (uint8_t *)n->stop;
+    return MABN_OK;
+}
+
+mabn_status mabn_json_read_double(struct mabn_json *j, double *out)
+{
+    struct number n;
+    MABN_TRY(read_number(j, &n));
+    double v = to_double(&n);
+    if (!isfinite(v)) return mabn_json_fail(j, "number is too large for a double");
+    *out = v;
+    return MABN_OK;
+}
+
+mabn_status mabn_json_read_int64(struct mabn_json *j, int64_t *out)
+{
+    struct number n;
+    MABN_TRY(read_number(j, &n));
+    int64_t e = n.exponent;
+    uint64_t w = n.digits;
+    if (n.exact && w == 0) {
+        *out = 0;
+        return MABN_OK;
+    }
+    if (!n.exact || e < -19 || e > 19)
+        return mabn_json_fail(j, "expected a whole number of at most 64 bits");
+    if (e < 0 && w % powers_of_ten[-e]) return mabn_json_fail(j, "expected a whole number");
+    if (e < 0) w /= powers_of_ten[-e];
+    if ((e > 0 && __builtin_mul_overflow(w, powers_of_ten[e], &w)) ||
+        w > (uint64_t)INT64_MAX + n.negative)
+        return mabn_json_fail(j, "number does not fit 64 bits");
+    *out = (int64_t)(n.negative ? 0 - w : w);
+    return MABN_OK;
+}
+
+mabn_status mabn_json_read_int(struct mabn_json *j, int *out, int low, int high)
+{
+    int64_t v;
+    MABN_TRY(mabn_json_read_int64(j, &v));
+    if (v < low || v > high)
+        return mabn_json_fail(j, "expected a number in [%d, %d], found %lld", low, high,
+                              (long long)v);
+    *out = (int)v;
+    return MABN_OK;
+}
+
+/* ---- literals ---- */
+
+static mabn_status read_literal(struct mabn_json *j, const char *word)
+{
+    size_t n = strlen(word);
+    if (j->status) return j->status;
+    if (memcmp(j->p, word, n) != 0) return fail_here(j, "a value");
+    j->p += n;
+    return MABN_OK;
+}
+
+mabn_status mabn_json_read_bool(struct mabn_json *j, bool *out)
+{
+    int c = peek_byte(j);
+    j->value = j->p;
+    if (c != 't' && c != 'f') return fail_kind(j, MABN_JSON_BOOL);
+    MABN_TRY(read_literal(j, c == 't' ? "true" : "false"));
+    *out = c == 't';
+    return MABN_OK;
+}
+
+mabn_status mabn_json_read_null(struct mabn_json *j)
+{
+    if (!starts(j, 'n')) return fail_kind(j, MABN_JSON_NULL);
+    return read_literal(j, "null");
+}
+
+/* ---- conveniences ---- */
+
+mabn_status mabn_json_read_doubles(struct mabn_json *j, double *out, size_t n)
+{
+    size_t found = 0;
+    MABN_TRY(mabn_json_begin_array(j));
+    uint8_t *start = j->value;
+    uint64_t base = j->base;
+    while (mabn_json_next_item(j)) {
+        if (found < n)
+            MABN_TRY(mabn_json_read_double(j, &out[found]));
+        else
+            MABN_TRY(mabn_json_skip(j));
+        found++;
+    }
+    if (j->base == base) j->value = start;
+    if (!j->status && found != n)
+        return mabn_json_fail(j, "expected %zu numbers, found %zu", n, found);
+    return j->status;
+}
+
+mabn_status mabn_json_read_int64s(struct mabn_json *j, int64_t *out, size_t n)
+{
+    size_t found = 0;
+    MABN_TRY(mabn_json_begin_array(j));
+    while (mabn_json_next_item(j)) {
+        if (found < n)
+            MABN_TRY(mabn_json_read_int64(j, &out[found]));
+        else
+            MABN_TRY(mabn_json_skip(j));
+        found++;
+    }
+    if (!j->status && found != n)
+        return mabn_json_fail(j, "expected %zu numbers, found %zu", n, found);
+    return j->status;
+}
+
+mabn_status mabn_json_append_doubles(struct mabn_json *j, double **items, size_t *count,
+                                     size_t *capacity)
+{
+    double *array = *items;
+    size_t n = *count, room = *capacity;
+    mabn_json_begin_array(j);
+    while (mabn_json_next_item(j)) {
+        MABN_GROW(array, n, room);
+        if (mabn_json_read_double(j, &array[n])) break;
+        n++;
+    }
+    *items = array;
+    *capacity = room;
+    if (!j->status) *count = n;
+    return j->status;
+}
+
+/* ---- skipping ---- */
+
+/* A number, string or literal at p, where c stands. */
+static mabn_status skip_scalar(struct mabn_json *j, int c)
+{
+    struct mabn_json_text text;
+    struct number n;
+    switch (c) {
+    case '"':
+        return scan_string(j, &text);
+    case 't':
+        return read_literal(j, "true");
+    case 'f':
+        return read_literal(j, "false");
+    case 'n':
+        return read_literal(j, "null");
+    default:
+        if (c != '-' && !is_digit((uint8_t)c)) return fail_here(j, "a value");
+        return read_number(j, &n);
+    }
+}
+
+mabn_status mabn_json_skip(struct mabn_json *j)
+{
+    uint64_t object[MABN_JSON_MAX_DEPTH / 64] = {0}; /* one bit a level: object, else array */
+    int depth = 0;
+    const int room = MABN_JSON_MAX_DEPTH - j->depth;
+
+value:;
+    int c = peek_byte(j);
+    j->value = j->p;
+    if (j->status) return j->status;
+    if (c == '[' || c == '{') {
+        if (depth == room)
+            return fail_at(j, j->p, MABN_ERR_LIMIT, "nested more than %d levels deep",
+                           MABN_JSON_MAX_DEPTH);
+        uint64_t bit = (uint64_t)1 << depth % 64;
+        object[depth / 64] = c == '{' ? object[depth / 64] | bit : object[depth / 64] & ~bit;
+        depth++;
+        j->p++;
+        if (peek_byte(j) == c + 2) { /* '[' + 2 = ']', '{' + 2 = '}' */
+            j->p++;
+            depth--;
+            goto after;
+        }
+        if (c == '{') goto key;
+        goto value;
+    }
+    MABN_TRY(skip_scalar(j, c));
+
+after:
+    if (depth == 0) return j->status;
+    c = peek_byte(j);
+    bool in_object = object[(depth - 1) / 64] >> (depth - 1) % 64 & 1;
+    if (c == ',') {
+        j->p++;
+        if (in_object) goto key;
+        goto value;
+    }
+    if (c != (in_object ? '}' : ']')) return fail_here(j, in_object ? "',' or '}'" : "',' or ']'");
+    j->p++;
+    depth--;
+    goto after;
+
+key:
+    if (peek_byte(j) != '"') return fail_here(j, "a key");
+    struct mabn_json_text text;
+    MABN_TRY(scan_string(j, &text));
+    if (peek_byte(j) != ':') return fail_here(j, "':'");
+    j->p++;
+    goto value;
+}
+
+/* ---- documents ---- */
+
+bool mabn_json_next_document(struct mabn_json *j)
+{
+    peek_slow(j);
+    j->value = j->p;
+    return !j->status && j->p < j->end;
+}
+
+mabn_status mabn_json_end(struct mabn_json *j)
+{
+    if (mabn_json_next_document(j)) return fail_here(j, "the end of the input");
+    return j->status;
+}
+
+mabn_status mabn_json_status(const struct mabn_json *j)
+{
+    return j->status;
+}
+
+uint64_t mabn_json_line(struct mabn_json *j)
+{
+    if (!j->status) count_lines(j, j->value);
+    return j->line;
+}
+
+uint64_t mabn_json_offset(const struct mabn_json *j)
+{
+    return j->base + (uint64_t)(j->p - j->buffer);
+}
+
+uint64_t mabn_json_size(const struct mabn_json *j)
+{
+    return j->size;
+}
