@@ -9,8 +9,9 @@
  *   ("layer1.0.conv1.weight"). Norm state is owned by the norms (lib/norm) and named the same way.
  *   Inference reuses activation memory by liveness and folds every norm that can be folded
  *   (weight centralization included) into the convolution before it.
- *   Training keeps the norm inputs and the block outputs; what lies between them is computed
- *   again in the backward pass, where it costs a pass over memory and no arithmetic to speak of.
+ *   Training keeps what backward reads (inputs of convolutions and of norms, nothing else), and
+ *   gradients take over each other's buffers; with save_memory the inputs of convolutions inside
+ *   a block are computed again from the norm's input instead of kept.
  *
  * One training step:
  *     fill mabn_net_input and mabn_net_labels
@@ -36,11 +37,14 @@ MABN_BEGIN_DECLS
 
 struct mabn_net;
 struct mabn_norm_options; /* norm/norm.h */
+struct mabn_norm_sync;
 
 struct mabn_net_options {
     int batch, height, width, channels; /* of the input */
     bool training;
     bool no_fold; /* inference: keep norms apart from convolutions, to compare */
+    bool save_memory; /* training: compute again what lies between norm input and block output */
+    const struct mabn_norm_sync *sync; /* for SyncBN; borrowed, NULL: one rank */
 };
 
 /* ---- building: for lib/model; each call appends a node and returns the id of its output ---- */
@@ -86,6 +90,9 @@ MABN_MUST_USE mabn_status mabn_net_forward(struct mabn_net *net);
 /* Mean cross-entropy with label smoothing over the rows with a label; in training also the
  * gradient of the logits. A loss that is not finite is returned as it is: the caller decides. */
 MABN_MUST_USE mabn_status mabn_net_loss(struct mabn_net *net, double smoothing, double *loss);
+/* After loss: for each row, how many classes stand before the true one (0: right; below 5: right in
+ * the top five), -1 without a label. */
+const int32_t *mabn_net_ranks(const struct mabn_net *net); /* (N) */
 /* Gradients overwrite. Once after each forward and loss. */
 MABN_MUST_USE mabn_status mabn_net_backward(struct mabn_net *net);
 
@@ -140,18 +147,16 @@ void mabn_net_initialize(struct mabn_net *net, uint64_t seed, enum mabn_net_init
 
 /* ---- looking inside ---- */
 
-/* The reference's four statistics of a norm layer's channel, over the first normalization group
- * of the batch: mean and biased variance of the input x; mean of the output gradient times γ;
- * mean of output gradient × output, where the output (γx̂+β, before residual and ReLU) is that of
- * sample 0, as the reference records it. */
+/* The four statistics of a norm layer's channel over the first normalization run of the batch:
+ * struct mabn_norm_record (norm/norm.h) says what each is. */
 struct mabn_net_record {
     const char *layer;
     int channel;
     double mu_x, var_x, mu_g, mu_gy;
 };
-/* Record these channels (those that a layer has) of every norm in each training step; count 0
- * stops. Costs time only while on. */
-void mabn_net_record(struct mabn_net *net, const int *channels, int count);
+/* Record these channels (those that a layer has) of every norm in each training step, with the
+ * reference recorder's own definition of mu_gy or the paper's; count 0 stops. */
+void mabn_net_record(struct mabn_net *net, const int *channels, int count, bool reference);
 /* The records of the last backward, in layer order; owned by the net, valid until the next. */
 const struct mabn_net_record *mabn_net_records(const struct mabn_net *net, int *count);
 

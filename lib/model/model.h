@@ -1,0 +1,81 @@
+/* The description of a model: everything needed to build its network again, small enough to travel
+ * in a checkpoint as one JSON object.
+ *
+ *     struct mabn_model model;
+ *     MABN_TRY(mabn_model_init(&model, "resnet50"));
+ *     MABN_TRY(mabn_model_set_norm(&model, "mabn"));
+ *     model.classes = 1000;
+ *     MABN_TRY(mabn_model_build(&net, device, &model, &options));
+ *
+ * Architectures:
+ *   resnet18 resnet34            basic blocks            (torchvision's names and shapes)
+ *   resnet50 resnet101 resnet152 bottlenecks, stride in the 3×3 unless stride_in_1x1
+ *   resnet10                     basic blocks 1,1,1,1
+ *   cifar-resnet8 14 20 32 44 56 3×3 stem, three stages of width, 2·width, 4·width, (depth−2)/6
+ *                                basic blocks each; 1×1 shortcuts where the shape changes
+ * A model of the first two rows with the small stem (3×3, stride 1, no pooling) suits images of
+ * about 32×32. */
+#ifndef MABN_MODEL_MODEL_H
+#define MABN_MODEL_MODEL_H
+
+#include <stdbool.h>
+
+#include "base/status.h"
+#include "base/str.h"
+#include "net/net.h"
+#include "norm/norm.h"
+
+MABN_BEGIN_DECLS
+
+/* Parts of a model whose norm can be chosen by itself: "stem", "layer1" … "layer4"; "body" is all
+ * of them. */
+enum mabn_model_part {
+    MABN_PART_STEM,
+    MABN_PART_LAYER1,
+    MABN_PART_LAYER2,
+    MABN_PART_LAYER3,
+    MABN_PART_LAYER4,
+    MABN_MODEL_PARTS
+};
+
+enum mabn_model_stem { MABN_STEM_LARGE, MABN_STEM_SMALL }; /* "large", "small" */
+enum mabn_model_centralize { MABN_CENTRALIZE_AUTO, MABN_CENTRALIZE_ON, MABN_CENTRALIZE_OFF };
+
+struct mabn_model {
+    char arch[32];
+    int classes;          /* 1000, or 10 for cifar-resnets */
+    int channels;         /* of the images: 3 (or 1) */
+    int height, width;    /* the input size it is meant for: 224 or 32; any size may be built */
+    int base_width;       /* channels of the first stage: 64, or 16 for cifar-resnets */
+    enum mabn_model_stem stem;
+    bool stride_in_1x1;
+    enum mabn_model_centralize centralize; /* auto: where the norm is MABN */
+    struct mabn_norm_options norm[MABN_MODEL_PARTS];
+};
+
+/* The defaults of an architecture, norm "bn". Unknown: MABN_ERR_ARG with the list. */
+MABN_MUST_USE mabn_status mabn_model_init(struct mabn_model *model, const char *arch);
+/* NULL-terminated list of architectures. */
+const char *const *mabn_model_archs(void);
+
+/* "mabn", or part by part: "body=mabn,stem=frozen" (later entries win; parts not named keep what
+ * they have). Sets the kind with its own defaults (norm_batch, window, … are set afterwards). */
+MABN_MUST_USE mabn_status mabn_model_set_norm(struct mabn_model *model, const char *spec);
+/* The shortest spec that gives these kinds: "mabn" or "stem=frozen,layer1=mabn,…". */
+void mabn_model_norm_text(const struct mabn_model *model, struct mabn_str *text);
+/* Are the convolutions of this part centralized? */
+bool mabn_model_centralizes(const struct mabn_model *model, enum mabn_model_part part);
+
+/* One JSON object; what is missing when read back has its default. */
+void mabn_model_to_json(const struct mabn_model *model, struct mabn_str *json);
+MABN_MUST_USE mabn_status mabn_model_from_json(struct mabn_model *model, const char *json);
+
+/* Build and plan the network for options->batch images of options->height × width (0: the model's
+ * own); options->channels is taken from the model. Parameters are zero until they are set:
+ * mabn_net_initialize, mabn_net_copy or mabn_net_tensor_set. */
+MABN_MUST_USE mabn_status mabn_model_build(struct mabn_net **net, struct mabn_device *device,
+                                           const struct mabn_model *model,
+                                           const struct mabn_net_options *options);
+
+MABN_END_DECLS
+#endif

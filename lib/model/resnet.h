@@ -1,0 +1,26 @@
+/* Residual networks (He et al. 2015), with torchvision's names: conv1, bn1, layer1.0.conv1, …,
+ * layer1.0.downsample.0 (convolution) and .1 (norm), fc. The cifar-resnets have three layers. */
+#ifndef MABN_MODEL_RESNET_H
+#define MABN_MODEL_RESNET_H
+
+#include "model/model.h"
+
+MABN_BEGIN_DECLS
+
+struct mabn_resnet_shape {
+    const char *arch;
+    bool bottleneck, cifar;
+    int stages;
+    int blocks[4]; /* of each stage */
+};
+
+/* NULL when there is no such architecture. */
+const struct mabn_resnet_shape *mabn_resnet_find(const char *arch);
+
+/* Append the nodes of the body to a new net; *features: the last stage's output. */
+void mabn_resnet_add_body(struct mabn_net *net, const struct mabn_model *model, int *features);
+/* The body, global pooling and the classifier; returns the output node. */
+int mabn_resnet_add_classifier(struct mabn_net *net, const struct mabn_model *model);
+
+MABN_END_DECLS
+#endif
