@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -89,6 +90,28 @@ mabn_status mabn_outfile_open(struct mabn_outfile *out, const char *path, bool f
     return MABN_OK;
 }
 
+mabn_status mabn_outfile_open_partial(struct mabn_outfile *out, const char *path, bool force)
+{
+    *out = (struct mabn_outfile){.fd = -1, .slot = -1};
+    MABN_TRY(check_target(path, force));
+    char *temp = mabn_xasprintf("%s.partial", path);
+    mabn_status status = MABN_OK;
+    int fd = open(temp, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
+    if (fd < 0)
+        status = mabn_fail_errno("cannot create '%s'", temp);
+    else if (flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) /* no locks here: go on without */
+        status = mabn_fail(MABN_ERR_IO, "another process is writing '%s'", temp);
+    if (status) {
+        if (fd >= 0) close(fd);
+        free(temp);
+        return status;
+    }
+    out->fd = fd;
+    out->path = mabn_xstrdup(path);
+    out->temp_path = temp;
+    return MABN_OK;
+}
+
 static mabn_status sync_folder(const char *path)
 {
     mabn_status status = MABN_OK;
@@ -134,6 +157,13 @@ void mabn_outfile_abort(struct mabn_outfile *out)
     if (!out->temp_path) return;
     if (out->fd >= 0) close(out->fd);
     unlink(out->temp_path);
+    forget(out);
+}
+
+void mabn_outfile_keep(struct mabn_outfile *out)
+{
+    if (!out->temp_path) return;
+    if (out->fd >= 0) close(out->fd);
     forget(out);
 }
 

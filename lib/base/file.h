@@ -30,10 +30,16 @@ struct mabn_outfile {
  * is a folder, or when it exists and `force` is false. Targets that are not regular files
  * (/dev/stdout, a fifo) are refused. */
 MABN_MUST_USE mabn_status mabn_outfile_open(struct mabn_outfile *out, const char *path, bool force);
+/* The same under a fixed name, PATH.partial, that no signal and no exit removes: what an earlier run
+ * left there is kept, so that the work can go on. Refused while another process has it open. */
+MABN_MUST_USE mabn_status mabn_outfile_open_partial(struct mabn_outfile *out, const char *path,
+                                                    bool force);
 /* Sync, close, rename, sync the folder. On failure the temporary file is gone. */
 MABN_MUST_USE mabn_status mabn_outfile_commit(struct mabn_outfile *out);
 /* Close and remove the temporary file. Safe after commit and on a zeroed struct. */
 void mabn_outfile_abort(struct mabn_outfile *out);
+/* Close and keep the file under its temporary name, to go on with it later. */
+void mabn_outfile_keep(struct mabn_outfile *out);
 
 /* write(2) until done. `name` is for messages. */
 MABN_MUST_USE mabn_status mabn_write_all(int fd, const void *bytes, size_t n, const char *name);
