@@ -32,7 +32,7 @@
  *                        XXH3-128 of the index, u64 zero, u64 XXH3-64 of the 72 bytes before
  *
  * Limits, checked before anything is allocated: 1,000,000 items and 4,096 attributes, rank 8, names
- * of 1,024 bytes, index of 1 GiB, items inside [0,H), in order and disjoint, dims × type = bytes.
+ * of 4,096 bytes, index of 1 GiB, items inside [0,H), in order and disjoint, dims × type = bytes.
  */
 #ifndef MABN_STORE_H5_H
 #define MABN_STORE_H5_H
