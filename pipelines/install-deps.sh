@@ -6,7 +6,7 @@ set -eu
 build="pkgconf libdnnl-dev libhdf5-dev libjpeg62-turbo-dev libpng-dev zlib1g-dev libxxhash-dev
        libcairo2-dev libfreetype-dev fonts-dejavu-core"
 demo="dataset-fashion-mnist"
-check="bats bats-assert bats-support bats-file python3-h5py python3-numpy hdf5-tools mandoc man-db
+check="g++ bats bats-assert bats-support bats-file python3-h5py python3-numpy hdf5-tools mandoc man-db
        dataset-fashion-mnist"
 peer="python3-torch python3-torchvision python3-pil python3-onnx"
 

@@ -1,0 +1,62 @@
+/* How own kernels are written and launched.
+ *
+ * A kernel is plain CUDA C++ under a few conventions, so that the same .cu file also compiles with
+ * an ordinary C++ compiler against the executor (tests/gpu/executor), which runs it on the CPU and
+ * watches for races, divergent barriers and stray accesses:
+ *   - launched only by MABN_LAUNCH;
+ *   - shared memory declared by MABN_SHARED(type, name, count) or MABN_SHARED_DYNAMIC(type, name),
+ *     and used only as name[i] (pass the array itself to helpers, by template reference); an
+ *     element is read or written whole;
+ *   - no thread leaves before the block's last barrier; barriers and warp operations with every
+ *     thread of the block or mask, in the same place in the code;
+ *   - sums in a fixed order: no atomics on floats, so that results repeat bit for bit;
+ *   - what a step decides (iteration counters, learning rate, flags) lies in device memory, and
+ *     host code only launches: every function that launches may be captured in a CUDA graph.
+ * Tensor cores, bulk copies, libraries' plans are not for such files: they sit behind an interface
+ * that has a plain implementation beside the fast one. */
+#ifndef MABN_DEVICE_LAUNCH_CUH
+#define MABN_DEVICE_LAUNCH_CUH
+
+#include <cuda_runtime.h>
+
+#include "base/status.h"
+
+#ifndef MABN_SHARED
+#define MABN_SHARED(type, name, count) __shared__ type name[count]
+/* One a kernel. */
+#define MABN_SHARED_DYNAMIC(type, name)                           \
+    extern __shared__ __align__(16) unsigned char name##_bytes[]; \
+    type *name = reinterpret_cast<type *>(name##_bytes)
+#endif
+
+/* A CUDA call; on failure a status with what it said. */
+#define MABN_CUDA_TRY(expr)                                         \
+    do {                                                            \
+        cudaError_t mabn_cuda_error_ = (expr);                      \
+        if (mabn_cuda_error_ != cudaSuccess)                        \
+            return mabn_fail(MABN_ERR_CUDA, "%s: %s", #expr,        \
+                             cudaGetErrorString(mabn_cuda_error_)); \
+    } while (0)
+
+template <typename... Params, typename... Args>
+mabn_status mabn_launch_(const char *name, void (*kernel)(Params...), dim3 grid, dim3 block,
+                         size_t shared, cudaStream_t stream, Args... args)
+{
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared;
+    config.stream = stream;
+    cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
+    if (error == cudaSuccess) return MABN_OK;
+    return mabn_fail(MABN_ERR_CUDA, "cannot run %s<<<(%u,%u,%u), (%u,%u,%u), %zu>>>: %s", name,
+                     grid.x, grid.y, grid.z, block.x, block.y, block.z, shared,
+                     cudaGetErrorString(error));
+}
+
+/* Run kernel(args…) on `grid` blocks of `block` threads with `shared` bytes of dynamic shared
+ * memory in `stream`; returns the status. A kernel with commas in its name goes in parentheses. */
+#define MABN_LAUNCH(kernel, grid, block, shared, stream, ...) \
+    mabn_launch_(#kernel, kernel, grid, block, shared, stream, __VA_ARGS__)
+
+#endif

@@ -1,0 +1,64 @@
+# The CUDA kernels' tests and benchmark.
+#
+# Everywhere: lib/*/*.cu and tests/gpu/test_cuda_*.cu compile as C++ against the executor
+# (tests/gpu/executor) with ASan and UBSan, and run among the unit tests.
+# With a GPU: `make check-gpu` builds the same programs with nvcc and runs them there;
+# `make bench-gpu` prints what the kernels reach; `make bundle-gpu` packs both for another machine.
+
+CUDA_TESTS := $(patsubst tests/gpu/%.cu,%,$(sort $(wildcard tests/gpu/test_cuda_*.cu)))
+CUDA_BENCH := $(patsubst tests/gpu/%.cu,%,$(sort $(wildcard tests/gpu/bench_*.cu)))
+
+# ---- on the executor ------------------------------------------------------------------------
+
+CXX ?= g++
+ifeq ($(origin CXX),default)
+CXX := g++
+endif
+E := build/executor
+E_FLAGS := -std=c++17 -O1 -g -Itests/gpu/executor -Ilib -Itests/unit -Itests/gpu -D_GNU_SOURCE \
+           -DMABN_CUDA=1 -Wall -Wextra -Wshadow $(if $(filter 1,$(DEVELOPER)),-Werror) \
+           -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+E_LIB_CU := $(filter-out %_fast.cu,$(LIB_CU))
+E_O := $(E_LIB_CU:%=$(E)/%.o) $(E)/tests/gpu/executor/executor.cpp.o
+E_BIN := $(CUDA_TESTS:%=$(B)/tests/unit/%)
+
+$(E)/%.cu.o: %.cu
+	$(say) CXX $<
+	$(Q)mkdir -p $(@D) && $(CXX) $(E_FLAGS) -MMD -MP -x c++ -c $< -o $@
+$(E)/%.cpp.o: %.cpp
+	$(say) CXX $<
+	$(Q)mkdir -p $(@D) && $(CXX) $(E_FLAGS) -MMD -MP -c $< -o $@
+$(E_BIN): $(B)/tests/unit/%: $(E)/tests/gpu/%.cu.o $(E_O) $(LIB)
+	$(say) LINK $@
+	$(Q)mkdir -p $(@D) && $(CXX) $(LDFLAGS) -fsanitize=address,undefined $(filter %.o,$^) $(LIB) \
+		$(PKG_LIBS) -ldnnl -lm -o $@
+
+unit-programs check-unit: $(E_BIN)
+
+-include $(E_O:.o=.d) $(CUDA_TESTS:%=$(E)/tests/gpu/%.cu.d)
+
+# ---- on a GPU -------------------------------------------------------------------------------
+
+G := $(B)/gpu
+G_BIN := $(CUDA_TESTS:%=$(G)/tests/unit/%) $(CUDA_BENCH:%=$(G)/bench/%)
+
+$(G)/tests/unit/%: $(B)/tests/gpu/%.cu.o $(LIB)
+	$(say) LINK $@
+	$(Q)mkdir -p $(@D) && $(CXX) $(LDFLAGS) $< $(LIB) $(LDLIBS) -o $@
+$(G)/bench/%: $(B)/tests/gpu/%.cu.o $(LIB)
+	$(say) LINK $@
+	$(Q)mkdir -p $(@D) && $(CXX) $(LDFLAGS) $< $(LIB) $(LDLIBS) -o $@
+$(B)/tests/gpu/%.cu.o: NVFLAGS += -Itests/unit -Itests/gpu
+
+.PHONY: gpu-programs check-gpu bench-gpu bundle-gpu
+gpu-programs: $(G_BIN)
+check-gpu:
+	@$(MAKE) --no-print-directory CUDA=1 gpu-programs
+	@tests/run-all build/release-cuda/gpu unit
+bench-gpu:
+	@$(MAKE) --no-print-directory CUDA=1 gpu-programs
+	@for b in build/release-cuda/gpu/bench/*; do $$b || exit 1; done
+bundle-gpu:
+	@tests/gpu/bundle.sh
+
+-include $(CUDA_TESTS:%=$(B)/tests/gpu/%.cu.d) $(CUDA_BENCH:%=$(B)/tests/gpu/%.cu.d)

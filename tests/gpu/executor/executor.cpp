@@ -1,0 +1,472 @@
+/* The executor's scheduler. A block's threads are fibers of one pool; each runs until it leaves,
+ * or waits at a barrier or for its warp, and the scheduler goes on with the next. When none can
+ * run and nobody can be released, the block is stuck: that is the fault, told with what each
+ * thread waits for. A fault leaves the fibers where they are and starts them anew for the next
+ * launch. */
+#include <cuda_runtime.h>
+
+#include <cstdarg>
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <ucontext.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+uint3 threadIdx, blockIdx;
+dim3 blockDim, gridDim;
+
+namespace executor
+{
+namespace
+{
+
+enum state { READY, AT_BARRIER, AT_WARP_BARRIER, AT_EXCHANGE, DONE };
+
+constexpr size_t STACK = 128 * 1024;
+
+struct fiber {
+    ucontext_t context;
+    void *stack = nullptr;
+    void *fake_stack = nullptr;
+    bool started = false;
+    enum state state = DONE;
+    uint3 thread;
+    unsigned rank;
+    site at;
+    unsigned mask;
+    uint64_t given;
+    uint64_t lanes[32];
+
+    ~fiber()
+    {
+        free(stack);
+    }
+};
+
+std::vector<std::unique_ptr<fiber>> pool;
+fiber *current;
+ucontext_t scheduler;
+void *scheduler_fake_stack;
+const void *scheduler_stack;
+size_t scheduler_stack_size;
+
+const std::function<void()> *body;
+const char *kernel_name;
+bool faulted;
+std::string fault_text;
+std::map<const void *, std::unique_ptr<shared_base>> shared_of_block;
+size_t static_shared, dynamic_shared;
+std::map<const void *, size_t> allowed;
+unsigned epoch;
+unsigned warp_epoch[32];
+enum order chosen = FORWARD;
+uint64_t launch_count;
+
+/* ---- changing over ---- */
+
+void to_scheduler(fiber &self)
+{
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(&self.fake_stack, scheduler_stack, scheduler_stack_size);
+#endif
+    swapcontext(&self.context, &scheduler);
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(self.fake_stack, &scheduler_stack, &scheduler_stack_size);
+#endif
+}
+
+void fiber_main()
+{
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_stack_size);
+#endif
+    for (;;) { /* one round a thread of some block */
+        (*body)();
+        current->state = DONE;
+        to_scheduler(*current);
+    }
+}
+
+void start(fiber &f)
+{
+    if (!f.stack) f.stack = malloc(STACK);
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_unpoison_memory_region(f.stack, STACK);
+#endif
+    f.fake_stack = nullptr;
+    getcontext(&f.context);
+    f.context.uc_stack.ss_sp = f.stack;
+    f.context.uc_stack.ss_size = STACK;
+    f.context.uc_link = nullptr;
+    makecontext(&f.context, fiber_main, 0);
+    f.started = true;
+}
+
+void resume(fiber &f)
+{
+    if (!f.started) start(f);
+    current = &f;
+    threadIdx = f.thread;
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(&scheduler_fake_stack, f.stack, STACK);
+#endif
+    swapcontext(&scheduler, &f.context);
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(scheduler_fake_stack, nullptr, nullptr);
+#endif
+    current = nullptr;
+}
+
+void wait_as(enum state state, site at)
+{
+    fiber &self = *current;
+    self.state = state;
+    self.at = at;
+    to_scheduler(self);
+}
+
+/* ---- faults ---- */
+
+std::string where(const fiber &f)
+{
+    char text[160];
+    snprintf(text, sizeof text, "block (%u,%u,%u) thread (%u,%u,%u)", blockIdx.x, blockIdx.y,
+             blockIdx.z, f.thread.x, f.thread.y, f.thread.z);
+    return text;
+}
+
+void record_fault(const std::string &text)
+{
+    if (!faulted) fault_text = std::string(kernel_name) + ": " + text;
+    faulted = true;
+}
+
+std::string site_text(site at)
+{
+    const char *slash = strrchr(at.file, '/');
+    return std::string(slash ? slash + 1 : at.file) + ":" + std::to_string(at.line);
+}
+
+const char *waiting_text(enum state state)
+{
+    switch (state) {
+    case AT_BARRIER:
+        return "waits at __syncthreads";
+    case AT_WARP_BARRIER:
+        return "waits at __syncwarp";
+    case AT_EXCHANGE:
+        return "waits at a warp operation";
+    default:
+        return "has left";
+    }
+}
+
+/* ---- scheduling ---- */
+
+bool same_site(site a, site b)
+{
+    return a.line == b.line && !strcmp(a.file, b.file);
+}
+
+/* Release the threads of one warp that have met. */
+bool release_warp(unsigned warp, unsigned threads)
+{
+    bool any = false;
+    unsigned first = warp * 32, count = threads - first < 32 ? threads - first : 32;
+    for (unsigned i = 0; i < count; i++) {
+        fiber &f = *pool[first + i];
+        if (f.state != AT_WARP_BARRIER && f.state != AT_EXCHANGE) continue;
+        /* Lanes that the block does not have take no part. */
+        unsigned live = count == 32 ? ~0u : (1u << count) - 1;
+        unsigned mask = f.mask & live;
+        bool met = true;
+        for (unsigned j = 0; j < count && met; j++) {
+            const fiber &g = *pool[first + j];
+            if (mask >> j & 1)
+                met = g.state == f.state && g.mask == f.mask && same_site(g.at, f.at);
+        }
+        if (!met) continue;
+        enum state kind = f.state;
+        uint64_t given[32] = {0};
+        for (unsigned j = 0; j < count; j++)
+            given[j] = pool[first + j]->given;
+        for (unsigned j = 0; j < count; j++) {
+            if (!(mask >> j & 1)) continue;
+            memcpy(pool[first + j]->lanes, given, sizeof given);
+            pool[first + j]->state = READY;
+        }
+        if (kind == AT_WARP_BARRIER && mask == live) warp_epoch[warp]++;
+        any = true;
+    }
+    return any;
+}
+
+/* All live threads stand at one barrier: release them. Otherwise say who stands where. */
+bool release_block(unsigned threads)
+{
+    const fiber &first = *pool[0];
+    for (unsigned i = 0; i < threads; i++) {
+        const fiber &f = *pool[i];
+        if (first.state == AT_BARRIER && f.state == AT_BARRIER && same_site(f.at, first.at))
+            continue;
+        record_fault(where(first) + " " + waiting_text(first.state) +
+                     (first.state == DONE ? "" : " " + site_text(first.at)) + ", but " + where(f) +
+                     " " + waiting_text(f.state) + (f.state == DONE ? "" : " " + site_text(f.at)));
+        return false;
+    }
+    for (unsigned i = 0; i < threads; i++)
+        pool[i]->state = READY;
+    epoch++;
+    return true;
+}
+
+unsigned pick(unsigned i, unsigned n)
+{
+    switch (chosen) {
+    case REVERSE:
+        return n - 1 - i;
+    case SHUFFLED: { /* an odd multiplier coprime to n visits everyone once */
+        unsigned k = 7919;
+        while (n % k == 0)
+            k += 2;
+        return unsigned((uint64_t(i) * k + n / 3) % n);
+    }
+    default:
+        return i;
+    }
+}
+
+void run_block(unsigned threads)
+{
+    epoch = 0;
+    static_shared = 0;
+    memset(warp_epoch, 0, sizeof warp_epoch);
+    for (unsigned i = 0; i < threads; i++) {
+        fiber &f = *pool[i];
+        f.state = READY;
+        f.rank = i;
+        f.thread = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
+    }
+    for (;;) {
+        bool done = true;
+        for (unsigned i = 0; i < threads && !faulted; i++) {
+            fiber &f = *pool[pick(i, threads)];
+            if (f.state == READY) resume(f);
+        }
+        for (unsigned i = 0; i < threads; i++)
+            done = done && pool[i]->state == DONE;
+        if (faulted || done) break;
+        bool released = false;
+        for (unsigned w = 0; w * 32 < threads; w++)
+            released |= release_warp(w, threads);
+        if (!released && !release_block(threads)) break;
+    }
+    shared_of_block.clear();
+}
+
+const char *refuse(const cudaLaunchConfig_t &c, const void *kernel)
+{
+    uint64_t threads = uint64_t(c.blockDim.x) * c.blockDim.y * c.blockDim.z;
+    if (threads == 0 || threads > 1024 || c.blockDim.z > 64) return "block size";
+    if (c.gridDim.x == 0 || c.gridDim.y == 0 || c.gridDim.z == 0) return "empty grid";
+    if (c.gridDim.x > 0x7fffffffu || c.gridDim.y > 65535 || c.gridDim.z > 65535) return "grid size";
+    size_t limit = allowed.count(kernel) ? allowed[kernel] : 48 * 1024;
+    if (c.dynamicSmemBytes > limit) return "dynamic shared memory";
+    return nullptr;
+}
+
+} // namespace
+
+cudaError_t run(const char *name, const cudaLaunchConfig_t &config, const void *kernel,
+                const std::function<void()> &thread_body)
+{
+    kernel_name = name ? name : "kernel";
+    faulted = false;
+    fault_text.clear();
+    launch_count++;
+    if (const char *why = refuse(config, kernel)) {
+        fault_text = std::string(kernel_name) + ": refused: " + why;
+        return cudaErrorInvalidConfiguration;
+    }
+    gridDim = config.gridDim;
+    blockDim = config.blockDim;
+    dynamic_shared = config.dynamicSmemBytes;
+    body = &thread_body;
+    unsigned threads = blockDim.x * blockDim.y * blockDim.z;
+    while (pool.size() < threads)
+        pool.push_back(std::make_unique<fiber>());
+
+    unsigned blocks = gridDim.x * gridDim.y * gridDim.z;
+    for (unsigned i = 0; i < blocks && !faulted; i++) {
+        unsigned b = pick(i, blocks);
+        blockIdx = {b % gridDim.x, b / gridDim.x % gridDim.y, b / (gridDim.x * gridDim.y)};
+        run_block(threads);
+    }
+    if (!faulted) return cudaSuccess;
+    for (auto &f : pool)
+        f->started = false;
+    return cudaErrorLaunchFailure;
+}
+
+void fault(site at, const char *format, ...)
+{
+    char text[400];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    record_fault(where(*current) + ": " + text + " (" + site_text(at) + ")");
+    to_scheduler(*current);
+    abort(); /* a faulted fiber is never resumed */
+}
+
+void block_barrier(site at)
+{
+    wait_as(AT_BARRIER, at);
+}
+
+void warp_barrier(unsigned mask, site at)
+{
+    current->mask = mask;
+    wait_as(AT_WARP_BARRIER, at);
+}
+
+const uint64_t *warp_exchange(unsigned mask, uint64_t value, site at)
+{
+    if (!(mask >> lane() & 1)) fault(at, "a warp operation by a lane outside its mask");
+    current->mask = mask;
+    current->given = value;
+    wait_as(AT_EXCHANGE, at);
+    return current->lanes;
+}
+
+unsigned lane()
+{
+    return current->rank & 31;
+}
+
+/* ---- shared memory ---- */
+
+shared_base *find_shared(const void *key)
+{
+    auto found = shared_of_block.find(key);
+    return found == shared_of_block.end() ? nullptr : found->second.get();
+}
+
+void keep_shared(const void *key, shared_base *array)
+{
+    shared_of_block[key] = std::unique_ptr<shared_base>(array);
+}
+
+size_t dynamic_bytes()
+{
+    return dynamic_shared;
+}
+size_t &static_bytes()
+{
+    return static_shared;
+}
+
+namespace
+{
+/* Nothing orders this thread after one that touched in (epoch, warp's epoch). */
+bool unordered(int self, int other_warp, unsigned at_epoch, unsigned at_warp_epoch)
+{
+    if (at_epoch != epoch) return false;
+    return other_warp != self / 32 || at_warp_epoch == warp_epoch[self / 32];
+}
+} // namespace
+
+void note_read(touch &t, site at, const char *name, size_t index)
+{
+    int self = int(current->rank);
+    if (!t.written) fault(at, "shared '%s'[%zu] is read, but nothing wrote it", name, index);
+    if (t.writer != self && unordered(self, t.writer / 32, t.write_epoch, t.write_warp_epoch))
+        fault(at, "shared '%s'[%zu]: race: read, and written by thread %d, without a barrier", name,
+              index, t.writer);
+    bool fresh = t.read_epoch != epoch || t.reader == -1;
+    t.reader = fresh || t.reader == self ? self : -2;
+    t.reader_warp = fresh || t.reader_warp == self / 32 ? self / 32 : -2;
+    t.read_epoch = epoch;
+    t.read_warp_epoch = warp_epoch[self / 32];
+}
+
+void note_write(touch &t, site at, const char *name, size_t index)
+{
+    int self = int(current->rank);
+    if (t.written && t.writer != self &&
+        unordered(self, t.writer / 32, t.write_epoch, t.write_warp_epoch))
+        fault(at, "shared '%s'[%zu]: race: written, also by thread %d, without a barrier", name,
+              index, t.writer);
+    if (t.reader != -1 && t.reader != self &&
+        unordered(self, t.reader_warp, t.read_epoch, t.read_warp_epoch))
+        fault(at, "shared '%s'[%zu]: race: written while thread %d reads", name, index, t.reader);
+    t.written = true;
+    t.writer = self;
+    t.write_epoch = epoch;
+    t.write_warp_epoch = warp_epoch[self / 32];
+}
+
+/* ---- tests' side ---- */
+
+void set_order(order order)
+{
+    chosen = order;
+}
+const char *last_fault()
+{
+    return fault_text.c_str();
+}
+uint64_t launches()
+{
+    return launch_count;
+}
+
+cudaError_t allow_shared(const void *kernel, size_t bytes)
+{
+    if (bytes > 227 * 1024) return cudaErrorInvalidValue;
+    allowed[kernel] = bytes;
+    return cudaSuccess;
+}
+
+} // namespace executor
+
+const char *cudaGetErrorString(cudaError_t error)
+{
+    if (error == cudaSuccess) return "no error";
+    return *executor::last_fault() ? executor::last_fault() : "error";
+}
+
+cudaError_t cudaMalloc(void **p, size_t bytes)
+{
+    *p = aligned_alloc(256, (bytes + 255) / 256 * 256);
+    if (!*p) return cudaErrorMemoryAllocation;
+    memset(*p, 0xff, bytes);
+#if defined(__SANITIZE_ADDRESS__)
+    /* What was asked for ends where it ends. */
+    __asan_poison_memory_region(static_cast<char *>(*p) + bytes, (256 - bytes % 256) % 256);
+#endif
+    return cudaSuccess;
+}
+
+cudaError_t cudaFree(void *p)
+{
+    free(p);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemcpy(void *dst, const void *src, size_t bytes, cudaMemcpyKind)
+{
+    if (bytes) memmove(dst, src, bytes);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemset(void *dst, int value, size_t bytes)
+{
+    if (bytes) memset(dst, value, bytes);
+    return cudaSuccess;
+}

@@ -1,0 +1,206 @@
+/* The executor itself: what it runs, and each fault it should find. The faulty kernels are only
+ * ever run here: on a GPU this program skips. */
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "device/launch.cuh"
+#include "tap.h"
+
+#ifdef MABN_EXECUTOR
+
+__global__ void sum_tree(float *out, const float *in, int n)
+{
+    MABN_SHARED(float, part, 64);
+    float sum = 0;
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x)
+        sum += in[i];
+    part[threadIdx.x] = sum;
+    for (unsigned half = blockDim.x / 2; half; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) part[threadIdx.x] += part[threadIdx.x + half];
+    }
+    if (threadIdx.x == 0) out[blockIdx.x] = part[0];
+}
+
+__global__ void warp_sums(float *out, unsigned *votes)
+{
+    float v = float(threadIdx.x);
+    for (int d = 16; d; d /= 2)
+        v += __shfl_xor_sync(~0u, v, d);
+    unsigned odd = __ballot_sync(~0u, threadIdx.x & 1);
+    if (threadIdx.x % 32 == 0) {
+        out[threadIdx.x / 32] = v;
+        votes[threadIdx.x / 32] = odd;
+    }
+}
+
+__global__ void dynamic_reverse(int *out)
+{
+    MABN_SHARED_DYNAMIC(int, buffer);
+    buffer[threadIdx.x] = int(threadIdx.x);
+    __syncthreads();
+    out[threadIdx.x] = buffer[blockDim.x - 1 - threadIdx.x];
+}
+
+__global__ void divergent_barrier(int)
+{
+    if (threadIdx.x < 7) __syncthreads();
+}
+
+__global__ void two_barriers(int)
+{
+    if (threadIdx.x < 7)
+        __syncthreads();
+    else
+        __syncthreads();
+}
+
+__global__ void missing_barrier(int *out)
+{
+    MABN_SHARED(int, buffer, 64);
+    buffer[threadIdx.x] = 1;
+    out[threadIdx.x] = buffer[63 - threadIdx.x];
+}
+
+__global__ void missing_second_barrier(int *out)
+{
+    MABN_SHARED(int, buffer, 64);
+    buffer[threadIdx.x] = 1;
+    __syncthreads();
+    out[threadIdx.x] = buffer[63 - threadIdx.x];
+    buffer[threadIdx.x] = 2;
+}
+
+__global__ void warp_ordered(int *out)
+{
+    MABN_SHARED(int, buffer, 64);
+    buffer[threadIdx.x] = int(threadIdx.x);
+    __syncwarp();
+    out[threadIdx.x] = buffer[threadIdx.x ^ 1];
+}
+
+__global__ void unwritten(int *out)
+{
+    MABN_SHARED(int, buffer, 64);
+    if (threadIdx.x) buffer[threadIdx.x] = 1;
+    __syncthreads();
+    out[threadIdx.x] = buffer[threadIdx.x];
+}
+
+__global__ void out_of_range(int)
+{
+    MABN_SHARED(int, buffer, 63);
+    buffer[threadIdx.x] = 1;
+}
+
+__global__ void half_a_warp(float *out)
+{
+    if (threadIdx.x < 16) out[threadIdx.x] = __shfl_xor_sync(~0u, 1.0f, 1);
+}
+
+__global__ void foreign_lane(float *out)
+{
+    if (threadIdx.x < 16) out[threadIdx.x] = __shfl_sync(0xffffu, 1.0f, 20);
+}
+
+static void test_runs(void)
+{
+    float in[1000], out[8], sums[2], first[8];
+    unsigned votes[2];
+    int reversed[64];
+
+    for (int i = 0; i < 1000; i++)
+        in[i] = 1.0f / float(i + 1);
+    for (int order = executor::FORWARD; order <= executor::SHUFFLED; order++) {
+        executor::set_order(executor::order(order));
+        tap_status(MABN_LAUNCH(sum_tree, 8, 64, 0, 0, out, in, 1000), "a tree of sums runs");
+        if (order == executor::FORWARD) memcpy(first, out, sizeof out);
+        tap_ok(!memcmp(first, out, sizeof out), "with the same bits in order %d", order);
+        double total = 0;
+        for (float v : out)
+            total += v;
+        tap_close(total, 7.485470860550345, 1e-5, "and the right total");
+        tap_status(MABN_LAUNCH(warp_sums, 1, 64, 0, 0, sums, votes), "warp operations run");
+        tap_ok(sums[0] == 496 && sums[1] == 1520 && votes[0] == 0xaaaaaaaau, "and are right");
+        tap_status(MABN_LAUNCH(dynamic_reverse, 1, 40, 40 * sizeof(int), 0, reversed),
+                   "dynamic shared memory");
+        tap_ok(reversed[0] == 39 && reversed[39] == 0, "is shared");
+        tap_status(MABN_LAUNCH(warp_ordered, 1, 64, 0, 0, reversed),
+                   "a warp's barrier orders its threads");
+    }
+    executor::set_order(executor::FORWARD);
+}
+
+static void test_faults(void)
+{
+    int out[64];
+    float values[64];
+
+    tap_fails(MABN_LAUNCH(divergent_barrier, 1, 64, 0, 0, 0), MABN_ERR_CUDA, "has left",
+              "a barrier that not all reach");
+    tap_fails(MABN_LAUNCH(two_barriers, 1, 64, 0, 0, 0), MABN_ERR_CUDA, "waits at __syncthreads",
+              "two barriers taken for one");
+    tap_fails(MABN_LAUNCH(missing_barrier, 1, 64, 0, 0, out), MABN_ERR_CUDA, "nothing wrote",
+              "no barrier after a write, the reader first");
+    executor::set_order(executor::REVERSE);
+    tap_fails(MABN_LAUNCH(missing_barrier, 1, 64, 0, 0, out + 0), MABN_ERR_CUDA, "shared 'buffer'",
+              "the same in another order");
+    executor::set_order(executor::FORWARD);
+    tap_fails(MABN_LAUNCH(missing_second_barrier, 1, 64, 0, 0, out), MABN_ERR_CUDA, "race",
+              "no barrier between a read and the next write");
+    tap_fails(MABN_LAUNCH(unwritten, 1, 64, 0, 0, out), MABN_ERR_CUDA, "nothing wrote",
+              "shared memory read before it is written");
+    tap_fails(MABN_LAUNCH(out_of_range, 1, 64, 0, 0, 0), MABN_ERR_CUDA, "out of range",
+              "an index past the end");
+    tap_fails(MABN_LAUNCH(half_a_warp, 1, 32, 0, 0, values), MABN_ERR_CUDA, "warp operation",
+              "a shuffle that half of its mask misses");
+    tap_fails(MABN_LAUNCH(foreign_lane, 1, 32, 0, 0, values), MABN_ERR_CUDA, "takes no part",
+              "a shuffle from outside its mask");
+    tap_fails(MABN_LAUNCH(dynamic_reverse, 1, 40, 49 * 1024, 0, out), MABN_ERR_CUDA,
+              "dynamic shared memory", "more shared memory than was allowed");
+    tap_fails(MABN_LAUNCH(dynamic_reverse, 1, 1025, 0, 0, out), MABN_ERR_CUDA, "block size",
+              "too many threads");
+    tap_fails(MABN_LAUNCH(dynamic_reverse, dim3(1, 65536), 1, 0, 0, out), MABN_ERR_CUDA,
+              "grid size", "too many blocks");
+    tap_status(MABN_LAUNCH(dynamic_reverse, 1, 40, 40 * sizeof(int), 0, out),
+               "after faults, launches run as before");
+}
+
+static void test_conversions(void)
+{
+    int bad = 0;
+
+    for (unsigned i = 0; i < 65536; i++) { /* every half there and back */
+        __half h = {uint16_t(i)};
+        float x = __half2float(h);
+        bad += x == x ? __float2half_rn(x).bits != i : (i & 0x7c00) != 0x7c00;
+        __nv_bfloat16 b = {uint16_t(i)};
+        x = __bfloat162float(b);
+        bad += x == x ? __float2bfloat16_rn(x).bits != i : (i & 0x7f80) != 0x7f80;
+    }
+    tap_ok(bad == 0, "all 16-bit floats survive the way through float32");
+    tap_ok(__float2bfloat16_rn(1.00390625f).bits == 0x3f80, "bf16: a tie goes to even, down");
+    tap_ok(__float2bfloat16_rn(1.01171875f).bits == 0x3f82, "bf16: and up");
+    tap_ok(__float2half_rn(65519.0f).bits == 0x7bff && __float2half_rn(65520.0f).bits == 0x7c00,
+           "fp16: the largest, and infinity");
+    tap_ok(__float2half_rn(2.98023224e-8f).bits == 0 && __float2half_rn(2.99e-8f).bits == 1,
+           "fp16: the smallest");
+}
+
+int main(void)
+{
+    test_runs();
+    test_faults();
+    test_conversions();
+    return tap_done();
+}
+
+#else
+
+int main(void)
+{
+    tap_skip("the executor is for machines without a GPU");
+    return tap_done();
+}
+
+#endif
