@@ -32,11 +32,18 @@ struct mabn_image {
     size_t capacity; /* bytes behind `pixels`: reused when the next picture fits */
 };
 
+struct mabn_rect {
+    int x, y, width, height;
+};
+
 /* A zeroed struct is a valid empty picture. */
 void mabn_image_release(struct mabn_image *image);
 /* Make it this size, contents undefined; keeps the storage when it is large enough. */
 MABN_MUST_USE mabn_status mabn_image_resize_storage(struct mabn_image *image, int width, int height,
                                                     int channels);
+/* out becomes the part `rect` of `in`, zero where that reaches outside. in and out differ. */
+MABN_MUST_USE mabn_status mabn_image_crop(struct mabn_image *out, const struct mabn_image *in,
+                                          struct mabn_rect rect);
 void mabn_image_flip_horizontal(struct mabn_image *image);
 /* Between RGB and gray in place: gray is Pillow's "L" (weights 0.299, 0.587, 0.114). */
 MABN_MUST_USE mabn_status mabn_image_set_channels(struct mabn_image *image, int channels);
@@ -69,7 +76,7 @@ enum mabn_image_type mabn_image_sniff(const uint8_t *bytes, size_t size);
 const char *mabn_image_type_name(enum mabn_image_type type);     /* "JPEG", "PNG", "unknown" */
 const char *mabn_image_colour_name(enum mabn_image_colour kind); /* "gray", "RGB", … */
 
-/* Reads the header only: no decoding, no allocation. */
+/* Reads the header only: nothing is decoded. */
 MABN_MUST_USE mabn_status mabn_image_probe(struct mabn_image_info *info, const uint8_t *bytes,
                                            size_t size);
 
@@ -96,10 +103,6 @@ void mabn_decoder_free(struct mabn_decoder *decoder);
 MABN_MUST_USE mabn_status mabn_image_decode(struct mabn_decoder *decoder, struct mabn_image *image,
                                             const uint8_t *bytes, size_t size,
                                             const struct mabn_decode_options *options);
-
-struct mabn_rect {
-    int x, y, width, height;
-};
 
 /* Only the part of a picture that a crop needs: rows above are entropy-decoded but not
  * transformed, rows below not even read (so damage there goes unnoticed), columns likewise.

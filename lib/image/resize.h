@@ -27,9 +27,9 @@ struct mabn_box {
     double x, y, width, height;
 };
 
-/* out becomes width × height with the channels of `in`. box NULL: the whole of `in`. A box lies
- * within the picture, except that for MABN_RESIZE_CV an integer box may reach outside, where
- * everything is 0 (as cropping with zero fill and resizing the crop). in and out differ. */
+/* out becomes width × height with the channels of `in`. box NULL: the whole of `in`. What lies
+ * outside the box is not looked at (a whole-pixel box equals cropping first), save the rest of
+ * pixels that a fractional box cuts. The box lies within the picture. in and out differ. */
 MABN_MUST_USE mabn_status mabn_image_resize(struct mabn_resizer *resizer, struct mabn_image *out,
                                             const struct mabn_image *in, const struct mabn_box *box,
                                             int width, int height, enum mabn_resize_kind kind);

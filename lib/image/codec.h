@@ -1,0 +1,62 @@
+/* Private to the room: what image.c, jpeg.c and png.c share. */
+#ifndef MABN_IMAGE_CODEC_H
+#define MABN_IMAGE_CODEC_H
+
+#include "image/image.h"
+#include "image/resize.h"
+
+MABN_BEGIN_DECLS
+
+struct mabn_jpeg_decoder;
+
+struct mabn_decoder {
+    struct mabn_jpeg_decoder *jpeg;
+};
+
+/* A decoding job, after its options were defaulted. */
+struct mabn_decode_job {
+    const uint8_t *bytes;
+    size_t size;
+    struct mabn_decode_options options;
+    struct mabn_image *image;
+    bool partial; /* the fields below are in use */
+    struct mabn_rect wanted, part;
+    int min_width, min_height;
+    int scale;
+};
+
+/* Fails unless width × height is positive and within the limit. */
+MABN_MUST_USE mabn_status mabn_image_check_size(uint64_t width, uint64_t height,
+                                                uint64_t max_pixels);
+/* The part of `wanted` that lies inside width × height; a width of 0 when there is none. */
+struct mabn_rect mabn_rect_clip(struct mabn_rect wanted, int width, int height);
+
+/* A resize of which only a window is wanted, from a picture of which only a part is at hand. The
+ * result is that window of the whole result, to the bit. */
+struct mabn_resize_job {
+    const struct mabn_image *in;
+    struct mabn_rect part;   /* where `in` lies in the picture */
+    struct mabn_box box;     /* the region of the picture … */
+    int width, height;       /* … that becomes so many pixels … */
+    struct mabn_rect window; /* … of which these are wanted */
+    enum mabn_resize_kind kind;
+};
+/* The part of the picture that the job needs (job->in and job->part need not be set). */
+MABN_MUST_USE mabn_status mabn_resize_reach(const struct mabn_resize_job *job,
+                                            struct mabn_rect *reach);
+MABN_MUST_USE mabn_status mabn_resize_run(struct mabn_resizer *resizer, struct mabn_image *out,
+                                          const struct mabn_resize_job *job);
+
+struct mabn_jpeg_decoder *mabn_jpeg_decoder_new(void);
+void mabn_jpeg_decoder_free(struct mabn_jpeg_decoder *jpeg);
+MABN_MUST_USE mabn_status mabn_jpeg_probe(struct mabn_image_info *info, const uint8_t *bytes,
+                                          size_t size);
+MABN_MUST_USE mabn_status mabn_jpeg_decode(struct mabn_jpeg_decoder *jpeg,
+                                           struct mabn_decode_job *job);
+
+MABN_MUST_USE mabn_status mabn_png_probe(struct mabn_image_info *info, const uint8_t *bytes,
+                                         size_t size);
+MABN_MUST_USE mabn_status mabn_png_decode(struct mabn_decode_job *job);
+
+MABN_END_DECLS
+#endif
