@@ -1,0 +1,530 @@
+/* The common half of every reader: sniffing, checks of names and sizes, the sorted index, and
+ * reading numbers from where a format says they are. */
+#include "store/weights.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "store/weights_impl.h"
+
+enum { MAX_NOTES = 65536, MAX_NOTE = 1 << 20 };
+
+const char *mabn_weights_format_name(enum mabn_weights_format f)
+{
+    static const char *const names[MABN_WEIGHTS_FORMAT_COUNT] = {
+        [MABN_WEIGHTS_HDF5] = "HDF5 checkpoint",
+        [MABN_WEIGHTS_TORCH] = "PyTorch zip",
+        [MABN_WEIGHTS_TORCH_LEGACY] = "PyTorch legacy stream",
+        [MABN_WEIGHTS_PICKLE] = "numpy pickle",
+        [MABN_WEIGHTS_SAFETENSORS] = "safetensors",
+        [MABN_WEIGHTS_ONNX] = "ONNX",
+    };
+    return names[f];
+}
+
+/* ---- adding entries ---- */
+
+/* Names are printed and become names in other files: valid UTF-8, no control characters. */
+static bool plain_text(const char *text)
+{
+    const unsigned char *p = (const unsigned char *)text;
+    while (*p) {
+        int more = *p < 0x80 ? 0 : *p >> 5 == 6 ? 1 : *p >> 4 == 14 ? 2 : *p >> 3 == 30 ? 3 : -1;
+        if (*p < 0x20 || *p == 0x7f || more < 0) return false;
+        if (*p == 0xc0 || *p == 0xc1) return false;
+        for (p++; more > 0; more--, p++)
+            if (*p >> 6 != 2) return false;
+    }
+    return true;
+}
+
+static mabn_status check_name(const struct mabn_weights *w, const char *name)
+{
+    size_t n = strlen(name);
+    if (n == 0 || n > MABN_WEIGHT_MAX_NAME || !plain_text(name))
+        return mabn_fail(MABN_ERR_FORMAT,
+                         "'%s': tensor %zu: its name is empty, too long or not plain UTF-8 text",
+                         w->source.name, w->count);
+    /* Never used as a path here; refused so that no other program is tempted either. */
+    if (name[0] == '/' || !strncmp(name, "../", 3) || strstr(name, "/../") || !strcmp(name, ".."))
+        return mabn_fail(MABN_ERR_FORMAT, "'%s': tensor name '%s' is made like a path",
+                         w->source.name, name);
+    return MABN_OK;
+}
+
+/* Last byte + 1 that the tensor touches; false on overflow. */
+static bool span_end(const struct mabn_weight *t, const struct mabn_place *place, uint64_t *end)
+{
+    uint64_t size = mabn_dtype_size(t->dtype), last = 0;
+    if (t->count == 0) {
+        *end = place->offset;
+        return true;
+    }
+    if (place->latin1) return !__builtin_add_overflow(place->offset, place->length, end);
+    if (!place->strided) return !__builtin_add_overflow(place->offset, t->bytes, end);
+    for (int i = 0; i < t->shape.rank; i++) {
+        uint64_t reach;
+        if (place->stride[i] < 0 ||
+            __builtin_mul_overflow((uint64_t)(t->shape.dim[i] - 1), (uint64_t)place->stride[i],
+                                   &reach) ||
+            __builtin_add_overflow(last, reach, &last))
+            return false;
+    }
+    return !__builtin_mul_overflow(last + 1, size, end) && last + 1 != 0 &&
+           !__builtin_add_overflow(place->offset, *end, end);
+}
+
+/* A view may repeat its storage, but a file cannot claim much more than it brings. */
+static mabn_status check_total(struct mabn_weights *w, const struct mabn_weight *t)
+{
+    const uint64_t slack = 1 << 20;
+    w->total += t->bytes;
+    if (t->bytes > w->source.size + slack || w->total > 8 * (w->source.size + slack))
+        return mabn_fail(MABN_ERR_LIMIT, "'%s': tensor '%s' claims %zu bytes, the file has %llu",
+                         w->source.name, t->name, t->bytes, (unsigned long long)w->source.size);
+    return MABN_OK;
+}
+
+mabn_status mabn_weights_add(struct mabn_weights *w, const char *name, enum mabn_weight_part part,
+                             enum mabn_dtype dtype, const struct mabn_shape *shape,
+                             const struct mabn_place *place, uint64_t limit_end)
+{
+    MABN_TRY(check_name(w, name));
+    if (w->count >= MABN_WEIGHT_MAX_COUNT)
+        return mabn_fail(MABN_ERR_LIMIT, "'%s': more than %d tensors", w->source.name,
+                         MABN_WEIGHT_MAX_COUNT);
+    struct mabn_weight t = {.name = name, .part = part, .dtype = dtype, .shape = *shape};
+    uint64_t end;
+    if (!mabn_shape_count(shape, &t.count) ||
+        !mabn_size_mul(t.count, mabn_dtype_size(dtype), &t.bytes) || !span_end(&t, place, &end))
+        return mabn_fail(MABN_ERR_FORMAT, "'%s': tensor '%s': impossible shape", w->source.name,
+                         name);
+    if (end > limit_end || limit_end > w->source.size)
+        return mabn_fail(MABN_ERR_FORMAT,
+                         "'%s': tensor '%s' reaches to byte %llu, but its data end at %llu",
+                         w->source.name, name, (unsigned long long)end,
+                         (unsigned long long)limit_end);
+    MABN_TRY(check_total(w, &t));
+    t.name = mabn_xstrdup(name);
+    MABN_GROW(w->entries, w->count, w->capacity);
+    w->entries[w->count].weight = t;
+    w->entries[w->count++].place = *place;
+    return MABN_OK;
+}
+
+void mabn_weights_add_note(struct mabn_weights *w, const char *key, const char *value)
+{
+    if (w->note_count >= MAX_NOTES || !key[0] || strlen(key) > MABN_WEIGHT_MAX_NAME ||
+        strlen(value) > MAX_NOTE || !plain_text(key))
+        return;
+    MABN_GROW(w->notes, w->note_count, w->note_capacity);
+    w->notes[w->note_count].key = mabn_xstrdup(key);
+    w->notes[w->note_count++].value = mabn_xstrdup(value);
+}
+
+static const char *const part_prefixes[] = {
+    [MABN_WEIGHT_MODEL] = "",
+    [MABN_WEIGHT_MOMENTUM] = "optimizer.momentum.",
+    [MABN_WEIGHT_OTHER] = "mabn.other.",
+};
+
+void mabn_weights_split_name(const char **name, enum mabn_weight_part *part)
+{
+    *part = MABN_WEIGHT_MODEL;
+    for (int p = MABN_WEIGHT_MOMENTUM; p <= MABN_WEIGHT_OTHER; p++) {
+        size_t n = strlen(part_prefixes[p]);
+        if (strncmp(*name, part_prefixes[p], n) || !(*name)[n]) continue;
+        *name += n;
+        *part = (enum mabn_weight_part)p;
+        return;
+    }
+}
+
+char *mabn_weights_join_name(const char *name, enum mabn_weight_part part)
+{
+    return mabn_xasprintf("%s%s", part_prefixes[part], name);
+}
+
+struct mabn_place mabn_place_at(uint64_t offset)
+{
+    struct mabn_place place = {.offset = offset, .storage = SIZE_MAX};
+    return place;
+}
+
+/* ---- the index ---- */
+
+static int compare_keys(const struct mabn_weight *a, const struct mabn_weight *b)
+{
+    if (a->part != b->part) return a->part < b->part ? -1 : 1;
+    return strcmp(a->name, b->name);
+}
+
+static int compare_entries(const void *a, const void *b, void *context)
+{
+    const struct mabn_weights *w = context;
+    return compare_keys(&w->entries[*(const size_t *)a].weight,
+                        &w->entries[*(const size_t *)b].weight);
+}
+
+static mabn_status build_index(struct mabn_weights *w)
+{
+    w->index = mabn_xmalloc((w->count + 1) * sizeof *w->index);
+    for (size_t i = 0; i < w->count; i++)
+        w->index[i] = i;
+    qsort_r(w->index, w->count, sizeof *w->index, compare_entries, w);
+    for (size_t i = 1; i < w->count; i++) {
+        const struct mabn_weight *t = &w->entries[w->index[i]].weight;
+        if (!compare_keys(&w->entries[w->index[i - 1]].weight, t))
+            return mabn_fail(MABN_ERR_FORMAT, "'%s': two tensors are called '%s'", w->source.name,
+                             t->name);
+    }
+    return MABN_OK;
+}
+
+int64_t mabn_weights_find(const struct mabn_weights *w, enum mabn_weight_part part,
+                          const char *name)
+{
+    struct mabn_weight key = {.name = name, .part = part};
+    size_t low = 0, high = w->count;
+    while (low < high) {
+        size_t mid = low + (high - low) / 2;
+        int c = compare_keys(&key, &w->entries[w->index[mid]].weight);
+        if (c == 0) return (int64_t)w->index[mid];
+        if (c < 0)
+            high = mid;
+        else
+            low = mid + 1;
+    }
+    return -1;
+}
+
+/* "If all loaded keys start with `module.`, that prefix is stripped." */
+static void strip_module(struct mabn_weights *w)
+{
+    static const char prefix[] = "module.";
+    const size_t n = sizeof prefix - 1;
+    size_t models = 0;
+    for (size_t i = 0; i < w->count; i++) {
+        const struct mabn_weight *t = &w->entries[i].weight;
+        if (t->part != MABN_WEIGHT_MODEL) continue;
+        if (strncmp(t->name, prefix, n) || !t->name[n]) return;
+        models++;
+    }
+    if (!models) return;
+    w->module_prefix = true;
+    for (size_t i = 0; i < w->count; i++) {
+        struct mabn_weight *t = &w->entries[i].weight;
+        char *name = (char *)t->name;
+        if (t->part != MABN_WEIGHT_OTHER && !strncmp(name, prefix, n) && name[n])
+            memmove(name, name + n, strlen(name + n) + 1);
+    }
+}
+
+/* ---- opening ---- */
+
+static mabn_status open_format(struct mabn_weights *w)
+{
+    uint8_t head[16] = {0};
+    size_t n = w->source.size < sizeof head ? (size_t)w->source.size : sizeof head;
+    MABN_TRY(mabn_source_read(&w->source, 0, head, n));
+    static const uint8_t hdf5[8] = {0x89, 'H', 'D', 'F', '\r', '\n', 0x1a, '\n'};
+    static const uint8_t legacy[] = {0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8};
+    if (n >= 8 && !memcmp(head, hdf5, 8)) return mabn_weights_open_hdf5(w);
+    if (n >= 4 && !memcmp(head, "PK\3\4", 4)) return mabn_torch_open(w);
+    if (n >= 12 && head[0] == 0x80 && !memcmp(head + 2, legacy, sizeof legacy))
+        return mabn_torch_legacy_open(w);
+    if (n >= 9 && head[8] == '{' && mabn_le64(head) <= w->source.size - 8)
+        return mabn_safetensors_open(w);
+    if (n >= 2 && head[0] == 0x80 && head[1] <= 5) return mabn_numpy_pickle_open(w);
+    if (n >= 2 && (head[0] == '(' || head[0] == '}' || head[0] == 'c'))
+        return mabn_numpy_pickle_open(w);
+    return mabn_fail(MABN_ERR_FORMAT,
+                     "'%s' is no checkpoint known here (HDF5, PyTorch, pickle, safetensors, ONNX)",
+                     w->source.name);
+}
+
+static mabn_status open_source(struct mabn_weights **out, struct mabn_weights *w)
+{
+    mabn_status status = open_format(w);
+    if (!status) {
+        strip_module(w);
+        status = build_index(w);
+    }
+    if (status)
+        mabn_weights_free(w);
+    else
+        *out = w;
+    return status;
+}
+
+mabn_status mabn_weights_open(struct mabn_weights **out, const char *path)
+{
+    struct mabn_source source;
+    *out = NULL;
+    MABN_TRY(mabn_source_open(&source, path));
+    struct mabn_weights *w = mabn_xcalloc(1, sizeof *w);
+    w->source = source;
+    return open_source(out, w);
+}
+
+mabn_status mabn_weights_open_memory(struct mabn_weights **out, const void *bytes, size_t size,
+                                     const char *name)
+{
+    *out = NULL;
+    struct mabn_weights *w = mabn_xcalloc(1, sizeof *w);
+    mabn_source_init_memory(&w->source, bytes, size, name);
+    return open_source(out, w);
+}
+
+void mabn_weights_free(struct mabn_weights *w)
+{
+    if (!w) return;
+    if (w->free_backend) w->free_backend(w->backend);
+    for (size_t i = 0; i < w->count; i++)
+        free((char *)w->entries[i].weight.name);
+    for (size_t i = 0; i < w->note_count; i++) {
+        free(w->notes[i].key);
+        free(w->notes[i].value);
+    }
+    free(w->entries);
+    free(w->index);
+    free(w->notes);
+    free(w->storages);
+    mabn_source_release(&w->source);
+    free(w);
+}
+
+enum mabn_weights_format mabn_weights_format_of(const struct mabn_weights *w)
+{
+    return w->format;
+}
+const char *mabn_weights_path(const struct mabn_weights *w)
+{
+    return w->source.name;
+}
+bool mabn_weights_had_module_prefix(const struct mabn_weights *w)
+{
+    return w->module_prefix;
+}
+size_t mabn_weights_count(const struct mabn_weights *w)
+{
+    return w->count;
+}
+const struct mabn_weight *mabn_weights_at(const struct mabn_weights *w, size_t index)
+{
+    return &w->entries[index].weight;
+}
+size_t mabn_weights_note_count(const struct mabn_weights *w)
+{
+    return w->note_count;
+}
+const char *mabn_weights_note_at(const struct mabn_weights *w, size_t index, const char **value)
+{
+    if (value) *value = w->notes[index].value;
+    return w->notes[index].key;
+}
+const char *mabn_weights_note(const struct mabn_weights *w, const char *key)
+{
+    for (size_t i = 0; i < w->note_count; i++)
+        if (!strcmp(w->notes[i].key, key)) return w->notes[i].value;
+    return NULL;
+}
+
+/* ---- reading numbers ---- */
+
+static mabn_status crc_error(const struct mabn_weights *w, const struct mabn_weight *t)
+{
+    return mabn_fail(MABN_ERR_FORMAT, "'%s': tensor '%s': its bytes do not match their CRC-32",
+                     w->source.name, t->name);
+}
+
+/* Checksum of a storage of which a tensor is only a part. */
+static mabn_status check_storage(struct mabn_weights *w, const struct mabn_weight *t,
+                                 struct mabn_storage *s)
+{
+    const size_t block = 1 << 20;
+    uint8_t *bytes = mabn_xmalloc(block);
+    uint32_t crc = 0;
+    mabn_status status = MABN_OK;
+    for (uint64_t at = 0; at < s->size && !status; at += block) {
+        size_t n = s->size - at < block ? (size_t)(s->size - at) : block;
+        status = mabn_source_read(&w->source, s->offset + at, bytes, n);
+        if (!status) crc = mabn_crc32(crc, bytes, n);
+    }
+    free(bytes);
+    if (status) return status;
+    if (crc != s->crc) return crc_error(w, t);
+    s->checked = true;
+    return MABN_OK;
+}
+
+static void gather(uint8_t **out, const uint8_t *in, const struct mabn_shape *shape,
+                   const int64_t *stride, size_t size, int axis)
+{
+    if (axis == shape->rank) {
+        memcpy(*out, in, size);
+        *out += size;
+        return;
+    }
+    for (int64_t i = 0; i < shape->dim[axis]; i++)
+        gather(out, in + (size_t)i * (size_t)stride[axis] * size, shape, stride, size, axis + 1);
+}
+
+static mabn_status read_strided(struct mabn_weights *w, const struct mabn_weights_entry *e,
+                                void *out)
+{
+    uint64_t end = 0;
+    if (e->weight.count == 0 || !span_end(&e->weight, &e->place, &end)) return MABN_OK;
+    size_t span = (size_t)(end - e->place.offset);
+    void *bytes = NULL;
+    MABN_TRY(mabn_alloc(&bytes, span));
+    mabn_status status = mabn_source_read(&w->source, e->place.offset, bytes, span);
+    uint8_t *cursor = out;
+    if (!status)
+        gather(&cursor, bytes, &e->weight.shape, e->place.stride, mabn_dtype_size(e->weight.dtype),
+               0);
+    mabn_free(bytes);
+    return status;
+}
+
+/* Bytes written as UTF-8 text of the code points 0…255. */
+static mabn_status read_latin1(struct mabn_weights *w, const struct mabn_weights_entry *e,
+                               uint8_t *out)
+{
+    const size_t block = 1 << 16;
+    uint8_t *in = mabn_xmalloc(block);
+    size_t filled = 0;
+    unsigned lead = 0;
+    mabn_status status = MABN_OK;
+    for (uint64_t at = 0; at < e->place.length && !status; at += block) {
+        size_t n = e->place.length - at < block ? (size_t)(e->place.length - at) : block;
+        status = mabn_source_read(&w->source, e->place.offset + at, in, n);
+        for (size_t i = 0; i < n && !status; i++) {
+            unsigned c = in[i];
+            bool good = lead ? c >> 6 == 2 : c < 0x80 || c == 0xc2 || c == 0xc3;
+            if (good && !lead && c >= 0x80) {
+                lead = c;
+                continue;
+            }
+            if (!good || filled == e->weight.bytes)
+                status = mabn_fail(MABN_ERR_FORMAT, "'%s': array '%s' does not hold %zu bytes",
+                                   w->source.name, e->weight.name, e->weight.bytes);
+            else
+                out[filled++] = (uint8_t)(lead ? (lead & 3) << 6 | (c & 0x3f) : c);
+            lead = 0;
+        }
+    }
+    free(in);
+    if (!status && (lead || filled != e->weight.bytes))
+        status = mabn_fail(MABN_ERR_FORMAT, "'%s': array '%s' holds %zu bytes instead of %zu",
+                           w->source.name, e->weight.name, filled, e->weight.bytes);
+    return status;
+}
+
+static void swap_bytes(uint8_t *p, size_t count, size_t size)
+{
+    for (size_t i = 0; i < count; i++, p += size)
+        for (size_t k = 0; k < size / 2; k++) {
+            uint8_t b = p[k];
+            p[k] = p[size - 1 - k];
+            p[size - 1 - k] = b;
+        }
+}
+
+static mabn_status read_raw(struct mabn_weights *w, const struct mabn_weights_entry *e, void *out)
+{
+    const struct mabn_weight *t = &e->weight;
+    struct mabn_storage *s =
+        e->place.storage == SIZE_MAX ? NULL : &w->storages[e->place.storage];
+    bool whole = s && !e->place.strided && t->bytes == s->size;
+    if (s && !s->checked && !whole) MABN_TRY(check_storage(w, t, s));
+    if (e->place.strided) return read_strided(w, e, out);
+    MABN_TRY(mabn_source_read(&w->source, e->place.offset, out, t->bytes));
+    if (whole && !s->checked) {
+        if (mabn_crc32(0, out, t->bytes) != s->crc) return crc_error(w, t);
+        s->checked = true;
+    }
+    return MABN_OK;
+}
+
+mabn_status mabn_weights_read(struct mabn_weights *w, size_t index, void *out)
+{
+    if (w->read) return w->read(w, index, out);
+    const struct mabn_weights_entry *e = &w->entries[index];
+    MABN_TRY(e->place.latin1 ? read_latin1(w, e, out) : read_raw(w, e, out));
+    if (e->place.swapped) swap_bytes(out, e->weight.count, mabn_dtype_size(e->weight.dtype));
+    return MABN_OK;
+}
+
+mabn_status mabn_weights_read_f32(struct mabn_weights *w, size_t index, float *out)
+{
+    const struct mabn_weight *t = &w->entries[index].weight;
+    if (t->dtype == MABN_DTYPE_F32) return mabn_weights_read(w, index, out);
+    void *raw = NULL;
+    MABN_TRY(mabn_alloc(&raw, t->bytes));
+    mabn_status status = mabn_weights_read(w, index, raw);
+    if (!status) mabn_weight_to_f32(out, raw, t->count, t->dtype);
+    mabn_free(raw);
+    return status;
+}
+
+/* ---- to float32 ---- */
+
+static float from_half(uint16_t h)
+{
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, fraction = h & 0x3ff;
+    uint32_t bits;
+    float f;
+    if (exponent == 0) {
+        f = (float)fraction * 0x1p-24f; /* zero and subnormals, exactly */
+        memcpy(&bits, &f, 4);
+        bits |= sign;
+    } else if (exponent == 31) {
+        bits = sign | 0x7f800000u | fraction << 13;
+    } else {
+        bits = sign | (exponent + 112) << 23 | fraction << 13;
+    }
+    memcpy(&f, &bits, 4);
+    return f;
+}
+
+#define CONVERT(type)                                         \
+    for (size_t i = 0; i < n; i++) {                          \
+        type v;                                               \
+        memcpy(&v, (const char *)in + i * sizeof v, sizeof v); \
+        out[i] = (float)v;                                    \
+    }                                                         \
+    break
+
+void mabn_weight_to_f32(float *out, const void *in, size_t n, enum mabn_dtype dtype)
+{
+    switch (dtype) {
+    case MABN_DTYPE_F32:
+        memcpy(out, in, n * sizeof *out);
+        break;
+    case MABN_DTYPE_F64:
+        CONVERT(double);
+    case MABN_DTYPE_F16:
+        for (size_t i = 0; i < n; i++)
+            out[i] = from_half(mabn_le16((const uint8_t *)in + 2 * i));
+        break;
+    case MABN_DTYPE_BF16:
+        for (size_t i = 0; i < n; i++) {
+            uint32_t bits = (uint32_t)mabn_le16((const uint8_t *)in + 2 * i) << 16;
+            memcpy(out + i, &bits, 4);
+        }
+        break;
+    case MABN_DTYPE_I8:
+        CONVERT(int8_t);
+    case MABN_DTYPE_BOOL:
+    case MABN_DTYPE_U8:
+        CONVERT(uint8_t);
+    case MABN_DTYPE_I16:
+        CONVERT(int16_t);
+    case MABN_DTYPE_I32:
+        CONVERT(int32_t);
+    case MABN_DTYPE_I64:
+        CONVERT(int64_t);
+    }
+}

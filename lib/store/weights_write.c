@@ -1,0 +1,117 @@
+/* The common half of every writer: declarations and notes, then tensors, then commit. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "store/weights_impl.h"
+
+static const struct mabn_weights_sink *sink_of(enum mabn_weights_format format)
+{
+    switch (format) {
+    case MABN_WEIGHTS_HDF5:
+        return &mabn_hdf5_sink;
+    case MABN_WEIGHTS_TORCH:
+        return &mabn_torch_sink;
+    case MABN_WEIGHTS_SAFETENSORS:
+        return &mabn_safetensors_sink;
+    default:
+        return NULL;
+    }
+}
+
+mabn_status mabn_weights_create(struct mabn_weights_writer **out, const char *path,
+                                enum mabn_weights_format format, bool force)
+{
+    *out = NULL;
+    if (!sink_of(format))
+        return mabn_fail(MABN_ERR_UNSUPPORTED, "'%s': %s is read but not written", path,
+                         mabn_weights_format_name(format));
+    struct mabn_weights_writer *writer = mabn_xcalloc(1, sizeof *writer);
+    writer->format = format;
+    writer->path = mabn_xstrdup(path);
+    writer->force = force;
+    *out = writer;
+    return MABN_OK;
+}
+
+mabn_status mabn_weights_declare(struct mabn_weights_writer *writer, const struct mabn_weight *w)
+{
+    if (writer->begun) MABN_BUG("tensor '%s' declared after the first write", w->name);
+    struct mabn_weight t = *w;
+    if (!mabn_shape_count(&t.shape, &t.count) ||
+        !mabn_size_mul(t.count, mabn_dtype_size(t.dtype), &t.bytes))
+        return mabn_fail(MABN_ERR_ARG, "tensor '%s' has an impossible shape", t.name);
+    if (writer->count >= MABN_WEIGHT_MAX_COUNT)
+        return mabn_fail(MABN_ERR_LIMIT, "more than %d tensors", MABN_WEIGHT_MAX_COUNT);
+    t.name = mabn_xstrdup(w->name);
+    MABN_GROW(writer->items, writer->count, writer->capacity);
+    writer->items[writer->count++] = t;
+    return MABN_OK;
+}
+
+mabn_status mabn_weights_set_note(struct mabn_weights_writer *writer, const char *key,
+                                  const char *value)
+{
+    if (writer->begun) MABN_BUG("note '%s' set after the first write", key);
+    for (size_t i = 0; i < writer->note_count; i++)
+        if (!strcmp(writer->notes[i].key, key)) {
+            free(writer->notes[i].value);
+            writer->notes[i].value = mabn_xstrdup(value);
+            return MABN_OK;
+        }
+    MABN_GROW(writer->notes, writer->note_count, writer->note_capacity);
+    writer->notes[writer->note_count].key = mabn_xstrdup(key);
+    writer->notes[writer->note_count++].value = mabn_xstrdup(value);
+    return MABN_OK;
+}
+
+const char *mabn_weights_writer_note(const struct mabn_weights_writer *writer, const char *key)
+{
+    for (size_t i = 0; i < writer->note_count; i++)
+        if (!strcmp(writer->notes[i].key, key)) return writer->notes[i].value;
+    return NULL;
+}
+
+static mabn_status begin(struct mabn_weights_writer *writer)
+{
+    if (writer->begun) return MABN_OK;
+    writer->begun = true;
+    writer->written = mabn_xcalloc(writer->count + 1, sizeof *writer->written);
+    return sink_of(writer->format)->begin(writer);
+}
+
+mabn_status mabn_weights_write(struct mabn_weights_writer *writer, size_t index, const void *data)
+{
+    MABN_TRY(begin(writer));
+    if (index >= writer->count || writer->written[index])
+        MABN_BUG("tensor %zu is not declared, or written twice", index);
+    writer->written[index] = true;
+    return sink_of(writer->format)->put(writer, index, data);
+}
+
+mabn_status mabn_weights_commit(struct mabn_weights_writer *writer)
+{
+    MABN_TRY(begin(writer));
+    for (size_t i = 0; i < writer->count; i++)
+        if (!writer->written[i]) MABN_BUG("tensor '%s' was not written", writer->items[i].name);
+    MABN_TRY(sink_of(writer->format)->finish(writer));
+    return writer->out.path ? mabn_outfile_commit(&writer->out) : MABN_OK;
+}
+
+void mabn_weights_writer_free(struct mabn_weights_writer *writer)
+{
+    if (!writer) return;
+    if (writer->begun) sink_of(writer->format)->free_backend(writer->backend);
+    if (writer->out.path) mabn_outfile_abort(&writer->out);
+    for (size_t i = 0; i < writer->count; i++)
+        free((char *)writer->items[i].name);
+    for (size_t i = 0; i < writer->note_count; i++) {
+        free(writer->notes[i].key);
+        free(writer->notes[i].value);
+    }
+    free(writer->items);
+    free(writer->notes);
+    free(writer->written);
+    free(writer->path);
+    free(writer);
+}
