@@ -33,12 +33,14 @@ struct mabn_sample {
     int32_t label;               /* −1: none */
 };
 
-/* Samples 0…count−1. get is called from many threads at once; the bytes stay valid as long as the
- * source does. name writes what to call a sample in messages; NULL: "sample N". */
+/* Samples 0…count−1. The functions are called from many threads at once; the bytes stay valid as
+ * long as the source does. name writes what to call a sample in messages; prefetch tells that a
+ * sample will be wanted soon; both may be NULL. */
 struct mabn_source {
     uint64_t count;
     mabn_status (*get)(const void *context, uint64_t index, struct mabn_sample *sample);
     void (*name)(const void *context, uint64_t index, char *text, size_t capacity);
+    void (*prefetch)(const void *context, uint64_t index);
     const void *context; /* borrowed */
 };
 
@@ -63,13 +65,13 @@ struct mabn_loader_options {
     int batch;       /* samples of this rank in a batch */
     int rank, ranks; /* 0 of 1 */
     int threads;     /* decode threads; 0: as many as the process may use */
-    int ahead;       /* finished batches kept ready; default 3 */
+    int ahead;       /* finished batches kept ready; default 2 */
     bool keep_last;  /* deliver the short last batch of an epoch (evaluation) */
     bool skip_bad;   /* replace an unreadable sample by the next readable one, and count it */
     uint64_t epochs; /* stop before this epoch; 0: go on for ever */
     uint64_t first_epoch, first_index; /* where to start */
 };
-/* All zero but ranks 1 and ahead 3; the caller fills in augment, sampler and batch. The sampler's
+/* All zero but ranks 1 and ahead 2; the caller fills in augment, sampler and batch. The sampler's
  * seed is the augmentation's too. */
 void mabn_loader_options_init(struct mabn_loader_options *options);
 

@@ -24,8 +24,8 @@ struct mabn_sampler {
     uint64_t samples; /* in the dataset, ≥ 1 */
     uint64_t length;  /* positions in an epoch */
     uint64_t seed;
-    /* private: the epoch whose permutation is at hand */
-    uint64_t epoch;
+    /* private: the permutation at hand */
+    uint64_t epoch, pass;
     uint64_t round_keys[6];
     unsigned half_bits;
 };

@@ -18,5 +18,8 @@ void mabn_centralize(float *out, const float *weight, int64_t outputs, int64_t f
 /* dweight (O,K) = dout − row mean; dweight may be dout. Overwrites. */
 void mabn_centralize_backward(float *dweight, const float *dout, int64_t outputs, int64_t filter);
 
+/* Mean of one filter, summed in double in a fixed order. */
+double mabn_filter_mean(const float *filter, int64_t count);
+
 MABN_END_DECLS
 #endif

@@ -8,7 +8,7 @@
  *     kind          string   "imagenet" (one label an image) or "coco" (annotations, below)
  *     encoding      string   "encoded" (each image as JPEG or PNG bytes) or "raw" (uint8, H×W×C)
  *     count         int64    N, number of images
- *     classes       int64    K, number of class names (0: none)
+ *     classes       int64    K, number of classes (0: none)
  *     command       string   the options that decided the content; not -j, not the output's name
  *     tool          string   "mabn-pack 0.1.0"
  *     height, width, channels  int64  (raw only) the shape of every image
@@ -67,9 +67,9 @@ struct mabn_dataset_spec {
     int64_t count;               /* numbers that will be settled */
     const char *command;         /* recorded; leave out what does not change the content */
     bool force;                  /* replace an existing file */
-    /* A digest of everything that decides the content (list of inputs with sizes and times,
-     * options). With a key a killed run is continued by the next with the same key: its work
-     * lies in PATH.partial and PATH.journal. All zero: not restartable. */
+    /* A digest of what decides the content (names of the inputs, options). With a key a killed run
+     * is continued by the next with the same key: its work lies in PATH.partial and PATH.journal.
+     * All zero: not restartable. */
     uint8_t key[16];
 };
 
@@ -78,23 +78,30 @@ struct mabn_dataset_sample {
     size_t size;       /* at most 1 GiB */
     int height, width, channels;
     enum mabn_dataset_format format;
+    uint64_t source; /* fingerprint of the input (size, time), to see that it changed; may be 0 */
 };
 
 MABN_MUST_USE mabn_status mabn_dataset_writer_open(struct mabn_dataset_writer **w, const char *path,
                                                    const struct mabn_dataset_spec *spec);
 /* Numbers below this one were settled by the run that this one continues; 0 for a new file. */
 int64_t mabn_dataset_writer_done(const struct mabn_dataset_writer *w);
+/* The fingerprint that `number` was settled with. */
+uint64_t mabn_dataset_writer_source(const struct mabn_dataset_writer *w, int64_t number);
+/* Settle again from `number` on (its input has changed since); before the first _add. */
+MABN_MUST_USE mabn_status mabn_dataset_writer_rewind(struct mabn_dataset_writer *w, int64_t number);
 
 MABN_MUST_USE mabn_status mabn_dataset_writer_add(struct mabn_dataset_writer *w, int64_t number,
                                                   const struct mabn_dataset_sample *sample);
-MABN_MUST_USE mabn_status mabn_dataset_writer_skip(struct mabn_dataset_writer *w, int64_t number);
-/* No more images will come: threads waiting in _add return MABN_ERR_STOPPED. */
-void mabn_dataset_writer_cancel(struct mabn_dataset_writer *w);
+MABN_MUST_USE mabn_status mabn_dataset_writer_skip(struct mabn_dataset_writer *w, int64_t number,
+                                                   uint64_t source);
+/* `number` will not be settled: threads that add a higher one return MABN_ERR_STOPPED; lower ones
+ * still get in. */
+void mabn_dataset_writer_cancel(struct mabn_dataset_writer *w, int64_t number);
 
 /* After the last image: */
 int64_t mabn_dataset_writer_kept(const struct mabn_dataset_writer *w); /* N */
 /* Place of image `number` in the file, or -1 when it was skipped. */
-int64_t mabn_dataset_writer_place(const struct mabn_dataset_writer *w, int64_t number);
+int64_t mabn_dataset_writer_place(struct mabn_dataset_writer *w, int64_t number);
 /* Pixels of image `number` as added (also in the run that this one continues). */
 void mabn_dataset_writer_size(const struct mabn_dataset_writer *w, int64_t number, int *height,
                               int *width);
@@ -147,12 +154,12 @@ enum mabn_dataset_format mabn_dataset_image_format(const struct mabn_dataset *ds
 int mabn_dataset_image_height(const struct mabn_dataset *ds, int64_t i);
 int mabn_dataset_image_width(const struct mabn_dataset *ds, int64_t i);
 int mabn_dataset_image_channels(const struct mabn_dataset *ds, int64_t i);
-/* Name of image i into buf (truncated to fit; "#i" when the file has no names); returns buf. */
+/* Name of image i into buf (cut to fit; "#i" when the file has no names); returns buf. */
 char *mabn_dataset_image_name(const struct mabn_dataset *ds, int64_t i, char *buf, size_t size);
 /* Tell the kernel that image i will be wanted soon (for cold files). */
 void mabn_dataset_prefetch(const struct mabn_dataset *ds, int64_t i);
 
-/* Labels and classes; -1 and 0 when the file has none. */
+/* Labels and classes; -1, 0 and NULL when the file has none. */
 int mabn_dataset_label(const struct mabn_dataset *ds, int64_t i);
 bool mabn_dataset_has_labels(const struct mabn_dataset *ds);
 int mabn_dataset_classes(const struct mabn_dataset *ds);

@@ -107,8 +107,10 @@ MABN_MUST_USE mabn_status mabn_h5_layout(struct mabn_h5_writer *w, uint64_t stre
 /* Write one whole array, in any order, each once; thread-safe for different items. */
 MABN_MUST_USE mabn_status mabn_h5_write(struct mabn_h5_writer *w, int item, const void *data);
 
-/* Every array was written: add index and trailer, sync, check (all hashed items are read back),
- * rename. The writer can then only be freed. */
+/* Every array was written: add index and trailer, sync, and check (all hashed items are read back).
+ */
+MABN_MUST_USE mabn_status mabn_h5_seal(struct mabn_h5_writer *w);
+/* Seal if that was not done, rename, sync the folder. The writer can then only be freed. */
 MABN_MUST_USE mabn_status mabn_h5_commit(struct mabn_h5_writer *w);
 
 /* Free; an uncommitted file is removed, unless it is partial and `keep_partial`. NULL is fine. */

@@ -16,7 +16,7 @@ struct mabn_h5_writer {
     struct mabn_h5_table table;
     atomic_bool *written; /* (table.item_count) from layout on */
     bool stream;          /* item 0 is the stream array */
-    bool partial, laid_out, committed;
+    bool partial, laid_out, sealed;
     uint64_t stream_offset;
     uint64_t hdf5_size;
 };
@@ -172,7 +172,7 @@ mabn_status mabn_h5_write(struct mabn_h5_writer *w, int number, const void *data
 }
 
 /* Index and trailer behind the HDF5 part. */
-static mabn_status seal(struct mabn_h5_writer *w)
+static mabn_status write_index(struct mabn_h5_writer *w)
 {
     struct mabn_h5_trailer trailer = {.hdf5_size = w->hdf5_size};
     struct mabn_str index;
@@ -193,10 +193,10 @@ static mabn_status seal(struct mabn_h5_writer *w)
     return status;
 }
 
-mabn_status mabn_h5_commit(struct mabn_h5_writer *w)
+mabn_status mabn_h5_seal(struct mabn_h5_writer *w)
 {
     struct mabn_h5_file *check;
-    if (!w->laid_out) MABN_BUG("'%s' committed before its layout", w->out.path);
+    if (!w->laid_out) MABN_BUG("'%s' sealed before its layout", w->out.path);
     for (size_t i = w->stream ? 1 : 0; i < w->table.item_count; i++)
         if (!w->written[i] && w->table.items[i].bytes)
             return mabn_fail(MABN_ERR_ARG, "array '%s' was never written", w->table.items[i].name);
@@ -204,12 +204,18 @@ mabn_status mabn_h5_commit(struct mabn_h5_writer *w)
         if (!w->table.items[i].bytes) /* hash of nothing, written or not */
             XXH128_canonicalFromHash((XXH128_canonical_t *)w->table.items[i].hash,
                                      XXH3_128bits(NULL, 0));
-    MABN_TRY(seal(w));
+    MABN_TRY(write_index(w));
     if (fsync(w->out.fd)) return mabn_fail_errno("cannot write '%s'", w->out.path);
     MABN_TRY(mabn_h5_open(&check, w->out.temp_path));
     mabn_status status = mabn_h5_verify(check, 1);
     mabn_h5_free(check);
     if (status) return mabn_fail_prefix(status, "reading back what was written");
-    w->committed = true;
+    w->sealed = true;
+    return MABN_OK;
+}
+
+mabn_status mabn_h5_commit(struct mabn_h5_writer *w)
+{
+    if (!w->sealed) MABN_TRY(mabn_h5_seal(w));
     return mabn_outfile_commit(&w->out);
 }

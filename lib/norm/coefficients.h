@@ -1,0 +1,224 @@
+/* Coefficients: the arithmetic that tells one norm from another, per statistic and channel.
+ *
+ * Plain scalar functions, the same source for the CPU (called in loops over channels) and for CUDA
+ * (called by one thread a channel); include this from a .c or a .cu file, nothing else does. All in
+ * double: the arrays are tiny, and what a statistic loses here no later step can repair.
+ *
+ * Notation. One statistic of one channel has n elements. Every trainable norm is
+ *     xhat = (x − mean)·scale + shift,      y = gamma·xhat + beta = a·x + b
+ * with istd = 1/sqrt(variance + eps):
+ *     BN, SyncBN, GN, LN, IN   scale = istd, shift = 0
+ *     BRN                      scale = r·istd, shift = d            (r, d constants in backward)
+ *     MABN                     scale = r·istd, shift = 0, mean = 0; istd from the moving window
+ * Backward starts from two sums, of g and of g·(x − mean), g the gradient of y, and ends in
+ *     dx = p·g + q·(x − mean) + r,     dgamma = scale·Σg(x − mean) + shift·Σg,     dbeta = Σg. */
+#ifndef MABN_NORM_COEFFICIENTS_H
+#define MABN_NORM_COEFFICIENTS_H
+
+#include <math.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifdef __CUDACC__
+#define MABN_HOST_DEVICE __host__ __device__
+#else
+#define MABN_HOST_DEVICE
+#endif
+#if defined(__GNUC__)
+#define MABN_COEF MABN_HOST_DEVICE static inline __attribute__((unused))
+#else
+#define MABN_COEF MABN_HOST_DEVICE static inline
+#endif
+
+/* What forward leaves for apply and for backward. */
+struct mabn_coef {
+    float a, b;
+    float mean, istd, scale, shift;
+};
+
+/* What backward's apply takes. */
+struct mabn_grad_coef {
+    float p, q, r;
+};
+
+MABN_COEF double mabn_clamp(double v, double low, double high)
+{
+    return v < low ? low : v > high ? high : v; /* NaN stays */
+}
+
+MABN_COEF void mabn_coef_set(struct mabn_coef *k, double mean, double istd, double scale,
+                             double shift, double gamma, double beta)
+{
+    k->mean = (float)mean;
+    k->istd = (float)istd;
+    k->scale = (float)scale;
+    k->shift = (float)shift;
+    k->a = (float)(gamma * scale);
+    k->b = (float)(beta + gamma * (shift - mean * scale));
+}
+
+/* Mean and biased variance from sums of d = x − first and d². */
+MABN_COEF void mabn_moments_finish(double *mean, double *var, double first, double sum,
+                                   double square, double n)
+{
+    double m = sum / n, v = square / n - m * m;
+    *mean = first + m;
+    *var = v < 0 ? 0 : v;
+}
+
+/* ---- batch normalization ---- */
+
+MABN_COEF void mabn_coef_bn(struct mabn_coef *k, double mean, double var, double eps, double gamma,
+                            double beta)
+{
+    double istd = 1 / sqrt(var + eps);
+    mabn_coef_set(k, mean, istd, istd, 0, gamma, beta);
+}
+
+/* Var·n/(n−1); the variance itself when there is but one element. */
+MABN_COEF double mabn_unbiased(double var, double n)
+{
+    return n > 1 ? var * (n / (n - 1)) : var;
+}
+
+/* Batch renormalization: r = clip(s_B/s), d = clip((mean_B − mean)/s), s the moving deviation. */
+MABN_COEF void mabn_coef_brn(struct mabn_coef *k, double mean, double var, double eps,
+                             double running_mean, double running_std, double r_max, double d_max,
+                             double gamma, double beta)
+{
+    double std = sqrt(var + eps);
+    double r = mabn_clamp(std / running_std, 1 / r_max, r_max);
+    double d = mabn_clamp((mean - running_mean) / running_std, -d_max, d_max);
+    mabn_coef_set(k, mean, 1 / std, r / std, d, gamma, beta);
+}
+
+/* A limit that grows linearly from `low` at call `start` to `high` at call `end`. */
+MABN_COEF double mabn_ramp(double low, double high, int64_t call, int64_t start, int64_t end)
+{
+    if (call <= start) return low;
+    if (call >= end) return high;
+    return low + (high - low) * (double)(call - start) / (double)(end - start);
+}
+
+/* For BN, BRN, GN, LN and IN: of a statistic over n elements whose sums, already multiplied with
+ * gamma and added over the channels that share it, are sum = Σ gamma·g and dot = Σ
+ * gamma·g·(x−mean). `correct` multiplies the variance's part: n/(n−1) where forward normalized with
+ * the unbiased variance, else 1. */
+MABN_COEF void mabn_grad_bn(struct mabn_grad_coef *k, const struct mabn_coef *f, double gamma,
+                            double sum, double dot, double n, double correct)
+{
+    k->p = (float)(gamma * f->scale);
+    k->q = (float)(-correct * f->scale * f->istd * f->istd * dot / n);
+    k->r = (float)(-f->scale * sum / n);
+}
+
+/* ---- moving average batch normalization ---- */
+
+/* Where a statistic stands in time. */
+struct mabn_window_step {
+    int row;     /* of the window that it replaces */
+    bool window; /* use the window's mean; else the statistic itself */
+    bool renorm; /* r active; else 1 */
+};
+
+/* Sub-batch rule: run `run` of call `it` (from 1). */
+MABN_COEF struct mabn_window_step mabn_step_subbatch(int64_t it, int64_t run, int window,
+                                                     int64_t r_start)
+{
+    struct mabn_window_step s;
+    s.row = (int)(run % window);
+    s.window = it > 1;
+    s.renorm = it >= r_start;
+    return s;
+}
+
+/* Iteration rule: iteration `it` (from 1). */
+MABN_COEF struct mabn_window_step mabn_step_iteration(int64_t it, int window, int64_t warmup,
+                                                      int64_t r_start)
+{
+    struct mabn_window_step s;
+    s.row = (int)(it % window);
+    s.window = it > window && it >= warmup;
+    s.renorm = it >= r_start;
+    return s;
+}
+
+/* Put `value` into its row of a channel's window; what the step uses. rows: element [i·stride]. */
+MABN_COEF double mabn_window_put(float *rows, int64_t stride, int window, double value,
+                                 struct mabn_window_step step)
+{
+    double sum = 0;
+    rows[step.row * stride] = (float)value;
+    if (!step.window) return value;
+    for (int i = 0; i < window; i++)
+        sum += rows[i * stride];
+    return sum / window;
+}
+
+/* After a call of `runs` statistics put into rows 0, 1, … of a window ordered from the oldest to
+ * the newest: order it again. On the first call, rows never written take `fill`. */
+MABN_COEF void mabn_window_turn(float *rows, int64_t stride, int window, int64_t runs, bool first,
+                                double fill)
+{
+    int by = (int)(runs % window);
+    if (first)
+        for (int64_t i = runs; i < window; i++)
+            rows[i * stride] = (float)fill;
+    /* Rotate left by `by`: reverse both parts, then all. */
+    for (int part = 0; by && part < 3; part++) {
+        int i = part == 1 ? by : 0, j = part == 0 ? by - 1 : window - 1;
+        for (; i < j; i++, j--) {
+            float t = rows[i * stride];
+            rows[i * stride] = rows[j * stride];
+            rows[j * stride] = t;
+        }
+    }
+}
+
+/* running_var moves in float32, as the reference's does: 0.98 and 0.02 rounded to float32 sum to
+ * 1 + 2e-8, which fifty steps of memory make 1e-6. */
+MABN_COEF float mabn_move(float running_var, double momentum, double v)
+{
+    const float kept = (float)momentum * running_var, taken = (float)(1 - momentum) * (float)v;
+    return kept + taken;
+}
+
+/* The scale that does not depend on the batch: r·istd while r is not clipped. Known before x is. */
+MABN_COEF double mabn_known_scale(double running_var, double eps)
+{
+    return 1 / sqrt(running_var + eps);
+}
+
+/* v: the second moment in use (mabn_window_put). Clipped: a differs from the known one. */
+MABN_COEF void mabn_coef_mabn(struct mabn_coef *k, double v, double running_var, double eps,
+                              double lambda, bool renorm, double gamma, double beta)
+{
+    double istd = 1 / sqrt(v + eps), scale = istd;
+    if (renorm) {
+        double r = sqrt(v + eps) / sqrt(running_var + eps);
+        if (r > lambda)
+            scale = lambda * istd;
+        else if (r < 1 / lambda)
+            scale = istd / lambda;
+        else
+            scale = mabn_known_scale(running_var, eps);
+    }
+    mabn_coef_set(k, 0, istd, scale, 0, gamma, beta);
+}
+
+/* Psi of the batch: mean of (gamma·r·g)·z. */
+MABN_COEF double mabn_psi(const struct mabn_coef *f, double gamma, double dot, double n)
+{
+    return gamma * f->scale * dot / n;
+}
+
+/* psi: the one in use (mabn_window_put). */
+MABN_COEF void mabn_grad_mabn(struct mabn_grad_coef *k, const struct mabn_coef *f, double gamma,
+                              double psi)
+{
+    k->p = (float)(gamma * f->scale);
+    k->q = (float)(-(double)f->istd * f->istd * psi);
+    k->r = 0;
+}
+
+#endif

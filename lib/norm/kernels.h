@@ -1,0 +1,56 @@
+/* The heavy kernels of the normalization engine on the CPU: passes over a block of `rows` rows of
+ * `width` channels, contiguous. Private to lib/norm. One thread; callers split blocks among
+ * threads.
+ *
+ * Sums are added to what is there, as double, from float partial sums over few rows. Outputs may be
+ * the same array as an input, never one shifted against it. Multiplications and additions are not
+ * contracted, so every instruction set gives the same bits, and what forward computed is computed
+ * again bit for bit. */
+#ifndef MABN_NORM_KERNELS_H
+#define MABN_NORM_KERNELS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/attr.h"
+
+MABN_BEGIN_DECLS
+
+/* Where ReLU's mask comes from in backward. */
+enum mabn_mask {
+    MABN_MASK_NONE, /* there was no ReLU */
+    MABN_MASK_Y,    /* y > 0 */
+    MABN_MASK_X     /* a·x + b > 0 */
+};
+
+/* square (width) += Σ x² */
+void mabn_kernel_square(double *square, const float *x, int64_t rows, int64_t width);
+
+/* sum += Σ d, square += Σ d², d = x − shift (width) */
+void mabn_kernel_moments(double *sum, double *square, const float *x, const float *shift,
+                         int64_t rows, int64_t width);
+
+/* y = a·x + b [+ residual], through ReLU when asked; residual may be NULL. `square` not NULL: also
+ * square += Σ x². */
+void mabn_kernel_apply(float *y, double *square, const float *x, const float *residual,
+                       const float *a, const float *b, bool relu, int64_t rows, int64_t width);
+
+struct mabn_kernel_grad {
+    const float *dy, *x, *y; /* (rows,width); y only for MASK_Y; x may be NULL where said below */
+    const float *a, *b;      /* (width), only for MASK_X */
+    const float *shift;      /* (width) */
+    enum mabn_mask mask;
+};
+
+/* sum += Σ g, dot += Σ g·(x − shift), g = masked dy */
+void mabn_kernel_grad_moments(double *sum, double *dot, const struct mabn_kernel_grad *in,
+                              int64_t rows, int64_t width);
+
+/* dx = p·g + (q·(x − shift) + r); q NULL: dx = p·g, and x is not read unless for the mask.
+ * dresidual = g, may be NULL. */
+void mabn_kernel_grad_apply(float *dx, float *dresidual, const struct mabn_kernel_grad *in,
+                            const float *p, const float *q, const float *r, int64_t rows,
+                            int64_t width);
+
+MABN_END_DECLS
+#endif
