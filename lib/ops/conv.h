@@ -1,0 +1,72 @@
+/* Two-dimensional convolution: forward, backward to the input, backward to the weights.
+ *
+ * x (N,H,W,I), y (N,OH,OW,O), weights (O,KH,KW,I), all float32, square kernels, no groups and no
+ * dilation. Outputs are overwritten unless an argument says "add". A struct mabn_conv holds the
+ * prepared primitives of one layer for one shape; buffers are given at each call. Any size
+ * of scratch shared by many layers will do as long as it is at least mabn_conv_scratch_bytes.
+ *
+ * How it is computed is decided by shape alone, never by timing, so that two runs agree bit for
+ * bit. See conv_cpu.c for the choices and the measurements behind them. */
+#ifndef MABN_OPS_CONV_H
+#define MABN_OPS_CONV_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "device/device.h"
+
+MABN_BEGIN_DECLS
+
+struct mabn_conv_shape {
+    int64_t n, h, w; /* of x */
+    int64_t in, out; /* channels */
+    int kernel, stride, pad;
+};
+
+/* floor((size + 2·pad − kernel)/stride) + 1; 0 when the kernel does not fit. */
+int64_t mabn_conv_out(int64_t size, int kernel, int stride, int pad);
+/* Multiply-adds of one forward pass. */
+double mabn_conv_macs(const struct mabn_conv_shape *shape);
+
+struct mabn_conv_options {
+    bool training;  /* forward, backward; else infer */
+    bool no_dx;     /* training: backward_data is never called (first layer) */
+    bool bias;      /* y += bias (O) */
+    bool add, relu; /* infer only: y = relu(y_before + conv(x) + bias) */
+    bool exact;     /* no Winograd: the plain sums, for comparisons */
+};
+
+struct mabn_conv;
+
+MABN_MUST_USE mabn_status mabn_conv_new(struct mabn_conv **conv, struct mabn_device *device,
+                                        const struct mabn_conv_shape *shape,
+                                        const struct mabn_conv_options *options);
+void mabn_conv_free(struct mabn_conv *conv); /* NULL is fine */
+size_t mabn_conv_scratch_bytes(const struct mabn_conv *conv); /* a multiple of 64 */
+
+/* ---- inference: weights are packed once ---- */
+
+size_t mabn_conv_packed_bytes(const struct mabn_conv *conv);
+MABN_MUST_USE mabn_status mabn_conv_pack(struct mabn_conv *conv, void *packed, const float *weight,
+                                         void *scratch);
+/* bias is NULL without options.bias. */
+MABN_MUST_USE mabn_status mabn_conv_infer(struct mabn_conv *conv, float *y, const float *x,
+                                          const void *packed, const float *bias, void *scratch);
+
+/* ---- training ---- */
+
+MABN_MUST_USE mabn_status mabn_conv_forward(struct mabn_conv *conv, float *y, const float *x,
+                                            const float *weight, const float *bias, void *scratch);
+/* add: dx += instead of dx =. */
+MABN_MUST_USE mabn_status mabn_conv_backward_data(struct mabn_conv *conv, float *dx,
+                                                  const float *dy, const float *weight, bool add,
+                                                  void *scratch);
+/* dbias (O): NULL without options.bias. */
+MABN_MUST_USE mabn_status mabn_conv_backward_weights(struct mabn_conv *conv, float *dweight,
+                                                     float *dbias, const float *x, const float *dy,
+                                                     void *scratch);
+
+MABN_END_DECLS
+#endif

@@ -1,0 +1,49 @@
+/* Fully connected layers as matrix products by oneDNN. A 1×1 convolution with stride 1 is the same
+ * thing over N·H·W rows, and uses these too. */
+#include "ops/linear.h"
+
+#include <string.h>
+
+#include "device/dnnl.h"
+
+mabn_status mabn_linear_forward(float *y, const float *x, const float *weight, const float *bias,
+                                int64_t n, int64_t in, int64_t out)
+{
+    if (bias)
+        for (int64_t i = 0; i < n; i++)
+            memcpy(y + i * out, bias, (size_t)out * sizeof *y);
+    MABN_DNNL(
+        dnnl_sgemm('N', 'T', n, out, in, 1.0f, x, in, weight, in, bias ? 1.0f : 0.0f, y, out));
+    return MABN_OK;
+}
+
+mabn_status mabn_linear_backward_data(float *dx, const float *dy, const float *weight, int64_t n,
+                                      int64_t in, int64_t out, bool add)
+{
+    MABN_DNNL(
+        dnnl_sgemm('N', 'N', n, in, out, 1.0f, dy, out, weight, in, add ? 1.0f : 0.0f, dx, in));
+    return MABN_OK;
+}
+
+mabn_status mabn_linear_backward_weights(float *dweight, float *dbias, const float *x,
+                                         const float *dy, int64_t n, int64_t in, int64_t out)
+{
+    MABN_DNNL(dnnl_sgemm('T', 'N', out, in, n, 1.0f, dy, out, x, in, 0.0f, dweight, in));
+    if (dbias) mabn_column_sums(dbias, dy, n, out);
+    return MABN_OK;
+}
+
+void mabn_column_sums(float *sums, const float *a, int64_t rows, int64_t columns)
+{
+    /* Double sums: rows may be many (a convolution's bias), and no order to speak of is lost. */
+#pragma omp parallel for schedule(static) if (rows * columns > 65536)
+    for (int64_t first = 0; first < columns; first += 16) {
+        double sum[16] = {0};
+        int64_t width = columns - first < 16 ? columns - first : 16;
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t c = 0; c < width; c++)
+                sum[c] += (double)a[r * columns + first + c];
+        for (int64_t c = 0; c < width; c++)
+            sums[first + c] = (float)sum[c];
+    }
+}

@@ -1,0 +1,218 @@
+/* Convolution and linear layers against plain loops in double, over odd shapes: forward, fused
+ * inference, both backwards, adding and overwriting; and their gradients by finite differences. */
+#include "base/mem.h"
+#include "base/rng.h"
+#include "ops/conv.h"
+#include "ops/linear.h"
+#include "tap.h"
+
+static struct mabn_device *device;
+
+static float *random_array(size_t n, uint64_t id)
+{
+    struct mabn_rng rng;
+    float *a = mabn_xmalloc(n * sizeof *a);
+    mabn_rng_init(&rng, 7, MABN_RNG_TEST, id, 0);
+    for (size_t i = 0; i < n; i++)
+        a[i] = (float)mabn_rng_range(&rng, -1, 1);
+    return a;
+}
+
+struct layer {
+    struct mabn_conv_shape s;
+    int64_t oh, ow;
+    size_t nx, ny, nw;
+    float *x, *w, *b, *dy;
+};
+
+static void layer_init(struct layer *l, struct mabn_conv_shape s)
+{
+    l->s = s;
+    l->oh = mabn_conv_out(s.h, s.kernel, s.stride, s.pad);
+    l->ow = mabn_conv_out(s.w, s.kernel, s.stride, s.pad);
+    l->nx = (size_t)(s.n * s.h * s.w * s.in);
+    l->ny = (size_t)(s.n * l->oh * l->ow * s.out);
+    l->nw = (size_t)(s.out * s.kernel * s.kernel * s.in);
+    l->x = random_array(l->nx, 1);
+    l->w = random_array(l->nw, 2);
+    l->b = random_array((size_t)s.out, 3);
+    l->dy = random_array(l->ny, 4);
+}
+
+static void layer_release(struct layer *l)
+{
+    free(l->x);
+    free(l->w);
+    free(l->b);
+    free(l->dy);
+}
+
+/* One walk over every product of the convolution: y += x·w, dx += dy·w, dw += dy·x. */
+static void reference(const struct layer *l, double *y, double *dx, double *dw)
+{
+    const struct mabn_conv_shape *s = &l->s;
+    for (int64_t n = 0; n < s->n; n++)
+        for (int64_t oy = 0; oy < l->oh; oy++)
+            for (int64_t ox = 0; ox < l->ow; ox++)
+                for (int64_t ky = 0; ky < s->kernel; ky++)
+                    for (int64_t kx = 0; kx < s->kernel; kx++) {
+                        int64_t iy = oy * s->stride + ky - s->pad, ix = ox * s->stride + kx - s->pad;
+                        if (iy < 0 || ix < 0 || iy >= s->h || ix >= s->w) continue;
+                        size_t xi = (size_t)(((n * s->h + iy) * s->w + ix) * s->in);
+                        size_t yi = (size_t)(((n * l->oh + oy) * l->ow + ox) * s->out);
+                        for (int64_t o = 0; o < s->out; o++)
+                            for (int64_t i = 0; i < s->in; i++) {
+                                size_t wi = (size_t)(((o * s->kernel + ky) * s->kernel + kx) * s->in + i);
+                                double g = l->dy[yi + (size_t)o];
+                                y[yi + (size_t)o] += (double)l->x[xi + (size_t)i] * l->w[wi];
+                                dx[xi + (size_t)i] += g * l->w[wi];
+                                dw[wi] += g * l->x[xi + (size_t)i];
+                            }
+                    }
+}
+
+/* Largest error, against the size of the sums that make the values. */
+static double worst(const float *got, const double *want, size_t n, double scale)
+{
+    double e = 0;
+    for (size_t i = 0; i < n; i++) {
+        double d = fabs((double)got[i] - want[i]) / scale;
+        if (!(d <= e)) e = d;
+    }
+    return e;
+}
+
+static void check_training(const struct layer *l, const double *y, const double *dx,
+                           const double *dw, const char *name, bool bias, double tolerance)
+{
+    struct mabn_conv *conv;
+    struct mabn_conv_options options = {.training = true, .bias = bias};
+    tap_status(mabn_conv_new(&conv, device, &l->s, &options), "%s: prepare", name);
+    if (!conv) return;
+    void *scratch;
+    mabn_status s = mabn_device_scratch(device, &scratch, mabn_conv_scratch_bytes(conv));
+    float *fy = mabn_xcalloc(l->ny, sizeof *fy), *fdx = mabn_xcalloc(l->nx, sizeof *fdx);
+    float *fdw = mabn_xcalloc(l->nw, sizeof *fdw), *fdb = mabn_xcalloc((size_t)l->s.out, sizeof *fdb);
+    double *want = mabn_xcalloc(l->ny > l->nx ? l->ny : l->nx, sizeof *want);
+    double area = (double)(l->s.kernel * l->s.kernel), out = (double)(l->oh * l->ow * l->s.n);
+    if (!s) s = mabn_conv_forward(conv, fy, l->x, l->w, bias ? l->b : NULL, scratch);
+    for (size_t i = 0; i < l->ny; i++)
+        want[i] = y[i] + (bias ? (double)l->b[i % (size_t)l->s.out] : 0);
+    tap_ok(!s && worst(fy, want, l->ny, sqrt(area * (double)l->s.in)) < tolerance, "%s: forward",
+           name);
+    s = mabn_conv_backward_data(conv, fdx, l->dy, l->w, false, scratch);
+    double scale = sqrt(area * (double)l->s.out);
+    tap_ok(!s && worst(fdx, dx, l->nx, scale) < tolerance, "%s: to data", name);
+    s = mabn_conv_backward_data(conv, fdx, l->dy, l->w, true, scratch);
+    for (size_t i = 0; i < l->nx; i++)
+        want[i] = 2 * dx[i];
+    tap_ok(!s && worst(fdx, want, l->nx, scale) < 2 * tolerance, "%s: to data, adding", name);
+    s = mabn_conv_backward_weights(conv, fdw, bias ? fdb : NULL, l->x, l->dy, scratch);
+    tap_ok(!s && worst(fdw, dw, l->nw, sqrt(out)) < tolerance, "%s: to weights", name);
+    double sum = 0;
+    for (size_t i = 0; i < l->ny; i += (size_t)l->s.out)
+        sum += l->dy[i];
+    tap_ok(!bias || fabs(fdb[0] - sum) < 1e-4 * sqrt(out), "%s: to bias", name);
+    free(fy);
+    free(fdx);
+    free(fdw);
+    free(fdb);
+    free(want);
+    mabn_conv_free(conv);
+}
+
+static void check_inference(const struct layer *l, const double *y, const char *name, bool add,
+                            double tolerance)
+{
+    struct mabn_conv *conv;
+    struct mabn_conv_options options = {.bias = true, .add = add, .relu = true};
+    tap_status(mabn_conv_new(&conv, device, &l->s, &options), "%s: prepare inference", name);
+    if (!conv) return;
+    void *scratch, *packed;
+    mabn_status s = mabn_device_scratch(device, &scratch, mabn_conv_scratch_bytes(conv));
+    if (!s) s = mabn_alloc_zero(&packed, mabn_conv_packed_bytes(conv));
+    float *before = random_array(l->ny, 5), *fy = random_array(l->ny, 5);
+    double *want = mabn_xcalloc(l->ny, sizeof *want);
+    for (size_t i = 0; i < l->ny; i++)
+        want[i] = fmax(0, y[i] + (double)l->b[i % (size_t)l->s.out] + (add ? (double)before[i] : 0));
+    if (!s) s = mabn_conv_pack(conv, packed, l->w, scratch);
+    if (!s) s = mabn_conv_infer(conv, fy, l->x, packed, l->b, scratch);
+    tap_ok(!s && worst(fy, want, l->ny, (double)l->s.kernel * sqrt((double)l->s.in)) < tolerance,
+           "%s: inference%s", name, add ? ", adding" : "");
+    free(before);
+    free(fy);
+    free(want);
+    mabn_free(packed);
+    mabn_conv_free(conv);
+}
+
+static void check_shape(struct mabn_conv_shape s, const char *name, double tolerance)
+{
+    struct layer l;
+    layer_init(&l, s);
+    double *y = mabn_xcalloc(l.ny, sizeof *y), *dx = mabn_xcalloc(l.nx, sizeof *dx);
+    double *dw = mabn_xcalloc(l.nw, sizeof *dw);
+    reference(&l, y, dx, dw);
+    check_training(&l, y, dx, dw, name, s.kernel == 7, tolerance);
+    check_inference(&l, y, name, false, tolerance);
+    check_inference(&l, y, name, true, tolerance);
+    free(y);
+    free(dx);
+    free(dw);
+    layer_release(&l);
+}
+
+static void check_linear(void)
+{
+    enum { N = 5, I = 7, O = 3 };
+    float *x = random_array(N * I, 1), *w = random_array(O * I, 2), *b = random_array(O, 3);
+    float *dy = random_array(N * O, 4), y[N * O], dx[N * I], dw[O * I], db[O];
+    tap_status(mabn_linear_forward(y, x, w, b, N, I, O), "linear: forward");
+    tap_status(mabn_linear_backward_data(dx, dy, w, N, I, O, false), "linear: to data");
+    tap_status(mabn_linear_backward_weights(dw, db, x, dy, N, I, O), "linear: to weights");
+    /* loss = Σ dy·y is linear in each argument: a difference of any size is exact. */
+    struct {
+        float *value;
+        const float *gradient;
+        int count;
+        const char *name;
+    } checks[] = {{x, dx, N * I, "x"}, {w, dw, O * I, "weight"}, {b, db, O, "bias"}};
+    for (int k = 0; k < 3; k++) {
+        double error = 0;
+        for (int i = 0; i < checks[k].count; i++) {
+            double loss[2] = {0};
+            for (int side = 0; side < 2; side++) {
+                checks[k].value[i] += side ? -1.0f : 0.5f;
+                mabn_status s = mabn_linear_forward(y, x, w, b, N, I, O);
+                for (int j = 0; !s && j < N * O; j++)
+                    loss[side] += (double)y[j] * dy[j];
+            }
+            checks[k].value[i] += 0.5f;
+            error = fmax(error, fabs(loss[0] - loss[1] - checks[k].gradient[i]));
+        }
+        tap_ok(error < 1e-5, "linear: gradient of %s by differences (%.1e)", checks[k].name, error);
+    }
+    free(x);
+    free(w);
+    free(b);
+    free(dy);
+}
+
+int main(void)
+{
+    tap_status(mabn_device_new(&device, MABN_DEVICE_CPU, 2), "device");
+    check_shape((struct mabn_conv_shape){2, 19, 17, 3, 16, 7, 2, 3}, "7×7/2, 3→16", 1e-5);
+    check_shape((struct mabn_conv_shape){2, 9, 9, 1, 16, 3, 1, 1}, "3×3, 1→16", 1e-5);
+    check_shape((struct mabn_conv_shape){1, 8, 7, 16, 32, 3, 2, 1}, "3×3/2, 16→32", 1e-5);
+    check_shape((struct mabn_conv_shape){3, 6, 5, 16, 48, 1, 1, 0}, "1×1, 16→48", 1e-5);
+    check_shape((struct mabn_conv_shape){2, 7, 7, 32, 16, 1, 2, 0}, "1×1/2, 32→16", 1e-5);
+    check_shape((struct mabn_conv_shape){2, 5, 5, 5, 7, 3, 1, 1}, "3×3, 5→7", 1e-5);
+    check_shape((struct mabn_conv_shape){2, 9, 10, 64, 64, 3, 1, 1}, "3×3, 64→64", 3e-5);
+    struct mabn_conv *conv;
+    tap_fails(mabn_conv_new(&conv, device, &(struct mabn_conv_shape){1, 2, 2, 4, 4, 7, 1, 0},
+                            &(struct mabn_conv_options){.training = true}),
+              MABN_ERR_ARG, "does not fit", "a kernel larger than its input");
+    check_linear();
+    mabn_device_free(device);
+    return tap_done();
+}
