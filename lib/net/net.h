@@ -43,6 +43,7 @@ struct mabn_net_options {
     int batch, height, width, channels; /* of the input */
     bool training;
     bool no_fold; /* inference: keep norms apart from convolutions, to compare */
+    bool exact;   /* plain convolution sums, no Winograd: slower, for comparisons */
     bool save_memory; /* training: compute again what lies between norm input and block output */
     const struct mabn_norm_sync *sync; /* for SyncBN; borrowed, NULL: one rank */
 };
@@ -128,7 +129,8 @@ int mabn_net_tensor_count(const struct mabn_net *net);
 const struct mabn_net_tensor *mabn_net_tensor_at(const struct mabn_net *net, int index);
 /* Index, or -1. */
 int mabn_net_tensor_find(const struct mabn_net *net, const char *name, enum mabn_net_role role);
-/* Copy a tensor out or in, in file order; `bytes` must be its exact size. */
+/* Copy a tensor out or in, in file order; `bytes` must be its exact size. Setting a constant one
+ * (MABN's sta_matrix) is accepted and does nothing. */
 MABN_MUST_USE mabn_status mabn_net_tensor_get(const struct mabn_net *net, int index, void *values,
                                               size_t bytes);
 MABN_MUST_USE mabn_status mabn_net_tensor_set(struct mabn_net *net, int index, const void *values,

@@ -1,0 +1,136 @@
+/* What the files of this room share: nodes, parameters, buffers. Not for other rooms. */
+#ifndef MABN_NET_INTERNAL_H
+#define MABN_NET_INTERNAL_H
+
+#include "net/net.h"
+#include "norm/norm.h"
+#include "ops/conv.h"
+
+enum node_kind {
+    NODE_INPUT,
+    NODE_CONV,
+    NODE_NORM,
+    NODE_MAX_POOL,
+    NODE_GLOBAL_POOL,
+    NODE_LINEAR,
+};
+
+/* A node and its one output, (N,h,w,c). */
+struct node {
+    enum node_kind kind;
+    char *name;
+    int x, residual; /* nodes read; -1: none */
+    int64_t h, w, c;
+    int weight, bias; /* parameters; of a norm gamma and beta; -1: none */
+
+    struct mabn_net_conv conv; /* convolution; kernel, stride and pad of a pool */
+    struct mabn_conv *op;
+    int folded;           /* inference: of a convolution the norm that runs it, of a norm the
+                           * convolution it took in; -1: none */
+    size_t packed_offset; /* inference: packed weights */
+    size_t bias_offset;   /* inference: folded bias, in floats */
+
+    struct mabn_norm norm;
+    struct mabn_norm_io io;
+    size_t state_offset, state_bytes; /* in the state arena */
+
+    bool trains; /* a parameter of this node or of one before it is trained */
+    bool dx_adds; /* backward: the gradient of x is there already, add to it */
+
+    int data, again, grad, extra; /* buffers; -1: none. again: the output made a second time;
+                                   * extra: the norm's saved values, the pool's winners */
+    int remake_for;               /* the node whose backward makes `again` */
+};
+
+struct parameter {
+    char *name;
+    struct mabn_shape shape; /* in files */
+    size_t offset, count;    /* in floats; the same in all arenas */
+    int64_t out, in, area;   /* of a convolution's weights; area 0: same order in files */
+    bool trains;
+    bool decays; /* a convolution's or linear layer's weights */
+    enum { FILL_CONV, FILL_LINEAR, FILL_ONE, FILL_ZERO } fill;
+    double fan_in;
+};
+
+/* A stretch of the activation arena, in use from step `first` to step `last` (both included).
+ * Steps: forward of node i is i, the loss is n, backward of node i is 2n − i. */
+struct buffer {
+    size_t bytes, offset;
+    int first, last;
+};
+
+struct arena {
+    char *base;
+    size_t bytes;
+};
+
+struct mabn_net {
+    struct mabn_device *device;
+    struct mabn_net_options options;
+    mabn_status status; /* the first failure while building … */
+    char *message;      /* … and what it said */
+    bool planned;
+
+    struct node *nodes;
+    int node_count, node_capacity, output;
+    struct parameter *parameters;
+    int parameter_count, parameter_capacity;
+    struct buffer *buffers;
+    int buffer_count, buffer_capacity;
+    struct mabn_net_tensor *tensors;
+    int *tensor_source; /* parameter; or node * MABN_NORM_MAX_TENSORS + its entry */
+    int tensor_count, tensor_capacity;
+
+    size_t values;                                /* floats in each of the three arenas below */
+    struct arena weights, gradients, momentum;
+    struct arena state, activations, packed;
+    float *folded_bias, *fold_a, *fold_b;
+    struct mabn_sgd_param *sgd;
+    int sgd_count;
+    size_t weight_bytes, scratch_bytes; /* shared scratch: a layer's weights in use, then the ops' */
+    bool stale;                         /* inference: packed weights are not of these parameters */
+
+    int32_t *labels, *ranks; /* (N) */
+    double *losses;          /* (N) */
+
+    int *record_channels, *record_fitting, record_channel_count; /* wanted; those a layer has */
+    bool record_reference;
+    struct mabn_norm_record *record_values; /* of one layer */
+    struct mabn_net_record *records;
+    int record_count;
+};
+
+static inline int net_backward_step(const struct mabn_net *net, int node)
+{
+    return 2 * net->node_count - node;
+}
+
+static inline float *net_buffer(const struct mabn_net *net, int buffer)
+{
+    return buffer < 0 ? NULL : (float *)(net->activations.base + net->buffers[buffer].offset);
+}
+
+static inline float *net_weight(const struct mabn_net *net, int parameter)
+{
+    return parameter < 0 ? NULL
+                         : (float *)net->weights.base + net->parameters[parameter].offset;
+}
+
+static inline float *net_gradient(const struct mabn_net *net, int parameter)
+{
+    return parameter < 0 || !net->parameters[parameter].trains
+               ? NULL
+               : (float *)net->gradients.base + net->parameters[parameter].offset;
+}
+
+/* Floats of a node's output. */
+static inline int64_t net_values(const struct mabn_net *net, const struct node *node)
+{
+    return net->options.batch * node->h * node->w * node->c;
+}
+
+/* tensors.c: list what checkpoints hold, once everything is placed. */
+void mabn_net_list_tensors(struct mabn_net *net);
+
+#endif
