@@ -128,6 +128,22 @@ void mabn_str_add_json(struct mabn_str *s, const char *text)
     mabn_str_add_char(s, '"');
 }
 
+void mabn_str_add_shell(struct mabn_str *s, const char *word)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                "_-+=./,:@%^";
+    if (*word && strspn(word, plain) == strlen(word)) {
+        mabn_str_add(s, word);
+        return;
+    }
+    mabn_str_add_char(s, '\'');
+    for (const char *p = word; *p; p++) {
+        if (*p == '\'') mabn_str_add(s, "'\\''");
+        else mabn_str_add_char(s, *p);
+    }
+    mabn_str_add_char(s, '\'');
+}
+
 void mabn_str_add_double(struct mabn_str *s, double value)
 {
     char text[40];

@@ -27,6 +27,8 @@ void mabn_str_printf(struct mabn_str *s, const char *format, ...) MABN_PRINTF(2,
 
 /* Append `text` as a JSON string, quotes included; bytes that are not UTF-8 become U+FFFD. */
 void mabn_str_add_json(struct mabn_str *s, const char *text);
+/* Append one word as a POSIX shell would need it, quoted where necessary. */
+void mabn_str_add_shell(struct mabn_str *s, const char *word);
 /* Append a double in the shortest form that reads back exactly; NaN and infinities become null. */
 void mabn_str_add_double(struct mabn_str *s, double value);
 /* The same for a float (shortest that reads back as the same float). */

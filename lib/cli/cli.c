@@ -252,20 +252,11 @@ static int parse_words(int argc, char **argv, char **args, bool presets)
 
 static void remember_command_line(const char *name, int argc, char **argv)
 {
-    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-                                "_-+=./,:@%^";
     mabn_str_init(&command_line);
     mabn_str_add(&command_line, name);
     for (int i = 1; i < argc; i++) {
         mabn_str_add_char(&command_line, ' ');
-        if (*argv[i] && strspn(argv[i], plain) == strlen(argv[i])) {
-            mabn_str_add(&command_line, argv[i]);
-            continue;
-        }
-        mabn_str_add_char(&command_line, '\'');
-        for (const char *p = argv[i]; *p; p++)
-            mabn_str_add(&command_line, *p == '\'' ? "'\\''" : (char[]){*p, 0});
-        mabn_str_add_char(&command_line, '\'');
+        mabn_str_add_shell(&command_line, argv[i]);
     }
 }
 
