@@ -87,6 +87,7 @@ MABN_MUST_USE mabn_status mabn_dataset_writer_open(struct mabn_dataset_writer **
 int64_t mabn_dataset_writer_done(const struct mabn_dataset_writer *w);
 /* The fingerprint that `number` was settled with. */
 uint64_t mabn_dataset_writer_source(const struct mabn_dataset_writer *w, int64_t number);
+bool mabn_dataset_writer_skipped(const struct mabn_dataset_writer *w, int64_t number);
 /* Settle again from `number` on (its input has changed since); before the first _add. */
 MABN_MUST_USE mabn_status mabn_dataset_writer_rewind(struct mabn_dataset_writer *w, int64_t number);
 
@@ -128,7 +129,8 @@ void mabn_dataset_writer_set_int64(struct mabn_dataset_writer *w, const char *at
                                    int64_t value);
 
 MABN_MUST_USE mabn_status mabn_dataset_writer_commit(struct mabn_dataset_writer *w);
-/* Free; if not committed, remove what was written, or keep it to be continued. NULL is fine. */
+/* Free; if not committed, remove what was written, or keep it to be continued (unless writing
+ * itself failed: a full disk is not left full). NULL is fine. */
 void mabn_dataset_writer_free(struct mabn_dataset_writer *w, bool keep_partial);
 
 /* ---- reading ---- */

@@ -7,6 +7,7 @@
  * (the header names the boot) the bytes themselves are compared with their checksums as well. */
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,9 +61,10 @@ struct mabn_dataset_writer {
     int64_t cancelled; /* numbers above this one are refused */
     uint64_t end;      /* of the placed bytes */
 
-    int64_t done;    /* settled by the run before */
-    int64_t settled; /* all below are settled */
-    int journal;     /* descriptor, -1 none */
+    atomic_bool failed; /* writing failed: nothing to continue */
+    int64_t done;       /* settled by the run before */
+    int64_t settled;    /* all below are settled */
+    int journal;        /* descriptor, -1 none */
     char *journal_path;
     int64_t journaled; /* all below are in the journal */
 
@@ -219,6 +221,7 @@ mabn_status mabn_dataset_writer_open(struct mabn_dataset_writer **out, const cha
 void mabn_dataset_writer_free(struct mabn_dataset_writer *w, bool keep_partial)
 {
     if (!w) return;
+    if (w->failed) keep_partial = false;
     if (w->journal >= 0) {
         if (keep_partial && flush_journal(w)) mabn_error_clear(); /* the next run redoes more */
         close(w->journal);
@@ -249,6 +252,11 @@ int64_t mabn_dataset_writer_done(const struct mabn_dataset_writer *w)
 uint64_t mabn_dataset_writer_source(const struct mabn_dataset_writer *w, int64_t number)
 {
     return w->records[number].source;
+}
+
+bool mabn_dataset_writer_skipped(const struct mabn_dataset_writer *w, int64_t number)
+{
+    return w->records[number].state == SKIPPED;
 }
 
 mabn_status mabn_dataset_writer_rewind(struct mabn_dataset_writer *w, int64_t number)
@@ -311,6 +319,7 @@ static mabn_status finish(struct mabn_dataset_writer *w, int64_t number, enum st
     while (w->settled < w->next && w->records[w->settled].state >= WRITTEN)
         w->settled++;
     if (w->settled - w->journaled >= FLUSH_RECORDS) status = flush_journal(w);
+    if (status) w->failed = true;
     pthread_mutex_unlock(&w->lock);
     return status;
 }
@@ -330,8 +339,10 @@ mabn_status mabn_dataset_writer_add(struct mabn_dataset_writer *w, int64_t numbe
         .state = PLACED,
     };
     MABN_TRY(settle(w, number, &r));
-    MABN_TRY(mabn_h5_stream_write(w->h5, r.offset, s->bytes, s->size));
-    return finish(w, number, WRITTEN);
+    mabn_status status = mabn_h5_stream_write(w->h5, r.offset, s->bytes, s->size);
+    if (!status) return finish(w, number, WRITTEN);
+    w->failed = true;
+    return status;
 }
 
 mabn_status mabn_dataset_writer_skip(struct mabn_dataset_writer *w, int64_t number, uint64_t source)
@@ -507,19 +518,8 @@ static mabn_status add_index(struct mabn_dataset_writer *w, int64_t kept)
     return MABN_OK;
 }
 
-mabn_status mabn_dataset_writer_commit(struct mabn_dataset_writer *w)
+static mabn_status write_file(struct mabn_dataset_writer *w)
 {
-    int64_t kept = mabn_dataset_writer_kept(w);
-    if (w->settled != w->count) MABN_BUG("not all images were settled");
-    if (!kept) return mabn_fail(MABN_ERR_ARG, "no image is left to pack into '%s'", w->path);
-    if (flush_journal(w)) return MABN_ERR_IO;
-    MABN_TRY(add_index(w, kept));
-    mabn_h5_set_int64(w->h5, "count", kept);
-    mabn_h5_set_int64(w->h5, "classes", w->classes);
-    for (size_t i = 0; i < w->extra_count; i++) {
-        struct extra *e = &w->extras[i];
-        MABN_TRY(mabn_h5_declare(w->h5, e->name, e->type, e->width, e->rank, e->dims, &e->item));
-    }
     MABN_TRY(mabn_h5_layout(w->h5, w->end));
     for (size_t i = 0; i < w->extra_count; i++)
         MABN_TRY(mabn_h5_write(w->h5, w->extras[i].item, w->extras[i].data));
@@ -528,4 +528,22 @@ mabn_status mabn_dataset_writer_commit(struct mabn_dataset_writer *w)
      * leave a journal without its file. */
     if (w->journal >= 0) unlink(w->journal_path);
     return mabn_h5_commit(w->h5);
+}
+
+mabn_status mabn_dataset_writer_commit(struct mabn_dataset_writer *w)
+{
+    int64_t kept = mabn_dataset_writer_kept(w);
+    if (w->settled != w->count) MABN_BUG("not all images were settled");
+    if (!kept) return mabn_fail(MABN_ERR_ARG, "no image is left to pack into '%s'", w->path);
+    mabn_status status = flush_journal(w);
+    if (!status) status = add_index(w, kept);
+    mabn_h5_set_int64(w->h5, "count", kept);
+    mabn_h5_set_int64(w->h5, "classes", w->classes);
+    for (size_t i = 0; i < w->extra_count && !status; i++) {
+        struct extra *e = &w->extras[i];
+        status = mabn_h5_declare(w->h5, e->name, e->type, e->width, e->rank, e->dims, &e->item);
+    }
+    if (!status) status = write_file(w);
+    if (status) w->failed = true;
+    return status;
 }

@@ -16,7 +16,7 @@ MABN_BEGIN_DECLS
 
 struct mabn_pack_options {
     int threads;      /* at least 1 */
-    int resize_short; /* shrink the short side to this many pixels; 0: leave images as they are */
+    int resize_short; /* shrink a larger short side to this many pixels, as JPEG; 0: never */
     int quality;      /* JPEG quality when encoding again, 1..100 */
     bool verify;      /* decode every image completely */
     bool skip_bad;    /* warn about images that cannot be used and leave them out */
@@ -26,15 +26,38 @@ struct mabn_pack_options {
     void *context;
 };
 
-/* Digest of the inputs for mabn_dataset_spec.key: every path with its file's size and time, the
- * options that change the content, and `extra` (the canonical command). Missing files count as
- * size -1: they are reported when they are read. */
-void mabn_pack_key(const char *const *paths, int64_t count, const char *extra, uint8_t key[16]);
+/* Digest of the inputs' names, of the options that decide the content, and of `command`: for
+ * mabn_dataset_spec.key. */
+void mabn_pack_key(const char *const *paths, int64_t count, const struct mabn_pack_options *options,
+                   const char *command, uint8_t key[16]);
 
-/* Settle all numbers of the writer from `paths` (count entries, as the spec said). Checks
- * mabn_stop_requested(): then MABN_ERR_STOPPED. */
+/* Settle all numbers of the writer from `paths` (count entries, as the spec said). What an earlier
+ * run did is kept as far as its files have the same size and time. Checks mabn_stop_requested():
+ * then MABN_ERR_STOPPED. */
 MABN_MUST_USE mabn_status mabn_pack_files(struct mabn_dataset_writer *w, const char *const *paths,
                                           int64_t count, const struct mabn_pack_options *options);
+
+struct mabn_listing;
+struct mabn_idx;
+/* Where the result goes and what it says about itself. */
+struct mabn_pack_output {
+    const char *path;
+    bool force;
+    const char *command; /* see mabn_dataset_spec */
+    const char *tool;    /* "mabn-pack 0.1.0" */
+};
+
+/* A whole classification dataset from a listing (store/listing.h). A run that is stopped, killed or
+ * meets a bad image leaves its work beside the output; the same call goes on from there. */
+MABN_MUST_USE mabn_status mabn_pack_listing(const struct mabn_pack_output *out,
+                                            const struct mabn_listing *listing,
+                                            const struct mabn_pack_options *options);
+
+/* The same from idx files (store/idx.h): raw images, in one go. classes: names, may be NULL. */
+MABN_MUST_USE mabn_status mabn_pack_idx(const struct mabn_pack_output *out,
+                                        const struct mabn_idx *images,
+                                        const struct mabn_idx *labels, const char *const *classes,
+                                        int64_t class_count);
 
 MABN_END_DECLS
 #endif

@@ -1,0 +1,38 @@
+/* Which images, with which labels: read from a folder tree or a list.
+ *
+ * Classes come from the folders' names in byte order, or from a class file: one class a line, the
+ * line's number (from 0) is its label; "NAME" or "NAME<TAB>shown name". With a class file a folder
+ * or label that it does not name is an error. */
+#ifndef MABN_STORE_LISTING_H
+#define MABN_STORE_LISTING_H
+
+#include <stdint.h>
+
+#include "base/status.h"
+
+MABN_BEGIN_DECLS
+
+struct mabn_listing {
+    char **paths;    /* (count) to open */
+    char **names;    /* (count) to record: below the folder, or as listed */
+    int32_t *labels; /* (count) */
+    int64_t count;
+    char **classes; /* (class_count) shown names; none when labels were given as numbers only */
+    int64_t class_count;
+};
+
+/* DIR/CLASS/..., to any depth below CLASS; names that begin with a dot are passed over. Images are
+ * in the order of class, then name. class_file may be NULL. */
+MABN_MUST_USE mabn_status mabn_listing_scan(struct mabn_listing *list, const char *folder,
+                                            const char *class_file);
+/* "PATH<TAB>LABEL" lines in their order ("-": standard input). Labels are numbers from 0 on, or
+ * names: those of the class file, or, without one, classes in byte order. */
+MABN_MUST_USE mabn_status mabn_listing_read(struct mabn_listing *list, const char *path,
+                                            const char *class_file);
+/* The shown names of a class file alone. */
+MABN_MUST_USE mabn_status mabn_listing_read_classes(struct mabn_listing *list,
+                                                    const char *class_file);
+void mabn_listing_release(struct mabn_listing *list);
+
+MABN_END_DECLS
+#endif

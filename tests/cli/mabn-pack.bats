@@ -1,0 +1,265 @@
+#!/usr/bin/env bats
+load helpers
+
+tree() { "$ROOT/tests/make-images" "${1:-tree}" "${@:2}"; }
+
+# idx IMAGES.idx LABELS.idx: three 2x2 images, two labels used
+idx() {
+    printf '\0\0\10\3\0\0\0\3\0\0\0\2\0\0\0\2abcdefghijkl' >images.idx
+    printf '\0\0\10\1\0\0\0\3\2\0\2' >labels.idx
+}
+
+@test "a class tree: every byte, label, name and size is there" {
+    need_python
+    tree
+    run --separate-stderr mabn-pack imagenet tree -o a.h5
+    assert_success
+    assert_output ""
+    # shellcheck disable=SC2154
+    [[ $stderr == "mabn-pack: packed 24 images of 3 classes into 'a.h5'"* ]]
+    run $PYTHON - <<'E2'
+import glob, h5py, os, struct
+f = h5py.File("a.h5")
+files = sorted(glob.glob("tree/*/*"))
+b, o, l = f["images/bytes"][:], f["images/offset"][:], f["images/length"][:]
+assert len(files) == f.attrs["count"] == len(o) == 24
+for i, p in enumerate(files):
+    data = open(p, "rb").read()
+    assert b[o[i]:o[i] + l[i]].tobytes() == data, p
+    assert "tree/" + f["images/name"][i].decode() == p
+    w, h = struct.unpack(">II", data[16:24]) if data[1:4] == b"PNG" else (24, 16)
+    assert (f["images/width"][i], f["images/height"][i]) == (w, h)
+    assert f["images/format"][i] == (2 if data[1:4] == b"PNG" else 1)
+    assert f["labels"][i] == int(p[10:13])
+assert list(f["classes"]) == [b"class000", b"class001", b"class002"]
+assert f.attrs["command"] == b"mabn-pack imagenet tree"
+E2
+    assert_success
+    run h5dump -H a.h5
+    assert_success
+    assert_output --partial 'DATASET "checksum"'
+}
+
+@test "the same bytes for any number of threads, output name and time" {
+    tree tree 3 60
+    mabn-pack imagenet -q tree -j1 -o a.h5
+    sleep 1
+    mabn-pack imagenet -q tree -j2 -o b.h5
+    mabn-pack imagenet -q -v tree -j8 -o c.h5
+    cmp a.h5 b.h5
+    cmp a.h5 c.h5
+}
+
+@test "class files fix and name the classes" {
+    need_python
+    tree
+    printf 'class002\tlast\nunused\nclass000\nclass001\n' >classes
+    mabn-pack imagenet -q tree -c classes -o a.h5
+    run $PYTHON -c 'import h5py; f = h5py.File("a.h5"); print(list(f["classes"]), f["labels"][0], f["labels"][-1], f["images/name"][0])'
+    assert_output "[b'last', b'unused', b'class000', b'class001'] 0 3 b'class002/image0000.JPEG'"
+    echo class000 >few
+    fails 1 "folder 'tree/class001' is not in the class file" mabn-pack imagenet tree -c few -o b.h5
+    printf 'a\nb\na\n' >twice
+    fails 1 "class 'a' appears twice" mabn-pack imagenet tree -c twice -o b.h5
+    : >empty
+    fails 1 "names no classes" mabn-pack imagenet tree -c empty -o b.h5
+    assert_file_not_exist b.h5
+}
+
+@test "lists: numbers, names, standard input, tabs in paths" {
+    need_python
+    tree
+    mv tree/class000/image0000.JPEG $'tree/with\ttab'
+    printf '%s\t%s\n' tree/class001/image0003.JPEG 7 $'tree/with\ttab' 0 |
+        mabn-pack list - -q -o a.h5
+    run $PYTHON -c 'import h5py; f = h5py.File("a.h5"); print(list(f["labels"]), f.attrs["classes"], f["images/name"][1], "classes" in f)'
+    assert_output "[7, 0] 8 b'tree/with\ttab' False"
+    printf '%s\t%s\n' tree/class001/image0003.JPEG zebra tree/class001/image0001.JPEG ant >list
+    mabn-pack list list -q -o b.h5
+    run $PYTHON -c 'import h5py; f = h5py.File("b.h5"); print(list(f["labels"]), list(f["classes"]))'
+    assert_output "[1, 0] [b'ant', b'zebra']"
+    printf 'zebra\nbee\nant\n' >classes
+    mabn-pack list list -q -c classes -o c.h5
+    run $PYTHON -c 'import h5py; f = h5py.File("c.h5"); print(list(f["labels"]), list(f["classes"]))'
+    assert_output "[0, 2] [b'zebra', b'bee', b'ant']"
+    echo 'no tab here' >bad
+    fails 1 "'bad':1: expected PATH, a tab and a label" mabn-pack list bad -o d.h5
+    printf 'tree/class001/image0003.JPEG\t3\n' >high
+    fails 1 "'high':1: label '3' is not in the class file" mabn-pack list high -c classes -o d.h5
+    fails 1 "lists no images" mabn-pack list /dev/null -o d.h5
+}
+
+@test "idx files, plain and compressed" {
+    need_python
+    idx
+    mabn-pack idx images.idx labels.idx -q -o a.h5
+    gzip -k images.idx labels.idx
+    mabn-pack idx images.idx.gz labels.idx.gz -q -o b.h5
+    run $PYTHON -c 'import h5py
+for n in "ab":
+    f = h5py.File(n + ".h5"); a = f.attrs
+    print(f["images/bytes"][:].tobytes(), list(f["labels"]), a["encoding"], a["height"], a["width"], a["channels"], a["classes"])'
+    assert_line --index 0 "b'abcdefghijkl' [2, 0, 2] b'raw' 2 2 1 3"
+    assert_line --index 1 "b'abcdefghijkl' [2, 0, 2] b'raw' 2 2 1 3"
+}
+
+@test "bad idx files: one line each" {
+    idx
+    fails 1 "are the two files in the right order" mabn-pack idx labels.idx images.idx -o a.h5
+    head -c 25 images.idx >cut.idx
+    fails 1 "'cut.idx' is truncated" mabn-pack idx cut.idx labels.idx -o a.h5
+    gzip -c images.idx | head -c 30 >cut.gz
+    fails 1 "'cut.gz' is truncated" mabn-pack idx cut.gz labels.idx -o a.h5
+    gzip -c images.idx >flip.gz
+    printf 'x' | dd of=flip.gz bs=1 seek=25 conv=notrunc status=none
+    fails 1 "'flip.gz'" mabn-pack idx flip.gz labels.idx -o a.h5
+    (cat images.idx; echo more) >long.idx
+    fails 1 "bytes left over" mabn-pack idx long.idx labels.idx -o a.h5
+    printf '\0\0\10\3\377\377\377\377\377\377\377\377\0\0\0\1' >bomb.idx
+    fails 1 "'bomb.idx'" mabn-pack idx bomb.idx labels.idx -o a.h5
+    printf '\0\0\15\1\0\0\0\1\0\0\0\0' >float.idx
+    fails 1 "elements of type 0x0d" mabn-pack idx images.idx float.idx -o a.h5
+    printf '\0\0\10\1\0\0\0\2\1\1' >two.idx
+    fails 1 "there are 3 images but 2 labels" mabn-pack idx images.idx two.idx -o a.h5
+    assert_file_not_exist a.h5
+}
+
+@test "--resize shrinks large images and leaves small ones as they are" {
+    need_python
+    tree tree 2 8 40
+    mabn-pack imagenet -q tree --resize 32 -o a.h5
+    run $PYTHON - <<'E2'
+import glob, h5py, struct
+f = h5py.File("a.h5")
+for i, p in enumerate(sorted(glob.glob("tree/*/*"))):
+    data = open(p, "rb").read()
+    stored = f["images/bytes"][int(f["images/offset"][i]):][:f["images/length"][i]].tobytes()
+    size = (f["images/width"][i], f["images/height"][i])
+    if data[1:4] == b"PNG":
+        w, h = struct.unpack(">II", data[16:24])
+        assert min(size) == 32 and max(size) == 32 * max(w, h) // min(w, h), (size, w, h)
+        assert stored[:2] == b"\xff\xd8" and f["images/format"][i] == 1
+    else:
+        assert stored == data and size == (24, 16)
+E2
+    assert_success
+}
+
+@test "bad images: one line and the work is kept, or --skip-bad" {
+    tree tree 3 100
+    echo 'not an image' >tree/class001/image0050.JPEG
+    : >tree/class001/image0051.JPEG
+    ln -s nowhere tree/class002/broken.JPEG
+    fails 1 "'tree/class001/image0050.JPEG'" mabn-pack imagenet tree -j2 -o a.h5
+    assert_file_not_exist a.h5
+    assert_file_exist a.h5.partial
+    run --separate-stderr mabn-pack imagenet tree -j2 --skip-bad -o b.h5
+    assert_success
+    [ "$(grep -c 'warning: skipped' <<<"$stderr")" -eq 3 ]
+    [[ $stderr == *"packed 298 images"* ]]
+    mabn-pack imagenet -q tree -j1 --skip-bad -o c.h5 2>/dev/null
+    cmp b.h5 c.h5
+    # mended: the same command goes on, with the same result as without the accident
+    cp tree/class000/image0000.JPEG tree/class001/image0050.JPEG
+    cp tree/class000/image0000.JPEG tree/class001/image0051.JPEG
+    rm tree/class002/broken.JPEG
+    run --separate-stderr mabn-pack imagenet tree -j2 -o a.h5
+    assert_success
+    mabn-pack imagenet -q tree -o d.h5
+    cmp a.h5 d.h5
+}
+
+@test "damage behind the header is found by --verify" {
+    tree
+    png=tree/class000/image0000.JPEG
+    head -c $(($(stat -c %s $png) / 2)) $png >cut
+    mv cut $png
+    mabn-pack imagenet -q tree -o a.h5
+    fails 1 "'$png'" mabn-pack imagenet tree --verify -o b.h5
+}
+
+@test "an image that changed since the work was cut off is packed again" {
+    tree tree 3 200
+    echo bad >tree/class002/image0199.JPEG
+    fails 1 "image0199" mabn-pack imagenet tree -j1 -o a.h5
+    cp tree/class000/image0001.JPEG tree/class000/image0002.JPEG
+    cp tree/class000/image0001.JPEG tree/class002/image0199.JPEG
+    mabn-pack imagenet -q tree -o a.h5
+    mabn-pack imagenet -q tree -o b.h5
+    cmp a.h5 b.h5
+}
+
+@test "the output is whole or not there" {
+    tree
+    fails 1 "No such file or directory" mabn-pack imagenet tree -o nowhere/a.h5
+    fails 1 "is a folder" mabn-pack imagenet tree -o tree
+    fails 1 "not a regular file" mabn-pack imagenet tree -f -o /dev/full
+    echo old >a.h5
+    fails 1 "'a.h5' exists" mabn-pack imagenet tree -o a.h5
+    [ "$(cat a.h5)" = old ]
+    mabn-pack imagenet -q tree -f -o a.h5
+    [ "$(head -c 4 a.h5 | tail -c 3)" = HDF ]
+    if [ "$(id -u)" -ne 0 ]; then
+        mkdir closed && chmod 555 closed
+        fails 1 "Permission denied" mabn-pack imagenet tree -o closed/a.h5
+    fi
+}
+
+@test "a file-size limit ends in one line, and leaves nothing" {
+    tree tree 3 60 40
+    fails 1 "File too large" bash -c "trap '' XFSZ; ulimit -f 300; exec mabn-pack imagenet tree -o a.h5"
+    run bash -c 'ls a.h5*'
+    assert_failure
+}
+
+@test "a full disk ends in one line, and leaves nothing" {
+    mkdir small
+    unshare -rm true 2>/dev/null || [ "$(id -u)" -eq 0 ] || skip "cannot mount here"
+    tree tree 3 60 60
+    fails 1 "No space left" unshare -rm bash -c \
+        'mount -t tmpfs -o size=300k none small && mabn-pack imagenet tree -o small/a.h5; s=$?; ls small >left; exit $s'
+    [ ! -s left ]
+}
+
+@test "a signal stops with 75, and the same command goes on" {
+    tree tree 3 400 40
+    mabn-pack imagenet -q tree --resize 32 -o a.h5
+    mabn-pack imagenet tree --resize 32 -j1 -o b.h5 2>log &
+    pid=$!
+    for ((i = 0; i < 200; i++)); do
+        [ "$(stat -c %s b.h5.journal 2>/dev/null || echo 0)" -gt 72 ] && break
+        sleep 0.01
+    done
+    kill -TERM $pid
+    status=0; wait $pid || status=$?
+    assert_equal "$status" 75
+    grep -q "stopped by SIGTERM" log
+    assert_file_not_exist b.h5
+    run --separate-stderr mabn-pack imagenet tree --resize 32 -o b.h5
+    assert_success
+    [[ $stderr == *"going on after"* ]]
+    cmp a.h5 b.h5
+}
+
+@test "kill -9, five times: nothing is lost" {
+    run "$ROOT/tests/kill/pack.sh" "$MABN_BIN" 3
+    assert_success
+    assert_output --partial " 0 lost or different"
+}
+
+@test "misuse" {
+    tree
+    fails 2 "no output" mabn-pack imagenet tree
+    run mabn-pack imagenet -o a.h5
+    assert_equal "$status" 2
+    run mabn-pack nonsense
+    assert_equal "$status" 2
+    fails 2 "quality" mabn-pack imagenet tree --quality 101 -o a.h5
+    mkdir empty
+    fails 1 "holds no class folders" mabn-pack imagenet empty -o a.h5
+    mkdir empty/class
+    run --separate-stderr mabn-pack imagenet -q empty -o a.h5
+    assert_equal "$status" 1
+    [[ $stderr == *"hold no files"* ]]
+    fails 1 "No such file" mabn-pack imagenet missing -o a.h5
+}
