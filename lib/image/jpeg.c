@@ -288,7 +288,9 @@ static void step_part(struct mabn_jpeg_decoder *jpeg)
     JDIMENSION end = (JDIMENSION)(part.x + part.width + mcu_w);
     if (end > cinfo->output_width) end = cinfo->output_width;
     JDIMENSION width = end - x;
-    if (width < cinfo->output_width)
+    /* libjpeg-turbo 2.1.5 gets columns of scaled pictures wrong when chroma is 4:1 across */
+    const bool columns = cinfo->max_h_samp_factor <= 2 || jpeg->job->scale == 1;
+    if (columns && width < cinfo->output_width)
         jpeg_crop_scanline(cinfo, &x, &width);
     else
         x = 0;

@@ -52,7 +52,7 @@ MABN_COEF void mabn_coef_set(struct mabn_coef *k, double mean, double istd, doub
     k->mean = (float)mean;
     k->istd = (float)istd;
     k->scale = (float)scale;
-    k->shift = (float)shift;
+    k->shift = (float)(shift + (k->mean - mean) * scale); /* what rounding took off the mean */
     k->a = (float)(gamma * scale);
     k->b = (float)(beta + gamma * (shift - mean * scale));
 }

@@ -7,75 +7,12 @@
  * of that iteration, and for sums (gradients of gamma, beta, weights) the sum of the magnitudes of
  * its terms. The recorded side is float32 itself: each of its values is the end of a chain of about
  * ten roundings of 6e-8, and its sums of n terms carry up to sqrt(n) more. */
-#include "tap.h"
-
-#include <hdf5.h>
+#include "h5array.h"
 
 #include "norm/norm.h"
 #include "ops/centralize.h"
 
 #define TOLERANCE 1e-6
-
-/* ---- reading ---- */
-
-struct array {
-    float *values;
-    int rank;
-    hsize_t shape[8];
-    size_t count;
-};
-
-static struct array read_array(hid_t group, const char *name)
-{
-    struct array a = {0};
-    hid_t set = H5Dopen2(group, name, H5P_DEFAULT);
-    if (set < 0) {
-        printf("Bail out! no dataset %s\n", name);
-        exit(1);
-    }
-    hid_t space = H5Dget_space(set);
-    a.rank = H5Sget_simple_extent_dims(space, a.shape, NULL);
-    a.count = 1;
-    for (int i = 0; i < a.rank; i++)
-        a.count *= a.shape[i];
-    a.values = calloc(a.count + 1, sizeof *a.values);
-    if (H5Dread(set, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, a.values) < 0) {
-        printf("Bail out! cannot read %s\n", name);
-        exit(1);
-    }
-    H5Sclose(space);
-    H5Dclose(set);
-    return a;
-}
-
-static double attribute(hid_t group, const char *name)
-{
-    double value = 0;
-    hid_t at = H5Aopen(group, name, H5P_DEFAULT);
-    if (at < 0 || H5Aread(at, H5T_NATIVE_DOUBLE, &value) < 0) {
-        printf("Bail out! no attribute %s\n", name);
-        exit(1);
-    }
-    H5Aclose(at);
-    return value;
-}
-
-/* NCHW → NHWC and back, one batch. */
-static void to_nhwc(float *out, const float *in, size_t n, size_t c, size_t hw)
-{
-    for (size_t i = 0; i < n; i++)
-        for (size_t j = 0; j < c; j++)
-            for (size_t p = 0; p < hw; p++)
-                out[(i * hw + p) * c + j] = in[(i * c + j) * hw + p];
-}
-
-static void to_nchw(float *out, const float *in, size_t n, size_t c, size_t hw)
-{
-    for (size_t i = 0; i < n; i++)
-        for (size_t j = 0; j < c; j++)
-            for (size_t p = 0; p < hw; p++)
-                out[(i * c + j) * hw + p] = in[(i * hw + p) * c + j];
-}
 
 /* ---- comparing ---- */
 
@@ -112,24 +49,24 @@ static void judge(const char *name, const struct worst *w, size_t count)
 /* ---- MABN ---- */
 
 struct mabn_case {
-    struct array x, gy, y, gx, gweight, gbias, running_var, weight, bias, eval_x, eval_y;
+    struct h5array x, gy, y, gx, gweight, gbias, running_var, weight, bias, eval_x, eval_y;
     size_t n, c, hw;
 };
 
 static struct mabn_case read_case(hid_t g)
 {
     struct mabn_case k;
-    k.x = read_array(g, "x");
-    k.gy = read_array(g, "gy");
-    k.y = read_array(g, "y");
-    k.gx = read_array(g, "gx");
-    k.gweight = read_array(g, "gweight");
-    k.gbias = read_array(g, "gbias");
-    k.running_var = read_array(g, "running_var");
-    k.weight = read_array(g, "weight");
-    k.bias = read_array(g, "bias");
-    k.eval_x = read_array(g, "eval_x");
-    k.eval_y = read_array(g, "eval_y");
+    k.x = h5array_read(g, "x");
+    k.gy = h5array_read(g, "gy");
+    k.y = h5array_read(g, "y");
+    k.gx = h5array_read(g, "gx");
+    k.gweight = h5array_read(g, "gweight");
+    k.gbias = h5array_read(g, "gbias");
+    k.running_var = h5array_read(g, "running_var");
+    k.weight = h5array_read(g, "weight");
+    k.bias = h5array_read(g, "bias");
+    k.eval_x = h5array_read(g, "eval_x");
+    k.eval_y = h5array_read(g, "eval_y");
     k.n = k.x.shape[1];
     k.c = k.x.shape[2];
     k.hw = k.x.count / (k.x.shape[0] * k.n * k.c);
@@ -138,9 +75,9 @@ static struct mabn_case read_case(hid_t g)
 
 static void free_case(struct mabn_case *k)
 {
-    struct array *all[] = {&k->x,       &k->gy,     &k->y,           &k->gx,
-                           &k->gweight, &k->gbias,  &k->running_var, &k->weight,
-                           &k->bias,    &k->eval_x, &k->eval_y};
+    struct h5array *all[] = {&k->x,       &k->gy,     &k->y,           &k->gx,
+                             &k->gweight, &k->gbias,  &k->running_var, &k->weight,
+                             &k->bias,    &k->eval_x, &k->eval_y};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]->values);
 }
@@ -239,9 +176,9 @@ static void run_trajectory(const char *name, const struct mabn_norm_options *opt
 static void mabn_common(struct mabn_norm_options *o, hid_t g)
 {
     mabn_norm_options_init(o, MABN_NORM_MABN);
-    o->window = (int)attribute(g, "buffer_size");
-    o->eps = attribute(g, "eps");
-    o->momentum = attribute(g, "momentum");
+    o->window = (int)h5array_attribute(g, "buffer_size");
+    o->eps = h5array_attribute(g, "eps");
+    o->momentum = h5array_attribute(g, "momentum");
 }
 
 static void check_formal(hid_t g, const char *name)
@@ -250,7 +187,7 @@ static void check_formal(hid_t g, const char *name)
     struct mabn_case k = read_case(g);
     mabn_common(&o, g);
     o.window_rule = MABN_WINDOW_ITERATION;
-    o.warmup = (int)attribute(g, "warmup_iters");
+    o.warmup = (int)h5array_attribute(g, "warmup_iters");
     run_trajectory(name, &o, &k);
     free_case(&k);
 }
@@ -261,7 +198,7 @@ static void check_subbatch(hid_t g, const char *name)
     struct mabn_case k = read_case(g);
     mabn_common(&o, g);
     o.window_rule = MABN_WINDOW_SUBBATCH;
-    o.norm_batch = (int)attribute(g, "norm_batch");
+    o.norm_batch = (int)h5array_attribute(g, "norm_batch");
     run_trajectory(name, &o, &k);
     free_case(&k);
 }
@@ -301,7 +238,7 @@ static void conv_sum(double *out, double *size, const float *x, const float *w, 
 }
 
 static void check_sum(struct worst *worst, const char *what, const float *x, const float *w,
-                      const float *gy, const float *bias, const struct array *want,
+                      const float *gy, const float *bias, const struct h5array *want,
                       const struct conv *s, enum sum which)
 {
     double *out = calloc(want->count, sizeof *out), *size = calloc(want->count, sizeof *size);
@@ -323,10 +260,12 @@ static void check_sum(struct worst *worst, const char *what, const float *x, con
 
 static void check_cenconv(hid_t g, const char *name)
 {
-    struct array x = read_array(g, "x"), w = read_array(g, "weight"), y = read_array(g, "y");
-    struct array gy = read_array(g, "gy"), gx = read_array(g, "gx"), gw = read_array(g, "gweight");
-    const bool has_bias = attribute(g, "bias") != 0;
-    struct array bias = {0};
+    struct h5array x = h5array_read(g, "x"), w = h5array_read(g, "weight"),
+                   y = h5array_read(g, "y");
+    struct h5array gy = h5array_read(g, "gy"), gx = h5array_read(g, "gx"),
+                   gw = h5array_read(g, "gweight");
+    const bool has_bias = h5array_attribute(g, "bias") != 0;
+    struct h5array bias = {0};
     struct worst worst[3] = {{0}};
     const struct conv s = {.n = (int64_t)x.shape[0],
                            .c = (int64_t)x.shape[1],
@@ -335,14 +274,14 @@ static void check_cenconv(hid_t g, const char *name)
                            .o = (int64_t)y.shape[1],
                            .oh = (int64_t)y.shape[2],
                            .ow = (int64_t)y.shape[3],
-                           .k = (int64_t)attribute(g, "kernel"),
-                           .stride = (int64_t)attribute(g, "stride"),
-                           .pad = (int64_t)attribute(g, "padding"),
-                           .dilation = (int64_t)attribute(g, "dilation"),
-                           .groups = (int64_t)attribute(g, "groups")};
+                           .k = (int64_t)h5array_attribute(g, "kernel"),
+                           .stride = (int64_t)h5array_attribute(g, "stride"),
+                           .pad = (int64_t)h5array_attribute(g, "padding"),
+                           .dilation = (int64_t)h5array_attribute(g, "dilation"),
+                           .groups = (int64_t)h5array_attribute(g, "groups")};
     float *effective = calloc(w.count, sizeof(float));
 
-    if (has_bias) bias = read_array(g, "bias");
+    if (has_bias) bias = h5array_read(g, "bias");
     mabn_centralize(effective, w.values, s.o, (int64_t)w.count / s.o);
     check_sum(&worst[0], "y", x.values, effective, gy.values, bias.values, &y, &s, SUM_Y);
     check_sum(&worst[1], "gx", x.values, effective, gy.values, NULL, &gx, &s, SUM_GX);
@@ -350,7 +289,7 @@ static void check_cenconv(hid_t g, const char *name)
     judge(name, worst, 3);
 
     free(effective);
-    struct array *all[] = {&x, &w, &y, &gy, &gx, &gw, &bias};
+    struct h5array *all[] = {&x, &w, &y, &gy, &gx, &gw, &bias};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]->values);
 }

@@ -1,0 +1,411 @@
+/* Whole small networks: forward and every gradient against PyTorch (tests/golden/net.tsv, made by
+ * make_net_fixtures.py), folded against unfolded inference, runs that repeat bit for bit, memory
+ * saved without a difference, names and shapes, JSON descriptions, what is refused. */
+#include "base/mem.h"
+#include "model/model.h"
+#include "tap.h"
+
+static struct mabn_device *device;
+
+/* The fixtures' hash: numbers in [-1, 1) from a name and an index. */
+static float *noise(const char *name, size_t count)
+{
+    uint32_t h = 2166136261u;
+    float *values = mabn_xmalloc(count * sizeof *values);
+    for (; *name; name++)
+        h = (h ^ (unsigned char)*name) * 16777619u;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t x = (uint32_t)i * 2654435761u + h;
+        x ^= x >> 16;
+        x *= 0x7feb352du;
+        x ^= x >> 15;
+        x *= 0x846ca68bu;
+        x ^= x >> 16;
+        values[i] = (float)(x / 2147483648.0 - 1.0);
+    }
+    return values;
+}
+
+static size_t tensor_size(const struct mabn_net_tensor *t)
+{
+    size_t n = 0;
+    if (!mabn_shape_count(&t->shape, &n)) abort();
+    return n;
+}
+
+/* Parameters as the fixture script makes them. */
+static void fill_parameters(struct mabn_net *net)
+{
+    for (int i = 0; i < mabn_net_tensor_count(net); i++) {
+        const struct mabn_net_tensor *t = mabn_net_tensor_at(net, i);
+        if (t->role != MABN_NET_PARAMETER) continue;
+        size_t n = tensor_size(t), length = strlen(t->name);
+        float *v = noise(t->name, n);
+        bool weight = length > 6 && !strcmp(t->name + length - 6, "weight");
+        for (size_t k = 0; k < n; k++) {
+            double x = v[k];
+            if (t->shape.rank > 1)
+                x *= sqrt(3.0 / (double)(n / (size_t)t->shape.dim[0]));
+            else
+                x = weight ? 1 + 0.25 * x : 0.25 * x;
+            v[k] = (float)x;
+        }
+        if (mabn_net_tensor_set(net, i, v, n * sizeof *v)) abort();
+        free(v);
+    }
+}
+
+static void fill_batch(struct mabn_net *net)
+{
+    struct mabn_shape s = mabn_net_input_shape(net);
+    size_t n;
+    if (!mabn_shape_count(&s, &n)) abort();
+    float *x = noise("image", n);
+    memcpy(mabn_net_input(net), x, n * sizeof *x);
+    free(x);
+    for (int i = 0; i < s.dim[0]; i++)
+        mabn_net_labels(net)[i] = i * 3 % mabn_net_classes(net);
+}
+
+/* ---- against PyTorch ---- */
+
+struct fixture {
+    const char *name, *arch, *norm;
+    bool early;
+    int width, batch, height, columns, channels, classes;
+    double tolerance; /* relative, of gradients */
+};
+
+static const struct fixture fixtures[] = {
+    {"cifar-bn", "cifar-resnet8", "bn", false, 8, 4, 12, 10, 1, 10, 1e-4},
+    {"cifar-gn", "cifar-resnet8", "gn", false, 8, 3, 12, 10, 3, 10, 1e-4},
+    {"cifar-ln", "cifar-resnet8", "ln", false, 8, 3, 12, 10, 3, 10, 1e-4},
+    {"cifar-in", "cifar-resnet8", "in", false, 8, 3, 12, 12, 3, 10, 1e-4},
+    {"basic-bn", "resnet10", "bn", false, 32, 4, 127, 129, 3, 7, 1e-3},
+    {"bottleneck-bn", "resnet50", "bn", false, 4, 4, 64, 64, 3, 7, 2e-3},
+    {"stride-in-1x1", "resnet50", "bn", true, 4, 4, 64, 64, 3, 7, 2e-3},
+};
+
+static struct mabn_model describe(const struct fixture *f)
+{
+    struct mabn_model model;
+    if (mabn_model_init(&model, f->arch) || mabn_model_set_norm(&model, f->norm)) abort();
+    model.base_width = f->width;
+    model.channels = f->channels;
+    model.classes = f->classes;
+    model.stride_in_1x1 = f->early;
+    for (int p = 0; p < MABN_MODEL_PARTS; p++)
+        model.norm[p].groups = 2;
+    return model;
+}
+
+static struct mabn_net *build(const struct mabn_model *model, int batch, int height, int width,
+                              bool training)
+{
+    struct mabn_net *net;
+    struct mabn_net_options options = {.batch = batch, .height = height, .width = width,
+                                       .training = training};
+    if (mabn_model_build(&net, device, model, &options)) {
+        printf("# %s\n", mabn_error_message());
+        abort();
+    }
+    return net;
+}
+
+/* The values of one row of the fixtures; the count is returned, 0 when it is not there. */
+static size_t find_row(const char *table, const char *name, const char *what, double *values,
+                       size_t most)
+{
+    char key[128];
+    snprintf(key, sizeof key, "\n%s\t%s\t", name, what);
+    const char *at = strstr(table, key);
+    size_t n = 0;
+    if (!at) return 0;
+    at += strlen(key);
+    while (n < most) {
+        char *end;
+        values[n++] = strtod(at, &end);
+        if (*end != '\t') break;
+        at = end + 1;
+    }
+    return n;
+}
+
+static double logits_error(const struct mabn_net *net, const double *want, size_t n)
+{
+    double error = 0;
+    for (size_t i = 0; i < n; i++)
+        error = fmax(error, fabs((double)mabn_net_logits(net)[i] - want[i]));
+    return error;
+}
+
+/* Worst relative error over the gradients' lengths and projections. */
+static double gradient_error(const struct mabn_net *net, const char *table, const char *name,
+                             int *compared)
+{
+    double worst = 0, want[2];
+    for (int i = 0; i < mabn_net_tensor_count(net); i++) {
+        const struct mabn_net_tensor *t = mabn_net_tensor_at(net, i);
+        if (t->role != MABN_NET_GRADIENT || find_row(table, name, t->name, want, 2) != 2) continue;
+        size_t n = tensor_size(t);
+        float *g = mabn_xmalloc(n * sizeof *g), *pattern = noise("pattern", n);
+        double square = 0, dot = 0;
+        if (mabn_net_tensor_get(net, i, g, n * sizeof *g)) abort();
+        for (size_t k = 0; k < n; k++) {
+            square += (double)g[k] * g[k];
+            dot += (double)g[k] * pattern[k];
+        }
+        double error = fmax(fabs(sqrt(square) - want[0]), fabs(dot - want[1])) / (want[0] + 1e-6);
+        if (!(error <= worst)) worst = error;
+        (*compared)++;
+        free(g);
+        free(pattern);
+    }
+    return worst;
+}
+
+static void check_fixture(const struct fixture *f, const char *table)
+{
+    struct mabn_model model = describe(f);
+    struct mabn_net *net = build(&model, f->batch, f->height, f->columns, true);
+    double want[64], loss, error;
+    int compared = 0, parameters = 0;
+    fill_parameters(net);
+    fill_batch(net);
+    size_t n = find_row(table, f->name, "logits", want, 64);
+    mabn_status s = mabn_net_forward(net);
+    error = logits_error(net, want, n);
+    tap_ok(!s && n == (size_t)(f->batch * f->classes) && error < 1e-4, "%s: logits (%.1e)", f->name,
+           error);
+    s = mabn_net_loss(net, 0.1, &loss);
+    find_row(table, f->name, "loss", want, 1);
+    tap_close(loss, want[0], 1e-5, "%s: loss", f->name);
+    if (!s) s = mabn_net_backward(net);
+    error = gradient_error(net, table, f->name, &compared);
+    for (int i = 0; i < mabn_net_tensor_count(net); i++)
+        parameters += mabn_net_tensor_at(net, i)->role == MABN_NET_PARAMETER;
+    tap_ok(!s && compared == parameters && error < f->tolerance, "%s: %d gradients (%.1e)", f->name,
+           compared, error);
+    /* Validation: another network, the state of this one. */
+    struct mabn_net *eval = build(&model, f->batch, f->height, f->columns, false);
+    s = mabn_net_copy(eval, net);
+    memcpy(mabn_net_input(eval), mabn_net_input(net),
+           sizeof(float) * (size_t)(f->batch * f->height * f->columns * f->channels));
+    if (!s) s = mabn_net_forward(eval);
+    n = find_row(table, f->name, "eval", want, 64);
+    error = logits_error(eval, want, n);
+    tap_ok(!s && error < 2e-4, "%s: inference after one step (%.1e)", f->name, error);
+    mabn_net_free(eval);
+    mabn_net_free(net);
+}
+
+static void check_against_pytorch(void)
+{
+    const char *path = "tests/golden/net.tsv";
+    FILE *file = fopen(path, "r");
+    if (!file) {
+        tap_ok(0, "cannot open %s: run the tests from the top folder", path);
+        return;
+    }
+    char *table = mabn_xcalloc(1, 1 << 20);
+    size_t length = fread(table, 1, (1 << 20) - 1, file);
+    table[length] = 0;
+    fclose(file);
+    for (size_t i = 0; i < sizeof fixtures / sizeof *fixtures; i++)
+        check_fixture(&fixtures[i], table);
+    free(table);
+}
+
+/* ---- one network against itself ---- */
+
+enum { STEPS = 4 };
+
+/* A few steps; the bytes of all parameters and state afterwards. */
+static char *train(const struct mabn_model *model, bool save_memory, size_t *bytes)
+{
+    struct mabn_net *net;
+    struct mabn_net_options options = {.batch = 6, .height = 16, .width = 16, .training = true,
+                                       .save_memory = save_memory};
+    struct mabn_net_sgd sgd = {.lr = 0.05, .momentum = 0.9, .weight_decay = 1e-4};
+    if (mabn_model_build(&net, device, model, &options)) abort();
+    mabn_net_initialize(net, 3, MABN_NET_INIT_FAN_OUT);
+    fill_batch(net);
+    double loss;
+    for (int i = 0; i < STEPS; i++)
+        if (mabn_net_forward(net) || mabn_net_loss(net, 0.1, &loss) || mabn_net_backward(net) ||
+            mabn_net_update(net, &sgd))
+            abort();
+    char *all = NULL;
+    *bytes = 0;
+    for (int i = 0; i < mabn_net_tensor_count(net); i++) {
+        const struct mabn_net_tensor *t = mabn_net_tensor_at(net, i);
+        size_t size = tensor_size(t) * mabn_dtype_size(t->dtype);
+        all = mabn_xrealloc(all, *bytes + size);
+        if (mabn_net_tensor_get(net, i, all + *bytes, size)) abort();
+        *bytes += size;
+    }
+    mabn_net_free(net);
+    return all;
+}
+
+static void check_repeats(const char *norm)
+{
+    struct mabn_model model;
+    size_t bytes[3];
+    if (mabn_model_init(&model, "resnet10") || mabn_model_set_norm(&model, norm)) abort();
+    model.stem = MABN_STEM_SMALL;
+    model.base_width = 32; /* 64 and more channels from layer2 on: Winograd, too */
+    model.classes = 5;
+    for (int p = 0; p < MABN_MODEL_PARTS; p++) {
+        model.norm[p].norm_batch = 2;
+        model.norm[p].window = 4;
+    }
+    char *first = train(&model, false, &bytes[0]), *second = train(&model, false, &bytes[1]);
+    char *saving = train(&model, true, &bytes[2]);
+    tap_ok(bytes[0] == bytes[1] && !memcmp(first, second, bytes[0]), "%s: two runs, the same bits",
+           norm);
+    tap_ok(bytes[0] == bytes[2] && !memcmp(first, saving, bytes[0]),
+           "%s: saving memory, the same bits", norm);
+    free(first);
+    free(second);
+    free(saving);
+}
+
+static void check_folding(const char *arch, const char *norm)
+{
+    struct mabn_model model;
+    if (mabn_model_init(&model, arch) || mabn_model_set_norm(&model, norm)) abort();
+    model.classes = 10;
+    model.base_width = 16;
+    model.centralize = MABN_CENTRALIZE_ON;
+    struct mabn_net *net = build(&model, 4, 64, 64, true), *eval[2];
+    struct mabn_net_options options = {.batch = 4, .height = 64, .width = 64};
+    struct mabn_net_sgd sgd = {.lr = 0.01};
+    double loss, error = 0, size = 0;
+    mabn_net_initialize(net, 5, MABN_NET_INIT_FAN_OUT);
+    fill_batch(net);
+    for (int i = 0; i < 2; i++)
+        if (mabn_net_forward(net) || mabn_net_loss(net, 0, &loss) || mabn_net_backward(net) ||
+            mabn_net_update(net, &sgd))
+            abort();
+    for (int i = 0; i < 2; i++) {
+        options.no_fold = i;
+        if (mabn_model_build(&eval[i], device, &model, &options) || mabn_net_copy(eval[i], net))
+            abort();
+        fill_batch(eval[i]);
+        if (mabn_net_forward(eval[i])) abort();
+    }
+    for (int i = 0; i < 40; i++) {
+        double a = mabn_net_logits(eval[0])[i], b = mabn_net_logits(eval[1])[i];
+        error = fmax(error, fabs(a - b));
+        size = fmax(size, fabs(b));
+    }
+    tap_ok(error <= 1e-4 * fmax(1, size) && size > 0, "%s, %s: folded as unfolded (%.1e of %.1e)",
+           arch, norm, error, size);
+    mabn_net_free(eval[0]);
+    mabn_net_free(eval[1]);
+    mabn_net_free(net);
+}
+
+/* ---- descriptions ---- */
+
+static void check_names(void)
+{
+    struct mabn_model model;
+    if (mabn_model_init(&model, "resnet50") || mabn_model_set_norm(&model, "mabn")) abort();
+    struct mabn_net *net = build(&model, 2, 32, 32, true);
+    int entries = 0;
+    size_t values = 0;
+    for (int i = 0; i < mabn_net_tensor_count(net); i++) {
+        const struct mabn_net_tensor *t = mabn_net_tensor_at(net, i);
+        entries += t->role == MABN_NET_PARAMETER || t->role == MABN_NET_STATE;
+        if (t->role == MABN_NET_PARAMETER) values += tensor_size(t);
+    }
+    tap_ok(entries == 426, "ResNet-50 with MABN has the reference's 426 entries (%d)", entries);
+    tap_ok(values == 25557032, "and PyTorch's 25557032 parameters (%zu)", values);
+    int i = mabn_net_tensor_find(net, "layer4.0.downsample.0.weight", MABN_NET_PARAMETER);
+    struct mabn_shape want = MABN_SHAPE(4, 2048, 1024, 1, 1);
+    tap_ok(i >= 0 && mabn_shape_equal(&mabn_net_tensor_at(net, i)->shape, &want),
+           "shapes are the files'");
+    tap_ok(mabn_net_tensor_find(net, "conv1.weight", MABN_NET_MOMENTUM) >= 0 &&
+               mabn_net_tensor_find(net, "bn1.iters", MABN_NET_STATE) >= 0 &&
+               mabn_net_tensor_find(net, "bn1.iters", MABN_NET_PARAMETER) < 0,
+           "tensors are found by name and role");
+    float x;
+    tap_fails(mabn_net_tensor_get(net, i, &x, sizeof x), MABN_ERR_ARG, "4 bytes given",
+              "a buffer of the wrong size");
+    mabn_net_free(net);
+}
+
+static void check_json(void)
+{
+    struct mabn_model model, again;
+    struct mabn_str json, back;
+    mabn_str_init(&json);
+    mabn_str_init(&back);
+    if (mabn_model_init(&model, "resnet34") ||
+        mabn_model_set_norm(&model, "body=mabn,stem=frozen,layer3=gn"))
+        abort();
+    model.classes = 12;
+    model.centralize = MABN_CENTRALIZE_OFF;
+    model.norm[MABN_PART_LAYER1].window = 7;
+    model.norm[MABN_PART_LAYER1].window_rule = MABN_WINDOW_ITERATION;
+    mabn_model_to_json(&model, &json);
+    tap_status(mabn_model_from_json(&again, json.text), "a description reads back");
+    mabn_model_to_json(&again, &back);
+    tap_str_eq(back.text, json.text, "as it was");
+    mabn_str_clear(&back);
+    mabn_model_norm_text(&again, &back);
+    tap_str_eq(back.text, "stem=frozen,layer1=mabn,layer2=mabn,layer3=gn,layer4=mabn",
+               "norms part by part");
+    tap_fails(mabn_model_from_json(&again, "{\"classes\":3}"), MABN_ERR_FORMAT, "architecture",
+              "no architecture");
+    tap_fails(mabn_model_from_json(&again, "{\"arch\":\"resnet50\",\"stem\":\"tiny\"}"),
+              MABN_ERR_FORMAT, "tiny", "an unknown stem");
+    tap_fails(mabn_model_from_json(&again, "{\"arch\":\"resnet50\",\"norm\":{\"stem\":{\"kind\":1}}}"),
+              MABN_ERR_FORMAT, "norm.stem.kind", "a number for a kind");
+    tap_fails(mabn_model_init(&model, "vgg16"), MABN_ERR_ARG, "cifar-resnet20",
+              "an unknown architecture lists the known");
+    tap_fails(mabn_model_set_norm(&again, "head=bn"), MABN_ERR_ARG, "layer1 … layer4",
+              "an unknown part");
+    tap_fails(mabn_model_set_norm(&again, "bnn"), MABN_ERR_ARG, "bnn", "an unknown norm");
+    mabn_str_release(&json);
+    mabn_str_release(&back);
+}
+
+static void check_refusals(void)
+{
+    struct mabn_model model;
+    struct mabn_net *net;
+    struct mabn_net_options options = {.batch = 1, .height = 1, .width = 1};
+    if (mabn_model_init(&model, "resnet18")) abort();
+    tap_status(mabn_model_build(&net, device, &model, &options), "one pixel is enough for ResNet-18");
+    tap_fails(mabn_net_backward(net), MABN_ERR_ARG, "inference", "no backward in inference");
+    mabn_net_free(net);
+    if (mabn_model_set_norm(&model, "layer2=gn")) abort();
+    model.norm[MABN_PART_LAYER2].groups = 3;
+    tap_fails(mabn_model_build(&net, device, &model, &options), MABN_ERR_ARG, "layer2.0.bn1",
+              "groups that do not divide the channels");
+    options.batch = 0;
+    tap_fails(mabn_model_build(&net, device, &model, &options), MABN_ERR_ARG, "at least one image",
+              "no image");
+}
+
+int main(void)
+{
+    tap_status(mabn_device_new(&device, MABN_DEVICE_CPU, 2), "device");
+    check_against_pytorch();
+    check_repeats("bn");
+    check_repeats("mabn");
+    check_repeats("gn");
+    check_folding("resnet10", "bn");
+    check_folding("resnet10", "mabn");
+    check_folding("cifar-resnet8", "brn");
+    check_folding("resnet50", "mabn");
+    check_folding("cifar-resnet8", "frozen");
+    check_names();
+    check_json();
+    check_refusals();
+    mabn_device_free(device);
+    return tap_done();
+}
