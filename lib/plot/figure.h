@@ -1,0 +1,62 @@
+/* A figure: panels side by side, each with two axes and any number of series, one legend for all.
+ *
+ * The look is fixed so that every picture of the project reads alike: horizontal grid lines only,
+ * the quantity named above its axis, colours that colour-blind readers can tell apart (Okabe and
+ * Ito's), series told apart by marker and dash as well where colours run out. Callers give data
+ * and names, never colours in RGB.
+ *
+ * Series of one name share a colour and one entry in the legend, in all panels. Points with a
+ * coordinate that is not finite are left out and break the line. */
+#ifndef MABN_PLOT_FIGURE_H
+#define MABN_PLOT_FIGURE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/status.h"
+
+MABN_BEGIN_DECLS
+
+enum mabn_scale { MABN_SCALE_LINEAR, MABN_SCALE_LOG2, MABN_SCALE_LOG10 };
+
+enum mabn_series_look {
+    MABN_LOOK_LINE,    /* a line */
+    MABN_LOOK_THIN,    /* a thin line, for dense noisy data */
+    MABN_LOOK_FAINT,   /* a thin pale line, the raw data behind a smoothed one; not in the legend */
+    MABN_LOOK_POINTS,  /* a line with a marker at each point */
+    MABN_LOOK_WHISKER, /* a vertical bar from y to y2 at each point; not in the legend */
+};
+
+struct mabn_figure;
+struct mabn_panel;
+
+/* All text is copied. `note` is a grey line under the title; both may be "". */
+struct mabn_figure *mabn_figure_new(const char *title, const char *note);
+void mabn_figure_free(struct mabn_figure *figure); /* NULL is fine */
+
+/* Owned by the figure; panels fill rows from the left, `columns` to a row (default: up to 2). */
+struct mabn_panel *mabn_figure_add_panel(struct mabn_figure *figure, const char *y_label,
+                                         const char *x_label);
+void mabn_figure_set_columns(struct mabn_figure *figure, int columns);
+
+void mabn_panel_set_scale(struct mabn_panel *panel, enum mabn_scale x, enum mabn_scale y);
+/* Bounds of the y axis; NaN: from the data. Lines are clipped at the frame. */
+void mabn_panel_set_y_range(struct mabn_panel *panel, double low, double high);
+/* Copies n points; y2 is for whiskers, else NULL. */
+void mabn_panel_add(struct mabn_panel *panel, const char *name, enum mabn_series_look look,
+                    const double *x, const double *y, const double *y2, size_t n);
+/* Does any panel hold a finite point? */
+bool mabn_figure_has_data(const struct mabn_figure *figure);
+
+/* Draw into `path`, PNG or SVG by its ending; "-" is SVG on standard output. width and height in
+ * points (0: chosen by the number of panels); PNG has two pixels to a point. */
+MABN_MUST_USE mabn_status mabn_figure_save(const struct mabn_figure *figure, const char *path,
+                                           int width, int height, bool force);
+
+/* For tests: ticks that `scale` would put into [low, high], at most max_ticks; returns how many. */
+int mabn_plot_ticks(enum mabn_scale scale, double low, double high, int max_ticks, double *ticks);
+/* "0.05", "20k", "1e-6": the label of a tick, given the distance to the next one. */
+void mabn_plot_tick_label(char text[32], double value, double step);
+
+MABN_END_DECLS
+#endif
