@@ -1,0 +1,316 @@
+/* Networks to and from checkpoints. */
+#include "train/model_file.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "base/mem.h"
+
+/* ---- the input description ---- */
+
+static const char *const crop_names[] = {[MABN_CROP_NONE] = "none",
+                                         [MABN_CROP_CENTRE] = "centre",
+                                         [MABN_CROP_SQUARE] = "square",
+                                         [MABN_CROP_RESIZED] = "resized",
+                                         [MABN_CROP_PAD] = "pad"};
+enum { N_CROPS = sizeof crop_names / sizeof *crop_names };
+
+static void add_three(struct mabn_str *json, const char *name, const float values[3])
+{
+    mabn_str_printf(json, ",\"%s\":[", name);
+    for (int i = 0; i < 3; i++) {
+        if (i) mabn_str_add_char(json, ',');
+        mabn_str_add_float(json, values[i]);
+    }
+    mabn_str_add_char(json, ']');
+}
+
+void mabn_input_to_json(const struct mabn_augment *input, struct mabn_str *json)
+{
+    mabn_str_printf(json,
+                    "{\"width\":%d,\"height\":%d,\"channels\":%d,\"crop\":\"%s\","
+                    "\"short_side\":%d,\"resize\":\"%s\",\"order\":\"%s\",\"range\":",
+                    input->width, input->height, input->channels, crop_names[input->crop],
+                    input->short_side, input->resize == MABN_RESIZE_CV ? "cv" : "pil",
+                    input->bgr ? "bgr" : "rgb");
+    mabn_str_add_double(json, input->range);
+    add_three(json, "mean", input->mean);
+    add_three(json, "deviation", input->deviation);
+    mabn_str_add_char(json, '}');
+}
+
+static void read_three(struct mabn_json *j, float values[3])
+{
+    double three[3];
+    if (mabn_json_read_doubles(j, three, 3)) return;
+    for (int i = 0; i < 3; i++)
+        values[i] = (float)three[i];
+}
+
+static void read_input_field(struct mabn_json *j, struct mabn_json_text key,
+                             struct mabn_augment *input)
+{
+    struct mabn_json_text text;
+    if (mabn_json_is(key, "width")) {
+        mabn_json_read_int(j, &input->width, 1, 1 << 16);
+    } else if (mabn_json_is(key, "height")) {
+        mabn_json_read_int(j, &input->height, 1, 1 << 16);
+    } else if (mabn_json_is(key, "channels")) {
+        mabn_json_read_int(j, &input->channels, 1, 3);
+    } else if (mabn_json_is(key, "short_side")) {
+        mabn_json_read_int(j, &input->short_side, 0, 1 << 16);
+    } else if (mabn_json_is(key, "range")) {
+        mabn_json_read_double(j, &input->range);
+    } else if (mabn_json_is(key, "mean")) {
+        read_three(j, input->mean);
+    } else if (mabn_json_is(key, "deviation")) {
+        read_three(j, input->deviation);
+    } else if (mabn_json_is(key, "crop")) {
+        if (mabn_json_read_string(j, &text)) return;
+        int crop = 0;
+        while (crop < N_CROPS && !mabn_json_is(text, crop_names[crop]))
+            crop++;
+        if (crop == N_CROPS)
+            mabn_json_fail(j, "there is no crop '%.*s'", (int)text.length, text.bytes);
+        else
+            input->crop = (enum mabn_crop_kind)crop;
+    } else if (mabn_json_is(key, "resize")) {
+        if (mabn_json_read_string(j, &text)) return;
+        input->resize = mabn_json_is(text, "cv") ? MABN_RESIZE_CV : MABN_RESIZE_PIL;
+    } else if (mabn_json_is(key, "order")) {
+        if (mabn_json_read_string(j, &text)) return;
+        input->bgr = mabn_json_is(text, "bgr");
+    } else {
+        mabn_json_skip(j);
+    }
+}
+
+mabn_status mabn_input_from_json(struct mabn_augment *input, const char *json, const char *name)
+{
+    struct mabn_json *j = mabn_json_new_bytes(json, strlen(json), name);
+    struct mabn_json_text key;
+    mabn_json_begin_object(j);
+    while (mabn_json_next_key(j, &key))
+        read_input_field(j, key, input);
+    mabn_status status = mabn_json_end(j);
+    mabn_json_free(j);
+    return status ? status : mabn_augment_check(input);
+}
+
+/* ---- reading ---- */
+
+/* A file that does not say how it wants its pictures. */
+static mabn_status default_input(struct mabn_model_file *file)
+{
+    struct mabn_augment *input = &file->input;
+    const struct mabn_checkpoint_meta *meta = &file->meta;
+    MABN_TRY(mabn_augment_preset(input, "imagenet", false));
+    input->width = file->model.width;
+    input->height = file->model.height;
+    input->channels = file->model.channels;
+    input->short_side = (file->model.height * 256 + 112) / 224;
+    input->bgr = meta->bgr;
+    input->range = 255;
+    bool given = meta->std[0] != 0 || meta->std[1] != 0 || meta->std[2] != 0;
+    for (int i = 0; i < 3; i++) {
+        input->mean[i] = (float)meta->mean[i];
+        input->deviation[i] = given ? (float)meta->std[i] : 1;
+    }
+    return mabn_augment_check(input);
+}
+
+static mabn_status read_description(struct mabn_model_file *file)
+{
+    const struct mabn_h5_file *h5 = mabn_checkpoint_file(file->checkpoint);
+    mabn_checkpoint_get_meta(file->checkpoint, &file->meta);
+    const char *config = file->meta.config;
+    if (!config || !strcmp(config, "{}"))
+        return mabn_fail(MABN_ERR_UNSUPPORTED,
+                         "does not say what network its tensors belong to (mabn-convert --arch "
+                         "can add it)");
+    MABN_TRY(mabn_model_from_json(&file->model, config));
+    if (!mabn_h5_has_attribute(h5, "input")) return default_input(file);
+    const char *json;
+    MABN_TRY(mabn_h5_get_string(h5, "input", &json));
+    MABN_TRY(mabn_augment_preset(&file->input, "plain", false));
+    return mabn_input_from_json(&file->input, json, "attribute input");
+}
+
+mabn_status mabn_model_file_open(struct mabn_model_file *file, const char *path)
+{
+    memset(file, 0, sizeof *file);
+    MABN_TRY(mabn_checkpoint_open(&file->checkpoint, path));
+    mabn_status status = read_description(file);
+    if (status) {
+        mabn_fail_prefix(status, "'%s'", path);
+        mabn_model_file_release(file);
+    }
+    return status;
+}
+
+void mabn_model_file_release(struct mabn_model_file *file)
+{
+    mabn_checkpoint_free(file->checkpoint);
+    file->checkpoint = NULL;
+}
+
+/* ---- tensors ---- */
+
+static const char *const prefixes[] = {[MABN_NET_PARAMETER] = "model/",
+                                       [MABN_NET_STATE] = "model/",
+                                       [MABN_NET_MOMENTUM] = "optimizer/momentum/"};
+
+static char *file_name(const struct mabn_net_tensor *tensor)
+{
+    return mabn_xasprintf("%s%s", prefixes[tensor->role], tensor->name);
+}
+
+static size_t tensor_bytes(const struct mabn_net_tensor *tensor)
+{
+    size_t count;
+    if (!mabn_shape_count(&tensor->shape, &count)) MABN_BUG("tensor '%s' overflows", tensor->name);
+    return count * mabn_dtype_size(tensor->dtype);
+}
+
+/* Room for the largest tensor, so that one buffer serves all. */
+static mabn_status tensor_buffer(const struct mabn_net *net, void **buffer)
+{
+    size_t most = 1;
+    for (int i = 0; i < mabn_net_tensor_count(net); i++) {
+        size_t bytes = tensor_bytes(mabn_net_tensor_at(net, i));
+        if (bytes > most) most = bytes;
+    }
+    return mabn_alloc(buffer, most);
+}
+
+static bool is_head(const char *name)
+{
+    return !strncmp(name, "fc.", 3);
+}
+
+static mabn_status load_tensor(const struct mabn_model_file *file, struct mabn_net *net, int index,
+                               const struct mabn_model_load *load, void *buffer)
+{
+    const struct mabn_net_tensor *tensor = mabn_net_tensor_at(net, index);
+    char *name = file_name(tensor);
+    const struct mabn_checkpoint_tensor *found = mabn_checkpoint_find(file->checkpoint, name);
+    mabn_status status = MABN_OK;
+    bool same = found && mabn_shape_equal(&found->shape, &tensor->shape);
+    bool constant = strstr(tensor->name, "sta_matrix") != NULL;
+    if (!found && (constant || (tensor->role == MABN_NET_STATE && load->other_state))) goto out;
+    if (!same && is_head(tensor->name) && load->other_head) goto out;
+    if (found && !same && tensor->role == MABN_NET_STATE && load->other_state) goto out;
+    MABN_TRY_GOTO(mabn_checkpoint_read_as(file->checkpoint, name, tensor->dtype, &tensor->shape,
+                                          buffer),
+                  out);
+    status = mabn_net_tensor_set(net, index, buffer, tensor_bytes(tensor));
+out:
+    free(name);
+    return status;
+}
+
+mabn_status mabn_model_file_load(const struct mabn_model_file *file, struct mabn_net *net,
+                                 const struct mabn_model_load *load)
+{
+    void *buffer;
+    MABN_TRY(tensor_buffer(net, &buffer));
+    mabn_status status = MABN_OK;
+    for (int i = 0; i < mabn_net_tensor_count(net) && !status; i++) {
+        enum mabn_net_role role = mabn_net_tensor_at(net, i)->role;
+        if (role == MABN_NET_PARAMETER || role == MABN_NET_STATE ||
+            (role == MABN_NET_MOMENTUM && load->momentum))
+            status = load_tensor(file, net, i, load, buffer);
+    }
+    mabn_free(buffer);
+    return status;
+}
+
+/* ---- saving ---- */
+
+static bool is_saved(const struct mabn_net_tensor *tensor, const struct mabn_model_save *save)
+{
+    return tensor->role == MABN_NET_PARAMETER || tensor->role == MABN_NET_STATE ||
+           (tensor->role == MABN_NET_MOMENTUM && save->momentum);
+}
+
+static bool any_centralized(const struct mabn_model *model)
+{
+    for (int p = 0; p < MABN_MODEL_PARTS; p++)
+        if (mabn_model_centralizes(model, (enum mabn_model_part)p)) return true;
+    return false;
+}
+
+static mabn_status write_tensors(struct mabn_checkpoint_writer *writer, const struct mabn_net *net,
+                                 const struct mabn_model_save *save)
+{
+    int count = mabn_net_tensor_count(net);
+    for (int pass = 0; pass < 2; pass++) {
+        void *buffer = NULL;
+        mabn_status status = MABN_OK;
+        if (pass == 1) MABN_TRY(tensor_buffer(net, &buffer));
+        for (int i = 0; i < count && !status; i++) {
+            const struct mabn_net_tensor *tensor = mabn_net_tensor_at(net, i);
+            if (!is_saved(tensor, save)) continue;
+            char *name = file_name(tensor);
+            if (pass == 0) {
+                status = mabn_checkpoint_declare(writer, name, tensor->dtype, &tensor->shape);
+            } else {
+                status = mabn_net_tensor_get(net, i, buffer, tensor_bytes(tensor));
+                if (!status) status = mabn_checkpoint_write(writer, name, buffer);
+            }
+            free(name);
+        }
+        mabn_free(buffer);
+        if (status) return status;
+    }
+    return MABN_OK;
+}
+
+mabn_status mabn_model_file_save(const char *path, bool force, const struct mabn_net *net,
+                                 const struct mabn_model_save *save)
+{
+    struct mabn_str config, input, norm;
+    struct mabn_checkpoint_writer *writer = NULL;
+    struct mabn_checkpoint_meta meta;
+    mabn_status status;
+    mabn_str_init(&config);
+    mabn_str_init(&input);
+    mabn_str_init(&norm);
+    mabn_model_to_json(save->model, &config);
+    mabn_input_to_json(save->input, &input);
+    mabn_model_norm_text(save->model, &norm);
+
+    mabn_checkpoint_meta_init(&meta);
+    meta.config = config.text;
+    meta.architecture = save->model->arch;
+    meta.step = save->step;
+    meta.epoch = save->epoch;
+    meta.sampler_position = save->sampler_position;
+    meta.seed = save->seed;
+    meta.norm = norm.text;
+    meta.centralized = any_centralized(save->model);
+    meta.bgr = save->input->bgr;
+    for (int i = 0; i < 3; i++) {
+        double scale = 255 / save->input->range;
+        meta.mean[i] = save->input->mean[i] * scale;
+        meta.std[i] = save->input->deviation[i] * scale;
+    }
+    meta.command = save->command;
+    meta.tool = save->tool;
+
+    MABN_TRY_GOTO(mabn_checkpoint_writer_open(&writer, path, force, &meta), out);
+    mabn_checkpoint_set_string(writer, "input", input.text);
+    for (int i = 0; i < save->n_strings; i++)
+        mabn_checkpoint_set_string(writer, save->string_names[i], save->strings[i]);
+    for (int i = 0; i < save->n_doubles; i++)
+        mabn_checkpoint_set_double(writer, save->double_names[i], save->doubles[i]);
+    MABN_TRY_GOTO(write_tensors(writer, net, save), out);
+    status = mabn_checkpoint_commit(writer);
+out:
+    mabn_checkpoint_writer_free(writer);
+    mabn_str_release(&config);
+    mabn_str_release(&input);
+    mabn_str_release(&norm);
+    return status;
+}

@@ -1,0 +1,66 @@
+/* A network in a checkpoint: mabn-init writes one, mabn-train goes on from one, mabn-eval reads one.
+ *
+ * On top of the layout in store/checkpoint.h, `config` is the model's description (model/model.h),
+ * and there is one more attribute,
+ *   input   string   JSON object: how a picture becomes the network's input when evaluating
+ * so that a network is never fed otherwise than it was trained without anybody saying so. */
+#ifndef MABN_TRAIN_MODEL_FILE_H
+#define MABN_TRAIN_MODEL_FILE_H
+
+#include "base/status.h"
+#include "base/str.h"
+#include "image/augment.h"
+#include "model/model.h"
+#include "store/checkpoint.h"
+
+MABN_BEGIN_DECLS
+
+struct mabn_model_file {
+    struct mabn_model model;
+    struct mabn_augment input; /* of evaluation */
+    struct mabn_checkpoint *checkpoint;
+    struct mabn_checkpoint_meta meta; /* strings borrowed from the checkpoint */
+};
+
+/* Open a file and read all but the tensors. A file without `input` (converted from another format)
+ * gets the "imagenet" validation crop with the file's own channel order, mean and deviation. */
+MABN_MUST_USE mabn_status mabn_model_file_open(struct mabn_model_file *file, const char *path);
+void mabn_model_file_release(struct mabn_model_file *file);
+
+/* What need not match when tensors are loaded. */
+struct mabn_model_load {
+    bool momentum;    /* the optimizer's too: to go on exactly */
+    bool other_state; /* norm state that the file lacks keeps its initial value */
+    bool other_head;  /* a classifier ("fc.…") of another shape keeps its initial value */
+};
+/* Tensors of the file into a network built for it. A tensor that is missing, or of another shape,
+ * is an error that names it, unless `load` says otherwise. */
+MABN_MUST_USE mabn_status mabn_model_file_load(const struct mabn_model_file *file,
+                                               struct mabn_net *net,
+                                               const struct mabn_model_load *load);
+
+/* What a saved file says besides its tensors. */
+struct mabn_model_save {
+    const struct mabn_model *model;
+    const struct mabn_augment *input;
+    int64_t step, epoch, sampler_position, seed;
+    const char *command, *tool;
+    bool momentum; /* save the optimizer's state, to go on exactly */
+    /* Further attributes: names and values of strings and doubles; may be 0. */
+    const char *const *string_names, *const *strings;
+    int n_strings;
+    const char *const *double_names;
+    const double *doubles;
+    int n_doubles;
+};
+MABN_MUST_USE mabn_status mabn_model_file_save(const char *path, bool force,
+                                               const struct mabn_net *net,
+                                               const struct mabn_model_save *save);
+
+/* The input description as one JSON object, and back (what is missing keeps its value). */
+void mabn_input_to_json(const struct mabn_augment *input, struct mabn_str *json);
+MABN_MUST_USE mabn_status mabn_input_from_json(struct mabn_augment *input, const char *json,
+                                               const char *name);
+
+MABN_END_DECLS
+#endif
