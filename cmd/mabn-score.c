@@ -1,0 +1,440 @@
+/* mabn-score: judge results against the truth. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "base/thread.h"
+#include "cli/cli.h"
+#include "coco/report.h"
+#include "coco/score.h"
+
+/* ---- mabn-score coco ---- */
+
+struct id_list {
+    int64_t *ids;
+    size_t n, room;
+};
+
+static struct coco_options {
+    bool types[MABN_COCO_TYPES];
+    bool json, per_category, tsv, curves, class_agnostic, fix_quirks;
+    const char *compare, *categories, *images;
+    struct mabn_coco_params custom; /* where n_... > 0 */
+    int rounds, threads;
+    double confidence;
+    int64_t seed;
+} coco = {.types = {true}, .rounds = 1000, .confidence = 0.95};
+
+/* Cut the next piece off a comma-separated list; false at its end. */
+static bool next_piece(const char **list, char *piece, size_t room)
+{
+    if (!**list) return false;
+    size_t n = strcspn(*list, ",");
+    snprintf(piece, room, "%.*s", (int)(n < room ? n : room), *list);
+    *list += n + ((*list)[n] == ',');
+    return true;
+}
+
+static mabn_status parse_number(const char *text, double *out)
+{
+    char *end;
+    *out = strtod(text, &end);
+    if (end == text || *end || !(*out >= -1e300 && *out <= 1e300))
+        return mabn_fail(MABN_ERR_ARG, "'%s' is not a number", text);
+    return MABN_OK;
+}
+
+static mabn_status parse_types(const char *text, void *value)
+{
+    bool *types = value;
+    char piece[32];
+    memset(types, 0, MABN_COCO_TYPES * sizeof *types);
+    if (!*text) return mabn_fail(MABN_ERR_ARG, "no type");
+    while (next_piece(&text, piece, sizeof piece)) {
+        int i = 0;
+        while (i < MABN_COCO_TYPES && strcmp(piece, mabn_coco_type_name(i)))
+            i++;
+        if (i == MABN_COCO_TYPES)
+            return mabn_fail(MABN_ERR_ARG, "'%s' is not one of bbox, segm, keypoints", piece);
+        types[i] = true;
+    }
+    return MABN_OK;
+}
+
+/* "0.5,0.75", or "0.5:0.95:0.05": from, to, step. */
+static mabn_status parse_overlaps(const char *text, void *value)
+{
+    struct mabn_coco_params *p = value;
+    char piece[64];
+    double low, high, step;
+    int used = 0;
+    p->n_thresholds = 0;
+    if (sscanf(text, "%lf:%lf:%lf%n", &low, &high, &step, &used) == 3 && !text[used]) {
+        if (!(step > 0 && high >= low && (high - low) / step < MABN_COCO_MAX_THRESHOLDS - 1))
+            return mabn_fail(MABN_ERR_ARG, "'%s' is not FROM:TO:STEP with at most %d steps", text,
+                             MABN_COCO_MAX_THRESHOLDS);
+        int n = (int)((high - low) / step + 0.5) + 1;
+        for (int i = 0; i < n; i++)
+            p->thresholds[p->n_thresholds++] =
+                i + 1 < n ? low + i * ((high - low) / (n - 1)) : high;
+        return MABN_OK;
+    }
+    while (next_piece(&text, piece, sizeof piece)) {
+        if (p->n_thresholds == MABN_COCO_MAX_THRESHOLDS)
+            return mabn_fail(MABN_ERR_ARG, "more than %d thresholds", MABN_COCO_MAX_THRESHOLDS);
+        MABN_TRY(parse_number(piece, &p->thresholds[p->n_thresholds]));
+        double v = p->thresholds[p->n_thresholds++];
+        if (!(v > 0 && v <= 1)) return mabn_fail(MABN_ERR_ARG, "%s is not in (0, 1]", piece);
+    }
+    return p->n_thresholds ? MABN_OK : mabn_fail(MABN_ERR_ARG, "no threshold");
+}
+
+static mabn_status parse_max_dets(const char *text, void *value)
+{
+    struct mabn_coco_params *p = value;
+    char piece[64];
+    p->n_max_dets = 0;
+    while (next_piece(&text, piece, sizeof piece)) {
+        double v;
+        if (p->n_max_dets == MABN_COCO_MAX_MAX_DETS)
+            return mabn_fail(MABN_ERR_ARG, "more than %d numbers", MABN_COCO_MAX_MAX_DETS);
+        MABN_TRY(parse_number(piece, &v));
+        int before = p->n_max_dets ? p->max_dets[p->n_max_dets - 1] : 0;
+        if (!(v >= 1 && v <= 1e9 && v == (int)v && (int)v > before))
+            return mabn_fail(MABN_ERR_ARG, "expected positive whole numbers, ascending");
+        p->max_dets[p->n_max_dets++] = (int)v;
+    }
+    return p->n_max_dets ? MABN_OK : mabn_fail(MABN_ERR_ARG, "no number");
+}
+
+/* "NAME:LOW:HIGH,..."; an empty HIGH has no bound. */
+static mabn_status parse_areas(const char *text, void *value)
+{
+    struct mabn_coco_params *p = value;
+    char piece[128];
+    p->n_areas = 0;
+    while (next_piece(&text, piece, sizeof piece)) {
+        struct mabn_coco_area *a = &p->areas[p->n_areas];
+        char *low = strchr(piece, ':'), *high = low ? strchr(low + 1, ':') : NULL;
+        if (p->n_areas == MABN_COCO_MAX_AREAS)
+            return mabn_fail(MABN_ERR_ARG, "more than %d areas", MABN_COCO_MAX_AREAS);
+        if (!high || low == piece || low - piece >= (int)sizeof a->name)
+            return mabn_fail(MABN_ERR_ARG, "'%s' is not NAME:LOW:HIGH (a name of 1 to 15 letters)",
+                             piece);
+        *low++ = *high++ = 0;
+        memcpy(a->name, piece, strlen(piece) + 1);
+        a->high = 1e10;
+        MABN_TRY(parse_number(low, &a->low));
+        if (*high) MABN_TRY(parse_number(high, &a->high));
+        if (!(a->low <= a->high)) return mabn_fail(MABN_ERR_ARG, "'%s': LOW is above HIGH", piece);
+        p->n_areas++;
+        if (mabn_coco_area_index(p, a->name) != p->n_areas - 1)
+            return mabn_fail(MABN_ERR_ARG, "two areas named '%s'", a->name);
+    }
+    return p->n_areas ? MABN_OK : mabn_fail(MABN_ERR_ARG, "no area");
+}
+
+static mabn_status parse_sigmas(const char *text, void *value)
+{
+    struct mabn_coco_params *p = value;
+    char piece[64];
+    p->n_sigmas = 0;
+    while (next_piece(&text, piece, sizeof piece)) {
+        if (p->n_sigmas == MABN_COCO_MAX_KEYPOINTS)
+            return mabn_fail(MABN_ERR_ARG, "more than %d keypoints", MABN_COCO_MAX_KEYPOINTS);
+        MABN_TRY(parse_number(piece, &p->sigmas[p->n_sigmas]));
+        if (!(p->sigmas[p->n_sigmas++] > 0))
+            return mabn_fail(MABN_ERR_ARG, "%s is not positive", piece);
+    }
+    return p->n_sigmas ? MABN_OK : mabn_fail(MABN_ERR_ARG, "no number");
+}
+
+static const struct mabn_option coco_table[] = {
+    MABN_OPT_GROUP("What is judged"),
+    MABN_OPT_CALL('t', "type", parse_types, coco.types, "LIST",
+                  "of bbox, segm, keypoints, one or more [bbox]"),
+    MABN_OPT_CALL(0, "iou", parse_overlaps, &coco.custom, "LIST",
+                  "overlap thresholds, or FROM:TO:STEP [0.5:0.95:0.05]"),
+    MABN_OPT_CALL(0, "max-dets", parse_max_dets, &coco.custom, "LIST",
+                  "detections of an image that count [1,10,100; keypoints 20]"),
+    MABN_OPT_CALL(0, "areas", parse_areas, &coco.custom, "LIST",
+                  "area ranges NAME:LOW:HIGH [all, small, medium, large]"),
+    MABN_OPT_STRING(0, "categories", &coco.categories, "LIST", "only these category ids or names"),
+    MABN_OPT_STRING(0, "images", &coco.images, "LIST",
+                    "only these image ids, or @FILE with one in a line"),
+    MABN_OPT_FLAG(0, "class-agnostic", &coco.class_agnostic, "take all categories as one"),
+    MABN_OPT_CALL(0, "sigmas", parse_sigmas, &coco.custom, "LIST",
+                  "keypoint deviations, for other than COCO's 17"),
+    MABN_OPT_FLAG(0, "fix-quirks", &coco.fix_quirks,
+                  "not pycocotools' numbers where it errs; see the manual"),
+    MABN_OPT_GROUP("What is printed"),
+    MABN_OPT_FLAG(0, "json", &coco.json, "everything, as a JSON object keyed by type"),
+    MABN_OPT_FLAG(0, "curves", &coco.curves, "with --json: precision, recall and scores too"),
+    MABN_OPT_FLAG('c', "per-category", &coco.per_category, "add a table of the categories"),
+    MABN_OPT_FLAG(0, "tsv", &coco.tsv, "tab-separated values in full precision"),
+    MABN_OPT_GROUP("Comparison"),
+    MABN_OPT_STRING(0, "compare", &coco.compare, "OTHER",
+                    "other results: show both, the difference and its interval"),
+    MABN_OPT_INT(0, "rounds", &coco.rounds, 10, 1e6, "N", "bootstrap rounds over images"),
+    MABN_OPT_DOUBLE(0, "confidence", &coco.confidence, 0.01, 0.9999, "P", "of the interval"),
+    MABN_OPT_SEED(&coco.seed),
+    MABN_OPT_GROUP("General"),
+    MABN_OPT_THREADS(&coco.threads),
+    MABN_OPTIONS_COMMON,
+    MABN_OPT_END,
+};
+
+struct files {
+    const char *paths[3]; /* truth, results, other results */
+    struct mabn_coco read[3];
+    unsigned keep;
+};
+
+static mabn_status read_file(void *context, int64_t index, int worker)
+{
+    struct files *f = context;
+    (void)worker;
+    return index == 0 ? mabn_coco_read(&f->read[0], f->paths[0], f->keep)
+                      : mabn_coco_read_results(&f->read[index], f->paths[index], f->keep);
+}
+
+static mabn_status add_id(struct id_list *list, const char *text)
+{
+    char *end;
+    errno = 0;
+    long long id = strtoll(text, &end, 10);
+    if (end == text || *end || errno) return mabn_fail(MABN_ERR_ARG, "'%s' is not an id", text);
+    MABN_GROW(list->ids, list->n, list->room);
+    list->ids[list->n++] = id;
+    return MABN_OK;
+}
+
+static mabn_status list_images(struct id_list *list, const char *text)
+{
+    char piece[64];
+    if (*text != '@') {
+        while (next_piece(&text, piece, sizeof piece))
+            MABN_TRY(add_id(list, piece));
+        return MABN_OK;
+    }
+    struct mabn_input in;
+    mabn_status status = MABN_OK;
+    MABN_TRY(mabn_input_open(&in, text + 1, 0));
+    const char *p = (const char *)in.bytes, *end = p + in.size;
+    while (p < end && !status) {
+        const char *stop = p;
+        while (stop < end && !strchr(" \t\r\n", *stop))
+            stop++;
+        snprintf(piece, sizeof piece, "%.*s", (int)(stop - p), p);
+        if (stop > p) status = add_id(list, piece);
+        if (status) mabn_fail_prefix(status, "'%s'", in.name);
+        p = stop + 1;
+    }
+    mabn_input_release(&in);
+    return status;
+}
+
+/* By id, or by name. */
+static mabn_status list_categories(struct id_list *list, const char *text,
+                                   const struct mabn_coco *truth)
+{
+    char piece[256];
+    while (next_piece(&text, piece, sizeof piece)) {
+        size_t i = 0;
+        while (i < truth->n_categories &&
+               (!truth->categories[i].name || strcmp(truth->categories[i].name, piece)))
+            i++;
+        if (i == truth->n_categories) {
+            if (add_id(list, piece))
+                return mabn_fail(MABN_ERR_NOTFOUND, "category '%s' is not in '%s'", piece,
+                                 truth->name);
+        } else {
+            MABN_GROW(list->ids, list->n, list->room);
+            list->ids[list->n++] = truth->categories[i].id;
+        }
+    }
+    return MABN_OK;
+}
+
+static void set_params(struct mabn_coco_params *p, enum mabn_coco_type type)
+{
+    const struct mabn_coco_params *custom = &coco.custom;
+    mabn_coco_params_init(p, type);
+    if (custom->n_thresholds) {
+        memcpy(p->thresholds, custom->thresholds, sizeof p->thresholds);
+        p->n_thresholds = custom->n_thresholds;
+    }
+    if (custom->n_max_dets) {
+        memcpy(p->max_dets, custom->max_dets, sizeof p->max_dets);
+        p->n_max_dets = custom->n_max_dets;
+    }
+    if (custom->n_areas) {
+        memcpy(p->areas, custom->areas, sizeof p->areas);
+        p->n_areas = custom->n_areas;
+    }
+    if (custom->n_sigmas) {
+        for (int i = 0; i < custom->n_sigmas; i++)
+            p->sigmas[i] = custom->sigmas[i];
+        p->n_sigmas = custom->n_sigmas;
+    }
+    p->class_agnostic = coco.class_agnostic;
+    p->fix_quirks = coco.fix_quirks;
+    p->full = coco.curves;
+    p->threads = coco.threads;
+}
+
+static void report(struct mabn_str *out, const struct mabn_coco_score *s, bool several)
+{
+    if (coco.tsv && coco.per_category) {
+        mabn_coco_report_categories(out, s, true);
+    } else if (coco.tsv) {
+        mabn_coco_report_tsv(out, s);
+    } else {
+        if (several)
+            mabn_str_printf(out, "Evaluate annotation type *%s*\n",
+                            mabn_coco_type_name(s->params.type));
+        mabn_coco_report_lines(out, s);
+        if (coco.per_category) mabn_coco_report_categories(out, s, false);
+    }
+}
+
+/* Two results: bootstrap, then one report of both. */
+static mabn_status compare(struct mabn_str *out, const struct mabn_coco_evaluation *first,
+                           const struct mabn_coco_score *a, const struct files *f,
+                           const struct mabn_coco_params *params, bool several)
+{
+    struct mabn_coco_evaluation *second;
+    struct mabn_coco_interval intervals[MABN_COCO_STATS];
+    struct mabn_coco_score b;
+    memset(&b, 0, sizeof b);
+    MABN_TRY(mabn_coco_evaluate(&second, &f->read[0], &f->read[2], params));
+    mabn_status status = mabn_coco_accumulate(&b, second, NULL);
+    if (!status)
+        status = mabn_coco_bootstrap(intervals, first, second, coco.rounds, coco.confidence,
+                                     (uint64_t)coco.seed, coco.threads);
+    if (!status && coco.json) {
+        mabn_str_add(out, ",\n  \"compare\": ");
+        mabn_coco_report_comparison_json(out, a, &b, intervals, coco.confidence);
+        mabn_str_add(out, "\n }");
+    } else if (!status) {
+        if (several)
+            mabn_str_printf(out, "Evaluate annotation type *%s*\n",
+                            mabn_coco_type_name(params->type));
+        mabn_coco_report_comparison(out, a, &b, intervals, coco.confidence);
+    }
+    mabn_coco_score_release(&b);
+    mabn_coco_evaluation_free(second);
+    return status;
+}
+
+static mabn_status score_type(struct mabn_str *out, const struct files *f,
+                              const struct mabn_coco_params *params, bool several)
+{
+    struct mabn_coco_evaluation *e;
+    struct mabn_coco_score s;
+    MABN_TRY(mabn_coco_evaluate(&e, &f->read[0], &f->read[1], params));
+    mabn_status status = mabn_coco_accumulate(&s, e, NULL);
+    if (!status && coco.json) {
+        mabn_str_printf(out, "%s \"%s\": ", out->length ? ",\n" : "{\n",
+                        mabn_coco_type_name(params->type));
+        mabn_coco_report_json(out, &s, coco.curves);
+        if (f->paths[2]) { /* the object stays open for one more key */
+            out->length -= strlen("\n }");
+            status = compare(out, e, &s, f, params, several);
+        }
+    } else if (!status && f->paths[2]) {
+        status = compare(out, e, &s, f, params, several);
+    } else if (!status) {
+        report(out, &s, several);
+    }
+    if (!status || f->paths[2]) mabn_coco_score_release(&s);
+    mabn_coco_evaluation_free(e);
+    return status;
+}
+
+static mabn_status score_all(struct files *f)
+{
+    struct id_list images = {NULL, 0, 0}, categories = {NULL, 0, 0};
+    struct mabn_str out;
+    int n_types = 0, n_files = f->paths[2] ? 3 : 2;
+    mabn_status status = MABN_OK;
+    mabn_str_init(&out);
+    int threads = coco.threads ? coco.threads : mabn_threads_available();
+    MABN_TRY_GOTO(mabn_parallel(threads < n_files ? threads : n_files, n_files, 1, read_file, f),
+                  done);
+    if (coco.images) MABN_TRY_GOTO(list_images(&images, coco.images), done);
+    if (coco.categories)
+        MABN_TRY_GOTO(list_categories(&categories, coco.categories, &f->read[0]), done);
+    for (int t = 0; t < MABN_COCO_TYPES; t++)
+        n_types += coco.types[t];
+    for (int t = 0; t < MABN_COCO_TYPES && !status; t++) {
+        struct mabn_coco_params params;
+        if (!coco.types[t]) continue;
+        set_params(&params, (enum mabn_coco_type)t);
+        params.images = images.ids;
+        params.n_images = images.n;
+        params.categories = categories.ids;
+        params.n_categories = categories.n;
+        status = score_type(&out, f, &params, n_types > 1);
+    }
+    if (!status && coco.json) mabn_str_add(&out, "\n}\n");
+    if (!status) fwrite(out.text, 1, out.length, stdout);
+done:
+    for (int i = 0; i < 3; i++)
+        mabn_coco_release(&f->read[i]);
+    mabn_str_release(&out);
+    free(images.ids);
+    free(categories.ids);
+    return status;
+}
+
+static const struct mabn_cli coco_cli = {
+    .name = "mabn-score coco",
+    .usage = "[OPTION]... ANNOTATIONS RESULTS",
+    .summary = "COCO's average precision and recall of detections, as pycocotools computes them.\n"
+               "RESULTS may be - for standard input.",
+    .options = coco_table,
+    .epilog = "Examples:\n"
+              "  mabn-score coco instances_val2017.json results.json\n"
+              "  mabn-eval coco model.h5 val.h5 | mabn-score coco -t bbox,segm ann.json -\n"
+              "  mabn-score coco --per-category --tsv ann.json results.json\n"
+              "  mabn-score coco --compare new.json ann.json old.json",
+    .min_args = 2,
+    .max_args = 2,
+};
+
+static mabn_status run_coco(int argc, char **argv)
+{
+    char **args;
+    struct files f;
+    memset(&f, 0, sizeof f);
+    mabn_cli_start(&coco_cli, argc, argv, &args);
+    f.paths[0] = args[0];
+    f.paths[1] = args[1];
+    f.paths[2] = coco.compare;
+    int inputs = !strcmp(args[0], "-") + !strcmp(args[1], "-") +
+                 (coco.compare && !strcmp(coco.compare, "-"));
+    if (inputs > 1) mabn_cli_usage_error("only one file can come from standard input");
+    if (coco.curves && !coco.json) mabn_cli_usage_error("--curves goes with --json");
+    if (coco.tsv && (coco.json || coco.compare))
+        mabn_cli_usage_error("--tsv does not go with --json or --compare");
+    if (coco.types[MABN_COCO_SEGM]) f.keep |= MABN_COCO_KEEP_SEGMENTATIONS;
+    if (coco.types[MABN_COCO_KEYPOINTS]) f.keep |= MABN_COCO_KEEP_KEYPOINTS;
+    return score_all(&f);
+}
+
+/* ---- the tool ---- */
+
+int main(int argc, char **argv)
+{
+    static const struct mabn_cli *const clis[] = {&coco_cli};
+    const struct mabn_cli table[] = {*clis[0], {.name = NULL}};
+    int which =
+        mabn_cli_choose(table, "mabn-score", "Judge results against the truth.", argc, argv);
+    (void)which;
+    return mabn_cli_finish(run_coco(argc - 1, argv + 1));
+}

@@ -1,0 +1,373 @@
+/* Bringing ground truth and results together: ids become indices, records are listed by image. */
+#include "coco/join.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+
+enum { NONE = UINT32_MAX };
+
+/* ---- a table from ids to indices ---- */
+
+struct id_table {
+    int64_t *keys;
+    uint32_t *values; /* NONE: empty */
+    size_t mask;
+};
+
+static void table_init(struct id_table *t, size_t n)
+{
+    size_t room = 16;
+    while (room < 2 * n)
+        room *= 2;
+    t->mask = room - 1;
+    t->keys = mabn_xmalloc(room * sizeof *t->keys);
+    t->values = mabn_xmalloc(room * sizeof *t->values);
+    memset(t->values, 0xff, room * sizeof *t->values);
+}
+
+static void table_release(struct id_table *t)
+{
+    free(t->keys);
+    free(t->values);
+}
+
+/* Where the key is, or would go. */
+static uint32_t *table_slot(const struct id_table *t, int64_t key)
+{
+    uint64_t h = (uint64_t)key * 0x9e3779b97f4a7c15u;
+    size_t i = (size_t)(h ^ h >> 32) & t->mask;
+    while (t->values[i] != NONE && t->keys[i] != key)
+        i = (i + 1) & t->mask;
+    t->keys[i] = key;
+    return &t->values[i];
+}
+
+static uint32_t table_find(const struct id_table *t, int64_t key)
+{
+    uint64_t h = (uint64_t)key * 0x9e3779b97f4a7c15u;
+    size_t i = (size_t)(h ^ h >> 32) & t->mask;
+    while (t->values[i] != NONE && t->keys[i] != key)
+        i = (i + 1) & t->mask;
+    return t->values[i];
+}
+
+/* ---- sorting ---- */
+
+uint64_t mabn_coco_score_key(double score)
+{
+    uint64_t bits;
+    score += 0.0; /* -0 becomes 0 */
+    memcpy(&bits, &score, sizeof bits);
+    return bits >> 63 ? bits : ~(bits | (uint64_t)1 << 63);
+}
+
+static inline bool before(const struct mabn_coco_sort_item *a, const struct mabn_coco_sort_item *b)
+{
+    if (a->group != b->group) return a->group < b->group;
+    if (a->score != b->score) return a->score < b->score;
+    if (a->category != b->category) return a->category < b->category;
+    return a->record < b->record;
+}
+
+static void merge(struct mabn_coco_sort_item *out, const struct mabn_coco_sort_item *a,
+                  const struct mabn_coco_sort_item *a_end, const struct mabn_coco_sort_item *b_end)
+{
+    const struct mabn_coco_sort_item *b = a_end;
+    while (a < a_end && b < b_end)
+        *out++ = before(b, a) ? *b++ : *a++;
+    while (a < a_end)
+        *out++ = *a++;
+    while (b < b_end)
+        *out++ = *b++;
+}
+
+void mabn_coco_sort(struct mabn_coco_sort_item *items, struct mabn_coco_sort_item *other, size_t n)
+{
+    enum { RUN = 12 };
+    for (size_t from = 0; from < n; from += RUN) {
+        size_t to = from + RUN < n ? from + RUN : n;
+        for (size_t i = from + 1; i < to; i++) {
+            struct mabn_coco_sort_item item = items[i];
+            size_t k = i;
+            for (; k > from && before(&item, &items[k - 1]); k--)
+                items[k] = items[k - 1];
+            items[k] = item;
+        }
+    }
+    struct mabn_coco_sort_item *from = items, *to = other;
+    for (size_t run = RUN; run < n; run *= 2) {
+        for (size_t i = 0; i < n; i += 2 * run) {
+            size_t middle = i + run < n ? i + run : n, end = i + 2 * run < n ? i + 2 * run : n;
+            merge(to + i, from + i, from + middle, from + end);
+        }
+        struct mabn_coco_sort_item *swap = from;
+        from = to;
+        to = swap;
+    }
+    if (from != items) memcpy(items, from, n * sizeof *items);
+}
+
+static int compare_ids(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Sort and drop what occurs twice; the number left. */
+static size_t unique_ids(int64_t *ids, size_t n)
+{
+    size_t out = 0;
+    qsort(ids, n, sizeof *ids, compare_ids);
+    for (size_t i = 0; i < n; i++)
+        if (i == 0 || ids[i] != ids[i - 1]) ids[out++] = ids[i];
+    return out;
+}
+
+/* ---- images and categories ---- */
+
+static bool among(const int64_t *ids, size_t n, int64_t id)
+{
+    return bsearch(&id, ids, n, sizeof *ids, compare_ids) != NULL;
+}
+
+/* Keep those of `wanted` (NULL: all) and complain of what is not there. */
+static mabn_status choose_ids(int64_t *ids, size_t *n, const int64_t *wanted, size_t n_wanted,
+                              const char *what, const struct mabn_coco *truth)
+{
+    *n = unique_ids(ids, *n);
+    if (!wanted) return MABN_OK;
+    for (size_t i = 0; i < n_wanted; i++)
+        if (!among(ids, *n, wanted[i]))
+            return mabn_fail(MABN_ERR_NOTFOUND, "%s %lld is not in '%s'", what,
+                             (long long)wanted[i], truth->name);
+    memcpy(ids, wanted, n_wanted * sizeof *ids); /* every one is there, but some perhaps twice */
+    *n = unique_ids(ids, n_wanted);
+    return MABN_OK;
+}
+
+static mabn_status list_images(struct mabn_coco_join *out, const struct mabn_coco *truth,
+                               const struct mabn_coco_params *p, struct id_table *images)
+{
+    size_t n = truth->n_images, room = n > p->n_images ? n : p->n_images;
+    out->image_ids = mabn_xmalloc((room + 1) * sizeof *out->image_ids);
+    for (size_t i = 0; i < n; i++)
+        out->image_ids[i] = truth->images[i].id;
+    MABN_TRY(choose_ids(out->image_ids, &n, p->images, p->n_images, "image", truth));
+    out->n_images = n;
+    table_init(images, n);
+    out->images = mabn_xcalloc(n + 1, sizeof *out->images);
+    for (size_t i = 0; i < n; i++)
+        *table_slot(images, out->image_ids[i]) = (uint32_t)i;
+    for (size_t i = 0; i < truth->n_images; i++) { /* the last of an id wins */
+        uint32_t at = table_find(images, truth->images[i].id);
+        if (at != NONE) out->images[at] = &truth->images[i];
+    }
+    return MABN_OK;
+}
+
+static mabn_status list_categories(struct mabn_coco_join *out, const struct mabn_coco *truth,
+                                   const struct mabn_coco_params *p, struct id_table *categories)
+{
+    size_t n = truth->n_categories, room = n > p->n_categories ? n : p->n_categories;
+    out->category_ids = mabn_xmalloc((room + 1) * sizeof *out->category_ids);
+    for (size_t i = 0; i < n; i++)
+        out->category_ids[i] = truth->categories[i].id;
+    MABN_TRY(choose_ids(out->category_ids, &n, p->categories, p->n_categories, "category", truth));
+    out->n_categories = n;
+    table_init(categories, n);
+    out->category_names = mabn_xcalloc(n + 1, sizeof *out->category_names);
+    for (size_t i = 0; i < n; i++)
+        *table_slot(categories, out->category_ids[i]) = (uint32_t)i;
+    for (size_t i = 0; i < truth->n_categories; i++) {
+        uint32_t at = table_find(categories, truth->categories[i].id);
+        if (at != NONE) out->category_names[at] = truth->categories[i].name;
+    }
+    return MABN_OK;
+}
+
+/* ---- ground truths ---- */
+
+/* Records of chosen images (and categories), image by image, in file order. */
+static uint32_t *truths_by_image(const struct mabn_coco_join *out, const struct mabn_coco *truth,
+                                 bool any_category, const struct id_table *images,
+                                 const struct id_table *categories, size_t *count)
+{
+    size_t *at = mabn_xcalloc(out->n_images + 1, sizeof *at);
+    uint32_t *image = mabn_xmalloc((truth->n_records + 1) * sizeof *image);
+    for (size_t i = 0; i < truth->n_records; i++) {
+        const struct mabn_coco_record *r = &truth->records[i];
+        image[i] = table_find(images, r->image_id);
+        if (!any_category && table_find(categories, r->category_id) == NONE) image[i] = NONE;
+        if (image[i] != NONE) at[image[i] + 1]++;
+    }
+    for (size_t i = 0; i < out->n_images; i++)
+        at[i + 1] += at[i];
+    *count = at[out->n_images];
+    uint32_t *list = mabn_xmalloc((*count + 1) * sizeof *list);
+    for (size_t i = 0; i < truth->n_records; i++)
+        if (image[i] != NONE) list[at[image[i]]++] = (uint32_t)i;
+    free(image);
+    free(at);
+    return list;
+}
+
+/* The reference goes from records to ids and back, so an id that occurs twice stands for the last
+ * record that has it, once for each occurrence. */
+static void resolve_duplicates(uint32_t *list, size_t n, const struct mabn_coco *truth)
+{
+    struct id_table ids;
+    bool duplicates = false;
+    table_init(&ids, truth->n_records);
+    for (size_t i = 0; i < truth->n_records; i++) {
+        uint32_t *slot = table_slot(&ids, truth->records[i].id);
+        duplicates |= *slot != NONE;
+        *slot = (uint32_t)i;
+    }
+    if (duplicates) {
+        mabn_warn("'%s': some annotation ids occur twice; the last of each counts for all",
+                  truth->name);
+        for (size_t i = 0; i < n; i++)
+            list[i] = table_find(&ids, truth->records[list[i]].id);
+    }
+    table_release(&ids);
+}
+
+static int compare_truths(const void *a, const void *b)
+{
+    const uint64_t *x = a, *y = b;
+    return (*x > *y) - (*x < *y);
+}
+
+static void list_truths(struct mabn_coco_join *out, const struct mabn_coco *truth,
+                        const struct mabn_coco_params *p, const struct id_table *images,
+                        const struct id_table *categories)
+{
+    size_t n;
+    uint32_t *list = truths_by_image(out, truth, p->class_agnostic, images, categories, &n);
+    resolve_duplicates(list, n, truth);
+    /* Sort each image's by category, keeping their order: key is category, then place. */
+    out->truth_start = mabn_xcalloc(out->n_images + 2, sizeof *out->truth_start);
+    out->truths = mabn_xmalloc((n + 1) * sizeof *out->truths);
+    uint64_t *keys = mabn_xmalloc((n + 1) * sizeof *keys);
+    size_t *start = out->truth_start + 1;
+    for (size_t i = 0; i < n; i++) {
+        const struct mabn_coco_record *r = &truth->records[list[i]];
+        uint32_t image = table_find(images, r->image_id);
+        if (image != NONE && table_find(categories, r->category_id) != NONE) start[image + 1]++;
+    }
+    for (size_t i = 0; i < out->n_images; i++)
+        start[i + 1] += start[i];
+    for (size_t i = 0; i < n; i++) {
+        const struct mabn_coco_record *r = &truth->records[list[i]];
+        uint32_t image = table_find(images, r->image_id);
+        uint32_t category = table_find(categories, r->category_id);
+        if (image != NONE && category != NONE) keys[start[image]++] = (uint64_t)category << 32 | i;
+    }
+    for (size_t i = 0; i < out->n_images; i++) {
+        size_t first = out->truth_start[i], count = out->truth_start[i + 1] - first;
+        qsort(keys + first, count, sizeof *keys, compare_truths);
+    }
+    for (size_t i = 0; i < out->truth_start[out->n_images]; i++)
+        out->truths[i] =
+            (struct mabn_coco_join_truth){list[(uint32_t)keys[i]], (uint32_t)(keys[i] >> 32)};
+    free(keys);
+    free(list);
+}
+
+/* ---- detections ---- */
+
+/* The image is unknown: is it one that was left out on purpose? */
+static mabn_status check_image(const struct mabn_coco *truth, const struct mabn_coco *results,
+                               const struct mabn_coco_record *r, const struct id_table *known)
+{
+    if (table_find(known, r->image_id) != NONE) return MABN_OK;
+    return mabn_fail(MABN_ERR_NOTFOUND, "'%s':%u: result %lld: image %lld is not in '%s'",
+                     results->name, r->line, (long long)r->id, (long long)r->image_id, truth->name);
+}
+
+static mabn_status list_detections(struct mabn_coco_join *out, const struct mabn_coco *truth,
+                                   const struct mabn_coco *results, const struct id_table *images,
+                                   const struct id_table *categories)
+{
+    struct id_table known, named;
+    size_t n = results->n_records, strange = 0;
+    int64_t strange_id = 0;
+    mabn_status status = MABN_OK;
+    table_init(&known, truth->n_images);
+    table_init(&named, truth->n_categories);
+    for (size_t i = 0; i < truth->n_images; i++)
+        *table_slot(&known, truth->images[i].id) = 1;
+    for (size_t i = 0; i < truth->n_categories; i++)
+        *table_slot(&named, truth->categories[i].id) = 1;
+    out->detection_start = mabn_xcalloc(out->n_images + 2, sizeof *out->detection_start);
+    out->detection_category = mabn_xmalloc((n + 1) * sizeof *out->detection_category);
+    uint32_t *image = mabn_xmalloc((n + 1) * sizeof *image);
+    size_t *start = out->detection_start + 1;
+    for (size_t i = 0; i < n; i++) {
+        const struct mabn_coco_record *r = &results->records[i];
+        uint32_t category = out->detection_category[i] = table_find(categories, r->category_id);
+        image[i] = table_find(images, r->image_id);
+        if (image[i] == NONE) MABN_TRY_GOTO(check_image(truth, results, r, &known), done);
+        if (category == NONE && table_find(&named, r->category_id) == NONE && !strange++)
+            strange_id = r->category_id;
+        if (image[i] != NONE && category != NONE) start[image[i] + 1]++;
+    }
+    if (strange)
+        mabn_warn(
+            "'%s': %zu results of categories that '%s' does not have (such as %lld) are ignored",
+            results->name, strange, truth->name, (long long)strange_id);
+    for (size_t i = 0; i < out->n_images; i++)
+        start[i + 1] += start[i];
+    out->detections = mabn_xmalloc((n + 1) * sizeof *out->detections);
+    for (size_t i = 0; i < n; i++)
+        if (image[i] != NONE && out->detection_category[i] != NONE)
+            out->detections[start[image[i]]++] = (uint32_t)i;
+done:
+    free(image);
+    table_release(&known);
+    table_release(&named);
+    return status;
+}
+
+mabn_status mabn_coco_join_make(struct mabn_coco_join *out, const struct mabn_coco *truth,
+                                const struct mabn_coco *results,
+                                const struct mabn_coco_params *params)
+{
+    struct id_table images = {NULL, NULL, 0}, categories = {NULL, NULL, 0};
+    mabn_status status = MABN_OK;
+    memset(out, 0, sizeof *out);
+    out->kind = MABN_COCO_RESULTS_BOXES;
+    if (results->n_records) {
+        const struct mabn_coco_record *r = results->records;
+        if (!r->has_box)
+            out->kind = r->segmentation.kind != MABN_SEGMENTATION_NONE
+                            ? MABN_COCO_RESULTS_MASKS
+                            : MABN_COCO_RESULTS_KEYPOINTS;
+    }
+    MABN_TRY_GOTO(list_images(out, truth, params, &images), done);
+    MABN_TRY_GOTO(list_categories(out, truth, params, &categories), done);
+    list_truths(out, truth, params, &images, &categories);
+    status = list_detections(out, truth, results, &images, &categories);
+done:
+    table_release(&images);
+    table_release(&categories);
+    if (status) mabn_coco_join_release(out);
+    return status;
+}
+
+void mabn_coco_join_release(struct mabn_coco_join *join)
+{
+    free(join->image_ids);
+    free(join->images);
+    free(join->category_ids);
+    free(join->category_names);
+    free(join->truth_start);
+    free(join->truths);
+    free(join->detection_start);
+    free(join->detections);
+    free(join->detection_category);
+    memset(join, 0, sizeof *join);
+}

@@ -1,0 +1,539 @@
+/* Matching detections to ground truth, image by image.
+ *
+ * For one image and category the reference scans, for every threshold and area range, the ground
+ * truths for every detection. Here the thresholds are the bits of a word. For each detection the
+ * ground truths that overlap it enough for the lowest threshold are listed once, best first; then
+ * each takes, from the thresholds still open, those it reaches and where it is still free. That is
+ * the reference's rule: at a threshold, the free ground truth of greatest overlap (among equals the
+ * later), and one to be ignored only where no other will do. */
+#include "coco/match.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/progress.h"
+#include "base/thread.h"
+#include "coco/evaluation.h"
+#include "coco/join.h"
+
+/* A record as it is judged. */
+struct shape {
+    const struct mabn_coco_record *record;
+    struct mabn_box box; /* of the mask, for masks */
+    double area;         /* decides the area range */
+    uint64_t pixels;     /* masks */
+    uint32_t height, width;
+    size_t runs; /* worker->runs[runs ... runs + 2 * n_runs): start and end of each run of ones */
+    uint32_t n_runs;
+    uint32_t category;
+};
+
+struct candidate {
+    double overlap;
+    uint64_t bits; /* thresholds reached */
+    uint32_t truth;
+};
+
+struct worker {
+    struct shape *shapes; /* ground truths, then detections */
+    size_t room_shapes;
+    uint32_t *runs;
+    size_t n_runs, room_runs;
+    struct mabn_rle rle;
+    struct mabn_coco_sort_item *sort, *sort_other;
+    size_t room_sort;
+    struct candidate *candidates;
+    size_t n_candidates, room_candidates;
+    size_t *first; /* (detections + 1) into candidates */
+    size_t room_first;
+    uint64_t *taken;  /* (truths) bits of thresholds */
+    uint8_t *ignored; /* (truths) */
+    size_t room_taken, room_ignored;
+    struct mabn_coco_cell *cells;
+    size_t n_cells, room_cells;
+};
+
+struct matching {
+    struct mabn_coco_evaluation *e;
+    const struct mabn_coco_join *join;
+    struct worker *workers;
+    size_t *image_cells; /* (images) where an image's cells are in its worker's list */
+    uint32_t *image_n_cells;
+    int *image_worker;
+    struct mabn_progress *progress;
+    uint64_t all;  /* a bit for every threshold */
+    double lowest; /* the lowest threshold */
+    double thresholds[MABN_COCO_MAX_THRESHOLDS];
+    bool need_masks;
+    enum mabn_coco_results_kind kind;
+};
+
+#define ROOM(array, room, need)                                                    \
+    do {                                                                           \
+        if ((size_t)(need) > (room)) {                                             \
+            (room) = (size_t)(need) + (size_t)(need) / 2 + 64;                     \
+            *(void **)&(array) = mabn_xrealloc((array), (room) * sizeof *(array)); \
+        }                                                                          \
+    } while (0)
+
+/* ---- shapes ---- */
+
+/* The runs of ones of the worker's scratch mask, as [start, end) pairs. */
+static void keep_runs(struct worker *w, struct shape *s)
+{
+    const struct mabn_rle *r = &w->rle;
+    ROOM(w->runs, w->room_runs, w->n_runs + r->count + 1);
+    uint32_t *out = w->runs + w->n_runs, at = 0;
+    s->runs = w->n_runs;
+    s->n_runs = (uint32_t)(r->count / 2);
+    for (size_t i = 0; i < r->count; i++)
+        out[i] = at += r->counts[i];
+    w->n_runs += 2 * (size_t)s->n_runs;
+}
+
+static mabn_status take_mask(const struct matching *m, struct worker *w, struct shape *s,
+                             const struct mabn_coco *file, const struct mabn_coco_image *image)
+{
+    if (s->record->segmentation.kind <= MABN_SEGMENTATION_POLYGONS &&
+        (image->height == 0 || image->width == 0))
+        return mabn_coco_fail(file, s->record, MABN_ERR_FORMAT,
+                              "its image has no \"height\" and \"width\" in '%s'",
+                              m->e->truth->name);
+    MABN_TRY(mabn_coco_mask(&w->rle, file, s->record, image->height, image->width));
+    s->box = mabn_rle_box(&w->rle);
+    s->pixels = mabn_rle_area(&w->rle);
+    s->height = w->rle.height;
+    s->width = w->rle.width;
+    keep_runs(w, s);
+    return MABN_OK;
+}
+
+static mabn_status take_truth(const struct matching *m, struct worker *w, struct shape *s,
+                              const struct mabn_coco_image *image)
+{
+    const struct mabn_coco *file = m->e->truth;
+    const struct mabn_coco_record *r = s->record;
+    enum mabn_coco_type type = m->e->params.type;
+    if (!r->has_box && type != MABN_COCO_SEGM)
+        return mabn_coco_fail(file, r, MABN_ERR_FORMAT, "no \"bbox\"");
+    if (type == MABN_COCO_KEYPOINTS && (int)r->n_keypoints != m->e->params.n_sigmas)
+        return mabn_coco_fail(file, r, MABN_ERR_FORMAT, "expected %d keypoints, found %u",
+                              m->e->params.n_sigmas, r->n_keypoints);
+    s->box = r->box;
+    s->area = r->has_area ? r->area : r->box.w * r->box.h;
+    if (type == MABN_COCO_SEGM) {
+        if (r->segmentation.kind == MABN_SEGMENTATION_NONE)
+            return mabn_coco_fail(file, r, MABN_ERR_FORMAT, "no \"segmentation\"");
+        MABN_TRY(take_mask(m, w, s, file, image));
+    }
+    return MABN_OK;
+}
+
+/* Box around all keypoints, seen or not. */
+static struct mabn_box keypoints_box(const struct mabn_coco *file, const struct mabn_coco_record *r)
+{
+    const double *k = file->numbers + r->keypoints;
+    double x0 = INFINITY, x1 = -INFINITY, y0 = INFINITY, y1 = -INFINITY;
+    for (uint32_t i = 0; i < r->n_keypoints; i++, k += 3) {
+        x0 = k[0] < x0 ? k[0] : x0;
+        x1 = k[0] > x1 ? k[0] : x1;
+        y0 = k[1] < y0 ? k[1] : y0;
+        y1 = k[1] > y1 ? k[1] : y1;
+    }
+    return r->n_keypoints ? (struct mabn_box){x0, y0, x1 - x0, y1 - y0}
+                          : (struct mabn_box){0, 0, 0, 0};
+}
+
+/* What is missing in a detection is derived; what, the kind of the results file decides. */
+static mabn_status take_detection(const struct matching *m, struct worker *w, struct shape *s,
+                                  const struct mabn_coco_image *image)
+{
+    const struct mabn_coco *file = m->e->results;
+    const struct mabn_coco_record *r = s->record;
+    enum mabn_coco_type type = m->e->params.type;
+    if (type == MABN_COCO_KEYPOINTS && (int)r->n_keypoints != m->e->params.n_sigmas)
+        return mabn_coco_fail(file, r, MABN_ERR_FORMAT, "expected %d keypoints, found %u",
+                              m->e->params.n_sigmas, r->n_keypoints);
+    if (type == MABN_COCO_SEGM && m->kind == MABN_COCO_RESULTS_KEYPOINTS)
+        return mabn_coco_fail(file, r, MABN_ERR_FORMAT, "no \"segmentation\"");
+    if (type == MABN_COCO_SEGM || m->kind == MABN_COCO_RESULTS_MASKS)
+        MABN_TRY(take_mask(m, w, s, file, image));
+    if (m->kind == MABN_COCO_RESULTS_BOXES) {
+        s->area = r->box.w * r->box.h;
+        if (type != MABN_COCO_SEGM)
+            s->box = r->box;
+        else if (m->e->params.fix_quirks)
+            s->area = (double)s->pixels;
+    } else if (m->kind == MABN_COCO_RESULTS_MASKS) {
+        s->area = (double)s->pixels;
+        if (type != MABN_COCO_SEGM && r->has_box) s->box = r->box;
+    } else {
+        s->box = keypoints_box(file, r);
+        s->area = s->box.w * s->box.h;
+    }
+    return MABN_OK;
+}
+
+/* ---- overlaps ---- */
+
+static uint64_t common_pixels(const uint32_t *a, const uint32_t *a_end, const uint32_t *b,
+                              const uint32_t *b_end)
+{
+    uint64_t sum = 0;
+    while (a < a_end && b < b_end) {
+        uint32_t from = a[0] > b[0] ? a[0] : b[0], to = a[1] < b[1] ? a[1] : b[1];
+        size_t step = a[1] <= b[1] ? 2 : 0;
+        sum += to > from ? to - from : 0;
+        a += step;
+        b += 2 - step;
+    }
+    return sum;
+}
+
+/* The first run that ends after `pixel`. */
+static const uint32_t *runs_after(const uint32_t *a, const uint32_t *a_end, uint32_t pixel)
+{
+    size_t n = (size_t)(a_end - a) / 2;
+    while (n > 0) {
+        size_t half = n / 2;
+        if (a[2 * half + 1] <= pixel) {
+            a += 2 * (half + 1);
+            n -= half + 1;
+        } else {
+            n = half;
+        }
+    }
+    return a;
+}
+
+static double mask_overlap(const struct worker *w, const struct shape *d, const struct shape *g)
+{
+    if (d->height != g->height || d->width != g->width) return -1;
+    const uint32_t *a = w->runs + d->runs, *a_end = a + 2 * (size_t)d->n_runs;
+    const uint32_t *b = w->runs + g->runs, *b_end = b + 2 * (size_t)g->n_runs;
+    if (a[0] < b[0])
+        a = runs_after(a, a_end, b[0]);
+    else
+        b = runs_after(b, b_end, a[0]);
+    uint64_t both = common_pixels(a, a_end, b, b_end);
+    if (!both) return 0;
+    uint64_t any = g->record->crowd ? d->pixels : d->pixels + g->pixels - both;
+    return (double)both / (double)any;
+}
+
+/* Object keypoint similarity. */
+static double keypoint_overlap(const struct matching *m, const struct shape *d,
+                               const struct shape *g)
+{
+    const struct mabn_coco_params *p = &m->e->params;
+    const double *kg = m->e->truth->numbers + g->record->keypoints;
+    const double *kd = m->e->results->numbers + d->record->keypoints;
+    struct mabn_box b = g->box;
+    double left = b.x - b.w, right = b.x + b.w * 2, top = b.y - b.h, bottom = b.y + b.h * 2;
+    double terms[MABN_COCO_MAX_KEYPOINTS];
+    size_t n = 0;
+    bool any = false;
+    for (int i = 0; i < p->n_sigmas; i++)
+        any |= kg[3 * i + 2] > 0;
+    for (int i = 0; i < p->n_sigmas; i++) {
+        double x = kd[3 * i], y = kd[3 * i + 1], dx, dy;
+        if (any) {
+            if (!(kg[3 * i + 2] > 0)) continue;
+            dx = x - kg[3 * i];
+            dy = y - kg[3 * i + 1];
+        } else { /* nothing labelled: how far outside the doubled box */
+            dx = fmax(0, left - x) + fmax(0, x - right);
+            dy = fmax(0, top - y) + fmax(0, y - bottom);
+        }
+        double variance = (p->sigmas[i] * 2) * (p->sigmas[i] * 2);
+        double e = (dx * dx + dy * dy) / variance / (g->area + 2.220446049250313e-16) / 2;
+        terms[n++] = exp(-e);
+    }
+    return mabn_coco_sum(terms, n) / (double)n;
+}
+
+static inline bool boxes_touch(const struct mabn_box *d, const struct mabn_box *g)
+{
+    double x0 = d->x > g->x ? d->x : g->x, y0 = d->y > g->y ? d->y : g->y;
+    double dx = d->x + d->w, gx = g->x + g->w, dy = d->y + d->h, gy = g->y + g->h;
+    return (dx < gx ? dx : gx) - x0 > 0 && (dy < gy ? dy : gy) - y0 > 0;
+}
+
+static double overlap(const struct matching *m, const struct worker *w, const struct shape *d,
+                      const struct shape *g)
+{
+    if (m->e->params.type == MABN_COCO_KEYPOINTS) return keypoint_overlap(m, d, g);
+    if (!boxes_touch(&d->box, &g->box)) return 0;
+    if (m->e->params.type == MABN_COCO_SEGM) return mask_overlap(w, d, g);
+    return mabn_box_iou(d->box, g->box, g->record->crowd);
+}
+
+/* ---- matching ---- */
+
+/* List, for each detection, the ground truths it may be matched to, best first. */
+static void list_candidates(const struct matching *m, struct worker *w, const struct shape *truths,
+                            size_t n_truths, const struct shape *detections, size_t n_detections)
+{
+    w->n_candidates = 0;
+    ROOM(w->first, w->room_first, n_detections + 1);
+    for (size_t d = 0; d < n_detections; d++) {
+        size_t first = w->first[d] = w->n_candidates;
+        ROOM(w->candidates, w->room_candidates, first + n_truths);
+        struct candidate *list = w->candidates + first;
+        size_t n = 0;
+        for (size_t g = 0; g < n_truths; g++) {
+            double v = overlap(m, w, &detections[d], &truths[g]);
+            if (!(v >= m->lowest)) continue;
+            struct candidate c = {.overlap = v, .truth = (uint32_t)g};
+            for (int t = 0; t < m->e->params.n_thresholds; t++)
+                c.bits |= (uint64_t)(v >= m->thresholds[t]) << t;
+            size_t k = n++;
+            for (; k > 0 && list[k - 1].overlap <= v; k--)
+                list[k] = list[k - 1];
+            list[k] = c;
+        }
+        w->n_candidates += n;
+    }
+    w->first[n_detections] = w->n_candidates;
+}
+
+/* One detection, one area range: the ground truths that count first, then the ignored ones. */
+static struct mabn_coco_bits match_one(const struct matching *m, struct worker *w,
+                                       const struct shape *truths, const struct candidate *list,
+                                       size_t n)
+{
+    struct mabn_coco_bits out = {0, 0};
+    uint64_t open = m->all;
+    for (int ignored = 0; ignored < 2; ignored++)
+        for (size_t i = 0; i < n && open; i++) {
+            uint32_t g = list[i].truth;
+            if (w->ignored[g] != ignored) continue;
+            const struct mabn_coco_record *r = truths[g].record;
+            uint64_t bits = open & list[i].bits;
+            if (!r->crowd) bits &= ~w->taken[g];
+            w->taken[g] |= bits;
+            open &= ~bits;
+            if (ignored) out.ignored |= bits;
+            if (r->id != 0 || m->e->params.fix_quirks) out.matched |= bits;
+        }
+    return out;
+}
+
+static bool truth_ignored(const struct matching *m, const struct mabn_coco_record *r)
+{
+    bool ignored = r->crowd || (m->e->params.fix_quirks && r->ignore);
+    if (m->e->params.type == MABN_COCO_KEYPOINTS) {
+        uint32_t labelled = r->num_keypoints;
+        if (!r->has_num_keypoints) {
+            const double *k = m->e->truth->numbers + r->keypoints;
+            for (uint32_t i = 0; i < r->n_keypoints; i++)
+                labelled += k[3 * i + 2] > 0;
+        }
+        ignored |= labelled == 0;
+    }
+    return ignored;
+}
+
+static void match_area(const struct matching *m, struct worker *w, const struct shape *truths,
+                       size_t n_truths, const struct shape *detections, struct mabn_coco_cell *cell,
+                       int a)
+{
+    const struct mabn_coco_params *p = &m->e->params;
+    double low = p->areas[a].low, high = p->areas[a].high;
+    uint32_t counted = 0;
+    for (size_t g = 0; g < n_truths; g++) {
+        double area = truths[g].area;
+        bool ignored = truth_ignored(m, truths[g].record) || area < low || area > high;
+        w->ignored[g] = ignored;
+        w->taken[g] = 0;
+        counted += !ignored;
+    }
+    cell->truths[a] = counted;
+    struct mabn_coco_bits *bits = m->e->bits + (size_t)cell->first * (size_t)p->n_areas;
+    for (uint32_t d = 0; d < cell->count; d++) {
+        size_t n = w->first[d + 1] - w->first[d];
+        struct mabn_coco_bits b = {0, 0};
+        if (n) b = match_one(m, w, truths, w->candidates + w->first[d], n);
+        double area = detections[d].area;
+        if (area < low || area > high) b.ignored |= m->all & ~b.matched;
+        bits[(size_t)d * (size_t)p->n_areas + (size_t)a] = b;
+    }
+}
+
+static void match_cell(const struct matching *m, struct worker *w, const struct shape *truths,
+                       size_t n_truths, const struct shape *detections, size_t n_detections,
+                       struct mabn_coco_cell *cell)
+{
+    struct mabn_coco_detection *out = m->e->detections + cell->first;
+    for (size_t d = 0; d < n_detections; d++)
+        out[d] =
+            (struct mabn_coco_detection){detections[d].record->score, cell->image, (uint32_t)d};
+    ROOM(w->taken, w->room_taken, n_truths);
+    ROOM(w->ignored, w->room_ignored, n_truths);
+    list_candidates(m, w, truths, n_truths, detections, n_detections);
+    for (int a = 0; a < m->e->params.n_areas; a++)
+        match_area(m, w, truths, n_truths, detections, cell, a);
+}
+
+/* ---- one image ---- */
+
+/* Sort an image's detections by category, falling score, place in the file. */
+static void sort_detections(const struct matching *m, struct worker *w, size_t image)
+{
+    const struct mabn_coco_join *join = m->join;
+    size_t first = join->detection_start[image], n = join->detection_start[image + 1] - first;
+    ROOM(w->sort, w->room_sort, 2 * n);
+    bool agnostic = m->e->params.class_agnostic;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t record = join->detections[first + i];
+        uint32_t category = join->detection_category[record];
+        uint64_t score = mabn_coco_score_key(m->e->results->records[record].score);
+        w->sort[i] = (struct mabn_coco_sort_item){agnostic ? 0 : category, score, category, record};
+    }
+    mabn_coco_sort(w->sort, w->sort + n, n);
+}
+
+static mabn_status take_shapes(const struct matching *m, struct worker *w, size_t image,
+                               size_t n_truths, size_t n_detections)
+{
+    const struct mabn_coco_join *join = m->join;
+    const struct mabn_coco_image *info = join->images[image];
+    bool agnostic = m->e->params.class_agnostic;
+    uint32_t limit = (uint32_t)m->e->params.max_dets[m->e->params.n_max_dets - 1];
+    w->n_runs = 0;
+    ROOM(w->shapes, w->room_shapes, n_truths + n_detections);
+    for (size_t i = 0; i < n_truths; i++) {
+        const struct mabn_coco_join_truth *t = &join->truths[join->truth_start[image] + i];
+        struct shape *s = &w->shapes[i];
+        memset(s, 0, sizeof *s);
+        s->record = &m->e->truth->records[t->record];
+        s->category = agnostic ? 0 : t->category;
+        MABN_TRY(take_truth(m, w, s, info));
+    }
+    for (size_t i = 0, rank = 0; i < n_detections; i++) {
+        struct shape *s = &w->shapes[n_truths + i];
+        rank = i && w->sort[i].group == w->sort[i - 1].group ? rank + 1 : 0;
+        memset(s, 0, sizeof *s);
+        s->record = &m->e->results->records[w->sort[i].record];
+        s->category = w->sort[i].group;
+        if (rank < limit) MABN_TRY(take_detection(m, w, s, info));
+    }
+    return MABN_OK;
+}
+
+static mabn_status match_image(void *context, int64_t index, int worker)
+{
+    struct matching *m = context;
+    struct worker *w = &m->workers[worker];
+    const struct mabn_coco_join *join = m->join;
+    size_t image = (size_t)index;
+    size_t n_truths = join->truth_start[image + 1] - join->truth_start[image];
+    size_t n_detections = join->detection_start[image + 1] - join->detection_start[image];
+    sort_detections(m, w, image);
+    MABN_TRY(take_shapes(m, w, image, n_truths, n_detections));
+    uint32_t limit = (uint32_t)m->e->params.max_dets[m->e->params.n_max_dets - 1];
+    uint32_t next = (uint32_t)join->detection_start[image];
+    const struct shape *g = w->shapes, *g_end = g + n_truths;
+    const struct shape *d = g_end, *d_end = d + n_detections;
+    m->image_cells[image] = w->n_cells;
+    m->image_worker[image] = worker;
+    while (g < g_end || d < d_end) {
+        uint32_t category = g == g_end                   ? d->category
+                            : d == d_end                 ? g->category
+                            : g->category <= d->category ? g->category
+                                                         : d->category;
+        const struct shape *g0 = g, *d0 = d;
+        while (g < g_end && g->category == category)
+            g++;
+        while (d < d_end && d->category == category)
+            d++;
+        size_t n = (size_t)(d - d0) < limit ? (size_t)(d - d0) : limit;
+        MABN_GROW(w->cells, w->n_cells, w->room_cells);
+        struct mabn_coco_cell *cell = &w->cells[w->n_cells++];
+        *cell = (struct mabn_coco_cell){category, (uint32_t)image, next, (uint32_t)n, {0}};
+        match_cell(m, w, g0, (size_t)(g - g0), d0, n, cell);
+        next += (uint32_t)n;
+    }
+    m->image_n_cells[image] = (uint32_t)(w->n_cells - m->image_cells[image]);
+    if (image % 64 == 0) mabn_progress_add(m->progress, 64);
+    return MABN_OK;
+}
+
+/* ---- all images ---- */
+
+/* Category by category, images ascending. */
+static void gather_cells(struct matching *m)
+{
+    struct mabn_coco_evaluation *e = m->e;
+    size_t total = 0, k = e->n_categories;
+    e->cell_start = mabn_xcalloc(k + 1, sizeof *e->cell_start);
+    for (size_t i = 0; i < e->n_images; i++) {
+        const struct mabn_coco_cell *c = m->workers[m->image_worker[i]].cells + m->image_cells[i];
+        for (uint32_t n = 0; n < m->image_n_cells[i]; n++)
+            e->cell_start[c[n].category + 1]++;
+        total += m->image_n_cells[i];
+    }
+    for (size_t i = 0; i < k; i++)
+        e->cell_start[i + 1] += e->cell_start[i];
+    size_t *at = mabn_xcalloc(k + 1, sizeof *at);
+    memcpy(at, e->cell_start, k * sizeof *at);
+    e->cells = mabn_xcalloc(total + 1, sizeof *e->cells);
+    for (size_t i = 0; i < e->n_images; i++) {
+        const struct mabn_coco_cell *c = m->workers[m->image_worker[i]].cells + m->image_cells[i];
+        for (uint32_t n = 0; n < m->image_n_cells[i]; n++)
+            e->cells[at[c[n].category]++] = c[n];
+    }
+    free(at);
+}
+
+static void workers_free(struct worker *workers, int n)
+{
+    for (int i = 0; i < n; i++) {
+        struct worker *w = &workers[i];
+        free(w->shapes);
+        free(w->runs);
+        mabn_rle_release(&w->rle);
+        free(w->sort);
+        free(w->candidates);
+        free(w->first);
+        free(w->taken);
+        free(w->ignored);
+        free(w->cells);
+    }
+    free(workers);
+}
+
+mabn_status mabn_coco_match(struct mabn_coco_evaluation *e, const struct mabn_coco_join *join)
+{
+    struct matching m = {.e = e, .join = join, .lowest = INFINITY, .kind = join->kind};
+    mabn_status status = MABN_OK;
+    size_t n = join->detection_start[e->n_images], bytes = 0;
+    int n_thresholds = e->params.n_thresholds;
+    m.all = n_thresholds == 64 ? ~(uint64_t)0 : ((uint64_t)1 << n_thresholds) - 1;
+    for (int t = 0; t < n_thresholds; t++) {
+        m.thresholds[t] = fmin(e->params.thresholds[t], 1 - 1e-10);
+        m.lowest = fmin(m.lowest, m.thresholds[t]);
+    }
+    m.workers = mabn_xcalloc((size_t)e->threads, sizeof *m.workers);
+    m.image_cells = mabn_xcalloc(e->n_images + 1, sizeof *m.image_cells);
+    m.image_n_cells = mabn_xcalloc(e->n_images + 1, sizeof *m.image_n_cells);
+    m.image_worker = mabn_xcalloc(e->n_images + 1, sizeof *m.image_worker);
+    e->n_detections = n;
+    MABN_TRY_GOTO(mabn_alloc((void **)&e->detections, n * sizeof *e->detections), out);
+    if (!mabn_size_mul(n, (size_t)e->params.n_areas * sizeof *e->bits, &bytes))
+        MABN_TRY_GOTO(mabn_fail(MABN_ERR_LIMIT, "too many detections"), out);
+    MABN_TRY_GOTO(mabn_alloc((void **)&e->bits, bytes), out);
+    m.progress = mabn_progress_new("matching", "images", e->n_images);
+    status = mabn_parallel(e->threads, (int64_t)e->n_images, 8, match_image, &m);
+    mabn_progress_free(m.progress);
+    if (!status) gather_cells(&m);
+out:
+    workers_free(m.workers, e->threads);
+    free(m.image_cells);
+    free(m.image_n_cells);
+    free(m.image_worker);
+    return status;
+}

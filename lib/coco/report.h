@@ -1,0 +1,36 @@
+/* Scores as text for people, as tab-separated values and as JSON. All append to a string. */
+#ifndef MABN_COCO_REPORT_H
+#define MABN_COCO_REPORT_H
+
+#include <stdbool.h>
+
+#include "base/str.h"
+#include "coco/score.h"
+
+MABN_BEGIN_DECLS
+
+/* The familiar lines of pycocotools, character for character; areas of other names follow. */
+void mabn_coco_report_lines(struct mabn_str *out, const struct mabn_coco_score *s);
+/* A table of all categories: aligned, or tab-separated with a header line and full precision. */
+void mabn_coco_report_categories(struct mabn_str *out, const struct mabn_coco_score *s, bool tsv);
+/* One "TYPE<tab>NAME<tab>VALUE" line a statistic. */
+void mabn_coco_report_tsv(struct mabn_str *out, const struct mabn_coco_score *s);
+/* An object: stats, ap_per_category, the same by area and threshold, the settings; with `curves`
+ * also precision, recall (and scores, if there are any) as nested lists in pycocotools' shapes. */
+void mabn_coco_report_json(struct mabn_str *out, const struct mabn_coco_score *s, bool curves);
+
+/* Two results side by side; intervals: one for each statistic. */
+void mabn_coco_report_comparison(struct mabn_str *out, const struct mabn_coco_score *a,
+                                 const struct mabn_coco_score *b,
+                                 const struct mabn_coco_interval *intervals, double confidence);
+/* The same as an object: stats of both, difference, interval. */
+void mabn_coco_report_comparison_json(struct mabn_str *out, const struct mabn_coco_score *a,
+                                      const struct mabn_coco_score *b,
+                                      const struct mabn_coco_interval *intervals,
+                                      double confidence);
+
+/* Short name of a statistic: "AP", "AP50", "APs", "AR1", … */
+const char *mabn_coco_stat_name(const struct mabn_coco_score *s, int stat);
+
+MABN_END_DECLS
+#endif
