@@ -299,6 +299,20 @@ static int choose_grain(const struct mabn_loader_options *o, const struct mabn_s
     return grain > (size_t)o->batch ? o->batch : (int)grain;
 }
 
+static mabn_status check_start(const struct mabn_loader *l, uint64_t index)
+{
+    if (index <= l->per_epoch) return MABN_OK;
+    return mabn_fail(MABN_ERR_ARG, "batch %llu of an epoch of %llu", (unsigned long long)index,
+                     (unsigned long long)l->per_epoch);
+}
+
+/* An index of a whole epoch means the next epoch's first batch. */
+static void set_start(struct mabn_loader *l, uint64_t epoch, uint64_t index)
+{
+    l->epoch = epoch + index / l->per_epoch;
+    l->index = index % l->per_epoch;
+}
+
 mabn_status mabn_loader_new(struct mabn_loader **loader, const struct mabn_source *source,
                             const struct mabn_loader_options *options)
 {
@@ -312,12 +326,12 @@ mabn_status mabn_loader_new(struct mabn_loader **loader, const struct mabn_sourc
     l->grain = choose_grain(options, source);
     l->per_epoch = mabn_sampler_batches(
         &l->o.sampler, (uint64_t)options->batch * (uint64_t)options->ranks, options->keep_last);
-    l->epoch = options->first_epoch + options->first_index / l->per_epoch;
-    l->index = options->first_index % l->per_epoch;
+    set_start(l, options->first_epoch, options->first_index);
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->work, NULL);
     pthread_cond_init(&l->finished, NULL);
-    mabn_status status = make_slots(l);
+    mabn_status status = check_start(l, options->first_index);
+    if (!status) status = make_slots(l);
     if (!status) status = start_threads(l);
     if (status) {
         mabn_loader_free(l);
@@ -398,8 +412,7 @@ mabn_status mabn_loader_seek(struct mabn_loader *l, uint64_t epoch, uint64_t ind
     l->consumed = l->opened = 0;
     l->next_row = 0;
     l->holds = false;
-    l->epoch = epoch + index / l->per_epoch;
-    l->index = index % l->per_epoch;
+    set_start(l, epoch, index);
     l->paused = false;
     pthread_cond_broadcast(&l->work);
     pthread_mutex_unlock(&l->lock);

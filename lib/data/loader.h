@@ -88,7 +88,8 @@ void mabn_loader_free(struct mabn_loader *loader);
 MABN_MUST_USE mabn_status mabn_loader_next(struct mabn_loader *loader,
                                            const struct mabn_batch **batch);
 
-/* Go on from batch `index` of `epoch`; what was prepared is dropped. */
+/* Go on from batch `index` (at most an epoch's number of batches) of `epoch`; what was prepared is
+ * dropped. */
 MABN_MUST_USE mabn_status mabn_loader_seek(struct mabn_loader *loader, uint64_t epoch,
                                            uint64_t index);
 

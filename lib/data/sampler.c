@@ -1,5 +1,5 @@
-/* Shuffling without a table: a permutation of [0, samples) is a Feistel network on the smallest
- * even number of bits that holds it, repeated while the result falls outside (Black and Rogaway,
+/* Shuffling without a table: a permutation of [0, samples) is a Feistel network on an even
+ * number of bits that holds it, repeated while the result falls outside (Black and Rogaway,
  * "Ciphers with arbitrary finite domains", CT-RSA 2002). Any position of any epoch costs the same,
  * and nothing is stored, be there ten samples or ten billion. */
 #include "data/sampler.h"
@@ -25,7 +25,7 @@ mabn_status mabn_sampler_init(struct mabn_sampler *s, enum mabn_sampler_kind kin
     if (samples > UINT64_MAX / 8) return mabn_fail(MABN_ERR_ARG, "too many samples");
     *s = (struct mabn_sampler){
         .kind = kind, .samples = samples, .length = length ? length : samples, .seed = seed};
-    s->half_bits = 1;
+    s->half_bits = 4; /* on fewer bits the orders are not equally likely */
     while (s->half_bits < 32 && (uint64_t)1 << (2 * s->half_bits) < samples)
         s->half_bits++;
     set_keys(s, 0, 0);

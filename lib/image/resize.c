@@ -337,9 +337,10 @@ AVX2 static int cv_horizontal_avx2(int16_t *out, const uint8_t *in, const struct
     const __m128i pairs = _mm_setr_epi8(0, 3, 1, 4, 2, 5, -1, -1, 8, 11, 9, 12, 10, 13, -1, -1);
     int i = 0;
     for (; i + 4 <= width; i += 2) {
-        const __m128i p = _mm_castpd_si128(_mm_loadh_pd(
-            _mm_load_sd((const double *)(const void *)(in + (size_t)axis->first[i] * 3)),
-            (const double *)(const void *)(in + (size_t)axis->first[i + 1] * 3)));
+        const uint8_t *p0 = in + (size_t)axis->first[i] * 3;
+        const uint8_t *p1 = in + (size_t)axis->first[i + 1] * 3;
+        const __m128i p = _mm_unpacklo_epi64(_mm_loadl_epi64((const __m128i *)p0),
+                                             _mm_loadl_epi64((const __m128i *)p1));
         const __m256i v = _mm256_cvtepu8_epi16(_mm_shuffle_epi8(p, pairs));
         /* weights a0 b0 a1 b1 as 32 bits → 16-bit pairs, one a lane */
         const __m128i w = _mm_loadu_si128((const __m128i *)(axis->weights + 2 * i));
