@@ -2,11 +2,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 #include "data/loader.h"
 #include "data/sampler.h"
 #include "image/image.h"
+#include "store/dataset.h"
 #include "tap.h"
 
 /* ---- samplers ---- */
@@ -373,6 +375,71 @@ static void test_stop(void)
     set_release(&set);
 }
 
+/* A packed dataset as source: what was put in comes out, names included. */
+static void test_dataset(bool raw)
+{
+    struct set set;
+    struct mabn_dataset_writer *w;
+    struct mabn_dataset *ds;
+    struct mabn_source source;
+    struct mabn_loader *loader;
+    const struct mabn_batch *b;
+    char path[] = "/tmp/mabn-test-data-XXXXXX", name[100];
+    int32_t labels[20];
+    char texts[20][20];
+    const char *names[20];
+    const int fd = mkstemp(path);
+    if (fd < 0) exit(1);
+    close(fd);
+    set_init(&set, 20, raw);
+    const struct mabn_dataset_spec spec = {.kind = "imagenet",
+                                           .raw = raw,
+                                           .height = 20,
+                                           .width = 24,
+                                           .channels = 3,
+                                           .count = 20,
+                                           .command = "test",
+                                           .force = true};
+    if (mabn_dataset_writer_open(&w, path, &spec)) exit(1);
+    for (int i = 0; i < 20; i++) {
+        const struct mabn_dataset_sample sample = {.bytes = set.bytes[i],
+                                                   .size = i == 13 && !raw ? 99 : set.sizes[i],
+                                                   .height = 20,
+                                                   .width = 24,
+                                                   .channels = 3,
+                                                   .format =
+                                                       raw ? MABN_DATASET_RAW : MABN_DATASET_JPEG};
+        if (mabn_dataset_writer_add(w, i, &sample)) exit(1);
+        labels[i] = i % 10;
+        snprintf(texts[i], sizeof texts[i], "a/%d.jpg", i);
+        names[i] = texts[i];
+    }
+    const char *classes[10] = {"a", "b", "c", "d", "e", "f", "g", "h", "i", "j"};
+    if (mabn_dataset_writer_set_classes(w, classes, 10) ||
+        mabn_dataset_writer_set_labels(w, labels) || mabn_dataset_writer_set_names(w, names))
+        exit(1);
+    tap_status(mabn_dataset_writer_commit(w), "a dataset%s", raw ? ", raw" : "");
+    mabn_dataset_writer_free(w, false);
+    tap_status(mabn_dataset_open(&ds, path), "opens");
+    mabn_source_of_dataset(&source, ds);
+    source.name(source.context, 13, name, sizeof name);
+    tap_str_eq(name, "a/13.jpg", "its names");
+    struct mabn_loader_options o = options_for(&set, MABN_SAMPLER_SEQUENTIAL, 10);
+    o.epochs = 1;
+    tap_status(mabn_loader_new(&loader, &source, &o), "a loader on it");
+    tap_status(mabn_loader_next(loader, &b), "loads");
+    tap_ok(b && b->count == 10 && b->labels[7] == 7 && b->samples[7] == 7, "labels and samples");
+    if (raw)
+        tap_status(mabn_loader_next(loader, &b), "to the end");
+    else
+        tap_fails(mabn_loader_next(loader, &b), MABN_ERR_FORMAT, "sample 13 'a/13.jpg'",
+                  "a bad picture is named");
+    mabn_loader_free(loader);
+    mabn_dataset_free(ds);
+    set_release(&set);
+    remove(path);
+}
+
 int main(void)
 {
     test_shuffle(1);
@@ -389,5 +456,7 @@ int main(void)
     test_ranks();
     test_bad_sample();
     test_stop();
+    test_dataset(false);
+    test_dataset(true);
     return tap_done();
 }
