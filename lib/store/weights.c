@@ -237,6 +237,7 @@ static mabn_status open_format(struct mabn_weights *w)
     if (n >= 9 && head[8] == '{' && mabn_le64(head) <= w->source.size - 8)
         return mabn_safetensors_open(w);
     if (n >= 2 && head[0] == 0x80 && head[1] <= 5) return mabn_numpy_pickle_open(w);
+    if (n >= 2 && head[0] == 0x08 && head[1] <= 20) return mabn_onnx_open(w);
     if (n >= 2 && (head[0] == '(' || head[0] == '}' || head[0] == 'c'))
         return mabn_numpy_pickle_open(w);
     return mabn_fail(MABN_ERR_FORMAT,

@@ -3,6 +3,7 @@
 #define MABN_STORE_WEIGHTS_IMPL_H
 
 #include "base/file.h"
+#include "base/str.h"
 #include "store/source.h"
 #include "store/weights.h"
 #include "store/zip.h"
@@ -88,6 +89,7 @@ struct mabn_weights_writer {
     size_t count, capacity;
     struct mabn_weights_note *notes;
     size_t note_count, note_capacity;
+    struct mabn_str graph;   /* ONNX: nodes, inputs and outputs of the graph */
     struct mabn_outfile out; /* formats that write the file themselves; opened by begin */
     void *backend;           /* what begin made; free_backend frees it */
 };

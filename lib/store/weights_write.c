@@ -14,6 +14,8 @@ static const struct mabn_weights_sink *sink_of(enum mabn_weights_format format)
         return &mabn_torch_sink;
     case MABN_WEIGHTS_SAFETENSORS:
         return &mabn_safetensors_sink;
+    case MABN_WEIGHTS_ONNX:
+        return &mabn_onnx_sink;
     default:
         return NULL;
     }
@@ -30,6 +32,7 @@ mabn_status mabn_weights_create(struct mabn_weights_writer **out, const char *pa
     writer->format = format;
     writer->path = mabn_xstrdup(path);
     writer->force = force;
+    mabn_str_init(&writer->graph);
     *out = writer;
     return MABN_OK;
 }
@@ -112,6 +115,7 @@ void mabn_weights_writer_free(struct mabn_weights_writer *writer)
     free(writer->items);
     free(writer->notes);
     free(writer->written);
+    mabn_str_release(&writer->graph);
     free(writer->path);
     free(writer);
 }

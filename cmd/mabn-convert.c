@@ -1,0 +1,213 @@
+/* mabn-convert: checkpoints from and to other formats. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/progress.h"
+#include "cli/cli.h"
+#include "store/convert.h"
+
+static const char *const to_choices[] = {"auto", "hdf5", "torch", "safetensors", "onnx", NULL};
+static const char *const names_choices[] = {"auto", "ours", "detectron2", "caffe2", NULL};
+static const char *const body_choices[] = {"as-is", "classifier", "detector", NULL};
+static const char *const pixels_choices[] = {"auto", "torchvision", "reference", "detectron", NULL};
+static const char *const stride_choices[] = {"auto", "no", "yes", NULL};
+
+static struct {
+    const char *output, *norm, *like;
+    int to, names, body, pixels, stride;
+    bool as_is, partial, suffix, fold, fold_frozen, weights_only, list, check, force;
+    double atol, rtol;
+} o;
+
+static const struct mabn_option options[] = {
+    MABN_OPT_STRING('o', "output", &o.output, "FILE", "the checkpoint to write"),
+    MABN_OPT_CHOICE('t', "to", &o.to, to_choices,
+                    "its format; auto: by the name's ending (.h5 .pth .pt .safetensors .onnx)"),
+    MABN_OPT_FORCE(&o.force),
+    MABN_OPT_FLAG('l', "list", &o.list, "print a table: source name, shape, type, our name"),
+    MABN_OPT_GROUP("Names and network"),
+    MABN_OPT_CHOICE(0, "names", &o.names, names_choices,
+                    "whose names the source has; ours: torchvision, timm, the reference"),
+    MABN_OPT_FLAG(0, "partial", &o.partial, "unmatched and missing tensors are no error"),
+    MABN_OPT_FLAG(0, "suffix", &o.suffix,
+                  "with --like: match each name by the longest suffix, as the reference does"),
+    MABN_OPT_STRING(0, "like", &o.like, "FILE",
+                    "make the tensors of this checkpoint, and keep its values where ours miss"),
+    MABN_OPT_CHOICE(0, "body", &o.body, body_choices,
+                    "put a classifier's body into a detector, or take it out of one"),
+    MABN_OPT_STRING(0, "norm", &o.norm, "NORM", "what the norms are, where the names do not tell"),
+    MABN_OPT_CHOICE(0, "stride-in-1x1", &o.stride, stride_choices,
+                    "is a bottleneck's stride in its first 1x1; auto: with foreign names"),
+    MABN_OPT_CHOICE(0, "pixels", &o.pixels, pixels_choices,
+                    "what the input is: channel order, mean and scale"),
+    MABN_OPT_FLAG(0, "fold-frozen", &o.fold_frozen,
+                  "turn norms with running statistics into frozen ones"),
+    MABN_OPT_FLAG(0, "fold", &o.fold, "ONNX: put the norms that can be into the convolutions"),
+    MABN_OPT_FLAG(0, "weights-only", &o.weights_only, "leave momentum and iteration behind"),
+    MABN_OPT_FLAG(0, "as-is", &o.as_is, "change the container only: no names, no network"),
+    MABN_OPT_GROUP("Comparing"),
+    MABN_OPT_FLAG(0, "check", &o.check, "compare two checkpoints; exit 1 when they differ"),
+    MABN_OPT_DOUBLE(0, "atol", &o.atol, 0, 1e30, "X", "absolute difference that is allowed"),
+    MABN_OPT_DOUBLE(0, "rtol", &o.rtol, 0, 1e30, "X", "relative difference that is allowed"),
+    MABN_OPTIONS_COMMON,
+    MABN_OPT_END,
+};
+
+static const struct mabn_cli cli = {
+    .name = "mabn-convert",
+    .usage = "[OPTION]... FILE -o FILE\n[OPTION]... --list FILE\n[OPTION]... --check FILE FILE",
+    .summary = "Convert checkpoints between HDF5, PyTorch, Detectron pickles, safetensors and ONNX.",
+    .options = options,
+    .epilog = "Examples:\n"
+              "  mabn-convert resnet50.pth -o r50.h5\n"
+              "  mabn-convert --list R-50.pkl\n"
+              "  mabn-convert run/model.h5 -o model.onnx\n"
+              "  mabn-convert --body detector r50.h5 -o body.pth\n"
+              "  mabn-convert --check --rtol 1e-6 a.pth b.safetensors\n",
+    .min_args = 1,
+    .max_args = 2,
+};
+
+/* The output's format, by --to or by the ending of its name. */
+static mabn_status pick_format(enum mabn_weights_format *format)
+{
+    static const struct {
+        const char *ending;
+        enum mabn_weights_format format;
+    } endings[] = {
+        {".h5", MABN_WEIGHTS_HDF5},     {".hdf5", MABN_WEIGHTS_HDF5},
+        {".pth", MABN_WEIGHTS_TORCH},   {".pt", MABN_WEIGHTS_TORCH},
+        {".onnx", MABN_WEIGHTS_ONNX},   {".safetensors", MABN_WEIGHTS_SAFETENSORS},
+    };
+    static const enum mabn_weights_format formats[] = {
+        MABN_WEIGHTS_HDF5, MABN_WEIGHTS_HDF5, MABN_WEIGHTS_TORCH, MABN_WEIGHTS_SAFETENSORS,
+        MABN_WEIGHTS_ONNX,
+    };
+    *format = formats[o.to];
+    if (o.to) return MABN_OK;
+    size_t n = strlen(o.output);
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
+        size_t k = strlen(endings[i].ending);
+        if (n > k && !strcmp(o.output + n - k, endings[i].ending)) {
+            *format = endings[i].format;
+            return MABN_OK;
+        }
+    }
+    return mabn_fail(MABN_ERR_ARG, "cannot tell the format of '%s' by its ending; use --to",
+                     o.output);
+}
+
+/* Each line of `text` as a warning. */
+static void warn_lines(const char *text)
+{
+    for (const char *end; (end = strchr(text, '\n')); text = end + 1)
+        mabn_warn("%.*s", (int)(end - text), text);
+}
+
+static mabn_status check(const char *a, const char *b)
+{
+    struct mabn_compare result;
+    struct mabn_str lines;
+    mabn_str_init(&lines);
+    mabn_status status = mabn_compare_weights(a, b, o.atol, o.rtol, &result, &lines);
+    fputs(lines.text, stdout);
+    if (!status) {
+        printf("# %zu tensors compared, %zu differ, %zu only in one; max abs %.9g, max rel %.9g",
+               result.tensors, result.differing, result.missing, result.max_abs, result.max_rel);
+        printf(result.worst ? " (%s)\n" : "\n", result.worst);
+        if (result.differing || result.missing)
+            status = mabn_fail(MABN_ERR_MISMATCH, "'%s' and '%s' differ", a, b);
+    }
+    free(result.worst);
+    mabn_str_release(&lines);
+    return status;
+}
+
+/* Unmatched and missing tensors: printed always, an error unless --partial. */
+static mabn_status complain(const struct mabn_convert *c, const char *path)
+{
+    struct mabn_str lines;
+    mabn_str_init(&lines);
+    size_t count = mabn_convert_complain(c, &lines);
+    warn_lines(lines.text);
+    mabn_str_release(&lines);
+    if (!count || o.partial) return MABN_OK;
+    return mabn_fail(MABN_ERR_MISMATCH,
+                     "'%s': %zu tensors are unmatched or missing (--partial goes on, --list shows "
+                     "all, --as-is asks for no network)",
+                     path, count);
+}
+
+static mabn_status write_output(struct mabn_convert *c, const char *path,
+                                enum mabn_weights_format format)
+{
+    struct mabn_str text;
+    mabn_str_init(&text);
+    mabn_convert_describe(c, &text);
+    mabn_info("'%s': %s", path, text.text);
+    mabn_str_clear(&text);
+    mabn_status status = mabn_convert_remarks(c, &text);
+    warn_lines(text.text);
+    mabn_str_release(&text);
+    if (!status) status = complain(c, path);
+    if (status) return status;
+    struct mabn_progress *progress =
+        mabn_progress_new("converting", "bytes", mabn_convert_bytes(c));
+    status = mabn_convert_write(c, o.output, format, o.force, mabn_cli_command_line(),
+                                "mabn-convert " MABN_VERSION, progress);
+    mabn_progress_free(progress);
+    return status;
+}
+
+static mabn_status convert(const char *path)
+{
+    struct mabn_convert_options want;
+    struct mabn_convert *c;
+    enum mabn_weights_format format = MABN_WEIGHTS_HDF5;
+    mabn_convert_options_init(&want);
+    if (o.output) MABN_TRY(pick_format(&format));
+    bool onnx = o.output && format == MABN_WEIGHTS_ONNX;
+    if (o.fold && !onnx) mabn_cli_usage_error("--fold is for ONNX only");
+    want.fold = o.fold;
+    want.names = o.names - 1;
+    want.as_is = o.as_is;
+    want.suffix = o.suffix;
+    want.fold_frozen = o.fold_frozen;
+    /* What runs needs no optimizer. */
+    want.weights_only = o.weights_only || (onnx && !o.as_is);
+    want.body = (enum mabn_convert_body)o.body;
+    want.pixels = (enum mabn_convert_pixels)o.pixels;
+    want.stride_in_1x1 = o.stride - 1;
+    want.norm = o.norm;
+    want.like = o.like;
+    MABN_TRY(mabn_convert_open(&c, path, &want));
+    mabn_status status = MABN_OK;
+    if (o.list) {
+        struct mabn_str tsv;
+        mabn_str_init(&tsv);
+        mabn_convert_list(c, &tsv);
+        fputs(tsv.text, stdout);
+        mabn_str_release(&tsv);
+    }
+    if (o.output) status = write_output(c, path, format);
+    mabn_convert_free(c);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    char **args;
+    int n = mabn_cli_start(&cli, argc, argv, &args);
+    if (o.check) {
+        if (n != 2) mabn_cli_usage_error("--check takes two files");
+        return mabn_cli_finish(check(args[0], args[1]));
+    }
+    if (n != 1) mabn_cli_usage_error("one file at a time");
+    if (!o.output && !o.list) mabn_cli_usage_error("no output: give -o FILE, --list or --check");
+    if (o.suffix && !o.like) mabn_cli_usage_error("--suffix needs --like FILE");
+    if (o.as_is && (o.like || o.body || o.norm || o.fold_frozen))
+        mabn_cli_usage_error("--as-is excludes --like, --body, --norm and --fold-frozen");
+    return mabn_cli_finish(convert(args[0]));
+}
