@@ -178,7 +178,8 @@ static mabn_status pass_convert(struct pass *p, struct mabn_conv *c, const struc
         }
         MABN_TRY(mabn_dnnl_reorder_init(&p->convert[i], c->device, from, to, 0));
         p->offset[i] = at;
-        at += round64(p->bytes[i]);
+        /* Packed weights lie elsewhere; what is needed here is room to turn OHWI into OIHW. */
+        at += round64(p->from_oihw && i == WEIGHTS ? dnnl_memory_desc_get_size(from) : p->bytes[i]);
         if (p->convert[i].scratch > pad) pad = p->convert[i].scratch;
         if (p->convert_add.scratch > pad) pad = p->convert_add.scratch;
     }

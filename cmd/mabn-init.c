@@ -1,0 +1,143 @@
+/* mabn-init: an architecture and a norm into an initial checkpoint. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "cli/cli.h"
+#include "train/model_file.h"
+
+static struct {
+    const char *output, *norm, *input;
+    int classes, channels, height, width, base_width, stem, centralize, init;
+    int window, window_rule, groups;
+    double eps, momentum;
+    int64_t seed;
+    bool stride_in_1x1, list, force;
+} o = {.norm = "mabn"};
+
+static const char *const stems[] = {"auto", "large", "small", NULL};
+static const char *const centralize[] = {"auto", "on", "off", NULL};
+static const char *const inits[] = {"fan-out", "fan-in", NULL};
+static const char *const rules[] = {"subbatch", "iteration", NULL};
+
+/* clang-format off */
+static const struct mabn_option options[] = {
+    MABN_OPT_STRING('o', "output", &o.output, "FILE", "the checkpoint to write"),
+    MABN_OPT_FLAG('l', "list", &o.list, "print the table of tensors"),
+    MABN_OPT_GROUP("Model"),
+    MABN_OPT_STRING('n', "norm", &o.norm, "NORM", "bn, brn, syncbn, mabn, frozen, gn, ln, in; or part by part: body=mabn,stem=frozen"),
+    MABN_OPT_INT('c', "classes", &o.classes, 0, 1 << 24, "N", "outputs of the classifier; 0: the architecture's"),
+    MABN_OPT_INT(0, "channels", &o.channels, 0, 3, "N", "channels of the pictures, 3 or 1; 0: 3"),
+    MABN_OPT_INT(0, "height", &o.height, 0, 65535, "N", "input height; 0: the architecture's"),
+    MABN_OPT_INT(0, "width", &o.width, 0, 65535, "N", "input width; 0: the architecture's"),
+    MABN_OPT_INT(0, "base-width", &o.base_width, 0, 4096, "N", "channels of the first stage; 0: the architecture's"),
+    MABN_OPT_CHOICE(0, "stem", &o.stem, stems, "first layers: large (7x7, stride 2, pooling) or small (3x3)"),
+    MABN_OPT_FLAG(0, "stride-in-1x1", &o.stride_in_1x1, "bottlenecks stride in the first 1x1 convolution, not in the 3x3"),
+    MABN_OPT_CHOICE(0, "centralize", &o.centralize, centralize, "subtract each filter's mean; auto: with mabn"),
+    MABN_OPT_STRING(0, "input", &o.input, "PRESET", "how pictures become input: imagenet, torchvision, cifar, plain"),
+    MABN_OPT_GROUP("Norm"),
+    MABN_OPT_INT(0, "window", &o.window, 0, 65536, "M", "mabn: statistics in the moving average; 0: 16"),
+    MABN_OPT_CHOICE(0, "window-rule", &o.window_rule, rules, "mabn: the window runs over sub-batches or over iterations"),
+    MABN_OPT_INT(0, "groups", &o.groups, 0, 65536, "N", "gn: groups of channels; 0: 32"),
+    MABN_OPT_DOUBLE(0, "eps", &o.eps, 0, 1, "E", "added to variances; 0: the norm's own"),
+    MABN_OPT_DOUBLE(0, "momentum", &o.momentum, 0, 1, "A", "share of the old running value kept; 0: the norm's own"),
+    MABN_OPT_GROUP("Numbers"),
+    MABN_OPT_CHOICE(0, "init", &o.init, inits, "convolutions: normal of 2/fan-out (classification) or uniform of 3/fan-in (detection)"),
+    MABN_OPT_SEED(&o.seed),
+    MABN_OPT_FORCE(&o.force),
+    MABN_OPTIONS_COMMON,
+    MABN_OPT_END,
+};
+/* clang-format on */
+
+static const struct mabn_cli cli = {
+    "mabn-init", "[OPTION]... ARCHITECTURE -o FILE",
+    "write the initial checkpoint of a network", options,
+    "Architectures: resnet10 resnet18 resnet34 resnet50 resnet101 resnet152, and for small pictures\n"
+    "cifar-resnet8 cifar-resnet14 cifar-resnet20 cifar-resnet32 cifar-resnet44 cifar-resnet56\n\n"
+    "Example:\n  mabn-init resnet50 --norm mabn --classes 1000 -o r50.h5\n",
+    1, 1};
+
+static mabn_status describe(struct mabn_model *m, const char *arch)
+{
+    MABN_TRY(mabn_model_init(m, arch));
+    MABN_TRY(mabn_model_set_norm(m, o.norm));
+    if (o.classes) m->classes = o.classes;
+    if (o.channels) m->channels = o.channels;
+    if (o.height) m->height = o.height;
+    if (o.width) m->width = o.width;
+    if (o.base_width) m->base_width = o.base_width;
+    if (o.stem) m->stem = o.stem == 1 ? MABN_STEM_LARGE : MABN_STEM_SMALL;
+    m->stride_in_1x1 = o.stride_in_1x1;
+    m->centralize = (enum mabn_model_centralize)o.centralize;
+    for (int p = 0; p < MABN_MODEL_PARTS; p++) {
+        struct mabn_norm_options *n = &m->norm[p];
+        n->window_rule = (enum mabn_window_rule)o.window_rule;
+        if (o.window) n->window = o.window;
+        if (o.groups) n->groups = o.groups;
+        if (o.eps > 0) n->eps = o.eps;
+        if (o.momentum > 0) n->momentum = o.momentum;
+    }
+    return MABN_OK;
+}
+
+static mabn_status describe_input(struct mabn_augment *input, const struct mabn_model *m)
+{
+    const char *preset = o.input ? o.input : m->stem == MABN_STEM_SMALL ? "cifar" : "imagenet";
+    MABN_TRY(mabn_augment_preset(input, preset, false));
+    input->width = m->width;
+    input->height = m->height;
+    input->channels = m->channels;
+    return MABN_OK;
+}
+
+static void list_tensors(const struct mabn_net *net)
+{
+    char shape[160];
+    size_t total = 0;
+    printf("name\tkind\ttype\tshape\n");
+    for (int i = 0; i < mabn_net_tensor_count(net); i++) {
+        const struct mabn_net_tensor *t = mabn_net_tensor_at(net, i);
+        size_t count = 0;
+        printf("%s\t%s\t%s\t%s\n", t->name, t->role == MABN_NET_PARAMETER ? "parameter" : "state",
+               mabn_dtype_name(t->dtype), mabn_shape_text(&t->shape, shape));
+        if (t->role == MABN_NET_PARAMETER && mabn_shape_count(&t->shape, &count)) total += count;
+    }
+    mabn_info("%d tensors, %zu parameters", mabn_net_tensor_count(net), total);
+}
+
+static mabn_status run(const char *arch)
+{
+    struct mabn_model model;
+    struct mabn_augment input;
+    struct mabn_device *device;
+    struct mabn_net *net = NULL;
+    MABN_TRY(describe(&model, arch));
+    MABN_TRY(describe_input(&input, &model));
+    MABN_TRY(mabn_device_new(&device, MABN_DEVICE_CPU, 0));
+    struct mabn_net_options options_of_net = {.batch = 1, .no_fold = true, .exact = true};
+    mabn_status status = mabn_model_build(&net, device, &model, &options_of_net);
+    if (!status && o.list) list_tensors(net);
+    if (!status && o.output) {
+        mabn_net_initialize(net, (uint64_t)o.seed, (enum mabn_net_init)o.init);
+        struct mabn_model_save save = {.model = &model,
+                                       .input = &input,
+                                       .seed = o.seed,
+                                       .command = mabn_cli_command_line(),
+                                       .tool = "mabn-init " MABN_VERSION};
+        status = mabn_model_file_save(o.output, o.force, net, &save);
+    }
+    mabn_net_free(net);
+    mabn_device_free(device);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    char **args;
+    mabn_cli_start(&cli, argc, argv, &args);
+    if (!o.output && !o.list) mabn_cli_usage_error("give -o FILE, or --list, or both");
+    if (o.channels == 2) mabn_cli_usage_error("--channels: 1 or 3, not 2");
+    return mabn_cli_finish(run(args[0]));
+}
