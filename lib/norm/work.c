@@ -1,0 +1,261 @@
+/* Cutting up a call, and walking over its rows with the kernels. See work.h and norm_cpu.c. */
+#include "norm/work.h"
+
+#include <string.h>
+
+#include "norm/kernels.h"
+
+enum {
+    NARROW = 64,               /* fewer channels than this are widened… */
+    WIDE = 128,                /* …to at most this */
+    CHUNK_VALUES = 32 * 1024,  /* a chunk: 128 KiB of x, part of one core's L2 */
+    MAX_CHUNKS = 128,          /* of a run; and chunks of a wave */
+    WAVE_VALUES = 1024 * 1024, /* 4 MiB of x */
+    UNIT_VALUES = 16 * 1024,   /* less is not worth a turn of a thread, nor threads at all */
+    MAX_SLOTS = 16
+};
+
+static int64_t min64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t max64(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static void shape_init(struct mabn_work_shape *g, const struct mabn_norm *norm, int64_t samples,
+                       int64_t positions)
+{
+    g->channels = norm->channels;
+    g->fold = g->channels < NARROW ? WIDE / g->channels : 1;
+    g->width = g->fold * g->channels;
+    g->runs = mabn_norm_runs(norm, samples);
+    g->run_samples = mabn_norm_run_samples(norm, samples);
+    g->run_rows = g->run_samples * positions;
+    g->last_rows = samples * positions - (g->runs - 1) * g->run_rows;
+
+    const int64_t wide_rows = max64(1, g->run_rows / g->fold);
+    const int64_t values = max64(1, g->run_rows * g->channels);
+    const int64_t least = max64(ceil_div(CHUNK_VALUES, g->width), ceil_div(wide_rows, MAX_CHUNKS));
+    g->chunk_rows = max64(16, ceil_div(least, 4) * 4);
+    g->chunks = ceil_div(wide_rows, g->chunk_rows);
+    g->wave_runs = min64(WAVE_VALUES / values, MAX_CHUNKS / g->chunks);
+    g->wave_runs = max64(1, min64(g->wave_runs, g->runs));
+    g->unit_runs = max64(1, min64(g->wave_runs, UNIT_VALUES / values));
+    g->slots = min64(MAX_SLOTS, ceil_div(g->runs, g->unit_runs));
+}
+
+static size_t align64(size_t bytes)
+{
+    return (bytes + 63) / 64 * 64;
+}
+
+struct layout {
+    size_t partial, sums, total, wide, bytes;
+};
+
+static struct layout scratch_layout(const struct mabn_work_shape *g)
+{
+    const size_t runs = (size_t)max64(g->wave_runs, g->slots * g->unit_runs);
+    const size_t width = (size_t)g->width, c = (size_t)g->channels;
+    struct layout l;
+
+    l.partial = 0;
+    l.sums = l.partial + align64(runs * (size_t)g->chunks * 2 * width * sizeof(double));
+    /* SyncBN sends two more numbers behind its one run's sums. */
+    l.total = l.sums + align64((runs * 2 * c + 2) * sizeof(double));
+    l.wide = l.total + align64(2 * c * sizeof(double));
+    l.bytes = l.wide + align64(runs * MABN_WORK_ARRAYS * width * sizeof(float));
+    return l;
+}
+
+size_t mabn_work_scratch(const struct mabn_norm *norm, int64_t samples, int64_t positions)
+{
+    struct mabn_work_shape g;
+    shape_init(&g, norm, samples, positions);
+    return scratch_layout(&g).bytes;
+}
+
+void mabn_work_init(struct mabn_work *w, const struct mabn_norm *norm,
+                    const struct mabn_norm_io *io)
+{
+    memset(w, 0, sizeof *w);
+    w->norm = norm;
+    w->io = io;
+    shape_init(&w->g, norm, io->samples, io->positions);
+    struct layout l = scratch_layout(&w->g);
+    char *p = (char *)io->scratch;
+    w->partial = (double *)(p + l.partial);
+    w->sums = (double *)(p + l.sums);
+    w->total = (double *)(p + l.total);
+    w->wide = (float *)(p + l.wide);
+    w->serial = io->samples * io->positions * norm->channels < UNIT_VALUES;
+    mabn_norm_state_view(&w->state, norm, io->state);
+    if (io->saved) mabn_norm_saved_view(&w->saved, norm, io->saved, io->samples);
+    memset(w->total, 0, 2 * (size_t)norm->channels * sizeof(double));
+}
+
+bool mabn_work_next(struct mabn_work *w)
+{
+    w->first += w->count;
+    w->count = min64(w->g.wave_runs, w->g.runs - w->first);
+    return w->count > 0;
+}
+
+struct mabn_work mabn_work_unit(const struct mabn_work *w, int64_t unit, int slot)
+{
+    struct mabn_work one = *w;
+    const int64_t runs = w->g.unit_runs, at = slot * runs;
+
+    one.first = unit * runs;
+    one.count = min64(runs, w->g.runs - one.first);
+    one.partial += at * w->g.chunks * 2 * w->g.width;
+    one.sums += at * 2 * w->g.channels;
+    one.wide += at * MABN_WORK_ARRAYS * w->g.width;
+    one.serial = true;
+    one.shared = true;
+    return one;
+}
+
+/* ---- chunks ---- */
+
+/* One chunk of one run: `rows` wide rows, then `tail` of C channels (in a run's last chunk, what
+ * does not fill a wide row). */
+struct item {
+    int64_t i;      /* run first + i */
+    int64_t offset; /* into x */
+    int64_t rows, tail;
+};
+
+static struct item item_at(const struct mabn_work *w, int64_t index)
+{
+    const struct mabn_work_shape *g = &w->g;
+    struct item it;
+    it.i = index / g->chunks;
+    const int64_t chunk = index % g->chunks, run = w->first + it.i;
+    const int64_t rows = mabn_work_rows(w, run), wide_rows = rows / g->fold;
+    const int64_t start = min64(chunk * g->chunk_rows, wide_rows);
+    it.rows = min64(g->chunk_rows, wide_rows - start);
+    it.tail = chunk == g->chunks - 1 ? rows % g->fold : 0;
+    it.offset = run * g->run_rows * g->channels + start * g->width;
+    return it;
+}
+
+static int64_t items(const struct mabn_work *w)
+{
+    return w->count * w->g.chunks;
+}
+
+/* The item's two sums (width each), zeroed. */
+static double *partial_at(const struct mabn_work *w, int64_t index)
+{
+    double *p = w->partial + index * 2 * w->g.width;
+    memset(p, 0, 2 * (size_t)w->g.width * sizeof *p);
+    return p;
+}
+
+static const float *offset(const float *p, int64_t by)
+{
+    return p ? p + by : NULL;
+}
+
+void mabn_work_sums(const struct mabn_work *w, bool shifted)
+{
+    const int64_t width = w->g.width, c = w->g.channels;
+
+#pragma omp parallel for schedule(static) if (!w->serial)
+    for (int64_t index = 0; index < items(w); index++) {
+        const struct item it = item_at(w, index);
+        double *sum = partial_at(w, index), *square = sum + width;
+        const float *x = w->io->x + it.offset, *tail = x + it.rows * width;
+        if (shifted) {
+            const float *shift = mabn_work_wide(w, it.i, AT_SHIFT);
+            mabn_kernel_moments(sum, square, x, shift, it.rows, width);
+            mabn_kernel_moments(sum, square, tail, shift, it.tail, c);
+        } else {
+            mabn_kernel_square(square, x, it.rows, width);
+            mabn_kernel_square(square, tail, it.tail, c);
+        }
+    }
+}
+
+void mabn_work_apply(const struct mabn_work *w, bool squares)
+{
+    const struct mabn_norm_io *io = w->io;
+    const int64_t width = w->g.width, c = w->g.channels;
+
+#pragma omp parallel for schedule(static) if (!w->serial)
+    for (int64_t index = 0; index < items(w); index++) {
+        const struct item it = item_at(w, index);
+        double *square = squares ? partial_at(w, index) + width : NULL;
+        const float *a = mabn_work_wide(w, it.i, AT_A), *b = mabn_work_wide(w, it.i, AT_B);
+        const int64_t at = it.offset, tail = at + it.rows * width;
+        mabn_kernel_apply(io->y + at, square, io->x + at, offset(io->residual, at), a, b, io->relu,
+                          it.rows, width);
+        mabn_kernel_apply(io->y + tail, square, io->x + tail, offset(io->residual, tail), a, b,
+                          io->relu, it.tail, c);
+    }
+}
+
+static struct mabn_kernel_grad grad_in(const struct mabn_work *w, const struct item *it)
+{
+    const struct mabn_norm_io *io = w->io;
+    struct mabn_kernel_grad in;
+    in.dy = io->dy + it->offset;
+    in.x = offset(io->x, it->offset);
+    in.mask = !io->relu ? MABN_MASK_NONE : io->y ? MABN_MASK_Y : MABN_MASK_X;
+    in.y = in.mask == MABN_MASK_Y ? io->y + it->offset : NULL;
+    in.a = mabn_work_wide(w, it->i, AT_A);
+    in.b = mabn_work_wide(w, it->i, AT_B);
+    in.shift = mabn_work_wide(w, it->i, AT_SHIFT);
+    return in;
+}
+
+static void grad_advance(struct mabn_kernel_grad *in, int64_t by)
+{
+    in->dy += by;
+    in->x = offset(in->x, by);
+    in->y = offset(in->y, by);
+}
+
+void mabn_work_grad_sums(const struct mabn_work *w)
+{
+    const int64_t width = w->g.width;
+
+#pragma omp parallel for schedule(static) if (!w->serial)
+    for (int64_t index = 0; index < items(w); index++) {
+        const struct item it = item_at(w, index);
+        double *sum = partial_at(w, index);
+        struct mabn_kernel_grad in = grad_in(w, &it);
+        mabn_kernel_grad_moments(sum, sum + width, &in, it.rows, width);
+        grad_advance(&in, it.rows * width);
+        mabn_kernel_grad_moments(sum, sum + width, &in, it.tail, w->g.channels);
+    }
+}
+
+void mabn_work_grad_apply(const struct mabn_work *w, bool full)
+{
+    const struct mabn_norm_io *io = w->io;
+    const int64_t width = w->g.width;
+
+#pragma omp parallel for schedule(static) if (!w->serial)
+    for (int64_t index = 0; index < items(w); index++) {
+        const struct item it = item_at(w, index);
+        struct mabn_kernel_grad in = grad_in(w, &it);
+        const float *p = mabn_work_wide(w, it.i, AT_P), *r = mabn_work_wide(w, it.i, AT_R);
+        const float *q = full ? mabn_work_wide(w, it.i, AT_Q) : NULL;
+        float *dx = io->dx + it.offset, *dres = io->dresidual ? io->dresidual + it.offset : NULL;
+        const int64_t by = it.rows * width;
+        mabn_kernel_grad_apply(dx, dres, &in, p, q, r, it.rows, width);
+        grad_advance(&in, by);
+        mabn_kernel_grad_apply(dx + by, dres ? dres + by : NULL, &in, p, q, r, it.tail,
+                               w->g.channels);
+    }
+}
