@@ -11,6 +11,7 @@
 #include "cli/cli.h"
 #include "coco/report.h"
 #include "coco/score.h"
+#include "coco/topk.h"
 
 /* ---- mabn-score coco ---- */
 
@@ -395,14 +396,13 @@ done:
 static const struct mabn_cli coco_cli = {
     .name = "mabn-score coco",
     .usage = "[OPTION]... ANNOTATIONS RESULTS",
-    .summary = "COCO's average precision and recall of detections, as pycocotools computes them.\n"
-               "RESULTS may be - for standard input.",
+    .summary = "average precision and recall of detections, as pycocotools computes them",
     .options = coco_table,
     .epilog = "Examples:\n"
               "  mabn-score coco instances_val2017.json results.json\n"
               "  mabn-eval coco model.h5 val.h5 | mabn-score coco -t bbox,segm ann.json -\n"
               "  mabn-score coco --per-category --tsv ann.json results.json\n"
-              "  mabn-score coco --compare new.json ann.json old.json",
+              "  mabn-score coco --compare new.json ann.json old.json\n",
     .min_args = 2,
     .max_args = 2,
 };
@@ -427,14 +427,65 @@ static mabn_status run_coco(int argc, char **argv)
     return score_all(&f);
 }
 
+/* ---- mabn-score topk ---- */
+
+static struct {
+    bool json, per_class, tsv;
+    const char *classes;
+    int k, confusions;
+} topk = {.k = 5, .confusions = 10};
+
+static const struct mabn_option topk_table[] = {
+    MABN_OPT_INT('k', "top", &topk.k, 1, 1000, "K", "also count labels among the first K"),
+    MABN_OPT_STRING(0, "classes", &topk.classes, "FILE", "class names, one a line"),
+    MABN_OPT_INT(0, "confusions", &topk.confusions, 0, 1e6, "N", "most frequent mistakes to list"),
+    MABN_OPT_FLAG('c', "per-class", &topk.per_class, "add a table of the classes"),
+    MABN_OPT_FLAG(0, "tsv", &topk.tsv, "only the table of classes, tab-separated"),
+    MABN_OPT_FLAG(0, "json", &topk.json, "everything, as a JSON object"),
+    MABN_OPTIONS_COMMON,
+    MABN_OPT_END,
+};
+
+static const struct mabn_cli topk_cli = {
+    .name = "mabn-score topk",
+    .usage = "[OPTION]... PREDICTIONS",
+    .summary = "accuracy of classification, from the lines of mabn-eval imagenet --predictions",
+    .options = topk_table,
+    .epilog = "Example:\n"
+              "  mabn-eval imagenet model.h5 val.h5 --predictions - | mabn-score topk -\n",
+    .min_args = 1,
+    .max_args = 1,
+};
+
+static mabn_status run_topk(int argc, char **argv)
+{
+    char **args;
+    struct mabn_topk t;
+    struct mabn_str out;
+    mabn_cli_start(&topk_cli, argc, argv, &args);
+    if (topk.json && (topk.tsv || topk.per_class))
+        mabn_cli_usage_error("--json does not go with --tsv or --per-class: it has everything");
+    MABN_TRY(mabn_topk_read(&t, args[0], topk.k));
+    mabn_status status = topk.classes ? mabn_topk_read_names(&t, topk.classes) : MABN_OK;
+    mabn_str_init(&out);
+    if (topk.json) {
+        mabn_topk_report_json(&out, &t, topk.confusions);
+    } else {
+        if (!topk.tsv) mabn_topk_report(&out, &t, topk.confusions);
+        if (topk.tsv || topk.per_class) mabn_topk_report_classes(&out, &t, topk.tsv);
+    }
+    if (!status) fwrite(out.text, 1, out.length, stdout);
+    mabn_str_release(&out);
+    mabn_topk_release(&t);
+    return status;
+}
+
 /* ---- the tool ---- */
 
 int main(int argc, char **argv)
 {
-    static const struct mabn_cli *const clis[] = {&coco_cli};
-    const struct mabn_cli table[] = {*clis[0], {.name = NULL}};
-    int which =
-        mabn_cli_choose(table, "mabn-score", "Judge results against the truth.", argc, argv);
-    (void)which;
-    return mabn_cli_finish(run_coco(argc - 1, argv + 1));
+    const struct mabn_cli clis[] = {coco_cli, topk_cli, {0}};
+    int which = mabn_cli_choose(clis, "mabn-score", "judge results against the truth", argc, argv);
+    mabn_status status = which == 0 ? run_coco(argc - 1, argv + 1) : run_topk(argc - 1, argv + 1);
+    return mabn_cli_finish(status);
 }

@@ -146,12 +146,10 @@ static int list_columns(const struct mabn_coco_params *p, struct column out[MAX_
     return n;
 }
 
-/* Which max_det the table is about: the one the statistics use, else the last. */
+/* Tables are about the largest max_det. */
 static int table_limit(const struct mabn_coco_params *p)
 {
-    int m = mabn_coco_max_det_index(p, p->type == MABN_COCO_KEYPOINTS ? 20 : 100);
-    if (m >= 0 && !p->fix_quirks) return m;
-    return p->fix_quirks || p->n_max_dets < 3 ? p->n_max_dets - 1 : 2;
+    return p->n_max_dets - 1;
 }
 
 static double column_value(const struct mabn_coco_score *s, const struct column *c, int64_t k)

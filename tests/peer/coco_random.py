@@ -223,24 +223,31 @@ def run_peer(truth, results, kind, s):
     return {"stats": np.array(e.stats), **{k: e.eval[k] for k in ("precision", "recall", "scores")}}
 
 
+def arguments(s):
+    """The settings as options of mabn-score."""
+    out = []
+    if "max_dets" in s:
+        out += ["--max-dets", ",".join(map(str, s["max_dets"]))]
+    if "iou" in s:
+        out += ["--iou", ",".join(map(repr, s["iou"]))]
+    if "categories" in s:
+        out += ["--categories", ",".join(map(str, s["categories"]))]
+    if "images" in s:
+        out += ["--images", ",".join(map(str, s["images"]))]
+    if "areas" in s:
+        out += ["--areas", ",".join(f"{n}:{lo}:{hi!r}" for n, lo, hi in s["areas"])]
+    if s.get("class_agnostic"):
+        out += ["--class-agnostic"]
+    return out
+
+
 def run_ours(binary, folder, truth, results, kind, s, threads):
     with open(f"{folder}/truth.json", "w") as f:
         json.dump(truth, f, indent=random.choice([None, 1]))
     with open(f"{folder}/results.json", "w") as f:
         json.dump(results, f)
     cmd = [f"{binary}/mabn-score", "coco", "-q", "--json", "--curves", "-t", kind, "-j", str(threads)]
-    if "max_dets" in s:
-        cmd += ["--max-dets", ",".join(map(str, s["max_dets"]))]
-    if "iou" in s:
-        cmd += ["--iou", ",".join(map(repr, s["iou"]))]
-    if "categories" in s:
-        cmd += ["--categories", ",".join(map(str, s["categories"]))]
-    if "images" in s:
-        cmd += ["--images", ",".join(map(str, s["images"]))]
-    if "areas" in s:
-        cmd += ["--areas", ",".join(f"{n}:{lo}:{hi!r}" for n, lo, hi in s["areas"])]
-    if s.get("class_agnostic"):
-        cmd += ["--class-agnostic"]
+    cmd += arguments(s)
     cmd += [f"{folder}/truth.json", f"{folder}/results.json"]
     out = subprocess.run(cmd, capture_output=True, text=True)
     if out.returncode:
@@ -288,4 +295,5 @@ def main():
     sys.exit(bad != 0)
 
 
-main()
+if __name__ == "__main__":
+    main()

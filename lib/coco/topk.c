@@ -1,0 +1,289 @@
+/* Top-1 and top-k accuracy, by class, and what is taken for what. */
+#include "coco/topk.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/mem.h"
+
+enum { MAX_K = 1000 };
+
+struct sample {
+    int label, n, top[MAX_K];
+    bool has_label, has_loss;
+    double loss;
+};
+
+struct reading {
+    struct mabn_topk *out;
+    struct mabn_json *json;
+    int64_t room_classes;
+    uint64_t *errors; /* label, prediction */
+    size_t n_errors, room_errors;
+};
+
+static void need_class(struct reading *r, int64_t c)
+{
+    struct mabn_topk *t = r->out;
+    if (c < t->n_classes) return;
+    if (c >= r->room_classes) {
+        int64_t room = c + c / 2 + 64;
+        t->classes = mabn_xrealloc(t->classes, (size_t)room * sizeof *t->classes);
+        memset(t->classes + r->room_classes, 0,
+               (size_t)(room - r->room_classes) * sizeof *t->classes);
+        r->room_classes = room;
+    }
+    t->n_classes = c + 1;
+}
+
+static void read_sample(struct mabn_json *j, struct sample *s)
+{
+    struct mabn_json_text key;
+    s->n = 0;
+    s->has_label = s->has_loss = false;
+    mabn_json_begin_object(j);
+    while (mabn_json_next_key(j, &key)) {
+        if (mabn_json_is(key, "label")) {
+            s->has_label = mabn_json_read_int(j, &s->label, 0, MABN_TOPK_MAX_CLASS) == MABN_OK;
+        } else if (mabn_json_is(key, "top")) {
+            mabn_json_begin_array(j);
+            while (mabn_json_next_item(j)) {
+                if (s->n == MAX_K) {
+                    mabn_json_fail(j, "more than %d classes", MAX_K);
+                    return;
+                }
+                mabn_json_read_int(j, &s->top[s->n++], 0, MABN_TOPK_MAX_CLASS);
+            }
+        } else if (mabn_json_is(key, "loss") && mabn_json_peek(j) != MABN_JSON_NULL) {
+            s->has_loss = mabn_json_read_double(j, &s->loss) == MABN_OK;
+        } else {
+            mabn_json_skip(j);
+        }
+    }
+    if (!s->has_label) mabn_json_fail(j, "no \"label\"");
+    if (s->n == 0) mabn_json_fail(j, "no \"top\"");
+}
+
+static void count_sample(struct reading *r, const struct sample *s)
+{
+    struct mabn_topk *t = r->out;
+    int place = 0, most = s->label;
+    while (place < s->n && s->top[place] != s->label)
+        place++;
+    for (int i = 0; i < s->n; i++)
+        most = s->top[i] > most ? s->top[i] : most;
+    need_class(r, most);
+    struct mabn_topk_class *c = &t->classes[s->label];
+    bool first = place == 0, within = place < s->n && place < t->k;
+    t->samples++;
+    c->samples++;
+    t->first += first;
+    c->first += first;
+    t->within += within;
+    c->within += within;
+    t->classes[s->top[0]].predicted++;
+    if (s->has_loss) {
+        t->loss += s->loss;
+        t->losses++;
+    }
+    if (first) return;
+    MABN_GROW(r->errors, r->n_errors, r->room_errors);
+    r->errors[r->n_errors++] = (uint64_t)s->label << 32 | (uint32_t)s->top[0];
+}
+
+static int compare_u64(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static int compare_confusions(const void *a, const void *b)
+{
+    const struct mabn_topk_confusion *x = a, *y = b;
+    if (x->count != y->count) return x->count > y->count ? -1 : 1;
+    if (x->label != y->label) return x->label < y->label ? -1 : 1;
+    return (x->predicted > y->predicted) - (x->predicted < y->predicted);
+}
+
+static void count_confusions(struct reading *r)
+{
+    struct mabn_topk *t = r->out;
+    if (r->n_errors == 0) return;
+    qsort(r->errors, r->n_errors, sizeof *r->errors, compare_u64);
+    t->confusions = mabn_xcalloc(r->n_errors, sizeof *t->confusions);
+    for (size_t i = 0; i < r->n_errors; i++) {
+        if (i == 0 || r->errors[i] != r->errors[i - 1])
+            t->confusions[t->n_confusions++] = (struct mabn_topk_confusion){
+                (int32_t)(r->errors[i] >> 32), (int32_t)(uint32_t)r->errors[i], 0};
+        t->confusions[t->n_confusions - 1].count++;
+    }
+    qsort(t->confusions, (size_t)t->n_confusions, sizeof *t->confusions, compare_confusions);
+}
+
+mabn_status mabn_topk_read(struct mabn_topk *out, const char *path, int k)
+{
+    struct reading r = {.out = out};
+    struct sample s;
+    int narrow = 0; /* the shortest "top" */
+    memset(out, 0, sizeof *out);
+    out->k = k;
+    MABN_TRY(mabn_json_open(&r.json, path));
+    while (mabn_json_next_document(r.json)) {
+        read_sample(r.json, &s);
+        if (mabn_json_status(r.json)) break;
+        count_sample(&r, &s);
+        if (narrow == 0 || s.n < narrow) narrow = s.n;
+    }
+    mabn_status status = mabn_json_status(r.json);
+    mabn_json_free(r.json);
+    if (!status && out->samples == 0)
+        status = mabn_fail(MABN_ERR_FORMAT, "no predictions in '%s'", path);
+    if (!status && narrow < k && narrow < out->n_classes)
+        status = mabn_fail(MABN_ERR_FORMAT, "'%s': \"top\" names %d classes; top-%d needs more",
+                           path, narrow, k);
+    if (!status) count_confusions(&r);
+    free(r.errors);
+    if (status) mabn_topk_release(out);
+    return status;
+}
+
+mabn_status mabn_topk_read_names(struct mabn_topk *t, const char *path)
+{
+    struct mabn_input in;
+    int64_t room = 0;
+    MABN_TRY(mabn_input_open(&in, path, 1 << 30));
+    const char *p = (const char *)in.bytes, *end = p + in.size;
+    while (p < end) {
+        const char *stop = memchr(p, '\n', (size_t)(end - p));
+        if (!stop) stop = end;
+        MABN_GROW(t->names, t->n_names, room);
+        t->names[t->n_names++] =
+            mabn_xstrndup(p, (size_t)(stop - p) - (stop > p && stop[-1] == '\r'));
+        p = stop + 1;
+    }
+    mabn_input_release(&in);
+    if (t->n_names < t->n_classes)
+        return mabn_fail(MABN_ERR_MISMATCH, "'%s' names %lld classes, the predictions have %lld",
+                         path, (long long)t->n_names, (long long)t->n_classes);
+    return MABN_OK;
+}
+
+void mabn_topk_release(struct mabn_topk *t)
+{
+    for (int64_t i = 0; i < t->n_names; i++)
+        free(t->names[i]);
+    free(t->names);
+    free(t->classes);
+    free(t->confusions);
+    memset(t, 0, sizeof *t);
+}
+
+/* ---- reports ---- */
+
+static double share(int64_t part, int64_t whole)
+{
+    return whole ? (double)part / (double)whole : 0;
+}
+
+static void add_name(struct mabn_str *out, const struct mabn_topk *t, int64_t c)
+{
+    if (c < t->n_names)
+        mabn_str_add(out, t->names[c]);
+    else
+        mabn_str_printf(out, "%lld", (long long)c);
+}
+
+void mabn_topk_report(struct mabn_str *out, const struct mabn_topk *t, int confusions)
+{
+    char k[32];
+    snprintf(k, sizeof k, "top-%d", t->k);
+    mabn_str_printf(out, "%-10s %lld\n", "samples", (long long)t->samples);
+    mabn_str_printf(out, "%-10s %.2f %%  (%lld)\n", "top-1", 100 * share(t->first, t->samples),
+                    (long long)t->first);
+    mabn_str_printf(out, "%-10s %.2f %%  (%lld)\n", k, 100 * share(t->within, t->samples),
+                    (long long)t->within);
+    if (t->losses) mabn_str_printf(out, "%-10s %.4f\n", "loss", t->loss / (double)t->losses);
+    if (confusions && t->n_confusions)
+        mabn_str_add(out,
+                     "most frequent confusions (label, taken for, times, share of the label):\n");
+    for (int64_t i = 0; i < t->n_confusions && i < confusions; i++) {
+        const struct mabn_topk_confusion *c = &t->confusions[i];
+        mabn_str_add(out, "  ");
+        add_name(out, t, c->label);
+        mabn_str_add(out, " -> ");
+        add_name(out, t, c->predicted);
+        mabn_str_printf(out, "  %lld  %.1f %%\n", (long long)c->count,
+                        100 * share(c->count, t->classes[c->label].samples));
+    }
+}
+
+void mabn_topk_report_classes(struct mabn_str *out, const struct mabn_topk *t, bool tsv)
+{
+    if (tsv)
+        mabn_str_printf(out, "class\tname\tsamples\tpredicted\ttop1\ttop%d\n", t->k);
+    else
+        mabn_str_printf(out, "%6s %8s %9s %7s top-%-3d  name\n", "class", "samples", "predicted",
+                        "top-1", t->k);
+    for (int64_t i = 0; i < t->n_classes; i++) {
+        const struct mabn_topk_class *c = &t->classes[i];
+        double first = share(c->first, c->samples), within = share(c->within, c->samples);
+        if (tsv) {
+            mabn_str_printf(out, "%lld\t", (long long)i);
+            add_name(out, t, i);
+            mabn_str_printf(out, "\t%lld\t%lld\t", (long long)c->samples, (long long)c->predicted);
+            mabn_str_add_double(out, first);
+            mabn_str_add_char(out, '\t');
+            mabn_str_add_double(out, within);
+        } else {
+            mabn_str_printf(out, "%6lld %8lld %9lld %7.2f %7.2f  ", (long long)i,
+                            (long long)c->samples, (long long)c->predicted, 100 * first,
+                            100 * within);
+            add_name(out, t, i);
+        }
+        mabn_str_add_char(out, '\n');
+    }
+}
+
+static void add_json_name(struct mabn_str *out, const struct mabn_topk *t, int64_t c)
+{
+    struct mabn_str name;
+    mabn_str_init(&name);
+    add_name(&name, t, c);
+    mabn_str_add_json(out, name.text);
+    mabn_str_release(&name);
+}
+
+void mabn_topk_report_json(struct mabn_str *out, const struct mabn_topk *t, int confusions)
+{
+    mabn_str_printf(out, "{\"samples\": %lld, \"k\": %d,\n \"top1\": ", (long long)t->samples,
+                    t->k);
+    mabn_str_add_double(out, share(t->first, t->samples));
+    mabn_str_printf(out, ", \"top%s\": ", t->k == 5 ? "5" : "k");
+    mabn_str_add_double(out, share(t->within, t->samples));
+    mabn_str_add(out, ", \"loss\": ");
+    if (t->losses)
+        mabn_str_add_double(out, t->loss / (double)t->losses);
+    else
+        mabn_str_add(out, "null");
+    mabn_str_add(out, ",\n \"classes\": [");
+    for (int64_t i = 0; i < t->n_classes; i++) {
+        const struct mabn_topk_class *c = &t->classes[i];
+        mabn_str_add(out, i ? ",\n  {\"name\": " : "\n  {\"name\": ");
+        add_json_name(out, t, i);
+        mabn_str_printf(out, ", \"samples\": %lld, \"predicted\": %lld, \"top1\": ",
+                        (long long)c->samples, (long long)c->predicted);
+        mabn_str_add_double(out, share(c->first, c->samples));
+        mabn_str_printf(out, ", \"top%s\": ", t->k == 5 ? "5" : "k");
+        mabn_str_add_double(out, share(c->within, c->samples));
+        mabn_str_add_char(out, '}');
+    }
+    mabn_str_add(out, "],\n \"confusions\": [");
+    for (int64_t i = 0; i < t->n_confusions && i < confusions; i++)
+        mabn_str_printf(out, "%s\n  {\"label\": %d, \"predicted\": %d, \"count\": %lld}",
+                        i ? "," : "", t->confusions[i].label, t->confusions[i].predicted,
+                        (long long)t->confusions[i].count);
+    mabn_str_add(out, "]}\n");
+}
