@@ -22,7 +22,7 @@
  *                       u64 value length; name; value
  *       each item, by rising offset:
  *                       u8 type (enum mabn_h5_type), u8 rank, u8 coverage, u8 zero,
- *                       u32 name length, u32 string width (type STRING, else 0), u32 zero,
+ *                       u32 name length, u64 string width (type STRING, else 0),
  *                       u64 offset, u64 bytes, u8[16] XXH3-128 of the bytes (canonical order),
  *                       u64 dims[rank]; name ("/images/bytes")
  *       coverage 0: the hash covers the item; 1: per-sample checksums elsewhere in the file do
