@@ -1,0 +1,167 @@
+/* mabn-bench: how fast norms and networks are here, on made-up data. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "cli/cli.h"
+#include "model/bench.h"
+
+static struct {
+    const char *norm, *arch;
+    int batch, size, channels, classes, norm_batch, window, rounds, threads;
+    bool training, inference, no_fold, exact, save_memory, json;
+} o = {.norm = "mabn", .arch = "resnet50", .batch = 8, .rounds = 5};
+
+/* clang-format off */
+#define OPTS_WORK                                                                                  \
+    MABN_OPT_INT('b', "batch", &o.batch, 1, 65536, "N", "images of a step"),                       \
+    MABN_OPT_INT('s', "size", &o.size, 0, 65535, "N", "height and width of the images; 0: the architecture's"), \
+    MABN_OPT_INT(0, "channels", &o.channels, 0, 3, "N", "channels of the images; 0: 3"),           \
+    MABN_OPT_INT('B', "norm-batch", &o.norm_batch, 0, 65536, "N", "images behind one batch statistic; 0: the whole batch"), \
+    MABN_OPT_INT(0, "window", &o.window, 0, 65536, "M", "mabn: statistics in the moving average; 0: 16"), \
+    MABN_OPT_INT('r', "rounds", &o.rounds, 1, 100000, "N", "rounds; medians are shown")
+#define OPTS_END                                                                                   \
+    MABN_OPT_FLAG(0, "json", &o.json, "one JSON object a line instead of a table"),                \
+    MABN_OPT_THREADS(&o.threads),                                                                  \
+    MABN_OPTIONS_COMMON,                                                                           \
+    MABN_OPT_END
+
+static const struct mabn_option norms_options[] = {
+    MABN_OPT_STRING('a', "arch", &o.arch, "NAME", "the network"),
+    MABN_OPT_FLAG('t', "training", &o.training, "only training"),
+    MABN_OPT_FLAG('i', "inference", &o.inference, "only inference"),
+    OPTS_WORK, OPTS_END};
+static const struct mabn_option net_options[] = {
+    MABN_OPT_STRING('n', "norm", &o.norm, "NORM", "the normalization, as mabn-init takes it"),
+    MABN_OPT_INT('c', "classes", &o.classes, 0, 1 << 24, "N", "outputs of the classifier; 0: the architecture's"),
+    MABN_OPT_FLAG('t', "training", &o.training, "time training steps, not inference"),
+    MABN_OPT_FLAG(0, "no-fold", &o.no_fold, "inference: keep norms apart from convolutions"),
+    MABN_OPT_FLAG(0, "exact", &o.exact, "no Winograd convolutions"),
+    MABN_OPT_FLAG(0, "save-memory", &o.save_memory, "training: compute again rather than keep"),
+    OPTS_WORK, OPTS_END};
+/* clang-format on */
+
+enum { NORMS, NET };
+static const struct mabn_cli clis[] = {
+    [NORMS] = {"mabn-bench norms", "[OPTION]...", "each norm in one network, against BN",
+               norms_options, "Example:\n  mabn-bench norms --batch 8\n", 0, 0},
+    [NET] = {"mabn-bench net", "[OPTION]... ARCHITECTURE", "images a second and memory of a network",
+             net_options, "Example:\n  mabn-bench net resnet50 --training --norm mabn -B 2\n", 1, 1},
+    {0},
+};
+
+static mabn_status describe(struct mabn_bench_case *c, const char *arch, const char *norm,
+                            bool training)
+{
+    *c = (struct mabn_bench_case){.options = {.batch = o.batch,
+                                              .height = o.size,
+                                              .width = o.size,
+                                              .training = training,
+                                              .no_fold = o.no_fold,
+                                              .exact = o.exact,
+                                              .save_memory = o.save_memory}};
+    MABN_TRY(mabn_model_init(&c->model, arch));
+    MABN_TRY(mabn_model_set_norm(&c->model, norm));
+    if (o.channels) c->model.channels = o.channels;
+    if (o.classes) c->model.classes = o.classes;
+    for (int p = 0; p < MABN_MODEL_PARTS; p++) {
+        struct mabn_norm_options *n = &c->model.norm[p];
+        if (c->model.base_width % n->groups) n->groups = c->model.base_width;
+        n->norm_batch = o.norm_batch;
+        if (o.window) n->window = o.window;
+    }
+    return MABN_OK;
+}
+
+/* ---- net ---- */
+
+static void print_net(const struct mabn_bench_case *c, const struct mabn_bench_result *r)
+{
+    double mib = 1048576, peak = (double)mabn_peak_memory(), batch = c->options.batch;
+    if (o.json) {
+        printf("{\"arch\":\"%s\",\"norm\":\"%s\",\"training\":%s,\"batch\":%d,\"threads\":%d,"
+               "\"images_per_second\":%.6g,\"step_seconds\":%.6g,\"forward_seconds\":%.6g,"
+               "\"backward_seconds\":%.6g,\"update_seconds\":%.6g,\"convolution_seconds\":%.6g,"
+               "\"activation_bytes\":%zu,\"parameter_bytes\":%zu,\"scratch_bytes\":%zu,"
+               "\"peak_bytes\":%.0f}\n",
+               c->model.arch, o.norm, o.training ? "true" : "false", o.batch, o.threads,
+               batch / r->step, r->step, r->forward, r->backward, r->update, r->convolutions,
+               r->memory.activations, r->memory.parameters, r->memory.scratch, peak);
+        return;
+    }
+    printf("images/s\t%.4g\n", batch / r->step);
+    printf("ms/step\t%.4g\n", r->step * 1e3);
+    if (o.training)
+        printf("forward ms\t%.4g\nbackward ms\t%.4g\nupdate ms\t%.4g\n", r->forward * 1e3,
+               r->backward * 1e3, r->update * 1e3);
+    printf("bare convolutions ms\t%.4g\n", r->convolutions * 1e3);
+    printf("step / convolutions\t%.3f\n", r->step / r->convolutions);
+    printf("activations MiB\t%.1f\nparameters MiB\t%.1f\nscratch MiB\t%.1f\npeak memory MiB\t%.1f\n",
+           (double)r->memory.activations / mib, (double)r->memory.parameters / mib,
+           (double)r->memory.scratch / mib, peak / mib);
+}
+
+static mabn_status run_net(struct mabn_device *device, const char *arch)
+{
+    struct mabn_bench_case c;
+    struct mabn_bench_result result;
+    MABN_TRY(describe(&c, arch, o.norm, o.training));
+    MABN_TRY(mabn_bench_run(&result, device, &c, 1, o.rounds));
+    print_net(&c, &result);
+    return MABN_OK;
+}
+
+/* ---- norms ---- */
+
+static const char *const norms[] = {"bn", "mabn", "brn", "in", "gn", "ln"};
+
+/* One norm beside BN, taking turns; iterations a second and the ratio to BN. */
+static mabn_status run_norm(struct mabn_device *device, const char *norm, bool training)
+{
+    struct mabn_bench_case c[2];
+    struct mabn_bench_result r[2];
+    MABN_TRY(describe(&c[0], o.arch, "bn", training));
+    MABN_TRY(describe(&c[1], o.arch, norm, training));
+    MABN_TRY(mabn_bench_run(r, device, c, 2, o.rounds));
+    double rate = 1 / r[1].step, ratio = r[0].step / r[1].step;
+    if (o.json)
+        printf("{\"norm\":\"%s\",\"training\":%s,\"iterations_per_second\":%.6g,"
+               "\"images_per_second\":%.6g,\"relative_to_bn\":%.6g}\n",
+               norm, training ? "true" : "false", rate, rate * o.batch, ratio);
+    else
+        printf("%s\t%s\t%.4g\t%.4g\t%.3f\n", norm, training ? "training" : "inference", rate,
+               rate * o.batch, ratio);
+    fflush(stdout);
+    return MABN_OK;
+}
+
+static mabn_status run_norms(struct mabn_device *device)
+{
+    if (!o.json) printf("norm\twork\titerations/s\timages/s\tto BN\n");
+    for (int training = 0; training < 2; training++) {
+        if (training ? o.inference : o.training) continue;
+        for (size_t i = 0; i < sizeof norms / sizeof *norms; i++)
+            MABN_TRY(run_norm(device, norms[i], training));
+    }
+    return MABN_OK;
+}
+
+int main(int argc, char **argv)
+{
+    char **args;
+    struct mabn_device *device;
+    int which = mabn_cli_choose(clis, "mabn-bench", "time norms and networks on made-up data", argc,
+                                argv);
+    mabn_cli_start(&clis[which], argc - 1, argv + 1, &args);
+    if (which == NORMS && o.training && o.inference)
+        mabn_cli_usage_error("--training and --inference exclude each other");
+    mabn_status status = mabn_device_new(&device, MABN_DEVICE_CPU, o.threads);
+    if (status) return mabn_cli_finish(status);
+    o.threads = mabn_device_threads(device);
+    mabn_info("%s", mabn_device_name(device));
+    status = which == NORMS ? run_norms(device) : run_net(device, args[0]);
+    mabn_device_free(device);
+    return mabn_cli_finish(status);
+}
