@@ -16,7 +16,8 @@ CXX := g++
 endif
 E := build/executor
 E_FLAGS := -std=c++17 -O1 -g -Itests/gpu/executor -Ilib -Itests/unit -Itests/gpu -D_GNU_SOURCE \
-           -DMABN_CUDA=1 -Wall -Wextra -Wshadow $(if $(filter 1,$(DEVELOPER)),-Werror) \
+           -DMABN_CUDA=1 -Wall -Wextra -Wno-unknown-pragmas -fno-strict-aliasing \
+           $(if $(filter 1,$(DEVELOPER)),-Werror) \
            -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 E_LIB_CU := $(filter-out %_fast.cu,$(LIB_CU))
 E_O := $(E_LIB_CU:%=$(E)/%.o) $(E)/tests/gpu/executor/executor.cpp.o

@@ -133,6 +133,11 @@ inline cudaError_t cudaDeviceSynchronize()
 {
     return cudaSuccess;
 }
+inline cudaError_t cudaGetDeviceCount(int *count)
+{
+    *count = 1;
+    return cudaSuccess;
+}
 inline cudaError_t cudaGetLastError()
 {
     return cudaSuccess;

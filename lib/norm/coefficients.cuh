@@ -1,0 +1,44 @@
+/* The coefficient step on the GPU: what coefs_* and grads_* of norm_cpu.c do, on the same
+ * arithmetic (coefficients.h). Small kernels between the heavy ones; private to lib/norm. */
+#ifndef MABN_NORM_COEFFICIENTS_CUH
+#define MABN_NORM_COEFFICIENTS_CUH
+
+#include <stdint.h>
+
+#include "device/launch.cuh"
+#include "norm/internal.h"
+
+/* All a coefficient kernel may read or write; everything it points at is device memory. */
+struct mabn_cuda_work {
+    struct mabn_norm_options o;
+    struct mabn_norm_state state; /* counters already count this call */
+    struct mabn_norm_saved saved;
+    const float *gamma, *beta;
+    int64_t runs, run_rows, rows; /* rows of every run but the last; of all */
+    int64_t run_samples, samples;
+    int channels, chunks;
+
+    float *sum, *square;   /* (runs,chunks,C) partial sums; in backward of g and g·(x − mean) */
+    float *first;          /* (runs,C) */
+    double *stat0, *stat1; /* (runs,C), within a kernel */
+
+    float *known_a, *known_b; /* (C) */
+    int *clipped;             /* a channel's a is not the known one; NULL: nobody asks */
+
+    float *p, *q, *r; /* (runs,C) */
+    float *dgamma, *dbeta;
+    bool accumulate;
+};
+
+/* a, b (C) of a norm that folds, from its state: inference, none, frozen. */
+mabn_status mabn_cuda_affine_of(float *a, float *b, const struct mabn_cuda_work *w,
+                                cudaStream_t stream);
+/* MABN: known_a, known_b from the state; *clipped = 0. */
+mabn_status mabn_cuda_known_affine(const struct mabn_cuda_work *w, cudaStream_t stream);
+
+/* saved from the partial sums; moves the running averages and the forward window on. */
+mabn_status mabn_cuda_coefficients(const struct mabn_cuda_work *w, cudaStream_t stream);
+/* p, q, r, dgamma, dbeta from the partial sums; moves the backward window on. */
+mabn_status mabn_cuda_gradients(const struct mabn_cuda_work *w, cudaStream_t stream);
+
+#endif

@@ -1,0 +1,534 @@
+/* The coefficient step on the GPU: see coefficients.cuh.
+ *
+ * Norms over the batch (BN, BRN, SyncBN, MABN): channels do not know of each other, so a block
+ * takes COLUMNS of them through all runs; `rows` threads share a channel's runs and chunks. What is
+ * serial by nature (running_var from run to run under MABN's iteration rule) one thread a channel
+ * does, on numbers that lie in the cache. Norms over a sample (GN, LN, IN): a block takes a sample.
+ *
+ * Global memory written by a thread of a block and read by another of the same block, after a
+ * __syncthreads, is all the communication there is; blocks never meet. Sums are in double and in an
+ * order fixed by the shape. */
+#include "norm/coefficients.cuh"
+
+#include "norm/coefficients.h"
+
+namespace
+{
+
+enum { COLUMNS = 8, MOST_ROWS = 128, BLOCK = COLUMNS * MOST_ROWS, SAMPLE_BLOCK = 256 };
+
+typedef struct mabn_cuda_work work;
+
+/* ---- a block over channels ---- */
+
+struct column {
+    int c, row;  /* channel, and which of its threads this is */
+    int rows;    /* threads of a channel: a power of 2 */
+    bool active; /* there is such a channel */
+};
+
+__device__ __forceinline__ struct column find_column(const work &w)
+{
+    struct column at;
+    at.c = (int)blockIdx.x * COLUMNS + (int)threadIdx.x % COLUMNS;
+    at.row = (int)threadIdx.x / COLUMNS;
+    at.rows = (int)blockDim.x / COLUMNS;
+    at.active = at.c < w.channels;
+    return at;
+}
+
+__device__ __forceinline__ int64_t run_rows_of(const work &w, int64_t run)
+{
+    return run == w.runs - 1 ? w.rows - run * w.run_rows : w.run_rows;
+}
+
+/* Sum of a channel's threads, to all of them. */
+template <typename Shared>
+__device__ double column_sum(Shared &part, double value, const struct column &at)
+{
+    part[threadIdx.x] = value;
+    for (int half = at.rows / 2; half; half /= 2) {
+        __syncthreads();
+        if (at.row < half) part[threadIdx.x] += part[threadIdx.x + half * COLUMNS];
+    }
+    __syncthreads();
+    const double total = part[threadIdx.x % COLUMNS];
+    __syncthreads();
+    return total;
+}
+
+/* out[run,c] = the run's partial sums in `in`, added up; for the block's channels. */
+template <typename Shared>
+__device__ void finish_sums(double *out, const float *in, Shared &part, const work &w,
+                            const struct column &at)
+{
+    const int at_once = w.runs < at.rows ? (int)w.runs : at.rows; /* runs */
+    const int share = at.rows / at_once;                          /* threads a run */
+    const int mine = at.row % share;
+
+    for (int64_t run0 = 0; run0 < w.runs; run0 += at_once) {
+        const int64_t run = run0 + at.row / share;
+        const bool busy = at.active && at.row < at_once * share && run < w.runs;
+        double sum = 0;
+        if (busy) {
+            const float *p = in + run * w.chunks * w.channels + at.c;
+#pragma unroll 4
+            for (int chunk = mine; chunk < w.chunks; chunk += share)
+                sum += p[(int64_t)chunk * w.channels];
+        }
+        part[threadIdx.x] = sum;
+        __syncthreads();
+        if (busy && mine == 0) {
+            for (int i = 1; i < share; i++)
+                sum += part[threadIdx.x + i * COLUMNS];
+            out[run * w.channels + at.c] = sum;
+        }
+        __syncthreads();
+    }
+}
+
+__device__ __forceinline__ void keep(const work &w, int64_t at, const struct mabn_coef &k)
+{
+    w.saved.a[at] = k.a;
+    w.saved.b[at] = k.b;
+    w.saved.mean[at] = k.mean;
+    w.saved.istd[at] = k.istd;
+    w.saved.scale[at] = k.scale;
+    w.saved.shift[at] = k.shift;
+}
+
+__device__ __forceinline__ struct mabn_coef kept(const work &w, int64_t at)
+{
+    struct mabn_coef k = {w.saved.a[at],    w.saved.b[at],     w.saved.mean[at],
+                          w.saved.istd[at], w.saved.scale[at], w.saved.shift[at]};
+    return k;
+}
+
+/* ---- BN, BRN, SyncBN of one rank: forward ---- */
+
+__global__ void __launch_bounds__(BLOCK) coefs_bn(work w)
+{
+    MABN_SHARED(double, part, BLOCK);
+    const struct column at = find_column(w);
+    const struct mabn_norm_options &o = w.o;
+    const bool renorm = o.kind == MABN_NORM_BRN;
+    const bool unbiased = o.kind == MABN_NORM_SYNCBN && o.sync_reference;
+    const int64_t call = *w.state.batches;
+    const double r_max = mabn_ramp(1, o.r_max, call, o.ramp_start, o.r_ramp_end);
+    const double d_max = mabn_ramp(0, o.d_max, call, o.ramp_start, o.d_ramp_end);
+    double mean_sum = 0, var_sum = 0;
+
+    finish_sums(w.stat0, w.sum, part, w, at);
+    finish_sums(w.stat1, w.square, part, w, at);
+    for (int64_t run = at.row; at.active && run < w.runs; run += at.rows) {
+        const int64_t i = run * w.channels + at.c;
+        const double n = (double)run_rows_of(w, run);
+        const int64_t left = w.samples - run * w.run_samples;
+        const double weight =
+            (double)(left < w.run_samples ? left : w.run_samples) / (double)w.samples;
+        struct mabn_coef k;
+        double mean, var;
+        mabn_moments_finish(&mean, &var, w.first[i], w.stat0[i], w.stat1[i], n);
+        if (renorm)
+            mabn_coef_brn(&k, mean, var, o.eps, w.state.running_mean[at.c],
+                          sqrt(w.state.running_var[at.c] + o.eps), r_max, d_max, w.gamma[at.c],
+                          w.beta[at.c]);
+        else
+            mabn_coef_bn(&k, mean, unbiased ? mabn_unbiased(var, n) : var, o.eps, w.gamma[at.c],
+                         w.beta[at.c]);
+        keep(w, i, k);
+        mean_sum += weight * mean;
+        var_sum += weight * (renorm ? sqrt(var + o.eps) : mabn_unbiased(var, n));
+    }
+    const double mean = column_sum(part, mean_sum, at), var = column_sum(part, var_sum, at);
+    if (!at.active || at.row) return;
+    float *rm = w.state.running_mean + at.c, *rv = w.state.running_var + at.c;
+    *rm = (float)(o.momentum * *rm + (1 - o.momentum) * mean);
+    if (renorm) {
+        double std = o.momentum * sqrt(*rv + o.eps) + (1 - o.momentum) * var;
+        *rv = (float)(std * std - o.eps);
+    } else {
+        *rv = (float)(o.momentum * *rv + (1 - o.momentum) * var);
+    }
+}
+
+/* ---- MABN ---- */
+
+/* Iterations that were finished before this call. */
+__device__ __forceinline__ int64_t iterations_done(const work &w)
+{
+    if (w.state.iters) return *w.state.iters - w.runs;
+    return (int64_t)*w.state.iters_f32 - 1;
+}
+
+__device__ __forceinline__ struct mabn_window_step step_of(const work &w, int64_t run, int64_t done)
+{
+    if (w.o.window_rule == MABN_WINDOW_SUBBATCH)
+        return mabn_step_subbatch(done + 1, run, w.o.window, w.o.r_start);
+    return mabn_step_iteration(done + 1 + run, w.o.window, w.o.warmup, w.o.r_start);
+}
+
+/* Where the window keeps the statistic that stands `back` (from 1) before this call's first. */
+__device__ __forceinline__ int64_t window_row(const work &w, int64_t back, int64_t done)
+{
+    const int64_t m = w.o.window;
+    if (w.o.window_rule == MABN_WINDOW_SUBBATCH) return m - back; /* the newest is last */
+    return (done + 1 - back) % m;
+}
+
+/* What run `run` uses: its own statistic, or the mean of itself and the window's others: those of
+ * earlier runs in `stat`, of earlier calls in the window, which still is as they left it. The same
+ * numbers as mabn_window_put one run after another, with all runs at once. */
+__device__ double window_mean(const work &w, const double *stat, const float *window, int64_t run,
+                              const struct mabn_window_step &step, int64_t done, int c)
+{
+    double sum = 0;
+    if (!step.window) return stat[run * w.channels + c];
+    for (int64_t i = run; i > run - w.o.window; i--)
+        sum += i >= 0 ? (float)stat[i * w.channels + c]
+                      : window[window_row(w, -i, done) * w.channels + c];
+    return sum / w.o.window;
+}
+
+/* Move a channel's window on by this call's statistics, by the channel's first thread; on the first
+ * call `fill` stands for the statistics that never were. */
+__device__ void move_window(const work &w, float *window, const double *stat, int64_t done,
+                            double fill, int c)
+{
+    const int64_t m = w.o.window;
+
+    if (w.o.window_rule == MABN_WINDOW_ITERATION) {
+        for (int64_t run = w.runs > m ? w.runs - m : 0; run < w.runs; run++)
+            window[(done + 1 + run) % m * w.channels + c] = (float)stat[run * w.channels + c];
+        return;
+    }
+    for (int64_t row = 0; row < m; row++) {
+        const int64_t run = w.runs - m + row;
+        float value = (float)fill;
+        if (run >= 0)
+            value = (float)stat[run * w.channels + c];
+        else if (done)
+            value = window[(row + w.runs) * w.channels + c];
+        window[row * w.channels + c] = value;
+    }
+}
+
+__global__ void __launch_bounds__(BLOCK) coefs_mabn(work w)
+{
+    MABN_SHARED(double, part, BLOCK);
+    const struct column at = find_column(w);
+    const struct mabn_norm_options &o = w.o;
+    const int64_t done = iterations_done(w);
+    const bool by_iteration = o.window_rule == MABN_WINDOW_ITERATION;
+    double *const chi = w.stat0, *const before = w.stat1; /* χ²; running_var before the run */
+    float *const rv = w.state.running_var + at.c;
+    double v_sum = 0;
+
+    finish_sums(chi, w.square, part, w, at);
+    for (int64_t run = at.row; at.active && run < w.runs; run += at.rows)
+        chi[run * w.channels + at.c] /= (double)run_rows_of(w, run);
+    __syncthreads();
+    for (int64_t run = at.row; at.active && run < w.runs; run += at.rows) {
+        const double v =
+            window_mean(w, chi, w.state.window_x2, run, step_of(w, run, done), done, at.c);
+        before[run * w.channels + at.c] = by_iteration ? v : *rv;
+        v_sum += v;
+    }
+    /* Also the barrier behind which every thread has read running_var and the window. */
+    const double mean = column_sum(part, v_sum, at) / (double)w.runs;
+    if (at.active && at.row == 0 && by_iteration) {
+        float moving = *rv;
+        for (int64_t run = 0; run < w.runs; run++) {
+            double *p = before + run * w.channels + at.c, v = *p;
+            *p = moving;
+            moving = (float)(o.momentum * moving + (1 - o.momentum) * v);
+        }
+        *rv = moving;
+    }
+    if (at.active && at.row == 0 && !by_iteration) {
+        if (!done) *rv = (float)mean;
+        *rv = (float)(o.momentum * *rv + (1 - o.momentum) * mean);
+    }
+    __syncthreads();
+    for (int64_t run = at.row; at.active && run < w.runs; run += at.rows) {
+        const int64_t i = run * w.channels + at.c;
+        const struct mabn_window_step step = step_of(w, run, done);
+        const double v = window_mean(w, chi, w.state.window_x2, run, step, done, at.c);
+        struct mabn_coef k;
+        mabn_coef_mabn(&k, v, before[i], o.eps, o.lambda, step.renorm, w.gamma[at.c], w.beta[at.c]);
+        keep(w, i, k);
+        if (w.clipped && k.a != w.known_a[at.c]) *w.clipped = 1; /* whoever writes, writes 1 */
+    }
+    __syncthreads();
+    if (at.active && at.row == 0) move_window(w, w.state.window_x2, chi, done, mean, at.c);
+}
+
+/* ---- backward over the batch ---- */
+
+__device__ void put_parameter(float *p, double value, const work &w, int c)
+{
+    if (p) p[c] = (float)((w.accumulate ? p[c] : 0) + value);
+}
+
+__device__ __forceinline__ void put_grad(const work &w, int64_t at, const struct mabn_grad_coef &k)
+{
+    w.p[at] = k.p;
+    w.q[at] = k.q;
+    w.r[at] = k.r;
+}
+
+/* This thread's share of dgamma and dbeta; p, q, r of BN's kind on the way. */
+__global__ void __launch_bounds__(BLOCK) grads_bn(work w)
+{
+    MABN_SHARED(double, part, BLOCK);
+    const struct column at = find_column(w);
+    const bool unbiased = w.o.kind == MABN_NORM_SYNCBN && w.o.sync_reference;
+    double dgamma = 0, dbeta = 0;
+
+    finish_sums(w.stat0, w.sum, part, w, at);
+    finish_sums(w.stat1, w.square, part, w, at);
+    for (int64_t run = at.row; at.active && run < w.runs; run += at.rows) {
+        const int64_t i = run * w.channels + at.c;
+        const double sum = w.stat0[i], dot = w.stat1[i], gamma = w.gamma[at.c];
+        const double n = (double)run_rows_of(w, run);
+        const struct mabn_coef f = kept(w, i);
+        struct mabn_grad_coef k;
+        dgamma += f.scale * dot + f.shift * sum;
+        dbeta += sum;
+        mabn_grad_bn(&k, &f, gamma, gamma * sum, gamma * dot, n,
+                     unbiased ? mabn_unbiased(1, n) : 1);
+        put_grad(w, i, k);
+    }
+    dgamma = column_sum(part, dgamma, at);
+    dbeta = column_sum(part, dbeta, at);
+    if (!at.active || at.row) return;
+    put_parameter(w.dgamma, dgamma, w, at.c);
+    put_parameter(w.dbeta, dbeta, w, at.c);
+}
+
+__global__ void __launch_bounds__(BLOCK) grads_mabn(work w)
+{
+    MABN_SHARED(double, part, BLOCK);
+    const struct column at = find_column(w);
+    const int64_t done = iterations_done(w);
+    double *const psi = w.stat1;
+    double dgamma = 0, dbeta = 0, psi_sum = 0;
+
+    finish_sums(w.stat0, w.sum, part, w, at);
+    finish_sums(w.stat1, w.square, part, w, at);
+    for (int64_t run = at.row; at.active && run < w.runs; run += at.rows) {
+        const int64_t i = run * w.channels + at.c;
+        const double sum = w.stat0[i], dot = w.stat1[i];
+        const struct mabn_coef f = kept(w, i);
+        dgamma += f.scale * dot + f.shift * sum;
+        dbeta += sum;
+        psi[i] = mabn_psi(&f, w.gamma[at.c], dot, (double)run_rows_of(w, run));
+        psi_sum += (float)psi[i];
+    }
+    dgamma = column_sum(part, dgamma, at);
+    dbeta = column_sum(part, dbeta, at);
+    const double mean = column_sum(part, psi_sum, at) / (double)w.runs;
+    for (int64_t run = at.row; at.active && run < w.runs; run += at.rows) {
+        const int64_t i = run * w.channels + at.c;
+        const struct mabn_coef f = kept(w, i);
+        struct mabn_grad_coef k;
+        mabn_grad_mabn(
+            &k, &f, w.gamma[at.c],
+            window_mean(w, psi, w.state.window_gz, run, step_of(w, run, done), done, at.c));
+        put_grad(w, i, k);
+    }
+    __syncthreads();
+    if (!at.active || at.row) return;
+    move_window(w, w.state.window_gz, psi, done, mean, at.c);
+    put_parameter(w.dgamma, dgamma, w, at.c);
+    put_parameter(w.dbeta, dbeta, w, at.c);
+}
+
+/* dgamma and dbeta of norms over a sample, whose kernel left the runs' sums in stat0 and stat1. */
+__global__ void __launch_bounds__(BLOCK) parameters_gn(work w)
+{
+    MABN_SHARED(double, part, BLOCK);
+    const struct column at = find_column(w);
+    double dgamma = 0, dbeta = 0;
+
+    for (int64_t run = at.row; at.active && run < w.runs; run += at.rows) {
+        const int64_t i = run * w.channels + at.c;
+        dgamma += w.saved.scale[i] * w.stat1[i] + w.saved.shift[i] * w.stat0[i];
+        dbeta += w.stat0[i];
+    }
+    dgamma = column_sum(part, dgamma, at);
+    dbeta = column_sum(part, dbeta, at);
+    if (!at.active || at.row) return;
+    put_parameter(w.dgamma, dgamma, w, at.c);
+    put_parameter(w.dbeta, dbeta, w, at.c);
+}
+
+/* ---- GN, LN, IN: a block over one sample ---- */
+
+/* Sums of the block's run, all channels, into stat0 and stat1. */
+__device__ void finish_sample(const work &w, int64_t run)
+{
+    for (int c = (int)threadIdx.x; c < w.channels; c += SAMPLE_BLOCK) {
+        const int64_t at = run * w.chunks * w.channels + c;
+        double sum = 0, square = 0;
+#pragma unroll 4
+        for (int chunk = 0; chunk < w.chunks; chunk++) {
+            sum += w.sum[at + (int64_t)chunk * w.channels];
+            square += w.square[at + (int64_t)chunk * w.channels];
+        }
+        w.stat0[run * w.channels + c] = sum;
+        w.stat1[run * w.channels + c] = square;
+    }
+    __syncthreads();
+}
+
+/* Sum over `team` neighbouring lanes (a power of 2), to all of them. */
+__device__ __forceinline__ double team_sum(double v, int team)
+{
+    for (int d = team / 2; d; d /= 2)
+        v += __shfl_xor_sync(~0u, v, d, team);
+    return v;
+}
+
+/* Lanes that share a group of channels: a power of 2 up to a warp. */
+__device__ __forceinline__ int team_of(int size)
+{
+    int team = 1;
+    while (team < 32 && team < size)
+        team *= 2;
+    return team;
+}
+
+__global__ void __launch_bounds__(SAMPLE_BLOCK) coefs_gn(work w)
+{
+    const int64_t run = blockIdx.x, row = run * w.channels;
+    const int size = w.channels / w.o.groups, team = team_of(size);
+    const int lane = (int)threadIdx.x % team, teams = SAMPLE_BLOCK / team;
+    const double n = (double)w.run_rows;
+
+    finish_sample(w, run);
+    /* All teams go round together: shuffles need whole warps. */
+    for (int g0 = 0; g0 < w.o.groups; g0 += teams) {
+        const int g = g0 + (int)threadIdx.x / team;
+        const int c0 = g * size, c1 = g < w.o.groups ? c0 + size : 0;
+        double mean = 0, within = 0, between = 0, m, v;
+        for (int c = c0 + lane; c < c1; c += team) {
+            mabn_moments_finish(&m, &v, w.first[row + c], w.stat0[row + c], w.stat1[row + c], n);
+            mean += m;
+            within += v;
+        }
+        mean = team_sum(mean, team) / size;
+        for (int c = c0 + lane; c < c1; c += team) {
+            mabn_moments_finish(&m, &v, w.first[row + c], w.stat0[row + c], w.stat1[row + c], n);
+            between += (m - mean) * (m - mean);
+        }
+        const double var = team_sum(within + between, team) / size;
+        for (int c = c0 + lane; c < c1; c += team) {
+            struct mabn_coef k;
+            mabn_coef_bn(&k, mean, var, w.o.eps, w.gamma[c], w.beta[c]);
+            keep(w, row + c, k);
+        }
+    }
+}
+
+__global__ void __launch_bounds__(SAMPLE_BLOCK) grads_gn(work w)
+{
+    const int64_t run = blockIdx.x, row = run * w.channels;
+    const int size = w.channels / w.o.groups, team = team_of(size);
+    const int lane = (int)threadIdx.x % team, teams = SAMPLE_BLOCK / team;
+    const double n = (double)w.run_rows * size;
+
+    finish_sample(w, run);
+    for (int g0 = 0; g0 < w.o.groups; g0 += teams) {
+        const int g = g0 + (int)threadIdx.x / team;
+        const int c0 = g * size, c1 = g < w.o.groups ? c0 + size : 0;
+        double sum = 0, dot = 0;
+        for (int c = c0 + lane; c < c1; c += team) {
+            sum += w.gamma[c] * w.stat0[row + c];
+            dot += w.gamma[c] * w.stat1[row + c];
+        }
+        sum = team_sum(sum, team);
+        dot = team_sum(dot, team);
+        for (int c = c0 + lane; c < c1; c += team) {
+            const struct mabn_coef f = kept(w, row + c);
+            struct mabn_grad_coef k;
+            mabn_grad_bn(&k, &f, w.gamma[c], sum, dot, n, 1);
+            put_grad(w, row + c, k);
+        }
+    }
+}
+
+/* ---- known before the batch ---- */
+
+__global__ void affine_kernel(float *a, float *b, work w)
+{
+    const int c = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+    if (c >= w.channels) return;
+    if (w.o.kind == MABN_NORM_NONE) {
+        a[c] = 1;
+        b[c] = 0;
+        return;
+    }
+    const double scale = w.gamma[c] * mabn_known_scale(w.state.running_var[c], w.o.eps);
+    const double mean = w.state.running_mean ? w.state.running_mean[c] : 0;
+    a[c] = (float)scale;
+    b[c] = (float)(w.beta[c] - mean * scale);
+    if (c == 0 && w.clipped) *w.clipped = 0;
+}
+
+dim3 over_channels(const work *w)
+{
+    return dim3((unsigned)((w->channels + COLUMNS - 1) / COLUMNS));
+}
+
+/* No more threads a channel than there are partial sums, nor fewer than a warp a block. */
+unsigned block_size(const work *w)
+{
+    unsigned rows = 4;
+    while (rows < MOST_ROWS && rows < w->runs * w->chunks)
+        rows *= 2;
+    return rows * COLUMNS;
+}
+
+} // namespace
+
+mabn_status mabn_cuda_affine_of(float *a, float *b, const struct mabn_cuda_work *w,
+                                cudaStream_t stream)
+{
+    const unsigned blocks = (unsigned)((w->channels + 127) / 128);
+    return MABN_LAUNCH(affine_kernel, blocks, 128, 0, stream, a, b, *w);
+}
+
+mabn_status mabn_cuda_known_affine(const struct mabn_cuda_work *w, cudaStream_t stream)
+{
+    return mabn_cuda_affine_of(w->known_a, w->known_b, w, stream);
+}
+
+mabn_status mabn_cuda_coefficients(const struct mabn_cuda_work *w, cudaStream_t stream)
+{
+    switch (w->o.kind) {
+    case MABN_NORM_BN:
+    case MABN_NORM_BRN:
+    case MABN_NORM_SYNCBN:
+        return MABN_LAUNCH(coefs_bn, over_channels(w), block_size(w), 0, stream, *w);
+    case MABN_NORM_MABN:
+        return MABN_LAUNCH(coefs_mabn, over_channels(w), block_size(w), 0, stream, *w);
+    default:
+        return MABN_LAUNCH(coefs_gn, (unsigned)w->runs, SAMPLE_BLOCK, 0, stream, *w);
+    }
+}
+
+mabn_status mabn_cuda_gradients(const struct mabn_cuda_work *w, cudaStream_t stream)
+{
+    switch (w->o.kind) {
+    case MABN_NORM_BN:
+    case MABN_NORM_BRN:
+    case MABN_NORM_SYNCBN:
+        return MABN_LAUNCH(grads_bn, over_channels(w), block_size(w), 0, stream, *w);
+    case MABN_NORM_MABN:
+        return MABN_LAUNCH(grads_mabn, over_channels(w), block_size(w), 0, stream, *w);
+    default:
+        MABN_TRY(MABN_LAUNCH(grads_gn, (unsigned)w->runs, SAMPLE_BLOCK, 0, stream, *w));
+        return MABN_LAUNCH(parameters_gn, over_channels(w), block_size(w), 0, stream, *w);
+    }
+}

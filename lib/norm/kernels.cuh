@@ -1,0 +1,85 @@
+/* The heavy kernels of the normalization engine on the GPU: passes over an array of rows of
+ * `channels` values, cut into runs of `run_rows` rows (the last may be shorter), float32 or
+ * bfloat16. Private to lib/norm. What they compute is kernels.h's, run by run.
+ *
+ * Coefficients and sums are float32 arrays (runs,channels). Passes that add up leave one partial
+ * sum a chunk of rows, (runs,chunks,channels), which the coefficient kernels finish in double and
+ * in a fixed order: results repeat bit for bit. Outputs may be the same array as an input. */
+#ifndef MABN_NORM_KERNELS_CUH
+#define MABN_NORM_KERNELS_CUH
+
+#include <stdint.h>
+
+#include "device/launch.cuh"
+#include "norm/kernels.h"
+#include "tensor/tensor.h"
+
+struct mabn_cuda_rows {
+    int64_t rows, run_rows;
+    int64_t runs; /* ceil(rows/run_rows) */
+    int channels;
+    enum mabn_dtype dtype; /* F32, BF16 */
+    bool wide;             /* 16 bytes at a time: mabn_cuda_wide of every array of the call */
+};
+
+/* Channels and pointers allow 16-byte accesses; a NULL pointer has no say. */
+bool mabn_cuda_wide(enum mabn_dtype dtype, int channels, const void *const *pointers, int count);
+
+/* How many partial sums a run leaves for this array. */
+int mabn_cuda_chunks(const struct mabn_cuda_rows *rows);
+
+/* Coefficients of a run's channels; `stride` floats from run to run: channels, or 0 where all runs
+ * share one row. */
+struct mabn_cuda_affine {
+    const float *a, *b;
+    int64_t stride;
+};
+
+/* A counter of calls or iterations in the norm's state, moved on by the pass that sums: nobody else
+ * reads it meanwhile, and all that come later find it counted. */
+struct mabn_cuda_counter {
+    float *f32; /* one of the two, or none */
+    int64_t *i64;
+    int by;
+};
+
+/* square = Σ x²; partial sums. */
+mabn_status mabn_cuda_square(float *square, const void *x, struct mabn_cuda_counter counter,
+                             const struct mabn_cuda_rows *rows, cudaStream_t stream);
+
+/* sum = Σ d, square = Σ d², d = x − first; partial sums. first (runs,channels) = each run's first
+ * row of x. */
+mabn_status mabn_cuda_moments(float *sum, float *square, float *first, const void *x,
+                              struct mabn_cuda_counter counter, const struct mabn_cuda_rows *rows,
+                              cudaStream_t stream);
+
+struct mabn_cuda_apply_in {
+    void *y;
+    const void *x, *residual; /* residual may be NULL */
+    struct mabn_cuda_affine affine;
+    bool relu;
+    float *square;                    /* not NULL: also Σ x², partial sums */
+    struct mabn_cuda_counter counter; /* moved on when there is `square` */
+    const int *only_if; /* not NULL: do nothing unless *only_if (device memory) is set */
+};
+mabn_status mabn_cuda_apply(const struct mabn_cuda_apply_in *in, const struct mabn_cuda_rows *rows,
+                            cudaStream_t stream);
+
+struct mabn_cuda_grad {
+    const void *dy, *x, *y;         /* y only for MASK_Y */
+    struct mabn_cuda_affine affine; /* only for MASK_X */
+    const float *shift;             /* (runs,channels) or NULL: 0 */
+    enum mabn_mask mask;
+};
+
+/* sum = Σ g, dot = Σ g·(x − shift), g = masked dy; partial sums. */
+mabn_status mabn_cuda_grad_moments(float *sum, float *dot, const struct mabn_cuda_grad *in,
+                                   const struct mabn_cuda_rows *rows, cudaStream_t stream);
+
+/* dx = p·g + (q·(x − shift) + r), p, q, r (runs,channels) (`stride` as above); q NULL: dx = p·g.
+ * dresidual = g, may be NULL. */
+mabn_status mabn_cuda_grad_apply(void *dx, void *dresidual, const struct mabn_cuda_grad *in,
+                                 const float *p, const float *q, const float *r, int64_t stride,
+                                 const struct mabn_cuda_rows *rows, cudaStream_t stream);
+
+#endif

@@ -1,0 +1,474 @@
+/* The heavy kernels on the GPU: see kernels.cuh.
+ *
+ * All walk rows the same way. A block of 256 threads takes a tile of up to 32 vectors of channels
+ * (16 bytes each where channels and pointers allow it, else single values) and a chunk of one run's
+ * rows, as many at a time as threads are left for. A thread keeps its channels, so coefficients are
+ * read once, and has the loads of 2 or 4 rows on their way before it uses the first. A block is
+ * short work (tens of rows a thread), and there are thousands: the memory system is kept full, and
+ * the end of the launch ragged by little.
+ *
+ * Cutting depends on the array's shape alone, never on the device, so sums are the same bits on
+ * every one. */
+#include "norm/kernels.cuh"
+
+#include <type_traits>
+
+#include "device/pack.cuh"
+
+namespace
+{
+
+enum {
+    THREADS = 256,
+    TILE = 32, /* vectors of channels a block, at most: 512 bytes of a row */
+    MIN_PASSES = 4,
+    SUM_BLOCKS = 2112,  /* passes that leave partial sums: about this many blocks */
+    APPLY_BLOCKS = 8448 /* passes that do not */
+};
+
+template <int V> using width = std::integral_constant<int, V>;
+
+struct cut {
+    int64_t rows, run_rows, chunk_rows;
+    int channels, tile, tiles, chunks;
+};
+
+int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* Whole passes of a block's rows, so many that `blocks` blocks do the work, but at least
+ * MIN_PASSES. */
+struct cut cut_rows(const struct mabn_cuda_rows *rows, int vector, int blocks)
+{
+    struct cut c;
+    c.rows = rows->rows;
+    c.run_rows = rows->run_rows;
+    c.channels = rows->channels;
+    const int vectors = rows->channels / vector;
+    c.tile = vectors < TILE ? vectors : TILE;
+    c.tiles = (int)ceil_div(vectors, c.tile);
+    const int64_t pass = THREADS / c.tile;
+    const int64_t wanted = ceil_div(blocks, rows->runs * c.tiles);
+    const int64_t passes =
+        ceil_div(ceil_div(rows->run_rows, wanted), pass * MIN_PASSES) * MIN_PASSES;
+    c.chunk_rows = passes * pass;
+    c.chunks = (int)ceil_div(rows->run_rows, c.chunk_rows);
+    return c;
+}
+
+dim3 grid_of(const struct cut &c, int64_t runs)
+{
+    return dim3((unsigned)(c.tiles * c.chunks * runs));
+}
+
+/* Where a thread works. */
+struct place {
+    int64_t run, first, end; /* rows first, first + step, … < end */
+    int chunk, step;
+    int channel; /* first of the vector */
+    int row;     /* of the pass */
+    bool active;
+};
+
+template <int V> __device__ __forceinline__ struct place find_place(const struct cut &c)
+{
+    struct place p;
+    const unsigned tile = blockIdx.x % c.tiles, rest = blockIdx.x / c.tiles;
+    p.chunk = (int)(rest % c.chunks);
+    p.run = rest / c.chunks;
+    p.step = THREADS / c.tile;
+    p.row = (int)threadIdx.x / c.tile;
+    p.channel = (int)(tile * c.tile + threadIdx.x % c.tile) * V;
+    p.active = p.row < p.step && p.channel < c.channels;
+    const int64_t run0 = p.run * c.run_rows, chunk0 = run0 + p.chunk * c.chunk_rows;
+    int64_t end = chunk0 + c.chunk_rows;
+    end = end < run0 + c.run_rows ? end : run0 + c.run_rows;
+    p.end = p.active ? (end < c.rows ? end : c.rows) : 0;
+    p.first = chunk0 + p.row;
+    return p;
+}
+
+/* Add the block's threads up, rows in order, and leave one partial sum a channel. */
+template <int V, typename Shared>
+__device__ void leave_sum(float *out, Shared &part, const float (&sum)[V], const struct place &p,
+                          const struct cut &c)
+{
+    const int width = c.tile * V, lane = (int)threadIdx.x % c.tile;
+    if (p.row < p.step)
+#pragma unroll
+        for (int j = 0; j < V; j++)
+            part[p.row * width + lane * V + j] = sum[j];
+    __syncthreads();
+    const int channel0 = p.channel - lane * V;
+    for (int i = (int)threadIdx.x; i < width && channel0 + i < c.channels; i += THREADS) {
+        float even = 0, odd = 0;
+        for (int row = 0; row < p.step; row += 2) {
+            even += part[row * width + i];
+            if (row + 1 < p.step) odd += part[(row + 1) * width + i];
+        }
+        out[(p.run * c.chunks + p.chunk) * c.channels + channel0 + i] = even + odd;
+    }
+    __syncthreads();
+}
+
+/* Do `body(u, row)` for the UNROLL rows from r0 on that there are. */
+#define FOR_ROWS(u, row)                                                                        \
+    _Pragma("unroll") for (int u = 0; u < UNROLL; u++) if (const int64_t row = r0 + u * p.step; \
+                                                           row < p.end)
+
+/* ---- forward ---- */
+
+__device__ void move_on(const struct mabn_cuda_counter &counter)
+{
+    if (blockIdx.x || threadIdx.x) return;
+    if (counter.f32) *counter.f32 += (float)counter.by;
+    if (counter.i64) *counter.i64 += counter.by;
+}
+
+template <typename T, int V, bool SHIFTED>
+__global__ void __launch_bounds__(THREADS)
+    moments_kernel(float *sum_out, float *square_out, float *first_out, const T *x,
+                   struct mabn_cuda_counter counter, struct cut c)
+{
+    constexpr int UNROLL = 4;
+    MABN_SHARED(float, part, THREADS *V);
+    const struct place p = find_place<V>(c);
+    float sum[V] = {0}, square[V] = {0}, shift[V] = {0};
+
+    move_on(counter);
+    if (SHIFTED && p.active) {
+        mabn_load(shift, x + p.run * c.run_rows * c.channels + p.channel);
+        if (p.chunk == 0 && p.row == 0)
+#pragma unroll
+            for (int j = 0; j < V; j++)
+                first_out[p.run * c.channels + p.channel + j] = shift[j];
+    }
+    for (int64_t r0 = p.first; r0 < p.end; r0 += UNROLL * p.step) {
+        typename mabn_vector<T, V>::raw raw[UNROLL];
+        FOR_ROWS(u, row) raw[u] = mabn_fetch<V>(x + row * c.channels + p.channel);
+        FOR_ROWS(u, row)
+        {
+            float v[V];
+            mabn_unpack(v, raw[u]);
+#pragma unroll
+            for (int j = 0; j < V; j++) {
+                const float d = v[j] - shift[j];
+                if (SHIFTED) sum[j] += d;
+                square[j] = fmaf(d, d, square[j]);
+            }
+        }
+    }
+    leave_sum<V>(square_out, part, square, p, c);
+    if (SHIFTED) leave_sum<V>(sum_out, part, sum, p, c);
+}
+
+template <typename T> struct apply_args {
+    T *y;
+    const T *x, *residual;
+    struct mabn_cuda_affine affine;
+    float *square;
+    struct mabn_cuda_counter counter;
+    const int *only_if;
+    bool relu;
+};
+
+template <typename T, int V, bool RESIDUAL, bool SQUARE>
+__global__ void __launch_bounds__(THREADS) apply_kernel(struct apply_args<T> in, struct cut c)
+{
+    constexpr int UNROLL = RESIDUAL ? 2 : 4;
+    MABN_SHARED(float, part, SQUARE ? THREADS *V : 1);
+    const struct place p = find_place<V>(c);
+    const bool wanted = !in.only_if || *in.only_if;
+    float a[V] = {0}, b[V] = {0}, square[V] = {0};
+
+    if (SQUARE) move_on(in.counter);
+    if (p.active && wanted) {
+        mabn_load(a, in.affine.a + p.run * in.affine.stride + p.channel);
+        mabn_load(b, in.affine.b + p.run * in.affine.stride + p.channel);
+    }
+    for (int64_t r0 = p.first; wanted && r0 < p.end; r0 += UNROLL * p.step) {
+        typename mabn_vector<T, V>::raw raw[UNROLL], raw_add[UNROLL];
+        FOR_ROWS(u, row)
+        {
+            raw[u] = mabn_fetch<V>(in.x + row * c.channels + p.channel);
+            if (RESIDUAL) raw_add[u] = mabn_fetch<V>(in.residual + row * c.channels + p.channel);
+        }
+        FOR_ROWS(u, row)
+        {
+            float v[V], add[V];
+            mabn_unpack(v, raw[u]);
+            if (RESIDUAL) mabn_unpack(add, raw_add[u]);
+#pragma unroll
+            for (int j = 0; j < V; j++) {
+                if (SQUARE) square[j] = fmaf(v[j], v[j], square[j]);
+                float y = fmaf(a[j], v[j], b[j]);
+                if (RESIDUAL) y += add[j];
+                v[j] = in.relu && y < 0 ? 0 : y; /* NaN passes */
+            }
+            mabn_store(in.y + row * c.channels + p.channel, v);
+        }
+    }
+    if (SQUARE) leave_sum<V>(in.square, part, square, p, c);
+}
+
+/* ---- backward ---- */
+
+template <typename T> struct grad_args {
+    const T *dy, *x, *y;
+    struct mabn_cuda_affine affine;
+    const float *shift;
+    T *dx, *dresidual;
+    const float *p, *q, *r;
+    int64_t stride;
+};
+
+/* The gradient behind ReLU. */
+template <int MASK>
+__device__ __forceinline__ float masked(float dy, float x, float y, float a, float b)
+{
+    if (MASK == MABN_MASK_Y) return y <= 0 ? 0 : dy;
+    if (MASK == MABN_MASK_X) return fmaf(a, x, b) <= 0 ? 0 : dy;
+    return dy;
+}
+
+template <typename T, int V, int MASK>
+__global__ void __launch_bounds__(THREADS)
+    grad_moments_kernel(float *sum_out, float *dot_out, struct grad_args<T> in, struct cut c)
+{
+    constexpr int UNROLL = 2;
+    MABN_SHARED(float, part, THREADS *V);
+    const struct place p = find_place<V>(c);
+    float sum[V] = {0}, dot[V] = {0}, shift[V] = {0}, a[V] = {0}, b[V] = {0};
+
+    if (p.active && MASK == MABN_MASK_X) {
+        mabn_load(a, in.affine.a + p.run * in.affine.stride + p.channel);
+        mabn_load(b, in.affine.b + p.run * in.affine.stride + p.channel);
+    }
+    if (p.active && in.shift) mabn_load(shift, in.shift + p.run * c.channels + p.channel);
+    for (int64_t r0 = p.first; r0 < p.end; r0 += UNROLL * p.step) {
+        typename mabn_vector<T, V>::raw raw_dy[UNROLL], raw_x[UNROLL], raw_y[UNROLL];
+        FOR_ROWS(u, row)
+        {
+            const int64_t at = row * c.channels + p.channel;
+            raw_dy[u] = mabn_fetch<V>(in.dy + at);
+            raw_x[u] = mabn_fetch<V>(in.x + at);
+            if (MASK == MABN_MASK_Y) raw_y[u] = mabn_fetch<V>(in.y + at);
+        }
+        FOR_ROWS(u, row)
+        {
+            float dy[V], x[V], y[V] = {0};
+            mabn_unpack(dy, raw_dy[u]);
+            mabn_unpack(x, raw_x[u]);
+            if (MASK == MABN_MASK_Y) mabn_unpack(y, raw_y[u]);
+#pragma unroll
+            for (int j = 0; j < V; j++) {
+                const float g = masked<MASK>(dy[j], x[j], y[j], a[j], b[j]);
+                sum[j] += g;
+                dot[j] = fmaf(g, x[j] - shift[j], dot[j]);
+            }
+        }
+    }
+    leave_sum<V>(sum_out, part, sum, p, c);
+    leave_sum<V>(dot_out, part, dot, p, c);
+}
+
+template <typename T, int V, int MASK, bool FULL>
+__global__ void __launch_bounds__(THREADS) grad_apply_kernel(struct grad_args<T> in, struct cut c)
+{
+    constexpr int UNROLL = 2;
+    const struct place p = find_place<V>(c);
+    float kp[V] = {0}, kq[V] = {0}, kr[V] = {0}, shift[V] = {0}, a[V] = {0}, b[V] = {0};
+
+    if (p.active) {
+        const int64_t at = p.run * in.stride + p.channel;
+        mabn_load(kp, in.p + at);
+        if (FULL) mabn_load(kq, in.q + at);
+        if (FULL) mabn_load(kr, in.r + at);
+        if (FULL && in.shift) mabn_load(shift, in.shift + p.run * c.channels + p.channel);
+        if (MASK == MABN_MASK_X) {
+            mabn_load(a, in.affine.a + p.run * in.affine.stride + p.channel);
+            mabn_load(b, in.affine.b + p.run * in.affine.stride + p.channel);
+        }
+    }
+    for (int64_t r0 = p.first; r0 < p.end; r0 += UNROLL * p.step) {
+        typename mabn_vector<T, V>::raw raw_dy[UNROLL], raw_x[UNROLL], raw_y[UNROLL];
+        FOR_ROWS(u, row)
+        {
+            const int64_t at = row * c.channels + p.channel;
+            raw_dy[u] = mabn_fetch<V>(in.dy + at);
+            if (FULL || MASK == MABN_MASK_X) raw_x[u] = mabn_fetch<V>(in.x + at);
+            if (MASK == MABN_MASK_Y) raw_y[u] = mabn_fetch<V>(in.y + at);
+        }
+        FOR_ROWS(u, row)
+        {
+            const int64_t at = row * c.channels + p.channel;
+            float g[V], x[V] = {0}, y[V] = {0};
+            mabn_unpack(g, raw_dy[u]);
+            if (FULL || MASK == MABN_MASK_X) mabn_unpack(x, raw_x[u]);
+            if (MASK == MABN_MASK_Y) mabn_unpack(y, raw_y[u]);
+#pragma unroll
+            for (int j = 0; j < V; j++)
+                g[j] = masked<MASK>(g[j], x[j], y[j], a[j], b[j]);
+            if (in.dresidual) mabn_store(in.dresidual + at, g);
+#pragma unroll
+            for (int j = 0; j < V; j++)
+                g[j] = fmaf(kp[j], g[j], FULL ? fmaf(kq[j], x[j] - shift[j], kr[j]) : 0);
+            mabn_store(in.dx + at, g);
+        }
+    }
+}
+
+/* ---- choosing a kernel ---- */
+
+/* Call work(pointer to the element type, vector width) for this array. */
+template <typename Work> mabn_status by_type(const struct mabn_cuda_rows *rows, Work work)
+{
+    using bf16 = __nv_bfloat16;
+    switch (rows->dtype) {
+    case MABN_DTYPE_F32:
+        if (rows->wide)
+            return work(static_cast<float *>(nullptr), width<mabn_pack<float>::width>());
+        return work(static_cast<float *>(nullptr), width<1>());
+    case MABN_DTYPE_BF16:
+        if (rows->wide) return work(static_cast<bf16 *>(nullptr), width<mabn_pack<bf16>::width>());
+        return work(static_cast<bf16 *>(nullptr), width<1>());
+    default:
+        return mabn_fail(MABN_ERR_UNSUPPORTED, "norm on a GPU: only float32 and bfloat16");
+    }
+}
+
+template <typename T> struct grad_args<T> grad_args_of(const struct mabn_cuda_grad *in) {
+    struct grad_args<T> args = {
+    };
+    args.dy = static_cast<const T *>(in->dy);
+    args.x = static_cast<const T *>(in->x);
+    args.y = static_cast<const T *>(in->y);
+    args.affine = in->affine;
+    args.shift = in->shift;
+    return args;
+}
+
+template <typename T, int V, int MASK>
+mabn_status launch_grad_apply(const struct grad_args<T> &args, const struct mabn_cuda_rows *rows,
+                              cudaStream_t stream)
+{
+    const struct cut c = cut_rows(rows, V, APPLY_BLOCKS);
+    const dim3 grid = grid_of(c, rows->runs);
+    if (args.q)
+        return MABN_LAUNCH((grad_apply_kernel<T, V, MASK, true>), grid, THREADS, 0, stream, args,
+                           c);
+    return MABN_LAUNCH((grad_apply_kernel<T, V, MASK, false>), grid, THREADS, 0, stream, args, c);
+}
+
+} // namespace
+
+bool mabn_cuda_wide(enum mabn_dtype dtype, int channels, const void *const *pointers, int count)
+{
+    bool ok = channels % (dtype == MABN_DTYPE_BF16 ? mabn_pack<__nv_bfloat16>::width
+                                                   : mabn_pack<float>::width) ==
+              0;
+    for (int i = 0; i < count; i++)
+        ok = ok && reinterpret_cast<uintptr_t>(pointers[i]) % 16 == 0;
+    return ok;
+}
+
+int mabn_cuda_chunks(const struct mabn_cuda_rows *rows)
+{
+    const int wide =
+        rows->dtype == MABN_DTYPE_BF16 ? mabn_pack<__nv_bfloat16>::width : mabn_pack<float>::width;
+    return cut_rows(rows, rows->wide ? wide : 1, SUM_BLOCKS).chunks;
+}
+
+mabn_status mabn_cuda_square(float *square, const void *x, struct mabn_cuda_counter counter,
+                             const struct mabn_cuda_rows *rows, cudaStream_t stream)
+{
+    return by_type(rows, [&](auto *type, auto vector) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        constexpr int V = decltype(vector)::value;
+        const struct cut c = cut_rows(rows, V, SUM_BLOCKS);
+        return MABN_LAUNCH((moments_kernel<T, V, false>), grid_of(c, rows->runs), THREADS, 0,
+                           stream, nullptr, square, nullptr, static_cast<const T *>(x), counter, c);
+    });
+}
+
+mabn_status mabn_cuda_moments(float *sum, float *square, float *first, const void *x,
+                              struct mabn_cuda_counter counter, const struct mabn_cuda_rows *rows,
+                              cudaStream_t stream)
+{
+    return by_type(rows, [&](auto *type, auto vector) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        constexpr int V = decltype(vector)::value;
+        const struct cut c = cut_rows(rows, V, SUM_BLOCKS);
+        return MABN_LAUNCH((moments_kernel<T, V, true>), grid_of(c, rows->runs), THREADS, 0, stream,
+                           sum, square, first, static_cast<const T *>(x), counter, c);
+    });
+}
+
+mabn_status mabn_cuda_apply(const struct mabn_cuda_apply_in *in, const struct mabn_cuda_rows *rows,
+                            cudaStream_t stream)
+{
+    return by_type(rows, [&](auto *type, auto vector) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        constexpr int V = decltype(vector)::value;
+        const struct cut c = cut_rows(rows, V, in->square ? SUM_BLOCKS : APPLY_BLOCKS);
+        const dim3 grid = grid_of(c, rows->runs);
+        const struct apply_args<T> args = {
+            static_cast<T *>(in->y), static_cast<const T *>(in->x),
+                static_cast<const T *>(in->residual), in->affine, in->square, in->counter,
+                in->only_if, in->relu
+        };
+        if (in->square && in->residual)
+            return MABN_LAUNCH((apply_kernel<T, V, true, true>), grid, THREADS, 0, stream, args, c);
+        if (in->square)
+            return MABN_LAUNCH((apply_kernel<T, V, false, true>), grid, THREADS, 0, stream, args,
+                               c);
+        if (in->residual)
+            return MABN_LAUNCH((apply_kernel<T, V, true, false>), grid, THREADS, 0, stream, args,
+                               c);
+        return MABN_LAUNCH((apply_kernel<T, V, false, false>), grid, THREADS, 0, stream, args, c);
+    });
+}
+
+mabn_status mabn_cuda_grad_moments(float *sum, float *dot, const struct mabn_cuda_grad *in,
+                                   const struct mabn_cuda_rows *rows, cudaStream_t stream)
+{
+    return by_type(rows, [&](auto *type, auto vector) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        constexpr int V = decltype(vector)::value;
+        const struct cut c = cut_rows(rows, V, SUM_BLOCKS);
+        const dim3 grid = grid_of(c, rows->runs);
+        const struct grad_args<T> args = grad_args_of<T>(in);
+        if (in->mask == MABN_MASK_Y)
+            return MABN_LAUNCH((grad_moments_kernel<T, V, MABN_MASK_Y>), grid, THREADS, 0, stream,
+                               sum, dot, args, c);
+        if (in->mask == MABN_MASK_X)
+            return MABN_LAUNCH((grad_moments_kernel<T, V, MABN_MASK_X>), grid, THREADS, 0, stream,
+                               sum, dot, args, c);
+        return MABN_LAUNCH((grad_moments_kernel<T, V, MABN_MASK_NONE>), grid, THREADS, 0, stream,
+                           sum, dot, args, c);
+    });
+}
+
+mabn_status mabn_cuda_grad_apply(void *dx, void *dresidual, const struct mabn_cuda_grad *in,
+                                 const float *p, const float *q, const float *r, int64_t stride,
+                                 const struct mabn_cuda_rows *rows, cudaStream_t stream)
+{
+    return by_type(rows, [&](auto *type, auto vector) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        constexpr int V = decltype(vector)::value;
+        struct grad_args<T> args = grad_args_of<T>(in);
+        args.dx = static_cast<T *>(dx);
+        args.dresidual = static_cast<T *>(dresidual);
+        args.p = p;
+        args.q = q;
+        args.r = r;
+        args.stride = stride;
+        if (in->mask == MABN_MASK_Y)
+            return launch_grad_apply<T, V, MABN_MASK_Y>(args, rows, stream);
+        if (in->mask == MABN_MASK_X)
+            return launch_grad_apply<T, V, MABN_MASK_X>(args, rows, stream);
+        return launch_grad_apply<T, V, MABN_MASK_NONE>(args, rows, stream);
+    });
+}

@@ -1,0 +1,302 @@
+/* The normalization engine on the GPU: which kernels a call launches, on which memory.
+ *
+ *     forward              moments, coefficients, apply
+ *     forward, known       affine, apply with Σx², coefficients, apply where a run was clipped
+ *     backward             gradient moments, gradients, gradient apply
+ *     inference            affine, apply; GN, LN and IN as forward */
+#include "norm/norm_cuda.h"
+
+#include "norm/coefficients.cuh"
+#include "norm/kernels.cuh"
+
+namespace
+{
+
+struct call {
+    const struct mabn_norm *norm;
+    const struct mabn_norm_cuda_io *io;
+    struct mabn_cuda_rows rows;
+    struct mabn_cuda_work work;
+    cudaStream_t stream;
+};
+
+size_t align64(size_t bytes)
+{
+    return (bytes + 63) / 64 * 64;
+}
+
+struct layout {
+    size_t sum, square, first, stat0, stat1, known, clipped, grad, saved, bytes;
+};
+
+/* `chunks`: of a run, at most. */
+struct layout scratch_layout(const struct mabn_norm *norm, int64_t samples, int64_t chunks)
+{
+    const size_t c = (size_t)norm->channels, rc = (size_t)mabn_norm_runs(norm, samples) * c;
+    struct layout l;
+
+    l.sum = 0;
+    l.square = l.sum + align64(rc * (size_t)chunks * sizeof(float));
+    l.first = l.square + align64(rc * (size_t)chunks * sizeof(float));
+    l.stat0 = l.first + align64(rc * sizeof(float));
+    l.stat1 = l.stat0 + align64(rc * sizeof(double));
+    l.known = l.stat1 + align64(rc * sizeof(double));
+    l.clipped = l.known + 2 * align64(c * sizeof(float));
+    l.grad = l.clipped + 64;
+    l.saved = l.grad + 3 * align64(rc * sizeof(float));
+    l.bytes = l.saved + mabn_norm_saved_bytes(norm, samples);
+    return l;
+}
+
+struct mabn_cuda_rows rows_of(const struct mabn_norm *norm, int64_t samples, int64_t positions,
+                              enum mabn_dtype dtype)
+{
+    struct mabn_cuda_rows r;
+    r.rows = samples * positions;
+    r.run_rows = mabn_norm_run_samples(norm, samples) * positions;
+    r.runs = mabn_norm_runs(norm, samples);
+    r.channels = norm->channels;
+    r.dtype = dtype;
+    r.wide = false;
+    return r;
+}
+
+/* Chunks of a run for any type and alignment. */
+int64_t most_chunks(const struct mabn_norm *norm, int64_t samples, int64_t positions)
+{
+    const enum mabn_dtype types[] = {MABN_DTYPE_F32, MABN_DTYPE_BF16};
+    int most = 1;
+    for (int i = 0; i < 4; i++) {
+        struct mabn_cuda_rows r = rows_of(norm, samples, positions, types[i / 2]);
+        r.wide = i % 2 && mabn_cuda_wide(r.dtype, r.channels, NULL, 0);
+        const int chunks = mabn_cuda_chunks(&r);
+        most = chunks > most ? chunks : most;
+    }
+    return most;
+}
+
+void call_init(struct call *c, const struct mabn_norm *norm, const struct mabn_norm_cuda_io *io)
+{
+    struct mabn_cuda_work *w = &c->work;
+    char *p = static_cast<char *>(io->scratch);
+    const void *all[] = {io->x,     io->residual, io->y,    io->dy,       io->dx,
+                         io->saved, io->gamma,    io->beta, io->dresidual};
+
+    *c = {};
+    c->norm = norm;
+    c->io = io;
+    c->stream = static_cast<cudaStream_t>(io->stream);
+    c->rows = rows_of(norm, io->samples, io->positions, io->dtype);
+    c->rows.wide = mabn_cuda_wide(io->dtype, norm->channels, all, sizeof all / sizeof *all);
+
+    w->o = norm->options;
+    mabn_norm_state_view(&w->state, norm, io->state);
+    w->gamma = io->gamma;
+    w->beta = io->beta;
+    w->runs = c->rows.runs;
+    w->run_rows = c->rows.run_rows;
+    w->rows = c->rows.rows;
+    w->run_samples = mabn_norm_run_samples(norm, io->samples);
+    w->samples = io->samples;
+    w->channels = norm->channels;
+    w->chunks = mabn_cuda_chunks(&c->rows);
+    w->dgamma = io->dgamma;
+    w->dbeta = io->dbeta;
+    w->accumulate = io->accumulate;
+
+    const struct layout l = scratch_layout(norm, io->samples, w->chunks);
+    const size_t one = (l.saved - l.grad) / 3;
+    w->sum = reinterpret_cast<float *>(p + l.sum);
+    w->square = reinterpret_cast<float *>(p + l.square);
+    w->first = reinterpret_cast<float *>(p + l.first);
+    w->stat0 = reinterpret_cast<double *>(p + l.stat0);
+    w->stat1 = reinterpret_cast<double *>(p + l.stat1);
+    w->known_a = reinterpret_cast<float *>(p + l.known);
+    w->known_b = reinterpret_cast<float *>(p + l.known + (l.clipped - l.known) / 2);
+    w->p = reinterpret_cast<float *>(p + l.grad);
+    w->q = reinterpret_cast<float *>(p + l.grad + one);
+    w->r = reinterpret_cast<float *>(p + l.grad + 2 * one);
+    /* GN, LN and IN at inference have no saved block: it is scratch then. */
+    mabn_norm_saved_view(&w->saved, norm, io->saved ? io->saved : p + l.saved, io->samples);
+}
+
+int *clipped_flag(const struct call *c)
+{
+    const struct layout l = scratch_layout(c->norm, c->io->samples, c->work.chunks);
+    return reinterpret_cast<int *>(static_cast<char *>(c->io->scratch) + l.clipped);
+}
+
+mabn_status check(const struct mabn_norm *norm, const struct mabn_norm_cuda_io *io)
+{
+    if (io->samples < 0 || io->positions < 0) return mabn_fail(MABN_ERR_ARG, "norm: negative size");
+    if (mabn_norm_has_affine(norm->options.kind) && (!io->gamma || !io->beta))
+        return mabn_fail(MABN_ERR_ARG, "norm: gamma and beta are missing");
+    if (mabn_norm_state_bytes(norm) && !io->state)
+        return mabn_fail(MABN_ERR_ARG, "norm: state is missing");
+    if (norm->sync && norm->sync->ranks > 1)
+        return mabn_fail(MABN_ERR_UNSUPPORTED, "SyncBN over several ranks is not there on GPUs");
+    return MABN_OK;
+}
+
+struct mabn_cuda_counter counter_of(const struct call *c)
+{
+    const struct mabn_norm_state *s = &c->work.state;
+    struct mabn_cuda_counter counter = {s->iters_f32, s->iters ? s->iters : s->batches, 1};
+    if (s->iters) counter.by = (int)c->work.runs;
+    return counter;
+}
+
+/* y from coefficients a run apart by `stride`. */
+struct mabn_cuda_apply_in apply_in(const struct call *c, const float *a, const float *b,
+                                   int64_t stride)
+{
+    struct mabn_cuda_apply_in in = {};
+    in.y = c->io->y;
+    in.x = c->io->x;
+    in.residual = c->io->residual;
+    in.affine.a = a;
+    in.affine.b = b;
+    in.affine.stride = stride;
+    in.relu = c->io->relu;
+    return in;
+}
+
+mabn_status apply_saved(const struct call *c, const int *only_if)
+{
+    const struct mabn_norm_saved *s = &c->work.saved;
+    struct mabn_cuda_apply_in in = apply_in(c, s->a, s->b, c->work.channels);
+    in.only_if = only_if;
+    return mabn_cuda_apply(&in, &c->rows, c->stream);
+}
+
+mabn_status forward_known(struct call *c)
+{
+    struct mabn_cuda_work *w = &c->work;
+    struct mabn_cuda_apply_in in = apply_in(c, w->known_a, w->known_b, 0);
+
+    w->clipped = clipped_flag(c);
+    in.square = w->square;
+    in.counter = counter_of(c);
+    MABN_TRY(mabn_cuda_known_affine(w, c->stream));
+    MABN_TRY(mabn_cuda_apply(&in, &c->rows, c->stream));
+    MABN_TRY(mabn_cuda_coefficients(w, c->stream));
+    return apply_saved(c, w->clipped);
+}
+
+mabn_status measure_and_apply(struct call *c)
+{
+    const struct mabn_cuda_work *w = &c->work;
+
+    if (c->norm->options.kind == MABN_NORM_MABN)
+        MABN_TRY(mabn_cuda_square(w->square, c->io->x, counter_of(c), &c->rows, c->stream));
+    else
+        MABN_TRY(mabn_cuda_moments(w->sum, w->square, w->first, c->io->x, counter_of(c), &c->rows,
+                                   c->stream));
+    MABN_TRY(mabn_cuda_coefficients(w, c->stream));
+    return apply_saved(c, NULL);
+}
+
+/* As the CPU has it: several runs under the iteration rule each move running_var. */
+bool knows_affine(const struct call *c)
+{
+    const struct mabn_norm_options *o = &c->norm->options;
+    return c->io->known && o->kind == MABN_NORM_MABN && c->io->y != c->io->residual &&
+           (o->window_rule == MABN_WINDOW_SUBBATCH || c->work.runs == 1);
+}
+
+} // namespace
+
+size_t mabn_norm_cuda_scratch_bytes(const struct mabn_norm *norm, int64_t samples,
+                                    int64_t positions)
+{
+    struct mabn_norm plain = *norm; /* as inference takes it */
+    if (!samples || !positions) return 64;
+    const size_t train = scratch_layout(norm, samples, most_chunks(norm, samples, positions)).bytes;
+    plain.options.norm_batch = 0;
+    const size_t infer =
+        scratch_layout(&plain, samples, most_chunks(&plain, samples, positions)).bytes;
+    return train > infer ? train : infer;
+}
+
+mabn_status mabn_norm_cuda_forward(const struct mabn_norm *norm, const struct mabn_norm_cuda_io *io)
+{
+    struct call c;
+
+    MABN_TRY(check(norm, io));
+    if (!io->samples || !io->positions) return MABN_OK;
+    if (io->y == io->x)
+        return mabn_fail(MABN_ERR_ARG, "norm: training needs x, y must not overwrite it");
+    call_init(&c, norm, io);
+    if (!mabn_norm_measures(norm->options.kind)) {
+        MABN_TRY(mabn_cuda_affine_of(c.work.saved.a, c.work.saved.b, &c.work, c.stream));
+        return apply_saved(&c, NULL);
+    }
+    return knows_affine(&c) ? forward_known(&c) : measure_and_apply(&c);
+}
+
+mabn_status mabn_norm_cuda_reapply(const struct mabn_norm *norm, const struct mabn_norm_cuda_io *io)
+{
+    struct call c;
+
+    MABN_TRY(check(norm, io));
+    if (!io->samples || !io->positions) return MABN_OK;
+    call_init(&c, norm, io);
+    return apply_saved(&c, NULL);
+}
+
+mabn_status mabn_norm_cuda_backward(const struct mabn_norm *norm,
+                                    const struct mabn_norm_cuda_io *io)
+{
+    struct mabn_cuda_grad in = {};
+    struct call c;
+
+    MABN_TRY(check(norm, io));
+    if (!io->samples || !io->positions) {
+        const size_t bytes = io->accumulate ? 0 : (size_t)norm->channels * sizeof(float);
+        const cudaStream_t stream = static_cast<cudaStream_t>(io->stream);
+        if (io->dgamma) MABN_CUDA_TRY(cudaMemsetAsync(io->dgamma, 0, bytes, stream));
+        if (io->dbeta) MABN_CUDA_TRY(cudaMemsetAsync(io->dbeta, 0, bytes, stream));
+        return MABN_OK;
+    }
+    if (io->relu && !io->y && io->dresidual)
+        return mabn_fail(MABN_ERR_ARG, "norm: backward through ReLU with a residual needs y");
+    if (io->dresidual && io->dresidual == io->dx)
+        return mabn_fail(MABN_ERR_ARG, "norm: dresidual and dx must differ");
+    call_init(&c, norm, io);
+    const struct mabn_cuda_work *w = &c.work;
+    in.dy = io->dy;
+    in.x = io->x;
+    in.y = io->y;
+    in.mask = !io->relu ? MABN_MASK_NONE : io->y ? MABN_MASK_Y : MABN_MASK_X;
+    in.affine.a = w->saved.a;
+    in.affine.b = w->saved.b;
+    in.affine.stride = w->channels;
+    if (!mabn_norm_measures(norm->options.kind))
+        return mabn_cuda_grad_apply(io->dx, io->dresidual, &in, w->saved.a, NULL, NULL, w->channels,
+                                    &c.rows, c.stream);
+    in.shift = norm->options.kind == MABN_NORM_MABN ? NULL : w->saved.mean;
+    MABN_TRY(mabn_cuda_grad_moments(w->sum, w->square, &in, &c.rows, c.stream));
+    MABN_TRY(mabn_cuda_gradients(w, c.stream));
+    return mabn_cuda_grad_apply(io->dx, io->dresidual, &in, w->p, w->q, w->r, w->channels, &c.rows,
+                                c.stream);
+}
+
+mabn_status mabn_norm_cuda_infer(const struct mabn_norm *norm, const struct mabn_norm_cuda_io *io)
+{
+    struct mabn_norm_cuda_io call_io = *io;
+    struct mabn_norm plain = *norm;
+    struct call c;
+
+    MABN_TRY(check(norm, io));
+    if (!io->samples || !io->positions) return MABN_OK;
+    call_io.saved = NULL;
+    if (!mabn_norm_folds(norm->options.kind)) {
+        call_init(&c, norm, &call_io);
+        return measure_and_apply(&c);
+    }
+    plain.options.norm_batch = 0; /* one run of everything */
+    call_init(&c, &plain, &call_io);
+    MABN_TRY(mabn_cuda_affine_of(c.work.known_a, c.work.known_b, &c.work, c.stream));
+    const struct mabn_cuda_apply_in in = apply_in(&c, c.work.known_a, c.work.known_b, 0);
+    return mabn_cuda_apply(&in, &c.rows, c.stream);
+}

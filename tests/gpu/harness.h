@@ -1,0 +1,195 @@
+/* One harness for kernel tests on the executor and on a real GPU: arrays that exist on both sides,
+ * in float32 or bfloat16, and comparison within an element type's rounding. A test is a .cu main:
+ *
+ *     int main(void)
+ *     {
+ *         if (!gpu_ready()) return tap_done();
+ *         …
+ *         return tap_done();
+ *     } */
+#ifndef MABN_TESTS_GPU_HARNESS_H
+#define MABN_TESTS_GPU_HARNESS_H
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <string>
+#include <vector>
+
+#include "base/rng.h"
+#include "tap.h"
+#include "tensor/tensor.h"
+
+#ifdef MABN_EXECUTOR
+#define GPU_RUNS_ON "executor"
+/* Every test case may be run in several orders of blocks and threads, for the same bits. */
+static inline void gpu_order(int order)
+{
+    executor::set_order(executor::order(order % 3));
+}
+#else
+#define GPU_RUNS_ON "GPU"
+static inline void gpu_order(int)
+{
+}
+#endif
+
+/* Is there something to run on? Otherwise say so. */
+static inline bool gpu_ready(void)
+{
+    int count = 0;
+    cudaError_t error = cudaGetDeviceCount(&count);
+    if (error == cudaSuccess && count > 0) return true;
+    tap_skip("no GPU here: %s", error == cudaSuccess ? "no device" : cudaGetErrorString(error));
+    return false;
+}
+
+static inline void gpu_check(cudaError_t error, const char *what)
+{
+    if (error == cudaSuccess) return;
+    printf("Bail out! %s: %s\n", what, cudaGetErrorString(error));
+    exit(1);
+}
+
+/* Device memory, full of NaN at first. */
+struct gpu_bytes {
+    void *p = nullptr;
+    size_t bytes;
+
+    explicit gpu_bytes(size_t n) : bytes(n)
+    {
+        if (!n) return;
+        gpu_check(cudaMalloc(&p, n), "cudaMalloc");
+        gpu_check(cudaMemset(p, 0xff, n), "cudaMemset");
+    }
+    ~gpu_bytes()
+    {
+        cudaFree(p);
+    }
+    gpu_bytes(const gpu_bytes &) = delete;
+    gpu_bytes &operator=(const gpu_bytes &) = delete;
+
+    void put(const void *from) const
+    {
+        if (bytes) gpu_check(cudaMemcpy(p, from, bytes, cudaMemcpyHostToDevice), "copy in");
+    }
+    void get(void *to) const
+    {
+        if (bytes) gpu_check(cudaMemcpy(to, p, bytes, cudaMemcpyDeviceToHost), "copy out");
+    }
+};
+
+/* A copy of an array of plain values. */
+template <typename T> struct gpu_values : gpu_bytes {
+    explicit gpu_values(const std::vector<T> &host) : gpu_bytes(host.size() * sizeof(T))
+    {
+        put(host.data());
+    }
+    T *at() const
+    {
+        return static_cast<T *>(p);
+    }
+    std::vector<T> values() const
+    {
+        std::vector<T> host(bytes / sizeof(T));
+        get(host.data());
+        return host;
+    }
+};
+
+/* The float as the type keeps it. */
+static inline float gpu_round(float v, enum mabn_dtype dtype)
+{
+    return dtype == MABN_DTYPE_BF16 ? __bfloat162float(__float2bfloat16_rn(v)) : v;
+}
+
+/* Floats on the host, of type `dtype` on the device. */
+struct gpu_array : gpu_bytes {
+    enum mabn_dtype dtype;
+    size_t count;
+
+    gpu_array(size_t n, enum mabn_dtype type)
+        : gpu_bytes(n * mabn_dtype_size(type)), dtype(type), count(n)
+    {
+    }
+    gpu_array(const std::vector<float> &host, enum mabn_dtype type) : gpu_array(host.size(), type)
+    {
+        if (type == MABN_DTYPE_F32) {
+            put(host.data());
+            return;
+        }
+        std::vector<__nv_bfloat16> half(count);
+        for (size_t i = 0; i < count; i++)
+            half[i] = __float2bfloat16_rn(host[i]);
+        put(half.data());
+    }
+    std::vector<float> values() const
+    {
+        std::vector<float> host(count);
+        if (dtype == MABN_DTYPE_F32) {
+            get(host.data());
+            return host;
+        }
+        std::vector<__nv_bfloat16> half(count);
+        get(half.data());
+        for (size_t i = 0; i < count; i++)
+            host[i] = __bfloat162float(half[i]);
+        return host;
+    }
+};
+
+/* `count` normal numbers, as `dtype` keeps them, of stream `stream`. */
+static inline std::vector<float> gpu_random(size_t count, uint64_t stream, enum mabn_dtype dtype,
+                                            double mean, double deviation)
+{
+    std::vector<float> v(count);
+    struct mabn_rng rng;
+    mabn_rng_init(&rng, 11, MABN_RNG_TEST, stream, 0);
+    for (float &x : v)
+        x = gpu_round(float(mean + deviation * mabn_rng_normal(&rng)), dtype);
+    return v;
+}
+
+/* Largest |got − want|/max(1,|want|); infinite where one is NaN and the other is not. */
+static inline double gpu_error(const std::vector<float> &got, const std::vector<float> &want)
+{
+    double worst = got.size() == want.size() ? 0 : INFINITY;
+    for (size_t i = 0; i < got.size() && i < want.size(); i++) {
+        if (std::isnan(got[i]) && std::isnan(want[i])) continue;
+        double e = fabs(double(got[i]) - want[i]) / fmax(1.0, fabs(double(want[i])));
+        if (!(e <= worst)) worst = std::isnan(e) ? INFINITY : e;
+    }
+    return worst;
+}
+
+/* What one rounding to the type may cost, over float32's 1e-5. */
+static inline double gpu_tolerance(enum mabn_dtype dtype)
+{
+    return dtype == MABN_DTYPE_BF16 ? 1.0 / 256 + 1e-5 : 1e-5;
+}
+
+/* One line for several arrays: `gpu_agree` notes the worst, `gpu_agreed` prints. */
+struct gpu_verdict {
+    bool good = true;
+    std::string text;
+
+    void add(const char *what, double error, double tolerance)
+    {
+        char line[120];
+        if (error <= tolerance) return;
+        good = false;
+        snprintf(line, sizeof line, "#   %s: error %.3g > %.3g\n", what, error, tolerance);
+        text += line;
+    }
+    void add(const char *what, const std::vector<float> &got, const std::vector<float> &want,
+             double tolerance)
+    {
+        add(what, gpu_error(got, want), tolerance);
+    }
+    void print(const char *name)
+    {
+        if (!tap_ok(good, "%s (%s)", name, GPU_RUNS_ON)) fputs(text.c_str(), stdout);
+    }
+};
+
+#endif

@@ -1,0 +1,244 @@
+/* The normalization engine on the GPU against the CPU's: all norms, both element types, ReLU and
+ * residual, groups with a short last run, several steps so that windows, counters and running
+ * averages move. */
+#include "harness.h"
+#include "norm/norm.h"
+#include "norm/norm_cuda.h"
+
+struct shape {
+    int64_t samples, positions;
+    int channels, norm_batch;
+};
+
+struct mode {
+    bool relu, residual, known;
+};
+
+/* One layer, on both sides. */
+struct layer {
+    struct mabn_norm norm;
+    struct shape shape;
+    enum mabn_dtype dtype;
+    std::vector<float> gamma, beta;
+    std::vector<char> state;
+    std::vector<char> saved, scratch;
+    std::vector<float> y, dx, dresidual, dgamma, dbeta;
+
+    layer(const struct mabn_norm_options &o, const struct shape &s, enum mabn_dtype type)
+        : shape(s), dtype(type)
+    {
+        struct mabn_norm_options options = o;
+        options.norm_batch = s.norm_batch;
+        if (mabn_norm_init(&norm, &options, s.channels)) MABN_BUG("%s", mabn_error_message());
+        gamma = gpu_random((size_t)s.channels, 1, MABN_DTYPE_F32, 1, 0.3);
+        beta = gpu_random((size_t)s.channels, 2, MABN_DTYPE_F32, 0, 0.3);
+        state.resize(mabn_norm_state_bytes(&norm) + 64);
+        mabn_norm_state_reset(&norm, state.data());
+        saved.resize(mabn_norm_saved_bytes(&norm, s.samples));
+        scratch.resize(mabn_norm_scratch_bytes(&norm, s.samples, s.positions));
+        const size_t n = values();
+        y.resize(n);
+        dx.resize(n);
+        dresidual.resize(n);
+        dgamma.resize((size_t)s.channels);
+        dbeta.resize((size_t)s.channels);
+    }
+    size_t values() const
+    {
+        return (size_t)(shape.samples * shape.positions * shape.channels);
+    }
+};
+
+static const char *describe(const struct layer &l, const struct mode &m)
+{
+    static char text[160];
+    snprintf(text, sizeof text, "%s%s %s: %dx%dx%d by %d%s%s%s",
+             mabn_norm_kind_name(l.norm.options.kind),
+             l.norm.options.kind != MABN_NORM_MABN                 ? ""
+             : l.norm.options.window_rule == MABN_WINDOW_ITERATION ? " iteration"
+                                                                   : " subbatch",
+             mabn_dtype_name(l.dtype), (int)l.shape.samples, (int)l.shape.positions,
+             l.shape.channels, l.shape.norm_batch, m.relu ? " relu" : "",
+             m.residual ? " residual" : "", m.known ? " known" : "");
+    return text;
+}
+
+static struct mabn_norm_io cpu_io(struct layer &l, const struct mode &m, const float *x,
+                                  const float *residual, const float *dy)
+{
+    struct mabn_norm_io io = {};
+    io.samples = l.shape.samples;
+    io.positions = l.shape.positions;
+    io.relu = m.relu;
+    io.gamma = l.gamma.data();
+    io.beta = l.beta.data();
+    io.state = l.state.data();
+    io.saved = l.saved.data();
+    io.scratch = l.scratch.data();
+    io.x = x;
+    io.residual = m.residual ? residual : NULL;
+    io.y = l.y.data();
+    io.dy = dy;
+    io.dx = l.dx.data();
+    io.dresidual = m.residual ? l.dresidual.data() : NULL;
+    io.dgamma = l.dgamma.data();
+    io.dbeta = l.dbeta.data();
+    return io;
+}
+
+static void compare_state(struct gpu_verdict *verdict, const struct layer &l,
+                          const std::vector<char> &device)
+{
+    struct mabn_norm_tensor host_list[MABN_NORM_MAX_TENSORS], device_list[MABN_NORM_MAX_TENSORS];
+    const int count = mabn_norm_state_list(&l.norm, (void *)l.state.data(), host_list);
+    mabn_norm_state_list(&l.norm, (void *)device.data(), device_list);
+    for (int i = 0; i < count; i++) {
+        const size_t n = host_list[i].bytes / 4;
+        const float *want = (const float *)host_list[i].data;
+        const float *got = (const float *)device_list[i].data;
+        if (host_list[i].dtype == MABN_NORM_I64)
+            verdict->add(host_list[i].name, memcmp(got, want, host_list[i].bytes) ? 1 : 0, 0);
+        else
+            verdict->add(host_list[i].name, std::vector<float>(got, got + n),
+                         std::vector<float>(want, want + n), 1e-5);
+    }
+}
+
+/* A layer's steps: forward, reapply, backward, state; then inference. */
+static void run(const struct mabn_norm_options &options, const struct shape &s,
+                enum mabn_dtype dtype, const struct mode &m, int steps)
+{
+    struct layer l(options, s, dtype);
+    struct gpu_verdict verdict;
+    const size_t n = l.values();
+    const double tolerance = gpu_tolerance(dtype);
+    gpu_values<float> gamma(l.gamma), beta(l.beta);
+    gpu_values<char> state(l.state);
+    gpu_bytes saved(l.saved.size());
+    gpu_bytes scratch(mabn_norm_cuda_scratch_bytes(&l.norm, s.samples, s.positions));
+    gpu_array y(n, dtype), again(n, dtype), dx(n, dtype), dresidual(n, dtype);
+    gpu_values<float> dgamma(l.dgamma), dbeta(l.dbeta);
+    struct mabn_norm_cuda_io io = {};
+
+    io.samples = s.samples;
+    io.positions = s.positions;
+    io.dtype = dtype;
+    io.relu = m.relu;
+    io.gamma = gamma.at();
+    io.beta = beta.at();
+    io.state = state.p;
+    io.saved = saved.p;
+    io.scratch = scratch.p;
+    io.dgamma = dgamma.at();
+    io.dbeta = dbeta.at();
+    for (int step = 0; step < steps; step++) {
+        /* The last step's input is an outlier: r is clipped. */
+        const double size = step == steps - 1 ? 12 : 1;
+        const std::vector<float> x = gpu_random(n, 10 + step, dtype, 0.4 * size, size);
+        const std::vector<float> residual = gpu_random(n, 30 + step, dtype, 0, 1);
+        const std::vector<float> dy = gpu_random(n, 50 + step, dtype, 0, 1);
+        gpu_array gpu_x(x, dtype), gpu_residual(residual, dtype), gpu_dy(dy, dtype);
+        struct mabn_norm_io cpu = cpu_io(l, m, x.data(), residual.data(), dy.data());
+
+        gpu_order(step);
+        io.known = m.known && step + 1 >= options.r_start;
+        io.x = gpu_x.p;
+        io.residual = m.residual ? gpu_residual.p : NULL;
+        io.y = y.p;
+        io.dy = gpu_dy.p;
+        io.dx = dx.p;
+        io.dresidual = m.residual ? dresidual.p : NULL;
+        io.accumulate = cpu.accumulate = step % 2;
+        if (mabn_norm_forward(&l.norm, &cpu)) MABN_BUG("%s", mabn_error_message());
+        if (mabn_norm_cuda_forward(&l.norm, &io)) verdict.add(mabn_error_message(), 1, 0);
+        verdict.add("y", y.values(), l.y, tolerance);
+        io.y = again.p;
+        if (mabn_norm_cuda_reapply(&l.norm, &io)) verdict.add(mabn_error_message(), 1, 0);
+        verdict.add("y again", again.values(), y.values(), 0);
+        if (!m.residual) cpu.y = NULL; /* the mask is recomputed */
+        io.y = m.residual ? y.p : NULL;
+        if (mabn_norm_backward(&l.norm, &cpu)) MABN_BUG("%s", mabn_error_message());
+        if (mabn_norm_cuda_backward(&l.norm, &io)) verdict.add(mabn_error_message(), 1, 0);
+        verdict.add("dx", dx.values(), l.dx, tolerance);
+        if (m.residual) verdict.add("dresidual", dresidual.values(), l.dresidual, tolerance);
+        if (mabn_norm_trains(options.kind)) {
+            verdict.add("dgamma", dgamma.values(), l.dgamma, 3e-5);
+            verdict.add("dbeta", dbeta.values(), l.dbeta, 3e-5);
+        }
+        compare_state(&verdict, l, state.values());
+
+        if (step + 1 < steps) continue;
+        cpu.y = l.y.data();
+        io.y = y.p;
+        if (mabn_norm_infer(&l.norm, &cpu)) MABN_BUG("%s", mabn_error_message());
+        if (mabn_norm_cuda_infer(&l.norm, &io)) verdict.add(mabn_error_message(), 1, 0);
+        verdict.add("inference", y.values(), l.y, tolerance);
+    }
+    gpu_order(0);
+    verdict.print(describe(l, m));
+}
+
+static struct mabn_norm_options options_of(enum mabn_norm_kind kind, enum mabn_window_rule rule)
+{
+    struct mabn_norm_options o;
+    mabn_norm_options_init(&o, kind);
+    o.window_rule = rule;
+    o.window = 3;
+    o.warmup = 2;
+    o.r_start = kind == MABN_NORM_MABN ? 4 : 0;
+    o.lambda = 1.5;
+    o.momentum = 0.7;
+    o.ramp_start = 0;
+    o.r_ramp_end = o.d_ramp_end = 3;
+    return o;
+}
+
+static void test_kind(enum mabn_norm_kind kind, enum mabn_window_rule rule)
+{
+    /* Odd channels (no vectors), vectors that do not fill a tile, several tiles and chunks. */
+    static const struct shape shapes[] = {
+        {5, 7, 5, 2}, {4, 3, 24, 2}, {3, 130, 40, 0}, {7, 5, 136, 3}, {1, 9, 8, 1}};
+    static const struct mode modes[] = {
+        {true, false, false}, {true, true, false}, {false, true, true}, {true, false, true}};
+    const enum mabn_dtype types[] = {MABN_DTYPE_F32, MABN_DTYPE_BF16};
+
+    for (int i = 0; i < 10; i++) {
+        struct mabn_norm_options o = options_of(kind, rule);
+        const struct shape s = shapes[i / 2];
+        struct mode m = modes[(i / 2 + i) % 4];
+        if (kind != MABN_NORM_MABN) m.known = false;
+        o.groups = s.channels % 8 ? 1 : 8;
+        run(o, s, types[i % 2], m, 6);
+    }
+}
+
+static void test_refusals(void)
+{
+    struct mabn_norm_options o = options_of(MABN_NORM_BN, MABN_WINDOW_SUBBATCH);
+    struct mabn_norm norm;
+    struct mabn_norm_cuda_io io = {};
+    float word = 0;
+
+    tap_status(mabn_norm_init(&norm, &o, 8), "a norm");
+    tap_fails(mabn_norm_cuda_forward(&norm, &io), MABN_ERR_ARG, "gamma", "no gamma");
+    io.gamma = io.beta = &word;
+    tap_fails(mabn_norm_cuda_forward(&norm, &io), MABN_ERR_ARG, "state", "no state");
+    io.state = &word;
+    tap_status(mabn_norm_cuda_forward(&norm, &io), "no samples: nothing to do");
+    io.samples = io.positions = 1;
+    tap_fails(mabn_norm_cuda_forward(&norm, &io), MABN_ERR_ARG, "overwrite", "y over x");
+    io.y = &word;
+    io.dtype = MABN_DTYPE_F64;
+    io.scratch = &word;
+    tap_fails(mabn_norm_cuda_forward(&norm, &io), MABN_ERR_UNSUPPORTED, "float32", "float64");
+}
+
+int main(void)
+{
+    if (!gpu_ready()) return tap_done();
+    for (int kind = 0; kind < MABN_NORM_KINDS; kind++)
+        test_kind((enum mabn_norm_kind)kind, MABN_WINDOW_SUBBATCH);
+    test_kind(MABN_NORM_MABN, MABN_WINDOW_ITERATION);
+    test_refusals();
+    return tap_done();
+}
