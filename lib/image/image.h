@@ -93,7 +93,7 @@ struct mabn_decode_options {
         3, 100000000u, 100, false \
     }
 
-/* Holds libjpeg's state, reused from picture to picture: one for each thread. */
+/* What decoding needs, reused from picture to picture: one for each thread. */
 struct mabn_decoder;
 struct mabn_decoder *mabn_decoder_new(void);
 void mabn_decoder_free(struct mabn_decoder *decoder);

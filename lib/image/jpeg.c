@@ -25,8 +25,7 @@ struct mabn_jpeg_decoder {
     struct jpeg_progress_mgr progress;
     jmp_buf jump;
     mabn_status status;          /* of the failure that jumped */
-    bool damaged;                /* a warning of wrong pixels was seen */
-    bool allow_damaged;          /* … and may be passed over */
+    bool allow_damaged;          /* pass over warnings of wrong pixels */
     int max_scans;               /* 0: not limited */
     struct mabn_decode_job *job; /* at hand */
     struct mabn_image row;       /* one row of CMYK, or wider than what is kept */
@@ -55,7 +54,6 @@ static void on_message(j_common_ptr cinfo, int level)
     struct mabn_jpeg_decoder *jpeg = cinfo->client_data;
     char text[JMSG_LENGTH_MAX];
     if (level >= 0 || is_harmless(cinfo->err->msg_code)) return;
-    jpeg->damaged = true;
     if (jpeg->allow_damaged) return;
     cinfo->err->format_message(cinfo, text);
     jpeg->status = mabn_fail(MABN_ERR_FORMAT, "JPEG is damaged or truncated: %s", text);
@@ -86,14 +84,18 @@ static mabn_status guarded(struct mabn_jpeg_decoder *jpeg, void (*step)(struct m
 
 /* ---- life ---- */
 
+/* libjpeg's object lives for one picture: kept for the next, it would lend a file without tables
+ * of its own those of the file before. */
 static void step_create(struct mabn_jpeg_decoder *jpeg)
 {
     jpeg_create_decompress(&jpeg->cinfo);
 }
 
-static mabn_status jpeg_init(struct mabn_jpeg_decoder *jpeg)
+static mabn_status begin(struct mabn_jpeg_decoder *jpeg, struct mabn_decode_job *job)
 {
-    memset(jpeg, 0, sizeof *jpeg);
+    jpeg->job = job;
+    jpeg->allow_damaged = job->options.allow_damaged;
+    jpeg->max_scans = job->options.max_scans;
     jpeg->cinfo.err = jpeg_std_error(&jpeg->errors);
     jpeg->errors.error_exit = on_error;
     jpeg->errors.emit_message = on_message;
@@ -105,23 +107,21 @@ static mabn_status jpeg_init(struct mabn_jpeg_decoder *jpeg)
     return MABN_OK;
 }
 
-static void jpeg_release(struct mabn_jpeg_decoder *jpeg)
+static void end(struct mabn_jpeg_decoder *jpeg)
 {
     jpeg_destroy_decompress(&jpeg->cinfo);
-    mabn_image_release(&jpeg->row);
+    jpeg->job = NULL;
 }
 
 struct mabn_jpeg_decoder *mabn_jpeg_decoder_new(void)
 {
-    struct mabn_jpeg_decoder *jpeg = mabn_xmalloc(sizeof *jpeg);
-    if (jpeg_init(jpeg)) MABN_BUG("libjpeg does not start: %s", mabn_error_message());
-    return jpeg;
+    return mabn_xcalloc(1, sizeof(struct mabn_jpeg_decoder));
 }
 
 void mabn_jpeg_decoder_free(struct mabn_jpeg_decoder *jpeg)
 {
     if (!jpeg) return;
-    jpeg_release(jpeg);
+    mabn_image_release(&jpeg->row);
     free(jpeg);
 }
 
@@ -166,13 +166,12 @@ static mabn_status fill_info(struct mabn_image_info *info,
 
 mabn_status mabn_jpeg_probe(struct mabn_image_info *info, const uint8_t *bytes, size_t size)
 {
-    struct mabn_jpeg_decoder jpeg;
+    struct mabn_jpeg_decoder jpeg = {0};
     struct mabn_decode_job job = {.bytes = bytes, .size = size};
-    MABN_TRY(jpeg_init(&jpeg));
-    jpeg.job = &job;
-    mabn_status status = guarded(&jpeg, step_header);
+    mabn_status status = begin(&jpeg, &job);
+    if (!status) status = guarded(&jpeg, step_header);
     if (!status) status = fill_info(info, &jpeg.cinfo);
-    jpeg_release(&jpeg);
+    end(&jpeg);
     return status;
 }
 
@@ -332,10 +331,7 @@ mabn_status mabn_jpeg_decode(struct mabn_jpeg_decoder *jpeg, struct mabn_decode_
     struct jpeg_decompress_struct *cinfo = &jpeg->cinfo;
     struct mabn_image_info info = {0};
     mabn_status status;
-    jpeg->job = job;
-    jpeg->damaged = false;
-    jpeg->allow_damaged = job->options.allow_damaged;
-    jpeg->max_scans = job->options.max_scans;
+    MABN_TRY_GOTO(begin(jpeg, job), out);
     MABN_TRY_GOTO(guarded(jpeg, step_header), out);
     MABN_TRY_GOTO(fill_info(&info, cinfo), out);
     MABN_TRY_GOTO(
@@ -345,8 +341,7 @@ mabn_status mabn_jpeg_decode(struct mabn_jpeg_decoder *jpeg, struct mabn_decode_
     MABN_TRY_GOTO(choose_output(jpeg), out);
     MABN_TRY_GOTO(decode_pixels(jpeg), out);
 out:
-    jpeg_abort_decompress(cinfo);
-    jpeg->job = NULL;
+    end(jpeg);
     return status;
 }
 

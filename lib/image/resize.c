@@ -36,7 +36,9 @@ struct axis {
     int *taps;        /* (out) Pillow: number of taps; OpenCV: unused */
     int32_t *weights; /* (out,stride) */
     int stride;
-    size_t first_cap, weights_cap;
+    int16_t *split; /* (out,groups,32) Pillow, AVX2: see split_weights() */
+    int groups;
+    size_t first_cap, weights_cap, split_cap;
 };
 
 struct mabn_resizer {
@@ -77,6 +79,7 @@ static void axis_release(struct axis *axis)
     free(axis->first);
     free(axis->taps);
     free(axis->weights);
+    free(axis->split);
 }
 
 void mabn_resizer_free(struct mabn_resizer *resizer)
@@ -89,10 +92,10 @@ void mabn_resizer_free(struct mabn_resizer *resizer)
     free(resizer);
 }
 
-/* Room for `out` outputs of `stride` taps, and a few taps more: the AVX2 loops read in pairs. */
+/* Room for `out` outputs of `stride` taps. */
 static void axis_reserve(struct axis *axis, int out, int stride)
 {
-    const size_t n = (size_t)out, weights = n * (size_t)stride + 8;
+    const size_t n = (size_t)out, weights = n * (size_t)stride;
     if (n > axis->first_cap) {
         axis->first = mabn_xrealloc(axis->first, n * sizeof *axis->first);
         axis->taps = mabn_xrealloc(axis->taps, n * sizeof *axis->taps);
@@ -119,7 +122,7 @@ static mabn_status pil_axis(struct axis *axis, const struct side *side)
     const int in = side->in, out = side->count;
     const double scale = side->length / side->out;
     const double filter_scale = scale < 1 ? 1 : scale;
-    const int stride = ((int)ceil(filter_scale) * 2 + 2) & ~1;
+    const int stride = (int)ceil(filter_scale) * 2 + 1;
     size_t cells;
     if (!mabn_size_mul((size_t)out, (size_t)stride, &cells) || cells > (size_t)1 << 28)
         return mabn_fail(MABN_ERR_LIMIT, "cannot resize %d to %d pixels", in, out);
@@ -185,29 +188,59 @@ static void pil_vertical_c(uint8_t *out, const uint8_t *in, size_t stride, const
 }
 
 #if WITH_AVX2
-/* Three channels, two taps at a time: lanes r g b · r g b ·. Reads up to 8 bytes past the last tap
- * (whose weights are 0) and writes 4 bytes a pixel, so the last pixel is left to the caller. */
+/* The horizontal pass for three channels, four taps at a time. A multiply-add of 16-bit pairs does
+ * two taps at once, so the 22-bit weights are split into an upper and a lower 11 bits, laid out as
+ * the pixels will be: lane 0 holds taps 0 and 1 for r, g and b, lane 1 taps 2 and 3. */
+enum { SPLIT_BITS = 11 };
+
+static void split_weights(struct axis *axis, int out)
+{
+    int most = 0;
+    for (int i = 0; i < out; i++)
+        if (axis->taps[i] > most) most = axis->taps[i];
+    axis->groups = (most + 3) / 4;
+    const size_t n = (size_t)out * (size_t)axis->groups * 32;
+    if (n > axis->split_cap) {
+        axis->split = mabn_xrealloc(axis->split, n * sizeof *axis->split);
+        axis->split_cap = n;
+    }
+    int16_t *to = axis->split;
+    for (int i = 0; i < out; i++)
+        for (int j = 0; j < 4 * axis->groups; j += 4, to += 32)
+            for (int k = 0; k < 16; k++) {
+                const int tap = j + k / 8 * 2 + k % 2;
+                const bool used = k % 8 < 6 && tap < axis->taps[i];
+                const int32_t w = used ? axis->weights[(size_t)i * axis->stride + tap] : 0;
+                to[k] = (int16_t)(w & ((1 << SPLIT_BITS) - 1));
+                to[16 + k] = (int16_t)(w >> SPLIT_BITS);
+            }
+}
+
+/* Reads 16 bytes from every fourth tap on, so up to 16 past the last; writes 4 bytes a pixel, so
+ * the last pixel is left to the caller. */
 AVX2 static void pil_horizontal_avx2(uint8_t *out, const uint8_t *in, const struct axis *axis,
                                      int width)
 {
-    const __m128i spread = _mm_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, -1, -1, -1, -1, -1, -1, -1, -1);
-    const __m256i pair = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
+    const __m256i pairs =
+        _mm256_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1, 6, -1, 9, -1, 7,
+                         -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1);
+    const __m128i half = _mm_set1_epi32(1 << (PIL_BITS - 1));
+    const __m256i *w = (const __m256i *)axis->split;
     for (int i = 0; i < width - 1; i++) {
         const uint8_t *p = in + (size_t)axis->first[i] * 3;
-        const int32_t *w = axis->weights + (size_t)i * axis->stride;
-        __m256i sum = _mm256_setzero_si256();
-        for (int j = 0; j < axis->taps[i]; j += 2) {
-            const __m128i bytes = _mm_loadl_epi64((const __m128i *)(p + 3 * j));
-            const __m256i v = _mm256_cvtepu8_epi32(_mm_shuffle_epi8(bytes, spread));
-            const __m256i k = _mm256_permutevar8x32_epi32(
-                _mm256_castsi128_si256(_mm_loadl_epi64((const __m128i *)(w + j))), pair);
-            sum = _mm256_add_epi32(sum, _mm256_mullo_epi32(v, k));
+        __m256i low = _mm256_setzero_si256(), high = low;
+        for (int g = 0; g < axis->groups; g++, p += 12, w += 2) {
+            const __m128i bytes = _mm_loadu_si128((const __m128i *)p);
+            const __m256i v = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(bytes), pairs);
+            low = _mm256_add_epi32(low, _mm256_madd_epi16(v, _mm256_loadu_si256(w)));
+            high = _mm256_add_epi32(high, _mm256_madd_epi16(v, _mm256_loadu_si256(w + 1)));
         }
-        __m128i s = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
-        s = _mm_srai_epi32(_mm_add_epi32(s, _mm_set1_epi32(1 << (PIL_BITS - 1))), PIL_BITS);
+        low = _mm256_add_epi32(low, _mm256_slli_epi32(high, SPLIT_BITS));
+        __m128i s = _mm_add_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1));
+        s = _mm_srai_epi32(_mm_add_epi32(s, half), PIL_BITS);
         s = _mm_packus_epi16(_mm_packs_epi32(s, s), s);
         const int rgb = _mm_cvtsi128_si32(s);
-        memcpy(out + 3 * i, &rgb, 4);
+        memcpy(out + 3 * (size_t)i, &rgb, 4);
     }
 }
 
@@ -247,7 +280,7 @@ static void pil_horizontal(const struct mabn_resizer *resizer, uint8_t *out, con
     const uint8_t *row = in->pixels + (size_t)y * in->stride;
     int done = 0;
 #if WITH_AVX2
-    if (in->channels == 3 && may_overread(resizer, in, y, 8)) {
+    if (in->channels == 3 && may_overread(resizer, in, y, (size_t)resizer->x.groups * 12 + 16)) {
         pil_horizontal_avx2(out, row, &resizer->x, width);
         done = width - 1;
     }
@@ -265,6 +298,9 @@ static mabn_status resize_pil(struct mabn_resizer *resizer, struct mabn_image *o
     const int width = out->width, height = out->height;
     MABN_TRY(pil_axis(&resizer->x, sx));
     MABN_TRY(pil_axis(&resizer->y, sy));
+#if WITH_AVX2
+    if (resizer->avx2 && in->channels == 3) split_weights(&resizer->x, width);
+#endif
     const struct axis *ay = &resizer->y;
     const int top = ay->first[0];
     const int rows = ay->first[height - 1] + ay->taps[height - 1] - top;

@@ -57,6 +57,14 @@ def jpeg_insert(data, marker, payload):
     return data[:2] + bytes([0xFF, marker]) + struct.pack(">H", len(payload) + 2) + payload + data[2:]
 
 
+def jpeg_without(data, marker):
+    """Without the segments FF marker."""
+    at = jpeg_marker(data, marker)
+    length = 2 + struct.unpack(">H", data[at + 2:at + 4])[0]
+    rest = data[:at] + data[at + length:]
+    return jpeg_without(rest, marker) if bytes([0xFF, marker, 0]) in rest else rest
+
+
 def png_chunk(kind, payload):
     return struct.pack(">I", len(payload)) + kind + payload + struct.pack(
         ">I", zlib.crc32(kind + payload))
@@ -142,6 +150,7 @@ def bad_pictures():
         "broken-scan.jpg": bytes(broken),
         "huge.jpg": jpeg_with_size(jpeg, 65500, 65500),
         "hollow.jpg": jpeg_with_size(jpeg, 9000, 9000),
+        "no-tables.jpg": jpeg_without(jpeg, 0xDB),
         "no-width.jpg": jpeg_with_size(jpeg, 0, 45),
         "cut-half.png": png_bytes[:len(png_bytes) // 2],
         "broken.png": bytes(broken_png),
