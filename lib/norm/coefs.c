@@ -1,6 +1,10 @@
 /* The coefficient stages on the CPU: loops over channels around the scalar functions of
  * coefficients.h, one pair (forward, backward) for each kind of norm. See work.h.
  *
+ * MABN's windows are put, read and turned here row after row, many channels at a time: walking down
+ * one channel, every row would be another line of the cache, and all of them in the same set. The
+ * sums run in the order of mabn_window_put, which CUDA uses.
+ *
  * w->sums changes its meaning on the way: sums of chunks, then what a run adds to the totals (BN
  * forward: mean, and variance or deviation; backward: dgamma's and dbeta's share). */
 #include "norm/work.h"
@@ -391,6 +395,21 @@ void mabn_stage_known(struct mabn_work *w, int64_t c0, int64_t c1)
         }
 }
 
+/* mabn_window_put for channels [c0, c1). v: what is put, then what is used. */
+static void window_put(double *v, float *rows, int64_t stride, int window,
+                       struct mabn_window_step step, int64_t c0, int64_t c1)
+{
+    for (int64_t c = c0; c < c1; c++)
+        rows[step.row * stride + c] = (float)v[c];
+    if (!step.window) return;
+    memset(v + c0, 0, (size_t)(c1 - c0) * sizeof *v);
+    for (int i = 0; i < window; i++)
+        for (int64_t c = c0; c < c1; c++)
+            v[c] += rows[i * stride + c];
+    for (int64_t c = c0; c < c1; c++)
+        v[c] /= window;
+}
+
 static void forward_mabn(struct mabn_work *w, int64_t c0, int64_t c1)
 {
     const struct mabn_norm_options *o = &w->norm->options;
@@ -400,19 +419,21 @@ static void forward_mabn(struct mabn_work *w, int64_t c0, int64_t c1)
 
     for (int64_t i = 0; i < w->count; i++) {
         const struct mabn_window_step step = step_of(w, w->first + i, done);
-        const double *square = sums_of(w, i) + ch;
+        double *v = sums_of(w, i) + ch;
         const double n = (double)mabn_work_rows(w, w->first + i);
+        for (int64_t c = c0; c < c1; c++)
+            v[c] /= n;
+        window_put(v, w->state.window_x2, ch, o->window, step, c0, c1);
         for (int64_t c = c0; c < c1; c++) {
             struct mabn_coef k;
-            double v = mabn_window_put(w->state.window_x2 + c, ch, o->window, square[c] / n, step);
-            mabn_coef_mabn(&k, v, rv[c], o->eps, o->lambda, step.renorm, w->io->gamma[c],
+            mabn_coef_mabn(&k, v[c], rv[c], o->eps, o->lambda, step.renorm, w->io->gamma[c],
                            w->io->beta[c]);
             clipped |= w->known && mabn_work_wide(w, i, AT_A)[c] != k.a;
             keep(w, i, c, &k);
             if (o->window_rule == MABN_WINDOW_ITERATION)
-                rv[c] = mabn_move(rv[c], o->momentum, v);
+                rv[c] = mabn_move(rv[c], o->momentum, v[c]);
             else
-                w->total[c] += v;
+                w->total[c] += v[c];
         }
     }
     if (clipped) {
@@ -427,19 +448,42 @@ static void backward_mabn(struct mabn_work *w, int64_t c0, int64_t c1)
 
     for (int64_t i = 0; i < w->count; i++) {
         const struct mabn_window_step step = step_of(w, w->first + i, done);
-        const double *dot = sums_of(w, i) + ch;
+        double *sum = sums_of(w, i), *psi = sum + ch; /* psi: at first Σ g·x */
         const double n = (double)mabn_work_rows(w, w->first + i);
         for (int64_t c = c0; c < c1; c++) {
             const struct mabn_coef f = kept(w, i, c);
-            const double gamma = w->io->gamma[c];
-            struct mabn_grad_coef k;
-            double psi = mabn_window_put(w->state.window_gz + c, ch, w->norm->options.window,
-                                         mabn_psi(&f, gamma, dot[c], n), step);
-            mabn_grad_mabn(&k, &f, gamma, psi);
-            set_grad(w, i, c, &k);
-            set_share(w, i, c, &f);
+            w->total[c] += sum[c];
+            w->total[ch + c] += f.scale * psi[c];
+            psi[c] = mabn_psi(&f, w->io->gamma[c], psi[c], n);
         }
-        add_totals(w, i, c0, c1, 1);
+        window_put(psi, w->state.window_gz, ch, w->norm->options.window, step, c0, c1);
+        for (int64_t c = c0; c < c1; c++) {
+            const struct mabn_coef f = kept(w, i, c);
+            struct mabn_grad_coef k;
+            mabn_grad_mabn(&k, &f, w->io->gamma[c], psi[c]);
+            set_grad(w, i, c, &k);
+        }
+    }
+}
+
+/* mabn_window_turn for channels [c0, c1). fill: (C), used on the first call. */
+static void window_turn(float *rows, int64_t stride, int window, int64_t runs, const double *fill,
+                        int64_t c0, int64_t c1)
+{
+    const int64_t by = runs % window;
+
+    if (fill)
+        for (int64_t i = runs; i < window; i++)
+            for (int64_t c = c0; c < c1; c++)
+                rows[i * stride + c] = (float)fill[c];
+    for (int part = 0; by && part < 3; part++) {
+        int64_t i = part == 1 ? by : 0, j = part == 0 ? by - 1 : window - 1;
+        for (; i < j; i++, j--)
+            for (int64_t c = c0; c < c1; c++) {
+                const float t = rows[i * stride + c];
+                rows[i * stride + c] = rows[j * stride + c];
+                rows[j * stride + c] = t;
+            }
     }
 }
 
@@ -449,13 +493,14 @@ static void close_forward(struct mabn_work *w, int64_t c0, int64_t c1)
     const struct mabn_norm_options *o = &w->norm->options;
     const bool first = iterations_done(w, false) == 0;
     float *rv = w->state.running_var;
+    double *v = w->total;
 
     for (int64_t c = c0; c < c1; c++) {
-        const double v = w->total[c] / (double)w->g.runs;
-        if (first) rv[c] = (float)v;
-        rv[c] = mabn_move(rv[c], o->momentum, v);
-        mabn_window_turn(w->state.window_x2 + c, w->g.channels, o->window, w->g.runs, first, v);
+        v[c] /= (double)w->g.runs;
+        if (first) rv[c] = (float)v[c];
+        rv[c] = mabn_move(rv[c], o->momentum, v[c]);
     }
+    window_turn(w->state.window_x2, w->g.channels, o->window, w->g.runs, first ? v : NULL, c0, c1);
 }
 
 static void close_backward(struct mabn_work *w, int64_t c0, int64_t c1)
@@ -463,14 +508,15 @@ static void close_backward(struct mabn_work *w, int64_t c0, int64_t c1)
     const int64_t ch = w->g.channels, m = w->norm->options.window;
     const int64_t have = w->g.runs < m ? w->g.runs : m;
     const bool first = iterations_done(w, true) == 0;
+    double *mean = w->sums; /* free by now */
 
-    for (int64_t c = c0; c < c1; c++) {
-        float *rows = w->state.window_gz + c;
-        double sum = 0;
-        for (int64_t i = 0; first && i < have; i++)
-            sum += rows[i * ch];
-        mabn_window_turn(rows, ch, (int)m, w->g.runs, first, sum / (double)have);
+    for (int64_t c = c0; first && c < c1; c++) {
+        mean[c] = 0;
+        for (int64_t i = 0; i < have; i++)
+            mean[c] += w->state.window_gz[i * ch + c];
+        mean[c] /= (double)have;
     }
+    window_turn(w->state.window_gz, ch, (int)m, w->g.runs, first ? mean : NULL, c0, c1);
 }
 
 /* ---- by kind ---- */

@@ -17,6 +17,8 @@
 
 #include "norm/work.h"
 
+enum { LARGE_RUN = 512 * 1024 }; /* values: 2 MiB each of x, y or dy */
+
 size_t mabn_norm_cpu_scratch(const struct mabn_norm *norm, int64_t samples, int64_t positions)
 {
     struct mabn_norm whole = *norm; /* as inference takes a norm that folds */
@@ -26,13 +28,15 @@ size_t mabn_norm_cpu_scratch(const struct mabn_norm *norm, int64_t samples, int6
     return train > infer ? train : infer;
 }
 
-/* Threads that share the call's runs; 0 when they had better share rows. */
+/* Threads that share the call's runs; 0 when they had better share rows: too few runs, or runs so
+ * large that those of all threads would drive each other out of a shared cache. */
 static int run_threads(const struct mabn_work *w)
 {
     const int64_t units = (w->g.runs + w->g.unit_runs - 1) / w->g.unit_runs;
     const int threads = w->serial ? 1 : omp_get_max_threads();
 
-    if (w->norm->options.kind == MABN_NORM_SYNCBN || threads > w->g.slots) return 0;
+    if (threads > w->g.slots || (threads > 1 && w->g.run_rows * w->g.channels > LARGE_RUN))
+        return 0;
     return units >= 2 * threads || units % threads == 0 ? threads : 0;
 }
 
