@@ -399,14 +399,14 @@ static mabn_status from_mark(struct machine *m, enum mabn_pickle_kind kind)
     if (kind == MABN_PICKLE_DICT && n % 2)
         return refuse(m, MABN_ERR_FORMAT, "a key without a value");
     m->depth = first;
-    return push(m, new_list(m, kind, m->stack + first, n));
+    return push(m, new_list(m, kind, n ? m->stack + first : NULL, n));
 }
 
 static mabn_status small_tuple(struct machine *m, size_t n)
 {
     if (m->depth - floor_of(m) < n) return refuse(m, MABN_ERR_FORMAT, "the stack is empty");
     m->depth -= n;
-    return push(m, new_list(m, MABN_PICKLE_TUPLE, m->stack + m->depth, n));
+    return push(m, new_list(m, MABN_PICKLE_TUPLE, m->stack + m->depth, n)); /* n is 1, 2 or 3 */
 }
 
 static mabn_status set_item(struct machine *m)

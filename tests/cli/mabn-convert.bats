@@ -1,0 +1,236 @@
+#!/usr/bin/env bats
+load helpers
+
+# Checkpoints of ours to start from, and the committed files of PyTorch itself.
+setup_file() {
+    load helpers
+    mabn-init -q resnet10 --norm mabn --classes 10 -o "$BATS_FILE_TMPDIR/r10.h5"
+    mabn-init -q cifar-resnet8 --norm mabn -o "$BATS_FILE_TMPDIR/r8.h5"
+}
+setup_more() {
+    SEEDS=$ROOT/tests/fuzz/corpus
+    ln -s "$BATS_FILE_TMPDIR"/r*.h5 .
+}
+
+@test "every pair of formats: there and back is exact" {
+    for a in h5 pth safetensors onnx; do
+        mabn-convert -q --as-is r8.h5 -o "a.$a"
+        for b in h5 pth safetensors onnx; do
+            mabn-convert -q --as-is -f "a.$a" -o "b.$b"
+            mabn-convert -q --as-is -f "b.$b" -o back.h5
+            run mabn-convert --check r8.h5 back.h5
+            assert_success
+            assert_output --partial " 0 differ, 0 only in one; max abs 0"
+        done
+    done
+}
+
+@test "the network survives as well as its tensors" {
+    for e in pth safetensors onnx; do
+        mabn-convert -q -f r10.h5 -o "x.$e"
+        mabn-convert -q -f "x.$e" -o back.h5
+        run mabn-convert --check r10.h5 back.h5
+        assert_success
+        run bash -c "mabn-info --json back.h5 | grep -o '\"config\":.*' | head -c 60"
+        assert_output --partial resnet10
+    done
+}
+
+@test "the same input gives the same bytes" {
+    for e in h5 pth safetensors onnx; do
+        mkdir -p p q
+        (cd p && mabn-convert -q -f ../r8.h5 -o "x.$e")
+        (cd q && mabn-convert -q -f ../r8.h5 -o "x.$e")
+        run cmp "p/x.$e" "q/x.$e"
+        assert_success
+    done
+}
+
+@test "every type of PyTorch and numpy is read, and kept by --as-is" {
+    for f in zip/torch_types pickle/torch_types; do
+        mabn-convert -q --as-is -f "$SEEDS/$f" -o t.pth
+        run mabn-convert --list --as-is t.pth
+        assert_line $'f\t(2)\tfloat32\tf'
+        assert_line $'d\t(2)\tfloat64\td'
+        assert_line $'h\t(2)\tfloat16\th'
+        assert_line $'b\t(2)\tbfloat16\tb'
+        assert_line $'i\t(2)\tint64\ti'
+        assert_line $'t\t(2)\tbool\tt'
+        assert_line $'u\t(1)\tuint8\tu'
+        run mabn-convert --check "$SEEDS/$f" t.pth
+        assert_success
+    done
+}
+
+@test "momentum and iteration come along, and module. goes" {
+    for f in zip/torch_training pickle/torch_training; do
+        run mabn-convert --list --as-is "$SEEDS/$f"
+        assert_line $'fc.weight\t(2,2)\tfloat32\tfc.weight'
+        assert_line $'optimizer.momentum.fc.weight\t(2,2)\tfloat32\toptimizer.momentum.fc.weight'
+        for e in h5 safetensors onnx pth; do
+            mabn-convert -q --as-is -f "$SEEDS/$f" -o "t.$e"
+            run mabn-convert --check "$SEEDS/$f" "t.$e"
+            assert_success
+            assert_output --partial "4 tensors compared"
+            run mabn-info "t.$e"
+            assert_output --partial step
+        done
+    done
+}
+
+@test "--weights-only leaves momentum and iteration behind" {
+    mabn-convert -q --weights-only "$SEEDS/zip/torch_training" -o t.pth --partial
+    run mabn-convert --list --as-is t.pth
+    refute_output --partial momentum
+}
+
+@test "Detectron's pickle: {blobs: ...}, momentum and lr left out, every protocol" {
+    for p in 1 2 3 4 5; do
+        run mabn-convert --list --names caffe2 "$SEEDS/pickle/numpy_$p"
+        assert_success
+        assert_line $'conv1_w\t(2,2,2,1)\tfloat32\tconv1.weight'
+        assert_line --regexp $'^lr\t.*\t-$'
+    done
+}
+
+@test "unmatched and missing tensors are an error unless --partial, and are printed" {
+    mabn-init -q resnet10 --norm bn --classes 10 -o bn.h5
+    run --separate-stderr mabn-convert --like r10.h5 bn.h5 -o x.h5
+    assert_failure 1
+    [[ $stderr == *"unmatched: 'bn1.running_mean' (64)"* ]]
+    [[ $stderr == *"missing: 'bn1.pre_x2'"* ]]
+    assert_file_not_exist x.h5
+    run --separate-stderr mabn-convert --partial --like r10.h5 bn.h5 -o x.h5
+    assert_success
+    [[ $stderr == *"missing: 'bn1.pre_x2'"* ]]
+}
+
+@test "a shape that does not fit is an error, --partial or not" {
+    mabn-init -q resnet10 --norm mabn --classes 11 -o other.h5
+    fails 1 "'fc.weight' has shape (10,512), but 'fc.weight' needs (11,512)" \
+        mabn-convert --partial --like other.h5 r10.h5 -o x.h5
+}
+
+@test "into a detector and out again; running_var changes its shape" {
+    mabn-convert -q --body detector r10.h5 -o d.pth
+    run mabn-convert --list d.pth
+    assert_line $'backbone.body.stem.bn1.running_var\t(1,64,1,1)\tfloat32\tbackbone.body.stem.bn1.running_var'
+    refute_output --partial "fc."
+    refute_output --partial "pre_x2"
+    mabn-convert -q --body classifier --partial d.pth -o c.pth
+    run mabn-convert --list c.pth
+    assert_line --partial $'layer4.0.conv2.weight\t(512,512,3,3)'
+}
+
+@test "--suffix feeds names by their longest suffix, as the reference does" {
+    mabn-convert -q --body detector r10.h5 -o like.pth
+    mabn-convert -q --suffix --like like.pth --partial r10.h5 -o out.pth
+    mabn-convert -q --check like.pth out.pth
+    fails 2 "--suffix needs --like" mabn-convert --suffix r10.h5 -o x.pth
+}
+
+@test "--fold-frozen: statistics go into weight and bias" {
+    mabn-convert -q --fold-frozen r10.h5 -o f.h5
+    run mabn-convert --list f.h5
+    assert_line --partial $'bn1.running_mean\t(64)'
+    refute_output --partial pre_x2
+    run mabn-info f.h5
+    assert_output --partial frozen
+}
+
+@test "weights that are not centralized are warned of where MABN wants them" {
+    need_python torch
+    $PYTHON - <<'EOF'
+import torch
+d = torch.load
+from collections import OrderedDict
+w = OrderedDict()
+def conv(n, o, i, k): w[n + ".weight"] = torch.randn(o, i, k, k) * .01 + .02
+def bn(n, c):
+    w[n + ".weight"] = torch.ones(c); w[n + ".bias"] = torch.zeros(c)
+    w[n + ".running_var"] = torch.ones(c)
+    w[n + ".pre_x2"] = torch.ones(16, c); w[n + ".pre_gz"] = torch.zeros(16, c)
+    w[n + ".iters"] = torch.zeros(1)
+conv("conv1", 64, 3, 7); bn("bn1", 64)
+c = 64
+for s, o in enumerate((64, 128, 256, 512), 1):
+    b = "layer%d.0." % s
+    conv(b + "conv1", o, c, 3); bn(b + "bn1", o); conv(b + "conv2", o, o, 3); bn(b + "bn2", o)
+    if s > 1: conv(b + "downsample.0", o, c, 1); bn(b + "downsample.1", o)
+    c = o
+w["fc.weight"] = torch.zeros(10, 512); w["fc.bias"] = torch.zeros(10)
+torch.save(w, "off.pth")
+EOF
+    run --separate-stderr mabn-convert off.pth -o x.h5
+    assert_success
+    [[ $stderr == *"not trained with weight centralization"* ]]
+    run --separate-stderr mabn-convert -f r10.h5 -o x.h5
+    [[ $stderr != *"centralization"* ]]
+}
+
+@test "--check tells what differs, and exits 1" {
+    mabn-init -q resnet10 --norm mabn --classes 10 --seed 2 -o b.h5
+    run --separate-stderr mabn-convert --check r10.h5 b.h5
+    assert_failure 1
+    assert_line --regexp $'^conv1.weight\t[0-9.e-]+\t[0-9.e+-]+\t[0-9]+$'
+    refute_line --regexp '^bn1.weight'
+    assert_output --partial "# 98 tensors compared"
+    run mabn-convert --check --atol 10 r10.h5 b.h5
+    assert_success
+    mabn-convert -q --body detector r10.h5 -o d.pth
+    run mabn-convert --check r10.h5 d.pth
+    assert_failure 1
+    assert_line --partial $'conv1.weight\tonly in'
+}
+
+@test "attacks are refused in one line, quickly, and write nothing" {
+    $PYTHON "$ROOT/tests/cli/make_attacks.py" . >list
+    [ "$(wc -l <list)" -ge 125 ]
+    while IFS=$'\t' read -r file words; do
+        fails 1 "$words" timeout 20 mabn-convert -q --as-is "$file" -o "out.h5"
+        assert_file_not_exist out.h5
+    done <list
+}
+
+@test "a PyTorch file cut at any of many places is refused" {
+    f=$SEEDS/zip/torch_training
+    size=$(stat -c %s "$f")
+    for ((n = 0; n < size; n += 97)); do
+        head -c $n "$f" >cut.pth
+        run mabn-convert -q --as-is cut.pth -o x.h5
+        assert_equal "$status" 1
+    done
+}
+
+@test "outputs: an existing file needs --force, an unknown ending --to" {
+    touch x.h5
+    fails 1 "x.h5" mabn-convert -q r10.h5 -o x.h5
+    fails 1 "cannot tell the format of 'x.bin'" mabn-convert r10.h5 -o x.bin
+    mabn-convert -q --to safetensors r10.h5 -o x.bin
+    run mabn-info x.bin
+    assert_output --partial safetensors
+    fails 1 "missing.pth" mabn-convert missing.pth -o y.h5
+    fails 2 "no output" mabn-convert r10.h5
+    fails 2 "--check takes two files" mabn-convert --check r10.h5
+    run bash -c "mabn-convert --list r10.h5 > /dev/full"
+    assert_failure 1
+}
+
+@test "what PyTorch reads: weights_only, names, momentum in its optimizer" {
+    need_python torch
+    mabn-convert -q --as-is "$SEEDS/zip/torch_training" -o t.pth
+    mabn-convert -q r10.h5 -o r10.pth
+    $PYTHON - <<EOF
+import torch
+w = torch.load("r10.pth", weights_only=True)
+assert list(w)[:3] == ["conv1.weight", "bn1.weight", "bn1.bias"], list(w)[:3]
+assert w["fc.weight"].shape == (10, 512)
+a, b = torch.load("$SEEDS/zip/torch_training"), torch.load("t.pth")
+assert b["iteration"] == 7
+for k in 0, 1:
+    assert torch.equal(a["optimizer"]["state"][k]["momentum_buffer"],
+                       b["optimizer"]["state"][k]["momentum_buffer"])
+assert b["optimizer"]["param_groups"][0]["lr"] == 0.1
+t = torch.load("$SEEDS/zip/torch_types")
+EOF
+}
