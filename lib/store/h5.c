@@ -99,23 +99,27 @@ mabn_status mabn_h5_hash_metadata(int fd, const struct mabn_h5_table *t, uint64_
 
 /* ---- opening ---- */
 
-/* Why there is no trailer: say what the HDF5 superblock lets us know. */
-static mabn_status no_trailer(const struct mabn_h5_file *f)
+/* Without a trailer the file is of another program if it ends where its superblock says, so that
+ * nothing of ours can have been cut off; anything else is damage. */
+static mabn_status no_trailer(struct mabn_h5_file *f)
 {
-    uint8_t head[48] = {0};
+    static const size_t end_at[] = {40, 44, 28, 28}; /* by version of the superblock */
+    uint8_t head[64] = {0};
     uint64_t end = 0;
     if (f->size >= sizeof head) MABN_TRY(mabn_pread_all(f->fd, head, sizeof head, 0, f->path));
     if (!mabn_h5_probe(head, sizeof head))
         return mabn_fail(MABN_ERR_FORMAT, "'%s' is not an HDF5 file", f->path);
-    if (head[8] == 2 || head[8] == 3) memcpy(&end, head + 28, 8);
+    if (head[8] < sizeof end_at / sizeof *end_at) memcpy(&end, head + end_at[head[8]], 8);
     if (end > f->size)
         return mabn_fail(MABN_ERR_FORMAT,
                          "'%s' is truncated: at least %llu bytes expected, %llu found", f->path,
                          (unsigned long long)end, (unsigned long long)f->size);
-    return mabn_fail(
-        MABN_ERR_FORMAT,
-        "'%s' has no index of mabn's at its end: truncated, or written by another program",
-        f->path);
+    if (end != f->size)
+        return mabn_fail(MABN_ERR_FORMAT,
+                         "'%s' is truncated or damaged: the index at its end is not whole",
+                         f->path);
+    f->foreign = true;
+    return mabn_h5_index_foreign(f->fd, f->size, &f->table, f->path);
 }
 
 static mabn_status read_index(struct mabn_h5_file *f, const struct mabn_h5_trailer *t)
@@ -347,6 +351,10 @@ static mabn_status verify_item(void *context, int64_t index, int worker)
 
 mabn_status mabn_h5_verify(const struct mabn_h5_file *f, int threads)
 {
+    if (f->foreign)
+        return mabn_fail(MABN_ERR_UNSUPPORTED,
+                         "'%s' has no checksums: it was written or changed by another program",
+                         f->path);
     return mabn_parallel(threads, (int64_t)f->table.item_count, 1, verify_item,
                          (void *)(uintptr_t)f);
 }

@@ -1,4 +1,5 @@
-/* The one place where libhdf5 writes: the metadata of a new file.
+/* The one place where libhdf5 writes: the metadata of a new file. (It reads in h5_foreign.c,
+ * through the same driver.)
  *
  * HDF5 reaches the file through a small driver of ours that writes with checked pwrite(2) and
  * remembers the first failure, so that what H5Fclose returns does not matter. Nothing is truncated
@@ -20,6 +21,7 @@
 
 struct driver_info {
     int fd;
+    uint64_t size;      /* of a file that is read; 0: a new one */
     const char *path;   /* for messages */
     mabn_status status; /* of the first failure */
 };
@@ -37,6 +39,7 @@ static H5FD_t *driver_open(const char *name, unsigned flags, hid_t fapl, haddr_t
     struct driver_file *f = info ? (struct driver_file *)calloc(1, sizeof *f) : NULL;
     if (!f) return NULL;
     f->info = *info;
+    f->end_written = f->info->size;
     return &f->head;
 }
 
@@ -77,10 +80,9 @@ static herr_t driver_read(H5FD_t *file, H5FD_mem_t type, hid_t transfer, haddr_t
 {
     struct driver_file *f = (struct driver_file *)file;
     (void)type, (void)transfer;
-    memset(buffer, 0, size);
-    if (pread(f->info->fd, buffer, size, (off_t)address) >= 0) return 0;
-    f->info->status = mabn_fail_errno("cannot read '%s'", f->info->path);
-    return -1;
+    mabn_status status = mabn_pread_all(f->info->fd, buffer, size, address, f->info->path);
+    if (status && !f->info->status) f->info->status = status;
+    return status ? -1 : 0;
 }
 
 static herr_t driver_write(H5FD_t *file, H5FD_mem_t type, hid_t transfer, haddr_t address,
@@ -88,7 +90,7 @@ static herr_t driver_write(H5FD_t *file, H5FD_mem_t type, hid_t transfer, haddr_
 {
     struct driver_file *f = (struct driver_file *)file;
     (void)type, (void)transfer;
-    if (f->info->status) return -1;
+    if (f->info->status || f->info->size) return -1;
     f->info->status = mabn_pwrite_all(f->info->fd, buffer, size, address, f->info->path);
     if (f->info->status) return -1;
     if (address + size > f->end_written) f->end_written = address + size;
@@ -292,15 +294,36 @@ static mabn_status read_end(int fd, uint64_t *hdf5_size, const char *path)
     return MABN_OK;
 }
 
+static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER; /* libhdf5 is not reentrant */
+
+void mabn_h5_lock(void)
+{
+    pthread_mutex_lock(&one_at_a_time);
+}
+
+void mabn_h5_unlock(void)
+{
+    pthread_mutex_unlock(&one_at_a_time);
+}
+
+int64_t mabn_h5_open_foreign(int fd, uint64_t size)
+{
+    static struct driver_info info; /* must outlive the file: one file a process */
+    struct driver_info *pointer = &info;
+    info = (struct driver_info){.fd = fd, .size = size, .path = "HDF5 file"};
+    hid_t driver = H5FDregister(&driver_class), access = H5Pcreate(H5P_FILE_ACCESS);
+    if (driver < 0 || access < 0 || H5Pset_driver(access, driver, &pointer) < 0) return -1;
+    return H5Fopen("mabn", H5F_ACC_RDONLY, access);
+}
+
 mabn_status mabn_h5_lay_out(int fd, struct mabn_h5_table *t, uint64_t *hdf5_size, const char *path)
 {
-    static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER; /* libhdf5 is not reentrant */
-    struct driver_info info = {fd, path, MABN_OK};
+    struct driver_info info = {.fd = fd, .path = path};
     struct layout l = {0};
     H5E_auto2_t printer;
     void *printer_data;
 
-    pthread_mutex_lock(&one_at_a_time);
+    mabn_h5_lock();
     MABN_H5(&l, H5open());
     H5Eget_auto2(H5E_DEFAULT, &printer, &printer_data);
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL); /* errors are ours to report */
@@ -313,7 +336,7 @@ mabn_status mabn_h5_lay_out(int fd, struct mabn_h5_table *t, uint64_t *hdf5_size
     if (l.half > 0) MABN_H5(&l, H5Tclose(l.half));
     if (l.driver > 0) MABN_H5(&l, H5FDunregister(l.driver));
     H5Eset_auto2(H5E_DEFAULT, printer, printer_data);
-    pthread_mutex_unlock(&one_at_a_time);
+    mabn_h5_unlock();
 
     if (info.status) return info.status;
     if (l.failed) return mabn_fail(MABN_ERR_HDF5, "cannot lay out '%s': HDF5 refused", path);

@@ -74,5 +74,16 @@ MABN_MUST_USE mabn_status mabn_h5_open_fd(struct mabn_h5_file **file, int fd, co
 MABN_MUST_USE mabn_status mabn_h5_lay_out(int fd, struct mabn_h5_table *t, uint64_t *hdf5_size,
                                           const char *path);
 
+/* Nothing else of ours may use libhdf5 meanwhile. */
+void mabn_h5_lock(void);
+void mabn_h5_unlock(void);
+/* An HDF5 file of `size` bytes opened for reading through the driver; hid_t, negative on failure.
+ */
+int64_t mabn_h5_open_foreign(int fd, uint64_t size);
+
+/* h5_foreign.c: the table of a file without an index, through libhdf5 in a child process. */
+MABN_MUST_USE mabn_status mabn_h5_index_foreign(int fd, uint64_t size, struct mabn_h5_table *t,
+                                                const char *path);
+
 MABN_END_DECLS
 #endif

@@ -256,6 +256,7 @@ static void tell_dataset(struct mabn_str *out, const struct mabn_dataset *ds,
     if (mabn_dataset_classes(ds)) tell_classes(out, ds, facts);
     tell_attribute(out, f, "command");
     tell_attribute(out, f, "tool");
+    if (mabn_h5_foreign(f)) line(out, "checksums", "none: written or changed by another program");
 }
 
 static void json_dataset(struct mabn_str *out, const struct mabn_dataset *ds,
@@ -342,6 +343,7 @@ static void tell_checkpoint(struct mabn_str *out, const struct mabn_checkpoint *
     if (strcmp(m.config, "{}")) tell_attribute(out, f, "config");
     tell_attribute(out, f, "command");
     tell_attribute(out, f, "tool");
+    if (mabn_h5_foreign(f)) line(out, "checksums", "none: written or changed by another program");
 }
 
 static mabn_status describe_checkpoint(struct mabn_str *out, const char *path,
@@ -363,6 +365,44 @@ static mabn_status describe_checkpoint(struct mabn_str *out, const char *path,
         if (o->list) list_items(out, f);
     }
     mabn_checkpoint_free(c);
+    return status;
+}
+
+/* ---- HDF5 of others ---- */
+
+static void tell_hdf5(struct mabn_str *out, const struct mabn_h5_file *f)
+{
+    title(out, mabn_h5_path(f), "HDF5", mabn_h5_file_size(f));
+    for (int i = 0; i < mabn_h5_attribute_count(f); i++) {
+        const char *name = mabn_h5_attribute_name(f, i);
+        int64_t integer;
+        double real;
+        if (!mabn_h5_get_int64(f, name, &integer))
+            line(out, name, "%lld", (long long)integer);
+        else if (!mabn_h5_get_double(f, name, &real))
+            line(out, name, "%g", real);
+        else
+            tell_attribute(out, f, name);
+    }
+    mabn_error_clear();
+    list_items(out, f);
+}
+
+static mabn_status describe_hdf5(struct mabn_str *out, const char *path,
+                                 const struct mabn_info_options *o)
+{
+    struct mabn_h5_file *f;
+    MABN_TRY(mabn_h5_open(&f, path));
+    mabn_status status = o->verify ? mabn_h5_verify(f, o->threads) : MABN_OK;
+    if (!status && o->json) {
+        json_start(out, path, "HDF5", mabn_h5_file_size(f));
+        json_attributes(out, f);
+        json_items(out, f);
+        json_end(out, o->verify);
+    } else if (!status) {
+        tell_hdf5(out, f);
+    }
+    mabn_h5_free(f);
     return status;
 }
 
@@ -461,44 +501,42 @@ static mabn_status describe_weights(struct mabn_str *out, const char *path,
 
 /* ---- which is it ---- */
 
+enum kind { WEIGHTS, HDF5, DATASET, CHECKPOINT };
 static const struct {
-    const char *format; /* attribute of an HDF5 file; NULL: any file that is not HDF5 */
+    const char *format; /* attribute of an HDF5 file */
     mabn_status (*describe)(struct mabn_str *, const char *, const struct mabn_info_options *);
 } kinds[] = {
-    {"mabn-dataset", describe_dataset},
-    {"mabn-checkpoint", describe_checkpoint},
-    {NULL, describe_weights},
+    [WEIGHTS] = {"", describe_weights}, /* all that is not HDF5 */
+    [HDF5] = {"", describe_hdf5},
+    [DATASET] = {"mabn-dataset", describe_dataset},
+    [CHECKPOINT] = {"mabn-checkpoint", describe_checkpoint},
 };
 
-/* The format attribute of an HDF5 file, malloc'd; NULL when it is another kind of file. */
-static mabn_status sniff(char **format, const char *path)
+static mabn_status sniff(enum kind *kind, const char *path)
 {
     struct mabn_input in;
     struct mabn_h5_file *f;
-    const char *text;
-    *format = NULL;
+    const char *format;
+    *kind = WEIGHTS;
     MABN_TRY(mabn_input_open(&in, path, 0));
     bool hdf5 = mabn_h5_probe(in.bytes, in.size);
     mabn_input_release(&in);
     if (!hdf5) return MABN_OK;
+    *kind = HDF5;
     MABN_TRY(mabn_h5_open(&f, path));
-    mabn_status status = mabn_h5_get_string(f, "format", &text);
-    if (!status) *format = mabn_xstrdup(text);
+    if (mabn_h5_get_string(f, "format", &format))
+        mabn_error_clear();
+    else
+        for (int k = DATASET; k <= CHECKPOINT; k++)
+            if (!strcmp(format, kinds[k].format)) *kind = (enum kind)k;
     mabn_h5_free(f);
-    return status;
+    return MABN_OK;
 }
 
 mabn_status mabn_info_describe(struct mabn_str *out, const char *path,
                                const struct mabn_info_options *options)
 {
-    char *format;
-    MABN_TRY(sniff(&format, path));
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        if (!format != !kinds[i].format || (format && strcmp(format, kinds[i].format))) continue;
-        free(format);
-        return kinds[i].describe(out, path, options);
-    }
-    mabn_status status = mabn_fail(MABN_ERR_FORMAT, "'%s': unknown format '%.100s'", path, format);
-    free(format);
-    return status;
+    enum kind kind;
+    MABN_TRY(sniff(&kind, path));
+    return kinds[kind].describe(out, path, options);
 }

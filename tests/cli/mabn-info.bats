@@ -76,3 +76,106 @@ E2
     assert_success
     refute_output --partial $'\033'
 }
+
+@test "files that h5py wrote or changed are read, but not verified" {
+    need_python
+    run $PYTHON - <<'E2'
+import h5py, numpy as np, shutil
+shutil.copy("a.h5", "edited.h5")
+f = h5py.File("edited.h5", "r+")
+f["labels"][0] = 2
+f.attrs["note"] = "by hand"
+f.close()
+f = h5py.File("made.h5", "w")
+f.attrs["format"], f.attrs["version"], f.attrs["norm"] = "mabn-checkpoint", 1, "bn"
+f["model/w"] = np.arange(6, dtype="f4").reshape(2, 3)
+f["model/h"] = np.ones(3, "f2")
+f["model/flags"] = np.array([True, False])
+f.close()
+f = h5py.File("plain.h5", "w")
+f["x"] = np.arange(4)
+f.close()
+E2
+    assert_success
+    run mabn-info edited.h5
+    assert_success
+    assert_line "  classes       3, 7 to 9 images each"
+    assert_line "  checksums     none: written or changed by another program"
+    fails 1 "'edited.h5' has no checksums" mabn-info --verify edited.h5
+    run mabn-info -l made.h5
+    assert_success
+    assert_line "  norm          bn"
+    assert_line --regexp '^  float16   \(3\) +/model/h$'
+    assert_line --regexp '^  bool      \(2\) +/model/flags$'
+    run mabn-info plain.h5
+    assert_line --index 0 --partial "plain.h5: HDF5"
+    assert_line --regexp '^  int64     \(4\) +/x$'
+}
+
+@test "what HDF5 files may not do" {
+    need_python
+    run $PYTHON - <<'E2'
+import h5py, numpy as np
+def make(name, fill):
+    f = h5py.File(name + ".h5", "w")
+    f.attrs["format"], f.attrs["version"] = "mabn-checkpoint", 1
+    fill(f)
+    f.close()
+make("chunked", lambda f: f.create_dataset("x", data=np.ones(1000), compression="gzip"))
+make("soft", lambda f: f.__setitem__("x", h5py.SoftLink("/y")))
+make("external", lambda f: f.__setitem__("x", h5py.ExternalLink("a.h5", "/images")))
+make("storage", lambda f: f.create_dataset("x", (4,), "u1", external=[("a.h5", 0, 4)]))
+make("strings", lambda f: f.create_dataset("x", data=["a", "b"], dtype=h5py.string_dtype()))
+make("bigendian", lambda f: f.create_dataset("x", data=np.ones(3, ">f4")))
+make("hole", lambda f: f.create_dataset("x", (1 << 40,), "u1"))
+def virtual(f):
+    layout = h5py.VirtualLayout((24,), "i4")
+    layout[:] = h5py.VirtualSource("a.h5", "labels", (24,))
+    f.create_virtual_dataset("x", layout)
+make("virtual", virtual)
+def cycle(f):
+    g = f.create_group("g")
+    g["again"] = g
+make("cycle", cycle)
+def twice(f):
+    f["x"] = np.arange(3)
+    f["y"] = f["x"]
+make("twice", twice)
+E2
+    assert_success
+    fails 1 "'chunked.h5': '/x' is not stored in one piece" mabn-info chunked.h5
+    fails 1 "'soft.h5': '/x' is a link" mabn-info soft.h5
+    fails 1 "'external.h5': '/x' is a link" mabn-info external.h5
+    fails 1 "'storage.h5': '/x' is not stored in one piece" mabn-info storage.h5
+    fails 1 "'virtual.h5': '/x' is not stored in one piece" mabn-info virtual.h5
+    fails 1 "'strings.h5': '/x' is an array of a type" mabn-info strings.h5
+    fails 1 "'bigendian.h5': '/x' is an array of a type" mabn-info bigendian.h5
+    fails 1 "'hole.h5': '/x' was never written" mabn-info hole.h5
+    fails 1 "'cycle.h5': '/g/again/" mabn-info cycle.h5
+    fails 1 "shares its bytes" mabn-info twice.h5
+}
+
+@test "mutated HDF5 files: an answer or one line, never a crash" {
+    need_python
+    run timeout 200 $PYTHON - <<'E2'
+import h5py, numpy as np, random, subprocess
+for kind in "earliest", "v108":
+    f = h5py.File("seed.h5", "w", libver=(kind, "latest") if kind == "earliest" else (kind, kind))
+    f.attrs["format"], f.attrs["version"] = "mabn-checkpoint", 1
+    for i in range(12):
+        f["model/layer%d/w" % i] = np.ones((2, i + 1), "f4")
+    f.close()
+    seed, bad = open("seed.h5", "rb").read(), 0
+    for n in range(60):
+        noise, data = random.Random(n), bytearray(seed)
+        for _ in range(noise.randrange(1, 5)):
+            data[noise.randrange(len(data))] = noise.randrange(256)
+        open("m.h5", "wb").write(data)
+        r = subprocess.run(["mabn-info", "-l", "m.h5"], capture_output=True, timeout=60)
+        assert r.returncode in (0, 1), (kind, n, r)
+        assert r.returncode == 0 or (r.stderr.count(b"\n") == 1 and b"'m.h5'" in r.stderr), (kind, n, r)
+        bad += r.returncode
+    print(kind, bad)
+E2
+    assert_success
+}
