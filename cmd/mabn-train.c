@@ -1,0 +1,262 @@
+/* mabn-train: train a classifier on a dataset, into a run folder. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/signal.h"
+#include "cli/cli.h"
+#include "train/train.h"
+
+static struct mabn_train_options o;
+
+/* ---- options with values of their own form ---- */
+
+/* "a,b,c" → numbers; returns how many, or -1 when one is not a number or there are too many. */
+static int parse_list(double *values, int most, const char *text)
+{
+    int n = 0;
+    for (;;) {
+        char *end;
+        double value = strtod(text, &end);
+        if (end == text || n == most || value != value) return -1;
+        values[n++] = value;
+        if (!*end) return n;
+        if (*end != ',') return -1;
+        text = end + 1;
+    }
+}
+
+static mabn_status three_numbers(const char *argument, void *value)
+{
+    double *three = value;
+    int n = parse_list(three, 3, argument);
+    if (n != 1 && n != 3)
+        return mabn_fail(MABN_ERR_ARG, "expected one or three numbers, found '%s'", argument);
+    if (n == 1) three[1] = three[2] = three[0];
+    return MABN_OK;
+}
+
+static mabn_status jitter(const char *argument, void *value)
+{
+    double *four = value;
+    memset(four, 0, 4 * sizeof *four);
+    if (parse_list(four, 4, argument) < 1)
+        return mabn_fail(MABN_ERR_ARG, "expected brightness,contrast,saturation,hue, found '%s'",
+                         argument);
+    return MABN_OK;
+}
+
+static mabn_status milestones(const char *argument, void *value)
+{
+    (void)value;
+    int n = parse_list(o.milestones, MABN_MAX_MILESTONES, argument);
+    if (n < 1)
+        return mabn_fail(MABN_ERR_ARG, "expected up to %d epochs, found '%s'", MABN_MAX_MILESTONES,
+                         argument);
+    for (int i = 1; i < n; i++)
+        if (o.milestones[i] < o.milestones[i - 1])
+            return mabn_fail(MABN_ERR_ARG, "milestones must rise, found '%s'", argument);
+    o.n_milestones = n;
+    return MABN_OK;
+}
+
+static mabn_status channels(const char *argument, void *value)
+{
+    (void)value;
+    double list[MABN_MAX_RECORD_CHANNELS];
+    int n = parse_list(list, MABN_MAX_RECORD_CHANNELS, argument);
+    for (int i = 0; i < n; i++) {
+        o.channels[i] = list[i] >= 0 && list[i] < 1e6 ? (int)list[i] : -1;
+        if (o.channels[i] != list[i]) n = -1;
+    }
+    if (n < 1) return mabn_fail(MABN_ERR_ARG, "expected channel numbers, found '%s'", argument);
+    o.n_channels = n;
+    return MABN_OK;
+}
+
+static mabn_status allow(const char *argument, void *value)
+{
+    static const struct {
+        const char *name;
+        bool *flag;
+    } kinds[] = {{"norm", &o.allow_norm},
+                 {"centralized", &o.allow_centralized},
+                 {"folded", &o.allow_folded},
+                 {"classes", &o.allow_classes},
+                 {"input", &o.allow_input}};
+    (void)value;
+    for (const char *at = argument; *at; at += *at == ',') {
+        size_t n = strcspn(at, ","), i = 0;
+        while (i < 5 && (strlen(kinds[i].name) != n || strncmp(kinds[i].name, at, n)))
+            i++;
+        if (i == 5)
+            return mabn_fail(MABN_ERR_ARG, "expected norm, centralized, folded, classes or input, "
+                             "found '%.*s'", (int)n, at);
+        *kinds[i].flag = true;
+        at += n;
+    }
+    return MABN_OK;
+}
+
+static mabn_status preset(const char *argument, void *value)
+{
+    (void)value;
+    if (strcmp(argument, "imagenet"))
+        return mabn_fail(MABN_ERR_ARG, "there is no preset '%s'; there is imagenet", argument);
+    static const double epochs[] = {30, 60, 90};
+    o.arch = "resnet50";
+    o.norm = "mabn";
+    o.norm_batch = 2;
+    o.window = 16;
+    o.window_rule = "subbatch";
+    o.augment = "imagenet";
+    o.size = 224;
+    o.replacement = true;
+    o.batch = 256;
+    o.epochs = 120;
+    o.epoch_steps = 5000;
+    o.schedule = MABN_SCHEDULE_STEP;
+    o.lr = 0.1;
+    o.lr_batch = 256;
+    memcpy(o.milestones, epochs, sizeof epochs);
+    o.n_milestones = 3;
+    o.smoothing = 0.1;
+    return MABN_OK;
+}
+
+/* ---- the table ---- */
+
+static const char *const samplers[] = {"shuffle", "replacement", NULL};
+static const char *const schedules[] = {"step", "cosine", "constant", NULL};
+static int sampler;
+
+/* clang-format off */
+static const struct mabn_option options[] = {
+    MABN_OPT_GROUP("Files"),
+    MABN_OPT_STRING('t', "train", &o.train, "FILE", "the dataset to train on"),
+    MABN_OPT_STRING(0, "val", &o.val, "FILE", "the dataset to validate on"),
+    MABN_OPT_STRING('o', "output", &o.run, "DIR", "the run folder"),
+    MABN_OPT_FLAG(0, "resume", &o.resume, "go on from the newest checkpoint in the run folder, if there is one"),
+    MABN_OPT_FLAG('f', "force", &o.force, "start again in a folder that holds a run"),
+    MABN_OPT_CALL(0, "allow-weights", allow, NULL, "KIND,...", "use a MODEL that differs in norm, centralized, folded, classes or input"),
+
+    MABN_OPT_GROUP("Recipe"),
+    MABN_OPT_PRESET(0, "preset", preset, NULL, "NAME", "imagenet: the reference's recipe for ResNet-50; other options change parts of it"),
+    MABN_OPT_INT('b', "batch", &o.batch, 1, 1 << 20, "N", "images of one SGD step"),
+    MABN_OPT_INT64(0, "epochs", &o.epochs, 0, 1e9, "N", "times through the data"),
+    MABN_OPT_INT64(0, "epoch-steps", &o.epoch_steps, 0, 1e9, "N", "steps of an epoch; 0: once through the data"),
+    MABN_OPT_INT64(0, "steps", &o.steps, 0, 1e12, "N", "steps of the run; 0: all epochs"),
+    MABN_OPT_CHOICE(0, "sampler", &sampler, samplers, "order of the images: each once an epoch, or drawn with replacement"),
+    MABN_OPT_DOUBLE(0, "lr", &o.lr, 0, 1e30, "RATE", "peak learning rate, for a batch of --lr-batch images"),
+    MABN_OPT_DOUBLE(0, "lr-batch", &o.lr_batch, 1, 1e9, "N", "the batch that --lr is for; the rate is scaled to --batch"),
+    MABN_OPT_FLAG(0, "lr-exact", &o.lr_exact, "use --lr as it is, whatever the batch"),
+    MABN_OPT_CHOICE(0, "schedule", &o.schedule, schedules, "course of the learning rate"),
+    MABN_OPT_CALL(0, "milestones", milestones, NULL, "E,...", "step schedule: the epochs after which the rate is multiplied by --gamma"),
+    MABN_OPT_DOUBLE(0, "gamma", &o.gamma, 0, 1, "X", "step schedule: the factor"),
+    MABN_OPT_DOUBLE(0, "warmup-epochs", &o.warmup_epochs, 0, 1e6, "E", "epochs of linear rise at the start"),
+    MABN_OPT_DOUBLE(0, "momentum", &o.momentum, 0, 1, "X", "of SGD"),
+    MABN_OPT_FLAG(0, "nesterov", &o.nesterov, "Nesterov's momentum"),
+    MABN_OPT_DOUBLE(0, "weight-decay", &o.weight_decay, 0, 1, "X", "of SGD"),
+    MABN_OPT_FLAG(0, "no-decay-norm-bias", &o.no_decay_norm_bias, "decay only the weights of convolutions and linear layers"),
+    MABN_OPT_DOUBLE(0, "label-smoothing", &o.smoothing, 0, 1, "X", "part of the target spread over all classes"),
+    MABN_OPT_SEED(&o.seed),
+
+    MABN_OPT_GROUP("Network (without MODEL, or over it)"),
+    MABN_OPT_STRING(0, "arch", &o.arch, "NAME", "architecture, as mabn-init has them; resnet50 when nothing is said"),
+    MABN_OPT_STRING(0, "norm", &o.norm, "NORM", "bn brn mabn frozen gn ln in none, or part by part: body=mabn,stem=frozen"),
+    MABN_OPT_INT('B', "norm-batch", &o.norm_batch, -1, 1 << 20, "N", "images behind one batch statistic; 0: the whole batch, -1: as MODEL has it"),
+    MABN_OPT_INT('m', "window", &o.window, -1, 1 << 16, "M", "statistics in MABN's moving average; -1: 16, or as MODEL has it"),
+    MABN_OPT_STRING(0, "window-rule", &o.window_rule, "RULE", "of MABN: subbatch or iteration"),
+    MABN_OPT_INT(0, "norm-warmup", &o.norm_warmup, -1, 1 << 30, "N", "iteration rule: steps before the window is used; -1: 100"),
+    MABN_OPT_INT(0, "r-start", &o.r_start, -1, 1 << 30, "N", "MABN: first step with the renormalizing factor; -1: as the reference"),
+    MABN_OPT_STRING(0, "centralize", &o.centralize, "WHEN", "weight centralization: auto (with MABN), on, off"),
+    MABN_OPT_INT(0, "width", &o.base_width, 0, 4096, "N", "channels of the first stage; 0: as the architecture has it"),
+    MABN_OPT_STRING(0, "stem", &o.stem, "SIZE", "large (7x7 and pooling) or small (3x3)"),
+    MABN_OPT_FLAG(0, "stride-in-1x1", &o.stride_in_1x1, "bottlenecks stride in their first 1x1 convolution"),
+    MABN_OPT_FLAG(0, "save-memory", &o.save_memory, "compute some activations again in the backward pass"),
+    MABN_OPT_FLAG(0, "exact", &o.exact, "plain convolution sums, no Winograd: slower, for comparisons"),
+
+    MABN_OPT_GROUP("Pictures"),
+    MABN_OPT_STRING(0, "augment", &o.augment, "NAME", "imagenet, torchvision, cifar or plain; chosen by the images' size when not given"),
+    MABN_OPT_INT(0, "size", &o.size, 0, 4096, "PIXELS", "side of the network's input; 0: as the augmentation or the data have it"),
+    MABN_OPT_STRING(0, "crop", &o.crop, "KIND", "in training: none, centre, square, resized or pad"),
+    MABN_OPT_DOUBLE(0, "crop-area", &o.area_min, 0, 1, "X", "smallest part of the picture that a crop takes"),
+    MABN_OPT_INT(0, "pad", &o.pad, -1, 4096, "PIXELS", "crop pad: zeros on each side"),
+    MABN_OPT_INT(0, "short-side", &o.short_side, -1, 65536, "PIXELS", "in validation: shorter side before the centre crop"),
+    MABN_OPT_STRING(0, "resize", &o.resize, "KIND", "pil (Pillow's, antialiased) or cv (OpenCV's)"),
+    MABN_OPT_DOUBLE(0, "flip", &o.flip, 0, 1, "P", "probability of a horizontal flip"),
+    MABN_OPT_DOUBLE(0, "lighting", &o.lighting, 0, 10, "X", "deviation of the PCA lighting noise"),
+    MABN_OPT_CALL(0, "jitter", jitter, o.jitter, "B,C,S,H", "brightness, contrast, saturation and hue jitter"),
+    MABN_OPT_DOUBLE(0, "erase", &o.erase, 0, 1, "P", "probability of random erasing"),
+    MABN_OPT_STRING(0, "channel-order", &o.order, "ORDER", "rgb or bgr"),
+    MABN_OPT_DOUBLE(0, "range", &o.range, 0, 1e6, "X", "what white becomes before mean and deviation: 1 or 255"),
+    MABN_OPT_CALL(0, "mean", three_numbers, o.mean, "X[,Y,Z]", "subtracted, in units of --range"),
+    MABN_OPT_CALL(0, "std", three_numbers, o.deviation, "X[,Y,Z]", "divided by, in units of --range"),
+    MABN_OPT_FLAG(0, "skip-bad", &o.skip_bad, "replace unreadable images instead of failing"),
+
+    MABN_OPT_GROUP("Watching"),
+    MABN_OPT_STRING('l', "log", &o.log, "FILE", "write the metrics to FILE, not to standard output"),
+    MABN_OPT_INT64(0, "log-every", &o.log_every, 1, 1e9, "N", "steps between lines"),
+    MABN_OPT_INT64(0, "val-every", &o.val_every, -1, 1e9, "N", "steps between validations; 0: every epoch, -1: at the end"),
+    MABN_OPT_INT(0, "val-batch", &o.val_batch, 0, 1 << 20, "N", "images of a validation batch; 0: as --batch"),
+    MABN_OPT_INT64(0, "save-every", &o.save_every, 0, 1e9, "N", "steps between checkpoints; 0: every epoch"),
+    MABN_OPT_INT(0, "keep", &o.keep, 1, 1000000, "K", "checkpoints to keep"),
+    MABN_OPT_STRING(0, "record-stats", &o.stats, "FILE", "write each norm layer's four batch statistics to FILE"),
+    MABN_OPT_INT64(0, "stats-every", &o.stats_every, 1, 1e9, "N", "steps between recorded statistics"),
+    MABN_OPT_CALL(0, "stats-channels", channels, NULL, "C,...", "channels whose statistics are recorded; 0 when not given"),
+    MABN_OPT_FLAG(0, "stats-reference", &o.stats_reference, "record mu_gy as the reference's recorder defines it"),
+
+    MABN_OPT_GROUP("Machine"),
+    MABN_OPT_THREADS(&o.threads),
+    MABN_OPT_INT(0, "decoders", &o.decoders, 0, 1024, "N", "threads that read and decode images; 0: as --threads"),
+    MABN_OPTIONS_COMMON,
+    MABN_OPT_END,
+};
+/* clang-format on */
+
+static const struct mabn_cli cli = {
+    .name = "mabn-train",
+    .usage = "[OPTION]... --train DATA [--val DATA] -o DIR [MODEL]",
+    .summary = "train a classifier; metrics go to standard output as JSON Lines",
+    .options = options,
+    .epilog = "Examples:\n"
+              "  mabn-train --arch cifar-resnet20 --norm mabn --norm-batch 2 --batch 32 \\\n"
+              "      --train train.h5 --val val.h5 -o run > run.jsonl\n"
+              "  mabn-train --preset imagenet --train train.h5 --val val.h5 -o run --resume",
+    .min_args = 0,
+    .max_args = 1,
+};
+
+static void check(int args)
+{
+    if (!o.train) mabn_cli_usage_error("no dataset to train on: give --train FILE");
+    if (!o.run) mabn_cli_usage_error("no run folder: give -o DIR");
+    if (!o.epochs && !o.steps) mabn_cli_usage_error("--epochs 0 needs --steps");
+    if (o.norm_batch > o.batch)
+        mabn_cli_usage_error("--norm-batch %d is larger than --batch %d: a statistic cannot have "
+                             "more images than a step", o.norm_batch, o.batch);
+    if (o.schedule == MABN_SCHEDULE_STEP && !o.n_milestones)
+        mabn_cli_usage_error("--schedule step needs --milestones");
+    if (o.lr_exact && mabn_cli_given("lr-batch"))
+        mabn_cli_usage_error("--lr-exact and --lr-batch contradict each other");
+    if (o.force && o.resume) mabn_cli_usage_error("--force and --resume contradict each other");
+    if (args && (o.base_width || o.stem || o.stride_in_1x1))
+        mabn_cli_usage_error("--width, --stem and --stride-in-1x1 shape a new network; MODEL has "
+                             "its own");
+}
+
+int main(int argc, char **argv)
+{
+    char **args;
+    mabn_train_options_init(&o);
+    int n = mabn_cli_start(&cli, argc, argv, &args);
+    if (mabn_cli_given("sampler") || !o.replacement) o.replacement = sampler == 1;
+    check(n);
+    o.weights = n ? args[0] : NULL;
+    o.decoders = o.decoders ? o.decoders : o.threads;
+    if (!o.log) o.log = "-";
+    o.command = mabn_cli_command_line();
+    o.tool = "mabn-train " MABN_VERSION;
+    mabn_signals_graceful();
+    return mabn_cli_finish(mabn_train(&o));
+}

@@ -1,0 +1,135 @@
+#include "train/evaluate.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/progress.h"
+#include "base/signal.h"
+
+static mabn_status eval_batch(struct mabn_eval_result *result, struct mabn_net *net,
+                              const struct mabn_batch *batch,
+                              const struct mabn_eval_options *options)
+{
+    struct mabn_shape shape = mabn_net_input_shape(net);
+    int rows = mabn_net_batch(net), labelled = 0;
+    size_t values = (size_t)(shape.dim[1] * shape.dim[2] * shape.dim[3]);
+    memcpy(mabn_net_input(net), batch->x, (size_t)batch->count * values * sizeof(float));
+    int32_t *labels = mabn_net_labels(net);
+    for (int i = 0; i < rows; i++) {
+        labels[i] = i < batch->count ? batch->labels[i] : -1;
+        labelled += labels[i] >= 0;
+    }
+    MABN_TRY(mabn_net_forward(net));
+    double loss = 0;
+    if (labelled) {
+        MABN_TRY(mabn_net_loss(net, options->smoothing, &loss));
+        const int32_t *ranks = mabn_net_ranks(net);
+        for (int i = 0; i < batch->count; i++) {
+            result->top1 += ranks[i] == 0;
+            result->top5 += ranks[i] >= 0 && ranks[i] < 5;
+        }
+    }
+    result->images += batch->count;
+    result->labelled += labelled;
+    result->loss += loss * labelled;
+    if (options->each)
+        return options->each(options->context, batch, mabn_net_logits(net), mabn_net_classes(net));
+    return MABN_OK;
+}
+
+mabn_status mabn_evaluate(struct mabn_eval_result *result, struct mabn_net *net,
+                          const struct mabn_source *source, const struct mabn_augment *input,
+                          const struct mabn_eval_options *options)
+{
+    struct mabn_loader_options lo;
+    struct mabn_loader *loader = NULL;
+    const struct mabn_batch *batch;
+    struct mabn_progress *progress = NULL;
+    double start = mabn_now();
+    memset(result, 0, sizeof *result);
+    mabn_loader_options_init(&lo);
+    lo.augment = *input;
+    lo.batch = mabn_net_batch(net);
+    lo.threads = options->threads;
+    lo.keep_last = true;
+    lo.epochs = 1;
+    lo.skip_bad = options->skip_bad;
+    MABN_TRY(mabn_sampler_init(&lo.sampler, MABN_SAMPLER_SEQUENTIAL, source->count, 0, 0));
+    MABN_TRY(mabn_loader_new(&loader, source, &lo));
+    if (options->progress)
+        progress = mabn_progress_new(options->progress, "images", source->count);
+    mabn_status status;
+    while (!(status = mabn_loader_next(loader, &batch)) && batch) {
+        if (mabn_stop_requested()) {
+            status = mabn_fail(MABN_ERR_STOPPED, "stopped by %s",
+                               mabn_signal_name(mabn_stop_requested()));
+            break;
+        }
+        MABN_TRY_GOTO(eval_batch(result, net, batch, options), out);
+        if (progress) mabn_progress_add(progress, (uint64_t)batch->count);
+    }
+out:
+    mabn_progress_free(progress);
+    mabn_loader_free(loader);
+    if (status) return status;
+    double n = result->labelled ? (double)result->labelled : 1;
+    result->loss /= n;
+    result->top1 *= 100 / n;
+    result->top5 *= 100 / n;
+    result->seconds = mabn_now() - start;
+    return MABN_OK;
+}
+
+/* ---- predictions ---- */
+
+/* The classes with the largest logits, best first; equal ones by number. */
+static int best_classes(int best[5], const float *logits, int classes)
+{
+    int n = 0;
+    for (int c = 0; c < classes; c++) {
+        int at = n;
+        while (at > 0 && logits[c] > logits[best[at - 1]])
+            at--;
+        if (at == 5) continue;
+        int last = n < 5 ? n++ : 4;
+        memmove(best + at + 1, best + at, (size_t)(last - at) * sizeof *best);
+        best[at] = c;
+    }
+    return n;
+}
+
+void mabn_prediction_line(struct mabn_str *line, uint64_t sample, int label, const float *logits,
+                          int classes, bool with_logits)
+{
+    int best[5], n = best_classes(best, logits, classes);
+    double sum = 0, most = n ? logits[best[0]] : 0;
+    for (int c = 0; c < classes; c++)
+        sum += exp(logits[c] - most);
+    mabn_str_printf(line, "{\"sample\":%llu,\"label\":", (unsigned long long)sample);
+    if (label >= 0)
+        mabn_str_printf(line, "%d", label);
+    else
+        mabn_str_add(line, "null");
+    mabn_str_add(line, ",\"top\":[");
+    for (int i = 0; i < n; i++)
+        mabn_str_printf(line, "%s%d", i ? "," : "", best[i]);
+    mabn_str_add(line, "],\"prob\":[");
+    for (int i = 0; i < n; i++) {
+        if (i) mabn_str_add_char(line, ',');
+        mabn_str_add_float(line, (float)(exp(logits[best[i]] - most) / sum));
+    }
+    mabn_str_add(line, "],\"loss\":");
+    if (label >= 0 && label < classes)
+        mabn_str_add_float(line, (float)(log(sum) - (logits[label] - most)));
+    else
+        mabn_str_add(line, "null");
+    if (with_logits) {
+        mabn_str_add(line, ",\"logits\":[");
+        for (int c = 0; c < classes; c++) {
+            if (c) mabn_str_add_char(line, ',');
+            mabn_str_add_float(line, logits[c]);
+        }
+        mabn_str_add_char(line, ']');
+    }
+    mabn_str_add_char(line, '}');
+}

@@ -1,0 +1,45 @@
+/* Run an inference network over a dataset, and judge what it says. */
+#ifndef MABN_TRAIN_EVALUATE_H
+#define MABN_TRAIN_EVALUATE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "base/str.h"
+#include "data/loader.h"
+#include "net/net.h"
+
+MABN_BEGIN_DECLS
+
+struct mabn_eval_options {
+    int threads;       /* decoding; 0: as many as the process may use */
+    double smoothing;  /* of the labels, in the loss */
+    bool skip_bad;     /* leave unreadable images out instead of failing */
+    const char *progress; /* what to show progress as; NULL: not at all */
+    /* Called for each batch, in order, with its logits (batch->count,classes); may be NULL. */
+    mabn_status (*each)(void *context, const struct mabn_batch *batch, const float *logits,
+                        int classes);
+    void *context;
+};
+
+struct mabn_eval_result {
+    int64_t images;  /* seen */
+    int64_t labelled; /* of them, with a label: what the figures are over */
+    double loss, top1, top5; /* mean loss; percent right */
+    double seconds;
+};
+
+/* Every sample of the source once, in order. Stops with MABN_ERR_STOPPED when a signal asks so. */
+MABN_MUST_USE mabn_status mabn_evaluate(struct mabn_eval_result *result, struct mabn_net *net,
+                                        const struct mabn_source *source,
+                                        const struct mabn_augment *input,
+                                        const struct mabn_eval_options *options);
+
+/* {"sample":i,"label":l,"top":[c1…c5],"prob":[…],"loss":x}, with "logits":[…] on demand; the loss
+ * is the plain cross-entropy, null without a label. */
+void mabn_prediction_line(struct mabn_str *line, uint64_t sample, int label, const float *logits,
+                          int classes, bool with_logits);
+
+MABN_END_DECLS
+#endif

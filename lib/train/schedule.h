@@ -1,0 +1,33 @@
+/* Learning rates: a pure function of the step, so that a resumed run needs no state for it. */
+#ifndef MABN_TRAIN_SCHEDULE_H
+#define MABN_TRAIN_SCHEDULE_H
+
+#include <stdint.h>
+
+#include "base/status.h"
+
+MABN_BEGIN_DECLS
+
+enum mabn_schedule_kind {
+    MABN_SCHEDULE_STEP,     /* times gamma at each milestone */
+    MABN_SCHEDULE_COSINE,   /* half a cosine from lr at the end of the warm-up to 0 at the last step */
+    MABN_SCHEDULE_CONSTANT,
+};
+
+enum { MABN_MAX_MILESTONES = 16 };
+
+struct mabn_schedule {
+    enum mabn_schedule_kind kind;
+    double lr;           /* the peak: what --lr gives after scaling */
+    int64_t steps;       /* of the whole run */
+    int64_t warmup;      /* steps of linear rise: step s < warmup has lr·(s+1)/warmup */
+    int64_t milestones[MABN_MAX_MILESTONES]; /* rising; from this step on times gamma */
+    int n_milestones;
+    double gamma;
+};
+
+/* The rate of step 0, 1, … */
+double mabn_schedule_lr(const struct mabn_schedule *schedule, int64_t step);
+
+MABN_END_DECLS
+#endif

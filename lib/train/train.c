@@ -1,0 +1,264 @@
+/* The training loop. */
+#include "train/train.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/progress.h"
+#include "base/signal.h"
+#include "train/run.h"
+
+/* ---- lines ---- */
+
+static void add_number(struct mabn_str *line, const char *name, double value)
+{
+    mabn_str_printf(line, ",\"%s\":", name);
+    mabn_str_add_double(line, value);
+}
+
+static double epochs_done(const struct mabn_run *run)
+{
+    return (double)run->step / (double)run->epoch_steps;
+}
+
+static void open_line(struct mabn_str *line, const struct mabn_run *run, const char *type)
+{
+    mabn_str_init(line);
+    mabn_str_printf(line, "{\"t\":\"%s\",\"step\":%lld", type, (long long)run->step);
+    add_number(line, "epoch", epochs_done(run));
+}
+
+static mabn_status close_line(struct mabn_str *line, struct mabn_run *run)
+{
+    mabn_str_add_char(line, '}');
+    if (isatty(STDOUT_FILENO)) mabn_progress_hide(run->progress);
+    mabn_status status = mabn_run_log(run, line);
+    mabn_str_release(line);
+    return status;
+}
+
+/* A line of means since the last one. */
+static mabn_status log_steps(struct mabn_run *run, double lr)
+{
+    struct mabn_loader_stats stats;
+    struct mabn_str line;
+    struct mabn_meter *m = &run->meter;
+    double now = mabn_now(), seconds = now - run->line_time;
+    mabn_loader_stats(run->loader, &stats);
+    double n = m->images > 0 ? m->images : 1;
+    open_line(&line, run, "step");
+    add_number(&line, "loss", m->loss / n);
+    add_number(&line, "top1", 100 * m->top1 / n);
+    add_number(&line, "top5", 100 * m->top5 / n);
+    add_number(&line, "lr", lr);
+    add_number(&line, "images_s", round(10 * n / seconds) / 10);
+    add_number(&line, "data_wait",
+               round(1e4 * fmin(1, (stats.wait_seconds - run->line_wait) / seconds)) / 1e4);
+    mabn_str_printf(&line, ",\"memory\":%llu", (unsigned long long)mabn_peak_memory());
+    mabn_progress_note(run->progress, "loss %.3f, top-1 %.1f %%", m->loss / n, 100 * m->top1 / n);
+    *m = (struct mabn_meter){0};
+    run->line_time = now;
+    run->line_wait = stats.wait_seconds;
+    return close_line(&line, run);
+}
+
+static mabn_status log_stats(struct mabn_run *run)
+{
+    int count;
+    const struct mabn_net_record *records = mabn_net_records(run->net, &count);
+    struct mabn_str line;
+    mabn_status status = MABN_OK;
+    mabn_str_init(&line);
+    for (int i = 0; i < count && !status; i++) {
+        mabn_str_clear(&line);
+        mabn_str_printf(&line, "{\"t\":\"stat\",\"step\":%lld,\"layer\":", (long long)run->step);
+        mabn_str_add_json(&line, records[i].layer);
+        mabn_str_printf(&line, ",\"channel\":%d", records[i].channel);
+        add_number(&line, "mu_x", records[i].mu_x);
+        add_number(&line, "var_x", records[i].var_x);
+        add_number(&line, "mu_g", records[i].mu_g);
+        add_number(&line, "mu_gy", records[i].mu_gy);
+        mabn_str_add_char(&line, '}');
+        status = mabn_jsonl_write(&run->stats, &line);
+    }
+    mabn_str_release(&line);
+    return status;
+}
+
+static mabn_status log_ends(struct mabn_run *run, const char *type)
+{
+    struct mabn_str line;
+    open_line(&line, run, type);
+    if (!strcmp(type, "start")) mabn_run_describe(run, &line);
+    return close_line(&line, run);
+}
+
+/* ---- parts of a step ---- */
+
+static mabn_status not_finite(const struct mabn_run *run, const char *what, double lr)
+{
+    struct mabn_str text;
+    mabn_str_init(&text);
+    mabn_str_printf(&text, "%s at step %lld (epoch %.2f, lr %.4g, batch %d); ", what,
+                    (long long)run->step, epochs_done(run), lr, run->options->batch);
+    if (run->last_saved)
+        mabn_str_printf(&text, "last good checkpoint: '%s'; ", run->last_saved);
+    else
+        mabn_str_add(&text, "no checkpoint had been saved; ");
+    mabn_str_add(&text, "try a lower --lr or a longer --warmup-epochs");
+    mabn_status status = mabn_fail(MABN_ERR_NONFINITE, "%s", text.text);
+    mabn_str_release(&text);
+    return status;
+}
+
+static void measure(struct mabn_run *run, double loss, int images)
+{
+    const int32_t *ranks = mabn_net_ranks(run->net);
+    run->meter.loss += loss * images;
+    run->meter.images += images;
+    for (int i = 0; i < images; i++) {
+        run->meter.top1 += ranks[i] == 0;
+        run->meter.top5 += ranks[i] >= 0 && ranks[i] < 5;
+    }
+}
+
+static mabn_status step_once(struct mabn_run *run, double lr)
+{
+    const struct mabn_train_options *o = run->options;
+    const struct mabn_batch *batch;
+    MABN_TRY(mabn_loader_next(run->loader, &batch));
+    size_t values = (size_t)run->augment.width * (size_t)run->augment.height *
+                    (size_t)run->augment.channels;
+    memcpy(mabn_net_input(run->net), batch->x, (size_t)o->batch * values * sizeof(float));
+    memcpy(mabn_net_labels(run->net), batch->labels, (size_t)o->batch * sizeof(int32_t));
+
+    bool record = o->stats && run->step % o->stats_every == 0;
+    if (o->stats)
+        mabn_net_record(run->net, o->channels, record ? o->n_channels : 0, o->stats_reference);
+    double loss;
+    MABN_TRY(mabn_net_forward(run->net));
+    MABN_TRY(mabn_net_loss(run->net, o->smoothing, &loss));
+    if (!isfinite(loss))
+        return not_finite(run, isnan(loss) ? "the loss is not a number" : "the loss is infinite",
+                          lr);
+    MABN_TRY(mabn_net_backward(run->net));
+    struct mabn_net_sgd sgd = {.lr = lr,
+                               .momentum = o->momentum,
+                               .weight_decay = o->weight_decay,
+                               .nesterov = o->nesterov,
+                               .no_decay_norm_bias = o->no_decay_norm_bias};
+    MABN_TRY(mabn_net_update(run->net, &sgd));
+    measure(run, loss, o->batch);
+    run->step++;
+    return record ? log_stats(run) : MABN_OK;
+}
+
+static mabn_status validate(struct mabn_run *run)
+{
+    struct mabn_eval_result result;
+    struct mabn_eval_options eo = {.threads = run->options->decoders,
+                                   .smoothing = run->options->smoothing,
+                                   .skip_bad = run->options->skip_bad};
+    double start = mabn_now();
+    mabn_progress_note(run->progress, "validating");
+    MABN_TRY(mabn_net_copy(run->val_net, run->net));
+    MABN_TRY(mabn_evaluate(&result, run->val_net, &run->val_source, &run->input, &eo));
+    run->val_pending = false;
+    struct mabn_str line;
+    open_line(&line, run, "val");
+    add_number(&line, "loss", result.loss);
+    add_number(&line, "top1", result.top1);
+    add_number(&line, "top5", result.top5);
+    mabn_str_printf(&line, ",\"images\":%lld", (long long)result.images);
+    add_number(&line, "seconds", round(result.seconds * 1000) / 1000);
+    mabn_verbose("step %lld: validation loss %.4f, top-1 %.2f %%, top-5 %.2f %%",
+                 (long long)run->step, result.loss, result.top1, result.top5);
+    run->line_time += mabn_now() - start; /* images/s is of training alone */
+    return close_line(&line, run);
+}
+
+static bool weights_are_finite(struct mabn_net *net)
+{
+    size_t count;
+    const float *p = mabn_net_parameters(net, &count);
+    for (size_t i = 0; i < count; i++)
+        if (!isfinite(p[i])) return false;
+    return true;
+}
+
+static mabn_status save(struct mabn_run *run, double lr)
+{
+    if (run->last_saved && run->last_saved_step == run->step && !run->val_pending) return MABN_OK;
+    if (!weights_are_finite(run->net)) return not_finite(run, "a weight is not finite", lr);
+    double start = mabn_now();
+    MABN_TRY(mabn_run_save(run));
+    run->line_time += mabn_now() - start;
+    return MABN_OK;
+}
+
+static bool due(const struct mabn_run *run, int64_t every)
+{
+    return run->step == run->steps || (every > 0 && run->step % every == 0);
+}
+
+/* After a step: validation, checkpoint, signals. */
+static mabn_status after_step(struct mabn_run *run, double lr)
+{
+    if (run->val_set && due(run, run->val_every)) run->val_pending = true;
+    mabn_status status = MABN_OK;
+    if (run->val_pending && !mabn_stop_requested()) {
+        status = validate(run);
+        if (status && status != MABN_ERR_STOPPED) return status;
+    }
+    int stop = mabn_stop_requested();
+    bool asked = mabn_save_requested();
+    if (stop || asked || due(run, run->save_every)) MABN_TRY(save(run, lr));
+    if (asked && !stop) mabn_info("saved '%s' at step %lld", run->last_saved, (long long)run->step);
+    if (!stop || (run->step == run->steps && !run->val_pending)) return MABN_OK;
+    return mabn_fail(MABN_ERR_STOPPED, "stopped by %s after step %lld of %lld; saved '%s'; go on "
+                     "with --resume", mabn_signal_name(stop), (long long)run->step,
+                     (long long)run->steps, run->last_saved);
+}
+
+static mabn_status train_steps(struct mabn_run *run)
+{
+    int64_t every = run->options->log_every;
+    double lr = mabn_schedule_lr(&run->schedule, run->step);
+    if (run->val_pending) MABN_TRY(after_step(run, lr));
+    while (run->step < run->steps) {
+        lr = mabn_schedule_lr(&run->schedule, run->step);
+        MABN_TRY(step_once(run, lr));
+        if (due(run, every)) MABN_TRY(log_steps(run, lr));
+        mabn_progress_set(run->progress, (uint64_t)(run->step - run->first_step));
+        MABN_TRY(after_step(run, lr));
+    }
+    return MABN_OK;
+}
+
+mabn_status mabn_train(const struct mabn_train_options *options)
+{
+    struct mabn_run run = {.options = options};
+    mabn_status status;
+    run.metrics.fd = run.copy.fd = run.stats.fd = -1;
+    mabn_str_init(&run.course);
+    MABN_TRY_GOTO(mabn_run_set_up(&run), out);
+    MABN_TRY_GOTO(mabn_run_start(&run), out);
+    if (run.step >= run.steps && run.first_step > 0 && !run.val_pending && mabn_run_is_done(&run)) {
+        mabn_info("'%s' is done: nothing to do", options->run);
+        goto out;
+    }
+    run.progress = mabn_progress_new("training", "steps", (uint64_t)(run.steps - run.step));
+    MABN_TRY_GOTO(log_ends(&run, "start"), out);
+    run.line_time = mabn_now();
+    MABN_TRY_GOTO(train_steps(&run), out);
+    MABN_TRY_GOTO(mabn_run_save_model(&run), out);
+    status = log_ends(&run, "end");
+out:
+    mabn_progress_free(run.progress);
+    mabn_run_release(&run);
+    return status;
+}

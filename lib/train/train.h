@@ -1,0 +1,100 @@
+/* Training a classifier: from a dataset to a run folder.
+ *
+ * Three sizes that are never confused:
+ *   batch       images of one optimizer step
+ *   norm_batch  images behind one batch statistic; the batch is cut into batch/norm_batch runs
+ *   window      statistics that MABN's moving average spans (the paper's m)
+ *
+ * The run folder is complete in itself:
+ *   metrics.jsonl       one JSON object a line; "t" says what it is: start, step, val, end
+ *   step-000001000.h5   checkpoints, the last `keep` of them: everything needed to go on
+ *   model.h5            the trained network, when the run is done
+ *
+ * Resuming is exact: N steps, a kill, and the rest give the same bits as all steps at a stretch, on
+ * the same number of threads. What decides the course of a run is written into its checkpoints as
+ * one text of `key = value` lines, and a run is resumed only with the same text; the length of the
+ * run may differ.
+ *
+ * A loss, or at a checkpoint a weight, that is not finite ends the run with MABN_ERR_NONFINITE;
+ * nothing is saved then, so the newest checkpoint is a good one. */
+#ifndef MABN_TRAIN_TRAIN_H
+#define MABN_TRAIN_TRAIN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "data/sampler.h"
+#include "image/augment.h"
+#include "model/model.h"
+#include "train/schedule.h"
+
+MABN_BEGIN_DECLS
+
+enum { MABN_MAX_RECORD_CHANNELS = 64 };
+
+struct mabn_train_options {
+    /* files */
+    const char *train, *val; /* datasets; val may be NULL */
+    const char *run;         /* folder */
+    const char *weights;     /* a model file to start from; NULL: a fresh network */
+    const char *log;         /* a copy of metrics.jsonl: a file, "-" for stdout, or NULL */
+    const char *stats;       /* file for the recorded statistics, or NULL */
+    const char *command, *tool;
+    bool resume, force;
+
+    /* the network; without weights, or over them where set */
+    const char *arch;
+    const char *norm; /* NULL: as in the weights, else "bn" */
+    const char *stem; /* "large", "small"; NULL: as the architecture has it */
+    int norm_batch, window, norm_warmup, r_start; /* < 0: as the norm or the weights have it */
+    const char *window_rule;                      /* NULL: likewise */
+    const char *centralize;                       /* "auto", "on", "off"; NULL: likewise */
+    int base_width;                               /* 0: as the architecture has it */
+    bool stride_in_1x1;
+    bool allow_norm, allow_centralized, allow_folded, allow_classes, allow_input;
+
+    /* pictures; size 0: as the weights, the augmentation or the dataset have it */
+    const char *augment; /* preset name; NULL: chosen by the dataset */
+    int size;
+    /* over the preset, where set: NaN, NULL and -1 leave it */
+    const char *crop, *resize, *order;
+    double area_min, flip, lighting, erase, range;
+    double jitter[4];
+    double mean[3], deviation[3];
+    int pad, short_side;
+    bool skip_bad;
+
+    /* the course */
+    int batch, val_batch; /* val_batch 0: as batch */
+    int64_t epochs, epoch_steps, steps; /* epoch_steps 0: once through; steps 0: all epochs */
+    int64_t seed;
+    bool replacement; /* the sampler draws with replacement */
+    int schedule;     /* enum mabn_schedule_kind */
+    double lr, lr_batch;
+    bool lr_exact;
+    double milestones[MABN_MAX_MILESTONES]; /* epochs */
+    int n_milestones;
+    double gamma, warmup_epochs;
+    double momentum, weight_decay, smoothing;
+    bool nesterov, no_decay_norm_bias;
+
+    /* watching */
+    int64_t log_every, save_every, val_every; /* steps; save, val 0: every epoch; val < 0: at the end */
+    int keep;
+    int channels[MABN_MAX_RECORD_CHANNELS], n_channels;
+    int64_t stats_every;
+    bool stats_reference;
+
+    /* the machine */
+    int threads, decoders;
+    bool save_memory, exact;
+};
+
+void mabn_train_options_init(struct mabn_train_options *options);
+
+/* Train to the end. MABN_ERR_STOPPED after a signal, when all is saved. */
+MABN_MUST_USE mabn_status mabn_train(const struct mabn_train_options *options);
+
+MABN_END_DECLS
+#endif
