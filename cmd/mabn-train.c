@@ -2,8 +2,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/log.h"
 #include "base/signal.h"
+#include "base/thread.h"
 #include "cli/cli.h"
 #include "train/train.h"
 
@@ -248,6 +248,7 @@ static void check(int args)
 int main(int argc, char **argv)
 {
     char **args;
+    mabn_threads_wait_asleep(argv);
     mabn_train_options_init(&o);
     int n = mabn_cli_start(&cli, argc, argv, &args);
     if (mabn_cli_given("sampler") || !o.replacement) o.replacement = sampler == 1;

@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 
@@ -22,6 +23,13 @@ int mabn_threads_available(void)
     if (!n) n = env_count("SLURM_CPUS_PER_TASK");
     if (!n && !sched_getaffinity(0, sizeof set, &set)) n = CPU_COUNT(&set);
     return n > 0 ? n : 1;
+}
+
+void mabn_threads_wait_asleep(char **argv)
+{
+    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT")) return;
+    if (setenv("OMP_WAIT_POLICY", "passive", 1)) return;
+    execv("/proc/self/exe", argv);
 }
 
 /* ---- parallel loop ---- */

@@ -16,6 +16,13 @@ MABN_BEGIN_DECLS
 /* Threads this process may use: OMP_NUM_THREADS, else SLURM_CPUS_PER_TASK, else the affinity mask. */
 int mabn_threads_available(void);
 
+/* Let OpenMP threads sleep, not spin, while they wait for each other: on a machine that others use
+ * too, spinning threads stand in the way of those they wait for, and small networks become many
+ * times slower. libgomp decides this before main, from the environment, so this sets
+ * OMP_WAIT_POLICY and executes the program again; first thing in main. Does nothing when the user
+ * has set OMP_WAIT_POLICY or GOMP_SPINCOUNT, or where the program cannot be executed again. */
+void mabn_threads_wait_asleep(char **argv);
+
 /* Call work(context, index, worker) for every index in [0,count), on `threads` threads; indices
  * are handed out in increasing order, in runs of `grain`. worker is in [0,threads). The first
  * failure (the one with the lowest index) stops the hand-out and is returned with its message. */

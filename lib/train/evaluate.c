@@ -6,6 +6,18 @@
 #include "base/progress.h"
 #include "base/signal.h"
 
+mabn_status mabn_eval_check(const struct mabn_model *model, const struct mabn_dataset *data,
+                            const char *name)
+{
+    int classes = mabn_dataset_classes(data);
+    if (classes && classes != model->classes)
+        return mabn_fail(MABN_ERR_MISMATCH, "'%s' knows %d classes, '%s' has %d", name,
+                         model->classes, mabn_dataset_path(data), classes);
+    if (mabn_dataset_count(data) < 1)
+        return mabn_fail(MABN_ERR_FORMAT, "'%s' is empty", mabn_dataset_path(data));
+    return MABN_OK;
+}
+
 static mabn_status eval_batch(struct mabn_eval_result *result, struct mabn_net *net,
                               const struct mabn_batch *batch,
                               const struct mabn_eval_options *options)

@@ -8,9 +8,15 @@
 #include "base/status.h"
 #include "base/str.h"
 #include "data/loader.h"
+#include "model/model.h"
 #include "net/net.h"
+#include "store/dataset.h"
 
 MABN_BEGIN_DECLS
+
+/* Does the dataset suit the model? Unlabelled images are fine, labels that it cannot give are not. */
+MABN_MUST_USE mabn_status mabn_eval_check(const struct mabn_model *model,
+                                          const struct mabn_dataset *data, const char *name);
 
 struct mabn_eval_options {
     int threads;       /* decoding; 0: as many as the process may use */

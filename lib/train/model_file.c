@@ -98,6 +98,13 @@ mabn_status mabn_input_from_json(struct mabn_augment *input, const char *json, c
     return status ? status : mabn_augment_check(input);
 }
 
+void mabn_input_resize(struct mabn_augment *input, int size)
+{
+    if (input->crop == MABN_CROP_CENTRE && input->short_side)
+        input->short_side = (input->short_side * size + input->height / 2) / input->height;
+    input->width = input->height = size;
+}
+
 /* ---- reading ---- */
 
 /* A file that does not say how it wants its pictures. */

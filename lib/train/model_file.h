@@ -57,6 +57,8 @@ MABN_MUST_USE mabn_status mabn_model_file_save(const char *path, bool force,
                                                const struct mabn_net *net,
                                                const struct mabn_model_save *save);
 
+/* Another input size, with the shorter side before a centre crop in proportion. */
+void mabn_input_resize(struct mabn_augment *input, int size);
 /* The input description as one JSON object, and back (what is missing keeps its value). */
 void mabn_input_to_json(const struct mabn_augment *input, struct mabn_str *json);
 MABN_MUST_USE mabn_status mabn_input_from_json(struct mabn_augment *input, const char *json,

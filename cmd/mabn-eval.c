@@ -1,0 +1,136 @@
+/* mabn-eval: run a trained network over a dataset and say how well it does. */
+#include <stdio.h>
+
+#include "base/signal.h"
+#include "base/thread.h"
+#include "cli/cli.h"
+#include "device/device.h"
+#include "store/dataset.h"
+#include "train/evaluate.h"
+#include "train/model_file.h"
+
+static struct {
+    int batch, size, threads, decoders;
+    double smoothing;
+    bool json, predictions, logits, no_fold, exact, skip_bad;
+} o = {.batch = 32};
+
+/* clang-format off */
+static const struct mabn_option imagenet_options[] = {
+    MABN_OPT_FLAG(0, "json", &o.json, "print the result as one JSON object"),
+    MABN_OPT_FLAG('p', "predictions", &o.predictions, "print one JSON line an image instead: the five best classes, their probabilities, the loss"),
+    MABN_OPT_FLAG(0, "logits", &o.logits, "with --predictions: the network's outputs too"),
+    MABN_OPT_INT('b', "batch", &o.batch, 1, 1 << 20, "N", "images of one pass"),
+    MABN_OPT_INT(0, "size", &o.size, 0, 4096, "PIXELS", "side of the network's input; 0: as it was trained"),
+    MABN_OPT_DOUBLE(0, "label-smoothing", &o.smoothing, 0, 1, "X", "in the loss"),
+    MABN_OPT_FLAG(0, "no-fold", &o.no_fold, "keep norms apart from the convolutions, to compare"),
+    MABN_OPT_FLAG(0, "exact", &o.exact, "plain convolution sums, no Winograd: slower, for comparisons"),
+    MABN_OPT_FLAG(0, "skip-bad", &o.skip_bad, "replace unreadable images instead of failing"),
+    MABN_OPT_THREADS(&o.threads),
+    MABN_OPT_INT(0, "decoders", &o.decoders, 0, 1024, "N", "threads that read and decode images; 0: as --threads"),
+    MABN_OPTIONS_COMMON,
+    MABN_OPT_END,
+};
+/* clang-format on */
+
+static const struct mabn_cli clis[] = {
+    {.name = "mabn-eval imagenet",
+     .usage = "[OPTION]... MODEL DATA",
+     .summary = "top-1, top-5 and loss of a classifier on a dataset",
+     .options = imagenet_options,
+     .epilog = "Example:\n  mabn-eval imagenet run/model.h5 val.h5",
+     .min_args = 2,
+     .max_args = 2},
+    {.name = NULL},
+};
+
+static mabn_status print_predictions(void *context, const struct mabn_batch *batch,
+                                     const float *logits, int classes)
+{
+    struct mabn_str *line = context;
+    for (int i = 0; i < batch->count; i++) {
+        mabn_str_clear(line);
+        mabn_prediction_line(line, batch->samples[i], batch->labels[i],
+                             logits + (size_t)i * (size_t)classes, classes, o.logits);
+        if (puts(line->text) < 0) return mabn_fail_errno("cannot write standard output");
+    }
+    return MABN_OK;
+}
+
+static void print_result(const struct mabn_eval_result *r)
+{
+    struct mabn_str json;
+    if (!o.json) {
+        printf("images  %lld\ntop-1   %.2f %%\ntop-5   %.2f %%\nloss    %.4f\n",
+               (long long)r->labelled, r->top1, r->top5, r->loss);
+        return;
+    }
+    mabn_str_init(&json);
+    mabn_str_printf(&json, "{\"schema\":\"mabn-eval/1\",\"images\":%lld,\"top1\":",
+                    (long long)r->labelled);
+    mabn_str_add_double(&json, r->top1);
+    mabn_str_add(&json, ",\"top5\":");
+    mabn_str_add_double(&json, r->top5);
+    mabn_str_add(&json, ",\"loss\":");
+    mabn_str_add_double(&json, r->loss);
+    mabn_str_printf(&json, ",\"folded\":%s,\"seconds\":%.3f}", o.no_fold ? "false" : "true",
+                    r->seconds);
+    puts(json.text);
+    mabn_str_release(&json);
+}
+
+static mabn_status eval_imagenet(const char *model_path, const char *data_path)
+{
+    struct mabn_model_file file = {.checkpoint = NULL};
+    struct mabn_dataset *data = NULL;
+    struct mabn_device *device = NULL;
+    struct mabn_net *net = NULL;
+    struct mabn_source source;
+    struct mabn_str line;
+    struct mabn_eval_result result;
+    mabn_status status;
+    mabn_str_init(&line);
+    MABN_TRY_GOTO(mabn_model_file_open(&file, model_path), out);
+    MABN_TRY_GOTO(mabn_dataset_open(&data, data_path), out);
+    mabn_source_of_dataset(&source, data);
+    MABN_TRY_GOTO(mabn_eval_check(&file.model, data, model_path), out);
+    if (o.size) mabn_input_resize(&file.input, o.size);
+
+    struct mabn_net_options no = {.batch = o.batch,
+                                  .height = file.input.height,
+                                  .width = file.input.width,
+                                  .no_fold = o.no_fold,
+                                  .exact = o.exact};
+    struct mabn_model_load load = {.momentum = false};
+    MABN_TRY_GOTO(mabn_device_new(&device, MABN_DEVICE_CPU, o.threads), out);
+    MABN_TRY_GOTO(mabn_model_build(&net, device, &file.model, &no), out);
+    MABN_TRY_GOTO(mabn_model_file_load(&file, net, &load), out);
+    struct mabn_eval_options eo = {.threads = o.decoders,
+                                   .smoothing = o.smoothing,
+                                   .skip_bad = o.skip_bad,
+                                   .progress = "evaluating",
+                                   .each = o.predictions ? print_predictions : NULL,
+                                   .context = &line};
+    MABN_TRY_GOTO(mabn_evaluate(&result, net, &source, &file.input, &eo), out);
+    if (!o.predictions) print_result(&result);
+out:
+    mabn_str_release(&line);
+    mabn_net_free(net);
+    mabn_device_free(device);
+    mabn_dataset_free(data);
+    mabn_model_file_release(&file);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    char **args;
+    mabn_threads_wait_asleep(argv);
+    int which = mabn_cli_choose(clis, "mabn-eval", "run a trained network over a dataset", argc,
+                                argv);
+    mabn_cli_start(&clis[which], argc - 1, argv + 1, &args);
+    if (o.logits && !o.predictions) mabn_cli_usage_error("--logits goes with --predictions");
+    if (o.json && o.predictions) mabn_cli_usage_error("--predictions is JSON already: leave out --json");
+    if (!o.decoders) o.decoders = o.threads;
+    return mabn_cli_finish(eval_imagenet(args[0], args[1]));
+}
