@@ -186,7 +186,7 @@ bad() {
     fails 1 "expected a list of results, found an object" mabn-score coco truth.json truth.json
     head -c 300 truth.json >cut.json
     fails 1 "truncated" mabn-score coco cut.json results.json
-    printf '[%.0s' $(seq 100000) >deep.json
+    (printf '[{"x": '; printf '[%.0s' $(seq 100000)) >deep.json
     fails 1 "nested more than" mabn-score coco truth.json deep.json
     fails 1 "image 5 is not in" mabn-score coco --images 5 truth.json results.json
     fails 1 "category 'bird' is not in" mabn-score coco --categories bird truth.json results.json
