@@ -7,6 +7,7 @@
 #include "base/signal.h"
 #include "base/thread.h"
 #include "cli/cli.h"
+#include "coco/dataset.h"
 #include "store/idx.h"
 #include "store/listing.h"
 #include "store/pack.h"
@@ -56,7 +57,18 @@ static const struct mabn_option idx_options[] = {
     MABN_OPT_END,
 };
 
-enum { IMAGENET, IDX, LIST };
+static const struct mabn_option coco_options[] = {
+    OPT_OUTPUT,
+    MABN_OPT_FLAG(0, "verify", &o.verify, "decode every image completely"),
+    MABN_OPT_FLAG(0, "skip-bad", &o.skip_bad,
+                  "leave out images that cannot be used, with a warning"),
+    MABN_OPT_THREADS(&o.threads),
+    MABN_OPT_FORCE(&o.force),
+    MABN_OPTIONS_COMMON,
+    MABN_OPT_END,
+};
+
+enum { IMAGENET, IDX, LIST, COCO };
 static const struct mabn_cli clis[] = {
     [IMAGENET] = {"mabn-pack imagenet", "[OPTION]... DIR -o FILE",
                   "pack a tree of class folders, DIR/CLASS/IMAGE", imagenet_options,
@@ -72,6 +84,9 @@ static const struct mabn_cli clis[] = {
               "Example:\n  find cats dogs -name '*.jpg' | awk -F/ '{print $0 \"\\t\" $1}' |\n"
               "  mabn-pack list - -o pets.h5\n",
               1, 1},
+    [COCO] = {"mabn-pack coco", "[OPTION]... IMAGES ANNOTATIONS -o FILE",
+              "pack the images of a COCO annotation file, with the annotations", coco_options,
+              "Example:\n  mabn-pack coco val2017/ instances_val2017.json -o val.h5\n", 2, 2},
     {0},
 };
 
@@ -129,6 +144,17 @@ static mabn_status pack_idx(char **args, const struct mabn_pack_output *out)
     return status;
 }
 
+static mabn_status pack_coco(char **args, const struct mabn_pack_output *out)
+{
+    struct mabn_coco_pack_options options = {
+        .threads = o.threads ? o.threads : mabn_threads_available(),
+        .verify = o.verify,
+        .skip_bad = o.skip_bad,
+    };
+    mabn_signals_graceful();
+    return mabn_coco_pack(out, args[0], args[1], &options);
+}
+
 static mabn_status report(const char *path, double started)
 {
     struct mabn_dataset *ds;
@@ -153,7 +179,9 @@ int main(int argc, char **argv)
     if (!o.output) mabn_cli_usage_error("no output: say where with -o FILE");
     make_command(&command, clis[which].name, args, count);
     struct mabn_pack_output out = {o.output, o.force, command.text, "mabn-pack " MABN_VERSION};
-    mabn_status status = which == IDX ? pack_idx(args, &out) : pack_images(which, args, &out);
+    mabn_status status = which == IDX    ? pack_idx(args, &out)
+                         : which == COCO ? pack_coco(args, &out)
+                                         : pack_images(which, args, &out);
     if (!status) status = report(o.output, started);
     mabn_str_release(&command);
     return mabn_cli_finish(status);

@@ -9,6 +9,7 @@
 #include "base/str.h"
 #include "base/thread.h"
 #include "cli/cli.h"
+#include "coco/dataset.h"
 #include "coco/report.h"
 #include "coco/score.h"
 #include "coco/topk.h"
@@ -199,7 +200,7 @@ static mabn_status read_file(void *context, int64_t index, int worker)
 {
     struct files *f = context;
     (void)worker;
-    return index == 0 ? mabn_coco_read(&f->read[0], f->paths[0], f->keep)
+    return index == 0 ? mabn_coco_read_any(&f->read[0], f->paths[0], f->keep)
                       : mabn_coco_read_results(&f->read[index], f->paths[index], f->keep);
 }
 

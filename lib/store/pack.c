@@ -225,7 +225,7 @@ void mabn_pack_key(const char *const *paths, int64_t count, const struct mabn_pa
 /* ---- whole datasets ---- */
 
 /* Tell in the message what a failed run leaves behind. */
-static mabn_status say_kept(mabn_status status, const char *path)
+mabn_status mabn_pack_say_kept(mabn_status status, const char *path)
 {
     char *partial = mabn_xasprintf("%s.partial", path), *message = mabn_error_detach();
     if (mabn_path_exists(partial))
@@ -257,7 +257,7 @@ mabn_status mabn_pack_listing(const struct mabn_pack_output *out,
                                                  listing->class_count);
     if (!status) status = mabn_dataset_writer_commit(w);
     mabn_dataset_writer_free(w, true);
-    return status ? say_kept(status, out->path) : MABN_OK;
+    return status ? mabn_pack_say_kept(status, out->path) : MABN_OK;
 }
 
 static mabn_status check_idx(const struct mabn_idx *images, const struct mabn_idx *labels)

@@ -37,6 +37,9 @@ void mabn_pack_key(const char *const *paths, int64_t count, const struct mabn_pa
 MABN_MUST_USE mabn_status mabn_pack_files(struct mabn_dataset_writer *w, const char *const *paths,
                                           int64_t count, const struct mabn_pack_options *options);
 
+/* Add to a failure's message what it leaves behind for the next run, if anything; returns status. */
+mabn_status mabn_pack_say_kept(mabn_status status, const char *path);
+
 struct mabn_listing;
 struct mabn_idx;
 /* Where the result goes and what it says about itself. */

@@ -1,0 +1,647 @@
+/* Packing COCO: sort the images, check their files against the annotations, pack the bytes, lay the
+ * annotations out as arrays. And the way back. */
+#include "coco/dataset.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/str.h"
+
+/* ---- packing ---- */
+
+struct packing {
+    struct mabn_coco coco;
+    const struct mabn_coco_image **images; /* (n_images) chosen, by id */
+    char **paths;
+    size_t n_images;
+    uint32_t *place;      /* (records) index into images, UINT32_MAX: none */
+    uint32_t *category;   /* (records) index into coco.categories, likewise */
+    uint32_t n_keypoints; /* of an annotation, 0: none */
+    uint32_t *order;      /* records that are kept, by image, then as in the file */
+    size_t n_order;
+    uint64_t *first; /* (images kept + 1) into order */
+};
+
+static int compare_images(const void *a, const void *b)
+{
+    const struct mabn_coco_image *x = *(const struct mabn_coco_image *const *)a,
+                                 *y = *(const struct mabn_coco_image *const *)b;
+    if (x->id != y->id) return x->id < y->id ? -1 : 1;
+    return x < y ? -1 : x > y;
+}
+
+/* A name from a file must not lead out of the folder. */
+static bool safe_name(const char *name)
+{
+    if (!name || !*name || *name == '/') return false;
+    for (const char *p = name; *p; p += strcspn(p, "/"), p += *p == '/')
+        if (p[0] == '.' && p[1] == '.' && (p[2] == '/' || !p[2])) return false;
+    return true;
+}
+
+/* All images by id; of an id that occurs twice the last; without those that have no file. */
+static mabn_status choose_images(struct packing *p, const char *folder, bool skip_bad)
+{
+    const struct mabn_coco *c = &p->coco;
+    size_t n = c->n_images;
+    p->images = mabn_xcalloc(n + 1, sizeof *p->images);
+    p->paths = mabn_xcalloc(n + 1, sizeof *p->paths);
+    const struct mabn_coco_image **all = mabn_xcalloc(n + 1, sizeof *all);
+    for (size_t i = 0; i < n; i++)
+        all[i] = &c->images[i];
+    qsort(all, n, sizeof *all, compare_images);
+    mabn_status status = MABN_OK;
+    for (size_t i = 0; i < n && !status; i++) {
+        const struct mabn_coco_image *image = all[i];
+        if (i + 1 < n && all[i + 1]->id == image->id) continue;
+        if (!safe_name(image->file_name)) {
+            status = mabn_fail(MABN_ERR_FORMAT, "'%s': image %lld: bad or no \"file_name\"",
+                               c->name, (long long)image->id);
+            break;
+        }
+        char *path = mabn_path_join(folder, image->file_name);
+        if (mabn_path_exists(path)) {
+            p->images[p->n_images] = image;
+            p->paths[p->n_images++] = path;
+            continue;
+        }
+        status = mabn_fail(MABN_ERR_IO, "image %lld: no file '%s'", (long long)image->id, path);
+        free(path);
+        if (skip_bad) {
+            mabn_warn("skipped: %s", mabn_error_message());
+            status = MABN_OK;
+        }
+    }
+    free(all);
+    if (!status && p->n_images == 0)
+        status = mabn_fail(MABN_ERR_FORMAT, "'%s' has no images to pack", c->name);
+    return status;
+}
+
+static mabn_status check_size(void *context, int64_t number, int height, int width)
+{
+    const struct packing *p = context;
+    const struct mabn_coco_image *image = p->images[number];
+    if ((!image->height && !image->width) ||
+        (image->height == (uint32_t)height && image->width == (uint32_t)width))
+        return MABN_OK;
+    return mabn_fail(MABN_ERR_MISMATCH, "image %lld: the file is %d x %d pixels, '%s' says %u x %u",
+                     (long long)image->id, width, height, p->coco.name, image->width,
+                     image->height);
+}
+
+static int compare_id_to_image(const void *key, const void *item)
+{
+    int64_t id = *(const int64_t *)key, other = (*(const struct mabn_coco_image *const *)item)->id;
+    return (id > other) - (id < other);
+}
+
+/* Which image and category each annotation belongs to. All is checked before images are packed. */
+static mabn_status place_annotations(struct packing *p)
+{
+    const struct mabn_coco *c = &p->coco;
+    struct mabn_rle mask;
+    mabn_rle_init(&mask);
+    mabn_status status = MABN_OK;
+    for (size_t i = 0; i < c->n_records && !status; i++)
+        if (c->records[i].segmentation.kind > MABN_SEGMENTATION_POLYGONS)
+            status = mabn_coco_mask(&mask, c, &c->records[i], 0, 0);
+    mabn_rle_release(&mask);
+    if (status) return status;
+    p->place = mabn_xmalloc((c->n_records + 1) * sizeof *p->place);
+    p->category = mabn_xmalloc((c->n_records + 1) * sizeof *p->category);
+    for (size_t i = 0; i < c->n_records; i++) {
+        const struct mabn_coco_record *r = &c->records[i];
+        const struct mabn_coco_image **at =
+            bsearch(&r->image_id, p->images, p->n_images, sizeof *p->images, compare_id_to_image);
+        size_t k = c->n_categories;
+        while (k > 0 && c->categories[k - 1].id != r->category_id)
+            k--;
+        if (k == 0)
+            return mabn_coco_fail(c, r, MABN_ERR_FORMAT, "unknown category %lld",
+                                  (long long)r->category_id);
+        if (!r->has_box) return mabn_coco_fail(c, r, MABN_ERR_FORMAT, "no \"bbox\"");
+        if (r->has_keypoints && p->n_keypoints && r->n_keypoints != p->n_keypoints)
+            return mabn_coco_fail(c, r, MABN_ERR_FORMAT, "expected %u keypoints, found %u",
+                                  p->n_keypoints, r->n_keypoints);
+        if (r->has_keypoints) p->n_keypoints = r->n_keypoints;
+        p->category[i] = (uint32_t)k - 1;
+        p->place[i] = at ? (uint32_t)(at - p->images) : UINT32_MAX;
+    }
+    return MABN_OK;
+}
+
+/* Annotations of the images that are in the file, image by image. */
+static void order_annotations(struct packing *p, struct mabn_dataset_writer *w)
+{
+    size_t kept = (size_t)mabn_dataset_writer_kept(w), n = p->coco.n_records;
+    p->first = mabn_xcalloc(kept + 2, sizeof *p->first);
+    p->order = mabn_xmalloc((n + 1) * sizeof *p->order);
+    uint64_t *start = p->first + 1;
+    for (size_t i = 0; i < n; i++) {
+        int64_t at = p->place[i] == UINT32_MAX ? -1 : mabn_dataset_writer_place(w, p->place[i]);
+        p->place[i] = at < 0 ? UINT32_MAX : (uint32_t)at;
+        if (at >= 0) start[at + 1]++;
+    }
+    for (size_t i = 0; i < kept; i++)
+        start[i + 1] += start[i];
+    for (size_t i = 0; i < n; i++)
+        if (p->place[i] != UINT32_MAX) p->order[start[p->place[i]]++] = (uint32_t)i;
+    p->n_order = p->first[kept];
+}
+
+/* ---- arrays ---- */
+
+static mabn_status add1(struct mabn_dataset_writer *w, const char *name, enum mabn_h5_type type,
+                        size_t n, const void *data)
+{
+    uint64_t dims[1] = {n};
+    return mabn_dataset_writer_add_array(w, name, type, 1, dims, data);
+}
+
+static mabn_status add2(struct mabn_dataset_writer *w, const char *name, enum mabn_h5_type type,
+                        size_t n, size_t m, const void *data)
+{
+    uint64_t dims[2] = {n, m};
+    return mabn_dataset_writer_add_array(w, name, type, 2, dims, data);
+}
+
+static mabn_status add_images(const struct packing *p, struct mabn_dataset_writer *w)
+{
+    size_t kept = (size_t)mabn_dataset_writer_kept(w), k = p->coco.n_categories;
+    int64_t *ids = mabn_xcalloc(kept + 1, sizeof *ids);
+    int64_t *categories = mabn_xcalloc(k + 1, sizeof *categories);
+    const char **names = mabn_xcalloc(p->n_images + k + 1, sizeof *names);
+    for (size_t i = 0; i < p->n_images; i++) {
+        int64_t at = mabn_dataset_writer_place(w, (int64_t)i);
+        if (at >= 0) ids[at] = p->images[i]->id;
+        names[i] = p->images[i]->file_name;
+    }
+    mabn_status status = add1(w, "/coco/image_id", MABN_H5_I64, kept, ids);
+    if (!status) status = mabn_dataset_writer_set_names(w, names);
+    for (size_t i = 0; i < k; i++) {
+        categories[i] = p->coco.categories[i].id;
+        names[i] = p->coco.categories[i].name ? p->coco.categories[i].name : "";
+    }
+    if (!status) status = add1(w, "/coco/category_id", MABN_H5_I64, k, categories);
+    if (!status && k) status = mabn_dataset_writer_set_classes(w, names, (int64_t)k);
+    free(ids);
+    free(categories);
+    free(names);
+    return status;
+}
+
+static mabn_status add_plain(const struct packing *p, struct mabn_dataset_writer *w)
+{
+    size_t n = p->n_order;
+    int64_t *ids = mabn_xmalloc((n + 1) * sizeof *ids);
+    int32_t *categories = mabn_xmalloc((n + 1) * sizeof *categories);
+    double *boxes = mabn_xmalloc((4 * n + 1) * sizeof *boxes);
+    double *areas = mabn_xmalloc((n + 1) * sizeof *areas);
+    uint8_t *crowd = mabn_xmalloc(n + 1), *ignore = mabn_xmalloc(n + 1);
+    for (size_t i = 0; i < n; i++) {
+        const struct mabn_coco_record *r = &p->coco.records[p->order[i]];
+        ids[i] = r->id;
+        categories[i] = (int32_t)p->category[p->order[i]];
+        boxes[4 * i] = r->box.x;
+        boxes[4 * i + 1] = r->box.y;
+        boxes[4 * i + 2] = r->box.w;
+        boxes[4 * i + 3] = r->box.h;
+        areas[i] = r->has_area ? r->area : r->box.w * r->box.h;
+        crowd[i] = r->crowd;
+        ignore[i] = r->ignore;
+    }
+    mabn_status status =
+        add1(w, "/coco/first", MABN_H5_U64, (size_t)mabn_dataset_writer_kept(w) + 1, p->first);
+    if (!status) status = add1(w, "/coco/id", MABN_H5_I64, n, ids);
+    if (!status) status = add1(w, "/coco/category", MABN_H5_I32, n, categories);
+    if (!status) status = add2(w, "/coco/box", MABN_H5_F64, n, 4, boxes);
+    if (!status) status = add1(w, "/coco/area", MABN_H5_F64, n, areas);
+    if (!status) status = add1(w, "/coco/crowd", MABN_H5_U8, n, crowd);
+    if (!status) status = add1(w, "/coco/ignore", MABN_H5_U8, n, ignore);
+    free(ids);
+    free(categories);
+    free(boxes);
+    free(areas);
+    free(crowd);
+    free(ignore);
+    return status;
+}
+
+static mabn_status add_polygons(const struct packing *p, struct mabn_dataset_writer *w)
+{
+    const struct mabn_coco *c = &p->coco;
+    size_t n = p->n_order, n_polygons = 0, n_numbers = 0;
+    for (size_t i = 0; i < n; i++) {
+        const struct mabn_segmentation *s = &c->records[p->order[i]].segmentation;
+        if (s->kind == MABN_SEGMENTATION_POLYGONS) n_polygons += s->n;
+    }
+    uint8_t *kinds = mabn_xcalloc(n + 1, 1);
+    uint64_t *polygon_first = mabn_xmalloc((n + 1) * sizeof *polygon_first);
+    uint64_t *corner_first = mabn_xmalloc((n_polygons + 1) * sizeof *corner_first);
+    double *corners = mabn_xmalloc((c->n_numbers + 1) * sizeof *corners);
+    n_polygons = 0;
+    for (size_t i = 0; i < n; i++) {
+        const struct mabn_segmentation *s = &c->records[p->order[i]].segmentation;
+        polygon_first[i] = n_polygons;
+        kinds[i] = s->kind == MABN_SEGMENTATION_COUNTS ? MABN_SEGMENTATION_STRING : s->kind;
+        if (s->kind != MABN_SEGMENTATION_POLYGONS) continue;
+        const double *xy = c->numbers + s->at;
+        for (uint32_t k = 0; k < s->n; k++) {
+            uint32_t size = c->lengths[s->sizes + k];
+            corner_first[n_polygons++] = n_numbers / 2;
+            memcpy(corners + n_numbers, xy, size / 2 * 2 * sizeof *xy);
+            n_numbers += size / 2 * 2;
+            xy += size;
+        }
+    }
+    polygon_first[n] = n_polygons;
+    corner_first[n_polygons] = n_numbers / 2;
+    mabn_status status = add1(w, "/coco/segmentation", MABN_H5_U8, n, kinds);
+    if (!status) status = add1(w, "/coco/polygon_first", MABN_H5_U64, n + 1, polygon_first);
+    if (!status) status = add1(w, "/coco/corner_first", MABN_H5_U64, n_polygons + 1, corner_first);
+    if (!status) status = add2(w, "/coco/corners", MABN_H5_F64, n_numbers / 2, 2, corners);
+    free(kinds);
+    free(polygon_first);
+    free(corner_first);
+    free(corners);
+    return status;
+}
+
+static mabn_status add_masks(const struct packing *p, struct mabn_dataset_writer *w)
+{
+    const struct mabn_coco *c = &p->coco;
+    size_t n = p->n_order;
+    mabn_status status = MABN_OK;
+    struct mabn_str bytes;
+    struct mabn_rle mask;
+    uint64_t *first = mabn_xmalloc((n + 1) * sizeof *first);
+    uint32_t *sizes = mabn_xcalloc(2 * n + 1, sizeof *sizes);
+    mabn_str_init(&bytes);
+    mabn_rle_init(&mask);
+    for (size_t i = 0; i < n && !status; i++) {
+        const struct mabn_coco_record *r = &c->records[p->order[i]];
+        first[i] = bytes.length;
+        if (r->segmentation.kind <= MABN_SEGMENTATION_POLYGONS) continue;
+        status = mabn_coco_mask(&mask, c, r, 0, 0);
+        if (status) break;
+        mabn_rle_to_string(&bytes, &mask);
+        sizes[2 * i] = mask.height;
+        sizes[2 * i + 1] = mask.width;
+    }
+    first[n] = bytes.length;
+    if (!status) status = add1(w, "/coco/mask_first", MABN_H5_U64, n + 1, first);
+    if (!status) status = add1(w, "/coco/mask_bytes", MABN_H5_U8, bytes.length, bytes.text);
+    if (!status) status = add2(w, "/coco/mask_size", MABN_H5_U32, n, 2, sizes);
+    mabn_rle_release(&mask);
+    mabn_str_release(&bytes);
+    free(first);
+    free(sizes);
+    return status;
+}
+
+static mabn_status add_keypoints(const struct packing *p, struct mabn_dataset_writer *w)
+{
+    const struct mabn_coco *c = &p->coco;
+    size_t n = p->n_order, width = 3 * (size_t)p->n_keypoints;
+    if (width == 0) return MABN_OK;
+    double *all = mabn_xcalloc(n * width + 1, sizeof *all);
+    uint32_t *labelled = mabn_xcalloc(n + 1, sizeof *labelled);
+    for (size_t i = 0; i < n; i++) {
+        const struct mabn_coco_record *r = &c->records[p->order[i]];
+        if (!r->has_keypoints) continue;
+        double *k = memcpy(all + i * width, c->numbers + r->keypoints, width * sizeof *k);
+        for (size_t v = 2; v < width; v += 3)
+            labelled[i] += k[v] > 0;
+        if (r->has_num_keypoints) labelled[i] = r->num_keypoints;
+    }
+    uint64_t dims[3] = {n, p->n_keypoints, 3};
+    mabn_status status =
+        mabn_dataset_writer_add_array(w, "/coco/keypoints", MABN_H5_F64, 3, dims, all);
+    if (!status) status = add1(w, "/coco/num_keypoints", MABN_H5_U32, n, labelled);
+    free(all);
+    free(labelled);
+    return status;
+}
+
+static mabn_status add_annotations(struct packing *p, struct mabn_dataset_writer *w)
+{
+    order_annotations(p, w);
+    mabn_dataset_writer_set_int64(w, "annotations", (int64_t)p->n_order);
+    mabn_dataset_writer_set_int64(w, "keypoints", p->n_keypoints);
+    MABN_TRY(add_images(p, w));
+    MABN_TRY(add_plain(p, w));
+    MABN_TRY(add_polygons(p, w));
+    MABN_TRY(add_masks(p, w));
+    return add_keypoints(p, w);
+}
+
+static void packing_release(struct packing *p)
+{
+    for (size_t i = 0; i < p->n_images; i++)
+        free(p->paths[i]);
+    free(p->images);
+    free(p->paths);
+    free(p->place);
+    free(p->category);
+    free(p->order);
+    free(p->first);
+    mabn_coco_release(&p->coco);
+}
+
+static mabn_status pack(struct packing *p, const struct mabn_pack_output *out,
+                        const struct mabn_coco_pack_options *options)
+{
+    struct mabn_dataset_writer *w;
+    struct mabn_pack_options o = {.threads = options->threads,
+                                  .quality = 95,
+                                  .verify = options->verify,
+                                  .skip_bad = options->skip_bad,
+                                  .check = check_size,
+                                  .context = p};
+    const char *const *paths = (const char *const *)p->paths;
+    int64_t n = (int64_t)p->n_images;
+    struct mabn_dataset_spec spec = {
+        .kind = "coco", .count = n, .command = out->command, .force = out->force};
+    mabn_pack_key(paths, n, &o, out->command, spec.key);
+    MABN_TRY(mabn_dataset_writer_open(&w, out->path, &spec));
+    mabn_dataset_writer_set_string(w, "tool", out->tool);
+    mabn_status status = mabn_pack_files(w, paths, n, &o);
+    if (!status) status = add_annotations(p, w);
+    if (!status) status = mabn_dataset_writer_commit(w);
+    mabn_dataset_writer_free(w, true);
+    return status ? mabn_pack_say_kept(status, out->path) : MABN_OK;
+}
+
+mabn_status mabn_coco_pack(const struct mabn_pack_output *out, const char *folder,
+                           const char *annotations, const struct mabn_coco_pack_options *options)
+{
+    struct packing p;
+    memset(&p, 0, sizeof p);
+    MABN_TRY(mabn_coco_read(&p.coco, annotations,
+                            MABN_COCO_KEEP_SEGMENTATIONS | MABN_COCO_KEEP_KEYPOINTS));
+    mabn_status status = choose_images(&p, folder, options->skip_bad);
+    if (!status) status = place_annotations(&p);
+    if (!status) status = pack(&p, out, options);
+    packing_release(&p);
+    return status;
+}
+
+/* ---- reading back ---- */
+
+struct unpacking {
+    const struct mabn_h5_file *file;
+    struct mabn_coco *out;
+    size_t n, m; /* images, annotations */
+};
+
+/* A whole array of (rows) or (rows, columns) items, malloc'd. */
+static mabn_status take(const struct unpacking *u, const char *name, enum mabn_h5_type type,
+                        size_t rows, size_t columns, void *out)
+{
+    const struct mabn_h5_item *item;
+    void *data;
+    *(void **)out = NULL;
+    MABN_TRY(mabn_h5_need(u->file, name, type, -1, &item));
+    if (rows != SIZE_MAX && item->count != rows * columns)
+        return mabn_fail(MABN_ERR_FORMAT, "'%s': %s has %llu numbers, expected %zu",
+                         mabn_h5_path(u->file), name, (unsigned long long)item->count,
+                         rows * columns);
+    MABN_TRY(mabn_alloc(&data, item->bytes));
+    mabn_status status = mabn_h5_read(u->file, item, data);
+    if (status)
+        mabn_free(data);
+    else
+        *(void **)out = data;
+    return status;
+}
+
+/* A list of starts must rise from 0 to `end`. */
+static mabn_status check_starts(const struct unpacking *u, const char *name, const uint64_t *v,
+                                size_t n, uint64_t end)
+{
+    bool fine = v[0] == 0 && v[n] == end;
+    for (size_t i = 0; i < n; i++)
+        fine &= v[i] <= v[i + 1];
+    if (fine) return MABN_OK;
+    return mabn_fail(MABN_ERR_FORMAT, "'%s': %s does not rise from 0 to %llu",
+                     mabn_h5_path(u->file), name, (unsigned long long)end);
+}
+
+static mabn_status take_images(struct unpacking *u, const struct mabn_dataset *ds)
+{
+    struct mabn_coco *c = u->out;
+    int64_t *ids = NULL, *categories = NULL;
+    size_t k = (size_t)mabn_dataset_classes(ds);
+    mabn_status status = take(u, "/coco/image_id", MABN_H5_I64, u->n, 1, &ids);
+    if (!status) status = take(u, "/coco/category_id", MABN_H5_I64, k, 1, &categories);
+    if (!status) {
+        c->images = mabn_xcalloc(u->n + 1, sizeof *c->images);
+        c->categories = mabn_xcalloc(k + 1, sizeof *c->categories);
+        c->n_images = u->n;
+        c->n_categories = k;
+        for (size_t i = 0; i < u->n; i++) {
+            char name[4096];
+            c->images[i].id = ids[i];
+            c->images[i].height = (uint32_t)mabn_dataset_image_height(ds, (int64_t)i);
+            c->images[i].width = (uint32_t)mabn_dataset_image_width(ds, (int64_t)i);
+            c->images[i].file_name =
+                mabn_xstrdup(mabn_dataset_image_name(ds, (int64_t)i, name, sizeof name));
+        }
+        for (size_t i = 0; i < k; i++) {
+            const char *name = mabn_dataset_class_name(ds, (int)i);
+            c->categories[i].id = categories[i];
+            c->categories[i].name = mabn_xstrdup(name ? name : "");
+        }
+    }
+    mabn_free(ids);
+    mabn_free(categories);
+    return status;
+}
+
+static mabn_status take_plain(struct unpacking *u)
+{
+    struct mabn_coco *c = u->out;
+    uint64_t *first = NULL;
+    int64_t *ids = NULL;
+    int32_t *categories = NULL;
+    double *boxes = NULL, *areas = NULL;
+    uint8_t *crowd = NULL, *ignore = NULL;
+    mabn_status status = take(u, "/coco/first", MABN_H5_U64, u->n + 1, 1, &first);
+    if (!status) status = check_starts(u, "/coco/first", first, u->n, u->m);
+    if (!status) status = take(u, "/coco/id", MABN_H5_I64, u->m, 1, &ids);
+    if (!status) status = take(u, "/coco/category", MABN_H5_I32, u->m, 1, &categories);
+    if (!status) status = take(u, "/coco/box", MABN_H5_F64, u->m, 4, &boxes);
+    if (!status) status = take(u, "/coco/area", MABN_H5_F64, u->m, 1, &areas);
+    if (!status) status = take(u, "/coco/crowd", MABN_H5_U8, u->m, 1, &crowd);
+    if (!status) status = take(u, "/coco/ignore", MABN_H5_U8, u->m, 1, &ignore);
+    for (size_t i = 0; !status && i < u->n; i++)
+        for (uint64_t a = first[i]; a < first[i + 1] && !status; a++) {
+            struct mabn_coco_record *r = &c->records[a];
+            const double *b = boxes + 4 * a;
+            if (categories[a] < 0 || (size_t)categories[a] >= c->n_categories) {
+                status = mabn_fail(MABN_ERR_FORMAT, "'%s': annotation of category number %d",
+                                   mabn_h5_path(u->file), categories[a]);
+                break;
+            }
+            *r = (struct mabn_coco_record){.id = ids[a],
+                                           .image_id = c->images[i].id,
+                                           .category_id = c->categories[categories[a]].id,
+                                           .area = areas[a],
+                                           .box = {b[0], b[1], b[2], b[3]},
+                                           .crowd = crowd[a] != 0,
+                                           .ignore = ignore[a] != 0,
+                                           .has_area = true,
+                                           .has_box = true};
+        }
+    mabn_free(first);
+    mabn_free(ids);
+    mabn_free(categories);
+    mabn_free(boxes);
+    mabn_free(areas);
+    mabn_free(crowd);
+    mabn_free(ignore);
+    return status;
+}
+
+static void set_polygons(struct mabn_coco *c, struct mabn_segmentation *s, uint64_t first,
+                         uint64_t end, const uint64_t *corner_first)
+{
+    s->kind = MABN_SEGMENTATION_POLYGONS;
+    s->at = 2 * corner_first[first];
+    s->sizes = first;
+    s->n = (uint32_t)(end - first);
+    for (uint64_t k = first; k < end; k++)
+        c->lengths[k] = (uint32_t)(2 * (corner_first[k + 1] - corner_first[k]));
+}
+
+static mabn_status take_segmentations(struct unpacking *u)
+{
+    struct mabn_coco *c = u->out;
+    const struct mabn_h5_item *bytes, *corner_item, *corners_item;
+    uint8_t *kinds = NULL;
+    uint64_t *polygon_first = NULL, *corner_first = NULL, *mask_first = NULL;
+    uint32_t *mask_size = NULL;
+    mabn_status status = mabn_h5_need(u->file, "/coco/mask_bytes", MABN_H5_U8, 1, &bytes);
+    if (!status) status = mabn_h5_need(u->file, "/coco/corner_first", MABN_H5_U64, 1, &corner_item);
+    if (!status) status = mabn_h5_need(u->file, "/coco/corners", MABN_H5_F64, 2, &corners_item);
+    if (!status && (corner_item->count == 0 || corners_item->count % 2))
+        status = mabn_fail(MABN_ERR_FORMAT, "'%s': bad polygons", mabn_h5_path(u->file));
+    if (status) return status;
+    size_t n_polygons = (size_t)corner_item->count - 1, n_numbers = (size_t)corners_item->count;
+    MABN_TRY_GOTO(take(u, "/coco/segmentation", MABN_H5_U8, u->m, 1, &kinds), done);
+    MABN_TRY_GOTO(take(u, "/coco/polygon_first", MABN_H5_U64, u->m + 1, 1, &polygon_first), done);
+    MABN_TRY_GOTO(take(u, "/coco/corner_first", MABN_H5_U64, n_polygons + 1, 1, &corner_first),
+                  done);
+    MABN_TRY_GOTO(take(u, "/coco/mask_first", MABN_H5_U64, u->m + 1, 1, &mask_first), done);
+    MABN_TRY_GOTO(take(u, "/coco/mask_size", MABN_H5_U32, u->m, 2, &mask_size), done);
+    MABN_TRY_GOTO(check_starts(u, "/coco/polygon_first", polygon_first, u->m, n_polygons), done);
+    MABN_TRY_GOTO(check_starts(u, "/coco/corner_first", corner_first, n_polygons, n_numbers / 2),
+                  done);
+    MABN_TRY_GOTO(check_starts(u, "/coco/mask_first", mask_first, u->m, bytes->count), done);
+    c->n_numbers = n_numbers;
+    c->numbers = mabn_xmalloc((n_numbers + 1) * sizeof *c->numbers);
+    MABN_TRY_GOTO(mabn_h5_read(u->file, corners_item, c->numbers), done);
+    c->n_bytes = (size_t)bytes->count;
+    c->bytes = mabn_xmalloc(c->n_bytes + 1);
+    MABN_TRY_GOTO(mabn_h5_read(u->file, bytes, c->bytes), done);
+    c->n_lengths = n_polygons;
+    c->lengths = mabn_xcalloc(n_polygons + 1, sizeof *c->lengths);
+    for (size_t a = 0; a < u->m; a++) {
+        struct mabn_segmentation *s = &c->records[a].segmentation;
+        if (kinds[a] == MABN_SEGMENTATION_POLYGONS)
+            set_polygons(c, s, polygon_first[a], polygon_first[a + 1], corner_first);
+        else if (kinds[a] == MABN_SEGMENTATION_STRING)
+            *s = (struct mabn_segmentation){.kind = MABN_SEGMENTATION_STRING,
+                                            .at = mask_first[a],
+                                            .n = (uint32_t)(mask_first[a + 1] - mask_first[a]),
+                                            .height = mask_size[2 * a],
+                                            .width = mask_size[2 * a + 1]};
+    }
+done:
+    mabn_free(kinds);
+    mabn_free(polygon_first);
+    mabn_free(corner_first);
+    mabn_free(mask_first);
+    mabn_free(mask_size);
+    return status;
+}
+
+/* Keypoints go behind the corners of the polygons. */
+static mabn_status take_keypoints(struct unpacking *u)
+{
+    struct mabn_coco *c = u->out;
+    double *all = NULL;
+    uint32_t *labelled = NULL;
+    int64_t j = 0;
+    size_t width;
+    if (!mabn_h5_has_attribute(u->file, "keypoints")) return MABN_OK;
+    MABN_TRY(mabn_h5_get_int64(u->file, "keypoints", &j));
+    if (j == 0) return MABN_OK;
+    if (j < 0 || j > 1 << 20 || !mabn_size_mul(u->m, 3 * (size_t)j, &width))
+        return mabn_fail(MABN_ERR_FORMAT, "'%s': %lld keypoints", mabn_h5_path(u->file),
+                         (long long)j);
+    width = 3 * (size_t)j;
+    mabn_status status = take(u, "/coco/keypoints", MABN_H5_F64, u->m, width, &all);
+    if (!status) status = take(u, "/coco/num_keypoints", MABN_H5_U32, u->m, 1, &labelled);
+    if (!status) {
+        size_t n = u->m * width;
+        c->numbers = mabn_xrealloc(c->numbers, (c->n_numbers + n + 1) * sizeof *c->numbers);
+        memcpy(c->numbers + c->n_numbers, all, n * sizeof *all);
+        for (size_t a = 0; a < u->m; a++) {
+            struct mabn_coco_record *r = &c->records[a];
+            r->keypoints = c->n_numbers + a * width;
+            r->n_keypoints = (uint32_t)j;
+            r->num_keypoints = labelled[a];
+            r->has_keypoints = r->has_num_keypoints = true;
+        }
+        c->n_numbers += n;
+    }
+    mabn_free(all);
+    mabn_free(labelled);
+    return status;
+}
+
+mabn_status mabn_coco_read_dataset(struct mabn_coco *out, const struct mabn_dataset *ds)
+{
+    struct unpacking u = {.file = mabn_dataset_file(ds), .out = out};
+    const struct mabn_h5_item *ids;
+    memset(out, 0, sizeof *out);
+    if (strcmp(mabn_dataset_kind(ds), "coco") != 0)
+        return mabn_fail(MABN_ERR_MISMATCH, "'%s' is a dataset of kind '%s', not 'coco'",
+                         mabn_dataset_path(ds), mabn_dataset_kind(ds));
+    MABN_TRY(mabn_h5_need(u.file, "/coco/id", MABN_H5_I64, 1, &ids));
+    u.n = (size_t)mabn_dataset_count(ds);
+    u.m = (size_t)ids->count;
+    if (u.m > UINT32_MAX) return mabn_fail(MABN_ERR_LIMIT, "more than 2^32 annotations");
+    out->name = mabn_xstrdup(mabn_dataset_path(ds));
+    out->n_records = u.m;
+    mabn_status status = mabn_alloc_zero((void **)&out->records, u.m * sizeof *out->records);
+    if (!status) status = take_images(&u, ds);
+    if (!status) status = take_plain(&u);
+    if (!status) status = take_segmentations(&u);
+    if (!status) status = take_keypoints(&u);
+    if (status) mabn_coco_release(out);
+    return status;
+}
+
+mabn_status mabn_coco_read_any(struct mabn_coco *out, const char *path, unsigned keep)
+{
+    uint8_t head[8];
+    struct mabn_dataset *ds;
+    int fd = strcmp(path, "-") ? open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
+    bool hdf5 = fd >= 0 && pread(fd, head, sizeof head, 0) == (ssize_t)sizeof head &&
+                mabn_h5_probe(head, sizeof head);
+    if (fd >= 0) close(fd);
+    if (!hdf5) return mabn_coco_read(out, path, keep);
+    memset(out, 0, sizeof *out);
+    MABN_TRY(mabn_dataset_open(&ds, path));
+    mabn_status status = mabn_coco_read_dataset(out, ds);
+    mabn_dataset_free(ds);
+    return status;
+}

@@ -1,0 +1,53 @@
+/* COCO annotations in a packed dataset (store/dataset.h), kind "coco": everything that training and
+ * evaluation need, beside the images.
+ *
+ *   attributes of /: those of every dataset, and
+ *     annotations       int64   M, number of annotations
+ *     keypoints         int64   J, keypoints of an annotation (0: none)
+ *   /coco/image_id      i64 (N)    images are in ascending order of id
+ *   /coco/category_id   i64 (K)    in the order of the annotation file; names are in /classes
+ *   /coco/first         u64 (N+1)  annotations [first[i], first[i+1]) belong to image i, in the
+ * order of the annotation file /coco/id            i64 (M) /coco/category      i32 (M)    index
+ * into category_id /coco/box           f64 (M,4)  x, y, w, h as in the annotation file /coco/area
+ * f64 (M) /coco/crowd         u8  (M) /coco/ignore        u8  (M) /coco/segmentation  u8  (M)    0
+ * none, 1 polygons, 2 run lengths /coco/polygon_first u64 (M+1)  polygons [polygon_first[m],
+ * polygon_first[m+1]) of annotation m /coco/corner_first  u64 (P+1)  corners of polygon p, into
+ * corners /coco/corners       f64 (C,2)  x, y /coco/mask_first    u64 (M+1)  bytes of annotation m,
+ * into mask_bytes /coco/mask_bytes    u8         run lengths as COCO's compressed strings
+ * (coco/mask.h) /coco/mask_size     u32 (M,2)  height, width of the mask; 0, 0: none
+ *   /coco/keypoints     f64 (M,J,3)   x, y, visibility  (only when J > 0)
+ *   /coco/num_keypoints u32 (M)                         (only when J > 0) */
+#ifndef MABN_COCO_DATASET_H
+#define MABN_COCO_DATASET_H
+
+#include "base/status.h"
+#include "coco/annotations.h"
+#include "store/dataset.h"
+#include "store/pack.h"
+
+MABN_BEGIN_DECLS
+
+struct mabn_coco_pack_options {
+    int threads;
+    bool verify;   /* decode every image completely */
+    bool skip_bad; /* leave out images that are missing, damaged or of another size, with a warning
+                    */
+};
+
+/* Pack the images of an annotation file, found in `folder` by their "file_name". A missing file, or
+ * one whose size is not what the annotations say, is reported with its image's id. */
+MABN_MUST_USE mabn_status mabn_coco_pack(const struct mabn_pack_output *out, const char *folder,
+                                         const char *annotations,
+                                         const struct mabn_coco_pack_options *options);
+
+/* The annotations of a packed dataset, as mabn_coco_read gives them. Every index is checked. */
+MABN_MUST_USE mabn_status mabn_coco_read_dataset(struct mabn_coco *out,
+                                                 const struct mabn_dataset *ds);
+
+/* Ground truth from either: a packed dataset when the file is HDF5, else a JSON file (`keep` as for
+ * mabn_coco_read). */
+MABN_MUST_USE mabn_status mabn_coco_read_any(struct mabn_coco *out, const char *path,
+                                             unsigned keep);
+
+MABN_END_DECLS
+#endif

@@ -1,0 +1,102 @@
+#!/usr/bin/env bats
+# mabn-pack coco: images and all of their annotations, there and back.
+load helpers
+
+setup_more() {
+    "$ROOT/tests/make-images" tree 1 4
+    mkdir images
+    for i in 2 1 3; do cp tree/class000/image0003.JPEG images/$i.jpg; done # 24 x 16 pixels
+    cat >truth.json <<'END'
+{"images": [{"id": 22, "height": 16, "width": 24, "file_name": "2.jpg"},
+            {"id": 11, "height": 16, "width": 24, "file_name": "1.jpg"},
+            {"id": 33, "height": 16, "width": 24, "file_name": "3.jpg"}],
+ "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
+ "annotations": [
+  {"id": 5, "image_id": 22, "category_id": 3, "bbox": [1, 2, 10, 8], "area": 79.5, "iscrowd": 0,
+   "segmentation": [[1, 2, 11, 2, 11, 10, 1, 10], [0, 0, 3, 0, 3, 3]],
+   "keypoints": [1, 2, 2, 5, 5, 0], "num_keypoints": 1},
+  {"id": 4, "image_id": 11, "category_id": 7, "bbox": [0, 0, 5, 5], "area": 20, "iscrowd": 1,
+   "segmentation": {"size": [16, 24], "counts": [0, 5, 11, 5, 363]}},
+  {"id": 6, "image_id": 22, "category_id": 7, "bbox": [3, 3, 4, 4], "area": 16, "iscrowd": 0,
+   "segmentation": {"size": [16, 24], "counts": "c14<00000]8"}},
+  {"id": 8, "image_id": 22, "category_id": 7, "bbox": [3, 3, 4, 4.25]}]}
+END
+}
+
+@test "coco: every array" {
+    need_python
+    run --separate-stderr mabn-pack coco images truth.json -o a.h5
+    assert_success
+    assert_output ""
+    # shellcheck disable=SC2154
+    [[ $stderr == "mabn-pack: packed 3 images of 2 classes into 'a.h5'"* ]]
+    run $PYTHON - <<'E2'
+import h5py
+f = h5py.File("a.h5"); c = f["coco"]
+assert f.attrs["kind"] == b"coco" and f.attrs["annotations"] == 4 and f.attrs["keypoints"] == 2
+assert list(f["images/name"]) == [b"1.jpg", b"2.jpg", b"3.jpg"]
+assert list(c["image_id"]) == [11, 22, 33] and list(c["first"]) == [0, 1, 4, 4]
+assert list(c["category_id"]) == [7, 3] and list(f["classes"]) == [b"dog", b"cat"]
+assert list(c["id"]) == [4, 5, 6, 8] and list(c["category"]) == [0, 1, 0, 0]
+assert c["box"][1].tolist() == [1, 2, 10, 8] and c["box"][3].tolist() == [3, 3, 4, 4.25]
+assert list(c["area"]) == [20, 79.5, 16, 17] and list(c["crowd"]) == [1, 0, 0, 0]
+assert list(c["segmentation"]) == [2, 1, 2, 0]
+assert list(c["polygon_first"]) == [0, 0, 2, 2, 2] and list(c["corner_first"]) == [0, 4, 7]
+assert c["corners"][1].tolist() == [11, 2] and c["corners"][6].tolist() == [3, 3]
+assert c["mask_size"][:].tolist() == [[16, 24], [0, 0], [16, 24], [0, 0]]
+assert c["keypoints"][1].tolist() == [[1, 2, 2], [5, 5, 0]] and list(c["num_keypoints"]) == [0, 1, 0, 0]
+E2
+    assert_success
+}
+
+@test "coco: a packed dataset scores as its annotation file" {
+    cat >results.json <<'END'
+[{"image_id": 22, "category_id": 3, "score": 0.9, "segmentation": {"size": [16, 24], "counts": "b08800000000000000000^6"}},
+ {"image_id": 22, "category_id": 7, "score": 0.8, "segmentation": {"size": [16, 24], "counts": "c14<00000]8"}},
+ {"image_id": 11, "category_id": 7, "score": 0.7, "segmentation": {"size": [16, 24], "counts": "05;0P;"}}]
+END
+    # every annotation needs a segmentation for this
+    sed 's/{"id": 8.*/{"id": 8, "image_id": 22, "category_id": 7, "bbox": [3, 3, 4, 4.25], "area": 17, "segmentation": [[3, 3, 7, 3, 7, 7]]}]}/' truth.json >whole.json
+    mabn-pack coco -q -f images whole.json -o a.h5
+    for t in bbox segm; do
+        run mabn-score coco -t $t --tsv whole.json results.json
+        assert_success
+        assert_equal "$(mabn-score coco -t $t --tsv a.h5 results.json)" "$output"
+    done
+}
+
+@test "coco: the same bytes with any number of threads" {
+    mabn-pack coco -q -j 1 images truth.json -o a.h5
+    mabn-pack coco -q -j 4 images truth.json -o b.h5
+    cmp a.h5 b.h5
+}
+
+@test "coco: missing files and wrong sizes are reported with the id" {
+    rm images/3.jpg
+    fails 1 "image 33: no file 'images/3.jpg'" mabn-pack coco images truth.json -o a.h5
+    assert_file_not_exist a.h5
+    run --separate-stderr mabn-pack coco --skip-bad images truth.json -o a.h5
+    assert_success
+    [[ $stderr == *"warning: skipped: image 33: no file 'images/3.jpg'"* ]]
+    sed 's/"id": 22, "height": 16/"id": 22, "height": 99/' truth.json >wrong.json
+    cp images/1.jpg images/3.jpg
+    fails 1 "image 22: the file is 24 x 16 pixels, 'wrong.json' says 24 x 99" mabn-pack coco images wrong.json -o b.h5
+    run --separate-stderr mabn-pack coco --skip-bad images wrong.json -o b.h5
+    assert_success
+    [[ $stderr == *"packed 2 images"* ]]
+    need_python
+    run $PYTHON -c 'import h5py; c = h5py.File("b.h5")["coco"]; assert list(c["image_id"]) == [11, 33] and list(c["id"]) == [4]'
+    assert_success
+}
+
+@test "coco: names that lead out of the folder, unknown categories, masks that overrun" {
+    sed 's/2.jpg/..\/x.jpg/' truth.json >bad.json
+    fails 1 "image 22: bad or no \"file_name\"" mabn-pack coco images bad.json -o a.h5
+    sed 's/"category_id": 3/"category_id": 9/' truth.json >bad.json
+    fails 1 "annotation 5 (image 22): unknown category 9" mabn-pack coco images bad.json -o a.h5
+    sed 's/363/364/' truth.json >bad.json
+    fails 1 "counts overrun" mabn-pack coco images bad.json -o a.h5
+    head -c 500 truth.json >bad.json
+    fails 1 "truncated" mabn-pack coco images bad.json -o a.h5
+    fails 1 "cannot open 'none.json'" mabn-pack coco images none.json -o a.h5
+}
