@@ -291,6 +291,8 @@ static mabn_status set_notes(const struct mabn_convert *c, struct mabn_weights_w
         const char *value, *key = mabn_weights_note_at(c->source, i, &value);
         if (c->options.weights_only && is_training_note(key)) continue;
         if (!c->options.as_is && !c->has_model && is_model_note(key)) continue;
+        /* A trainer's own description of the input, which --pixels overrules. */
+        if (c->options.pixels != MABN_PIXELS_AUTO && !strcmp(key, "input")) continue;
         MABN_TRY(mabn_weights_set_note(writer, !strcmp(key, "iteration") ? "step" : key, value));
     }
     if (!c->options.as_is) {

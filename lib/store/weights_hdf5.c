@@ -1,8 +1,10 @@
 /* Our own checkpoints (store/checkpoint.h) as named tensors and notes.
  *
- * Attributes are notes under their own names; notes that the checkpoint's layout does not know are
- * kept together in the attribute "notes", a JSON object of strings. What says how the file itself
- * came to be ("format", "version") is not a note. */
+ * Attributes are notes under their own names; those that are numbers and not of the checkpoint's
+ * fixed layout end in "#int64" or "#double", so that they are numbers again when they come back.
+ * Notes of other programs have dots in their names: they are kept together in the attribute
+ * "notes", a JSON object of strings. "format" and "version" tell of the container and are no
+ * notes. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,8 +16,24 @@
 #include "store/checkpoint.h"
 #include "store/weights_impl.h"
 
+#define INT64_MARK "#int64"
+#define DOUBLE_MARK "#double"
+
 static const char model_prefix[] = "model/", momentum_prefix[] = "optimizer/momentum/",
                   state_prefix[] = "state/";
+
+/* Attributes of the fixed layout, see fill_meta. */
+static bool known_note(const char *key)
+{
+    static const char *const known[] = {
+        "config", "architecture", "step",          "epoch",  "sampler_position", "seed",
+        "norm",   "centralized",  "folded",        "mean_0", "mean_1",           "mean_2",
+        "std_0",  "std_1",        "channel_order", "std_2",  "command",          "tool",
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (!strcmp(key, known[i])) return true;
+    return false;
+}
 
 /* ---- reading ---- */
 
@@ -67,30 +85,36 @@ static void expand_notes(struct mabn_weights *w, const char *json)
     mabn_json_free(j);
 }
 
+static void read_note(struct mabn_weights *w, const struct mabn_h5_file *file, const char *name)
+{
+    struct mabn_str key, text;
+    const char *string;
+    int64_t integer;
+    double number;
+    mabn_str_init(&key);
+    mabn_str_init(&text);
+    mabn_str_add(&key, name);
+    if (!mabn_h5_get_string(file, name, &string)) {
+        mabn_str_add(&text, string);
+    } else if (!mabn_h5_get_int64(file, name, &integer)) {
+        mabn_str_printf(&text, "%" PRId64, integer);
+        if (!known_note(name)) mabn_str_add(&key, INT64_MARK);
+    } else if (!mabn_h5_get_double(file, name, &number)) {
+        mabn_str_add_double(&text, number);
+        if (!known_note(name)) mabn_str_add(&key, DOUBLE_MARK);
+    }
+    if (!strcmp(name, "notes"))
+        expand_notes(w, text.text);
+    else if (strcmp(name, "format") && strcmp(name, "version"))
+        mabn_weights_add_note(w, key.text, text.text);
+    mabn_str_release(&key);
+    mabn_str_release(&text);
+}
+
 static void read_notes(struct mabn_weights *w, const struct mabn_h5_file *file)
 {
-    struct mabn_str text;
-    mabn_str_init(&text);
-    for (int i = 0; i < mabn_h5_attribute_count(file); i++) {
-        const char *name = mabn_h5_attribute_name(file, i), *string;
-        int64_t integer;
-        double number;
-        if (!strcmp(name, "format") || !strcmp(name, "version")) continue;
-        mabn_str_clear(&text);
-        if (!mabn_h5_get_string(file, name, &string)) {
-            if (!strcmp(name, "notes"))
-                expand_notes(w, string);
-            else
-                mabn_weights_add_note(w, name, string);
-            continue;
-        }
-        if (!mabn_h5_get_int64(file, name, &integer))
-            mabn_str_printf(&text, "%" PRId64, integer);
-        else if (!mabn_h5_get_double(file, name, &number))
-            mabn_str_add_double(&text, number);
-        mabn_weights_add_note(w, name, text.text);
-    }
-    mabn_str_release(&text);
+    for (int i = 0; i < mabn_h5_attribute_count(file); i++)
+        read_note(w, file, mabn_h5_attribute_name(file, i));
     mabn_error_clear();
 }
 
@@ -172,16 +196,21 @@ static void fill_meta(const struct mabn_weights_writer *writer, struct mabn_chec
     meta->tool = note_text(writer, "tool");
 }
 
-static bool known_note(const char *key)
+/* Does `key` end in `mark`? Then *name is the key without it, malloc'd. */
+static bool cut_mark(const char *key, const char *mark, char **name)
 {
-    static const char *const known[] = {
-        "config", "architecture", "step",          "epoch",  "sampler_position", "seed",
-        "norm",   "centralized",  "folded",        "mean_0", "mean_1",           "mean_2",
-        "std_0",  "std_1",        "channel_order", "std_2",  "command",          "tool",
-    };
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (!strcmp(key, known[i])) return true;
-    return false;
+    size_t n = strlen(key), k = strlen(mark);
+    if (n <= k || strcmp(key + n - k, mark)) return false;
+    *name = mabn_xstrndup(key, n - k);
+    return true;
+}
+
+static void add_note(struct mabn_str *json, const struct mabn_weights_note *note)
+{
+    mabn_str_add(json, json->length ? ", " : "{");
+    mabn_str_add_json(json, note->key);
+    mabn_str_add(json, ": ");
+    mabn_str_add_json(json, note->value);
 }
 
 static void set_other_notes(const struct mabn_weights_writer *writer,
@@ -190,11 +219,18 @@ static void set_other_notes(const struct mabn_weights_writer *writer,
     struct mabn_str json;
     mabn_str_init(&json);
     for (size_t i = 0; i < writer->note_count; i++) {
-        if (known_note(writer->notes[i].key)) continue;
-        mabn_str_add(&json, json.length ? ", " : "{");
-        mabn_str_add_json(&json, writer->notes[i].key);
-        mabn_str_add(&json, ": ");
-        mabn_str_add_json(&json, writer->notes[i].value);
+        const struct mabn_weights_note *note = &writer->notes[i];
+        char *name = NULL;
+        if (known_note(note->key)) continue;
+        if (strchr(note->key, '.') || strlen(note->key) > 64)
+            add_note(&json, note);
+        else if (cut_mark(note->key, INT64_MARK, &name))
+            mabn_checkpoint_set_int64(c, name, strtoll(note->value, NULL, 10));
+        else if (cut_mark(note->key, DOUBLE_MARK, &name))
+            mabn_checkpoint_set_double(c, name, strtod(note->value, NULL));
+        else
+            mabn_checkpoint_set_string(c, note->key, note->value);
+        free(name);
     }
     if (json.length) {
         mabn_str_add(&json, "}");
