@@ -17,26 +17,18 @@
 
 #include "norm/work.h"
 
-enum { LARGE_RUN = 512 * 1024 }; /* values: 2 MiB each of x, y or dy */
-
 size_t mabn_norm_cpu_scratch(const struct mabn_norm *norm, int64_t samples, int64_t positions)
 {
-    struct mabn_norm whole = *norm; /* as inference takes a norm that folds */
-    whole.options.norm_batch = 0;
-    const size_t train = mabn_work_scratch(norm, samples, positions);
-    const size_t infer = mabn_work_scratch(&whole, samples, positions);
-    return train > infer ? train : infer;
+    return mabn_work_scratch(norm, samples, positions);
 }
 
-/* Threads that share the call's runs; 0 when they had better share rows: too few runs, or runs so
- * large that those of all threads would drive each other out of a shared cache. */
+/* Threads that share the call's runs; 0 when they had better share rows. */
 static int run_threads(const struct mabn_work *w)
 {
     const int64_t units = (w->g.runs + w->g.unit_runs - 1) / w->g.unit_runs;
     const int threads = w->serial ? 1 : omp_get_max_threads();
 
-    if (threads > w->g.slots || (threads > 1 && w->g.run_rows * w->g.channels > LARGE_RUN))
-        return 0;
+    if (threads > w->g.slots) return 0;
     return units >= 2 * threads || units % threads == 0 ? threads : 0;
 }
 

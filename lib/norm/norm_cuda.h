@@ -9,8 +9,8 @@
  *   - results repeat bit for bit on any device, and agree with the CPU's to rounding;
  *   - SyncBN is of one rank;
  *   - known (MABN): the caller knows that every run of this call is past r_start. Then y = a·x + b
- *     before the batch is measured, and forward is one pass; runs where r turns out clipped, seen by
- *     the device alone, are applied again. Ignored where y is residual. The caller counts iterations
+ *     before the batch is measured, and forward is one pass; runs where r turns out clipped, seen
+ * by the device alone, are applied again. Ignored where y is residual. The caller counts iterations
  *     itself: reading the state's counter would wait for the device.
  * Pointers aligned to 16 bytes and channels a multiple of 8 (bfloat16) or 4 (float32) take the fast
  * kernels; others work too. */

@@ -12,7 +12,9 @@ enum {
     MAX_CHUNKS = 128,          /* of a run; and chunks of a wave */
     WAVE_VALUES = 1024 * 1024, /* 4 MiB of x */
     UNIT_VALUES = 16 * 1024,   /* less is not worth a turn of a thread, nor threads at all */
-    MAX_SLOTS = 16
+    LARGE_RUN = 512 * 1024, /* runs of this many values for each thread would drive each other out
+                             * of a shared cache: threads share their rows instead */
+    MAX_SLOTS = 16          /* threads that may share runs */
 };
 
 static int64_t min64(int64_t a, int64_t b)
@@ -49,7 +51,7 @@ static void shape_init(struct mabn_work_shape *g, const struct mabn_norm *norm, 
     g->wave_runs = min64(WAVE_VALUES / values, MAX_CHUNKS / g->chunks);
     g->wave_runs = max64(1, min64(g->wave_runs, g->runs));
     g->unit_runs = max64(1, min64(g->wave_runs, UNIT_VALUES / values));
-    g->slots = min64(MAX_SLOTS, ceil_div(g->runs, g->unit_runs));
+    g->slots = values > LARGE_RUN ? 1 : min64(MAX_SLOTS, ceil_div(g->runs, g->unit_runs));
 }
 
 static size_t align64(size_t bytes)
@@ -61,26 +63,36 @@ struct layout {
     size_t partial, sums, total, wide, bytes;
 };
 
-static struct layout scratch_layout(const struct mabn_work_shape *g)
+/* Scratch for `runs` runs and `items` chunks of them at a time. */
+static struct layout scratch_layout(int64_t runs, int64_t items, int64_t channels, int64_t width)
 {
-    const size_t runs = (size_t)max64(g->wave_runs, g->slots * g->unit_runs);
-    const size_t width = (size_t)g->width, c = (size_t)g->channels;
+    const size_t r = (size_t)runs, w = (size_t)width, c = (size_t)channels;
     struct layout l;
 
     l.partial = 0;
-    l.sums = l.partial + align64(runs * (size_t)g->chunks * 2 * width * sizeof(double));
+    l.sums = l.partial + align64((size_t)items * 2 * w * sizeof(double));
     /* SyncBN sends two more numbers behind its one run's sums. */
-    l.total = l.sums + align64((runs * 2 * c + 2) * sizeof(double));
+    l.total = l.sums + align64((r * 2 * c + 2) * sizeof(double));
     l.wide = l.total + align64(2 * c * sizeof(double));
-    l.bytes = l.wide + align64(runs * MABN_WORK_ARRAYS * width * sizeof(float));
+    l.bytes = l.wide + align64(r * MABN_WORK_ARRAYS * w * sizeof(float));
     return l;
 }
 
+/* Enough for every call of at most this size, whose own needs do not simply grow with it. Runs at a
+ * time: of a wave, or slots times the runs of a unit. Chunks at a time: MAX_CHUNKS of a wave; or of
+ * MAX_SLOTS runs that are not large; or one each of units of small runs. And no more than there
+ * are: every chunk but a run's last has CHUNK_VALUES or more. */
 size_t mabn_work_scratch(const struct mabn_norm *norm, int64_t samples, int64_t positions)
 {
     struct mabn_work_shape g;
     shape_init(&g, norm, samples, positions);
-    return scratch_layout(&g).bytes;
+    const int64_t unit = max64(1, min64(MAX_CHUNKS, UNIT_VALUES / g.channels));
+    const int64_t values = samples * positions * g.channels;
+    const int64_t slots = max64(MAX_SLOTS * unit, MAX_SLOTS * (LARGE_RUN / CHUNK_VALUES + 1));
+    const int64_t runs = min64(max64(MAX_CHUNKS, MAX_SLOTS * unit), samples + unit);
+    const int64_t items =
+        min64(max64(MAX_CHUNKS, slots), samples + unit + values / CHUNK_VALUES + 1);
+    return scratch_layout(runs, items, g.channels, g.width).bytes;
 }
 
 void mabn_work_init(struct mabn_work *w, const struct mabn_norm *norm,
@@ -90,7 +102,8 @@ void mabn_work_init(struct mabn_work *w, const struct mabn_norm *norm,
     w->norm = norm;
     w->io = io;
     shape_init(&w->g, norm, io->samples, io->positions);
-    struct layout l = scratch_layout(&w->g);
+    const int64_t runs = max64(w->g.wave_runs, w->g.slots * w->g.unit_runs);
+    struct layout l = scratch_layout(runs, runs * w->g.chunks, w->g.channels, w->g.width);
     char *p = (char *)io->scratch;
     w->partial = (double *)(p + l.partial);
     w->sums = (double *)(p + l.sums);

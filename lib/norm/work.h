@@ -16,7 +16,7 @@ struct mabn_work_shape {
     int64_t run_rows, last_rows; /* rows (of C) of every run but the last; of the last */
     int64_t chunk_rows, chunks;  /* wide rows a chunk; chunks a run */
     int64_t unit_runs;           /* runs that a thread takes together when threads share runs */
-    int64_t slots;               /* threads that may */
+    int64_t slots;               /* threads that may; 1 when runs are large */
     int64_t wave_runs;           /* runs of a wave when threads share rows */
 };
 

@@ -815,6 +815,54 @@ static void check_accumulate(void)
     layer_free(&l);
 }
 
+/* Memory sized for the largest call serves every smaller one, and no byte beyond it is touched. */
+static void check_memory(enum mabn_norm_kind kind, int c, int64_t n, int64_t hw, int b)
+{
+    enum { GUARD = 4096 };
+    struct mabn_norm_options o;
+    struct layer l;
+    bool clean = true;
+
+    mabn_norm_options_init(&o, kind);
+    o.norm_batch = b;
+    o.groups = 1;
+    layer_new(&l, &o, n, hw, c, true, false);
+    const size_t saved = mabn_norm_saved_bytes(&l.norm, n);
+    const size_t scratch = mabn_norm_scratch_bytes(&l.norm, n, hw);
+    free(l.io.saved);
+    free(l.io.scratch);
+    l.io.saved = malloc(saved + GUARD);
+    l.io.scratch = malloc(scratch + GUARD);
+    memset((char *)l.io.saved + saved, 77, GUARD);
+    memset((char *)l.io.scratch + scratch, 77, GUARD);
+    for (int i = 0; i < 12 && clean; i++) {
+        if (i) { /* the first is the largest */
+            l.io.samples = 1 + (int64_t)mabn_rng_below(&rng, (uint64_t)n);
+            l.io.positions = 1 + (int64_t)mabn_rng_below(&rng, (uint64_t)(i % 2 ? hw : hw / 9 + 1));
+        }
+        l.io.y = l.y;
+        clean = !step(&l) && !mabn_norm_infer(&l.norm, &l.io);
+        for (int g = 0; g < GUARD; g++)
+            clean = clean && ((char *)l.io.saved + saved)[g] == 77 &&
+                    ((char *)l.io.scratch + scratch)[g] == 77;
+    }
+    tap_ok(clean, "%s C%d N%d HW%d B%d: smaller calls stay within the largest's memory",
+           mabn_norm_kind_name(kind), c, (int)n, (int)hw, b);
+    layer_free(&l);
+}
+
+static void test_memory(void)
+{
+    check_memory(MABN_NORM_BN, 300, 3, 1000, 0);
+    check_memory(MABN_NORM_BN, 64, 40, 130, 1);
+    check_memory(MABN_NORM_MABN, 2048, 20, 9, 2);
+    check_memory(MABN_NORM_MABN, 5, 33, 700, 2);
+    check_memory(MABN_NORM_GN, 16, 200, 9, 0);
+    check_memory(MABN_NORM_IN, 1030, 30, 12, 0);
+    check_memory(MABN_NORM_SYNCBN, 700, 9, 50, 0);
+    check_memory(MABN_NORM_FROZEN, 1, 9, 5000, 0);
+}
+
 static void test_same_bits(void)
 {
     for (int k = MABN_NORM_NONE; k < MABN_NORM_KINDS; k++)
@@ -1223,6 +1271,7 @@ int main(void)
     test_definitions();
     test_windows();
     test_same_bits();
+    test_memory();
     test_fixed();
     test_sync_sane();
     test_sync_reference();
