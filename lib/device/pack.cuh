@@ -8,11 +8,10 @@
 #include <cuda_runtime.h>
 #include <stdint.h>
 
-#include "device/launch.cuh"
+#include <type_traits>
 
-template <typename T> struct mabn_pack {
-    static constexpr int width = 16 / sizeof(T);
-};
+#include "device/launch.cuh"
+#include "tensor/tensor.h"
 
 __device__ __forceinline__ float mabn_to_float(float v)
 {
@@ -103,6 +102,12 @@ __device__ __forceinline__ unsigned mabn_pack_bf16(float low, float high)
     return *reinterpret_cast<unsigned *>(&v);
 }
 
+__device__ __forceinline__ void mabn_store(__nv_bfloat16 *p, const float (&v)[4])
+{
+    *reinterpret_cast<uint2 *>(p) =
+        make_uint2(mabn_pack_bf16(v[0], v[1]), mabn_pack_bf16(v[2], v[3]));
+}
+
 __device__ __forceinline__ void mabn_store(__nv_bfloat16 *p, const float (&v)[8])
 {
     *reinterpret_cast<uint4 *>(p) =
@@ -110,10 +115,34 @@ __device__ __forceinline__ void mabn_store(__nv_bfloat16 *p, const float (&v)[8]
                    mabn_pack_bf16(v[4], v[5]), mabn_pack_bf16(v[6], v[7]));
 }
 
-/* Rows of `channels` values of type T may be walked 16 bytes at a time from p (NULL: no say). */
-template <typename T> inline bool mabn_pack_fits(int64_t channels, const void *p)
+/* Rows of `channels` values may be walked 16 bytes at a time from these pointers; NULL has no say.
+ */
+inline bool mabn_pack_fits(enum mabn_dtype dtype, int64_t channels, const void *const *pointers,
+                           int count)
 {
-    return channels % mabn_pack<T>::width == 0 && reinterpret_cast<uintptr_t>(p) % 16 == 0;
+    bool ok = channels % (16 / (int64_t)mabn_dtype_size(dtype)) == 0;
+    for (int i = 0; i < count; i++)
+        ok = ok && reinterpret_cast<uintptr_t>(pointers[i]) % 16 == 0;
+    return ok;
+}
+
+/* Call work(pointer to the element type, vector width as a type) for arrays of `dtype`, `wide` as
+ * mabn_pack_fits has it. */
+template <int V> using mabn_width = std::integral_constant<int, V>;
+template <typename Work> mabn_status mabn_by_type(enum mabn_dtype dtype, bool wide, Work work)
+{
+    using bf16 = __nv_bfloat16;
+    switch (dtype) {
+    case MABN_DTYPE_F32:
+        if (wide) return work(static_cast<float *>(nullptr), mabn_width<4>());
+        return work(static_cast<float *>(nullptr), mabn_width<1>());
+    case MABN_DTYPE_BF16:
+        if (wide) return work(static_cast<bf16 *>(nullptr), mabn_width<8>());
+        return work(static_cast<bf16 *>(nullptr), mabn_width<1>());
+    default:
+        return mabn_fail(MABN_ERR_UNSUPPORTED, "on a GPU: only float32 and bfloat16, not %s",
+                         mabn_dtype_name(dtype));
+    }
 }
 
 #endif

@@ -19,11 +19,8 @@ struct mabn_cuda_rows {
     int64_t runs; /* ceil(rows/run_rows) */
     int channels;
     enum mabn_dtype dtype; /* F32, BF16 */
-    bool wide;             /* 16 bytes at a time: mabn_cuda_wide of every array of the call */
+    bool wide;             /* 16 bytes at a time: mabn_pack_fits for every array of the call */
 };
-
-/* Channels and pointers allow 16-byte accesses; a NULL pointer has no say. */
-bool mabn_cuda_wide(enum mabn_dtype dtype, int channels, const void *const *pointers, int count);
 
 /* How many partial sums a run leaves for this array. */
 int mabn_cuda_chunks(const struct mabn_cuda_rows *rows);

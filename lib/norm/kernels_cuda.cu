@@ -26,8 +26,6 @@ enum {
     APPLY_BLOCKS = 8448 /* passes that do not */
 };
 
-template <int V> using width = std::integral_constant<int, V>;
-
 struct cut {
     int64_t rows, run_rows, chunk_rows;
     int channels, tile, tiles, chunks;
@@ -322,23 +320,6 @@ __global__ void __launch_bounds__(THREADS) grad_apply_kernel(struct grad_args<T>
 
 /* ---- choosing a kernel ---- */
 
-/* Call work(pointer to the element type, vector width) for this array. */
-template <typename Work> mabn_status by_type(const struct mabn_cuda_rows *rows, Work work)
-{
-    using bf16 = __nv_bfloat16;
-    switch (rows->dtype) {
-    case MABN_DTYPE_F32:
-        if (rows->wide)
-            return work(static_cast<float *>(nullptr), width<mabn_pack<float>::width>());
-        return work(static_cast<float *>(nullptr), width<1>());
-    case MABN_DTYPE_BF16:
-        if (rows->wide) return work(static_cast<bf16 *>(nullptr), width<mabn_pack<bf16>::width>());
-        return work(static_cast<bf16 *>(nullptr), width<1>());
-    default:
-        return mabn_fail(MABN_ERR_UNSUPPORTED, "norm on a GPU: only float32 and bfloat16");
-    }
-}
-
 template <typename T> struct grad_args<T> grad_args_of(const struct mabn_cuda_grad *in) {
     struct grad_args<T> args = {
     };
@@ -364,27 +345,16 @@ mabn_status launch_grad_apply(const struct grad_args<T> &args, const struct mabn
 
 } // namespace
 
-bool mabn_cuda_wide(enum mabn_dtype dtype, int channels, const void *const *pointers, int count)
-{
-    bool ok = channels % (dtype == MABN_DTYPE_BF16 ? mabn_pack<__nv_bfloat16>::width
-                                                   : mabn_pack<float>::width) ==
-              0;
-    for (int i = 0; i < count; i++)
-        ok = ok && reinterpret_cast<uintptr_t>(pointers[i]) % 16 == 0;
-    return ok;
-}
-
 int mabn_cuda_chunks(const struct mabn_cuda_rows *rows)
 {
-    const int wide =
-        rows->dtype == MABN_DTYPE_BF16 ? mabn_pack<__nv_bfloat16>::width : mabn_pack<float>::width;
+    const int wide = 16 / (int)mabn_dtype_size(rows->dtype);
     return cut_rows(rows, rows->wide ? wide : 1, SUM_BLOCKS).chunks;
 }
 
 mabn_status mabn_cuda_square(float *square, const void *x, struct mabn_cuda_counter counter,
                              const struct mabn_cuda_rows *rows, cudaStream_t stream)
 {
-    return by_type(rows, [&](auto *type, auto vector) {
+    return mabn_by_type(rows->dtype, rows->wide, [&](auto *type, auto vector) {
         using T = std::remove_pointer_t<decltype(type)>;
         constexpr int V = decltype(vector)::value;
         const struct cut c = cut_rows(rows, V, SUM_BLOCKS);
@@ -397,7 +367,7 @@ mabn_status mabn_cuda_moments(float *sum, float *square, float *first, const voi
                               struct mabn_cuda_counter counter, const struct mabn_cuda_rows *rows,
                               cudaStream_t stream)
 {
-    return by_type(rows, [&](auto *type, auto vector) {
+    return mabn_by_type(rows->dtype, rows->wide, [&](auto *type, auto vector) {
         using T = std::remove_pointer_t<decltype(type)>;
         constexpr int V = decltype(vector)::value;
         const struct cut c = cut_rows(rows, V, SUM_BLOCKS);
@@ -409,7 +379,7 @@ mabn_status mabn_cuda_moments(float *sum, float *square, float *first, const voi
 mabn_status mabn_cuda_apply(const struct mabn_cuda_apply_in *in, const struct mabn_cuda_rows *rows,
                             cudaStream_t stream)
 {
-    return by_type(rows, [&](auto *type, auto vector) {
+    return mabn_by_type(rows->dtype, rows->wide, [&](auto *type, auto vector) {
         using T = std::remove_pointer_t<decltype(type)>;
         constexpr int V = decltype(vector)::value;
         const struct cut c = cut_rows(rows, V, in->square ? SUM_BLOCKS : APPLY_BLOCKS);
@@ -434,7 +404,7 @@ mabn_status mabn_cuda_apply(const struct mabn_cuda_apply_in *in, const struct ma
 mabn_status mabn_cuda_grad_moments(float *sum, float *dot, const struct mabn_cuda_grad *in,
                                    const struct mabn_cuda_rows *rows, cudaStream_t stream)
 {
-    return by_type(rows, [&](auto *type, auto vector) {
+    return mabn_by_type(rows->dtype, rows->wide, [&](auto *type, auto vector) {
         using T = std::remove_pointer_t<decltype(type)>;
         constexpr int V = decltype(vector)::value;
         const struct cut c = cut_rows(rows, V, SUM_BLOCKS);
@@ -455,7 +425,7 @@ mabn_status mabn_cuda_grad_apply(void *dx, void *dresidual, const struct mabn_cu
                                  const float *p, const float *q, const float *r, int64_t stride,
                                  const struct mabn_cuda_rows *rows, cudaStream_t stream)
 {
-    return by_type(rows, [&](auto *type, auto vector) {
+    return mabn_by_type(rows->dtype, rows->wide, [&](auto *type, auto vector) {
         using T = std::remove_pointer_t<decltype(type)>;
         constexpr int V = decltype(vector)::value;
         struct grad_args<T> args = grad_args_of<T>(in);

@@ -6,6 +6,7 @@
  *     inference            affine, apply; GN, LN and IN as forward */
 #include "norm/norm_cuda.h"
 
+#include "device/pack.cuh"
 #include "norm/coefficients.cuh"
 #include "norm/kernels.cuh"
 
@@ -68,7 +69,7 @@ int64_t most_chunks(const struct mabn_norm *norm, int64_t samples, int64_t posit
     int most = 1;
     for (int i = 0; i < 4; i++) {
         struct mabn_cuda_rows r = rows_of(norm, samples, positions, types[i / 2]);
-        r.wide = i % 2 && mabn_cuda_wide(r.dtype, r.channels, NULL, 0);
+        r.wide = i % 2 && mabn_pack_fits(r.dtype, r.channels, NULL, 0);
         const int chunks = mabn_cuda_chunks(&r);
         most = chunks > most ? chunks : most;
     }
@@ -87,7 +88,7 @@ void call_init(struct call *c, const struct mabn_norm *norm, const struct mabn_n
     c->io = io;
     c->stream = static_cast<cudaStream_t>(io->stream);
     c->rows = rows_of(norm, io->samples, io->positions, io->dtype);
-    c->rows.wide = mabn_cuda_wide(io->dtype, norm->channels, all, sizeof all / sizeof *all);
+    c->rows.wide = mabn_pack_fits(io->dtype, norm->channels, all, sizeof all / sizeof *all);
 
     w->o = norm->options;
     mabn_norm_state_view(&w->state, norm, io->state);

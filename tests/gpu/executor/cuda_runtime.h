@@ -30,6 +30,9 @@
 #include <tuple>
 #include <vector>
 
+using std::isinf;
+using std::isnan;
+
 #define MABN_EXECUTOR 1
 
 #define __global__
@@ -64,6 +67,10 @@ struct alignas(8) float2 {
 struct alignas(16) float4 {
     float x, y, z, w;
 };
+inline uint2 make_uint2(unsigned x, unsigned y)
+{
+    return {x, y};
+}
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w)
 {
     return {x, y, z, w};

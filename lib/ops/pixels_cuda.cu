@@ -1,0 +1,70 @@
+/* The loader's last step on the GPU: bytes to normalized activations, channels padded. Pictures
+ * cross the bus as bytes, a quarter of float32's size. */
+#include "device/pack.cuh"
+#include "ops/ops_cuda.h"
+
+namespace
+{
+
+enum { THREADS = 256, PIXELS = 4 /* a thread: three words */ };
+
+template <typename T>
+__global__ void __launch_bounds__(THREADS)
+    pixels_kernel(T *y, const uint8_t *pictures, int64_t pixels, int channels, bool words,
+                  bool fours, struct mabn_cuda_pixels how)
+{
+    const int64_t first = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * PIXELS;
+    uint8_t bytes[PIXELS * 3];
+
+    if (words && first + PIXELS <= pixels) {
+        const unsigned *p = reinterpret_cast<const unsigned *>(pictures + first * 3);
+#pragma unroll
+        for (int i = 0; i < 3; i++) {
+            const unsigned word = p[i];
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                bytes[i * 4 + j] = (uint8_t)(word >> (8 * j));
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < PIXELS * 3; i++)
+            bytes[i] = first * 3 + i < pixels * 3 ? pictures[first * 3 + i] : 0;
+    }
+#pragma unroll
+    for (int i = 0; i < PIXELS; i++) {
+        if (first + i >= pixels) continue;
+        T *out = y + (first + i) * channels;
+        float v[4] = {0, 0, 0, 0};
+#pragma unroll
+        for (int c = 0; c < 3; c++)
+            v[c] = fmaf(how.scale[c], (float)bytes[i * 3 + c], how.shift[c]);
+        for (int c0 = 0; c0 < channels; c0 += 4) {
+            if (fours)
+                mabn_store(out + c0, v);
+            else
+                for (int c = 0; c < 4 && c0 + c < channels; c++)
+                    mabn_from_float(out + c0 + c, v[c]);
+            v[0] = v[1] = v[2] = 0;
+        }
+    }
+}
+
+} // namespace
+
+mabn_status mabn_cuda_normalize_pixels(void *y, const uint8_t *pictures, int64_t pixels,
+                                       int channels, const struct mabn_cuda_pixels *how,
+                                       enum mabn_dtype dtype, void *stream)
+{
+    const int64_t threads = (pixels + PIXELS - 1) / PIXELS;
+    const bool words = reinterpret_cast<uintptr_t>(pictures) % 4 == 0;
+    const bool fours = channels % 4 == 0 && reinterpret_cast<uintptr_t>(y) % 16 == 0;
+
+    if (channels < 3) return mabn_fail(MABN_ERR_ARG, "pixels need 3 channels, not %d", channels);
+    if (!pixels) return MABN_OK;
+    return mabn_by_type(dtype, false, [&](auto *type, auto) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        return MABN_LAUNCH(pixels_kernel<T>, (unsigned)((threads + THREADS - 1) / THREADS), THREADS,
+                           0, static_cast<cudaStream_t>(stream), static_cast<T *>(y), pictures,
+                           pixels, channels, words, fours, *how);
+    });
+}

@@ -1,0 +1,257 @@
+/* The small operations on the GPU against the CPU's. */
+#include "harness.h"
+#include "ops/centralize.h"
+#include "ops/loss.h"
+#include "ops/ops_cuda.h"
+#include "ops/pool.h"
+#include "ops/sgd.h"
+
+static const enum mabn_dtype types[] = {MABN_DTYPE_F32, MABN_DTYPE_BF16};
+
+static void test_maxpool(const struct mabn_pool_shape s, enum mabn_dtype dtype)
+{
+    const int64_t oh = mabn_pool_out(s.h, s.kernel, s.stride, s.pad);
+    const int64_t ow = mabn_pool_out(s.w, s.kernel, s.stride, s.pad);
+    const size_t in = (size_t)(s.n * s.h * s.w * s.c), out = (size_t)(s.n * oh * ow * s.c);
+    std::vector<float> x = gpu_random(in, 1, dtype, 0, 1), dy = gpu_random(out, 2, dtype, 0, 1);
+    std::vector<float> y(out), dx(in);
+    std::vector<uint8_t> winner(out);
+    char name[120];
+    struct gpu_verdict verdict;
+
+    for (size_t i = 0; i < in; i += 3)
+        x[i] = x[0]; /* equal values: the first wins */
+    x[in / 2] = NAN;
+    gpu_array gpu_x(x, dtype), gpu_y(out, dtype), gpu_dy(dy, dtype), gpu_dx(in, dtype);
+    gpu_values<uint8_t> gpu_winner(winner);
+    if (mabn_maxpool_forward(y.data(), winner.data(), x.data(), &s) ||
+        mabn_maxpool_backward(dx.data(), dy.data(), winner.data(), &s))
+        MABN_BUG("%s", mabn_error_message());
+    if (mabn_cuda_maxpool_forward(gpu_y.p, gpu_winner.at(), gpu_x.p, &s, dtype, NULL) ||
+        mabn_cuda_maxpool_backward(gpu_dx.p, gpu_dy.p, gpu_winner.at(), &s, dtype, NULL))
+        verdict.add(mabn_error_message(), 1, 0);
+    verdict.add("y", gpu_y.values(), y, 0);
+    verdict.add("winner", gpu_winner.values() == winner ? 0 : 1, 0);
+    verdict.add("dx", gpu_dx.values(), dx, gpu_tolerance(dtype));
+    gpu_array only(out, dtype);
+    if (mabn_cuda_maxpool_forward(only.p, NULL, gpu_x.p, &s, dtype, NULL))
+        verdict.add(mabn_error_message(), 1, 0);
+    verdict.add("y without winners", only.values(), y, 0);
+    snprintf(name, sizeof name, "max pool %s %dx%dx%dx%d, %d/%d pad %d", mabn_dtype_name(dtype),
+             (int)s.n, (int)s.h, (int)s.w, (int)s.c, s.kernel, s.stride, s.pad);
+    verdict.print(name);
+}
+
+static void test_avgpool(int64_t n, int64_t hw, int64_t c, enum mabn_dtype dtype)
+{
+    const size_t in = (size_t)(n * hw * c), out = (size_t)(n * c);
+    const std::vector<float> x = gpu_random(in, 3, dtype, 0, 1),
+                             dy = gpu_random(out, 4, dtype, 0, 1);
+    std::vector<float> y(out), dx(in);
+    gpu_array gpu_x(x, dtype), gpu_y(out, dtype), gpu_dy(dy, dtype), gpu_dx(in, dtype);
+    struct gpu_verdict verdict;
+
+    mabn_avgpool_forward(y.data(), x.data(), n, hw, c);
+    mabn_avgpool_backward(dx.data(), dy.data(), n, hw, c);
+    if (mabn_cuda_avgpool_forward(gpu_y.p, gpu_x.p, n, hw, c, dtype, NULL) ||
+        mabn_cuda_avgpool_backward(gpu_dx.p, gpu_dy.p, n, hw, c, dtype, NULL))
+        verdict.add(mabn_error_message(), 1, 0);
+    verdict.add("y", gpu_y.values(), y, gpu_tolerance(dtype));
+    verdict.add("dx", gpu_dx.values(), dx, gpu_tolerance(dtype));
+    verdict.print(c == 5 ? "average pool, 5 channels" : "average pool");
+}
+
+static void test_loss(int64_t n, int64_t classes, double smoothing, enum mabn_dtype dtype)
+{
+    const size_t count = (size_t)(n * classes);
+    std::vector<float> logits = gpu_random(count, 5, MABN_DTYPE_F32, 0, 3);
+    std::vector<int32_t> labels, rank((size_t)n);
+    std::vector<double> loss((size_t)n);
+    std::vector<float> dlogits(count);
+    struct mabn_xent_out want = {loss.data(), rank.data(), NULL, dlogits.data()};
+    struct mabn_cuda_xent_total total = {};
+    struct gpu_verdict verdict;
+
+    for (int64_t i = 0; i < n; i++)
+        labels.push_back((int32_t)(i % 4 == 3 ? -1 : (i * 7) % classes));
+    logits[1] = logits[0];
+    if (mabn_softmax_xent(&want, logits.data(), labels.data(), n, classes, smoothing, 0.5))
+        MABN_BUG("%s", mabn_error_message());
+    double sum = 0;
+    int64_t labelled = 0, top1 = 0, top5 = 0;
+    for (int64_t i = 0; i < n; i++) {
+        sum += loss[i];
+        labelled += rank[i] >= 0;
+        top1 += rank[i] == 0;
+        top5 += rank[i] >= 0 && rank[i] < 5;
+    }
+
+    gpu_values<float> gpu_logits(logits);
+    gpu_values<int32_t> gpu_labels(labels), gpu_rank(rank);
+    gpu_values<double> gpu_loss(loss);
+    gpu_array gpu_dlogits(count, dtype);
+    gpu_bytes gpu_total(sizeof total);
+    struct mabn_cuda_xent out = {gpu_loss.at(), gpu_rank.at(), gpu_dlogits.p,
+                                 (struct mabn_cuda_xent_total *)gpu_total.p};
+    if (mabn_cuda_softmax_xent(&out, gpu_logits.at(), gpu_labels.at(), n, classes, smoothing, 0.5,
+                               dtype, NULL))
+        verdict.add(mabn_error_message(), 1, 0);
+    const std::vector<double> got = gpu_loss.values();
+    for (int64_t i = 0; i < n; i++)
+        verdict.add("loss", fabs(got[i] - loss[i]), 1e-10);
+    verdict.add("rank", gpu_rank.values() == rank ? 0 : 1, 0);
+    verdict.add("dlogits", gpu_dlogits.values(), dlogits, gpu_tolerance(dtype));
+    gpu_total.get(&total);
+    verdict.add("total", fabs(total.loss - sum), 1e-9);
+    verdict.add("counts", total.labelled != labelled || total.top1 != top1 || total.top5 != top5,
+                0);
+    verdict.print("softmax cross-entropy");
+
+    labels[0] = (int32_t)classes;
+    gpu_labels.put(labels.data());
+    if (mabn_cuda_softmax_xent(&out, gpu_logits.at(), gpu_labels.at(), n, classes, smoothing, 0.5,
+                               dtype, NULL))
+        MABN_BUG("%s", mabn_error_message());
+    gpu_total.get(&total);
+    tap_ok(isnan(total.loss) && isnan(gpu_dlogits.values()[0]),
+           "a label out of range shows as NaN");
+}
+
+static void test_centralize(int64_t outputs, int64_t filter, enum mabn_dtype dtype)
+{
+    const size_t count = (size_t)(outputs * filter);
+    const std::vector<float> w = gpu_random(count, 6, MABN_DTYPE_F32, 1, 1);
+    std::vector<float> want(count);
+    gpu_values<float> weight(w);
+    gpu_array work(count, dtype);
+    struct gpu_verdict verdict;
+
+    mabn_centralize(want.data(), w.data(), outputs, filter);
+    if (mabn_cuda_cast_weight(work.p, weight.at(), outputs, filter, true, dtype, NULL))
+        verdict.add(mabn_error_message(), 1, 0);
+    verdict.add("centralized", work.values(), want, gpu_tolerance(dtype));
+    if (mabn_cuda_cast_weight(work.p, weight.at(), outputs, filter, false, dtype, NULL))
+        verdict.add(mabn_error_message(), 1, 0);
+    verdict.add("cast", work.values(), w, gpu_tolerance(dtype));
+    if (mabn_cuda_centralize_backward(weight.at(), weight.at(), outputs, filter, NULL))
+        verdict.add(mabn_error_message(), 1, 0);
+    verdict.add("backward in place", weight.values(), want, 1e-5);
+    verdict.print("weight centralization and cast");
+}
+
+/* Three steps over a list of parameters of every kind. */
+static void test_sgd(bool nesterov, bool reference, enum mabn_dtype dtype)
+{
+    static const struct {
+        int64_t count, filters;
+    } shapes[] = {{5 * 12, 5}, {7 * 9, 7}, {4100, 0}, {33, 0}, {3 * 700, 3}, {0, 0}};
+    enum { COUNT = sizeof shapes / sizeof *shapes };
+    std::vector<float> p[COUNT], buffer[COUNT], grad[COUNT];
+    std::vector<struct mabn_sgd_param> want(COUNT);
+    std::vector<struct mabn_cuda_sgd_param> got(COUNT);
+    std::vector<gpu_values<float> *> kept;
+    std::vector<gpu_array *> works;
+    struct mabn_cuda_sgd_rates rates = {0.1f, 0.9f, 0.25f};
+    struct mabn_sgd_options options;
+    struct gpu_verdict verdict;
+
+    for (int i = 0; i < COUNT; i++) {
+        const size_t n = (size_t)shapes[i].count;
+        p[i] = gpu_random(n, 100 + i, MABN_DTYPE_F32, 0, 1);
+        grad[i] = gpu_random(n, 200 + i, MABN_DTYPE_F32, 0.5, 1);
+        buffer[i].assign(n, 0);
+        const float factor = i % 2 ? 2.0f : 1.0f, decay = i == 3 ? 0 : 0.01f;
+        want[i] = {p[i].data(),       buffer[i].data(), grad[i].data(), (int64_t)n,
+                   shapes[i].filters, factor,           decay};
+        for (const std::vector<float> *v : {&p[i], &buffer[i], &grad[i]})
+            kept.push_back(new gpu_values<float>(*v));
+        works.push_back(new gpu_array(n, dtype));
+        got[i] = {kept[i * 3]->at(),
+                  kept[i * 3 + 1]->at(),
+                  kept[i * 3 + 2]->at(),
+                  i == 3 ? NULL : works[i]->p,
+                  dtype,
+                  (int64_t)n,
+                  shapes[i].filters,
+                  factor,
+                  decay};
+    }
+    std::vector<struct mabn_cuda_sgd_piece> pieces(
+        (size_t)mabn_cuda_sgd_cut(NULL, got.data(), COUNT));
+    mabn_cuda_sgd_cut(pieces.data(), got.data(), COUNT);
+    gpu_values<struct mabn_cuda_sgd_param> gpu_params(got);
+    gpu_values<struct mabn_cuda_sgd_piece> gpu_pieces(pieces);
+    gpu_values<struct mabn_cuda_sgd_rates> gpu_rates({rates});
+
+    mabn_sgd_options_init(&options);
+    options.momentum = rates.momentum;
+    options.grad_scale = rates.grad_scale;
+    options.nesterov = nesterov;
+    options.reference = reference;
+    for (int step = 0; step < 3; step++) {
+        gpu_order(step);
+        mabn_sgd_step(&options, 0.1, want.data(), COUNT);
+        if (mabn_cuda_sgd_step(gpu_params.at(), gpu_pieces.at(), (int64_t)pieces.size(),
+                               gpu_rates.at(), nesterov, reference, NULL))
+            verdict.add(mabn_error_message(), 1, 0);
+    }
+    gpu_order(0);
+    for (int i = 0; i < COUNT; i++) {
+        verdict.add("parameter", kept[i * 3]->values(), p[i], 1e-5);
+        verdict.add("momentum", kept[i * 3 + 1]->values(), buffer[i], 1e-5);
+        std::vector<float> work = p[i];
+        if (shapes[i].filters)
+            mabn_centralize(work.data(), p[i].data(), shapes[i].filters,
+                            shapes[i].count / shapes[i].filters);
+        if (i != 3) verdict.add("work copy", works[i]->values(), work, gpu_tolerance(dtype));
+    }
+    for (gpu_values<float> *v : kept)
+        delete v;
+    for (gpu_array *v : works)
+        delete v;
+    verdict.print(reference ? "SGD, the reference's order" : nesterov ? "SGD, Nesterov" : "SGD");
+}
+
+static void test_pixels(int64_t pixels, int channels, size_t offset, enum mabn_dtype dtype)
+{
+    const struct mabn_cuda_pixels how = {{1 / 58.0f, 1 / 57.0f, 1 / 57.5f}, {-2.1f, -2.0f, -1.8f}};
+    std::vector<uint8_t> bytes((size_t)pixels * 3 + offset);
+    std::vector<float> want((size_t)(pixels * channels), 0.0f);
+    struct gpu_verdict verdict;
+
+    for (size_t i = 0; i < bytes.size(); i++)
+        bytes[i] = (uint8_t)(i * 37 + 5);
+    for (int64_t i = 0; i < pixels; i++)
+        for (int c = 0; c < 3; c++)
+            want[i * channels + c] = how.scale[c] * bytes[offset + i * 3 + c] + how.shift[c];
+    gpu_values<uint8_t> pictures(bytes);
+    gpu_array y(want.size(), dtype);
+    if (mabn_cuda_normalize_pixels(y.p, pictures.at() + offset, pixels, channels, &how, dtype,
+                                   NULL))
+        verdict.add(mabn_error_message(), 1, 0);
+    verdict.add("y", y.values(), want, gpu_tolerance(dtype));
+    verdict.print("pixels");
+}
+
+int main(void)
+{
+    if (!gpu_ready()) return tap_done();
+    for (enum mabn_dtype dtype : types) {
+        test_maxpool({2, 7, 6, 16, 3, 2, 1}, dtype);
+        test_maxpool({1, 5, 9, 5, 2, 2, 0}, dtype);
+        test_maxpool({3, 4, 4, 8, 3, 1, 1}, dtype);
+        test_avgpool(3, 49, 40, dtype);
+        test_avgpool(2, 7, 5, dtype);
+        test_loss(9, 11, 0.1, dtype);
+        test_loss(3, 300, 0, dtype);
+        test_centralize(6, 27, dtype);
+        test_centralize(3, 576, dtype);
+        test_sgd(false, false, dtype);
+        test_sgd(true, false, dtype);
+        test_sgd(false, true, dtype);
+        test_pixels(1001, 4, 0, dtype);
+        test_pixels(50, 8, 1, dtype);
+        test_pixels(7, 3, 0, dtype);
+    }
+    return tap_done();
+}
