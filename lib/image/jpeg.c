@@ -19,6 +19,8 @@
 #include "base/mem.h"
 #include "image/codec.h"
 
+enum { MISALIGN = 8 }; /* bytes, see step_part() */
+
 struct mabn_jpeg_decoder {
     struct jpeg_decompress_struct cinfo;
     struct jpeg_error_mgr errors;
@@ -297,8 +299,9 @@ static void step_part(struct mabn_jpeg_decoder *jpeg)
 
     const struct mabn_image *image = jpeg->job->image;
     const size_t stride = (size_t)image->width * image->channels;
-    const uint8_t *from = jpeg->row.pixels + ((size_t)part.x - x) * image->channels;
-    JSAMPROW row = jpeg->row.pixels;
+    /* libjpeg-turbo writes aligned rows around the cache, and we read them at once: so misalign */
+    JSAMPROW row = jpeg->row.pixels + MISALIGN;
+    const uint8_t *from = row + ((size_t)part.x - x) * image->channels;
     while ((int)cinfo->output_scanline < part.y)
         jpeg_read_scanlines(cinfo, &row, 1);
     for (int y = 0; y < part.height; y++) {
@@ -322,7 +325,8 @@ static mabn_status decode_pixels(struct mabn_jpeg_decoder *jpeg)
     }
     if (part.width == (int)cinfo->output_width && part.height == (int)cinfo->output_height)
         return guarded(jpeg, step_whole);
-    MABN_TRY(mabn_image_resize_storage(&jpeg->row, (int)cinfo->output_width, 1, channels));
+    MABN_TRY(
+        mabn_image_resize_storage(&jpeg->row, (int)cinfo->output_width + MISALIGN, 1, channels));
     return guarded(jpeg, step_part);
 }
 
