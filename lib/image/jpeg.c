@@ -277,16 +277,15 @@ static void step_whole(struct mabn_jpeg_decoder *jpeg)
 }
 
 /* Smooth upsampling looks at the neighbours of a pixel, which do not exist at the edge of what is
- * decoded, so one more MCU is decoded all around and thrown away: then the part equals the same
- * part of the whole (tests/unit/test_image.c compares them). */
+ * decoded, so a margin of one chroma sample is decoded and thrown away: then the part equals the
+ * same part of the whole (tests/unit/test_image.c compares them). */
 static void step_part(struct mabn_jpeg_decoder *jpeg)
 {
     struct jpeg_decompress_struct *cinfo = &jpeg->cinfo;
     const struct mabn_rect part = jpeg->job->part;
-    const int mcu_w = cinfo->max_h_samp_factor * cinfo->min_DCT_scaled_size;
-    const int mcu_h = cinfo->max_v_samp_factor * cinfo->min_DCT_scaled_size;
-    JDIMENSION x = part.x > mcu_w ? (JDIMENSION)(part.x - mcu_w) : 0;
-    JDIMENSION end = (JDIMENSION)(part.x + part.width + mcu_w);
+    const int margin_x = cinfo->max_h_samp_factor, margin_y = cinfo->max_v_samp_factor;
+    JDIMENSION x = part.x > margin_x ? (JDIMENSION)(part.x - margin_x) : 0;
+    JDIMENSION end = (JDIMENSION)(part.x + part.width + margin_x);
     if (end > cinfo->output_width) end = cinfo->output_width;
     JDIMENSION width = end - x;
     /* libjpeg-turbo 2.1.5 gets columns of scaled pictures wrong when chroma is 4:1 across */
@@ -295,7 +294,7 @@ static void step_part(struct mabn_jpeg_decoder *jpeg)
         jpeg_crop_scanline(cinfo, &x, &width);
     else
         x = 0;
-    if (part.y > mcu_h) jpeg_skip_scanlines(cinfo, (JDIMENSION)(part.y - mcu_h));
+    if (part.y > margin_y) jpeg_skip_scanlines(cinfo, (JDIMENSION)(part.y - margin_y));
 
     const struct mabn_image *image = jpeg->job->image;
     const size_t stride = (size_t)image->width * image->channels;
