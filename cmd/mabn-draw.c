@@ -1,0 +1,243 @@
+/* mabn-draw: photographs with what is, or was found, in them. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "cli/cli.h"
+#include "coco/dataset.h"
+#include "coco/draw.h"
+
+static struct {
+    const char *output, *results, *images;
+    int count, columns, tile;
+    int64_t first, seed;
+    bool shuffle, force;
+    struct mabn_draw_style style;
+} o = {.count = 1, .tile = 480, .style = {true, true, true, false, 0.3, 0}};
+
+static const struct mabn_option table[] = {
+    MABN_OPT_STRING('o', "output", &o.output, "FILE", "the PNG to write"),
+    MABN_OPT_STRING('r', "results", &o.results, "FILE", "draw these results, not the annotations"),
+    MABN_OPT_DOUBLE(0, "min-score", &o.style.min_score, 0, 1, "S", "leave out results below"),
+    MABN_OPT_GROUP("Which images"),
+    MABN_OPT_INT('n', "count", &o.count, 1, 10000, "N", "how many; a contact sheet if more than 1"),
+    MABN_OPT_INT64(0, "first", &o.first, 0, 0, "N", "from this one on, from 0"),
+    MABN_OPT_FLAG(0, "shuffle", &o.shuffle, "draw lots for them"),
+    MABN_OPT_SEED(&o.seed),
+    MABN_OPT_STRING('i', "images", &o.images, "LIST", "these, by id (COCO) or file name"),
+    MABN_OPT_GROUP("How"),
+    MABN_OPT_FLAG(0, "masks", &o.style.masks, "draw masks"),
+    MABN_OPT_FLAG(0, "boxes", &o.style.boxes, "draw boxes"),
+    MABN_OPT_FLAG(0, "labels", &o.style.labels, "write names, and scores of results"),
+    MABN_OPT_DOUBLE(0, "text", &o.style.text, 0, 200, "PIXELS", "height of letters; 0: by size"),
+    MABN_OPT_INT(0, "tile", &o.tile, 64, 4096, "PIXELS", "width of a picture in a contact sheet"),
+    MABN_OPT_INT(0, "columns", &o.columns, 0, 1000, "N", "of a contact sheet; 0: about square"),
+    MABN_OPT_GROUP("General"),
+    MABN_OPT_FORCE(&o.force),
+    MABN_OPTIONS_COMMON,
+    MABN_OPT_END,
+};
+
+/* Where pictures and annotations come from. */
+struct source {
+    struct mabn_dataset *dataset; /* or */
+    const char *folder;
+    struct mabn_coco truth, results;
+    bool coco; /* annotations are there */
+    struct mabn_decoder *decoder;
+    int64_t count;
+    int64_t *chosen;
+    int n_chosen;
+};
+
+static mabn_status open_source(struct source *s, char **args, int n)
+{
+    unsigned keep = MABN_COCO_KEEP_SEGMENTATIONS | MABN_COCO_KEEP_KEYPOINTS;
+    s->decoder = mabn_decoder_new();
+    if (n == 2) {
+        s->folder = args[0];
+        MABN_TRY(mabn_coco_read(&s->truth, args[1], keep));
+        s->coco = true;
+        s->count = (int64_t)s->truth.n_images;
+    } else {
+        MABN_TRY(mabn_dataset_open(&s->dataset, args[0]));
+        s->count = mabn_dataset_count(s->dataset);
+        s->coco = strcmp(mabn_dataset_kind(s->dataset), "coco") == 0;
+        if (s->coco) MABN_TRY(mabn_coco_read_dataset(&s->truth, s->dataset));
+    }
+    if (o.results && !s->coco)
+        return mabn_fail(MABN_ERR_MISMATCH, "'%s' has no COCO annotations to name results by",
+                         args[0]);
+    if (o.results) MABN_TRY(mabn_coco_read_results(&s->results, o.results, keep));
+    return MABN_OK;
+}
+
+static void name_of(const struct source *s, int64_t i, char *name, size_t room)
+{
+    if (s->dataset)
+        mabn_dataset_image_name(s->dataset, i, name, room);
+    else
+        snprintf(name, room, "%s",
+                 s->truth.images[i].file_name ? s->truth.images[i].file_name : "");
+}
+
+/* One of --images: an id, a name, or its last part. */
+static int64_t find_image(const struct source *s, const char *text)
+{
+    char *end, name[4096];
+    long long id = strtoll(text, &end, 10);
+    for (int64_t i = 0; i < s->count; i++) {
+        if (s->coco && end != text && !*end && s->truth.images[i].id == id) return i;
+        name_of(s, i, name, sizeof name);
+        const char *slash = strrchr(name, '/');
+        if (!strcmp(name, text) || (slash && !strcmp(slash + 1, text))) return i;
+    }
+    return -1;
+}
+
+static mabn_status choose_listed(struct source *s)
+{
+    char *list = mabn_xstrdup(o.images), *rest = list;
+    size_t room = 0, n = 0;
+    mabn_status status = MABN_OK;
+    for (char *text; !status && (text = strsep(&rest, ",")) != NULL;) {
+        MABN_GROW(s->chosen, n, room);
+        s->chosen[n++] = find_image(s, text);
+        if (s->chosen[n - 1] < 0) status = mabn_fail(MABN_ERR_NOTFOUND, "no image '%s'", text);
+    }
+    s->n_chosen = (int)n;
+    free(list);
+    return status;
+}
+
+static mabn_status choose(struct source *s)
+{
+    if (o.images) return choose_listed(s);
+    if (o.first >= s->count)
+        return mabn_fail(MABN_ERR_NOTFOUND, "there are only %lld images", (long long)s->count);
+    int64_t *all = mabn_xcalloc((size_t)s->count + 1, sizeof *all);
+    for (int64_t i = 0; i < s->count; i++)
+        all[i] = i;
+    if (o.shuffle) {
+        struct mabn_rng rng;
+        mabn_rng_init(&rng, (uint64_t)o.seed, MABN_RNG_SAMPLER, 0, 0);
+        for (int64_t i = s->count - 1; i > 0; i--) {
+            int64_t k = (int64_t)mabn_rng_below(&rng, (uint64_t)i + 1), swap = all[i];
+            all[i] = all[k];
+            all[k] = swap;
+        }
+    }
+    memmove(all, all + o.first, (size_t)(s->count - o.first) * sizeof *all);
+    s->chosen = all;
+    s->n_chosen = s->count - o.first < o.count ? (int)(s->count - o.first) : o.count;
+    return MABN_OK;
+}
+
+static mabn_status decode(const struct source *s, int64_t i, struct mabn_image *image)
+{
+    const uint8_t *bytes;
+    size_t size;
+    if (s->dataset) {
+        MABN_TRY(mabn_dataset_image(s->dataset, i, &bytes, &size));
+        if (mabn_dataset_image_format(s->dataset, i) != MABN_DATASET_RAW)
+            return mabn_image_decode(s->decoder, image, bytes, size, NULL);
+        MABN_TRY(mabn_image_resize_storage(image, mabn_dataset_image_width(s->dataset, i),
+                                           mabn_dataset_image_height(s->dataset, i),
+                                           mabn_dataset_image_channels(s->dataset, i)));
+        memcpy(image->pixels, bytes, size);
+        return MABN_OK;
+    }
+    struct mabn_input in;
+    if (!s->truth.images[i].file_name)
+        return mabn_fail(MABN_ERR_FORMAT, "image %lld has no \"file_name\"",
+                         (long long)s->truth.images[i].id);
+    char *path = mabn_path_join(s->folder, s->truth.images[i].file_name);
+    mabn_status status = mabn_input_open(&in, path, 1 << 30);
+    if (!status) {
+        status = mabn_image_decode(s->decoder, image, in.bytes, in.size, NULL);
+        if (status) mabn_fail_prefix(status, "'%s'", path);
+        mabn_input_release(&in);
+    }
+    free(path);
+    return status;
+}
+
+static mabn_status draw_one(const struct source *s, struct mabn_sheet *sheet, int64_t i)
+{
+    const struct mabn_coco *from = !s->coco ? NULL : o.results ? &s->results : &s->truth;
+    struct mabn_image image = {0};
+    uint32_t *records = NULL;
+    size_t n = 0, room = 0;
+    char name[512], title[1024];
+    MABN_TRY(decode(s, i, &image));
+    name_of(s, i, name, sizeof name);
+    if (s->coco) {
+        int64_t id = s->truth.images[i].id;
+        snprintf(title, sizeof title, "%lld  %s", (long long)id, name);
+        for (size_t k = 0; k < from->n_records; k++) {
+            if (from->records[k].image_id != id) continue;
+            MABN_GROW(records, n, room);
+            records[n++] = (uint32_t)k;
+        }
+    } else {
+        int label = mabn_dataset_label(s->dataset, i);
+        const char *class_name = label < 0 ? NULL : mabn_dataset_class_name(s->dataset, label);
+        snprintf(title, sizeof title, "%d %s  %s", label, class_name ? class_name : "", name);
+    }
+    mabn_status status =
+        mabn_sheet_add(sheet, &image, title, from, records, n, &s->truth, &o.style);
+    free(records);
+    mabn_image_release(&image);
+    return status;
+}
+
+static mabn_status draw(struct source *s, char **args, int n)
+{
+    struct mabn_sheet *sheet;
+    MABN_TRY(open_source(s, args, n));
+    MABN_TRY(choose(s));
+    int columns = o.columns;
+    while (columns * columns < s->n_chosen && !o.columns)
+        columns++;
+    if (columns > s->n_chosen) columns = s->n_chosen;
+    MABN_TRY(mabn_sheet_new(&sheet, s->n_chosen, columns, s->n_chosen > 1 ? o.tile : 0));
+    mabn_status status = MABN_OK;
+    for (int i = 0; i < s->n_chosen && !status; i++)
+        status = draw_one(s, sheet, s->chosen[i]);
+    if (!status) status = mabn_sheet_write(sheet, o.output, o.force);
+    mabn_sheet_free(sheet);
+    return status;
+}
+
+static const struct mabn_cli cli = {
+    .name = "mabn-draw",
+    .usage = "[OPTION]... DATASET -o FILE\n[OPTION]... IMAGES ANNOTATIONS -o FILE",
+    .summary = "draw boxes, masks and labels on photographs",
+    .options = table,
+    .epilog = "Examples:\n"
+              "  mabn-draw val.h5 -n 12 --shuffle -o sheet.png\n"
+              "  mabn-draw val.h5 --results results.json -i 397133 -o found.png\n"
+              "  mabn-draw val2017/ instances_val2017.json -n 6 -o truth.png\n",
+    .min_args = 1,
+    .max_args = 2,
+};
+
+int main(int argc, char **argv)
+{
+    char **args;
+    struct source s;
+    memset(&s, 0, sizeof s);
+    int n = mabn_cli_start(&cli, argc, argv, &args);
+    if (!o.output) mabn_cli_usage_error("no output: say where with -o FILE");
+    o.style.scores = o.results != NULL;
+    mabn_status status = draw(&s, args, n);
+    mabn_dataset_free(s.dataset);
+    mabn_coco_release(&s.truth);
+    mabn_coco_release(&s.results);
+    mabn_decoder_free(s.decoder);
+    free(s.chosen);
+    return mabn_cli_finish(status);
+}
