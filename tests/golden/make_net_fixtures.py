@@ -7,10 +7,18 @@ gradient and its product with a pattern made by the same hash.
 
     tests/golden/make_net_fixtures.py > tests/golden/net.tsv
 """
+import os
+import sys
+
 import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "peer"))
+import resnet  # MABN in PyTorch
+
+MABN, CentralizedConv = resnet.mabn_layers(torch, 2)
 
 
 def noise(name, count):
@@ -30,6 +38,7 @@ def noise(name, count):
 def norm(kind, c):
     return {
         "bn": lambda: nn.BatchNorm2d(c),
+        "mabn": lambda: MABN(c),
         "gn": lambda: nn.GroupNorm(2, c),
         "ln": lambda: nn.GroupNorm(1, c),
         "in": lambda: nn.GroupNorm(c, c),
@@ -102,38 +111,77 @@ CASES = [
 ]
 
 
+# Steps of the whole recipe: moving windows, centralized weights, momentum, decay.
+STEPS_CASE = ("mabn-steps", "mabn", (False, [1, 1, 1], 8, 3, 10, False, False), (8, 12, 12))
+STEPS = 6
+
+
 def row(case, what, values):
     print("\t".join([case, what] + ["%.9g" % v for v in values]))
+
+
+def make_net(kind, options):
+    net = ResNet(kind, *options)
+    for name, p in net.named_parameters():
+        v = noise(name, p.numel()).reshape(p.shape)
+        if p.dim() > 1:
+            v = v * (3.0 / p[0].numel()) ** 0.5
+        elif name.endswith("weight"):
+            v = 1 + 0.25 * v
+        else:
+            v = 0.25 * v
+        p.data = torch.from_numpy(v.astype(np.float32).astype(np.float64))
+    return net
+
+
+def make_images(name, n, channels, h, w):
+    x = noise(name, n * channels * h * w).astype(np.float32).astype(np.float64)
+    return torch.from_numpy(x).reshape(n, h, w, channels).permute(0, 3, 1, 2).contiguous()
+
+
+def one_step(case, kind, options, size):
+    net = make_net(kind, options)
+    x = make_images("image", size[0], options[3], *size[1:])
+    y = torch.arange(size[0]) * 3 % options[4]
+    logits = net(x)
+    loss = F.cross_entropy(logits, y, label_smoothing=0.1)
+    loss.backward()
+    row(case, "logits", logits.detach().flatten().numpy())
+    row(case, "loss", [loss.item()])
+    for name, p in net.named_parameters():
+        g = p.grad.flatten().numpy()
+        row(case, name, [np.sqrt((g * g).sum()), (g * noise("pattern", g.size)).sum()])
+    net.eval()
+    row(case, "eval", net(x).detach().flatten().numpy())
+
+
+def many_steps(case, kind, options, size):
+    net = make_net(kind, options)
+    for m in net.modules():
+        if type(m) is nn.Conv2d:
+            m.__class__ = CentralizedConv
+    sgd = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
+    for step in range(STEPS):
+        x = make_images("image%d" % step, size[0], options[3], *size[1:])
+        y = (torch.arange(size[0]) * 3 + step) % options[4]
+        logits = net(x)
+        loss = F.cross_entropy(logits, y, label_smoothing=0.1)
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+        row(case, "logits%d" % step, logits.detach().flatten().numpy())
+        row(case, "loss%d" % step, [loss.item()])
+    net.eval()
+    row(case, "eval", net(x).detach().flatten().numpy())
 
 
 def main():
     print("# made by tests/golden/make_net_fixtures.py; torch", torch.__version__)
     torch.set_default_dtype(torch.float64)
-    for case, kind, options, (n, h, w) in CASES:
-        net = ResNet(kind, *options)
-        channels, classes = options[3], options[4]
-        for name, p in net.named_parameters():
-            v = noise(name, p.numel()).reshape(p.shape)
-            if p.dim() > 1:
-                v = v * (3.0 / p[0].numel()) ** 0.5
-            elif name.endswith("weight"):
-                v = 1 + 0.25 * v
-            else:
-                v = 0.25 * v
-            p.data = torch.from_numpy(v.astype(np.float32).astype(np.float64))
-        x = noise("image", n * channels * h * w).astype(np.float32).astype(np.float64)
-        x = torch.from_numpy(x).reshape(n, h, w, channels).permute(0, 3, 1, 2).contiguous()
-        y = torch.arange(n) * 3 % classes
-        logits = net(x)
-        loss = F.cross_entropy(logits, y, label_smoothing=0.1)
-        loss.backward()
-        row(case, "logits", logits.detach().flatten().numpy())
-        row(case, "loss", [loss.item()])
-        for name, p in net.named_parameters():
-            g = p.grad.flatten().numpy()
-            row(case, name, [np.sqrt((g * g).sum()), (g * noise("pattern", g.size)).sum()])
-        net.eval()
-        row(case, "eval", net(x).detach().flatten().numpy())
+    torch.set_num_threads(1)
+    for case in CASES:
+        one_step(*case)
+    many_steps(*STEPS_CASE)
 
 
 main()

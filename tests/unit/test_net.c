@@ -199,6 +199,51 @@ static void check_fixture(const struct fixture *f, const char *table)
     mabn_net_free(net);
 }
 
+/* Six steps of the recipe: MABN's windows from step to step, centralized weights, momentum and
+ * decay. float64 on their side. */
+static void check_steps(const char *table)
+{
+    const struct fixture f = {"mabn-steps", "cifar-resnet8", "mabn", false, 8, 8, 12, 12, 3, 10, 0};
+    const struct mabn_net_sgd sgd = {.lr = 0.05, .momentum = 0.9, .weight_decay = 1e-4};
+    struct mabn_model model = describe(&f);
+    double want[80], loss, worst = 0, worst_loss = 0;
+    for (int p = 0; p < MABN_MODEL_PARTS; p++) {
+        model.norm[p].norm_batch = 2;
+        model.norm[p].window = 4;
+    }
+    struct mabn_net *net = build(&model, f.batch, f.height, f.columns, true);
+    struct mabn_net *eval = build(&model, f.batch, f.height, f.columns, false);
+    size_t pixels = (size_t)(f.batch * f.height * f.columns * f.channels), compared = 0;
+    fill_parameters(net);
+    for (int step = 0; step < 6; step++) {
+        char name[16];
+        snprintf(name, sizeof name, "image%d", step);
+        float *x = noise(name, pixels);
+        memcpy(mabn_net_input(net), x, pixels * sizeof *x);
+        memcpy(mabn_net_input(eval), x, pixels * sizeof *x);
+        free(x);
+        for (int i = 0; i < f.batch; i++)
+            mabn_net_labels(net)[i] = (i * 3 + step) % f.classes;
+        if (mabn_net_forward(net) || mabn_net_loss(net, 0.1, &loss) || mabn_net_backward(net) ||
+            mabn_net_update(net, &sgd))
+            abort();
+        snprintf(name, sizeof name, "logits%d", step);
+        size_t n = find_row(table, f.name, name, want, 80);
+        compared += n;
+        worst = fmax(worst, logits_error(net, want, n));
+        snprintf(name, sizeof name, "loss%d", step);
+        if (find_row(table, f.name, name, want, 1)) worst_loss = fmax(worst_loss, fabs(loss - want[0]));
+    }
+    tap_ok(compared == 480 && worst < 2e-5 && worst_loss < 1e-5,
+           "six steps with MABN: logits (%.1e), losses (%.1e)", worst, worst_loss);
+    mabn_status s = mabn_net_copy(eval, net);
+    if (!s) s = mabn_net_forward(eval);
+    worst = logits_error(eval, want, find_row(table, f.name, "eval", want, 80));
+    tap_ok(!s && worst < 2e-5, "inference after them, folded (%.1e)", worst);
+    mabn_net_free(eval);
+    mabn_net_free(net);
+}
+
 static void check_against_pytorch(void)
 {
     const char *path = "tests/golden/net.tsv";
@@ -213,6 +258,7 @@ static void check_against_pytorch(void)
     fclose(file);
     for (size_t i = 0; i < sizeof fixtures / sizeof *fixtures; i++)
         check_fixture(&fixtures[i], table);
+    check_steps(table);
     free(table);
 }
 
