@@ -288,7 +288,8 @@ int mabn_cli_start(const struct mabn_cli *cli, int argc, char **argv, char ***ar
     remember_command_line(cli->name, argc, argv);
     given_set = (char *)mabn_xcalloc((size_t)table_length(cli->options) + 1, 1);
     if (argc == 2 && !strcmp(argv[1], "--list-options")) list_options(cli);
-    char **found = (char **)mabn_xcalloc((size_t)argc + 1, sizeof *found);
+    static char **found; /* lives as long as the program; static, so that it is no leak */
+    found = (char **)mabn_xcalloc((size_t)argc + 1, sizeof *found);
     parse_words(argc, argv, found, true);
     int count = parse_words(argc, argv, found, false);
     found[count] = NULL;
