@@ -323,8 +323,17 @@ static void limit(int resource, rlim_t value)
     setrlimit((__rlimit_resource_t)resource, &r);
 }
 
+/* A dying process has things to say that nobody asked for. */
+static void be_silent(void)
+{
+    int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (nothing < 0 || dup2(nothing, fd) < 0) close(fd);
+}
+
 static void lock_in(void)
 {
+    be_silent();
     limit(RLIMIT_CORE, 0);
     limit(RLIMIT_FSIZE, 0);
     limit(RLIMIT_NOFILE, 0); /* nothing new can be opened, not even a socket */
