@@ -18,9 +18,15 @@
 #include "base/mem.h"
 #include "store/dataset.h"
 
-enum { MAX_SAMPLE = 1 << 30, FLUSH_RECORDS = 256 };
+enum { MAX_SAMPLE = 1 << 30, FLUSH_RECORDS = 256, BUFFER_SIZE = 1 << 18 };
 
-enum state { UNSETTLED, PLACED, WRITTEN, SKIPPED };
+enum state {
+    UNSETTLED,
+    PLACED,   /* its thread is writing it */
+    BUFFERED, /* small images are collected, and written together */
+    WRITTEN,
+    SKIPPED,
+};
 
 /* In memory and, from WRITTEN or SKIPPED on, in the journal. */
 struct record {
@@ -60,6 +66,8 @@ struct mabn_dataset_writer {
     int64_t next;      /* number whose place comes next */
     int64_t cancelled; /* numbers above this one are refused */
     uint64_t end;      /* of the placed bytes */
+    uint8_t *buffer;   /* (BUFFER_SIZE) what comes last before `end` */
+    size_t buffered;
 
     atomic_bool failed; /* writing failed: nothing to continue */
     int64_t done;       /* settled by the run before */
@@ -157,6 +165,31 @@ static mabn_status flush_journal(struct mabn_dataset_writer *w)
                            w->journal_path);
 }
 
+/* Move `settled` over what is finished, and tell the journal. The lock is held. */
+static mabn_status advance(struct mabn_dataset_writer *w)
+{
+    while (w->settled < w->next && w->records[w->settled].state >= WRITTEN)
+        w->settled++;
+    mabn_status status = w->settled - w->journaled >= FLUSH_RECORDS ? flush_journal(w) : MABN_OK;
+    if (status) w->failed = true;
+    return status;
+}
+
+/* Write the collected small images. The lock is held. */
+static mabn_status flush_buffer(struct mabn_dataset_writer *w)
+{
+    if (!w->buffered) return MABN_OK;
+    mabn_status status = mabn_h5_stream_write(w->h5, w->end - w->buffered, w->buffer, w->buffered);
+    w->buffered = 0;
+    if (status) {
+        w->failed = true;
+        return status;
+    }
+    for (int64_t i = w->settled; i < w->next; i++)
+        if (w->records[i].state == BUFFERED) w->records[i].state = WRITTEN;
+    return advance(w);
+}
+
 /* ---- opening and closing ---- */
 
 static mabn_status check_spec(const struct mabn_dataset_spec *spec)
@@ -205,6 +238,7 @@ mabn_status mabn_dataset_writer_open(struct mabn_dataset_writer **out, const cha
     w->channels = spec->channels;
     w->count = w->cancelled = spec->count;
     w->records = (struct record *)records;
+    w->buffer = (uint8_t *)mabn_xmalloc(BUFFER_SIZE);
     pthread_mutex_init(&w->lock, NULL);
     pthread_cond_init(&w->turn, NULL);
     mabn_status status =
@@ -221,9 +255,10 @@ mabn_status mabn_dataset_writer_open(struct mabn_dataset_writer **out, const cha
 void mabn_dataset_writer_free(struct mabn_dataset_writer *w, bool keep_partial)
 {
     if (!w) return;
+    if (w->journal >= 0 && !w->failed && keep_partial && (flush_buffer(w) || flush_journal(w)))
+        w->failed = true;
     if (w->failed) keep_partial = false;
     if (w->journal >= 0) {
-        if (keep_partial && flush_journal(w)) mabn_error_clear(); /* the next run redoes more */
         close(w->journal);
         if (!keep_partial) unlink(w->journal_path);
     }
@@ -235,6 +270,7 @@ void mabn_dataset_writer_free(struct mabn_dataset_writer *w, bool keep_partial)
     free(w->extras);
     free(w->places);
     mabn_free(w->records);
+    free(w->buffer);
     pthread_cond_destroy(&w->turn);
     pthread_mutex_destroy(&w->lock);
     free(w->journal_path);
@@ -287,39 +323,41 @@ static mabn_status check_sample(const struct mabn_dataset_writer *w,
     return MABN_OK;
 }
 
-/* Wait for the turn of `number` and give it its place. */
-static mabn_status settle(struct mabn_dataset_writer *w, int64_t number, struct record *r)
+/* Give `number` its place, in its turn; small images (or none: bytes NULL) are dealt with at once.
+ * The lock is held. */
+static mabn_status place(struct mabn_dataset_writer *w, int64_t number, struct record *r,
+                         const void *bytes)
 {
     mabn_status status = MABN_OK;
+    bool small = bytes && r->length <= BUFFER_SIZE / 8;
+    if (bytes && (!small || r->length > BUFFER_SIZE - w->buffered)) status = flush_buffer(w);
+    r->offset = w->end;
+    r->state = !bytes ? SKIPPED : small ? BUFFERED : PLACED;
+    if (small) {
+        memcpy(w->buffer + w->buffered, bytes, r->length);
+        w->buffered += r->length;
+    }
+    w->end += r->length;
+    w->records[number] = *r;
+    w->next++;
+    pthread_cond_broadcast(&w->turn);
+    return status ? status : advance(w);
+}
+
+static mabn_status settle(struct mabn_dataset_writer *w, int64_t number, struct record *r,
+                          const void *bytes)
+{
+    mabn_status status;
     if (number < 0 || number >= w->count) MABN_BUG("image number %lld", (long long)number);
     pthread_mutex_lock(&w->lock);
     while (w->next < number && number < w->cancelled)
         pthread_cond_wait(&w->turn, &w->lock);
-    if (number >= w->cancelled) {
+    if (number >= w->cancelled)
         status = mabn_fail(MABN_ERR_STOPPED, "packing was stopped");
-    } else if (w->next != number) {
+    else if (w->next != number)
         MABN_BUG("image %lld settled twice", (long long)number);
-    } else {
-        r->offset = w->end;
-        w->end += r->length;
-        w->records[number] = *r;
-        w->next++;
-        pthread_cond_broadcast(&w->turn);
-    }
-    pthread_mutex_unlock(&w->lock);
-    return status;
-}
-
-/* The bytes of `number` are in the file. */
-static mabn_status finish(struct mabn_dataset_writer *w, int64_t number, enum state state)
-{
-    mabn_status status = MABN_OK;
-    pthread_mutex_lock(&w->lock);
-    w->records[number].state = (uint8_t)state;
-    while (w->settled < w->next && w->records[w->settled].state >= WRITTEN)
-        w->settled++;
-    if (w->settled - w->journaled >= FLUSH_RECORDS) status = flush_journal(w);
-    if (status) w->failed = true;
+    else
+        status = place(w, number, r, bytes);
     pthread_mutex_unlock(&w->lock);
     return status;
 }
@@ -336,20 +374,25 @@ mabn_status mabn_dataset_writer_add(struct mabn_dataset_writer *w, int64_t numbe
         .width = (uint32_t)s->width,
         .channels = (uint8_t)s->channels,
         .format = (uint8_t)s->format,
-        .state = PLACED,
     };
-    MABN_TRY(settle(w, number, &r));
+    MABN_TRY(settle(w, number, &r, s->bytes));
+    if (r.state != PLACED) return MABN_OK;
     mabn_status status = mabn_h5_stream_write(w->h5, r.offset, s->bytes, s->size);
-    if (!status) return finish(w, number, WRITTEN);
-    w->failed = true;
+    if (status) {
+        w->failed = true;
+        return status;
+    }
+    pthread_mutex_lock(&w->lock);
+    w->records[number].state = WRITTEN;
+    status = advance(w);
+    pthread_mutex_unlock(&w->lock);
     return status;
 }
 
 mabn_status mabn_dataset_writer_skip(struct mabn_dataset_writer *w, int64_t number, uint64_t source)
 {
-    struct record r = {.source = source, .state = PLACED};
-    MABN_TRY(settle(w, number, &r));
-    return finish(w, number, SKIPPED);
+    struct record r = {.source = source};
+    return settle(w, number, &r, NULL);
 }
 
 void mabn_dataset_writer_cancel(struct mabn_dataset_writer *w, int64_t number)
@@ -362,11 +405,16 @@ void mabn_dataset_writer_cancel(struct mabn_dataset_writer *w, int64_t number)
 
 /* ---- after the last image ---- */
 
+static bool is_kept(const struct record *r)
+{
+    return r->state == BUFFERED || r->state == WRITTEN;
+}
+
 int64_t mabn_dataset_writer_kept(const struct mabn_dataset_writer *w)
 {
     int64_t kept = 0;
     for (int64_t i = 0; i < w->count; i++)
-        kept += w->records[i].state == WRITTEN;
+        kept += is_kept(&w->records[i]);
     return kept;
 }
 
@@ -376,7 +424,7 @@ int64_t mabn_dataset_writer_place(struct mabn_dataset_writer *w, int64_t number)
         int64_t place = 0;
         w->places = (int64_t *)mabn_xmalloc((size_t)w->count * sizeof *w->places);
         for (int64_t i = 0; i < w->count; i++)
-            w->places[i] = w->records[i].state == WRITTEN ? place++ : -1;
+            w->places[i] = is_kept(&w->records[i]) ? place++ : -1;
     }
     return w->places[number];
 }
@@ -394,7 +442,7 @@ static mabn_status new_extra(struct mabn_dataset_writer *w, const char *name,
                              void **data, size_t *bytes)
 {
     struct extra e = {.type = type, .width = width, .rank = rank};
-    if (w->settled != w->count) MABN_BUG("array '%s' added before the last image", name);
+    if (w->next != w->count) MABN_BUG("array '%s' added before the last image", name);
     *bytes = width;
     for (int i = 0; i < rank; i++) {
         e.dims[i] = dims[i];
@@ -450,7 +498,7 @@ mabn_status mabn_dataset_writer_set_labels(struct mabn_dataset_writer *w, const 
             return mabn_fail(MABN_ERR_ARG, "image %lld has label %d: labels count from 0",
                              (long long)i, (int)labels[i]);
         if (labels[i] >= w->classes) w->classes = labels[i] + 1;
-        if (w->records[i].state == WRITTEN) *out++ = labels[i];
+        if (is_kept(&w->records[i])) *out++ = labels[i];
     }
     return MABN_OK;
 }
@@ -460,7 +508,7 @@ mabn_status mabn_dataset_writer_set_names(struct mabn_dataset_writer *w, const c
     int64_t kept = 0;
     const char **list = (const char **)mabn_xmalloc(((size_t)w->count + 1) * sizeof *list);
     for (int64_t i = 0; i < w->count; i++)
-        if (w->records[i].state == WRITTEN) list[kept++] = names[i];
+        if (is_kept(&w->records[i])) list[kept++] = names[i];
     mabn_status status = mabn_dataset_writer_add_strings(w, "/images/name", list, kept);
     free(list);
     return status;
@@ -510,7 +558,7 @@ static mabn_status add_index(struct mabn_dataset_writer *w, int64_t kept)
         MABN_TRY(new_extra(w, columns[c].name, columns[c].type, width, 1, dims, &data, &bytes));
         char *out = (char *)data;
         for (int64_t i = 0; i < w->count; i++) {
-            if (w->records[i].state != WRITTEN) continue;
+            if (!is_kept(&w->records[i])) continue;
             memcpy(out, (const char *)&w->records[i] + columns[c].at, width);
             out += width;
         }
@@ -533,9 +581,10 @@ static mabn_status write_file(struct mabn_dataset_writer *w)
 mabn_status mabn_dataset_writer_commit(struct mabn_dataset_writer *w)
 {
     int64_t kept = mabn_dataset_writer_kept(w);
-    if (w->settled != w->count) MABN_BUG("not all images were settled");
+    if (w->next != w->count) MABN_BUG("not all images were settled");
     if (!kept) return mabn_fail(MABN_ERR_ARG, "no image is left to pack into '%s'", w->path);
-    mabn_status status = flush_journal(w);
+    mabn_status status = flush_buffer(w);
+    if (!status) status = flush_journal(w);
     if (!status) status = add_index(w, kept);
     mabn_h5_set_int64(w->h5, "count", kept);
     mabn_h5_set_int64(w->h5, "classes", w->classes);
