@@ -58,7 +58,8 @@ static const struct mabn_option options[] = {
 static const struct mabn_cli cli = {
     .name = "mabn-convert",
     .usage = "[OPTION]... FILE -o FILE\n[OPTION]... --list FILE\n[OPTION]... --check FILE FILE",
-    .summary = "Convert checkpoints between HDF5, PyTorch, Detectron pickles, safetensors and ONNX.",
+    .summary =
+        "Convert checkpoints between HDF5, PyTorch, Detectron pickles, safetensors and ONNX.",
     .options = options,
     .epilog = "Examples:\n"
               "  mabn-convert resnet50.pth -o r50.h5\n"
@@ -77,13 +78,13 @@ static mabn_status pick_format(enum mabn_weights_format *format)
         const char *ending;
         enum mabn_weights_format format;
     } endings[] = {
-        {".h5", MABN_WEIGHTS_HDF5},     {".hdf5", MABN_WEIGHTS_HDF5},
-        {".pth", MABN_WEIGHTS_TORCH},   {".pt", MABN_WEIGHTS_TORCH},
-        {".onnx", MABN_WEIGHTS_ONNX},   {".safetensors", MABN_WEIGHTS_SAFETENSORS},
+        {".h5", MABN_WEIGHTS_HDF5},   {".hdf5", MABN_WEIGHTS_HDF5},
+        {".pth", MABN_WEIGHTS_TORCH}, {".pt", MABN_WEIGHTS_TORCH},
+        {".onnx", MABN_WEIGHTS_ONNX}, {".safetensors", MABN_WEIGHTS_SAFETENSORS},
     };
     static const enum mabn_weights_format formats[] = {
-        MABN_WEIGHTS_HDF5, MABN_WEIGHTS_HDF5, MABN_WEIGHTS_TORCH, MABN_WEIGHTS_SAFETENSORS,
-        MABN_WEIGHTS_ONNX,
+        MABN_WEIGHTS_HDF5,        MABN_WEIGHTS_HDF5, MABN_WEIGHTS_TORCH,
+        MABN_WEIGHTS_SAFETENSORS, MABN_WEIGHTS_ONNX,
     };
     *format = formats[o.to];
     if (o.to) return MABN_OK;

@@ -222,8 +222,8 @@ static void guess_norm(const struct mabn_convert *c, const char *stem,
     } else if (mean && find_leaf(c, stem, "num_batches_tracked")) {
         mabn_norm_options_init(norm, MABN_NORM_BN);
     } else if (mean) {
-        mabn_norm_options_init(norm, c->names == MABN_NAMES_DETECTRON2 ? MABN_NORM_FROZEN
-                                                                       : MABN_NORM_BN);
+        mabn_norm_options_init(norm,
+                               c->names == MABN_NAMES_DETECTRON2 ? MABN_NORM_FROZEN : MABN_NORM_BN);
     } else if (group || c->names == MABN_NAMES_OURS) {
         mabn_norm_options_init(norm, MABN_NORM_GN);
     } else {
@@ -280,7 +280,8 @@ static mabn_status build_net(struct mabn_convert *c)
 
 /* ---- entries ---- */
 
-static struct entry *add_entry(struct mabn_convert *c, const char *name, const struct mabn_weight *t)
+static struct entry *add_entry(struct mabn_convert *c, const char *name,
+                               const struct mabn_weight *t)
 {
     MABN_GROW(c->entries, c->entry_count, c->entry_capacity);
     struct entry *e = &c->entries[c->entry_count++];
@@ -430,6 +431,30 @@ static void add_training_state(struct mabn_convert *c)
     }
 }
 
+/* ---- the source's norms ---- */
+
+static int part_of(const char *name)
+{
+    bool layer = !strncmp(name, "layer", 5) && name[5] >= '1' && name[5] <= '4';
+    return layer ? MABN_PART_LAYER1 + name[5] - '1' : MABN_PART_STEM;
+}
+
+bool mabn_convert_centers(const struct mabn_convert *c, const char *name)
+{
+    if (!c->has_model) return c->detector_mabn;
+    return mabn_model_centralizes(&c->before, (enum mabn_model_part)part_of(name));
+}
+
+double mabn_convert_eps(const struct mabn_convert *c, const char *name)
+{
+    return c->has_model ? c->before.norm[part_of(name)].eps : 1e-5;
+}
+
+static bool folds_at(const struct mabn_convert *c, const char *name)
+{
+    return mabn_norm_folds(c->before.norm[part_of(name)].kind);
+}
+
 /* ---- norms that become frozen ---- */
 
 static bool is_norm_state(const char *leaf)
@@ -455,7 +480,7 @@ static void remove_entry(struct mabn_convert *c, size_t i)
 static void fold_entry(struct mabn_convert *c, struct entry *e)
 {
     const char *name = e->weight.name, *leaf = leaf_of(name);
-    if (c->center && is_centered_conv(&e->weight)) e->origin = CENTERED;
+    if (mabn_convert_centers(c, name) && is_centered_conv(&e->weight)) e->origin = CENTERED;
     struct item *var = mabn_convert_sibling(c, name, "running_var");
     struct item *mean = mabn_convert_sibling(c, name, "running_mean");
     if (leaf == name || !var) return;
@@ -468,8 +493,8 @@ static void fold_entry(struct mabn_convert *c, struct entry *e)
     } else {
         e->origin = CONSTANT;
         e->constant = !strcmp(leaf, "running_var");
-        e->weight.shape = (struct mabn_shape){
-            .rank = 1, .dim = {(int64_t)mabn_convert_tensor(c, var)->count}};
+        e->weight.shape =
+            (struct mabn_shape){.rank = 1, .dim = {(int64_t)mabn_convert_tensor(c, var)->count}};
     }
 }
 
@@ -518,14 +543,6 @@ char *mabn_convert_norm_of(const char *conv)
     return norm;
 }
 
-static bool part_folds(const struct mabn_convert *c, const char *name)
-{
-    int part = MABN_PART_STEM;
-    if (!strncmp(name, "layer", 5) && name[5] >= '1' && name[5] <= '4')
-        part = MABN_PART_LAYER1 + name[5] - '1';
-    return mabn_norm_folds(c->model.norm[part].kind);
-}
-
 /* Every convolution with a norm that folds gets a bias; the norm's tensors go. */
 static void fold_convolutions(struct mabn_convert *c)
 {
@@ -533,7 +550,7 @@ static void fold_convolutions(struct mabn_convert *c)
     for (size_t i = 0; i < n; i++) {
         struct entry *e = &c->entries[i];
         const char *leaf = leaf_of(e->weight.name);
-        if (strcmp(leaf, "weight") || e->weight.shape.rank != 4 || !part_folds(c, e->weight.name))
+        if (strcmp(leaf, "weight") || e->weight.shape.rank != 4 || !folds_at(c, e->weight.name))
             continue;
         char *conv = mabn_xstrndup(e->weight.name, (size_t)(leaf - e->weight.name) - 1);
         char *norm = mabn_convert_norm_of(conv);
@@ -554,7 +571,7 @@ static void fold_convolutions(struct mabn_convert *c)
     for (size_t i = 0; i < c->entry_count;) {
         const char *name = c->entries[i].weight.name;
         bool norm = strstr(name, "bn") || strstr(name, "downsample.1.");
-        if (norm && c->entries[i].weight.part == MABN_WEIGHT_MODEL && part_folds(c, name))
+        if (norm && c->entries[i].weight.part == MABN_WEIGHT_MODEL && folds_at(c, name))
             remove_entry(c, i);
         else
             i++;
@@ -595,8 +612,8 @@ static void adapt_mabn_state(struct mabn_convert *c)
             continue;
         }
         if (mabn && !strcmp(leaf, "running_var") && e->weight.shape.rank == 1)
-            e->weight.shape = (struct mabn_shape){
-                .rank = 4, .dim = {1, e->weight.shape.dim[0], 1, 1}};
+            e->weight.shape =
+                (struct mabn_shape){.rank = 4, .dim = {1, e->weight.shape.dim[0], 1, 1}};
         i++;
     }
 }
@@ -630,11 +647,12 @@ static int rank_of(const char *const *list, const char *name, size_t *length)
 static long order_key(const char *name)
 {
     static const char *const tops[] = {"conv1.", "bn1.", "layer", "fc.", NULL};
-    static const char *const inner[] = {"conv1.", "bn1.",          "conv2.",        "bn2.", "conv3.",
-                                        "bn3.",   "downsample.0.", "downsample.1.", NULL};
-    static const char *const leaves[] = {"weight",     "bias",   "running_mean", "running_var",
-                                         "num_batches_tracked", "sta_matrix", "pre_x2",
-                                         "pre_gz",     "iters",  NULL};
+    static const char *const inner[] = {"conv1.",        "bn1.",          "conv2.",
+                                        "bn2.",          "conv3.",        "bn3.",
+                                        "downsample.0.", "downsample.1.", NULL};
+    static const char *const leaves[] = {
+        "weight",     "bias",   "running_mean", "running_var", "num_batches_tracked",
+        "sta_matrix", "pre_x2", "pre_gz",       "iters",       NULL};
     size_t n;
     long key = rank_of(tops, name, &n), stage = 0, block = 0, layer = 0;
     name += n;
@@ -689,22 +707,17 @@ static mabn_status make_entries(struct mabn_convert *c)
 }
 
 /* What the norms of the source are, then what they become. */
-static mabn_status freeze_model(struct mabn_convert *c)
+static void freeze_model(struct mabn_convert *c)
 {
-    c->eps = 1e-5;
-    c->center = c->has_model && mabn_model_centralizes(&c->model, MABN_PART_STEM);
-    if (!c->has_model) {
-        const struct item *state = mabn_convert_find(c, "backbone.body.stem.bn1.running_var");
-        c->center = state && !mabn_convert_find(c, "backbone.body.stem.bn1.running_mean");
-        return MABN_OK;
+    static const char stem[] = "backbone.body.stem.bn1.running_var";
+    c->before = c->model;
+    c->detector_mabn = mabn_convert_find(c, stem) && !mabn_convert_sibling(c, stem, "running_mean");
+    if (!c->has_model || !c->options.fold_frozen) return;
+    for (int p = 0; p < MABN_MODEL_PARTS; p++) {
+        if (!mabn_norm_folds(c->model.norm[p].kind)) continue;
+        mabn_norm_options_init(&c->model.norm[p], MABN_NORM_FROZEN);
     }
-    c->eps = c->model.norm[0].eps;
-    if (!c->options.fold_frozen) return MABN_OK;
-    for (int p = 0; p < MABN_MODEL_PARTS; p++)
-        if (mabn_norm_folds(c->model.norm[p].kind))
-            mabn_norm_options_init(&c->model.norm[p], MABN_NORM_FROZEN);
     c->model.centralize = MABN_CENTRALIZE_AUTO;
-    return MABN_OK;
 }
 
 mabn_status mabn_convert_open(struct mabn_convert **out, const char *path,
@@ -720,7 +733,7 @@ mabn_status mabn_convert_open(struct mabn_convert **out, const char *path,
     c->own = config && config[0] == '{' && config[1] != '}';
     MABN_TRY_GOTO(name_items(c), out);
     MABN_TRY_GOTO(decide_model(c), out);
-    MABN_TRY_GOTO(freeze_model(c), out);
+    freeze_model(c);
     if (c->has_model) MABN_TRY_GOTO(build_net(c), out);
     MABN_TRY_GOTO(make_entries(c), out);
 out:

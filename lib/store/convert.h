@@ -29,18 +29,18 @@ enum mabn_convert_body {
 
 /* What the network's input is: 8-bit pixels in this order, minus mean, over std. */
 enum mabn_convert_pixels {
-    MABN_PIXELS_AUTO, /* what the file says, else by its names and norm */
+    MABN_PIXELS_AUTO,        /* what the file says, else by its names and norm */
     MABN_PIXELS_TORCHVISION, /* RGB, mean 123.675 116.28 103.53, std 58.395 57.12 57.375 */
     MABN_PIXELS_REFERENCE,   /* BGR as it is */
     MABN_PIXELS_DETECTRON,   /* BGR, mean 102.9801 115.9465 122.7717 */
 };
 
 struct mabn_convert_options {
-    int names;        /* enum mabn_names, or -1: guess */
-    bool as_is;       /* change the container only */
-    bool suffix;      /* match by the longest suffix, as the reference's loader does */
-    bool fold_frozen; /* norms become frozen ones: scale and bias */
-    bool fold;        /* norms go into the convolutions before them: for ONNX */
+    int names;         /* enum mabn_names, or -1: guess */
+    bool as_is;        /* change the container only */
+    bool suffix;       /* match by the longest suffix, as the reference's loader does */
+    bool fold_frozen;  /* norms become frozen ones: scale and bias */
+    bool fold;         /* norms go into the convolutions before them: for ONNX */
     bool weights_only; /* leave momentum, step and state behind */
     enum mabn_convert_body body;
     enum mabn_convert_pixels pixels;

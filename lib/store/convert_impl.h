@@ -48,8 +48,8 @@ struct mabn_convert {
     struct mabn_device *device;
     struct mabn_net *net; /* tensors of the model; NULL without one */
     struct mabn_weights *like;
-    double eps;           /* of the source's norms, for folding */
-    bool center;          /* the source's convolutions are centralized when used */
+    struct mabn_model before; /* the source's norms, where `model` folds them */
+    bool detector_mabn;       /* without a model: a detector of the reference with MABN */
     struct item *items;
     size_t item_count;
     size_t *by_name; /* items with a name of the model part, sorted by it */
@@ -63,10 +63,15 @@ struct mabn_convert {
 
 /* The source's item of the model part with this name of ours; NULL when there is none. */
 struct item *mabn_convert_find(const struct mabn_convert *c, const char *ours);
+/* Of the source, at the layer of this name: are convolutions centralized when used, and what is
+ * the norm's epsilon? */
+bool mabn_convert_centers(const struct mabn_convert *c, const char *name);
+double mabn_convert_eps(const struct mabn_convert *c, const char *name);
 /* The norm behind a convolution ("layer1.0.conv1" → "layer1.0.bn1"), malloc'd; NULL: no such. */
 char *mabn_convert_norm_of(const char *conv);
 /* The same for STEM.LEAF, where STEM is `name` without its last part. */
 struct item *mabn_convert_sibling(const struct mabn_convert *c, const char *name, const char *leaf);
-const struct mabn_weight *mabn_convert_tensor(const struct mabn_convert *c, const struct item *item);
+const struct mabn_weight *mabn_convert_tensor(const struct mabn_convert *c,
+                                              const struct item *item);
 
 #endif

@@ -46,6 +46,7 @@ static mabn_status read_channel(struct mabn_convert *c, const struct entry *e, c
 
 static mabn_status fold(struct mabn_convert *c, const struct entry *e, float *out)
 {
+    const double eps = mabn_convert_eps(c, e->weight.name);
     float *weight = NULL, *bias = NULL, *mean = NULL, *var = NULL;
     mabn_status status;
     MABN_TRY_GOTO(read_channel(c, e, "weight", &weight), out);
@@ -53,7 +54,7 @@ static mabn_status fold(struct mabn_convert *c, const struct entry *e, float *ou
     MABN_TRY_GOTO(read_channel(c, e, "running_mean", &mean), out);
     MABN_TRY_GOTO(read_channel(c, e, "running_var", &var), out);
     for (size_t i = 0; i < e->weight.count; i++) {
-        double scale = (weight ? weight[i] : 1.0) / sqrt((var ? var[i] : 1.0) + c->eps);
+        double scale = (weight ? weight[i] : 1.0) / sqrt((var ? var[i] : 1.0) + eps);
         double shift = (bias ? bias[i] : 0.0) - (mean ? mean[i] * scale : 0.0);
         out[i] = (float)(e->origin == FOLDED_WEIGHT ? scale : shift);
     }
@@ -96,7 +97,7 @@ static mabn_status fold_conv(struct mabn_convert *c, const struct entry *e, floa
     MABN_TRY_GOTO(mabn_alloc(&k, outputs * sizeof(float)), out);
     MABN_TRY_GOTO(fold(c, &scale, k), out);
     MABN_TRY_GOTO(mabn_weights_read_f32(c->source, c->items[e->item].source, out), out);
-    if (c->center) center(out, outputs, n);
+    if (mabn_convert_centers(c, conv)) center(out, outputs, n);
     for (size_t i = 0; i < e->weight.count; i++)
         out[i] *= ((float *)k)[i / n];
 out:
@@ -189,13 +190,13 @@ static void from_f32(void *out, const float *in, size_t n, enum mabn_dtype dtype
 static mabn_status entry_values(struct mabn_convert *c, const struct entry *e, void *out)
 {
     if (e->origin == FRESH) return fresh_values(c, e, out);
-    if (e->origin != FROM_ITEM && e->weight.dtype == MABN_DTYPE_F32)
-        return make_values(c, e, out);
+    if (e->origin != FROM_ITEM && e->weight.dtype == MABN_DTYPE_F32) return make_values(c, e, out);
     const struct item *item = &c->items[e->item];
     const struct mabn_weight *t = mabn_convert_tensor(c, item);
     if (e->origin == FROM_ITEM && t->dtype == e->weight.dtype)
         return mabn_weights_read(c->source, item->source, out);
-    if (e->weight.dtype == MABN_DTYPE_F32) return mabn_weights_read_f32(c->source, item->source, out);
+    if (e->weight.dtype == MABN_DTYPE_F32)
+        return mabn_weights_read_f32(c->source, item->source, out);
     if (e->weight.dtype != MABN_DTYPE_I64 && e->weight.dtype != MABN_DTYPE_F64)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "'%s' cannot be made %s", e->weight.name,
                          mabn_dtype_name(e->weight.dtype));
@@ -234,7 +235,8 @@ static mabn_status set_pixels(const struct mabn_convert *c, struct mabn_weights_
     static const struct {
         const char *order, *mean[3], *std[3];
     } kinds[] = {
-        [MABN_PIXELS_TORCHVISION] = {"rgb", {"123.675", "116.28", "103.53"},
+        [MABN_PIXELS_TORCHVISION] = {"rgb",
+                                     {"123.675", "116.28", "103.53"},
                                      {"58.395", "57.12", "57.375"}},
         [MABN_PIXELS_REFERENCE] = {"bgr", {"0", "0", "0"}, {"1", "1", "1"}},
         [MABN_PIXELS_DETECTRON] = {"bgr", {"102.9801", "115.9465", "122.7717"}, {"1", "1", "1"}},

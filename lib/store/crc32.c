@@ -28,9 +28,9 @@ __attribute__((target("pclmul,sse4.1"))) static uint32_t crc_fold(uint32_t crc, 
 {
     const __m128i k64 = _mm_set_epi64x(0x01c6e41596, 0x0154442bd4);
     const __m128i k16 = _mm_set_epi64x(0x00ccaa009e, 0x01751997d0);
-#define FOLD(x, k, next)                                                         \
-    _mm_xor_si128(_mm_xor_si128(_mm_clmulepi64_si128(x, k, 0x00),                \
-                                _mm_clmulepi64_si128(x, k, 0x11)), (next))
+#define FOLD(x, k, next) \
+    _mm_xor_si128(       \
+        _mm_xor_si128(_mm_clmulepi64_si128(x, k, 0x00), _mm_clmulepi64_si128(x, k, 0x11)), (next))
 #define LOAD(i) _mm_loadu_si128((const __m128i *)(const void *)(p + 16 * (i)))
     __m128i a = _mm_xor_si128(LOAD(0), _mm_cvtsi32_si128((int)~crc));
     __m128i b = LOAD(1), c = LOAD(2), d = LOAD(3);

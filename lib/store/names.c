@@ -17,19 +17,26 @@ struct row {
 
 /* A norm: fused (scale and bias), unfused, or group norm. The reference loses `_bn_beta`, which its
  * authors meant to become the bias; here it does. */
-#define CAFFE2_NORM(theirs, ours)                                                       \
-    {theirs "_bn_s", ours ".weight"}, {theirs "_bn_b", ours ".bias"},                   \
-    {theirs "_bn_gamma", ours ".weight"}, {theirs "_bn_w", ours ".weight"},             \
-    {theirs "_bn_beta", ours ".bias"}, {theirs "_bn_running_mean", ours ".running_mean"}, \
-    {theirs "_bn_running_var", ours ".running_var"}, {theirs "_gn_s", ours ".weight"},  \
-    {theirs "_gn_b", ours ".bias"}
+#define CAFFE2_NORM(theirs, ours)                                                             \
+    {theirs "_bn_s", ours ".weight"}, {theirs "_bn_b", ours ".bias"},                         \
+        {theirs "_bn_gamma", ours ".weight"}, {theirs "_bn_w", ours ".weight"},               \
+        {theirs "_bn_beta", ours ".bias"}, {theirs "_bn_running_mean", ours ".running_mean"}, \
+        {theirs "_bn_running_var", ours ".running_var"}, {theirs "_gn_s", ours ".weight"},    \
+    {                                                                                         \
+        theirs "_gn_b", ours ".bias"                                                          \
+    }
 #define CAFFE2_LAYER(theirs, ours) \
-    {theirs "_w", ours ".weight"}, {theirs "_b", ours ".bias"}
+    {theirs "_w", ours ".weight"}, \
+    {                              \
+        theirs "_b", ours ".bias"  \
+    }
 /* A layer that may have a group norm: PyTorch then numbers the two. mabn-convert puts the ".0" into
  * the layer's own name where its norm is found. */
-#define CAFFE2_LAYER_GN(theirs, ours)                                     \
-    CAFFE2_LAYER(theirs, ours), {theirs "_gn_s", ours ".1.weight"},       \
-    {theirs "_gn_b", ours ".1.bias"}
+#define CAFFE2_LAYER_GN(theirs, ours)                               \
+    CAFFE2_LAYER(theirs, ours), {theirs "_gn_s", ours ".1.weight"}, \
+    {                                                               \
+        theirs "_gn_b", ours ".1.bias"                              \
+    }
 
 static const struct row caffe2[] = {
     /* body */
@@ -64,12 +71,17 @@ static const struct row caffe2[] = {
 /* ---- detectron2 ---- */
 
 /* A whole detector, and the bare body of its pretrained files. */
-#define D2_BODY(theirs, ours) \
-    {"backbone.bottom_up." theirs, ours}, {"backbone." theirs, ours}, {theirs, ours}
+#define D2_BODY(theirs, ours)                                         \
+    {"backbone.bottom_up." theirs, ours}, {"backbone." theirs, ours}, \
+    {                                                                 \
+        theirs, ours                                                  \
+    }
 /* A convolution with or without norm. */
-#define D2_LAYER(theirs, ours)                                              \
-    {theirs ".weight", ours ".weight"}, {theirs ".bias", ours ".bias"},     \
-    {theirs ".norm.*", ours ".1.*"}
+#define D2_LAYER(theirs, ours)                                          \
+    {theirs ".weight", ours ".weight"}, {theirs ".bias", ours ".bias"}, \
+    {                                                                   \
+        theirs ".norm.*", ours ".1.*"                                   \
+    }
 
 static const struct row detectron2[] = {
     /* body */
@@ -89,7 +101,8 @@ static const struct row detectron2[] = {
     {"proposal_generator.rpn_head.conv.*", "rpn.head.conv.*"},
     {"proposal_generator.rpn_head.objectness_logits.*", "rpn.head.cls_logits.*"},
     {"proposal_generator.rpn_head.anchor_deltas.*", "rpn.head.bbox_pred.*"},
-    {"proposal_generator.anchor_generator.cell_anchors.{i}", "rpn.anchor_generator.cell_anchors.{i}"},
+    {"proposal_generator.anchor_generator.cell_anchors.{i}",
+     "rpn.anchor_generator.cell_anchors.{i}"},
     /* heads; the order of classes differs too, see mabn_convert_classes */
     {"roi_heads.box_head.fc{k}.*", "roi_heads.box.feature_extractor.fc{k+5}.*"},
     {"roi_heads.box_head.conv{k}.norm.*", "roi_heads.box.feature_extractor.xconvs.{k*3-2}.*"},

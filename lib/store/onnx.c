@@ -37,8 +37,8 @@ static const struct {
     int onnx;
     enum mabn_dtype dtype;
 } types[] = {
-    {1, MABN_DTYPE_F32},  {2, MABN_DTYPE_U8},   {3, MABN_DTYPE_I8},   {5, MABN_DTYPE_I16},
-    {6, MABN_DTYPE_I32},  {7, MABN_DTYPE_I64},  {9, MABN_DTYPE_BOOL}, {10, MABN_DTYPE_F16},
+    {1, MABN_DTYPE_F32},  {2, MABN_DTYPE_U8},    {3, MABN_DTYPE_I8},   {5, MABN_DTYPE_I16},
+    {6, MABN_DTYPE_I32},  {7, MABN_DTYPE_I64},   {9, MABN_DTYPE_BOOL}, {10, MABN_DTYPE_F16},
     {11, MABN_DTYPE_F64}, {16, MABN_DTYPE_BF16},
 };
 enum { TYPES = sizeof types / sizeof *types };
@@ -56,7 +56,7 @@ struct cursor {
 
 struct field {
     int number, wire;
-    uint64_t value;        /* varint or fixed */
+    uint64_t value;         /* varint or fixed */
     uint64_t start, length; /* of bytes */
 };
 

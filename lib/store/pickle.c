@@ -64,7 +64,7 @@ struct machine {
     size_t depth, stack_capacity;
     size_t *marks; /* stack depths at each MARK */
     size_t mark_count, mark_capacity;
-    uint32_t *memo; /* value + 1, or 0 */
+    uint32_t *memo;               /* value + 1, or 0 */
     size_t memo_size, memo_count; /* room, and how many are set */
     bool stopped;
 };
@@ -349,9 +349,9 @@ static mabn_status do_string(struct machine *m, int op, bool *done)
         int op, width;
         enum mabn_pickle_kind kind;
     } strings[] = {
-        {'U', 1, MABN_PICKLE_BYTES},  {'T', 4, MABN_PICKLE_BYTES},  {'C', 1, MABN_PICKLE_BYTES},
-        {'B', 4, MABN_PICKLE_BYTES},  {0x8e, 8, MABN_PICKLE_BYTES}, {0x96, 8, MABN_PICKLE_BYTES},
-        {0x8c, 1, MABN_PICKLE_TEXT},  {'X', 4, MABN_PICKLE_TEXT},   {0x8d, 8, MABN_PICKLE_TEXT},
+        {'U', 1, MABN_PICKLE_BYTES}, {'T', 4, MABN_PICKLE_BYTES},  {'C', 1, MABN_PICKLE_BYTES},
+        {'B', 4, MABN_PICKLE_BYTES}, {0x8e, 8, MABN_PICKLE_BYTES}, {0x96, 8, MABN_PICKLE_BYTES},
+        {0x8c, 1, MABN_PICKLE_TEXT}, {'X', 4, MABN_PICKLE_TEXT},   {0x8d, 8, MABN_PICKLE_TEXT},
     };
     *done = true;
     if (op == 'S' || op == 'V') return push_line(m, op == 'S');

@@ -132,9 +132,8 @@ static bool read_dtype(const struct walk *k, uint32_t value, enum mabn_dtype *dt
     if (*name == '<' || *name == '>' || *name == '|' || *name == '=') order = *name++;
     if (d->attribute) {
         const struct mabn_pickle_node *state = at(k, d->attribute);
-        const char *text = state->u.list.count > 1
-                               ? mabn_pickle_text(k->pickle, state->u.list.items[1])
-                               : NULL;
+        const char *text =
+            state->u.list.count > 1 ? mabn_pickle_text(k->pickle, state->u.list.items[1]) : NULL;
         if (!text || strlen(text) != 1) return false;
         order = *text;
     }
@@ -349,7 +348,7 @@ static mabn_status visit(struct walk *k, uint32_t value, enum mabn_weight_part p
 bool mabn_is_buffer_name(const char *name)
 {
     static const char *const buffers[] = {
-        "running_mean", "running_var", "num_batches_tracked", "iters",      "sta_matrix",
+        "running_mean", "running_var", "num_batches_tracked", "iters",     "sta_matrix",
         "pre_x2",       "pre_gz",      "buffer_x2",           "buffer_gz",
     };
     const char *dot = strrchr(name, '.');

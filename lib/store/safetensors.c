@@ -23,9 +23,9 @@ static const struct {
     const char *name;
     enum mabn_dtype dtype;
 } types[] = {
-    {"F32", MABN_DTYPE_F32}, {"F64", MABN_DTYPE_F64},  {"F16", MABN_DTYPE_F16},
-    {"BF16", MABN_DTYPE_BF16}, {"I8", MABN_DTYPE_I8},  {"U8", MABN_DTYPE_U8},
-    {"I16", MABN_DTYPE_I16}, {"I32", MABN_DTYPE_I32},  {"I64", MABN_DTYPE_I64},
+    {"F32", MABN_DTYPE_F32},   {"F64", MABN_DTYPE_F64}, {"F16", MABN_DTYPE_F16},
+    {"BF16", MABN_DTYPE_BF16}, {"I8", MABN_DTYPE_I8},   {"U8", MABN_DTYPE_U8},
+    {"I16", MABN_DTYPE_I16},   {"I32", MABN_DTYPE_I32}, {"I64", MABN_DTYPE_I64},
     {"BOOL", MABN_DTYPE_BOOL},
 };
 
@@ -88,8 +88,10 @@ static mabn_status read_tensor(struct mabn_weights *w, struct mabn_json *j, cons
     uint64_t room = w->source.size - data;
     if (range[0] < 0 || range[1] < range[0] || (uint64_t)range[1] > room ||
         (uint64_t)(range[1] - range[0]) != bytes)
-        return mabn_json_fail(j, "data_offsets [%lld, %lld] do not fit %zu bytes in a file with "
-                              "%llu bytes of data", (long long)range[0], (long long)range[1], bytes,
+        return mabn_json_fail(j,
+                              "data_offsets [%lld, %lld] do not fit %zu bytes in a file with "
+                              "%llu bytes of data",
+                              (long long)range[0], (long long)range[1], bytes,
                               (unsigned long long)room);
     struct mabn_place place = mabn_place_at(data + (uint64_t)range[0]);
     enum mabn_weight_part part;
@@ -149,10 +151,9 @@ static mabn_status check_cover(const struct mabn_weights *w, uint64_t data)
     qsort(sorted, w->count, sizeof *sorted, by_offset);
     for (size_t i = 0; i < w->count && !status; i++) {
         if (sorted[i]->place.offset != at)
-            status = mabn_fail(MABN_ERR_FORMAT, "'%s': tensor '%s' %s", w->source.name,
-                               sorted[i]->weight.name,
-                               sorted[i]->place.offset < at ? "overlaps another"
-                                                            : "leaves a hole before it");
+            status = mabn_fail(
+                MABN_ERR_FORMAT, "'%s': tensor '%s' %s", w->source.name, sorted[i]->weight.name,
+                sorted[i]->place.offset < at ? "overlaps another" : "leaves a hole before it");
         at += sorted[i]->weight.bytes;
     }
     if (!status && at != w->source.size)
@@ -252,8 +253,7 @@ static mabn_status begin_safetensors(struct mabn_weights_writer *writer)
     for (int i = 0; i < 8; i++)
         head[i] = (uint8_t)((uint64_t)json.length >> (8 * i));
     mabn_status status = mabn_pwrite_all(writer->out.fd, head, 8, 0, writer->path);
-    if (!status)
-        status = mabn_pwrite_all(writer->out.fd, json.text, json.length, 8, writer->path);
+    if (!status) status = mabn_pwrite_all(writer->out.fd, json.text, json.length, 8, writer->path);
     mabn_str_release(&json);
     return status;
 }

@@ -210,8 +210,8 @@ static mabn_status read_keys(struct stream *s, const struct mabn_pickle *keys)
     return measure_storages(s, keys);
 }
 
-static mabn_status find_in_stream(void *context, const char *name, uint64_t *offset,
-                                  uint64_t *size, size_t *storage)
+static mabn_status find_in_stream(void *context, const char *name, uint64_t *offset, uint64_t *size,
+                                  size_t *storage)
 {
     struct stream *s = context;
     struct stored key = {.key = name};

@@ -83,11 +83,11 @@ static void put_empty_ordered_dict(struct mabn_str *p)
 static const char *storage_class(enum mabn_dtype dtype)
 {
     static const char *const names[] = {
-        [MABN_DTYPE_F32] = "FloatStorage",   [MABN_DTYPE_F64] = "DoubleStorage",
-        [MABN_DTYPE_F16] = "HalfStorage",    [MABN_DTYPE_BF16] = "BFloat16Storage",
-        [MABN_DTYPE_I8] = "CharStorage",     [MABN_DTYPE_U8] = "ByteStorage",
-        [MABN_DTYPE_I16] = "ShortStorage",   [MABN_DTYPE_I32] = "IntStorage",
-        [MABN_DTYPE_I64] = "LongStorage",    [MABN_DTYPE_BOOL] = "BoolStorage",
+        [MABN_DTYPE_F32] = "FloatStorage", [MABN_DTYPE_F64] = "DoubleStorage",
+        [MABN_DTYPE_F16] = "HalfStorage",  [MABN_DTYPE_BF16] = "BFloat16Storage",
+        [MABN_DTYPE_I8] = "CharStorage",   [MABN_DTYPE_U8] = "ByteStorage",
+        [MABN_DTYPE_I16] = "ShortStorage", [MABN_DTYPE_I32] = "IntStorage",
+        [MABN_DTYPE_I64] = "LongStorage",  [MABN_DTYPE_BOOL] = "BoolStorage",
     };
     return names[dtype];
 }

@@ -101,10 +101,9 @@ mabn_status mabn_weights_add(struct mabn_weights *w, const char *name, enum mabn
         return mabn_fail(MABN_ERR_FORMAT, "'%s': tensor '%s': impossible shape", w->source.name,
                          name);
     if (end > limit_end || limit_end > w->source.size)
-        return mabn_fail(MABN_ERR_FORMAT,
-                         "'%s': tensor '%s' reaches to byte %llu, but its data end at %llu",
-                         w->source.name, name, (unsigned long long)end,
-                         (unsigned long long)limit_end);
+        return mabn_fail(
+            MABN_ERR_FORMAT, "'%s': tensor '%s' reaches to byte %llu, but its data end at %llu",
+            w->source.name, name, (unsigned long long)end, (unsigned long long)limit_end);
     MABN_TRY(check_total(w, &t));
     t.name = mabn_xstrdup(name);
     MABN_GROW(w->entries, w->count, w->capacity);
@@ -436,8 +435,7 @@ static void swap_bytes(uint8_t *p, size_t count, size_t size)
 static mabn_status read_raw(struct mabn_weights *w, const struct mabn_weights_entry *e, void *out)
 {
     const struct mabn_weight *t = &e->weight;
-    struct mabn_storage *s =
-        e->place.storage == SIZE_MAX ? NULL : &w->storages[e->place.storage];
+    struct mabn_storage *s = e->place.storage == SIZE_MAX ? NULL : &w->storages[e->place.storage];
     bool whole = s && !e->place.strided && t->bytes == s->size;
     if (s && !s->checked && !whole) MABN_TRY(check_storage(w, t, s));
     if (e->place.strided) return read_strided(w, e, out);
@@ -490,12 +488,12 @@ static float from_half(uint16_t h)
     return f;
 }
 
-#define CONVERT(type)                                         \
-    for (size_t i = 0; i < n; i++) {                          \
-        type v;                                               \
+#define CONVERT(type)                                          \
+    for (size_t i = 0; i < n; i++) {                           \
+        type v;                                                \
         memcpy(&v, (const char *)in + i * sizeof v, sizeof v); \
-        out[i] = (float)v;                                    \
-    }                                                         \
+        out[i] = (float)v;                                     \
+    }                                                          \
     break
 
 void mabn_weight_to_f32(float *out, const void *in, size_t n, enum mabn_dtype dtype)

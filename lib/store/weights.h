@@ -103,8 +103,8 @@ MABN_MUST_USE mabn_status mabn_weights_create(struct mabn_weights_writer **out, 
 /* Name, part, dtype and shape of *w are used; count and bytes are computed. */
 MABN_MUST_USE mabn_status mabn_weights_declare(struct mabn_weights_writer *writer,
                                                const struct mabn_weight *w);
-MABN_MUST_USE mabn_status mabn_weights_set_note(struct mabn_weights_writer *writer,
-                                                const char *key, const char *value);
+MABN_MUST_USE mabn_status mabn_weights_set_note(struct mabn_weights_writer *writer, const char *key,
+                                                const char *value);
 /* index: position in the order of declaration. */
 MABN_MUST_USE mabn_status mabn_weights_write(struct mabn_weights_writer *writer, size_t index,
                                              const void *data);

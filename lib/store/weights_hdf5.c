@@ -255,8 +255,7 @@ static mabn_status begin_hdf5(struct mabn_weights_writer *writer)
     for (; s->count < writer->count; s->count++) {
         const struct mabn_weight *t = &writer->items[s->count];
         s->names[s->count] = mabn_xasprintf("%s%s", prefixes[t->part], t->name);
-        mabn_status status =
-            mabn_checkpoint_declare(s->c, s->names[s->count], t->dtype, &t->shape);
+        mabn_status status = mabn_checkpoint_declare(s->c, s->names[s->count], t->dtype, &t->shape);
         if (status) {
             s->count++;
             return status;

@@ -40,7 +40,7 @@ struct mabn_weights {
     size_t *index; /* (count) entries sorted by part and name */
     struct {
         char *key, *value;
-    } *notes;
+    } * notes;
     size_t note_count, note_capacity;
     struct mabn_storage *storages;
     size_t storage_count, storage_capacity;

@@ -75,8 +75,7 @@ static mabn_status find_directory(struct directory *d, const struct mabn_source 
     mabn_status status = mabn_source_read(source, source->size - tail, bytes, tail);
     const uint8_t *end = NULL;
     for (size_t i = tail - END_SIZE + 1; !status && !end && i-- > 0;)
-        if (mabn_le32(bytes + i) == END_MAGIC &&
-            mabn_le16(bytes + i + 20) == tail - END_SIZE - i)
+        if (mabn_le32(bytes + i) == END_MAGIC && mabn_le16(bytes + i + 20) == tail - END_SIZE - i)
             end = bytes + i;
     if (!status && !end)
         status = mabn_fail(MABN_ERR_FORMAT,
@@ -89,8 +88,8 @@ static mabn_status find_directory(struct directory *d, const struct mabn_source 
         d->offset = mabn_le32(end + 16);
         d->end = at;
         if (mabn_le16(end + 4) != 0 && mabn_le16(end + 4) != NO16)
-            status = mabn_fail(MABN_ERR_UNSUPPORTED, "'%s': zip archive in several parts",
-                               source->name);
+            status =
+                mabn_fail(MABN_ERR_UNSUPPORTED, "'%s': zip archive in several parts", source->name);
         else
             status = read_end64(d, source, at);
     }
@@ -172,10 +171,11 @@ static mabn_status parse_central(struct header *h, size_t *used, const uint8_t *
     if (h->compressed == NO32) fields[wanted++] = &h->compressed;
     if (h->offset == NO32) fields[wanted++] = &h->offset;
     if (!plain_name(h->name, n))
-        return mabn_fail(MABN_ERR_FORMAT, "'%s': zip entry name is not a plain relative name", file);
+        return mabn_fail(MABN_ERR_FORMAT, "'%s': zip entry name is not a plain relative name",
+                         file);
     if (!read_zip64_extra(h->name + n, m, fields, wanted))
-        return mabn_fail(MABN_ERR_FORMAT, "'%s': entry '%.*s': zip64 field is missing", file, (int)n,
-                         h->name);
+        return mabn_fail(MABN_ERR_FORMAT, "'%s': entry '%.*s': zip64 field is missing", file,
+                         (int)n, h->name);
     return MABN_OK;
 }
 
@@ -184,8 +184,8 @@ static mabn_status check_kind(const struct header *h, const char *file)
     int n = (int)h->name_length;
     if (h->flags & ~(unsigned)(FLAG_DESCRIPTOR | FLAG_UTF8))
         return mabn_fail(MABN_ERR_UNSUPPORTED,
-                         "'%s': entry '%.*s': zip flags %#x (encrypted?) are not supported", file, n,
-                         h->name, h->flags);
+                         "'%s': entry '%.*s': zip flags %#x (encrypted?) are not supported", file,
+                         n, h->name, h->flags);
     if (h->method != 0)
         return mabn_fail(MABN_ERR_UNSUPPORTED,
                          "'%s': entry '%.*s' is compressed (method %u); torch.save stores entries",
@@ -217,9 +217,9 @@ static mabn_status check_local(struct mabn_zip_entry *entry, const struct header
         bool later = (mabn_le16(local + 6) & FLAG_DESCRIPTOR) != 0;
         bool told = size == 0 && compressed == 0 && mabn_le32(local + 14) == 0 && later;
         if (memcmp(rest, h->name, n) != 0)
-            status = mabn_fail(MABN_ERR_FORMAT,
-                               "'%s': entry '%s' has another name in its local header",
-                               source->name, entry->name);
+            status =
+                mabn_fail(MABN_ERR_FORMAT, "'%s': entry '%s' has another name in its local header",
+                          source->name, entry->name);
         else if (mabn_le16(local + 6) != h->flags || mabn_le16(local + 8) != h->method)
             status = mabn_fail(MABN_ERR_FORMAT,
                                "'%s': entry '%s' has another method in its local header",
@@ -287,7 +287,8 @@ mabn_status mabn_zip_open(struct mabn_zip *zip, const struct mabn_source *source
         struct header h;
         size_t used = 0;
         MABN_TRY_GOTO(
-            parse_central(&h, &used, (uint8_t *)bytes + at, (size_t)d.size - at, source->name), out);
+            parse_central(&h, &used, (uint8_t *)bytes + at, (size_t)d.size - at, source->name),
+            out);
         MABN_TRY_GOTO(check_kind(&h, source->name), out);
         struct mabn_zip_entry *entry = &zip->entries[zip->count++];
         entry->name = mabn_xstrndup((const char *)h.name, h.name_length);

@@ -53,7 +53,7 @@ struct mabn_zip_writer {
         const char *name; /* borrowed */
         uint64_t header, offset, size;
         uint32_t crc;
-    } *entries;
+    } * entries;
     size_t count, capacity;
 };
 

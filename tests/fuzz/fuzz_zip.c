@@ -1,4 +1,5 @@
-/* Zip archives: the directory, and PyTorch files when the rest holds. Entries must lie in the file. */
+/* Zip archives: the directory, and PyTorch files when the rest holds. Entries must lie in the file.
+ */
 #include "fuzz_weights.h"
 #include "store/zip.h"
 
