@@ -25,6 +25,10 @@ struct mabn_cuda_rows {
 /* How many partial sums a run leaves for this array. */
 int mabn_cuda_chunks(const struct mabn_cuda_rows *rows);
 
+/* A bound on runs × chunks for this array, and for any with fewer or shorter runs, whatever the type
+ * and alignment. */
+int64_t mabn_cuda_most_partials(const struct mabn_cuda_rows *rows);
+
 /* Coefficients of a run's channels; `stride` floats from run to run: channels, or 0 where all runs
  * share one row. */
 struct mabn_cuda_affine {

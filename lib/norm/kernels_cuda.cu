@@ -351,6 +351,15 @@ int mabn_cuda_chunks(const struct mabn_cuda_rows *rows)
     return cut_rows(rows, rows->wide ? wide : 1, SUM_BLOCKS).chunks;
 }
 
+int64_t mabn_cuda_most_partials(const struct mabn_cuda_rows *rows)
+{
+    /* cut_rows makes chunks ≤ ceil(SUM_BLOCKS/(runs·tiles)), so runs·chunks ≤ runs +
+     * SUM_BLOCKS/tiles; the widest tile gives the fewest. */
+    const int64_t tiles = ceil_div(rows->channels, TILE * 8);
+    const int64_t blocks = SUM_BLOCKS / tiles;
+    return rows->runs + (blocks < rows->rows ? blocks : rows->rows);
+}
+
 mabn_status mabn_cuda_square(float *square, const void *x, struct mabn_cuda_counter counter,
                              const struct mabn_cuda_rows *rows, cudaStream_t stream)
 {

@@ -30,15 +30,15 @@ struct layout {
     size_t sum, square, first, stat0, stat1, known, clipped, grad, saved, bytes;
 };
 
-/* `chunks`: of a run, at most. */
-struct layout scratch_layout(const struct mabn_norm *norm, int64_t samples, int64_t chunks)
+/* partials: partial sums of a channel, over all runs. */
+struct layout scratch_layout(const struct mabn_norm *norm, int64_t samples, int64_t partials)
 {
     const size_t c = (size_t)norm->channels, rc = (size_t)mabn_norm_runs(norm, samples) * c;
     struct layout l;
 
     l.sum = 0;
-    l.square = l.sum + align64(rc * (size_t)chunks * sizeof(float));
-    l.first = l.square + align64(rc * (size_t)chunks * sizeof(float));
+    l.square = l.sum + align64((size_t)partials * c * sizeof(float));
+    l.first = l.square + align64((size_t)partials * c * sizeof(float));
     l.stat0 = l.first + align64(rc * sizeof(float));
     l.stat1 = l.stat0 + align64(rc * sizeof(double));
     l.known = l.stat1 + align64(rc * sizeof(double));
@@ -60,20 +60,6 @@ struct mabn_cuda_rows rows_of(const struct mabn_norm *norm, int64_t samples, int
     r.dtype = dtype;
     r.wide = false;
     return r;
-}
-
-/* Chunks of a run for any type and alignment. */
-int64_t most_chunks(const struct mabn_norm *norm, int64_t samples, int64_t positions)
-{
-    const enum mabn_dtype types[] = {MABN_DTYPE_F32, MABN_DTYPE_BF16};
-    int most = 1;
-    for (int i = 0; i < 4; i++) {
-        struct mabn_cuda_rows r = rows_of(norm, samples, positions, types[i / 2]);
-        r.wide = i % 2 && mabn_pack_fits(r.dtype, r.channels, NULL, 0);
-        const int chunks = mabn_cuda_chunks(&r);
-        most = chunks > most ? chunks : most;
-    }
-    return most;
 }
 
 void call_init(struct call *c, const struct mabn_norm *norm, const struct mabn_norm_cuda_io *io)
@@ -105,7 +91,7 @@ void call_init(struct call *c, const struct mabn_norm *norm, const struct mabn_n
     w->dbeta = io->dbeta;
     w->accumulate = io->accumulate;
 
-    const struct layout l = scratch_layout(norm, io->samples, w->chunks);
+    const struct layout l = scratch_layout(norm, io->samples, w->runs * w->chunks);
     const size_t one = (l.saved - l.grad) / 3;
     w->sum = reinterpret_cast<float *>(p + l.sum);
     w->square = reinterpret_cast<float *>(p + l.square);
@@ -123,7 +109,7 @@ void call_init(struct call *c, const struct mabn_norm *norm, const struct mabn_n
 
 int *clipped_flag(const struct call *c)
 {
-    const struct layout l = scratch_layout(c->norm, c->io->samples, c->work.chunks);
+    const struct layout l = scratch_layout(c->norm, c->io->samples, c->work.runs * c->work.chunks);
     return reinterpret_cast<int *>(static_cast<char *>(c->io->scratch) + l.clipped);
 }
 
@@ -210,13 +196,8 @@ bool knows_affine(const struct call *c)
 size_t mabn_norm_cuda_scratch_bytes(const struct mabn_norm *norm, int64_t samples,
                                     int64_t positions)
 {
-    struct mabn_norm plain = *norm; /* as inference takes it */
-    if (!samples || !positions) return 64;
-    const size_t train = scratch_layout(norm, samples, most_chunks(norm, samples, positions)).bytes;
-    plain.options.norm_batch = 0;
-    const size_t infer =
-        scratch_layout(&plain, samples, most_chunks(&plain, samples, positions)).bytes;
-    return train > infer ? train : infer;
+    const struct mabn_cuda_rows rows = rows_of(norm, samples, positions, MABN_DTYPE_F32);
+    return scratch_layout(norm, samples, mabn_cuda_most_partials(&rows)).bytes;
 }
 
 mabn_status mabn_norm_cuda_forward(const struct mabn_norm *norm, const struct mabn_norm_cuda_io *io)

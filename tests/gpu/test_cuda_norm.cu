@@ -1,7 +1,9 @@
 /* The normalization engine on the GPU against the CPU's: all norms, both element types, ReLU and
  * residual, groups with a short last run, several steps so that windows, counters and running
  * averages move. */
+#include "device/pack.cuh"
 #include "harness.h"
+#include "norm/kernels.cuh"
 #include "norm/norm.h"
 #include "norm/norm_cuda.h"
 
@@ -212,6 +214,30 @@ static void test_kind(enum mabn_norm_kind kind, enum mabn_window_rule rule)
     }
 }
 
+/* The bound behind the scratch's size holds for every smaller call of either type. */
+static void test_scratch(void)
+{
+    int bad = 0;
+
+    for (int channels : {3, 64, 300, 2048})
+        for (int64_t batch : {1, 2, 7, 64}) {
+            struct mabn_cuda_rows most = {64 * 3136, batch * 3136,   (64 + batch - 1) / batch,
+                                          channels,  MABN_DTYPE_F32, false};
+            const int64_t bound = mabn_cuda_most_partials(&most);
+            for (int64_t n : {1, 2, 9, 63, 64})
+                for (int64_t hw : {1, 49, 1000, 3136})
+                    for (int i = 0; i < 4; i++) {
+                        const int64_t run = batch < n ? batch : n;
+                        const enum mabn_dtype type = i % 2 ? MABN_DTYPE_BF16 : MABN_DTYPE_F32;
+                        struct mabn_cuda_rows r = {n * hw,   run * hw, (n + run - 1) / run,
+                                                   channels, type,     false};
+                        r.wide = i / 2 && mabn_pack_fits(type, channels, NULL, 0);
+                        bad += r.runs * mabn_cuda_chunks(&r) > bound;
+                    }
+        }
+    tap_ok(bad == 0, "scratch is enough for smaller calls");
+}
+
 static void test_refusals(void)
 {
     struct mabn_norm_options o = options_of(MABN_NORM_BN, MABN_WINDOW_SUBBATCH);
@@ -239,6 +265,7 @@ int main(void)
     for (int kind = 0; kind < MABN_NORM_KINDS; kind++)
         test_kind((enum mabn_norm_kind)kind, MABN_WINDOW_SUBBATCH);
     test_kind(MABN_NORM_MABN, MABN_WINDOW_ITERATION);
+    test_scratch();
     test_refusals();
     return tap_done();
 }
