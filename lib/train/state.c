@@ -242,7 +242,8 @@ mabn_status mabn_run_start(struct mabn_run *run)
     char *path;
     MABN_TRY(mabn_make_dirs(o->run));
     MABN_TRY(find_start(run, &path));
-    if (!path && o->resume) mabn_info("'%s' holds no checkpoint: starting at step 0", o->run);
+    if (!path && o->resume)
+        mabn_verbose("'%s' holds no checkpoint: starting at step 0", o->run);
     mabn_status status = path ? restore(run, path) : start_network(run);
     free(path);
     if (status) return status;

@@ -1,0 +1,42 @@
+/* From files of JSON Lines to figures: training curves, error against normalization batch, recorded
+ * statistics. Lines of types that a figure does not need are passed over. */
+#ifndef MABN_PLOT_LOGS_H
+#define MABN_PLOT_LOGS_H
+
+#include <stdbool.h>
+
+#include "base/status.h"
+#include "plot/figure.h"
+
+MABN_BEGIN_DECLS
+
+/* A file, and what to call it. name NULL: named after its start line ("MABN, norm-batch 2"), or
+ * after the file when that would not tell two files apart. */
+struct mabn_log_source {
+    const char *path, *name; /* borrowed */
+};
+
+/* Training loss, validation error and loss, learning rate over epochs. smooth: mean over that many
+ * step lines around each (1: none; 0: a fiftieth of the log). */
+struct mabn_curve_options {
+    int smooth;
+    bool by_step; /* x axis: steps, not epochs */
+    bool lr;      /* a panel for the learning rate */
+};
+MABN_MUST_USE mabn_status mabn_plot_curves(struct mabn_figure **figure, const char *title,
+                                           const struct mabn_log_source *logs, int count,
+                                           const struct mabn_curve_options *options);
+
+/* The last validation error of each log against its normalization batch, one line for each norm;
+ * several logs of one norm and batch (seeds) are averaged, with a bar from best to worst. */
+MABN_MUST_USE mabn_status mabn_plot_sweep(struct mabn_figure **figure, const char *title,
+                                          const struct mabn_log_source *logs, int count);
+
+/* The four batch statistics of one layer and channel over steps, each file a line. layer NULL: the
+ * first in the first file. */
+MABN_MUST_USE mabn_status mabn_plot_stats(struct mabn_figure **figure, const char *title,
+                                          const struct mabn_log_source *logs, int count,
+                                          const char *layer, int channel);
+
+MABN_END_DECLS
+#endif

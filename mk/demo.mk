@@ -1,0 +1,5 @@
+# make demo: install what is missing, build, train on real photographs, show the table.
+.PHONY: demo
+demo: deps-demo
+	@$(MAKE) --no-print-directory tools
+	@PATH="$(abspath $(B)/bin):$$PATH" pipelines/demo.sh
