@@ -5,7 +5,7 @@
  * millions of activations a few lie within rounding of zero (the nearest: 4e-7 of values near 1),
  * and the side on which ReLU finds them is chance; one such flip alone changes the gradient of a
  * filter of layer1.0.conv1 by 1.7 % (with it turned, channel 27 agrees again). At rate 0.1 such a
- * difference grows some five times a step. The same equations in PyTorch part from the recording
+ * difference grows several times a step. The same equations in PyTorch part from the recording
  * just as we do, in float64 and in float32, by (relative, logits of steps 0 … 5)
  *     float64  3e-6  2.1e-3  1.2e-2  4.0e-2  1.4e-1  1.3e-1
  *     float32  3e-6  2.1e-3  1.2e-2  5.8e-2  1.1e-1  1.5e-1
