@@ -53,13 +53,13 @@ struct mabn_json {
 
 /* ---- the window ---- */
 
-static struct mabn_json *json_new(const char *name)
+static struct mabn_json *json_new(const char *name, size_t window)
 {
     struct mabn_json *j = mabn_xmalloc(sizeof *j);
     memset(j, 0, offsetof(struct mabn_json, frames));
     j->fd = -1;
     j->name = mabn_xstrdup(name);
-    j->capacity = WINDOW;
+    j->capacity = window;
     j->buffer = mabn_xmalloc(j->capacity + PADDING);
     j->p = j->end = j->value = j->counted = j->buffer;
     memset(j->end, 0, PADDING);
@@ -187,7 +187,7 @@ static inline int peek_byte(struct mabn_json *j)
 
 struct mabn_json *mabn_json_new_fd(int fd, const char *name)
 {
-    struct mabn_json *j = json_new(name);
+    struct mabn_json *j = json_new(name, WINDOW);
     struct stat st;
     j->fd = fd;
     if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) j->size = (uint64_t)st.st_size;
@@ -196,7 +196,7 @@ struct mabn_json *mabn_json_new_fd(int fd, const char *name)
 
 struct mabn_json *mabn_json_new_bytes(const void *bytes, size_t size, const char *name)
 {
-    struct mabn_json *j = json_new(name);
+    struct mabn_json *j = json_new(name, size < WINDOW ? size + 1 : WINDOW);
     j->memory = bytes;
     j->memory_left = size;
     j->size = size;

@@ -411,6 +411,11 @@ static mabn_status read_all(struct mabn_coco *out, struct mabn_json *json, const
     memset(out, 0, sizeof *out);
     out->name = mabn_xstrdup(name);
     struct reading r = {.json = json, .out = out, .keep = keep};
+    /* The pools exist even when empty, so that offsets into them are always valid. */
+    r.room_numbers = r.room_lengths = r.room_bytes = 16;
+    out->numbers = mabn_xmalloc(r.room_numbers * sizeof *out->numbers);
+    out->lengths = mabn_xmalloc(r.room_lengths * sizeof *out->lengths);
+    out->bytes = mabn_xmalloc(r.room_bytes);
     char *what = mabn_xasprintf("reading %s", name);
     r.progress = mabn_progress_new(what, "bytes", mabn_json_size(json));
     if (results)

@@ -11,8 +11,8 @@
 
 #include "base/mem.h"
 
-/* Crossings of one polygon: more are refused (256 MiB of them). */
-enum { MAX_CROSSINGS = 1 << 26 };
+/* Crossings of one polygon: more are refused (128 MiB of them). */
+enum { MAX_CROSSINGS = 1 << 24 };
 #define MAX_COORDINATE 1e8
 
 void mabn_rle_init(struct mabn_rle *r)
@@ -324,7 +324,7 @@ static void fill_outline(struct mabn_rle *out, const struct outline *o)
     reserve(out, o->count + 2);
     if (o->count) {
         size_t columns = (size_t)last - first + 1;
-        size_t *start = mabn_xcalloc(columns + 1, sizeof *start);
+        uint32_t *start = mabn_xcalloc(columns + 1, sizeof *start);
         uint32_t *rows = mabn_xmalloc(o->count * sizeof *rows);
         for (size_t i = 0; i < o->count; i++)
             start[o->items[i].column - first + 1]++;

@@ -73,7 +73,7 @@ struct matching {
 
 #define ROOM(array, room, need)                                                    \
     do {                                                                           \
-        if ((size_t)(need) > (room)) {                                             \
+        if ((size_t)(need) >= (room)) { /* never left NULL */                      \
             (room) = (size_t)(need) + (size_t)(need) / 2 + 64;                     \
             *(void **)&(array) = mabn_xrealloc((array), (room) * sizeof *(array)); \
         }                                                                          \
@@ -273,6 +273,29 @@ static double overlap(const struct matching *m, const struct worker *w, const st
 
 /* ---- matching ---- */
 
+static int compare_candidates(const void *a, const void *b)
+{
+    const struct candidate *x = a, *y = b;
+    if (x->overlap != y->overlap) return x->overlap > y->overlap ? -1 : 1;
+    return (x->truth < y->truth) - (x->truth > y->truth);
+}
+
+/* By falling overlap, then the later ground truth first; they come with theirs rising. */
+static void sort_candidates(struct candidate *list, size_t n)
+{
+    if (n > 32) {
+        qsort(list, n, sizeof *list, compare_candidates);
+        return;
+    }
+    for (size_t i = 1; i < n; i++) {
+        struct candidate c = list[i];
+        size_t k = i;
+        for (; k > 0 && list[k - 1].overlap <= c.overlap; k--)
+            list[k] = list[k - 1];
+        list[k] = c;
+    }
+}
+
 /* List, for each detection, the ground truths it may be matched to, best first. */
 static void list_candidates(const struct matching *m, struct worker *w, const struct shape *truths,
                             size_t n_truths, const struct shape *detections, size_t n_detections)
@@ -290,11 +313,9 @@ static void list_candidates(const struct matching *m, struct worker *w, const st
             struct candidate c = {.overlap = v, .truth = (uint32_t)g};
             for (int t = 0; t < m->e->params.n_thresholds; t++)
                 c.bits |= (uint64_t)(v >= m->thresholds[t]) << t;
-            size_t k = n++;
-            for (; k > 0 && list[k - 1].overlap <= v; k--)
-                list[k] = list[k - 1];
-            list[k] = c;
+            list[n++] = c;
         }
+        sort_candidates(list, n);
         w->n_candidates += n;
     }
     w->first[n_detections] = w->n_candidates;

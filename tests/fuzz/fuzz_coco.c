@@ -1,0 +1,60 @@
+/* Annotation and results files through reading and scoring: an input is annotations, a zero byte,
+ * results. What is read is scored for every type, by one thread and by two, with the same outcome.
+ */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "coco/report.h"
+#include "coco/score.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static mabn_status score(const struct mabn_coco *truth, const struct mabn_coco *results,
+                         enum mabn_coco_type type, unsigned how, int threads, struct mabn_str *out)
+{
+    struct mabn_coco_params p;
+    struct mabn_coco_evaluation *e;
+    struct mabn_coco_score s;
+    mabn_coco_params_init(&p, type);
+    p.threads = threads;
+    p.class_agnostic = how & 1;
+    p.fix_quirks = how & 2;
+    MABN_TRY(mabn_coco_evaluate(&e, truth, results, &p));
+    mabn_status status = mabn_coco_accumulate(&s, e, NULL);
+    mabn_coco_evaluation_free(e);
+    if (status) return status;
+    for (int i = 0; i < s.n_stats; i++)
+        if (!(s.stats[i] == -1 || (s.stats[i] >= 0 && s.stats[i] <= 1))) abort();
+    mabn_coco_report_lines(out, &s);
+    if (s.n_categories < 50) mabn_coco_report_json(out, &s, false);
+    mabn_coco_score_release(&s);
+    return MABN_OK;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct mabn_coco truth, results;
+    const unsigned keep = MABN_COCO_KEEP_SEGMENTATIONS | MABN_COCO_KEEP_KEYPOINTS;
+    const uint8_t *zero = size ? memchr(data, 0, size) : NULL;
+    size_t n = zero ? (size_t)(zero - data) : size;
+    mabn_log_set_level(MABN_LOG_QUIET);
+    if (mabn_coco_read_bytes(&truth, data, n, false, keep)) return 0;
+    if (zero && !mabn_coco_read_bytes(&results, zero + 1, size - n - 1, true, keep)) {
+        for (int type = 0; type < MABN_COCO_TYPES; type++) {
+            struct mabn_str one, two;
+            mabn_str_init(&one);
+            mabn_str_init(&two);
+            unsigned how = (unsigned)size & 3;
+            mabn_status a = score(&truth, &results, (enum mabn_coco_type)type, how, 1, &one);
+            mabn_status b = score(&truth, &results, (enum mabn_coco_type)type, how, 2, &two);
+            if (a != b || strcmp(one.text, two.text)) abort();
+            mabn_str_release(&one);
+            mabn_str_release(&two);
+        }
+        mabn_coco_release(&results);
+    }
+    mabn_coco_release(&truth);
+    return 0;
+}
