@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/mem.h"
 #include "store/h5_private.h"
 
 /* ---- the driver ---- */
@@ -85,14 +86,16 @@ static herr_t driver_read(H5FD_t *file, H5FD_mem_t type, hid_t transfer, haddr_t
     return status ? -1 : 0;
 }
 
+/* A failed write is remembered and reported to HDF5 as done: else H5Fclose would keep the file
+ * open, and HDF5 would try again when the program ends. */
 static herr_t driver_write(H5FD_t *file, H5FD_mem_t type, hid_t transfer, haddr_t address,
                            size_t size, const void *buffer)
 {
     struct driver_file *f = (struct driver_file *)file;
+    struct driver_info *info = f->info;
     (void)type, (void)transfer;
-    if (f->info->status || f->info->size) return -1;
-    f->info->status = mabn_pwrite_all(f->info->fd, buffer, size, address, f->info->path);
-    if (f->info->status) return -1;
+    if (info->size) return -1; /* a file that is read */
+    if (!info->status) info->status = mabn_pwrite_all(info->fd, buffer, size, address, info->path);
     if (address + size > f->end_written) f->end_written = address + size;
     return 0;
 }
@@ -316,30 +319,41 @@ int64_t mabn_h5_open_foreign(int fd, uint64_t size)
     return H5Fopen("mabn", H5F_ACC_RDONLY, access);
 }
 
-mabn_status mabn_h5_lay_out(int fd, struct mabn_h5_table *t, uint64_t *hdf5_size, const char *path)
+static void lay_out(struct layout *l, struct mabn_h5_table *t, struct driver_info *info)
 {
-    struct driver_info info = {.fd = fd, .path = path};
-    struct layout l = {0};
     H5E_auto2_t printer;
     void *printer_data;
-
-    mabn_h5_lock();
-    MABN_H5(&l, H5open());
+    MABN_H5(l, H5open());
     H5Eget_auto2(H5E_DEFAULT, &printer, &printer_data);
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL); /* errors are ours to report */
-    make_properties(&l, &info);
-    if (!l.failed) make_file(&l, t);
-    if (l.file > 0) MABN_H5(&l, H5Fclose(l.file));
-    const hid_t lists[] = {l.access, l.create, l.group, l.dataset};
+    make_properties(l, info);
+    if (!l->failed) make_file(l, t);
+    if (l->file > 0) MABN_H5(l, H5Fclose(l->file));
+    const hid_t lists[] = {l->access, l->create, l->group, l->dataset};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
-        if (lists[i] > 0) MABN_H5(&l, H5Pclose(lists[i]));
-    if (l.half > 0) MABN_H5(&l, H5Tclose(l.half));
-    if (l.driver > 0) MABN_H5(&l, H5FDunregister(l.driver));
+        if (lists[i] > 0) MABN_H5(l, H5Pclose(lists[i]));
+    if (l->half > 0) MABN_H5(l, H5Tclose(l->half));
+    if (l->driver > 0) MABN_H5(l, H5FDunregister(l->driver));
     H5Eset_auto2(H5E_DEFAULT, printer, printer_data);
-    mabn_h5_unlock();
+}
 
-    if (info.status) return info.status;
-    if (l.failed) return mabn_fail(MABN_ERR_HDF5, "cannot lay out '%s': HDF5 refused", path);
+mabn_status mabn_h5_lay_out(int fd, struct mabn_h5_table *t, uint64_t *hdf5_size, const char *path)
+{
+    static const struct driver_info nowhere = {.fd = -1, .path = "", .status = MABN_ERR_HDF5};
+    struct driver_info *info = (struct driver_info *)mabn_xmalloc(sizeof *info);
+    struct layout l = {0};
+    *info = (struct driver_info){.fd = fd, .path = path};
+    mabn_h5_lock();
+    lay_out(&l, t, info);
+    mabn_h5_unlock();
+    mabn_status status = info->status;
+    if (!status && l.failed)
+        status = mabn_fail(MABN_ERR_HDF5, "cannot lay out '%s': HDF5 refused", path);
+    if (l.failed)
+        *info = nowhere; /* HDF5 may still hold the file: left to it, but harmless */
+    else
+        free(info);
+    if (status) return status;
     MABN_TRY(read_end(fd, hdf5_size, path));
     for (size_t i = 0; i < t->item_count; i++)
         if (!t->items[i].bytes) t->items[i].offset = *hdf5_size;

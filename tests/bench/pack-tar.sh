@@ -12,15 +12,17 @@ if [ -z "$tree" ]; then
     tree=$work/tree
 fi
 
-seconds() { # seconds NAME COMMAND...: append the wall time to a file
-    local name=$1 start end; shift
-    sync; start=$(date +%s%N); "$@"; end=$(date +%s%N)
-    echo $(((end - start) / 1000)) >>"$work/$name"
+TIMEFORMAT='%3R %3U %3S'
+seconds() { # seconds NAME COMMAND...: append wall and processor time to a file
+    local name=$1; shift
+    sync
+    { time "$@" 2>&3; } 3>&2 2>>"$work/$name"
 }
 tar_only() { tar cf "$work/x.tar" -C "$tree" .; }
 tar_sync() { tar_only; sync "$work/x.tar"; }
 pack() { "$bin/mabn-pack" imagenet -q -f "$tree" -j "$1" -o "$work/x.h5"; }
-median() { sort -n "$work/$1" | awk '{v[NR] = $1} END {printf "%.3f", v[int((NR + 1) / 2)] / 1e6}'; }
+wall() { sort -n "$work/$1" | awk '{v[NR] = $1} END {printf "%.3f", v[int((NR + 1) / 2)]}'; }
+cpu() { awk '{print $2 + $3}' "$work/$1" | sort -n | awk '{v[NR] = $1} END {printf "%.3f", v[int((NR + 1) / 2)]}'; }
 
 tar_only; pack 0 # warm
 for ((i = 0; i < rounds; i++)); do
@@ -31,11 +33,11 @@ for ((i = 0; i < rounds; i++)); do
 done
 files=$(find "$tree" -type f | wc -l)
 megabytes=$(du -sm --apparent-size "$tree" | cut -f1)
-echo "$files files, $megabytes MB, medians of $rounds rounds, seconds:"
-echo "  tar cf            $(median tar)"
-echo "  tar cf, sync      $(median sync)"
-echo "  mabn-pack -j 0    $(median pack)"
-echo "  mabn-pack -j 1    $(median pack1)"
-awk -v t="$(median tar)" -v s="$(median sync)" -v p="$(median pack)" -v q="$(median pack1)" 'BEGIN {
+echo "$files files, $megabytes MB, medians of $rounds rounds, seconds (wall, processor):"
+echo "  tar cf            $(wall tar)  $(cpu tar)"
+echo "  tar cf, sync      $(wall sync)  $(cpu sync)"
+echo "  mabn-pack -j 0    $(wall pack)  $(cpu pack)"
+echo "  mabn-pack -j 1    $(wall pack1)  $(cpu pack1)"
+awk -v t="$(wall tar)" -v s="$(wall sync)" -v p="$(wall pack)" -v q="$(wall pack1)" 'BEGIN {
     printf "  speed beside tar: %.2f (-j 0), %.2f (-j 1); beside tar and sync: %.2f, %.2f\n", t/p, t/q, s/p, s/q
     exit t / p < 0.8 }'
