@@ -43,8 +43,10 @@ struct axis {
 
 struct mabn_resizer {
     struct axis x, y;
-    struct mabn_image rows; /* Pillow: what the horizontal pass made */
-    int16_t *lines;         /* OpenCV: two horizontally resized rows */
+    struct mabn_image rows; /* Pillow: what the horizontal pass made, a ring of rows */
+    const uint8_t **taps;   /* Pillow: the rows of one output row */
+    size_t taps_cap;
+    int16_t *lines; /* OpenCV: two horizontally resized rows */
     size_t lines_cap;
     bool avx2;
 };
@@ -88,6 +90,7 @@ void mabn_resizer_free(struct mabn_resizer *resizer)
     axis_release(&resizer->x);
     axis_release(&resizer->y);
     mabn_image_release(&resizer->rows);
+    free(resizer->taps);
     free(resizer->lines);
     free(resizer);
 }
@@ -176,21 +179,22 @@ static void pil_horizontal_c(uint8_t *out, const uint8_t *in, const struct axis 
     }
 }
 
-static void pil_vertical_c(uint8_t *out, const uint8_t *in, size_t stride, const int32_t *w,
-                           int taps, int from, int n)
+static void pil_vertical_c(uint8_t *out, const uint8_t *const *in, const int32_t *w, int taps,
+                           int from, int n)
 {
     for (int i = from; i < n; i++) {
         int32_t sum = 1 << (PIL_BITS - 1);
         for (int j = 0; j < taps; j++)
-            sum += in[(size_t)j * stride + i] * w[j];
+            sum += in[j][i] * w[j];
         out[i] = pil_round(sum);
     }
 }
 
 #if WITH_AVX2
-/* The horizontal pass for three channels, four taps at a time. A multiply-add of 16-bit pairs does
- * two taps at once, so the 22-bit weights are split into an upper and a lower 11 bits, laid out as
- * the pixels will be: lane 0 holds taps 0 and 1 for r, g and b, lane 1 taps 2 and 3. */
+/* The horizontal pass for three channels: two pixels, one a lane, and four taps at a time. A
+ * multiply-add of 16-bit pairs does two taps at once, so the 22-bit weights are split into an upper
+ * and a lower 11 bits and laid out as the pixels will be: for every two pixels and four taps, the
+ * lower bits of taps 0 and 1 (for r, g, b, of both pixels), the upper bits, then taps 2 and 3. */
 enum { SPLIT_BITS = 11 };
 
 static void split_weights(struct axis *axis, int out)
@@ -199,53 +203,62 @@ static void split_weights(struct axis *axis, int out)
     for (int i = 0; i < out; i++)
         if (axis->taps[i] > most) most = axis->taps[i];
     axis->groups = (most + 3) / 4;
-    const size_t n = (size_t)out * (size_t)axis->groups * 32;
+    const size_t n = (size_t)(out + 1) / 2 * (size_t)axis->groups * 64;
     if (n > axis->split_cap) {
         axis->split = mabn_xrealloc(axis->split, n * sizeof *axis->split);
         axis->split_cap = n;
     }
     int16_t *to = axis->split;
-    for (int i = 0; i < out; i++)
-        for (int j = 0; j < 4 * axis->groups; j += 4, to += 32)
-            for (int k = 0; k < 16; k++) {
-                const int tap = j + k / 8 * 2 + k % 2;
-                const bool used = k % 8 < 6 && tap < axis->taps[i];
-                const int32_t w = used ? axis->weights[(size_t)i * axis->stride + tap] : 0;
-                to[k] = (int16_t)(w & ((1 << SPLIT_BITS) - 1));
-                to[16 + k] = (int16_t)(w >> SPLIT_BITS);
+    for (int i = 0; i < out; i += 2)
+        for (int j = 0; j < 4 * axis->groups; j += 4, to += 64)
+            for (int k = 0; k < 32; k++) {
+                const int pixel = i + k % 16 / 8, tap = j + k / 16 * 2 + k % 2;
+                const bool used = k % 8 < 6 && pixel < out && tap < axis->taps[pixel];
+                const int32_t w = used ? axis->weights[(size_t)pixel * axis->stride + tap] : 0;
+                int16_t *at = to + k / 16 * 32 + k % 16;
+                at[0] = (int16_t)(w & ((1 << SPLIT_BITS) - 1));
+                at[16] = (int16_t)(w >> SPLIT_BITS);
             }
 }
 
-/* Reads 16 bytes from every fourth tap on, so up to 16 past the last; writes 4 bytes a pixel, so
- * the last pixel is left to the caller. */
-AVX2 static void pil_horizontal_avx2(uint8_t *out, const uint8_t *in, const struct axis *axis,
-                                     int width)
+/* Reads 16 bytes from every fourth tap on, writes 4 bytes a pixel. Returns how many were done. */
+AVX2 static int pil_horizontal_avx2(uint8_t *out, const uint8_t *in, const struct axis *axis,
+                                    int width)
 {
-    const __m256i pairs =
-        _mm256_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1, 6, -1, 9, -1, 7,
-                         -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1);
-    const __m128i half = _mm_set1_epi32(1 << (PIL_BITS - 1));
+    const __m256i taps01 = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1));
+    const __m256i taps23 = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1));
+    const __m256i half = _mm256_set1_epi32(1 << (PIL_BITS - 1));
     const __m256i *w = (const __m256i *)axis->split;
-    for (int i = 0; i < width - 1; i++) {
-        const uint8_t *p = in + (size_t)axis->first[i] * 3;
-        __m256i low = _mm256_setzero_si256(), high = low;
-        for (int g = 0; g < axis->groups; g++, p += 12, w += 2) {
-            const __m128i bytes = _mm_loadu_si128((const __m128i *)p);
-            const __m256i v = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(bytes), pairs);
-            low = _mm256_add_epi32(low, _mm256_madd_epi16(v, _mm256_loadu_si256(w)));
-            high = _mm256_add_epi32(high, _mm256_madd_epi16(v, _mm256_loadu_si256(w + 1)));
+    int i = 0;
+    for (; i + 2 < width; i += 2) {
+        const uint8_t *p0 = in + (size_t)axis->first[i] * 3;
+        const uint8_t *p1 = in + (size_t)axis->first[i + 1] * 3;
+        __m256i low = half, high = _mm256_setzero_si256();
+        for (int g = 0; g < axis->groups; g++, p0 += 12, p1 += 12, w += 4) {
+            const __m256i v = _mm256_inserti128_si256(
+                _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)p0)),
+                _mm_loadu_si128((const __m128i *)p1), 1);
+            const __m256i a = _mm256_shuffle_epi8(v, taps01), b = _mm256_shuffle_epi8(v, taps23);
+            low = _mm256_add_epi32(low, _mm256_madd_epi16(a, _mm256_loadu_si256(w)));
+            high = _mm256_add_epi32(high, _mm256_madd_epi16(a, _mm256_loadu_si256(w + 1)));
+            low = _mm256_add_epi32(low, _mm256_madd_epi16(b, _mm256_loadu_si256(w + 2)));
+            high = _mm256_add_epi32(high, _mm256_madd_epi16(b, _mm256_loadu_si256(w + 3)));
         }
         low = _mm256_add_epi32(low, _mm256_slli_epi32(high, SPLIT_BITS));
-        __m128i s = _mm_add_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1));
-        s = _mm_srai_epi32(_mm_add_epi32(s, half), PIL_BITS);
-        s = _mm_packus_epi16(_mm_packs_epi32(s, s), s);
-        const int rgb = _mm_cvtsi128_si32(s);
-        memcpy(out + 3 * (size_t)i, &rgb, 4);
+        low = _mm256_srai_epi32(low, PIL_BITS);
+        low = _mm256_packus_epi16(_mm256_packs_epi32(low, low), low);
+        const int rgb0 = _mm_cvtsi128_si32(_mm256_castsi256_si128(low));
+        const int rgb1 = _mm_cvtsi128_si32(_mm256_extracti128_si256(low, 1));
+        memcpy(out + 3 * (size_t)i, &rgb0, 4);
+        memcpy(out + 3 * (size_t)i + 3, &rgb1, 4);
     }
+    return i;
 }
 
 /* 32 bytes at a time; returns how many were done. */
-AVX2 static int pil_vertical_avx2(uint8_t *out, const uint8_t *in, size_t stride, const int32_t *w,
+AVX2 static int pil_vertical_avx2(uint8_t *out, const uint8_t *const *in, const int32_t *w,
                                   int taps, int n)
 {
     const __m256i half = _mm256_set1_epi32(1 << (PIL_BITS - 1));
@@ -253,7 +266,7 @@ AVX2 static int pil_vertical_avx2(uint8_t *out, const uint8_t *in, size_t stride
     for (; i + 32 <= n; i += 32) {
         __m256i a = half, b = half, c = half, d = half;
         for (int j = 0; j < taps; j++) {
-            const uint8_t *p = in + (size_t)j * stride + i;
+            const uint8_t *p = in[j] + i;
             const __m256i k = _mm256_set1_epi32(w[j]);
 #define TAP(sum, offset)                                                                    \
     sum = _mm256_add_epi32(sum, _mm256_mullo_epi32(k, _mm256_cvtepu8_epi32(_mm_loadl_epi64( \
@@ -280,10 +293,8 @@ static void pil_horizontal(const struct mabn_resizer *resizer, uint8_t *out, con
     const uint8_t *row = in->pixels + (size_t)y * in->stride;
     int done = 0;
 #if WITH_AVX2
-    if (in->channels == 3 && may_overread(resizer, in, y, (size_t)resizer->x.groups * 12 + 16)) {
-        pil_horizontal_avx2(out, row, &resizer->x, width);
-        done = width - 1;
-    }
+    if (in->channels == 3 && may_overread(resizer, in, y, (size_t)resizer->x.groups * 12 + 16))
+        done = pil_horizontal_avx2(out, row, &resizer->x, width);
 #endif
     struct axis rest = resizer->x;
     rest.first += done;
@@ -292,6 +303,7 @@ static void pil_horizontal(const struct mabn_resizer *resizer, uint8_t *out, con
     pil_horizontal_c(out + (size_t)done * in->channels, row, &rest, width - done, in->channels);
 }
 
+/* Rows pass through a ring just long enough for one output row, which stays in the cache. */
 static mabn_status resize_pil(struct mabn_resizer *resizer, struct mabn_image *out,
                               const struct view *in, const struct side *sx, const struct side *sy)
 {
@@ -302,21 +314,28 @@ static mabn_status resize_pil(struct mabn_resizer *resizer, struct mabn_image *o
     if (resizer->avx2 && in->channels == 3) split_weights(&resizer->x, width);
 #endif
     const struct axis *ay = &resizer->y;
-    const int top = ay->first[0];
-    const int rows = ay->first[height - 1] + ay->taps[height - 1] - top;
-    MABN_TRY(mabn_image_resize_storage(&resizer->rows, width, rows, in->channels));
-    const size_t stride = (size_t)width * in->channels;
-    for (int y = 0; y < rows; y++)
-        pil_horizontal(resizer, resizer->rows.pixels + (size_t)y * stride, in, top + y, width);
+    const int ring = ay->stride; /* rows: no output has more taps */
+    MABN_TRY(mabn_image_resize_storage(&resizer->rows, width, ring, in->channels));
+    const size_t bytes = (size_t)width * in->channels;
+    if ((size_t)ring > resizer->taps_cap) {
+        resizer->taps = mabn_xrealloc(resizer->taps, (size_t)ring * sizeof *resizer->taps);
+        resizer->taps_cap = (size_t)ring;
+    }
+    int made = ay->first[0]; /* rows before this one are in the ring, or no longer needed */
     for (int y = 0; y < height; y++) {
-        const uint8_t *from = resizer->rows.pixels + (size_t)(ay->first[y] - top) * stride;
+        const int first = ay->first[y], taps = ay->taps[y];
+        for (; made < first + taps; made++)
+            pil_horizontal(resizer, resizer->rows.pixels + (size_t)(made % ring) * bytes, in, made,
+                           width);
+        for (int j = 0; j < taps; j++)
+            resizer->taps[j] = resizer->rows.pixels + (size_t)((first + j) % ring) * bytes;
         const int32_t *w = ay->weights + (size_t)y * ay->stride;
-        uint8_t *to = out->pixels + (size_t)y * stride;
+        uint8_t *to = out->pixels + (size_t)y * bytes;
         int done = 0;
 #if WITH_AVX2
-        if (resizer->avx2) done = pil_vertical_avx2(to, from, stride, w, ay->taps[y], (int)stride);
+        if (resizer->avx2) done = pil_vertical_avx2(to, resizer->taps, w, taps, (int)bytes);
 #endif
-        pil_vertical_c(to, from, stride, w, ay->taps[y], done, (int)stride);
+        pil_vertical_c(to, resizer->taps, w, taps, done, (int)bytes);
     }
     return MABN_OK;
 }
