@@ -9,13 +9,16 @@
 #   DEBUG=1                 -O0 -g3
 #   SAN=address,undefined   sanitizers (a build folder of its own)
 #   CUDA=0                  leave the CUDA backend out (default: 1 when nvcc is found)
-#   CUDA_ARCH="90"          GPU architectures to compile for, a list (default: native list below)
+#   CUDA_ARCH="90"          GPU architectures to compile for, a list (default: 80 86 89 90)
 #   DEVELOPER=1             warnings are errors (CI sets it)
 #   V=1                     show whole commands
 #   CC=, NVCC=, CFLAGS=     as usual
 #
-# More targets: check-unit check-cli check-golden check-san check-headers check-gpu check-kill
-#   bench peer fuzz golden-fixtures format lint man-lint clean
+# More targets:
+#   check-unit check-cli check-golden check-san check-headers    parts of the tests
+#   check-gpu check-kill fuzz                                     a GPU's; kill -9 50 times; fuzzers
+#   bench peer                                                    speed; other tools beside ours
+#   format lint clean
 
 -include config.mk
 
@@ -168,7 +171,9 @@ fuzz: fuzz-programs
 
 -include mk/*.mk
 
-.PHONY: clean format
+.PHONY: help clean format
+help:
+	@awk '!/^#/ {exit} {sub(/^# ?/, ""); print}' Makefile
 clean:
 	rm -rf build
 format:

@@ -117,7 +117,7 @@ static void set_double(const struct mabn_option *o, const char *text)
 
 static void set_choice(const struct mabn_option *o, const char *text)
 {
-    struct mabn_str list;
+    static struct mabn_str list; /* static: the process may end in the usage error */
     for (int i = 0; o->choices[i]; i++) {
         if (strcmp(o->choices[i], text)) continue;
         *(int *)o->value = i;
