@@ -34,7 +34,10 @@ $(E_BIN): $(B)/tests/unit/%: $(E)/tests/gpu/%.cu.o $(E_O) $(LIB)
 	$(Q)mkdir -p $(@D) && $(CXX) $(LDFLAGS) -fsanitize=address,undefined $(filter %.o,$^) $(LIB) \
 		$(PKG_LIBS) -ldnnl -lm -o $@
 
+# They bring their own sanitizers: the sanitized variant need not run them again.
+ifeq ($(SAN),)
 unit-programs check-unit: $(E_BIN)
+endif
 
 -include $(E_O:.o=.d) $(CUDA_TESTS:%=$(E)/tests/gpu/%.cu.d)
 
