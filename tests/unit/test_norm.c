@@ -627,8 +627,33 @@ static void check_iteration_runs(void)
     layer_free(&one);
 }
 
+/* Iteration rule: the buffer is full at iteration m, but used from m + 1 on. */
+static void check_first_window(void)
+{
+    struct mabn_norm_options o;
+    struct layer l;
+    double seen = 0;
+
+    mabn_norm_options_init(&o, MABN_NORM_MABN);
+    o.window_rule = MABN_WINDOW_ITERATION;
+    o.window = 3;
+    o.warmup = 0;
+    layer_new(&l, &o, 1, 1, 1, false, false);
+    l.gamma[0] = 1;
+    l.beta[0] = 0;
+    for (int it = 1; it <= 4; it++) {
+        l.x[0] = (float)it;
+        tap_status(step(&l), "iteration %d", it);
+        seen += it > 1 ? it * it / 3.0 : 0;
+        tap_close(l.y[0], it / sqrt((it < 4 ? it * it : seen) + 1e-5), 1e-6, "y of iteration %d",
+                  it);
+    }
+    layer_free(&l);
+}
+
 static void test_windows(void)
 {
+    check_first_window();
     check_subbatch(8, 2, 4, 3);
     check_subbatch(8, 2, 3, 3);  /* more runs than the window */
     check_subbatch(4, 2, 5, 3);  /* fewer */
