@@ -21,8 +21,8 @@ static struct mabn_rng rng;
 static float *draw(size_t count, double mean, double deviation)
 {
     float *v = malloc((count + 1) * sizeof *v);
-    for (size_t i = 0; i < count; i++)
-        v[i] = (float)(mean + deviation * mabn_rng_normal(&rng));
+    for (size_t i = 0; i < count; i++) /* large arrays repeat themselves: drawing takes longer */
+        v[i] = i < 4093 ? (float)(mean + deviation * mabn_rng_normal(&rng)) : v[i - 4093];
     return v;
 }
 
