@@ -263,3 +263,42 @@ E2
     [[ $stderr == *"hold no files"* ]]
     fails 1 "No such file" mabn-pack imagenet missing -o a.h5
 }
+
+@test "images as they come: CMYK, progressive, palettes, 16 bits, wrong names; and broken ones" {
+    need_python
+    g=$ROOT/tests/golden/image
+    find "$g/good" -type f | sort | awk '{print $0 "\t0"}' >good
+    find "$g/bad" -type f | sort | awk '{print $0 "\t1"}' >bad
+    mabn-pack list good -q --verify -o a.h5
+    mabn-pack list good -q --resize 8 -o b.h5
+    run $PYTHON -c 'import h5py; f = h5py.File("a.h5"); print(f.attrs["count"], sorted(set(f["images/channels"])), sorted(set(f["images/format"])))'
+    assert_output "$(wc -l <good) [1, 2, 3, 4] [1, 2]"
+    fails 1 "no image is left" bash -c 'mabn-pack list bad -q --verify --skip-bad -o c.h5 2>&1 | tail -n 1 >&2; exit "${PIPESTATUS[0]}"'
+    cat good bad >both
+    mabn-pack list both -q --verify --skip-bad -o d.h5 2>warnings
+    [ "$(grep -c 'warning: skipped' warnings)" -eq "$(wc -l <bad)" ]
+    run mabn-info d.h5
+    assert_line --partial "images        $(wc -l <good):"
+}
+
+@test "two at once: the second says so" {
+    tree
+    touch a.h5.partial
+    flock a.h5.partial sleep 2 &
+    sleep 0.5
+    fails 1 "another process is writing 'a.h5.partial'" mabn-pack imagenet tree -o a.h5
+    wait
+    mabn-pack imagenet -q tree -o a.h5
+}
+
+@test "a folder that may not be written" {
+    [ "$(id -u)" -eq 0 ] || skip "needs root to become somebody else"
+    tree
+    mkdir closed
+    chmod 755 . closed
+    somebody="setpriv --reuid 65534 --regid 65534 --clear-groups"
+    $somebody "$MABN_BIN/mabn-pack" --version && $somebody ls tree || skip "others cannot come here"
+    # shellcheck disable=SC2086
+    fails 1 "Permission denied" $somebody "$MABN_BIN/mabn-pack" imagenet tree -o closed/a.h5
+    [ -z "$(ls closed)" ]
+}
