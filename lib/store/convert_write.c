@@ -230,6 +230,23 @@ static mabn_status set_triple(struct mabn_weights_writer *writer, const char *st
     return MABN_OK;
 }
 
+/* torchvision's validation: PIL's resize of the shorter side to 256 for 224, then the centre. It is
+ * the trainer's note "input" (train/model_file.h); without one its default is the reference's way. */
+static mabn_status set_torchvision_input(const struct mabn_convert *c,
+                                         struct mabn_weights_writer *writer)
+{
+    const struct mabn_model *m = &c->model;
+    if (!c->has_model || m->channels != 3 || m->height < 64) return MABN_OK;
+    char *json = mabn_xasprintf(
+        "{\"width\":%d,\"height\":%d,\"channels\":3,\"crop\":\"centre\",\"short_side\":%d,"
+        "\"resize\":\"pil\",\"order\":\"rgb\",\"range\":1,\"mean\":[0.485,0.456,0.406],"
+        "\"deviation\":[0.229,0.224,0.225]}",
+        m->width, m->height, (m->height * 256 + 112) / 224);
+    mabn_status status = mabn_weights_set_note(writer, "input", json);
+    free(json);
+    return status;
+}
+
 static mabn_status set_pixels(const struct mabn_convert *c, struct mabn_weights_writer *writer)
 {
     static const struct {
@@ -251,7 +268,8 @@ static mabn_status set_pixels(const struct mabn_convert *c, struct mabn_weights_
     }
     MABN_TRY(mabn_weights_set_note(writer, "channel_order", kinds[pixels].order));
     MABN_TRY(set_triple(writer, "mean", kinds[pixels].mean));
-    return set_triple(writer, "std", kinds[pixels].std);
+    MABN_TRY(set_triple(writer, "std", kinds[pixels].std));
+    return pixels == MABN_PIXELS_TORCHVISION ? set_torchvision_input(c, writer) : MABN_OK;
 }
 
 static mabn_status set_model(const struct mabn_convert *c, struct mabn_weights_writer *writer)

@@ -234,3 +234,63 @@ assert b["optimizer"]["param_groups"][0]["lr"] == 0.1
 t = torch.load("$SEEDS/zip/torch_types")
 EOF
 }
+
+@test "a .pkl in Detectron's layout, fused or not, gives the same tensors" {
+    need_python h5py
+    $PYTHON - <<'EOF'
+import pickle, subprocess, h5py, numpy as np
+rng = np.random.default_rng(1)
+for kind in "fused", "unfused", "gn":
+    blobs, want = {}, {}
+    def put(theirs, ours, *shape):
+        blobs[theirs] = rng.normal(size=shape).astype("f4")
+        want[ours] = blobs[theirs]
+    def norm(theirs, ours, c):
+        if kind == "gn":
+            leaves = (("_gn_s", ".weight"), ("_gn_b", ".bias"))
+            theirs = theirs.replace("res_conv1", "conv1")
+        elif kind == "fused":
+            leaves = (("_bn_s", ".weight"), ("_bn_b", ".bias"))
+        else:
+            leaves = (("_bn_gamma", ".weight"), ("_bn_beta", ".bias"),
+                      ("_bn_running_mean", ".running_mean"), ("_bn_running_var", ".running_var"))
+        for a, b in leaves:
+            put(theirs + a, ours + b, c)
+    put("conv1_w", "conv1.weight", 32, 3, 7, 7)
+    norm("res_conv1", "bn1", 32)
+    cin = 32
+    for s, n in enumerate((3, 4, 6, 3)):
+        w = 32 << s
+        for b in range(n):
+            t, o = "res%d_%d_branch" % (s + 2, b), "layer%d.%d." % (s + 1, b)
+            if b == 0:
+                put(t + "1_w", o + "downsample.0.weight", 4 * w, cin, 1, 1)
+                norm(t + "1", o + "downsample.1", 4 * w)
+            for k, (i, m, f) in enumerate(((cin, w, 1), (w, w, 3), (w, 4 * w, 1))):
+                put(t + "2" + "abc"[k] + "_w", o + "conv%d.weight" % (k + 1), m, i, f, f)
+                norm(t + "2" + "abc"[k], o + "bn%d" % (k + 1), m)
+            cin = 4 * w
+    put("fc1000_w", "fc.weight", 11, cin)
+    put("fc1000_b", "fc.bias", 11)
+    blobs["conv1_w_momentum"] = blobs["conv1_w"]
+    blobs["lr"] = np.array(0.1, "f4")
+    shift = 0
+    if kind == "fused":  # MSRA's stem has a bias
+        shift = blobs["conv1_b"] = rng.normal(size=32).astype("f4")
+    with open(kind + ".pkl", "wb") as f:
+        pickle.dump({"blobs": blobs} if kind != "gn" else blobs, f, 2)
+    subprocess.check_call(["mabn-convert", "-q", kind + ".pkl", "-o", kind + ".h5"])
+    h = h5py.File(kind + ".h5")
+    assert h.attrs["architecture"] in ("resnet50", b"resnet50")
+    assert h.attrs["norm"] in {"fused": ("frozen", b"frozen"), "unfused": ("bn", b"bn"),
+                               "gn": ("gn", b"gn")}[kind], h.attrs["norm"]
+    assert h.attrs["channel_order"] in ("bgr", b"bgr") and h.attrs["mean_0"] == 102.9801
+    assert b'"stride_in_1x1":true' in h.attrs["config"].encode() if isinstance(
+        h.attrs["config"], str) else h.attrs["config"]
+    for name, value in want.items():
+        assert np.array_equal(h["model/" + name], value), name
+    if kind == "fused":
+        assert np.array_equal(h["model/bn1.running_mean"], -shift)
+        assert np.array_equal(h["model/layer1.0.bn1.running_var"], np.ones(32, "f4"))
+EOF
+}
