@@ -114,7 +114,8 @@ MABN_COEF void mabn_grad_bn(struct mabn_grad_coef *k, const struct mabn_coef *f,
 
 /* ---- moving average batch normalization ---- */
 
-/* Where a statistic stands in time. */
+/* Where a statistic stands in time. The window's mean is that of its m rows, added from row 0 on in
+ * double, once the statistic is in its row. */
 struct mabn_window_step {
     int row;     /* of the window that it replaces */
     bool window; /* use the window's mean; else the statistic itself */
@@ -143,38 +144,6 @@ MABN_COEF struct mabn_window_step mabn_step_iteration(int64_t it, int window, in
     return s;
 }
 
-/* Put `value` into its row of a channel's window; what the step uses. rows: element [i·stride]. */
-MABN_COEF double mabn_window_put(float *rows, int64_t stride, int window, double value,
-                                 struct mabn_window_step step)
-{
-    double sum = 0;
-    rows[step.row * stride] = (float)value;
-    if (!step.window) return value;
-    for (int i = 0; i < window; i++)
-        sum += rows[i * stride];
-    return sum / window;
-}
-
-/* After a call of `runs` statistics put into rows 0, 1, … of a window ordered from the oldest to
- * the newest: order it again. On the first call, rows never written take `fill`. */
-MABN_COEF void mabn_window_turn(float *rows, int64_t stride, int window, int64_t runs, bool first,
-                                double fill)
-{
-    int by = (int)(runs % window);
-    if (first)
-        for (int64_t i = runs; i < window; i++)
-            rows[i * stride] = (float)fill;
-    /* Rotate left by `by`: reverse both parts, then all. */
-    for (int part = 0; by && part < 3; part++) {
-        int i = part == 1 ? by : 0, j = part == 0 ? by - 1 : window - 1;
-        for (; i < j; i++, j--) {
-            float t = rows[i * stride];
-            rows[i * stride] = rows[j * stride];
-            rows[j * stride] = t;
-        }
-    }
-}
-
 /* running_var moves in float32, as the reference's does: 0.98 and 0.02 rounded to float32 sum to
  * 1 + 2e-8, which fifty steps of memory make 1e-6. */
 MABN_COEF float mabn_move(float running_var, double momentum, double v)
@@ -189,7 +158,8 @@ MABN_COEF double mabn_known_scale(double running_var, double eps)
     return 1 / sqrt(running_var + eps);
 }
 
-/* v: the second moment in use (mabn_window_put). Clipped: a differs from the known one. */
+/* v: the second moment in use: the statistic, or the window's mean. Clipped: a differs from the
+ * known one. */
 MABN_COEF void mabn_coef_mabn(struct mabn_coef *k, double v, double running_var, double eps,
                               double lambda, bool renorm, double gamma, double beta)
 {
@@ -212,7 +182,7 @@ MABN_COEF double mabn_psi(const struct mabn_coef *f, double gamma, double dot, d
     return gamma * f->scale * dot / n;
 }
 
-/* psi: the one in use (mabn_window_put). */
+/* psi: the one in use, likewise. */
 MABN_COEF void mabn_grad_mabn(struct mabn_grad_coef *k, const struct mabn_coef *f, double gamma,
                               double psi)
 {

@@ -178,7 +178,7 @@ __device__ __forceinline__ int64_t window_row(const work &w, int64_t back, int64
 
 /* What run `run` uses: its own statistic, or the mean of itself and the window's others: those of
  * earlier runs in `stat`, of earlier calls in the window, which still is as they left it. The same
- * numbers as mabn_window_put one run after another, with all runs at once. */
+ * numbers as window_put of coefs.c one run after another, with all runs at once. */
 __device__ double window_mean(const work &w, const double *stat, const float *window, int64_t run,
                               const struct mabn_window_step &step, int64_t done, int c)
 {

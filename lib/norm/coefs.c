@@ -1,9 +1,8 @@
 /* The coefficient stages on the CPU: loops over channels around the scalar functions of
  * coefficients.h, one pair (forward, backward) for each kind of norm. See work.h.
  *
- * MABN's windows are put, read and turned here row after row, many channels at a time: walking down
- * one channel, every row would be another line of the cache, and all of them in the same set. The
- * sums run in the order of mabn_window_put, which CUDA uses.
+ * MABN's windows are walked row after row, many channels at a time: down one channel, every row
+ * would be another line of the cache, and all of them in the same set.
  *
  * w->sums changes its meaning on the way: sums of chunks, then what a run adds to the totals (BN
  * forward: mean, and variance or deviation; backward: dgamma's and dbeta's share). */
@@ -395,7 +394,7 @@ void mabn_stage_known(struct mabn_work *w, int64_t c0, int64_t c1)
         }
 }
 
-/* mabn_window_put for channels [c0, c1). v: what is put, then what is used. */
+/* Put v into its row of the window, for channels [c0, c1); v becomes what is used. */
 static void window_put(double *v, float *rows, int64_t stride, int window,
                        struct mabn_window_step step, int64_t c0, int64_t c1)
 {
@@ -466,7 +465,9 @@ static void backward_mabn(struct mabn_work *w, int64_t c0, int64_t c1)
     }
 }
 
-/* mabn_window_turn for channels [c0, c1). fill: (C), used on the first call. */
+/* After a call of `runs` statistics put into rows 0, 1, … of a window that is kept from the oldest
+ * to the newest: order it again, by rotating left (reverse both parts, then all). On the first
+ * call, rows never written take `fill` (C), else NULL. */
 static void window_turn(float *rows, int64_t stride, int window, int64_t runs, const double *fill,
                         int64_t c0, int64_t c1)
 {

@@ -176,6 +176,9 @@ static void test_loss(void)
     tap_ok(rank[0] == 1, "an equal logit with a lower number stands before");
     tap_ok(rank[1] == 0 && isfinite(loss[1]), "large logits do not overflow");
     tap_ok(rank[2] == 4 && isnan(loss[2]), "NaN is never right and stays NaN");
+    label[0] = 1;
+    tap_status(mabn_softmax_xent(&out, z[0], label, 1, 4, 0.1, 1), "loss");
+    tap_ok(rank[0] == 0, "and one with a higher number behind");
     label[1] = -1;
     out.dlogits = z[0];
     tap_status(mabn_softmax_xent(&out, z[0], label, 2, 4, 0.1, 1), "loss in place");
