@@ -8,20 +8,6 @@ static int64_t block(int64_t begin, int64_t count)
     return count - begin < BLOCK ? count - begin : BLOCK;
 }
 
-MABN_CLONES static void relu_forward(float *y, const float *x, int64_t n)
-{
-#pragma GCC ivdep
-    for (int64_t i = 0; i < n; i++)
-        y[i] = x[i] < 0 ? 0 : x[i];
-}
-
-MABN_CLONES static void relu_backward(float *dx, const float *dy, const float *y, int64_t n)
-{
-#pragma GCC ivdep
-    for (int64_t i = 0; i < n; i++)
-        dx[i] = y[i] <= 0 ? 0 : dy[i];
-}
-
 MABN_CLONES static void add(float *y, const float *a, const float *b, int64_t n)
 {
 #pragma GCC ivdep
@@ -38,39 +24,11 @@ MABN_CLONES static void add_relu(float *y, const float *a, const float *b, int64
     }
 }
 
-MABN_CLONES static void scale_by(float *y, const float *x, float scale, int64_t n)
-{
-#pragma GCC ivdep
-    for (int64_t i = 0; i < n; i++)
-        y[i] = scale * x[i];
-}
-
-void mabn_relu_forward(float *y, const float *x, int64_t count)
-{
-#pragma omp parallel for schedule(static) if (count > BLOCK)
-    for (int64_t begin = 0; begin < count; begin += BLOCK)
-        relu_forward(y + begin, x + begin, block(begin, count));
-}
-
-void mabn_relu_backward(float *dx, const float *dy, const float *y, int64_t count)
-{
-#pragma omp parallel for schedule(static) if (count > BLOCK)
-    for (int64_t begin = 0; begin < count; begin += BLOCK)
-        relu_backward(dx + begin, dy + begin, y + begin, block(begin, count));
-}
-
 void mabn_add(float *y, const float *a, const float *b, int64_t count, bool relu)
 {
 #pragma omp parallel for schedule(static) if (count > BLOCK)
     for (int64_t begin = 0; begin < count; begin += BLOCK)
         (relu ? add_relu : add)(y + begin, a + begin, b + begin, block(begin, count));
-}
-
-void mabn_scale(float *y, const float *x, float scale, int64_t count)
-{
-#pragma omp parallel for schedule(static) if (count > BLOCK)
-    for (int64_t begin = 0; begin < count; begin += BLOCK)
-        scale_by(y + begin, x + begin, scale, block(begin, count));
 }
 
 /* x·0 is NaN just where x is not finite. */

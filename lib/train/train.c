@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "base/progress.h"
 #include "base/signal.h"
+#include "ops/elementwise.h"
 #include "train/run.h"
 
 /* ---- lines ---- */
@@ -185,9 +186,7 @@ static bool weights_are_finite(struct mabn_net *net)
 {
     size_t count;
     const float *p = mabn_net_parameters(net, &count);
-    for (size_t i = 0; i < count; i++)
-        if (!isfinite(p[i])) return false;
-    return true;
+    return mabn_all_finite(p, (int64_t)count);
 }
 
 static mabn_status save(struct mabn_run *run, double lr)

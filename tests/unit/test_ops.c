@@ -299,28 +299,20 @@ static void test_elementwise(void)
     float *a = draw(COUNT), *b = draw(COUNT), *y = draw(COUNT);
     bool good = true;
 
-    mabn_relu_forward(y, a, COUNT);
-    for (int i = 0; i < COUNT; i++)
-        good = good && y[i] == (a[i] > 0 ? a[i] : 0);
-    mabn_relu_backward(y, b, y, COUNT);
-    for (int i = 0; i < COUNT; i++)
-        good = good && y[i] == (a[i] > 0 ? b[i] : 0);
-    tap_ok(good, "ReLU and its gradient");
     mabn_add(y, a, b, COUNT, true);
     for (int i = 0; i < COUNT; i++)
         good = good && y[i] == (a[i] + b[i] > 0 ? a[i] + b[i] : 0);
     mabn_add(y, a, b, COUNT, false);
     for (int i = 0; i < COUNT; i++)
         good = good && y[i] == a[i] + b[i];
-    mabn_scale(y, y, 3, COUNT);
-    tap_ok(good && y[COUNT - 1] == 3 * (a[COUNT - 1] + b[COUNT - 1]), "add, scale");
+    tap_ok(good, "add, and through ReLU");
     tap_ok(mabn_all_finite(a, COUNT), "finite");
     a[77777] = -INFINITY;
     tap_ok(!mabn_all_finite(a, COUNT), "an infinity is found");
     a[77777] = NAN;
     tap_ok(!mabn_all_finite(a, COUNT) && mabn_all_finite(a, 77777), "NaN is found");
-    mabn_relu_forward(y, a, COUNT);
-    tap_ok(isnan(y[77777]), "NaN goes through ReLU");
+    mabn_add(a, a, b, COUNT, true);
+    tap_ok(isnan(a[77777]), "NaN goes through ReLU");
     free(a);
     free(b);
     free(y);
