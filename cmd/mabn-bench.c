@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/thread.h"
 #include "cli/cli.h"
 #include "model/bench.h"
 
@@ -152,6 +153,7 @@ int main(int argc, char **argv)
 {
     char **args;
     struct mabn_device *device;
+    mabn_threads_wait_asleep(argv);
     int which = mabn_cli_choose(clis, "mabn-bench", "time norms and networks on made-up data", argc,
                                 argv);
     mabn_cli_start(&clis[which], argc - 1, argv + 1, &args);

@@ -4,6 +4,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "cli/cli.h"
 #include "train/model_file.h"
 
@@ -136,6 +137,7 @@ static mabn_status run(const char *arch)
 int main(int argc, char **argv)
 {
     char **args;
+    mabn_threads_wait_asleep(argv);
     mabn_cli_start(&cli, argc, argv, &args);
     if (!o.output && !o.list) mabn_cli_usage_error("give -o FILE, or --list, or both");
     if (o.channels == 2) mabn_cli_usage_error("--channels: 1 or 3, not 2");

@@ -28,7 +28,7 @@ int mabn_threads_available(void)
 void mabn_threads_wait_asleep(char **argv)
 {
     if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT")) return;
-    if (setenv("OMP_WAIT_POLICY", "passive", 1)) return;
+    if (setenv("GOMP_SPINCOUNT", "2000", 1)) return;
     execv("/proc/self/exe", argv);
 }
 
