@@ -181,7 +181,12 @@ static __attribute__((noinline)) int peek_slow(struct mabn_json *j)
 
 static inline int peek_byte(struct mabn_json *j)
 {
-    if (*j->p > ' ' && j->end - j->p >= MARGIN) return *j->p;
+    uint8_t *p = j->p;
+    p += *p == ' '; /* most often there is one blank or none */
+    if (*p > ' ' && j->end - p >= MARGIN) {
+        j->p = p;
+        return *p;
+    }
     return peek_slow(j);
 }
 

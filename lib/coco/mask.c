@@ -90,30 +90,50 @@ mabn_status mabn_rle_from_counts(struct mabn_rle *out, const uint32_t *counts, s
 
 /* ---- compressed strings ---- */
 
+/* One number of a string, of more than one group; NULL and a message when it is not one. */
+static const uint8_t *read_groups(const uint8_t *p, const uint8_t *end, int64_t *out)
+{
+    uint64_t group, value = 0;
+    int shift = 0;
+    do {
+        if (p == end) {
+            mabn_fail(MABN_ERR_FORMAT, "mask string ends inside a count (truncated?)");
+            return NULL;
+        }
+        group = (uint64_t)*p++ - 48;
+        if (group > 63 || shift > 35) {
+            if (group > 63)
+                mabn_fail(MABN_ERR_FORMAT, "byte 0x%02x in a mask string", p[-1]);
+            else
+                mabn_fail(MABN_ERR_FORMAT, "count too long in a mask string");
+            return NULL;
+        }
+        value |= (group & 31) << shift;
+        shift += 5;
+    } while (group & 32);
+    *out = (int64_t)value - (group & 16 ? (int64_t)1 << shift : 0);
+    return p;
+}
+
 mabn_status mabn_rle_from_string(struct mabn_rle *out, const char *text, size_t n, uint32_t height,
                                  uint32_t width)
 {
     uint64_t pixels = (uint64_t)height * width, sum = 0;
-    int64_t before[3] = {0, 0, 0}; /* the last three counts as read */
+    int64_t before[2] = {0, 0}; /* the counts one and two places before, as read */
     const uint8_t *p = (const uint8_t *)text, *end = p + n;
     bool join = false;
     MABN_TRY(set_size(out, height, width));
     reserve(out, n + 1);
     for (size_t i = 0; p < end; i++) {
-        uint64_t group = 0, value = 0;
-        int shift = 0;
-        do {
-            if (p == end)
-                return mabn_fail(MABN_ERR_FORMAT, "mask string ends inside a count (truncated?)");
-            group = (uint64_t)*p++ - 48;
-            if (group > 63)
-                return mabn_fail(MABN_ERR_FORMAT, "byte 0x%02x in a mask string", p[-1]);
-            if (shift > 35) return mabn_fail(MABN_ERR_FORMAT, "count too long in a mask string");
-            value |= (group & 31) << shift;
-            shift += 5;
-        } while (group & 32);
-        int64_t v = (int64_t)value;
-        if (group & 16) v -= (int64_t)1 << shift;
+        uint32_t first = (uint32_t)*p - 48;
+        int64_t v;
+        if (first < 32) { /* one group: five bits with sign */
+            v = (int64_t)(first ^ 16) - 16;
+            p++;
+        } else {
+            p = read_groups(p, end, &v);
+            if (!p) return MABN_ERR_FORMAT;
+        }
         if (i > 2) v += before[1];
         if (v < 0) return mabn_fail(MABN_ERR_FORMAT, "negative count in a mask string");
         sum += (uint64_t)v;
@@ -121,10 +141,12 @@ mabn_status mabn_rle_from_string(struct mabn_rle *out, const char *text, size_t 
             return mabn_fail(MABN_ERR_FORMAT,
                              "mask counts overrun the image: more than %u x %u pixels", height,
                              width);
-        before[2] = before[1];
         before[1] = before[0];
         before[0] = v;
-        add_run(out, (uint32_t)v, &join);
+        if (v && !join)
+            out->counts[out->count++] = (uint32_t)v;
+        else
+            add_run(out, (uint32_t)v, &join);
     }
     finish_runs(out, sum);
     return MABN_OK;
@@ -224,14 +246,12 @@ struct outline {
 };
 
 /* The outline steps between fine columns 5x+2 and 5x+3; `low` is the smaller of its two fine rows
- * there. The boundary lies at the first pixel whose centre is not above it. */
+ * there. The boundary lies at the first pixel whose centre, at fine row 5y+2, is not above it. */
 static inline void add_crossing(struct outline *o, int64_t column, int64_t low)
 {
-    double y = ((double)low + 0.5) / 5 - 0.5;
-    if (y < 0) y = 0;
-    if (y > (double)o->height) y = (double)o->height;
+    int64_t row = low <= 2 ? 0 : (low + 2) / 5;
     o->items[o->count].column = (uint32_t)column;
-    o->items[o->count++].row = (uint32_t)ceil(y);
+    o->items[o->count++].row = (uint32_t)(row < o->height ? row : o->height);
 }
 
 /* Crossings of an edge that is wider than high: one step of a fine column at a time. */
@@ -471,15 +491,35 @@ uint64_t mabn_rle_area(const struct mabn_rle *r)
     return area;
 }
 
+/* The column of a pixel, starting from that of an earlier one: most often the same or the next. */
+struct column {
+    uint32_t height, x;
+    uint64_t start; /* its first pixel */
+};
+
+static inline void seek_column(struct column *c, uint32_t pixel)
+{
+    uint64_t h = c->height;
+    if (pixel < c->start + h) return;
+    c->x++;
+    c->start += h;
+    if (pixel < c->start + h) return;
+    c->x = pixel / c->height;
+    c->start = (uint64_t)c->x * h;
+}
+
 struct mabn_box mabn_rle_box(const struct mabn_rle *r)
 {
     struct mabn_box box = {0, 0, 0, 0};
     uint32_t h = r->height, x0 = r->width, x1 = 0, y0 = h, y1 = 0, at = 0;
+    struct column column = {h, 0, 0};
     if (r->count < 2 || h == 0) return box;
     for (size_t i = 0; i + 1 < r->count; i += 2) {
         uint32_t start = at + r->counts[i], end = start + r->counts[i + 1] - 1;
-        uint32_t xs = start / h, xe = end / h;
-        uint32_t ys = start - xs * h, ye = end - xe * h;
+        seek_column(&column, start);
+        uint32_t xs = column.x, ys = start - (uint32_t)column.start;
+        seek_column(&column, end);
+        uint32_t xe = column.x, ye = end - (uint32_t)column.start;
         at = end + 1;
         if (xs < xe) {
             ys = 0;
@@ -496,8 +536,9 @@ struct mabn_box mabn_rle_box(const struct mabn_rle *r)
 
 double mabn_box_iou(struct mabn_box d, struct mabn_box g, bool crowd)
 {
-    double w = fmin(d.x + d.w, g.x + g.w) - fmax(d.x, g.x);
-    double h = fmin(d.y + d.h, g.y + g.h) - fmax(d.y, g.y);
+    double dx = d.x + d.w, gx = g.x + g.w, dy = d.y + d.h, gy = g.y + g.h;
+    double w = (dx < gx ? dx : gx) - (d.x > g.x ? d.x : g.x);
+    double h = (dy < gy ? dy : gy) - (d.y > g.y ? d.y : g.y);
     if (!(w > 0 && h > 0)) return 0;
     double area = d.w * d.h, both = w * h;
     return both / (crowd ? area : area + g.w * g.h - both);
