@@ -170,7 +170,7 @@ static const struct mabn_option options[] = {
     MABN_OPT_INT(0, "norm-warmup", &o.norm_warmup, -1, 1 << 30, "N", "iteration rule: steps before the window is used; -1: 100"),
     MABN_OPT_INT(0, "r-start", &o.r_start, -1, 1 << 30, "N", "MABN: first step with the renormalizing factor; -1: as the reference"),
     MABN_OPT_STRING(0, "centralize", &o.centralize, "WHEN", "weight centralization: auto (with MABN), on, off"),
-    MABN_OPT_INT(0, "width", &o.base_width, 0, 4096, "N", "channels of the first stage; 0: as the architecture has it"),
+    MABN_OPT_INT(0, "base-width", &o.base_width, 0, 4096, "N", "channels of the first stage; 0: as the architecture has it"),
     MABN_OPT_STRING(0, "stem", &o.stem, "SIZE", "large (7x7 and pooling) or small (3x3)"),
     MABN_OPT_FLAG(0, "stride-in-1x1", &o.stride_in_1x1, "bottlenecks stride in their first 1x1 convolution"),
     MABN_OPT_FLAG(0, "save-memory", &o.save_memory, "compute some activations again in the backward pass"),
@@ -241,7 +241,7 @@ static void check(int args)
         mabn_cli_usage_error("--lr-exact and --lr-batch contradict each other");
     if (o.force && o.resume) mabn_cli_usage_error("--force and --resume contradict each other");
     if (args && (o.base_width || o.stem || o.stride_in_1x1))
-        mabn_cli_usage_error("--width, --stem and --stride-in-1x1 shape a new network; MODEL has "
+        mabn_cli_usage_error("--base-width, --stem and --stride-in-1x1 shape a new network; MODEL has "
                              "its own");
 }
 

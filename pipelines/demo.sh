@@ -14,12 +14,12 @@
 # was interrupted goes on where it stopped.
 #
 #   SEEDS="1 2 3"   train with each of these seeds; the table then has the mean and the range
-#   STEPS=1875      SGD steps of each run (1875: every training image once)
+#   STEPS=1250      SGD steps of each run (1875: every training image once)
 set -euo pipefail
 
 folder=${1:-demo}
 seeds=${SEEDS:-1}
-steps=${STEPS:-1875}
+steps=${STEPS:-1250}
 data=${FASHION_MNIST:-/usr/share/datasets/fashion-mnist}
 runs=("bn 32" "bn 2" "mabn 2")
 

@@ -119,6 +119,12 @@ static mabn_status override_pictures(const struct mabn_train_options *o, struct 
     return MABN_OK;
 }
 
+/* Weights that mabn-init wrote have seen no pictures yet. */
+static bool has_learned(const struct mabn_run *run)
+{
+    return run->weights.checkpoint && strncmp(run->weights.meta.tool, "mabn-init", 9) != 0;
+}
+
 /* What pictures become must be what the weights were trained on. */
 static mabn_status check_input(const struct mabn_run *run)
 {
@@ -177,7 +183,7 @@ static mabn_status decide_pictures(struct mabn_run *run)
     MABN_TRY(override_pictures(o, a, input));
     MABN_TRY(mabn_augment_check(a));
     MABN_TRY(mabn_augment_check(input));
-    return run->weights.checkpoint ? check_input(run) : MABN_OK;
+    return has_learned(run) ? check_input(run) : MABN_OK;
 }
 
 /* ---- the model ---- */
@@ -210,13 +216,13 @@ static mabn_status check_weights(const struct mabn_run *run)
     for (int p = 0; p < MABN_MODEL_PARTS; p++) {
         enum mabn_norm_kind now = want->norm[p].kind, then = file->norm[p].kind;
         if (now != then && !o->allow_norm)
-            return mabn_fail(MABN_ERR_MISMATCH, "'%s' was trained with norm %s, not %s "
+            return mabn_fail(MABN_ERR_MISMATCH, "'%s' has norm %s, not %s "
                              "(--allow-weights norm goes on)", o->weights,
                              mabn_norm_kind_name(then), mabn_norm_kind_name(now));
         bool centralized = mabn_model_centralizes(file, (enum mabn_model_part)p);
         if (mabn_model_centralizes(want, (enum mabn_model_part)p) != centralized &&
             !o->allow_centralized)
-            return mabn_fail(MABN_ERR_MISMATCH, "'%s' was trained %s centralized weights "
+            return mabn_fail(MABN_ERR_MISMATCH, "'%s' is %s centralized weights "
                              "(--allow-weights centralized goes on)", o->weights,
                              centralized ? "with" : "without");
     }

@@ -55,7 +55,8 @@ static mabn_status log_steps(struct mabn_run *run, double lr)
     add_number(&line, "loss", m->loss / n);
     add_number(&line, "top1", 100 * m->top1 / n);
     add_number(&line, "top5", 100 * m->top5 / n);
-    add_number(&line, "lr", lr);
+    mabn_str_add(&line, ",\"lr\":");
+    mabn_str_add_float(&line, (float)lr);
     add_number(&line, "images_s", round(10 * n / seconds) / 10);
     add_number(&line, "data_wait",
                round(1e4 * fmin(1, (stats.wait_seconds - run->line_wait) / seconds)) / 1e4);

@@ -1,0 +1,57 @@
+#!/usr/bin/env bats
+load helpers
+
+# log NORM NORM_BATCH SEED ERROR: a small log
+log() {
+    echo "{\"t\":\"start\",\"step\":0,\"norm\":\"$1\",\"norm_batch\":$2,\"batch\":32,\"seed\":$3,\"arch\":\"x\"}"
+    for s in 1 2 3 4 5; do
+        echo "{\"t\":\"step\",\"step\":$s,\"epoch\":0.$s,\"loss\":$((9 - s)).5,\"top1\":$((s * 9)),\"lr\":0.1}"
+    done
+    echo "{\"t\":\"val\",\"step\":5,\"epoch\":0.5,\"loss\":1,\"top1\":$((100 - $4)),\"top5\":99,\"images\":9,\"seconds\":1}"
+}
+
+@test "curves: PNG and SVG by name, the same each time" {
+    log bn 32 1 12 >a.jsonl
+    log mabn 2 1 11 >b.jsonl
+    run --separate-stderr mabn-plot curves "yardstick=a.jsonl" b.jsonl -o c.png -o c.svg --more
+    assert_success
+    assert_output ""
+    assert_equal "$(head -c 4 c.png | tail -c 3)" PNG
+    grep -q '</svg>' c.svg
+    mabn-plot curves "yardstick=a.jsonl" b.jsonl -o d.png -o - --more >d.svg
+    cmp c.png d.png
+    cmp c.svg d.svg
+    mabn-plot curves - -o - <a.jsonl | grep -q '</svg>'
+}
+
+@test "sweep: seeds are averaged; one point is enough" {
+    for b in 1 2 4; do log mabn $b 1 $((10 + b)); done >/dev/null
+    for b in 2 4 8; do for s in 1 2; do log bn $b $s $((30 - b + s)) >bn-$b-$s.jsonl; done; done
+    log mabn 2 1 9 >mabn.jsonl
+    mabn-plot sweep ./*.jsonl -o s.svg -o s.png
+    grep -q '</svg>' s.svg
+    mabn-plot sweep mabn.jsonl -o one.png
+}
+
+@test "logs with null, unknown keys and other lines are read" {
+    { log bn 2 1 5; echo '{"t":"step","step":6,"epoch":0.6,"loss":null,"new":{"a":[1]}}'; echo '{"t":"note"}'; } >a.jsonl
+    mabn-plot curves a.jsonl -o a.svg
+}
+
+@test "bad options and bad files" {
+    log bn 2 1 5 >a.jsonl
+    fails 2 "no picture to write" mabn-plot curves a.jsonl
+    fails 1 "'a.gif': a figure's name ends in .png or .svg" mabn-plot curves a.jsonl -o a.gif
+    fails 1 "cannot open 'none.jsonl'" mabn-plot curves none.jsonl -o a.png
+    echo '{"t":"step","step":1,' >bad.jsonl
+    fails 1 "'bad.jsonl':" mabn-plot curves bad.jsonl -o a.png
+    echo '{}' >empty.jsonl
+    fails 1 "no step or validation lines to draw" mabn-plot curves empty.jsonl -o a.png
+    fails 1 "no recorded statistics" mabn-plot stats a.jsonl -o a.png
+    assert_not_exist a.png
+    mabn-plot curves a.jsonl -o a.png
+    fails 1 "a.png" mabn-plot curves a.jsonl -o a.png
+    mabn-plot curves a.jsonl -o a.png -f
+    run bash -c 'mabn-plot curves a.jsonl -o - >/dev/full'
+    assert_failure 1
+}

@@ -1,0 +1,217 @@
+#!/usr/bin/env bats
+load helpers
+
+setup_file() {
+    export DATA=$BATS_FILE_TMPDIR/data.h5
+    "$ROOT/tests/make-images" "$BATS_FILE_TMPDIR/tree" 4 16 6
+    mabn-pack imagenet -q "$BATS_FILE_TMPDIR/tree" -o "$DATA"
+}
+ROOT=$(cd "$BATS_TEST_DIRNAME/../.." && pwd)
+PATH=${MABN_BIN:-$ROOT/build/release/bin}:$PATH
+
+# A network of a few thousand weights on 16x16 pictures; 8 steps an epoch.
+train() {
+    mabn-train --arch cifar-resnet8 --base-width 4 --size 16 --augment plain --flip 0.5 --batch 8 \
+        --lr 0.1 --lr-exact --train "$DATA" "$@"
+}
+
+# wait_for FILE TEXT: until a line of a growing file has the text
+wait_for() {
+    for _ in $(seq 300); do
+        grep -qs "$2" "$1" && return
+        sleep 0.1
+    done
+    echo "no '$2' in $1"; return 1
+}
+
+tensor() { h5dump -d "/model/$2" "$1" | tail -n +2; }
+
+@test "a run: metrics on stdout, a complete run folder" {
+    run --separate-stderr train --val "$DATA" -o run --norm mabn -B 2 --epochs 2 --log-every 4
+    assert_success
+    printf '%s\n' "$output" >out
+    cmp out run/metrics.jsonl
+    assert_equal "$(grep -c '"t":"step"' out)" 4
+    assert_equal "$(grep -c '"t":"val"' out)" 2
+    for key in loss top1 top5 lr images_s data_wait memory; do grep '"t":"step"' out | grep -q "\"$key\":"; done
+    assert_line --index 0 --partial '"norm":"mabn","batch":8,"norm_batch":2,"window":16,"window_rule":"subbatch","effective_samples":32'
+    assert_line --index -1 --partial '"t":"end","step":16'
+    # shellcheck disable=SC2154
+    [[ $stderr == *"batch 8 (images of one SGD step), norm-batch 2 (images behind one statistic), window 16"*"32 effective samples"* ]]
+    assert_equal "$(cd run && echo *)" "metrics.jsonl model.h5 step-000000008.h5 step-000000016.h5"
+}
+
+@test "the model's evaluation is the last validation, folded or not" {
+    train --val "$DATA" -o run --norm mabn -B 2 --epochs 1 -q >out
+    mabn-eval imagenet run/model.h5 "$DATA" --json -q >folded
+    mabn-eval imagenet run/model.h5 "$DATA" --json -q --no-fold >apart
+    value() { sed "s/.*\"$2\":\([-0-9.e]*\).*/\1/" <<<"$1"; }
+    val=$(grep '"t":"val"' out)
+    for f in folded apart; do
+        assert_equal "$(value "$(cat $f)" top1)" "$(value "$val" top1)"
+        awk -v a="$(value "$(cat $f)" loss)" -v b="$(value "$val" loss)" 'BEGIN { exit !(a - b < 1e-4 && b - a < 1e-4) }'
+    done
+}
+
+@test "the rate is scaled to the batch, and said" {
+    run --separate-stderr train -o run --steps 1 --no-lr-exact
+    assert_success
+    [[ $stderr == *"lr 0.1 for batch 256, scaled to 0.003125 for batch 8"* ]]
+    assert_output --partial '"lr":0.003125'
+}
+
+@test "schedules: warm-up, step, cosine, constant" {
+    lrs() { train -o run -f -q --epochs 4 --log-every 8 --val-every -1 "$@" | grep '"t":"step"' | sed 's/.*"lr":\([^,]*\).*/\1/' | tr '\n' ' '; }
+    assert_equal "$(lrs --schedule constant)" "0.1 0.1 0.1 0.1 "
+    assert_equal "$(lrs --schedule step --milestones 1,3 --gamma 0.5)" "0.1 0.05 0.05 0.025 "
+    assert_equal "$(lrs --schedule constant --warmup-epochs 2)" "0.05 0.1 0.1 0.1 "
+    [[ $(lrs --schedule cosine) == "0.0886"*" 0.00024"* ]]
+}
+
+@test "without MODEL it starts where mabn-init leaves off" {
+    mabn-init cifar-resnet8 --base-width 4 --classes 4 --height 16 --width 16 --norm mabn --seed 5 -o init.h5 -q
+    train -o a --norm mabn --seed 5 --steps 2 -q >/dev/null
+    mabn-train --size 16 --augment plain --flip 0.5 --batch 8 --lr 0.1 --lr-exact --train "$DATA" -o b \
+        --seed 5 --steps 2 -q init.h5 >/dev/null
+    tensor a/model.h5 layer3.0.conv2.weight >a.txt
+    tensor b/model.h5 layer3.0.conv2.weight >b.txt
+    cmp a.txt b.txt
+}
+
+@test "SIGTERM saves and exits 75; --resume goes on to the same bits" {
+    mkdir a b
+    steps=(--norm mabn -B 2 --steps 60 --log-every 1 --val-every 25 --resume -o run -q -l log)
+    (cd a && train --val "$DATA" "${steps[@]}")
+    (cd b && exec mabn-train --arch cifar-resnet8 --base-width 4 --size 16 --augment plain --flip 0.5 \
+        --batch 8 --lr 0.1 --lr-exact --train "$DATA" --val "$DATA" "${steps[@]}" 2>err) &
+    pid=$!
+    wait_for b/run/metrics.jsonl '"step":3,'
+    kill -TERM $pid
+    status=0; wait $pid || status=$?
+    if [ $status -ne 0 ]; then # else it was too quick to be stopped
+        assert_equal $status 75
+        grep -q "stopped by SIGTERM after step .* go on with --resume" b/err
+        assert_file_not_exist b/run/model.h5
+    fi
+    (cd b && train --val "$DATA" "${steps[@]}")
+    cmp a/run/model.h5 b/run/model.h5
+    cmp a/run/step-000000060.h5 b/run/step-000000060.h5
+    for f in a b; do
+        grep -v '"t":"start"' $f/run/metrics.jsonl | sed -E 's/"(images_s|data_wait|memory|seconds)":[^,}]*//g' >$f.lines
+    done
+    cmp a.lines b.lines
+}
+
+@test "SIGUSR1 saves and goes on" {
+    train --steps 80 --log-every 1 --save-every 1000 --keep 99 -o run -q -l log &
+    pid=$!
+    wait_for run/metrics.jsonl '"step":2,'
+    # the program is the child of the function's subshell
+    kill -USR1 "$(ps -o pid= --ppid $pid)"
+    wait $pid
+    run bash -c 'ls run/step-*.h5 | wc -l'
+    assert_output 2
+    assert_file_exist run/model.h5
+}
+
+@test "killed with -9 at random moments, it ends with the same bits" {
+    run "$ROOT/tests/kill/train.sh" "$MABN_BIN" 2
+    assert_success
+    assert_output --partial " 0 different"
+}
+
+@test "a loss that is not finite: one line, exit 1, the last checkpoint intact" {
+    train -o run --steps 8 --save-every 4 -q >/dev/null
+    rm run/model.h5
+    cp run/step-000000008.h5 good.h5
+    run --separate-stderr train -o bad --steps 100 --save-every 1 --lr 1e30 --schedule constant -q
+    assert_failure 1
+    [[ $stderr == "mabn-train: "*" at step "*"lr 1e+30, batch 8"*"lower --lr"* ]]
+    for f in bad/step-*.h5; do [ ! -e "$f" ] || mabn-info --verify "$f" >/dev/null; done
+    cmp good.h5 run/step-000000008.h5
+}
+
+@test "a run is never gone on with, or overwritten, unless asked" {
+    train -o run --steps 2 -q >/dev/null
+    fails 1 "'run' holds a run already (run/step-000000002.h5): --resume goes on with it, --force starts again" train -o run --steps 2 -q
+    fails 1 "is of another run, so going on would not be the same run: seed 2 instead of 1; momentum 0.5 instead of 0.9" \
+        train -o run --steps 4 --resume -q --seed 2 --momentum 0.5
+    train -o run --steps 3 --resume -q --schedule cosine >/dev/null
+    assert_file_exist run/step-000000003.h5
+    run --separate-stderr train -o run --steps 3 --resume
+    assert_success
+    [[ $stderr == *"'run' is done: nothing to do"* ]]
+    train -o run --steps 1 --force -q >/dev/null
+    assert_equal "$(cd run && echo *)" "metrics.jsonl model.h5 step-000000001.h5"
+}
+
+@test "a damaged newest checkpoint is passed over, and said" {
+    train -o run --steps 8 --save-every 4 -q >/dev/null
+    mv run/model.h5 want.h5
+    printf x | dd of=run/step-000000008.h5 bs=1 seek=20000 conv=notrunc status=none
+    run --separate-stderr train -o run --steps 8 --save-every 4 --resume
+    assert_success
+    [[ $stderr == *"warning: "*step-000000008.h5*"going on from 'run/step-000000004.h5' at step 4"* ]]
+    cmp want.h5 run/model.h5
+}
+
+@test "weights of the wrong kind are refused, unless allowed" {
+    mabn-init cifar-resnet8 --base-width 4 --classes 4 --norm bn -o bn.h5 -q
+    mabn-init cifar-resnet8 --base-width 4 --classes 7 --norm mabn -o seven.h5 -q
+    from() { mabn-train --batch 8 --size 16 --augment plain --train "$DATA" -o run -f --steps 1 -q "$@"; }
+    fails 1 "'bn.h5' has norm bn, not mabn (--allow-weights norm goes on)" from --norm mabn bn.h5
+    fails 1 "'bn.h5' is without centralized weights" from --norm mabn --allow-weights norm bn.h5
+    fails 1 "'seven.h5' knows 7 classes" from seven.h5
+    from --norm mabn --allow-weights norm,centralized bn.h5 >/dev/null
+    from --allow-weights classes seven.h5 >/dev/null
+    train -o one --steps 1 -q >/dev/null
+    fails 1 "was trained on RGB pixels from 0 to 1" from --mean 0.5 one/model.h5
+    from --mean 0.5 --allow-weights input one/model.h5 >/dev/null
+}
+
+@test "recorded statistics: four numbers a layer and step, drawn by mabn-plot" {
+    for b in 2 8; do
+        train -o run$b --norm bn -B $b --steps 6 --record-stats stats$b.jsonl --stats-channels 0,3 -q >/dev/null
+    done
+    assert_equal "$(grep -c '"t":"stat"' stats2.jsonl)" $((6 * 9 * 2))
+    grep -q '"step":6,"layer":"bn1","channel":3,"mu_x":[^,]*,"var_x":[^,]*,"mu_g":[^,]*,"mu_gy":[-0-9]' stats2.jsonl
+    mabn-plot stats stats2.jsonl stats8.jsonl -l layer2.0.bn1 -o stats.png -o stats.svg
+    grep -q '</svg>' stats.svg
+}
+
+@test "the reference's recipe is one word, and every part of it can be changed" {
+    mabn-pack imagenet -q --resize 8 "$BATS_FILE_TMPDIR/tree" -o d.h5
+    run --separate-stderr mabn-train --arch cifar-resnet8 --size 16 --preset imagenet --batch 8 --base-width 4 \
+        --epoch-steps 4 --epochs 3 --milestones 1,2 --train d.h5 -o run --log-every 4
+    assert_success
+    assert_line --index 0 --partial '"arch":"cifar-resnet8","norm":"mabn","batch":8,"norm_batch":2,"window":16,"window_rule":"subbatch"'
+    assert_line --index 0 --partial '"epoch_steps":4,"steps":12'
+    assert_line --index 1 --partial '"lr":0.003125,'
+    assert_line --index 3 --partial '"lr":3.125e-05'
+    [[ $stderr == *"drawn with replacement"* ]]
+}
+
+@test "bad options and bad files" {
+    fails 2 "no dataset to train on" mabn-train -o run
+    fails 2 "no run folder" mabn-train --train "$DATA"
+    fails 2 "--norm-batch 9 is larger than --batch 8" train -o run --norm-batch 9
+    fails 2 "--schedule step needs --milestones" train -o run --schedule step
+    fails 2 "contradict" train -o run --force --resume
+    fails 2 "three numbers" train -o run --mean 1,2
+    fails 1 "there is no crop 'x'" train -o run --crop x
+    fails 1 "cannot open 'none.h5'" mabn-train --train none.h5 -o run
+    head -c 5000 "$DATA" >cut.h5
+    fails 1 "cut.h5" mabn-train --train cut.h5 -o run
+    fails 1 "none.h5" mabn-train --train "$DATA" -o run none.h5
+    fails 2 "MODEL has its own" train -o run none.h5
+    fails 1 "--epoch-steps" train -o run --batch 65
+    assert_not_exist run
+}
+
+@test "a full disk for the metrics, or a folder that cannot be made, is one line and exit 1" {
+    run --separate-stderr bash -c "$(declare -f train); train -o run --steps 2 -q >/dev/full"
+    assert_failure 1
+    [[ $stderr == *"No space left on device"* ]]
+    touch file
+    fails 1 "file" train -o file/run --steps 1 -q
+}
