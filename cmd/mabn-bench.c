@@ -4,7 +4,6 @@
 
 #include "base/log.h"
 #include "base/mem.h"
-#include "base/str.h"
 #include "base/thread.h"
 #include "cli/cli.h"
 #include "model/bench.h"

@@ -32,6 +32,7 @@ def options():
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--norm-batch", type=int, default=2, help="of MABN")
     p.add_argument("--only", choices=["training", "inference"])
+    p.add_argument("--layout", choices=["nchw", "nhwc"], help="of PyTorch; default: the better")
     p.add_argument("--torch-child", nargs=3, help=argparse.SUPPRESS)
     return p.parse_args()
 
@@ -213,22 +214,21 @@ def main():
     works = [o.only] if o.only else ["inference", "training"]
     contenders = [(who, work, norm) for work in works for norm in ("bn", "mabn")
                   for who in ("ours", "torch")]
-    results, layout = {}, {}
+    results = {}
+    layout = {key: o.layout for key in contenders if o.layout and key[0] == "torch"}
     for r in range(o.rounds):
         for key in contenders:
             who, work, norm = key
             if who == "ours":
                 results.setdefault(key, []).append(run_ours(o, work, norm))
                 continue
-            for way in [layout[key]] if key in layout else ["nchw", "nhwc"]:
-                got = run_torch(o, work, norm, way)
-                best = results.get(key)
-                if not r and best and best[0]["step_seconds"] <= got["step_seconds"]:
-                    continue
-                if not r:
-                    results[key], layout[key] = [got], way
-                else:
-                    best.append(got)
+            if key in layout:
+                got = run_torch(o, work, norm, layout[key])
+                results.setdefault(key, []).append(got)
+                continue
+            both = {way: run_torch(o, work, norm, way) for way in ("nchw", "nhwc")}
+            layout[key] = min(both, key=lambda way: both[way]["step_seconds"])
+            results[key] = [both[layout[key]]]
         print("round %d of %d" % (r + 1, o.rounds), file=sys.stderr, flush=True)
     median = lambda key, what: statistics.median(x[what] for x in results[key])
     print("# %s, %dx%d, batch %d, %d threads; medians of %d rounds of %d steps" %
