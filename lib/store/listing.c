@@ -308,11 +308,10 @@ static int32_t label_number(const char *text)
 }
 
 /* Lines to paths and label texts (kept in `names` until they are resolved). */
-static mabn_status read_lines(struct builder *b, const struct mabn_input *in, bool *numeric)
+static mabn_status read_lines(struct builder *b, const struct mabn_input *in)
 {
     struct lines lines = {(const char *)in->bytes, (const char *)in->bytes + in->size, 0};
     char *line;
-    *numeric = true;
     while (next_line(&lines, &line)) {
         char *tab = strrchr(line, '\t');
         if (!tab || tab == line || !tab[1]) {
@@ -323,22 +322,31 @@ static mabn_status read_lines(struct builder *b, const struct mabn_input *in, bo
             return status;
         }
         *tab = '\0';
-        if (label_number(tab + 1) < 0) *numeric = false;
         add_image(b, line, mabn_xstrdup(tab + 1), 0);
     }
     if (!b->list->count) return mabn_fail(MABN_ERR_ARG, "'%s' lists no images", in->name);
     return MABN_OK;
 }
 
-static mabn_status resolve_labels(struct builder *b, const char *name, bool by_name)
+/* By the class file if there is one; else all numbers or all names, as the first label is. */
+static mabn_status resolve_labels(struct builder *b, const char *name, bool class_file)
 {
     struct mabn_listing *list = b->list;
+    bool numbers = !class_file && label_number(list->names[0]) >= 0;
+    for (int64_t i = 0; !class_file && !numbers && i < list->count; i++)
+        add_key(b, mabn_xstrdup(list->names[i]), 0);
+    if (!class_file && !numbers) number_classes(b);
     for (int64_t i = 0; i < list->count; i++) {
-        int32_t label = by_name ? find_class(b, list->names[i]) : -1;
-        if (label < 0) label = label_number(list->names[i]);
-        if (label < 0 || (list->class_count && label >= list->class_count))
+        const char *text = list->names[i];
+        int32_t label = numbers ? -1 : find_class(b, text);
+        if (label < 0 && (numbers || class_file)) label = label_number(text);
+        if (label < 0 && numbers)
+            return mabn_fail(MABN_ERR_FORMAT,
+                             "'%s':%lld: label '%s' is not a number below %d, as the first one is",
+                             name, (long long)i + 1, text, MAX_CLASSES);
+        if (label < 0 || (class_file && label >= list->class_count))
             return mabn_fail(MABN_ERR_MISMATCH, "'%s':%lld: label '%s' is not in the class file",
-                             name, (long long)i + 1, list->names[i]);
+                             name, (long long)i + 1, text);
         list->labels[i] = label;
         free(list->names[i]);
         list->names[i] = mabn_xstrdup(list->paths[i]);
@@ -350,17 +358,11 @@ mabn_status mabn_listing_read(struct mabn_listing *list, const char *path, const
 {
     struct builder b = {.list = list};
     struct mabn_input in;
-    bool numeric;
     *list = (struct mabn_listing){0};
     MABN_TRY(mabn_input_open(&in, path, 0));
     mabn_status status = class_file ? read_class_file(&b, class_file) : MABN_OK;
-    if (!status) status = read_lines(&b, &in, &numeric);
-    if (!status && !class_file && !numeric) {
-        for (int64_t i = 0; i < list->count; i++)
-            add_key(&b, mabn_xstrdup(list->names[i]), 0);
-        number_classes(&b);
-    }
-    if (!status) status = resolve_labels(&b, in.name, class_file || !numeric);
+    if (!status) status = read_lines(&b, &in);
+    if (!status) status = resolve_labels(&b, in.name, class_file != NULL);
     mabn_input_release(&in);
     release_builder(&b);
     if (status) mabn_listing_release(list);

@@ -25,8 +25,9 @@ struct mabn_listing {
  * in the order of class, then name. class_file may be NULL. */
 MABN_MUST_USE mabn_status mabn_listing_scan(struct mabn_listing *list, const char *folder,
                                             const char *class_file);
-/* "PATH<TAB>LABEL" lines in their order ("-": standard input). Labels are numbers from 0 on, or
- * names: those of the class file, or, without one, classes in byte order. */
+/* "PATH<TAB>LABEL" lines in their order ("-": standard input). With a class file labels are
+ * its names or their numbers; without one, all numbers from 0 on, or all names, which are classes
+ * in byte order. */
 MABN_MUST_USE mabn_status mabn_listing_read(struct mabn_listing *list, const char *path,
                                             const char *class_file);
 /* The shown names of a class file alone. */

@@ -86,6 +86,8 @@ E2
     fails 1 "'bad':1: expected PATH, a tab and a label" mabn-pack list bad -o d.h5
     printf 'tree/class001/image0003.JPEG\t3\n' >high
     fails 1 "'high':1: label '3' is not in the class file" mabn-pack list high -c classes -o d.h5
+    printf '%s\t%s\n' tree/class001/image0003.JPEG 7 tree/class001/image0001.JPEG ant >mixed
+    fails 1 "'mixed':2: label 'ant' is not a number" mabn-pack list mixed -o d.h5
     fails 1 "lists no images" mabn-pack list /dev/null -o d.h5
 }
 
