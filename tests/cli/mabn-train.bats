@@ -45,6 +45,7 @@ tensor() { h5dump -d "/model/$2" "$1" | tail -n +2; }
     train --val "$DATA" -o run --norm mabn -B 2 --epochs 1 -q >out
     mabn-eval imagenet run/model.h5 "$DATA" --json -q >folded
     mabn-eval imagenet run/model.h5 "$DATA" --json -q --no-fold >apart
+    # shellcheck disable=SC2001
     value() { sed "s/.*\"$2\":\([-0-9.e]*\).*/\1/" <<<"$1"; }
     val=$(grep '"t":"val"' out)
     for f in folded apart; do

@@ -1,0 +1,67 @@
+#!/usr/bin/env bats
+# The pipelines, on data small enough to be quick.
+load helpers
+
+tree() { "$ROOT/tests/make-images" "$1" 4 "$2" 12; }
+small=(--arch cifar-resnet8 --base-width 4 --size 16 --augment plain)
+
+@test "demo: the table, the curves, and nothing done twice" {
+    $PYTHON - <<'E2'
+import gzip, random, struct
+r = random.Random(1)
+for name, n in ("train", 200), ("t10k", 100):
+    labels = [i % 10 for i in range(n)]
+    pixels = b"".join(bytes((r.randrange(60) + 19 * label) % 256 for _ in range(784)) for label in labels)
+    gzip.open(name + "-images-idx3-ubyte.gz", "w").write(struct.pack(">IIII", 0x803, n, 28, 28) + pixels)
+    gzip.open(name + "-labels-idx1-ubyte.gz", "w").write(struct.pack(">II", 0x801, n) + bytes(labels))
+E2
+    export FASHION_MNIST=$PWD STEPS=5 SEEDS="1 2"
+    run --separate-stderr "$ROOT/pipelines/demo.sh"
+    assert_success
+    assert_line --regexp '^BN +32 images +none +[0-9.]+ +[0-9.]+ to [0-9.]+ +[0-9.]+$'
+    assert_line --regexp '^MABN +2 images +16 statistics +[0-9.]+ +[0-9.]+ to [0-9.]+ +[0-9.]+$'
+    assert_file_exist demo/curves.png
+    assert_file_exist demo/curves.svg
+    run --separate-stderr "$ROOT/pipelines/demo.sh"
+    assert_success
+    # shellcheck disable=SC2154
+    [[ $stderr != *mabn-train* ]]
+}
+
+@test "batch-size-sweep: a table and a figure; a second call trains nothing" {
+    tree tree 20
+    mabn-pack imagenet -q tree -o data.h5
+    export NORM_BATCHES="1 2 8" BATCH=8 COURSE="${small[*]} --steps 3"
+    run --separate-stderr "$ROOT/pipelines/batch-size-sweep.sh" data.h5 data.h5 sweep
+    assert_success
+    assert_equal "$(grep -c . sweep/sweep.tsv)" 8
+    grep -qP '^mabn\t1\t1\t[0-9.]+$' sweep/sweep.tsv
+    assert_file_exist sweep/sweep.png
+    run --separate-stderr "$ROOT/pipelines/batch-size-sweep.sh" data.h5 data.h5 sweep
+    assert_success
+    assert_equal "$stderr" ""
+}
+
+@test "imagenet-r50-mabn: to the number, and stops at DONE; a signal is passed on" {
+    mkdir images
+    tree images/train 20
+    tree images/val 10
+    export OPTIONS="${small[*]} --batch 8 --epochs 2 --epoch-steps 3 --milestones 1"
+    run --separate-stderr "$ROOT/pipelines/imagenet-r50-mabn.sh" images out
+    assert_success
+    assert_line --partial '"images":40'
+    run --separate-stderr "$ROOT/pipelines/imagenet-r50-mabn.sh" images out
+    assert_success
+    assert_line --partial '"images":40'
+    assert_equal "$stderr" ""
+
+    export OPTIONS="${small[*]} --batch 8 --epochs 1 --epoch-steps 100000 --log-every 1"
+    "$ROOT/pipelines/imagenet-r50-mabn.sh" images long 2>err &
+    pid=$!
+    for _ in $(seq 300); do grep -qs '"step":2,' long/run/metrics.jsonl && break; sleep 0.1; done
+    kill -TERM $pid
+    status=0; wait $pid || status=$?
+    assert_equal $status 75
+    grep -q "stopped by SIGTERM" err
+    assert_not_exist long/DONE
+}
