@@ -1,10 +1,13 @@
 /* Carrying out a conversion: the values of each entry, the notes, the output. */
+#include <errno.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/thread.h"
 #include "store/convert_impl.h"
 #include "store/onnx.h"
 #include "store/weights_impl.h"
@@ -231,7 +234,8 @@ static mabn_status set_triple(struct mabn_weights_writer *writer, const char *st
 }
 
 /* torchvision's validation: PIL's resize of the shorter side to 256 for 224, then the centre. It is
- * the trainer's note "input" (train/model_file.h); without one its default is the reference's way. */
+ * the trainer's note "input" (train/model_file.h); without one its default is the reference's way.
+ */
 static mabn_status set_torchvision_input(const struct mabn_convert *c,
                                          struct mabn_weights_writer *writer)
 {
@@ -334,12 +338,80 @@ static void set_graph(const struct mabn_convert *c, struct mabn_weights_writer *
     mabn_str_release(&graph);
 }
 
+/* Two buffers go round: one thread fills them from the source, in order, the other writes them. */
+struct pipe {
+    struct mabn_convert *c;
+    void *buffers[2];
+    struct mabn_queue *empty, *full;
+    mabn_status status; /* of the reader */
+    char *message;
+};
+
+static void *read_entries(void *context)
+{
+    struct pipe *p = context;
+    void *buffer;
+    for (size_t i = 0; i < p->c->entry_count && mabn_queue_pop(p->empty, &buffer); i++) {
+        p->status = entry_values(p->c, &p->c->entries[i], buffer);
+        if (p->status) {
+            p->message = mabn_error_detach();
+            break;
+        }
+        mabn_queue_push(p->full, buffer);
+    }
+    mabn_queue_close(p->full);
+    return NULL;
+}
+
+static mabn_status write_entries(struct pipe *p, struct mabn_weights_writer *writer,
+                                 struct mabn_progress *progress)
+{
+    void *buffer;
+    for (size_t i = 0; i < p->c->entry_count; i++) {
+        if (!mabn_queue_pop(p->full, &buffer)) return MABN_OK; /* the reader tells why */
+        MABN_TRY(mabn_weights_write(writer, i, buffer));
+        if (progress) mabn_progress_add(progress, p->c->entries[i].weight.bytes);
+        mabn_queue_push(p->empty, buffer);
+    }
+    return MABN_OK;
+}
+
+static mabn_status stream_entries(struct mabn_convert *c, struct mabn_weights_writer *writer,
+                                  size_t largest, struct mabn_progress *progress)
+{
+    struct pipe p = {.c = c, .empty = mabn_queue_new(2), .full = mabn_queue_new(2)};
+    pthread_t reader;
+    mabn_status status;
+    for (int i = 0; i < 2; i++) {
+        MABN_TRY_GOTO(mabn_alloc(&p.buffers[i], largest), out);
+        mabn_queue_push(p.empty, p.buffers[i]);
+    }
+    errno = pthread_create(&reader, NULL, read_entries, &p);
+    if (errno) {
+        status = mabn_fail_errno("cannot start a thread");
+        goto out;
+    }
+    status = write_entries(&p, writer, progress);
+    mabn_queue_close(p.empty);
+    pthread_join(reader, NULL);
+    if (p.status && !status) {
+        status = mabn_error_attach(p.status, p.message);
+        p.message = NULL;
+    }
+out:
+    free(p.message);
+    mabn_queue_free(p.empty);
+    mabn_queue_free(p.full);
+    mabn_free(p.buffers[0]);
+    mabn_free(p.buffers[1]);
+    return status;
+}
+
 mabn_status mabn_convert_write(struct mabn_convert *c, const char *path,
                                enum mabn_weights_format format, bool force, const char *command,
                                const char *tool, struct mabn_progress *progress)
 {
     struct mabn_weights_writer *writer = NULL;
-    void *buffer = NULL;
     size_t largest = 0;
     mabn_status status;
     MABN_TRY_GOTO(mabn_weights_create(&writer, path, format, force), out);
@@ -349,15 +421,9 @@ mabn_status mabn_convert_write(struct mabn_convert *c, const char *path,
     }
     MABN_TRY_GOTO(set_notes(c, writer, command, tool), out);
     if (format == MABN_WEIGHTS_ONNX && c->has_model) set_graph(c, writer);
-    MABN_TRY_GOTO(mabn_alloc(&buffer, largest), out);
-    for (size_t i = 0; i < c->entry_count; i++) {
-        MABN_TRY_GOTO(entry_values(c, &c->entries[i], buffer), out);
-        MABN_TRY_GOTO(mabn_weights_write(writer, i, buffer), out);
-        if (progress) mabn_progress_add(progress, c->entries[i].weight.bytes);
-    }
+    MABN_TRY_GOTO(stream_entries(c, writer, largest, progress), out);
     status = mabn_weights_commit(writer);
 out:
-    mabn_free(buffer);
     mabn_weights_writer_free(writer);
     return status;
 }

@@ -90,6 +90,7 @@ struct mabn_weights_writer {
     struct mabn_weights_note *notes;
     size_t note_count, note_capacity;
     struct mabn_str graph;   /* ONNX: nodes, inputs and outputs of the graph */
+    size_t unflushed;        /* bytes written since writeback was last asked for */
     struct mabn_outfile out; /* formats that write the file themselves; opened by begin */
     void *backend;           /* what begin made; free_backend frees it */
 };

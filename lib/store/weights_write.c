@@ -1,4 +1,5 @@
 /* The common half of every writer: declarations and notes, then tensors, then commit. */
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -83,13 +84,24 @@ static mabn_status begin(struct mabn_weights_writer *writer)
     return sink_of(writer->format)->begin(writer);
 }
 
+/* Start writing to disk while the next tensors are read, so that the sync at the end is short. */
+static void start_writeback(struct mabn_weights_writer *writer, size_t bytes)
+{
+    writer->unflushed += bytes;
+    if (!writer->out.path || writer->unflushed < 32 << 20) return;
+    writer->unflushed = 0;
+    (void)sync_file_range(writer->out.fd, 0, 0, SYNC_FILE_RANGE_WRITE); /* a hint */
+}
+
 mabn_status mabn_weights_write(struct mabn_weights_writer *writer, size_t index, const void *data)
 {
     MABN_TRY(begin(writer));
     if (index >= writer->count || writer->written[index])
         MABN_BUG("tensor %zu is not declared, or written twice", index);
     writer->written[index] = true;
-    return sink_of(writer->format)->put(writer, index, data);
+    MABN_TRY(sink_of(writer->format)->put(writer, index, data));
+    start_writeback(writer, writer->items[index].bytes);
+    return MABN_OK;
 }
 
 mabn_status mabn_weights_commit(struct mabn_weights_writer *writer)
