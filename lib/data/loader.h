@@ -100,6 +100,7 @@ struct mabn_loader_stats {
     uint64_t bad;              /* unreadable samples that were replaced */
     double wait_seconds;       /* the consumer stood waiting in mabn_loader_next */
 };
+/* For the thread that calls mabn_loader_next. */
 void mabn_loader_stats(const struct mabn_loader *loader, struct mabn_loader_stats *stats);
 
 MABN_END_DECLS

@@ -86,7 +86,7 @@ struct mabn_decode_options {
     int channels;        /* 3 (default) or 1 */
     uint64_t max_pixels; /* refuse larger pictures; default 100 million */
     int max_scans;       /* refuse progressive JPEGs with more scans; default 100 */
-    bool allow_damaged;  /* return what could be decoded of a truncated or corrupt file */
+    bool allow_damaged; /* paint over what is missing or corrupt, as far as libjpeg and libpng do */
 };
 #define MABN_DECODE_DEFAULTS      \
     {                             \

@@ -177,17 +177,19 @@ mabn_status mabn_jpeg_probe(struct mabn_image_info *info, const uint8_t *bytes, 
     return status;
 }
 
-/* Every 8×8 block costs at least a bit (arithmetic coding: a few hundredths of one), so a file of
- * so many bytes cannot hold more than so many blocks: a short file that claims to be huge is
- * refused before memory is taken for it. */
+/* Every Huffman-coded 8×8 block costs at least a bit, so a file of so many bytes cannot hold more
+ * than so many blocks: a short file that claims to be huge is refused before memory is taken for
+ * it. Arithmetic coding knows no such bound, nor do we know a data set that uses it. */
 static mabn_status check_plausible(const struct jpeg_decompress_struct *cinfo, size_t size)
 {
-    const uint64_t per_byte = cinfo->arith_code ? 8 * 64 : 8;
     uint64_t blocks = 0;
+    if (cinfo->arith_code)
+        return mabn_fail(MABN_ERR_UNSUPPORTED,
+                         "JPEG is arithmetic-coded (jpegtran makes an ordinary one of it)");
     for (int i = 0; i < cinfo->num_components; i++)
         blocks +=
             (uint64_t)cinfo->comp_info[i].width_in_blocks * cinfo->comp_info[i].height_in_blocks;
-    if (blocks / per_byte > size)
+    if (blocks / 8 > size)
         return mabn_fail(MABN_ERR_FORMAT,
                          "JPEG is truncated: %zu bytes cannot hold a picture of %u x %u", size,
                          cinfo->image_width, cinfo->image_height);
@@ -285,9 +287,9 @@ static void step_part(struct mabn_jpeg_decoder *jpeg)
     const struct mabn_rect part = jpeg->job->part;
     const int margin_x = cinfo->max_h_samp_factor, margin_y = cinfo->max_v_samp_factor;
     JDIMENSION x = part.x > margin_x ? (JDIMENSION)(part.x - margin_x) : 0;
-    JDIMENSION end = (JDIMENSION)(part.x + part.width + margin_x);
-    if (end > cinfo->output_width) end = cinfo->output_width;
-    JDIMENSION width = end - x;
+    JDIMENSION right = (JDIMENSION)(part.x + part.width + margin_x);
+    if (right > cinfo->output_width) right = cinfo->output_width;
+    JDIMENSION width = right - x;
     /* libjpeg-turbo 2.1.5 gets columns of scaled pictures wrong when chroma is 4:1 across */
     const bool columns = cinfo->max_h_samp_factor <= 2 || jpeg->job->scale == 1;
     if (columns && width < cinfo->output_width)

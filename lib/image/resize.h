@@ -5,9 +5,11 @@
  * Pillow's result. Detection uses it, and torchvision's transforms on PIL images.
  *
  * MABN_RESIZE_CV: OpenCV's 8-bit INTER_LINEAR, two taps whatever the ratio (no antialiasing),
- * 11-bit weights, and the 2×2 mean when both sides shrink exactly to half. Bit for bit OpenCV's
- * plain C arithmetic; its vectorized builds may differ by 1. The classification reference uses it.
- */
+ * 11-bit weights, and the 2×2 mean when both sides shrink exactly to half. Bit for bit what OpenCV
+ * 4.8 gives on x86-64; other builds of OpenCV may differ by 1. The classification reference uses
+ * it.
+ *
+ * tests/peer/resize.py compares both with the originals. */
 #ifndef MABN_IMAGE_RESIZE_H
 #define MABN_IMAGE_RESIZE_H
 

@@ -150,6 +150,7 @@ def bad_pictures():
         "broken-scan.jpg": bytes(broken),
         "huge.jpg": jpeg_with_size(jpeg, 65500, 65500),
         "hollow.jpg": jpeg_with_size(jpeg, 9000, 9000),
+        "arithmetic.jpg": jpeg.replace(b"\xff\xc0", b"\xff\xc9", 1),
         "no-tables.jpg": jpeg_without(jpeg, 0xDB),
         "no-width.jpg": jpeg_with_size(jpeg, 0, 45),
         "cut-half.png": png_bytes[:len(png_bytes) // 2],

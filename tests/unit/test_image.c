@@ -155,6 +155,7 @@ static void test_refused(void)
         {"broken-scan.jpg", MABN_ERR_FORMAT, "damaged or truncated"},
         {"huge.jpg", MABN_ERR_LIMIT, "65500 x 65500"},
         {"hollow.jpg", MABN_ERR_FORMAT, "cannot hold a picture of 9000 x 9000"},
+        {"arithmetic.jpg", MABN_ERR_UNSUPPORTED, "arithmetic"},
         {"no-tables.jpg", MABN_ERR_FORMAT, "Quantization table"}, /* nor those of the last file */
         {"no-width.jpg", MABN_ERR_FORMAT, "JPEG"},
         {"cut-half.png", MABN_ERR_FORMAT, "truncated"},
