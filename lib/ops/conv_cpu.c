@@ -42,6 +42,7 @@ struct pass {
     struct mabn_dnnl_op run;
     struct mabn_dnnl_op convert[TENSORS]; /* to, or for the output from, the primitive's layout */
     struct mabn_dnnl_op convert_add;      /* the output's, adding */
+    struct mabn_dnnl_op convert_before;   /* what the output adds to, to the primitive's layout */
     size_t bytes[TENSORS];                /* in the primitive's layout */
     size_t offset[TENSORS];               /* of the converted copy in scratch */
     bool from_oihw; /* Winograd's packed weights are only made from OIHW */
@@ -141,8 +142,7 @@ static bool winograd_pays(const struct mabn_conv *c)
     /* Packed weights are four times as large: at 512×512 that is 28 MB for 3 ms. */
     if (!c->options.training && s->in * s->out > 256 * 256) return false;
     return s->kernel == 3 && s->stride == 1 && s->pad == 1 && s->in >= 32 && s->out >= 32 &&
-           s->in % 16 == 0 && s->out % 16 == 0 && s->h >= 4 && s->w >= 4 && !c->options.exact &&
-           !c->options.add;
+           s->in % 16 == 0 && s->out % 16 == 0 && s->h >= 4 && s->w >= 4 && !c->options.exact;
 }
 
 /* ---- passes ---- */
@@ -157,6 +157,7 @@ static void pass_release(struct pass *p)
 {
     mabn_dnnl_op_release(&p->run);
     mabn_dnnl_op_release(&p->convert_add);
+    mabn_dnnl_op_release(&p->convert_before);
     for (int i = 0; i < TENSORS; i++)
         mabn_dnnl_op_release(&p->convert[i]);
 }
@@ -181,6 +182,8 @@ static mabn_status pass_convert(struct pass *p, struct mabn_conv *c, const struc
             to = &plain->tensor[i];
             if (i == SRC)
                 MABN_TRY(mabn_dnnl_reorder_init(&p->convert_add, c->device, from, to, 1));
+            if (i == DST && c->options.add)
+                MABN_TRY(mabn_dnnl_reorder_init(&p->convert_before, c->device, to, from, 0));
         }
         MABN_TRY(mabn_dnnl_reorder_init(&p->convert[i], c->device, from, to, 0));
         p->offset[i] = at;
@@ -188,6 +191,7 @@ static mabn_status pass_convert(struct pass *p, struct mabn_conv *c, const struc
         at += round64(p->from_oihw && i == WEIGHTS ? dnnl_memory_desc_get_size(from) : p->bytes[i]);
         if (p->convert[i].scratch > pad) pad = p->convert[i].scratch;
         if (p->convert_add.scratch > pad) pad = p->convert_add.scratch;
+        if (p->convert_before.scratch > pad) pad = p->convert_before.scratch;
     }
     if (p->output == SRC && !p->convert[SRC].primitive) { /* room to add from */
         p->offset[SRC] = at;
@@ -249,6 +253,9 @@ static mabn_status pass_run(struct pass *p, struct mabn_conv *c, void *const ten
     int o = p->output;
     bool converted = p->convert[o].primitive != NULL;
     if (add && !converted) buffers[o] = base + p->offset[o];
+    if (p->convert_before.primitive)
+        MABN_TRY(mabn_dnnl_op_run(&p->convert_before, c->device,
+                                  (void *[]){tensors[o], buffers[o]}, pad));
     MABN_TRY(mabn_dnnl_op_run(&p->run, c->device, buffers, pad));
     if (converted)
         return mabn_dnnl_op_run(add ? &p->convert_add : &p->convert[o], c->device,

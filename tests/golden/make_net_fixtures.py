@@ -139,8 +139,30 @@ def make_images(name, n, channels, h, w):
     return torch.from_numpy(x).reshape(n, h, w, channels).permute(0, 3, 1, 2).contiguous()
 
 
+RECORDED = ["bn1", "layer2.0.downsample.1", "layer3.0.bn2"]
+
+
+def record(net, case):
+    """The reference recorder's four statistics of channel 1 (its y is that of sample 0)."""
+    def watch(name, m):
+        def keep(m, inputs, y):
+            def done(g):
+                x, g = inputs[0][:, 1].detach(), g[:, 1]
+                mean = x.mean()
+                row(case, "record:" + name, [
+                    mean, (x * x).mean() - mean * mean, g.mean() * m.weight[1].detach(),
+                    (g * y[0, 1].detach()).mean()])
+            y.register_hook(done)
+        m.register_forward_hook(keep)
+    for name, m in net.named_modules():
+        if name in RECORDED:
+            watch(name, m)
+
+
 def one_step(case, kind, options, size):
     net = make_net(kind, options)
+    if kind == "bn":
+        record(net, case)
     x = make_images("image", size[0], options[3], *size[1:])
     y = torch.arange(size[0]) * 3 % options[4]
     logits = net(x)

@@ -164,8 +164,28 @@ static double gradient_error(const struct mabn_net *net, const char *table, cons
     return worst;
 }
 
+/* The recorded statistics of channel 1, which come in layer order. */
+static void check_records(const struct mabn_net *net, const char *table, const char *name)
+{
+    int count, compared = 0;
+    double worst = 0, want[4];
+    const struct mabn_net_record *r = mabn_net_records(net, &count);
+    for (int i = 0; i < count; i++) {
+        char what[64];
+        snprintf(what, sizeof what, "record:%s", r[i].layer);
+        if (r[i].channel != 1 || find_row(table, name, what, want, 4) != 4) continue;
+        const double got[4] = {r[i].mu_x, r[i].var_x, r[i].mu_g, r[i].mu_gy};
+        for (int k = 0; k < 4; k++)
+            worst = fmax(worst, fabs(got[k] - want[k]) / (fabs(want[k]) + 1e-3));
+        compared++;
+    }
+    tap_ok(compared == 3 && worst < 2e-3, "%s: recorded statistics of %d layers (%.1e)", name,
+           compared, worst);
+}
+
 static void check_fixture(const struct fixture *f, const char *table)
 {
+    const int channels[] = {0, 1, 1000};
     struct mabn_model model = describe(f);
     struct mabn_net *net = build(&model, f->batch, f->height, f->columns, true);
     double want[64], loss, error;
@@ -180,7 +200,10 @@ static void check_fixture(const struct fixture *f, const char *table)
     s = mabn_net_loss(net, 0.1, &loss);
     find_row(table, f->name, "loss", want, 1);
     tap_close(loss, want[0], 1e-5, "%s: loss", f->name);
+    bool record = !strcmp(f->norm, "bn");
+    if (record) mabn_net_record(net, channels, 3, true);
     if (!s) s = mabn_net_backward(net);
+    if (record) check_records(net, table, f->name);
     error = gradient_error(net, table, f->name, &compared);
     for (int i = 0; i < mabn_net_tensor_count(net); i++)
         parameters += mabn_net_tensor_at(net, i)->role == MABN_NET_PARAMETER;
