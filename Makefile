@@ -16,7 +16,8 @@
 #
 # More targets:
 #   check-unit check-cli check-golden check-san check-headers    parts of the tests
-#   check-gpu check-kill fuzz                                     a GPU's; kill -9 50 times; fuzzers
+#   check-gpu bench-gpu bundle-gpu                                on a GPU: tests/gpu
+#   check-kill fuzz                                               kill -9 50 times; fuzzers
 #   bench peer                                                    speed; other tools beside ours
 #   format lint clean
 

@@ -48,10 +48,10 @@ G_BIN := $(CUDA_TESTS:%=$(G)/tests/unit/%) $(CUDA_BENCH:%=$(G)/bench/%)
 
 $(G)/tests/unit/%: $(B)/tests/gpu/%.cu.o $(LIB)
 	$(say) LINK $@
-	$(Q)mkdir -p $(@D) && $(CXX) $(LDFLAGS) $< $(LIB) $(LDLIBS) -o $@
+	$(Q)mkdir -p $(@D) && $(CXX) $(LDFLAGS) -Wl,--as-needed $< $(LIB) $(LDLIBS) -o $@
 $(G)/bench/%: $(B)/tests/gpu/%.cu.o $(LIB)
 	$(say) LINK $@
-	$(Q)mkdir -p $(@D) && $(CXX) $(LDFLAGS) $< $(LIB) $(LDLIBS) -o $@
+	$(Q)mkdir -p $(@D) && $(CXX) $(LDFLAGS) -Wl,--as-needed $< $(LIB) $(LDLIBS) -o $@
 $(B)/tests/gpu/%.cu.o: NVFLAGS += -Itests/unit -Itests/gpu
 
 .PHONY: gpu-programs check-gpu bench-gpu bundle-gpu

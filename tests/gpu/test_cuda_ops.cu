@@ -145,7 +145,7 @@ static void test_sgd(bool nesterov, bool reference, enum mabn_dtype dtype)
     static const struct {
         int64_t count, filters;
     } shapes[] = {{5 * 12, 5}, {7 * 9, 7}, {4100, 0}, {33, 0}, {3 * 700, 3}, {0, 0}};
-    enum { COUNT = sizeof shapes / sizeof *shapes };
+    constexpr int COUNT = 6;
     std::vector<float> p[COUNT], buffer[COUNT], grad[COUNT];
     std::vector<struct mabn_sgd_param> want(COUNT);
     std::vector<struct mabn_cuda_sgd_param> got(COUNT);
