@@ -1,6 +1,9 @@
 /* How fast the norms are, against what memory gives in the same run.
  *
- *     bench_norm [BATCH [SECONDS]]        default 8 images, about 0.3 s a figure
+ *     bench_norm [BATCH [SECONDS [cpu]]]  default 8 images, about 0.3 s a figure
+ *
+ * With "cpu", one thread's processor time counts instead of the clock: for machines that do other
+ * work besides.
  *
  * For ResNet-50's norm layers at 224 by 224 (the distinct shapes; "all" is all 53, weighted),
  * training forward and backward with ReLU, mask from x. Columns: norm, norm batch, shape,
@@ -13,6 +16,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+
+#include <omp.h>
 
 #include "base/progress.h"
 #include "base/rng.h"
@@ -46,6 +52,16 @@ enum { CASES = sizeof cases / sizeof *cases };
 struct times {
     double copy, forward, backward; /* seconds a call, medians */
 };
+
+static bool processor_time;
+
+static double now(void)
+{
+    struct timespec t;
+    if (!processor_time) return mabn_now();
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
 
 static void *memory(size_t bytes)
 {
@@ -141,17 +157,17 @@ static struct times measure(const struct norm_case *k, const struct shape *s, in
     check(mabn_norm_backward(&norm, &io));
     int repeats = (int)(seconds / ROUNDS / (4e-10 * (double)count) / 3) + 1;
     for (int round = 0; round < ROUNDS; round++) {
-        double t0 = mabn_now();
+        double t0 = now();
         for (int i = 0; i < repeats; i++)
             copy(y, io.x, count);
-        double t1 = mabn_now();
+        double t1 = now();
         for (int i = 0; i < repeats; i++)
             check(mabn_norm_forward(&norm, &io));
-        double t2 = mabn_now();
+        double t2 = now();
         io.y = NULL;
         for (int i = 0; i < repeats; i++)
             check(mabn_norm_backward(&norm, &io));
-        double t3 = mabn_now();
+        double t3 = now();
         io.y = y;
         v[0][round] = (t1 - t0) / repeats;
         v[1][round] = (t2 - t1) / repeats;
@@ -177,6 +193,8 @@ int main(int argc, char **argv)
     const int batch = argc > 1 ? atoi(argv[1]) : 8;
     const double seconds = argc > 2 ? atof(argv[2]) : 0.3;
 
+    processor_time = argc > 3 && !strcmp(argv[3], "cpu");
+    if (processor_time) omp_set_num_threads(1);
     printf("norm\tnorm_batch\tshape\tforward_ms\tforward_GB/s\tof_copy\tbackward_ms\t"
            "backward_GB/s\tof_copy\n");
     for (int c = 0; c < CASES; c++) {
