@@ -9,6 +9,8 @@
 #include "store/pickle_weights.h"
 #include "store/weights_impl.h"
 
+enum { MAX_WINDOW = 1024, MAX_WIDTH = 4096 };
+
 void mabn_convert_options_init(struct mabn_convert_options *options)
 {
     *options = (struct mabn_convert_options){.names = -1, .stride_in_1x1 = -1};
@@ -243,7 +245,8 @@ static mabn_status guess_model(struct mabn_convert *c)
     m->classes = (int)dim_of(c, "fc.weight", 0);
     m->stride_in_1x1 = mabn_resnet_find(arch)->bottleneck && c->names != MABN_NAMES_OURS;
     /* A body without classifier is no whole network of ours: names only. */
-    if (!m->classes || !m->channels || !m->base_width) return MABN_OK;
+    if (m->classes < 1 || m->channels < 1 || m->base_width < 1 || m->base_width > MAX_WIDTH)
+        return MABN_OK;
     guess_norm(c, "bn1", &m->norm[MABN_PART_STEM]);
     for (int s = 1; s <= mabn_resnet_find(arch)->stages; s++) {
         char stem[32];
@@ -252,6 +255,46 @@ static mabn_status guess_model(struct mabn_convert *c)
     }
     c->has_model = true;
     return MABN_OK;
+}
+
+static mabn_status check_dim(const struct mabn_convert *c, const char *name, int axis, int64_t want)
+{
+    const struct item *item = mabn_convert_find(c, name);
+    int64_t have = dim_of(c, name, axis);
+    if (!item || have == want) return MABN_OK;
+    return mabn_fail(MABN_ERR_MISMATCH, "'%s': '%s' has %lld where a %s of width %d has %lld",
+                     mabn_weights_path(c->source), mabn_convert_tensor(c, item)->name,
+                     (long long)have, c->model.arch, c->model.base_width, (long long)want);
+}
+
+/* Before a network is built by a file's word: its first and widest tensors are there, and as large
+ * as it says. What they take is then bounded by the file's size. */
+static mabn_status check_model(const struct mabn_convert *c)
+{
+    const struct mabn_model *m = &c->model;
+    const struct mabn_resnet_shape *shape = mabn_resnet_find(m->arch);
+    const int last = shape->stages;
+    char name[64];
+    if (m->base_width < 1 || m->base_width > MAX_WIDTH)
+        return mabn_fail(MABN_ERR_LIMIT, "'%s': a network of width %d",
+                         mabn_weights_path(c->source), m->base_width);
+    const int width = m->base_width << (last - 1);
+    for (int p = 0; p < MABN_MODEL_PARTS; p++)
+        if (m->norm[p].window > MAX_WINDOW)
+            return mabn_fail(MABN_ERR_LIMIT, "'%s': a window of %d statistics",
+                             mabn_weights_path(c->source), m->norm[p].window);
+    snprintf(name, sizeof name, "layer%d.0.conv2.weight", last);
+    if (!mabn_convert_find(c, "conv1.weight") || !mabn_convert_find(c, name) ||
+        !mabn_convert_find(c, "fc.weight"))
+        return mabn_fail(MABN_ERR_MISMATCH,
+                         "'%s' is said to be a %s, but has no conv1, %s or fc.weight",
+                         mabn_weights_path(c->source), m->arch, name);
+    MABN_TRY(check_dim(c, "conv1.weight", 0, m->base_width));
+    MABN_TRY(check_dim(c, "conv1.weight", 1, m->channels));
+    MABN_TRY(check_dim(c, name, 0, width));
+    MABN_TRY(check_dim(c, name, 1, width));
+    MABN_TRY(check_dim(c, "fc.weight", 0, m->classes));
+    return check_dim(c, "fc.weight", 1, shape->bottleneck ? 4 * width : width);
 }
 
 static mabn_status decide_model(struct mabn_convert *c)
@@ -267,7 +310,7 @@ static mabn_status decide_model(struct mabn_convert *c)
     if (!c->has_model) return MABN_OK;
     if (c->options.norm) MABN_TRY(mabn_model_set_norm(&c->model, c->options.norm));
     if (c->options.stride_in_1x1 >= 0) c->model.stride_in_1x1 = c->options.stride_in_1x1;
-    return MABN_OK;
+    return check_model(c);
 }
 
 /* The network's tensors; small images, as only names and shapes are wanted. */

@@ -294,3 +294,59 @@ for kind in "fused", "unfused", "gn":
         assert np.array_equal(h["model/layer1.0.bn1.running_var"], np.ones(32, "f4"))
 EOF
 }
+
+@test "a file that lies about its network is refused before anything is built" {
+    mabn-convert -q r8.h5 -o a.safetensors
+    for change in 's/\\"base_width\\":16/\\"base_width\\":99/' 's/\\"classes\\":10/\\"classes\\":99/' \
+        's/\\"window\\":16/\\"window\\":99999999/g' 's/cifar-resnet8/cifar-resnet9/'; do
+        $PYTHON - "$change" <<'EOF'
+import re, struct, sys
+_, old, new = sys.argv[1].split("/")[:3]
+data = open("a.safetensors", "rb").read()
+n, = struct.unpack("<Q", data[:8])
+header = data[8:8 + n].decode().replace(old.replace("\\\\", "\\"), new.replace("\\\\", "\\")).encode()
+assert header != data[8:8 + n]
+open("b.safetensors", "wb").write(struct.pack("<Q", len(header)) + header + data[8 + n:])
+EOF
+        run timeout 20 mabn-convert -q -f b.safetensors -o b.h5
+        assert_failure 1
+        assert_file_not_exist b.h5
+    done
+}
+
+@test "detectron2's detector: names, norms of layers, the background first" {
+    need_python torch
+    $PYTHON - <<'EOF'
+import subprocess, torch
+t = torch.randn
+d2 = {"backbone.bottom_up.stem.conv1.weight": t(8, 3, 7, 7),
+      "backbone.bottom_up.stem.conv1.norm.weight": t(8), "backbone.bottom_up.stem.conv1.norm.bias": t(8),
+      "backbone.fpn_lateral2.weight": t(4, 8, 1, 1), "backbone.fpn_lateral2.norm.weight": t(4),
+      "backbone.fpn_output2.weight": t(4, 4, 3, 3), "backbone.fpn_output2.bias": t(4),
+      "proposal_generator.rpn_head.anchor_deltas.weight": t(12, 4, 1, 1),
+      "roi_heads.box_predictor.cls_score.weight": t(6, 7), "roi_heads.box_predictor.cls_score.bias": t(6),
+      "roi_heads.box_predictor.bbox_pred.weight": t(20, 7),
+      "roi_heads.mask_head.predictor.weight": t(5, 4, 1, 1), "pixel_mean": t(3, 1, 1)}
+torch.save({"model": d2, "iteration": 3}, "d2.pth")
+subprocess.check_call("mabn-convert -q --weights-only d2.pth -o ours.pth", shell=True)
+o = torch.load("ours.pth", weights_only=True)
+same = lambda a, b: torch.equal(o[a], d2[b])
+assert same("conv1.weight", "backbone.bottom_up.stem.conv1.weight"), list(o)
+assert same("bn1.bias", "backbone.bottom_up.stem.conv1.norm.bias")
+assert same("backbone.fpn.fpn_inner1.0.weight", "backbone.fpn_lateral2.weight")
+assert same("backbone.fpn.fpn_inner1.1.weight", "backbone.fpn_lateral2.norm.weight")
+assert same("backbone.fpn.fpn_layer1.weight", "backbone.fpn_output2.weight")
+assert same("rpn.head.bbox_pred.weight", "proposal_generator.rpn_head.anchor_deltas.weight")
+cls = d2["roi_heads.box_predictor.cls_score.weight"]
+assert torch.equal(o["roi_heads.box.predictor.cls_score.weight"], torch.cat([cls[5:], cls[:5]]))
+box = o["roi_heads.box.predictor.bbox_pred.weight"]
+assert box.shape == (24, 7) and not box[:4].any() and torch.equal(
+    box[4:], d2["roi_heads.box_predictor.bbox_pred.weight"])
+mask = o["roi_heads.mask.predictor.mask_fcn_logits.weight"]
+assert mask.shape == (6, 4, 1, 1) and torch.equal(mask[1:], d2["roi_heads.mask_head.predictor.weight"])
+assert "pixel_mean" not in o
+EOF
+    mabn-convert -q --body detector --weights-only d2.pth -o det.pth
+    run mabn-convert --list det.pth
+    assert_line --partial backbone.body.stem.bn1.bias
+}
