@@ -261,7 +261,7 @@ static void add_curve(struct mabn_panel *panel, const char *name, const struct t
         mabn_panel_add(panel, name, MABN_LOOK_FAINT, xs, ys, NULL, n);
         mabn_panel_add(panel, name, MABN_LOOK_LINE, xs, mean, NULL, n);
     } else {
-        mabn_panel_add(panel, name, n > 60 ? MABN_LOOK_LINE : MABN_LOOK_POINTS, xs, ys, NULL, n);
+        mabn_panel_add(panel, name, n > 24 ? MABN_LOOK_LINE : MABN_LOOK_POINTS, xs, ys, NULL, n);
     }
     free(xs);
 }
@@ -413,7 +413,7 @@ mabn_status mabn_plot_stats(struct mabn_figure **figure, const char *title,
 {
     static const char *const labels[] = {[MU_X] = "mean of x", [VAR_X] = "variance of x",
                                          [MU_G] = "g: mean of the gradient",
-                                         [MU_GY] = "\316\250: mean of gradient times output"};
+                                         [MU_GY] = "\316\250: mean of gradient times normalized x"};
     struct log *logs;
     MABN_TRY(read_logs(&logs, sources, count, layer, channel));
     char **names = names_of(logs, sources, count);

@@ -54,6 +54,16 @@ int mabn_plot_ticks(enum mabn_scale scale, double low, double high, int max_tick
     return linear_ticks(low, high, max_ticks, ticks);
 }
 
+/* "1e-05" → "1e-5", "1e+07" → "1e7". */
+static void shorten_exponent(char *text)
+{
+    char *e = strchr(text, 'e');
+    if (!e) return;
+    char *digits = e + 2 + (e[2] == '0');
+    char *to = e + 1 + (e[1] == '-');
+    memmove(to, digits, strlen(digits) + 1);
+}
+
 void mabn_plot_tick_label(char text[32], double value, double step)
 {
     double size = fabs(value);
@@ -61,6 +71,7 @@ void mabn_plot_tick_label(char text[32], double value, double step)
         strcpy(text, "0");
     } else if (size >= 1e7 || size < 1e-4 || step < 1e-5) {
         snprintf(text, 32, "%.3g", value);
+        shorten_exponent(text);
     } else if (size >= 1e4 || (step >= 1000 && size >= 1000)) {
         int digits = step >= 1000 ? 0 : step >= 100 ? 1 : 2;
         snprintf(text, 32, "%.*fk", digits, value / 1000);
@@ -68,6 +79,9 @@ void mabn_plot_tick_label(char text[32], double value, double step)
         int digits = step >= 1 ? 0 : (int)ceil(-log10(step) - 1e-9);
         snprintf(text, 32, "%.*f", digits, value);
         /* log ticks: the step says nothing about a value below it */
-        if (strtod(text, NULL) == 0) snprintf(text, 32, "%.3g", value);
+        if (strtod(text, NULL) == 0) {
+            snprintf(text, 32, "%.3g", value);
+            shorten_exponent(text);
+        }
     }
 }

@@ -86,8 +86,8 @@ out:
     if (status) return status;
     double n = result->labelled ? (double)result->labelled : 1;
     result->loss /= n;
-    result->top1 *= 100 / n;
-    result->top5 *= 100 / n;
+    result->top1 = 100 * result->top1 / n;
+    result->top5 = 100 * result->top5 / n;
     result->seconds = mabn_now() - start;
     return MABN_OK;
 }
