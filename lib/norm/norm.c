@@ -62,15 +62,13 @@ void mabn_norm_options_init(struct mabn_norm_options *options, enum mabn_norm_ki
     options->d_ramp_end = 25000;
 }
 
-#define MAX_WINDOW 65536
-
 static mabn_status check_mabn(struct mabn_norm_options *o)
 {
-    if (o->window < 1 || o->window > MAX_WINDOW)
-        return mabn_fail(MABN_ERR_ARG, "window must be 1 to %d, is %d", MAX_WINDOW, o->window);
-    if (o->window_rule == MABN_WINDOW_SUBBATCH && o->window > 4096)
-        return mabn_fail(MABN_ERR_ARG, "window of the sub-batch rule must be 1 to 4096, is %d",
-                         o->window);
+    /* The sub-batch rule stores a matrix of m by 2m with every layer. */
+    const int most = o->window_rule == MABN_WINDOW_SUBBATCH ? 1024 : 4096;
+
+    if (o->window < 1 || o->window > most)
+        return mabn_fail(MABN_ERR_ARG, "window must be 1 to %d, is %d", most, o->window);
     if ((unsigned)o->window_rule > 1) return mabn_fail(MABN_ERR_ARG, "unknown window rule");
     if (o->warmup < 0 || o->r_start < 0)
         return mabn_fail(MABN_ERR_ARG, "warm-up and r start must not be negative");

@@ -92,7 +92,8 @@ struct mabn_norm_options {
 
     /* MABN */
     enum mabn_window_rule window_rule; /* sub-batch */
-    int window;                        /* m: statistics in the moving average, 16 */
+    int window;    /* m: statistics in the moving average, 16; at most 1024 (sub-batch)
+                    * or 4096 (iteration) */
     int warmup;    /* iteration rule: window from iteration max(m+1, warmup) on; 100 */
     int r_start;   /* first iteration with the renormalizing factor r; 0: as the reference, that is
                     * 100 (sub-batch rule) or max(1000, warmup)+1 (iteration rule) */
