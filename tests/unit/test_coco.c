@@ -1,0 +1,186 @@
+/* Annotations as they are read, and scores as they depend on weights, threads and quirks. What
+ * pycocotools says is checked on whole files in tests/cli/mabn-score.bats. */
+#include "tap.h"
+
+#include "base/log.h"
+#include "base/str.h"
+#include "coco/report.h"
+#include "coco/score.h"
+
+enum { ALL = MABN_COCO_KEEP_SEGMENTATIONS | MABN_COCO_KEEP_KEYPOINTS };
+
+static mabn_status read_text(struct mabn_coco *out, const char *text, bool results)
+{
+    return mabn_coco_read_bytes(out, text, strlen(text), results, ALL);
+}
+
+static const char truth_text[] =
+    "{\"info\": {\"year\": [1, {\"x\": null}]},"
+    " \"annotations\": ["
+    "  {\"id\": 1, \"image_id\": 5, \"category_id\": 2, \"bbox\": [0, 0, 10, 10], \"area\": 100, "
+    "\"iscrowd\": 0, \"segmentation\": [[0, 0, 10, 10]]},"
+    "  {\"id\": 2, \"image_id\": 6, \"category_id\": 2, \"bbox\": [20, 20, 10, 10], \"area\": "
+    "100.5, "
+    "\"iscrowd\": true, \"segmentation\": {\"counts\": [5, 3], \"size\": [40, 50]}},"
+    "  {\"id\": 3, \"image_id\": 6, \"category_id\": 2, \"bbox\": [5, 5, 30, 30], "
+    "\"segmentation\": "
+    "null},"
+    "  {\"id\": 4, \"image_id\": 7, \"category_id\": 2, \"bbox\": [1, 1, 20, 20], \"area\": 400, "
+    "\"ignore\": 1, \"segmentation\": []}],"
+    " \"images\": [{\"id\": 5, \"height\": 40, \"width\": 50, \"file_name\": \"a.jpg\"}, {\"id\": "
+    "6}, "
+    "{\"id\": 7}, {\"id\": 8}],"
+    " \"categories\": [{\"id\": 2, \"name\": \"d\\u00f6g\"}, {\"id\": 9}]}";
+
+static const char results_text[] =
+    "[{\"image_id\": 5, \"category_id\": 2, \"bbox\": [0, 0, 10, 10], \"score\": 0.9},"
+    " {\"image_id\": 6, \"category_id\": 2, \"bbox\": [5, 5, 30, 29], \"score\": 0.8},"
+    " {\"image_id\": 6, \"category_id\": 2, \"bbox\": [20, 20, 10, 10], \"score\": 0.7},"
+    " {\"image_id\": 7, \"category_id\": 2, \"bbox\": [25, 25, 10, 10], \"score\": 0.95},"
+    " {\"image_id\": 8, \"category_id\": 2, \"bbox\": [25, 25, 10, 10], \"score\": 0.2}]";
+
+static void test_reading(void)
+{
+    struct mabn_coco c;
+    struct mabn_rle mask;
+    mabn_rle_init(&mask);
+    tap_status(read_text(&c, truth_text, false), "annotations before images");
+    tap_ok(c.n_images == 4 && c.images[0].height == 40 && c.images[1].width == 0, "images");
+    tap_str_eq(c.images[0].file_name, "a.jpg", "file name");
+    tap_str_eq(c.categories[0].name, "d\xc3\xb6g", "category");
+    tap_ok(!c.categories[1].name, "a category without a name");
+    tap_ok(c.n_records == 4 && c.records[1].crowd && !c.records[0].crowd, "crowd as boolean");
+    tap_ok(!c.records[2].has_area && c.records[1].area == 100.5, "area, or none");
+    tap_ok(c.records[3].ignore, "ignore");
+    tap_status(mabn_coco_mask(&mask, &c, &c.records[0], 40, 50), "four numbers are a box");
+    tap_ok(mabn_rle_area(&mask) == 100, "of 100 pixels: %llu",
+           (unsigned long long)mabn_rle_area(&mask));
+    tap_status(mabn_coco_mask(&mask, &c, &c.records[1], 0, 0),
+               "run lengths have a size of their own");
+    tap_ok(mask.height == 40 && mabn_rle_area(&mask) == 3, "3 pixels");
+    tap_status(mabn_coco_mask(&mask, &c, &c.records[2], 40, 50), "no segmentation: the box");
+    tap_ok(mabn_rle_area(&mask) == 900, "900 pixels");
+    tap_fails(mabn_coco_mask(&mask, &c, &c.records[3], 40, 50), MABN_ERR_FORMAT,
+              "annotation 4 (image 7): an empty list of polygons", "an empty list");
+    mabn_rle_release(&mask);
+    mabn_coco_release(&c);
+}
+
+static void test_refusals(void)
+{
+    static const struct {
+        const char *text, *message;
+        bool results;
+    } cases[] = {
+        {"{}", "no \"images\": is this a COCO annotation file?", false},
+        {"{\"images\": [], \"categories\": []}", "no \"annotations\"", false},
+        {"{\"images\": [{}]}", "images[0]: no \"id\"", false},
+        {"{\"images\": [{\"id\": \"x\"}]}", "images[0].id: expected a number, found a string",
+         false},
+        {"{\"images\": [{\"id\": 1, \"height\": 2147483648}]}", "in [0, 2147483647]", false},
+        {"{\"images\": [{\"id\": 1, \"height\": -1}]}", "found -1", false},
+        {"{\"images\": [], \"images\": []}", "a second list", false},
+        {"{\"annotations\": [{\"id\": 1, \"image_id\": 2}]}", "no \"category_id\"", false},
+        {"{\"annotations\": [{\"segmentation\": 5}]}", "expected polygons or a mask", false},
+        {"{\"annotations\": [{\"segmentation\": [[1, \"2\"]]}]}", "segmentation[0][1]", false},
+        {"{\"annotations\": [{\"segmentation\": {\"counts\": [1]}}]}", "expected \"size\"", false},
+        {"{\"annotations\": [{\"segmentation\": {\"size\": [1, 2]}}]}", "expected \"counts\"",
+         false},
+        {"{\"annotations\": [{\"segmentation\": {\"size\": [1, 2], \"counts\": [-1]}}]}",
+         "expected a count in [0, 2^32), found -1", false},
+        {"{\"annotations\": [{\"segmentation\": {\"size\": [65536, 65536], \"counts\": \"\"}}]}",
+         "bad mask size", false},
+        {"{\"annotations\": [{\"keypoints\": [1, 2]}]}", "three numbers a keypoint", false},
+        {"{\"annotations\": [{\"bbox\": [1, 2, 3, 4, 5]}]}", "4 numbers, found more", false},
+        {"{\"annotations\": [{\"area\": 1e999}]}", "too large", false},
+        {"[{\"image_id\": 1, \"category_id\": 1, \"score\": 1}]", "no \"bbox\", \"segmentation\"",
+         true},
+        {"[{\"image_id\": 1, \"category_id\": 1, \"score\": null, \"bbox\": [1, 2, 3, 4]}]",
+         "[0].score: expected a number, found null", true},
+        {"[5]", "[0]: expected an object, found a number", true},
+        {"[{\"image_id\": 1.5}]", "expected a whole number", true},
+        {"[] []", "expected the end of the input", true},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct mabn_coco c;
+        tap_fails(read_text(&c, cases[i].text, cases[i].results), MABN_ERR_FORMAT, cases[i].message,
+                  "refused: %s", cases[i].message);
+    }
+}
+
+static void test_scores(void)
+{
+    struct mabn_coco truth, results, none;
+    struct mabn_coco_params p;
+    struct mabn_coco_evaluation *e, *empty;
+    struct mabn_coco_score s, t;
+    if (read_text(&truth, truth_text, false) || read_text(&results, results_text, true)) return;
+    tap_status(read_text(&none, "[]", true), "no results");
+    mabn_coco_params_init(&p, MABN_COCO_BBOX);
+    p.threads = 2;
+    tap_status(mabn_coco_evaluate(&e, &truth, &results, &p), "boxes");
+    tap_status(mabn_coco_accumulate(&s, e, NULL), "scored");
+    /* By score: false (.95), true (.9), true up to .95 (.8: 29/30), crowd (.7), false (.2); three
+     * ground truths, one of which is missed. */
+    tap_close(mabn_coco_mean_precision(&s, 0, 0.5, 0, 2), 67.0 / 101 * 2 / 3, 1e-15, "AP50");
+    tap_close(s.stats[8], 2.0 / 3, 1e-15, "AR100");
+    tap_ok(s.truths[0] == 3 && s.n_categories == 2, "three truths count, the crowd does not");
+    tap_ok(mabn_coco_mean_precision(&s, 1, -1, 0, 2) == -1, "nothing to say of a category");
+
+    uint32_t twice[4] = {2, 2, 2, 2}, without[4] = {1, 1, 0, 1};
+    tap_status(mabn_coco_accumulate(&t, e, twice), "every image twice");
+    int same = 0;
+    for (int i = 0; i < 12; i++)
+        same += fabs(t.stats[i] - s.stats[i]) < 1e-12;
+    tap_ok(same == 12, "changes nothing");
+    mabn_coco_score_release(&t);
+    tap_status(mabn_coco_accumulate(&t, e, without), "without an image");
+    struct mabn_coco_params few = p;
+    struct mabn_coco_evaluation *subset;
+    struct mabn_coco_score u;
+    int64_t ids[] = {8, 5, 6};
+    few.images = ids;
+    few.n_images = 3;
+    tap_status(mabn_coco_evaluate(&subset, &truth, &results, &few), "three of the images");
+    tap_status(mabn_coco_accumulate(&u, subset, NULL), "scored");
+    same = 0;
+    for (int i = 0; i < 12; i++)
+        same += fabs(t.stats[i] - u.stats[i]) < 1e-15;
+    tap_ok(same == 12, "weight 0 leaves an image out");
+    mabn_coco_score_release(&t);
+    mabn_coco_score_release(&u);
+    mabn_coco_evaluation_free(subset);
+
+    struct mabn_coco_interval a[MABN_COCO_STATS], b[MABN_COCO_STATS];
+    tap_status(mabn_coco_evaluate(&empty, &truth, &none, &p), "no results are judged too");
+    tap_status(mabn_coco_bootstrap(a, empty, e, 50, 0.9, 7, 1), "bootstrap");
+    tap_status(mabn_coco_bootstrap(b, empty, e, 50, 0.9, 7, 3), "on three threads");
+    tap_ok(a[0].low == b[0].low && a[0].high == b[0].high && a[0].low <= s.stats[0] &&
+               a[0].high >= s.stats[0] && a[0].above > 0.5,
+           "the same: %g .. %g", a[0].low, a[0].high);
+    mabn_coco_evaluation_free(empty);
+    mabn_coco_score_release(&s);
+    mabn_coco_evaluation_free(e);
+
+    p.fix_quirks = true;
+    tap_status(mabn_coco_evaluate(&e, &truth, &results, &p), "with the quirks mended");
+    tap_status(mabn_coco_accumulate(&s, e, NULL), "scored");
+    tap_ok(s.truths[0] == 2, "\"ignore\" is heeded");
+    mabn_coco_score_release(&s);
+    mabn_coco_evaluation_free(e);
+    p.thresholds[0] = 0;
+    tap_fails(mabn_coco_evaluate(&e, &truth, &results, &p), MABN_ERR_ARG, "not in (0, 1]",
+              "a threshold of 0");
+    mabn_coco_release(&truth);
+    mabn_coco_release(&results);
+    mabn_coco_release(&none);
+}
+
+int main(void)
+{
+    mabn_log_set_level(MABN_LOG_QUIET);
+    test_reading();
+    test_refusals();
+    test_scores();
+    return tap_done();
+}
