@@ -9,7 +9,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { MAX_CORNERS = 64 };
+enum { MAX_CORNERS = 32 };
 
 struct points {
     int *u, *v;
