@@ -644,7 +644,7 @@ static void adapt_classes(struct mabn_convert *c)
  * anew there, as they do where no match is found. */
 static void adapt_mabn_state(struct mabn_convert *c)
 {
-    if (c->options.body != MABN_BODY_DETECTOR || c->like) return;
+    if (c->options.body != MABN_BODY_DETECTOR || c->like || c->options.fold_frozen) return;
     for (size_t i = 0; i < c->entry_count;) {
         struct entry *e = &c->entries[i];
         const char *leaf = leaf_of(e->weight.name);

@@ -1,6 +1,7 @@
 /* Writing PyTorch's zip form, so that torch.load(weights_only=True) takes it.
  *
- * Without momentum and step the file is the state dict itself; with them it is
+ * Without training state the file is the state dict itself, which torchvision's load_state_dict and
+ * the reference take; with momentum it is
  *     {"model": state dict, "optimizer": {"state", "param_groups"}, "iteration": step,
  *      "mabn_other": {…}}
  * as the reference writes. The optimizer's group lists the parameters that have momentum, in the
@@ -256,7 +257,7 @@ static void put_object(struct mabn_str *p, const struct mabn_weights_writer *wri
     size_t others = count_part(writer, MABN_WEIGHT_OTHER);
     op(p, 0x80);
     op(p, 2);
-    if (!iteration && !momenta && !others) {
+    if (!momenta && !others) {
         put_state_dict(p, writer);
         op(p, '.');
         return;

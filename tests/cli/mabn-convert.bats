@@ -350,3 +350,21 @@ EOF
     run mabn-convert --list det.pth
     assert_line --partial backbone.body.stem.bn1.bias
 }
+
+@test "--fold-frozen into a detector: y = weight x + bias is the norm's own line" {
+    need_python torch
+    mabn-convert -q r10.h5 -o r10.pth
+    mabn-convert -q --body detector --fold-frozen r10.h5 -o f.pth
+    $PYTHON - <<'EOF'
+import torch
+a, f = torch.load("r10.pth"), torch.load("f.pth", weights_only=True)
+p = "backbone.body.layer2.0."
+assert sorted(k[len(p):] for k in f if k.startswith(p + "bn2.")) == [
+    "bn2.bias", "bn2.running_mean", "bn2.running_var", "bn2.weight"]
+k = a["layer2.0.bn2.weight"] / (a["layer2.0.bn2.running_var"] + 1e-5).sqrt()
+assert torch.allclose(f[p + "bn2.weight"], k, rtol=1e-6)
+assert f[p + "bn2.running_var"].shape == (128,) and (f[p + "bn2.running_var"] == 1).all()
+w = a["layer2.0.conv2.weight"]
+assert torch.allclose(f[p + "conv2.weight"], w - w.mean((1, 2, 3), keepdim=True), atol=1e-7)
+EOF
+}
