@@ -66,8 +66,8 @@ static void print_result(const struct mabn_eval_result *r)
         return;
     }
     mabn_str_init(&json);
-    mabn_str_printf(&json, "{\"schema\":\"mabn-eval/1\",\"images\":%lld,\"top1\":",
-                    (long long)r->labelled);
+    mabn_str_printf(
+        &json, "{\"schema\":\"mabn-eval/1\",\"images\":%lld,\"top1\":", (long long)r->labelled);
     mabn_str_add_double(&json, r->top1);
     mabn_str_add(&json, ",\"top5\":");
     mabn_str_add_double(&json, r->top5);
@@ -126,11 +126,12 @@ int main(int argc, char **argv)
 {
     char **args;
     mabn_threads_wait_asleep(argv);
-    int which = mabn_cli_choose(clis, "mabn-eval", "run a trained network over a dataset", argc,
-                                argv);
+    int which =
+        mabn_cli_choose(clis, "mabn-eval", "run a trained network over a dataset", argc, argv);
     mabn_cli_start(&clis[which], argc - 1, argv + 1, &args);
     if (o.logits && !o.predictions) mabn_cli_usage_error("--logits goes with --predictions");
-    if (o.json && o.predictions) mabn_cli_usage_error("--predictions is JSON already: leave out --json");
+    if (o.json && o.predictions)
+        mabn_cli_usage_error("--predictions is JSON already: leave out --json");
     if (!o.decoders) o.decoders = o.threads;
     return mabn_cli_finish(eval_imagenet(args[0], args[1]));
 }

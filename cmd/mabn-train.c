@@ -90,8 +90,10 @@ static mabn_status allow(const char *argument, void *value)
         while (i < 5 && (strlen(kinds[i].name) != n || strncmp(kinds[i].name, at, n)))
             i++;
         if (i == 5)
-            return mabn_fail(MABN_ERR_ARG, "expected norm, centralized, folded, classes or input, "
-                             "found '%.*s'", (int)n, at);
+            return mabn_fail(MABN_ERR_ARG,
+                             "expected norm, centralized, folded, classes or input, "
+                             "found '%.*s'",
+                             (int)n, at);
         *kinds[i].flag = true;
         at += n;
     }
@@ -234,15 +236,17 @@ static void check(int args)
     if (!o.epochs && !o.steps) mabn_cli_usage_error("--epochs 0 needs --steps");
     if (o.norm_batch > o.batch)
         mabn_cli_usage_error("--norm-batch %d is larger than --batch %d: a statistic cannot have "
-                             "more images than a step", o.norm_batch, o.batch);
+                             "more images than a step",
+                             o.norm_batch, o.batch);
     if (o.schedule == MABN_SCHEDULE_STEP && !o.n_milestones)
         mabn_cli_usage_error("--schedule step needs --milestones");
     if (o.lr_exact && mabn_cli_given("lr-batch"))
         mabn_cli_usage_error("--lr-exact and --lr-batch contradict each other");
     if (o.force && o.resume) mabn_cli_usage_error("--force and --resume contradict each other");
     if (args && (o.base_width || o.stem || o.stride_in_1x1))
-        mabn_cli_usage_error("--base-width, --stem and --stride-in-1x1 shape a new network; MODEL has "
-                             "its own");
+        mabn_cli_usage_error(
+            "--base-width, --stem and --stride-in-1x1 shape a new network; MODEL has "
+            "its own");
 }
 
 int main(int argc, char **argv)

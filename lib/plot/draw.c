@@ -27,8 +27,8 @@ static const double COLOURS[N_COLOURS][3] = {
 
 struct axis {
     enum mabn_scale scale;
-    double low, high;   /* data */
-    double start, end;  /* points: where low and high are drawn */
+    double low, high;  /* data */
+    double start, end; /* points: where low and high are drawn */
     double ticks[MAX_TICKS];
     int n_ticks;
 };
@@ -142,8 +142,7 @@ static void axis_label(const struct axis *axis, int i, char text[32])
 {
     double value = axis->ticks[i];
     double step = axis->scale == MABN_SCALE_LINEAR ? tick_step(axis) : value;
-    if (axis->scale == MABN_SCALE_LOG10 && axis->n_ticks > 1 &&
-        axis->ticks[1] < 4 * axis->ticks[0])
+    if (axis->scale == MABN_SCALE_LOG10 && axis->n_ticks > 1 && axis->ticks[1] < 4 * axis->ticks[0])
         step = axis->ticks[1] - axis->ticks[0];
     mabn_plot_tick_label(text, value, step);
 }
@@ -212,8 +211,12 @@ static void marker_path(cairo_t *cr, int name, double x, double y)
     const double r = 3.6;
     cairo_new_path(cr);
     switch (name % N_MARKERS) {
-    case 0: cairo_arc(cr, x, y, r, 0, 2 * M_PI); return;
-    case 1: cairo_rectangle(cr, x - r * 0.88, y - r * 0.88, 1.76 * r, 1.76 * r); return;
+    case 0:
+        cairo_arc(cr, x, y, r, 0, 2 * M_PI);
+        return;
+    case 1:
+        cairo_rectangle(cr, x - r * 0.88, y - r * 0.88, 1.76 * r, 1.76 * r);
+        return;
     case 2:
         cairo_move_to(cr, x, y - r * 1.2);
         cairo_line_to(cr, x + r * 1.1, y + r * 0.8);
@@ -263,11 +266,12 @@ static void draw_whiskers(cairo_t *cr, const struct mabn_series *series, const s
 static void draw_line(cairo_t *cr, const struct mabn_series *series, const struct axis *x,
                       const struct axis *y)
 {
-    static const double widths[] = {
-        [MABN_LOOK_LINE] = 1.9, [MABN_LOOK_THIN] = 0.8, [MABN_LOOK_FAINT] = 0.8,
-        [MABN_LOOK_POINTS] = 1.9};
+    static const double widths[] = {[MABN_LOOK_LINE] = 1.9,
+                                    [MABN_LOOK_THIN] = 0.8,
+                                    [MABN_LOOK_FAINT] = 0.8,
+                                    [MABN_LOOK_POINTS] = 1.9};
     set_colour(cr, series->name,
-               series->look == MABN_LOOK_FAINT ? 0.22
+               series->look == MABN_LOOK_FAINT  ? 0.22
                : series->look == MABN_LOOK_THIN ? 0.85
                                                 : 1);
     cairo_set_line_width(cr, widths[series->look]);
@@ -334,9 +338,8 @@ static void draw_panel(cairo_t *cr, const struct mabn_panel *panel, double left,
     cairo_rectangle(cr, x.start - 5, y.end - 5, x.end - x.start + 10, y.start - y.end + 10);
     cairo_clip(cr);
     cairo_set_line_join(cr, CAIRO_LINE_JOIN_ROUND);
-    static const enum mabn_series_look order[] = {MABN_LOOK_FAINT, MABN_LOOK_THIN,
-                                                  MABN_LOOK_WHISKER, MABN_LOOK_LINE,
-                                                  MABN_LOOK_POINTS};
+    static const enum mabn_series_look order[] = {
+        MABN_LOOK_FAINT, MABN_LOOK_THIN, MABN_LOOK_WHISKER, MABN_LOOK_LINE, MABN_LOOK_POINTS};
     for (size_t o = 0; o < sizeof order / sizeof *order; o++)
         for (int s = 0; s < panel->n_series; s++)
             if (panel->series[s].look == order[o]) draw_series(cr, &panel->series[s], &x, &y);

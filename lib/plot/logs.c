@@ -109,8 +109,8 @@ static void add_row(struct table *table, const double *values, int fields)
     table->fields = fields;
     if (table->rows == table->capacity) {
         table->capacity = table->capacity ? 2 * table->capacity : 64;
-        table->values = mabn_xrealloc(table->values,
-                                      table->capacity * (size_t)fields * sizeof(double));
+        table->values =
+            mabn_xrealloc(table->values, table->capacity * (size_t)fields * sizeof(double));
     }
     memcpy(table->values + table->rows++ * (size_t)fields, values, (size_t)fields * sizeof(double));
 }
@@ -295,7 +295,8 @@ mabn_status mabn_plot_curves(struct mabn_figure **figure, const char *title,
         if (logs[i].steps.rows > most) most = logs[i].steps.rows;
     int smooth = options->smooth ? options->smooth : (int)(most / 50) | 1;
     char *note = smooth > 1 ? mabn_xasprintf("training loss: pale as logged, strong the mean of %d "
-                                             "lines", smooth)
+                                             "lines",
+                                             smooth)
                             : mabn_xstrdup("");
     struct mabn_figure *f = mabn_figure_new(title ? title : "", note);
     free(note);
@@ -342,8 +343,8 @@ static int collect_points(struct point *points, const struct log *logs, int coun
         if (!vals->rows || !logs[i].started) continue;
         double error = 100 - vals->values[(vals->rows - 1) * N_CURVE + TOP1];
         int k = 0;
-        while (k < n && (strcmp(points[k].norm, logs[i].norm) ||
-                         points[k].batch != logs[i].norm_batch))
+        while (k < n &&
+               (strcmp(points[k].norm, logs[i].norm) || points[k].batch != logs[i].norm_batch))
             k++;
         if (k == n) {
             points[n] = (struct point){.batch = logs[i].norm_batch, .best = error, .worst = error};
@@ -386,7 +387,8 @@ mabn_status mabn_plot_sweep(struct mabn_figure **figure, const char *title,
     for (int i = 0; i < n; i++)
         if (points[i].count > most) most = points[i].count;
     char *note = most > 1 ? mabn_xasprintf("mean of up to %d seeds, bars from the best to the "
-                                           "worst", most)
+                                           "worst",
+                                           most)
                           : mabn_xstrdup("");
     struct mabn_figure *f =
         mabn_figure_new(title ? title : "Error against normalization batch", note);
@@ -411,7 +413,8 @@ mabn_status mabn_plot_stats(struct mabn_figure **figure, const char *title,
                             const struct mabn_log_source *sources, int count, const char *layer,
                             int channel)
 {
-    static const char *const labels[] = {[MU_X] = "mean of x", [VAR_X] = "variance of x",
+    static const char *const labels[] = {[MU_X] = "mean of x",
+                                         [VAR_X] = "variance of x",
                                          [MU_G] = "g: mean of the gradient",
                                          [MU_GY] = "\316\250: mean of gradient times normalized x"};
     struct log *logs;

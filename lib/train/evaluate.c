@@ -68,8 +68,7 @@ mabn_status mabn_evaluate(struct mabn_eval_result *result, struct mabn_net *net,
     lo.skip_bad = options->skip_bad;
     MABN_TRY(mabn_sampler_init(&lo.sampler, MABN_SAMPLER_SEQUENTIAL, source->count, 0, 0));
     MABN_TRY(mabn_loader_new(&loader, source, &lo));
-    if (options->progress)
-        progress = mabn_progress_new(options->progress, "images", source->count);
+    if (options->progress) progress = mabn_progress_new(options->progress, "images", source->count);
     mabn_status status;
     while (!(status = mabn_loader_next(loader, &batch)) && batch) {
         if (mabn_stop_requested()) {

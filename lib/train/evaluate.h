@@ -14,14 +14,15 @@
 
 MABN_BEGIN_DECLS
 
-/* Does the dataset suit the model? Unlabelled images are fine, labels that it cannot give are not. */
+/* Does the dataset suit the model? Unlabelled images are fine, labels that it cannot give are not.
+ */
 MABN_MUST_USE mabn_status mabn_eval_check(const struct mabn_model *model,
                                           const struct mabn_dataset *data, const char *name);
 
 struct mabn_eval_options {
-    int threads;       /* decoding; 0: as many as the process may use */
-    double smoothing;  /* of the labels, in the loss */
-    bool skip_bad;     /* leave unreadable images out instead of failing */
+    int threads;          /* decoding; 0: as many as the process may use */
+    double smoothing;     /* of the labels, in the loss */
+    bool skip_bad;        /* leave unreadable images out instead of failing */
     const char *progress; /* what to show progress as; NULL: not at all */
     /* Called for each batch, in order, with its logits (batch->count,classes); may be NULL. */
     mabn_status (*each)(void *context, const struct mabn_batch *batch, const float *logits,
@@ -30,8 +31,8 @@ struct mabn_eval_options {
 };
 
 struct mabn_eval_result {
-    int64_t images;  /* seen */
-    int64_t labelled; /* of them, with a label: what the figures are over */
+    int64_t images;          /* seen */
+    int64_t labelled;        /* of them, with a label: what the figures are over */
     double loss, top1, top5; /* mean loss; percent right */
     double seconds;
 };

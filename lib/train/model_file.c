@@ -208,9 +208,9 @@ static mabn_status load_tensor(const struct mabn_model_file *file, struct mabn_n
     if (!found && (constant || (tensor->role == MABN_NET_STATE && load->other_state))) goto out;
     if (!same && is_head(tensor->name) && load->other_head) goto out;
     if (found && !same && tensor->role == MABN_NET_STATE && load->other_state) goto out;
-    MABN_TRY_GOTO(mabn_checkpoint_read_as(file->checkpoint, name, tensor->dtype, &tensor->shape,
-                                          buffer),
-                  out);
+    MABN_TRY_GOTO(
+        mabn_checkpoint_read_as(file->checkpoint, name, tensor->dtype, &tensor->shape, buffer),
+        out);
     status = mabn_net_tensor_set(net, index, buffer, tensor_bytes(tensor));
 out:
     free(name);

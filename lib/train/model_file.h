@@ -1,4 +1,5 @@
-/* A network in a checkpoint: mabn-init writes one, mabn-train goes on from one, mabn-eval reads one.
+/* A network in a checkpoint: mabn-init writes one, mabn-train goes on from one, mabn-eval reads
+ * one.
  *
  * On top of the layout in store/checkpoint.h, `config` is the model's description (model/model.h),
  * and there is one more attribute,

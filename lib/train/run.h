@@ -38,7 +38,7 @@ struct mabn_run {
 
     /* the run (train.c, state.c) */
     int64_t step, first_step; /* done; done when this process began */
-    bool val_pending; /* the validation due at `step` has not been done */
+    bool val_pending;         /* the validation due at `step` has not been done */
     struct mabn_meter meter;
     char *command; /* of the run's first start */
     char *last_saved;

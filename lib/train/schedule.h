@@ -9,8 +9,9 @@
 MABN_BEGIN_DECLS
 
 enum mabn_schedule_kind {
-    MABN_SCHEDULE_STEP,     /* times gamma at each milestone */
-    MABN_SCHEDULE_COSINE,   /* half a cosine from lr at the end of the warm-up to 0 at the last step */
+    MABN_SCHEDULE_STEP,   /* times gamma at each milestone */
+    MABN_SCHEDULE_COSINE, /* half a cosine from lr at the end of the warm-up to 0 at the last step
+                           */
     MABN_SCHEDULE_CONSTANT,
 };
 
@@ -18,9 +19,9 @@ enum { MABN_MAX_MILESTONES = 16 };
 
 struct mabn_schedule {
     enum mabn_schedule_kind kind;
-    double lr;           /* the peak: what --lr gives after scaling */
-    int64_t steps;       /* of the whole run */
-    int64_t warmup;      /* steps of linear rise: step s < warmup has lr·(s+1)/warmup */
+    double lr;      /* the peak: what --lr gives after scaling */
+    int64_t steps;  /* of the whole run */
+    int64_t warmup; /* steps of linear rise: step s < warmup has lr·(s+1)/warmup */
     int64_t milestones[MABN_MAX_MILESTONES]; /* rising; from this step on times gamma */
     int n_milestones;
     double gamma;

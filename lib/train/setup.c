@@ -11,13 +11,30 @@
 void mabn_train_options_init(struct mabn_train_options *o)
 {
     *o = (struct mabn_train_options){
-        .norm_batch = -1, .window = -1, .norm_warmup = -1, .r_start = -1,
-        .area_min = NAN, .flip = NAN, .lighting = NAN, .erase = NAN, .range = NAN,
-        .pad = -1, .short_side = -1,
-        .batch = 256, .epochs = 90, .seed = 1,
-        .schedule = MABN_SCHEDULE_COSINE, .lr = 0.1, .lr_batch = 256, .gamma = 0.1,
-        .momentum = 0.9, .weight_decay = 1e-4,
-        .log_every = 50, .keep = 3, .stats_every = 1, .n_channels = 1,
+        .norm_batch = -1,
+        .window = -1,
+        .norm_warmup = -1,
+        .r_start = -1,
+        .area_min = NAN,
+        .flip = NAN,
+        .lighting = NAN,
+        .erase = NAN,
+        .range = NAN,
+        .pad = -1,
+        .short_side = -1,
+        .batch = 256,
+        .epochs = 90,
+        .seed = 1,
+        .schedule = MABN_SCHEDULE_COSINE,
+        .lr = 0.1,
+        .lr_batch = 256,
+        .gamma = 0.1,
+        .momentum = 0.9,
+        .weight_decay = 1e-4,
+        .log_every = 50,
+        .keep = 3,
+        .stats_every = 1,
+        .n_channels = 1,
     };
     for (int i = 0; i < 4; i++)
         o->jitter[i] = NAN;
@@ -32,9 +49,10 @@ static mabn_status open_dataset(struct mabn_dataset **ds, struct mabn_source *so
 {
     MABN_TRY(mabn_dataset_open(ds, path));
     if (!mabn_dataset_has_labels(*ds))
-        return mabn_fail(MABN_ERR_MISMATCH, "'%s' has no labels: a classifier is trained on a "
-                         "dataset of kind imagenet, this one is of kind %s", path,
-                         mabn_dataset_kind(*ds));
+        return mabn_fail(MABN_ERR_MISMATCH,
+                         "'%s' has no labels: a classifier is trained on a "
+                         "dataset of kind imagenet, this one is of kind %s",
+                         path, mabn_dataset_kind(*ds));
     if (mabn_dataset_count(*ds) < 1) return mabn_fail(MABN_ERR_FORMAT, "'%s' is empty", path);
     mabn_source_of_dataset(source, *ds);
     return MABN_OK;
@@ -48,8 +66,8 @@ static mabn_status open_datasets(struct mabn_run *run)
     MABN_TRY(open_dataset(&run->val_set, &run->val_source, o->val));
     int a = mabn_dataset_classes(run->train_set), b = mabn_dataset_classes(run->val_set);
     if (a != b)
-        return mabn_fail(MABN_ERR_MISMATCH, "'%s' has %d classes, '%s' has %d", o->train, a,
-                         o->val, b);
+        return mabn_fail(MABN_ERR_MISMATCH, "'%s' has %d classes, '%s' has %d", o->train, a, o->val,
+                         b);
     for (int c = 0; c < a; c++) {
         const char *x = mabn_dataset_class_name(run->train_set, c);
         const char *y = mabn_dataset_class_name(run->val_set, c);
@@ -69,8 +87,8 @@ static bool all_gray(const struct mabn_dataset *ds)
 
 /* ---- pictures ---- */
 
-static mabn_status named(int *value, const char *what, const char *name,
-                         const char *const *names, int count)
+static mabn_status named(int *value, const char *what, const char *name, const char *const *names,
+                         int count)
 {
     for (int i = 0; i < count; i++) {
         if (strcmp(names[i], name)) continue;
@@ -133,11 +151,13 @@ static mabn_status check_input(const struct mabn_run *run)
     for (int i = 0; i < now->channels; i++)
         same = same && now->mean[i] == then->mean[i] && now->deviation[i] == then->deviation[i];
     if (same || run->options->allow_input) return MABN_OK;
-    return mabn_fail(MABN_ERR_MISMATCH, "'%s' was trained on %s pixels from 0 to %g, mean %g, "
+    return mabn_fail(MABN_ERR_MISMATCH,
+                     "'%s' was trained on %s pixels from 0 to %g, mean %g, "
                      "deviation %g; here it would get %s, 0 to %g, mean %g, deviation %g "
-                     "(--allow-weights input goes on)", run->options->weights,
-                     then->bgr ? "BGR" : "RGB", then->range, then->mean[0], then->deviation[0],
-                     now->bgr ? "BGR" : "RGB", now->range, now->mean[0], now->deviation[0]);
+                     "(--allow-weights input goes on)",
+                     run->options->weights, then->bgr ? "BGR" : "RGB", then->range, then->mean[0],
+                     then->deviation[0], now->bgr ? "BGR" : "RGB", now->range, now->mean[0],
+                     now->deviation[0]);
 }
 
 static mabn_status decide_pictures(struct mabn_run *run)
@@ -210,26 +230,31 @@ static mabn_status check_weights(const struct mabn_run *run)
         return mabn_fail(MABN_ERR_MISMATCH, "'%s' is a %s, not a %s", o->weights, file->arch,
                          o->arch);
     if (run->weights.meta.folded && !o->allow_folded)
-        return mabn_fail(MABN_ERR_MISMATCH, "'%s' has its normalization folded into the "
+        return mabn_fail(MABN_ERR_MISMATCH,
+                         "'%s' has its normalization folded into the "
                          "convolutions, so there is nothing left to train it with "
-                         "(--allow-weights folded goes on)", o->weights);
+                         "(--allow-weights folded goes on)",
+                         o->weights);
     for (int p = 0; p < MABN_MODEL_PARTS; p++) {
         enum mabn_norm_kind now = want->norm[p].kind, then = file->norm[p].kind;
         if (now != then && !o->allow_norm)
-            return mabn_fail(MABN_ERR_MISMATCH, "'%s' has norm %s, not %s "
-                             "(--allow-weights norm goes on)", o->weights,
-                             mabn_norm_kind_name(then), mabn_norm_kind_name(now));
+            return mabn_fail(MABN_ERR_MISMATCH,
+                             "'%s' has norm %s, not %s "
+                             "(--allow-weights norm goes on)",
+                             o->weights, mabn_norm_kind_name(then), mabn_norm_kind_name(now));
         bool centralized = mabn_model_centralizes(file, (enum mabn_model_part)p);
         if (mabn_model_centralizes(want, (enum mabn_model_part)p) != centralized &&
             !o->allow_centralized)
-            return mabn_fail(MABN_ERR_MISMATCH, "'%s' is %s centralized weights "
-                             "(--allow-weights centralized goes on)", o->weights,
-                             centralized ? "with" : "without");
+            return mabn_fail(MABN_ERR_MISMATCH,
+                             "'%s' is %s centralized weights "
+                             "(--allow-weights centralized goes on)",
+                             o->weights, centralized ? "with" : "without");
     }
     if (want->classes != file->classes && !o->allow_classes)
-        return mabn_fail(MABN_ERR_MISMATCH, "'%s' knows %d classes, '%s' has %d "
-                         "(--allow-weights classes gives it a new classifier)", o->weights,
-                         file->classes, o->train, want->classes);
+        return mabn_fail(MABN_ERR_MISMATCH,
+                         "'%s' knows %d classes, '%s' has %d "
+                         "(--allow-weights classes gives it a new classifier)",
+                         o->weights, file->classes, o->train, want->classes);
     return MABN_OK;
 }
 
@@ -272,9 +297,10 @@ static mabn_status decide_course(struct mabn_run *run)
     int64_t images = mabn_dataset_count(run->train_set);
     run->epoch_steps = o->epoch_steps ? o->epoch_steps : images / o->batch;
     if (run->epoch_steps < 1)
-        return mabn_fail(MABN_ERR_ARG, "'%s' has %lld images, fewer than one batch of %d "
-                         "(--epoch-steps N goes round several times)", o->train,
-                         (long long)images, o->batch);
+        return mabn_fail(MABN_ERR_ARG,
+                         "'%s' has %lld images, fewer than one batch of %d "
+                         "(--epoch-steps N goes round several times)",
+                         o->train, (long long)images, o->batch);
     run->steps = o->steps ? o->steps : o->epochs * run->epoch_steps;
     run->save_every = o->save_every ? o->save_every : run->epoch_steps;
     run->val_every = o->val_every ? o->val_every : run->epoch_steps;
@@ -367,15 +393,21 @@ static mabn_status build_networks(struct mabn_run *run)
     return mabn_model_build(&run->val_net, run->device, &run->model, &no);
 }
 
-/* The norm of the last part stands for the model in what is told and logged. */
-static const struct mabn_norm_options *main_norm(const struct mabn_run *run)
-{
-    return &run->model.norm[MABN_MODEL_PARTS - 2];
-}
-
 static bool has_batch_statistics(enum mabn_norm_kind kind)
 {
     return kind == MABN_NORM_BN || kind == MABN_NORM_BRN || kind == MABN_NORM_MABN;
+}
+
+/* One norm stands for the model in what is told and logged: that of the first of these parts that
+ * has batch statistics. */
+static const struct mabn_norm_options *main_norm(const struct mabn_run *run)
+{
+    static const enum mabn_model_part order[] = {MABN_PART_LAYER3, MABN_PART_LAYER4,
+                                                 MABN_PART_LAYER2, MABN_PART_LAYER1,
+                                                 MABN_PART_STEM};
+    for (size_t i = 0; i < sizeof order / sizeof *order; i++)
+        if (has_batch_statistics(run->model.norm[order[i]].kind)) return &run->model.norm[order[i]];
+    return &run->model.norm[MABN_PART_LAYER3];
 }
 
 static int norm_batch_of(const struct mabn_run *run)
@@ -409,8 +441,8 @@ static void tell(const struct mabn_run *run)
                   mabn_window_rule_name(norm->window_rule), effective_samples(run));
     else if (has_batch_statistics(norm->kind))
         mabn_info("batch %d (images of one SGD step), norm-batch %d (images behind one statistic), "
-                  "no window: %d effective samples", o->batch, norm_batch_of(run),
-                  effective_samples(run));
+                  "no window: %d effective samples",
+                  o->batch, norm_batch_of(run), effective_samples(run));
     else
         mabn_info("batch %d (images of one SGD step); norm %s has no batch statistics", o->batch,
                   mabn_norm_kind_name(norm->kind));
@@ -439,7 +471,8 @@ void mabn_run_describe(const struct mabn_run *run, struct mabn_str *json)
                         mabn_window_rule_name(norm->window_rule));
     mabn_str_printf(json, ",\"effective_samples\":%d,\"lr\":", effective_samples(run));
     mabn_str_add_double(json, run->schedule.lr);
-    mabn_str_printf(json, ",\"seed\":%lld,\"epoch_steps\":%lld,\"steps\":%lld,\"classes\":%d,"
+    mabn_str_printf(json,
+                    ",\"seed\":%lld,\"epoch_steps\":%lld,\"steps\":%lld,\"classes\":%d,"
                     "\"parameters\":%zu,\"train_images\":%lld,\"threads\":%d",
                     (long long)run->options->seed, (long long)run->epoch_steps,
                     (long long)run->steps, run->model.classes, parameters,

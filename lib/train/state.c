@@ -11,7 +11,7 @@
 #include "base/mem.h"
 #include "train/run.h"
 
-static const char *const double_names[] = {"meter_loss",   "meter_top1", "meter_top5",
+static const char *const double_names[] = {"meter_loss",   "meter_top1",  "meter_top5",
                                            "meter_images", "val_pending", "run_steps",
                                            "threads"};
 enum { N_DOUBLES = sizeof double_names / sizeof *double_names };
@@ -22,8 +22,12 @@ static mabn_status save_as(struct mabn_run *run, const char *path, bool whole)
 {
     static const char *const string_names[] = {"course"};
     const char *strings[] = {run->course.text};
-    double doubles[N_DOUBLES] = {run->meter.loss,   run->meter.top1,  run->meter.top5,
-                                 run->meter.images, run->val_pending, (double)run->steps,
+    double doubles[N_DOUBLES] = {run->meter.loss,
+                                 run->meter.top1,
+                                 run->meter.top5,
+                                 run->meter.images,
+                                 run->val_pending,
+                                 (double)run->steps,
                                  mabn_device_threads(run->device)};
     struct mabn_model_save save = {
         .model = &run->model,
@@ -119,8 +123,10 @@ static mabn_status compare_course(const struct mabn_run *run, const char *then, 
         if (n == m && a && b && !memcmp(a, b, n)) continue;
         add_difference(&text, a, b);
     }
-    mabn_status status = mabn_fail(MABN_ERR_MISMATCH, "'%s' is of another run, so going on would "
-                                   "not be the same run: %s", path, text.text);
+    mabn_status status = mabn_fail(MABN_ERR_MISMATCH,
+                                   "'%s' is of another run, so going on would "
+                                   "not be the same run: %s",
+                                   path, text.text);
     mabn_str_release(&text);
     return status;
 }
@@ -207,8 +213,10 @@ static mabn_status find_start(const struct mabn_run *run, char **path)
     mabn_str_release(&skipped);
     if (status || !*path) return status;
     if (o->resume) return MABN_OK;
-    status = mabn_fail(MABN_ERR_ARG, "'%s' holds a run already (%s): --resume goes on with it, "
-                       "--force starts again", o->run, *path);
+    status = mabn_fail(MABN_ERR_ARG,
+                       "'%s' holds a run already (%s): --resume goes on with it, "
+                       "--force starts again",
+                       o->run, *path);
     free(*path);
     *path = NULL;
     return status;
@@ -242,8 +250,7 @@ mabn_status mabn_run_start(struct mabn_run *run)
     char *path;
     MABN_TRY(mabn_make_dirs(o->run));
     MABN_TRY(find_start(run, &path));
-    if (!path && o->resume)
-        mabn_verbose("'%s' holds no checkpoint: starting at step 0", o->run);
+    if (!path && o->resume) mabn_verbose("'%s' holds no checkpoint: starting at step 0", o->run);
     mabn_status status = path ? restore(run, path) : start_network(run);
     free(path);
     if (status) return status;

@@ -133,8 +133,8 @@ static mabn_status step_once(struct mabn_run *run, double lr)
     const struct mabn_train_options *o = run->options;
     const struct mabn_batch *batch;
     MABN_TRY(mabn_loader_next(run->loader, &batch));
-    size_t values = (size_t)run->augment.width * (size_t)run->augment.height *
-                    (size_t)run->augment.channels;
+    size_t values =
+        (size_t)run->augment.width * (size_t)run->augment.height * (size_t)run->augment.channels;
     memcpy(mabn_net_input(run->net), batch->x, (size_t)o->batch * values * sizeof(float));
     memcpy(mabn_net_labels(run->net), batch->labels, (size_t)o->batch * sizeof(int32_t));
 
@@ -219,9 +219,11 @@ static mabn_status after_step(struct mabn_run *run, double lr)
     if (stop || asked || due(run, run->save_every)) MABN_TRY(save(run, lr));
     if (asked && !stop) mabn_info("saved '%s' at step %lld", run->last_saved, (long long)run->step);
     if (!stop || (run->step == run->steps && !run->val_pending)) return MABN_OK;
-    return mabn_fail(MABN_ERR_STOPPED, "stopped by %s after step %lld of %lld; saved '%s'; go on "
-                     "with --resume", mabn_signal_name(stop), (long long)run->step,
-                     (long long)run->steps, run->last_saved);
+    return mabn_fail(MABN_ERR_STOPPED,
+                     "stopped by %s after step %lld of %lld; saved '%s'; go on "
+                     "with --resume",
+                     mabn_signal_name(stop), (long long)run->step, (long long)run->steps,
+                     run->last_saved);
 }
 
 static mabn_status train_steps(struct mabn_run *run)

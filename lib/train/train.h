@@ -66,7 +66,7 @@ struct mabn_train_options {
     bool skip_bad;
 
     /* the course */
-    int batch, val_batch; /* val_batch 0: as batch */
+    int batch, val_batch;               /* val_batch 0: as batch */
     int64_t epochs, epoch_steps, steps; /* epoch_steps 0: once through; steps 0: all epochs */
     int64_t seed;
     bool replacement; /* the sampler draws with replacement */
@@ -80,7 +80,8 @@ struct mabn_train_options {
     bool nesterov, no_decay_norm_bias;
 
     /* watching */
-    int64_t log_every, save_every, val_every; /* steps; save, val 0: every epoch; val < 0: at the end */
+    int64_t log_every, save_every,
+        val_every; /* steps; save, val 0: every epoch; val < 0: at the end */
     int keep;
     int channels[MABN_MAX_RECORD_CHANNELS], n_channels;
     int64_t stats_every;

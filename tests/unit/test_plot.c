@@ -28,9 +28,9 @@ static void labels(void)
     static const struct {
         double value, step;
         const char *text;
-    } cases[] = {{0, 1, "0"},         {0.5, 0.5, "0.5"},   {20000, 5000, "20k"},
-                 {5000, 5000, "5k"},  {-0.05, 0.05, "-0.05"},
-                 {1e-5, 1e-5, "1e-5"}, {2e7, 1e7, "2e7"},   {100, 50, "100"}};
+    } cases[] = {{0, 1, "0"},        {0.5, 0.5, "0.5"},      {20000, 5000, "20k"},
+                 {5000, 5000, "5k"}, {-0.05, 0.05, "-0.05"}, {1e-5, 1e-5, "1e-5"},
+                 {2e7, 1e7, "2e7"},  {100, 50, "100"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char text[32];
         mabn_plot_tick_label(text, cases[i].value, cases[i].step);

@@ -16,8 +16,12 @@ static char path[64];
 
 static void schedules(void)
 {
-    struct mabn_schedule s = {.kind = MABN_SCHEDULE_STEP, .lr = 0.1, .steps = 600,
-                              .milestones = {150, 300, 450}, .n_milestones = 3, .gamma = 0.1};
+    struct mabn_schedule s = {.kind = MABN_SCHEDULE_STEP,
+                              .lr = 0.1,
+                              .steps = 600,
+                              .milestones = {150, 300, 450},
+                              .n_milestones = 3,
+                              .gamma = 0.1};
     tap_close(mabn_schedule_lr(&s, 149), 0.1, 0, "before the first milestone");
     tap_close(mabn_schedule_lr(&s, 150), 0.01, 1e-16, "from the first milestone on");
     tap_close(mabn_schedule_lr(&s, 599), 0.0001, 1e-16, "after the third");
@@ -47,7 +51,8 @@ static void logs(void)
     mabn_jsonl_close(&log);
     mabn_str_release(&line);
     tap_status(mabn_input_open(&in, path, 0), "read it");
-    static const char after[] = "{\"t\":\"start\",\"step\":0}\n{\"step\":1}\n{\"step\":2}\n{\"step\":4}\n";
+    static const char after[] =
+        "{\"t\":\"start\",\"step\":0}\n{\"step\":1}\n{\"step\":2}\n{\"step\":4}\n";
     tap_ok(in.size == sizeof after - 1 && !memcmp(in.bytes, after, in.size),
            "later lines and the cut one are gone");
     mabn_input_release(&in);
@@ -63,13 +68,15 @@ static void predictions(void)
     struct mabn_str line;
     mabn_str_init(&line);
     mabn_prediction_line(&line, 7, 4, logits, 7, false);
-    tap_ok(strstr(line.text, "{\"sample\":7,\"label\":4,\"top\":[4,1,2,6,5],\"prob\":[0.4947") == line.text,
+    tap_ok(strstr(line.text, "{\"sample\":7,\"label\":4,\"top\":[4,1,2,6,5],\"prob\":[0.4947") ==
+               line.text,
            "best first, equal ones by number: %s", line.text);
     double loss = strtod(strstr(line.text, "\"loss\":") + 7, NULL);
     tap_close(loss, 0.703732, 1e-5, "cross-entropy");
     mabn_str_clear(&line);
     mabn_prediction_line(&line, 0, -1, logits, 2, true);
-    tap_ok(strstr(line.text, "\"label\":null,\"top\":[1,0]") && strstr(line.text, "\"loss\":null,\"logits\":[0,2]"),
+    tap_ok(strstr(line.text, "\"label\":null,\"top\":[1,0]") &&
+               strstr(line.text, "\"loss\":null,\"logits\":[0,2]"),
            "no label, few classes, logits: %s", line.text);
     mabn_str_release(&line);
 }
@@ -114,8 +121,8 @@ static void model_files(void)
     mabn_net_initialize(a, 3, MABN_NET_INIT_FAN_OUT);
     struct mabn_augment input;
     tap_status(mabn_augment_preset(&input, "cifar", false), "its input");
-    struct mabn_model_save save = {.model = &model, .input = &input, .step = 12, .seed = 3,
-                                   .momentum = true};
+    struct mabn_model_save save = {
+        .model = &model, .input = &input, .step = 12, .seed = 3, .momentum = true};
     tap_status(mabn_model_file_save(path, true, a, &save), "save");
     tap_status(mabn_model_file_open(&file, path), "open");
     tap_ok(file.meta.step == 12 && file.meta.centralized && !strcmp(file.meta.norm, "mabn"),
