@@ -222,6 +222,27 @@ static void check_fixture(const struct fixture *f, const char *table)
     mabn_net_free(net);
 }
 
+/* The gradient of a centralized weight has filters that sum to 0; the outputs cannot show it. */
+static double filter_sums(const struct mabn_net *net, const char *name)
+{
+    int i = mabn_net_tensor_find(net, name, MABN_NET_GRADIENT);
+    const struct mabn_net_tensor *t = mabn_net_tensor_at(net, i);
+    size_t n = tensor_size(t), filter = n / (size_t)t->shape.dim[0];
+    float *g = mabn_xmalloc(n * sizeof *g);
+    double worst = 0;
+    if (mabn_net_tensor_get(net, i, g, n * sizeof *g)) abort();
+    for (size_t f = 0; f < n; f += filter) {
+        double sum = 0, size = 1e-9;
+        for (size_t k = f; k < f + filter; k++) {
+            sum += g[k];
+            size += fabs((double)g[k]);
+        }
+        worst = fmax(worst, fabs(sum) / size);
+    }
+    free(g);
+    return worst;
+}
+
 /* Six steps of the recipe: MABN's windows from step to step, centralized weights, momentum and
  * decay. float64 on their side. */
 static void check_steps(const char *table)
@@ -259,6 +280,8 @@ static void check_steps(const char *table)
     }
     tap_ok(compared == 480 && worst < 2e-5 && worst_loss < 1e-5,
            "six steps with MABN: logits (%.1e), losses (%.1e)", worst, worst_loss);
+    worst = fmax(filter_sums(net, "conv1.weight"), filter_sums(net, "layer2.0.downsample.0.weight"));
+    tap_ok(worst < 1e-5, "gradients of centralized filters sum to 0 (%.1e)", worst);
     mabn_status s = mabn_net_copy(eval, net);
     if (!s) s = mabn_net_forward(eval);
     worst = logits_error(eval, want, find_row(table, f.name, "eval", want, 80));
