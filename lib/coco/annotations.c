@@ -1,7 +1,6 @@
 /* Reading COCO files: one pass, one record at a time into growing arrays. */
 #include "coco/annotations.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

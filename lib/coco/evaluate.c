@@ -1,5 +1,4 @@
 /* An evaluation from files to matched detections: join, match, order by score. */
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -83,7 +83,7 @@ static double corner(const uint8_t **p, int form)
     case 2:
         return v % 64; /* whole */
     default:
-        return v / 40.0; /* far out */
+        return v / 160.0; /* far out */
     }
 }
 
