@@ -31,8 +31,7 @@ mabn_status mabn_dnnl_op_init(struct mabn_dnnl_op *op, struct mabn_device *devic
         MABN_TRY_GOTO(init_memory(op, engine, args[i].arg, args[i].desc), out);
     const dnnl_memory_desc_t *pad = dnnl_primitive_desc_query_md(desc, dnnl_query_scratchpad_md, 0);
     if (pad) op->scratch = dnnl_memory_desc_get_size(pad);
-    if (op->scratch)
-        MABN_TRY_GOTO(init_memory(op, engine, DNNL_ARG_SCRATCHPAD, pad), out);
+    if (op->scratch) MABN_TRY_GOTO(init_memory(op, engine, DNNL_ARG_SCRATCHPAD, pad), out);
     dnnl_status_t made = dnnl_primitive_create(&op->primitive, desc);
     if (made) status = mabn_dnnl_fail(made, "dnnl_primitive_create");
 out:

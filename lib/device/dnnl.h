@@ -17,9 +17,9 @@ MABN_BEGIN_DECLS
 mabn_status mabn_dnnl_fail(dnnl_status_t status, const char *call);
 
 /* Return on failure of a oneDNN call. */
-#define MABN_DNNL(call)                                                          \
-    do {                                                                         \
-        dnnl_status_t mabn_dnnl_status_ = (call);                                \
+#define MABN_DNNL(call)                                                         \
+    do {                                                                        \
+        dnnl_status_t mabn_dnnl_status_ = (call);                               \
         if (mabn_dnnl_status_) return mabn_dnnl_fail(mabn_dnnl_status_, #call); \
     } while (0)
 

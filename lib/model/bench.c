@@ -74,16 +74,16 @@ mabn_status mabn_bench_run(struct mabn_bench_result *results, struct mabn_device
     }
     for (int r = 0; r < rounds; r++)
         for (size_t i = 0; i < n; i++)
-            MABN_TRY_GOTO(one_step(nets[i], cases[i].options.training,
-                                   times + (size_t)r * row + i * TIMES),
-                          out);
+            MABN_TRY_GOTO(
+                one_step(nets[i], cases[i].options.training, times + (size_t)r * row + i * TIMES),
+                out);
     for (size_t i = 0; i < n; i++) {
         double m[TIMES];
         for (size_t k = 0; k < TIMES; k++)
             m[k] = median(times + i * TIMES + k, rounds, row, sorted);
-        results[i] = (struct mabn_bench_result){m[STEP],   m[FORWARD],      m[BACKWARD],
-                                                m[UPDATE], m[CONVOLUTIONS],
-                                                mabn_net_memory_of(nets[i])};
+        results[i] =
+            (struct mabn_bench_result){m[STEP],   m[FORWARD],      m[BACKWARD],
+                                       m[UPDATE], m[CONVOLUTIONS], mabn_net_memory_of(nets[i])};
     }
 out:
     for (size_t i = 0; i < n; i++)

@@ -21,8 +21,8 @@ mabn_status mabn_model_init(struct mabn_model *model, const char *arch)
         mabn_str_init(&list);
         for (const char *const *a = mabn_model_archs(); *a; a++)
             mabn_str_printf(&list, " %s", *a);
-        mabn_status status = mabn_fail(MABN_ERR_ARG, "there is no architecture '%s'; there are%s",
-                                       arch, list.text);
+        mabn_status status =
+            mabn_fail(MABN_ERR_ARG, "there is no architecture '%s'; there are%s", arch, list.text);
         mabn_str_release(&list);
         return status;
     }
@@ -97,20 +97,26 @@ struct field {
     enum { FIELD_INT, FIELD_INT64, FIELD_DOUBLE, FIELD_BOOL } type;
     size_t offset;
 };
-#define NORM_FIELD(type, name) {#name, type, offsetof(struct mabn_norm_options, name)}
+#define NORM_FIELD(type, name)                                \
+    {                                                         \
+#name, type, offsetof(struct mabn_norm_options, name) \
+    }
 static const struct field norm_fields[] = {
-    NORM_FIELD(FIELD_INT, norm_batch),      NORM_FIELD(FIELD_DOUBLE, eps),
-    NORM_FIELD(FIELD_DOUBLE, momentum),     NORM_FIELD(FIELD_INT, groups),
-    NORM_FIELD(FIELD_INT, window),          NORM_FIELD(FIELD_INT, warmup),
-    NORM_FIELD(FIELD_INT, r_start),         NORM_FIELD(FIELD_DOUBLE, lambda),
-    NORM_FIELD(FIELD_DOUBLE, r_max),        NORM_FIELD(FIELD_DOUBLE, d_max),
-    NORM_FIELD(FIELD_INT64, ramp_start),    NORM_FIELD(FIELD_INT64, r_ramp_end),
-    NORM_FIELD(FIELD_INT64, d_ramp_end),    NORM_FIELD(FIELD_BOOL, sync_reference),
+    NORM_FIELD(FIELD_INT, norm_batch),   NORM_FIELD(FIELD_DOUBLE, eps),
+    NORM_FIELD(FIELD_DOUBLE, momentum),  NORM_FIELD(FIELD_INT, groups),
+    NORM_FIELD(FIELD_INT, window),       NORM_FIELD(FIELD_INT, warmup),
+    NORM_FIELD(FIELD_INT, r_start),      NORM_FIELD(FIELD_DOUBLE, lambda),
+    NORM_FIELD(FIELD_DOUBLE, r_max),     NORM_FIELD(FIELD_DOUBLE, d_max),
+    NORM_FIELD(FIELD_INT64, ramp_start), NORM_FIELD(FIELD_INT64, r_ramp_end),
+    NORM_FIELD(FIELD_INT64, d_ramp_end), NORM_FIELD(FIELD_BOOL, sync_reference),
 };
-#define MODEL_FIELD(type, name) {#name, type, offsetof(struct mabn_model, name)}
+#define MODEL_FIELD(type, name)                        \
+    {                                                  \
+#name, type, offsetof(struct mabn_model, name) \
+    }
 static const struct field model_fields[] = {
-    MODEL_FIELD(FIELD_INT, classes), MODEL_FIELD(FIELD_INT, channels),
-    MODEL_FIELD(FIELD_INT, height),  MODEL_FIELD(FIELD_INT, width),
+    MODEL_FIELD(FIELD_INT, classes),    MODEL_FIELD(FIELD_INT, channels),
+    MODEL_FIELD(FIELD_INT, height),     MODEL_FIELD(FIELD_INT, width),
     MODEL_FIELD(FIELD_INT, base_width), MODEL_FIELD(FIELD_BOOL, stride_in_1x1),
 };
 #define COUNT(a) (sizeof(a) / sizeof *(a))
@@ -279,8 +285,7 @@ mabn_status mabn_model_from_json(struct mabn_model *model, const char *json)
 /* ---- building ---- */
 
 mabn_status mabn_model_build(struct mabn_net **out, struct mabn_device *device,
-                             const struct mabn_model *model,
-                             const struct mabn_net_options *options)
+                             const struct mabn_model *model, const struct mabn_net_options *options)
 {
     struct mabn_net_options o = *options;
     struct mabn_net *net;

@@ -43,10 +43,10 @@ enum mabn_model_centralize { MABN_CENTRALIZE_AUTO, MABN_CENTRALIZE_ON, MABN_CENT
 
 struct mabn_model {
     char arch[32];
-    int classes;          /* 1000, or 10 for cifar-resnets */
-    int channels;         /* of the images: 3 (or 1) */
-    int height, width;    /* the input size it is meant for: 224 or 32; any size may be built */
-    int base_width;       /* channels of the first stage: 64, or 16 for cifar-resnets */
+    int classes;       /* 1000, or 10 for cifar-resnets */
+    int channels;      /* of the images: 3 (or 1) */
+    int height, width; /* the input size it is meant for: 224 or 32; any size may be built */
+    int base_width;    /* channels of the first stage: 64, or 16 for cifar-resnets */
     enum mabn_model_stem stem;
     bool stride_in_1x1;
     enum mabn_model_centralize centralize; /* auto: where the norm is MABN */

@@ -7,18 +7,12 @@
 #include <string.h>
 
 static const struct mabn_resnet_shape shapes[] = {
-    {"resnet10", false, false, 4, {1, 1, 1, 1}},
-    {"resnet18", false, false, 4, {2, 2, 2, 2}},
-    {"resnet34", false, false, 4, {3, 4, 6, 3}},
-    {"resnet50", true, false, 4, {3, 4, 6, 3}},
-    {"resnet101", true, false, 4, {3, 4, 23, 3}},
-    {"resnet152", true, false, 4, {3, 8, 36, 3}},
-    {"cifar-resnet8", false, true, 3, {1, 1, 1}},
-    {"cifar-resnet14", false, true, 3, {2, 2, 2}},
-    {"cifar-resnet20", false, true, 3, {3, 3, 3}},
-    {"cifar-resnet32", false, true, 3, {5, 5, 5}},
-    {"cifar-resnet44", false, true, 3, {7, 7, 7}},
-    {"cifar-resnet56", false, true, 3, {9, 9, 9}},
+    {"resnet10", false, false, 4, {1, 1, 1, 1}},   {"resnet18", false, false, 4, {2, 2, 2, 2}},
+    {"resnet34", false, false, 4, {3, 4, 6, 3}},   {"resnet50", true, false, 4, {3, 4, 6, 3}},
+    {"resnet101", true, false, 4, {3, 4, 23, 3}},  {"resnet152", true, false, 4, {3, 8, 36, 3}},
+    {"cifar-resnet8", false, true, 3, {1, 1, 1}},  {"cifar-resnet14", false, true, 3, {2, 2, 2}},
+    {"cifar-resnet20", false, true, 3, {3, 3, 3}}, {"cifar-resnet32", false, true, 3, {5, 5, 5}},
+    {"cifar-resnet44", false, true, 3, {7, 7, 7}}, {"cifar-resnet56", false, true, 3, {9, 9, 9}},
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
@@ -49,7 +43,9 @@ static int conv(const struct builder *b, int x, const char *name, int out, int k
 {
     char full[64];
     snprintf(full, sizeof full, "%s%s", b->block, name);
-    struct mabn_net_conv c = {.out_channels = out, .kernel = kernel, .stride = stride,
+    struct mabn_net_conv c = {.out_channels = out,
+                              .kernel = kernel,
+                              .stride = stride,
                               .pad = kernel / 2,
                               .centralize = mabn_model_centralizes(b->model, b->part)};
     return mabn_net_add_conv(b->net, x, full, &c);

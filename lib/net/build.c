@@ -76,8 +76,16 @@ static struct node *add_node(struct mabn_net *net, enum node_kind kind, int x, c
 {
     MABN_GROW(net->nodes, net->node_count, net->node_capacity);
     struct node *node = &net->nodes[net->node_count++];
-    *node = (struct node){.kind = kind, .x = x, .residual = -1, .weight = -1, .bias = -1,
-                          .folded = -1, .data = -1, .again = -1, .grad = -1, .extra = -1,
+    *node = (struct node){.kind = kind,
+                          .x = x,
+                          .residual = -1,
+                          .weight = -1,
+                          .bias = -1,
+                          .folded = -1,
+                          .data = -1,
+                          .again = -1,
+                          .grad = -1,
+                          .extra = -1,
                           .remake_for = -1};
     node->name = mabn_xstrdup(name);
     return node;
@@ -132,11 +140,17 @@ int mabn_net_add_conv(struct mabn_net *net, int x, const char *name,
     node->w = mabn_conv_out(in.w, conv->kernel, conv->stride, conv->pad);
     node->c = conv->out_channels;
     if (node->h < 1 || node->w < 1 || node->c < 1)
-        return refuse(net, mabn_fail(MABN_ERR_ARG, "'%s': the image has become too small: %lld×%lld",
-                                     name, (long long)in.h, (long long)in.w));
+        return refuse(net,
+                      mabn_fail(MABN_ERR_ARG, "'%s': the image has become too small: %lld×%lld",
+                                name, (long long)in.h, (long long)in.w));
     int64_t k = conv->kernel;
-    struct parameter weight = {.out = node->c, .in = in.c, .area = k * k, .trains = true,
-                               .decays = true, .fill = FILL_CONV, .fan_in = (double)(in.c * k * k)};
+    struct parameter weight = {.out = node->c,
+                               .in = in.c,
+                               .area = k * k,
+                               .trains = true,
+                               .decays = true,
+                               .fill = FILL_CONV,
+                               .fan_in = (double)(in.c * k * k)};
     node->weight = add_parameter(net, node, "weight", MABN_SHAPE(4, node->c, in.c, k, k), weight);
     struct parameter bias = {.trains = true, .fill = FILL_LINEAR, .fan_in = weight.fan_in};
     if (conv->bias) node->bias = add_parameter(net, node, "bias", MABN_SHAPE(1, node->c), bias);
@@ -151,7 +165,8 @@ int mabn_net_add_norm(struct mabn_net *net, int x, const char *name,
     if (residual >= 0) {
         const struct node *r = &net->nodes[residual];
         if (r->h != in.h || r->w != in.w || r->c != in.c)
-            return refuse(net, mabn_fail(MABN_ERR_ARG, "'%s': the shortcut has another shape", name));
+            return refuse(net,
+                          mabn_fail(MABN_ERR_ARG, "'%s': the shortcut has another shape", name));
     }
     struct node *node = add_node(net, NODE_NORM, x, name);
     node->residual = residual;
@@ -205,9 +220,10 @@ int mabn_net_add_linear(struct mabn_net *net, int x, const char *name, int out)
     node->c = out;
     if (out < 1) return refuse(net, mabn_fail(MABN_ERR_ARG, "'%s': %d outputs", name, out));
     if (in.h != 1 || in.w != 1)
-        return refuse(net, mabn_fail(MABN_ERR_ARG, "'%s': a linear layer needs pooled input", name));
-    struct parameter weight = {.trains = true, .decays = true, .fill = FILL_LINEAR,
-                               .fan_in = (double)in.c};
+        return refuse(net,
+                      mabn_fail(MABN_ERR_ARG, "'%s': a linear layer needs pooled input", name));
+    struct parameter weight = {
+        .trains = true, .decays = true, .fill = FILL_LINEAR, .fan_in = (double)in.c};
     struct parameter bias = {.trains = true, .fill = FILL_LINEAR, .fan_in = (double)in.c};
     node->weight = add_parameter(net, node, "weight", MABN_SHAPE(2, out, in.c), weight);
     node->bias = add_parameter(net, node, "bias", MABN_SHAPE(1, out), bias);

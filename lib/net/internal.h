@@ -34,7 +34,7 @@ struct node {
     struct mabn_norm_io io;
     size_t state_offset, state_bytes; /* in the state arena */
 
-    bool trains; /* a parameter of this node or of one before it is trained */
+    bool trains;  /* a parameter of this node or of one before it is trained */
     bool dx_adds; /* backward: the gradient of x is there already, add to it */
 
     int data, again, grad, extra; /* buffers; -1: none. again: the output made a second time;
@@ -82,14 +82,15 @@ struct mabn_net {
     int *tensor_source; /* parameter; or node * MABN_NORM_MAX_TENSORS + its entry */
     int tensor_count, tensor_capacity;
 
-    size_t values;                                /* floats in each of the three arenas below */
+    size_t values; /* floats in each of the three arenas below */
     struct arena weights, gradients, momentum;
     struct arena state, activations, packed;
     float *folded_bias, *fold_a, *fold_b;
     struct mabn_sgd_param *sgd;
     int sgd_count;
-    size_t weight_bytes, scratch_bytes; /* shared scratch: a layer's weights in use, then the ops' */
-    bool stale;                         /* inference: packed weights are not of these parameters */
+    size_t weight_bytes,
+        scratch_bytes; /* shared scratch: a layer's weights in use, then the ops' */
+    bool stale;        /* inference: packed weights are not of these parameters */
 
     int32_t *labels, *ranks; /* (N) */
     double *losses;          /* (N) */
@@ -113,8 +114,7 @@ static inline float *net_buffer(const struct mabn_net *net, int buffer)
 
 static inline float *net_weight(const struct mabn_net *net, int parameter)
 {
-    return parameter < 0 ? NULL
-                         : (float *)net->weights.base + net->parameters[parameter].offset;
+    return parameter < 0 ? NULL : (float *)net->weights.base + net->parameters[parameter].offset;
 }
 
 static inline float *net_gradient(const struct mabn_net *net, int parameter)

@@ -42,8 +42,8 @@ struct mabn_norm_sync;
 struct mabn_net_options {
     int batch, height, width, channels; /* of the input */
     bool training;
-    bool no_fold; /* inference: keep norms apart from convolutions, to compare */
-    bool exact;   /* plain convolution sums, no Winograd: slower, for comparisons */
+    bool no_fold;     /* inference: keep norms apart from convolutions, to compare */
+    bool exact;       /* plain convolution sums, no Winograd: slower, for comparisons */
     bool save_memory; /* training: compute again what lies between norm input and block output */
     const struct mabn_norm_sync *sync; /* for SyncBN; borrowed, NULL: one rank */
 };
@@ -79,8 +79,8 @@ MABN_MUST_USE mabn_status mabn_net_plan(struct mabn_net *net, int output);
 
 /* ---- running ---- */
 
-float *mabn_net_input(struct mabn_net *net);           /* (N,H,W,C): fill before forward */
-int32_t *mabn_net_labels(struct mabn_net *net);        /* (N): fill before loss; -1: no label */
+float *mabn_net_input(struct mabn_net *net);              /* (N,H,W,C): fill before forward */
+int32_t *mabn_net_labels(struct mabn_net *net);           /* (N): fill before loss; -1: no label */
 const float *mabn_net_logits(const struct mabn_net *net); /* (N,classes), after forward */
 int mabn_net_batch(const struct mabn_net *net);
 int mabn_net_classes(const struct mabn_net *net);

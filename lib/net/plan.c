@@ -116,8 +116,8 @@ static int backward_need(const struct mabn_net *net, int i)
         need = net_backward_step(net, i);
     for (int j = i + 1; j < net->node_count; j++) {
         const struct node *reader = &net->nodes[j];
-        bool keeps = reader->kind == NODE_CONV || reader->kind == NODE_LINEAR ||
-                     reader->kind == NODE_NORM;
+        bool keeps =
+            reader->kind == NODE_CONV || reader->kind == NODE_LINEAR || reader->kind == NODE_NORM;
         if (reader->x == i && keeps && net_backward_step(net, j) > need)
             need = net_backward_step(net, j);
     }
@@ -145,15 +145,16 @@ static void plan_outputs(struct mabn_net *net)
         if (i == net->output) last = 2 * net->node_count;
         if (need && can_remake(net, i)) {
             node->remake_for = last;
-            node->again = new_buffer(net, node_bytes(net, node), net_backward_step(net, last), need);
+            node->again =
+                new_buffer(net, node_bytes(net, node), net_backward_step(net, last), need);
         } else if (need > last) {
             last = need;
         }
         node->data = new_buffer(net, node_bytes(net, node), i, last);
         int until = net_backward_step(net, i);
         if (node->kind == NODE_NORM)
-            node->extra = new_buffer(net, mabn_norm_saved_bytes(&node->norm, net->options.batch), i,
-                                     until);
+            node->extra =
+                new_buffer(net, mabn_norm_saved_bytes(&node->norm, net->options.batch), i, until);
         if (node->kind == NODE_MAX_POOL)
             node->extra = new_buffer(net, (size_t)net_values(net, node), i, until);
     }
@@ -178,7 +179,8 @@ static mabn_status plan_node_gradient(struct mabn_net *net, int i)
     int mine = node->grad;
     if (node->kind == NODE_NORM && node->residual >= 0 && net->nodes[node->residual].trains) {
         if (net->nodes[node->residual].grad >= 0 || node->residual == node->x)
-            return mabn_fail(MABN_ERR_UNSUPPORTED, "'%s': its shortcut is read after it", node->name);
+            return mabn_fail(MABN_ERR_UNSUPPORTED, "'%s': its shortcut is read after it",
+                             node->name);
         MABN_TRY(give_gradient(net, node->residual, mine, step));
         mine = -1;
     }
@@ -264,8 +266,9 @@ static mabn_status prepare_conv(struct mabn_net *net, struct node *node, size_t 
                                 size_t *biases)
 {
     const struct node *x = &net->nodes[node->x];
-    struct mabn_conv_shape shape = {net->options.batch, x->h, x->w, x->c, node->c,
-                                    node->conv.kernel, node->conv.stride, node->conv.pad};
+    struct mabn_conv_shape shape = {
+        net->options.batch, x->h,          x->w, x->c, node->c, node->conv.kernel,
+        node->conv.stride,  node->conv.pad};
     struct mabn_conv_options options = {.training = net->options.training,
                                         .no_dx = !x->trains,
                                         .bias = node->conv.bias,

@@ -28,8 +28,8 @@ static mabn_status get_scratch(const struct mabn_net *net, struct scratch *s)
 static struct mabn_pool_shape pool_shape(const struct mabn_net *net, const struct node *node)
 {
     const struct node *x = &net->nodes[node->x];
-    return (struct mabn_pool_shape){net->options.batch, x->h, x->w, x->c, node->conv.kernel,
-                                    node->conv.stride, node->conv.pad};
+    return (struct mabn_pool_shape){
+        net->options.batch, x->h, x->w, x->c, node->conv.kernel, node->conv.stride, node->conv.pad};
 }
 
 static int64_t filter_size(const struct mabn_net *net, const struct node *conv)
@@ -85,8 +85,7 @@ static mabn_status infer_conv(struct mabn_net *net, const struct node *conv, con
     if (conv->folded >= 0 && at->residual >= 0) {
         const struct node *shortcut = &net->nodes[at->residual];
         if (shortcut->data != at->data)
-            memcpy(y, net_buffer(net, shortcut->data),
-                   (size_t)net_values(net, at) * sizeof(float));
+            memcpy(y, net_buffer(net, shortcut->data), (size_t)net_values(net, at) * sizeof(float));
     }
     return mabn_conv_infer(conv->op, y, net_buffer(net, net->nodes[conv->x].data),
                            net->packed.base + conv->packed_offset,
@@ -97,8 +96,7 @@ static mabn_status infer_conv(struct mabn_net *net, const struct node *conv, con
 
 static mabn_status forward_conv(struct mabn_net *net, struct node *node, const struct scratch *s)
 {
-    if (!net->options.training)
-        return node->folded >= 0 ? MABN_OK : infer_conv(net, node, node, s);
+    if (!net->options.training) return node->folded >= 0 ? MABN_OK : infer_conv(net, node, node, s);
     return mabn_conv_forward(node->op, net_buffer(net, node->data),
                              net_buffer(net, net->nodes[node->x].data),
                              weights_in_use(net, node, s), net_weight(net, node->bias), s->ops);
@@ -178,7 +176,8 @@ static mabn_status record_norm(struct mabn_net *net, const struct node *node)
     struct mabn_net_record *records = net->records + net->record_count;
     int count = 0;
     for (int i = 0; i < net->record_channel_count; i++)
-        if (net->record_channels[i] < node->c) net->record_fitting[count++] = net->record_channels[i];
+        if (net->record_channels[i] < node->c)
+            net->record_fitting[count++] = net->record_channels[i];
     if (!count) return MABN_OK;
     MABN_TRY(mabn_norm_record(&node->norm, &node->io, 0, net->record_fitting, count,
                               net->record_reference, net->record_values));

@@ -43,7 +43,7 @@ struct mabn_conv;
 MABN_MUST_USE mabn_status mabn_conv_new(struct mabn_conv **conv, struct mabn_device *device,
                                         const struct mabn_conv_shape *shape,
                                         const struct mabn_conv_options *options);
-void mabn_conv_free(struct mabn_conv *conv); /* NULL is fine */
+void mabn_conv_free(struct mabn_conv *conv);                  /* NULL is fine */
 size_t mabn_conv_scratch_bytes(const struct mabn_conv *conv); /* a multiple of 64 */
 
 /* ---- inference: weights are packed once ---- */

@@ -28,7 +28,6 @@
 
 #include "base/mem.h"
 #include "device/dnnl.h"
-
 #include "ops/elementwise.h"
 #include "ops/linear.h"
 #include "tensor/tensor.h"
@@ -45,8 +44,8 @@ struct pass {
     struct mabn_dnnl_op convert_before;   /* what the output adds to, to the primitive's layout */
     size_t bytes[TENSORS];                /* in the primitive's layout */
     size_t offset[TENSORS];               /* of the converted copy in scratch */
-    bool from_oihw; /* Winograd's packed weights are only made from OIHW */
-    size_t pad_offset; /* of the primitive's scratchpad */
+    bool from_oihw;                       /* Winograd's packed weights are only made from OIHW */
+    size_t pad_offset;                    /* of the primitive's scratchpad */
     size_t scratch;                       /* in all */
 };
 
@@ -118,17 +117,18 @@ static dnnl_status_t make_primitive_desc(dnnl_primitive_desc_t *out, const struc
     dnnl_primitive_desc_t hint = NULL;
     dnnl_status_t e = make_attr(&attr, c->options.training ? NULL : &c->options);
     if (!e)
-        e = dnnl_convolution_forward_desc_init(&desc, kind, alg, x, w, bias, y, d->strides,
-                                               d->pads, d->pads);
+        e = dnnl_convolution_forward_desc_init(&desc, kind, alg, x, w, bias, y, d->strides, d->pads,
+                                               d->pads);
     if (!e) e = dnnl_primitive_desc_create(&hint, &desc, attr, engine, NULL);
     if (!e && which == FORWARD) {
         *out = hint;
         hint = NULL;
     } else if (!e) {
-        e = which == TO_DATA ? dnnl_convolution_backward_data_desc_init(
-                                   &desc, alg, x, w, y, d->strides, d->pads, d->pads)
-                             : dnnl_convolution_backward_weights_desc_init(
-                                   &desc, alg, x, w, NULL, y, d->strides, d->pads, d->pads);
+        e = which == TO_DATA
+                ? dnnl_convolution_backward_data_desc_init(&desc, alg, x, w, y, d->strides, d->pads,
+                                                           d->pads)
+                : dnnl_convolution_backward_weights_desc_init(&desc, alg, x, w, NULL, y, d->strides,
+                                                              d->pads, d->pads);
         if (!e) e = dnnl_primitive_desc_create(out, &desc, attr, engine, hint);
     }
     if (hint) dnnl_primitive_desc_destroy(hint);
@@ -180,8 +180,7 @@ static mabn_status pass_convert(struct pass *p, struct mabn_conv *c, const struc
         if (i == p->output) {
             from = to;
             to = &plain->tensor[i];
-            if (i == SRC)
-                MABN_TRY(mabn_dnnl_reorder_init(&p->convert_add, c->device, from, to, 1));
+            if (i == SRC) MABN_TRY(mabn_dnnl_reorder_init(&p->convert_add, c->device, from, to, 1));
             if (i == DST && c->options.add)
                 MABN_TRY(mabn_dnnl_reorder_init(&p->convert_before, c->device, to, from, 0));
         }
@@ -247,15 +246,15 @@ static mabn_status pass_run(struct pass *p, struct mabn_conv *c, void *const ten
         if (!p->convert[i].primitive || (i == WEIGHTS && packed)) continue;
         buffers[i] = base + p->offset[i];
         if (i == p->output) continue;
-        MABN_TRY(mabn_dnnl_op_run(&p->convert[i], c->device,
-                                  (void *[]){tensors[i], buffers[i]}, pad));
+        MABN_TRY(
+            mabn_dnnl_op_run(&p->convert[i], c->device, (void *[]){tensors[i], buffers[i]}, pad));
     }
     int o = p->output;
     bool converted = p->convert[o].primitive != NULL;
     if (add && !converted) buffers[o] = base + p->offset[o];
     if (p->convert_before.primitive)
-        MABN_TRY(mabn_dnnl_op_run(&p->convert_before, c->device,
-                                  (void *[]){tensors[o], buffers[o]}, pad));
+        MABN_TRY(mabn_dnnl_op_run(&p->convert_before, c->device, (void *[]){tensors[o], buffers[o]},
+                                  pad));
     MABN_TRY(mabn_dnnl_op_run(&p->run, c->device, buffers, pad));
     if (converted)
         return mabn_dnnl_op_run(add ? &p->convert_add : &p->convert[o], c->device,

@@ -13,9 +13,8 @@ MABN_BEGIN_DECLS
 MABN_MUST_USE mabn_status mabn_linear_forward(float *y, const float *x, const float *weight,
                                               const float *bias, int64_t n, int64_t in,
                                               int64_t out);
-MABN_MUST_USE mabn_status mabn_linear_backward_data(float *dx, const float *dy,
-                                                    const float *weight, int64_t n, int64_t in,
-                                                    int64_t out, bool add);
+MABN_MUST_USE mabn_status mabn_linear_backward_data(float *dx, const float *dy, const float *weight,
+                                                    int64_t n, int64_t in, int64_t out, bool add);
 /* dbias may be NULL. */
 MABN_MUST_USE mabn_status mabn_linear_backward_weights(float *dweight, float *dbias, const float *x,
                                                        const float *dy, int64_t n, int64_t in,

@@ -12,13 +12,13 @@ enum { ROUNDS = 7 };
 static const struct {
     int in, size, out, kernel, stride, count;
 } layers[] = {
-    {3, 224, 64, 7, 2, 1},    {64, 56, 64, 1, 1, 1},     {64, 56, 64, 3, 1, 3},
-    {64, 56, 256, 1, 1, 4},   {256, 56, 64, 1, 1, 2},    {256, 56, 128, 1, 1, 1},
-    {128, 56, 128, 3, 2, 1},  {128, 28, 512, 1, 1, 4},   {256, 56, 512, 1, 2, 1},
-    {512, 28, 128, 1, 1, 3},  {128, 28, 128, 3, 1, 3},   {512, 28, 256, 1, 1, 1},
-    {256, 28, 256, 3, 2, 1},  {256, 14, 1024, 1, 1, 6},  {512, 28, 1024, 1, 2, 1},
-    {1024, 14, 256, 1, 1, 5}, {256, 14, 256, 3, 1, 5},   {1024, 14, 512, 1, 1, 1},
-    {512, 14, 512, 3, 2, 1},  {512, 7, 2048, 1, 1, 3},   {1024, 14, 2048, 1, 2, 1},
+    {3, 224, 64, 7, 2, 1},    {64, 56, 64, 1, 1, 1},    {64, 56, 64, 3, 1, 3},
+    {64, 56, 256, 1, 1, 4},   {256, 56, 64, 1, 1, 2},   {256, 56, 128, 1, 1, 1},
+    {128, 56, 128, 3, 2, 1},  {128, 28, 512, 1, 1, 4},  {256, 56, 512, 1, 2, 1},
+    {512, 28, 128, 1, 1, 3},  {128, 28, 128, 3, 1, 3},  {512, 28, 256, 1, 1, 1},
+    {256, 28, 256, 3, 2, 1},  {256, 14, 1024, 1, 1, 6}, {512, 28, 1024, 1, 2, 1},
+    {1024, 14, 256, 1, 1, 5}, {256, 14, 256, 3, 1, 5},  {1024, 14, 512, 1, 1, 1},
+    {512, 14, 512, 3, 2, 1},  {512, 7, 2048, 1, 1, 3},  {1024, 14, 2048, 1, 2, 1},
     {2048, 7, 512, 1, 1, 2},  {512, 7, 512, 3, 1, 2},
 };
 
@@ -71,9 +71,9 @@ int main(int argc, char **argv)
     printf("# %s, batch %d; ms\n# in size out k/stride\tinfer\tforward\tdata\tweights\n",
            mabn_device_name(device), batch);
     for (size_t i = 0; i < sizeof layers / sizeof *layers; i++) {
-        struct mabn_conv_shape s = {batch,         layers[i].size,   layers[i].size,
-                                    layers[i].in,  layers[i].out,    layers[i].kernel,
-                                    layers[i].stride, layers[i].kernel / 2};
+        struct mabn_conv_shape s = {
+            batch,         layers[i].size,   layers[i].size,   layers[i].in,
+            layers[i].out, layers[i].kernel, layers[i].stride, layers[i].kernel / 2};
         double best[4];
         if (time_layer(device, s, argc > 2, best)) {
             fprintf(stderr, "%s\n", mabn_error_message());

@@ -56,13 +56,15 @@ static void reference(const struct layer *l, double *y, double *dx, double *dw)
             for (int64_t ox = 0; ox < l->ow; ox++)
                 for (int64_t ky = 0; ky < s->kernel; ky++)
                     for (int64_t kx = 0; kx < s->kernel; kx++) {
-                        int64_t iy = oy * s->stride + ky - s->pad, ix = ox * s->stride + kx - s->pad;
+                        int64_t iy = oy * s->stride + ky - s->pad,
+                                ix = ox * s->stride + kx - s->pad;
                         if (iy < 0 || ix < 0 || iy >= s->h || ix >= s->w) continue;
                         size_t xi = (size_t)(((n * s->h + iy) * s->w + ix) * s->in);
                         size_t yi = (size_t)(((n * l->oh + oy) * l->ow + ox) * s->out);
                         for (int64_t o = 0; o < s->out; o++)
                             for (int64_t i = 0; i < s->in; i++) {
-                                size_t wi = (size_t)(((o * s->kernel + ky) * s->kernel + kx) * s->in + i);
+                                size_t wi =
+                                    (size_t)(((o * s->kernel + ky) * s->kernel + kx) * s->in + i);
                                 double g = l->dy[yi + (size_t)o];
                                 y[yi + (size_t)o] += (double)l->x[xi + (size_t)i] * l->w[wi];
                                 dx[xi + (size_t)i] += g * l->w[wi];
@@ -92,7 +94,8 @@ static void check_training(const struct layer *l, const double *y, const double 
     void *scratch;
     mabn_status s = mabn_device_scratch(device, &scratch, mabn_conv_scratch_bytes(conv));
     float *fy = mabn_xcalloc(l->ny, sizeof *fy), *fdx = mabn_xcalloc(l->nx, sizeof *fdx);
-    float *fdw = mabn_xcalloc(l->nw, sizeof *fdw), *fdb = mabn_xcalloc((size_t)l->s.out, sizeof *fdb);
+    float *fdw = mabn_xcalloc(l->nw, sizeof *fdw),
+          *fdb = mabn_xcalloc((size_t)l->s.out, sizeof *fdb);
     double *want = mabn_xcalloc(l->ny > l->nx ? l->ny : l->nx, sizeof *want);
     double area = (double)(l->s.kernel * l->s.kernel), out = (double)(l->oh * l->ow * l->s.n);
     if (!s) s = mabn_conv_forward(conv, fy, l->x, l->w, bias ? l->b : NULL, scratch);
@@ -134,7 +137,8 @@ static void check_inference(const struct layer *l, const double *y, const char *
     float *before = random_array(l->ny, 5), *fy = random_array(l->ny, 5);
     double *want = mabn_xcalloc(l->ny, sizeof *want);
     for (size_t i = 0; i < l->ny; i++)
-        want[i] = fmax(0, y[i] + (double)l->b[i % (size_t)l->s.out] + (add ? (double)before[i] : 0));
+        want[i] =
+            fmax(0, y[i] + (double)l->b[i % (size_t)l->s.out] + (add ? (double)before[i] : 0));
     if (!s) s = mabn_conv_pack(conv, packed, l->w, scratch);
     if (!s) s = mabn_conv_infer(conv, fy, l->x, packed, l->b, scratch);
     tap_ok(!s && worst(fy, want, l->ny, (double)l->s.kernel * sqrt((double)l->s.in)) < tolerance,

@@ -173,8 +173,11 @@ static void check_network(struct mabn_device *device, const struct golden *g, co
 {
     struct mabn_model model;
     struct mabn_net *net, *eval;
-    struct mabn_net_options options = {.batch = (int)g->batch, .height = (int)g->side,
-                                       .width = (int)g->side, .training = true, .exact = exact};
+    struct mabn_net_options options = {.batch = (int)g->batch,
+                                       .height = (int)g->side,
+                                       .width = (int)g->side,
+                                       .training = true,
+                                       .exact = exact};
     if (mabn_model_init(&model, "resnet10") || mabn_model_set_norm(&model, "mabn")) abort();
     model.classes = (int)g->classes;
     for (int p = 0; p < MABN_MODEL_PARTS; p++)

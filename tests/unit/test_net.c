@@ -103,8 +103,8 @@ static struct mabn_net *build(const struct mabn_model *model, int batch, int hei
                               bool training)
 {
     struct mabn_net *net;
-    struct mabn_net_options options = {.batch = batch, .height = height, .width = width,
-                                       .training = training};
+    struct mabn_net_options options = {
+        .batch = batch, .height = height, .width = width, .training = training};
     if (mabn_model_build(&net, device, model, &options)) {
         printf("# %s\n", mabn_error_message());
         abort();
@@ -276,11 +276,13 @@ static void check_steps(const char *table)
         compared += n;
         worst = fmax(worst, logits_error(net, want, n));
         snprintf(name, sizeof name, "loss%d", step);
-        if (find_row(table, f.name, name, want, 1)) worst_loss = fmax(worst_loss, fabs(loss - want[0]));
+        if (find_row(table, f.name, name, want, 1))
+            worst_loss = fmax(worst_loss, fabs(loss - want[0]));
     }
     tap_ok(compared == 480 && worst < 2e-5 && worst_loss < 1e-5,
            "six steps with MABN: logits (%.1e), losses (%.1e)", worst, worst_loss);
-    worst = fmax(filter_sums(net, "conv1.weight"), filter_sums(net, "layer2.0.downsample.0.weight"));
+    worst =
+        fmax(filter_sums(net, "conv1.weight"), filter_sums(net, "layer2.0.downsample.0.weight"));
     tap_ok(worst < 1e-5, "gradients of centralized filters sum to 0 (%.1e)", worst);
     mabn_status s = mabn_net_copy(eval, net);
     if (!s) s = mabn_net_forward(eval);
@@ -316,8 +318,8 @@ enum { STEPS = 4 };
 static char *train(const struct mabn_model *model, bool save_memory, size_t *bytes)
 {
     struct mabn_net *net;
-    struct mabn_net_options options = {.batch = 6, .height = 16, .width = 16, .training = true,
-                                       .save_memory = save_memory};
+    struct mabn_net_options options = {
+        .batch = 6, .height = 16, .width = 16, .training = true, .save_memory = save_memory};
     struct mabn_net_sgd sgd = {.lr = 0.05, .momentum = 0.9, .weight_decay = 1e-4};
     if (mabn_model_build(&net, device, model, &options)) abort();
     mabn_net_initialize(net, 3, MABN_NET_INIT_FAN_OUT);
@@ -454,8 +456,9 @@ static void check_json(void)
               "no architecture");
     tap_fails(mabn_model_from_json(&again, "{\"arch\":\"resnet50\",\"stem\":\"tiny\"}"),
               MABN_ERR_FORMAT, "tiny", "an unknown stem");
-    tap_fails(mabn_model_from_json(&again, "{\"arch\":\"resnet50\",\"norm\":{\"stem\":{\"kind\":1}}}"),
-              MABN_ERR_FORMAT, "norm.stem.kind", "a number for a kind");
+    tap_fails(
+        mabn_model_from_json(&again, "{\"arch\":\"resnet50\",\"norm\":{\"stem\":{\"kind\":1}}}"),
+        MABN_ERR_FORMAT, "norm.stem.kind", "a number for a kind");
     tap_fails(mabn_model_init(&model, "vgg16"), MABN_ERR_ARG, "cifar-resnet20",
               "an unknown architecture lists the known");
     tap_fails(mabn_model_set_norm(&again, "head=bn"), MABN_ERR_ARG, "layer1 … layer4",
@@ -471,7 +474,8 @@ static void check_refusals(void)
     struct mabn_net *net;
     struct mabn_net_options options = {.batch = 1, .height = 1, .width = 1};
     if (mabn_model_init(&model, "resnet18")) abort();
-    tap_status(mabn_model_build(&net, device, &model, &options), "one pixel is enough for ResNet-18");
+    tap_status(mabn_model_build(&net, device, &model, &options),
+               "one pixel is enough for ResNet-18");
     tap_fails(mabn_net_backward(net), MABN_ERR_ARG, "inference", "no backward in inference");
     mabn_net_free(net);
     if (mabn_model_set_norm(&model, "layer2=gn")) abort();
