@@ -371,10 +371,23 @@ void mabn_zip_writer_add(struct mabn_zip_writer *writer, const char *entry, uint
     writer->position = e->offset + size;
 }
 
+/* The data, piece by piece, so that the CRC finds them in the cache. */
+static mabn_status put_data(struct mabn_zip_writer *writer, struct mabn_zip_written *e,
+                            const uint8_t *data)
+{
+    const size_t piece = 1 << 18;
+    for (uint64_t at = 0; at < e->size; at += piece) {
+        size_t n = e->size - at < piece ? (size_t)(e->size - at) : piece;
+        e->crc = mabn_crc32(e->crc, data + at, n);
+        MABN_TRY(mabn_pwrite_all(writer->fd, data + at, n, e->offset + at, writer->name));
+    }
+    return MABN_OK;
+}
+
 mabn_status mabn_zip_writer_put(struct mabn_zip_writer *writer, size_t index, const void *data)
 {
     struct mabn_zip_written *e = &writer->entries[index];
-    e->crc = mabn_crc32(0, data, (size_t)e->size);
+    MABN_TRY(put_data(writer, e, data));
     size_t n = strlen(e->name), extra = local_extra(e), length = (size_t)(e->offset - e->header);
     bool large = e->size >= NO32;
     uint8_t *h = mabn_xcalloc(1, length), *x = h + LOCAL_SIZE + n;
@@ -400,8 +413,6 @@ mabn_status mabn_zip_writer_put(struct mabn_zip_writer *writer, size_t index, co
     memset(x + 4, 'Z', extra - 4);
     mabn_status status = mabn_pwrite_all(writer->fd, h, length, e->header, writer->name);
     free(h);
-    if (!status && e->size)
-        status = mabn_pwrite_all(writer->fd, data, (size_t)e->size, e->offset, writer->name);
     return status;
 }
 
