@@ -176,11 +176,47 @@ static void test_scores(void)
     mabn_coco_release(&none);
 }
 
+/* A detection halfway between two ground truths takes the later one, so that a second detection
+ * finds the earlier one free, and the later one not. */
+static void test_ties(void)
+{
+    static const char tied[] =
+        "{\"images\": [{\"id\": 1}], \"categories\": [{\"id\": 1}], \"annotations\": ["
+        "{\"id\": 1, \"image_id\": 1, \"category_id\": 1, \"bbox\": [0, 0, 10, 10], \"area\": 100},"
+        "{\"id\": 2, \"image_id\": 1, \"category_id\": 1, \"bbox\": [10, 0, 10, 10], \"area\": "
+        "100}]}";
+    for (int later = 0; later < 2; later++) {
+        struct mabn_coco truth, results;
+        struct mabn_coco_params p;
+        struct mabn_coco_evaluation *e;
+        struct mabn_coco_score s;
+        char text[300];
+        snprintf(
+            text, sizeof text,
+            "[{\"image_id\": 1, \"category_id\": 1, \"bbox\": [5, 0, 10, 10], \"score\": 0.9},"
+            " {\"image_id\": 1, \"category_id\": 1, \"bbox\": [%d, 0, 10, 10], \"score\": 0.8}]",
+            later ? 10 : 0);
+        mabn_coco_params_init(&p, MABN_COCO_BBOX);
+        p.thresholds[0] = 0.3;
+        p.n_thresholds = 1;
+        if (read_text(&truth, tied, false) || read_text(&results, text, true)) return;
+        if (mabn_coco_evaluate(&e, &truth, &results, &p) || mabn_coco_accumulate(&s, e, NULL))
+            return;
+        tap_close(s.stats[8], later ? 0.5 : 1, 0, "of two equal overlaps the later counts (%d)",
+                  later);
+        mabn_coco_score_release(&s);
+        mabn_coco_evaluation_free(e);
+        mabn_coco_release(&truth);
+        mabn_coco_release(&results);
+    }
+}
+
 int main(void)
 {
     mabn_log_set_level(MABN_LOG_QUIET);
     test_reading();
     test_refusals();
     test_scores();
+    test_ties();
     return tap_done();
 }
