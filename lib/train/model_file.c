@@ -134,8 +134,8 @@ static mabn_status read_description(struct mabn_model_file *file)
     const char *config = file->meta.config;
     if (!config || !strcmp(config, "{}"))
         return mabn_fail(MABN_ERR_UNSUPPORTED,
-                         "does not say what network its tensors belong to (mabn-convert --arch "
-                         "can add it)");
+                         "does not say what network its tensors belong to (mabn-convert says it for "
+                         "the networks it knows)");
     MABN_TRY(mabn_model_from_json(&file->model, config));
     if (!mabn_h5_has_attribute(h5, "input")) return default_input(file);
     const char *json;
