@@ -491,6 +491,7 @@ static void gather_cells(struct matching *m)
     size_t total = 0, k = e->n_categories;
     e->cell_start = mabn_xcalloc(k + 1, sizeof *e->cell_start);
     for (size_t i = 0; i < e->n_images; i++) {
+        if (!m->image_n_cells[i]) continue; /* its worker may have no list at all */
         const struct mabn_coco_cell *c = m->workers[m->image_worker[i]].cells + m->image_cells[i];
         for (uint32_t n = 0; n < m->image_n_cells[i]; n++)
             e->cell_start[c[n].category + 1]++;
@@ -502,6 +503,7 @@ static void gather_cells(struct matching *m)
     memcpy(at, e->cell_start, k * sizeof *at);
     e->cells = mabn_xcalloc(total + 1, sizeof *e->cells);
     for (size_t i = 0; i < e->n_images; i++) {
+        if (!m->image_n_cells[i]) continue; /* its worker may have no list at all */
         const struct mabn_coco_cell *c = m->workers[m->image_worker[i]].cells + m->image_cells[i];
         for (uint32_t n = 0; n < m->image_n_cells[i]; n++)
             e->cells[at[c[n].category]++] = c[n];
