@@ -8,7 +8,7 @@ build="pkgconf libdnnl-dev libhdf5-dev libjpeg62-turbo-dev libpng-dev zlib1g-dev
 demo="dataset-fashion-mnist"
 check="g++ bats bats-assert bats-support bats-file python3-h5py python3-numpy hdf5-tools mandoc man-db
        dataset-fashion-mnist"
-peer="python3-torch python3-torchvision python3-pil python3-onnx"
+peer="python3-venv python3-torch python3-torchvision python3-pil python3-onnx"
 
 case ${1:-build} in
 build) want=$build ;;

@@ -1,0 +1,50 @@
+# Speed, always beside a peer in the same run, and comparisons of numbers with peers. Slow and noisy:
+# nothing here runs in check.
+#
+#   make bench            all of the below that this machine can run
+#   make bench-net        ResNet-50 beside PyTorch, PEER_ROUNDS rounds in turns
+#   make bench-norm       the norms beside a copy of the same bytes
+#   make bench-loader     the loader beside a bare libjpeg-turbo loop on the same JPEGs
+#   make bench-pack       mabn-pack beside tar, on the class tree BENCH_TREE
+#   make bench-convert    mabn-convert beside cp
+#   make bench-coco       mabn-score beside pycocotools and faster-coco-eval
+#   make peer             numbers: norms, pictures, masks, scores, logits
+#
+# MABN_SHARED=DIR: real data (imagenet-sample, coco-tiny); what needs it is left out without.
+# pycocotools and faster-coco-eval come from PyPI into build/venv when they are first needed.
+
+PEER_ROUNDS  ?= 3
+BENCH_IMAGES ?= $(if $(MABN_SHARED),$(MABN_SHARED)/data/imagenet-sample)
+BENCH_TREE   ?= $(BENCH_IMAGES)
+VENV         := build/venv/ready
+PYTHON       ?= /usr/bin/python3
+tools_first  := PATH="$(abspath $(B)/bin):$$PATH"
+
+.PHONY: bench bench-net bench-norm bench-loader bench-pack bench-convert bench-coco peer
+bench: bench-norm bench-loader bench-pack bench-convert $(if $(MABN_SHARED),bench-coco) bench-net
+
+bench-net: deps-peer all
+	@$(tools_first) tests/peer/resnet.py --rounds $(PEER_ROUNDS)
+bench-norm: $(B)/tests/bench/bench_norm
+	$(B)/tests/bench/bench_norm
+bench-loader: $(B)/tests/bench/bench_loader
+	$(B)/tests/bench/bench_loader $(BENCH_FLAGS) $(BENCH_IMAGES)
+bench-pack: $(B)/bin/mabn-pack
+	tests/bench/pack-tar.sh $(B)/bin $(BENCH_TREE)
+bench-convert: deps-peer $(B)/bin/mabn-convert
+	tests/bench/convert_speed.sh 1024 3 $(B)/bin
+bench-coco: $(VENV) $(B)/bin/mabn-score
+	$(if $(MABN_SHARED),,$(error bench-coco needs MABN_SHARED))
+	build/venv/bin/python tests/bench/coco_score.py $(MABN_SHARED) --bin $(B)/bin --runs 3
+
+$(VENV):
+	$(PYTHON) -m venv build/venv
+	build/venv/bin/pip install -q numpy pycocotools faster-coco-eval
+	@touch $@
+
+peer: deps-peer all $(VENV)
+	$(PYTHON) tests/peer/norms.py
+	$(PYTHON) tests/peer/resize.py $(B)
+	build/venv/bin/python tests/peer/coco_masks.py
+	build/venv/bin/python tests/peer/coco_random.py
+	$(if $(MABN_SHARED),$(PYTHON) tests/peer/convert_logits.py $(MABN_SHARED)/data/imagenet-sample $(B)/bin 4)
