@@ -10,10 +10,9 @@ ROOT=$(cd "$BATS_TEST_DIRNAME/../.." && pwd)
 PATH=${MABN_BIN:-$ROOT/build/release/bin}:$PATH
 
 # A network of a few thousand weights on 16x16 pictures; 8 steps an epoch.
-train() {
-    mabn-train --arch cifar-resnet8 --base-width 4 --size 16 --augment plain --flip 0.5 --batch 8 \
-        --lr 0.1 --lr-exact --train "$DATA" "$@"
-}
+small=(--arch cifar-resnet8 --base-width 4 --size 16 --augment plain --flip 0.5 --batch 8
+    --lr 0.1 --lr-exact)
+train() { mabn-train "${small[@]}" --train "$DATA" "$@"; }
 
 # wait_for FILE TEXT: until a line of a growing file has the text
 wait_for() {
@@ -83,8 +82,7 @@ tensor() { h5dump -d "/model/$2" "$1" | tail -n +2; }
     mkdir a b
     steps=(--norm mabn -B 2 --steps 60 --log-every 1 --val-every 25 --resume -o run -q -l log)
     (cd a && train --val "$DATA" "${steps[@]}")
-    (cd b && exec mabn-train --arch cifar-resnet8 --base-width 4 --size 16 --augment plain --flip 0.5 \
-        --batch 8 --lr 0.1 --lr-exact --train "$DATA" --val "$DATA" "${steps[@]}" 2>err) &
+    (cd b && exec mabn-train "${small[@]}" --train "$DATA" --val "$DATA" "${steps[@]}" 2>err) &
     pid=$!
     wait_for b/run/metrics.jsonl '"step":3,'
     kill -TERM $pid
@@ -104,11 +102,11 @@ tensor() { h5dump -d "/model/$2" "$1" | tail -n +2; }
 }
 
 @test "SIGUSR1 saves and goes on" {
-    train --steps 80 --log-every 1 --save-every 1000 --keep 99 -o run -q -l log &
+    mabn-train "${small[@]}" --train "$DATA" --steps 80 --log-every 1 --save-every 1000 --keep 99 \
+        -o run -q -l log &
     pid=$!
     wait_for run/metrics.jsonl '"step":2,'
-    # the program is the child of the function's subshell
-    kill -USR1 "$(ps -o pid= --ppid $pid)"
+    kill -USR1 $pid
     wait $pid
     run bash -c 'ls run/step-*.h5 | wc -l'
     assert_output 2
@@ -210,7 +208,8 @@ tensor() { h5dump -d "/model/$2" "$1" | tail -n +2; }
 }
 
 @test "a full disk for the metrics, or a folder that cannot be made, is one line and exit 1" {
-    run --separate-stderr bash -c "$(declare -f train); train -o run --steps 2 -q >/dev/full"
+    run --separate-stderr bash -c 'exec mabn-train "$@" >/dev/full' _ "${small[@]}" \
+        --train "$DATA" -o run --steps 2 -q
     assert_failure 1
     [[ $stderr == *"No space left on device"* ]]
     touch file
