@@ -32,7 +32,7 @@ bench-loader: $(B)/tests/bench/bench_loader
 bench-pack: $(B)/bin/mabn-pack
 	tests/bench/pack-tar.sh $(B)/bin $(BENCH_TREE)
 bench-convert: deps-peer $(B)/bin/mabn-convert
-	tests/bench/convert_speed.sh 1024 3 $(B)/bin
+	tests/bench/convert_speed.sh 1024 7 $(B)/bin
 bench-coco: $(VENV) $(B)/bin/mabn-score
 	$(if $(MABN_SHARED),,$(error bench-coco needs MABN_SHARED))
 	build/venv/bin/python tests/bench/coco_score.py $(MABN_SHARED) --bin $(B)/bin --runs 3

@@ -2,7 +2,7 @@
 # convert_speed.sh [MEGABYTES [ROUNDS [TOOLS]]]: mabn-convert beside cp, from a warm cache.
 #
 # A PyTorch file of random tensors (16 MB each) is converted to each format and copied with
-# `cp && sync` (mabn-convert syncs its output, and reads HDF5 back to verify it), interleaved; the
+# `cp && sync` (mabn-convert syncs its output, and reads HDF5 back to verify it), in a random order; the
 # medians, their ratio and the peak memory are printed. Needs python3-torch.
 set -euo pipefail
 size=${1:-1024} rounds=${2:-3} tools=${3:-build/release/bin}
@@ -20,8 +20,9 @@ convert() {
 median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 cat "$dir/in.pth" >/dev/null
 kinds="cp torch safetensors hdf5"
+# In a new order each round: one may pay for the memory that the one before it gave back.
 for ((r = 0; r < rounds; r++)); do
-    for k in $kinds; do
+    for k in $(shuf -e $kinds); do
         rm -f "$dir/out"
         if [ "$k" = cp ]; then seconds copy; else seconds convert "$k"; fi >>"$dir/$k.s"
         if [ "$k" != cp ]; then cp "$dir/rss" "$dir/$k.rss"; fi
