@@ -37,7 +37,7 @@ bench-coco: $(VENV) $(B)/bin/mabn-score
 	$(if $(MABN_SHARED),,$(error bench-coco needs MABN_SHARED))
 	build/venv/bin/python tests/bench/coco_score.py $(MABN_SHARED) --bin $(B)/bin --runs 3
 
-$(VENV):
+$(VENV): | deps-peer
 	$(PYTHON) -m venv build/venv
 	build/venv/bin/pip install -q numpy pycocotools faster-coco-eval
 	@touch $@
@@ -45,6 +45,6 @@ $(VENV):
 peer: deps-peer all $(VENV)
 	$(PYTHON) tests/peer/norms.py
 	$(PYTHON) tests/peer/resize.py $(B)
-	build/venv/bin/python tests/peer/coco_masks.py
-	build/venv/bin/python tests/peer/coco_random.py
+	build/venv/bin/python tests/peer/coco_masks.py $(B)
+	build/venv/bin/python tests/peer/coco_random.py --bin $(B)/bin
 	$(if $(MABN_SHARED),$(PYTHON) tests/peer/convert_logits.py $(MABN_SHARED)/data/imagenet-sample $(B)/bin 4)
