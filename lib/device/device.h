@@ -20,6 +20,11 @@ enum mabn_device_kind { MABN_DEVICE_CPU, MABN_DEVICE_CUDA };
  * must be the one that runs the networks of this device. */
 MABN_MUST_USE mabn_status mabn_device_new(struct mabn_device **device, enum mabn_device_kind kind,
                                           int threads);
+/* By a user's word: "cpu", "cuda" (the first GPU), "cuda:N", or "auto": the first GPU that can be
+ * used, with its libraries, and otherwise the CPU; the device's name then says why there is no GPU.
+ */
+MABN_MUST_USE mabn_status mabn_device_open(struct mabn_device **device, const char *word,
+                                           int threads);
 void mabn_device_free(struct mabn_device *device); /* after every network on it; NULL is fine */
 
 enum mabn_device_kind mabn_device_kind_of(const struct mabn_device *device);
@@ -30,6 +35,17 @@ const char *mabn_device_name(const struct mabn_device *device);
 /* Memory on the device, 64-byte aligned, zeroed. Pages that are never touched cost nothing. */
 MABN_MUST_USE mabn_status mabn_device_alloc(struct mabn_device *device, void **out, size_t bytes);
 void mabn_device_release(struct mabn_device *device, void *p, size_t bytes); /* NULL is fine */
+
+/* Between host and device memory, and setting it to zero bytes; after all that was asked before,
+ * and done on return. */
+MABN_MUST_USE mabn_status mabn_device_put(struct mabn_device *device, void *on_device,
+                                          const void *host, size_t bytes);
+MABN_MUST_USE mabn_status mabn_device_get(struct mabn_device *device, void *host,
+                                          const void *on_device, size_t bytes);
+MABN_MUST_USE mabn_status mabn_device_zero(struct mabn_device *device, void *on_device,
+                                           size_t bytes);
+/* Wait until all that was asked is done, and report what failed meanwhile. */
+MABN_MUST_USE mabn_status mabn_device_wait(struct mabn_device *device);
 
 /* The shared scratch buffer, grown to at least `bytes`. Its content lasts until the next call of
  * any operation; growing moves it, so plans reserve all they need before the first step. */

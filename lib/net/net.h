@@ -39,8 +39,23 @@ struct mabn_net;
 struct mabn_norm_options; /* norm/norm.h */
 struct mabn_norm_sync;
 
+/* What activations, their gradients and the weights in use are kept in. Sums, statistics,
+ * parameters and optimizer are float32 in all. The CPU computes in float32. */
+enum mabn_net_precision {
+    MABN_NET_AUTO, /* float32 on the CPU, bfloat16 on a GPU */
+    MABN_NET_FP32,
+    MABN_NET_TF32, /* float32, multiplied by tensor cores with 10 bits of mantissa */
+    MABN_NET_BF16,
+    MABN_NET_FP16, /* with dynamic loss scaling in training */
+};
+/* "auto", "fp32", "tf32", "bf16", "fp16". */
+const char *mabn_net_precision_name(enum mabn_net_precision precision);
+MABN_MUST_USE mabn_status mabn_net_precision_parse(enum mabn_net_precision *precision,
+                                                   const char *name);
+
 struct mabn_net_options {
     int batch, height, width, channels; /* of the input */
+    enum mabn_net_precision precision;
     bool training;
     bool no_fold;     /* inference: keep norms apart from convolutions, to compare */
     bool exact;       /* plain convolution sums, no Winograd: slower, for comparisons */
@@ -105,9 +120,45 @@ struct mabn_net_sgd {
 /* buf = momentum·buf + grad + decay·p; p -= lr·buf. */
 MABN_MUST_USE mabn_status mabn_net_update(struct mabn_net *net, const struct mabn_net_sgd *sgd);
 
+/* ---- running behind ----
+ *
+ * The same work as one call, which on a GPU is one captured graph and returns before it is done:
+ *
+ *     for (;;) {
+ *         fill mabn_net_input and mabn_net_labels
+ *         mabn_net_step(net, smoothing, &sgd)
+ *         if (mabn_net_behind(net) == mabn_net_depth(net)) mabn_net_result(net, &result)
+ *     }
+ *     while (mabn_net_behind(net)) mabn_net_result(net, &result)
+ *
+ * On the CPU depth is 1 and a step's result is there when it returns; on a GPU it is 2: the result
+ * of step k comes while step k+1 runs, and the host waits for nothing else. After mabn_net_step the
+ * input and labels are other memory than before: ask again. Anything else that is asked of the net
+ * (tensors, a copy, mabn_net_forward) waits for the steps begun; their results stay to be fetched.
+ */
+
+struct mabn_net_result {
+    double loss; /* mean over the rows with a label; 0 without any */
+    int64_t labelled, top1, top5;
+    bool skipped; /* float16: gradients overflowed, nothing was updated, the scale was halved */
+    double loss_scale; /* float16; else 1 */
+};
+
+/* Training: forward, loss, backward, update. Inference: forward and loss; sgd is NULL. */
+MABN_MUST_USE mabn_status mabn_net_step(struct mabn_net *net, double smoothing,
+                                        const struct mabn_net_sgd *sgd);
+/* The result of the oldest step not fetched yet; mabn_net_logits and mabn_net_ranks are then that
+ * step's, until the next step. */
+MABN_MUST_USE mabn_status mabn_net_result(struct mabn_net *net, struct mabn_net_result *result);
+int mabn_net_behind(const struct mabn_net *net); /* steps begun whose result was not fetched */
+int mabn_net_depth(const struct mabn_net *net);  /* the most there may be */
+
+/* No parameter is infinite or not a number. */
+MABN_MUST_USE mabn_status mabn_net_finite(struct mabn_net *net, bool *finite);
+
 /* The arenas, for all-reduce, checks and counting. */
-float *mabn_net_parameters(struct mabn_net *net, size_t *count);
-float *mabn_net_gradients(struct mabn_net *net, size_t *count); /* NULL in inference */
+float *mabn_net_parameters(struct mabn_net *net, size_t *count); /* device memory */
+float *mabn_net_gradients(struct mabn_net *net, size_t *count);  /* likewise; NULL in inference */
 
 /* ---- named tensors: what a checkpoint holds ---- */
 
@@ -143,8 +194,8 @@ enum mabn_net_init {
     MABN_NET_INIT_FAN_IN,  /* convolutions uniform in ±sqrt(3/fan_in): detection bodies */
 };
 /* All parameters and state as at the start: convolutions by `kind`, linear layers uniform in
- * ±1/sqrt(fan_in), norms 1 and 0; momentum 0. The same numbers for the same seed and names, whatever
- * the thread count. */
+ * ±1/sqrt(fan_in), norms 1 and 0; momentum 0. The same numbers for the same seed and names,
+ * whatever the thread count. */
 void mabn_net_initialize(struct mabn_net *net, uint64_t seed, enum mabn_net_init kind);
 
 /* ---- looking inside ---- */
