@@ -19,8 +19,15 @@ E_FLAGS := -std=c++17 -O1 -g -Itests/gpu/executor -Ilib -Itests/unit -Itests/gpu
            -DMABN_CUDA=1 -Wall -Wextra -Wno-unknown-pragmas -fno-strict-aliasing \
            $(if $(filter 1,$(DEVELOPER)),-Werror) \
            -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
-E_LIB_CU := $(filter-out %_fast.cu,$(LIB_CU))
-E_O := $(E_LIB_CU:%=$(E)/%.o) $(E)/tests/gpu/executor/executor.cpp.o
+E_CFLAGS := -std=c11 -O1 -g -Ilib -D_GNU_SOURCE -DMABN_CUDA=1 -Wall -Wextra $(PKG_CF) -fopenmp \
+            -fno-strict-aliasing $(if $(filter 1,$(DEVELOPER)),-Werror) \
+            -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+# Files that need NVIDIA's libraries or the hardware itself.
+E_LIB_CU := $(filter-out %_fast.cu %/cuda_libraries.cu,$(LIB_CU))
+# Rooms whose C files know of CUDA: the plain library has them without.
+E_LIB_C := $(wildcard lib/device/*.c lib/net/*.c)
+E_O := $(E_LIB_CU:%=$(E)/%.o) $(E_LIB_C:%.c=$(E)/%.o) \
+       $(patsubst %.cpp,$(E)/%.cpp.o,$(wildcard tests/gpu/executor/*.cpp))
 E_BIN := $(CUDA_TESTS:%=$(B)/tests/unit/%)
 
 $(E)/%.cu.o: %.cu
@@ -29,6 +36,9 @@ $(E)/%.cu.o: %.cu
 $(E)/%.cpp.o: %.cpp
 	$(say) CXX $<
 	$(Q)mkdir -p $(@D) && $(CXX) $(E_FLAGS) -MMD -MP -c $< -o $@
+$(E)/%.o: %.c
+	$(say) CC $<
+	$(Q)mkdir -p $(@D) && $(CC) $(E_CFLAGS) -MMD -MP -c $< -o $@
 $(E_BIN): $(B)/tests/unit/%: $(E)/tests/gpu/%.cu.o $(E_O) $(LIB)
 	$(say) LINK $@
 	$(Q)mkdir -p $(@D) && $(CXX) $(LDFLAGS) -fsanitize=address,undefined $(filter %.o,$^) $(LIB) \
