@@ -7,6 +7,7 @@
 
 #include "device/launch.cuh"
 #include "norm/internal.h"
+#include "ops/ops_cuda.h"
 
 /* All a coefficient kernel may read or write; everything it points at is device memory. */
 struct mabn_cuda_work {
@@ -28,6 +29,7 @@ struct mabn_cuda_work {
     float *p, *q, *r; /* (runs,C) */
     float *dgamma, *dbeta;
     bool accumulate;
+    const struct mabn_cuda_scaler *scaler; /* gradients are so much larger; NULL: 1 */
 };
 
 /* a, b (C) of a norm that folds, from its state: inference, none, frozen. */

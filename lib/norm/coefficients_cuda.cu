@@ -306,11 +306,22 @@ __global__ void __launch_bounds__(BLOCK) grads_bn(work w)
     put_parameter(w.dbeta, dbeta, w, at.c);
 }
 
+/* Psi as the window keeps it: without the loss's scale; and where it overflowed (the step will be
+ * skipped) the newest that did not, so that the window is not spoilt for its whole length. */
+__device__ __forceinline__ double true_psi(const work &w, double scaled, int64_t done, int c)
+{
+    if (!w.scaler) return scaled;
+    const double psi = scaled * w.scaler->inverse;
+    if (isfinite((float)psi)) return psi;
+    return done ? w.state.window_gz[window_row(w, 1, done) * w.channels + c] : 0;
+}
+
 __global__ void __launch_bounds__(BLOCK) grads_mabn(work w)
 {
     MABN_SHARED(double, part, BLOCK);
     const struct column at = find_column(w);
     const int64_t done = iterations_done(w);
+    const double scale = w.scaler ? w.scaler->scale : 1;
     double *const psi = w.stat1;
     double dgamma = 0, dbeta = 0, psi_sum = 0;
 
@@ -322,7 +333,8 @@ __global__ void __launch_bounds__(BLOCK) grads_mabn(work w)
         const struct mabn_coef f = kept(w, i);
         dgamma += f.scale * dot + f.shift * sum;
         dbeta += sum;
-        psi[i] = mabn_psi(&f, w.gamma[at.c], dot, (double)run_rows_of(w, run));
+        psi[i] =
+            true_psi(w, mabn_psi(&f, w.gamma[at.c], dot, (double)run_rows_of(w, run)), done, at.c);
         psi_sum += (float)psi[i];
     }
     dgamma = column_sum(part, dgamma, at);
@@ -334,7 +346,7 @@ __global__ void __launch_bounds__(BLOCK) grads_mabn(work w)
         struct mabn_grad_coef k;
         mabn_grad_mabn(
             &k, &f, w.gamma[at.c],
-            window_mean(w, psi, w.state.window_gz, run, step_of(w, run, done), done, at.c));
+            scale * window_mean(w, psi, w.state.window_gz, run, step_of(w, run, done), done, at.c));
         put_grad(w, i, k);
     }
     __syncthreads();

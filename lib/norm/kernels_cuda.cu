@@ -149,7 +149,7 @@ __global__ void __launch_bounds__(THREADS)
         FOR_ROWS(u, row)
         {
             float v[V];
-            mabn_unpack(v, raw[u]);
+            mabn_unpack<T>(v, raw[u]);
 #pragma unroll
             for (int j = 0; j < V; j++) {
                 const float d = v[j] - shift[j];
@@ -196,8 +196,8 @@ __global__ void __launch_bounds__(THREADS) apply_kernel(struct apply_args<T> in,
         FOR_ROWS(u, row)
         {
             float v[V], add[V];
-            mabn_unpack(v, raw[u]);
-            if (RESIDUAL) mabn_unpack(add, raw_add[u]);
+            mabn_unpack<T>(v, raw[u]);
+            if (RESIDUAL) mabn_unpack<T>(add, raw_add[u]);
 #pragma unroll
             for (int j = 0; j < V; j++) {
                 if (SQUARE) square[j] = fmaf(v[j], v[j], square[j]);
@@ -257,9 +257,9 @@ __global__ void __launch_bounds__(THREADS)
         FOR_ROWS(u, row)
         {
             float dy[V], x[V], y[V] = {0};
-            mabn_unpack(dy, raw_dy[u]);
-            mabn_unpack(x, raw_x[u]);
-            if (MASK == MABN_MASK_Y) mabn_unpack(y, raw_y[u]);
+            mabn_unpack<T>(dy, raw_dy[u]);
+            mabn_unpack<T>(x, raw_x[u]);
+            if (MASK == MABN_MASK_Y) mabn_unpack<T>(y, raw_y[u]);
 #pragma unroll
             for (int j = 0; j < V; j++) {
                 const float g = masked<MASK>(dy[j], x[j], y[j], a[j], b[j]);
@@ -303,9 +303,9 @@ __global__ void __launch_bounds__(THREADS) grad_apply_kernel(struct grad_args<T>
         {
             const int64_t at = row * c.channels + p.channel;
             float g[V], x[V] = {0}, y[V] = {0};
-            mabn_unpack(g, raw_dy[u]);
-            if (FULL || MASK == MABN_MASK_X) mabn_unpack(x, raw_x[u]);
-            if (MASK == MABN_MASK_Y) mabn_unpack(y, raw_y[u]);
+            mabn_unpack<T>(g, raw_dy[u]);
+            if (FULL || MASK == MABN_MASK_X) mabn_unpack<T>(x, raw_x[u]);
+            if (MASK == MABN_MASK_Y) mabn_unpack<T>(y, raw_y[u]);
 #pragma unroll
             for (int j = 0; j < V; j++)
                 g[j] = masked<MASK>(g[j], x[j], y[j], a[j], b[j]);

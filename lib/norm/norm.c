@@ -265,6 +265,20 @@ void mabn_norm_state_reset(const struct mabn_norm *norm, void *state)
         s.window_x2[i] = 1;
 }
 
+int64_t mabn_norm_calls_until_known(const struct mabn_norm *norm, const void *state,
+                                    int64_t samples)
+{
+    const struct mabn_norm_options *o = &norm->options;
+    struct mabn_norm_state s;
+
+    if (o->kind != MABN_NORM_MABN) return -1;
+    /* Several runs under the iteration rule each move running_var. */
+    if (o->window_rule == MABN_WINDOW_ITERATION && mabn_norm_runs(norm, samples) != 1) return -1;
+    mabn_norm_state_view(&s, norm, (void *)state);
+    const int64_t next = (s.iters ? *s.iters : (int64_t)*s.iters_f32) + 1;
+    return next >= o->r_start ? 0 : o->r_start - next;
+}
+
 /* ---- memory ---- */
 
 int64_t mabn_norm_run_samples(const struct mabn_norm *norm, int64_t samples)

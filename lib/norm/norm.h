@@ -175,6 +175,11 @@ int mabn_norm_state_list(const struct mabn_norm *norm, void *state,
 size_t mabn_norm_state_bytes(const struct mabn_norm *norm);
 /* Write the initial state (running_var 1, the rest 0; sta_matrix; pre_x2 1). Host memory. */
 void mabn_norm_state_reset(const struct mabn_norm *norm, void *state);
+/* MABN: how many more training calls of `samples` samples until y = a·x + b does not depend on the
+ * batch (unless r is clipped): 0: from the next on; -1: never, or not MABN. From state in host
+ * memory; each call of that size brings it one nearer. */
+int64_t mabn_norm_calls_until_known(const struct mabn_norm *norm, const void *state,
+                                    int64_t samples);
 
 /* ---- work ---- */
 

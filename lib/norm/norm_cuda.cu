@@ -90,6 +90,7 @@ void call_init(struct call *c, const struct mabn_norm *norm, const struct mabn_n
     w->dgamma = io->dgamma;
     w->dbeta = io->dbeta;
     w->accumulate = io->accumulate;
+    w->scaler = io->scaler;
 
     const struct layout l = scratch_layout(norm, io->samples, w->runs * w->chunks);
     const size_t one = (l.saved - l.grad) / 3;

@@ -44,8 +44,9 @@ template <typename T> struct xent_args {
     T *dlogits;
     const float *logits;
     const int32_t *labels;
+    const float *scale;
     int64_t classes;
-    double smoothing, scale;
+    double smoothing;
 };
 
 template <typename T> __global__ void __launch_bounds__(THREADS) xent_kernel(struct xent_args<T> in)
@@ -56,6 +57,7 @@ template <typename T> __global__ void __launch_bounds__(THREADS) xent_kernel(str
     const float *z = in.logits + i * k;
     const double other = in.smoothing / (double)k, own = 1 - in.smoothing + other;
     const float true_logit = has ? z[truth] : 0;
+    const double scale = in.dlogits ? *in.scale : 0;
     double top = -INFINITY, sum = 0, smooth = 0, before = 0;
 
     for (int64_t j = threadIdx.x; j < k; j += THREADS)
@@ -69,7 +71,7 @@ template <typename T> __global__ void __launch_bounds__(THREADS) xent_kernel(str
         before += z[j] > true_logit || (z[j] == true_logit && j < truth) || isnan(z[j]);
         if (!in.dlogits) continue;
         const double p = exp(z[j] - norm);
-        const double d = wrong ? NAN : truth < 0 ? 0 : in.scale * (p - (j == truth ? own : other));
+        const double d = wrong ? NAN : truth < 0 ? 0 : scale * (p - (j == truth ? own : other));
         mabn_from_float(&in.dlogits[i * k + j], (float)d);
     }
     smooth = block_sum(part, smooth);
@@ -79,6 +81,19 @@ template <typename T> __global__ void __launch_bounds__(THREADS) xent_kernel(str
     if (in.smoothing > 0) loss += other * smooth;
     in.loss[i] = wrong ? NAN : has ? loss : 0;
     in.rank[i] = truth < 0 ? -1 : wrong || isnan(true_logit) ? (int32_t)k : (int32_t)before;
+}
+
+__global__ void __launch_bounds__(THREADS)
+    share_kernel(float *share, const int32_t *labels, int64_t n, const float *loss_scale)
+{
+    MABN_SHARED(double, part, THREADS);
+    double labelled = 0;
+
+    for (int64_t i = threadIdx.x; i < n; i += THREADS)
+        labelled += labels[i] >= 0;
+    labelled = block_sum(part, labelled);
+    if (threadIdx.x) return;
+    *share = labelled > 0 ? (float)((loss_scale ? *loss_scale : 1) / labelled) : 0;
 }
 
 __global__ void __launch_bounds__(THREADS)
@@ -107,9 +122,16 @@ __global__ void __launch_bounds__(THREADS)
 
 } // namespace
 
+mabn_status mabn_cuda_label_share(float *share, const int32_t *labels, int64_t n,
+                                  const float *loss_scale, void *stream)
+{
+    return MABN_LAUNCH(share_kernel, 1, THREADS, 0, static_cast<cudaStream_t>(stream), share,
+                       labels, n, loss_scale);
+}
+
 mabn_status mabn_cuda_softmax_xent(const struct mabn_cuda_xent *out, const float *logits,
                                    const int32_t *labels, int64_t n, int64_t classes,
-                                   double smoothing, double scale, enum mabn_dtype dtype,
+                                   double smoothing, const float *scale, enum mabn_dtype dtype,
                                    void *stream)
 {
     const cudaStream_t s = static_cast<cudaStream_t>(stream);
@@ -117,12 +139,14 @@ mabn_status mabn_cuda_softmax_xent(const struct mabn_cuda_xent *out, const float
     if (classes < 1) return mabn_fail(MABN_ERR_ARG, "a loss needs classes");
     if (!(smoothing >= 0 && smoothing < 1))
         return mabn_fail(MABN_ERR_ARG, "label smoothing must be in [0,1), is %g", smoothing);
+    if (out->dlogits && !scale)
+        return mabn_fail(MABN_ERR_ARG, "the loss's gradient needs its scale");
     if (n) {
         MABN_TRY(mabn_by_type(dtype, false, [&](auto *type, auto) {
             using T = std::remove_pointer_t<decltype(type)>;
             const struct xent_args<T> args = {
                 out->loss, out->rank,
-                    static_cast<T *>(out->dlogits), logits, labels, classes, smoothing, scale
+                    static_cast<T *>(out->dlogits), logits, labels, scale, classes, smoothing
             };
             return MABN_LAUNCH(xent_kernel<T>, (unsigned)n, THREADS, 0, s, args);
         }));

@@ -1,9 +1,10 @@
-/* The small operations on an NVIDIA GPU: counterparts of pool.h, loss.h, sgd.h, centralize.h and of
- * the loader's last step. What each computes is said there; here is what differs.
+/* The small operations on an NVIDIA GPU: counterparts of pool.h, loss.h, sgd.h, centralize.h,
+ * elementwise.h and of the loader's last step. What each computes is said there; here is what
+ * differs.
  *
- * Every pointer is device memory. `dtype` is the type of activations, F32 or BF16; sums are float32
- * or double. Calls only launch kernels in `stream` (cudaStream_t) and may be captured in a CUDA
- * graph. Results repeat bit for bit. */
+ * Every pointer is device memory. `dtype` is the type of activations, F32, BF16 or F16; sums are
+ * float32 or double. Calls only launch kernels in `stream` (cudaStream_t) and may be captured in a
+ * CUDA graph. Results repeat bit for bit. */
 #ifndef MABN_OPS_OPS_CUDA_H
 #define MABN_OPS_OPS_CUDA_H
 
@@ -45,12 +46,47 @@ struct mabn_cuda_xent {
     void *dlogits;                      /* (N,K) of `dtype`, or NULL */
     struct mabn_cuda_xent_total *total; /* (1) */
 };
-/* logits (N,K) float32. A label that is not below K cannot be refused here: its loss and gradient
- * are NaN. */
+/* *share (1) = 1/labelled rows, times *loss_scale if not NULL (the scaler's); 0 when none has a
+ * label. What the mean loss's gradient is multiplied with, so that a captured step copes with any
+ * labels. */
+MABN_MUST_USE mabn_status mabn_cuda_label_share(float *share, const int32_t *labels, int64_t n,
+                                                const float *loss_scale, void *stream);
+/* logits (N,K) float32; dlogits = *scale · the gradient of the summed loss. A label that is not
+ * below K cannot be refused here: its loss and gradient are NaN. */
 MABN_MUST_USE mabn_status mabn_cuda_softmax_xent(const struct mabn_cuda_xent *out,
                                                  const float *logits, const int32_t *labels,
                                                  int64_t n, int64_t classes, double smoothing,
-                                                 double scale, enum mabn_dtype dtype, void *stream);
+                                                 const float *scale, enum mabn_dtype dtype,
+                                                 void *stream);
+
+/* ---- loss scaling, for float16 ----
+ *
+ * float16 gradients below 6e-8 vanish, so the loss's gradient is multiplied with a scale that is as
+ * large as may be: doubled after 2000 steps without overflow, halved after a step whose gradients
+ * are not all finite, which is skipped (the rule of PyTorch's GradScaler). All of it on the device:
+ *
+ *     mabn_cuda_label_share(share, labels, n, &scaler->scale)
+ *     forward, loss, backward; norms take `scaler` too
+ *     mabn_cuda_gradients_finite(&scaler->overflow, gradients, count)
+ *     mabn_cuda_sgd_step(…, scaler)
+ *     mabn_cuda_scaler_update(scaler)
+ */
+struct mabn_cuda_scaler {
+    float scale;      /* a power of two */
+    float inverse;    /* 1/scale */
+    int32_t good;     /* steps since the scale last changed */
+    int32_t overflow; /* this step's gradients are not all finite; 0 between steps */
+    int32_t skipped_last;
+    int32_t padding;
+    int64_t skipped; /* steps, in all */
+};
+
+/* Scale 65536, nothing skipped. */
+MABN_MUST_USE mabn_status mabn_cuda_scaler_init(struct mabn_cuda_scaler *scaler, void *stream);
+/* *overflow = 1 if one of the gradients is infinite or not a number; left alone otherwise. */
+MABN_MUST_USE mabn_status mabn_cuda_gradients_finite(int32_t *overflow, const float *gradients,
+                                                     int64_t count, void *stream);
+MABN_MUST_USE mabn_status mabn_cuda_scaler_update(struct mabn_cuda_scaler *scaler, void *stream);
 
 /* ---- weights ---- */
 
@@ -63,6 +99,17 @@ MABN_MUST_USE mabn_status mabn_cuda_cast_weight(void *work, const float *weight,
 MABN_MUST_USE mabn_status mabn_cuda_centralize_backward(float *dweight, const float *dout,
                                                         int64_t outputs, int64_t filter,
                                                         void *stream);
+
+/* A convolution's weight for pictures whose channels are padded: work (O,taps,padded) of `dtype` =
+ * weight (O,taps,channels), minus its row mean if `centralize`; 0 in the padding. */
+MABN_MUST_USE mabn_status mabn_cuda_pad_weight(void *work, const float *weight, int64_t outputs,
+                                               int64_t taps, int channels, int padded,
+                                               bool centralize, enum mabn_dtype dtype,
+                                               void *stream);
+/* dweight (O,taps,channels) = dwork (O,taps,padded) without the padding. */
+MABN_MUST_USE mabn_status mabn_cuda_unpad_gradient(float *dweight, const float *dwork,
+                                                   int64_t outputs, int64_t taps, int channels,
+                                                   int padded, void *stream);
 
 /* One parameter of a step; as struct mabn_sgd_param, and `work` (count), the copy that the network
  * computes with, written in the same pass: of type work_dtype, centralized when filters > 0. */
@@ -89,23 +136,52 @@ int64_t mabn_cuda_sgd_cut(struct mabn_cuda_sgd_piece *pieces,
 struct mabn_cuda_sgd_rates {
     float lr, momentum, grad_scale;
 };
-/* params, pieces, rates: device copies. */
+/* params, pieces, rates: device copies. With a scaler gradients are also multiplied with its
+ * inverse, and nothing is touched when it says overflow; NULL: neither. */
 MABN_MUST_USE mabn_status mabn_cuda_sgd_step(const struct mabn_cuda_sgd_param *params,
                                              const struct mabn_cuda_sgd_piece *pieces,
                                              int64_t piece_count,
-                                             const struct mabn_cuda_sgd_rates *rates, bool nesterov,
+                                             const struct mabn_cuda_sgd_rates *rates,
+                                             const struct mabn_cuda_scaler *scaler, bool nesterov,
                                              bool reference, void *stream);
+
+/* ---- elementwise ---- */
+
+/* y = act(x [+ bias] [+ residual]), (rows,channels), bias (channels) float32; either may be NULL.
+ * y may be x or residual. */
+MABN_MUST_USE mabn_status mabn_cuda_add_bias(void *y, const void *x, const void *residual,
+                                             const float *bias, int64_t rows, int64_t channels,
+                                             bool relu, enum mabn_dtype dtype, void *stream);
+/* dst += src */
+MABN_MUST_USE mabn_status mabn_cuda_add(void *dst, const void *src, int64_t count,
+                                        enum mabn_dtype dtype, void *stream);
+/* dst = src; at least one of the two is float32. */
+MABN_MUST_USE mabn_status mabn_cuda_cast(void *dst, enum mabn_dtype dst_dtype, const void *src,
+                                         enum mabn_dtype src_dtype, int64_t count, void *stream);
+/* sums (columns) = Σ over rows of x (rows,columns): a bias's gradient. */
+MABN_MUST_USE mabn_status mabn_cuda_column_sums(float *sums, const void *x, int64_t rows,
+                                                int64_t columns, enum mabn_dtype dtype,
+                                                void *stream);
 
 /* ---- input ---- */
 
 struct mabn_cuda_pixels {
     float scale[3], shift[3]; /* y = scale·value + shift, in the pictures' channel order */
 };
+struct mabn_cuda_pictures {
+    int64_t n;
+    int height, width;
+};
 /* pictures (pixels,3) bytes → y (pixels,channels) of `dtype`, channels ≥ 3 padded with 0. */
 MABN_MUST_USE mabn_status mabn_cuda_normalize_pixels(void *y, const uint8_t *pictures,
                                                      int64_t pixels, int channels,
                                                      const struct mabn_cuda_pixels *how,
                                                      enum mabn_dtype dtype, void *stream);
+/* The same with an affine of each picture's own, `how` (n), and mirrored left to right where flip
+ * (n) is not 0; flip may be NULL. pictures (n,height,width,3). */
+MABN_MUST_USE mabn_status mabn_cuda_normalize_pictures(
+    void *y, const uint8_t *pictures, const struct mabn_cuda_pictures *shape, int channels,
+    const struct mabn_cuda_pixels *how, const uint8_t *flip, enum mabn_dtype dtype, void *stream);
 
 MABN_END_DECLS
 #endif

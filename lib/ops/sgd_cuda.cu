@@ -66,6 +66,31 @@ __global__ void __launch_bounds__(THREADS)
     copy_minus<T, V>(out + at, in + at, filter, mean);
 }
 
+/* ---- weights with padded channels ---- */
+
+template <typename T>
+__global__ void __launch_bounds__(THREADS)
+    pad_kernel(T *out, const float *in, int64_t taps, int channels, int padded, bool centralize)
+{
+    MABN_SHARED(double, part, THREADS);
+    const int64_t filter = taps * channels, at = blockIdx.x * filter;
+    float mean = 0;
+
+    if (centralize) mean = (float)(block_sum(part, own_sum<1>(in + at, filter)) / (double)filter);
+    for (int64_t i = threadIdx.x; i < taps * padded; i += THREADS) {
+        const int64_t tap = i / padded, c = i % padded;
+        const float v = c < channels ? in[at + tap * channels + c] - mean : 0;
+        mabn_from_float(out + blockIdx.x * taps * padded + i, v);
+    }
+}
+
+__global__ void __launch_bounds__(THREADS)
+    unpad_kernel(float *out, const float *in, int64_t count, int channels, int padded)
+{
+    const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (i < count) out[i] = in[i / channels * padded + i % channels];
+}
+
 /* ---- SGD ---- */
 
 enum rule { TORCH, NESTEROV, REFERENCE };
@@ -118,6 +143,9 @@ __device__ void do_piece(const struct mabn_cuda_sgd_param &param,
     if (param.work_dtype == MABN_DTYPE_BF16)
         copy_minus<__nv_bfloat16, V>(static_cast<__nv_bfloat16 *>(param.work) + piece.begin, p,
                                      piece.count, (float)mean);
+    else if (param.work_dtype == MABN_DTYPE_F16)
+        copy_minus<__half, V>(static_cast<__half *>(param.work) + piece.begin, p, piece.count,
+                              (float)mean);
     else
         copy_minus<float, V>(static_cast<float *>(param.work) + piece.begin, p, piece.count,
                              (float)mean);
@@ -130,18 +158,22 @@ __device__ __forceinline__ bool aligned(const void *p)
 
 __global__ void __launch_bounds__(THREADS)
     sgd_kernel(const struct mabn_cuda_sgd_param *params, const struct mabn_cuda_sgd_piece *pieces,
-               const struct mabn_cuda_sgd_rates *rates, enum rule rule)
+               const struct mabn_cuda_sgd_rates *rates, const struct mabn_cuda_scaler *scaler,
+               enum rule rule)
 {
     MABN_SHARED(double, part, THREADS);
+    struct mabn_cuda_sgd_rates now = *rates;
     const struct mabn_cuda_sgd_piece piece = pieces[blockIdx.x];
     const struct mabn_cuda_sgd_param param = params[piece.param];
 
+    if (scaler && scaler->overflow) return; /* all threads of all blocks */
+    if (scaler) now.grad_scale *= scaler->inverse;
     if (piece.count % 4 == 0 && aligned(param.param + piece.begin) &&
         aligned(param.buffer + piece.begin) && aligned(param.grad + piece.begin) &&
         (!param.work || aligned(param.work)))
-        do_piece<4>(param, piece, *rates, rule, part);
+        do_piece<4>(param, piece, now, rule, part);
     else
-        do_piece<1>(param, piece, *rates, rule, part);
+        do_piece<1>(param, piece, now, rule, part);
 }
 
 } // namespace
@@ -169,6 +201,33 @@ mabn_status mabn_cuda_centralize_backward(float *dweight, const float *dout, int
     return mabn_cuda_cast_weight(dweight, dout, outputs, filter, true, MABN_DTYPE_F32, stream);
 }
 
+mabn_status mabn_cuda_pad_weight(void *work, const float *weight, int64_t outputs, int64_t taps,
+                                 int channels, int padded, bool centralize, enum mabn_dtype dtype,
+                                 void *stream)
+{
+    if (padded < channels || channels < 1)
+        return mabn_fail(MABN_ERR_ARG, "%d channels cannot be padded to %d", channels, padded);
+    if (!outputs || !taps) return MABN_OK;
+    return mabn_by_type(dtype, false, [&](auto *type, auto) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        return MABN_LAUNCH(pad_kernel<T>, (unsigned)outputs, THREADS, 0,
+                           static_cast<cudaStream_t>(stream), static_cast<T *>(work), weight, taps,
+                           channels, padded, centralize);
+    });
+}
+
+mabn_status mabn_cuda_unpad_gradient(float *dweight, const float *dwork, int64_t outputs,
+                                     int64_t taps, int channels, int padded, void *stream)
+{
+    const int64_t count = outputs * taps * channels;
+
+    if (padded < channels || channels < 1)
+        return mabn_fail(MABN_ERR_ARG, "%d channels cannot be padded to %d", channels, padded);
+    if (!count) return MABN_OK;
+    return MABN_LAUNCH(unpad_kernel, (unsigned)((count + THREADS - 1) / THREADS), THREADS, 0,
+                       static_cast<cudaStream_t>(stream), dweight, dwork, count, channels, padded);
+}
+
 int64_t mabn_cuda_sgd_cut(struct mabn_cuda_sgd_piece *pieces,
                           const struct mabn_cuda_sgd_param *params, int count)
 {
@@ -187,12 +246,13 @@ int64_t mabn_cuda_sgd_cut(struct mabn_cuda_sgd_piece *pieces,
 
 mabn_status mabn_cuda_sgd_step(const struct mabn_cuda_sgd_param *params,
                                const struct mabn_cuda_sgd_piece *pieces, int64_t piece_count,
-                               const struct mabn_cuda_sgd_rates *rates, bool nesterov,
-                               bool reference, void *stream)
+                               const struct mabn_cuda_sgd_rates *rates,
+                               const struct mabn_cuda_scaler *scaler, bool nesterov, bool reference,
+                               void *stream)
 {
     if (!piece_count) return MABN_OK;
     return MABN_LAUNCH(sgd_kernel, (unsigned)piece_count, THREADS, 0,
-                       static_cast<cudaStream_t>(stream), params, pieces, rates,
+                       static_cast<cudaStream_t>(stream), params, pieces, rates, scaler,
                        reference  ? REFERENCE
                        : nesterov ? NESTEROV
                                   : TORCH);

@@ -1,5 +1,6 @@
 /* One harness for kernel tests on the executor and on a real GPU: arrays that exist on both sides,
- * in float32 or bfloat16, and comparison within an element type's rounding. A test is a .cu main:
+ * in float32, bfloat16 or float16, and comparison within an element type's rounding. A test is a
+ * .cu main:
  *
  *     int main(void)
  *     {
@@ -11,6 +12,7 @@
 #define MABN_TESTS_GPU_HARNESS_H
 
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <string>
@@ -100,7 +102,25 @@ template <typename T> struct gpu_values : gpu_bytes {
 /* The float as the type keeps it. */
 static inline float gpu_round(float v, enum mabn_dtype dtype)
 {
+    if (dtype == MABN_DTYPE_F16) return __half2float(__float2half_rn(v));
     return dtype == MABN_DTYPE_BF16 ? __bfloat162float(__float2bfloat16_rn(v)) : v;
+}
+
+static inline void gpu_convert(__nv_bfloat16 *to, float v)
+{
+    *to = __float2bfloat16_rn(v);
+}
+static inline void gpu_convert(__half *to, float v)
+{
+    *to = __float2half_rn(v);
+}
+static inline void gpu_convert(float *to, __nv_bfloat16 v)
+{
+    *to = __bfloat162float(v);
+}
+static inline void gpu_convert(float *to, __half v)
+{
+    *to = __half2float(v);
 }
 
 /* Floats on the host, of type `dtype` on the device. */
@@ -114,27 +134,33 @@ struct gpu_array : gpu_bytes {
     }
     gpu_array(const std::vector<float> &host, enum mabn_dtype type) : gpu_array(host.size(), type)
     {
-        if (type == MABN_DTYPE_F32) {
-            put(host.data());
-            return;
-        }
-        std::vector<__nv_bfloat16> half(count);
-        for (size_t i = 0; i < count; i++)
-            half[i] = __float2bfloat16_rn(host[i]);
-        put(half.data());
+        if (type == MABN_DTYPE_F32) put(host.data());
+        if (type == MABN_DTYPE_BF16) put_as<__nv_bfloat16>(host);
+        if (type == MABN_DTYPE_F16) put_as<__half>(host);
     }
     std::vector<float> values() const
     {
         std::vector<float> host(count);
-        if (dtype == MABN_DTYPE_F32) {
-            get(host.data());
-            return host;
-        }
-        std::vector<__nv_bfloat16> half(count);
+        if (dtype == MABN_DTYPE_F32) get(host.data());
+        if (dtype == MABN_DTYPE_BF16) get_as<__nv_bfloat16>(host);
+        if (dtype == MABN_DTYPE_F16) get_as<__half>(host);
+        return host;
+    }
+
+  private:
+    template <typename T> void put_as(const std::vector<float> &host) const
+    {
+        std::vector<T> half(count);
+        for (size_t i = 0; i < count; i++)
+            gpu_convert(&half[i], host[i]);
+        put(half.data());
+    }
+    template <typename T> void get_as(std::vector<float> &host) const
+    {
+        std::vector<T> half(count);
         get(half.data());
         for (size_t i = 0; i < count; i++)
-            host[i] = __bfloat162float(half[i]);
-        return host;
+            gpu_convert(&host[i], half[i]);
     }
 };
 
@@ -165,6 +191,7 @@ static inline double gpu_error(const std::vector<float> &got, const std::vector<
 /* What one rounding to the type may cost, over float32's 1e-5. */
 static inline double gpu_tolerance(enum mabn_dtype dtype)
 {
+    if (dtype == MABN_DTYPE_F16) return 1.0 / 2048 + 1e-5;
     return dtype == MABN_DTYPE_BF16 ? 1.0 / 256 + 1e-5 : 1e-5;
 }
 

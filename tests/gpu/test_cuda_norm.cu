@@ -1,4 +1,4 @@
-/* The normalization engine on the GPU against the CPU's: all norms, both element types, ReLU and
+/* The normalization engine on the GPU against the CPU's: all norms, all element types, ReLU and
  * residual, groups with a short last run, several steps so that windows, counters and running
  * averages move. */
 #include "device/pack.cuh"
@@ -202,15 +202,15 @@ static void test_kind(enum mabn_norm_kind kind, enum mabn_window_rule rule)
         {5, 7, 5, 2}, {4, 3, 24, 2}, {3, 130, 40, 0}, {7, 5, 136, 3}, {1, 9, 8, 1}};
     static const struct mode modes[] = {
         {true, false, false}, {true, true, false}, {false, true, true}, {true, false, true}};
-    const enum mabn_dtype types[] = {MABN_DTYPE_F32, MABN_DTYPE_BF16};
+    const enum mabn_dtype types[] = {MABN_DTYPE_F32, MABN_DTYPE_BF16, MABN_DTYPE_F16};
 
-    for (int i = 0; i < 10; i++) {
+    for (int i = 0; i < 15; i++) {
         struct mabn_norm_options o = options_of(kind, rule);
-        const struct shape s = shapes[i / 2];
-        struct mode m = modes[(i / 2 + i) % 4];
+        const struct shape s = shapes[i / 3];
+        struct mode m = modes[(i / 3 + i) % 4];
         if (kind != MABN_NORM_MABN) m.known = false;
         o.groups = s.channels % 8 ? 1 : 8;
-        run(o, s, types[i % 2], m, 6);
+        run(o, s, types[i % 3], m, 6);
     }
 }
 
@@ -228,7 +228,7 @@ static void test_scratch(void)
                 for (int64_t hw : {1, 49, 1000, 3136})
                     for (int i = 0; i < 4; i++) {
                         const int64_t run = batch < n ? batch : n;
-                        const enum mabn_dtype type = i % 2 ? MABN_DTYPE_BF16 : MABN_DTYPE_F32;
+                        const enum mabn_dtype type = i % 2 ? MABN_DTYPE_F16 : MABN_DTYPE_F32;
                         struct mabn_cuda_rows r = {n * hw,   run * hw, (n + run - 1) / run,
                                                    channels, type,     false};
                         r.wide = i / 2 && mabn_pack_fits(type, channels, NULL, 0);

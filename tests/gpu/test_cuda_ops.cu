@@ -1,4 +1,6 @@
 /* The small operations on the GPU against the CPU's. */
+#include <algorithm>
+
 #include "harness.h"
 #include "ops/centralize.h"
 #include "ops/loss.h"
@@ -6,7 +8,7 @@
 #include "ops/pool.h"
 #include "ops/sgd.h"
 
-static const enum mabn_dtype types[] = {MABN_DTYPE_F32, MABN_DTYPE_BF16};
+static const enum mabn_dtype types[] = {MABN_DTYPE_F32, MABN_DTYPE_BF16, MABN_DTYPE_F16};
 
 static void test_maxpool(const struct mabn_pool_shape s, enum mabn_dtype dtype)
 {
@@ -75,7 +77,9 @@ static void test_loss(int64_t n, int64_t classes, double smoothing, enum mabn_dt
     for (int64_t i = 0; i < n; i++)
         labels.push_back((int32_t)(i % 4 == 3 ? -1 : (i * 7) % classes));
     logits[1] = logits[0];
-    if (mabn_softmax_xent(&want, logits.data(), labels.data(), n, classes, smoothing, 0.5))
+    const int64_t have = std::count_if(labels.begin(), labels.end(), [](int l) { return l >= 0; });
+    if (mabn_softmax_xent(&want, logits.data(), labels.data(), n, classes, smoothing,
+                          4.0 / (double)have))
         MABN_BUG("%s", mabn_error_message());
     double sum = 0;
     int64_t labelled = 0, top1 = 0, top5 = 0;
@@ -89,12 +93,14 @@ static void test_loss(int64_t n, int64_t classes, double smoothing, enum mabn_dt
     gpu_values<float> gpu_logits(logits);
     gpu_values<int32_t> gpu_labels(labels), gpu_rank(rank);
     gpu_values<double> gpu_loss(loss);
+    gpu_values<float> share({0.0f}), loss_scale({4.0f});
     gpu_array gpu_dlogits(count, dtype);
     gpu_bytes gpu_total(sizeof total);
     struct mabn_cuda_xent out = {gpu_loss.at(), gpu_rank.at(), gpu_dlogits.p,
                                  (struct mabn_cuda_xent_total *)gpu_total.p};
-    if (mabn_cuda_softmax_xent(&out, gpu_logits.at(), gpu_labels.at(), n, classes, smoothing, 0.5,
-                               dtype, NULL))
+    if (mabn_cuda_label_share(share.at(), gpu_labels.at(), n, loss_scale.at(), NULL) ||
+        mabn_cuda_softmax_xent(&out, gpu_logits.at(), gpu_labels.at(), n, classes, smoothing,
+                               share.at(), dtype, NULL))
         verdict.add(mabn_error_message(), 1, 0);
     const std::vector<double> got = gpu_loss.values();
     for (int64_t i = 0; i < n; i++)
@@ -109,12 +115,16 @@ static void test_loss(int64_t n, int64_t classes, double smoothing, enum mabn_dt
 
     labels[0] = (int32_t)classes;
     gpu_labels.put(labels.data());
-    if (mabn_cuda_softmax_xent(&out, gpu_logits.at(), gpu_labels.at(), n, classes, smoothing, 0.5,
-                               dtype, NULL))
+    if (mabn_cuda_softmax_xent(&out, gpu_logits.at(), gpu_labels.at(), n, classes, smoothing,
+                               share.at(), dtype, NULL))
         MABN_BUG("%s", mabn_error_message());
     gpu_total.get(&total);
     tap_ok(isnan(total.loss) && isnan(gpu_dlogits.values()[0]),
            "a label out of range shows as NaN");
+    gpu_labels.put(std::vector<int32_t>((size_t)n, -1).data());
+    if (mabn_cuda_label_share(share.at(), gpu_labels.at(), n, NULL, NULL))
+        MABN_BUG("%s", mabn_error_message());
+    tap_ok(share.values()[0] == 0, "no label: no gradient");
 }
 
 static void test_centralize(int64_t outputs, int64_t filter, enum mabn_dtype dtype)
@@ -192,7 +202,7 @@ static void test_sgd(bool nesterov, bool reference, enum mabn_dtype dtype)
         gpu_order(step);
         mabn_sgd_step(&options, 0.1, want.data(), COUNT);
         if (mabn_cuda_sgd_step(gpu_params.at(), gpu_pieces.at(), (int64_t)pieces.size(),
-                               gpu_rates.at(), nesterov, reference, NULL))
+                               gpu_rates.at(), NULL, nesterov, reference, NULL))
             verdict.add(mabn_error_message(), 1, 0);
     }
     gpu_order(0);
@@ -210,6 +220,160 @@ static void test_sgd(bool nesterov, bool reference, enum mabn_dtype dtype)
     for (gpu_array *v : works)
         delete v;
     verdict.print(reference ? "SGD, the reference's order" : nesterov ? "SGD, Nesterov" : "SGD");
+}
+
+/* A step with an overflow between two without: skipped, the scale halved; later doubled. */
+static void test_scaler(void)
+{
+    const struct mabn_cuda_sgd_rates rates = {0.5f, 0, 1};
+    constexpr size_t COUNT = 4099;
+    std::vector<float> gradient(COUNT, 65536.0f);
+    gpu_values<float> param(std::vector<float>(COUNT, 3.0f)),
+        buffer(std::vector<float>(COUNT, 0.0f));
+    gpu_values<float> grad(gradient);
+    gpu_values<struct mabn_cuda_sgd_rates> gpu_rates({rates});
+    gpu_values<struct mabn_cuda_scaler> scaler(std::vector<struct mabn_cuda_scaler>(1));
+    struct mabn_cuda_sgd_param p = {};
+    struct gpu_verdict verdict;
+
+    p.param = param.at();
+    p.buffer = buffer.at();
+    p.grad = grad.at();
+    p.count = COUNT;
+    p.lr_factor = 1;
+    std::vector<struct mabn_cuda_sgd_piece> pieces((size_t)mabn_cuda_sgd_cut(NULL, &p, 1));
+    mabn_cuda_sgd_cut(pieces.data(), &p, 1);
+    gpu_values<struct mabn_cuda_sgd_param> gpu_p({p});
+    gpu_values<struct mabn_cuda_sgd_piece> gpu_pieces(pieces);
+    struct mabn_cuda_scaler *s = scaler.at();
+    auto step = [&](size_t at, float value, size_t offset) {
+        std::vector<float> g = gradient;
+        g[at] = value;
+        grad.put(g.data());
+        if (mabn_cuda_gradients_finite(&s->overflow, grad.at() + offset, (int64_t)(COUNT - offset),
+                                       NULL) ||
+            mabn_cuda_sgd_step(gpu_p.at(), gpu_pieces.at(), (int64_t)pieces.size(), gpu_rates.at(),
+                               s, false, false, NULL) ||
+            mabn_cuda_scaler_update(s, NULL))
+            verdict.add(mabn_error_message(), 1, 0);
+        return scaler.values()[0];
+    };
+
+    if (mabn_cuda_scaler_init(s, NULL)) verdict.add(mabn_error_message(), 1, 0);
+    struct mabn_cuda_scaler now = step(0, 65536, 0);
+    verdict.add("good step", now.scale != 65536 || now.good != 1 || now.skipped_last, 0);
+    verdict.add("unscaled", param.values(), std::vector<float>(COUNT, 2.5f), 0);
+    /* Where threads, vectors and what is left end; from an address that is not aligned, too. */
+    const size_t places[] = {0, 3, 1023, 4095, 4096, COUNT - 1};
+    for (size_t i = 0; i < 6; i++) {
+        now = step(places[i], i % 2 ? -INFINITY : NAN, i == 0 ? 0 : i % 2);
+        verdict.add("skipped", !now.skipped_last || now.good || now.overflow, 0);
+        verdict.add("count", now.skipped != (int64_t)i + 1, 0);
+    }
+    verdict.add("halved", now.scale != 1024 || now.inverse != 1 / 1024.0f, 0);
+    verdict.add("nothing touched", param.values(), std::vector<float>(COUNT, 2.5f), 0);
+    now.good = 1999;
+    scaler.put(&now);
+    now = step(0, 3e38f, 0);
+    verdict.add("doubled", now.scale != 2048 || now.good || now.skipped_last, 0);
+    verdict.print("loss scaling");
+}
+
+static void test_padding(int64_t outputs, int64_t taps, int channels, int padded,
+                         enum mabn_dtype dtype)
+{
+    const size_t count = (size_t)(outputs * taps * channels);
+    const std::vector<float> w = gpu_random(count, 7, MABN_DTYPE_F32, 1, 1);
+    std::vector<float> mean(count), want((size_t)(outputs * taps * padded));
+    gpu_values<float> weight(w), back(mean);
+    gpu_array work(want.size(), dtype), same(want.size(), MABN_DTYPE_F32);
+    struct gpu_verdict verdict;
+
+    mabn_centralize(mean.data(), w.data(), outputs, taps * channels);
+    for (size_t i = 0; i < want.size(); i++)
+        if ((int)i % padded < channels) want[i] = mean[i / padded * channels + i % padded];
+    if (mabn_cuda_pad_weight(work.p, weight.at(), outputs, taps, channels, padded, true, dtype,
+                             NULL) ||
+        mabn_cuda_pad_weight(same.p, weight.at(), outputs, taps, channels, padded, false,
+                             MABN_DTYPE_F32, NULL) ||
+        mabn_cuda_unpad_gradient(back.at(), (const float *)same.p, outputs, taps, channels, padded,
+                                 NULL))
+        verdict.add(mabn_error_message(), 1, 0);
+    verdict.add("padded", work.values(), want, gpu_tolerance(dtype));
+    verdict.add("and back", back.values(), w, 0);
+    verdict.print("weights with padded channels");
+}
+
+static void test_elementwise(int64_t rows, int64_t channels, size_t offset, enum mabn_dtype dtype)
+{
+    const size_t count = (size_t)(rows * channels);
+    const std::vector<float> x = gpu_random(count + offset, 8, dtype, 0, 1);
+    const std::vector<float> add = gpu_random(count, 9, dtype, 0, 1);
+    const std::vector<float> bias = gpu_random((size_t)channels, 10, MABN_DTYPE_F32, 0, 1);
+    std::vector<float> own(x.begin() + (int64_t)offset, x.end()), y(count), plain(count);
+    std::vector<float> both(count), sums((size_t)channels);
+    gpu_array gx(x, dtype), gadd(add, dtype), gy(count, dtype), narrow(count, dtype);
+    gpu_array wide(own, MABN_DTYPE_F32), widened(count, MABN_DTYPE_F32);
+    gpu_values<float> gbias(bias), gsums(sums);
+    struct gpu_verdict verdict;
+    const void *from = (char *)gx.p + offset * mabn_dtype_size(dtype);
+
+    for (size_t i = 0; i < count; i++) {
+        const float v = own[i] + bias[i % (size_t)channels];
+        plain[i] = v + add[i];
+        y[i] = plain[i] < 0 ? 0 : plain[i];
+        both[i] = own[i] + add[i];
+        sums[i % (size_t)channels] += own[i];
+    }
+    if (mabn_cuda_add_bias(gy.p, from, gadd.p, gbias.at(), rows, channels, true, dtype, NULL))
+        verdict.add(mabn_error_message(), 1, 0);
+    verdict.add("bias, residual, ReLU", gy.values(), y, gpu_tolerance(dtype));
+    if (mabn_cuda_add(gadd.p, from, (int64_t)count, dtype, NULL) ||
+        mabn_cuda_cast(widened.p, MABN_DTYPE_F32, from, dtype, (int64_t)count, NULL) ||
+        mabn_cuda_cast(narrow.p, dtype, wide.p, MABN_DTYPE_F32, (int64_t)count, NULL) ||
+        mabn_cuda_column_sums(gsums.at(), from, rows, channels, dtype, NULL))
+        verdict.add(mabn_error_message(), 1, 0);
+    verdict.add("add", gadd.values(), both, gpu_tolerance(dtype));
+    verdict.add("to float32", widened.values(), own, 0);
+    verdict.add("from float32", narrow.values(), own, 0);
+    verdict.add("column sums", gsums.values(), sums, 1e-5);
+    if (mabn_cuda_add_bias(gadd.p, gadd.p, NULL, gbias.at(), rows, channels, false, dtype, NULL))
+        verdict.add(mabn_error_message(), 1, 0);
+    verdict.add("bias in place", gadd.values(), plain, 4 * gpu_tolerance(dtype));
+    verdict.print("elementwise");
+}
+
+static void test_pictures(int n, int height, int width, int channels, bool flips,
+                          enum mabn_dtype dtype)
+{
+    const int64_t one = (int64_t)height * width;
+    std::vector<uint8_t> bytes((size_t)(n * one * 3)), flip;
+    std::vector<struct mabn_cuda_pixels> how;
+    std::vector<float> want((size_t)(n * one * channels), 0.0f);
+    const struct mabn_cuda_pictures shape = {n, height, width};
+    struct gpu_verdict verdict;
+
+    for (size_t i = 0; i < bytes.size(); i++)
+        bytes[i] = (uint8_t)(i * 37 + 5);
+    for (int k = 0; k < n; k++) {
+        how.push_back({{0.01f, 0.02f + (float)k, 0.03f}, {-1, -0.5f * (float)k, 0.25f}});
+        flip.push_back((uint8_t)(flips && k % 2 == 0));
+    }
+    for (int64_t i = 0; i < n * one; i++)
+        for (int c = 0; c < 3; c++) {
+            const int64_t k = i / one, x = i % width;
+            const int64_t to = flip[(size_t)k] ? i - x + width - 1 - x : i;
+            want[(size_t)(to * channels + c)] =
+                how[(size_t)k].scale[c] * bytes[(size_t)(i * 3 + c)] + how[(size_t)k].shift[c];
+        }
+    gpu_values<uint8_t> pictures(bytes), gpu_flip(flip);
+    gpu_values<struct mabn_cuda_pixels> gpu_how(how);
+    gpu_array y(want.size(), dtype);
+    if (mabn_cuda_normalize_pictures(y.p, pictures.at(), &shape, channels, gpu_how.at(),
+                                     flips ? gpu_flip.at() : NULL, dtype, NULL))
+        verdict.add(mabn_error_message(), 1, 0);
+    verdict.add("y", y.values(), want, gpu_tolerance(dtype));
+    verdict.print("pictures");
 }
 
 static void test_pixels(int64_t pixels, int channels, size_t offset, enum mabn_dtype dtype)
@@ -252,6 +416,13 @@ int main(void)
         test_pixels(1001, 4, 0, dtype);
         test_pixels(50, 8, 1, dtype);
         test_pixels(7, 3, 0, dtype);
+        test_pictures(3, 5, 7, 4, true, dtype);
+        test_pictures(2, 4, 6, 8, false, dtype);
+        test_padding(5, 9, 3, 8, dtype);
+        test_elementwise(37, 24, 0, dtype);
+        test_elementwise(50, 5, 1, dtype);
+        test_elementwise(3, 1032, 0, dtype);
     }
+    test_scaler();
     return tap_done();
 }

@@ -169,7 +169,7 @@ struct network {
     norm_layer bn1, bn2, bn3;
     struct weights fc_bias;
     gpu_array pooled, dpooled, da, features, dfeatures;
-    gpu_bytes winner, logits, dlogits, loss, rank, total;
+    gpu_bytes winner, logits, dlogits, loss, rank, total, share;
     gpu_values<struct mabn_cuda_sgd_rates> rates;
     std::vector<struct mabn_cuda_sgd_param> list;
     std::vector<struct mabn_cuda_sgd_piece> cut;
@@ -187,9 +187,9 @@ struct network {
           da((size_t)N * SIZE * SIZE * WIDTH, type), features((size_t)N * WIDTH, type),
           dfeatures(features.count, type), winner(pooled.count), logits(N * CLASSES * 4),
           dlogits(N * CLASSES * 4), loss(N * 8), rank(N * 4),
-          total(sizeof(struct mabn_cuda_xent_total)), rates({{(float)LR, (float)MOMENTUM, 1.0f}}),
-          list(params_of()), cut(cut_of()), params(list.size() * sizeof list[0]),
-          pieces(cut.size() * sizeof cut[0])
+          total(sizeof(struct mabn_cuda_xent_total)), share(sizeof(float)),
+          rates({{(float)LR, (float)MOMENTUM, 1.0f}}), list(params_of()), cut(cut_of()),
+          params(list.size() * sizeof list[0]), pieces(cut.size() * sizeof cut[0])
     {
         params.put(list.data());
         pieces.put(cut.data());
@@ -237,8 +237,9 @@ struct network {
         const struct mabn_cuda_xent out = {(double *)loss.p, (int32_t *)rank.p, dlogits.p,
                                            (struct mabn_cuda_xent_total *)total.p};
         const struct mabn_pool_shape pool = {N, SIZE, SIZE, WIDTH, 3, 2, 1};
+        MABN_TRY(mabn_cuda_label_share((float *)share.p, labels, N, NULL, NULL));
         MABN_TRY(mabn_cuda_softmax_xent(&out, (const float *)logits.p, labels, N, CLASSES,
-                                        SMOOTHING, 1.0 / N, dtype, NULL));
+                                        SMOOTHING, (const float *)share.p, dtype, NULL));
         MABN_TRY(mabn_conv_cuda_backward_weights(fc.conv, fc.w.gradient.at(), fc_bias.gradient.at(),
                                                  features.p, dlogits.p, NULL, NULL));
         MABN_TRY(mabn_conv_cuda_backward_data(fc.conv, dfeatures.p, dlogits.p, fc.w.work.p, false,
@@ -267,7 +268,7 @@ struct network {
     {
         return mabn_cuda_sgd_step((const struct mabn_cuda_sgd_param *)params.p,
                                   (const struct mabn_cuda_sgd_piece *)pieces.p, (int64_t)cut.size(),
-                                  rates.at(), false, false, NULL);
+                                  rates.at(), NULL, false, false, NULL);
     }
 };
 

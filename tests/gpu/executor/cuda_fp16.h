@@ -35,4 +35,18 @@ inline __half __float2half_rn(float x)
     return {uint16_t(sign | (u + 0xfffu + (u >> 13 & 1)) >> 13)};
 }
 
+struct alignas(4) __half2 {
+    __half x, y;
+};
+
+inline float2 __half22float2(__half2 h)
+{
+    return {__half2float(h.x), __half2float(h.y)};
+}
+
+inline __half2 __floats2half2_rn(float x, float y)
+{
+    return {__float2half_rn(x), __float2half_rn(y)};
+}
+
 #endif
