@@ -180,11 +180,22 @@ mabn_status mabn_write_all(int fd, const void *bytes, size_t n, const char *name
     return MABN_OK;
 }
 
+/* Written in pieces of the size that cp uses, which end where the file's pages do. A write of many
+ * megabytes has the page cache take memory in blocks of as many, and where those blocks were given
+ * back (a virtual machine returns its large free blocks to the host) each page costs a fault there:
+ * 1 GB then takes 3 seconds of system time instead of 0.6. */
+static size_t piece_at(uint64_t offset, size_t n)
+{
+    const size_t piece = 1 << 17;
+    size_t room = piece - (size_t)(offset % piece);
+    return n < room ? n : room;
+}
+
 mabn_status mabn_pwrite_all(int fd, const void *bytes, size_t n, uint64_t offset, const char *name)
 {
     const char *p = (const char *)bytes;
     while (n) {
-        ssize_t wrote = pwrite(fd, p, n < (1u << 30) ? n : 1u << 30, (off_t)offset);
+        ssize_t wrote = pwrite(fd, p, piece_at(offset, n), (off_t)offset);
         if (wrote < 0 && errno == EINTR) continue;
         if (wrote < 0) return mabn_fail_errno("cannot write '%s'", name);
         p += wrote;
@@ -192,6 +203,14 @@ mabn_status mabn_pwrite_all(int fd, const void *bytes, size_t n, uint64_t offset
         offset += (uint64_t)wrote;
     }
     return MABN_OK;
+}
+
+void mabn_start_writeback(int fd, size_t *behind, size_t n)
+{
+    const size_t enough = 32 << 20;
+    if (__atomic_add_fetch(behind, n, __ATOMIC_RELAXED) < enough) return;
+    __atomic_store_n(behind, 0, __ATOMIC_RELAXED);
+    (void)sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE);
 }
 
 mabn_status mabn_write_file(const char *path, const void *bytes, size_t n, bool force)

@@ -45,6 +45,10 @@ void mabn_outfile_keep(struct mabn_outfile *out);
 MABN_MUST_USE mabn_status mabn_write_all(int fd, const void *bytes, size_t n, const char *name);
 MABN_MUST_USE mabn_status mabn_pwrite_all(int fd, const void *bytes, size_t n, uint64_t offset,
                                           const char *name);
+/* Ask the kernel to start writing to disk what was written to fd so far, every 32 MB, so that the
+ * sync at the end is short. *behind counts the n bytes just written; several threads may share it.
+ * A hint: it cannot fail. */
+void mabn_start_writeback(int fd, size_t *behind, size_t n);
 /* Write a small text file whole, by the same temp-and-rename way. */
 MABN_MUST_USE mabn_status mabn_write_file(const char *path, const void *bytes, size_t n, bool force);
 

@@ -148,7 +148,7 @@ static size_t slot_of(const struct mabn_checkpoint_writer *w, const char *name)
     return slot;
 }
 
-static mabn_status begin(struct mabn_checkpoint_writer *w)
+mabn_status mabn_checkpoint_begin(struct mabn_checkpoint_writer *w)
 {
     if (w->begun) return MABN_OK;
     MABN_TRY(mabn_h5_layout(w->h5, 0));
@@ -164,7 +164,7 @@ static mabn_status begin(struct mabn_checkpoint_writer *w)
 mabn_status mabn_checkpoint_write(struct mabn_checkpoint_writer *w, const char *name,
                                   const void *data)
 {
-    MABN_TRY(begin(w));
+    MABN_TRY(mabn_checkpoint_begin(w));
     uint32_t number = w->slots[slot_of(w, name)];
     if (!number) return mabn_fail(MABN_ERR_ARG, "tensor '%s' was not declared", name);
     return mabn_h5_write(w->h5, (int)number - 1, data);
@@ -172,7 +172,7 @@ mabn_status mabn_checkpoint_write(struct mabn_checkpoint_writer *w, const char *
 
 mabn_status mabn_checkpoint_commit(struct mabn_checkpoint_writer *w)
 {
-    MABN_TRY(begin(w));
+    MABN_TRY(mabn_checkpoint_begin(w));
     return mabn_h5_commit(w->h5);
 }
 

@@ -66,7 +66,10 @@ void mabn_checkpoint_set_string(struct mabn_checkpoint_writer *w, const char *na
 void mabn_checkpoint_set_int64(struct mabn_checkpoint_writer *w, const char *name, int64_t value);
 void mabn_checkpoint_set_double(struct mabn_checkpoint_writer *w, const char *name, double value);
 
-/* One declared tensor, whole, row-major; in any order, each once. */
+/* All is declared: lay out the file. The first write does it too. */
+MABN_MUST_USE mabn_status mabn_checkpoint_begin(struct mabn_checkpoint_writer *w);
+/* One declared tensor, whole, row-major; in any order, each once; after begin, several threads may
+ * write different tensors. */
 MABN_MUST_USE mabn_status mabn_checkpoint_write(struct mabn_checkpoint_writer *w, const char *name,
                                                 const void *data);
 /* Fails when a declared tensor was not written. Syncs, reads back and checks, renames. */

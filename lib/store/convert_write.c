@@ -1,5 +1,4 @@
 /* Carrying out a conversion: the values of each entry, the notes, the output. */
-#include <errno.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -338,72 +337,45 @@ static void set_graph(const struct mabn_convert *c, struct mabn_weights_writer *
     mabn_str_release(&graph);
 }
 
-/* Two buffers go round: one thread fills them from the source, in order, the other writes them. */
-struct pipe {
+/* Two workers, a buffer each. Reading takes turns, as the source is one thread's; what is done with
+ * the values (checksums, writing, asking for writeback) is done side by side. */
+enum { WORKERS = 2 };
+
+struct stream {
     struct mabn_convert *c;
-    void *buffers[2];
-    struct mabn_queue *empty, *full;
-    mabn_status status; /* of the reader */
-    char *message;
+    struct mabn_weights_writer *writer;
+    struct mabn_progress *progress;
+    void *buffers[WORKERS];
+    pthread_mutex_t reading;
 };
 
-static void *read_entries(void *context)
+static mabn_status stream_entry(void *context, int64_t index, int worker)
 {
-    struct pipe *p = context;
-    void *buffer;
-    for (size_t i = 0; i < p->c->entry_count && mabn_queue_pop(p->empty, &buffer); i++) {
-        p->status = entry_values(p->c, &p->c->entries[i], buffer);
-        if (p->status) {
-            p->message = mabn_error_detach();
-            break;
-        }
-        mabn_queue_push(p->full, buffer);
-    }
-    mabn_queue_close(p->full);
-    return NULL;
-}
-
-static mabn_status write_entries(struct pipe *p, struct mabn_weights_writer *writer,
-                                 struct mabn_progress *progress)
-{
-    void *buffer;
-    for (size_t i = 0; i < p->c->entry_count; i++) {
-        if (!mabn_queue_pop(p->full, &buffer)) return MABN_OK; /* the reader tells why */
-        MABN_TRY(mabn_weights_write(writer, i, buffer));
-        if (progress) mabn_progress_add(progress, p->c->entries[i].weight.bytes);
-        mabn_queue_push(p->empty, buffer);
-    }
+    struct stream *s = context;
+    const struct entry *e = &s->c->entries[index];
+    void *values = s->buffers[worker];
+    pthread_mutex_lock(&s->reading);
+    mabn_status status = entry_values(s->c, e, values);
+    pthread_mutex_unlock(&s->reading);
+    MABN_TRY(status);
+    MABN_TRY(mabn_weights_write(s->writer, (size_t)index, values));
+    mabn_progress_add(s->progress, e->weight.bytes);
     return MABN_OK;
 }
 
 static mabn_status stream_entries(struct mabn_convert *c, struct mabn_weights_writer *writer,
                                   size_t largest, struct mabn_progress *progress)
 {
-    struct pipe p = {.c = c, .empty = mabn_queue_new(2), .full = mabn_queue_new(2)};
-    pthread_t reader;
+    struct stream s = {
+        .c = c, .writer = writer, .progress = progress, .reading = PTHREAD_MUTEX_INITIALIZER};
     mabn_status status;
-    for (int i = 0; i < 2; i++) {
-        MABN_TRY_GOTO(mabn_alloc(&p.buffers[i], largest), out);
-        mabn_queue_push(p.empty, p.buffers[i]);
-    }
-    errno = pthread_create(&reader, NULL, read_entries, &p);
-    if (errno) {
-        status = mabn_fail_errno("cannot start a thread");
-        goto out;
-    }
-    status = write_entries(&p, writer, progress);
-    mabn_queue_close(p.empty);
-    pthread_join(reader, NULL);
-    if (p.status && !status) {
-        status = mabn_error_attach(p.status, p.message);
-        p.message = NULL;
-    }
+    MABN_TRY(mabn_weights_begin(writer));
+    for (int i = 0; i < WORKERS; i++)
+        MABN_TRY_GOTO(mabn_alloc(&s.buffers[i], largest), out);
+    status = mabn_parallel(WORKERS, (int64_t)c->entry_count, 1, stream_entry, &s);
 out:
-    free(p.message);
-    mabn_queue_free(p.empty);
-    mabn_queue_free(p.full);
-    mabn_free(p.buffers[0]);
-    mabn_free(p.buffers[1]);
+    for (int i = 0; i < WORKERS; i++)
+        mabn_free(s.buffers[i]);
     return status;
 }
 

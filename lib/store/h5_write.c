@@ -9,6 +9,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/thread.h"
 #include "store/h5_private.h"
 
 struct mabn_h5_writer {
@@ -19,6 +20,7 @@ struct mabn_h5_writer {
     bool partial, laid_out, sealed;
     uint64_t stream_offset;
     uint64_t hdf5_size;
+    size_t unflushed; /* bytes written since writeback was last asked for */
 };
 
 /* The stream array's place depends only on its name: ask libhdf5 by laying out a file with nothing
@@ -168,7 +170,9 @@ mabn_status mabn_h5_write(struct mabn_h5_writer *w, int number, const void *data
     if (atomic_exchange(&w->written[number], true))
         return mabn_fail(MABN_ERR_ARG, "array '%s' was written twice", item->name);
     XXH128_canonicalFromHash((XXH128_canonical_t *)item->hash, XXH3_128bits(data, item->bytes));
-    return mabn_pwrite_all(w->out.fd, data, item->bytes, item->offset, w->out.path);
+    MABN_TRY(mabn_pwrite_all(w->out.fd, data, item->bytes, item->offset, w->out.path));
+    mabn_start_writeback(w->out.fd, &w->unflushed, item->bytes);
+    return MABN_OK;
 }
 
 /* Index and trailer behind the HDF5 part. */
@@ -207,7 +211,7 @@ mabn_status mabn_h5_seal(struct mabn_h5_writer *w)
     MABN_TRY(write_index(w));
     if (fsync(w->out.fd)) return mabn_fail_errno("cannot write '%s'", w->out.path);
     MABN_TRY(mabn_h5_open(&check, w->out.temp_path));
-    mabn_status status = mabn_h5_verify(check, 1);
+    mabn_status status = mabn_h5_verify(check, mabn_threads_available() > 1 ? 2 : 1);
     mabn_h5_free(check);
     if (status) return mabn_fail_prefix(status, "reading back what was written");
     w->sealed = true;

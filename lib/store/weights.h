@@ -93,8 +93,8 @@ const char *mabn_weights_note(const struct mabn_weights *w, const char *key);
 
 /* ---- writing ---- */
 
-/* 1. create, 2. declare every tensor and note, 3. write each tensor whole, in any order,
- * 4. commit. The target appears whole or not at all. Output depends on the input only: the same
+/* 1. create, 2. declare every tensor and note, 3. write each tensor whole, in any order (after
+ * begin, several threads may write different tensors), 4. commit. The target appears whole or not at all. Output depends on the input only: the same
  * calls give the same bytes. */
 struct mabn_weights_writer;
 
@@ -105,6 +105,8 @@ MABN_MUST_USE mabn_status mabn_weights_declare(struct mabn_weights_writer *write
                                                const struct mabn_weight *w);
 MABN_MUST_USE mabn_status mabn_weights_set_note(struct mabn_weights_writer *writer, const char *key,
                                                 const char *value);
+/* All is declared: create the output. The first write does it too. */
+MABN_MUST_USE mabn_status mabn_weights_begin(struct mabn_weights_writer *writer);
 /* index: position in the order of declaration. */
 MABN_MUST_USE mabn_status mabn_weights_write(struct mabn_weights_writer *writer, size_t index,
                                              const void *data);

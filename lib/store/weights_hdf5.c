@@ -262,7 +262,7 @@ static mabn_status begin_hdf5(struct mabn_weights_writer *writer)
         }
     }
     set_other_notes(writer, s->c);
-    return MABN_OK;
+    return mabn_checkpoint_begin(s->c);
 }
 
 static mabn_status put_hdf5(struct mabn_weights_writer *writer, size_t index, const void *data)

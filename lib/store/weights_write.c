@@ -1,5 +1,4 @@
 /* The common half of every writer: declarations and notes, then tensors, then commit. */
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -76,7 +75,7 @@ const char *mabn_weights_writer_note(const struct mabn_weights_writer *writer, c
     return NULL;
 }
 
-static mabn_status begin(struct mabn_weights_writer *writer)
+mabn_status mabn_weights_begin(struct mabn_weights_writer *writer)
 {
     if (writer->begun) return MABN_OK;
     writer->begun = true;
@@ -84,29 +83,21 @@ static mabn_status begin(struct mabn_weights_writer *writer)
     return sink_of(writer->format)->begin(writer);
 }
 
-/* Start writing to disk while the next tensors are read, so that the sync at the end is short. */
-static void start_writeback(struct mabn_weights_writer *writer, size_t bytes)
-{
-    writer->unflushed += bytes;
-    if (!writer->out.path || writer->unflushed < 32 << 20) return;
-    writer->unflushed = 0;
-    (void)sync_file_range(writer->out.fd, 0, 0, SYNC_FILE_RANGE_WRITE); /* a hint */
-}
-
 mabn_status mabn_weights_write(struct mabn_weights_writer *writer, size_t index, const void *data)
 {
-    MABN_TRY(begin(writer));
+    MABN_TRY(mabn_weights_begin(writer));
     if (index >= writer->count || writer->written[index])
         MABN_BUG("tensor %zu is not declared, or written twice", index);
     writer->written[index] = true;
     MABN_TRY(sink_of(writer->format)->put(writer, index, data));
-    start_writeback(writer, writer->items[index].bytes);
+    if (writer->out.path)
+        mabn_start_writeback(writer->out.fd, &writer->unflushed, writer->items[index].bytes);
     return MABN_OK;
 }
 
 mabn_status mabn_weights_commit(struct mabn_weights_writer *writer)
 {
-    MABN_TRY(begin(writer));
+    MABN_TRY(mabn_weights_begin(writer));
     for (size_t i = 0; i < writer->count; i++)
         if (!writer->written[i]) MABN_BUG("tensor '%s' was not written", writer->items[i].name);
     MABN_TRY(sink_of(writer->format)->finish(writer));

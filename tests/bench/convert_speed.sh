@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # convert_speed.sh [MEGABYTES [ROUNDS [TOOLS]]]: mabn-convert beside cp, from a warm cache.
 #
-# A PyTorch file of random tensors (16 MB each) is converted to each format and copied with
-# `cp && sync` (mabn-convert syncs its output, and reads HDF5 back to verify it), in a random order; the
-# medians, their ratio and the peak memory are printed. Needs python3-torch.
+# A PyTorch file of random tensors (16 MB each) is converted to each format, and copied, MEGABYTES of
+# it, in ROUNDS rounds, each in a random order. Both sides end synced: `cp && sync FILE` beside
+# mabn-convert, which syncs file and folder, checks the source's CRCs, and reads HDF5 back to verify
+# it. The output does not exist before. Median, fastest and slowest are printed, the ratio of the
+# medians, and the peak memory. Needs python3-torch.
 set -euo pipefail
-size=${1:-1024} rounds=${2:-3} tools=${3:-build/release/bin}
+size=${1:-1024} rounds=${2:-7} tools=${3:-build/release/bin}
 dir=$(mktemp -d -p "${TMPDIR:-/var/tmp}"); trap 'rm -rf "$dir"' EXIT
 /usr/bin/python3 - "$dir/in.pth" "$size" <<'EOF'
 import sys, torch
@@ -17,7 +19,7 @@ copy() { cp "$dir/in.pth" "$dir/out" && sync "$dir/out"; }
 convert() {
     /usr/bin/time -f %M -o "$dir/rss" "$tools/mabn-convert" -q --as-is "$dir/in.pth" --to "$1" -o "$dir/out"
 }
-median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
+middle() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)], v[1], v[NR] }'; }
 cat "$dir/in.pth" >/dev/null
 kinds="cp torch safetensors hdf5"
 # In a new order each round: one may pay for the memory that the one before it gave back.
@@ -28,11 +30,12 @@ for ((r = 0; r < rounds; r++)); do
         if [ "$k" != cp ]; then cp "$dir/rss" "$dir/$k.rss"; fi
     done
 done
-base=$(median <"$dir/cp.s")
+read -r base _ < <(middle <"$dir/cp.s")
 for k in $kinds; do
-    t=$(median <"$dir/$k.s")
-    awk -v k="$k" -v t="$t" -v b="$base" -v m="$size" -v r="$(cat "$dir/$k.rss" 2>/dev/null || echo 0)" 'BEGIN {
-        printf "%-12s %6.2f s %7.0f MB/s  %.2f of cp", k, t, m / t, b / t
+    read -r t low high < <(middle <"$dir/$k.s")
+    awk -v k="$k" -v t="$t" -v low="$low" -v high="$high" -v b="$base" -v m="$size" \
+        -v r="$(cat "$dir/$k.rss" 2>/dev/null || echo 0)" 'BEGIN {
+        printf "%-12s %6.2f s (%.2f to %.2f) %7.0f MB/s  %.2f of cp", k, t, low, high, m / t, b / t
         if (r > 0) printf "  peak %.0f MB", r / 1024
         print "" }'
 done

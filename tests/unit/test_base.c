@@ -59,6 +59,34 @@ static char *read_back(const char *path)
     return text;
 }
 
+/* Writes are cut into pieces: odd starts and lengths around them. */
+static void test_pwrite(void)
+{
+    static const struct {
+        uint64_t offset;
+        size_t n;
+    } cases[] = {{0, 0}, {0, 131072}, {131071, 2}, {7, 400001}, {262144, 1}, {131073, 131071}};
+    static uint8_t bytes[400001], back[400001];
+    char *path = mabn_path_join(folder, "pieces");
+    for (size_t i = 0; i < sizeof bytes; i++)
+        bytes[i] = (uint8_t)(i * 2654435761u >> 13);
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        int fd = open(path, O_CREAT | O_TRUNC | O_RDWR | O_CLOEXEC, 0600);
+        uint64_t end = cases[k].n ? cases[k].offset + cases[k].n : 0;
+        size_t behind = 0;
+        struct stat info;
+        mabn_status status = mabn_pwrite_all(fd, bytes, cases[k].n, cases[k].offset, path);
+        mabn_start_writeback(fd, &behind, 64 << 20);
+        if (!status) status = mabn_pread_all(fd, back, cases[k].n, cases[k].offset, path);
+        tap_ok(!status && !memcmp(bytes, back, cases[k].n) && !fstat(fd, &info) &&
+                   (uint64_t)info.st_size == end,
+               "%zu bytes at %d are written whole", cases[k].n, (int)cases[k].offset);
+        close(fd);
+    }
+    unlink(path);
+    free(path);
+}
+
 static void test_files(void)
 {
     char *path = mabn_path_join(folder, "out.txt");
@@ -179,6 +207,7 @@ int main(void)
     test_str();
     test_status();
     test_files();
+    test_pwrite();
     test_rng();
     test_threads();
     char *command = mabn_xasprintf("rm -rf %s", folder);
