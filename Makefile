@@ -85,7 +85,8 @@ LIB_O    += $(LIB_CU:%.cu=$(B)/%.cu.o)
 NVFLAGS  := -std=c++17 -O3 -lineinfo -Ilib -DMABN_CUDA=1 -Xcompiler -fPIC,-Wall \
             $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a)$(if $(filter 90,$(a)),a),code=sm_$(a)$(if $(filter 90,$(a)),a))
 CPPFLAGS += -I$(CUDA_HOME)/include
-LDLIBS   += -L$(CUDA_HOME)/lib64 -lcublasLt -lcublas -lcudnn -lcudart -lstdc++
+# The run-time library goes in; cuDNN and cuBLASLt are opened when a GPU is (lib/device).
+LDLIBS   += -L$(CUDA_HOME)/lib64 -lcudart_static -ldl -lrt -lpthread -lstdc++
 endif
 BIN := $(TOOLS:%=$(B)/bin/%)
 

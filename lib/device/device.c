@@ -1,71 +1,77 @@
-/* The CPU device: a oneDNN engine and stream, OpenMP's thread count, one shared scratch buffer. */
+/* The device that a user's word names, and what all kinds have in common. */
 #include "device/device.h"
 
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
+#include <string.h>
 
-#include <omp.h>
-
-#include "base/mem.h"
 #include "base/thread.h"
-#include "device/dnnl.h"
+#include "device/internal.h"
 
-struct mabn_device {
-    enum mabn_device_kind kind;
-    int threads;
-    dnnl_engine_t engine;
-    dnnl_stream_t stream;
-    void *scratch;
-    size_t scratch_bytes;
-    char name[96];
-};
-
-static const char *isa_name(void)
+static mabn_status open_cuda(struct mabn_device **device, int index, int threads)
 {
-    dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
-    if (isa & 0x20) return "AVX-512"; /* the bit of avx512_core in every later set */
-    if (isa >= dnnl_cpu_isa_avx2) return "AVX2";
-    return "SSE4.1 or AVX";
-}
-
-static mabn_status open_cpu(struct mabn_device *d)
-{
-    const dnnl_version_t *v = dnnl_version();
-    MABN_DNNL(dnnl_engine_create(&d->engine, dnnl_cpu, 0));
-    MABN_DNNL(dnnl_stream_create(&d->stream, d->engine, dnnl_stream_default_flags));
-    omp_set_dynamic(0);
-    omp_set_num_threads(d->threads);
-    snprintf(d->name, sizeof d->name, "CPU, %d thread%s, oneDNN %d.%d.%d (%s)", d->threads,
-             d->threads == 1 ? "" : "s", v->major, v->minor, v->patch, isa_name());
-    return MABN_OK;
+#if MABN_CUDA
+    return mabn_device_open_cuda(device, index, threads);
+#else
+    (void)device, (void)index, (void)threads;
+    return mabn_fail(MABN_ERR_UNSUPPORTED, "this build has no CUDA");
+#endif
 }
 
 mabn_status mabn_device_new(struct mabn_device **device, enum mabn_device_kind kind, int threads)
 {
     *device = NULL;
-    if (kind != MABN_DEVICE_CPU)
-        return mabn_fail(MABN_ERR_UNSUPPORTED, "this build has no CUDA device");
-    struct mabn_device *d = mabn_xcalloc(1, sizeof *d);
-    d->kind = kind;
-    d->threads = threads > 0 ? threads : mabn_threads_available();
-    mabn_status status = open_cpu(d);
-    if (status) {
-        mabn_device_free(d);
-        return status;
+    if (threads <= 0) threads = mabn_threads_available();
+    return kind == MABN_DEVICE_CPU ? mabn_device_open_cpu(device, threads)
+                                   : open_cuda(device, 0, threads);
+}
+
+/* The first GPU, or the CPU with a remark in its name. */
+static mabn_status open_auto(struct mabn_device **device, int threads)
+{
+    if (mabn_device_new(device, MABN_DEVICE_CUDA, threads) == MABN_OK) return MABN_OK;
+    char *reason = mabn_error_detach();
+    mabn_status status = mabn_device_new(device, MABN_DEVICE_CPU, threads);
+    if (!status) {
+        size_t used = strlen((*device)->name);
+        snprintf((*device)->name + used, sizeof(*device)->name - used, "; no GPU: %s",
+                 reason ? reason : "");
     }
-    *device = d;
-    return MABN_OK;
+    free(reason);
+    return status;
+}
+
+/* N of "cuda:N"; -1: not that. */
+static int gpu_number(const char *word)
+{
+    if (!strcmp(word, "cuda")) return 0;
+    if (strncmp(word, "cuda:", 5)) return -1;
+    const char *digits = word + 5;
+    size_t count = strspn(digits, "0123456789");
+    return count >= 1 && count <= 3 && !digits[count] ? atoi(digits) : -1;
+}
+
+mabn_status mabn_device_word_check(const char *word)
+{
+    if (!strcmp(word, "auto") || !strcmp(word, "cpu") || gpu_number(word) >= 0) return MABN_OK;
+    return mabn_fail(MABN_ERR_ARG, "no such device '%s': expected auto, cpu, cuda or cuda:N", word);
+}
+
+mabn_status mabn_device_open(struct mabn_device **device, const char *word, int threads)
+{
+    *device = NULL;
+    MABN_TRY(mabn_device_word_check(word));
+    if (!strcmp(word, "auto")) return open_auto(device, threads);
+    if (!strcmp(word, "cpu")) return mabn_device_new(device, MABN_DEVICE_CPU, threads);
+    if (threads <= 0) threads = mabn_threads_available();
+    return open_cuda(device, gpu_number(word), threads);
 }
 
 void mabn_device_free(struct mabn_device *d)
 {
     if (!d) return;
     mabn_device_release(d, d->scratch, d->scratch_bytes);
-    if (d->stream) dnnl_stream_destroy(d->stream);
-    if (d->engine) dnnl_engine_destroy(d->engine);
-    free(d);
+    d->calls->close(d);
 }
 
 enum mabn_device_kind mabn_device_kind_of(const struct mabn_device *d)
@@ -83,32 +89,42 @@ const char *mabn_device_name(const struct mabn_device *d)
     return d->name;
 }
 
-/* Mapped rather than malloc'd: zeroed by the kernel on first touch, returned to it at once on
- * release, and huge pages where the system gives them. */
 mabn_status mabn_device_alloc(struct mabn_device *d, void **out, size_t bytes)
 {
-    (void)d;
     *out = NULL;
-    if (!bytes) bytes = 1;
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED)
-        return mabn_fail(MABN_ERR_NOMEM, "out of memory: cannot get %.1f MiB for the network",
-                         (double)bytes / 1048576);
-    if (bytes >= (size_t)4 << 20) (void)madvise(p, bytes, MADV_HUGEPAGE);
-    *out = p;
-    return MABN_OK;
+    return d->calls->alloc(d, out, bytes ? bytes : 1);
 }
 
 void mabn_device_release(struct mabn_device *d, void *p, size_t bytes)
 {
-    (void)d;
-    if (p) munmap(p, bytes ? bytes : 1);
+    if (p) d->calls->release(d, p, bytes ? bytes : 1);
+}
+
+mabn_status mabn_device_put(struct mabn_device *d, void *on_device, const void *host, size_t bytes)
+{
+    return bytes ? d->calls->put(d, on_device, host, bytes) : MABN_OK;
+}
+
+mabn_status mabn_device_get(struct mabn_device *d, void *host, const void *on_device, size_t bytes)
+{
+    return bytes ? d->calls->get(d, host, on_device, bytes) : MABN_OK;
+}
+
+mabn_status mabn_device_zero(struct mabn_device *d, void *on_device, size_t bytes)
+{
+    return bytes ? d->calls->zero(d, on_device, bytes) : MABN_OK;
+}
+
+mabn_status mabn_device_wait(struct mabn_device *d)
+{
+    return d->calls->wait(d);
 }
 
 mabn_status mabn_device_scratch(struct mabn_device *d, void **out, size_t bytes)
 {
     if (bytes > d->scratch_bytes) {
         mabn_device_release(d, d->scratch, d->scratch_bytes);
+        d->scratch = NULL;
         d->scratch_bytes = 0;
         MABN_TRY(mabn_device_alloc(d, &d->scratch, bytes));
         d->scratch_bytes = bytes;
@@ -119,10 +135,10 @@ mabn_status mabn_device_scratch(struct mabn_device *d, void **out, size_t bytes)
 
 void *mabn_device_dnnl_engine(struct mabn_device *d)
 {
-    return d->engine;
+    return d->dnnl_engine;
 }
 
 void *mabn_device_dnnl_stream(struct mabn_device *d)
 {
-    return d->stream;
+    return d->dnnl_stream;
 }

@@ -2,7 +2,11 @@
  *
  * A device owns an engine, an in-order stream, and one scratch buffer that all primitives of a
  * network share (they run one after another, so the largest need is enough). The CPU device is
- * oneDNN and OpenMP on `threads` threads; everything it is asked is done on return. */
+ * oneDNN and OpenMP on `threads` threads; everything it is asked is done on return. A CUDA device
+ * is one NVIDIA GPU (device/cuda.h has the rest of it); it works on while the host does.
+ *
+ * A device is used from the thread that opened it. Of several CUDA devices in one process each
+ * wants a thread of its own, since kernels go to the thread's current GPU. */
 #ifndef MABN_DEVICE_DEVICE_H
 #define MABN_DEVICE_DEVICE_H
 
@@ -25,14 +29,18 @@ MABN_MUST_USE mabn_status mabn_device_new(struct mabn_device **device, enum mabn
  */
 MABN_MUST_USE mabn_status mabn_device_open(struct mabn_device **device, const char *word,
                                            int threads);
+/* Is it such a word? MABN_ERR_ARG if not. */
+MABN_MUST_USE mabn_status mabn_device_word_check(const char *word);
 void mabn_device_free(struct mabn_device *device); /* after every network on it; NULL is fine */
 
 enum mabn_device_kind mabn_device_kind_of(const struct mabn_device *device);
 int mabn_device_threads(const struct mabn_device *device);
-/* "CPU, 2 threads, oneDNN 2.6.3 (AVX-512)"; owned by the device. */
+/* "CPU, 2 threads, oneDNN 2.6.3 (AVX-512)", "NVIDIA H100 80GB HBM3, 79 GiB, cuDNN 9.19, driver
+ * 580.159.04"; owned by the device. */
 const char *mabn_device_name(const struct mabn_device *device);
 
-/* Memory on the device, 64-byte aligned, zeroed. Pages that are never touched cost nothing. */
+/* Memory on the device, 64-byte aligned (256 on a GPU), zeroed. On the CPU pages that are never
+ * touched cost nothing. */
 MABN_MUST_USE mabn_status mabn_device_alloc(struct mabn_device *device, void **out, size_t bytes);
 void mabn_device_release(struct mabn_device *device, void *p, size_t bytes); /* NULL is fine */
 

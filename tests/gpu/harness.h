@@ -29,9 +29,17 @@ static inline void gpu_order(int order)
 {
     executor::set_order(executor::order(order % 3));
 }
+/* Work queued in a device's streams runs only when it is waited for. */
+static inline void gpu_late(bool late)
+{
+    executor::set_late(late);
+}
 #else
 #define GPU_RUNS_ON "GPU"
 static inline void gpu_order(int)
+{
+}
+static inline void gpu_late(bool)
 {
 }
 #endif

@@ -166,6 +166,80 @@ static void test_faults(void)
                "after faults, launches run as before");
 }
 
+__global__ void count_up(int *out)
+{
+    if (threadIdx.x == 0) ++*out;
+}
+
+/* Late work: what nobody waited for has not happened. */
+static void test_late(void)
+{
+    cudaStream_t first, second;
+    cudaEvent_t event;
+    int count = 0, copy = -1;
+
+    cudaStreamCreateWithFlags(&first, cudaStreamNonBlocking);
+    cudaStreamCreateWithFlags(&second, cudaStreamNonBlocking);
+    cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+    executor::set_late(true);
+    tap_status(MABN_LAUNCH(count_up, 1, 32, 0, first, &count), "a launch");
+    tap_ok(count == 0, "waits");
+    cudaMemcpyAsync(&copy, &count, sizeof copy, cudaMemcpyDeviceToDevice, second);
+    cudaStreamSynchronize(second);
+    tap_ok(copy == 0, "another stream does not wait for it");
+    cudaEventRecord(event, first);
+    MABN_LAUNCH(count_up, 1, 32, 0, first, &count);
+    cudaStreamWaitEvent(second, event, 0);
+    cudaMemcpyAsync(&copy, &count, sizeof copy, cudaMemcpyDeviceToDevice, second);
+    tap_ok(copy == 0 && count == 0, "nor does the host");
+    cudaStreamSynchronize(second);
+    tap_ok(copy == 1 && count == 1, "an event makes it wait, and no longer");
+    MABN_LAUNCH(unwritten, 1, 64, 0, first, &count);
+    tap_ok(cudaStreamSynchronize(first) == cudaErrorLaunchFailure && count == 2,
+           "a late fault shows when it is waited for");
+    executor::set_late(false);
+    cudaEventDestroy(event);
+    cudaStreamDestroy(first);
+    cudaStreamDestroy(second);
+}
+
+/* What a capture refuses breaks it. */
+static void test_captures(void)
+{
+    cudaStream_t stream, other;
+    cudaEvent_t event;
+    cudaGraph_t graph;
+    int count = 0, host = 0;
+
+    cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+    cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking);
+    cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+    cudaEventRecord(event, other);
+    const std::function<cudaError_t()> refused[] = {
+        [&] { return cudaStreamSynchronize(stream); },
+        [&] { return cudaDeviceSynchronize(); },
+        [&] { return cudaMemcpy(&host, &count, 4, cudaMemcpyDeviceToHost); },
+        [&] { return cudaMemset(&count, 0, 4); },
+        [&] { return cudaMemcpyAsync(&host, &count, 4, cudaMemcpyDeviceToHost, stream); },
+        [&] { return cudaMemsetAsync(&count, 0, 4, NULL); },
+        [&] { return cudaStreamWaitEvent(stream, event, 0); },
+        [&] { return cudaStreamWaitEvent(other, (cudaEventRecord(event, stream), event), 0); },
+    };
+    for (const auto &call : refused) {
+        cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+        bool good = call() != cudaSuccess;
+        cudaError_t error = cudaStreamEndCapture(stream, &graph);
+        tap_ok(good && error == cudaErrorStreamCaptureInvalidated && !graph,
+               "a capture refuses: %s", executor::last_fault());
+    }
+    tap_ok(cudaEventSynchronize(event) == cudaErrorCapturedEvent, "a captured event has no when");
+    tap_status(MABN_LAUNCH(count_up, 1, 32, 0, stream, &count), "afterwards the stream works");
+    tap_ok(count == 1, "as before");
+    cudaEventDestroy(event);
+    cudaStreamDestroy(stream);
+    cudaStreamDestroy(other);
+}
+
 static void test_conversions(void)
 {
     int bad = 0;
@@ -191,6 +265,8 @@ int main(void)
 {
     test_runs();
     test_faults();
+    test_late();
+    test_captures();
     test_conversions();
     return tap_done();
 }

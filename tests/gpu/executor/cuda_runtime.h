@@ -15,8 +15,13 @@
  * Out-of-range and misaligned accesses to global memory are AddressSanitizer's and UBSan's; memory
  * from cudaMalloc starts as NaN, so that what was never written shows.
  *
- * One host thread may launch. Streams, events and graphs are not here: host code that needs them
- * is not what the executor is for. */
+ * Streams, events and graphs work as far as the project uses them: one device, captures of one
+ * stream. Work runs when it is queued, or with executor::set_late when somebody waits for it and no
+ * earlier, streams created non-blocking, so that a wait that was forgotten shows. A call that
+ * hardware refuses during a capture is refused, and so are a launch in the default stream then and
+ * a captured copy from memory that is not locked.
+ *
+ * One host thread may call. */
 #ifndef MABN_TESTS_GPU_EXECUTOR_CUDA_RUNTIME_H
 #define MABN_TESTS_GPU_EXECUTOR_CUDA_RUNTIME_H
 
@@ -92,13 +97,23 @@ constexpr int warpSize = 32;
 
 /* ---- errors, memory ---- */
 
+#define CUDART_VERSION 13000
+
 enum cudaError_t {
     cudaSuccess = 0,
     cudaErrorInvalidValue = 1,
     cudaErrorMemoryAllocation = 2,
     cudaErrorInvalidConfiguration = 9,
+    cudaErrorInsufficientDriver = 35,
     cudaErrorNoDevice = 100,
+    cudaErrorInvalidResourceHandle = 400,
+    cudaErrorIllegalState = 401,
+    cudaErrorNotReady = 600,
     cudaErrorLaunchFailure = 719,
+    cudaErrorStreamCaptureUnsupported = 900,
+    cudaErrorStreamCaptureInvalidated = 901,
+    cudaErrorStreamCaptureIsolation = 905,
+    cudaErrorCapturedEvent = 907,
 };
 enum cudaMemcpyKind {
     cudaMemcpyHostToHost,
@@ -108,7 +123,19 @@ enum cudaMemcpyKind {
     cudaMemcpyDefault,
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+enum cudaStreamCaptureMode {
+    cudaStreamCaptureModeGlobal,
+    cudaStreamCaptureModeThreadLocal,
+    cudaStreamCaptureModeRelaxed,
+};
+enum { cudaHostAllocDefault = 0, cudaHostAllocPortable = 1 };
+enum { cudaStreamDefault = 0, cudaStreamNonBlocking = 1 };
+enum { cudaEventDefault = 0, cudaEventBlockingSync = 1, cudaEventDisableTiming = 2 };
 typedef struct CUstream_st *cudaStream_t;
+typedef struct CUevent_st *cudaEvent_t;
+typedef struct CUgraph_st *cudaGraph_t;
+typedef struct CUgraphExec_st *cudaGraphExec_t;
+typedef struct CUgraphNode_st *cudaGraphNode_t;
 struct cudaLaunchAttribute;
 struct cudaLaunchConfig_t {
     dim3 gridDim, blockDim;
@@ -117,27 +144,17 @@ struct cudaLaunchConfig_t {
     cudaLaunchAttribute *attrs;
     unsigned numAttrs;
 };
+struct cudaDeviceProp {
+    char name[256];
+    size_t totalGlobalMem;
+    int major, minor, multiProcessorCount, l2CacheSize;
+};
 
-const char *cudaGetErrorString(cudaError_t error); /* with the last fault's text */
-cudaError_t cudaMalloc(void **p, size_t bytes);
-cudaError_t cudaFree(void *p);
-cudaError_t cudaMemcpy(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind);
-cudaError_t cudaMemset(void *dst, int value, size_t bytes);
-inline cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind,
-                                   cudaStream_t)
+const char *cudaGetErrorString(cudaError_t error); /* the last fault's text */
+cudaError_t cudaGetLastError();
+inline cudaError_t cudaDriverGetVersion(int *version)
 {
-    return cudaMemcpy(dst, src, bytes, kind);
-}
-inline cudaError_t cudaMemsetAsync(void *dst, int value, size_t bytes, cudaStream_t)
-{
-    return cudaMemset(dst, value, bytes);
-}
-inline cudaError_t cudaStreamSynchronize(cudaStream_t)
-{
-    return cudaSuccess;
-}
-inline cudaError_t cudaDeviceSynchronize()
-{
+    *version = CUDART_VERSION;
     return cudaSuccess;
 }
 inline cudaError_t cudaGetDeviceCount(int *count)
@@ -145,10 +162,39 @@ inline cudaError_t cudaGetDeviceCount(int *count)
     *count = 1;
     return cudaSuccess;
 }
-inline cudaError_t cudaGetLastError()
-{
-    return cudaSuccess;
-}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaDeviceSynchronize();
+
+cudaError_t cudaMalloc(void **p, size_t bytes); /* less than 1 GiB */
+cudaError_t cudaFree(void *p);
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total);
+cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned flags);
+cudaError_t cudaFreeHost(void *p);
+cudaError_t cudaMemcpy(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind);
+cudaError_t cudaMemset(void *dst, int value, size_t bytes);
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream);
+cudaError_t cudaMemsetAsync(void *dst, int value, size_t bytes, cudaStream_t stream);
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags);
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, cudaEvent_t to);
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph);
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *count);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph,
+                                 unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
 
 namespace executor
 {
@@ -157,8 +203,9 @@ namespace executor
 
 enum order { FORWARD, REVERSE, SHUFFLED }; /* of blocks in a grid and of threads in a block */
 void set_order(order order);
+void set_late(bool late); /* queued work waits until it is waited for; off at first */
 const char *last_fault(); /* "" when there was none */
-uint64_t launches();      /* so far */
+uint64_t launches();      /* so far, captured ones once */
 
 /* ---- inside ---- */
 
@@ -166,8 +213,10 @@ struct site {
     const char *file;
     int line;
 };
-cudaError_t run(const char *name, const cudaLaunchConfig_t &config, const void *kernel,
-                const std::function<void()> &body);
+cudaError_t launch(const cudaLaunchConfig_t &config, const void *kernel,
+                   std::function<void()> body);
+cudaError_t submit(cudaStream_t stream, std::function<cudaError_t()> work);
+void set_fault(const std::string &text);
 cudaError_t allow_shared(const void *kernel, size_t bytes);
 [[noreturn]] void fault(site at, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void block_barrier(site at);
@@ -295,8 +344,8 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(
                                Args &&...args)
 {
     std::tuple<Params...> values(static_cast<Params>(args)...);
-    return executor::run(nullptr, *config, reinterpret_cast<const void *>(kernel),
-                         [&] { std::apply(kernel, values); });
+    return executor::launch(*config, reinterpret_cast<const void *>(kernel),
+                            [=] { std::apply(kernel, values); });
 }
 template <typename... Params>
 cudaError_t cudaFuncSetAttribute(void (*kernel)(Params...), cudaFuncAttribute, int value)

@@ -112,7 +112,6 @@ const void *scheduler_stack;
 size_t scheduler_stack_size;
 
 const std::function<void()> *body;
-const char *kernel_name;
 bool faulted;
 std::string fault_text;
 std::map<const void *, std::unique_ptr<shared_base>> shared_of_block;
@@ -194,7 +193,7 @@ std::string where(const fiber &f)
 
 void record_fault(const std::string &text)
 {
-    if (!faulted) fault_text = std::string(kernel_name) + ": " + text;
+    if (!faulted) fault_text = "kernel: " + text;
     faulted = true;
 }
 
@@ -334,17 +333,10 @@ const char *refuse(const cudaLaunchConfig_t &c, const void *kernel)
 
 } // namespace
 
-cudaError_t run(const char *name, const cudaLaunchConfig_t &config, const void *kernel,
-                const std::function<void()> &thread_body)
+static cudaError_t run(const cudaLaunchConfig_t &config, const std::function<void()> &thread_body)
 {
-    kernel_name = name ? name : "kernel";
     faulted = false;
     fault_text.clear();
-    launch_count++;
-    if (const char *why = refuse(config, kernel)) {
-        fault_text = std::string(kernel_name) + ": refused: " + why;
-        return cudaErrorInvalidConfiguration;
-    }
     gridDim = config.gridDim;
     blockDim = config.blockDim;
     dynamic_shared = config.dynamicSmemBytes;
@@ -363,6 +355,17 @@ cudaError_t run(const char *name, const cudaLaunchConfig_t &config, const void *
     for (auto &f : pool)
         f->started = false;
     return cudaErrorLaunchFailure;
+}
+
+cudaError_t launch(const cudaLaunchConfig_t &config, const void *kernel,
+                   std::function<void()> thread_body)
+{
+    launch_count++;
+    if (const char *why = refuse(config, kernel)) {
+        set_fault(std::string("kernel: refused: ") + why);
+        return cudaErrorInvalidConfiguration;
+    }
+    return submit(config.stream, [=] { return run(config, thread_body); });
 }
 
 void fault(site at, const char *format, ...)
@@ -466,6 +469,10 @@ void note_write(touch &t, site at, const char *name, size_t index)
 
 /* ---- tests' side ---- */
 
+void set_fault(const std::string &text)
+{
+    fault_text = text;
+}
 void set_order(order order)
 {
     chosen = order;
@@ -492,34 +499,4 @@ const char *cudaGetErrorString(cudaError_t error)
 {
     if (error == cudaSuccess) return "no error";
     return *executor::last_fault() ? executor::last_fault() : "error";
-}
-
-cudaError_t cudaMalloc(void **p, size_t bytes)
-{
-    *p = aligned_alloc(256, (bytes + 255) / 256 * 256);
-    if (!*p) return cudaErrorMemoryAllocation;
-    memset(*p, 0xff, bytes);
-#if defined(__SANITIZE_ADDRESS__)
-    /* What was asked for ends where it ends. */
-    __asan_poison_memory_region(static_cast<char *>(*p) + bytes, (256 - bytes % 256) % 256);
-#endif
-    return cudaSuccess;
-}
-
-cudaError_t cudaFree(void *p)
-{
-    free(p);
-    return cudaSuccess;
-}
-
-cudaError_t cudaMemcpy(void *dst, const void *src, size_t bytes, cudaMemcpyKind)
-{
-    if (bytes) memmove(dst, src, bytes);
-    return cudaSuccess;
-}
-
-cudaError_t cudaMemset(void *dst, int value, size_t bytes)
-{
-    if (bytes) memset(dst, value, bytes);
-    return cudaSuccess;
 }

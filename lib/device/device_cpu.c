@@ -1,0 +1,108 @@
+/* The CPU device: a oneDNN engine and stream, OpenMP's thread count. Device memory is the host's,
+ * and whatever was asked is done on return. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <omp.h>
+
+#include "base/mem.h"
+#include "device/dnnl.h"
+#include "device/internal.h"
+
+/* Mapped rather than malloc'd: zeroed by the kernel on first touch, returned to it at once on
+ * release, and huge pages where the system gives them. */
+static mabn_status cpu_alloc(struct mabn_device *d, void **out, size_t bytes)
+{
+    (void)d;
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
+        return mabn_fail(MABN_ERR_NOMEM, "out of memory: cannot get %.1f MiB for the network",
+                         (double)bytes / 1048576);
+    if (bytes >= (size_t)4 << 20) (void)madvise(p, bytes, MADV_HUGEPAGE);
+    *out = p;
+    return MABN_OK;
+}
+
+static void cpu_release(struct mabn_device *d, void *p, size_t bytes)
+{
+    (void)d;
+    munmap(p, bytes);
+}
+
+static mabn_status cpu_copy(struct mabn_device *d, void *to, const void *from, size_t bytes)
+{
+    (void)d;
+    memcpy(to, from, bytes);
+    return MABN_OK;
+}
+
+static mabn_status cpu_zero(struct mabn_device *d, void *p, size_t bytes)
+{
+    (void)d;
+    memset(p, 0, bytes);
+    return MABN_OK;
+}
+
+static mabn_status cpu_wait(struct mabn_device *d)
+{
+    (void)d;
+    return MABN_OK;
+}
+
+static void cpu_close(struct mabn_device *d)
+{
+    if (d->dnnl_stream) dnnl_stream_destroy(d->dnnl_stream);
+    if (d->dnnl_engine) dnnl_engine_destroy(d->dnnl_engine);
+    free(d);
+}
+
+static const struct mabn_device_calls calls = {
+    .alloc = cpu_alloc,
+    .release = cpu_release,
+    .put = cpu_copy,
+    .get = cpu_copy,
+    .zero = cpu_zero,
+    .wait = cpu_wait,
+    .close = cpu_close,
+};
+
+static const char *isa_name(void)
+{
+    dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
+    if (isa & 0x20) return "AVX-512"; /* the bit of avx512_core in every later set */
+    if (isa >= dnnl_cpu_isa_avx2) return "AVX2";
+    return "SSE4.1 or AVX";
+}
+
+static mabn_status open_dnnl(struct mabn_device *d)
+{
+    dnnl_engine_t engine = NULL;
+    dnnl_stream_t stream = NULL;
+    MABN_DNNL(dnnl_engine_create(&engine, dnnl_cpu, 0));
+    d->dnnl_engine = engine;
+    MABN_DNNL(dnnl_stream_create(&stream, engine, dnnl_stream_default_flags));
+    d->dnnl_stream = stream;
+    return MABN_OK;
+}
+
+mabn_status mabn_device_open_cpu(struct mabn_device **device, int threads)
+{
+    const dnnl_version_t *v = dnnl_version();
+    struct mabn_device *d = mabn_xcalloc(1, sizeof *d);
+    d->kind = MABN_DEVICE_CPU;
+    d->calls = &calls;
+    d->threads = threads;
+    mabn_status status = open_dnnl(d);
+    if (status) {
+        cpu_close(d);
+        return status;
+    }
+    omp_set_dynamic(0);
+    omp_set_num_threads(threads);
+    snprintf(d->name, sizeof d->name, "CPU, %d thread%s, oneDNN %d.%d.%d (%s)", threads,
+             threads == 1 ? "" : "s", v->major, v->minor, v->patch, isa_name());
+    *device = d;
+    return MABN_OK;
+}

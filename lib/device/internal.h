@@ -1,0 +1,55 @@
+/* What the devices of this room share. Not for other rooms.
+ *
+ * To add a kind of device: a file device_<kind>, a function that opens one, a line each in
+ * mabn_device_new and mabn_device_open. */
+#ifndef MABN_DEVICE_INTERNAL_H
+#define MABN_DEVICE_INTERNAL_H
+
+#include <stddef.h>
+
+#include "device/device.h"
+
+MABN_BEGIN_DECLS
+
+/* What device.h promises, as one kind of device does it. */
+struct mabn_device_calls {
+    mabn_status (*alloc)(struct mabn_device *device, void **out, size_t bytes);
+    void (*release)(struct mabn_device *device, void *p, size_t bytes); /* p is not NULL */
+    mabn_status (*put)(struct mabn_device *device, void *on_device, const void *host, size_t bytes);
+    mabn_status (*get)(struct mabn_device *device, void *host, const void *on_device, size_t bytes);
+    mabn_status (*zero)(struct mabn_device *device, void *on_device, size_t bytes);
+    mabn_status (*wait)(struct mabn_device *device);
+    void (*close)(struct mabn_device *device); /* frees the device; also one half opened */
+};
+
+/* The beginning of every kind's own struct. */
+struct mabn_device {
+    enum mabn_device_kind kind;
+    const struct mabn_device_calls *calls;
+    int threads;
+    void *scratch;
+    size_t scratch_bytes;
+    void *dnnl_engine, *dnnl_stream; /* CPU */
+    char name[400];
+};
+
+MABN_MUST_USE mabn_status mabn_device_open_cpu(struct mabn_device **device, int threads);
+/* The GPU of that number. */
+MABN_MUST_USE mabn_status mabn_device_open_cuda(struct mabn_device **device, int index,
+                                                int threads);
+
+/* cuDNN and cuBLASLt as one device uses them (cuda_libraries.cu). */
+struct mabn_cuda_libraries {
+    const struct mabn_cudnn *cudnn; /* NULL: there is none, also below */
+    const struct mabn_cublaslt *cublaslt;
+    void *cudnn_handle, *cublaslt_handle;
+    int cudnn_version; /* as 91900 */
+};
+/* Opens the libraries, once a process, and handles on the current GPU; cuDNN works in `stream`. */
+MABN_MUST_USE mabn_status mabn_cuda_libraries_open(struct mabn_cuda_libraries *libraries,
+                                                   void *stream);
+/* Also after a failed open. */
+void mabn_cuda_libraries_close(struct mabn_cuda_libraries *libraries);
+
+MABN_END_DECLS
+#endif
