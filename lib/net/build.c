@@ -8,6 +8,29 @@
 #include "ops/conv.h"
 #include "ops/pool.h"
 
+/* Which backend runs on the device, and the element type that the precision asks for there. */
+static mabn_status choose_backend(struct mabn_net *net)
+{
+    enum mabn_net_precision *precision = &net->options.precision;
+    net->dtype = MABN_DTYPE_F32;
+    if (mabn_device_kind_of(net->device) == MABN_DEVICE_CPU) {
+        net->backend = &mabn_net_cpu;
+        if (*precision == MABN_NET_AUTO) *precision = MABN_NET_FP32;
+        if (*precision == MABN_NET_FP32) return MABN_OK;
+        return mabn_fail(MABN_ERR_UNSUPPORTED, "the CPU computes in fp32 only, not in %s",
+                         mabn_net_precision_name(*precision));
+    }
+#if MABN_CUDA
+    net->backend = &mabn_net_cuda;
+    if (*precision == MABN_NET_AUTO) *precision = MABN_NET_BF16;
+    if (*precision == MABN_NET_BF16) net->dtype = MABN_DTYPE_BF16;
+    if (*precision == MABN_NET_FP16) net->dtype = MABN_DTYPE_F16;
+    return MABN_OK;
+#else
+    return mabn_fail(MABN_ERR_UNSUPPORTED, "this build has no CUDA device");
+#endif
+}
+
 mabn_status mabn_net_new(struct mabn_net **out, struct mabn_device *device,
                          const struct mabn_net_options *options)
 {
@@ -23,6 +46,11 @@ mabn_status mabn_net_new(struct mabn_net **out, struct mabn_device *device,
     net->options = *options;
     net->output = -1;
     net->stale = true;
+    mabn_status status = choose_backend(net);
+    if (status) {
+        free(net);
+        return status;
+    }
     *out = net;
     return MABN_OK;
 }
@@ -30,14 +58,13 @@ mabn_status mabn_net_new(struct mabn_net **out, struct mabn_device *device,
 void mabn_net_free(struct mabn_net *net)
 {
     if (!net) return;
+    net->backend->release(net);
     struct arena *arenas[] = {&net->weights, &net->gradients,   &net->momentum,
                               &net->state,   &net->activations, &net->packed};
     for (size_t i = 0; i < sizeof arenas / sizeof *arenas; i++)
         mabn_device_release(net->device, arenas[i]->base, arenas[i]->bytes);
-    for (int i = 0; i < net->node_count; i++) {
-        mabn_conv_free(net->nodes[i].op);
+    for (int i = 0; i < net->node_count; i++)
         free(net->nodes[i].name);
-    }
     for (int i = 0; i < net->parameter_count; i++)
         free(net->parameters[i].name);
     for (int i = 0; i < net->tensor_count; i++)
@@ -48,13 +75,6 @@ void mabn_net_free(struct mabn_net *net)
     free(net->buffers);
     free(net->tensors);
     free(net->tensor_source);
-    free(net->folded_bias);
-    free(net->fold_a);
-    free(net->fold_b);
-    free(net->sgd);
-    free(net->labels);
-    free(net->ranks);
-    free(net->losses);
     free(net->record_channels);
     free(net->record_fitting);
     free(net->records);

@@ -6,6 +6,8 @@
 #include "norm/norm.h"
 #include "ops/conv.h"
 
+MABN_BEGIN_DECLS
+
 enum node_kind {
     NODE_INPUT,
     NODE_CONV,
@@ -65,12 +67,41 @@ struct arena {
     size_t bytes;
 };
 
+/* What runs a planned network. The planning, the arenas and the named tensors are shared. */
+struct net_backend {
+    int depth; /* of mabn_net_depth */
+    /* Once everything is placed: primitives, and what memory they need beside the arenas. */
+    mabn_status (*prepare)(struct mabn_net *net);
+    void (*release)(struct mabn_net *net); /* also of what prepare left half done */
+    float *(*input)(struct mabn_net *net);
+    int32_t *(*labels)(struct mabn_net *net);
+    const float *(*logits)(const struct mabn_net *net);
+    const int32_t *(*ranks)(const struct mabn_net *net);
+    /* As mabn_net_<name>, of a net that was found fit for it. */
+    mabn_status (*forward)(struct mabn_net *net);
+    mabn_status (*loss)(struct mabn_net *net, double smoothing, double *loss);
+    mabn_status (*backward)(struct mabn_net *net);
+    mabn_status (*update)(struct mabn_net *net, const struct mabn_net_sgd *sgd);
+    mabn_status (*step)(struct mabn_net *net, double smoothing, const struct mabn_net_sgd *sgd);
+    mabn_status (*result)(struct mabn_net *net, struct mabn_net_result *result);
+    /* Within the device's memory, after what was asked before. */
+    mabn_status (*copy)(struct mabn_net *net, void *to, const void *from, size_t bytes);
+    mabn_status (*time_convolutions)(struct mabn_net *net, double *seconds);
+};
+
+extern const struct net_backend mabn_net_cpu;
+extern const struct net_backend mabn_net_cuda;
+
 struct mabn_net {
     struct mabn_device *device;
+    const struct net_backend *backend;
+    struct net_cuda *cuda; /* what run_cuda.cu keeps; NULL on the CPU */
     struct mabn_net_options options;
-    mabn_status status; /* the first failure while building … */
+    enum mabn_dtype dtype; /* of activations, their gradients and the weights in use */
+    mabn_status status; /* the first failure of what cannot report it: building, initializing … */
     char *message;      /* … and what it said */
     bool planned;
+    int behind; /* steps begun whose result was not fetched */
 
     struct node *nodes;
     int node_count, node_capacity, output;
@@ -84,16 +115,19 @@ struct mabn_net {
 
     size_t values; /* floats in each of the three arenas below */
     struct arena weights, gradients, momentum;
-    struct arena state, activations, packed;
+    struct arena state, activations;
+    bool stale; /* the weights in use (packed, folded, rounded) are not of these parameters */
+
+    /* The CPU's. */
+    struct arena packed; /* inference: weights as convolutions read them */
     float *folded_bias, *fold_a, *fold_b;
     struct mabn_sgd_param *sgd;
     int sgd_count;
     size_t weight_bytes,
-        scratch_bytes; /* shared scratch: a layer's weights in use, then the ops' */
-    bool stale;        /* inference: packed weights are not of these parameters */
-
+        scratch_bytes;       /* shared scratch: a layer's weights in use, then the ops' */
     int32_t *labels, *ranks; /* (N) */
     double *losses;          /* (N) */
+    struct mabn_net_result result;
 
     int *record_channels, *record_fitting, record_channel_count; /* wanted; those a layer has */
     bool record_reference;
@@ -130,7 +164,20 @@ static inline int64_t net_values(const struct mabn_net *net, const struct node *
     return net->options.batch * node->h * node->w * node->c;
 }
 
+static inline size_t net_align(size_t bytes)
+{
+    return (bytes + 255) & ~(size_t)255;
+}
+
+/* plan.c */
+mabn_status mabn_net_get_arena(struct mabn_net *net, struct arena *arena, size_t bytes);
+
 /* tensors.c: list what checkpoints hold, once everything is placed. */
 void mabn_net_list_tensors(struct mabn_net *net);
+/* The norms' state as at the start. */
+mabn_status mabn_net_reset_state(struct mabn_net *net);
+/* run.c: report a failure that was kept. */
+mabn_status mabn_net_check(struct mabn_net *net);
 
+MABN_END_DECLS
 #endif

@@ -20,19 +20,24 @@
 #include "ops/pool.h"
 #include "ops/sgd.h"
 
-enum { ALIGNMENT = 64 };
-
 static int new_buffer(struct mabn_net *net, size_t bytes, int first, int last)
 {
     MABN_GROW(net->buffers, net->buffer_count, net->buffer_capacity);
-    bytes = (bytes + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1);
+    bytes = net_align(bytes);
     net->buffers[net->buffer_count] = (struct buffer){.bytes = bytes, .first = first, .last = last};
     return net->buffer_count++;
 }
 
+/* Of a node's gradient, and of its output but for logits, which are float32. */
 static size_t node_bytes(const struct mabn_net *net, const struct node *node)
 {
-    return (size_t)net_values(net, node) * sizeof(float);
+    return (size_t)net_values(net, node) * mabn_dtype_size(net->dtype);
+}
+
+static size_t output_bytes(const struct mabn_net *net, const struct node *node)
+{
+    bool logits = node == &net->nodes[net->output];
+    return logits ? (size_t)net_values(net, node) * sizeof(float) : node_bytes(net, node);
 }
 
 static void hold_until(struct mabn_net *net, int buffer, int step)
@@ -98,7 +103,7 @@ static void plan_inference(struct mabn_net *net)
             node->data = net->nodes[over].data;
             hold_until(net, node->data, last);
         } else {
-            node->data = new_buffer(net, node_bytes(net, node), i, last);
+            node->data = new_buffer(net, output_bytes(net, node), i, last);
         }
     }
     net->buffers[net->nodes[0].data].last = 2 * net->node_count; /* the caller fills it any time */
@@ -150,7 +155,7 @@ static void plan_outputs(struct mabn_net *net)
         } else if (need > last) {
             last = need;
         }
-        node->data = new_buffer(net, node_bytes(net, node), i, last);
+        node->data = new_buffer(net, output_bytes(net, node), i, last);
         int until = net_backward_step(net, i);
         if (node->kind == NODE_NORM)
             node->extra =
@@ -255,134 +260,39 @@ static size_t place_buffers(struct mabn_net *net)
     return end;
 }
 
-/* ---- primitives and arenas ---- */
+/* ---- arenas ---- */
 
-static void want_scratch(struct mabn_net *net, size_t bytes)
+mabn_status mabn_net_get_arena(struct mabn_net *net, struct arena *arena, size_t bytes)
 {
-    if (bytes > net->scratch_bytes) net->scratch_bytes = bytes;
-}
-
-static mabn_status prepare_conv(struct mabn_net *net, struct node *node, size_t *packed,
-                                size_t *biases)
-{
-    const struct node *x = &net->nodes[node->x];
-    struct mabn_conv_shape shape = {
-        net->options.batch, x->h,          x->w, x->c, node->c, node->conv.kernel,
-        node->conv.stride,  node->conv.pad};
-    struct mabn_conv_options options = {.training = net->options.training,
-                                        .no_dx = !x->trains,
-                                        .bias = node->conv.bias,
-                                        .exact = net->options.exact};
-    if (node->folded >= 0) {
-        const struct node *norm = &net->nodes[node->folded];
-        options.bias = true;
-        options.relu = norm->io.relu;
-        options.add = norm->residual >= 0;
-    }
-    MABN_TRY(mabn_conv_new(&node->op, net->device, &shape, &options));
-    want_scratch(net, mabn_conv_scratch_bytes(node->op));
-    size_t weights = net->parameters[node->weight].count * sizeof(float);
-    if (weights > net->weight_bytes) net->weight_bytes = weights;
-    if (net->options.training) return MABN_OK;
-    node->packed_offset = *packed;
-    *packed += mabn_conv_packed_bytes(node->op);
-    node->bias_offset = *biases;
-    *biases += (size_t)(node->c + 15) & ~(size_t)15;
-    return MABN_OK;
-}
-
-static void prepare_norm(struct mabn_net *net, struct node *node, size_t *state)
-{
-    node->state_bytes = mabn_norm_state_bytes(&node->norm);
-    node->state_offset = *state;
-    *state += node->state_bytes;
-    want_scratch(net, mabn_norm_scratch_bytes(&node->norm, net->options.batch, node->h * node->w));
-}
-
-/* Every pointer of a norm's calls that never changes; gradients' too. */
-static void bind_norm(struct mabn_net *net, struct node *node)
-{
-    struct mabn_norm_io *io = &node->io;
-    const struct node *x = &net->nodes[node->x];
-    bool shortcut = node->residual >= 0;
-    io->samples = net->options.batch;
-    io->positions = node->h * node->w;
-    io->gamma = net_weight(net, node->weight);
-    io->beta = net_weight(net, node->bias);
-    io->state = net->state.base + node->state_offset;
-    io->saved = net_buffer(net, node->extra);
-    io->x = net_buffer(net, x->data);
-    io->residual = shortcut ? net_buffer(net, net->nodes[node->residual].data) : NULL;
-    io->y = net_buffer(net, node->data);
-    if (!net->options.training) return;
-    io->dy = net_buffer(net, node->grad);
-    io->dx = x->trains ? net_buffer(net, x->grad) : NULL;
-    io->dresidual =
-        shortcut && net->nodes[node->residual].trains ? net_buffer(net, node->grad) : NULL;
-    io->dgamma = net_gradient(net, node->weight);
-    io->dbeta = net_gradient(net, node->bias);
-}
-
-static void list_sgd(struct mabn_net *net)
-{
-    net->sgd = mabn_xcalloc((size_t)net->parameter_count, sizeof *net->sgd);
-    for (int i = 0; i < net->parameter_count; i++) {
-        const struct parameter *p = &net->parameters[i];
-        if (!p->trains) continue;
-        net->sgd[net->sgd_count++] = (struct mabn_sgd_param){
-            .param = net_weight(net, i),
-            .buffer = (float *)net->momentum.base + p->offset,
-            .grad = net_gradient(net, i),
-            .count = (int64_t)p->count,
-            .lr_factor = 1,
-        };
-    }
-}
-
-static mabn_status get_arena(struct mabn_net *net, struct arena *arena, size_t bytes)
-{
-    arena->bytes = bytes;
     void *base;
+    arena->bytes = bytes;
     MABN_TRY(mabn_device_alloc(net->device, &base, bytes));
     arena->base = base;
     return MABN_OK;
 }
 
-static mabn_status get_memory(struct mabn_net *net, size_t state, size_t packed, size_t biases)
+static mabn_status get_arenas(struct mabn_net *net)
 {
-    size_t batch = (size_t)net->options.batch, floats = net->values * sizeof(float);
-    MABN_TRY(get_arena(net, &net->weights, floats));
-    MABN_TRY(get_arena(net, &net->state, state));
-    MABN_TRY(get_arena(net, &net->activations, place_buffers(net)));
-    if (net->options.training) {
-        MABN_TRY(get_arena(net, &net->gradients, floats));
-        MABN_TRY(get_arena(net, &net->momentum, floats));
-    } else {
-        MABN_TRY(get_arena(net, &net->packed, packed));
-        net->folded_bias = mabn_xcalloc(biases + 1, sizeof *net->folded_bias);
+    size_t floats = net->values * sizeof(float), state = 0;
+    for (int i = 0; i < net->node_count; i++) {
+        struct node *node = &net->nodes[i];
+        if (node->kind != NODE_NORM) continue;
+        node->state_bytes = mabn_norm_state_bytes(&node->norm);
+        node->state_offset = state;
+        state += node->state_bytes;
     }
-    int64_t widest = 1;
-    for (int i = 0; i < net->node_count; i++)
-        if (net->nodes[i].c > widest) widest = net->nodes[i].c;
-    net->fold_a = mabn_xcalloc((size_t)widest, sizeof *net->fold_a);
-    net->fold_b = mabn_xcalloc((size_t)widest, sizeof *net->fold_b);
-    net->labels = mabn_xcalloc(batch, sizeof *net->labels);
-    net->ranks = mabn_xcalloc(batch, sizeof *net->ranks);
-    net->losses = mabn_xcalloc(batch, sizeof *net->losses);
-    net->weight_bytes = (net->weight_bytes + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1);
-    void *scratch;
-    return mabn_device_scratch(net->device, &scratch, net->weight_bytes + net->scratch_bytes);
+    MABN_TRY(mabn_net_get_arena(net, &net->weights, floats));
+    MABN_TRY(mabn_net_get_arena(net, &net->state, state));
+    MABN_TRY(mabn_net_get_arena(net, &net->activations, place_buffers(net)));
+    if (!net->options.training) return MABN_OK;
+    MABN_TRY(mabn_net_get_arena(net, &net->gradients, floats));
+    return mabn_net_get_arena(net, &net->momentum, floats);
 }
 
 mabn_status mabn_net_plan(struct mabn_net *net, int output)
 {
-    size_t state = 0, packed = 0, biases = 0;
     if (net->planned) MABN_BUG("network planned twice");
-    if (net->status) {
-        char *message = net->message;
-        net->message = NULL;
-        return mabn_error_attach(net->status, message);
-    }
+    MABN_TRY(mabn_net_check(net));
     if (!net->node_count || net->nodes[0].kind != NODE_INPUT || output < 1 ||
         output >= net->node_count)
         return mabn_fail(MABN_ERR_ARG, "a network is an input, layers and one of them as output");
@@ -391,19 +301,10 @@ mabn_status mabn_net_plan(struct mabn_net *net, int output)
         MABN_TRY(plan_training(net));
     else
         plan_inference(net);
-    for (int i = 0; i < net->node_count; i++) {
-        if (net->nodes[i].kind == NODE_CONV)
-            MABN_TRY(prepare_conv(net, &net->nodes[i], &packed, &biases));
-        if (net->nodes[i].kind == NODE_NORM) prepare_norm(net, &net->nodes[i], &state);
-    }
-    MABN_TRY(get_memory(net, state, packed, biases));
-    for (int i = 0; i < net->node_count; i++)
-        if (net->nodes[i].kind == NODE_NORM) bind_norm(net, &net->nodes[i]);
-    if (net->options.training) list_sgd(net);
+    MABN_TRY(get_arenas(net));
+    MABN_TRY(net->backend->prepare(net));
     mabn_net_list_tensors(net);
-    for (int i = 0; i < net->node_count; i++)
-        if (net->nodes[i].kind == NODE_NORM)
-            mabn_norm_state_reset(&net->nodes[i].norm, net->nodes[i].io.state);
+    MABN_TRY(mabn_net_reset_state(net));
     net->planned = true;
     return MABN_OK;
 }

@@ -1,330 +1,124 @@
-/* Running a planned network: forward, loss, backward, update. Nothing here allocates or decides. */
+/* Running a planned network: what both backends share, which is the order of things. */
 #include <string.h>
 
 #include "base/mem.h"
-#include "base/progress.h"
 #include "net/internal.h"
-#include "ops/centralize.h"
-#include "ops/linear.h"
-#include "ops/loss.h"
-#include "ops/pool.h"
-#include "ops/sgd.h"
 
-/* The device's scratch, cut in two: a layer's weights in use, then the operations' own. */
-struct scratch {
-    float *weights;
-    void *ops;
-};
+/* ---- precision ---- */
 
-static mabn_status get_scratch(const struct mabn_net *net, struct scratch *s)
+static const char *const precision_names[] = {"auto", "fp32", "tf32", "bf16", "fp16"};
+enum { PRECISIONS = sizeof precision_names / sizeof *precision_names };
+
+const char *mabn_net_precision_name(enum mabn_net_precision precision)
 {
-    void *base;
-    MABN_TRY(mabn_device_scratch(net->device, &base, net->weight_bytes + net->scratch_bytes));
-    s->weights = base;
-    s->ops = (char *)base + net->weight_bytes;
-    return MABN_OK;
+    return precision_names[precision];
 }
 
-static struct mabn_pool_shape pool_shape(const struct mabn_net *net, const struct node *node)
+mabn_status mabn_net_precision_parse(enum mabn_net_precision *precision, const char *name)
 {
-    const struct node *x = &net->nodes[node->x];
-    return (struct mabn_pool_shape){
-        net->options.batch, x->h, x->w, x->c, node->conv.kernel, node->conv.stride, node->conv.pad};
+    for (int i = 0; i < PRECISIONS; i++)
+        if (!strcmp(name, precision_names[i])) {
+            *precision = (enum mabn_net_precision)i;
+            return MABN_OK;
+        }
+    return mabn_fail(MABN_ERR_ARG, "'%s' is no precision: auto, fp32, tf32, bf16 or fp16", name);
 }
 
-static int64_t filter_size(const struct mabn_net *net, const struct node *conv)
+/* ---- one thing at a time ---- */
+
+mabn_status mabn_net_check(struct mabn_net *net)
 {
-    const struct parameter *p = &net->parameters[conv->weight];
-    return p->in * p->area;
-}
-
-/* The weights that a convolution uses: centralized into scratch where it asks for that. */
-static const float *weights_in_use(const struct mabn_net *net, const struct node *conv,
-                                   const struct scratch *s)
-{
-    const float *raw = net_weight(net, conv->weight);
-    if (!conv->conv.centralize) return raw;
-    mabn_centralize(s->weights, raw, conv->c, filter_size(net, conv));
-    return s->weights;
-}
-
-/* ---- inference: packed weights ---- */
-
-static mabn_status pack_conv(struct mabn_net *net, struct node *conv, const struct scratch *s)
-{
-    const float *weight = net_weight(net, conv->weight), *bias = net_weight(net, conv->bias);
-    float *bias_out = net->folded_bias + conv->bias_offset;
-    if (conv->folded >= 0) {
-        const struct node *norm = &net->nodes[conv->folded];
-        MABN_TRY(mabn_norm_affine(&norm->norm, net->fold_a, net->fold_b, norm->io.gamma,
-                                  norm->io.beta, norm->io.state));
-        mabn_norm_fold(s->weights, bias_out, weight, bias, net->fold_a, net->fold_b, conv->c,
-                       filter_size(net, conv), conv->conv.centralize);
-        weight = s->weights;
-    } else {
-        weight = weights_in_use(net, conv, s);
-        if (bias) memcpy(bias_out, bias, (size_t)conv->c * sizeof *bias);
-    }
-    return mabn_conv_pack(conv->op, net->packed.base + conv->packed_offset, weight, s->ops);
-}
-
-static mabn_status pack_all(struct mabn_net *net, const struct scratch *s)
-{
-    for (int i = 0; i < net->node_count; i++)
-        if (net->nodes[i].kind == NODE_CONV) MABN_TRY(pack_conv(net, &net->nodes[i], s));
-    net->stale = false;
-    return MABN_OK;
-}
-
-/* Run a convolution whose result goes to the output of `at`: itself, or the norm it took in. */
-static mabn_status infer_conv(struct mabn_net *net, const struct node *conv, const struct node *at,
-                              const struct scratch *s)
-{
-    bool bias = conv->folded >= 0 || conv->conv.bias;
-    float *y = net_buffer(net, at->data);
-    if (conv->folded >= 0 && at->residual >= 0) {
-        const struct node *shortcut = &net->nodes[at->residual];
-        if (shortcut->data != at->data)
-            memcpy(y, net_buffer(net, shortcut->data), (size_t)net_values(net, at) * sizeof(float));
-    }
-    return mabn_conv_infer(conv->op, y, net_buffer(net, net->nodes[conv->x].data),
-                           net->packed.base + conv->packed_offset,
-                           bias ? net->folded_bias + conv->bias_offset : NULL, s->ops);
-}
-
-/* ---- forward ---- */
-
-static mabn_status forward_conv(struct mabn_net *net, struct node *node, const struct scratch *s)
-{
-    if (!net->options.training) return node->folded >= 0 ? MABN_OK : infer_conv(net, node, node, s);
-    return mabn_conv_forward(node->op, net_buffer(net, node->data),
-                             net_buffer(net, net->nodes[node->x].data),
-                             weights_in_use(net, node, s), net_weight(net, node->bias), s->ops);
-}
-
-static mabn_status forward_norm(struct mabn_net *net, struct node *node, const struct scratch *s)
-{
-    if (node->folded >= 0) return infer_conv(net, &net->nodes[node->folded], node, s);
-    node->io.scratch = s->ops;
-    node->io.y = net_buffer(net, node->data);
-    return net->options.training ? mabn_norm_forward(&node->norm, &node->io)
-                                 : mabn_norm_infer(&node->norm, &node->io);
-}
-
-static mabn_status forward_node(struct mabn_net *net, struct node *node, const struct scratch *s)
-{
-    float *y = net_buffer(net, node->data);
-    const struct node *x = &net->nodes[node->x < 0 ? 0 : node->x];
-    struct mabn_pool_shape pool;
-    switch (node->kind) {
-    case NODE_INPUT:
-        return MABN_OK;
-    case NODE_CONV:
-        return forward_conv(net, node, s);
-    case NODE_NORM:
-        return forward_norm(net, node, s);
-    case NODE_MAX_POOL:
-        pool = pool_shape(net, node);
-        return mabn_maxpool_forward(y, (uint8_t *)net_buffer(net, node->extra),
-                                    net_buffer(net, x->data), &pool);
-    case NODE_GLOBAL_POOL:
-        mabn_avgpool_forward(y, net_buffer(net, x->data), net->options.batch, x->h * x->w, x->c);
-        return MABN_OK;
-    case NODE_LINEAR:
-        return mabn_linear_forward(y, net_buffer(net, x->data), net_weight(net, node->weight),
-                                   net_weight(net, node->bias), net->options.batch, x->c, node->c);
-    }
-    return MABN_OK;
+    if (!net->status) return MABN_OK;
+    char *message = net->message;
+    net->message = NULL;
+    return mabn_error_attach(net->status, message);
 }
 
 mabn_status mabn_net_forward(struct mabn_net *net)
 {
-    struct scratch s;
-    MABN_TRY(get_scratch(net, &s));
-    if (!net->options.training && net->stale) MABN_TRY(pack_all(net, &s));
-    for (int i = 0; i < net->node_count; i++)
-        MABN_TRY(forward_node(net, &net->nodes[i], &s));
-    return MABN_OK;
+    MABN_TRY(mabn_net_check(net));
+    return net->backend->forward(net);
 }
 
 mabn_status mabn_net_loss(struct mabn_net *net, double smoothing, double *loss)
 {
-    const struct node *output = &net->nodes[net->output];
-    int batch = net->options.batch, labelled = 0;
-    for (int i = 0; i < batch; i++)
-        labelled += net->labels[i] >= 0;
-    struct mabn_xent_out out = {
-        .loss = net->losses,
-        .rank = net->ranks,
-        .dlogits = net->options.training ? net_buffer(net, output->grad) : NULL,
-    };
-    double share = labelled ? 1.0 / labelled : 0;
-    MABN_TRY(mabn_softmax_xent(&out, net_buffer(net, output->data), net->labels, batch, output->c,
-                               smoothing, share));
-    *loss = 0;
-    for (int i = 0; i < batch; i++)
-        *loss += net->losses[i];
-    *loss *= share;
-    return MABN_OK;
+    return net->backend->loss(net, smoothing, loss);
 }
 
-/* ---- backward ---- */
-
-/* Before the norm's backward, which may write over dy. */
-static mabn_status record_norm(struct mabn_net *net, const struct node *node)
+static mabn_status check_training(const struct mabn_net *net)
 {
-    struct mabn_net_record *records = net->records + net->record_count;
-    int count = 0;
-    for (int i = 0; i < net->record_channel_count; i++)
-        if (net->record_channels[i] < node->c)
-            net->record_fitting[count++] = net->record_channels[i];
-    if (!count) return MABN_OK;
-    MABN_TRY(mabn_norm_record(&node->norm, &node->io, 0, net->record_fitting, count,
-                              net->record_reference, net->record_values));
-    for (int i = 0; i < count; i++) {
-        const struct mabn_norm_record *v = &net->record_values[i];
-        records[i] = (struct mabn_net_record){
-            node->name, net->record_fitting[i], v->mu_x, v->var_x, v->mu_g, v->mu_gy};
-    }
-    net->record_count += count;
-    return MABN_OK;
-}
-
-static mabn_status backward_norm(struct mabn_net *net, struct node *node, const struct scratch *s)
-{
-    node->io.scratch = s->ops;
-    /* Without a shortcut the mask comes from x, and the output may be gone. */
-    node->io.y = node->residual >= 0 ? net_buffer(net, node->data) : NULL;
-    if (net->record_channel_count) MABN_TRY(record_norm(net, node));
-    return mabn_norm_backward(&node->norm, &node->io);
-}
-
-/* What a layer read in forward: kept, or made again by the first that needs it. */
-static mabn_status input_again(struct mabn_net *net, const struct node *reader,
-                               const struct scratch *s, const float **input)
-{
-    struct node *x = &net->nodes[reader->x];
-    *input = net_buffer(net, x->again >= 0 ? x->again : x->data);
-    if (x->again < 0 || &net->nodes[x->remake_for] != reader) return MABN_OK;
-    x->io.scratch = s->ops;
-    x->io.y = net_buffer(net, x->again);
-    return mabn_norm_reapply(&x->norm, &x->io);
-}
-
-static mabn_status backward_conv(struct mabn_net *net, struct node *node, const struct scratch *s)
-{
-    const struct node *x = &net->nodes[node->x];
-    const float *dy = net_buffer(net, node->grad), *input;
-    float *dweight = net_gradient(net, node->weight);
-    MABN_TRY(input_again(net, node, s, &input));
-    MABN_TRY(mabn_conv_backward_weights(node->op, dweight, net_gradient(net, node->bias), input, dy,
-                                        s->ops));
-    if (node->conv.centralize)
-        mabn_centralize_backward(dweight, dweight, node->c, filter_size(net, node));
-    if (!x->trains) return MABN_OK;
-    return mabn_conv_backward_data(node->op, net_buffer(net, x->grad), dy,
-                                   weights_in_use(net, node, s), node->dx_adds, s->ops);
-}
-
-static mabn_status backward_linear(struct mabn_net *net, struct node *node)
-{
-    const struct node *x = &net->nodes[node->x];
-    const float *dy = net_buffer(net, node->grad);
-    int64_t batch = net->options.batch;
-    MABN_TRY(mabn_linear_backward_weights(net_gradient(net, node->weight),
-                                          net_gradient(net, node->bias), net_buffer(net, x->data),
-                                          dy, batch, x->c, node->c));
-    if (!x->trains) return MABN_OK;
-    return mabn_linear_backward_data(net_buffer(net, x->grad), dy, net_weight(net, node->weight),
-                                     batch, x->c, node->c, node->dx_adds);
-}
-
-static mabn_status backward_node(struct mabn_net *net, struct node *node, const struct scratch *s)
-{
-    const struct node *x = &net->nodes[node->x];
-    struct mabn_pool_shape pool;
-    switch (node->kind) {
-    case NODE_INPUT:
-        return MABN_OK;
-    case NODE_CONV:
-        return backward_conv(net, node, s);
-    case NODE_NORM:
-        return backward_norm(net, node, s);
-    case NODE_LINEAR:
-        return backward_linear(net, node);
-    case NODE_MAX_POOL:
-        pool = pool_shape(net, node);
-        if (!x->trains) return MABN_OK;
-        return mabn_maxpool_backward(net_buffer(net, x->grad), net_buffer(net, node->grad),
-                                     (uint8_t *)net_buffer(net, node->extra), &pool);
-    case NODE_GLOBAL_POOL:
-        if (!x->trains) return MABN_OK;
-        mabn_avgpool_backward(net_buffer(net, x->grad), net_buffer(net, node->grad),
-                              net->options.batch, x->h * x->w, x->c);
-        return MABN_OK;
-    }
-    return MABN_OK;
+    if (net->options.training) return MABN_OK;
+    return mabn_fail(MABN_ERR_ARG, "this network was built for inference");
 }
 
 mabn_status mabn_net_backward(struct mabn_net *net)
 {
-    struct scratch s;
-    if (!net->options.training)
-        return mabn_fail(MABN_ERR_ARG, "this network was built for inference");
-    MABN_TRY(get_scratch(net, &s));
-    net->record_count = 0;
-    for (int i = net->output; i > 0; i--)
-        if (net->nodes[i].grad >= 0) MABN_TRY(backward_node(net, &net->nodes[i], &s));
-    return MABN_OK;
+    MABN_TRY(check_training(net));
+    return net->backend->backward(net);
 }
 
 mabn_status mabn_net_update(struct mabn_net *net, const struct mabn_net_sgd *sgd)
 {
-    struct mabn_sgd_options options;
-    if (!net->options.training)
-        return mabn_fail(MABN_ERR_ARG, "this network was built for inference");
-    mabn_sgd_options_init(&options);
-    options.momentum = sgd->momentum;
-    options.nesterov = sgd->nesterov;
-    for (int i = 0, k = 0; i < net->parameter_count; i++) {
-        const struct parameter *p = &net->parameters[i];
-        if (!p->trains) continue;
-        net->sgd[k++].decay = p->decays || !sgd->no_decay_norm_bias ? sgd->weight_decay : 0;
-    }
-    mabn_sgd_step(&options, sgd->lr, net->sgd, net->sgd_count);
-    return MABN_OK;
-}
-
-/* ---- looking inside ---- */
-
-static mabn_status run_bare_layer(struct mabn_net *net, struct node *node, const struct scratch *s)
-{
-    const struct node *x = &net->nodes[node->x < 0 ? 0 : node->x];
-    const float *input = net_buffer(net, x->data), *weight = net_weight(net, node->weight);
-    if (node->kind == NODE_LINEAR) {
-        MABN_TRY(forward_node(net, node, s));
-        return net->options.training ? backward_linear(net, node) : MABN_OK;
-    }
-    if (node->kind != NODE_CONV) return MABN_OK;
-    if (!net->options.training)
-        return infer_conv(net, node, node->folded >= 0 ? &net->nodes[node->folded] : node, s);
-    MABN_TRY(mabn_conv_forward(node->op, net_buffer(net, node->data), input, weight,
-                               net_weight(net, node->bias), s->ops));
-    const float *dy = net_buffer(net, node->grad);
-    MABN_TRY(mabn_conv_backward_weights(node->op, net_gradient(net, node->weight),
-                                        net_gradient(net, node->bias), input, dy, s->ops));
-    if (!x->trains) return MABN_OK;
-    return mabn_conv_backward_data(node->op, net_buffer(net, x->grad), dy, weight, false, s->ops);
+    MABN_TRY(check_training(net));
+    return net->backend->update(net, sgd);
 }
 
 mabn_status mabn_net_time_convolutions(struct mabn_net *net, double *seconds)
 {
-    struct scratch s;
-    MABN_TRY(get_scratch(net, &s));
-    if (!net->options.training && net->stale) MABN_TRY(pack_all(net, &s));
-    double start = mabn_now();
-    for (int i = 0; i < net->node_count; i++)
-        MABN_TRY(run_bare_layer(net, &net->nodes[i], &s));
-    *seconds = mabn_now() - start;
+    MABN_TRY(mabn_net_check(net));
+    return net->backend->time_convolutions(net, seconds);
+}
+
+/* ---- steps ---- */
+
+mabn_status mabn_net_step(struct mabn_net *net, double smoothing, const struct mabn_net_sgd *sgd)
+{
+    MABN_TRY(mabn_net_check(net));
+    if (!sgd != !net->options.training)
+        return mabn_fail(MABN_ERR_ARG, "a step of training updates, one of inference does not");
+    if (net->behind == net->backend->depth)
+        return mabn_fail(MABN_ERR_ARG, "the result of an earlier step was not fetched");
+    MABN_TRY(net->backend->step(net, smoothing, sgd));
+    net->behind++;
     return MABN_OK;
+}
+
+mabn_status mabn_net_result(struct mabn_net *net, struct mabn_net_result *result)
+{
+    if (!net->behind) return mabn_fail(MABN_ERR_ARG, "there is no step to fetch the result of");
+    MABN_TRY(net->backend->result(net, result));
+    net->behind--;
+    return MABN_OK;
+}
+
+int mabn_net_behind(const struct mabn_net *net)
+{
+    return net->behind;
+}
+
+int mabn_net_depth(const struct mabn_net *net)
+{
+    return net->backend->depth;
+}
+
+/* ---- what goes in and comes out ---- */
+
+float *mabn_net_input(struct mabn_net *net)
+{
+    return net->backend->input(net);
+}
+
+int32_t *mabn_net_labels(struct mabn_net *net)
+{
+    return net->backend->labels(net);
+}
+
+const float *mabn_net_logits(const struct mabn_net *net)
+{
+    return net->backend->logits(net);
+}
+
+const int32_t *mabn_net_ranks(const struct mabn_net *net)
+{
+    return net->backend->ranks(net);
 }

@@ -6,6 +6,7 @@
 
 #include "base/mem.h"
 #include "net/internal.h"
+#include "ops/elementwise.h"
 #include "ops/init.h"
 
 static void list_tensor(struct mabn_net *net, char *name, enum mabn_net_role role,
@@ -27,11 +28,16 @@ static void list_parameter(struct mabn_net *net, int index, enum mabn_net_role r
     list_tensor(net, mabn_xstrdup(p->name), role, MABN_DTYPE_F32, p->shape, index);
 }
 
+static char *state_block(const struct mabn_net *net, const struct node *node)
+{
+    return net->state.base + node->state_offset;
+}
+
 static void list_state(struct mabn_net *net, int index)
 {
     const struct node *node = &net->nodes[index];
     struct mabn_norm_tensor list[MABN_NORM_MAX_TENSORS];
-    int count = mabn_norm_state_list(&node->norm, node->io.state, list);
+    int count = mabn_norm_state_list(&node->norm, state_block(net, node), list);
     for (int k = 0; k < count; k++)
         list_tensor(net, mabn_xasprintf("%s.%s", node->name, list[k].name), MABN_NET_STATE,
                     list[k].dtype == MABN_NORM_I64 ? MABN_DTYPE_I64 : MABN_DTYPE_F32,
@@ -77,7 +83,7 @@ static struct mabn_norm_tensor state_entry(const struct mabn_net *net, int sourc
 {
     struct mabn_norm_tensor list[MABN_NORM_MAX_TENSORS];
     const struct node *node = &net->nodes[(-1 - source) / MABN_NORM_MAX_TENSORS];
-    mabn_norm_state_list(&node->norm, node->io.state, list);
+    mabn_norm_state_list(&node->norm, state_block(net, node), list);
     return list[(-1 - source) % MABN_NORM_MAX_TENSORS];
 }
 
@@ -110,12 +116,13 @@ mabn_status mabn_net_tensor_get(const struct mabn_net *net, int index, void *val
     const struct parameter *p;
     MABN_TRY(check_size(net, index, bytes));
     const char *data = tensor_data(net, index, &p);
-    if (p && p->area)
-        mabn_weights_to_file(values, (const float *)data, (size_t)p->out, (size_t)p->in,
-                             (size_t)p->area);
-    else
-        memcpy(values, data, bytes);
-    return MABN_OK;
+    if (!p || p->area < 1) return mabn_device_get(net->device, values, data, bytes);
+    float *memory = mabn_xmalloc(bytes);
+    mabn_status status = mabn_device_get(net->device, memory, data, bytes);
+    if (!status)
+        mabn_weights_to_file(values, memory, (size_t)p->out, (size_t)p->in, (size_t)p->area);
+    free(memory);
+    return status;
 }
 
 mabn_status mabn_net_tensor_set(struct mabn_net *net, int index, const void *values, size_t bytes)
@@ -125,12 +132,24 @@ mabn_status mabn_net_tensor_set(struct mabn_net *net, int index, const void *val
     char *data = tensor_data(net, index, &p);
     if (!p && state_entry(net, net->tensor_source[index]).constant) return MABN_OK;
     net->stale = true;
-    if (p && p->area)
-        mabn_weights_from_file((float *)data, values, (size_t)p->out, (size_t)p->in,
-                               (size_t)p->area);
-    else
-        memcpy(data, values, bytes);
-    return MABN_OK;
+    if (!p || p->area < 1) return mabn_device_put(net->device, data, values, bytes);
+    float *memory = mabn_xmalloc(bytes);
+    mabn_weights_from_file(memory, values, (size_t)p->out, (size_t)p->in, (size_t)p->area);
+    mabn_status status = mabn_device_put(net->device, data, memory, bytes);
+    free(memory);
+    return status;
+}
+
+static mabn_status copy_arena(struct mabn_net *dst, struct arena *to, const struct mabn_net *src,
+                              const struct arena *from)
+{
+    if (dst->device == src->device)
+        return dst->backend->copy(dst, to->base, from->base, from->bytes);
+    char *host = mabn_xmalloc(from->bytes + 1);
+    mabn_status status = mabn_device_get(src->device, host, from->base, from->bytes);
+    if (!status) status = mabn_device_put(dst->device, to->base, host, from->bytes);
+    free(host);
+    return status;
 }
 
 mabn_status mabn_net_copy(struct mabn_net *dst, const struct mabn_net *src)
@@ -144,66 +163,85 @@ mabn_status mabn_net_copy(struct mabn_net *dst, const struct mabn_net *src)
         same = dst->nodes[i].norm.options.kind == src->nodes[i].norm.options.kind &&
                dst->nodes[i].state_bytes == src->nodes[i].state_bytes;
     if (!same) return mabn_fail(MABN_ERR_MISMATCH, "the two networks are not of the same model");
-    memcpy(dst->weights.base, src->weights.base, dst->weights.bytes);
-    memcpy(dst->state.base, src->state.base, dst->state.bytes);
     dst->stale = true;
-    return MABN_OK;
+    MABN_TRY(copy_arena(dst, &dst->weights, src, &src->weights));
+    return copy_arena(dst, &dst->state, src, &src->state);
+}
+
+/* A parameter as at the start, in memory's order. */
+static void fill_parameter(float *w, const struct parameter *p, uint64_t seed,
+                           enum mabn_net_init kind)
+{
+    int64_t count = (int64_t)p->count;
+    uint64_t id = mabn_init_id(p->name);
+    double limit;
+    switch (p->fill) {
+    case FILL_ZERO:
+    case FILL_ONE:
+        mabn_init_fill(w, count, p->fill == FILL_ONE ? 1.0f : 0.0f);
+        break;
+    case FILL_LINEAR:
+        limit = 1 / sqrt(p->fan_in);
+        mabn_init_uniform(w, count, -limit, limit, seed, id);
+        break;
+    case FILL_CONV:
+        limit = sqrt(3 / p->fan_in);
+        if (kind == MABN_NET_INIT_FAN_IN)
+            mabn_init_uniform(w, count, -limit, limit, seed, id);
+        else
+            mabn_init_normal(w, count, 0, sqrt(2.0 / (double)(p->out * p->area)), seed, id);
+        break;
+    }
+}
+
+mabn_status mabn_net_reset_state(struct mabn_net *net)
+{
+    char *state = mabn_xcalloc(net->state.bytes + 1, 1);
+    for (int i = 0; i < net->node_count; i++)
+        if (net->nodes[i].kind == NODE_NORM)
+            mabn_norm_state_reset(&net->nodes[i].norm, state + net->nodes[i].state_offset);
+    mabn_status status = mabn_device_put(net->device, net->state.base, state, net->state.bytes);
+    free(state);
+    net->stale = true;
+    return status;
+}
+
+static mabn_status initialize(struct mabn_net *net, uint64_t seed, enum mabn_net_init kind)
+{
+    size_t bytes = net->values * sizeof(float);
+    float *values = mabn_xcalloc(net->values + 1, sizeof *values);
+    for (int i = 0; i < net->parameter_count; i++)
+        fill_parameter(values + net->parameters[i].offset, &net->parameters[i], seed, kind);
+    mabn_status status = mabn_device_put(net->device, net->weights.base, values, bytes);
+    free(values);
+    if (status) return status;
+    if (net->momentum.base) MABN_TRY(mabn_device_zero(net->device, net->momentum.base, bytes));
+    return mabn_net_reset_state(net);
 }
 
 void mabn_net_initialize(struct mabn_net *net, uint64_t seed, enum mabn_net_init kind)
 {
-    for (int i = 0; i < net->parameter_count; i++) {
-        const struct parameter *p = &net->parameters[i];
-        float *w = net_weight(net, i);
-        int64_t count = (int64_t)p->count;
-        uint64_t id = mabn_init_id(p->name);
-        double limit;
-        switch (p->fill) {
-        case FILL_ZERO:
-        case FILL_ONE:
-            mabn_init_fill(w, count, p->fill == FILL_ONE ? 1.0f : 0.0f);
-            break;
-        case FILL_LINEAR:
-            limit = 1 / sqrt(p->fan_in);
-            mabn_init_uniform(w, count, -limit, limit, seed, id);
-            break;
-        case FILL_CONV:
-            limit = sqrt(3 / p->fan_in);
-            if (kind == MABN_NET_INIT_FAN_IN)
-                mabn_init_uniform(w, count, -limit, limit, seed, id);
-            else
-                mabn_init_normal(w, count, 0, sqrt(2.0 / (double)(p->out * p->area)), seed, id);
-            break;
-        }
+    mabn_status status = initialize(net, seed, kind);
+    if (!status || net->status) return;
+    net->status = status; /* the next call that can will report it */
+    net->message = mabn_error_detach();
+}
+
+mabn_status mabn_net_finite(struct mabn_net *net, bool *finite)
+{
+    if (mabn_device_kind_of(net->device) == MABN_DEVICE_CPU) {
+        *finite = mabn_all_finite((const float *)net->weights.base, (int64_t)net->values);
+        return MABN_OK;
     }
-    for (int i = 0; i < net->node_count; i++)
-        if (net->nodes[i].kind == NODE_NORM)
-            mabn_norm_state_reset(&net->nodes[i].norm, net->nodes[i].io.state);
-    if (net->momentum.base) memset(net->momentum.base, 0, net->values * sizeof(float));
-    net->stale = true;
+    size_t bytes = net->values * sizeof(float);
+    float *values = mabn_xmalloc(bytes + 1);
+    mabn_status status = mabn_device_get(net->device, values, net->weights.base, bytes);
+    *finite = !status && mabn_all_finite(values, (int64_t)net->values);
+    free(values);
+    return status;
 }
 
 /* ---- small questions ---- */
-
-float *mabn_net_input(struct mabn_net *net)
-{
-    return net_buffer(net, net->nodes[0].data);
-}
-
-int32_t *mabn_net_labels(struct mabn_net *net)
-{
-    return net->labels;
-}
-
-const float *mabn_net_logits(const struct mabn_net *net)
-{
-    return net_buffer(net, net->nodes[net->output].data);
-}
-
-const int32_t *mabn_net_ranks(const struct mabn_net *net)
-{
-    return net->ranks;
-}
 
 int mabn_net_batch(const struct mabn_net *net)
 {

@@ -1,8 +1,10 @@
 #include "train/evaluate.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/mem.h"
 #include "base/progress.h"
 #include "base/signal.h"
 
@@ -18,35 +20,78 @@ mabn_status mabn_eval_check(const struct mabn_model *model, const struct mabn_da
     return MABN_OK;
 }
 
-static mabn_status eval_batch(struct mabn_eval_result *result, struct mabn_net *net,
-                              const struct mabn_batch *batch,
-                              const struct mabn_eval_options *options)
+/* An evaluation under way: the net may be a batch or two ahead of the results, while the loader
+ * keeps only its newest batch. */
+struct evaluation {
+    struct mabn_net *net;
+    const struct mabn_eval_options *options;
+    struct mabn_eval_result *result;
+    struct mabn_batch *batches; /* (depth) what was begun, without the pictures; a ring … */
+    int oldest;                 /* … that begins here */
+};
+
+static void start_evaluation(struct evaluation *e)
 {
-    struct mabn_shape shape = mabn_net_input_shape(net);
-    int rows = mabn_net_batch(net), labelled = 0;
-    size_t values = (size_t)(shape.dim[1] * shape.dim[2] * shape.dim[3]);
-    memcpy(mabn_net_input(net), batch->x, (size_t)batch->count * values * sizeof(float));
-    int32_t *labels = mabn_net_labels(net);
-    for (int i = 0; i < rows; i++) {
-        labels[i] = i < batch->count ? batch->labels[i] : -1;
-        labelled += labels[i] >= 0;
+    size_t rows = (size_t)mabn_net_batch(e->net);
+    e->batches = mabn_xcalloc((size_t)mabn_net_depth(e->net), sizeof *e->batches);
+    for (int i = 0; i < mabn_net_depth(e->net); i++) {
+        e->batches[i].labels = mabn_xcalloc(rows, sizeof *e->batches[i].labels);
+        e->batches[i].samples = mabn_xcalloc(rows, sizeof *e->batches[i].samples);
     }
-    MABN_TRY(mabn_net_forward(net));
-    double loss = 0;
-    if (labelled) {
-        MABN_TRY(mabn_net_loss(net, options->smoothing, &loss));
-        const int32_t *ranks = mabn_net_ranks(net);
-        for (int i = 0; i < batch->count; i++) {
-            result->top1 += ranks[i] == 0;
-            result->top5 += ranks[i] >= 0 && ranks[i] < 5;
-        }
+}
+
+static void end_evaluation(struct evaluation *e)
+{
+    for (int i = 0; i < mabn_net_depth(e->net); i++) {
+        free(e->batches[i].labels);
+        free(e->batches[i].samples);
     }
-    result->images += batch->count;
-    result->labelled += labelled;
-    result->loss += loss * labelled;
-    if (options->each)
-        return options->each(options->context, batch, mabn_net_logits(net), mabn_net_classes(net));
+    free(e->batches);
+}
+
+static mabn_status finish_batch(struct evaluation *e)
+{
+    struct mabn_eval_result *sum = e->result;
+    const struct mabn_batch *batch = &e->batches[e->oldest];
+    struct mabn_net_result result;
+    MABN_TRY(mabn_net_result(e->net, &result));
+    e->oldest = (e->oldest + 1) % mabn_net_depth(e->net);
+    sum->images += batch->count;
+    sum->labelled += result.labelled;
+    sum->loss += result.loss * (double)result.labelled;
+    sum->top1 += (double)result.top1;
+    sum->top5 += (double)result.top5;
+    if (!e->options->each) return MABN_OK;
+    return e->options->each(e->options->context, batch, mabn_net_logits(e->net),
+                            mabn_net_classes(e->net));
+}
+
+static mabn_status finish_batches(struct evaluation *e)
+{
+    while (mabn_net_behind(e->net))
+        MABN_TRY(finish_batch(e));
     return MABN_OK;
+}
+
+static mabn_status begin_batch(struct evaluation *e, const struct mabn_batch *batch)
+{
+    struct mabn_shape shape = mabn_net_input_shape(e->net);
+    int rows = mabn_net_batch(e->net), depth = mabn_net_depth(e->net);
+    size_t values = (size_t)(shape.dim[1] * shape.dim[2] * shape.dim[3]);
+    memcpy(mabn_net_input(e->net), batch->x, (size_t)batch->count * values * sizeof(float));
+    int32_t *labels = mabn_net_labels(e->net);
+    for (int i = 0; i < rows; i++)
+        labels[i] = i < batch->count ? batch->labels[i] : -1;
+
+    struct mabn_batch *kept = &e->batches[(e->oldest + mabn_net_behind(e->net)) % depth];
+    size_t count = (size_t)batch->count;
+    memcpy(kept->labels, batch->labels, count * sizeof *kept->labels);
+    memcpy(kept->samples, batch->samples, count * sizeof *kept->samples);
+    kept->count = batch->count;
+    kept->epoch = batch->epoch;
+    kept->index = batch->index;
+    MABN_TRY(mabn_net_step(e->net, e->options->smoothing, NULL));
+    return mabn_net_behind(e->net) == depth ? finish_batch(e) : MABN_OK;
 }
 
 mabn_status mabn_evaluate(struct mabn_eval_result *result, struct mabn_net *net,
@@ -57,6 +102,7 @@ mabn_status mabn_evaluate(struct mabn_eval_result *result, struct mabn_net *net,
     struct mabn_loader *loader = NULL;
     const struct mabn_batch *batch;
     struct mabn_progress *progress = NULL;
+    struct evaluation e = {.net = net, .options = options, .result = result};
     double start = mabn_now();
     memset(result, 0, sizeof *result);
     mabn_loader_options_init(&lo);
@@ -68,6 +114,7 @@ mabn_status mabn_evaluate(struct mabn_eval_result *result, struct mabn_net *net,
     lo.skip_bad = options->skip_bad;
     MABN_TRY(mabn_sampler_init(&lo.sampler, MABN_SAMPLER_SEQUENTIAL, source->count, 0, 0));
     MABN_TRY(mabn_loader_new(&loader, source, &lo));
+    start_evaluation(&e);
     if (options->progress) progress = mabn_progress_new(options->progress, "images", source->count);
     mabn_status status;
     while (!(status = mabn_loader_next(loader, &batch)) && batch) {
@@ -76,10 +123,16 @@ mabn_status mabn_evaluate(struct mabn_eval_result *result, struct mabn_net *net,
                                mabn_signal_name(mabn_stop_requested()));
             break;
         }
-        MABN_TRY_GOTO(eval_batch(result, net, batch, options), out);
+        MABN_TRY_GOTO(begin_batch(&e, batch), out);
         if (progress) mabn_progress_add(progress, (uint64_t)batch->count);
     }
+    if (!status) status = finish_batches(&e);
 out:
+    while (mabn_net_behind(net)) { /* after a failure: leave none for the next evaluation */
+        struct mabn_net_result dropped;
+        if (mabn_net_result(net, &dropped)) break;
+    }
+    end_evaluation(&e);
     mabn_progress_free(progress);
     mabn_loader_free(loader);
     if (status) return status;

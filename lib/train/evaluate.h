@@ -24,7 +24,8 @@ struct mabn_eval_options {
     double smoothing;     /* of the labels, in the loss */
     bool skip_bad;        /* leave unreadable images out instead of failing */
     const char *progress; /* what to show progress as; NULL: not at all */
-    /* Called for each batch, in order, with its logits (batch->count,classes); may be NULL. */
+    /* Called for each batch, in order, with its logits (batch->count,classes); the pictures (x) are
+     * gone by then. May be NULL. */
     mabn_status (*each)(void *context, const struct mabn_batch *batch, const float *logits,
                         int classes);
     void *context;

@@ -10,7 +10,6 @@
 #include "base/mem.h"
 #include "base/progress.h"
 #include "base/signal.h"
-#include "ops/elementwise.h"
 #include "train/run.h"
 
 /* ---- lines ---- */
@@ -21,16 +20,27 @@ static void add_number(struct mabn_str *line, const char *name, double value)
     mabn_str_add_double(line, value);
 }
 
-static double epochs_done(const struct mabn_run *run)
+/* Steps whose results are in: on a GPU fewer than were begun. */
+static int64_t steps_done(const struct mabn_run *run)
 {
-    return (double)run->step / (double)run->epoch_steps;
+    return run->step - mabn_net_behind(run->net);
+}
+
+static double epochs(const struct mabn_run *run, int64_t steps)
+{
+    return (double)steps / (double)run->epoch_steps;
+}
+
+static bool due(const struct mabn_run *run, int64_t step, int64_t every)
+{
+    return step == run->steps || (every > 0 && step % every == 0);
 }
 
 static void open_line(struct mabn_str *line, const struct mabn_run *run, const char *type)
 {
     mabn_str_init(line);
-    mabn_str_printf(line, "{\"t\":\"%s\",\"step\":%lld", type, (long long)run->step);
-    add_number(line, "epoch", epochs_done(run));
+    mabn_str_printf(line, "{\"t\":\"%s\",\"step\":%lld", type, (long long)steps_done(run));
+    add_number(line, "epoch", epochs(run, steps_done(run)));
 }
 
 static mabn_status close_line(struct mabn_str *line, struct mabn_run *run)
@@ -101,12 +111,13 @@ static mabn_status log_ends(struct mabn_run *run, const char *type)
 
 /* ---- parts of a step ---- */
 
-static mabn_status not_finite(const struct mabn_run *run, const char *what, double lr)
+static mabn_status not_finite(const struct mabn_run *run, const char *what, int64_t step)
 {
+    double lr = mabn_schedule_lr(&run->schedule, step);
     struct mabn_str text;
     mabn_str_init(&text);
     mabn_str_printf(&text, "%s at step %lld (epoch %.2f, lr %.4g, batch %d); ", what,
-                    (long long)run->step, epochs_done(run), lr, run->options->batch);
+                    (long long)step, epochs(run, step), lr, run->options->batch);
     if (run->last_saved)
         mabn_str_printf(&text, "last good checkpoint: '%s'; ", run->last_saved);
     else
@@ -117,18 +128,33 @@ static mabn_status not_finite(const struct mabn_run *run, const char *what, doub
     return status;
 }
 
-static void measure(struct mabn_run *run, double loss, int images)
+/* Fetch the result of the oldest step under way, and write the line that is due with it. */
+static mabn_status finish_step(struct mabn_run *run)
 {
-    const int32_t *ranks = mabn_net_ranks(run->net);
-    run->meter.loss += loss * images;
+    struct mabn_net_result result;
+    int64_t step = steps_done(run);
+    MABN_TRY(mabn_net_result(run->net, &result));
+    if (!isfinite(result.loss))
+        return not_finite(
+            run, isnan(result.loss) ? "the loss is not a number" : "the loss is infinite", step);
+    int images = run->options->batch;
+    run->meter.loss += result.loss * images;
     run->meter.images += images;
-    for (int i = 0; i < images; i++) {
-        run->meter.top1 += ranks[i] == 0;
-        run->meter.top5 += ranks[i] >= 0 && ranks[i] < 5;
-    }
+    run->meter.top1 += (double)result.top1;
+    run->meter.top5 += (double)result.top5;
+    if (!due(run, step + 1, run->options->log_every)) return MABN_OK;
+    return log_steps(run, mabn_schedule_lr(&run->schedule, step));
 }
 
-static mabn_status step_once(struct mabn_run *run, double lr)
+static mabn_status finish_steps(struct mabn_run *run)
+{
+    while (mabn_net_behind(run->net))
+        MABN_TRY(finish_step(run));
+    return MABN_OK;
+}
+
+/* Begin one step; its result may come with a later one. */
+static mabn_status step_once(struct mabn_run *run)
 {
     const struct mabn_train_options *o = run->options;
     const struct mabn_batch *batch;
@@ -141,21 +167,14 @@ static mabn_status step_once(struct mabn_run *run, double lr)
     bool record = o->stats && run->step % o->stats_every == 0;
     if (o->stats)
         mabn_net_record(run->net, o->channels, record ? o->n_channels : 0, o->stats_reference);
-    double loss;
-    MABN_TRY(mabn_net_forward(run->net));
-    MABN_TRY(mabn_net_loss(run->net, o->smoothing, &loss));
-    if (!isfinite(loss))
-        return not_finite(run, isnan(loss) ? "the loss is not a number" : "the loss is infinite",
-                          lr);
-    MABN_TRY(mabn_net_backward(run->net));
-    struct mabn_net_sgd sgd = {.lr = lr,
+    struct mabn_net_sgd sgd = {.lr = mabn_schedule_lr(&run->schedule, run->step),
                                .momentum = o->momentum,
                                .weight_decay = o->weight_decay,
                                .nesterov = o->nesterov,
                                .no_decay_norm_bias = o->no_decay_norm_bias};
-    MABN_TRY(mabn_net_update(run->net, &sgd));
-    measure(run, loss, o->batch);
+    MABN_TRY(mabn_net_step(run->net, o->smoothing, &sgd));
     run->step++;
+    if (mabn_net_behind(run->net) == mabn_net_depth(run->net)) MABN_TRY(finish_step(run));
     return record ? log_stats(run) : MABN_OK;
 }
 
@@ -165,6 +184,7 @@ static mabn_status validate(struct mabn_run *run)
     struct mabn_eval_options eo = {.threads = run->options->decoders,
                                    .smoothing = run->options->smoothing,
                                    .skip_bad = run->options->skip_bad};
+    MABN_TRY(finish_steps(run));
     double start = mabn_now();
     mabn_progress_note(run->progress, "validating");
     MABN_TRY(mabn_net_copy(run->val_net, run->net));
@@ -183,32 +203,23 @@ static mabn_status validate(struct mabn_run *run)
     return close_line(&line, run);
 }
 
-static bool weights_are_finite(struct mabn_net *net)
+static mabn_status save(struct mabn_run *run)
 {
-    size_t count;
-    const float *p = mabn_net_parameters(net, &count);
-    return mabn_all_finite(p, (int64_t)count);
-}
-
-static mabn_status save(struct mabn_run *run, double lr)
-{
+    bool finite;
+    MABN_TRY(finish_steps(run));
     if (run->last_saved && run->last_saved_step == run->step && !run->val_pending) return MABN_OK;
-    if (!weights_are_finite(run->net)) return not_finite(run, "a weight is not finite", lr);
+    MABN_TRY(mabn_net_finite(run->net, &finite));
+    if (!finite) return not_finite(run, "a weight is not finite", run->step);
     double start = mabn_now();
     MABN_TRY(mabn_run_save(run));
     run->line_time += mabn_now() - start;
     return MABN_OK;
 }
 
-static bool due(const struct mabn_run *run, int64_t every)
-{
-    return run->step == run->steps || (every > 0 && run->step % every == 0);
-}
-
 /* After a step: validation, checkpoint, signals. */
-static mabn_status after_step(struct mabn_run *run, double lr)
+static mabn_status after_step(struct mabn_run *run)
 {
-    if (run->val_set && due(run, run->val_every)) run->val_pending = true;
+    if (run->val_set && due(run, run->step, run->val_every)) run->val_pending = true;
     mabn_status status = MABN_OK;
     if (run->val_pending && !mabn_stop_requested()) {
         status = validate(run);
@@ -216,7 +227,7 @@ static mabn_status after_step(struct mabn_run *run, double lr)
     }
     int stop = mabn_stop_requested();
     bool asked = mabn_save_requested();
-    if (stop || asked || due(run, run->save_every)) MABN_TRY(save(run, lr));
+    if (stop || asked || due(run, run->step, run->save_every)) MABN_TRY(save(run));
     if (asked && !stop) mabn_info("saved '%s' at step %lld", run->last_saved, (long long)run->step);
     if (!stop || (run->step == run->steps && !run->val_pending)) return MABN_OK;
     return mabn_fail(MABN_ERR_STOPPED,
@@ -228,17 +239,13 @@ static mabn_status after_step(struct mabn_run *run, double lr)
 
 static mabn_status train_steps(struct mabn_run *run)
 {
-    int64_t every = run->options->log_every;
-    double lr = mabn_schedule_lr(&run->schedule, run->step);
-    if (run->val_pending) MABN_TRY(after_step(run, lr));
+    if (run->val_pending) MABN_TRY(after_step(run));
     while (run->step < run->steps) {
-        lr = mabn_schedule_lr(&run->schedule, run->step);
-        MABN_TRY(step_once(run, lr));
-        if (due(run, every)) MABN_TRY(log_steps(run, lr));
+        MABN_TRY(step_once(run));
         mabn_progress_set(run->progress, (uint64_t)(run->step - run->first_step));
-        MABN_TRY(after_step(run, lr));
+        MABN_TRY(after_step(run));
     }
-    return MABN_OK;
+    return finish_steps(run);
 }
 
 mabn_status mabn_train(const struct mabn_train_options *options)

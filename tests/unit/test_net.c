@@ -401,6 +401,121 @@ static void check_folding(const char *arch, const char *norm)
     mabn_net_free(net);
 }
 
+/* ---- a step in one call ---- */
+
+static double worst_difference(const struct mabn_net *a, const struct mabn_net *b)
+{
+    double worst = 0;
+    for (int i = 0; i < mabn_net_tensor_count(a); i++) {
+        const struct mabn_net_tensor *t = mabn_net_tensor_at(a, i);
+        size_t n = tensor_size(t), bytes = n * mabn_dtype_size(t->dtype);
+        float *x = mabn_xmalloc(bytes), *y = mabn_xmalloc(bytes);
+        if (mabn_net_tensor_get(a, i, x, bytes) || mabn_net_tensor_get(b, i, y, bytes)) abort();
+        for (size_t k = 0; t->dtype == MABN_DTYPE_F32 && k < n; k++)
+            worst = fmax(worst, fabs((double)x[k] - y[k]));
+        if (t->dtype != MABN_DTYPE_F32 && memcmp(x, y, bytes)) worst = INFINITY;
+        free(x);
+        free(y);
+    }
+    return worst;
+}
+
+static struct mabn_model small_mabn(void)
+{
+    struct mabn_model model;
+    if (mabn_model_init(&model, "cifar-resnet8") || mabn_model_set_norm(&model, "mabn")) abort();
+    model.classes = 7;
+    for (int p = 0; p < MABN_MODEL_PARTS; p++) {
+        model.norm[p].norm_batch = 2;
+        model.norm[p].window = 3;
+    }
+    return model;
+}
+
+static int rank_count(const int32_t *ranks, int n, int below)
+{
+    int count = 0;
+    for (int i = 0; i < n; i++)
+        count += ranks[i] >= 0 && ranks[i] < below;
+    return count;
+}
+
+static void check_step(void)
+{
+    const struct mabn_net_sgd sgd = {.lr = 0.05, .momentum = 0.9, .weight_decay = 1e-4};
+    struct mabn_model model = small_mabn();
+    struct mabn_net *one = build(&model, 6, 12, 12, true), *apart = build(&model, 6, 12, 12, true);
+    struct mabn_net *eval = build(&model, 6, 12, 12, false);
+    struct mabn_net_result r;
+    bool same = true, finite = false;
+    double loss;
+    tap_fails(mabn_net_result(one, &r), MABN_ERR_ARG, "no step", "a result without a step");
+    mabn_net_initialize(one, 3, MABN_NET_INIT_FAN_OUT);
+    mabn_net_initialize(apart, 3, MABN_NET_INIT_FAN_OUT);
+    for (int step = 0; step < STEPS; step++) {
+        fill_batch(one);
+        fill_batch(apart);
+        mabn_net_labels(one)[step] = mabn_net_labels(apart)[step] = -1;
+        if (mabn_net_forward(apart) || mabn_net_loss(apart, 0.1, &loss) ||
+            mabn_net_backward(apart) || mabn_net_update(apart, &sgd))
+            abort();
+        if (mabn_net_step(one, 0.1, &sgd) || mabn_net_behind(one) != 1) abort();
+        while (mabn_net_behind(one))
+            if (mabn_net_result(one, &r)) abort();
+        const int32_t *ranks = mabn_net_ranks(apart);
+        same = same && r.loss == loss && r.labelled == 5 && !r.skipped && r.loss_scale == 1 &&
+               r.top1 == rank_count(ranks, 6, 1) && r.top5 == rank_count(ranks, 6, 5) &&
+               !memcmp(mabn_net_ranks(one), ranks, 6 * sizeof *ranks);
+    }
+    tap_ok(same, "steps in one call: the results of the calls apart");
+    double worst = worst_difference(one, apart);
+    tap_ok(worst == 0, "and the same network (%.1e)", worst);
+    tap_status(mabn_net_finite(one, &finite), "a look for what is not finite");
+    tap_ok(finite, "finds nothing");
+
+    for (int i = 0; i < mabn_net_depth(one); i++)
+        if (mabn_net_step(one, 0.1, &sgd)) abort();
+    tap_fails(mabn_net_step(one, 0.1, &sgd), MABN_ERR_ARG, "not fetched", "too far behind");
+    tap_fails(mabn_net_step(eval, 0.1, &sgd), MABN_ERR_ARG, "inference", "an update in inference");
+    if (mabn_net_copy(eval, one)) abort();
+    fill_batch(eval);
+    mabn_status s = mabn_net_step(eval, 0, NULL);
+    if (!s) s = mabn_net_result(eval, &r);
+    float *logits = mabn_xmalloc(42 * sizeof *logits);
+    memcpy(logits, mabn_net_logits(eval), 42 * sizeof *logits);
+    fill_batch(eval);
+    if (mabn_net_forward(eval) || mabn_net_loss(eval, 0, &loss)) abort();
+    tap_ok(!s && r.loss == loss && r.labelled == 6 &&
+               !memcmp(logits, mabn_net_logits(eval), 42 * sizeof *logits),
+           "inference in one call");
+    free(logits);
+
+    float nan = NAN;
+    int i = mabn_net_tensor_find(one, "fc.bias", MABN_NET_PARAMETER);
+    float values[7] = {0};
+    values[3] = nan;
+    if (mabn_net_tensor_set(one, i, values, sizeof values) || mabn_net_finite(one, &finite))
+        abort();
+    tap_ok(!finite, "one parameter is not a number");
+    mabn_net_free(one);
+    mabn_net_free(apart);
+    mabn_net_free(eval);
+}
+
+static void check_precision(void)
+{
+    enum mabn_net_precision p = MABN_NET_AUTO;
+    struct mabn_model model = small_mabn();
+    struct mabn_net *net;
+    struct mabn_net_options options = {
+        .batch = 1, .height = 8, .width = 8, .precision = MABN_NET_BF16};
+    tap_status(mabn_net_precision_parse(&p, "tf32"), "a precision by name");
+    tap_str_eq(mabn_net_precision_name(p), "tf32", "and back");
+    tap_fails(mabn_net_precision_parse(&p, "fp8"), MABN_ERR_ARG, "bf16", "an unknown one");
+    tap_fails(mabn_model_build(&net, device, &model, &options), MABN_ERR_UNSUPPORTED, "fp32",
+              "bf16 on the CPU");
+}
+
 /* ---- descriptions ---- */
 
 static void check_names(void)
@@ -499,6 +614,8 @@ int main(void)
     check_folding("cifar-resnet8", "brn");
     check_folding("resnet50", "mabn");
     check_folding("cifar-resnet8", "frozen");
+    check_step();
+    check_precision();
     check_names();
     check_json();
     check_refusals();
