@@ -20,15 +20,7 @@ static mabn_status choose_backend(struct mabn_net *net)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "the CPU computes in fp32 only, not in %s",
                          mabn_net_precision_name(*precision));
     }
-#if MABN_CUDA
-    net->backend = &mabn_net_cuda;
-    if (*precision == MABN_NET_AUTO) *precision = MABN_NET_BF16;
-    if (*precision == MABN_NET_BF16) net->dtype = MABN_DTYPE_BF16;
-    if (*precision == MABN_NET_FP16) net->dtype = MABN_DTYPE_F16;
-    return MABN_OK;
-#else
-    return mabn_fail(MABN_ERR_UNSUPPORTED, "this build has no CUDA device");
-#endif
+    return mabn_fail(MABN_ERR_UNSUPPORTED, "networks do not run on a GPU yet");
 }
 
 mabn_status mabn_net_new(struct mabn_net **out, struct mabn_device *device,
@@ -169,6 +161,7 @@ int mabn_net_add_conv(struct mabn_net *net, int x, const char *name,
                                .area = k * k,
                                .trains = true,
                                .decays = true,
+                               .centralize = conv->centralize,
                                .fill = FILL_CONV,
                                .fan_in = (double)(in.c * k * k)};
     node->weight = add_parameter(net, node, "weight", MABN_SHAPE(4, node->c, in.c, k, k), weight);

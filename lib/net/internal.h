@@ -50,7 +50,8 @@ struct parameter {
     size_t offset, count;    /* in floats; the same in all arenas */
     int64_t out, in, area;   /* of a convolution's weights; area 0: same order in files */
     bool trains;
-    bool decays; /* a convolution's or linear layer's weights */
+    bool decays;     /* a convolution's or linear layer's weights */
+    bool centralize; /* a convolution's weights that are used without their filters' means */
     enum { FILL_CONV, FILL_LINEAR, FILL_ONE, FILL_ZERO } fill;
     double fan_in;
 };
@@ -116,10 +117,12 @@ struct mabn_net {
     size_t values; /* floats in each of the three arenas below */
     struct arena weights, gradients, momentum;
     struct arena state, activations;
+    struct arena packed; /* weights as convolutions read them, where they differ */
     bool stale; /* the weights in use (packed, folded, rounded) are not of these parameters */
 
+    int64_t input_channels; /* as the first convolution reads them: padded on a GPU */
+
     /* The CPU's. */
-    struct arena packed; /* inference: weights as convolutions read them */
     float *folded_bias, *fold_a, *fold_b;
     struct mabn_sgd_param *sgd;
     int sgd_count;
@@ -178,6 +181,9 @@ void mabn_net_list_tensors(struct mabn_net *net);
 mabn_status mabn_net_reset_state(struct mabn_net *net);
 /* run.c: report a failure that was kept. */
 mabn_status mabn_net_check(struct mabn_net *net);
+/* Record a norm before its backward; `io` in host memory, of the first run at least. */
+mabn_status mabn_net_record_norm(struct mabn_net *net, const struct node *node,
+                                 const struct mabn_norm_io *io);
 
 MABN_END_DECLS
 #endif

@@ -31,7 +31,9 @@ static int new_buffer(struct mabn_net *net, size_t bytes, int first, int last)
 /* Of a node's gradient, and of its output but for logits, which are float32. */
 static size_t node_bytes(const struct mabn_net *net, const struct node *node)
 {
-    return (size_t)net_values(net, node) * mabn_dtype_size(net->dtype);
+    int64_t values = net_values(net, node);
+    if (node->kind == NODE_INPUT) values = values / node->c * net->input_channels;
+    return (size_t)values * mabn_dtype_size(net->dtype);
 }
 
 static size_t output_bytes(const struct mabn_net *net, const struct node *node)
@@ -289,6 +291,17 @@ static mabn_status get_arenas(struct mabn_net *net)
     return mabn_net_get_arena(net, &net->momentum, floats);
 }
 
+/* Tensor cores want channels in rows of 16 bytes; a convolution does not mind a few zeros more. */
+static void pad_input(struct mabn_net *net)
+{
+    int64_t row = 16 / (int64_t)mabn_dtype_size(net->dtype);
+    net->input_channels = net->nodes[0].c;
+    if (mabn_device_kind_of(net->device) == MABN_DEVICE_CPU) return;
+    for (int i = 1; i < net->node_count; i++)
+        if (reads(&net->nodes[i], 0) && net->nodes[i].kind != NODE_CONV) return;
+    net->input_channels = (net->input_channels + row - 1) / row * row;
+}
+
 mabn_status mabn_net_plan(struct mabn_net *net, int output)
 {
     if (net->planned) MABN_BUG("network planned twice");
@@ -297,6 +310,7 @@ mabn_status mabn_net_plan(struct mabn_net *net, int output)
         output >= net->node_count)
         return mabn_fail(MABN_ERR_ARG, "a network is an input, layers and one of them as output");
     net->output = output;
+    pad_input(net);
     if (net->options.training)
         MABN_TRY(plan_training(net));
     else

@@ -54,6 +54,7 @@ static mabn_status check_training(const struct mabn_net *net)
 mabn_status mabn_net_backward(struct mabn_net *net)
 {
     MABN_TRY(check_training(net));
+    net->record_count = 0;
     return net->backend->backward(net);
 }
 
@@ -69,6 +70,26 @@ mabn_status mabn_net_time_convolutions(struct mabn_net *net, double *seconds)
     return net->backend->time_convolutions(net, seconds);
 }
 
+mabn_status mabn_net_record_norm(struct mabn_net *net, const struct node *node,
+                                 const struct mabn_norm_io *io)
+{
+    struct mabn_net_record *records = net->records + net->record_count;
+    int count = 0;
+    for (int i = 0; i < net->record_channel_count; i++)
+        if (net->record_channels[i] < node->c)
+            net->record_fitting[count++] = net->record_channels[i];
+    if (!count) return MABN_OK;
+    MABN_TRY(mabn_norm_record(&node->norm, io, 0, net->record_fitting, count, net->record_reference,
+                              net->record_values));
+    for (int i = 0; i < count; i++) {
+        const struct mabn_norm_record *v = &net->record_values[i];
+        records[i] = (struct mabn_net_record){
+            node->name, net->record_fitting[i], v->mu_x, v->var_x, v->mu_g, v->mu_gy};
+    }
+    net->record_count += count;
+    return MABN_OK;
+}
+
 /* ---- steps ---- */
 
 mabn_status mabn_net_step(struct mabn_net *net, double smoothing, const struct mabn_net_sgd *sgd)
@@ -78,6 +99,7 @@ mabn_status mabn_net_step(struct mabn_net *net, double smoothing, const struct m
         return mabn_fail(MABN_ERR_ARG, "a step of training updates, one of inference does not");
     if (net->behind == net->backend->depth)
         return mabn_fail(MABN_ERR_ARG, "the result of an earlier step was not fetched");
+    net->record_count = 0;
     MABN_TRY(net->backend->step(net, smoothing, sgd));
     net->behind++;
     return MABN_OK;

@@ -302,32 +302,12 @@ static mabn_status cpu_loss(struct mabn_net *net, double smoothing, double *loss
 
 /* ---- backward ---- */
 
-/* Before the norm's backward, which may write over dy. */
-static mabn_status record_norm(struct mabn_net *net, const struct node *node)
-{
-    struct mabn_net_record *records = net->records + net->record_count;
-    int count = 0;
-    for (int i = 0; i < net->record_channel_count; i++)
-        if (net->record_channels[i] < node->c)
-            net->record_fitting[count++] = net->record_channels[i];
-    if (!count) return MABN_OK;
-    MABN_TRY(mabn_norm_record(&node->norm, &node->io, 0, net->record_fitting, count,
-                              net->record_reference, net->record_values));
-    for (int i = 0; i < count; i++) {
-        const struct mabn_norm_record *v = &net->record_values[i];
-        records[i] = (struct mabn_net_record){
-            node->name, net->record_fitting[i], v->mu_x, v->var_x, v->mu_g, v->mu_gy};
-    }
-    net->record_count += count;
-    return MABN_OK;
-}
-
 static mabn_status backward_norm(struct mabn_net *net, struct node *node, const struct scratch *s)
 {
     node->io.scratch = s->ops;
     /* Without a shortcut the mask comes from x, and the output may be gone. */
     node->io.y = node->residual >= 0 ? net_buffer(net, node->data) : NULL;
-    if (net->record_channel_count) MABN_TRY(record_norm(net, node));
+    MABN_TRY(mabn_net_record_norm(net, node, &node->io)); /* before dy may be written over */
     return mabn_norm_backward(&node->norm, &node->io);
 }
 
@@ -402,7 +382,6 @@ static mabn_status cpu_backward(struct mabn_net *net)
 {
     struct scratch s;
     MABN_TRY(get_scratch(net, &s));
-    net->record_count = 0;
     for (int i = net->output; i > 0; i--)
         if (net->nodes[i].grad >= 0) MABN_TRY(backward_node(net, &net->nodes[i], &s));
     return MABN_OK;

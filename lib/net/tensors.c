@@ -6,6 +6,7 @@
 
 #include "base/mem.h"
 #include "net/internal.h"
+#include "ops/centralize.h"
 #include "ops/elementwise.h"
 #include "ops/init.h"
 
@@ -119,6 +120,9 @@ mabn_status mabn_net_tensor_get(const struct mabn_net *net, int index, void *val
     if (!p || p->area < 1) return mabn_device_get(net->device, values, data, bytes);
     float *memory = mabn_xmalloc(bytes);
     mabn_status status = mabn_device_get(net->device, memory, data, bytes);
+    /* A GPU's backward leaves the means in: its update takes them off on the way. */
+    if (net->cuda && p->centralize && net->tensors[index].role == MABN_NET_GRADIENT)
+        mabn_centralize_backward(memory, memory, p->out, p->in * p->area);
     if (!status)
         mabn_weights_to_file(values, memory, (size_t)p->out, (size_t)p->in, (size_t)p->area);
     free(memory);
