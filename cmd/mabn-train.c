@@ -139,6 +139,8 @@ static const struct mabn_option options[] = {
     MABN_OPT_STRING(0, "val", &o.val, "FILE", "the dataset to validate on"),
     MABN_OPT_STRING('o', "output", &o.run, "DIR", "the run folder"),
     MABN_OPT_FLAG(0, "resume", &o.resume, "go on from the newest checkpoint in the run folder, if there is one"),
+    MABN_OPT_FLAG(0, "resume-model", &o.resume_model, "go on from where MODEL stands, with its momentum: a training checkpoint of PyTorch's, converted"),
+    MABN_OPT_INT64(0, "start-step", &o.start_step, -1, 1e12, "N", "resume-model: the step where MODEL stands; -1: as MODEL has it"),
     MABN_OPT_FLAG('f', "force", &o.force, "start again in a folder that holds a run"),
     MABN_OPT_CALL(0, "allow-weights", allow, NULL, "KIND,...", "use a MODEL that differs in norm, centralized, folded, classes or input"),
 
@@ -224,7 +226,9 @@ static const struct mabn_cli cli = {
     .epilog = "Examples:\n"
               "  mabn-train --arch cifar-resnet20 --norm mabn --norm-batch 2 --batch 32 \\\n"
               "      --train train.h5 --val val.h5 -o run > run.jsonl\n"
-              "  mabn-train --preset imagenet --train train.h5 --val val.h5 -o run --resume",
+              "  mabn-train --preset imagenet --train train.h5 --val val.h5 -o run --resume\n"
+              "  mabn-convert checkpoint.pth -o c.h5\n"
+              "  mabn-train --resume-model --train train.h5 -o run c.h5",
     .min_args = 0,
     .max_args = 1,
 };
@@ -243,6 +247,9 @@ static void check(int args)
     if (o.lr_exact && mabn_cli_given("lr-batch"))
         mabn_cli_usage_error("--lr-exact and --lr-batch contradict each other");
     if (o.force && o.resume) mabn_cli_usage_error("--force and --resume contradict each other");
+    if (o.resume_model && !args) mabn_cli_usage_error("--resume-model needs a MODEL");
+    if (o.start_step >= 0 && !o.resume_model)
+        mabn_cli_usage_error("--start-step needs --resume-model");
     if (args && (o.base_width || o.stem || o.stride_in_1x1))
         mabn_cli_usage_error(
             "--base-width, --stem and --stride-in-1x1 shape a new network; MODEL has "

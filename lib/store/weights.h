@@ -12,7 +12,7 @@
  *             MOMENTUM  the optimizer's momentum buffer of the model tensor of the same name.
  *             OTHER     every other tensor, under its dotted path.
  *   notes     small facts, key → text: numbers and strings of the pickle's nest by dotted path
- *             ("iteration", "optimizer.param_groups.0.lr"), safetensors' __metadata__, our
+ *             ("iteration", "optimizer.lr"), safetensors' __metadata__, our
  *             attributes. A writer stores them and a reader finds them again, in every format.
  *
  * Nothing in a file can run code or name another file; sizes are believed only after they were

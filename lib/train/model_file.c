@@ -133,9 +133,10 @@ static mabn_status read_description(struct mabn_model_file *file)
     mabn_checkpoint_get_meta(file->checkpoint, &file->meta);
     const char *config = file->meta.config;
     if (!config || !strcmp(config, "{}"))
-        return mabn_fail(MABN_ERR_UNSUPPORTED,
-                         "does not say what network its tensors belong to (mabn-convert says it for "
-                         "the networks it knows)");
+        return mabn_fail(
+            MABN_ERR_UNSUPPORTED,
+            "does not say what network its tensors belong to (mabn-convert says it for "
+            "the networks it knows)");
     MABN_TRY(mabn_model_from_json(&file->model, config));
     if (!mabn_h5_has_attribute(h5, "input")) return default_input(file);
     const char *json;
@@ -206,6 +207,7 @@ static mabn_status load_tensor(const struct mabn_model_file *file, struct mabn_n
     bool same = found && mabn_shape_equal(&found->shape, &tensor->shape);
     bool constant = strstr(tensor->name, "sta_matrix") != NULL;
     if (!found && (constant || (tensor->role == MABN_NET_STATE && load->other_state))) goto out;
+    if (!found && tensor->role == MABN_NET_MOMENTUM && load->some_momentum) goto out;
     if (!same && is_head(tensor->name) && load->other_head) goto out;
     if (found && !same && tensor->role == MABN_NET_STATE && load->other_state) goto out;
     MABN_TRY_GOTO(

@@ -30,9 +30,10 @@ void mabn_model_file_release(struct mabn_model_file *file);
 
 /* What need not match when tensors are loaded. */
 struct mabn_model_load {
-    bool momentum;    /* the optimizer's too: to go on exactly */
-    bool other_state; /* norm state that the file lacks keeps its initial value */
-    bool other_head;  /* a classifier ("fc.…") of another shape keeps its initial value */
+    bool momentum;      /* the optimizer's too: to go on exactly */
+    bool some_momentum; /* of parameters that have one in the file; the others keep theirs */
+    bool other_state;   /* norm state that the file lacks keeps its initial value */
+    bool other_head;    /* a classifier ("fc.…") of another shape keeps its initial value */
 };
 /* Tensors of the file into a network built for it. A tensor that is missing, or of another shape,
  * is an error that names it, unless `load` says otherwise. */

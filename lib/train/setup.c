@@ -11,6 +11,7 @@
 void mabn_train_options_init(struct mabn_train_options *o)
 {
     *o = (struct mabn_train_options){
+        .start_step = -1,
         .norm_batch = -1,
         .window = -1,
         .norm_warmup = -1,
@@ -402,9 +403,8 @@ static bool has_batch_statistics(enum mabn_norm_kind kind)
  * has batch statistics. */
 static const struct mabn_norm_options *main_norm(const struct mabn_run *run)
 {
-    static const enum mabn_model_part order[] = {MABN_PART_LAYER3, MABN_PART_LAYER4,
-                                                 MABN_PART_LAYER2, MABN_PART_LAYER1,
-                                                 MABN_PART_STEM};
+    static const enum mabn_model_part order[] = {
+        MABN_PART_LAYER3, MABN_PART_LAYER4, MABN_PART_LAYER2, MABN_PART_LAYER1, MABN_PART_STEM};
     for (size_t i = 0; i < sizeof order / sizeof *order; i++)
         if (has_batch_statistics(run->model.norm[order[i]].kind)) return &run->model.norm[order[i]];
     return &run->model.norm[MABN_PART_LAYER3];

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "train/run.h"
@@ -166,6 +167,99 @@ out:
     return status;
 }
 
+/* ---- going on from another program's training ---- */
+
+/* How many parameters have momentum in the file, of how many. */
+static int count_momenta(const struct mabn_run *run, int *parameters)
+{
+    int found = 0;
+    *parameters = 0;
+    for (int i = 0; i < mabn_net_tensor_count(run->net); i++) {
+        const struct mabn_net_tensor *t = mabn_net_tensor_at(run->net, i);
+        if (t->role != MABN_NET_MOMENTUM) continue;
+        char *name = mabn_xasprintf("optimizer/momentum/%s", t->name);
+        found += mabn_checkpoint_find(run->weights.checkpoint, name) != NULL;
+        free(name);
+        ++*parameters;
+    }
+    return found;
+}
+
+/* A number that PyTorch's optimizer noted ("lr"), or NaN. */
+static double optimizer_note(const char *notes, const char *key)
+{
+    char *name = mabn_xasprintf("optimizer.%s", key);
+    struct mabn_json *j = mabn_json_new_bytes(notes, strlen(notes), "attribute notes");
+    struct mabn_json_text field, value;
+    double number = NAN;
+    mabn_json_begin_object(j);
+    while (mabn_json_next_key(j, &field)) {
+        bool wanted = mabn_json_is(field, name);
+        if (mabn_json_read_string(j, &value)) break;
+        if (!wanted) continue;
+        char *text = mabn_xstrndup(value.bytes, value.length);
+        number = !strcmp(text, "true") ? 1 : !strcmp(text, "false") ? 0 : strtod(text, NULL);
+        free(text);
+    }
+    mabn_json_free(j);
+    mabn_error_clear();
+    free(name);
+    return number;
+}
+
+static void compare_number(const char *key, double then, double now)
+{
+    if (isnan(then) || fabs(then - now) <= 1e-6 * fabs(then)) return;
+    mabn_warn("the file's optimizer has %s %g; here it is %g", key, then, now);
+}
+
+/* Options that are not what the file's optimizer had. */
+static void compare_optimizer(const struct mabn_run *run)
+{
+    const struct mabn_train_options *o = run->options;
+    const struct mabn_h5_file *h5 = mabn_checkpoint_file(run->weights.checkpoint);
+    const char *notes;
+    if (!mabn_h5_has_attribute(h5, "notes") || mabn_h5_get_string(h5, "notes", &notes)) return;
+    compare_number("lr", optimizer_note(notes, "lr"), mabn_schedule_lr(&run->schedule, run->step));
+    compare_number("momentum", optimizer_note(notes, "momentum"), o->momentum);
+    compare_number("weight decay", optimizer_note(notes, "weight_decay"), o->weight_decay);
+    compare_number("nesterov", optimizer_note(notes, "nesterov"), o->nesterov);
+    if (optimizer_note(notes, "dampening") > 0)
+        mabn_warn("the file's optimizer has dampening, which there is none of here");
+}
+
+/* The weights are in; their momentum and step. Everything else is as the options have it. */
+static mabn_status take_training(struct mabn_run *run)
+{
+    const struct mabn_train_options *o = run->options;
+    const char *path = o->weights;
+    int parameters, momenta = count_momenta(run, &parameters);
+    if (!momenta)
+        return mabn_fail(MABN_ERR_MISMATCH,
+                         "'%s' has no momentum to go on with: without "
+                         "--resume-model its weights are a start",
+                         path);
+    run->step = run->first_step = o->start_step >= 0 ? o->start_step : run->weights.meta.step;
+    if (run->step < 0 || run->step >= run->steps)
+        return mabn_fail(MABN_ERR_MISMATCH,
+                         "'%s' stands at step %lld, and the run has %lld steps "
+                         "(--steps, --epochs; --start-step, if the file counts something else)",
+                         path, (long long)run->step, (long long)run->steps);
+    mabn_info("going on from '%s' at step %lld (%s): weights and momentum of %d parameters of %d%s",
+              path, (long long)run->step,
+              o->start_step >= 0           ? "as --start-step says"
+              : run->weights.meta.step > 0 ? "its iteration"
+                                           : "it has no iteration",
+              momenta, parameters, momenta < parameters ? "; the others start from rest" : "");
+    mabn_info(
+        "from the options, as the file cannot say them: learning rate (%.6g at this step) and "
+        "its schedule, weight decay, order of the images (epoch %lld, batch %lld of %lld)",
+        mabn_schedule_lr(&run->schedule, run->step), (long long)(run->step / run->epoch_steps),
+        (long long)(run->step % run->epoch_steps), (long long)run->epoch_steps);
+    compare_optimizer(run);
+    return MABN_OK;
+}
+
 /* ---- starting ---- */
 
 static mabn_status start_network(struct mabn_run *run)
@@ -173,10 +267,13 @@ static mabn_status start_network(struct mabn_run *run)
     mabn_net_initialize(run->net, (uint64_t)run->options->seed, MABN_NET_INIT_FAN_OUT);
     run->command = mabn_xstrdup(run->options->command ? run->options->command : "");
     if (!run->weights.checkpoint) return MABN_OK;
-    struct mabn_model_load load = {.other_state = run->options->allow_norm,
+    struct mabn_model_load load = {.momentum = run->options->resume_model,
+                                   .some_momentum = true,
+                                   .other_state = run->options->allow_norm,
                                    .other_head = run->options->allow_classes};
-    mabn_info("starting from the weights of '%s'", run->options->weights);
-    return mabn_model_file_load(&run->weights, run->net, &load);
+    if (!load.momentum) mabn_info("starting from the weights of '%s'", run->options->weights);
+    MABN_TRY(mabn_model_file_load(&run->weights, run->net, &load));
+    return load.momentum ? take_training(run) : MABN_OK;
 }
 
 /* With --force: what an earlier run left. */

@@ -42,6 +42,8 @@ struct mabn_train_options {
     const char *stats;       /* file for the recorded statistics, or NULL */
     const char *command, *tool;
     bool resume, force;
+    bool resume_model;  /* take the weights' momentum and step too */
+    int64_t start_step; /* resume_model: the step, where the file does not say it; -1: it does */
 
     /* the network; without weights, or over them where set */
     const char *arch;

@@ -215,3 +215,41 @@ tensor() { h5dump -d "/model/$2" "$1" | tail -n +2; }
     touch file
     fails 1 "file" train -o file/run --steps 1 -q
 }
+
+@test "--resume-model: a step after two of PyTorch's is PyTorch's third" {
+    need_python torch; need_python PIL
+    "$PYTHON" "$ROOT/tests/cli/torch_steps.py" .
+    mabn-pack imagenet -q tree -o d.h5
+    mabn-convert -q two.pth -o two.h5
+    mabn-convert -q three.pth -o three.h5
+    go_on=(--train d.h5 --batch 16 --crop none --flip 0 --size 16 --steps 3 --epoch-steps 1
+        --lr 0.05 --lr-exact --schedule constant --momentum 0.8 --nesterov --weight-decay 1e-3)
+    run --separate-stderr mabn-train "${go_on[@]}" -o run --resume-model two.h5
+    assert_success
+    assert_line --index 0 --partial '"t":"start","step":2,'
+    [[ $stderr == *"going on from 'two.h5' at step 2 (its iteration): weights and momentum of 29 parameters of 29"* ]]
+    [[ $stderr == *"from the options, as the file cannot say them: learning rate (0.05 at this step)"* ]]
+    [[ $stderr != *"file's optimizer"* ]]
+    mabn-convert -q --check --atol 2e-7 --rtol 2e-6 run/model.h5 three.h5
+    # without the momentum it is another step
+    mabn-train "${go_on[@]}" -q -o rest --steps 1 two.h5 >/dev/null
+    run mabn-convert -q --check --atol 1e-4 rest/model.h5 three.h5
+    assert_failure 1
+
+    # what differs from the file's optimizer is told; its own checkpoints go on with --resume
+    run --separate-stderr mabn-train "${go_on[@]}" -o more --momentum 0.9 --lr 0.01 --steps 4 --resume-model two.h5
+    assert_success
+    [[ $stderr == *"the file's optimizer has lr 0.05; here it is 0.01"*"has momentum 0.8; here it is 0.9"* ]]
+    run --separate-stderr mabn-train "${go_on[@]}" -o more --momentum 0.9 --lr 0.01 --steps 6 --resume --resume-model two.h5
+    assert_success
+    [[ $stderr == *"going on from 'more/step-000000004.h5' at step 4"* ]]
+
+    # an iteration that counts epochs
+    run --separate-stderr mabn-train "${go_on[@]}" -q -o epochs --steps 12 --start-step 10 --resume-model two.h5
+    assert_success
+    assert_line --index 0 --partial '"step":10,'
+    fails 1 "'two.h5' stands at step 2, and the run has 2 steps" mabn-train "${go_on[@]}" -q -o no --steps 2 --resume-model two.h5
+    fails 1 "'three.h5' has no momentum to go on with" mabn-train "${go_on[@]}" -q -o no --resume-model three.h5
+    fails 2 "--resume-model needs a MODEL" train -o no --resume-model
+    fails 2 "--start-step needs --resume-model" train -o no --start-step 3
+}

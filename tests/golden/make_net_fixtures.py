@@ -206,4 +206,5 @@ def main():
     many_steps(*STEPS_CASE)
 
 
-main()
+if __name__ == "__main__":
+    main()
