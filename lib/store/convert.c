@@ -77,6 +77,23 @@ static void name_item(struct mabn_convert *c, struct item *item)
     item->ours = move_body(c, ours);
 }
 
+/* Caffe2 and detectron2 name a body alike alone and in a detector: a whole detector's gets the
+ * detector's names. */
+static void place_body(struct mabn_convert *c)
+{
+    bool detector = false;
+    if (c->options.body != MABN_BODY_AS_IS || c->names == MABN_NAMES_OURS || c->options.suffix)
+        return;
+    for (size_t i = 0; i < c->item_count; i++)
+        detector |= c->items[i].ours && mabn_names_is_detector(c->items[i].ours);
+    for (size_t i = 0; i < c->item_count && detector; i++) {
+        char *moved = c->items[i].ours ? mabn_names_into_detector(c->items[i].ours) : NULL;
+        if (!moved) continue;
+        free(c->items[i].ours);
+        c->items[i].ours = moved;
+    }
+}
+
 static int compare_items(const void *a, const void *b, void *context)
 {
     const struct mabn_convert *c = context;
@@ -154,6 +171,7 @@ static mabn_status name_items(struct mabn_convert *c)
         c->items[i].source = i;
         name_item(c, &c->items[i]);
     }
+    if (!c->options.as_is) place_body(c);
     index_items(c);
     if (!c->options.as_is && !c->options.suffix && c->names != MABN_NAMES_OURS) number_layers(c);
     for (size_t i = 1; i < c->by_name_count && !c->options.suffix; i++) {

@@ -60,6 +60,9 @@ static const struct row caffe2[] = {
     /* heads */
     CAFFE2_LAYER_GN("fc6", "roi_heads.box.feature_extractor.fc6"),
     CAFFE2_LAYER_GN("fc7", "roi_heads.box.feature_extractor.fc7"),
+    {"head_conv{k}_w", "roi_heads.box.feature_extractor.xconvs.{k*3-3}.weight"},
+    {"head_conv{k}_gn_s", "roi_heads.box.feature_extractor.xconvs.{k*3-2}.weight"},
+    {"head_conv{k}_gn_b", "roi_heads.box.feature_extractor.xconvs.{k*3-2}.bias"},
     CAFFE2_LAYER("cls_score", "roi_heads.box.predictor.cls_score"),
     CAFFE2_LAYER("bbox_pred", "roi_heads.box.predictor.bbox_pred"),
     CAFFE2_LAYER_GN("_[mask]_fcn{k}", "roi_heads.mask.feature_extractor.mask_fcn{k}"),

@@ -331,8 +331,8 @@ torch.save({"model": d2, "iteration": 3}, "d2.pth")
 subprocess.check_call("mabn-convert -q --weights-only d2.pth -o ours.pth", shell=True)
 o = torch.load("ours.pth", weights_only=True)
 same = lambda a, b: torch.equal(o[a], d2[b])
-assert same("conv1.weight", "backbone.bottom_up.stem.conv1.weight"), list(o)
-assert same("bn1.bias", "backbone.bottom_up.stem.conv1.norm.bias")
+assert same("backbone.body.stem.conv1.weight", "backbone.bottom_up.stem.conv1.weight"), list(o)
+assert same("backbone.body.stem.bn1.bias", "backbone.bottom_up.stem.conv1.norm.bias")
 assert same("backbone.fpn.fpn_inner1.0.weight", "backbone.fpn_lateral2.weight")
 assert same("backbone.fpn.fpn_inner1.1.weight", "backbone.fpn_lateral2.norm.weight")
 assert same("backbone.fpn.fpn_layer1.weight", "backbone.fpn_output2.weight")
@@ -349,6 +349,25 @@ EOF
     mabn-convert -q --body detector --weights-only d2.pth -o det.pth
     run mabn-convert --list det.pth
     assert_line --partial backbone.body.stem.bn1.bias
+}
+
+@test "a whole Mask R-CNN of Detectron or detectron2: every name is the reference's" {
+    need_python numpy
+    for norm in frozen gn; do
+        $PYTHON "$ROOT/tests/cli/detectors.py" $norm
+        for file in detectron.pkl detectron2.pkl; do
+            mabn-convert --list --weights-only $file -o "$norm-$file.h5" >list 2>err
+            run cat err
+            refute_output --partial unmatched
+            # one line a tensor; each has our name, and they are the reference's
+            assert_equal "$(wc -l <list)" "$(cat count-$file)"
+            run awk -F'\t' '$NF == "-" && $1 !~ /_momentum$|^lr$|^pixel_/' list
+            refute_output
+            awk -F"\t" '$NF != "-" { print $NF }' list | sort >ours
+            if [ $file = detectron.pkl ]; then grep -v -e running_ -e cell_anchors reference | sort; else sort reference; fi >wanted
+            diff wanted ours
+        done
+    done
 }
 
 @test "--fold-frozen into a detector: y = weight x + bias is the norm's own line" {
