@@ -9,10 +9,10 @@
 #include "model/bench.h"
 
 static struct {
-    const char *norm, *arch;
-    int batch, size, channels, classes, norm_batch, window, rounds, threads;
+    const char *norm, *arch, *device;
+    int precision, batch, size, channels, classes, norm_batch, window, rounds, threads;
     bool training, inference, no_fold, exact, save_memory, json;
-} o = {.norm = "mabn", .arch = "resnet50", .batch = 8, .rounds = 5};
+} o = {.norm = "mabn", .arch = "resnet50", .device = "auto", .batch = 8, .rounds = 5};
 
 /* clang-format off */
 #define OPTS_WORK                                                                                  \
@@ -24,6 +24,8 @@ static struct {
     MABN_OPT_INT('r', "rounds", &o.rounds, 1, 100000, "N", "rounds; medians are shown")
 #define OPTS_END                                                                                   \
     MABN_OPT_FLAG(0, "json", &o.json, "one JSON object a line instead of a table"),                \
+    MABN_OPT_DEVICE(&o.device),                                                                    \
+    MABN_OPT_PRECISION(&o.precision),                                                              \
     MABN_OPT_THREADS(&o.threads),                                                                  \
     MABN_OPTIONS_COMMON,                                                                           \
     MABN_OPT_END
@@ -58,6 +60,7 @@ static mabn_status describe(struct mabn_bench_case *c, const char *arch, const c
     *c = (struct mabn_bench_case){.options = {.batch = o.batch,
                                               .height = o.size,
                                               .width = o.size,
+                                              .precision = (enum mabn_net_precision)o.precision,
                                               .training = training,
                                               .no_fold = o.no_fold,
                                               .exact = o.exact,
@@ -158,7 +161,8 @@ int main(int argc, char **argv)
     mabn_cli_start(&clis[which], argc - 1, argv + 1, &args);
     if (which == NORMS && o.training && o.inference)
         mabn_cli_usage_error("--training and --inference exclude each other");
-    mabn_status status = mabn_device_new(&device, MABN_DEVICE_CPU, o.threads);
+    mabn_cli_check_machine(o.device, o.precision);
+    mabn_status status = mabn_device_open(&device, o.device, o.threads);
     if (status) return mabn_cli_finish(status);
     o.threads = mabn_device_threads(device);
     mabn_info("%s", mabn_device_name(device));

@@ -1,6 +1,7 @@
 /* mabn-eval: run a trained network over a dataset and say how well it does. */
 #include <stdio.h>
 
+#include "base/log.h"
 #include "base/signal.h"
 #include "base/thread.h"
 #include "cli/cli.h"
@@ -10,10 +11,11 @@
 #include "train/model_file.h"
 
 static struct {
-    int batch, size, threads, decoders;
+    const char *device;
+    int precision, batch, size, threads, decoders;
     double smoothing;
     bool json, predictions, logits, no_fold, exact, skip_bad;
-} o = {.batch = 32};
+} o = {.device = "auto", .batch = 32};
 
 /* clang-format off */
 static const struct mabn_option imagenet_options[] = {
@@ -26,6 +28,8 @@ static const struct mabn_option imagenet_options[] = {
     MABN_OPT_FLAG(0, "no-fold", &o.no_fold, "keep norms apart from the convolutions, to compare"),
     MABN_OPT_FLAG(0, "exact", &o.exact, "plain convolution sums, no Winograd: slower, for comparisons"),
     MABN_OPT_FLAG(0, "skip-bad", &o.skip_bad, "replace unreadable images instead of failing"),
+    MABN_OPT_DEVICE(&o.device),
+    MABN_OPT_PRECISION(&o.precision),
     MABN_OPT_THREADS(&o.threads),
     MABN_OPT_INT(0, "decoders", &o.decoders, 0, 1024, "N", "threads that read and decode images; 0: as --threads"),
     MABN_OPTIONS_COMMON,
@@ -99,10 +103,12 @@ static mabn_status eval_imagenet(const char *model_path, const char *data_path)
     struct mabn_net_options no = {.batch = o.batch,
                                   .height = file.input.height,
                                   .width = file.input.width,
+                                  .precision = (enum mabn_net_precision)o.precision,
                                   .no_fold = o.no_fold,
                                   .exact = o.exact};
     struct mabn_model_load load = {.momentum = false};
-    MABN_TRY_GOTO(mabn_device_new(&device, MABN_DEVICE_CPU, o.threads), out);
+    MABN_TRY_GOTO(mabn_device_open(&device, o.device, o.threads), out);
+    mabn_info("%s", mabn_device_name(device));
     MABN_TRY_GOTO(mabn_model_build(&net, device, &file.model, &no), out);
     MABN_TRY_GOTO(mabn_model_file_load(&file, net, &load), out);
     struct mabn_eval_options eo = {.threads = o.decoders,
@@ -132,6 +138,7 @@ int main(int argc, char **argv)
     if (o.logits && !o.predictions) mabn_cli_usage_error("--logits goes with --predictions");
     if (o.json && o.predictions)
         mabn_cli_usage_error("--predictions is JSON already: leave out --json");
+    mabn_cli_check_machine(o.device, o.precision);
     if (!o.decoders) o.decoders = o.threads;
     return mabn_cli_finish(eval_imagenet(args[0], args[1]));
 }

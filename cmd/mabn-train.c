@@ -130,7 +130,7 @@ static mabn_status preset(const char *argument, void *value)
 
 static const char *const samplers[] = {"shuffle", "replacement", NULL};
 static const char *const schedules[] = {"step", "cosine", "constant", NULL};
-static int sampler;
+static int sampler, precision;
 
 /* clang-format off */
 static const struct mabn_option options[] = {
@@ -211,6 +211,8 @@ static const struct mabn_option options[] = {
     MABN_OPT_FLAG(0, "stats-reference", &o.stats_reference, "record mu_gy as the reference's recorder defines it"),
 
     MABN_OPT_GROUP("Machine"),
+    MABN_OPT_DEVICE(&o.device),
+    MABN_OPT_PRECISION(&precision),
     MABN_OPT_THREADS(&o.threads),
     MABN_OPT_INT(0, "decoders", &o.decoders, 0, 1024, "N", "threads that read and decode images; 0: as --threads"),
     MABN_OPTIONS_COMMON,
@@ -246,6 +248,7 @@ static void check(int args)
         mabn_cli_usage_error("--schedule step needs --milestones");
     if (o.lr_exact && mabn_cli_given("lr-batch"))
         mabn_cli_usage_error("--lr-exact and --lr-batch contradict each other");
+    mabn_cli_check_machine(o.device, precision);
     if (o.force && o.resume) mabn_cli_usage_error("--force and --resume contradict each other");
     if (o.resume_model && !args) mabn_cli_usage_error("--resume-model needs a MODEL");
     if (o.start_step >= 0 && !o.resume_model)
@@ -264,6 +267,7 @@ int main(int argc, char **argv)
     int n = mabn_cli_start(&cli, argc, argv, &args);
     if (mabn_cli_given("sampler") || !o.replacement) o.replacement = sampler == 1;
     check(n);
+    o.precision = (enum mabn_net_precision)precision;
     o.weights = n ? args[0] : NULL;
     o.decoders = o.decoders ? o.decoders : o.threads;
     if (!o.log) o.log = "-";

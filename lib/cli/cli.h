@@ -90,6 +90,10 @@ struct mabn_option {
 /* Rows shared by the tools: every table ends with COMMON then END. */
 #define MABN_OPT_THREADS(v) \
     MABN_OPT_INT('j', "threads", (v), 0, 1024, "N", "threads to use; 0: all that this process may use")
+#define MABN_OPT_DEVICE(v) \
+    MABN_OPT_STRING(0, "device", (v), "DEVICE", "cpu, cuda (the first GPU), cuda:N, or auto: a GPU if one can be used")
+#define MABN_OPT_PRECISION(v) \
+    MABN_OPT_CHOICE(0, "precision", (v), mabn_cli_precisions, "of activations and weights in use; auto: fp32 on the CPU, bf16 on a GPU")
 #define MABN_OPT_SEED(v) \
     MABN_OPT_INT64(0, "seed", (v), 0, 0, "N", "seed of every random choice")
 #define MABN_OPT_FORCE(v) \
@@ -121,6 +125,12 @@ int mabn_cli_start(const struct mabn_cli *cli, int argc, char **argv, char ***ar
  * returns its index. */
 int mabn_cli_choose(const struct mabn_cli *clis, const char *tool, const char *summary, int argc,
                     char **argv);
+
+/* For MABN_OPT_DEVICE and MABN_OPT_PRECISION (an int, as enum mabn_net_precision counts; value 0 is
+ * auto): after parsing, exits 2 on a word that names no device, or a precision that the CPU which was
+ * asked for does not have. */
+extern const char *const mabn_cli_precisions[];
+void mabn_cli_check_machine(const char *device, int precision);
 
 /* Was this option on the command line (or set by --config)? */
 bool mabn_cli_given(const char *long_name);

@@ -98,6 +98,7 @@ float *mabn_net_input(struct mabn_net *net);              /* (N,H,W,C): fill bef
 int32_t *mabn_net_labels(struct mabn_net *net);           /* (N): fill before loss; -1: no label */
 const float *mabn_net_logits(const struct mabn_net *net); /* (N,classes), after forward */
 int mabn_net_batch(const struct mabn_net *net);
+enum mabn_net_precision mabn_net_precision_of(const struct mabn_net *net); /* never auto */
 int mabn_net_classes(const struct mabn_net *net);
 struct mabn_shape mabn_net_input_shape(const struct mabn_net *net);
 

@@ -247,6 +247,11 @@ mabn_status mabn_net_finite(struct mabn_net *net, bool *finite)
 
 /* ---- small questions ---- */
 
+enum mabn_net_precision mabn_net_precision_of(const struct mabn_net *net)
+{
+    return net->options.precision;
+}
+
 int mabn_net_batch(const struct mabn_net *net)
 {
     return net->options.batch;

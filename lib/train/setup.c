@@ -35,6 +35,7 @@ void mabn_train_options_init(struct mabn_train_options *o)
         .log_every = 50,
         .keep = 3,
         .stats_every = 1,
+        .device = "auto",
         .n_channels = 1,
     };
     for (int i = 0; i < 4; i++)
@@ -379,10 +380,11 @@ static mabn_status build_networks(struct mabn_run *run)
     struct mabn_net_options no = {.batch = o->batch,
                                   .height = run->model.height,
                                   .width = run->model.width,
+                                  .precision = o->precision,
                                   .training = true,
                                   .exact = o->exact,
                                   .save_memory = o->save_memory};
-    MABN_TRY(mabn_device_new(&run->device, MABN_DEVICE_CPU, o->threads));
+    MABN_TRY(mabn_device_open(&run->device, o->device, o->threads));
     MABN_TRY(mabn_model_build(&run->net, run->device, &run->model, &no));
     if (!run->val_set) return MABN_OK;
     no.training = no.save_memory = false;
@@ -431,8 +433,10 @@ static void tell(const struct mabn_run *run)
     mabn_str_init(&norm_text);
     mabn_model_norm_text(&run->model, &norm_text);
     mabn_net_parameters(run->net, &parameters);
-    mabn_info("%s, norm %s, %d classes, %zu parameters; %s", run->model.arch, norm_text.text,
-              run->model.classes, parameters, mabn_device_name(run->device));
+    mabn_info("%s, norm %s, %d classes, %zu parameters, %s; %s", run->model.arch, norm_text.text,
+              run->model.classes, parameters,
+              mabn_net_precision_name(mabn_net_precision_of(run->net)),
+              mabn_device_name(run->device));
     mabn_str_release(&norm_text);
     if (norm->kind == MABN_NORM_MABN)
         mabn_info("batch %d (images of one SGD step), norm-batch %d (images behind one statistic), "
@@ -473,11 +477,14 @@ void mabn_run_describe(const struct mabn_run *run, struct mabn_str *json)
     mabn_str_add_double(json, run->schedule.lr);
     mabn_str_printf(json,
                     ",\"seed\":%lld,\"epoch_steps\":%lld,\"steps\":%lld,\"classes\":%d,"
-                    "\"parameters\":%zu,\"train_images\":%lld,\"threads\":%d",
+                    "\"parameters\":%zu,\"train_images\":%lld,\"threads\":%d,\"precision\":\"%s\","
+                    "\"device\":",
                     (long long)run->options->seed, (long long)run->epoch_steps,
                     (long long)run->steps, run->model.classes, parameters,
                     (long long)mabn_dataset_count(run->train_set),
-                    mabn_device_threads(run->device));
+                    mabn_device_threads(run->device),
+                    mabn_net_precision_name(mabn_net_precision_of(run->net)));
+    mabn_str_add_json(json, mabn_device_name(run->device));
     if (run->options->command) {
         mabn_str_add(json, ",\"command\":");
         mabn_str_add_json(json, run->options->command);

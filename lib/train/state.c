@@ -17,12 +17,24 @@ static const char *const double_names[] = {"meter_loss",   "meter_top1",  "meter
                                            "threads"};
 enum { N_DOUBLES = sizeof double_names / sizeof *double_names };
 
+/* What computes, as far as it decides the last bits: "CPU" (and its threads, kept apart) or the
+ * name of a GPU. */
+static void machine_text(const struct mabn_run *run, struct mabn_str *text)
+{
+    const char *name = mabn_device_name(run->device);
+    mabn_str_printf(text, "%.*s in %s", (int)strcspn(name, ","), name,
+                    mabn_net_precision_name(mabn_net_precision_of(run->net)));
+}
+
 /* ---- saving ---- */
 
 static mabn_status save_as(struct mabn_run *run, const char *path, bool whole)
 {
-    static const char *const string_names[] = {"course"};
-    const char *strings[] = {run->course.text};
+    static const char *const string_names[] = {"course", "machine"};
+    struct mabn_str machine;
+    mabn_str_init(&machine);
+    machine_text(run, &machine);
+    const char *strings[] = {run->course.text, machine.text};
     double doubles[N_DOUBLES] = {run->meter.loss,
                                  run->meter.top1,
                                  run->meter.top5,
@@ -42,12 +54,14 @@ static mabn_status save_as(struct mabn_run *run, const char *path, bool whole)
         .momentum = whole,
         .string_names = string_names,
         .strings = strings,
-        .n_strings = 1,
+        .n_strings = whole ? 2 : 1,
         .double_names = double_names,
         .doubles = doubles,
         .n_doubles = whole ? N_DOUBLES : 0,
     };
-    return mabn_model_file_save(path, true, run->net, &save);
+    mabn_status status = mabn_model_file_save(path, true, run->net, &save);
+    mabn_str_release(&machine);
+    return status;
 }
 
 mabn_status mabn_run_save(struct mabn_run *run)
@@ -132,6 +146,27 @@ static mabn_status compare_course(const struct mabn_run *run, const char *then, 
     return status;
 }
 
+/* Another machine than the checkpoint's? Then say so. */
+static mabn_status compare_machine(const struct mabn_run *run, const struct mabn_h5_file *h5,
+                                   double threads)
+{
+    const char *then = "CPU in fp32"; /* before GPUs it was not written down */
+    struct mabn_str now;
+    if (mabn_h5_has_attribute(h5, "machine"))
+        MABN_TRY(mabn_h5_get_string(h5, "machine", &then));
+    mabn_str_init(&now);
+    machine_text(run, &now);
+    if (strcmp(now.text, then))
+        mabn_warn("on %s now, on %s before: the result is the same only to rounding", now.text,
+                  then);
+    else if (mabn_device_kind_of(run->device) == MABN_DEVICE_CPU &&
+             mabn_device_threads(run->device) != (int)threads)
+        mabn_warn("%d threads now, %.0f before: the result is the same only to rounding",
+                  mabn_device_threads(run->device), threads);
+    mabn_str_release(&now);
+    return MABN_OK;
+}
+
 static mabn_status restore(struct mabn_run *run, const char *path)
 {
     struct mabn_model_file file;
@@ -159,9 +194,7 @@ static mabn_status restore(struct mabn_run *run, const char *path)
     mabn_info("going on from '%s' at step %lld", path, (long long)run->step);
     if ((double)run->steps != doubles[5])
         mabn_info("the run has %lld steps now, %.0f before", (long long)run->steps, doubles[5]);
-    if (mabn_device_threads(run->device) != (int)doubles[6])
-        mabn_warn("%d threads now, %.0f before: the result is the same only to rounding",
-                  mabn_device_threads(run->device), doubles[6]);
+    status = compare_machine(run, h5, doubles[6]);
 out:
     mabn_model_file_release(&file);
     return status;

@@ -11,7 +11,7 @@
  *   model.h5            the trained network, when the run is done
  *
  * Resuming is exact: N steps, a kill, and the rest give the same bits as all steps at a stretch, on
- * the same number of threads. What decides the course of a run is written into its checkpoints as
+ * the same number of threads (or GPU) in the same precision. What decides the course of a run is written into its checkpoints as
  * one text of `key = value` lines, and a run is resumed only with the same text; the length of the
  * run may differ.
  *
@@ -27,6 +27,7 @@
 #include "data/sampler.h"
 #include "image/augment.h"
 #include "model/model.h"
+#include "net/net.h"
 #include "train/schedule.h"
 
 MABN_BEGIN_DECLS
@@ -90,6 +91,8 @@ struct mabn_train_options {
     bool stats_reference;
 
     /* the machine */
+    const char *device; /* a word of mabn_device_open */
+    enum mabn_net_precision precision;
     int threads, decoders;
     bool save_memory, exact;
 };

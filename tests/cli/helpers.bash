@@ -22,6 +22,15 @@ setup() {
 need_shared() { [ -n "${MABN_SHARED:-}" ] || skip "MABN_SHARED is not set"; }
 need_python() { $PYTHON -c "import ${1:-h5py}" 2>/dev/null || skip "python3-${1:-h5py} is not installed"; }
 
+# Only where there is no GPU to be used; $why is then what tools say of it.
+no_gpu() {
+    run --separate-stderr mabn-bench net cifar-resnet8 --size 8 -b 1 -r 1 --device cuda
+    # shellcheck disable=SC2154
+    [ "$status" -ne 0 ] || skip "there is a GPU here"
+    # shellcheck disable=SC2034
+    why=${stderr#mabn-bench: }
+}
+
 # Exactly one line on stderr, holding the text, and the given status: fails STATUS 'text' command...
 fails() {
     local want=$1 text=$2; shift 2

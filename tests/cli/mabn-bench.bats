@@ -30,3 +30,27 @@ load helpers
     run bash -c 'mabn-bench net cifar-resnet8 --size 8 -b 1 -r 1 -q > /dev/full'
     assert_equal "$status" 1
 }
+
+@test "--device and --precision" {
+    bench=(mabn-bench net cifar-resnet8 --size 8 -b 1 -r 1)
+    fails 2 "no such device 'nonsense'" "${bench[@]}" --device nonsense
+    fails 2 "no such device 'cuda:'" "${bench[@]}" --device cuda:
+    fails 2 "--precision bf16 needs a GPU" "${bench[@]}" --device cpu --precision bf16
+    fails 2 "precision" "${bench[@]}" --precision fp8
+    run --separate-stderr "${bench[@]}" --device cpu --precision fp32
+    assert_success
+    [[ $stderr == *"CPU, "* && $stderr != *"no GPU"* ]]
+}
+
+@test "without a GPU: cuda is refused, auto is the CPU and says why" {
+    no_gpu
+    bench=(mabn-bench net cifar-resnet8 --size 8 -b 1 -r 1)
+    fails 1 "$why" "${bench[@]}" --device cuda
+    fails 1 "$why" "${bench[@]}" --device cuda:1
+    run --separate-stderr "${bench[@]}"
+    assert_success
+    [[ $stderr == *"CPU, "*"; no GPU: $why"* ]]
+    run --separate-stderr "${bench[@]}" --precision fp16
+    assert_failure 1
+    [[ $stderr == *"the CPU computes in fp32 only"* ]]
+}

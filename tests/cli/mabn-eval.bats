@@ -62,6 +62,8 @@ E2
 }
 
 @test "bad options and bad files" {
+    fails 2 "no such device 'x'" mabn-eval imagenet model.h5 data.h5 --device x
+    fails 2 "--precision tf32 needs a GPU" mabn-eval imagenet model.h5 data.h5 --device cpu --precision tf32
     fails 2 "--logits goes with --predictions" mabn-eval imagenet model.h5 data.h5 --logits
     fails 1 "cannot open 'none.h5'" mabn-eval imagenet none.h5 data.h5
     fails 1 "cannot open 'none.h5'" mabn-eval imagenet model.h5 none.h5
@@ -74,4 +76,12 @@ E2
     assert_failure 1
     run --separate-stderr bash -c 'mabn-eval imagenet -p model.h5 data.h5 >/dev/full'
     assert_failure 1
+}
+
+@test "without a GPU: cuda is refused, auto is the CPU and says why" {
+    no_gpu
+    fails 1 "$why" mabn-eval imagenet model.h5 data.h5 --device cuda
+    run --separate-stderr mabn-eval imagenet model.h5 data.h5
+    assert_success
+    [[ $stderr == *"CPU, "*"; no GPU: $why"* ]]
 }

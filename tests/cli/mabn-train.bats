@@ -253,3 +253,19 @@ tensor() { h5dump -d "/model/$2" "$1" | tail -n +2; }
     fails 2 "--resume-model needs a MODEL" train -o no --resume-model
     fails 2 "--start-step needs --resume-model" train -o no --start-step 3
 }
+
+@test "the device and the precision: refused, or said" {
+    fails 2 "no such device 'gpu'" train -o run --device gpu
+    fails 2 "--precision fp16 needs a GPU" train -o run --device cpu --precision fp16
+    run --separate-stderr train -o run --steps 1 --device cpu
+    assert_success
+    assert_line --index 0 --regexp '"precision":"fp32","device":"CPU, [0-9]+ thread'
+    [[ $stderr == *"parameters, fp32; CPU, "* ]]
+    no_gpu
+    run --separate-stderr train -o other --steps 1 --device cuda
+    assert_failure 1
+    [[ $stderr == *"$why"* ]]
+    run --separate-stderr train -o other --steps 1
+    assert_success
+    [[ $stderr == *"; no GPU: $why"* ]]
+}
