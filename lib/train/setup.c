@@ -481,8 +481,7 @@ void mabn_run_describe(const struct mabn_run *run, struct mabn_str *json)
                     "\"device\":",
                     (long long)run->options->seed, (long long)run->epoch_steps,
                     (long long)run->steps, run->model.classes, parameters,
-                    (long long)mabn_dataset_count(run->train_set),
-                    mabn_device_threads(run->device),
+                    (long long)mabn_dataset_count(run->train_set), mabn_device_threads(run->device),
                     mabn_net_precision_name(mabn_net_precision_of(run->net)));
     mabn_str_add_json(json, mabn_device_name(run->device));
     if (run->options->command) {

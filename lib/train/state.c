@@ -152,8 +152,7 @@ static mabn_status compare_machine(const struct mabn_run *run, const struct mabn
 {
     const char *then = "CPU in fp32"; /* before GPUs it was not written down */
     struct mabn_str now;
-    if (mabn_h5_has_attribute(h5, "machine"))
-        MABN_TRY(mabn_h5_get_string(h5, "machine", &then));
+    if (mabn_h5_has_attribute(h5, "machine")) MABN_TRY(mabn_h5_get_string(h5, "machine", &then));
     mabn_str_init(&now);
     machine_text(run, &now);
     if (strcmp(now.text, then))

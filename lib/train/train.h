@@ -11,9 +11,9 @@
  *   model.h5            the trained network, when the run is done
  *
  * Resuming is exact: N steps, a kill, and the rest give the same bits as all steps at a stretch, on
- * the same number of threads (or GPU) in the same precision. What decides the course of a run is written into its checkpoints as
- * one text of `key = value` lines, and a run is resumed only with the same text; the length of the
- * run may differ.
+ * the same number of threads (or GPU) in the same precision. What decides the course of a run is
+ * written into its checkpoints as one text of `key = value` lines, and a run is resumed only with
+ * the same text; the length of the run may differ.
  *
  * A loss, or at a checkpoint a weight, that is not finite ends the run with MABN_ERR_NONFINITE;
  * nothing is saved then, so the newest checkpoint is a good one. */
