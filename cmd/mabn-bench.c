@@ -9,7 +9,7 @@
 #include "model/bench.h"
 
 static struct {
-    const char *norm, *arch, *device;
+    const char *norm, *arch, *device, *window_rule;
     int precision, batch, size, channels, classes, norm_batch, window, rounds, threads;
     bool training, inference, no_fold, exact, save_memory, json;
 } o = {.norm = "mabn", .arch = "resnet50", .device = "auto", .batch = 8, .rounds = 5};
@@ -21,6 +21,7 @@ static struct {
     MABN_OPT_INT(0, "channels", &o.channels, 0, 3, "N", "channels of the images; 0: 3"),           \
     MABN_OPT_INT('B', "norm-batch", &o.norm_batch, 0, 65536, "N", "images behind one batch statistic; 0: the whole batch"), \
     MABN_OPT_INT(0, "window", &o.window, 0, 65536, "M", "mabn: statistics in the moving average; 0: 16"), \
+    MABN_OPT_STRING(0, "window-rule", &o.window_rule, "RULE", "mabn: subbatch or iteration"),      \
     MABN_OPT_INT('r', "rounds", &o.rounds, 1, 100000, "N", "rounds; medians are shown")
 #define OPTS_END                                                                                   \
     MABN_OPT_FLAG(0, "json", &o.json, "one JSON object a line instead of a table"),                \
@@ -74,29 +75,38 @@ static mabn_status describe(struct mabn_bench_case *c, const char *arch, const c
         if (c->model.base_width % n->groups) n->groups = c->model.base_width;
         n->norm_batch = o.norm_batch;
         if (o.window) n->window = o.window;
+        if (o.window_rule) MABN_TRY(mabn_window_rule_parse(&n->window_rule, o.window_rule));
+        /* What is timed is the steady state, and it comes soon. */
+        n->warmup = n->window + 1;
+        n->r_start = n->window + 2;
     }
     return MABN_OK;
 }
 
 /* ---- net ---- */
 
-static void print_net(const struct mabn_bench_case *c, const struct mabn_bench_result *r)
+static void print_net(const struct mabn_bench_case *c, const struct mabn_bench_result *r,
+                      const char *device_name)
 {
     double mib = 1048576, peak = (double)mabn_peak_memory(), batch = c->options.batch;
     if (o.json) {
         printf("{\"arch\":\"%s\",\"norm\":\"%s\",\"training\":%s,\"batch\":%d,\"threads\":%d,"
-               "\"images_per_second\":%.6g,\"step_seconds\":%.6g,\"forward_seconds\":%.6g,"
-               "\"backward_seconds\":%.6g,\"update_seconds\":%.6g,\"convolution_seconds\":%.6g,"
-               "\"activation_bytes\":%zu,\"parameter_bytes\":%zu,\"scratch_bytes\":%zu,"
-               "\"peak_bytes\":%.0f}\n",
+               "\"images_per_second\":%.6g,\"step_seconds\":%.6g,",
                c->model.arch, o.norm, o.training ? "true" : "false", o.batch, o.threads,
-               batch / r->step, r->step, r->forward, r->backward, r->update, r->convolutions,
-               r->memory.activations, r->memory.parameters, r->memory.scratch, peak);
+               batch / r->step, r->step);
+        if (!r->gpu_bytes)
+            printf("\"forward_seconds\":%.6g,\"backward_seconds\":%.6g,\"update_seconds\":%.6g,",
+                   r->forward, r->backward, r->update);
+        printf("\"convolution_seconds\":%.6g,\"activation_bytes\":%zu,\"parameter_bytes\":%zu,"
+               "\"scratch_bytes\":%zu,\"gpu_bytes\":%zu,\"peak_bytes\":%.0f,"
+               "\"norm_batch\":%d,\"device\":\"%s\"}\n",
+               r->convolutions, r->memory.activations, r->memory.parameters, r->memory.scratch,
+               r->gpu_bytes, peak, o.norm_batch, device_name);
         return;
     }
     printf("images/s\t%.4g\n", batch / r->step);
     printf("ms/step\t%.4g\n", r->step * 1e3);
-    if (o.training)
+    if (o.training && !r->gpu_bytes)
         printf("forward ms\t%.4g\nbackward ms\t%.4g\nupdate ms\t%.4g\n", r->forward * 1e3,
                r->backward * 1e3, r->update * 1e3);
     printf("bare convolutions ms\t%.4g\n", r->convolutions * 1e3);
@@ -104,6 +114,7 @@ static void print_net(const struct mabn_bench_case *c, const struct mabn_bench_r
     printf("activations MiB\t%.1f\nparameters MiB\t%.1f\nscratch MiB\t%.1f\npeak memory MiB\t%.1f\n",
            (double)r->memory.activations / mib, (double)r->memory.parameters / mib,
            (double)r->memory.scratch / mib, peak / mib);
+    if (r->gpu_bytes) printf("GPU memory in use MiB\t%.1f\n", (double)r->gpu_bytes / mib);
 }
 
 static mabn_status run_net(struct mabn_device *device, const char *arch)
@@ -112,7 +123,7 @@ static mabn_status run_net(struct mabn_device *device, const char *arch)
     struct mabn_bench_result result;
     MABN_TRY(describe(&c, arch, o.norm, o.training));
     MABN_TRY(mabn_bench_run(&result, device, &c, 1, o.rounds));
-    print_net(&c, &result);
+    print_net(&c, &result, mabn_device_name(device));
     return MABN_OK;
 }
 

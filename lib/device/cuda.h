@@ -29,6 +29,9 @@ struct mabn_cuda_limits {
 };
 const struct mabn_cuda_limits *mabn_cuda_limits_of(const struct mabn_device *device);
 
+/* Bytes in use on the device now, by whatever process. */
+size_t mabn_cuda_memory_used(const struct mabn_device *device);
+
 /* NVIDIA's libraries, opened once a process; NULL where there are none (the executor under
  * tests/gpu, which runs the plain implementations). The tables are in device/cuda_libraries.h. */
 struct mabn_cudnn;

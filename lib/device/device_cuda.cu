@@ -266,6 +266,14 @@ const struct mabn_cuda_limits *mabn_cuda_limits_of(const struct mabn_device *dev
     return &of(device)->limits;
 }
 
+size_t mabn_cuda_memory_used(const struct mabn_device *device)
+{
+    size_t free_bytes = 0, total = 0;
+    cudaSetDevice(of(device)->index);
+    if (cudaMemGetInfo(&free_bytes, &total) != cudaSuccess) return 0;
+    return total - free_bytes;
+}
+
 const struct mabn_cudnn *mabn_cuda_cudnn(const struct mabn_device *device)
 {
     return of(device)->libraries.cudnn;

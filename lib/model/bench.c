@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "base/progress.h"
 #include "base/rng.h"
+#include "device/cuda.h"
 
 enum { STEP, FORWARD, BACKWARD, UPDATE, CONVOLUTIONS, TIMES };
 
@@ -23,9 +24,12 @@ static void fill(struct mabn_net *net)
         mabn_net_labels(net)[i] = i % mabn_net_classes(net);
 }
 
-static mabn_status one_step(struct mabn_net *net, bool training, double *times)
+static const struct mabn_net_sgd sgd = {.lr = 1e-3, .momentum = 0.9, .weight_decay = 1e-4};
+
+/* ---- on the CPU: a step by the clock ---- */
+
+static mabn_status time_cpu(struct mabn_net *net, bool training, double *times)
 {
-    const struct mabn_net_sgd sgd = {.lr = 1e-3, .momentum = 0.9, .weight_decay = 1e-4};
     double start = mabn_now(), loss;
     MABN_TRY(mabn_net_forward(net));
     double forward = mabn_now(), backward = forward;
@@ -41,6 +45,120 @@ static mabn_status one_step(struct mabn_net *net, bool training, double *times)
     times[UPDATE] = end - backward;
     times[STEP] = end - start;
     return mabn_net_time_convolutions(net, &times[CONVOLUTIONS]);
+}
+
+/* ---- on a GPU: many steps by events ---- */
+
+#if MABN_CUDA
+static mabn_status queue_steps(struct mabn_net *net, bool training, int count)
+{
+    struct mabn_net_result ignored;
+    for (int i = 0; i < count; i++) {
+        if (mabn_net_behind(net) == mabn_net_depth(net)) MABN_TRY(mabn_net_result(net, &ignored));
+        MABN_TRY(mabn_net_step(net, training ? 0.1 : 0, training ? &sgd : NULL));
+    }
+    return MABN_OK;
+}
+
+static mabn_status finish_steps(struct mabn_net *net)
+{
+    struct mabn_net_result ignored;
+    while (mabn_net_behind(net))
+        MABN_TRY(mabn_net_result(net, &ignored));
+    return MABN_OK;
+}
+
+/* Seconds a step, over `count` with others queued before them. */
+static mabn_status time_steps(double *seconds, struct mabn_net *net, struct mabn_device *device,
+                              bool training, int count)
+{
+    mabn_status status;
+    void *stream = mabn_cuda_stream(device);
+    struct mabn_cuda_event *begin = NULL, *end = NULL;
+    MABN_TRY_GOTO(mabn_cuda_event_new(&begin, device, true), out);
+    MABN_TRY_GOTO(mabn_cuda_event_new(&end, device, true), out);
+    MABN_TRY_GOTO(queue_steps(net, training, mabn_net_depth(net)), out);
+    MABN_TRY_GOTO(mabn_cuda_event_record(begin, stream), out);
+    MABN_TRY_GOTO(queue_steps(net, training, count), out);
+    MABN_TRY_GOTO(mabn_cuda_event_record(end, stream), out);
+    MABN_TRY_GOTO(finish_steps(net), out);
+    MABN_TRY_GOTO(mabn_cuda_event_wait(end), out);
+    MABN_TRY_GOTO(mabn_cuda_event_seconds(seconds, begin, end), out);
+    *seconds /= count;
+out:
+    mabn_cuda_event_free(begin);
+    mabn_cuda_event_free(end);
+    return status;
+}
+
+enum { MOST_STEPS = 500 };
+
+/* As many steps as take a quarter of a second. */
+static mabn_status time_gpu(struct mabn_net *net, struct mabn_device *device, bool training,
+                            double *times)
+{
+    double once;
+    MABN_TRY(time_steps(&once, net, device, training, 3));
+    int count = once * MOST_STEPS > 0.25 ? (int)(0.25 / once) : MOST_STEPS;
+    MABN_TRY(time_steps(&times[STEP], net, device, training, count < 3 ? 3 : count));
+    return mabn_net_time_convolutions(net, &times[CONVOLUTIONS]);
+}
+
+/* Steps until every norm is in its steady state. */
+static int unsteady_steps(const struct mabn_model *model)
+{
+    int steps = 3;
+    for (int p = 0; p < MABN_MODEL_PARTS; p++) {
+        const struct mabn_norm_options *o = &model->norm[p];
+        int start = o->r_start ? o->r_start : o->window_rule == MABN_WINDOW_ITERATION ? 1001 : 100;
+        if (o->kind == MABN_NORM_MABN && start + 3 > steps) steps = start + 3;
+    }
+    return steps;
+}
+
+/* Fill every slot of the input, and go on until steps are those that will be timed. */
+static mabn_status warm_gpu(struct mabn_net *net, const struct mabn_model *model, bool training)
+{
+    for (int i = 0; i < mabn_net_depth(net); i++) {
+        fill(net);
+        MABN_TRY(queue_steps(net, training, 1));
+    }
+    MABN_TRY(queue_steps(net, training, training ? unsteady_steps(model) : 3));
+    return finish_steps(net);
+}
+#endif
+
+static mabn_status time_one(struct mabn_net *net, struct mabn_device *device, bool training,
+                            double *times)
+{
+#if MABN_CUDA
+    if (mabn_device_kind_of(device) == MABN_DEVICE_CUDA)
+        return time_gpu(net, device, training, times);
+#endif
+    (void)device;
+    return time_cpu(net, training, times);
+}
+
+static mabn_status warm_up(struct mabn_net *net, struct mabn_device *device,
+                           const struct mabn_bench_case *c)
+{
+    const bool training = c->options.training;
+    double ignored[TIMES];
+#if MABN_CUDA
+    if (mabn_device_kind_of(device) == MABN_DEVICE_CUDA) return warm_gpu(net, &c->model, training);
+#endif
+    (void)device;
+    fill(net);
+    return time_cpu(net, training, ignored);
+}
+
+static size_t gpu_bytes(struct mabn_device *device)
+{
+#if MABN_CUDA
+    if (mabn_device_kind_of(device) == MABN_DEVICE_CUDA) return mabn_cuda_memory_used(device);
+#endif
+    (void)device;
+    return 0;
 }
 
 static int by_value(const void *a, const void *b)
@@ -65,25 +183,28 @@ mabn_status mabn_bench_run(struct mabn_bench_result *results, struct mabn_device
     size_t n = (size_t)count, row = n * TIMES;
     struct mabn_net **nets = mabn_xcalloc(n, sizeof *nets);
     double *times = mabn_xcalloc(row * (size_t)rounds, sizeof *times);
-    double *sorted = mabn_xcalloc((size_t)rounds, sizeof *sorted), ignored[TIMES];
+    double *sorted = mabn_xcalloc((size_t)rounds, sizeof *sorted);
     for (size_t i = 0; i < n; i++) {
         MABN_TRY_GOTO(mabn_model_build(&nets[i], device, &cases[i].model, &cases[i].options), out);
         mabn_net_initialize(nets[i], 1, MABN_NET_INIT_FAN_OUT);
-        fill(nets[i]);
-        MABN_TRY_GOTO(one_step(nets[i], cases[i].options.training, ignored), out);
+        MABN_TRY_GOTO(warm_up(nets[i], device, &cases[i]), out);
     }
     for (int r = 0; r < rounds; r++)
         for (size_t i = 0; i < n; i++)
-            MABN_TRY_GOTO(
-                one_step(nets[i], cases[i].options.training, times + (size_t)r * row + i * TIMES),
-                out);
+            MABN_TRY_GOTO(time_one(nets[i], device, cases[i].options.training,
+                                   times + (size_t)r * row + i * TIMES),
+                          out);
     for (size_t i = 0; i < n; i++) {
         double m[TIMES];
         for (size_t k = 0; k < TIMES; k++)
             m[k] = median(times + i * TIMES + k, rounds, row, sorted);
-        results[i] =
-            (struct mabn_bench_result){m[STEP],   m[FORWARD],      m[BACKWARD],
-                                       m[UPDATE], m[CONVOLUTIONS], mabn_net_memory_of(nets[i])};
+        results[i] = (struct mabn_bench_result){.step = m[STEP],
+                                                .forward = m[FORWARD],
+                                                .backward = m[BACKWARD],
+                                                .update = m[UPDATE],
+                                                .convolutions = m[CONVOLUTIONS],
+                                                .memory = mabn_net_memory_of(nets[i]),
+                                                .gpu_bytes = gpu_bytes(device)};
     }
 out:
     for (size_t i = 0; i < n; i++)

@@ -13,13 +13,17 @@ struct mabn_bench_case {
 
 /* Medians over the rounds, seconds; per step (training) or batch (inference). */
 struct mabn_bench_result {
-    double step, forward, backward, update;
-    double convolutions; /* one pass over the convolutions alone, in the same rounds */
+    double step;
+    double forward, backward, update; /* parts of a training step; 0 on a GPU, where it is one */
+    double convolutions;              /* one pass over the convolutions alone, in the same rounds */
     struct mabn_net_memory memory;
+    size_t gpu_bytes; /* in use on the GPU while all cases are there; 0 on the CPU */
 };
 
 /* Build all cases at once, warm up, then let them take turns, round by round, so that whatever
- * else the machine does hits all alike. */
+ * else the machine does hits all alike. On the CPU a round is one step, by the clock; on a GPU as
+ * many steps as take a quarter of a second, by the GPU's own events, the input crossing the bus
+ * each time. */
 MABN_MUST_USE mabn_status mabn_bench_run(struct mabn_bench_result *results,
                                          struct mabn_device *device,
                                          const struct mabn_bench_case *cases, int count,
