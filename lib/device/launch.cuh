@@ -18,6 +18,7 @@
 #define MABN_DEVICE_LAUNCH_CUH
 
 #include <cuda_runtime.h>
+#include <stdlib.h>
 
 #include "base/status.h"
 
@@ -29,6 +30,17 @@
     type *name = reinterpret_cast<type *>(name##_bytes)
 #endif
 
+/* The first thing a kernel does that touches memory, by all its threads: wait for what was queued
+ * before it. It is there because a launch may start before its predecessor has ended (below); the
+ * next one's may start once all blocks of this one are here, and they wait likewise. */
+__device__ __forceinline__ void mabn_await_inputs(void)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
 /* A CUDA call; on failure a status with what it said. */
 #define MABN_CUDA_TRY(expr)                                         \
     do {                                                            \
@@ -38,15 +50,34 @@
                              cudaGetErrorString(mabn_cuda_error_)); \
     } while (0)
 
+/* MABN_EARLY_LAUNCH=1 in the environment. */
+inline bool mabn_launches_early(void)
+{
+    static const bool early = [] {
+        const char *word = getenv("MABN_EARLY_LAUNCH");
+        return word && *word == '1';
+    }();
+    return early;
+}
+
 template <typename... Params, typename... Args>
-mabn_status mabn_launch_(const char *name, void (*kernel)(Params...), dim3 grid, dim3 block,
-                         size_t shared, cudaStream_t stream, Args... args)
+mabn_status mabn_launch_(const char *name, bool early, void (*kernel)(Params...), dim3 grid,
+                         dim3 block, size_t shared, cudaStream_t stream, Args... args)
 {
     cudaLaunchConfig_t config = {};
     config.gridDim = grid;
     config.blockDim = block;
     config.dynamicSmemBytes = shared;
     config.stream = stream;
+#ifndef MABN_EXECUTOR
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    config.attrs = &attribute;
+    config.numAttrs = early && mabn_launches_early();
+#else
+    (void)early;
+#endif
     cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
     if (error == cudaSuccess) return MABN_OK;
     return mabn_fail(MABN_ERR_CUDA, "cannot run %s<<<(%u,%u,%u), (%u,%u,%u), %zu>>>: %s", name,
@@ -57,6 +88,10 @@ mabn_status mabn_launch_(const char *name, void (*kernel)(Params...), dim3 grid,
 /* Run kernel(args…) on `grid` blocks of `block` threads with `shared` bytes of dynamic shared
  * memory in `stream`; returns the status. A kernel with commas in its name goes in parentheses. */
 #define MABN_LAUNCH(kernel, grid, block, shared, stream, ...) \
-    mabn_launch_(#kernel, kernel, grid, block, shared, stream, __VA_ARGS__)
+    mabn_launch_(#kernel, false, kernel, grid, block, shared, stream, __VA_ARGS__)
+/* The same for a kernel that begins with mabn_await_inputs: where it is switched on (Hopper, never
+ * measured) its blocks come onto the device while the kernel before it ends. */
+#define MABN_LAUNCH_EARLY(kernel, grid, block, shared, stream, ...) \
+    mabn_launch_(#kernel, true, kernel, grid, block, shared, stream, __VA_ARGS__)
 
 #endif

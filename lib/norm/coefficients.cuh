@@ -9,6 +9,14 @@
 #include "norm/internal.h"
 #include "ops/ops_cuda.h"
 
+/* y as it was written with the coefficients known before the batch; y NULL: it was not. */
+struct mabn_cuda_repair {
+    void *y;
+    const void *x, *residual;
+    enum mabn_dtype dtype;
+    bool relu;
+};
+
 /* All a coefficient kernel may read or write; everything it points at is device memory. */
 struct mabn_cuda_work {
     struct mabn_norm_options o;
@@ -24,7 +32,7 @@ struct mabn_cuda_work {
     double *stat0, *stat1; /* (runs,C), within a kernel */
 
     float *known_a, *known_b; /* (C) */
-    int *clipped;             /* a channel's a is not the known one; NULL: nobody asks */
+    struct mabn_cuda_repair repair;
 
     float *p, *q, *r; /* (runs,C) */
     float *dgamma, *dbeta;
@@ -35,10 +43,9 @@ struct mabn_cuda_work {
 /* a, b (C) of a norm that folds, from its state: inference, none, frozen. */
 mabn_status mabn_cuda_affine_of(float *a, float *b, const struct mabn_cuda_work *w,
                                 cudaStream_t stream);
-/* MABN: known_a, known_b from the state; *clipped = 0. */
-mabn_status mabn_cuda_known_affine(const struct mabn_cuda_work *w, cudaStream_t stream);
 
-/* saved from the partial sums; moves the running averages and the forward window on. */
+/* saved from the partial sums; moves the running averages and the forward window on. MABN: writes
+ * again what of repair.y was written with coefficients that are not these, because r is clipped. */
 mabn_status mabn_cuda_coefficients(const struct mabn_cuda_work *w, cudaStream_t stream);
 /* p, q, r, dgamma, dbeta from the partial sums; moves the backward window on. */
 mabn_status mabn_cuda_gradients(const struct mabn_cuda_work *w, cudaStream_t stream);

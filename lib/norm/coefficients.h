@@ -158,6 +158,11 @@ MABN_COEF double mabn_known_scale(double running_var, double eps)
     return 1 / sqrt(running_var + eps);
 }
 
+MABN_COEF double mabn_known_a(double gamma, double running_var, double eps)
+{
+    return gamma * mabn_known_scale(running_var, eps);
+}
+
 /* v: the second moment in use: the statistic, or the window's mean. Clipped: a differs from the
  * known one. */
 MABN_COEF void mabn_coef_mabn(struct mabn_coef *k, double v, double running_var, double eps,

@@ -10,6 +10,7 @@
  * order fixed by the shape. */
 #include "norm/coefficients.cuh"
 
+#include "device/pack.cuh"
 #include "norm/coefficients.h"
 
 namespace
@@ -57,31 +58,39 @@ __device__ double column_sum(Shared &part, double value, const struct column &at
     return total;
 }
 
-/* out[run,c] = the run's partial sums in `in`, added up; for the block's channels. */
+/* out0[run,c], out1[run,c] = the run's partial sums in `in0`, `in1` (or NULL: not wanted), added
+ * up; for the block's channels. */
 template <typename Shared>
-__device__ void finish_sums(double *out, const float *in, Shared &part, const work &w,
-                            const struct column &at)
+__device__ void finish_sums(double *out0, const float *in0, double *out1, const float *in1,
+                            Shared &part, const work &w, const struct column &at)
 {
-    const int at_once = w.runs < at.rows ? (int)w.runs : at.rows; /* runs */
-    const int share = at.rows / at_once;                          /* threads a run */
-    const int mine = at.row % share;
+    int at_once = 1; /* runs: a power of 2, as the threads are */
+    while (at_once < w.runs && at_once < at.rows)
+        at_once *= 2;
+    const int share = at.rows / at_once, mine = at.row % share; /* threads a run */
+    const int self = (int)threadIdx.x;
 
     for (int64_t run0 = 0; run0 < w.runs; run0 += at_once) {
-        const int64_t run = run0 + at.row / share;
-        const bool busy = at.active && at.row < at_once * share && run < w.runs;
-        double sum = 0;
-        if (busy) {
-            const float *p = in + run * w.chunks * w.channels + at.c;
+        const int64_t run = run0 + at.row / share, first = run * w.chunks * w.channels + at.c;
+        const bool busy = at.active && run < w.runs;
+        double sum0 = 0, sum1 = 0;
 #pragma unroll 4
-            for (int chunk = mine; chunk < w.chunks; chunk += share)
-                sum += p[(int64_t)chunk * w.channels];
+        for (int chunk = busy ? mine : w.chunks; chunk < w.chunks; chunk += share) {
+            const int64_t i = first + (int64_t)chunk * w.channels;
+            sum0 += in0[i];
+            if (in1) sum1 += in1[i];
         }
-        part[threadIdx.x] = sum;
-        __syncthreads();
+        part[self] = sum0;
+        part[BLOCK + self] = sum1;
+        for (int half = share / 2; half; half /= 2) {
+            __syncthreads();
+            if (mine >= half) continue;
+            part[self] += part[self + half * COLUMNS];
+            part[BLOCK + self] += part[BLOCK + self + half * COLUMNS];
+        }
         if (busy && mine == 0) {
-            for (int i = 1; i < share; i++)
-                sum += part[threadIdx.x + i * COLUMNS];
-            out[run * w.channels + at.c] = sum;
+            out0[run * w.channels + at.c] = part[self];
+            if (in1) out1[run * w.channels + at.c] = part[BLOCK + self];
         }
         __syncthreads();
     }
@@ -108,7 +117,8 @@ __device__ __forceinline__ struct mabn_coef kept(const work &w, int64_t at)
 
 __global__ void __launch_bounds__(BLOCK) coefs_bn(work w)
 {
-    MABN_SHARED(double, part, BLOCK);
+    MABN_SHARED(double, part, 2 * BLOCK);
+    mabn_await_inputs();
     const struct column at = find_column(w);
     const struct mabn_norm_options &o = w.o;
     const bool renorm = o.kind == MABN_NORM_BRN;
@@ -118,8 +128,7 @@ __global__ void __launch_bounds__(BLOCK) coefs_bn(work w)
     const double d_max = mabn_ramp(0, o.d_max, call, o.ramp_start, o.d_ramp_end);
     double mean_sum = 0, var_sum = 0;
 
-    finish_sums(w.stat0, w.sum, part, w, at);
-    finish_sums(w.stat1, w.square, part, w, at);
+    finish_sums(w.stat0, w.sum, w.stat1, w.square, part, w, at);
     for (int64_t run = at.row; at.active && run < w.runs; run += at.rows) {
         const int64_t i = run * w.channels + at.c;
         const double n = (double)run_rows_of(w, run);
@@ -213,9 +222,47 @@ __device__ void move_window(const work &w, float *window, const double *stat, in
     }
 }
 
+template <typename T>
+__device__ void repair_run(const work &w, int64_t run, const struct column &at)
+{
+    const float a = w.saved.a[run * w.channels + at.c], b = w.saved.b[run * w.channels + at.c];
+    const T *x = static_cast<const T *>(w.repair.x);
+    const T *residual = static_cast<const T *>(w.repair.residual);
+    const int64_t row0 = run * w.run_rows, rows = run_rows_of(w, run);
+
+    for (int64_t row = at.row; row < rows; row += at.rows) {
+        const int64_t i = (row0 + row) * w.channels + at.c;
+        float y = fmaf(a, mabn_to_float(x[i]), b);
+        if (residual) y += mabn_to_float(residual[i]);
+        mabn_from_float(static_cast<T *>(w.repair.y) + i, w.repair.relu && y < 0 ? 0 : y);
+    }
+}
+
+/* Runs of a channel where r was clipped, once more. Slow, and almost never needed: after the
+ * warm-up the window's variance would have to be 25 times the running one, or a 25th of it. */
+__device__ void repair_column(const work &w, const double *running_var, const struct column &at)
+{
+    for (int64_t run = 0; run < w.runs; run++) {
+        const int64_t i = run * w.channels + at.c;
+        const float known = (float)mabn_known_a(w.gamma[at.c], running_var[i], w.o.eps);
+        if (w.saved.a[i] == known) continue;
+        switch (w.repair.dtype) {
+        case MABN_DTYPE_F32:
+            repair_run<float>(w, run, at);
+            break;
+        case MABN_DTYPE_BF16:
+            repair_run<__nv_bfloat16>(w, run, at);
+            break;
+        default:
+            repair_run<__half>(w, run, at);
+        }
+    }
+}
+
 __global__ void __launch_bounds__(BLOCK) coefs_mabn(work w)
 {
-    MABN_SHARED(double, part, BLOCK);
+    MABN_SHARED(double, part, 2 * BLOCK);
+    mabn_await_inputs();
     const struct column at = find_column(w);
     const struct mabn_norm_options &o = w.o;
     const int64_t done = iterations_done(w);
@@ -224,7 +271,7 @@ __global__ void __launch_bounds__(BLOCK) coefs_mabn(work w)
     float *const rv = w.state.running_var + at.c;
     double v_sum = 0;
 
-    finish_sums(chi, w.square, part, w, at);
+    finish_sums(chi, w.square, nullptr, nullptr, part, w, at);
     for (int64_t run = at.row; at.active && run < w.runs; run += at.rows)
         chi[run * w.channels + at.c] /= (double)run_rows_of(w, run);
     __syncthreads();
@@ -257,10 +304,10 @@ __global__ void __launch_bounds__(BLOCK) coefs_mabn(work w)
         struct mabn_coef k;
         mabn_coef_mabn(&k, v, before[i], o.eps, o.lambda, step.renorm, w.gamma[at.c], w.beta[at.c]);
         keep(w, i, k);
-        if (w.clipped && k.a != w.known_a[at.c]) *w.clipped = 1; /* whoever writes, writes 1 */
     }
     __syncthreads();
     if (at.active && at.row == 0) move_window(w, w.state.window_x2, chi, done, mean, at.c);
+    if (w.repair.y && at.active) repair_column(w, before, at);
 }
 
 /* ---- backward over the batch ---- */
@@ -280,13 +327,13 @@ __device__ __forceinline__ void put_grad(const work &w, int64_t at, const struct
 /* This thread's share of dgamma and dbeta; p, q, r of BN's kind on the way. */
 __global__ void __launch_bounds__(BLOCK) grads_bn(work w)
 {
-    MABN_SHARED(double, part, BLOCK);
+    MABN_SHARED(double, part, 2 * BLOCK);
+    mabn_await_inputs();
     const struct column at = find_column(w);
     const bool unbiased = w.o.kind == MABN_NORM_SYNCBN && w.o.sync_reference;
     double dgamma = 0, dbeta = 0;
 
-    finish_sums(w.stat0, w.sum, part, w, at);
-    finish_sums(w.stat1, w.square, part, w, at);
+    finish_sums(w.stat0, w.sum, w.stat1, w.square, part, w, at);
     for (int64_t run = at.row; at.active && run < w.runs; run += at.rows) {
         const int64_t i = run * w.channels + at.c;
         const double sum = w.stat0[i], dot = w.stat1[i], gamma = w.gamma[at.c];
@@ -318,15 +365,15 @@ __device__ __forceinline__ double true_psi(const work &w, double scaled, int64_t
 
 __global__ void __launch_bounds__(BLOCK) grads_mabn(work w)
 {
-    MABN_SHARED(double, part, BLOCK);
+    MABN_SHARED(double, part, 2 * BLOCK);
+    mabn_await_inputs();
     const struct column at = find_column(w);
     const int64_t done = iterations_done(w);
     const double scale = w.scaler ? w.scaler->scale : 1;
     double *const psi = w.stat1;
     double dgamma = 0, dbeta = 0, psi_sum = 0;
 
-    finish_sums(w.stat0, w.sum, part, w, at);
-    finish_sums(w.stat1, w.square, part, w, at);
+    finish_sums(w.stat0, w.sum, w.stat1, w.square, part, w, at);
     for (int64_t run = at.row; at.active && run < w.runs; run += at.rows) {
         const int64_t i = run * w.channels + at.c;
         const double sum = w.stat0[i], dot = w.stat1[i];
@@ -360,6 +407,7 @@ __global__ void __launch_bounds__(BLOCK) grads_mabn(work w)
 __global__ void __launch_bounds__(BLOCK) parameters_gn(work w)
 {
     MABN_SHARED(double, part, BLOCK);
+    mabn_await_inputs();
     const struct column at = find_column(w);
     double dgamma = 0, dbeta = 0;
 
@@ -413,6 +461,7 @@ __device__ __forceinline__ int team_of(int size)
 
 __global__ void __launch_bounds__(SAMPLE_BLOCK) coefs_gn(work w)
 {
+    mabn_await_inputs();
     const int64_t run = blockIdx.x, row = run * w.channels;
     const int size = w.channels / w.o.groups, team = team_of(size);
     const int lane = (int)threadIdx.x % team, teams = SAMPLE_BLOCK / team;
@@ -445,6 +494,7 @@ __global__ void __launch_bounds__(SAMPLE_BLOCK) coefs_gn(work w)
 
 __global__ void __launch_bounds__(SAMPLE_BLOCK) grads_gn(work w)
 {
+    mabn_await_inputs();
     const int64_t run = blockIdx.x, row = run * w.channels;
     const int size = w.channels / w.o.groups, team = team_of(size);
     const int lane = (int)threadIdx.x % team, teams = SAMPLE_BLOCK / team;
@@ -475,17 +525,17 @@ __global__ void __launch_bounds__(SAMPLE_BLOCK) grads_gn(work w)
 __global__ void affine_kernel(float *a, float *b, work w)
 {
     const int c = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+    mabn_await_inputs();
     if (c >= w.channels) return;
     if (w.o.kind == MABN_NORM_NONE) {
         a[c] = 1;
         b[c] = 0;
         return;
     }
-    const double scale = w.gamma[c] * mabn_known_scale(w.state.running_var[c], w.o.eps);
+    const double scale = mabn_known_a(w.gamma[c], w.state.running_var[c], w.o.eps);
     const double mean = w.state.running_mean ? w.state.running_mean[c] : 0;
     a[c] = (float)scale;
     b[c] = (float)(w.beta[c] - mean * scale);
-    if (c == 0 && w.clipped) *w.clipped = 0;
 }
 
 dim3 over_channels(const work *w)
@@ -508,12 +558,7 @@ mabn_status mabn_cuda_affine_of(float *a, float *b, const struct mabn_cuda_work 
                                 cudaStream_t stream)
 {
     const unsigned blocks = (unsigned)((w->channels + 127) / 128);
-    return MABN_LAUNCH(affine_kernel, blocks, 128, 0, stream, a, b, *w);
-}
-
-mabn_status mabn_cuda_known_affine(const struct mabn_cuda_work *w, cudaStream_t stream)
-{
-    return mabn_cuda_affine_of(w->known_a, w->known_b, w, stream);
+    return MABN_LAUNCH_EARLY(affine_kernel, blocks, 128, 0, stream, a, b, *w);
 }
 
 mabn_status mabn_cuda_coefficients(const struct mabn_cuda_work *w, cudaStream_t stream)
@@ -522,11 +567,11 @@ mabn_status mabn_cuda_coefficients(const struct mabn_cuda_work *w, cudaStream_t 
     case MABN_NORM_BN:
     case MABN_NORM_BRN:
     case MABN_NORM_SYNCBN:
-        return MABN_LAUNCH(coefs_bn, over_channels(w), block_size(w), 0, stream, *w);
+        return MABN_LAUNCH_EARLY(coefs_bn, over_channels(w), block_size(w), 0, stream, *w);
     case MABN_NORM_MABN:
-        return MABN_LAUNCH(coefs_mabn, over_channels(w), block_size(w), 0, stream, *w);
+        return MABN_LAUNCH_EARLY(coefs_mabn, over_channels(w), block_size(w), 0, stream, *w);
     default:
-        return MABN_LAUNCH(coefs_gn, (unsigned)w->runs, SAMPLE_BLOCK, 0, stream, *w);
+        return MABN_LAUNCH_EARLY(coefs_gn, (unsigned)w->runs, SAMPLE_BLOCK, 0, stream, *w);
     }
 }
 
@@ -536,11 +581,11 @@ mabn_status mabn_cuda_gradients(const struct mabn_cuda_work *w, cudaStream_t str
     case MABN_NORM_BN:
     case MABN_NORM_BRN:
     case MABN_NORM_SYNCBN:
-        return MABN_LAUNCH(grads_bn, over_channels(w), block_size(w), 0, stream, *w);
+        return MABN_LAUNCH_EARLY(grads_bn, over_channels(w), block_size(w), 0, stream, *w);
     case MABN_NORM_MABN:
-        return MABN_LAUNCH(grads_mabn, over_channels(w), block_size(w), 0, stream, *w);
+        return MABN_LAUNCH_EARLY(grads_mabn, over_channels(w), block_size(w), 0, stream, *w);
     default:
-        MABN_TRY(MABN_LAUNCH(grads_gn, (unsigned)w->runs, SAMPLE_BLOCK, 0, stream, *w));
-        return MABN_LAUNCH(parameters_gn, over_channels(w), block_size(w), 0, stream, *w);
+        MABN_TRY(MABN_LAUNCH_EARLY(grads_gn, (unsigned)w->runs, SAMPLE_BLOCK, 0, stream, *w));
+        return MABN_LAUNCH_EARLY(parameters_gn, over_channels(w), block_size(w), 0, stream, *w);
     }
 }

@@ -1,6 +1,6 @@
 /* The heavy kernels of the normalization engine on the GPU: passes over an array of rows of
- * `channels` values, cut into runs of `run_rows` rows (the last may be shorter), float32 or
- * bfloat16. Private to lib/norm. What they compute is kernels.h's, run by run.
+ * `channels` values, cut into runs of `run_rows` rows (the last may be shorter), float32,
+ * bfloat16 or float16. Private to lib/norm. What they compute is kernels.h's, run by run.
  *
  * Coefficients and sums are float32 arrays (runs,channels). Passes that add up leave one partial
  * sum a chunk of rows, (runs,chunks,channels), which the coefficient kernels finish in double and
@@ -18,16 +18,22 @@ struct mabn_cuda_rows {
     int64_t rows, run_rows;
     int64_t runs; /* ceil(rows/run_rows) */
     int channels;
-    enum mabn_dtype dtype; /* F32, BF16 */
+    enum mabn_dtype dtype; /* F32, BF16, F16 */
     bool wide;             /* 16 bytes at a time: mabn_pack_fits for every array of the call */
 };
 
 /* How many partial sums a run leaves for this array. */
 int mabn_cuda_chunks(const struct mabn_cuda_rows *rows);
 
-/* A bound on runs × chunks for this array, and for any with fewer or shorter runs, whatever the type
- * and alignment. */
+/* A bound on runs × chunks for this array, and for any with fewer or shorter runs, whatever the
+ * type and alignment. */
 int64_t mabn_cuda_most_partials(const struct mabn_cuda_rows *rows);
+
+/* What MABN knows before the batch: a = gamma/sqrt(running_var + eps), b = beta, each (C). */
+struct mabn_cuda_known {
+    const float *gamma, *beta, *running_var;
+    double eps;
+};
 
 /* Coefficients of a run's channels; `stride` floats from run to run: channels, or 0 where all runs
  * share one row. */
@@ -59,12 +65,14 @@ struct mabn_cuda_apply_in {
     const void *x, *residual; /* residual may be NULL */
     struct mabn_cuda_affine affine;
     bool relu;
-    float *square;                    /* not NULL: also Σ x², partial sums */
-    struct mabn_cuda_counter counter; /* moved on when there is `square` */
-    const int *only_if; /* not NULL: do nothing unless *only_if (device memory) is set */
 };
 mabn_status mabn_cuda_apply(const struct mabn_cuda_apply_in *in, const struct mabn_cuda_rows *rows,
                             cudaStream_t stream);
+/* In one pass: apply, with what is known instead of in->affine, and square = Σ x², partial sums. */
+mabn_status mabn_cuda_apply_known(const struct mabn_cuda_apply_in *in,
+                                  const struct mabn_cuda_known *known, float *square,
+                                  struct mabn_cuda_counter counter,
+                                  const struct mabn_cuda_rows *rows, cudaStream_t stream);
 
 struct mabn_cuda_grad {
     const void *dy, *x, *y;         /* y only for MASK_Y */
@@ -77,8 +85,8 @@ struct mabn_cuda_grad {
 mabn_status mabn_cuda_grad_moments(float *sum, float *dot, const struct mabn_cuda_grad *in,
                                    const struct mabn_cuda_rows *rows, cudaStream_t stream);
 
-/* dx = p·g + (q·(x − shift) + r), p, q, r (runs,channels) (`stride` as above); q NULL: dx = p·g.
- * dresidual = g, may be NULL. */
+/* dx = p·g + (q·(x − shift) + r), p, q, r (runs,channels) (`stride` as above); q NULL: dx = p·g;
+ * r NULL: 0. dresidual = g, may be NULL. */
 mabn_status mabn_cuda_grad_apply(void *dx, void *dresidual, const struct mabn_cuda_grad *in,
                                  const float *p, const float *q, const float *r, int64_t stride,
                                  const struct mabn_cuda_rows *rows, cudaStream_t stream);

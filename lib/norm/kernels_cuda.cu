@@ -7,6 +7,9 @@
  * short work (tens of rows a thread), and there are thousands: the memory system is kept full, and
  * the end of the launch ragged by little.
  *
+ * Passes that write walk from the last row to the first: they find in the cache what the pass, or
+ * the convolution, before them read or wrote last, and leave there what the next one reads first.
+ *
  * Cutting depends on the array's shape alone, never on the device, so sums are the same bits on
  * every one. */
 #include "norm/kernels.cuh"
@@ -14,6 +17,7 @@
 #include <type_traits>
 
 #include "device/pack.cuh"
+#include "norm/coefficients.h"
 
 namespace
 {
@@ -29,6 +33,7 @@ enum {
 struct cut {
     int64_t rows, run_rows, chunk_rows;
     int channels, tile, tiles, chunks;
+    bool backwards; /* blocks in turn take the rows from the last to the first */
 };
 
 int64_t ceil_div(int64_t a, int64_t b)
@@ -41,6 +46,7 @@ int64_t ceil_div(int64_t a, int64_t b)
 struct cut cut_rows(const struct mabn_cuda_rows *rows, int vector, int blocks)
 {
     struct cut c;
+    c.backwards = false;
     c.rows = rows->rows;
     c.run_rows = rows->run_rows;
     c.channels = rows->channels;
@@ -73,7 +79,8 @@ struct place {
 template <int V> __device__ __forceinline__ struct place find_place(const struct cut &c)
 {
     struct place p;
-    const unsigned tile = blockIdx.x % c.tiles, rest = blockIdx.x / c.tiles;
+    const unsigned block = c.backwards ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
+    const unsigned tile = block % c.tiles, rest = block / c.tiles;
     p.chunk = (int)(rest % c.chunks);
     p.run = rest / c.chunks;
     p.step = THREADS / c.tile;
@@ -135,6 +142,7 @@ __global__ void __launch_bounds__(THREADS)
     const struct place p = find_place<V>(c);
     float sum[V] = {0}, square[V] = {0}, shift[V] = {0};
 
+    mabn_await_inputs();
     move_on(counter);
     if (SHIFTED && p.active) {
         mabn_load(shift, x + p.run * c.run_rows * c.channels + p.channel);
@@ -166,33 +174,65 @@ template <typename T> struct apply_args {
     T *y;
     const T *x, *residual;
     struct mabn_cuda_affine affine;
+    bool relu;
+    /* KNOWN */
+    struct mabn_cuda_known known;
     float *square;
     struct mabn_cuda_counter counter;
-    const int *only_if;
-    bool relu;
 };
 
-template <typename T, int V, bool RESIDUAL, bool SQUARE>
+/* a and b of the block's channels, a thread each, into `affine` (2,width). */
+template <int V, typename Shared>
+__device__ void find_known(Shared &affine, const struct mabn_cuda_known &known,
+                           const struct place &p, const struct cut &c)
+{
+    const int width = c.tile * V;
+    const int channel0 = p.channel - (int)threadIdx.x % c.tile * V;
+
+    for (int i = (int)threadIdx.x; i < width && channel0 + i < c.channels; i += THREADS) {
+        const int channel = channel0 + i;
+        affine[i] =
+            (float)mabn_known_a(known.gamma[channel], known.running_var[channel], known.eps);
+        affine[width + i] = known.beta[channel];
+    }
+    __syncthreads();
+}
+
+/* The first rows are on their way before the coefficients are. */
+template <typename T, int V, bool RESIDUAL, bool KNOWN>
 __global__ void __launch_bounds__(THREADS) apply_kernel(struct apply_args<T> in, struct cut c)
 {
     constexpr int UNROLL = RESIDUAL ? 2 : 4;
-    MABN_SHARED(float, part, SQUARE ? THREADS *V : 1);
+    MABN_SHARED(float, part, KNOWN ? THREADS *V : 1);
+    MABN_SHARED(float, affine, KNOWN ? 2 * TILE *V : 1);
     const struct place p = find_place<V>(c);
-    const bool wanted = !in.only_if || *in.only_if;
     float a[V] = {0}, b[V] = {0}, square[V] = {0};
-
-    if (SQUARE) move_on(in.counter);
-    if (p.active && wanted) {
-        mabn_load(a, in.affine.a + p.run * in.affine.stride + p.channel);
-        mabn_load(b, in.affine.b + p.run * in.affine.stride + p.channel);
-    }
-    for (int64_t r0 = p.first; wanted && r0 < p.end; r0 += UNROLL * p.step) {
-        typename mabn_vector<T, V>::raw raw[UNROLL], raw_add[UNROLL];
+    typename mabn_vector<T, V>::raw raw[UNROLL], raw_add[UNROLL];
+    auto fetch = [&](int64_t r0) {
         FOR_ROWS(u, row)
         {
             raw[u] = mabn_fetch<V>(in.x + row * c.channels + p.channel);
             if (RESIDUAL) raw_add[u] = mabn_fetch<V>(in.residual + row * c.channels + p.channel);
         }
+    };
+
+    mabn_await_inputs();
+    fetch(p.first);
+    if constexpr (KNOWN) {
+        move_on(in.counter);
+        find_known<V>(affine, in.known, p, c);
+        if (p.active)
+#pragma unroll
+            for (int j = 0; j < V; j++) {
+                const int at = (int)threadIdx.x % c.tile * V + j;
+                a[j] = affine[at];
+                b[j] = affine[c.tile * V + at];
+            }
+    } else if (p.active) {
+        mabn_load(a, in.affine.a + p.run * in.affine.stride + p.channel);
+        mabn_load(b, in.affine.b + p.run * in.affine.stride + p.channel);
+    }
+    for (int64_t r0 = p.first; r0 < p.end; r0 += UNROLL * p.step) {
         FOR_ROWS(u, row)
         {
             float v[V], add[V];
@@ -200,15 +240,16 @@ __global__ void __launch_bounds__(THREADS) apply_kernel(struct apply_args<T> in,
             if (RESIDUAL) mabn_unpack<T>(add, raw_add[u]);
 #pragma unroll
             for (int j = 0; j < V; j++) {
-                if (SQUARE) square[j] = fmaf(v[j], v[j], square[j]);
+                if (KNOWN) square[j] = fmaf(v[j], v[j], square[j]);
                 float y = fmaf(a[j], v[j], b[j]);
                 if (RESIDUAL) y += add[j];
                 v[j] = in.relu && y < 0 ? 0 : y; /* NaN passes */
             }
             mabn_store(in.y + row * c.channels + p.channel, v);
         }
+        fetch(r0 + UNROLL * p.step);
     }
-    if (SQUARE) leave_sum<V>(in.square, part, square, p, c);
+    if constexpr (KNOWN) leave_sum<V>(in.square, part, square, p, c);
 }
 
 /* ---- backward ---- */
@@ -240,6 +281,7 @@ __global__ void __launch_bounds__(THREADS)
     const struct place p = find_place<V>(c);
     float sum[V] = {0}, dot[V] = {0}, shift[V] = {0}, a[V] = {0}, b[V] = {0};
 
+    mabn_await_inputs();
     if (p.active && MASK == MABN_MASK_X) {
         mabn_load(a, in.affine.a + p.run * in.affine.stride + p.channel);
         mabn_load(b, in.affine.b + p.run * in.affine.stride + p.channel);
@@ -272,19 +314,25 @@ __global__ void __launch_bounds__(THREADS)
     leave_sum<V>(dot_out, part, dot, p, c);
 }
 
-template <typename T, int V, int MASK, bool FULL>
-__global__ void __launch_bounds__(THREADS) grad_apply_kernel(struct grad_args<T> in, struct cut c)
+/* What besides p·g makes dx. */
+enum rest { NO_REST, REST_Q /* MABN: q·x */, REST_QR /* q·(x − shift) + r */ };
+
+template <typename T, int V, int MASK, int REST>
+__global__ void __launch_bounds__(THREADS, REST == REST_QR ? 2 : 3)
+    grad_apply_kernel(struct grad_args<T> in, struct cut c)
 {
     constexpr int UNROLL = 2;
     const struct place p = find_place<V>(c);
     float kp[V] = {0}, kq[V] = {0}, kr[V] = {0}, shift[V] = {0}, a[V] = {0}, b[V] = {0};
 
+    mabn_await_inputs();
     if (p.active) {
         const int64_t at = p.run * in.stride + p.channel;
         mabn_load(kp, in.p + at);
-        if (FULL) mabn_load(kq, in.q + at);
-        if (FULL) mabn_load(kr, in.r + at);
-        if (FULL && in.shift) mabn_load(shift, in.shift + p.run * c.channels + p.channel);
+        if (REST) mabn_load(kq, in.q + at);
+        if (REST == REST_QR && in.r) mabn_load(kr, in.r + at);
+        if (REST == REST_QR && in.shift)
+            mabn_load(shift, in.shift + p.run * c.channels + p.channel);
         if (MASK == MABN_MASK_X) {
             mabn_load(a, in.affine.a + p.run * in.affine.stride + p.channel);
             mabn_load(b, in.affine.b + p.run * in.affine.stride + p.channel);
@@ -296,7 +344,7 @@ __global__ void __launch_bounds__(THREADS) grad_apply_kernel(struct grad_args<T>
         {
             const int64_t at = row * c.channels + p.channel;
             raw_dy[u] = mabn_fetch<V>(in.dy + at);
-            if (FULL || MASK == MABN_MASK_X) raw_x[u] = mabn_fetch<V>(in.x + at);
+            if (REST || MASK == MABN_MASK_X) raw_x[u] = mabn_fetch<V>(in.x + at);
             if (MASK == MABN_MASK_Y) raw_y[u] = mabn_fetch<V>(in.y + at);
         }
         FOR_ROWS(u, row)
@@ -304,7 +352,7 @@ __global__ void __launch_bounds__(THREADS) grad_apply_kernel(struct grad_args<T>
             const int64_t at = row * c.channels + p.channel;
             float g[V], x[V] = {0}, y[V] = {0};
             mabn_unpack<T>(g, raw_dy[u]);
-            if (FULL || MASK == MABN_MASK_X) mabn_unpack<T>(x, raw_x[u]);
+            if (REST || MASK == MABN_MASK_X) mabn_unpack<T>(x, raw_x[u]);
             if (MASK == MABN_MASK_Y) mabn_unpack<T>(y, raw_y[u]);
 #pragma unroll
             for (int j = 0; j < V; j++)
@@ -312,13 +360,39 @@ __global__ void __launch_bounds__(THREADS) grad_apply_kernel(struct grad_args<T>
             if (in.dresidual) mabn_store(in.dresidual + at, g);
 #pragma unroll
             for (int j = 0; j < V; j++)
-                g[j] = fmaf(kp[j], g[j], FULL ? fmaf(kq[j], x[j] - shift[j], kr[j]) : 0);
+                g[j] = fmaf(kp[j], g[j],
+                            REST == REST_QR  ? fmaf(kq[j], x[j] - shift[j], kr[j])
+                            : REST == REST_Q ? kq[j] * x[j]
+                                             : 0);
             mabn_store(in.dx + at, g);
         }
     }
 }
 
 /* ---- choosing a kernel ---- */
+
+template <typename T> struct apply_args<T> apply_args_of(const struct mabn_cuda_apply_in *in) {
+    struct apply_args<T> args = {
+    };
+    args.y = static_cast<T *>(in->y);
+    args.x = static_cast<const T *>(in->x);
+    args.residual = static_cast<const T *>(in->residual);
+    args.affine = in->affine;
+    args.relu = in->relu;
+    return args;
+}
+
+template <int V, bool KNOWN, typename T>
+mabn_status launch_apply(const struct apply_args<T> &args, struct cut c,
+                         const struct mabn_cuda_rows *rows, cudaStream_t stream)
+{
+    const dim3 grid = grid_of(c, rows->runs);
+    c.backwards = true;
+    if (args.residual)
+        return MABN_LAUNCH_EARLY((apply_kernel<T, V, true, KNOWN>), grid, THREADS, 0, stream, args,
+                                 c);
+    return MABN_LAUNCH_EARLY((apply_kernel<T, V, false, KNOWN>), grid, THREADS, 0, stream, args, c);
+}
 
 template <typename T> struct grad_args<T> grad_args_of(const struct mabn_cuda_grad *in) {
     struct grad_args<T> args = {
@@ -335,12 +409,17 @@ template <typename T, int V, int MASK>
 mabn_status launch_grad_apply(const struct grad_args<T> &args, const struct mabn_cuda_rows *rows,
                               cudaStream_t stream)
 {
-    const struct cut c = cut_rows(rows, V, APPLY_BLOCKS);
+    struct cut c = cut_rows(rows, V, APPLY_BLOCKS);
     const dim3 grid = grid_of(c, rows->runs);
+    c.backwards = true;
+    if (args.q && (args.r || args.shift))
+        return MABN_LAUNCH_EARLY((grad_apply_kernel<T, V, MASK, REST_QR>), grid, THREADS, 0, stream,
+                                 args, c);
     if (args.q)
-        return MABN_LAUNCH((grad_apply_kernel<T, V, MASK, true>), grid, THREADS, 0, stream, args,
-                           c);
-    return MABN_LAUNCH((grad_apply_kernel<T, V, MASK, false>), grid, THREADS, 0, stream, args, c);
+        return MABN_LAUNCH_EARLY((grad_apply_kernel<T, V, MASK, REST_Q>), grid, THREADS, 0, stream,
+                                 args, c);
+    return MABN_LAUNCH_EARLY((grad_apply_kernel<T, V, MASK, NO_REST>), grid, THREADS, 0, stream,
+                             args, c);
 }
 
 } // namespace
@@ -367,8 +446,9 @@ mabn_status mabn_cuda_square(float *square, const void *x, struct mabn_cuda_coun
         using T = std::remove_pointer_t<decltype(type)>;
         constexpr int V = decltype(vector)::value;
         const struct cut c = cut_rows(rows, V, SUM_BLOCKS);
-        return MABN_LAUNCH((moments_kernel<T, V, false>), grid_of(c, rows->runs), THREADS, 0,
-                           stream, nullptr, square, nullptr, static_cast<const T *>(x), counter, c);
+        return MABN_LAUNCH_EARLY((moments_kernel<T, V, false>), grid_of(c, rows->runs), THREADS, 0,
+                                 stream, nullptr, square, nullptr, static_cast<const T *>(x),
+                                 counter, c);
     });
 }
 
@@ -380,8 +460,8 @@ mabn_status mabn_cuda_moments(float *sum, float *square, float *first, const voi
         using T = std::remove_pointer_t<decltype(type)>;
         constexpr int V = decltype(vector)::value;
         const struct cut c = cut_rows(rows, V, SUM_BLOCKS);
-        return MABN_LAUNCH((moments_kernel<T, V, true>), grid_of(c, rows->runs), THREADS, 0, stream,
-                           sum, square, first, static_cast<const T *>(x), counter, c);
+        return MABN_LAUNCH_EARLY((moments_kernel<T, V, true>), grid_of(c, rows->runs), THREADS, 0,
+                                 stream, sum, square, first, static_cast<const T *>(x), counter, c);
     });
 }
 
@@ -391,22 +471,24 @@ mabn_status mabn_cuda_apply(const struct mabn_cuda_apply_in *in, const struct ma
     return mabn_by_type(rows->dtype, rows->wide, [&](auto *type, auto vector) {
         using T = std::remove_pointer_t<decltype(type)>;
         constexpr int V = decltype(vector)::value;
-        const struct cut c = cut_rows(rows, V, in->square ? SUM_BLOCKS : APPLY_BLOCKS);
-        const dim3 grid = grid_of(c, rows->runs);
-        const struct apply_args<T> args = {
-            static_cast<T *>(in->y), static_cast<const T *>(in->x),
-                static_cast<const T *>(in->residual), in->affine, in->square, in->counter,
-                in->only_if, in->relu
-        };
-        if (in->square && in->residual)
-            return MABN_LAUNCH((apply_kernel<T, V, true, true>), grid, THREADS, 0, stream, args, c);
-        if (in->square)
-            return MABN_LAUNCH((apply_kernel<T, V, false, true>), grid, THREADS, 0, stream, args,
-                               c);
-        if (in->residual)
-            return MABN_LAUNCH((apply_kernel<T, V, true, false>), grid, THREADS, 0, stream, args,
-                               c);
-        return MABN_LAUNCH((apply_kernel<T, V, false, false>), grid, THREADS, 0, stream, args, c);
+        return launch_apply<V, false>(apply_args_of<T>(in), cut_rows(rows, V, APPLY_BLOCKS), rows,
+                                      stream);
+    });
+}
+
+mabn_status mabn_cuda_apply_known(const struct mabn_cuda_apply_in *in,
+                                  const struct mabn_cuda_known *known, float *square,
+                                  struct mabn_cuda_counter counter,
+                                  const struct mabn_cuda_rows *rows, cudaStream_t stream)
+{
+    return mabn_by_type(rows->dtype, rows->wide, [&](auto *type, auto vector) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        constexpr int V = decltype(vector)::value;
+        struct apply_args<T> args = apply_args_of<T>(in);
+        args.known = *known;
+        args.square = square;
+        args.counter = counter;
+        return launch_apply<V, true>(args, cut_rows(rows, V, SUM_BLOCKS), rows, stream);
     });
 }
 
@@ -420,13 +502,13 @@ mabn_status mabn_cuda_grad_moments(float *sum, float *dot, const struct mabn_cud
         const dim3 grid = grid_of(c, rows->runs);
         const struct grad_args<T> args = grad_args_of<T>(in);
         if (in->mask == MABN_MASK_Y)
-            return MABN_LAUNCH((grad_moments_kernel<T, V, MABN_MASK_Y>), grid, THREADS, 0, stream,
-                               sum, dot, args, c);
+            return MABN_LAUNCH_EARLY((grad_moments_kernel<T, V, MABN_MASK_Y>), grid, THREADS, 0,
+                                     stream, sum, dot, args, c);
         if (in->mask == MABN_MASK_X)
-            return MABN_LAUNCH((grad_moments_kernel<T, V, MABN_MASK_X>), grid, THREADS, 0, stream,
-                               sum, dot, args, c);
-        return MABN_LAUNCH((grad_moments_kernel<T, V, MABN_MASK_NONE>), grid, THREADS, 0, stream,
-                           sum, dot, args, c);
+            return MABN_LAUNCH_EARLY((grad_moments_kernel<T, V, MABN_MASK_X>), grid, THREADS, 0,
+                                     stream, sum, dot, args, c);
+        return MABN_LAUNCH_EARLY((grad_moments_kernel<T, V, MABN_MASK_NONE>), grid, THREADS, 0,
+                                 stream, sum, dot, args, c);
     });
 }
 

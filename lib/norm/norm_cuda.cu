@@ -1,7 +1,7 @@
 /* The normalization engine on the GPU: which kernels a call launches, on which memory.
  *
  *     forward              moments, coefficients, apply
- *     forward, known       affine, apply with Σx², coefficients, apply where a run was clipped
+ *     forward, known       apply with Σx², coefficients (and y again where a run was clipped)
  *     backward             gradient moments, gradients, gradient apply
  *     inference            affine, apply; GN, LN and IN as forward */
 #include "norm/norm_cuda.h"
@@ -27,7 +27,7 @@ size_t align64(size_t bytes)
 }
 
 struct layout {
-    size_t sum, square, first, stat0, stat1, known, clipped, grad, saved, bytes;
+    size_t sum, square, first, stat0, stat1, known, grad, saved, bytes;
 };
 
 /* partials: partial sums of a channel, over all runs. */
@@ -42,8 +42,7 @@ struct layout scratch_layout(const struct mabn_norm *norm, int64_t samples, int6
     l.stat0 = l.first + align64(rc * sizeof(float));
     l.stat1 = l.stat0 + align64(rc * sizeof(double));
     l.known = l.stat1 + align64(rc * sizeof(double));
-    l.clipped = l.known + 2 * align64(c * sizeof(float));
-    l.grad = l.clipped + 64;
+    l.grad = l.known + 2 * align64(c * sizeof(float));
     l.saved = l.grad + 3 * align64(rc * sizeof(float));
     l.bytes = l.saved + mabn_norm_saved_bytes(norm, samples);
     return l;
@@ -100,18 +99,12 @@ void call_init(struct call *c, const struct mabn_norm *norm, const struct mabn_n
     w->stat0 = reinterpret_cast<double *>(p + l.stat0);
     w->stat1 = reinterpret_cast<double *>(p + l.stat1);
     w->known_a = reinterpret_cast<float *>(p + l.known);
-    w->known_b = reinterpret_cast<float *>(p + l.known + (l.clipped - l.known) / 2);
+    w->known_b = reinterpret_cast<float *>(p + l.known + (l.grad - l.known) / 2);
     w->p = reinterpret_cast<float *>(p + l.grad);
     w->q = reinterpret_cast<float *>(p + l.grad + one);
     w->r = reinterpret_cast<float *>(p + l.grad + 2 * one);
     /* GN, LN and IN at inference have no saved block: it is scratch then. */
     mabn_norm_saved_view(&w->saved, norm, io->saved ? io->saved : p + l.saved, io->samples);
-}
-
-int *clipped_flag(const struct call *c)
-{
-    const struct layout l = scratch_layout(c->norm, c->io->samples, c->work.runs * c->work.chunks);
-    return reinterpret_cast<int *>(static_cast<char *>(c->io->scratch) + l.clipped);
 }
 
 mabn_status check(const struct mabn_norm *norm, const struct mabn_norm_cuda_io *io)
@@ -149,26 +142,22 @@ struct mabn_cuda_apply_in apply_in(const struct call *c, const float *a, const f
     return in;
 }
 
-mabn_status apply_saved(const struct call *c, const int *only_if)
+mabn_status apply_saved(const struct call *c)
 {
     const struct mabn_norm_saved *s = &c->work.saved;
-    struct mabn_cuda_apply_in in = apply_in(c, s->a, s->b, c->work.channels);
-    in.only_if = only_if;
+    const struct mabn_cuda_apply_in in = apply_in(c, s->a, s->b, c->work.channels);
     return mabn_cuda_apply(&in, &c->rows, c->stream);
 }
 
 mabn_status forward_known(struct call *c)
 {
     struct mabn_cuda_work *w = &c->work;
-    struct mabn_cuda_apply_in in = apply_in(c, w->known_a, w->known_b, 0);
+    const struct mabn_cuda_apply_in in = apply_in(c, NULL, NULL, 0);
+    const struct mabn_cuda_known known = {w->gamma, w->beta, w->state.running_var, w->o.eps};
 
-    w->clipped = clipped_flag(c);
-    in.square = w->square;
-    in.counter = counter_of(c);
-    MABN_TRY(mabn_cuda_known_affine(w, c->stream));
-    MABN_TRY(mabn_cuda_apply(&in, &c->rows, c->stream));
-    MABN_TRY(mabn_cuda_coefficients(w, c->stream));
-    return apply_saved(c, w->clipped);
+    w->repair = {c->io->y, c->io->x, c->io->residual, c->io->dtype, c->io->relu};
+    MABN_TRY(mabn_cuda_apply_known(&in, &known, w->square, counter_of(c), &c->rows, c->stream));
+    return mabn_cuda_coefficients(w, c->stream);
 }
 
 mabn_status measure_and_apply(struct call *c)
@@ -181,7 +170,7 @@ mabn_status measure_and_apply(struct call *c)
         MABN_TRY(mabn_cuda_moments(w->sum, w->square, w->first, c->io->x, counter_of(c), &c->rows,
                                    c->stream));
     MABN_TRY(mabn_cuda_coefficients(w, c->stream));
-    return apply_saved(c, NULL);
+    return apply_saved(c);
 }
 
 /* As the CPU has it: several runs under the iteration rule each move running_var. */
@@ -212,7 +201,7 @@ mabn_status mabn_norm_cuda_forward(const struct mabn_norm *norm, const struct ma
     call_init(&c, norm, io);
     if (!mabn_norm_measures(norm->options.kind)) {
         MABN_TRY(mabn_cuda_affine_of(c.work.saved.a, c.work.saved.b, &c.work, c.stream));
-        return apply_saved(&c, NULL);
+        return apply_saved(&c);
     }
     return knows_affine(&c) ? forward_known(&c) : measure_and_apply(&c);
 }
@@ -224,7 +213,7 @@ mabn_status mabn_norm_cuda_reapply(const struct mabn_norm *norm, const struct ma
     MABN_TRY(check(norm, io));
     if (!io->samples || !io->positions) return MABN_OK;
     call_init(&c, norm, io);
-    return apply_saved(&c, NULL);
+    return apply_saved(&c);
 }
 
 mabn_status mabn_norm_cuda_backward(const struct mabn_norm *norm,
@@ -257,11 +246,12 @@ mabn_status mabn_norm_cuda_backward(const struct mabn_norm *norm,
     if (!mabn_norm_measures(norm->options.kind))
         return mabn_cuda_grad_apply(io->dx, io->dresidual, &in, w->saved.a, NULL, NULL, w->channels,
                                     &c.rows, c.stream);
-    in.shift = norm->options.kind == MABN_NORM_MABN ? NULL : w->saved.mean;
+    const bool centred = norm->options.kind != MABN_NORM_MABN;
+    in.shift = centred ? w->saved.mean : NULL;
     MABN_TRY(mabn_cuda_grad_moments(w->sum, w->square, &in, &c.rows, c.stream));
     MABN_TRY(mabn_cuda_gradients(w, c.stream));
-    return mabn_cuda_grad_apply(io->dx, io->dresidual, &in, w->p, w->q, w->r, w->channels, &c.rows,
-                                c.stream);
+    return mabn_cuda_grad_apply(io->dx, io->dresidual, &in, w->p, w->q, centred ? w->r : NULL,
+                                w->channels, &c.rows, c.stream);
 }
 
 mabn_status mabn_norm_cuda_infer(const struct mabn_norm *norm, const struct mabn_norm_cuda_io *io)
