@@ -20,7 +20,15 @@ static mabn_status choose_backend(struct mabn_net *net)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "the CPU computes in fp32 only, not in %s",
                          mabn_net_precision_name(*precision));
     }
-    return mabn_fail(MABN_ERR_UNSUPPORTED, "networks do not run on a GPU yet");
+#if MABN_CUDA
+    net->backend = &mabn_net_cuda;
+    if (*precision == MABN_NET_AUTO) *precision = MABN_NET_BF16;
+    if (*precision == MABN_NET_BF16) net->dtype = MABN_DTYPE_BF16;
+    if (*precision == MABN_NET_FP16) net->dtype = MABN_DTYPE_F16;
+    return MABN_OK;
+#else
+    return mabn_fail(MABN_ERR_UNSUPPORTED, "this build has no CUDA device");
+#endif
 }
 
 mabn_status mabn_net_new(struct mabn_net **out, struct mabn_device *device,

@@ -27,8 +27,7 @@ struct mabn_norm_saved {
 void mabn_norm_saved_view(struct mabn_norm_saved *view, const struct mabn_norm *norm, void *saved,
                           int64_t samples);
 
-/* Samples a run, and runs, of a call of `samples`. */
-int64_t mabn_norm_run_samples(const struct mabn_norm *norm, int64_t samples);
+/* Runs of a call of `samples`. */
 int64_t mabn_norm_runs(const struct mabn_norm *norm, int64_t samples);
 
 /* Statistics are taken from the batch: all but none and frozen. */

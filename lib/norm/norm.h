@@ -209,6 +209,8 @@ struct mabn_norm_io {
     bool accumulate;  /* add to dgamma and dbeta instead of overwriting; dx, dresidual overwrite */
 };
 
+/* Samples of a run (but a short last one) in a call of `samples`. */
+int64_t mabn_norm_run_samples(const struct mabn_norm *norm, int64_t samples);
 /* Bytes of `saved` and `scratch` for calls of at most this size (multiples of 64). */
 size_t mabn_norm_saved_bytes(const struct mabn_norm *norm, int64_t samples);
 size_t mabn_norm_scratch_bytes(const struct mabn_norm *norm, int64_t samples, int64_t positions);

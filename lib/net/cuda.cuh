@@ -1,0 +1,115 @@
+/* What a network keeps on a GPU; for prepare_cuda.cu and run_cuda.cu. */
+#ifndef MABN_NET_CUDA_CUH
+#define MABN_NET_CUDA_CUH
+
+#include "device/cuda.h"
+#include "net/internal.h"
+#include "norm/norm_cuda.h"
+#include "ops/conv_cuda.h"
+#include "ops/ops_cuda.h"
+
+/* What a node has beside struct node. */
+struct layer {
+    struct mabn_conv_cuda *conv; /* of a convolution or linear layer */
+    void *work;                  /* its weights in use … */
+    bool owns_work;              /* … a copy; else the parameters themselves */
+    bool padded;                 /* … with more channels than the parameters, as is … */
+    float *dwork;                /* … their gradient */
+    float *bias;                 /* NULL: none */
+    struct mabn_norm_cuda_io io; /* of a norm */
+    bool may_know;               /* MABN whose affine map is known ahead, from some step on */
+};
+
+/* Device and host memory of the same layout. */
+struct figures { /* and the ranks (N) after it */
+    struct mabn_cuda_xent_total total;
+    struct mabn_cuda_scaler scaler;
+};
+struct inputs { /* at the end of a slot's upload; and the labels (N) after it */
+    struct mabn_cuda_sgd_rates rates;
+    int32_t padding;
+};
+
+/* The host's side of a step: pinned memory. */
+struct slot {
+    float *pictures;
+    struct inputs *inputs;
+    struct figures *figures;
+    float *logits;
+    struct mabn_cuda_event *uploaded, *done;
+};
+
+struct variant {
+    struct mabn_cuda_graph *graph;
+    bool warm;
+    double smoothing; /* what was captured with the graph … */
+    bool nesterov;
+    void *scratch;
+};
+
+enum { SLOTS = 2, APART = SLOTS }; /* the last slot's outputs are of the calls apart */
+
+struct net_cuda {
+    struct layer *layers;
+    void *stream, *copy_stream;
+    struct slot slots[SLOTS + 1];
+    const struct slot *seen; /* whose logits and ranks are shown */
+    int64_t steps;           /* begun */
+    struct mabn_cuda_event *taken, *begin, *end;
+    size_t picture_bytes, upload_bytes, figure_bytes, input_bytes; /* of a slot's blocks */
+
+    struct arena staged, small, biases, dwork;
+    struct inputs *inputs;   /* on the device, as … */
+    struct figures *figures; /* … these */
+    int32_t *labels, *ranks;
+    double *losses; /* (N) */
+    float *share;
+    struct mabn_cuda_scaler *scaler; /* NULL: no loss scaling */
+
+    struct mabn_cuda_sgd_param *host_params, *params;
+    struct mabn_cuda_sgd_piece *pieces;
+    struct arena sgd;
+    int64_t piece_count;
+    double weight_decay;
+    int no_decay_norm_bias; /* of the list on the device; -1: not there yet */
+
+    void *scratch;
+    int64_t until_known; /* training calls; -1: never */
+    struct variant variants[2], bare;
+    bool no_graphs;
+};
+
+static inline void *memory(const struct mabn_net *net, int buffer)
+{
+    return net_buffer(net, buffer);
+}
+
+static inline bool is_half(const struct mabn_net *net)
+{
+    return net->dtype != MABN_DTYPE_F32;
+}
+
+static inline bool has_weights(const struct node *node)
+{
+    return node->kind == NODE_CONV || node->kind == NODE_LINEAR;
+}
+
+static inline struct layer *layer_of(const struct mabn_net *net, const struct node *node)
+{
+    return &net->cuda->layers[node - net->nodes];
+}
+
+static inline int64_t filter_size(const struct mabn_net *net, const struct node *node)
+{
+    return (int64_t)net->parameters[node->weight].count / node->c;
+}
+
+/* prepare_cuda.cu: the backend's prepare and release; the copy of a layer's weights from float32
+ * ones on the device; all that is made of parameters and state, after someone else wrote those. */
+mabn_status mabn_net_cuda_prepare(struct mabn_net *net);
+void mabn_net_cuda_release(struct mabn_net *net);
+mabn_status mabn_net_cuda_write_work(const struct mabn_net *net, const struct node *node,
+                                     const float *weight, bool centralize);
+mabn_status mabn_net_cuda_refresh(struct mabn_net *net);
+
+#endif

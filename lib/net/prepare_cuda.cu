@@ -1,0 +1,373 @@
+/* A network on an NVIDIA GPU made ready: memory beside the arenas, the plans of the convolutions,
+ * and the weights in use.
+ *
+ * The weights in use are copies in the net's element type, centralized where asked, written by the
+ * update in the same pass, and made anew here when someone else has written the parameters. The
+ * gradients of centralized weights keep their filters' means: the update takes them off. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "net/cuda.cuh"
+
+/* ---- preparing ---- */
+
+static mabn_status prepare_conv(struct mabn_net *net, struct node *node)
+{
+    const struct node *x = &net->nodes[node->x];
+    struct layer *layer = layer_of(net, node);
+    bool linear = node->kind == NODE_LINEAR, logits = node == &net->nodes[net->output];
+    struct mabn_conv_shape shape = {net->options.batch, x->h, x->w, x->c, node->c, 1, 1, 0};
+    struct mabn_conv_cuda_options o = {};
+    if (!linear) {
+        shape.kernel = node->conv.kernel;
+        shape.stride = node->conv.stride;
+        shape.pad = node->conv.pad;
+    }
+    if (x->kind == NODE_INPUT) shape.in = net->input_channels;
+    layer->padded = shape.in != x->c;
+    o.dtype = net->dtype;
+    o.y_dtype = logits ? MABN_DTYPE_F32 : net->dtype;
+    o.tf32 = net->options.precision == MABN_NET_TF32;
+    o.training = net->options.training;
+    o.no_dx = !x->trains;
+    o.bias = node->bias >= 0;
+    o.plain = net->options.exact;
+    if (node->folded >= 0) {
+        const struct node *norm = &net->nodes[node->folded];
+        o.bias = true;
+        o.relu = norm->io.relu;
+        o.add = norm->residual >= 0;
+    }
+    mabn_status status = mabn_conv_cuda_new(&layer->conv, net->device, &shape, &o);
+    if (status) return mabn_fail_prefix(status, "'%s'", node->name);
+    const size_t workspace = net_align(mabn_conv_cuda_workspace(layer->conv));
+    if (workspace > net->scratch_bytes) net->scratch_bytes = workspace;
+    mabn_verbose("%s: %s; %s; %s", node->name,
+                 mabn_conv_cuda_describe(layer->conv, MABN_CONV_FORWARD),
+                 mabn_conv_cuda_describe(layer->conv, MABN_CONV_BACKWARD_DATA),
+                 mabn_conv_cuda_describe(layer->conv, MABN_CONV_BACKWARD_WEIGHTS));
+    layer->bias = net_weight(net, node->bias);
+    layer->owns_work = is_half(net) || layer->padded || node->conv.centralize || node->folded >= 0;
+    return MABN_OK;
+}
+
+/* Places for the weights in use, folded biases, and padded gradients. */
+static mabn_status place_weights(struct mabn_net *net)
+{
+    struct net_cuda *c = net->cuda;
+    const size_t element = mabn_dtype_size(net->dtype);
+    size_t work = 0, biases = 0, dwork = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        if (pass) {
+            MABN_TRY(mabn_net_get_arena(net, &net->packed, work));
+            MABN_TRY(mabn_net_get_arena(net, &c->biases, biases));
+            MABN_TRY(mabn_net_get_arena(net, &c->dwork, dwork));
+            work = biases = dwork = 0;
+        }
+        for (int i = 0; i < net->node_count; i++) {
+            struct node *node = &net->nodes[i];
+            struct layer *layer = &c->layers[i];
+            if (!has_weights(node)) continue;
+            size_t count = net->parameters[node->weight].count;
+            if (layer->padded)
+                count = count / (size_t)net->nodes[node->x].c * (size_t)net->input_channels;
+            layer->work =
+                layer->owns_work ? net->packed.base + work : (void *)net_weight(net, node->weight);
+            if (layer->owns_work) work += net_align(count * element);
+            if (node->folded >= 0) {
+                layer->bias = (float *)(c->biases.base + biases);
+                biases += net_align((size_t)node->c * sizeof(float));
+            }
+            if (layer->padded && net->options.training) {
+                layer->dwork = (float *)(c->dwork.base + dwork);
+                dwork += net_align(count * sizeof(float));
+            }
+        }
+    }
+    return MABN_OK;
+}
+
+static void bind_norm(struct mabn_net *net, struct node *node)
+{
+    struct mabn_norm_cuda_io *io = &layer_of(net, node)->io;
+    const struct node *x = &net->nodes[node->x];
+    const struct node *shortcut = node->residual >= 0 ? &net->nodes[node->residual] : NULL;
+    io->samples = net->options.batch;
+    io->positions = node->h * node->w;
+    io->dtype = net->dtype;
+    io->relu = node->io.relu;
+    io->gamma = net_weight(net, node->weight);
+    io->beta = net_weight(net, node->bias);
+    io->state = net->state.base + node->state_offset;
+    io->saved = memory(net, node->extra);
+    io->x = memory(net, x->data);
+    io->residual = shortcut ? memory(net, shortcut->data) : NULL;
+    io->stream = net->cuda->stream;
+    io->scaler = net->cuda->scaler;
+    const size_t bytes =
+        net_align(mabn_norm_cuda_scratch_bytes(&node->norm, io->samples, io->positions));
+    if (bytes > net->scratch_bytes) net->scratch_bytes = bytes;
+    if (!net->options.training) return;
+    io->dy = memory(net, node->grad);
+    io->dx = x->trains ? memory(net, x->grad) : NULL;
+    io->dresidual = shortcut && shortcut->trains ? memory(net, node->grad) : NULL;
+    io->dgamma = net_gradient(net, node->weight);
+    io->dbeta = net_gradient(net, node->bias);
+}
+
+/* The list of parameters for the update; their decay comes with the first update. */
+static mabn_status prepare_sgd(struct mabn_net *net)
+{
+    struct net_cuda *c = net->cuda;
+    struct mabn_cuda_sgd_param *list =
+        (struct mabn_cuda_sgd_param *)mabn_xcalloc((size_t)net->parameter_count + 1, sizeof *list);
+    int count = 0;
+    c->host_params = list;
+    for (int i = 0; i < net->parameter_count; i++) {
+        const struct parameter *p = &net->parameters[i];
+        if (!p->trains) continue;
+        struct mabn_cuda_sgd_param *s = &list[count++];
+        s->param = net_weight(net, i);
+        s->buffer = (float *)net->momentum.base + p->offset;
+        s->grad = net_gradient(net, i);
+        s->work_dtype = net->dtype;
+        s->count = (int64_t)p->count;
+        s->filters = p->centralize ? p->out : 0;
+        s->lr_factor = 1;
+        for (int k = 0; k < net->node_count; k++)
+            if (net->nodes[k].weight == i && c->layers[k].owns_work && !c->layers[k].padded)
+                s->work = c->layers[k].work;
+    }
+    c->piece_count = mabn_cuda_sgd_cut(NULL, list, count);
+    const size_t params = net_align((size_t)count * sizeof *list);
+    const size_t pieces = (size_t)c->piece_count * sizeof *c->pieces;
+    MABN_TRY(mabn_net_get_arena(net, &c->sgd, params + pieces));
+    c->params = (struct mabn_cuda_sgd_param *)c->sgd.base;
+    c->pieces = (struct mabn_cuda_sgd_piece *)(c->sgd.base + params);
+    struct mabn_cuda_sgd_piece *cut =
+        (struct mabn_cuda_sgd_piece *)mabn_xcalloc((size_t)c->piece_count + 1, sizeof *cut);
+    mabn_cuda_sgd_cut(cut, list, count);
+    const mabn_status status = mabn_device_put(net->device, c->pieces, cut, pieces);
+    free(cut);
+    c->no_decay_norm_bias = -1;
+    return status;
+}
+
+static mabn_status prepare_slot(struct mabn_net *net, struct slot *slot, bool apart)
+{
+    struct net_cuda *c = net->cuda;
+    const size_t logits = (size_t)net_values(net, &net->nodes[net->output]) * sizeof(float);
+    void *p;
+    MABN_TRY(mabn_cuda_host_alloc(net->device, &p, c->figure_bytes));
+    slot->figures = (struct figures *)p;
+    MABN_TRY(mabn_cuda_host_alloc(net->device, &p, logits));
+    slot->logits = (float *)p;
+    if (apart) return MABN_OK;
+    MABN_TRY(mabn_cuda_host_alloc(net->device, &p, c->upload_bytes));
+    slot->pictures = (float *)p;
+    slot->inputs = (struct inputs *)((char *)p + c->picture_bytes);
+    MABN_TRY(mabn_cuda_event_new(&slot->uploaded, net->device, false));
+    return mabn_cuda_event_new(&slot->done, net->device, false);
+}
+
+/* Slots on the host, and what lies beside the arenas on the device. */
+static mabn_status prepare_memory(struct mabn_net *net)
+{
+    struct net_cuda *c = net->cuda;
+    const size_t n = (size_t)net->options.batch;
+    c->picture_bytes = net_align((size_t)net_values(net, &net->nodes[0]) * sizeof(float));
+    c->input_bytes = sizeof(struct inputs) + n * sizeof(int32_t);
+    c->upload_bytes = c->picture_bytes + c->input_bytes;
+    c->figure_bytes = sizeof(struct figures) + n * sizeof(int32_t);
+    for (int i = 0; i <= SLOTS; i++)
+        MABN_TRY(prepare_slot(net, &c->slots[i], i == APART));
+    c->seen = &c->slots[APART];
+    MABN_TRY(mabn_cuda_event_new(&c->taken, net->device, false));
+    MABN_TRY(mabn_cuda_event_new(&c->begin, net->device, true));
+    MABN_TRY(mabn_cuda_event_new(&c->end, net->device, true));
+    MABN_TRY(mabn_net_get_arena(net, &c->staged, c->upload_bytes));
+    const size_t figures = net_align(c->figure_bytes), inputs = net_align(c->input_bytes);
+    MABN_TRY(
+        mabn_net_get_arena(net, &c->small, figures + inputs + net_align(n * sizeof(double)) + 256));
+    c->figures = (struct figures *)c->small.base;
+    c->ranks = (int32_t *)(c->figures + 1);
+    c->inputs = (struct inputs *)(c->small.base + figures);
+    c->labels = (int32_t *)(c->inputs + 1);
+    c->losses = (double *)(c->small.base + figures + inputs);
+    c->share = (float *)(c->small.base + figures + inputs + net_align(n * sizeof(double)));
+    if (net->options.precision != MABN_NET_FP16 || !net->options.training) return MABN_OK;
+    c->scaler = &c->figures->scaler;
+    return mabn_cuda_scaler_init(c->scaler, c->stream);
+}
+
+mabn_status mabn_net_cuda_prepare(struct mabn_net *net)
+{
+    const struct node *output = &net->nodes[net->output];
+    if (output->kind != NODE_LINEAR)
+        return mabn_fail(MABN_ERR_UNSUPPORTED,
+                         "on a GPU a network ends in a linear layer, not '%s'", output->name);
+    struct net_cuda *c = net->cuda = (struct net_cuda *)mabn_xcalloc(1, sizeof *c);
+    c->layers = (struct layer *)mabn_xcalloc((size_t)net->node_count, sizeof *c->layers);
+    c->stream = mabn_cuda_stream(net->device);
+    c->copy_stream = mabn_cuda_copy_stream(net->device);
+    MABN_TRY(prepare_memory(net));
+    for (int i = 0; i < net->node_count; i++)
+        if (has_weights(&net->nodes[i])) MABN_TRY(prepare_conv(net, &net->nodes[i]));
+    MABN_TRY(place_weights(net));
+    for (int i = 0; i < net->node_count; i++)
+        if (net->nodes[i].kind == NODE_NORM) bind_norm(net, &net->nodes[i]);
+    if (net->options.training) MABN_TRY(prepare_sgd(net));
+    return mabn_device_scratch(net->device, &c->scratch, net->scratch_bytes);
+}
+
+void mabn_net_cuda_release(struct mabn_net *net)
+{
+    struct net_cuda *c = net->cuda;
+    if (!c) return;
+    if (mabn_device_wait(net->device)) { /* reported by whoever waited before; nothing runs now */
+    }
+    struct variant *variants[] = {&c->variants[0], &c->variants[1], &c->bare};
+    for (struct variant *v : variants)
+        mabn_cuda_graph_free(v->graph);
+    for (struct slot &slot : c->slots) {
+        mabn_cuda_host_release(net->device, slot.pictures);
+        mabn_cuda_host_release(net->device, slot.figures);
+        mabn_cuda_host_release(net->device, slot.logits);
+        mabn_cuda_event_free(slot.uploaded);
+        mabn_cuda_event_free(slot.done);
+    }
+    struct mabn_cuda_event *events[] = {c->taken, c->begin, c->end};
+    for (struct mabn_cuda_event *event : events)
+        mabn_cuda_event_free(event);
+    const struct arena arenas[] = {c->staged, c->small, c->biases, c->dwork, c->sgd};
+    for (const struct arena &arena : arenas)
+        mabn_device_release(net->device, arena.base, arena.bytes);
+    for (int i = 0; i < net->node_count; i++)
+        mabn_conv_cuda_free(c->layers[i].conv);
+    free(c->layers);
+    free(c->host_params);
+    free(c);
+    net->cuda = NULL;
+}
+
+/* ---- weights in use ---- */
+
+/* The copy of a layer's weights from float32 ones on the device. */
+mabn_status mabn_net_cuda_write_work(const struct mabn_net *net, const struct node *node,
+                                     const float *weight, bool centralize)
+{
+    const struct layer *layer = layer_of(net, node);
+    const int64_t filter = filter_size(net, node);
+    if (!layer->padded)
+        return mabn_cuda_cast_weight(layer->work, weight, node->c, filter, centralize, net->dtype,
+                                     net->cuda->stream);
+    const int channels = (int)net->nodes[node->x].c;
+    return mabn_cuda_pad_weight(layer->work, weight, node->c, filter / channels, channels,
+                                (int)net->input_channels, centralize, net->dtype,
+                                net->cuda->stream);
+}
+
+/* Fold a convolution's norm into it, on the host. Arrays as the arenas; bias (O). */
+static mabn_status fold(const struct mabn_net *net, const struct node *node, float *folded,
+                        float *bias, const float *weights, const char *state)
+{
+    const struct node *norm = &net->nodes[node->folded];
+    const struct parameter *p = net->parameters;
+    float *a = (float *)mabn_xcalloc((size_t)node->c, sizeof *a);
+    float *b = (float *)mabn_xcalloc((size_t)node->c, sizeof *b);
+    mabn_status status = mabn_norm_affine(
+        &norm->norm, a, b, norm->weight < 0 ? NULL : weights + p[norm->weight].offset,
+        norm->bias < 0 ? NULL : weights + p[norm->bias].offset, state + norm->state_offset);
+    if (!status)
+        mabn_norm_fold(folded + p[node->weight].offset, bias, weights + p[node->weight].offset,
+                       node->bias < 0 ? NULL : weights + p[node->bias].offset, a, b, node->c,
+                       filter_size(net, node), node->conv.centralize);
+    free(a);
+    free(b);
+    return status;
+}
+
+static mabn_status fold_all(struct mabn_net *net, float *folded, float *biases,
+                            const float *weights, const char *state)
+{
+    struct net_cuda *c = net->cuda;
+    for (int i = 0; i < net->node_count; i++) {
+        const struct node *node = &net->nodes[i];
+        if (node->kind != NODE_CONV || node->folded < 0) continue;
+        const ptrdiff_t at = c->layers[i].bias - (const float *)c->biases.base;
+        MABN_TRY(fold(net, node, folded, biases + at, weights, state));
+    }
+    return mabn_device_put(net->device, c->biases.base, biases, c->biases.bytes);
+}
+
+/* Inference with folded norms: fold on the host, round on the device. */
+static mabn_status write_folded(struct mabn_net *net)
+{
+    const size_t bytes = net->values * sizeof(float);
+    float *weights = (float *)mabn_xmalloc(bytes + 1),
+          *folded = (float *)mabn_xcalloc(bytes + 1, 1);
+    float *biases = (float *)mabn_xcalloc(net->cuda->biases.bytes + 1, 1);
+    char *state = (char *)mabn_xmalloc(net->state.bytes + 1);
+    void *on_device = NULL;
+    mabn_status status;
+    MABN_TRY_GOTO(mabn_device_get(net->device, weights, net->weights.base, bytes), out);
+    MABN_TRY_GOTO(mabn_device_get(net->device, state, net->state.base, net->state.bytes), out);
+    MABN_TRY_GOTO(fold_all(net, folded, biases, weights, state), out);
+    MABN_TRY_GOTO(mabn_device_alloc(net->device, &on_device, bytes), out);
+    MABN_TRY_GOTO(mabn_device_put(net->device, on_device, folded, bytes), out);
+    for (int i = 0; i < net->node_count; i++) {
+        const struct node *node = &net->nodes[i];
+        if (node->kind != NODE_CONV || node->folded < 0) continue;
+        const float *weight = (const float *)on_device + net->parameters[node->weight].offset;
+        MABN_TRY_GOTO(mabn_net_cuda_write_work(net, node, weight, false), out);
+    }
+    status = mabn_device_wait(net->device);
+out:
+    mabn_device_release(net->device, on_device, bytes);
+    free(weights);
+    free(folded);
+    free(biases);
+    free(state);
+    return status;
+}
+
+/* When every MABN layer that ever will knows its affine map ahead. */
+static mabn_status count_until_known(struct mabn_net *net)
+{
+    struct net_cuda *c = net->cuda;
+    char *state = (char *)mabn_xmalloc(net->state.bytes + 1);
+    const mabn_status status =
+        mabn_device_get(net->device, state, net->state.base, net->state.bytes);
+    c->until_known = -1;
+    for (int i = 0; i < net->node_count && !status; i++) {
+        const struct node *node = &net->nodes[i];
+        if (node->kind != NODE_NORM) continue;
+        const int64_t calls = mabn_norm_calls_until_known(&node->norm, state + node->state_offset,
+                                                          net->options.batch);
+        c->layers[i].may_know = calls >= 0;
+        if (calls > c->until_known) c->until_known = calls;
+    }
+    free(state);
+    return status;
+}
+
+/* After someone else wrote parameters or state. */
+mabn_status mabn_net_cuda_refresh(struct mabn_net *net)
+{
+    bool folds = false;
+    for (int i = 0; i < net->node_count; i++) {
+        const struct node *node = &net->nodes[i];
+        if (!has_weights(node) || !net->cuda->layers[i].owns_work) continue;
+        if (node->folded >= 0)
+            folds = true;
+        else
+            MABN_TRY(mabn_net_cuda_write_work(net, node, net_weight(net, node->weight),
+                                              node->conv.centralize));
+    }
+    if (folds) MABN_TRY(write_folded(net));
+    if (net->options.training) MABN_TRY(count_until_known(net));
+    net->stale = false;
+    return MABN_OK;
+}

@@ -1,0 +1,589 @@
+/* A planned network on an NVIDIA GPU: which kernels and library calls a step queues.
+ *
+ * One step, with two of them under way at most:
+ *
+ *     copy stream      the slot's pictures, labels and rates into `staged`
+ *     compute stream   pictures → the plan's input, rounded and padded; labels and rates to their
+ *                      place; then one graph: forward, loss, backward, update, statistics; then
+ *                      what the host wants to know, back into the slot
+ *
+ * What differs from step to step (which slot) stands before and after the graph, so one graph
+ * serves both slots; and once the pictures are taken out of `staged` the next step's may cross the
+ * bus, while this one computes.
+ *
+ * There are two graphs, for before and after the point from which every MABN layer's affine map is
+ * known ahead (norm_cuda.h); the host counts the calls until then. A graph is captured the second
+ * time it is wanted: the first time its work is queued directly, so that libraries may load and
+ * allocate. Where capture fails, work goes on being queued directly, with a warning. */
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "device/launch.cuh"
+#include "net/cuda.cuh"
+
+/* ---- what a step queues: everything below may be captured ---- */
+
+static mabn_status copy_on_device(const struct mabn_net *net, void *to, const void *from,
+                                  size_t bytes)
+{
+    MABN_CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice,
+                                  (cudaStream_t)net->cuda->stream));
+    return MABN_OK;
+}
+
+static struct mabn_pool_shape pool_shape(const struct mabn_net *net, const struct node *node)
+{
+    const struct node *x = &net->nodes[node->x];
+    const struct mabn_pool_shape shape = {
+        net->options.batch, x->h, x->w, x->c, node->conv.kernel, node->conv.stride, node->conv.pad};
+    return shape;
+}
+
+/* A convolution of inference whose result goes to the output of `at`: itself, or its norm. */
+static mabn_status infer_conv(struct mabn_net *net, const struct node *node, const struct node *at)
+{
+    const struct layer *layer = layer_of(net, node);
+    void *y = memory(net, at->data);
+    if (node->folded >= 0 && at->residual >= 0) {
+        const struct node *shortcut = &net->nodes[at->residual];
+        if (shortcut->data != at->data)
+            MABN_TRY(copy_on_device(net, y, memory(net, shortcut->data),
+                                    (size_t)net_values(net, at) * mabn_dtype_size(net->dtype)));
+    }
+    return mabn_conv_cuda_infer(layer->conv, y, memory(net, net->nodes[node->x].data), layer->work,
+                                layer->bias, net->cuda->scratch, net->cuda->stream);
+}
+
+static mabn_status forward_conv(struct mabn_net *net, const struct node *node)
+{
+    const struct layer *layer = layer_of(net, node);
+    if (!net->options.training) return node->folded >= 0 ? MABN_OK : infer_conv(net, node, node);
+    return mabn_conv_cuda_forward(layer->conv, memory(net, node->data),
+                                  memory(net, net->nodes[node->x].data), layer->work, layer->bias,
+                                  net->cuda->scratch, net->cuda->stream);
+}
+
+static mabn_status forward_norm(struct mabn_net *net, const struct node *node)
+{
+    struct layer *layer = layer_of(net, node);
+    if (node->folded >= 0) return infer_conv(net, &net->nodes[node->folded], node);
+    layer->io.scratch = net->cuda->scratch;
+    layer->io.y = memory(net, node->data);
+    if (!net->options.training) return mabn_norm_cuda_infer(&node->norm, &layer->io);
+    layer->io.known = layer->may_know && net->cuda->until_known == 0;
+    return mabn_norm_cuda_forward(&node->norm, &layer->io);
+}
+
+static mabn_status forward_node(struct mabn_net *net, const struct node *node)
+{
+    const struct node *x = &net->nodes[node->x < 0 ? 0 : node->x];
+    void *y = memory(net, node->data), *stream = net->cuda->stream;
+    struct mabn_pool_shape pool;
+    switch (node->kind) {
+    case NODE_INPUT:
+        return MABN_OK;
+    case NODE_CONV:
+    case NODE_LINEAR:
+        return forward_conv(net, node);
+    case NODE_NORM:
+        return forward_norm(net, node);
+    case NODE_MAX_POOL:
+        pool = pool_shape(net, node);
+        return mabn_cuda_maxpool_forward(y, (uint8_t *)memory(net, node->extra),
+                                         memory(net, x->data), &pool, net->dtype, stream);
+    case NODE_GLOBAL_POOL:
+        return mabn_cuda_avgpool_forward(y, memory(net, x->data), net->options.batch, x->h * x->w,
+                                         x->c, net->dtype, stream);
+    }
+    return MABN_OK;
+}
+
+static mabn_status forward_all(struct mabn_net *net)
+{
+    for (int i = 0; i < net->node_count; i++)
+        MABN_TRY(forward_node(net, &net->nodes[i]));
+    return MABN_OK;
+}
+
+static mabn_status queue_loss(struct mabn_net *net, double smoothing)
+{
+    struct net_cuda *c = net->cuda;
+    const struct node *output = &net->nodes[net->output];
+    struct mabn_cuda_xent out = {};
+    out.loss = c->losses;
+    out.rank = c->ranks;
+    out.dlogits = net->options.training ? memory(net, output->grad) : NULL;
+    out.total = &c->figures->total;
+    MABN_TRY(mabn_cuda_label_share(c->share, c->labels, net->options.batch,
+                                   c->scaler ? &c->scaler->scale : NULL, c->stream));
+    return mabn_cuda_softmax_xent(&out, net_buffer(net, output->data), c->labels,
+                                  net->options.batch, output->c, smoothing, c->share, net->dtype,
+                                  c->stream);
+}
+
+static mabn_status record_norm(struct mabn_net *net, const struct node *node);
+
+static mabn_status backward_norm(struct mabn_net *net, const struct node *node)
+{
+    struct mabn_norm_cuda_io *io = &layer_of(net, node)->io;
+    io->scratch = net->cuda->scratch;
+    /* Without a shortcut the mask comes from x, and the output may be gone. */
+    io->y = node->residual >= 0 ? memory(net, node->data) : NULL;
+    if (net->record_channel_count) MABN_TRY(record_norm(net, node)); /* dy may be written over */
+    return mabn_norm_cuda_backward(&node->norm, io);
+}
+
+/* What a layer read in forward: kept, or made again by the first that needs it. */
+static mabn_status input_again(struct mabn_net *net, const struct node *reader, const void **input)
+{
+    const struct node *x = &net->nodes[reader->x];
+    *input = memory(net, x->again >= 0 ? x->again : x->data);
+    if (x->again < 0 || &net->nodes[x->remake_for] != reader) return MABN_OK;
+    struct mabn_norm_cuda_io *io = &layer_of(net, x)->io;
+    io->scratch = net->cuda->scratch;
+    io->y = memory(net, x->again);
+    return mabn_norm_cuda_reapply(&x->norm, io);
+}
+
+static mabn_status backward_conv(struct mabn_net *net, const struct node *node)
+{
+    const struct node *x = &net->nodes[node->x];
+    const struct layer *layer = layer_of(net, node);
+    const struct net_cuda *c = net->cuda;
+    const void *dy = memory(net, node->grad), *input;
+    float *dweight = net_gradient(net, node->weight);
+    MABN_TRY(input_again(net, node, &input));
+    MABN_TRY(mabn_conv_cuda_backward_weights(layer->conv, layer->padded ? layer->dwork : dweight,
+                                             net_gradient(net, node->bias), input, dy, c->scratch,
+                                             c->stream));
+    if (layer->padded)
+        MABN_TRY(mabn_cuda_unpad_gradient(dweight, layer->dwork, node->c,
+                                          filter_size(net, node) / x->c, (int)x->c,
+                                          (int)net->input_channels, c->stream));
+    if (!x->trains) return MABN_OK;
+    return mabn_conv_cuda_backward_data(layer->conv, memory(net, x->grad), dy, layer->work,
+                                        node->dx_adds, c->scratch, c->stream);
+}
+
+static mabn_status backward_node(struct mabn_net *net, const struct node *node)
+{
+    const struct node *x = &net->nodes[node->x < 0 ? 0 : node->x];
+    const void *dy = memory(net, node->grad);
+    void *stream = net->cuda->stream;
+    struct mabn_pool_shape pool;
+    switch (node->kind) {
+    case NODE_INPUT:
+        return MABN_OK;
+    case NODE_CONV:
+    case NODE_LINEAR:
+        return backward_conv(net, node);
+    case NODE_NORM:
+        return backward_norm(net, node);
+    case NODE_MAX_POOL:
+        pool = pool_shape(net, node);
+        if (!x->trains) return MABN_OK;
+        return mabn_cuda_maxpool_backward(memory(net, x->grad), dy,
+                                          (const uint8_t *)memory(net, node->extra), &pool,
+                                          net->dtype, stream);
+    case NODE_GLOBAL_POOL:
+        if (!x->trains) return MABN_OK;
+        return mabn_cuda_avgpool_backward(memory(net, x->grad), dy, net->options.batch, x->h * x->w,
+                                          x->c, net->dtype, stream);
+    }
+    return MABN_OK;
+}
+
+static mabn_status backward_all(struct mabn_net *net)
+{
+    for (int i = net->output; i > 0; i--)
+        if (net->nodes[i].grad >= 0) MABN_TRY(backward_node(net, &net->nodes[i]));
+    return MABN_OK;
+}
+
+static mabn_status queue_update(struct mabn_net *net, bool nesterov)
+{
+    struct net_cuda *c = net->cuda;
+    if (c->scaler)
+        MABN_TRY(mabn_cuda_gradients_finite(&c->scaler->overflow,
+                                            (const float *)net->gradients.base,
+                                            (int64_t)net->values, c->stream));
+    MABN_TRY(mabn_cuda_sgd_step(c->params, c->pieces, c->piece_count, &c->inputs->rates, c->scaler,
+                                nesterov, false, c->stream));
+    if (c->scaler) MABN_TRY(mabn_cuda_scaler_update(c->scaler, c->stream));
+    for (int i = 0; i < net->node_count; i++)
+        if (c->layers[i].padded)
+            MABN_TRY(mabn_net_cuda_write_work(net, &net->nodes[i],
+                                              net_weight(net, net->nodes[i].weight),
+                                              net->nodes[i].conv.centralize));
+    return MABN_OK;
+}
+
+static mabn_status queue_step(struct mabn_net *net, double smoothing, bool nesterov)
+{
+    MABN_TRY(forward_all(net));
+    MABN_TRY(queue_loss(net, smoothing));
+    if (!net->options.training) return MABN_OK;
+    MABN_TRY(backward_all(net));
+    return queue_update(net, nesterov);
+}
+
+/* ---- before and after it ---- */
+
+static struct slot *next_slot(const struct mabn_net *net)
+{
+    return &net->cuda->slots[net->cuda->steps % SLOTS];
+}
+
+/* The slot's pictures, labels and rates to where the plan reads them. */
+static mabn_status upload(struct mabn_net *net, const struct slot *slot)
+{
+    struct net_cuda *c = net->cuda;
+    const struct node *input = &net->nodes[0];
+    const float *pictures = (const float *)c->staged.base;
+    MABN_TRY(mabn_cuda_event_order(c->taken, c->copy_stream));
+    MABN_TRY(mabn_cuda_copy_in(net->device, c->staged.base, slot->pictures, c->upload_bytes,
+                               c->copy_stream));
+    MABN_TRY(mabn_cuda_event_record(slot->uploaded, c->copy_stream));
+    MABN_TRY(mabn_cuda_event_order(slot->uploaded, c->stream));
+    MABN_TRY(mabn_cuda_pad_weight(memory(net, input->data), pictures, net->options.batch * input->h,
+                                  input->w, (int)input->c, (int)net->input_channels, false,
+                                  net->dtype, c->stream));
+    MABN_TRY(copy_on_device(net, c->inputs, c->staged.base + c->picture_bytes, c->input_bytes));
+    return mabn_cuda_event_record(c->taken, c->stream);
+}
+
+/* What a step found out, to the host. */
+static mabn_status download(struct mabn_net *net, const struct slot *slot, bool figures,
+                            bool logits)
+{
+    struct net_cuda *c = net->cuda;
+    const struct node *output = &net->nodes[net->output];
+    if (figures)
+        MABN_TRY(
+            mabn_cuda_copy_out(net->device, slot->figures, c->figures, c->figure_bytes, c->stream));
+    if (!logits) return MABN_OK;
+    return mabn_cuda_copy_out(net->device, slot->logits, memory(net, output->data),
+                              (size_t)net_values(net, output) * sizeof(float), c->stream);
+}
+
+/* Weight decay lies in the list of parameters: written when it changes, which it seldom does. */
+static mabn_status set_rates(struct mabn_net *net, struct slot *slot,
+                             const struct mabn_net_sgd *sgd)
+{
+    struct net_cuda *c = net->cuda;
+    int count = 0;
+    slot->inputs->rates.lr = (float)sgd->lr;
+    slot->inputs->rates.momentum = (float)sgd->momentum;
+    slot->inputs->rates.grad_scale = 1;
+    if (c->weight_decay == sgd->weight_decay && c->no_decay_norm_bias == sgd->no_decay_norm_bias)
+        return MABN_OK;
+    for (int i = 0; i < net->parameter_count; i++) {
+        const struct parameter *p = &net->parameters[i];
+        if (!p->trains) continue;
+        const bool decays = p->decays || !sgd->no_decay_norm_bias;
+        c->host_params[count++].decay = decays ? (float)sgd->weight_decay : 0;
+    }
+    c->weight_decay = sgd->weight_decay;
+    c->no_decay_norm_bias = sgd->no_decay_norm_bias;
+    return mabn_device_put(net->device, c->params, c->host_params,
+                           (size_t)count * sizeof *c->host_params);
+}
+
+/* Before anything runs: the weights, and the scratch buffer, which another net may have moved. */
+static mabn_status make_ready(struct mabn_net *net)
+{
+    MABN_TRY(mabn_device_scratch(net->device, &net->cuda->scratch, net->scratch_bytes));
+    return net->stale ? mabn_net_cuda_refresh(net) : MABN_OK;
+}
+
+static void count_forward(struct mabn_net *net)
+{
+    if (net->options.training && net->cuda->until_known > 0) net->cuda->until_known--;
+}
+
+/* ---- graphs ---- */
+
+/* Capture what `queue` queues. A failure is not the step's: it turns graphs off. */
+template <typename Queue>
+static mabn_status capture(struct mabn_net *net, struct variant *v, Queue queue)
+{
+    struct net_cuda *c = net->cuda;
+    if (v->graph) MABN_TRY(mabn_device_wait(net->device));
+    mabn_cuda_graph_free(v->graph);
+    v->graph = NULL;
+    mabn_status status = mabn_cuda_capture_begin(net->device);
+    if (!status) status = mabn_cuda_capture_end(net->device, &v->graph, queue());
+    if (!status) return MABN_OK;
+    mabn_warn("no CUDA graph of a step, which will be slower: %s", mabn_error_message());
+    v->graph = NULL;
+    c->no_graphs = true;
+    return MABN_OK;
+}
+
+/* Run what `queue` queues: directly the first time, as a graph from then on. */
+template <typename Queue>
+static mabn_status run_variant(struct mabn_net *net, struct variant *v, double smoothing,
+                               bool nesterov, Queue queue)
+{
+    struct net_cuda *c = net->cuda;
+    const bool fits = v->graph && v->smoothing == smoothing && v->nesterov == nesterov &&
+                      v->scratch == c->scratch;
+    if (v->warm && !c->no_graphs && !fits) {
+        MABN_TRY(capture(net, v, queue));
+        v->smoothing = smoothing;
+        v->nesterov = nesterov;
+        v->scratch = c->scratch;
+    }
+    if (v->warm && v->graph && !c->no_graphs) return mabn_cuda_graph_launch(net->device, v->graph);
+    v->warm = true;
+    return queue();
+}
+
+/* ---- steps ---- */
+
+static mabn_status cuda_step(struct mabn_net *net, double smoothing, const struct mabn_net_sgd *sgd)
+{
+    struct net_cuda *c = net->cuda;
+    struct slot *slot = next_slot(net);
+    const bool nesterov = sgd && sgd->nesterov;
+    const auto queue = [&] { return queue_step(net, smoothing, nesterov); };
+    MABN_TRY(make_ready(net));
+    if (sgd) MABN_TRY(set_rates(net, slot, sgd));
+    MABN_TRY(upload(net, slot));
+    if (net->record_channel_count && net->options.training)
+        MABN_TRY(queue());
+    else
+        MABN_TRY(run_variant(net, &c->variants[c->until_known == 0], smoothing, nesterov, queue));
+    count_forward(net);
+    MABN_TRY(download(net, slot, true, true));
+    MABN_TRY(mabn_cuda_event_record(slot->done, c->stream));
+    c->steps++;
+    return MABN_OK;
+}
+
+static mabn_status cuda_result(struct mabn_net *net, struct mabn_net_result *result)
+{
+    struct net_cuda *c = net->cuda;
+    const struct slot *slot = &c->slots[(c->steps - net->behind) % SLOTS];
+    MABN_TRY(mabn_cuda_event_wait(slot->done));
+    const struct mabn_cuda_xent_total *total = &slot->figures->total;
+    c->seen = slot;
+    result->loss = total->labelled ? total->loss / (double)total->labelled : 0;
+    result->labelled = total->labelled;
+    result->top1 = total->top1;
+    result->top5 = total->top5;
+    result->skipped = c->scaler && slot->figures->scaler.skipped_last;
+    result->loss_scale = c->scaler ? (double)slot->figures->scaler.scale : 1;
+    return MABN_OK;
+}
+
+/* ---- the same, one thing at a time: each call is done on return ---- */
+
+static mabn_status cuda_forward(struct mabn_net *net)
+{
+    struct net_cuda *c = net->cuda;
+    MABN_TRY(make_ready(net));
+    MABN_TRY(upload(net, next_slot(net)));
+    MABN_TRY(forward_all(net));
+    count_forward(net);
+    c->seen = &c->slots[APART];
+    MABN_TRY(download(net, c->seen, false, true));
+    return mabn_device_wait(net->device);
+}
+
+static mabn_status cuda_loss(struct mabn_net *net, double smoothing, double *loss)
+{
+    struct net_cuda *c = net->cuda;
+    MABN_TRY(mabn_cuda_copy_in(net->device, c->inputs, next_slot(net)->inputs, c->input_bytes,
+                               c->stream));
+    MABN_TRY(queue_loss(net, smoothing));
+    c->seen = &c->slots[APART];
+    MABN_TRY(download(net, c->seen, true, false));
+    MABN_TRY(mabn_device_wait(net->device));
+    const struct mabn_cuda_xent_total *total = &c->seen->figures->total;
+    *loss = total->labelled ? total->loss / (double)total->labelled : 0;
+    return MABN_OK;
+}
+
+static mabn_status cuda_backward(struct mabn_net *net)
+{
+    MABN_TRY(make_ready(net));
+    MABN_TRY(backward_all(net));
+    return mabn_device_wait(net->device);
+}
+
+static mabn_status cuda_update(struct mabn_net *net, const struct mabn_net_sgd *sgd)
+{
+    struct net_cuda *c = net->cuda;
+    struct slot *slot = next_slot(net);
+    MABN_TRY(set_rates(net, slot, sgd));
+    MABN_TRY(mabn_cuda_copy_in(net->device, c->inputs, slot->inputs, c->input_bytes, c->stream));
+    MABN_TRY(queue_update(net, sgd->nesterov));
+    return mabn_device_wait(net->device);
+}
+
+/* The host may write: the upload of what it wrote before is done. */
+static struct slot *writable_slot(struct mabn_net *net)
+{
+    struct slot *slot = next_slot(net);
+    if (mabn_cuda_event_wait(slot->uploaded)) { /* the next call that can will report it */
+    }
+    return slot;
+}
+
+static float *cuda_input(struct mabn_net *net)
+{
+    return writable_slot(net)->pictures;
+}
+
+static int32_t *cuda_labels(struct mabn_net *net)
+{
+    return (int32_t *)(writable_slot(net)->inputs + 1);
+}
+
+static const float *cuda_logits(const struct mabn_net *net)
+{
+    return net->cuda->seen->logits;
+}
+
+static const int32_t *cuda_ranks(const struct mabn_net *net)
+{
+    return (const int32_t *)(net->cuda->seen->figures + 1);
+}
+
+/* ---- looking inside ---- */
+
+/* Activations to the host, as float32, of what an unscaled loss would give. */
+static mabn_status fetch_floats(const struct mabn_net *net, float **out, const void *from,
+                                size_t count, float scale)
+{
+    const size_t bytes = count * mabn_dtype_size(net->dtype);
+    *out = NULL;
+    if (!from) return MABN_OK;
+    float *values = *out = (float *)mabn_xmalloc(count * sizeof *values + 1);
+    if (!is_half(net)) return mabn_device_get(net->device, values, from, bytes);
+    void *raw = mabn_xmalloc(bytes + 1);
+    const mabn_status status = mabn_device_get(net->device, raw, from, bytes);
+    for (size_t i = 0; i < count && !status; i++)
+        values[i] = scale * (net->dtype == MABN_DTYPE_BF16
+                                 ? __bfloat162float(((const __nv_bfloat16 *)raw)[i])
+                                 : __half2float(((const __half *)raw)[i]));
+    free(raw);
+    return status;
+}
+
+static mabn_status fetch_bytes(const struct mabn_net *net, void **out, const void *from,
+                               size_t bytes)
+{
+    *out = NULL;
+    if (!from) return MABN_OK;
+    *out = mabn_xmalloc(bytes + 1);
+    return mabn_device_get(net->device, *out, from, bytes);
+}
+
+/* The CPU's own record, of copies: the first run's activations, and what is small. */
+static mabn_status record_norm(struct mabn_net *net, const struct node *node)
+{
+    const struct mabn_norm_cuda_io *d = &layer_of(net, node)->io;
+    const size_t c = (size_t)node->c;
+    const size_t count =
+        (size_t)(mabn_norm_run_samples(&node->norm, d->samples) * d->positions) * c;
+    void *state = NULL, *saved = NULL, *gamma = NULL, *beta = NULL;
+    float *x = NULL, *y = NULL, *dy = NULL, scale = 1;
+    struct mabn_norm_io io = node->io;
+    mabn_status status;
+    if (net->cuda->scaler)
+        MABN_TRY(mabn_device_get(net->device, &scale, &net->cuda->scaler->inverse, sizeof scale));
+    MABN_TRY_GOTO(fetch_bytes(net, &state, node->state_bytes ? d->state : NULL, node->state_bytes),
+                  out);
+    MABN_TRY_GOTO(
+        fetch_bytes(net, &saved, d->saved, mabn_norm_saved_bytes(&node->norm, d->samples)), out);
+    MABN_TRY_GOTO(fetch_bytes(net, &gamma, d->gamma, c * sizeof(float)), out);
+    MABN_TRY_GOTO(fetch_bytes(net, &beta, d->beta, c * sizeof(float)), out);
+    MABN_TRY_GOTO(fetch_floats(net, &x, d->x, count, 1), out);
+    MABN_TRY_GOTO(fetch_floats(net, &y, d->y, count, 1), out);
+    MABN_TRY_GOTO(fetch_floats(net, &dy, d->dy, count, scale), out);
+    io.samples = d->samples;
+    io.positions = d->positions;
+    io.gamma = (const float *)gamma;
+    io.beta = (const float *)beta;
+    io.state = state;
+    io.saved = saved;
+    io.x = x;
+    io.y = y;
+    io.dy = dy;
+    status = mabn_net_record_norm(net, node, &io);
+out:
+    free(state);
+    free(saved);
+    free(gamma);
+    free(beta);
+    free(x);
+    free(y);
+    free(dy);
+    return status;
+}
+
+static mabn_status run_bare_layer(struct mabn_net *net, const struct node *node)
+{
+    const struct node *x = &net->nodes[node->x < 0 ? 0 : node->x];
+    const struct layer *layer = layer_of(net, node);
+    const struct net_cuda *c = net->cuda;
+    if (!has_weights(node)) return MABN_OK;
+    if (!net->options.training)
+        return infer_conv(net, node, node->folded >= 0 ? &net->nodes[node->folded] : node);
+    MABN_TRY(forward_conv(net, node));
+    const void *dy = memory(net, node->grad);
+    MABN_TRY(mabn_conv_cuda_backward_weights(
+        layer->conv, layer->padded ? layer->dwork : net_gradient(net, node->weight),
+        net_gradient(net, node->bias), memory(net, x->data), dy, c->scratch, c->stream));
+    if (!x->trains) return MABN_OK;
+    return mabn_conv_cuda_backward_data(layer->conv, memory(net, x->grad), dy, layer->work, false,
+                                        c->scratch, c->stream);
+}
+
+static mabn_status cuda_time_convolutions(struct mabn_net *net, double *seconds)
+{
+    struct net_cuda *c = net->cuda;
+    const auto queue = [&]() -> mabn_status {
+        for (int i = 0; i < net->node_count; i++)
+            MABN_TRY(run_bare_layer(net, &net->nodes[i]));
+        return MABN_OK;
+    };
+    MABN_TRY(make_ready(net));
+    if (!c->bare.warm) MABN_TRY(run_variant(net, &c->bare, 0, false, queue)); /* not to be timed */
+    MABN_TRY(mabn_device_wait(net->device));
+    MABN_TRY(mabn_cuda_event_record(c->begin, c->stream));
+    MABN_TRY(run_variant(net, &c->bare, 0, false, queue));
+    MABN_TRY(mabn_cuda_event_record(c->end, c->stream));
+    MABN_TRY(mabn_cuda_event_wait(c->end));
+    return mabn_cuda_event_seconds(seconds, c->begin, c->end);
+}
+
+static mabn_status cuda_copy(struct mabn_net *net, void *to, const void *from, size_t bytes)
+{
+    return copy_on_device(net, to, from, bytes);
+}
+
+const struct net_backend mabn_net_cuda = {
+    SLOTS,
+    mabn_net_cuda_prepare,
+    mabn_net_cuda_release,
+    cuda_input,
+    cuda_labels,
+    cuda_logits,
+    cuda_ranks,
+    cuda_forward,
+    cuda_loss,
+    cuda_backward,
+    cuda_update,
+    cuda_step,
+    cuda_result,
+    cuda_copy,
+    cuda_time_convolutions,
+};

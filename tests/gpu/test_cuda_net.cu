@@ -1,0 +1,347 @@
+/* Whole networks on a CUDA device against the same networks on the CPU: every norm, folded and
+ * plain inference, memory saved, copies between devices, steps as graphs against calls one by one,
+ * results a step late, going on from a state, recorded statistics, every precision. */
+#include <algorithm>
+#include <functional>
+
+#include "device/device.h"
+#include "harness.h"
+#include "model/model.h"
+#include "net/net.h"
+
+static struct mabn_device *cpu, *gpu;
+static const struct mabn_net_sgd sgd = {0.05, 0.9, 1e-4, false, false};
+
+static void must(mabn_status status)
+{
+    if (status) MABN_BUG("%s", mabn_error_message());
+}
+
+struct description {
+    struct mabn_model model;
+
+    description(const char *arch, const char *norm)
+    {
+        must(mabn_model_init(&model, arch));
+        must(mabn_model_set_norm(&model, norm));
+        model.classes = 5;
+        model.base_width = 8;
+        model.stem = MABN_STEM_SMALL;
+        model.centralize = MABN_CENTRALIZE_ON;
+        for (int p = 0; p < MABN_MODEL_PARTS; p++) {
+            model.norm[p].norm_batch = 2;
+            model.norm[p].window = 3;
+            model.norm[p].r_start = 3;
+            model.norm[p].groups = 2;
+        }
+    }
+};
+
+/* A net that frees itself. */
+struct network {
+    struct mabn_net *net = nullptr;
+
+    network(const struct mabn_model &model, struct mabn_device *device, bool training,
+            enum mabn_net_precision precision = MABN_NET_FP32,
+            const std::function<void(struct mabn_net_options &)> &change = nullptr)
+    {
+        struct mabn_net_options o = {};
+        o.batch = 6;
+        o.height = 8;
+        o.width = 9;
+        o.training = training;
+        o.precision = device == cpu ? MABN_NET_AUTO : precision;
+        if (change) change(o);
+        must(mabn_model_build(&net, device, &model, &o));
+    }
+    ~network()
+    {
+        mabn_net_free(net);
+    }
+    network(const network &) = delete;
+    operator struct mabn_net *() const
+    {
+        return net;
+    }
+};
+
+/* A batch that depends on `step`; one row has no label. */
+static void fill(struct mabn_net *net, int step)
+{
+    const struct mabn_shape s = mabn_net_input_shape(net);
+    size_t n = 0;
+    if (!mabn_shape_count(&s, &n)) MABN_BUG("shape");
+    const std::vector<float> x = gpu_random(n, 100 + (uint64_t)step, MABN_DTYPE_F32, 0.2, 1);
+    memcpy(mabn_net_input(net), x.data(), n * sizeof(float));
+    for (int i = 0; i < s.dim[0]; i++)
+        mabn_net_labels(net)[i] = i == step % 6 ? -1 : (i * 3 + step) % mabn_net_classes(net);
+}
+
+struct outcome {
+    std::vector<float> losses, logits;
+    std::vector<int64_t> labelled, top1, top5;
+    int skipped = 0;
+};
+
+/* Steps `from` … `to`−1, results as late as the net likes. */
+static outcome run_steps(struct mabn_net *net, int from, int to)
+{
+    outcome out;
+    struct mabn_net_result r;
+    const bool training = mabn_net_tensor_find(net, "fc.bias", MABN_NET_MOMENTUM) >= 0;
+    const auto fetch = [&] {
+        must(mabn_net_result(net, &r));
+        out.losses.push_back((float)r.loss);
+        out.labelled.push_back(r.labelled);
+        out.top1.push_back(r.top1);
+        out.top5.push_back(r.top5);
+        out.skipped += r.skipped;
+        const float *logits = mabn_net_logits(net);
+        out.logits.insert(out.logits.end(), logits,
+                          logits + mabn_net_batch(net) * mabn_net_classes(net));
+    };
+    for (int step = from; step < to; step++) {
+        gpu_order(step);
+        fill(net, step);
+        must(mabn_net_step(net, 0.1, training ? &sgd : NULL));
+        if (mabn_net_behind(net) == mabn_net_depth(net)) fetch();
+    }
+    while (mabn_net_behind(net))
+        fetch();
+    gpu_order(0);
+    return out;
+}
+
+/* The same, in calls one by one. */
+static std::vector<float> run_apart(struct mabn_net *net, int from, int to)
+{
+    std::vector<float> losses;
+    for (int step = from; step < to; step++) {
+        double loss;
+        fill(net, step);
+        must(mabn_net_forward(net));
+        must(mabn_net_loss(net, 0.1, &loss));
+        must(mabn_net_backward(net));
+        must(mabn_net_update(net, &sgd));
+        losses.push_back((float)loss);
+    }
+    return losses;
+}
+
+static std::vector<float> tensor(const struct mabn_net *net, int index)
+{
+    const struct mabn_net_tensor *t = mabn_net_tensor_at(net, index);
+    size_t n = 0;
+    if (!mabn_shape_count(&t->shape, &n)) MABN_BUG("shape");
+    std::vector<char> bytes(n * mabn_dtype_size(t->dtype));
+    must(mabn_net_tensor_get(net, index, bytes.data(), bytes.size()));
+    std::vector<float> v(n);
+    for (size_t i = 0; i < n; i++) {
+        int64_t whole;
+        if (t->dtype == MABN_DTYPE_F32) memcpy(&v[i], &bytes[i * 4], 4);
+        if (t->dtype != MABN_DTYPE_I64) continue;
+        memcpy(&whole, &bytes[i * 8], 8);
+        v[i] = (float)whole;
+    }
+    return v;
+}
+
+static void compare(struct gpu_verdict &verdict, const struct mabn_net *a, const struct mabn_net *b,
+                    double tolerance)
+{
+    if (mabn_net_tensor_count(a) != mabn_net_tensor_count(b)) verdict.add("tensors", 1, 0);
+    for (int i = 0; i < mabn_net_tensor_count(a); i++) {
+        const struct mabn_net_tensor *t = mabn_net_tensor_at(a, i);
+        char what[80];
+        snprintf(what, sizeof what, "%s (role %d)", t->name, (int)t->role);
+        verdict.add(what, tensor(a, i), tensor(b, i), tolerance);
+    }
+}
+
+static void compare(struct gpu_verdict &verdict, const outcome &a, const outcome &b,
+                    double tolerance)
+{
+    verdict.add("losses", a.losses, b.losses, tolerance);
+    verdict.add("logits", a.logits, b.logits, tolerance);
+    verdict.add("labelled", a.labelled == b.labelled ? 0 : 1, 0);
+}
+
+static double tolerance_of(enum mabn_net_precision p)
+{
+    return p == MABN_NET_BF16 ? 0.15 : p == MABN_NET_FP16 ? 0.08 : p == MABN_NET_TF32 ? 0.02 : 1e-4;
+}
+
+/* ---- cases ---- */
+
+enum { STEPS = 6 }; /* past r_start, and more than one step of each graph */
+
+static void test_training(const char *arch, const char *norm, enum mabn_net_precision precision,
+                          bool save_memory, int steps)
+{
+    const description d(arch, norm);
+    const auto change = [&](struct mabn_net_options &o) { o.save_memory = save_memory; };
+    network want(d.model, cpu, true), got(d.model, gpu, true, precision, change);
+    /* A deep network is chaotic: rounding grows from step to step. */
+    const double tolerance = steps == 1 ? 2e-3 : tolerance_of(precision);
+    struct gpu_verdict verdict;
+    char name[120];
+
+    mabn_net_initialize(want, 7, MABN_NET_INIT_FAN_OUT);
+    mabn_net_initialize(got, 7, MABN_NET_INIT_FAN_OUT);
+    const outcome a = run_steps(got, 0, steps), b = run_steps(want, 0, steps);
+    compare(verdict, a, b, tolerance);
+    if (precision == MABN_NET_FP32) {
+        compare(verdict, got, want, tolerance);
+        verdict.add("right", a.top1 == b.top1 && a.top5 == b.top5 ? 0 : 1, 0);
+    }
+    verdict.add("skipped", a.skipped, 0);
+
+    /* Inference from what was trained: folded, apart, and on the CPU. */
+    network eval(d.model, gpu, false, precision), on_cpu(d.model, cpu, false);
+    network plain(d.model, gpu, false, precision,
+                  [](struct mabn_net_options &o) { o.no_fold = true; });
+    must(mabn_net_copy(eval, got));
+    must(mabn_net_copy(plain, got));
+    must(mabn_net_copy(on_cpu, got));
+    const outcome e = run_steps(on_cpu, 20, 22);
+    compare(verdict, run_steps(eval, 20, 22), e, tolerance);
+    compare(verdict, run_steps(plain, 20, 22), e, tolerance);
+    snprintf(name, sizeof name, "%s, %s, %s%s: training and inference as on the CPU", arch, norm,
+             mabn_net_precision_name(precision), save_memory ? ", saving memory" : "");
+    verdict.print(name);
+}
+
+static void test_step_apart(enum mabn_net_precision precision)
+{
+    const description d("cifar-resnet8", "mabn");
+    network one(d.model, gpu, true, precision), apart(d.model, gpu, true, precision);
+    struct gpu_verdict verdict;
+    char name[120];
+
+    mabn_net_initialize(one, 7, MABN_NET_INIT_FAN_OUT);
+    mabn_net_initialize(apart, 7, MABN_NET_INIT_FAN_OUT);
+    const outcome a = run_steps(one, 0, STEPS);
+    verdict.add("losses", a.losses, run_apart(apart, 0, STEPS), 0);
+    compare(verdict, one, apart, 0);
+    snprintf(name, sizeof name, "%s: steps as graphs and calls one by one, the same bits",
+             mabn_net_precision_name(precision));
+    verdict.print(name);
+}
+
+/* Everything that a checkpoint holds into a fresh net, in the middle of a run. */
+static void test_resume(void)
+{
+    const description d("cifar-resnet8", "mabn");
+    network whole(d.model, gpu, true), first(d.model, gpu, true), second(d.model, gpu, true);
+    struct gpu_verdict verdict;
+
+    mabn_net_initialize(whole, 7, MABN_NET_INIT_FAN_OUT);
+    mabn_net_initialize(first, 7, MABN_NET_INIT_FAN_OUT);
+    mabn_net_initialize(second, 8, MABN_NET_INIT_FAN_OUT);
+    run_steps(whole, 0, 2 * STEPS);
+    run_steps(first, 0, STEPS);
+    run_steps(second, 0, STEPS + 1); /* graphs that were made before must not matter */
+    for (int i = 0; i < mabn_net_tensor_count(first); i++) {
+        const struct mabn_net_tensor *t = mabn_net_tensor_at(first, i);
+        size_t n = 0;
+        if (t->role == MABN_NET_GRADIENT || !mabn_shape_count(&t->shape, &n)) continue;
+        std::vector<char> bytes(n * mabn_dtype_size(t->dtype));
+        must(mabn_net_tensor_get(first, i, bytes.data(), bytes.size()));
+        must(mabn_net_tensor_set(second, i, bytes.data(), bytes.size()));
+    }
+    run_steps(second, STEPS, 2 * STEPS);
+    compare(verdict, second, whole, 0);
+    verdict.print("going on from a state, the same bits");
+}
+
+static void test_records(enum mabn_net_precision precision)
+{
+    const description d("cifar-resnet8", "mabn");
+    network want(d.model, cpu, true), got(d.model, gpu, true, precision);
+    const int channels[] = {1, 6};
+    int counts[2] = {0, 0};
+    struct gpu_verdict verdict;
+    char name[80];
+
+    for (struct mabn_net *net : {(struct mabn_net *)want, (struct mabn_net *)got})
+        mabn_net_initialize(net, 7, MABN_NET_INIT_FAN_OUT);
+    for (int step = 0; step < 5; step++) {
+        for (struct mabn_net *net : {(struct mabn_net *)want, (struct mabn_net *)got}) {
+            mabn_net_record(net, channels, step % 2 ? 2 : 0, false);
+            run_steps(net, step, step + 1);
+        }
+        const struct mabn_net_record *a = mabn_net_records(want, &counts[0]);
+        const struct mabn_net_record *b = mabn_net_records(got, &counts[1]);
+        verdict.add("count", counts[0] == counts[1] && !counts[0] == !(step % 2) ? 0 : 1, 0);
+        for (int i = 0; i < std::min(counts[0], counts[1]); i++)
+            verdict.add(a[i].layer,
+                        std::vector<float>{(float)b[i].mu_x, (float)b[i].var_x,
+                                           (float)b[i].mu_g * 10, (float)b[i].mu_gy * 10},
+                        std::vector<float>{(float)a[i].mu_x, (float)a[i].var_x,
+                                           (float)a[i].mu_g * 10, (float)a[i].mu_gy * 10},
+                        tolerance_of(precision));
+    }
+    snprintf(name, sizeof name, "%s: recorded statistics", mabn_net_precision_name(precision));
+    verdict.print(name);
+}
+
+/* Changes that a captured step cannot know of, and what is refused. */
+static void test_changes(void)
+{
+    const description d("cifar-resnet8", "bn");
+    network want(d.model, cpu, true), got(d.model, gpu, true);
+    struct gpu_verdict verdict;
+    struct mabn_net_sgd changed = sgd;
+    double seconds = 0;
+    bool finite = false;
+
+    for (struct mabn_net *net : {(struct mabn_net *)want, (struct mabn_net *)got}) {
+        mabn_net_initialize(net, 7, MABN_NET_INIT_FAN_OUT);
+        run_steps(net, 0, 3);
+        for (int step = 0; step < 4; step++) {
+            struct mabn_net_result r;
+            fill(net, step);
+            changed.lr = 0.05 / (step + 1);
+            changed.nesterov = step > 1;
+            changed.weight_decay = step > 2 ? 1e-2 : 1e-4;
+            changed.no_decay_norm_bias = step > 2;
+            must(mabn_net_step(net, step > 1 ? 0.2 : 0, &changed));
+            must(mabn_net_result(net, &r));
+        }
+    }
+    compare(verdict, got, want, 1e-4);
+    must(mabn_net_finite(got, &finite));
+    verdict.add("finite", finite ? 0 : 1, 0);
+    for (int i = 0; i < 3; i++)
+        must(mabn_net_time_convolutions(got, &seconds));
+    verdict.add("seconds of convolutions", seconds > 0 ? 0 : 1, 0);
+    const struct mabn_net_memory m = mabn_net_memory_of(got);
+    verdict.add("memory", m.activations && m.parameters ? 0 : 1, 0);
+    verdict.print("rates, decay, smoothing and momentum's kind change between steps");
+}
+
+int main(void)
+{
+    if (!gpu_ready()) return tap_done();
+    must(mabn_device_new(&cpu, MABN_DEVICE_CPU, 1));
+    must(mabn_device_new(&gpu, MABN_DEVICE_CUDA, 1));
+    for (const char *norm : {"bn", "brn", "gn", "in", "frozen"})
+        test_training("cifar-resnet8", norm, MABN_NET_FP32, false, 3);
+    test_training("cifar-resnet8", "mabn", MABN_NET_FP32, false, STEPS);
+    test_training("cifar-resnet8", "mabn", MABN_NET_FP32, true, STEPS);
+    test_training("cifar-resnet8", "mabn", MABN_NET_TF32, false, 3);
+    test_training("cifar-resnet8", "mabn", MABN_NET_BF16, false, STEPS);
+    test_training("cifar-resnet8", "bn", MABN_NET_FP16, false, STEPS);
+    test_training("resnet50", "stem=mabn,layer1=mabn,layer2=gn,layer3=gn,layer4=gn", MABN_NET_FP32,
+                  true, 1);
+    test_step_apart(MABN_NET_FP32);
+    test_step_apart(MABN_NET_BF16);
+    test_step_apart(MABN_NET_FP16);
+    test_resume();
+    test_records(MABN_NET_FP32);
+    test_records(MABN_NET_FP16);
+    test_changes();
+    mabn_device_free(gpu);
+    mabn_device_free(cpu);
+    return tap_done();
+}
