@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/mem.h"
 
 #define FORMAT "mabn-checkpoint"
@@ -139,10 +140,7 @@ void mabn_checkpoint_set_double(struct mabn_checkpoint_writer *w, const char *na
 
 static size_t slot_of(const struct mabn_checkpoint_writer *w, const char *name)
 {
-    uint64_t hash = 14695981039346656037u; /* FNV-1a */
-    for (const char *p = name; *p; p++)
-        hash = (hash ^ (unsigned char)*p) * 1099511628211u;
-    size_t slot = (size_t)hash & (w->slot_count - 1);
+    size_t slot = (size_t)mabn_hash_bytes(name, strlen(name)) & (w->slot_count - 1);
     while (w->slots[slot] && strcmp(w->names[w->slots[slot] - 1], name))
         slot = (slot + 1) & (w->slot_count - 1);
     return slot;
