@@ -74,43 +74,10 @@ struct ordering {
     struct mabn_coco_evaluation *e;
 };
 
-struct scored {
-    uint64_t key;
-    uint32_t detection;
-};
-
-/* Stable, least digit first, eleven bits at a time; digits that are all the same are passed over.
- */
-static void radix_sort(struct scored *items, struct scored *other, size_t n)
-{
-    enum { BITS = 11, DIGITS = 6 };
-    size_t(*count)[1 << BITS] = mabn_xcalloc(DIGITS, sizeof *count);
-    struct scored *from = items, *to = other;
-    for (size_t i = 0; i < n; i++)
-        for (int d = 0; d < DIGITS; d++)
-            count[d][items[i].key >> (BITS * d) & ((1 << BITS) - 1)]++;
-    for (int d = 0; d < DIGITS; d++) {
-        size_t *c = count[d], sum = 0;
-        if (c[from[0].key >> (BITS * d) & ((1 << BITS) - 1)] == n) continue;
-        for (size_t v = 0; v < 1 << BITS; v++) {
-            size_t here = c[v];
-            c[v] = sum;
-            sum += here;
-        }
-        for (size_t i = 0; i < n; i++)
-            to[c[from[i].key >> (BITS * d) & ((1 << BITS) - 1)]++] = from[i];
-        struct scored *swap = from;
-        from = to;
-        to = swap;
-    }
-    if (from != items) memcpy(items, from, n * sizeof *items);
-    free(count);
-}
-
-static void insertion_sort(struct scored *items, size_t n)
+static void insertion_sort(struct mabn_coco_keyed *items, size_t n)
 {
     for (size_t i = 1; i < n; i++) {
-        struct scored item = items[i];
+        struct mabn_coco_keyed item = items[i];
         size_t k = i;
         for (; k > 0 && items[k - 1].key > item.key; k--)
             items[k] = items[k - 1];
@@ -124,16 +91,16 @@ static mabn_status order_category(void *context, int64_t index, int worker)
     size_t k = (size_t)index, n = e->order_start[k + 1] - e->order_start[k], i = 0;
     (void)worker;
     if (n == 0) return MABN_OK;
-    struct scored *items = mabn_xmalloc(2 * n * sizeof *items);
+    struct mabn_coco_keyed *items = mabn_xmalloc(2 * n * sizeof *items);
     for (size_t c = e->cell_start[k]; c < e->cell_start[k + 1]; c++)
         for (uint32_t d = e->cells[c].first; d < e->cells[c].first + e->cells[c].count; d++)
-            items[i++] = (struct scored){mabn_coco_score_key(e->detections[d].score), d};
+            items[i++] = (struct mabn_coco_keyed){mabn_coco_score_key(e->detections[d].score), d};
     if (n < 64)
         insertion_sort(items, n);
     else
-        radix_sort(items, items + n, n);
+        mabn_coco_sort_keyed(items, items + n, n);
     for (i = 0; i < n; i++)
-        e->order[e->order_start[k] + i] = items[i].detection;
+        e->order[e->order_start[k] + i] = items[i].index;
     free(items);
     return MABN_OK;
 }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
 
@@ -34,24 +35,26 @@ static void table_release(struct id_table *t)
     free(t->values);
 }
 
-/* Where the key is, or would go. */
-static uint32_t *table_slot(const struct id_table *t, int64_t key)
+/* Where the key is, or would be. */
+static size_t table_place(const struct id_table *t, int64_t key)
 {
-    uint64_t h = (uint64_t)key * 0x9e3779b97f4a7c15u;
-    size_t i = (size_t)(h ^ h >> 32) & t->mask;
+    size_t i = (size_t)mabn_hash_i64(key) & t->mask;
     while (t->values[i] != NONE && t->keys[i] != key)
         i = (i + 1) & t->mask;
+    return i;
+}
+
+/* The key's value, to be set. */
+static uint32_t *table_slot(const struct id_table *t, int64_t key)
+{
+    size_t i = table_place(t, key);
     t->keys[i] = key;
     return &t->values[i];
 }
 
 static uint32_t table_find(const struct id_table *t, int64_t key)
 {
-    uint64_t h = (uint64_t)key * 0x9e3779b97f4a7c15u;
-    size_t i = (size_t)(h ^ h >> 32) & t->mask;
-    while (t->values[i] != NONE && t->keys[i] != key)
-        i = (i + 1) & t->mask;
-    return t->values[i];
+    return t->values[table_place(t, key)];
 }
 
 /* ---- sorting ---- */
@@ -108,6 +111,33 @@ void mabn_coco_sort(struct mabn_coco_sort_item *items, struct mabn_coco_sort_ite
         to = swap;
     }
     if (from != items) memcpy(items, from, n * sizeof *items);
+}
+
+/* Least digit first, eleven bits at a time; digits that are all the same are passed over. */
+void mabn_coco_sort_keyed(struct mabn_coco_keyed *items, struct mabn_coco_keyed *other, size_t n)
+{
+    enum { BITS = 11, DIGITS = 6 };
+    size_t(*count)[1 << BITS] = mabn_xcalloc(DIGITS, sizeof *count);
+    struct mabn_coco_keyed *from = items, *to = other;
+    for (size_t i = 0; i < n; i++)
+        for (int d = 0; d < DIGITS; d++)
+            count[d][items[i].key >> (BITS * d) & ((1 << BITS) - 1)]++;
+    for (int d = 0; d < DIGITS; d++) {
+        size_t *c = count[d], sum = 0;
+        if (c[from[0].key >> (BITS * d) & ((1 << BITS) - 1)] == n) continue;
+        for (size_t v = 0; v < 1 << BITS; v++) {
+            size_t here = c[v];
+            c[v] = sum;
+            sum += here;
+        }
+        for (size_t i = 0; i < n; i++)
+            to[c[from[i].key >> (BITS * d) & ((1 << BITS) - 1)]++] = from[i];
+        struct mabn_coco_keyed *swap = from;
+        from = to;
+        to = swap;
+    }
+    if (from != items) memcpy(items, from, n * sizeof *items);
+    free(count);
 }
 
 static int compare_ids(const void *a, const void *b)

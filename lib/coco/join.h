@@ -51,5 +51,13 @@ uint64_t mabn_coco_score_key(double score);
 /* `other` is room for n items. */
 void mabn_coco_sort(struct mabn_coco_sort_item *items, struct mabn_coco_sort_item *other, size_t n);
 
+/* Sorting by a rising key, equal ones in their order; linear in n, which is at least 1. `other` is
+ * room for n items. */
+struct mabn_coco_keyed {
+    uint64_t key;
+    uint32_t index;
+};
+void mabn_coco_sort_keyed(struct mabn_coco_keyed *items, struct mabn_coco_keyed *other, size_t n);
+
 MABN_END_DECLS
 #endif

@@ -2,10 +2,13 @@
  *
  * For one image and category the reference scans, for every threshold and area range, the ground
  * truths for every detection. Here the thresholds are the bits of a word. For each detection the
- * ground truths that overlap it enough for the lowest threshold are listed once, best first; then
- * each takes, from the thresholds still open, those it reaches and where it is still free. That is
- * the reference's rule: at a threshold, the free ground truth of greatest overlap (among equals the
- * later), and one to be ignored only where no other will do. */
+ * ground truths that overlap it enough for the lowest threshold are listed once, best first; then,
+ * for each area range, each takes, from the thresholds still open, those it reaches and where it is
+ * still free. That is the reference's rule: at a threshold, the free ground truth of greatest
+ * overlap (among equals the later), and one to be ignored only where no other will do.
+ *
+ * One detection is done with before the next, so a worker needs memory in proportion to what an
+ * image has, not to detections times ground truths. */
 #include "coco/match.h"
 
 #include <math.h>
@@ -44,12 +47,12 @@ struct worker {
     struct mabn_rle rle;
     struct mabn_coco_sort_item *sort, *sort_other;
     size_t room_sort;
-    struct candidate *candidates;
-    size_t n_candidates, room_candidates;
-    size_t *first; /* (detections + 1) into candidates */
-    size_t room_first;
-    uint64_t *taken;  /* (truths) bits of thresholds */
-    uint8_t *ignored; /* (truths) */
+    struct candidate *candidates, *sorted; /* of one detection: at most the truths */
+    size_t room_candidates, room_sorted;
+    struct mabn_coco_keyed *keyed;
+    size_t room_keyed;
+    uint64_t *taken;  /* (areas, truths) bits of thresholds */
+    uint8_t *ignored; /* (truths) bits of areas */
     size_t room_taken, room_ignored;
     struct mabn_coco_cell *cells;
     size_t n_cells, room_cells;
@@ -80,10 +83,18 @@ struct matching {
 
 /* ---- shapes ---- */
 
+/* Starts and ends of runs that the masks of one image may have together (512 MiB): a polygon of
+ * few numbers can have as many as its image has columns. */
+enum { MAX_RUNS = 1 << 27 };
+
 /* The runs of ones of the worker's scratch mask, as [start, end) pairs. */
-static void keep_runs(struct worker *w, struct shape *s)
+static mabn_status keep_runs(struct worker *w, struct shape *s, const struct mabn_coco *file)
 {
     const struct mabn_rle *r = &w->rle;
+    if (r->count > MAX_RUNS - w->n_runs)
+        return mabn_coco_fail(file, s->record, MABN_ERR_LIMIT,
+                              "the masks of its image have more than %d runs together",
+                              MAX_RUNS / 2);
     ROOM(w->runs, w->room_runs, w->n_runs + r->count + 1);
     uint32_t *out = w->runs + w->n_runs, at = 0;
     s->runs = w->n_runs;
@@ -91,6 +102,7 @@ static void keep_runs(struct worker *w, struct shape *s)
     for (size_t i = 0; i < r->count; i++)
         out[i] = at += r->counts[i];
     w->n_runs += 2 * (size_t)s->n_runs;
+    return MABN_OK;
 }
 
 static mabn_status take_mask(const struct matching *m, struct worker *w, struct shape *s,
@@ -106,8 +118,7 @@ static mabn_status take_mask(const struct matching *m, struct worker *w, struct 
     s->pixels = mabn_rle_area(&w->rle);
     s->height = w->rle.height;
     s->width = w->rle.width;
-    keep_runs(w, s);
-    return MABN_OK;
+    return keep_runs(w, s, file);
 }
 
 static mabn_status take_truth(const struct matching *m, struct worker *w, struct shape *s,
@@ -272,18 +283,21 @@ static double overlap(const struct matching *m, const struct worker *w, const st
 
 /* ---- matching ---- */
 
-static int compare_candidates(const void *a, const void *b)
+/* By falling overlap, then the later ground truth first; they come with theirs rising. A list may
+ * be as long as a file makes it, so a long one is sorted in linear time. */
+static void sort_candidates(struct worker *w, size_t n)
 {
-    const struct candidate *x = a, *y = b;
-    if (x->overlap != y->overlap) return x->overlap > y->overlap ? -1 : 1;
-    return (x->truth < y->truth) - (x->truth > y->truth);
-}
-
-/* By falling overlap, then the later ground truth first; they come with theirs rising. */
-static void sort_candidates(struct candidate *list, size_t n)
-{
-    if (n > 32) {
-        qsort(list, n, sizeof *list, compare_candidates);
+    struct candidate *list = w->candidates;
+    if (n > 64) {
+        ROOM(w->keyed, w->room_keyed, 2 * n);
+        ROOM(w->sorted, w->room_sorted, n);
+        for (size_t i = 0; i < n; i++)
+            w->keyed[i] = (struct mabn_coco_keyed){mabn_coco_score_key(list[n - 1 - i].overlap),
+                                                   (uint32_t)(n - 1 - i)};
+        mabn_coco_sort_keyed(w->keyed, w->keyed + n, n);
+        for (size_t i = 0; i < n; i++)
+            w->sorted[i] = list[w->keyed[i].index];
+        memcpy(list, w->sorted, n * sizeof *list);
         return;
     }
     for (size_t i = 1; i < n; i++) {
@@ -295,46 +309,41 @@ static void sort_candidates(struct candidate *list, size_t n)
     }
 }
 
-/* List, for each detection, the ground truths it may be matched to, best first. */
-static void list_candidates(const struct matching *m, struct worker *w, const struct shape *truths,
-                            size_t n_truths, const struct shape *detections, size_t n_detections)
+/* List the ground truths that a detection may be matched to, best first; how many. */
+static size_t list_candidates(const struct matching *m, struct worker *w,
+                              const struct shape *truths, size_t n_truths,
+                              const struct shape *detection)
 {
-    w->n_candidates = 0;
-    ROOM(w->first, w->room_first, n_detections + 1);
-    for (size_t d = 0; d < n_detections; d++) {
-        size_t first = w->first[d] = w->n_candidates;
-        ROOM(w->candidates, w->room_candidates, first + n_truths);
-        struct candidate *list = w->candidates + first;
-        size_t n = 0;
-        for (size_t g = 0; g < n_truths; g++) {
-            double v = overlap(m, w, &detections[d], &truths[g]);
-            if (!(v >= m->lowest)) continue;
-            struct candidate c = {.overlap = v, .truth = (uint32_t)g};
-            for (int t = 0; t < m->e->params.n_thresholds; t++)
-                c.bits |= (uint64_t)(v >= m->thresholds[t]) << t;
-            list[n++] = c;
-        }
-        sort_candidates(list, n);
-        w->n_candidates += n;
+    struct candidate *list = w->candidates;
+    size_t n = 0;
+    for (size_t g = 0; g < n_truths; g++) {
+        double v = overlap(m, w, detection, &truths[g]);
+        if (!(v >= m->lowest)) continue;
+        struct candidate c = {.overlap = v, .truth = (uint32_t)g};
+        for (int t = 0; t < m->e->params.n_thresholds; t++)
+            c.bits |= (uint64_t)(v >= m->thresholds[t]) << t;
+        list[n++] = c;
     }
-    w->first[n_detections] = w->n_candidates;
+    sort_candidates(w, n);
+    return n;
 }
 
-/* One detection, one area range: the ground truths that count first, then the ignored ones. */
+/* One detection in area range a: the ground truths that count first, then the ignored ones. What a
+ * ground truth's overlap does not reach, none behind it does. */
 static struct mabn_coco_bits match_one(const struct matching *m, struct worker *w,
-                                       const struct shape *truths, const struct candidate *list,
-                                       size_t n)
+                                       const struct shape *truths, size_t n_truths, int a, size_t n)
 {
     struct mabn_coco_bits out = {0, 0};
-    uint64_t open = m->all;
+    const struct candidate *list = w->candidates;
+    uint64_t open = m->all, *taken = w->taken + (size_t)a * n_truths;
     for (int ignored = 0; ignored < 2; ignored++)
-        for (size_t i = 0; i < n && open; i++) {
+        for (size_t i = 0; i < n && (open & list[i].bits); i++) {
             uint32_t g = list[i].truth;
-            if (w->ignored[g] != ignored) continue;
+            if ((w->ignored[g] >> a & 1) != ignored) continue;
             const struct mabn_coco_record *r = truths[g].record;
             uint64_t bits = open & list[i].bits;
-            if (!r->crowd) bits &= ~w->taken[g];
-            w->taken[g] |= bits;
+            if (!r->crowd) bits &= ~taken[g];
+            taken[g] |= bits;
             open &= ~bits;
             if (ignored) out.ignored |= bits;
             if (r->id != 0 || m->e->params.fix_quirks) out.matched |= bits;
@@ -357,29 +366,24 @@ static bool truth_ignored(const struct matching *m, const struct mabn_coco_recor
     return ignored;
 }
 
-static void match_area(const struct matching *m, struct worker *w, const struct shape *truths,
-                       size_t n_truths, const struct shape *detections, struct mabn_coco_cell *cell,
-                       int a)
+/* Which ground truths count, and how many, in each area range. */
+static void prepare_truths(const struct matching *m, struct worker *w, const struct shape *truths,
+                           size_t n_truths, struct mabn_coco_cell *cell)
 {
     const struct mabn_coco_params *p = &m->e->params;
-    double low = p->areas[a].low, high = p->areas[a].high;
-    uint32_t counted = 0;
+    const size_t n_areas = (size_t)p->n_areas;
+    ROOM(w->taken, w->room_taken, n_truths * n_areas);
+    ROOM(w->ignored, w->room_ignored, n_truths);
+    memset(w->taken, 0, n_truths * n_areas * sizeof *w->taken);
     for (size_t g = 0; g < n_truths; g++) {
+        bool never = truth_ignored(m, truths[g].record);
         double area = truths[g].area;
-        bool ignored = truth_ignored(m, truths[g].record) || area < low || area > high;
-        w->ignored[g] = ignored;
-        w->taken[g] = 0;
-        counted += !ignored;
-    }
-    cell->truths[a] = counted;
-    struct mabn_coco_bits *bits = m->e->bits + (size_t)cell->first * (size_t)p->n_areas;
-    for (uint32_t d = 0; d < cell->count; d++) {
-        size_t n = w->first[d + 1] - w->first[d];
-        struct mabn_coco_bits b = {0, 0};
-        if (n) b = match_one(m, w, truths, w->candidates + w->first[d], n);
-        double area = detections[d].area;
-        if (area < low || area > high) b.ignored |= m->all & ~b.matched;
-        bits[(size_t)d * (size_t)p->n_areas + (size_t)a] = b;
+        w->ignored[g] = 0;
+        for (int a = 0; a < p->n_areas; a++) {
+            bool ignored = never || area < p->areas[a].low || area > p->areas[a].high;
+            w->ignored[g] |= (uint8_t)(ignored << a);
+            cell->truths[a] += !ignored;
+        }
     }
 }
 
@@ -387,15 +391,23 @@ static void match_cell(const struct matching *m, struct worker *w, const struct 
                        size_t n_truths, const struct shape *detections, size_t n_detections,
                        struct mabn_coco_cell *cell)
 {
-    struct mabn_coco_detection *out = m->e->detections + cell->first;
-    for (size_t d = 0; d < n_detections; d++)
-        out[d] =
-            (struct mabn_coco_detection){detections[d].record->score, cell->image, (uint32_t)d};
-    ROOM(w->taken, w->room_taken, n_truths);
-    ROOM(w->ignored, w->room_ignored, n_truths);
-    list_candidates(m, w, truths, n_truths, detections, n_detections);
-    for (int a = 0; a < m->e->params.n_areas; a++)
-        match_area(m, w, truths, n_truths, detections, cell, a);
+    const struct mabn_coco_params *p = &m->e->params;
+    const size_t n_areas = (size_t)p->n_areas;
+    struct mabn_coco_bits *bits = m->e->bits + (size_t)cell->first * n_areas;
+    prepare_truths(m, w, truths, n_truths, cell);
+    ROOM(w->candidates, w->room_candidates, n_truths);
+    for (size_t d = 0; d < n_detections; d++) {
+        double score = detections[d].record->score, area = detections[d].area;
+        m->e->detections[cell->first + d] =
+            (struct mabn_coco_detection){score, cell->image, (uint32_t)d};
+        size_t n = list_candidates(m, w, truths, n_truths, &detections[d]);
+        for (int a = 0; a < p->n_areas; a++) {
+            struct mabn_coco_bits b = {0, 0};
+            if (n) b = match_one(m, w, truths, n_truths, a, n);
+            if (area < p->areas[a].low || area > p->areas[a].high) b.ignored |= m->all & ~b.matched;
+            bits[d * n_areas + (size_t)a] = b;
+        }
+    }
 }
 
 /* ---- one image ---- */
@@ -520,7 +532,8 @@ static void workers_free(struct worker *workers, int n)
         mabn_rle_release(&w->rle);
         free(w->sort);
         free(w->candidates);
-        free(w->first);
+        free(w->sorted);
+        free(w->keyed);
         free(w->taken);
         free(w->ignored);
         free(w->cells);

@@ -52,11 +52,17 @@ END
     for entry in "tiny_train $MABN_SHARED/data/coco-tiny/annotations/instances_train2017.json tiny_train_TYPE_results.json" \
                  "val2014_100 $MABN_SHARED/coco/instances_val2014_100.json instances_val2014_fakeTYPE100_results.json"; do
         read -r name truth results <<<"$entry"
-        for type in bbox segm; do
-            mabn-score coco --json -t $type "$truth" "$MABN_SHARED/coco/${results/TYPE/$type}" >got.json
-            $PYTHON - "$MABN_SHARED/coco/expected.json" got.json "$name" $type <<'END'
+        for set in bbox segm bbox_class_agnostic; do
+            type=${set%%_*} agnostic=()
+            if [ $set = bbox_class_agnostic ]; then
+                if [ "$name" != tiny_train ]; then continue; fi
+                agnostic=(--class-agnostic)
+            fi
+            mabn-score coco --json -t "$type" "${agnostic[@]}" "$truth" "$MABN_SHARED/coco/${results/TYPE/$type}" >got.json
+            $PYTHON - "$MABN_SHARED/coco/expected.json" got.json "$name" $set <<'END'
 import json, sys
-want, got = json.load(open(sys.argv[1]))[sys.argv[3]][sys.argv[4]], json.load(open(sys.argv[2]))[sys.argv[4]]
+want = json.load(open(sys.argv[1]))[sys.argv[3]][sys.argv[4]]
+got = json.load(open(sys.argv[2]))[sys.argv[4].split("_")[0]]
 assert all(abs(a - b) <= 1e-12 for a, b in zip(got["stats"], want["stats"], strict=True))
 assert got["ap_per_category"].keys() == want["ap_per_category"].keys()
 assert all(abs(got["ap_per_category"][c] - v) <= 1e-12 for c, v in want["ap_per_category"].items())
@@ -253,4 +259,30 @@ END
     printf 'cat\n' >names
     predictions >p.jsonl
     fails 1 "names 1 classes" mabn-score topk --classes names p.jsonl
+}
+
+@test "coco: memory grows with the input, not with detections times ground truths" {
+    need_python json
+    $PYTHON - <<'END'
+with open("many.json", "w") as f:
+    f.write('{"images":[{"id":1,"width":640,"height":480}],"categories":[{"id":1,"name":"a"}],"annotations":[')
+    f.write(",".join('{"id":%d,"image_id":1,"category_id":1,"iscrowd":0,"area":%d,"bbox":[0,0,%d,100]}'
+                     % (i + 1, i, 100 + i % 7) for i in range(150000)) + "]}")
+with open("few.json", "w") as f:
+    f.write("[" + ",".join('{"image_id":1,"category_id":1,"bbox":[0,0,%d,100],"score":%.6f}'
+                           % (100 + i % 9, i / 100) for i in range(100)) + "]")
+# each polygon has as many runs as its image has columns
+polygon = '{"id":%d,"image_id":1,"category_id":1,"iscrowd":0,"area":1,"bbox":[0,0,1,1],"segmentation":[[0,0,60000,1,60000,2,0,1]]}'
+with open("wide.json", "w") as f:
+    f.write('{"images":[{"id":1,"width":60000,"height":10}],"categories":[{"id":1,"name":"a"}],"annotations":[')
+    f.write(",".join(polygon % (i + 1) for i in range(1200)) + "]}")
+END
+    # 360 MB when every pair was listed
+    $PYTHON - <<'END'
+import resource, subprocess
+subprocess.run(["mabn-score", "coco", "-q", "many.json", "few.json"], check=True, stdout=subprocess.DEVNULL)
+assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 330e3
+END
+    fails 1 "'wide.json':1: annotation 1119 (image 1): the masks of its image have more than 67108864 runs together" \
+        mabn-score coco -q -t segm wide.json few.json
 }

@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "base/str.h"
+#include "coco/join.c" /* reaches the table of ids */
 #include "coco/report.h"
 #include "coco/score.h"
 
@@ -211,6 +212,50 @@ static void test_ties(void)
     }
 }
 
+/* Places looked at when every key is looked up once, and those of the longest search. */
+static size_t count_probes(const int64_t *keys, size_t n, size_t *longest)
+{
+    struct id_table t;
+    size_t all = 0;
+    *longest = 0;
+    table_init(&t, n);
+    for (size_t i = 0; i < n; i++)
+        *table_slot(&t, keys[i]) = (uint32_t)i;
+    for (size_t i = 0; i < n; i++) {
+        if (table_find(&t, keys[i]) != i) return SIZE_MAX;
+        size_t home = (size_t)mabn_hash_i64(keys[i]) & t.mask;
+        size_t steps = ((table_place(&t, keys[i]) - home) & t.mask) + 1;
+        all += steps;
+        *longest = steps > *longest ? steps : *longest;
+    }
+    table_release(&t);
+    return all;
+}
+
+/* Ids chosen so that a fixed multiplication has them all begin at one place take no longer. */
+static void test_colliding_ids(void)
+{
+    enum { N = 20000 };
+    int64_t *keys = mabn_xmalloc(N * sizeof *keys);
+    const uint64_t multiplier = 0x9e3779b97f4a7c15u;
+    uint64_t inverse = multiplier; /* modulo 2^64, by Newton's method */
+    for (int i = 0; i < 6; i++)
+        inverse *= 2 - multiplier * inverse;
+    static const char *const names[] = {"in a row", "by 2^32", "against a multiplication"};
+    for (int kind = 0; kind < 3; kind++) {
+        size_t longest;
+        for (uint64_t i = 0; i < N; i++) {
+            /* h ^ h >> 32 has equal low bits for h = i << 32 | i */
+            uint64_t key = kind == 0 ? i : kind == 1 ? i << 32 : (i << 32 | i) * inverse;
+            keys[i] = (int64_t)key;
+        }
+        size_t all = count_probes(keys, N, &longest);
+        tap_ok(all < 3 * N && longest < 500, "ids %s: %zu places for %d, at most %zu", names[kind],
+               all, N, longest);
+    }
+    free(keys);
+}
+
 int main(void)
 {
     mabn_log_set_level(MABN_LOG_QUIET);
@@ -218,5 +263,6 @@ int main(void)
     test_refusals();
     test_scores();
     test_ties();
+    test_colliding_ids();
     return tap_done();
 }
