@@ -7,6 +7,7 @@
 
 CUDA_TESTS := $(patsubst tests/gpu/%.cu,%,$(sort $(wildcard tests/gpu/test_cuda_*.cu)))
 CUDA_BENCH := $(patsubst tests/gpu/%.cu,%,$(sort $(wildcard tests/gpu/bench_*.cu)))
+CUDA_PROBE := $(patsubst tests/gpu/%.cu,%,$(sort $(wildcard tests/gpu/probe_*.cu)))
 
 # ---- on the executor ------------------------------------------------------------------------
 
@@ -54,14 +55,18 @@ endif
 # ---- on a GPU -------------------------------------------------------------------------------
 
 G := $(B)/gpu
-G_BIN := $(CUDA_TESTS:%=$(G)/tests/unit/%) $(CUDA_BENCH:%=$(G)/bench/%)
+G_BIN := $(CUDA_TESTS:%=$(G)/tests/unit/%) $(CUDA_BENCH:%=$(G)/bench/%) $(CUDA_PROBE:%=$(G)/probe/%)
 
+define link_gpu
+$(say) LINK $@
+$(Q)mkdir -p $(@D) && $(CXX) $(LDFLAGS) -Wl,--as-needed $< $(LIB) $(LDLIBS) -o $@
+endef
 $(G)/tests/unit/%: $(B)/tests/gpu/%.cu.o $(LIB)
-	$(say) LINK $@
-	$(Q)mkdir -p $(@D) && $(CXX) $(LDFLAGS) -Wl,--as-needed $< $(LIB) $(LDLIBS) -o $@
+	$(link_gpu)
 $(G)/bench/%: $(B)/tests/gpu/%.cu.o $(LIB)
-	$(say) LINK $@
-	$(Q)mkdir -p $(@D) && $(CXX) $(LDFLAGS) -Wl,--as-needed $< $(LIB) $(LDLIBS) -o $@
+	$(link_gpu)
+$(G)/probe/%: $(B)/tests/gpu/%.cu.o $(LIB)
+	$(link_gpu)
 $(B)/tests/gpu/%.cu.o: NVFLAGS += -Itests/unit -Itests/gpu
 
 .PHONY: gpu-programs check-gpu bench-gpu bundle-gpu
@@ -75,4 +80,4 @@ bench-gpu:
 bundle-gpu:
 	@tests/gpu/bundle.sh
 
--include $(CUDA_TESTS:%=$(B)/tests/gpu/%.cu.d) $(CUDA_BENCH:%=$(B)/tests/gpu/%.cu.d)
+-include $(patsubst %,$(B)/tests/gpu/%.cu.d,$(CUDA_TESTS) $(CUDA_BENCH) $(CUDA_PROBE))
