@@ -8,7 +8,8 @@
 # Knobs, on the command line or in config.mk:
 #   DEBUG=1                 -O0 -g3
 #   SAN=address,undefined   sanitizers (a build folder of its own)
-#   CUDA=0                  leave the CUDA backend out (default: 1 when nvcc is found)
+#   CUDA=0                  leave the CUDA backend out (default: 1 when nvcc and cudnn.h are found)
+#   CUDNN_HOME=DIR          cuDNN where it is not beside CUDA, as in Python's nvidia/cudnn
 #   CUDA_ARCH="90"          GPU architectures to compile for, a list (default: 80 86 89 90)
 #   DEVELOPER=1             warnings are errors (CI sets it)
 #   V=1                     show whole commands
@@ -52,12 +53,16 @@ FUZZ     := $(patsubst tests/fuzz/%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 BENCH    := $(patsubst tests/bench/%.c,%,$(sort $(wildcard tests/bench/bench_*.c)))
 MAN      := $(sort $(wildcard man/*.[1-8]))
 
-CUDA ?= $(if $(NVCC),1,0)
-ifeq ($(LIB_CU),)
-CUDA := 0
-endif
 CUDA_ARCH ?= 80 86 89 90
 CUDA_HOME ?= $(if $(NVCC),$(patsubst %/bin/nvcc,%,$(realpath $(NVCC))))
+CUDNN_H   := $(firstword $(wildcard $(addsuffix /cudnn.h,$(CUDNN_HOME)/include \
+               $(CUDA_HOME)/include /usr/include /usr/include/$(shell uname -m)-linux-gnu)))
+ifndef CUDA
+CUDA := $(if $(and $(NVCC),$(CUDNN_H)),1,0)
+ifeq ($(CUDA)$(if $(NVCC),y),0y)
+$(info no cudnn.h beside nvcc: a build without CUDA (CUDNN_HOME=DIR says where it is))
+endif
+endif
 
 PKGS     := hdf5 libjpeg libpng zlib libxxhash cairo freetype2
 PKG_CF   := $(shell $(PKG_CONFIG) --cflags $(PKGS) 2>/dev/null)
@@ -85,6 +90,7 @@ LIB_O    += $(LIB_CU:%.cu=$(B)/%.cu.o)
 NVFLAGS  := -std=c++17 -O3 -lineinfo -Ilib -DMABN_CUDA=1 -Xcompiler -fPIC,-Wall \
             $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a)$(if $(filter 90,$(a)),a),code=sm_$(a)$(if $(filter 90,$(a)),a))
 CPPFLAGS += -I$(CUDA_HOME)/include
+NVFLAGS  += $(if $(CUDNN_H),-I$(dir $(CUDNN_H)))
 # The run-time library goes in; cuDNN and cuBLASLt are opened when a GPU is (lib/device).
 LDLIBS   += -L$(CUDA_HOME)/lib64 -lcudart_static -ldl -lrt -lpthread -lstdc++
 endif
