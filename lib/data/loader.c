@@ -31,7 +31,7 @@ struct slot {
 struct mabn_loader {
     struct mabn_source source;
     struct mabn_loader_options o;
-    size_t row_floats;
+    size_t row_bytes; /* of a picture in a batch */
     int grain;
     uint64_t per_epoch; /* batches */
 
@@ -67,7 +67,7 @@ struct worker {
     struct mabn_sampler sampler;
 };
 
-static mabn_status load_sample(struct worker *w, float *x, int32_t *label, uint64_t sample_index,
+static mabn_status load_sample(struct worker *w, void *x, int32_t *label, uint64_t sample_index,
                                const struct mabn_augment_key *key)
 {
     const struct mabn_source *source = &w->loader->source;
@@ -100,13 +100,18 @@ static bool is_bad_sample(mabn_status status)
            status == MABN_ERR_UNSUPPORTED || status == MABN_ERR_MISMATCH;
 }
 
+static char *pictures(const struct mabn_batch *batch)
+{
+    return batch->bytes ? (char *)batch->bytes : (char *)batch->x;
+}
+
 static mabn_status load_row(struct worker *w, struct slot *slot, int row, uint64_t *bad)
 {
     const struct mabn_loader *l = w->loader;
     struct mabn_batch *b = &slot->batch;
     const uint64_t position = slot->first + (uint64_t)row;
     const struct mabn_augment_key key = {l->o.sampler.seed, b->epoch, position};
-    float *x = b->x + (size_t)row * l->row_floats;
+    void *x = pictures(b) + (size_t)row * l->row_bytes;
     uint64_t sample = mabn_sampler_at(&w->sampler, b->epoch, position);
     const uint64_t ahead = position + (uint64_t)l->o.batch * (uint64_t)l->o.ranks;
     if (l->source.prefetch && ahead < l->o.sampler.length)
@@ -139,7 +144,7 @@ static void open_batch(struct mabn_loader *l)
     free(slot->message);
     slot->message = NULL;
     const size_t rest = (size_t)l->o.batch - count;
-    memset(slot->batch.x + count * l->row_floats, 0, rest * l->row_floats * sizeof(float));
+    memset(pictures(&slot->batch) + count * l->row_bytes, 0, rest * l->row_bytes);
     memset(slot->batch.labels + count, -1, rest * sizeof(int32_t));
     memset(slot->batch.samples + count, 0, rest * sizeof(uint64_t));
     l->opened++;
@@ -234,6 +239,8 @@ static mabn_status check_options(const struct mabn_source *source,
     const struct mabn_sampler *s = &o->sampler;
     MABN_TRY(mabn_augment_check(&o->augment));
     if (o->batch < 1) return mabn_fail(MABN_ERR_ARG, "a batch of %d samples", o->batch);
+    if (o->bytes && !mabn_augment_has_bytes(&o->augment))
+        return mabn_fail(MABN_ERR_ARG, "pictures with erased parts cannot be bytes");
     if (o->ranks < 1 || o->rank < 0 || o->rank >= o->ranks)
         return mabn_fail(MABN_ERR_ARG, "rank %d of %d", o->rank, o->ranks);
     if (o->ahead < 1 || o->ahead > 1000 || o->threads < 0 || o->threads > 1024)
@@ -251,16 +258,19 @@ static mabn_status check_options(const struct mabn_source *source,
 static mabn_status make_slots(struct mabn_loader *l)
 {
     const size_t n = (size_t)l->o.batch;
-    size_t floats, bytes;
+    size_t bytes;
     l->slot_count = l->o.ahead + 1;
     l->slots = mabn_xcalloc((size_t)l->slot_count, sizeof *l->slots);
-    if (!mabn_size_mul(n, l->row_floats, &floats) || !mabn_size_mul(floats, sizeof(float), &bytes))
+    if (!mabn_size_mul(n, l->row_bytes, &bytes))
         return mabn_fail(MABN_ERR_LIMIT, "a batch of %zu samples does not fit in memory", n);
     for (int i = 0; i < l->slot_count; i++) {
         struct mabn_batch *b = &l->slots[i].batch;
         void *x;
         MABN_TRY(mabn_alloc(&x, bytes));
-        b->x = x;
+        if (l->o.bytes)
+            b->bytes = x;
+        else
+            b->x = x;
         b->labels = mabn_xcalloc(n, sizeof *b->labels);
         b->samples = mabn_xcalloc(n, sizeof *b->samples);
     }
@@ -276,6 +286,7 @@ static mabn_status start_threads(struct mabn_loader *l)
         w->loader = l;
         w->sampler = l->o.sampler;
         w->augmenter = mabn_augmenter_new(&l->o.augment);
+        if (l->o.bytes) mabn_augmenter_set_bytes(w->augmenter);
         if (pthread_create(&l->threads[l->thread_count], NULL, work, w)) {
             mabn_augmenter_free(w->augmenter);
             free(w);
@@ -322,7 +333,7 @@ mabn_status mabn_loader_new(struct mabn_loader **loader, const struct mabn_sourc
     l->source = *source;
     l->o = *options;
     const struct mabn_augment *a = &options->augment;
-    l->row_floats = (size_t)a->width * a->height * a->channels;
+    l->row_bytes = (size_t)a->width * a->height * a->channels * (l->o.bytes ? 1 : sizeof(float));
     l->grain = choose_grain(options, source);
     l->per_epoch = mabn_sampler_batches(
         &l->o.sampler, (uint64_t)options->batch * (uint64_t)options->ranks, options->keep_last);
@@ -352,6 +363,7 @@ void mabn_loader_free(struct mabn_loader *l)
         pthread_join(l->threads[i], NULL);
     for (int i = 0; i < l->slot_count; i++) {
         mabn_free(l->slots[i].batch.x);
+        mabn_free(l->slots[i].batch.bytes);
         free(l->slots[i].batch.labels);
         free(l->slots[i].batch.samples);
         free(l->slots[i].message);

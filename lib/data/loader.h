@@ -52,6 +52,7 @@ void mabn_source_of_dataset(struct mabn_source *source, const struct mabn_datase
 
 struct mabn_batch {
     float *x;          /* (batch,height,width,channels); rows from `count` on are zero */
+    uint8_t *bytes;    /* with options.bytes, in place of x; mabn_augment_table tells the floats */
     int32_t *labels;   /* (batch); −1 where there is none */
     uint64_t *samples; /* (batch) index in the source */
     int count;         /* samples of this rank: options.batch, fewer in a kept last batch */
@@ -66,6 +67,7 @@ struct mabn_loader_options {
     int rank, ranks; /* 0 of 1 */
     int threads;     /* decode threads; 0: as many as the process may use */
     int ahead;       /* finished batches kept ready; default 2 */
+    bool bytes;      /* pictures as bytes; only if mabn_augment_has_bytes */
     bool keep_last;  /* deliver the short last batch of an epoch (evaluation) */
     bool skip_bad;   /* replace an unreadable sample by the next readable one, and count it */
     uint64_t epochs; /* stop before this epoch; 0: go on for ever */

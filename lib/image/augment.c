@@ -21,7 +21,9 @@ struct mabn_augmenter {
     struct mabn_image decoded; /* the part of the file that was needed */
     struct mabn_image sized;   /* at the output's size */
     float table[3][256];       /* value → output, by output channel */
-    float lit[3][256];         /* the same behind this sample's lighting */
+    float lit[3][256];         /* the same behind this sample's lighting … */
+    uint8_t lit_bytes[3][256]; /* … and that alone */
+    bool bytes;                /* write these, not floats */
 };
 
 /* ---- presets ---- */
@@ -184,6 +186,20 @@ bool mabn_augment_is_random(const struct mabn_augment *a)
            a->saturation > 0 || a->hue > 0 || a->flip > 0 || a->erase > 0;
 }
 
+bool mabn_augment_has_bytes(const struct mabn_augment *a)
+{
+    return !(a->erase > 0); /* which puts normalized zeros */
+}
+
+void mabn_augment_table(const struct mabn_augment *a, float table[3][256])
+{
+    for (int c = 0; c < 3; c++)
+        for (int v = 0; v < 256; v++) {
+            const float x = (float)v * (float)a->range / 255.0f;
+            table[c][v] = (x - a->mean[c]) / a->deviation[c];
+        }
+}
+
 /* ---- life ---- */
 
 struct mabn_augmenter *mabn_augmenter_new(const struct mabn_augment *augment)
@@ -192,12 +208,13 @@ struct mabn_augmenter *mabn_augmenter_new(const struct mabn_augment *augment)
     g->a = *augment;
     g->decoder = mabn_decoder_new();
     g->resizer = mabn_resizer_new();
-    for (int c = 0; c < 3; c++)
-        for (int v = 0; v < 256; v++) {
-            const float x = (float)v * (float)g->a.range / 255.0f;
-            g->table[c][v] = (x - g->a.mean[c]) / g->a.deviation[c];
-        }
+    mabn_augment_table(augment, g->table);
     return g;
+}
+
+void mabn_augmenter_set_bytes(struct mabn_augmenter *g)
+{
+    g->bytes = true;
 }
 
 void mabn_augmenter_free(struct mabn_augmenter *g)
@@ -415,7 +432,8 @@ static void light_tables(struct mabn_augmenter *g, const struct mabn_augment_key
         const float shift = row[0] * alpha[0] + row[1] * alpha[1] + row[2] * alpha[2];
         for (int v = 0; v < 256; v++) {
             const float x = ((float)v / 255.0f + shift) * 255.0f;
-            g->lit[c][v] = g->table[c][x <= 0 ? 0 : x >= 255 ? 255 : (int)x];
+            g->lit_bytes[c][v] = x <= 0 ? 0 : x >= 255 ? 255 : (uint8_t)x;
+            g->lit[c][v] = g->table[c][g->lit_bytes[c][v]];
         }
     }
 }
@@ -476,6 +494,20 @@ static void normalize_colour(float *out, const struct mabn_image *in, bool flip,
     }
 }
 
+/* The bytes that would be normalized; lit NULL: as they are. */
+static void write_bytes(uint8_t *out, const struct mabn_image *in, bool flip, bool bgr,
+                        const uint8_t lit[3][256])
+{
+    const int w = in->width, n = in->channels, step = flip ? -n : n;
+    const int at[3] = {bgr && n == 3 ? 2 : 0, 1, bgr ? 0 : 2};
+    for (int y = 0; y < in->height; y++) {
+        const uint8_t *p = in->pixels + (size_t)y * w * n + (flip ? (size_t)(w - 1) * n : 0);
+        for (int x = 0; x < w; x++, p += step, out += n)
+            for (int c = 0; c < n; c++)
+                out[c] = lit ? lit[c][p[at[c]]] : p[at[c]];
+    }
+}
+
 /* torchvision's RandomErasing with value 0. */
 static void erase(float *out, const struct mabn_augment *a, struct mabn_rng *rng)
 {
@@ -493,7 +525,7 @@ static void erase(float *out, const struct mabn_augment *a, struct mabn_rng *rng
     }
 }
 
-static mabn_status run(struct mabn_augmenter *g, float *out, const struct picture *picture,
+static mabn_status run(struct mabn_augmenter *g, void *out, const struct picture *picture,
                        const struct mabn_augment_key *key)
 {
     const struct mabn_augment *a = &g->a;
@@ -511,16 +543,19 @@ static mabn_status run(struct mabn_augmenter *g, float *out, const struct pictur
     if (a->lighting > 0) light_tables(g, key);
     if (jitters) jitter(pixels == &g->sized ? &g->sized : &g->decoded, a, &rng);
     const bool flip = a->flip > 0 && mabn_rng_uniform(&rng) < a->flip;
-    if (a->channels == 1)
+    const bool lights = a->lighting > 0 && a->channels == 3;
+    if (g->bytes)
+        write_bytes(out, pixels, flip, a->bgr, lights ? (const uint8_t(*)[256])g->lit_bytes : NULL);
+    else if (a->channels == 1)
         normalize_gray(out, pixels, flip, g->table[0]);
     else
         normalize_colour(out, pixels, flip, a->bgr,
                          (const float(*)[256])(a->lighting > 0 ? g->lit : g->table));
-    if (a->erase > 0 && mabn_rng_uniform(&rng) < a->erase) erase(out, a, &rng);
+    if (!g->bytes && a->erase > 0 && mabn_rng_uniform(&rng) < a->erase) erase(out, a, &rng);
     return MABN_OK;
 }
 
-mabn_status mabn_augment_encoded(struct mabn_augmenter *g, float *out, const uint8_t *bytes,
+mabn_status mabn_augment_encoded(struct mabn_augmenter *g, void *out, const uint8_t *bytes,
                                  size_t size, const struct mabn_augment_key *key)
 {
     struct mabn_image_info info;
@@ -530,7 +565,7 @@ mabn_status mabn_augment_encoded(struct mabn_augmenter *g, float *out, const uin
     return run(g, out, &picture, key);
 }
 
-mabn_status mabn_augment_pixels(struct mabn_augmenter *g, float *out, const uint8_t *pixels,
+mabn_status mabn_augment_pixels(struct mabn_augmenter *g, void *out, const uint8_t *pixels,
                                 int width, int height, int channels,
                                 const struct mabn_augment_key *key)
 {

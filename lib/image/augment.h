@@ -78,6 +78,11 @@ MABN_MUST_USE mabn_status mabn_augment_check(const struct mabn_augment *augment)
 /* Does anything depend on chance? */
 bool mabn_augment_is_random(const struct mabn_augment *augment);
 
+/* Can the output be bytes, one table a channel away from the floats? All but erasing allows it. */
+bool mabn_augment_has_bytes(const struct mabn_augment *augment);
+/* The float of each byte, in the output's channel order: normalization. */
+void mabn_augment_table(const struct mabn_augment *augment, float table[3][256]);
+
 /* Whose choices to make. */
 struct mabn_augment_key {
     uint64_t seed, epoch, position;
@@ -86,13 +91,15 @@ struct mabn_augment_key {
 /* Decoder, resizer and pictures of one thread. */
 struct mabn_augmenter;
 struct mabn_augmenter *mabn_augmenter_new(const struct mabn_augment *augment /* copied */);
+/* Write bytes, not yet normalized, from here on; if mabn_augment_has_bytes. */
+void mabn_augmenter_set_bytes(struct mabn_augmenter *augmenter);
 void mabn_augmenter_free(struct mabn_augmenter *augmenter);
 
-/* Encoded bytes, or pixels, to out (height,width,channels). */
-MABN_MUST_USE mabn_status mabn_augment_encoded(struct mabn_augmenter *augmenter, float *out,
+/* Encoded bytes, or pixels, to out (height,width,channels), of float or of uint8_t. */
+MABN_MUST_USE mabn_status mabn_augment_encoded(struct mabn_augmenter *augmenter, void *out,
                                                const uint8_t *bytes, size_t size,
                                                const struct mabn_augment_key *key);
-MABN_MUST_USE mabn_status mabn_augment_pixels(struct mabn_augmenter *augmenter, float *out,
+MABN_MUST_USE mabn_status mabn_augment_pixels(struct mabn_augmenter *augmenter, void *out,
                                               const uint8_t *pixels /* (height,width,channels) */,
                                               int width, int height, int channels,
                                               const struct mabn_augment_key *key);

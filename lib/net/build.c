@@ -15,6 +15,8 @@ static mabn_status choose_backend(struct mabn_net *net)
     net->dtype = MABN_DTYPE_F32;
     if (mabn_device_kind_of(net->device) == MABN_DEVICE_CPU) {
         net->backend = &mabn_net_cpu;
+        if (net->options.bytes)
+            return mabn_fail(MABN_ERR_UNSUPPORTED, "only a GPU takes pictures as bytes");
         if (*precision == MABN_NET_AUTO) *precision = MABN_NET_FP32;
         if (*precision == MABN_NET_FP32) return MABN_OK;
         return mabn_fail(MABN_ERR_UNSUPPORTED, "the CPU computes in fp32 only, not in %s",

@@ -32,7 +32,7 @@ struct inputs { /* at the end of a slot's upload; and the labels (N) after it */
 
 /* The host's side of a step: pinned memory. */
 struct slot {
-    float *pictures;
+    void *pictures; /* floats or bytes */
     struct inputs *inputs;
     struct figures *figures;
     float *logits;
@@ -65,6 +65,7 @@ struct net_cuda {
     double *losses; /* (N) */
     float *share;
     struct mabn_cuda_scaler *scaler; /* NULL: no loss scaling */
+    float *byte_table;               /* (C,256), with options.bytes */
 
     struct mabn_cuda_sgd_param *host_params, *params;
     struct mabn_cuda_sgd_piece *pieces;

@@ -74,7 +74,8 @@ struct net_backend {
     /* Once everything is placed: primitives, and what memory they need beside the arenas. */
     mabn_status (*prepare)(struct mabn_net *net);
     void (*release)(struct mabn_net *net); /* also of what prepare left half done */
-    float *(*input)(struct mabn_net *net);
+    void *(*input)(struct mabn_net *net);  /* floats, or bytes with options.bytes */
+    mabn_status (*byte_table)(struct mabn_net *net, const float *table);
     int32_t *(*labels)(struct mabn_net *net);
     const float *(*logits)(const struct mabn_net *net);
     const int32_t *(*ranks)(const struct mabn_net *net);

@@ -59,6 +59,7 @@ struct mabn_net_options {
     bool training;
     bool no_fold;     /* inference: keep norms apart from convolutions, to compare */
     bool exact;       /* plain convolution sums, no Winograd: slower, for comparisons */
+    bool bytes;       /* pictures come as bytes; on a GPU only, which normalizes them itself */
     bool save_memory; /* training: compute again what lies between norm input and block output */
     const struct mabn_norm_sync *sync; /* for SyncBN; borrowed, NULL: one rank */
 };
@@ -95,8 +96,12 @@ MABN_MUST_USE mabn_status mabn_net_plan(struct mabn_net *net, int output);
 /* ---- running ---- */
 
 float *mabn_net_input(struct mabn_net *net);              /* (N,H,W,C): fill before forward */
+uint8_t *mabn_net_bytes(struct mabn_net *net);            /* in its place, with options.bytes */
 int32_t *mabn_net_labels(struct mabn_net *net);           /* (N): fill before loss; -1: no label */
 const float *mabn_net_logits(const struct mabn_net *net); /* (N,classes), after forward */
+/* With options.bytes: what a byte is to the network, channel by channel (C,256). */
+MABN_MUST_USE mabn_status mabn_net_byte_table(struct mabn_net *net, const float *table);
+bool mabn_net_takes_bytes(const struct mabn_net *net);
 int mabn_net_batch(const struct mabn_net *net);
 enum mabn_net_precision mabn_net_precision_of(const struct mabn_net *net); /* never auto */
 int mabn_net_classes(const struct mabn_net *net);

@@ -166,7 +166,7 @@ static mabn_status prepare_slot(struct mabn_net *net, struct slot *slot, bool ap
     slot->logits = (float *)p;
     if (apart) return MABN_OK;
     MABN_TRY(mabn_cuda_host_alloc(net->device, &p, c->upload_bytes));
-    slot->pictures = (float *)p;
+    slot->pictures = p;
     slot->inputs = (struct inputs *)((char *)p + c->picture_bytes);
     MABN_TRY(mabn_cuda_event_new(&slot->uploaded, net->device, false));
     return mabn_cuda_event_new(&slot->done, net->device, false);
@@ -177,7 +177,8 @@ static mabn_status prepare_memory(struct mabn_net *net)
 {
     struct net_cuda *c = net->cuda;
     const size_t n = (size_t)net->options.batch;
-    c->picture_bytes = net_align((size_t)net_values(net, &net->nodes[0]) * sizeof(float));
+    c->picture_bytes = net_align((size_t)net_values(net, &net->nodes[0]) *
+                                 (net->options.bytes ? 1 : sizeof(float)));
     c->input_bytes = sizeof(struct inputs) + n * sizeof(int32_t);
     c->upload_bytes = c->picture_bytes + c->input_bytes;
     c->figure_bytes = sizeof(struct figures) + n * sizeof(int32_t);
@@ -189,14 +190,16 @@ static mabn_status prepare_memory(struct mabn_net *net)
     MABN_TRY(mabn_cuda_event_new(&c->end, net->device, true));
     MABN_TRY(mabn_net_get_arena(net, &c->staged, c->upload_bytes));
     const size_t figures = net_align(c->figure_bytes), inputs = net_align(c->input_bytes);
-    MABN_TRY(
-        mabn_net_get_arena(net, &c->small, figures + inputs + net_align(n * sizeof(double)) + 256));
+    const size_t losses = net_align(n * sizeof(double));
+    const size_t table = net->options.bytes ? (size_t)net->nodes[0].c * 256 * sizeof(float) : 0;
+    MABN_TRY(mabn_net_get_arena(net, &c->small, figures + inputs + losses + table + 256));
     c->figures = (struct figures *)c->small.base;
     c->ranks = (int32_t *)(c->figures + 1);
     c->inputs = (struct inputs *)(c->small.base + figures);
     c->labels = (int32_t *)(c->inputs + 1);
     c->losses = (double *)(c->small.base + figures + inputs);
-    c->share = (float *)(c->small.base + figures + inputs + net_align(n * sizeof(double)));
+    c->byte_table = (float *)(c->small.base + figures + inputs + losses);
+    c->share = (float *)(c->small.base + figures + inputs + losses + table);
     if (net->options.precision != MABN_NET_FP16 || !net->options.training) return MABN_OK;
     c->scaler = &c->figures->scaler;
     return mabn_cuda_scaler_init(c->scaler, c->stream);

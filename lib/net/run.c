@@ -127,7 +127,25 @@ int mabn_net_depth(const struct mabn_net *net)
 
 float *mabn_net_input(struct mabn_net *net)
 {
+    if (net->options.bytes) MABN_BUG("this network takes bytes");
     return net->backend->input(net);
+}
+
+uint8_t *mabn_net_bytes(struct mabn_net *net)
+{
+    if (!net->options.bytes) MABN_BUG("this network takes floats");
+    return net->backend->input(net);
+}
+
+mabn_status mabn_net_byte_table(struct mabn_net *net, const float *table)
+{
+    if (!net->options.bytes) MABN_BUG("this network takes floats");
+    return net->backend->byte_table(net, table);
+}
+
+bool mabn_net_takes_bytes(const struct mabn_net *net)
+{
+    return net->options.bytes;
 }
 
 int32_t *mabn_net_labels(struct mabn_net *net)

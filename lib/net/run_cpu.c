@@ -467,7 +467,7 @@ static mabn_status cpu_copy(struct mabn_net *net, void *to, const void *from, si
     return MABN_OK;
 }
 
-static float *cpu_input(struct mabn_net *net)
+static void *cpu_input(struct mabn_net *net)
 {
     return net_buffer(net, net->nodes[0].data);
 }

@@ -239,20 +239,31 @@ static struct slot *next_slot(const struct mabn_net *net)
     return &net->cuda->slots[net->cuda->steps % SLOTS];
 }
 
+/* Staged pictures to the plan's input: rounded, and padded to its channels. */
+static mabn_status take_pictures(struct mabn_net *net)
+{
+    const struct net_cuda *c = net->cuda;
+    const struct node *input = &net->nodes[0];
+    const int64_t rows = net->options.batch * input->h;
+    const int channels = (int)input->c, padded = (int)net->input_channels;
+    void *to = memory(net, input->data);
+    if (net->options.bytes)
+        return mabn_cuda_look_up_pixels(to, (const uint8_t *)c->staged.base, rows * input->w,
+                                        channels, padded, c->byte_table, net->dtype, c->stream);
+    return mabn_cuda_pad_weight(to, (const float *)c->staged.base, rows, input->w, channels, padded,
+                                false, net->dtype, c->stream);
+}
+
 /* The slot's pictures, labels and rates to where the plan reads them. */
 static mabn_status upload(struct mabn_net *net, const struct slot *slot)
 {
     struct net_cuda *c = net->cuda;
-    const struct node *input = &net->nodes[0];
-    const float *pictures = (const float *)c->staged.base;
     MABN_TRY(mabn_cuda_event_order(c->taken, c->copy_stream));
     MABN_TRY(mabn_cuda_copy_in(net->device, c->staged.base, slot->pictures, c->upload_bytes,
                                c->copy_stream));
     MABN_TRY(mabn_cuda_event_record(slot->uploaded, c->copy_stream));
     MABN_TRY(mabn_cuda_event_order(slot->uploaded, c->stream));
-    MABN_TRY(mabn_cuda_pad_weight(memory(net, input->data), pictures, net->options.batch * input->h,
-                                  input->w, (int)input->c, (int)net->input_channels, false,
-                                  net->dtype, c->stream));
+    MABN_TRY(take_pictures(net));
     MABN_TRY(copy_on_device(net, c->inputs, c->staged.base + c->picture_bytes, c->input_bytes));
     return mabn_cuda_event_record(c->taken, c->stream);
 }
@@ -436,9 +447,15 @@ static struct slot *writable_slot(struct mabn_net *net)
     return slot;
 }
 
-static float *cuda_input(struct mabn_net *net)
+static void *cuda_input(struct mabn_net *net)
 {
     return writable_slot(net)->pictures;
+}
+
+static mabn_status cuda_byte_table(struct mabn_net *net, const float *table)
+{
+    return mabn_device_put(net->device, net->cuda->byte_table, table,
+                           (size_t)net->nodes[0].c * 256 * sizeof(float));
 }
 
 static int32_t *cuda_labels(struct mabn_net *net)
@@ -575,6 +592,7 @@ const struct net_backend mabn_net_cuda = {
     mabn_net_cuda_prepare,
     mabn_net_cuda_release,
     cuda_input,
+    cuda_byte_table,
     cuda_labels,
     cuda_logits,
     cuda_ranks,

@@ -182,6 +182,11 @@ MABN_MUST_USE mabn_status mabn_cuda_normalize_pixels(void *y, const uint8_t *pic
 MABN_MUST_USE mabn_status mabn_cuda_normalize_pictures(
     void *y, const uint8_t *pictures, const struct mabn_cuda_pictures *shape, int channels,
     const struct mabn_cuda_pixels *how, const uint8_t *flip, enum mabn_dtype dtype, void *stream);
+/* pictures (pixels,channels) bytes → y (pixels,padded) of `dtype`: table (channels,256) float32, and
+ * 0 in the padding. What the loader's own normalization gives, rounded to dtype. */
+MABN_MUST_USE mabn_status mabn_cuda_look_up_pixels(void *y, const uint8_t *pictures, int64_t pixels,
+                                                   int channels, int padded, const float *table,
+                                                   enum mabn_dtype dtype, void *stream);
 
 MABN_END_DECLS
 #endif

@@ -69,6 +69,31 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
+/* A thread a pixel: its bytes are few, and its row is written in one go where it is four or eight
+ * values wide. */
+template <typename T>
+__global__ void __launch_bounds__(THREADS)
+    look_up_kernel(T *y, const uint8_t *pictures, int64_t pixels, int channels, int padded,
+                   bool fours, const float *table)
+{
+    const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+
+    if (i >= pixels) return;
+    for (int c0 = 0; c0 < padded; c0 += 4) {
+        float v[4];
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            const int c = c0 + k;
+            v[k] = c < channels ? table[c * 256 + pictures[i * channels + c]] : 0.0f;
+        }
+        if (fours)
+            mabn_store(y + i * padded + c0, v);
+        else
+            for (int k = 0; k < 4 && c0 + k < padded; k++)
+                mabn_from_float(y + i * padded + c0 + k, v[k]);
+    }
+}
+
 } // namespace
 
 static mabn_status launch_pixels(void *y, const uint8_t *pictures, int64_t pixels, int channels,
@@ -109,4 +134,21 @@ mabn_status mabn_cuda_normalize_pictures(void *y, const uint8_t *pictures,
         return mabn_fail(MABN_ERR_UNSUPPORTED, "more than 2^31 pixels at once");
     return launch_pixels(y, pictures, shape->n * pixels, channels, {},
                          {how, flip, (unsigned)pixels, (unsigned)shape->width}, dtype, stream);
+}
+
+mabn_status mabn_cuda_look_up_pixels(void *y, const uint8_t *pictures, int64_t pixels, int channels,
+                                     int padded, const float *table, enum mabn_dtype dtype,
+                                     void *stream)
+{
+    const bool fours = padded % 4 == 0 && reinterpret_cast<uintptr_t>(y) % 16 == 0;
+
+    if (channels < 1 || padded < channels)
+        return mabn_fail(MABN_ERR_ARG, "%d channels padded to %d", channels, padded);
+    if (!pixels) return MABN_OK;
+    return mabn_by_type(dtype, false, [&](auto *type, auto) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        return MABN_LAUNCH(look_up_kernel<T>, (unsigned)((pixels + THREADS - 1) / THREADS), THREADS,
+                           0, static_cast<cudaStream_t>(stream), static_cast<T *>(y), pictures,
+                           pixels, channels, padded, fours, table);
+    });
 }

@@ -20,6 +20,27 @@ mabn_status mabn_eval_check(const struct mabn_model *model, const struct mabn_da
     return MABN_OK;
 }
 
+void mabn_eval_fill(struct mabn_net *net, const struct mabn_batch *batch, size_t values)
+{
+    if (batch->bytes)
+        memcpy(mabn_net_bytes(net), batch->bytes, values);
+    else
+        memcpy(mabn_net_input(net), batch->x, values * sizeof(float));
+}
+
+bool mabn_eval_sends_bytes(const struct mabn_device *device, const struct mabn_augment *input)
+{
+    return mabn_device_kind_of(device) != MABN_DEVICE_CPU && mabn_augment_has_bytes(input);
+}
+
+mabn_status mabn_eval_set_table(struct mabn_net *net, const struct mabn_augment *input)
+{
+    float table[3][256];
+    if (!mabn_net_takes_bytes(net)) return MABN_OK;
+    mabn_augment_table(input, table);
+    return mabn_net_byte_table(net, table[0]);
+}
+
 /* An evaluation under way: the net may be a batch or two ahead of the results, while the loader
  * keeps only its newest batch. */
 struct evaluation {
@@ -77,8 +98,8 @@ static mabn_status begin_batch(struct evaluation *e, const struct mabn_batch *ba
 {
     struct mabn_shape shape = mabn_net_input_shape(e->net);
     int rows = mabn_net_batch(e->net), depth = mabn_net_depth(e->net);
-    size_t values = (size_t)(shape.dim[1] * shape.dim[2] * shape.dim[3]);
-    memcpy(mabn_net_input(e->net), batch->x, (size_t)batch->count * values * sizeof(float));
+    size_t values = (size_t)(batch->count * shape.dim[1] * shape.dim[2] * shape.dim[3]);
+    mabn_eval_fill(e->net, batch, values);
     int32_t *labels = mabn_net_labels(e->net);
     for (int i = 0; i < rows; i++)
         labels[i] = i < batch->count ? batch->labels[i] : -1;
@@ -112,6 +133,8 @@ mabn_status mabn_evaluate(struct mabn_eval_result *result, struct mabn_net *net,
     lo.keep_last = true;
     lo.epochs = 1;
     lo.skip_bad = options->skip_bad;
+    lo.bytes = mabn_net_takes_bytes(net);
+    MABN_TRY(mabn_eval_set_table(net, input));
     MABN_TRY(mabn_sampler_init(&lo.sampler, MABN_SAMPLER_SEQUENTIAL, source->count, 0, 0));
     MABN_TRY(mabn_loader_new(&loader, source, &lo));
     start_evaluation(&e);

@@ -19,6 +19,14 @@ MABN_BEGIN_DECLS
 MABN_MUST_USE mabn_status mabn_eval_check(const struct mabn_model *model,
                                           const struct mabn_dataset *data, const char *name);
 
+/* Should pictures cross to this device as bytes (mabn_net_options.bytes)? */
+bool mabn_eval_sends_bytes(const struct mabn_device *device, const struct mabn_augment *input);
+/* Tell a net that takes bytes what they mean. */
+MABN_MUST_USE mabn_status mabn_eval_set_table(struct mabn_net *net,
+                                              const struct mabn_augment *input);
+/* A batch's first `values` values into the net's input, floats or bytes. */
+void mabn_eval_fill(struct mabn_net *net, const struct mabn_batch *batch, size_t values);
+
 struct mabn_eval_options {
     int threads;          /* decoding; 0: as many as the process may use */
     double smoothing;     /* of the labels, in the loss */

@@ -385,9 +385,12 @@ static mabn_status build_networks(struct mabn_run *run)
                                   .exact = o->exact,
                                   .save_memory = o->save_memory};
     MABN_TRY(mabn_device_open(&run->device, o->device, o->threads));
+    no.bytes = mabn_eval_sends_bytes(run->device, &run->augment);
     MABN_TRY(mabn_model_build(&run->net, run->device, &run->model, &no));
+    MABN_TRY(mabn_eval_set_table(run->net, &run->augment));
     if (!run->val_set) return MABN_OK;
     no.training = no.save_memory = false;
+    no.bytes = mabn_eval_sends_bytes(run->device, &run->input);
     no.batch = o->val_batch ? o->val_batch : o->batch;
     if (no.batch > mabn_dataset_count(run->val_set))
         no.batch = (int)mabn_dataset_count(run->val_set);

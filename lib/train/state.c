@@ -391,6 +391,7 @@ mabn_status mabn_run_start(struct mabn_run *run)
     lo.batch = o->batch;
     lo.threads = o->decoders;
     lo.skip_bad = o->skip_bad;
+    lo.bytes = mabn_net_takes_bytes(run->net);
     lo.first_epoch = (uint64_t)(run->step / run->epoch_steps);
     lo.first_index = (uint64_t)(run->step % run->epoch_steps);
     uint64_t length = o->epoch_steps ? (uint64_t)o->epoch_steps * (uint64_t)o->batch : 0;

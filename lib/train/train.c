@@ -161,7 +161,7 @@ static mabn_status step_once(struct mabn_run *run)
     MABN_TRY(mabn_loader_next(run->loader, &batch));
     size_t values =
         (size_t)run->augment.width * (size_t)run->augment.height * (size_t)run->augment.channels;
-    memcpy(mabn_net_input(run->net), batch->x, (size_t)o->batch * values * sizeof(float));
+    mabn_eval_fill(run->net, batch, (size_t)o->batch * values);
     memcpy(mabn_net_labels(run->net), batch->labels, (size_t)o->batch * sizeof(int32_t));
 
     bool record = o->stats && run->step % o->stats_every == 0;

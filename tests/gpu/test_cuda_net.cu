@@ -285,6 +285,41 @@ static void test_records(enum mabn_net_precision precision)
     verdict.print(name);
 }
 
+/* Pictures as bytes are the same pictures. */
+static void test_bytes(enum mabn_net_precision precision)
+{
+    const description d("cifar-resnet8", "mabn");
+    network floats(d.model, gpu, true, precision);
+    network bytes(d.model, gpu, true, precision,
+                  [](struct mabn_net_options &o) { o.bytes = true; });
+    const std::vector<float> table = gpu_random(3 * 256, 5, MABN_DTYPE_F32, 0, 1);
+    struct gpu_verdict verdict;
+    struct mabn_net_result r[2];
+    char name[80];
+
+    mabn_net_initialize(floats, 7, MABN_NET_INIT_FAN_OUT);
+    mabn_net_initialize(bytes, 7, MABN_NET_INIT_FAN_OUT);
+    must(mabn_net_byte_table(bytes, table.data()));
+    for (int step = 0; step < 4; step++) {
+        uint8_t *to = mabn_net_bytes(bytes);
+        float *x = mabn_net_input(floats);
+        for (int i = 0; i < 6 * 8 * 9 * 3; i++) {
+            to[i] = (uint8_t)(i * 31 + (i >> 5) + step * 7);
+            x[i] = table[(size_t)(i % 3 * 256 + to[i])];
+        }
+        for (int i = 0; i < 6; i++)
+            mabn_net_labels(floats)[i] = mabn_net_labels(bytes)[i] = i % 5;
+        for (struct mabn_net *net : {(struct mabn_net *)floats, (struct mabn_net *)bytes}) {
+            must(mabn_net_step(net, 0.1, &sgd));
+            must(mabn_net_result(net, &r[net == bytes.net]));
+        }
+        verdict.add("loss", fabs(r[0].loss - r[1].loss), 0);
+    }
+    compare(verdict, bytes, floats, 0);
+    snprintf(name, sizeof name, "%s: pictures as bytes", mabn_net_precision_name(precision));
+    verdict.print(name);
+}
+
 /* Changes that a captured step cannot know of, and what is refused. */
 static void test_changes(void)
 {
@@ -338,6 +373,8 @@ int main(void)
     test_step_apart(MABN_NET_BF16);
     test_step_apart(MABN_NET_FP16);
     test_resume();
+    test_bytes(MABN_NET_FP32);
+    test_bytes(MABN_NET_BF16);
     test_records(MABN_NET_FP32);
     test_records(MABN_NET_FP16);
     test_changes();

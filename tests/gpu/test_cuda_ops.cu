@@ -397,6 +397,29 @@ static void test_pixels(int64_t pixels, int channels, size_t offset, enum mabn_d
     verdict.print("pixels");
 }
 
+static void test_look_up(int64_t pixels, int channels, int padded, enum mabn_dtype dtype)
+{
+    const std::vector<float> table = gpu_random((size_t)channels * 256, 77, MABN_DTYPE_F32, 0, 1);
+    std::vector<uint8_t> bytes((size_t)(pixels * channels));
+    std::vector<float> want((size_t)(pixels * padded), 0.0f);
+    struct gpu_verdict verdict;
+
+    for (size_t i = 0; i < bytes.size(); i++)
+        bytes[i] = (uint8_t)(i * 37 + 5);
+    for (int64_t i = 0; i < pixels; i++)
+        for (int c = 0; c < channels; c++)
+            want[(size_t)(i * padded + c)] =
+                gpu_round(table[(size_t)(c * 256 + bytes[(size_t)(i * channels + c)])], dtype);
+    gpu_values<uint8_t> pictures(bytes);
+    gpu_values<float> gpu_table(table);
+    gpu_array y(want.size(), dtype);
+    if (mabn_cuda_look_up_pixels(y.p, pictures.at(), pixels, channels, padded, gpu_table.at(),
+                                 dtype, NULL))
+        verdict.add(mabn_error_message(), 1, 0);
+    verdict.add("y", y.values(), want, 0);
+    verdict.print("pixels looked up");
+}
+
 int main(void)
 {
     if (!gpu_ready()) return tap_done();
@@ -416,6 +439,9 @@ int main(void)
         test_pixels(1001, 4, 0, dtype);
         test_pixels(50, 8, 1, dtype);
         test_pixels(7, 3, 0, dtype);
+        test_look_up(301, 3, 8, dtype);
+        test_look_up(301, 3, 4, dtype);
+        test_look_up(64, 1, 1, dtype);
         test_pictures(3, 5, 7, 4, true, dtype);
         test_pictures(2, 4, 6, 8, false, dtype);
         test_padding(5, 9, 3, 8, dtype);

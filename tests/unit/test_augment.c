@@ -352,6 +352,44 @@ static void test_erase(void)
     mabn_image_release(&image);
 }
 
+/* ---- bytes ---- */
+
+/* Bytes and the table are the floats, to the bit. */
+static void test_bytes(const char *preset, bool training, int channels)
+{
+    struct mabn_image image = {0};
+    struct mabn_augment a;
+    float table[3][256];
+    int wrong = 0;
+    draw(&image, 40, 50);
+    if (mabn_augment_preset(&a, preset, training)) exit(1);
+    a.width = a.height = 32;
+    a.short_side = a.crop == MABN_CROP_CENTRE ? 36 : a.short_side;
+    a.channels = channels;
+    if (channels == 1) a.lighting = 0;
+    a.brightness = training ? 0.2 : 0;
+    mabn_augment_table(&a, table);
+    for (uint64_t i = 0; i < 8; i++) {
+        const struct mabn_augment_key key = {11, 2, i};
+        const int n = 32 * 32 * channels;
+        uint8_t *bytes = mabn_xmalloc((size_t)n);
+        float *x = apply(&a, &image, i);
+        struct mabn_augmenter *g = mabn_augmenter_new(&a);
+        mabn_augmenter_set_bytes(g);
+        if (mabn_augment_pixels(g, bytes, image.pixels, 40, 50, 3, &key)) exit(1);
+        for (int k = 0; k < n; k++)
+            wrong += x[k] != table[k % channels][bytes[k]];
+        mabn_augmenter_free(g);
+        free(bytes);
+        free(x);
+    }
+    tap_ok(!wrong && mabn_augment_has_bytes(&a), "%s, %s, %d channels: bytes are the floats",
+           preset, training ? "training" : "validation", channels);
+    a.erase = 0.5;
+    tap_ok(!mabn_augment_has_bytes(&a), "but not with erased parts");
+    mabn_image_release(&image);
+}
+
 /* ---- encoded pictures ---- */
 
 /* Decoding only what is needed must not show: a JPEG gives what its pixels give. */
@@ -473,6 +511,11 @@ int main(void)
     test_lighting();
     test_jitter();
     test_erase();
+    test_bytes("imagenet", true, 3);
+    test_bytes("imagenet", false, 3);
+    test_bytes("torchvision", true, 3);
+    test_bytes("cifar", true, 1);
+    test_bytes("plain", false, 3);
     test_encoded("imagenet", true, 200, 130);
     test_encoded("imagenet", true, 20, 130);
     test_encoded("imagenet", false, 200, 130);

@@ -453,6 +453,43 @@ static void test_dataset(bool raw)
     remove(path);
 }
 
+/* Batches of bytes are batches of floats before normalization; a short one is padded. */
+static void test_bytes(void)
+{
+    struct set set;
+    struct mabn_loader *loaders[2];
+    const struct mabn_batch *floats, *bytes;
+    float table[3][256];
+    int wrong = 0, batches = 0;
+    set_init(&set, 11, true);
+    const struct mabn_source source = source_of(&set, true);
+    struct mabn_loader_options o = options_for(&set, MABN_SAMPLER_SHUFFLE, 4);
+    o.epochs = 1;
+    o.keep_last = true;
+    mabn_augment_table(&o.augment, table);
+    for (int i = 0; i < 2; i++) {
+        o.bytes = i;
+        tap_status(mabn_loader_new(&loaders[i], &source, &o), i ? "bytes" : "floats");
+    }
+    while (!mabn_loader_next(loaders[0], &floats) && floats) {
+        if (mabn_loader_next(loaders[1], &bytes) || !bytes || bytes->x || floats->bytes) exit(1);
+        wrong += bytes->count != floats->count ||
+                 memcmp(bytes->labels, floats->labels, 4 * sizeof *bytes->labels) != 0;
+        for (int k = 0; k < floats->count * 16 * 16 * 3; k++)
+            wrong += floats->x[k] != table[k % 3][bytes->bytes[k]];
+        for (int k = bytes->count * 16 * 16 * 3; k < 4 * 16 * 16 * 3; k++)
+            wrong += bytes->bytes[k] != 0;
+        batches++;
+    }
+    tap_ok(!wrong && batches == 3, "the same batches, as bytes");
+    mabn_loader_free(loaders[0]);
+    mabn_loader_free(loaders[1]);
+    o.augment.erase = 0.1;
+    tap_fails(mabn_loader_new(&loaders[0], &source, &o), MABN_ERR_ARG, "bytes",
+              "no bytes with erased parts");
+    set_release(&set);
+}
+
 int main(void)
 {
     test_shuffle(1);
@@ -466,6 +503,7 @@ int main(void)
     test_order(false);
     test_order(true);
     test_contents();
+    test_bytes();
     test_ranks();
     test_bad_sample();
     test_stop();
