@@ -1,11 +1,14 @@
 /* The normalization engine on the GPU against the CPU's: all norms, all element types, ReLU and
  * residual, groups with a short last run, several steps so that windows, counters and running
  * averages move. */
+#include <algorithm>
+
 #include "device/pack.cuh"
 #include "harness.h"
 #include "norm/kernels.cuh"
 #include "norm/norm.h"
 #include "norm/norm_cuda.h"
+#include "ops/ops_cuda.h"
 
 struct shape {
     int64_t samples, positions;
@@ -106,6 +109,17 @@ static void compare_state(struct gpu_verdict *verdict, const struct layer &l,
     }
 }
 
+/* Before step `step` (from 0). */
+static int64_t calls_until_known(const struct layer &l, int step)
+{
+    const struct mabn_norm_options &o = l.norm.options;
+    const bool one_run = l.shape.norm_batch == 0 || l.shape.norm_batch >= l.shape.samples;
+
+    if (o.kind != MABN_NORM_MABN) return -1;
+    if (o.window_rule == MABN_WINDOW_ITERATION && !one_run) return -1;
+    return std::max(0, o.r_start - 1 - step);
+}
+
 /* A layer's steps: forward, reapply, backward, state; then inference. */
 static void run(const struct mabn_norm_options &options, const struct shape &s,
                 enum mabn_dtype dtype, const struct mode &m, int steps)
@@ -143,7 +157,9 @@ static void run(const struct mabn_norm_options &options, const struct shape &s,
         struct mabn_norm_io cpu = cpu_io(l, m, x.data(), residual.data(), dy.data());
 
         gpu_order(step);
-        io.known = m.known && step + 1 >= options.r_start;
+        const int64_t until = mabn_norm_calls_until_known(&l.norm, l.state.data(), s.samples);
+        verdict.add("calls until known", until != calls_until_known(l, step), 0);
+        io.known = m.known && until == 0;
         io.x = gpu_x.p;
         io.residual = m.residual ? gpu_residual.p : NULL;
         io.y = y.p;
@@ -214,6 +230,75 @@ static void test_kind(enum mabn_norm_kind kind, enum mabn_window_rule rule)
     }
 }
 
+/* Gradients that are larger by the loss's scale, which changes on the way: results are, too, and
+ * the state is not. Then one that overflowed: the window stays finite, and goes on. */
+static void test_scaler(enum mabn_window_rule rule)
+{
+    const struct mabn_norm_options o = options_of(MABN_NORM_MABN, rule);
+    const struct shape s = {4, 6, 8, rule == MABN_WINDOW_ITERATION ? 0 : 2};
+    const enum mabn_dtype dtype = MABN_DTYPE_F16;
+    struct layer plain(o, s, dtype);
+    const size_t n = plain.values();
+    gpu_values<float> gamma(plain.gamma), beta(plain.beta), dgamma(plain.dgamma);
+    gpu_values<float> dbeta(plain.dbeta);
+    gpu_values<char> state(plain.state), want_state(plain.state);
+    gpu_bytes saved(plain.saved.size());
+    gpu_bytes scratch(mabn_norm_cuda_scratch_bytes(&plain.norm, s.samples, s.positions));
+    gpu_array y(n, dtype), dx(n, dtype), want_dx(n, dtype);
+    gpu_values<struct mabn_cuda_scaler> scaler(std::vector<struct mabn_cuda_scaler>(1));
+    struct mabn_norm_cuda_io io = {};
+    struct gpu_verdict verdict;
+
+    io.samples = s.samples;
+    io.positions = s.positions;
+    io.dtype = dtype;
+    io.gamma = gamma.at();
+    io.beta = beta.at();
+    io.saved = saved.p;
+    io.scratch = scratch.p;
+    io.y = y.p;
+    io.dgamma = dgamma.at();
+    io.dbeta = dbeta.at();
+    for (int step = 0; step < 6; step++) {
+        const float scale = step % 2 ? 64 : 16;
+        const std::vector<float> x = gpu_random(n, 10 + step, dtype, 0.4, 1);
+        std::vector<float> dy = gpu_random(n, 50 + step, dtype, 0, 1), larger = dy;
+        const struct mabn_cuda_scaler now = {scale, 1 / scale, 0, 0, 0, 0, 0};
+        for (float &v : larger)
+            v *= scale;
+        if (step == 5) larger[3] = INFINITY;
+        gpu_array gpu_x(x, dtype), gpu_dy(dy, dtype), gpu_larger(larger, dtype);
+        scaler.put(&now);
+        io.x = gpu_x.p;
+        io.state = want_state.p;
+        io.scaler = NULL;
+        io.dy = gpu_dy.p;
+        io.dx = want_dx.p;
+        if (mabn_norm_cuda_forward(&plain.norm, &io) || mabn_norm_cuda_backward(&plain.norm, &io))
+            verdict.add(mabn_error_message(), 1, 0);
+        io.state = state.p;
+        io.scaler = scaler.at();
+        io.dy = gpu_larger.p;
+        io.dx = dx.p;
+        if (mabn_norm_cuda_forward(&plain.norm, &io) || mabn_norm_cuda_backward(&plain.norm, &io))
+            verdict.add(mabn_error_message(), 1, 0);
+        if (step == 5) break;
+        std::vector<float> got = dx.values();
+        for (float &v : got)
+            v /= scale;
+        verdict.add("dx", got, want_dx.values(), 0);
+        verdict.add("state", state.values() == want_state.values() ? 0 : 1, 0);
+    }
+    const std::vector<char> last = state.values();
+    struct mabn_norm_tensor list[MABN_NORM_MAX_TENSORS];
+    const int count = mabn_norm_state_list(&plain.norm, (void *)last.data(), list);
+    for (int i = 0; i < count; i++)
+        for (size_t j = 0; list[i].dtype == MABN_NORM_F32 && j < list[i].bytes / 4; j++)
+            verdict.add("finite", !isfinite(((const float *)list[i].data)[j]), 0);
+    verdict.add("overflow is seen", isfinite(dgamma.values()[3]), 0);
+    verdict.print(rule == MABN_WINDOW_ITERATION ? "loss scaling, iteration" : "loss scaling");
+}
+
 /* The bound behind the scratch's size holds for every smaller call of either type. */
 static void test_scratch(void)
 {
@@ -265,6 +350,8 @@ int main(void)
     for (int kind = 0; kind < MABN_NORM_KINDS; kind++)
         test_kind((enum mabn_norm_kind)kind, MABN_WINDOW_SUBBATCH);
     test_kind(MABN_NORM_MABN, MABN_WINDOW_ITERATION);
+    test_scaler(MABN_WINDOW_SUBBATCH);
+    test_scaler(MABN_WINDOW_ITERATION);
     test_scratch();
     test_refusals();
     return tap_done();
