@@ -34,6 +34,7 @@ E_BIN := $(CUDA_TESTS:%=$(B)/tests/unit/%)
 $(E)/%.cu.o: %.cu
 	$(say) CXX $<
 	$(Q)mkdir -p $(@D) && $(CXX) $(E_FLAGS) -MMD -MP -x c++ -c $< -o $@
+$(E)/tests/gpu/%.cu.o: E_FLAGS += $(PKG_CF)
 $(E)/%.cpp.o: %.cpp
 	$(say) CXX $<
 	$(Q)mkdir -p $(@D) && $(CXX) $(E_FLAGS) -MMD -MP -c $< -o $@
@@ -67,7 +68,7 @@ $(G)/bench/%: $(B)/tests/gpu/%.cu.o $(LIB)
 	$(link_gpu)
 $(G)/probe/%: $(B)/tests/gpu/%.cu.o $(LIB)
 	$(link_gpu)
-$(B)/tests/gpu/%.cu.o: NVFLAGS += -Itests/unit -Itests/gpu
+$(B)/tests/gpu/%.cu.o: NVFLAGS += -Itests/unit -Itests/gpu $(filter -I%,$(PKG_CF))
 
 .PHONY: gpu-programs check-gpu bench-gpu bundle-gpu
 gpu-programs: $(G_BIN)

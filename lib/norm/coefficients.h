@@ -148,8 +148,13 @@ MABN_COEF struct mabn_window_step mabn_step_iteration(int64_t it, int window, in
  * 1 + 2e-8, which fifty steps of memory make 1e-6. */
 MABN_COEF float mabn_move(float running_var, double momentum, double v)
 {
+#ifdef __CUDA_ARCH__ /* never contracted */
+    return __fadd_rn(__fmul_rn((float)momentum, running_var),
+                     __fmul_rn((float)(1 - momentum), (float)v));
+#else
     const float kept = (float)momentum * running_var, taken = (float)(1 - momentum) * (float)v;
     return kept + taken;
+#endif
 }
 
 /* The scale that does not depend on the batch: r·istd while r is not clipped. Known before x is. */

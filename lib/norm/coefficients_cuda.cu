@@ -288,13 +288,13 @@ __global__ void __launch_bounds__(BLOCK) coefs_mabn(work w)
         for (int64_t run = 0; run < w.runs; run++) {
             double *p = before + run * w.channels + at.c, v = *p;
             *p = moving;
-            moving = (float)(o.momentum * moving + (1 - o.momentum) * v);
+            moving = mabn_move(moving, o.momentum, v);
         }
         *rv = moving;
     }
     if (at.active && at.row == 0 && !by_iteration) {
         if (!done) *rv = (float)mean;
-        *rv = (float)(o.momentum * *rv + (1 - o.momentum) * mean);
+        *rv = mabn_move(*rv, o.momentum, mean);
     }
     __syncthreads();
     for (int64_t run = at.row; at.active && run < w.runs; run += at.rows) {

@@ -21,7 +21,8 @@ static inline void h5array_bail(const char *what, const char *name)
 
 static inline struct h5array h5array_read(hid_t group, const char *name)
 {
-    struct h5array a = {0};
+    struct h5array a;
+    memset(&a, 0, sizeof a);
     hid_t set = H5Dopen2(group, name, H5P_DEFAULT);
     if (set < 0) h5array_bail("data set", name);
     hid_t space = H5Dget_space(set);
