@@ -2,13 +2,14 @@
  * picture): conv.h's passes, on device memory.
  *
  * x (N,H,W,I), weight (O,KH,KW,I), dx and dy (N,OH,OW,O) are of type `dtype`, y (N,OH,OW,O) of
- * `y_dtype`; dweight, dbias and bias are float32. Sums are float32 at least.
+ * `y_dtype`; dweight, dbias and bias are float32, all 16-byte aligned. Sums are float32 at least;
+ * what a library has only in `dtype` (a filter's gradient, a bias added) is rounded to it once.
  *
  * Behind it stand cuDNN, cuBLASLt and plain kernels: direct sums in double, one thread a result,
  * the same on every device, which is what tests compare the others with. The plan of each pass is
  * made once, in mabn_conv_cuda_new: cuDNN's own heuristics, or a matrix product where the
  * convolution is one, by shape, type and library version alone, and only engines whose results
- * repeat bit for bit. Where a library has none, its next choice is taken, then the plain kernels;
+ * repeat bit for bit. Where a library has none, the other is asked, then the plain kernels do it;
  * mabn_conv_cuda_describe says which. With `tune` the choice is by time instead: fast, and not the
  * same from run to run.
  *
@@ -30,6 +31,10 @@ struct mabn_conv_cuda_options {
     bool bias;               /* y += bias (O) */
     bool add, relu;          /* infer only: y = relu(y_before + conv(x) + bias) */
     bool plain;              /* plain kernels only */
+    bool tune;               /* choose by time */
+    /* F32, or `dtype`: then it need not be converted at each call. Where a library adds it, it does
+     * so in `dtype` in any case. */
+    enum mabn_dtype bias_dtype;
 };
 
 struct mabn_conv_cuda;
@@ -57,7 +62,7 @@ const char *mabn_conv_cuda_describe(const struct mabn_conv_cuda *conv, enum mabn
 
 /* bias is NULL without options.bias. */
 MABN_MUST_USE mabn_status mabn_conv_cuda_infer(struct mabn_conv_cuda *conv, void *y, const void *x,
-                                               const void *weight, const float *bias,
+                                               const void *weight, const void *bias,
                                                void *workspace, void *stream);
 
 /* ---- training ---- */
@@ -65,7 +70,7 @@ MABN_MUST_USE mabn_status mabn_conv_cuda_infer(struct mabn_conv_cuda *conv, void
 /* bias likewise. */
 MABN_MUST_USE mabn_status mabn_conv_cuda_forward(struct mabn_conv_cuda *conv, void *y,
                                                  const void *x, const void *weight,
-                                                 const float *bias, void *workspace, void *stream);
+                                                 const void *bias, void *workspace, void *stream);
 /* add: dx += instead of dx =. */
 MABN_MUST_USE mabn_status mabn_conv_cuda_backward_data(struct mabn_conv_cuda *conv, void *dx,
                                                        const void *dy, const void *weight, bool add,

@@ -1,65 +1,329 @@
-/* Convolutions and the fully connected layer against the CPU's. */
+/* Convolutions and the fully connected layer against the CPU's, by the plain kernels and by the
+ * libraries: on a GPU cuDNN and cuBLASLt, on the executor the plain kernels pretending to be one
+ * that knows nothing but convolutions. On a GPU also ResNet-50's shapes, the libraries against the
+ * plain kernels. */
 #include "harness.h"
+
+#include "device/device.h"
 #include "ops/conv_cuda.h"
 
-static struct mabn_device *cpu;
+#ifdef MABN_EXECUTOR
+#include "conv_fast.h"
+static const bool on_gpu = false;
+#else
+static const bool on_gpu = true;
+#endif
 
-static void test_conv(const struct mabn_conv_shape shape, enum mabn_dtype dtype)
+static struct mabn_device *cpu, *gpu;
+
+static struct mabn_conv_cuda_options options_of(enum mabn_dtype dtype, bool training)
 {
-    const struct mabn_conv_options options = {true, false, true, false, false, true};
-    const int64_t oh = mabn_conv_out(shape.h, shape.kernel, shape.stride, shape.pad);
-    const int64_t ow = mabn_conv_out(shape.w, shape.kernel, shape.stride, shape.pad);
-    const size_t in = (size_t)(shape.n * shape.h * shape.w * shape.in);
-    const size_t out = (size_t)(shape.n * oh * ow * shape.out);
-    const size_t weights = (size_t)(shape.out * shape.kernel * shape.kernel * shape.in);
-    const std::vector<float> x = gpu_random(in, 1, dtype, 0, 1),
-                             dy = gpu_random(out, 2, dtype, 0, 1);
-    const std::vector<float> w = gpu_random(weights, 3, dtype, 0, 0.2);
-    const std::vector<float> b = gpu_random((size_t)shape.out, 4, MABN_DTYPE_F32, 0, 1);
-    std::vector<float> y(out), dx = gpu_random(in, 5, dtype, 0, 1), dw(weights), db(b.size());
-    gpu_array gx(x, dtype), gdy(dy, dtype), gw(w, dtype), gy(out, dtype), gdx(dx, dtype);
-    gpu_values<float> gb(b), gdw(dw), gdb(db);
-    struct mabn_conv_cuda_options how = {};
-    struct mabn_conv_cuda *conv;
-    struct mabn_conv *want;
-    struct gpu_verdict verdict;
-    char name[120];
+    struct mabn_conv_cuda_options o = {};
+    o.dtype = o.y_dtype = dtype;
+    o.training = training;
+    return o;
+}
 
-    if (mabn_conv_new(&want, cpu, &shape, &options)) MABN_BUG("%s", mabn_error_message());
-    std::vector<char> scratch(mabn_conv_scratch_bytes(want) + 64);
-    if (mabn_conv_forward(want, y.data(), x.data(), w.data(), b.data(), scratch.data()) ||
-        mabn_conv_backward_data(want, dx.data(), dy.data(), w.data(), true, scratch.data()) ||
-        mabn_conv_backward_weights(want, dw.data(), db.data(), x.data(), dy.data(), scratch.data()))
-        MABN_BUG("%s", mabn_error_message());
-    mabn_conv_free(want);
-    how.dtype = how.y_dtype = dtype;
-    how.training = how.bias = true;
-    if (mabn_conv_cuda_new(&conv, NULL, &shape, &how) ||
-        mabn_conv_cuda_forward(conv, gy.p, gx.p, gw.p, gb.at(), NULL, NULL) ||
-        mabn_conv_cuda_backward_data(conv, gdx.p, gdy.p, gw.p, true, NULL, NULL) ||
-        mabn_conv_cuda_backward_weights(conv, gdw.at(), gdb.at(), gx.p, gdy.p, NULL, NULL))
+/* One layer on the GPU, with a workspace of exactly what it asks for. */
+struct layer {
+    struct mabn_conv_cuda *conv;
+    struct gpu_bytes *workspace = nullptr;
+
+    layer(struct mabn_device *device, const struct mabn_conv_shape &shape,
+          const struct mabn_conv_cuda_options &options)
+    {
+        if (mabn_conv_cuda_new(&conv, device, &shape, &options))
+            MABN_BUG("%s", mabn_error_message());
+        workspace = new struct gpu_bytes(mabn_conv_cuda_workspace(conv));
+    }
+    ~layer()
+    {
+        mabn_conv_cuda_free(conv);
+        delete workspace;
+    }
+    layer(const layer &) = delete;
+    layer &operator=(const layer &) = delete;
+    const char *by(enum mabn_conv_pass pass) const
+    {
+        return mabn_conv_cuda_describe(conv, pass);
+    }
+};
+
+/* The arrays of a layer and what the CPU makes of them. */
+struct problem {
+    struct mabn_conv_shape shape;
+    enum mabn_dtype dtype;
+    std::vector<float> x, dy, w, b, dx, y_before, y, dx_want, dw, db;
+
+    problem(const struct mabn_conv_shape &s, enum mabn_dtype type) : shape(s), dtype(type)
+    {
+        const size_t oh = (size_t)mabn_conv_out(s.h, s.kernel, s.stride, s.pad);
+        const size_t ow = (size_t)mabn_conv_out(s.w, s.kernel, s.stride, s.pad);
+        const size_t in = (size_t)(s.n * s.h * s.w * s.in);
+        const size_t out = (size_t)(s.n * s.out) * oh * ow;
+        const size_t weights = (size_t)(s.out * s.kernel * s.kernel * s.in);
+        x = gpu_random(in, 1, dtype, 0, 1);
+        dy = gpu_random(out, 2, dtype, 0, 1);
+        w = gpu_random(weights, 3, dtype, 0, 0.2);
+        b = gpu_random((size_t)s.out, 4, dtype, 0, 1);
+        dx = gpu_random(in, 5, dtype, 0, 1);
+        y_before = gpu_random(out, 6, dtype, 0, 1);
+        y.resize(out);
+        dw.resize(weights);
+        db.resize(b.size());
+    }
+
+    void solve()
+    {
+        const struct mabn_conv_options options = {true, false, true, false, false, true};
+        struct mabn_conv *want;
+
+        if (mabn_conv_new(&want, cpu, &shape, &options)) MABN_BUG("%s", mabn_error_message());
+        std::vector<char> scratch(mabn_conv_scratch_bytes(want) + 64);
+        dx_want = dx;
+        if (mabn_conv_forward(want, y.data(), x.data(), w.data(), b.data(), scratch.data()) ||
+            mabn_conv_backward_data(want, dx_want.data(), dy.data(), w.data(), true,
+                                    scratch.data()) ||
+            mabn_conv_backward_weights(want, dw.data(), db.data(), x.data(), dy.data(),
+                                       scratch.data()))
+            MABN_BUG("%s", mabn_error_message());
+        mabn_conv_free(want);
+    }
+
+    /* y of an inference */
+    std::vector<float> inferred(bool bias, bool add, bool relu) const
+    {
+        std::vector<float> v(y);
+        for (size_t i = 0; i < v.size(); i++) {
+            if (!bias) v[i] -= b[i % b.size()];
+            if (add) v[i] += y_before[i];
+            if (relu && v[i] < 0) v[i] = 0;
+        }
+        return v;
+    }
+    std::string name(const char *what, const char *by) const
+    {
+        char text[200];
+        snprintf(text, sizeof text, "%s %s n%d %dx%d %d>%d %d/%d+%d: %s", what,
+                 mabn_dtype_name(dtype), (int)shape.n, (int)shape.h, (int)shape.w, (int)shape.in,
+                 (int)shape.out, shape.kernel, shape.stride, shape.pad, by);
+        return text;
+    }
+};
+
+/* A library's float32 sums are not double. Where a pass of our own follows, its result is rounded
+ * to `dtype` before something that may be as large is added. */
+static double tolerance(enum mabn_dtype dtype, const char *by)
+{
+    if (!strcmp(by, "plain")) return gpu_tolerance(dtype);
+    return (strstr(by, "and a pass") ? 6 : 2) * gpu_tolerance(dtype) + 2e-5;
+}
+
+/* A filter's gradient may come in `dtype` from a library. */
+static double sum_tolerance(enum mabn_dtype dtype, const char *by)
+{
+    return strcmp(by, "plain") ? gpu_tolerance(dtype) + 2e-5 : 1e-5;
+}
+
+static void test_training(const struct problem &p, struct mabn_device *device,
+                          enum mabn_dtype y_dtype, bool bias, bool tf32)
+{
+    struct mabn_conv_cuda_options options = options_of(p.dtype, true);
+    gpu_array x(p.x, p.dtype), dy(p.dy, p.dtype), w(p.w, p.dtype), y(p.y.size(), y_dtype);
+    gpu_array dx(p.dx.size(), p.dtype), dx_added(p.dx, p.dtype);
+    gpu_values<float> b(p.b), dw(p.dw), db(p.db);
+    const double slack = tf32 ? 0.02 : 0;
+    std::vector<float> dx_alone(p.dx_want);
+    struct gpu_verdict verdict;
+
+    options.y_dtype = y_dtype;
+    options.bias = bias;
+    options.tf32 = tf32;
+    struct layer layer(device, p.shape, options);
+    void *const space = layer.workspace->p;
+    if (mabn_conv_cuda_forward(layer.conv, y.p, x.p, w.p, bias ? b.at() : NULL, space, NULL) ||
+        mabn_conv_cuda_backward_data(layer.conv, dx.p, dy.p, w.p, false, space, NULL) ||
+        mabn_conv_cuda_backward_data(layer.conv, dx_added.p, dy.p, w.p, true, space, NULL) ||
+        mabn_conv_cuda_backward_weights(layer.conv, dw.at(), db.at(), x.p, dy.p, space, NULL))
         verdict.add(mabn_error_message(), 1, 0);
-    mabn_conv_cuda_free(conv);
-    verdict.add("y", gy.values(), y, gpu_tolerance(dtype));
-    verdict.add("dx", gdx.values(), dx, gpu_tolerance(dtype));
-    verdict.add("dweight", gdw.values(), dw, 1e-5);
-    verdict.add("dbias", gdb.values(), db, 1e-5);
-    snprintf(name, sizeof name, "convolution %s %dx%d %d>%d %d/%d", mabn_dtype_name(dtype),
-             (int)shape.h, (int)shape.w, (int)shape.in, (int)shape.out, shape.kernel, shape.stride);
-    verdict.print(name);
+    for (size_t i = 0; i < dx_alone.size(); i++)
+        dx_alone[i] -= p.dx[i];
+    const char *const by = layer.by(MABN_CONV_FORWARD);
+    const char *const data_by = layer.by(MABN_CONV_BACKWARD_DATA);
+    const char *const weights_by = layer.by(MABN_CONV_BACKWARD_WEIGHTS);
+    verdict.add("y", y.values(), p.inferred(bias, false, false), tolerance(p.dtype, by) + slack);
+    verdict.add("dx", dx.values(), dx_alone, tolerance(p.dtype, data_by) + slack);
+    verdict.add("dx added to", dx_added.values(), p.dx_want,
+                (strcmp(data_by, "plain") ? 3 : 1) * tolerance(p.dtype, data_by) + slack);
+    verdict.add("dweight", dw.values(), p.dw, sum_tolerance(p.dtype, weights_by) + slack);
+    verdict.add("dbias", db.values(), p.db, 1e-5);
+    verdict.print(p.name(tf32 ? "tf32 training" : "training", by).c_str());
+}
+
+static void test_inference(const struct problem &p, struct mabn_device *device, bool bias, bool add,
+                           bool relu, enum mabn_dtype bias_dtype)
+{
+    struct mabn_conv_cuda_options options = options_of(p.dtype, false);
+    gpu_array x(p.x, p.dtype), w(p.w, p.dtype), y(p.y_before, p.dtype), b(p.b, bias_dtype);
+    struct gpu_verdict verdict;
+    char what[60];
+
+    options.bias = bias;
+    options.add = add;
+    options.relu = relu;
+    options.bias_dtype = bias_dtype;
+    struct layer layer(device, p.shape, options);
+    if (mabn_conv_cuda_infer(layer.conv, y.p, x.p, w.p, bias ? b.p : NULL, layer.workspace->p,
+                             NULL))
+        verdict.add(mabn_error_message(), 1, 0);
+    const char *const by = layer.by(MABN_CONV_FORWARD);
+    verdict.add("y", y.values(), p.inferred(bias, add, relu), tolerance(p.dtype, by));
+    snprintf(what, sizeof what, "inference%s%s%s", bias ? "+bias" : "", add ? "+add" : "",
+             relu ? "+relu" : "");
+    verdict.print(p.name(what, by).c_str());
+}
+
+static void test_shape(const struct mabn_conv_shape &shape, enum mabn_dtype dtype)
+{
+    struct problem p(shape, dtype);
+    const bool product = shape.h == 1 && shape.w == 1;
+
+    p.solve();
+    for (struct mabn_device *device : {(struct mabn_device *)NULL, gpu}) {
+        test_training(p, device, product ? MABN_DTYPE_F32 : dtype, product, false);
+        test_inference(p, device, true, true, true, MABN_DTYPE_F32);
+    }
+    if (on_gpu && dtype == MABN_DTYPE_F32) test_training(p, gpu, dtype, true, true);
+}
+
+/* Every combination of what inference may add, and of types. */
+static void test_ends(enum mabn_dtype dtype)
+{
+    struct problem p({2, 6, 5, 16, 24, 3, 1, 1}, dtype);
+
+    p.solve();
+    for (struct mabn_device *device : {(struct mabn_device *)NULL, gpu}) {
+        for (int which = 0; which < 8; which++)
+            for (enum mabn_dtype bias_dtype : {MABN_DTYPE_F32, dtype})
+                test_inference(p, device, which & 1, which & 2, which & 4, bias_dtype);
+        test_training(p, device, dtype, true, false);
+        test_training(p, device, MABN_DTYPE_F32, true, false);
+    }
+}
+
+/* Options that do not fit together, and passes that there are not. */
+static void test_refusals(void)
+{
+    const struct mabn_conv_shape shape = {1, 4, 4, 2, 3, 3, 1, 1},
+                                 too_small = {1, 2, 2, 2, 3, 3, 1, 0};
+    struct mabn_conv_cuda_options training = options_of(MABN_DTYPE_BF16, true), bad;
+    struct mabn_conv_cuda *conv;
+
+    tap_ok(mabn_conv_cuda_new(&conv, gpu, &too_small, &training) && !conv, "an empty result");
+    bad = training;
+    bad.relu = true;
+    tap_ok(mabn_conv_cuda_new(&conv, gpu, &shape, &bad) && !conv, "ReLU in training");
+    bad = training;
+    bad.y_dtype = MABN_DTYPE_F16;
+    tap_ok(mabn_conv_cuda_new(&conv, gpu, &shape, &bad) && !conv, "float16 from bfloat16");
+    bad = training;
+    bad.bias_dtype = MABN_DTYPE_F16;
+    tap_ok(mabn_conv_cuda_new(&conv, gpu, &shape, &bad) && !conv, "a float16 bias to bfloat16");
+    training.no_dx = training.plain = true;
+    struct layer layer(gpu, shape, training);
+    tap_ok(!strcmp(layer.by(MABN_CONV_FORWARD), "plain") &&
+               !strcmp(layer.by(MABN_CONV_BACKWARD_DATA), "none") &&
+               !strcmp(layer.by(MABN_CONV_BACKWARD_WEIGHTS), "plain"),
+           "what was chosen is told");
+}
+
+/* ---- ResNet-50's shapes: the libraries against the plain kernels ---- */
+
+static const struct mabn_conv_shape resnet[] = {
+    {2, 224, 224, 4, 64, 7, 2, 3},    {2, 56, 56, 64, 64, 1, 1, 0},
+    {2, 56, 56, 64, 64, 3, 1, 1},     {2, 56, 56, 64, 256, 1, 1, 0},
+    {2, 56, 56, 256, 64, 1, 1, 0},    {2, 56, 56, 256, 128, 1, 1, 0},
+    {2, 56, 56, 128, 128, 3, 2, 1},   {2, 28, 28, 128, 512, 1, 1, 0},
+    {2, 56, 56, 256, 512, 1, 2, 0},   {2, 28, 28, 512, 128, 1, 1, 0},
+    {2, 28, 28, 128, 128, 3, 1, 1},   {2, 28, 28, 512, 256, 1, 1, 0},
+    {2, 28, 28, 256, 256, 3, 2, 1},   {2, 14, 14, 256, 1024, 1, 1, 0},
+    {2, 28, 28, 512, 1024, 1, 2, 0},  {2, 14, 14, 1024, 256, 1, 1, 0},
+    {2, 14, 14, 256, 256, 3, 1, 1},   {2, 14, 14, 1024, 512, 1, 1, 0},
+    {2, 14, 14, 512, 512, 3, 2, 1},   {2, 7, 7, 512, 2048, 1, 1, 0},
+    {2, 14, 14, 1024, 2048, 1, 2, 0}, {2, 7, 7, 2048, 512, 1, 1, 0},
+    {2, 7, 7, 512, 512, 3, 1, 1},     {2, 1, 1, 2048, 1000, 1, 1, 0}};
+
+struct results {
+    std::vector<float> y, dx, dx_added, dw;
+    std::string by;
+};
+
+static struct results run_all(const struct problem &p, struct mabn_device *device, bool tune)
+{
+    struct mabn_conv_cuda_options options = options_of(p.dtype, true);
+    gpu_array x(p.x, p.dtype), dy(p.dy, p.dtype), w(p.w, p.dtype), y(p.y.size(), p.dtype);
+    gpu_array dx(p.dx.size(), p.dtype), dx_added(p.dx, p.dtype);
+    gpu_values<float> dw(p.dw);
+
+    options.tune = tune;
+    struct layer layer(device, p.shape, options);
+    void *const space = layer.workspace->p;
+    if (mabn_conv_cuda_forward(layer.conv, y.p, x.p, w.p, NULL, space, NULL) ||
+        mabn_conv_cuda_backward_data(layer.conv, dx.p, dy.p, w.p, false, space, NULL) ||
+        mabn_conv_cuda_backward_data(layer.conv, dx_added.p, dy.p, w.p, true, space, NULL) ||
+        mabn_conv_cuda_backward_weights(layer.conv, dw.at(), NULL, x.p, dy.p, space, NULL))
+        printf("# %s\n", mabn_error_message());
+    return {y.values(), dx.values(), dx_added.values(), dw.values(),
+            std::string(layer.by(MABN_CONV_FORWARD)) + ", " + layer.by(MABN_CONV_BACKWARD_DATA) +
+                ", " + layer.by(MABN_CONV_BACKWARD_WEIGHTS)};
+}
+
+static void test_resnet(const struct mabn_conv_shape &shape, bool tune)
+{
+    /* One unit of the last place between two roundings, and the gradient's own. */
+    const double two = 2 * gpu_tolerance(MABN_DTYPE_BF16) + 1e-4;
+    const struct problem p(shape, MABN_DTYPE_BF16);
+    const struct results want = run_all(p, NULL, false), got = run_all(p, gpu, tune);
+    const struct results again = run_all(p, gpu, false);
+    struct gpu_verdict verdict;
+
+    verdict.add("y", got.y, want.y, two);
+    verdict.add("dx", got.dx, want.dx, two);
+    verdict.add("dx added to", got.dx_added, want.dx_added, 2 * two);
+    verdict.add("dweight", got.dw, want.dw, two);
+    if (!tune)
+        verdict.add("the same again",
+                    again.y == got.y && again.dx == got.dx && again.dw == got.dw ? 0 : 1, 0);
+    verdict.print(p.name(tune ? "ResNet-50, tuned" : "ResNet-50", got.by.c_str()).c_str());
 }
 
 int main(void)
 {
     if (!gpu_ready()) return tap_done();
-    if (mabn_device_new(&cpu, MABN_DEVICE_CPU, 1)) MABN_BUG("%s", mabn_error_message());
-    for (enum mabn_dtype dtype : {MABN_DTYPE_F32, MABN_DTYPE_BF16}) {
-        test_conv({2, 6, 7, 3, 5, 3, 1, 1}, dtype);
-        test_conv({1, 9, 8, 8, 4, 3, 2, 1}, dtype);
-        test_conv({2, 5, 5, 4, 8, 1, 2, 0}, dtype);
-        test_conv({1, 11, 11, 3, 8, 7, 2, 3}, dtype);
-        test_conv({4, 1, 1, 16, 10, 1, 1, 0}, dtype);
+    if (mabn_device_new(&cpu, MABN_DEVICE_CPU, 1) || mabn_device_open(&gpu, "cuda", 1))
+        MABN_BUG("%s", mabn_error_message());
+#ifdef MABN_EXECUTOR
+    executor_pretends_convolutions = true;
+#endif
+    for (enum mabn_dtype dtype : {MABN_DTYPE_F32, MABN_DTYPE_BF16, MABN_DTYPE_F16}) {
+        test_shape({2, 6, 7, 3, 5, 3, 1, 1}, dtype);
+        test_shape({1, 9, 8, 8, 4, 3, 2, 1}, dtype);
+        test_shape({2, 5, 5, 4, 8, 1, 2, 0}, dtype);
+        test_shape({1, 11, 11, 3, 8, 7, 2, 3}, dtype);
+        test_shape({4, 1, 1, 16, 10, 1, 1, 0}, dtype);
+        test_shape({1, 7, 5, 1, 3, 5, 1, 2}, dtype);
+        test_shape({3, 4, 4, 33, 16, 1, 1, 0}, dtype);
+        test_shape({1, 6, 6, 16, 33, 3, 1, 0}, dtype);
+        test_shape({2, 8, 8, 8, 8, 1, 1, 0}, dtype);
+        test_shape({1, 5, 9, 5, 1, 5, 2, 2}, dtype);
+        test_ends(dtype);
     }
+    test_refusals();
+    if (on_gpu)
+        for (const struct mabn_conv_shape &shape : resnet)
+            test_resnet(shape, false);
+    if (on_gpu) test_resnet(resnet[4], true);
+    mabn_device_free(gpu);
     mabn_device_free(cpu);
     return tap_done();
 }

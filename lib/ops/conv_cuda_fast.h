@@ -1,0 +1,35 @@
+/* How a library computes one pass of a convolution: the part of conv_cuda.cu that is compiled by
+ * nvcc only. */
+#ifndef MABN_OPS_CONV_CUDA_FAST_H
+#define MABN_OPS_CONV_CUDA_FAST_H
+
+#include "ops/conv_cuda.h"
+
+MABN_BEGIN_DECLS
+
+/* What is asked of a pass. Its out, a and b: y, x, weight; dx, dy, weight; dweight, x, dy. */
+struct mabn_conv_want {
+    enum mabn_conv_pass pass;
+    enum mabn_dtype out;  /* type of the result */
+    bool bias, add, relu; /* out = relu(out_before + … + bias (O)) */
+};
+
+struct mabn_conv_fast;
+/* *fast: the first way, or with `tune` the fastest, of cuDNN and cuBLASLt; none has one:
+ * MABN_ERR_UNSUPPORTED. */
+MABN_MUST_USE mabn_status mabn_conv_fast_new(struct mabn_conv_fast **fast,
+                                             struct mabn_device *device,
+                                             const struct mabn_conv_shape *shape,
+                                             const struct mabn_conv_cuda_options *options,
+                                             const struct mabn_conv_want *want);
+void mabn_conv_fast_free(struct mabn_conv_fast *fast); /* NULL is fine */
+size_t mabn_conv_fast_workspace(const struct mabn_conv_fast *fast);
+/* The type that the bias must have. */
+enum mabn_dtype mabn_conv_fast_bias(const struct mabn_conv_fast *fast);
+const char *mabn_conv_fast_name(const struct mabn_conv_fast *fast);
+MABN_MUST_USE mabn_status mabn_conv_fast_run(const struct mabn_conv_fast *fast, void *out,
+                                             const void *a, const void *b, const void *bias,
+                                             void *workspace, void *stream);
+
+MABN_END_DECLS
+#endif
