@@ -46,12 +46,20 @@ $(E_BIN): $(B)/tests/unit/%: $(E)/tests/gpu/%.cu.o $(E_O) $(LIB)
 	$(Q)mkdir -p $(@D) && $(CXX) $(LDFLAGS) -fsanitize=address,undefined $(filter %.o,$^) $(LIB) \
 		$(PKG_LIBS) -ldnnl -lm -o $@
 
+# Tools whose GPU is the executor, for tests/cli/executor.bats.
+E_TOOLS := $(addprefix $(E)/bin/,mabn-train mabn-eval mabn-bench)
+$(E)/bin/%: $(E)/cmd/%.o $(E_O) $(LIB)
+	$(say) LINK $@
+	$(Q)mkdir -p $(@D) && $(CXX) $(LDFLAGS) -fsanitize=address,undefined $(filter %.o,$^) $(LIB) \
+		$(PKG_LIBS) -ldnnl -lm -o $@
+
 # They bring their own sanitizers: the sanitized variant need not run them again.
 ifeq ($(SAN),)
-unit-programs check-unit: $(E_BIN)
+unit-programs check-unit: $(E_BIN) $(E_TOOLS)
+check-cli: $(E_TOOLS)
 endif
 
--include $(E_O:.o=.d) $(CUDA_TESTS:%=$(E)/tests/gpu/%.cu.d)
+-include $(E_TOOLS:$(E)/bin/%=$(E)/cmd/%.d) $(E_O:.o=.d) $(CUDA_TESTS:%=$(E)/tests/gpu/%.cu.d)
 
 # ---- on a GPU -------------------------------------------------------------------------------
 

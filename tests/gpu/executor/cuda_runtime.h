@@ -203,7 +203,9 @@ namespace executor
 
 enum order { FORWARD, REVERSE, SHUFFLED }; /* of blocks in a grid and of threads in a block */
 void set_order(order order);
-void set_late(bool late); /* queued work waits until it is waited for; off at first */
+/* Queued work waits until it is waited for; off at first, or on with MABN_EXECUTOR_LATE in the
+ * environment. */
+void set_late(bool late);
 const char *last_fault(); /* "" when there was none */
 uint64_t launches();      /* so far, captured ones once */
 

@@ -3,6 +3,7 @@
  * notes functions in a graph instead, and a graph's launch queues them again. */
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <deque>
@@ -47,8 +48,8 @@ namespace
 
 CUstream_st default_stream{true, {}, nullptr};
 std::set<CUstream_st *> streams{&default_stream};
-std::map<void *, size_t> host_blocks;
-bool late;
+std::map<void *, size_t> blocks, host_blocks; /* of cudaMalloc, of cudaHostAlloc */
+bool late = getenv("MABN_EXECUTOR_LATE") != nullptr;
 cudaError_t last_error = cudaSuccess;
 
 CUstream_st *of(cudaStream_t stream)
@@ -195,6 +196,8 @@ cudaError_t cudaSetDevice(int device)
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 {
     *free_bytes = *total = size_t(1) << 30;
+    for (const auto &block : blocks)
+        *free_bytes -= std::min(*free_bytes, block.second);
     return cudaSuccess;
 }
 
@@ -218,7 +221,9 @@ cudaError_t cudaMalloc(void **p, size_t bytes)
     cudaError_t refused = refuse_in_capture("cudaMalloc");
     if (refused != cudaSuccess) return refused;
     *p = bytes < size_t(1) << 30 ? new_block(bytes) : nullptr;
-    return *p ? cudaSuccess : fail(cudaErrorMemoryAllocation, "out of memory");
+    if (!*p) return fail(cudaErrorMemoryAllocation, "out of memory");
+    blocks[*p] = bytes;
+    return cudaSuccess;
 }
 
 /* Waits for the whole device. */
@@ -226,6 +231,7 @@ cudaError_t cudaFree(void *p)
 {
     cudaError_t refused = refuse_in_capture("cudaFree");
     if (refused != cudaSuccess) return refused;
+    if (p && !blocks.erase(p)) return fail(cudaErrorInvalidValue, "not from cudaMalloc");
     cudaError_t error = drain_all();
     free(p);
     return error;
