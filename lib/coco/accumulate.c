@@ -273,20 +273,38 @@ static void summarize(struct mabn_coco_score *s)
 
 /* ---- all of it ---- */
 
-static double *minus_ones(size_t n)
+/* A category is ten bytes in a file and 97 KB of curves here (COCO's settings): what they may take.
+ */
+static const size_t max_curve_bytes = (size_t)2 << 30;
+
+static mabn_status minus_ones(double **out, size_t n)
 {
-    double *v = mabn_xmalloc((n + 1) * sizeof *v);
+    void *p = NULL;
+    MABN_TRY(mabn_alloc(&p, n * sizeof **out));
+    *out = p;
     for (size_t i = 0; i < n; i++)
-        v[i] = -1;
-    return v;
+        (*out)[i] = -1;
+    return MABN_OK;
 }
 
-static void score_init(struct mabn_coco_score *out, const struct mabn_coco_evaluation *e)
+static mabn_status check_room(const struct mabn_coco_params *p, size_t categories)
+{
+    size_t each = (size_t)p->n_areas * (size_t)p->n_max_dets * (size_t)p->n_thresholds *
+                  MABN_COCO_RECALLS * sizeof(double) * (p->full ? 2 : 1);
+    if (categories <= max_curve_bytes / each) return MABN_OK;
+    return mabn_fail(MABN_ERR_LIMIT,
+                     "the curves of %zu categories would take %.1f GB of memory: choose fewer "
+                     "categories, areas, thresholds or detection limits",
+                     categories, (double)categories * (double)each / 1e9);
+}
+
+static mabn_status score_init(struct mabn_coco_score *out, const struct mabn_coco_evaluation *e)
 {
     const struct mabn_coco_params *p = &e->params;
     size_t k = e->n_categories,
            n = k * (size_t)p->n_areas * (size_t)p->n_max_dets * (size_t)p->n_thresholds;
     memset(out, 0, sizeof *out);
+    MABN_TRY(check_room(p, k));
     out->params = *p;
     out->params.categories = out->params.images = NULL;
     out->n_categories = k;
@@ -300,9 +318,9 @@ static void score_init(struct mabn_coco_score *out, const struct mabn_coco_evalu
         out->category_names[i] = mabn_xstrdup(e->category_names[i] ? e->category_names[i] : "");
     }
     out->truths = mabn_xcalloc(k * (size_t)p->n_areas + 1, sizeof *out->truths);
-    out->recall = minus_ones(n);
-    out->precision = minus_ones(n * MABN_COCO_RECALLS);
-    if (p->full) out->scores = minus_ones(n * MABN_COCO_RECALLS);
+    MABN_TRY(minus_ones(&out->recall, n));
+    MABN_TRY(minus_ones(&out->precision, n * MABN_COCO_RECALLS));
+    return p->full ? minus_ones(&out->scores, n * MABN_COCO_RECALLS) : MABN_OK;
 }
 
 void mabn_coco_score_release(struct mabn_coco_score *s)
@@ -312,9 +330,9 @@ void mabn_coco_score_release(struct mabn_coco_score *s)
     free(s->category_names);
     free(s->category_ids);
     free(s->truths);
-    free(s->precision);
-    free(s->recall);
-    free(s->scores);
+    mabn_free(s->precision);
+    mabn_free(s->recall);
+    mabn_free(s->scores);
     memset(s, 0, sizeof *s);
 }
 
@@ -324,7 +342,11 @@ static mabn_status accumulate(struct mabn_coco_score *out, const struct mabn_coc
     struct accumulation acc = {.e = e, .out = out, .weights = weights};
     const struct mabn_coco_params *p = &e->params;
     int first, others;
-    score_init(out, e);
+    mabn_status status = score_init(out, e);
+    if (status) {
+        mabn_coco_score_release(out);
+        return status;
+    }
     stat_limits(p, &first, &others);
     for (int m = 0; m < p->n_max_dets; m++)
         acc.wanted[m] = p->full || m == first || m == others;
@@ -332,8 +354,7 @@ static mabn_status accumulate(struct mabn_coco_score *out, const struct mabn_coc
         acc.recalls[r] = r * 0.01;
     acc.recalls[MABN_COCO_RECALLS - 1] = 1;
     acc.curves = mabn_xcalloc((size_t)threads, sizeof *acc.curves);
-    mabn_status status =
-        mabn_parallel(threads, (int64_t)e->n_categories * p->n_areas, 1, accumulate_one, &acc);
+    status = mabn_parallel(threads, (int64_t)e->n_categories * p->n_areas, 1, accumulate_one, &acc);
     for (int i = 0; i < threads; i++)
         free(acc.curves[i].hits);
     free(acc.curves);

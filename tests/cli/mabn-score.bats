@@ -271,6 +271,9 @@ with open("many.json", "w") as f:
 with open("few.json", "w") as f:
     f.write("[" + ",".join('{"image_id":1,"category_id":1,"bbox":[0,0,%d,100],"score":%.6f}'
                            % (100 + i % 9, i / 100) for i in range(100)) + "]")
+with open("categories.json", "w") as f:
+    f.write('{"images":[{"id":1,"width":640,"height":480}],"annotations":[],"categories":[')
+    f.write(",".join('{"id":%d}' % i for i in range(30000)) + "]}")
 # each polygon has as many runs as its image has columns
 polygon = '{"id":%d,"image_id":1,"category_id":1,"iscrowd":0,"area":1,"bbox":[0,0,1,1],"segmentation":[[0,0,60000,1,60000,2,0,1]]}'
 with open("wide.json", "w") as f:
@@ -285,4 +288,5 @@ assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 330e3
 END
     fails 1 "'wide.json':1: annotation 1119 (image 1): the masks of its image have more than 67108864 runs together" \
         mabn-score coco -q -t segm wide.json few.json
+    fails 1 "the curves of 30000 categories would take 2.9 GB of memory" mabn-score coco -q categories.json few.json
 }
