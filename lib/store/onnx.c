@@ -377,10 +377,10 @@ static void model_head(struct mabn_str *out, const struct mabn_weights_writer *w
     mabn_proto_text(out, MODEL_PRODUCER, "mabn");
     mabn_proto_int(&inner, OPSET_VERSION, OPSET);
     mabn_proto_bytes(out, MODEL_OPSET, inner.text, inner.length);
-    for (size_t i = 0; i < writer->note_count; i++) {
+    for (size_t i = 0; i < writer->notes.count; i++) {
         mabn_str_clear(&inner);
-        mabn_proto_text(&inner, PROPERTY_KEY, writer->notes[i].key);
-        mabn_proto_text(&inner, PROPERTY_VALUE, writer->notes[i].value);
+        mabn_proto_text(&inner, PROPERTY_KEY, writer->notes.items[i].key);
+        mabn_proto_text(&inner, PROPERTY_VALUE, writer->notes.items[i].value);
         mabn_proto_bytes(out, MODEL_METADATA, inner.text, inner.length);
     }
     mabn_str_release(&inner);

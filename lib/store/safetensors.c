@@ -215,13 +215,13 @@ static void add_entry(struct mabn_str *json, const struct mabn_weight *t, uint64
 
 static void add_metadata(struct mabn_str *json, const struct mabn_weights_writer *writer)
 {
-    if (!writer->note_count) return;
+    if (!writer->notes.count) return;
     mabn_str_add(json, "\"__metadata__\":{");
-    for (size_t i = 0; i < writer->note_count; i++) {
+    for (size_t i = 0; i < writer->notes.count; i++) {
         mabn_str_add(json, i ? "," : "");
-        mabn_str_add_json(json, writer->notes[i].key);
+        mabn_str_add_json(json, writer->notes.items[i].key);
         mabn_str_add(json, ":");
-        mabn_str_add_json(json, writer->notes[i].value);
+        mabn_str_add_json(json, writer->notes.items[i].value);
     }
     mabn_str_add(json, "}");
 }

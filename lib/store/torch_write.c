@@ -148,15 +148,15 @@ static void put_state_dict(struct mabn_str *p, const struct mabn_weights_writer 
 {
     put_empty_ordered_dict(p);
     put_items(p, writer, MABN_WEIGHT_MODEL);
-    if (!writer->note_count) return;
+    if (!writer->notes.count) return;
     mabn_str_add(p, "}(");
     put_text(p, "_metadata");
     mabn_str_add(p, "}(");
     put_text(p, MABN_TORCH_NOTES);
     mabn_str_add(p, "}(");
-    for (size_t i = 0; i < writer->note_count; i++) {
-        put_text(p, writer->notes[i].key);
-        put_text(p, writer->notes[i].value);
+    for (size_t i = 0; i < writer->notes.count; i++) {
+        put_text(p, writer->notes.items[i].key);
+        put_text(p, writer->notes.items[i].value);
     }
     mabn_str_add(p, "uuub");
 }

@@ -5,10 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "base/mem.h"
 #include "store/weights_impl.h"
 
-enum { MAX_NOTES = 65536, MAX_NOTE = 1 << 20 };
+enum { MAX_NOTES = 65536, MAX_NOTE = 1 << 20, SLACK = 1 << 20 };
 
 const char *mabn_weights_format_name(enum mabn_weights_format f)
 {
@@ -78,9 +79,8 @@ static bool span_end(const struct mabn_weight *t, const struct mabn_place *place
 /* A view may repeat its storage, but a file cannot claim much more than it brings. */
 static mabn_status check_total(struct mabn_weights *w, const struct mabn_weight *t)
 {
-    const uint64_t slack = 1 << 20;
-    w->total += t->bytes;
-    if (t->bytes > w->source.size + slack || w->total > 8 * (w->source.size + slack))
+    w->total += t->bytes + strlen(t->name);
+    if (t->bytes > w->source.size + SLACK || w->total > 8 * (w->source.size + SLACK))
         return mabn_fail(MABN_ERR_LIMIT, "'%s': tensor '%s' claims %zu bytes, the file has %llu",
                          w->source.name, t->name, t->bytes, (unsigned long long)w->source.size);
     return MABN_OK;
@@ -112,14 +112,62 @@ mabn_status mabn_weights_add(struct mabn_weights *w, const char *name, enum mabn
     return MABN_OK;
 }
 
+static size_t note_slot(const struct mabn_notes *notes, const char *key)
+{
+    size_t slot = (size_t)mabn_hash_bytes(key, strlen(key)) & (notes->slot_count - 1);
+    while (notes->slots[slot] && strcmp(notes->items[notes->slots[slot] - 1].key, key))
+        slot = (slot + 1) & (notes->slot_count - 1);
+    return slot;
+}
+
+struct mabn_weights_note *mabn_notes_find(const struct mabn_notes *notes, const char *key)
+{
+    uint32_t number = notes->slot_count ? notes->slots[note_slot(notes, key)] : 0;
+    return number ? &notes->items[number - 1] : NULL;
+}
+
+/* Room for one more key. */
+static void grow_slots(struct mabn_notes *notes)
+{
+    if (2 * (notes->count + 1) <= notes->slot_count) return;
+    notes->slot_count = notes->slot_count ? 2 * notes->slot_count : 32;
+    free(notes->slots);
+    notes->slots = mabn_xcalloc(notes->slot_count, sizeof *notes->slots);
+    for (size_t i = 0; i < notes->count; i++) {
+        size_t slot = note_slot(notes, notes->items[i].key);
+        if (!notes->slots[slot]) notes->slots[slot] = (uint32_t)i + 1;
+    }
+}
+
+void mabn_notes_add(struct mabn_notes *notes, const char *key, const char *value)
+{
+    grow_slots(notes);
+    size_t slot = note_slot(notes, key);
+    MABN_GROW(notes->items, notes->count, notes->capacity);
+    notes->items[notes->count].key = mabn_xstrdup(key);
+    notes->items[notes->count++].value = mabn_xstrdup(value);
+    if (!notes->slots[slot]) notes->slots[slot] = (uint32_t)notes->count;
+    notes->bytes += strlen(key) + strlen(value);
+}
+
+void mabn_notes_release(struct mabn_notes *notes)
+{
+    for (size_t i = 0; i < notes->count; i++) {
+        free(notes->items[i].key);
+        free(notes->items[i].value);
+    }
+    free(notes->items);
+    free(notes->slots);
+    memset(notes, 0, sizeof *notes);
+}
+
 void mabn_weights_add_note(struct mabn_weights *w, const char *key, const char *value)
 {
-    if (w->note_count >= MAX_NOTES || !key[0] || strlen(key) > MABN_WEIGHT_MAX_NAME ||
-        strlen(value) > MAX_NOTE || !plain_text(key))
+    const size_t n = strlen(key), m = strlen(value);
+    if (w->notes.count >= MAX_NOTES || !n || n > MABN_WEIGHT_MAX_NAME || m > MAX_NOTE ||
+        w->notes.bytes + n + m > 8 * (w->source.size + SLACK) || !plain_text(key))
         return;
-    MABN_GROW(w->notes, w->note_count, w->note_capacity);
-    w->notes[w->note_count].key = mabn_xstrdup(key);
-    w->notes[w->note_count++].value = mabn_xstrdup(value);
+    mabn_notes_add(&w->notes, key, value);
 }
 
 static const char *const part_prefixes[] = {
@@ -283,13 +331,9 @@ void mabn_weights_free(struct mabn_weights *w)
     if (w->free_backend) w->free_backend(w->backend);
     for (size_t i = 0; i < w->count; i++)
         free((char *)w->entries[i].weight.name);
-    for (size_t i = 0; i < w->note_count; i++) {
-        free(w->notes[i].key);
-        free(w->notes[i].value);
-    }
     free(w->entries);
     free(w->index);
-    free(w->notes);
+    mabn_notes_release(&w->notes);
     free(w->storages);
     mabn_source_release(&w->source);
     free(w);
@@ -317,18 +361,17 @@ const struct mabn_weight *mabn_weights_at(const struct mabn_weights *w, size_t i
 }
 size_t mabn_weights_note_count(const struct mabn_weights *w)
 {
-    return w->note_count;
+    return w->notes.count;
 }
 const char *mabn_weights_note_at(const struct mabn_weights *w, size_t index, const char **value)
 {
-    if (value) *value = w->notes[index].value;
-    return w->notes[index].key;
+    if (value) *value = w->notes.items[index].value;
+    return w->notes.items[index].key;
 }
 const char *mabn_weights_note(const struct mabn_weights *w, const char *key)
 {
-    for (size_t i = 0; i < w->note_count; i++)
-        if (!strcmp(w->notes[i].key, key)) return w->notes[i].value;
-    return NULL;
+    const struct mabn_weights_note *note = mabn_notes_find(&w->notes, key);
+    return note ? note->value : NULL;
 }
 
 /* ---- reading numbers ---- */

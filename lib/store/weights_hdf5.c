@@ -213,16 +213,20 @@ static void add_note(struct mabn_str *json, const struct mabn_weights_note *note
     mabn_str_add_json(json, note->value);
 }
 
+/* More notes than this are no attributes of their own, but go where those with long keys are. */
+enum { MAX_ATTRIBUTES = 200 };
+
 static void set_other_notes(const struct mabn_weights_writer *writer,
                             struct mabn_checkpoint_writer *c)
 {
     struct mabn_str json;
+    size_t attributes = 0;
     mabn_str_init(&json);
-    for (size_t i = 0; i < writer->note_count; i++) {
-        const struct mabn_weights_note *note = &writer->notes[i];
+    for (size_t i = 0; i < writer->notes.count; i++) {
+        const struct mabn_weights_note *note = &writer->notes.items[i];
         char *name = NULL;
         if (known_note(note->key)) continue;
-        if (strchr(note->key, '.') || strlen(note->key) > 64)
+        if (strchr(note->key, '.') || strlen(note->key) > 64 || attributes++ >= MAX_ATTRIBUTES)
             add_note(&json, note);
         else if (cut_mark(note->key, INT64_MARK, &name))
             mabn_checkpoint_set_int64(c, name, strtoll(note->value, NULL, 10));

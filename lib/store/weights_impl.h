@@ -31,6 +31,23 @@ struct mabn_weights_entry {
     struct mabn_place place;
 };
 
+/* Notes in their order, found by their keys: a file may bring as many as it is long. */
+struct mabn_weights_note {
+    char *key, *value;
+};
+struct mabn_notes {
+    struct mabn_weights_note *items;
+    size_t count, capacity;
+    uint32_t *slots; /* hash table over keys: index + 1, 0 empty */
+    size_t slot_count;
+    size_t bytes; /* of keys and values */
+};
+void mabn_notes_release(struct mabn_notes *notes);
+/* The first note with this key; NULL: none. */
+struct mabn_weights_note *mabn_notes_find(const struct mabn_notes *notes, const char *key);
+/* Both are copied. */
+void mabn_notes_add(struct mabn_notes *notes, const char *key, const char *value);
+
 struct mabn_weights {
     struct mabn_source source;
     enum mabn_weights_format format;
@@ -38,13 +55,10 @@ struct mabn_weights {
     struct mabn_weights_entry *entries;
     size_t count, capacity;
     size_t *index; /* (count) entries sorted by part and name */
-    struct {
-        char *key, *value;
-    } * notes;
-    size_t note_count, note_capacity;
+    struct mabn_notes notes;
     struct mabn_storage *storages;
     size_t storage_count, storage_capacity;
-    uint64_t total; /* bytes of all entries */
+    uint64_t total; /* bytes of all entries, and of their names */
     void *backend;  /* formats that read by themselves (HDF5) */
     mabn_status (*read)(struct mabn_weights *w, size_t index, void *out);
     void (*free_backend)(void *backend);
@@ -56,7 +70,8 @@ MABN_MUST_USE mabn_status mabn_weights_add(struct mabn_weights *w, const char *n
                                            enum mabn_weight_part part, enum mabn_dtype dtype,
                                            const struct mabn_shape *shape,
                                            const struct mabn_place *place, uint64_t limit_end);
-/* Text that is too long, or more than a bounded number of notes, is left out silently. */
+/* Text that is too long, and notes that are more than a bounded number or together much longer than
+ * the file, are left out silently. */
 void mabn_weights_add_note(struct mabn_weights *w, const char *key, const char *value);
 /* Formats without nests write a momentum as "optimizer.momentum.NAME" and what belongs to neither
  * model nor optimizer as "mabn.other.NAME": cut the prefix off and tell the part. */
@@ -76,10 +91,6 @@ MABN_MUST_USE mabn_status mabn_weights_open_hdf5(struct mabn_weights *w);
 
 /* ---- writing ---- */
 
-struct mabn_weights_note {
-    char *key, *value;
-};
-
 struct mabn_weights_writer {
     enum mabn_weights_format format;
     char *path;
@@ -87,8 +98,7 @@ struct mabn_weights_writer {
     struct mabn_weight *items; /* names owned */
     bool *written;
     size_t count, capacity;
-    struct mabn_weights_note *notes;
-    size_t note_count, note_capacity;
+    struct mabn_notes notes;
     struct mabn_str graph;   /* ONNX: nodes, inputs and outputs of the graph */
     size_t unflushed;        /* bytes written since writeback was last asked for */
     struct mabn_outfile out; /* formats that write the file themselves; opened by begin */

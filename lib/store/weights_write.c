@@ -56,23 +56,20 @@ mabn_status mabn_weights_set_note(struct mabn_weights_writer *writer, const char
                                   const char *value)
 {
     if (writer->begun) MABN_BUG("note '%s' set after the first write", key);
-    for (size_t i = 0; i < writer->note_count; i++)
-        if (!strcmp(writer->notes[i].key, key)) {
-            free(writer->notes[i].value);
-            writer->notes[i].value = mabn_xstrdup(value);
-            return MABN_OK;
-        }
-    MABN_GROW(writer->notes, writer->note_count, writer->note_capacity);
-    writer->notes[writer->note_count].key = mabn_xstrdup(key);
-    writer->notes[writer->note_count++].value = mabn_xstrdup(value);
+    struct mabn_weights_note *note = mabn_notes_find(&writer->notes, key);
+    if (note) {
+        free(note->value);
+        note->value = mabn_xstrdup(value);
+    } else {
+        mabn_notes_add(&writer->notes, key, value);
+    }
     return MABN_OK;
 }
 
 const char *mabn_weights_writer_note(const struct mabn_weights_writer *writer, const char *key)
 {
-    for (size_t i = 0; i < writer->note_count; i++)
-        if (!strcmp(writer->notes[i].key, key)) return writer->notes[i].value;
-    return NULL;
+    const struct mabn_weights_note *note = mabn_notes_find(&writer->notes, key);
+    return note ? note->value : NULL;
 }
 
 mabn_status mabn_weights_begin(struct mabn_weights_writer *writer)
@@ -111,12 +108,8 @@ void mabn_weights_writer_free(struct mabn_weights_writer *writer)
     if (writer->out.path) mabn_outfile_abort(&writer->out);
     for (size_t i = 0; i < writer->count; i++)
         free((char *)writer->items[i].name);
-    for (size_t i = 0; i < writer->note_count; i++) {
-        free(writer->notes[i].key);
-        free(writer->notes[i].value);
-    }
     free(writer->items);
-    free(writer->notes);
+    mabn_notes_release(&writer->notes);
     free(writer->written);
     mabn_str_release(&writer->graph);
     free(writer->path);

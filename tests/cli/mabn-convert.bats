@@ -387,3 +387,37 @@ w = a["layer2.0.conv2.weight"]
 assert torch.allclose(f[p + "conv2.weight"], w - w.mean((1, 2, 3), keepdim=True), atol=1e-7)
 EOF
 }
+
+@test "many notes, and one note many times, take time and memory like the file" {
+    need_python torch
+    $PYTHON - <<'EOF'
+import json, struct, torch
+from collections import OrderedDict
+model, text = OrderedDict(w=torch.ones(2)), "a" * 2**20
+model._metadata = {"mabn": {"k%d" % i: text for i in range(2000)}}
+torch.save(model, "copies.pth")
+notes = {"note number %d" % i: str(i) for i in range(60000)}
+head = json.dumps({"__metadata__": notes, "w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}})
+open("a.safetensors", "wb").write(struct.pack("<Q", len(head)) + head.encode() + bytes(8))
+EOF
+    # one text of 1 MB, by reference 2000 times: 8 GB when all were copied
+    $PYTHON - <<'EOF'
+import resource, subprocess
+subprocess.run("mabn-convert -q --as-is copies.pth -o copies.h5".split(), check=True, timeout=60)
+assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 400e3
+EOF
+    # 60000 notes pass through every format
+    timeout 60 mabn-convert -q --as-is a.safetensors -o b.h5
+    timeout 60 mabn-convert -q --as-is b.h5 -o c.pth
+    timeout 60 mabn-convert -q --as-is c.pth -o d.onnx
+    timeout 60 mabn-convert -q --as-is d.onnx -o e.safetensors
+    $PYTHON - <<'EOF'
+import json, struct
+def notes(path):
+    data = open(path, "rb").read()
+    n, = struct.unpack("<Q", data[:8])
+    return json.loads(data[8:8 + n])["__metadata__"]
+a, e = notes("a.safetensors"), notes("e.safetensors")
+assert len(a) == 60000 and all(e[k] == v for k, v in a.items())
+EOF
+}
