@@ -86,6 +86,9 @@ struct net_backend {
     mabn_status (*update)(struct mabn_net *net, const struct mabn_net_sgd *sgd);
     mabn_status (*step)(struct mabn_net *net, double smoothing, const struct mabn_net_sgd *sgd);
     mabn_status (*result)(struct mabn_net *net, struct mabn_net_result *result);
+    /* NULL where losses are never scaled. */
+    mabn_status (*get_scale)(struct mabn_net *net, struct mabn_net_loss_scale *scale);
+    mabn_status (*set_scale)(struct mabn_net *net, const struct mabn_net_loss_scale *scale);
     /* Within the device's memory, after what was asked before. */
     mabn_status (*copy)(struct mabn_net *net, void *to, const void *from, size_t bytes);
     mabn_status (*time_convolutions)(struct mabn_net *net, double *seconds);
@@ -118,6 +121,7 @@ struct mabn_net {
     size_t values; /* floats in each of the three arenas below */
     struct arena weights, gradients, momentum;
     struct arena state, activations;
+    size_t arena_bytes;  /* of all arenas, a backend's own as well */
     struct arena packed; /* weights as convolutions read them, where they differ */
     bool stale; /* the weights in use (packed, folded, rounded) are not of these parameters */
 

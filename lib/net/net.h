@@ -159,6 +159,16 @@ MABN_MUST_USE mabn_status mabn_net_result(struct mabn_net *net, struct mabn_net_
 int mabn_net_behind(const struct mabn_net *net); /* steps begun whose result was not fetched */
 int mabn_net_depth(const struct mabn_net *net);  /* the most there may be */
 
+/* float16: the loss scale, and the steps since it last changed; in checkpoints, so that going on is
+ * exact. In other precisions 1 and 0, and setting it does nothing. */
+struct mabn_net_loss_scale {
+    double scale, steps;
+};
+MABN_MUST_USE mabn_status mabn_net_loss_scale_get(struct mabn_net *net,
+                                                  struct mabn_net_loss_scale *scale);
+MABN_MUST_USE mabn_status mabn_net_loss_scale_set(struct mabn_net *net,
+                                                  const struct mabn_net_loss_scale *scale);
+
 /* No parameter is infinite or not a number. */
 MABN_MUST_USE mabn_status mabn_net_finite(struct mabn_net *net, bool *finite);
 

@@ -268,6 +268,7 @@ mabn_status mabn_net_get_arena(struct mabn_net *net, struct arena *arena, size_t
 {
     void *base;
     arena->bytes = bytes;
+    net->arena_bytes += bytes;
     MABN_TRY(mabn_device_alloc(net->device, &base, bytes));
     arena->base = base;
     return MABN_OK;

@@ -113,6 +113,17 @@ mabn_status mabn_net_result(struct mabn_net *net, struct mabn_net_result *result
     return MABN_OK;
 }
 
+mabn_status mabn_net_loss_scale_get(struct mabn_net *net, struct mabn_net_loss_scale *scale)
+{
+    *scale = (struct mabn_net_loss_scale){1, 0};
+    return net->backend->get_scale ? net->backend->get_scale(net, scale) : MABN_OK;
+}
+
+mabn_status mabn_net_loss_scale_set(struct mabn_net *net, const struct mabn_net_loss_scale *scale)
+{
+    return net->backend->set_scale ? net->backend->set_scale(net, scale) : MABN_OK;
+}
+
 int mabn_net_behind(const struct mabn_net *net)
 {
     return net->behind;

@@ -18,6 +18,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -582,6 +583,33 @@ static mabn_status cuda_time_convolutions(struct mabn_net *net, double *seconds)
     return mabn_cuda_event_seconds(seconds, c->begin, c->end);
 }
 
+static mabn_status cuda_get_scale(struct mabn_net *net, struct mabn_net_loss_scale *scale)
+{
+    struct mabn_cuda_scaler s;
+    if (!net->cuda->scaler) return MABN_OK;
+    MABN_TRY(mabn_device_get(net->device, &s, net->cuda->scaler, sizeof s));
+    scale->scale = (double)s.scale;
+    scale->steps = s.good;
+    return MABN_OK;
+}
+
+static mabn_status cuda_set_scale(struct mabn_net *net, const struct mabn_net_loss_scale *scale)
+{
+    struct mabn_cuda_scaler s;
+    if (!net->cuda->scaler) return MABN_OK;
+    /* Comes from a file: a power of two whose inverse is one as well, and a count. */
+    int exponent;
+    if (!(scale->scale > 0) || frexp(scale->scale, &exponent) != 0.5 || abs(exponent) > 120 ||
+        !(scale->steps >= 0 && scale->steps <= 1e6))
+        return mabn_fail(MABN_ERR_FORMAT, "a loss scale of %g, good for %g steps", scale->scale,
+                         scale->steps);
+    MABN_TRY(mabn_device_get(net->device, &s, net->cuda->scaler, sizeof s));
+    s.scale = (float)scale->scale;
+    s.inverse = 1 / s.scale;
+    s.good = (int32_t)scale->steps;
+    return mabn_device_put(net->device, net->cuda->scaler, &s, sizeof s);
+}
+
 static mabn_status cuda_copy(struct mabn_net *net, void *to, const void *from, size_t bytes)
 {
     return copy_on_device(net, to, from, bytes);
@@ -602,6 +630,8 @@ const struct net_backend mabn_net_cuda = {
     cuda_update,
     cuda_step,
     cuda_result,
+    cuda_get_scale,
+    cuda_set_scale,
     cuda_copy,
     cuda_time_convolutions,
 };

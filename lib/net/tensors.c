@@ -309,10 +309,12 @@ const struct mabn_net_record *mabn_net_records(const struct mabn_net *net, int *
 
 struct mabn_net_memory mabn_net_memory_of(const struct mabn_net *net)
 {
+    size_t parameters = net->weights.bytes + net->gradients.bytes + net->momentum.bytes +
+                        net->state.bytes + net->packed.bytes;
     return (struct mabn_net_memory){
         .activations = net->activations.bytes,
-        .parameters = net->weights.bytes + net->gradients.bytes + net->momentum.bytes +
-                      net->state.bytes + net->packed.bytes,
-        .scratch = net->weight_bytes + net->scratch_bytes,
+        .parameters = parameters,
+        .scratch = net->weight_bytes + net->scratch_bytes + net->arena_bytes -
+                   net->activations.bytes - parameters,
     };
 }

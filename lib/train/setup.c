@@ -427,6 +427,23 @@ static int effective_samples(const struct mabn_run *run)
     return norm_batch_of(run) * (norm->kind == MABN_NORM_MABN ? norm->window : 1);
 }
 
+/* Memory of the GPU is what runs out there. */
+static void tell_memory(const struct mabn_run *run)
+{
+    const struct mabn_net *nets[] = {run->net, run->val_net};
+    double mib[3] = {0};
+    if (mabn_device_kind_of(run->device) == MABN_DEVICE_CPU) return;
+    for (int i = 0; i < 2 && nets[i]; i++) {
+        struct mabn_net_memory m = mabn_net_memory_of(nets[i]);
+        mib[0] += (double)m.activations / 1048576;
+        mib[1] += (double)m.parameters / 1048576;
+        mib[2] += (double)m.scratch / 1048576;
+    }
+    mabn_info("memory on the GPU: %.0f MiB of activations, %.0f MiB of parameters, gradients and "
+              "momentum, %.0f MiB of scratch and staged pictures",
+              mib[0], mib[1], mib[2]);
+}
+
 static void tell(const struct mabn_run *run)
 {
     const struct mabn_train_options *o = run->options;
@@ -441,6 +458,7 @@ static void tell(const struct mabn_run *run)
               mabn_net_precision_name(mabn_net_precision_of(run->net)),
               mabn_device_name(run->device));
     mabn_str_release(&norm_text);
+    tell_memory(run);
     if (norm->kind == MABN_NORM_MABN)
         mabn_info("batch %d (images of one SGD step), norm-batch %d (images behind one statistic), "
                   "window %d (statistics in the moving average, %s rule): %d effective samples",

@@ -14,8 +14,14 @@
 
 static const char *const double_names[] = {"meter_loss",   "meter_top1",  "meter_top5",
                                            "meter_images", "val_pending", "run_steps",
-                                           "threads"};
-enum { N_DOUBLES = sizeof double_names / sizeof *double_names };
+                                           "threads",      "loss_scale",  "loss_scale_steps"};
+/* The last two only in float16. */
+enum { N_DOUBLES = sizeof double_names / sizeof *double_names, ALWAYS = N_DOUBLES - 2 };
+
+static bool scales_loss(const struct mabn_run *run)
+{
+    return mabn_net_precision_of(run->net) == MABN_NET_FP16;
+}
 
 /* What computes, as far as it decides the last bits: "CPU" (and its threads, kept apart) or the
  * name of a GPU. */
@@ -35,13 +41,17 @@ static mabn_status save_as(struct mabn_run *run, const char *path, bool whole)
     mabn_str_init(&machine);
     machine_text(run, &machine);
     const char *strings[] = {run->course.text, machine.text};
+    struct mabn_net_loss_scale scale;
+    mabn_status status = mabn_net_loss_scale_get(run->net, &scale);
     double doubles[N_DOUBLES] = {run->meter.loss,
                                  run->meter.top1,
                                  run->meter.top5,
                                  run->meter.images,
                                  run->val_pending,
                                  (double)run->steps,
-                                 mabn_device_threads(run->device)};
+                                 mabn_device_threads(run->device),
+                                 scale.scale,
+                                 scale.steps};
     struct mabn_model_save save = {
         .model = &run->model,
         .input = &run->input,
@@ -57,9 +67,9 @@ static mabn_status save_as(struct mabn_run *run, const char *path, bool whole)
         .n_strings = whole ? 2 : 1,
         .double_names = double_names,
         .doubles = doubles,
-        .n_doubles = whole ? N_DOUBLES : 0,
+        .n_doubles = !whole ? 0 : scales_loss(run) ? N_DOUBLES : ALWAYS,
     };
-    mabn_status status = mabn_model_file_save(path, true, run->net, &save);
+    if (!status) status = mabn_model_file_save(path, true, run->net, &save);
     mabn_str_release(&machine);
     return status;
 }
@@ -166,6 +176,16 @@ static mabn_status compare_machine(const struct mabn_run *run, const struct mabn
     return MABN_OK;
 }
 
+/* A run that was in another precision before has none. */
+static mabn_status restore_loss_scale(struct mabn_run *run, const struct mabn_h5_file *h5)
+{
+    struct mabn_net_loss_scale scale;
+    if (!scales_loss(run) || !mabn_h5_has_attribute(h5, double_names[ALWAYS])) return MABN_OK;
+    MABN_TRY(mabn_h5_get_double(h5, double_names[ALWAYS], &scale.scale));
+    MABN_TRY(mabn_h5_get_double(h5, double_names[ALWAYS + 1], &scale.steps));
+    return mabn_net_loss_scale_set(run->net, &scale);
+}
+
 static mabn_status restore(struct mabn_run *run, const char *path)
 {
     struct mabn_model_file file;
@@ -180,10 +200,11 @@ static mabn_status restore(struct mabn_run *run, const char *path)
     }
     MABN_TRY_GOTO(mabn_h5_get_string(h5, "course", &course), out);
     MABN_TRY_GOTO(compare_course(run, course, path), out);
-    for (int i = 0; i < N_DOUBLES; i++)
+    for (int i = 0; i < ALWAYS; i++)
         MABN_TRY_GOTO(mabn_h5_get_double(h5, double_names[i], &doubles[i]), out);
     struct mabn_model_load load = {.momentum = true};
     MABN_TRY_GOTO(mabn_model_file_load(&file, run->net, &load), out);
+    MABN_TRY_GOTO(restore_loss_scale(run, h5), out);
     run->meter = (struct mabn_meter){doubles[0], doubles[1], doubles[2], doubles[3]};
     run->val_pending = doubles[4] != 0 && run->val_set;
     run->step = run->first_step = file.meta.step;

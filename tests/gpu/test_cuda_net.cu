@@ -285,6 +285,38 @@ static void test_records(enum mabn_net_precision precision)
     verdict.print(name);
 }
 
+/* A scale that overflows: the step is skipped and reported, the scale halved and kept. */
+static void test_overflow(void)
+{
+    const description d("cifar-resnet8", "bn");
+    network net(d.model, gpu, true, MABN_NET_FP16);
+    struct mabn_net_loss_scale scale = {ldexp(1, 100), 7};
+    struct mabn_net_result r;
+    struct gpu_verdict verdict;
+    const int fc = mabn_net_tensor_find(net, "fc.weight", MABN_NET_PARAMETER);
+
+    mabn_net_initialize(net, 7, MABN_NET_INIT_FAN_OUT);
+    const std::vector<float> before = tensor(net, fc);
+    must(mabn_net_loss_scale_set(net, &scale));
+    fill(net, 0);
+    must(mabn_net_step(net, 0, &sgd));
+    must(mabn_net_result(net, &r));
+    verdict.add("skipped", r.skipped ? 0 : 1, 0);
+    verdict.add("scale", fabs(r.loss_scale / ldexp(1, 99) - 1), 0);
+    verdict.add("weights", tensor(net, fc), before, 0);
+    scale.scale = 1024;
+    must(mabn_net_loss_scale_set(net, &scale));
+    fill(net, 0);
+    must(mabn_net_step(net, 0, &sgd));
+    must(mabn_net_result(net, &r));
+    must(mabn_net_loss_scale_get(net, &scale));
+    verdict.add("kept", !r.skipped && scale.scale == 1024 && scale.steps == 8 ? 0 : 1, 0);
+    verdict.add("moved", tensor(net, fc) != before ? 0 : 1, 0);
+    scale.scale = 1000;
+    verdict.add("refused", mabn_net_loss_scale_set(net, &scale) == MABN_ERR_FORMAT ? 0 : 1, 0);
+    verdict.print("fp16: a step that overflows is skipped");
+}
+
 /* Pictures as bytes are the same pictures. */
 static void test_bytes(enum mabn_net_precision precision)
 {
@@ -373,6 +405,7 @@ int main(void)
     test_step_apart(MABN_NET_BF16);
     test_step_apart(MABN_NET_FP16);
     test_resume();
+    test_overflow();
     test_bytes(MABN_NET_FP32);
     test_bytes(MABN_NET_BF16);
     test_records(MABN_NET_FP32);

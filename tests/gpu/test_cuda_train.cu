@@ -153,14 +153,21 @@ static std::vector<float> weights(const struct options &o, const char *name)
 static void test_course(void)
 {
     const options cpu("cpu", "cpu", 10), gpu("gpu", "cuda", 10);
-    options apart("apart", "cuda", 5);
-    struct gpu_verdict verdict, resumed;
+    struct gpu_verdict verdict;
     must(mabn_train(&cpu.o));
     must(mabn_train(&gpu.o));
     compare(verdict, read_lines(gpu), read_lines(cpu), 1e-3);
     verdict.add("weights", weights(gpu, "model.h5"), weights(cpu, "model.h5"), 1e-3);
     verdict.print("a run: the CPU's lines");
+}
 
+static void test_going_on(const char *name, enum mabn_net_precision precision)
+{
+    options gpu((std::string(name) + "-whole").c_str(), "cuda", 10);
+    options apart((std::string(name) + "-apart").c_str(), "cuda", 5);
+    struct gpu_verdict resumed;
+    gpu.o.precision = apart.o.precision = precision;
+    must(mabn_train(&gpu.o));
     must(mabn_train(&apart.o));
     apart.o.steps = 10;
     apart.o.resume = true;
@@ -168,7 +175,7 @@ static void test_course(void)
     resumed.add("weights", weights(apart, "model.h5"), weights(gpu, "model.h5"), 0);
     resumed.add("last figures",
                 fabs(read_lines(apart).figures.back() - read_lines(gpu).figures.back()), 0);
-    resumed.print("going on: the same bits");
+    resumed.print((std::string(name) + ": going on, the same bits").c_str());
 }
 
 static void test_not_finite(void)
@@ -261,6 +268,8 @@ int main(void)
     mabn_log_set_level(MABN_LOG_QUIET);
     make_dataset(folder + "/data.h5");
     test_course();
+    test_going_on("fp32", MABN_NET_FP32);
+    test_going_on("fp16", MABN_NET_FP16);
     test_evaluation();
     test_not_finite();
     if (system(("rm -rf '" + folder + "'").c_str())) puts("# the folder stays");
