@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "device/launch.cuh"
+#include "norm/coefficients.h"
 #include "norm/internal.h"
 #include "ops/ops_cuda.h"
 
@@ -16,6 +17,17 @@ struct mabn_cuda_repair {
     enum mabn_dtype dtype;
     bool relu;
 };
+
+__device__ __forceinline__ void mabn_coef_keep(const struct mabn_norm_saved &saved, int64_t at,
+                                               const struct mabn_coef &k)
+{
+    saved.a[at] = k.a;
+    saved.b[at] = k.b;
+    saved.mean[at] = k.mean;
+    saved.istd[at] = k.istd;
+    saved.scale[at] = k.scale;
+    saved.shift[at] = k.shift;
+}
 
 /* All a coefficient kernel may read or write; everything it points at is device memory. */
 struct mabn_cuda_work {
@@ -39,6 +51,14 @@ struct mabn_cuda_work {
     bool accumulate;
     const struct mabn_cuda_scaler *scaler; /* gradients are so much larger; NULL: 1 */
 };
+
+/* GN, LN, IN forward in one pass, if a sample's groups fit into shared memory: else *done is false
+ * and nothing was launched. */
+struct mabn_cuda_apply_in;
+struct mabn_cuda_rows;
+mabn_status mabn_cuda_sample_forward(bool *done, const struct mabn_cuda_work *w,
+                                     const struct mabn_cuda_apply_in *in,
+                                     const struct mabn_cuda_rows *rows, cudaStream_t stream);
 
 /* a, b (C) of a norm that folds, from its state: inference, none, frozen. */
 mabn_status mabn_cuda_affine_of(float *a, float *b, const struct mabn_cuda_work *w,

@@ -12,6 +12,7 @@
 
 #include "device/pack.cuh"
 #include "norm/coefficients.h"
+#include "norm/groups.cuh"
 
 namespace
 {
@@ -98,12 +99,7 @@ __device__ void finish_sums(double *out0, const float *in0, double *out1, const 
 
 __device__ __forceinline__ void keep(const work &w, int64_t at, const struct mabn_coef &k)
 {
-    w.saved.a[at] = k.a;
-    w.saved.b[at] = k.b;
-    w.saved.mean[at] = k.mean;
-    w.saved.istd[at] = k.istd;
-    w.saved.scale[at] = k.scale;
-    w.saved.shift[at] = k.shift;
+    mabn_coef_keep(w.saved, at, k);
 }
 
 __device__ __forceinline__ struct mabn_coef kept(const work &w, int64_t at)
@@ -442,61 +438,30 @@ __device__ void finish_sample(const work &w, int64_t run)
     __syncthreads();
 }
 
-/* Sum over `team` neighbouring lanes (a power of 2), to all of them. */
-__device__ __forceinline__ double team_sum(double v, int team)
-{
-    for (int d = team / 2; d; d /= 2)
-        v += __shfl_xor_sync(~0u, v, d, team);
-    return v;
-}
-
-/* Lanes that share a group of channels: a power of 2 up to a warp. */
-__device__ __forceinline__ int team_of(int size)
-{
-    int team = 1;
-    while (team < 32 && team < size)
-        team *= 2;
-    return team;
-}
-
 __global__ void __launch_bounds__(SAMPLE_BLOCK) coefs_gn(work w)
 {
     mabn_await_inputs();
     const int64_t run = blockIdx.x, row = run * w.channels;
-    const int size = w.channels / w.o.groups, team = team_of(size);
-    const int lane = (int)threadIdx.x % team, teams = SAMPLE_BLOCK / team;
     const double n = (double)w.run_rows;
 
     finish_sample(w, run);
-    /* All teams go round together: shuffles need whole warps. */
-    for (int g0 = 0; g0 < w.o.groups; g0 += teams) {
-        const int g = g0 + (int)threadIdx.x / team;
-        const int c0 = g * size, c1 = g < w.o.groups ? c0 + size : 0;
-        double mean = 0, within = 0, between = 0, m, v;
-        for (int c = c0 + lane; c < c1; c += team) {
-            mabn_moments_finish(&m, &v, w.first[row + c], w.stat0[row + c], w.stat1[row + c], n);
-            mean += m;
-            within += v;
-        }
-        mean = team_sum(mean, team) / size;
-        for (int c = c0 + lane; c < c1; c += team) {
-            mabn_moments_finish(&m, &v, w.first[row + c], w.stat0[row + c], w.stat1[row + c], n);
-            between += (m - mean) * (m - mean);
-        }
-        const double var = team_sum(within + between, team) / size;
-        for (int c = c0 + lane; c < c1; c += team) {
+    mabn_join_groups<SAMPLE_BLOCK>(
+        w.o.groups, w.channels / w.o.groups,
+        [&](int c, double *m, double *v) {
+            mabn_moments_finish(m, v, w.first[row + c], w.stat0[row + c], w.stat1[row + c], n);
+        },
+        [&](int c, double m, double v) {
             struct mabn_coef k;
-            mabn_coef_bn(&k, mean, var, w.o.eps, w.gamma[c], w.beta[c]);
+            mabn_coef_bn(&k, m, v, w.o.eps, w.gamma[c], w.beta[c]);
             keep(w, row + c, k);
-        }
-    }
+        });
 }
 
 __global__ void __launch_bounds__(SAMPLE_BLOCK) grads_gn(work w)
 {
     mabn_await_inputs();
     const int64_t run = blockIdx.x, row = run * w.channels;
-    const int size = w.channels / w.o.groups, team = team_of(size);
+    const int size = w.channels / w.o.groups, team = mabn_team_of(size);
     const int lane = (int)threadIdx.x % team, teams = SAMPLE_BLOCK / team;
     const double n = (double)w.run_rows * size;
 
@@ -509,8 +474,8 @@ __global__ void __launch_bounds__(SAMPLE_BLOCK) grads_gn(work w)
             sum += w.gamma[c] * w.stat0[row + c];
             dot += w.gamma[c] * w.stat1[row + c];
         }
-        sum = team_sum(sum, team);
-        dot = team_sum(dot, team);
+        sum = mabn_team_sum(sum, team);
+        dot = mabn_team_sum(dot, team);
         for (int c = c0 + lane; c < c1; c += team) {
             const struct mabn_coef f = kept(w, row + c);
             struct mabn_grad_coef k;

@@ -3,7 +3,9 @@
  *     forward              moments, coefficients, apply
  *     forward, known       apply with Σx², coefficients (and y again where a run was clipped)
  *     backward             gradient moments, gradients, gradient apply
- *     inference            affine, apply; GN, LN and IN as forward */
+ *     inference            affine, apply; GN, LN and IN as forward
+ *
+ * GN, LN and IN forward is one launch where a sample's groups fit into shared memory. */
 #include "norm/norm_cuda.h"
 
 #include "device/pack.cuh"
@@ -160,10 +162,20 @@ mabn_status forward_known(struct call *c)
     return mabn_cuda_coefficients(w, c->stream);
 }
 
+bool over_sample(enum mabn_norm_kind kind)
+{
+    return kind == MABN_NORM_GN || kind == MABN_NORM_LN || kind == MABN_NORM_IN;
+}
+
 mabn_status measure_and_apply(struct call *c)
 {
     const struct mabn_cuda_work *w = &c->work;
+    const struct mabn_cuda_apply_in in = apply_in(c, NULL, NULL, 0);
+    bool done = false;
 
+    if (over_sample(c->norm->options.kind))
+        MABN_TRY(mabn_cuda_sample_forward(&done, w, &in, &c->rows, c->stream));
+    if (done) return MABN_OK;
     if (c->norm->options.kind == MABN_NORM_MABN)
         MABN_TRY(mabn_cuda_square(w->square, c->io->x, counter_of(c), &c->rows, c->stream));
     else
