@@ -20,6 +20,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #include <dlfcn.h>
+#include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,23 +40,35 @@
 #include "ops/cublaslt_matmul.h"
 #include "ops/cudnn_graph.h"
 
-enum { SAMPLES = 20, TRIALS = 5, WARM_UP = 2, MAX_PLANS = 16, ITEM_SECONDS = 60 };
+enum {
+    SAMPLES = 20,
+    TRIALS = 5,
+    WARM_UP = 2,
+    MAX_PLANS = 16,
+    COMPILED_PLANS = 3,
+    ITEM_SECONDS = 60
+};
 static const size_t WORKSPACE = (size_t)1 << 30;
 
 /* ---- shapes ---- */
 
 static const struct site {
     int side, in, out, kernel, stride, count; /* count: how many of the 53 */
+    bool telling;
 } sites[] = {
     /* The pictures' three channels are padded; 4 and 8 are tried. */
-    {224, 4, 64, 7, 2, 1},     {224, 8, 64, 7, 2, 0},    {56, 64, 64, 1, 1, 1},
-    {56, 64, 64, 3, 1, 3},     {56, 64, 256, 1, 1, 4},   {56, 256, 64, 1, 1, 2},
-    {56, 256, 128, 1, 1, 1},   {56, 128, 128, 3, 2, 1},  {28, 128, 512, 1, 1, 4},
-    {56, 256, 512, 1, 2, 1},   {28, 512, 128, 1, 1, 3},  {28, 128, 128, 3, 1, 3},
-    {28, 512, 256, 1, 1, 1},   {28, 256, 256, 3, 2, 1},  {14, 256, 1024, 1, 1, 6},
-    {28, 512, 1024, 1, 2, 1},  {14, 1024, 256, 1, 1, 5}, {14, 256, 256, 3, 1, 5},
-    {14, 1024, 512, 1, 1, 1},  {14, 512, 512, 3, 2, 1},  {7, 512, 2048, 1, 1, 3},
-    {14, 1024, 2048, 1, 2, 1}, {7, 2048, 512, 1, 1, 2},  {7, 512, 512, 3, 1, 2},
+    {224, 4, 64, 7, 2, 1, false},    {224, 8, 64, 7, 2, 0, false},
+    {56, 64, 64, 1, 1, 1, false},    {56, 64, 64, 3, 1, 3, true},
+    {56, 64, 256, 1, 1, 4, true},    {56, 256, 64, 1, 1, 2, true},
+    {56, 256, 128, 1, 1, 1, false},  {56, 128, 128, 3, 2, 1, true},
+    {28, 128, 512, 1, 1, 4, false},  {56, 256, 512, 1, 2, 1, false},
+    {28, 512, 128, 1, 1, 3, false},  {28, 128, 128, 3, 1, 3, true},
+    {28, 512, 256, 1, 1, 1, false},  {28, 256, 256, 3, 2, 1, false},
+    {14, 256, 1024, 1, 1, 6, true},  {28, 512, 1024, 1, 2, 1, false},
+    {14, 1024, 256, 1, 1, 5, false}, {14, 256, 256, 3, 1, 5, true},
+    {14, 1024, 512, 1, 1, 1, false}, {14, 512, 512, 3, 2, 1, false},
+    {7, 512, 2048, 1, 1, 3, false},  {14, 1024, 2048, 1, 2, 1, false},
+    {7, 2048, 512, 1, 1, 2, false},  {7, 512, 512, 3, 1, 2, false},
 };
 enum { SITES = sizeof sites / sizeof sites[0] };
 
@@ -303,37 +316,56 @@ static void prologue_filter_bf16(struct drawing &d)
     d.convolve(MABN_CUDNN_FILTER, dw, z, d.y());
 }
 
+/* What lib/ops computes with first, then what may be worth fusing, the most telling first. */
 static const struct pattern {
     const char *name;
     void (*draw)(struct drawing &d);
     enum mabn_cudnn_direction direction; /* what its time is compared with */
     bool alone;
+    bool compiled; /* cuDNN compiles a kernel, a second or two each */
 } patterns[] = {
-    {"forward", forward, MABN_CUDNN_FORWARD, true},
-    {"data", data, MABN_CUDNN_DATA, true},
-    {"filter", filter, MABN_CUDNN_FILTER, true},
-    {"filter>bf16", filter_bf16, MABN_CUDNN_FILTER, false},
-    {"conv+bias+relu", bias_relu, MABN_CUDNN_FORWARD, false},
-    {"conv+bias+add+relu", bias_add_relu, MABN_CUDNN_FORWARD, false},
-    {"conv+bias16+relu", bias16_relu, MABN_CUDNN_FORWARD, false},
-    {"conv+bias16+add+relu", bias16_add_relu, MABN_CUDNN_FORWARD, false},
-    {"conv+affine+relu", affine_relu, MABN_CUDNN_FORWARD, false},
-    {"conv+affine+add+relu", affine_add_relu, MABN_CUDNN_FORWARD, false},
-    {"conv>y,sums", statistics, MABN_CUDNN_FORWARD, false},
-    {"conv>y,sum y2", square_sum, MABN_CUDNN_FORWARD, false},
-    {"conv>y,z", both_outputs, MABN_CUDNN_FORWARD, false},
-    {"conv>y,z,sum y2", mabn_forward, MABN_CUDNN_FORWARD, false},
-    {"conv>z,sum y2", mabn_forward_only_z, MABN_CUDNN_FORWARD, false},
-    {"data+add", data_add, MABN_CUDNN_DATA, false},
-    {"data+mask", data_mask, MABN_CUDNN_DATA, false},
-    {"data+mask>dz,sum", data_mask_sum, MABN_CUDNN_DATA, false},
-    {"data+add+mask>dz,sum", data_add_mask_sum, MABN_CUDNN_DATA, false},
-    {"affine+relu+conv", prologue_forward, MABN_CUDNN_FORWARD, false},
-    {"affine+relu+conv>sums", prologue_statistics, MABN_CUDNN_FORWARD, false},
-    {"affine+relu+filter", prologue_filter, MABN_CUDNN_FILTER, false},
-    {"affine+relu+filter>bf16", prologue_filter_bf16, MABN_CUDNN_FILTER, false},
+    {"forward", forward, MABN_CUDNN_FORWARD, true, false},
+    {"data", data, MABN_CUDNN_DATA, true, false},
+    {"filter>half", filter_bf16, MABN_CUDNN_FILTER, true, false},
+    {"filter", filter, MABN_CUDNN_FILTER, false, false},
+    {"conv+bias16+relu", bias16_relu, MABN_CUDNN_FORWARD, false, false},
+    {"conv+bias16+add+relu", bias16_add_relu, MABN_CUDNN_FORWARD, false, false},
+    {"affine+relu+conv", prologue_forward, MABN_CUDNN_FORWARD, false, false},
+    {"affine+relu+conv>sums", prologue_statistics, MABN_CUDNN_FORWARD, false, false},
+    {"affine+relu+filter", prologue_filter, MABN_CUDNN_FILTER, false, false},
+    {"affine+relu+filter>half", prologue_filter_bf16, MABN_CUDNN_FILTER, false, false},
+    {"conv>y,z,sum y2", mabn_forward, MABN_CUDNN_FORWARD, false, true},
+    {"data+mask>dz,sum", data_mask_sum, MABN_CUDNN_DATA, false, true},
+    {"conv>y,sum y2", square_sum, MABN_CUDNN_FORWARD, false, true},
+    {"conv>y,sums", statistics, MABN_CUDNN_FORWARD, false, true},
+    {"data+add+mask>dz,sum", data_add_mask_sum, MABN_CUDNN_DATA, false, true},
+    {"conv+affine+relu", affine_relu, MABN_CUDNN_FORWARD, false, true},
+    {"conv+affine+add+relu", affine_add_relu, MABN_CUDNN_FORWARD, false, true},
+    {"data+add", data_add, MABN_CUDNN_DATA, false, true},
+    {"data+mask", data_mask, MABN_CUDNN_DATA, false, true},
+    {"conv>y,z", both_outputs, MABN_CUDNN_FORWARD, false, true},
+    {"conv>z,sum y2", mabn_forward_only_z, MABN_CUDNN_FORWARD, false, true},
+    {"conv+bias+relu", bias_relu, MABN_CUDNN_FORWARD, false, true},
+    {"conv+bias+add+relu", bias_add_relu, MABN_CUDNN_FORWARD, false, true},
 };
-enum { PATTERNS = sizeof patterns / sizeof patterns[0] };
+enum { PATTERNS = sizeof patterns / sizeof patterns[0], ITEMS = SITES * PATTERNS };
+
+/* A shape and a pattern each, in the order of work: what needs no compiling; then for a shape of
+ * each kind, which must do when time is short; then the others. */
+static struct item {
+    int site, pattern;
+} items[ITEMS];
+
+static void order_items(void)
+{
+    int count = 0;
+
+    for (int turn = 0; turn < 3; turn++)
+        for (int p = 0; p < PATTERNS; p++)
+            for (int s = 0; s < SITES; s++)
+                if (turn == (!patterns[p].compiled ? 0 : sites[s].telling ? 1 : 2))
+                    items[count++] = {s, p};
+}
 
 /* ---- what is shared with the parent ---- */
 
@@ -477,7 +509,7 @@ struct outcome {
     long long engine, best_engine;
     double first, best, product; /* ms; 0: not known */
     size_t workspace;
-    char reason[200];
+    char reason[400];
 };
 
 static void explain(struct outcome *o)
@@ -527,6 +559,7 @@ static mabn_status time_product(struct machine *m, const struct drawing &d,
 {
     const int64_t positions = d.s.n * d.oh * d.ow;
     struct mabn_matmul_shape shape = {};
+    std::vector<struct drawing::array> arrays(d.arrays);
     struct mabn_matmul *matmul;
     struct memory memory;
 
@@ -547,8 +580,10 @@ static mabn_status time_product(struct machine *m, const struct drawing &d,
         shape.turn_a = true;
         shape.turn_b = false;
         shape.d_dtype = MABN_DTYPE_F32;
+        arrays[0].bytes *= sizeof(float) / mabn_dtype_size(arrays[0].dtype);
+        arrays[0].dtype = MABN_DTYPE_F32;
     }
-    MABN_TRY(memory.allocate(m, d.arrays));
+    MABN_TRY(memory.allocate(m, arrays));
     /* dweight = dyᵀ·x: dy is first. */
     const int a = direction == MABN_CUDNN_FILTER ? 2 : 1;
     MABN_TRY(mabn_matmul_new(&matmul, &lt, m->lt, &shape, WORKSPACE, 0));
@@ -571,7 +606,8 @@ static mabn_status probe(struct machine *m, const struct site *site, const struc
     d.oh = mabn_conv_out(d.s.h, d.s.kernel, d.s.stride, d.s.pad);
     d.ow = mabn_conv_out(d.s.w, d.s.kernel, d.s.stride, d.s.pad);
     pattern->draw(d);
-    if (mabn_cudnn_plans(d.graph, &demands, plans, args.plans, &o->count)) explain(o);
+    const int most = pattern->compiled ? std::min(args.plans, (int)COMPILED_PLANS) : args.plans;
+    if (mabn_cudnn_plans(d.graph, &demands, plans, most, &o->count)) explain(o);
     if (o->count > 0) {
         o->engine = o->best_engine = mabn_cudnn_plan_engine(plans[0]);
         o->workspace = mabn_cudnn_plan_workspace(plans[0]);
@@ -650,7 +686,7 @@ static mabn_status set_up(struct machine *m)
 
 static bool skipped(int item)
 {
-    return !strstr(patterns[item / SITES].name, args.only);
+    return !strstr(patterns[items[item].pattern].name, args.only);
 }
 
 /* Work through the items from `item` on; leaves the process. */
@@ -662,10 +698,10 @@ static void work(struct shared *shared, int item)
         fprintf(stderr, "probe_conv: %s\n", mabn_error_message());
         _exit(2);
     }
-    for (; item < SITES * PATTERNS && time(NULL) < args.end; item++) {
-        const struct site *site = &sites[item % SITES];
-        const struct pattern *pattern = &patterns[item / SITES];
-        double *alone = &shared->alone[item % SITES][pattern->direction];
+    for (; item < ITEMS && time(NULL) < args.end; item++) {
+        const struct site *site = &sites[items[item].site];
+        const struct pattern *pattern = &patterns[items[item].pattern];
+        double *alone = &shared->alone[items[item].site][pattern->direction];
         struct outcome o = {};
 
         if (skipped(item)) continue;
@@ -729,9 +765,13 @@ static void choose_type(const char *name)
 
 static void parse(int argc, char **argv)
 {
+    static const struct option words[] = {{"json", no_argument, NULL, 'j'},
+                                          {"support", no_argument, NULL, 's'},
+                                          {"batch", required_argument, NULL, 'n'},
+                                          {NULL, 0, NULL, 0}};
     int option;
 
-    while ((option = getopt(argc, argv, "n:d:t:p:o:sj")) != -1)
+    while ((option = getopt_long(argc, argv, "n:d:t:p:o:sj", words, NULL)) != -1)
         switch (option) {
         case 'n':
             args.batch = number(optarg, 4096);
@@ -769,8 +809,9 @@ int main(int argc, char **argv)
     parse(argc, argv);
     if (shared == MAP_FAILED) return 1;
     args.end = time(NULL) + args.seconds;
+    order_items();
     print_head();
-    while (item < SITES * PATTERNS && time(NULL) < args.end) {
+    while (item < ITEMS && time(NULL) < args.end) {
         int status;
         shared->item = -1;
         shared->since = time(NULL);
@@ -784,7 +825,7 @@ int main(int argc, char **argv)
         if (WIFSIGNALED(status)) {
             struct outcome o = {};
             snprintf(o.reason, sizeof o.reason, "killed by signal %d", WTERMSIG(status));
-            print(&sites[shared->item % SITES], &patterns[shared->item / SITES], &o, 0);
+            print(&sites[items[shared->item].site], &patterns[items[shared->item].pattern], &o, 0);
         }
         item = shared->item + 1;
     }
