@@ -2,6 +2,7 @@
 #include "coco/annotations.h"
 
 #include <stdio.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -483,6 +484,51 @@ mabn_status mabn_coco_fail(const struct mabn_coco *c, const struct mabn_coco_rec
 /* ---- masks ---- */
 
 /* COCO's rule: the first element decides; exactly four numbers are a box. */
+/* Union of masks as they come, in the order of a binary counter: level k holds 2^k of them, so each
+ * run is merged only as often as there are levels. */
+struct gathering {
+    struct mabn_rle level[32];
+    uint32_t count;
+};
+
+/* `one` is taken; another mask's room comes back in it. */
+static mabn_status gather(struct gathering *g, struct mabn_rle *one)
+{
+    int k = 0;
+    for (; g->count >> k & 1; k++) {
+        struct mabn_rle both, pair[2] = {g->level[k], *one};
+        mabn_rle_init(&both);
+        mabn_status status = mabn_rle_merge(&both, pair, 2, false);
+        mabn_rle_release(one);
+        *one = both;
+        if (status) return status;
+    }
+    struct mabn_rle swap = g->level[k];
+    g->level[k] = *one;
+    *one = swap;
+    g->count++;
+    return MABN_OK;
+}
+
+static mabn_status gathered(struct mabn_rle *out, struct gathering *g)
+{
+    struct mabn_rle both;
+    bool any = false;
+    mabn_status status = MABN_OK;
+    mabn_rle_init(&both);
+    for (int k = 0; k < 32 && !status; k++) {
+        if (!(g->count >> k & 1)) continue;
+        struct mabn_rle pair[2] = {g->level[k], *out}, *from = any ? &both : &g->level[k];
+        if (any) status = mabn_rle_merge(&both, pair, 2, false);
+        struct mabn_rle swap = *out;
+        *out = *from;
+        *from = swap;
+        any = true;
+    }
+    mabn_rle_release(&both);
+    return status;
+}
+
 static mabn_status polygons_mask(struct mabn_rle *out, const struct mabn_coco *c,
                                  const struct mabn_segmentation *s, uint32_t height, uint32_t width)
 {
@@ -491,15 +537,15 @@ static mabn_status polygons_mask(struct mabn_rle *out, const struct mabn_coco *c
     if (s->n == 0) return mabn_fail(MABN_ERR_FORMAT, "an empty list of polygons");
     if (sizes[0] < 4) return mabn_fail(MABN_ERR_FORMAT, "a polygon of %u numbers", sizes[0]);
     bool boxes = sizes[0] == 4;
-    struct mabn_rle one, both;
+    struct gathering g = {.count = 0};
+    struct mabn_rle one;
     mabn_rle_init(&one);
-    mabn_rle_init(&both);
     mabn_status status = MABN_OK;
     for (uint32_t i = 0; i < s->n; i++) {
+        struct mabn_rle *into = s->n > 1 ? &one : out;
         if (boxes && sizes[i] != 4)
             MABN_TRY_GOTO(mabn_fail(MABN_ERR_FORMAT, "polygons of 4 and of %u numbers", sizes[i]),
                           done);
-        struct mabn_rle *into = i ? &one : out;
         if (boxes)
             MABN_TRY_GOTO(mabn_rle_from_box(into, (struct mabn_box){xy[0], xy[1], xy[2], xy[3]},
                                             height, width),
@@ -507,17 +553,38 @@ static mabn_status polygons_mask(struct mabn_rle *out, const struct mabn_coco *c
         else
             MABN_TRY_GOTO(mabn_rle_from_polygon(into, xy, sizes[i], height, width), done);
         xy += sizes[i];
-        if (i == 0) continue;
-        struct mabn_rle pair[2] = {*out, one};
-        MABN_TRY_GOTO(mabn_rle_merge(&both, pair, 2, false), done);
-        struct mabn_rle swap = *out;
-        *out = both;
-        both = swap;
+        if (s->n > 1) MABN_TRY_GOTO(gather(&g, &one), done);
     }
+    if (s->n > 1) status = gathered(out, &g);
 done:
     mabn_rle_release(&one);
-    mabn_rle_release(&both);
+    for (int k = 0; k < 32; k++)
+        mabn_rle_release(&g.level[k]);
     return status;
+}
+
+/* Columns between two of an outline's points that lie in the image. */
+static uint64_t columns_between(double a, double b, uint32_t width)
+{
+    double low = fmax(fmin(a, b), 0), high = fmin(fmax(a, b), width);
+    return high > low ? (uint64_t)(high - low) + 1 : 1;
+}
+
+uint64_t mabn_coco_mask_columns(const struct mabn_coco *c, const struct mabn_coco_record *record,
+                                uint32_t width)
+{
+    const struct mabn_segmentation *s = &record->segmentation;
+    uint64_t sum = 0;
+    if (s->kind != MABN_SEGMENTATION_POLYGONS) return 0;
+    const double *xy = c->numbers + s->at;
+    for (uint32_t i = 0; i < s->n; i++) {
+        uint32_t n = c->lengths[s->sizes + i];
+        for (uint32_t k = 0; k + 1 < n; k += 2)
+            sum += n == 4 ? columns_between(xy[0], xy[0] + xy[2], width)
+                          : columns_between(xy[k], xy[k + 3 < n ? k + 2 : 0], width);
+        xy += n;
+    }
+    return sum;
 }
 
 mabn_status mabn_coco_mask(struct mabn_rle *out, const struct mabn_coco *c,

@@ -104,6 +104,11 @@ MABN_MUST_USE mabn_status mabn_coco_mask(struct mabn_rle *out, const struct mabn
                                          const struct mabn_coco_record *record, uint32_t height,
                                          uint32_t width);
 
+/* How many columns the outlines of a record's polygons cross in an image of this width: what
+ * mabn_coco_mask takes, in time and runs. 0 for masks of other kinds. */
+uint64_t mabn_coco_mask_columns(const struct mabn_coco *c, const struct mabn_coco_record *record,
+                                uint32_t width);
+
 /* A failure about a record: "'FILE':LINE: annotation ID: ...". */
 mabn_status mabn_coco_fail(const struct mabn_coco *c, const struct mabn_coco_record *record,
                            mabn_status status, const char *format, ...) MABN_PRINTF(4, 5);

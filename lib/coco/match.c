@@ -541,6 +541,39 @@ static void workers_free(struct worker *workers, int n)
     free(workers);
 }
 
+/* Columns that outlines may cross together: many, and 1024 for each number in the files, where
+ * COCO's polygons take about 10. A few numbers in an image that is said to be a million pixels wide
+ * would otherwise keep us busy for hours. */
+static const uint64_t many_columns = (uint64_t)1 << 26;
+
+static mabn_status count_columns(const struct matching *m, const struct mabn_coco *file,
+                                 const struct mabn_coco_record *r, size_t image, uint64_t *sum)
+{
+    const size_t numbers = m->e->truth->n_numbers + m->e->results->n_numbers;
+    *sum += mabn_coco_mask_columns(file, r, m->join->images[image]->width);
+    if (*sum <= many_columns + 1024 * (uint64_t)numbers) return MABN_OK;
+    return mabn_coco_fail(file, r, MABN_ERR_LIMIT,
+                          "the outlines up to here cross %llu columns: too much for so few numbers",
+                          (unsigned long long)*sum);
+}
+
+static mabn_status check_columns(const struct matching *m)
+{
+    const struct mabn_coco_join *join = m->join;
+    const bool masks = m->e->params.type == MABN_COCO_SEGM;
+    uint64_t sum = 0;
+    for (size_t i = 0; i < m->e->n_images; i++) {
+        for (size_t k = join->truth_start[i]; k < join->truth_start[i + 1] && masks; k++)
+            MABN_TRY(count_columns(m, m->e->truth, &m->e->truth->records[join->truths[k].record], i,
+                                   &sum));
+        for (size_t k = join->detection_start[i]; k < join->detection_start[i + 1]; k++)
+            if (masks || m->kind == MABN_COCO_RESULTS_MASKS)
+                MABN_TRY(count_columns(m, m->e->results,
+                                       &m->e->results->records[join->detections[k]], i, &sum));
+    }
+    return MABN_OK;
+}
+
 mabn_status mabn_coco_match(struct mabn_coco_evaluation *e, const struct mabn_coco_join *join)
 {
     struct matching m = {.e = e, .join = join, .lowest = INFINITY, .kind = join->kind};
@@ -557,6 +590,7 @@ mabn_status mabn_coco_match(struct mabn_coco_evaluation *e, const struct mabn_co
     m.image_n_cells = mabn_xcalloc(e->n_images + 1, sizeof *m.image_n_cells);
     m.image_worker = mabn_xcalloc(e->n_images + 1, sizeof *m.image_worker);
     e->n_detections = n;
+    MABN_TRY_GOTO(check_columns(&m), out);
     MABN_TRY_GOTO(mabn_alloc((void **)&e->detections, n * sizeof *e->detections), out);
     if (!mabn_size_mul(n, (size_t)e->params.n_areas * sizeof *e->bits, &bytes))
         MABN_TRY_GOTO(mabn_fail(MABN_ERR_LIMIT, "too many detections"), out);
