@@ -79,10 +79,11 @@ $(G)/probe/%: $(B)/tests/gpu/%.cu.o $(LIB)
 $(B)/tests/gpu/%.cu.o: NVFLAGS += -Itests/unit -Itests/gpu $(filter -I%,$(PKG_CF))
 
 .PHONY: gpu-programs check-gpu bench-gpu bundle-gpu
-gpu-programs: $(G_BIN)
+gpu-programs: $(G_BIN) $(B)/tests/unit/test_net
 check-gpu:
 	@$(MAKE) --no-print-directory CUDA=1 gpu-programs
 	@tests/run-all build/release-cuda/gpu unit
+	@MABN_TEST_DEVICE=cuda build/release-cuda/tests/unit/test_net
 bench-gpu:
 	@$(MAKE) --no-print-directory CUDA=1 gpu-programs
 	@for b in build/release-cuda/gpu/bench/*; do $$b || exit 1; done

@@ -29,7 +29,8 @@ programs() { find "$built/gpu/$1" -type f -executable 2>/dev/null; }
 mapfile -t tests < <(programs tests/unit)
 mapfile -t benches < <(programs bench)
 mapfile -t probes < <(programs probe)
-take test "${tests[@]}"
+take test "${tests[@]}" "$built"/tests/unit/test_net
+take tests/golden tests/golden/net.tsv
 take bench "${benches[@]}"
 [ ${#probes[@]} -eq 0 ] || take probe "${probes[@]}"
 take bin "$built"/bin/mabn-{bench,train,eval,init,pack,info,plot}

@@ -16,6 +16,7 @@
 #include <hdf5.h>
 
 #include "base/mem.h"
+#include "device.h"
 #include "model/model.h"
 #include "store/weights.h"
 #include "tap.h"
@@ -176,6 +177,7 @@ static void check_network(struct mabn_device *device, const struct golden *g, co
     struct mabn_net_options options = {.batch = (int)g->batch,
                                        .height = (int)g->side,
                                        .width = (int)g->side,
+                                       .precision = MABN_NET_FP32,
                                        .training = true,
                                        .exact = exact};
     if (mabn_model_init(&model, "resnet10") || mabn_model_set_norm(&model, "mabn")) abort();
@@ -225,7 +227,7 @@ int main(void)
     g.batch = labels / g.steps;
     g.classes = logits / labels;
     g.side = (size_t)lround(sqrt((double)(pixels / labels / CHANNELS)));
-    tap_status(mabn_device_new(&device, MABN_DEVICE_CPU, 0), "device");
+    tap_status(test_device_open(&device, 0), "device");
     check_network(device, &g, weights, false);
     check_network(device, &g, weights, true);
     mabn_device_free(device);
