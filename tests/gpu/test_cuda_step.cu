@@ -170,6 +170,7 @@ struct network {
     struct weights fc_bias;
     gpu_array pooled, dpooled, da, features, dfeatures;
     gpu_bytes winner, logits, dlogits, loss, rank, total, share;
+    gpu_values<struct mabn_cuda_scaler> scaler; /* in use for float16 */
     gpu_values<struct mabn_cuda_sgd_rates> rates;
     std::vector<struct mabn_cuda_sgd_param> list;
     std::vector<struct mabn_cuda_sgd_piece> cut;
@@ -188,11 +189,19 @@ struct network {
           dfeatures(features.count, type), winner(pooled.count), logits(N * CLASSES * 4),
           dlogits(N * CLASSES * 4), loss(N * 8), rank(N * 4),
           total(sizeof(struct mabn_cuda_xent_total)), share(sizeof(float)),
-          rates({{(float)LR, (float)MOMENTUM, 1.0f}}), list(params_of()), cut(cut_of()),
-          params(list.size() * sizeof list[0]), pieces(cut.size() * sizeof cut[0])
+          scaler({{1024, 1 / 1024.0f, 0, 0, 0, 0, 0}}), rates({{(float)LR, (float)MOMENTUM, 1.0f}}),
+          list(params_of()), cut(cut_of()), params(list.size() * sizeof list[0]),
+          pieces(cut.size() * sizeof cut[0])
     {
+        for (norm_layer *layer : {&bn1, &bn2, &bn3})
+            layer->io.scaler = scaler_or_null();
         params.put(list.data());
         pieces.put(cut.data());
+    }
+
+    struct mabn_cuda_scaler *scaler_or_null() const
+    {
+        return dtype == MABN_DTYPE_F16 ? scaler.at() : NULL;
     }
 
     std::vector<struct mabn_cuda_sgd_param> params_of()
@@ -237,7 +246,8 @@ struct network {
         const struct mabn_cuda_xent out = {(double *)loss.p, (int32_t *)rank.p, dlogits.p,
                                            (struct mabn_cuda_xent_total *)total.p};
         const struct mabn_pool_shape pool = {N, SIZE, SIZE, WIDTH, 3, 2, 1};
-        MABN_TRY(mabn_cuda_label_share((float *)share.p, labels, N, NULL, NULL));
+        const struct mabn_cuda_scaler *s = scaler_or_null();
+        MABN_TRY(mabn_cuda_label_share((float *)share.p, labels, N, s ? &s->scale : NULL, NULL));
         MABN_TRY(mabn_cuda_softmax_xent(&out, (const float *)logits.p, labels, N, CLASSES,
                                         SMOOTHING, (const float *)share.p, dtype, NULL));
         MABN_TRY(mabn_conv_cuda_backward_weights(fc.conv, fc.w.gradient.at(), fc_bias.gradient.at(),
@@ -266,9 +276,13 @@ struct network {
 
     mabn_status update()
     {
-        return mabn_cuda_sgd_step((const struct mabn_cuda_sgd_param *)params.p,
-                                  (const struct mabn_cuda_sgd_piece *)pieces.p, (int64_t)cut.size(),
-                                  rates.at(), NULL, false, false, NULL);
+        struct mabn_cuda_scaler *s = scaler_or_null();
+        for (const struct mabn_cuda_sgd_param &p : list)
+            if (s) MABN_TRY(mabn_cuda_gradients_finite(&s->overflow, p.grad, p.count, NULL));
+        MABN_TRY(mabn_cuda_sgd_step((const struct mabn_cuda_sgd_param *)params.p,
+                                    (const struct mabn_cuda_sgd_piece *)pieces.p,
+                                    (int64_t)cut.size(), rates.at(), s, false, false, NULL));
+        return s ? mabn_cuda_scaler_update(s, NULL) : MABN_OK;
     }
 };
 
@@ -278,7 +292,7 @@ static void test_steps(enum mabn_dtype dtype)
     struct network gpu(net, dtype);
     const struct mabn_net_sgd sgd = {LR, MOMENTUM, DECAY, false, false};
     /* What rounding does to one value, steps later. */
-    const double tolerance = dtype == MABN_DTYPE_BF16 ? 0.1 : 2e-4;
+    const double tolerance = dtype == MABN_DTYPE_BF16 ? 0.1 : dtype == MABN_DTYPE_F16 ? 0.02 : 2e-4;
     std::vector<int32_t> labels;
     struct gpu_verdict verdict;
 
@@ -312,7 +326,9 @@ static void test_steps(enum mabn_dtype dtype)
     verdict.add("fc bias", gpu.fc_bias.master.values(), parameter(net, "fc.bias", 0), tolerance);
     verdict.add("gamma", gpu.bn1.gamma.master.values(), parameter(net, "bn1.weight", 0), tolerance);
     verdict.add("beta", gpu.bn3.beta.master.values(), parameter(net, "bn3.bias", 0), tolerance);
-    verdict.print(dtype == MABN_DTYPE_F32 ? "training steps, float32" : "training steps, bfloat16");
+    char name[60];
+    snprintf(name, sizeof name, "training steps, %s", mabn_dtype_name(dtype));
+    verdict.print(name);
     mabn_net_free(net);
 }
 
@@ -320,7 +336,7 @@ int main(void)
 {
     if (!gpu_ready()) return tap_done();
     if (mabn_device_new(&cpu, MABN_DEVICE_CPU, 1)) MABN_BUG("%s", mabn_error_message());
-    for (enum mabn_dtype dtype : {MABN_DTYPE_F32, MABN_DTYPE_BF16}) {
+    for (enum mabn_dtype dtype : {MABN_DTYPE_F32, MABN_DTYPE_BF16, MABN_DTYPE_F16}) {
         test_steps(dtype);
     }
     mabn_device_free(cpu);
