@@ -11,7 +11,7 @@
 static struct {
     const char *norm, *arch, *device, *window_rule;
     int precision, batch, size, channels, classes, norm_batch, window, rounds, threads;
-    bool training, inference, no_fold, exact, save_memory, json;
+    bool training, inference, no_fold, exact, save_memory, tune, json;
 } o = {.norm = "mabn", .arch = "resnet50", .device = "auto", .batch = 8, .rounds = 5};
 
 /* clang-format off */
@@ -27,6 +27,7 @@ static struct {
     MABN_OPT_FLAG(0, "json", &o.json, "one JSON object a line instead of a table"),                \
     MABN_OPT_DEVICE(&o.device),                                                                    \
     MABN_OPT_PRECISION(&o.precision),                                                              \
+    MABN_OPT_FLAG(0, "tune", &o.tune, "on a GPU: choose the convolutions by time: slower to start, and not the same bits from run to run"), \
     MABN_OPT_THREADS(&o.threads),                                                                  \
     MABN_OPTIONS_COMMON,                                                                           \
     MABN_OPT_END
@@ -65,6 +66,7 @@ static mabn_status describe(struct mabn_bench_case *c, const char *arch, const c
                                               .training = training,
                                               .no_fold = o.no_fold,
                                               .exact = o.exact,
+                                              .tune = o.tune,
                                               .save_memory = o.save_memory}};
     MABN_TRY(mabn_model_init(&c->model, arch));
     MABN_TRY(mabn_model_set_norm(&c->model, norm));

@@ -59,6 +59,7 @@ struct mabn_net_options {
     bool training;
     bool no_fold;     /* inference: keep norms apart from convolutions, to compare */
     bool exact;       /* plain convolution sums, no Winograd: slower, for comparisons */
+    bool tune;        /* on a GPU: choose convolutions by time, not the same from run to run */
     bool bytes;       /* pictures come as bytes; on a GPU only, which normalizes them itself */
     bool save_memory; /* training: compute again what lies between norm input and block output */
     const struct mabn_norm_sync *sync; /* for SyncBN; borrowed, NULL: one rank */

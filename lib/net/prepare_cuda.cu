@@ -34,6 +34,7 @@ static mabn_status prepare_conv(struct mabn_net *net, struct node *node)
     o.no_dx = !x->trains;
     o.bias = node->bias >= 0;
     o.plain = net->options.exact;
+    o.tune = net->options.tune;
     if (node->folded >= 0) {
         const struct node *norm = &net->nodes[node->folded];
         o.bias = true;

@@ -383,6 +383,7 @@ static mabn_status build_networks(struct mabn_run *run)
                                   .precision = o->precision,
                                   .training = true,
                                   .exact = o->exact,
+                                  .tune = o->tune,
                                   .save_memory = o->save_memory};
     MABN_TRY(mabn_device_open(&run->device, o->device, o->threads));
     no.bytes = mabn_eval_sends_bytes(run->device, &run->augment);

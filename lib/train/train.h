@@ -94,7 +94,7 @@ struct mabn_train_options {
     const char *device; /* a word of mabn_device_open */
     enum mabn_net_precision precision;
     int threads, decoders;
-    bool save_memory, exact;
+    bool save_memory, exact, tune;
 };
 
 void mabn_train_options_init(struct mabn_train_options *options);

@@ -37,6 +37,7 @@ def options():
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--seconds", type=float, default=480)
     p.add_argument("--no-compile", action="store_true", help="leave the compiled modes out")
+    p.add_argument("--tune", action="store_true", help="mabn-bench --tune")
     p.add_argument("--only", help="only parts with this word in their name")
     p.add_argument("--json", help="file for the figures and ratios")
     return p.parse_args()
@@ -205,6 +206,8 @@ def ours(o, work, norm, batch, *more):
                                  "--rounds", "3", "--json", "--quiet", *more]
     if work == "training":
         command.append("--training")
+    if o.tune:
+        command.append("--tune")
     env = dict(os.environ)
     if "MABN_LIBRARY_PATH" in env:
         env["LD_LIBRARY_PATH"] = env["MABN_LIBRARY_PATH"]
