@@ -67,7 +67,9 @@ static mabn_status save_as(struct mabn_run *run, const char *path, bool whole)
         .n_strings = whole ? 2 : 1,
         .double_names = double_names,
         .doubles = doubles,
-        .n_doubles = !whole ? 0 : scales_loss(run) ? N_DOUBLES : ALWAYS,
+        .n_doubles = !whole             ? 0
+                     : scales_loss(run) ? N_DOUBLES
+                                        : ALWAYS,
     };
     if (!status) status = mabn_model_file_save(path, true, run->net, &save);
     mabn_str_release(&machine);
