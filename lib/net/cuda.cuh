@@ -15,7 +15,8 @@ struct layer {
     bool owns_work;              /* … a copy; else the parameters themselves */
     bool padded;                 /* … with more channels than the parameters, as is … */
     float *dwork;                /* … their gradient */
-    float *bias;                 /* NULL: none */
+    const void *bias;            /* float32, or folded and of the net's type; NULL: none */
+    size_t bias_at;              /* folded: floats before it in `biases` */
     struct mabn_norm_cuda_io io; /* of a norm */
     bool may_know;               /* MABN whose affine map is known ahead, from some step on */
 };
@@ -58,9 +59,10 @@ struct net_cuda {
     struct mabn_cuda_event *taken, *begin, *end;
     size_t picture_bytes, upload_bytes, figure_bytes, input_bytes; /* of a slot's blocks */
 
-    struct arena staged, small, biases, dwork;
-    struct inputs *inputs;   /* on the device, as … */
-    struct figures *figures; /* … these */
+    struct arena staged, small, dwork;
+    struct arena biases, half_biases; /* folded, in float32; the same, rounded */
+    struct inputs *inputs;            /* on the device, as … */
+    struct figures *figures;          /* … these */
     int32_t *labels, *ranks;
     double *losses; /* (N) */
     float *share;

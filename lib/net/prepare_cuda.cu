@@ -38,6 +38,7 @@ static mabn_status prepare_conv(struct mabn_net *net, struct node *node)
     if (node->folded >= 0) {
         const struct node *norm = &net->nodes[node->folded];
         o.bias = true;
+        o.bias_dtype = net->dtype;
         o.relu = norm->io.relu;
         o.add = norm->residual >= 0;
     }
@@ -64,6 +65,7 @@ static mabn_status place_weights(struct mabn_net *net)
         if (pass) {
             MABN_TRY(mabn_net_get_arena(net, &net->packed, work));
             MABN_TRY(mabn_net_get_arena(net, &c->biases, biases));
+            MABN_TRY(mabn_net_get_arena(net, &c->half_biases, is_half(net) ? biases / 2 : 0));
             MABN_TRY(mabn_net_get_arena(net, &c->dwork, dwork));
             work = biases = dwork = 0;
         }
@@ -78,7 +80,9 @@ static mabn_status place_weights(struct mabn_net *net)
                 layer->owns_work ? net->packed.base + work : (void *)net_weight(net, node->weight);
             if (layer->owns_work) work += net_align(count * element);
             if (node->folded >= 0) {
-                layer->bias = (float *)(c->biases.base + biases);
+                layer->bias_at = biases / sizeof(float);
+                layer->bias =
+                    is_half(net) ? c->half_biases.base + biases / 2 : c->biases.base + biases;
                 biases += net_align((size_t)node->c * sizeof(float));
             }
             if (layer->padded && net->options.training) {
@@ -245,7 +249,8 @@ void mabn_net_cuda_release(struct mabn_net *net)
     struct mabn_cuda_event *events[] = {c->taken, c->begin, c->end};
     for (struct mabn_cuda_event *event : events)
         mabn_cuda_event_free(event);
-    const struct arena arenas[] = {c->staged, c->small, c->biases, c->dwork, c->sgd};
+    const struct arena arenas[] = {c->staged,      c->small, c->biases,
+                                   c->half_biases, c->dwork, c->sgd};
     for (const struct arena &arena : arenas)
         mabn_device_release(net->device, arena.base, arena.bytes);
     for (int i = 0; i < net->node_count; i++)
@@ -300,10 +305,12 @@ static mabn_status fold_all(struct mabn_net *net, float *folded, float *biases,
     for (int i = 0; i < net->node_count; i++) {
         const struct node *node = &net->nodes[i];
         if (node->kind != NODE_CONV || node->folded < 0) continue;
-        const ptrdiff_t at = c->layers[i].bias - (const float *)c->biases.base;
-        MABN_TRY(fold(net, node, folded, biases + at, weights, state));
+        MABN_TRY(fold(net, node, folded, biases + c->layers[i].bias_at, weights, state));
     }
-    return mabn_device_put(net->device, c->biases.base, biases, c->biases.bytes);
+    MABN_TRY(mabn_device_put(net->device, c->biases.base, biases, c->biases.bytes));
+    if (!is_half(net)) return MABN_OK;
+    return mabn_cuda_cast(c->half_biases.base, net->dtype, c->biases.base, MABN_DTYPE_F32,
+                          (int64_t)(c->biases.bytes / sizeof(float)), c->stream);
 }
 
 /* Inference with folded norms: fold on the host, round on the device. */
