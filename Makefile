@@ -18,7 +18,8 @@
 # More targets:
 #   check-unit check-cli check-golden check-san check-headers    parts of the tests
 #   check-gpu bench-gpu bundle-gpu                                on a GPU: tests/gpu
-#   check-kill fuzz                                               kill -9 50 times; fuzzers
+#   check-kill fuzz fuzz-long                                     kill -9 50 times; fuzzers, a minute
+#                                                                 each or 20 on every core
 #   bench peer                                                    speed; other tools beside ours
 #   format lint clean
 
@@ -170,10 +171,13 @@ $(FB)/libmabn.a: $(patsubst %.c,$(FB)/%.o,$(LIB_C))
 $(FB)/%: tests/fuzz/%.c $(FB)/libmabn.a
 	$(say) FUZZ $@
 	$(Q)$(CLANG) $(FUZZ_FLAGS) -fsanitize=fuzzer $< $(FB)/libmabn.a $(PKG_LIBS) -ldnnl -lm -o $@
-.PHONY: fuzz fuzz-programs
+.PHONY: fuzz fuzz-long fuzz-programs
 fuzz-programs: $(FUZZ:%=$(FB)/%)
 fuzz: fuzz-programs
 	@tests/fuzz/run $(FB) $(FUZZ_SECONDS) $(FUZZ)
+FUZZ_MINUTES ?= 20
+fuzz-long: fuzz-programs
+	@tests/fuzz/long $(FB) $(FUZZ_MINUTES) $(FUZZ)
 
 # ---- the rest -----------------------------------------------------------------------------
 
