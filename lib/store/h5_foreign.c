@@ -331,16 +331,35 @@ static void be_silent(void)
         if (nothing < 0 || dup2(nothing, fd) < 0) close(fd);
 }
 
+/* … and nothing to do: the parent's handlers, a sanitizer's among them, are not for this process.
+ */
+static void die_plainly(void)
+{
+    static const int deadly[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGXCPU};
+    for (size_t i = 0; i < sizeof deadly / sizeof *deadly; i++)
+        signal(deadly[i], SIG_DFL);
+}
+
+/* A sanitizer needs address space of its own. clang says so otherwise than gcc. */
+#ifndef __has_feature
+#define __has_feature(x) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || \
+    __has_feature(address_sanitizer)
+#define SANITIZED 1
+#else
+#define SANITIZED 0
+#endif
+
 static void lock_in(void)
 {
     be_silent();
+    die_plainly();
     limit(RLIMIT_CORE, 0);
     limit(RLIMIT_FSIZE, 0);
     limit(RLIMIT_NOFILE, 0); /* nothing new can be opened, not even a socket */
     limit(RLIMIT_CPU, CPU_SECONDS);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-    limit(RLIMIT_AS, MAX_MEMORY);
-#endif
+    if (!SANITIZED) limit(RLIMIT_AS, MAX_MEMORY);
     allow_few_calls();
 }
 
