@@ -1,6 +1,8 @@
 /* --device and --precision: the same for every tool that computes. */
 #include "cli/cli.h"
 
+#include <string.h>
+
 #include "device/device.h"
 #include "net/net.h"
 
@@ -13,7 +15,7 @@ _Static_assert(MABN_NET_AUTO == 0 && MABN_NET_FP32 == 1 && MABN_NET_TF32 == 2 &&
 void mabn_cli_check_machine(const char *device, int precision)
 {
     if (mabn_device_word_check(device)) mabn_cli_usage_error("--device: %s", mabn_error_message());
-    if (device[0] == 'c' && device[1] == 'p' && precision > MABN_NET_FP32)
+    if (!strcmp(device, "cpu") && precision > MABN_NET_FP32)
         mabn_cli_usage_error("--precision %s needs a GPU: the CPU computes in fp32",
                              mabn_cli_precisions[precision]);
 }
