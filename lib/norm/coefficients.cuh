@@ -39,7 +39,8 @@ struct mabn_cuda_work {
     int64_t run_samples, samples;
     int channels, chunks;
 
-    float *sum, *square;   /* (runs,chunks,C) partial sums; in backward of g and g·(x − mean) */
+    /* (runs,chunks,C) partial sums; in backward of g and g·(x − mean), sum NULL: not there yet */
+    const float *sum, *square;
     float *first;          /* (runs,C) */
     double *stat0, *stat1; /* (runs,C), within a kernel */
 
@@ -69,5 +70,7 @@ mabn_status mabn_cuda_affine_of(float *a, float *b, const struct mabn_cuda_work 
 mabn_status mabn_cuda_coefficients(const struct mabn_cuda_work *w, cudaStream_t stream);
 /* p, q, r, dgamma, dbeta from the partial sums; moves the backward window on. */
 mabn_status mabn_cuda_gradients(const struct mabn_cuda_work *w, cudaStream_t stream);
+/* dbeta alone, from the partial sums of g: where gradients had none. */
+mabn_status mabn_cuda_grad_beta(const struct mabn_cuda_work *w, cudaStream_t stream);
 
 #endif

@@ -13,11 +13,13 @@
 #include "device/pack.cuh"
 #include "norm/coefficients.h"
 #include "norm/groups.cuh"
+#include "norm/norm_cuda.h"
 
 namespace
 {
 
 enum { COLUMNS = 8, MOST_ROWS = 128, BLOCK = COLUMNS * MOST_ROWS, SAMPLE_BLOCK = 256 };
+enum { REPAIR_ROWS = 32, JOIN_BLOCK = 256 };
 
 typedef struct mabn_cuda_work work;
 
@@ -59,8 +61,8 @@ __device__ double column_sum(Shared &part, double value, const struct column &at
     return total;
 }
 
-/* out0[run,c], out1[run,c] = the run's partial sums in `in0`, `in1` (or NULL: not wanted), added
- * up; for the block's channels. */
+/* out0[run,c], out1[run,c] = the run's partial sums in `in0`, `in1` (either may be NULL: not
+ * wanted), added up; for the block's channels. */
 template <typename Shared>
 __device__ void finish_sums(double *out0, const float *in0, double *out1, const float *in1,
                             Shared &part, const work &w, const struct column &at)
@@ -78,7 +80,7 @@ __device__ void finish_sums(double *out0, const float *in0, double *out1, const 
 #pragma unroll 4
         for (int chunk = busy ? mine : w.chunks; chunk < w.chunks; chunk += share) {
             const int64_t i = first + (int64_t)chunk * w.channels;
-            sum0 += in0[i];
+            if (in0) sum0 += in0[i];
             if (in1) sum1 += in1[i];
         }
         part[self] = sum0;
@@ -90,7 +92,7 @@ __device__ void finish_sums(double *out0, const float *in0, double *out1, const 
             part[BLOCK + self] += part[BLOCK + self + half * COLUMNS];
         }
         if (busy && mine == 0) {
-            out0[run * w.channels + at.c] = part[self];
+            if (in0) out0[run * w.channels + at.c] = part[self];
             if (in1) out1[run * w.channels + at.c] = part[BLOCK + self];
         }
         __syncthreads();
@@ -372,7 +374,7 @@ __global__ void __launch_bounds__(BLOCK) grads_mabn(work w)
     finish_sums(w.stat0, w.sum, w.stat1, w.square, part, w, at);
     for (int64_t run = at.row; at.active && run < w.runs; run += at.rows) {
         const int64_t i = run * w.channels + at.c;
-        const double sum = w.stat0[i], dot = w.stat1[i];
+        const double sum = w.sum ? w.stat0[i] : 0, dot = w.stat1[i];
         const struct mabn_coef f = kept(w, i);
         dgamma += f.scale * dot + f.shift * sum;
         dbeta += sum;
@@ -396,7 +398,21 @@ __global__ void __launch_bounds__(BLOCK) grads_mabn(work w)
     if (!at.active || at.row) return;
     move_window(w, w.state.window_gz, psi, done, mean, at.c);
     put_parameter(w.dgamma, dgamma, w, at.c);
-    put_parameter(w.dbeta, dbeta, w, at.c);
+    if (w.sum) put_parameter(w.dbeta, dbeta, w, at.c);
+}
+
+__global__ void __launch_bounds__(BLOCK) grad_beta(work w)
+{
+    MABN_SHARED(double, part, 2 * BLOCK);
+    mabn_await_inputs();
+    const struct column at = find_column(w);
+    double dbeta = 0;
+
+    finish_sums(w.stat0, w.sum, nullptr, nullptr, part, w, at);
+    for (int64_t run = at.row; at.active && run < w.runs; run += at.rows)
+        dbeta += w.stat0[run * w.channels + at.c];
+    dbeta = column_sum(part, dbeta, at);
+    if (at.active && at.row == 0) put_parameter(w.dbeta, dbeta, w, at.c);
 }
 
 /* dgamma and dbeta of norms over a sample, whose kernel left the runs' sums in stat0 and stat1. */
@@ -503,17 +519,32 @@ __global__ void affine_kernel(float *a, float *b, work w)
     b[c] = (float)(w.beta[c] - mean * scale);
 }
 
+/* A row of blocks a layer. */
+__global__ void join_kernel(const struct mabn_norm_cuda_join *list)
+{
+    const int c = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+    mabn_await_inputs();
+    const struct mabn_norm_cuda_join join = list[blockIdx.y];
+    if (c == 0 && join.iters_f32) *join.iters_f32 += 1;
+    if (c == 0 && join.iters) *join.iters += 1;
+    if (c >= join.channels) return;
+    join.a[c] = (float)mabn_known_a(join.gamma[c], join.running_var[c], join.eps);
+    join.b[c] = join.beta[c];
+}
+
 dim3 over_channels(const work *w)
 {
     return dim3((unsigned)((w->channels + COLUMNS - 1) / COLUMNS));
 }
 
-/* No more threads a channel than there are partial sums, nor fewer than a warp a block. */
+/* No more threads a channel than there are partial sums, nor fewer than a warp a block, or than it
+ * takes to write y again in bearable time. */
 unsigned block_size(const work *w)
 {
     unsigned rows = 4;
     while (rows < MOST_ROWS && rows < w->runs * w->chunks)
         rows *= 2;
+    if (w->repair.y && rows < REPAIR_ROWS) rows = REPAIR_ROWS;
     return rows * COLUMNS;
 }
 
@@ -553,4 +584,18 @@ mabn_status mabn_cuda_gradients(const struct mabn_cuda_work *w, cudaStream_t str
         MABN_TRY(MABN_LAUNCH_EARLY(grads_gn, (unsigned)w->runs, SAMPLE_BLOCK, 0, stream, *w));
         return MABN_LAUNCH_EARLY(parameters_gn, over_channels(w), block_size(w), 0, stream, *w);
     }
+}
+
+mabn_status mabn_cuda_grad_beta(const struct mabn_cuda_work *w, cudaStream_t stream)
+{
+    return MABN_LAUNCH_EARLY(grad_beta, over_channels(w), block_size(w), 0, stream, *w);
+}
+
+mabn_status mabn_norm_cuda_known(const struct mabn_norm_cuda_join *list, int count,
+                                 int most_channels, void *stream)
+{
+    const unsigned blocks = (unsigned)((most_channels + JOIN_BLOCK - 1) / JOIN_BLOCK);
+    if (count <= 0) return MABN_OK;
+    return MABN_LAUNCH_EARLY(join_kernel, dim3(blocks, (unsigned)count), JOIN_BLOCK, 0,
+                             static_cast<cudaStream_t>(stream), list);
 }

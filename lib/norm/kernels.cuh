@@ -81,8 +81,10 @@ struct mabn_cuda_grad {
     enum mabn_mask mask;
 };
 
-/* sum = Σ g, dot = Σ g·(x − shift), g = masked dy; partial sums. */
-mabn_status mabn_cuda_grad_moments(float *sum, float *dot, const struct mabn_cuda_grad *in,
+/* sum = Σ g, dot = Σ g·(x − shift), g = masked dy; partial sums. masked = g, may be dy; only for
+ * MASK_Y, NULL: not wanted. */
+mabn_status mabn_cuda_grad_moments(float *sum, float *dot, void *masked,
+                                   const struct mabn_cuda_grad *in,
                                    const struct mabn_cuda_rows *rows, cudaStream_t stream);
 
 /* dx = p·g + (q·(x − shift) + r), p, q, r (runs,channels) (`stride` as above); q NULL: dx = p·g;
@@ -90,5 +92,9 @@ mabn_status mabn_cuda_grad_moments(float *sum, float *dot, const struct mabn_cud
 mabn_status mabn_cuda_grad_apply(void *dx, void *dresidual, const struct mabn_cuda_grad *in,
                                  const float *p, const float *q, const float *r, int64_t stride,
                                  const struct mabn_cuda_rows *rows, cudaStream_t stream);
+/* In one pass: dx = p·dy + q·x, and sum = Σ dy, partial sums; reads only dy and x of `in`. */
+mabn_status mabn_cuda_grad_apply_sum(void *dx, float *sum, const struct mabn_cuda_grad *in,
+                                     const float *p, const float *q,
+                                     const struct mabn_cuda_rows *rows, cudaStream_t stream);
 
 #endif

@@ -261,6 +261,7 @@ template <typename T> struct grad_args {
     T *dx, *dresidual;
     const float *p, *q, *r;
     int64_t stride;
+    float *sum; /* SUM */
 };
 
 /* The gradient behind ReLU. */
@@ -307,7 +308,10 @@ __global__ void __launch_bounds__(THREADS)
                 const float g = masked<MASK>(dy[j], x[j], y[j], a[j], b[j]);
                 sum[j] += g;
                 dot[j] = fmaf(g, x[j] - shift[j], dot[j]);
+                dy[j] = g;
             }
+            if (MASK == MABN_MASK_Y && in.dresidual)
+                mabn_store(in.dresidual + row * c.channels + p.channel, dy);
         }
     }
     leave_sum<V>(sum_out, part, sum, p, c);
@@ -317,12 +321,15 @@ __global__ void __launch_bounds__(THREADS)
 /* What besides p·g makes dx. */
 enum rest { NO_REST, REST_Q /* MABN: q·x */, REST_QR /* q·(x − shift) + r */ };
 
-template <typename T, int V, int MASK, int REST>
+/* SUM: and Σ g on the way. */
+template <typename T, int V, int MASK, int REST, bool SUM>
 __global__ void __launch_bounds__(THREADS, REST == REST_QR ? 2 : 3)
     grad_apply_kernel(struct grad_args<T> in, struct cut c)
 {
     constexpr int UNROLL = 2;
+    MABN_SHARED(float, part, SUM ? THREADS *V : 1);
     const struct place p = find_place<V>(c);
+    float sum[V] = {0};
     float kp[V] = {0}, kq[V] = {0}, kr[V] = {0}, shift[V] = {0}, a[V] = {0}, b[V] = {0};
 
     mabn_await_inputs();
@@ -355,9 +362,11 @@ __global__ void __launch_bounds__(THREADS, REST == REST_QR ? 2 : 3)
             if (REST || MASK == MABN_MASK_X) mabn_unpack<T>(x, raw_x[u]);
             if (MASK == MABN_MASK_Y) mabn_unpack<T>(y, raw_y[u]);
 #pragma unroll
-            for (int j = 0; j < V; j++)
+            for (int j = 0; j < V; j++) {
                 g[j] = masked<MASK>(g[j], x[j], y[j], a[j], b[j]);
-            if (in.dresidual) mabn_store(in.dresidual + at, g);
+                if (SUM) sum[j] += g[j];
+            }
+            if (!SUM && in.dresidual) mabn_store(in.dresidual + at, g);
 #pragma unroll
             for (int j = 0; j < V; j++)
                 g[j] = fmaf(kp[j], g[j],
@@ -367,6 +376,7 @@ __global__ void __launch_bounds__(THREADS, REST == REST_QR ? 2 : 3)
             mabn_store(in.dx + at, g);
         }
     }
+    if constexpr (SUM) leave_sum<V>(in.sum, part, sum, p, c);
 }
 
 /* ---- choosing a kernel ---- */
@@ -413,13 +423,13 @@ mabn_status launch_grad_apply(const struct grad_args<T> &args, const struct mabn
     const dim3 grid = grid_of(c, rows->runs);
     c.backwards = true;
     if (args.q && (args.r || args.shift))
-        return MABN_LAUNCH_EARLY((grad_apply_kernel<T, V, MASK, REST_QR>), grid, THREADS, 0, stream,
-                                 args, c);
+        return MABN_LAUNCH_EARLY((grad_apply_kernel<T, V, MASK, REST_QR, false>), grid, THREADS, 0,
+                                 stream, args, c);
     if (args.q)
-        return MABN_LAUNCH_EARLY((grad_apply_kernel<T, V, MASK, REST_Q>), grid, THREADS, 0, stream,
-                                 args, c);
-    return MABN_LAUNCH_EARLY((grad_apply_kernel<T, V, MASK, NO_REST>), grid, THREADS, 0, stream,
-                             args, c);
+        return MABN_LAUNCH_EARLY((grad_apply_kernel<T, V, MASK, REST_Q, false>), grid, THREADS, 0,
+                                 stream, args, c);
+    return MABN_LAUNCH_EARLY((grad_apply_kernel<T, V, MASK, NO_REST, false>), grid, THREADS, 0,
+                             stream, args, c);
 }
 
 } // namespace
@@ -492,7 +502,8 @@ mabn_status mabn_cuda_apply_known(const struct mabn_cuda_apply_in *in,
     });
 }
 
-mabn_status mabn_cuda_grad_moments(float *sum, float *dot, const struct mabn_cuda_grad *in,
+mabn_status mabn_cuda_grad_moments(float *sum, float *dot, void *masked,
+                                   const struct mabn_cuda_grad *in,
                                    const struct mabn_cuda_rows *rows, cudaStream_t stream)
 {
     return mabn_by_type(rows->dtype, rows->wide, [&](auto *type, auto vector) {
@@ -500,7 +511,8 @@ mabn_status mabn_cuda_grad_moments(float *sum, float *dot, const struct mabn_cud
         constexpr int V = decltype(vector)::value;
         const struct cut c = cut_rows(rows, V, SUM_BLOCKS);
         const dim3 grid = grid_of(c, rows->runs);
-        const struct grad_args<T> args = grad_args_of<T>(in);
+        struct grad_args<T> args = grad_args_of<T>(in);
+        args.dresidual = static_cast<T *>(masked);
         if (in->mask == MABN_MASK_Y)
             return MABN_LAUNCH_EARLY((grad_moments_kernel<T, V, MABN_MASK_Y>), grid, THREADS, 0,
                                      stream, sum, dot, args, c);
@@ -531,5 +543,26 @@ mabn_status mabn_cuda_grad_apply(void *dx, void *dresidual, const struct mabn_cu
         if (in->mask == MABN_MASK_X)
             return launch_grad_apply<T, V, MABN_MASK_X>(args, rows, stream);
         return launch_grad_apply<T, V, MABN_MASK_NONE>(args, rows, stream);
+    });
+}
+
+mabn_status mabn_cuda_grad_apply_sum(void *dx, float *sum, const struct mabn_cuda_grad *in,
+                                     const float *p, const float *q,
+                                     const struct mabn_cuda_rows *rows, cudaStream_t stream)
+{
+    return mabn_by_type(rows->dtype, rows->wide, [&](auto *type, auto vector) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        constexpr int V = decltype(vector)::value;
+        struct grad_args<T> args = grad_args_of<T>(in);
+        struct cut c = cut_rows(rows, V, SUM_BLOCKS);
+        const dim3 grid = grid_of(c, rows->runs);
+        c.backwards = true;
+        args.dx = static_cast<T *>(dx);
+        args.p = p;
+        args.q = q;
+        args.stride = rows->channels;
+        args.sum = sum;
+        return MABN_LAUNCH_EARLY((grad_apply_kernel<T, V, MABN_MASK_NONE, REST_Q, true>), grid,
+                                 THREADS, 0, stream, args, c);
     });
 }

@@ -2,7 +2,9 @@
  *
  *     forward              moments, coefficients, apply
  *     forward, known       apply with Σx², coefficients (and y again where a run was clipped)
+ *     forward, joined      coefficients (likewise)
  *     backward             gradient moments, gradients, gradient apply
+ *     backward, joined     gradients, gradient apply with Σ dy, dbeta
  *     inference            affine, apply; GN, LN and IN as forward
  *
  * GN, LN and IN forward is one launch where a sample's groups fit into shared memory. */
@@ -20,6 +22,7 @@ struct call {
     const struct mabn_norm_cuda_io *io;
     struct mabn_cuda_rows rows;
     struct mabn_cuda_work work;
+    float *sum, *square; /* the work's, to be written */
     cudaStream_t stream;
 };
 
@@ -95,8 +98,8 @@ void call_init(struct call *c, const struct mabn_norm *norm, const struct mabn_n
 
     const struct layout l = scratch_layout(norm, io->samples, w->runs * w->chunks);
     const size_t one = (l.saved - l.grad) / 3;
-    w->sum = reinterpret_cast<float *>(p + l.sum);
-    w->square = reinterpret_cast<float *>(p + l.square);
+    w->sum = c->sum = reinterpret_cast<float *>(p + l.sum);
+    w->square = c->square = reinterpret_cast<float *>(p + l.square);
     w->first = reinterpret_cast<float *>(p + l.first);
     w->stat0 = reinterpret_cast<double *>(p + l.stat0);
     w->stat1 = reinterpret_cast<double *>(p + l.stat1);
@@ -118,6 +121,24 @@ mabn_status check(const struct mabn_norm *norm, const struct mabn_norm_cuda_io *
         return mabn_fail(MABN_ERR_ARG, "norm: state is missing");
     if (norm->sync && norm->sync->ranks > 1)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "SyncBN over several ranks is not there on GPUs");
+    return MABN_OK;
+}
+
+mabn_status check_join(const struct mabn_norm *norm, int64_t samples)
+{
+    if (mabn_norm_cuda_can_join(norm, samples)) return MABN_OK;
+    return mabn_fail(
+        MABN_ERR_ARG, "norm: only MABN of one run joins with convolutions, not %s of %lld",
+        mabn_norm_kind_name(norm->options.kind), (long long)mabn_norm_runs(norm, samples));
+}
+
+mabn_status check_joined_forward(const struct mabn_norm *norm, const struct mabn_norm_cuda_io *io)
+{
+    MABN_TRY(check_join(norm, io->samples));
+    if (!io->known)
+        return mabn_fail(MABN_ERR_ARG, "norm: a joined forward needs that y is known before x");
+    if (!io->y || io->y == io->residual)
+        return mabn_fail(MABN_ERR_ARG, "norm: a joined forward needs y, and not over residual");
     return MABN_OK;
 }
 
@@ -151,14 +172,31 @@ mabn_status apply_saved(const struct call *c)
     return mabn_cuda_apply(&in, &c->rows, c->stream);
 }
 
+struct mabn_cuda_repair repair_of(const struct call *c)
+{
+    const struct mabn_norm_cuda_io *io = c->io;
+    return {io->y, io->x, io->residual, io->dtype, io->relu};
+}
+
 mabn_status forward_known(struct call *c)
 {
     struct mabn_cuda_work *w = &c->work;
     const struct mabn_cuda_apply_in in = apply_in(c, NULL, NULL, 0);
     const struct mabn_cuda_known known = {w->gamma, w->beta, w->state.running_var, w->o.eps};
 
-    w->repair = {c->io->y, c->io->x, c->io->residual, c->io->dtype, c->io->relu};
-    MABN_TRY(mabn_cuda_apply_known(&in, &known, w->square, counter_of(c), &c->rows, c->stream));
+    w->repair = repair_of(c);
+    MABN_TRY(mabn_cuda_apply_known(&in, &known, c->square, counter_of(c), &c->rows, c->stream));
+    return mabn_cuda_coefficients(w, c->stream);
+}
+
+/* The convolution has written y, and the sums of the whole run. */
+mabn_status forward_joined(struct call *c)
+{
+    struct mabn_cuda_work *w = &c->work;
+
+    w->square = c->io->square;
+    w->chunks = 1;
+    w->repair = repair_of(c);
     return mabn_cuda_coefficients(w, c->stream);
 }
 
@@ -177,9 +215,9 @@ mabn_status measure_and_apply(struct call *c)
         MABN_TRY(mabn_cuda_sample_forward(&done, w, &in, &c->rows, c->stream));
     if (done) return MABN_OK;
     if (c->norm->options.kind == MABN_NORM_MABN)
-        MABN_TRY(mabn_cuda_square(w->square, c->io->x, counter_of(c), &c->rows, c->stream));
+        MABN_TRY(mabn_cuda_square(c->square, c->io->x, counter_of(c), &c->rows, c->stream));
     else
-        MABN_TRY(mabn_cuda_moments(w->sum, w->square, w->first, c->io->x, counter_of(c), &c->rows,
+        MABN_TRY(mabn_cuda_moments(c->sum, c->square, w->first, c->io->x, counter_of(c), &c->rows,
                                    c->stream));
     MABN_TRY(mabn_cuda_coefficients(w, c->stream));
     return apply_saved(c);
@@ -191,6 +229,84 @@ bool knows_affine(const struct call *c)
     const struct mabn_norm_options *o = &c->norm->options;
     return c->io->known && o->kind == MABN_NORM_MABN && c->io->y != c->io->residual &&
            (o->window_rule == MABN_WINDOW_SUBBATCH || c->work.runs == 1);
+}
+
+/* ---- backward ---- */
+
+mabn_status check_backward(const struct mabn_norm_cuda_io *io)
+{
+    if (io->relu && !io->y && io->dresidual)
+        return mabn_fail(MABN_ERR_ARG, "norm: backward through ReLU with a residual needs y");
+    if (io->dresidual && io->dresidual == io->dx)
+        return mabn_fail(MABN_ERR_ARG, "norm: dresidual and dx must differ");
+    return MABN_OK;
+}
+
+mabn_status check_joined_backward(const struct mabn_norm *norm, const struct mabn_norm_cuda_io *io)
+{
+    MABN_TRY(check_join(norm, io->samples));
+    if (io->dresidual && io->dresidual != io->dy)
+        return mabn_fail(MABN_ERR_ARG, "norm: a joined backward's dresidual is dy or nothing");
+    if (io->dresidual && io->dresidual == io->dx)
+        return mabn_fail(MABN_ERR_ARG, "norm: dresidual and dx must differ");
+    return MABN_OK;
+}
+
+struct mabn_cuda_grad grad_of(const struct call *c)
+{
+    const struct mabn_norm_cuda_io *io = c->io;
+    const struct mabn_norm_saved *saved = &c->work.saved;
+    struct mabn_cuda_grad in = {};
+
+    in.dy = io->dy;
+    in.x = io->x;
+    in.y = io->y;
+    in.mask = !io->relu ? MABN_MASK_NONE : io->y ? MABN_MASK_Y : MABN_MASK_X;
+    in.affine.a = saved->a;
+    in.affine.b = saved->b;
+    in.affine.stride = c->work.channels;
+    return in;
+}
+
+/* Where the residual's gradient is wanted, the first pass leaves it, and the second starts from it
+ * and need not read y again. */
+mabn_status backward_measured(const struct call *c, struct mabn_cuda_grad *in)
+{
+    const struct mabn_cuda_work *w = &c->work;
+    const bool centred = w->o.kind != MABN_NORM_MABN;
+    void *dresidual = c->io->dresidual;
+    void *masked = in->mask == MABN_MASK_Y ? dresidual : NULL;
+
+    in->shift = centred ? w->saved.mean : NULL;
+    MABN_TRY(mabn_cuda_grad_moments(c->sum, c->square, masked, in, &c->rows, c->stream));
+    MABN_TRY(mabn_cuda_gradients(w, c->stream));
+    if (masked) {
+        in->dy = masked;
+        in->mask = MABN_MASK_NONE;
+    }
+    if (in->dy == dresidual) dresidual = NULL; /* it is there */
+    return mabn_cuda_grad_apply(c->io->dx, dresidual, in, w->p, w->q, centred ? w->r : NULL,
+                                w->channels, &c->rows, c->stream);
+}
+
+/* Σ dy, which only dbeta needs, comes from the pass that writes dx. */
+mabn_status backward_joined(const struct call *c)
+{
+    const struct mabn_norm_cuda_io *io = c->io;
+    struct mabn_cuda_work w = c->work;
+    struct mabn_cuda_grad in = {};
+
+    in.dy = io->dy;
+    in.x = io->x;
+    w.sum = NULL;
+    w.square = io->dot;
+    w.chunks = 1;
+    MABN_TRY(mabn_cuda_gradients(&w, c->stream));
+    if (!io->dbeta)
+        return mabn_cuda_grad_apply(io->dx, NULL, &in, w.p, w.q, NULL, w.channels, &c->rows,
+                                    c->stream);
+    MABN_TRY(mabn_cuda_grad_apply_sum(io->dx, c->sum, &in, w.p, w.q, &c->rows, c->stream));
+    return mabn_cuda_grad_beta(&c->work, c->stream);
 }
 
 } // namespace
@@ -210,7 +326,9 @@ mabn_status mabn_norm_cuda_forward(const struct mabn_norm *norm, const struct ma
     if (!io->samples || !io->positions) return MABN_OK;
     if (io->y == io->x)
         return mabn_fail(MABN_ERR_ARG, "norm: training needs x, y must not overwrite it");
+    if (io->square) MABN_TRY(check_joined_forward(norm, io));
     call_init(&c, norm, io);
+    if (io->square) return forward_joined(&c);
     if (!mabn_norm_measures(norm->options.kind)) {
         MABN_TRY(mabn_cuda_affine_of(c.work.saved.a, c.work.saved.b, &c.work, c.stream));
         return apply_saved(&c);
@@ -231,7 +349,6 @@ mabn_status mabn_norm_cuda_reapply(const struct mabn_norm *norm, const struct ma
 mabn_status mabn_norm_cuda_backward(const struct mabn_norm *norm,
                                     const struct mabn_norm_cuda_io *io)
 {
-    struct mabn_cuda_grad in = {};
     struct call c;
 
     MABN_TRY(check(norm, io));
@@ -242,28 +359,13 @@ mabn_status mabn_norm_cuda_backward(const struct mabn_norm *norm,
         if (io->dbeta) MABN_CUDA_TRY(cudaMemsetAsync(io->dbeta, 0, bytes, stream));
         return MABN_OK;
     }
-    if (io->relu && !io->y && io->dresidual)
-        return mabn_fail(MABN_ERR_ARG, "norm: backward through ReLU with a residual needs y");
-    if (io->dresidual && io->dresidual == io->dx)
-        return mabn_fail(MABN_ERR_ARG, "norm: dresidual and dx must differ");
+    MABN_TRY(io->dot ? check_joined_backward(norm, io) : check_backward(io));
     call_init(&c, norm, io);
-    const struct mabn_cuda_work *w = &c.work;
-    in.dy = io->dy;
-    in.x = io->x;
-    in.y = io->y;
-    in.mask = !io->relu ? MABN_MASK_NONE : io->y ? MABN_MASK_Y : MABN_MASK_X;
-    in.affine.a = w->saved.a;
-    in.affine.b = w->saved.b;
-    in.affine.stride = w->channels;
-    if (!mabn_norm_measures(norm->options.kind))
-        return mabn_cuda_grad_apply(io->dx, io->dresidual, &in, w->saved.a, NULL, NULL, w->channels,
-                                    &c.rows, c.stream);
-    const bool centred = norm->options.kind != MABN_NORM_MABN;
-    in.shift = centred ? w->saved.mean : NULL;
-    MABN_TRY(mabn_cuda_grad_moments(w->sum, w->square, &in, &c.rows, c.stream));
-    MABN_TRY(mabn_cuda_gradients(w, c.stream));
-    return mabn_cuda_grad_apply(io->dx, io->dresidual, &in, w->p, w->q, centred ? w->r : NULL,
-                                w->channels, &c.rows, c.stream);
+    if (io->dot) return backward_joined(&c);
+    struct mabn_cuda_grad in = grad_of(&c);
+    if (mabn_norm_measures(norm->options.kind)) return backward_measured(&c, &in);
+    return mabn_cuda_grad_apply(io->dx, io->dresidual, &in, c.work.saved.a, NULL, NULL,
+                                c.work.channels, &c.rows, c.stream);
 }
 
 mabn_status mabn_norm_cuda_infer(const struct mabn_norm *norm, const struct mabn_norm_cuda_io *io)
@@ -284,4 +386,44 @@ mabn_status mabn_norm_cuda_infer(const struct mabn_norm *norm, const struct mabn
     MABN_TRY(mabn_cuda_affine_of(c.work.known_a, c.work.known_b, &c.work, c.stream));
     const struct mabn_cuda_apply_in in = apply_in(&c, c.work.known_a, c.work.known_b, 0);
     return mabn_cuda_apply(&in, &c.rows, c.stream);
+}
+
+/* ---- joining ---- */
+
+bool mabn_norm_cuda_can_join(const struct mabn_norm *norm, int64_t samples)
+{
+    return norm->options.kind == MABN_NORM_MABN && mabn_norm_runs(norm, samples) == 1;
+}
+
+mabn_status mabn_norm_cuda_join_init(struct mabn_norm_cuda_join *join, const struct mabn_norm *norm,
+                                     void *state, const float *gamma, const float *beta, float *a,
+                                     float *b)
+{
+    struct mabn_norm_state s;
+
+    if (norm->options.kind != MABN_NORM_MABN)
+        return mabn_fail(MABN_ERR_ARG, "norm: only MABN joins with convolutions, not %s",
+                         mabn_norm_kind_name(norm->options.kind));
+    mabn_norm_state_view(&s, norm, state);
+    *join = {};
+    join->gamma = gamma;
+    join->beta = beta;
+    join->running_var = s.running_var;
+    join->a = a;
+    join->b = b;
+    join->iters_f32 = s.iters_f32;
+    join->iters = s.iters;
+    join->eps = norm->options.eps;
+    join->channels = norm->channels;
+    return MABN_OK;
+}
+
+void mabn_norm_cuda_saved_affine(const struct mabn_norm *norm, const void *saved, int64_t samples,
+                                 const float **a, const float **b)
+{
+    struct mabn_norm_saved view;
+
+    mabn_norm_saved_view(&view, norm, const_cast<void *>(saved), samples);
+    *a = view.a;
+    *b = view.b;
 }

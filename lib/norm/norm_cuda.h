@@ -14,6 +14,8 @@
  *     by the device alone, are applied again. Ignored where y is residual.
  *     mabn_norm_calls_until_known says from the state of the start when that will be so: reading
  *     the state's counter at each step would wait for the device;
+ *   - square, dot (MABN of one run): the convolutions around the norm do what of its work passes
+ * over memory, below;
  *   - scaler (float16): dy and all that comes of it are scaler->scale times what they stand for.
  *     MABN's backward window keeps true values whatever the scale was, and a statistic that
  *     overflowed leaves the one before it in its place: the step is skipped, the window goes on.
@@ -34,6 +36,8 @@ struct mabn_norm_cuda_io { /* as struct mabn_norm_io; device memory */
     enum mabn_dtype dtype; /* of x, y, residual and their gradients: F32, BF16 or F16 */
     bool relu;
     bool known;
+    const float *square; /* (C) or NULL: a joined forward */
+    const float *dot;    /* (C) or NULL: a joined backward */
 
     const float *gamma, *beta;
     void *state;
@@ -63,6 +67,50 @@ MABN_MUST_USE mabn_status mabn_norm_cuda_backward(const struct mabn_norm *norm,
                                                   const struct mabn_norm_cuda_io *io);
 MABN_MUST_USE mabn_status mabn_norm_cuda_infer(const struct mabn_norm *norm,
                                                const struct mabn_norm_cuda_io *io);
+
+/* ---- MABN joined with the convolutions around it ----
+ *
+ * Forward. Past r_start y = a·x + b is known before x is, so that the convolution which makes x can
+ * write y as well, and Σ x²: ops/conv_cuda.h, mabn_conv_cuda_forward_norm. In this order, each
+ * iteration, in one stream:
+ *     mabn_norm_cuda_known              a, b of all joined layers; their counters count this call
+ *     mabn_conv_cuda_forward_norm       x, y, square, by a and b
+ *     mabn_norm_cuda_forward            with square, and known, which must hold: saved, the window
+ *                                       and running_var; and y again where r turns out clipped
+ * y must not be residual, which the last might need again.
+ *
+ * Backward. The convolution that takes y as its input leaves its data gradient behind ReLU, and
+ * dot = Σ dy·x over it: mabn_conv_cuda_backward_norm. mabn_norm_cuda_backward with dot then needs
+ * no pass before dx. It looks neither at relu nor at y, and never writes dresidual, which must be
+ * dy (already what is wanted) or NULL. Forward may have been joined or not. */
+
+/* The norm can be joined in calls of `samples` samples: it is MABN, and they are one run. */
+bool mabn_norm_cuda_can_join(const struct mabn_norm *norm, int64_t samples);
+
+/* A joined layer's entry in the list for mabn_norm_cuda_known; all pointers are device memory. */
+struct mabn_norm_cuda_join {
+    const float *gamma, *beta, *running_var;
+    float *a, *b; /* (C) */
+    float *iters_f32;
+    int64_t *iters; /* the state's counter is one of the two */
+    double eps;
+    int channels;
+};
+/* Fill an entry, on the host; the caller copies the list to the device. */
+MABN_MUST_USE mabn_status mabn_norm_cuda_join_init(struct mabn_norm_cuda_join *join,
+                                                   const struct mabn_norm *norm, void *state,
+                                                   const float *gamma, const float *beta, float *a,
+                                                   float *b);
+/* One launch for all `count` layers of `list`, which is device memory: a = gamma/sqrt(running_var +
+ * eps), b = beta, and each layer's counter moved on by this call. most_channels: the largest
+ * number of channels in the list. */
+MABN_MUST_USE mabn_status mabn_norm_cuda_known(const struct mabn_norm_cuda_join *list, int count,
+                                               int most_channels, void *stream);
+
+/* Where forward has left a and b (C) of a norm of one run, in `saved`: as they were used, clipped
+ * or not. For the ReLU mask a·x + b > 0 of mabn_conv_cuda_backward_norm. */
+void mabn_norm_cuda_saved_affine(const struct mabn_norm *norm, const void *saved, int64_t samples,
+                                 const float **a, const float **b);
 
 MABN_END_DECLS
 #endif

@@ -215,7 +215,7 @@ static void bench_kernels(struct bench *b, const struct bench_shape *s, int batc
          [&](int i) {
              struct mabn_cuda_grad in = {
                  piece(b, 0, i, bytes), piece(b, 1, i, bytes), NULL, affine, NULL, MABN_MASK_X};
-             return mabn_cuda_grad_moments((float *)sum.p, (float *)square.p, &in, &rows,
+             return mabn_cuda_grad_moments((float *)sum.p, (float *)square.p, NULL, &in, &rows,
                                            b->stream);
          }},
         {3,
