@@ -22,6 +22,33 @@
 
 MABN_BEGIN_DECLS
 
+/* ---- joining a normalization ----
+ *
+ * A normalization whose map y → a·y + b is known before its batch is measured (MABN, norm_cuda.h's
+ * `known`) can be done by the convolutions at its sides, which hold the values in registers anyway:
+ * the one before it applies the map and adds up what the next map needs, the one behind it adds up
+ * what the gradient needs while it writes it. Each saves passes over memory. */
+
+/* Training: mabn_conv_cuda_forward_norm will be called too. */
+struct mabn_conv_cuda_after {
+    bool wanted;
+    bool residual, relu; /* z = relu(a·y + b + residual) */
+};
+
+/* Which values of the gradient ReLU lets through. */
+enum mabn_conv_mask {
+    MABN_CONV_MASK_NONE,
+    MABN_CONV_MASK_X, /* where a·x + b > 0 */
+    MABN_CONV_MASK_Y, /* where y > 0: there was a residual */
+};
+
+/* Training: mabn_conv_cuda_backward_norm will be called too. */
+struct mabn_conv_cuda_before {
+    bool wanted;
+    bool add; /* to the gradient that is in dx, before the mask */
+    enum mabn_conv_mask mask;
+};
+
 struct mabn_conv_cuda_options {
     enum mabn_dtype dtype;   /* F32, F16 or BF16 */
     enum mabn_dtype y_dtype; /* the same, or F32: a classifier's logits */
@@ -35,6 +62,8 @@ struct mabn_conv_cuda_options {
     /* F32, or `dtype`: then it need not be converted at each call. Where a library adds it, it does
      * so in `dtype` in any case. */
     enum mabn_dtype bias_dtype;
+    struct mabn_conv_cuda_after after;   /* without bias, y of `dtype` */
+    struct mabn_conv_cuda_before before; /* without no_dx */
 };
 
 struct mabn_conv_cuda;
@@ -53,9 +82,11 @@ enum mabn_conv_pass {
     MABN_CONV_FORWARD, /* or infer */
     MABN_CONV_BACKWARD_DATA,
     MABN_CONV_BACKWARD_WEIGHTS,
+    MABN_CONV_FORWARD_NORM,
+    MABN_CONV_BACKWARD_NORM,
 };
 /* What was chosen for a pass: "cuDNN engine 38", "cuBLASLt", "plain"; "none" for one that the
- * options exclude. Owned by conv. */
+ * options exclude, or do not want, or that is not joined. Owned by conv. */
 const char *mabn_conv_cuda_describe(const struct mabn_conv_cuda *conv, enum mabn_conv_pass pass);
 
 /* ---- inference ---- */
@@ -80,6 +111,43 @@ MABN_MUST_USE mabn_status mabn_conv_cuda_backward_weights(struct mabn_conv_cuda 
                                                           float *dweight, float *dbias,
                                                           const void *x, const void *dy,
                                                           void *workspace, void *stream);
+
+/* ---- training, with the normalization ---- */
+
+/* Whether forward_norm or backward_norm can be called: it is wanted, and a library has it, or
+ * forward or backward_data is plain too. False is no error: the normalization then runs by itself.
+ */
+bool mabn_conv_cuda_joins(const struct mabn_conv_cuda *conv, enum mabn_conv_pass pass);
+
+/* The normalization of the result; z and residual of `dtype`, the rest float32, all 16-byte
+ * aligned. */
+struct mabn_conv_cuda_norm_out {
+    void *z;              /* (N,OH,OW,O) */
+    const void *residual; /* (N,OH,OW,O), other memory than z; NULL without after.residual */
+    const float *a, *b;   /* (O) */
+    float *square;        /* (O) */
+};
+/* y = conv(x), as forward does; z = relu(a·y + b + residual), what of it options.after has; square
+ * = Σ y² over N, OH, OW. z and square may come of y before it is rounded. */
+MABN_MUST_USE mabn_status mabn_conv_cuda_forward_norm(struct mabn_conv_cuda *conv, void *y,
+                                                      const void *x, const void *weight,
+                                                      const struct mabn_conv_cuda_norm_out *norm,
+                                                      void *workspace, void *stream);
+
+/* The normalization (and ReLU) that made this convolution's input; likewise. */
+struct mabn_conv_cuda_norm_in {
+    const void *x; /* (N,H,W,I): what it read */
+    const void *y; /* (N,H,W,I): what it wrote, this convolution's x; for MASK_Y, else unused */
+    const float *a, *b; /* (I): its map; for MASK_X, else unused */
+    float *dot;         /* (I) */
+};
+/* dx = mask(data gradient, and the dx before with before.add); dot = Σ dx·x over N, H, W, where dx
+ * may be the one before it is rounded. The gradient behind ReLU, therefore: of a·x + b + residual,
+ * where there was one. */
+MABN_MUST_USE mabn_status mabn_conv_cuda_backward_norm(struct mabn_conv_cuda *conv, void *dx,
+                                                       const void *dy, const void *weight,
+                                                       const struct mabn_conv_cuda_norm_in *norm,
+                                                       void *workspace, void *stream);
 
 MABN_END_DECLS
 #endif

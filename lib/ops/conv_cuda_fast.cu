@@ -3,8 +3,8 @@
  * cuDNN is asked first, but for a fully connected layer, and for what a matrix product does and
  * cuDNN does not: a 1×1 convolution's gradients, float32 from half-width factors, or added to what
  * is there, without a further pass. A bias is added in the activations' type: cuDNN has such
- * kernels ready, while one of float32 has it compile a kernel for a second or more; so does adding a
- * gradient, which is left to a pass of our own (or to tuning). */
+ * kernels ready, while one of float32 has it compile a kernel for a second or more; so does adding
+ * a gradient, which is left to a pass of our own (or to tuning). */
 #include "ops/conv_cuda_fast.h"
 
 #include <stdio.h>
@@ -19,6 +19,10 @@
 #include "ops/cublaslt_matmul.h"
 #include "ops/cudnn_graph.h"
 
+/* The arrays of a pass: OUT, A and B as conv_cuda_fast.h has them, what was in OUT before, and a
+ * normalization's (SCALE and SHIFT are its map's a and b). */
+enum { OUT, A, B, BIAS, BEFORE, Z, RESIDUAL, X, Y, SCALE, SHIFT, SUM, ARRAYS };
+
 struct mabn_conv_fast {
     char name[32];
     bool add;
@@ -26,13 +30,14 @@ struct mabn_conv_fast {
     struct mabn_matmul *matmul; /* one of the two */
     bool swap;                  /* the product's first factor is b */
     struct mabn_cudnn_plan *plan;
-    int out, a, b, bias_id, before; /* ids in the plan; -1: none */
+    int ids[ARRAYS]; /* in the plan; -1: not there */
 };
 
 namespace
 {
 
-enum { TUNE_PLANS = 8, TUNE_PRODUCTS = 3, TUNE_SAMPLES = 5 };
+/* A compiled plan takes a second or more to make. */
+enum { TUNE_PLANS = 8, TUNE_COMPILED = 3, TUNE_PRODUCTS = 3, TUNE_SAMPLES = 5 };
 const size_t WORKSPACE = (size_t)512 << 20;
 
 struct layer {
@@ -41,7 +46,22 @@ struct layer {
     int64_t oh, ow;
     const struct mabn_conv_cuda_options *options;
     struct mabn_conv_want want;
+    enum mabn_cudnn_direction direction;
+    bool joined; /* with a normalization */
 };
+
+enum mabn_cudnn_direction direction_of(enum mabn_conv_pass pass)
+{
+    switch (pass) {
+    case MABN_CONV_BACKWARD_DATA:
+    case MABN_CONV_BACKWARD_NORM:
+        return MABN_CUDNN_DATA;
+    case MABN_CONV_BACKWARD_WEIGHTS:
+        return MABN_CUDNN_FILTER;
+    default:
+        return MABN_CUDNN_FORWARD;
+    }
+}
 
 typedef std::vector<struct mabn_conv_fast *> ways;
 
@@ -49,21 +69,23 @@ struct mabn_conv_fast *new_way(const struct layer *l)
 {
     struct mabn_conv_fast *way = static_cast<struct mabn_conv_fast *>(mabn_xcalloc(1, sizeof *way));
     way->add = l->want.add;
-    way->bias_id = way->before = -1;
+    for (int &id : way->ids)
+        id = -1;
     return way;
 }
 
 /* ---- cuDNN ---- */
 
-int picture(struct mabn_cudnn_graph *g, const struct layer *l, enum mabn_dtype dtype, bool is_x)
+/* like_x: of x's and dx's shape, not of y's */
+int picture(struct mabn_cudnn_graph *g, const struct layer *l, enum mabn_dtype dtype, bool like_x)
 {
-    if (is_x) return mabn_cudnn_tensor(g, dtype, l->s.n, l->s.in, l->s.h, l->s.w);
+    if (like_x) return mabn_cudnn_tensor(g, dtype, l->s.n, l->s.in, l->s.h, l->s.w);
     return mabn_cudnn_tensor(g, dtype, l->s.n, l->s.out, l->oh, l->ow);
 }
 
-int passing(struct mabn_cudnn_graph *g, const struct layer *l, bool is_x)
+int passing(struct mabn_cudnn_graph *g, const struct layer *l, bool like_x)
 {
-    if (is_x) return mabn_cudnn_virtual(g, l->s.n, l->s.in, l->s.h, l->s.w);
+    if (like_x) return mabn_cudnn_virtual(g, l->s.n, l->s.in, l->s.h, l->s.w);
     return mabn_cudnn_virtual(g, l->s.n, l->s.out, l->oh, l->ow);
 }
 
@@ -75,54 +97,124 @@ int filters(struct mabn_cudnn_graph *g, const struct layer *l, enum mabn_dtype d
 /* out = relu(before + v + bias), what of it is wanted; the order is that of the kernels that cuDNN
  * has ready. */
 void draw_end(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn_conv_fast *way, int v,
-              bool is_x)
+              bool like_x)
 {
     const struct mabn_conv_want *w = &l->want;
 
     if (w->add) {
-        way->before = picture(g, l, w->out, is_x);
-        const int sum = w->bias || w->relu ? passing(g, l, is_x) : way->out;
-        mabn_cudnn_pointwise(g, CUDNN_POINTWISE_ADD, sum, v, way->before);
+        way->ids[BEFORE] = picture(g, l, w->out, like_x);
+        const int sum = w->bias || w->relu ? passing(g, l, like_x) : way->ids[OUT];
+        mabn_cudnn_pointwise(g, CUDNN_POINTWISE_ADD, sum, v, way->ids[BEFORE]);
         v = sum;
     }
     if (w->bias) {
-        way->bias_id = mabn_cudnn_tensor(g, way->bias, 1, l->s.out, 1, 1);
-        const int sum = w->relu ? passing(g, l, is_x) : way->out;
-        mabn_cudnn_pointwise(g, CUDNN_POINTWISE_ADD, sum, v, way->bias_id);
+        way->ids[BIAS] = mabn_cudnn_tensor(g, way->bias, 1, l->s.out, 1, 1);
+        const int sum = w->relu ? passing(g, l, like_x) : way->ids[OUT];
+        mabn_cudnn_pointwise(g, CUDNN_POINTWISE_ADD, sum, v, way->ids[BIAS]);
         v = sum;
     }
-    if (w->relu) mabn_cudnn_pointwise(g, CUDNN_POINTWISE_RELU_FWD, way->out, v, -1);
+    if (w->relu) mabn_cudnn_pointwise(g, CUDNN_POINTWISE_RELU_FWD, way->ids[OUT], v, -1);
+}
+
+/* A value for each channel. */
+int channels(struct mabn_cudnn_graph *g, const struct layer *l)
+{
+    return mabn_cudnn_tensor(g, MABN_DTYPE_F32, 1,
+                             l->direction == MABN_CUDNN_DATA ? l->s.in : l->s.out, 1, 1);
+}
+
+/* out = scale·v + shift */
+void draw_map(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn_conv_fast *way,
+              int out, int v)
+{
+    const int scaled = passing(g, l, l->direction == MABN_CUDNN_DATA);
+
+    way->ids[SCALE] = channels(g, l);
+    way->ids[SHIFT] = channels(g, l);
+    mabn_cudnn_pointwise(g, CUDNN_POINTWISE_MUL, scaled, v, way->ids[SCALE]);
+    mabn_cudnn_pointwise(g, CUDNN_POINTWISE_ADD, out, scaled, way->ids[SHIFT]);
+}
+
+/* SUM = Σ a·b */
+void draw_sum(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn_conv_fast *way, int a,
+              int b)
+{
+    const int product = passing(g, l, l->direction == MABN_CUDNN_DATA);
+
+    mabn_cudnn_pointwise(g, CUDNN_POINTWISE_MUL, product, a, b);
+    way->ids[SUM] = channels(g, l);
+    mabn_cudnn_sum(g, way->ids[SUM], product);
+}
+
+/* Behind y: z = relu(scale·y + shift + residual), Σ y². */
+void draw_norm_out(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn_conv_fast *way,
+                   int y)
+{
+    const struct mabn_conv_want *w = &l->want;
+
+    way->ids[Z] = picture(g, l, w->out, false);
+    int v = w->add || w->relu ? passing(g, l, false) : way->ids[Z];
+    draw_map(g, l, way, v, y);
+    if (w->add) {
+        const int sum = w->relu ? passing(g, l, false) : way->ids[Z];
+        way->ids[RESIDUAL] = picture(g, l, w->out, false);
+        mabn_cudnn_pointwise(g, CUDNN_POINTWISE_ADD, sum, v, way->ids[RESIDUAL]);
+        v = sum;
+    }
+    if (w->relu) mabn_cudnn_pointwise(g, CUDNN_POINTWISE_RELU_FWD, way->ids[Z], v, -1);
+    draw_sum(g, l, way, y, y);
+}
+
+/* Behind the data gradient v: OUT = mask(v + before), Σ OUT·x. */
+void draw_norm_in(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn_conv_fast *way,
+                  int v)
+{
+    const struct mabn_conv_want *w = &l->want;
+    int of = -1; /* the mask: where this is above 0 */
+
+    way->ids[X] = picture(g, l, w->out, true);
+    if (w->add) {
+        const int sum = w->mask ? passing(g, l, true) : way->ids[OUT];
+        way->ids[BEFORE] = picture(g, l, w->out, true);
+        mabn_cudnn_pointwise(g, CUDNN_POINTWISE_ADD, sum, v, way->ids[BEFORE]);
+        v = sum;
+    }
+    if (w->mask == MABN_CONV_MASK_Y) of = way->ids[Y] = picture(g, l, w->out, true);
+    if (w->mask == MABN_CONV_MASK_X) draw_map(g, l, way, of = passing(g, l, true), way->ids[X]);
+    if (w->mask) mabn_cudnn_pointwise(g, CUDNN_POINTWISE_RELU_BWD, way->ids[OUT], v, of);
+    draw_sum(g, l, way, way->ids[OUT], way->ids[X]);
+}
+
+/* Is the convolution's result an array, not a value that passes on? */
+bool writes_result(const struct mabn_conv_want *w)
+{
+    switch (w->pass) {
+    case MABN_CONV_FORWARD_NORM:
+        return true;
+    case MABN_CONV_BACKWARD_NORM:
+        return !w->add && !w->mask;
+    default:
+        return !w->add && !w->bias && !w->relu;
+    }
 }
 
 void draw(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn_conv_fast *way)
 {
     const enum mabn_dtype dtype = l->options->dtype;
-    const bool ends = l->want.add || l->want.bias || l->want.relu;
-    const bool is_x = l->want.pass == MABN_CONV_BACKWARD_DATA;
-    enum mabn_cudnn_direction direction = MABN_CUDNN_FORWARD;
+    const bool data = l->direction == MABN_CUDNN_DATA, filter = l->direction == MABN_CUDNN_FILTER;
 
     way->bias = dtype;
-    switch (l->want.pass) {
-    case MABN_CONV_FORWARD:
-        way->a = picture(g, l, dtype, true);
-        way->b = filters(g, l, dtype);
-        break;
-    case MABN_CONV_BACKWARD_DATA:
-        direction = MABN_CUDNN_DATA;
-        way->a = picture(g, l, dtype, false);
-        way->b = filters(g, l, dtype);
-        break;
-    case MABN_CONV_BACKWARD_WEIGHTS:
-        direction = MABN_CUDNN_FILTER;
-        way->a = picture(g, l, dtype, true);
-        way->b = picture(g, l, dtype, false);
-        break;
-    }
-    way->out = direction == MABN_CUDNN_FILTER ? filters(g, l, l->want.out)
-                                              : picture(g, l, l->want.out, is_x);
-    const int v = ends ? passing(g, l, is_x) : way->out;
-    mabn_cudnn_convolve(g, direction, v, way->a, way->b, l->s.stride, l->s.pad);
-    if (ends) draw_end(g, l, way, v, is_x);
+    way->ids[A] = picture(g, l, dtype, !data);
+    way->ids[B] = filter ? picture(g, l, dtype, false) : filters(g, l, dtype);
+    way->ids[OUT] = filter ? filters(g, l, l->want.out) : picture(g, l, l->want.out, data);
+    const int v = writes_result(&l->want) ? way->ids[OUT] : passing(g, l, data);
+    mabn_cudnn_convolve(g, l->direction, v, way->ids[A], way->ids[B], l->s.stride, l->s.pad);
+    if (l->want.pass == MABN_CONV_FORWARD_NORM)
+        draw_norm_out(g, l, way, v);
+    else if (l->want.pass == MABN_CONV_BACKWARD_NORM)
+        draw_norm_in(g, l, way, v);
+    else if (!writes_result(&l->want))
+        draw_end(g, l, way, v, data);
 }
 
 mabn_status add_plans(const struct layer *l, int max, ways *all)
@@ -140,6 +232,8 @@ mabn_status add_plans(const struct layer *l, int max, ways *all)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "there is no cuDNN");
     if (l->want.pass == MABN_CONV_BACKWARD_DATA && l->want.add && !l->options->tune)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "cuDNN would compile a kernel");
+    if (l->want.pass == MABN_CONV_BACKWARD_NORM && l->s.stride > 1)
+        return mabn_fail(MABN_ERR_UNSUPPORTED, "cuDNN adds nothing to a strided data gradient");
     struct mabn_cudnn_graph *g = mabn_cudnn_graph_new(&target);
     drawn = new_way(l);
     draw(g, l, drawn);
@@ -175,17 +269,17 @@ struct mabn_matmul_shape product_of(const struct layer *l)
     shape.d_dtype = l->want.out;
     shape.tf32 = l->options->tf32;
     shape.bias = l->want.bias;
-    switch (l->want.pass) {
-    case MABN_CONV_FORWARD:
+    switch (l->direction) {
+    case MABN_CUDNN_FORWARD:
         shape.columns = l->s.out;
         shape.inner = l->s.in;
         shape.turn_b = true;
         break;
-    case MABN_CONV_BACKWARD_DATA:
+    case MABN_CUDNN_DATA:
         shape.columns = l->s.in;
         shape.inner = l->s.out;
         break;
-    case MABN_CONV_BACKWARD_WEIGHTS:
+    case MABN_CUDNN_FILTER:
         shape.rows = l->s.out;
         shape.columns = l->s.in;
         shape.inner = positions;
@@ -202,7 +296,8 @@ mabn_status add_products(const struct layer *l, int max, ways *all)
         static_cast<cublasLtHandle_t>(mabn_cuda_cublaslt_handle(l->device));
     const struct mabn_matmul_shape shape = product_of(l);
 
-    if (!is_product(&l->s)) return mabn_fail(MABN_ERR_UNSUPPORTED, "not a matrix product");
+    if (!is_product(&l->s) || l->joined)
+        return mabn_fail(MABN_ERR_UNSUPPORTED, "not a matrix product");
     if (!lt || !handle) return mabn_fail(MABN_ERR_UNSUPPORTED, "there is no cuBLASLt");
     if (l->want.relu || (l->want.bias && l->want.out != MABN_DTYPE_F32))
         return mabn_fail(MABN_ERR_UNSUPPORTED, "cuBLASLt adds no such bias");
@@ -212,7 +307,7 @@ mabn_status add_products(const struct layer *l, int max, ways *all)
         if (status) return i ? MABN_OK : status;
         struct mabn_conv_fast *way = new_way(l);
         way->matmul = matmul;
-        way->swap = l->want.pass == MABN_CONV_BACKWARD_WEIGHTS;
+        way->swap = l->direction == MABN_CUDNN_FILTER;
         way->bias = MABN_DTYPE_F32;
         snprintf(way->name, sizeof way->name, i ? "cuBLASLt %d" : "cuBLASLt", i);
         all->push_back(way);
@@ -243,41 +338,65 @@ mabn_status first_way(const struct layer *l, ways *all)
     return mabn_error_attach(MABN_ERR_UNSUPPORTED, reason);
 }
 
+/* How many values an array has. */
+size_t count_of(const struct layer *l, int array)
+{
+    const size_t x = (size_t)(l->s.n * l->s.h * l->s.w * l->s.in);
+    const size_t y = (size_t)(l->s.n * l->oh * l->ow * l->s.out);
+    const size_t w = (size_t)(l->s.out * l->s.in * l->s.kernel * l->s.kernel);
+    const bool data = l->direction == MABN_CUDNN_DATA, filter = l->direction == MABN_CUDNN_FILTER;
+
+    switch (array) {
+    case OUT:
+        return data ? x : filter ? w : y;
+    case A:
+        return data ? y : x;
+    case B:
+        return filter ? y : w;
+    case Z:
+    case RESIDUAL:
+        return y;
+    case X:
+    case Y:
+        return x;
+    default:
+        return (size_t)(data ? l->s.in : l->s.out);
+    }
+}
+
 /* Arrays of the right sizes, to time with. */
 struct arrays {
-    void *out, *a, *b, *bias, *workspace;
+    void *p[ARRAYS], *workspace;
+    struct mabn_conv_cuda_norm_out norm_out;
+    struct mabn_conv_cuda_norm_in norm_in;
+    struct mabn_conv_arrays at;
 
-    explicit arrays(const struct layer *l) : out(), a(), b(), bias(), workspace()
+    arrays() : p(), workspace(), norm_out(), norm_in(), at()
     {
-        const size_t x = (size_t)(l->s.n * l->s.h * l->s.w * l->s.in);
-        const size_t y = (size_t)(l->s.n * l->oh * l->ow * l->s.out);
-        const size_t w = (size_t)(l->s.out * l->s.in * l->s.kernel * l->s.kernel);
-        sizes[0] = l->want.pass == MABN_CONV_FORWARD         ? y
-                   : l->want.pass == MABN_CONV_BACKWARD_DATA ? x
-                                                             : w;
-        sizes[1] = l->want.pass == MABN_CONV_BACKWARD_DATA ? y : x;
-        sizes[2] = l->want.pass == MABN_CONV_BACKWARD_WEIGHTS ? y : w;
-        sizes[3] = (size_t)l->s.out;
     }
+    arrays(const arrays &) = delete;
+    arrays &operator=(const arrays &) = delete;
     ~arrays()
     {
-        for (void *p : {out, a, b, bias, workspace})
-            (void)cudaFree(p);
+        for (void *pointer : p)
+            (void)cudaFree(pointer);
+        (void)cudaFree(workspace);
     }
-    mabn_status allocate(size_t space)
+    mabn_status allocate(const struct layer *l, size_t space)
     {
-        void **const list[] = {&out, &a, &b, &bias};
-        for (int i = 0; i < 4; i++) {
-            MABN_CUDA_TRY(cudaMalloc(list[i], sizes[i] * sizeof(float)));
-            MABN_CUDA_TRY(cudaMemset(*list[i], 0, sizes[i] * sizeof(float)));
+        for (int i = 0; i < ARRAYS; i++) {
+            if (i == BEFORE || (i > BEFORE && !l->joined)) continue;
+            MABN_CUDA_TRY(cudaMalloc(&p[i], count_of(l, i) * sizeof(float)));
+            MABN_CUDA_TRY(cudaMemset(p[i], 0, count_of(l, i) * sizeof(float)));
         }
         if (space) MABN_CUDA_TRY(cudaMalloc(&workspace, space));
         MABN_CUDA_TRY(cudaDeviceSynchronize());
+        const float *const a = static_cast<float *>(p[SCALE]), *b = static_cast<float *>(p[SHIFT]);
+        norm_out = {p[Z], p[RESIDUAL], a, b, static_cast<float *>(p[SUM])};
+        norm_in = {p[X], p[Y], a, b, static_cast<float *>(p[SUM])};
+        at = {p[OUT], p[A], p[B], p[BIAS], &norm_out, &norm_in}; /* the same a, b and sum */
         return MABN_OK;
     }
-
-  private:
-    size_t sizes[4];
 };
 
 /* The least time of a few runs. */
@@ -288,7 +407,7 @@ mabn_status time_way(const struct mabn_conv_fast *way, const struct arrays *at, 
     for (int i = 0; i <= TUNE_SAMPLES; i++) {
         float ms;
         MABN_CUDA_TRY(cudaEventRecord(begin, stream));
-        MABN_TRY(mabn_conv_fast_run(way, at->out, at->a, at->b, at->bias, at->workspace, stream));
+        MABN_TRY(mabn_conv_fast_run(way, &at->at, at->workspace, stream));
         MABN_CUDA_TRY(cudaEventRecord(end, stream));
         MABN_CUDA_TRY(cudaEventSynchronize(end));
         MABN_CUDA_TRY(cudaEventElapsedTime(&ms, begin, end));
@@ -304,11 +423,11 @@ mabn_status fastest_way(const struct layer *l, const ways &all, size_t *best)
     cudaEvent_t begin, end;
     size_t space = 0;
     float least = INFINITY;
-    struct arrays at(l);
+    struct arrays at;
 
     for (const struct mabn_conv_fast *way : all)
         space = std::max(space, mabn_conv_fast_workspace(way));
-    MABN_TRY(at.allocate(space));
+    MABN_TRY(at.allocate(l, space));
     MABN_CUDA_TRY(cudaEventCreate(&begin));
     MABN_CUDA_TRY(cudaEventCreate(&end));
     for (size_t i = 0; i < all.size(); i++) {
@@ -326,7 +445,8 @@ mabn_status tuned_way(const struct layer *l, ways *all)
 {
     size_t best = 0;
 
-    if (add_plans(l, TUNE_PLANS, all) && add_products(l, TUNE_PRODUCTS, all))
+    if (add_plans(l, l->joined ? TUNE_COMPILED : TUNE_PLANS, all) &&
+        add_products(l, TUNE_PRODUCTS, all))
         return MABN_ERR_UNSUPPORTED;
     if (all->size() && (*all)[0]->plan) (void)add_products(l, TUNE_PRODUCTS, all);
     if (fastest_way(l, *all, &best)) best = 0; /* no room to try: the first */
@@ -346,7 +466,10 @@ mabn_status mabn_conv_fast_new(struct mabn_conv_fast **fast, struct mabn_device 
                             mabn_conv_out(shape->h, shape->kernel, shape->stride, shape->pad),
                             mabn_conv_out(shape->w, shape->kernel, shape->stride, shape->pad),
                             options,
-                            *want};
+                            *want,
+                            direction_of(want->pass),
+                            want->pass == MABN_CONV_FORWARD_NORM ||
+                                want->pass == MABN_CONV_BACKWARD_NORM};
     ways all;
 
     *fast = NULL;
@@ -380,22 +503,53 @@ const char *mabn_conv_fast_name(const struct mabn_conv_fast *fast)
     return fast->name;
 }
 
-mabn_status mabn_conv_fast_run(const struct mabn_conv_fast *fast, void *out, const void *a,
-                               const void *b, const void *bias, void *workspace, void *stream)
+/* What a plan's array is in this call. */
+static const void *pointer_of(const struct mabn_conv_arrays *at, int array)
 {
-    const int all_ids[] = {fast->out, fast->a, fast->b, fast->bias_id, fast->before};
-    void *const all[] = {out, const_cast<void *>(a), const_cast<void *>(b),
-                         const_cast<void *>(bias), out};
-    void *pointers[5];
-    int ids[5], count = 0;
+    const struct mabn_conv_cuda_norm_out *out = at->norm_out;
+    const struct mabn_conv_cuda_norm_in *in = at->norm_in;
+
+    switch (array) {
+    case OUT:
+    case BEFORE:
+        return at->out;
+    case A:
+        return at->a;
+    case B:
+        return at->b;
+    case BIAS:
+        return at->bias;
+    case Z:
+        return out->z;
+    case RESIDUAL:
+        return out->residual;
+    case X:
+        return in->x;
+    case Y:
+        return in->y;
+    case SCALE:
+        return out ? out->a : in->a;
+    case SHIFT:
+        return out ? out->b : in->b;
+    default:
+        return out ? out->square : in->dot;
+    }
+}
+
+mabn_status mabn_conv_fast_run(const struct mabn_conv_fast *fast, const struct mabn_conv_arrays *at,
+                               void *workspace, void *stream)
+{
+    void *pointers[ARRAYS];
+    int ids[ARRAYS], count = 0;
 
     if (fast->matmul)
-        return mabn_matmul_run(fast->matmul, out, fast->swap ? b : a, fast->swap ? a : b,
-                               static_cast<const float *>(bias), fast->add, workspace, stream);
-    for (int i = 0; i < 5; i++) {
-        if (all_ids[i] < 0) continue;
-        ids[count] = all_ids[i];
-        pointers[count++] = all[i];
+        return mabn_matmul_run(fast->matmul, at->out, fast->swap ? at->b : at->a,
+                               fast->swap ? at->a : at->b, static_cast<const float *>(at->bias),
+                               fast->add, workspace, stream);
+    for (int i = 0; i < ARRAYS; i++) {
+        if (fast->ids[i] < 0) continue;
+        ids[count] = fast->ids[i];
+        pointers[count++] = const_cast<void *>(pointer_of(at, i));
     }
     return mabn_cudnn_run(fast->plan, ids, pointers, count, workspace, stream);
 }

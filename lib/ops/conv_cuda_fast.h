@@ -7,11 +7,20 @@
 
 MABN_BEGIN_DECLS
 
-/* What is asked of a pass. Its out, a and b: y, x, weight; dx, dy, weight; dweight, x, dy. */
+/* What is asked of a pass. */
 struct mabn_conv_want {
     enum mabn_conv_pass pass;
     enum mabn_dtype out;  /* type of the result */
-    bool bias, add, relu; /* out = relu(out_before + … + bias (O)) */
+    bool bias, add, relu; /* out = relu(out_before + … + bias (O)); FORWARD_NORM: z, residual */
+    enum mabn_conv_mask mask; /* BACKWARD_NORM */
+};
+
+/* What it works on; out, a and b: y, x, weight; dx, dy, weight; dweight, x, dy. */
+struct mabn_conv_arrays {
+    void *out;
+    const void *a, *b, *bias;
+    const struct mabn_conv_cuda_norm_out *norm_out; /* FORWARD_NORM */
+    const struct mabn_conv_cuda_norm_in *norm_in;   /* BACKWARD_NORM */
 };
 
 struct mabn_conv_fast;
@@ -27,9 +36,9 @@ size_t mabn_conv_fast_workspace(const struct mabn_conv_fast *fast);
 /* The type that the bias must have. */
 enum mabn_dtype mabn_conv_fast_bias(const struct mabn_conv_fast *fast);
 const char *mabn_conv_fast_name(const struct mabn_conv_fast *fast);
-MABN_MUST_USE mabn_status mabn_conv_fast_run(const struct mabn_conv_fast *fast, void *out,
-                                             const void *a, const void *b, const void *bias,
-                                             void *workspace, void *stream);
+MABN_MUST_USE mabn_status mabn_conv_fast_run(const struct mabn_conv_fast *fast,
+                                             const struct mabn_conv_arrays *arrays, void *workspace,
+                                             void *stream);
 
 MABN_END_DECLS
 #endif

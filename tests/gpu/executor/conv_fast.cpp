@@ -1,6 +1,6 @@
 /* A library's convolutions on the executor: there are none, unless a test has the plain kernels
- * pretend to be a library that knows no bias, addition or ReLU and has results of one type only. So
- * what conv_cuda.cu puts around a library's passes runs here too. */
+ * pretend to be a library that knows no bias, no addition, ReLU only in a normalization, and has
+ * results of one type only. So what conv_cuda.cu puts around a library's passes runs here too. */
 #include <vector>
 
 #include <cuda_bf16.h>
@@ -27,11 +27,14 @@ mabn_status mabn_conv_fast_new(struct mabn_conv_fast **fast, struct mabn_device 
     struct mabn_conv_cuda *conv;
 
     *fast = NULL;
-    if (!executor_pretends_convolutions || want->bias || want->add || want->relu ||
+    const bool relu = want->relu && want->pass != MABN_CONV_FORWARD_NORM;
+    if (!executor_pretends_convolutions || want->bias || want->add || relu ||
         want->out != options->dtype)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "there is no library");
     plain.dtype = plain.y_dtype = options->dtype;
     plain.training = plain.plain = true;
+    plain.after = options->after;
+    plain.before = options->before;
     MABN_TRY(mabn_conv_cuda_new(&conv, NULL, shape, &plain));
     *fast = new mabn_conv_fast{conv, *want,
                                (size_t)(shape->out * shape->kernel * shape->kernel * shape->in)};
@@ -71,22 +74,29 @@ static void narrow(void *out, const std::vector<float> &from, enum mabn_dtype dt
             static_cast<float *>(out)[i] = from[i];
 }
 
-mabn_status mabn_conv_fast_run(const struct mabn_conv_fast *fast, void *out, const void *a,
-                               const void *b, const void *, void *workspace, void *stream)
+mabn_status mabn_conv_fast_run(const struct mabn_conv_fast *fast, const struct mabn_conv_arrays *at,
+                               void *workspace, void *stream)
 {
     std::vector<float> dweight(fast->count);
 
     static_cast<char *>(workspace)[76] = 1;
     switch (fast->want.pass) {
     case MABN_CONV_FORWARD:
-        return mabn_conv_cuda_forward(fast->plain, out, a, b, NULL, NULL, stream);
+        return mabn_conv_cuda_forward(fast->plain, at->out, at->a, at->b, NULL, NULL, stream);
     case MABN_CONV_BACKWARD_DATA:
-        return mabn_conv_cuda_backward_data(fast->plain, out, a, b, false, NULL, stream);
+        return mabn_conv_cuda_backward_data(fast->plain, at->out, at->a, at->b, false, NULL,
+                                            stream);
     case MABN_CONV_BACKWARD_WEIGHTS:
-        MABN_TRY(
-            mabn_conv_cuda_backward_weights(fast->plain, dweight.data(), NULL, a, b, NULL, stream));
-        narrow(out, dweight, fast->want.out);
+        MABN_TRY(mabn_conv_cuda_backward_weights(fast->plain, dweight.data(), NULL, at->a, at->b,
+                                                 NULL, stream));
+        narrow(at->out, dweight, fast->want.out);
         return MABN_OK;
+    case MABN_CONV_FORWARD_NORM:
+        return mabn_conv_cuda_forward_norm(fast->plain, at->out, at->a, at->b, at->norm_out, NULL,
+                                           stream);
+    case MABN_CONV_BACKWARD_NORM:
+        return mabn_conv_cuda_backward_norm(fast->plain, at->out, at->a, at->b, at->norm_in, NULL,
+                                            stream);
     }
     return MABN_OK;
 }

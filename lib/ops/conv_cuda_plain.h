@@ -1,0 +1,39 @@
+/* The plain convolution: conv_cuda.h's passes on any device without a library, slow and right. The
+ * arguments are those of the passes there; `bias` and what else they do is in the options. */
+#ifndef MABN_OPS_CONV_CUDA_PLAIN_H
+#define MABN_OPS_CONV_CUDA_PLAIN_H
+
+#include "ops/conv_cuda.h"
+
+MABN_BEGIN_DECLS
+
+/* A layer. */
+struct mabn_conv_plain {
+    struct mabn_conv_shape shape;
+    struct mabn_conv_cuda_options options;
+};
+
+MABN_MUST_USE mabn_status mabn_conv_plain_forward(const struct mabn_conv_plain *conv, void *y,
+                                                  const void *x, const void *weight,
+                                                  const void *bias, void *stream);
+MABN_MUST_USE mabn_status mabn_conv_plain_backward_data(const struct mabn_conv_plain *conv,
+                                                        void *dx, const void *dy,
+                                                        const void *weight, bool add, void *stream);
+MABN_MUST_USE mabn_status mabn_conv_plain_backward_weights(const struct mabn_conv_plain *conv,
+                                                           float *dweight, const void *x,
+                                                           const void *dy, void *stream);
+/* The bias's gradient: sums of dy's columns. */
+MABN_MUST_USE mabn_status mabn_conv_plain_backward_bias(const struct mabn_conv_plain *conv,
+                                                        float *dbias, const void *dy, void *stream);
+MABN_MUST_USE mabn_status mabn_conv_plain_forward_norm(const struct mabn_conv_plain *conv, void *y,
+                                                       const void *x, const void *weight,
+                                                       const struct mabn_conv_cuda_norm_out *norm,
+                                                       void *stream);
+MABN_MUST_USE mabn_status mabn_conv_plain_backward_norm(const struct mabn_conv_plain *conv,
+                                                        void *dx, const void *dy,
+                                                        const void *weight,
+                                                        const struct mabn_conv_cuda_norm_in *norm,
+                                                        void *stream);
+
+MABN_END_DECLS
+#endif
