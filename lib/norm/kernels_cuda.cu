@@ -323,7 +323,7 @@ enum rest { NO_REST, REST_Q /* MABN: q·x */, REST_QR /* q·(x − shift) + r */
 
 /* SUM: and Σ g on the way. */
 template <typename T, int V, int MASK, int REST, bool SUM>
-__global__ void __launch_bounds__(THREADS, REST == REST_QR ? 2 : 3)
+__global__ void __launch_bounds__(THREADS, REST == REST_QR && MASK != MABN_MASK_NONE ? 2 : 3)
     grad_apply_kernel(struct grad_args<T> in, struct cut c)
 {
     constexpr int UNROLL = 2;

@@ -142,9 +142,13 @@ struct gpu_array : gpu_bytes {
     }
     gpu_array(const std::vector<float> &host, enum mabn_dtype type) : gpu_array(host.size(), type)
     {
-        if (type == MABN_DTYPE_F32) put(host.data());
-        if (type == MABN_DTYPE_BF16) put_as<__nv_bfloat16>(host);
-        if (type == MABN_DTYPE_F16) put_as<__half>(host);
+        set(host);
+    }
+    void set(const std::vector<float> &host) const
+    {
+        if (dtype == MABN_DTYPE_F32) put(host.data());
+        if (dtype == MABN_DTYPE_BF16) put_as<__nv_bfloat16>(host);
+        if (dtype == MABN_DTYPE_F16) put_as<__half>(host);
     }
     std::vector<float> values() const
     {

@@ -1,12 +1,17 @@
 /* The GPU's norms and weight centralization, in float32, against the authors' own layers: golden.h.
- * Each trajectory runs twice: measured before it is applied, and in one pass once y is known. */
+ * Each trajectory runs three times: measured before it is applied; in one pass once y is known; and
+ * joined with its convolutions from then on, where it is of one run. */
 #include "harness.h"
 
 #include "golden.h"
+#include "joined.h"
 #include "norm/norm_cuda.h"
 #include "ops/ops_cuda.h"
 
 static const enum mabn_dtype F32 = MABN_DTYPE_F32;
+
+enum way { MEASURED, KNOWN, JOINED };
+static const char *const way_names[] = {"", ", known", ", joined"};
 
 static std::vector<float> running_var(const struct mabn_norm *norm, std::vector<char> state)
 {
@@ -40,16 +45,17 @@ static void compare(struct golden_worst *w, const char *what, const std::vector<
 }
 
 static void run_trajectory(const char *name, const struct mabn_norm_options *options,
-                           const struct golden_case *k, bool known)
+                           const struct golden_case *k, enum way way)
 {
     const size_t one = k->n * k->c * k->hw, rows = k->x.shape[0], eval_n = k->eval_x.shape[0];
     const int64_t n_most = (int64_t)std::max(k->n, eval_n), positions = (int64_t)k->hw;
     struct golden_worst w[6] = {};
     struct mabn_norm norm;
     struct mabn_norm_cuda_io io = {};
-    std::string label = std::string(name) + (known ? ", known" : "");
+    std::string label = std::string(name) + way_names[way];
 
-    tap_status(mabn_norm_init(&norm, options, (int)k->c), "%s: options", label.c_str());
+    if (mabn_norm_init(&norm, options, (int)k->c)) MABN_BUG("%s", mabn_error_message());
+    if (way == JOINED && !mabn_norm_cuda_can_join(&norm, (int64_t)k->n)) return;
     std::vector<char> first(mabn_norm_state_bytes(&norm));
     mabn_norm_state_reset(&norm, first.data());
     int64_t until = mabn_norm_calls_until_known(&norm, first.data(), (int64_t)k->n);
@@ -75,6 +81,18 @@ static void run_trajectory(const char *name, const struct mabn_norm_options *opt
     io.dgamma = (float *)dgamma.p;
     io.dbeta = (float *)dbeta.p;
 
+    const struct joined join(&norm, io);
+    auto step = [&](const std::vector<float> &in, const std::vector<float> &gy) -> mabn_status {
+        if (way != JOINED || until) {
+            io.known = way == KNOWN && until == 0;
+            MABN_TRY(mabn_norm_cuda_forward(&norm, &io));
+            return mabn_norm_cuda_backward(&norm, &io);
+        }
+        MABN_TRY(join.forward(&io, y, in, {}));
+        MABN_TRY(join.backward(&io, dy, in, gy, {}));
+        io.y = y.p;
+        return MABN_OK;
+    };
     auto take = [&](const gpu_array &a, size_t n) {
         std::vector<float> v = a.values();
         v.resize(n * k->c * k->hw);
@@ -83,11 +101,12 @@ static void run_trajectory(const char *name, const struct mabn_norm_options *opt
     for (size_t row = 0; row<rows; row++, until -= until> 0) {
         double scale[2];
         std::vector<float> in = nhwc(k->x.values + row * one, k->n, k);
+        const std::vector<float> gy = nhwc(k->gy.values + row * one, k->n, k);
         in.resize(x.count);
         x.put(in.data());
-        dy.put(nhwc(k->gy.values + row * one, k->n, k).data());
-        io.known = known && until == 0;
-        if (mabn_norm_cuda_forward(&norm, &io) || mabn_norm_cuda_backward(&norm, &io)) {
+        dy.put(gy.data());
+        in.resize(one);
+        if (step(in, gy)) {
             tap_ok(0, "%s: %s", label.c_str(), mabn_error_message());
             break;
         }
@@ -114,8 +133,8 @@ static void check_case(hid_t g, const char *name, bool subbatch)
     struct mabn_norm_options o;
 
     golden_options(&o, g, subbatch);
-    run_trajectory(name, &o, &k, false);
-    run_trajectory(name, &o, &k, true);
+    for (enum way way : {MEASURED, KNOWN, JOINED})
+        run_trajectory(name, &o, &k, way);
     golden_free(&k);
 }
 

@@ -2,9 +2,13 @@
  * residual, groups with a short last run, several steps so that windows, counters and running
  * averages move. */
 #include <algorithm>
+#include <memory>
 
 #include "device/pack.cuh"
 #include "harness.h"
+#include "joined.h"
+#include "norm/coefficients.h"
+#include "norm/internal.h"
 #include "norm/kernels.cuh"
 #include "norm/norm.h"
 #include "norm/norm_cuda.h"
@@ -164,8 +168,10 @@ static void run(const struct mabn_norm_options &options, const struct shape &s,
         io.residual = m.residual ? gpu_residual.p : NULL;
         io.y = y.p;
         io.dy = gpu_dy.p;
-        io.dx = dx.p;
-        io.dresidual = m.residual ? dresidual.p : NULL;
+        /* In turns in place. */
+        const gpu_array &to = step % 2 ? gpu_dy : m.residual ? dresidual : dx;
+        io.dx = m.residual ? dx.p : to.p;
+        io.dresidual = m.residual ? to.p : NULL;
         io.accumulate = cpu.accumulate = step % 2;
         if (mabn_norm_forward(&l.norm, &cpu)) MABN_BUG("%s", mabn_error_message());
         if (mabn_norm_cuda_forward(&l.norm, &io)) verdict.add(mabn_error_message(), 1, 0);
@@ -177,8 +183,8 @@ static void run(const struct mabn_norm_options &options, const struct shape &s,
         io.y = m.residual ? y.p : NULL;
         if (mabn_norm_backward(&l.norm, &cpu)) MABN_BUG("%s", mabn_error_message());
         if (mabn_norm_cuda_backward(&l.norm, &io)) verdict.add(mabn_error_message(), 1, 0);
-        verdict.add("dx", dx.values(), l.dx, tolerance);
-        if (m.residual) verdict.add("dresidual", dresidual.values(), l.dresidual, tolerance);
+        verdict.add("dx", m.residual ? dx.values() : to.values(), l.dx, tolerance);
+        if (m.residual) verdict.add("dresidual", to.values(), l.dresidual, tolerance);
         if (mabn_norm_trains(options.kind)) {
             verdict.add("dgamma", dgamma.values(), l.dgamma, 3e-5);
             verdict.add("dbeta", dbeta.values(), l.dbeta, 3e-5);
@@ -299,6 +305,212 @@ static void test_scaler(enum mabn_window_rule rule)
     verdict.print(rule == MABN_WINDOW_ITERATION ? "loss scaling, iteration" : "loss scaling");
 }
 
+/* ---- joined with convolutions ---- */
+
+/* One layer's device side, of two that must agree. */
+struct side {
+    gpu_values<char> state;
+    gpu_bytes saved, scratch;
+    gpu_array y, dx;
+    gpu_values<float> dgamma, dbeta;
+    struct mabn_norm_cuda_io io = {};
+
+    side(const struct layer &l, const gpu_values<float> &gamma, const gpu_values<float> &beta,
+         bool relu)
+        : state(l.state), saved(l.saved.size()),
+          scratch(mabn_norm_cuda_scratch_bytes(&l.norm, l.shape.samples, l.shape.positions)),
+          y(l.values(), l.dtype), dx(l.values(), l.dtype), dgamma(l.dgamma), dbeta(l.dbeta)
+    {
+        io.samples = l.shape.samples;
+        io.positions = l.shape.positions;
+        io.dtype = l.dtype;
+        io.relu = relu;
+        io.gamma = gamma.at();
+        io.beta = beta.at();
+        io.state = state.p;
+        io.saved = saved.p;
+        io.scratch = scratch.p;
+        io.dx = dx.p;
+        io.dgamma = dgamma.at();
+    }
+};
+
+/* A step of the plain side, as a block's end has it: dy becomes dresidual, if there is one. */
+static void plain_step(struct gpu_verdict *verdict, struct side *s, const struct mabn_norm *norm,
+                       const gpu_array &dy)
+{
+    s->io.y = s->y.p;
+    s->io.dy = dy.p;
+    s->io.dresidual = s->io.residual ? dy.p : NULL;
+    if (mabn_norm_cuda_forward(norm, &s->io)) verdict->add(mabn_error_message(), 1, 0);
+    if (!s->io.residual) s->io.y = NULL;
+    if (mabn_norm_cuda_backward(norm, &s->io)) verdict->add(mabn_error_message(), 1, 0);
+}
+
+/* a·x + b by what forward has left: > 0 where ReLU lets the gradient through. */
+static std::vector<float> saved_affine(const struct layer &l, const struct side &s,
+                                       const std::vector<float> &x)
+{
+    const size_t channels = (size_t)l.shape.channels;
+    const float *at[2];
+    std::vector<float> k[2], y(x.size());
+
+    mabn_norm_cuda_saved_affine(&l.norm, s.saved.p, l.shape.samples, &at[0], &at[1]);
+    for (int i = 0; i < 2; i++) {
+        k[i].resize(channels);
+        gpu_check(cudaMemcpy(k[i].data(), at[i], channels * sizeof(float), cudaMemcpyDeviceToHost),
+                  "copy out");
+    }
+    for (size_t i = 0; i < x.size(); i++)
+        y[i] = fmaf(k[0][i % channels], x[i], k[1][i % channels]);
+    return y;
+}
+
+static void compare_sides(struct gpu_verdict *verdict, const struct layer &l,
+                          const struct side &plain, const struct side &got, double scale)
+{
+    const double tolerance = 2 * gpu_tolerance(l.dtype); /* both are rounded */
+    std::vector<float> sums[4] = {got.dgamma.values(), plain.dgamma.values(), got.dbeta.values(),
+                                  plain.dbeta.values()};
+    struct layer want = l;
+
+    for (std::vector<float> &v : sums)
+        for (float &x : v)
+            x = (float)(x / scale);
+    want.state = plain.state.values();
+    verdict->add("y", got.y.values(), plain.y.values(), tolerance);
+    verdict->add("dx", got.dx.values(), plain.dx.values(), tolerance);
+    verdict->add("dgamma", sums[0], sums[1], 3e-5);
+    verdict->add("dbeta", sums[2], sums[3], 3e-5);
+    compare_state(verdict, want, got.state.values());
+}
+
+/* One layer plain, and joined from the call on where y is known; then outliers come, so that r is
+ * clipped while the window holds them, and go. */
+static void run_joined(const struct mabn_norm_options &options, const struct shape &s,
+                       enum mabn_dtype dtype, const struct mode &m)
+{
+    struct layer l(options, s, dtype);
+    const size_t n = l.values();
+    const float scale = dtype == MABN_DTYPE_F16 ? 64 : 1;
+    gpu_values<float> gamma(l.gamma), beta(l.beta);
+    struct side plain(l, gamma, beta, m.relu), got(l, gamma, beta, m.relu);
+    const struct joined join(&l.norm, got.io);
+    gpu_values<struct mabn_cuda_scaler> scaler({{scale, 1 / scale, 0, 0, 0, 0, 0}});
+    struct gpu_verdict verdict;
+    int clipped = 0, not_clipped = 0;
+
+    for (int step = 0; step < 11; step++) {
+        const double size = step == 5 || step == 6 ? 12 : 1;
+        const std::vector<float> x = gpu_random(n, 10 + step, dtype, 0.4 * size, size);
+        const std::vector<float> add = gpu_random(m.residual ? n : 0, 30 + step, dtype, 0, 1);
+        std::vector<float> dy = gpu_random(n, 50 + step, dtype, 0, scale);
+        gpu_array gpu_x(x, dtype), residual(add, dtype), gpu_dy(dy, dtype), g(n, dtype);
+
+        gpu_order(step);
+        for (struct side *side : {&plain, &got}) {
+            side->io.known = step >= 3; /* r_start is 4 */
+            side->io.x = gpu_x.p;
+            side->io.residual = m.residual ? residual.p : NULL;
+            side->io.dbeta = step == 7 ? NULL : side->dbeta.at();
+            side->io.accumulate = step % 2;
+            side->io.scaler = scale > 1 ? scaler.at() : NULL;
+        }
+        plain_step(&verdict, &plain, &l.norm, gpu_dy);
+        if (!plain.io.known) {
+            gpu_dy.set(dy);
+            plain_step(&verdict, &got, &l.norm, gpu_dy);
+            continue;
+        }
+        gpu_check(cudaMemset(got.scratch.p, 0xff, got.scratch.bytes), "memset");
+        if (join.forward(&got.io, got.y, x, add)) verdict.add(mabn_error_message(), 1, 0);
+        const std::vector<float> affine = saved_affine(l, got, x);
+        const std::vector<float> y = m.residual ? got.y.values() : affine;
+        got.io.dresidual = m.residual ? g.p : NULL;
+        gpu_check(cudaMemset(got.scratch.p, 0xff, got.scratch.bytes), "memset");
+        if (join.backward(&got.io, g, x, dy, y)) verdict.add(mabn_error_message(), 1, 0);
+        got.io.square = got.io.dot = NULL;
+        compare_sides(&verdict, l, plain, got, scale);
+        if (m.residual) verdict.add("dresidual", g.values(), gpu_dy.values(), 0);
+
+        const std::vector<float> known = join.a.values();
+        for (int c = 0; c < s.channels; c++) {
+            const bool same =
+                affine[c] == fmaf(known[c], x[c], l.beta[c]); /* the first row's will do */
+            (same ? not_clipped : clipped)++;
+        }
+    }
+    gpu_order(0);
+    verdict.add("some runs are clipped, and some not", !clipped || !not_clipped, 0);
+    verdict.print((std::string("joined, ") + describe(l, m)).c_str());
+}
+
+static void test_joined(enum mabn_window_rule rule)
+{
+    static const struct shape shapes[] = {
+        {5, 7, 5, 0}, {4, 3, 24, 4}, {3, 130, 40, 0}, {7, 50, 136, 9}, {1, 9, 8, 0}};
+    static const struct mode modes[] = {{true, false, false}, {true, true, false}, {}};
+    const enum mabn_dtype types[] = {MABN_DTYPE_F32, MABN_DTYPE_BF16, MABN_DTYPE_F16};
+
+    for (int i = 0; i < 15; i++)
+        run_joined(options_of(MABN_NORM_MABN, rule), shapes[i / 3], types[i % 3],
+                   modes[(i / 3 + i) % 3]);
+}
+
+/* Layers of different sizes in one launch: each has its own a and b, and its counter. */
+static void test_known(void)
+{
+    static const int channels[] = {5, 300, 64};
+    std::vector<struct mabn_norm_cuda_join> list;
+    std::vector<std::unique_ptr<gpu_values<float>>> keep;
+    std::vector<std::unique_ptr<struct side>> sides;
+    std::vector<std::unique_ptr<struct layer>> layers;
+    std::vector<const gpu_values<float> *> affine;
+    struct gpu_verdict verdict;
+
+    for (int i = 0; i < 3; i++) {
+        const struct shape s = {2, 3, channels[i], 0};
+        const struct mabn_norm_options o =
+            options_of(MABN_NORM_MABN, i % 2 ? MABN_WINDOW_ITERATION : MABN_WINDOW_SUBBATCH);
+        layers.emplace_back(new layer(o, s, MABN_DTYPE_F32));
+        struct layer &l = *layers.back();
+        struct mabn_norm_state view;
+        mabn_norm_state_view(&view, &l.norm, l.state.data());
+        for (int c = 0; c < channels[i]; c++)
+            view.running_var[c] = 0.5f + (float)c;
+        keep.emplace_back(new gpu_values<float>(l.gamma));
+        keep.emplace_back(new gpu_values<float>(l.beta));
+        sides.emplace_back(new side(l, *keep[keep.size() - 2], *keep.back(), false));
+        /* a, b and what must stay as it is. */
+        keep.emplace_back(new gpu_values<float>(std::vector<float>(2 * 300 + 2, -7)));
+        float *a = keep.back()->at();
+        struct mabn_norm_cuda_join e;
+        affine.push_back(keep.back().get());
+        tap_status(mabn_norm_cuda_join_init(&e, &l.norm, sides.back()->state.p,
+                                            sides.back()->io.gamma, sides.back()->io.beta, a,
+                                            a + channels[i] + 1),
+                   "an entry");
+        list.push_back(e);
+    }
+    gpu_values<struct mabn_norm_cuda_join> gpu_list(list);
+    if (mabn_norm_cuda_known(gpu_list.at(), 3, 300, NULL)) verdict.add(mabn_error_message(), 1, 0);
+    for (size_t i = 0; i < 3; i++) {
+        struct layer &l = *layers[i];
+        struct mabn_norm_state view;
+        std::vector<float> want(2 * 300 + 2, -7);
+        mabn_norm_state_view(&view, &l.norm, l.state.data());
+        for (int c = 0; c < channels[i]; c++) {
+            want[c] = (float)mabn_known_a(l.gamma[c], view.running_var[c], l.norm.options.eps);
+            want[channels[i] + 1 + c] = l.beta[c];
+        }
+        if (view.iters) ++*view.iters;
+        if (view.iters_f32) ++*view.iters_f32;
+        verdict.add("a and b", affine[i]->values(), want, 0);
+        verdict.add("state", sides[i]->state.values() != l.state, 0);
+    }
+    verdict.print("known of several layers at once");
+}
+
 /* The bound behind the scratch's size holds for every smaller call of either type. */
 static void test_scratch(void)
 {
@@ -344,6 +556,46 @@ static void test_refusals(void)
     tap_fails(mabn_norm_cuda_forward(&norm, &io), MABN_ERR_UNSUPPORTED, "float32", "float64");
 }
 
+static void test_join_refusals(void)
+{
+    struct mabn_norm_options o = options_of(MABN_NORM_MABN, MABN_WINDOW_SUBBATCH);
+    struct mabn_norm norm, bn;
+    struct mabn_norm_cuda_join join;
+    struct mabn_norm_cuda_io io = {};
+    float word[4] = {0};
+
+    o.norm_batch = 2;
+    tap_status(mabn_norm_init(&norm, &o, 8), "a norm");
+    o.kind = MABN_NORM_BN;
+    tap_status(mabn_norm_init(&bn, &o, 8), "another");
+    tap_ok(mabn_norm_cuda_can_join(&norm, 2), "MABN of one run joins");
+    tap_ok(!mabn_norm_cuda_can_join(&norm, 3), "of two it does not");
+    tap_ok(!mabn_norm_cuda_can_join(&bn, 2), "nor does BN");
+    tap_fails(mabn_norm_cuda_join_init(&join, &bn, word, word, word, word, word), MABN_ERR_ARG,
+              "not bn", "an entry for BN");
+    io.samples = 2;
+    io.positions = 1;
+    io.gamma = io.beta = io.square = word;
+    io.state = io.scratch = io.saved = word;
+    io.x = &word[1];
+    io.y = &word[2];
+    tap_fails(mabn_norm_cuda_forward(&norm, &io), MABN_ERR_ARG, "known", "square without known");
+    io.known = true;
+    tap_fails(mabn_norm_cuda_forward(&bn, &io), MABN_ERR_ARG, "not bn", "BN with square");
+    io.residual = io.y;
+    tap_fails(mabn_norm_cuda_forward(&norm, &io), MABN_ERR_ARG, "residual", "y over residual");
+    io.dot = word;
+    io.dy = &word[2];
+    io.dx = &word[3];
+    io.dresidual = &word[1];
+    tap_fails(mabn_norm_cuda_backward(&norm, &io), MABN_ERR_ARG, "dresidual", "dresidual apart");
+    io.dresidual = io.dx = &word[2];
+    tap_fails(mabn_norm_cuda_backward(&norm, &io), MABN_ERR_ARG, "differ", "dx over dresidual");
+    io.samples = 3;
+    tap_fails(mabn_norm_cuda_forward(&norm, &io), MABN_ERR_ARG, "of 2", "forward of two runs");
+    tap_fails(mabn_norm_cuda_backward(&norm, &io), MABN_ERR_ARG, "of 2", "backward of two runs");
+}
+
 int main(void)
 {
     if (!gpu_ready()) return tap_done();
@@ -352,7 +604,11 @@ int main(void)
     test_kind(MABN_NORM_MABN, MABN_WINDOW_ITERATION);
     test_scaler(MABN_WINDOW_SUBBATCH);
     test_scaler(MABN_WINDOW_ITERATION);
+    test_joined(MABN_WINDOW_SUBBATCH);
+    test_joined(MABN_WINDOW_ITERATION);
+    test_known();
     test_scratch();
     test_refusals();
+    test_join_refusals();
     return tap_done();
 }
