@@ -1,8 +1,7 @@
 /* Crop, resize, colour, flip, normalize: see augment.h for the steps and their order.
  *
  * The crop is chosen from the picture's size alone, before decoding, so that only what it needs is
- * decoded. Normalization is one look-up per value (a table of 256 floats a channel), which keeps it
- * exact for every mean and deviation and makes lighting, channel order and flip free. */
+ * decoded. The last steps, from lighting to floats, are finish.h's. */
 #include "image/augment.h"
 
 #include <math.h>
@@ -13,16 +12,16 @@
 #include "base/rng.h"
 #include "image/codec.h"
 #include "image/colour.h"
+#include "image/finish.h"
 
 struct mabn_augmenter {
     struct mabn_augment a;
     struct mabn_decoder *decoder;
     struct mabn_resizer *resizer;
+    struct mabn_finisher *finisher;
     struct mabn_image decoded; /* the part of the file that was needed */
     struct mabn_image sized;   /* at the output's size */
-    float table[3][256];       /* value → output, by output channel */
-    float lit[3][256];         /* the same behind this sample's lighting … */
-    uint8_t lit_bytes[3][256]; /* … and that alone */
+    uint8_t lit[3][256];       /* this sample's lighting, by output channel */
     bool bytes;                /* write these, not floats */
 };
 
@@ -191,13 +190,18 @@ bool mabn_augment_has_bytes(const struct mabn_augment *a)
     return !(a->erase > 0); /* which puts normalized zeros */
 }
 
+static struct mabn_normalization normalization(const struct mabn_augment *a)
+{
+    struct mabn_normalization n = {.channels = a->channels, .range = a->range};
+    memcpy(n.mean, a->mean, sizeof n.mean);
+    memcpy(n.deviation, a->deviation, sizeof n.deviation);
+    return n;
+}
+
 void mabn_augment_table(const struct mabn_augment *a, float table[3][256])
 {
-    for (int c = 0; c < 3; c++)
-        for (int v = 0; v < 256; v++) {
-            const float x = (float)v * (float)a->range / 255.0f;
-            table[c][v] = (x - a->mean[c]) / a->deviation[c];
-        }
+    const struct mabn_normalization n = normalization(a);
+    mabn_normalization_table(&n, table);
 }
 
 /* ---- life ---- */
@@ -205,10 +209,11 @@ void mabn_augment_table(const struct mabn_augment *a, float table[3][256])
 struct mabn_augmenter *mabn_augmenter_new(const struct mabn_augment *augment)
 {
     struct mabn_augmenter *g = mabn_xcalloc(1, sizeof *g);
+    const struct mabn_normalization n = normalization(augment);
     g->a = *augment;
     g->decoder = mabn_decoder_new();
     g->resizer = mabn_resizer_new();
-    mabn_augment_table(augment, g->table);
+    g->finisher = mabn_finisher_new(&n);
     return g;
 }
 
@@ -222,6 +227,7 @@ void mabn_augmenter_free(struct mabn_augmenter *g)
     if (!g) return;
     mabn_decoder_free(g->decoder);
     mabn_resizer_free(g->resizer);
+    mabn_finisher_free(g->finisher);
     mabn_image_release(&g->decoded);
     mabn_image_release(&g->sized);
     free(g);
@@ -432,8 +438,7 @@ static void light_tables(struct mabn_augmenter *g, const struct mabn_augment_key
         const float shift = row[0] * alpha[0] + row[1] * alpha[1] + row[2] * alpha[2];
         for (int v = 0; v < 256; v++) {
             const float x = ((float)v / 255.0f + shift) * 255.0f;
-            g->lit_bytes[c][v] = x <= 0 ? 0 : x >= 255 ? 255 : (uint8_t)x;
-            g->lit[c][v] = g->table[c][g->lit_bytes[c][v]];
+            g->lit[c][v] = x <= 0 ? 0 : x >= 255 ? 255 : (uint8_t)x;
         }
     }
 }
@@ -466,47 +471,7 @@ static void jitter(struct mabn_image *image, const struct mabn_augment *a, struc
     }
 }
 
-/* ---- to floats ---- */
-
-static void normalize_gray(float *out, const struct mabn_image *in, bool flip,
-                           const float table[256])
-{
-    const int w = in->width;
-    for (int y = 0; y < in->height; y++, out += w) {
-        const uint8_t *row = in->pixels + (size_t)y * w;
-        for (int x = 0; x < w; x++)
-            out[x] = table[row[flip ? w - 1 - x : x]];
-    }
-}
-
-static void normalize_colour(float *out, const struct mabn_image *in, bool flip, bool bgr,
-                             const float table[3][256])
-{
-    const int w = in->width, step = flip ? -3 : 3;
-    const int c0 = bgr ? 2 : 0, c2 = bgr ? 0 : 2;
-    for (int y = 0; y < in->height; y++) {
-        const uint8_t *p = in->pixels + (size_t)y * w * 3 + (flip ? (size_t)(w - 1) * 3 : 0);
-        for (int x = 0; x < w; x++, p += step, out += 3) {
-            out[0] = table[0][p[c0]];
-            out[1] = table[1][p[1]];
-            out[2] = table[2][p[c2]];
-        }
-    }
-}
-
-/* The bytes that would be normalized; lit NULL: as they are. */
-static void write_bytes(uint8_t *out, const struct mabn_image *in, bool flip, bool bgr,
-                        const uint8_t lit[3][256])
-{
-    const int w = in->width, n = in->channels, step = flip ? -n : n;
-    const int at[3] = {bgr && n == 3 ? 2 : 0, 1, bgr ? 0 : 2};
-    for (int y = 0; y < in->height; y++) {
-        const uint8_t *p = in->pixels + (size_t)y * w * n + (flip ? (size_t)(w - 1) * n : 0);
-        for (int x = 0; x < w; x++, p += step, out += n)
-            for (int c = 0; c < n; c++)
-                out[c] = lit ? lit[c][p[at[c]]] : p[at[c]];
-    }
-}
+/* ---- the output ---- */
 
 /* torchvision's RandomErasing with value 0. */
 static void erase(float *out, const struct mabn_augment *a, struct mabn_rng *rng)
@@ -542,15 +507,15 @@ static mabn_status run(struct mabn_augmenter *g, void *out, const struct picture
     if (pixels->channels != a->channels) MABN_TRY(mabn_image_set_channels(&g->sized, a->channels));
     if (a->lighting > 0) light_tables(g, key);
     if (jitters) jitter(pixels == &g->sized ? &g->sized : &g->decoded, a, &rng);
-    const bool flip = a->flip > 0 && mabn_rng_uniform(&rng) < a->flip;
-    const bool lights = a->lighting > 0 && a->channels == 3;
+    const struct mabn_finish finish = {
+        .flip = a->flip > 0 && mabn_rng_uniform(&rng) < a->flip,
+        .swap = a->bgr,
+        .lit = a->lighting > 0 ? (const uint8_t(*)[256])g->lit : NULL,
+    };
     if (g->bytes)
-        write_bytes(out, pixels, flip, a->bgr, lights ? (const uint8_t(*)[256])g->lit_bytes : NULL);
-    else if (a->channels == 1)
-        normalize_gray(out, pixels, flip, g->table[0]);
+        mabn_finish_bytes(out, pixels, &finish);
     else
-        normalize_colour(out, pixels, flip, a->bgr,
-                         (const float(*)[256])(a->lighting > 0 ? g->lit : g->table));
+        mabn_finish_floats(g->finisher, out, pixels, &finish);
     if (!g->bytes && a->erase > 0 && mabn_rng_uniform(&rng) < a->erase) erase(out, a, &rng);
     return MABN_OK;
 }
