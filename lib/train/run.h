@@ -10,6 +10,7 @@
 #include "train/evaluate.h"
 #include "train/jsonl.h"
 #include "train/model_file.h"
+#include "train/pace.h"
 #include "train/train.h"
 
 MABN_BEGIN_DECLS
@@ -45,7 +46,7 @@ struct mabn_run {
     int64_t last_saved_step;
     struct mabn_jsonl metrics, copy, stats;
     struct mabn_progress *progress;
-    double line_time, line_wait; /* when the last step line was written, and the wait until then */
+    struct mabn_pace pace;
 };
 
 /* setup.c: open, decide and build everything; tell the user what was decided. */

@@ -58,8 +58,10 @@ static mabn_status log_steps(struct mabn_run *run, double lr)
     struct mabn_loader_stats stats;
     struct mabn_str line;
     struct mabn_meter *m = &run->meter;
-    double now = mabn_now(), seconds = now - run->line_time;
     mabn_loader_stats(run->loader, &stats);
+    struct mabn_pace_span span =
+        mabn_pace_line(&run->pace, mabn_now(), stats.wait_seconds, steps_done(run), run->step);
+    double images = (double)span.steps * run->options->batch;
     double n = m->images > 0 ? m->images : 1;
     open_line(&line, run, "step");
     add_number(&line, "loss", m->loss / n);
@@ -67,14 +69,11 @@ static mabn_status log_steps(struct mabn_run *run, double lr)
     add_number(&line, "top5", 100 * m->top5 / n);
     mabn_str_add(&line, ",\"lr\":");
     mabn_str_add_float(&line, (float)lr);
-    add_number(&line, "images_s", round(10 * n / seconds) / 10);
-    add_number(&line, "data_wait",
-               round(1e4 * fmin(1, (stats.wait_seconds - run->line_wait) / seconds)) / 1e4);
+    add_number(&line, "images_s", round(10 * images / span.seconds) / 10);
+    add_number(&line, "data_wait", round(1e4 * fmin(1, span.waited / span.seconds)) / 1e4);
     mabn_str_printf(&line, ",\"memory\":%llu", (unsigned long long)mabn_peak_memory());
     mabn_progress_note(run->progress, "loss %.3f, top-1 %.1f %%", m->loss / n, 100 * m->top1 / n);
     *m = (struct mabn_meter){0};
-    run->line_time = now;
-    run->line_wait = stats.wait_seconds;
     return close_line(&line, run);
 }
 
@@ -199,7 +198,7 @@ static mabn_status validate(struct mabn_run *run)
     add_number(&line, "seconds", round(result.seconds * 1000) / 1000);
     mabn_verbose("step %lld: validation loss %.4f, top-1 %.2f %%, top-5 %.2f %%",
                  (long long)run->step, result.loss, result.top1, result.top5);
-    run->line_time += mabn_now() - start; /* images/s is of training alone */
+    mabn_pace_pause(&run->pace, mabn_now() - start); /* images/s is of training alone */
     return close_line(&line, run);
 }
 
@@ -212,7 +211,7 @@ static mabn_status save(struct mabn_run *run)
     if (!finite) return not_finite(run, "a weight is not finite", run->step);
     double start = mabn_now();
     MABN_TRY(mabn_run_save(run));
-    run->line_time += mabn_now() - start;
+    mabn_pace_pause(&run->pace, mabn_now() - start);
     return MABN_OK;
 }
 
@@ -262,7 +261,7 @@ mabn_status mabn_train(const struct mabn_train_options *options)
     }
     run.progress = mabn_progress_new("training", "steps", (uint64_t)(run.steps - run.step));
     MABN_TRY_GOTO(log_ends(&run, "start"), out);
-    run.line_time = mabn_now();
+    mabn_pace_start(&run.pace, mabn_now(), run.first_step);
     MABN_TRY_GOTO(train_steps(&run), out);
     MABN_TRY_GOTO(mabn_run_save_model(&run), out);
     status = log_ends(&run, "end");

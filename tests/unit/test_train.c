@@ -1,4 +1,4 @@
-/* Schedules, logs that survive kills, prediction lines, model files. */
+/* Schedules, paces, logs that survive kills, prediction lines, model files. */
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -9,6 +9,7 @@
 #include "train/evaluate.h"
 #include "train/jsonl.h"
 #include "train/model_file.h"
+#include "train/pace.h"
 #include "train/schedule.h"
 
 static char folder[] = "/tmp/mabn-test-train-XXXXXX";
@@ -34,6 +35,30 @@ static void schedules(void)
     tap_close(mabn_schedule_lr(&s, 600), 0, 1e-16, "and ends at 0");
     s.warmup = s.steps = 5;
     tap_ok(mabn_schedule_lr(&s, 4) == 0.1, "a warm-up as long as the run");
+}
+
+static bool is_span(struct mabn_pace_span span, int steps, double seconds, double waited)
+{
+    return span.steps == steps && span.seconds == seconds && span.waited == waited;
+}
+
+/* A step a second from 100 s on, of which a quarter is waited; results come a step late. */
+static void paces(void)
+{
+    struct mabn_pace pace;
+    mabn_pace_start(&pace, 100, 7);
+    tap_ok(is_span(mabn_pace_line(&pace, 101, 0.25, 8, 9), 1, 1, 0.25), "pace: the first line");
+    tap_ok(is_span(mabn_pace_line(&pace, 103, 0.75, 10, 11), 2, 2, 0.5), "two steps on");
+    struct mabn_pace_span span = mabn_pace_line(&pace, 103.0625, 0.75, 11, 11);
+    tap_ok(is_span(span, 3, 2.0625, 0.5), "a result that came at once tells of both");
+    span = mabn_pace_line(&pace, 103.125, 0.75, 12, 11);
+    tap_ok(is_span(span, 4, 2.125, 0.5), "and a third of all");
+    mabn_pace_pause(&pace, 10);
+    tap_ok(is_span(mabn_pace_line(&pace, 114.125, 1, 13, 14), 1, 1, 0.25),
+           "what comes after tells of itself, without the pause");
+    mabn_pace_start(&pace, 200, 20);
+    tap_ok(is_span(mabn_pace_line(&pace, 204, 0, 24, 24), 4, 4, 0), "results that are not late");
+    tap_ok(is_span(mabn_pace_line(&pace, 206, 0, 26, 26), 2, 2, 0), "each tell of themselves");
 }
 
 static void logs(void)
@@ -152,6 +177,7 @@ int main(void)
     if (!mkdtemp(folder)) return 1;
     snprintf(path, sizeof path, "%s/file", folder);
     schedules();
+    paces();
     logs();
     predictions();
     inputs();

@@ -1,0 +1,25 @@
+/* How fast the steps are: see pace.h. */
+#include "train/pace.h"
+
+void mabn_pace_start(struct mabn_pace *pace, double time, int64_t done)
+{
+    *pace = (struct mabn_pace){.done = done, .begun = done, .time = time};
+}
+
+void mabn_pace_pause(struct mabn_pace *pace, double seconds)
+{
+    pace->time += seconds;
+}
+
+struct mabn_pace_span mabn_pace_line(struct mabn_pace *pace, double time, double waited,
+                                     int64_t done, int64_t begun)
+{
+    struct mabn_pace_span span = {done - pace->done, time - pace->time, waited - pace->waited};
+    if (begun == pace->begun) {
+        span.steps += pace->span.steps;
+        span.seconds += pace->span.seconds;
+        span.waited += pace->span.waited;
+    }
+    *pace = (struct mabn_pace){span, done, begun, time, waited};
+    return span;
+}
