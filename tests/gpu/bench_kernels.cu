@@ -138,9 +138,13 @@ static void *piece(const struct bench *b, int which, int i, size_t bytes)
 
 /* ---- kernels alone, one run of all samples ---- */
 
-static const char *const kernel_names[] = {
-    "copy",         "square",       "moments",    "apply",     "apply+residual",
-    "apply+square", "grad moments", "grad apply", "grad mabn", "grad apply+residual"};
+static const char *const kernel_names[] = {"copy",           "square",
+                                           "moments",        "apply",
+                                           "apply+residual", "apply+square",
+                                           "grad moments",   "grad moments+residual",
+                                           "grad apply",     "grad apply, no mask",
+                                           "grad mabn",      "grad mabn, no mask",
+                                           "grad mabn+sum"};
 enum { KERNELS = sizeof kernel_names / sizeof *kernel_names };
 
 static void bench_kernels(struct bench *b, const struct bench_shape *s, int batch,
@@ -163,6 +167,19 @@ static void bench_kernels(struct bench *b, const struct bench_shape *s, int batc
 
     gpu_check(cudaMemset(coef.p, 0x3f, coef.bytes), "cudaMemset"); /* 0.747: zeros run faster */
     snprintf(shape, sizeof shape, "%dx%dx%dx%d", batch, s->side, s->side, s->channels);
+    auto grad = [&](int i, enum mabn_mask mask) {
+        const struct mabn_cuda_grad in = {piece(b, 0, i, bytes),
+                                          piece(b, 1, i, bytes),
+                                          piece(b, 2, i, bytes),
+                                          affine,
+                                          NULL,
+                                          mask};
+        return in;
+    };
+    auto grad_apply = [&](int i, enum mabn_mask mask, const float *r) {
+        const struct mabn_cuda_grad in = grad(i, mask);
+        return mabn_cuda_grad_apply(piece(b, 3, i, bytes), NULL, &in, k, k, r, 0, &rows, b->stream);
+    };
     const struct {
         double arrays;
         std::function<mabn_status(int)> work;
@@ -213,39 +230,25 @@ static void bench_kernels(struct bench *b, const struct bench_shape *s, int batc
          }},
         {2,
          [&](int i) {
-             struct mabn_cuda_grad in = {
-                 piece(b, 0, i, bytes), piece(b, 1, i, bytes), NULL, affine, NULL, MABN_MASK_X};
+             const struct mabn_cuda_grad in = grad(i, MABN_MASK_X);
              return mabn_cuda_grad_moments((float *)sum.p, (float *)square.p, NULL, &in, &rows,
                                            b->stream);
          }},
+        {4,
+         [&](int i) {
+             const struct mabn_cuda_grad in = grad(i, MABN_MASK_Y);
+             return mabn_cuda_grad_moments((float *)sum.p, (float *)square.p, piece(b, 3, i, bytes),
+                                           &in, &rows, b->stream);
+         }},
+        {3, [&](int i) { return grad_apply(i, MABN_MASK_X, k); }},
+        {3, [&](int i) { return grad_apply(i, MABN_MASK_NONE, k); }},
+        {3, [&](int i) { return grad_apply(i, MABN_MASK_X, NULL); }},
+        {3, [&](int i) { return grad_apply(i, MABN_MASK_NONE, NULL); }},
         {3,
          [&](int i) {
-             struct mabn_cuda_grad in = {
-                 piece(b, 0, i, bytes), piece(b, 1, i, bytes), NULL, affine, NULL, MABN_MASK_X};
-             return mabn_cuda_grad_apply(piece(b, 2, i, bytes), NULL, &in, k, k, k, 0, &rows,
-                                         b->stream);
-         }},
-        {3,
-         [&](int i) { /* MABN's */
-                      struct mabn_cuda_grad in = {piece(b, 0, i, bytes),
-                                                  piece(b, 1, i, bytes),
-                                                  NULL,
-                                                  affine,
-                                                  NULL,
-                                                  MABN_MASK_X};
-                      return mabn_cuda_grad_apply(piece(b, 2, i, bytes), NULL, &in, k, k, NULL, 0,
-                                                  &rows, b->stream);
-         }},
-        {5,
-         [&](int i) {
-             struct mabn_cuda_grad in = {piece(b, 0, i, bytes),
-                                         piece(b, 1, i, bytes),
-                                         piece(b, 2, i, bytes),
-                                         affine,
-                                         NULL,
-                                         MABN_MASK_Y};
-             return mabn_cuda_grad_apply(piece(b, 3, i, bytes), piece(b, 0, i, bytes), &in, k, k, k,
-                                         0, &rows, b->stream);
+             const struct mabn_cuda_grad in = grad(i, MABN_MASK_NONE);
+             return mabn_cuda_grad_apply_sum(piece(b, 3, i, bytes), (float *)sum.p, &in, k, k,
+                                             &rows, b->stream);
          }},
     };
     for (int i = 0; i < KERNELS; i++) {
@@ -264,7 +267,8 @@ struct layer_case {
     enum mabn_norm_kind kind;
     int norm_batch;
     bool known;
-    double forward, backward; /* arrays that must move */
+    double forward, backward; /* arrays that must move; 0: none */
+    bool residual, joined;
 };
 static const struct layer_case layers[] = {
     {"bn", MABN_NORM_BN, 0, false, 3, 5},
@@ -275,7 +279,29 @@ static const struct layer_case layers[] = {
     {"gn", MABN_NORM_GN, 0, false, 3, 5},
     {"ln", MABN_NORM_LN, 0, false, 3, 5},
     {"in", MABN_NORM_IN, 0, false, 3, 5},
+    {"bn+residual", MABN_NORM_BN, 0, false, 4, 7, true},
+    {"mabn+residual known", MABN_NORM_MABN, 0, true, 3, 7, true},
+    {"gn+residual", MABN_NORM_GN, 0, false, 4, 7, true},
+    {"mabn joined", MABN_NORM_MABN, 0, true, 0, 3, false, true},
 };
+
+/* The convolutions have done their part. */
+static void join(struct bench *b, const struct mabn_norm *norm, struct mabn_norm_cuda_io *io,
+                 const float *sums)
+{
+    struct mabn_norm_cuda_join entry;
+    gpu_bytes affine(2 * norm->channels * sizeof(float));
+    float *a = (float *)affine.p;
+
+    io->square = io->dot = sums;
+    if (mabn_norm_cuda_join_init(&entry, norm, io->state, io->gamma, io->beta, a,
+                                 a + norm->channels))
+        gpu_check(cudaErrorUnknown, mabn_error_message());
+    gpu_values<struct mabn_norm_cuda_join> list({entry});
+    if (mabn_norm_cuda_known(list.at(), 1, norm->channels, b->stream))
+        gpu_check(cudaErrorUnknown, mabn_error_message());
+    gpu_check(cudaStreamSynchronize(b->stream), "known");
+}
 
 static void bench_layer(struct bench *b, const struct layer_case *l, const struct bench_shape *s,
                         int batch, enum mabn_dtype dtype, double *total)
@@ -299,6 +325,8 @@ static void bench_layer(struct bench *b, const struct layer_case *l, const struc
     gpu_bytes saved(mabn_norm_saved_bytes(&norm, batch));
     gpu_bytes scratch(mabn_norm_cuda_scratch_bytes(&norm, batch, positions));
     gpu_bytes dgamma(s->channels * sizeof(float)), dbeta(s->channels * sizeof(float));
+    gpu_values<float> sums(/* as of numbers of -1…1 */
+                           std::vector<float>((size_t)s->channels, (float)(batch * positions) / 3));
     io.samples = batch;
     io.positions = positions;
     io.dtype = dtype;
@@ -312,21 +340,25 @@ static void bench_layer(struct bench *b, const struct layer_case *l, const struc
     io.dgamma = (float *)dgamma.p;
     io.dbeta = (float *)dbeta.p;
     io.stream = b->stream;
+    if (l->joined) join(b, &norm, &io, sums.at());
     snprintf(shape, sizeof shape, "%dx%dx%dx%d", batch, s->side, s->side, s->channels);
 
     double seconds = seconds_of(b, [&](int i) {
         io.x = piece(b, 0, i, bytes);
         io.y = piece(b, 1, i, bytes);
+        io.residual = l->residual ? piece(b, 2, i, bytes) : NULL;
         return mabn_norm_cuda_forward(&norm, &io);
     });
     snprintf(name, sizeof name, "%s forward", l->name);
-    line(b, name, dtype, shape, seconds, l->forward * (double)bytes, s->count, bytes >= LARGE);
+    line(b, name, dtype, shape, seconds, l->forward * (double)bytes, l->joined ? 0 : s->count,
+         bytes >= LARGE);
     total[0] += seconds * s->count;
-    io.y = NULL;
     seconds = seconds_of(b, [&](int i) {
         io.x = piece(b, 0, i, bytes);
         io.dy = piece(b, 1, i, bytes);
         io.dx = piece(b, 2, i, bytes);
+        io.y = l->residual ? piece(b, 3, i, bytes) : NULL;
+        io.dresidual = l->residual ? piece(b, 1, i, bytes) : NULL; /* as a block has it: dy */
         return mabn_norm_cuda_backward(&norm, &io);
     });
     snprintf(name, sizeof name, "%s backward", l->name);
