@@ -27,7 +27,10 @@ MABN_BEGIN_DECLS
  * A normalization whose map y → a·y + b is known before its batch is measured (MABN, norm_cuda.h's
  * `known`) can be done by the convolutions at its sides, which hold the values in registers anyway:
  * the one before it applies the map and adds up what the next map needs, the one behind it adds up
- * what the gradient needs while it writes it. Each saves passes over memory. */
+ * what the gradient needs while it writes it. Each saves passes over memory.
+ *
+ * The price: cuDNN compiles a kernel for each, a second or more, and that adds the sums with atomics:
+ * `square` and `dot` repeat to rounding, not bit for bit. The plain kernels' repeat. */
 
 /* Training: mabn_conv_cuda_forward_norm will be called too. */
 struct mabn_conv_cuda_after {

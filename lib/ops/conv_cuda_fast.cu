@@ -31,6 +31,7 @@ struct mabn_conv_fast {
     bool swap;                  /* the product's first factor is b */
     struct mabn_cudnn_plan *plan;
     int ids[ARRAYS]; /* in the plan; -1: not there */
+    size_t sum_bytes;
 };
 
 namespace
@@ -72,6 +73,32 @@ struct mabn_conv_fast *new_way(const struct layer *l)
     for (int &id : way->ids)
         id = -1;
     return way;
+}
+
+/* How many values an array has. */
+size_t count_of(const struct layer *l, int array)
+{
+    const size_t x = (size_t)(l->s.n * l->s.h * l->s.w * l->s.in);
+    const size_t y = (size_t)(l->s.n * l->oh * l->ow * l->s.out);
+    const size_t w = (size_t)(l->s.out * l->s.in * l->s.kernel * l->s.kernel);
+    const bool data = l->direction == MABN_CUDNN_DATA, filter = l->direction == MABN_CUDNN_FILTER;
+
+    switch (array) {
+    case OUT:
+        return data ? x : filter ? w : y;
+    case A:
+        return data ? y : x;
+    case B:
+        return filter ? y : w;
+    case Z:
+    case RESIDUAL:
+        return y;
+    case X:
+    case Y:
+        return x;
+    default:
+        return (size_t)(data ? l->s.in : l->s.out);
+    }
 }
 
 /* ---- cuDNN ---- */
@@ -143,6 +170,7 @@ void draw_sum(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn_con
 
     mabn_cudnn_pointwise(g, CUDNN_POINTWISE_MUL, product, a, b);
     way->ids[SUM] = channels(g, l);
+    way->sum_bytes = count_of(l, SUM) * sizeof(float);
     mabn_cudnn_sum(g, way->ids[SUM], product);
 }
 
@@ -338,32 +366,6 @@ mabn_status first_way(const struct layer *l, ways *all)
     return mabn_error_attach(MABN_ERR_UNSUPPORTED, reason);
 }
 
-/* How many values an array has. */
-size_t count_of(const struct layer *l, int array)
-{
-    const size_t x = (size_t)(l->s.n * l->s.h * l->s.w * l->s.in);
-    const size_t y = (size_t)(l->s.n * l->oh * l->ow * l->s.out);
-    const size_t w = (size_t)(l->s.out * l->s.in * l->s.kernel * l->s.kernel);
-    const bool data = l->direction == MABN_CUDNN_DATA, filter = l->direction == MABN_CUDNN_FILTER;
-
-    switch (array) {
-    case OUT:
-        return data ? x : filter ? w : y;
-    case A:
-        return data ? y : x;
-    case B:
-        return filter ? y : w;
-    case Z:
-    case RESIDUAL:
-        return y;
-    case X:
-    case Y:
-        return x;
-    default:
-        return (size_t)(data ? l->s.in : l->s.out);
-    }
-}
-
 /* Arrays of the right sizes, to time with. */
 struct arrays {
     void *p[ARRAYS], *workspace;
@@ -551,5 +553,9 @@ mabn_status mabn_conv_fast_run(const struct mabn_conv_fast *fast, const struct m
         ids[count] = fast->ids[i];
         pointers[count++] = const_cast<void *>(pointer_of(at, i));
     }
+    /* Its kernels add to what is there. */
+    if (fast->sum_bytes)
+        MABN_CUDA_TRY(cudaMemsetAsync(const_cast<void *>(pointer_of(at, SUM)), 0, fast->sum_bytes,
+                                      static_cast<cudaStream_t>(stream)));
     return mabn_cudnn_run(fast->plan, ids, pointers, count, workspace, stream);
 }

@@ -83,7 +83,7 @@ __device__ double dx_at(const T *dy, const T *weight, int64_t i, const struct si
     return sum;
 }
 
-/* The block's threads' values added up, for thread 0. */
+/* The block's threads' values added up; once in a kernel. */
 template <typename Shared> __device__ double block_sum(Shared &part, double value)
 {
     part[threadIdx.x] = value;
@@ -91,6 +91,7 @@ template <typename Shared> __device__ double block_sum(Shared &part, double valu
         __syncthreads();
         if ((int)threadIdx.x < half) part[threadIdx.x] += part[threadIdx.x + half];
     }
+    __syncthreads();
     return part[0];
 }
 

@@ -242,6 +242,15 @@ static void mabn_forward(struct drawing &d)
     d.point(CUDNN_POINTWISE_RELU_FWD, d.y(), z, -1);
     d.sum_of_products(y, y, false);
 }
+/* … z = relu(affine(y) + residual) */
+static void mabn_forward_add(struct drawing &d)
+{
+    const int y = d.y(), x = d.x(), sum = d.passing_y();
+    d.convolve(MABN_CUDNN_FORWARD, y, x, d.weight(args.dtype));
+    d.point(CUDNN_POINTWISE_ADD, sum, d.affine(y, false), d.y());
+    d.point(CUDNN_POINTWISE_RELU_FWD, d.y(), sum, -1);
+    d.sum_of_products(y, y, false);
+}
 /* The same without y in memory. */
 static void mabn_forward_only_z(struct drawing &d)
 {
@@ -273,19 +282,20 @@ static void data_mask(struct drawing &d)
     const int dx = data_passing(d), z = d.x();
     d.point(CUDNN_POINTWISE_RELU_BWD, d.x(), dx, z);
 }
-/* dz = dReLU(dx, z), and Σdz·z */
-static void data_mask_sum(struct drawing &d)
+/* MABN's backward: dz = dReLU(dx, affine(x)), Σdz·x. */
+static void mabn_backward(struct drawing &d)
 {
-    const int dx = data_passing(d), z = d.x(), dz = d.x();
-    d.point(CUDNN_POINTWISE_RELU_BWD, dz, dx, z);
-    d.sum_of_products(dz, z, true);
+    const int dx = data_passing(d), x = d.x(), dz = d.x();
+    d.point(CUDNN_POINTWISE_RELU_BWD, dz, dx, d.affine(x, true));
+    d.sum_of_products(dz, x, true);
 }
-static void data_add_mask_sum(struct drawing &d)
+/* … where there was a residual: dz = dReLU(dx + other, z) */
+static void mabn_backward_add(struct drawing &d)
 {
     const int dx = data_passing(d), other = d.x(), all = d.passing_x(), z = d.x(), dz = d.x();
     d.point(CUDNN_POINTWISE_ADD, all, dx, other);
     d.point(CUDNN_POINTWISE_RELU_BWD, dz, all, z);
-    d.sum_of_products(dz, z, true);
+    d.sum_of_products(dz, d.x(), true);
 }
 static int prologue(struct drawing &d)
 {
@@ -335,10 +345,11 @@ static const struct pattern {
     {"affine+relu+filter", prologue_filter, MABN_CUDNN_FILTER, false, false},
     {"affine+relu+filter>half", prologue_filter_bf16, MABN_CUDNN_FILTER, false, false},
     {"conv>y,z,sum y2", mabn_forward, MABN_CUDNN_FORWARD, false, true},
-    {"data+mask>dz,sum", data_mask_sum, MABN_CUDNN_DATA, false, true},
+    {"data+mask x>dz,sum", mabn_backward, MABN_CUDNN_DATA, false, true},
+    {"conv>y,z+add,sum y2", mabn_forward_add, MABN_CUDNN_FORWARD, false, true},
+    {"data+add+mask>dz,sum", mabn_backward_add, MABN_CUDNN_DATA, false, true},
     {"conv>y,sum y2", square_sum, MABN_CUDNN_FORWARD, false, true},
     {"conv>y,sums", statistics, MABN_CUDNN_FORWARD, false, true},
-    {"data+add+mask>dz,sum", data_add_mask_sum, MABN_CUDNN_DATA, false, true},
     {"conv+affine+relu", affine_relu, MABN_CUDNN_FORWARD, false, true},
     {"conv+affine+add+relu", affine_add_relu, MABN_CUDNN_FORWARD, false, true},
     {"data+add", data_add, MABN_CUDNN_DATA, false, true},

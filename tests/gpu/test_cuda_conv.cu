@@ -211,6 +211,193 @@ static void test_ends(enum mabn_dtype dtype)
     }
 }
 
+/* ---- with a normalization ---- */
+
+/* What a normalization before or behind a layer has, and what should come of the layer's passes
+ * with it. */
+struct joint {
+    const struct problem *p;
+    std::vector<float> a, b, residual; /* behind: (O), (O), like y */
+    std::vector<float> a0, b0, nx, ny; /* before: (I), (I), like x */
+    std::vector<float> z, square, dx, dot, square_scale, dot_scale;
+
+    explicit joint(const struct problem &problem) : p(&problem)
+    {
+        const size_t in = (size_t)p->shape.in, out = (size_t)p->shape.out;
+        a = gpu_random(out, 11, MABN_DTYPE_F32, 1, 0.3);
+        b = gpu_random(out, 12, MABN_DTYPE_F32, 0, 0.5);
+        residual = p->y_before;
+        a0 = gpu_random(in, 13, MABN_DTYPE_F32, 0.2, 1);
+        b0 = gpu_random(in, 14, MABN_DTYPE_F32, 0, 0.5);
+        nx = gpu_random(p->x.size(), 15, p->dtype, 0.3, 1);
+        ny = gpu_random(p->x.size(), 16, p->dtype, 0, 1);
+        b0[0] = 0;
+        for (size_t i = 0; i < nx.size(); i++) {
+            /* Zero is no passage; but for zero, far from where a rounding decides. */
+            if (i % 5 == 0) nx[i] = ny[i] = 0;
+            while (nx[i] != 0 && fabs(a0[i % in] * nx[i] + b0[i % in]) < 1e-2)
+                nx[i] = gpu_round(nx[i] + 0.25f, p->dtype);
+        }
+        for (size_t c = 1; c < in; c++)
+            if (fabs(b0[c]) < 1e-2) b0[c] = 0.5;
+    }
+
+    void forward(bool with_residual, bool relu)
+    {
+        const std::vector<float> y = p->inferred(false, false, false);
+        std::vector<double> sums(a.size());
+
+        z.resize(y.size());
+        for (size_t i = 0; i < y.size(); i++) {
+            const size_t o = i % a.size();
+            z[i] = a[o] * y[i] + b[o] + (with_residual ? residual[i] : 0);
+            if (relu && z[i] < 0) z[i] = 0;
+            sums[o] += (double)y[i] * y[i];
+        }
+        square.assign(sums.begin(), sums.end());
+        square_scale = square;
+    }
+    void backward(bool add, enum mabn_conv_mask mask)
+    {
+        std::vector<double> sums(a0.size()), sizes(a0.size());
+
+        dx = p->dx_want;
+        for (size_t i = 0; i < dx.size(); i++) {
+            const size_t c = i % a0.size();
+            if (!add) dx[i] -= p->dx[i];
+            if (mask == MABN_CONV_MASK_X && !(a0[c] * nx[i] + b0[c] > 0)) dx[i] = 0;
+            if (mask == MABN_CONV_MASK_Y && !(ny[i] > 0)) dx[i] = 0;
+            sums[c] += (double)dx[i] * nx[i];
+            sizes[c] += fabs((double)dx[i] * nx[i]);
+        }
+        dot.assign(sums.begin(), sums.end());
+        dot_scale.assign(sizes.begin(), sizes.end());
+    }
+};
+
+/* Sums' errors as shares of what was added up. */
+static double share(const std::vector<float> &got, const std::vector<float> &want,
+                    const std::vector<float> &scale)
+{
+    double worst = 0;
+
+    for (size_t i = 0; i < want.size(); i++) {
+        const double e = fabs((double)got[i] - want[i]) / (scale[i] + 1e-3);
+        if (!(e <= worst)) worst = std::isnan(e) ? INFINITY : e;
+    }
+    return worst;
+}
+
+/* A library may multiply the value that it rounded already. */
+static double share_tolerance(enum mabn_dtype dtype, const char *by)
+{
+    return strcmp(by, "plain") ? 2 * gpu_tolerance(dtype) : 1e-5;
+}
+
+/* Whether a pass must be joined: plain always; pretended without a residual and an addition. */
+static void expect_joined(const struct layer &layer, enum mabn_conv_pass pass, bool add,
+                          struct gpu_verdict *verdict)
+{
+    const bool plain = !strcmp(
+        layer.by(pass == MABN_CONV_FORWARD_NORM ? MABN_CONV_FORWARD : MABN_CONV_BACKWARD_DATA),
+        "plain");
+    const bool joins = mabn_conv_cuda_joins(layer.conv, pass);
+
+    if (plain || !on_gpu) verdict->add("is joined", joins == (plain || !add) ? 0 : 1, 0);
+    verdict->add("says so", (strcmp(layer.by(pass), "none") != 0) == joins ? 0 : 1, 0);
+}
+
+static void test_forward_norm(struct joint &j, struct mabn_device *device, bool residual, bool relu)
+{
+    const struct problem &p = *j.p;
+    struct mabn_conv_cuda_options options = options_of(p.dtype, true);
+    gpu_array x(p.x, p.dtype), w(p.w, p.dtype), y(p.y.size(), p.dtype), z(p.y.size(), p.dtype);
+    gpu_array r(j.residual, p.dtype);
+    gpu_values<float> a(j.a), b(j.b), square(std::vector<float>(j.a.size(), NAN));
+    struct gpu_verdict verdict;
+    char what[80];
+
+    options.after = {true, residual, relu};
+    struct layer layer(device, p.shape, options);
+    const char *const by = layer.by(MABN_CONV_FORWARD_NORM);
+    const struct mabn_conv_cuda_norm_out norm = {z.p, residual ? r.p : NULL, a.at(), b.at(),
+                                                 square.at()};
+    const bool failed = mabn_conv_cuda_forward_norm(layer.conv, y.p, x.p, w.p, &norm,
+                                                    layer.workspace->p, NULL) != MABN_OK;
+    expect_joined(layer, MABN_CONV_FORWARD_NORM, residual, &verdict);
+    if (failed == mabn_conv_cuda_joins(layer.conv, MABN_CONV_FORWARD_NORM))
+        verdict.add(failed ? mabn_error_message() : "runs, although not joined", 1, 0);
+    if (!failed) {
+        j.forward(residual, relu);
+        verdict.add("y", y.values(), p.inferred(false, false, false), tolerance(p.dtype, by));
+        verdict.add("z", z.values(), j.z, 2 * tolerance(p.dtype, by));
+        verdict.add("square", share(square.values(), j.square, j.square_scale),
+                    share_tolerance(p.dtype, by));
+    }
+    snprintf(what, sizeof what, "forward+norm%s%s", residual ? "+residual" : "",
+             relu ? "+relu" : "");
+    verdict.print(p.name(what, by).c_str());
+}
+
+static void test_backward_norm(struct joint &j, struct mabn_device *device, bool add,
+                               enum mabn_conv_mask mask)
+{
+    static const char *const masks[] = {"", "+mask of x", "+mask of y"};
+    const struct problem &p = *j.p;
+    struct mabn_conv_cuda_options options = options_of(p.dtype, true);
+    gpu_array dy(p.dy, p.dtype), w(p.w, p.dtype), dx_added(p.dx, p.dtype);
+    gpu_array dx_alone(p.dx.size(), p.dtype), nx(j.nx, p.dtype), ny(j.ny, p.dtype);
+    gpu_array &dx = add ? dx_added : dx_alone;
+    gpu_values<float> a(j.a0), b(j.b0), dot(std::vector<float>(j.a0.size(), NAN));
+    const bool of_x = mask == MABN_CONV_MASK_X;
+    struct gpu_verdict verdict;
+    char what[80];
+
+    options.before = {true, add, mask};
+    struct layer layer(device, p.shape, options);
+    const char *const by = layer.by(MABN_CONV_BACKWARD_NORM);
+    const struct mabn_conv_cuda_norm_in norm = {nx.p, mask == MABN_CONV_MASK_Y ? ny.p : NULL,
+                                                of_x ? a.at() : NULL, of_x ? b.at() : NULL,
+                                                dot.at()};
+    const bool failed = mabn_conv_cuda_backward_norm(layer.conv, dx.p, dy.p, w.p, &norm,
+                                                     layer.workspace->p, NULL) != MABN_OK;
+    expect_joined(layer, MABN_CONV_BACKWARD_NORM, add, &verdict);
+    if (failed == mabn_conv_cuda_joins(layer.conv, MABN_CONV_BACKWARD_NORM))
+        verdict.add(failed ? mabn_error_message() : "runs, although not joined", 1, 0);
+    if (!failed) {
+        j.backward(add, mask);
+        verdict.add("dx", dx.values(), j.dx, 2 * tolerance(p.dtype, by));
+        verdict.add("dot", share(dot.values(), j.dot, j.dot_scale), share_tolerance(p.dtype, by));
+    }
+    snprintf(what, sizeof what, "backward+norm%s%s", add ? "+add" : "", masks[mask]);
+    verdict.print(p.name(what, by).c_str());
+}
+
+/* Every kind of normalization. cuDNN compiles a kernel for each, a second or more: on a GPU it is
+ * asked for those that it may have, in one type. */
+static void test_joined(const struct mabn_conv_shape &shape, enum mabn_dtype dtype)
+{
+    const bool ask =
+        !on_gpu || (dtype == MABN_DTYPE_BF16 && shape.in % 8 == 0 && shape.out % 8 == 0);
+    struct problem p(shape, dtype);
+    int order = 0;
+
+    p.solve();
+    struct joint j(p);
+    for (struct mabn_device *device : {(struct mabn_device *)NULL, gpu}) {
+        if (device && !ask) continue;
+        for (int which = 0; which < 4; which++) {
+            gpu_order(order++);
+            test_forward_norm(j, device, which & 1, which & 2);
+        }
+        for (int which = 0; which < 6; which++) {
+            gpu_order(order++);
+            test_backward_norm(j, device, which & 1, (enum mabn_conv_mask)(which / 2));
+        }
+    }
+    gpu_order(0);
+}
+
 /* Options that do not fit together, and passes that there are not. */
 static void test_refusals(void)
 {
@@ -229,8 +416,21 @@ static void test_refusals(void)
     bad = training;
     bad.bias_dtype = MABN_DTYPE_F16;
     tap_ok(mabn_conv_cuda_new(&conv, gpu, &shape, &bad) && !conv, "a float16 bias to bfloat16");
+    bad = training;
+    bad.bias = bad.after.wanted = true;
+    tap_ok(mabn_conv_cuda_new(&conv, gpu, &shape, &bad) && !conv, "a bias and a normalization");
+    bad = training;
+    bad.no_dx = bad.before.wanted = true;
+    tap_ok(mabn_conv_cuda_new(&conv, gpu, &shape, &bad) && !conv, "a norm of no data gradient");
+    bad = options_of(MABN_DTYPE_BF16, false);
+    bad.after.wanted = true;
+    tap_ok(mabn_conv_cuda_new(&conv, gpu, &shape, &bad) && !conv, "a normalization's inference");
     training.no_dx = training.plain = true;
     struct layer layer(gpu, shape, training);
+    tap_ok(!mabn_conv_cuda_joins(layer.conv, MABN_CONV_FORWARD_NORM) &&
+               !mabn_conv_cuda_joins(layer.conv, MABN_CONV_BACKWARD_NORM) &&
+               !strcmp(layer.by(MABN_CONV_FORWARD_NORM), "none"),
+           "nothing joins unasked");
     tap_ok(!strcmp(layer.by(MABN_CONV_FORWARD), "plain") &&
                !strcmp(layer.by(MABN_CONV_BACKWARD_DATA), "none") &&
                !strcmp(layer.by(MABN_CONV_BACKWARD_WEIGHTS), "plain"),
@@ -254,7 +454,7 @@ static const struct mabn_conv_shape resnet[] = {
     {2, 7, 7, 512, 512, 3, 1, 1},     {2, 1, 1, 2048, 1000, 1, 1, 0}};
 
 struct results {
-    std::vector<float> y, dx, dx_added, dw;
+    std::vector<float> y, dx, dx_added, dw, z, square, dot;
     std::string by;
 };
 
@@ -273,7 +473,13 @@ static struct results run_all(const struct problem &p, struct mabn_device *devic
         mabn_conv_cuda_backward_data(layer.conv, dx_added.p, dy.p, w.p, true, space, NULL) ||
         mabn_conv_cuda_backward_weights(layer.conv, dw.at(), NULL, x.p, dy.p, space, NULL))
         printf("# %s\n", mabn_error_message());
-    return {y.values(), dx.values(), dx_added.values(), dw.values(),
+    return {y.values(),
+            dx.values(),
+            dx_added.values(),
+            dw.values(),
+            {},
+            {},
+            {},
             std::string(layer.by(MABN_CONV_FORWARD)) + ", " + layer.by(MABN_CONV_BACKWARD_DATA) +
                 ", " + layer.by(MABN_CONV_BACKWARD_WEIGHTS)};
 }
@@ -297,6 +503,62 @@ static void test_resnet(const struct mabn_conv_shape &shape, bool tune)
     verdict.print(p.name(tune ? "ResNet-50, tuned" : "ResNet-50", got.by.c_str()).c_str());
 }
 
+/* The same with a normalization at each side: the arrays that come out. Sums need not repeat. */
+static struct results run_joined(const struct problem &p, const struct joint &j,
+                                 struct mabn_device *device)
+{
+    struct mabn_conv_cuda_options options = options_of(p.dtype, true);
+    gpu_array x(p.x, p.dtype), dy(p.dy, p.dtype), w(p.w, p.dtype), y(p.y.size(), p.dtype);
+    gpu_array z(p.y.size(), p.dtype), residual(j.residual, p.dtype), dx(p.dx, p.dtype);
+    gpu_array nx(j.nx, p.dtype), ny(j.ny, p.dtype);
+    gpu_values<float> a(j.a), b(j.b), square(std::vector<float>(j.a.size(), NAN));
+    gpu_values<float> a0(j.a0), b0(j.b0), dot(std::vector<float>(j.a0.size(), NAN));
+
+    options.after = {true, true, true};
+    options.before = {true, true, MABN_CONV_MASK_X};
+    struct layer layer(device, p.shape, options);
+    void *const space = layer.workspace->p;
+    const struct mabn_conv_cuda_norm_out out = {z.p, residual.p, a.at(), b.at(), square.at()};
+    const struct mabn_conv_cuda_norm_in in = {nx.p, ny.p, a0.at(), b0.at(), dot.at()};
+    struct results r;
+    r.by = std::string(layer.by(MABN_CONV_FORWARD_NORM)) + ", " + layer.by(MABN_CONV_BACKWARD_NORM);
+    if (mabn_conv_cuda_joins(layer.conv, MABN_CONV_FORWARD_NORM)) {
+        if (mabn_conv_cuda_forward_norm(layer.conv, y.p, x.p, w.p, &out, space, NULL))
+            printf("# %s\n", mabn_error_message());
+        r.y = y.values();
+        r.z = z.values();
+        r.square = square.values();
+    }
+    if (mabn_conv_cuda_joins(layer.conv, MABN_CONV_BACKWARD_NORM)) {
+        if (mabn_conv_cuda_backward_norm(layer.conv, dx.p, dy.p, w.p, &in, space, NULL))
+            printf("# %s\n", mabn_error_message());
+        r.dx = dx.values();
+        r.dot = dot.values();
+    }
+    return r;
+}
+
+static void test_resnet_joined(const struct mabn_conv_shape &shape, enum mabn_dtype dtype)
+{
+    const double two = 2 * gpu_tolerance(dtype) + 1e-4;
+    const struct problem p(shape, dtype);
+    const struct joint j(p);
+    const struct results want = run_joined(p, j, NULL), got = run_joined(p, j, gpu);
+    struct gpu_verdict verdict;
+
+    if (!got.y.empty()) {
+        verdict.add("y", got.y, want.y, two);
+        verdict.add("z", got.z, want.z, 2 * two);
+        verdict.add("square", got.square, want.square, two);
+    }
+    if (!got.dx.empty()) {
+        const std::vector<float> rows(want.dot.size(), (float)(shape.n * shape.h * shape.w));
+        verdict.add("dx", got.dx, want.dx, 2 * two);
+        verdict.add("dot", share(got.dot, want.dot, rows), two);
+    }
+    verdict.print(p.name("ResNet-50 with norms", got.by.c_str()).c_str());
+}
+
 int main(void)
 {
     if (!gpu_ready()) return tap_done();
@@ -317,12 +579,21 @@ int main(void)
         test_shape({2, 8, 8, 8, 8, 1, 1, 0}, dtype);
         test_shape({1, 5, 9, 5, 1, 5, 2, 2}, dtype);
         test_ends(dtype);
+        test_joined({2, 6, 7, 3, 5, 3, 1, 1}, dtype);
+        test_joined({1, 9, 8, 8, 4, 3, 2, 1}, dtype);
+        test_joined({2, 5, 5, 4, 8, 1, 2, 0}, dtype);
+        test_joined({3, 12, 13, 8, 16, 3, 1, 1}, dtype);
+        test_joined({1, 4, 4, 33, 16, 1, 1, 0}, dtype);
+        test_joined({2, 9, 9, 16, 8, 1, 1, 0}, dtype);
     }
     test_refusals();
     if (on_gpu)
         for (const struct mabn_conv_shape &shape : resnet)
             test_resnet(shape, false);
     if (on_gpu) test_resnet(resnet[4], true);
+    for (int i : {2, 3, 4, 10, 13, 16, 19, 22})
+        if (on_gpu) test_resnet_joined(resnet[i], MABN_DTYPE_BF16);
+    if (on_gpu) test_resnet_joined(resnet[2], MABN_DTYPE_F16);
     mabn_device_free(gpu);
     mabn_device_free(cpu);
     return tap_done();
