@@ -14,12 +14,14 @@ void mabn_pace_pause(struct mabn_pace *pace, double seconds)
 struct mabn_pace_span mabn_pace_line(struct mabn_pace *pace, double time, double waited,
                                      int64_t done, int64_t begun)
 {
-    struct mabn_pace_span span = {done - pace->done, time - pace->time, waited - pace->waited};
-    if (begun == pace->begun) {
-        span.steps += pace->span.steps;
-        span.seconds += pace->span.seconds;
-        span.waited += pace->span.waited;
-    }
-    *pace = (struct mabn_pace){span, done, begun, time, waited};
-    return span;
+    const struct mabn_pace_span none = {0, 0, 0};
+    const struct mabn_pace_span span = {done - pace->done, time - pace->time,
+                                        waited - pace->waited};
+    const bool still = begun == pace->begun;
+    struct mabn_pace_span moving = pace->still && !still ? none : pace->moving;
+    moving.steps += span.steps;
+    moving.seconds += span.seconds;
+    moving.waited += span.waited;
+    *pace = (struct mabn_pace){moving, still, done, begun, time, waited};
+    return still ? moving : span;
 }

@@ -2,10 +2,12 @@
  *
  * On a GPU a step's result comes while the next one runs, and where the steps stop, at the end and
  * before a validation or a checkpoint, the last two results come at once. A line without a step
- * begun since the one before it would tell the time of a moment: it tells the mean over both. */
+ * begun since the one before it would tell of a moment: it gives the mean over all lines since the
+ * steps last stood still so. */
 #ifndef MABN_TRAIN_PACE_H
 #define MABN_TRAIN_PACE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/attr.h"
@@ -18,9 +20,10 @@ struct mabn_pace_span {
 };
 
 struct mabn_pace {
-    struct mabn_pace_span span; /* what the last line told of */
-    int64_t done, begun;        /* steps, when it was written; */
-    double time, waited;        /* then, and in all */
+    struct mabn_pace_span moving; /* since the steps stood still */
+    bool still;                   /* they did at the last line */
+    int64_t done, begun;          /* steps, when it was written; */
+    double time, waited;          /* then, and in all */
 };
 
 /* Begin at `time`, `done` steps into the run, without having waited. */

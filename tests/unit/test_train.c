@@ -50,12 +50,14 @@ static void paces(void)
     tap_ok(is_span(mabn_pace_line(&pace, 101, 0.25, 8, 9), 1, 1, 0.25), "pace: the first line");
     tap_ok(is_span(mabn_pace_line(&pace, 103, 0.75, 10, 11), 2, 2, 0.5), "two steps on");
     struct mabn_pace_span span = mabn_pace_line(&pace, 103.0625, 0.75, 11, 11);
-    tap_ok(is_span(span, 3, 2.0625, 0.5), "a result that came at once tells of both");
+    tap_ok(is_span(span, 4, 3.0625, 0.75), "a result that came at once tells of all");
     span = mabn_pace_line(&pace, 103.125, 0.75, 12, 11);
-    tap_ok(is_span(span, 4, 2.125, 0.5), "and a third of all");
+    tap_ok(is_span(span, 5, 3.125, 0.75), "so does a second");
     mabn_pace_pause(&pace, 10);
     tap_ok(is_span(mabn_pace_line(&pace, 114.125, 1, 13, 14), 1, 1, 0.25),
            "what comes after tells of itself, without the pause");
+    span = mabn_pace_line(&pace, 114.25, 1, 14, 14);
+    tap_ok(is_span(span, 2, 1.125, 0.25), "and begins a new count");
     mabn_pace_start(&pace, 200, 20);
     tap_ok(is_span(mabn_pace_line(&pace, 204, 0, 24, 24), 4, 4, 0), "results that are not late");
     tap_ok(is_span(mabn_pace_line(&pace, 206, 0, 26, 26), 2, 2, 0), "each tell of themselves");
