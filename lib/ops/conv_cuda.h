@@ -29,8 +29,8 @@ MABN_BEGIN_DECLS
  * the one before it applies the map and adds up what the next map needs, the one behind it adds up
  * what the gradient needs while it writes it. Each saves passes over memory.
  *
- * The price: cuDNN compiles a kernel for each, a second or more, and that adds the sums with atomics:
- * `square` and `dot` repeat to rounding, not bit for bit. The plain kernels' repeat. */
+ * The price: cuDNN compiles a kernel for each, a second or more, and that adds the sums with
+ * atomics: `square` and `dot` repeat to rounding, not bit for bit. The plain kernels' repeat. */
 
 /* Training: mabn_conv_cuda_forward_norm will be called too. */
 struct mabn_conv_cuda_after {
@@ -137,7 +137,8 @@ MABN_MUST_USE mabn_status mabn_conv_cuda_forward_norm(struct mabn_conv_cuda *con
                                                       const struct mabn_conv_cuda_norm_out *norm,
                                                       void *workspace, void *stream);
 
-/* The normalization (and ReLU) that made this convolution's input; likewise. */
+/* The normalization (and ReLU) that made this convolution's input; likewise, and all other memory
+ * than dx. */
 struct mabn_conv_cuda_norm_in {
     const void *x; /* (N,H,W,I): what it read */
     const void *y; /* (N,H,W,I): what it wrote, this convolution's x; for MASK_Y, else unused */

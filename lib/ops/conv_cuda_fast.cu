@@ -3,8 +3,9 @@
  * cuDNN is asked first, but for a fully connected layer, and for what a matrix product does and
  * cuDNN does not: a 1×1 convolution's gradients, float32 from half-width factors, or added to what
  * is there, without a further pass. A bias is added in the activations' type: cuDNN has such
- * kernels ready, while one of float32 has it compile a kernel for a second or more; so does adding
- * a gradient, which is left to a pass of our own (or to tuning). */
+ * kernels ready, while one of float32 has it compile a kernel for some seconds; so does adding a
+ * gradient, which is left to a pass of our own (or to tuning). A normalization is always compiled:
+ * wanting it is asking for that. */
 #include "ops/conv_cuda_fast.h"
 
 #include <stdio.h>
@@ -37,8 +38,8 @@ struct mabn_conv_fast {
 namespace
 {
 
-/* A compiled plan takes a second or more to make. */
-enum { TUNE_PLANS = 8, TUNE_COMPILED = 3, TUNE_PRODUCTS = 3, TUNE_SAMPLES = 5 };
+/* A compiled plan takes some seconds to make. */
+enum { TUNE_PLANS = 8, TUNE_COMPILED = 2, TUNE_PRODUCTS = 3, TUNE_SAMPLES = 5 };
 const size_t WORKSPACE = (size_t)512 << 20;
 
 struct layer {
@@ -261,7 +262,7 @@ mabn_status add_plans(const struct layer *l, int max, ways *all)
     if (l->want.pass == MABN_CONV_BACKWARD_DATA && l->want.add && !l->options->tune)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "cuDNN would compile a kernel");
     if (l->want.pass == MABN_CONV_BACKWARD_NORM && l->s.stride > 1)
-        return mabn_fail(MABN_ERR_UNSUPPORTED, "cuDNN adds nothing to a strided data gradient");
+        return mabn_fail(MABN_ERR_UNSUPPORTED, "a strided data gradient is not joined");
     struct mabn_cudnn_graph *g = mabn_cudnn_graph_new(&target);
     drawn = new_way(l);
     draw(g, l, drawn);
@@ -418,7 +419,8 @@ mabn_status time_way(const struct mabn_conv_fast *way, const struct arrays *at, 
     return MABN_OK;
 }
 
-/* Which of them is the fastest; where one fails it is passed over. */
+/* Which of them is the fastest; where one fails it is passed over. *best stays where none could be
+ * tried. */
 mabn_status fastest_way(const struct layer *l, const ways &all, size_t *best)
 {
     const cudaStream_t stream = static_cast<cudaStream_t>(mabn_cuda_stream(l->device));
@@ -445,14 +447,17 @@ mabn_status fastest_way(const struct layer *l, const ways &all, size_t *best)
 
 mabn_status tuned_way(const struct layer *l, ways *all)
 {
-    size_t best = 0;
+    const size_t none = SIZE_MAX;
+    size_t best = none;
 
     if (add_plans(l, l->joined ? TUNE_COMPILED : TUNE_PLANS, all) &&
         add_products(l, TUNE_PRODUCTS, all))
         return MABN_ERR_UNSUPPORTED;
     if (all->size() && (*all)[0]->plan) (void)add_products(l, TUNE_PRODUCTS, all);
-    if (fastest_way(l, *all, &best)) best = 0; /* no room to try: the first */
-    std::swap((*all)[0], (*all)[best]);
+    (void)fastest_way(l, *all, &best);
+    if (best == none && l->joined)
+        return mabn_fail(MABN_ERR_UNSUPPORTED, "none of cuDNN's compiled kernels ran");
+    if (best != none) std::swap((*all)[0], (*all)[best]); /* no room to try: the first */
     return MABN_OK;
 }
 
@@ -474,12 +479,11 @@ mabn_status mabn_conv_fast_new(struct mabn_conv_fast **fast, struct mabn_device 
                                 want->pass == MABN_CONV_BACKWARD_NORM};
     ways all;
 
-    *fast = NULL;
-    MABN_TRY(options->tune ? tuned_way(&l, &all) : first_way(&l, &all));
-    *fast = all[0];
-    for (size_t i = 1; i < all.size(); i++)
+    const mabn_status status = options->tune ? tuned_way(&l, &all) : first_way(&l, &all);
+    *fast = status ? NULL : all[0];
+    for (size_t i = status ? 0 : 1; i < all.size(); i++)
         mabn_conv_fast_free(all[i]);
-    return MABN_OK;
+    return status;
 }
 
 void mabn_conv_fast_free(struct mabn_conv_fast *fast)
