@@ -104,6 +104,7 @@ static struct node *add_node(struct mabn_net *net, enum node_kind kind, int x, c
                           .weight = -1,
                           .bias = -1,
                           .folded = -1,
+                          .partner = -1,
                           .data = -1,
                           .again = -1,
                           .grad = -1,

@@ -10,7 +10,8 @@
 
 /* What a node has beside struct node. */
 struct layer {
-    struct mabn_conv_cuda *conv; /* of a convolution or linear layer */
+    int shared;                  /* of a convolution or linear layer: in net_cuda.convs … */
+    struct mabn_conv_cuda *conv; /* … its own */
     void *work;                  /* its weights in use … */
     bool owns_work;              /* … a copy; else the parameters themselves */
     bool padded;                 /* … with more channels than the parameters, as is … */
@@ -19,6 +20,16 @@ struct layer {
     size_t bias_at;              /* folded: floats before it in `biases` */
     struct mabn_norm_cuda_io io; /* of a norm */
     bool may_know;               /* MABN whose affine map is known ahead, from some step on */
+    bool after, before; /* a convolution that does its neighbours' work (join_cuda.cu) … */
+    float *a, *b, *square, *dot; /* … and what it shares with them: of a norm, each (C) */
+};
+
+/* Layers that are alike have one plan. */
+struct shared_conv {
+    struct mabn_conv_shape shape;
+    struct mabn_conv_cuda_options options;
+    struct mabn_conv_cuda *conv;
+    bool chosen, after, before; /* of struct layer, of all that share it */
 };
 
 /* Device and host memory of the same layout. */
@@ -52,6 +63,8 @@ enum { SLOTS = 2, APART = SLOTS }; /* the last slot's outputs are of the calls a
 
 struct net_cuda {
     struct layer *layers;
+    struct shared_conv *convs;
+    int conv_count, conv_capacity;
     void *stream, *copy_stream;
     struct slot slots[SLOTS + 1];
     const struct slot *seen; /* whose logits and ranks are shown */
@@ -75,6 +88,10 @@ struct net_cuda {
     int64_t piece_count;
     double weight_decay;
     int no_decay_norm_bias; /* of the list on the device; -1: not there yet */
+
+    struct arena joined, join_entries;
+    struct mabn_norm_cuda_join *join_list; /* on the device: norms that a convolution applies */
+    int join_count, join_channels;
 
     void *scratch;
     int64_t until_known; /* training calls; -1: never */
@@ -114,5 +131,18 @@ void mabn_net_cuda_release(struct mabn_net *net);
 mabn_status mabn_net_cuda_write_work(const struct mabn_net *net, const struct node *node,
                                      const float *weight, bool centralize);
 mabn_status mabn_net_cuda_refresh(struct mabn_net *net);
+
+/* join_cuda.cu: ask for the passes that this convolution and its neighbours could share; choose
+ * among those that there are, once everything is placed. */
+void mabn_net_cuda_ask_joins(const struct mabn_net *net, const struct node *conv,
+                             struct mabn_conv_cuda_options *options);
+mabn_status mabn_net_cuda_prepare_joins(struct mabn_net *net);
+/* Before a training forward: the affine maps. */
+mabn_status mabn_net_cuda_begin_joined(struct mabn_net *net);
+/* Whether this convolution runs with its norm now, and the two. */
+bool mabn_net_cuda_forward_joins(const struct mabn_net *net, const struct node *conv);
+mabn_status mabn_net_cuda_forward_joined(struct mabn_net *net, const struct node *conv);
+/* The data gradient with the ReLU and sum of the norm before it. */
+mabn_status mabn_net_cuda_backward_joined(struct mabn_net *net, const struct node *conv);
 
 #endif

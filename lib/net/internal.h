@@ -29,6 +29,9 @@ struct node {
     struct mabn_conv *op;
     int folded;           /* inference: of a convolution the norm that runs it, of a norm the
                            * convolution it took in; -1: none */
+    int partner;          /* training on a GPU: of a convolution the MABN that alone reads it, of
+                           * that norm the convolution: they may run as one, in the norm's place;
+                           * -1: none */
     size_t packed_offset; /* inference: packed weights */
     size_t bias_offset;   /* inference: folded bias, in floats */
 
@@ -170,6 +173,11 @@ static inline float *net_gradient(const struct mabn_net *net, int parameter)
 static inline int64_t net_values(const struct mabn_net *net, const struct node *node)
 {
     return net->options.batch * node->h * node->w * node->c;
+}
+
+static inline bool net_reads(const struct node *node, int x)
+{
+    return node->x == x || node->residual == x;
 }
 
 static inline size_t net_align(size_t bytes)

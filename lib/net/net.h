@@ -53,13 +53,22 @@ const char *mabn_net_precision_name(enum mabn_net_precision precision);
 MABN_MUST_USE mabn_status mabn_net_precision_parse(enum mabn_net_precision *precision,
                                                    const char *name);
 
+enum mabn_net_join {
+    MABN_NET_JOIN_AUTO, /* with `tune` where it is quicker; else nowhere */
+    MABN_NET_JOIN_NEVER,
+    MABN_NET_JOIN_ALWAYS, /* wherever it can be done: for tests and measurements */
+};
+
 struct mabn_net_options {
     int batch, height, width, channels; /* of the input */
     enum mabn_net_precision precision;
     bool training;
-    bool no_fold;     /* inference: keep norms apart from convolutions, to compare */
-    bool exact;       /* plain convolution sums, no Winograd: slower, for comparisons */
-    bool tune;        /* on a GPU: choose convolutions by time, not the same from run to run */
+    bool no_fold; /* inference: keep norms apart from convolutions, to compare */
+    bool exact;   /* plain convolution sums, no Winograd: slower, for comparisons */
+    bool tune;    /* on a GPU: choose convolutions by time, not the same from run to run */
+    /* On a GPU: let convolutions do the work of the MABN layers around them, whose affine map is
+     * known ahead (norm_cuda.h), where the device's library can. */
+    enum mabn_net_join join;
     bool bytes;       /* pictures come as bytes; on a GPU only, which normalizes them itself */
     bool save_memory; /* training: compute again what lies between norm input and block output */
     const struct mabn_norm_sync *sync; /* for SyncBN; borrowed, NULL: one rank */

@@ -47,17 +47,12 @@ static void hold_until(struct mabn_net *net, int buffer, int step)
     if (net->buffers[buffer].last < step) net->buffers[buffer].last = step;
 }
 
-static bool reads(const struct node *node, int x)
-{
-    return node->x == x || node->residual == x;
-}
-
 /* The last node that reads x in forward; x itself when none does. */
 static int last_reader(const struct mabn_net *net, int x)
 {
     int last = x;
     for (int j = x + 1; j < net->node_count; j++)
-        if (reads(&net->nodes[j], x)) last = j;
+        if (net_reads(&net->nodes[j], x)) last = j;
     return last;
 }
 
@@ -66,7 +61,7 @@ static int only_reader(const struct mabn_net *net, int x)
 {
     int reader = -1;
     for (int j = x + 1; j < net->node_count; j++)
-        if (reads(&net->nodes[j], x)) {
+        if (net_reads(&net->nodes[j], x)) {
             if (reader >= 0) return -1;
             reader = j;
         }
@@ -138,14 +133,29 @@ static bool can_remake(const struct mabn_net *net, int i)
     const struct node *node = &net->nodes[i];
     if (!net->options.save_memory || node->kind != NODE_NORM || node->residual >= 0) return false;
     for (int j = i + 1; j < net->node_count; j++)
-        if (reads(&net->nodes[j], i) &&
+        if (net_reads(&net->nodes[j], i) &&
             (net->nodes[j].kind != NODE_CONV || net->nodes[j].residual == i))
             return false;
     return i != net->output;
 }
 
+static void find_partners(struct mabn_net *net)
+{
+    if (mabn_device_kind_of(net->device) == MABN_DEVICE_CPU) return;
+    for (int i = 0; i < net->node_count; i++) {
+        struct node *norm = &net->nodes[i];
+        if (norm->kind != NODE_NORM || norm->norm.options.kind != MABN_NORM_MABN) continue;
+        struct node *conv = &net->nodes[norm->x];
+        if (conv->kind != NODE_CONV || only_reader(net, norm->x) != i || net->output == norm->x)
+            continue;
+        norm->partner = norm->x;
+        conv->partner = i;
+    }
+}
+
 static void plan_outputs(struct mabn_net *net)
 {
+    find_partners(net);
     for (int i = 0; i < net->node_count; i++) {
         struct node *node = &net->nodes[i];
         int last = last_reader(net, i), need = backward_need(net, i);
@@ -164,6 +174,11 @@ static void plan_outputs(struct mabn_net *net)
                 new_buffer(net, mabn_norm_saved_bytes(&node->norm, net->options.batch), i, until);
         if (node->kind == NODE_MAX_POOL)
             node->extra = new_buffer(net, (size_t)net_values(net, node), i, until);
+    }
+    for (int i = 0; i < net->node_count; i++) {
+        const struct node *conv = &net->nodes[i];
+        if (conv->kind == NODE_CONV && conv->partner >= 0)
+            hold_until(net, net->nodes[conv->x].data, conv->partner);
     }
     net->buffers[net->nodes[0].data].last = 2 * net->node_count;
 }
@@ -299,7 +314,7 @@ static void pad_input(struct mabn_net *net)
     net->input_channels = net->nodes[0].c;
     if (mabn_device_kind_of(net->device) == MABN_DEVICE_CPU) return;
     for (int i = 1; i < net->node_count; i++)
-        if (reads(&net->nodes[i], 0) && net->nodes[i].kind != NODE_CONV) return;
+        if (net_reads(&net->nodes[i], 0) && net->nodes[i].kind != NODE_CONV) return;
     net->input_channels = (net->input_channels + row - 1) / row * row;
 }
 

@@ -7,26 +7,33 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <tuple>
+
 #include "base/log.h"
 #include "base/mem.h"
 #include "net/cuda.cuh"
 
 /* ---- preparing ---- */
 
-static mabn_status prepare_conv(struct mabn_net *net, struct node *node)
+static struct mabn_conv_shape conv_shape(const struct mabn_net *net, const struct node *node)
 {
     const struct node *x = &net->nodes[node->x];
-    struct layer *layer = layer_of(net, node);
-    bool linear = node->kind == NODE_LINEAR, logits = node == &net->nodes[net->output];
     struct mabn_conv_shape shape = {net->options.batch, x->h, x->w, x->c, node->c, 1, 1, 0};
-    struct mabn_conv_cuda_options o = {};
-    if (!linear) {
+    if (node->kind == NODE_CONV) {
         shape.kernel = node->conv.kernel;
         shape.stride = node->conv.stride;
         shape.pad = node->conv.pad;
     }
     if (x->kind == NODE_INPUT) shape.in = net->input_channels;
-    layer->padded = shape.in != x->c;
+    return shape;
+}
+
+static struct mabn_conv_cuda_options conv_options(const struct mabn_net *net,
+                                                  const struct node *node)
+{
+    const struct node *x = &net->nodes[node->x];
+    const bool logits = node == &net->nodes[net->output];
+    struct mabn_conv_cuda_options o = {};
     o.dtype = net->dtype;
     o.y_dtype = logits ? MABN_DTYPE_F32 : net->dtype;
     o.tf32 = net->options.precision == MABN_NET_TF32;
@@ -42,8 +49,50 @@ static mabn_status prepare_conv(struct mabn_net *net, struct node *node)
         o.relu = norm->io.relu;
         o.add = norm->residual >= 0;
     }
-    mabn_status status = mabn_conv_cuda_new(&layer->conv, net->device, &shape, &o);
+    mabn_net_cuda_ask_joins(net, node, &o);
+    return o;
+}
+
+/* All that a plan depends on. */
+static auto fields(const struct mabn_conv_shape &s, const struct mabn_conv_cuda_options &o)
+{
+    return std::make_tuple(s.n, s.h, s.w, s.in, s.out, s.kernel, s.stride, s.pad, o.dtype,
+                           o.y_dtype, o.tf32, o.training, o.no_dx, o.bias, o.add, o.relu, o.plain,
+                           o.tune, o.bias_dtype, o.after.wanted, o.after.residual, o.after.relu,
+                           o.before.wanted, o.before.add, o.before.mask);
+}
+
+/* The plan of a layer: an earlier one's that is alike, or a new one. */
+static mabn_status find_conv(struct mabn_net *net, const struct node *node)
+{
+    struct net_cuda *c = net->cuda;
+    struct layer *layer = layer_of(net, node);
+    const struct mabn_conv_shape shape = conv_shape(net, node);
+    const struct mabn_conv_cuda_options options = conv_options(net, node);
+    layer->shared = 0;
+    while (layer->shared < c->conv_count &&
+           fields(c->convs[layer->shared].shape, c->convs[layer->shared].options) !=
+               fields(shape, options))
+        layer->shared++;
+    if (layer->shared == c->conv_count) {
+        MABN_GROW(c->convs, c->conv_count, c->conv_capacity);
+        struct shared_conv *shared = &c->convs[c->conv_count++];
+        *shared = {};
+        shared->shape = shape;
+        shared->options = options;
+        MABN_TRY(mabn_conv_cuda_new(&shared->conv, net->device, &shape, &options));
+    }
+    layer->conv = c->convs[layer->shared].conv;
+    return MABN_OK;
+}
+
+static mabn_status prepare_conv(struct mabn_net *net, struct node *node)
+{
+    struct layer *layer = layer_of(net, node);
+    const mabn_status status = find_conv(net, node);
     if (status) return mabn_fail_prefix(status, "'%s'", node->name);
+    layer->padded =
+        net->nodes[node->x].kind == NODE_INPUT && net->input_channels != net->nodes[node->x].c;
     const size_t workspace = net_align(mabn_conv_cuda_workspace(layer->conv));
     if (workspace > net->scratch_bytes) net->scratch_bytes = workspace;
     mabn_verbose("%s: %s; %s; %s", node->name,
@@ -227,7 +276,8 @@ mabn_status mabn_net_cuda_prepare(struct mabn_net *net)
     for (int i = 0; i < net->node_count; i++)
         if (net->nodes[i].kind == NODE_NORM) bind_norm(net, &net->nodes[i]);
     if (net->options.training) MABN_TRY(prepare_sgd(net));
-    return mabn_device_scratch(net->device, &c->scratch, net->scratch_bytes);
+    MABN_TRY(mabn_device_scratch(net->device, &c->scratch, net->scratch_bytes));
+    return net->options.training ? mabn_net_cuda_prepare_joins(net) : MABN_OK;
 }
 
 void mabn_net_cuda_release(struct mabn_net *net)
@@ -249,12 +299,13 @@ void mabn_net_cuda_release(struct mabn_net *net)
     struct mabn_cuda_event *events[] = {c->taken, c->begin, c->end};
     for (struct mabn_cuda_event *event : events)
         mabn_cuda_event_free(event);
-    const struct arena arenas[] = {c->staged,      c->small, c->biases,
-                                   c->half_biases, c->dwork, c->sgd};
+    const struct arena arenas[] = {c->staged, c->small, c->biases, c->half_biases,
+                                   c->dwork,  c->sgd,   c->joined, c->join_entries};
     for (const struct arena &arena : arenas)
         mabn_device_release(net->device, arena.base, arena.bytes);
-    for (int i = 0; i < net->node_count; i++)
-        mabn_conv_cuda_free(c->layers[i].conv);
+    for (int i = 0; i < c->conv_count; i++)
+        mabn_conv_cuda_free(c->convs[i].conv);
+    free(c->convs);
     free(c->layers);
     free(c->host_params);
     free(c);

@@ -64,6 +64,7 @@ static mabn_status forward_conv(struct mabn_net *net, const struct node *node)
 {
     const struct layer *layer = layer_of(net, node);
     if (!net->options.training) return node->folded >= 0 ? MABN_OK : infer_conv(net, node, node);
+    if (mabn_net_cuda_forward_joins(net, node)) return MABN_OK; /* in its norm's place */
     return mabn_conv_cuda_forward(layer->conv, memory(net, node->data),
                                   memory(net, net->nodes[node->x].data), layer->work, layer->bias,
                                   net->cuda->scratch, net->cuda->stream);
@@ -73,6 +74,8 @@ static mabn_status forward_norm(struct mabn_net *net, const struct node *node)
 {
     struct layer *layer = layer_of(net, node);
     if (node->folded >= 0) return infer_conv(net, &net->nodes[node->folded], node);
+    if (node->partner >= 0 && mabn_net_cuda_forward_joins(net, &net->nodes[node->partner]))
+        return mabn_net_cuda_forward_joined(net, &net->nodes[node->partner]);
     layer->io.scratch = net->cuda->scratch;
     layer->io.y = memory(net, node->data);
     if (!net->options.training) return mabn_norm_cuda_infer(&node->norm, &layer->io);
@@ -106,6 +109,7 @@ static mabn_status forward_node(struct mabn_net *net, const struct node *node)
 
 static mabn_status forward_all(struct mabn_net *net)
 {
+    if (net->options.training) MABN_TRY(mabn_net_cuda_begin_joined(net));
     for (int i = 0; i < net->node_count; i++)
         MABN_TRY(forward_node(net, &net->nodes[i]));
     return MABN_OK;
@@ -167,6 +171,7 @@ static mabn_status backward_conv(struct mabn_net *net, const struct node *node)
                                           filter_size(net, node) / x->c, (int)x->c,
                                           (int)net->input_channels, c->stream));
     if (!x->trains) return MABN_OK;
+    if (layer->before) return mabn_net_cuda_backward_joined(net, node);
     return mabn_conv_cuda_backward_data(layer->conv, memory(net, x->grad), dy, layer->work,
                                         node->dx_adds, c->scratch, c->stream);
 }

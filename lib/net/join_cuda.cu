@@ -1,0 +1,272 @@
+/* MABN done by the convolutions at its sides (ops/conv_cuda.h, norm/norm_cuda.h): which layers, and
+ * how they run.
+ *
+ *     forward    once its affine map is known ahead, a norm's step in the list runs the convolution
+ *                before it too, which writes the norm's output and Σ x² while it writes its own;
+ *     backward   the convolution that is the last to add to the gradient of a norm's output puts it
+ *                behind ReLU and leaves Σ dy·x, always: known or not.
+ *
+ * Saved are a pass over x forward; backward one over dy and x, and where there is a shortcut one
+ * more over y. Whether the joined kernels are as good as the plain ones is another matter: with
+ * `tune` both ways are timed, once for every kind of layer, on the layer's own memory. */
+#include <algorithm>
+#include <vector>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "net/cuda.cuh"
+
+/* ---- which ---- */
+
+static bool can_join(const struct mabn_net *net, const struct node *norm)
+{
+    return norm->kind == NODE_NORM && mabn_norm_cuda_can_join(&norm->norm, net->options.batch);
+}
+
+/* Nothing that still comes in backward adds to the gradient of this convolution's input. */
+static bool is_last_to_add(const struct mabn_net *net, const struct node *conv)
+{
+    for (int i = conv->x + 1; i < conv - net->nodes; i++)
+        if (net_reads(&net->nodes[i], conv->x)) return false;
+    return true;
+}
+
+void mabn_net_cuda_ask_joins(const struct mabn_net *net, const struct node *conv,
+                             struct mabn_conv_cuda_options *o)
+{
+    const struct mabn_net_options *options = &net->options;
+    const bool timed = options->join == MABN_NET_JOIN_AUTO && options->tune;
+    if (!options->training || (options->join != MABN_NET_JOIN_ALWAYS && !timed)) return;
+    if (conv->kind != NODE_CONV) return;
+    if (conv->partner >= 0 && can_join(net, &net->nodes[conv->partner])) {
+        const struct node *norm = &net->nodes[conv->partner];
+        o->after.wanted = true;
+        o->after.residual = norm->residual >= 0;
+        o->after.relu = norm->io.relu;
+    }
+    const struct node *x = &net->nodes[conv->x];
+    if (can_join(net, x) && x->trains && is_last_to_add(net, conv)) {
+        o->before.wanted = true;
+        o->before.add = conv->dx_adds;
+        o->before.mask = !x->io.relu        ? MABN_CONV_MASK_NONE
+                         : x->residual >= 0 ? MABN_CONV_MASK_Y
+                                            : MABN_CONV_MASK_X;
+    }
+}
+
+/* ---- how they run ---- */
+
+bool mabn_net_cuda_forward_joins(const struct mabn_net *net, const struct node *conv)
+{
+    const struct net_cuda *c = net->cuda;
+    return conv->partner >= 0 && layer_of(net, conv)->after && c->until_known == 0 &&
+           c->layers[conv->partner].may_know;
+}
+
+mabn_status mabn_net_cuda_begin_joined(struct mabn_net *net)
+{
+    const struct net_cuda *c = net->cuda;
+    if (!c->join_count || c->until_known) return MABN_OK;
+    return mabn_norm_cuda_known(c->join_list, c->join_count, c->join_channels, c->stream);
+}
+
+static mabn_status joined_conv(struct mabn_net *net, const struct node *conv)
+{
+    const struct node *norm = &net->nodes[conv->partner];
+    const struct layer *layer = layer_of(net, conv), *behind = layer_of(net, norm);
+    const struct mabn_conv_cuda_norm_out out = {memory(net, norm->data), behind->io.residual,
+                                                behind->a, behind->b, behind->square};
+    return mabn_conv_cuda_forward_norm(layer->conv, memory(net, conv->data),
+                                       memory(net, net->nodes[conv->x].data), layer->work, &out,
+                                       net->cuda->scratch, net->cuda->stream);
+}
+
+mabn_status mabn_net_cuda_forward_joined(struct mabn_net *net, const struct node *conv)
+{
+    const struct node *norm = &net->nodes[conv->partner];
+    struct mabn_norm_cuda_io *io = &layer_of(net, norm)->io;
+    MABN_TRY(joined_conv(net, conv));
+    io->scratch = net->cuda->scratch;
+    io->y = memory(net, norm->data);
+    io->known = true;
+    io->square = layer_of(net, norm)->square;
+    const mabn_status status = mabn_norm_cuda_forward(&norm->norm, io);
+    io->square = NULL;
+    return status;
+}
+
+mabn_status mabn_net_cuda_backward_joined(struct mabn_net *net, const struct node *conv)
+{
+    const struct node *norm = &net->nodes[conv->x];
+    const struct layer *layer = layer_of(net, conv);
+    struct layer *before = layer_of(net, norm);
+    struct mabn_conv_cuda_norm_in in = {before->io.x, NULL, NULL, NULL, before->dot};
+    if (norm->residual >= 0) in.y = memory(net, norm->data);
+    mabn_norm_cuda_saved_affine(&norm->norm, before->io.saved, net->options.batch, &in.a, &in.b);
+    return mabn_conv_cuda_backward_norm(layer->conv, memory(net, norm->grad),
+                                        memory(net, conv->grad), layer->work, &in,
+                                        net->cuda->scratch, net->cuda->stream);
+}
+
+/* ---- timing both ways ---- */
+
+enum { REPEATS = 8, TRIALS = 5 };
+
+/* Milliseconds of what `queue` queues: the quickest trial. */
+template <typename Queue>
+static mabn_status time_of(const struct mabn_net *net, double *ms, Queue queue)
+{
+    const struct net_cuda *c = net->cuda;
+    *ms = 0;
+    MABN_TRY(queue()); /* not to be timed */
+    for (int trial = 0; trial < TRIALS; trial++) {
+        double seconds;
+        MABN_TRY(mabn_cuda_event_record(c->begin, c->stream));
+        for (int i = 0; i < REPEATS; i++)
+            MABN_TRY(queue());
+        MABN_TRY(mabn_cuda_event_record(c->end, c->stream));
+        MABN_TRY(mabn_cuda_event_wait(c->end));
+        MABN_TRY(mabn_cuda_event_seconds(&seconds, c->begin, c->end));
+        if (!trial || seconds * 1e3 / REPEATS < *ms) *ms = seconds * 1e3 / REPEATS;
+    }
+    return MABN_OK;
+}
+
+static void report(const struct node *conv, const char *what, const char *how, double joined,
+                   double apart)
+{
+    mabn_verbose("%s: %s: %s, %.4f ms; apart %.4f ms", conv->name, what, how, joined, apart);
+}
+
+/* What is left of the norm's forward is the same both ways, but the apply. */
+static mabn_status time_after(struct mabn_net *net, const struct node *conv, bool *better)
+{
+    const struct node *norm = &net->nodes[conv->partner];
+    const struct layer *layer = layer_of(net, conv);
+    struct mabn_norm_cuda_io *io = &layer_of(net, norm)->io;
+    const struct net_cuda *c = net->cuda;
+    double joined, apart;
+    io->scratch = c->scratch;
+    io->y = memory(net, norm->data);
+    MABN_TRY(time_of(net, &joined, [&] { return joined_conv(net, conv); }));
+    MABN_TRY(time_of(net, &apart, [&]() -> mabn_status {
+        MABN_TRY(mabn_conv_cuda_forward(layer->conv, memory(net, conv->data),
+                                        memory(net, net->nodes[conv->x].data), layer->work, NULL,
+                                        c->scratch, c->stream));
+        return mabn_norm_cuda_reapply(&norm->norm, io);
+    }));
+    *better = joined < apart;
+    report(conv, "with the norm behind it",
+           mabn_conv_cuda_describe(layer->conv, MABN_CONV_FORWARD_NORM), joined, apart);
+    return MABN_OK;
+}
+
+static mabn_status time_before(struct mabn_net *net, const struct node *conv, bool *better)
+{
+    const struct node *norm = &net->nodes[conv->x];
+    const struct layer *layer = layer_of(net, conv);
+    struct mabn_norm_cuda_io io = layer_of(net, norm)->io;
+    const struct net_cuda *c = net->cuda;
+    double joined, apart;
+    io.scratch = c->scratch;
+    io.y = memory(net, norm->data);
+    MABN_TRY(mabn_norm_cuda_forward(&norm->norm, &io)); /* the window's place is of a call */
+    if (norm->residual < 0) io.y = NULL;
+    MABN_TRY(time_of(net, &apart, [&]() -> mabn_status {
+        MABN_TRY(mabn_conv_cuda_backward_data(layer->conv, memory(net, norm->grad),
+                                              memory(net, conv->grad), layer->work, conv->dx_adds,
+                                              c->scratch, c->stream));
+        return mabn_norm_cuda_backward(&norm->norm, &io);
+    }));
+    io.dot = layer_of(net, norm)->dot;
+    MABN_TRY(time_of(net, &joined, [&]() -> mabn_status {
+        MABN_TRY(mabn_net_cuda_backward_joined(net, conv));
+        return mabn_norm_cuda_backward(&norm->norm, &io);
+    }));
+    *better = joined < apart;
+    report(conv, "with the norm before it",
+           mabn_conv_cuda_describe(layer->conv, MABN_CONV_BACKWARD_NORM), joined, apart);
+    return MABN_OK;
+}
+
+/* ---- choosing ---- */
+
+static mabn_status choose(struct mabn_net *net, const struct node *conv)
+{
+    const struct layer *layer = layer_of(net, conv);
+    struct shared_conv *shared = &net->cuda->convs[layer->shared];
+    if (shared->chosen) return MABN_OK;
+    shared->chosen = true;
+    shared->after = mabn_conv_cuda_joins(layer->conv, MABN_CONV_FORWARD_NORM);
+    shared->before = mabn_conv_cuda_joins(layer->conv, MABN_CONV_BACKWARD_NORM);
+    if (net->options.join == MABN_NET_JOIN_ALWAYS) return MABN_OK;
+    if (shared->after) MABN_TRY(time_after(net, conv, &shared->after));
+    if (shared->before) MABN_TRY(time_before(net, conv, &shared->before));
+    return MABN_OK;
+}
+
+/* Floats of norms that may be joined: a, b and the two sums, each (C). */
+static mabn_status place(struct mabn_net *net)
+{
+    struct net_cuda *c = net->cuda;
+    for (int pass = 0; pass < 2; pass++) {
+        size_t at = 0;
+        for (int i = 0; i < net->node_count; i++) {
+            const struct node *node = &net->nodes[i];
+            if (!can_join(net, node)) continue;
+            const size_t one = net_align((size_t)node->c * sizeof(float));
+            float **const places[] = {&c->layers[i].a, &c->layers[i].b, &c->layers[i].square,
+                                      &c->layers[i].dot};
+            for (float **p : places) {
+                if (pass) *p = (float *)(c->joined.base + at);
+                at += one;
+            }
+        }
+        if (!pass) MABN_TRY(mabn_net_get_arena(net, &c->joined, at));
+    }
+    return MABN_OK;
+}
+
+static mabn_status list_joined(struct mabn_net *net)
+{
+    struct net_cuda *c = net->cuda;
+    std::vector<struct mabn_norm_cuda_join> list;
+    for (int i = 0; i < net->node_count; i++) {
+        const struct node *norm = &net->nodes[i];
+        const struct layer *layer = &c->layers[i];
+        struct mabn_norm_cuda_join join;
+        if (norm->kind != NODE_NORM || norm->partner < 0 || !c->layers[norm->partner].after)
+            continue;
+        MABN_TRY(mabn_norm_cuda_join_init(&join, &norm->norm, layer->io.state, layer->io.gamma,
+                                          layer->io.beta, layer->a, layer->b));
+        list.push_back(join);
+        c->join_channels = std::max(c->join_channels, (int)norm->c);
+    }
+    c->join_count = (int)list.size();
+    MABN_TRY(mabn_net_get_arena(net, &c->join_entries, list.size() * sizeof list[0]));
+    c->join_list = (struct mabn_norm_cuda_join *)c->join_entries.base;
+    return mabn_device_put(net->device, c->join_list, list.data(), list.size() * sizeof list[0]);
+}
+
+mabn_status mabn_net_cuda_prepare_joins(struct mabn_net *net)
+{
+    struct net_cuda *c = net->cuda;
+    bool any = false;
+    for (int i = 0; i < net->node_count; i++)
+        if (has_weights(&net->nodes[i])) {
+            const struct mabn_conv_cuda_options *o = &c->convs[c->layers[i].shared].options;
+            any = any || o->after.wanted || o->before.wanted;
+        }
+    if (!any) return MABN_OK;
+    MABN_TRY(place(net));
+    MABN_TRY(mabn_device_zero(net->device, net->activations.base, net->activations.bytes));
+    MABN_TRY(mabn_net_reset_state(net));
+    for (int i = 0; i < net->node_count; i++) {
+        if (net->nodes[i].kind != NODE_CONV) continue;
+        struct layer *layer = &c->layers[i];
+        MABN_TRY(choose(net, &net->nodes[i]));
+        layer->after = c->convs[layer->shared].after;
+        layer->before = c->convs[layer->shared].before;
+    }
+    return list_joined(net);
+}
