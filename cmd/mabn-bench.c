@@ -1,6 +1,7 @@
 /* mabn-bench: how fast norms and networks are here, on made-up data. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/log.h"
 #include "base/mem.h"
@@ -47,12 +48,17 @@ static const struct mabn_option net_options[] = {
     OPTS_WORK, OPTS_END};
 /* clang-format on */
 
-enum { NORMS, NET };
+enum { NORMS, NET, LAYERS };
 static const struct mabn_cli clis[] = {
     [NORMS] = {"mabn-bench norms", "[OPTION]...", "each norm in one network, against BN",
                norms_options, "Example:\n  mabn-bench norms --batch 8\n", 0, 0},
-    [NET] = {"mabn-bench net", "[OPTION]... ARCHITECTURE", "images a second and memory of a network",
-             net_options, "Example:\n  mabn-bench net resnet50 --training --norm mabn -B 2\n", 1, 1},
+    [NET] = {"mabn-bench net", "[OPTION]... ARCHITECTURE",
+             "images a second and memory of a network", net_options,
+             "Example:\n  mabn-bench net resnet50 --training --norm mabn -B 2\n", 1, 1},
+    [LAYERS] = {"mabn-bench layers", "[OPTION]... ARCHITECTURE",
+                "each layer of a network: its time, and its share of a copy's bandwidth",
+                net_options, "Example:\n  mabn-bench layers resnet50 --training --norm mabn\n", 1,
+                1},
     {0},
 };
 
@@ -113,9 +119,10 @@ static void print_net(const struct mabn_bench_case *c, const struct mabn_bench_r
                r->backward * 1e3, r->update * 1e3);
     printf("bare convolutions ms\t%.4g\n", r->convolutions * 1e3);
     printf("step / convolutions\t%.3f\n", r->step / r->convolutions);
-    printf("activations MiB\t%.1f\nparameters MiB\t%.1f\nscratch MiB\t%.1f\npeak memory MiB\t%.1f\n",
-           (double)r->memory.activations / mib, (double)r->memory.parameters / mib,
-           (double)r->memory.scratch / mib, peak / mib);
+    printf(
+        "activations MiB\t%.1f\nparameters MiB\t%.1f\nscratch MiB\t%.1f\npeak memory MiB\t%.1f\n",
+        (double)r->memory.activations / mib, (double)r->memory.parameters / mib,
+        (double)r->memory.scratch / mib, peak / mib);
     if (r->gpu_bytes) printf("GPU memory in use MiB\t%.1f\n", (double)r->gpu_bytes / mib);
 }
 
@@ -126,6 +133,80 @@ static mabn_status run_net(struct mabn_device *device, const char *arch)
     MABN_TRY(describe(&c, arch, o.norm, o.training));
     MABN_TRY(mabn_bench_run(&result, device, &c, 1, o.rounds));
     print_net(&c, &result, mabn_device_name(device));
+    return MABN_OK;
+}
+
+/* ---- layers ---- */
+
+/* A pass of a layer, or of all of a kind: milliseconds, and what it moves against a copy. */
+static void print_pass(double seconds, double bytes, double copy)
+{
+    if (seconds > 0)
+        printf("\t%.4f\t%.1f\t%.2f", seconds * 1e3, bytes / seconds * 1e-9, bytes / seconds / copy);
+    else
+        printf("\t-\t-\t-");
+}
+
+static void print_layer(const struct mabn_net_layer *l, double copy)
+{
+    if (o.json) {
+        printf("{\"layer\":\"%s\",\"kind\":\"%s\",\"height\":%lld,\"width\":%lld,"
+               "\"channels\":%lld,\"macs\":%.0f,\"forward_seconds\":%.6g,"
+               "\"forward_bytes\":%.0f,\"backward_seconds\":%.6g,\"backward_bytes\":%.0f}\n",
+               l->name, l->kind, (long long)l->height, (long long)l->width, (long long)l->channels,
+               l->macs, l->forward, l->forward_bytes, l->backward, l->backward_bytes);
+        return;
+    }
+    printf("%s\t%s\t%lldx%lldx%lld", *l->name ? l->name : "-", l->kind, (long long)l->height,
+           (long long)l->width, (long long)l->channels);
+    print_pass(l->forward, l->forward_bytes, copy);
+    print_pass(l->backward, l->backward_bytes, copy);
+    putchar('\n');
+}
+
+/* Layers of the same kind together, in the order of their first. */
+static void print_kinds(const struct mabn_bench_layers *r)
+{
+    for (int i = 0; i < r->count; i++) {
+        struct mabn_net_layer sum = {.kind = r->layers[i].kind};
+        int first = 0, count = 0;
+        while (strcmp(r->layers[first].kind, sum.kind))
+            first++;
+        for (int k = i; first == i && k < r->count; k++) {
+            const struct mabn_net_layer *l = &r->layers[k];
+            if (strcmp(l->kind, sum.kind)) continue;
+            count++;
+            sum.forward += l->forward;
+            sum.backward += l->backward;
+            sum.forward_bytes += l->forward_bytes;
+            sum.backward_bytes += l->backward_bytes;
+        }
+        if (!count) continue;
+        printf("# %d\t%s\t", count, sum.kind);
+        print_pass(sum.forward, sum.forward_bytes, r->copy);
+        print_pass(sum.backward, sum.backward_bytes, r->copy);
+        putchar('\n');
+    }
+}
+
+static mabn_status run_layers(struct mabn_device *device, const char *arch)
+{
+    struct mabn_bench_case c;
+    struct mabn_bench_layers r;
+    MABN_TRY(describe(&c, arch, o.norm, o.training));
+    MABN_TRY(mabn_bench_layers_run(&r, device, &c, o.rounds));
+    if (!o.json)
+        printf("layer\tkind\toutput\tforward ms\tGB/s\tof copy\tbackward ms\tGB/s\tof copy\n");
+    for (int i = 0; i < r.count; i++)
+        print_layer(&r.layers[i], r.copy);
+    if (o.json) {
+        printf("{\"copy_bytes_per_second\":%.6g,\"device\":\"%s\"}\n", r.copy,
+               mabn_device_name(device));
+    } else {
+        print_kinds(&r);
+        printf("# copy\t%.1f GB/s\n", r.copy * 1e-9);
+    }
+    mabn_bench_layers_release(&r);
     return MABN_OK;
 }
 
@@ -169,8 +250,8 @@ int main(int argc, char **argv)
     char **args;
     struct mabn_device *device;
     mabn_threads_wait_asleep(argv);
-    int which = mabn_cli_choose(clis, "mabn-bench", "time norms and networks on made-up data", argc,
-                                argv);
+    int which =
+        mabn_cli_choose(clis, "mabn-bench", "time norms and networks on made-up data", argc, argv);
     mabn_cli_start(&clis[which], argc - 1, argv + 1, &args);
     if (which == NORMS && o.training && o.inference)
         mabn_cli_usage_error("--training and --inference exclude each other");
@@ -179,7 +260,9 @@ int main(int argc, char **argv)
     if (status) return mabn_cli_finish(status);
     o.threads = mabn_device_threads(device);
     mabn_info("%s", mabn_device_name(device));
-    status = which == NORMS ? run_norms(device) : run_net(device, args[0]);
+    status = which == NORMS ? run_norms(device)
+             : which == NET ? run_net(device, args[0])
+                            : run_layers(device, args[0]);
     mabn_device_free(device);
     return mabn_cli_finish(status);
 }

@@ -214,3 +214,51 @@ out:
     free(sorted);
     return status;
 }
+
+/* ---- layers ---- */
+
+enum { LAYER_FORWARD, LAYER_BACKWARD, LAYER_TIMES };
+
+mabn_status mabn_bench_layers_run(struct mabn_bench_layers *result, struct mabn_device *device,
+                                  const struct mabn_bench_case *c, int rounds)
+{
+    mabn_status status;
+    double *times = NULL, *sorted = mabn_xcalloc((size_t)rounds, sizeof *sorted);
+    double *copies = mabn_xcalloc((size_t)rounds, sizeof *copies);
+    *result = (struct mabn_bench_layers){0};
+    MABN_TRY_GOTO(mabn_model_build(&result->net, device, &c->model, &c->options), out);
+    mabn_net_initialize(result->net, 1, MABN_NET_INIT_FAN_OUT);
+    MABN_TRY_GOTO(warm_up(result->net, device, c), out);
+    result->count = mabn_net_layer_count(result->net);
+    const size_t n = (size_t)result->count, row = n * LAYER_TIMES;
+    result->layers = mabn_xcalloc(n, sizeof *result->layers);
+    times = mabn_xcalloc(row * (size_t)rounds, sizeof *times);
+    for (int r = -1; r < rounds; r++) { /* the first is not to be counted */
+        MABN_TRY_GOTO(mabn_net_time_layers(result->net, result->layers), out);
+        for (size_t i = 0; i < n && r >= 0; i++) {
+            double *p = times + (size_t)r * row + i * LAYER_TIMES;
+            p[LAYER_FORWARD] = result->layers[i].forward;
+            p[LAYER_BACKWARD] = result->layers[i].backward;
+        }
+        if (r >= 0) MABN_TRY_GOTO(mabn_net_time_copy(result->net, &copies[r]), out);
+    }
+    for (size_t i = 0; i < n; i++) {
+        double *p = times + i * LAYER_TIMES;
+        result->layers[i].forward = median(p + LAYER_FORWARD, rounds, row, sorted);
+        result->layers[i].backward = median(p + LAYER_BACKWARD, rounds, row, sorted);
+    }
+    result->copy = median(copies, rounds, 1, sorted);
+out:
+    if (status) mabn_bench_layers_release(result);
+    free(times);
+    free(sorted);
+    free(copies);
+    return status;
+}
+
+void mabn_bench_layers_release(struct mabn_bench_layers *result)
+{
+    mabn_net_free(result->net);
+    free(result->layers);
+    *result = (struct mabn_bench_layers){0};
+}

@@ -29,5 +29,17 @@ MABN_MUST_USE mabn_status mabn_bench_run(struct mabn_bench_result *results,
                                          const struct mabn_bench_case *cases, int count,
                                          int rounds);
 
+struct mabn_bench_layers {
+    struct mabn_net *net; /* owns the layers' names */
+    struct mabn_net_layer *layers;
+    int count;
+    double copy; /* bytes a second, read plus written */
+};
+/* Every layer of one network by itself, and a copy of the same round: medians over the rounds. */
+MABN_MUST_USE mabn_status mabn_bench_layers_run(struct mabn_bench_layers *result,
+                                                struct mabn_device *device,
+                                                const struct mabn_bench_case *c, int rounds);
+void mabn_bench_layers_release(struct mabn_bench_layers *result);
+
 MABN_END_DECLS
 #endif

@@ -71,6 +71,14 @@ struct arena {
     size_t bytes;
 };
 
+/* Of a node, for mabn_net_time_layers. */
+struct net_layer_time {
+    double forward, backward; /* seconds */
+    bool elsewhere;           /* a convolution whose forward runs in its norm's place */
+    bool with_conv;           /* … that norm */
+    bool with_norm;           /* a convolution whose backward does the work of the norm before it */
+};
+
 /* What runs a planned network. The planning, the arenas and the named tensors are shared. */
 struct net_backend {
     int depth; /* of mabn_net_depth */
@@ -95,6 +103,9 @@ struct net_backend {
     /* Within the device's memory, after what was asked before. */
     mabn_status (*copy)(struct mabn_net *net, void *to, const void *from, size_t bytes);
     mabn_status (*time_convolutions)(struct mabn_net *net, double *seconds);
+    mabn_status (*time_layers)(struct mabn_net *net, struct net_layer_time *times /* (nodes) */);
+    mabn_status (*time_copy)(struct mabn_net *net, void *to, const void *from, size_t bytes,
+                             double *seconds);
 };
 
 extern const struct net_backend mabn_net_cpu;

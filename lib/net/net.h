@@ -251,5 +251,23 @@ struct mabn_net_memory mabn_net_memory_of(const struct mabn_net *net);
  * mabn-bench. Destroys activations and gradients. */
 MABN_MUST_USE mabn_status mabn_net_time_convolutions(struct mabn_net *net, double *seconds);
 
+/* What a layer takes, and what it must move. */
+struct mabn_net_layer {
+    const char *name, *kind;         /* "layer1.0.bn1", "norm"; the net's. Pools have no name: "" */
+    int64_t height, width, channels; /* of the output */
+    double forward, backward;        /* seconds; 0 where it has none, or its neighbour does it */
+    /* Each array that it reads or writes, once: a layer that has to read one twice (BN in training)
+     * takes longer than a copy of so many bytes at best. */
+    double forward_bytes, backward_bytes;
+    double macs; /* multiply-adds, forward */
+};
+int mabn_net_layer_count(const struct mabn_net *net);
+/* One forward (training: loss and backward too) on what is in the input, and how long each of its
+ * layers took; `layers` has mabn_net_layer_count. The norms' state moves on as in a step. */
+MABN_MUST_USE mabn_status mabn_net_time_layers(struct mabn_net *net, struct mabn_net_layer *layers);
+/* The ceiling: a large copy within the device's memory, bytes read plus bytes written. Destroys
+ * activations. */
+MABN_MUST_USE mabn_status mabn_net_time_copy(struct mabn_net *net, double *bytes_per_second);
+
 MABN_END_DECLS
 #endif

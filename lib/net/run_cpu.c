@@ -436,6 +436,49 @@ static mabn_status cpu_time_convolutions(struct mabn_net *net, double *seconds)
     return MABN_OK;
 }
 
+static mabn_status cpu_time_layers(struct mabn_net *net, struct net_layer_time *times)
+{
+    struct scratch s;
+    double loss, start;
+    MABN_TRY(get_scratch(net, &s));
+    if (!net->options.training && net->stale) MABN_TRY(pack_all(net, &s));
+    for (int i = 0; i < net->node_count; i++) {
+        struct node *node = &net->nodes[i];
+        times[i].elsewhere = node->kind == NODE_CONV && node->folded >= 0;
+        times[i].with_conv = node->kind == NODE_NORM && node->folded >= 0;
+        start = mabn_now();
+        MABN_TRY(forward_node(net, node, &s));
+        if (!times[i].elsewhere) times[i].forward = mabn_now() - start;
+    }
+    if (!net->options.training) return MABN_OK;
+    MABN_TRY(cpu_loss(net, 0, &loss));
+    for (int i = net->output; i > 0; i--) {
+        if (net->nodes[i].grad < 0) continue;
+        start = mabn_now();
+        MABN_TRY(backward_node(net, &net->nodes[i], &s));
+        times[i].backward = mabn_now() - start;
+    }
+    return MABN_OK;
+}
+
+enum { COPY_PIECE = 1 << 20 };
+
+static mabn_status cpu_time_copy(struct mabn_net *net, void *to, const void *from, size_t bytes,
+                                 double *seconds)
+{
+    (void)net;
+    const int64_t pieces = (int64_t)((bytes + COPY_PIECE - 1) / COPY_PIECE);
+    const double start = mabn_now();
+#pragma omp parallel for
+    for (int64_t i = 0; i < pieces; i++) {
+        const size_t at = (size_t)i * COPY_PIECE;
+        memcpy((char *)to + at, (const char *)from + at,
+               bytes - at < COPY_PIECE ? bytes - at : COPY_PIECE);
+    }
+    *seconds = mabn_now() - start;
+    return MABN_OK;
+}
+
 /* ---- one step ---- */
 
 static mabn_status cpu_step(struct mabn_net *net, double smoothing, const struct mabn_net_sgd *sgd)
@@ -503,4 +546,6 @@ const struct net_backend mabn_net_cpu = {
     .result = cpu_result,
     .copy = cpu_copy,
     .time_convolutions = cpu_time_convolutions,
+    .time_layers = cpu_time_layers,
+    .time_copy = cpu_time_copy,
 };

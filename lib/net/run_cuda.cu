@@ -22,6 +22,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <vector>
+
 #include "base/log.h"
 #include "base/mem.h"
 #include "device/launch.cuh"
@@ -588,6 +590,81 @@ static mabn_status cuda_time_convolutions(struct mabn_net *net, double *seconds)
     return mabn_cuda_event_seconds(seconds, c->begin, c->end);
 }
 
+/* Places in the queue, before the first layer and after each. */
+struct marks {
+    std::vector<struct mabn_cuda_event *> events;
+    ~marks()
+    {
+        for (struct mabn_cuda_event *event : events)
+            mabn_cuda_event_free(event);
+    }
+    mabn_status mark(struct mabn_net *net)
+    {
+        struct mabn_cuda_event *event;
+        MABN_TRY(mabn_cuda_event_new(&event, net->device, true));
+        events.push_back(event);
+        return mabn_cuda_event_record(event, net->cuda->stream);
+    }
+    /* Seconds before the k-th mark, from 1. */
+    mabn_status before(size_t k, double *seconds) const
+    {
+        return mabn_cuda_event_seconds(seconds, events[k - 1], events[k]);
+    }
+};
+
+static void tell_joins(const struct mabn_net *net, struct net_layer_time *times)
+{
+    for (int i = 0; i < net->node_count; i++) {
+        const struct node *node = &net->nodes[i];
+        if (node->kind != NODE_CONV) continue;
+        const int norm = net->options.training ? node->partner : node->folded;
+        times[i].with_norm = net->cuda->layers[i].before;
+        times[i].elsewhere =
+            net->options.training ? mabn_net_cuda_forward_joins(net, node) : norm >= 0;
+        if (times[i].elsewhere) times[norm].with_conv = true;
+    }
+}
+
+static mabn_status cuda_time_layers(struct mabn_net *net, struct net_layer_time *times)
+{
+    struct marks forward, backward;
+    MABN_TRY(make_ready(net));
+    MABN_TRY(upload(net, next_slot(net)));
+    tell_joins(net, times);
+    if (net->options.training) MABN_TRY(mabn_net_cuda_begin_joined(net));
+    MABN_TRY(forward.mark(net));
+    for (int i = 0; i < net->node_count; i++) {
+        MABN_TRY(forward_node(net, &net->nodes[i]));
+        MABN_TRY(forward.mark(net));
+    }
+    count_forward(net);
+    MABN_TRY(queue_loss(net, 0));
+    MABN_TRY(backward.mark(net));
+    for (int i = net->output; i > 0 && net->options.training; i--) {
+        if (net->nodes[i].grad >= 0) MABN_TRY(backward_node(net, &net->nodes[i]));
+        MABN_TRY(backward.mark(net));
+    }
+    MABN_TRY(mabn_device_wait(net->device));
+    for (int i = 0; i < net->node_count; i++)
+        if (!times[i].elsewhere && i) MABN_TRY(forward.before((size_t)i + 1, &times[i].forward));
+    for (int i = net->output; i > 0 && net->options.training; i--)
+        if (net->nodes[i].grad >= 0)
+            MABN_TRY(backward.before((size_t)(net->output - i) + 1, &times[i].backward));
+    return MABN_OK;
+}
+
+static mabn_status cuda_time_copy(struct mabn_net *net, void *to, const void *from, size_t bytes,
+                                  double *seconds)
+{
+    const struct net_cuda *c = net->cuda;
+    MABN_TRY(copy_on_device(net, to, from, bytes)); /* not to be timed */
+    MABN_TRY(mabn_cuda_event_record(c->begin, c->stream));
+    MABN_TRY(copy_on_device(net, to, from, bytes));
+    MABN_TRY(mabn_cuda_event_record(c->end, c->stream));
+    MABN_TRY(mabn_cuda_event_wait(c->end));
+    return mabn_cuda_event_seconds(seconds, c->begin, c->end);
+}
+
 static mabn_status cuda_get_scale(struct mabn_net *net, struct mabn_net_loss_scale *scale)
 {
     struct mabn_cuda_scaler s;
@@ -639,4 +716,6 @@ const struct net_backend mabn_net_cuda = {
     cuda_set_scale,
     cuda_copy,
     cuda_time_convolutions,
+    cuda_time_layers,
+    cuda_time_copy,
 };
