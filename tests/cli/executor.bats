@@ -104,6 +104,19 @@ close() {
     assert_output --partial '"device":"executor, '
 }
 
+@test "mabn-bench times layers, also those that convolutions do" {
+    bench=("$E/mabn-bench" layers cifar-resnet8 --size 8 -b 2 -r 1 --device cuda)
+    run --separate-stderr "${bench[@]}" -t --window 2 --tune -v # past r_start
+    assert_success
+    assert_line --regexp '^layer3.0.bn2	(convolution and )?norm	2x2x64	[0-9.]+	.*	[0-9.]+$'
+    assert_line --regexp '^# copy	[0-9.]+ GB/s$'
+    [[ $stderr == *"layer1.0.conv1: with the norm behind it: plain, "*" ms; apart "* ]]
+    [[ $stderr == *"layer1.0.conv2: with the norm before it: plain, "*" ms; apart "* ]]
+    run --separate-stderr "${bench[@]}" --json
+    assert_success
+    assert_line --partial '"layer":"layer1.0.bn1","kind":"convolution and norm"'
+}
+
 @test "there is one GPU, and no second" {
     fails 1 "there is no cuda:1: this machine has 1 GPU" "$E/mabn-bench" norms --device cuda:1
 }

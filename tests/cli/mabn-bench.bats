@@ -24,8 +24,36 @@ load helpers
     done
 }
 
+@test "layers: each with its time, kinds summed up, the copy beside them" {
+    run --separate-stderr mabn-bench layers cifar-resnet8 --size 16 -b 2 -r 2 -q
+    assert_success
+    number='[0-9.]+' none='-	-	-'
+    assert_line --regexp "^layer1.0.bn1	convolution and norm	16x16x16	$number	$number	$number	$none\$"
+    assert_line --regexp "^layer1.0.conv1	convolution	16x16x16	$none	$none\$"
+    assert_line --regexp "^# 9	convolution and norm	"
+    assert_line --regexp "^# copy	$number GB/s\$"
+    run --separate-stderr mabn-bench layers cifar-resnet8 --size 16 -b 2 -r 1 -t --norm bn --json -q
+    assert_success
+    $PYTHON - "$output" <<'END'
+import json, sys
+rows = [json.loads(line) for line in sys.argv[1].splitlines()]
+assert rows.pop()["copy_bytes_per_second"] > 0
+of = {row["layer"]: row for row in rows}
+y, w = 2 * 16 * 16 * 16 * 4, 16 * 16 * 9 * 4  # an activation of the first stage, a filter bank
+bytes_of = lambda name: (of[name]["forward_bytes"], of[name]["backward_bytes"])
+assert bytes_of("layer1.0.bn1") == (2 * y, 3 * y)
+assert bytes_of("layer1.0.conv1") == (2 * y + w, 5 * y + 2 * w)  # adds to the shortcut's gradient
+assert bytes_of("layer1.0.conv2") == (2 * y + w, 4 * y + 2 * w)
+assert bytes_of("layer1.0.bn2") == (3 * y, 5 * y)
+assert of["layer1.0.conv1"]["macs"] == 2 * 16 * 16 * 16 * 16 * 9
+assert of["conv1"]["backward_bytes"] == 2 * 16 * 16 * 3 * 4 + y + 3 * 16 * 9 * 4  # no gradient of the input
+assert all(row["forward_seconds"] > 0 and row["backward_seconds"] > 0 for row in rows)
+END
+}
+
 @test "what is refused" {
     fails 1 "there is no architecture" mabn-bench net vgg16 -q
+    fails 1 "there is no architecture" mabn-bench layers vgg16 -q
     fails 2 "exclude each other" mabn-bench norms -t -i
     run bash -c 'mabn-bench net cifar-resnet8 --size 8 -b 1 -r 1 -q > /dev/full'
     assert_equal "$status" 1
