@@ -120,19 +120,26 @@ template <typename T, int V> __device__ __forceinline__ void mabn_load(float (&o
     }
 }
 
+/* V neighbours as a T array has them in memory. */
+template <typename T, int V>
+__device__ __forceinline__ typename mabn_vector<T, V>::raw mabn_pack(const float (&v)[V])
+{
+    if constexpr (sizeof(T) == 4)
+        return make_uint4(__float_as_uint(v[0]), __float_as_uint(v[1]), __float_as_uint(v[2]),
+                          __float_as_uint(v[3]));
+    else if constexpr (V == 4)
+        return make_uint2(mabn_pack_word<T>(v[0], v[1]), mabn_pack_word<T>(v[2], v[3]));
+    else
+        return make_uint4(mabn_pack_word<T>(v[0], v[1]), mabn_pack_word<T>(v[2], v[3]),
+                          mabn_pack_word<T>(v[4], v[5]), mabn_pack_word<T>(v[6], v[7]));
+}
+
 template <typename T, int V> __device__ __forceinline__ void mabn_store(T *p, const float (&v)[V])
 {
     if constexpr (V == 1)
         mabn_from_float(p, v[0]);
-    else if constexpr (sizeof(T) == 4)
-        *reinterpret_cast<float4 *>(p) = make_float4(v[0], v[1], v[2], v[3]);
-    else if constexpr (V == 4)
-        *reinterpret_cast<uint2 *>(p) =
-            make_uint2(mabn_pack_word<T>(v[0], v[1]), mabn_pack_word<T>(v[2], v[3]));
     else
-        *reinterpret_cast<uint4 *>(p) =
-            make_uint4(mabn_pack_word<T>(v[0], v[1]), mabn_pack_word<T>(v[2], v[3]),
-                       mabn_pack_word<T>(v[4], v[5]), mabn_pack_word<T>(v[6], v[7]));
+        *reinterpret_cast<typename mabn_vector<T, V>::raw *>(p) = mabn_pack<T>(v);
 }
 
 /* Rows of `channels` values may be walked 16 bytes at a time from these pointers; NULL has no say.

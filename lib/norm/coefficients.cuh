@@ -29,6 +29,14 @@ __device__ __forceinline__ void mabn_coef_keep(const struct mabn_norm_saved &sav
     saved.shift[at] = k.shift;
 }
 
+__device__ __forceinline__ struct mabn_coef mabn_coef_kept(const struct mabn_norm_saved &saved,
+                                                           int64_t at)
+{
+    struct mabn_coef k = {saved.a[at],    saved.b[at],     saved.mean[at],
+                          saved.istd[at], saved.scale[at], saved.shift[at]};
+    return k;
+}
+
 /* All a coefficient kernel may read or write; everything it points at is device memory. */
 struct mabn_cuda_work {
     struct mabn_norm_options o;
@@ -56,10 +64,17 @@ struct mabn_cuda_work {
 /* GN, LN, IN forward in one pass, if a sample's groups fit into shared memory: else *done is false
  * and nothing was launched. */
 struct mabn_cuda_apply_in;
+struct mabn_cuda_grad;
 struct mabn_cuda_rows;
 mabn_status mabn_cuda_sample_forward(bool *done, const struct mabn_cuda_work *w,
                                      const struct mabn_cuda_apply_in *in,
                                      const struct mabn_cuda_rows *rows, cudaStream_t stream);
+
+/* Likewise their backward: dx, dresidual (NULL: not wanted), dgamma and dbeta. */
+mabn_status mabn_cuda_sample_backward(bool *done, void *dx, void *dresidual,
+                                      const struct mabn_cuda_work *w,
+                                      const struct mabn_cuda_grad *in,
+                                      const struct mabn_cuda_rows *rows, cudaStream_t stream);
 
 /* a, b (C) of a norm that folds, from its state: inference, none, frozen. */
 mabn_status mabn_cuda_affine_of(float *a, float *b, const struct mabn_cuda_work *w,
@@ -70,6 +85,8 @@ mabn_status mabn_cuda_affine_of(float *a, float *b, const struct mabn_cuda_work 
 mabn_status mabn_cuda_coefficients(const struct mabn_cuda_work *w, cudaStream_t stream);
 /* p, q, r, dgamma, dbeta from the partial sums; moves the backward window on. */
 mabn_status mabn_cuda_gradients(const struct mabn_cuda_work *w, cudaStream_t stream);
+/* dgamma and dbeta of GN, LN and IN, from each sample's sums in stat0 and stat1. */
+mabn_status mabn_cuda_sample_parameters(const struct mabn_cuda_work *w, cudaStream_t stream);
 /* dbeta alone, from the partial sums of g: where gradients had none. */
 mabn_status mabn_cuda_grad_beta(const struct mabn_cuda_work *w, cudaStream_t stream);
 

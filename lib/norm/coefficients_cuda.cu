@@ -104,13 +104,6 @@ __device__ __forceinline__ void keep(const work &w, int64_t at, const struct mab
     mabn_coef_keep(w.saved, at, k);
 }
 
-__device__ __forceinline__ struct mabn_coef kept(const work &w, int64_t at)
-{
-    struct mabn_coef k = {w.saved.a[at],    w.saved.b[at],     w.saved.mean[at],
-                          w.saved.istd[at], w.saved.scale[at], w.saved.shift[at]};
-    return k;
-}
-
 /* ---- BN, BRN, SyncBN of one rank: forward ---- */
 
 __global__ void __launch_bounds__(BLOCK) coefs_bn(work w)
@@ -336,7 +329,7 @@ __global__ void __launch_bounds__(BLOCK) grads_bn(work w)
         const int64_t i = run * w.channels + at.c;
         const double sum = w.stat0[i], dot = w.stat1[i], gamma = w.gamma[at.c];
         const double n = (double)run_rows_of(w, run);
-        const struct mabn_coef f = kept(w, i);
+        const struct mabn_coef f = mabn_coef_kept(w.saved, i);
         struct mabn_grad_coef k;
         dgamma += f.scale * dot + f.shift * sum;
         dbeta += sum;
@@ -375,7 +368,7 @@ __global__ void __launch_bounds__(BLOCK) grads_mabn(work w)
     for (int64_t run = at.row; at.active && run < w.runs; run += at.rows) {
         const int64_t i = run * w.channels + at.c;
         const double sum = w.sum ? w.stat0[i] : 0, dot = w.stat1[i];
-        const struct mabn_coef f = kept(w, i);
+        const struct mabn_coef f = mabn_coef_kept(w.saved, i);
         dgamma += f.scale * dot + f.shift * sum;
         dbeta += sum;
         psi[i] =
@@ -387,7 +380,7 @@ __global__ void __launch_bounds__(BLOCK) grads_mabn(work w)
     const double mean = column_sum(part, psi_sum, at) / (double)w.runs;
     for (int64_t run = at.row; at.active && run < w.runs; run += at.rows) {
         const int64_t i = run * w.channels + at.c;
-        const struct mabn_coef f = kept(w, i);
+        const struct mabn_coef f = mabn_coef_kept(w.saved, i);
         struct mabn_grad_coef k;
         mabn_grad_mabn(
             &k, &f, w.gamma[at.c],
@@ -477,28 +470,22 @@ __global__ void __launch_bounds__(SAMPLE_BLOCK) grads_gn(work w)
 {
     mabn_await_inputs();
     const int64_t run = blockIdx.x, row = run * w.channels;
-    const int size = w.channels / w.o.groups, team = mabn_team_of(size);
-    const int lane = (int)threadIdx.x % team, teams = SAMPLE_BLOCK / team;
+    const int size = w.channels / w.o.groups;
     const double n = (double)w.run_rows * size;
 
     finish_sample(w, run);
-    for (int g0 = 0; g0 < w.o.groups; g0 += teams) {
-        const int g = g0 + (int)threadIdx.x / team;
-        const int c0 = g * size, c1 = g < w.o.groups ? c0 + size : 0;
-        double sum = 0, dot = 0;
-        for (int c = c0 + lane; c < c1; c += team) {
-            sum += w.gamma[c] * w.stat0[row + c];
-            dot += w.gamma[c] * w.stat1[row + c];
-        }
-        sum = mabn_team_sum(sum, team);
-        dot = mabn_team_sum(dot, team);
-        for (int c = c0 + lane; c < c1; c += team) {
-            const struct mabn_coef f = kept(w, row + c);
+    mabn_sum_groups<SAMPLE_BLOCK>(
+        w.o.groups, size,
+        [&](int c, double *sum, double *dot) {
+            *sum = w.gamma[c] * w.stat0[row + c];
+            *dot = w.gamma[c] * w.stat1[row + c];
+        },
+        [&](int c, double sum, double dot) {
+            const struct mabn_coef f = mabn_coef_kept(w.saved, row + c);
             struct mabn_grad_coef k;
             mabn_grad_bn(&k, &f, w.gamma[c], sum, dot, n, 1);
             put_grad(w, row + c, k);
-        }
-    }
+        });
 }
 
 /* ---- known before the batch ---- */
@@ -582,8 +569,13 @@ mabn_status mabn_cuda_gradients(const struct mabn_cuda_work *w, cudaStream_t str
         return MABN_LAUNCH_EARLY(grads_mabn, over_channels(w), block_size(w), 0, stream, *w);
     default:
         MABN_TRY(MABN_LAUNCH_EARLY(grads_gn, (unsigned)w->runs, SAMPLE_BLOCK, 0, stream, *w));
-        return MABN_LAUNCH_EARLY(parameters_gn, over_channels(w), block_size(w), 0, stream, *w);
+        return mabn_cuda_sample_parameters(w, stream);
     }
+}
+
+mabn_status mabn_cuda_sample_parameters(const struct mabn_cuda_work *w, cudaStream_t stream)
+{
+    return MABN_LAUNCH_EARLY(parameters_gn, over_channels(w), block_size(w), 0, stream, *w);
 }
 
 mabn_status mabn_cuda_grad_beta(const struct mabn_cuda_work *w, cudaStream_t stream)

@@ -51,4 +51,28 @@ __device__ void mabn_join_groups(int groups, int size, Moments moments, Put put)
     }
 }
 
+/* For each of `groups` groups of `size` channels: terms(c, &sum, &dot) of each channel, then put(c,
+ * sum, dot) with the group's totals. By all THREADS of the block. */
+template <int THREADS, typename Terms, typename Put>
+__device__ void mabn_sum_groups(int groups, int size, Terms terms, Put put)
+{
+    const int team = mabn_team_of(size);
+    const int lane = (int)threadIdx.x % team, teams = THREADS / team;
+
+    for (int g0 = 0; g0 < groups; g0 += teams) {
+        const int g = g0 + (int)threadIdx.x / team;
+        const int c0 = g * size, c1 = g < groups ? c0 + size : 0;
+        double sum = 0, dot = 0, s, d;
+        for (int c = c0 + lane; c < c1; c += team) {
+            terms(c, &s, &d);
+            sum += s;
+            dot += d;
+        }
+        sum = mabn_team_sum(sum, team);
+        dot = mabn_team_sum(dot, team);
+        for (int c = c0 + lane; c < c1; c += team)
+            put(c, sum, dot);
+    }
+}
+
 #endif

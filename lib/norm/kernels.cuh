@@ -81,6 +81,15 @@ struct mabn_cuda_grad {
     enum mabn_mask mask;
 };
 
+/* The gradient behind ReLU. */
+template <int MASK>
+__device__ __forceinline__ float mabn_masked(float dy, float x, float y, float a, float b)
+{
+    if (MASK == MABN_MASK_Y) return y <= 0 ? 0 : dy;
+    if (MASK == MABN_MASK_X) return fmaf(a, x, b) <= 0 ? 0 : dy;
+    return dy;
+}
+
 /* sum = Σ g, dot = Σ g·(x − shift), g = masked dy; partial sums. masked = g, may be dy; only for
  * MASK_Y, NULL: not wanted. */
 mabn_status mabn_cuda_grad_moments(float *sum, float *dot, void *masked,

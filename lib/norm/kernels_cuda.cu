@@ -264,15 +264,6 @@ template <typename T> struct grad_args {
     float *sum; /* SUM */
 };
 
-/* The gradient behind ReLU. */
-template <int MASK>
-__device__ __forceinline__ float masked(float dy, float x, float y, float a, float b)
-{
-    if (MASK == MABN_MASK_Y) return y <= 0 ? 0 : dy;
-    if (MASK == MABN_MASK_X) return fmaf(a, x, b) <= 0 ? 0 : dy;
-    return dy;
-}
-
 template <typename T, int V, int MASK>
 __global__ void __launch_bounds__(THREADS)
     grad_moments_kernel(float *sum_out, float *dot_out, struct grad_args<T> in, struct cut c)
@@ -305,7 +296,7 @@ __global__ void __launch_bounds__(THREADS)
             if (MASK == MABN_MASK_Y) mabn_unpack<T>(y, raw_y[u]);
 #pragma unroll
             for (int j = 0; j < V; j++) {
-                const float g = masked<MASK>(dy[j], x[j], y[j], a[j], b[j]);
+                const float g = mabn_masked<MASK>(dy[j], x[j], y[j], a[j], b[j]);
                 sum[j] += g;
                 dot[j] = fmaf(g, x[j] - shift[j], dot[j]);
                 dy[j] = g;
@@ -363,7 +354,7 @@ __global__ void __launch_bounds__(THREADS, REST == REST_QR && MASK != MABN_MASK_
             if (MASK == MABN_MASK_Y) mabn_unpack<T>(y, raw_y[u]);
 #pragma unroll
             for (int j = 0; j < V; j++) {
-                g[j] = masked<MASK>(g[j], x[j], y[j], a[j], b[j]);
+                g[j] = mabn_masked<MASK>(g[j], x[j], y[j], a[j], b[j]);
                 if (SUM) sum[j] += g[j];
             }
             if (!SUM && in.dresidual) mabn_store(in.dresidual + at, g);

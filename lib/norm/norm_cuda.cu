@@ -7,7 +7,8 @@
  *     backward, joined     gradients, gradient apply with Σ dy, dbeta
  *     inference            affine, apply; GN, LN and IN as forward
  *
- * GN, LN and IN forward is one launch where a sample's groups fit into shared memory. */
+ * GN, LN and IN are one launch where a sample's groups fit into shared memory; in backward, and a
+ * small one for dgamma and dbeta. */
 #include "norm/norm_cuda.h"
 
 #include "device/pack.cuh"
@@ -276,15 +277,21 @@ mabn_status backward_measured(const struct call *c, struct mabn_cuda_grad *in)
     const bool centred = w->o.kind != MABN_NORM_MABN;
     void *dresidual = c->io->dresidual;
     void *masked = in->mask == MABN_MASK_Y ? dresidual : NULL;
+    bool done = false;
 
+    if (in->mask == MABN_MASK_NONE && in->dy == dresidual) dresidual = NULL; /* it is there */
+    if (over_sample(w->o.kind))
+        MABN_TRY(
+            mabn_cuda_sample_backward(&done, c->io->dx, dresidual, w, in, &c->rows, c->stream));
+    if (done) return MABN_OK;
     in->shift = centred ? w->saved.mean : NULL;
     MABN_TRY(mabn_cuda_grad_moments(c->sum, c->square, masked, in, &c->rows, c->stream));
     MABN_TRY(mabn_cuda_gradients(w, c->stream));
     if (masked) {
         in->dy = masked;
         in->mask = MABN_MASK_NONE;
+        dresidual = NULL;
     }
-    if (in->dy == dresidual) dresidual = NULL; /* it is there */
     return mabn_cuda_grad_apply(c->io->dx, dresidual, in, w->p, w->q, centred ? w->r : NULL,
                                 w->channels, &c->rows, c->stream);
 }

@@ -219,14 +219,15 @@ static struct mabn_norm_options options_of(enum mabn_norm_kind kind, enum mabn_w
 
 static void test_kind(enum mabn_norm_kind kind, enum mabn_window_rule rule)
 {
-    /* Odd channels (no vectors), vectors that do not fill a tile, several tiles and chunks. */
-    static const struct shape shapes[] = {
-        {5, 7, 5, 2}, {4, 3, 24, 2}, {3, 130, 40, 0}, {7, 5, 136, 3}, {1, 9, 8, 1}};
+    /* Odd channels (no vectors), vectors that do not fill a tile, several tiles and chunks, several
+     * tiles of whole groups. */
+    static const struct shape shapes[] = {{5, 7, 5, 2},   {4, 3, 24, 2}, {3, 130, 40, 0},
+                                          {7, 5, 136, 3}, {1, 9, 8, 1},  {2, 33, 64, 0}};
     static const struct mode modes[] = {
         {true, false, false}, {true, true, false}, {false, true, true}, {true, false, true}};
     const enum mabn_dtype types[] = {MABN_DTYPE_F32, MABN_DTYPE_BF16, MABN_DTYPE_F16};
 
-    for (int i = 0; i < 15; i++) {
+    for (int i = 0; i < 18; i++) {
         struct mabn_norm_options o = options_of(kind, rule);
         const struct shape s = shapes[i / 3];
         struct mode m = modes[(i / 3 + i) % 4];
@@ -234,6 +235,17 @@ static void test_kind(enum mabn_norm_kind kind, enum mabn_window_rule rule)
         o.groups = s.channels % 8 ? 1 : 8;
         run(o, s, types[i % 3], m, 6);
     }
+}
+
+/* Samples of which only forward fits into shared memory, and not even that. */
+static void test_large_samples(void)
+{
+    struct mabn_norm_options o = options_of(MABN_NORM_GN, MABN_WINDOW_SUBBATCH);
+    const struct mode m = {true, true, false};
+
+    o.groups = 4;
+    run(o, {1, 6600, 8, 0}, MABN_DTYPE_BF16, m, 1);
+    run(o, {1, 12600, 8, 0}, MABN_DTYPE_F16, m, 1);
 }
 
 /* Gradients that are larger by the loss's scale, which changes on the way: results are, too, and
@@ -602,6 +614,7 @@ int main(void)
     for (int kind = 0; kind < MABN_NORM_KINDS; kind++)
         test_kind((enum mabn_norm_kind)kind, MABN_WINDOW_SUBBATCH);
     test_kind(MABN_NORM_MABN, MABN_WINDOW_ITERATION);
+    test_large_samples();
     test_scaler(MABN_WINDOW_SUBBATCH);
     test_scaler(MABN_WINDOW_ITERATION);
     test_joined(MABN_WINDOW_SUBBATCH);
