@@ -18,8 +18,9 @@
 # More targets:
 #   check-unit check-cli check-golden check-san check-headers    parts of the tests
 #   check-gpu bench-gpu bundle-gpu                                on a GPU: tests/gpu
-#   check-kill fuzz fuzz-long                                     kill -9 50 times; fuzzers, a minute
-#                                                                 each or 20 on every core
+#   check-kill check-race                                         kill -9 50 times; ThreadSanitizer
+#   fuzz fuzz-long                                                fuzzers, a minute each or 20 on
+#                                                                 every core
 #   bench peer                                                    speed; other tools beside ours
 #   format lint clean
 
