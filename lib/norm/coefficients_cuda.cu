@@ -354,6 +354,7 @@ __device__ __forceinline__ double true_psi(const work &w, double scaled, int64_t
     return done ? w.state.window_gz[window_row(w, 1, done) * w.channels + c] : 0;
 }
 
+/* Without w.sum, dbeta is left to grad_beta; nothing else takes Σg, mean and shift being 0. */
 __global__ void __launch_bounds__(BLOCK) grads_mabn(work w)
 {
     MABN_SHARED(double, part, 2 * BLOCK);

@@ -14,8 +14,8 @@
  *     by the device alone, are applied again. Ignored where y is residual.
  *     mabn_norm_calls_until_known says from the state of the start when that will be so: reading
  *     the state's counter at each step would wait for the device;
- *   - square, dot (MABN of one run): the convolutions around the norm do what of its work passes
- * over memory, below;
+ *   - square, dot (MABN of one run): the convolutions around the norm have done some of its passes
+ *     over memory: see below;
  *   - scaler (float16): dy and all that comes of it are scaler->scale times what they stand for.
  *     MABN's backward window keeps true values whatever the scale was, and a statistic that
  *     overflowed leaves the one before it in its place: the step is skipped, the window goes on.
