@@ -13,9 +13,9 @@
 #include "ops/conv_cuda_fast.h"
 #include "ops/conv_cuda_plain.h"
 
-/* How a library does one pass. */
+/* How one pass is done. */
 struct way {
-    bool there;
+    bool there;                  /* it may be called */
     struct mabn_conv_fast *fast; /* NULL: the plain kernels do it */
     struct mabn_conv_want want;  /* of the pass */
     bool whole;                  /* want's end is in it */
