@@ -97,7 +97,8 @@ mabn_status mabn_cuda_grad_moments(float *sum, float *dot, void *masked,
                                    const struct mabn_cuda_rows *rows, cudaStream_t stream);
 
 /* dx = p·g + (q·(x − shift) + r), p, q, r (runs,channels) (`stride` as above); q NULL: dx = p·g;
- * r NULL: 0. dresidual = g, may be NULL. */
+ * r NULL: 0. Under MASK_X affine.a is taken for p: they are the same in every norm. dresidual = g,
+ * may be NULL. */
 mabn_status mabn_cuda_grad_apply(void *dx, void *dresidual, const struct mabn_cuda_grad *in,
                                  const float *p, const float *q, const float *r, int64_t stride,
                                  const struct mabn_cuda_rows *rows, cudaStream_t stream);

@@ -326,7 +326,7 @@ __global__ void __launch_bounds__(THREADS, REST == REST_QR && MASK != MABN_MASK_
     mabn_await_inputs();
     if (p.active) {
         const int64_t at = p.run * in.stride + p.channel;
-        mabn_load(kp, in.p + at);
+        if (MASK != MABN_MASK_X) mabn_load(kp, in.p + at); /* it is a then */
         if (REST) mabn_load(kq, in.q + at);
         if (REST == REST_QR && in.r) mabn_load(kr, in.r + at);
         if (REST == REST_QR && in.shift)
@@ -360,7 +360,7 @@ __global__ void __launch_bounds__(THREADS, REST == REST_QR && MASK != MABN_MASK_
             if (!SUM && in.dresidual) mabn_store(in.dresidual + at, g);
 #pragma unroll
             for (int j = 0; j < V; j++)
-                g[j] = fmaf(kp[j], g[j],
+                g[j] = fmaf(MASK == MABN_MASK_X ? a[j] : kp[j], g[j],
                             REST == REST_QR  ? fmaf(kq[j], x[j] - shift[j], kr[j])
                             : REST == REST_Q ? kq[j] * x[j]
                                              : 0);
