@@ -38,8 +38,8 @@ struct mabn_conv_fast {
 namespace
 {
 
-/* A compiled plan takes some seconds to make. */
-enum { TUNE_PLANS = 8, TUNE_COMPILED = 2, TUNE_PRODUCTS = 3, TUNE_SAMPLES = 5 };
+/* A compiled plan takes some seconds to make, and a network has dozens. */
+enum { TUNE_PLANS = 8, TUNE_COMPILED = 1, TUNE_PRODUCTS = 3, TUNE_SAMPLES = 5 };
 const size_t WORKSPACE = (size_t)512 << 20;
 
 struct layer {
