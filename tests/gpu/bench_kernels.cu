@@ -603,7 +603,7 @@ int main(int argc, char **argv)
             return 2;
         }
     }
-    if (!gpu_ready()) return tap_done();
+    if (!gpu_ready()) return 1;
     start(&b, (size_t)batch * 112 * 112 * 64 * 4);
     for (enum mabn_dtype dtype : types)
         bench_all_kernels(&b, batch, dtype);
