@@ -6,9 +6,9 @@
  *     backward   the convolution that is the last to add to the gradient of a norm's output puts it
  *                behind ReLU and leaves Σ dy·x, always: known or not.
  *
- * Saved are a pass over x forward; backward one over dy and x, and where there is a shortcut one
- * more over y. Whether the joined kernels are as good as the plain ones is another matter: with
- * `tune` both ways are timed, once for every kind of layer, on the layer's own memory. */
+ * Saved are a read of x forward; backward a read of dy, and where there is a shortcut also a write
+ * of it. Whether the joined kernels are as good as the plain ones is another matter: with `tune`
+ * both ways are timed, once for every kind of layer, on the layer's own memory. */
 #include <algorithm>
 #include <vector>
 
