@@ -76,7 +76,8 @@ struct net_layer_time {
     double forward, backward; /* seconds */
     bool elsewhere;           /* a convolution whose forward runs in its norm's place */
     bool with_conv;           /* … that norm */
-    bool with_norm;           /* a convolution whose backward does the work of the norm before it */
+    bool with_norm;           /* a convolution whose backward does work of the norm before it … */
+    bool relieved;            /* … that norm */
 };
 
 /* What runs a planned network. The planning, the arenas and the named tensors are shared. */

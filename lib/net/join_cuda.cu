@@ -242,6 +242,7 @@ static mabn_status list_joined(struct mabn_net *net)
         list.push_back(join);
         c->join_channels = std::max(c->join_channels, (int)norm->c);
     }
+    if (list.empty()) return MABN_OK;
     c->join_count = (int)list.size();
     MABN_TRY(mabn_net_get_arena(net, &c->join_entries, list.size() * sizeof list[0]));
     c->join_list = (struct mabn_norm_cuda_join *)c->join_entries.base;
@@ -267,6 +268,9 @@ mabn_status mabn_net_cuda_prepare_joins(struct mabn_net *net)
         MABN_TRY(choose(net, &net->nodes[i]));
         layer->after = c->convs[layer->shared].after;
         layer->before = c->convs[layer->shared].before;
+        if (!layer->before) continue;
+        struct layer *norm = &c->layers[net->nodes[i].x];
+        norm->io.dot = norm->dot;
     }
     return list_joined(net);
 }

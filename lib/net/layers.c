@@ -52,10 +52,13 @@ static double backward_bytes(const struct mabn_net *net, const struct node *node
     return bytes;
 }
 
-static double norm_backward_bytes(const struct mabn_net *net, const struct node *node)
+/* relieved: ReLU is done, and the shortcut's gradient there. */
+static double norm_backward_bytes(const struct mabn_net *net, const struct node *node,
+                                  bool relieved)
 {
     const struct node *shortcut = node->residual < 0 ? NULL : &net->nodes[node->residual];
     double bytes = 2 * gradient_bytes(net, node) + output_bytes(net, node); /* dy, dx, x */
+    if (relieved) return bytes;
     if (shortcut && node->io.relu) bytes += output_bytes(net, node);
     if (shortcut && shortcut->trains) bytes += gradient_bytes(net, node);
     return bytes;
@@ -89,7 +92,8 @@ static void describe(const struct mabn_net *net, const struct node *node,
     } else if (node->kind != NODE_INPUT) {
         describe_pool(net, node, layer);
     }
-    if (node->kind == NODE_NORM) layer->backward_bytes = norm_backward_bytes(net, node);
+    if (node->kind == NODE_NORM)
+        layer->backward_bytes = norm_backward_bytes(net, node, time->relieved);
 }
 
 int mabn_net_layer_count(const struct mabn_net *net)

@@ -619,6 +619,7 @@ static void tell_joins(const struct mabn_net *net, struct net_layer_time *times)
         if (node->kind != NODE_CONV) continue;
         const int norm = net->options.training ? node->partner : node->folded;
         times[i].with_norm = net->cuda->layers[i].before;
+        if (times[i].with_norm) times[node->x].relieved = true;
         times[i].elsewhere =
             net->options.training ? mabn_net_cuda_forward_joins(net, node) : norm >= 0;
         if (times[i].elsewhere) times[norm].with_conv = true;
