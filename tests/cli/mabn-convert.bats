@@ -187,7 +187,7 @@ EOF
     $PYTHON "$ROOT/tests/cli/make_attacks.py" . >list
     [ "$(wc -l <list)" -ge 125 ]
     while IFS=$'\t' read -r file words; do
-        fails 1 "$words" timeout 20 mabn-convert -q --as-is "$file" -o "out.h5"
+        fails 1 "$words" timeout 120 mabn-convert -q --as-is "$file" -o "out.h5"
         assert_file_not_exist out.h5
     done <list
 }
@@ -308,7 +308,7 @@ header = data[8:8 + n].decode().replace(old.replace("\\\\", "\\"), new.replace("
 assert header != data[8:8 + n]
 open("b.safetensors", "wb").write(struct.pack("<Q", len(header)) + header + data[8 + n:])
 EOF
-        run timeout 20 mabn-convert -q -f b.safetensors -o b.h5
+        run timeout 120 mabn-convert -q -f b.safetensors -o b.h5
         assert_failure 1
         assert_file_not_exist b.h5
     done
@@ -407,10 +407,10 @@ subprocess.run("mabn-convert -q --as-is copies.pth -o copies.h5".split(), check=
 assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 400e3
 EOF
     # 60000 notes pass through every format
-    timeout 60 mabn-convert -q --as-is a.safetensors -o b.h5
-    timeout 60 mabn-convert -q --as-is b.h5 -o c.pth
-    timeout 60 mabn-convert -q --as-is c.pth -o d.onnx
-    timeout 60 mabn-convert -q --as-is d.onnx -o e.safetensors
+    timeout 120 mabn-convert -q --as-is a.safetensors -o b.h5
+    timeout 120 mabn-convert -q --as-is b.h5 -o c.pth
+    timeout 120 mabn-convert -q --as-is c.pth -o d.onnx
+    timeout 120 mabn-convert -q --as-is d.onnx -o e.safetensors
     $PYTHON - <<'EOF'
 import json, struct
 def notes(path):

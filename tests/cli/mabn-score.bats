@@ -296,6 +296,6 @@ with open("pieces.json", "w") as f:
     f.write('{"images":[{"id":1,"width":6400,"height":600}],"categories":[{"id":1,"name":"a"}],"annotations":'
             '[{"id":1,"image_id":1,"category_id":1,"iscrowd":0,"area":9,"bbox":[0,0,9,9],"segmentation":[%s]}]}' % polygons)
 END
-    timeout 20 mabn-score coco -q -t segm pieces.json few.json
+    timeout 120 mabn-score coco -q -t segm pieces.json few.json
     fails 1 "the curves of 30000 categories would take 2.9 GB of memory" mabn-score coco -q categories.json few.json
 }

@@ -58,7 +58,7 @@ E2
     export OPTIONS="${small[*]} --batch 8 --epochs 1 --epoch-steps 100000 --log-every 1"
     "$ROOT/pipelines/imagenet-r50-mabn.sh" images long 2>err &
     pid=$!
-    for _ in $(seq 300); do grep -qs '"step":2,' long/run/metrics.jsonl && break; sleep 0.1; done
+    for _ in $(seq 1200); do grep -qs '"step":2,' long/run/metrics.jsonl && break; sleep 0.1; done
     kill -TERM $pid
     status=0; wait $pid || status=$?
     assert_equal $status 75
