@@ -10,7 +10,8 @@
 #   SAN=address,undefined   sanitizers (a build folder of its own)
 #   CUDA=0                  leave the CUDA backend out (default: 1 when nvcc and cudnn.h are found)
 #   CUDNN_HOME=DIR          cuDNN where it is not beside CUDA, as in Python's nvidia/cudnn
-#   CUDA_ARCH="90"          GPU architectures to compile for, a list (default: 80 86 89 90)
+#   CUDA_ARCH="90"          GPU architectures to compile for, a list (default: 80 86 89 90, of which
+#                           the newest but 90 serves GPUs newer than all of them)
 #   DEVELOPER=1             warnings are errors (CI sets it)
 #   V=1                     show whole commands
 #   CC=, NVCC=, CFLAGS=     as usual
@@ -56,6 +57,8 @@ BENCH    := $(patsubst tests/bench/%.c,%,$(sort $(wildcard tests/bench/bench_*.c
 MAN      := $(sort $(wildcard man/*.[1-8]))
 
 CUDA_ARCH ?= 80 86 89 90
+# For GPUs newer than all of these, which the driver compiles for when it first meets them.
+CUDA_PTX  := $(lastword $(filter-out 90,$(CUDA_ARCH)))
 CUDA_HOME ?= $(if $(NVCC),$(patsubst %/bin/nvcc,%,$(realpath $(NVCC))))
 CUDNN_H   := $(firstword $(wildcard $(addsuffix /cudnn.h,$(CUDNN_HOME)/include \
                $(CUDA_HOME)/include /usr/include /usr/include/$(shell uname -m)-linux-gnu)))
@@ -90,7 +93,8 @@ LIB_O := $(LIB_C:%.c=$(B)/%.o)
 ifeq ($(CUDA),1)
 LIB_O    += $(LIB_CU:%.cu=$(B)/%.cu.o)
 NVFLAGS  := -std=c++17 -O3 -lineinfo -Ilib -DMABN_CUDA=1 -Xcompiler -fPIC,-Wall \
-            $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a)$(if $(filter 90,$(a)),a),code=sm_$(a)$(if $(filter 90,$(a)),a))
+            $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a)$(if $(filter 90,$(a)),a),code=sm_$(a)$(if $(filter 90,$(a)),a)) \
+            $(foreach a,$(CUDA_PTX),-gencode arch=compute_$(a),code=compute_$(a))
 CPPFLAGS += -I$(CUDA_HOME)/include
 NVFLAGS  += $(if $(CUDNN_H),-I$(dir $(CUDNN_H)))
 # The run-time library goes in; cuDNN and cuBLASLt are opened when a GPU is (lib/device).

@@ -50,15 +50,22 @@ __device__ __forceinline__ void mabn_await_inputs(void)
                              cudaGetErrorString(mabn_cuda_error_)); \
     } while (0)
 
-/* MABN_EARLY_LAUNCH=1 in the environment. */
+#ifndef MABN_EXECUTOR
+/* MABN_EARLY_LAUNCH=1 in the environment, on Hopper: what this build has for other GPUs, newer ones
+ * too, does not wait. */
 inline bool mabn_launches_early(void)
 {
     static const bool early = [] {
         const char *word = getenv("MABN_EARLY_LAUNCH");
-        return word && *word == '1';
+        int device, major = 0;
+        return word && *word == '1' && cudaGetDevice(&device) == cudaSuccess &&
+               cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) ==
+                   cudaSuccess &&
+               major == 9;
     }();
     return early;
 }
+#endif
 
 template <typename... Params, typename... Args>
 mabn_status mabn_launch_(const char *name, bool early, void (*kernel)(Params...), dim3 grid,
