@@ -8,6 +8,9 @@
 #include "ops/conv_cuda.h"
 #include "ops/ops_cuda.h"
 
+/* What the convolutions around a norm add up for it. */
+enum { SQUARE, DOT, JOINED_SUMS };
+
 /* What a node has beside struct node. */
 struct layer {
     int shared;                  /* of a convolution or linear layer: in net_cuda.convs … */
@@ -21,7 +24,7 @@ struct layer {
     struct mabn_norm_cuda_io io; /* of a norm */
     bool may_know;               /* MABN whose affine map is known ahead, from some step on */
     bool after, before; /* a convolution that does its neighbours' work (join_cuda.cu) … */
-    float *a, *b, *square, *dot; /* … and what it shares with them: of a norm, each (C) */
+    float *a, *b, *sums[JOINED_SUMS]; /* … and what it shares with them: of a norm, each (C) */
 };
 
 /* Layers that are alike have one plan. */
@@ -90,6 +93,7 @@ struct net_cuda {
     int no_decay_norm_bias; /* of the list on the device; -1: not there yet */
 
     struct arena joined, join_entries;
+    size_t sums_bytes;                     /* of `joined`, at its begin: what every step clears */
     struct mabn_norm_cuda_join *join_list; /* on the device: norms that a convolution applies */
     int join_count, join_channels;
 
@@ -137,7 +141,7 @@ mabn_status mabn_net_cuda_refresh(struct mabn_net *net);
 void mabn_net_cuda_ask_joins(const struct mabn_net *net, const struct node *conv,
                              struct mabn_conv_cuda_options *options);
 mabn_status mabn_net_cuda_prepare_joins(struct mabn_net *net);
-/* Before a training forward: the affine maps. */
+/* Before a training forward: sums cleared, the affine maps. */
 mabn_status mabn_net_cuda_begin_joined(struct mabn_net *net);
 /* Whether this convolution runs with its norm now, and the two. */
 bool mabn_net_cuda_forward_joins(const struct mabn_net *net, const struct node *conv);

@@ -14,6 +14,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "device/launch.cuh"
 #include "net/cuda.cuh"
 
 /* ---- which ---- */
@@ -66,6 +67,8 @@ bool mabn_net_cuda_forward_joins(const struct mabn_net *net, const struct node *
 mabn_status mabn_net_cuda_begin_joined(struct mabn_net *net)
 {
     const struct net_cuda *c = net->cuda;
+    if (c->sums_bytes)
+        MABN_CUDA_TRY(cudaMemsetAsync(c->joined.base, 0, c->sums_bytes, (cudaStream_t)c->stream));
     if (!c->join_count || c->until_known) return MABN_OK;
     return mabn_norm_cuda_known(c->join_list, c->join_count, c->join_channels, c->stream);
 }
@@ -75,7 +78,7 @@ static mabn_status joined_conv(struct mabn_net *net, const struct node *conv)
     const struct node *norm = &net->nodes[conv->partner];
     const struct layer *layer = layer_of(net, conv), *behind = layer_of(net, norm);
     const struct mabn_conv_cuda_norm_out out = {memory(net, norm->data), behind->io.residual,
-                                                behind->a, behind->b, behind->square};
+                                                behind->a, behind->b, behind->sums[SQUARE]};
     return mabn_conv_cuda_forward_norm(layer->conv, memory(net, conv->data),
                                        memory(net, net->nodes[conv->x].data), layer->work, &out,
                                        net->cuda->scratch, net->cuda->stream);
@@ -89,7 +92,7 @@ mabn_status mabn_net_cuda_forward_joined(struct mabn_net *net, const struct node
     io->scratch = net->cuda->scratch;
     io->y = memory(net, norm->data);
     io->known = true;
-    io->square = layer_of(net, norm)->square;
+    io->square = layer_of(net, norm)->sums[SQUARE];
     const mabn_status status = mabn_norm_cuda_forward(&norm->norm, io);
     io->square = NULL;
     return status;
@@ -100,7 +103,7 @@ mabn_status mabn_net_cuda_backward_joined(struct mabn_net *net, const struct nod
     const struct node *norm = &net->nodes[conv->x];
     const struct layer *layer = layer_of(net, conv);
     struct layer *before = layer_of(net, norm);
-    struct mabn_conv_cuda_norm_in in = {before->io.x, NULL, NULL, NULL, before->dot};
+    struct mabn_conv_cuda_norm_in in = {before->io.x, NULL, NULL, NULL, before->sums[DOT], NULL};
     if (norm->residual >= 0) in.y = memory(net, norm->data);
     mabn_norm_cuda_saved_affine(&norm->norm, before->io.saved, net->options.batch, &in.a, &in.b);
     return mabn_conv_cuda_backward_norm(layer->conv, memory(net, norm->grad),
@@ -178,7 +181,7 @@ static mabn_status time_before(struct mabn_net *net, const struct node *conv, bo
                                               c->scratch, c->stream));
         return mabn_norm_cuda_backward(&norm->norm, &io);
     }));
-    io.dot = layer_of(net, norm)->dot;
+    io.dot = layer_of(net, norm)->sums[DOT];
     MABN_TRY(time_of(net, &joined, [&]() -> mabn_status {
         MABN_TRY(mabn_net_cuda_backward_joined(net, conv));
         return mabn_norm_cuda_backward(&norm->norm, &io);
@@ -205,26 +208,26 @@ static mabn_status choose(struct mabn_net *net, const struct node *conv)
     return MABN_OK;
 }
 
-/* Floats of norms that may be joined: a, b and the two sums, each (C). */
-static mabn_status place(struct mabn_net *net)
+/* Places for norms that may be joined: first all sums, which a step clears at once, then a and b;
+ * each (C). The bytes used; base NULL: only these. */
+static size_t place(struct mabn_net *net, char *base)
 {
     struct net_cuda *c = net->cuda;
+    size_t at = 0;
     for (int pass = 0; pass < 2; pass++) {
-        size_t at = 0;
         for (int i = 0; i < net->node_count; i++) {
-            const struct node *node = &net->nodes[i];
-            if (!can_join(net, node)) continue;
-            const size_t one = net_align((size_t)node->c * sizeof(float));
-            float **const places[] = {&c->layers[i].a, &c->layers[i].b, &c->layers[i].square,
-                                      &c->layers[i].dot};
-            for (float **p : places) {
-                if (pass) *p = (float *)(c->joined.base + at);
-                at += one;
+            struct layer *layer = &c->layers[i];
+            float **const maps[] = {&layer->a, &layer->b};
+            if (!can_join(net, &net->nodes[i])) continue;
+            for (int k = 0; k < (pass ? 2 : JOINED_SUMS); k++) {
+                float **const p = pass ? maps[k] : &layer->sums[k];
+                if (base) *p = (float *)(base + at);
+                at += net_align((size_t)net->nodes[i].c * sizeof(float));
             }
         }
-        if (!pass) MABN_TRY(mabn_net_get_arena(net, &c->joined, at));
+        if (!pass) c->sums_bytes = at;
     }
-    return MABN_OK;
+    return at;
 }
 
 static mabn_status list_joined(struct mabn_net *net)
@@ -259,7 +262,8 @@ mabn_status mabn_net_cuda_prepare_joins(struct mabn_net *net)
             any = any || o->after.wanted || o->before.wanted;
         }
     if (!any) return MABN_OK;
-    MABN_TRY(place(net));
+    MABN_TRY(mabn_net_get_arena(net, &c->joined, place(net, NULL)));
+    place(net, c->joined.base);
     MABN_TRY(mabn_device_zero(net->device, net->activations.base, net->activations.bytes));
     MABN_TRY(mabn_net_reset_state(net));
     for (int i = 0; i < net->node_count; i++) {
@@ -270,7 +274,7 @@ mabn_status mabn_net_cuda_prepare_joins(struct mabn_net *net)
         layer->before = c->convs[layer->shared].before;
         if (!layer->before) continue;
         struct layer *norm = &c->layers[net->nodes[i].x];
-        norm->io.dot = norm->dot;
+        norm->io.dot = norm->sums[DOT];
     }
     return list_joined(net);
 }

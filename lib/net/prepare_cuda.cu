@@ -59,7 +59,8 @@ static auto fields(const struct mabn_conv_shape &s, const struct mabn_conv_cuda_
     return std::make_tuple(s.n, s.h, s.w, s.in, s.out, s.kernel, s.stride, s.pad, o.dtype,
                            o.y_dtype, o.tf32, o.training, o.no_dx, o.bias, o.add, o.relu, o.plain,
                            o.tune, o.bias_dtype, o.after.wanted, o.after.residual, o.after.relu,
-                           o.before.wanted, o.before.add, o.before.mask);
+                           o.after.sums, o.before.wanted, o.before.add, o.before.mask,
+                           o.before.sum);
 }
 
 /* The plan of a layer: an earlier one's that is alike, or a new one. */

@@ -25,7 +25,7 @@ struct way {
     char name[48];
 };
 
-enum { FORWARD, DATA, DATA_ADD, WEIGHTS, FORWARD_NORM, BACKWARD_NORM, WAYS };
+enum { FORWARD, DATA, DATA_ADD, WEIGHTS, FORWARD_NORM, BACKWARD_NORM, FORWARD_SUMS, WAYS };
 
 struct mabn_conv_cuda {
     struct mabn_conv_plain layer;
@@ -129,8 +129,8 @@ static void find_way(struct mabn_conv_cuda *conv, struct mabn_device *device,
     const bool ends = want->bias || want->add || want->relu;
     const enum mabn_conv_mask none = MABN_CONV_MASK_NONE;
     const struct mabn_conv_want asks[] = {*want,
-                                          {want->pass, want->out, false, false, false, none},
-                                          {want->pass, o->dtype, false, false, false, none}};
+                                          {want->pass, want->out, false, false, false, none, false},
+                                          {want->pass, o->dtype, false, false, false, none, false}};
 
     for (int i = 0; i < 3 && !way->fast; i++) {
         if ((i == 1 && !ends) || (i == 2 && want->out == o->dtype)) continue;
@@ -174,6 +174,8 @@ static bool excluded(const struct mabn_conv_cuda_options *o, int way)
         return !o->after.wanted;
     case BACKWARD_NORM:
         return !o->before.wanted;
+    case FORWARD_SUMS:
+        return !o->after.sums;
     default:
         return !o->training;
     }
@@ -192,7 +194,7 @@ static void find(struct mabn_conv_cuda *conv, struct mabn_device *device, int i)
 {
     struct way *way = &conv->ways[i];
 
-    if (i == FORWARD_NORM)
+    if (i == FORWARD_NORM || i == FORWARD_SUMS)
         find_joined(conv, device, &conv->ways[FORWARD], way);
     else if (i == BACKWARD_NORM)
         find_joined(conv, device, &conv->ways[DATA], way);
@@ -205,12 +207,14 @@ static void plan(struct mabn_conv_cuda *conv, struct mabn_device *device)
     const struct mabn_conv_cuda_options *o = &conv->layer.options;
     const enum mabn_conv_mask none = MABN_CONV_MASK_NONE;
     const struct mabn_conv_want wants[WAYS] = {
-        {MABN_CONV_FORWARD, o->y_dtype, o->bias, o->add, o->relu, none},
-        {MABN_CONV_BACKWARD_DATA, o->dtype, false, false, false, none},
-        {MABN_CONV_BACKWARD_DATA, o->dtype, false, true, false, none},
-        {MABN_CONV_BACKWARD_WEIGHTS, MABN_DTYPE_F32, false, false, false, none},
-        {MABN_CONV_FORWARD_NORM, o->dtype, false, o->after.residual, o->after.relu, none},
-        {MABN_CONV_BACKWARD_NORM, o->dtype, false, o->before.add, false, o->before.mask}};
+        {MABN_CONV_FORWARD, o->y_dtype, o->bias, o->add, o->relu, none, false},
+        {MABN_CONV_BACKWARD_DATA, o->dtype, false, false, false, none, false},
+        {MABN_CONV_BACKWARD_DATA, o->dtype, false, true, false, none, false},
+        {MABN_CONV_BACKWARD_WEIGHTS, MABN_DTYPE_F32, false, false, false, none, false},
+        {MABN_CONV_FORWARD_NORM, o->dtype, false, o->after.residual, o->after.relu, none, false},
+        {MABN_CONV_BACKWARD_NORM, o->dtype, false, o->before.add, false, o->before.mask,
+         o->before.sum},
+        {MABN_CONV_FORWARD_SUMS, o->dtype, false, false, false, none, true}};
 
     for (int i = 0; i < WAYS; i++) {
         struct way *way = &conv->ways[i];
@@ -247,7 +251,8 @@ static mabn_status run_way(const struct mabn_conv_cuda *conv, const struct way *
 
     MABN_TRY(bias_as(conv, way, way->whole ? mabn_conv_fast_bias(way->fast) : MABN_DTYPE_F32, &bias,
                      space, stream));
-    const struct mabn_conv_arrays arrays = {result, a, b, way->whole ? bias : NULL, NULL, NULL};
+    const struct mabn_conv_arrays arrays = {result, a,    b,    way->whole ? bias : NULL,
+                                            NULL,   NULL, NULL, NULL};
     MABN_TRY(mabn_conv_fast_run(way->fast, &arrays, workspace, stream));
     if (way->whole) return MABN_OK;
     extent(conv, want->pass, &rows, &channels);
@@ -271,7 +276,7 @@ static mabn_status check(const struct mabn_conv_shape *shape,
         return mabn_fail(MABN_ERR_ARG, "convolution: a bias of %s", mabn_dtype_name(o->bias_dtype));
     if (o->training && (o->add || o->relu))
         return mabn_fail(MABN_ERR_ARG, "convolution: add and relu are for inference");
-    if (o->after.wanted && (!o->training || o->bias || o->y_dtype != o->dtype))
+    if ((o->after.wanted || o->after.sums) && (!o->training || o->bias || o->y_dtype != o->dtype))
         return mabn_fail(MABN_ERR_ARG, "convolution: no normalization joins its result");
     if (o->before.wanted && (!o->training || o->no_dx))
         return mabn_fail(MABN_ERR_ARG, "convolution: no normalization joins its data gradient");
@@ -306,7 +311,7 @@ size_t mabn_conv_cuda_workspace(const struct mabn_conv_cuda *conv)
 
 static const struct way *way_of(const struct mabn_conv_cuda *conv, enum mabn_conv_pass pass)
 {
-    static const int ways[] = {FORWARD, DATA, WEIGHTS, FORWARD_NORM, BACKWARD_NORM};
+    static const int ways[] = {FORWARD, DATA, WEIGHTS, FORWARD_NORM, BACKWARD_NORM, FORWARD_SUMS};
 
     return &conv->ways[ways[pass]];
 }
@@ -376,12 +381,24 @@ mabn_status mabn_conv_cuda_forward_norm(struct mabn_conv_cuda *conv, void *y, co
                                         void *stream)
 {
     const struct way *way = &conv->ways[FORWARD_NORM];
-    const struct mabn_conv_arrays arrays = {y, x, weight, NULL, norm, NULL};
+    const struct mabn_conv_arrays arrays = {y, x, weight, NULL, norm, NULL, NULL, norm->square};
 
     if (!way->there || !norm->residual != !way->want.add)
         return mabn_fail(MABN_ERR_ARG, "convolution: no such normalization joins it");
     if (way->fast) return mabn_conv_fast_run(way->fast, &arrays, workspace, stream);
     return mabn_conv_plain_forward_norm(&conv->layer, y, x, weight, norm, stream);
+}
+
+mabn_status mabn_conv_cuda_forward_sums(struct mabn_conv_cuda *conv, void *y, const void *x,
+                                        const void *weight, float *sum, float *square,
+                                        void *workspace, void *stream)
+{
+    const struct way *way = &conv->ways[FORWARD_SUMS];
+    const struct mabn_conv_arrays arrays = {y, x, weight, NULL, NULL, NULL, sum, square};
+
+    if (!way->there) return mabn_fail(MABN_ERR_ARG, "convolution: it leaves no sums");
+    if (way->fast) return mabn_conv_fast_run(way->fast, &arrays, workspace, stream);
+    return mabn_conv_plain_forward_sums(&conv->layer, y, x, weight, sum, square, stream);
 }
 
 mabn_status mabn_conv_cuda_backward_norm(struct mabn_conv_cuda *conv, void *dx, const void *dy,
@@ -390,7 +407,7 @@ mabn_status mabn_conv_cuda_backward_norm(struct mabn_conv_cuda *conv, void *dx, 
                                          void *stream)
 {
     const struct way *way = &conv->ways[BACKWARD_NORM];
-    const struct mabn_conv_arrays arrays = {dx, dy, weight, NULL, NULL, norm};
+    const struct mabn_conv_arrays arrays = {dx, dy, weight, NULL, NULL, norm, norm->sum, norm->dot};
 
     if (!way->there) return mabn_fail(MABN_ERR_ARG, "convolution: no normalization joins it");
     if (way->fast) return mabn_conv_fast_run(way->fast, &arrays, workspace, stream);

@@ -24,18 +24,23 @@ MABN_BEGIN_DECLS
 
 /* ---- joining a normalization ----
  *
- * A normalization whose map y → a·y + b is known before its batch is measured (MABN, norm_cuda.h's
- * `known`) can be done by the convolutions at its sides, which hold the values in registers anyway:
- * the one before it applies the map and adds up what the next map needs, the one behind it adds up
- * what the gradient needs while it writes it. Each saves passes over memory.
+ * The convolutions at a normalization's sides hold in registers what it would have to read again:
+ * the one before it adds up Σ y and Σ y² while it writes y, and where the map y → a·y + b is known
+ * before the batch is measured (MABN, norm_cuda.h's `known`) applies it as well; the one behind it
+ * puts its data gradient behind ReLU and adds up what the norm's gradient needs. Each saves passes
+ * over memory.
  *
  * The price: cuDNN compiles a kernel for each, a second or more, and that adds the sums with
- * atomics: `square` and `dot` repeat to rounding, not bit for bit. The plain kernels' repeat. */
+ * atomics, in float32: they repeat to rounding, not bit for bit, and are good to some 1e-6 of the
+ * sum of what is added's magnitudes. The plain kernels' repeat, and are of doubles.
+ *
+ * Kernels may add to what is there: all sums must be 0 before a call. */
 
-/* Training: mabn_conv_cuda_forward_norm will be called too. */
+/* Training: mabn_conv_cuda_forward_norm or mabn_conv_cuda_forward_sums will be called too. */
 struct mabn_conv_cuda_after {
     bool wanted;
     bool residual, relu; /* z = relu(a·y + b + residual) */
+    bool sums;           /* …forward_sums, with or without `wanted` */
 };
 
 /* Which values of the gradient ReLU lets through. */
@@ -50,6 +55,7 @@ struct mabn_conv_cuda_before {
     bool wanted;
     bool add; /* to the gradient that is in dx, before the mask */
     enum mabn_conv_mask mask;
+    bool sum; /* Σ dx, too */
 };
 
 struct mabn_conv_cuda_options {
@@ -87,6 +93,7 @@ enum mabn_conv_pass {
     MABN_CONV_BACKWARD_WEIGHTS,
     MABN_CONV_FORWARD_NORM,
     MABN_CONV_BACKWARD_NORM,
+    MABN_CONV_FORWARD_SUMS,
 };
 /* What was chosen for a pass: "cuDNN engine 38", "cuBLASLt", "plain"; "none" for one that the
  * options exclude, or do not want, or that is not joined. Owned by conv. */
@@ -117,8 +124,9 @@ MABN_MUST_USE mabn_status mabn_conv_cuda_backward_weights(struct mabn_conv_cuda 
 
 /* ---- training, with the normalization ---- */
 
-/* Whether forward_norm or backward_norm can be called: it is wanted, and a library has it, or
- * forward or backward_data is plain too. False is no error: the normalization then runs by itself.
+/* Whether forward_norm, forward_sums or backward_norm can be called: it is wanted, and a library
+ * has it, or forward or backward_data is plain too. False is no error: the normalization then runs
+ * by itself.
  */
 bool mabn_conv_cuda_joins(const struct mabn_conv_cuda *conv, enum mabn_conv_pass pass);
 
@@ -137,6 +145,12 @@ MABN_MUST_USE mabn_status mabn_conv_cuda_forward_norm(struct mabn_conv_cuda *con
                                                       const struct mabn_conv_cuda_norm_out *norm,
                                                       void *workspace, void *stream);
 
+/* y = conv(x), as forward does; sum = Σ y and square = Σ y², likewise, each (O). A variance taken
+ * from them has an error of about 1e-6·(1 + mean²/variance) of itself. */
+MABN_MUST_USE mabn_status mabn_conv_cuda_forward_sums(struct mabn_conv_cuda *conv, void *y,
+                                                      const void *x, const void *weight, float *sum,
+                                                      float *square, void *workspace, void *stream);
+
 /* The normalization (and ReLU) that made this convolution's input; likewise, and all other memory
  * than dx. */
 struct mabn_conv_cuda_norm_in {
@@ -144,10 +158,11 @@ struct mabn_conv_cuda_norm_in {
     const void *y; /* (N,H,W,I): what it wrote, this convolution's x; for MASK_Y, else unused */
     const float *a, *b; /* (I): its map; for MASK_X, else unused */
     float *dot;         /* (I) */
+    float *sum;         /* (I); with before.sum, else unused */
 };
-/* dx = mask(data gradient, and the dx before with before.add); dot = Σ dx·x over N, H, W, where dx
- * may be the one before it is rounded. The gradient behind ReLU, therefore: of a·x + b + residual,
- * where there was one. */
+/* dx = mask(data gradient, and the dx before with before.add); dot = Σ dx·x and sum = Σ dx over N,
+ * H, W, where dx may be the one before it is rounded. The gradient behind ReLU, therefore: of a·x +
+ * b + residual, where there was one. */
 MABN_MUST_USE mabn_status mabn_conv_cuda_backward_norm(struct mabn_conv_cuda *conv, void *dx,
                                                        const void *dy, const void *weight,
                                                        const struct mabn_conv_cuda_norm_in *norm,

@@ -22,7 +22,7 @@
 
 /* The arrays of a pass: OUT, A and B as conv_cuda_fast.h has them, what was in OUT before, and a
  * normalization's (SCALE and SHIFT are its map's a and b). */
-enum { OUT, A, B, BIAS, BEFORE, Z, RESIDUAL, X, Y, SCALE, SHIFT, SUM, ARRAYS };
+enum { OUT, A, B, BIAS, BEFORE, Z, RESIDUAL, X, Y, SCALE, SHIFT, SUM, PRODUCTS, ARRAYS };
 
 struct mabn_conv_fast {
     char name[32];
@@ -32,7 +32,6 @@ struct mabn_conv_fast {
     bool swap;                  /* the product's first factor is b */
     struct mabn_cudnn_plan *plan;
     int ids[ARRAYS]; /* in the plan; -1: not there */
-    size_t sum_bytes;
 };
 
 namespace
@@ -163,16 +162,19 @@ void draw_map(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn_con
     mabn_cudnn_pointwise(g, CUDNN_POINTWISE_ADD, out, scaled, way->ids[SHIFT]);
 }
 
-/* SUM = Σ a·b */
-void draw_sum(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn_conv_fast *way, int a,
-              int b)
+/* SUM = Σ a, if wanted; PRODUCTS = Σ a·b */
+void draw_sums(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn_conv_fast *way, int a,
+               int b)
 {
     const int product = passing(g, l, l->direction == MABN_CUDNN_DATA);
 
+    if (l->want.sum) {
+        way->ids[SUM] = channels(g, l);
+        mabn_cudnn_sum(g, way->ids[SUM], a);
+    }
     mabn_cudnn_pointwise(g, CUDNN_POINTWISE_MUL, product, a, b);
-    way->ids[SUM] = channels(g, l);
-    way->sum_bytes = count_of(l, SUM) * sizeof(float);
-    mabn_cudnn_sum(g, way->ids[SUM], product);
+    way->ids[PRODUCTS] = channels(g, l);
+    mabn_cudnn_sum(g, way->ids[PRODUCTS], product);
 }
 
 /* Behind y: z = relu(scale·y + shift + residual), Σ y². */
@@ -191,10 +193,10 @@ void draw_norm_out(struct mabn_cudnn_graph *g, const struct layer *l, struct mab
         v = sum;
     }
     if (w->relu) mabn_cudnn_pointwise(g, CUDNN_POINTWISE_RELU_FWD, way->ids[Z], v, -1);
-    draw_sum(g, l, way, y, y);
+    draw_sums(g, l, way, y, y);
 }
 
-/* Behind the data gradient v: OUT = mask(v + before), Σ OUT·x. */
+/* Behind the data gradient v: OUT = mask(v + before), Σ OUT·x, and Σ OUT if wanted. */
 void draw_norm_in(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn_conv_fast *way,
                   int v)
 {
@@ -211,7 +213,7 @@ void draw_norm_in(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn
     if (w->mask == MABN_CONV_MASK_Y) of = way->ids[Y] = picture(g, l, w->out, true);
     if (w->mask == MABN_CONV_MASK_X) draw_map(g, l, way, of = passing(g, l, true), way->ids[X]);
     if (w->mask) mabn_cudnn_pointwise(g, CUDNN_POINTWISE_RELU_BWD, way->ids[OUT], v, of);
-    draw_sum(g, l, way, way->ids[OUT], way->ids[X]);
+    draw_sums(g, l, way, way->ids[OUT], way->ids[X]);
 }
 
 /* Is the convolution's result an array, not a value that passes on? */
@@ -219,6 +221,7 @@ bool writes_result(const struct mabn_conv_want *w)
 {
     switch (w->pass) {
     case MABN_CONV_FORWARD_NORM:
+    case MABN_CONV_FORWARD_SUMS:
         return true;
     case MABN_CONV_BACKWARD_NORM:
         return !w->add && !w->mask;
@@ -242,6 +245,8 @@ void draw(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn_conv_fa
         draw_norm_out(g, l, way, v);
     else if (l->want.pass == MABN_CONV_BACKWARD_NORM)
         draw_norm_in(g, l, way, v);
+    else if (l->want.pass == MABN_CONV_FORWARD_SUMS)
+        draw_sums(g, l, way, v, v);
     else if (!writes_result(&l->want))
         draw_end(g, l, way, v, data);
 }
@@ -261,8 +266,9 @@ mabn_status add_plans(const struct layer *l, int max, ways *all)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "there is no cuDNN");
     if (l->want.pass == MABN_CONV_BACKWARD_DATA && l->want.add && !l->options->tune)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "cuDNN would compile a kernel");
-    if (l->want.pass == MABN_CONV_BACKWARD_NORM && l->s.stride > 1)
-        return mabn_fail(MABN_ERR_UNSUPPORTED, "a strided data gradient is not joined");
+    /* What becomes of dx where no product of the convolution goes is nowhere said. */
+    if (l->want.pass == MABN_CONV_BACKWARD_NORM && l->s.stride > l->s.kernel)
+        return mabn_fail(MABN_ERR_UNSUPPORTED, "a data gradient with gaps is not joined");
     struct mabn_cudnn_graph *g = mabn_cudnn_graph_new(&target);
     drawn = new_way(l);
     draw(g, l, drawn);
@@ -395,9 +401,11 @@ struct arrays {
         if (space) MABN_CUDA_TRY(cudaMalloc(&workspace, space));
         MABN_CUDA_TRY(cudaDeviceSynchronize());
         const float *const a = static_cast<float *>(p[SCALE]), *b = static_cast<float *>(p[SHIFT]);
-        norm_out = {p[Z], p[RESIDUAL], a, b, static_cast<float *>(p[SUM])};
-        norm_in = {p[X], p[Y], a, b, static_cast<float *>(p[SUM])};
-        at = {p[OUT], p[A], p[B], p[BIAS], &norm_out, &norm_in}; /* the same a, b and sum */
+        float *const sum = static_cast<float *>(p[SUM]);
+        float *const products = static_cast<float *>(p[PRODUCTS]);
+        norm_out = {p[Z], p[RESIDUAL], a, b, products};
+        norm_in = {p[X], p[Y], a, b, products, sum};
+        at = {p[OUT], p[A], p[B], p[BIAS], &norm_out, &norm_in, sum, products}; /* the same a, b */
         return MABN_OK;
     }
 };
@@ -476,7 +484,8 @@ mabn_status mabn_conv_fast_new(struct mabn_conv_fast **fast, struct mabn_device 
                             *want,
                             direction_of(want->pass),
                             want->pass == MABN_CONV_FORWARD_NORM ||
-                                want->pass == MABN_CONV_BACKWARD_NORM};
+                                want->pass == MABN_CONV_BACKWARD_NORM ||
+                                want->pass == MABN_CONV_FORWARD_SUMS};
     ways all;
 
     const mabn_status status = options->tune ? tuned_way(&l, &all) : first_way(&l, &all);
@@ -537,8 +546,10 @@ static const void *pointer_of(const struct mabn_conv_arrays *at, int array)
         return out ? out->a : in->a;
     case SHIFT:
         return out ? out->b : in->b;
+    case SUM:
+        return at->sum;
     default:
-        return out ? out->square : in->dot;
+        return at->products;
     }
 }
 
@@ -557,9 +568,5 @@ mabn_status mabn_conv_fast_run(const struct mabn_conv_fast *fast, const struct m
         ids[count] = fast->ids[i];
         pointers[count++] = const_cast<void *>(pointer_of(at, i));
     }
-    /* Its kernels add to what is there. */
-    if (fast->sum_bytes)
-        MABN_CUDA_TRY(cudaMemsetAsync(const_cast<void *>(pointer_of(at, SUM)), 0, fast->sum_bytes,
-                                      static_cast<cudaStream_t>(stream)));
     return mabn_cudnn_run(fast->plan, ids, pointers, count, workspace, stream);
 }

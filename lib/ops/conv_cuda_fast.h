@@ -12,7 +12,8 @@ struct mabn_conv_want {
     enum mabn_conv_pass pass;
     enum mabn_dtype out;  /* type of the result */
     bool bias, add, relu; /* out = relu(out_before + … + bias (O)); FORWARD_NORM: z, residual */
-    enum mabn_conv_mask mask; /* BACKWARD_NORM */
+    enum mabn_conv_mask mask; /* BACKWARD_NORM … */
+    bool sum;                 /* … Σ out, too */
 };
 
 /* What it works on; out, a and b: y, x, weight; dx, dy, weight; dweight, x, dy. */
@@ -21,6 +22,7 @@ struct mabn_conv_arrays {
     const void *a, *b, *bias;
     const struct mabn_conv_cuda_norm_out *norm_out; /* FORWARD_NORM */
     const struct mabn_conv_cuda_norm_in *norm_in;   /* BACKWARD_NORM */
+    float *sum, *products; /* of these and FORWARD_SUMS: Σ out, if wanted; Σ y², Σ dx·x */
 };
 
 struct mabn_conv_fast;

@@ -1,5 +1,5 @@
 /* See conv_cuda_plain.h: direct sums in double, one thread a result; with a normalization one block
- * a channel, whose sum it also makes. */
+ * a channel, whose sums it also makes and, as a library's kernels do, adds to what is there. */
 #include "ops/conv_cuda_plain.h"
 
 #include "device/pack.cuh"
@@ -83,16 +83,16 @@ __device__ double dx_at(const T *dy, const T *weight, int64_t i, const struct si
     return sum;
 }
 
-/* The block's threads' values added up; once in a kernel. */
-template <typename Shared> __device__ double block_sum(Shared &part, double value)
+/* The block's threads' values added up and added to *sum, which may be NULL. */
+template <typename Shared> __device__ void add_sum(float *sum, Shared &part, double value)
 {
     part[threadIdx.x] = value;
     for (int half = THREADS / 2; half; half /= 2) {
         __syncthreads();
         if ((int)threadIdx.x < half) part[threadIdx.x] += part[threadIdx.x + half];
     }
+    if (threadIdx.x == 0 && sum) *sum += (float)part[0];
     __syncthreads();
-    return part[0];
 }
 
 /* ---- kernels ---- */
@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(THREADS)
 {
     MABN_SHARED(double, part, THREADS);
     const int64_t o = blockIdx.x, rows = s.n * s.oh * s.ow;
-    double sum = 0;
+    double squares = 0;
 
     for (int64_t row = threadIdx.x; row < rows; row += THREADS) {
         const int64_t i = row * s.out + o;
@@ -135,10 +135,28 @@ __global__ void __launch_bounds__(THREADS)
         const float to = a[o] * v + b[o] + (residual ? mabn_to_float(residual[i]) : 0);
         mabn_from_float(y + i, v);
         mabn_from_float(z + i, relu && to < 0 ? 0 : to);
-        sum += (double)v * v;
+        squares += (double)v * v;
     }
-    sum = block_sum(part, sum);
-    if (threadIdx.x == 0) square[o] = (float)sum;
+    add_sum(square + o, part, squares);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(THREADS)
+    conv_forward_sums(T *y, const T *x, const T *weight, float *sum, float *square, struct sizes s)
+{
+    MABN_SHARED(double, part, THREADS);
+    const int64_t o = blockIdx.x, rows = s.n * s.oh * s.ow;
+    double values = 0, squares = 0;
+
+    for (int64_t row = threadIdx.x; row < rows; row += THREADS) {
+        const int64_t i = row * s.out + o;
+        const float v = (float)y_at(x, weight, i, s);
+        mabn_from_float(y + i, v);
+        values += v;
+        squares += (double)v * v;
+    }
+    add_sum(sum + o, part, values);
+    add_sum(square + o, part, squares);
 }
 
 template <typename T>
@@ -154,12 +172,12 @@ __global__ void __launch_bounds__(THREADS)
 template <typename T>
 __global__ void __launch_bounds__(THREADS)
     conv_backward_norm(T *dx, const T *dy, const T *weight, const T *x, const T *y, const float *a,
-                       const float *b, float *dot, bool add, enum mabn_conv_mask mask,
+                       const float *b, float *dot, float *sum, bool add, enum mabn_conv_mask mask,
                        struct sizes s)
 {
     MABN_SHARED(double, part, THREADS);
     const int64_t c = blockIdx.x, rows = s.n * s.h * s.w;
-    double sum = 0;
+    double values = 0, products = 0;
 
     for (int64_t row = threadIdx.x; row < rows; row += THREADS) {
         const int64_t i = row * s.in + c;
@@ -169,10 +187,11 @@ __global__ void __launch_bounds__(THREADS)
             (mask == MABN_CONV_MASK_Y && mabn_to_float(y[i]) > 0))
             v = (float)(dx_at(dy, weight, i, s) + (add ? mabn_to_float(dx[i]) : 0));
         mabn_from_float(dx + i, v);
-        sum += (double)v * at;
+        values += v;
+        products += (double)v * at;
     }
-    sum = block_sum(part, sum);
-    if (threadIdx.x == 0) dot[c] = (float)sum;
+    add_sum(dot + c, part, products);
+    add_sum(sum ? sum + c : nullptr, part, values);
 }
 
 template <typename T>
@@ -244,6 +263,21 @@ mabn_status mabn_conv_plain_forward_norm(const struct mabn_conv_plain *conv, voi
     });
 }
 
+mabn_status mabn_conv_plain_forward_sums(const struct mabn_conv_plain *conv, void *y, const void *x,
+                                         const void *weight, float *sum, float *square,
+                                         void *stream)
+{
+    const struct sizes s = sizes_of(conv);
+
+    return mabn_by_type(conv->options.dtype, false, [&](auto *type, auto) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        return MABN_LAUNCH(conv_forward_sums<T>, dim3((unsigned)s.out), THREADS, 0,
+                           static_cast<cudaStream_t>(stream), static_cast<T *>(y),
+                           static_cast<const T *>(x), static_cast<const T *>(weight), sum, square,
+                           s);
+    });
+}
+
 mabn_status mabn_conv_plain_backward_data(const struct mabn_conv_plain *conv, void *dx,
                                           const void *dy, const void *weight, bool add,
                                           void *stream)
@@ -271,7 +305,8 @@ mabn_status mabn_conv_plain_backward_norm(const struct mabn_conv_plain *conv, vo
                            static_cast<cudaStream_t>(stream), static_cast<T *>(dx),
                            static_cast<const T *>(dy), static_cast<const T *>(weight),
                            static_cast<const T *>(norm->x), static_cast<const T *>(norm->y),
-                           norm->a, norm->b, norm->dot, before->add, before->mask, s);
+                           norm->a, norm->b, norm->dot, before->sum ? norm->sum : nullptr,
+                           before->add, before->mask, s);
     });
 }
 

@@ -29,6 +29,9 @@ MABN_MUST_USE mabn_status mabn_conv_plain_forward_norm(const struct mabn_conv_pl
                                                        const void *x, const void *weight,
                                                        const struct mabn_conv_cuda_norm_out *norm,
                                                        void *stream);
+MABN_MUST_USE mabn_status mabn_conv_plain_forward_sums(const struct mabn_conv_plain *conv, void *y,
+                                                       const void *x, const void *weight,
+                                                       float *sum, float *square, void *stream);
 MABN_MUST_USE mabn_status mabn_conv_plain_backward_norm(const struct mabn_conv_plain *conv,
                                                         void *dx, const void *dy,
                                                         const void *weight,

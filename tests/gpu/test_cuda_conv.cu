@@ -219,9 +219,10 @@ static void test_ends(enum mabn_dtype dtype)
  * with it. */
 struct joint {
     const struct problem *p;
-    std::vector<float> a, b, residual; /* behind: (O), (O), like y */
-    std::vector<float> a0, b0, nx, ny; /* before: (I), (I), like x */
-    std::vector<float> z, square, dx, dot, square_scale, dot_scale;
+    std::vector<float> a, b, residual;                /* behind: (O), (O), like y */
+    std::vector<float> a0, b0, nx, ny;                /* before: (I), (I), like x */
+    std::vector<float> z, sum, square, dx, dot, dsum; /* and what the sums' errors go by: */
+    std::vector<float> sum_scale, square_scale, dot_scale, dsum_scale;
 
     explicit joint(const struct problem &problem) : p(&problem)
     {
@@ -245,33 +246,45 @@ struct joint {
     void forward(bool with_residual, bool relu)
     {
         const std::vector<float> y = p->inferred(false, false, false);
-        std::vector<double> sums(a.size());
+        std::vector<double> sums[3];
 
+        for (std::vector<double> &s : sums)
+            s.resize(a.size());
         z.resize(y.size());
         for (size_t i = 0; i < y.size(); i++) {
             const size_t o = i % a.size();
             z[i] = a[o] * y[i] + b[o] + (with_residual ? residual[i] : 0);
             if (relu && z[i] < 0) z[i] = 0;
-            sums[o] += (double)y[i] * y[i];
+            sums[0][o] += y[i];
+            sums[1][o] += fabs(y[i]);
+            sums[2][o] += (double)y[i] * y[i];
         }
-        square.assign(sums.begin(), sums.end());
+        sum.assign(sums[0].begin(), sums[0].end());
+        sum_scale.assign(sums[1].begin(), sums[1].end());
+        square.assign(sums[2].begin(), sums[2].end());
         square_scale = square;
     }
     void backward(bool add, enum mabn_conv_mask mask)
     {
-        std::vector<double> sums(a0.size()), sizes(a0.size());
+        std::vector<double> sums[4];
 
+        for (std::vector<double> &s : sums)
+            s.resize(a0.size());
         dx = p->dx_want;
         for (size_t i = 0; i < dx.size(); i++) {
             const size_t c = i % a0.size();
             if (!add) dx[i] -= p->dx[i];
             if (mask == MABN_CONV_MASK_X && !(a0[c] * nx[i] + b0[c] > 0)) dx[i] = 0;
             if (mask == MABN_CONV_MASK_Y && !(ny[i] > 0)) dx[i] = 0;
-            sums[c] += (double)dx[i] * nx[i];
-            sizes[c] += fabs((double)dx[i] * nx[i]);
+            sums[0][c] += (double)dx[i] * nx[i];
+            sums[1][c] += fabs((double)dx[i] * nx[i]);
+            sums[2][c] += dx[i];
+            sums[3][c] += fabs(dx[i]);
         }
-        dot.assign(sums.begin(), sums.end());
-        dot_scale.assign(sizes.begin(), sizes.end());
+        dot.assign(sums[0].begin(), sums[0].end());
+        dot_scale.assign(sums[1].begin(), sums[1].end());
+        dsum.assign(sums[2].begin(), sums[2].end());
+        dsum_scale.assign(sums[3].begin(), sums[3].end());
     }
 };
 
@@ -299,7 +312,7 @@ static void expect_joined(const struct layer &layer, enum mabn_conv_pass pass, b
                           struct gpu_verdict *verdict)
 {
     const bool plain = !strcmp(
-        layer.by(pass == MABN_CONV_FORWARD_NORM ? MABN_CONV_FORWARD : MABN_CONV_BACKWARD_DATA),
+        layer.by(pass == MABN_CONV_BACKWARD_NORM ? MABN_CONV_BACKWARD_DATA : MABN_CONV_FORWARD),
         "plain");
     const bool joins = mabn_conv_cuda_joins(layer.conv, pass);
 
@@ -313,11 +326,11 @@ static void test_forward_norm(struct joint &j, struct mabn_device *device, bool 
     struct mabn_conv_cuda_options options = options_of(p.dtype, true);
     gpu_array x(p.x, p.dtype), w(p.w, p.dtype), y(p.y.size(), p.dtype), z(p.y.size(), p.dtype);
     gpu_array r(j.residual, p.dtype);
-    gpu_values<float> a(j.a), b(j.b), square(std::vector<float>(j.a.size(), NAN));
+    gpu_values<float> a(j.a), b(j.b), square(std::vector<float>(j.a.size()));
     struct gpu_verdict verdict;
     char what[80];
 
-    options.after = {true, residual, relu};
+    options.after = {true, residual, relu, false};
     struct layer layer(device, p.shape, options);
     const char *const by = layer.by(MABN_CONV_FORWARD_NORM);
     const struct mabn_conv_cuda_norm_out norm = {z.p, residual ? r.p : NULL, a.at(), b.at(),
@@ -339,8 +352,36 @@ static void test_forward_norm(struct joint &j, struct mabn_device *device, bool 
     verdict.print(p.name(what, by).c_str());
 }
 
+static void test_forward_sums(struct joint &j, struct mabn_device *device)
+{
+    const struct problem &p = *j.p;
+    struct mabn_conv_cuda_options options = options_of(p.dtype, true);
+    gpu_array x(p.x, p.dtype), w(p.w, p.dtype), y(p.y.size(), p.dtype);
+    gpu_values<float> sum(std::vector<float>(j.a.size())), square(std::vector<float>(j.a.size()));
+    struct gpu_verdict verdict;
+
+    options.after.sums = true;
+    struct layer layer(device, p.shape, options);
+    const char *const by = layer.by(MABN_CONV_FORWARD_SUMS);
+    const bool failed =
+        mabn_conv_cuda_forward_sums(layer.conv, y.p, x.p, w.p, sum.at(), square.at(),
+                                    layer.workspace->p, NULL) != MABN_OK;
+    expect_joined(layer, MABN_CONV_FORWARD_SUMS, false, &verdict);
+    verdict.add("no other pass is", mabn_conv_cuda_joins(layer.conv, MABN_CONV_FORWARD_NORM), 0);
+    if (failed == mabn_conv_cuda_joins(layer.conv, MABN_CONV_FORWARD_SUMS))
+        verdict.add(failed ? mabn_error_message() : "runs, although not joined", 1, 0);
+    if (!failed) {
+        j.forward(false, false);
+        verdict.add("y", y.values(), p.inferred(false, false, false), tolerance(p.dtype, by));
+        verdict.add("sum", share(sum.values(), j.sum, j.sum_scale), share_tolerance(p.dtype, by));
+        verdict.add("square", share(square.values(), j.square, j.square_scale),
+                    share_tolerance(p.dtype, by));
+    }
+    verdict.print(p.name("forward+sums", by).c_str());
+}
+
 static void test_backward_norm(struct joint &j, struct mabn_device *device, bool add,
-                               enum mabn_conv_mask mask)
+                               enum mabn_conv_mask mask, bool with_sum)
 {
     static const char *const masks[] = {"", "+mask of x", "+mask of y"};
     const struct problem &p = *j.p;
@@ -348,17 +389,21 @@ static void test_backward_norm(struct joint &j, struct mabn_device *device, bool
     gpu_array dy(p.dy, p.dtype), w(p.w, p.dtype), dx_added(p.dx, p.dtype);
     gpu_array dx_alone(p.dx.size(), p.dtype), nx(j.nx, p.dtype), ny(j.ny, p.dtype);
     gpu_array &dx = add ? dx_added : dx_alone;
-    gpu_values<float> a(j.a0), b(j.b0), dot(std::vector<float>(j.a0.size(), NAN));
+    gpu_values<float> a(j.a0), b(j.b0), dot(std::vector<float>(j.a0.size()));
+    gpu_values<float> sum(std::vector<float>(j.a0.size()));
     const bool of_x = mask == MABN_CONV_MASK_X;
     struct gpu_verdict verdict;
     char what[80];
 
-    options.before = {true, add, mask};
+    options.before = {true, add, mask, with_sum};
     struct layer layer(device, p.shape, options);
     const char *const by = layer.by(MABN_CONV_BACKWARD_NORM);
-    const struct mabn_conv_cuda_norm_in norm = {nx.p, mask == MABN_CONV_MASK_Y ? ny.p : NULL,
-                                                of_x ? a.at() : NULL, of_x ? b.at() : NULL,
-                                                dot.at()};
+    const struct mabn_conv_cuda_norm_in norm = {nx.p,
+                                                mask == MABN_CONV_MASK_Y ? ny.p : NULL,
+                                                of_x ? a.at() : NULL,
+                                                of_x ? b.at() : NULL,
+                                                dot.at(),
+                                                with_sum ? sum.at() : NULL};
     const bool failed = mabn_conv_cuda_backward_norm(layer.conv, dx.p, dy.p, w.p, &norm,
                                                      layer.workspace->p, NULL) != MABN_OK;
     expect_joined(layer, MABN_CONV_BACKWARD_NORM, add, &verdict);
@@ -368,8 +413,12 @@ static void test_backward_norm(struct joint &j, struct mabn_device *device, bool
         j.backward(add, mask);
         verdict.add("dx", dx.values(), j.dx, 2 * tolerance(p.dtype, by));
         verdict.add("dot", share(dot.values(), j.dot, j.dot_scale), share_tolerance(p.dtype, by));
+        if (with_sum)
+            verdict.add("sum", share(sum.values(), j.dsum, j.dsum_scale),
+                        share_tolerance(p.dtype, by));
     }
-    snprintf(what, sizeof what, "backward+norm%s%s", add ? "+add" : "", masks[mask]);
+    snprintf(what, sizeof what, "backward+norm%s%s%s", add ? "+add" : "", masks[mask],
+             with_sum ? "+sum" : "");
     verdict.print(p.name(what, by).c_str());
 }
 
@@ -386,9 +435,11 @@ static void test_joined(const struct mabn_conv_shape &shape, enum mabn_dtype dty
         gpu_order(order++);
         test_forward_norm(j, device, which & 1, which & 2);
     }
-    for (int which = 0; which < 6; which++) {
+    gpu_order(order++);
+    test_forward_sums(j, device);
+    for (int which = 0; which < 12; which++) {
         gpu_order(order++);
-        test_backward_norm(j, device, which & 1, (enum mabn_conv_mask)(which / 2));
+        test_backward_norm(j, device, which & 1, (enum mabn_conv_mask)(which / 2 % 3), which >= 6);
     }
     gpu_order(0);
 }
@@ -427,6 +478,9 @@ static void test_refusals(void)
     bad.bias = bad.after.wanted = true;
     tap_ok(mabn_conv_cuda_new(&conv, gpu, &shape, &bad) && !conv, "a bias and a normalization");
     bad = training;
+    bad.bias = bad.after.sums = true;
+    tap_ok(mabn_conv_cuda_new(&conv, gpu, &shape, &bad) && !conv, "a bias and sums");
+    bad = training;
     bad.no_dx = bad.before.wanted = true;
     tap_ok(mabn_conv_cuda_new(&conv, gpu, &shape, &bad) && !conv, "a norm of no data gradient");
     bad = options_of(MABN_DTYPE_BF16, false);
@@ -461,7 +515,7 @@ static const struct mabn_conv_shape resnet[] = {
     {2, 7, 7, 512, 512, 3, 1, 1},     {2, 1, 1, 2048, 1000, 1, 1, 0}};
 
 struct results {
-    std::vector<float> y, dx, dx_added, dw, z, square, dot;
+    std::vector<float> y, dx, dx_added, dw, z, square, dot, sum, squares, dsum;
     std::string by;
 };
 
@@ -484,6 +538,9 @@ static struct results run_all(const struct problem &p, struct mabn_device *devic
             dx.values(),
             dx_added.values(),
             dw.values(),
+            {},
+            {},
+            {},
             {},
             {},
             {},
@@ -518,17 +575,19 @@ static struct results run_joined(const struct problem &p, const struct joint &j,
     gpu_array x(p.x, p.dtype), dy(p.dy, p.dtype), w(p.w, p.dtype), y(p.y.size(), p.dtype);
     gpu_array z(p.y.size(), p.dtype), residual(j.residual, p.dtype), dx(p.dx, p.dtype);
     gpu_array nx(j.nx, p.dtype), ny(j.ny, p.dtype);
-    gpu_values<float> a(j.a), b(j.b), square(std::vector<float>(j.a.size(), NAN));
-    gpu_values<float> a0(j.a0), b0(j.b0), dot(std::vector<float>(j.a0.size(), NAN));
+    const std::vector<float> none(j.a.size()), none0(j.a0.size());
+    gpu_values<float> a(j.a), b(j.b), square(none), sum(none), squares(none);
+    gpu_values<float> a0(j.a0), b0(j.b0), dot(none0), dsum(none0);
 
-    options.after = {true, true, true};
-    options.before = {true, true, MABN_CONV_MASK_X};
+    options.after = {true, true, true, true};
+    options.before = {true, true, MABN_CONV_MASK_X, true};
     struct layer layer(device, p.shape, options);
     void *const space = layer.workspace->p;
     const struct mabn_conv_cuda_norm_out out = {z.p, residual.p, a.at(), b.at(), square.at()};
-    const struct mabn_conv_cuda_norm_in in = {nx.p, ny.p, a0.at(), b0.at(), dot.at()};
+    const struct mabn_conv_cuda_norm_in in = {nx.p, ny.p, a0.at(), b0.at(), dot.at(), dsum.at()};
     struct results r;
-    r.by = std::string(layer.by(MABN_CONV_FORWARD_NORM)) + ", " + layer.by(MABN_CONV_BACKWARD_NORM);
+    r.by = std::string(layer.by(MABN_CONV_FORWARD_NORM)) + ", " + layer.by(MABN_CONV_FORWARD_SUMS) +
+           ", " + layer.by(MABN_CONV_BACKWARD_NORM);
     if (mabn_conv_cuda_joins(layer.conv, MABN_CONV_FORWARD_NORM)) {
         if (mabn_conv_cuda_forward_norm(layer.conv, y.p, x.p, w.p, &out, space, NULL))
             printf("# %s\n", mabn_error_message());
@@ -536,11 +595,19 @@ static struct results run_joined(const struct problem &p, const struct joint &j,
         r.z = z.values();
         r.square = square.values();
     }
+    if (mabn_conv_cuda_joins(layer.conv, MABN_CONV_FORWARD_SUMS)) {
+        if (mabn_conv_cuda_forward_sums(layer.conv, y.p, x.p, w.p, sum.at(), squares.at(), space,
+                                        NULL))
+            printf("# %s\n", mabn_error_message());
+        r.sum = sum.values();
+        r.squares = squares.values();
+    }
     if (mabn_conv_cuda_joins(layer.conv, MABN_CONV_BACKWARD_NORM)) {
         if (mabn_conv_cuda_backward_norm(layer.conv, dx.p, dy.p, w.p, &in, space, NULL))
             printf("# %s\n", mabn_error_message());
         r.dx = dx.values();
         r.dot = dot.values();
+        r.dsum = dsum.values();
     }
     return r;
 }
@@ -558,8 +625,13 @@ static void test_resnet_joined(const struct mabn_conv_shape &shape, enum mabn_dt
         verdict.add("z", got.z, want.z, 2 * two);
         verdict.add("square", got.square, want.square, two);
     }
+    if (!got.sum.empty()) {
+        verdict.add("sum", share(got.sum, want.sum, want.squares), two);
+        verdict.add("squares", got.squares, want.squares, two);
+    }
     if (!got.dx.empty()) {
         const std::vector<float> rows(want.dot.size(), (float)(shape.n * shape.h * shape.w));
+        verdict.add("sum of dx", share(got.dsum, want.dsum, rows), two);
         verdict.add("dx", got.dx, want.dx, 2 * two);
         verdict.add("dot", share(got.dot, want.dot, rows), two);
     }
@@ -576,7 +648,7 @@ static void test_libraries_joined(void)
     test_resnet_joined(resnet[4], MABN_DTYPE_BF16);
     test_joined({3, 12, 13, 8, 16, 3, 1, 1}, MABN_DTYPE_BF16, gpu);
     test_resnet_joined(resnet[13], MABN_DTYPE_F16);
-    for (int i : {16, 3, 19, 22, 10})
+    for (int i : {16, 6, 3, 19, 22, 10})
         if (time(NULL) < end) test_resnet_joined(resnet[i], MABN_DTYPE_BF16);
 }
 

@@ -97,6 +97,9 @@ mabn_status mabn_conv_fast_run(const struct mabn_conv_fast *fast, const struct m
     case MABN_CONV_BACKWARD_NORM:
         return mabn_conv_cuda_backward_norm(fast->plain, at->out, at->a, at->b, at->norm_in, NULL,
                                             stream);
+    case MABN_CONV_FORWARD_SUMS:
+        return mabn_conv_cuda_forward_sums(fast->plain, at->out, at->a, at->b, at->sum,
+                                           at->products, NULL, stream);
     }
     return MABN_OK;
 }
