@@ -3,6 +3,8 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "base/mem.h"
@@ -27,6 +29,9 @@ int mabn_threads_available(void)
 
 void mabn_threads_wait_asleep(char **argv)
 {
+    const char *name = argv[0] ? strrchr(argv[0], '/') : NULL;
+    /* Executed by that path its name would be "exe", to ps and to pkill. */
+    if (argv[0]) prctl(PR_SET_NAME, name ? name + 1 : argv[0]);
     if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT")) return;
     if (setenv("GOMP_SPINCOUNT", "2000", 1)) return;
     execv("/proc/self/exe", argv);

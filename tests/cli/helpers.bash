@@ -18,6 +18,15 @@ setup() {
     if declare -F setup_more >/dev/null; then setup_more; fi
 }
 
+# A test that failed half-way must not leave running what it started, which may never end.
+teardown() {
+    local job
+    for job in $(jobs -p); do
+        pkill -KILL -P "$job" 2>/dev/null || true # a script's own children
+        kill -KILL "$job" 2>/dev/null || true
+    done
+}
+
 # Real data is optional: skip, and say so.
 need_shared() { [ -n "${MABN_SHARED:-}" ] || skip "MABN_SHARED is not set"; }
 need_python() { $PYTHON -c "import ${1:-h5py}" 2>/dev/null || skip "python3-${1:-h5py} is not installed"; }

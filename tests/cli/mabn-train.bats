@@ -107,6 +107,7 @@ tensor() { h5dump -d "/model/$2" "$1" | tail -n +2; }
         --keep 99 -o run -q -l log 2>err &
     pid=$!
     wait_for run/metrics.jsonl '"step":2,'
+    assert_equal "$(</proc/$pid/comm)" mabn-train # what pkill goes by
     kill -USR1 $pid
     for _ in $(seq 1200); do compgen -G 'run/step-*.h5' >saved && break; sleep 0.1; done
     [ "$(wc -l <saved)" -eq 1 ]
