@@ -10,14 +10,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#define WITH_AVX2 1
-#include <immintrin.h>
-#define AVX2 __attribute__((target("avx2")))
-#else
-#define WITH_AVX2 0
-#endif
+#include "image/avx2.h"
 
 /* Values after which vectors of 8 meet the same channels again, for 1 channel and for 3. */
 enum { PERIOD = 24 };

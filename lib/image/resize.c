@@ -18,15 +18,8 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "image/avx2.h"
 #include "image/codec.h"
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#define WITH_AVX2 1
-#include <immintrin.h>
-#define AVX2 __attribute__((target("avx2")))
-#else
-#define WITH_AVX2 0
-#endif
 
 enum { PIL_BITS = 22 };
 
