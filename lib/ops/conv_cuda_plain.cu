@@ -3,6 +3,7 @@
 #include "ops/conv_cuda_plain.h"
 
 #include "device/pack.cuh"
+#include "device/reduce.cuh"
 
 namespace
 {
@@ -86,13 +87,8 @@ __device__ double dx_at(const T *dy, const T *weight, int64_t i, const struct si
 /* The block's threads' values added up and added to *sum, which may be NULL. */
 template <typename Shared> __device__ void add_sum(float *sum, Shared &part, double value)
 {
-    part[threadIdx.x] = value;
-    for (int half = THREADS / 2; half; half /= 2) {
-        __syncthreads();
-        if ((int)threadIdx.x < half) part[threadIdx.x] += part[threadIdx.x + half];
-    }
-    if (threadIdx.x == 0 && sum) *sum += (float)part[0];
-    __syncthreads();
+    const double total = mabn_block_sum<THREADS>(part, value);
+    if (threadIdx.x == 0 && sum) *sum += (float)total;
 }
 
 /* ---- kernels ---- */

@@ -1,25 +1,13 @@
 /* Softmax cross-entropy on the GPU: a block a sample, in double as on the CPU; then one block adds
  * the samples up for the host. */
 #include "device/pack.cuh"
+#include "device/reduce.cuh"
 #include "ops/ops_cuda.h"
 
 namespace
 {
 
 enum { THREADS = 128 };
-
-template <typename Shared> __device__ double block_sum(Shared &part, double value)
-{
-    part[threadIdx.x] = value;
-    for (int half = THREADS / 2; half; half /= 2) {
-        __syncthreads();
-        if ((int)threadIdx.x < half) part[threadIdx.x] += part[threadIdx.x + half];
-    }
-    __syncthreads();
-    const double total = part[0];
-    __syncthreads();
-    return total;
-}
 
 /* NaN wins, as on the CPU. */
 template <typename Shared> __device__ double block_max(Shared &part, double value)
@@ -65,7 +53,7 @@ template <typename T> __global__ void __launch_bounds__(THREADS) xent_kernel(str
     top = block_max(part, top);
     for (int64_t j = threadIdx.x; j < k; j += THREADS)
         sum += exp(z[j] - top);
-    const double norm = top + log(block_sum(part, sum));
+    const double norm = top + log(mabn_block_sum<THREADS>(part, sum));
     for (int64_t j = threadIdx.x; j < k; j += THREADS) {
         smooth += norm - z[j];
         before += z[j] > true_logit || (z[j] == true_logit && j < truth) || isnan(z[j]);
@@ -74,8 +62,8 @@ template <typename T> __global__ void __launch_bounds__(THREADS) xent_kernel(str
         const double d = wrong ? NAN : truth < 0 ? 0 : scale * (p - (j == truth ? own : other));
         mabn_from_float(&in.dlogits[i * k + j], (float)d);
     }
-    smooth = block_sum(part, smooth);
-    before = block_sum(part, before);
+    smooth = mabn_block_sum<THREADS>(part, smooth);
+    before = mabn_block_sum<THREADS>(part, before);
     if (threadIdx.x) return;
     double loss = (own - other) * (norm - true_logit);
     if (in.smoothing > 0) loss += other * smooth;
@@ -91,7 +79,7 @@ __global__ void __launch_bounds__(THREADS)
 
     for (int64_t i = threadIdx.x; i < n; i += THREADS)
         labelled += labels[i] >= 0;
-    labelled = block_sum(part, labelled);
+    labelled = mabn_block_sum<THREADS>(part, labelled);
     if (threadIdx.x) return;
     *share = labelled > 0 ? (float)((loss_scale ? *loss_scale : 1) / labelled) : 0;
 }
@@ -109,10 +97,10 @@ __global__ void __launch_bounds__(THREADS)
         top1 += rank[i] == 0;
         top5 += rank[i] >= 0 && rank[i] < 5;
     }
-    sum = block_sum(part, sum);
-    labelled = block_sum(part, labelled);
-    top1 = block_sum(part, top1);
-    top5 = block_sum(part, top5);
+    sum = mabn_block_sum<THREADS>(part, sum);
+    labelled = mabn_block_sum<THREADS>(part, labelled);
+    top1 = mabn_block_sum<THREADS>(part, top1);
+    top5 = mabn_block_sum<THREADS>(part, top5);
     if (threadIdx.x) return;
     total->loss = sum;
     total->labelled = (int64_t)labelled;

@@ -5,26 +5,13 @@
  * step, the new weight's mean, the copy for the network. What it reads twice it finds in its cache.
  */
 #include "device/pack.cuh"
+#include "device/reduce.cuh"
 #include "ops/ops_cuda.h"
 
 namespace
 {
 
 enum { THREADS = 128, PIECE = 4096 };
-
-/* Sum over the block, in double, to all threads. */
-template <typename Shared> __device__ double block_sum(Shared &part, double value)
-{
-    part[threadIdx.x] = value;
-    for (int half = THREADS / 2; half; half /= 2) {
-        __syncthreads();
-        if ((int)threadIdx.x < half) part[threadIdx.x] += part[threadIdx.x + half];
-    }
-    __syncthreads();
-    const double total = part[0];
-    __syncthreads();
-    return total;
-}
 
 template <int V> __device__ double own_sum(const float *p, int64_t count)
 {
@@ -62,7 +49,8 @@ __global__ void __launch_bounds__(THREADS)
     const int64_t at = blockIdx.x * filter;
     float mean = 0;
 
-    if (centralize) mean = (float)(block_sum(part, own_sum<V>(in + at, filter)) / (double)filter);
+    if (centralize)
+        mean = (float)(mabn_block_sum<THREADS>(part, own_sum<V>(in + at, filter)) / (double)filter);
     copy_minus<T, V>(out + at, in + at, filter, mean);
 }
 
@@ -76,7 +64,8 @@ __global__ void __launch_bounds__(THREADS)
     const int64_t filter = taps * channels, at = blockIdx.x * filter;
     float mean = 0;
 
-    if (centralize) mean = (float)(block_sum(part, own_sum<1>(in + at, filter)) / (double)filter);
+    if (centralize)
+        mean = (float)(mabn_block_sum<THREADS>(part, own_sum<1>(in + at, filter)) / (double)filter);
     for (int64_t i = threadIdx.x; i < taps * padded; i += THREADS) {
         const int64_t tap = i / padded, c = i % padded;
         const float v = c < channels ? in[at + tap * channels + c] - mean : 0;
@@ -136,10 +125,11 @@ __device__ void do_piece(const struct mabn_cuda_sgd_param &param,
     double mean = 0;
 
     if (centralize)
-        mean = block_sum(part, own_sum<V>(param.grad + piece.begin, piece.count)) / piece.count;
+        mean = mabn_block_sum<THREADS>(part, own_sum<V>(param.grad + piece.begin, piece.count)) /
+               piece.count;
     step_piece<V>(param, piece.begin, piece.count, rates, rule, (float)(mean * rates.grad_scale));
     if (!param.work) return; /* for the whole block */
-    mean = centralize ? block_sum(part, own_sum<V>(p, piece.count)) / piece.count : 0;
+    mean = centralize ? mabn_block_sum<THREADS>(part, own_sum<V>(p, piece.count)) / piece.count : 0;
     if (param.work_dtype == MABN_DTYPE_BF16)
         copy_minus<__nv_bfloat16, V>(static_cast<__nv_bfloat16 *>(param.work) + piece.begin, p,
                                      piece.count, (float)mean);
