@@ -6,9 +6,9 @@ set -eu
 build="pkgconf libdnnl-dev libhdf5-dev libjpeg62-turbo-dev libpng-dev zlib1g-dev libxxhash-dev
        libcairo2-dev libfreetype-dev fonts-dejavu-core"
 demo="dataset-fashion-mnist"
-check="g++ bats bats-assert bats-support bats-file python3-h5py python3-numpy hdf5-tools mandoc man-db
-       dataset-fashion-mnist"
-peer="python3-venv python3-torch python3-torchvision python3-pil python3-onnx"
+check="g++ bats bats-assert bats-support bats-file python3-h5py python3-numpy python3-pil hdf5-tools
+       mandoc man-db dataset-fashion-mnist"
+peer="python3-venv python3-torch python3-torchvision python3-onnx"
 
 case ${1:-build} in
 build) want=$build ;;
