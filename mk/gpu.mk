@@ -23,8 +23,8 @@ E_FLAGS := -std=c++17 -O1 -g -Itests/gpu/executor -Ilib -Itests/unit -Itests/gpu
 E_CFLAGS := -std=c11 -O1 -g -Ilib -D_GNU_SOURCE -DMABN_CUDA=1 -Wall -Wextra $(PKG_CF) -fopenmp \
             -fno-strict-aliasing $(if $(filter 1,$(DEVELOPER)),-Werror) \
             -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
-# Files that need NVIDIA's libraries or the hardware itself.
-E_LIB_CU := $(filter-out %_fast.cu %/cuda_libraries.cu,$(LIB_CU))
+# NVIDIA's libraries are stand-ins there; their libraries.cpp includes cuda_libraries.cu.
+E_LIB_CU := $(filter-out %/cuda_libraries.cu,$(LIB_CU))
 # Rooms whose C files know of CUDA: the plain library has them without.
 E_LIB_C := $(wildcard lib/device/*.c lib/net/*.c) lib/model/bench.c
 E_O := $(E_LIB_CU:%=$(E)/%.o) $(E_LIB_C:%.c=$(E)/%.o) \
@@ -35,6 +35,7 @@ $(E)/%.cu.o: %.cu
 	$(say) CXX $<
 	$(Q)mkdir -p $(@D) && $(CXX) $(E_FLAGS) -MMD -MP -x c++ -c $< -o $@
 $(E)/tests/gpu/%.cu.o: E_FLAGS += $(PKG_CF)
+$(E)/tests/gpu/executor/cudnn_run.cpp.o: E_FLAGS += -O3
 $(E)/%.cpp.o: %.cpp
 	$(say) CXX $<
 	$(Q)mkdir -p $(@D) && $(CXX) $(E_FLAGS) -MMD -MP -c $< -o $@

@@ -33,7 +33,7 @@ const struct mabn_cuda_limits *mabn_cuda_limits_of(const struct mabn_device *dev
 size_t mabn_cuda_memory_used(const struct mabn_device *device);
 
 /* NVIDIA's libraries, opened once a process; NULL where there are none (the executor under
- * tests/gpu, which runs the plain implementations). The tables are in device/cuda_libraries.h. */
+ * tests/gpu, unless asked for its stand-ins). The tables are in device/cuda_libraries.h. */
 struct mabn_cudnn;
 struct mabn_cublaslt;
 const struct mabn_cudnn *mabn_cuda_cudnn(const struct mabn_device *device);

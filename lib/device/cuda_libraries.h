@@ -42,7 +42,6 @@ MABN_BEGIN_DECLS
     F(MatmulDescSetAttribute)       \
     F(MatrixLayoutCreate)           \
     F(MatrixLayoutDestroy)          \
-    F(MatrixLayoutSetAttribute)     \
     F(MatmulPreferenceCreate)       \
     F(MatmulPreferenceDestroy)      \
     F(MatmulPreferenceSetAttribute) \

@@ -1,5 +1,5 @@
-/* How a library computes one pass of a convolution: the part of conv_cuda.cu that is compiled by
- * nvcc only. */
+/* How a library computes one pass of a convolution: the part of conv_cuda.cu that knows cuDNN and
+ * cuBLASLt. */
 #ifndef MABN_OPS_CONV_CUDA_FAST_H
 #define MABN_OPS_CONV_CUDA_FAST_H
 

@@ -9,6 +9,10 @@
 #include "model/model.h"
 #include "net/net.h"
 
+#ifdef MABN_EXECUTOR
+#include "libraries.h"
+#endif
+
 static struct mabn_device *cpu, *gpu;
 static const struct mabn_net_sgd sgd = {0.05, 0.9, 1e-4, false, false};
 
@@ -430,6 +434,33 @@ static void test_changes(void)
     verdict.print("rates, decay, smoothing and momentum's kind change between steps");
 }
 
+#ifdef MABN_EXECUTOR
+/* The same on a GPU with cuDNN and cuBLASLt, which are stand-ins: on a real one they are there all
+ * the time. */
+static void test_libraries(void)
+{
+    struct mabn_device *const without = gpu;
+    const int64_t before = executor::library_runs();
+
+    printf("# with libraries\n");
+    executor::libraries.there = true;
+    must(mabn_device_new(&gpu, MABN_DEVICE_CUDA, 1));
+    gpu_late(true);
+    test_training("cifar-resnet8", "mabn", MABN_NET_FP32, true, STEPS);
+    test_training("cifar-resnet8", "bn", MABN_NET_TF32, false, 3);
+    test_training("cifar-resnet8", "mabn", MABN_NET_BF16, false, STEPS);
+    test_overflow();
+    test_joined("cifar-resnet8", MABN_NET_FP32, false, false, STEPS);
+    test_joined("cifar-resnet8", MABN_NET_BF16, true, false, STEPS);
+    test_joined("resnet50", MABN_NET_FP32, true, true, 1);
+    gpu_late(false);
+    tap_ok(executor::library_runs() > before + 1000, "the libraries computed");
+    mabn_device_free(gpu);
+    tap_ok(executor::library_objects() == 0, "what was made of the libraries was freed");
+    gpu = without;
+}
+#endif
+
 int main(void)
 {
     if (!gpu_ready()) return tap_done();
@@ -459,6 +490,9 @@ int main(void)
     test_joined("cifar-resnet8", MABN_NET_BF16, false, false, STEPS);
     test_joined("cifar-resnet8", MABN_NET_FP16, false, false, STEPS);
     test_joined("resnet50", MABN_NET_FP32, true, true, 1);
+#ifdef MABN_EXECUTOR
+    test_libraries();
+#endif
     mabn_device_free(gpu);
     mabn_device_free(cpu);
     return tap_done();

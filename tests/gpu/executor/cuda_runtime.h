@@ -21,6 +21,9 @@
  * hardware refuses during a capture is refused, and so are a launch in the default stream then and
  * a captured copy from memory that is not locked.
  *
+ * NVIDIA's libraries have stand-ins that queue their work likewise, where a test or
+ * MABN_EXECUTOR_LIBRARIES in the environment wants them: libraries.h.
+ *
  * One host thread may call. */
 #ifndef MABN_TESTS_GPU_EXECUTOR_CUDA_RUNTIME_H
 #define MABN_TESTS_GPU_EXECUTOR_CUDA_RUNTIME_H
@@ -181,6 +184,10 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags);
+inline cudaError_t cudaEventCreate(cudaEvent_t *event)
+{
+    return cudaEventCreateWithFlags(event, cudaEventDefault);
+}
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);

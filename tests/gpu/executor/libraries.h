@@ -1,0 +1,50 @@
+/* NVIDIA's libraries on the executor: stand-ins for cuDNN's backend interface (cudnn.cpp,
+ * cudnn_run.cpp) and cuBLASLt (cublaslt.cpp), which lib's own code opens, asks and runs.
+ *
+ * They were written from the libraries' documentation. What they are given they check as strictly
+ * as that says and compute on the CPU, in the stream's order; a call that the real ones would
+ * refuse is refused, and what they may do with memory (use all of a workspace, add sums to what is
+ * there) they do. That lib's code and they agree says that lib's code does what we understood. */
+#ifndef MABN_TESTS_GPU_EXECUTOR_LIBRARIES_H
+#define MABN_TESTS_GPU_EXECUTOR_LIBRARIES_H
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace executor
+{
+
+/* What they have. A device looks at `there` when it is opened, a plan at the rest when it is made.
+ */
+struct offer {
+    bool there;           /* or the environment has MABN_EXECUTOR_LIBRARIES */
+    bool plans = true;    /* cuDNN: any */
+    bool ends = true;     /* …with bias, residual and ReLU behind a convolution */
+    bool compiled = true; /* …whatever else can be drawn around one, by kernels that it compiles */
+    bool runs = true;     /* …which do run */
+    bool products = true; /* cuBLASLt: any */
+};
+extern struct offer libraries;
+
+/* Descriptors, handles and plans of theirs that nobody freed. */
+int64_t library_objects();
+/* Plans and products run so far, captured ones once. */
+int64_t library_runs();
+
+/* ---- inside ---- */
+
+void count_object(int change);
+void count_run();
+std::string formatted(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* Of type cudnnDataType_t or cudaDataType_t. */
+enum element { FLOAT32, FLOAT16, BFLOAT16 };
+size_t element_bytes(enum element type);
+float load_element(const void *array, int64_t index, enum element type);
+void store_element(void *array, int64_t index, enum element type, float value);
+/* As tensor cores take a float32: 10 bits of mantissa. */
+float as_tf32(float x);
+
+} // namespace executor
+
+#endif
