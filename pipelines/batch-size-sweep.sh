@@ -5,8 +5,8 @@
 # One run for each norm, normalization batch and seed, all with the same SGD batch and course. BN and
 # BRN leave out a normalization batch of 1, where their statistics say nothing about a batch. Runs
 # that are done are kept and a run that was interrupted is gone on with, so the script can be started
-# again at any time; Ctrl-C saves and ends it with status 75. It ends in FOLDER/sweep.tsv, FOLDER/sweep.png
-# and FOLDER/sweep.svg.
+# again at any time; Ctrl-C or SIGTERM saves and ends it with status 75. It ends in FOLDER/sweep.tsv,
+# FOLDER/sweep.png and FOLDER/sweep.svg.
 #
 # What the paper has for ResNet-50 on ImageNet (top-1 error in %, read off its figure, +-0.03):
 #
@@ -30,6 +30,9 @@ read -ra seeds <<<"${SEEDS:-1}"
 batch=${BATCH:-32}
 read -ra course <<<"${COURSE:---arch cifar-resnet8 --lr 0.1 --lr-exact --epochs 2}"
 
+# shellcheck source=work.sh
+. "$(dirname "$(realpath "$0")")/work.sh"
+
 mkdir -p "$folder"
 logs=() total=0 count=0
 for pass in count run; do
@@ -46,7 +49,7 @@ for pass in count run; do
                 logs+=("$run/metrics.jsonl")
                 [ -e "$run/model.h5" ] && continue
                 echo "[$count/$total] $norm at normalization batch $b, seed $seed" >&2
-                mabn-train "${course[@]}" --norm "$norm" --norm-batch "$b" --window $((batch / b)) \
+                work mabn-train "${course[@]}" --norm "$norm" --norm-batch "$b" --window $((batch / b)) \
                     --batch "$batch" --seed "$seed" --train "$train" --val "$val" \
                     -o "$run" --resume --log /dev/null
             done

@@ -32,6 +32,8 @@ runs=("bn 32" "bn 2" "mabn 2")
 die() { echo "demo: $*" >&2; exit 1; }
 command -v mabn-train >/dev/null || die "mabn-train is not in PATH: run 'make demo', or 'make install' first"
 [ -d "$data" ] || die "'$data' is not there: install Debian's package dataset-fashion-mnist, or set FASHION_MNIST"
+# shellcheck source=work.sh
+. "$(dirname "$(realpath "$0")")/work.sh"
 mkdir -p "$folder"
 
 pack() { # pack PREFIX OUTPUT
@@ -53,7 +55,7 @@ for seed in $seeds; do
         [ "$count" -gt 1 ] && [ "$SECONDS" -gt "$begin" ] &&
             left=", about $(((SECONDS - begin) * (total - count + 1) / (count - 1))) s to go"
         echo "[$count/$total] ${norm^^} at normalization batch $batch, seed $seed$left" >&2
-        mabn-train --arch cifar-resnet8 --norm "$norm" --norm-batch "$batch" --batch 32 \
+        work mabn-train --arch cifar-resnet8 --norm "$norm" --norm-batch "$batch" --batch 32 \
             --steps "$steps" --lr 0.1 --lr-exact --schedule cosine --mean 0.286 --std 0.353 \
             --seed "$seed" --train "$folder/train.h5" --val "$folder/test.h5" --val-batch 100 \
             --val-every $(((steps + 4) / 5)) --log-every 25 --resume -o "$folder/$name" \

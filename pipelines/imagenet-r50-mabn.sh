@@ -31,18 +31,8 @@ read -ra options <<<"${OPTIONS:-}"
 [ ! -e "$folder/DONE" ] || { cat "$folder/DONE"; exit 0; }
 mkdir -p "$folder"
 
-# A signal to the script is passed on to the tool at work, whose exit status then is the script's.
-tool=
-trap '[ -z "$tool" ] || kill -TERM "$tool" 2>/dev/null' TERM INT
-work() {
-    "$@" & tool=$!
-    local status=0
-    wait "$tool" || status=$?
-    # a trapped signal ends the first wait; the tool is still saving
-    while kill -0 "$tool" 2>/dev/null; do status=0; wait "$tool" || status=$?; done
-    tool=
-    return "$status"
-}
+# shellcheck source=work.sh
+. "$(dirname "$(realpath "$0")")/work.sh"
 
 for part in train val; do
     [ -e "$folder/$part.h5" ] || work mabn-pack imagenet "$images/$part" --skip-bad -o "$folder/$part.h5"

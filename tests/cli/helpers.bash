@@ -36,7 +36,7 @@ no_gpu() {
     run --separate-stderr mabn-bench net cifar-resnet8 --size 8 -b 1 -r 1 --device cuda
     # shellcheck disable=SC2154
     [ "$status" -ne 0 ] || skip "there is a GPU here"
-    # shellcheck disable=SC2034
+    # shellcheck disable=SC2034,SC2154
     why=${stderr#mabn-bench: }
 }
 

@@ -3,6 +3,17 @@
 load helpers
 
 tree() { "$ROOT/tests/make-images" "$1" 4 "$2" 12; }
+# stop_when RUN: the script behind, once it trains there; the tool has saved and is gone, and says why.
+stop_when() {
+    local script=$! tool
+    for _ in $(seq 1200); do grep -qs '"step":2,' "$1/metrics.jsonl" && break; sleep 0.1; done
+    tool=$(pgrep -P $script) || true
+    kill -TERM $script
+    status=0; wait $script || status=$?
+    assert_equal $status 75
+    grep -q "stopped by SIGTERM" err
+    [ -z "$tool" ] || [ ! -e "/proc/$tool" ]
+}
 small=(--arch cifar-resnet8 --base-width 4 --size 16 --augment plain)
 
 @test "demo: the table, the curves, and nothing done twice" {
@@ -40,6 +51,11 @@ E2
     run --separate-stderr "$ROOT/pipelines/batch-size-sweep.sh" data.h5 data.h5 sweep
     assert_success
     assert_equal "$stderr" ""
+
+    export COURSE="${small[*]} --steps 10000000 --log-every 1" NORM_BATCHES="2 8"
+    "$ROOT/pipelines/batch-size-sweep.sh" data.h5 data.h5 long 2>err &
+    stop_when long/bn-2-seed1
+    assert_equal "$(ls long)" bn-2-seed1
 }
 
 @test "imagenet-r50-mabn: to the number, and stops at DONE; a signal is passed on" {
@@ -57,11 +73,6 @@ E2
 
     export OPTIONS="${small[*]} --batch 8 --epochs 1 --epoch-steps 100000 --log-every 1"
     "$ROOT/pipelines/imagenet-r50-mabn.sh" images long 2>err &
-    pid=$!
-    for _ in $(seq 1200); do grep -qs '"step":2,' long/run/metrics.jsonl && break; sleep 0.1; done
-    kill -TERM $pid
-    status=0; wait $pid || status=$?
-    assert_equal $status 75
-    grep -q "stopped by SIGTERM" err
+    stop_when long/run
     assert_not_exist long/DONE
 }
