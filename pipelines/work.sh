@@ -2,7 +2,7 @@
 # Read by the pipelines: `work COMMAND...` runs a tool. SIGTERM or Ctrl-C to the script is passed on to
 # it, and its exit status (75: saved, and stopped) then is the script's; one that comes while no tool
 # is at work keeps the next from starting.
-tool= stopped=
+tool='' stopped=''
 trap 'stopped=1; [ -z "$tool" ] || kill -TERM "$tool" 2>/dev/null' TERM INT
 work() {
     [ -z "$stopped" ] || exit 75

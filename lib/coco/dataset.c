@@ -523,7 +523,7 @@ static void set_polygons(struct mabn_coco *c, struct mabn_segmentation *s, uint6
 static mabn_status take_segmentations(struct unpacking *u)
 {
     struct mabn_coco *c = u->out;
-    const struct mabn_h5_item *bytes, *corner_item, *corners_item;
+    const struct mabn_h5_item *bytes = NULL, *corner_item = NULL, *corners_item = NULL;
     uint8_t *kinds = NULL;
     uint64_t *polygon_first = NULL, *corner_first = NULL, *mask_first = NULL;
     uint32_t *mask_size = NULL;

@@ -128,10 +128,13 @@ static const char *course_line(const char *course, int number)
     return course && *course ? course : NULL;
 }
 
+/* One of the two lines may be NULL. */
 static void add_difference(struct mabn_str *text, const char *now, const char *then)
 {
-    int key = now ? (int)strcspn(now, "=\n") - 1 : (int)strcspn(then, "=\n") - 1;
-    mabn_str_printf(text, "%s%.*s", text->length ? "; " : "", key, now ? now : then);
+    const char *line = now ? now : then;
+    /* cppcheck-suppress nullPointerRedundantCheck */
+    int key = (int)strcspn(line, "=\n") - 1;
+    mabn_str_printf(text, "%s%.*s", text->length ? "; " : "", key, line);
     int n = now ? (int)strcspn(now, "\n") : 0, m = then ? (int)strcspn(then, "\n") : 0;
     if (now && then && n - key - 3 <= 40 && m - key - 3 <= 40 && !strncmp(now, then, (size_t)key))
         mabn_str_printf(text, " %.*s instead of %.*s", n - key - 3, now + key + 3, m - key - 3,
