@@ -84,6 +84,7 @@ mabn_status mabn_launch_(const char *name, bool early, void (*kernel)(Params...)
     config.numAttrs = early && mabn_launches_early();
 #else
     (void)early;
+    executor::name_launch(name);
 #endif
     cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
     if (error == cudaSuccess) return MABN_OK;

@@ -9,7 +9,7 @@
 #include "ops/ops_cuda.h"
 
 /* What the convolutions around a norm add up for it. */
-enum { SQUARE, DOT, JOINED_SUMS };
+enum { SUM, SQUARE, DSUM, DOT, JOINED_SUMS }; /* Σ x, Σ x²; of the gradient g: Σ g, Σ g·x */
 
 /* What a node has beside struct node. */
 struct layer {
@@ -23,8 +23,8 @@ struct layer {
     size_t bias_at;              /* folded: floats before it in `biases` */
     struct mabn_norm_cuda_io io; /* of a norm */
     bool may_know;               /* MABN whose affine map is known ahead, from some step on */
-    bool after, before; /* a convolution that does its neighbours' work (join_cuda.cu) … */
-    float *a, *b, *sums[JOINED_SUMS]; /* … and what it shares with them: of a norm, each (C) */
+    bool after, sums, before; /* a convolution that does its neighbours' work (join_cuda.cu) … */
+    float *a, *b, *totals[JOINED_SUMS]; /* … and what it shares with them: of a norm, each (C) */
 };
 
 /* Layers that are alike have one plan. */
@@ -32,7 +32,7 @@ struct shared_conv {
     struct mabn_conv_shape shape;
     struct mabn_conv_cuda_options options;
     struct mabn_conv_cuda *conv;
-    bool chosen, after, before; /* of struct layer, of all that share it */
+    bool chosen, after, sums, before; /* of struct layer, of all that share it */
 };
 
 /* Device and host memory of the same layout. */
@@ -146,6 +146,10 @@ mabn_status mabn_net_cuda_begin_joined(struct mabn_net *net);
 /* Whether this convolution runs with its norm now, and the two. */
 bool mabn_net_cuda_forward_joins(const struct mabn_net *net, const struct node *conv);
 mabn_status mabn_net_cuda_forward_joined(struct mabn_net *net, const struct node *conv);
+/* Whether this convolution now leaves what its norm would measure; then it, and the norm. */
+bool mabn_net_cuda_forward_sums(const struct mabn_net *net, const struct node *conv);
+mabn_status mabn_net_cuda_forward_summing(struct mabn_net *net, const struct node *conv);
+mabn_status mabn_net_cuda_forward_summed(struct mabn_net *net, const struct node *norm);
 /* The data gradient with the ReLU and sum of the norm before it. */
 mabn_status mabn_net_cuda_backward_joined(struct mabn_net *net, const struct node *conv);
 

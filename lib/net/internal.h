@@ -29,9 +29,9 @@ struct node {
     struct mabn_conv *op;
     int folded;           /* inference: of a convolution the norm that runs it, of a norm the
                            * convolution it took in; -1: none */
-    int partner;          /* training on a GPU: of a convolution the MABN that alone reads it, of
-                           * that norm the convolution: they may run as one, in the norm's place;
-                           * -1: none */
+    int partner;          /* training on a GPU: of a convolution the norm that alone reads it, of
+                           * that norm the convolution: one may do work of the other; MABN's may
+                           * run in the norm's place; -1: none */
     size_t packed_offset; /* inference: packed weights */
     size_t bias_offset;   /* inference: folded bias, in floats */
 

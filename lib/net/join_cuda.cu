@@ -1,14 +1,16 @@
-/* MABN done by the convolutions at its sides (ops/conv_cuda.h, norm/norm_cuda.h): which layers, and
- * how they run.
+/* Norms over the whole batch done by the convolutions at their sides (ops/conv_cuda.h,
+ * norm/norm_cuda.h): which layers, and how they run.
  *
- *     forward    once its affine map is known ahead, a norm's step in the list runs the convolution
- *                before it too, which writes the norm's output and Σ x² while it writes its own;
+ *     forward    the convolution before a norm leaves Σ x and Σ x² while it writes x, and the norm
+ *                only applies what follows; once MABN's affine map is known ahead, the norm's step
+ *                in the list runs the convolution too, which writes the norm's output as well;
  *     backward   the convolution that is the last to add to the gradient of a norm's output puts it
- *                behind ReLU and leaves Σ dy·x, always: known or not.
+ *                behind ReLU and leaves Σ dy·x and Σ dy, always: known or not.
  *
- * Saved are a read of x forward; backward a read of dy, and where there is a shortcut also a write
- * of it. Whether the joined kernels are as good as the plain ones is another matter: with `tune`
- * both ways are timed, once for every kind of layer, on the layer's own memory. */
+ * Saved are a read of x forward; backward a read of dy and one of x, and where there is a shortcut
+ * also a write of dy (MABN's Σ dy comes with dx and is not asked for). Whether the joined kernels
+ * are as good as the plain ones is another matter: with `tune` both ways are timed, once for every
+ * kind of layer, on the layer's own memory. */
 #include <algorithm>
 #include <vector>
 
@@ -19,9 +21,19 @@
 
 /* ---- which ---- */
 
+static bool is_mabn(const struct node *norm)
+{
+    return norm->norm.options.kind == MABN_NORM_MABN;
+}
+
+/* The others' sums are float32's about zero (norm_cuda.h): good enough for all but exact float32.
+ */
 static bool can_join(const struct mabn_net *net, const struct node *norm)
 {
-    return norm->kind == NODE_NORM && mabn_norm_cuda_can_join(&norm->norm, net->options.batch);
+    if (norm->kind != NODE_NORM || !mabn_norm_cuda_can_join(&norm->norm, net->options.batch))
+        return false;
+    return is_mabn(norm) || net->options.precision != MABN_NET_FP32 ||
+           net->options.join == MABN_NET_JOIN_ALWAYS;
 }
 
 /* Nothing that still comes in backward adds to the gradient of this convolution's input. */
@@ -41,9 +53,11 @@ void mabn_net_cuda_ask_joins(const struct mabn_net *net, const struct node *conv
     if (conv->kind != NODE_CONV) return;
     if (conv->partner >= 0 && can_join(net, &net->nodes[conv->partner])) {
         const struct node *norm = &net->nodes[conv->partner];
-        o->after.wanted = true;
-        o->after.residual = norm->residual >= 0;
-        o->after.relu = norm->io.relu;
+        o->after.wanted = is_mabn(norm);
+        o->after.residual = is_mabn(norm) && norm->residual >= 0;
+        o->after.relu = is_mabn(norm) && norm->io.relu;
+        /* MABN's few steps until it is known are not worth a kernel to be compiled. */
+        o->after.sums = !is_mabn(norm) || options->join == MABN_NET_JOIN_ALWAYS;
     }
     const struct node *x = &net->nodes[conv->x];
     if (can_join(net, x) && x->trains && is_last_to_add(net, conv)) {
@@ -52,16 +66,27 @@ void mabn_net_cuda_ask_joins(const struct mabn_net *net, const struct node *conv
         o->before.mask = !x->io.relu        ? MABN_CONV_MASK_NONE
                          : x->residual >= 0 ? MABN_CONV_MASK_Y
                                             : MABN_CONV_MASK_X;
+        o->before.sum = !is_mabn(x);
     }
 }
 
 /* ---- how they run ---- */
 
+static bool is_known(const struct mabn_net *net, const struct node *norm)
+{
+    return net->cuda->until_known == 0 && layer_of(net, norm)->may_know;
+}
+
 bool mabn_net_cuda_forward_joins(const struct mabn_net *net, const struct node *conv)
 {
-    const struct net_cuda *c = net->cuda;
-    return conv->partner >= 0 && layer_of(net, conv)->after && c->until_known == 0 &&
-           c->layers[conv->partner].may_know;
+    return conv->partner >= 0 && layer_of(net, conv)->after &&
+           is_known(net, &net->nodes[conv->partner]);
+}
+
+bool mabn_net_cuda_forward_sums(const struct mabn_net *net, const struct node *conv)
+{
+    return conv->partner >= 0 && layer_of(net, conv)->sums &&
+           !is_known(net, &net->nodes[conv->partner]);
 }
 
 mabn_status mabn_net_cuda_begin_joined(struct mabn_net *net)
@@ -78,7 +103,7 @@ static mabn_status joined_conv(struct mabn_net *net, const struct node *conv)
     const struct node *norm = &net->nodes[conv->partner];
     const struct layer *layer = layer_of(net, conv), *behind = layer_of(net, norm);
     const struct mabn_conv_cuda_norm_out out = {memory(net, norm->data), behind->io.residual,
-                                                behind->a, behind->b, behind->sums[SQUARE]};
+                                                behind->a, behind->b, behind->totals[SQUARE]};
     return mabn_conv_cuda_forward_norm(layer->conv, memory(net, conv->data),
                                        memory(net, net->nodes[conv->x].data), layer->work, &out,
                                        net->cuda->scratch, net->cuda->stream);
@@ -92,10 +117,31 @@ mabn_status mabn_net_cuda_forward_joined(struct mabn_net *net, const struct node
     io->scratch = net->cuda->scratch;
     io->y = memory(net, norm->data);
     io->known = true;
-    io->square = layer_of(net, norm)->sums[SQUARE];
+    io->square = layer_of(net, norm)->totals[SQUARE];
     const mabn_status status = mabn_norm_cuda_forward(&norm->norm, io);
     io->square = NULL;
     return status;
+}
+
+mabn_status mabn_net_cuda_forward_summing(struct mabn_net *net, const struct node *conv)
+{
+    const struct layer *layer = layer_of(net, conv);
+    float *const *totals = net->cuda->layers[conv->partner].totals;
+    return mabn_conv_cuda_forward_sums(
+        layer->conv, memory(net, conv->data), memory(net, net->nodes[conv->x].data), layer->work,
+        totals[SUM], totals[SQUARE], net->cuda->scratch, net->cuda->stream);
+}
+
+mabn_status mabn_net_cuda_forward_summed(struct mabn_net *net, const struct node *norm)
+{
+    struct layer *layer = layer_of(net, norm);
+    struct mabn_norm_cuda_io io = layer->io;
+    io.scratch = net->cuda->scratch;
+    io.y = memory(net, norm->data);
+    io.known = false;
+    io.sum = layer->totals[SUM];
+    io.square = layer->totals[SQUARE];
+    return mabn_norm_cuda_forward(&norm->norm, &io);
 }
 
 mabn_status mabn_net_cuda_backward_joined(struct mabn_net *net, const struct node *conv)
@@ -103,7 +149,8 @@ mabn_status mabn_net_cuda_backward_joined(struct mabn_net *net, const struct nod
     const struct node *norm = &net->nodes[conv->x];
     const struct layer *layer = layer_of(net, conv);
     struct layer *before = layer_of(net, norm);
-    struct mabn_conv_cuda_norm_in in = {before->io.x, NULL, NULL, NULL, before->sums[DOT], NULL};
+    struct mabn_conv_cuda_norm_in in = {before->io.x,        NULL, NULL, NULL, before->totals[DOT],
+                                        before->totals[DSUM]};
     if (norm->residual >= 0) in.y = memory(net, norm->data);
     mabn_norm_cuda_saved_affine(&norm->norm, before->io.saved, net->options.batch, &in.a, &in.b);
     return mabn_conv_cuda_backward_norm(layer->conv, memory(net, norm->grad),
@@ -111,25 +158,36 @@ mabn_status mabn_net_cuda_backward_joined(struct mabn_net *net, const struct nod
                                         net->cuda->scratch, net->cuda->stream);
 }
 
+/* The norm's backward is to use what the convolution leaves. */
+static void take_gradient_sums(const struct mabn_net *net, const struct node *norm,
+                               struct mabn_norm_cuda_io *io)
+{
+    const struct layer *layer = layer_of(net, norm);
+    io->dot = layer->totals[DOT];
+    io->dsum = is_mabn(norm) ? NULL : layer->totals[DSUM];
+}
+
 /* ---- timing both ways ---- */
 
 enum { REPEATS = 8, TRIALS = 5 };
+const double ENOUGH = 0.03; /* seconds for one time */
 
 /* Milliseconds of what `queue` queues: the quickest trial. */
 template <typename Queue>
 static mabn_status time_of(const struct mabn_net *net, double *ms, Queue queue)
 {
     const struct net_cuda *c = net->cuda;
+    double spent = 0, seconds;
     *ms = 0;
     MABN_TRY(queue()); /* not to be timed */
-    for (int trial = 0; trial < TRIALS; trial++) {
-        double seconds;
+    for (int trial = 0; trial < TRIALS && spent < ENOUGH; trial++) {
         MABN_TRY(mabn_cuda_event_record(c->begin, c->stream));
         for (int i = 0; i < REPEATS; i++)
             MABN_TRY(queue());
         MABN_TRY(mabn_cuda_event_record(c->end, c->stream));
         MABN_TRY(mabn_cuda_event_wait(c->end));
         MABN_TRY(mabn_cuda_event_seconds(&seconds, c->begin, c->end));
+        spent += seconds;
         if (!trial || seconds * 1e3 / REPEATS < *ms) *ms = seconds * 1e3 / REPEATS;
     }
     return MABN_OK;
@@ -164,6 +222,32 @@ static mabn_status time_after(struct mabn_net *net, const struct node *conv, boo
     return MABN_OK;
 }
 
+static mabn_status time_sums(struct mabn_net *net, const struct node *conv, bool *better)
+{
+    const struct node *norm = &net->nodes[conv->partner];
+    const struct layer *layer = layer_of(net, conv);
+    struct mabn_norm_cuda_io io = layer_of(net, norm)->io;
+    const struct net_cuda *c = net->cuda;
+    double joined, apart;
+    io.scratch = c->scratch;
+    io.y = memory(net, norm->data);
+    io.known = false;
+    MABN_TRY(time_of(net, &joined, [&]() -> mabn_status {
+        MABN_TRY(mabn_net_cuda_forward_summing(net, conv));
+        return mabn_net_cuda_forward_summed(net, norm);
+    }));
+    MABN_TRY(time_of(net, &apart, [&]() -> mabn_status {
+        MABN_TRY(mabn_conv_cuda_forward(layer->conv, memory(net, conv->data),
+                                        memory(net, net->nodes[conv->x].data), layer->work, NULL,
+                                        c->scratch, c->stream));
+        return mabn_norm_cuda_forward(&norm->norm, &io);
+    }));
+    *better = joined < apart;
+    report(conv, "with the sums of the norm behind it",
+           mabn_conv_cuda_describe(layer->conv, MABN_CONV_FORWARD_SUMS), joined, apart);
+    return MABN_OK;
+}
+
 static mabn_status time_before(struct mabn_net *net, const struct node *conv, bool *better)
 {
     const struct node *norm = &net->nodes[conv->x];
@@ -181,7 +265,7 @@ static mabn_status time_before(struct mabn_net *net, const struct node *conv, bo
                                               c->scratch, c->stream));
         return mabn_norm_cuda_backward(&norm->norm, &io);
     }));
-    io.dot = layer_of(net, norm)->sums[DOT];
+    take_gradient_sums(net, norm, &io);
     MABN_TRY(time_of(net, &joined, [&]() -> mabn_status {
         MABN_TRY(mabn_net_cuda_backward_joined(net, conv));
         return mabn_norm_cuda_backward(&norm->norm, &io);
@@ -201,9 +285,11 @@ static mabn_status choose(struct mabn_net *net, const struct node *conv)
     if (shared->chosen) return MABN_OK;
     shared->chosen = true;
     shared->after = mabn_conv_cuda_joins(layer->conv, MABN_CONV_FORWARD_NORM);
+    shared->sums = mabn_conv_cuda_joins(layer->conv, MABN_CONV_FORWARD_SUMS);
     shared->before = mabn_conv_cuda_joins(layer->conv, MABN_CONV_BACKWARD_NORM);
     if (net->options.join == MABN_NET_JOIN_ALWAYS) return MABN_OK;
     if (shared->after) MABN_TRY(time_after(net, conv, &shared->after));
+    if (shared->sums) MABN_TRY(time_sums(net, conv, &shared->sums));
     if (shared->before) MABN_TRY(time_before(net, conv, &shared->before));
     return MABN_OK;
 }
@@ -220,7 +306,7 @@ static size_t place(struct mabn_net *net, char *base)
             float **const maps[] = {&layer->a, &layer->b};
             if (!can_join(net, &net->nodes[i])) continue;
             for (int k = 0; k < (pass ? 2 : JOINED_SUMS); k++) {
-                float **const p = pass ? maps[k] : &layer->sums[k];
+                float **const p = pass ? maps[k] : &layer->totals[k];
                 if (base) *p = (float *)(base + at);
                 at += net_align((size_t)net->nodes[i].c * sizeof(float));
             }
@@ -259,7 +345,7 @@ mabn_status mabn_net_cuda_prepare_joins(struct mabn_net *net)
     for (int i = 0; i < net->node_count; i++)
         if (has_weights(&net->nodes[i])) {
             const struct mabn_conv_cuda_options *o = &c->convs[c->layers[i].shared].options;
-            any = any || o->after.wanted || o->before.wanted;
+            any = any || o->after.wanted || o->after.sums || o->before.wanted;
         }
     if (!any) return MABN_OK;
     MABN_TRY(mabn_net_get_arena(net, &c->joined, place(net, NULL)));
@@ -271,10 +357,11 @@ mabn_status mabn_net_cuda_prepare_joins(struct mabn_net *net)
         struct layer *layer = &c->layers[i];
         MABN_TRY(choose(net, &net->nodes[i]));
         layer->after = c->convs[layer->shared].after;
+        layer->sums = c->convs[layer->shared].sums;
         layer->before = c->convs[layer->shared].before;
         if (!layer->before) continue;
-        struct layer *norm = &c->layers[net->nodes[i].x];
-        norm->io.dot = norm->sums[DOT];
+        const struct node *norm = &net->nodes[net->nodes[i].x];
+        take_gradient_sums(net, norm, &layer_of(net, norm)->io);
     }
     return list_joined(net);
 }

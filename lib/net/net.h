@@ -66,9 +66,9 @@ struct mabn_net_options {
     bool no_fold; /* inference: keep norms apart from convolutions, to compare */
     bool exact;   /* plain convolution sums, no Winograd: slower, for comparisons */
     bool tune;    /* on a GPU: choose convolutions by time, not the same from run to run */
-    /* On a GPU: let convolutions do the work of the MABN layers around them, whose affine map is
-     * known ahead (norm_cuda.h), where the device's library can. Its sums need not repeat bit for
-     * bit, so results do not either. */
+    /* On a GPU: let convolutions do work of the BN, BRN, SyncBN and MABN layers around them that
+     * normalize over the whole batch (norm_cuda.h), where the device's library can. Its sums need
+     * not repeat bit for bit, so results do not either. */
     enum mabn_net_join join;
     bool bytes;       /* pictures come as bytes; on a GPU only, which normalizes them itself */
     bool save_memory; /* training: compute again what lies between norm input and block output */

@@ -144,7 +144,7 @@ static void find_partners(struct mabn_net *net)
     if (mabn_device_kind_of(net->device) == MABN_DEVICE_CPU) return;
     for (int i = 0; i < net->node_count; i++) {
         struct node *norm = &net->nodes[i];
-        if (norm->kind != NODE_NORM || norm->norm.options.kind != MABN_NORM_MABN) continue;
+        if (norm->kind != NODE_NORM) continue;
         struct node *conv = &net->nodes[norm->x];
         if (conv->kind != NODE_CONV || only_reader(net, norm->x) != i || net->output == norm->x)
             continue;
@@ -177,7 +177,8 @@ static void plan_outputs(struct mabn_net *net)
     }
     for (int i = 0; i < net->node_count; i++) {
         const struct node *conv = &net->nodes[i];
-        if (conv->kind == NODE_CONV && conv->partner >= 0)
+        if (conv->kind == NODE_CONV && conv->partner >= 0 &&
+            net->nodes[conv->partner].norm.options.kind == MABN_NORM_MABN)
             hold_until(net, net->nodes[conv->x].data, conv->partner);
     }
     net->buffers[net->nodes[0].data].last = 2 * net->node_count;

@@ -62,14 +62,20 @@ static mabn_status infer_conv(struct mabn_net *net, const struct node *node, con
                                 layer->bias, net->cuda->scratch, net->cuda->stream);
 }
 
-static mabn_status forward_conv(struct mabn_net *net, const struct node *node)
+static mabn_status train_conv(struct mabn_net *net, const struct node *node)
 {
     const struct layer *layer = layer_of(net, node);
-    if (!net->options.training) return node->folded >= 0 ? MABN_OK : infer_conv(net, node, node);
-    if (mabn_net_cuda_forward_joins(net, node)) return MABN_OK; /* in its norm's place */
     return mabn_conv_cuda_forward(layer->conv, memory(net, node->data),
                                   memory(net, net->nodes[node->x].data), layer->work, layer->bias,
                                   net->cuda->scratch, net->cuda->stream);
+}
+
+static mabn_status forward_conv(struct mabn_net *net, const struct node *node)
+{
+    if (!net->options.training) return node->folded >= 0 ? MABN_OK : infer_conv(net, node, node);
+    if (mabn_net_cuda_forward_joins(net, node)) return MABN_OK; /* in its norm's place */
+    if (mabn_net_cuda_forward_sums(net, node)) return mabn_net_cuda_forward_summing(net, node);
+    return train_conv(net, node);
 }
 
 static mabn_status forward_norm(struct mabn_net *net, const struct node *node)
@@ -78,6 +84,8 @@ static mabn_status forward_norm(struct mabn_net *net, const struct node *node)
     if (node->folded >= 0) return infer_conv(net, &net->nodes[node->folded], node);
     if (node->partner >= 0 && mabn_net_cuda_forward_joins(net, &net->nodes[node->partner]))
         return mabn_net_cuda_forward_joined(net, &net->nodes[node->partner]);
+    if (node->partner >= 0 && mabn_net_cuda_forward_sums(net, &net->nodes[node->partner]))
+        return mabn_net_cuda_forward_summed(net, node);
     layer->io.scratch = net->cuda->scratch;
     layer->io.y = memory(net, node->data);
     if (!net->options.training) return mabn_norm_cuda_infer(&node->norm, &layer->io);
@@ -562,7 +570,7 @@ static mabn_status run_bare_layer(struct mabn_net *net, const struct node *node)
     if (!has_weights(node)) return MABN_OK;
     if (!net->options.training)
         return infer_conv(net, node, node->folded >= 0 ? &net->nodes[node->folded] : node);
-    MABN_TRY(forward_conv(net, node));
+    MABN_TRY(train_conv(net, node));
     const void *dy = memory(net, node->grad);
     MABN_TRY(mabn_conv_cuda_backward_weights(
         layer->conv, layer->padded ? layer->dwork : net_gradient(net, node->weight),

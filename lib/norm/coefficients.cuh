@@ -18,6 +18,12 @@ struct mabn_cuda_repair {
     bool relu;
 };
 
+/* The sums are of a whole run and about zero: convolutions made them, from these. */
+struct mabn_cuda_given {
+    const void *x, *dy; /* dy: in backward; x NULL: they are not */
+    enum mabn_dtype dtype;
+};
+
 __device__ __forceinline__ void mabn_coef_keep(const struct mabn_norm_saved &saved, int64_t at,
                                                const struct mabn_coef &k)
 {
@@ -40,7 +46,8 @@ __device__ __forceinline__ struct mabn_coef mabn_coef_kept(const struct mabn_nor
 /* All a coefficient kernel may read or write; everything it points at is device memory. */
 struct mabn_cuda_work {
     struct mabn_norm_options o;
-    struct mabn_norm_state state; /* counters already count this call */
+    struct mabn_norm_state state; /* counters already count this call … */
+    int uncounted;                /* … but for so many of it */
     struct mabn_norm_saved saved;
     const float *gamma, *beta;
     int64_t runs, run_rows, rows; /* rows of every run but the last; of all */
@@ -54,6 +61,7 @@ struct mabn_cuda_work {
 
     float *known_a, *known_b; /* (C) */
     struct mabn_cuda_repair repair;
+    struct mabn_cuda_given given; /* the sums; chunks is 1 then */
 
     float *p, *q, *r; /* (runs,C) */
     float *dgamma, *dbeta;

@@ -104,6 +104,84 @@ __device__ __forceinline__ void keep(const work &w, int64_t at, const struct mab
     mabn_coef_keep(w.saved, at, k);
 }
 
+/* ---- sums that convolutions left ---- */
+
+/* Where mean²/(variance + eps) is larger, too little is left of the variance. */
+#define MOST_CANCELLED 1024.0
+
+__device__ double value_of(const void *p, enum mabn_dtype dtype, int64_t i)
+{
+    switch (dtype) {
+    case MABN_DTYPE_F32:
+        return static_cast<const float *>(p)[i];
+    case MABN_DTYPE_BF16:
+        return mabn_to_float(static_cast<const __nv_bfloat16 *>(p)[i]);
+    default:
+        return mabn_to_float(static_cast<const __half *>(p)[i]);
+    }
+}
+
+/* stat0 and stat1 of the block's channels for which `needed(c)` holds anew: sums over the rows i of
+ * the pair that pair(c, i, &v0, &v1) makes. `needed` must be the same to all threads. */
+template <typename Shared, typename Needed, typename Pair>
+__device__ void measure_again(const work &w, Shared &part, const struct column &at, Needed needed,
+                              Pair pair)
+{
+    bool any = false, mine = at.active && needed(at.c);
+    for (int c = at.c - (int)threadIdx.x % COLUMNS, k = 0; k < COLUMNS && c + k < w.channels; k++)
+        any = any || needed(c + k);
+    if (!any) return;
+    double sum0 = 0, sum1 = 0, v0, v1;
+    for (int64_t row = at.row; mine && row < w.rows; row += at.rows) {
+        pair(at.c, row * w.channels + at.c, &v0, &v1);
+        sum0 += v0;
+        sum1 += v1;
+    }
+    sum0 = column_sum(part, sum0, at);
+    sum1 = column_sum(part, sum1, at);
+    if (mine && at.row == 0) {
+        w.stat0[at.c] = sum0;
+        w.stat1[at.c] = sum1;
+    }
+}
+
+/* Of x: sums about `first`, which is 0, or about the mean for channels that are measured again. */
+template <typename Shared>
+__device__ void settle_moments(const work &w, Shared &part, const struct column &at)
+{
+    const double n = (double)w.rows;
+    const auto mean_of = [&](int c) { return w.stat0[c] / n; };
+    const auto cancelled = [&](int c) {
+        const double mean = mean_of(c), var = w.stat1[c] / n - mean * mean;
+        return mean * mean > MOST_CANCELLED * ((var < 0 ? 0 : var) + w.o.eps);
+    };
+    if (at.active && at.row == 0) w.first[at.c] = cancelled(at.c) ? (float)mean_of(at.c) : 0;
+    __syncthreads();
+    measure_again(
+        w, part, at, [&](int c) { return w.first[c] != 0; },
+        [&](int c, int64_t i, double *d, double *square) {
+            *d = value_of(w.given.x, w.given.dtype, i) - w.first[c];
+            *square = *d * *d;
+        });
+    __syncthreads();
+}
+
+/* Of g: Σ g·(x − mean) from Σ g·x. */
+template <typename Shared>
+__device__ void settle_gradients(const work &w, Shared &part, const struct column &at)
+{
+    const auto cancelled = [&](int c) {
+        const double ratio = (double)w.saved.mean[c] * w.saved.istd[c];
+        return ratio * ratio > MOST_CANCELLED;
+    };
+    if (at.active && at.row == 0) w.stat1[at.c] -= w.saved.mean[at.c] * w.stat0[at.c];
+    measure_again(w, part, at, cancelled, [&](int c, int64_t i, double *g, double *dot) {
+        *g = value_of(w.given.dy, w.given.dtype, i);
+        *dot = *g * (value_of(w.given.x, w.given.dtype, i) - w.saved.mean[c]);
+    });
+    __syncthreads();
+}
+
 /* ---- BN, BRN, SyncBN of one rank: forward ---- */
 
 __global__ void __launch_bounds__(BLOCK) coefs_bn(work w)
@@ -114,12 +192,13 @@ __global__ void __launch_bounds__(BLOCK) coefs_bn(work w)
     const struct mabn_norm_options &o = w.o;
     const bool renorm = o.kind == MABN_NORM_BRN;
     const bool unbiased = o.kind == MABN_NORM_SYNCBN && o.sync_reference;
-    const int64_t call = *w.state.batches;
+    const int64_t call = *w.state.batches + w.uncounted;
     const double r_max = mabn_ramp(1, o.r_max, call, o.ramp_start, o.r_ramp_end);
     const double d_max = mabn_ramp(0, o.d_max, call, o.ramp_start, o.d_ramp_end);
     double mean_sum = 0, var_sum = 0;
 
     finish_sums(w.stat0, w.sum, w.stat1, w.square, part, w, at);
+    if (w.given.x) settle_moments(w, part, at);
     for (int64_t run = at.row; at.active && run < w.runs; run += at.rows) {
         const int64_t i = run * w.channels + at.c;
         const double n = (double)run_rows_of(w, run);
@@ -157,8 +236,8 @@ __global__ void __launch_bounds__(BLOCK) coefs_bn(work w)
 /* Iterations that were finished before this call. */
 __device__ __forceinline__ int64_t iterations_done(const work &w)
 {
-    if (w.state.iters) return *w.state.iters - w.runs;
-    return (int64_t)*w.state.iters_f32 - 1;
+    if (w.state.iters) return *w.state.iters + w.uncounted - w.runs;
+    return (int64_t)*w.state.iters_f32 + w.uncounted - 1;
 }
 
 __device__ __forceinline__ struct mabn_window_step step_of(const work &w, int64_t run, int64_t done)
@@ -325,6 +404,7 @@ __global__ void __launch_bounds__(BLOCK) grads_bn(work w)
     double dgamma = 0, dbeta = 0;
 
     finish_sums(w.stat0, w.sum, w.stat1, w.square, part, w, at);
+    if (w.given.x) settle_gradients(w, part, at);
     for (int64_t run = at.row; at.active && run < w.runs; run += at.rows) {
         const int64_t i = run * w.channels + at.c;
         const double sum = w.stat0[i], dot = w.stat1[i], gamma = w.gamma[at.c];
@@ -526,13 +606,13 @@ dim3 over_channels(const work *w)
 }
 
 /* No more threads a channel than there are partial sums, nor fewer than a warp a block, or than it
- * takes to write y again in bearable time. */
+ * takes to write y or measure x again in bearable time. */
 unsigned block_size(const work *w)
 {
     unsigned rows = 4;
     while (rows < MOST_ROWS && rows < w->runs * w->chunks)
         rows *= 2;
-    if (w->repair.y && rows < REPAIR_ROWS) rows = REPAIR_ROWS;
+    if ((w->repair.y || w->given.x) && rows < REPAIR_ROWS) rows = REPAIR_ROWS;
     return rows * COLUMNS;
 }
 

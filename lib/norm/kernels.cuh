@@ -42,8 +42,8 @@ struct mabn_cuda_affine {
     int64_t stride;
 };
 
-/* A counter of calls or iterations in the norm's state, moved on by the pass that sums: nobody else
- * reads it meanwhile, and all that come later find it counted. */
+/* A counter of calls or iterations in the norm's state, moved on by the first pass over x: nobody
+ * else reads it meanwhile, and all that come later find it counted. */
 struct mabn_cuda_counter {
     float *f32; /* one of the two, or none */
     int64_t *i64;
@@ -65,13 +65,13 @@ struct mabn_cuda_apply_in {
     const void *x, *residual; /* residual may be NULL */
     struct mabn_cuda_affine affine;
     bool relu;
+    struct mabn_cuda_counter counter; /* moved on by this pass */
 };
 mabn_status mabn_cuda_apply(const struct mabn_cuda_apply_in *in, const struct mabn_cuda_rows *rows,
                             cudaStream_t stream);
 /* In one pass: apply, with what is known instead of in->affine, and square = Σ x², partial sums. */
 mabn_status mabn_cuda_apply_known(const struct mabn_cuda_apply_in *in,
                                   const struct mabn_cuda_known *known, float *square,
-                                  struct mabn_cuda_counter counter,
                                   const struct mabn_cuda_rows *rows, cudaStream_t stream);
 
 struct mabn_cuda_grad {

@@ -175,10 +175,10 @@ template <typename T> struct apply_args {
     const T *x, *residual;
     struct mabn_cuda_affine affine;
     bool relu;
+    struct mabn_cuda_counter counter;
     /* KNOWN */
     struct mabn_cuda_known known;
     float *square;
-    struct mabn_cuda_counter counter;
 };
 
 /* a and b of the block's channels, a thread each, into `affine` (2,width). */
@@ -218,8 +218,8 @@ __global__ void __launch_bounds__(THREADS) apply_kernel(struct apply_args<T> in,
 
     mabn_await_inputs();
     fetch(p.first);
+    move_on(in.counter);
     if constexpr (KNOWN) {
-        move_on(in.counter);
         find_known<V>(affine, in.known, p, c);
         if (p.active)
 #pragma unroll
@@ -380,6 +380,7 @@ template <typename T> struct apply_args<T> apply_args_of(const struct mabn_cuda_
     args.residual = static_cast<const T *>(in->residual);
     args.affine = in->affine;
     args.relu = in->relu;
+    args.counter = in->counter;
     return args;
 }
 
@@ -479,7 +480,6 @@ mabn_status mabn_cuda_apply(const struct mabn_cuda_apply_in *in, const struct ma
 
 mabn_status mabn_cuda_apply_known(const struct mabn_cuda_apply_in *in,
                                   const struct mabn_cuda_known *known, float *square,
-                                  struct mabn_cuda_counter counter,
                                   const struct mabn_cuda_rows *rows, cudaStream_t stream)
 {
     return mabn_by_type(rows->dtype, rows->wide, [&](auto *type, auto vector) {
@@ -488,7 +488,6 @@ mabn_status mabn_cuda_apply_known(const struct mabn_cuda_apply_in *in,
         struct apply_args<T> args = apply_args_of<T>(in);
         args.known = *known;
         args.square = square;
-        args.counter = counter;
         return launch_apply<V, true>(args, cut_rows(rows, V, SUM_BLOCKS), rows, stream);
     });
 }

@@ -2,9 +2,9 @@
  *
  *     forward              moments, coefficients, apply
  *     forward, known       apply with Σx², coefficients (and y again where a run was clipped)
- *     forward, joined      coefficients (likewise)
+ *     forward, joined      coefficients (likewise); not known: coefficients, apply
  *     backward             gradient moments, gradients, gradient apply
- *     backward, joined     gradients, gradient apply with Σ dy, dbeta
+ *     backward, joined     gradients, gradient apply; MABN: the latter with Σ dy, dbeta
  *     inference            affine, apply; GN, LN and IN as forward
  *
  * GN, LN and IN are one launch where a sample's groups fit into shared memory; in backward, and a
@@ -129,15 +129,27 @@ mabn_status check_join(const struct mabn_norm *norm, int64_t samples)
 {
     if (mabn_norm_cuda_can_join(norm, samples)) return MABN_OK;
     return mabn_fail(
-        MABN_ERR_ARG, "norm: only MABN of one run joins with convolutions, not %s of %lld",
+        MABN_ERR_ARG,
+        "norm: only BN, BRN, SyncBN and MABN of one run join with convolutions, not %s "
+        "of %lld",
         mabn_norm_kind_name(norm->options.kind), (long long)mabn_norm_runs(norm, samples));
+}
+
+/* Statistics are about the mean, not about 0. */
+bool centres(enum mabn_norm_kind kind)
+{
+    return kind != MABN_NORM_MABN;
 }
 
 mabn_status check_joined_forward(const struct mabn_norm *norm, const struct mabn_norm_cuda_io *io)
 {
     MABN_TRY(check_join(norm, io->samples));
-    if (!io->known)
-        return mabn_fail(MABN_ERR_ARG, "norm: a joined forward needs that y is known before x");
+    if (!io->square || (centres(norm->options.kind) && !io->sum))
+        return mabn_fail(MABN_ERR_ARG, "norm: a joined forward lacks one of its sums");
+    if (!io->known) return MABN_OK;
+    if (norm->options.kind != MABN_NORM_MABN)
+        return mabn_fail(MABN_ERR_ARG, "norm: %s is never known ahead",
+                         mabn_norm_kind_name(norm->options.kind));
     if (!io->y || io->y == io->residual)
         return mabn_fail(MABN_ERR_ARG, "norm: a joined forward needs y, and not over residual");
     return MABN_OK;
@@ -166,10 +178,11 @@ struct mabn_cuda_apply_in apply_in(const struct call *c, const float *a, const f
     return in;
 }
 
-mabn_status apply_saved(const struct call *c)
+mabn_status apply_saved(const struct call *c, struct mabn_cuda_counter counter)
 {
     const struct mabn_norm_saved *s = &c->work.saved;
-    const struct mabn_cuda_apply_in in = apply_in(c, s->a, s->b, c->work.channels);
+    struct mabn_cuda_apply_in in = apply_in(c, s->a, s->b, c->work.channels);
+    in.counter = counter;
     return mabn_cuda_apply(&in, &c->rows, c->stream);
 }
 
@@ -182,23 +195,31 @@ struct mabn_cuda_repair repair_of(const struct call *c)
 mabn_status forward_known(struct call *c)
 {
     struct mabn_cuda_work *w = &c->work;
-    const struct mabn_cuda_apply_in in = apply_in(c, NULL, NULL, 0);
+    struct mabn_cuda_apply_in in = apply_in(c, NULL, NULL, 0);
     const struct mabn_cuda_known known = {w->gamma, w->beta, w->state.running_var, w->o.eps};
 
     w->repair = repair_of(c);
-    MABN_TRY(mabn_cuda_apply_known(&in, &known, c->square, counter_of(c), &c->rows, c->stream));
+    in.counter = counter_of(c);
+    MABN_TRY(mabn_cuda_apply_known(&in, &known, c->square, &c->rows, c->stream));
     return mabn_cuda_coefficients(w, c->stream);
 }
 
-/* The convolution has written y, and the sums of the whole run. */
+/* The convolution has left the sums of the whole run and, if it could know how, has written y. */
 mabn_status forward_joined(struct call *c)
 {
     struct mabn_cuda_work *w = &c->work;
 
+    w->sum = centres(w->o.kind) ? c->io->sum : NULL;
     w->square = c->io->square;
     w->chunks = 1;
-    w->repair = repair_of(c);
-    return mabn_cuda_coefficients(w, c->stream);
+    if (c->io->known) {
+        w->repair = repair_of(c);
+        return mabn_cuda_coefficients(w, c->stream);
+    }
+    if (centres(w->o.kind)) w->given = {c->io->x, NULL, c->io->dtype};
+    w->uncounted = 1;
+    MABN_TRY(mabn_cuda_coefficients(w, c->stream));
+    return apply_saved(c, counter_of(c));
 }
 
 bool over_sample(enum mabn_norm_kind kind)
@@ -221,7 +242,7 @@ mabn_status measure_and_apply(struct call *c)
         MABN_TRY(mabn_cuda_moments(c->sum, c->square, w->first, c->io->x, counter_of(c), &c->rows,
                                    c->stream));
     MABN_TRY(mabn_cuda_coefficients(w, c->stream));
-    return apply_saved(c);
+    return apply_saved(c, {});
 }
 
 /* As the CPU has it: several runs under the iteration rule each move running_var. */
@@ -246,6 +267,8 @@ mabn_status check_backward(const struct mabn_norm_cuda_io *io)
 mabn_status check_joined_backward(const struct mabn_norm *norm, const struct mabn_norm_cuda_io *io)
 {
     MABN_TRY(check_join(norm, io->samples));
+    if (!io->dot || (centres(norm->options.kind) && !io->dsum))
+        return mabn_fail(MABN_ERR_ARG, "norm: a joined backward lacks one of its sums");
     if (io->dresidual && io->dresidual != io->dy)
         return mabn_fail(MABN_ERR_ARG, "norm: a joined backward's dresidual is dy or nothing");
     if (io->dresidual && io->dresidual == io->dx)
@@ -274,7 +297,7 @@ struct mabn_cuda_grad grad_of(const struct call *c)
 mabn_status backward_measured(const struct call *c, struct mabn_cuda_grad *in)
 {
     const struct mabn_cuda_work *w = &c->work;
-    const bool centred = w->o.kind != MABN_NORM_MABN;
+    const bool centred = centres(w->o.kind);
     void *dresidual = c->io->dresidual;
     void *masked = in->mask == MABN_MASK_Y ? dresidual : NULL;
     bool done = false;
@@ -296,19 +319,26 @@ mabn_status backward_measured(const struct call *c, struct mabn_cuda_grad *in)
                                 w->channels, &c->rows, c->stream);
 }
 
-/* Σ dy, which only dbeta needs, comes from the pass that writes dx. */
+/* MABN's Σ dy, which only dbeta needs, comes from the pass that writes dx. */
 mabn_status backward_joined(const struct call *c)
 {
     const struct mabn_norm_cuda_io *io = c->io;
+    const bool centred = centres(c->work.o.kind);
     struct mabn_cuda_work w = c->work;
     struct mabn_cuda_grad in = {};
 
     in.dy = io->dy;
     in.x = io->x;
-    w.sum = NULL;
+    w.sum = centred ? io->dsum : NULL;
     w.square = io->dot;
     w.chunks = 1;
+    if (centred) w.given = {io->x, io->dy, io->dtype};
     MABN_TRY(mabn_cuda_gradients(&w, c->stream));
+    if (centred) {
+        in.shift = w.saved.mean;
+        return mabn_cuda_grad_apply(io->dx, NULL, &in, w.p, w.q, w.r, w.channels, &c->rows,
+                                    c->stream);
+    }
     if (!io->dbeta)
         return mabn_cuda_grad_apply(io->dx, NULL, &in, w.p, w.q, NULL, w.channels, &c->rows,
                                     c->stream);
@@ -333,12 +363,13 @@ mabn_status mabn_norm_cuda_forward(const struct mabn_norm *norm, const struct ma
     if (!io->samples || !io->positions) return MABN_OK;
     if (io->y == io->x)
         return mabn_fail(MABN_ERR_ARG, "norm: training needs x, y must not overwrite it");
-    if (io->square) MABN_TRY(check_joined_forward(norm, io));
+    const bool joined = io->sum || io->square;
+    if (joined) MABN_TRY(check_joined_forward(norm, io));
     call_init(&c, norm, io);
-    if (io->square) return forward_joined(&c);
+    if (joined) return forward_joined(&c);
     if (!mabn_norm_measures(norm->options.kind)) {
         MABN_TRY(mabn_cuda_affine_of(c.work.saved.a, c.work.saved.b, &c.work, c.stream));
-        return apply_saved(&c);
+        return apply_saved(&c, {});
     }
     return knows_affine(&c) ? forward_known(&c) : measure_and_apply(&c);
 }
@@ -350,7 +381,7 @@ mabn_status mabn_norm_cuda_reapply(const struct mabn_norm *norm, const struct ma
     MABN_TRY(check(norm, io));
     if (!io->samples || !io->positions) return MABN_OK;
     call_init(&c, norm, io);
-    return apply_saved(&c);
+    return apply_saved(&c, {});
 }
 
 mabn_status mabn_norm_cuda_backward(const struct mabn_norm *norm,
@@ -366,9 +397,10 @@ mabn_status mabn_norm_cuda_backward(const struct mabn_norm *norm,
         if (io->dbeta) MABN_CUDA_TRY(cudaMemsetAsync(io->dbeta, 0, bytes, stream));
         return MABN_OK;
     }
-    MABN_TRY(io->dot ? check_joined_backward(norm, io) : check_backward(io));
+    const bool joined = io->dsum || io->dot;
+    MABN_TRY(joined ? check_joined_backward(norm, io) : check_backward(io));
     call_init(&c, norm, io);
-    if (io->dot) return backward_joined(&c);
+    if (joined) return backward_joined(&c);
     struct mabn_cuda_grad in = grad_of(&c);
     if (mabn_norm_measures(norm->options.kind)) return backward_measured(&c, &in);
     return mabn_cuda_grad_apply(io->dx, io->dresidual, &in, c.work.saved.a, NULL, NULL,
@@ -399,7 +431,15 @@ mabn_status mabn_norm_cuda_infer(const struct mabn_norm *norm, const struct mabn
 
 bool mabn_norm_cuda_can_join(const struct mabn_norm *norm, int64_t samples)
 {
-    return norm->options.kind == MABN_NORM_MABN && mabn_norm_runs(norm, samples) == 1;
+    switch (norm->options.kind) {
+    case MABN_NORM_BN:
+    case MABN_NORM_BRN:
+    case MABN_NORM_SYNCBN:
+    case MABN_NORM_MABN:
+        return mabn_norm_runs(norm, samples) == 1;
+    default:
+        return false;
+    }
 }
 
 mabn_status mabn_norm_cuda_join_init(struct mabn_norm_cuda_join *join, const struct mabn_norm *norm,
@@ -409,7 +449,7 @@ mabn_status mabn_norm_cuda_join_init(struct mabn_norm_cuda_join *join, const str
     struct mabn_norm_state s;
 
     if (norm->options.kind != MABN_NORM_MABN)
-        return mabn_fail(MABN_ERR_ARG, "norm: only MABN joins with convolutions, not %s",
+        return mabn_fail(MABN_ERR_ARG, "norm: only MABN is known ahead, not %s",
                          mabn_norm_kind_name(norm->options.kind));
     mabn_norm_state_view(&s, norm, state);
     *join = {};

@@ -14,8 +14,8 @@
  *     by the device alone, are applied again. Ignored where y is residual.
  *     mabn_norm_calls_until_known says from the state of the start when that will be so: reading
  *     the state's counter at each step would wait for the device;
- *   - square, dot (MABN of one run): the convolutions around the norm have done some of its passes
- *     over memory: see below;
+ *   - sum, square, dsum, dot (BN, BRN, SyncBN and MABN, one run): the convolutions around the norm
+ *     have done some of its passes over memory: see below;
  *   - scaler (float16): dy and all that comes of it are scaler->scale times what they stand for.
  *     MABN's backward window keeps true values whatever the scale was, and a statistic that
  *     overflowed leaves the one before it in its place: the step is skipped, the window goes on.
@@ -36,8 +36,8 @@ struct mabn_norm_cuda_io { /* as struct mabn_norm_io; device memory */
     enum mabn_dtype dtype; /* of x, y, residual and their gradients: F32, BF16 or F16 */
     bool relu;
     bool known;
-    const float *square; /* (C) or NULL: a joined forward */
-    const float *dot;    /* (C) or NULL: a joined backward */
+    const float *sum, *square; /* (C) or NULL: a joined forward */
+    const float *dsum, *dot;   /* (C) or NULL: a joined backward */
 
     const float *gamma, *beta;
     void *state;
@@ -68,23 +68,36 @@ MABN_MUST_USE mabn_status mabn_norm_cuda_backward(const struct mabn_norm *norm,
 MABN_MUST_USE mabn_status mabn_norm_cuda_infer(const struct mabn_norm *norm,
                                                const struct mabn_norm_cuda_io *io);
 
-/* ---- MABN joined with the convolutions around it ----
+/* ---- joined with the convolutions around it ----
  *
- * Forward. Past r_start y = a·x + b is known before x is, so that the convolution which makes x can
- * write y as well, and Σ x²: ops/conv_cuda.h, mabn_conv_cuda_forward_norm. In this order, each
- * iteration, in one stream:
+ * Forward, what is measured. The convolution which makes x leaves Σ x and Σ x² of the batch:
+ * ops/conv_cuda.h, mabn_conv_cuda_forward_sums. mabn_norm_cuda_forward with sum and square, not
+ * known, then only applies what follows from them. (MABN takes square alone.)
+ *
+ * Forward, what is known. Past r_start MABN's y = a·x + b is known before x is, so that the
+ * convolution which makes x can write y as well, and Σ x²: mabn_conv_cuda_forward_norm. In this
+ * order, each iteration, in one stream:
  *     mabn_norm_cuda_known              a, b of all joined layers; their counters count this call
  *     mabn_conv_cuda_forward_norm       x, y, square, by a and b
- *     mabn_norm_cuda_forward            with square, and known, which must hold: saved, the window
+ *     mabn_norm_cuda_forward            with square and known, which must hold: saved, the window
  *                                       and running_var; and y again where r turns out clipped
  * y must not be residual, which the last might need again.
  *
- * Backward. The convolution that takes y as its input leaves its data gradient behind ReLU, and
- * dot = Σ dy·x over it: mabn_conv_cuda_backward_norm. mabn_norm_cuda_backward with dot then needs
- * no pass before dx. It looks neither at relu nor at y, and never writes dresidual, which must be
- * dy (already what is wanted) or NULL. Forward may have been joined or not. */
+ * Backward. The convolution that takes y as its input leaves its data gradient behind ReLU, dot =
+ * Σ dy·x over it and, for all but MABN, dsum = Σ dy: mabn_conv_cuda_backward_norm.
+ * mabn_norm_cuda_backward with these then needs no pass before dx. It looks neither at relu nor at
+ * y, and never writes dresidual, which must be dy (already what is wanted) or NULL. Forward may
+ * have been joined or not.
+ *
+ * Such sums are about zero, not about the mean, and float32: what they are good to (some 1e-6) is
+ * mean²/variance times worse in the variance, and mean/deviation times in the gradient. A channel
+ * whose mean is more than 32 deviations from zero is measured again from x, slowly, so that the
+ * variance is good to some 1e-3 always, and for the means that layers have (a few deviations) to
+ * 1e-5. Next to the rounding of 2-byte activations or TF32 that is nothing; for exact float32 it is
+ * up to the caller. */
 
-/* The norm can be joined in calls of `samples` samples: it is MABN, and they are one run. */
+/* The norm can be joined in calls of `samples` samples: it is BN, BRN, SyncBN or MABN, and they are
+ * one run. */
 bool mabn_norm_cuda_can_join(const struct mabn_norm *norm, int64_t samples);
 
 /* A joined layer's entry in the list for mabn_norm_cuda_known; all pointers are device memory. */

@@ -34,8 +34,17 @@ static inline void gpu_late(bool late)
 {
     executor::set_late(late);
 }
+/* Launches so far of kernels whose name begins so; 0 on a GPU, where nothing counts them. */
+static inline uint64_t gpu_launches(const char *begin)
+{
+    return executor::launches(begin);
+}
 #else
 #define GPU_RUNS_ON "GPU"
+static inline uint64_t gpu_launches(const char *)
+{
+    return 0;
+}
 static inline void gpu_order(int)
 {
 }

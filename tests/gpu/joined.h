@@ -18,27 +18,57 @@ static inline std::vector<float> joined_sums(const std::vector<float> &p,
     return std::vector<float>(sum.begin(), sum.end());
 }
 
+/* Sums' relative errors, as atomics on floats may leave them. */
+struct joined_errors {
+    double sum, square, dsum, dot;
+};
+
 /* What surrounds one layer. */
 struct joined {
     const struct mabn_norm *norm;
     size_t channels;
-    gpu_array a, b, square, dot; /* (C) */
+    gpu_array a, b, sum, square, dsum, dot; /* (C) */
     gpu_values<struct mabn_norm_cuda_join> list;
+    struct joined_errors errors = {};
 
     joined(const struct mabn_norm *n, const struct mabn_norm_cuda_io &io)
         : norm(n), channels((size_t)n->channels), a(channels, MABN_DTYPE_F32),
-          b(channels, MABN_DTYPE_F32), square(channels, MABN_DTYPE_F32),
+          b(channels, MABN_DTYPE_F32), sum(channels, MABN_DTYPE_F32),
+          square(channels, MABN_DTYPE_F32), dsum(channels, MABN_DTYPE_F32),
           dot(channels, MABN_DTYPE_F32), list({entry(io)})
     {
     }
 
     struct mabn_norm_cuda_join entry(const struct mabn_norm_cuda_io &io) const
     {
-        struct mabn_norm_cuda_join e;
+        struct mabn_norm_cuda_join e = {};
+        if (norm->options.kind != MABN_NORM_MABN) return e;
         if (mabn_norm_cuda_join_init(&e, norm, io.state, io.gamma, io.beta, (float *)a.p,
                                      (float *)b.p))
             MABN_BUG("%s", mabn_error_message());
         return e;
+    }
+
+    /* Σ p·q, wrong by `error`. */
+    void put_sums(const gpu_array &to, const std::vector<float> &p, const std::vector<float> &q,
+                  double error) const
+    {
+        std::vector<float> sums = joined_sums(p, q, channels);
+        for (float &v : sums)
+            v = (float)(v * (1 + error));
+        to.put(sums.data());
+    }
+
+    /* A forward whose x, at io->x, has been measured by the convolution; y at io->y. */
+    mabn_status measured(struct mabn_norm_cuda_io *io, const std::vector<float> &x) const
+    {
+        const bool mabn = norm->options.kind == MABN_NORM_MABN;
+        put_sums(sum, x, std::vector<float>(x.size(), 1), errors.sum);
+        put_sums(square, x, x, errors.square);
+        io->known = false;
+        io->sum = mabn ? NULL : (const float *)sum.p;
+        io->square = (const float *)square.p;
+        return mabn_norm_cuda_forward(norm, io);
     }
 
     /* All of a joined forward of x, which lies at io->x; `residual` at io->residual or empty. y may
@@ -56,9 +86,10 @@ struct joined {
         }
         z.resize(y.count);
         y.set(z);
-        square.put(joined_sums(x, x, channels).data());
+        put_sums(square, x, x, errors.square);
         io->y = y.p;
         io->known = true;
+        io->sum = NULL;
         io->square = (const float *)square.p;
         return mabn_norm_cuda_forward(norm, io);
     }
@@ -71,9 +102,11 @@ struct joined {
         for (size_t i = 0; io->relu && i < dy.size(); i++)
             if (y[i] <= 0) dy[i] = 0;
         g.set(dy);
-        dot.put(joined_sums(dy, x, channels).data());
+        put_sums(dot, dy, x, errors.dot);
+        put_sums(dsum, dy, std::vector<float>(dy.size(), 1), errors.dsum);
         io->dy = g.p;
         io->y = NULL;
+        io->dsum = norm->options.kind == MABN_NORM_MABN ? NULL : (const float *)dsum.p;
         io->dot = (const float *)dot.p;
         return mabn_norm_cuda_backward(norm, io);
     }

@@ -24,7 +24,7 @@ static void must(mabn_status status)
 struct description {
     struct mabn_model model;
 
-    description(const char *arch, const char *norm)
+    description(const char *arch, const char *norm, int norm_batch = 2)
     {
         must(mabn_model_init(&model, arch));
         must(mabn_model_set_norm(&model, norm));
@@ -33,7 +33,7 @@ struct description {
         model.stem = MABN_STEM_SMALL;
         model.centralize = MABN_CENTRALIZE_ON;
         for (int p = 0; p < MABN_MODEL_PARTS; p++) {
-            model.norm[p].norm_batch = 2;
+            model.norm[p].norm_batch = norm_batch;
             model.norm[p].window = 3;
             model.norm[p].r_start = 3;
             model.norm[p].groups = 2;
@@ -170,6 +170,9 @@ static void compare(struct gpu_verdict &verdict, const outcome &a, const outcome
     verdict.add("labelled", a.labelled == b.labelled ? 0 : 1, 0);
 }
 
+/* Of cifar-resnet8: norms, and those whose output is not last read by a convolution. */
+enum { NORMS = 9, NOT_BEFORE_CONV = 3 };
+
 static double tolerance_of(enum mabn_net_precision p)
 {
     return p == MABN_NET_BF16 ? 0.15 : p == MABN_NET_FP16 ? 0.08 : p == MABN_NET_TF32 ? 0.02 : 1e-4;
@@ -215,17 +218,16 @@ static void test_training(const char *arch, const char *norm, enum mabn_net_prec
     verdict.print(name);
 }
 
-/* MABN over the whole batch, done by the convolutions around it from r_start on, against the CPU.
- * On the executor also graphs against calls one by one, and a choice by time, whatever that is: a
- * library takes seconds for each of the kernels that it compiles, and its sums need not repeat. */
-static void test_joined(const char *arch, enum mabn_net_precision precision, bool save_memory,
-                        bool early, int steps)
+/* Norms over the whole batch that the convolutions around them measure, and apply from r_start on
+ * if they are MABN, against the CPU. On the executor also graphs against calls one by one, and a
+ * choice by time, whatever that is: a library takes seconds for each of the kernels that it
+ * compiles, and its sums need not repeat. */
+static void test_joined(const char *arch, const char *norm, enum mabn_net_precision precision,
+                        bool save_memory, bool early, int steps)
 {
-    description d(arch, "mabn");
-    for (struct mabn_norm_options &norm : d.model.norm) {
-        norm.norm_batch = 0;
-        if (steps == 1) norm.r_start = 1;
-    }
+    description d(arch, norm, 0);
+    for (struct mabn_norm_options &options : d.model.norm)
+        if (steps == 1) options.r_start = 1;
     d.model.stride_in_1x1 = early;
     const auto change = [&](struct mabn_net_options &o) {
         o.save_memory = save_memory;
@@ -253,10 +255,80 @@ static void test_joined(const char *arch, enum mabn_net_precision precision, boo
         compare(verdict, run_steps(timed, 0, steps), b, tolerance);
     }
 #endif
-    snprintf(name, sizeof name, "%s, %s%s: MABN joined with convolutions", arch,
+    snprintf(name, sizeof name, "%s, %s, %s%s: joined with convolutions", arch, norm,
              mabn_net_precision_name(precision), save_memory ? ", saving memory" : "");
     verdict.print(name);
 }
+
+#ifdef MABN_EXECUTOR
+/* What a step's norms launch. */
+struct passes {
+    int measure, measure_gradient, apply, apply_gradient;
+
+    bool operator==(const struct passes &o) const
+    {
+        return measure == o.measure && measure_gradient == o.measure_gradient && apply == o.apply &&
+               apply_gradient == o.apply_gradient;
+    }
+};
+
+static struct passes launched(void)
+{
+    return {(int)gpu_launches("moments_kernel"), (int)gpu_launches("grad_moments_kernel"),
+            (int)gpu_launches("apply_kernel"), (int)gpu_launches("grad_apply_kernel")};
+}
+
+static struct passes step_of(struct mabn_net *net, int step)
+{
+    const struct passes before = launched();
+    run_apart(net, step, step + 1);
+    const struct passes after = launched();
+    return {after.measure - before.measure, after.measure_gradient - before.measure_gradient,
+            after.apply - before.apply, after.apply_gradient - before.apply_gradient};
+}
+
+/* The passes over memory that joining is there to save are not made: in a network whose last norm
+ * is followed by a pool. */
+static void test_saved(const char *norm)
+{
+    const description d("cifar-resnet8", norm, 0);
+    const bool mabn = !strcmp(norm, "mabn");
+    struct gpu_verdict verdict;
+
+    for (enum mabn_net_join join : {MABN_NET_JOIN_NEVER, MABN_NET_JOIN_ALWAYS}) {
+        const bool joins = join == MABN_NET_JOIN_ALWAYS;
+        network net(d.model, gpu, true, MABN_NET_BF16,
+                    [&](struct mabn_net_options &o) { o.join = join; });
+        mabn_net_initialize(net, 7, MABN_NET_INIT_FAN_OUT);
+        for (int step = 0; step < 3; step++) {
+            const bool known = mabn && step == 2; /* r_start is 3 */
+            const struct passes got = step_of(net, step);
+            const struct passes want = {joins || known ? 0 : NORMS, joins ? NOT_BEFORE_CONV : NORMS,
+                                        joins && known ? 0 : NORMS, NORMS};
+            if (got == want) continue;
+            printf("# step %d, join %d: %d %d %d %d, not %d %d %d %d\n", step, join, got.measure,
+                   got.measure_gradient, got.apply, got.apply_gradient, want.measure,
+                   want.measure_gradient, want.apply, want.apply_gradient);
+            verdict.add("passes", 1, 0);
+        }
+    }
+    verdict.print((std::string(norm) + ": joining saves the passes that it should").c_str());
+}
+
+/* What batch normalization joins, unless it is told to: all but exact float32. */
+static void test_exact(void)
+{
+    const description d("cifar-resnet8", "bn", 0);
+    struct gpu_verdict verdict;
+
+    network net(d.model, gpu, true, MABN_NET_FP32,
+                [](struct mabn_net_options &o) { o.tune = true; });
+    mabn_net_initialize(net, 7, MABN_NET_INIT_FAN_OUT);
+    const struct passes got = step_of(net, 0);
+    verdict.add("passes", got.measure == NORMS && got.measure_gradient == NORMS ? 0 : 1, 0);
+    verdict.print("fp32: batch normalization is left to itself");
+}
+#endif
 
 static void test_step_apart(enum mabn_net_precision precision)
 {
@@ -276,10 +348,17 @@ static void test_step_apart(enum mabn_net_precision precision)
 }
 
 /* Everything that a checkpoint holds into a fresh net, in the middle of a run. */
-static void test_resume(void)
+static void test_resume(const char *norm, enum mabn_net_join join)
 {
-    const description d("cifar-resnet8", "mabn");
-    network whole(d.model, gpu, true), first(d.model, gpu, true), second(d.model, gpu, true);
+    const bool joins = join == MABN_NET_JOIN_ALWAYS;
+    description d("cifar-resnet8", norm, joins ? 0 : 2);
+    if (joins) d.model.norm[0].r_start = STEPS + 3; /* behind the place where it goes on */
+    for (struct mabn_norm_options &options : d.model.norm)
+        options.r_start = d.model.norm[0].r_start;
+    const auto change = [&](struct mabn_net_options &o) { o.join = join; };
+    network whole(d.model, gpu, true, MABN_NET_FP32, change);
+    network first(d.model, gpu, true, MABN_NET_FP32, change);
+    network second(d.model, gpu, true, MABN_NET_FP32, change);
     struct gpu_verdict verdict;
 
     mabn_net_initialize(whole, 7, MABN_NET_INIT_FAN_OUT);
@@ -298,7 +377,9 @@ static void test_resume(void)
     }
     run_steps(second, STEPS, 2 * STEPS);
     compare(verdict, second, whole, 0);
-    verdict.print("going on from a state, the same bits");
+    verdict.print(
+        (std::string(norm) + (joins ? ", joined" : "") + ": going on from a state, the same bits")
+            .c_str());
 }
 
 static void test_records(enum mabn_net_precision precision)
@@ -478,20 +559,28 @@ int main(void)
     test_step_apart(MABN_NET_FP32);
     test_step_apart(MABN_NET_BF16);
     test_step_apart(MABN_NET_FP16);
-    test_resume();
+    test_resume("mabn", MABN_NET_JOIN_AUTO);
     test_overflow();
     test_bytes(MABN_NET_FP32);
     test_bytes(MABN_NET_BF16);
     test_records(MABN_NET_FP32);
     test_records(MABN_NET_FP16);
     test_changes();
-    test_joined("cifar-resnet8", MABN_NET_FP32, false, false, STEPS);
-    test_joined("cifar-resnet8", MABN_NET_FP32, true, false, STEPS);
-    test_joined("cifar-resnet8", MABN_NET_BF16, false, false, STEPS);
-    test_joined("cifar-resnet8", MABN_NET_FP16, false, false, STEPS);
-    test_joined("resnet50", MABN_NET_FP32, true, true, 1);
+    test_joined("cifar-resnet8", "mabn", MABN_NET_FP32, false, false, STEPS);
+    test_joined("cifar-resnet8", "mabn", MABN_NET_FP32, true, false, STEPS);
+    test_joined("cifar-resnet8", "mabn", MABN_NET_BF16, false, false, STEPS);
+    test_joined("cifar-resnet8", "mabn", MABN_NET_FP16, false, false, STEPS);
+    test_joined("cifar-resnet8", "bn", MABN_NET_FP32, true, false, 3);
+    test_joined("cifar-resnet8", "bn", MABN_NET_BF16, false, false, 3);
+    test_joined("cifar-resnet8", "brn", MABN_NET_FP16, false, false, 3);
+    test_joined("resnet50", "stem=bn,layer1=mabn,layer2=bn,layer3=brn,layer4=mabn", MABN_NET_FP32,
+                true, true, 1);
 #ifdef MABN_EXECUTOR
     test_libraries();
+    test_saved("mabn");
+    test_saved("bn");
+    test_exact();
+    test_resume("mabn", MABN_NET_JOIN_ALWAYS);
 #endif
     mabn_device_free(gpu);
     mabn_device_free(cpu);

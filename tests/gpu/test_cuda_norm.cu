@@ -398,8 +398,14 @@ static void compare_sides(struct gpu_verdict *verdict, const struct layer &l,
     compare_state(verdict, want, got.state.values());
 }
 
-/* One layer plain, and joined from the call on where y is known; then outliers come, so that r is
- * clipped while the window holds them, and go. */
+/* No pass over x or dy measures. */
+static uint64_t measuring_passes(void)
+{
+    return gpu_launches("moments_kernel") + gpu_launches("grad_moments_kernel");
+}
+
+/* One layer plain, and joined: with its batch measured, from some call on with MABN's y known. Then
+ * outliers come, so that r is clipped while the window holds them, and go. */
 static void run_joined(const struct mabn_norm_options &options, const struct shape &s,
                        enum mabn_dtype dtype, const struct mode &m)
 {
@@ -411,6 +417,7 @@ static void run_joined(const struct mabn_norm_options &options, const struct sha
     const struct joined join(&l.norm, got.io);
     gpu_values<struct mabn_cuda_scaler> scaler({{scale, 1 / scale, 0, 0, 0, 0, 0}});
     struct gpu_verdict verdict;
+    const bool mabn = options.kind == MABN_NORM_MABN;
     int clipped = 0, not_clipped = 0;
 
     for (int step = 0; step < 11; step++) {
@@ -422,7 +429,7 @@ static void run_joined(const struct mabn_norm_options &options, const struct sha
 
         gpu_order(step);
         for (struct side *side : {&plain, &got}) {
-            side->io.known = step >= 3; /* r_start is 4 */
+            side->io.known = mabn && step >= 3; /* r_start is 4 */
             side->io.x = gpu_x.p;
             side->io.residual = m.residual ? residual.p : NULL;
             side->io.dbeta = step == 7 ? NULL : side->dbeta.at();
@@ -430,13 +437,21 @@ static void run_joined(const struct mabn_norm_options &options, const struct sha
             side->io.scaler = scale > 1 ? scaler.at() : NULL;
         }
         plain_step(&verdict, &plain, &l.norm, gpu_dy);
-        if (!plain.io.known) {
-            gpu_dy.set(dy);
-            plain_step(&verdict, &got, &l.norm, gpu_dy);
-            continue;
-        }
+        const uint64_t measured = measuring_passes();
+        const uint64_t applied = gpu_launches("apply_kernel");
         gpu_check(cudaMemset(got.scratch.p, 0xff, got.scratch.bytes), "memset");
-        if (join.forward(&got.io, got.y, x, add)) verdict.add(mabn_error_message(), 1, 0);
+        got.io.y = got.y.p;
+        if (step == 1 || step == 9) { /* forward plain, backward joined */
+            if (mabn_norm_cuda_forward(&l.norm, &got.io)) verdict.add(mabn_error_message(), 1, 0);
+        } else if (got.io.known ? join.forward(&got.io, got.y, x, add)
+                                : join.measured(&got.io, x)) {
+            verdict.add(mabn_error_message(), 1, 0);
+        } else {
+            verdict.add("forward measures", (double)(measuring_passes() - measured), 0);
+            if (got.io.known)
+                verdict.add("forward applies", (double)(gpu_launches("apply_kernel") - applied), 0);
+        }
+        const uint64_t measured_forward = measuring_passes();
         const std::vector<float> affine = saved_affine(l, got, x);
         const std::vector<float> y = m.residual ? got.y.values() : affine;
         const gpu_array &dx = m.residual || step % 2 ? got.dx : g; /* in turns in place */
@@ -444,7 +459,8 @@ static void run_joined(const struct mabn_norm_options &options, const struct sha
         got.io.dresidual = m.residual ? g.p : NULL;
         gpu_check(cudaMemset(got.scratch.p, 0xff, got.scratch.bytes), "memset");
         if (join.backward(&got.io, g, x, dy, y)) verdict.add(mabn_error_message(), 1, 0);
-        got.io.square = got.io.dot = NULL;
+        verdict.add("backward measures", (double)(measuring_passes() - measured_forward), 0);
+        got.io.sum = got.io.square = got.io.dsum = got.io.dot = NULL;
         compare_sides(&verdict, l, plain, got, dx, scale);
         if (m.residual) verdict.add("dresidual", g.values(), gpu_dy.values(), 0);
 
@@ -456,20 +472,137 @@ static void run_joined(const struct mabn_norm_options &options, const struct sha
         }
     }
     gpu_order(0);
-    verdict.add("some runs are clipped, and some not", !clipped || !not_clipped, 0);
+    verdict.add("some runs are clipped, and some not", mabn && (!clipped || !not_clipped), 0);
     verdict.print((std::string("joined, ") + describe(l, m)).c_str());
 }
 
-static void test_joined(enum mabn_window_rule rule)
+static void test_joined(enum mabn_norm_kind kind, enum mabn_window_rule rule)
 {
     static const struct shape shapes[] = {
         {5, 7, 5, 0}, {4, 3, 24, 4}, {3, 130, 40, 0}, {7, 50, 136, 9}, {1, 9, 8, 0}};
     static const struct mode modes[] = {{true, false, false}, {true, true, false}, {}};
     const enum mabn_dtype types[] = {MABN_DTYPE_F32, MABN_DTYPE_BF16, MABN_DTYPE_F16};
 
-    for (int i = 0; i < 15; i++)
-        run_joined(options_of(MABN_NORM_MABN, rule), shapes[i / 3], types[i % 3],
-                   modes[(i / 3 + i) % 3]);
+    /* BRN and SyncBN differ from BN in little: the small shapes do. */
+    const bool all = kind == MABN_NORM_MABN || kind == MABN_NORM_BN;
+    for (int i = 0; i < (all ? 15 : 6); i++)
+        run_joined(options_of(kind, rule), shapes[i / 3], types[i % 3], modes[(i / 3 + i) % 3]);
+}
+
+/* Sums that are wrong give the results of wrong sums: nobody else has looked. */
+static void test_sums_are_used(enum mabn_norm_kind kind, bool known)
+{
+    const struct shape s = {4, 6, 8, 0};
+    struct layer l(options_of(kind, MABN_WINDOW_ITERATION), s, MABN_DTYPE_F32);
+    const size_t n = l.values(), channels = 8;
+    gpu_values<float> gamma(l.gamma), beta(l.beta);
+    struct side right(l, gamma, beta, true), wrong(l, gamma, beta, true);
+    struct joined truth(&l.norm, right.io), lie(&l.norm, wrong.io);
+    const std::vector<float> x = gpu_random(n, 10, MABN_DTYPE_F32, 0.4, 1);
+    const std::vector<float> dy = gpu_random(n, 11, MABN_DTYPE_F32, 0, 1);
+    gpu_array gpu_x(x, MABN_DTYPE_F32), g(n, MABN_DTYPE_F32);
+    struct gpu_verdict verdict;
+    char what[80];
+
+    lie.errors = {1, 3, 1, 1}; /* of 2·x; and of 2·dy */
+    for (struct side *side : {&right, &wrong}) {
+        const struct joined &join = side == &right ? truth : lie;
+        side->io.x = gpu_x.p;
+        side->io.y = side->y.p;
+        side->io.dbeta = side->dbeta.at();
+        if (known ? join.forward(&side->io, side->y, x, {}) : join.measured(&side->io, x))
+            verdict.add(mabn_error_message(), 1, 0);
+    }
+    /* Not known, y is that of x against the moments of 2·x. */
+    const std::vector<float> ones(n, 1), sum = joined_sums(x, ones, channels);
+    const std::vector<float> square = joined_sums(x, x, channels), y = right.y.values();
+    std::vector<float> want = y;
+    for (size_t i = 0; !known && i < n; i++) {
+        const size_t c = i % channels;
+        const double mean = kind == MABN_NORM_MABN ? 0 : 2 * sum[c] * channels / (double)n;
+        const double var = 4 * square[c] * channels / (double)n - mean * mean;
+        want[i] =
+            (float)fmax(0, l.gamma[c] * (x[i] - mean) / sqrt(var + l.norm.options.eps) + l.beta[c]);
+    }
+    if (!known && kind != MABN_NORM_BRN) verdict.add("y", wrong.y.values(), want, 1e-5); /* r, d */
+    verdict.add("state", right.state.values() == wrong.state.values(), 0);
+
+    /* The same forward for both, now; what backward sums is linear. */
+    const std::vector<char> saved = [&] {
+        std::vector<char> bytes(right.saved.bytes);
+        right.saved.get(bytes.data());
+        return bytes;
+    }();
+    wrong.saved.put(saved.data());
+    std::vector<float> sums[2];
+    for (struct side *side : {&right, &wrong}) {
+        const struct joined &join = side == &right ? truth : lie;
+        if (join.backward(&side->io, g, x, dy, y)) verdict.add(mabn_error_message(), 1, 0);
+        for (const gpu_values<float> *p : {&side->dgamma, &side->dbeta}) {
+            std::vector<float> v = p->values();
+            /* MABN's Σ dy comes from the pass that writes dx. */
+            const bool doubled = p == &side->dgamma || kind != MABN_NORM_MABN;
+            for (float &f : v)
+                f *= side == &right && doubled ? 2 : 1;
+            sums[side == &wrong].insert(sums[side == &wrong].end(), v.begin(), v.end());
+        }
+    }
+    verdict.add("dgamma and dbeta", sums[1], sums[0], 1e-5);
+    verdict.add("dx", wrong.dx.values() == right.dx.values(), 0);
+    snprintf(what, sizeof what, "%s%s: the sums that are given decide", mabn_norm_kind_name(kind),
+             known ? " known" : "");
+    verdict.print(what);
+}
+
+/* Channels far from zero, and constant ones, from sums as atomics leave them. */
+static void test_cancellation(enum mabn_norm_kind kind, enum mabn_dtype dtype)
+{
+    const struct shape s = {4, 50, 12, 0};
+    struct layer l(options_of(kind, MABN_WINDOW_SUBBATCH), s, dtype);
+    const size_t n = l.values();
+    gpu_values<float> gamma(l.gamma), beta(l.beta);
+    struct side plain(l, gamma, beta, false), got(l, gamma, beta, false);
+    struct joined join(&l.norm, got.io);
+    /* Mean and deviation by channel; the first two are not measured again. */
+    static const double means[] = {0.5, 20, 60, 2000}, deviations[] = {1, 1, 1, 0};
+    static const double tolerances[] = {1e-5, 5e-3, 1e-4, 1e-4};
+    std::vector<float> x = gpu_random(n, 10, dtype, 0, 1);
+    const std::vector<float> dy = gpu_random(n, 11, dtype, 0, 1);
+    struct gpu_verdict verdict;
+    char what[80];
+
+    for (size_t i = 0; i < n; i++)
+        x[i] = gpu_round((float)(means[i % 4] + deviations[i % 4] * x[i]), dtype);
+    gpu_array gpu_x(x, dtype), gpu_dy(dy, dtype), g(n, dtype);
+    join.errors = {1e-6, -1e-6, 1e-6, -1e-6};
+    for (struct side *side : {&plain, &got}) {
+        side->io.x = gpu_x.p;
+        side->io.y = side->y.p;
+        side->io.dbeta = side->dbeta.at();
+    }
+    plain_step(&verdict, &plain, &l.norm, gpu_dy);
+    gpu_check(cudaMemset(got.scratch.p, 0xff, got.scratch.bytes), "memset");
+    if (join.measured(&got.io, x)) verdict.add(mabn_error_message(), 1, 0);
+    gpu_check(cudaMemset(got.scratch.p, 0xff, got.scratch.bytes), "memset");
+    if (join.backward(&got.io, g, x, dy, {})) verdict.add(mabn_error_message(), 1, 0);
+    const std::vector<float> pairs[][2] = {{got.y.values(), plain.y.values()},
+                                           {got.dx.values(), plain.dx.values()},
+                                           {got.dgamma.values(), plain.dgamma.values()},
+                                           {got.dbeta.values(), plain.dbeta.values()}};
+    static const char *const names[] = {"y", "dx", "dgamma", "dbeta"};
+    for (int k = 0; k < 4; k++)
+        for (size_t c = 0; c < 4; c++) {
+            std::vector<float> a, b;
+            for (size_t i = c; i < pairs[k][0].size(); i += 4) {
+                a.push_back(pairs[k][0][i]);
+                b.push_back(pairs[k][1][i]);
+            }
+            snprintf(what, sizeof what, "%s, mean %g", names[k], means[c]);
+            verdict.add(what, a, b, tolerances[c] + (k < 2 ? gpu_tolerance(dtype) : 0));
+        }
+    snprintf(what, sizeof what, "%s %s: means far from zero", mabn_norm_kind_name(kind),
+             mabn_dtype_name(dtype));
+    verdict.print(what);
 }
 
 /* Layers of different sizes in one launch: each has its own a and b, and its counter. */
@@ -574,18 +707,22 @@ static void test_refusals(void)
 static void test_join_refusals(void)
 {
     struct mabn_norm_options o = options_of(MABN_NORM_MABN, MABN_WINDOW_SUBBATCH);
-    struct mabn_norm norm, bn;
+    struct mabn_norm norm, bn, gn;
     struct mabn_norm_cuda_join join;
     struct mabn_norm_cuda_io io = {};
     float word[4] = {0};
 
     o.norm_batch = 2;
     tap_status(mabn_norm_init(&norm, &o, 8), "a norm");
+    o.kind = MABN_NORM_GN;
+    o.groups = 2;
+    tap_status(mabn_norm_init(&gn, &o, 8), "another");
+    tap_ok(!mabn_norm_cuda_can_join(&gn, 1), "GN does not join");
     o.kind = MABN_NORM_BN;
-    tap_status(mabn_norm_init(&bn, &o, 8), "another");
+    tap_status(mabn_norm_init(&bn, &o, 8), "a third");
     tap_ok(mabn_norm_cuda_can_join(&norm, 2), "MABN of one run joins");
     tap_ok(!mabn_norm_cuda_can_join(&norm, 3), "of two it does not");
-    tap_ok(!mabn_norm_cuda_can_join(&bn, 2), "nor does BN");
+    tap_ok(mabn_norm_cuda_can_join(&bn, 2) && !mabn_norm_cuda_can_join(&bn, 3), "likewise BN");
     tap_fails(mabn_norm_cuda_join_init(&join, &bn, word, word, word, word, word), MABN_ERR_ARG,
               "not bn", "an entry for BN");
     io.samples = 2;
@@ -594,14 +731,20 @@ static void test_join_refusals(void)
     io.state = io.scratch = io.saved = word;
     io.x = &word[1];
     io.y = &word[2];
-    tap_fails(mabn_norm_cuda_forward(&norm, &io), MABN_ERR_ARG, "known", "square without known");
+    tap_fails(mabn_norm_cuda_forward(&gn, &io), MABN_ERR_ARG, "not gn", "GN with square");
+    tap_fails(mabn_norm_cuda_forward(&bn, &io), MABN_ERR_ARG, "lacks", "BN without sum");
     io.known = true;
-    tap_fails(mabn_norm_cuda_forward(&bn, &io), MABN_ERR_ARG, "not bn", "BN with square");
+    io.sum = word;
+    tap_fails(mabn_norm_cuda_forward(&bn, &io), MABN_ERR_ARG, "known ahead", "BN known");
+    io.square = NULL;
+    tap_fails(mabn_norm_cuda_forward(&bn, &io), MABN_ERR_ARG, "lacks", "BN without square");
+    io.square = word;
     io.residual = io.y;
     tap_fails(mabn_norm_cuda_forward(&norm, &io), MABN_ERR_ARG, "residual", "y over residual");
     io.dot = word;
     io.dy = &word[2];
     io.dx = &word[3];
+    tap_fails(mabn_norm_cuda_backward(&bn, &io), MABN_ERR_ARG, "lacks", "BN without dsum");
     io.dresidual = &word[1];
     tap_fails(mabn_norm_cuda_backward(&norm, &io), MABN_ERR_ARG, "dresidual", "dresidual apart");
     io.dresidual = io.dx = &word[2];
@@ -620,8 +763,16 @@ int main(void)
     test_large_samples();
     test_scaler(MABN_WINDOW_SUBBATCH);
     test_scaler(MABN_WINDOW_ITERATION);
-    test_joined(MABN_WINDOW_SUBBATCH);
-    test_joined(MABN_WINDOW_ITERATION);
+    test_joined(MABN_NORM_MABN, MABN_WINDOW_SUBBATCH);
+    test_joined(MABN_NORM_MABN, MABN_WINDOW_ITERATION);
+    test_sums_are_used(MABN_NORM_MABN, true);
+    test_sums_are_used(MABN_NORM_MABN, false);
+    for (enum mabn_norm_kind kind : {MABN_NORM_BN, MABN_NORM_BRN, MABN_NORM_SYNCBN}) {
+        test_joined(kind, MABN_WINDOW_SUBBATCH);
+        test_sums_are_used(kind, false);
+        test_cancellation(kind, MABN_DTYPE_F32);
+        test_cancellation(kind, MABN_DTYPE_BF16);
+    }
     test_known();
     test_scratch();
     test_refusals();

@@ -214,7 +214,9 @@ void set_order(order order);
  * environment. */
 void set_late(bool late);
 const char *last_fault(); /* "" when there was none */
-uint64_t launches();      /* so far, captured ones once */
+/* Launches so far, captured ones once, of kernels whose name as it is launched (MABN_LAUNCH) begins
+ * so, past parentheses. */
+uint64_t launches(const char *begin);
 
 /* ---- inside ---- */
 
@@ -222,6 +224,7 @@ struct site {
     const char *file;
     int line;
 };
+void name_launch(const char *kernel); /* the next one's */
 cudaError_t launch(const cudaLaunchConfig_t &config, const void *kernel,
                    std::function<void()> body);
 cudaError_t submit(cudaStream_t stream, std::function<cudaError_t()> work);

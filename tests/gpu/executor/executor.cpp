@@ -120,7 +120,8 @@ std::map<const void *, size_t> allowed;
 unsigned epoch;
 unsigned warp_epoch[32];
 enum order chosen = FORWARD;
-uint64_t launch_count;
+std::map<std::string, uint64_t> launch_counts; /* by name */
+std::string launch_name;
 
 /* ---- changing over ---- */
 
@@ -360,7 +361,8 @@ static cudaError_t run(const cudaLaunchConfig_t &config, const std::function<voi
 cudaError_t launch(const cudaLaunchConfig_t &config, const void *kernel,
                    std::function<void()> thread_body)
 {
-    launch_count++;
+    launch_counts[launch_name]++;
+    launch_name.clear();
     if (const char *why = refuse(config, kernel)) {
         set_fault(std::string("kernel: refused: ") + why);
         return cudaErrorInvalidConfiguration;
@@ -481,9 +483,16 @@ const char *last_fault()
 {
     return fault_text.c_str();
 }
-uint64_t launches()
+uint64_t launches(const char *begin)
 {
-    return launch_count;
+    uint64_t count = 0;
+    for (const auto &kernel : launch_counts)
+        if (kernel.first.compare(0, strlen(begin), begin) == 0) count += kernel.second;
+    return count;
+}
+void name_launch(const char *kernel)
+{
+    launch_name = *kernel == '(' ? kernel + 1 : kernel;
 }
 
 cudaError_t allow_shared(const void *kernel, size_t bytes)
