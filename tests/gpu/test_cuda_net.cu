@@ -531,9 +531,11 @@ static void test_libraries(void)
     test_training("cifar-resnet8", "bn", MABN_NET_TF32, false, 3);
     test_training("cifar-resnet8", "mabn", MABN_NET_BF16, false, STEPS);
     test_overflow();
-    test_joined("cifar-resnet8", MABN_NET_FP32, false, false, STEPS);
-    test_joined("cifar-resnet8", MABN_NET_BF16, true, false, STEPS);
-    test_joined("resnet50", MABN_NET_FP32, true, true, 1);
+    test_joined("cifar-resnet8", "mabn", MABN_NET_FP32, false, false, STEPS);
+    test_joined("cifar-resnet8", "mabn", MABN_NET_BF16, true, false, STEPS);
+    test_joined("cifar-resnet8", "bn", MABN_NET_TF32, true, false, 3);
+    test_joined("resnet50", "stem=bn,layer1=mabn,layer2=bn,layer3=brn,layer4=mabn", MABN_NET_FP32,
+                true, true, 1);
     gpu_late(false);
     tap_ok(executor::library_runs() > before + 1000, "the libraries computed");
     mabn_device_free(gpu);
