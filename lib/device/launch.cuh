@@ -41,13 +41,19 @@ __device__ __forceinline__ void mabn_await_inputs(void)
 #endif
 }
 
-/* A CUDA call; on failure a status with what it said. */
-#define MABN_CUDA_TRY(expr)                                         \
-    do {                                                            \
-        cudaError_t mabn_cuda_error_ = (expr);                      \
-        if (mabn_cuda_error_ != cudaSuccess)                        \
-            return mabn_fail(MABN_ERR_CUDA, "%s: %s", #expr,        \
-                             cudaGetErrorString(mabn_cuda_error_)); \
+/* A status with what CUDA said. CUDA forgets it: who goes on nevertheless, on a smaller scale or by
+ * other means, must not have a library read it behind its own next launch. */
+inline mabn_status mabn_cuda_fail_(cudaError_t error, const char *call)
+{
+    (void)cudaGetLastError();
+    return mabn_fail(MABN_ERR_CUDA, "%s: %s", call, cudaGetErrorString(error));
+}
+
+/* A CUDA call; on failure that status. */
+#define MABN_CUDA_TRY(expr)                                                                   \
+    do {                                                                                      \
+        cudaError_t mabn_cuda_error_ = (expr);                                                \
+        if (mabn_cuda_error_ != cudaSuccess) return mabn_cuda_fail_(mabn_cuda_error_, #expr); \
     } while (0)
 
 #ifndef MABN_EXECUTOR
@@ -88,6 +94,7 @@ mabn_status mabn_launch_(const char *name, bool early, void (*kernel)(Params...)
 #endif
     cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
     if (error == cudaSuccess) return MABN_OK;
+    (void)cudaGetLastError();
     return mabn_fail(MABN_ERR_CUDA, "cannot run %s<<<(%u,%u,%u), (%u,%u,%u), %zu>>>: %s", name,
                      grid.x, grid.y, grid.z, block.x, block.y, block.z, shared,
                      cudaGetErrorString(error));

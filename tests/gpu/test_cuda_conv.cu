@@ -533,6 +533,24 @@ static void test_joined_shapes(enum mabn_dtype dtype, struct mabn_device *device
         test_joined(shape, dtype, device);
 }
 
+/* Arrays that there is no room to time with: the first way is taken, and what CUDA said about the
+ * memory is nobody's else. */
+static void test_no_room(void)
+{
+    const struct mabn_conv_shape large = {64, 512, 512, 16, 16, 1, 1, 0};
+    struct mabn_conv_cuda_options options = options_of(MABN_DTYPE_BF16, true);
+    struct problem p({2, 8, 8, 8, 8, 1, 1, 0}, MABN_DTYPE_BF16);
+    struct mabn_conv_cuda *conv;
+
+    options.tune = true;
+    tap_ok(!mabn_conv_cuda_new(&conv, gpu, &large, &options) &&
+               strcmp(mabn_conv_cuda_describe(conv, MABN_CONV_FORWARD), "plain"),
+           "a choice by time without memory to try");
+    mabn_conv_cuda_free(conv);
+    p.solve();
+    test_training(p, gpu, MABN_DTYPE_BF16, false, false);
+}
+
 /* Options that do not fit together, and passes that there are not. */
 static void test_refusals(void)
 {
@@ -779,8 +797,12 @@ int main(void)
                 test_all(dtype, gpu);
         gpu_late(false);
     }
+    set_offer(&offers[0]);
     test_refusals();
-    if (on_gpu) test_resnets();
+    if (on_gpu)
+        test_resnets();
+    else
+        test_no_room();
     mabn_device_free(gpu);
     mabn_device_free(cpu);
 #ifdef MABN_EXECUTOR

@@ -926,7 +926,9 @@ cudnnStatus_t cudnnBackendExecute(cudnnHandle_t h, cudnnBackendDescriptor_t plan
             cudnn_compute(*program, b, fault);
             return cudaSuccess;
         });
-        need(error == cudaSuccess, cudaGetErrorString(error), CUDNN_STATUS_EXECUTION_FAILED);
+        /* A launch is looked after like this; an older error is taken for its own. */
+        need(error == cudaSuccess && cudaGetLastError() == cudaSuccess, cudaGetErrorString(error),
+             CUDNN_STATUS_EXECUTION_FAILED);
     } catch (const refusal &r) {
         return refuse(r.status, r.why);
     }
