@@ -226,7 +226,7 @@ static void bench_kernels(struct bench *b, const struct bench_shape *s, int batc
              in.y = piece(b, 1, i, bytes);
              in.x = piece(b, 0, i, bytes);
              in.relu = true;
-             return mabn_cuda_apply_known(&in, &known, (float *)square.p, none, &rows, b->stream);
+             return mabn_cuda_apply_known(&in, &known, (float *)square.p, &rows, b->stream);
          }},
         {2,
          [&](int i) {
@@ -284,6 +284,7 @@ static const struct layer_case layers[] = {
     {"bn+residual", MABN_NORM_BN, 0, false, 4, 7, true},
     {"mabn+residual known", MABN_NORM_MABN, 0, true, 3, 7, true},
     {"gn+residual", MABN_NORM_GN, 0, false, 3, 5, true},
+    {"bn joined", MABN_NORM_BN, 0, false, 2, 3, false, true},
     {"mabn joined", MABN_NORM_MABN, 0, true, 0, 3, false, true},
 };
 
@@ -296,6 +297,8 @@ static void join(struct bench *b, const struct mabn_norm *norm, struct mabn_norm
     float *a = (float *)affine.p;
 
     io->square = io->dot = sums;
+    if (norm->options.kind == MABN_NORM_BN) io->sum = io->dsum = sums;
+    if (norm->options.kind == MABN_NORM_BN) return;
     if (mabn_norm_cuda_join_init(&entry, norm, io->state, io->gamma, io->beta, a,
                                  a + norm->channels))
         gpu_check(cudaErrorUnknown, mabn_error_message());
@@ -352,7 +355,7 @@ static void bench_layer(struct bench *b, const struct layer_case *l, const struc
         return mabn_norm_cuda_forward(&norm, &io);
     });
     snprintf(name, sizeof name, "%s forward", l->name);
-    line(b, name, dtype, shape, seconds, l->forward * (double)bytes, l->joined ? 0 : s->count,
+    line(b, name, dtype, shape, seconds, l->forward * (double)bytes, l->forward > 0 ? s->count : 0,
          bytes >= LARGE);
     total[0] += seconds * s->count;
     seconds = seconds_of(b, [&](int i) {

@@ -196,6 +196,7 @@ static void bias16_add_relu(struct drawing &d)
     d.point(CUDNN_POINTWISE_ADD, biased, sum, d.array(args.dtype, 1, d.s.out, 1, 1));
     d.point(CUDNN_POINTWISE_RELU_FWD, d.y(), biased, -1);
 }
+/* What batch normalization measures, in one operation … */
 static void statistics(struct drawing &d)
 {
     const int y = d.y(), x = d.x();
@@ -203,10 +204,12 @@ static void statistics(struct drawing &d)
     const int sum = d.channels(d.s.out);
     mabn_cudnn_statistics(d.graph, sum, d.channels(d.s.out), y);
 }
-static void square_sum(struct drawing &d)
+/* … and as two sums. */
+static void sums(struct drawing &d)
 {
     const int y = d.y(), x = d.x();
     d.convolve(MABN_CUDNN_FORWARD, y, x, d.weight(args.dtype));
+    mabn_cudnn_sum(d.graph, d.channels(d.s.out), y);
     d.sum_of_products(y, y, false);
 }
 /* MABN's forward whole: y, what backward reads; z = relu(affine(y)); Σy². */
@@ -238,20 +241,38 @@ static void data_add(struct drawing &d)
     const int dx = data_passing(d), other = d.x();
     d.point(CUDNN_POINTWISE_ADD, d.x(), dx, other);
 }
-/* MABN's backward: dz = dReLU(dx, affine(x)), Σdz·x. */
-static void mabn_backward(struct drawing &d)
+/* Backward: dz = dReLU(dx, affine(x)), Σdz·x, and Σdz where wanted. */
+static void backward(struct drawing &d, bool sum)
 {
     const int dx = data_passing(d), x = d.x(), dz = d.x();
     d.point(CUDNN_POINTWISE_RELU_BWD, dz, dx, d.affine(x, true));
+    if (sum) mabn_cudnn_sum(d.graph, d.channels(d.s.in), dz);
     d.sum_of_products(dz, x, true);
 }
 /* … where there was a residual: dz = dReLU(dx + other, z) */
-static void mabn_backward_add(struct drawing &d)
+static void backward_add(struct drawing &d, bool sum)
 {
     const int dx = data_passing(d), other = d.x(), all = d.passing_x(), z = d.x(), dz = d.x();
     d.point(CUDNN_POINTWISE_ADD, all, dx, other);
     d.point(CUDNN_POINTWISE_RELU_BWD, dz, all, z);
+    if (sum) mabn_cudnn_sum(d.graph, d.channels(d.s.in), dz);
     d.sum_of_products(dz, d.x(), true);
+}
+static void mabn_backward(struct drawing &d)
+{
+    backward(d, false);
+}
+static void mabn_backward_add(struct drawing &d)
+{
+    backward_add(d, false);
+}
+static void bn_backward(struct drawing &d)
+{
+    backward(d, true);
+}
+static void bn_backward_add(struct drawing &d)
+{
+    backward_add(d, true);
 }
 static int prologue(struct drawing &d)
 {
@@ -287,11 +308,13 @@ static const struct pattern {
     {"affine+relu+conv", prologue_forward, MABN_CUDNN_FORWARD, false, false},
     {"affine+relu+filter>half", prologue_filter_bf16, MABN_CUDNN_FILTER, false, false},
     {"conv>y,z,sum y2", mabn_forward, MABN_CUDNN_FORWARD, false, true},
+    {"conv>y,sum y,sum y2", sums, MABN_CUDNN_FORWARD, false, true},
     {"data+mask x>dz,sum", mabn_backward, MABN_CUDNN_DATA, false, true},
+    {"data+mask x>dz,2 sums", bn_backward, MABN_CUDNN_DATA, false, true},
+    {"conv>y,statistics", statistics, MABN_CUDNN_FORWARD, false, true},
     {"conv>y,z+add,sum y2", mabn_forward_add, MABN_CUDNN_FORWARD, false, true},
     {"data+add+mask>dz,sum", mabn_backward_add, MABN_CUDNN_DATA, false, true},
-    {"conv>y,sum y2", square_sum, MABN_CUDNN_FORWARD, false, true},
-    {"conv>y,sums", statistics, MABN_CUDNN_FORWARD, false, true},
+    {"data+add+mask>dz,2 sums", bn_backward_add, MABN_CUDNN_DATA, false, true},
     {"data+add", data_add, MABN_CUDNN_DATA, false, true},
 };
 enum { PATTERNS = sizeof patterns / sizeof patterns[0], ITEMS = SITES * PATTERNS };
