@@ -5,7 +5,7 @@
 #include "base/mem.h"
 #include "device/cuda_libraries.h"
 
-enum { CHOICES = 8 };
+enum { CHOICES = 8, ALIGNMENT = 16 /* of every array, bytes */ };
 
 struct mabn_matmul {
     const struct mabn_cublaslt *lt;
@@ -53,11 +53,14 @@ mabn_status describe(struct mabn_matmul *m)
     const uint64_t rows = (uint64_t)s->rows, columns = (uint64_t)s->columns;
     const uint64_t inner = (uint64_t)s->inner;
     const cudaDataType_t type = type_of(s->dtype);
+    const uintptr_t somewhere = ALIGNMENT;
 
     MABN_CUBLASLT(m->lt, MatmulDescCreate(&m->desc, compute, CUDA_R_32F));
     MABN_TRY(set(m, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first));
     MABN_TRY(set(m, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof second));
     MABN_TRY(set(m, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
+    /* By its value heuristics learn how the bias is aligned; NULL would be aligned to anything. */
+    if (s->bias) MABN_TRY(set(m, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &somewhere, sizeof somewhere));
     /* A row-major matrix of r rows and c columns is cuBLAS's of c rows, r columns, c apart. */
     MABN_CUBLASLT(m->lt, MatrixLayoutCreate(&m->b, type, s->turn_b ? inner : columns,
                                             s->turn_b ? columns : inner,
@@ -75,7 +78,7 @@ mabn_status prefer(const struct mabn_matmul *m, cublasLtMatmulPreference_t prefe
                    size_t workspace)
 {
     const uint64_t bytes = workspace;
-    const uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, alignment = 16;
+    const uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, alignment = ALIGNMENT;
     const cublasLtMatmulPreferenceAttributes_t alignments[] = {
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};

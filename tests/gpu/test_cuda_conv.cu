@@ -191,13 +191,30 @@ static void expect_by(const char *by, const struct problem &p, const struct mabn
         verdict->add((std::string(by) + " in place of " + want).c_str(), 1, 0);
 }
 
+/* Aligned as little as may be: 16 bytes into its memory. */
+struct bias_array {
+    struct gpu_array room;
+    char *p;
+
+    bias_array(std::vector<float> b, enum mabn_dtype dtype) : room(behind(b, dtype), dtype)
+    {
+        p = static_cast<char *>(room.p) + 16;
+    }
+    static std::vector<float> behind(std::vector<float> b, enum mabn_dtype dtype)
+    {
+        b.insert(b.begin(), 16 / mabn_dtype_size(dtype), NAN);
+        return b;
+    }
+};
+
 static void test_training(const struct problem &p, struct mabn_device *device,
                           enum mabn_dtype y_dtype, bool bias, bool tf32)
 {
     struct mabn_conv_cuda_options options = options_of(p.dtype, true);
     gpu_array x(p.x, p.dtype), dy(p.dy, p.dtype), w(p.w, p.dtype), y(p.y.size(), y_dtype);
     gpu_array dx(p.dx.size(), p.dtype), dx_added(p.dx, p.dtype);
-    gpu_values<float> b(p.b), dw(p.dw), db(p.db);
+    gpu_values<float> dw(p.dw), db(p.db);
+    struct bias_array b(p.b, MABN_DTYPE_F32);
     const double slack = tf32 ? 0.02 : 0;
     std::vector<float> dx_alone(p.dx_want);
     struct gpu_verdict verdict;
@@ -207,8 +224,7 @@ static void test_training(const struct problem &p, struct mabn_device *device,
     options.tf32 = tf32;
     struct layer layer(device, p.shape, options);
     void *const space = layer.workspace->p;
-    if (mabn_conv_cuda_forward(layer.conv, y.p, x.p, w.p, bias ? b.at() : NULL, space,
-                               layer.stream) ||
+    if (mabn_conv_cuda_forward(layer.conv, y.p, x.p, w.p, bias ? b.p : NULL, space, layer.stream) ||
         mabn_conv_cuda_backward_data(layer.conv, dx.p, dy.p, w.p, false, space, layer.stream) ||
         mabn_conv_cuda_backward_data(layer.conv, dx_added.p, dy.p, w.p, true, space,
                                      layer.stream) ||
@@ -239,7 +255,8 @@ static void test_inference(const struct problem &p, struct mabn_device *device, 
                            bool relu, enum mabn_dtype bias_dtype)
 {
     struct mabn_conv_cuda_options options = options_of(p.dtype, false);
-    gpu_array x(p.x, p.dtype), w(p.w, p.dtype), y(p.y_before, p.dtype), b(p.b, bias_dtype);
+    gpu_array x(p.x, p.dtype), w(p.w, p.dtype), y(p.y_before, p.dtype);
+    struct bias_array b(p.b, bias_dtype);
     struct gpu_verdict verdict;
     char what[60];
 
