@@ -4,6 +4,8 @@
 #include <dlfcn.h>
 #include <stdio.h>
 
+#include <mutex>
+
 #include "device/internal.h"
 
 namespace
@@ -61,15 +63,23 @@ mabn_status open_cudnn()
 
 } // namespace
 
+/* Each device may be opened by a thread of its own. */
+static mabn_status open_both()
+{
+    static std::mutex one_at_a_time;
+    static bool opened;
+    const std::lock_guard<std::mutex> guard(one_at_a_time);
+    if (opened) return MABN_OK;
+    /* cuDNN opens a cuBLASLt itself; when ours is there already, that one. */
+    MABN_TRY(open_cublaslt());
+    MABN_TRY(open_cudnn());
+    opened = true;
+    return MABN_OK;
+}
+
 mabn_status mabn_cuda_libraries_open(struct mabn_cuda_libraries *libraries, void *stream)
 {
-    static bool opened;
-    if (!opened) {
-        /* cuDNN opens a cuBLASLt itself; when ours is there already, that one. */
-        MABN_TRY(open_cublaslt());
-        MABN_TRY(open_cudnn());
-        opened = true;
-    }
+    MABN_TRY(open_both());
     cudnnHandle_t cudnn = nullptr;
     cublasLtHandle_t lt = nullptr;
     libraries->cudnn = &cudnn_table;
