@@ -4,8 +4,8 @@
  * cuDNN does not: a 1×1 convolution's gradients, float32 from half-width factors, or added to what
  * is there, without a further pass. A bias is added in the activations' type: cuDNN has such
  * kernels ready, while one of float32 has it compile a kernel for some seconds; so does adding a
- * gradient, which is left to a pass of our own (or to tuning). A normalization is always compiled:
- * wanting it is asking for that. */
+ * gradient, which is left to a pass of our own (or to tuning, where no matrix product does it). A
+ * normalization is always compiled: wanting it is asking for that. */
 #include "ops/conv_cuda_fast.h"
 
 #include <stdio.h>
@@ -62,6 +62,17 @@ enum mabn_cudnn_direction direction_of(enum mabn_conv_pass pass)
     default:
         return MABN_CUDNN_FORWARD;
     }
+}
+
+bool is_product(const struct mabn_conv_shape *s)
+{
+    return s->kernel == 1 && s->stride == 1 && s->pad == 0;
+}
+
+/* cuDNN compiles a kernel for that. */
+bool adds_gradient(const struct layer *l)
+{
+    return l->want.pass == MABN_CONV_BACKWARD_DATA && l->want.add;
 }
 
 typedef std::vector<struct mabn_conv_fast *> ways;
@@ -264,7 +275,7 @@ mabn_status add_plans(const struct layer *l, int max, ways *all)
 
     if (!target.cudnn || !target.handle)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "there is no cuDNN");
-    if (l->want.pass == MABN_CONV_BACKWARD_DATA && l->want.add && !l->options->tune)
+    if (adds_gradient(l) && (!l->options->tune || is_product(&l->s)))
         return mabn_fail(MABN_ERR_UNSUPPORTED, "cuDNN would compile a kernel");
     /* What becomes of dx where no product of the convolution goes is nowhere said. */
     if (l->want.pass == MABN_CONV_BACKWARD_NORM && l->s.stride > l->s.kernel)
@@ -287,11 +298,6 @@ mabn_status add_plans(const struct layer *l, int max, ways *all)
 }
 
 /* ---- cuBLASLt ---- */
-
-bool is_product(const struct mabn_conv_shape *s)
-{
-    return s->kernel == 1 && s->stride == 1 && s->pad == 0;
-}
 
 /* y = x·weightᵀ, dx = dy·weight, dweight = dyᵀ·x */
 struct mabn_matmul_shape product_of(const struct layer *l)
@@ -356,8 +362,7 @@ bool products_first(const struct layer *l)
 {
     if (!is_product(&l->s)) return false;
     if (l->s.h == 1 && l->s.w == 1) return true;
-    return l->want.pass == MABN_CONV_BACKWARD_WEIGHTS ||
-           (l->want.pass == MABN_CONV_BACKWARD_DATA && l->want.add);
+    return l->want.pass == MABN_CONV_BACKWARD_WEIGHTS || adds_gradient(l);
 }
 
 /* The first way, in the order above. */
@@ -373,14 +378,15 @@ mabn_status first_way(const struct layer *l, ways *all)
     return mabn_error_attach(MABN_ERR_UNSUPPORTED, reason);
 }
 
-/* Arrays of the right sizes, to time with. */
+/* Arrays of the right sizes and events, to time with. */
 struct arrays {
     void *p[ARRAYS], *workspace;
     struct mabn_conv_cuda_norm_out norm_out;
     struct mabn_conv_cuda_norm_in norm_in;
     struct mabn_conv_arrays at;
+    cudaEvent_t begin, end;
 
-    arrays() : p(), workspace(), norm_out(), norm_in(), at()
+    arrays() : p(), workspace(), norm_out(), norm_in(), at(), begin(), end()
     {
     }
     arrays(const arrays &) = delete;
@@ -390,9 +396,13 @@ struct arrays {
         for (void *pointer : p)
             (void)cudaFree(pointer);
         (void)cudaFree(workspace);
+        if (begin) (void)cudaEventDestroy(begin);
+        if (end) (void)cudaEventDestroy(end);
     }
     mabn_status allocate(const struct layer *l, size_t space)
     {
+        MABN_CUDA_TRY(cudaEventCreate(&begin));
+        MABN_CUDA_TRY(cudaEventCreate(&end));
         for (int i = 0; i < ARRAYS; i++) {
             if (i == BEFORE || (i > BEFORE && !l->joined)) continue;
             MABN_CUDA_TRY(cudaMalloc(&p[i], count_of(l, i) * sizeof(float)));
@@ -412,16 +422,16 @@ struct arrays {
 
 /* The least time of a few runs. */
 mabn_status time_way(const struct mabn_conv_fast *way, const struct arrays *at, cudaStream_t stream,
-                     cudaEvent_t begin, cudaEvent_t end, float *least)
+                     float *least)
 {
     *least = INFINITY;
     for (int i = 0; i <= TUNE_SAMPLES; i++) {
         float ms;
-        MABN_CUDA_TRY(cudaEventRecord(begin, stream));
+        MABN_CUDA_TRY(cudaEventRecord(at->begin, stream));
         MABN_TRY(mabn_conv_fast_run(way, &at->at, at->workspace, stream));
-        MABN_CUDA_TRY(cudaEventRecord(end, stream));
-        MABN_CUDA_TRY(cudaEventSynchronize(end));
-        MABN_CUDA_TRY(cudaEventElapsedTime(&ms, begin, end));
+        MABN_CUDA_TRY(cudaEventRecord(at->end, stream));
+        MABN_CUDA_TRY(cudaEventSynchronize(at->end));
+        MABN_CUDA_TRY(cudaEventElapsedTime(&ms, at->begin, at->end));
         if (i > 0) *least = std::min(*least, ms);
     }
     return MABN_OK;
@@ -432,7 +442,6 @@ mabn_status time_way(const struct mabn_conv_fast *way, const struct arrays *at, 
 mabn_status fastest_way(const struct layer *l, const ways &all, size_t *best)
 {
     const cudaStream_t stream = static_cast<cudaStream_t>(mabn_cuda_stream(l->device));
-    cudaEvent_t begin, end;
     size_t space = 0;
     float least = INFINITY;
     struct arrays at;
@@ -440,16 +449,16 @@ mabn_status fastest_way(const struct layer *l, const ways &all, size_t *best)
     for (const struct mabn_conv_fast *way : all)
         space = std::max(space, mabn_conv_fast_workspace(way));
     MABN_TRY(at.allocate(l, space));
-    MABN_CUDA_TRY(cudaEventCreate(&begin));
-    MABN_CUDA_TRY(cudaEventCreate(&end));
     for (size_t i = 0; i < all.size(); i++) {
         float ms;
-        if (time_way(all[i], &at, stream, begin, end, &ms) || !(ms < least)) continue;
+        if (time_way(all[i], &at, stream, &ms)) {
+            (void)cudaGetLastError(); /* of a launch that a library made */
+            continue;
+        }
+        if (!(ms < least)) continue;
         least = ms;
         *best = i;
     }
-    (void)cudaEventDestroy(begin);
-    (void)cudaEventDestroy(end);
     return MABN_OK;
 }
 
@@ -458,14 +467,15 @@ mabn_status tuned_way(const struct layer *l, ways *all)
     const size_t none = SIZE_MAX;
     size_t best = none;
 
-    if (add_plans(l, l->joined ? TUNE_COMPILED : TUNE_PLANS, all) &&
+    if (add_plans(l, l->joined || adds_gradient(l) ? TUNE_COMPILED : TUNE_PLANS, all) &&
         add_products(l, TUNE_PRODUCTS, all))
         return MABN_ERR_UNSUPPORTED;
     if (all->size() && (*all)[0]->plan) (void)add_products(l, TUNE_PRODUCTS, all);
-    (void)fastest_way(l, *all, &best);
-    if (best == none && l->joined)
-        return mabn_fail(MABN_ERR_UNSUPPORTED, "none of cuDNN's compiled kernels ran");
-    if (best != none) std::swap((*all)[0], (*all)[best]); /* no room to try: the first */
+    /* No room to try: the first, but for one that was compiled, and might not run. */
+    const mabn_status tried = fastest_way(l, *all, &best);
+    if (best == none && (!tried || l->joined || (adds_gradient(l) && (*all)[0]->plan)))
+        return mabn_fail(MABN_ERR_UNSUPPORTED, "none of the libraries' kernels ran");
+    if (best != none) std::swap((*all)[0], (*all)[best]);
     return MABN_OK;
 }
 

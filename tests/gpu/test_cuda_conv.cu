@@ -568,6 +568,32 @@ static void test_no_room(void)
     test_training(p, gpu, MABN_DTYPE_BF16, false, false);
 }
 
+/* Kernels that cuDNN compiles and that cannot be run: a choice by time passes them over, and who
+ * did not try them is told. */
+static void test_not_running(void)
+{
+    struct problem p({2, 6, 5, 8, 16, 3, 1, 1}, MABN_DTYPE_BF16);
+    struct mabn_conv_cuda_options options = options_of(MABN_DTYPE_BF16, true);
+    struct mabn_conv_cuda *conv;
+
+#ifdef MABN_EXECUTOR
+    executor::libraries.runs = false;
+#endif
+    p.solve();
+    options.after.wanted = options.before.wanted = options.tune = true;
+    if (mabn_conv_cuda_new(&conv, gpu, &p.shape, &options)) MABN_BUG("%s", mabn_error_message());
+    tap_ok(!mabn_conv_cuda_joins(conv, MABN_CONV_FORWARD_NORM) &&
+               !mabn_conv_cuda_joins(conv, MABN_CONV_BACKWARD_NORM),
+           "kernels that were tried and do not run are not joined");
+    mabn_conv_cuda_free(conv);
+    set_offer(&offers[1]);
+#ifdef MABN_EXECUTOR
+    executor::libraries.runs = false;
+#endif
+    test_training(p, gpu, MABN_DTYPE_BF16, false, false);
+    set_offer(&offers[0]);
+}
+
 /* Options that do not fit together, and passes that there are not. */
 static void test_refusals(void)
 {
@@ -818,8 +844,10 @@ int main(void)
     test_refusals();
     if (on_gpu)
         test_resnets();
-    else
+    else {
         test_no_room();
+        test_not_running();
+    }
     mabn_device_free(gpu);
     mabn_device_free(cpu);
 #ifdef MABN_EXECUTOR
