@@ -81,6 +81,25 @@ close() {
     cmp early.jsonl late.jsonl
 }
 
+@test "with cuDNN and cuBLASLt, as stand-ins: the CPU's figures in fp32, and the same bits late" {
+    train -q --device cpu -o cpu --val "$DATA" >/dev/null
+    export MABN_EXECUTOR_LIBRARIES=1
+    run --separate-stderr train --device cuda --precision fp32 -o gpu --val "$DATA" -v
+    assert_success
+    [[ $stderr == *"executor, 1 GiB, cuDNN 9.19, "* ]]
+    [[ $stderr == *": cuDNN engine 0"* ]]
+    [[ $stderr == *"cuBLASLt"* ]]
+    losses cpu/metrics.jsonl >cpu.losses
+    losses gpu/metrics.jsonl >gpu.losses
+    close 1e-5 cpu.losses gpu.losses
+    MABN_EXECUTOR_LATE=1 train -q --device cuda --precision fp32 -o late --val "$DATA" >/dev/null
+    cmp gpu.losses <(losses late/metrics.jsonl)
+    "$E/mabn-eval" imagenet gpu/model.h5 "$DATA" --device cpu --json -q >cpu.json
+    "$E/mabn-eval" imagenet gpu/model.h5 "$DATA" --device cuda --precision fp32 --json -q >gpu.json
+    for f in cpu gpu; do sed -E 's/.*"top1":([^,]*),"top5":([^,]*),"loss":([^,]*),.*/\1 \2 \3/' $f.json >$f.figures; done
+    close 1e-5 cpu.figures gpu.figures
+}
+
 @test "evaluation: the CPU's figures, whatever the batch" {
     train -q --device cpu -o run >/dev/null
     for b in 7 64; do
