@@ -35,7 +35,8 @@ static void set_offer(const struct offer *offer)
 {
     offered = offer;
 #ifdef MABN_EXECUTOR
-    executor::libraries = {true, offer->plans, offer->ends, offer->compiled, true, offer->products};
+    executor::libraries = {true, offer->plans,    offer->ends, offer->compiled,
+                           true, offer->products, offer->tune};
 #endif
     printf("# the libraries have: %s\n", on_gpu ? "whatever they have" : offer->name);
 }

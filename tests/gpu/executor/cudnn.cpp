@@ -508,6 +508,7 @@ void finalize_graph(node &n)
     auto p = std::make_shared<cudnn_program>();
     std::vector<cudnn_operation> operations;
 
+    p->rounds = libraries.rounds;
     collect_tensors(n, *p);
     for (const node_ref &op : n.values.at(CUDNN_ATTR_OPERATIONGRAPH_OPS).nodes)
         operations.push_back(read_operation(*op));

@@ -46,6 +46,7 @@ struct cudnn_operation {
 struct cudnn_program {
     std::map<int64_t, cudnn_tensor> tensors;
     std::vector<cudnn_operation> operations; /* in an order in which they can be done */
+    bool rounds;                             /* libraries.h */
 };
 
 struct cudnn_binding {

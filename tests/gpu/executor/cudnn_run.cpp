@@ -1,6 +1,7 @@
 /* What a cuDNN graph computes, for the stand-in (cudnn.cpp): operation after operation, on copies
- * of the tensors in float32. A value that passes on is not rounded, nor is one that is also stored:
- * fused kernels hold it in registers. Sums add to what is in memory, as cuDNN's own do. */
+ * of the tensors in float32. A value that passes on is not rounded; one that is also stored may be
+ * or not, as fused kernels hold it in registers. Sums add to what is in memory, as cuDNN's own do.
+ */
 #include <cmath>
 
 #include "cudnn_graph_run.h"
@@ -217,16 +218,19 @@ struct computing {
     }
     void operation(const cudnn_operation &op)
     {
-        switch (op.kind) {
-        case POINTWISE:
-            return pointwise(op);
-        case SUM:
-            return sum(op.out[0], op.in[0], false);
-        case STATISTICS:
-            sum(op.out[0], op.in[0], false);
-            return sum(op.out[1], op.in[0], true);
-        default:
-            return convolve(op);
+        if (op.kind <= CONVOLVE_FILTER) convolve(op);
+        if (op.kind == POINTWISE) pointwise(op);
+        if (op.kind == SUM || op.kind == STATISTICS) sum(op.out[0], op.in[0], false);
+        if (op.kind == STATISTICS) sum(op.out[1], op.in[0], true);
+        for (int64_t id : op.out)
+            if (program.rounds && binding.pointers.count(id)) round(id);
+    }
+    void round(int64_t id)
+    {
+        uint64_t room;
+        for (float &v : values.at(id)) {
+            store_element(&room, 0, tensor(id).type, v);
+            v = load_element(&room, 0, tensor(id).type);
         }
     }
 };

@@ -24,6 +24,7 @@ struct offer {
     bool compiled = true; /* …whatever else can be drawn around one, by kernels that it compiles */
     bool runs = true;     /* …which do run */
     bool products = true; /* cuBLASLt: any */
+    bool rounds = false;  /* cuDNN: what is stored is rounded before a fused operation reads it */
 };
 extern struct offer libraries;
 
