@@ -72,21 +72,17 @@ void mabn_net_cuda_ask_joins(const struct mabn_net *net, const struct node *conv
 
 /* ---- how they run ---- */
 
-static bool is_known(const struct mabn_net *net, const struct node *norm)
-{
-    return net->cuda->until_known == 0 && layer_of(net, norm)->may_know;
-}
-
 bool mabn_net_cuda_forward_joins(const struct mabn_net *net, const struct node *conv)
 {
-    return conv->partner >= 0 && layer_of(net, conv)->after &&
-           is_known(net, &net->nodes[conv->partner]);
+    const struct net_cuda *c = net->cuda;
+    return conv->partner >= 0 && layer_of(net, conv)->after && c->until_known == 0 &&
+           c->layers[conv->partner].may_know;
 }
 
 bool mabn_net_cuda_forward_sums(const struct mabn_net *net, const struct node *conv)
 {
     return conv->partner >= 0 && layer_of(net, conv)->sums &&
-           !is_known(net, &net->nodes[conv->partner]);
+           !mabn_net_cuda_forward_joins(net, conv);
 }
 
 mabn_status mabn_net_cuda_begin_joined(struct mabn_net *net)

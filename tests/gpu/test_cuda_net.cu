@@ -315,18 +315,22 @@ static void test_saved(const char *norm)
     verdict.print((std::string(norm) + ": joining saves the passes that it should").c_str());
 }
 
-/* What batch normalization joins, unless it is told to: all but exact float32. */
-static void test_exact(void)
+/* For which precision joining is tried by itself: for batch normalization not exact float32. */
+static void test_precisions(void)
 {
     const description d("cifar-resnet8", "bn", 0);
     struct gpu_verdict verdict;
 
-    network net(d.model, gpu, true, MABN_NET_FP32,
-                [](struct mabn_net_options &o) { o.tune = true; });
-    mabn_net_initialize(net, 7, MABN_NET_INIT_FAN_OUT);
-    const struct passes got = step_of(net, 0);
-    verdict.add("passes", got.measure == NORMS && got.measure_gradient == NORMS ? 0 : 1, 0);
-    verdict.print("fp32: batch normalization is left to itself");
+    for (enum mabn_net_precision p : {MABN_NET_FP32, MABN_NET_TF32}) {
+        const uint64_t before = gpu_launches("conv_forward_sums");
+        network net(d.model, gpu, true, p, [](struct mabn_net_options &o) {
+            o.tune = true;
+            o.batch = 2;
+        });
+        const bool tried = gpu_launches("conv_forward_sums") > before;
+        verdict.add(mabn_net_precision_name(p), tried != (p == MABN_NET_TF32), 0);
+    }
+    verdict.print("sums of float32 are not for exact float32");
 }
 #endif
 
@@ -534,8 +538,8 @@ static void test_libraries(void)
     test_joined("cifar-resnet8", "mabn", MABN_NET_FP32, false, false, STEPS);
     test_joined("cifar-resnet8", "mabn", MABN_NET_BF16, true, false, STEPS);
     test_joined("cifar-resnet8", "bn", MABN_NET_TF32, true, false, 3);
-    test_joined("resnet50", "stem=bn,layer1=mabn,layer2=bn,layer3=brn,layer4=mabn", MABN_NET_FP32,
-                true, true, 1);
+    test_joined("resnet50", "stem=bn,layer1=mabn,layer2=syncbn,layer3=brn,layer4=mabn",
+                MABN_NET_FP32, true, true, 1);
     gpu_late(false);
     tap_ok(executor::library_runs() > before + 1000, "the libraries computed");
     mabn_device_free(gpu);
@@ -575,13 +579,13 @@ int main(void)
     test_joined("cifar-resnet8", "bn", MABN_NET_FP32, true, false, 3);
     test_joined("cifar-resnet8", "bn", MABN_NET_BF16, false, false, 3);
     test_joined("cifar-resnet8", "brn", MABN_NET_FP16, false, false, 3);
-    test_joined("resnet50", "stem=bn,layer1=mabn,layer2=bn,layer3=brn,layer4=mabn", MABN_NET_FP32,
-                true, true, 1);
+    test_joined("resnet50", "stem=bn,layer1=mabn,layer2=syncbn,layer3=brn,layer4=mabn",
+                MABN_NET_FP32, true, true, 1);
 #ifdef MABN_EXECUTOR
     test_libraries();
     test_saved("mabn");
     test_saved("bn");
-    test_exact();
+    test_precisions();
     test_resume("mabn", MABN_NET_JOIN_ALWAYS);
 #endif
     mabn_device_free(gpu);
