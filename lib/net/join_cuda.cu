@@ -26,8 +26,7 @@ static bool is_mabn(const struct node *norm)
     return norm->norm.options.kind == MABN_NORM_MABN;
 }
 
-/* The others' sums are float32's about zero (norm_cuda.h): good enough for all but exact float32.
- */
+/* The others' sums are float32's about zero (norm_cuda.h): not for exact float32. */
 static bool can_join(const struct mabn_net *net, const struct node *norm)
 {
     if (norm->kind != NODE_NORM || !mabn_norm_cuda_can_join(&norm->norm, net->options.batch))
@@ -346,6 +345,8 @@ mabn_status mabn_net_cuda_prepare_joins(struct mabn_net *net)
     if (!any) return MABN_OK;
     MABN_TRY(mabn_net_get_arena(net, &c->joined, place(net, NULL)));
     place(net, c->joined.base);
+    /* What is timed must meet no odd values: a norm takes its time over some. */
+    MABN_TRY(mabn_device_zero(net->device, c->joined.base, c->joined.bytes));
     MABN_TRY(mabn_device_zero(net->device, net->activations.base, net->activations.bytes));
     MABN_TRY(mabn_net_reset_state(net));
     for (int i = 0; i < net->node_count; i++) {

@@ -629,6 +629,7 @@ static void test_refusals(void)
     struct layer layer(gpu, shape, training);
     tap_ok(!mabn_conv_cuda_joins(layer.conv, MABN_CONV_FORWARD_NORM) &&
                !mabn_conv_cuda_joins(layer.conv, MABN_CONV_BACKWARD_NORM) &&
+               !mabn_conv_cuda_joins(layer.conv, MABN_CONV_FORWARD_SUMS) &&
                !strcmp(layer.by(MABN_CONV_FORWARD_NORM), "none"),
            "nothing joins unasked");
     tap_ok(!strcmp(layer.by(MABN_CONV_FORWARD), "plain") &&
