@@ -39,6 +39,7 @@ static struct mabn_conv_cuda_options conv_options(const struct mabn_net *net,
     o.tf32 = net->options.precision == MABN_NET_TF32;
     o.training = net->options.training;
     o.no_dx = !x->trains;
+    o.no_add = !node->dx_adds;
     o.bias = node->bias >= 0;
     o.plain = net->options.exact;
     o.tune = net->options.tune;
@@ -57,9 +58,9 @@ static struct mabn_conv_cuda_options conv_options(const struct mabn_net *net,
 static auto fields(const struct mabn_conv_shape &s, const struct mabn_conv_cuda_options &o)
 {
     return std::make_tuple(s.n, s.h, s.w, s.in, s.out, s.kernel, s.stride, s.pad, o.dtype,
-                           o.y_dtype, o.tf32, o.training, o.no_dx, o.bias, o.add, o.relu, o.plain,
-                           o.tune, o.bias_dtype, o.after.wanted, o.after.residual, o.after.relu,
-                           o.after.sums, o.before.wanted, o.before.add, o.before.mask,
+                           o.y_dtype, o.tf32, o.training, o.no_dx, o.no_add, o.bias, o.add, o.relu,
+                           o.plain, o.tune, o.bias_dtype, o.after.wanted, o.after.residual,
+                           o.after.relu, o.after.sums, o.before.wanted, o.before.add, o.before.mask,
                            o.before.sum);
 }
 

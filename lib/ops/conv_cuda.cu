@@ -168,8 +168,9 @@ static bool excluded(const struct mabn_conv_cuda_options *o, int way)
     case FORWARD:
         return false;
     case DATA:
-    case DATA_ADD:
         return !o->training || o->no_dx;
+    case DATA_ADD:
+        return !o->training || o->no_dx || o->no_add;
     case FORWARD_NORM:
         return !o->after.wanted;
     case BACKWARD_NORM:
@@ -359,6 +360,7 @@ mabn_status mabn_conv_cuda_backward_data(struct mabn_conv_cuda *conv, void *dx, 
     const struct way *way = &conv->ways[add ? DATA_ADD : DATA];
     const cudaStream_t in = static_cast<cudaStream_t>(stream);
 
+    if (!way->there) return mabn_fail(MABN_ERR_ARG, "convolution: no such data gradient was asked");
     if (way->fast) return run_way(conv, way, dx, dy, weight, NULL, workspace, in);
     return mabn_conv_plain_backward_data(&conv->layer, dx, dy, weight, add, stream);
 }

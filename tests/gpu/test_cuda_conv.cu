@@ -625,6 +625,12 @@ static void test_refusals(void)
     bad = options_of(MABN_DTYPE_BF16, false);
     bad.after.wanted = true;
     tap_ok(mabn_conv_cuda_new(&conv, gpu, &shape, &bad) && !conv, "a normalization's inference");
+    bad = training;
+    bad.no_add = true;
+    tap_ok(!mabn_conv_cuda_new(&conv, gpu, &shape, &bad) &&
+               mabn_conv_cuda_backward_data(conv, NULL, NULL, NULL, true, NULL, NULL),
+           "to add where that was ruled out");
+    mabn_conv_cuda_free(conv);
     training.no_dx = training.plain = true;
     struct layer layer(gpu, shape, training);
     tap_ok(!mabn_conv_cuda_joins(layer.conv, MABN_CONV_FORWARD_NORM) &&
