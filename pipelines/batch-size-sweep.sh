@@ -15,6 +15,8 @@
 #     BRN           -      30.29  26.87  25.32  24.39  23.57
 #     MABN          23.73  23.53  23.73  23.62  23.73  23.53
 #
+# What this gave on CIFAR-10: figures/cifar10-sweep.tsv and README.md.
+#
 # Settings, from the environment:
 #   NORMS="bn brn mabn"  NORM_BATCHES="1 2 4 8 16 32"  SEEDS="1"
 #   BATCH=32             images of one SGD step; MABN's window is BATCH / normalization batch, so that
