@@ -136,6 +136,9 @@ mabn_status mabn_net_cuda_write_work(const struct mabn_net *net, const struct no
                                      const float *weight, bool centralize);
 mabn_status mabn_net_cuda_refresh(struct mabn_net *net);
 
+/* run_cuda.cu: a convolution in training, by itself. */
+mabn_status mabn_net_cuda_conv(struct mabn_net *net, const struct node *conv);
+
 /* join_cuda.cu: ask for the passes that this convolution and its neighbours could share; choose
  * among those that there are, once everything is placed. */
 void mabn_net_cuda_ask_joins(const struct mabn_net *net, const struct node *conv,

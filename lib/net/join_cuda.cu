@@ -206,9 +206,7 @@ static mabn_status time_after(struct mabn_net *net, const struct node *conv, boo
     io->y = memory(net, norm->data);
     MABN_TRY(time_of(net, &joined, [&] { return joined_conv(net, conv); }));
     MABN_TRY(time_of(net, &apart, [&]() -> mabn_status {
-        MABN_TRY(mabn_conv_cuda_forward(layer->conv, memory(net, conv->data),
-                                        memory(net, net->nodes[conv->x].data), layer->work, NULL,
-                                        c->scratch, c->stream));
+        MABN_TRY(mabn_net_cuda_conv(net, conv));
         return mabn_norm_cuda_reapply(&norm->norm, io);
     }));
     *better = joined < apart;
@@ -232,9 +230,7 @@ static mabn_status time_sums(struct mabn_net *net, const struct node *conv, bool
         return mabn_net_cuda_forward_summed(net, norm);
     }));
     MABN_TRY(time_of(net, &apart, [&]() -> mabn_status {
-        MABN_TRY(mabn_conv_cuda_forward(layer->conv, memory(net, conv->data),
-                                        memory(net, net->nodes[conv->x].data), layer->work, NULL,
-                                        c->scratch, c->stream));
+        MABN_TRY(mabn_net_cuda_conv(net, conv));
         return mabn_norm_cuda_forward(&norm->norm, &io);
     }));
     *better = joined < apart;

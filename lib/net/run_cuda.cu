@@ -62,7 +62,7 @@ static mabn_status infer_conv(struct mabn_net *net, const struct node *node, con
                                 layer->bias, net->cuda->scratch, net->cuda->stream);
 }
 
-static mabn_status train_conv(struct mabn_net *net, const struct node *node)
+mabn_status mabn_net_cuda_conv(struct mabn_net *net, const struct node *node)
 {
     const struct layer *layer = layer_of(net, node);
     return mabn_conv_cuda_forward(layer->conv, memory(net, node->data),
@@ -75,7 +75,7 @@ static mabn_status forward_conv(struct mabn_net *net, const struct node *node)
     if (!net->options.training) return node->folded >= 0 ? MABN_OK : infer_conv(net, node, node);
     if (mabn_net_cuda_forward_joins(net, node)) return MABN_OK; /* in its norm's place */
     if (mabn_net_cuda_forward_sums(net, node)) return mabn_net_cuda_forward_summing(net, node);
-    return train_conv(net, node);
+    return mabn_net_cuda_conv(net, node);
 }
 
 static mabn_status forward_norm(struct mabn_net *net, const struct node *node)
@@ -570,7 +570,7 @@ static mabn_status run_bare_layer(struct mabn_net *net, const struct node *node)
     if (!has_weights(node)) return MABN_OK;
     if (!net->options.training)
         return infer_conv(net, node, node->folded >= 0 ? &net->nodes[node->folded] : node);
-    MABN_TRY(train_conv(net, node));
+    MABN_TRY(mabn_net_cuda_conv(net, node));
     const void *dy = memory(net, node->grad);
     MABN_TRY(mabn_conv_cuda_backward_weights(
         layer->conv, layer->padded ? layer->dwork : net_gradient(net, node->weight),
