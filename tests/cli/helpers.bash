@@ -18,6 +18,13 @@ setup() {
     if declare -F setup_more >/dev/null; then setup_more; fi
 }
 
+# Waits for a background job that is to end, two minutes at most; $status is its exit status.
+ended() {
+    for _ in $(seq 1200); do kill -0 "$1" 2>/dev/null || break; sleep 0.1; done
+    if kill -0 "$1" 2>/dev/null; then echo "process $1 goes on"; return 1; fi
+    status=0; wait "$1" || status=$?
+}
+
 # A test that failed half-way must not leave running what it started, which may never end.
 teardown() {
     local job

@@ -234,7 +234,7 @@ E2
             sleep 0.01
         done
         kill -TERM $pid
-        status=0; wait $pid || status=$?
+        ended $pid
         [ "$status" -eq 0 ] || break
     done
     assert_equal "$status" 75

@@ -86,7 +86,7 @@ tensor() { h5dump -d "/model/$2" "$1" | tail -n +2; }
     pid=$!
     wait_for b/run/metrics.jsonl '"step":3,'
     kill -TERM $pid
-    status=0; wait $pid || status=$?
+    ended $pid
     if [ $status -ne 0 ]; then # else it was too quick to be stopped
         assert_equal $status 75
         grep -q "stopped by SIGTERM after step .* go on with --resume" b/err
@@ -114,7 +114,7 @@ tensor() { h5dump -d "/model/$2" "$1" | tail -n +2; }
     step=$((10#$(basename "$(<saved)" .h5 | cut -d- -f2)))
     wait_for run/metrics.jsonl "\"step\":$((step + 2)),"
     kill -TERM $pid
-    status=0; wait $pid || status=$?
+    ended $pid
     assert_equal $status 75
     assert_equal "$(compgen -G 'run/step-*.h5' | wc -l)" 2
 }

@@ -9,7 +9,7 @@ stop_when() {
     for _ in $(seq 1200); do grep -qs '"step":2,' "$1/metrics.jsonl" && break; sleep 0.1; done
     tool=$(pgrep -P $script) || true
     kill -TERM $script
-    status=0; wait $script || status=$?
+    ended $script
     assert_equal $status 75
     grep -q "stopped by SIGTERM" err
     [ -z "$tool" ] || [ ! -e "/proc/$tool" ]
@@ -56,6 +56,13 @@ E2
     "$ROOT/pipelines/batch-size-sweep.sh" data.h5 data.h5 long 2>err &
     stop_when long/bn-2-seed1
     assert_equal "$(ls long)" bn-2-seed1
+}
+
+@test "a signal while no tool is at work: the next does not start" {
+    run bash -c '. "$ROOT/pipelines/work.sh"; kill -TERM $$; work touch started; echo went on'
+    assert_equal "$status" 75
+    assert_output ""
+    assert_not_exist started
 }
 
 @test "imagenet-r50-mabn: to the number, and stops at DONE; a signal is passed on" {
