@@ -334,7 +334,7 @@ static mabn_status plan_crop(const struct mabn_augment *a, int w, int h, struct 
         }
         break;
     }
-    job->box = (struct mabn_box){crop.x, crop.y, crop.width, crop.height};
+    job->box = (struct mabn_region){crop.x, crop.y, crop.width, crop.height};
     return MABN_OK;
 }
 
@@ -405,7 +405,7 @@ static mabn_status make_size(struct mabn_augmenter *g, const struct picture *pic
         if (same) return copy_crop(&job, &g->sized);
         struct mabn_image padded = {0}; /* rare: a square crop that did not fit */
         mabn_status status = copy_crop(&job, &padded);
-        const struct mabn_box whole = {0, 0, crop.width, crop.height};
+        const struct mabn_region whole = {0, 0, crop.width, crop.height};
         if (!status)
             status = mabn_image_resize(g->resizer, &g->sized, &padded, &whole, job.width,
                                        job.height, job.kind);

@@ -36,7 +36,7 @@ struct mabn_rect mabn_rect_clip(struct mabn_rect wanted, int width, int height);
 struct mabn_resize_job {
     const struct mabn_image *in;
     struct mabn_rect part;   /* where `in` lies in the picture */
-    struct mabn_box box;     /* the region of the picture … */
+    struct mabn_region box;     /* the region of the picture … */
     int width, height;       /* … that becomes so many pixels … */
     struct mabn_rect window; /* … of which these are wanted */
     enum mabn_resize_kind kind;

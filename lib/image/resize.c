@@ -484,7 +484,7 @@ static void side_reach(const struct side *side, int *first, int *last)
 static mabn_status make_sides(const struct mabn_resize_job *job, struct mabn_rect *crop,
                               struct side *sx, struct side *sy)
 {
-    const struct mabn_box b = job->box;
+    const struct mabn_region b = job->box;
     if (job->width < 1 || job->height < 1)
         return mabn_fail(MABN_ERR_ARG, "cannot resize to %d x %d", job->width, job->height);
     if (!(b.width > 0 && b.height > 0 && fabs(b.x) < 1e9 && fabs(b.y) < 1e9 && b.width < 1e9 &&
@@ -534,14 +534,14 @@ mabn_status mabn_resize_run(struct mabn_resizer *resizer, struct mabn_image *out
 }
 
 mabn_status mabn_image_resize(struct mabn_resizer *resizer, struct mabn_image *out,
-                              const struct mabn_image *in, const struct mabn_box *box, int width,
+                              const struct mabn_image *in, const struct mabn_region *box, int width,
                               int height, enum mabn_resize_kind kind)
 {
     if (!in->pixels || out == in) return mabn_fail(MABN_ERR_ARG, "no picture to resize");
     const struct mabn_resize_job job = {.in = in,
                                         .part = {0, 0, in->width, in->height},
                                         .box = box ? *box
-                                                   : (struct mabn_box){0, 0, in->width, in->height},
+                                                   : (struct mabn_region){0, 0, in->width, in->height},
                                         .width = width,
                                         .height = height,
                                         .window = {0, 0, width, height},

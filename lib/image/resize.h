@@ -25,7 +25,7 @@ struct mabn_resizer *mabn_resizer_new(void);
 void mabn_resizer_free(struct mabn_resizer *resizer);
 
 /* A region of a picture; may be fractional (after scaled decoding). */
-struct mabn_box {
+struct mabn_region {
     double x, y, width, height;
 };
 
@@ -33,7 +33,7 @@ struct mabn_box {
  * outside the box is not looked at (a whole-pixel box equals cropping first), save the rest of
  * pixels that a fractional box cuts. The box lies within the picture. in and out differ. */
 MABN_MUST_USE mabn_status mabn_image_resize(struct mabn_resizer *resizer, struct mabn_image *out,
-                                            const struct mabn_image *in, const struct mabn_box *box,
+                                            const struct mabn_image *in, const struct mabn_region *box,
                                             int width, int height, enum mabn_resize_kind kind);
 
 MABN_END_DECLS

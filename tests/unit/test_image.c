@@ -68,7 +68,7 @@ static void expect_colour(const struct mabn_image *rgb, char *fields[])
 static void expect_resize(const struct mabn_image *rgb, char *fields[])
 {
     struct mabn_image image = {0};
-    const struct mabn_box box = {atof(fields[2]), atof(fields[3]), atof(fields[4]),
+    const struct mabn_region box = {atof(fields[2]), atof(fields[3]), atof(fields[4]),
                                  atof(fields[5])};
     const bool cv = !strcmp(fields[1], "cv");
     tap_status(mabn_image_resize(resizer, &image, rgb, &box, atoi(fields[6]), atoi(fields[7]),
@@ -418,7 +418,7 @@ static void test_resize_refusals(void)
 {
     struct mabn_image image = {0}, out = {0};
     draw(&image, 10, 8, 3);
-    const struct mabn_box outside = {5, 5, 6, 2}, nothing = {5, 5, 0, 2};
+    const struct mabn_region outside = {5, 5, 6, 2}, nothing = {5, 5, 0, 2};
     tap_fails(mabn_image_resize(resizer, &out, &image, &outside, 4, 4, MABN_RESIZE_CV),
               MABN_ERR_ARG, "outside", "a box that reaches outside");
     tap_fails(mabn_image_resize(resizer, &out, &image, &nothing, 4, 4, MABN_RESIZE_PIL),
