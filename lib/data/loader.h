@@ -1,7 +1,7 @@
-/* The loader: decode threads that turn samples into batches ahead of the network.
+/* The loader: decode threads that turn samples into batches ahead of the network (ring.h), for a
+ * classifier: pictures of one size, each with a label.
  *
- * Threads take samples in order and write each straight into its row of one of a few batch
- * buffers; the consumer gets the batches in order. What a batch holds is a function of the
+ * Threads write each sample straight into its row of a batch. What a batch holds is a function of the
  * options, the seed and its (epoch, index) alone, never of the number of threads or of timing.
  *
  *     struct mabn_loader_options options;
