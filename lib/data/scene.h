@@ -1,0 +1,161 @@
+/* A scene: one photograph with its annotations, made ready for a detector.
+ *
+ * The annotations become ground truth, in this order (the reference's):
+ *   1. crowds are dropped;
+ *   2. boxes x, y, w, h become corners in float32: x2 = x + max(w − 1, 0) where corners are
+ *      inclusive (legacy), x + w elsewhere; likewise y2;
+ *   3. boxes are clipped to the photograph: [0, W − 1] where inclusive, else [0, W];
+ *   4. boxes stay only if x2 > x1 and y2 > y1;
+ *   5. polygons of fewer than 6 numbers are dropped. Where the reference then loses step between
+ *      boxes and polygons, here an object without a polygon stays, without a mask;
+ *   6. masks given as run lengths, which the reference cannot use, become polygons that COCO's rule
+ *      fills to exactly the same pixels (coco/outline.h).
+ * Class k + 1 is category k in the order of the annotation file; 0 is background.
+ *
+ * Photograph, boxes and polygons are then resized by the rule of a family of detectors, flipped
+ * (legacy: x' = W − 1 − x, elsewhere W − x), and the pixels normalized to float32 and written to
+ * the upper left corner of a padded picture whose rest is zero. EXIF rotation is not applied.
+ *
+ * Random choices (training size, flip) come from a stream keyed by (seed, epoch, sample), so that
+ * the size of a scene is known before it is made and nothing depends on threads. */
+#ifndef MABN_DATA_SCENE_H
+#define MABN_DATA_SCENE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "base/str.h"
+#include "data/scene_set.h"
+
+MABN_BEGIN_DECLS
+
+/* ---- options ---- */
+
+/* Which program's sizes. With s the smaller side wished for and m the longest allowed, of w × h:
+ *   LEGACY       s ← round(m·min/max) (half to even) when max/min·s > m; then the smaller side is s
+ *                and the other trunc(s·max/min), so that it can be m + 1. Pillow's 8-bit resize.
+ *   DETECTRON2   both times s/min, then both times m/max if the larger is too long, each
+ *                trunc(x + ½). Pillow's 8-bit resize.
+ *   TORCHVISION  both times k = min(s/min, m/max), truncated. Normalized first, then resized in
+ *                float32 by two taps, without antialiasing.
+ * No side becomes less than 1. */
+enum mabn_scene_rule {
+    MABN_SCENE_LEGACY,
+    MABN_SCENE_DETECTRON2,
+    MABN_SCENE_TORCHVISION,
+};
+
+enum { MABN_SCENE_SIZES = 16 };
+
+struct mabn_scene_options {
+    enum mabn_scene_rule rule;
+    int min_sizes[MABN_SCENE_SIZES]; /* one of these is drawn */
+    int min_size_count;
+    int max_size;
+    int multiple;                /* padded sides are multiples of this: 32 */
+    bool inclusive;              /* corners are pixels: legacy */
+    double flip;                 /* probability */
+    bool bgr;                    /* channel order of the output */
+    double range;                /* 255 or 1: what white becomes before mean and deviation */
+    float mean[3], deviation[3]; /* in units of `range`, in the output's channel order */
+    bool leave_out_empty;        /* mabn_scene_select: no photographs without ground truth */
+};
+
+/* "legacy", "detectron2" or "torchvision"; for training (flip ½; detectron2's six sizes) or not.
+ * Unknown names: MABN_ERR_NOTFOUND. */
+MABN_MUST_USE mabn_status mabn_scene_preset(struct mabn_scene_options *options, const char *name,
+                                            bool training);
+const char *const *mabn_scene_preset_names(void); /* NULL-terminated */
+/* MABN_ERR_ARG says which field makes no sense. */
+MABN_MUST_USE mabn_status mabn_scene_check(const struct mabn_scene_options *options);
+
+/* ---- sizes and choices ---- */
+
+void mabn_scene_size(const struct mabn_scene_options *options, int min_size, int width, int height,
+                     int *new_width, int *new_height);
+
+struct mabn_scene_key {
+    uint64_t seed, epoch, sample;
+};
+struct mabn_scene_choice {
+    int min_size;
+    bool flip;
+};
+struct mabn_scene_choice mabn_scene_choose(const struct mabn_scene_options *options,
+                                           const struct mabn_scene_key *key);
+
+/* ---- which photographs are trained on ---- */
+
+struct mabn_scene_census {
+    uint64_t images, kept;
+    uint64_t bare;           /* left out: no annotation */
+    uint64_t degenerate;     /* left out: every annotation is at most 1 pixel wide or high */
+    uint64_t unposed;        /* left out: annotated with keypoints, fewer than 10 of them visible */
+    uint64_t left_out_empty; /* left out: nothing remains of the annotations */
+    uint64_t empty;          /* kept although nothing remains: only crowds, boxes outside */
+    /* of the photographs kept: */
+    uint64_t objects;  /* that remain */
+    uint64_t crowds;   /* dropped */
+    uint64_t outside;  /* dropped by 3 and 4 */
+    uint64_t maskless; /* of those that remain */
+};
+/* *samples (malloc'd, caller frees): the numbers of those that training sees, ascending; the
+ * reference's filter. Fails when none is left. census may be NULL. */
+MABN_MUST_USE mabn_status mabn_scene_select(const struct mabn_scene_set *set,
+                                            const struct mabn_scene_options *options,
+                                            uint64_t **samples, uint64_t *count,
+                                            struct mabn_scene_census *census);
+/* Append it in words, for the log: "1000 photographs, 979 kept (21 without annotations); …". */
+void mabn_scene_census_text(struct mabn_str *text, const struct mabn_scene_census *census);
+
+/* Steps 1 to 4 for one record: false when it is dropped. box: x1, y1, x2, y2 in the photograph. */
+bool mabn_scene_box(const struct mabn_scene_options *options, const struct mabn_coco_record *record,
+                    int width, int height, float box[4]);
+
+/* ---- scenes ---- */
+
+/* Zeroed is a valid empty scene; the arrays are its own and used again by the next. */
+struct mabn_scene {
+    uint64_t sample;
+    int64_t image_id;
+    int original_width, original_height;
+    int width, height; /* resized, without padding: what boxes are clipped to */
+    struct mabn_scene_choice choice;
+    bool bad; /* could not be decoded, and was passed over: zeros, no objects */
+
+    int count;
+    float *boxes;            /* (count,4) x1, y1, x2, y2 in the resized photograph */
+    int32_t *labels;         /* (count) 1…K */
+    uint32_t *records;       /* (count) which annotation it is, in mabn_scene_set_coco */
+    uint32_t *first_polygon; /* (count+1) polygons [first_polygon[i], first_polygon[i+1]) */
+    uint32_t *first_number;  /* (polygons+1) numbers [first_number[p], first_number[p+1]) */
+    float *numbers;          /* x, y, x, y, … in the resized photograph */
+
+    /* private: room in the arrays */
+    size_t object_room, polygon_room, number_room, n_polygons, n_numbers;
+};
+void mabn_scene_release(struct mabn_scene *scene);
+
+/* What one thread needs to make scenes. The set is borrowed, the options copied. */
+struct mabn_scene_maker;
+struct mabn_scene_maker *mabn_scene_maker_new(const struct mabn_scene_set *set,
+                                              const struct mabn_scene_options *options);
+void mabn_scene_maker_free(struct mabn_scene_maker *maker);
+
+/* Size and ground truth alone: nothing is read or decoded. */
+MABN_MUST_USE mabn_status mabn_scene_target(struct mabn_scene_maker *maker,
+                                            struct mabn_scene *scene, uint64_t sample,
+                                            struct mabn_scene_choice choice);
+/* All of it. x (padded_height,padded_width,3) is written entirely; the padded size is at least the
+ * scene's. A photograph that cannot be read or decoded, or whose size is not the one its header
+ * told, is an error that names it; `scene` then has its size and ground truth. */
+MABN_MUST_USE mabn_status mabn_scene_make(struct mabn_scene_maker *maker, struct mabn_scene *scene,
+                                          uint64_t sample, struct mabn_scene_choice choice,
+                                          float *x, int padded_width, int padded_height);
+/* Zeros in place of pixels, and no objects: what stands for a photograph that is passed over. */
+void mabn_scene_blank(struct mabn_scene *scene, float *x, int padded_width, int padded_height);
+
+MABN_END_DECLS
+#endif

@@ -1,0 +1,68 @@
+/* Photographs for a detector, with their annotations or without: what scenes (scene.h) are made of.
+ *
+ * From a dataset packed by `mabn-pack coco`, or from files: a folder of photographs to look at.
+ * Samples are numbered from 0: a packed dataset's in ascending order of image id, files in the
+ * order given. Everything is checked when the set is opened; afterwards any number of threads may
+ * read from it. */
+#ifndef MABN_DATA_SCENE_SET_H
+#define MABN_DATA_SCENE_SET_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "coco/annotations.h"
+
+MABN_BEGIN_DECLS
+
+struct mabn_dataset;
+struct mabn_scene_set;
+
+/* The dataset must outlive the set. Fails for a dataset of another kind, for coordinates that are
+ * not finite, for a mask whose size is not its photograph's. */
+MABN_MUST_USE mabn_status mabn_scene_set_open(struct mabn_scene_set **set,
+                                              const struct mabn_dataset *dataset);
+/* Files by name. Each must exist and begin like a JPEG or PNG. Their image ids are the numbers that
+ * their names consist of (COCO's photographs: "000000000139.jpg" is 139) when all do and differ;
+ * else 1, 2, 3, … */
+MABN_MUST_USE mabn_status mabn_scene_set_of_files(struct mabn_scene_set **set,
+                                                  const char *const *paths, size_t count);
+/* The JPEG and PNG files of a folder, by their endings (.jpg .jpeg .png, capitals too), in byte
+ * order of their names; not those of folders in it. */
+MABN_MUST_USE mabn_status mabn_scene_set_scan(struct mabn_scene_set **set, const char *folder);
+void mabn_scene_set_free(struct mabn_scene_set *set); /* NULL is fine */
+
+uint64_t mabn_scene_set_count(const struct mabn_scene_set *set);
+const char *mabn_scene_set_path(const struct mabn_scene_set *set); /* dataset, folder, first file */
+int64_t mabn_scene_set_image_id(const struct mabn_scene_set *set, uint64_t sample);
+/* Pixels, as the file's header says. */
+void mabn_scene_set_size(const struct mabn_scene_set *set, uint64_t sample, int *width,
+                         int *height);
+/* The file's name into text (cut to fit); returns text. */
+char *mabn_scene_set_name(const struct mabn_scene_set *set, uint64_t sample, char *text,
+                          size_t capacity);
+/* All annotations, in the form of coco/annotations.h; empty for files. Those of a sample are
+ * records [*first, *end), in the order of the annotation file. */
+const struct mabn_coco *mabn_scene_set_coco(const struct mabn_scene_set *set);
+void mabn_scene_set_records(const struct mabn_scene_set *set, uint64_t sample, size_t *first,
+                            size_t *end);
+/* Which of coco's categories a record is of: 0…K−1, in the order of the annotation file; the class
+ * of a detector is 1 more, 0 being background. */
+int mabn_scene_set_category(const struct mabn_scene_set *set, size_t record);
+
+/* The encoded bytes of a photograph. */
+struct mabn_scene_bytes {
+    const uint8_t *bytes;
+    size_t size;
+    int width, height, channels; /* of raw pixels; 0: encoded */
+    void *held;                  /* private: a mapped file */
+};
+MABN_MUST_USE mabn_status mabn_scene_set_read(const struct mabn_scene_set *set, uint64_t sample,
+                                              struct mabn_scene_bytes *bytes);
+void mabn_scene_bytes_release(struct mabn_scene_bytes *bytes);
+/* Tell the kernel that the sample will be wanted soon. */
+void mabn_scene_set_prefetch(const struct mabn_scene_set *set, uint64_t sample);
+
+MABN_END_DECLS
+#endif
