@@ -225,7 +225,7 @@ static mabn_status list_images(struct id_list *list, const char *text)
     }
     struct mabn_input in;
     mabn_status status = MABN_OK;
-    MABN_TRY(mabn_input_open(&in, text + 1, 0));
+    MABN_TRY(mabn_input_open_text(&in, text + 1, 0));
     const char *p = (const char *)in.bytes, *end = p + in.size;
     while (p < end && !status) {
         const char *stop = p;

@@ -296,9 +296,26 @@ mabn_status mabn_input_open(struct mabn_input *in, const char *path, uint64_t li
     return status;
 }
 
+mabn_status mabn_input_open_text(struct mabn_input *in, const char *path, uint64_t limit)
+{
+    MABN_TRY(mabn_input_open(in, path, limit));
+    if (in->size >= 3 && !memcmp(in->bytes, "\xef\xbb\xbf", 3)) {
+        in->skipped = 3;
+        in->bytes += in->skipped;
+        in->size -= in->skipped;
+        return MABN_OK;
+    }
+    if (in->size < 2 || (memcmp(in->bytes, "\xff\xfe", 2) && memcmp(in->bytes, "\xfe\xff", 2)))
+        return MABN_OK;
+    mabn_status status =
+        mabn_fail(MABN_ERR_UNSUPPORTED, "'%s' is UTF-16 text: save it as UTF-8", in->name);
+    mabn_input_release(in);
+    return status;
+}
+
 void mabn_input_release(struct mabn_input *in)
 {
-    if (in->mapped) munmap((void *)(uintptr_t)in->bytes, in->size);
+    if (in->mapped) munmap((void *)(uintptr_t)(in->bytes - in->skipped), in->size + in->skipped);
     free(in->heap);
     free(in->name);
     *in = (struct mabn_input){0};

@@ -61,10 +61,15 @@ struct mabn_input {
     size_t size;
     char *name; /* for messages: the path, or "standard input" */
     bool mapped;
+    size_t skipped; /* private: bytes in front that `bytes` begins after */
     void *heap; /* private: the bytes when they were read */
 };
 /* limit: refuse more than this many bytes (0: none). Directories are refused. */
 MABN_MUST_USE mabn_status mabn_input_open(struct mabn_input *in, const char *path, uint64_t limit);
+/* The same for text that people write: a byte order mark at its start, which some editors put there,
+ * is no part of it; UTF-16 is refused by name. */
+MABN_MUST_USE mabn_status mabn_input_open_text(struct mabn_input *in, const char *path,
+                                               uint64_t limit);
 void mabn_input_release(struct mabn_input *in);
 
 /* pread until done; a short file is MABN_ERR_FORMAT ("truncated"). */

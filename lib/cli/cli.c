@@ -3,6 +3,7 @@
 #include "cli/cli.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <math.h>
 #include <stdio.h>
@@ -280,8 +281,22 @@ static void list_options(const struct mabn_cli *cli)
     exit(mabn_cli_finish(MABN_OK));
 }
 
+/* A program may be started with standard input, output or error closed. The first file it opens
+ * would then take the free number: results would go into it, and libraries that mistake 0 for "no
+ * file" would fail. Hold the numbers with descriptors that cannot be used as what they stand for,
+ * so that reading or writing still fails as it does on a closed one. */
+static void hold_standard_streams(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        if (fcntl(fd, F_GETFD) >= 0 || errno != EBADF) continue;
+        int held = open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+        if (held >= 0 && held != fd) close(held);
+    }
+}
+
 int mabn_cli_start(const struct mabn_cli *cli, int argc, char **argv, char ***args)
 {
+    hold_standard_streams();
     current = cli;
     mabn_log_set_program(program_of(cli->name));
     mabn_signals_install();
@@ -418,6 +433,7 @@ int mabn_cli_choose(const struct mabn_cli *clis, const char *tool, const char *s
 {
     static struct mabn_option common[] = {MABN_OPTIONS_COMMON, MABN_OPT_END};
     static struct mabn_cli self;
+    hold_standard_streams();
     self = (struct mabn_cli){.name = tool, .usage = "COMMAND ...", .summary = summary,
                              .options = common};
     current = &self;
@@ -483,7 +499,7 @@ int mabn_cli_finish(mabn_status status)
     /* A full disk shows itself only when the last buffer is written. */
     bool bad = ferror(stdout);
     errno = 0;
-    if (fclose(stdout) && errno != EBADF) bad = true;
+    if (fclose(stdout)) bad = true;
     if (bad && status == MABN_OK) {
         fprintf(stderr, "%s: cannot write standard output: %s\n", mabn_log_program(),
                 strerror(errno ? errno : EIO));

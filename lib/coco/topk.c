@@ -154,7 +154,7 @@ mabn_status mabn_topk_read_names(struct mabn_topk *t, const char *path)
 {
     struct mabn_input in;
     int64_t room = 0;
-    MABN_TRY(mabn_input_open(&in, path, 1 << 30));
+    MABN_TRY(mabn_input_open_text(&in, path, 1 << 30));
     const char *p = (const char *)in.bytes, *end = p + in.size;
     while (p < end) {
         const char *stop = memchr(p, '\n', (size_t)(end - p));

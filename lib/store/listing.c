@@ -107,7 +107,7 @@ static mabn_status read_class_file(struct builder *b, const char *path)
     size_t capacity = 0;
     mabn_status status = MABN_OK;
     char *line;
-    MABN_TRY(mabn_input_open(&in, path, 1 << 28));
+    MABN_TRY(mabn_input_open_text(&in, path, 1 << 28));
     struct lines lines = {(const char *)in.bytes, (const char *)in.bytes + in.size, 0};
     while (!status && next_line(&lines, &line)) {
         char *tab = strchr(line, '\t');
@@ -359,7 +359,7 @@ mabn_status mabn_listing_read(struct mabn_listing *list, const char *path, const
     struct builder b = {.list = list};
     struct mabn_input in;
     *list = (struct mabn_listing){0};
-    MABN_TRY(mabn_input_open(&in, path, 0));
+    MABN_TRY(mabn_input_open_text(&in, path, 0));
     mabn_status status = class_file ? read_class_file(&b, class_file) : MABN_OK;
     if (!status) status = read_lines(&b, &in);
     if (!status) status = resolve_labels(&b, in.name, class_file != NULL);

@@ -36,7 +36,7 @@ static mabn_status trim(const char *path, int64_t keep_step)
 {
     struct mabn_input in;
     struct mabn_str kept;
-    MABN_TRY(mabn_input_open(&in, path, 0));
+    MABN_TRY(mabn_input_open_text(&in, path, 0));
     mabn_str_init(&kept);
     const char *at = (const char *)in.bytes, *end = at + in.size;
     while (at < end) {

@@ -306,3 +306,16 @@ E2
     fails 1 "Permission denied" $somebody "$MABN_BIN/mabn-pack" imagenet tree -o closed/a.h5
     [ -z "$(ls closed)" ]
 }
+
+@test "a byte order mark is no part of a list's first path, nor of a class's name" {
+    tree
+    printf '\357\273\277tree/class000/image0000.JPEG\tant\r\ntree/class001/image0003.JPEG\tbee\r\n' >list
+    printf '\357\273\277ant\r\nbee\r\n' >classes
+    mabn-pack list -q list -o a.h5
+    mabn-pack list -q list -c classes -o b.h5
+    mabn-pack list -q - -o c.h5 <list
+    printf '\357\273\277class000\nclass001\nclass002\n' >folders
+    mabn-pack imagenet -q tree -c folders -o d.h5
+    printf '\377\376t\0' >utf16
+    fails 1 "'utf16' is UTF-16 text: save it as UTF-8" mabn-pack list utf16 -o e.h5
+}
