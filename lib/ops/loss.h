@@ -27,5 +27,14 @@ MABN_MUST_USE mabn_status mabn_softmax_xent(const struct mabn_xent_out *out, con
                                             const int32_t *labels, int64_t n, int64_t classes,
                                             double smoothing, double scale);
 
+/* The same as one number: *loss = scale·Σ weight[i]·loss of sample i, summed in an order that does
+ * not depend on the number of threads. weight (N), NULL: all 1. A sample of weight 0 or without a
+ * label counts nothing and has no gradient. dlogits (N,K) is overwritten; NULL: none wanted; may be
+ * logits. */
+MABN_MUST_USE mabn_status mabn_softmax_xent_sum(double *loss, float *dlogits, const float *logits,
+                                                const int32_t *labels, const float *weight,
+                                                int64_t n, int64_t classes, double smoothing,
+                                                double scale);
+
 MABN_END_DECLS
 #endif
