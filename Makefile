@@ -48,8 +48,8 @@ say = $(if $(filter 1,$(V)),@:,@printf '  %-5s %s\n')
 # ---- what is here -------------------------------------------------------------------------
 
 ROOMS    := $(sort $(notdir $(patsubst %/,%,$(wildcard lib/*/))))
-LIB_C    := $(sort $(wildcard lib/*/*.c))
-LIB_CU   := $(sort $(wildcard lib/*/*.cu))
+LIB_C    := $(sort $(wildcard lib/*/*.c lib/*/*/*.c))
+LIB_CU   := $(sort $(wildcard lib/*/*.cu lib/*/*/*.cu))
 TOOLS    := $(patsubst cmd/%.c,%,$(sort $(wildcard cmd/mabn-*.c)))
 UNIT     := $(patsubst tests/unit/%.c,%,$(sort $(wildcard tests/unit/test_*.c)))
 FUZZ     := $(patsubst tests/fuzz/%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))

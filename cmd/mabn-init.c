@@ -53,12 +53,16 @@ static const struct mabn_option options[] = {
 /* clang-format on */
 
 static const struct mabn_cli cli = {
-    "mabn-init", "[OPTION]... ARCHITECTURE -o FILE",
-    "write the initial checkpoint of a network", options,
-    "Architectures: resnet10 resnet18 resnet34 resnet50 resnet101 resnet152, and for small pictures\n"
+    "mabn-init",
+    "[OPTION]... ARCHITECTURE -o FILE",
+    "write the initial checkpoint of a network",
+    options,
+    "Architectures: resnet10 resnet18 resnet34 resnet50 resnet101 resnet152, and for small "
+    "pictures\n"
     "cifar-resnet8 cifar-resnet14 cifar-resnet20 cifar-resnet32 cifar-resnet44 cifar-resnet56\n\n"
     "Example:\n  mabn-init resnet50 --norm mabn --classes 1000 -o r50.h5\n",
-    1, 1};
+    1,
+    1};
 
 static mabn_status describe(struct mabn_model *m, const char *arch)
 {
@@ -98,14 +102,14 @@ static void list_tensors(const struct mabn_net *net)
     char shape[160];
     size_t total = 0;
     printf("name\tkind\ttype\tshape\n");
-    for (int i = 0; i < mabn_net_tensor_count(net); i++) {
-        const struct mabn_net_tensor *t = mabn_net_tensor_at(net, i);
+    for (int i = 0; i < mabn_params_count(mabn_net_params(net)); i++) {
+        const struct mabn_params_tensor *t = mabn_params_at(mabn_net_params(net), i);
         size_t count = 0;
-        printf("%s\t%s\t%s\t%s\n", t->name, t->role == MABN_NET_PARAMETER ? "parameter" : "state",
+        printf("%s\t%s\t%s\t%s\n", t->name, t->role == MABN_PARAMS_VALUE ? "parameter" : "state",
                mabn_dtype_name(t->dtype), mabn_shape_text(&t->shape, shape));
-        if (t->role == MABN_NET_PARAMETER && mabn_shape_count(&t->shape, &count)) total += count;
+        if (t->role == MABN_PARAMS_VALUE && mabn_shape_count(&t->shape, &count)) total += count;
     }
-    mabn_info("%d tensors, %zu parameters", mabn_net_tensor_count(net), total);
+    mabn_info("%d tensors, %zu parameters", mabn_params_count(mabn_net_params(net)), total);
 }
 
 static mabn_status run(const char *arch)
@@ -120,8 +124,10 @@ static mabn_status run(const char *arch)
     struct mabn_net_options options_of_net = {.batch = 1, .no_fold = true, .exact = true};
     mabn_status status = mabn_model_build(&net, device, &model, &options_of_net);
     if (!status && o.list) list_tensors(net);
+    if (!status && o.output)
+        status = mabn_params_initialize(mabn_net_params(net), (uint64_t)o.seed,
+                                        (enum mabn_params_init)o.init);
     if (!status && o.output) {
-        mabn_net_initialize(net, (uint64_t)o.seed, (enum mabn_net_init)o.init);
         struct mabn_model_save save = {.model = &model,
                                        .input = &input,
                                        .seed = o.seed,

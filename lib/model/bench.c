@@ -24,7 +24,7 @@ static void fill(struct mabn_net *net)
         mabn_net_labels(net)[i] = i % mabn_net_classes(net);
 }
 
-static const struct mabn_net_sgd sgd = {.lr = 1e-3, .momentum = 0.9, .weight_decay = 1e-4};
+static const struct mabn_params_sgd sgd = {.lr = 1e-3, .momentum = 0.9, .weight_decay = 1e-4};
 
 /* ---- on the CPU: a step by the clock ---- */
 
@@ -186,7 +186,7 @@ mabn_status mabn_bench_run(struct mabn_bench_result *results, struct mabn_device
     double *sorted = mabn_xcalloc((size_t)rounds, sizeof *sorted);
     for (size_t i = 0; i < n; i++) {
         MABN_TRY_GOTO(mabn_model_build(&nets[i], device, &cases[i].model, &cases[i].options), out);
-        mabn_net_initialize(nets[i], 1, MABN_NET_INIT_FAN_OUT);
+        MABN_TRY(mabn_params_initialize(mabn_net_params(nets[i]), 1, MABN_PARAMS_INIT_FAN_OUT));
         MABN_TRY_GOTO(warm_up(nets[i], device, &cases[i]), out);
     }
     for (int r = 0; r < rounds; r++)
@@ -227,7 +227,7 @@ mabn_status mabn_bench_layers_run(struct mabn_bench_layers *result, struct mabn_
     double *copies = mabn_xcalloc((size_t)rounds, sizeof *copies);
     *result = (struct mabn_bench_layers){0};
     MABN_TRY_GOTO(mabn_model_build(&result->net, device, &c->model, &c->options), out);
-    mabn_net_initialize(result->net, 1, MABN_NET_INIT_FAN_OUT);
+    MABN_TRY(mabn_params_initialize(mabn_net_params(result->net), 1, MABN_PARAMS_INIT_FAN_OUT));
     MABN_TRY_GOTO(warm_up(result->net, device, c), out);
     result->count = mabn_net_layer_count(result->net);
     const size_t n = (size_t)result->count, row = n * LAYER_TIMES;

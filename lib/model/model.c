@@ -6,6 +6,7 @@
 
 #include "base/json.h"
 #include "base/mem.h"
+#include "model/fields.h"
 #include "model/resnet.h"
 
 static const char *const part_names[MABN_MODEL_PARTS] = {"stem", "layer1", "layer2", "layer3",
@@ -91,136 +92,27 @@ bool mabn_model_centralizes(const struct mabn_model *model, enum mabn_model_part
 
 /* ---- JSON ---- */
 
-/* One table for both directions: what an options struct holds besides kind and window rule. */
-struct field {
-    const char *name;
-    enum { FIELD_INT, FIELD_INT64, FIELD_DOUBLE, FIELD_BOOL } type;
-    size_t offset;
+#define MODEL_FIELD(type, name)                                        \
+    {                                                                  \
+#name, MABN_FIELD_##type, offsetof(struct mabn_model, name), 0 \
+    }
+static const struct mabn_field model_fields[] = {
+    MODEL_FIELD(INT, classes), MODEL_FIELD(INT, channels),   MODEL_FIELD(INT, height),
+    MODEL_FIELD(INT, width),   MODEL_FIELD(INT, base_width), MODEL_FIELD(BOOL, stride_in_1x1),
 };
-#define NORM_FIELD(type, name)                                \
-    {                                                         \
-#name, type, offsetof(struct mabn_norm_options, name) \
-    }
-static const struct field norm_fields[] = {
-    NORM_FIELD(FIELD_INT, norm_batch),   NORM_FIELD(FIELD_DOUBLE, eps),
-    NORM_FIELD(FIELD_DOUBLE, momentum),  NORM_FIELD(FIELD_INT, groups),
-    NORM_FIELD(FIELD_INT, window),       NORM_FIELD(FIELD_INT, warmup),
-    NORM_FIELD(FIELD_INT, r_start),      NORM_FIELD(FIELD_DOUBLE, lambda),
-    NORM_FIELD(FIELD_DOUBLE, r_max),     NORM_FIELD(FIELD_DOUBLE, d_max),
-    NORM_FIELD(FIELD_INT64, ramp_start), NORM_FIELD(FIELD_INT64, r_ramp_end),
-    NORM_FIELD(FIELD_INT64, d_ramp_end), NORM_FIELD(FIELD_BOOL, sync_reference),
-};
-#define MODEL_FIELD(type, name)                        \
-    {                                                  \
-#name, type, offsetof(struct mabn_model, name) \
-    }
-static const struct field model_fields[] = {
-    MODEL_FIELD(FIELD_INT, classes),    MODEL_FIELD(FIELD_INT, channels),
-    MODEL_FIELD(FIELD_INT, height),     MODEL_FIELD(FIELD_INT, width),
-    MODEL_FIELD(FIELD_INT, base_width), MODEL_FIELD(FIELD_BOOL, stride_in_1x1),
-};
-#define COUNT(a) (sizeof(a) / sizeof *(a))
-
-static void add_fields(struct mabn_str *json, const void *base, const struct field *fields,
-                       size_t count)
-{
-    for (size_t i = 0; i < count; i++) {
-        const char *at = (const char *)base + fields[i].offset;
-        mabn_str_printf(json, ",\"%s\":", fields[i].name);
-        switch (fields[i].type) {
-        case FIELD_INT:
-            mabn_str_printf(json, "%d", *(const int *)at);
-            break;
-        case FIELD_INT64:
-            mabn_str_printf(json, "%lld", (long long)*(const int64_t *)at);
-            break;
-        case FIELD_DOUBLE:
-            mabn_str_add_double(json, *(const double *)at);
-            break;
-        case FIELD_BOOL:
-            mabn_str_add(json, *(const bool *)at ? "true" : "false");
-            break;
-        }
-    }
-}
-
-/* Read the value of a known key; false when the key is not in the table. */
-static bool read_field(struct mabn_json *j, struct mabn_json_text key, void *base,
-                       const struct field *fields, size_t count)
-{
-    for (size_t i = 0; i < count; i++) {
-        if (!mabn_json_is(key, fields[i].name)) continue;
-        char *at = (char *)base + fields[i].offset;
-        switch (fields[i].type) {
-        case FIELD_INT:
-            mabn_json_read_int(j, (int *)at, 0, 1 << 30);
-            break;
-        case FIELD_INT64:
-            mabn_json_read_int64(j, (int64_t *)at);
-            break;
-        case FIELD_DOUBLE:
-            mabn_json_read_double(j, (double *)at);
-            break;
-        case FIELD_BOOL:
-            mabn_json_read_bool(j, (bool *)at);
-            break;
-        }
-        return true;
-    }
-    return false;
-}
 
 void mabn_model_to_json(const struct mabn_model *model, struct mabn_str *json)
 {
     mabn_str_add(json, "{\"arch\":");
     mabn_str_add_json(json, model->arch);
-    add_fields(json, model, model_fields, COUNT(model_fields));
+    mabn_fields_write(json, model, model_fields, MABN_FIELDS(model_fields));
     mabn_str_printf(json, ",\"stem\":\"%s\",\"centralize\":\"%s\",\"norm\":{",
                     stem_names[model->stem], centralize_names[model->centralize]);
     for (int p = 0; p < MABN_MODEL_PARTS; p++) {
-        const struct mabn_norm_options *o = &model->norm[p];
-        mabn_str_printf(json, "%s\"%s\":{\"kind\":\"%s\",\"window_rule\":\"%s\"", p ? "," : "",
-                        part_names[p], mabn_norm_kind_name(o->kind),
-                        mabn_window_rule_name(o->window_rule));
-        add_fields(json, o, norm_fields, COUNT(norm_fields));
-        mabn_str_add_char(json, '}');
+        mabn_str_printf(json, "%s\"%s\":", p ? "," : "", part_names[p]);
+        mabn_fields_write_norm(json, &model->norm[p]);
     }
     mabn_str_add(json, "}}");
-}
-
-/* A string value that must be one of `names`; the index is returned, 0 on an error. */
-static int read_choice(struct mabn_json *j, const char *const *names, size_t count)
-{
-    struct mabn_json_text text;
-    if (mabn_json_read_string(j, &text)) return 0;
-    for (size_t i = 0; i < count; i++)
-        if (mabn_json_is(text, names[i])) return (int)i;
-    mabn_json_fail(j, "unknown value '%.*s'", (int)text.length, text.bytes);
-    return 0;
-}
-
-static void read_norm(struct mabn_json *j, struct mabn_norm_options *o)
-{
-    struct mabn_json_text key;
-    mabn_json_begin_object(j);
-    while (mabn_json_next_key(j, &key)) {
-        char *name = NULL;
-        if (mabn_json_is(key, "kind")) {
-            enum mabn_norm_kind kind;
-            if (mabn_json_read_strdup(j, &name)) continue;
-            if (mabn_norm_kind_parse(&kind, name))
-                mabn_json_fail(j, "there is no norm '%s'", name);
-            else
-                mabn_norm_options_init(o, kind); /* written first, so nothing is lost */
-        } else if (mabn_json_is(key, "window_rule")) {
-            if (mabn_json_read_strdup(j, &name)) continue;
-            if (mabn_window_rule_parse(&o->window_rule, name))
-                mabn_json_fail(j, "there is no window rule '%s'", name);
-        } else if (!read_field(j, key, o, norm_fields, COUNT(norm_fields))) {
-            mabn_json_skip(j);
-        }
-        free(name);
-    }
 }
 
 static void read_norms(struct mabn_json *j, struct mabn_model *model)
@@ -232,7 +124,7 @@ static void read_norms(struct mabn_json *j, struct mabn_model *model)
         while (part < MABN_MODEL_PARTS && !mabn_json_is(key, part_names[part]))
             part++;
         if (part < MABN_MODEL_PARTS)
-            read_norm(j, &model->norm[part]);
+            mabn_fields_read_norm(j, &model->norm[part]);
         else
             mabn_json_skip(j);
     }
@@ -268,13 +160,14 @@ mabn_status mabn_model_from_json(struct mabn_model *model, const char *json)
     mabn_json_begin_object(j);
     while (mabn_json_next_key(j, &key)) {
         if (mabn_json_is(key, "stem"))
-            model->stem = (enum mabn_model_stem)read_choice(j, stem_names, COUNT(stem_names));
+            model->stem =
+                (enum mabn_model_stem)mabn_fields_choice(j, stem_names, MABN_FIELDS(stem_names));
         else if (mabn_json_is(key, "centralize"))
-            model->centralize = (enum mabn_model_centralize)read_choice(j, centralize_names,
-                                                                        COUNT(centralize_names));
+            model->centralize = (enum mabn_model_centralize)mabn_fields_choice(
+                j, centralize_names, MABN_FIELDS(centralize_names));
         else if (mabn_json_is(key, "norm"))
             read_norms(j, model);
-        else if (!read_field(j, key, model, model_fields, COUNT(model_fields)))
+        else if (!mabn_fields_read(j, key, model, model_fields, MABN_FIELDS(model_fields)))
             mabn_json_skip(j);
     }
     mabn_status status = mabn_json_end(j);
@@ -298,7 +191,8 @@ mabn_status mabn_model_build(struct mabn_net **out, struct mabn_device *device,
     if (!o.width) o.width = model->width;
     o.channels = model->channels;
     MABN_TRY(mabn_net_new(&net, device, &o));
-    mabn_status status = mabn_net_plan(net, mabn_resnet_add_classifier(net, model));
+    mabn_net_add_output(net, mabn_resnet_add_classifier(net, model), "logits");
+    mabn_status status = mabn_net_plan(net);
     if (status) {
         mabn_net_free(net);
         return status;

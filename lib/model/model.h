@@ -72,7 +72,7 @@ MABN_MUST_USE mabn_status mabn_model_from_json(struct mabn_model *model, const c
 
 /* Build and plan the network for options->batch images of options->height × width (0: the model's
  * own); options->channels is taken from the model. Parameters are zero until they are set:
- * mabn_net_initialize, mabn_net_copy or mabn_net_tensor_set. */
+ * mabn_params_initialize, mabn_params_copy or mabn_params_set. */
 MABN_MUST_USE mabn_status mabn_model_build(struct mabn_net **net, struct mabn_device *device,
                                            const struct mabn_model *model,
                                            const struct mabn_net_options *options);

@@ -36,24 +36,26 @@ struct builder {
     struct mabn_net *net;
     const struct mabn_model *model;
     enum mabn_model_part part;
-    char block[32]; /* "layer1.0." */
+    bool bias;      /* of the convolutions */
+    char block[64]; /* "layer1.0." */
 };
 
 static int conv(const struct builder *b, int x, const char *name, int out, int kernel, int stride)
 {
-    char full[64];
+    char full[96];
     snprintf(full, sizeof full, "%s%s", b->block, name);
     struct mabn_net_conv c = {.out_channels = out,
                               .kernel = kernel,
                               .stride = stride,
                               .pad = kernel / 2,
+                              .bias = b->bias,
                               .centralize = mabn_model_centralizes(b->model, b->part)};
     return mabn_net_add_conv(b->net, x, full, &c);
 }
 
 static int norm(const struct builder *b, int x, const char *name, int residual, bool relu)
 {
-    char full[64];
+    char full[96];
     snprintf(full, sizeof full, "%s%s", b->block, name);
     return mabn_net_add_norm(b->net, x, full, &b->model->norm[b->part], residual, relu);
 }
@@ -81,21 +83,24 @@ static int bottleneck(const struct builder *b, int x, int width, int stride, boo
     return norm(b, y, "bn3", shortcut(b, x, 4 * width, stride, changes), true);
 }
 
-static int stem(struct builder *b, int x)
+static int stem(struct builder *b, int x, const struct mabn_resnet_place *place)
 {
     bool large = b->model->stem == MABN_STEM_LARGE;
     b->part = MABN_PART_STEM;
-    b->block[0] = 0;
+    snprintf(b->block, sizeof b->block, "%s", place->stem);
+    b->bias = place->stem_bias;
     int y = conv(b, x, "conv1", b->model->base_width, large ? 7 : 3, large ? 2 : 1);
+    b->bias = false;
     y = norm(b, y, "bn1", -1, true);
     return large ? mabn_net_add_max_pool(b->net, y, 3, 2, 1) : y;
 }
 
-void mabn_resnet_add_body(struct mabn_net *net, const struct mabn_model *model, int *features)
+void mabn_resnet_add_body(struct mabn_net *net, const struct mabn_model *model,
+                          const struct mabn_resnet_place *place, int stages[4])
 {
     const struct mabn_resnet_shape *shape = mabn_resnet_find(model->arch);
     struct builder b = {.net = net, .model = model};
-    int x = stem(&b, mabn_net_add_input(net));
+    int x = stem(&b, mabn_net_add_input(net), place);
     int channels = model->base_width;
     for (int s = 0; s < shape->stages; s++) {
         int width = model->base_width << s, out = shape->bottleneck ? 4 * width : width;
@@ -103,18 +108,21 @@ void mabn_resnet_add_body(struct mabn_net *net, const struct mabn_model *model, 
         for (int i = 0; i < shape->blocks[s]; i++) {
             int stride = s && !i ? 2 : 1;
             bool changes = !i && (stride != 1 || channels != out);
-            snprintf(b.block, sizeof b.block, "layer%d.%d.", s + 1, i);
+            snprintf(b.block, sizeof b.block, "%slayer%d.%d.", place->stages, s + 1, i);
             x = shape->bottleneck ? bottleneck(&b, x, width, stride, changes)
                                   : basic_block(&b, x, width, stride, changes);
         }
         channels = out;
+        stages[s] = x;
     }
-    *features = x;
 }
 
 int mabn_resnet_add_classifier(struct mabn_net *net, const struct mabn_model *model)
 {
-    int features;
-    mabn_resnet_add_body(net, model, &features);
-    return mabn_net_add_linear(net, mabn_net_add_global_pool(net, features), "fc", model->classes);
+    const struct mabn_resnet_place place = {"", "", false};
+    const struct mabn_net_linear fc = {.out = model->classes};
+    int stages[4];
+    mabn_resnet_add_body(net, model, &place, stages);
+    const int features = stages[mabn_resnet_find(model->arch)->stages - 1];
+    return mabn_net_add_linear(net, mabn_net_add_global_pool(net, features), "fc", &fc);
 }

@@ -17,8 +17,14 @@ struct mabn_resnet_shape {
 /* NULL when there is no such architecture. */
 const struct mabn_resnet_shape *mabn_resnet_find(const char *arch);
 
-/* Append the nodes of the body to a new net; *features: the last stage's output. */
-void mabn_resnet_add_body(struct mabn_net *net, const struct mabn_model *model, int *features);
+/* Where a body's names stand in a larger model. */
+struct mabn_resnet_place {
+    const char *stem, *stages; /* prefixes: "backbone.body.stem.", "backbone.body."; or "" */
+    bool stem_bias;            /* the first convolution has a bias */
+};
+/* Append the nodes of the body to a new net; stages[i]: the output of stage i, of four or three. */
+void mabn_resnet_add_body(struct mabn_net *net, const struct mabn_model *model,
+                          const struct mabn_resnet_place *place, int stages[4]);
 /* The body, global pooling and the classifier; returns the output node. */
 int mabn_resnet_add_classifier(struct mabn_net *net, const struct mabn_model *model);
 

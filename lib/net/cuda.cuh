@@ -115,7 +115,7 @@ static inline bool is_half(const struct mabn_net *net)
 
 static inline bool has_weights(const struct node *node)
 {
-    return node->kind == NODE_CONV || node->kind == NODE_LINEAR;
+    return node->kind == &mabn_node_conv || node->kind == &mabn_node_linear;
 }
 
 static inline struct layer *layer_of(const struct mabn_net *net, const struct node *node)
@@ -125,7 +125,7 @@ static inline struct layer *layer_of(const struct mabn_net *net, const struct no
 
 static inline int64_t filter_size(const struct mabn_net *net, const struct node *node)
 {
-    return (int64_t)net->parameters[node->weight].count / node->c;
+    return (int64_t)net->params->list[node->weight].count / node->c;
 }
 
 /* prepare_cuda.cu: the backend's prepare and release; the copy of a layer's weights from float32

@@ -3,27 +3,73 @@
 #define MABN_NET_INTERNAL_H
 
 #include "net/net.h"
+#include "net/params_internal.h"
 #include "norm/norm.h"
 #include "ops/conv.h"
 
 MABN_BEGIN_DECLS
 
-enum node_kind {
-    NODE_INPUT,
-    NODE_CONV,
-    NODE_NORM,
-    NODE_MAX_POOL,
-    NODE_GLOBAL_POOL,
-    NODE_LINEAR,
+enum { NODE_MAX_READS = 8 };
+
+struct node;
+struct net_layer_time;
+
+/* How one backend runs one kind of node; what is NULL is not there to be done. The pointers it
+ * needs are found by net_values_of and its neighbours below. */
+struct node_ops {
+    mabn_status (*prepare)(struct mabn_net *net, struct node *node); /* once, after placing */
+    mabn_status (*forward)(struct mabn_net *net, struct node *node);
+    /* Writes, or with node->dx_adds[k] adds to, the gradient of each read that trains; with
+     * node->parameters_add it adds to its parameters' gradients. */
+    mabn_status (*backward)(struct mabn_net *net, struct node *node);
+    /* The node's output once more, bit for bit, into buffer node->again. */
+    mabn_status (*remake)(struct mabn_net *net, struct node *node);
+    /* Inference, after the parameters changed: what forward reads in their place. */
+    mabn_status (*refresh)(struct mabn_net *net, struct node *node);
+    /* Only the convolution or matrix products, for mabn_net_time_convolutions. */
+    mabn_status (*bare)(struct mabn_net *net, struct node *node);
+    void (*release)(struct node *node);
 };
+
+/* A kind of node: a file in nodes/, with this table at its end. To add a kind: that file, its
+ * function in net.h, its test in tests/unit/test_nodes.c; nothing else asks what kind a node is. */
+struct node_kind {
+    const char *name; /* "convolution", for people */
+    /* Backward reads the output of read k; of the node itself. */
+    bool (*keeps)(const struct node *node, int k);
+    bool (*keeps_output)(const struct node *node);
+    /* Bytes kept from forward to backward beside outputs. */
+    size_t (*saved_bytes)(const struct mabn_net *net, const struct node *node);
+    /* Backward can add to the gradient of read k; can write it over the node's own gradient. Where
+     * it cannot add and must, it writes elsewhere and the sum is made after it. */
+    bool (*adds)(const struct node *node, int k);
+    bool (*takes_over)(const struct node *node, int k);
+    /* Inference: the read whose buffer the output may lie over; -1: none. */
+    int (*over)(const struct mabn_net *net, const struct node *node);
+    bool remakes;     /* save_memory: its output can be dropped and made again … */
+    bool finds_again; /* … for a reader of this kind, which asks by net_input_again */
+    /* Before inference or training is planned: join with a neighbour. */
+    void (*join)(struct mabn_net *net, int node);
+    /* What it moves and computes, for mabn_net_time_layers. */
+    void (*describe)(const struct mabn_net *net, const struct node *node,
+                     const struct net_layer_time *time, struct mabn_net_layer *layer);
+    const struct node_ops *cpu, *cuda; /* NULL: the backend has none */
+};
+
+extern const struct node_kind mabn_node_input, mabn_node_conv, mabn_node_norm, mabn_node_max_pool,
+    mabn_node_global_pool, mabn_node_linear;
+/* run_cuda.cu */
+extern const struct node_ops mabn_node_conv_cuda, mabn_node_norm_cuda, mabn_node_max_pool_cuda,
+    mabn_node_global_pool_cuda;
 
 /* A node and its one output, (N,h,w,c). */
 struct node {
-    enum node_kind kind;
+    const struct node_kind *kind;
     char *name;
-    int x, residual; /* nodes read; -1: none */
+    int reads[NODE_MAX_READS]; /* nodes; -1: none. Of a norm [1] is the shortcut */
     int64_t h, w, c;
     int weight, bias; /* parameters; of a norm gamma and beta; -1: none */
+    void *own;        /* of kinds that keep more than what stands here; freed with the node */
 
     struct mabn_net_conv conv; /* convolution; kernel, stride and pad of a pool */
     struct mabn_conv *op;
@@ -32,31 +78,27 @@ struct node {
     int partner;          /* training on a GPU: of a convolution the norm that alone reads it, of
                            * that norm the convolution: one may do work of the other; MABN's may
                            * run in the norm's place; -1: none */
+    int runs_at;          /* the node in whose place this one is executed: itself, or its norm */
     size_t packed_offset; /* inference: packed weights */
     size_t bias_offset;   /* inference: folded bias, in floats */
 
     struct mabn_norm norm;
     struct mabn_norm_io io;
-    size_t state_offset, state_bytes; /* in the state arena */
+    int state; /* of a norm, in the store; -1: none */
 
-    bool trains;  /* a parameter of this node or of one before it is trained */
-    bool dx_adds; /* backward: the gradient of x is there already, add to it */
+    bool trains;                  /* a parameter of this node or of one before it is trained */
+    bool dx_adds[NODE_MAX_READS]; /* backward: the gradient of the read is there already */
+    int dx[NODE_MAX_READS];       /* the buffer that backward writes it to; -1: not wanted */
+    bool parameters_add;          /* a node whose backward came before has written the gradients of
+                                   * the same parameters */
 
     int data, again, grad, extra; /* buffers; -1: none. again: the output made a second time;
                                    * extra: the norm's saved values, the pool's winners */
     int remake_for;               /* the node whose backward makes `again` */
-};
 
-struct parameter {
-    char *name;
-    struct mabn_shape shape; /* in files */
-    size_t offset, count;    /* in floats; the same in all arenas */
-    int64_t out, in, area;   /* of a convolution's weights; area 0: same order in files */
-    bool trains;
-    bool decays;     /* a convolution's or linear layer's weights */
-    bool centralize; /* a convolution's weights that are used without their filters' means */
-    enum { FILL_CONV, FILL_LINEAR, FILL_ONE, FILL_ZERO } fill;
-    double fan_in;
+    /* An input whose values are another plan's. */
+    bool bound;
+    struct mabn_net_binding binding;
 };
 
 /* A stretch of the activation arena, in use from step `first` to step `last` (both included).
@@ -64,11 +106,6 @@ struct parameter {
 struct buffer {
     size_t bytes, offset;
     int first, last;
-};
-
-struct arena {
-    char *base;
-    size_t bytes;
 };
 
 /* Of a node, for mabn_net_time_layers. */
@@ -82,7 +119,10 @@ struct net_layer_time {
 
 /* What runs a planned network. The planning, the arenas and the named tensors are shared. */
 struct net_backend {
-    int depth; /* of mabn_net_depth */
+    int depth;     /* of mabn_net_depth */
+    int row_bytes; /* the input's channels are padded to so many bytes where convolutions read it */
+    bool pairs;    /* a convolution and its norm may do work of each other in training */
+    bool sums;     /* gradients that a kind cannot add are added after it */
     /* Once everything is placed: primitives, and what memory they need beside the arenas. */
     mabn_status (*prepare)(struct mabn_net *net);
     void (*release)(struct mabn_net *net); /* also of what prepare left half done */
@@ -95,14 +135,12 @@ struct net_backend {
     mabn_status (*forward)(struct mabn_net *net);
     mabn_status (*loss)(struct mabn_net *net, double smoothing, double *loss);
     mabn_status (*backward)(struct mabn_net *net);
-    mabn_status (*update)(struct mabn_net *net, const struct mabn_net_sgd *sgd);
-    mabn_status (*step)(struct mabn_net *net, double smoothing, const struct mabn_net_sgd *sgd);
+    mabn_status (*update)(struct mabn_net *net, const struct mabn_params_sgd *sgd);
+    mabn_status (*step)(struct mabn_net *net, double smoothing, const struct mabn_params_sgd *sgd);
     mabn_status (*result)(struct mabn_net *net, struct mabn_net_result *result);
     /* NULL where losses are never scaled. */
     mabn_status (*get_scale)(struct mabn_net *net, struct mabn_net_loss_scale *scale);
     mabn_status (*set_scale)(struct mabn_net *net, const struct mabn_net_loss_scale *scale);
-    /* Within the device's memory, after what was asked before. */
-    mabn_status (*copy)(struct mabn_net *net, void *to, const void *from, size_t bytes);
     mabn_status (*time_convolutions)(struct mabn_net *net, double *seconds);
     mabn_status (*time_layers)(struct mabn_net *net, struct net_layer_time *times /* (nodes) */);
     mabn_status (*time_copy)(struct mabn_net *net, void *to, const void *from, size_t bytes,
@@ -112,40 +150,45 @@ struct net_backend {
 extern const struct net_backend mabn_net_cpu;
 extern const struct net_backend mabn_net_cuda;
 
+/* An output with a name. In training it has a gradient, which the caller writes before backward. */
+struct output {
+    char *name;
+    int node;
+};
+
 struct mabn_net {
     struct mabn_device *device;
     const struct net_backend *backend;
     struct net_cuda *cuda; /* what run_cuda.cu keeps; NULL on the CPU */
     struct mabn_net_options options;
     enum mabn_dtype dtype; /* of activations, their gradients and the weights in use */
+    struct mabn_params *params;
+    bool owns_params;
     mabn_status status; /* the first failure of what cannot report it: building, initializing … */
     char *message;      /* … and what it said */
     bool planned;
-    int behind; /* steps begun whose result was not fetched */
+    int behind;      /* steps begun whose result was not fetched */
+    int64_t rows;    /* that live now; options.batch where they do not vary */
+    bool accumulate; /* backward adds to all gradients of parameters */
 
     struct node *nodes;
-    int node_count, node_capacity, output;
-    struct parameter *parameters;
-    int parameter_count, parameter_capacity;
+    int node_count, node_capacity;
+    struct output *outputs;
+    int output_count, output_capacity;
+    int output; /* the first output's node: a classifier's logits */
     struct buffer *buffers;
     int buffer_count, buffer_capacity;
-    struct mabn_net_tensor *tensors;
-    int *tensor_source; /* parameter; or node * MABN_NORM_MAX_TENSORS + its entry */
-    int tensor_count, tensor_capacity;
 
-    size_t values; /* floats in each of the three arenas below */
-    struct arena weights, gradients, momentum;
-    struct arena state, activations;
+    struct arena activations;
     size_t arena_bytes;  /* of all arenas, a backend's own as well */
     struct arena packed; /* weights as convolutions read them, where they differ */
-    bool stale; /* the weights in use (packed, folded, rounded) are not of these parameters */
+    uint64_t version;    /* of the parameters that what is packed, folded or rounded was made of */
 
     int64_t input_channels; /* as the first convolution reads them: padded on a GPU */
 
     /* The CPU's. */
-    float *folded_bias, *fold_a, *fold_b;
-    struct mabn_sgd_param *sgd;
-    int sgd_count;
+    float *folded_bias, *fold_a, *fold_b; /* fold_*: as long as the widest node */
+    size_t packed_bytes, biases;          /* while the nodes are made ready */
     size_t weight_bytes,
         scratch_bytes;       /* shared scratch: a layer's weights in use, then the ops' */
     int32_t *labels, *ranks; /* (N) */
@@ -159,6 +202,11 @@ struct mabn_net {
     int record_count;
 };
 
+static inline bool net_stale(const struct mabn_net *net)
+{
+    return net->version != net->params->version;
+}
+
 static inline int net_backward_step(const struct mabn_net *net, int node)
 {
     return 2 * net->node_count - node;
@@ -171,25 +219,54 @@ static inline float *net_buffer(const struct mabn_net *net, int buffer)
 
 static inline float *net_weight(const struct mabn_net *net, int parameter)
 {
-    return parameter < 0 ? NULL : (float *)net->weights.base + net->parameters[parameter].offset;
+    return params_weight(net->params, parameter);
 }
 
 static inline float *net_gradient(const struct mabn_net *net, int parameter)
 {
-    return parameter < 0 || !net->parameters[parameter].trains
-               ? NULL
-               : (float *)net->gradients.base + net->parameters[parameter].offset;
+    return params_gradient(net->params, parameter);
 }
 
-/* Floats of a node's output. */
+/* Floats of a node's output, for as many rows as the plan has room for. */
 static inline int64_t net_values(const struct mabn_net *net, const struct node *node)
 {
     return net->options.batch * node->h * node->w * node->c;
 }
 
+/* Floats of one row of a node's output. */
+static inline int64_t net_row(const struct node *node)
+{
+    return node->h * node->w * node->c;
+}
+
 static inline bool net_reads(const struct node *node, int x)
 {
-    return node->x == x || node->residual == x;
+    for (int k = 0; k < NODE_MAX_READS; k++)
+        if (node->reads[k] == x) return true;
+    return false;
+}
+
+/* The k-th node that is read, NULL if none; its output; the gradient that backward gives it. */
+static inline struct node *net_read(const struct mabn_net *net, const struct node *node, int k)
+{
+    return node->reads[k] < 0 ? NULL : &net->nodes[node->reads[k]];
+}
+
+static inline float *net_data(const struct mabn_net *net, const struct node *node)
+{
+    return node->bound ? (float *)node->binding.values : net_buffer(net, node->data);
+}
+
+static inline const float *net_read_data(const struct mabn_net *net, const struct node *node, int k)
+{
+    return net_data(net, &net->nodes[node->reads[k]]);
+}
+
+static inline float *net_dx(const struct mabn_net *net, const struct node *node, int k)
+{
+    if (node->reads[k] < 0 || !net->nodes[node->reads[k]].trains) return NULL;
+    if (net->nodes[node->reads[k]].bound) return net->nodes[node->reads[k]].binding.gradient;
+    return net_buffer(net, node->dx[k]);
 }
 
 static inline size_t net_align(size_t bytes)
@@ -200,10 +277,55 @@ static inline size_t net_align(size_t bytes)
 /* plan.c */
 mabn_status mabn_net_get_arena(struct mabn_net *net, struct arena *arena, size_t bytes);
 
-/* tensors.c: list what checkpoints hold, once everything is placed. */
-void mabn_net_list_tensors(struct mabn_net *net);
-/* The norms' state as at the start. */
-mabn_status mabn_net_reset_state(struct mabn_net *net);
+/* The only reader of node x, or -1. */
+int mabn_net_only_reader(const struct mabn_net *net, int x);
+
+/* build.c, for the files in nodes/: a new node, NULL when building has failed or a read is none of
+ * the nodes (x alone, or all that are not negative). Failures are kept for mabn_net_plan. */
+struct node *mabn_net_add(struct mabn_net *net, const struct node_kind *kind, const char *name,
+                          const int *reads, int count);
+int mabn_net_added(const struct mabn_net *net, const struct node *node); /* its number */
+int mabn_net_refuse(struct mabn_net *net, mabn_status status);           /* returns -1 */
+/* Declare a parameter of the node; the number in *index stays -1 when that fails. */
+void mabn_net_declare(struct mabn_net *net, const struct node *node, int *index, const char *suffix,
+                      struct mabn_shape shape, const struct parameter *like);
+
+/* run_cpu.c, for the files in nodes/: the device's scratch, cut in two. */
+struct scratch {
+    float *weights; /* a layer's weights in use, or a gradient that is then added */
+    void *ops;      /* the operations' own */
+};
+mabn_status mabn_net_scratch(struct mabn_net *net, struct scratch *s);
+static inline void net_want_scratch(struct mabn_net *net, size_t weights, size_t ops)
+{
+    if (weights > net->weight_bytes) net->weight_bytes = (weights + 255) & ~(size_t)255;
+    if (ops > net->scratch_bytes) net->scratch_bytes = ops;
+}
+/* run.c: what the node's first read gave in forward: kept, or made again by the reader that needs
+ * it first. */
+mabn_status mabn_net_input_again(struct mabn_net *net, const struct node *reader,
+                                 const float **input);
+static inline bool net_adds(const struct mabn_net *net, const struct node *node)
+{
+    return net->accumulate || node->parameters_add;
+}
+
+/* nodes/conv.c, for a norm: run the convolution that took it in; what the two move together. */
+mabn_status mabn_node_conv_infer_for(struct mabn_net *net, int conv, const struct node *norm);
+void mabn_node_conv_describe_in(const struct mabn_net *net, const struct node *conv,
+                                const struct node *norm, struct mabn_net_layer *layer);
+
+/* How weights start: as the layer says, or by its kind's own rule. */
+#define net_fill(start, by_kind)                          \
+    ((start)->rule == MABN_START_NORMAL    ? FILL_NORMAL  \
+     : (start)->rule == MABN_START_UNIFORM ? FILL_UNIFORM \
+                                           : (by_kind))
+
+/* layers.c, for `describe`: bytes of a node's output, of its gradient, of its weights in use. */
+double mabn_net_output_bytes(const struct mabn_net *net, const struct node *node);
+double mabn_net_gradient_bytes(const struct mabn_net *net, const struct node *node);
+double mabn_net_weight_bytes(const struct mabn_net *net, const struct node *node);
+
 /* run.c: report a failure that was kept. */
 mabn_status mabn_net_check(struct mabn_net *net);
 /* Record a norm before its backward; `io` in host memory, of the first run at least. */

@@ -29,7 +29,7 @@ static bool is_mabn(const struct node *norm)
 /* The others' sums are float32's about zero (norm_cuda.h): not for exact float32. */
 static bool can_join(const struct mabn_net *net, const struct node *norm)
 {
-    if (norm->kind != NODE_NORM || !mabn_norm_cuda_can_join(&norm->norm, net->options.batch))
+    if (norm->kind != &mabn_node_norm || !mabn_norm_cuda_can_join(&norm->norm, net->options.batch))
         return false;
     return is_mabn(norm) || net->options.precision != MABN_NET_FP32 ||
            net->options.join == MABN_NET_JOIN_ALWAYS;
@@ -38,8 +38,8 @@ static bool can_join(const struct mabn_net *net, const struct node *norm)
 /* Nothing that still comes in backward adds to the gradient of this convolution's input. */
 static bool is_last_to_add(const struct mabn_net *net, const struct node *conv)
 {
-    for (int i = conv->x + 1; i < conv - net->nodes; i++)
-        if (net_reads(&net->nodes[i], conv->x)) return false;
+    for (int i = conv->reads[0] + 1; i < conv - net->nodes; i++)
+        if (net_reads(&net->nodes[i], conv->reads[0])) return false;
     return true;
 }
 
@@ -49,21 +49,21 @@ void mabn_net_cuda_ask_joins(const struct mabn_net *net, const struct node *conv
     const struct mabn_net_options *options = &net->options;
     const bool timed = options->join == MABN_NET_JOIN_AUTO && options->tune;
     if (!options->training || (options->join != MABN_NET_JOIN_ALWAYS && !timed)) return;
-    if (conv->kind != NODE_CONV) return;
+    if (conv->kind != &mabn_node_conv) return;
     if (conv->partner >= 0 && can_join(net, &net->nodes[conv->partner])) {
         const struct node *norm = &net->nodes[conv->partner];
         o->after.wanted = is_mabn(norm);
-        o->after.residual = is_mabn(norm) && norm->residual >= 0;
+        o->after.residual = is_mabn(norm) && norm->reads[1] >= 0;
         o->after.relu = is_mabn(norm) && norm->io.relu;
         /* MABN's few steps until it is known are not worth a kernel to be compiled. */
         o->after.sums = !is_mabn(norm) || options->join == MABN_NET_JOIN_ALWAYS;
     }
-    const struct node *x = &net->nodes[conv->x];
+    const struct node *x = &net->nodes[conv->reads[0]];
     if (can_join(net, x) && x->trains && is_last_to_add(net, conv)) {
         o->before.wanted = true;
-        o->before.add = conv->dx_adds;
+        o->before.add = conv->dx_adds[0];
         o->before.mask = !x->io.relu        ? MABN_CONV_MASK_NONE
-                         : x->residual >= 0 ? MABN_CONV_MASK_Y
+                         : x->reads[1] >= 0 ? MABN_CONV_MASK_Y
                                             : MABN_CONV_MASK_X;
         o->before.sum = !is_mabn(x);
     }
@@ -100,7 +100,7 @@ static mabn_status joined_conv(struct mabn_net *net, const struct node *conv)
     const struct mabn_conv_cuda_norm_out out = {memory(net, norm->data), behind->io.residual,
                                                 behind->a, behind->b, behind->totals[SQUARE]};
     return mabn_conv_cuda_forward_norm(layer->conv, memory(net, conv->data),
-                                       memory(net, net->nodes[conv->x].data), layer->work, &out,
+                                       memory(net, net->nodes[conv->reads[0]].data), layer->work, &out,
                                        net->cuda->scratch, net->cuda->stream);
 }
 
@@ -123,7 +123,7 @@ mabn_status mabn_net_cuda_forward_summing(struct mabn_net *net, const struct nod
     const struct layer *layer = layer_of(net, conv);
     float *const *totals = net->cuda->layers[conv->partner].totals;
     return mabn_conv_cuda_forward_sums(
-        layer->conv, memory(net, conv->data), memory(net, net->nodes[conv->x].data), layer->work,
+        layer->conv, memory(net, conv->data), memory(net, net->nodes[conv->reads[0]].data), layer->work,
         totals[SUM], totals[SQUARE], net->cuda->scratch, net->cuda->stream);
 }
 
@@ -141,12 +141,12 @@ mabn_status mabn_net_cuda_forward_summed(struct mabn_net *net, const struct node
 
 mabn_status mabn_net_cuda_backward_joined(struct mabn_net *net, const struct node *conv)
 {
-    const struct node *norm = &net->nodes[conv->x];
+    const struct node *norm = &net->nodes[conv->reads[0]];
     const struct layer *layer = layer_of(net, conv);
     struct layer *before = layer_of(net, norm);
     struct mabn_conv_cuda_norm_in in = {before->io.x,        NULL, NULL, NULL, before->totals[DOT],
                                         before->totals[DSUM]};
-    if (norm->residual >= 0) in.y = memory(net, norm->data);
+    if (norm->reads[1] >= 0) in.y = memory(net, norm->data);
     mabn_norm_cuda_saved_affine(&norm->norm, before->io.saved, net->options.batch, &in.a, &in.b);
     return mabn_conv_cuda_backward_norm(layer->conv, memory(net, norm->grad),
                                         memory(net, conv->grad), layer->work, &in,
@@ -241,7 +241,7 @@ static mabn_status time_sums(struct mabn_net *net, const struct node *conv, bool
 
 static mabn_status time_before(struct mabn_net *net, const struct node *conv, bool *better)
 {
-    const struct node *norm = &net->nodes[conv->x];
+    const struct node *norm = &net->nodes[conv->reads[0]];
     const struct layer *layer = layer_of(net, conv);
     struct mabn_norm_cuda_io io = layer_of(net, norm)->io;
     const struct net_cuda *c = net->cuda;
@@ -249,10 +249,10 @@ static mabn_status time_before(struct mabn_net *net, const struct node *conv, bo
     io.scratch = c->scratch;
     io.y = memory(net, norm->data);
     MABN_TRY(mabn_norm_cuda_forward(&norm->norm, &io)); /* the window's place is of a call */
-    if (norm->residual < 0) io.y = NULL;
+    if (norm->reads[1] < 0) io.y = NULL;
     MABN_TRY(time_of(net, &apart, [&]() -> mabn_status {
         MABN_TRY(mabn_conv_cuda_backward_data(layer->conv, memory(net, norm->grad),
-                                              memory(net, conv->grad), layer->work, conv->dx_adds,
+                                              memory(net, conv->grad), layer->work, conv->dx_adds[0],
                                               c->scratch, c->stream));
         return mabn_norm_cuda_backward(&norm->norm, &io);
     }));
@@ -315,7 +315,7 @@ static mabn_status list_joined(struct mabn_net *net)
         const struct node *norm = &net->nodes[i];
         const struct layer *layer = &c->layers[i];
         struct mabn_norm_cuda_join join;
-        if (norm->kind != NODE_NORM || norm->partner < 0 || !c->layers[norm->partner].after)
+        if (norm->kind != &mabn_node_norm || norm->partner < 0 || !c->layers[norm->partner].after)
             continue;
         MABN_TRY(mabn_norm_cuda_join_init(&join, &norm->norm, layer->io.state, layer->io.gamma,
                                           layer->io.beta, layer->a, layer->b));
@@ -327,6 +327,20 @@ static mabn_status list_joined(struct mabn_net *net)
     MABN_TRY(mabn_net_get_arena(net, &c->join_entries, list.size() * sizeof list[0]));
     c->join_list = (struct mabn_norm_cuda_join *)c->join_entries.base;
     return mabn_device_put(net->device, c->join_list, list.data(), list.size() * sizeof list[0]);
+}
+
+/* Choose for every convolution. What is timed moves the norms' state, which may be another network's
+ * as well: it is put back. */
+static mabn_status choose_all(struct mabn_net *net)
+{
+    const struct arena *state = &net->params->state;
+    char *kept = (char *)mabn_xmalloc(state->bytes + 1);
+    mabn_status status = mabn_device_get(net->device, kept, state->base, state->bytes);
+    for (int i = 0; i < net->node_count && !status; i++)
+        if (net->nodes[i].kind == &mabn_node_conv) status = choose(net, &net->nodes[i]);
+    if (!status) status = mabn_device_put(net->device, state->base, kept, state->bytes);
+    free(kept);
+    return status;
 }
 
 mabn_status mabn_net_cuda_prepare_joins(struct mabn_net *net)
@@ -344,16 +358,15 @@ mabn_status mabn_net_cuda_prepare_joins(struct mabn_net *net)
     /* What is timed must meet no odd values: a norm takes its time over some. */
     MABN_TRY(mabn_device_zero(net->device, c->joined.base, c->joined.bytes));
     MABN_TRY(mabn_device_zero(net->device, net->activations.base, net->activations.bytes));
-    MABN_TRY(mabn_net_reset_state(net));
+    MABN_TRY(choose_all(net));
     for (int i = 0; i < net->node_count; i++) {
-        if (net->nodes[i].kind != NODE_CONV) continue;
+        if (net->nodes[i].kind != &mabn_node_conv) continue;
         struct layer *layer = &c->layers[i];
-        MABN_TRY(choose(net, &net->nodes[i]));
         layer->after = c->convs[layer->shared].after;
         layer->sums = c->convs[layer->shared].sums;
         layer->before = c->convs[layer->shared].before;
         if (!layer->before) continue;
-        const struct node *norm = &net->nodes[net->nodes[i].x];
+        const struct node *norm = &net->nodes[net->nodes[i].reads[0]];
         take_gradient_sums(net, norm, &layer_of(net, norm)->io);
     }
     return list_joined(net);

@@ -5,23 +5,33 @@
  * primitives. After that a step allocates nothing, decides nothing and looks at no shape: it walks
  * the list forward, and backward.
  *
- *   Parameters, gradients and momentum are one arena each, with named views under PyTorch's names
- *   ("layer1.0.conv1.weight"). Norm state is owned by the norms (lib/norm) and named the same way.
+ *   Parameters are not the plan's: it borrows a store (net/params.h), or makes one of its own.
+ * Plans of other shapes, or for validation, over the same store always see its newest values.
  *   Inference reuses activation memory by liveness and folds every norm that can be folded
  *   (weight centralization included) into the convolution before it.
  *   Training keeps what backward reads (inputs of convolutions and of norms, nothing else), and
  *   gradients take over each other's buffers; with save_memory the inputs of convolutions inside
  *   a block are computed again from the norm's input instead of kept.
  *
- * One training step:
+ * Outputs have names. In training every output has a gradient as well, which the caller fills
+ * between forward and backward: with a loss's, or through a plan that reads the output. An input
+ * can be *bound* to another plan's output: forward reads it where it lies, backward adds to its
+ * gradient there.
+ *
+ * Rows. A plan has room for options.batch rows. With options.vary_rows each run may take fewer,
+ * down to none at all, without planning again (mabn_net_set_rows).
+ *
+ * One training step of a classifier:
  *     fill mabn_net_input and mabn_net_labels
  *     mabn_net_forward, mabn_net_loss, mabn_net_backward, mabn_net_update
- * One inference batch: fill the input, mabn_net_forward, read mabn_net_logits. The batch is always
- * whole: with fewer images, leave the rest as it is and ignore those rows (no row of an inference
- * batch depends on another).
+ * One inference batch: fill the input, mabn_net_forward, read mabn_net_logits. Where rows do not
+ * vary the batch is always whole: with fewer images, leave the rest as it is and ignore those rows
+ * (no row of an inference batch depends on another).
  *
- * To validate during training, build a second net with training = false and mabn_net_copy into it
- * before each validation. Everything is bitwise repeatable for a given thread count. */
+ * To add a layer: a file in nodes/ with its kind's table (struct node_kind in internal.h says what
+ * that holds), its mabn_net_add_… here, its test in tests/unit/test_nodes.c.
+ *
+ * Everything is bitwise repeatable for a given thread count. */
 #ifndef MABN_NET_NET_H
 #define MABN_NET_NET_H
 
@@ -31,6 +41,7 @@
 
 #include "base/status.h"
 #include "device/device.h"
+#include "net/params.h"
 #include "tensor/tensor.h"
 
 MABN_BEGIN_DECLS
@@ -60,7 +71,7 @@ enum mabn_net_join {
 };
 
 struct mabn_net_options {
-    int batch, height, width, channels; /* of the input */
+    int batch, height, width, channels; /* of the input, or rows alone where all inputs are bound */
     enum mabn_net_precision precision;
     bool training;
     bool no_fold; /* inference: keep norms apart from convolutions, to compare */
@@ -72,7 +83,9 @@ struct mabn_net_options {
     enum mabn_net_join join;
     bool bytes;       /* pictures come as bytes; on a GPU only, which normalizes them itself */
     bool save_memory; /* training: compute again what lies between norm input and block output */
+    bool vary_rows;   /* a run may take fewer rows than `batch`; on the CPU only */
     const struct mabn_norm_sync *sync; /* for SyncBN; borrowed, NULL: one rank */
+    struct mabn_params *params;        /* borrowed; NULL: the network has a store of its own */
 };
 
 /* ---- building: for lib/model; each call appends a node and returns the id of its output ---- */
@@ -81,15 +94,25 @@ MABN_MUST_USE mabn_status mabn_net_new(struct mabn_net **net, struct mabn_device
                                        const struct mabn_net_options *options);
 void mabn_net_free(struct mabn_net *net); /* NULL is fine */
 
+/* How a layer's weights start; {0}: as mabn_params_initialize is told. */
+struct mabn_net_start {
+    enum { MABN_START_DEFAULT, MABN_START_NORMAL, MABN_START_UNIFORM } rule;
+    double spread; /* standard deviation; half the width */
+};
+
 struct mabn_net_conv {
     int out_channels;
     int kernel, stride, pad; /* square */
     bool bias;
-    bool centralize; /* subtract each filter's mean from the weights that are used */
+    bool centralize;             /* subtract each filter's mean from the weights that are used */
+    struct mabn_net_start start; /* of the weights; a bias starts at 0 when this is given */
 };
 
 /* The network input, (N,H,W,C). */
 int mabn_net_add_input(struct mabn_net *net);
+/* An input of `channels` that is another plan's output; see mabn_net_bind. With `gradient` backward
+ * adds to that output's gradient. Only RoIAlign reads one. */
+int mabn_net_add_bound(struct mabn_net *net, const char *name, int channels, bool gradient);
 /* "<name>.weight" and, with bias, "<name>.bias". */
 int mabn_net_add_conv(struct mabn_net *net, int x, const char *name,
                       const struct mabn_net_conv *conv);
@@ -98,13 +121,50 @@ int mabn_net_add_norm(struct mabn_net *net, int x, const char *name,
                       const struct mabn_norm_options *norm, int residual, bool relu);
 int mabn_net_add_max_pool(struct mabn_net *net, int x, int kernel, int stride, int pad);
 int mabn_net_add_global_pool(struct mabn_net *net, int x); /* mean over H,W → (N,1,1,C) */
-int mabn_net_add_linear(struct mabn_net *net, int x, const char *name, int out);
+/* Reads (N,h,w,C) as h·w·C values; in files its weights' columns are in the order C,h,w. */
+struct mabn_net_linear {
+    int out;
+    bool no_bias;
+    struct mabn_net_start start;
+};
+int mabn_net_add_linear(struct mabn_net *net, int x, const char *name,
+                        const struct mabn_net_linear *linear);
 
-/* The last node's output is what the network computes. Failures of the calls above (names, shapes,
- * memory) are reported here, so that model code need not check each line. */
-MABN_MUST_USE mabn_status mabn_net_plan(struct mabn_net *net, int output);
+/* What the network computes. The first output is a classifier's logits for what is below. */
+void mabn_net_add_output(struct mabn_net *net, int x, const char *name);
+
+/* Failures of the calls above (names, shapes, memory) are reported here, so that model code need
+ * not check each line. A store that is not placed yet is placed. */
+MABN_MUST_USE mabn_status mabn_net_plan(struct mabn_net *net);
+/* Only report failures: for a network that was built to declare its parameters. */
+MABN_MUST_USE mabn_status mabn_net_built(struct mabn_net *net);
 
 /* ---- running ---- */
+
+struct mabn_params *mabn_net_params(const struct mabn_net *net);
+
+/* The rows of the runs that follow: 0 to options.batch. */
+void mabn_net_set_rows(struct mabn_net *net, int64_t rows);
+
+/* An output's memory, (n,h,w,c) float32: n as many as the last run had. `gradient` is NULL in
+ * inference; of a training plan it is the caller's from forward to backward. */
+struct mabn_net_output {
+    float *values, *gradient;
+    int64_t n, h, w, c;
+};
+/* MABN_BUG when there is none of this name. */
+struct mabn_net_output mabn_net_output_of(const struct mabn_net *net, const char *name);
+
+/* Where a bound input's values are from now on, and where its gradient is added (NULL: nowhere). */
+struct mabn_net_binding {
+    const float *values;
+    float *gradient;
+    int64_t n, h, w;
+};
+void mabn_net_bind(struct mabn_net *net, int input, const struct mabn_net_binding *binding);
+
+/* Whether backward adds to the gradients of parameters from now on, instead of overwriting. */
+void mabn_net_accumulate(struct mabn_net *net, bool accumulate);
 
 float *mabn_net_input(struct mabn_net *net);              /* (N,H,W,C): fill before forward */
 uint8_t *mabn_net_bytes(struct mabn_net *net);            /* in its place, with options.bytes */
@@ -129,13 +189,8 @@ const int32_t *mabn_net_ranks(const struct mabn_net *net); /* (N) */
 /* Gradients overwrite. Once after each forward and loss. */
 MABN_MUST_USE mabn_status mabn_net_backward(struct mabn_net *net);
 
-struct mabn_net_sgd {
-    double lr, momentum, weight_decay;
-    bool nesterov;
-    bool no_decay_norm_bias; /* decay only convolution and linear weights (default: everything) */
-};
-/* buf = momentum·buf + grad + decay·p; p -= lr·buf. */
-MABN_MUST_USE mabn_status mabn_net_update(struct mabn_net *net, const struct mabn_net_sgd *sgd);
+/* mabn_params_update of the network's store. */
+MABN_MUST_USE mabn_status mabn_net_update(struct mabn_net *net, const struct mabn_params_sgd *sgd);
 
 /* ---- running behind ----
  *
@@ -151,7 +206,7 @@ MABN_MUST_USE mabn_status mabn_net_update(struct mabn_net *net, const struct mab
  * On the CPU depth is 1 and a step's result is there when it returns; on a GPU it is 2: the result
  * of step k comes while step k+1 runs, and the host waits for nothing else. After mabn_net_step the
  * input and labels are other memory than before: ask again. Anything else that is asked of the net
- * (tensors, a copy, mabn_net_forward) waits for the steps begun; their results stay to be fetched.
+ * or its parameters waits for the steps begun; their results stay to be fetched.
  */
 
 struct mabn_net_result {
@@ -163,7 +218,7 @@ struct mabn_net_result {
 
 /* Training: forward, loss, backward, update. Inference: forward and loss; sgd is NULL. */
 MABN_MUST_USE mabn_status mabn_net_step(struct mabn_net *net, double smoothing,
-                                        const struct mabn_net_sgd *sgd);
+                                        const struct mabn_params_sgd *sgd);
 /* The result of the oldest step not fetched yet; mabn_net_logits and mabn_net_ranks are then that
  * step's, until the next step. */
 MABN_MUST_USE mabn_status mabn_net_result(struct mabn_net *net, struct mabn_net_result *result);
@@ -179,51 +234,6 @@ MABN_MUST_USE mabn_status mabn_net_loss_scale_get(struct mabn_net *net,
                                                   struct mabn_net_loss_scale *scale);
 MABN_MUST_USE mabn_status mabn_net_loss_scale_set(struct mabn_net *net,
                                                   const struct mabn_net_loss_scale *scale);
-
-/* No parameter is infinite or not a number. */
-MABN_MUST_USE mabn_status mabn_net_finite(struct mabn_net *net, bool *finite);
-
-/* The arenas, for all-reduce, checks and counting. */
-float *mabn_net_parameters(struct mabn_net *net, size_t *count); /* device memory */
-float *mabn_net_gradients(struct mabn_net *net, size_t *count);  /* likewise; NULL in inference */
-
-/* ---- named tensors: what a checkpoint holds ---- */
-
-enum mabn_net_role {
-    MABN_NET_PARAMETER,
-    MABN_NET_STATE,    /* of the norms: running statistics, windows, counters */
-    MABN_NET_MOMENTUM, /* same names as the parameters; training nets only */
-    MABN_NET_GRADIENT, /* likewise: for tests and inspection, not for checkpoints */
-};
-
-struct mabn_net_tensor {
-    const char *name;
-    enum mabn_net_role role;
-    enum mabn_dtype dtype;
-    struct mabn_shape shape; /* as in files: convolution weights OIHW */
-};
-
-int mabn_net_tensor_count(const struct mabn_net *net);
-const struct mabn_net_tensor *mabn_net_tensor_at(const struct mabn_net *net, int index);
-/* Index, or -1. */
-int mabn_net_tensor_find(const struct mabn_net *net, const char *name, enum mabn_net_role role);
-/* Copy a tensor out or in, in file order; `bytes` must be its exact size. Setting a constant one
- * (MABN's sta_matrix) is accepted and does nothing. */
-MABN_MUST_USE mabn_status mabn_net_tensor_get(const struct mabn_net *net, int index, void *values,
-                                              size_t bytes);
-MABN_MUST_USE mabn_status mabn_net_tensor_set(struct mabn_net *net, int index, const void *values,
-                                              size_t bytes);
-/* Parameters and state of one net into another of the same model. */
-MABN_MUST_USE mabn_status mabn_net_copy(struct mabn_net *dst, const struct mabn_net *src);
-
-enum mabn_net_init {
-    MABN_NET_INIT_FAN_OUT, /* convolutions N(0, 2/fan_out): classification */
-    MABN_NET_INIT_FAN_IN,  /* convolutions uniform in ±sqrt(3/fan_in): detection bodies */
-};
-/* All parameters and state as at the start: convolutions by `kind`, linear layers uniform in
- * ±1/sqrt(fan_in), norms 1 and 0; momentum 0. The same numbers for the same seed and names,
- * whatever the thread count. */
-void mabn_net_initialize(struct mabn_net *net, uint64_t seed, enum mabn_net_init kind);
 
 /* ---- looking inside ---- */
 

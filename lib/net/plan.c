@@ -8,17 +8,15 @@
  * input, a norm with residual and ReLU its output (the mask). Nothing else is: a pool keeps its
  * winners, a ReLU without residual finds its mask in the norm's input. Gradients take over buffers
  * where they can: a norm writes its input's gradient over its output's, a shortcut takes the
- * gradient of the block's output as its own.
+ * gradient of the block's output as its own. Outputs have their gradients from the moment forward
+ * is done.
  *
- * Inference. A norm that folds is executed by the convolution before it, at the norm's place in the
- * list, adding to the shortcut's buffer; the convolution's own node does nothing. */
+ * Inference. A node that is executed in another's place has no output of its own. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
 #include "net/internal.h"
-#include "ops/pool.h"
-#include "ops/sgd.h"
 
 static int new_buffer(struct mabn_net *net, size_t bytes, int first, int last)
 {
@@ -28,27 +26,45 @@ static int new_buffer(struct mabn_net *net, size_t bytes, int first, int last)
     return net->buffer_count++;
 }
 
-/* Of a node's gradient, and of its output but for logits, which are float32. */
+/* Of a node's gradient, and of its output but for outputs of the net, which are float32. */
 static size_t node_bytes(const struct mabn_net *net, const struct node *node)
 {
     int64_t values = net_values(net, node);
-    if (node->kind == NODE_INPUT) values = values / node->c * net->input_channels;
+    if (node->kind == &mabn_node_input) values = values / node->c * net->input_channels;
     return (size_t)values * mabn_dtype_size(net->dtype);
 }
 
-static size_t output_bytes(const struct mabn_net *net, const struct node *node)
+static bool is_output(const struct mabn_net *net, int i)
 {
-    bool logits = node == &net->nodes[net->output];
-    return logits ? (size_t)net_values(net, node) * sizeof(float) : node_bytes(net, node);
+    for (int k = 0; k < net->output_count; k++)
+        if (net->outputs[k].node == i) return true;
+    return false;
+}
+
+static size_t output_bytes(const struct mabn_net *net, int i)
+{
+    const struct node *node = &net->nodes[i];
+    return is_output(net, i) ? (size_t)net_values(net, node) * sizeof(float)
+                             : node_bytes(net, node);
 }
 
 static void hold_until(struct mabn_net *net, int buffer, int step)
 {
-    if (net->buffers[buffer].last < step) net->buffers[buffer].last = step;
+    if (buffer >= 0 && net->buffers[buffer].last < step) net->buffers[buffer].last = step;
 }
 
-/* The last node that reads x in forward; x itself when none does. */
+/* When x is last read in forward; x itself when it is not. */
 static int last_reader(const struct mabn_net *net, int x)
+{
+    int last = x;
+    for (int j = x + 1; j < net->node_count; j++)
+        if (net_reads(&net->nodes[j], x) && net->nodes[j].runs_at > last)
+            last = net->nodes[j].runs_at;
+    return last;
+}
+
+/* The reader of x whose backward comes first. */
+static int first_backward(const struct mabn_net *net, int x)
 {
     int last = x;
     for (int j = x + 1; j < net->node_count; j++)
@@ -56,8 +72,7 @@ static int last_reader(const struct mabn_net *net, int x)
     return last;
 }
 
-/* The only reader of x, or -1. */
-static int only_reader(const struct mabn_net *net, int x)
+int mabn_net_only_reader(const struct mabn_net *net, int x)
 {
     int reader = -1;
     for (int j = x + 1; j < net->node_count; j++)
@@ -68,43 +83,49 @@ static int only_reader(const struct mabn_net *net, int x)
     return reader;
 }
 
-/* ---- inference ---- */
+static void join_nodes(struct mabn_net *net)
+{
+    for (int i = 0; i < net->node_count; i++)
+        if (net->nodes[i].kind->join) net->nodes[i].kind->join(net, i);
+}
 
-static void fold_norms(struct mabn_net *net)
+/* The caller may fill inputs at any time. */
+static void hold_inputs(struct mabn_net *net)
 {
     for (int i = 0; i < net->node_count; i++) {
-        struct node *norm = &net->nodes[i];
-        if (norm->kind != NODE_NORM || !mabn_norm_folds(norm->norm.options.kind)) continue;
-        struct node *conv = &net->nodes[norm->x];
-        if (conv->kind != NODE_CONV || only_reader(net, norm->x) != i || net->output == norm->x)
-            continue;
-        norm->folded = norm->x;
-        conv->folded = i;
+        const struct node *node = &net->nodes[i];
+        if (node->kind != &mabn_node_input || node->bound) continue;
+        net->buffers[node->data].first = 0;
+        net->buffers[node->data].last = 2 * net->node_count;
     }
+}
+
+/* ---- inference ---- */
+
+/* The read whose buffer the output may lie over, because it is read for the last time. */
+static int over(const struct mabn_net *net, int i)
+{
+    const struct node *node = &net->nodes[i];
+    int read = node->kind->over ? node->kind->over(net, node) : -1;
+    if (read < 0 || net->nodes[read].kind == &mabn_node_input || is_output(net, read)) return -1;
+    return net->buffers[net->nodes[read].data].last == i ? read : -1;
 }
 
 static void plan_inference(struct mabn_net *net)
 {
-    if (!net->options.no_fold) fold_norms(net);
     for (int i = 0; i < net->node_count; i++) {
         struct node *node = &net->nodes[i];
-        if (node->kind == NODE_CONV && node->folded >= 0) continue;
-        int last = i == net->output ? 2 * net->node_count : last_reader(net, i);
-        /* A convolution that is executed later, by its norm, reads its input then. */
-        for (int j = i + 1; j < net->node_count; j++)
-            if (net->nodes[j].x == i && net->nodes[j].kind == NODE_CONV &&
-                net->nodes[j].folded > last)
-                last = net->nodes[j].folded;
-        int over = node->kind != NODE_NORM ? -1 : node->folded >= 0 ? node->residual : node->x;
-        if (over > 0 && net->buffers[net->nodes[over].data].last == i) {
-            node->data = net->nodes[over].data;
+        if (node->runs_at != i || node->bound) continue;
+        int last = is_output(net, i) ? 2 * net->node_count : last_reader(net, i);
+        int under = over(net, i);
+        if (under >= 0) {
+            node->data = net->nodes[under].data;
             hold_until(net, node->data, last);
         } else {
-            node->data = new_buffer(net, output_bytes(net, node), i, last);
+            node->data = new_buffer(net, output_bytes(net, i), i, last);
         }
     }
-    net->buffers[net->nodes[0].data].last = 2 * net->node_count; /* the caller fills it any time */
-    net->buffers[net->nodes[0].data].first = 0;
+    hold_inputs(net);
 }
 
 /* ---- training ---- */
@@ -114,14 +135,14 @@ static int backward_need(const struct mabn_net *net, int i)
 {
     const struct node *node = &net->nodes[i];
     int need = 0;
-    if (node->kind == NODE_NORM && node->residual >= 0 && node->io.relu)
+    if (node->kind->keeps_output && node->kind->keeps_output(node))
         need = net_backward_step(net, i);
     for (int j = i + 1; j < net->node_count; j++) {
         const struct node *reader = &net->nodes[j];
-        bool keeps =
-            reader->kind == NODE_CONV || reader->kind == NODE_LINEAR || reader->kind == NODE_NORM;
-        if (reader->x == i && keeps && net_backward_step(net, j) > need)
-            need = net_backward_step(net, j);
+        for (int k = 0; k < NODE_MAX_READS; k++)
+            if (reader->reads[k] == i && reader->kind->keeps && reader->kind->keeps(reader, k) &&
+                net_backward_step(net, j) > need)
+                need = net_backward_step(net, j);
     }
     return need;
 }
@@ -131,108 +152,114 @@ static int backward_need(const struct mabn_net *net, int i)
 static bool can_remake(const struct mabn_net *net, int i)
 {
     const struct node *node = &net->nodes[i];
-    if (!net->options.save_memory || node->kind != NODE_NORM || node->residual >= 0) return false;
+    if (!net->options.save_memory || !node->kind->remakes || node->reads[1] >= 0) return false;
     for (int j = i + 1; j < net->node_count; j++)
-        if (net_reads(&net->nodes[j], i) &&
-            (net->nodes[j].kind != NODE_CONV || net->nodes[j].residual == i))
-            return false;
-    return i != net->output;
+        if (net_reads(&net->nodes[j], i) && !net->nodes[j].kind->finds_again) return false;
+    return !is_output(net, i);
 }
 
-static void find_partners(struct mabn_net *net)
+static void find_trained(struct mabn_net *net)
 {
-    if (mabn_device_kind_of(net->device) == MABN_DEVICE_CPU) return;
     for (int i = 0; i < net->node_count; i++) {
-        struct node *norm = &net->nodes[i];
-        if (norm->kind != NODE_NORM) continue;
-        struct node *conv = &net->nodes[norm->x];
-        if (conv->kind != NODE_CONV || only_reader(net, norm->x) != i || net->output == norm->x)
-            continue;
-        norm->partner = norm->x;
-        conv->partner = i;
+        struct node *node = &net->nodes[i];
+        if (net_gradient(net, node->weight) || net_gradient(net, node->bias)) node->trains = true;
+        for (int k = 0; k < NODE_MAX_READS; k++)
+            if (node->reads[k] >= 0 && net->nodes[node->reads[k]].trains) node->trains = true;
     }
 }
 
 static void plan_outputs(struct mabn_net *net)
 {
-    find_partners(net);
     for (int i = 0; i < net->node_count; i++) {
         struct node *node = &net->nodes[i];
         int last = last_reader(net, i), need = backward_need(net, i);
-        if (i == net->output) last = 2 * net->node_count;
+        if (node->bound) continue;
+        if (is_output(net, i)) last = 2 * net->node_count;
         if (need && can_remake(net, i)) {
-            node->remake_for = last;
-            node->again =
-                new_buffer(net, node_bytes(net, node), net_backward_step(net, last), need);
+            node->remake_for = first_backward(net, i);
+            node->again = new_buffer(net, node_bytes(net, node),
+                                     net_backward_step(net, node->remake_for), need);
         } else if (need > last) {
             last = need;
         }
-        node->data = new_buffer(net, output_bytes(net, node), i, last);
-        int until = net_backward_step(net, i);
-        if (node->kind == NODE_NORM)
+        node->data = new_buffer(net, output_bytes(net, i), i, last);
+        if (node->kind->saved_bytes)
             node->extra =
-                new_buffer(net, mabn_norm_saved_bytes(&node->norm, net->options.batch), i, until);
-        if (node->kind == NODE_MAX_POOL)
-            node->extra = new_buffer(net, (size_t)net_values(net, node), i, until);
+                new_buffer(net, node->kind->saved_bytes(net, node), i, net_backward_step(net, i));
     }
-    for (int i = 0; i < net->node_count; i++) {
-        const struct node *conv = &net->nodes[i];
-        if (conv->kind == NODE_CONV && conv->partner >= 0 &&
-            net->nodes[conv->partner].norm.options.kind == MABN_NORM_MABN)
-            hold_until(net, net->nodes[conv->x].data, conv->partner);
-    }
-    net->buffers[net->nodes[0].data].last = 2 * net->node_count;
+    hold_inputs(net);
 }
 
-/* The gradient of x is written by the backward of a reader at `step` and read by x's own. */
-static mabn_status give_gradient(struct mabn_net *net, int x, int buffer, int step)
+/* The gradient of x, in a buffer of its own or in one that is taken over, is first written at
+ * `step` and read by x's own backward. */
+static int give_gradient(struct mabn_net *net, int x, int buffer, int step)
 {
     struct node *node = &net->nodes[x];
     if (buffer < 0) buffer = new_buffer(net, node_bytes(net, node), step, step);
     node->grad = buffer;
     hold_until(net, buffer, net_backward_step(net, x));
+    return buffer;
+}
+
+/* Where backward of node i writes the gradient of read k. `mine`: the node's own gradient, while
+ * nobody has taken it over. */
+static mabn_status plan_read(struct mabn_net *net, int i, int k, int *mine)
+{
+    struct node *node = &net->nodes[i], *x = net_read(net, node, k);
+    const int step = net_backward_step(net, i);
+    if (!x || !x->trains || x->bound) return MABN_OK;
+    if (x->grad < 0) {
+        const bool takes = node->kind->takes_over && node->kind->takes_over(node, k);
+        node->dx[k] = give_gradient(net, node->reads[k], takes ? *mine : -1, step);
+        if (takes) *mine = -1;
+        return MABN_OK;
+    }
+    node->dx_adds[k] = true;
+    node->dx[k] = x->grad;
+    if (node->kind->adds && node->kind->adds(node, k)) return MABN_OK;
+    if (!net->backend->sums)
+        return mabn_fail(MABN_ERR_UNSUPPORTED, "'%s': its input is read by others too", node->name);
+    node->dx[k] = new_buffer(net, node_bytes(net, x), step, step); /* run.c adds it to x->grad */
     return MABN_OK;
 }
 
-static mabn_status plan_node_gradient(struct mabn_net *net, int i)
+/* Parameters that several nodes use: the backward that comes first overwrites. */
+static mabn_status find_shared(struct mabn_net *net)
 {
-    struct node *node = &net->nodes[i], *x = &net->nodes[node->x];
-    int step = net_backward_step(net, i);
-    bool can_add = node->kind == NODE_CONV || node->kind == NODE_LINEAR;
-    int mine = node->grad;
-    if (node->kind == NODE_NORM && node->residual >= 0 && net->nodes[node->residual].trains) {
-        if (net->nodes[node->residual].grad >= 0 || node->residual == node->x)
-            return mabn_fail(MABN_ERR_UNSUPPORTED, "'%s': its shortcut is read after it",
-                             node->name);
-        MABN_TRY(give_gradient(net, node->residual, mine, step));
-        mine = -1;
+    for (int i = net->node_count - 1; i > 0; i--) {
+        const struct node *node = &net->nodes[i];
+        if (node->grad < 0 || node->weight < 0) continue;
+        for (int j = i - 1; j > 0; j--) {
+            if (net->nodes[j].weight != node->weight) continue;
+            if (!net->backend->sums)
+                return mabn_fail(MABN_ERR_UNSUPPORTED,
+                                 "'%s': two layers share its parameters, which this device "
+                                 "cannot train",
+                                 node->name);
+            net->nodes[j].parameters_add = true;
+        }
     }
-    if (!x->trains) return MABN_OK;
-    node->dx_adds = x->grad >= 0;
-    if (node->dx_adds && !can_add)
-        return mabn_fail(MABN_ERR_UNSUPPORTED, "'%s': its input is read by others too", node->name);
-    if (node->dx_adds) return MABN_OK;
-    return give_gradient(net, node->x, node->kind == NODE_NORM ? mine : -1, step);
+    return MABN_OK;
 }
 
 static mabn_status plan_training(struct mabn_net *net)
 {
-    for (int i = 0; i < net->node_count; i++) {
-        struct node *node = &net->nodes[i];
-        for (int p = 0; p < 2; p++) {
-            int parameter = p ? node->bias : node->weight;
-            if (parameter >= 0 && net->parameters[parameter].trains) node->trains = true;
-        }
-        if (node->x >= 0 && net->nodes[node->x].trains) node->trains = true;
-        if (node->residual >= 0 && net->nodes[node->residual].trains) node->trains = true;
-    }
+    find_trained(net);
     plan_outputs(net);
-    struct node *output = &net->nodes[net->output];
-    output->grad = new_buffer(net, node_bytes(net, output), net->node_count,
-                              net_backward_step(net, net->output));
-    for (int i = net->output; i > 0; i--)
-        if (net->nodes[i].grad >= 0) MABN_TRY(plan_node_gradient(net, i));
-    return MABN_OK;
+    for (int k = 0; k < net->output_count; k++) {
+        struct node *node = &net->nodes[net->outputs[k].node];
+        if (node->trains && node->grad < 0)
+            node->grad = new_buffer(net, node_bytes(net, node), net->node_count,
+                                    net_backward_step(net, net->outputs[k].node));
+    }
+    for (int i = net->node_count - 1; i > 0; i--) {
+        int mine = net->nodes[i].grad;
+        if (mine < 0) continue;
+        /* A shortcut takes over before the input does. */
+        for (int k = NODE_MAX_READS - 1; k >= 0; k--)
+            MABN_TRY(plan_read(net, i, k, &mine));
+    }
+    return find_shared(net);
 }
 
 /* ---- placing ---- */
@@ -290,52 +317,55 @@ mabn_status mabn_net_get_arena(struct mabn_net *net, struct arena *arena, size_t
     return MABN_OK;
 }
 
-static mabn_status get_arenas(struct mabn_net *net)
-{
-    size_t floats = net->values * sizeof(float), state = 0;
-    for (int i = 0; i < net->node_count; i++) {
-        struct node *node = &net->nodes[i];
-        if (node->kind != NODE_NORM) continue;
-        node->state_bytes = mabn_norm_state_bytes(&node->norm);
-        node->state_offset = state;
-        state += node->state_bytes;
-    }
-    MABN_TRY(mabn_net_get_arena(net, &net->weights, floats));
-    MABN_TRY(mabn_net_get_arena(net, &net->state, state));
-    MABN_TRY(mabn_net_get_arena(net, &net->activations, place_buffers(net)));
-    if (!net->options.training) return MABN_OK;
-    MABN_TRY(mabn_net_get_arena(net, &net->gradients, floats));
-    return mabn_net_get_arena(net, &net->momentum, floats);
-}
-
 /* Tensor cores want channels in rows of 16 bytes; a convolution does not mind a few zeros more. */
 static void pad_input(struct mabn_net *net)
 {
-    int64_t row = 16 / (int64_t)mabn_dtype_size(net->dtype);
+    const int64_t row = net->backend->row_bytes / (int64_t)mabn_dtype_size(net->dtype);
     net->input_channels = net->nodes[0].c;
-    if (mabn_device_kind_of(net->device) == MABN_DEVICE_CPU) return;
+    if (!row) return;
     for (int i = 1; i < net->node_count; i++)
-        if (net_reads(&net->nodes[i], 0) && net->nodes[i].kind != NODE_CONV) return;
+        if (net_reads(&net->nodes[i], 0) && net->nodes[i].kind != &mabn_node_conv) return;
     net->input_channels = (net->input_channels + row - 1) / row * row;
 }
 
-mabn_status mabn_net_plan(struct mabn_net *net, int output)
+mabn_status mabn_net_built(struct mabn_net *net)
+{
+    MABN_TRY(mabn_net_check(net));
+    if (!net->node_count || net->nodes[0].kind != &mabn_node_input || !net->output_count)
+        return mabn_fail(MABN_ERR_ARG, "a network is an input, layers and an output");
+    return MABN_OK;
+}
+
+/* Has the backend each kind of node? */
+static mabn_status check_kinds(const struct mabn_net *net)
+{
+    const bool cuda = mabn_device_kind_of(net->device) == MABN_DEVICE_CUDA;
+    for (int i = 0; i < net->node_count; i++) {
+        const struct node *node = &net->nodes[i];
+        if (!(cuda ? node->kind->cuda : node->kind->cpu))
+            return mabn_fail(MABN_ERR_UNSUPPORTED, "'%s': a %s does not run on this device",
+                             node->name, node->kind->name);
+    }
+    return MABN_OK;
+}
+
+mabn_status mabn_net_plan(struct mabn_net *net)
 {
     if (net->planned) MABN_BUG("network planned twice");
-    MABN_TRY(mabn_net_check(net));
-    if (!net->node_count || net->nodes[0].kind != NODE_INPUT || output < 1 ||
-        output >= net->node_count)
-        return mabn_fail(MABN_ERR_ARG, "a network is an input, layers and one of them as output");
-    net->output = output;
+    MABN_TRY(mabn_net_built(net));
+    MABN_TRY(check_kinds(net));
+    if (!net->params->placed) MABN_TRY(mabn_params_place(net->params, net->options.training));
+    if (net->options.training && !net->params->training)
+        return mabn_fail(MABN_ERR_ARG, "these parameters are not placed for training");
     pad_input(net);
+    join_nodes(net);
     if (net->options.training)
         MABN_TRY(plan_training(net));
     else
         plan_inference(net);
-    MABN_TRY(get_arenas(net));
+    MABN_TRY(mabn_net_get_arena(net, &net->activations, place_buffers(net)));
     MABN_TRY(net->backend->prepare(net));
-    mabn_net_list_tensors(net);
-    MABN_TRY(mabn_net_reset_state(net));
+    net->version = 0;
     net->planned = true;
     return MABN_OK;
 }

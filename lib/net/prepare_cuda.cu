@@ -17,21 +17,21 @@
 
 static struct mabn_conv_shape conv_shape(const struct mabn_net *net, const struct node *node)
 {
-    const struct node *x = &net->nodes[node->x];
+    const struct node *x = &net->nodes[node->reads[0]];
     struct mabn_conv_shape shape = {net->options.batch, x->h, x->w, x->c, node->c, 1, 1, 0};
-    if (node->kind == NODE_CONV) {
+    if (node->kind == &mabn_node_conv) {
         shape.kernel = node->conv.kernel;
         shape.stride = node->conv.stride;
         shape.pad = node->conv.pad;
     }
-    if (x->kind == NODE_INPUT) shape.in = net->input_channels;
+    if (x->kind == &mabn_node_input) shape.in = net->input_channels;
     return shape;
 }
 
 static struct mabn_conv_cuda_options conv_options(const struct mabn_net *net,
                                                   const struct node *node)
 {
-    const struct node *x = &net->nodes[node->x];
+    const struct node *x = &net->nodes[node->reads[0]];
     const bool logits = node == &net->nodes[net->output];
     struct mabn_conv_cuda_options o = {};
     o.dtype = net->dtype;
@@ -39,7 +39,7 @@ static struct mabn_conv_cuda_options conv_options(const struct mabn_net *net,
     o.tf32 = net->options.precision == MABN_NET_TF32;
     o.training = net->options.training;
     o.no_dx = !x->trains;
-    o.no_add = !node->dx_adds;
+    o.no_add = !node->dx_adds[0];
     o.bias = node->bias >= 0;
     o.plain = net->options.exact;
     o.tune = net->options.tune;
@@ -48,7 +48,7 @@ static struct mabn_conv_cuda_options conv_options(const struct mabn_net *net,
         o.bias = true;
         o.bias_dtype = net->dtype;
         o.relu = norm->io.relu;
-        o.add = norm->residual >= 0;
+        o.add = norm->reads[1] >= 0;
     }
     mabn_net_cuda_ask_joins(net, node, &o);
     return o;
@@ -94,7 +94,7 @@ static mabn_status prepare_conv(struct mabn_net *net, struct node *node)
     const mabn_status status = find_conv(net, node);
     if (status) return mabn_fail_prefix(status, "'%s'", node->name);
     layer->padded =
-        net->nodes[node->x].kind == NODE_INPUT && net->input_channels != net->nodes[node->x].c;
+        net->nodes[node->reads[0]].kind == &mabn_node_input && net->input_channels != net->nodes[node->reads[0]].c;
     const size_t workspace = net_align(mabn_conv_cuda_workspace(layer->conv));
     if (workspace > net->scratch_bytes) net->scratch_bytes = workspace;
     mabn_verbose("%s: %s; %s; %s", node->name,
@@ -124,9 +124,9 @@ static mabn_status place_weights(struct mabn_net *net)
             struct node *node = &net->nodes[i];
             struct layer *layer = &c->layers[i];
             if (!has_weights(node)) continue;
-            size_t count = net->parameters[node->weight].count;
+            size_t count = net->params->list[node->weight].count;
             if (layer->padded)
-                count = count / (size_t)net->nodes[node->x].c * (size_t)net->input_channels;
+                count = count / (size_t)net->nodes[node->reads[0]].c * (size_t)net->input_channels;
             layer->work =
                 layer->owns_work ? net->packed.base + work : (void *)net_weight(net, node->weight);
             if (layer->owns_work) work += net_align(count * element);
@@ -148,15 +148,15 @@ static mabn_status place_weights(struct mabn_net *net)
 static void bind_norm(struct mabn_net *net, struct node *node)
 {
     struct mabn_norm_cuda_io *io = &layer_of(net, node)->io;
-    const struct node *x = &net->nodes[node->x];
-    const struct node *shortcut = node->residual >= 0 ? &net->nodes[node->residual] : NULL;
+    const struct node *x = &net->nodes[node->reads[0]];
+    const struct node *shortcut = node->reads[1] >= 0 ? &net->nodes[node->reads[1]] : NULL;
     io->samples = net->options.batch;
     io->positions = node->h * node->w;
     io->dtype = net->dtype;
     io->relu = node->io.relu;
     io->gamma = net_weight(net, node->weight);
     io->beta = net_weight(net, node->bias);
-    io->state = net->state.base + node->state_offset;
+    io->state = params_state(net->params, node->state);
     io->saved = memory(net, node->extra);
     io->x = memory(net, x->data);
     io->residual = shortcut ? memory(net, shortcut->data) : NULL;
@@ -178,20 +178,20 @@ static mabn_status prepare_sgd(struct mabn_net *net)
 {
     struct net_cuda *c = net->cuda;
     struct mabn_cuda_sgd_param *list =
-        (struct mabn_cuda_sgd_param *)mabn_xcalloc((size_t)net->parameter_count + 1, sizeof *list);
+        (struct mabn_cuda_sgd_param *)mabn_xcalloc((size_t)net->params->count + 1, sizeof *list);
     int count = 0;
     c->host_params = list;
-    for (int i = 0; i < net->parameter_count; i++) {
-        const struct parameter *p = &net->parameters[i];
+    for (int i = 0; i < net->params->count; i++) {
+        const struct parameter *p = &net->params->list[i];
         if (!p->trains) continue;
         struct mabn_cuda_sgd_param *s = &list[count++];
         s->param = net_weight(net, i);
-        s->buffer = (float *)net->momentum.base + p->offset;
+        s->buffer = (float *)net->params->momentum.base + p->offset;
         s->grad = net_gradient(net, i);
         s->work_dtype = net->dtype;
         s->count = (int64_t)p->count;
         s->filters = p->centralize ? p->out : 0;
-        s->lr_factor = 1;
+        s->lr_factor = (float)p->rate;
         for (int k = 0; k < net->node_count; k++)
             if (net->nodes[k].weight == i && c->layers[k].owns_work && !c->layers[k].padded)
                 s->work = c->layers[k].work;
@@ -264,7 +264,7 @@ static mabn_status prepare_memory(struct mabn_net *net)
 mabn_status mabn_net_cuda_prepare(struct mabn_net *net)
 {
     const struct node *output = &net->nodes[net->output];
-    if (output->kind != NODE_LINEAR)
+    if (output->kind != &mabn_node_linear || net->output_count != 1)
         return mabn_fail(MABN_ERR_UNSUPPORTED,
                          "on a GPU a network ends in a linear layer, not '%s'", output->name);
     struct net_cuda *c = net->cuda = (struct net_cuda *)mabn_xcalloc(1, sizeof *c);
@@ -276,7 +276,7 @@ mabn_status mabn_net_cuda_prepare(struct mabn_net *net)
         if (has_weights(&net->nodes[i])) MABN_TRY(prepare_conv(net, &net->nodes[i]));
     MABN_TRY(place_weights(net));
     for (int i = 0; i < net->node_count; i++)
-        if (net->nodes[i].kind == NODE_NORM) bind_norm(net, &net->nodes[i]);
+        if (net->nodes[i].kind == &mabn_node_norm) bind_norm(net, &net->nodes[i]);
     if (net->options.training) MABN_TRY(prepare_sgd(net));
     MABN_TRY(mabn_device_scratch(net->device, &c->scratch, net->scratch_bytes));
     return net->options.training ? mabn_net_cuda_prepare_joins(net) : MABN_OK;
@@ -325,7 +325,7 @@ mabn_status mabn_net_cuda_write_work(const struct mabn_net *net, const struct no
     if (!layer->padded)
         return mabn_cuda_cast_weight(layer->work, weight, node->c, filter, centralize, net->dtype,
                                      net->cuda->stream);
-    const int channels = (int)net->nodes[node->x].c;
+    const int channels = (int)net->nodes[node->reads[0]].c;
     return mabn_cuda_pad_weight(layer->work, weight, node->c, filter / channels, channels,
                                 (int)net->input_channels, centralize, net->dtype,
                                 net->cuda->stream);
@@ -336,12 +336,12 @@ static mabn_status fold(const struct mabn_net *net, const struct node *node, flo
                         float *bias, const float *weights, const char *state)
 {
     const struct node *norm = &net->nodes[node->folded];
-    const struct parameter *p = net->parameters;
+    const struct parameter *p = net->params->list;
     float *a = (float *)mabn_xcalloc((size_t)node->c, sizeof *a);
     float *b = (float *)mabn_xcalloc((size_t)node->c, sizeof *b);
     mabn_status status = mabn_norm_affine(
         &norm->norm, a, b, norm->weight < 0 ? NULL : weights + p[norm->weight].offset,
-        norm->bias < 0 ? NULL : weights + p[norm->bias].offset, state + norm->state_offset);
+        norm->bias < 0 ? NULL : weights + p[norm->bias].offset, state + net->params->states[norm->state].offset);
     if (!status)
         mabn_norm_fold(folded + p[node->weight].offset, bias, weights + p[node->weight].offset,
                        node->bias < 0 ? NULL : weights + p[node->bias].offset, a, b, node->c,
@@ -357,7 +357,7 @@ static mabn_status fold_all(struct mabn_net *net, float *folded, float *biases,
     struct net_cuda *c = net->cuda;
     for (int i = 0; i < net->node_count; i++) {
         const struct node *node = &net->nodes[i];
-        if (node->kind != NODE_CONV || node->folded < 0) continue;
+        if (node->kind != &mabn_node_conv || node->folded < 0) continue;
         MABN_TRY(fold(net, node, folded, biases + c->layers[i].bias_at, weights, state));
     }
     MABN_TRY(mabn_device_put(net->device, c->biases.base, biases, c->biases.bytes));
@@ -369,22 +369,22 @@ static mabn_status fold_all(struct mabn_net *net, float *folded, float *biases,
 /* Inference with folded norms: fold on the host, round on the device. */
 static mabn_status write_folded(struct mabn_net *net)
 {
-    const size_t bytes = net->values * sizeof(float);
+    const size_t bytes = net->params->values * sizeof(float);
     float *weights = (float *)mabn_xmalloc(bytes + 1),
           *folded = (float *)mabn_xcalloc(bytes + 1, 1);
     float *biases = (float *)mabn_xcalloc(net->cuda->biases.bytes + 1, 1);
-    char *state = (char *)mabn_xmalloc(net->state.bytes + 1);
+    char *state = (char *)mabn_xmalloc(net->params->state.bytes + 1);
     void *on_device = NULL;
     mabn_status status;
-    MABN_TRY_GOTO(mabn_device_get(net->device, weights, net->weights.base, bytes), out);
-    MABN_TRY_GOTO(mabn_device_get(net->device, state, net->state.base, net->state.bytes), out);
+    MABN_TRY_GOTO(mabn_device_get(net->device, weights, net->params->weights.base, bytes), out);
+    MABN_TRY_GOTO(mabn_device_get(net->device, state, net->params->state.base, net->params->state.bytes), out);
     MABN_TRY_GOTO(fold_all(net, folded, biases, weights, state), out);
     MABN_TRY_GOTO(mabn_device_alloc(net->device, &on_device, bytes), out);
     MABN_TRY_GOTO(mabn_device_put(net->device, on_device, folded, bytes), out);
     for (int i = 0; i < net->node_count; i++) {
         const struct node *node = &net->nodes[i];
-        if (node->kind != NODE_CONV || node->folded < 0) continue;
-        const float *weight = (const float *)on_device + net->parameters[node->weight].offset;
+        if (node->kind != &mabn_node_conv || node->folded < 0) continue;
+        const float *weight = (const float *)on_device + net->params->list[node->weight].offset;
         MABN_TRY_GOTO(mabn_net_cuda_write_work(net, node, weight, false), out);
     }
     status = mabn_device_wait(net->device);
@@ -401,15 +401,15 @@ out:
 static mabn_status count_until_known(struct mabn_net *net)
 {
     struct net_cuda *c = net->cuda;
-    char *state = (char *)mabn_xmalloc(net->state.bytes + 1);
+    char *state = (char *)mabn_xmalloc(net->params->state.bytes + 1);
     const mabn_status status =
-        mabn_device_get(net->device, state, net->state.base, net->state.bytes);
+        mabn_device_get(net->device, state, net->params->state.base, net->params->state.bytes);
     c->until_known = -1;
     for (int i = 0; i < net->node_count && !status; i++) {
         const struct node *node = &net->nodes[i];
-        if (node->kind != NODE_NORM) continue;
-        const int64_t calls = mabn_norm_calls_until_known(&node->norm, state + node->state_offset,
-                                                          net->options.batch);
+        if (node->kind != &mabn_node_norm) continue;
+        const int64_t calls = mabn_norm_calls_until_known(
+            &node->norm, state + net->params->states[node->state].offset, net->options.batch);
         c->layers[i].may_know = calls >= 0;
         if (calls > c->until_known) c->until_known = calls;
     }
@@ -432,6 +432,6 @@ mabn_status mabn_net_cuda_refresh(struct mabn_net *net)
     }
     if (folds) MABN_TRY(write_folded(net));
     if (net->options.training) MABN_TRY(count_until_known(net));
-    net->stale = false;
+    net->version = net->params->version;
     return MABN_OK;
 }

@@ -1,4 +1,5 @@
 /* Running a planned network: what both backends share, which is the order of things. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -37,7 +38,7 @@ mabn_status mabn_net_check(struct mabn_net *net)
 mabn_status mabn_net_forward(struct mabn_net *net)
 {
     MABN_TRY(mabn_net_check(net));
-    return net->backend->forward(net);
+    return net->rows ? net->backend->forward(net) : MABN_OK;
 }
 
 mabn_status mabn_net_loss(struct mabn_net *net, double smoothing, double *loss)
@@ -51,14 +52,41 @@ static mabn_status check_training(const struct mabn_net *net)
     return mabn_fail(MABN_ERR_ARG, "this network was built for inference");
 }
 
+/* Without rows nothing is computed, and nothing is the gradient. */
+static mabn_status clear_gradients(struct mabn_net *net)
+{
+    for (int i = 0; i < net->node_count && !net->accumulate; i++) {
+        const int both[] = {net->nodes[i].weight, net->nodes[i].bias};
+        for (int k = 0; k < 2; k++)
+            if (net_gradient(net, both[k]))
+                MABN_TRY(mabn_device_zero(net->device, net_gradient(net, both[k]),
+                                          net->params->list[both[k]].count * sizeof(float)));
+    }
+    return MABN_OK;
+}
+
 mabn_status mabn_net_backward(struct mabn_net *net)
 {
     MABN_TRY(check_training(net));
     net->record_count = 0;
-    return net->backend->backward(net);
+    return net->rows ? net->backend->backward(net) : clear_gradients(net);
 }
 
-mabn_status mabn_net_update(struct mabn_net *net, const struct mabn_net_sgd *sgd)
+void mabn_net_accumulate(struct mabn_net *net, bool accumulate)
+{
+    net->accumulate = accumulate;
+}
+
+mabn_status mabn_net_input_again(struct mabn_net *net, const struct node *reader,
+                                 const float **input)
+{
+    struct node *x = net_read(net, reader, 0);
+    *input = x->again >= 0 ? net_buffer(net, x->again) : net_data(net, x);
+    if (x->again < 0 || &net->nodes[x->remake_for] != reader) return MABN_OK;
+    return x->kind->cpu->remake(net, x);
+}
+
+mabn_status mabn_net_update(struct mabn_net *net, const struct mabn_params_sgd *sgd)
 {
     MABN_TRY(check_training(net));
     return net->backend->update(net, sgd);
@@ -92,7 +120,7 @@ mabn_status mabn_net_record_norm(struct mabn_net *net, const struct node *node,
 
 /* ---- steps ---- */
 
-mabn_status mabn_net_step(struct mabn_net *net, double smoothing, const struct mabn_net_sgd *sgd)
+mabn_status mabn_net_step(struct mabn_net *net, double smoothing, const struct mabn_params_sgd *sgd)
 {
     MABN_TRY(mabn_net_check(net));
     if (!sgd != !net->options.training)
@@ -136,6 +164,24 @@ int mabn_net_depth(const struct mabn_net *net)
 
 /* ---- what goes in and comes out ---- */
 
+void mabn_net_set_rows(struct mabn_net *net, int64_t rows)
+{
+    if (rows < 0 || rows > net->options.batch || (!net->options.vary_rows && rows != net->rows))
+        MABN_BUG("%lld rows in a plan for %d", (long long)rows, net->options.batch);
+    net->rows = rows;
+}
+
+struct mabn_net_output mabn_net_output_of(const struct mabn_net *net, const char *name)
+{
+    for (int i = 0; i < net->output_count; i++) {
+        const struct node *node = &net->nodes[net->outputs[i].node];
+        if (strcmp(net->outputs[i].name, name)) continue;
+        return (struct mabn_net_output){
+            net_data(net, node), net_buffer(net, node->grad), net->rows, node->h, node->w, node->c};
+    }
+    MABN_BUG("the network has no output '%s'", name);
+}
+
 float *mabn_net_input(struct mabn_net *net)
 {
     if (net->options.bytes) MABN_BUG("this network takes bytes");
@@ -172,4 +218,65 @@ const float *mabn_net_logits(const struct mabn_net *net)
 const int32_t *mabn_net_ranks(const struct mabn_net *net)
 {
     return net->backend->ranks(net);
+}
+
+/* ---- small questions ---- */
+
+enum mabn_net_precision mabn_net_precision_of(const struct mabn_net *net)
+{
+    return net->options.precision;
+}
+
+int mabn_net_batch(const struct mabn_net *net)
+{
+    return net->options.batch;
+}
+
+int mabn_net_classes(const struct mabn_net *net)
+{
+    return (int)net->nodes[net->output].c;
+}
+
+struct mabn_shape mabn_net_input_shape(const struct mabn_net *net)
+{
+    const struct mabn_net_options *o = &net->options;
+    return MABN_SHAPE(4, o->batch, o->height, o->width, o->channels);
+}
+
+void mabn_net_record(struct mabn_net *net, const int *channels, int count, bool reference)
+{
+    size_t wanted = (size_t)count, norms = 0;
+    for (int i = 0; i < net->node_count; i++)
+        norms += net->nodes[i].kind == &mabn_node_norm;
+    free(net->record_channels);
+    free(net->record_fitting);
+    free(net->record_values);
+    free(net->records);
+    net->record_channels = mabn_xcalloc(wanted + 1, sizeof *net->record_channels);
+    net->record_fitting = mabn_xcalloc(wanted + 1, sizeof *net->record_fitting);
+    net->record_values = mabn_xcalloc(wanted + 1, sizeof *net->record_values);
+    net->records = mabn_xcalloc(wanted * norms + 1, sizeof *net->records);
+    for (int i = 0; i < count; i++)
+        net->record_channels[i] = channels[i];
+    net->record_channel_count = count;
+    net->record_reference = reference;
+    net->record_count = 0;
+}
+
+const struct mabn_net_record *mabn_net_records(const struct mabn_net *net, int *count)
+{
+    *count = net->record_count;
+    return net->records;
+}
+
+struct mabn_net_memory mabn_net_memory_of(const struct mabn_net *net)
+{
+    const size_t parameters =
+        net->packed.bytes + (net->owns_params ? mabn_params_bytes(net->params) : 0);
+    return (struct mabn_net_memory){
+        .activations = net->activations.bytes,
+        .parameters = parameters,
+        .scratch = net->weight_bytes + net->scratch_bytes + net->arena_bytes -
+                   net->activations.bytes - net->packed.bytes,
+    };
 }

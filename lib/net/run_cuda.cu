@@ -41,7 +41,7 @@ static mabn_status copy_on_device(const struct mabn_net *net, void *to, const vo
 
 static struct mabn_pool_shape pool_shape(const struct mabn_net *net, const struct node *node)
 {
-    const struct node *x = &net->nodes[node->x];
+    const struct node *x = &net->nodes[node->reads[0]];
     const struct mabn_pool_shape shape = {
         net->options.batch, x->h, x->w, x->c, node->conv.kernel, node->conv.stride, node->conv.pad};
     return shape;
@@ -52,13 +52,13 @@ static mabn_status infer_conv(struct mabn_net *net, const struct node *node, con
 {
     const struct layer *layer = layer_of(net, node);
     void *y = memory(net, at->data);
-    if (node->folded >= 0 && at->residual >= 0) {
-        const struct node *shortcut = &net->nodes[at->residual];
+    if (node->folded >= 0 && at->reads[1] >= 0) {
+        const struct node *shortcut = &net->nodes[at->reads[1]];
         if (shortcut->data != at->data)
             MABN_TRY(copy_on_device(net, y, memory(net, shortcut->data),
                                     (size_t)net_values(net, at) * mabn_dtype_size(net->dtype)));
     }
-    return mabn_conv_cuda_infer(layer->conv, y, memory(net, net->nodes[node->x].data), layer->work,
+    return mabn_conv_cuda_infer(layer->conv, y, memory(net, net->nodes[node->reads[0]].data), layer->work,
                                 layer->bias, net->cuda->scratch, net->cuda->stream);
 }
 
@@ -66,7 +66,7 @@ mabn_status mabn_net_cuda_conv(struct mabn_net *net, const struct node *node)
 {
     const struct layer *layer = layer_of(net, node);
     return mabn_conv_cuda_forward(layer->conv, memory(net, node->data),
-                                  memory(net, net->nodes[node->x].data), layer->work, layer->bias,
+                                  memory(net, net->nodes[node->reads[0]].data), layer->work, layer->bias,
                                   net->cuda->scratch, net->cuda->stream);
 }
 
@@ -93,28 +93,25 @@ static mabn_status forward_norm(struct mabn_net *net, const struct node *node)
     return mabn_norm_cuda_forward(&node->norm, &layer->io);
 }
 
-static mabn_status forward_node(struct mabn_net *net, const struct node *node)
+static mabn_status forward_max_pool(struct mabn_net *net, const struct node *node)
 {
-    const struct node *x = &net->nodes[node->x < 0 ? 0 : node->x];
-    void *y = memory(net, node->data), *stream = net->cuda->stream;
-    struct mabn_pool_shape pool;
-    switch (node->kind) {
-    case NODE_INPUT:
-        return MABN_OK;
-    case NODE_CONV:
-    case NODE_LINEAR:
-        return forward_conv(net, node);
-    case NODE_NORM:
-        return forward_norm(net, node);
-    case NODE_MAX_POOL:
-        pool = pool_shape(net, node);
-        return mabn_cuda_maxpool_forward(y, (uint8_t *)memory(net, node->extra),
-                                         memory(net, x->data), &pool, net->dtype, stream);
-    case NODE_GLOBAL_POOL:
-        return mabn_cuda_avgpool_forward(y, memory(net, x->data), net->options.batch, x->h * x->w,
-                                         x->c, net->dtype, stream);
-    }
-    return MABN_OK;
+    const struct mabn_pool_shape pool = pool_shape(net, node);
+    return mabn_cuda_maxpool_forward(memory(net, node->data), (uint8_t *)memory(net, node->extra),
+                                     memory(net, net_read(net, node, 0)->data), &pool, net->dtype,
+                                     net->cuda->stream);
+}
+
+static mabn_status forward_global_pool(struct mabn_net *net, const struct node *node)
+{
+    const struct node *x = net_read(net, node, 0);
+    return mabn_cuda_avgpool_forward(memory(net, node->data), memory(net, x->data),
+                                     net->options.batch, x->h * x->w, x->c, net->dtype,
+                                     net->cuda->stream);
+}
+
+static mabn_status forward_node(struct mabn_net *net, struct node *node)
+{
+    return node->kind->cuda->forward ? node->kind->cuda->forward(net, node) : MABN_OK;
 }
 
 static mabn_status forward_all(struct mabn_net *net)
@@ -148,7 +145,7 @@ static mabn_status backward_norm(struct mabn_net *net, const struct node *node)
     struct mabn_norm_cuda_io *io = &layer_of(net, node)->io;
     io->scratch = net->cuda->scratch;
     /* Without a shortcut the mask comes from x, and the output may be gone. */
-    io->y = node->residual >= 0 ? memory(net, node->data) : NULL;
+    io->y = node->reads[1] >= 0 ? memory(net, node->data) : NULL;
     if (net->record_channel_count) MABN_TRY(record_norm(net, node)); /* dy may be written over */
     return mabn_norm_cuda_backward(&node->norm, io);
 }
@@ -156,7 +153,7 @@ static mabn_status backward_norm(struct mabn_net *net, const struct node *node)
 /* What a layer read in forward: kept, or made again by the first that needs it. */
 static mabn_status input_again(struct mabn_net *net, const struct node *reader, const void **input)
 {
-    const struct node *x = &net->nodes[reader->x];
+    const struct node *x = &net->nodes[reader->reads[0]];
     *input = memory(net, x->again >= 0 ? x->again : x->data);
     if (x->again < 0 || &net->nodes[x->remake_for] != reader) return MABN_OK;
     struct mabn_norm_cuda_io *io = &layer_of(net, x)->io;
@@ -167,7 +164,7 @@ static mabn_status input_again(struct mabn_net *net, const struct node *reader, 
 
 static mabn_status backward_conv(struct mabn_net *net, const struct node *node)
 {
-    const struct node *x = &net->nodes[node->x];
+    const struct node *x = &net->nodes[node->reads[0]];
     const struct layer *layer = layer_of(net, node);
     const struct net_cuda *c = net->cuda;
     const void *dy = memory(net, node->grad), *input;
@@ -183,40 +180,53 @@ static mabn_status backward_conv(struct mabn_net *net, const struct node *node)
     if (!x->trains) return MABN_OK;
     if (layer->before) return mabn_net_cuda_backward_joined(net, node);
     return mabn_conv_cuda_backward_data(layer->conv, memory(net, x->grad), dy, layer->work,
-                                        node->dx_adds, c->scratch, c->stream);
+                                        node->dx_adds[0], c->scratch, c->stream);
 }
 
-static mabn_status backward_node(struct mabn_net *net, const struct node *node)
+static mabn_status backward_max_pool(struct mabn_net *net, const struct node *node)
 {
-    const struct node *x = &net->nodes[node->x < 0 ? 0 : node->x];
-    const void *dy = memory(net, node->grad);
-    void *stream = net->cuda->stream;
-    struct mabn_pool_shape pool;
-    switch (node->kind) {
-    case NODE_INPUT:
-        return MABN_OK;
-    case NODE_CONV:
-    case NODE_LINEAR:
-        return backward_conv(net, node);
-    case NODE_NORM:
-        return backward_norm(net, node);
-    case NODE_MAX_POOL:
-        pool = pool_shape(net, node);
-        if (!x->trains) return MABN_OK;
-        return mabn_cuda_maxpool_backward(memory(net, x->grad), dy,
-                                          (const uint8_t *)memory(net, node->extra), &pool,
-                                          net->dtype, stream);
-    case NODE_GLOBAL_POOL:
-        if (!x->trains) return MABN_OK;
-        return mabn_cuda_avgpool_backward(memory(net, x->grad), dy, net->options.batch, x->h * x->w,
-                                          x->c, net->dtype, stream);
-    }
-    return MABN_OK;
+    const struct node *x = net_read(net, node, 0);
+    const struct mabn_pool_shape pool = pool_shape(net, node);
+    if (!x->trains) return MABN_OK;
+    return mabn_cuda_maxpool_backward(memory(net, x->grad), memory(net, node->grad),
+                                      (uint8_t *)memory(net, node->extra), &pool, net->dtype,
+                                      net->cuda->stream);
+}
+
+static mabn_status backward_global_pool(struct mabn_net *net, const struct node *node)
+{
+    const struct node *x = net_read(net, node, 0);
+    if (!x->trains) return MABN_OK;
+    return mabn_cuda_avgpool_backward(memory(net, x->grad), memory(net, node->grad),
+                                      net->options.batch, x->h * x->w, x->c, net->dtype,
+                                      net->cuda->stream);
+}
+
+/* The tables of the kinds' .c files; a linear layer is a convolution here. */
+#define ON_CUDA(kind)                                                                   \
+    static mabn_status kind##_forward(struct mabn_net *net, struct node *node)          \
+    {                                                                                   \
+        return forward_##kind(net, node);                                               \
+    }                                                                                   \
+    static mabn_status kind##_backward(struct mabn_net *net, struct node *node)         \
+    {                                                                                   \
+        return backward_##kind(net, node);                                              \
+    }                                                                                   \
+    extern "C" const struct node_ops mabn_node_##kind##_cuda = {                        \
+        NULL, kind##_forward, kind##_backward, NULL, NULL, NULL, NULL};
+ON_CUDA(conv)
+ON_CUDA(norm)
+ON_CUDA(max_pool)
+ON_CUDA(global_pool)
+
+static mabn_status backward_node(struct mabn_net *net, struct node *node)
+{
+    return node->kind->cuda->backward ? node->kind->cuda->backward(net, node) : MABN_OK;
 }
 
 static mabn_status backward_all(struct mabn_net *net)
 {
-    for (int i = net->output; i > 0; i--)
+    for (int i = net->node_count - 1; i > 0; i--)
         if (net->nodes[i].grad >= 0) MABN_TRY(backward_node(net, &net->nodes[i]));
     return MABN_OK;
 }
@@ -226,8 +236,8 @@ static mabn_status queue_update(struct mabn_net *net, bool nesterov)
     struct net_cuda *c = net->cuda;
     if (c->scaler)
         MABN_TRY(mabn_cuda_gradients_finite(&c->scaler->overflow,
-                                            (const float *)net->gradients.base,
-                                            (int64_t)net->values, c->stream));
+                                            (const float *)net->params->gradients.base,
+                                            (int64_t)net->params->values, c->stream));
     MABN_TRY(mabn_cuda_sgd_step(c->params, c->pieces, c->piece_count, &c->inputs->rates, c->scaler,
                                 nesterov, false, c->stream));
     if (c->scaler) MABN_TRY(mabn_cuda_scaler_update(c->scaler, c->stream));
@@ -300,7 +310,7 @@ static mabn_status download(struct mabn_net *net, const struct slot *slot, bool 
 
 /* Weight decay lies in the list of parameters: written when it changes, which it seldom does. */
 static mabn_status set_rates(struct mabn_net *net, struct slot *slot,
-                             const struct mabn_net_sgd *sgd)
+                             const struct mabn_params_sgd *sgd)
 {
     struct net_cuda *c = net->cuda;
     int count = 0;
@@ -309,10 +319,11 @@ static mabn_status set_rates(struct mabn_net *net, struct slot *slot,
     slot->inputs->rates.grad_scale = 1;
     if (c->weight_decay == sgd->weight_decay && c->no_decay_norm_bias == sgd->no_decay_norm_bias)
         return MABN_OK;
-    for (int i = 0; i < net->parameter_count; i++) {
-        const struct parameter *p = &net->parameters[i];
+    for (int i = 0; i < net->params->count; i++) {
+        const struct parameter *p = &net->params->list[i];
         if (!p->trains) continue;
-        const bool decays = p->decays || !sgd->no_decay_norm_bias;
+        const bool decays =
+            p->decays && (p->kind == PARAMETER_WEIGHT || !sgd->no_decay_norm_bias);
         c->host_params[count++].decay = decays ? (float)sgd->weight_decay : 0;
     }
     c->weight_decay = sgd->weight_decay;
@@ -325,12 +336,20 @@ static mabn_status set_rates(struct mabn_net *net, struct slot *slot,
 static mabn_status make_ready(struct mabn_net *net)
 {
     MABN_TRY(mabn_device_scratch(net->device, &net->cuda->scratch, net->scratch_bytes));
-    return net->stale ? mabn_net_cuda_refresh(net) : MABN_OK;
+    return net_stale(net) ? mabn_net_cuda_refresh(net) : MABN_OK;
+}
+
+/* Parameters or state have moved, which this network keeps up with by itself. */
+static void told_others(struct mabn_net *net)
+{
+    net->version = ++net->params->version;
 }
 
 static void count_forward(struct mabn_net *net)
 {
-    if (net->options.training && net->cuda->until_known > 0) net->cuda->until_known--;
+    if (!net->options.training) return;
+    if (net->cuda->until_known > 0) net->cuda->until_known--;
+    told_others(net);
 }
 
 /* ---- graphs ---- */
@@ -373,7 +392,7 @@ static mabn_status run_variant(struct mabn_net *net, struct variant *v, double s
 
 /* ---- steps ---- */
 
-static mabn_status cuda_step(struct mabn_net *net, double smoothing, const struct mabn_net_sgd *sgd)
+static mabn_status cuda_step(struct mabn_net *net, double smoothing, const struct mabn_params_sgd *sgd)
 {
     struct net_cuda *c = net->cuda;
     struct slot *slot = next_slot(net);
@@ -444,13 +463,14 @@ static mabn_status cuda_backward(struct mabn_net *net)
     return mabn_device_wait(net->device);
 }
 
-static mabn_status cuda_update(struct mabn_net *net, const struct mabn_net_sgd *sgd)
+static mabn_status cuda_update(struct mabn_net *net, const struct mabn_params_sgd *sgd)
 {
     struct net_cuda *c = net->cuda;
     struct slot *slot = next_slot(net);
     MABN_TRY(set_rates(net, slot, sgd));
     MABN_TRY(mabn_cuda_copy_in(net->device, c->inputs, slot->inputs, c->input_bytes, c->stream));
     MABN_TRY(queue_update(net, sgd->nesterov));
+    told_others(net);
     return mabn_device_wait(net->device);
 }
 
@@ -526,14 +546,14 @@ static mabn_status record_norm(struct mabn_net *net, const struct node *node)
     const size_t c = (size_t)node->c;
     const size_t count =
         (size_t)(mabn_norm_run_samples(&node->norm, d->samples) * d->positions) * c;
+    const size_t state_bytes = net->params->states[node->state].bytes;
     void *state = NULL, *saved = NULL, *gamma = NULL, *beta = NULL;
     float *x = NULL, *y = NULL, *dy = NULL, scale = 1;
     struct mabn_norm_io io = node->io;
     mabn_status status;
     if (net->cuda->scaler)
         MABN_TRY(mabn_device_get(net->device, &scale, &net->cuda->scaler->inverse, sizeof scale));
-    MABN_TRY_GOTO(fetch_bytes(net, &state, node->state_bytes ? d->state : NULL, node->state_bytes),
-                  out);
+    MABN_TRY_GOTO(fetch_bytes(net, &state, state_bytes ? d->state : NULL, state_bytes), out);
     MABN_TRY_GOTO(
         fetch_bytes(net, &saved, d->saved, mabn_norm_saved_bytes(&node->norm, d->samples)), out);
     MABN_TRY_GOTO(fetch_bytes(net, &gamma, d->gamma, c * sizeof(float)), out);
@@ -564,7 +584,7 @@ out:
 
 static mabn_status run_bare_layer(struct mabn_net *net, const struct node *node)
 {
-    const struct node *x = &net->nodes[node->x < 0 ? 0 : node->x];
+    const struct node *x = &net->nodes[node->reads[0] < 0 ? 0 : node->reads[0]];
     const struct layer *layer = layer_of(net, node);
     const struct net_cuda *c = net->cuda;
     if (!has_weights(node)) return MABN_OK;
@@ -624,10 +644,10 @@ static void tell_joins(const struct mabn_net *net, struct net_layer_time *times)
 {
     for (int i = 0; i < net->node_count; i++) {
         const struct node *node = &net->nodes[i];
-        if (node->kind != NODE_CONV) continue;
+        if (node->kind != &mabn_node_conv) continue;
         const int norm = net->options.training ? node->partner : node->folded;
         times[i].with_norm = net->cuda->layers[i].before;
-        if (times[i].with_norm) times[node->x].relieved = true;
+        if (times[i].with_norm) times[node->reads[0]].relieved = true;
         times[i].elsewhere =
             net->options.training ? mabn_net_cuda_forward_joins(net, node) : norm >= 0;
         if (times[i].elsewhere) times[norm].with_conv = true;
@@ -701,13 +721,11 @@ static mabn_status cuda_set_scale(struct mabn_net *net, const struct mabn_net_lo
     return mabn_device_put(net->device, net->cuda->scaler, &s, sizeof s);
 }
 
-static mabn_status cuda_copy(struct mabn_net *net, void *to, const void *from, size_t bytes)
-{
-    return copy_on_device(net, to, from, bytes);
-}
-
 const struct net_backend mabn_net_cuda = {
     SLOTS,
+    16, /* tensor cores want channels in rows of so many bytes */
+    true,
+    false,
     mabn_net_cuda_prepare,
     mabn_net_cuda_release,
     cuda_input,
@@ -723,7 +741,6 @@ const struct net_backend mabn_net_cuda = {
     cuda_result,
     cuda_get_scale,
     cuda_set_scale,
-    cuda_copy,
     cuda_time_convolutions,
     cuda_time_layers,
     cuda_time_copy,

@@ -442,10 +442,10 @@ static mabn_status add_wanted(struct mabn_convert *c, const struct mabn_weight *
 
 static mabn_status entries_of_net(struct mabn_convert *c)
 {
-    for (int i = 0; i < mabn_net_tensor_count(c->net); i++) {
-        const struct mabn_net_tensor *t = mabn_net_tensor_at(c->net, i);
+    for (int i = 0; i < mabn_params_count(mabn_net_params(c->net)); i++) {
+        const struct mabn_params_tensor *t = mabn_params_at(mabn_net_params(c->net), i);
         struct mabn_weight want = {.name = t->name, .dtype = t->dtype, .shape = t->shape};
-        if (t->role == MABN_NET_PARAMETER || t->role == MABN_NET_STATE)
+        if (t->role == MABN_PARAMS_VALUE || t->role == MABN_PARAMS_STATE)
             MABN_TRY(add_wanted(c, &want, (size_t)i));
     }
     return MABN_OK;

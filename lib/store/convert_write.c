@@ -173,9 +173,10 @@ static mabn_status make_values(struct mabn_convert *c, const struct entry *e, fl
 static mabn_status fresh_values(struct mabn_convert *c, const struct entry *e, void *out)
 {
     if (c->like) return mabn_weights_read(c->like, e->net, out);
-    if (!c->fresh) mabn_net_initialize(c->net, 0, MABN_NET_INIT_FAN_OUT);
+    if (!c->fresh)
+        MABN_TRY(mabn_params_initialize(mabn_net_params(c->net), 0, MABN_PARAMS_INIT_FAN_OUT));
     c->fresh = true;
-    return mabn_net_tensor_get(c->net, (int)e->net, out, e->weight.bytes);
+    return mabn_params_get(mabn_net_params(c->net), (int)e->net, out, e->weight.bytes);
 }
 
 static void from_f32(void *out, const float *in, size_t n, enum mabn_dtype dtype)

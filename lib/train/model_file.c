@@ -165,16 +165,16 @@ void mabn_model_file_release(struct mabn_model_file *file)
 
 /* ---- tensors ---- */
 
-static const char *const prefixes[] = {[MABN_NET_PARAMETER] = "model/",
-                                       [MABN_NET_STATE] = "model/",
-                                       [MABN_NET_MOMENTUM] = "optimizer/momentum/"};
+static const char *const prefixes[] = {[MABN_PARAMS_VALUE] = "model/",
+                                       [MABN_PARAMS_STATE] = "model/",
+                                       [MABN_PARAMS_MOMENTUM] = "optimizer/momentum/"};
 
-static char *file_name(const struct mabn_net_tensor *tensor)
+static char *file_name(const struct mabn_params_tensor *tensor)
 {
     return mabn_xasprintf("%s%s", prefixes[tensor->role], tensor->name);
 }
 
-static size_t tensor_bytes(const struct mabn_net_tensor *tensor)
+static size_t tensor_bytes(const struct mabn_params_tensor *tensor)
 {
     size_t count;
     if (!mabn_shape_count(&tensor->shape, &count)) MABN_BUG("tensor '%s' overflows", tensor->name);
@@ -185,8 +185,8 @@ static size_t tensor_bytes(const struct mabn_net_tensor *tensor)
 static mabn_status tensor_buffer(const struct mabn_net *net, void **buffer)
 {
     size_t most = 1;
-    for (int i = 0; i < mabn_net_tensor_count(net); i++) {
-        size_t bytes = tensor_bytes(mabn_net_tensor_at(net, i));
+    for (int i = 0; i < mabn_params_count(mabn_net_params(net)); i++) {
+        size_t bytes = tensor_bytes(mabn_params_at(mabn_net_params(net), i));
         if (bytes > most) most = bytes;
     }
     return mabn_alloc(buffer, most);
@@ -200,20 +200,20 @@ static bool is_head(const char *name)
 static mabn_status load_tensor(const struct mabn_model_file *file, struct mabn_net *net, int index,
                                const struct mabn_model_load *load, void *buffer)
 {
-    const struct mabn_net_tensor *tensor = mabn_net_tensor_at(net, index);
+    const struct mabn_params_tensor *tensor = mabn_params_at(mabn_net_params(net), index);
     char *name = file_name(tensor);
     const struct mabn_checkpoint_tensor *found = mabn_checkpoint_find(file->checkpoint, name);
     mabn_status status = MABN_OK;
     bool same = found && mabn_shape_equal(&found->shape, &tensor->shape);
     bool constant = strstr(tensor->name, "sta_matrix") != NULL;
-    if (!found && (constant || (tensor->role == MABN_NET_STATE && load->other_state))) goto out;
-    if (!found && tensor->role == MABN_NET_MOMENTUM && load->some_momentum) goto out;
+    if (!found && (constant || (tensor->role == MABN_PARAMS_STATE && load->other_state))) goto out;
+    if (!found && tensor->role == MABN_PARAMS_MOMENTUM && load->some_momentum) goto out;
     if (!same && is_head(tensor->name) && load->other_head) goto out;
-    if (found && !same && tensor->role == MABN_NET_STATE && load->other_state) goto out;
+    if (found && !same && tensor->role == MABN_PARAMS_STATE && load->other_state) goto out;
     MABN_TRY_GOTO(
         mabn_checkpoint_read_as(file->checkpoint, name, tensor->dtype, &tensor->shape, buffer),
         out);
-    status = mabn_net_tensor_set(net, index, buffer, tensor_bytes(tensor));
+    status = mabn_params_set(mabn_net_params(net), index, buffer, tensor_bytes(tensor));
 out:
     free(name);
     return status;
@@ -225,10 +225,10 @@ mabn_status mabn_model_file_load(const struct mabn_model_file *file, struct mabn
     void *buffer;
     MABN_TRY(tensor_buffer(net, &buffer));
     mabn_status status = MABN_OK;
-    for (int i = 0; i < mabn_net_tensor_count(net) && !status; i++) {
-        enum mabn_net_role role = mabn_net_tensor_at(net, i)->role;
-        if (role == MABN_NET_PARAMETER || role == MABN_NET_STATE ||
-            (role == MABN_NET_MOMENTUM && load->momentum))
+    for (int i = 0; i < mabn_params_count(mabn_net_params(net)) && !status; i++) {
+        enum mabn_params_role role = mabn_params_at(mabn_net_params(net), i)->role;
+        if (role == MABN_PARAMS_VALUE || role == MABN_PARAMS_STATE ||
+            (role == MABN_PARAMS_MOMENTUM && load->momentum))
             status = load_tensor(file, net, i, load, buffer);
     }
     mabn_free(buffer);
@@ -237,10 +237,10 @@ mabn_status mabn_model_file_load(const struct mabn_model_file *file, struct mabn
 
 /* ---- saving ---- */
 
-static bool is_saved(const struct mabn_net_tensor *tensor, const struct mabn_model_save *save)
+static bool is_saved(const struct mabn_params_tensor *tensor, const struct mabn_model_save *save)
 {
-    return tensor->role == MABN_NET_PARAMETER || tensor->role == MABN_NET_STATE ||
-           (tensor->role == MABN_NET_MOMENTUM && save->momentum);
+    return tensor->role == MABN_PARAMS_VALUE || tensor->role == MABN_PARAMS_STATE ||
+           (tensor->role == MABN_PARAMS_MOMENTUM && save->momentum);
 }
 
 static bool any_centralized(const struct mabn_model *model)
@@ -253,19 +253,19 @@ static bool any_centralized(const struct mabn_model *model)
 static mabn_status write_tensors(struct mabn_checkpoint_writer *writer, const struct mabn_net *net,
                                  const struct mabn_model_save *save)
 {
-    int count = mabn_net_tensor_count(net);
+    int count = mabn_params_count(mabn_net_params(net));
     for (int pass = 0; pass < 2; pass++) {
         void *buffer = NULL;
         mabn_status status = MABN_OK;
         if (pass == 1) MABN_TRY(tensor_buffer(net, &buffer));
         for (int i = 0; i < count && !status; i++) {
-            const struct mabn_net_tensor *tensor = mabn_net_tensor_at(net, i);
+            const struct mabn_params_tensor *tensor = mabn_params_at(mabn_net_params(net), i);
             if (!is_saved(tensor, save)) continue;
             char *name = file_name(tensor);
             if (pass == 0) {
                 status = mabn_checkpoint_declare(writer, name, tensor->dtype, &tensor->shape);
             } else {
-                status = mabn_net_tensor_get(net, i, buffer, tensor_bytes(tensor));
+                status = mabn_params_get(mabn_net_params(net), i, buffer, tensor_bytes(tensor));
                 if (!status) status = mabn_checkpoint_write(writer, name, buffer);
             }
             free(name);

@@ -397,6 +397,7 @@ static mabn_status build_networks(struct mabn_run *run)
         no.batch = (int)mabn_dataset_count(run->val_set);
     no.height = run->input.height;
     no.width = run->input.width;
+    no.params = mabn_net_params(run->net);
     return mabn_model_build(&run->val_net, run->device, &run->model, &no);
 }
 
@@ -453,7 +454,7 @@ static void tell(const struct mabn_run *run)
     size_t parameters;
     mabn_str_init(&norm_text);
     mabn_model_norm_text(&run->model, &norm_text);
-    mabn_net_parameters(run->net, &parameters);
+    mabn_params_values(mabn_net_params(run->net), &parameters);
     mabn_info("%s, norm %s, %d classes, %zu parameters, %s; %s", run->model.arch, norm_text.text,
               run->model.classes, parameters,
               mabn_net_precision_name(mabn_net_precision_of(run->net)),
@@ -487,7 +488,7 @@ void mabn_run_describe(const struct mabn_run *run, struct mabn_str *json)
 {
     const struct mabn_norm_options *norm = main_norm(run);
     size_t parameters;
-    mabn_net_parameters(run->net, &parameters);
+    mabn_params_values(mabn_net_params(run->net), &parameters);
     mabn_str_add(json, ",\"schema\":\"mabn-train/1\",\"arch\":");
     mabn_str_add_json(json, run->model.arch);
     mabn_str_printf(json, ",\"norm\":\"%s\",\"batch\":%d,\"norm_batch\":%d",
@@ -529,8 +530,8 @@ mabn_status mabn_run_set_up(struct mabn_run *run)
 void mabn_run_release(struct mabn_run *run)
 {
     mabn_loader_free(run->loader);
+    mabn_net_free(run->val_net); /* borrows the other's parameters */
     mabn_net_free(run->net);
-    mabn_net_free(run->val_net);
     mabn_device_free(run->device);
     mabn_model_file_release(&run->weights);
     mabn_dataset_free(run->train_set);

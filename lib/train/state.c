@@ -232,9 +232,9 @@ static int count_momenta(const struct mabn_run *run, int *parameters)
 {
     int found = 0;
     *parameters = 0;
-    for (int i = 0; i < mabn_net_tensor_count(run->net); i++) {
-        const struct mabn_net_tensor *t = mabn_net_tensor_at(run->net, i);
-        if (t->role != MABN_NET_MOMENTUM) continue;
+    for (int i = 0; i < mabn_params_count(mabn_net_params(run->net)); i++) {
+        const struct mabn_params_tensor *t = mabn_params_at(mabn_net_params(run->net), i);
+        if (t->role != MABN_PARAMS_MOMENTUM) continue;
         char *name = mabn_xasprintf("optimizer/momentum/%s", t->name);
         found += mabn_checkpoint_find(run->weights.checkpoint, name) != NULL;
         free(name);
@@ -322,7 +322,8 @@ static mabn_status take_training(struct mabn_run *run)
 
 static mabn_status start_network(struct mabn_run *run)
 {
-    mabn_net_initialize(run->net, (uint64_t)run->options->seed, MABN_NET_INIT_FAN_OUT);
+    MABN_TRY(mabn_params_initialize(mabn_net_params(run->net), (uint64_t)run->options->seed,
+                                    MABN_PARAMS_INIT_FAN_OUT));
     run->command = mabn_xstrdup(run->options->command ? run->options->command : "");
     if (!run->weights.checkpoint) return MABN_OK;
     struct mabn_model_load load = {.momentum = run->options->resume_model,

@@ -166,11 +166,11 @@ static mabn_status step_once(struct mabn_run *run)
     bool record = o->stats && run->step % o->stats_every == 0;
     if (o->stats)
         mabn_net_record(run->net, o->channels, record ? o->n_channels : 0, o->stats_reference);
-    struct mabn_net_sgd sgd = {.lr = mabn_schedule_lr(&run->schedule, run->step),
-                               .momentum = o->momentum,
-                               .weight_decay = o->weight_decay,
-                               .nesterov = o->nesterov,
-                               .no_decay_norm_bias = o->no_decay_norm_bias};
+    struct mabn_params_sgd sgd = {.lr = mabn_schedule_lr(&run->schedule, run->step),
+                                  .momentum = o->momentum,
+                                  .weight_decay = o->weight_decay,
+                                  .nesterov = o->nesterov,
+                                  .no_decay_norm_bias = o->no_decay_norm_bias};
     MABN_TRY(mabn_net_step(run->net, o->smoothing, &sgd));
     run->step++;
     if (mabn_net_behind(run->net) == mabn_net_depth(run->net)) MABN_TRY(finish_step(run));
@@ -186,7 +186,6 @@ static mabn_status validate(struct mabn_run *run)
     MABN_TRY(finish_steps(run));
     double start = mabn_now();
     mabn_progress_note(run->progress, "validating");
-    MABN_TRY(mabn_net_copy(run->val_net, run->net));
     MABN_TRY(mabn_evaluate(&result, run->val_net, &run->val_source, &run->input, &eo));
     run->val_pending = false;
     struct mabn_str line;
@@ -207,7 +206,7 @@ static mabn_status save(struct mabn_run *run)
     bool finite;
     MABN_TRY(finish_steps(run));
     if (run->last_saved && run->last_saved_step == run->step && !run->val_pending) return MABN_OK;
-    MABN_TRY(mabn_net_finite(run->net, &finite));
+    MABN_TRY(mabn_params_finite(mabn_net_params(run->net), &finite));
     if (!finite) return not_finite(run, "a weight is not finite", run->step);
     double start = mabn_now();
     MABN_TRY(mabn_run_save(run));

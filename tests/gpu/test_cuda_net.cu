@@ -14,7 +14,7 @@
 #endif
 
 static struct mabn_device *cpu, *gpu;
-static const struct mabn_net_sgd sgd = {0.05, 0.9, 1e-4, false, false};
+static const struct mabn_params_sgd sgd = {0.05, 0.9, 1e-4, false, false, 0};
 
 static void must(mabn_status status)
 {
@@ -92,7 +92,7 @@ static outcome run_steps(struct mabn_net *net, int from, int to)
 {
     outcome out;
     struct mabn_net_result r;
-    const bool training = mabn_net_tensor_find(net, "fc.bias", MABN_NET_MOMENTUM) >= 0;
+    const bool training = mabn_params_find(mabn_net_params(net), "fc.bias", MABN_PARAMS_MOMENTUM) >= 0;
     const auto fetch = [&] {
         must(mabn_net_result(net, &r));
         out.losses.push_back((float)r.loss);
@@ -134,11 +134,11 @@ static std::vector<float> run_apart(struct mabn_net *net, int from, int to)
 
 static std::vector<float> tensor(const struct mabn_net *net, int index)
 {
-    const struct mabn_net_tensor *t = mabn_net_tensor_at(net, index);
+    const struct mabn_params_tensor *t = mabn_params_at(mabn_net_params(net), index);
     size_t n = 0;
     if (!mabn_shape_count(&t->shape, &n)) MABN_BUG("shape");
     std::vector<char> bytes(n * mabn_dtype_size(t->dtype));
-    must(mabn_net_tensor_get(net, index, bytes.data(), bytes.size()));
+    must(mabn_params_get(mabn_net_params(net), index, bytes.data(), bytes.size()));
     std::vector<float> v(n);
     for (size_t i = 0; i < n; i++) {
         int64_t whole;
@@ -153,9 +153,9 @@ static std::vector<float> tensor(const struct mabn_net *net, int index)
 static void compare(struct gpu_verdict &verdict, const struct mabn_net *a, const struct mabn_net *b,
                     double tolerance)
 {
-    if (mabn_net_tensor_count(a) != mabn_net_tensor_count(b)) verdict.add("tensors", 1, 0);
-    for (int i = 0; i < mabn_net_tensor_count(a); i++) {
-        const struct mabn_net_tensor *t = mabn_net_tensor_at(a, i);
+    if (mabn_params_count(mabn_net_params(a)) != mabn_params_count(mabn_net_params(b))) verdict.add("tensors", 1, 0);
+    for (int i = 0; i < mabn_params_count(mabn_net_params(a)); i++) {
+        const struct mabn_params_tensor *t = mabn_params_at(mabn_net_params(a), i);
         char what[80];
         snprintf(what, sizeof what, "%s (role %d)", t->name, (int)t->role);
         verdict.add(what, tensor(a, i), tensor(b, i), tolerance);
@@ -193,8 +193,8 @@ static void test_training(const char *arch, const char *norm, enum mabn_net_prec
     struct gpu_verdict verdict;
     char name[120];
 
-    mabn_net_initialize(want, 7, MABN_NET_INIT_FAN_OUT);
-    mabn_net_initialize(got, 7, MABN_NET_INIT_FAN_OUT);
+    must(mabn_params_initialize(mabn_net_params(want), 7, MABN_PARAMS_INIT_FAN_OUT));
+    must(mabn_params_initialize(mabn_net_params(got), 7, MABN_PARAMS_INIT_FAN_OUT));
     const outcome a = run_steps(got, 0, steps), b = run_steps(want, 0, steps);
     compare(verdict, a, b, tolerance);
     if (precision == MABN_NET_FP32) {
@@ -207,9 +207,9 @@ static void test_training(const char *arch, const char *norm, enum mabn_net_prec
     network eval(d.model, gpu, false, precision), on_cpu(d.model, cpu, false);
     network plain(d.model, gpu, false, precision,
                   [](struct mabn_net_options &o) { o.no_fold = true; });
-    must(mabn_net_copy(eval, got));
-    must(mabn_net_copy(plain, got));
-    must(mabn_net_copy(on_cpu, got));
+    must(mabn_params_copy(mabn_net_params(eval), mabn_net_params(got)));
+    must(mabn_params_copy(mabn_net_params(plain), mabn_net_params(got)));
+    must(mabn_params_copy(mabn_net_params(on_cpu), mabn_net_params(got)));
     const outcome e = run_steps(on_cpu, 20, 22);
     compare(verdict, run_steps(eval, 20, 22), e, tolerance);
     compare(verdict, run_steps(plain, 20, 22), e, tolerance);
@@ -238,20 +238,20 @@ static void test_joined(const char *arch, const char *norm, enum mabn_net_precis
     struct gpu_verdict verdict;
     char name[120];
 
-    mabn_net_initialize(want, 7, MABN_NET_INIT_FAN_OUT);
-    mabn_net_initialize(got, 7, MABN_NET_INIT_FAN_OUT);
+    must(mabn_params_initialize(mabn_net_params(want), 7, MABN_PARAMS_INIT_FAN_OUT));
+    must(mabn_params_initialize(mabn_net_params(got), 7, MABN_PARAMS_INIT_FAN_OUT));
     const outcome a = run_steps(got, 0, steps), b = run_steps(want, 0, steps);
     compare(verdict, a, b, tolerance);
     if (precision == MABN_NET_FP32) compare(verdict, got, want, tolerance);
 #ifdef MABN_EXECUTOR
     network apart(d.model, gpu, true, precision, change);
-    mabn_net_initialize(apart, 7, MABN_NET_INIT_FAN_OUT);
+    must(mabn_params_initialize(mabn_net_params(apart), 7, MABN_PARAMS_INIT_FAN_OUT));
     verdict.add("losses", a.losses, run_apart(apart, 0, steps), 0);
     compare(verdict, got, apart, 0);
     if (precision == MABN_NET_BF16) {
         network timed(d.model, gpu, true, precision,
                       [](struct mabn_net_options &o) { o.tune = true; });
-        mabn_net_initialize(timed, 7, MABN_NET_INIT_FAN_OUT);
+        must(mabn_params_initialize(mabn_net_params(timed), 7, MABN_PARAMS_INIT_FAN_OUT));
         compare(verdict, run_steps(timed, 0, steps), b, tolerance);
     }
 #endif
@@ -299,7 +299,7 @@ static void test_saved(const char *norm)
         const bool joins = join == MABN_NET_JOIN_ALWAYS;
         network net(d.model, gpu, true, MABN_NET_BF16,
                     [&](struct mabn_net_options &o) { o.join = join; });
-        mabn_net_initialize(net, 7, MABN_NET_INIT_FAN_OUT);
+        must(mabn_params_initialize(mabn_net_params(net), 7, MABN_PARAMS_INIT_FAN_OUT));
         for (int step = 0; step < 3; step++) {
             const bool known = mabn && step == 2; /* r_start is 3 */
             const struct passes got = step_of(net, step);
@@ -341,8 +341,8 @@ static void test_step_apart(enum mabn_net_precision precision)
     struct gpu_verdict verdict;
     char name[120];
 
-    mabn_net_initialize(one, 7, MABN_NET_INIT_FAN_OUT);
-    mabn_net_initialize(apart, 7, MABN_NET_INIT_FAN_OUT);
+    must(mabn_params_initialize(mabn_net_params(one), 7, MABN_PARAMS_INIT_FAN_OUT));
+    must(mabn_params_initialize(mabn_net_params(apart), 7, MABN_PARAMS_INIT_FAN_OUT));
     const outcome a = run_steps(one, 0, STEPS);
     verdict.add("losses", a.losses, run_apart(apart, 0, STEPS), 0);
     compare(verdict, one, apart, 0);
@@ -365,19 +365,19 @@ static void test_resume(const char *norm, enum mabn_net_join join)
     network second(d.model, gpu, true, MABN_NET_FP32, change);
     struct gpu_verdict verdict;
 
-    mabn_net_initialize(whole, 7, MABN_NET_INIT_FAN_OUT);
-    mabn_net_initialize(first, 7, MABN_NET_INIT_FAN_OUT);
-    mabn_net_initialize(second, 8, MABN_NET_INIT_FAN_OUT);
+    must(mabn_params_initialize(mabn_net_params(whole), 7, MABN_PARAMS_INIT_FAN_OUT));
+    must(mabn_params_initialize(mabn_net_params(first), 7, MABN_PARAMS_INIT_FAN_OUT));
+    must(mabn_params_initialize(mabn_net_params(second), 8, MABN_PARAMS_INIT_FAN_OUT));
     run_steps(whole, 0, 2 * half + 1);
     run_steps(first, 0, half);
     run_steps(second, 0, half + 3); /* graphs that were made before must not matter */
-    for (int i = 0; i < mabn_net_tensor_count(first); i++) {
-        const struct mabn_net_tensor *t = mabn_net_tensor_at(first, i);
+    for (int i = 0; i < mabn_params_count(mabn_net_params(first)); i++) {
+        const struct mabn_params_tensor *t = mabn_params_at(mabn_net_params(first), i);
         size_t n = 0;
-        if (t->role == MABN_NET_GRADIENT || !mabn_shape_count(&t->shape, &n)) continue;
+        if (t->role == MABN_PARAMS_GRADIENT || !mabn_shape_count(&t->shape, &n)) continue;
         std::vector<char> bytes(n * mabn_dtype_size(t->dtype));
-        must(mabn_net_tensor_get(first, i, bytes.data(), bytes.size()));
-        must(mabn_net_tensor_set(second, i, bytes.data(), bytes.size()));
+        must(mabn_params_get(mabn_net_params(first), i, bytes.data(), bytes.size()));
+        must(mabn_params_set(mabn_net_params(second), i, bytes.data(), bytes.size()));
     }
     run_steps(second, half, 2 * half + 1);
     compare(verdict, second, whole, 0);
@@ -396,7 +396,7 @@ static void test_records(enum mabn_net_precision precision)
     char name[80];
 
     for (struct mabn_net *net : {(struct mabn_net *)want, (struct mabn_net *)got})
-        mabn_net_initialize(net, 7, MABN_NET_INIT_FAN_OUT);
+        must(mabn_params_initialize(mabn_net_params(net), 7, MABN_PARAMS_INIT_FAN_OUT));
     for (int step = 0; step < 5; step++) {
         for (struct mabn_net *net : {(struct mabn_net *)want, (struct mabn_net *)got}) {
             mabn_net_record(net, channels, step % 2 ? 2 : 0, false);
@@ -425,9 +425,9 @@ static void test_overflow(void)
     struct mabn_net_loss_scale scale = {ldexp(1, 100), 7};
     struct mabn_net_result r;
     struct gpu_verdict verdict;
-    const int fc = mabn_net_tensor_find(net, "fc.weight", MABN_NET_PARAMETER);
+    const int fc = mabn_params_find(mabn_net_params(net), "fc.weight", MABN_PARAMS_VALUE);
 
-    mabn_net_initialize(net, 7, MABN_NET_INIT_FAN_OUT);
+    must(mabn_params_initialize(mabn_net_params(net), 7, MABN_PARAMS_INIT_FAN_OUT));
     const std::vector<float> before = tensor(net, fc);
     must(mabn_net_loss_scale_set(net, &scale));
     fill(net, 0);
@@ -461,8 +461,8 @@ static void test_bytes(enum mabn_net_precision precision)
     struct mabn_net_result r[2];
     char name[80];
 
-    mabn_net_initialize(floats, 7, MABN_NET_INIT_FAN_OUT);
-    mabn_net_initialize(bytes, 7, MABN_NET_INIT_FAN_OUT);
+    must(mabn_params_initialize(mabn_net_params(floats), 7, MABN_PARAMS_INIT_FAN_OUT));
+    must(mabn_params_initialize(mabn_net_params(bytes), 7, MABN_PARAMS_INIT_FAN_OUT));
     must(mabn_net_byte_table(bytes, table.data()));
     for (int step = 0; step < 4; step++) {
         uint8_t *to = mabn_net_bytes(bytes);
@@ -490,12 +490,12 @@ static void test_changes(void)
     const description d("cifar-resnet8", "bn");
     network want(d.model, cpu, true), got(d.model, gpu, true);
     struct gpu_verdict verdict;
-    struct mabn_net_sgd changed = sgd;
+    struct mabn_params_sgd changed = sgd;
     double seconds = 0;
     bool finite = false;
 
     for (struct mabn_net *net : {(struct mabn_net *)want, (struct mabn_net *)got}) {
-        mabn_net_initialize(net, 7, MABN_NET_INIT_FAN_OUT);
+        must(mabn_params_initialize(mabn_net_params(net), 7, MABN_PARAMS_INIT_FAN_OUT));
         run_steps(net, 0, 3);
         for (int step = 0; step < 4; step++) {
             struct mabn_net_result r;
@@ -509,7 +509,7 @@ static void test_changes(void)
         }
     }
     compare(verdict, got, want, 1e-4);
-    must(mabn_net_finite(got, &finite));
+    must(mabn_params_finite(mabn_net_params(got), &finite));
     verdict.add("finite", finite ? 0 : 1, 0);
     for (int i = 0; i < 3; i++)
         must(mabn_net_time_convolutions(got, &seconds));

@@ -28,8 +28,8 @@ static struct mabn_norm_options norm_options(void)
 static struct mabn_net *cpu_network(void)
 {
     struct mabn_net_options options = {};
-    const struct mabn_net_conv three = {WIDTH, 3, 1, 1, false, true},
-                               one = {WIDTH, 1, 1, 0, false, true};
+    const struct mabn_net_conv three = {WIDTH, 3, 1, 1, false, true, {}},
+                               one = {WIDTH, 1, 1, 0, false, true, {}};
     const struct mabn_norm_options norm = norm_options();
     struct mabn_net *net;
 
@@ -45,22 +45,25 @@ static struct mabn_net *cpu_network(void)
     x = mabn_net_add_norm(net, x, "bn2", &norm, -1, true);
     x = mabn_net_add_conv(net, x, "conv3", &one);
     x = mabn_net_add_norm(net, x, "bn3", &norm, shortcut, true);
-    x = mabn_net_add_linear(net, mabn_net_add_global_pool(net, x), "fc", CLASSES);
-    if (mabn_net_plan(net, x)) MABN_BUG("%s", mabn_error_message());
-    mabn_net_initialize(net, 7, MABN_NET_INIT_FAN_OUT);
+    struct mabn_net_linear fc = {};
+    fc.out = CLASSES;
+    x = mabn_net_add_linear(net, mabn_net_add_global_pool(net, x), "fc", &fc);
+    mabn_net_add_output(net, x, "logits");
+    if (mabn_net_plan(net)) MABN_BUG("%s", mabn_error_message());
+    if (mabn_params_initialize(mabn_net_params(net), 7, MABN_PARAMS_INIT_FAN_OUT)) abort();
     return net;
 }
 
 /* A parameter of the CPU's network, in memory's order. */
 static std::vector<float> parameter(const struct mabn_net *net, const char *name, int area)
 {
-    const int index = mabn_net_tensor_find(net, name, MABN_NET_PARAMETER);
+    const int index = mabn_params_find(mabn_net_params(net), name, MABN_PARAMS_VALUE);
     if (index < 0) MABN_BUG("no parameter '%s'", name);
-    const struct mabn_shape *shape = &mabn_net_tensor_at(net, index)->shape;
+    const struct mabn_shape *shape = &mabn_params_at(mabn_net_params(net), index)->shape;
     size_t count;
     if (!mabn_shape_count(shape, &count)) MABN_BUG("shape");
     std::vector<float> file(count), memory(count);
-    if (mabn_net_tensor_get(net, index, file.data(), count * sizeof(float)))
+    if (mabn_params_get(mabn_net_params(net), index, file.data(), count * sizeof(float)))
         MABN_BUG("%s", mabn_error_message());
     if (area == 0) return file;
     mabn_weights_from_file(memory.data(), file.data(), (size_t)shape->dim[0], (size_t)shape->dim[1],
@@ -290,7 +293,7 @@ static void test_steps(enum mabn_dtype dtype)
 {
     struct mabn_net *net = cpu_network();
     struct network gpu(net, dtype);
-    const struct mabn_net_sgd sgd = {LR, MOMENTUM, DECAY, false, false};
+    const struct mabn_params_sgd sgd = {LR, MOMENTUM, DECAY, false, false, 0};
     /* What rounding does to one value, steps later. */
     const double tolerance = dtype == MABN_DTYPE_BF16 ? 0.1 : dtype == MABN_DTYPE_F16 ? 0.02 : 2e-4;
     std::vector<int32_t> labels;

@@ -142,7 +142,7 @@ static std::vector<float> weights(const struct options &o, const char *name)
     must(mabn_model_build(&net, cpu, &file.model, &no));
     must(mabn_model_file_load(&file, net, &load));
     size_t count;
-    const float *p = mabn_net_parameters(net, &count);
+    const float *p = mabn_params_values(mabn_net_params(net), &count);
     all.assign(p, p + count);
     mabn_net_free(net);
     mabn_device_free(cpu);

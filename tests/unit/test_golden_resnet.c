@@ -66,9 +66,9 @@ static void load_weights(struct mabn_net *net, const char *path)
         printf("Bail out! %s\n", mabn_error_message());
         exit(1);
     }
-    for (int i = 0; i < mabn_net_tensor_count(net); i++) {
-        const struct mabn_net_tensor *t = mabn_net_tensor_at(net, i);
-        if (t->role != MABN_NET_PARAMETER && t->role != MABN_NET_STATE) continue;
+    for (int i = 0; i < mabn_params_count(mabn_net_params(net)); i++) {
+        const struct mabn_params_tensor *t = mabn_params_at(mabn_net_params(net), i);
+        if (t->role != MABN_PARAMS_VALUE && t->role != MABN_PARAMS_STATE) continue;
         int64_t k = mabn_weights_find(w, MABN_WEIGHT_MODEL, t->name);
         wanted++;
         if (k < 0) continue;
@@ -76,7 +76,7 @@ static void load_weights(struct mabn_net *net, const char *path)
         void *bytes = mabn_xmalloc(source->bytes);
         if (source->dtype == t->dtype && mabn_shape_equal(&source->shape, &t->shape) &&
             !mabn_weights_read(w, (size_t)k, bytes) &&
-            !mabn_net_tensor_set(net, i, bytes, source->bytes))
+            !mabn_params_set(mabn_net_params(net), i, bytes, source->bytes))
             loaded++;
         free(bytes);
     }
@@ -88,7 +88,7 @@ static void load_weights(struct mabn_net *net, const char *path)
 /* Every dataset of a group against the tensor of its name. */
 struct group {
     const struct mabn_net *net;
-    enum mabn_net_role role;
+    enum mabn_params_role role;
     const char *name;
     int compared;
     double worst;
@@ -103,10 +103,10 @@ static herr_t compare_member(hid_t id, const char *name, const H5L_info_t *info,
     (void)info;
     snprintf(path, sizeof path, "%s/%s", g->name, name);
     float *want = read_all(path, H5T_NATIVE_FLOAT, &count), *got = mabn_xcalloc(count, sizeof *got);
-    int i = mabn_net_tensor_find(g->net, name, g->role);
-    if (i < 0) i = mabn_net_tensor_find(g->net, name, MABN_NET_STATE);
+    int i = mabn_params_find(mabn_net_params(g->net), name, g->role);
+    if (i < 0) i = mabn_params_find(mabn_net_params(g->net), name, MABN_PARAMS_STATE);
     double error = INFINITY;
-    if (i >= 0 && !mabn_net_tensor_get(g->net, i, got, count * sizeof *got))
+    if (i >= 0 && !mabn_params_get(mabn_net_params(g->net), i, got, count * sizeof *got))
         error = distance(got, want, count);
     printf("# %s: %.1e\n", path, error);
     if (!(error <= g->worst)) g->worst = error;
@@ -116,7 +116,7 @@ static herr_t compare_member(hid_t id, const char *name, const H5L_info_t *info,
     return 0;
 }
 
-static void compare_group(const struct mabn_net *net, enum mabn_net_role role, const char *name,
+static void compare_group(const struct mabn_net *net, enum mabn_params_role role, const char *name,
                           double tolerance)
 {
     struct group g = {net, role, name, 0, 0};
@@ -151,7 +151,7 @@ static void fill_input(struct mabn_net *net, const struct golden *g, size_t step
 
 static void check_steps(struct mabn_net *net, const struct golden *g)
 {
-    struct mabn_net_sgd sgd = {.lr = 0.1, .momentum = 0.9, .weight_decay = 1e-4};
+    struct mabn_params_sgd sgd = {.lr = 0.1, .momentum = 0.9, .weight_decay = 1e-4};
     size_t row = g->batch * g->classes;
     for (size_t step = 0; step < g->steps && step < STEPS; step++) {
         double loss = 0;
@@ -163,7 +163,7 @@ static void check_steps(struct mabn_net *net, const struct golden *g)
         tap_ok(!s && fabs(loss / (double)g->loss[step] - 1) < loss_tolerance[step],
                "step %zu: loss %.6f, recorded %.6f", step, loss, (double)g->loss[step]);
         if (!s) s = mabn_net_backward(net);
-        if (!step) compare_group(net, MABN_NET_GRADIENT, "grad_step0", GRADIENT_TOLERANCE);
+        if (!step) compare_group(net, MABN_PARAMS_GRADIENT, "grad_step0", GRADIENT_TOLERANCE);
         if (!s) s = mabn_net_update(net, &sgd);
         tap_ok(!s, "step %zu: done", step);
     }
@@ -188,11 +188,13 @@ static void check_network(struct mabn_device *device, const struct golden *g, co
                exact ? ", without Winograd" : "");
     load_weights(net, weights);
     check_steps(net, g);
-    compare_group(net, MABN_NET_PARAMETER, "state_step6", END_TOLERANCE);
+    compare_group(net, MABN_PARAMS_VALUE, "state_step6", END_TOLERANCE);
     size_t count;
     float *logits = read_all("eval_logits", H5T_NATIVE_FLOAT, &count);
     options.training = false;
-    if (mabn_model_build(&eval, device, &model, &options) || mabn_net_copy(eval, net)) abort();
+    if (mabn_model_build(&eval, device, &model, &options) ||
+        mabn_params_copy(mabn_net_params(eval), mabn_net_params(net)))
+        abort();
     /* The recorded inference is of the first step's images. */
     fill_input(eval, g, 0);
     mabn_status s = mabn_net_forward(eval);

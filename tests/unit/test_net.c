@@ -27,7 +27,7 @@ static float *noise(const char *name, size_t count)
     return values;
 }
 
-static size_t tensor_size(const struct mabn_net_tensor *t)
+static size_t tensor_size(const struct mabn_params_tensor *t)
 {
     size_t n = 0;
     if (!mabn_shape_count(&t->shape, &n)) abort();
@@ -37,9 +37,9 @@ static size_t tensor_size(const struct mabn_net_tensor *t)
 /* Parameters as the fixture script makes them. */
 static void fill_parameters(struct mabn_net *net)
 {
-    for (int i = 0; i < mabn_net_tensor_count(net); i++) {
-        const struct mabn_net_tensor *t = mabn_net_tensor_at(net, i);
-        if (t->role != MABN_NET_PARAMETER) continue;
+    for (int i = 0; i < mabn_params_count(mabn_net_params(net)); i++) {
+        const struct mabn_params_tensor *t = mabn_params_at(mabn_net_params(net), i);
+        if (t->role != MABN_PARAMS_VALUE) continue;
         size_t n = tensor_size(t), length = strlen(t->name);
         float *v = noise(t->name, n);
         bool weight = length > 6 && !strcmp(t->name + length - 6, "weight");
@@ -51,7 +51,7 @@ static void fill_parameters(struct mabn_net *net)
                 x = weight ? 1 + 0.25 * x : 0.25 * x;
             v[k] = (float)x;
         }
-        if (mabn_net_tensor_set(net, i, v, n * sizeof *v)) abort();
+        if (mabn_params_set(mabn_net_params(net), i, v, n * sizeof *v)) abort();
         free(v);
     }
 }
@@ -104,12 +104,11 @@ static struct mabn_net *build(const struct mabn_model *model, int batch, int hei
                               bool training)
 {
     struct mabn_net *net;
-    struct mabn_net_options options = {
-        .batch = batch,
-        .height = height,
-        .width = width,
-        .precision = MABN_NET_FP32,
-        .training = training};
+    struct mabn_net_options options = {.batch = batch,
+                                       .height = height,
+                                       .width = width,
+                                       .precision = MABN_NET_FP32,
+                                       .training = training};
     if (mabn_model_build(&net, device, model, &options)) {
         printf("# %s\n", mabn_error_message());
         abort();
@@ -149,13 +148,14 @@ static double gradient_error(const struct mabn_net *net, const char *table, cons
                              int *compared)
 {
     double worst = 0, want[2];
-    for (int i = 0; i < mabn_net_tensor_count(net); i++) {
-        const struct mabn_net_tensor *t = mabn_net_tensor_at(net, i);
-        if (t->role != MABN_NET_GRADIENT || find_row(table, name, t->name, want, 2) != 2) continue;
+    for (int i = 0; i < mabn_params_count(mabn_net_params(net)); i++) {
+        const struct mabn_params_tensor *t = mabn_params_at(mabn_net_params(net), i);
+        if (t->role != MABN_PARAMS_GRADIENT || find_row(table, name, t->name, want, 2) != 2)
+            continue;
         size_t n = tensor_size(t);
         float *g = mabn_xmalloc(n * sizeof *g), *pattern = noise("pattern", n);
         double square = 0, dot = 0;
-        if (mabn_net_tensor_get(net, i, g, n * sizeof *g)) abort();
+        if (mabn_params_get(mabn_net_params(net), i, g, n * sizeof *g)) abort();
         for (size_t k = 0; k < n; k++) {
             square += (double)g[k] * g[k];
             dot += (double)g[k] * pattern[k];
@@ -210,13 +210,13 @@ static void check_fixture(const struct fixture *f, const char *table)
     if (!s) s = mabn_net_backward(net);
     if (record) check_records(net, table, f->name);
     error = gradient_error(net, table, f->name, &compared);
-    for (int i = 0; i < mabn_net_tensor_count(net); i++)
-        parameters += mabn_net_tensor_at(net, i)->role == MABN_NET_PARAMETER;
+    for (int i = 0; i < mabn_params_count(mabn_net_params(net)); i++)
+        parameters += mabn_params_at(mabn_net_params(net), i)->role == MABN_PARAMS_VALUE;
     tap_ok(!s && compared == parameters && error < f->tolerance, "%s: %d gradients (%.1e)", f->name,
            compared, error);
     /* Validation: another network, the state of this one. */
     struct mabn_net *eval = build(&model, f->batch, f->height, f->columns, false);
-    s = mabn_net_copy(eval, net);
+    s = mabn_params_copy(mabn_net_params(eval), mabn_net_params(net));
     memcpy(mabn_net_input(eval), mabn_net_input(net),
            sizeof(float) * (size_t)(f->batch * f->height * f->columns * f->channels));
     if (!s) s = mabn_net_forward(eval);
@@ -230,12 +230,12 @@ static void check_fixture(const struct fixture *f, const char *table)
 /* The gradient of a centralized weight has filters that sum to 0; the outputs cannot show it. */
 static double filter_sums(const struct mabn_net *net, const char *name)
 {
-    int i = mabn_net_tensor_find(net, name, MABN_NET_GRADIENT);
-    const struct mabn_net_tensor *t = mabn_net_tensor_at(net, i);
+    int i = mabn_params_find(mabn_net_params(net), name, MABN_PARAMS_GRADIENT);
+    const struct mabn_params_tensor *t = mabn_params_at(mabn_net_params(net), i);
     size_t n = tensor_size(t), filter = n / (size_t)t->shape.dim[0];
     float *g = mabn_xmalloc(n * sizeof *g);
     double worst = 0;
-    if (mabn_net_tensor_get(net, i, g, n * sizeof *g)) abort();
+    if (mabn_params_get(mabn_net_params(net), i, g, n * sizeof *g)) abort();
     for (size_t f = 0; f < n; f += filter) {
         double sum = 0, size = 1e-9;
         for (size_t k = f; k < f + filter; k++) {
@@ -253,7 +253,7 @@ static double filter_sums(const struct mabn_net *net, const char *name)
 static void check_steps(const char *table)
 {
     const struct fixture f = {"mabn-steps", "cifar-resnet8", "mabn", false, 8, 8, 12, 12, 3, 10, 0};
-    const struct mabn_net_sgd sgd = {.lr = 0.05, .momentum = 0.9, .weight_decay = 1e-4};
+    const struct mabn_params_sgd sgd = {.lr = 0.05, .momentum = 0.9, .weight_decay = 1e-4};
     struct mabn_model model = describe(&f);
     double want[80], loss, worst = 0, worst_loss = 0;
     for (int p = 0; p < MABN_MODEL_PARTS; p++) {
@@ -289,7 +289,7 @@ static void check_steps(const char *table)
     worst =
         fmax(filter_sums(net, "conv1.weight"), filter_sums(net, "layer2.0.downsample.0.weight"));
     tap_ok(worst < 1e-5, "gradients of centralized filters sum to 0 (%.1e)", worst);
-    mabn_status s = mabn_net_copy(eval, net);
+    mabn_status s = mabn_params_copy(mabn_net_params(eval), mabn_net_params(net));
     if (!s) s = mabn_net_forward(eval);
     worst = logits_error(eval, want, find_row(table, f.name, "eval", want, 80));
     tap_ok(!s && worst < 2e-5, "inference after them, folded (%.1e)", worst);
@@ -323,16 +323,15 @@ enum { STEPS = 4 };
 static char *train(const struct mabn_model *model, bool save_memory, size_t *bytes)
 {
     struct mabn_net *net;
-    struct mabn_net_options options = {
-        .batch = 6,
-        .height = 16,
-        .width = 16,
-        .precision = MABN_NET_FP32,
-        .training = true,
-        .save_memory = save_memory};
-    struct mabn_net_sgd sgd = {.lr = 0.05, .momentum = 0.9, .weight_decay = 1e-4};
+    struct mabn_net_options options = {.batch = 6,
+                                       .height = 16,
+                                       .width = 16,
+                                       .precision = MABN_NET_FP32,
+                                       .training = true,
+                                       .save_memory = save_memory};
+    struct mabn_params_sgd sgd = {.lr = 0.05, .momentum = 0.9, .weight_decay = 1e-4};
     if (mabn_model_build(&net, device, model, &options)) abort();
-    mabn_net_initialize(net, 3, MABN_NET_INIT_FAN_OUT);
+    if (mabn_params_initialize(mabn_net_params(net), 3, MABN_PARAMS_INIT_FAN_OUT)) abort();
     fill_batch(net);
     double loss;
     for (int i = 0; i < STEPS; i++)
@@ -341,11 +340,11 @@ static char *train(const struct mabn_model *model, bool save_memory, size_t *byt
             abort();
     char *all = NULL;
     *bytes = 0;
-    for (int i = 0; i < mabn_net_tensor_count(net); i++) {
-        const struct mabn_net_tensor *t = mabn_net_tensor_at(net, i);
+    for (int i = 0; i < mabn_params_count(mabn_net_params(net)); i++) {
+        const struct mabn_params_tensor *t = mabn_params_at(mabn_net_params(net), i);
         size_t size = tensor_size(t) * mabn_dtype_size(t->dtype);
         all = mabn_xrealloc(all, *bytes + size);
-        if (mabn_net_tensor_get(net, i, all + *bytes, size)) abort();
+        if (mabn_params_get(mabn_net_params(net), i, all + *bytes, size)) abort();
         *bytes += size;
     }
     mabn_net_free(net);
@@ -375,6 +374,86 @@ static void check_repeats(const char *norm)
     free(saving);
 }
 
+/* ---- several plans over one store ---- */
+
+static struct mabn_net *plan_over(struct mabn_params *params, const struct mabn_model *model,
+                                  int height, int width, bool training)
+{
+    struct mabn_net *net;
+    struct mabn_net_options options = {.batch = 4,
+                                       .height = height,
+                                       .width = width,
+                                       .precision = MABN_NET_FP32,
+                                       .training = training,
+                                       .params = params};
+    if (mabn_model_build(&net, device, model, &options)) abort();
+    fill_batch(net);
+    return net;
+}
+
+static void one_step(struct mabn_net *net)
+{
+    const struct mabn_params_sgd sgd = {.lr = 0.05, .weight_decay = 1e-4};
+    double loss;
+    if (mabn_net_forward(net) || mabn_net_loss(net, 0.1, &loss) || mabn_net_backward(net) ||
+        mabn_net_update(net, &sgd))
+        abort();
+}
+
+static bool same_values(const struct mabn_net *a, const struct mabn_net *b)
+{
+    size_t n, m;
+    const float *p = mabn_params_values(mabn_net_params(a), &n);
+    const float *q = mabn_params_values(mabn_net_params(b), &m);
+    float *x = mabn_xmalloc(n * sizeof *x), *y = mabn_xmalloc(m * sizeof *y);
+    if (mabn_device_get(device, x, p, n * sizeof *x) ||
+        mabn_device_get(device, y, q, m * sizeof *y))
+        abort();
+    const bool same = n == m && !memcmp(x, y, n * sizeof *x);
+    free(x);
+    free(y);
+    return same;
+}
+
+/* Steps alternate between two shapes over one store, and between two networks that hand their
+ * parameters over; a plan for inference that borrows sees what one that was copied to does. */
+static void check_two_plans(const char *norm)
+{
+    struct mabn_model model;
+    struct mabn_params *params;
+    if (mabn_model_init(&model, "cifar-resnet8") || mabn_model_set_norm(&model, norm)) abort();
+    if (mabn_params_new(&params, device)) abort();
+    struct mabn_net *one = plan_over(params, &model, 32, 32, true),
+                    *two = plan_over(params, &model, 48, 40, true),
+                    *seen = plan_over(params, &model, 32, 32, false);
+    struct mabn_net *first = plan_over(NULL, &model, 32, 32, true),
+                    *second = plan_over(NULL, &model, 48, 40, true),
+                    *copied = plan_over(NULL, &model, 32, 32, false);
+    if (mabn_params_initialize(params, 4, MABN_PARAMS_INIT_FAN_OUT) ||
+        mabn_params_initialize(mabn_net_params(first), 4, MABN_PARAMS_INIT_FAN_OUT))
+        abort();
+    for (int i = 0; i < 2; i++) {
+        one_step(one);
+        one_step(first);
+        if (mabn_net_forward(seen) ||
+            mabn_params_copy(mabn_net_params(second), mabn_net_params(first)))
+            abort();
+        one_step(two);
+        one_step(second);
+        if (mabn_params_copy(mabn_net_params(first), mabn_net_params(second))) abort();
+    }
+    tap_ok(same_values(one, first), "%s: two shapes over one store", norm);
+    if (mabn_params_copy(mabn_net_params(copied), params) || mabn_net_forward(seen) ||
+        mabn_net_forward(copied))
+        abort();
+    tap_ok(!memcmp(mabn_net_logits(seen), mabn_net_logits(copied), 40 * sizeof(float)),
+           "%s: inference that borrows sees the newest", norm);
+    struct mabn_net *nets[] = {one, two, seen, first, second, copied};
+    for (int i = 0; i < 6; i++)
+        mabn_net_free(nets[i]);
+    mabn_params_free(params);
+}
+
 static void check_folding(const char *arch, const char *norm)
 {
     struct mabn_model model;
@@ -385,9 +464,9 @@ static void check_folding(const char *arch, const char *norm)
     struct mabn_net *net = build(&model, 4, 64, 64, true), *eval[2];
     struct mabn_net_options options = {
         .batch = 4, .height = 64, .width = 64, .precision = MABN_NET_FP32};
-    struct mabn_net_sgd sgd = {.lr = 0.01};
+    struct mabn_params_sgd sgd = {.lr = 0.01};
     double loss, error = 0, size = 0;
-    mabn_net_initialize(net, 5, MABN_NET_INIT_FAN_OUT);
+    if (mabn_params_initialize(mabn_net_params(net), 5, MABN_PARAMS_INIT_FAN_OUT)) abort();
     fill_batch(net);
     for (int i = 0; i < 2; i++)
         if (mabn_net_forward(net) || mabn_net_loss(net, 0, &loss) || mabn_net_backward(net) ||
@@ -395,7 +474,8 @@ static void check_folding(const char *arch, const char *norm)
             abort();
     for (int i = 0; i < 2; i++) {
         options.no_fold = i;
-        if (mabn_model_build(&eval[i], device, &model, &options) || mabn_net_copy(eval[i], net))
+        if (mabn_model_build(&eval[i], device, &model, &options) ||
+            mabn_params_copy(mabn_net_params(eval[i]), mabn_net_params(net)))
             abort();
         fill_batch(eval[i]);
         if (mabn_net_forward(eval[i])) abort();
@@ -417,11 +497,13 @@ static void check_folding(const char *arch, const char *norm)
 static double worst_difference(const struct mabn_net *a, const struct mabn_net *b)
 {
     double worst = 0;
-    for (int i = 0; i < mabn_net_tensor_count(a); i++) {
-        const struct mabn_net_tensor *t = mabn_net_tensor_at(a, i);
+    for (int i = 0; i < mabn_params_count(mabn_net_params(a)); i++) {
+        const struct mabn_params_tensor *t = mabn_params_at(mabn_net_params(a), i);
         size_t n = tensor_size(t), bytes = n * mabn_dtype_size(t->dtype);
         float *x = mabn_xmalloc(bytes), *y = mabn_xmalloc(bytes);
-        if (mabn_net_tensor_get(a, i, x, bytes) || mabn_net_tensor_get(b, i, y, bytes)) abort();
+        if (mabn_params_get(mabn_net_params(a), i, x, bytes) ||
+            mabn_params_get(mabn_net_params(b), i, y, bytes))
+            abort();
         for (size_t k = 0; t->dtype == MABN_DTYPE_F32 && k < n; k++)
             worst = fmax(worst, fabs((double)x[k] - y[k]));
         if (t->dtype != MABN_DTYPE_F32 && memcmp(x, y, bytes)) worst = INFINITY;
@@ -453,7 +535,7 @@ static int rank_count(const int32_t *ranks, int n, int below)
 
 static void check_step(void)
 {
-    const struct mabn_net_sgd sgd = {.lr = 0.05, .momentum = 0.9, .weight_decay = 1e-4};
+    const struct mabn_params_sgd sgd = {.lr = 0.05, .momentum = 0.9, .weight_decay = 1e-4};
     struct mabn_model model = small_mabn();
     struct mabn_net *one = build(&model, 6, 12, 12, true), *apart = build(&model, 6, 12, 12, true);
     struct mabn_net *eval = build(&model, 6, 12, 12, false);
@@ -461,8 +543,8 @@ static void check_step(void)
     bool same = true, finite = false;
     double loss;
     tap_fails(mabn_net_result(one, &r), MABN_ERR_ARG, "no step", "a result without a step");
-    mabn_net_initialize(one, 3, MABN_NET_INIT_FAN_OUT);
-    mabn_net_initialize(apart, 3, MABN_NET_INIT_FAN_OUT);
+    if (mabn_params_initialize(mabn_net_params(one), 3, MABN_PARAMS_INIT_FAN_OUT)) abort();
+    if (mabn_params_initialize(mabn_net_params(apart), 3, MABN_PARAMS_INIT_FAN_OUT)) abort();
     for (int step = 0; step < STEPS; step++) {
         fill_batch(one);
         fill_batch(apart);
@@ -481,14 +563,14 @@ static void check_step(void)
     tap_ok(same, "steps in one call: the results of the calls apart");
     double worst = worst_difference(one, apart);
     tap_ok(worst == 0, "and the same network (%.1e)", worst);
-    tap_status(mabn_net_finite(one, &finite), "a look for what is not finite");
+    tap_status(mabn_params_finite(mabn_net_params(one), &finite), "a look for what is not finite");
     tap_ok(finite, "finds nothing");
 
     for (int i = 0; i < mabn_net_depth(one); i++)
         if (mabn_net_step(one, 0.1, &sgd)) abort();
     tap_fails(mabn_net_step(one, 0.1, &sgd), MABN_ERR_ARG, "not fetched", "too far behind");
     tap_fails(mabn_net_step(eval, 0.1, &sgd), MABN_ERR_ARG, "inference", "an update in inference");
-    if (mabn_net_copy(eval, one)) abort();
+    if (mabn_params_copy(mabn_net_params(eval), mabn_net_params(one))) abort();
     fill_batch(eval);
     mabn_status s = mabn_net_step(eval, 0, NULL);
     if (!s) s = mabn_net_result(eval, &r);
@@ -502,10 +584,11 @@ static void check_step(void)
     free(logits);
 
     float nan = NAN;
-    int i = mabn_net_tensor_find(one, "fc.bias", MABN_NET_PARAMETER);
+    int i = mabn_params_find(mabn_net_params(one), "fc.bias", MABN_PARAMS_VALUE);
     float values[7] = {0};
     values[3] = nan;
-    if (mabn_net_tensor_set(one, i, values, sizeof values) || mabn_net_finite(one, &finite))
+    if (mabn_params_set(mabn_net_params(one), i, values, sizeof values) ||
+        mabn_params_finite(mabn_net_params(one), &finite))
         abort();
     tap_ok(!finite, "one parameter is not a number");
     mabn_net_free(one);
@@ -537,23 +620,24 @@ static void check_names(void)
     struct mabn_net *net = build(&model, 2, 32, 32, true);
     int entries = 0;
     size_t values = 0;
-    for (int i = 0; i < mabn_net_tensor_count(net); i++) {
-        const struct mabn_net_tensor *t = mabn_net_tensor_at(net, i);
-        entries += t->role == MABN_NET_PARAMETER || t->role == MABN_NET_STATE;
-        if (t->role == MABN_NET_PARAMETER) values += tensor_size(t);
+    for (int i = 0; i < mabn_params_count(mabn_net_params(net)); i++) {
+        const struct mabn_params_tensor *t = mabn_params_at(mabn_net_params(net), i);
+        entries += t->role == MABN_PARAMS_VALUE || t->role == MABN_PARAMS_STATE;
+        if (t->role == MABN_PARAMS_VALUE) values += tensor_size(t);
     }
     tap_ok(entries == 426, "ResNet-50 with MABN has the reference's 426 entries (%d)", entries);
     tap_ok(values == 25557032, "and PyTorch's 25557032 parameters (%zu)", values);
-    int i = mabn_net_tensor_find(net, "layer4.0.downsample.0.weight", MABN_NET_PARAMETER);
+    int i =
+        mabn_params_find(mabn_net_params(net), "layer4.0.downsample.0.weight", MABN_PARAMS_VALUE);
     struct mabn_shape want = MABN_SHAPE(4, 2048, 1024, 1, 1);
-    tap_ok(i >= 0 && mabn_shape_equal(&mabn_net_tensor_at(net, i)->shape, &want),
+    tap_ok(i >= 0 && mabn_shape_equal(&mabn_params_at(mabn_net_params(net), i)->shape, &want),
            "shapes are the files'");
-    tap_ok(mabn_net_tensor_find(net, "conv1.weight", MABN_NET_MOMENTUM) >= 0 &&
-               mabn_net_tensor_find(net, "bn1.iters", MABN_NET_STATE) >= 0 &&
-               mabn_net_tensor_find(net, "bn1.iters", MABN_NET_PARAMETER) < 0,
+    tap_ok(mabn_params_find(mabn_net_params(net), "conv1.weight", MABN_PARAMS_MOMENTUM) >= 0 &&
+               mabn_params_find(mabn_net_params(net), "bn1.iters", MABN_PARAMS_STATE) >= 0 &&
+               mabn_params_find(mabn_net_params(net), "bn1.iters", MABN_PARAMS_VALUE) < 0,
            "tensors are found by name and role");
     float x;
-    tap_fails(mabn_net_tensor_get(net, i, &x, sizeof x), MABN_ERR_ARG, "4 bytes given",
+    tap_fails(mabn_params_get(mabn_net_params(net), i, &x, sizeof x), MABN_ERR_ARG, "4 bytes given",
               "a buffer of the wrong size");
     mabn_net_free(net);
 }
@@ -626,6 +710,8 @@ int main(void)
     check_repeats("bn");
     check_repeats("mabn");
     check_repeats("gn");
+    check_two_plans("bn");
+    check_two_plans("mabn");
     check_folding("resnet10", "bn");
     check_folding("resnet10", "mabn");
     check_folding("cifar-resnet8", "brn");

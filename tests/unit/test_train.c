@@ -145,7 +145,7 @@ static void model_files(void)
     model.base_width = 4;
     model.height = model.width = 8;
     tap_status(mabn_model_build(&a, device, &model, &options), "a network");
-    mabn_net_initialize(a, 3, MABN_NET_INIT_FAN_OUT);
+    if (mabn_params_initialize(mabn_net_params(a), 3, MABN_PARAMS_INIT_FAN_OUT)) abort();
     struct mabn_augment input;
     tap_status(mabn_augment_preset(&input, "cifar", false), "its input");
     struct mabn_model_save save = {
@@ -159,7 +159,8 @@ static void model_files(void)
     struct mabn_model_load load = {.momentum = true};
     tap_status(mabn_model_file_load(&file, b, &load), "load");
     size_t n, m;
-    const float *p = mabn_net_parameters(a, &n), *q = mabn_net_parameters(b, &m);
+    const float *p = mabn_params_values(mabn_net_params(a), &n),
+                *q = mabn_params_values(mabn_net_params(b), &m);
     tap_ok(n == m && !memcmp(p, q, n * sizeof *p), "the same parameters");
     mabn_net_free(b);
     b = NULL;

@@ -1,0 +1,381 @@
+/* A convolution, with or without bias, its weights centralized or not.
+ *
+ * In inference it runs in the place of a norm that folds into it, adding the norm's shortcut and
+ * applying its ReLU (nodes/norm.c joins the two).
+ *
+ * Where rows vary, a primitive is made for a few numbers of rows as they come up, each at most a
+ * quarter more than is wanted; the rows in between are zeros in and ignored out. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "net/internal.h"
+#include "ops/centralize.h"
+#include "ops/elementwise.h"
+
+/* The primitives of one layer for one number of rows. */
+struct sized {
+    int64_t rows;
+    struct mabn_conv *op;
+    void *packed;     /* inference: weights for it … */
+    uint64_t version; /* … made from these parameters */
+};
+
+struct sizes {
+    struct sized *list;
+    int count, capacity;
+};
+
+static bool keeps(const struct node *node, int k)
+{
+    (void)node;
+    return k == 0;
+}
+
+static bool adds(const struct node *node, int k)
+{
+    (void)node;
+    return k == 0;
+}
+
+/* ---- on the CPU ---- */
+
+static int64_t filter_size(const struct mabn_net *net, const struct node *conv)
+{
+    const struct parameter *p = &net->params->list[conv->weight];
+    return p->in * p->area;
+}
+
+static mabn_status new_op(struct mabn_net *net, struct node *node, int64_t rows,
+                          struct mabn_conv **op)
+{
+    const struct node *x = net_read(net, node, 0);
+    struct mabn_conv_shape shape = {
+        rows, x->h, x->w, x->c, node->c, node->conv.kernel, node->conv.stride, node->conv.pad};
+    struct mabn_conv_options options = {.training = net->options.training,
+                                        .no_dx = !x->trains,
+                                        .bias = node->conv.bias,
+                                        .exact = net->options.exact};
+    if (node->folded >= 0) {
+        const struct node *norm = &net->nodes[node->folded];
+        options.bias = true;
+        options.relu = norm->io.relu;
+        options.add = norm->reads[1] >= 0;
+    }
+    MABN_TRY(mabn_conv_new(op, net->device, &shape, &options));
+    net_want_scratch(net, 0, mabn_conv_scratch_bytes(*op));
+    return MABN_OK;
+}
+
+static mabn_status prepare(struct mabn_net *net, struct node *node)
+{
+    net_want_scratch(net, net->params->list[node->weight].count * sizeof(float), 0);
+    node->bias_offset = net->biases;
+    if (!net->options.training) net->biases += (size_t)(node->c + 15) & ~(size_t)15;
+    if (net->options.vary_rows) {
+        node->own = mabn_xcalloc(1, sizeof(struct sizes));
+        return MABN_OK;
+    }
+    MABN_TRY(new_op(net, node, net->options.batch, &node->op));
+    if (net->options.training) return MABN_OK;
+    node->packed_offset = net->packed_bytes;
+    net->packed_bytes += mabn_conv_packed_bytes(node->op);
+    return MABN_OK;
+}
+
+static void release(struct node *node)
+{
+    struct sizes *sizes = node->own;
+    mabn_conv_free(node->op);
+    for (int i = 0; sizes && i < sizes->count; i++) {
+        mabn_conv_free(sizes->list[i].op);
+        mabn_free(sizes->list[i].packed);
+    }
+    if (sizes) free(sizes->list);
+}
+
+/* Rounded up to four sizes an octave, but never above the plan's room. */
+static int64_t sized_rows(const struct mabn_net *net, int64_t rows)
+{
+    int64_t step = 1;
+    while (step * 8 <= rows)
+        step *= 2;
+    rows = (rows + step - 1) / step * step;
+    return rows < net->options.batch ? rows : net->options.batch;
+}
+
+/* Rows that live are followed by zeros up to `rows`. */
+static void clear_rows(float *buffer, int64_t live, int64_t rows, int64_t row)
+{
+    if (rows > live) memset(buffer + live * row, 0, (size_t)((rows - live) * row) * sizeof *buffer);
+}
+
+/* The layer's primitives for the rows that live now, and for how many they are. */
+static mabn_status find_sized(struct mabn_net *net, struct node *node, struct sized *found)
+{
+    *found =
+        (struct sized){net->options.batch, node->op, net->packed.base + node->packed_offset, 0};
+    if (!net->options.vary_rows) return MABN_OK;
+    struct sizes *sizes = node->own;
+    const int64_t rows = sized_rows(net, net->rows);
+    int i = 0;
+    while (i < sizes->count && sizes->list[i].rows != rows)
+        i++;
+    if (i == sizes->count) {
+        struct sized made = {.rows = rows};
+        MABN_TRY(new_op(net, node, rows, &made.op));
+        MABN_GROW(sizes->list, sizes->count, sizes->capacity);
+        sizes->list[sizes->count++] = made;
+    }
+    *found = sizes->list[i];
+    return MABN_OK;
+}
+
+/* The weights that a convolution uses: centralized into scratch where it asks for that. */
+static const float *weights_in_use(const struct mabn_net *net, const struct node *conv,
+                                   const struct scratch *s)
+{
+    const float *raw = net_weight(net, conv->weight);
+    if (!conv->conv.centralize) return raw;
+    mabn_centralize(s->weights, raw, conv->c, filter_size(net, conv));
+    return s->weights;
+}
+
+/* ---- inference ---- */
+
+/* Weights and bias as they are used: folded, centralized. The weights may be in scratch. */
+static mabn_status final_weights(struct mabn_net *net, const struct node *conv,
+                                 const struct scratch *s, const float **final)
+{
+    const float *weight = net_weight(net, conv->weight), *bias = net_weight(net, conv->bias);
+    float *bias_out = net->folded_bias + conv->bias_offset;
+    if (conv->folded < 0) {
+        *final = weights_in_use(net, conv, s);
+        if (bias) memcpy(bias_out, bias, (size_t)conv->c * sizeof *bias);
+        return MABN_OK;
+    }
+    const struct node *norm = &net->nodes[conv->folded];
+    MABN_TRY(mabn_norm_affine(&norm->norm, net->fold_a, net->fold_b, norm->io.gamma, norm->io.beta,
+                              norm->io.state));
+    mabn_norm_fold(s->weights, bias_out, weight, bias, net->fold_a, net->fold_b, conv->c,
+                   filter_size(net, conv), conv->conv.centralize);
+    *final = s->weights;
+    return MABN_OK;
+}
+
+static mabn_status refresh(struct mabn_net *net, struct node *node)
+{
+    const float *weight;
+    struct scratch s;
+    if (net->options.vary_rows) return MABN_OK; /* when each size is next used */
+    MABN_TRY(mabn_net_scratch(net, &s));
+    MABN_TRY(final_weights(net, node, &s, &weight));
+    return mabn_conv_pack(node->op, net->packed.base + node->packed_offset, weight, s.ops);
+}
+
+static mabn_status refresh_sized(struct mabn_net *net, struct node *node, struct sized *now,
+                                 const struct scratch *s)
+{
+    struct sizes *sizes = node->own;
+    const float *weight;
+    if (!net->options.vary_rows || now->version == net->params->version) return MABN_OK;
+    if (!now->packed) MABN_TRY(mabn_alloc(&now->packed, mabn_conv_packed_bytes(now->op)));
+    now->version = net->params->version;
+    for (int i = 0; i < sizes->count; i++)
+        if (sizes->list[i].rows == now->rows) sizes->list[i] = *now;
+    MABN_TRY(final_weights(net, node, s, &weight));
+    return mabn_conv_pack(now->op, now->packed, weight, s->ops);
+}
+
+/* Run a convolution whose result goes to the output of `at`: itself, or the norm it took in. */
+static mabn_status infer(struct mabn_net *net, struct node *conv, const struct node *at)
+{
+    const bool bias = conv->folded >= 0 || conv->conv.bias;
+    const struct node *x = net_read(net, conv, 0);
+    float *y = net_buffer(net, at->data);
+    struct sized now;
+    struct scratch s;
+    MABN_TRY(find_sized(net, conv, &now));
+    MABN_TRY(mabn_net_scratch(net, &s));
+    MABN_TRY(refresh_sized(net, conv, &now, &s));
+    if (conv->folded >= 0 && at->reads[1] >= 0) {
+        const struct node *shortcut = net_read(net, at, 1);
+        if (shortcut->data != at->data)
+            memcpy(y, net_data(net, shortcut), (size_t)(now.rows * net_row(at)) * sizeof(float));
+    }
+    clear_rows(net_data(net, x), net->rows, now.rows, net_row(x));
+    return mabn_conv_infer(now.op, y, net_data(net, x), now.packed,
+                           bias ? net->folded_bias + conv->bias_offset : NULL, s.ops);
+}
+
+mabn_status mabn_node_conv_infer_for(struct mabn_net *net, int conv, const struct node *norm)
+{
+    return infer(net, &net->nodes[conv], norm);
+}
+
+/* ---- training ---- */
+
+static mabn_status forward(struct mabn_net *net, struct node *node)
+{
+    const struct node *x = net_read(net, node, 0);
+    struct sized now;
+    struct scratch s;
+    if (!net->options.training) return node->folded >= 0 ? MABN_OK : infer(net, node, node);
+    MABN_TRY(find_sized(net, node, &now));
+    MABN_TRY(mabn_net_scratch(net, &s));
+    clear_rows(net_data(net, x), net->rows, now.rows, net_row(x));
+    return mabn_conv_forward(now.op, net_buffer(net, node->data), net_data(net, x),
+                             weights_in_use(net, node, &s), net_weight(net, node->bias), s.ops);
+}
+
+static mabn_status backward_weights(struct mabn_net *net, const struct node *node,
+                                    const struct sized *now, const float *input, const float *dy,
+                                    const struct scratch *s)
+{
+    float *dweight = net_gradient(net, node->weight), *dbias = net_gradient(net, node->bias);
+    const bool add = net_adds(net, node);
+    float *weights_out = add ? s->weights : dweight, *bias_out = add && dbias ? net->fold_a : dbias;
+    if (!dweight) return MABN_OK;
+    MABN_TRY(mabn_conv_backward_weights(now->op, weights_out, bias_out, input, dy, s->ops));
+    if (node->conv.centralize)
+        mabn_centralize_backward(weights_out, weights_out, node->c, filter_size(net, node));
+    if (!add) return MABN_OK;
+    mabn_add(dweight, dweight, weights_out, node->c * filter_size(net, node), false);
+    if (dbias) mabn_add(dbias, dbias, bias_out, node->c, false);
+    return MABN_OK;
+}
+
+static mabn_status backward(struct mabn_net *net, struct node *node)
+{
+    const struct node *x = net_read(net, node, 0);
+    float *dy = net_buffer(net, node->grad);
+    const float *input;
+    struct sized now;
+    struct scratch s;
+    MABN_TRY(find_sized(net, node, &now));
+    MABN_TRY(mabn_net_input_again(net, node, &input));
+    MABN_TRY(mabn_net_scratch(net, &s));
+    clear_rows(dy, net->rows, now.rows, net_row(node));
+    clear_rows((float *)input, net->rows, now.rows, net_row(x));
+    MABN_TRY(backward_weights(net, node, &now, input, dy, &s));
+    if (!x->trains) return MABN_OK;
+    float *dx = net_dx(net, node, 0);
+    if (node->dx_adds[0]) clear_rows(dx, net->rows, now.rows, net_row(x));
+    return mabn_conv_backward_data(now.op, dx, dy, weights_in_use(net, node, &s), node->dx_adds[0],
+                                   s.ops);
+}
+
+static mabn_status bare(struct mabn_net *net, struct node *node)
+{
+    const struct node *x = net_read(net, node, 0);
+    const float *input = net_data(net, x), *weight = net_weight(net, node->weight);
+    float *dy = net_buffer(net, node->grad);
+    struct sized now;
+    struct scratch s;
+    if (!net->options.training)
+        return infer(net, node, node->folded >= 0 ? &net->nodes[node->folded] : node);
+    MABN_TRY(find_sized(net, node, &now));
+    MABN_TRY(mabn_net_scratch(net, &s));
+    MABN_TRY(mabn_conv_forward(now.op, net_buffer(net, node->data), input, weight,
+                               net_weight(net, node->bias), s.ops));
+    if (!dy || !net_gradient(net, node->weight)) return MABN_OK;
+    MABN_TRY(mabn_conv_backward_weights(now.op, net_gradient(net, node->weight),
+                                        net_gradient(net, node->bias), input, dy, s.ops));
+    if (!x->trains) return MABN_OK;
+    return mabn_conv_backward_data(now.op, net_dx(net, node, 0), dy, weight, false, s.ops);
+}
+
+static const struct node_ops cpu = {.prepare = prepare,
+                                    .forward = forward,
+                                    .backward = backward,
+                                    .refresh = refresh,
+                                    .bare = bare,
+                                    .release = release};
+
+/* ---- what it moves ---- */
+
+/* A convolution or linear layer whose result goes through `norm` (NULL: it does not), which in
+ * training keeps what the convolution itself computed. */
+static double forward_bytes(const struct mabn_net *net, const struct node *node,
+                            const struct node *norm)
+{
+    double bytes =
+        mabn_net_output_bytes(net, net_read(net, node, 0)) + mabn_net_weight_bytes(net, node);
+    if (!norm || net->options.training) bytes += mabn_net_output_bytes(net, node);
+    if (!norm) return bytes;
+    bytes += mabn_net_output_bytes(net, norm);
+    return norm->reads[1] < 0 ? bytes : bytes + mabn_net_output_bytes(net, norm);
+}
+
+/* Both gradients; with the norm before it, also what its ReLU and its sum need. */
+static double backward_bytes(const struct mabn_net *net, const struct node *node, bool with_norm)
+{
+    const struct node *x = net_read(net, node, 0);
+    const double dw = (double)net->params->list[node->weight].count * (double)sizeof(float);
+    double bytes = mabn_net_output_bytes(net, x) + mabn_net_gradient_bytes(net, node) + dw;
+    if (!x->trains) return bytes;
+    bytes += mabn_net_gradient_bytes(net, node) + mabn_net_weight_bytes(net, node) +
+             mabn_net_gradient_bytes(net, x);
+    if (node->dx_adds[0]) bytes += mabn_net_gradient_bytes(net, x);
+    if (with_norm) bytes += mabn_net_output_bytes(net, x) * (x->reads[1] >= 0 ? 2 : 1);
+    return bytes;
+}
+
+void mabn_node_conv_describe_in(const struct mabn_net *net, const struct node *conv,
+                                const struct node *norm, struct mabn_net_layer *layer)
+{
+    layer->macs = (double)net->params->list[conv->weight].count * (double)net_values(net, conv) /
+                  (double)conv->c;
+    layer->forward_bytes = forward_bytes(net, conv, norm);
+}
+
+static void describe(const struct mabn_net *net, const struct node *node,
+                     const struct net_layer_time *time, struct mabn_net_layer *layer)
+{
+    mabn_node_conv_describe_in(net, node, NULL, layer);
+    layer->backward_bytes = backward_bytes(net, node, time->with_norm);
+}
+
+const struct node_kind mabn_node_conv = {
+    .name = "convolution",
+    .keeps = keeps,
+    .adds = adds,
+    .finds_again = true,
+    .describe = describe,
+    .cpu = &cpu,
+#if MABN_CUDA
+    .cuda = &mabn_node_conv_cuda,
+#endif
+};
+
+int mabn_net_add_conv(struct mabn_net *net, int x, const char *name,
+                      const struct mabn_net_conv *conv)
+{
+    struct node *node = mabn_net_add(net, &mabn_node_conv, name, &x, 1);
+    if (!node) return -1;
+    const struct node *in = net_read(net, node, 0);
+    node->conv = *conv;
+    node->h = mabn_conv_out(in->h, conv->kernel, conv->stride, conv->pad);
+    node->w = mabn_conv_out(in->w, conv->kernel, conv->stride, conv->pad);
+    node->c = conv->out_channels;
+    if (node->h < 1 || node->w < 1 || node->c < 1)
+        return mabn_net_refuse(net, mabn_fail(MABN_ERR_ARG,
+                                              "'%s': the image has become too small: %lld×%lld",
+                                              name, (long long)in->h, (long long)in->w));
+    int64_t k = conv->kernel;
+    struct parameter weight = {.kind = PARAMETER_WEIGHT,
+                               .out = node->c,
+                               .in = in->c,
+                               .area = k * k,
+                               .centralize = conv->centralize,
+                               .fill = net_fill(&conv->start, FILL_CONV),
+                               .spread = conv->start.spread,
+                               .fan_in = (double)(in->c * k * k)};
+    struct parameter bias = {.kind = PARAMETER_BIAS,
+                             .fill = conv->start.rule ? FILL_ZERO : FILL_LINEAR,
+                             .fan_in = weight.fan_in};
+    mabn_net_declare(net, node, &node->weight, "weight", MABN_SHAPE(4, node->c, in->c, k, k),
+                     &weight);
+    if (conv->bias) mabn_net_declare(net, node, &node->bias, "bias", MABN_SHAPE(1, node->c), &bias);
+    return net->status ? -1 : mabn_net_added(net, node);
+}

@@ -1,0 +1,204 @@
+/* A normalization layer with what follows it: y = act(norm(x) [+ shortcut]).
+ *
+ * In inference a norm that folds is run by the convolution before it, at the norm's place in the
+ * list, adding to the shortcut's buffer. */
+#include "net/internal.h"
+
+/* Without a shortcut ReLU's mask comes from x; with one, from the output. */
+static bool keeps(const struct node *node, int k)
+{
+    (void)node;
+    return k == 0;
+}
+
+static bool keeps_output(const struct node *node)
+{
+    return node->reads[1] >= 0 && node->io.relu;
+}
+
+static size_t saved_bytes(const struct mabn_net *net, const struct node *node)
+{
+    return mabn_norm_saved_bytes(&node->norm, net->options.batch);
+}
+
+/* The shortcut's gradient is the output's through ReLU; the input's can be written over it. */
+static bool takes_over(const struct node *node, int k)
+{
+    (void)node;
+    return k < 2;
+}
+
+static int over(const struct mabn_net *net, const struct node *node)
+{
+    (void)net;
+    return node->folded >= 0 ? node->reads[1] : node->reads[0];
+}
+
+/* The convolution that this norm alone reads, or -1. */
+static int lone_conv(const struct mabn_net *net, int i)
+{
+    const int conv = net->nodes[i].reads[0];
+    if (net->nodes[conv].kind != &mabn_node_conv || mabn_net_only_reader(net, conv) != i) return -1;
+    for (int k = 0; k < net->output_count; k++)
+        if (net->outputs[k].node == conv) return -1;
+    return conv;
+}
+
+static void join(struct mabn_net *net, int i)
+{
+    struct node *norm = &net->nodes[i];
+    const int conv = lone_conv(net, i);
+    if (conv < 0) return;
+    if (net->options.training) {
+        if (!net->backend->pairs) return;
+        norm->partner = conv;
+        net->nodes[conv].partner = i;
+        /* MABN's may run in the norm's place: its input is read then. */
+        if (norm->norm.options.kind == MABN_NORM_MABN) net->nodes[conv].runs_at = i;
+    } else if (!net->options.no_fold && mabn_norm_folds(norm->norm.options.kind)) {
+        norm->folded = conv;
+        net->nodes[conv].folded = i;
+        net->nodes[conv].runs_at = i;
+    }
+}
+
+/* ---- on the CPU ---- */
+
+static void bind_gradients(struct mabn_net *net, struct node *node)
+{
+    struct mabn_norm_io *io = &node->io;
+    const struct node *shortcut = net_read(net, node, 1);
+    io->dy = net_buffer(net, node->grad);
+    io->dx = net_dx(net, node, 0);
+    io->dresidual = shortcut && shortcut->trains ? net_dx(net, node, 1) : NULL;
+    io->dgamma = net_gradient(net, node->weight);
+    io->dbeta = net_gradient(net, node->bias);
+}
+
+static mabn_status prepare(struct mabn_net *net, struct node *node)
+{
+    struct mabn_norm_io *io = &node->io;
+    io->samples = net->options.batch;
+    io->positions = node->h * node->w;
+    io->gamma = net_weight(net, node->weight);
+    io->beta = net_weight(net, node->bias);
+    io->state = params_state(net->params, node->state);
+    io->saved = net_buffer(net, node->extra);
+    io->x = net_read_data(net, node, 0);
+    io->residual = node->reads[1] >= 0 ? net_read_data(net, node, 1) : NULL;
+    io->y = net_buffer(net, node->data);
+    if (net->options.training) bind_gradients(net, node);
+    net_want_scratch(net, 0, mabn_norm_scratch_bytes(&node->norm, io->samples, io->positions));
+    return MABN_OK;
+}
+
+static mabn_status bind_run(struct mabn_net *net, struct node *node)
+{
+    struct scratch s;
+    MABN_TRY(mabn_net_scratch(net, &s));
+    node->io.scratch = s.ops;
+    node->io.samples = net->rows;
+    return MABN_OK;
+}
+
+static mabn_status forward(struct mabn_net *net, struct node *node)
+{
+    if (node->folded >= 0) return mabn_node_conv_infer_for(net, node->folded, node);
+    MABN_TRY(bind_run(net, node));
+    node->io.y = net_buffer(net, node->data);
+    return net->options.training ? mabn_norm_forward(&node->norm, &node->io)
+                                 : mabn_norm_infer(&node->norm, &node->io);
+}
+
+static mabn_status backward(struct mabn_net *net, struct node *node)
+{
+    MABN_TRY(bind_run(net, node));
+    /* Without a shortcut the mask comes from x, and the output may be gone. */
+    node->io.y = node->reads[1] >= 0 ? net_buffer(net, node->data) : NULL;
+    node->io.accumulate = net_adds(net, node);
+    MABN_TRY(mabn_net_record_norm(net, node, &node->io)); /* before dy may be written over */
+    return mabn_norm_backward(&node->norm, &node->io);
+}
+
+static mabn_status remake(struct mabn_net *net, struct node *node)
+{
+    MABN_TRY(bind_run(net, node));
+    node->io.y = net_buffer(net, node->again);
+    return mabn_norm_reapply(&node->norm, &node->io);
+}
+
+static const struct node_ops cpu = {
+    .prepare = prepare, .forward = forward, .backward = backward, .remake = remake};
+
+/* ---- what it moves ---- */
+
+/* relieved: the neighbour does ReLU and the shortcut's gradient. */
+static double backward_bytes(const struct mabn_net *net, const struct node *node, bool relieved)
+{
+    const struct node *shortcut = net_read(net, node, 1);
+    double bytes = 2 * mabn_net_gradient_bytes(net, node) + mabn_net_output_bytes(net, node);
+    if (relieved) return bytes;
+    if (shortcut && node->io.relu) bytes += mabn_net_output_bytes(net, node);
+    if (shortcut && shortcut->trains) bytes += mabn_net_gradient_bytes(net, node);
+    return bytes;
+}
+
+static void describe(const struct mabn_net *net, const struct node *node,
+                     const struct net_layer_time *time, struct mabn_net_layer *layer)
+{
+    if (time->with_conv) {
+        layer->kind = "convolution and norm";
+        mabn_node_conv_describe_in(net, net_read(net, node, 0), node, layer);
+    } else {
+        layer->forward_bytes = 2 * mabn_net_output_bytes(net, node);
+        if (node->reads[1] >= 0) layer->forward_bytes += mabn_net_output_bytes(net, node);
+    }
+    layer->backward_bytes = backward_bytes(net, node, time->relieved);
+}
+
+const struct node_kind mabn_node_norm = {
+    .name = "norm",
+    .keeps = keeps,
+    .keeps_output = keeps_output,
+    .saved_bytes = saved_bytes,
+    .takes_over = takes_over,
+    .over = over,
+    .remakes = true,
+    .join = join,
+    .describe = describe,
+    .cpu = &cpu,
+#if MABN_CUDA
+    .cuda = &mabn_node_norm_cuda,
+#endif
+};
+
+static void declare_affine(struct mabn_net *net, struct node *node)
+{
+    const bool buffer = !mabn_norm_trains(node->norm.options.kind);
+    struct parameter gamma = {.kind = PARAMETER_GAMMA, .buffer = buffer, .fill = FILL_ONE};
+    struct parameter beta = {.kind = PARAMETER_BETA, .buffer = buffer, .fill = FILL_ZERO};
+    mabn_net_declare(net, node, &node->weight, "weight", MABN_SHAPE(1, node->c), &gamma);
+    mabn_net_declare(net, node, &node->bias, "bias", MABN_SHAPE(1, node->c), &beta);
+}
+
+int mabn_net_add_norm(struct mabn_net *net, int x, const char *name,
+                      const struct mabn_norm_options *norm, int residual, bool relu)
+{
+    struct node *node = mabn_net_add(net, &mabn_node_norm, name, (int[]){x, residual}, 2);
+    if (!node) return -1;
+    const struct node *in = net_read(net, node, 0), *r = net_read(net, node, 1);
+    node->h = in->h;
+    node->w = in->w;
+    node->c = in->c;
+    node->io.relu = relu;
+    if (r && (r->h != in->h || r->w != in->w || r->c != in->c))
+        return mabn_net_refuse(
+            net, mabn_fail(MABN_ERR_ARG, "'%s': the shortcut has another shape", name));
+    mabn_status status = mabn_norm_init(&node->norm, norm, (int)in->c);
+    if (status) return mabn_net_refuse(net, mabn_fail_prefix(status, "'%s'", name));
+    node->norm.sync = net->options.sync;
+    if (mabn_norm_has_affine(norm->kind)) declare_affine(net, node);
+    status = mabn_params_declare_state(net->params, &node->state, name, &node->norm);
+    if (status) return mabn_net_refuse(net, status);
+    return net->status ? -1 : mabn_net_added(net, node);
+}

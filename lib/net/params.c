@@ -1,0 +1,337 @@
+/* The store: what is declared, where it lies, how it starts, how it is updated. What a checkpoint
+ * holds of it is in tensors.c. */
+#include "net/params_internal.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "ops/elementwise.h"
+#include "ops/init.h"
+#include "ops/sgd.h"
+
+mabn_status mabn_params_new(struct mabn_params **out, struct mabn_device *device)
+{
+    struct mabn_params *params = mabn_xcalloc(1, sizeof *params);
+    params->device = device;
+    params->version = 1;
+    params->groups = (struct mabn_params_groups){1, true, true};
+    *out = params;
+    return MABN_OK;
+}
+
+void mabn_params_free(struct mabn_params *params)
+{
+    if (!params) return;
+    struct arena *arenas[] = {&params->weights, &params->gradients, &params->momentum,
+                              &params->state};
+    for (size_t i = 0; i < sizeof arenas / sizeof *arenas; i++)
+        mabn_device_release(params->device, arenas[i]->base, arenas[i]->bytes);
+    for (int i = 0; i < params->count; i++)
+        free(params->list[i].name);
+    for (int i = 0; i < params->state_count; i++)
+        free(params->states[i].name);
+    for (int i = 0; i < params->tensor_count; i++)
+        free((char *)params->tensors[i].name);
+    free(params->list);
+    free(params->states);
+    free(params->order);
+    free(params->tensors);
+    free(params->sources);
+    free(params->sgd);
+    free(params);
+}
+
+/* ---- declaring ---- */
+
+static void apply_group(struct mabn_params *params, struct parameter *p)
+{
+    const bool bias = p->kind == PARAMETER_BIAS || p->kind == PARAMETER_BETA;
+    p->rate = bias ? params->groups.bias_rate : 1;
+    p->decays = bias                         ? params->groups.decay_bias
+                : p->kind == PARAMETER_GAMMA ? params->groups.decay_gamma
+                                             : true;
+}
+
+static void list_order(struct mabn_params *params, int entry)
+{
+    MABN_GROW(params->order, params->order_count, params->order_capacity);
+    params->order[params->order_count++] = entry;
+}
+
+static mabn_status refuse_new(const struct mabn_params *params, const char *name)
+{
+    if (!params->placed) return MABN_OK;
+    return mabn_fail(MABN_ERR_ARG, "'%s' is new to a model whose parameters are placed", name);
+}
+
+static mabn_status find_alike(const struct mabn_params *params, int *index, const char *name,
+                              const struct mabn_shape *shape, const struct parameter *like)
+{
+    *index = -1;
+    for (int i = 0; i < params->count; i++) {
+        const struct parameter *p = &params->list[i];
+        if (strcmp(p->name, name)) continue;
+        if (!mabn_shape_equal(&p->shape, shape) || p->kind != like->kind ||
+            p->centralize != like->centralize || p->area != like->area)
+            return mabn_fail(MABN_ERR_ARG, "two different parameters are called '%s'", name);
+        *index = i;
+    }
+    return MABN_OK;
+}
+
+mabn_status mabn_params_declare(struct mabn_params *params, int *index, const char *layer,
+                                const char *suffix, struct mabn_shape shape,
+                                const struct parameter *like)
+{
+    char *name = mabn_xasprintf("%s.%s", layer, suffix);
+    mabn_status status = find_alike(params, index, name, &shape, like);
+    if (!status && *index < 0) status = refuse_new(params, name);
+    if (status || *index >= 0) {
+        free(name);
+        return status;
+    }
+    MABN_GROW(params->list, params->count, params->capacity);
+    struct parameter *p = &params->list[params->count];
+    *p = *like;
+    p->name = name;
+    p->shape = shape;
+    p->offset = params->values;
+    p->trains = !p->buffer;
+    apply_group(params, p);
+    *index = params->count++;
+    list_order(params, *index);
+    /* 64-byte aligned */
+    if (!mabn_shape_count(&shape, &p->count) || p->count > (size_t)1 << 36 ||
+        !mabn_size_add(params->values, (p->count + 15) & ~(size_t)15, &params->values))
+        return mabn_fail(MABN_ERR_LIMIT, "'%s' is too large", p->name);
+    return MABN_OK;
+}
+
+mabn_status mabn_params_declare_state(struct mabn_params *params, int *index, const char *layer,
+                                      const struct mabn_norm *norm)
+{
+    for (int i = 0; i < params->state_count; i++) {
+        const struct norm_state *s = &params->states[i];
+        if (strcmp(s->name, layer)) continue;
+        if (s->norm.channels != norm->channels || s->norm.options.kind != norm->options.kind ||
+            s->bytes != mabn_norm_state_bytes(norm))
+            return mabn_fail(MABN_ERR_ARG, "two different norms are called '%s'", layer);
+        *index = i;
+        return MABN_OK;
+    }
+    MABN_TRY(refuse_new(params, layer));
+    MABN_GROW(params->states, params->state_count, params->state_capacity);
+    struct norm_state *s = &params->states[params->state_count];
+    *s = (struct norm_state){.name = mabn_xstrdup(layer),
+                             .norm = *norm,
+                             .offset = params->state.bytes,
+                             .bytes = mabn_norm_state_bytes(norm)};
+    params->state.bytes += s->bytes;
+    *index = params->state_count++;
+    list_order(params, -1 - *index);
+    return MABN_OK;
+}
+
+int mabn_params_freeze(struct mabn_params *params, const char *prefix)
+{
+    int frozen = 0;
+    if (params->placed) MABN_BUG("parameters frozen after they were placed");
+    for (int i = 0; i < params->count; i++) {
+        struct parameter *p = &params->list[i];
+        if (p->buffer || strncmp(p->name, prefix, strlen(prefix))) continue;
+        p->trains = false;
+        frozen++;
+    }
+    return frozen;
+}
+
+void mabn_params_group(struct mabn_params *params, const struct mabn_params_groups *groups)
+{
+    if (params->placed) MABN_BUG("parameters grouped after they were placed");
+    params->groups = *groups;
+    for (int i = 0; i < params->count; i++)
+        apply_group(params, &params->list[i]);
+}
+
+/* ---- placing ---- */
+
+static mabn_status get_arena(struct mabn_params *params, struct arena *arena, size_t bytes)
+{
+    void *base;
+    MABN_TRY(mabn_device_alloc(params->device, &base, bytes));
+    arena->base = base;
+    arena->bytes = bytes;
+    return MABN_OK;
+}
+
+static void list_sgd(struct mabn_params *params)
+{
+    params->sgd = mabn_xcalloc((size_t)params->count + 1, sizeof *params->sgd);
+    for (int i = 0; i < params->count; i++) {
+        const struct parameter *p = &params->list[i];
+        if (!p->trains) continue;
+        params->sgd[params->sgd_count++] = (struct mabn_sgd_param){
+            .param = params_weight(params, i),
+            .buffer = (float *)params->momentum.base + p->offset,
+            .grad = params_gradient(params, i),
+            .count = (int64_t)p->count,
+            .lr_factor = p->rate,
+        };
+    }
+}
+
+static mabn_status reset_state(struct mabn_params *params)
+{
+    char *state = mabn_xcalloc(params->state.bytes + 1, 1);
+    for (int i = 0; i < params->state_count; i++)
+        mabn_norm_state_reset(&params->states[i].norm, state + params->states[i].offset);
+    mabn_status status =
+        mabn_device_put(params->device, params->state.base, state, params->state.bytes);
+    free(state);
+    params->version++;
+    return status;
+}
+
+/* tensors.c */
+void mabn_params_list(struct mabn_params *params);
+
+mabn_status mabn_params_place(struct mabn_params *params, bool training)
+{
+    const size_t floats = params->values * sizeof(float);
+    if (params->placed) MABN_BUG("parameters placed twice");
+    MABN_TRY(get_arena(params, &params->weights, floats));
+    MABN_TRY(get_arena(params, &params->state, params->state.bytes));
+    if (training) MABN_TRY(get_arena(params, &params->gradients, floats));
+    if (training) MABN_TRY(get_arena(params, &params->momentum, floats));
+    params->placed = true;
+    params->training = training;
+    mabn_params_list(params);
+    if (training) list_sgd(params);
+    return reset_state(params);
+}
+
+bool mabn_params_placed(const struct mabn_params *params)
+{
+    return params->placed;
+}
+
+/* ---- starting ---- */
+
+/* A parameter as at the start, in memory's order. */
+static void fill_parameter(float *w, const struct parameter *p, uint64_t seed,
+                           enum mabn_params_init kind)
+{
+    int64_t count = (int64_t)p->count;
+    uint64_t id = mabn_init_id(p->name);
+    double limit = p->spread;
+    switch (p->fill) {
+    case FILL_ZERO:
+    case FILL_ONE:
+        mabn_init_fill(w, count, p->fill == FILL_ONE ? 1.0f : 0.0f);
+        return;
+    case FILL_NORMAL:
+        mabn_init_normal(w, count, 0, p->spread, seed, id);
+        return;
+    case FILL_CONV:
+        limit = sqrt(3 / p->fan_in);
+        if (kind == MABN_PARAMS_INIT_FAN_IN) break;
+        mabn_init_normal(w, count, 0, sqrt(2.0 / (double)(p->out * p->area)), seed, id);
+        return;
+    case FILL_LINEAR:
+        limit = 1 / sqrt(p->fan_in);
+        break;
+    case FILL_UNIFORM:
+        break;
+    }
+    mabn_init_uniform(w, count, -limit, limit, seed, id);
+}
+
+mabn_status mabn_params_initialize(struct mabn_params *params, uint64_t seed,
+                                   enum mabn_params_init kind)
+{
+    const size_t bytes = params->values * sizeof(float);
+    if (!params->placed) MABN_BUG("parameters initialized before they were placed");
+    float *values = mabn_xcalloc(params->values + 1, sizeof *values);
+    for (int i = 0; i < params->count; i++)
+        fill_parameter(values + params->list[i].offset, &params->list[i], seed, kind);
+    mabn_status status = mabn_device_put(params->device, params->weights.base, values, bytes);
+    free(values);
+    if (status) return status;
+    if (params->momentum.base)
+        MABN_TRY(mabn_device_zero(params->device, params->momentum.base, bytes));
+    return reset_state(params);
+}
+
+/* ---- updating ---- */
+
+mabn_status mabn_params_update(struct mabn_params *params, const struct mabn_params_sgd *sgd)
+{
+    struct mabn_sgd_options options;
+    if (!params->training) return mabn_fail(MABN_ERR_ARG, "these parameters are not trained");
+    mabn_sgd_options_init(&options);
+    options.momentum = sgd->momentum;
+    options.nesterov = sgd->nesterov;
+    if (sgd->grad_scale != 0) options.grad_scale = sgd->grad_scale;
+    for (int i = 0, k = 0; i < params->count; i++) {
+        const struct parameter *p = &params->list[i];
+        if (!p->trains) continue;
+        const bool decays = p->decays && (p->kind == PARAMETER_WEIGHT || !sgd->no_decay_norm_bias);
+        params->sgd[k++].decay = decays ? sgd->weight_decay : 0;
+    }
+    mabn_sgd_step(&options, sgd->lr, params->sgd, params->sgd_count);
+    params->version++;
+    return MABN_OK;
+}
+
+mabn_status mabn_params_clear_gradients(struct mabn_params *params)
+{
+    return mabn_device_zero(params->device, params->gradients.base, params->gradients.bytes);
+}
+
+double mabn_params_gradient_norm(const struct mabn_params *params)
+{
+    double sum = 0;
+    for (int i = 0; i < params->count; i++) {
+        const float *g = params_gradient(params, i);
+        double part = 0;
+        for (size_t k = 0; g && k < params->list[i].count; k++)
+            part += (double)g[k] * g[k];
+        sum += part;
+    }
+    return sqrt(sum);
+}
+
+mabn_status mabn_params_finite(struct mabn_params *params, bool *finite)
+{
+    if (mabn_device_kind_of(params->device) == MABN_DEVICE_CPU) {
+        *finite = mabn_all_finite((const float *)params->weights.base, (int64_t)params->values);
+        return MABN_OK;
+    }
+    size_t bytes = params->values * sizeof(float);
+    float *values = mabn_xmalloc(bytes + 1);
+    mabn_status status = mabn_device_get(params->device, values, params->weights.base, bytes);
+    *finite = !status && mabn_all_finite(values, (int64_t)params->values);
+    free(values);
+    return status;
+}
+
+float *mabn_params_values(struct mabn_params *params, size_t *count)
+{
+    *count = params->values;
+    params->version++; /* the caller may write */
+    return (float *)params->weights.base;
+}
+
+float *mabn_params_gradients(struct mabn_params *params, size_t *count)
+{
+    *count = params->values;
+    return (float *)params->gradients.base;
+}
+
+size_t mabn_params_bytes(const struct mabn_params *params)
+{
+    return params->weights.bytes + params->gradients.bytes + params->momentum.bytes +
+           params->state.bytes;
+}

@@ -1,0 +1,128 @@
+/* The parameters of a model, apart from the plans that use them.
+ *
+ * A store owns names, values, gradients, momentum, the state of the norms, and what the update
+ * needs to know of each parameter: its group (rate factor, decay) and whether it is trained at all.
+ * Any number of plans (net/net.h) borrow one store: training and validation, one plan for each
+ * padded image shape, body and heads.
+ *
+ *     mabn_params_new(&params, device)
+ *     build networks with options.params = params     names are declared, nothing is allocated
+ *     mabn_params_freeze(params, "layer1.")            while they still can be changed
+ *     mabn_params_place(params, training)              one arena a kind; no new names after this
+ *     mabn_net_plan(net) for each network, any time later
+ *     mabn_params_initialize, or mabn_params_set
+ *
+ * A network that is given no store makes one of its own, which it places when it is planned.
+ *
+ * A name that is declared again is the same parameter, if shape and kind agree: several nodes of a
+ * plan may use it, and their gradients add up. All parameters are float32 on the device; gradients
+ * and momentum exist only in stores placed for training. */
+#ifndef MABN_NET_PARAMS_H
+#define MABN_NET_PARAMS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "device/device.h"
+#include "tensor/tensor.h"
+
+MABN_BEGIN_DECLS
+
+struct mabn_params;
+
+MABN_MUST_USE mabn_status mabn_params_new(struct mabn_params **params, struct mabn_device *device);
+/* After every network that borrows it; NULL is fine. */
+void mabn_params_free(struct mabn_params *params);
+
+/* Allocate what was declared so far. Once; with `training` gradients and momentum too. */
+MABN_MUST_USE mabn_status mabn_params_place(struct mabn_params *params, bool training);
+bool mabn_params_placed(const struct mabn_params *params);
+
+/* ---- groups ---- */
+
+/* Parameters whose name begins with `prefix` ("" for all) are not trained: no gradient, no update,
+ * no decay. Before placing. Returns how many. */
+int mabn_params_freeze(struct mabn_params *params, const char *prefix);
+
+/* What the update does differently from the options for some parameters, by the kind of parameter
+ * and not by its name: biases are every convolution's and linear layer's "bias" and every norm's
+ * beta. */
+struct mabn_params_groups {
+    double bias_rate; /* multiplies the learning rate of biases; 1, in the detection recipe 2 */
+    bool decay_bias;  /* weight decay on biases, */
+    bool decay_gamma; /* … on the norms' gammas; both true by default */
+};
+void mabn_params_group(struct mabn_params *params, const struct mabn_params_groups *groups);
+
+struct mabn_params_sgd {
+    double lr, momentum, weight_decay;
+    bool nesterov;
+    bool
+        no_decay_norm_bias; /* decay only convolution and linear weights, whatever the groups say */
+    double grad_scale;      /* multiplies every gradient first; 0 is 1 */
+};
+/* buf = momentum·buf + grad + decay·p; p -= lr·buf, for all that is trained. CPU. */
+MABN_MUST_USE mabn_status mabn_params_update(struct mabn_params *params,
+                                             const struct mabn_params_sgd *sgd);
+/* Set all gradients to zero. */
+MABN_MUST_USE mabn_status mabn_params_clear_gradients(struct mabn_params *params);
+/* The Euclidean length of all gradients, summed in a fixed order. CPU. */
+double mabn_params_gradient_norm(const struct mabn_params *params);
+
+/* ---- named tensors: what a checkpoint holds ---- */
+
+enum mabn_params_role {
+    MABN_PARAMS_VALUE,
+    MABN_PARAMS_STATE, /* of the norms: running statistics, windows, counters; and other buffers */
+    MABN_PARAMS_MOMENTUM, /* same names as the values; stores for training only */
+    MABN_PARAMS_GRADIENT, /* likewise: for tests and inspection, not for checkpoints */
+};
+
+struct mabn_params_tensor {
+    const char *name; /* PyTorch's: "layer1.0.conv1.weight" */
+    enum mabn_params_role role;
+    enum mabn_dtype dtype;
+    struct mabn_shape shape; /* as in files: convolution weights OIHW */
+    bool trains;             /* a value that the update changes */
+    double rate;             /* … with this factor on the rate, … */
+    bool decays;             /* … and with weight decay */
+};
+
+/* In the model's order: a layer's parameters, then its state. */
+int mabn_params_count(const struct mabn_params *params);
+const struct mabn_params_tensor *mabn_params_at(const struct mabn_params *params, int index);
+/* Index, or -1. */
+int mabn_params_find(const struct mabn_params *params, const char *name,
+                     enum mabn_params_role role);
+/* Copy a tensor out or in, in file order; `bytes` must be its exact size. Setting a constant one
+ * (MABN's sta_matrix) is accepted and does nothing. */
+MABN_MUST_USE mabn_status mabn_params_get(const struct mabn_params *params, int index, void *values,
+                                          size_t bytes);
+MABN_MUST_USE mabn_status mabn_params_set(struct mabn_params *params, int index, const void *values,
+                                          size_t bytes);
+/* Values and state of one store into another of the same model. */
+MABN_MUST_USE mabn_status mabn_params_copy(struct mabn_params *dst, const struct mabn_params *src);
+
+/* How a parameter starts, where the model does not say it for that layer. */
+enum mabn_params_init {
+    MABN_PARAMS_INIT_FAN_OUT, /* convolutions N(0, 2/fan_out): classification */
+    MABN_PARAMS_INIT_FAN_IN,  /* convolutions uniform in ±sqrt(3/fan_in): detection bodies */
+};
+/* All values and state as at the start: convolutions by `kind`, linear layers uniform in
+ * ±1/sqrt(fan_in), norms 1 and 0, unless the layer has a rule of its own; momentum 0. The same
+ * numbers for the same seed and names, whatever the thread count. */
+MABN_MUST_USE mabn_status mabn_params_initialize(struct mabn_params *params, uint64_t seed,
+                                                 enum mabn_params_init kind);
+
+/* No value is infinite or not a number. */
+MABN_MUST_USE mabn_status mabn_params_finite(struct mabn_params *params, bool *finite);
+
+/* The arenas, for all-reduce, checks and counting: floats on the device. */
+float *mabn_params_values(struct mabn_params *params, size_t *count);
+float *mabn_params_gradients(struct mabn_params *params, size_t *count); /* NULL without training */
+size_t mabn_params_bytes(const struct mabn_params *params);
+
+MABN_END_DECLS
+#endif
