@@ -1,0 +1,95 @@
+/* Nearest upsampling with addition, and subsampling by two. A row of the output is one thread's
+ * work; backward gathers, in a fixed order. */
+#include "ops/upsample.h"
+
+#include <string.h>
+
+MABN_CLONES static void add_to(float *y, const float *a, const float *b, int64_t n)
+{
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; i++)
+        y[i] = a[i] + b[i];
+}
+
+MABN_CLONES static void add_four(float *y, const float *a, const float *b, const float *c,
+                                 const float *d, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        y[i] += (a[i] + b[i]) + (c[i] + d[i]);
+}
+
+/* First index of the large side that takes index i of the small one. */
+static int64_t first_of(int64_t i, int64_t small, int64_t large)
+{
+    return (i * large + small - 1) / small;
+}
+
+/* ---- upsampling ---- */
+
+void mabn_upsample_add(float *y, const float *a, const float *b, const struct mabn_upsample *op)
+{
+    const struct mabn_upsample s = *op;
+#pragma omp parallel for schedule(static) if (s.n * s.out_h * s.out_w * s.c > 4096)
+    for (int64_t row = 0; row < s.n * s.out_h; row++) {
+        const int64_t from = row / s.out_h * s.h + row % s.out_h * s.h / s.out_h;
+        for (int64_t x = 0; x < s.out_w; x++) {
+            const int64_t at = (row * s.out_w + x) * s.c;
+            add_to(y + at, a + at, b + (from * s.w + x * s.w / s.out_w) * s.c, s.c);
+        }
+    }
+}
+
+/* One value of b: the rectangle of dy that took it. */
+static void gather(float *db, const float *dy, int64_t y0, int64_t y1, int64_t x0, int64_t x1,
+                   int64_t width, int64_t c)
+{
+    if (y1 - y0 == 2 && x1 - x0 == 2) {
+        const float *at = dy + (y0 * width + x0) * c;
+        add_four(db, at, at + c, at + width * c, at + (width + 1) * c, c);
+        return;
+    }
+    for (int64_t y = y0; y < y1; y++)
+        for (int64_t x = x0; x < x1; x++)
+            add_to(db, db, dy + (y * width + x) * c, c);
+}
+
+void mabn_upsample_backward(float *db, const float *dy, const struct mabn_upsample *op, bool add)
+{
+    const struct mabn_upsample s = *op;
+#pragma omp parallel for schedule(static) if (s.n * s.out_h * s.out_w * s.c > 4096)
+    for (int64_t row = 0; row < s.n * s.h; row++) {
+        const float *image = dy + row / s.h * s.out_h * s.out_w * s.c;
+        const int64_t y0 = first_of(row % s.h, s.h, s.out_h);
+        const int64_t y1 = first_of(row % s.h + 1, s.h, s.out_h);
+        if (!add) memset(db + row * s.w * s.c, 0, (size_t)(s.w * s.c) * sizeof *db);
+        for (int64_t x = 0; x < s.w; x++)
+            gather(db + (row * s.w + x) * s.c, image, y0, y1, first_of(x, s.w, s.out_w),
+                   first_of(x + 1, s.w, s.out_w), s.out_w, s.c);
+    }
+}
+
+/* ---- subsampling ---- */
+
+void mabn_subsample(float *y, const float *x, int64_t n, int64_t h, int64_t w, int64_t c)
+{
+    const int64_t oh = (h + 1) / 2, ow = (w + 1) / 2;
+#pragma omp parallel for schedule(static) if (n * oh * ow * c > 4096)
+    for (int64_t row = 0; row < n * oh; row++)
+        for (int64_t i = 0; i < ow; i++)
+            memcpy(y + (row * ow + i) * c, x + ((row / oh * h + row % oh * 2) * w + 2 * i) * c,
+                   (size_t)c * sizeof *y);
+}
+
+void mabn_subsample_backward(float *dx, const float *dy, int64_t n, int64_t h, int64_t w, int64_t c,
+                             bool add)
+{
+    const int64_t oh = (h + 1) / 2, ow = (w + 1) / 2;
+#pragma omp parallel for schedule(static) if (n * h * w * c > 4096)
+    for (int64_t row = 0; row < n * h; row++) {
+        const int64_t y = row % h;
+        float *to = dx + row * w * c;
+        if (!add) memset(to, 0, (size_t)(w * c) * sizeof *dx);
+        for (int64_t i = 0; i < ow && y % 2 == 0; i++)
+            add_to(to + 2 * i * c, to + 2 * i * c, dy + ((row / h * oh + y / 2) * ow + i) * c, c);
+    }
+}

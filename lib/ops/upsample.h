@@ -1,0 +1,37 @@
+/* Nearest upsampling with addition, as a feature pyramid merges its levels; and subsampling by two,
+ * its last level. Float32 (N,H,W,C).
+ *
+ * Row i of H takes row floor(i·h/H) of h, likewise columns: every value twice each way when H = 2h,
+ * and PyTorch's choice for the sizes of a pyramid in general. Results do not depend on the number
+ * of threads. */
+#ifndef MABN_OPS_UPSAMPLE_H
+#define MABN_OPS_UPSAMPLE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/attr.h"
+
+MABN_BEGIN_DECLS
+
+struct mabn_upsample {
+    int64_t n, c;
+    int64_t h, w;         /* of the small map */
+    int64_t out_h, out_w; /* of the large map: h ≤ out_h, w ≤ out_w */
+};
+
+/* y (N,OH,OW,C) = a + up(b): a (N,OH,OW,C), b (N,h,w,C). y may be a. */
+void mabn_upsample_add(float *y, const float *a, const float *b, const struct mabn_upsample *op);
+/* db (N,h,w,C) = the sums of dy (N,OH,OW,C) over what each value was copied to; add: db +=. The
+ * gradient of a is dy itself. */
+void mabn_upsample_backward(float *db, const float *dy, const struct mabn_upsample *op, bool add);
+
+/* y (N,⌈H/2⌉,⌈W/2⌉,C) = the even rows and columns of x (N,H,W,C): a max pooling of 1×1 with
+ * stride 2. */
+void mabn_subsample(float *y, const float *x, int64_t n, int64_t h, int64_t w, int64_t c);
+/* dx (N,H,W,C) = dy at the even rows and columns, 0 elsewhere; add: dx += dy there. */
+void mabn_subsample_backward(float *dx, const float *dy, int64_t n, int64_t h, int64_t w, int64_t c,
+                             bool add);
+
+MABN_END_DECLS
+#endif
