@@ -228,18 +228,28 @@ static void normalize(const struct mabn_finisher *f, float *out, const uint8_t *
 void mabn_finish_floats(struct mabn_finisher *f, float *out, const struct mabn_image *in,
                         const struct mabn_finish *finish)
 {
-    const size_t stride = (size_t)in->width * (size_t)in->channels;
-    if (!changes(finish)) {
-        normalize(f, out, in->pixels, stride * (size_t)in->height);
-        return;
-    }
+    const size_t row = (size_t)in->width * (size_t)in->channels;
+    if (changes(finish))
+        mabn_finish_rows(f, out, row, in, finish);
+    else
+        normalize(f, out, in->pixels, row * (size_t)in->height);
+}
+
+void mabn_finish_rows(struct mabn_finisher *f, float *out, size_t stride,
+                      const struct mabn_image *in, const struct mabn_finish *finish)
+{
+    const size_t row = (size_t)in->width * (size_t)in->channels;
     const struct way way = way_of(finish, in);
-    if (stride > f->row_cap) {
-        f->row = mabn_xrealloc(f->row, stride);
-        f->row_cap = stride;
+    if (row > f->row_cap) {
+        f->row = mabn_xrealloc(f->row, row);
+        f->row_cap = row;
     }
     for (int y = 0; y < in->height; y++) {
-        arrange_row(f->row, in->pixels + (size_t)y * stride, in->width, &way);
-        normalize(f, out + (size_t)y * stride, f->row, stride);
+        const uint8_t *from = in->pixels + (size_t)y * row;
+        if (changes(finish)) {
+            arrange_row(f->row, from, in->width, &way);
+            from = f->row;
+        }
+        normalize(f, out + (size_t)y * stride, from, row);
     }
 }

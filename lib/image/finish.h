@@ -39,6 +39,9 @@ void mabn_finisher_free(struct mabn_finisher *finisher);
 /* out (height,width,channels); `in` has the normalization's channels. */
 void mabn_finish_floats(struct mabn_finisher *finisher, float *out, const struct mabn_image *in,
                         const struct mabn_finish *finish);
+/* The same into rows that are `stride` floats apart; what lies between is left alone. */
+void mabn_finish_rows(struct mabn_finisher *finisher, float *out, size_t stride,
+                      const struct mabn_image *in, const struct mabn_finish *finish);
 
 MABN_END_DECLS
 #endif
