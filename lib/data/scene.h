@@ -102,12 +102,12 @@ struct mabn_scene_census {
     uint64_t maskless; /* of those that remain */
 };
 /* *samples (malloc'd, caller frees): the numbers of those that training sees, ascending; the
- * reference's filter. Fails when none is left. census may be NULL. */
+ * reference's filter. Fails when no object is left. census may be NULL. */
 MABN_MUST_USE mabn_status mabn_scene_select(const struct mabn_scene_set *set,
                                             const struct mabn_scene_options *options,
                                             uint64_t **samples, uint64_t *count,
                                             struct mabn_scene_census *census);
-/* Append it in words, for the log: "1000 photographs, 979 kept (21 without annotations); …". */
+/* Append it in words, for the log: "979 of 1000 photographs; left out: 21 without annotations; …". */
 void mabn_scene_census_text(struct mabn_str *text, const struct mabn_scene_census *census);
 
 /* Steps 1 to 4 for one record: false when it is dropped. box: x1, y1, x2, y2 in the photograph. */

@@ -1,0 +1,322 @@
+/* Two kinds of sets behind one struct: a packed dataset, or a list of files. */
+#include "data/scene_set.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "coco/dataset.h"
+#include "image/image.h"
+#include "store/dataset.h"
+
+struct file {
+    char *path;
+    int64_t id;
+    int width, height;
+};
+
+struct mabn_scene_set {
+    const struct mabn_dataset *dataset; /* borrowed; NULL: files */
+    struct file *files;
+    uint64_t count;
+    char *path;
+    struct mabn_coco coco;
+    size_t *first;       /* (count+1) of a sample's records */
+    int32_t *categories; /* (records) */
+};
+
+/* ---- a packed dataset ---- */
+
+static void find_records(struct mabn_scene_set *set)
+{
+    const struct mabn_coco *c = &set->coco;
+    size_t at = 0;
+    set->first = mabn_xcalloc(set->count + 1, sizeof *set->first);
+    for (uint64_t i = 0; i < set->count; i++) {
+        set->first[i] = at;
+        while (at < c->n_records && c->records[at].image_id == c->images[i].id)
+            at++;
+    }
+    set->first[set->count] = at;
+}
+
+static mabn_status check_record(const struct mabn_coco *c, const struct mabn_coco_record *r,
+                                const struct mabn_coco_image *image)
+{
+    const struct mabn_box b = r->box;
+    const struct mabn_segmentation *s = &r->segmentation;
+    if (!isfinite(b.x) || !isfinite(b.y) || !isfinite(b.w) || !isfinite(b.h))
+        return mabn_coco_fail(c, r, MABN_ERR_FORMAT, "a box that is not finite");
+    if (s->kind == MABN_SEGMENTATION_POLYGONS) {
+        const double *xy = c->numbers + s->at;
+        for (uint32_t p = 0; p < s->n; xy += c->lengths[s->sizes + p++])
+            for (uint32_t k = 0; k < c->lengths[s->sizes + p]; k++)
+                if (!(fabs(xy[k]) <= 1e8))
+                    return mabn_coco_fail(c, r, MABN_ERR_FORMAT, "a corner at %g", xy[k]);
+    } else if (s->kind != MABN_SEGMENTATION_NONE && !r->crowd &&
+               (s->height != image->height || s->width != image->width)) {
+        return mabn_coco_fail(c, r, MABN_ERR_MISMATCH,
+                              "a mask of %u x %u pixels, the photograph has %u x %u", s->width,
+                              s->height, image->width, image->height);
+    }
+    return MABN_OK;
+}
+
+static mabn_status check_records(const struct mabn_scene_set *set)
+{
+    const struct mabn_coco *c = &set->coco;
+    if (set->first[set->count] != c->n_records)
+        return mabn_fail(MABN_ERR_FORMAT, "'%s': image ids do not ascend", set->path);
+    for (uint64_t i = 0; i < set->count; i++)
+        for (size_t r = set->first[i]; r < set->first[i + 1]; r++)
+            MABN_TRY(check_record(c, &c->records[r], &c->images[i]));
+    return MABN_OK;
+}
+
+static mabn_status take_categories(struct mabn_scene_set *set)
+{
+    const struct mabn_h5_file *file = mabn_dataset_file(set->dataset);
+    const struct mabn_h5_item *item;
+    MABN_TRY(mabn_h5_need(file, "/coco/category", MABN_H5_I32, 1, &item));
+    set->categories = mabn_xcalloc(set->coco.n_records + 1, sizeof *set->categories);
+    return mabn_h5_read(file, item, set->categories); /* length and range: mabn_coco_read_dataset */
+}
+
+mabn_status mabn_scene_set_open(struct mabn_scene_set **set, const struct mabn_dataset *dataset)
+{
+    *set = NULL;
+    struct mabn_scene_set *s = mabn_xcalloc(1, sizeof *s);
+    s->dataset = dataset;
+    s->count = (uint64_t)mabn_dataset_count(dataset);
+    s->path = mabn_xstrdup(mabn_dataset_path(dataset));
+    mabn_status status = mabn_coco_read_dataset(&s->coco, dataset);
+    if (!status) {
+        find_records(s);
+        status = take_categories(s);
+    }
+    if (!status) status = check_records(s);
+    if (status)
+        mabn_scene_set_free(s);
+    else
+        *set = s;
+    return status;
+}
+
+/* ---- files ---- */
+
+static const char *base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+static mabn_status probe_file(struct file *file)
+{
+    struct mabn_input in;
+    struct mabn_image_info info;
+    MABN_TRY(mabn_input_open(&in, file->path, 0));
+    mabn_status status = mabn_image_probe(&info, in.bytes, in.size);
+    mabn_input_release(&in);
+    if (status) return mabn_fail_prefix(status, "'%s'", file->path);
+    file->width = info.width;
+    file->height = info.height;
+    return MABN_OK;
+}
+
+/* The number that a name consists of, before its ending; −1: none. */
+static int64_t number_of(const char *path)
+{
+    const char *name = base_name(path), *p = name;
+    int64_t n = 0;
+    for (; isdigit((unsigned char)*p) && p < name + 18; p++)
+        n = 10 * n + (*p - '0');
+    return p > name && *p == '.' ? n : -1;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    const int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static void number_files(struct mabn_scene_set *set)
+{
+    int64_t *ids = mabn_xcalloc(set->count, sizeof *ids);
+    bool fine = true;
+    for (uint64_t i = 0; i < set->count; i++)
+        ids[i] = set->files[i].id = number_of(set->files[i].path);
+    qsort(ids, set->count, sizeof *ids, by_value);
+    for (uint64_t i = 0; i < set->count; i++)
+        fine &= ids[i] >= 0 && (i == 0 || ids[i] != ids[i - 1]);
+    for (uint64_t i = 0; !fine && i < set->count; i++)
+        set->files[i].id = (int64_t)i + 1;
+    free(ids);
+}
+
+mabn_status mabn_scene_set_of_files(struct mabn_scene_set **set, const char *const *paths,
+                                    size_t count)
+{
+    *set = NULL;
+    if (!count) return mabn_fail(MABN_ERR_ARG, "no photographs");
+    struct mabn_scene_set *s = mabn_xcalloc(1, sizeof *s);
+    s->files = mabn_xcalloc(count, sizeof *s->files);
+    s->first = mabn_xcalloc(count + 1, sizeof *s->first);
+    s->path = mabn_xstrdup(paths[0]);
+    s->coco.name = mabn_xstrdup(paths[0]);
+    mabn_status status = MABN_OK;
+    for (; s->count < count && !status; s->count++) {
+        s->files[s->count].path = mabn_xstrdup(paths[s->count]);
+        status = probe_file(&s->files[s->count]);
+    }
+    if (status) {
+        mabn_scene_set_free(s);
+        return status;
+    }
+    number_files(s);
+    *set = s;
+    return MABN_OK;
+}
+
+static int is_photograph(const struct dirent *entry)
+{
+    static const char *const endings[] = {".jpg", ".jpeg", ".png"};
+    const char *dot = strrchr(entry->d_name, '.');
+    for (size_t i = 0; dot && dot != entry->d_name && i < sizeof endings / sizeof *endings; i++)
+        if (!strcasecmp(dot, endings[i])) return 1;
+    return 0;
+}
+
+static int by_bytes(const struct dirent **a, const struct dirent **b)
+{
+    return strcmp((*a)->d_name, (*b)->d_name);
+}
+
+mabn_status mabn_scene_set_scan(struct mabn_scene_set **set, const char *folder)
+{
+    struct dirent **entries;
+    *set = NULL;
+    const int n = scandir(folder, &entries, is_photograph, by_bytes);
+    if (n < 0) return mabn_fail_errno("cannot open '%s'", folder);
+    char **paths = mabn_xcalloc((size_t)n + 1, sizeof *paths);
+    for (int i = 0; i < n; i++) {
+        paths[i] = mabn_path_join(folder, entries[i]->d_name);
+        free(entries[i]);
+    }
+    free(entries);
+    mabn_status status = n ? mabn_scene_set_of_files(set, (const char *const *)paths, (size_t)n)
+                           : mabn_fail(MABN_ERR_NOTFOUND, "'%s' has no JPEG or PNG files", folder);
+    if (!status) {
+        free((*set)->path);
+        (*set)->path = mabn_xstrdup(folder);
+    }
+    for (int i = 0; i < n; i++)
+        free(paths[i]);
+    free(paths);
+    return status;
+}
+
+void mabn_scene_set_free(struct mabn_scene_set *set)
+{
+    if (!set) return;
+    for (uint64_t i = 0; set->files && i < set->count; i++)
+        free(set->files[i].path);
+    free(set->files);
+    mabn_coco_release(&set->coco);
+    free(set->first);
+    free(set->categories);
+    free(set->path);
+    free(set);
+}
+
+/* ---- what is in it ---- */
+
+uint64_t mabn_scene_set_count(const struct mabn_scene_set *set)
+{
+    return set->count;
+}
+
+const char *mabn_scene_set_path(const struct mabn_scene_set *set)
+{
+    return set->path;
+}
+
+int64_t mabn_scene_set_image_id(const struct mabn_scene_set *set, uint64_t sample)
+{
+    return set->dataset ? set->coco.images[sample].id : set->files[sample].id;
+}
+
+void mabn_scene_set_size(const struct mabn_scene_set *set, uint64_t sample, int *width, int *height)
+{
+    *width = set->dataset ? (int)set->coco.images[sample].width : set->files[sample].width;
+    *height = set->dataset ? (int)set->coco.images[sample].height : set->files[sample].height;
+}
+
+char *mabn_scene_set_name(const struct mabn_scene_set *set, uint64_t sample, char *text,
+                          size_t capacity)
+{
+    if (set->dataset) return mabn_dataset_image_name(set->dataset, (int64_t)sample, text, capacity);
+    snprintf(text, capacity, "%s", base_name(set->files[sample].path));
+    return text;
+}
+
+const struct mabn_coco *mabn_scene_set_coco(const struct mabn_scene_set *set)
+{
+    return &set->coco;
+}
+
+void mabn_scene_set_records(const struct mabn_scene_set *set, uint64_t sample, size_t *first,
+                            size_t *end)
+{
+    *first = set->first[sample];
+    *end = set->first[sample + 1];
+}
+
+int mabn_scene_set_category(const struct mabn_scene_set *set, size_t record)
+{
+    return set->categories[record];
+}
+
+mabn_status mabn_scene_set_read(const struct mabn_scene_set *set, uint64_t sample,
+                                struct mabn_scene_bytes *out)
+{
+    const int64_t i = (int64_t)sample;
+    *out = (struct mabn_scene_bytes){0};
+    if (!set->dataset) {
+        struct mabn_input *in = mabn_xcalloc(1, sizeof *in);
+        const mabn_status status = mabn_input_open(in, set->files[sample].path, 0);
+        if (status) {
+            free(in);
+            return status;
+        }
+        *out = (struct mabn_scene_bytes){.bytes = in->bytes, .size = in->size, .held = in};
+        return MABN_OK;
+    }
+    MABN_TRY(mabn_dataset_image(set->dataset, i, &out->bytes, &out->size));
+    if (mabn_dataset_is_raw(set->dataset)) {
+        out->width = mabn_dataset_image_width(set->dataset, i);
+        out->height = mabn_dataset_image_height(set->dataset, i);
+        out->channels = mabn_dataset_image_channels(set->dataset, i);
+    }
+    return MABN_OK;
+}
+
+void mabn_scene_bytes_release(struct mabn_scene_bytes *bytes)
+{
+    if (bytes->held) {
+        mabn_input_release(bytes->held);
+        free(bytes->held);
+    }
+    *bytes = (struct mabn_scene_bytes){0};
+}
+
+void mabn_scene_set_prefetch(const struct mabn_scene_set *set, uint64_t sample)
+{
+    if (set->dataset) mabn_dataset_prefetch(set->dataset, (int64_t)sample);
+}
