@@ -1,5 +1,7 @@
-/* oneDNN operations with buffers bound at run time. */
+/* oneDNN operations with buffers bound at run time, in the C interface of version 2 or 3. */
 #include "device/dnnl.h"
+
+#include <stdlib.h>
 
 #include "base/mem.h"
 
@@ -9,12 +11,48 @@ mabn_status mabn_dnnl_fail(dnnl_status_t status, const char *call)
     return mabn_fail(MABN_ERR_DNNL, "oneDNN status %d from %s", (int)status, call);
 }
 
+/* ---- layouts ---- */
+
+dnnl_status_t mabn_dnnl_layout_new(mabn_dnnl_layout **layout, int ndims, const dnnl_dims_t dims,
+                                   dnnl_data_type_t type, dnnl_format_tag_t order)
+{
+#if DNNL_VERSION_MAJOR >= 3
+    *layout = NULL;
+    return dnnl_memory_desc_create_with_tag(layout, ndims, dims, type, order);
+#else
+    *layout = mabn_xmalloc(sizeof **layout);
+    return dnnl_memory_desc_init_by_tag(*layout, ndims, dims, type, order);
+#endif
+}
+
+void mabn_dnnl_layout_free(mabn_dnnl_layout *layout)
+{
+#if DNNL_VERSION_MAJOR >= 3
+    if (layout) dnnl_memory_desc_destroy(layout);
+#else
+    free(layout);
+#endif
+}
+
+bool mabn_dnnl_layout_is_opaque(const mabn_dnnl_layout *layout)
+{
+#if DNNL_VERSION_MAJOR >= 3
+    dnnl_format_kind_t kind = dnnl_format_kind_undef;
+    return !dnnl_memory_desc_query(layout, dnnl_query_format_kind, &kind) &&
+           kind == dnnl_format_kind_opaque;
+#else
+    return layout->format_kind != dnnl_blocked;
+#endif
+}
+
+/* ---- operations ---- */
+
 static mabn_status init_memory(struct mabn_dnnl_op *op, dnnl_engine_t engine, int arg,
-                               const dnnl_memory_desc_t *desc)
+                               const mabn_dnnl_layout *layout)
 {
     dnnl_exec_arg_t *a = &op->args[op->count];
     a->arg = arg;
-    MABN_DNNL(dnnl_memory_create(&a->memory, desc, engine, DNNL_MEMORY_NONE));
+    MABN_DNNL(dnnl_memory_create(&a->memory, layout, engine, DNNL_MEMORY_NONE));
     op->count++;
     return MABN_OK;
 }
@@ -28,8 +66,8 @@ mabn_status mabn_dnnl_op_init(struct mabn_dnnl_op *op, struct mabn_device *devic
     *op = (struct mabn_dnnl_op){0};
     if (count >= MABN_DNNL_MAX_ARGS) MABN_BUG("%d arguments", count);
     for (int i = 0; i < count; i++)
-        MABN_TRY_GOTO(init_memory(op, engine, args[i].arg, args[i].desc), out);
-    const dnnl_memory_desc_t *pad = dnnl_primitive_desc_query_md(desc, dnnl_query_scratchpad_md, 0);
+        MABN_TRY_GOTO(init_memory(op, engine, args[i].arg, args[i].layout), out);
+    const mabn_dnnl_layout *pad = dnnl_primitive_desc_query_md(desc, dnnl_query_scratchpad_md, 0);
     if (pad) op->scratch = dnnl_memory_desc_get_size(pad);
     if (op->scratch) MABN_TRY_GOTO(init_memory(op, engine, DNNL_ARG_SCRATCHPAD, pad), out);
     dnnl_status_t made = dnnl_primitive_create(&op->primitive, desc);
@@ -48,6 +86,13 @@ void mabn_dnnl_op_release(struct mabn_dnnl_op *op)
     *op = (struct mabn_dnnl_op){0};
 }
 
+const mabn_dnnl_layout *mabn_dnnl_op_layout(const struct mabn_dnnl_op *op, int arg)
+{
+    const mabn_dnnl_layout *layout = NULL;
+    if (dnnl_memory_get_memory_desc(op->args[arg].memory, &layout)) MABN_BUG("argument %d", arg);
+    return layout;
+}
+
 mabn_status mabn_dnnl_op_run(struct mabn_dnnl_op *op, struct mabn_device *device,
                              void *const *buffers, void *scratch)
 {
@@ -60,23 +105,91 @@ mabn_status mabn_dnnl_op_run(struct mabn_dnnl_op *op, struct mabn_device *device
     return MABN_OK;
 }
 
+/* The caller's scratchpad, then y += , then ReLU. */
+static dnnl_status_t make_attr(dnnl_primitive_attr_t *attr, bool add, bool relu)
+{
+    dnnl_post_ops_t ops = NULL;
+    dnnl_status_t e = dnnl_primitive_attr_create(attr);
+    if (!e) e = dnnl_primitive_attr_set_scratchpad_mode(*attr, dnnl_scratchpad_mode_user);
+    if (!e) e = dnnl_post_ops_create(&ops);
+#if DNNL_VERSION_MAJOR >= 3
+    if (!e && add) e = dnnl_post_ops_append_sum(ops, 1.0f, 0, dnnl_data_type_undef);
+    if (!e && relu) e = dnnl_post_ops_append_eltwise(ops, dnnl_eltwise_relu, 0.0f, 0.0f);
+#else
+    if (!e && add) e = dnnl_post_ops_append_sum(ops, 1.0f);
+    if (!e && relu) e = dnnl_post_ops_append_eltwise(ops, 1.0f, dnnl_eltwise_relu, 0.0f, 0.0f);
+#endif
+    if (!e) e = dnnl_primitive_attr_set_post_ops(*attr, ops);
+    if (ops) dnnl_post_ops_destroy(ops);
+    return e;
+}
+
 mabn_status mabn_dnnl_reorder_init(struct mabn_dnnl_op *op, struct mabn_device *device,
-                                   const dnnl_memory_desc_t *from, const dnnl_memory_desc_t *to,
-                                   int add)
+                                   const mabn_dnnl_layout *from, const mabn_dnnl_layout *to,
+                                   bool add)
 {
     dnnl_engine_t engine = mabn_device_dnnl_engine(device);
     dnnl_primitive_attr_t attr = NULL;
-    dnnl_post_ops_t ops = NULL;
     dnnl_primitive_desc_t desc = NULL;
-    dnnl_status_t s = dnnl_primitive_attr_create(&attr);
-    if (!s) s = dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user);
-    if (!s) s = dnnl_post_ops_create(&ops);
-    if (!s && add) s = dnnl_post_ops_append_sum(ops, 1.0f);
-    if (!s && add) s = dnnl_primitive_attr_set_post_ops(attr, ops);
-    if (!s) s = dnnl_reorder_primitive_desc_create(&desc, from, engine, to, engine, attr);
-    if (ops) dnnl_post_ops_destroy(ops);
+    dnnl_status_t e = make_attr(&attr, add, false);
+    if (!e) e = dnnl_reorder_primitive_desc_create(&desc, from, engine, to, engine, attr);
     if (attr) dnnl_primitive_attr_destroy(attr);
-    if (s) return mabn_dnnl_fail(s, "dnnl_reorder_primitive_desc_create");
+    if (e) return mabn_dnnl_fail(e, "dnnl_reorder_primitive_desc_create");
     struct mabn_dnnl_arg args[] = {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}};
     return mabn_dnnl_op_init(op, device, desc, args, 2);
+}
+
+/* ---- convolution ---- */
+
+/* `hint`: the forward pass's, for a backward one. */
+#if DNNL_VERSION_MAJOR >= 3
+static dnnl_status_t make_pass(dnnl_primitive_desc_t *out, dnnl_engine_t engine,
+                               dnnl_prop_kind_t pass, const struct mabn_dnnl_conv *c,
+                               dnnl_primitive_desc_t hint, dnnl_primitive_attr_t attr)
+{
+    if (pass == dnnl_backward_data)
+        return dnnl_convolution_backward_data_primitive_desc_create(
+            out, engine, c->algorithm, c->x, c->weights, c->y, c->strides, NULL, c->pads, c->pads,
+            hint, attr);
+    if (pass == dnnl_backward_weights)
+        return dnnl_convolution_backward_weights_primitive_desc_create(
+            out, engine, c->algorithm, c->x, c->weights, NULL, c->y, c->strides, NULL, c->pads,
+            c->pads, hint, attr);
+    return dnnl_convolution_forward_primitive_desc_create(out, engine, pass, c->algorithm, c->x,
+                                                          c->weights, c->bias, c->y, c->strides,
+                                                          NULL, c->pads, c->pads, attr);
+}
+#else
+static dnnl_status_t make_pass(dnnl_primitive_desc_t *out, dnnl_engine_t engine,
+                               dnnl_prop_kind_t pass, const struct mabn_dnnl_conv *c,
+                               dnnl_primitive_desc_t hint, dnnl_primitive_attr_t attr)
+{
+    dnnl_convolution_desc_t desc;
+    dnnl_status_t e;
+    if (pass == dnnl_backward_data)
+        e = dnnl_convolution_backward_data_desc_init(&desc, c->algorithm, c->x, c->weights, c->y,
+                                                     c->strides, c->pads, c->pads);
+    else if (pass == dnnl_backward_weights)
+        e = dnnl_convolution_backward_weights_desc_init(&desc, c->algorithm, c->x, c->weights, NULL,
+                                                        c->y, c->strides, c->pads, c->pads);
+    else
+        e = dnnl_convolution_forward_desc_init(&desc, pass, c->algorithm, c->x, c->weights, c->bias,
+                                               c->y, c->strides, c->pads, c->pads);
+    return e ? e : dnnl_primitive_desc_create(out, &desc, attr, engine, hint);
+}
+#endif
+
+dnnl_status_t mabn_dnnl_conv_desc(dnnl_primitive_desc_t *desc, struct mabn_device *device,
+                                  const struct mabn_dnnl_conv *conv)
+{
+    dnnl_engine_t engine = mabn_device_dnnl_engine(device);
+    bool backward = conv->pass == dnnl_backward_data || conv->pass == dnnl_backward_weights;
+    dnnl_primitive_attr_t attr = NULL;
+    dnnl_primitive_desc_t hint = NULL;
+    dnnl_status_t e = make_attr(&attr, conv->add, conv->relu);
+    if (!e && backward) e = make_pass(&hint, engine, dnnl_forward_training, conv, NULL, attr);
+    if (!e) e = make_pass(desc, engine, conv->pass, conv, hint, attr);
+    if (hint) dnnl_primitive_desc_destroy(hint);
+    if (attr) dnnl_primitive_attr_destroy(attr);
+    return e;
 }

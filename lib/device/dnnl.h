@@ -1,10 +1,14 @@
-/* oneDNN behind a few words: a checked call, and an operation whose buffers are given by pointer.
+/* oneDNN behind a few words, the same for its versions 2 and 3: a checked call, layouts, and an
+ * operation whose buffers are given by pointer.
  *
  * An operation is a primitive with its memory objects; buffers are bound at each run, so that a
- * plan may move them. Scratchpads are the caller's (mabn_device_scratch). */
+ * plan may move them. Scratchpads are the caller's (mabn_device_scratch). Enums (DNNL_ARG_SRC,
+ * dnnl_f32, dnnl_nhwc …) are oneDNN's own; they agree between the versions. What does not agree,
+ * layouts and the making of primitives, is wrapped here and nowhere else. */
 #ifndef MABN_DEVICE_DNNL_H
 #define MABN_DEVICE_DNNL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include <oneapi/dnnl/dnnl.h>
@@ -23,6 +27,25 @@ mabn_status mabn_dnnl_fail(dnnl_status_t status, const char *call);
         if (mabn_dnnl_status_) return mabn_dnnl_fail(mabn_dnnl_status_, #call); \
     } while (0)
 
+/* ---- layouts ---- */
+
+/* Sizes, type and order of an array in memory: oneDNN's memory descriptor, which is a struct in
+ * version 2 and opaque in 3. A pointer to one passes straight to either's functions. */
+#if DNNL_VERSION_MAJOR >= 3
+typedef struct dnnl_memory_desc mabn_dnnl_layout;
+#else
+typedef dnnl_memory_desc_t mabn_dnnl_layout;
+#endif
+
+MABN_MUST_USE dnnl_status_t mabn_dnnl_layout_new(mabn_dnnl_layout **layout, int ndims,
+                                                 const dnnl_dims_t dims, dnnl_data_type_t type,
+                                                 dnnl_format_tag_t order);
+void mabn_dnnl_layout_free(mabn_dnnl_layout *layout); /* NULL is fine */
+/* An order of oneDNN's own that no tag describes, as Winograd's weights have. */
+bool mabn_dnnl_layout_is_opaque(const mabn_dnnl_layout *layout);
+
+/* ---- operations ---- */
+
 enum { MABN_DNNL_MAX_ARGS = 5 };
 
 struct mabn_dnnl_op {
@@ -32,26 +55,44 @@ struct mabn_dnnl_op {
     size_t scratch; /* bytes of scratchpad */
 };
 
-/* What one argument is: DNNL_ARG_… and its descriptor. */
+/* What one argument is: DNNL_ARG_… and its layout. */
 struct mabn_dnnl_arg {
     int arg;
-    const dnnl_memory_desc_t *desc;
+    const mabn_dnnl_layout *layout;
 };
 
-/* Takes `desc` in any case. At most MABN_DNNL_MAX_ARGS - 1 arguments; the scratchpad is added. */
+/* Takes `desc` in any case. At most MABN_DNNL_MAX_ARGS - 1 arguments, whose layouts are copied; the
+ * scratchpad is added. */
 MABN_MUST_USE mabn_status mabn_dnnl_op_init(struct mabn_dnnl_op *op, struct mabn_device *device,
                                             dnnl_primitive_desc_t desc,
                                             const struct mabn_dnnl_arg *args, int count);
 void mabn_dnnl_op_release(struct mabn_dnnl_op *op); /* a zeroed op is fine */
+/* Of an argument, in the order of init; belongs to the op. */
+const mabn_dnnl_layout *mabn_dnnl_op_layout(const struct mabn_dnnl_op *op, int arg);
 /* `buffers`: in the order of init; `scratch`: at least op->scratch bytes. */
 MABN_MUST_USE mabn_status mabn_dnnl_op_run(struct mabn_dnnl_op *op, struct mabn_device *device,
                                            void *const *buffers, void *scratch);
 
-/* A conversion between two layouts of the same array; add: dst += instead of dst =. */
+/* A conversion between two layouts or types of the same array; add: dst += instead of dst =. */
 MABN_MUST_USE mabn_status mabn_dnnl_reorder_init(struct mabn_dnnl_op *op,
                                                  struct mabn_device *device,
-                                                 const dnnl_memory_desc_t *from,
-                                                 const dnnl_memory_desc_t *to, int add);
+                                                 const mabn_dnnl_layout *from,
+                                                 const mabn_dnnl_layout *to, bool add);
+
+/* One pass of a convolution. */
+struct mabn_dnnl_conv {
+    dnnl_prop_kind_t pass; /* forward_training, forward_inference, backward_data or _weights */
+    dnnl_alg_kind_t algorithm;
+    const mabn_dnnl_layout *x, *weights, *y; /* or their gradients */
+    const mabn_dnnl_layout *bias;            /* forward; NULL: none */
+    dnnl_dims_t strides, pads;
+    bool add, relu; /* forward_inference: y = relu(y_before + …) */
+};
+
+/* Fails, without a message, when there is no such implementation. */
+MABN_MUST_USE dnnl_status_t mabn_dnnl_conv_desc(dnnl_primitive_desc_t *desc,
+                                                struct mabn_device *device,
+                                                const struct mabn_dnnl_conv *conv);
 
 MABN_END_DECLS
 #endif

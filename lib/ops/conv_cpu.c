@@ -6,21 +6,19 @@
  *
  * Choices, by shape alone, from measurements on two AVX-512 cores at batch 8 (ms, best of 8):
  *
- *   3×3, stride 1           forward   to data   to weights     Winograd F(4×4,3×3) instead of direct
- *     64 channels, 56×56    8.8→4.1   9.2→4.2   10.1→4.9       halves the time and more than pays
- *    128 channels, 28×28    8.8→4.0   9.1→3.9    9.7→5.1       for converting x and y to its
- *    256 channels, 14×14    8.4→4.8   8.3→4.9    9.8→6.0       blocked layout and back
- *    512 channels,  7×7     7.9→7.2   7.8→7.2   15.9→10.2
- *   and in small networks (one core, batch 32):
- *     64 channels,  7×7, 64 images  2.0→1.5   2.3→1.4   2.3→1.6
- *     32 channels, 14×14            1.1→0.9   1.1→1.0   1.1→0.9
- *     16 channels: no gain; 512 channels, 2×2: twice as slow. Hence from 32 channels and 4×4 on.
- *   1×1, stride 1, to weights: direct on NHWC reaches 100–160 GFLOP/s, a matrix product 150–200
- *     (64→256 at 56×56: 8.2→5.5; 256→128: 17.0→8.7). To data both do alike, and the product can
- *     add to dx, which saves the pass that joins a block's two gradients.
- *   Everything else: direct. Blocked layouts (nChw16c) through the whole network would gain about
- *     5 % on the direct ones, all of it in the 1×1 weight gradients that are matrix products here,
- *     so NHWC, which the norms and everybody else like better, stays. */
+ *   3×3, stride 1           forward   to data   to weights     Winograd F(4×4,3×3) instead of
+ * direct 64 channels, 56×56    8.8→4.1   9.2→4.2   10.1→4.9       halves the time and more than
+ * pays 128 channels, 28×28    8.8→4.0   9.1→3.9    9.7→5.1       for converting x and y to its 256
+ * channels, 14×14    8.4→4.8   8.3→4.9    9.8→6.0       blocked layout and back 512 channels, 7×7
+ * 7.9→7.2   7.8→7.2   15.9→10.2 and in small networks (one core, batch 32): 64 channels,  7×7, 64
+ * images  2.0→1.5   2.3→1.4   2.3→1.6 32 channels, 14×14            1.1→0.9   1.1→1.0   1.1→0.9 16
+ * channels: no gain; 512 channels, 2×2: twice as slow. Hence from 32 channels and 4×4 on. 1×1,
+ * stride 1, to weights: direct on NHWC reaches 100–160 GFLOP/s, a matrix product 150–200 (64→256 at
+ * 56×56: 8.2→5.5; 256→128: 17.0→8.7). To data both do alike, and the product can add to dx, which
+ * saves the pass that joins a block's two gradients. Everything else: direct. Blocked layouts
+ * (nChw16c) through the whole network would gain about 5 % on the direct ones, all of it in the 1×1
+ * weight gradients that are matrix products here, so NHWC, which the norms and everybody else like
+ * better, stays. */
 #include "ops/conv.h"
 
 #include <stdlib.h>
@@ -64,75 +62,70 @@ static size_t round64(size_t n)
     return (n + 63) & ~(size_t)63;
 }
 
-/* ---- descriptors ---- */
+/* ---- layouts and primitives ---- */
 
-struct descs {
-    dnnl_memory_desc_t tensor[TENSORS], bias;
-    dnnl_dims_t strides, pads;
+/* Of the three tensors and the bias, as our arrays have them or as a primitive may like them. */
+struct layouts {
+    mabn_dnnl_layout *tensor[TENSORS], *bias;
 };
 
-static dnnl_status_t make_descs(struct descs *d, const struct mabn_conv *c, bool plain,
-                                bool blocked)
+static void layouts_release(struct layouts *l)
 {
-    const struct mabn_conv_shape *s = &c->shape;
-    dnnl_dims_t x = {s->n, s->in, s->h, s->w}, y = {s->n, s->out, c->oh, c->ow};
-    dnnl_dims_t w = {s->out, s->in, s->kernel, s->kernel}, b = {s->out};
-    dnnl_format_tag_t activations = blocked ? dnnl_nChw16c : dnnl_nhwc;
-    dnnl_format_tag_t weights = plain ? dnnl_ohwi : dnnl_format_tag_any;
-    for (int i = 0; i < 2; i++) {
-        d->strides[i] = s->stride;
-        d->pads[i] = s->pad;
-    }
-    dnnl_status_t e = dnnl_memory_desc_init_by_tag(&d->tensor[SRC], 4, x, dnnl_f32, activations);
-    if (!e) e = dnnl_memory_desc_init_by_tag(&d->tensor[DST], 4, y, dnnl_f32, activations);
-    if (!e) e = dnnl_memory_desc_init_by_tag(&d->tensor[WEIGHTS], 4, w, dnnl_f32, weights);
-    if (!e) e = dnnl_memory_desc_init_by_tag(&d->bias, 1, b, dnnl_f32, dnnl_a);
-    return e;
+    for (int i = 0; i < TENSORS; i++)
+        mabn_dnnl_layout_free(l->tensor[i]);
+    mabn_dnnl_layout_free(l->bias);
+    *l = (struct layouts){0};
 }
 
-static dnnl_status_t make_attr(dnnl_primitive_attr_t *attr, const struct mabn_conv_options *o)
+static dnnl_status_t weights_layout(mabn_dnnl_layout **layout, const struct mabn_conv *c,
+                                    dnnl_format_tag_t order)
 {
-    dnnl_post_ops_t ops = NULL;
-    dnnl_status_t e = dnnl_primitive_attr_create(attr);
-    if (!e) e = dnnl_primitive_attr_set_scratchpad_mode(*attr, dnnl_scratchpad_mode_user);
-    if (!e) e = dnnl_post_ops_create(&ops);
-    if (!e && o && o->add) e = dnnl_post_ops_append_sum(ops, 1.0f);
-    if (!e && o && o->relu)
-        e = dnnl_post_ops_append_eltwise(ops, 1.0f, dnnl_eltwise_relu, 0.0f, 0.0f);
-    if (!e && o) e = dnnl_primitive_attr_set_post_ops(*attr, ops);
-    if (ops) dnnl_post_ops_destroy(ops);
+    const struct mabn_conv_shape *s = &c->shape;
+    dnnl_dims_t dims = {s->out, s->in, s->kernel, s->kernel};
+    return mabn_dnnl_layout_new(layout, 4, dims, dnnl_f32, order);
+}
+
+/* `l` is zeroed. */
+static dnnl_status_t layouts_init(struct layouts *l, const struct mabn_conv *c,
+                                  dnnl_format_tag_t activations, dnnl_format_tag_t weights)
+{
+    const struct mabn_conv_shape *s = &c->shape;
+    dnnl_dims_t x = {s->n, s->in, s->h, s->w}, y = {s->n, s->out, c->oh, c->ow}, b = {s->out};
+    dnnl_status_t e = mabn_dnnl_layout_new(&l->tensor[SRC], 4, x, dnnl_f32, activations);
+    if (!e) e = mabn_dnnl_layout_new(&l->tensor[DST], 4, y, dnnl_f32, activations);
+    if (!e) e = mabn_dnnl_layout_new(&l->bias, 1, b, dnnl_f32, dnnl_a);
+    if (!e) e = weights_layout(&l->tensor[WEIGHTS], c, weights);
     return e;
 }
 
 /* The primitive descriptor of a pass with one algorithm, or an error when there is none. */
 static dnnl_status_t make_primitive_desc(dnnl_primitive_desc_t *out, const struct mabn_conv *c,
-                                         int which, const struct descs *d, dnnl_alg_kind_t alg)
+                                         int which, dnnl_alg_kind_t algorithm,
+                                         dnnl_format_tag_t activations)
 {
-    dnnl_engine_t engine = mabn_device_dnnl_engine(c->device);
-    const dnnl_memory_desc_t *x = &d->tensor[SRC], *w = &d->tensor[WEIGHTS], *y = &d->tensor[DST];
-    const dnnl_memory_desc_t *bias = c->options.bias && which == FORWARD ? &d->bias : NULL;
-    dnnl_prop_kind_t kind = c->options.training ? dnnl_forward_training : dnnl_forward_inference;
-    dnnl_convolution_desc_t desc;
-    dnnl_primitive_attr_t attr = NULL;
-    dnnl_primitive_desc_t hint = NULL;
-    dnnl_status_t e = make_attr(&attr, c->options.training ? NULL : &c->options);
-    if (!e)
-        e = dnnl_convolution_forward_desc_init(&desc, kind, alg, x, w, bias, y, d->strides, d->pads,
-                                               d->pads);
-    if (!e) e = dnnl_primitive_desc_create(&hint, &desc, attr, engine, NULL);
-    if (!e && which == FORWARD) {
-        *out = hint;
-        hint = NULL;
-    } else if (!e) {
-        e = which == TO_DATA
-                ? dnnl_convolution_backward_data_desc_init(&desc, alg, x, w, y, d->strides, d->pads,
-                                                           d->pads)
-                : dnnl_convolution_backward_weights_desc_init(&desc, alg, x, w, NULL, y, d->strides,
-                                                              d->pads, d->pads);
-        if (!e) e = dnnl_primitive_desc_create(out, &desc, attr, engine, hint);
-    }
-    if (hint) dnnl_primitive_desc_destroy(hint);
-    if (attr) dnnl_primitive_attr_destroy(attr);
+    const struct mabn_conv_shape *s = &c->shape;
+    const struct mabn_conv_options *o = &c->options;
+    const dnnl_prop_kind_t passes[] = {
+        [FORWARD] = o->training ? dnnl_forward_training : dnnl_forward_inference,
+        [TO_DATA] = dnnl_backward_data,
+        [TO_WEIGHTS] = dnnl_backward_weights,
+    };
+    struct layouts l = {0};
+    dnnl_status_t e = layouts_init(&l, c, activations, dnnl_format_tag_any);
+    struct mabn_dnnl_conv conv = {
+        .pass = passes[which],
+        .algorithm = algorithm,
+        .x = l.tensor[SRC],
+        .weights = l.tensor[WEIGHTS],
+        .y = l.tensor[DST],
+        .bias = o->bias && which == FORWARD ? l.bias : NULL,
+        .strides = {s->stride, s->stride},
+        .pads = {s->pad, s->pad},
+        .add = o->add && !o->training,
+        .relu = o->relu && !o->training,
+    };
+    if (!e) e = mabn_dnnl_conv_desc(out, c->device, &conv);
+    layouts_release(&l);
     return e;
 }
 
@@ -162,32 +155,45 @@ static void pass_release(struct pass *p)
         mabn_dnnl_op_release(&p->convert[i]);
 }
 
+/* Conversions of one tensor between our layout and the primitive's. Sets the bytes of its copy. */
+static mabn_status convert_tensor(struct pass *p, struct mabn_conv *c, int i,
+                                  const mabn_dnnl_layout *ours, const mabn_dnnl_layout *used,
+                                  size_t *copy_bytes)
+{
+    *copy_bytes = p->bytes[i];
+    if (i == p->output) {
+        if (i == SRC)
+            MABN_TRY(mabn_dnnl_reorder_init(&p->convert_add, c->device, used, ours, true));
+        if (i == DST && c->options.add)
+            MABN_TRY(mabn_dnnl_reorder_init(&p->convert_before, c->device, ours, used, false));
+        return mabn_dnnl_reorder_init(&p->convert[i], c->device, used, ours, false);
+    }
+    if (!mabn_dnnl_layout_is_opaque(used))
+        return mabn_dnnl_reorder_init(&p->convert[i], c->device, ours, used, false);
+    mabn_dnnl_layout *oihw = NULL;
+    mabn_status status = MABN_OK;
+    dnnl_status_t e = weights_layout(&oihw, c, dnnl_oihw);
+    if (e) status = mabn_dnnl_fail(e, "a layout of weights");
+    if (!status) status = mabn_dnnl_reorder_init(&p->convert[i], c->device, oihw, used, false);
+    /* Packed weights lie elsewhere; what is needed here is room to turn OHWI into OIHW. */
+    if (!status) *copy_bytes = dnnl_memory_desc_get_size(oihw);
+    p->from_oihw = true;
+    mabn_dnnl_layout_free(oihw);
+    return status;
+}
+
 /* Give the pass its conversions and lay out its scratch. */
-static mabn_status pass_convert(struct pass *p, struct mabn_conv *c, const struct descs *plain,
-                                const dnnl_memory_desc_t *used)
+static mabn_status pass_convert(struct pass *p, struct mabn_conv *c, const struct layouts *ours)
 {
     size_t at = 0, pad = p->run.scratch;
     for (int i = 0; i < TENSORS; i++) {
-        p->bytes[i] = dnnl_memory_desc_get_size(&used[i]);
-        if (dnnl_memory_desc_equal(&used[i], &plain->tensor[i])) continue;
-        const dnnl_memory_desc_t *from = &plain->tensor[i], *to = &used[i];
-        dnnl_memory_desc_t oihw;
-        if (to->format_kind == dnnl_format_kind_wino) {
-            MABN_DNNL(dnnl_memory_desc_init_by_tag(&oihw, 4, from->dims, dnnl_f32, dnnl_oihw));
-            from = &oihw;
-            p->from_oihw = true;
-        }
-        if (i == p->output) {
-            from = to;
-            to = &plain->tensor[i];
-            if (i == SRC) MABN_TRY(mabn_dnnl_reorder_init(&p->convert_add, c->device, from, to, 1));
-            if (i == DST && c->options.add)
-                MABN_TRY(mabn_dnnl_reorder_init(&p->convert_before, c->device, to, from, 0));
-        }
-        MABN_TRY(mabn_dnnl_reorder_init(&p->convert[i], c->device, from, to, 0));
+        const mabn_dnnl_layout *used = mabn_dnnl_op_layout(&p->run, i);
+        size_t copy_bytes;
+        p->bytes[i] = dnnl_memory_desc_get_size(used);
+        if (dnnl_memory_desc_equal(used, ours->tensor[i])) continue;
+        MABN_TRY(convert_tensor(p, c, i, ours->tensor[i], used, &copy_bytes));
         p->offset[i] = at;
-        /* Packed weights lie elsewhere; what is needed here is room to turn OHWI into OIHW. */
-        at += round64(p->from_oihw && i == WEIGHTS ? dnnl_memory_desc_get_size(from) : p->bytes[i]);
+        at += round64(copy_bytes);
         if (p->convert[i].scratch > pad) pad = p->convert[i].scratch;
         if (p->convert_add.scratch > pad) pad = p->convert_add.scratch;
         if (p->convert_before.scratch > pad) pad = p->convert_before.scratch;
@@ -201,38 +207,42 @@ static mabn_status pass_convert(struct pass *p, struct mabn_conv *c, const struc
     return MABN_OK;
 }
 
-static mabn_status pass_init(struct pass *p, struct mabn_conv *c, int which)
+/* Make the pass's primitive. */
+static mabn_status pass_make(struct pass *p, struct mabn_conv *c, int which,
+                             const struct layouts *ours)
 {
-    static const int outputs[] = {[FORWARD] = DST, [TO_DATA] = SRC, [TO_WEIGHTS] = WEIGHTS};
-    struct descs plain, any;
     dnnl_primitive_desc_t desc = NULL;
     dnnl_status_t e = dnnl_runtime_error;
-    p->output = outputs[which];
-    MABN_DNNL(make_descs(&plain, c, true, false));
-    if (winograd_pays(c)) {
-        MABN_DNNL(make_descs(&any, c, false, true));
-        e = make_primitive_desc(&desc, c, which, &any, dnnl_convolution_winograd);
-    }
-    if (e) {
-        MABN_DNNL(make_descs(&any, c, false, false));
-        e = make_primitive_desc(&desc, c, which, &any, dnnl_convolution_direct);
-    }
+    if (winograd_pays(c))
+        e = make_primitive_desc(&desc, c, which, dnnl_convolution_winograd, dnnl_nChw16c);
+    if (e) e = make_primitive_desc(&desc, c, which, dnnl_convolution_direct, dnnl_nhwc);
     if (e) return mabn_dnnl_fail(e, "dnnl_primitive_desc_create for a convolution");
     static const dnnl_query_t queries[3][TENSORS] = {
         {dnnl_query_src_md, dnnl_query_weights_md, dnnl_query_dst_md},
         {dnnl_query_diff_src_md, dnnl_query_weights_md, dnnl_query_diff_dst_md},
         {dnnl_query_src_md, dnnl_query_diff_weights_md, dnnl_query_diff_dst_md},
     };
-    dnnl_memory_desc_t used[TENSORS];
     struct mabn_dnnl_arg args[4];
-    for (int i = 0; i < TENSORS; i++) {
-        used[i] = *dnnl_primitive_desc_query_md(desc, queries[which][i], 0);
-        args[i] = (struct mabn_dnnl_arg){pass_args[which][i], &used[i]};
-    }
-    args[3] = (struct mabn_dnnl_arg){DNNL_ARG_BIAS, &plain.bias};
-    MABN_TRY(mabn_dnnl_op_init(&p->run, c->device, desc, args,
-                               c->options.bias && which == FORWARD ? 4 : 3));
-    return pass_convert(p, c, &plain, used);
+    for (int i = 0; i < TENSORS; i++)
+        args[i] = (struct mabn_dnnl_arg){pass_args[which][i],
+                                         dnnl_primitive_desc_query_md(desc, queries[which][i], 0)};
+    args[3] = (struct mabn_dnnl_arg){DNNL_ARG_BIAS, ours->bias};
+    return mabn_dnnl_op_init(&p->run, c->device, desc, args,
+                             c->options.bias && which == FORWARD ? 4 : 3);
+}
+
+static mabn_status pass_init(struct pass *p, struct mabn_conv *c, int which)
+{
+    static const int outputs[] = {[FORWARD] = DST, [TO_DATA] = SRC, [TO_WEIGHTS] = WEIGHTS};
+    struct layouts ours = {0};
+    mabn_status status = MABN_OK;
+    dnnl_status_t e = layouts_init(&ours, c, dnnl_nhwc, dnnl_ohwi);
+    p->output = outputs[which];
+    if (e) status = mabn_dnnl_fail(e, "the layouts of a convolution");
+    if (!status) status = pass_make(p, c, which, &ours);
+    if (!status) status = pass_convert(p, c, &ours);
+    layouts_release(&ours);
+    return status;
 }
 
 /* Run one pass. `tensors` are in our layouts, but for weights that are packed already. */
