@@ -1,5 +1,6 @@
 /* mabn-score: judge results against the truth. */
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,7 +68,29 @@ static mabn_status parse_types(const char *text, void *value)
     return MABN_OK;
 }
 
-/* "0.5,0.75", or "0.5:0.95:0.05": from, to, step. */
+/* FROM:TO:STEP. Sums in binary stray from what was written (0.05 + 9 * 0.05 is not 0.5), so each
+ * threshold is taken to nine decimals. COCO's own range has COCO's own values. */
+static mabn_status parse_range(struct mabn_coco_params *p, const char *text, double low,
+                               double high, double step)
+{
+    struct mabn_coco_params usual;
+    double steps = (high - low) / step;
+    if (!(step > 0 && high >= low && steps < MABN_COCO_MAX_THRESHOLDS - 1))
+        return mabn_fail(MABN_ERR_ARG, "'%s' is not FROM:TO:STEP with at most %d thresholds", text,
+                         MABN_COCO_MAX_THRESHOLDS);
+    if (!(low > 0 && high <= 1)) return mabn_fail(MABN_ERR_ARG, "'%s' is not in (0, 1]", text);
+    if (fabs(steps - round(steps)) > 1e-6)
+        return mabn_fail(MABN_ERR_ARG, "steps of %g from %g do not meet %g", step, low, high);
+    p->n_thresholds = (int)round(steps) + 1;
+    for (int i = 0; i < p->n_thresholds; i++)
+        p->thresholds[i] = round((low + i * step) * 1e9) / 1e9;
+    mabn_coco_params_init(&usual, MABN_COCO_BBOX);
+    if (low == 0.5 && high == 0.95 && p->n_thresholds == usual.n_thresholds)
+        memcpy(p->thresholds, usual.thresholds, sizeof usual.thresholds);
+    return MABN_OK;
+}
+
+/* "0.5,0.75", or "0.5:0.95:0.05". */
 static mabn_status parse_overlaps(const char *text, void *value)
 {
     struct mabn_coco_params *p = value;
@@ -75,16 +98,8 @@ static mabn_status parse_overlaps(const char *text, void *value)
     double low, high, step;
     int used = 0;
     p->n_thresholds = 0;
-    if (sscanf(text, "%lf:%lf:%lf%n", &low, &high, &step, &used) == 3 && !text[used]) {
-        if (!(step > 0 && high >= low && (high - low) / step < MABN_COCO_MAX_THRESHOLDS - 1))
-            return mabn_fail(MABN_ERR_ARG, "'%s' is not FROM:TO:STEP with at most %d steps", text,
-                             MABN_COCO_MAX_THRESHOLDS);
-        int n = (int)((high - low) / step + 0.5) + 1;
-        for (int i = 0; i < n; i++)
-            p->thresholds[p->n_thresholds++] =
-                i + 1 < n ? low + i * ((high - low) / (n - 1)) : high;
-        return MABN_OK;
-    }
+    if (sscanf(text, "%lf:%lf:%lf%n", &low, &high, &step, &used) == 3 && !text[used])
+        return parse_range(p, text, low, high, step);
     while (next_piece(&text, piece, sizeof piece)) {
         if (p->n_thresholds == MABN_COCO_MAX_THRESHOLDS)
             return mabn_fail(MABN_ERR_ARG, "more than %d thresholds", MABN_COCO_MAX_THRESHOLDS);
@@ -129,7 +144,7 @@ static mabn_status parse_areas(const char *text, void *value)
                              piece);
         *low++ = *high++ = 0;
         memcpy(a->name, piece, strlen(piece) + 1);
-        a->high = 1e10;
+        a->high = INFINITY;
         MABN_TRY(parse_number(low, &a->low));
         if (*high) MABN_TRY(parse_number(high, &a->high));
         if (!(a->low <= a->high)) return mabn_fail(MABN_ERR_ARG, "'%s': LOW is above HIGH", piece);
@@ -204,62 +219,94 @@ static mabn_status read_file(void *context, int64_t index, int worker)
                       : mabn_coco_read_results(&f->read[index], f->paths[index], f->keep);
 }
 
-static mabn_status add_id(struct id_list *list, const char *text)
+/* An image's id: a number, or a text that the truth has as an id. */
+static mabn_status add_id(struct id_list *list, const char *text, const struct mabn_coco *truth)
 {
     char *end;
     errno = 0;
     long long id = strtoll(text, &end, 10);
-    if (end == text || *end || errno) return mabn_fail(MABN_ERR_ARG, "'%s' is not an id", text);
+    bool number = end != text && !*end && !errno;
+    int64_t other = mabn_coco_text_id(text, strlen(text));
+    bool known[2] = {false, false};
+    for (size_t i = 0; i < truth->n_images && truth->n_texts; i++) {
+        known[0] |= number && truth->images[i].id == id;
+        known[1] |= truth->images[i].id == other;
+    }
+    if (known[0] && known[1])
+        return mabn_fail(MABN_ERR_ARG, "'%s' is two images of '%s': a number and a text", text,
+                         truth->name);
+    if (!number && !known[1])
+        return truth->n_texts
+                   ? mabn_fail(MABN_ERR_NOTFOUND, "image '%s' is not in '%s'", text, truth->name)
+                   : mabn_fail(MABN_ERR_ARG, "'%s' is not an id", text);
     MABN_GROW(list->ids, list->n, list->room);
-    list->ids[list->n++] = id;
+    list->ids[list->n++] = known[1] ? other : id;
     return MABN_OK;
 }
 
-static mabn_status list_images(struct id_list *list, const char *text)
+static mabn_status list_words(struct id_list *list, const char *text, const char *apart,
+                              const struct mabn_coco *truth)
 {
-    char piece[64];
-    if (*text != '@') {
-        while (next_piece(&text, piece, sizeof piece))
-            MABN_TRY(add_id(list, piece));
-        return MABN_OK;
-    }
-    struct mabn_input in;
+    char *words = mabn_xstrdup(text), *rest = words, *word;
     mabn_status status = MABN_OK;
+    while (!status && (word = strsep(&rest, apart)) != NULL)
+        if (*word) status = add_id(list, word, truth);
+    free(words);
+    return status;
+}
+
+/* Ids with commas between; or a file's, with white space between (only ends of lines when there are
+ * ids that are texts). */
+static mabn_status list_images(struct id_list *list, const char *text,
+                               const struct mabn_coco *truth)
+{
+    struct mabn_input in;
+    if (*text != '@') return list_words(list, text, ",", truth);
     MABN_TRY(mabn_input_open_text(&in, text + 1, 0));
-    const char *p = (const char *)in.bytes, *end = p + in.size;
-    while (p < end && !status) {
-        const char *stop = p;
-        while (stop < end && !strchr(" \t\r\n", *stop))
-            stop++;
-        snprintf(piece, sizeof piece, "%.*s", (int)(stop - p), p);
-        if (stop > p) status = add_id(list, piece);
-        if (status) mabn_fail_prefix(status, "'%s'", in.name);
-        p = stop + 1;
-    }
+    char *copy = mabn_xstrndup((const char *)in.bytes, in.size);
+    mabn_status status = list_words(list, copy, truth->n_texts ? "\r\n" : " \t\r\n", truth);
+    if (status) mabn_fail_prefix(status, "'%s'", in.name);
+    free(copy);
     mabn_input_release(&in);
     return status;
 }
 
-/* By id, or by name. */
+/* By id, or by name. A word that says more than one category is refused. */
+static mabn_status find_category(int64_t *out, const char *word, const struct mabn_coco *truth)
+{
+    const struct mabn_coco_category *found = NULL;
+    char a[24], b[24];
+    for (size_t i = 0; i < truth->n_categories; i++) {
+        const struct mabn_coco_category *c = &truth->categories[i];
+        bool id = !strcmp(mabn_coco_id_text(truth, c->id, a), word);
+        if (!id && !(c->name && !strcmp(c->name, word))) continue;
+        if (found && found->id != c->id)
+            return mabn_fail(MABN_ERR_ARG, "'%s' is two categories of '%s': %s (%s) and %s (%s)",
+                             word, truth->name, mabn_coco_id_text(truth, found->id, a),
+                             found->name ? found->name : "", mabn_coco_id_text(truth, c->id, b),
+                             c->name ? c->name : "");
+        found = c;
+    }
+    if (!found)
+        return mabn_fail(MABN_ERR_NOTFOUND, "category '%s' is not in '%s'", word, truth->name);
+    *out = found->id;
+    return MABN_OK;
+}
+
 static mabn_status list_categories(struct id_list *list, const char *text,
                                    const struct mabn_coco *truth)
 {
-    char piece[256];
-    while (next_piece(&text, piece, sizeof piece)) {
-        size_t i = 0;
-        while (i < truth->n_categories &&
-               (!truth->categories[i].name || strcmp(truth->categories[i].name, piece)))
-            i++;
-        if (i == truth->n_categories) {
-            if (add_id(list, piece))
-                return mabn_fail(MABN_ERR_NOTFOUND, "category '%s' is not in '%s'", piece,
-                                 truth->name);
-        } else {
-            MABN_GROW(list->ids, list->n, list->room);
-            list->ids[list->n++] = truth->categories[i].id;
-        }
+    char *words = mabn_xstrdup(text), *rest = words, *word;
+    mabn_status status = MABN_OK;
+    while (!status && (word = strsep(&rest, ",")) != NULL) {
+        MABN_GROW(list->ids, list->n, list->room);
+        if (!*word)
+            status = mabn_fail(MABN_ERR_ARG, "--categories: an empty word in '%s'", text);
+        else
+            status = find_category(&list->ids[list->n++], word, truth);
     }
-    return MABN_OK;
+    free(words);
+    return status;
 }
 
 static void set_params(struct mabn_coco_params *p, enum mabn_coco_type type)
@@ -362,13 +409,21 @@ static mabn_status score_all(struct files *f)
 {
     struct id_list images = {NULL, 0, 0}, categories = {NULL, 0, 0};
     struct mabn_str out;
+    bool told = false;
     int n_types = 0, n_files = f->paths[2] ? 3 : 2;
     mabn_status status = MABN_OK;
     mabn_str_init(&out);
     int threads = coco.threads ? coco.threads : mabn_threads_available();
     MABN_TRY_GOTO(mabn_parallel(threads < n_files ? threads : n_files, n_files, 1, read_file, f),
                   done);
-    if (coco.images) MABN_TRY_GOTO(list_images(&images, coco.images), done);
+    if (!f->read[0].annotated)
+        MABN_TRY_GOTO(mabn_fail(MABN_ERR_FORMAT,
+                                "'%s': no \"annotations\": is this a COCO annotation file?",
+                                f->read[0].name),
+                      done);
+    if (coco.images) MABN_TRY_GOTO(list_images(&images, coco.images, &f->read[0]), done);
+    if (coco.images && !images.n)
+        MABN_TRY_GOTO(mabn_fail(MABN_ERR_ARG, "--images: '%s' names no image", coco.images), done);
     if (coco.categories)
         MABN_TRY_GOTO(list_categories(&categories, coco.categories, &f->read[0]), done);
     for (int t = 0; t < MABN_COCO_TYPES; t++)
@@ -381,6 +436,8 @@ static mabn_status score_all(struct files *f)
         params.n_images = images.n;
         params.categories = categories.ids;
         params.n_categories = categories.n;
+        params.quiet = told;
+        told = true;
         status = score_type(&out, f, &params, n_types > 1);
     }
     if (!status && coco.json) mabn_str_add(&out, "\n}\n");

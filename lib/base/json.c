@@ -805,25 +805,59 @@ mabn_status mabn_json_read_double(struct mabn_json *j, double *out)
     return MABN_OK;
 }
 
+/* NULL, or why the number is not a whole one of 64 bits. */
+static const char *to_int64(const struct number *n, int64_t *out)
+{
+    int64_t e = n->exponent;
+    uint64_t w = n->digits;
+    if (n->exact && w == 0) {
+        *out = 0;
+        return NULL;
+    }
+    if (!n->exact || e < -19 || e > 19) return "expected a whole number of at most 64 bits";
+    if (e < 0 && w % powers_of_ten[-e]) return "expected a whole number";
+    if (e < 0) w /= powers_of_ten[-e];
+    if ((e > 0 && __builtin_mul_overflow(w, powers_of_ten[e], &w)) ||
+        w > (uint64_t)INT64_MAX + n->negative)
+        return "number does not fit 64 bits";
+    *out = (int64_t)(n->negative ? 0 - w : w);
+    return NULL;
+}
+
 mabn_status mabn_json_read_int64(struct mabn_json *j, int64_t *out)
 {
     struct number n;
     MABN_TRY(read_number(j, &n));
-    int64_t e = n.exponent;
-    uint64_t w = n.digits;
-    if (n.exact && w == 0) {
-        *out = 0;
-        return MABN_OK;
-    }
-    if (!n.exact || e < -19 || e > 19)
-        return mabn_json_fail(j, "expected a whole number of at most 64 bits");
-    if (e < 0 && w % powers_of_ten[-e]) return mabn_json_fail(j, "expected a whole number");
-    if (e < 0) w /= powers_of_ten[-e];
-    if ((e > 0 && __builtin_mul_overflow(w, powers_of_ten[e], &w)) ||
-        w > (uint64_t)INT64_MAX + n.negative)
-        return mabn_json_fail(j, "number does not fit 64 bits");
-    *out = (int64_t)(n.negative ? 0 - w : w);
+    const char *why = to_int64(&n, out);
+    return why ? mabn_json_fail(j, "%s", why) : MABN_OK;
+}
+
+mabn_status mabn_json_read_id(struct mabn_json *j, int64_t *out, struct mabn_json_text *text)
+{
+    struct number n;
+    text->bytes = NULL;
+    text->length = 0;
+    if (peek_byte(j) == '"') return mabn_json_read_string(j, text);
+    MABN_TRY(read_number(j, &n));
+    if (!to_int64(&n, out)) return MABN_OK;
+    text->bytes = (const char *)n.start;
+    text->length = (size_t)(n.stop - n.start);
     return MABN_OK;
+}
+
+bool mabn_json_try_double(struct mabn_json *j, double *out)
+{
+    struct number n;
+    int c = peek_byte(j);
+    if (j->status) return false;
+    if (!is_digit((uint8_t)c) && c != '-') {
+        mabn_json_skip(j);
+        return false;
+    }
+    if (read_number(j, &n)) return false;
+    double v = to_double(&n);
+    if (isfinite(v)) *out = v;
+    return isfinite(v);
 }
 
 mabn_status mabn_json_read_int(struct mabn_json *j, int *out, int low, int high)
@@ -911,6 +945,27 @@ mabn_status mabn_json_append_doubles(struct mabn_json *j, double **items, size_t
         MABN_GROW(array, n, room);
         if (mabn_json_read_double(j, &array[n])) break;
         n++;
+    }
+    *items = array;
+    *capacity = room;
+    if (!j->status) *count = n;
+    return j->status;
+}
+
+mabn_status mabn_json_append_finite(struct mabn_json *j, double **items, size_t *count,
+                                    size_t *capacity, size_t *odd)
+{
+    double *array = *items;
+    size_t n = *count, room = *capacity;
+    mabn_json_begin_array(j);
+    while (mabn_json_next_item(j)) {
+        MABN_GROW(array, n, room);
+        if (mabn_json_try_double(j, &array[n]))
+            n++;
+        else if (!j->status)
+            ++*odd;
+        else
+            break;
     }
     *items = array;
     *capacity = room;

@@ -91,6 +91,12 @@ mabn_status mabn_json_read_int64(struct mabn_json *j, int64_t *out);
 mabn_status mabn_json_read_int(struct mabn_json *j, int *out, int low, int high);
 mabn_status mabn_json_read_bool(struct mabn_json *j, bool *out);
 mabn_status mabn_json_read_null(struct mabn_json *j);
+/* The next value, whatever it is: true and the number when it is a finite one; else it is passed
+ * over (its grammar is checked) and *out is unchanged. */
+bool mabn_json_try_double(struct mabn_json *j, double *out);
+/* A whole number of 64 bits in *out and text->bytes NULL; or a string, or another number as it is
+ * written, in *text. Other kinds are errors. */
+mabn_status mabn_json_read_id(struct mabn_json *j, int64_t *out, struct mabn_json_text *text);
 
 /* A string as a new C string, which the caller frees; \u0000 is refused. */
 mabn_status mabn_json_read_strdup(struct mabn_json *j, char **out);
@@ -100,6 +106,9 @@ mabn_status mabn_json_read_int64s(struct mabn_json *j, int64_t *out, size_t n);
 /* An array of numbers appended to a growing one (MABN_GROW's fields; free(*items) in the end). */
 mabn_status mabn_json_append_doubles(struct mabn_json *j, double **items, size_t *count,
                                      size_t *capacity);
+/* The same, passing over items that are no finite numbers: *odd counts them. */
+mabn_status mabn_json_append_finite(struct mabn_json *j, double **items, size_t *count,
+                                    size_t *capacity, size_t *odd);
 
 /* Pass over the next value, whatever it is; its grammar is checked. */
 mabn_status mabn_json_skip(struct mabn_json *j);

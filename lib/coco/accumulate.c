@@ -193,7 +193,7 @@ static double mean_of(const struct mabn_coco_score *s, const double *values, siz
     double *list =
         mabn_xmalloc((size_t)s->params.n_thresholds * recalls * (last - first + 1) * sizeof *list);
     for (int t = 0; t < s->params.n_thresholds; t++) {
-        if (threshold >= 0 && s->params.thresholds[t] != threshold) continue;
+        if (threshold >= 0 && fabs(s->params.thresholds[t] - threshold) > 1e-9) continue;
         for (size_t r = 0; r < recalls; r++)
             for (size_t k = first; k < last; k++) {
                 double v = values[mabn_coco_recall_at(s, k, a, m, t) * recalls + r];
@@ -313,9 +313,15 @@ static mabn_status score_init(struct mabn_coco_score *out, const struct mabn_coc
     out->n_results = e->results->n_records;
     out->category_ids = mabn_xcalloc(k + 1, sizeof *out->category_ids);
     out->category_names = mabn_xcalloc(k + 1, sizeof *out->category_names);
+    out->category_texts = mabn_xcalloc(k + 1, sizeof *out->category_texts);
     for (size_t i = 0; i < k; i++) {
         out->category_ids[i] = e->category_ids[i];
         out->category_names[i] = mabn_xstrdup(e->category_names[i] ? e->category_names[i] : "");
+        struct mabn_str id;
+        mabn_str_init(&id);
+        mabn_coco_add_id(&id, e->truth, e->category_ids[i]);
+        out->category_texts[i] = mabn_xstrdup(id.text);
+        mabn_str_release(&id);
     }
     out->truths = mabn_xcalloc(k * (size_t)p->n_areas + 1, sizeof *out->truths);
     MABN_TRY(minus_ones(&out->recall, n));
@@ -325,9 +331,12 @@ static mabn_status score_init(struct mabn_coco_score *out, const struct mabn_coc
 
 void mabn_coco_score_release(struct mabn_coco_score *s)
 {
-    for (size_t i = 0; s->category_names && i < s->n_categories; i++)
+    for (size_t i = 0; s->category_texts && i < s->n_categories; i++) {
         free(s->category_names[i]);
+        free(s->category_texts[i]);
+    }
     free(s->category_names);
+    free(s->category_texts);
     free(s->category_ids);
     free(s->truths);
     mabn_free(s->precision);

@@ -1,12 +1,17 @@
 /* Reading COCO files: one pass, one record at a time into growing arrays. */
 #include "coco/annotations.h"
 
-#include <stdio.h>
 #include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
+#include "base/file.h"
+#include "base/hash.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/progress.h"
 
@@ -17,9 +22,115 @@ struct reading {
     struct mabn_json *json;
     struct mabn_coco *out;
     unsigned keep;
+    bool results;
     struct mabn_progress *progress;
-    size_t room_images, room_categories, room_records, room_numbers, room_lengths, room_bytes;
+    size_t room_images, room_categories, room_records, room_numbers, room_lengths, room_bytes,
+        room_bones /* pairs */, room_texts;
+    size_t *table; /* (room_table) of texts: place + 1, by hash of the id */
+    size_t room_table;
 };
+
+/* ---- ids ---- */
+
+int64_t mabn_coco_text_id(const char *text, size_t length)
+{
+    return (int64_t)(XXH3_64bits(text, length) | (uint64_t)1 << 63);
+}
+
+/* Keep the text of an id, once. */
+static void keep_text(struct reading *r, int64_t id, struct mabn_json_text text)
+{
+    struct mabn_coco *c = r->out;
+    if (2 * (c->n_texts + 1) > r->room_table) {
+        size_t room = r->room_table ? 2 * r->room_table : 64;
+        free(r->table);
+        r->table = mabn_xcalloc(room, sizeof *r->table);
+        r->room_table = room;
+        for (size_t i = 0; i < c->n_texts; i++) {
+            size_t at = mabn_hash_i64(c->texts[i].id) & (room - 1);
+            while (r->table[at])
+                at = (at + 1) & (room - 1);
+            r->table[at] = i + 1;
+        }
+    }
+    size_t at = mabn_hash_i64(id) & (r->room_table - 1);
+    for (; r->table[at]; at = (at + 1) & (r->room_table - 1))
+        if (c->texts[r->table[at] - 1].id == id) return;
+    MABN_GROW(c->texts, c->n_texts, r->room_texts);
+    c->texts[c->n_texts].id = id;
+    c->texts[c->n_texts++].text = mabn_xstrndup(text.bytes, text.length);
+    r->table[at] = c->n_texts;
+}
+
+/* An image's or category's id. */
+static void read_id(struct reading *r, int64_t *out)
+{
+    struct mabn_json_text text;
+    if (mabn_json_read_id(r->json, out, &text) || !text.bytes) return;
+    if (memchr(text.bytes, 0, text.length)) {
+        mabn_json_fail(r->json, "an id with a zero byte");
+        return;
+    }
+    *out = mabn_coco_text_id(text.bytes, text.length);
+    keep_text(r, *out, text);
+}
+
+/* An annotation's: anything, and nothing, will do. */
+static void read_annotation_id(struct reading *r, struct mabn_coco_record *record)
+{
+    struct mabn_json_text text;
+    enum mabn_json_kind kind = mabn_json_peek(r->json);
+    if (kind != MABN_JSON_NUMBER && kind != MABN_JSON_STRING) {
+        mabn_json_skip(r->json);
+        return;
+    }
+    if (mabn_json_read_id(r->json, &record->id, &text)) return;
+    record->no_id = false;
+    if (!text.bytes) {
+        record->odd_id = false;
+        return;
+    }
+    record->id = mabn_coco_text_id(text.bytes, text.length);
+}
+
+static int compare_texts(const void *a, const void *b)
+{
+    int64_t x = ((const struct mabn_coco_text *)a)->id, y = ((const struct mabn_coco_text *)b)->id;
+    return (x > y) - (x < y);
+}
+
+static const char *text_of(const struct mabn_coco *c, int64_t id)
+{
+    struct mabn_coco_text key = {id, NULL};
+    if (c->n_texts == 0 || id >= 0) return NULL;
+    const struct mabn_coco_text *found =
+        bsearch(&key, c->texts, c->n_texts, sizeof key, compare_texts);
+    return found ? found->text : NULL;
+}
+
+const char *mabn_coco_id_text(const struct mabn_coco *c, int64_t id, char buffer[24])
+{
+    const char *text = text_of(c, id);
+    if (!text) snprintf(buffer, 24, "%lld", (long long)id);
+    return text ? text : buffer;
+}
+
+void mabn_coco_add_id(struct mabn_str *out, const struct mabn_coco *c, int64_t id)
+{
+    const char *text = text_of(c, id);
+    if (!text)
+        mabn_str_printf(out, "%lld", (long long)id);
+    else
+        mabn_str_add_json(out, text);
+}
+
+int mabn_coco_compare_ids(const struct mabn_coco *c, int64_t a, int64_t b)
+{
+    const char *x = text_of(c, a), *y = text_of(c, b);
+    if (x && y) return strcmp(x, y);
+    if (x || y) return x ? 1 : -1;
+    return (a > b) - (a < b);
+}
 
 /* ---- the parts of a record ---- */
 
@@ -41,6 +152,15 @@ static bool read_flag(struct mabn_json *j)
     }
 }
 
+/* The same of a field that nothing depends on unless it is asked for. */
+static bool try_flag(struct mabn_json *j)
+{
+    enum mabn_json_kind kind = mabn_json_peek(j);
+    if (kind == MABN_JSON_BOOL || kind == MABN_JSON_NUMBER) return read_flag(j);
+    mabn_json_skip(j);
+    return false;
+}
+
 static void add_length(struct reading *r, size_t n)
 {
     struct mabn_coco *c = r->out;
@@ -48,45 +168,108 @@ static void add_length(struct reading *r, size_t n)
     c->lengths[c->n_lengths++] = (uint32_t)n;
 }
 
+static void add_bytes(struct reading *r, const char *bytes, size_t n)
+{
+    struct mabn_coco *c = r->out;
+    if (c->n_bytes + n > r->room_bytes) {
+        r->room_bytes = (c->n_bytes + n) * 3 / 2 + (64 << 10);
+        c->bytes = mabn_xrealloc(c->bytes, r->room_bytes);
+    }
+    memcpy(c->bytes + c->n_bytes, bytes, n);
+    c->n_bytes += n;
+}
+
+/* A segmentation that cannot be used: keep why. */
+MABN_PRINTF(3, 4)
+static void be_odd(struct reading *r, struct mabn_segmentation *s, const char *format, ...)
+{
+    char text[160];
+    va_list args;
+    if (mabn_json_status(r->json)) return;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    *s = (struct mabn_segmentation){
+        .kind = MABN_SEGMENTATION_ODD, .at = r->out->n_bytes, .n = (uint32_t)strlen(text)};
+    add_bytes(r, text, s->n);
+}
+
+/* Read n numbers into v; false, with everything passed over, when they are not that. */
+static bool read_few(struct reading *r, double *v, size_t n)
+{
+    struct mabn_coco *c = r->out;
+    size_t before = c->n_numbers, odd = 0;
+    if (mabn_json_peek(r->json) != MABN_JSON_ARRAY) {
+        mabn_json_skip(r->json);
+        return false;
+    }
+    if (mabn_json_append_finite(r->json, &c->numbers, &c->n_numbers, &r->room_numbers, &odd))
+        return false;
+    size_t found = c->n_numbers - before;
+    c->n_numbers = before;
+    if (odd || found != n) return false;
+    memcpy(v, c->numbers + before, n * sizeof *v);
+    return true;
+}
+
+/* A polygon is x, y of three corners at least. */
 static void read_polygons(struct reading *r, struct mabn_segmentation *s)
 {
     struct mabn_coco *c = r->out;
     struct mabn_json *j = r->json;
-    s->kind = MABN_SEGMENTATION_POLYGONS;
+    size_t strange = 0, odd = 0, bad = 0, bad_size = 0;
     s->at = c->n_numbers;
     s->sizes = c->n_lengths;
     mabn_json_begin_array(j);
     while (mabn_json_next_item(j)) {
         size_t before = c->n_numbers;
-        if (mabn_json_append_doubles(j, &c->numbers, &c->n_numbers, &r->room_numbers)) return;
-        add_length(r, c->n_numbers - before);
+        if (mabn_json_peek(j) != MABN_JSON_ARRAY) {
+            mabn_json_skip(j);
+            strange++;
+            continue;
+        }
+        if (mabn_json_append_finite(j, &c->numbers, &c->n_numbers, &r->room_numbers, &odd)) return;
+        size_t n = c->n_numbers - before;
+        if ((n < 6 || n % 2) && !bad++) bad_size = n;
+        add_length(r, n);
         s->n++;
     }
+    if (s->n) s->kind = MABN_SEGMENTATION_POLYGONS;
+    if (strange)
+        be_odd(r, s, "\"segmentation\" is not a list of polygons (a list is expected for each)");
+    else if (odd)
+        be_odd(r, s, "\"segmentation\" has a corner that is not a finite number");
+    else if (bad && bad_size == 4)
+        be_odd(r, s,
+               "a polygon of 4 numbers: expected x, y of three corners or more "
+               "(two corners of a box are no polygon)");
+    else if (bad)
+        be_odd(r, s, "a polygon of %zu numbers: expected x, y of three corners or more", bad_size);
 }
 
-static void read_counts(struct reading *r, struct mabn_segmentation *s)
+/* False when there is something that is no count. */
+static bool read_counts(struct reading *r, struct mabn_segmentation *s)
 {
-    struct mabn_coco *c = r->out;
     struct mabn_json *j = r->json;
+    bool fine = true;
     s->kind = MABN_SEGMENTATION_COUNTS;
-    s->at = c->n_lengths;
+    s->at = r->out->n_lengths;
     s->n = 0;
     mabn_json_begin_array(j);
     while (mabn_json_next_item(j)) {
-        int64_t v = 0;
-        if (mabn_json_read_int64(j, &v)) return;
-        if (v < 0 || v > UINT32_MAX) {
-            mabn_json_fail(j, "expected a count in [0, 2^32), found %lld", (long long)v);
-            return;
-        }
+        double v = -1;
+        bool number = mabn_json_try_double(j, &v);
+        if (mabn_json_status(j)) return false;
+        fine &= number && v >= 0 && v <= UINT32_MAX && v == floor(v);
+        if (!fine) continue;
         add_length(r, (size_t)v);
         s->n++;
     }
+    return fine;
 }
 
 static void read_mask_string(struct reading *r, struct mabn_segmentation *s)
 {
-    struct mabn_coco *c = r->out;
     struct mabn_json_text text;
     if (mabn_json_read_string(r->json, &text)) return;
     if (text.length > MAX_MASK_BYTES) {
@@ -94,45 +277,43 @@ static void read_mask_string(struct reading *r, struct mabn_segmentation *s)
         return;
     }
     s->kind = MABN_SEGMENTATION_STRING;
-    s->at = c->n_bytes;
+    s->at = r->out->n_bytes;
     s->n = (uint32_t)text.length;
-    if (c->n_bytes + text.length > r->room_bytes) {
-        r->room_bytes = (c->n_bytes + text.length) * 3 / 2 + (64 << 10);
-        c->bytes = mabn_xrealloc(c->bytes, r->room_bytes);
-    }
-    memcpy(c->bytes + c->n_bytes, text.bytes, text.length);
-    c->n_bytes += text.length;
+    add_bytes(r, text.bytes, text.length);
 }
 
 static void read_mask(struct reading *r, struct mabn_segmentation *s)
 {
     struct mabn_json *j = r->json;
     struct mabn_json_text key;
-    bool sized = false;
+    double size[2] = {-1, -1};
+    bool counts = true;
     mabn_json_begin_object(j);
     while (mabn_json_next_key(j, &key)) {
-        if (mabn_json_is(key, "size")) {
-            int64_t size[2] = {0, 0};
-            if (mabn_json_read_int64s(j, size, 2)) return;
-            if (size[0] < 0 || size[1] < 0 || size[0] > INT32_MAX || size[1] > INT32_MAX ||
-                size[0] * size[1] > UINT32_MAX) {
-                mabn_json_fail(j, "bad mask size [%lld, %lld]", (long long)size[0],
-                               (long long)size[1]);
-                return;
-            }
-            s->height = (uint32_t)size[0];
-            s->width = (uint32_t)size[1];
-            sized = true;
-        } else if (!mabn_json_is(key, "counts")) {
-            mabn_json_skip(j);
-        } else if (mabn_json_peek(j) == MABN_JSON_ARRAY) {
-            read_counts(r, s);
-        } else {
+        bool is_size = mabn_json_is(key, "size"), is_counts = mabn_json_is(key, "counts");
+        enum mabn_json_kind kind = mabn_json_peek(j); /* the key is gone from here on */
+        if (is_size)
+            read_few(r, size, 2);
+        else if (is_counts && kind == MABN_JSON_ARRAY)
+            counts = read_counts(r, s);
+        else if (is_counts && kind == MABN_JSON_STRING)
             read_mask_string(r, s);
-        }
+        else
+            mabn_json_skip(j);
     }
-    if (s->kind == MABN_SEGMENTATION_NONE) mabn_json_fail(j, "expected \"counts\" in a mask");
-    if (!sized) mabn_json_fail(j, "expected \"size\" in a mask");
+    for (int i = 0; i < 2; i++)
+        if (!(size[i] >= 0 && size[i] <= INT32_MAX && size[i] == floor(size[i])) ||
+            size[0] * size[1] > UINT32_MAX) {
+            be_odd(r, s, "bad mask size [%.10g, %.10g]: expected \"size\": [height, width]",
+                   size[0], size[1]);
+            return;
+        }
+    if (!counts)
+        be_odd(r, s, "expected counts in [0, 2^32) in a mask");
+    else if (s->kind == MABN_SEGMENTATION_NONE)
+        be_odd(r, s, "expected \"counts\" in a mask");
+    s->height = (uint32_t)size[0];
+    s->width = (uint32_t)size[1];
 }
 
 static void read_segmentation(struct reading *r, struct mabn_segmentation *s)
@@ -150,27 +331,32 @@ static void read_segmentation(struct reading *r, struct mabn_segmentation *s)
         mabn_json_skip(j);
         break;
     default:
-        mabn_json_fail(j, "expected polygons or a mask");
+        be_odd(r, s, "\"segmentation\" is %s, not polygons or a mask",
+               mabn_json_kind_name(mabn_json_peek(j)));
+        mabn_json_skip(j);
         break;
     }
 }
 
+/* An empty list is none. */
 static void read_keypoints(struct reading *r, struct mabn_coco_record *record)
 {
     struct mabn_coco *c = r->out;
-    if (!(r->keep & MABN_COCO_KEEP_KEYPOINTS) || mabn_json_peek(r->json) == MABN_JSON_NULL) {
+    size_t odd = 0;
+    record->odd_keypoints = false;
+    if (!(r->keep & MABN_COCO_KEEP_KEYPOINTS) || mabn_json_peek(r->json) != MABN_JSON_ARRAY) {
+        record->odd_keypoints =
+            r->keep & MABN_COCO_KEEP_KEYPOINTS && mabn_json_peek(r->json) != MABN_JSON_NULL;
         mabn_json_skip(r->json);
         return;
     }
     record->keypoints = c->n_numbers;
-    if (mabn_json_append_doubles(r->json, &c->numbers, &c->n_numbers, &r->room_numbers)) return;
-    size_t n = c->n_numbers - record->keypoints;
-    if (n % 3 != 0) {
-        mabn_json_fail(r->json, "expected three numbers a keypoint, found %zu numbers", n);
+    if (mabn_json_append_finite(r->json, &c->numbers, &c->n_numbers, &r->room_numbers, &odd))
         return;
-    }
-    record->n_keypoints = (uint32_t)(n / 3);
-    record->has_keypoints = true;
+    size_t n = c->n_numbers - record->keypoints;
+    record->odd_keypoints = odd || n % 3;
+    record->n_keypoints = record->odd_keypoints ? 0 : (uint32_t)(n / 3);
+    record->has_keypoints = record->n_keypoints > 0;
 }
 
 /* [x, y, w, h]; an empty list counts as none, as COCO's tools take it. */
@@ -200,46 +386,66 @@ static void read_box(struct mabn_json *j, struct mabn_coco_record *record)
     record->has_box = true;
 }
 
+/* The same in ground truth, where not every task needs it. */
+static void try_box(struct reading *r, struct mabn_coco_record *record)
+{
+    double v[4];
+    enum mabn_json_kind kind = mabn_json_peek(r->json);
+    record->has_box = read_few(r, v, 4);
+    record->odd_box = !record->has_box && kind != MABN_JSON_NULL;
+    if (record->has_box) record->box = (struct mabn_box){v[0], v[1], v[2], v[3]};
+}
+
+static void read_num_keypoints(struct reading *r, struct mabn_coco_record *record)
+{
+    double n = -1;
+    mabn_json_try_double(r->json, &n);
+    record->has_num_keypoints = n >= 0 && n <= INT32_MAX && n == floor(n);
+    if (record->has_num_keypoints) record->num_keypoints = (uint32_t)n;
+}
+
 /* ---- records ---- */
 
-enum { SEEN_ID = 1, SEEN_IMAGE = 2, SEEN_CATEGORY = 4, SEEN_SCORE = 8, SEEN_SEGMENTATION = 16 };
+enum { SEEN_IMAGE = 1, SEEN_CATEGORY = 2, SEEN_SCORE = 4, SEEN_SEGMENTATION = 8 };
 
 static unsigned read_field(struct reading *r, struct mabn_coco_record *record,
                            struct mabn_json_text key)
 {
     struct mabn_json *j = r->json;
     if (mabn_json_is(key, "image_id")) {
-        mabn_json_read_int64(j, &record->image_id);
+        read_id(r, &record->image_id);
         return SEEN_IMAGE;
     }
     if (mabn_json_is(key, "category_id")) {
-        mabn_json_read_int64(j, &record->category_id);
+        read_id(r, &record->category_id);
         return SEEN_CATEGORY;
     }
-    if (mabn_json_is(key, "bbox")) {
+    if (mabn_json_is(key, "bbox") && r->results) {
         read_box(j, record);
-    } else if (mabn_json_is(key, "score")) {
+    } else if (mabn_json_is(key, "bbox")) {
+        try_box(r, record);
+    } else if (mabn_json_is(key, "score") && r->results) {
         mabn_json_read_double(j, &record->score);
         return SEEN_SCORE;
     } else if (mabn_json_is(key, "segmentation")) {
-        bool some = mabn_json_peek(j) != MABN_JSON_NULL;
         read_segmentation(r, &record->segmentation);
-        return some ? SEEN_SEGMENTATION : 0;
+        return record->segmentation.kind != MABN_SEGMENTATION_NONE ? SEEN_SEGMENTATION : 0;
+    } else if (mabn_json_is(key, "keypoints")) {
+        read_keypoints(r, record);
+    } else if (r->results) { /* the rest is not asked for */
+        mabn_json_skip(j);
     } else if (mabn_json_is(key, "id")) {
-        mabn_json_read_int64(j, &record->id);
-        return SEEN_ID;
+        read_annotation_id(r, record);
     } else if (mabn_json_is(key, "area")) {
-        record->has_area = mabn_json_read_double(j, &record->area) == MABN_OK;
+        record->has_area = mabn_json_peek(j) != MABN_JSON_NULL &&
+                           mabn_json_read_double(j, &record->area) == MABN_OK;
+        if (!record->has_area && !mabn_json_status(j)) mabn_json_read_null(j);
     } else if (mabn_json_is(key, "iscrowd")) {
         record->crowd = read_flag(j);
     } else if (mabn_json_is(key, "ignore")) {
-        record->ignore = read_flag(j);
-    } else if (mabn_json_is(key, "keypoints")) {
-        read_keypoints(r, record);
+        record->ignore = try_flag(j);
     } else if (mabn_json_is(key, "num_keypoints")) {
-        int n = 0;
-        record->has_num_keypoints = mabn_json_read_int(j, &n, 0, INT32_MAX) == MABN_OK;
-        record->num_keypoints = (uint32_t)n;
+        read_num_keypoints(r, record);
     } else {
         mabn_json_skip(j);
     }
@@ -248,7 +454,7 @@ static unsigned read_field(struct reading *r, struct mabn_coco_record *record,
 
 static void read_record(struct reading *r, unsigned needed)
 {
-    static const char *const names[] = {"id", "image_id", "category_id", "score", "segmentation"};
+    static const char *const names[] = {"image_id", "category_id", "score", "segmentation"};
     struct mabn_coco *c = r->out;
     struct mabn_json *j = r->json;
     struct mabn_json_text key;
@@ -260,12 +466,14 @@ static void read_record(struct reading *r, unsigned needed)
     MABN_GROW(c->records, c->n_records, r->room_records);
     struct mabn_coco_record *record = &c->records[c->n_records];
     memset(record, 0, sizeof *record);
+    record->odd_id = record->no_id = !r->results;
+    record->id = r->results ? (int64_t)c->n_records + 1 : INT64_MIN + (int64_t)c->n_records;
     mabn_json_begin_object(j);
     uint64_t line = mabn_json_line(j);
     record->line = line <= UINT32_MAX ? (uint32_t)line : 0;
     while (mabn_json_next_key(j, &key))
         seen |= read_field(r, record, key);
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < 4; i++)
         if (needed & ~seen & 1u << i) mabn_json_fail(j, "no \"%s\"", names[i]);
     if (mabn_json_status(j)) return;
     c->n_records++;
@@ -276,7 +484,32 @@ static void read_annotations(struct reading *r)
 {
     mabn_json_begin_array(r->json);
     while (mabn_json_next_item(r->json))
-        read_record(r, SEEN_ID | SEEN_IMAGE | SEEN_CATEGORY);
+        read_record(r, SEEN_IMAGE | SEEN_CATEGORY);
+}
+
+/* A size is a positive whole number; anything else is not given. */
+static uint32_t read_size(struct mabn_json *j)
+{
+    double v = 0;
+    mabn_json_try_double(j, &v);
+    return v >= 1 && v <= INT32_MAX && v == floor(v) ? (uint32_t)v : 0;
+}
+
+static uint32_t line_of(struct mabn_json *j)
+{
+    uint64_t line = mabn_json_line(j);
+    return line <= UINT32_MAX ? (uint32_t)line : 0;
+}
+
+static void read_file_name(struct mabn_json *j, struct mabn_coco_image *image)
+{
+    enum mabn_json_kind kind = mabn_json_peek(j);
+    if (kind == MABN_JSON_STRING && !image->file_name) {
+        mabn_json_read_strdup(j, &image->file_name);
+        return;
+    }
+    if (kind != MABN_JSON_NULL) image->odd_name = (uint8_t)kind;
+    mabn_json_skip(j);
 }
 
 static void read_images(struct reading *r)
@@ -291,25 +524,49 @@ static void read_images(struct reading *r)
         struct mabn_coco_image *image = &c->images[c->n_images++];
         memset(image, 0, sizeof *image);
         mabn_json_begin_object(j);
+        image->line = line_of(j);
         while (mabn_json_next_key(j, &key)) {
-            int size = 0;
             if (mabn_json_is(key, "id")) {
-                mabn_json_read_int64(j, &image->id);
+                read_id(r, &image->id);
                 seen = true;
             } else if (mabn_json_is(key, "height")) {
-                mabn_json_read_int(j, &size, 0, INT32_MAX);
-                image->height = (uint32_t)size;
+                image->height = read_size(j);
             } else if (mabn_json_is(key, "width")) {
-                mabn_json_read_int(j, &size, 0, INT32_MAX);
-                image->width = (uint32_t)size;
-            } else if (mabn_json_is(key, "file_name") && !image->file_name &&
-                       mabn_json_peek(j) == MABN_JSON_STRING) {
-                mabn_json_read_strdup(j, &image->file_name);
+                image->width = read_size(j);
+            } else if (mabn_json_is(key, "file_name")) {
+                read_file_name(j, image);
             } else {
                 mabn_json_skip(j);
             }
         }
+        image->unsized = !image->height || !image->width;
         if (!seen) mabn_json_fail(j, "no \"id\"");
+    }
+}
+
+/* Pairs of keypoints; what is none is passed over. */
+static void read_skeleton(struct reading *r, struct mabn_coco_category *category)
+{
+    struct mabn_coco *c = r->out;
+    struct mabn_json *j = r->json;
+    category->bones = c->n_bones;
+    category->n_bones = 0;
+    if (mabn_json_peek(j) != MABN_JSON_ARRAY) {
+        mabn_json_skip(j);
+        return;
+    }
+    mabn_json_begin_array(j);
+    while (mabn_json_next_item(j)) {
+        double v[2];
+        if (!read_few(r, v, 2) || !(v[0] >= 1 && v[1] >= 1 && v[0] <= 65535 && v[1] <= 65535))
+            continue;
+        if (c->n_bones + 1 >= r->room_bones) {
+            r->room_bones = 2 * c->n_bones + 64;
+            c->bones = mabn_xrealloc(c->bones, 2 * r->room_bones * sizeof *c->bones);
+        }
+        c->bones[2 * c->n_bones] = (uint32_t)v[0];
+        c->bones[2 * c->n_bones++ + 1] = (uint32_t)v[1];
+        category->n_bones++;
     }
 }
 
@@ -325,10 +582,13 @@ static void read_categories(struct reading *r)
         struct mabn_coco_category *category = &c->categories[c->n_categories++];
         memset(category, 0, sizeof *category);
         mabn_json_begin_object(j);
+        category->line = line_of(j);
         while (mabn_json_next_key(j, &key)) {
             if (mabn_json_is(key, "id")) {
-                mabn_json_read_int64(j, &category->id);
+                read_id(r, &category->id);
                 seen = true;
+            } else if (mabn_json_is(key, "skeleton")) {
+                read_skeleton(r, category);
             } else if (mabn_json_is(key, "name") && !category->name &&
                        mabn_json_peek(j) == MABN_JSON_STRING) {
                 mabn_json_read_strdup(j, &category->name);
@@ -338,6 +598,82 @@ static void read_categories(struct reading *r)
         }
         if (!seen) mabn_json_fail(j, "no \"id\"");
     }
+}
+
+/* ---- ids that occur twice ---- */
+
+struct placed_id {
+    int64_t id;
+    size_t place;
+};
+
+static int compare_placed(const void *a, const void *b)
+{
+    const struct placed_id *x = a, *y = b;
+    if (x->id != y->id) return x->id < y->id ? -1 : 1;
+    return x->place < y->place ? -1 : x->place > y->place;
+}
+
+static mabn_status check_images(const struct mabn_coco *c)
+{
+    struct placed_id *list = mabn_xcalloc(c->n_images + 1, sizeof *list);
+    mabn_status status = MABN_OK;
+    char buffer[24];
+    for (size_t i = 0; i < c->n_images; i++)
+        list[i] = (struct placed_id){c->images[i].id, i};
+    qsort(list, c->n_images, sizeof *list, compare_placed);
+    for (size_t i = 1; i < c->n_images && !status; i++) {
+        const struct mabn_coco_image *a = &c->images[list[i - 1].place],
+                                     *b = &c->images[list[i].place];
+        if (a->id == b->id)
+            status = mabn_fail(MABN_ERR_FORMAT,
+                               "'%s': two images have the id %s: '%s' (line %u) and '%s' (line %u)",
+                               c->name, mabn_coco_id_text(c, a->id, buffer),
+                               a->file_name ? a->file_name : "", a->line,
+                               b->file_name ? b->file_name : "", b->line);
+    }
+    free(list);
+    return status;
+}
+
+/* Two of one id and one name are one, told of; of two names we cannot know which is meant. */
+static mabn_status check_categories(struct mabn_coco *c)
+{
+    struct placed_id *list = mabn_xcalloc(c->n_categories + 1, sizeof *list);
+    bool *again = mabn_xcalloc(c->n_categories + 1, sizeof *again);
+    size_t n = 0, kept = 0;
+    mabn_status status = MABN_OK;
+    char buffer[24];
+    for (size_t i = 0; i < c->n_categories; i++)
+        list[i] = (struct placed_id){c->categories[i].id, i};
+    qsort(list, c->n_categories, sizeof *list, compare_placed);
+    for (size_t i = 1; i < c->n_categories && !status; i++) {
+        const struct mabn_coco_category *a = &c->categories[list[i - 1].place],
+                                        *b = &c->categories[list[i].place];
+        const char *x = a->name ? a->name : "", *y = b->name ? b->name : "";
+        if (a->id != b->id) continue;
+        mabn_coco_id_text(c, a->id, buffer);
+        if (strcmp(x, y) != 0)
+            status =
+                mabn_fail(MABN_ERR_FORMAT,
+                          "'%s': two categories have the id %s: '%s' (line %u) and '%s' "
+                          "(line %u)",
+                          c->name, mabn_coco_id_text(c, a->id, buffer), x, a->line, y, b->line);
+        else if (!n++)
+            mabn_warn("'%s': category %s ('%s') is listed twice", c->name,
+                      mabn_coco_id_text(c, a->id, buffer), x);
+        again[list[i].place] = true;
+    }
+    for (size_t i = 0; i < c->n_categories && n && !status; i++) {
+        if (again[i])
+            free(c->categories[i].name);
+        else
+            c->categories[kept++] = c->categories[i];
+    }
+    if (n && !status) c->n_categories = kept;
+    free(list);
+    free(again);
+    return status;
 }
 
 /* ---- files ---- */
@@ -368,8 +704,8 @@ static void read_truth(struct reading *r)
             mabn_json_skip(j);
     }
     if (!(seen & 1)) mabn_json_fail(j, "no \"images\": is this a COCO annotation file?");
-    if (!(seen & 2)) mabn_json_fail(j, "no \"annotations\": is this a COCO annotation file?");
     if (!(seen & 4)) mabn_json_fail(j, "no \"categories\": is this a COCO annotation file?");
+    r->out->annotated = seen & 2;
 }
 
 /* The first record decides what each must have. */
@@ -389,19 +725,17 @@ static void read_detections(struct reading *r)
         read_record(r, needed);
         if (mabn_json_status(j)) return;
         struct mabn_coco_record *last = &c->records[c->n_records - 1];
-        last->id = (int64_t)c->n_records;
+        bool some = last->has_keypoints || last->odd_keypoints;
         if (c->n_records == 1) {
             boxes = last->has_box;
-            keypoints =
-                !boxes && last->has_keypoints && last->segmentation.kind == MABN_SEGMENTATION_NONE;
+            keypoints = !boxes && some && last->segmentation.kind == MABN_SEGMENTATION_NONE;
             if (!boxes && !keypoints) needed |= SEEN_SEGMENTATION;
             if (boxes) r->keep = keep; /* nothing has to be derived from the rest */
             if (!boxes && !keypoints && last->segmentation.kind == MABN_SEGMENTATION_NONE)
                 mabn_json_fail(j, "no \"bbox\", \"segmentation\" or \"keypoints\"");
         }
         if (boxes && !last->has_box) mabn_json_fail(j, "no \"bbox\", which the first result has");
-        if (keypoints && !last->has_keypoints)
-            mabn_json_fail(j, "no \"keypoints\", which the first result has");
+        if (keypoints && !some) mabn_json_fail(j, "no \"keypoints\", which the first result has");
     }
 }
 
@@ -410,7 +744,7 @@ static mabn_status read_all(struct mabn_coco *out, struct mabn_json *json, const
 {
     memset(out, 0, sizeof *out);
     out->name = mabn_xstrdup(name);
-    struct reading r = {.json = json, .out = out, .keep = keep};
+    struct reading r = {.json = json, .out = out, .keep = keep, .results = results};
     /* The pools exist even when empty, so that offsets into them are always valid. */
     r.room_numbers = r.room_lengths = r.room_bytes = 16;
     out->numbers = mabn_xmalloc(r.room_numbers * sizeof *out->numbers);
@@ -425,7 +759,13 @@ static mabn_status read_all(struct mabn_coco *out, struct mabn_json *json, const
     mabn_status status = mabn_json_end(json);
     mabn_progress_free(r.progress);
     free(what);
+    free(r.table);
     mabn_json_free(json);
+    if (out->n_texts) qsort(out->texts, out->n_texts, sizeof *out->texts, compare_texts);
+    if (!status && !results && !(keep & MABN_COCO_KEEP_FAULTS)) {
+        status = check_images(out);
+        if (!status) status = check_categories(out);
+    }
     if (status) mabn_coco_release(out);
     return status;
 }
@@ -465,25 +805,83 @@ void mabn_coco_release(struct mabn_coco *c)
     free(c->numbers);
     free(c->lengths);
     free(c->bytes);
+    free(c->bones);
+    free(c->stands_for);
+    for (size_t i = 0; i < c->n_texts; i++)
+        free(c->texts[i].text);
+    free(c->texts);
     memset(c, 0, sizeof *c);
 }
 
 mabn_status mabn_coco_fail(const struct mabn_coco *c, const struct mabn_coco_record *record,
                            mabn_status status, const char *format, ...)
 {
-    char text[512];
+    char text[512], id[24], image[24];
     va_list args;
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    return mabn_fail(status, "'%s':%u: %s %lld (image %lld): %s", c->name, record->line,
-                     c->n_categories ? "annotation" : "result", (long long)record->id,
-                     (long long)record->image_id, text);
+    bool truth = c->n_categories || c->n_images;
+    if (record->odd_id)
+        snprintf(id, sizeof id, "[%zu]", (size_t)(record - c->records));
+    else
+        snprintf(id, sizeof id, "%lld", (long long)record->id);
+    return mabn_fail(status, "'%s':%u: %s %s (image %s): %s", c->name, record->line,
+                     truth ? "annotation" : "result", id,
+                     mabn_coco_id_text(c, record->image_id, image), text);
+}
+
+/* ---- file names ---- */
+
+/* Why a name cannot be used; NULL: it can. It must not lead out of the folder. */
+static const char *name_fault(const struct mabn_coco_image *image)
+{
+    const char *name = image->file_name;
+    if (!name && image->odd_name) return "\"file_name\" is not a text";
+    if (!name) return "it has no \"file_name\"";
+    if (!*name) return "its \"file_name\" is empty";
+    if (*name == '/') return "its \"file_name\" begins at the root; expected one within the folder";
+    for (const char *p = name; *p; p += strcspn(p, "/"), p += *p == '/')
+        if (p[0] == '.' && p[1] == '.' && (p[2] == '/' || !p[2]))
+            return "its \"file_name\" leads out of the folder (..)";
+    return NULL;
+}
+
+mabn_status mabn_coco_image_path(char **out, const struct mabn_coco *c,
+                                 const struct mabn_coco_image *image, const char *folder)
+{
+    char id[24];
+    const char *why = name_fault(image);
+    *out = NULL;
+    if (why)
+        return mabn_fail(MABN_ERR_FORMAT, "'%s':%u: image %s ('%s'): %s", c->name, image->line,
+                         mabn_coco_id_text(c, image->id, id),
+                         image->file_name ? image->file_name : "", why);
+    *out = mabn_path_join(folder, image->file_name);
+    if (mabn_path_exists(*out)) return MABN_OK;
+    mabn_fail(MABN_ERR_IO, "'%s':%u: image %s: no file '%s'%s", c->name, image->line,
+              mabn_coco_id_text(c, image->id, id), *out,
+              strchr(image->file_name, '\\') ? " (backslashes do not part folders here)" : "");
+    free(*out);
+    *out = NULL;
+    return MABN_ERR_IO;
+}
+
+mabn_status mabn_coco_wrong_size(const struct mabn_coco *c, const struct mabn_coco_image *image,
+                                 int width, int height, int orientation)
+{
+    char id[24], exif[80] = "";
+    bool turned = image->width == (uint32_t)height && image->height == (uint32_t)width;
+    if (orientation > 4)
+        snprintf(exif, sizeof exif, " (EXIF orientation %d turns the picture%s)", orientation,
+                 turned ? "; --exif does so" : "");
+    return mabn_fail(MABN_ERR_MISMATCH, "image %s: the file is %d x %d pixels, '%s' says %u x %u%s",
+                     mabn_coco_id_text(c, image->id, id), width, height, c->name, image->width,
+                     image->height, exif);
 }
 
 /* ---- masks ---- */
 
-/* COCO's rule: the first element decides; exactly four numbers are a box. */
 /* Union of masks as they come, in the order of a binary counter: level k holds 2^k of them, so each
  * run is merged only as often as there are levels. */
 struct gathering {
@@ -534,24 +932,13 @@ static mabn_status polygons_mask(struct mabn_rle *out, const struct mabn_coco *c
 {
     const double *xy = c->numbers + s->at;
     const uint32_t *sizes = c->lengths + s->sizes;
-    if (s->n == 0) return mabn_fail(MABN_ERR_FORMAT, "an empty list of polygons");
-    if (sizes[0] < 4) return mabn_fail(MABN_ERR_FORMAT, "a polygon of %u numbers", sizes[0]);
-    bool boxes = sizes[0] == 4;
     struct gathering g = {.count = 0};
     struct mabn_rle one;
     mabn_rle_init(&one);
     mabn_status status = MABN_OK;
     for (uint32_t i = 0; i < s->n; i++) {
         struct mabn_rle *into = s->n > 1 ? &one : out;
-        if (boxes && sizes[i] != 4)
-            MABN_TRY_GOTO(mabn_fail(MABN_ERR_FORMAT, "polygons of 4 and of %u numbers", sizes[i]),
-                          done);
-        if (boxes)
-            MABN_TRY_GOTO(mabn_rle_from_box(into, (struct mabn_box){xy[0], xy[1], xy[2], xy[3]},
-                                            height, width),
-                          done);
-        else
-            MABN_TRY_GOTO(mabn_rle_from_polygon(into, xy, sizes[i], height, width), done);
+        MABN_TRY_GOTO(mabn_rle_from_polygon(into, xy, sizes[i], height, width), done);
         xy += sizes[i];
         if (s->n > 1) MABN_TRY_GOTO(gather(&g, &one), done);
     }
@@ -580,8 +967,7 @@ uint64_t mabn_coco_mask_columns(const struct mabn_coco *c, const struct mabn_coc
     for (uint32_t i = 0; i < s->n; i++) {
         uint32_t n = c->lengths[s->sizes + i];
         for (uint32_t k = 0; k + 1 < n; k += 2)
-            sum += n == 4 ? columns_between(xy[0], xy[0] + xy[2], width)
-                          : columns_between(xy[k], xy[k + 3 < n ? k + 2 : 0], width);
+            sum += columns_between(xy[k], xy[k + 3 < n ? k + 2 : 0], width);
         xy += n;
     }
     return sum;
@@ -601,6 +987,9 @@ mabn_status mabn_coco_mask(struct mabn_rle *out, const struct mabn_coco *c,
         break;
     case MABN_SEGMENTATION_COUNTS:
         status = mabn_rle_from_counts(out, c->lengths + s->at, s->n, s->height, s->width);
+        break;
+    case MABN_SEGMENTATION_ODD:
+        mabn_fail(status, "%.*s", (int)s->n, c->bytes + s->at);
         break;
     default:
         if (record->has_box)

@@ -5,12 +5,17 @@
  * polygons, strings and counts of masks, keypoints) lie end to end in three pools.
  *
  * What a file may hold, and what it means here:
- *   ids are whole numbers of 64 bits, 0 included; duplicates of an image or category id: the last
- *   one wins; of an annotation id: see coco/score.h;
- *   "segmentation" is a list of polygons, or {"size", "counts"} with a list or a string; null, or
- *   absent, is none;
- *   "iscrowd" and "ignore" are numbers or booleans; unknown fields are passed over.
- * Numbers must be finite. Errors name file, line and field. */
+ *   ids of images and categories are numbers or strings. A whole number of 64 bits stands for
+ * itself; any other id has a negative number made of its text, and the text is kept. No two images
+ * may have one id; two categories may, if they have one name (the second is passed over); ids of
+ * annotations likewise (for duplicates see coco/score.h); null or absent is an id of its own;
+ *   "segmentation" is a list of polygons, or {"size", "counts"} with a list or a string; null, an
+ *   empty list, or absent, is none;
+ *   "iscrowd" is a number or a boolean; unknown fields are passed over.
+ *
+ * A field that is not what it should be stops only who needs it: a segmentation keeps the reason
+ * why it cannot be used, and mabn_coco_mask fails with it; a box or keypoints are marked as odd; a
+ * size is not given. Errors name file, line and field. */
 #ifndef MABN_COCO_ANNOTATIONS_H
 #define MABN_COCO_ANNOTATIONS_H
 
@@ -27,6 +32,7 @@ MABN_BEGIN_DECLS
 enum mabn_coco_keep {
     MABN_COCO_KEEP_SEGMENTATIONS = 1,
     MABN_COCO_KEEP_KEYPOINTS = 2,
+    MABN_COCO_KEEP_FAULTS = 4, /* do not fail on ids that occur twice: for coco/inspect.h */
 };
 
 enum mabn_segmentation_kind {
@@ -34,25 +40,42 @@ enum mabn_segmentation_kind {
     MABN_SEGMENTATION_POLYGONS,
     MABN_SEGMENTATION_STRING, /* compressed run lengths */
     MABN_SEGMENTATION_COUNTS, /* run lengths */
+    MABN_SEGMENTATION_ODD,    /* cannot be used: bytes[at] say why */
 };
 
 struct mabn_segmentation {
-    size_t at;              /* numbers[at] (polygons), bytes[at] (string), lengths[at] (counts) */
-    size_t sizes;           /* polygons: lengths[sizes + i] numbers in polygon i */
-    uint32_t n;             /* polygons, bytes, or counts */
+    size_t at;    /* numbers[at] (polygons), bytes[at] (string, odd), lengths[at] (counts) */
+    size_t sizes; /* polygons: lengths[sizes + i] numbers in polygon i */
+    uint32_t n;   /* polygons, bytes, or counts */
     uint32_t height, width; /* masks only: their own size */
     uint8_t kind;           /* enum mabn_segmentation_kind */
 };
 
+static inline bool mabn_segmentation_is_mask(const struct mabn_segmentation *s)
+{
+    return s->kind == MABN_SEGMENTATION_STRING || s->kind == MABN_SEGMENTATION_COUNTS;
+}
+
 struct mabn_coco_image {
     int64_t id;
     uint32_t height, width; /* 0: not given */
-    char *file_name;        /* NULL: not given */
+    bool unsized;           /* the annotations do not give the size (a packed dataset has it) */
+    uint8_t odd_name;       /* "file_name" is there but of this enum mabn_json_kind */
+    uint32_t line;
+    char *file_name; /* NULL: not given */
 };
 
 struct mabn_coco_category {
     int64_t id;
-    char *name; /* NULL: not given */
+    char *name;             /* NULL: not given */
+    size_t bones;           /* the skeleton: bones[2 * bones], pairs of keypoints counted from 1 */
+    uint32_t n_bones, line; /* n_bones: pairs */
+};
+
+/* An id that is no number of 64 bits. */
+struct mabn_coco_text {
+    int64_t id;
+    char *text;
 };
 
 struct mabn_coco_record {
@@ -66,6 +89,10 @@ struct mabn_coco_record {
     uint32_t num_keypoints; /* the field: how many are labelled */
     uint32_t line;          /* in the file; 0: beyond 2^32 */
     bool crowd, ignore, has_area, has_box, has_num_keypoints, has_keypoints;
+    bool odd_id;        /* no number of 64 bits, or none at all: name it by its place */
+    bool no_id;         /* none: `id` is the record's alone */
+    bool odd_box;       /* "bbox" is there but not four finite numbers */
+    bool odd_keypoints; /* "keypoints" is there but not three finite numbers for each */
 };
 
 struct mabn_coco {
@@ -82,10 +109,19 @@ struct mabn_coco {
     size_t n_lengths;
     char *bytes;
     size_t n_bytes;
+    uint32_t *bones; /* pairs */
+    size_t n_bones;
+    struct mabn_coco_text *texts; /* ascending by id */
+    size_t n_texts;
+    bool annotated; /* ground truth: there is a list of annotations */
+    /* NULL, or (records), for a packed dataset where annotation ids occur twice: the record that
+     * has the id last in the annotation file, UINT32_MAX when it is not in the dataset. */
+    uint32_t *stands_for;
 };
 
-/* Read ground truth: an object with "images", "annotations", "categories" in any order. `keep` is
- * a set of enum mabn_coco_keep. On failure *out is empty. "-" is standard input. */
+/* Read ground truth: an object with "images", "categories" and (if annotated) "annotations" in any
+ * order. `keep` is a set of enum mabn_coco_keep. On failure *out is empty. "-" is standard input.
+ */
 MABN_MUST_USE mabn_status mabn_coco_read(struct mabn_coco *out, const char *path, unsigned keep);
 
 /* Read results: a list of {"image_id", "category_id", "score", and "bbox", "segmentation" or
@@ -108,6 +144,26 @@ MABN_MUST_USE mabn_status mabn_coco_mask(struct mabn_rle *out, const struct mabn
  * mabn_coco_mask takes, in time and runs. 0 for masks of other kinds. */
 uint64_t mabn_coco_mask_columns(const struct mabn_coco *c, const struct mabn_coco_record *record,
                                 uint32_t width);
+
+/* An id as it is in the file: a number, or its text; `buffer` may be used. */
+const char *mabn_coco_id_text(const struct mabn_coco *c, int64_t id, char buffer[24]);
+/* The same as JSON: what a results file must hold as "image_id". */
+void mabn_coco_add_id(struct mabn_str *out, const struct mabn_coco *c, int64_t id);
+/* The id that a text has when it is no number of 64 bits. */
+int64_t mabn_coco_text_id(const char *text, size_t length);
+/* Order of ids: numbers, then texts by their bytes. */
+int mabn_coco_compare_ids(const struct mabn_coco *c, int64_t a, int64_t b);
+
+/* Where an image's file is in `folder`, malloc'd. Fails, naming the image, when it has no name, a
+ * name that is no text, or one that leads out of the folder. */
+MABN_MUST_USE mabn_status mabn_coco_image_path(char **out, const struct mabn_coco *c,
+                                               const struct mabn_coco_image *image,
+                                               const char *folder);
+
+/* A failure: the file of an image measures width x height, and not what the annotations say.
+ * orientation: what its EXIF data asks for, 0 or 1: nothing. */
+mabn_status mabn_coco_wrong_size(const struct mabn_coco *c, const struct mabn_coco_image *image,
+                                 int width, int height, int orientation);
 
 /* A failure about a record: "'FILE':LINE: annotation ID: ...". */
 mabn_status mabn_coco_fail(const struct mabn_coco *c, const struct mabn_coco_record *record,

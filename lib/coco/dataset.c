@@ -3,6 +3,8 @@
 #include "coco/dataset.h"
 
 #include <fcntl.h>
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -25,26 +27,18 @@ struct packing {
     uint32_t *order;      /* records that are kept, by image, then as in the file */
     size_t n_order;
     uint64_t *first; /* (images kept + 1) into order */
+    uint32_t *last;  /* (records) the last record that has one's id */
+    bool twice;      /* some ids occur twice */
 };
 
-static int compare_images(const void *a, const void *b)
+static int compare_images(const void *a, const void *b, void *coco)
 {
     const struct mabn_coco_image *x = *(const struct mabn_coco_image *const *)a,
                                  *y = *(const struct mabn_coco_image *const *)b;
-    if (x->id != y->id) return x->id < y->id ? -1 : 1;
-    return x < y ? -1 : x > y;
+    return mabn_coco_compare_ids(coco, x->id, y->id);
 }
 
-/* A name from a file must not lead out of the folder. */
-static bool safe_name(const char *name)
-{
-    if (!name || !*name || *name == '/') return false;
-    for (const char *p = name; *p; p += strcspn(p, "/"), p += *p == '/')
-        if (p[0] == '.' && p[1] == '.' && (p[2] == '/' || !p[2])) return false;
-    return true;
-}
-
-/* All images by id; of an id that occurs twice the last; without those that have no file. */
+/* All images by id, without those that have no file. */
 static mabn_status choose_images(struct packing *p, const char *folder, bool skip_bad)
 {
     const struct mabn_coco *c = &p->coco;
@@ -54,25 +48,15 @@ static mabn_status choose_images(struct packing *p, const char *folder, bool ski
     const struct mabn_coco_image **all = mabn_xcalloc(n + 1, sizeof *all);
     for (size_t i = 0; i < n; i++)
         all[i] = &c->images[i];
-    qsort(all, n, sizeof *all, compare_images);
+    qsort_r(all, n, sizeof *all, compare_images, &p->coco);
     mabn_status status = MABN_OK;
     for (size_t i = 0; i < n && !status; i++) {
-        const struct mabn_coco_image *image = all[i];
-        if (i + 1 < n && all[i + 1]->id == image->id) continue;
-        if (!safe_name(image->file_name)) {
-            status = mabn_fail(MABN_ERR_FORMAT, "'%s': image %lld: bad or no \"file_name\"",
-                               c->name, (long long)image->id);
-            break;
-        }
-        char *path = mabn_path_join(folder, image->file_name);
-        if (mabn_path_exists(path)) {
-            p->images[p->n_images] = image;
+        char *path;
+        status = mabn_coco_image_path(&path, c, all[i], folder);
+        if (!status) {
+            p->images[p->n_images] = all[i];
             p->paths[p->n_images++] = path;
-            continue;
-        }
-        status = mabn_fail(MABN_ERR_IO, "image %lld: no file '%s'", (long long)image->id, path);
-        free(path);
-        if (skip_bad) {
+        } else if (skip_bad) {
             mabn_warn("skipped: %s", mabn_error_message());
             status = MABN_OK;
         }
@@ -87,53 +71,95 @@ static mabn_status check_size(void *context, int64_t number, int height, int wid
 {
     const struct packing *p = context;
     const struct mabn_coco_image *image = p->images[number];
-    if ((!image->height && !image->width) ||
-        (image->height == (uint32_t)height && image->width == (uint32_t)width))
+    if (image->unsized || (image->height == (uint32_t)height && image->width == (uint32_t)width))
         return MABN_OK;
-    return mabn_fail(MABN_ERR_MISMATCH, "image %lld: the file is %d x %d pixels, '%s' says %u x %u",
-                     (long long)image->id, width, height, p->coco.name, image->width,
-                     image->height);
+    return mabn_coco_wrong_size(&p->coco, image, width, height, 0);
 }
 
-static int compare_id_to_image(const void *key, const void *item)
+struct id_place {
+    int64_t id;
+    uint32_t place;
+};
+
+static int compare_places(const void *a, const void *b)
 {
-    int64_t id = *(const int64_t *)key, other = (*(const struct mabn_coco_image *const *)item)->id;
-    return (id > other) - (id < other);
+    const struct id_place *x = a, *y = b;
+    if (x->id != y->id) return x->id < y->id ? -1 : 1;
+    return x->place < y->place ? -1 : x->place > y->place;
 }
 
-/* Which image and category each annotation belongs to. All is checked before images are packed. */
-static mabn_status place_annotations(struct packing *p)
+static uint32_t place_of(const struct id_place *list, size_t n, int64_t id)
+{
+    while (n > 0) {
+        size_t half = n / 2;
+        if (list[half].id == id) return list[half].place;
+        n = list[half].id < id ? n - half - 1 : half;
+        list = list[half].id < id ? list + half + 1 : list;
+    }
+    return UINT32_MAX;
+}
+
+/* Annotations that have no place in the dataset, told once. */
+static void tell_left_out(const struct packing *p)
 {
     const struct mabn_coco *c = &p->coco;
-    struct mabn_rle mask;
-    mabn_rle_init(&mask);
-    mabn_status status = MABN_OK;
-    for (size_t i = 0; i < c->n_records && !status; i++)
-        if (c->records[i].segmentation.kind > MABN_SEGMENTATION_POLYGONS)
-            status = mabn_coco_mask(&mask, c, &c->records[i], 0, 0);
-    mabn_rle_release(&mask);
-    if (status) return status;
+    const struct mabn_coco_record *first = NULL;
+    size_t n = 0;
+    char image[24], category[24];
+    for (size_t i = 0; i < c->n_records; i++)
+        if (p->place[i] == UINT32_MAX && !n++) first = &c->records[i];
+    if (n)
+        mabn_warn(
+            "'%s': %zu annotation%s of images or categories that are not listed or not packed "
+            "(the first: line %u, image %s, category %s) are left out",
+            c->name, n, n == 1 ? "" : "s", first->line,
+            mabn_coco_id_text(c, first->image_id, image),
+            mabn_coco_id_text(c, first->category_id, category));
+}
+
+/* Which image and category each annotation belongs to. */
+static void place_annotations(struct packing *p)
+{
+    const struct mabn_coco *c = &p->coco;
+    struct id_place *images = mabn_xcalloc(p->n_images + 1, sizeof *images);
+    struct id_place *categories = mabn_xcalloc(c->n_categories + 1, sizeof *categories);
+    for (size_t i = 0; i < p->n_images; i++)
+        images[i] = (struct id_place){p->images[i]->id, (uint32_t)i};
+    for (size_t i = 0; i < c->n_categories; i++)
+        categories[i] = (struct id_place){c->categories[i].id, (uint32_t)i};
+    qsort(images, p->n_images, sizeof *images, compare_places);
+    qsort(categories, c->n_categories, sizeof *categories, compare_places);
     p->place = mabn_xmalloc((c->n_records + 1) * sizeof *p->place);
     p->category = mabn_xmalloc((c->n_records + 1) * sizeof *p->category);
     for (size_t i = 0; i < c->n_records; i++) {
         const struct mabn_coco_record *r = &c->records[i];
-        const struct mabn_coco_image **at =
-            bsearch(&r->image_id, p->images, p->n_images, sizeof *p->images, compare_id_to_image);
-        size_t k = c->n_categories;
-        while (k > 0 && c->categories[k - 1].id != r->category_id)
-            k--;
-        if (k == 0)
-            return mabn_coco_fail(c, r, MABN_ERR_FORMAT, "unknown category %lld",
-                                  (long long)r->category_id);
-        if (!r->has_box) return mabn_coco_fail(c, r, MABN_ERR_FORMAT, "no \"bbox\"");
-        if (r->has_keypoints && p->n_keypoints && r->n_keypoints != p->n_keypoints)
-            return mabn_coco_fail(c, r, MABN_ERR_FORMAT, "expected %u keypoints, found %u",
-                                  p->n_keypoints, r->n_keypoints);
-        if (r->has_keypoints) p->n_keypoints = r->n_keypoints;
-        p->category[i] = (uint32_t)k - 1;
-        p->place[i] = at ? (uint32_t)(at - p->images) : UINT32_MAX;
+        p->category[i] = place_of(categories, c->n_categories, r->category_id);
+        p->place[i] =
+            p->category[i] == UINT32_MAX ? UINT32_MAX : place_of(images, p->n_images, r->image_id);
+        if (r->n_keypoints > p->n_keypoints) p->n_keypoints = r->n_keypoints;
     }
-    return MABN_OK;
+    free(images);
+    free(categories);
+}
+
+/* The last record of each one's id, which an id that occurs twice stands for (coco/score.h). */
+static void find_last(struct packing *p)
+{
+    const struct mabn_coco *c = &p->coco;
+    struct id_place *list = mabn_xcalloc(c->n_records + 1, sizeof *list);
+    p->last = mabn_xmalloc((c->n_records + 1) * sizeof *p->last);
+    size_t n = 0;
+    for (size_t i = 0; i < c->n_records; i++) {
+        p->last[i] = (uint32_t)i;
+        if (!c->records[i].no_id) list[n++] = (struct id_place){c->records[i].id, (uint32_t)i};
+    }
+    qsort(list, n, sizeof *list, compare_places);
+    for (size_t i = n; i-- > 0;) {
+        bool next = i + 1 < n && list[i + 1].id == list[i].id;
+        p->last[list[i].place] = next ? p->last[list[i + 1].place] : list[i].place;
+        p->twice |= next;
+    }
+    free(list);
 }
 
 /* Annotations of the images that are in the file, image by image. */
@@ -153,6 +179,7 @@ static void order_annotations(struct packing *p, struct mabn_dataset_writer *w)
     for (size_t i = 0; i < n; i++)
         if (p->place[i] != UINT32_MAX) p->order[start[p->place[i]]++] = (uint32_t)i;
     p->n_order = p->first[kept];
+    tell_left_out(p);
 }
 
 /* ---- arrays ---- */
@@ -177,13 +204,20 @@ static mabn_status add_images(const struct packing *p, struct mabn_dataset_write
     int64_t *ids = mabn_xcalloc(kept + 1, sizeof *ids);
     int64_t *categories = mabn_xcalloc(k + 1, sizeof *categories);
     const char **names = mabn_xcalloc(p->n_images + k + 1, sizeof *names);
+    uint8_t *unsized = mabn_xcalloc(kept + 1, 1);
+    bool some_unsized = false;
     for (size_t i = 0; i < p->n_images; i++) {
         int64_t at = mabn_dataset_writer_place(w, (int64_t)i);
-        if (at >= 0) ids[at] = p->images[i]->id;
+        if (at >= 0) {
+            ids[at] = p->images[i]->id;
+            unsized[at] = p->images[i]->unsized;
+            some_unsized |= unsized[at];
+        }
         names[i] = p->images[i]->file_name;
     }
     mabn_status status = add1(w, "/coco/image_id", MABN_H5_I64, kept, ids);
     if (!status) status = mabn_dataset_writer_set_names(w, names);
+    if (!status && some_unsized) status = add1(w, "/coco/unsized", MABN_H5_U8, kept, unsized);
     for (size_t i = 0; i < k; i++) {
         categories[i] = p->coco.categories[i].id;
         names[i] = p->coco.categories[i].name ? p->coco.categories[i].name : "";
@@ -193,6 +227,46 @@ static mabn_status add_images(const struct packing *p, struct mabn_dataset_write
     free(ids);
     free(categories);
     free(names);
+    free(unsized);
+    return status;
+}
+
+/* Ids that are texts. */
+static mabn_status add_texts(const struct mabn_coco *c, struct mabn_dataset_writer *w)
+{
+    if (!c->n_texts) return MABN_OK;
+    struct mabn_str bytes;
+    int64_t *ids = mabn_xcalloc(c->n_texts, sizeof *ids);
+    uint64_t *first = mabn_xcalloc(c->n_texts + 1, sizeof *first);
+    mabn_str_init(&bytes);
+    for (size_t i = 0; i < c->n_texts; i++) {
+        ids[i] = c->texts[i].id;
+        mabn_str_add(&bytes, c->texts[i].text);
+        first[i + 1] = bytes.length;
+    }
+    mabn_status status = add1(w, "/coco/text_id", MABN_H5_I64, c->n_texts, ids);
+    if (!status) status = add1(w, "/coco/text_first", MABN_H5_U64, c->n_texts + 1, first);
+    if (!status) status = add1(w, "/coco/text_bytes", MABN_H5_U8, bytes.length, bytes.text);
+    mabn_str_release(&bytes);
+    free(ids);
+    free(first);
+    return status;
+}
+
+static mabn_status add_skeletons(const struct mabn_coco *c, struct mabn_dataset_writer *w)
+{
+    if (!c->n_bones) return MABN_OK;
+    uint32_t *bones = mabn_xcalloc(3 * c->n_bones, sizeof *bones);
+    size_t n = 0;
+    for (size_t k = 0; k < c->n_categories; k++)
+        for (size_t b = 0; b < c->categories[k].n_bones; b++) {
+            const uint32_t *pair = c->bones + 2 * (c->categories[k].bones + b);
+            bones[3 * n] = (uint32_t)k;
+            bones[3 * n + 1] = pair[0];
+            bones[3 * n++ + 2] = pair[1];
+        }
+    mabn_status status = n ? add2(w, "/coco/skeleton", MABN_H5_U32, n, 3, bones) : MABN_OK;
+    free(bones);
     return status;
 }
 
@@ -208,10 +282,10 @@ static mabn_status add_plain(const struct packing *p, struct mabn_dataset_writer
         const struct mabn_coco_record *r = &p->coco.records[p->order[i]];
         ids[i] = r->id;
         categories[i] = (int32_t)p->category[p->order[i]];
-        boxes[4 * i] = r->box.x;
-        boxes[4 * i + 1] = r->box.y;
-        boxes[4 * i + 2] = r->box.w;
-        boxes[4 * i + 3] = r->box.h;
+        boxes[4 * i] = r->has_box ? r->box.x : NAN;
+        boxes[4 * i + 1] = r->has_box ? r->box.y : NAN;
+        boxes[4 * i + 2] = r->has_box ? r->box.w : NAN;
+        boxes[4 * i + 3] = r->has_box ? r->box.h : NAN;
         areas[i] = r->has_area ? r->area : r->box.w * r->box.h;
         crowd[i] = r->crowd;
         ignore[i] = r->ignore;
@@ -233,6 +307,25 @@ static mabn_status add_plain(const struct packing *p, struct mabn_dataset_writer
     return status;
 }
 
+/* Which record each one's id stands for: /coco/last. */
+static mabn_status add_last(const struct packing *p, struct mabn_dataset_writer *w)
+{
+    if (!p->twice) return MABN_OK;
+    size_t n = p->n_order, n_records = p->coco.n_records;
+    uint32_t *packed = mabn_xmalloc((n_records + 1) * sizeof *packed);
+    uint32_t *last = mabn_xmalloc((n + 1) * sizeof *last);
+    for (size_t i = 0; i < n_records; i++)
+        packed[i] = UINT32_MAX;
+    for (size_t i = 0; i < n; i++)
+        packed[p->order[i]] = (uint32_t)i;
+    for (size_t i = 0; i < n; i++)
+        last[i] = packed[p->last[p->order[i]]];
+    mabn_status status = add1(w, "/coco/last", MABN_H5_U32, n, last);
+    free(packed);
+    free(last);
+    return status;
+}
+
 static mabn_status add_polygons(const struct packing *p, struct mabn_dataset_writer *w)
 {
     const struct mabn_coco *c = &p->coco;
@@ -241,7 +334,6 @@ static mabn_status add_polygons(const struct packing *p, struct mabn_dataset_wri
         const struct mabn_segmentation *s = &c->records[p->order[i]].segmentation;
         if (s->kind == MABN_SEGMENTATION_POLYGONS) n_polygons += s->n;
     }
-    uint8_t *kinds = mabn_xcalloc(n + 1, 1);
     uint64_t *polygon_first = mabn_xmalloc((n + 1) * sizeof *polygon_first);
     uint64_t *corner_first = mabn_xmalloc((n_polygons + 1) * sizeof *corner_first);
     double *corners = mabn_xmalloc((c->n_numbers + 1) * sizeof *corners);
@@ -249,52 +341,91 @@ static mabn_status add_polygons(const struct packing *p, struct mabn_dataset_wri
     for (size_t i = 0; i < n; i++) {
         const struct mabn_segmentation *s = &c->records[p->order[i]].segmentation;
         polygon_first[i] = n_polygons;
-        kinds[i] = s->kind == MABN_SEGMENTATION_COUNTS ? MABN_SEGMENTATION_STRING : s->kind;
         if (s->kind != MABN_SEGMENTATION_POLYGONS) continue;
         const double *xy = c->numbers + s->at;
         for (uint32_t k = 0; k < s->n; k++) {
             uint32_t size = c->lengths[s->sizes + k];
             corner_first[n_polygons++] = n_numbers / 2;
-            memcpy(corners + n_numbers, xy, size / 2 * 2 * sizeof *xy);
-            n_numbers += size / 2 * 2;
+            memcpy(corners + n_numbers, xy, size * sizeof *xy);
+            n_numbers += size;
             xy += size;
         }
     }
     polygon_first[n] = n_polygons;
     corner_first[n_polygons] = n_numbers / 2;
-    mabn_status status = add1(w, "/coco/segmentation", MABN_H5_U8, n, kinds);
-    if (!status) status = add1(w, "/coco/polygon_first", MABN_H5_U64, n + 1, polygon_first);
+    mabn_status status = add1(w, "/coco/polygon_first", MABN_H5_U64, n + 1, polygon_first);
     if (!status) status = add1(w, "/coco/corner_first", MABN_H5_U64, n_polygons + 1, corner_first);
     if (!status) status = add2(w, "/coco/corners", MABN_H5_F64, n_numbers / 2, 2, corners);
-    free(kinds);
     free(polygon_first);
     free(corner_first);
     free(corners);
     return status;
 }
 
+/* Run lengths as a string, or why they are none. */
+static mabn_status mask_text(struct mabn_str *out, struct mabn_rle *mask, const struct mabn_coco *c,
+                             const struct mabn_segmentation *s)
+{
+    mabn_status status =
+        s->kind == MABN_SEGMENTATION_STRING
+            ? mabn_rle_from_string(mask, c->bytes + s->at, s->n, s->height, s->width)
+            : mabn_rle_from_counts(mask, c->lengths + s->at, s->n, s->height, s->width);
+    if (status)
+        mabn_str_add(out, mabn_error_message());
+    else
+        mabn_rle_to_string(out, mask);
+    return status;
+}
+
+/* Those that cannot be used are packed with the reason, so that only who needs them is stopped. */
+struct odd_masks {
+    size_t n;
+    const struct mabn_coco_record *first;
+    char why[160];
+};
+
+static void tell_odd_masks(const struct mabn_coco *c, const struct odd_masks *odd)
+{
+    if (odd->n)
+        mabn_warn("'%s': %zu segmentation%s cannot be used (the first: line %u, %s)", c->name,
+                  odd->n, odd->n == 1 ? "" : "s", odd->first->line, odd->why);
+}
+
 static mabn_status add_masks(const struct packing *p, struct mabn_dataset_writer *w)
 {
     const struct mabn_coco *c = &p->coco;
     size_t n = p->n_order;
-    mabn_status status = MABN_OK;
+    struct odd_masks odd = {.n = 0};
     struct mabn_str bytes;
     struct mabn_rle mask;
     uint64_t *first = mabn_xmalloc((n + 1) * sizeof *first);
     uint32_t *sizes = mabn_xcalloc(2 * n + 1, sizeof *sizes);
+    uint8_t *kinds = mabn_xcalloc(n + 1, 1);
     mabn_str_init(&bytes);
     mabn_rle_init(&mask);
-    for (size_t i = 0; i < n && !status; i++) {
+    for (size_t i = 0; i < n; i++) {
         const struct mabn_coco_record *r = &c->records[p->order[i]];
+        const struct mabn_segmentation *s = &r->segmentation;
+        kinds[i] = s->kind;
         first[i] = bytes.length;
-        if (r->segmentation.kind <= MABN_SEGMENTATION_POLYGONS) continue;
-        status = mabn_coco_mask(&mask, c, r, 0, 0);
-        if (status) break;
-        mabn_rle_to_string(&bytes, &mask);
+        if (s->kind <= MABN_SEGMENTATION_POLYGONS) continue;
+        kinds[i] = MABN_SEGMENTATION_STRING;
+        if (s->kind == MABN_SEGMENTATION_ODD) mabn_str_add_bytes(&bytes, c->bytes + s->at, s->n);
+        if (s->kind == MABN_SEGMENTATION_ODD || mask_text(&bytes, &mask, c, s)) {
+            kinds[i] = MABN_SEGMENTATION_ODD;
+            if (!odd.n++) {
+                odd.first = r;
+                snprintf(odd.why, sizeof odd.why, "%.*s", (int)(bytes.length - first[i]),
+                         bytes.text + first[i]);
+            }
+            continue;
+        }
         sizes[2 * i] = mask.height;
         sizes[2 * i + 1] = mask.width;
     }
     first[n] = bytes.length;
+    tell_odd_masks(c, &odd);
+    mabn_status status = add1(w, "/coco/segmentation", MABN_H5_U8, n, kinds);
     if (!status) status = add1(w, "/coco/mask_first", MABN_H5_U64, n + 1, first);
     if (!status) status = add1(w, "/coco/mask_bytes", MABN_H5_U8, bytes.length, bytes.text);
     if (!status) status = add2(w, "/coco/mask_size", MABN_H5_U32, n, 2, sizes);
@@ -302,6 +433,7 @@ static mabn_status add_masks(const struct packing *p, struct mabn_dataset_writer
     mabn_str_release(&bytes);
     free(first);
     free(sizes);
+    free(kinds);
     return status;
 }
 
@@ -309,23 +441,30 @@ static mabn_status add_keypoints(const struct packing *p, struct mabn_dataset_wr
 {
     const struct mabn_coco *c = &p->coco;
     size_t n = p->n_order, width = 3 * (size_t)p->n_keypoints;
-    if (width == 0) return MABN_OK;
     double *all = mabn_xcalloc(n * width + 1, sizeof *all);
     uint32_t *labelled = mabn_xcalloc(n + 1, sizeof *labelled);
+    uint32_t *counts = mabn_xcalloc(n + 1, sizeof *counts);
+    bool differ = false;
     for (size_t i = 0; i < n; i++) {
         const struct mabn_coco_record *r = &c->records[p->order[i]];
+        counts[i] = r->odd_keypoints ? UINT32_MAX : r->n_keypoints;
+        differ |= counts[i] != p->n_keypoints;
         if (!r->has_keypoints) continue;
-        double *k = memcpy(all + i * width, c->numbers + r->keypoints, width * sizeof *k);
+        double *k = all + i * width;
+        memcpy(k, c->numbers + r->keypoints, 3 * (size_t)r->n_keypoints * sizeof *k);
         for (size_t v = 2; v < width; v += 3)
             labelled[i] += k[v] > 0;
         if (r->has_num_keypoints) labelled[i] = r->num_keypoints;
     }
+    mabn_status status = MABN_OK;
     uint64_t dims[3] = {n, p->n_keypoints, 3};
-    mabn_status status =
-        mabn_dataset_writer_add_array(w, "/coco/keypoints", MABN_H5_F64, 3, dims, all);
-    if (!status) status = add1(w, "/coco/num_keypoints", MABN_H5_U32, n, labelled);
+    if (width)
+        status = mabn_dataset_writer_add_array(w, "/coco/keypoints", MABN_H5_F64, 3, dims, all);
+    if (width && !status) status = add1(w, "/coco/num_keypoints", MABN_H5_U32, n, labelled);
+    if (differ && !status) status = add1(w, "/coco/keypoint_count", MABN_H5_U32, n, counts);
     free(all);
     free(labelled);
+    free(counts);
     return status;
 }
 
@@ -335,7 +474,11 @@ static mabn_status add_annotations(struct packing *p, struct mabn_dataset_writer
     mabn_dataset_writer_set_int64(w, "annotations", (int64_t)p->n_order);
     mabn_dataset_writer_set_int64(w, "keypoints", p->n_keypoints);
     MABN_TRY(add_images(p, w));
+    if (!p->coco.annotated) mabn_dataset_writer_set_int64(w, "annotated", 0);
+    MABN_TRY(add_texts(&p->coco, w));
+    MABN_TRY(add_skeletons(&p->coco, w));
     MABN_TRY(add_plain(p, w));
+    MABN_TRY(add_last(p, w));
     MABN_TRY(add_polygons(p, w));
     MABN_TRY(add_masks(p, w));
     return add_keypoints(p, w);
@@ -351,6 +494,7 @@ static void packing_release(struct packing *p)
     free(p->category);
     free(p->order);
     free(p->first);
+    free(p->last);
     mabn_coco_release(&p->coco);
 }
 
@@ -386,8 +530,11 @@ mabn_status mabn_coco_pack(const struct mabn_pack_output *out, const char *folde
     MABN_TRY(mabn_coco_read(&p.coco, annotations,
                             MABN_COCO_KEEP_SEGMENTATIONS | MABN_COCO_KEEP_KEYPOINTS));
     mabn_status status = choose_images(&p, folder, options->skip_bad);
-    if (!status) status = place_annotations(&p);
-    if (!status) status = pack(&p, out, options);
+    if (!status) {
+        place_annotations(&p);
+        find_last(&p);
+        status = pack(&p, out, options);
+    }
     packing_release(&p);
     return status;
 }
@@ -464,6 +611,98 @@ static mabn_status take_images(struct unpacking *u, const struct mabn_dataset *d
     return status;
 }
 
+/* Ids that are texts, if there are any. */
+static mabn_status take_texts(struct unpacking *u)
+{
+    struct mabn_coco *c = u->out;
+    int64_t *ids = NULL;
+    uint64_t *first = NULL;
+    char *bytes = NULL;
+    mabn_status status = MABN_OK;
+    const struct mabn_h5_item *item, *text;
+    if (!mabn_h5_find(u->file, "/coco/text_id")) return MABN_OK;
+    MABN_TRY(mabn_h5_need(u->file, "/coco/text_id", MABN_H5_I64, 1, &item));
+    MABN_TRY(mabn_h5_need(u->file, "/coco/text_bytes", MABN_H5_U8, 1, &text));
+    size_t n = (size_t)item->count;
+    MABN_TRY_GOTO(take(u, "/coco/text_id", MABN_H5_I64, n, 1, &ids), done);
+    MABN_TRY_GOTO(take(u, "/coco/text_first", MABN_H5_U64, n + 1, 1, &first), done);
+    MABN_TRY_GOTO(take(u, "/coco/text_bytes", MABN_H5_U8, SIZE_MAX, 1, &bytes), done);
+    MABN_TRY_GOTO(check_starts(u, "/coco/text_first", first, n, text->count), done);
+    for (size_t i = 1; i < n; i++)
+        if (ids[i] <= ids[i - 1])
+            MABN_TRY_GOTO(mabn_fail(MABN_ERR_FORMAT, "'%s': /coco/text_id does not rise",
+                                    mabn_h5_path(u->file)),
+                          done);
+    c->texts = mabn_xcalloc(n + 1, sizeof *c->texts);
+    for (; c->n_texts < n; c->n_texts++) {
+        struct mabn_coco_text *t = &c->texts[c->n_texts];
+        t->id = ids[c->n_texts];
+        t->text = mabn_xstrndup(bytes + first[c->n_texts],
+                                (size_t)(first[c->n_texts + 1] - first[c->n_texts]));
+    }
+done:
+    mabn_free(ids);
+    mabn_free(first);
+    mabn_free(bytes);
+    return status;
+}
+
+static mabn_status take_skeletons(struct unpacking *u)
+{
+    struct mabn_coco *c = u->out;
+    const struct mabn_h5_item *item;
+    uint32_t *triples;
+    if (!mabn_h5_find(u->file, "/coco/skeleton")) return MABN_OK;
+    MABN_TRY(mabn_h5_need(u->file, "/coco/skeleton", MABN_H5_U32, 2, &item));
+    size_t n = (size_t)item->count / 3;
+    MABN_TRY(take(u, "/coco/skeleton", MABN_H5_U32, n, 3, &triples));
+    c->bones = mabn_xcalloc(2 * n + 1, sizeof *c->bones);
+    for (size_t i = 0; i < n; i++) { /* one category after the other */
+        const uint32_t *t = triples + 3 * i;
+        bool rises = i == 0 || t[0] >= t[-3];
+        if (!rises || t[0] >= c->n_categories || !t[1] || !t[2]) {
+            mabn_free(triples);
+            return mabn_fail(MABN_ERR_FORMAT, "'%s': bad skeletons", mabn_h5_path(u->file));
+        }
+        struct mabn_coco_category *k = &c->categories[t[0]];
+        if (!k->n_bones++) k->bones = i;
+        c->bones[2 * i] = t[1];
+        c->bones[2 * i + 1] = t[2];
+    }
+    c->n_bones = n;
+    mabn_free(triples);
+    return MABN_OK;
+}
+
+/* The records that ids which occur twice stand for. */
+static mabn_status take_last(struct unpacking *u)
+{
+    uint32_t *last;
+    if (!mabn_h5_find(u->file, "/coco/last")) return MABN_OK;
+    MABN_TRY(take(u, "/coco/last", MABN_H5_U32, u->m, 1, &last));
+    u->out->stands_for = mabn_xcalloc(u->m + 1, sizeof *last);
+    mabn_status status = MABN_OK;
+    for (size_t i = 0; i < u->m && !status; i++) {
+        u->out->stands_for[i] = last[i];
+        if (last[i] >= u->m && last[i] != UINT32_MAX)
+            status = mabn_fail(MABN_ERR_FORMAT, "'%s': /coco/last names annotation %u",
+                               mabn_h5_path(u->file), last[i]);
+    }
+    mabn_free(last);
+    return status;
+}
+
+static mabn_status take_unsized(struct unpacking *u)
+{
+    uint8_t *unsized;
+    if (!mabn_h5_find(u->file, "/coco/unsized")) return MABN_OK;
+    MABN_TRY(take(u, "/coco/unsized", MABN_H5_U8, u->n, 1, &unsized));
+    for (size_t i = 0; i < u->n; i++)
+        u->out->images[i].unsized = unsized[i] != 0;
+    mabn_free(unsized);
+    return MABN_OK;
+}
+
 static mabn_status take_plain(struct unpacking *u)
 {
     struct mabn_coco *c = u->out;
@@ -498,6 +737,10 @@ static mabn_status take_plain(struct unpacking *u)
                                            .ignore = ignore[a] != 0,
                                            .has_area = true,
                                            .has_box = true};
+            if (!isfinite(b[0] + b[1] + b[2] + b[3])) {
+                r->has_box = false;
+                r->box = (struct mabn_box){0, 0, 0, 0};
+            }
         }
     mabn_free(first);
     mabn_free(ids);
@@ -556,8 +799,8 @@ static mabn_status take_segmentations(struct unpacking *u)
         struct mabn_segmentation *s = &c->records[a].segmentation;
         if (kinds[a] == MABN_SEGMENTATION_POLYGONS)
             set_polygons(c, s, polygon_first[a], polygon_first[a + 1], corner_first);
-        else if (kinds[a] == MABN_SEGMENTATION_STRING)
-            *s = (struct mabn_segmentation){.kind = MABN_SEGMENTATION_STRING,
+        else if (kinds[a] == MABN_SEGMENTATION_STRING || kinds[a] == MABN_SEGMENTATION_ODD)
+            *s = (struct mabn_segmentation){.kind = kinds[a],
                                             .at = mask_first[a],
                                             .n = (uint32_t)(mask_first[a + 1] - mask_first[a]),
                                             .height = mask_size[2 * a],
@@ -573,37 +816,46 @@ done:
 }
 
 /* Keypoints go behind the corners of the polygons. */
-static mabn_status take_keypoints(struct unpacking *u)
+static void set_keypoints(struct unpacking *u, const double *all, const uint32_t *labelled,
+                          const uint32_t *counts, size_t j)
 {
     struct mabn_coco *c = u->out;
+    size_t n = u->m * 3 * j;
+    c->numbers = mabn_xrealloc(c->numbers, (c->n_numbers + n + 1) * sizeof *c->numbers);
+    if (n) memcpy(c->numbers + c->n_numbers, all, n * sizeof *all);
+    for (size_t a = 0; a < u->m; a++) {
+        struct mabn_coco_record *r = &c->records[a];
+        size_t count = counts ? counts[a] : j;
+        r->odd_keypoints = count == UINT32_MAX;
+        r->keypoints = c->n_numbers + a * 3 * j;
+        r->n_keypoints = count <= j ? (uint32_t)count : 0;
+        r->has_keypoints = r->n_keypoints > 0;
+        r->has_num_keypoints = labelled != NULL;
+        r->num_keypoints = labelled ? labelled[a] : 0;
+    }
+    c->n_numbers += n;
+}
+
+static mabn_status take_keypoints(struct unpacking *u)
+{
     double *all = NULL;
-    uint32_t *labelled = NULL;
+    uint32_t *labelled = NULL, *counts = NULL;
     int64_t j = 0;
-    size_t width;
-    if (!mabn_h5_has_attribute(u->file, "keypoints")) return MABN_OK;
-    MABN_TRY(mabn_h5_get_int64(u->file, "keypoints", &j));
-    if (j == 0) return MABN_OK;
+    size_t width = 0;
+    mabn_status status = MABN_OK;
+    if (mabn_h5_has_attribute(u->file, "keypoints"))
+        MABN_TRY(mabn_h5_get_int64(u->file, "keypoints", &j));
     if (j < 0 || j > 1 << 20 || !mabn_size_mul(u->m, 3 * (size_t)j, &width))
         return mabn_fail(MABN_ERR_FORMAT, "'%s': %lld keypoints", mabn_h5_path(u->file),
                          (long long)j);
-    width = 3 * (size_t)j;
-    mabn_status status = take(u, "/coco/keypoints", MABN_H5_F64, u->m, width, &all);
-    if (!status) status = take(u, "/coco/num_keypoints", MABN_H5_U32, u->m, 1, &labelled);
-    if (!status) {
-        size_t n = u->m * width;
-        c->numbers = mabn_xrealloc(c->numbers, (c->n_numbers + n + 1) * sizeof *c->numbers);
-        memcpy(c->numbers + c->n_numbers, all, n * sizeof *all);
-        for (size_t a = 0; a < u->m; a++) {
-            struct mabn_coco_record *r = &c->records[a];
-            r->keypoints = c->n_numbers + a * width;
-            r->n_keypoints = (uint32_t)j;
-            r->num_keypoints = labelled[a];
-            r->has_keypoints = r->has_num_keypoints = true;
-        }
-        c->n_numbers += n;
-    }
+    if (mabn_h5_find(u->file, "/coco/keypoint_count"))
+        status = take(u, "/coco/keypoint_count", MABN_H5_U32, u->m, 1, &counts);
+    if (!status && j) status = take(u, "/coco/keypoints", MABN_H5_F64, u->m, 3 * (size_t)j, &all);
+    if (!status && j) status = take(u, "/coco/num_keypoints", MABN_H5_U32, u->m, 1, &labelled);
+    if (!status && (j || counts)) set_keypoints(u, all, labelled, counts, (size_t)j);
     mabn_free(all);
     mabn_free(labelled);
+    mabn_free(counts);
     return status;
 }
 
@@ -621,9 +873,17 @@ mabn_status mabn_coco_read_dataset(struct mabn_coco *out, const struct mabn_data
     if (u.m > UINT32_MAX) return mabn_fail(MABN_ERR_LIMIT, "more than 2^32 annotations");
     out->name = mabn_xstrdup(mabn_dataset_path(ds));
     out->n_records = u.m;
+    int64_t annotated = 1;
+    if (mabn_h5_has_attribute(u.file, "annotated"))
+        MABN_TRY(mabn_h5_get_int64(u.file, "annotated", &annotated));
+    out->annotated = annotated != 0;
     mabn_status status = mabn_alloc_zero((void **)&out->records, u.m * sizeof *out->records);
+    if (!status) status = take_texts(&u);
     if (!status) status = take_images(&u, ds);
+    if (!status) status = take_unsized(&u);
+    if (!status) status = take_skeletons(&u);
     if (!status) status = take_plain(&u);
+    if (!status) status = take_last(&u);
     if (!status) status = take_segmentations(&u);
     if (!status) status = take_keypoints(&u);
     if (status) mabn_coco_release(out);

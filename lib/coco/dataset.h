@@ -4,19 +4,34 @@
  *   attributes of /: those of every dataset, and
  *     annotations       int64   M, number of annotations
  *     keypoints         int64   J, keypoints of an annotation (0: none)
- *   /coco/image_id      i64 (N)    images are in ascending order of id
+ *   /coco/image_id      i64 (N)    images in ascending order of id, numbers before texts
  *   /coco/category_id   i64 (K)    in the order of the annotation file; names are in /classes
  *   /coco/first         u64 (N+1)  annotations [first[i], first[i+1]) belong to image i, in the
  * order of the annotation file /coco/id            i64 (M) /coco/category      i32 (M)    index
- * into category_id /coco/box           f64 (M,4)  x, y, w, h as in the annotation file /coco/area
- * f64 (M) /coco/crowd         u8  (M) /coco/ignore        u8  (M) /coco/segmentation  u8  (M)    0
- * none, 1 polygons, 2 run lengths /coco/polygon_first u64 (M+1)  polygons [polygon_first[m],
- * polygon_first[m+1]) of annotation m /coco/corner_first  u64 (P+1)  corners of polygon p, into
- * corners /coco/corners       f64 (C,2)  x, y /coco/mask_first    u64 (M+1)  bytes of annotation m,
- * into mask_bytes /coco/mask_bytes    u8         run lengths as COCO's compressed strings
- * (coco/mask.h) /coco/mask_size     u32 (M,2)  height, width of the mask; 0, 0: none
+ * into category_id /coco/box           f64 (M,4)  x, y, w, h as in the annotation file; NaN: no box
+ *   /coco/area          f64 (M)
+ *   /coco/crowd         u8  (M)
+ *   /coco/ignore        u8  (M)
+ *   /coco/segmentation  u8  (M)    0 none, 1 polygons, 2 run lengths, 4 one that cannot be used
+ *   /coco/polygon_first u64 (M+1)  polygons [polygon_first[m], polygon_first[m+1]) of annotation m
+ *   /coco/corner_first  u64 (P+1)  corners of polygon p, into corners
+ *   /coco/corners       f64 (C,2)  x, y
+ *   /coco/mask_first    u64 (M+1)  bytes of annotation m, into mask_bytes
+ *   /coco/mask_bytes    u8         run lengths as COCO's compressed strings (coco/mask.h); of a
+ *                                  segmentation that cannot be used, why
+ *   /coco/mask_size     u32 (M,2)  height, width of the mask; 0, 0: none
  *   /coco/keypoints     f64 (M,J,3)   x, y, visibility  (only when J > 0)
- *   /coco/num_keypoints u32 (M)                         (only when J > 0) */
+ *   /coco/num_keypoints u32 (M)                         (only when J > 0)
+ * and only where a file has what they are for:
+ *   attribute annotated int64      0: the annotation file has no list of annotations
+ *   /coco/unsized       u8  (N)    1: the annotation file does not give the image's size
+ *   /coco/last          u32 (M)    ids of annotations occur twice: the annotation that has the id
+ *                                  last in the file; 2^32-1: one that is not packed
+ *   /coco/keypoint_count u32 (M)   keypoints of each, where not all have J; 2^32-1: unusable
+ *   /coco/skeleton      u32 (B,3)  index of a category, a pair of its keypoints from 1
+ *   /coco/text_id       i64 (T)    ids that are no 64-bit numbers, ascending, and
+ *   /coco/text_first    u64 (T+1)  where their texts are in
+ *   /coco/text_bytes    u8 */
 #ifndef MABN_COCO_DATASET_H
 #define MABN_COCO_DATASET_H
 

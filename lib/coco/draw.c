@@ -326,7 +326,8 @@ static int compare_drawn(const void *a, const void *b)
 static mabn_status derive_box(const struct canvas *v, struct drawn *d)
 {
     struct mabn_coco_record *r = &d->copy;
-    if (!r->has_box && r->segmentation.kind > MABN_SEGMENTATION_POLYGONS) {
+    if (!r->has_box && r->segmentation.kind > MABN_SEGMENTATION_POLYGONS &&
+        mabn_segmentation_is_mask(&r->segmentation)) {
         struct mabn_rle mask;
         mabn_rle_init(&mask);
         mabn_status status = mabn_coco_mask(&mask, v->c, r, 0, 0);

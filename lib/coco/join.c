@@ -163,18 +163,26 @@ static bool among(const int64_t *ids, size_t n, int64_t id)
     return bsearch(&id, ids, n, sizeof *ids, compare_ids) != NULL;
 }
 
+static int compare_by_text(const void *a, const void *b, void *truth)
+{
+    return mabn_coco_compare_ids(truth, *(const int64_t *)a, *(const int64_t *)b);
+}
+
 /* Keep those of `wanted` (NULL: all) and complain of what is not there. */
 static mabn_status choose_ids(int64_t *ids, size_t *n, const int64_t *wanted, size_t n_wanted,
                               const char *what, const struct mabn_coco *truth)
 {
+    char id[24];
     *n = unique_ids(ids, *n);
-    if (!wanted) return MABN_OK;
-    for (size_t i = 0; i < n_wanted; i++)
-        if (!among(ids, *n, wanted[i]))
-            return mabn_fail(MABN_ERR_NOTFOUND, "%s %lld is not in '%s'", what,
-                             (long long)wanted[i], truth->name);
-    memcpy(ids, wanted, n_wanted * sizeof *ids); /* every one is there, but some perhaps twice */
-    *n = unique_ids(ids, n_wanted);
+    if (wanted) {
+        for (size_t i = 0; i < n_wanted; i++)
+            if (!among(ids, *n, wanted[i]))
+                return mabn_fail(MABN_ERR_NOTFOUND, "%s %s is not in '%s'", what,
+                                 mabn_coco_id_text(truth, wanted[i], id), truth->name);
+        memcpy(ids, wanted, n_wanted * sizeof *ids); /* all are there, some perhaps twice */
+        *n = unique_ids(ids, n_wanted);
+    }
+    if (truth->n_texts) qsort_r(ids, *n, sizeof *ids, compare_by_text, (void *)(uintptr_t)truth);
     return MABN_OK;
 }
 
@@ -191,7 +199,7 @@ static mabn_status list_images(struct mabn_coco_join *out, const struct mabn_coc
     out->images = mabn_xcalloc(n + 1, sizeof *out->images);
     for (size_t i = 0; i < n; i++)
         *table_slot(images, out->image_ids[i]) = (uint32_t)i;
-    for (size_t i = 0; i < truth->n_images; i++) { /* the last of an id wins */
+    for (size_t i = 0; i < truth->n_images; i++) {
         uint32_t at = table_find(images, truth->images[i].id);
         if (at != NONE) out->images[at] = &truth->images[i];
     }
@@ -244,25 +252,79 @@ static uint32_t *truths_by_image(const struct mabn_coco_join *out, const struct 
     return list;
 }
 
+/* Ids that occur twice: how many, and the first record whose id was there before. */
+struct duplicates {
+    size_t n;
+    const struct mabn_coco_record *first;
+};
+
 /* The reference goes from records to ids and back, so an id that occurs twice stands for the last
- * record that has it, once for each occurrence. */
-static void resolve_duplicates(uint32_t *list, size_t n, const struct mabn_coco *truth)
+ * record that has it, once for each occurrence. Returns what is left of the list. */
+static size_t resolve_duplicates(uint32_t *list, size_t n, const struct mabn_coco *truth,
+                                 struct duplicates *found)
 {
-    struct id_table ids;
-    bool duplicates = false;
-    table_init(&ids, truth->n_records);
+    struct id_table ids = {NULL, NULL, 0};
+    size_t left = 0;
+    if (!truth->stands_for) table_init(&ids, truth->n_records);
     for (size_t i = 0; i < truth->n_records; i++) {
-        uint32_t *slot = table_slot(&ids, truth->records[i].id);
-        duplicates |= *slot != NONE;
-        *slot = (uint32_t)i;
+        const struct mabn_coco_record *r = &truth->records[i];
+        if (truth->stands_for) {
+            if (truth->stands_for[i] != i && !found->n++) found->first = r;
+        } else if (!r->no_id) {
+            uint32_t *slot = table_slot(&ids, r->id);
+            if (*slot != NONE && !found->n++) found->first = r;
+            *slot = (uint32_t)i;
+        }
     }
-    if (duplicates) {
-        mabn_warn("'%s': some annotation ids occur twice; the last of each counts for all",
-                  truth->name);
-        for (size_t i = 0; i < n; i++)
-            list[i] = table_find(&ids, truth->records[list[i]].id);
+    for (size_t i = 0; i < n && found->n; i++) {
+        const struct mabn_coco_record *r = &truth->records[list[i]];
+        uint32_t last = truth->stands_for ? truth->stands_for[list[i]]
+                        : r->no_id        ? list[i]
+                                          : table_find(&ids, r->id);
+        if (last != NONE) list[left++] = last;
     }
     table_release(&ids);
+    return found->n ? left : n;
+}
+
+static void tell_duplicates(const struct mabn_coco *truth, const struct duplicates *found)
+{
+    char id[24];
+    mabn_warn(
+        "'%s': %zu annotation%s an id that occurs twice (the first: %s, line %u); the last of "
+        "each counts for all, as in pycocotools (--fix-quirks tells them apart)",
+        truth->name, found->n, found->n == 1 ? " has" : "s have",
+        found->first->odd_id ? "a text" : mabn_coco_id_text(truth, found->first->id, id),
+        found->first->line);
+}
+
+/* Annotations that belong to no image or category of the file never count. */
+static void tell_orphans(const struct mabn_coco *truth)
+{
+    struct id_table tables[2];
+    static const char *const whats[2] = {"images", "categories"};
+    char id[24];
+    table_init(&tables[0], truth->n_images);
+    table_init(&tables[1], truth->n_categories);
+    for (size_t i = 0; i < truth->n_images; i++)
+        *table_slot(&tables[0], truth->images[i].id) = 1;
+    for (size_t i = 0; i < truth->n_categories; i++)
+        *table_slot(&tables[1], truth->categories[i].id) = 1;
+    for (int t = 0; t < 2; t++) {
+        const struct mabn_coco_record *first = NULL;
+        size_t n = 0;
+        for (size_t i = 0; i < truth->n_records; i++) {
+            const struct mabn_coco_record *r = &truth->records[i];
+            if (table_find(&tables[t], t ? r->category_id : r->image_id) == NONE && !n++) first = r;
+        }
+        if (n)
+            mabn_warn(
+                "'%s': %zu annotation%s of %s that are not listed (the first: line %u, %s %s) "
+                "count for nothing",
+                truth->name, n, n == 1 ? "" : "s", whats[t], first->line, t ? "category" : "image",
+                mabn_coco_id_text(truth, t ? first->category_id : first->image_id, id));
+        table_release(&tables[t]);
+    }
 }
 
 static int compare_truths(const void *a, const void *b)
@@ -276,8 +338,10 @@ static void list_truths(struct mabn_coco_join *out, const struct mabn_coco *trut
                         const struct id_table *categories)
 {
     size_t n;
+    struct duplicates found = {0, NULL};
     uint32_t *list = truths_by_image(out, truth, p->class_agnostic, images, categories, &n);
-    resolve_duplicates(list, n, truth);
+    if (!p->fix_quirks) n = resolve_duplicates(list, n, truth, &found);
+    if (found.n && !p->quiet) tell_duplicates(truth, &found);
     /* Sort each image's by category, keeping their order: key is category, then place. */
     out->truth_start = mabn_xcalloc(out->n_images + 2, sizeof *out->truth_start);
     out->truths = mabn_xmalloc((n + 1) * sizeof *out->truths);
@@ -313,15 +377,23 @@ static void list_truths(struct mabn_coco_join *out, const struct mabn_coco *trut
 static mabn_status check_image(const struct mabn_coco *truth, const struct mabn_coco *results,
                                const struct mabn_coco_record *r, const struct id_table *known)
 {
+    char id[24];
     if (table_find(known, r->image_id) != NONE) return MABN_OK;
-    return mabn_fail(MABN_ERR_NOTFOUND, "'%s':%u: result %lld: image %lld is not in '%s'",
-                     results->name, r->line, (long long)r->id, (long long)r->image_id, truth->name);
+    const char *text = mabn_coco_id_text(results, r->image_id, id);
+    return mabn_fail(MABN_ERR_NOTFOUND, "'%s':%u: result %lld: image %s%s is not in '%s'%s",
+                     results->name, r->line, (long long)r->id, text, text != id ? " (a text)" : "",
+                     truth->name,
+                     (text != id) != (truth->n_texts > 0)
+                         ? ": are ids numbers in one file and texts in the other?"
+                         : "");
 }
 
 static mabn_status list_detections(struct mabn_coco_join *out, const struct mabn_coco *truth,
-                                   const struct mabn_coco *results, const struct id_table *images,
-                                   const struct id_table *categories)
+                                   const struct mabn_coco *results,
+                                   const struct mabn_coco_params *params,
+                                   const struct id_table *images, const struct id_table *categories)
 {
+    char id[24];
     struct id_table known, named;
     size_t n = results->n_records, strange = 0;
     int64_t strange_id = 0;
@@ -345,10 +417,10 @@ static mabn_status list_detections(struct mabn_coco_join *out, const struct mabn
             strange_id = r->category_id;
         if (image[i] != NONE && category != NONE) start[image[i] + 1]++;
     }
-    if (strange)
+    if (strange && !params->quiet)
         mabn_warn(
-            "'%s': %zu results of categories that '%s' does not have (such as %lld) are ignored",
-            results->name, strange, truth->name, (long long)strange_id);
+            "'%s': %zu results of categories that '%s' does not have (such as %s) are ignored",
+            results->name, strange, truth->name, mabn_coco_id_text(results, strange_id, id));
     for (size_t i = 0; i < out->n_images; i++)
         start[i + 1] += start[i];
     out->detections = mabn_xmalloc((n + 1) * sizeof *out->detections);
@@ -380,7 +452,8 @@ mabn_status mabn_coco_join_make(struct mabn_coco_join *out, const struct mabn_co
     MABN_TRY_GOTO(list_images(out, truth, params, &images), done);
     MABN_TRY_GOTO(list_categories(out, truth, params, &categories), done);
     list_truths(out, truth, params, &images, &categories);
-    status = list_detections(out, truth, results, &images, &categories);
+    if (!params->quiet) tell_orphans(truth);
+    status = list_detections(out, truth, results, params, &images, &categories);
 done:
     table_release(&images);
     table_release(&categories);

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/progress.h"
 #include "base/thread.h"
@@ -39,8 +40,17 @@ struct candidate {
     uint32_t truth;
 };
 
+/* Masks of another size than their image: how many, and the first. */
+struct mismatch {
+    size_t n;
+    const struct mabn_coco_record *first;
+    const struct mabn_coco_image *image;
+    uint32_t height, width;
+};
+
 struct worker {
-    struct shape *shapes; /* ground truths, then detections */
+    struct mismatch other[2]; /* of truth, of results */
+    struct shape *shapes;     /* ground truths, then detections */
     size_t room_shapes;
     uint32_t *runs;
     size_t n_runs, room_runs;
@@ -108,8 +118,7 @@ static mabn_status keep_runs(struct worker *w, struct shape *s, const struct mab
 static mabn_status take_mask(const struct matching *m, struct worker *w, struct shape *s,
                              const struct mabn_coco *file, const struct mabn_coco_image *image)
 {
-    if (s->record->segmentation.kind <= MABN_SEGMENTATION_POLYGONS &&
-        (image->height == 0 || image->width == 0))
+    if (s->record->segmentation.kind <= MABN_SEGMENTATION_POLYGONS && image->unsized)
         return mabn_coco_fail(file, s->record, MABN_ERR_FORMAT,
                               "its image has no \"height\" and \"width\" in '%s'",
                               m->e->truth->name);
@@ -118,7 +127,24 @@ static mabn_status take_mask(const struct matching *m, struct worker *w, struct 
     s->pixels = mabn_rle_area(&w->rle);
     s->height = w->rle.height;
     s->width = w->rle.width;
+    if (!image->unsized && (s->height != image->height || s->width != image->width)) {
+        struct mismatch *other = &w->other[file == m->e->results];
+        if (!other->n++ || s->record < other->first)
+            *other = (struct mismatch){other->n, s->record, image, s->height, s->width};
+    }
     return keep_runs(w, s, file);
+}
+
+/* A ground truth may have none: it is not labelled. */
+static mabn_status check_keypoints(const struct matching *m, const struct mabn_coco *file,
+                                   const struct mabn_coco_record *r, bool truth)
+{
+    if (r->odd_keypoints)
+        return mabn_coco_fail(file, r, MABN_ERR_FORMAT,
+                              "expected three numbers a keypoint in \"keypoints\"");
+    if ((int)r->n_keypoints == m->e->params.n_sigmas || (truth && !r->n_keypoints)) return MABN_OK;
+    return mabn_coco_fail(file, r, MABN_ERR_FORMAT, "expected %d keypoints, found %u",
+                          m->e->params.n_sigmas, r->n_keypoints);
 }
 
 static mabn_status take_truth(const struct matching *m, struct worker *w, struct shape *s,
@@ -128,10 +154,9 @@ static mabn_status take_truth(const struct matching *m, struct worker *w, struct
     const struct mabn_coco_record *r = s->record;
     enum mabn_coco_type type = m->e->params.type;
     if (!r->has_box && type != MABN_COCO_SEGM)
-        return mabn_coco_fail(file, r, MABN_ERR_FORMAT, "no \"bbox\"");
-    if (type == MABN_COCO_KEYPOINTS && (int)r->n_keypoints != m->e->params.n_sigmas)
-        return mabn_coco_fail(file, r, MABN_ERR_FORMAT, "expected %d keypoints, found %u",
-                              m->e->params.n_sigmas, r->n_keypoints);
+        return mabn_coco_fail(file, r, MABN_ERR_FORMAT,
+                              r->odd_box ? "expected 4 finite numbers in \"bbox\"" : "no \"bbox\"");
+    if (type == MABN_COCO_KEYPOINTS) MABN_TRY(check_keypoints(m, file, r, true));
     s->box = r->box;
     s->area = r->has_area ? r->area : r->box.w * r->box.h;
     if (type == MABN_COCO_SEGM) {
@@ -164,9 +189,12 @@ static mabn_status take_detection(const struct matching *m, struct worker *w, st
     const struct mabn_coco *file = m->e->results;
     const struct mabn_coco_record *r = s->record;
     enum mabn_coco_type type = m->e->params.type;
-    if (type == MABN_COCO_KEYPOINTS && (int)r->n_keypoints != m->e->params.n_sigmas)
-        return mabn_coco_fail(file, r, MABN_ERR_FORMAT, "expected %d keypoints, found %u",
-                              m->e->params.n_sigmas, r->n_keypoints);
+    if (type == MABN_COCO_KEYPOINTS || m->kind == MABN_COCO_RESULTS_KEYPOINTS)
+        MABN_TRY(type == MABN_COCO_KEYPOINTS ? check_keypoints(m, file, r, false)
+                 : r->odd_keypoints
+                     ? mabn_coco_fail(file, r, MABN_ERR_FORMAT,
+                                      "expected three numbers a keypoint in \"keypoints\"")
+                     : MABN_OK);
     if (type == MABN_COCO_SEGM && m->kind == MABN_COCO_RESULTS_KEYPOINTS)
         return mabn_coco_fail(file, r, MABN_ERR_FORMAT, "no \"segmentation\"");
     if (type == MABN_COCO_SEGM || m->kind == MABN_COCO_RESULTS_MASKS)
@@ -246,7 +274,7 @@ static double keypoint_overlap(const struct matching *m, const struct shape *d,
     double terms[MABN_COCO_MAX_KEYPOINTS];
     size_t n = 0;
     bool any = false;
-    for (int i = 0; i < p->n_sigmas; i++)
+    for (uint32_t i = 0; i < g->record->n_keypoints; i++)
         any |= kg[3 * i + 2] > 0;
     for (int i = 0; i < p->n_sigmas; i++) {
         double x = kd[3 * i], y = kd[3 * i + 1], dx, dy;
@@ -361,7 +389,7 @@ static bool truth_ignored(const struct matching *m, const struct mabn_coco_recor
             for (uint32_t i = 0; i < r->n_keypoints; i++)
                 labelled += k[3 * i + 2] > 0;
         }
-        ignored |= labelled == 0;
+        ignored |= labelled == 0 || r->n_keypoints == 0;
     }
     return ignored;
 }
@@ -523,6 +551,28 @@ static void gather_cells(struct matching *m)
     free(at);
 }
 
+static void tell_mismatches(const struct matching *m)
+{
+    char id[24];
+    for (int which = 0; which < 2; which++) {
+        const struct mabn_coco *file = which ? m->e->results : m->e->truth;
+        struct mismatch all = {0};
+        for (int i = 0; i < m->e->threads; i++) {
+            const struct mismatch *one = &m->workers[i].other[which];
+            size_t n = all.n + one->n;
+            if (one->n && (!all.n || one->first < all.first)) all = *one;
+            all.n = n;
+        }
+        if (all.n)
+            mabn_warn(
+                "'%s': %zu mask%s of another size than the image (the first: line %u, %u x %u "
+                "pixels; image %s is %u x %u): masks of two sizes never overlap",
+                file->name, all.n, all.n == 1 ? " is" : "s are", all.first->line, all.width,
+                all.height, mabn_coco_id_text(m->e->truth, all.image->id, id), all.image->width,
+                all.image->height);
+    }
+}
+
 static void workers_free(struct worker *workers, int n)
 {
     for (int i = 0; i < n; i++) {
@@ -599,6 +649,7 @@ mabn_status mabn_coco_match(struct mabn_coco_evaluation *e, const struct mabn_co
     status = mabn_parallel(e->threads, (int64_t)e->n_images, 8, match_image, &m);
     mabn_progress_free(m.progress);
     if (!status) gather_cells(&m);
+    if (!status && !e->params.quiet) tell_mismatches(&m);
 out:
     workers_free(m.workers, e->threads);
     free(m.image_cells);

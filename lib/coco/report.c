@@ -159,6 +159,20 @@ static double column_value(const struct mabn_coco_score *s, const struct column 
                      : mabn_coco_mean_precision(s, k, c->threshold, c->area, m);
 }
 
+struct name_part {
+    const char *text;
+    int length;
+};
+
+/* A category's id without quotes. */
+static struct name_part id_of(const struct mabn_coco_score *s, size_t k)
+{
+    const char *text = s->category_texts[k];
+    int length = (int)strlen(text);
+    if (*text == '"') return (struct name_part){text + 1, length - 2};
+    return (struct name_part){text, length};
+}
+
 void mabn_coco_report_categories(struct mabn_str *out, const struct mabn_coco_score *s, bool tsv)
 {
     struct column columns[MAX_COLUMNS];
@@ -175,13 +189,14 @@ void mabn_coco_report_categories(struct mabn_str *out, const struct mabn_coco_sc
         mabn_str_printf(out, tsv ? "\t%s" : " %6s", columns[i].name);
     mabn_str_add_char(out, '\n');
     for (size_t k = 0; k < s->n_categories; k++) {
-        long long id = s->category_ids[k], truths = s->truths[k * (size_t)s->params.n_areas];
+        struct name_part id = id_of(s, k);
+        long long truths = s->truths[k * (size_t)s->params.n_areas];
         if (tsv)
-            mabn_str_printf(out, "%s\t%lld\t%s\t%lld", mabn_coco_type_name(s->params.type), id,
-                            s->category_names[k], truths);
+            mabn_str_printf(out, "%s\t%.*s\t%s\t%lld", mabn_coco_type_name(s->params.type),
+                            id.length, id.text, s->category_names[k], truths);
         else
-            mabn_str_printf(out, "%6lld  %-*.*s %7lld", id, width, width, s->category_names[k],
-                            truths);
+            mabn_str_printf(out, "%6.*s  %-*.*s %7lld", id.length, id.text, width, width,
+                            s->category_names[k], truths);
         for (int i = 0; i < n; i++) {
             double v = column_value(s, &columns[i], (int64_t)k);
             if (tsv) {
@@ -278,14 +293,15 @@ static void add_categories(struct mabn_str *out, const struct mabn_coco_score *s
     bool comma = false;
     mabn_str_add(out, "  \"ap_per_category\": {");
     for (size_t k = 0; k < s->n_categories; k++) {
-        char id[32];
-        snprintf(id, sizeof id, "%lld", (long long)s->category_ids[k]);
-        add_key(out, &comma, id);
+        struct name_part id = id_of(s, k);
+        if (comma) mabn_str_add(out, ", ");
+        mabn_str_printf(out, "\"%.*s\": ", id.length, id.text);
+        comma = true;
         mabn_str_add_double(out, mabn_coco_mean_precision(s, (int64_t)k, -1, all, m));
     }
     mabn_str_add(out, "},\n  \"categories\": [\n");
     for (size_t k = 0; k < s->n_categories; k++) {
-        mabn_str_printf(out, "   {\"id\": %lld, \"name\": ", (long long)s->category_ids[k]);
+        mabn_str_printf(out, "   {\"id\": %s, \"name\": ", s->category_texts[k]);
         mabn_str_add_json(out, s->category_names[k]);
         mabn_str_printf(out, ", \"truths\": %lld",
                         (long long)s->truths[k * (size_t)s->params.n_areas]);

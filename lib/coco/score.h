@@ -11,10 +11,13 @@
  *   - a detection matched to a ground truth whose id is 0 counts as a false positive;
  *   - an annotation's "ignore" field has no effect ("iscrowd" overwrites it);
  *   - when results have boxes and masks, the box area decides the area range, for masks too;
- *   - the first statistic asks for 100 detections, and is -1 when max_dets does not hold 100.
+ *   - the first statistic asks for 100 detections, and is -1 when max_dets does not hold 100;
+ *   - an annotation id that occurs twice stands for its last record, once for each occurrence.
  * Kept always: among equal overlaps the later ground truth wins; the threshold 0.9 is
- * 0.8999999999999999; an annotation id that occurs twice stands for its last record, once for each
- * occurrence; segmentations of exactly four numbers are boxes. */
+ * 0.8999999999999999.
+ *
+ * Unlike pycocotools: a polygon of four numbers is an error, not a box; two images with one id are
+ * an error; a ground truth without keypoints is one whose keypoints are not labelled. */
 #ifndef MABN_COCO_SCORE_H
 #define MABN_COCO_SCORE_H
 
@@ -41,7 +44,7 @@ enum {
 
 struct mabn_coco_area {
     char name[16];
-    double low, high; /* both inclusive */
+    double low, high; /* both inclusive; INFINITY: no bound */
 };
 
 struct mabn_coco_params {
@@ -60,6 +63,7 @@ struct mabn_coco_params {
     int n_sigmas;
     bool class_agnostic; /* one class of all categories */
     bool fix_quirks;
+    bool quiet;  /* say nothing of what is left out: it was told before */
     bool full;   /* precision for every max_dets, and scores */
     int threads; /* 0: all available */
 };
@@ -72,8 +76,9 @@ struct mabn_coco_evaluation;
 
 /* `truth` and `results` are borrowed until _free (their names and records are referred to).
  * Fails on a result for an image that `truth` does not have, on records without what the type
- * needs, and on masks that do not fit; warns of results of unknown categories, which are ignored.
- */
+ * needs, and on masks that overrun. What is left out is told in warnings: annotations of images or
+ * categories that are not listed, results of unknown categories; also ids that occur twice and
+ * masks of another size than their image. */
 MABN_MUST_USE mabn_status mabn_coco_evaluate(struct mabn_coco_evaluation **out,
                                              const struct mabn_coco *truth,
                                              const struct mabn_coco *results,
@@ -89,6 +94,7 @@ struct mabn_coco_score {
     size_t n_categories;
     int64_t *category_ids; /* (K) */
     char **category_names; /* (K) "" when not given */
+    char **category_texts; /* (K) ids as JSON has them: numbers, or texts in quotes */
     int64_t *truths;       /* (K,A) ground truths that count */
     double *precision, *recall, *scores;
     double stats[MABN_COCO_STATS]; /* in pycocotools' order */
@@ -112,7 +118,7 @@ static inline size_t mabn_coco_recall_at(const struct mabn_coco_score *s, size_t
 }
 
 /* Mean of the precision (or recall) of one category, -1: of all. threshold < 0: over all of them;
- * else the one equal to it. -1 when there is nothing to average. */
+ * else the one equal to it (to 1e-9). -1 when there is nothing to average. */
 double mabn_coco_mean_precision(const struct mabn_coco_score *s, int64_t k, double threshold,
                                 int area, int max_det);
 double mabn_coco_mean_recall(const struct mabn_coco_score *s, int64_t k, double threshold, int area,

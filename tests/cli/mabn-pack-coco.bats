@@ -77,26 +77,68 @@ END
     assert_file_not_exist a.h5
     run --separate-stderr mabn-pack coco --skip-bad images truth.json -o a.h5
     assert_success
-    [[ $stderr == *"warning: skipped: image 33: no file 'images/3.jpg'"* ]]
+    [[ $stderr == *"warning: skipped: 'truth.json':3: image 33: no file 'images/3.jpg'"* ]]
     sed 's/"id": 22, "height": 16/"id": 22, "height": 99/' truth.json >wrong.json
     cp images/1.jpg images/3.jpg
     fails 1 "image 22: the file is 24 x 16 pixels, 'wrong.json' says 24 x 99" mabn-pack coco images wrong.json -o b.h5
     run --separate-stderr mabn-pack coco --skip-bad images wrong.json -o b.h5
     assert_success
+    [[ $stderr == *"3 annotations of images or categories that are not listed or not packed (the first: line 6, image 22, category 3) are left out"* ]]
     [[ $stderr == *"packed 2 images"* ]]
     need_python
     run $PYTHON -c 'import h5py; c = h5py.File("b.h5")["coco"]; assert list(c["image_id"]) == [11, 33] and list(c["id"]) == [4]'
     assert_success
 }
 
-@test "coco: names that lead out of the folder, unknown categories, masks that overrun" {
-    sed 's/2.jpg/..\/x.jpg/' truth.json >bad.json
-    fails 1 "image 22: bad or no \"file_name\"" mabn-pack coco images bad.json -o a.h5
-    sed 's/"category_id": 3/"category_id": 9/' truth.json >bad.json
-    fails 1 "annotation 5 (image 22): unknown category 9" mabn-pack coco images bad.json -o a.h5
-    sed 's/363/364/' truth.json >bad.json
-    fails 1 "counts overrun" mabn-pack coco images bad.json -o a.h5
+@test "coco: file names that cannot be used: which, why, and passed over" {
+    # 'what sed does' 'the reason'
+    while IFS='|' read -r change why; do
+        sed "s/\"2.jpg\"/$change/" truth.json >bad.json
+        fails 1 "'bad.json':1: image 22 $why" mabn-pack coco images bad.json -o a.h5
+        run --separate-stderr mabn-pack coco --skip-bad -f images bad.json -o a.h5
+        assert_success
+        [[ $stderr == *"skipped: 'bad.json':1: image 22 $why"* && $stderr == *"packed 2 images"* ]]
+    done <<'END'
+"..\/x.jpg"|('../x.jpg'): its "file_name" leads out of the folder (..)
+"\/x.jpg"|('/x.jpg'): its "file_name" begins at the root
+""|(''): its "file_name" is empty
+null|(''): it has no "file_name"
+7|(''): "file_name" is not a text
+["2.jpg"]|(''): "file_name" is not a text
+END
+    sed 's/"2.jpg"/"sub\\\\2.jpg"/' truth.json >bad.json
+    fails 1 "no file 'images/sub\2.jpg' (backslashes do not part folders here)" mabn-pack coco images bad.json -o b.h5
+}
+
+@test "coco: broken files" {
     head -c 500 truth.json >bad.json
     fails 1 "truncated" mabn-pack coco images bad.json -o a.h5
     fails 1 "cannot open 'none.json'" mabn-pack coco images none.json -o a.h5
+    sed 's/"id": 22, "height"/"id": 11, "height"/' truth.json >bad.json
+    fails 1 "two images have the id 11: '2.jpg' (line 1) and '1.jpg' (line 2)" mabn-pack coco images bad.json -o a.h5
+}
+
+@test "coco: what is left out, and what cannot be used, is told" {
+    sed 's/"category_id": 3/"category_id": 9/' truth.json >odd.json
+    run --separate-stderr mabn-pack coco images odd.json -o a.h5
+    assert_success
+    [[ $stderr == *"1 annotation of images or categories that are not listed or not packed (the first: line 6, image 22, category 9) are left out"* ]]
+    sed 's/363/364/; s/10, 8\]/10]/' truth.json >odd.json
+    run --separate-stderr mabn-pack coco -f images odd.json -o a.h5
+    assert_success
+    [[ $stderr == *"1 segmentation cannot be used (the first: line 9, mask counts overrun"* ]]
+    fails 1 "mask counts overrun" mabn-score coco -t segm odd.json <(echo '[]')
+    fails 1 "mask counts overrun" mabn-score coco -t segm a.h5 <(echo '[]')
+    fails 1 'expected 4 finite numbers in "bbox"' mabn-score coco odd.json <(echo '[]')
+    fails 1 'no "bbox"' mabn-score coco a.h5 <(echo '[]')
+}
+
+@test "coco: images without annotations, as in COCO's test sets" {
+    sed -n '1,4p' truth.json | sed '4s/,$/}/' >info.json
+    run --separate-stderr mabn-pack coco images info.json -o a.h5
+    assert_success
+    [[ $stderr == "mabn-pack: packed 3 images of 2 classes"* ]]
+    for truth in info.json a.h5; do
+        fails 1 "'$truth': no \"annotations\"" mabn-score coco $truth <(echo '[]')
+    done
 }

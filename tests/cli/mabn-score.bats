@@ -140,6 +140,48 @@ END
     assert_line --index 0 --partial "maxDets=  5 ] = 0.505"
 }
 
+@test "coco: thresholds are what was written" {
+    mabn-score coco --json --iou 0.05:0.95:0.05 truth.json results.json >out.json
+    run mabn-score coco --iou 0.05:0.95:0.05 truth.json results.json
+    assert_line --index 1 --partial "IoU=0.50      | area=   all | maxDets=100 ] = 0.505"
+    assert_line --index 2 --partial "IoU=0.75      | area=   all | maxDets=100 ] = 0.505"
+    need_python json
+    $PYTHON -c 'import json; assert json.load(open("out.json"))["bbox"]["iou"] == [round(i * 0.05, 2) for i in range(1, 20)]'
+    for range in 0.1:0.9:0.1 0.3:0.5:0.02 0.25:0.75:0.25; do
+        run mabn-score coco --iou $range truth.json results.json
+        assert_line --index 1 --partial "= 0.505"
+    done
+    mabn-score coco --json --iou 0.5:0.95:0.05 truth.json results.json >range.json
+    mabn-score coco --json truth.json results.json | cmp - range.json
+    fails 2 "steps of 0.1 from 0.5 do not meet 0.95" mabn-score coco --iou 0.5:0.95:0.1 truth.json results.json
+    fails 2 "not in (0, 1]" mabn-score coco --iou 0.5:1.5:0.5 truth.json results.json
+}
+
+@test "coco: an area without bound has none" {
+    sed 's/"area": 1600/"area": 2e10/; s/"area": 400/"area": 3e300/' truth.json >large.json
+    run mabn-score coco --areas all:0: large.json results.json
+    assert_line --index 0 --partial "= 0.505"
+    run mabn-score coco --areas all:0:,vast:1e20: large.json results.json
+    assert_line --index 12 --partial "area=  vast | maxDets=100 ] = 0.000"
+}
+
+@test "coco: an empty choice and an ambiguous one are refused" {
+    : >none
+    fails 1 "'@none' names no image" mabn-score coco --images @none truth.json results.json
+    fails 1 "'' names no image" mabn-score coco --images '' truth.json results.json
+    fails 1 "an empty word in ''" mabn-score coco --categories '' truth.json results.json
+    sed 's/"cat"/"7"/' truth.json >digits.json
+    fails 1 "'7' is two categories of 'digits.json': 3 (7) and 7 (dog)" mabn-score coco --categories 7 digits.json results.json
+    run mabn-score coco --categories 3 digits.json results.json
+    assert_line --index 0 --partial "= 0.505"
+    sed 's/"dog"/"cat"/' truth.json >same.json
+    fails 1 "'cat' is two categories" mabn-score coco --categories cat same.json results.json
+    long=$(printf 'x%.0s' {1..300})
+    sed "s/\"cat\"/\"$long\"/" truth.json >long.json
+    run mabn-score coco --categories "$long" long.json results.json
+    assert_line --index 0 --partial "= 0.505"
+}
+
 @test "coco: a ground truth of id 0" {
     sed 's/"id": 1, "image_id"/"id": 0, "image_id"/' truth.json >zero.json
     run mabn-score coco zero.json results.json
@@ -203,6 +245,145 @@ bad() {
     run --separate-stderr mabn-score coco truth.json odd.json
     assert_success
     [[ $stderr == *"1 results of categories that 'truth.json' does not have (such as 8) are ignored"* ]]
+}
+
+@test "coco: ids that occur twice" {
+    sed 's/"id": 2, "image_id"/"id": 1, "image_id"/' truth.json >twice.json
+    sed 's/\[50, 50, 20, 20\]/[0, 0, 20, 20]/' results.json >perfect.json
+    run --separate-stderr mabn-score coco -t bbox,segm twice.json perfect.json
+    assert_line --index 1 --partial "= 0.252" # as pycocotools has it
+    [[ $stderr == *"'twice.json': 1 annotation has an id that occurs twice (the first: 1, line 6); the last of each counts for all"* ]]
+    assert_equal "$(grep -c . <<<"$stderr")" 1
+    run --separate-stderr mabn-score coco --fix-quirks twice.json perfect.json
+    assert_line --index 0 --partial "= 1.000"
+    [ -z "$stderr" ]
+    sed 's/{"id": 2, "height"/{"id": 1, "file_name": "b.jpg", "height"/' truth.json >images.json
+    fails 1 "'images.json': two images have the id 1: '' (line 1) and 'b.jpg' (line 1)" mabn-score coco images.json results.json
+    sed 's/"id": 7, "name"/"id": 3, "name"/' truth.json >categories.json
+    fails 1 "two categories have the id 3: 'cat' (line 2) and 'dog' (line 2)" mabn-score coco categories.json results.json
+    sed 's/"id": 7, "name": "dog"/"id": 3, "name": "cat"/' truth.json >same.json
+    run --separate-stderr mabn-score coco same.json results.json
+    assert_line --index 0 --partial "= 0.505"
+    [[ $stderr == *"category 3 ('cat') is listed twice"* ]]
+}
+
+@test "coco: annotations that belong to nothing are told, once" {
+    sed '4s/"image_id": 1/"image_id": 77/' truth.json >orphan.json
+    run --separate-stderr mabn-score coco -t bbox,segm orphan.json results.json
+    assert_success
+    assert_equal "$stderr" "mabn-score: warning: 'orphan.json': 1 annotation of images that are not listed (the first: line 4, image 77) count for nothing"
+    sed 's/"category_id": 3/"category_id": "x"/' truth.json >orphan.json
+    run --separate-stderr mabn-score coco --class-agnostic orphan.json results.json
+    [[ $stderr == *"'orphan.json': 2 annotations of categories that are not listed (the first: line 4, category x)"* ]]
+}
+
+@test "coco: a field that the task does not need never stops it" {
+    expected=$(mabn-score coco truth.json results.json)
+    # FILE 'what sed does to it': the boxes score as before
+    while IFS='|' read -r file change; do
+        cp truth.json a.json
+        cp results.json b.json
+        sed -i "$change" $file
+        run --separate-stderr mabn-score coco a.json b.json
+        assert_success
+        assert_equal "$output" "$expected" "$file $change"
+        [ -z "$stderr" ]
+    done <<'END'
+a.json|s/"id": 1, "image_id"/"id": 1237940039285380274899124225, "image_id"/;s/"id": 2, "image_id"/"id": 1237940039285380274899124226, "image_id"/
+a.json|s/"id": 1, "image_id"/"id": "a", "image_id"/
+a.json|s/"id": [12], "image_id"/"id": null, "image_id"/
+a.json|s/"id": [12], "image_id"/"image_id"/
+a.json|s/"height": 100, "width": 100/"height": -1, "width": null/g
+a.json|s/"height": 100, "width": 100/"height": "100", "width": 1e99/g
+a.json|s/"segmentation": .*\]\]/"segmentation": [1, 2, 3]/
+a.json|s/"segmentation": .*\]\]/"segmentation": "none"/
+a.json|s/"iscrowd": 0/"iscrowd": 0, "ignore": "no", "num_keypoints": null, "keypoints": "none", "score": "high", "caption": 1/
+a.json|s/"height"/"file_name": 17, "height"/
+b.json|s/"bbox"/"id": null, "bbox"/
+b.json|s/"bbox"/"id": "det-1", "area": "big", "iscrowd": [], "ignore": {}, "num_keypoints": -1, "bbox"/
+b.json|s/"bbox"/"segmentation": [1, 2, 3, 4, 5, 6], "keypoints": 3, "bbox"/
+b.json|1s/"bbox"/"segmentation": [[1, 2, 3, 4]], "keypoints": [1], "bbox"/
+b.json|2s/"bbox"/"segmentation": {"counts": 5}, "bbox"/
+END
+    # and masks do without boxes
+    sed 's/"bbox": \[[0-9, ]*\]/"bbox": [1, 2]/' truth.json >a.json
+    assert_equal "$(mabn-score coco -t segm a.json results.json)" "$(mabn-score coco -t segm truth.json results.json)"
+    fails 1 'expected 4 finite numbers in "bbox"' mabn-score coco a.json results.json
+}
+
+@test "coco: polygons that are none, for masks" {
+    sed 's/\[\[10, 10, 50, 10, 50, 50, 10, 50\]\]/[[10, 10, 50, 50]]/' truth.json >four.json
+    fails 1 "'four.json':4: annotation 1 (image 1): a polygon of 4 numbers: expected x, y of three corners or more" mabn-score coco -t segm four.json results.json
+    sed 's/\[\[10, 10, 50, 10, 50, 50, 10, 50\]\]/[[10, 10, 50, 10, 50, 50, 10]]/' truth.json >odd.json
+    fails 1 "a polygon of 7 numbers" mabn-score coco -t segm odd.json results.json
+    sed 's/"score": 0.9/"score": 0.9, "segmentation": [[10, 10, 50, 50]]/' results.json >four-results.json
+    fails 1 "'four-results.json':1: result 1 (image 1): a polygon of 4 numbers" mabn-score coco -t segm truth.json four-results.json
+    sed 's/"segmentation": .*\]\]/"segmentation": []/' truth.json >none.json
+    fails 1 "annotation 1 (image 1): no \"segmentation\"" mabn-score coco -t segm none.json results.json
+}
+
+@test "coco: masks of another size than the image are told" {
+    cat >large.json <<'END'
+[{"image_id": 1, "category_id": 3, "score": 0.9, "segmentation": {"size": [200, 200], "counts": [2020, 80, 37900]}},
+ {"image_id": 2, "category_id": 3, "score": 0.8, "segmentation": {"size": [200, 200], "counts": [0, 40, 39960]}}]
+END
+    run --separate-stderr mabn-score coco -t segm truth.json large.json
+    assert_success
+    assert_line --index 0 --partial "= 0.000"
+    assert_equal "$stderr" "mabn-score: warning: 'large.json': 2 masks are of another size than the image (the first: line 1, 200 x 200 pixels; image 1 is 100 x 100): masks of two sizes never overlap"
+}
+
+@test "coco: ids that are texts" {
+    sed 's/"image_id": \([12]\)/"image_id": "img\1"/g; s/{"id": \([12]\), "height"/{"id": "img\1", "height"/g
+         s/"category_id": 3/"category_id": "c 3"/g; s/{"id": 3,/{"id": "c 3",/' truth.json >text.json
+    sed 's/"image_id": \([12]\)/"image_id": "img\1"/g; s/"category_id": 3/"category_id": "c 3"/g' results.json >found.json
+    assert_equal "$(mabn-score coco text.json found.json)" "$(mabn-score coco truth.json results.json)"
+    run mabn-score coco --images img1 text.json found.json
+    assert_line --index 0 --partial "= 1.000"
+    run mabn-score coco -c --categories 'c 3' text.json found.json
+    assert_line --regexp "^ *c 3  cat +2 0\.5050"
+    fails 1 "image 'img3' is not in 'text.json'" mabn-score coco --images img3 text.json found.json
+    fails 1 "result 1: image img1 (a text) is not in 'truth.json': are ids numbers in one file and texts in the other?" mabn-score coco truth.json found.json
+    need_python json
+    mabn-score coco --json text.json found.json >out.json
+    $PYTHON -c 'import json; o = json.load(open("out.json"))["bbox"]; assert o["ap_per_category"].keys() == {"c 3", "7"}; assert o["categories"][1]["id"] == "c 3"'
+    # Images of equal scores come in the order of their ids' texts, as pycocotools takes them.
+    for n in 0 1; do
+        cat >truth.json <<END
+{"images": [{"id": "b9", "height": 9, "width": 9}, {"id": "b10", "height": 9, "width": 9}, {"id": "a", "height": 9, "width": 9}],
+ "categories": [{"id": 1, "name": "x"}],
+ "annotations": [{"id": 1, "image_id": "b9", "category_id": 1, "bbox": [0, 0, 9, 9], "area": 81, "iscrowd": 0}]}
+END
+        other=b10
+        if [ $n = 1 ]; then other=c; sed -i s/b10/c/ truth.json; fi
+        echo '[{"image_id": "b9", "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5},
+               {"image_id": "'$other'", "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5}]' >results.json
+        mabn-score coco --iou 0.5 truth.json results.json | head -1 >ap.$n
+    done
+    grep -q "= 0.500" ap.0
+    grep -q "= 1.000" ap.1
+}
+
+@test "coco: ground truths without keypoints are not labelled" {
+    points() { for _ in $(seq 17); do printf '%s, %s, 2, ' "$1" "$2"; done | sed 's/, $//'; }
+    cat >people.json <<END
+{"images": [{"id": 1, "height": 100, "width": 100}],
+ "categories": [{"id": 1, "name": "person"}, {"id": 2, "name": "dog"}],
+ "annotations": [
+  {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 40, 80], "area": 3200, "iscrowd": 0, "num_keypoints": 17, "keypoints": [$(points 20 30)]},
+  {"id": 2, "image_id": 1, "category_id": 1, "bbox": [50, 0, 40, 80], "area": 3200, "iscrowd": 0, "num_keypoints": 0, "keypoints": []},
+  {"id": 3, "image_id": 1, "category_id": 2, "bbox": [50, 50, 9, 9], "area": 81, "iscrowd": 0}]}
+END
+    cat >found.json <<END
+[{"image_id": 1, "category_id": 1, "score": 0.9, "keypoints": [$(points 60 30)]},
+ {"image_id": 1, "category_id": 1, "score": 0.8, "keypoints": [$(points 20 30)]}]
+END
+    run --separate-stderr mabn-score coco -t keypoints people.json found.json
+    assert_success
+    [ -z "$stderr" ]
+    assert_line --index 0 --partial "= 1.000" # the first takes the one that does not count
+    sed 's/"keypoints": \[\]/"keypoints": [1, 2, 3]/' people.json >odd.json
+    fails 1 "expected 17 keypoints, found 1" mabn-score coco -t keypoints odd.json found.json
 }
 
 @test "coco: wrong usage" {
