@@ -17,7 +17,7 @@ static const char *const stride_choices[] = {"auto", "no", "yes", NULL};
 static struct {
     const char *output, *norm, *like;
     int to, names, body, pixels, stride;
-    bool as_is, partial, suffix, fold, fold_frozen, weights_only, list, check, force;
+    bool as_is, partial, suffix, fold, fold_frozen, average, weights_only, list, check, force;
     double atol, rtol;
 } o;
 
@@ -45,6 +45,8 @@ static const struct mabn_option options[] = {
     MABN_OPT_FLAG(0, "fold-frozen", &o.fold_frozen,
                   "turn norms with running statistics into frozen ones"),
     MABN_OPT_FLAG(0, "fold", &o.fold, "ONNX: put the norms that can be into the convolutions"),
+    MABN_OPT_FLAG(0, "average", &o.average,
+                  "take the moving average of the weights that the file keeps beside them"),
     MABN_OPT_FLAG(0, "weights-only", &o.weights_only, "leave momentum and iteration behind"),
     MABN_OPT_FLAG(0, "as-is", &o.as_is, "change the container only: no names, no network"),
     MABN_OPT_GROUP("Comparing"),
@@ -131,7 +133,8 @@ static mabn_status complain(const struct mabn_convert *c, const char *path)
 {
     struct mabn_str lines;
     mabn_str_init(&lines);
-    size_t count = mabn_convert_complain(c, &lines);
+    size_t limit = mabn_log_level_now() > MABN_LOG_NORMAL ? 0 : 8;
+    size_t count = mabn_convert_complain(c, limit, &lines);
     warn_lines(lines.text);
     mabn_str_release(&lines);
     if (!count || o.partial) return MABN_OK;
@@ -176,6 +179,7 @@ static mabn_status convert(const char *path)
     want.as_is = o.as_is;
     want.suffix = o.suffix;
     want.fold_frozen = o.fold_frozen;
+    want.average = o.average;
     /* What runs needs no optimizer. */
     want.weights_only = o.weights_only || (onnx && !o.as_is);
     want.body = (enum mabn_convert_body)o.body;

@@ -781,6 +781,23 @@ static void freeze_model(struct mabn_convert *c)
     c->model.centralize = MABN_CENTRALIZE_AUTO;
 }
 
+/* What of the file is the model, and under which names. */
+static mabn_status choose_weights(struct mabn_convert *c)
+{
+    struct mabn_weights *w = c->source;
+    if (c->options.average) MABN_TRY(mabn_weights_use_average(w));
+    size_t models = 0, prefix = 0;
+    for (size_t i = 0; i < mabn_weights_count(w); i++) {
+        if (mabn_weights_at(w, i)->part != MABN_WEIGHT_MODEL) continue;
+        if (!models++ && !c->options.as_is && !c->options.suffix) prefix = mabn_names_prefix(w);
+        if (prefix && !c->prefix) c->prefix = mabn_xstrndup(mabn_weights_at(w, i)->name, prefix);
+    }
+    if (!models && !(c->options.as_is && mabn_weights_count(w)))
+        return mabn_fail(MABN_ERR_FORMAT, "'%s' holds no weights: not one tensor of a network",
+                         mabn_weights_path(w));
+    return prefix ? mabn_weights_cut_prefix(w, prefix) : MABN_OK;
+}
+
 mabn_status mabn_convert_open(struct mabn_convert **out, const char *path,
                               const struct mabn_convert_options *options)
 {
@@ -789,6 +806,7 @@ mabn_status mabn_convert_open(struct mabn_convert **out, const char *path,
     *out = NULL;
     c->options = *options;
     MABN_TRY_GOTO(mabn_weights_open(&c->source, path), out);
+    MABN_TRY_GOTO(choose_weights(c), out);
     c->names = options->names >= 0 ? (enum mabn_names)options->names : mabn_names_guess(c->source);
     const char *config = mabn_weights_note(c->source, "config");
     c->own = config && config[0] == '{' && config[1] != '}';
@@ -814,6 +832,7 @@ void mabn_convert_free(struct mabn_convert *c)
         free((char *)c->entries[i].weight.name);
     for (size_t i = 0; i < c->missing_count; i++)
         free(c->missing[i]);
+    free(c->prefix);
     free(c->items);
     free(c->by_name);
     free(c->entries);
@@ -857,27 +876,41 @@ void mabn_convert_list(const struct mabn_convert *c, struct mabn_str *tsv)
                 list_row(tsv, "-", &c->entries[k].weight, c->missing[i]);
 }
 
-size_t mabn_convert_complain(const struct mabn_convert *c, struct mabn_str *lines)
+static bool is_unmatched(const struct mabn_convert *c, const struct item *item)
 {
-    size_t count = c->missing_count;
+    return !item->used && !item->ignored && mabn_convert_tensor(c, item)->part == MABN_WEIGHT_MODEL;
+}
+
+static void add_rest(struct mabn_str *lines, const char *kind, size_t count, size_t limit)
+{
+    if (limit && count > limit) mabn_str_printf(lines, "%s: %zu more\n", kind, count - limit);
+}
+
+size_t mabn_convert_complain(const struct mabn_convert *c, size_t limit, struct mabn_str *lines)
+{
+    size_t unmatched = 0;
     for (size_t i = 0; i < c->item_count; i++) {
-        const struct item *item = &c->items[i];
-        const struct mabn_weight *t = mabn_convert_tensor(c, item);
-        if (item->used || item->ignored || t->part != MABN_WEIGHT_MODEL) continue;
+        const struct mabn_weight *t = mabn_convert_tensor(c, &c->items[i]);
         char shape[160];
+        if (!is_unmatched(c, &c->items[i]) || (unmatched++ >= limit && limit)) continue;
         mabn_str_printf(lines, "unmatched: '%s' %s\n", t->name, mabn_shape_text(&t->shape, shape));
-        count++;
     }
-    for (size_t i = 0; i < c->missing_count; i++)
+    add_rest(lines, "unmatched", unmatched, limit);
+    for (size_t i = 0; i < c->missing_count && (!limit || i < limit); i++)
         mabn_str_printf(lines, "missing: '%s'\n", c->missing[i]);
-    return count;
+    add_rest(lines, "missing", c->missing_count, limit);
+    return unmatched + c->missing_count;
 }
 
 void mabn_convert_describe(const struct mabn_convert *c, struct mabn_str *text)
 {
-    mabn_str_printf(text, "%s, names of %s, %zu tensors",
+    mabn_str_printf(text, "%s, names of %s",
                     mabn_weights_format_name(mabn_weights_format_of(c->source)),
-                    mabn_names_title(c->names), c->entry_count);
+                    mabn_names_title(c->names));
+    const char *stripped = mabn_weights_stripped(c->source);
+    if (*stripped) mabn_str_printf(text, ", without %s", stripped);
+    if (c->prefix) mabn_str_printf(text, ", without '%s'", c->prefix);
+    mabn_str_printf(text, ", %zu tensors", c->entry_count);
     if (!c->has_model) return;
     mabn_str_printf(text, "; %s, norm ", c->model.arch);
     mabn_model_norm_text(&c->model, text);
@@ -908,8 +941,33 @@ static double mean_energy(const float *w, size_t filters, size_t n)
     return all > 0 ? means / all * (double)n : 0;
 }
 
+/* Tensors of neither model nor optimizer. */
+static void tell_left_out(const struct mabn_convert *c, struct mabn_str *lines)
+{
+    const char *average = mabn_weights_average(c->source), *first = NULL;
+    size_t count = 0, n = average ? strlen(average) : 0;
+    for (size_t i = 0; i < c->item_count; i++) {
+        const struct mabn_weight *t = mabn_convert_tensor(c, &c->items[i]);
+        bool of_average = n && !strncmp(t->name, average, n) && t->name[n] == '.';
+        if (t->part != MABN_WEIGHT_OTHER || c->items[i].used || of_average ||
+            !strncmp(t->name, "optimizer.state.", 16))
+            continue;
+        if (!count++) first = t->name;
+    }
+    if (average)
+        mabn_str_printf(lines,
+                        "the file holds a moving average of the weights too, '%s', which is left "
+                        "out (--average takes it instead)\n",
+                        average);
+    if (count && !c->options.weights_only)
+        mabn_str_printf(lines, "%zu tensor%s beside the weights left out; the first is '%s'\n",
+                        count, count == 1 ? "" : "s", first);
+}
+
 mabn_status mabn_convert_remarks(struct mabn_convert *c, struct mabn_str *lines)
 {
+    mabn_str_add(lines, mabn_weights_remarks(c->source));
+    if (!c->options.as_is) tell_left_out(c, lines);
     bool wants = c->has_model && mabn_model_centralizes(&c->model, MABN_PART_LAYER1);
     bool like_mabn = false;
     for (size_t i = 0; c->like && i < mabn_weights_count(c->like); i++)

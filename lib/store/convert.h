@@ -41,6 +41,7 @@ struct mabn_convert_options {
     bool suffix;       /* match by the longest suffix, as the reference's loader does */
     bool fold_frozen;  /* norms become frozen ones: scale and bias */
     bool fold;         /* norms go into the convolutions before them: for ONNX */
+    bool average;      /* the moving average of the weights that the file keeps beside them */
     bool weights_only; /* leave momentum, step and state behind */
     enum mabn_convert_body body;
     enum mabn_convert_pixels pixels;
@@ -59,9 +60,11 @@ void mabn_convert_free(struct mabn_convert *c); /* NULL is fine */
 
 /* A TSV table: source name, shape, type, our name ("-": no place; a missing one has source "-"). */
 void mabn_convert_list(const struct mabn_convert *c, struct mabn_str *tsv);
-/* One line for each unmatched and each missing tensor; how many of both. */
-size_t mabn_convert_complain(const struct mabn_convert *c, struct mabn_str *lines);
-/* Things a user should know ("weights are not centralized"), a line each; reads the weights. */
+/* One line for each unmatched and each missing tensor, at most `limit` of each kind and then their
+ * number (0: all); how many of both. */
+size_t mabn_convert_complain(const struct mabn_convert *c, size_t limit, struct mabn_str *lines);
+/* Things a user should know (what was left out, "weights are not centralized"), a line each; reads
+ * the weights. */
 MABN_MUST_USE mabn_status mabn_convert_remarks(struct mabn_convert *c, struct mabn_str *lines);
 /* What it will be: "resnet50, norm mabn, 1000 classes", or the number of tensors. */
 void mabn_convert_describe(const struct mabn_convert *c, struct mabn_str *text);

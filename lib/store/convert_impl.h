@@ -42,6 +42,7 @@ struct mabn_convert {
     struct mabn_convert_options options;
     struct mabn_weights *source;
     enum mabn_names names;
+    char *prefix;   /* cut off in front of all names, or NULL */
     bool own;       /* a file of ours: its notes can be believed */
     bool has_model; /* `model` says what the network is */
     struct mabn_model model;

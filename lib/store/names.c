@@ -330,18 +330,67 @@ bool mabn_names_ignored(enum mabn_names names, const char *theirs)
     return false;
 }
 
+/* How many of the model's names, without their first `skip` bytes, a style knows. */
+static size_t count_known(const struct mabn_weights *w, const struct row *rows, size_t skip)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < mabn_weights_count(w); i++) {
+        const struct mabn_weight *t = mabn_weights_at(w, i);
+        if (t->part != MABN_WEIGHT_MODEL || strlen(t->name) <= skip) continue;
+        char *name = forward(rows, t->name + skip);
+        count += name != NULL;
+        free(name);
+    }
+    return count;
+}
+
+static size_t most_known(const struct mabn_weights *w, size_t skip)
+{
+    size_t most = 0;
+    for (int s = 0; s < MABN_NAMES_COUNT; s++) {
+        size_t count = count_known(w, styles[s].rows, skip);
+        if (count > most) most = count;
+    }
+    return most;
+}
+
+/* The longest start that all names of the model share, up to a dot; their number. */
+static size_t common_start(const struct mabn_weights *w, const char **first, size_t *names)
+{
+    size_t n = 0;
+    *first = NULL;
+    *names = 0;
+    for (size_t i = 0; i < mabn_weights_count(w); i++) {
+        const struct mabn_weight *t = mabn_weights_at(w, i);
+        if (t->part != MABN_WEIGHT_MODEL) continue;
+        if (!(*names)++) {
+            *first = t->name;
+            n = strlen(t->name);
+        }
+        for (size_t k = 0; k < n; k++)
+            if (t->name[k] != (*first)[k]) n = k;
+    }
+    while (n && (*first)[n - 1] != '.')
+        n--;
+    return n;
+}
+
+size_t mabn_names_prefix(const struct mabn_weights *w)
+{
+    const char *first;
+    size_t names, longest = common_start(w, &first, &names);
+    if (!longest || most_known(w, 0)) return 0;
+    for (size_t n = 1; n <= longest; n++)
+        if (first[n - 1] == '.' && 2 * most_known(w, n) > names) return n;
+    return 0;
+}
+
 enum mabn_names mabn_names_guess(const struct mabn_weights *w)
 {
     size_t best_count = 0;
     enum mabn_names best = MABN_NAMES_OURS;
     for (int s = 0; s < MABN_NAMES_COUNT; s++) {
-        size_t count = 0;
-        for (size_t i = 0; i < mabn_weights_count(w); i++) {
-            const struct mabn_weight *t = mabn_weights_at(w, i);
-            char *name = t->part == MABN_WEIGHT_MODEL ? forward(styles[s].rows, t->name) : NULL;
-            count += name != NULL;
-            free(name);
-        }
+        size_t count = count_known(w, styles[s].rows, 0);
         if (count > best_count) {
             best_count = count;
             best = (enum mabn_names)s;

@@ -29,6 +29,10 @@ const char *mabn_names_title(enum mabn_names names); /* "torchvision, timm or re
 /* Which style most names of a file follow. */
 enum mabn_names mabn_names_guess(const struct mabn_weights *w);
 
+/* How many bytes stand in front of every name of the model that are no part of any style's names
+ * ("model." of Lightning): 0 when some name is known as it is, or none is known without them. */
+size_t mabn_names_prefix(const struct mabn_weights *w);
+
 /* Our name for `theirs`, malloc'd; NULL when no row fits. */
 char *mabn_names_to_ours(enum mabn_names names, const char *theirs);
 /* What belongs to no network: momenta that hold the learning rate, counters, pixel means. */

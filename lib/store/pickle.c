@@ -9,7 +9,7 @@
 #include "base/mem.h"
 #include "tensor/tensor.h"
 
-/* Everything that a GLOBAL may name. */
+/* What a GLOBAL may name that means something here. */
 static const struct {
     const char *module, *name;
     enum mabn_pickle_global global;
@@ -17,9 +17,13 @@ static const struct {
 } allowed[] = {
     {"collections", "OrderedDict", MABN_GLOBAL_ORDERED_DICT, 0},
     {"collections", "Counter", MABN_GLOBAL_COUNTER, 0},
+    {"collections", "defaultdict", MABN_GLOBAL_DEFAULT_DICT, 0},
     {"torch._utils", "_rebuild_tensor", MABN_GLOBAL_REBUILD_TENSOR, 0},
     {"torch._utils", "_rebuild_tensor_v2", MABN_GLOBAL_REBUILD_TENSOR, 0},
+    {"torch._utils", "_rebuild_tensor_v3", MABN_GLOBAL_REBUILD_TENSOR_V3, 0},
     {"torch._utils", "_rebuild_parameter", MABN_GLOBAL_REBUILD_PARAMETER, 0},
+    {"torch._utils", "_rebuild_parameter_with_state", MABN_GLOBAL_REBUILD_PARAMETER, 0},
+    {"torch._tensor", "_rebuild_from_type_v2", MABN_GLOBAL_REBUILD_FROM_TYPE, 0},
     {"torch", "Size", MABN_GLOBAL_SIZE, 0},
     {"torch", "device", MABN_GLOBAL_DEVICE, 0},
     {"torch", "FloatStorage", MABN_GLOBAL_STORAGE, MABN_DTYPE_F32},
@@ -32,11 +36,17 @@ static const struct {
     {"torch", "IntStorage", MABN_GLOBAL_STORAGE, MABN_DTYPE_I32},
     {"torch", "LongStorage", MABN_GLOBAL_STORAGE, MABN_DTYPE_I64},
     {"torch", "BoolStorage", MABN_GLOBAL_STORAGE, MABN_DTYPE_BOOL},
-    {"torch", "float32", MABN_GLOBAL_TORCH_DTYPE, 0},
-    {"torch", "float64", MABN_GLOBAL_TORCH_DTYPE, 0},
-    {"torch", "float16", MABN_GLOBAL_TORCH_DTYPE, 0},
-    {"torch", "bfloat16", MABN_GLOBAL_TORCH_DTYPE, 0},
-    {"torch", "int64", MABN_GLOBAL_TORCH_DTYPE, 0},
+    {"torch.storage", "UntypedStorage", MABN_GLOBAL_STORAGE, MABN_DTYPE_U8},
+    {"torch", "float32", MABN_GLOBAL_TORCH_DTYPE, MABN_DTYPE_F32},
+    {"torch", "float64", MABN_GLOBAL_TORCH_DTYPE, MABN_DTYPE_F64},
+    {"torch", "float16", MABN_GLOBAL_TORCH_DTYPE, MABN_DTYPE_F16},
+    {"torch", "bfloat16", MABN_GLOBAL_TORCH_DTYPE, MABN_DTYPE_BF16},
+    {"torch", "int8", MABN_GLOBAL_TORCH_DTYPE, MABN_DTYPE_I8},
+    {"torch", "uint8", MABN_GLOBAL_TORCH_DTYPE, MABN_DTYPE_U8},
+    {"torch", "int16", MABN_GLOBAL_TORCH_DTYPE, MABN_DTYPE_I16},
+    {"torch", "int32", MABN_GLOBAL_TORCH_DTYPE, MABN_DTYPE_I32},
+    {"torch", "int64", MABN_GLOBAL_TORCH_DTYPE, MABN_DTYPE_I64},
+    {"torch", "bool", MABN_GLOBAL_TORCH_DTYPE, MABN_DTYPE_BOOL},
     {"numpy.core.multiarray", "_reconstruct", MABN_GLOBAL_RECONSTRUCT, 0},
     {"numpy._core.multiarray", "_reconstruct", MABN_GLOBAL_RECONSTRUCT, 0},
     {"numpy.core.multiarray", "scalar", MABN_GLOBAL_SCALAR, 0},
@@ -374,7 +384,13 @@ static mabn_status expect_kind(struct machine *m, uint32_t value, enum mabn_pick
     return refuse(m, MABN_ERR_FORMAT, "%s on something else", what);
 }
 
-/* Move the values above the mark into the list or dict below it. */
+static bool is_opaque(struct machine *m, uint32_t value)
+{
+    return node_of(m, value)->kind == MABN_PICKLE_OPAQUE;
+}
+
+/* Move the values above the mark into the list or dict below it; an object not known here takes
+ * them without keeping them. */
 static mabn_status extend(struct machine *m, enum mabn_pickle_kind kind, const char *what)
 {
     size_t first = 0;
@@ -383,6 +399,7 @@ static mabn_status extend(struct machine *m, enum mabn_pickle_kind kind, const c
     size_t n = m->depth - first;
     m->depth = first;
     MABN_TRY(top(m, &target));
+    if (is_opaque(m, target)) return MABN_OK;
     MABN_TRY(expect_kind(m, target, kind, what));
     if (kind == MABN_PICKLE_DICT && n % 2)
         return refuse(m, MABN_ERR_FORMAT, "a key without a value");
@@ -415,6 +432,7 @@ static mabn_status set_item(struct machine *m)
     MABN_TRY(pop(m, &value));
     MABN_TRY(pop(m, &key));
     MABN_TRY(top(m, &dict));
+    if (is_opaque(m, dict)) return MABN_OK;
     MABN_TRY(expect_kind(m, dict, MABN_PICKLE_DICT, "SETITEM"));
     append(node_of(m, dict), key);
     append(node_of(m, dict), value);
@@ -426,6 +444,7 @@ static mabn_status append_item(struct machine *m)
     uint32_t value, list;
     MABN_TRY(pop(m, &value));
     MABN_TRY(top(m, &list));
+    if (is_opaque(m, list)) return MABN_OK;
     MABN_TRY(expect_kind(m, list, MABN_PICKLE_LIST, "APPEND"));
     append(node_of(m, list), value);
     return MABN_OK;
@@ -569,6 +588,14 @@ static const char *printable(char out[128], const char *module, const char *name
     return out;
 }
 
+static mabn_status push_opaque(struct machine *m, const char *name)
+{
+    char *copy = mabn_xstrdup(name); /* it may be a node's, and nodes move */
+    uint32_t value = new_node(m, MABN_PICKLE_OPAQUE);
+    node_of(m, value)->u.string.text = copy;
+    return push(m, value);
+}
+
 static mabn_status push_global(struct machine *m, const char *module, const char *name)
 {
     for (size_t i = 0; i < sizeof allowed / sizeof *allowed; i++)
@@ -579,9 +606,7 @@ static mabn_status push_global(struct machine *m, const char *module, const char
             return push(m, value);
         }
     char text[128];
-    return refuse(m, MABN_ERR_UNSUPPORTED,
-                  "refused: '%s' is not among the few names that tensors need",
-                  printable(text, module, name));
+    return push_opaque(m, printable(text, module, name));
 }
 
 static mabn_status do_global(struct machine *m)
@@ -670,8 +695,23 @@ static mabn_status call(struct machine *m, enum mabn_pickle_global g, uint32_t t
     case MABN_GLOBAL_COUNTER:
         if (n == 1 && node_of(m, args[0])->kind == MABN_PICKLE_DICT) return push(m, args[0]);
         break;
+    case MABN_GLOBAL_DEFAULT_DICT:
+        if (n <= 1) return push(m, new_node(m, MABN_PICKLE_DICT));
+        break;
     case MABN_GLOBAL_REBUILD_TENSOR:
         if (n >= 4) return push(m, new_list(m, MABN_PICKLE_TENSOR, args, n));
+        break;
+    case MABN_GLOBAL_REBUILD_TENSOR_V3:
+        if (n < 7) break;
+        MABN_TRY(push(m, new_list(m, MABN_PICKLE_TENSOR, args, n)));
+        node_of(m, m->stack[m->depth - 1])->element = 1;
+        return MABN_OK;
+    case MABN_GLOBAL_REBUILD_FROM_TYPE: /* function, type, its arguments, state */
+        if (n != 4 || node_of(m, args[2])->kind != MABN_PICKLE_TUPLE) break;
+        if (is_opaque(m, args[0])) return push_opaque(m, node_of(m, args[0])->u.string.text);
+        if (is_global(m, args[0], MABN_GLOBAL_REBUILD_TENSOR) ||
+            is_global(m, args[0], MABN_GLOBAL_REBUILD_TENSOR_V3))
+            return call(m, (enum mabn_pickle_global)node_of(m, args[0])->u.integer, args[2]);
         break;
     case MABN_GLOBAL_REBUILD_PARAMETER:
         if (n >= 1 && node_of(m, args[0])->kind == MABN_PICKLE_TENSOR) return push(m, args[0]);
@@ -712,10 +752,37 @@ static mabn_status do_reduce(struct machine *m)
     uint32_t tuple, callable;
     MABN_TRY(pop(m, &tuple));
     MABN_TRY(pop(m, &callable));
-    if (node_of(m, callable)->kind != MABN_PICKLE_GLOBAL)
+    if (node_of(m, callable)->kind != MABN_PICKLE_GLOBAL && !is_opaque(m, callable))
         return refuse(m, MABN_ERR_UNSUPPORTED, "REDUCE: refused: a value that cannot be called");
     MABN_TRY(expect_kind(m, tuple, MABN_PICKLE_TUPLE, "REDUCE"));
+    if (is_opaque(m, callable)) return push_opaque(m, node_of(m, callable)->u.string.text);
     return call(m, (enum mabn_pickle_global)node_of(m, callable)->u.integer, tuple);
+}
+
+/* NEWOBJ and NEWOBJ_EX: cls.__new__(cls, *args, **kwargs), of a class not known here. */
+static mabn_status do_new_object(struct machine *m, int op)
+{
+    uint32_t class, ignored;
+    MABN_TRY(pop(m, &ignored));
+    if (op == 0x92) MABN_TRY(pop(m, &ignored));
+    MABN_TRY(pop(m, &class));
+    if (!is_opaque(m, class))
+        return refuse(m, MABN_ERR_UNSUPPORTED, "NEWOBJ (0x%02x) is refused", op);
+    return push_opaque(m, node_of(m, class)->u.string.text);
+}
+
+/* Sets: what is in them is of no use here. */
+static mabn_status do_set(struct machine *m, int op)
+{
+    uint32_t target;
+    size_t first = 0;
+    if (op != 0x8f) {
+        MABN_TRY(pop_mark(m, &first));
+        m->depth = first;
+    }
+    if (op != 0x90) return push_opaque(m, "builtins.set");
+    MABN_TRY(top(m, &target));
+    return expect_kind(m, target, MABN_PICKLE_OPAQUE, "ADDITEMS");
 }
 
 static mabn_status do_build(struct machine *m)
@@ -739,6 +806,8 @@ static mabn_status do_build(struct machine *m)
             append(node, s->u.list.items[i]);
         m->opcodes += s->u.list.count;
         return MABN_OK;
+    case MABN_PICKLE_OPAQUE:
+        return MABN_OK;
     default:
         break;
     }
@@ -759,6 +828,13 @@ static mabn_status do_object(struct machine *m, int op, bool *done)
         return do_reduce(m);
     case 'b':
         return do_build(m);
+    case 0x81:
+    case 0x92:
+        return do_new_object(m, op);
+    case 0x8f: /* EMPTY_SET, ADDITEMS, FROZENSET */
+    case 0x90:
+    case 0x91:
+        return do_set(m, op);
     default:
         *done = false;
         return MABN_OK;
@@ -772,20 +848,12 @@ static const char *refused_opcode(int op)
         return "INST";
     case 'o':
         return "OBJ";
-    case 0x81:
-        return "NEWOBJ";
-    case 0x92:
-        return "NEWOBJ_EX";
     case 'P':
         return "PERSID";
     case 0x82:
     case 0x83:
     case 0x84:
         return "EXT";
-    case 0x8f:
-    case 0x90:
-    case 0x91:
-        return "a set";
     case 0x97:
     case 0x98:
         return "an out-of-band buffer";
@@ -840,7 +908,9 @@ void mabn_pickle_release(struct mabn_pickle *pickle)
 {
     for (size_t i = 0; i < pickle->count; i++) {
         struct mabn_pickle_node *node = &pickle->nodes[i];
-        if (node->kind >= MABN_PICKLE_LIST && node->kind != MABN_PICKLE_GLOBAL)
+        if (node->kind == MABN_PICKLE_OPAQUE)
+            free(node->u.string.text);
+        else if (node->kind >= MABN_PICKLE_LIST && node->kind != MABN_PICKLE_GLOBAL)
             free(node->u.list.items);
         else if (node->kind >= MABN_PICKLE_TEXT && node->kind <= MABN_PICKLE_LATIN1)
             free(node->u.string.text);
@@ -859,6 +929,12 @@ const char *mabn_pickle_text(const struct mabn_pickle *pickle, uint32_t value)
     return text && strlen(text) == node->u.string.length ? text : NULL;
 }
 
+const char *mabn_pickle_class(const struct mabn_pickle *pickle, uint32_t value)
+{
+    const struct mabn_pickle_node *node = &pickle->nodes[value];
+    return node->kind == MABN_PICKLE_OPAQUE ? node->u.string.text : NULL;
+}
+
 uint32_t mabn_pickle_get(const struct mabn_pickle *pickle, uint32_t dict, const char *key)
 {
     const struct mabn_pickle_node *node = &pickle->nodes[dict];
@@ -868,6 +944,17 @@ uint32_t mabn_pickle_get(const struct mabn_pickle *pickle, uint32_t dict, const 
         if (text && !strcmp(text, key)) return node->u.list.items[i + 1];
     }
     return 0;
+}
+
+bool mabn_pickle_has(const struct mabn_pickle *pickle, uint32_t dict, const char *key)
+{
+    const struct mabn_pickle_node *node = &pickle->nodes[dict];
+    if (node->kind != MABN_PICKLE_DICT) return false;
+    for (uint32_t i = 0; i + 1 < node->u.list.count; i += 2) {
+        const char *text = mabn_pickle_text(pickle, node->u.list.items[i]);
+        if (text && !strcmp(text, key)) return true;
+    }
+    return false;
 }
 
 bool mabn_pickle_integer(const struct mabn_pickle *pickle, uint32_t value, int64_t *out)

@@ -20,6 +20,8 @@ struct walk {
     const struct mabn_storage_finder *finder;
     uint64_t steps, budget;
     struct mabn_str path;
+    size_t passed_over; /* objects of classes not known here */
+    char *first_passed; /* the first one's path and class */
 };
 
 static const struct mabn_pickle_node *at(const struct walk *k, uint32_t value)
@@ -31,6 +33,14 @@ static mabn_status fail_at(const struct walk *k, const char *what)
 {
     return mabn_fail(MABN_ERR_FORMAT, "'%s': %s: %s", k->w->source.name,
                      k->path.length ? k->path.text : "the pickled value", what);
+}
+
+/* `format` takes `name`. */
+static mabn_status fail_with(const struct walk *k, const char *format, const char *name)
+{
+    char text[256];
+    snprintf(text, sizeof text, format, name);
+    return fail_at(k, text);
 }
 
 static mabn_status count_step(struct walk *k, int depth)
@@ -68,6 +78,25 @@ static bool is_contiguous(const struct mabn_shape *shape, const int64_t *stride)
 
 /* ---- PyTorch tensors ---- */
 
+/* What _rebuild_tensor_v2 and _v3 are given beside shape and place. requires_grad and hooks are of
+ * training alone; "neg" and "conj" would change the values. */
+static mabn_status check_metadata(struct walk *k, const struct mabn_pickle_node *tensor)
+{
+    const uint32_t last = tensor->element ? 7 : 6;
+    if (tensor->u.list.count > last + 1) return fail_at(k, "a tensor with unknown arguments");
+    if (tensor->u.list.count <= last) return MABN_OK;
+    const struct mabn_pickle_node *metadata = at(k, tensor->u.list.items[last]);
+    if (metadata->kind == MABN_PICKLE_NONE) return MABN_OK;
+    if (metadata->kind != MABN_PICKLE_DICT) return fail_at(k, "a tensor with unknown arguments");
+    for (uint32_t i = 0; i + 1 < metadata->u.list.count; i += 2) {
+        const char *key = mabn_pickle_text(k->pickle, metadata->u.list.items[i]);
+        int64_t value = 0;
+        if (!mabn_pickle_integer(k->pickle, metadata->u.list.items[i + 1], &value) || value)
+            return fail_with(k, "a tensor whose '%s' is set is not supported", key ? key : "?");
+    }
+    return MABN_OK;
+}
+
 /* The storage of a tensor: its type, and its bytes in the file. */
 static mabn_status find_storage(struct walk *k, uint32_t value, enum mabn_dtype *dtype,
                                 uint64_t *offset, uint64_t *size, size_t *storage)
@@ -75,6 +104,10 @@ static mabn_status find_storage(struct walk *k, uint32_t value, enum mabn_dtype 
     const struct mabn_pickle_node *s = at(k, value);
     if (s->kind != MABN_PICKLE_STORAGE || !k->finder) return fail_at(k, "tensor without storage");
     const struct mabn_pickle_node *type = at(k, s->u.list.items[1]);
+    const char *class = mabn_pickle_class(k->pickle, s->u.list.items[1]);
+    if (class) return fail_with(k, "numbers of type '%s' are not supported", class);
+    if (s->u.list.count > 5 && at(k, s->u.list.items[5])->kind != MABN_PICKLE_NONE)
+        return fail_at(k, "a view of a storage, as PyTorch before 0.4 wrote it, is not supported");
     const char *key = mabn_pickle_text(k->pickle, s->u.list.items[2]);
     int64_t count;
     if (type->kind != MABN_PICKLE_GLOBAL || type->u.integer != MABN_GLOBAL_STORAGE || !key ||
@@ -92,7 +125,8 @@ static mabn_status find_storage(struct walk *k, uint32_t value, enum mabn_dtype 
 static mabn_status add_tensor(struct walk *k, uint32_t value, enum mabn_weight_part part,
                               const char *name)
 {
-    const uint32_t *args = at(k, value)->u.list.items;
+    const struct mabn_pickle_node *tensor = at(k, value);
+    const uint32_t *args = tensor->u.list.items;
     struct mabn_shape shape = {0};
     struct mabn_place place = {0};
     enum mabn_dtype dtype = MABN_DTYPE_F32;
@@ -100,6 +134,15 @@ static mabn_status add_tensor(struct walk *k, uint32_t value, enum mabn_weight_p
     int64_t first;
     int strides = 0;
     MABN_TRY(find_storage(k, args[0], &dtype, &offset, &size, &place.storage));
+    MABN_TRY(check_metadata(k, tensor));
+    if (tensor->element) { /* the storage is of bytes */
+        const char *class = mabn_pickle_class(k->pickle, args[6]);
+        const struct mabn_pickle_node *type = at(k, args[6]);
+        if (class) return fail_with(k, "numbers of type '%s' are not supported", class);
+        if (type->kind != MABN_PICKLE_GLOBAL || type->u.integer != MABN_GLOBAL_TORCH_DTYPE)
+            return fail_at(k, "a tensor without a type");
+        dtype = (enum mabn_dtype)type->element;
+    }
     if (!mabn_pickle_integer(k->pickle, args[1], &first) || first < 0 ||
         !read_dims(k, args[2], shape.dim, &shape.rank) ||
         !read_dims(k, args[3], place.stride, &strides) || strides != shape.rank)
@@ -266,10 +309,23 @@ static bool has_tensor(const struct walk *k, const struct mabn_pickle_node *node
     for (uint32_t i = 0; i < node->u.list.count; i++) {
         unsigned kind = at(k, node->u.list.items[i])->kind;
         if (kind == MABN_PICKLE_TENSOR || kind == MABN_PICKLE_ARRAY || kind == MABN_PICKLE_BUFFER ||
-            kind == MABN_PICKLE_DICT || kind == MABN_PICKLE_LIST || kind == MABN_PICKLE_TUPLE)
+            kind == MABN_PICKLE_DICT || kind == MABN_PICKLE_LIST || kind == MABN_PICKLE_TUPLE ||
+            kind == MABN_PICKLE_OPAQUE)
             return true;
     }
     return false;
+}
+
+/* An object of another class is of no use here, and never called. A tensor of a kind that is not
+ * read is no such object. */
+static mabn_status pass_over(struct walk *k, const char *class, enum mabn_weight_part part)
+{
+    bool tensor = !strncmp(class, "torch.", 6) &&
+                  (strstr(class, "_rebuild") || strstr(class, "Tensor") || strstr(class, "tensor"));
+    if (tensor && part == MABN_WEIGHT_MODEL)
+        return fail_with(k, "a tensor made by '%s' is not supported", class);
+    if (!k->passed_over++) k->first_passed = mabn_xasprintf("'%s' (%s)", k->path.text, class);
+    return MABN_OK;
 }
 
 /* Append ".key" to the path; the old length, to cut it back, or SIZE_MAX for an unusable key. */
@@ -337,6 +393,8 @@ static mabn_status visit(struct walk *k, uint32_t value, enum mabn_weight_part p
         return MABN_OK;
     case MABN_PICKLE_DICT:
         return visit_items(k, value, part, root, depth);
+    case MABN_PICKLE_OPAQUE:
+        return pass_over(k, mabn_pickle_class(k->pickle, value), part);
     default:
         add_note(k, value);
         return MABN_OK;
@@ -361,6 +419,7 @@ bool mabn_is_buffer_name(const char *name)
 /* A momentum buffer found in the optimizer's state, and the name it turns out to belong to. */
 struct momentum {
     uint32_t tensor; /* 0: this parameter has none */
+    int group;
     int64_t id;
     const char *name;
 };
@@ -400,7 +459,8 @@ static mabn_status list_momenta(struct walk *k, uint32_t optimizer, struct momen
         bool named = names->kind == MABN_PICKLE_LIST && names->u.list.count == ids->u.list.count;
         for (uint32_t i = 0; i < ids->u.list.count; i++) {
             uint32_t id = ids->u.list.items[i];
-            struct momentum one = {.tensor = 0};
+            struct momentum one = {.group = m->count ? m->items[m->count - 1].group : 0};
+            if (i == 0 && m->count) one.group++; /* groups without parameters do not count */
             /* The search below is linear: every pair compared is a step of the budget. */
             k->steps += at(k, state)->kind == MABN_PICKLE_DICT ? at(k, state)->u.list.count / 8 : 0;
             MABN_TRY(count_step(k, 0));
@@ -459,22 +519,149 @@ static bool in_frozen_norm(const struct mabn_weights *w, const char *name)
     return frozen;
 }
 
+/* ---- several groups ----
+ *
+ * A program that treats some parameters apart (no decay for norms, another rate for the classifier)
+ * goes through the model once and puts each parameter into its group: within a group the model's
+ * order stays. Which group a parameter is in is told by its kind. */
+
+enum kind { WEIGHT, NORM_WEIGHT, NORM_BIAS, BIAS, LAST_WEIGHT, LAST_BIAS, KINDS };
+enum { MAX_PARAMETERS = 4096, MAX_GROUPS = 4 };
+
+/* `last`: where the name of the last layer ends, which is the classifier. */
+static enum kind kind_of(const struct mabn_weights *w, const struct mabn_weight *t,
+                         const char *last_layer)
+{
+    const char *dot = strrchr(t->name, '.');
+    bool bias = dot && !strcmp(dot, ".bias");
+    size_t stem = dot ? (size_t)(dot - t->name) : 0;
+    if (dot && strlen(last_layer) == stem && !strncmp(t->name, last_layer, stem))
+        return bias ? LAST_BIAS : LAST_WEIGHT;
+    if (t->shape.rank > 1) return WEIGHT;
+    if (!bias) return NORM_WEIGHT;
+    char *weight = mabn_xasprintf("%.*s.weight", (int)stem, t->name);
+    enum kind kind = BIAS;
+    for (size_t i = 0; i < w->count; i++)
+        if (w->entries[i].weight.part == MABN_WEIGHT_MODEL &&
+            !strcmp(w->entries[i].weight.name, weight) && w->entries[i].weight.shape.rank == 1)
+            kind = NORM_BIAS;
+    free(weight);
+    return kind;
+}
+
+static int groups_of(const struct momenta *m)
+{
+    return m->count ? m->items[m->count - 1].group + 1 : 0;
+}
+
+/* If each kind is in the group that `group` says: pairing[i] is the parameter of momentum i. */
+static bool pair_by_kinds(const struct walk *k, const struct momenta *m, const size_t *parameters,
+                          const enum kind *kinds, size_t count, const int group[KINDS],
+                          size_t *pairing)
+{
+    size_t next[MAX_GROUPS] = {0}, end[MAX_GROUPS] = {0};
+    for (size_t i = m->count; i-- > 0;)
+        next[m->items[i].group] = i;
+    for (size_t i = 0; i < m->count; i++)
+        end[m->items[i].group] = i + 1;
+    for (size_t i = 0; i < count; i++) {
+        int g = group[kinds[i]];
+        const struct mabn_weight *t = &k->w->entries[parameters[i]].weight;
+        if (next[g] == end[g] || !same_shape(k, m->items[next[g]].tensor, &t->shape)) return false;
+        pairing[next[g]++] = parameters[i];
+    }
+    return true;
+}
+
+/* The next assignment of kinds to groups; kinds that the model has not stay in group 0. */
+static bool next_assignment(int group[KINDS], const bool has[KINDS], int groups)
+{
+    for (int i = 0; i < KINDS; i++) {
+        if (!has[i]) continue;
+        if (++group[i] < groups) return true;
+        group[i] = 0;
+    }
+    return false;
+}
+
+/* Every assignment that fits must lead to the same pairs, else nobody can tell which is meant. */
+static const char *pair_groups(const struct walk *k, struct momenta *m, const size_t *parameters,
+                               size_t count)
+{
+    if (m->count != count) return "they are not as many as the model's parameters";
+    if (groups_of(m) > MAX_GROUPS) return "they are in too many groups without names";
+    enum kind *kinds = mabn_xmalloc((count + 1) * sizeof *kinds);
+    size_t *found = mabn_xmalloc((count + 1) * sizeof *found);
+    size_t *pairing = mabn_xmalloc((count + 1) * sizeof *pairing);
+    bool has[KINDS] = {false}, any = false, unclear = false;
+    int group[KINDS] = {0};
+    const char *last = count ? k->w->entries[parameters[count - 1]].weight.name : "";
+    const char *dot = strrchr(last, '.');
+    char *layer = mabn_xstrndup(last, dot ? (size_t)(dot - last) : 0);
+    for (size_t i = 0; i < count; i++) {
+        kinds[i] = kind_of(k->w, &k->w->entries[parameters[i]].weight, layer);
+        has[kinds[i]] = true;
+    }
+    do {
+        if (!pair_by_kinds(k, m, parameters, kinds, count, group, pairing)) continue;
+        unclear |= any && memcmp(found, pairing, count * sizeof *found);
+        if (!any) memcpy(found, pairing, count * sizeof *found);
+        any = true;
+    } while (next_assignment(group, has, groups_of(m)));
+    for (size_t i = 0; i < count && any && !unclear; i++)
+        m->items[i].name = k->w->entries[found[i]].weight.name;
+    free(layer);
+    free(pairing);
+    free(found);
+    free(kinds);
+    if (unclear) return "their shapes fit the model's parameters in more than one order";
+    return any ? NULL : "their shapes do not fit the model's parameters in any order known here";
+}
+
 /* Names for momenta that carry none: the model's parameters in order; where that does not fit,
- * without those of frozen norms; each time, leading parameters (frozen stages) may be missing. */
-static void pair_momenta(const struct walk *k, struct momenta *m)
+ * without those of frozen norms; each time, leading parameters (frozen stages) may be missing. Then
+ * by groups. NULL, or why there are none. */
+static const char *pair_momenta(const struct walk *k, struct momenta *m)
 {
     size_t *parameters = mabn_xmalloc((k->w->count + 1) * sizeof *parameters), count = 0, kept = 0;
+    size_t *trained = mabn_xmalloc((k->w->count + 1) * sizeof *trained);
+    const char *why = "the model has too many parameters";
     for (size_t i = 0; i < k->w->count; i++)
         if (k->w->entries[i].weight.part == MABN_WEIGHT_MODEL &&
             !mabn_is_buffer_name(k->w->entries[i].weight.name))
             parameters[count++] = i;
-    if (!pair_in_order(k, m, parameters, count) && count <= 4096) {
+    if (pair_in_order(k, m, parameters, count)) {
+        why = NULL;
+    } else if (count <= MAX_PARAMETERS) {
         for (size_t i = 0; i < count; i++)
             if (!in_frozen_norm(k->w, k->w->entries[parameters[i]].weight.name))
-                parameters[kept++] = parameters[i];
-        pair_in_order(k, m, parameters, kept);
+                trained[kept++] = parameters[i];
+        why = pair_in_order(k, m, trained, kept) ? NULL : pair_groups(k, m, parameters, count);
     }
+    free(trained);
     free(parameters);
+    return why;
+}
+
+/* State of other kinds, such as Adam's averages, has no place here. */
+static void tell_other_state(struct walk *k, uint32_t optimizer)
+{
+    const struct mabn_pickle_node *state = at(k, mabn_pickle_get(k->pickle, optimizer, "state"));
+    size_t without = 0;
+    const char *first = NULL;
+    if (state->kind != MABN_PICKLE_DICT) return;
+    for (uint32_t i = 0; i + 1 < state->u.list.count; i += 2) {
+        const struct mabn_pickle_node *one = at(k, state->u.list.items[i + 1]);
+        if (one->kind != MABN_PICKLE_DICT || !one->u.list.count ||
+            mabn_pickle_has(k->pickle, state->u.list.items[i + 1], "momentum_buffer"))
+            continue;
+        if (!without++) first = mabn_pickle_text(k->pickle, one->u.list.items[0]);
+    }
+    if (without)
+        mabn_weights_remark(k->w,
+                            "the optimizer's state of %zu parameters is left out: '%s' is not the "
+                            "momentum of stochastic gradient descent",
+                            without, first ? first : "?");
 }
 
 static mabn_status visit_optimizer(struct walk *k, uint32_t optimizer)
@@ -482,9 +669,15 @@ static mabn_status visit_optimizer(struct walk *k, uint32_t optimizer)
     struct momenta m = {0};
     mabn_status status = list_momenta(k, optimizer, &m);
     bool named = m.count > 0;
-    for (size_t i = 0; i < m.count; i++)
+    size_t tensors = 0;
+    for (size_t i = 0; i < m.count; i++) {
         if (!m.items[i].name) named = false;
-    if (!status && !named) pair_momenta(k, &m);
+        tensors += m.items[i].tensor != 0;
+    }
+    const char *why = !status && !named && tensors ? pair_momenta(k, &m) : NULL;
+    if (why)
+        mabn_weights_remark(k->w, "the momentum of %zu parameters (%d group%s) is left out: %s",
+                            tensors, groups_of(&m), groups_of(&m) == 1 ? "" : "s", why);
     for (size_t i = 0; i < m.count && !status; i++) {
         const struct momentum *one = &m.items[i];
         if (!one->tensor) continue;
@@ -497,6 +690,7 @@ static mabn_status visit_optimizer(struct walk *k, uint32_t optimizer)
         }
     }
     free(m.items);
+    if (!status) tell_other_state(k, optimizer);
     return status;
 }
 
@@ -539,18 +733,57 @@ static void read_own_notes(struct walk *k, uint32_t model)
     }
 }
 
-static uint32_t find_model(const struct walk *k, uint32_t root, const char **key)
+/* What training programs call the weights, and with them their moving average. Where a student
+ * learns from its own average, that one is called the teacher. */
+static const char *const model_keys[] = {"model",   "state_dict", "model_state_dict", "blobs",
+                                         "module",  "net",        "network",          "params",
+                                         "student", NULL};
+static const char *const average_keys[] = {"model_ema",
+                                           "state_dict_ema",
+                                           "ema_state_dict",
+                                           "model_ema_state_dict",
+                                           "ema_model",
+                                           "ema",
+                                           "params_ema",
+                                           "teacher",
+                                           "swa_model",
+                                           "swa_state_dict",
+                                           "model_average",
+                                           "averaged_model",
+                                           NULL};
+
+/* Does the dict hold tensors itself, or under names that hold nothing but tensors and dicts? */
+static bool holds_tensors(const struct walk *k, uint32_t dict)
 {
-    static const char *const keys[] = {"model", "state_dict", "model_state_dict", "blobs"};
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+    const struct mabn_pickle_node *node = at(k, dict);
+    if (node->kind != MABN_PICKLE_DICT) return false;
+    for (uint32_t i = 1; i < node->u.list.count; i += 2) {
+        unsigned kind = at(k, node->u.list.items[i])->kind;
+        if (kind == MABN_PICKLE_TENSOR || kind == MABN_PICKLE_ARRAY || kind == MABN_PICKLE_BUFFER)
+            return true;
+    }
+    return false;
+}
+
+/* The value of the first of these keys that is a dict (of tensors, where `strict`). */
+static uint32_t find_first(const struct walk *k, uint32_t root, const char *const *keys, size_t lax,
+                           const char **key)
+{
+    for (size_t i = 0; keys[i]; i++) {
         uint32_t value = mabn_pickle_get(k->pickle, root, keys[i]);
-        if (at(k, value)->kind == MABN_PICKLE_DICT) {
+        if (i < lax ? at(k, value)->kind == MABN_PICKLE_DICT : holds_tensors(k, value)) {
             *key = keys[i];
             return value;
         }
     }
     *key = NULL;
-    return root;
+    return 0;
+}
+
+static bool is_optimizer(const char *key)
+{
+    return !strcmp(key, "optimizer") || !strcmp(key, "optimizer_state_dict") ||
+           !strcmp(key, "optim");
 }
 
 /* Everything beside the model. */
@@ -561,7 +794,7 @@ static mabn_status visit_rest(struct walk *k, uint32_t root, const char *model_k
         const char *key = mabn_pickle_text(k->pickle, node->u.list.items[i]);
         uint32_t value = node->u.list.items[i + 1];
         if (!key || !*key || !strcmp(key, model_key)) continue;
-        if (!strcmp(key, "optimizer") && at(k, value)->kind == MABN_PICKLE_DICT) {
+        if (is_optimizer(key) && at(k, value)->kind == MABN_PICKLE_DICT) {
             MABN_TRY(visit_optimizer(k, value));
             note_groups(k, value);
             continue;
@@ -578,11 +811,27 @@ static mabn_status visit_rest(struct walk *k, uint32_t root, const char *model_k
 
 static mabn_status visit_root(struct walk *k)
 {
-    const char *key;
+    const char *key, *average = NULL;
     uint32_t root = k->pickle->root;
+    const char *class = mabn_pickle_class(k->pickle, root);
+    if (class)
+        return fail_with(k,
+                         "refused: a '%s', not a dictionary of named tensors (save the "
+                         "network's state_dict())",
+                         class);
     if (at(k, root)->kind != MABN_PICKLE_DICT)
         return fail_at(k, "not a dictionary of named tensors");
-    uint32_t model = find_model(k, root, &key);
+    uint32_t model = find_first(k, root, model_keys, 4, &key);
+    find_first(k, root, average_keys, 0, &average);
+    if (!key && average) {
+        key = average;
+        model = mabn_pickle_get(k->pickle, root, key);
+        mabn_weights_remark(k->w, "the weights are the moving average '%s': there are no others",
+                            key);
+    } else if (average) {
+        k->w->average = mabn_xstrdup(average);
+    }
+    if (!key) model = root;
     read_own_notes(k, model);
     MABN_TRY(visit(k, model, MABN_WEIGHT_MODEL, 0, 0));
     return key ? visit_rest(k, root, key) : MABN_OK;
@@ -595,6 +844,10 @@ mabn_status mabn_pickle_to_weights(struct mabn_weights *w, const struct mabn_pic
     k.budget = 4 * (uint64_t)pickle->count + 4096;
     mabn_str_init(&k.path);
     mabn_status status = visit_root(&k);
+    if (!status && k.passed_over)
+        mabn_weights_remark(w, "%zu object%s of other classes passed over; the first is %s",
+                            k.passed_over, k.passed_over == 1 ? "" : "s", k.first_passed);
+    free(k.first_passed);
     mabn_str_release(&k.path);
     return status;
 }

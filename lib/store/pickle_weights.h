@@ -17,9 +17,11 @@ struct mabn_storage_finder {
 };
 
 /* Sort everything below the pickle's root into entries and notes of w:
- *   {model: …}, {state_dict: …}, {model_state_dict: …}, {blobs: …} or the root itself hold the
- *   MODEL; {optimizer: {state, param_groups}} holds MOMENTUM, paired with the model's parameters
- *   by the group's param_names where they are, else by order. */
+ *   {model: …}, {state_dict: …}, {model_state_dict: …}, {blobs: …} and a few more or the root
+ * itself hold the MODEL; beside it {model_ema: …} and its like hold a moving average, which is
+ * OTHER; {optimizer: {state, param_groups}} holds MOMENTUM, paired with the model's parameters by
+ * the group's param_names where they are, else by order, else group by group. Objects of classes
+ * that are not known are passed over. What is left out becomes a remark. */
 MABN_MUST_USE mabn_status mabn_pickle_to_weights(struct mabn_weights *w,
                                                  const struct mabn_pickle *pickle,
                                                  const struct mabn_storage_finder *finder);

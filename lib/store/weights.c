@@ -2,6 +2,8 @@
  * reading numbers from where a format says they are. */
 #include "store/weights.h"
 
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -199,6 +201,28 @@ struct mabn_place mabn_place_at(uint64_t offset)
     return place;
 }
 
+void mabn_weights_remark(struct mabn_weights *w, const char *format, ...)
+{
+    char text[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    mabn_str_printf(&w->remarks, "%s\n", text);
+}
+
+const char *mabn_weights_remarks(const struct mabn_weights *w)
+{
+    return w->remarks.text;
+}
+
+static void remove_entry(struct mabn_weights *w, size_t i)
+{
+    free((char *)w->entries[i].weight.name);
+    memmove(&w->entries[i], &w->entries[i + 1], (w->count - i - 1) * sizeof *w->entries);
+    w->count--;
+}
+
 /* ---- the index ---- */
 
 static int compare_keys(const struct mabn_weight *a, const struct mabn_weight *b)
@@ -246,26 +270,111 @@ int64_t mabn_weights_find(const struct mabn_weights *w, enum mabn_weight_part pa
     return -1;
 }
 
-/* "If all loaded keys start with `module.`, that prefix is stripped." */
+/* What wrappers put into names, wherever a part of the network is wrapped. */
+static const char *const wrappers[] = {"_orig_mod.", "_fsdp_wrapped_module.",
+                                       "_checkpoint_wrapped_module."};
+
+static void tell_stripped(struct mabn_weights *w, const char *what)
+{
+    if (strstr(w->stripped.text, what)) return;
+    mabn_str_printf(&w->stripped, "%s'%s'", w->stripped.length ? ", " : "", what);
+}
+
+static void strip_wrappers(struct mabn_weights *w, char *name)
+{
+    for (size_t i = 0; i < sizeof wrappers / sizeof *wrappers; i++) {
+        const size_t n = strlen(wrappers[i]);
+        for (char *p = name; (p = strstr(p, wrappers[i]));) {
+            bool whole = p == name || p[-1] == '.';
+            if (!whole || !p[n]) {
+                p++;
+                continue;
+            }
+            memmove(p, p + n, strlen(p + n) + 1);
+            tell_stripped(w, wrappers[i]);
+        }
+    }
+}
+
+/* "If all loaded keys start with `module.`, that prefix is stripped." An average's counter, which
+ * PyTorch keeps beside its `module.`, goes. */
 static void strip_module(struct mabn_weights *w)
 {
     static const char prefix[] = "module.";
     const size_t n = sizeof prefix - 1;
-    size_t models = 0;
+    size_t models = 0, counter = SIZE_MAX;
+    for (size_t i = 0; i < w->count; i++)
+        if (w->entries[i].weight.part != MABN_WEIGHT_OTHER)
+            strip_wrappers(w, (char *)w->entries[i].weight.name);
     for (size_t i = 0; i < w->count; i++) {
-        const struct mabn_weight *t = &w->entries[i].weight;
+        struct mabn_weight *t = &w->entries[i].weight;
         if (t->part != MABN_WEIGHT_MODEL) continue;
+        if (!strcmp(t->name, "n_averaged") && t->count == 1) {
+            counter = i;
+            continue;
+        }
         if (strncmp(t->name, prefix, n) || !t->name[n]) return;
         models++;
     }
     if (!models) return;
     w->module_prefix = true;
+    tell_stripped(w, prefix);
+    if (counter != SIZE_MAX && !w->read) remove_entry(w, counter);
     for (size_t i = 0; i < w->count; i++) {
         struct mabn_weight *t = &w->entries[i].weight;
         char *name = (char *)t->name;
         if (t->part != MABN_WEIGHT_OTHER && !strncmp(name, prefix, n) && name[n])
             memmove(name, name + n, strlen(name + n) + 1);
     }
+}
+
+/* Names or entries have changed. */
+static mabn_status index_again(struct mabn_weights *w)
+{
+    free(w->index);
+    w->index = NULL;
+    return build_index(w);
+}
+
+mabn_status mabn_weights_cut_prefix(struct mabn_weights *w, size_t n)
+{
+    for (size_t i = 0; i < w->count; i++) {
+        struct mabn_weight *t = &w->entries[i].weight;
+        char *name = (char *)t->name;
+        if (t->part != MABN_WEIGHT_OTHER && strlen(name) > n)
+            memmove(name, name + n, strlen(name + n) + 1);
+    }
+    return index_again(w);
+}
+
+const char *mabn_weights_average(const struct mabn_weights *w)
+{
+    return w->average;
+}
+
+mabn_status mabn_weights_use_average(struct mabn_weights *w)
+{
+    const size_t n = w->average ? strlen(w->average) : 0;
+    if (!n)
+        return mabn_fail(MABN_ERR_MISMATCH, "'%s' holds no moving average of its weights",
+                         w->source.name);
+    for (size_t i = 0; i < w->count;) {
+        struct mabn_weight *t = &w->entries[i].weight;
+        char *name = (char *)t->name;
+        if (t->part != MABN_WEIGHT_OTHER) {
+            remove_entry(w, i);
+            continue;
+        }
+        if (!strncmp(name, w->average, n) && name[n] == '.' && name[n + 1]) {
+            t->part = MABN_WEIGHT_MODEL;
+            memmove(name, name + n + 1, strlen(name + n + 1) + 1);
+        }
+        i++;
+    }
+    free(w->average);
+    w->average = NULL;
+    strip_module(w);
+    return index_again(w);
 }
 
 /* ---- opening ---- */
@@ -306,12 +415,20 @@ static mabn_status open_source(struct mabn_weights **out, struct mabn_weights *w
     return status;
 }
 
+static struct mabn_weights *new_weights(void)
+{
+    struct mabn_weights *w = mabn_xcalloc(1, sizeof *w);
+    mabn_str_init(&w->remarks);
+    mabn_str_init(&w->stripped);
+    return w;
+}
+
 mabn_status mabn_weights_open(struct mabn_weights **out, const char *path)
 {
     struct mabn_source source;
     *out = NULL;
     MABN_TRY(mabn_source_open(&source, path));
-    struct mabn_weights *w = mabn_xcalloc(1, sizeof *w);
+    struct mabn_weights *w = new_weights();
     w->source = source;
     return open_source(out, w);
 }
@@ -320,7 +437,7 @@ mabn_status mabn_weights_open_memory(struct mabn_weights **out, const void *byte
                                      const char *name)
 {
     *out = NULL;
-    struct mabn_weights *w = mabn_xcalloc(1, sizeof *w);
+    struct mabn_weights *w = new_weights();
     mabn_source_init_memory(&w->source, bytes, size, name);
     return open_source(out, w);
 }
@@ -334,6 +451,9 @@ void mabn_weights_free(struct mabn_weights *w)
     free(w->entries);
     free(w->index);
     mabn_notes_release(&w->notes);
+    mabn_str_release(&w->remarks);
+    mabn_str_release(&w->stripped);
+    free(w->average);
     free(w->storages);
     mabn_source_release(&w->source);
     free(w);
@@ -346,6 +466,10 @@ enum mabn_weights_format mabn_weights_format_of(const struct mabn_weights *w)
 const char *mabn_weights_path(const struct mabn_weights *w)
 {
     return w->source.name;
+}
+const char *mabn_weights_stripped(const struct mabn_weights *w)
+{
+    return w->stripped.text;
 }
 bool mabn_weights_had_module_prefix(const struct mabn_weights *w)
 {

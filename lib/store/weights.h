@@ -7,8 +7,9 @@
  * tensor only. What the file holds is sorted into
  *
  *   parts     MODEL     tensors of the network, under the names of the file. Nests such as
- *                       {model: …}, {state_dict: …} or {blobs: …} are opened, and a `module.`
- *                       in front of every name is removed, as the reference's loader does.
+ *                       {model: …}, {state_dict: …} or {blobs: …} are opened; a `module.` in
+ *                       front of every name is removed, as the reference's loader does, and
+ *                       what torch.compile and its like put into names ("_orig_mod.").
  *             MOMENTUM  the optimizer's momentum buffer of the model tensor of the same name.
  *             OTHER     every other tensor, under its dotted path.
  *   notes     small facts, key → text: numbers and strings of the pickle's nest by dotted path
@@ -73,6 +74,18 @@ enum mabn_weights_format mabn_weights_format_of(const struct mabn_weights *w);
 const char *mabn_weights_path(const struct mabn_weights *w);
 /* Was a `module.` removed in front of all names? */
 bool mabn_weights_had_module_prefix(const struct mabn_weights *w);
+/* All that was removed from names, quoted ("'module.', '_orig_mod.'"); "": nothing. */
+const char *mabn_weights_stripped(const struct mabn_weights *w);
+
+/* What was left out or chosen while the file was read, a line each; "" when there is nothing. */
+const char *mabn_weights_remarks(const struct mabn_weights *w);
+/* The key of a moving average of the weights that the file holds too, or NULL. */
+const char *mabn_weights_average(const struct mabn_weights *w);
+/* Make the average the MODEL; momentum, which belongs to the other weights, goes. Fails when there
+ * is none. Indices change. */
+MABN_MUST_USE mabn_status mabn_weights_use_average(struct mabn_weights *w);
+/* Cut the first n bytes off all names of MODEL and MOMENTUM that are longer. */
+MABN_MUST_USE mabn_status mabn_weights_cut_prefix(struct mabn_weights *w, size_t n);
 
 size_t mabn_weights_count(const struct mabn_weights *w);
 /* Entries are in the file's own order. The pointer lives as long as w. */
@@ -94,8 +107,8 @@ const char *mabn_weights_note(const struct mabn_weights *w, const char *key);
 /* ---- writing ---- */
 
 /* 1. create, 2. declare every tensor and note, 3. write each tensor whole, in any order (after
- * begin, several threads may write different tensors), 4. commit. The target appears whole or not at all. Output depends on the input only: the same
- * calls give the same bytes. */
+ * begin, several threads may write different tensors), 4. commit. The target appears whole or not
+ * at all. Output depends on the input only: the same calls give the same bytes. */
 struct mabn_weights_writer;
 
 MABN_MUST_USE mabn_status mabn_weights_create(struct mabn_weights_writer **out, const char *path,

@@ -52,6 +52,8 @@ struct mabn_weights {
     struct mabn_source source;
     enum mabn_weights_format format;
     bool module_prefix;
+    struct mabn_str remarks, stripped;
+    char *average; /* first part of the names of a moving average's tensors (OTHER), or NULL */
     struct mabn_weights_entry *entries;
     size_t count, capacity;
     size_t *index; /* (count) entries sorted by part and name */
@@ -70,6 +72,9 @@ MABN_MUST_USE mabn_status mabn_weights_add(struct mabn_weights *w, const char *n
                                            enum mabn_weight_part part, enum mabn_dtype dtype,
                                            const struct mabn_shape *shape,
                                            const struct mabn_place *place, uint64_t limit_end);
+/* Something that a user should know of: a line without its end. */
+MABN_PRINTF(2, 3)
+void mabn_weights_remark(struct mabn_weights *w, const char *format, ...);
 /* Text that is too long, and notes that are more than a bounded number or together much longer than
  * the file, are left out silently. */
 void mabn_weights_add_note(struct mabn_weights *w, const char *key, const char *value);

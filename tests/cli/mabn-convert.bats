@@ -421,3 +421,117 @@ a, e = notes("a.safetensors"), notes("e.safetensors")
 assert len(a) == 60000 and all(e[k] == v for k, v in a.items())
 EOF
 }
+
+# Files as training programs leave them; plain.pth holds nothing but the weights, and a parameter's
+# momentum is the parameter and 1.
+checkpoints() {
+    mabn-init -q cifar-resnet8 --norm bn --base-width 4 --classes 3 -o bn8.h5
+    mabn-convert -q bn8.h5 -o bn8.safetensors
+    $PYTHON "$ROOT/tests/cli/make_checkpoints.py" bn8.safetensors .
+}
+
+same() { # same FILE FILE: the tensors and no more
+    run mabn-convert --check "$1" "$2"
+    assert_success
+    assert_output --partial " 0 differ, 0 only in one"
+}
+
+@test "objects beside the weights are passed over and told, and nothing is called" {
+    checkpoints
+    for f in namespace namespace-first beside; do
+        run --separate-stderr mabn-convert -f $f.pth -o x.h5
+        assert_success
+        same x.h5 plain.pth
+        [[ $stderr == *"1 object of other classes passed over; the first is '"* ]]
+    done
+    run --separate-stderr mabn-convert -f -q namespace.pth -o x.h5
+    assert_equal "$stderr" "mabn-convert: warning: 1 object of other classes passed over; the first is 'args' (argparse.Namespace)"
+    fails 1 "a 'argparse.Namespace', not a dictionary of named tensors" mabn-convert module-object.pth -o y.h5
+    assert_file_not_exist y.h5
+}
+
+@test "what a tensor is rebuilt with is honoured or refused" {
+    checkpoints
+    fails 1 "fc.weight: a tensor made by 'torch._utils._rebuild_sparse_tensor' is not supported" mabn-convert sparse.pth -o x.h5
+    fails 1 "fc.weight: a tensor whose 'neg' is set is not supported" mabn-convert negative.pth -o x.h5
+    assert_file_not_exist x.h5
+    mabn-convert -q not-negative.pth -o x.h5
+    same x.h5 plain.pth
+}
+
+@test "what is in front of all names, or wraps a part, is cut off and told" {
+    checkpoints
+    while read -r file what; do
+        run --separate-stderr mabn-convert -f "$file" -o x.h5
+        assert_success
+        same x.h5 plain.pth
+        [[ $stderr == *", without $what, 56 tensors; cifar-resnet8"* ]]
+    done <<<"module.pth 'module.'
+orig-mod.pth '_orig_mod.'
+both.pth '_orig_mod.', 'module.'
+inner.pth '_orig_mod.'
+lightning.ckpt 'model.'
+deep.pth 'learner.encoder.net.'"
+    # the names of a detector's body begin alike, and stay
+    mabn-convert -q --body detector plain.pth -o d.pth
+    run --separate-stderr mabn-convert d.pth -o d.h5
+    assert_success
+    [[ $stderr != *without* ]]
+}
+
+@test "of weights and their moving average the weights are taken, and told; --average chooses" {
+    checkpoints
+    for f in "ema model_ema" "ema-timm state_dict_ema"; do
+        run --separate-stderr mabn-convert -q -f "${f% *}.pth" -o x.h5
+        assert_success
+        assert_equal "$stderr" "mabn-convert: warning: the file holds a moving average of the weights too, '${f#* }', which is left out (--average takes it instead)"
+        same x.h5 plain.pth
+        mabn-convert -q -f --average "${f% *}.pth" -o x.h5
+        same x.h5 average.pth
+    done
+    mabn-convert -q -f swa.pth -o x.h5
+    same x.h5 average.pth
+    run --separate-stderr mabn-convert -q -f ema-only.pth -o x.h5
+    assert_equal "$stderr" "mabn-convert: warning: the weights are the moving average 'model_ema': there are no others"
+    same x.h5 average.pth
+    fails 1 "holds no moving average" mabn-convert --average plain.pth -o y.h5
+}
+
+@test "a file without weights is an error" {
+    checkpoints
+    for f in empty empty-model; do
+        fails 1 "'$f.pth' holds no weights" mabn-convert $f.pth -o x.h5
+        fails 1 "'$f.pth' holds no weights" mabn-convert --as-is $f.pth -o x.h5
+        fails 1 "'$f.pth' holds no weights" mabn-convert --list $f.pth
+    done
+    assert_file_not_exist x.h5
+}
+
+@test "momentum in several groups finds its parameters, or is told" {
+    checkpoints
+    for f in one-group decay no-decay-first norms biases head-first; do
+        run --separate-stderr mabn-convert -q -f $f.pth -o x.safetensors
+        assert_success
+        assert_equal "$stderr" ""
+        run $PYTHON - <<'P'
+import json, struct
+b = open("x.safetensors", "rb").read(); n, = struct.unpack("<Q", b[:8]); h = json.loads(b[8:8 + n])
+def numbers(name):
+    s, e = h[name]["data_offsets"]
+    return struct.unpack("<%df" % ((e - s) // 4), b[8 + n + s:8 + n + e])
+names = [k for k in h if k.startswith("optimizer.momentum.")]
+assert len(names) == 29, len(names)
+for k in names:
+    for m, w in zip(numbers(k), numbers(k[len("optimizer.momentum."):])):
+        assert abs(m - 1 - w) < 1e-6, k
+P
+        assert_success
+    done
+    while IFS='|' read -r file why; do
+        run --separate-stderr mabn-convert -q -f "$file" -o x.h5
+        assert_success
+        assert_equal "$stderr" "mabn-convert: warning: $why"
+    done <<<"unclear.pth|the momentum of 29 parameters (3 groups) is left out: their shapes fit the model's parameters in more than one order
+shuffled.pth|the momentum of 29 parameters (1 group) is left out: their shapes do not fit the model's parameters in any order known here
+adam.pth|the optimizer's state of 29 parameters is left out: 'exp_avg' is not the momentum of stochastic gradient descent"
+}
