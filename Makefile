@@ -18,6 +18,7 @@
 #
 # More targets:
 #   check-unit check-cli check-golden check-san check-headers    parts of the tests
+#   check-dist                                                    several ranks, where MPI is
 #   check-gpu bench-gpu bundle-gpu                                on a GPU: tests/gpu
 #   check-kill check-race                                         kill -9 50 times; ThreadSanitizer
 #   fuzz fuzz-long                                                fuzzers, a minute each or 20 on
@@ -48,7 +49,7 @@ say = $(if $(filter 1,$(V)),@:,@printf '  %-5s %s\n')
 # ---- what is here -------------------------------------------------------------------------
 
 ROOMS    := $(sort $(notdir $(patsubst %/,%,$(wildcard lib/*/))))
-LIB_C    := $(sort $(wildcard lib/*/*.c lib/*/*/*.c))
+LIB_C    := $(filter-out lib/dist/mpi_plugin.c,$(sort $(wildcard lib/*/*.c lib/*/*/*.c)))
 LIB_CU   := $(sort $(wildcard lib/*/*.cu lib/*/*/*.cu))
 TOOLS    := $(patsubst cmd/%.c,%,$(sort $(wildcard cmd/mabn-*.c)))
 UNIT     := $(patsubst tests/unit/%.c,%,$(sort $(wildcard tests/unit/test_*.c)))
@@ -145,7 +146,7 @@ deps-build deps-demo deps-check deps-peer: deps-%:
 
 .PHONY: check check-all check-unit check-cli check-golden check-san check-headers
 check: deps-check
-	@$(MAKE) --no-print-directory all unit-programs
+	@$(MAKE) --no-print-directory all unit-programs dist-programs
 	@tests/run-all $(B)
 check-unit: $(UNIT:%=$(B)/tests/unit/%) $(BIN)
 	@tests/run-all $(B) unit
@@ -155,7 +156,7 @@ check-golden: $(UNIT:%=$(B)/tests/unit/%) $(BIN)
 	@tests/run-all $(B) golden
 check-san:
 	@$(MAKE) --no-print-directory SAN=address,undefined CUDA=0 all unit-programs
-	@tests/run-all build/san
+	@tests/run-all build/san unit cli
 check-headers:
 	@tests/check-headers
 

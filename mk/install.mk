@@ -1,4 +1,4 @@
-# make install / uninstall: tools, library, headers, pkg-config file, manual, shell completion.
+# make install / uninstall: tools, library and its MPI plug-ins, headers, pkg-config file, manual, shell completion.
 
 bindir     := $(PREFIX)/bin
 libdir     := $(PREFIX)/lib
@@ -16,6 +16,7 @@ install: all
 	$(Q)install -d $(DESTDIR)$(bindir) $(DESTDIR)$(libdir)/pkgconfig $(DESTDIR)$(compdir) $(DESTDIR)$(pipedir)
 	$(Q)install -m 755 $(BIN) $(DESTDIR)$(bindir)
 	$(Q)install -m 644 $(LIB) $(DESTDIR)$(libdir)
+	$(Q)$(if $(strip $(PLUGINS)),install -D -m 755 -t $(DESTDIR)$(libdir)/mabn $(PLUGINS),true)
 	$(Q)for h in $(HEADERS:lib/%=%); do install -D -m 644 lib/$$h $(DESTDIR)$(includedir)/$$h; done
 	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|; s|@REQUIRES@|$(PKGS)|; s|@LIBS@|$(filter-out $(PKG_LIBS),$(LDLIBS))|' \
 	    mk/mabn.pc.in > $(DESTDIR)$(libdir)/pkgconfig/mabn.pc
@@ -27,6 +28,6 @@ install: all
 uninstall:
 	$(say) RM $(DESTDIR)$(PREFIX)
 	$(Q)rm -f $(TOOLS:%=$(DESTDIR)$(bindir)/%) $(DESTDIR)$(libdir)/libmabn.a $(DESTDIR)$(libdir)/pkgconfig/mabn.pc
-	$(Q)rm -rf $(DESTDIR)$(includedir) $(DESTDIR)$(PREFIX)/share/mabn
+	$(Q)rm -rf $(DESTDIR)$(includedir) $(DESTDIR)$(PREFIX)/share/mabn $(DESTDIR)$(libdir)/mabn
 	$(Q)for m in $(MAN); do rm -f $(DESTDIR)$(mandir)/man$${m##*.}/$${m##*/}; done
 	$(Q)rm -f $(DESTDIR)$(compdir)/mabn $(TOOLS:%=$(DESTDIR)$(compdir)/%)

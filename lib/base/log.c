@@ -36,6 +36,11 @@ void mabn_log_set_rank(int rank, int ranks)
     all_ranks = ranks;
 }
 
+int mabn_log_rank(void)
+{
+    return my_rank;
+}
+
 static void say(const char *kind, const char *format, va_list args)
 {
     char text[4096];

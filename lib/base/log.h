@@ -17,6 +17,7 @@ const char *mabn_log_program(void);
 void mabn_log_set_level(enum mabn_log_level level);
 enum mabn_log_level mabn_log_level_now(void);
 void mabn_log_set_rank(int rank, int ranks);
+int mabn_log_rank(void);
 
 void mabn_warn(const char *format, ...) MABN_PRINTF(1, 2);    /* all levels: "…: warning: …" */
 void mabn_info(const char *format, ...) MABN_PRINTF(1, 2);    /* normal and verbose */
