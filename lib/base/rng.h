@@ -21,6 +21,7 @@ enum mabn_rng_purpose {
     MABN_RNG_BOOTSTRAP = 6,
     MABN_RNG_DETECT = 7, /* RPN and RoI sampling */
     MABN_RNG_MIX = 8,    /* mixup, cutmix: pairs of a batch */
+    MABN_RNG_COMPOSE = 9, /* what is where in a composed scene */
 };
 
 struct mabn_rng {

@@ -120,6 +120,12 @@ MABN_MUST_USE mabn_status mabn_image_decode_part(struct mabn_decoder *decoder,
                                                  int min_height, const uint8_t *bytes, size_t size,
                                                  const struct mabn_decode_options *options);
 
+/* How opaque each pixel is, 0…255, as a picture of 1 channel: for PNG files with an alpha channel
+ * or a transparent colour. *found false: the file has neither, or is no PNG; `alpha` is left alone.
+ */
+MABN_MUST_USE mabn_status mabn_image_decode_alpha(struct mabn_image *alpha, bool *found,
+                                                  const uint8_t *bytes, size_t size);
+
 /* ---- encoding ---- */
 
 /* *bytes: malloc'd, the caller frees. quality 1…100; 4:2:0 chroma, optimized Huffman tables. */

@@ -162,6 +162,45 @@ mabn_status mabn_png_decode(struct mabn_decode_job *job)
     return status;
 }
 
+/* ---- alpha ---- */
+
+static mabn_status read_alpha(struct mabn_image *alpha, png_image *png)
+{
+    const size_t pixels = (size_t)png->width * png->height;
+    uint8_t *rgba;
+    MABN_TRY(mabn_alloc((void **)&rgba, 4 * pixels));
+    mabn_status status = mabn_image_resize_storage(alpha, (int)png->width, (int)png->height, 1);
+    if (!status && !png_image_finish_read(png, NULL, rgba, 0, NULL))
+        status = mabn_fail(MABN_ERR_FORMAT, "PNG: %s", png->message);
+    for (size_t i = 0; !status && i < pixels; i++)
+        alpha->pixels[i] = rgba[4 * i + 3];
+    mabn_free(rgba);
+    return status;
+}
+
+mabn_status mabn_image_decode_alpha(struct mabn_image *alpha, bool *found, const uint8_t *bytes,
+                                    size_t size)
+{
+    const struct mabn_decode_options limits = MABN_DECODE_DEFAULTS;
+    struct mabn_image_info info = {0};
+    png_image png = {.version = PNG_IMAGE_VERSION};
+    mabn_status status = MABN_OK;
+    *found = false;
+    if (mabn_image_sniff(bytes, size) != MABN_IMAGE_PNG) return MABN_OK;
+    MABN_TRY(mabn_png_probe(&info, bytes, size));
+    MABN_TRY(mabn_image_check_size((uint64_t)info.width, (uint64_t)info.height, limits.max_pixels));
+    MABN_TRY(check_plausible(&info, size));
+    if (!png_image_begin_read_from_memory(&png, bytes, size))
+        return mabn_fail(MABN_ERR_FORMAT, "PNG: %s", png.message);
+    if (png.format & PNG_FORMAT_FLAG_ALPHA) {
+        png.format = PNG_FORMAT_RGBA;
+        status = read_alpha(alpha, &png);
+        *found = !status;
+    }
+    png_image_free(&png);
+    return status;
+}
+
 /* ---- out ---- */
 
 struct writer {
