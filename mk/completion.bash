@@ -19,5 +19,5 @@ _mabn()
         compopt -o default
     fi
 }
-complete -F _mabn mabn-bench mabn-convert mabn-draw mabn-eval mabn-info mabn-init mabn-pack \
-    mabn-plot mabn-score mabn-train
+complete -F _mabn mabn-bench mabn-compose mabn-convert mabn-draw mabn-eval mabn-info mabn-init \
+    mabn-pack mabn-plot mabn-score mabn-train

@@ -39,6 +39,20 @@ E2
     [[ $stderr != *mabn-train* ]]
 }
 
+@test "compose-scenes: datasets of scenes from a folder of cut-outs; a second call makes nothing" {
+    tree tree 20
+    export TRAIN=5 VAL=3 SCENES="--width 64 --height 48 --max-objects 3"
+    run --separate-stderr "$ROOT/pipelines/compose-scenes.sh" out tree
+    assert_success
+    assert_output "out/train.h5 out/val.h5"
+    assert_equal "$(ls out/train/images out/val/images | grep -c png)" 8
+    ! cmp -s out/train/images/000000000001.png out/val/images/000000000001.png
+    assert_file_exist out/val.png
+    run --separate-stderr "$ROOT/pipelines/compose-scenes.sh" out tree tree
+    assert_success
+    assert_equal "$stderr" ""
+}
+
 @test "batch-size-sweep: a table and a figure; a second call trains nothing" {
     tree tree 20
     mabn-pack imagenet -q tree -o data.h5

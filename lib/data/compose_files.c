@@ -1,0 +1,253 @@
+/* Threads compose scenes and write the pictures; what the annotation file says of each is kept, in
+ * the order of the scenes, until the end, when the annotations get their ids. */
+#include "data/compose_files.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "base/progress.h"
+#include "base/signal.h"
+#include "base/str.h"
+#include "base/thread.h"
+#include "coco/outline.h"
+
+/* Of a scene: its annotations without their ids, each with the brace that closes it. */
+struct text {
+    char **annotations;
+    int count, left_out;
+};
+
+struct worker {
+    struct mabn_composer *composer;
+    struct mabn_composition scene;
+    struct mabn_outline outline;
+};
+
+struct composing {
+    const struct mabn_compose_output *output;
+    const struct mabn_compose_options *options;
+    struct worker *workers;
+    struct text *texts; /* (count) */
+    char *images;       /* the folder of pictures */
+    struct mabn_progress *progress;
+};
+
+/* ---- a scene ---- */
+
+static void add_polygons(struct mabn_str *s, const struct mabn_outline *o)
+{
+    const double *xy = o->xy;
+    mabn_str_add_char(s, '[');
+    for (size_t p = 0; p < o->count; xy += o->sizes[p++]) {
+        mabn_str_add(s, p ? ",[" : "[");
+        for (uint32_t i = 0; i < o->sizes[p]; i++)
+            mabn_str_printf(s, "%s%d", i ? "," : "", (int)xy[i]);
+        mabn_str_add_char(s, ']');
+    }
+    mabn_str_add_char(s, ']');
+}
+
+static void add_run_lengths(struct mabn_str *s, const struct mabn_rle *mask)
+{
+    struct mabn_str counts;
+    mabn_str_init(&counts);
+    mabn_rle_to_string(&counts, mask);
+    mabn_str_printf(s, "{\"size\":[%u,%u],\"counts\":", mask->height, mask->width);
+    mabn_str_add_json(s, counts.text);
+    mabn_str_add_char(s, '}');
+    mabn_str_release(&counts);
+}
+
+static mabn_status describe_object(char **text, struct worker *w, uint64_t image,
+                                   const struct mabn_composed_object *object, bool run_lengths)
+{
+    const struct mabn_rect b = object->box;
+    struct mabn_str s;
+    if (!run_lengths) MABN_TRY(mabn_outline_of_rle(&w->outline, &object->mask));
+    mabn_str_init(&s);
+    mabn_str_printf(
+        &s,
+        "\"image_id\":%llu,\"category_id\":%d,\"iscrowd\":0,\"area\":%llu,\"bbox\":[%d,%d,"
+        "%d,%d],\"segmentation\":",
+        (unsigned long long)image, object->label + 1, (unsigned long long)object->area, b.x, b.y,
+        b.width, b.height);
+    if (run_lengths)
+        add_run_lengths(&s, &object->mask);
+    else
+        add_polygons(&s, &w->outline);
+    mabn_str_add_char(&s, '}');
+    *text = mabn_str_detach(&s);
+    return MABN_OK;
+}
+
+static char *picture_name(uint64_t image, int quality)
+{
+    return mabn_xasprintf("%012llu.%s", (unsigned long long)image, quality ? "jpg" : "png");
+}
+
+/* Not synced to disk one by one: without the annotation file they count for nothing. */
+static mabn_status write_picture(const char *path, const uint8_t *bytes, size_t size)
+{
+    const int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (fd < 0) return mabn_fail_errno("cannot write '%s'", path);
+    mabn_status status = mabn_write_all(fd, bytes, size, path);
+    if (close(fd) && !status) status = mabn_fail_errno("cannot write '%s'", path);
+    return status;
+}
+
+static mabn_status save_picture(const struct composing *c, const struct mabn_image *image,
+                                uint64_t id)
+{
+    uint8_t *bytes;
+    size_t size;
+    const int quality = c->output->quality;
+    MABN_TRY(quality ? mabn_image_encode_jpeg(&bytes, &size, image, quality)
+                     : mabn_image_encode_png(&bytes, &size, image));
+    char *name = picture_name(id, quality), *path = mabn_path_join(c->images, name);
+    const mabn_status status = write_picture(path, bytes, size);
+    free(name);
+    free(path);
+    free(bytes);
+    return status;
+}
+
+static mabn_status compose_one(void *context, int64_t index, int worker)
+{
+    struct composing *c = context;
+    struct worker *w = &c->workers[worker];
+    struct text *text = &c->texts[index];
+    const uint64_t image = (uint64_t)index + 1;
+    if (mabn_stop_requested())
+        return mabn_fail(MABN_ERR_STOPPED, "stopped by %s",
+                         mabn_signal_name(mabn_stop_requested()));
+    MABN_TRY(mabn_compose(w->composer, &w->scene, (uint64_t)index));
+    text->left_out = w->scene.left_out;
+    text->annotations = mabn_xcalloc((size_t)w->scene.count + 1, sizeof *text->annotations);
+    for (; text->count < w->scene.count; text->count++)
+        MABN_TRY(describe_object(&text->annotations[text->count], w, image,
+                                 &w->scene.objects[text->count], c->output->run_lengths));
+    MABN_TRY(save_picture(c, &w->scene.image, image));
+    mabn_progress_add(c->progress, 1);
+    return MABN_OK;
+}
+
+/* ---- the annotation file ---- */
+
+static void add_images(struct mabn_str *s, const struct composing *c)
+{
+    mabn_str_add(s, "\"images\":[");
+    for (uint64_t i = 1; i <= c->output->count; i++) {
+        char *name = picture_name(i, c->output->quality);
+        mabn_str_printf(s, "%s{\"id\":%llu,\"width\":%d,\"height\":%d,\"file_name\":\"%s\"}",
+                        i > 1 ? ",\n" : "\n", (unsigned long long)i, c->options->width,
+                        c->options->height, name);
+        free(name);
+    }
+    mabn_str_add(s, "],\n");
+}
+
+static void add_categories(struct mabn_str *s, const struct mabn_cutouts *cutouts)
+{
+    mabn_str_add(s, "\"categories\":[");
+    for (int k = 0; k < mabn_cutouts_classes(cutouts); k++) {
+        mabn_str_printf(s, "%s{\"id\":%d,\"name\":", k ? ",\n" : "\n", k + 1);
+        mabn_str_add_json(s, mabn_cutouts_class_name(cutouts, k));
+        mabn_str_add_char(s, '}');
+    }
+    mabn_str_add(s, "],\n");
+}
+
+static void add_annotations(struct mabn_str *s, const struct composing *c,
+                            struct mabn_compose_totals *totals)
+{
+    mabn_str_add(s, "\"annotations\":[");
+    for (uint64_t i = 0; i < c->output->count; i++) {
+        for (int k = 0; k < c->texts[i].count; k++, totals->objects++)
+            mabn_str_printf(s, "%s{\"id\":%llu,%s", totals->objects ? ",\n" : "\n",
+                            (unsigned long long)totals->objects + 1, c->texts[i].annotations[k]);
+        totals->left_out += (uint64_t)c->texts[i].left_out;
+    }
+    mabn_str_add(s, "]}\n");
+}
+
+static mabn_status save_annotations(const struct composing *c, const struct mabn_cutouts *cutouts,
+                                    const char *path, struct mabn_compose_totals *totals)
+{
+    struct mabn_str s;
+    mabn_str_init(&s);
+    mabn_str_add(&s, "{\"info\":{\"description\":\"composed scenes\",\"contributor\":");
+    mabn_str_add_json(&s, c->output->tool);
+    mabn_str_printf(&s, ",\"seed\":%llu},\n", (unsigned long long)c->options->seed);
+    add_images(&s, c);
+    add_categories(&s, cutouts);
+    add_annotations(&s, c, totals);
+    const mabn_status status = mabn_write_file(path, s.text, s.length, c->output->force);
+    mabn_str_release(&s);
+    return status;
+}
+
+/* ---- all of it ---- */
+
+static void start(struct composing *c, const struct mabn_cutouts *cutouts)
+{
+    c->workers = mabn_xcalloc((size_t)c->output->threads, sizeof *c->workers);
+    for (int i = 0; i < c->output->threads; i++)
+        c->workers[i].composer = mabn_composer_new(cutouts, c->options);
+    c->texts = mabn_xcalloc(c->output->count, sizeof *c->texts);
+    c->images = mabn_path_join(c->output->folder, "images");
+    c->progress = mabn_progress_new("composing", "scenes", c->output->count);
+}
+
+static void end(struct composing *c)
+{
+    for (int i = 0; i < c->output->threads; i++) {
+        mabn_composer_free(c->workers[i].composer);
+        mabn_composition_release(&c->workers[i].scene);
+        mabn_outline_release(&c->workers[i].outline);
+    }
+    for (uint64_t i = 0; i < c->output->count; i++) {
+        for (int k = 0; k < c->texts[i].count; k++)
+            free(c->texts[i].annotations[k]);
+        free(c->texts[i].annotations);
+    }
+    free(c->workers);
+    free(c->texts);
+    free(c->images);
+    mabn_progress_free(c->progress);
+}
+
+/* An annotation file of before must not stand beside new pictures, should this run end early. */
+static mabn_status clear_way(const char *path, bool force)
+{
+    if (!mabn_path_exists(path)) return MABN_OK;
+    if (!force)
+        return mabn_fail(MABN_ERR_ARG, "'%s' exists; --force replaces it and its pictures", path);
+    return unlink(path) ? mabn_fail_errno("cannot remove '%s'", path) : MABN_OK;
+}
+
+mabn_status mabn_compose_files(struct mabn_compose_totals *totals,
+                               const struct mabn_cutouts *cutouts,
+                               const struct mabn_compose_options *options,
+                               const struct mabn_compose_output *output)
+{
+    struct composing c = {.output = output, .options = options};
+    *totals = (struct mabn_compose_totals){0};
+    MABN_TRY(mabn_compose_check(options));
+    if (output->count < 1 || output->count > 100000000 || output->threads < 1)
+        return mabn_fail(MABN_ERR_ARG, "%llu scenes by %d threads",
+                         (unsigned long long)output->count, output->threads);
+    char *path = mabn_path_join(output->folder, "instances.json");
+    start(&c, cutouts);
+    mabn_status status = mabn_make_dirs(c.images);
+    if (!status) status = clear_way(path, output->force);
+    if (!status)
+        status = mabn_parallel(output->threads, (int64_t)output->count, 1, compose_one, &c);
+    if (!status) status = save_annotations(&c, cutouts, path, totals);
+    end(&c);
+    free(path);
+    return status;
+}

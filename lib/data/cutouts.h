@@ -1,0 +1,50 @@
+/* Cut-outs: things of known classes, each a small picture with a mask that says what of it is the
+ * thing. What scenes are composed of (compose.h).
+ *
+ * From a classification dataset (`mabn-pack idx`, `imagenet`, `list`), or from a folder with a
+ * folder of pictures for each class. In a PNG with alpha the mask is what is at least half opaque
+ * (only in folders and datasets of encoded files). Elsewhere things lie on black: the mask is what
+ * is brighter than a threshold in any channel, and the dark that it encloses. */
+#ifndef MABN_DATA_CUTOUTS_H
+#define MABN_DATA_CUTOUTS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "image/image.h"
+
+MABN_BEGIN_DECLS
+
+struct mabn_cutouts;
+
+/* path: an HDF5 dataset or a folder. threshold: 0…254. */
+MABN_MUST_USE mabn_status mabn_cutouts_open(struct mabn_cutouts **cutouts, const char *path,
+                                            int threshold);
+void mabn_cutouts_free(struct mabn_cutouts *cutouts); /* NULL is fine */
+
+uint64_t mabn_cutouts_count(const struct mabn_cutouts *cutouts);
+int mabn_cutouts_classes(const struct mabn_cutouts *cutouts);
+/* "class 3" when the dataset does not tell. The pointer is the set's. */
+const char *mabn_cutouts_class_name(const struct mabn_cutouts *cutouts, int class_index);
+
+/* One cut-out, cut to its mask's box. Zeroed is valid; used again from one to the next. */
+struct mabn_cutout {
+    int label;
+    bool gray;               /* the picture has no colours */
+    struct mabn_image image; /* (height,width,3), black where the mask is not */
+    struct mabn_image mask;  /* (height,width,1) 0 or 255 */
+    /* private */
+    struct mabn_image whole, whole_mask;
+    int *queue;
+    size_t queue_room;
+};
+/* From any number of threads, each with its own decoder and cut-out. *empty: nothing of the picture
+ * is the thing. Errors name the picture. */
+MABN_MUST_USE mabn_status mabn_cutouts_get(const struct mabn_cutouts *cutouts, uint64_t index,
+                                           struct mabn_decoder *decoder, struct mabn_cutout *out,
+                                           bool *empty);
+void mabn_cutout_release(struct mabn_cutout *cutout);
+
+MABN_END_DECLS
+#endif
