@@ -1,8 +1,8 @@
 /* The loader: decode threads that turn samples into batches ahead of the network (ring.h), for a
  * classifier: pictures of one size, each with a label.
  *
- * Threads write each sample straight into its row of a batch. What a batch holds is a function of the
- * options, the seed and its (epoch, index) alone, never of the number of threads or of timing.
+ * Threads write each sample straight into its row of a batch. What a batch holds is a function of
+ * the options, the seed and its (epoch, index) alone, never of the number of threads or of timing.
  *
  *     struct mabn_loader_options options;
  *     mabn_loader_options_init(&options);
