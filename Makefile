@@ -17,7 +17,7 @@
 #   CC=, NVCC=, CFLAGS=     as usual
 #
 # More targets:
-#   check-unit check-cli check-golden check-san check-headers    parts of the tests
+#   check-unit check-cli check-golden check-san check-headers check-rooms   parts of them
 #   check-dist                                                    several ranks, where MPI is
 #   check-gpu bench-gpu bundle-gpu                                on a GPU: tests/gpu
 #   check-kill check-race                                         kill -9 50 times; ThreadSanitizer
@@ -144,9 +144,10 @@ deps-build deps-demo deps-check deps-peer: deps-%:
 
 # ---- checks -------------------------------------------------------------------------------
 
-.PHONY: check check-all check-unit check-cli check-golden check-san check-headers
+.PHONY: check check-all check-unit check-cli check-golden check-san check-headers check-rooms
 check: deps-check
 	@$(MAKE) --no-print-directory all unit-programs dist-programs
+	@tests/check-rooms $(B)
 	@tests/run-all $(B)
 check-unit: $(UNIT:%=$(B)/tests/unit/%) $(BIN)
 	@tests/run-all $(B) unit
@@ -159,6 +160,8 @@ check-san:
 	@tests/run-all build/san unit cli
 check-headers:
 	@tests/check-headers
+check-rooms: $(LIB)
+	@tests/check-rooms $(B)
 
 .PHONY: unit-programs bench-programs
 unit-programs: $(UNIT:%=$(B)/tests/unit/%)

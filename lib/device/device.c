@@ -132,13 +132,3 @@ mabn_status mabn_device_scratch(struct mabn_device *d, void **out, size_t bytes)
     *out = d->scratch;
     return MABN_OK;
 }
-
-void *mabn_device_dnnl_engine(struct mabn_device *d)
-{
-    return d->dnnl_engine;
-}
-
-void *mabn_device_dnnl_stream(struct mabn_device *d)
-{
-    return d->dnnl_stream;
-}

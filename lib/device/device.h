@@ -59,10 +59,5 @@ MABN_MUST_USE mabn_status mabn_device_wait(struct mabn_device *device);
  * any operation; growing moves it, so plans reserve all they need before the first step. */
 MABN_MUST_USE mabn_status mabn_device_scratch(struct mabn_device *device, void **out, size_t bytes);
 
-/* For ops on the CPU: the dnnl_engine_t and dnnl_stream_t, as void * so that this header stands
- * without oneDNN's. NULL on other devices. */
-void *mabn_device_dnnl_engine(struct mabn_device *device);
-void *mabn_device_dnnl_stream(struct mabn_device *device);
-
 MABN_END_DECLS
 #endif

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/mem.h"
+#include "device/internal.h"
 
 mabn_status mabn_dnnl_fail(dnnl_status_t status, const char *call)
 {
@@ -62,7 +63,7 @@ mabn_status mabn_dnnl_op_init(struct mabn_dnnl_op *op, struct mabn_device *devic
                               int count)
 {
     mabn_status status = MABN_OK;
-    dnnl_engine_t engine = mabn_device_dnnl_engine(device);
+    dnnl_engine_t engine = device->dnnl_engine;
     *op = (struct mabn_dnnl_op){0};
     if (count >= MABN_DNNL_MAX_ARGS) MABN_BUG("%d arguments", count);
     for (int i = 0; i < count; i++)
@@ -97,7 +98,7 @@ mabn_status mabn_dnnl_op_run(struct mabn_dnnl_op *op, struct mabn_device *device
                              void *const *buffers, void *scratch)
 {
     int given = op->count - (op->scratch ? 1 : 0);
-    dnnl_stream_t stream = mabn_device_dnnl_stream(device);
+    dnnl_stream_t stream = device->dnnl_stream;
     for (int i = 0; i < given; i++)
         MABN_DNNL(dnnl_memory_set_data_handle(op->args[i].memory, buffers[i]));
     if (op->scratch) MABN_DNNL(dnnl_memory_set_data_handle(op->args[given].memory, scratch));
@@ -128,7 +129,7 @@ mabn_status mabn_dnnl_reorder_init(struct mabn_dnnl_op *op, struct mabn_device *
                                    const mabn_dnnl_layout *from, const mabn_dnnl_layout *to,
                                    bool add)
 {
-    dnnl_engine_t engine = mabn_device_dnnl_engine(device);
+    dnnl_engine_t engine = device->dnnl_engine;
     dnnl_primitive_attr_t attr = NULL;
     dnnl_primitive_desc_t desc = NULL;
     dnnl_status_t e = make_attr(&attr, add, false);
@@ -182,7 +183,7 @@ static dnnl_status_t make_pass(dnnl_primitive_desc_t *out, dnnl_engine_t engine,
 dnnl_status_t mabn_dnnl_conv_desc(dnnl_primitive_desc_t *desc, struct mabn_device *device,
                                   const struct mabn_dnnl_conv *conv)
 {
-    dnnl_engine_t engine = mabn_device_dnnl_engine(device);
+    dnnl_engine_t engine = device->dnnl_engine;
     bool backward = conv->pass == dnnl_backward_data || conv->pass == dnnl_backward_weights;
     dnnl_primitive_attr_t attr = NULL;
     dnnl_primitive_desc_t hint = NULL;

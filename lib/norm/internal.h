@@ -30,9 +30,6 @@ void mabn_norm_saved_view(struct mabn_norm_saved *view, const struct mabn_norm *
 /* Runs of a call of `samples`. */
 int64_t mabn_norm_runs(const struct mabn_norm *norm, int64_t samples);
 
-/* Statistics are taken from the batch: all but none and frozen. */
-bool mabn_norm_measures(enum mabn_norm_kind kind);
-
 /* The CPU backend: arguments are checked, samples ≥ 0. */
 size_t mabn_norm_cpu_scratch(const struct mabn_norm *norm, int64_t samples, int64_t positions);
 MABN_MUST_USE mabn_status mabn_norm_cpu_forward(const struct mabn_norm *norm,

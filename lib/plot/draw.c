@@ -391,6 +391,12 @@ static double draw_legend(cairo_t *cr, const struct mabn_figure *figure, double 
     return y + row;
 }
 
+int mabn_figure_columns(const struct mabn_figure *figure)
+{
+    int columns = figure->columns > 0 ? figure->columns : 2;
+    return columns < figure->n_panels ? columns : figure->n_panels;
+}
+
 void mabn_figure_draw(const struct mabn_figure *figure, cairo_t *cr, double width, double height)
 {
     cairo_set_source_rgb(cr, 1, 1, 1);

@@ -69,12 +69,6 @@ void mabn_figure_set_columns(struct mabn_figure *figure, int columns)
     figure->columns = columns;
 }
 
-int mabn_figure_columns(const struct mabn_figure *figure)
-{
-    int columns = figure->columns > 0 ? figure->columns : 2;
-    return columns < figure->n_panels ? columns : figure->n_panels;
-}
-
 void mabn_panel_set_scale(struct mabn_panel *panel, enum mabn_scale x, enum mabn_scale y)
 {
     panel->x_scale = x;

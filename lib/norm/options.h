@@ -1,0 +1,103 @@
+/* The norms by name, and what can be said of a layer that has one. */
+#ifndef MABN_NORM_OPTIONS_H
+#define MABN_NORM_OPTIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+MABN_BEGIN_DECLS
+
+enum mabn_norm_kind {
+    MABN_NORM_NONE,   /* y = act(x [+ residual]); gamma and beta ignored */
+    MABN_NORM_BN,     /* Ioffe and Szegedy 2015; PyTorch's BatchNorm2d */
+    MABN_NORM_BRN,    /* Ioffe 2017, batch renormalization */
+    MABN_NORM_SYNCBN, /* BN over all ranks */
+    MABN_NORM_MABN,   /* Yan et al. 2020 */
+    MABN_NORM_FROZEN, /* y = weight/sqrt(running_var)·(x − running_mean) + bias, nothing trained */
+    MABN_NORM_GN,     /* Wu and He 2018 */
+    MABN_NORM_LN,     /* one group of all channels */
+    MABN_NORM_IN,     /* every channel a group */
+    MABN_NORM_KINDS
+};
+
+enum mabn_window_rule {
+    /* The reference's simulated small batch: the window runs over the runs of this call and of the
+     * ones before; statistics count from the second call; running_var moves once a call and starts
+     * from the first call's statistic. Any N, B and m: run i averages itself and the m−1 runs
+     * before it. On the first call every run uses its own statistic, and a window longer than the
+     * call is filled up with the call's mean. */
+    MABN_WINDOW_SUBBATCH,
+    /* The reference's real small batch: a buffer row an iteration; batch statistics alone for the
+     * first warmup iterations; running_var moves every iteration, from 1. */
+    MABN_WINDOW_ITERATION,
+};
+
+/* Start from mabn_norm_options_init and change what differs. */
+struct mabn_norm_options {
+    enum mabn_norm_kind kind;
+    int norm_batch;  /* B: samples behind one batch statistic; 0: all of a call */
+    double eps;      /* 1e-5; frozen: 0 */
+    double momentum; /* share of the old running value kept: BN, SyncBN 0.9, BRN 0.99, MABN 0.98
+                      * (PyTorch's "momentum" is 1 minus this) */
+    int groups;      /* GN: groups of channels, 32; must divide C */
+
+    /* MABN */
+    enum mabn_window_rule window_rule; /* sub-batch */
+    int window;    /* m: statistics in the moving average, 16; at most 1024 (sub-batch)
+                    * or 4096 (iteration) */
+    int warmup;    /* iteration rule: window from iteration max(m+1, warmup) on; 100 */
+    int r_start;   /* first iteration with the renormalizing factor r; 0: as the reference, that is
+                    * 100 (sub-batch rule) or max(1000, warmup)+1 (iteration rule) */
+    double lambda; /* r is clipped to [1/lambda, lambda]; 5 */
+
+    /* BRN: r_max goes 1 → r_max over calls ramp_start…r_ramp_end, d_max 0 → d_max over
+     * ramp_start…d_ramp_end, both linear, as in the paper: 3, 5, 5000, 40000, 25000 */
+    double r_max, d_max;
+    int64_t ramp_start, r_ramp_end, d_ramp_end;
+
+    /* SyncBN: true: as the reference (unbiased variance for normalizing, ranks' means averaged
+     * without weights); false: biased variance over all elements of all ranks. Default false. */
+    bool sync_reference;
+};
+
+/* Sum `count` doubles over all ranks, in place, with the same bits on every rank. */
+struct mabn_norm_sync {
+    mabn_status (*all_reduce)(void *context, double *values, size_t count);
+    void *context;
+    int ranks;
+};
+
+/* A layer: options that were checked, and its channels. Plain values: copy freely. */
+struct mabn_norm {
+    struct mabn_norm_options options;
+    int channels;
+    const struct mabn_norm_sync *sync; /* borrowed; NULL: one rank. SyncBN only */
+};
+
+/* "none", "bn", "brn", "syncbn", "mabn", "frozen", "gn", "ln", "in". */
+const char *mabn_norm_kind_name(enum mabn_norm_kind kind);
+MABN_MUST_USE mabn_status mabn_norm_kind_parse(enum mabn_norm_kind *kind, const char *name);
+/* "subbatch", "iteration". */
+const char *mabn_window_rule_name(enum mabn_window_rule rule);
+MABN_MUST_USE mabn_status mabn_window_rule_parse(enum mabn_window_rule *rule, const char *name);
+
+/* The defaults of `kind` given above; norm_batch 0. */
+void mabn_norm_options_init(struct mabn_norm_options *options, enum mabn_norm_kind kind);
+/* Check the options and fill *norm. */
+MABN_MUST_USE mabn_status mabn_norm_init(struct mabn_norm *norm,
+                                         const struct mabn_norm_options *options, int channels);
+
+/* Coefficients at inference do not depend on the input: folds into the convolution before it. */
+bool mabn_norm_folds(enum mabn_norm_kind kind);
+/* Statistics are taken from the batch: all but none and frozen. */
+bool mabn_norm_measures(enum mabn_norm_kind kind);
+/* gamma and beta are trained (all but none and frozen). */
+bool mabn_norm_trains(enum mabn_norm_kind kind);
+/* Has "weight" and "bias" (all but none). */
+bool mabn_norm_has_affine(enum mabn_norm_kind kind);
+
+MABN_END_DECLS
+#endif
