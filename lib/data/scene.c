@@ -158,7 +158,7 @@ bool mabn_scene_box(const struct mabn_scene_options *o, const struct mabn_coco_r
     const float one = o->inclusive ? 1 : 0;
     const float right = (float)width - one, bottom = (float)height - one;
     const float x = (float)record->box.x, y = (float)record->box.y;
-    if (record->crowd) return false;
+    if (record->crowd || !record->has_box) return false;
     box[0] = clip(x, right);
     box[1] = clip(y, bottom);
     box[2] = clip(x + fmaxf((float)record->box.w - one, 0), right);
@@ -170,7 +170,7 @@ bool mabn_scene_box(const struct mabn_scene_options *o, const struct mabn_coco_r
 static bool has_mask(const struct mabn_coco *coco, const struct mabn_coco_record *record)
 {
     const struct mabn_segmentation *s = &record->segmentation;
-    if (s->kind != MABN_SEGMENTATION_POLYGONS) return s->kind != MABN_SEGMENTATION_NONE;
+    if (s->kind != MABN_SEGMENTATION_POLYGONS) return mabn_segmentation_is_mask(s);
     for (uint32_t p = 0; p < s->n; p++)
         if (coco->lengths[s->sizes + p] >= 6) return true;
     return false;
@@ -193,7 +193,8 @@ static bool too_few_keypoints(const struct mabn_coco *c, size_t first, size_t en
 static bool all_degenerate(const struct mabn_coco *c, size_t first, size_t end)
 {
     for (size_t i = first; i < end; i++)
-        if (c->records[i].box.w > 1 && c->records[i].box.h > 1) return false;
+        if (c->records[i].has_box && c->records[i].box.w > 1 && c->records[i].box.h > 1)
+            return false;
     return true;
 }
 
@@ -209,6 +210,8 @@ static void count_objects(const struct mabn_scene_set *set, const struct mabn_sc
         float box[4];
         if (c->records[i].crowd) {
             n->crowds++;
+        } else if (!c->records[i].has_box) {
+            n->boxless++;
         } else if (!mabn_scene_box(o, &c->records[i], width, height, box)) {
             n->outside++;
         } else {
@@ -235,6 +238,7 @@ static bool is_kept(const struct mabn_scene_set *set, const struct mabn_scene_op
     n->empty += !own.objects;
     n->objects += own.objects;
     n->crowds += own.crowds;
+    n->boxless += own.boxless;
     n->outside += own.outside;
     n->maskless += own.maskless;
     return true;
@@ -281,6 +285,7 @@ void mabn_scene_census_text(struct mabn_str *text, const struct mabn_scene_censu
     add_part(text, &with, n->objects, "");
     add_part(text, &with, n->maskless, " without a mask");
     add_part(text, &dropped, n->crowds, " crowds");
+    add_part(text, &dropped, n->boxless, " without a box");
     add_part(text, &dropped, n->outside, " boxes outside or empty");
     add_part(text, &empty, n->empty, "");
 }
@@ -412,8 +417,8 @@ static mabn_status add_mask(struct mabn_scene_maker *maker, struct mabn_scene *s
 {
     const struct mabn_coco *coco = mabn_scene_set_coco(maker->set);
     const struct mabn_segmentation *g = &record->segmentation;
-    if (g->kind == MABN_SEGMENTATION_NONE) return MABN_OK;
-    if (g->kind != MABN_SEGMENTATION_POLYGONS) return add_outline(maker, s, record, m);
+    if (mabn_segmentation_is_mask(g)) return add_outline(maker, s, record, m);
+    if (g->kind != MABN_SEGMENTATION_POLYGONS) return MABN_OK;
     const double *xy = coco->numbers + g->at;
     for (uint32_t p = 0; p < g->n; xy += coco->lengths[g->sizes + p++])
         if (coco->lengths[g->sizes + p] >= 6) add_polygon(s, xy, coco->lengths[g->sizes + p], m);

@@ -1,13 +1,14 @@
 /* A scene: one photograph with its annotations, made ready for a detector.
  *
  * The annotations become ground truth, in this order (the reference's):
- *   1. crowds are dropped;
+ *   1. crowds are dropped, and what has no box;
  *   2. boxes x, y, w, h become corners in float32: x2 = x + max(w − 1, 0) where corners are
  *      inclusive (legacy), x + w elsewhere; likewise y2;
  *   3. boxes are clipped to the photograph: [0, W − 1] where inclusive, else [0, W];
  *   4. boxes stay only if x2 > x1 and y2 > y1;
  *   5. polygons of fewer than 6 numbers are dropped. Where the reference then loses step between
- *      boxes and polygons, here an object without a polygon stays, without a mask;
+ *      boxes and polygons, here an object without a polygon stays, without a mask; so does one
+ *      whose segmentation cannot be used (mabn-pack says why);
  *   6. masks given as run lengths, which the reference cannot use, become polygons that COCO's rule
  *      fills to exactly the same pixels (coco/outline.h).
  * Class k + 1 is category k in the order of the annotation file; 0 is background.
@@ -98,6 +99,7 @@ struct mabn_scene_census {
     /* of the photographs kept: */
     uint64_t objects;  /* that remain */
     uint64_t crowds;   /* dropped */
+    uint64_t boxless;  /* dropped: their boxes are missing, or are no boxes */
     uint64_t outside;  /* dropped by 3 and 4 */
     uint64_t maskless; /* of those that remain */
 };
@@ -107,7 +109,8 @@ MABN_MUST_USE mabn_status mabn_scene_select(const struct mabn_scene_set *set,
                                             const struct mabn_scene_options *options,
                                             uint64_t **samples, uint64_t *count,
                                             struct mabn_scene_census *census);
-/* Append it in words, for the log: "979 of 1000 photographs; left out: 21 without annotations; …". */
+/* Append it in words, for the log: "979 of 1000 photographs; left out: 21 without annotations; …".
+ */
 void mabn_scene_census_text(struct mabn_str *text, const struct mabn_scene_census *census);
 
 /* Steps 1 to 4 for one record: false when it is dropped. box: x1, y1, x2, y2 in the photograph. */

@@ -52,7 +52,7 @@ static mabn_status check_record(const struct mabn_coco *c, const struct mabn_coc
 {
     const struct mabn_box b = r->box;
     const struct mabn_segmentation *s = &r->segmentation;
-    if (!isfinite(b.x) || !isfinite(b.y) || !isfinite(b.w) || !isfinite(b.h))
+    if (r->has_box && !(isfinite(b.x) && isfinite(b.y) && isfinite(b.w) && isfinite(b.h)))
         return mabn_coco_fail(c, r, MABN_ERR_FORMAT, "a box that is not finite");
     if (s->kind == MABN_SEGMENTATION_POLYGONS) {
         const double *xy = c->numbers + s->at;
@@ -60,7 +60,7 @@ static mabn_status check_record(const struct mabn_coco *c, const struct mabn_coc
             for (uint32_t k = 0; k < c->lengths[s->sizes + p]; k++)
                 if (!(fabs(xy[k]) <= 1e8))
                     return mabn_coco_fail(c, r, MABN_ERR_FORMAT, "a corner at %g", xy[k]);
-    } else if (s->kind != MABN_SEGMENTATION_NONE && !r->crowd &&
+    } else if (mabn_segmentation_is_mask(s) && !r->crowd &&
                (s->height != image->height || s->width != image->width)) {
         return mabn_coco_fail(c, r, MABN_ERR_MISMATCH,
                               "a mask of %u x %u pixels, the photograph has %u x %u", s->width,

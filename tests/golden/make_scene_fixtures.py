@@ -36,8 +36,8 @@ IMAGES = {7: (64, 48), 9: (48, 64), 11: (64, 48), 12: (30, 100), 15: (64, 64), 1
 CATEGORIES = [18, 3, 44]  # contiguous classes 1, 2, 3: not in the order of their ids
 square = [10.25, 10.5, 30.75, 10.5, 30.75, 25.125, 10.25, 25.125]
 ANNOTATIONS = [
-    # 7: a crowd, an object of two polygons of which one is too short, one of three categories
-    (1, 7, 3, [10.25, 10.5, 20.5, 14.625], 0, [square, [1, 2, 3, 4]]),
+    # 7: a crowd, an object of two polygons, all three categories
+    (1, 7, 3, [10.25, 10.5, 20.5, 14.625], 0, [square, [1, 2, 3, 4, 1, 4]]),
     (2, 7, 18, [0, 0, 63, 47], 1, {"size": [48, 64], "counts": [5, 3000, 67]}),
     (3, 7, 44, [33.3, 2.7, 17.77, 40.01], 0, [[33.3, 2.7, 51.07, 2.7, 40.1, 42.71]]),
     # 9: nothing. 11: nothing but degenerate boxes
@@ -58,6 +58,7 @@ ANNOTATIONS = [
     (15, 16, 18, [3.7, 4.9, 22.2, 11.1], 0, [[3.7, 4.9, 25.9, 16]]),
     # 20: wide enough that the size rule gives way
     (16, 20, 44, [10.1, 3.3, 80.9, 20.7], 0, [[10.1, 3.3, 91, 3.3, 91, 24, 10.1, 24]]),
+    (17, 20, 44, None, 0, [[10, 3, 20, 3, 20, 24]]),  # the reference would stop here
 ]
 
 
@@ -77,14 +78,14 @@ def hexes(values):
 lines = []
 for image, (w, h) in IMAGES.items():
     own = [a for a in ANNOTATIONS if a[1] == image]
-    kept = "bare" if not own else "degenerate" if all(a[3][2] <= 1 or a[3][3] <= 1 for a in own) else "kept"
+    kept = "bare" if not own else "degenerate" if all(not a[3] or a[3][2] <= 1 or a[3][3] <= 1 for a in own) else "kept"
     lines.append(f"keep\t{image}\t{kept}")
     ow, oh = size(w, h)
     rx, ry = F(ow / w), F(oh / h)
     for flip in 0, 1:
         lines.append(f"scene\t{image}\t{flip}\t{ow}\t{oh}")
         for number, _, category, box, crowd, segmentation in own:
-            if crowd:
+            if crowd or not box:
                 continue
             x, y, bw, bh = (F(v) for v in box)
             x2, y2 = x + max(bw - F(1), F(0)), y + max(bh - F(1), F(0))
@@ -130,7 +131,9 @@ def write(name, images, annotations):
 os.makedirs(OUT, exist_ok=True)
 annotations = []
 for number, image, category, box, crowd, segmentation in ANNOTATIONS:
-    a = {"id": number, "image_id": image, "category_id": category, "bbox": box, "area": box[2] * box[3], "iscrowd": crowd}
+    a = {"id": number, "image_id": image, "category_id": category, "iscrowd": crowd}
+    if box:
+        a |= {"bbox": box, "area": box[2] * box[3]}
     if segmentation is not None:
         a["segmentation"] = segmentation
     annotations.append(a)
