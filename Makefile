@@ -70,7 +70,7 @@ $(info no cudnn.h beside nvcc: a build without CUDA (CUDNN_HOME=DIR says where i
 endif
 endif
 
-PKGS     := hdf5 libjpeg libpng zlib libxxhash cairo freetype2
+PKGS     := hdf5 libjpeg libpng libwebp libwebpdemux libgif zlib libxxhash cairo freetype2 fontconfig
 # HDF5 renames calls in new versions; this keeps the names of 1.10.
 PKG_CF   := -DH5_USE_110_API $(shell $(PKG_CONFIG) --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS := $(shell $(PKG_CONFIG) --libs $(PKGS) 2>/dev/null)

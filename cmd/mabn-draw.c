@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "cli/cli.h"
@@ -14,7 +15,7 @@ static struct {
     const char *output, *results, *images;
     int count, columns, tile;
     int64_t first, seed;
-    bool shuffle, force;
+    bool shuffle, exif, force;
     struct mabn_draw_style style;
 } o = {.count = 1, .tile = 480, .style = {true, true, true, false, 0.3, 0}};
 
@@ -32,6 +33,7 @@ static const struct mabn_option table[] = {
     MABN_OPT_FLAG(0, "masks", &o.style.masks, "draw masks"),
     MABN_OPT_FLAG(0, "boxes", &o.style.boxes, "draw boxes"),
     MABN_OPT_FLAG(0, "labels", &o.style.labels, "write names, and scores of results"),
+    MABN_OPT_FLAG(0, "exif", &o.exif, "turn photographs as their EXIF orientation asks"),
     MABN_OPT_DOUBLE(0, "text", &o.style.text, 0, 200, "PIXELS", "height of letters; 0: by size"),
     MABN_OPT_INT(0, "tile", &o.tile, 64, 4096, "PIXELS", "width of a picture in a contact sheet"),
     MABN_OPT_INT(0, "columns", &o.columns, 0, 1000, "N", "of a contact sheet; 0: about square"),
@@ -84,18 +86,45 @@ static void name_of(const struct source *s, int64_t i, char *name, size_t room)
                  s->truth.images[i].file_name ? s->truth.images[i].file_name : "");
 }
 
-/* One of --images: an id, a name, or its last part. */
-static int64_t find_image(const struct source *s, const char *text)
+static void make_title(const struct source *s, int64_t i, char *title, size_t room)
 {
-    char *end, name[4096];
-    long long id = strtoll(text, &end, 10);
-    for (int64_t i = 0; i < s->count; i++) {
-        if (s->coco && end != text && !*end && s->truth.images[i].id == id) return i;
+    char name[512], id[24];
+    name_of(s, i, name, sizeof name);
+    if (s->coco) {
+        snprintf(title, room, "%s  %s", mabn_coco_id_text(&s->truth, s->truth.images[i].id, id),
+                 name);
+        return;
+    }
+    int label = mabn_dataset_label(s->dataset, i);
+    const char *class_name = label < 0 ? NULL : mabn_dataset_class_name(s->dataset, label);
+    snprintf(title, room, "%d %s  %s", label, class_name ? class_name : "", name);
+}
+
+/* One of --images: an id, a name, or its last part; the best of these, which must be one image. */
+static mabn_status find_image(const struct source *s, const char *text, int64_t *out)
+{
+    char name[4096], id[24];
+    int64_t found[2] = {-1, -1}; /* as a whole; the last part */
+    for (int64_t i = 0; i < s->count && *text; i++) {
         name_of(s, i, name, sizeof name);
         const char *slash = strrchr(name, '/');
-        if (!strcmp(name, text) || (slash && !strcmp(slash + 1, text))) return i;
+        bool whole =
+            !strcmp(name, text) ||
+            (s->coco && !strcmp(mabn_coco_id_text(&s->truth, s->truth.images[i].id, id), text));
+        if (!whole && !(slash && !strcmp(slash + 1, text))) continue;
+        if (found[!whole] >= 0) {
+            char other[512], this[512];
+            make_title(s, found[!whole], other, sizeof other);
+            make_title(s, i, this, sizeof this);
+            if (whole)
+                return mabn_fail(MABN_ERR_ARG, "'%s' is two images: '%s' and '%s'", text, other,
+                                 this);
+            continue;
+        }
+        found[!whole] = i;
     }
-    return -1;
+    *out = found[0] >= 0 ? found[0] : found[1];
+    return *out < 0 ? mabn_fail(MABN_ERR_NOTFOUND, "no image '%s'", text) : MABN_OK;
 }
 
 static mabn_status choose_listed(struct source *s)
@@ -105,8 +134,7 @@ static mabn_status choose_listed(struct source *s)
     mabn_status status = MABN_OK;
     for (char *text; !status && (text = strsep(&rest, ",")) != NULL;) {
         MABN_GROW(s->chosen, n, room);
-        s->chosen[n++] = find_image(s, text);
-        if (s->chosen[n - 1] < 0) status = mabn_fail(MABN_ERR_NOTFOUND, "no image '%s'", text);
+        status = find_image(s, text, &s->chosen[n++]);
     }
     s->n_chosen = (int)n;
     free(list);
@@ -136,6 +164,36 @@ static mabn_status choose(struct source *s)
     return MABN_OK;
 }
 
+/* Turn a picture if it is to be, and say when the annotations have another size. */
+static mabn_status settle(const struct source *s, int64_t i, struct mabn_image *image,
+                          const struct mabn_image_info *info)
+{
+    char name[4096];
+    bool turn = info->orientation > 1 && o.exif;
+    if (turn) MABN_TRY(mabn_image_turn(image, info->orientation));
+    const struct mabn_coco_image *said = s->coco && !s->dataset ? &s->truth.images[i] : NULL;
+    name_of(s, i, name, sizeof name);
+    if (said && !said->unsized &&
+        (said->width != (uint32_t)image->width || said->height != (uint32_t)image->height)) {
+        (void)mabn_coco_wrong_size(&s->truth, said, image->width, image->height,
+                                   turn ? 0 : info->orientation);
+        mabn_warn("%s", mabn_error_message());
+    } else if (info->orientation > 1 && !turn) {
+        mabn_warn("'%s' has the EXIF orientation %d and is drawn as stored (--exif turns it)", name,
+                  info->orientation);
+    }
+    return MABN_OK;
+}
+
+static mabn_status decode_bytes(const struct source *s, int64_t i, struct mabn_image *image,
+                                const uint8_t *bytes, size_t size)
+{
+    struct mabn_image_info info;
+    MABN_TRY(mabn_image_probe(&info, bytes, size));
+    MABN_TRY(mabn_image_decode(s->decoder, image, bytes, size, NULL));
+    return settle(s, i, image, &info);
+}
+
 static mabn_status decode(const struct source *s, int64_t i, struct mabn_image *image)
 {
     const uint8_t *bytes;
@@ -143,7 +201,7 @@ static mabn_status decode(const struct source *s, int64_t i, struct mabn_image *
     if (s->dataset) {
         MABN_TRY(mabn_dataset_image(s->dataset, i, &bytes, &size));
         if (mabn_dataset_image_format(s->dataset, i) != MABN_DATASET_RAW)
-            return mabn_image_decode(s->decoder, image, bytes, size, NULL);
+            return decode_bytes(s, i, image, bytes, size);
         MABN_TRY(mabn_image_resize_storage(image, mabn_dataset_image_width(s->dataset, i),
                                            mabn_dataset_image_height(s->dataset, i),
                                            mabn_dataset_image_channels(s->dataset, i)));
@@ -151,13 +209,11 @@ static mabn_status decode(const struct source *s, int64_t i, struct mabn_image *
         return MABN_OK;
     }
     struct mabn_input in;
-    if (!s->truth.images[i].file_name)
-        return mabn_fail(MABN_ERR_FORMAT, "image %lld has no \"file_name\"",
-                         (long long)s->truth.images[i].id);
-    char *path = mabn_path_join(s->folder, s->truth.images[i].file_name);
+    char *path;
+    MABN_TRY(mabn_coco_image_path(&path, &s->truth, &s->truth.images[i], s->folder));
     mabn_status status = mabn_input_open(&in, path, 1 << 30);
     if (!status) {
-        status = mabn_image_decode(s->decoder, image, in.bytes, in.size, NULL);
+        status = decode_bytes(s, i, image, in.bytes, in.size);
         if (status) mabn_fail_prefix(status, "'%s'", path);
         mabn_input_release(&in);
     }
@@ -171,24 +227,25 @@ static mabn_status draw_one(const struct source *s, struct mabn_sheet *sheet, in
     struct mabn_image image = {0};
     uint32_t *records = NULL;
     size_t n = 0, room = 0;
-    char name[512], title[1024];
-    MABN_TRY(decode(s, i, &image));
-    name_of(s, i, name, sizeof name);
+    char title[1024];
+    make_title(s, i, title, sizeof title);
+    mabn_status status = decode(s, i, &image);
+    if (status && status != MABN_ERR_NOMEM && s->n_chosen > 1) { /* the others can be seen */
+        mabn_warn("%s", mabn_error_message());
+        mabn_sheet_skip(sheet, title);
+        mabn_image_release(&image);
+        return MABN_OK;
+    }
+    if (status) return status;
     if (s->coco) {
         int64_t id = s->truth.images[i].id;
-        snprintf(title, sizeof title, "%lld  %s", (long long)id, name);
         for (size_t k = 0; k < from->n_records; k++) {
             if (from->records[k].image_id != id) continue;
             MABN_GROW(records, n, room);
             records[n++] = (uint32_t)k;
         }
-    } else {
-        int label = mabn_dataset_label(s->dataset, i);
-        const char *class_name = label < 0 ? NULL : mabn_dataset_class_name(s->dataset, label);
-        snprintf(title, sizeof title, "%d %s  %s", label, class_name ? class_name : "", name);
     }
-    mabn_status status =
-        mabn_sheet_add(sheet, &image, title, from, records, n, &s->truth, &o.style);
+    status = mabn_sheet_add(sheet, &image, title, from, records, n, &s->truth, &o.style);
     free(records);
     mabn_image_release(&image);
     return status;

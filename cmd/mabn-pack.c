@@ -15,7 +15,7 @@
 static struct {
     const char *output, *classes;
     int resize, quality, threads;
-    bool verify, skip_bad, force;
+    bool verify, skip_bad, exif, force;
 } o = {.quality = 95};
 
 #define OPT_OUTPUT MABN_OPT_STRING('o', "output", &o.output, "FILE", "the dataset to write")
@@ -25,6 +25,7 @@ static struct {
     MABN_OPT_INT('r', "resize", &o.resize, 0, 65535, "N",                                           \
                  "shrink short sides larger than N pixels to N; 0: never"),                         \
     MABN_OPT_INT(0, "quality", &o.quality, 1, 100, "Q", "JPEG quality of images that were shrunk"), \
+    MABN_OPT_FLAG(0, "exif", &o.exif, "turn pictures as their EXIF orientation asks"),              \
     MABN_OPT_FLAG(0, "verify", &o.verify, "decode every image completely"),                         \
     MABN_OPT_FLAG(0, "skip-bad", &o.skip_bad, "leave out images that cannot be used, with a warning")
 /* clang-format on */
@@ -59,6 +60,7 @@ static const struct mabn_option idx_options[] = {
 
 static const struct mabn_option coco_options[] = {
     OPT_OUTPUT,
+    MABN_OPT_FLAG(0, "exif", &o.exif, "turn pictures as their EXIF orientation asks"),
     MABN_OPT_FLAG(0, "verify", &o.verify, "decode every image completely"),
     MABN_OPT_FLAG(0, "skip-bad", &o.skip_bad,
                   "leave out images that cannot be used, with a warning"),
@@ -106,6 +108,7 @@ static void make_command(struct mabn_str *s, const char *name, char **args, int 
     if (o.classes) add_word(s, "--classes", o.classes);
     if (o.resize) mabn_str_printf(s, " --resize %d --quality %d", o.resize, o.quality);
     if (o.skip_bad) add_word(s, "--skip-bad", NULL);
+    if (o.exif) add_word(s, "--exif", NULL);
     for (int i = 0; i < count; i++)
         add_word(s, NULL, args[i]);
 }
@@ -118,6 +121,7 @@ static mabn_status pack_images(int which, char **args, const struct mabn_pack_ou
         .resize_short = o.resize,
         .quality = o.quality,
         .verify = o.verify,
+        .exif = o.exif,
         .skip_bad = o.skip_bad,
     };
     MABN_TRY(which == LIST ? mabn_listing_read(&list, args[0], o.classes)
@@ -149,6 +153,7 @@ static mabn_status pack_coco(char **args, const struct mabn_pack_output *out)
     struct mabn_coco_pack_options options = {
         .threads = o.threads ? o.threads : mabn_threads_available(),
         .verify = o.verify,
+        .exif = o.exif,
         .skip_bad = o.skip_bad,
     };
     mabn_signals_graceful();

@@ -4,10 +4,11 @@
 set -eu
 
 build="pkgconf libdnnl-dev libhdf5-dev libjpeg62-turbo-dev libpng-dev zlib1g-dev libxxhash-dev
-       libcairo2-dev libfreetype-dev fonts-dejavu-core"
+       libwebp-dev libgif-dev libcairo2-dev libfreetype-dev libfontconfig-dev fonts-dejavu-core"
 demo="dataset-fashion-mnist"
-check="g++ bats bats-assert bats-support bats-file python3-h5py python3-numpy python3-pil hdf5-tools
-       mandoc man-db dataset-fashion-mnist openmpi-bin libopenmpi-dev mpich libmpich-dev"
+check="g++ bats bats-assert bats-support bats-file python3-h5py python3-numpy python3-pil
+       python3-fonttools hdf5-tools mandoc man-db dataset-fashion-mnist openmpi-bin libopenmpi-dev
+       mpich libmpich-dev"
 peer="python3-venv python3-torch python3-torchvision python3-onnx"
 
 case ${1:-build} in

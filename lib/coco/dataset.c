@@ -29,6 +29,7 @@ struct packing {
     uint64_t *first; /* (images kept + 1) into order */
     uint32_t *last;  /* (records) the last record that has one's id */
     bool twice;      /* some ids occur twice */
+    bool exif;
 };
 
 static int compare_images(const void *a, const void *b, void *coco)
@@ -67,13 +68,15 @@ static mabn_status choose_images(struct packing *p, const char *folder, bool ski
     return status;
 }
 
-static mabn_status check_size(void *context, int64_t number, int height, int width)
+static mabn_status check_size(void *context, int64_t number, const struct mabn_image_info *info)
 {
     const struct packing *p = context;
     const struct mabn_coco_image *image = p->images[number];
+    bool turned = p->exif && info->orientation > 4;
+    int width = turned ? info->height : info->width, height = turned ? info->width : info->height;
     if (image->unsized || (image->height == (uint32_t)height && image->width == (uint32_t)width))
         return MABN_OK;
-    return mabn_coco_wrong_size(&p->coco, image, width, height, 0);
+    return mabn_coco_wrong_size(&p->coco, image, width, height, turned ? 0 : info->orientation);
 }
 
 struct id_place {
@@ -505,6 +508,7 @@ static mabn_status pack(struct packing *p, const struct mabn_pack_output *out,
     struct mabn_pack_options o = {.threads = options->threads,
                                   .quality = 95,
                                   .verify = options->verify,
+                                  .exif = options->exif,
                                   .skip_bad = options->skip_bad,
                                   .check = check_size,
                                   .context = p};
@@ -527,6 +531,7 @@ mabn_status mabn_coco_pack(const struct mabn_pack_output *out, const char *folde
 {
     struct packing p;
     memset(&p, 0, sizeof p);
+    p.exif = options->exif;
     MABN_TRY(mabn_coco_read(&p.coco, annotations,
                             MABN_COCO_KEEP_SEGMENTATIONS | MABN_COCO_KEEP_KEYPOINTS));
     mabn_status status = choose_images(&p, folder, options->skip_bad);

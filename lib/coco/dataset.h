@@ -45,6 +45,7 @@ MABN_BEGIN_DECLS
 struct mabn_coco_pack_options {
     int threads;
     bool verify;   /* decode every image completely */
+    bool exif;     /* turn pictures as their EXIF data asks */
     bool skip_bad; /* leave out images that are missing, damaged or of another size, with a warning
                     */
 };

@@ -9,7 +9,9 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
+#include "coco/lettering.h"
 
 enum { GAP = 8, TITLE = 22, MAX_SIDE = 32000, MAX_LABELS = 512 };
 
@@ -20,6 +22,9 @@ struct rectangle {
 struct mabn_sheet {
     cairo_surface_t *surface; /* NULL until the first picture, when tile is 0 */
     int count, columns, tile, done;
+    size_t odd; /* masks that could not be drawn, and why the first could not */
+    char why[256];
+    struct mabn_lettering *letters;
 };
 
 /* Everything while one picture is drawn. */
@@ -30,12 +35,20 @@ struct canvas {
     double text, line;
     const struct mabn_coco *c, *names;
     const struct mabn_draw_style *style;
+    struct mabn_sheet *sheet;
     struct rectangle labels[MAX_LABELS]; /* taken places */
     int n_labels;
 };
 
 struct colour {
     double r, g, b;
+};
+
+struct drawn {
+    const struct mabn_coco_record *record;
+    struct mabn_coco_record copy; /* with a box, whatever the record has */
+    double size;
+    size_t nth; /* of its category in the picture */
 };
 
 /* ---- colours ---- */
@@ -65,8 +78,23 @@ static double lightness(struct colour c)
     return 0.3 * c.r + 0.59 * c.g + 0.11 * c.b;
 }
 
+/* The nth thing of a category in a picture: its colour lighter, darker, a little to one side. */
+static struct colour shade(struct colour c, size_t nth)
+{
+    static const double lighter[] = {0, 0.4, -0.3, 0.2, -0.15, 0.55, -0.45};
+    double by = lighter[nth % 7], aside = nth % 3 == 1 ? 0.12 : nth % 3 == 2 ? -0.12 : 0;
+    double *part[3] = {&c.r, &c.g, &c.b};
+    for (int i = 0; i < 3 && nth; i++) {
+        double v = *part[i];
+        v = by > 0 ? v + (1 - v) * by : v * (1 + by);
+        v += i == (int)(nth / 7 % 3) ? aside : 0;
+        *part[i] = v < 0 ? 0 : v > 1 ? 1 : v;
+    }
+    return c;
+}
+
 /* Hues a golden section apart: neighbours in the list of categories look different. */
-static struct colour colour_of(const struct canvas *v, int64_t category)
+static struct colour colour_of_category(const struct canvas *v, int64_t category)
 {
     size_t k = 0;
     while (v->names && k < v->names->n_categories && v->names->categories[k].id != category)
@@ -79,6 +107,11 @@ static struct colour colour_of(const struct canvas *v, int64_t category)
     c.g += (1 - c.g) * white;
     c.b += (1 - c.b) * white;
     return c;
+}
+
+static struct colour colour_of(const struct canvas *v, const struct drawn *d)
+{
+    return shade(colour_of_category(v, d->record->category_id), d->nth);
 }
 
 static void set_colour(const struct canvas *v, struct colour c, double alpha)
@@ -148,9 +181,9 @@ static uint32_t premultiplied(struct colour c, double alpha)
            (uint32_t)(c.g * alpha * 255 + 0.5) << 8 | (uint32_t)(c.b * alpha * 255 + 0.5);
 }
 
-static mabn_status draw_mask(const struct canvas *v, const struct mabn_coco_record *r, int height,
-                             int width)
+static mabn_status draw_mask(const struct canvas *v, const struct drawn *d, int height, int width)
 {
+    const struct mabn_coco_record *r = d->record;
     struct mabn_rle mask;
     uint8_t *pixels = NULL;
     mabn_rle_init(&mask);
@@ -166,7 +199,7 @@ static mabn_status draw_mask(const struct canvas *v, const struct mabn_coco_reco
     }
     mabn_rle_decode_rows(pixels, &mask);
     mabn_rle_release(&mask);
-    struct colour c = colour_of(v, r->category_id);
+    struct colour c = colour_of(v, d);
     uint32_t inside = premultiplied(c, 0.4), border = premultiplied(c, 0.9);
     cairo_surface_t *s = cairo_image_surface_create(CAIRO_FORMAT_ARGB32, width, height);
     cairo_surface_flush(s);
@@ -186,9 +219,10 @@ static mabn_status draw_mask(const struct canvas *v, const struct mabn_coco_reco
 
 /* ---- boxes and keypoints ---- */
 
-static void draw_box(const struct canvas *v, const struct mabn_coco_record *r)
+static void draw_box(const struct canvas *v, const struct drawn *d)
 {
-    struct colour c = colour_of(v, r->category_id);
+    const struct mabn_coco_record *r = &d->copy;
+    struct colour c = colour_of(v, d);
     double x = v->x + r->box.x * v->scale, y = v->y + r->box.y * v->scale;
     double w = r->box.w * v->scale, h = r->box.h * v->scale;
     static const double dashes[] = {6, 4};
@@ -206,27 +240,54 @@ static void draw_box(const struct canvas *v, const struct mabn_coco_record *r)
     cairo_restore(v->cr);
 }
 
-static void draw_keypoints(const struct canvas *v, const struct mabn_coco_record *r)
+/* A category's own skeleton; of people who have none in the file, COCO's. */
+static size_t bones_of(const struct canvas *v, const struct mabn_coco_record *r,
+                       const uint32_t **out)
 {
-    /* COCO's person: pairs of joined keypoints. */
-    static const uint8_t bones[][2] = {{15, 13}, {13, 11}, {16, 14}, {14, 12}, {11, 12}, {5, 11},
-                                       {6, 12},  {5, 6},   {5, 7},   {6, 8},   {7, 9},   {8, 10},
-                                       {1, 2},   {0, 1},   {0, 2},   {1, 3},   {2, 4}};
+    static const uint32_t person[][2] = {{16, 14}, {14, 12}, {17, 15}, {15, 13}, {12, 13}, {6, 12},
+                                         {7, 13},  {6, 7},   {6, 8},   {7, 9},   {8, 10},  {9, 11},
+                                         {2, 3},   {1, 2},   {1, 3},   {2, 4},   {3, 5}};
+    for (size_t k = 0; v->names && k < v->names->n_categories; k++) {
+        const struct mabn_coco_category *c = &v->names->categories[k];
+        if (c->id != r->category_id) continue;
+        *out = v->names->bones + 2 * c->bones;
+        if (c->n_bones) return c->n_bones;
+        *out = &person[0][0];
+        return c->name && !strcmp(c->name, "person") && r->n_keypoints == 17
+                   ? sizeof person / sizeof *person
+                   : 0;
+    }
+    return 0;
+}
+
+static void draw_bones(const struct canvas *v, const struct mabn_coco_record *r)
+{
     const double *k = v->c->numbers + r->keypoints;
-    struct colour c = colour_of(v, r->category_id);
+    const uint32_t *bones;
+    size_t n = bones_of(v, r, &bones);
+    for (size_t i = 0; i < n; i++) {
+        uint32_t from = bones[2 * i], to = bones[2 * i + 1];
+        if (from > r->n_keypoints || to > r->n_keypoints) continue;
+        const double *a = k + 3 * (from - 1), *b = k + 3 * (to - 1);
+        if (!(a[2] > 0) || !(b[2] > 0)) continue;
+        cairo_move_to(v->cr, v->x + a[0] * v->scale, v->y + a[1] * v->scale);
+        cairo_line_to(v->cr, v->x + b[0] * v->scale, v->y + b[1] * v->scale);
+        cairo_stroke(v->cr);
+    }
+}
+
+static void draw_keypoints(const struct canvas *v, const struct drawn *d)
+{
+    const struct mabn_coco_record *r = d->record;
+    const double *k = v->c->numbers + r->keypoints;
+    struct colour c = colour_of(v, d);
     cairo_save(v->cr);
     cairo_rectangle(v->cr, v->x, v->y, v->width, v->height);
     cairo_clip(v->cr);
     cairo_set_line_width(v->cr, v->line);
     cairo_set_line_cap(v->cr, CAIRO_LINE_CAP_ROUND);
     set_colour(v, c, 0.9);
-    for (size_t i = 0; r->n_keypoints == 17 && i < sizeof bones / sizeof *bones; i++) {
-        const double *a = k + 3 * bones[i][0], *b = k + 3 * bones[i][1];
-        if (!(a[2] > 0) || !(b[2] > 0)) continue;
-        cairo_move_to(v->cr, v->x + a[0] * v->scale, v->y + a[1] * v->scale);
-        cairo_line_to(v->cr, v->x + b[0] * v->scale, v->y + b[1] * v->scale);
-        cairo_stroke(v->cr);
-    }
+    draw_bones(v, r);
     for (uint32_t i = 0; i < r->n_keypoints; i++, k += 3) {
         if (!(k[2] > 0)) continue;
         cairo_arc(v->cr, v->x + k[0] * v->scale, v->y + k[1] * v->scale, v->line + 0.5, 0,
@@ -279,23 +340,24 @@ static struct rectangle place_label(const struct canvas *v, const struct mabn_co
     return first;
 }
 
-static void draw_label(struct canvas *v, const struct mabn_coco_record *r)
+static void draw_label(struct canvas *v, const struct drawn *d)
 {
+    const struct mabn_coco_record *r = &d->copy;
     char text[160], buffer[40];
-    cairo_text_extents_t e;
     cairo_font_extents_t f;
     const char *name = name_of(v, r->category_id, buffer, sizeof buffer);
+    int length = (int)mabn_lettering_cut(name, 100);
+    const char *more = name[length] ? "\xe2\x80\xa6" : "";
     if (v->style->scores)
-        snprintf(text, sizeof text, "%.100s %.2f", name, r->score);
+        snprintf(text, sizeof text, "%.*s%s %.2f", length, name, more, r->score);
     else
-        snprintf(text, sizeof text, "%.100s%s", name, r->crowd ? " (crowd)" : "");
+        snprintf(text, sizeof text, "%.*s%s%s", length, name, more, r->crowd ? " (crowd)" : "");
     cairo_set_font_size(v->cr, v->text);
-    cairo_text_extents(v->cr, text, &e);
-    cairo_font_extents(v->cr, &f);
-    double pad = v->text / 4;
-    struct rectangle p = place_label(v, r, e.x_advance + 2 * pad, f.ascent + f.descent);
+    mabn_lettering_extents(v->sheet->letters, v->cr, &f);
+    double pad = v->text / 4, width = mabn_lettering_width(v->sheet->letters, v->cr, text);
+    struct rectangle p = place_label(v, r, width + 2 * pad, f.ascent + f.descent);
     if (v->n_labels < MAX_LABELS) v->labels[v->n_labels++] = p;
-    struct colour c = colour_of(v, r->category_id);
+    struct colour c = colour_of(v, d);
     cairo_rectangle(v->cr, p.x, p.y, p.w, p.h);
     set_colour(v, c, 0.85);
     cairo_fill(v->cr);
@@ -303,17 +365,10 @@ static void draw_label(struct canvas *v, const struct mabn_coco_record *r)
         cairo_set_source_rgb(v->cr, 0, 0, 0);
     else
         cairo_set_source_rgb(v->cr, 1, 1, 1);
-    cairo_move_to(v->cr, p.x + pad, p.y + f.ascent);
-    cairo_show_text(v->cr, text);
+    mabn_lettering_show(v->sheet->letters, v->cr, text, p.x + pad, p.y + f.ascent);
 }
 
 /* ---- one picture ---- */
-
-struct drawn {
-    const struct mabn_coco_record *record;
-    struct mabn_coco_record copy; /* with a box, whatever the record has */
-    double size;
-};
 
 static int compare_drawn(const void *a, const void *b)
 {
@@ -322,56 +377,86 @@ static int compare_drawn(const void *a, const void *b)
     return x->record < y->record ? -1 : x->record > y->record;
 }
 
+/* The box around pairs of numbers, `step` apart. */
+static struct mabn_box box_around(const double *xy, size_t n, size_t step)
+{
+    double x0 = INFINITY, x1 = -INFINITY, y0 = INFINITY, y1 = -INFINITY;
+    for (size_t i = 0; i < n; i++, xy += step) {
+        x0 = fmin(x0, xy[0]);
+        x1 = fmax(x1, xy[0]);
+        y0 = fmin(y0, xy[1]);
+        y1 = fmax(y1, xy[1]);
+    }
+    return n ? (struct mabn_box){x0, y0, x1 - x0, y1 - y0} : (struct mabn_box){0, 0, 0, 0};
+}
+
+/* What cannot be drawn of a record is counted, and told in the end. */
+static mabn_status pass_over(struct canvas *v, mabn_status status)
+{
+    if (!status || status == MABN_ERR_NOMEM) return status;
+    if (!v->sheet->odd++) snprintf(v->sheet->why, sizeof v->sheet->why, "%s", mabn_error_message());
+    return MABN_OK;
+}
+
 /* Give records without a box one: around the mask, or the keypoints. */
-static mabn_status derive_box(const struct canvas *v, struct drawn *d)
+static mabn_status derive_box(struct canvas *v, struct drawn *d)
 {
     struct mabn_coco_record *r = &d->copy;
-    if (!r->has_box && r->segmentation.kind > MABN_SEGMENTATION_POLYGONS &&
-        mabn_segmentation_is_mask(&r->segmentation)) {
+    const struct mabn_segmentation *s = &r->segmentation;
+    mabn_status status = MABN_OK;
+    if (!r->has_box && mabn_segmentation_is_mask(s)) {
         struct mabn_rle mask;
         mabn_rle_init(&mask);
-        mabn_status status = mabn_coco_mask(&mask, v->c, r, 0, 0);
+        status = mabn_coco_mask(&mask, v->c, r, 0, 0);
         if (!status) r->box = mabn_rle_box(&mask);
         mabn_rle_release(&mask);
-        if (status) return status;
-    } else if (!r->has_box && r->has_keypoints && r->n_keypoints) {
-        const double *k = v->c->numbers + r->keypoints;
-        double x0 = k[0], x1 = k[0], y0 = k[1], y1 = k[1];
-        for (uint32_t i = 0; i < r->n_keypoints; i++, k += 3) {
-            x0 = fmin(x0, k[0]);
-            x1 = fmax(x1, k[0]);
-            y0 = fmin(y0, k[1]);
-            y1 = fmax(y1, k[1]);
-        }
-        r->box = (struct mabn_box){x0, y0, x1 - x0, y1 - y0};
+    } else if (!r->has_box && s->kind == MABN_SEGMENTATION_POLYGONS) {
+        size_t n = 0;
+        for (uint32_t i = 0; i < s->n; i++)
+            n += v->c->lengths[s->sizes + i];
+        r->box = box_around(v->c->numbers + s->at, n / 2, 2);
+    } else if (!r->has_box && r->has_keypoints) {
+        r->box = box_around(v->c->numbers + r->keypoints, r->n_keypoints, 3);
     }
     d->size = r->box.w * r->box.h;
-    return MABN_OK;
+    return pass_over(v, status);
+}
+
+/* The records to draw, larger ones first, each with its number among those of its category. */
+static mabn_status list_records(struct canvas *v, const uint32_t *records, size_t n,
+                                struct drawn *list, size_t *count)
+{
+    mabn_status status = MABN_OK;
+    *count = 0;
+    for (size_t i = 0; i < n && !status; i++) {
+        const struct mabn_coco_record *r = &v->c->records[records[i]];
+        if (v->style->scores && r->score < v->style->min_score) continue;
+        struct drawn *d = &list[*count];
+        *d = (struct drawn){.record = r, .copy = *r};
+        for (size_t k = 0; k < *count; k++)
+            d->nth += list[k].record->category_id == r->category_id;
+        status = derive_box(v, d);
+        ++*count;
+    }
+    qsort(list, *count, sizeof *list, compare_drawn);
+    return status;
 }
 
 static mabn_status draw_records(struct canvas *v, const uint32_t *records, size_t n, int height,
                                 int width)
 {
     struct drawn *list = mabn_xcalloc(n + 1, sizeof *list);
-    size_t count = 0;
-    mabn_status status = MABN_OK;
-    for (size_t i = 0; i < n && !status; i++) {
-        const struct mabn_coco_record *r = &v->c->records[records[i]];
-        if (v->style->scores && r->score < v->style->min_score) continue;
-        list[count].record = r;
-        list[count].copy = *r;
-        status = derive_box(v, &list[count++]);
-    }
-    qsort(list, count, sizeof *list, compare_drawn);
+    size_t count;
+    mabn_status status = list_records(v, records, n, list, &count);
     for (size_t i = 0; i < count && v->style->masks && !status; i++)
         if (list[i].record->segmentation.kind != MABN_SEGMENTATION_NONE)
-            status = draw_mask(v, list[i].record, height, width);
+            status = pass_over(v, draw_mask(v, &list[i], height, width));
     for (size_t i = 0; i < count && !status; i++) {
-        if (v->style->boxes) draw_box(v, &list[i].copy);
-        if (list[i].record->has_keypoints) draw_keypoints(v, list[i].record);
+        if (v->style->boxes) draw_box(v, &list[i]);
+        if (list[i].record->has_keypoints) draw_keypoints(v, &list[i]);
     }
     for (size_t i = 0; i < count && v->style->labels && !status; i++)
-        draw_label(v, &list[i].copy);
+        draw_label(v, &list[i]);
     free(list);
     return status;
 }
@@ -390,7 +475,8 @@ mabn_status mabn_sheet_new(struct mabn_sheet **out, int count, int columns, int 
         return mabn_fail(MABN_ERR_LIMIT, "a sheet of %lld x %lld pixels is too large (%d a side)",
                          (long long)width, (long long)height, MAX_SIDE);
     struct mabn_sheet *s = mabn_xcalloc(1, sizeof *s);
-    *s = (struct mabn_sheet){NULL, count, columns, tile, 0};
+    *s = (struct mabn_sheet){.count = count, .columns = columns, .tile = tile};
+    s->letters = mabn_lettering_new();
     if (tile) {
         s->surface = cairo_image_surface_create(CAIRO_FORMAT_RGB24, (int)width, (int)height);
         cairo_t *cr = cairo_create(s->surface);
@@ -406,29 +492,24 @@ void mabn_sheet_free(struct mabn_sheet *s)
 {
     if (!s) return;
     if (s->surface) cairo_surface_destroy(s->surface);
+    mabn_lettering_free(s->letters);
     free(s);
 }
 
 /* Cut a title to the width of a tile, with an ellipsis (bytes of a UTF-8 letter stay together). */
-static void show_title(cairo_t *cr, const char *title, double x, double y, double width)
+static void show_title(const struct mabn_sheet *s, cairo_t *cr, const char *title, double x,
+                       double y, double width)
 {
     char text[256];
-    cairo_text_extents_t e;
-    size_t n = strlen(title);
-    snprintf(text, sizeof text, "%.250s", title);
+    size_t n = mabn_lettering_cut(title, 240);
     cairo_set_font_size(cr, 13);
-    cairo_text_extents(cr, text, &e);
-    if (n > 240) n = 240;
-    while (e.x_advance > width && n > 0) {
-        do
-            n--;
-        while (n > 0 && ((unsigned char)title[n] & 0xc0) == 0x80);
+    snprintf(text, sizeof text, "%.*s", (int)n, title);
+    while (mabn_lettering_width(s->letters, cr, text) > width && n > 0) {
+        n = mabn_lettering_cut(title, n - 1);
         snprintf(text, sizeof text, "%.*s\xe2\x80\xa6", (int)n, title);
-        cairo_text_extents(cr, text, &e);
     }
     cairo_set_source_rgb(cr, 0.85, 0.85, 0.85);
-    cairo_move_to(cr, x, y);
-    cairo_show_text(cr, text);
+    mabn_lettering_show(s->letters, cr, text, x, y);
 }
 
 /* Where the next picture goes. */
@@ -452,14 +533,10 @@ static mabn_status open_canvas(struct mabn_sheet *s, struct canvas *v,
         v->x = floor(left + (s->tile - v->width) / 2);
         v->y = floor(top + (box_h - v->height) / 2);
         v->cr = cairo_create(s->surface);
-        cairo_select_font_face(v->cr, "DejaVu Sans", CAIRO_FONT_SLANT_NORMAL,
-                               CAIRO_FONT_WEIGHT_NORMAL);
-        show_title(v->cr, title, left, top + box_h + TITLE - 6, s->tile);
+        show_title(s, v->cr, title, left, top + box_h + TITLE - 6, s->tile);
     } else {
         s->surface = cairo_image_surface_create(CAIRO_FORMAT_RGB24, image->width, image->height);
         v->cr = cairo_create(s->surface);
-        cairo_select_font_face(v->cr, "DejaVu Sans", CAIRO_FONT_SLANT_NORMAL,
-                               CAIRO_FONT_WEIGHT_NORMAL);
     }
     s->done++;
     double side = fmin(v->width, v->height);
@@ -476,6 +553,7 @@ mabn_status mabn_sheet_add(struct mabn_sheet *s, const struct mabn_image *image,
     v->c = c;
     v->names = names;
     v->style = style;
+    v->sheet = s;
     mabn_status status = open_canvas(s, v, image, title);
     if (!status) {
         cairo_surface_t *photo = photograph(image);
@@ -489,6 +567,16 @@ mabn_status mabn_sheet_add(struct mabn_sheet *s, const struct mabn_image *image,
     }
     free(v);
     return status;
+}
+
+void mabn_sheet_skip(struct mabn_sheet *s, const char *title)
+{
+    double left = GAP + s->done % s->columns * (s->tile + GAP);
+    double bottom = GAP + s->done / s->columns * (s->tile * 3 / 4 + TITLE + GAP) + s->tile * 3 / 4;
+    if (s->done++ >= s->count || !s->surface) return;
+    cairo_t *cr = cairo_create(s->surface);
+    show_title(s, cr, title, left, bottom + TITLE - 6, s->tile);
+    cairo_destroy(cr);
 }
 
 /* ---- output ---- */
@@ -510,6 +598,9 @@ mabn_status mabn_sheet_write(struct mabn_sheet *s, const char *path, bool force)
     struct png_output out;
     memset(&out, 0, sizeof out);
     if (!s->surface) return mabn_fail(MABN_ERR_ARG, "nothing was drawn");
+    if (s->odd)
+        mabn_warn("%zu mask%s could not be drawn (the first: %s)", s->odd, s->odd == 1 ? "" : "s",
+                  s->why);
     MABN_TRY(mabn_outfile_open(&out.file, path, force));
     cairo_status_t wrote = cairo_surface_write_to_png_stream(s->surface, write_png, &out);
     if (!out.status && wrote)

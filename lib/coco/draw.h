@@ -1,7 +1,10 @@
 /* Pictures with what was found in them: boxes, masks, keypoints, labels; one, or a contact sheet.
  *
- * Colours belong to categories and are the same in every run. Larger things are drawn first, labels
- * last, each moved a little when it would lie on another. Drawn with cairo; text in DejaVu Sans. */
+ * Colours belong to categories and are the same in every run; things of one category in one picture
+ * have shades of its colour. Larger things are drawn first, labels last, each moved a little when
+ * it would lie on another. A mask that cannot be drawn is left out, and told when the sheet is
+ * written. Drawn with cairo; letters in DejaVu Sans, others in whatever font has them
+ * (coco/lettering.h). */
 #ifndef MABN_COCO_DRAW_H
 #define MABN_COCO_DRAW_H
 
@@ -36,6 +39,9 @@ MABN_MUST_USE mabn_status mabn_sheet_add(struct mabn_sheet *sheet, const struct 
                                          const uint32_t *records, size_t n,
                                          const struct mabn_coco *names,
                                          const struct mabn_draw_style *style);
+
+/* Leave the next tile empty, but for its title. */
+void mabn_sheet_skip(struct mabn_sheet *sheet, const char *title);
 
 /* As PNG, whole or not at all. */
 MABN_MUST_USE mabn_status mabn_sheet_write(struct mabn_sheet *sheet, const char *path, bool force);

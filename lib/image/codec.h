@@ -1,4 +1,4 @@
-/* Private to the room: what image.c, jpeg.c and png.c share. */
+/* Private to the room: what image.c and the formats share. */
 #ifndef MABN_IMAGE_CODEC_H
 #define MABN_IMAGE_CODEC_H
 
@@ -36,7 +36,7 @@ struct mabn_rect mabn_rect_clip(struct mabn_rect wanted, int width, int height);
 struct mabn_resize_job {
     const struct mabn_image *in;
     struct mabn_rect part;   /* where `in` lies in the picture */
-    struct mabn_region box;     /* the region of the picture … */
+    struct mabn_region box;  /* the region of the picture … */
     int width, height;       /* … that becomes so many pixels … */
     struct mabn_rect window; /* … of which these are wanted */
     enum mabn_resize_kind kind;
@@ -57,6 +57,21 @@ MABN_MUST_USE mabn_status mabn_jpeg_decode(struct mabn_jpeg_decoder *jpeg,
 MABN_MUST_USE mabn_status mabn_png_probe(struct mabn_image_info *info, const uint8_t *bytes,
                                          size_t size);
 MABN_MUST_USE mabn_status mabn_png_decode(struct mabn_decode_job *job);
+
+MABN_MUST_USE mabn_status mabn_webp_probe(struct mabn_image_info *info, const uint8_t *bytes,
+                                          size_t size);
+MABN_MUST_USE mabn_status mabn_webp_decode(struct mabn_decode_job *job);
+
+MABN_MUST_USE mabn_status mabn_bmp_probe(struct mabn_image_info *info, const uint8_t *bytes,
+                                         size_t size);
+MABN_MUST_USE mabn_status mabn_bmp_decode(struct mabn_decode_job *job);
+
+MABN_MUST_USE mabn_status mabn_gif_probe(struct mabn_image_info *info, const uint8_t *bytes,
+                                         size_t size);
+MABN_MUST_USE mabn_status mabn_gif_decode(struct mabn_decode_job *job);
+
+/* The orientation in the EXIF data of a JPEG, PNG or WebP; 0: none, or none that can be read. */
+int mabn_exif_orientation(enum mabn_image_type type, const uint8_t *bytes, size_t size);
 
 MABN_END_DECLS
 #endif

@@ -1,4 +1,4 @@
-/* Picture storage, type sniffing, and the hand-out to jpeg.c and png.c. */
+/* Picture storage, type sniffing, and the hand-out to the formats. */
 #include "image/image.h"
 
 #include <stdlib.h>
@@ -67,6 +67,33 @@ void mabn_image_flip_horizontal(struct mabn_image *image)
     }
 }
 
+/* Where pixel (x,y) of the turned picture comes from: columns and rows change places first, then
+ * each may run backwards. */
+mabn_status mabn_image_turn(struct mabn_image *image, int orientation)
+{
+    static const struct {
+        bool swap, left, up;
+    } turns[9] = {{0, 0, 0}, {0, 0, 0}, {0, 1, 0}, {0, 1, 1}, {0, 0, 1},
+                  {1, 0, 0}, {1, 0, 1}, {1, 1, 1}, {1, 1, 0}};
+    struct mabn_image out = {0};
+    if (orientation < 2 || orientation > 8) return MABN_OK;
+    bool swap = turns[orientation].swap, left = turns[orientation].left, up = turns[orientation].up;
+    int w = image->width, h = image->height;
+    size_t c = (size_t)image->channels;
+    MABN_TRY(mabn_image_resize_storage(&out, swap ? h : w, swap ? w : h, image->channels));
+    for (int y = 0; y < out.height; y++)
+        for (int x = 0; x < out.width; x++) {
+            int sx = swap ? y : x, sy = swap ? x : y;
+            if (left) sx = w - 1 - sx;
+            if (up) sy = h - 1 - sy;
+            memcpy(out.pixels + ((size_t)y * (size_t)out.width + (size_t)x) * c,
+                   image->pixels + ((size_t)sy * (size_t)w + (size_t)sx) * c, c);
+        }
+    mabn_image_release(image);
+    *image = out;
+    return MABN_OK;
+}
+
 mabn_status mabn_image_set_channels(struct mabn_image *image, int channels)
 {
     const size_t n = (size_t)image->width * image->height;
@@ -118,12 +145,18 @@ enum mabn_image_type mabn_image_sniff(const uint8_t *bytes, size_t size)
     if (size >= 3 && bytes[0] == 0xff && bytes[1] == 0xd8 && bytes[2] == 0xff)
         return MABN_IMAGE_JPEG;
     if (size >= sizeof png && !memcmp(bytes, png, sizeof png)) return MABN_IMAGE_PNG;
+    if (size >= 12 && !memcmp(bytes, "RIFF", 4) && !memcmp(bytes + 8, "WEBP", 4))
+        return MABN_IMAGE_WEBP;
+    if (size >= 6 && (!memcmp(bytes, "GIF87a", 6) || !memcmp(bytes, "GIF89a", 6)))
+        return MABN_IMAGE_GIF;
+    if (size >= 18 && !memcmp(bytes, "BM", 2) && bytes[15] <= 1 && !bytes[16] && !bytes[17])
+        return MABN_IMAGE_BMP;
     return MABN_IMAGE_UNKNOWN;
 }
 
 const char *mabn_image_type_name(enum mabn_image_type type)
 {
-    static const char *const names[] = {"unknown", "JPEG", "PNG"};
+    static const char *const names[] = {"unknown", "JPEG", "PNG", "WebP", "BMP", "GIF"};
     return names[type];
 }
 
@@ -133,27 +166,68 @@ const char *mabn_image_colour_name(enum mabn_image_colour kind)
     return names[kind];
 }
 
-static mabn_status not_an_image(const uint8_t *bytes, size_t size)
+/* What else a file may be, by its first bytes. */
+static const char *other_kind(const uint8_t *bytes, size_t size)
 {
-    if (!size) return mabn_fail(MABN_ERR_FORMAT, "the picture is empty (0 bytes)");
-    if (size < 8)
-        return mabn_fail(MABN_ERR_FORMAT, "neither a JPEG nor a PNG picture (%zu bytes)", size);
-    return mabn_fail(MABN_ERR_FORMAT,
-                     "neither a JPEG nor a PNG picture (it starts with %02x %02x %02x %02x)",
-                     bytes[0], bytes[1], bytes[2], bytes[3]);
+    static const struct {
+        int at, length;
+        const char *bytes, *name;
+    } kinds[] = {
+        {0, 4, "II*\0", "a TIFF picture"},       {0, 4, "MM\0*", "a TIFF picture"},
+        {4, 8, "ftypavif", "an AVIF picture"},   {4, 8, "ftypavis", "an AVIF picture"},
+        {4, 8, "ftypheic", "a HEIC picture"},    {4, 8, "ftypheix", "a HEIC picture"},
+        {4, 8, "ftypmif1", "a HEIF picture"},    {4, 4, "ftyp", "a video (MP4 or its like)"},
+        {0, 2, "\xff\x0a", "a JPEG XL picture"}, {4, 4, "JXL ", "a JPEG XL picture"},
+        {4, 4, "jP  ", "a JPEG 2000 picture"},   {0, 4, "\xff\x4f\xff\x51", "a JPEG 2000 picture"},
+        {0, 4, "8BPS", "a Photoshop picture"},   {0, 4, "\0\0\1\0", "an icon"},
+        {0, 4, "%PDF", "a PDF document"},        {0, 2, "P5", "a PGM picture"},
+        {0, 2, "P6", "a PPM picture"},           {0, 2, "\x1f\x8b", "compressed by gzip"},
+        {0, 4, "PK\3\4", "a ZIP archive"},       {0, 5, "<?xml", "XML or SVG text"},
+        {0, 4, "<svg", "an SVG drawing"},        {0, 9, "<!DOCTYPE", "an HTML page"},
+        {0, 9, "<!doctype", "an HTML page"},     {0, 5, "<html", "an HTML page"},
+    };
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (size >= (size_t)(kinds[i].at + kinds[i].length) &&
+            !memcmp(bytes + kinds[i].at, kinds[i].bytes, (size_t)kinds[i].length))
+            return kinds[i].name;
+    return NULL;
 }
 
-mabn_status mabn_image_probe(struct mabn_image_info *info, const uint8_t *bytes, size_t size)
+static mabn_status not_an_image(const uint8_t *bytes, size_t size)
 {
-    memset(info, 0, sizeof *info);
+    static const char expected[] = "expected JPEG, PNG, WebP, BMP or GIF";
+    const char *kind = other_kind(bytes, size);
+    if (!size) return mabn_fail(MABN_ERR_FORMAT, "the picture is empty (0 bytes)");
+    if (kind) return mabn_fail(MABN_ERR_FORMAT, "this is %s; %s", kind, expected);
+    if (size < 8) return mabn_fail(MABN_ERR_FORMAT, "no picture (%zu bytes); %s", size, expected);
+    return mabn_fail(MABN_ERR_FORMAT, "no picture (it starts with %02x %02x %02x %02x); %s",
+                     bytes[0], bytes[1], bytes[2], bytes[3], expected);
+}
+
+static mabn_status probe(struct mabn_image_info *info, const uint8_t *bytes, size_t size)
+{
     switch (mabn_image_sniff(bytes, size)) {
     case MABN_IMAGE_JPEG:
         return mabn_jpeg_probe(info, bytes, size);
     case MABN_IMAGE_PNG:
         return mabn_png_probe(info, bytes, size);
+    case MABN_IMAGE_WEBP:
+        return mabn_webp_probe(info, bytes, size);
+    case MABN_IMAGE_BMP:
+        return mabn_bmp_probe(info, bytes, size);
+    case MABN_IMAGE_GIF:
+        return mabn_gif_probe(info, bytes, size);
     default:
         return not_an_image(bytes, size);
     }
+}
+
+mabn_status mabn_image_probe(struct mabn_image_info *info, const uint8_t *bytes, size_t size)
+{
+    memset(info, 0, sizeof *info);
+    MABN_TRY(probe(info, bytes, size));
+    info->orientation = mabn_exif_orientation(info->type, bytes, size);
+    return MABN_OK;
 }
 
 /* ---- decoding ---- */
@@ -185,6 +259,12 @@ static mabn_status decode(struct mabn_decoder *decoder, struct mabn_decode_job *
         return mabn_jpeg_decode(decoder->jpeg, job);
     case MABN_IMAGE_PNG:
         return mabn_png_decode(job);
+    case MABN_IMAGE_WEBP:
+        return mabn_webp_decode(job);
+    case MABN_IMAGE_BMP:
+        return mabn_bmp_decode(job);
+    case MABN_IMAGE_GIF:
+        return mabn_gif_decode(job);
     default:
         return not_an_image(job->bytes, job->size);
     }

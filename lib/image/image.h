@@ -1,10 +1,12 @@
-/* Pictures in memory, and JPEG and PNG in and out.
+/* Pictures in memory; JPEG, PNG, WebP, BMP and GIF in, JPEG and PNG out.
  *
  * A picture is 8-bit, rows from the top, channels interleaved (H,W,C), 3 channels R G B or 1 gray.
  * What a file is, is told from its bytes, never from its name (ImageNet holds a PNG named .JPEG).
  * Whatever is inside comes out as asked: gray is copied to R, G and B; CMYK and YCCK JPEGs are
  * converted as Pillow does it (inverted storage, Adobe's convention); PNG palettes are expanded,
- * 16 bits cut to the high 8, alpha dropped. EXIF and colour profiles are never looked at.
+ * 16 bits cut to the high 8, alpha dropped. Of what moves (GIF, WebP) comes the first picture.
+ * Colour profiles are never looked at. EXIF data may say that a picture is to be shown turned: that
+ * is reported (orientation) and done by nobody but mabn_image_turn, as in torchvision.
  *
  * Decoding is exact: baseline and progressive JPEGs by the slow integer DCT with smooth chroma
  * upsampling, hence the same pixels as Pillow and OpenCV on the same libjpeg.
@@ -45,12 +47,21 @@ MABN_MUST_USE mabn_status mabn_image_resize_storage(struct mabn_image *image, in
 MABN_MUST_USE mabn_status mabn_image_crop(struct mabn_image *out, const struct mabn_image *in,
                                           struct mabn_rect rect);
 void mabn_image_flip_horizontal(struct mabn_image *image);
+/* Turn and mirror as an EXIF orientation asks for; from 5 on width and height change places. */
+MABN_MUST_USE mabn_status mabn_image_turn(struct mabn_image *image, int orientation);
 /* Between RGB and gray in place: gray is Pillow's "L" (weights 0.299, 0.587, 0.114). */
 MABN_MUST_USE mabn_status mabn_image_set_channels(struct mabn_image *image, int channels);
 
 /* ---- what a file is ---- */
 
-enum mabn_image_type { MABN_IMAGE_UNKNOWN, MABN_IMAGE_JPEG, MABN_IMAGE_PNG };
+enum mabn_image_type {
+    MABN_IMAGE_UNKNOWN,
+    MABN_IMAGE_JPEG,
+    MABN_IMAGE_PNG,
+    MABN_IMAGE_WEBP,
+    MABN_IMAGE_BMP,
+    MABN_IMAGE_GIF,
+};
 
 enum mabn_image_colour {
     MABN_COLOUR_GRAY,
@@ -69,11 +80,12 @@ struct mabn_image_info {
     int bits;         /* a sample: 8 for JPEG, 1…16 for PNG */
     bool progressive; /* progressive JPEG, interlaced PNG */
     bool alpha;
+    int orientation; /* EXIF: 1 as stored, 2…8 to be turned or mirrored; 0: not said */
 };
 
 /* Only the first bytes: never fails. */
 enum mabn_image_type mabn_image_sniff(const uint8_t *bytes, size_t size);
-const char *mabn_image_type_name(enum mabn_image_type type);     /* "JPEG", "PNG", "unknown" */
+const char *mabn_image_type_name(enum mabn_image_type type);     /* "JPEG", "PNG", …, "unknown" */
 const char *mabn_image_colour_name(enum mabn_image_colour kind); /* "gray", "RGB", … */
 
 /* Reads the header only: nothing is decoded. */
@@ -113,7 +125,7 @@ MABN_MUST_USE mabn_status mabn_image_decode(struct mabn_decoder *decoder, struct
  * `wanted` still measures at least min_width × min_height; `part` then is in the coordinates of
  * the scaled picture and *scale its denominator (1, 2, 4 or 8). Scaled pixels are averages of full
  * ones: quick, and not the same as decoding whole and shrinking. min_width 0: always 1/1.
- * Pictures that cannot be decoded in part (PNG, CMYK) come whole. */
+ * Pictures that cannot be decoded in part (CMYK, all but JPEG) come whole. */
 MABN_MUST_USE mabn_status mabn_image_decode_part(struct mabn_decoder *decoder,
                                                  struct mabn_image *image, struct mabn_rect *part,
                                                  int *scale, struct mabn_rect wanted, int min_width,

@@ -40,6 +40,7 @@ struct pack {
     struct worker *workers; /* (threads) */
     struct mabn_progress *progress;
     int64_t done;
+    int64_t n_turned, first_turned; /* pictures with an EXIF orientation */
 };
 
 /* ---- one file ---- */
@@ -93,7 +94,7 @@ static mabn_status shrink(struct worker *me, const struct mabn_image_info *info,
     int new_w = (int)(w <= h ? size : size * w / h), new_h = (int)(h <= w ? size : size * h / w);
     MABN_TRY(mabn_image_resize(me->resizer, &me->small, &me->image, NULL, new_w, new_h,
                                MABN_RESIZE_PIL));
-    free(me->encoded);
+    free(me->encoded); /* what was decoded, perhaps */
     me->encoded = NULL;
     MABN_TRY(mabn_image_encode_jpeg(&me->encoded, &s->size, &me->small, quality));
     s->bytes = me->encoded;
@@ -102,6 +103,48 @@ static mabn_status shrink(struct worker *me, const struct mabn_image_info *info,
     s->channels = decode.channels;
     s->format = MABN_DATASET_JPEG;
     return MABN_OK;
+}
+
+/* Decode, turn as EXIF data asks if it is to be, encode again: as JPEG what was one, else as PNG.
+ */
+static mabn_status encode_again(struct worker *me, const struct mabn_image_info *info, bool turn,
+                                int quality, struct mabn_dataset_sample *s)
+{
+    struct mabn_decode_options decode = MABN_DECODE_DEFAULTS;
+    bool jpeg = info->type == MABN_IMAGE_JPEG;
+    decode.channels = info->colour == MABN_COLOUR_GRAY ? 1 : 3;
+    MABN_TRY(
+        mabn_image_decode(me->decoder, &me->image, (const uint8_t *)s->bytes, s->size, &decode));
+    if (turn) MABN_TRY(mabn_image_turn(&me->image, info->orientation));
+    free(me->encoded);
+    me->encoded = NULL;
+    MABN_TRY(jpeg ? mabn_image_encode_jpeg(&me->encoded, &s->size, &me->image, quality)
+                  : mabn_image_encode_png(&me->encoded, &s->size, &me->image));
+    s->bytes = me->encoded;
+    s->width = me->image.width;
+    s->height = me->image.height;
+    s->channels = decode.channels;
+    s->format = jpeg ? MABN_DATASET_JPEG : MABN_DATASET_PNG;
+    return MABN_OK;
+}
+
+/* How many pictures ask to be turned, and the first. */
+static void count_turned(struct pack *p, int64_t number)
+{
+    int64_t first = __atomic_load_n(&p->first_turned, __ATOMIC_RELAXED);
+    while (number < first && !__atomic_compare_exchange_n(&p->first_turned, &first, number, true,
+                                                          __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+        ;
+    __atomic_fetch_add(&p->n_turned, 1, __ATOMIC_RELAXED);
+}
+
+static void tell_turned(const struct pack *p)
+{
+    if (p->n_turned)
+        mabn_warn("%lld picture%s an EXIF orientation (the first: '%s'): packed %s",
+                  (long long)p->n_turned, p->n_turned == 1 ? " has" : "s have",
+                  p->paths[p->first_turned],
+                  p->options->exif ? "turned" : "as stored, not turned (--exif turns them)");
 }
 
 /* Everything that looks at the image's content. */
@@ -116,7 +159,14 @@ static mabn_status prepare(struct pack *p, struct worker *me, int64_t number,
     s->width = info.width;
     s->channels = info.channels;
     s->format = info.type == MABN_IMAGE_PNG ? MABN_DATASET_PNG : MABN_DATASET_JPEG;
-    if (o->check) MABN_TRY(o->check(o->context, number, info.height, info.width));
+    bool turn = info.orientation > 1 && o->exif;
+    if (info.orientation > 1) count_turned(p, number);
+    if (o->check) MABN_TRY(o->check(o->context, number, &info));
+    if (turn || (info.type != MABN_IMAGE_JPEG && info.type != MABN_IMAGE_PNG)) {
+        MABN_TRY(encode_again(me, &info, turn, o->quality, s));
+        bytes = (const uint8_t *)s->bytes;
+        MABN_TRY(mabn_image_probe(&info, bytes, s->size));
+    }
     int side = info.height < info.width ? info.height : info.width;
     if (o->resize_short && side > o->resize_short)
         return shrink(me, &info, o->resize_short, o->quality, s);
@@ -182,7 +232,7 @@ mabn_status mabn_pack_files(struct mabn_dataset_writer *w, const char *const *pa
                             const struct mabn_pack_options *options)
 {
     int threads = options->threads;
-    struct pack p = {.w = w, .paths = paths, .options = options};
+    struct pack p = {.w = w, .paths = paths, .options = options, .first_turned = INT64_MAX};
     MABN_TRY(check_done(&p));
     p.done = mabn_dataset_writer_done(w);
     if (p.done)
@@ -196,6 +246,7 @@ mabn_status mabn_pack_files(struct mabn_dataset_writer *w, const char *const *pa
     mabn_progress_set(p.progress, (uint64_t)p.done);
     mabn_status status = mabn_parallel(threads, count - p.done, 1, pack_one, &p);
     mabn_progress_free(p.progress);
+    tell_turned(&p);
     for (int i = 0; i < threads; i++) {
         mabn_decoder_free(p.workers[i].decoder);
         mabn_resizer_free(p.workers[i].resizer);
@@ -211,7 +262,8 @@ mabn_status mabn_pack_files(struct mabn_dataset_writer *w, const char *const *pa
 void mabn_pack_key(const char *const *paths, int64_t count, const struct mabn_pack_options *options,
                    const char *command, uint8_t key[16])
 {
-    const int32_t facts[3] = {options->resize_short, options->quality, options->verify};
+    const int32_t facts[4] = {options->resize_short, options->quality, options->verify,
+                              options->exif};
     XXH3_state_t *state = XXH3_createState();
     if (!state || XXH3_128bits_reset(state)) MABN_BUG("no memory for a checksum");
     XXH3_128bits_update(state, facts, sizeof facts);

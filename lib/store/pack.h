@@ -1,8 +1,8 @@
 /* Packing image files into a dataset: what `mabn-pack imagenet`, `list` and `coco` share.
  *
  * Files are read by many threads, sniffed by content (never by name), their header's size
- * taken, and either copied as they are or decoded, resized and encoded again. The result does not
- * depend on the number of threads. */
+ * taken, and either copied as they are or decoded, resized or turned, and encoded again; what is
+ * neither JPEG nor PNG becomes PNG. The result does not depend on the number of threads. */
 #ifndef MABN_STORE_PACK_H
 #define MABN_STORE_PACK_H
 
@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "image/image.h"
 #include "store/dataset.h"
 
 MABN_BEGIN_DECLS
@@ -19,10 +20,11 @@ struct mabn_pack_options {
     int resize_short; /* shrink a larger short side to this many pixels, as JPEG; 0: never */
     int quality;      /* JPEG quality when encoding again, 1..100 */
     bool verify;      /* decode every image completely */
+    bool exif;        /* turn pictures as their EXIF data asks, and encode them again */
     bool skip_bad;    /* warn about images that cannot be used and leave them out */
-    /* Called (from any thread) with the size an image's header gives, before resizing; a failure
-     * makes the image a bad one. May be NULL. */
-    mabn_status (*check)(void *context, int64_t number, int height, int width);
+    /* Called (from any thread) with what an image's header says, before anything is done to it; a
+     * failure makes the image a bad one. May be NULL. */
+    mabn_status (*check)(void *context, int64_t number, const struct mabn_image_info *info);
     void *context;
 };
 
@@ -37,7 +39,8 @@ void mabn_pack_key(const char *const *paths, int64_t count, const struct mabn_pa
 MABN_MUST_USE mabn_status mabn_pack_files(struct mabn_dataset_writer *w, const char *const *paths,
                                           int64_t count, const struct mabn_pack_options *options);
 
-/* Add to a failure's message what it leaves behind for the next run, if anything; returns status. */
+/* Add to a failure's message what it leaves behind for the next run, if anything; returns status.
+ */
 mabn_status mabn_pack_say_kept(mabn_status status, const char *path);
 
 struct mabn_listing;

@@ -147,7 +147,7 @@ static void test_refused(void)
     } cases[] = {
         {"empty.jpg", MABN_ERR_FORMAT, "0 bytes"},
         {"zeros.jpg", MABN_ERR_FORMAT, "00 00 00 00"},
-        {"text.jpg", MABN_ERR_FORMAT, "neither a JPEG nor a PNG"},
+        {"text.jpg", MABN_ERR_FORMAT, "expected JPEG, PNG, WebP, BMP or GIF"},
         {"cut-header.jpg", MABN_ERR_FORMAT, "JPEG"},
         {"cut-half.jpg", MABN_ERR_FORMAT, "damaged or truncated"},
         {"cut-end.jpg", MABN_ERR_FORMAT, "damaged or truncated"},
