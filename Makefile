@@ -87,7 +87,7 @@ CFLAGS   += -std=c11 $(OPT) $(WARN) $(HARDEN) $(SANFL) -fopenmp -fno-math-errno 
 LDFLAGS  += $(SANFL) -fopenmp -pthread
 LDLIBS   := $(PKG_LIBS) -ldnnl -lm $(LDLIBS)
 # Numeric kernels earn -O3.
-O3_ROOMS := norm ops image coco
+O3_ROOMS := norm ops image coco detect
 
 B := build/$(if $(SAN),san,$(if $(filter 1,$(DEBUG)),debug,release))$(if $(filter 1,$(CUDA)),-cuda)
 LIB   := $(B)/libmabn.a

@@ -1,0 +1,89 @@
+/* Box conventions: in what the three families of Mask R-CNN differ, in one table.
+ *
+ *     legacy       maskrcnn-benchmark and the authors' fork of it; the default
+ *     detectron2   detectron2
+ *     torchvision  torchvision.models.detection
+ *
+ * A box is x1, y1, x2, y2. In legacy the corners are pixels that belong to the box, so that its
+ * width is x2 − x1 + 1 and it is clipped to [0, W − 1]; elsewhere the 1 is a 0: `one`. The other
+ * fields are told where they are used. A convention belongs to a model: weights trained under one
+ * are some points worse under another. */
+#ifndef MABN_DETECT_CONVENTION_H
+#define MABN_DETECT_CONVENTION_H
+
+#include <stdbool.h>
+
+#include "base/status.h"
+
+MABN_BEGIN_DECLS
+
+enum mabn_anchor_rule {
+    MABN_ANCHOR_ON_STRIDE, /* sides rounded on a stride × stride box, then scaled */
+    MABN_ANCHOR_EXACT,     /* not rounded, centred on 0 */
+    MABN_ANCHOR_ROUNDED,   /* corners rounded, centred on 0 */
+};
+enum mabn_rank_rule {
+    MABN_RANK_SIGMOID, /* proposals are ranked by probability in float32, where large logits tie */
+    MABN_RANK_LOGIT,
+    MABN_RANK_LOGIT_SIGMOID, /* the best of a level by logit, then by probability */
+};
+enum mabn_mask_rule {
+    MABN_MASK_POLYGON_LEGACY, /* polygons scaled by 28 / (x2 − x1) */
+    MABN_MASK_POLYGON,        /* the same in double, sides of at least 0.1 */
+    MABN_MASK_SOFT,           /* the mask as an image, pooled by RoIAlign: values from 0 to 1 */
+};
+enum mabn_paste_rule {
+    MABN_PASTE_RESIZE, /* zero border, box in whole pixels, resized */
+    MABN_PASTE_SAMPLE, /* the map is sampled at the centre of every pixel */
+};
+
+struct mabn_box_convention {
+    const char *name;
+    float one;
+
+    /* anchors and the losses of the RPN */
+    enum mabn_anchor_rule anchors;
+    bool stride_from_grid;   /* the stride of a level is the padded size over that of its grid */
+    bool ignore_outside;     /* anchors that leave the image are not trained on */
+    bool mean_over_capacity; /* losses over 256 an image, however many were sampled */
+    double rpn_beta;         /* of the smooth L1 loss; 0: L1 */
+
+    /* proposals */
+    enum mabn_rank_rule rank;
+    double min_proposal; /* narrower ones are dropped, */
+    bool min_is_dropped; /* also those exactly as narrow */
+    bool finite_only;    /* boxes with a NaN or an infinity are dropped */
+    bool cap_level;      /* the number kept is also a cap for each level */
+    bool cap_batch;      /* in training the cap spans the images of a batch, whose proposals
+                            stay in the order of levels; elsewhere they come best first */
+    int nms_shift_limit; /* at most so many boxes: groups are told apart by moving them, in
+                            float32; more: each by itself on true coordinates */
+    bool nms_double;     /* an IoU is compared with the threshold as a double */
+
+    /* heads */
+    double level_epsilon; /* of the rule by which a box is given its level, */
+    bool epsilon_inside;  /* inside the logarithm */
+    bool roi_aligned;
+    int roi_sampling;
+    bool background_last; /* else class 0 is the background */
+    double box_beta;
+    enum mabn_mask_rule mask;
+
+    /* detections */
+    double min_detection; /* narrower ones are dropped */
+    bool class_order;     /* class by class, all that tie with the 100th; else best first */
+    bool clip_original;   /* clipped again in the original image, empty ones dropped */
+    enum mabn_paste_rule paste;
+};
+
+/* NULL: legacy. Unknown names: MABN_ERR_NOTFOUND. The result is static. */
+MABN_MUST_USE mabn_status mabn_box_convention_find(const struct mabn_box_convention **out,
+                                                   const char *name);
+/* "legacy", "detectron2", "torchvision", NULL. */
+const char *const *mabn_box_convention_names(void);
+
+/* The threshold t in float32 such that iou > t says what the convention's comparison says. */
+float mabn_box_threshold(const struct mabn_box_convention *c, double threshold);
+
+MABN_END_DECLS
+#endif
