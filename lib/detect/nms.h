@@ -1,0 +1,38 @@
+/* Non-maximum suppression, greedy: best first, a box stays unless a better one that stayed
+ * overlaps it by more than the threshold (strictly; IoU in float32, by division).
+ *
+ * The boxes to compare with are those that stayed, so that the time grows with n times the number
+ * kept, in blocks that vectorize; a division is done only in a block that may hold an overlap. */
+#ifndef MABN_DETECT_NMS_H
+#define MABN_DETECT_NMS_H
+
+#include <stdint.h>
+
+#include "detect/convention.h"
+#include "detect/scratch.h"
+
+MABN_BEGIN_DECLS
+
+/* Floats of room for n boxes. */
+#define MABN_NMS_ROOM(n) (5 * ((size_t)(n) + 64))
+
+/* box (n,4), best first: keep receives the indices of those that stay, at most `most`, ascending;
+ * returns how many. threshold: mabn_box_threshold's; 0 or less: all stay, whatever `most` says.
+ * room: MABN_NMS_ROOM(min(n, most)) floats. */
+int64_t mabn_nms_sorted(int32_t *keep, const float *box, int64_t n, int64_t most, float threshold,
+                        float one, float *room);
+
+/* Boxes in any order, equal scores by lowest index. keep (n): indices that stay, ascending when
+ * `ascending`, of which the first `most` (the reference's rule: not the best ones), else best
+ * first. *kept: how many. */
+MABN_MUST_USE mabn_status mabn_nms(int32_t *keep, int64_t *kept, const float *box,
+                                   const float *score, int64_t n, int64_t most, float threshold,
+                                   float one, bool ascending, struct mabn_scratch *scratch);
+
+/* out (n,4): boxes moved by group·(m + 1) in float32, m being the largest coordinate of all: the
+ * other programs' way of suppressing in all groups at once. It rounds the coordinates, which
+ * decides whether boxes near the threshold stay; hence it is repeated here. */
+void mabn_nms_shift(float *out, const float *box, int64_t n, int32_t group, float largest);
+
+MABN_END_DECLS
+#endif

@@ -1,0 +1,44 @@
+/* Sampling of what a loss looks at: so many of an image's boxes, at most a fraction of them
+ * positive.
+ *
+ *     positives = min(#label ≥ 1, trunc(batch·fraction))
+ *     negatives = min(#label 0, batch − positives)
+ *
+ * Which ones: at random without replacement, by a stream keyed by seed, step, image and stage, so
+ * that nothing depends on threads or on earlier draws; or "spread" over the candidates in index
+ * order, number floor(j·n/k) for j = 0…k−1, which the recordings use. The sample is in ascending
+ * order either way. */
+#ifndef MABN_DETECT_SAMPLE_H
+#define MABN_DETECT_SAMPLE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "detect/scratch.h"
+
+MABN_BEGIN_DECLS
+
+enum mabn_sample_stage { MABN_SAMPLE_RPN, MABN_SAMPLE_BOXES };
+
+struct mabn_sampler {
+    int64_t batch;   /* 256 in the RPN, 512 in the box head */
+    double fraction; /* 0.5, 0.25 */
+    bool spread;
+};
+
+/* `image` is a number the image keeps in the whole run, not its place in a batch. */
+struct mabn_sample_key {
+    uint64_t seed, step, image;
+    enum mabn_sample_stage stage;
+};
+
+/* index (batch): boxes chosen from label (n), where −1 is neither; *count of them, of which
+ * *positives are positive. index needs room for min(batch, n). */
+MABN_MUST_USE mabn_status mabn_sample(int32_t *index, int64_t *count, int64_t *positives,
+                                      const int32_t *label, int64_t n,
+                                      const struct mabn_sampler *sampler,
+                                      const struct mabn_sample_key *key,
+                                      struct mabn_scratch *scratch);
+
+MABN_END_DECLS
+#endif
