@@ -56,6 +56,8 @@ MABN_MUST_USE mabn_status mabn_jpeg_decode(struct mabn_jpeg_decoder *jpeg,
 
 MABN_MUST_USE mabn_status mabn_png_probe(struct mabn_image_info *info, const uint8_t *bytes,
                                          size_t size);
+/* Can so many bytes hold such a picture? mabn_jpeg_probe looks for itself. */
+MABN_MUST_USE mabn_status mabn_png_check(const struct mabn_image_info *info, size_t size);
 MABN_MUST_USE mabn_status mabn_png_decode(struct mabn_decode_job *job);
 
 MABN_MUST_USE mabn_status mabn_webp_probe(struct mabn_image_info *info, const uint8_t *bytes,

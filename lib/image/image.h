@@ -92,6 +92,11 @@ const char *mabn_image_colour_name(enum mabn_image_colour kind); /* "gray", "RGB
 MABN_MUST_USE mabn_status mabn_image_probe(struct mabn_image_info *info, const uint8_t *bytes,
                                            size_t size);
 
+/* What is told without decoding: fails when a picture is larger than decoding allows by default, or
+ * when its end is missing. `info` is of these bytes. */
+MABN_MUST_USE mabn_status mabn_image_check(const struct mabn_image_info *info, const uint8_t *bytes,
+                                           size_t size);
+
 /* ---- decoding ---- */
 
 struct mabn_decode_options {

@@ -166,17 +166,6 @@ static mabn_status fill_info(struct mabn_image_info *info,
     }
 }
 
-mabn_status mabn_jpeg_probe(struct mabn_image_info *info, const uint8_t *bytes, size_t size)
-{
-    struct mabn_jpeg_decoder jpeg = {0};
-    struct mabn_decode_job job = {.bytes = bytes, .size = size};
-    mabn_status status = begin(&jpeg, &job);
-    if (!status) status = guarded(&jpeg, step_header);
-    if (!status) status = fill_info(info, &jpeg.cinfo);
-    end(&jpeg);
-    return status;
-}
-
 /* Every Huffman-coded 8×8 block costs at least a bit, so a file of so many bytes cannot hold more
  * than so many blocks: a short file that claims to be huge is refused before memory is taken for
  * it. Arithmetic coding knows no such bound, nor do we know a data set that uses it. */
@@ -194,6 +183,18 @@ static mabn_status check_plausible(const struct jpeg_decompress_struct *cinfo, s
                          "JPEG is truncated: %zu bytes cannot hold a picture of %u x %u", size,
                          cinfo->image_width, cinfo->image_height);
     return MABN_OK;
+}
+
+mabn_status mabn_jpeg_probe(struct mabn_image_info *info, const uint8_t *bytes, size_t size)
+{
+    struct mabn_jpeg_decoder jpeg = {0};
+    struct mabn_decode_job job = {.bytes = bytes, .size = size};
+    mabn_status status = begin(&jpeg, &job);
+    if (!status) status = guarded(&jpeg, step_header);
+    if (!status) status = fill_info(info, &jpeg.cinfo);
+    if (!status) status = check_plausible(&jpeg.cinfo, size);
+    end(&jpeg);
+    return status;
 }
 
 /* ---- the pixels ---- */

@@ -130,7 +130,7 @@ static mabn_status read_png(struct reader *r)
 }
 
 /* Deflate shrinks at best 1032 times, so a short file cannot be a huge picture. */
-static mabn_status check_plausible(const struct mabn_image_info *info, size_t size)
+mabn_status mabn_png_check(const struct mabn_image_info *info, size_t size)
 {
     const uint64_t bits = (uint64_t)info->width * info->height * info->channels * info->bits;
     if (bits / 8 / 1032 > size)
@@ -147,7 +147,7 @@ mabn_status mabn_png_decode(struct mabn_decode_job *job)
     MABN_TRY(mabn_png_probe(&info, job->bytes, job->size));
     MABN_TRY(mabn_image_check_size((uint64_t)info.width, (uint64_t)info.height,
                                    job->options.max_pixels));
-    MABN_TRY(check_plausible(&info, job->size));
+    MABN_TRY(mabn_png_check(&info, job->size));
     job->part = (struct mabn_rect){0, 0, info.width, info.height};
     r.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, NULL, on_error, on_warning);
     if (r.png) r.info = png_create_info_struct(r.png);

@@ -155,6 +155,7 @@ static mabn_status prepare(struct pack *p, struct worker *me, int64_t number,
     struct mabn_image_info info;
     const uint8_t *bytes = (const uint8_t *)s->bytes;
     MABN_TRY(mabn_image_probe(&info, bytes, s->size));
+    MABN_TRY(mabn_image_check(&info, bytes, s->size));
     s->height = info.height;
     s->width = info.width;
     s->channels = info.channels;

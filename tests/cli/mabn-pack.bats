@@ -171,13 +171,37 @@ E2
     cmp a.h5 d.h5
 }
 
-@test "damage behind the header is found by --verify" {
+@test "damage between header and end is found by --verify" {
     tree
-    png=tree/class000/image0000.JPEG
-    head -c $(($(stat -c %s $png) / 2)) $png >cut
-    mv cut $png
+    png=tree/class000/image0000.JPEG # a PNG, as in ImageNet: its pixels are no longer what they were
+    printf 'xxxx' | dd of=$png bs=1 seek=60 conv=notrunc status=none
     mabn-pack imagenet -q tree -o a.h5
     fails 1 "'$png'" mabn-pack imagenet tree --verify -o b.h5
+}
+
+@test "a picture that its header or its end show to be bad is refused without --verify" {
+    tree
+    bad=$ROOT/tests/golden/image/bad good=$ROOT/tests/golden/image/good
+    while read -r file why; do
+        printf '%s\t1\n' "$bad/$file" >list
+        fails 1 "$file': $why" mabn-pack list list -q -f -o a.h5
+    done <<<"cut-half.jpg JPEG is truncated: its end is missing
+cut-end.jpg JPEG is truncated: its end is missing
+cut-progressive.jpg JPEG is truncated: its end is missing
+cut-half.png PNG is truncated: its end is missing
+huge.png the picture is 60000 x 60000, more than the limit
+hollow.jpg JPEG is truncated: 1797 bytes cannot hold a picture of 9000 x 9000
+hollow.png PNG is truncated: 69 bytes cannot hold a picture of 9000 x 9000
+arithmetic.jpg JPEG is arithmetic-coded"
+    printf 'II*\0 and so on' >photo.jpg
+    printf 'photo.jpg\t1\n' >list
+    fails 1 "'photo.jpg': this is a TIFF picture" mabn-pack list list -q -f -o a.h5
+    printf '%s\t1\n' "$good/garbage-after.jpg" "$bad/cut-half.jpg" "$bad/huge.png" >list
+    run --separate-stderr mabn-pack list list -q --skip-bad -f -o b.h5
+    assert_success
+    assert_equal "$(grep -c 'warning: skipped' <<<"$stderr")" 2
+    run mabn-info b.h5
+    assert_line --regexp ' 1 '
 }
 
 @test "an image that changed since the work was cut off is packed again" {
