@@ -189,7 +189,7 @@ mabn_status mabn_image_decode_alpha(struct mabn_image *alpha, bool *found, const
     if (mabn_image_sniff(bytes, size) != MABN_IMAGE_PNG) return MABN_OK;
     MABN_TRY(mabn_png_probe(&info, bytes, size));
     MABN_TRY(mabn_image_check_size((uint64_t)info.width, (uint64_t)info.height, limits.max_pixels));
-    MABN_TRY(check_plausible(&info, size));
+    MABN_TRY(mabn_png_check(&info, size));
     if (!png_image_begin_read_from_memory(&png, bytes, size))
         return mabn_fail(MABN_ERR_FORMAT, "PNG: %s", png.message);
     if (png.format & PNG_FORMAT_FLAG_ALPHA) {
