@@ -2,7 +2,7 @@
 # tells it (Archer) what waits for what; gcc's does not and raises false alarms in every loop. Needs
 # clang and libomp-dev. What is not ours (oneDNN, HDF5) is not watched.
 RB := build/race
-RACE := base data dataset coco ops conv norm net
+RACE := base data dataset coco ops conv norm net scene
 .PHONY: check-race race-programs
 race-programs: $(RACE:%=$(RB)/tests/unit/test_%) $(RB)/bin/mabn-pack $(RB)/bin/mabn-train
 check-race:

@@ -79,6 +79,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
         (void)!mabn_augment_encoded(augmenter, out, bytes, size, &key);
         options.channels = 1;
         (void)!mabn_image_decode(decoder, &other, bytes, size, &options);
+        bool found;
+        if (!mabn_image_decode_alpha(&other, &found, bytes, size) && found)
+            CHECK(other.width == info.width && other.height == info.height && other.channels == 1);
     }
     return 0;
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "coco/mask.h"
+#include "coco/outline.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -19,6 +20,32 @@ static void check(const struct mabn_rle *r)
         sum += r->counts[i];
     }
     if (sum != (uint64_t)r->height * r->width) abort();
+}
+
+/* The outline fills to the mask. */
+static void check_outline(const struct mabn_rle *r)
+{
+    struct mabn_outline o = {0};
+    struct mabn_rle all, one, both;
+    mabn_rle_init(&all);
+    mabn_rle_init(&one);
+    mabn_rle_init(&both);
+    if (mabn_outline_of_rle(&o, r) || mabn_rle_from_counts(&all, NULL, 0, r->height, r->width))
+        abort();
+    const double *xy = o.xy;
+    for (size_t p = 0; p < o.count; xy += o.sizes[p++]) {
+        if (mabn_rle_from_polygon(&one, xy, o.sizes[p], r->height, r->width)) abort();
+        const struct mabn_rle pair[2] = {all, one};
+        if (mabn_rle_merge(&both, pair, 2, false)) abort();
+        const struct mabn_rle swap = all;
+        all = both;
+        both = swap;
+    }
+    if (all.count != r->count || memcmp(all.counts, r->counts, 4 * r->count)) abort();
+    mabn_rle_release(&all);
+    mabn_rle_release(&one);
+    mabn_rle_release(&both);
+    mabn_outline_release(&o);
 }
 
 static void check_operations(const struct mabn_rle *r, const struct mabn_rle *other)
@@ -47,6 +74,7 @@ static void check_operations(const struct mabn_rle *r, const struct mabn_rle *ot
     if (iou != (both ? (double)both / (double)any : 0)) abort();
     if ((uint64_t)r->height * r->width <= SMALL) {
         uint8_t pixels[SMALL], rows[SMALL];
+        check_outline(r);
         mabn_rle_decode(pixels, r);
         mabn_rle_decode_rows(rows, r);
         if (mabn_rle_encode(&back, pixels, r->height, r->width)) abort();
