@@ -34,14 +34,6 @@ struct mabn_box_targets {
     float *weight;   /* (room) 1 for a positive */
 };
 
-/* Labels in annotations are 1…classes and 0 is background; a head numbers them so too, or, where
- * background comes last, 0…classes−1 and classes. */
-static inline int32_t mabn_class_label(int32_t label, int32_t classes,
-                                       const struct mabn_box_convention *c)
-{
-    return !c->background_last ? label : label == 0 ? classes : label - 1;
-}
-
 /* label (n): of the object matched, or 0; match (n) as in match.h. proposal (n,4). */
 MABN_MUST_USE mabn_status mabn_box_label(int32_t *label, int32_t *match, const float *proposal,
                                          int64_t n, const struct mabn_truth *truth,

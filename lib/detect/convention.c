@@ -54,6 +54,7 @@ static const struct mabn_box_convention table[] = {
         .box_beta = 1.0 / 9,
         .mask = MABN_MASK_SOFT,
         .min_detection = 1e-2,
+        .ratio_single = true,
         .paste = MABN_PASTE_RESIZE,
     },
 };

@@ -12,6 +12,7 @@
 #define MABN_DETECT_CONVENTION_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "base/status.h"
 
@@ -72,6 +73,7 @@ struct mabn_box_convention {
     /* detections */
     double min_detection; /* narrower ones are dropped */
     bool class_order;     /* class by class, all that tie with the 100th; else best first */
+    bool ratio_single;    /* the ratio of two sizes is a quotient of float32 numbers */
     bool clip_original;   /* clipped again in the original image, empty ones dropped */
     enum mabn_paste_rule paste;
 };
@@ -84,6 +86,14 @@ const char *const *mabn_box_convention_names(void);
 
 /* The threshold t in float32 such that iou > t says what the convention's comparison says. */
 float mabn_box_threshold(const struct mabn_box_convention *c, double threshold);
+
+/* Labels in annotations are 1…classes and 0 is background; a head numbers them so too, or, where
+ * background comes last, 0…classes−1 and classes. */
+static inline int32_t mabn_class_label(int32_t label, int32_t classes,
+                                       const struct mabn_box_convention *c)
+{
+    return !c->background_last ? label : label == 0 ? classes : label - 1;
+}
 
 MABN_END_DECLS
 #endif

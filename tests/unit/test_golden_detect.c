@@ -6,10 +6,12 @@
 #include "detect/anchors.h"
 #include "detect/box_targets.h"
 #include "detect/boxes.h"
+#include "detect/detections.h"
 #include "detect/mask_targets.h"
 #include "detect/match.h"
 #include "detect/nms.h"
 #include "detect/order.h"
+#include "detect/paste.h"
 #include "detect/proposals.h"
 #include "detect/rpn_targets.h"
 #include "detect/sample.h"
@@ -613,8 +615,161 @@ static void check_mask_loss(hid_t f, int i)
     outlines_free(&r);
 }
 
+/* ---- detections and masks ---- */
+
+/* The strings of a data set, fixed length each; caller frees. */
+static char *get_text(hid_t f, size_t *length, const char *format, ...)
+{
+    char path[300];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(path, sizeof path, format, args);
+    va_end(args);
+    hid_t set = H5Dopen2(f, path, H5P_DEFAULT), type = H5Dget_type(set);
+    hid_t space = H5Dget_space(set);
+    *length = H5Tget_size(type);
+    char *text = calloc((size_t)H5Sget_simple_extent_npoints(space) + 1, *length);
+    H5Dread(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, text);
+    H5Sclose(space);
+    H5Tclose(type);
+    H5Dclose(set);
+    return text;
+}
+
+/* Paste each box's map and compare the compressed counts. valid NULL: all. */
+static void same_rles(hid_t f, const char *rle, const float *map, const float *box, size_t n,
+                      int width, int height, const struct mabn_box_convention *c,
+                      const int32_t *valid)
+{
+    size_t length, bad = 0;
+    char *want = get_text(f, &length, "%s", rle);
+    struct mabn_rle mask;
+    struct mabn_str text;
+    mabn_str_init(&text);
+    mabn_rle_init(&mask);
+    for (size_t i = 0; i < n; i++) {
+        mabn_str_clear(&text);
+        if (valid && !valid[i]) continue;
+        if (mabn_paste(&mask, map + 784 * i, 28, box + 4 * i, width, height, c, &scratch)) bad++;
+        mabn_rle_to_string(&text, &mask);
+        if (text.length != strnlen(want + i * length, length) ||
+            memcmp(text.text, want + i * length, text.length)) {
+            printf("#   mask %zu differs\n", i);
+            bad++;
+        }
+    }
+    tap_ok(bad == 0, "%s: %zu pasted masks, %zu differ", rle, n, bad);
+    mabn_rle_release(&mask);
+    mabn_str_release(&text);
+    free(want);
+}
+
+static void check_post(hid_t f, const char *name)
+{
+    struct h5array logit = get(f, "post/%s/class_logits", name);
+    struct h5array delta = get(f, "post/%s/box_regression", name);
+    struct mabn_detection_options o = mabn_detection_defaults((int32_t)logit.shape[1] - 1);
+    struct mabn_detections d = {0};
+    size_t row = 0;
+    o.min_score = number(f, "post/%s/score_thresh", name);
+    o.threshold = number(f, "post/%s/nms", name);
+    o.most = (int64_t)number(f, "post/%s/detections_per_img", name);
+    for (int i = 0; i < 2; i++) {
+        char what[60];
+        size_t count;
+        snprintf(what, sizeof what, "detections %s, image %d", name, i);
+        struct h5array proposal = get(f, "post/%s/%d/proposals", name, i);
+        struct h5array box = get(f, "post/%s/%d/boxes", name, i);
+        struct h5array score = get(f, "post/%s/%d/scores", name, i);
+        int32_t *label = get_int(f, &count, "post/%s/%d/labels", name, i);
+        int32_t *wh = get_int(f, NULL, "post/%s/%d/image_wh", name, i);
+        const struct mabn_box_scores in = {(int64_t)proposal.shape[0],
+                                           proposal.values,
+                                           logit.values + row * logit.shape[1],
+                                           delta.values + row * delta.shape[1],
+                                           wh[0],
+                                           wh[1]};
+        tap_status(mabn_detections_make(&d, &in, &o, legacy, &scratch), "%s", what);
+        if (tap_ok(d.count == (int64_t)count, "%s: %lld", what, (long long)d.count)) {
+            same_ints(d.label, label, count, what);
+            same_floats(d.box, &box, 1e-6, what);
+            same_floats(d.score, &score, 1e-6, what);
+        }
+        row += proposal.shape[0];
+        free(proposal.values);
+        free(box.values);
+        free(score.values);
+        free(label);
+        free(wh);
+    }
+    mabn_detections_release(&d);
+    free(logit.values);
+    free(delta.values);
+}
+
+static void check_mask_post(hid_t f)
+{
+    struct h5array logit = get(f, "mask_post/mask_logits");
+    size_t row = 0;
+    for (int i = 0; i < 2; i++) {
+        char rle[40];
+        struct h5array box = get(f, "mask_post/%d/boxes", i), prob = get(f, "mask_post/%d/prob", i);
+        struct h5array scaled = get(f, "mask_post/%d/boxes_original", i);
+        struct h5array json = get(f, "mask_post/%d/json_bbox", i);
+        int32_t *label = get_int(f, NULL, "mask_post/%d/labels", i);
+        int32_t *wh = get_int(f, NULL, "mask_post/%d/image_wh", i);
+        int32_t *original = get_int(f, NULL, "mask_post/%d/original_wh", i);
+        const size_t n = box.shape[0], channels = logit.shape[1];
+        float *nhwc = malloc(n * channels * 784 * 4), *got = malloc(n * 784 * 4), bad = 0;
+        to_nhwc(nhwc, logit.values + row * channels * 784, n, channels, 784);
+        tap_status(
+            mabn_mask_probability(got, nhwc, label, (int64_t)n, 784, (int64_t)channels, legacy),
+            "mask probabilities");
+        same_floats(got, &prob, 1e-6, "mask probabilities");
+        struct mabn_detections d = {.count = (int64_t)n, .box = box.values};
+        mabn_detections_scale(&d, wh[0], wh[1], original[0], original[1], legacy);
+        same_floats(d.box, &scaled, 0, "boxes in the original image");
+        for (size_t k = 0; k < n; k++) {
+            double record[4];
+            mabn_detection_record(record, d.box + 4 * k, legacy);
+            for (int j = 0; j < 4; j++)
+                bad += (float)record[j] != json.values[4 * k + (size_t)j];
+        }
+        tap_ok(bad == 0, "boxes as they are written");
+        snprintf(rle, sizeof rle, "mask_post/%d/rle", i);
+        same_rles(f, rle, prob.values, d.box, n, original[0], original[1], legacy, NULL);
+        row += n;
+        free(nhwc);
+        free(got);
+        free(label);
+        free(wh);
+        free(original);
+        free(box.values);
+        free(prob.values);
+        free(scaled.values);
+        free(json.values);
+    }
+    free(logit.values);
+}
+
+static void check_paste(hid_t f, const char *name)
+{
+    char rle[60];
+    struct h5array box = get(f, "paste/%s/boxes", name), prob = get(f, "paste/%s/prob", name);
+    int32_t *wh = get_int(f, NULL, "paste/%s/image_wh", name);
+    snprintf(rle, sizeof rle, "paste/%s/rle", name);
+    same_rles(f, rle, prob.values, box.values, box.shape[0], wh[0], wh[1], legacy, NULL);
+    free(box.values);
+    free(prob.values);
+    free(wh);
+}
+
 static void check_heads_file(hid_t f)
 {
+    static const char *const posts[] = {"cap10", "few", "many", "nms", "none", "ties"};
+    for (int i = 0; i < 6; i++)
+        check_post(f, posts[i]);
+    check_mask_post(f);
     check_box_targets(f, "box_loss");
     check_box_targets(f, "box_loss_real_batch");
     check_mask_loss(f, 0);
@@ -629,6 +784,9 @@ static void check_transforms_file(hid_t f)
         check_mask_targets(f, name);
     }
     check_mask_targets(f, "square");
+    check_paste(f, "case0");
+    check_paste(f, "case1");
+    check_paste(f, "edges");
 }
 
 /* ---- the other conventions ---- */
@@ -742,8 +900,70 @@ static void check_dialect_anchors(hid_t f, int height, int width)
     free(want.values);
 }
 
+static void check_dialect_paste(hid_t f)
+{
+    struct h5array box = get(f, "paste/boxes"), map = get(f, "paste/masks");
+    int32_t *hw = get_int(f, NULL, "paste/hw"), *valid = get_int(f, NULL, "paste/valid");
+    same_rles(f, "paste/tv_rle", map.values, box.values, 60, hw[1], hw[0], torchvision, valid);
+    same_rles(f, "paste/d2_rle", map.values, box.values, 60, hw[1], hw[0], detectron2, valid);
+    free(box.values);
+    free(map.values);
+    free(hw);
+    free(valid);
+}
+
+/* Suppression by group, the boxes moved or not; best first. */
+static void check_dialect_nms(hid_t f, const char *name, bool moved)
+{
+    struct h5array box = get(f, "nms/%s/boxes", name), score = get(f, "nms/%s/scores", name);
+    size_t n = score.count, count, m = 0;
+    int32_t *group = get_int(f, NULL, "nms/%s/idxs", name);
+    int32_t *want = get_int(f, &count, "nms/%s/keep", name);
+    int32_t *keep = malloc(n * 4), *at = malloc(n * 4), *order = malloc(n * 4);
+    float *b = malloc(n * 16), *s = malloc(n * 4), largest = 0;
+    bool *stays = calloc(n, sizeof *stays);
+    const float threshold = mabn_box_threshold(torchvision, number(f, "nms/%s/threshold", name));
+    for (size_t i = 0; i < 4 * n; i++)
+        largest = box.values[i] > largest ? box.values[i] : largest;
+    for (int32_t g = 0; g < 100; g++) {
+        int64_t in = 0, kept;
+        for (size_t i = 0; i < n; i++) {
+            if (group[i] != g) continue;
+            memcpy(b + 4 * in, box.values + 4 * i, 16);
+            if (moved) mabn_nms_shift(b + 4 * in, box.values + 4 * i, 1, g, largest);
+            at[in] = (int32_t)i;
+            s[in++] = score.values[i];
+        }
+        if (mabn_nms(keep, &kept, b, s, in, in, threshold, 0, true, &scratch)) continue;
+        for (int64_t k = 0; k < kept; k++)
+            stays[at[keep[k]]] = true;
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (!stays[i]) continue;
+        at[m] = (int32_t)i;
+        s[m++] = score.values[i];
+    }
+    tap_status(mabn_order_best(order, s, (int64_t)m, (int64_t)m, &scratch), "order");
+    for (size_t i = 0; i < m; i++)
+        keep[i] = at[order[i]];
+    if (tap_ok(m == count, "batched nms %s keeps %zu", name, m)) same_ints(keep, want, m, name);
+    free(group);
+    free(want);
+    free(keep);
+    free(at);
+    free(order);
+    free(b);
+    free(s);
+    free(stays);
+    free(box.values);
+    free(score.values);
+}
+
 static void check_dialects_file(hid_t f)
 {
+    check_dialect_paste(f);
+    check_dialect_nms(f, "trick", true);
+    check_dialect_nms(f, "vanilla", false);
     const struct mabn_box_weights ones = {1, 1, 1, 1}, head = {10, 10, 5, 5};
     check_dialect_masks(f);
     check_dialect_levels(f);

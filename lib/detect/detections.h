@@ -1,0 +1,72 @@
+/* Detections: from what the box head says of an image's proposals to what is reported.
+ *
+ * Class by class, the proposals whose probability is above the least score are decoded with that
+ * class's deltas, clipped and suppressed. Of what stays in all classes the best are kept: in legacy
+ * class by class in the order of proposals, with all that tie with the last; elsewhere best first
+ * and no more than asked for. */
+#ifndef MABN_DETECT_DETECTIONS_H
+#define MABN_DETECT_DETECTIONS_H
+
+#include <stdint.h>
+
+#include "detect/boxes.h"
+#include "detect/scratch.h"
+
+MABN_BEGIN_DECLS
+
+struct mabn_detection_options {
+    double min_score; /* 0.05 */
+    double threshold; /* of suppression: 0.5 */
+    int64_t most;     /* 100 */
+    struct mabn_box_weights weights;
+    int32_t classes; /* without background */
+    bool one_box;    /* the head regresses one box for all classes */
+};
+struct mabn_detection_options mabn_detection_defaults(int32_t classes);
+
+/* Zeroed is valid and empty; the arrays are its own and used again by the next image. */
+struct mabn_detections {
+    int64_t count;
+    float *box;      /* (count,4) */
+    float *score;    /* (count) */
+    int32_t *label;  /* (count) 1…classes, in every convention */
+    int32_t *source; /* (count) the proposal it comes from */
+    int32_t *mask;   /* (count) its number when it was made; scaling may drop some */
+    int64_t room;    /* private */
+};
+void mabn_detections_release(struct mabn_detections *d);
+
+/* What the box head gave for the n proposals (n,4) of an image: logit (n,classes+1) in its own
+ * numbering (mabn_class_label), delta (n,4·groups). groups: one for each logit; where background is
+ * last, none for it; 1 with `one_box`. */
+struct mabn_box_scores {
+    int64_t n;
+    const float *proposal, *logit, *delta;
+    int width, height; /* of the image, without padding */
+};
+
+/* Replaces *d. */
+MABN_MUST_USE mabn_status mabn_detections_make(struct mabn_detections *d,
+                                               const struct mabn_box_scores *scores,
+                                               const struct mabn_detection_options *options,
+                                               const struct mabn_box_convention *c,
+                                               struct mabn_scratch *scratch);
+
+/* From an image of width × height to its original size, in place. */
+void mabn_detections_scale(struct mabn_detections *d, int width, int height, int original_width,
+                           int original_height, const struct mabn_box_convention *c);
+
+/* x, y, width, height as in a results file. */
+void mabn_detection_record(double record[4], const float *box, const struct mabn_box_convention *c);
+
+/* probability (n,pixels): the sigmoid of each detection's class, from logit (n,pixels,channels) as
+ * the mask head gave them. channels: as many as the head has logits for boxes, where background is
+ * last one less, or 1 for all classes. label (n) as above; one without a channel is MABN_ERR_ARG.
+ */
+MABN_MUST_USE mabn_status mabn_mask_probability(float *probability, const float *logit,
+                                                const int32_t *label, int64_t n, int64_t pixels,
+                                                int64_t channels,
+                                                const struct mabn_box_convention *c);
+
+MABN_END_DECLS
+#endif
