@@ -7,22 +7,22 @@
 #include "base/mem.h"
 #include "base/thread.h"
 #include "cli/cli.h"
+#include "cli/norm_options.h"
 #include "model/bench.h"
 
 static struct {
-    const char *norm, *arch, *device, *window_rule;
-    int precision, batch, size, channels, classes, norm_batch, window, rounds, threads;
+    const char *arch, *device;
+    struct mabn_norm_request norm;
+    int precision, batch, size, channels, classes, rounds, threads;
     bool training, inference, no_fold, exact, save_memory, tune, json;
-} o = {.norm = "mabn", .arch = "resnet50", .device = "auto", .batch = 8, .rounds = 5};
+} o = {.norm = MABN_NORM_REQUEST_INIT, .arch = "resnet50", .device = "auto", .batch = 8, .rounds = 5};
 
 /* clang-format off */
 #define OPTS_WORK                                                                                  \
     MABN_OPT_INT('b', "batch", &o.batch, 1, 65536, "N", "images of a step"),                       \
     MABN_OPT_INT('s', "size", &o.size, 0, 65535, "N", "height and width of the images; 0: the architecture's"), \
     MABN_OPT_INT(0, "channels", &o.channels, 0, 3, "N", "channels of the images; 0: 3"),           \
-    MABN_OPT_INT('B', "norm-batch", &o.norm_batch, 0, 65536, "N", "images behind one batch statistic; 0: the whole batch"), \
-    MABN_OPT_INT(0, "window", &o.window, 0, 65536, "M", "mabn: statistics in the moving average; 0: 16"), \
-    MABN_OPT_STRING(0, "window-rule", &o.window_rule, "RULE", "mabn: subbatch or iteration"),      \
+    MABN_OPTIONS_NORM(&o.norm),                                                                    \
     MABN_OPT_INT('r', "rounds", &o.rounds, 1, 100000, "N", "rounds; medians are shown")
 #define OPTS_END                                                                                   \
     MABN_OPT_FLAG(0, "json", &o.json, "one JSON object a line instead of a table"),                \
@@ -39,7 +39,7 @@ static const struct mabn_option norms_options[] = {
     MABN_OPT_FLAG('i', "inference", &o.inference, "only inference"),
     OPTS_WORK, OPTS_END};
 static const struct mabn_option net_options[] = {
-    MABN_OPT_STRING('n', "norm", &o.norm, "NORM", "the normalization, as mabn-init takes it"),
+    MABN_OPT_NORM(&o.norm),
     MABN_OPT_INT('c', "classes", &o.classes, 0, 1 << 24, "N", "outputs of the classifier; 0: the architecture's"),
     MABN_OPT_FLAG('t', "training", &o.training, "time training steps, not inference"),
     MABN_OPT_FLAG(0, "no-fold", &o.no_fold, "inference: keep norms apart from convolutions"),
@@ -75,18 +75,17 @@ static mabn_status describe(struct mabn_bench_case *c, const char *arch, const c
                                               .tune = o.tune,
                                               .save_memory = o.save_memory}};
     MABN_TRY(mabn_model_init(&c->model, arch));
-    MABN_TRY(mabn_model_set_norm(&c->model, norm));
+    struct mabn_norm_request request = o.norm;
+    request.norm = norm;
+    MABN_TRY(mabn_model_request_norm(&c->model, &request));
     if (o.channels) c->model.channels = o.channels;
     if (o.classes) c->model.classes = o.classes;
     for (int p = 0; p < MABN_MODEL_PARTS; p++) {
         struct mabn_norm_options *n = &c->model.norm[p];
-        if (c->model.base_width % n->groups) n->groups = c->model.base_width;
-        n->norm_batch = o.norm_batch;
-        if (o.window) n->window = o.window;
-        if (o.window_rule) MABN_TRY(mabn_window_rule_parse(&n->window_rule, o.window_rule));
-        /* What is timed is the steady state, and it comes soon. */
-        n->warmup = n->window + 1;
-        n->r_start = n->window + 2;
+        if (o.norm.groups < 1 && c->model.base_width % n->groups) n->groups = c->model.base_width;
+        /* What is timed is the steady state, and it should come soon. */
+        if (o.norm.warmup < 0) n->warmup = n->window + 1;
+        if (o.norm.r_start < 0) n->r_start = n->window + 2;
     }
     return MABN_OK;
 }
@@ -100,7 +99,7 @@ static void print_net(const struct mabn_bench_case *c, const struct mabn_bench_r
     if (o.json) {
         printf("{\"arch\":\"%s\",\"norm\":\"%s\",\"training\":%s,\"batch\":%d,\"threads\":%d,"
                "\"images_per_second\":%.6g,\"step_seconds\":%.6g,",
-               c->model.arch, o.norm, o.training ? "true" : "false", o.batch, o.threads,
+               c->model.arch, o.norm.norm, o.training ? "true" : "false", o.batch, o.threads,
                batch / r->step, r->step);
         if (!r->gpu_bytes)
             printf("\"forward_seconds\":%.6g,\"backward_seconds\":%.6g,\"update_seconds\":%.6g,",
@@ -109,7 +108,7 @@ static void print_net(const struct mabn_bench_case *c, const struct mabn_bench_r
                "\"scratch_bytes\":%zu,\"gpu_bytes\":%zu,\"peak_bytes\":%.0f,"
                "\"norm_batch\":%d,\"device\":\"%s\"}\n",
                r->convolutions, r->memory.activations, r->memory.parameters, r->memory.scratch,
-               r->gpu_bytes, peak, o.norm_batch, device_name);
+               r->gpu_bytes, peak, o.norm.norm_batch, device_name);
         return;
     }
     printf("images/s\t%.4g\n", batch / r->step);
@@ -130,7 +129,7 @@ static mabn_status run_net(struct mabn_device *device, const char *arch)
 {
     struct mabn_bench_case c;
     struct mabn_bench_result result;
-    MABN_TRY(describe(&c, arch, o.norm, o.training));
+    MABN_TRY(describe(&c, arch, o.norm.norm, o.training));
     MABN_TRY(mabn_bench_run(&result, device, &c, 1, o.rounds));
     print_net(&c, &result, mabn_device_name(device));
     return MABN_OK;
@@ -193,7 +192,7 @@ static mabn_status run_layers(struct mabn_device *device, const char *arch)
 {
     struct mabn_bench_case c;
     struct mabn_bench_layers r;
-    MABN_TRY(describe(&c, arch, o.norm, o.training));
+    MABN_TRY(describe(&c, arch, o.norm.norm, o.training));
     MABN_TRY(mabn_bench_layers_run(&r, device, &c, o.rounds));
     if (!o.json)
         printf("layer\tkind\toutput\tforward ms\tGB/s\tof copy\tbackward ms\tGB/s\tof copy\n");
@@ -256,6 +255,8 @@ int main(int argc, char **argv)
     if (which == NORMS && o.training && o.inference)
         mabn_cli_usage_error("--training and --inference exclude each other");
     mabn_cli_check_machine(o.device, o.precision);
+    if (!o.norm.norm) o.norm.norm = MABN_NORM_DEFAULT;
+    if (o.norm.norm_batch < 0) o.norm.norm_batch = 0;
     mabn_status status = mabn_device_open(&device, o.device, o.threads);
     if (status) return mabn_cli_finish(status);
     o.threads = mabn_device_threads(device);

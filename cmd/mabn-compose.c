@@ -12,9 +12,13 @@ static struct {
     bool force;
 } o = {.count = 1000, .quality = 95, .threshold = 32};
 
-static const char *const formats[] = {"png", "jpeg", NULL};
-static const char *const masks[] = {"polygons", "rle", NULL};
-static const char *const backgrounds[] = {"mixed", "plain", "gradient", "noise", NULL};
+static const struct mabn_word formats[] = {{0, "png"}, {1, "jpeg"}, {0, NULL}};
+static const struct mabn_word masks[] = {{0, "polygons"}, {1, "rle"}, {0, NULL}};
+static const struct mabn_word backgrounds[] = {{MABN_BACKGROUND_MIXED, "mixed"},
+                                               {MABN_BACKGROUND_PLAIN, "plain"},
+                                               {MABN_BACKGROUND_GRADIENT, "gradient"},
+                                               {MABN_BACKGROUND_NOISE, "noise"},
+                                               {0, NULL}};
 
 /* clang-format off */
 static const struct mabn_option options[] = {

@@ -7,40 +7,58 @@
 #include "base/progress.h"
 #include "cli/cli.h"
 #include "store/convert.h"
+#include "store/names.h"
 
-static const char *const to_choices[] = {"auto", "hdf5", "torch", "safetensors", "onnx", NULL};
-static const char *const names_choices[] = {"auto", "ours", "detectron2", "caffe2", NULL};
-static const char *const body_choices[] = {"as-is", "classifier", "detector", NULL};
-static const char *const pixels_choices[] = {"auto", "torchvision", "reference", "detectron", NULL};
-static const char *const stride_choices[] = {"auto", "no", "yes", NULL};
+enum { AUTO = -1 }; /* by the name of the output, or by what the input has */
+static const struct mabn_word to_words[] = {{AUTO, "auto"},
+                                            {MABN_WEIGHTS_HDF5, "hdf5"},
+                                            {MABN_WEIGHTS_TORCH, "torch"},
+                                            {MABN_WEIGHTS_SAFETENSORS, "safetensors"},
+                                            {MABN_WEIGHTS_ONNX, "onnx"},
+                                            {0, NULL}};
+static const struct mabn_word names_words[] = {{AUTO, "auto"},
+                                               {MABN_NAMES_OURS, "ours"},
+                                               {MABN_NAMES_DETECTRON2, "detectron2"},
+                                               {MABN_NAMES_CAFFE2, "caffe2"},
+                                               {0, NULL}};
+static const struct mabn_word body_words[] = {{MABN_BODY_AS_IS, "as-is"},
+                                              {MABN_BODY_CLASSIFIER, "classifier"},
+                                              {MABN_BODY_DETECTOR, "detector"},
+                                              {0, NULL}};
+static const struct mabn_word pixels_words[] = {{MABN_PIXELS_AUTO, "auto"},
+                                                {MABN_PIXELS_TORCHVISION, "torchvision"},
+                                                {MABN_PIXELS_REFERENCE, "reference"},
+                                                {MABN_PIXELS_DETECTRON, "detectron"},
+                                                {0, NULL}};
+static const struct mabn_word stride_words[] = {{AUTO, "auto"}, {0, "no"}, {1, "yes"}, {0, NULL}};
 
 static struct {
     const char *output, *norm, *like;
     int to, names, body, pixels, stride;
     bool as_is, partial, suffix, fold, fold_frozen, average, weights_only, list, check, force;
     double atol, rtol;
-} o;
+} o = {.to = AUTO, .names = AUTO, .stride = AUTO};
 
 static const struct mabn_option options[] = {
     MABN_OPT_STRING('o', "output", &o.output, "FILE", "the checkpoint to write"),
-    MABN_OPT_CHOICE('t', "to", &o.to, to_choices,
+    MABN_OPT_CHOICE('t', "to", &o.to, to_words,
                     "its format; auto: by the name's ending (.h5 .pth .pt .safetensors .onnx)"),
     MABN_OPT_FORCE(&o.force),
     MABN_OPT_FLAG('l', "list", &o.list, "print a table: source name, shape, type, our name"),
     MABN_OPT_GROUP("Names and network"),
-    MABN_OPT_CHOICE(0, "names", &o.names, names_choices,
+    MABN_OPT_CHOICE(0, "names", &o.names, names_words,
                     "whose names the source has; ours: torchvision, timm, the reference"),
     MABN_OPT_FLAG(0, "partial", &o.partial, "unmatched and missing tensors are no error"),
     MABN_OPT_FLAG(0, "suffix", &o.suffix,
                   "with --like: match each name by the longest suffix, as the reference does"),
     MABN_OPT_STRING(0, "like", &o.like, "FILE",
                     "make the tensors of this checkpoint, and keep its values where ours miss"),
-    MABN_OPT_CHOICE(0, "body", &o.body, body_choices,
+    MABN_OPT_CHOICE(0, "body", &o.body, body_words,
                     "put a classifier's body into a detector, or take it out of one"),
     MABN_OPT_STRING(0, "norm", &o.norm, "NORM", "what the norms are, where the names do not tell"),
-    MABN_OPT_CHOICE(0, "stride-in-1x1", &o.stride, stride_choices,
+    MABN_OPT_CHOICE(0, "stride-in-1x1", &o.stride, stride_words,
                     "is a bottleneck's stride in its first 1x1; auto: with foreign names"),
-    MABN_OPT_CHOICE(0, "pixels", &o.pixels, pixels_choices,
+    MABN_OPT_CHOICE(0, "pixels", &o.pixels, pixels_words,
                     "what the input is: channel order, mean and scale"),
     MABN_OPT_FLAG(0, "fold-frozen", &o.fold_frozen,
                   "turn norms with running statistics into frozen ones"),
@@ -84,12 +102,10 @@ static mabn_status pick_format(enum mabn_weights_format *format)
         {".pth", MABN_WEIGHTS_TORCH}, {".pt", MABN_WEIGHTS_TORCH},
         {".onnx", MABN_WEIGHTS_ONNX}, {".safetensors", MABN_WEIGHTS_SAFETENSORS},
     };
-    static const enum mabn_weights_format formats[] = {
-        MABN_WEIGHTS_HDF5,        MABN_WEIGHTS_HDF5, MABN_WEIGHTS_TORCH,
-        MABN_WEIGHTS_SAFETENSORS, MABN_WEIGHTS_ONNX,
-    };
-    *format = formats[o.to];
-    if (o.to) return MABN_OK;
+    if (o.to != AUTO) {
+        *format = (enum mabn_weights_format)o.to;
+        return MABN_OK;
+    }
     size_t n = strlen(o.output);
     for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
         size_t k = strlen(endings[i].ending);
@@ -175,7 +191,7 @@ static mabn_status convert(const char *path)
     bool onnx = o.output && format == MABN_WEIGHTS_ONNX;
     if (o.fold && !onnx) mabn_cli_usage_error("--fold is for ONNX only");
     want.fold = o.fold;
-    want.names = o.names - 1;
+    want.names = o.names;
     want.as_is = o.as_is;
     want.suffix = o.suffix;
     want.fold_frozen = o.fold_frozen;
@@ -184,7 +200,7 @@ static mabn_status convert(const char *path)
     want.weights_only = o.weights_only || (onnx && !o.as_is);
     want.body = (enum mabn_convert_body)o.body;
     want.pixels = (enum mabn_convert_pixels)o.pixels;
-    want.stride_in_1x1 = o.stride - 1;
+    want.stride_in_1x1 = o.stride;
     want.norm = o.norm;
     want.like = o.like;
     MABN_TRY(mabn_convert_open(&c, path, &want));

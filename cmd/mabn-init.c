@@ -6,28 +6,33 @@
 #include "base/log.h"
 #include "base/thread.h"
 #include "cli/cli.h"
+#include "cli/norm_options.h"
 #include "train/model_file.h"
 
+enum { STEM_AUTO = -1 }; /* as the architecture has it */
+
 static struct {
-    const char *output, *norm, *input;
+    const char *output, *input;
+    struct mabn_norm_request norm;
     int classes, channels, height, width, base_width, stem, centralize, init;
-    int window, window_rule, groups;
-    double eps, momentum;
     int64_t seed;
     bool stride_in_1x1, list, force;
-} o = {.norm = "mabn"};
+} o = {.norm = MABN_NORM_REQUEST_INIT, .stem = STEM_AUTO};
 
-static const char *const stems[] = {"auto", "large", "small", NULL};
-static const char *const centralize[] = {"auto", "on", "off", NULL};
-static const char *const inits[] = {"fan-out", "fan-in", NULL};
-static const char *const rules[] = {"subbatch", "iteration", NULL};
+static const struct mabn_word stems[] = {
+    {STEM_AUTO, "auto"}, {MABN_STEM_LARGE, "large"}, {MABN_STEM_SMALL, "small"}, {0, NULL}};
+static const struct mabn_word centralize[] = {{MABN_CENTRALIZE_AUTO, "auto"},
+                                              {MABN_CENTRALIZE_ON, "on"},
+                                              {MABN_CENTRALIZE_OFF, "off"},
+                                              {0, NULL}};
+static const struct mabn_word inits[] = {
+    {MABN_PARAMS_INIT_FAN_OUT, "fan-out"}, {MABN_PARAMS_INIT_FAN_IN, "fan-in"}, {0, NULL}};
 
 /* clang-format off */
 static const struct mabn_option options[] = {
     MABN_OPT_STRING('o', "output", &o.output, "FILE", "the checkpoint to write"),
     MABN_OPT_FLAG('l', "list", &o.list, "print the table of tensors"),
     MABN_OPT_GROUP("Model"),
-    MABN_OPT_STRING('n', "norm", &o.norm, "NORM", "bn, brn, syncbn, mabn, frozen, gn, ln, in; or part by part: body=mabn,stem=frozen"),
     MABN_OPT_INT('c', "classes", &o.classes, 0, 1 << 24, "N", "outputs of the classifier; 0: the architecture's"),
     MABN_OPT_INT(0, "channels", &o.channels, 0, 3, "N", "channels of the pictures, 3 or 1; 0: 3"),
     MABN_OPT_INT(0, "height", &o.height, 0, 65535, "N", "input height; 0: the architecture's"),
@@ -38,11 +43,8 @@ static const struct mabn_option options[] = {
     MABN_OPT_CHOICE(0, "centralize", &o.centralize, centralize, "subtract each filter's mean; auto: with mabn"),
     MABN_OPT_STRING(0, "input", &o.input, "PRESET", "how pictures become input: imagenet, torchvision, cifar, plain"),
     MABN_OPT_GROUP("Norm"),
-    MABN_OPT_INT(0, "window", &o.window, 0, 65536, "M", "mabn: statistics in the moving average; 0: 16"),
-    MABN_OPT_CHOICE(0, "window-rule", &o.window_rule, rules, "mabn: the window runs over sub-batches or over iterations"),
-    MABN_OPT_INT(0, "groups", &o.groups, 0, 65536, "N", "gn: groups of channels; 0: 32"),
-    MABN_OPT_DOUBLE(0, "eps", &o.eps, 0, 1, "E", "added to variances; 0: the norm's own"),
-    MABN_OPT_DOUBLE(0, "momentum", &o.momentum, 0, 1, "A", "share of the old running value kept; 0: the norm's own"),
+    MABN_OPT_NORM(&o.norm),
+    MABN_OPTIONS_NORM(&o.norm),
     MABN_OPT_GROUP("Numbers"),
     MABN_OPT_CHOICE(0, "init", &o.init, inits, "convolutions: normal of 2/fan-out (classification) or uniform of 3/fan-in (detection)"),
     MABN_OPT_SEED(&o.seed),
@@ -67,23 +69,16 @@ static const struct mabn_cli cli = {
 static mabn_status describe(struct mabn_model *m, const char *arch)
 {
     MABN_TRY(mabn_model_init(m, arch));
-    MABN_TRY(mabn_model_set_norm(m, o.norm));
+    MABN_TRY(mabn_model_set_norm(m, MABN_NORM_DEFAULT));
+    MABN_TRY(mabn_model_request_norm(m, &o.norm));
     if (o.classes) m->classes = o.classes;
     if (o.channels) m->channels = o.channels;
     if (o.height) m->height = o.height;
     if (o.width) m->width = o.width;
     if (o.base_width) m->base_width = o.base_width;
-    if (o.stem) m->stem = o.stem == 1 ? MABN_STEM_LARGE : MABN_STEM_SMALL;
+    if (o.stem != STEM_AUTO) m->stem = (enum mabn_model_stem)o.stem;
     m->stride_in_1x1 = o.stride_in_1x1;
     m->centralize = (enum mabn_model_centralize)o.centralize;
-    for (int p = 0; p < MABN_MODEL_PARTS; p++) {
-        struct mabn_norm_options *n = &m->norm[p];
-        n->window_rule = (enum mabn_window_rule)o.window_rule;
-        if (o.window) n->window = o.window;
-        if (o.groups) n->groups = o.groups;
-        if (o.eps > 0) n->eps = o.eps;
-        if (o.momentum > 0) n->momentum = o.momentum;
-    }
     return MABN_OK;
 }
 

@@ -2,9 +2,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/mem.h"
 #include "base/signal.h"
 #include "base/thread.h"
 #include "cli/cli.h"
+#include "cli/norm_options.h"
 #include "train/train.h"
 
 static struct mabn_train_options o;
@@ -76,41 +78,39 @@ static mabn_status channels(const char *argument, void *value)
 
 static mabn_status allow(const char *argument, void *value)
 {
-    static const struct {
-        const char *name;
-        bool *flag;
-    } kinds[] = {{"norm", &o.allow_norm},
-                 {"centralized", &o.allow_centralized},
-                 {"folded", &o.allow_folded},
-                 {"classes", &o.allow_classes},
-                 {"input", &o.allow_input}};
+    enum { NORM, CENTRALIZED, FOLDED, CLASSES, INPUT };
+    static const struct mabn_word kinds[] = {
+        {NORM, "norm"},       {CENTRALIZED, "centralized"}, {FOLDED, "folded"},
+        {CLASSES, "classes"}, {INPUT, "input"},             {0, NULL}};
+    bool *const flags[] = {[NORM] = &o.allow_norm,
+                           [CENTRALIZED] = &o.allow_centralized,
+                           [FOLDED] = &o.allow_folded,
+                           [CLASSES] = &o.allow_classes,
+                           [INPUT] = &o.allow_input};
+    char *copy = mabn_xstrdup(argument), *rest = copy, *word;
+    mabn_status status = MABN_OK;
     (void)value;
-    for (const char *at = argument; *at; at += *at == ',') {
-        size_t n = strcspn(at, ","), i = 0;
-        while (i < 5 && (strlen(kinds[i].name) != n || strncmp(kinds[i].name, at, n)))
-            i++;
-        if (i == 5)
-            return mabn_fail(MABN_ERR_ARG,
-                             "expected norm, centralized, folded, classes or input, "
-                             "found '%.*s'",
-                             (int)n, at);
-        *kinds[i].flag = true;
-        at += n;
+    while (!status && (word = strsep(&rest, ","))) {
+        int kind = 0;
+        status = mabn_word_parse(&kind, kinds, "kind", word);
+        if (!status) *flags[kind] = true;
     }
-    return MABN_OK;
+    free(copy);
+    return status;
 }
 
 static mabn_status preset(const char *argument, void *value)
 {
+    static const struct mabn_word presets[] = {{0, "imagenet"}, {0, NULL}};
+    int which;
     (void)value;
-    if (strcmp(argument, "imagenet"))
-        return mabn_fail(MABN_ERR_ARG, "there is no preset '%s'; there is imagenet", argument);
+    MABN_TRY(mabn_word_parse(&which, presets, "preset", argument));
     static const double epochs[] = {30, 60, 90};
     o.arch = "resnet50";
-    o.norm = "mabn";
-    o.norm_batch = 2;
-    o.window = 16;
-    o.window_rule = "subbatch";
+    o.norm.norm = "mabn";
+    o.norm.norm_batch = 2;
+    o.norm.window = 16;
+    o.norm.window_rule = MABN_WINDOW_SUBBATCH;
     o.augment = "imagenet";
     o.size = 224;
     o.replacement = true;
@@ -128,8 +128,11 @@ static mabn_status preset(const char *argument, void *value)
 
 /* ---- the table ---- */
 
-static const char *const samplers[] = {"shuffle", "replacement", NULL};
-static const char *const schedules[] = {"step", "cosine", "constant", NULL};
+static const struct mabn_word samplers[] = {{0, "shuffle"}, {1, "replacement"}, {0, NULL}};
+static const struct mabn_word schedules[] = {{MABN_SCHEDULE_STEP, "step"},
+                                             {MABN_SCHEDULE_COSINE, "cosine"},
+                                             {MABN_SCHEDULE_CONSTANT, "constant"},
+                                             {0, NULL}};
 static int sampler, precision;
 
 /* clang-format off */
@@ -167,12 +170,8 @@ static const struct mabn_option options[] = {
 
     MABN_OPT_GROUP("Network (without MODEL, or over it)"),
     MABN_OPT_STRING(0, "arch", &o.arch, "NAME", "architecture, as mabn-init has them; resnet50 when nothing is said"),
-    MABN_OPT_STRING(0, "norm", &o.norm, "NORM", "bn brn mabn frozen gn ln in none, or part by part: body=mabn,stem=frozen"),
-    MABN_OPT_INT('B', "norm-batch", &o.norm_batch, -1, 1 << 20, "N", "images behind one batch statistic; 0: the whole batch, -1: as MODEL has it"),
-    MABN_OPT_INT('m', "window", &o.window, -1, 1 << 16, "M", "statistics in MABN's moving average; -1: 16, or as MODEL has it"),
-    MABN_OPT_STRING(0, "window-rule", &o.window_rule, "RULE", "of MABN: subbatch or iteration"),
-    MABN_OPT_INT(0, "norm-warmup", &o.norm_warmup, -1, 1 << 30, "N", "iteration rule: steps before the window is used; -1: 100"),
-    MABN_OPT_INT(0, "r-start", &o.r_start, -1, 1 << 30, "N", "MABN: first step with the renormalizing factor; -1: as the reference"),
+    MABN_OPT_NORM(&o.norm),
+    MABN_OPTIONS_NORM(&o.norm),
     MABN_OPT_STRING(0, "centralize", &o.centralize, "WHEN", "weight centralization: auto (with MABN), on, off"),
     MABN_OPT_INT(0, "base-width", &o.base_width, 0, 4096, "N", "channels of the first stage; 0: as the architecture has it"),
     MABN_OPT_STRING(0, "stem", &o.stem, "SIZE", "large (7x7 and pooling) or small (3x3)"),
@@ -241,10 +240,10 @@ static void check(int args)
     if (!o.train) mabn_cli_usage_error("no dataset to train on: give --train FILE");
     if (!o.run) mabn_cli_usage_error("no run folder: give -o DIR");
     if (!o.epochs && !o.steps) mabn_cli_usage_error("--epochs 0 needs --steps");
-    if (o.norm_batch > o.batch)
+    if (o.norm.norm_batch > o.batch)
         mabn_cli_usage_error("--norm-batch %d is larger than --batch %d: a statistic cannot have "
                              "more images than a step",
-                             o.norm_batch, o.batch);
+                             o.norm.norm_batch, o.batch);
     if (o.schedule == MABN_SCHEDULE_STEP && !o.n_milestones)
         mabn_cli_usage_error("--schedule step needs --milestones");
     if (o.lr_exact && mabn_cli_given("lr-batch"))

@@ -118,16 +118,8 @@ static void set_double(const struct mabn_option *o, const char *text)
 
 static void set_choice(const struct mabn_option *o, const char *text)
 {
-    static struct mabn_str list; /* static: the process may end in the usage error */
-    for (int i = 0; o->choices[i]; i++) {
-        if (strcmp(o->choices[i], text)) continue;
-        *(int *)o->value = i;
-        return;
-    }
-    mabn_str_init(&list);
-    for (int i = 0; o->choices[i]; i++)
-        mabn_str_printf(&list, "%s%s", i ? ", " : "", o->choices[i]);
-    mabn_cli_usage_error("%s: '%s' is not one of %s", option_name(o), text, list.text);
+    if (mabn_word_parse(o->value, o->words, option_name(o), text))
+        mabn_cli_usage_error("%s", mabn_error_message());
 }
 
 static void show_libraries(void)
@@ -343,16 +335,10 @@ static void add_default(const struct mabn_option *o, struct mabn_str *s)
             mabn_str_printf(s, " [%s]", *(const char *const *)o->value);
         break;
     case MABN_OPTION_CHOICE:
-        mabn_str_printf(s, " [%s]", o->choices[*(const int *)o->value]);
+        mabn_str_printf(s, " [%s]", mabn_word_name(o->words, *(const int *)o->value));
         break;
     default: break;
     }
-}
-
-static void add_choices(const struct mabn_option *o, struct mabn_str *s)
-{
-    for (int i = 0; o->choices && o->choices[i]; i++)
-        mabn_str_printf(s, "%s%s", i ? "|" : "", o->choices[i]);
 }
 
 static void wrap(const char *text, size_t from, size_t width)
@@ -392,7 +378,7 @@ static void show_option(const struct mabn_option *o)
     if (o->argument) mabn_str_printf(&left, " %s", o->argument);
     if (o->kind == MABN_OPTION_CHOICE) {
         mabn_str_add_char(&left, ' ');
-        add_choices(o, &left);
+        mabn_word_list(&left, o->words, "|");
     }
     mabn_str_add(&right, o->help);
     add_default(o, &right);
@@ -479,7 +465,7 @@ void mabn_cli_dump(const struct mabn_cli *cli, struct mabn_str *json)
             break;
         case MABN_OPTION_DOUBLE: mabn_str_add_double(json, *(const double *)o->value); break;
         case MABN_OPTION_CHOICE:
-            mabn_str_add_json(json, o->choices[*(const int *)o->value]);
+            mabn_str_add_json(json, mabn_word_name(o->words, *(const int *)o->value));
             break;
         default:
             if (*(const char *const *)o->value)

@@ -22,6 +22,7 @@
 
 #include "base/status.h"
 #include "base/str.h"
+#include "base/words.h"
 
 #define MABN_VERSION "0.1.0"
 
@@ -36,7 +37,7 @@ enum mabn_option_kind {
     MABN_OPTION_SIZE,    /* int64_t * bytes; suffixes K M G are powers of 1024 */
     MABN_OPTION_DOUBLE,  /* double *, in [low, high]; NaN refused */
     MABN_OPTION_STRING,  /* const char ** (borrowed from argv) */
-    MABN_OPTION_CHOICE,  /* int *: index into `choices`, a NULL-terminated list */
+    MABN_OPTION_CHOICE,  /* int *: the value of one of `words` */
     MABN_OPTION_CALL,    /* call(arg, value): returns a status whose message becomes the usage error */
     MABN_OPTION_PRESET,  /* as CALL, but all presets are applied before all other options */
     MABN_OPTION_HELP,    /* --help and --version: only through MABN_OPTIONS_COMMON */
@@ -53,7 +54,7 @@ struct mabn_option {
     const char *argument;  /* "N", "FILE"; NULL for flags */
     const char *help;      /* one sentence, lower case, no full stop */
     double low, high;      /* inclusive; both 0: no check (ints: the type's own range) */
-    const char *const *choices;
+    const struct mabn_word *words; /* base/words.h */
     mabn_status (*call)(const char *argument, void *value);
     bool hide_default; /* do not print "[default]" in --help (unset strings never do) */
 };
@@ -76,8 +77,8 @@ struct mabn_option {
 #define MABN_OPT_STRING(s, l, v, a, h)                                                        \
     {.kind = MABN_OPTION_STRING, .short_name = (s), .long_name = (l), .value = (v), .argument = (a), \
      .help = (h)}
-#define MABN_OPT_CHOICE(s, l, v, c, h)                                                      \
-    {.kind = MABN_OPTION_CHOICE, .short_name = (s), .long_name = (l), .value = (v), .choices = (c), \
+#define MABN_OPT_CHOICE(s, l, v, w, h)                                                      \
+    {.kind = MABN_OPTION_CHOICE, .short_name = (s), .long_name = (l), .value = (v), .words = (w), \
      .help = (h)}
 #define MABN_OPT_CALL(s, l, f, v, a, h)                                                        \
     {.kind = MABN_OPTION_CALL, .short_name = (s), .long_name = (l), .call = (f), .value = (v), \
@@ -129,7 +130,7 @@ int mabn_cli_choose(const struct mabn_cli *clis, const char *tool, const char *s
 /* For MABN_OPT_DEVICE and MABN_OPT_PRECISION (an int, as enum mabn_net_precision counts; value 0 is
  * auto): after parsing, exits 2 on a word that names no device, or a precision that the CPU which was
  * asked for does not have. */
-extern const char *const mabn_cli_precisions[];
+extern const struct mabn_word mabn_cli_precisions[];
 void mabn_cli_check_machine(const char *device, int precision);
 
 /* Was this option on the command line (or set by --config)? */

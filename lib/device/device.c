@@ -54,7 +54,7 @@ static int gpu_number(const char *word)
 mabn_status mabn_device_word_check(const char *word)
 {
     if (!strcmp(word, "auto") || !strcmp(word, "cpu") || gpu_number(word) >= 0) return MABN_OK;
-    return mabn_fail(MABN_ERR_ARG, "no such device '%s': expected auto, cpu, cuda or cuda:N", word);
+    return mabn_fail(MABN_ERR_ARG, "unknown device '%s': expected auto, cpu, cuda, cuda:N", word);
 }
 
 mabn_status mabn_device_open(struct mabn_device **device, const char *word, int threads)

@@ -4,39 +4,43 @@
 #include <math.h>
 #include <string.h>
 
-static const char *const kind_names[MABN_NORM_KINDS] = {"none",   "bn", "brn", "syncbn", "mabn",
-                                                        "frozen", "gn", "ln",  "in"};
-static const char *const rule_names[] = {"subbatch", "iteration"};
+const struct mabn_word mabn_norm_kinds[] = {
+    {MABN_NORM_NONE, "none"}, {MABN_NORM_BN, "bn"},
+    {MABN_NORM_BRN, "brn"},   {MABN_NORM_SYNCBN, "syncbn"},
+    {MABN_NORM_MABN, "mabn"}, {MABN_NORM_FROZEN, "frozen"},
+    {MABN_NORM_GN, "gn"},     {MABN_NORM_LN, "ln"},
+    {MABN_NORM_IN, "in"},     {0, NULL},
+};
+const struct mabn_word mabn_window_rules[] = {
+    {MABN_WINDOW_SUBBATCH, "subbatch"},
+    {MABN_WINDOW_ITERATION, "iteration"},
+    {0, NULL},
+};
 
 const char *mabn_norm_kind_name(enum mabn_norm_kind kind)
 {
-    return (unsigned)kind < MABN_NORM_KINDS ? kind_names[kind] : "?";
+    return mabn_word_name(mabn_norm_kinds, (int)kind);
 }
 
 mabn_status mabn_norm_kind_parse(enum mabn_norm_kind *kind, const char *name)
 {
-    for (int i = 0; i < MABN_NORM_KINDS; i++)
-        if (!strcmp(name, kind_names[i])) {
-            *kind = (enum mabn_norm_kind)i;
-            return MABN_OK;
-        }
-    return mabn_fail(MABN_ERR_ARG,
-                     "unknown norm '%s' (known: none bn brn syncbn mabn frozen gn ln in)", name);
+    int value;
+    MABN_TRY(mabn_word_parse(&value, mabn_norm_kinds, "norm", name));
+    *kind = (enum mabn_norm_kind)value;
+    return MABN_OK;
 }
 
 const char *mabn_window_rule_name(enum mabn_window_rule rule)
 {
-    return (unsigned)rule < 2 ? rule_names[rule] : "?";
+    return mabn_word_name(mabn_window_rules, (int)rule);
 }
 
 mabn_status mabn_window_rule_parse(enum mabn_window_rule *rule, const char *name)
 {
-    for (int i = 0; i < 2; i++)
-        if (!strcmp(name, rule_names[i])) {
-            *rule = (enum mabn_window_rule)i;
-            return MABN_OK;
-        }
-    return mabn_fail(MABN_ERR_ARG, "unknown window rule '%s' (known: subbatch iteration)", name);
+    int value;
+    MABN_TRY(mabn_word_parse(&value, mabn_window_rules, "window rule", name));
+    *rule = (enum mabn_window_rule)value;
+    return MABN_OK;
 }
 
 void mabn_norm_options_init(struct mabn_norm_options *options, enum mabn_norm_kind kind)

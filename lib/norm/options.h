@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "base/words.h"
 
 MABN_BEGIN_DECLS
 
@@ -78,9 +79,11 @@ struct mabn_norm {
 };
 
 /* "none", "bn", "brn", "syncbn", "mabn", "frozen", "gn", "ln", "in". */
+extern const struct mabn_word mabn_norm_kinds[];
 const char *mabn_norm_kind_name(enum mabn_norm_kind kind);
 MABN_MUST_USE mabn_status mabn_norm_kind_parse(enum mabn_norm_kind *kind, const char *name);
 /* "subbatch", "iteration". */
+extern const struct mabn_word mabn_window_rules[];
 const char *mabn_window_rule_name(enum mabn_window_rule rule);
 MABN_MUST_USE mabn_status mabn_window_rule_parse(enum mabn_window_rule *rule, const char *name);
 

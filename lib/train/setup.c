@@ -12,10 +12,7 @@ void mabn_train_options_init(struct mabn_train_options *o)
 {
     *o = (struct mabn_train_options){
         .start_step = -1,
-        .norm_batch = -1,
-        .window = -1,
-        .norm_warmup = -1,
-        .r_start = -1,
+        .norm = MABN_NORM_REQUEST_INIT,
         .area_min = NAN,
         .flip = NAN,
         .lighting = NAN,
@@ -210,20 +207,6 @@ static mabn_status decide_pictures(struct mabn_run *run)
 
 /* ---- the model ---- */
 
-static mabn_status override_norm(const struct mabn_train_options *o, struct mabn_model *model)
-{
-    if (o->norm) MABN_TRY(mabn_model_set_norm(model, o->norm));
-    for (int p = 0; p < MABN_MODEL_PARTS; p++) {
-        struct mabn_norm_options *n = &model->norm[p];
-        if (o->norm_batch >= 0) n->norm_batch = o->norm_batch;
-        if (o->window > 0) n->window = o->window;
-        if (o->norm_warmup >= 0) n->warmup = o->norm_warmup;
-        if (o->r_start >= 0) n->r_start = o->r_start;
-        if (o->window_rule) MABN_TRY(mabn_window_rule_parse(&n->window_rule, o->window_rule));
-    }
-    return MABN_OK;
-}
-
 static mabn_status check_weights(const struct mabn_run *run)
 {
     const struct mabn_train_options *o = run->options;
@@ -287,7 +270,8 @@ static mabn_status decide_model(struct mabn_run *run)
         MABN_TRY(named(&value, "--centralize value", o->centralize, switches, 3));
         model->centralize = (enum mabn_model_centralize)value;
     }
-    MABN_TRY(override_norm(o, model));
+    if (!run->weights.checkpoint) MABN_TRY(mabn_model_set_norm(model, MABN_NORM_DEFAULT));
+    MABN_TRY(mabn_model_request_norm(model, &o->norm));
     return run->weights.checkpoint ? check_weights(run) : MABN_OK;
 }
 

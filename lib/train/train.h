@@ -26,7 +26,7 @@
 #include "base/status.h"
 #include "data/sampler.h"
 #include "image/augment.h"
-#include "model/model.h"
+#include "model/norm_request.h"
 #include "net/net.h"
 #include "train/schedule.h"
 
@@ -48,12 +48,10 @@ struct mabn_train_options {
 
     /* the network; without weights, or over them where set */
     const char *arch;
-    const char *norm; /* NULL: as in the weights, else "bn" */
+    struct mabn_norm_request norm; /* over the weights' own, or over MABN_NORM_DEFAULT */
     const char *stem; /* "large", "small"; NULL: as the architecture has it */
-    int norm_batch, window, norm_warmup, r_start; /* < 0: as the norm or the weights have it */
-    const char *window_rule;                      /* NULL: likewise */
-    const char *centralize;                       /* "auto", "on", "off"; NULL: likewise */
-    int base_width;                               /* 0: as the architecture has it */
+    const char *centralize; /* "auto", "on", "off"; NULL: as the weights have it, else auto */
+    int base_width;         /* 0: as the architecture has it */
     bool stride_in_1x1;
     bool allow_norm, allow_centralized, allow_folded, allow_classes, allow_input;
 

@@ -61,8 +61,8 @@ END
 
 @test "--device and --precision" {
     bench=(mabn-bench net cifar-resnet8 --size 8 -b 1 -r 1)
-    fails 2 "no such device 'nonsense'" "${bench[@]}" --device nonsense
-    fails 2 "no such device 'cuda:'" "${bench[@]}" --device cuda:
+    fails 2 "unknown device 'nonsense'" "${bench[@]}" --device nonsense
+    fails 2 "unknown device 'cuda:'" "${bench[@]}" --device cuda:
     fails 2 "--precision bf16 needs a GPU" "${bench[@]}" --device cpu --precision bf16
     fails 2 "precision" "${bench[@]}" --precision fp8
     run --separate-stderr "${bench[@]}" --device cpu --precision fp32

@@ -156,7 +156,7 @@ E2
     fails 2 "no output" mabn-compose cut.h5
     fails 2 "min-objects is 9" mabn-compose cut.h5 --min-objects 9 -o s
     fails 2 "min-scale is 0.9" mabn-compose cut.h5 --min-scale 0.9 -o s
-    fails 2 "'sky' is not one of" mabn-compose cut.h5 --background sky -o s
+    fails 2 "unknown --background 'sky': expected mixed, plain" mabn-compose cut.h5 --background sky -o s
     fails 1 "cannot open 'none.h5'" mabn-compose none.h5 -o s
     head -c 900 cut.h5 >short.h5
     fails 1 "short.h5" mabn-compose short.h5 -o s

@@ -62,7 +62,7 @@ E2
 }
 
 @test "bad options and bad files" {
-    fails 2 "no such device 'x'" mabn-eval imagenet model.h5 data.h5 --device x
+    fails 2 "unknown device 'x'" mabn-eval imagenet model.h5 data.h5 --device x
     fails 2 "--precision tf32 needs a GPU" mabn-eval imagenet model.h5 data.h5 --device cpu --precision tf32
     fails 2 "--logits goes with --predictions" mabn-eval imagenet model.h5 data.h5 --logits
     fails 1 "cannot open 'none.h5'" mabn-eval imagenet none.h5 data.h5

@@ -387,7 +387,7 @@ END
 }
 
 @test "coco: wrong usage" {
-    fails 2 "'boxes' is not one of bbox, segm, keypoints" mabn-score coco -t boxes truth.json results.json
+    fails 2 "unknown type 'boxes': expected bbox, segm, keypoints" mabn-score coco -t boxes truth.json results.json
     fails 2 "not in (0, 1]" mabn-score coco --iou 1.5 truth.json results.json
     fails 2 "ascending" mabn-score coco --max-dets 10,1 truth.json results.json
     fails 2 "NAME:LOW:HIGH" mabn-score coco --areas big truth.json results.json

@@ -261,7 +261,7 @@ tensor() { h5dump -d "/model/$2" "$1" | tail -n +2; }
 }
 
 @test "the device and the precision: refused, or said" {
-    fails 2 "no such device 'gpu'" train -o run --device gpu
+    fails 2 "unknown device 'gpu'" train -o run --device gpu
     fails 2 "--precision fp16 needs a GPU" train -o run --device cpu --precision fp16
     run --separate-stderr train -o run --steps 1 --device cpu
     assert_success

@@ -66,10 +66,10 @@ struct options {
         o.run = run.c_str();
         o.tool = o.command = "test";
         o.arch = "cifar-resnet8";
-        o.norm = "mabn";
-        o.norm_batch = 2;
-        o.window = 3;
-        o.r_start = 4;
+        o.norm.norm = "mabn";
+        o.norm.norm_batch = 2;
+        o.norm.window = 3;
+        o.norm.r_start = 4;
         o.base_width = 4;
         o.batch = 6;
         o.val_batch = 5;

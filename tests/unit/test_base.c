@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/words.h"
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/str.h"
@@ -35,6 +36,26 @@ static void test_str(void)
     tap_ok(text[0] == '0' && s.length == 0, "detach leaves an empty string");
     free(text);
     mabn_str_release(&s);
+}
+
+static void test_words(void)
+{
+    enum size { SMALL = -1, LARGE = 7 };
+    static const struct mabn_word sizes[] = {
+        {LARGE, "large"}, {SMALL, "small"}, {LARGE, "big"}, {0, NULL}};
+    int value = 0;
+    tap_ok(!mabn_word_parse(&value, sizes, "size", "small") && value == SMALL &&
+               !mabn_word_parse(&value, sizes, "size", "big") && value == LARGE,
+           "a word has its value");
+    tap_str_eq(mabn_word_name(sizes, LARGE), "large", "a value has its first word");
+    tap_str_eq(mabn_word_name(sizes, 0), "?", "a value without a word");
+    value = 3;
+    tap_ok(mabn_word_parse(&value, sizes, "size", "lar") == MABN_ERR_ARG && value == 3 &&
+               mabn_word_parse(&value, sizes, "size", "") == MABN_ERR_ARG,
+           "part of a word is no word");
+    tap_str_eq(mabn_error_message(), "unknown size '': expected large, small, big",
+           "what was expected is told");
+    tap_ok(!mabn_word_find(&value, sizes, "larger") && value == 3, "not found");
 }
 
 static void test_status(void)
@@ -205,6 +226,7 @@ int main(void)
 {
     if (!mkdtemp(folder)) return 1;
     test_str();
+    test_words();
     test_status();
     test_files();
     test_pwrite();

@@ -27,7 +27,7 @@ static mabn_status preset(const char *name, void *value)
     return MABN_OK;
 }
 
-static const char *const norms[] = {"bn", "mabn", NULL};
+static const struct mabn_word norms[] = {{0, "bn"}, {1, "mabn"}, {0, NULL}};
 static const struct mabn_option options[] = {
     MABN_OPT_FLAG(0, "fold", &o.fold, "fold"),
     MABN_OPT_INT('b', "batch", &o.batch, 1, 4096, "N", "batch"),
@@ -117,7 +117,7 @@ static void refuses(void)
         {{"--lr", "nan", "x"}, "--lr: 'nan' is not a number"},
         {{"--lr", "1e999", "x"}, "--lr: '1e999' is not a number"},
         {{"--lr", "-1", "x"}, "--lr: -1 is not between 0 and 100"},
-        {{"--norm", "gn", "x"}, "--norm: 'gn' is not one of bn, mabn"},
+        {{"--norm", "gn", "x"}, "unknown --norm 'gn': expected bn, mabn"},
         {{"--preset", "small", "x"}, "--preset: unknown preset 'small'"},
         {{"--fold=1", "x", NULL}, "option '--fold' takes no value"},
         {{"--batc", "3", "x"}, "unknown option '--batc'"},

@@ -1,0 +1,39 @@
+#include "base/words.h"
+
+#include <string.h>
+
+bool mabn_word_find(int *value, const struct mabn_word *words, const char *text)
+{
+    for (; words->word; words++)
+        if (!strcmp(words->word, text)) {
+            *value = words->value;
+            return true;
+        }
+    return false;
+}
+
+const char *mabn_word_name(const struct mabn_word *words, int value)
+{
+    for (; words->word; words++)
+        if (words->value == value) return words->word;
+    return "?";
+}
+
+void mabn_word_list(struct mabn_str *out, const struct mabn_word *words, const char *separator)
+{
+    for (const struct mabn_word *w = words; w->word; w++)
+        mabn_str_printf(out, "%s%s", w == words ? "" : separator, w->word);
+}
+
+mabn_status mabn_word_parse(int *value, const struct mabn_word *words, const char *what,
+                            const char *text)
+{
+    if (mabn_word_find(value, words, text)) return MABN_OK;
+    struct mabn_str list;
+    mabn_str_init(&list);
+    mabn_word_list(&list, words, ", ");
+    mabn_status status =
+        mabn_fail(MABN_ERR_ARG, "unknown %s '%s': expected %s", what, text, list.text);
+    mabn_str_release(&list);
+    return status;
+}

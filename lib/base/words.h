@@ -1,0 +1,35 @@
+/* The words of an enum: one table gives its names, its parser and its list.
+ *
+ *     static const struct mabn_word stems[] = {{STEM_LARGE, "large"}, {STEM_SMALL, "small"}, {0}};
+ *
+ * A table ends with a word NULL. Several words may have the same value; its name is the first. A
+ * word that is not in the table is told in the same sentence everywhere: unknown stem 'huge':
+ * expected large, small */
+#ifndef MABN_BASE_WORDS_H
+#define MABN_BASE_WORDS_H
+
+#include <stdbool.h>
+
+#include "base/status.h"
+#include "base/str.h"
+
+MABN_BEGIN_DECLS
+
+struct mabn_word {
+    int value;
+    const char *word;
+};
+
+/* The value of a word. MABN_ERR_ARG when it is not in the table, which the message lists; `what`
+ * says of what it should be a word. */
+MABN_MUST_USE mabn_status mabn_word_parse(int *value, const struct mabn_word *words,
+                                          const char *what, const char *text);
+/* The same without a message: false, and *value as it was. */
+bool mabn_word_find(int *value, const struct mabn_word *words, const char *text);
+/* The first word with this value; "?" when there is none. */
+const char *mabn_word_name(const struct mabn_word *words, int value);
+/* All words of the table, in its order. */
+void mabn_word_list(struct mabn_str *out, const struct mabn_word *words, const char *separator);
+
+MABN_END_DECLS
+#endif
