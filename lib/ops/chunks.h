@@ -11,9 +11,15 @@ MABN_BEGIN_DECLS
 
 enum { MABN_CHUNKS = 256 };
 
+#ifdef __CUDACC__
+#define MABN_CHUNKS_EVERYWHERE __host__ __device__
+#else
+#define MABN_CHUNKS_EVERYWHERE
+#endif
+
 /* Portion i of [0,count) is [begin(count, i), begin(count, i + 1)); some are empty when count is
  * small. */
-static inline int64_t mabn_chunk_begin(int64_t count, int i)
+MABN_CHUNKS_EVERYWHERE static inline int64_t mabn_chunk_begin(int64_t count, int i)
 {
     return count / MABN_CHUNKS * i + count % MABN_CHUNKS * i / MABN_CHUNKS;
 }

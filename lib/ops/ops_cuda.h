@@ -1,6 +1,6 @@
 /* The small operations on an NVIDIA GPU: counterparts of pool.h, loss.h, sgd.h, centralize.h,
- * elementwise.h and of the loader's last step. What each computes is said there; here is what
- * differs.
+ * elementwise.h, of a detector's (roi_align.h, upsample.h, transposed_conv.h, sigmoid.h and losses)
+ * and of the loader's last step. What each computes is said there; here is what differs.
  *
  * Every pointer is device memory. `dtype` is the type of activations, F32, BF16 or F16; sums are
  * float32 or double. Calls only launch kernels in `stream` (cudaStream_t) and may be captured in a
@@ -13,6 +13,10 @@
 
 #include "base/status.h"
 #include "ops/pool.h"
+#include "ops/roi_align.h"
+#include "ops/smooth_l1.h"
+#include "ops/transposed_conv.h"
+#include "ops/upsample.h"
 #include "tensor/tensor.h"
 
 MABN_BEGIN_DECLS
@@ -163,6 +167,90 @@ MABN_MUST_USE mabn_status mabn_cuda_column_sums(float *sums, const void *x, int6
                                                 int64_t columns, enum mabn_dtype dtype,
                                                 void *stream);
 
+/* ---- a detector's boxes ---- */
+
+/* As struct mabn_rois, with room for `capacity` boxes of which the first *count are there: read on
+ * the device, so that a captured step copes with any number. count NULL: all. */
+struct mabn_cuda_rois {
+    int64_t capacity;
+    const int32_t *count; /* (1) */
+    const float *box;     /* (capacity,4) */
+    const int32_t *image; /* (capacity) */
+    const int32_t *level; /* (capacity), NULL: all 0 */
+};
+/* roi_align.h; at most 32×32 bins. y (capacity,rows,columns,C) is 0 past the count. A box that
+ * cannot be refused here, not finite or out of range, gives NaN and gets no gradient. x and dx:
+ * arrays of the host, of device pointers. */
+MABN_MUST_USE mabn_status mabn_cuda_roi_align_forward(void *y, const void *const *x,
+                                                      const struct mabn_cuda_rois *rois,
+                                                      const struct mabn_roi_align *op,
+                                                      enum mabn_dtype dtype, void *stream);
+/* dx[level] is overwritten, or with `add` added to. */
+MABN_MUST_USE mabn_status mabn_cuda_roi_align_backward(void *const *dx, const void *dy,
+                                                       const struct mabn_cuda_rois *rois,
+                                                       const struct mabn_roi_align *op, bool add,
+                                                       enum mabn_dtype dtype, void *stream);
+
+/* upsample.h. y may be a. */
+MABN_MUST_USE mabn_status mabn_cuda_upsample_add(void *y, const void *a, const void *b,
+                                                 const struct mabn_upsample *op,
+                                                 enum mabn_dtype dtype, void *stream);
+MABN_MUST_USE mabn_status mabn_cuda_upsample_backward(void *db, const void *dy,
+                                                      const struct mabn_upsample *op, bool add,
+                                                      enum mabn_dtype dtype, void *stream);
+MABN_MUST_USE mabn_status mabn_cuda_subsample(void *y, const void *x, int64_t n, int64_t h,
+                                              int64_t w, int64_t c, enum mabn_dtype dtype,
+                                              void *stream);
+MABN_MUST_USE mabn_status mabn_cuda_subsample_backward(void *dx, const void *dy, int64_t n,
+                                                       int64_t h, int64_t w, int64_t c, bool add,
+                                                       enum mabn_dtype dtype, void *stream);
+
+/* The halves of a transposed convolution (transposed_conv.h) around its matrix product: g
+ * (N·H·W,4·O) holds the outputs of each input position side by side. The product itself is a 1×1
+ * convolution the other way round, from 4·O channels to I, of weight (I,2,2,O) as it lies: its
+ * backward_data makes g from x, its forward dx from the gradient of g, its backward_weights the
+ * gradient of the weight. */
+/* y (N,2H,2W,O) = g, each in its place, + bias (O) or NULL, through ReLU when `relu`. */
+MABN_MUST_USE mabn_status mabn_cuda_interleave(void *y, const void *g, const float *bias,
+                                               const struct mabn_transposed_conv *op, bool relu,
+                                               enum mabn_dtype dtype, void *stream);
+/* dg (N·H·W,4·O) = dy, taken apart. */
+MABN_MUST_USE mabn_status mabn_cuda_deinterleave(void *dg, const void *dy,
+                                                 const struct mabn_transposed_conv *op,
+                                                 enum mabn_dtype dtype, void *stream);
+
+/* sigmoid.h, by expf: within a few roundings, and 1 and 0 at the ends. */
+MABN_MUST_USE mabn_status mabn_cuda_sigmoid(void *y, const void *x, int64_t count,
+                                            enum mabn_dtype dtype, void *stream);
+MABN_MUST_USE mabn_status mabn_cuda_sigmoid_backward(void *dx, const void *dy, const void *y,
+                                                     int64_t count, enum mabn_dtype dtype,
+                                                     void *stream);
+
+/* ---- a detector's losses ----
+ *
+ * As sigmoid_loss.h and smooth_l1.h, but *loss (1) is the bare weighted sum: only the gradient is
+ * multiplied with *scale, which may hold the loss scaler's factor. parts (MABN_CHUNKS) is scratch.
+ * The gradient may be NULL, and then scale. A list with fewer rows than room has labels −1, weights
+ * 0 or groups −1 in the others. */
+struct mabn_cuda_loss {
+    double *loss, *parts;
+    void *gradient; /* of `dtype`, as the input */
+    const float *scale;
+};
+MABN_MUST_USE mabn_status mabn_cuda_sigmoid_xent(const struct mabn_cuda_loss *out,
+                                                 const void *logits, const float *target,
+                                                 const float *weight, int64_t count,
+                                                 enum mabn_dtype dtype, void *stream);
+MABN_MUST_USE mabn_status mabn_cuda_mask_loss(const struct mabn_cuda_loss *out, const void *logits,
+                                              const int32_t *labels, const uint8_t *target,
+                                              int64_t boxes, int64_t pixels, int64_t classes,
+                                              enum mabn_dtype dtype, void *stream);
+/* op->scale is not looked at. */
+MABN_MUST_USE mabn_status mabn_cuda_smooth_l1(const struct mabn_cuda_loss *out, const void *x,
+                                              const float *target, const int32_t *group,
+                                              const float *weight, const struct mabn_smooth_l1 *op,
+                                              enum mabn_dtype dtype, void *stream);
+
 /* ---- input ---- */
 
 struct mabn_cuda_pixels {
@@ -182,8 +270,8 @@ MABN_MUST_USE mabn_status mabn_cuda_normalize_pixels(void *y, const uint8_t *pic
 MABN_MUST_USE mabn_status mabn_cuda_normalize_pictures(
     void *y, const uint8_t *pictures, const struct mabn_cuda_pictures *shape, int channels,
     const struct mabn_cuda_pixels *how, const uint8_t *flip, enum mabn_dtype dtype, void *stream);
-/* pictures (pixels,channels) bytes → y (pixels,padded) of `dtype`: table (channels,256) float32, and
- * 0 in the padding. What the loader's own normalization gives, rounded to dtype. */
+/* pictures (pixels,channels) bytes → y (pixels,padded) of `dtype`: table (channels,256) float32,
+ * and 0 in the padding. What the loader's own normalization gives, rounded to dtype. */
 MABN_MUST_USE mabn_status mabn_cuda_look_up_pixels(void *y, const uint8_t *pictures, int64_t pixels,
                                                    int channels, int padded, const float *table,
                                                    enum mabn_dtype dtype, void *stream);

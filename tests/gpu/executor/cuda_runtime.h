@@ -459,6 +459,15 @@ inline float rsqrtf(float x)
 {
     return 1.0f / sqrtf(x);
 }
+/* Never fused: nor does this compiler, under -std=c++17. */
+inline float __fmul_rn(float x, float y)
+{
+    return x * y;
+}
+inline float __fadd_rn(float x, float y)
+{
+    return x + y;
+}
 inline int __popc(unsigned x)
 {
     return __builtin_popcount(x);
