@@ -507,6 +507,7 @@ static mabn_status decode(struct mabn_scene_maker *m, const struct mabn_scene *s
     struct mabn_scene_bytes bytes;
     MABN_TRY(mabn_scene_set_read(m->set, s->sample, &bytes));
     mabn_status status = decode_bytes(m, &bytes);
+    if (!status && bytes.orientation > 1) status = mabn_image_turn(&m->decoded, bytes.orientation);
     mabn_scene_bytes_release(&bytes);
     if (!status &&
         (m->decoded.width != s->original_width || m->decoded.height != s->original_height))

@@ -15,7 +15,8 @@
  *
  * Photograph, boxes and polygons are then resized by the rule of a family of detectors, flipped
  * (legacy: x' = W − 1 − x, elsewhere W − x), and the pixels normalized to float32 and written to
- * the upper left corner of a padded picture whose rest is zero. EXIF rotation is not applied.
+ * the upper left corner of a padded picture whose rest is zero. EXIF data are not looked at unless
+ * the set was told to (mabn_scene_set_turn).
  *
  * Random choices (training size, flip) come from a stream keyed by (seed, epoch, sample), so that
  * the size of a scene is known before it is made and nothing depends on threads. */

@@ -19,12 +19,14 @@
 struct file {
     char *path;
     int64_t id;
-    int width, height;
+    int width, height; /* as stored */
+    int orientation;
 };
 
 struct mabn_scene_set {
     const struct mabn_dataset *dataset; /* borrowed; NULL: files */
     struct file *files;
+    bool turned;
     uint64_t count;
     char *path;
     struct mabn_coco coco;
@@ -127,6 +129,7 @@ static mabn_status probe_file(struct file *file)
     if (status) return mabn_fail_prefix(status, "'%s'", file->path);
     file->width = info.width;
     file->height = info.height;
+    file->orientation = info.orientation;
     return MABN_OK;
 }
 
@@ -186,7 +189,7 @@ mabn_status mabn_scene_set_of_files(struct mabn_scene_set **set, const char *con
 
 static int is_photograph(const struct dirent *entry)
 {
-    static const char *const endings[] = {".jpg", ".jpeg", ".png"};
+    static const char *const endings[] = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"};
     const char *dot = strrchr(entry->d_name, '.');
     for (size_t i = 0; dot && dot != entry->d_name && i < sizeof endings / sizeof *endings; i++)
         if (!strcasecmp(dot, endings[i])) return 1;
@@ -211,7 +214,7 @@ mabn_status mabn_scene_set_scan(struct mabn_scene_set **set, const char *folder)
     }
     free(entries);
     mabn_status status = n ? mabn_scene_set_of_files(set, (const char *const *)paths, (size_t)n)
-                           : mabn_fail(MABN_ERR_NOTFOUND, "'%s' has no JPEG or PNG files", folder);
+                           : mabn_fail(MABN_ERR_NOTFOUND, "'%s' has no pictures", folder);
     if (!status) {
         free((*set)->path);
         (*set)->path = mabn_xstrdup(folder);
@@ -220,6 +223,11 @@ mabn_status mabn_scene_set_scan(struct mabn_scene_set **set, const char *folder)
         free(paths[i]);
     free(paths);
     return status;
+}
+
+void mabn_scene_set_turn(struct mabn_scene_set *set)
+{
+    set->turned = !set->dataset;
 }
 
 void mabn_scene_set_free(struct mabn_scene_set *set)
@@ -254,8 +262,15 @@ int64_t mabn_scene_set_image_id(const struct mabn_scene_set *set, uint64_t sampl
 
 void mabn_scene_set_size(const struct mabn_scene_set *set, uint64_t sample, int *width, int *height)
 {
-    *width = set->dataset ? (int)set->coco.images[sample].width : set->files[sample].width;
-    *height = set->dataset ? (int)set->coco.images[sample].height : set->files[sample].height;
+    if (set->dataset) {
+        *width = (int)set->coco.images[sample].width;
+        *height = (int)set->coco.images[sample].height;
+        return;
+    }
+    const struct file *file = &set->files[sample];
+    const bool on_its_side = set->turned && file->orientation >= 5;
+    *width = on_its_side ? file->height : file->width;
+    *height = on_its_side ? file->width : file->height;
 }
 
 char *mabn_scene_set_name(const struct mabn_scene_set *set, uint64_t sample, char *text,
@@ -296,6 +311,7 @@ mabn_status mabn_scene_set_read(const struct mabn_scene_set *set, uint64_t sampl
             return status;
         }
         *out = (struct mabn_scene_bytes){.bytes = in->bytes, .size = in->size, .held = in};
+        if (set->turned) out->orientation = set->files[sample].orientation;
         return MABN_OK;
     }
     MABN_TRY(mabn_dataset_image(set->dataset, i, &out->bytes, &out->size));

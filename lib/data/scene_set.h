@@ -23,20 +23,23 @@ struct mabn_scene_set;
  * not finite, for a mask whose size is not its photograph's. */
 MABN_MUST_USE mabn_status mabn_scene_set_open(struct mabn_scene_set **set,
                                               const struct mabn_dataset *dataset);
-/* Files by name. Each must exist and begin like a JPEG or PNG. Their image ids are the numbers that
- * their names consist of (COCO's photographs: "000000000139.jpg" is 139) when all do and differ;
- * else 1, 2, 3, … */
+/* Files by name. Each must exist and begin like a picture that image/image.h reads. Their image ids
+ * are the numbers that their names consist of (COCO's photographs: "000000000139.jpg" is 139) when
+ * all do and differ; else 1, 2, 3, … */
 MABN_MUST_USE mabn_status mabn_scene_set_of_files(struct mabn_scene_set **set,
                                                   const char *const *paths, size_t count);
-/* The JPEG and PNG files of a folder, by their endings (.jpg .jpeg .png, capitals too), in byte
- * order of their names; not those of folders in it. */
+/* The pictures of a folder, by their endings (.jpg .jpeg .png .webp .bmp .gif, capitals too), in
+ * byte order of their names; not those of folders in it. */
 MABN_MUST_USE mabn_status mabn_scene_set_scan(struct mabn_scene_set **set, const char *folder);
+/* Have files turned as their EXIF data ask for, from here on: before anything is asked of the set.
+ * Annotations are of photographs as they are stored: a packed dataset stays as it is. */
+void mabn_scene_set_turn(struct mabn_scene_set *set);
 void mabn_scene_set_free(struct mabn_scene_set *set); /* NULL is fine */
 
 uint64_t mabn_scene_set_count(const struct mabn_scene_set *set);
 const char *mabn_scene_set_path(const struct mabn_scene_set *set); /* dataset, folder, first file */
 int64_t mabn_scene_set_image_id(const struct mabn_scene_set *set, uint64_t sample);
-/* Pixels, as the file's header says. */
+/* Pixels, as the file's header says, or after turning. */
 void mabn_scene_set_size(const struct mabn_scene_set *set, uint64_t sample, int *width,
                          int *height);
 /* The file's name into text (cut to fit); returns text. */
@@ -56,6 +59,7 @@ struct mabn_scene_bytes {
     const uint8_t *bytes;
     size_t size;
     int width, height, channels; /* of raw pixels; 0: encoded */
+    int orientation;             /* to be turned by mabn_image_turn, once decoded */
     void *held;                  /* private: a mapped file */
 };
 MABN_MUST_USE mabn_status mabn_scene_set_read(const struct mabn_scene_set *set, uint64_t sample,

@@ -619,7 +619,7 @@ static void test_files(void)
     char name[40];
     int w, h;
     if (!mkdtemp(folder)) exit(1);
-    tap_fails(mabn_scene_set_scan(&set, folder), MABN_ERR_NOTFOUND, "no JPEG or PNG", "none yet");
+    tap_fails(mabn_scene_set_scan(&set, folder), MABN_ERR_NOTFOUND, "has no pictures", "none yet");
     for (int i = 0; i < 3; i++) {
         snprintf(path[i], sizeof path[i], "%s/%s", folder, names[i]);
         write_picture(path[i], 50 + i, 40, i);
@@ -663,6 +663,67 @@ static void test_files(void)
     rmdir(folder);
 }
 
+/* A JPEG of 40 x 24 whose left half is red and right half blue, with EXIF data that ask for it to
+ * be turned by a quarter to the right. */
+static void write_turned(const char *path)
+{
+    static const uint8_t exif[] = {0xff, 0xe1, 0, 34, 'E', 'x', 'i', 'f', 0, 0,    'M', 'M',
+                                   0,    42,   0, 0,  0,   8,   0,   1,   1, 0x12, 0,   3,
+                                   0,    0,    0, 1,  0,   6,   0,   0,   0, 0,    0,   0};
+    struct mabn_image image = {0};
+    uint8_t *bytes, *all;
+    size_t size;
+    if (mabn_image_resize_storage(&image, 40, 24, 3)) exit(1);
+    memset(image.pixels, 0, 40 * 24 * 3);
+    for (int i = 0; i < 40 * 24; i++)
+        image.pixels[3 * i + (i % 40 < 20 ? 0 : 2)] = 255;
+    if (mabn_image_encode_jpeg(&bytes, &size, &image, 95)) exit(1);
+    all = mabn_xmalloc(size + sizeof exif);
+    memcpy(all, bytes, 2);
+    memcpy(all + 2, exif, sizeof exif);
+    memcpy(all + 2 + sizeof exif, bytes + 2, size - 2);
+    if (mabn_write_file(path, all, size + sizeof exif, true)) exit(1);
+    free(all);
+    free(bytes);
+    mabn_image_release(&image);
+}
+
+static void test_turned(void)
+{
+    char folder[] = "/tmp/test_scene.XXXXXX", path[100];
+    const struct mabn_scene_options o = small_options();
+    struct mabn_scene_set *set;
+    struct mabn_scene scene = {0};
+    float *x = mabn_xmalloc(96 * 96 * 3 * sizeof *x);
+    int w, h;
+    if (!mkdtemp(folder)) exit(1);
+    snprintf(path, sizeof path, "%s/a.jpg", folder);
+    write_turned(path);
+    for (int turned = 0; turned < 2; turned++) {
+        if (mabn_scene_set_scan(&set, folder)) exit(1);
+        if (turned) mabn_scene_set_turn(set);
+        mabn_scene_set_size(set, 0, &w, &h);
+        struct mabn_scene_maker *maker = mabn_scene_maker_new(set, &o);
+        tap_status(
+            mabn_scene_make(maker, &scene, 0, (struct mabn_scene_choice){24, false}, x, 96, 96),
+            "EXIF data");
+        /* red, the last of the three channels, is to the left, or above */
+        const float red = 255 - o.mean[2];
+        const float upper_right = x[(2 * 96 + w - 3) * 3 + 2],
+                    lower_left = x[((h - 3) * 96 + 2) * 3 + 2];
+        tap_ok(w == (turned ? 24 : 40) && h == (turned ? 40 : 24) && scene.width == w &&
+                   fabsf((turned ? upper_right : lower_left) - red) < 20 &&
+                   fabsf((turned ? lower_left : upper_right) - red) > 200,
+               turned ? "looked at: turned" : "not looked at: as stored");
+        mabn_scene_maker_free(maker);
+        mabn_scene_set_free(set);
+    }
+    unlink(path);
+    rmdir(folder);
+    free(x);
+    mabn_scene_release(&scene);
+}
+
 static void test_refusals(void)
 {
     const char *text =
@@ -696,6 +757,7 @@ int main(void)
     test_loader(&scenes);
     test_padding(&scenes);
     test_files();
+    test_turned();
     test_refusals();
     unpack(&scenes);
     unpack(&poses);
