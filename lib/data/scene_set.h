@@ -38,6 +38,7 @@ void mabn_scene_set_free(struct mabn_scene_set *set); /* NULL is fine */
 
 uint64_t mabn_scene_set_count(const struct mabn_scene_set *set);
 const char *mabn_scene_set_path(const struct mabn_scene_set *set); /* dataset, folder, first file */
+/* For a results file: mabn_coco_add_id writes it, given mabn_scene_set_coco. */
 int64_t mabn_scene_set_image_id(const struct mabn_scene_set *set, uint64_t sample);
 /* Pixels, as the file's header says, or after turning. */
 void mabn_scene_set_size(const struct mabn_scene_set *set, uint64_t sample, int *width,

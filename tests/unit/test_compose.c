@@ -141,6 +141,37 @@ static void test_white(const char *path)
     mabn_cutouts_free(c);
 }
 
+/* Things of one size, many in a scene: none is hidden by more than it may be, by all others
+ * together. */
+static void test_hidden(const char *path)
+{
+    struct mabn_compose_options o = plain_options();
+    struct mabn_composition s = {0};
+    struct mabn_cutouts *c;
+    uint64_t least[2] = {UINT64_MAX, UINT64_MAX}, most[2] = {0};
+    if (mabn_cutouts_open(&c, path, 220)) exit(1);
+    o.rotation = 0;
+    o.min_scale = o.max_scale = 0.4;
+    o.min_objects = o.max_objects = 20;
+    o.overlap = 0.5;
+    struct mabn_composer *composer = mabn_composer_new(c, &o);
+    for (uint64_t n = 0; n < 60; n++) {
+        if (mabn_compose(composer, &s, n)) exit(1);
+        for (int i = 0; i < s.count; i++) {
+            const struct mabn_composed_object *object = &s.objects[i];
+            if (object->area < least[object->label]) least[object->label] = object->area;
+            if (object->area > most[object->label]) most[object->label] = object->area;
+        }
+    }
+    for (int k = 0; k < 2; k++)
+        tap_ok((double)least[k] >= 0.5 * (double)most[k] &&
+                   (double)least[k] < 0.6 * (double)most[k],
+               "of %d pixels at least %d are seen", (int)most[k], (int)least[k]);
+    mabn_composer_free(composer);
+    mabn_composition_release(&s);
+    mabn_cutouts_free(c);
+}
+
 static bool equal(const struct mabn_composition *a, const struct mabn_composition *b)
 {
     bool same =
@@ -238,6 +269,7 @@ int main(void)
     tap_status(mabn_cutouts_open(&c, path, 20), "open");
     test_cutouts(c);
     test_white(path);
+    test_hidden(path);
     test_same(c);
     test_overlap(c);
     test_options(path);

@@ -590,7 +590,7 @@ static void test_padding(const struct packed *p)
     struct mabn_scene_loader_options o = loader_options();
     struct mabn_scene_loader *loader;
     const struct mabn_scene_batch *b;
-    int wrong = 0, seen = 0;
+    int wrong = 0, seen = 0, choices[4] = {0};
     o.epochs = 6;
     if (mabn_scene_loader_new(&loader, p->set, &o)) exit(1);
     while (!mabn_scene_loader_next(loader, &b) && b) {
@@ -599,9 +599,14 @@ static void test_padding(const struct packed *p)
             if (b->scenes[k].width > widest) widest = b->scenes[k].width;
             if (b->scenes[k].height > highest) highest = b->scenes[k].height;
         }
+        for (int k = 0; k < b->count; k++)
+            if (b->scenes[k].image_id == 15)
+                choices[2 * b->scenes[k].choice.flip + (b->scenes[k].choice.min_size == 40)]++;
         wrong += b->width != (widest + 31) / 32 * 32 || b->height != (highest + 31) / 32 * 32;
         seen += b->count;
     }
+    tap_ok(choices[0] < 6 && choices[1] < 6 && choices[2] < 6 && choices[3] < 6,
+           "a photograph is drawn otherwise from epoch to epoch");
     tap_ok(!wrong && seen == 42, "batches are as large as their largest, to multiples of 32");
     mabn_scene_loader_free(loader);
 }
