@@ -6,11 +6,15 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/str.h"
 #include "base/thread.h"
 #include "cli/cli.h"
+#include "coco/confusion.h"
 #include "coco/dataset.h"
+#include "coco/errors.h"
+#include "coco/operating.h"
 #include "coco/report.h"
 #include "coco/score.h"
 #include "coco/topk.h"
@@ -25,6 +29,10 @@ struct id_list {
 static struct coco_options {
     bool types[MABN_COCO_TYPES];
     bool json, per_category, tsv, curves, class_agnostic, fix_quirks;
+    bool errors, points, force;
+    double point; /* NaN: of the best F1 */
+    double min_score;
+    const char *confusion, *pr, *calibration;
     const char *compare, *categories, *images;
     struct mabn_coco_params custom; /* where n_... > 0 */
     int rounds, threads;
@@ -170,6 +178,13 @@ static mabn_status parse_sigmas(const char *text, void *value)
     return p->n_sigmas ? MABN_OK : mabn_fail(MABN_ERR_ARG, "no number");
 }
 
+static mabn_status parse_point(const char *text, void *value)
+{
+    coco.points = true;
+    *(double *)value = NAN;
+    return strcmp(text, "best") ? parse_number(text, value) : MABN_OK;
+}
+
 static const struct mabn_option coco_table[] = {
     MABN_OPT_GROUP("What is judged"),
     MABN_OPT_CALL('t', "type", parse_types, coco.types, "LIST",
@@ -193,6 +208,17 @@ static const struct mabn_option coco_table[] = {
     MABN_OPT_FLAG(0, "curves", &coco.curves, "with --json: precision, recall and scores too"),
     MABN_OPT_FLAG('c', "per-category", &coco.per_category, "add a table of the categories"),
     MABN_OPT_FLAG(0, "tsv", &coco.tsv, "tab-separated values in full precision"),
+    MABN_OPT_GROUP("Why, at one overlap: 0.5, or the one that --iou gives"),
+    MABN_OPT_FLAG(0, "errors", &coco.errors, "where precision is lost, by TIDE's kinds of errors"),
+    MABN_OPT_CALL(0, "operating-point", parse_point, &coco.point, "SCORE",
+                  "precision, recall, F1 and counts from this score on; best: of greatest F1"),
+    MABN_OPT_STRING(0, "confusion", &coco.confusion, "FILE",
+                    "write what is taken for what, as a table"),
+    MABN_OPT_DOUBLE(0, "min-score", &coco.min_score, 0, 1, "S", "of detections in that table"),
+    MABN_OPT_STRING(0, "pr", &coco.pr, "FILE", "write curves of precision and recall"),
+    MABN_OPT_STRING(0, "calibration", &coco.calibration, "FILE",
+                    "write how often results of a score are right"),
+    MABN_OPT_FORCE(&coco.force),
     MABN_OPT_GROUP("Comparison"),
     MABN_OPT_STRING(0, "compare", &coco.compare, "OTHER",
                     "other results: show both, the difference and its interval"),
@@ -332,12 +358,13 @@ static void set_params(struct mabn_coco_params *p, enum mabn_coco_type type)
     }
     p->class_agnostic = coco.class_agnostic;
     p->fix_quirks = coco.fix_quirks;
-    p->full = coco.curves;
+    p->full = coco.curves || coco.pr;
     p->threads = coco.threads;
 }
 
 static void report(struct mabn_str *out, const struct mabn_coco_score *s, bool several)
 {
+    if (coco.tsv && (coco.errors || coco.points)) return;
     if (coco.tsv && coco.per_category) {
         mabn_coco_report_categories(out, s, true);
     } else if (coco.tsv) {
@@ -380,11 +407,100 @@ static mabn_status compare(struct mabn_str *out, const struct mabn_coco_evaluati
     return status;
 }
 
+/* The overlap that errors and tables are about. */
+static double one_threshold(const struct mabn_coco_params *p)
+{
+    return p->n_thresholds == 1 ? p->thresholds[0] : 0.5;
+}
+
+static mabn_status write_file(const char *path, const struct mabn_str *text)
+{
+    struct mabn_outfile file;
+    MABN_TRY(mabn_outfile_open(&file, path, coco.force));
+    mabn_status status = mabn_write_all(file.fd, text->text, text->length, file.path);
+    if (!status) return mabn_outfile_commit(&file);
+    mabn_outfile_abort(&file);
+    return status;
+}
+
+static mabn_status write_tables(const struct mabn_coco_evaluation *e,
+                                const struct mabn_coco_score *s, const struct files *f,
+                                const struct mabn_coco_params *params)
+{
+    struct mabn_coco_confusion confusion;
+    struct mabn_coco_calibration calibration;
+    struct mabn_str text;
+    double threshold = one_threshold(params);
+    mabn_status status = MABN_OK;
+    mabn_str_init(&text);
+    if (coco.confusion) {
+        MABN_TRY_GOTO(mabn_coco_confuse(&confusion, &f->read[0], &f->read[1], params, threshold,
+                                        coco.min_score),
+                      done);
+        mabn_coco_report_confusion(&text, &confusion, s);
+        mabn_coco_confusion_release(&confusion);
+        MABN_TRY_GOTO(write_file(coco.confusion, &text), done);
+    }
+    if (coco.pr) {
+        mabn_str_clear(&text);
+        mabn_coco_report_curves(&text, s, threshold);
+        MABN_TRY_GOTO(write_file(coco.pr, &text), done);
+    }
+    if (coco.calibration) {
+        mabn_str_clear(&text);
+        MABN_TRY_GOTO(mabn_coco_calibrate(&calibration, e, threshold), done);
+        mabn_coco_report_calibration(&text, &calibration);
+        status = write_file(coco.calibration, &text);
+        mabn_info("expected calibration error: %.4f", calibration.error);
+    }
+done:
+    mabn_str_release(&text);
+    return status;
+}
+
+/* Errors and the operating point, after the numbers. */
+static mabn_status explain(struct mabn_str *out, const struct mabn_coco_evaluation *e,
+                           const struct mabn_coco_score *s, const struct files *f,
+                           const struct mabn_coco_params *params)
+{
+    struct mabn_coco_errors errors;
+    double threshold = one_threshold(params);
+    struct mabn_coco_point *points = mabn_xcalloc(s->n_categories + 1, sizeof *points);
+    mabn_status status = MABN_OK;
+    if (coco.json && (coco.errors || coco.points)) out->length -= strlen("\n }");
+    if (coco.errors) {
+        MABN_TRY_GOTO(mabn_coco_find_errors(&errors, &f->read[0], &f->read[1], params, threshold),
+                      done);
+        if (coco.json) {
+            mabn_str_add(out, ",\n  \"errors\": ");
+            mabn_coco_report_errors_json(out, &errors);
+        } else {
+            (coco.tsv ? mabn_coco_report_errors_tsv : mabn_coco_report_errors)(out, &errors);
+        }
+    }
+    if (coco.points) {
+        MABN_TRY_GOTO(mabn_coco_operating_points(points, e, threshold, coco.point), done);
+        if (coco.json) {
+            mabn_str_add(out, ",\n  \"operating_point\": ");
+            mabn_coco_report_points_json(out, points, s);
+        } else if (coco.tsv) {
+            mabn_coco_report_points_tsv(out, points, s);
+        } else {
+            mabn_coco_report_points(out, points, s, coco.per_category);
+        }
+    }
+    if (coco.json && (coco.errors || coco.points)) mabn_str_add(out, "\n }");
+done:
+    free(points);
+    return status;
+}
+
 static mabn_status score_type(struct mabn_str *out, const struct files *f,
                               const struct mabn_coco_params *params, bool several)
 {
     struct mabn_coco_evaluation *e;
     struct mabn_coco_score s;
+    memset(&s, 0, sizeof s);
     MABN_TRY(mabn_coco_evaluate(&e, &f->read[0], &f->read[1], params));
     mabn_status status = mabn_coco_accumulate(&s, e, NULL);
     if (!status && coco.json) {
@@ -400,7 +516,9 @@ static mabn_status score_type(struct mabn_str *out, const struct files *f,
     } else if (!status) {
         report(out, &s, several);
     }
-    if (!status || f->paths[2]) mabn_coco_score_release(&s);
+    if (!status && !f->paths[2]) status = explain(out, e, &s, f, params);
+    if (!status && !f->paths[2]) status = write_tables(e, &s, f, params);
+    mabn_coco_score_release(&s);
     mabn_coco_evaluation_free(e);
     return status;
 }
@@ -478,6 +596,16 @@ static mabn_status run_coco(int argc, char **argv)
                  (coco.compare && !strcmp(coco.compare, "-"));
     if (inputs > 1) mabn_cli_usage_error("only one file can come from standard input");
     if (coco.curves && !coco.json) mabn_cli_usage_error("--curves goes with --json");
+    bool more = coco.errors || coco.points || coco.confusion || coco.pr || coco.calibration;
+    int types = coco.types[0] + coco.types[1] + coco.types[2];
+    if (more && (coco.compare || coco.class_agnostic))
+        mabn_cli_usage_error("errors and tables do not go with --compare or --class-agnostic");
+    if ((coco.confusion || coco.pr || coco.calibration) && types > 1)
+        mabn_cli_usage_error("tables are written for one type");
+    if ((coco.confusion || coco.errors) && coco.types[MABN_COCO_KEYPOINTS])
+        mabn_cli_usage_error("--errors and --confusion are for boxes and masks");
+    if (coco.tsv && coco.errors + coco.points + coco.per_category > 1)
+        mabn_cli_usage_error("--tsv prints one table");
     if (coco.tsv && (coco.json || coco.compare))
         mabn_cli_usage_error("--tsv does not go with --json or --compare");
     if (coco.types[MABN_COCO_SEGM]) f.keep |= MABN_COCO_KEEP_SEGMENTATIONS;

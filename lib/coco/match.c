@@ -66,6 +66,10 @@ struct worker {
     size_t room_taken, room_ignored;
     struct mabn_coco_cell *cells;
     size_t n_cells, room_cells;
+    uint32_t *pair_records, *pair_categories; /* truths, then detections */
+    size_t room_pair_records, room_pair_categories;
+    double *overlaps;
+    size_t room_overlaps;
 };
 
 struct matching {
@@ -81,6 +85,8 @@ struct matching {
     double thresholds[MABN_COCO_MAX_THRESHOLDS];
     bool need_masks;
     enum mabn_coco_results_kind kind;
+    mabn_coco_visit *visit; /* for mabn_coco_visit_images */
+    void *context;
 };
 
 #define ROOM(array, room, need)                                                    \
@@ -587,6 +593,9 @@ static void workers_free(struct worker *workers, int n)
         free(w->taken);
         free(w->ignored);
         free(w->cells);
+        free(w->pair_records);
+        free(w->pair_categories);
+        free(w->overlaps);
     }
     free(workers);
 }
@@ -655,5 +664,89 @@ out:
     free(m.image_cells);
     free(m.image_n_cells);
     free(m.image_worker);
+    return status;
+}
+
+/* ---- images with all their overlaps ---- */
+
+static int compare_u32(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* List the records of an image: truths in the order of the file, then the best detections. */
+static void list_pairs(const struct matching *m, struct worker *w, struct mabn_coco_pairs *p)
+{
+    const struct mabn_coco_join *join = m->join;
+    const size_t i = p->image, first = join->detection_start[i];
+    size_t limit = (size_t)m->e->params.max_dets[m->e->params.n_max_dets - 1];
+    size_t n = join->detection_start[i + 1] - first;
+    p->n_truths = join->truth_start[i + 1] - join->truth_start[i];
+    p->n_detections = n < limit ? n : limit;
+    ROOM(w->sort, w->room_sort, 2 * n);
+    ROOM(w->pair_records, w->room_pair_records, p->n_truths + n);
+    ROOM(w->pair_categories, w->room_pair_categories, p->n_truths + n);
+    for (size_t g = 0; g < p->n_truths; g++)
+        w->pair_records[g] = join->truths[join->truth_start[i] + g].record;
+    qsort(w->pair_records, p->n_truths, sizeof *w->pair_records, compare_u32);
+    for (size_t g = 0; g < p->n_truths; g++) { /* categories move with their records */
+        const struct mabn_coco_join_truth *t = &join->truths[join->truth_start[i] + g];
+        const uint32_t *at =
+            bsearch(&t->record, w->pair_records, p->n_truths, sizeof *w->pair_records, compare_u32);
+        w->pair_categories[at - w->pair_records] = t->category;
+    }
+    for (size_t d = 0; d < n; d++) {
+        uint32_t record = join->detections[first + d];
+        uint64_t score = mabn_coco_score_key(m->e->results->records[record].score);
+        w->sort[d] = (struct mabn_coco_sort_item){0, score, 0, record};
+    }
+    mabn_coco_sort(w->sort, w->sort + n, n);
+    for (size_t d = 0; d < p->n_detections; d++) {
+        w->pair_records[p->n_truths + d] = w->sort[d].record;
+        w->pair_categories[p->n_truths + d] = join->detection_category[w->sort[d].record];
+    }
+    p->truths = w->pair_records;
+    p->detections = w->pair_records + p->n_truths;
+    p->truth_categories = w->pair_categories;
+    p->detection_categories = w->pair_categories + p->n_truths;
+}
+
+static mabn_status visit_image(void *context, int64_t index, int worker)
+{
+    struct matching *m = context;
+    struct worker *w = &m->workers[worker];
+    const struct mabn_coco_image *info = m->join->images[index];
+    struct mabn_coco_pairs p = {.image = (uint32_t)index};
+    list_pairs(m, w, &p);
+    w->n_runs = 0;
+    ROOM(w->shapes, w->room_shapes, p.n_truths + p.n_detections);
+    ROOM(w->overlaps, w->room_overlaps, p.n_truths * p.n_detections);
+    memset(w->shapes, 0, (p.n_truths + p.n_detections) * sizeof *w->shapes);
+    for (size_t g = 0; g < p.n_truths; g++) {
+        w->shapes[g].record = &m->e->truth->records[p.truths[g]];
+        MABN_TRY(take_truth(m, w, &w->shapes[g], info));
+    }
+    struct shape *detections = w->shapes + p.n_truths;
+    for (size_t d = 0; d < p.n_detections; d++) {
+        detections[d].record = &m->e->results->records[p.detections[d]];
+        MABN_TRY(take_detection(m, w, &detections[d], info));
+        for (size_t g = 0; g < p.n_truths; g++)
+            w->overlaps[d * p.n_truths + g] = overlap(m, w, &detections[d], &w->shapes[g]);
+    }
+    p.overlaps = w->overlaps;
+    return m->visit(m->context, &p, worker);
+}
+
+mabn_status mabn_coco_visit_images(struct mabn_coco_evaluation *e,
+                                   const struct mabn_coco_join *join, mabn_coco_visit *visit,
+                                   void *context)
+{
+    struct matching m = {
+        .e = e, .join = join, .kind = join->kind, .visit = visit, .context = context};
+    MABN_TRY(check_columns(&m));
+    m.workers = mabn_xcalloc((size_t)e->threads, sizeof *m.workers);
+    mabn_status status = mabn_parallel(e->threads, (int64_t)e->n_images, 8, visit_image, &m);
+    workers_free(m.workers, e->threads);
     return status;
 }

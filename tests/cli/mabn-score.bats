@@ -386,6 +386,75 @@ END
     fails 1 "expected 17 keypoints, found 1" mabn-score coco -t keypoints odd.json found.json
 }
 
+# Four truths: found; found as a dog; found too loosely; missed. One result on the background, one twice.
+why_setup() {
+    cat >why.json <<'END'
+{"images": [{"id": 1, "height": 100, "width": 200}],
+ "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}],
+ "annotations": [
+  {"id": 1, "image_id": 1, "category_id": 3, "bbox": [0, 0, 20, 20], "area": 400, "iscrowd": 0},
+  {"id": 2, "image_id": 1, "category_id": 3, "bbox": [40, 0, 20, 20], "area": 400, "iscrowd": 0},
+  {"id": 3, "image_id": 1, "category_id": 7, "bbox": [80, 0, 20, 20], "area": 400, "iscrowd": 0},
+  {"id": 4, "image_id": 1, "category_id": 7, "bbox": [120, 0, 20, 20], "area": 400, "iscrowd": 0}]}
+END
+    cat >found.json <<'END'
+[{"image_id": 1, "category_id": 3, "bbox": [0, 0, 20, 20], "score": 0.9},
+ {"image_id": 1, "category_id": 3, "bbox": [0, 0, 20, 19], "score": 0.8},
+ {"image_id": 1, "category_id": 7, "bbox": [40, 0, 20, 20], "score": 0.7},
+ {"image_id": 1, "category_id": 7, "bbox": [80, 0, 9, 20], "score": 0.6},
+ {"image_id": 1, "category_id": 3, "bbox": [0, 60, 20, 20], "score": 0.3}]
+END
+}
+
+@test "coco: why: kinds of errors" {
+    why_setup
+    run mabn-score coco --errors why.json found.json
+    assert_success
+    assert_line --regexp "^AP at IoU 0.50 is 25.25 points"
+    # 1 of cat's 2 truths: 51 of 101 recalls. What a repair gains is worked out by hand.
+    assert_line --regexp "^  classification +\+16\.50  \(1\)$"
+    assert_line --regexp "^  localization +\+12\.62  \(1\)$"
+    assert_line --regexp "^  both +\+0\.00  \(0\)$"
+    assert_line --regexp "^  duplicate +\+0\.00  \(1\)$"
+    assert_line --regexp "^  background +\+0\.00  \(1\)$"
+    assert_line --regexp "^  missed +\+0\.00  \(1\)$"
+    assert_line --regexp "^  false negative .*  \(3\)$"
+    mabn-score coco --errors --tsv why.json found.json >errors.tsv
+    grep -q "^bbox	localization	12.6237623762376.*	1$" errors.tsv
+    need_python json
+    mabn-score coco --errors --operating-point 0.5 --json why.json found.json >out.json
+    $PYTHON -c 'import json; o = json.load(open("out.json"))["bbox"]; assert o["errors"]["missed"]["count"] == 1; assert o["operating_point"]["all"]["fn"] == 3'
+}
+
+@test "coco: why: the operating point" {
+    why_setup
+    run mabn-score coco --operating-point 0.7 -c why.json found.json
+    assert_line --regexp "^cat +0.7000 +0.5000 +0.5000 +0.5000 +1 +1 +1$"
+    assert_line --regexp "^dog +0.7000 +0.0000 +0.0000 +0.0000 +0 +1 +2$"
+    assert_line --regexp "^all +0.7000 +0.3333 +0.2500 +0.2857 +1 +2 +3$"
+    run mabn-score coco --operating-point best why.json found.json
+    assert_line --regexp "^all +0.9000 +1.0000 +0.2500 +0.4000 +1 +0 +3$"
+    run mabn-score coco --operating-point best --iou 0.45 why.json found.json
+    assert_line --regexp "^all +0.6000 +0.5000 +0.5000 +0.5000 +2 +2 +2$"
+}
+
+@test "coco: why: tables of confusion, curves and calibration" {
+    why_setup
+    mabn-score coco -q --confusion c.tsv --pr pr.tsv --calibration cal.tsv why.json found.json >/dev/null
+    printf 'truth\tcat\tdog\tbackground\ncat\t1\t1\t0\ndog\t0\t0\t2\nbackground\t2\t1\t0\n' | cmp - c.tsv
+    grep -qx "	all	0.50	0.4999999999999999	" pr.tsv
+    grep -qx "3	cat	0.50	0.9999999999999998	0.9" pr.tsv
+    printf 'low\thigh\tcount\tscore\tright\n' | cmp - <(head -1 cal.tsv)
+    grep -qx "0.9	1.0	1	0.9	1" cal.tsv
+    grep -qx "0.3	0.4	1	0.3	0" cal.tsv
+    mabn-score coco -q -f --min-score 0.5 --confusion c.tsv why.json found.json >/dev/null
+    grep -qx "background	1	1	0" c.tsv
+    fails 1 "c.tsv" mabn-score coco --confusion c.tsv why.json found.json
+    fails 2 "boxes and masks" mabn-score coco -t keypoints --errors why.json found.json
+    fails 2 "one type" mabn-score coco -t bbox,segm --pr x.tsv why.json found.json
+    fails 1 "the threshold 0.5" mabn-score coco --iou 0.6,0.7 --operating-point best why.json found.json
+}
+
 @test "coco: wrong usage" {
     fails 2 "unknown type 'boxes': expected bbox, segm, keypoints" mabn-score coco -t boxes truth.json results.json
     fails 2 "not in (0, 1]" mabn-score coco --iou 1.5 truth.json results.json
