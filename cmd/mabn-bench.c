@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/json_write.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/thread.h"
@@ -15,7 +16,8 @@ static struct {
     struct mabn_norm_request norm;
     int precision, batch, size, channels, classes, rounds, threads;
     bool training, inference, no_fold, exact, save_memory, tune, json;
-} o = {.norm = MABN_NORM_REQUEST_INIT, .arch = "resnet50", .device = "auto", .batch = 8, .rounds = 5};
+} o = {
+    .norm = MABN_NORM_REQUEST_INIT, .arch = "resnet50", .device = "auto", .batch = 8, .rounds = 5};
 
 /* clang-format off */
 #define OPTS_WORK                                                                                  \
@@ -92,25 +94,54 @@ static mabn_status describe(struct mabn_bench_case *c, const char *arch, const c
 
 /* ---- net ---- */
 
-static void print_net(const struct mabn_bench_case *c, const struct mabn_bench_result *r,
-                      const char *device_name)
+/* Every JSON object that is printed has a line of its own. */
+static void print_line(struct mabn_str *line)
+{
+    puts(line->text);
+    fflush(stdout);
+    mabn_str_release(line);
+}
+
+static void start_object(struct mabn_json_writer *w, struct mabn_str *line)
+{
+    mabn_str_init(line);
+    mabn_json_writer_init(w, line);
+    mabn_json_put_object(w, NULL);
+}
+
+static void print_net_json(const struct mabn_bench_case *c, const struct mabn_bench_result *r,
+                           const char *device_name)
+{
+    struct mabn_json_writer w;
+    struct mabn_str line;
+    start_object(&w, &line);
+    mabn_json_put_string(&w, "arch", c->model.arch);
+    mabn_json_put_string(&w, "norm", o.norm.norm);
+    mabn_json_put_bool(&w, "training", o.training);
+    mabn_json_put_int(&w, "batch", o.batch);
+    mabn_json_put_int(&w, "threads", o.threads);
+    mabn_json_put_rounded(&w, "images_per_second", c->options.batch / r->step, 6);
+    mabn_json_put_rounded(&w, "step_seconds", r->step, 6);
+    if (!r->gpu_bytes) {
+        mabn_json_put_rounded(&w, "forward_seconds", r->forward, 6);
+        mabn_json_put_rounded(&w, "backward_seconds", r->backward, 6);
+        mabn_json_put_rounded(&w, "update_seconds", r->update, 6);
+    }
+    mabn_json_put_rounded(&w, "convolution_seconds", r->convolutions, 6);
+    mabn_json_put_int(&w, "activation_bytes", (int64_t)r->memory.activations);
+    mabn_json_put_int(&w, "parameter_bytes", (int64_t)r->memory.parameters);
+    mabn_json_put_int(&w, "scratch_bytes", (int64_t)r->memory.scratch);
+    mabn_json_put_int(&w, "gpu_bytes", (int64_t)r->gpu_bytes);
+    mabn_json_put_int(&w, "peak_bytes", (int64_t)mabn_peak_memory());
+    mabn_json_put_int(&w, "norm_batch", o.norm.norm_batch);
+    mabn_json_put_string(&w, "device", device_name);
+    mabn_json_put_end(&w);
+    print_line(&line);
+}
+
+static void print_net(const struct mabn_bench_case *c, const struct mabn_bench_result *r)
 {
     double mib = 1048576, peak = (double)mabn_peak_memory(), batch = c->options.batch;
-    if (o.json) {
-        printf("{\"arch\":\"%s\",\"norm\":\"%s\",\"training\":%s,\"batch\":%d,\"threads\":%d,"
-               "\"images_per_second\":%.6g,\"step_seconds\":%.6g,",
-               c->model.arch, o.norm.norm, o.training ? "true" : "false", o.batch, o.threads,
-               batch / r->step, r->step);
-        if (!r->gpu_bytes)
-            printf("\"forward_seconds\":%.6g,\"backward_seconds\":%.6g,\"update_seconds\":%.6g,",
-                   r->forward, r->backward, r->update);
-        printf("\"convolution_seconds\":%.6g,\"activation_bytes\":%zu,\"parameter_bytes\":%zu,"
-               "\"scratch_bytes\":%zu,\"gpu_bytes\":%zu,\"peak_bytes\":%.0f,"
-               "\"norm_batch\":%d,\"device\":\"%s\"}\n",
-               r->convolutions, r->memory.activations, r->memory.parameters, r->memory.scratch,
-               r->gpu_bytes, peak, o.norm.norm_batch, device_name);
-        return;
-    }
     printf("images/s\t%.4g\n", batch / r->step);
     printf("ms/step\t%.4g\n", r->step * 1e3);
     if (o.training && !r->gpu_bytes)
@@ -131,7 +162,10 @@ static mabn_status run_net(struct mabn_device *device, const char *arch)
     struct mabn_bench_result result;
     MABN_TRY(describe(&c, arch, o.norm.norm, o.training));
     MABN_TRY(mabn_bench_run(&result, device, &c, 1, o.rounds));
-    print_net(&c, &result, mabn_device_name(device));
+    if (o.json)
+        print_net_json(&c, &result, mabn_device_name(device));
+    else
+        print_net(&c, &result);
     return MABN_OK;
 }
 
@@ -146,16 +180,27 @@ static void print_pass(double seconds, double bytes, double copy)
         printf("\t-\t-\t-");
 }
 
+static void print_layer_json(const struct mabn_net_layer *l)
+{
+    struct mabn_json_writer w;
+    struct mabn_str line;
+    start_object(&w, &line);
+    mabn_json_put_string(&w, "layer", l->name);
+    mabn_json_put_string(&w, "kind", l->kind);
+    mabn_json_put_int(&w, "height", l->height);
+    mabn_json_put_int(&w, "width", l->width);
+    mabn_json_put_int(&w, "channels", l->channels);
+    mabn_json_put_int(&w, "macs", (int64_t)l->macs);
+    mabn_json_put_rounded(&w, "forward_seconds", l->forward, 6);
+    mabn_json_put_int(&w, "forward_bytes", (int64_t)l->forward_bytes);
+    mabn_json_put_rounded(&w, "backward_seconds", l->backward, 6);
+    mabn_json_put_int(&w, "backward_bytes", (int64_t)l->backward_bytes);
+    mabn_json_put_end(&w);
+    print_line(&line);
+}
+
 static void print_layer(const struct mabn_net_layer *l, double copy)
 {
-    if (o.json) {
-        printf("{\"layer\":\"%s\",\"kind\":\"%s\",\"height\":%lld,\"width\":%lld,"
-               "\"channels\":%lld,\"macs\":%.0f,\"forward_seconds\":%.6g,"
-               "\"forward_bytes\":%.0f,\"backward_seconds\":%.6g,\"backward_bytes\":%.0f}\n",
-               l->name, l->kind, (long long)l->height, (long long)l->width, (long long)l->channels,
-               l->macs, l->forward, l->forward_bytes, l->backward, l->backward_bytes);
-        return;
-    }
     printf("%s\t%s\t%lldx%lldx%lld", *l->name ? l->name : "-", l->kind, (long long)l->height,
            (long long)l->width, (long long)l->channels);
     print_pass(l->forward, l->forward_bytes, copy);
@@ -196,11 +241,20 @@ static mabn_status run_layers(struct mabn_device *device, const char *arch)
     MABN_TRY(mabn_bench_layers_run(&r, device, &c, o.rounds));
     if (!o.json)
         printf("layer\tkind\toutput\tforward ms\tGB/s\tof copy\tbackward ms\tGB/s\tof copy\n");
-    for (int i = 0; i < r.count; i++)
-        print_layer(&r.layers[i], r.copy);
+    for (int i = 0; i < r.count; i++) {
+        if (o.json)
+            print_layer_json(&r.layers[i]);
+        else
+            print_layer(&r.layers[i], r.copy);
+    }
     if (o.json) {
-        printf("{\"copy_bytes_per_second\":%.6g,\"device\":\"%s\"}\n", r.copy,
-               mabn_device_name(device));
+        struct mabn_json_writer w;
+        struct mabn_str line;
+        start_object(&w, &line);
+        mabn_json_put_rounded(&w, "copy_bytes_per_second", r.copy, 6);
+        mabn_json_put_string(&w, "device", mabn_device_name(device));
+        mabn_json_put_end(&w);
+        print_line(&line);
     } else {
         print_kinds(&r);
         printf("# copy\t%.1f GB/s\n", r.copy * 1e-9);
@@ -222,14 +276,22 @@ static mabn_status run_norm(struct mabn_device *device, const char *norm, bool t
     MABN_TRY(describe(&c[1], o.arch, norm, training));
     MABN_TRY(mabn_bench_run(r, device, c, 2, o.rounds));
     double rate = 1 / r[1].step, ratio = r[0].step / r[1].step;
-    if (o.json)
-        printf("{\"norm\":\"%s\",\"training\":%s,\"iterations_per_second\":%.6g,"
-               "\"images_per_second\":%.6g,\"relative_to_bn\":%.6g}\n",
-               norm, training ? "true" : "false", rate, rate * o.batch, ratio);
-    else
+    if (!o.json) {
         printf("%s\t%s\t%.4g\t%.4g\t%.3f\n", norm, training ? "training" : "inference", rate,
                rate * o.batch, ratio);
-    fflush(stdout);
+        fflush(stdout);
+        return MABN_OK;
+    }
+    struct mabn_json_writer w;
+    struct mabn_str line;
+    start_object(&w, &line);
+    mabn_json_put_string(&w, "norm", norm);
+    mabn_json_put_bool(&w, "training", training);
+    mabn_json_put_rounded(&w, "iterations_per_second", rate, 6);
+    mabn_json_put_rounded(&w, "images_per_second", rate * o.batch, 6);
+    mabn_json_put_rounded(&w, "relative_to_bn", ratio, 6);
+    mabn_json_put_end(&w);
+    print_line(&line);
     return MABN_OK;
 }
 

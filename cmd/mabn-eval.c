@@ -1,6 +1,7 @@
 /* mabn-eval: run a trained network over a dataset and say how well it does. */
 #include <stdio.h>
 
+#include "base/json_write.h"
 #include "base/log.h"
 #include "base/signal.h"
 #include "base/thread.h"
@@ -63,6 +64,7 @@ static mabn_status print_predictions(void *context, const struct mabn_batch *bat
 
 static void print_result(const struct mabn_eval_result *r)
 {
+    struct mabn_json_writer w;
     struct mabn_str json;
     if (!o.json) {
         printf("images  %lld\ntop-1   %.2f %%\ntop-5   %.2f %%\nloss    %.4f\n",
@@ -70,15 +72,16 @@ static void print_result(const struct mabn_eval_result *r)
         return;
     }
     mabn_str_init(&json);
-    mabn_str_printf(
-        &json, "{\"schema\":\"mabn-eval/1\",\"images\":%lld,\"top1\":", (long long)r->labelled);
-    mabn_str_add_double(&json, r->top1);
-    mabn_str_add(&json, ",\"top5\":");
-    mabn_str_add_double(&json, r->top5);
-    mabn_str_add(&json, ",\"loss\":");
-    mabn_str_add_double(&json, r->loss);
-    mabn_str_printf(&json, ",\"folded\":%s,\"seconds\":%.3f}", o.no_fold ? "false" : "true",
-                    r->seconds);
+    mabn_json_writer_init(&w, &json);
+    mabn_json_put_object(&w, NULL);
+    mabn_json_put_string(&w, "schema", "mabn-eval/1");
+    mabn_json_put_int(&w, "images", r->labelled);
+    mabn_json_put_double(&w, "top1", r->top1);
+    mabn_json_put_double(&w, "top5", r->top5);
+    mabn_json_put_double(&w, "loss", r->loss);
+    mabn_json_put_bool(&w, "folded", !o.no_fold);
+    mabn_json_put_rounded(&w, "seconds", r->seconds, 6);
+    mabn_json_put_end(&w);
     puts(json.text);
     mabn_str_release(&json);
 }

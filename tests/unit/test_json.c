@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include "base/json_write.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/rng.h"
@@ -493,6 +494,40 @@ static void test_lines(void)
     mabn_json_free(j);
 }
 
+static void test_writing(void)
+{
+    struct mabn_json_writer w;
+    struct mabn_str text;
+    mabn_str_init(&text);
+    mabn_json_writer_init(&w, &text);
+    mabn_json_put_object(&w, NULL);
+    mabn_json_put_int(&w, "a\"b", INT64_MIN);
+    mabn_json_put_array(&w, "list");
+    mabn_json_put_double(&w, NULL, 0.1);
+    mabn_json_put_double(&w, NULL, NAN);
+    mabn_json_put_rounded(&w, NULL, 1234.5678, 6);
+    mabn_json_put_object(&w, NULL);
+    mabn_json_put_end(&w);
+    mabn_json_put_end(&w);
+    mabn_json_put_bool(&w, "yes", true);
+    mabn_json_put_string(&w, "text", "line\n\xff");
+    mabn_json_put_string(&w, "none", NULL);
+    mabn_json_put_raw(&w, "raw", "[1]");
+    mabn_json_put_end(&w);
+    const char *want = "{\"a\\\"b\":-9223372036854775808,\"list\":[0.1,null,1234.57,{}],"
+                       "\"yes\":true,\"text\":\"line\\n\xef\xbf\xbd\",\"none\":null,\"raw\":[1]}";
+    tap_str_eq(text.text, want, "what is written");
+    tap_status(walk_all(text.text), "reads back");
+    mabn_str_clear(&text);
+    mabn_json_put_object(&w, NULL);
+    mabn_json_put_end(&w);
+    mabn_str_add_char(&text, '\n');
+    mabn_json_put_array(&w, NULL);
+    mabn_json_put_end(&w);
+    tap_str_eq(text.text, "{}\n[]", "several documents, and a string that was emptied");
+    mabn_str_release(&text);
+}
+
 int main(void)
 {
     test_grammar();
@@ -504,6 +539,7 @@ int main(void)
     test_pipe();
     test_truncation();
     test_lines();
+    test_writing();
     if (setlocale(LC_NUMERIC, "de_DE.UTF-8"))
         tap_close(read_one("1234567890123456789012.5"), 1234567890123456789012.5, 0, "any locale");
     else

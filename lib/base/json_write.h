@@ -1,0 +1,51 @@
+/* JSON text, written value by value onto a string: commas, quotes and brackets are the writer's.
+ *
+ *     struct mabn_json_writer w;
+ *     mabn_json_writer_init(&w, &text);
+ *     mabn_json_put_object(&w, NULL);
+ *     mabn_json_put_int(&w, "images", 50000);
+ *     mabn_json_put_end(&w);                       {"images":50000}
+ *
+ * Each value has the key it stands under in an object, and NULL in an array or at the top. A
+ * program that forgets a key or an end has a bug, and is told so. Values at the top follow each
+ * other without anything between. Nothing is written behind the caller's back: the string can be
+ * emptied, or sent off, whenever the caller likes, also in the middle. */
+#ifndef MABN_BASE_JSON_WRITE_H
+#define MABN_BASE_JSON_WRITE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/str.h"
+
+MABN_BEGIN_DECLS
+
+enum { MABN_JSON_WRITE_DEPTH = 32 };
+
+struct mabn_json_writer {
+    struct mabn_str *out; /* borrowed */
+    int depth;
+    bool comma; /* before the next value */
+    char ends[MABN_JSON_WRITE_DEPTH];
+};
+
+void mabn_json_writer_init(struct mabn_json_writer *w, struct mabn_str *out);
+
+void mabn_json_put_object(struct mabn_json_writer *w, const char *key);
+void mabn_json_put_array(struct mabn_json_writer *w, const char *key);
+void mabn_json_put_end(struct mabn_json_writer *w); /* of the innermost object or array */
+
+/* Bytes that are not UTF-8 become U+FFFD; text NULL: null. */
+void mabn_json_put_string(struct mabn_json_writer *w, const char *key, const char *text);
+void mabn_json_put_int(struct mabn_json_writer *w, const char *key, int64_t value);
+void mabn_json_put_bool(struct mabn_json_writer *w, const char *key, bool value);
+void mabn_json_put_null(struct mabn_json_writer *w, const char *key);
+/* The shortest text that reads back exactly; NaN and infinities become null. */
+void mabn_json_put_double(struct mabn_json_writer *w, const char *key, double value);
+/* Rounded to that many significant digits. */
+void mabn_json_put_rounded(struct mabn_json_writer *w, const char *key, double value, int digits);
+/* A value that is JSON already. */
+void mabn_json_put_raw(struct mabn_json_writer *w, const char *key, const char *json);
+
+MABN_END_DECLS
+#endif
