@@ -2,6 +2,8 @@
 #ifndef MABN_NET_INTERNAL_H
 #define MABN_NET_INTERNAL_H
 
+#include <string.h>
+
 #include "net/net.h"
 #include "net/params_internal.h"
 #include "norm/norm.h"
@@ -57,7 +59,8 @@ struct node_kind {
 };
 
 extern const struct node_kind mabn_node_input, mabn_node_conv, mabn_node_norm, mabn_node_max_pool,
-    mabn_node_global_pool, mabn_node_linear;
+    mabn_node_global_pool, mabn_node_linear, mabn_node_upsample, mabn_node_transposed_conv,
+    mabn_node_sigmoid, mabn_node_roi_align;
 /* run_cuda.cu */
 extern const struct node_ops mabn_node_conv_cuda, mabn_node_norm_cuda, mabn_node_max_pool_cuda,
     mabn_node_global_pool_cuda;
@@ -267,6 +270,11 @@ static inline float *net_dx(const struct mabn_net *net, const struct node *node,
     if (node->reads[k] < 0 || !net->nodes[node->reads[k]].trains) return NULL;
     if (net->nodes[node->reads[k]].bound) return net->nodes[node->reads[k]].binding.gradient;
     return net_buffer(net, node->dx[k]);
+}
+
+static inline void net_copy(float *to, const float *from, int64_t count)
+{
+    memcpy(to, from, (size_t)count * sizeof *to);
 }
 
 static inline size_t net_align(size_t bytes)

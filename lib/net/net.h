@@ -130,6 +130,24 @@ struct mabn_net_linear {
 int mabn_net_add_linear(struct mabn_net *net, int x, const char *name,
                         const struct mabn_net_linear *linear);
 
+/* y = fine + coarse upsampled to its size by the nearest value. */
+int mabn_net_add_upsample(struct mabn_net *net, int fine, int coarse, const char *name);
+/* 2×2 with stride 2, with bias: twice the height and width. Weights (in,out,2,2) in files. */
+int mabn_net_add_transposed_conv(struct mabn_net *net, int x, const char *name, int out,
+                                 const struct mabn_net_start *start);
+int mabn_net_add_sigmoid(struct mabn_net *net, int x);
+
+enum { MABN_NET_MAX_FEATURES = 8 };
+
+/* RoIAlign (ops/roi_align.h): boxes of bound feature maps become rows, (K,size,size,C). */
+struct mabn_net_roi_align {
+    int size, sampling;
+    bool aligned;
+    double scale[MABN_NET_MAX_FEATURES]; /* of each map: its pixels to one of the image */
+};
+int mabn_net_add_roi_align(struct mabn_net *net, const char *name, const int *features, int count,
+                           const struct mabn_net_roi_align *options);
+
 /* What the network computes. The first output is a classifier's logits for what is below. */
 void mabn_net_add_output(struct mabn_net *net, int x, const char *name);
 
@@ -162,6 +180,15 @@ struct mabn_net_binding {
     int64_t n, h, w;
 };
 void mabn_net_bind(struct mabn_net *net, int input, const struct mabn_net_binding *binding);
+
+/* The boxes of a RoIAlign for the runs that follow, which have as many rows. Borrowed until then.
+ */
+struct mabn_net_rois {
+    int64_t count;
+    const float *boxes;           /* (K,4) x1, y1, x2, y2 in pixels of the image */
+    const int32_t *image, *level; /* (K) which image, which of the maps */
+};
+void mabn_net_set_rois(struct mabn_net *net, int node, const struct mabn_net_rois *rois);
 
 /* Whether backward adds to the gradients of parameters from now on, instead of overwriting. */
 void mabn_net_accumulate(struct mabn_net *net, bool accumulate);

@@ -1,0 +1,121 @@
+/* Transposed convolution 2×2 with stride 2 and bias: twice the height and width. */
+#include "ops/transposed_conv.h"
+
+#include "net/internal.h"
+#include "ops/elementwise.h"
+
+static bool keeps(const struct node *node, int k)
+{
+    (void)node;
+    return k == 0;
+}
+
+static bool adds(const struct node *node, int k)
+{
+    (void)node;
+    return k == 0;
+}
+
+static struct mabn_transposed_conv shape(const struct mabn_net *net, const struct node *node)
+{
+    const struct node *x = net_read(net, node, 0);
+    return (struct mabn_transposed_conv){net->rows, x->h, x->w, x->c, node->c};
+}
+
+static mabn_status prepare(struct mabn_net *net, struct node *node)
+{
+    net_want_scratch(net, net->params->list[node->weight].count * sizeof(float),
+                     mabn_transposed_conv_scratch_bytes(node->c));
+    return MABN_OK;
+}
+
+static mabn_status forward(struct mabn_net *net, struct node *node)
+{
+    const struct mabn_transposed_conv op = shape(net, node);
+    struct scratch s;
+    MABN_TRY(mabn_net_scratch(net, &s));
+    return mabn_transposed_conv_forward(net_buffer(net, node->data), net_read_data(net, node, 0),
+                                        net_weight(net, node->weight), net_weight(net, node->bias),
+                                        &op, false, s.ops);
+}
+
+static mabn_status backward_weights(struct mabn_net *net, const struct node *node,
+                                    const struct mabn_transposed_conv *op, const struct scratch *s)
+{
+    float *dweight = net_gradient(net, node->weight), *dbias = net_gradient(net, node->bias);
+    const bool add = net_adds(net, node);
+    if (!dweight) return MABN_OK;
+    MABN_TRY(mabn_transposed_conv_backward_weights(
+        add ? s->weights : dweight, add ? net->fold_a : dbias, net_read_data(net, node, 0),
+        net_buffer(net, node->grad), op, s->ops));
+    if (!add) return MABN_OK;
+    mabn_add(dweight, dweight, s->weights, 4 * op->in * op->out, false);
+    mabn_add(dbias, dbias, net->fold_a, op->out, false);
+    return MABN_OK;
+}
+
+static mabn_status backward(struct mabn_net *net, struct node *node)
+{
+    const struct mabn_transposed_conv op = shape(net, node);
+    struct scratch s;
+    MABN_TRY(mabn_net_scratch(net, &s));
+    MABN_TRY(backward_weights(net, node, &op, &s));
+    if (!net_read(net, node, 0)->trains) return MABN_OK;
+    return mabn_transposed_conv_backward_data(net_dx(net, node, 0), net_buffer(net, node->grad),
+                                              net_weight(net, node->weight), &op, node->dx_adds[0],
+                                              s.ops);
+}
+
+static mabn_status bare(struct mabn_net *net, struct node *node)
+{
+    MABN_TRY(forward(net, node));
+    return net->options.training ? backward(net, node) : MABN_OK;
+}
+
+static void describe(const struct mabn_net *net, const struct node *node,
+                     const struct net_layer_time *time, struct mabn_net_layer *layer)
+{
+    const struct node *x = net_read(net, node, 0);
+    (void)time;
+    layer->macs = (double)net_values(net, x) * 4 * (double)node->c;
+    layer->forward_bytes = mabn_net_output_bytes(net, x) + mabn_net_output_bytes(net, node) +
+                           mabn_net_weight_bytes(net, node);
+    layer->backward_bytes = 2 * mabn_net_gradient_bytes(net, node) + mabn_net_output_bytes(net, x) +
+                            mabn_net_gradient_bytes(net, x) + 2 * mabn_net_weight_bytes(net, node);
+}
+
+static const struct node_ops cpu = {
+    .prepare = prepare, .forward = forward, .backward = backward, .bare = bare};
+
+const struct node_kind mabn_node_transposed_conv = {
+    .name = "transposed convolution",
+    .keeps = keeps,
+    .adds = adds,
+    .describe = describe,
+    .cpu = &cpu,
+};
+
+int mabn_net_add_transposed_conv(struct mabn_net *net, int x, const char *name, int out,
+                                 const struct mabn_net_start *start)
+{
+    struct node *node = mabn_net_add(net, &mabn_node_transposed_conv, name, &x, 1);
+    if (!node) return -1;
+    const struct node *in = net_read(net, node, 0);
+    node->h = 2 * in->h;
+    node->w = 2 * in->w;
+    node->c = out;
+    /* Files have it (in,out,2,2), memory (in,2,2,out): the turn of a convolution's weights. */
+    struct parameter weight = {.kind = PARAMETER_WEIGHT,
+                               .out = in->c,
+                               .in = out,
+                               .area = 4,
+                               .fill = net_fill(start, FILL_CONV),
+                               .spread = start->spread,
+                               .fan_in = (double)(4 * out)};
+    struct parameter bias = {.kind = PARAMETER_BIAS,
+                             .fill = start->rule ? FILL_ZERO : FILL_LINEAR,
+                             .fan_in = (double)(4 * out)};
+    mabn_net_declare(net, node, &node->weight, "weight", MABN_SHAPE(4, in->c, out, 2, 2), &weight);
+    mabn_net_declare(net, node, &node->bias, "bias", MABN_SHAPE(1, out), &bias);
+    return net->status ? -1 : mabn_net_added(net, node);
+}
