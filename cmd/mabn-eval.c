@@ -114,7 +114,7 @@ static mabn_status eval_imagenet(const char *model_path, const char *data_path)
     mabn_info("%s", mabn_device_name(device));
     no.bytes = mabn_eval_sends_bytes(device, &file.input);
     MABN_TRY_GOTO(mabn_model_build(&net, device, &file.model, &no), out);
-    MABN_TRY_GOTO(mabn_model_file_load(&file, net, &load), out);
+    MABN_TRY_GOTO(mabn_model_file_load(&file, mabn_net_params(net), &load), out);
     struct mabn_eval_options eo = {.threads = o.decoders,
                                    .smoothing = o.smoothing,
                                    .skip_bad = o.skip_bad,

@@ -128,7 +128,7 @@ static mabn_status run(const char *arch)
                                        .seed = o.seed,
                                        .command = mabn_cli_command_line(),
                                        .tool = "mabn-init " MABN_VERSION};
-        status = mabn_model_file_save(o.output, o.force, net, &save);
+        status = mabn_model_file_save(o.output, o.force, mabn_net_params(net), &save);
     }
     mabn_net_free(net);
     mabn_device_free(device);

@@ -182,11 +182,11 @@ static size_t tensor_bytes(const struct mabn_params_tensor *tensor)
 }
 
 /* Room for the largest tensor, so that one buffer serves all. */
-static mabn_status tensor_buffer(const struct mabn_net *net, void **buffer)
+static mabn_status tensor_buffer(const struct mabn_params *params, void **buffer)
 {
     size_t most = 1;
-    for (int i = 0; i < mabn_params_count(mabn_net_params(net)); i++) {
-        size_t bytes = tensor_bytes(mabn_params_at(mabn_net_params(net), i));
+    for (int i = 0; i < mabn_params_count(params); i++) {
+        size_t bytes = tensor_bytes(mabn_params_at(params, i));
         if (bytes > most) most = bytes;
     }
     return mabn_alloc(buffer, most);
@@ -197,10 +197,10 @@ static bool is_head(const char *name)
     return !strncmp(name, "fc.", 3);
 }
 
-static mabn_status load_tensor(const struct mabn_model_file *file, struct mabn_net *net, int index,
-                               const struct mabn_model_load *load, void *buffer)
+static mabn_status load_tensor(const struct mabn_model_file *file, struct mabn_params *params,
+                               int index, const struct mabn_model_load *load, void *buffer)
 {
-    const struct mabn_params_tensor *tensor = mabn_params_at(mabn_net_params(net), index);
+    const struct mabn_params_tensor *tensor = mabn_params_at(params, index);
     char *name = file_name(tensor);
     const struct mabn_checkpoint_tensor *found = mabn_checkpoint_find(file->checkpoint, name);
     mabn_status status = MABN_OK;
@@ -213,23 +213,23 @@ static mabn_status load_tensor(const struct mabn_model_file *file, struct mabn_n
     MABN_TRY_GOTO(
         mabn_checkpoint_read_as(file->checkpoint, name, tensor->dtype, &tensor->shape, buffer),
         out);
-    status = mabn_params_set(mabn_net_params(net), index, buffer, tensor_bytes(tensor));
+    status = mabn_params_set(params, index, buffer, tensor_bytes(tensor));
 out:
     free(name);
     return status;
 }
 
-mabn_status mabn_model_file_load(const struct mabn_model_file *file, struct mabn_net *net,
+mabn_status mabn_model_file_load(const struct mabn_model_file *file, struct mabn_params *params,
                                  const struct mabn_model_load *load)
 {
     void *buffer;
-    MABN_TRY(tensor_buffer(net, &buffer));
+    MABN_TRY(tensor_buffer(params, &buffer));
     mabn_status status = MABN_OK;
-    for (int i = 0; i < mabn_params_count(mabn_net_params(net)) && !status; i++) {
-        enum mabn_params_role role = mabn_params_at(mabn_net_params(net), i)->role;
+    for (int i = 0; i < mabn_params_count(params) && !status; i++) {
+        enum mabn_params_role role = mabn_params_at(params, i)->role;
         if (role == MABN_PARAMS_VALUE || role == MABN_PARAMS_STATE ||
             (role == MABN_PARAMS_MOMENTUM && load->momentum))
-            status = load_tensor(file, net, i, load, buffer);
+            status = load_tensor(file, params, i, load, buffer);
     }
     mabn_free(buffer);
     return status;
@@ -250,22 +250,23 @@ static bool any_centralized(const struct mabn_model *model)
     return false;
 }
 
-static mabn_status write_tensors(struct mabn_checkpoint_writer *writer, const struct mabn_net *net,
+static mabn_status write_tensors(struct mabn_checkpoint_writer *writer,
+                                 const struct mabn_params *params,
                                  const struct mabn_model_save *save)
 {
-    int count = mabn_params_count(mabn_net_params(net));
+    int count = mabn_params_count(params);
     for (int pass = 0; pass < 2; pass++) {
         void *buffer = NULL;
         mabn_status status = MABN_OK;
-        if (pass == 1) MABN_TRY(tensor_buffer(net, &buffer));
+        if (pass == 1) MABN_TRY(tensor_buffer(params, &buffer));
         for (int i = 0; i < count && !status; i++) {
-            const struct mabn_params_tensor *tensor = mabn_params_at(mabn_net_params(net), i);
+            const struct mabn_params_tensor *tensor = mabn_params_at(params, i);
             if (!is_saved(tensor, save)) continue;
             char *name = file_name(tensor);
             if (pass == 0) {
                 status = mabn_checkpoint_declare(writer, name, tensor->dtype, &tensor->shape);
             } else {
-                status = mabn_params_get(mabn_net_params(net), i, buffer, tensor_bytes(tensor));
+                status = mabn_params_get(params, i, buffer, tensor_bytes(tensor));
                 if (!status) status = mabn_checkpoint_write(writer, name, buffer);
             }
             free(name);
@@ -276,7 +277,7 @@ static mabn_status write_tensors(struct mabn_checkpoint_writer *writer, const st
     return MABN_OK;
 }
 
-mabn_status mabn_model_file_save(const char *path, bool force, const struct mabn_net *net,
+mabn_status mabn_model_file_save(const char *path, bool force, const struct mabn_params *params,
                                  const struct mabn_model_save *save)
 {
     struct mabn_str config, input, norm;
@@ -314,7 +315,7 @@ mabn_status mabn_model_file_save(const char *path, bool force, const struct mabn
         mabn_checkpoint_set_string(writer, save->string_names[i], save->strings[i]);
     for (int i = 0; i < save->n_doubles; i++)
         mabn_checkpoint_set_double(writer, save->double_names[i], save->doubles[i]);
-    MABN_TRY_GOTO(write_tensors(writer, net, save), out);
+    MABN_TRY_GOTO(write_tensors(writer, params, save), out);
     status = mabn_checkpoint_commit(writer);
 out:
     mabn_checkpoint_writer_free(writer);

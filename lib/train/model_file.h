@@ -38,7 +38,7 @@ struct mabn_model_load {
 /* Tensors of the file into a network built for it. A tensor that is missing, or of another shape,
  * is an error that names it, unless `load` says otherwise. */
 MABN_MUST_USE mabn_status mabn_model_file_load(const struct mabn_model_file *file,
-                                               struct mabn_net *net,
+                                               struct mabn_params *params,
                                                const struct mabn_model_load *load);
 
 /* What a saved file says besides its tensors. */
@@ -56,7 +56,7 @@ struct mabn_model_save {
     int n_doubles;
 };
 MABN_MUST_USE mabn_status mabn_model_file_save(const char *path, bool force,
-                                               const struct mabn_net *net,
+                                               const struct mabn_params *params,
                                                const struct mabn_model_save *save);
 
 /* Another input size, with the shorter side before a centre crop in proportion. */

@@ -11,37 +11,30 @@
 #include "train/jsonl.h"
 #include "train/model_file.h"
 #include "train/pace.h"
+#include "train/task.h"
 #include "train/train.h"
 
 MABN_BEGIN_DECLS
 
-/* Sums since the last step line; saved, so that lines after a resume are the same. */
-struct mabn_meter {
-    double loss, top1, top5, images;
-};
-
 struct mabn_run {
     const struct mabn_train_options *options;
 
-    /* set-up (setup.c) */
-    struct mabn_dataset *train_set, *val_set;
-    struct mabn_source train_source, val_source;
-    struct mabn_model_file weights; /* weights.checkpoint NULL: none */
-    struct mabn_model model;
-    struct mabn_augment augment, input; /* of training, of evaluation */
+    /* set-up (setup.c and the task) */
+    const struct mabn_task *task;
+    void *own; /* the task's */
     struct mabn_schedule schedule;
     int64_t epoch_steps, steps; /* of an epoch, of the run */
     int64_t save_every, val_every;
+    bool validates;         /* there is something to validate on */
     struct mabn_str course; /* what decides the run, `key = value` lines */
     struct mabn_device *device;
-    struct mabn_net *net, *val_net;
-    struct mabn_loader *loader;
+    struct mabn_params *params; /* the task's */
 
     /* the run (train.c, state.c) */
-    int64_t step, first_step; /* done; done when this process began */
-    bool val_pending;         /* the validation due at `step` has not been done */
-    struct mabn_meter meter;
-    char *command; /* of the run's first start */
+    int64_t step, first_step;      /* done; done when this process began */
+    bool val_pending;              /* the validation due at `step` has not been done */
+    double meter[MABN_MAX_METERS]; /* sums since the last step line */
+    char *command;                 /* of the run's first start */
     char *last_saved;
     int64_t last_saved_step;
     struct mabn_jsonl metrics, copy, stats;
@@ -49,11 +42,21 @@ struct mabn_run {
     struct mabn_pace pace;
 };
 
-/* setup.c: open, decide and build everything; tell the user what was decided. */
+/* setup.c: choose the task and have it open, decide and build everything. */
 MABN_MUST_USE mabn_status mabn_run_set_up(struct mabn_run *run);
 void mabn_run_release(struct mabn_run *run);
-/* "norm":…, the sizes and the learning rate as JSON fields, for the start lines. */
-void mabn_run_describe(const struct mabn_run *run, struct mabn_str *json);
+/* For tasks: steps, schedule and how often to save, of a dataset of so many images, so many steps
+ * once through; the part of the course that all share; one more line of it. */
+MABN_MUST_USE mabn_status mabn_run_decide_course(struct mabn_run *run, int64_t epoch_steps,
+                                                 int64_t images);
+void mabn_run_write_course(struct mabn_run *run);
+void mabn_run_add_course(struct mabn_run *run, const char *key, const char *format, ...)
+    MABN_PRINTF(3, 4);
+
+/* train.c: append ,"name":value; the error for a loss or weight that is not finite. */
+void mabn_run_add_number(struct mabn_str *line, const char *name, double value);
+MABN_MUST_USE mabn_status mabn_run_not_finite(const struct mabn_run *run, const char *what,
+                                              int64_t step);
 
 /* state.c: checkpoints. */
 MABN_MUST_USE mabn_status mabn_run_start(struct mabn_run *run); /* fresh, weights or resume */

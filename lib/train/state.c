@@ -7,21 +7,14 @@
 #include <unistd.h>
 
 #include "base/file.h"
-#include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "train/run.h"
 
-static const char *const double_names[] = {"meter_loss",   "meter_top1",  "meter_top5",
-                                           "meter_images", "val_pending", "run_steps",
-                                           "threads",      "loss_scale",  "loss_scale_steps"};
-/* The last two only in float16. */
-enum { N_DOUBLES = sizeof double_names / sizeof *double_names, ALWAYS = N_DOUBLES - 2 };
-
-static bool scales_loss(const struct mabn_run *run)
-{
-    return mabn_net_precision_of(run->net) == MABN_NET_FP16;
-}
+/* Beside the task's meters and its own numbers. */
+static const char *const double_names[] = {"val_pending", "run_steps", "threads"};
+enum { VAL_PENDING, RUN_STEPS, THREADS, N_DOUBLES };
+enum { MOST_DOUBLES = MABN_MAX_METERS + N_DOUBLES + 4 };
 
 /* What computes, as far as it decides the last bits: "CPU" (and its threads, kept apart) or the
  * name of a GPU. */
@@ -29,7 +22,7 @@ static void machine_text(const struct mabn_run *run, struct mabn_str *text)
 {
     const char *name = mabn_device_name(run->device);
     mabn_str_printf(text, "%.*s in %s", (int)strcspn(name, ","), name,
-                    mabn_net_precision_name(mabn_net_precision_of(run->net)));
+                    mabn_net_precision_name(run->task->precision(run)));
 }
 
 /* ---- saving ---- */
@@ -41,20 +34,24 @@ static mabn_status save_as(struct mabn_run *run, const char *path, bool whole)
     mabn_str_init(&machine);
     machine_text(run, &machine);
     const char *strings[] = {run->course.text, machine.text};
-    struct mabn_net_loss_scale scale;
-    mabn_status status = mabn_net_loss_scale_get(run->net, &scale);
-    double doubles[N_DOUBLES] = {run->meter.loss,
-                                 run->meter.top1,
-                                 run->meter.top5,
-                                 run->meter.images,
-                                 run->val_pending,
-                                 (double)run->steps,
-                                 mabn_device_threads(run->device),
-                                 scale.scale,
-                                 scale.steps};
+    const char *names[MOST_DOUBLES], *const *extra = NULL;
+    double doubles[MOST_DOUBLES];
+    int n = 0, more = 0;
+    for (int i = 0; i < run->task->meters; i++, n++) {
+        names[n] = run->task->meter_names[i];
+        doubles[n] = run->meter[i];
+    }
+    const double values[N_DOUBLES] = {run->val_pending, (double)run->steps,
+                                      mabn_device_threads(run->device)};
+    for (int i = 0; i < N_DOUBLES; i++, n++) {
+        names[n] = double_names[i];
+        doubles[n] = values[i];
+    }
+    mabn_status status = MABN_OK;
+    if (run->task->extra) status = run->task->extra(run, &extra, doubles + n, &more);
+    for (int i = 0; i < more; i++)
+        names[n + i] = extra[i];
     struct mabn_model_save save = {
-        .model = &run->model,
-        .input = &run->input,
         .step = run->step,
         .epoch = run->step / run->epoch_steps,
         .sampler_position = run->step % run->epoch_steps * run->options->batch,
@@ -65,13 +62,12 @@ static mabn_status save_as(struct mabn_run *run, const char *path, bool whole)
         .string_names = string_names,
         .strings = strings,
         .n_strings = whole ? 2 : 1,
-        .double_names = double_names,
+        .double_names = names,
         .doubles = doubles,
-        .n_doubles = !whole             ? 0
-                     : scales_loss(run) ? N_DOUBLES
-                                        : ALWAYS,
+        .n_doubles = whole ? n + more : 0,
     };
-    if (!status) status = mabn_model_file_save(path, true, run->net, &save);
+    run->task->save(run, &save);
+    if (!status) status = mabn_model_file_save(path, true, run->params, &save);
     mabn_str_release(&machine);
     return status;
 }
@@ -181,14 +177,16 @@ static mabn_status compare_machine(const struct mabn_run *run, const struct mabn
     return MABN_OK;
 }
 
-/* A run that was in another precision before has none. */
-static mabn_status restore_loss_scale(struct mabn_run *run, const struct mabn_h5_file *h5)
+/* The task's meters, and whether this file has them at all. */
+static mabn_status restore_meters(struct mabn_run *run, const struct mabn_h5_file *h5,
+                                  const char *path)
 {
-    struct mabn_net_loss_scale scale;
-    if (!scales_loss(run) || !mabn_h5_has_attribute(h5, double_names[ALWAYS])) return MABN_OK;
-    MABN_TRY(mabn_h5_get_double(h5, double_names[ALWAYS], &scale.scale));
-    MABN_TRY(mabn_h5_get_double(h5, double_names[ALWAYS + 1], &scale.steps));
-    return mabn_net_loss_scale_set(run->net, &scale);
+    for (int i = 0; i < run->task->meters; i++) {
+        if (!mabn_h5_has_attribute(h5, run->task->meter_names[i]))
+            return mabn_fail(MABN_ERR_MISMATCH, "'%s' was not written by a training run", path);
+        MABN_TRY(mabn_h5_get_double(h5, run->task->meter_names[i], &run->meter[i]));
+    }
+    return MABN_OK;
 }
 
 static mabn_status restore(struct mabn_run *run, const char *path)
@@ -199,141 +197,34 @@ static mabn_status restore(struct mabn_run *run, const char *path)
     MABN_TRY(mabn_model_file_open(&file, path));
     const struct mabn_h5_file *h5 = mabn_checkpoint_file(file.checkpoint);
     mabn_status status;
-    if (!mabn_h5_has_attribute(h5, "course") || !mabn_h5_has_attribute(h5, "meter_loss")) {
+    if (!mabn_h5_has_attribute(h5, "course")) {
         status = mabn_fail(MABN_ERR_MISMATCH, "'%s' was not written by a training run", path);
         goto out;
     }
     MABN_TRY_GOTO(mabn_h5_get_string(h5, "course", &course), out);
     MABN_TRY_GOTO(compare_course(run, course, path), out);
-    for (int i = 0; i < ALWAYS; i++)
+    MABN_TRY_GOTO(restore_meters(run, h5, path), out);
+    for (int i = 0; i < N_DOUBLES; i++)
         MABN_TRY_GOTO(mabn_h5_get_double(h5, double_names[i], &doubles[i]), out);
     struct mabn_model_load load = {.momentum = true};
-    MABN_TRY_GOTO(mabn_model_file_load(&file, run->net, &load), out);
-    MABN_TRY_GOTO(restore_loss_scale(run, h5), out);
-    run->meter = (struct mabn_meter){doubles[0], doubles[1], doubles[2], doubles[3]};
-    run->val_pending = doubles[4] != 0 && run->val_set;
+    MABN_TRY_GOTO(mabn_model_file_load(&file, run->params, &load), out);
+    if (run->task->restore_extra) MABN_TRY_GOTO(run->task->restore_extra(run, h5), out);
+    run->val_pending = doubles[VAL_PENDING] != 0 && run->validates;
     run->step = run->first_step = file.meta.step;
     run->command = mabn_xstrdup(file.meta.command ? file.meta.command : "");
     run->last_saved = mabn_xstrdup(path);
     run->last_saved_step = run->step;
     mabn_info("going on from '%s' at step %lld", path, (long long)run->step);
-    if ((double)run->steps != doubles[5])
-        mabn_info("the run has %lld steps now, %.0f before", (long long)run->steps, doubles[5]);
-    status = compare_machine(run, h5, doubles[6]);
+    if ((double)run->steps != doubles[RUN_STEPS])
+        mabn_info("the run has %lld steps now, %.0f before", (long long)run->steps,
+                  doubles[RUN_STEPS]);
+    status = compare_machine(run, h5, doubles[THREADS]);
 out:
     mabn_model_file_release(&file);
     return status;
 }
 
-/* ---- going on from another program's training ---- */
-
-/* How many parameters have momentum in the file, of how many. */
-static int count_momenta(const struct mabn_run *run, int *parameters)
-{
-    int found = 0;
-    *parameters = 0;
-    for (int i = 0; i < mabn_params_count(mabn_net_params(run->net)); i++) {
-        const struct mabn_params_tensor *t = mabn_params_at(mabn_net_params(run->net), i);
-        if (t->role != MABN_PARAMS_MOMENTUM) continue;
-        char *name = mabn_xasprintf("optimizer/momentum/%s", t->name);
-        found += mabn_checkpoint_find(run->weights.checkpoint, name) != NULL;
-        free(name);
-        ++*parameters;
-    }
-    return found;
-}
-
-/* A number that PyTorch's optimizer noted ("lr"), or NaN. */
-static double optimizer_note(const char *notes, const char *key)
-{
-    char *name = mabn_xasprintf("optimizer.%s", key);
-    struct mabn_json *j = mabn_json_new_bytes(notes, strlen(notes), "attribute notes");
-    struct mabn_json_text field, value;
-    double number = NAN;
-    mabn_json_begin_object(j);
-    while (mabn_json_next_key(j, &field)) {
-        bool wanted = mabn_json_is(field, name);
-        if (mabn_json_read_string(j, &value)) break;
-        if (!wanted) continue;
-        char *text = mabn_xstrndup(value.bytes, value.length);
-        number = !strcmp(text, "true") ? 1 : !strcmp(text, "false") ? 0 : strtod(text, NULL);
-        free(text);
-    }
-    mabn_json_free(j);
-    mabn_error_clear();
-    free(name);
-    return number;
-}
-
-static void compare_number(const char *key, double then, double now)
-{
-    if (isnan(then) || fabs(then - now) <= 1e-6 * fabs(then)) return;
-    mabn_warn("the file's optimizer has %s %g; here it is %g", key, then, now);
-}
-
-/* Options that are not what the file's optimizer had. */
-static void compare_optimizer(const struct mabn_run *run)
-{
-    const struct mabn_train_options *o = run->options;
-    const struct mabn_h5_file *h5 = mabn_checkpoint_file(run->weights.checkpoint);
-    const char *notes;
-    if (!mabn_h5_has_attribute(h5, "notes") || mabn_h5_get_string(h5, "notes", &notes)) return;
-    compare_number("lr", optimizer_note(notes, "lr"), mabn_schedule_lr(&run->schedule, run->step));
-    compare_number("momentum", optimizer_note(notes, "momentum"), o->momentum);
-    compare_number("weight decay", optimizer_note(notes, "weight_decay"), o->weight_decay);
-    compare_number("nesterov", optimizer_note(notes, "nesterov"), o->nesterov);
-    if (optimizer_note(notes, "dampening") > 0)
-        mabn_warn("the file's optimizer has dampening, which there is none of here");
-}
-
-/* The weights are in; their momentum and step. Everything else is as the options have it. */
-static mabn_status take_training(struct mabn_run *run)
-{
-    const struct mabn_train_options *o = run->options;
-    const char *path = o->weights;
-    int parameters, momenta = count_momenta(run, &parameters);
-    if (!momenta)
-        return mabn_fail(MABN_ERR_MISMATCH,
-                         "'%s' has no momentum to go on with: without "
-                         "--resume-model its weights are a start",
-                         path);
-    run->step = run->first_step = o->start_step >= 0 ? o->start_step : run->weights.meta.step;
-    if (run->step < 0 || run->step >= run->steps)
-        return mabn_fail(MABN_ERR_MISMATCH,
-                         "'%s' stands at step %lld, and the run has %lld steps "
-                         "(--steps, --epochs; --start-step, if the file counts something else)",
-                         path, (long long)run->step, (long long)run->steps);
-    mabn_info("going on from '%s' at step %lld (%s): weights and momentum of %d parameters of %d%s",
-              path, (long long)run->step,
-              o->start_step >= 0           ? "as --start-step says"
-              : run->weights.meta.step > 0 ? "its iteration"
-                                           : "it has no iteration",
-              momenta, parameters, momenta < parameters ? "; the others start from rest" : "");
-    mabn_info(
-        "from the options, as the file cannot say them: learning rate (%.6g at this step) and "
-        "its schedule, weight decay, order of the images (epoch %lld, batch %lld of %lld)",
-        mabn_schedule_lr(&run->schedule, run->step), (long long)(run->step / run->epoch_steps),
-        (long long)(run->step % run->epoch_steps), (long long)run->epoch_steps);
-    compare_optimizer(run);
-    return MABN_OK;
-}
-
 /* ---- starting ---- */
-
-static mabn_status start_network(struct mabn_run *run)
-{
-    MABN_TRY(mabn_params_initialize(mabn_net_params(run->net), (uint64_t)run->options->seed,
-                                    MABN_PARAMS_INIT_FAN_OUT));
-    run->command = mabn_xstrdup(run->options->command ? run->options->command : "");
-    if (!run->weights.checkpoint) return MABN_OK;
-    struct mabn_model_load load = {.momentum = run->options->resume_model,
-                                   .some_momentum = true,
-                                   .other_state = run->options->allow_norm,
-                                   .other_head = run->options->allow_classes};
-    if (!load.momentum) mabn_info("starting from the weights of '%s'", run->options->weights);
-    MABN_TRY(mabn_model_file_load(&run->weights, run->net, &load));
-    return load.momentum ? take_training(run) : MABN_OK;
-}
 
 /* With --force: what an earlier run left. */
 static mabn_status remove_old(const char *folder)
@@ -393,7 +284,7 @@ static mabn_status open_logs(struct mabn_run *run)
     struct mabn_str line;
     mabn_str_init(&line);
     mabn_str_add(&line, "{\"t\":\"start\",\"step\":0");
-    mabn_run_describe(run, &line);
+    run->task->describe(run, &line);
     mabn_str_add_char(&line, '}');
     status = mabn_jsonl_write(&run->stats, &line);
     mabn_str_release(&line);
@@ -407,23 +298,10 @@ mabn_status mabn_run_start(struct mabn_run *run)
     MABN_TRY(mabn_make_dirs(o->run));
     MABN_TRY(find_start(run, &path));
     if (!path && o->resume) mabn_verbose("'%s' holds no checkpoint: starting at step 0", o->run);
-    mabn_status status = path ? restore(run, path) : start_network(run);
+    if (!path) run->command = mabn_xstrdup(o->command ? o->command : "");
+    mabn_status status = path ? restore(run, path) : run->task->start(run);
     free(path);
     if (status) return status;
     MABN_TRY(open_logs(run));
-
-    struct mabn_loader_options lo;
-    mabn_loader_options_init(&lo);
-    lo.augment = run->augment;
-    lo.batch = o->batch;
-    lo.threads = o->decoders;
-    lo.skip_bad = o->skip_bad;
-    lo.bytes = mabn_net_takes_bytes(run->net);
-    lo.first_epoch = (uint64_t)(run->step / run->epoch_steps);
-    lo.first_index = (uint64_t)(run->step % run->epoch_steps);
-    uint64_t length = o->epoch_steps ? (uint64_t)o->epoch_steps * (uint64_t)o->batch : 0;
-    MABN_TRY(mabn_sampler_init(&lo.sampler,
-                               o->replacement ? MABN_SAMPLER_REPLACEMENT : MABN_SAMPLER_SHUFFLE,
-                               run->train_source.count, length, (uint64_t)o->seed));
-    return mabn_loader_new(&run->loader, &run->train_source, &lo);
+    return run->task->load(run);
 }

@@ -14,7 +14,7 @@
 
 /* ---- lines ---- */
 
-static void add_number(struct mabn_str *line, const char *name, double value)
+void mabn_run_add_number(struct mabn_str *line, const char *name, double value)
 {
     mabn_str_printf(line, ",\"%s\":", name);
     mabn_str_add_double(line, value);
@@ -23,7 +23,7 @@ static void add_number(struct mabn_str *line, const char *name, double value)
 /* Steps whose results are in: on a GPU fewer than were begun. */
 static int64_t steps_done(const struct mabn_run *run)
 {
-    return run->step - mabn_net_behind(run->net);
+    return run->step - run->task->behind(run);
 }
 
 static double epochs(const struct mabn_run *run, int64_t steps)
@@ -40,7 +40,7 @@ static void open_line(struct mabn_str *line, const struct mabn_run *run, const c
 {
     mabn_str_init(line);
     mabn_str_printf(line, "{\"t\":\"%s\",\"step\":%lld", type, (long long)steps_done(run));
-    add_number(line, "epoch", epochs(run, steps_done(run)));
+    mabn_run_add_number(line, "epoch", epochs(run, steps_done(run)));
 }
 
 static mabn_status close_line(struct mabn_str *line, struct mabn_run *run)
@@ -55,62 +55,32 @@ static mabn_status close_line(struct mabn_str *line, struct mabn_run *run)
 /* A line of means since the last one. */
 static mabn_status log_steps(struct mabn_run *run, double lr)
 {
-    struct mabn_loader_stats stats;
     struct mabn_str line;
-    struct mabn_meter *m = &run->meter;
-    mabn_loader_stats(run->loader, &stats);
     struct mabn_pace_span span =
-        mabn_pace_line(&run->pace, mabn_now(), stats.wait_seconds, steps_done(run), run->step);
+        mabn_pace_line(&run->pace, mabn_now(), run->task->waited(run), steps_done(run), run->step);
     double images = (double)span.steps * run->options->batch;
-    double n = m->images > 0 ? m->images : 1;
     open_line(&line, run, "step");
-    add_number(&line, "loss", m->loss / n);
-    add_number(&line, "top1", 100 * m->top1 / n);
-    add_number(&line, "top5", 100 * m->top5 / n);
+    run->task->means(run, &line);
     mabn_str_add(&line, ",\"lr\":");
     mabn_str_add_float(&line, (float)lr);
-    add_number(&line, "images_s", round(10 * images / span.seconds) / 10);
-    add_number(&line, "data_wait", round(1e4 * fmin(1, span.waited / span.seconds)) / 1e4);
+    mabn_run_add_number(&line, "images_s", round(10 * images / span.seconds) / 10);
+    mabn_run_add_number(&line, "data_wait", round(1e4 * fmin(1, span.waited / span.seconds)) / 1e4);
     mabn_str_printf(&line, ",\"memory\":%llu", (unsigned long long)mabn_peak_memory());
-    mabn_progress_note(run->progress, "loss %.3f, top-1 %.1f %%", m->loss / n, 100 * m->top1 / n);
-    *m = (struct mabn_meter){0};
+    memset(run->meter, 0, sizeof run->meter);
     return close_line(&line, run);
-}
-
-static mabn_status log_stats(struct mabn_run *run)
-{
-    int count;
-    const struct mabn_net_record *records = mabn_net_records(run->net, &count);
-    struct mabn_str line;
-    mabn_status status = MABN_OK;
-    mabn_str_init(&line);
-    for (int i = 0; i < count && !status; i++) {
-        mabn_str_clear(&line);
-        mabn_str_printf(&line, "{\"t\":\"stat\",\"step\":%lld,\"layer\":", (long long)run->step);
-        mabn_str_add_json(&line, records[i].layer);
-        mabn_str_printf(&line, ",\"channel\":%d", records[i].channel);
-        add_number(&line, "mu_x", records[i].mu_x);
-        add_number(&line, "var_x", records[i].var_x);
-        add_number(&line, "mu_g", records[i].mu_g);
-        add_number(&line, "mu_gy", records[i].mu_gy);
-        mabn_str_add_char(&line, '}');
-        status = mabn_jsonl_write(&run->stats, &line);
-    }
-    mabn_str_release(&line);
-    return status;
 }
 
 static mabn_status log_ends(struct mabn_run *run, const char *type)
 {
     struct mabn_str line;
     open_line(&line, run, type);
-    if (!strcmp(type, "start")) mabn_run_describe(run, &line);
+    if (!strcmp(type, "start")) run->task->describe(run, &line);
     return close_line(&line, run);
 }
 
 /* ---- parts of a step ---- */
 
-static mabn_status not_finite(const struct mabn_run *run, const char *what, int64_t step)
+mabn_status mabn_run_not_finite(const struct mabn_run *run, const char *what, int64_t step)
 {
     double lr = mabn_schedule_lr(&run->schedule, step);
     struct mabn_str text;
@@ -130,24 +100,15 @@ static mabn_status not_finite(const struct mabn_run *run, const char *what, int6
 /* Fetch the result of the oldest step under way, and write the line that is due with it. */
 static mabn_status finish_step(struct mabn_run *run)
 {
-    struct mabn_net_result result;
-    int64_t step = steps_done(run);
-    MABN_TRY(mabn_net_result(run->net, &result));
-    if (!isfinite(result.loss))
-        return not_finite(
-            run, isnan(result.loss) ? "the loss is not a number" : "the loss is infinite", step);
-    int images = run->options->batch;
-    run->meter.loss += result.loss * images;
-    run->meter.images += images;
-    run->meter.top1 += (double)result.top1;
-    run->meter.top5 += (double)result.top5;
+    const int64_t step = steps_done(run);
+    MABN_TRY(run->task->finish(run, step));
     if (!due(run, step + 1, run->options->log_every)) return MABN_OK;
     return log_steps(run, mabn_schedule_lr(&run->schedule, step));
 }
 
 static mabn_status finish_steps(struct mabn_run *run)
 {
-    while (mabn_net_behind(run->net))
+    while (run->task->behind(run))
         MABN_TRY(finish_step(run));
     return MABN_OK;
 }
@@ -155,48 +116,25 @@ static mabn_status finish_steps(struct mabn_run *run)
 /* Begin one step; its result may come with a later one. */
 static mabn_status step_once(struct mabn_run *run)
 {
-    const struct mabn_train_options *o = run->options;
-    const struct mabn_batch *batch;
-    MABN_TRY(mabn_loader_next(run->loader, &batch));
-    size_t values =
-        (size_t)run->augment.width * (size_t)run->augment.height * (size_t)run->augment.channels;
-    mabn_eval_fill(run->net, batch, (size_t)o->batch * values);
-    memcpy(mabn_net_labels(run->net), batch->labels, (size_t)o->batch * sizeof(int32_t));
-
-    bool record = o->stats && run->step % o->stats_every == 0;
-    if (o->stats)
-        mabn_net_record(run->net, o->channels, record ? o->n_channels : 0, o->stats_reference);
-    struct mabn_params_sgd sgd = {.lr = mabn_schedule_lr(&run->schedule, run->step),
-                                  .momentum = o->momentum,
-                                  .weight_decay = o->weight_decay,
-                                  .nesterov = o->nesterov,
-                                  .no_decay_norm_bias = o->no_decay_norm_bias};
-    MABN_TRY(mabn_net_step(run->net, o->smoothing, &sgd));
+    MABN_TRY(run->task->begin(run, mabn_schedule_lr(&run->schedule, run->step)));
     run->step++;
-    if (mabn_net_behind(run->net) == mabn_net_depth(run->net)) MABN_TRY(finish_step(run));
-    return record ? log_stats(run) : MABN_OK;
+    if (run->task->behind(run) == run->task->depth(run)) MABN_TRY(finish_step(run));
+    return run->task->after ? run->task->after(run) : MABN_OK;
 }
 
 static mabn_status validate(struct mabn_run *run)
 {
-    struct mabn_eval_result result;
-    struct mabn_eval_options eo = {.threads = run->options->decoders,
-                                   .smoothing = run->options->smoothing,
-                                   .skip_bad = run->options->skip_bad};
+    struct mabn_str line;
     MABN_TRY(finish_steps(run));
     double start = mabn_now();
     mabn_progress_note(run->progress, "validating");
-    MABN_TRY(mabn_evaluate(&result, run->val_net, &run->val_source, &run->input, &eo));
-    run->val_pending = false;
-    struct mabn_str line;
     open_line(&line, run, "val");
-    add_number(&line, "loss", result.loss);
-    add_number(&line, "top1", result.top1);
-    add_number(&line, "top5", result.top5);
-    mabn_str_printf(&line, ",\"images\":%lld", (long long)result.images);
-    add_number(&line, "seconds", round(result.seconds * 1000) / 1000);
-    mabn_verbose("step %lld: validation loss %.4f, top-1 %.2f %%, top-5 %.2f %%",
-                 (long long)run->step, result.loss, result.top1, result.top5);
+    const mabn_status status = run->task->validate(run, &line);
+    if (status) {
+        mabn_str_release(&line);
+        return status;
+    }
+    run->val_pending = false;
     mabn_pace_pause(&run->pace, mabn_now() - start); /* images/s is of training alone */
     return close_line(&line, run);
 }
@@ -206,8 +144,8 @@ static mabn_status save(struct mabn_run *run)
     bool finite;
     MABN_TRY(finish_steps(run));
     if (run->last_saved && run->last_saved_step == run->step && !run->val_pending) return MABN_OK;
-    MABN_TRY(mabn_params_finite(mabn_net_params(run->net), &finite));
-    if (!finite) return not_finite(run, "a weight is not finite", run->step);
+    MABN_TRY(mabn_params_finite(run->params, &finite));
+    if (!finite) return mabn_run_not_finite(run, "a weight is not finite", run->step);
     double start = mabn_now();
     MABN_TRY(mabn_run_save(run));
     mabn_pace_pause(&run->pace, mabn_now() - start);
@@ -217,7 +155,7 @@ static mabn_status save(struct mabn_run *run)
 /* After a step: validation, checkpoint, signals. */
 static mabn_status after_step(struct mabn_run *run)
 {
-    if (run->val_set && due(run, run->step, run->val_every)) run->val_pending = true;
+    if (run->validates && due(run, run->step, run->val_every)) run->val_pending = true;
     mabn_status status = MABN_OK;
     if (run->val_pending && !mabn_stop_requested()) {
         status = validate(run);

@@ -140,7 +140,7 @@ static std::vector<float> weights(const struct options &o, const char *name)
     no.batch = 1;
     no.height = no.width = SIDE;
     must(mabn_model_build(&net, cpu, &file.model, &no));
-    must(mabn_model_file_load(&file, net, &load));
+    must(mabn_model_file_load(&file, mabn_net_params(net), &load));
     size_t count;
     const float *p = mabn_params_values(mabn_net_params(net), &count);
     all.assign(p, p + count);
@@ -230,7 +230,7 @@ static struct mabn_eval_result evaluate(const char *device_word, const std::stri
     no.precision = MABN_NET_FP32;
     no.bytes = mabn_eval_sends_bytes(device, &file.input);
     must(mabn_model_build(&net, device, &file.model, &no));
-    must(mabn_model_file_load(&file, net, &load));
+    must(mabn_model_file_load(&file, mabn_net_params(net), &load));
     eo.threads = 1;
     eo.each = see;
     eo.context = s;

@@ -150,14 +150,14 @@ static void model_files(void)
     tap_status(mabn_augment_preset(&input, "cifar", false), "its input");
     struct mabn_model_save save = {
         .model = &model, .input = &input, .step = 12, .seed = 3, .momentum = true};
-    tap_status(mabn_model_file_save(path, true, a, &save), "save");
+    tap_status(mabn_model_file_save(path, true, mabn_net_params(a), &save), "save");
     tap_status(mabn_model_file_open(&file, path), "open");
     tap_ok(file.meta.step == 12 && file.meta.centralized && !strcmp(file.meta.norm, "mabn"),
            "what the file says");
     tap_close(file.meta.mean[0], 255 * input.mean[0], 1e-4, "mean in pixel values");
     tap_status(mabn_model_build(&b, device, &file.model, &options), "build from the file");
     struct mabn_model_load load = {.momentum = true};
-    tap_status(mabn_model_file_load(&file, b, &load), "load");
+    tap_status(mabn_model_file_load(&file, mabn_net_params(b), &load), "load");
     size_t n, m;
     const float *p = mabn_params_values(mabn_net_params(a), &n),
                 *q = mabn_params_values(mabn_net_params(b), &m);
@@ -166,9 +166,10 @@ static void model_files(void)
     b = NULL;
     file.model.classes = 3;
     tap_status(mabn_model_build(&b, device, &file.model, &options), "another classifier");
-    tap_fails(mabn_model_file_load(&file, b, &load), MABN_ERR_MISMATCH, "fc.", "is refused");
+    tap_fails(mabn_model_file_load(&file, mabn_net_params(b), &load), MABN_ERR_MISMATCH, "fc.",
+              "is refused");
     load = (struct mabn_model_load){.other_head = true};
-    tap_status(mabn_model_file_load(&file, b, &load), "unless allowed");
+    tap_status(mabn_model_file_load(&file, mabn_net_params(b), &load), "unless allowed");
     mabn_net_free(a);
     mabn_net_free(b);
     mabn_model_file_release(&file);

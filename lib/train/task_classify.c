@@ -1,0 +1,770 @@
+/* Training a classifier. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/progress.h"
+#include "train/run.h"
+
+/* What this task keeps of a run. */
+struct classify {
+    struct mabn_dataset *train_set, *val_set;
+    struct mabn_source train_source, val_source;
+    struct mabn_model_file weights; /* weights.checkpoint NULL: none */
+    struct mabn_model model;
+    struct mabn_augment augment, input; /* of training, of evaluation */
+    struct mabn_net *net, *val_net;
+    struct mabn_loader *loader;
+};
+
+enum { LOSS, TOP1, TOP5, IMAGES, METERS };
+static const char *const meter_names[METERS] = {"meter_loss", "meter_top1", "meter_top5",
+                                                "meter_images"};
+
+static struct classify *own(const struct mabn_run *run)
+{
+    return run->own;
+}
+
+/* ---- datasets ---- */
+
+static mabn_status open_dataset(struct mabn_dataset **ds, struct mabn_source *source,
+                                const char *path)
+{
+    MABN_TRY(mabn_dataset_open(ds, path));
+    if (!mabn_dataset_has_labels(*ds))
+        return mabn_fail(MABN_ERR_MISMATCH,
+                         "'%s' has no labels: a classifier is trained on a "
+                         "dataset of kind imagenet, this one is of kind %s",
+                         path, mabn_dataset_kind(*ds));
+    if (mabn_dataset_count(*ds) < 1) return mabn_fail(MABN_ERR_FORMAT, "'%s' is empty", path);
+    mabn_source_of_dataset(source, *ds);
+    return MABN_OK;
+}
+
+static mabn_status open_datasets(struct mabn_run *run)
+{
+    const struct mabn_train_options *o = run->options;
+    MABN_TRY(open_dataset(&own(run)->train_set, &own(run)->train_source, o->train));
+    if (!o->val) return MABN_OK;
+    MABN_TRY(open_dataset(&own(run)->val_set, &own(run)->val_source, o->val));
+    int a = mabn_dataset_classes(own(run)->train_set), b = mabn_dataset_classes(own(run)->val_set);
+    if (a != b)
+        return mabn_fail(MABN_ERR_MISMATCH, "'%s' has %d classes, '%s' has %d", o->train, a, o->val,
+                         b);
+    for (int c = 0; c < a; c++) {
+        const char *x = mabn_dataset_class_name(own(run)->train_set, c);
+        const char *y = mabn_dataset_class_name(own(run)->val_set, c);
+        if (x && y && strcmp(x, y))
+            return mabn_fail(MABN_ERR_MISMATCH, "class %d is '%s' in '%s' but '%s' in '%s'", c, x,
+                             o->train, y, o->val);
+    }
+    return MABN_OK;
+}
+
+static bool all_gray(const struct mabn_dataset *ds)
+{
+    for (int64_t i = 0; i < mabn_dataset_count(ds); i++)
+        if (mabn_dataset_image_channels(ds, i) > 2) return false;
+    return true;
+}
+
+/* ---- pictures ---- */
+
+static mabn_status named(int *value, const char *what, const char *name, const char *const *names,
+                         int count)
+{
+    for (int i = 0; i < count; i++) {
+        if (strcmp(names[i], name)) continue;
+        *value = i;
+        return MABN_OK;
+    }
+    return mabn_fail(MABN_ERR_ARG, "there is no %s '%s'", what, name);
+}
+
+/* Options over the preset. What a network sees in training and in evaluation goes to both. */
+static mabn_status override_pictures(const struct mabn_train_options *o, struct mabn_augment *a,
+                                     struct mabn_augment *input)
+{
+    static const char *const crops[] = {"none", "centre", "square", "resized", "pad"};
+    static const char *const resizes[] = {"pil", "cv"}, *const orders[] = {"rgb", "bgr"};
+    int value = 0;
+    if (o->crop) {
+        MABN_TRY(named(&value, "crop", o->crop, crops, 5));
+        a->crop = (enum mabn_crop_kind)value;
+    }
+    if (o->resize) {
+        MABN_TRY(named(&value, "resize", o->resize, resizes, 2));
+        a->resize = input->resize = (enum mabn_resize_kind)value;
+    }
+    if (o->order) {
+        MABN_TRY(named(&value, "channel order", o->order, orders, 2));
+        a->bgr = input->bgr = value;
+    }
+    if (!isnan(o->area_min)) a->area_min = o->area_min;
+    if (!isnan(o->flip)) a->flip = o->flip;
+    if (!isnan(o->lighting)) a->lighting = o->lighting;
+    if (!isnan(o->erase)) a->erase = o->erase;
+    if (!isnan(o->range)) a->range = input->range = o->range;
+    if (o->pad >= 0) a->pad = o->pad;
+    if (o->short_side >= 0) input->short_side = o->short_side;
+    if (!isnan(o->jitter[0])) {
+        a->brightness = o->jitter[0];
+        a->contrast = o->jitter[1];
+        a->saturation = o->jitter[2];
+        a->hue = o->jitter[3];
+    }
+    for (int i = 0; i < 3; i++) {
+        if (!isnan(o->mean[i])) a->mean[i] = input->mean[i] = (float)o->mean[i];
+        if (!isnan(o->deviation[i])) a->deviation[i] = input->deviation[i] = (float)o->deviation[i];
+    }
+    return MABN_OK;
+}
+
+/* Weights that mabn-init wrote have seen no pictures yet. */
+static bool has_learned(const struct mabn_run *run)
+{
+    return own(run)->weights.checkpoint &&
+           strncmp(own(run)->weights.meta.tool, "mabn-init", 9) != 0;
+}
+
+/* What pictures become must be what the weights were trained on. */
+static mabn_status check_input(const struct mabn_run *run)
+{
+    const struct mabn_augment *now = &own(run)->input, *then = &own(run)->weights.input;
+    bool same = now->bgr == then->bgr && now->range == then->range;
+    for (int i = 0; i < now->channels; i++)
+        same = same && now->mean[i] == then->mean[i] && now->deviation[i] == then->deviation[i];
+    if (same || run->options->allow_input) return MABN_OK;
+    return mabn_fail(MABN_ERR_MISMATCH,
+                     "'%s' was trained on %s pixels from 0 to %g, mean %g, "
+                     "deviation %g; here it would get %s, 0 to %g, mean %g, deviation %g "
+                     "(--allow-weights input goes on)",
+                     run->options->weights, then->bgr ? "BGR" : "RGB", then->range, then->mean[0],
+                     then->deviation[0], now->bgr ? "BGR" : "RGB", now->range, now->mean[0],
+                     now->deviation[0]);
+}
+
+static mabn_status decide_pictures(struct mabn_run *run)
+{
+    const struct mabn_train_options *o = run->options;
+    struct mabn_augment *a = &own(run)->augment, *input = &own(run)->input;
+    int channels = all_gray(own(run)->train_set) ? 1 : 3;
+    int height = mabn_dataset_image_height(own(run)->train_set, 0);
+    int width = mabn_dataset_image_width(own(run)->train_set, 0);
+    bool small = height <= 64 && width <= 64;
+    const char *preset = o->augment ? o->augment : small ? "cifar" : "torchvision";
+    MABN_TRY(mabn_augment_preset(a, preset, true));
+    MABN_TRY(mabn_augment_preset(input, preset, false));
+    if (own(run)->weights.checkpoint) channels = own(run)->weights.input.channels;
+    if (o->size) {
+        width = height = o->size;
+    } else if (own(run)->weights.checkpoint) {
+        width = own(run)->weights.input.width;
+        height = own(run)->weights.input.height;
+    } else if (!small && a->width > 0) {
+        width = a->width;
+        height = a->height;
+    }
+    a->width = input->width = width;
+    a->height = input->height = height;
+    if (input->crop == MABN_CROP_CENTRE && input->short_side)
+        input->short_side = (height * 256 + 112) / 224;
+    a->channels = input->channels = channels;
+    if (channels == 1 && !o->augment) {
+        a->mean[0] = input->mean[0] = 0.5F;
+        a->deviation[0] = input->deviation[0] = 0.25F;
+    }
+    if (own(run)->weights.checkpoint && !o->augment) {
+        const struct mabn_augment *w = &own(run)->weights.input;
+        a->bgr = input->bgr = w->bgr;
+        a->range = input->range = w->range;
+        a->resize = input->resize = w->resize;
+        memcpy(a->mean, w->mean, sizeof a->mean);
+        memcpy(a->deviation, w->deviation, sizeof a->deviation);
+        memcpy(input->mean, w->mean, sizeof a->mean);
+        memcpy(input->deviation, w->deviation, sizeof a->deviation);
+    }
+    MABN_TRY(override_pictures(o, a, input));
+    MABN_TRY(mabn_augment_check(a));
+    MABN_TRY(mabn_augment_check(input));
+    return has_learned(run) ? check_input(run) : MABN_OK;
+}
+
+/* ---- the model ---- */
+
+static mabn_status check_weights(const struct mabn_run *run)
+{
+    const struct mabn_train_options *o = run->options;
+    const struct mabn_model *file = &own(run)->weights.model, *want = &own(run)->model;
+    if (o->arch && strcmp(o->arch, file->arch))
+        return mabn_fail(MABN_ERR_MISMATCH, "'%s' is a %s, not a %s", o->weights, file->arch,
+                         o->arch);
+    if (own(run)->weights.meta.folded && !o->allow_folded)
+        return mabn_fail(MABN_ERR_MISMATCH,
+                         "'%s' has its normalization folded into the "
+                         "convolutions, so there is nothing left to train it with "
+                         "(--allow-weights folded goes on)",
+                         o->weights);
+    for (int p = 0; p < MABN_MODEL_PARTS; p++) {
+        enum mabn_norm_kind now = want->norm[p].kind, then = file->norm[p].kind;
+        if (now != then && !o->allow_norm)
+            return mabn_fail(MABN_ERR_MISMATCH,
+                             "'%s' has norm %s, not %s "
+                             "(--allow-weights norm goes on)",
+                             o->weights, mabn_norm_kind_name(then), mabn_norm_kind_name(now));
+        bool centralized = mabn_model_centralizes(file, (enum mabn_model_part)p);
+        if (mabn_model_centralizes(want, (enum mabn_model_part)p) != centralized &&
+            !o->allow_centralized)
+            return mabn_fail(MABN_ERR_MISMATCH,
+                             "'%s' is %s centralized weights "
+                             "(--allow-weights centralized goes on)",
+                             o->weights, centralized ? "with" : "without");
+    }
+    if (want->classes != file->classes && !o->allow_classes)
+        return mabn_fail(MABN_ERR_MISMATCH,
+                         "'%s' knows %d classes, '%s' has %d "
+                         "(--allow-weights classes gives it a new classifier)",
+                         o->weights, file->classes, o->train, want->classes);
+    return MABN_OK;
+}
+
+static mabn_status decide_model(struct mabn_run *run)
+{
+    static const char *const stems[] = {"large", "small"};
+    static const char *const switches[] = {"auto", "on", "off"};
+    const struct mabn_train_options *o = run->options;
+    struct mabn_model *model = &own(run)->model;
+    int value = 0;
+    if (own(run)->weights.checkpoint)
+        *model = own(run)->weights.model;
+    else
+        MABN_TRY(mabn_model_init(model, o->arch ? o->arch : "resnet50"));
+    model->classes = mabn_dataset_classes(own(run)->train_set);
+    model->channels = own(run)->augment.channels;
+    model->height = own(run)->augment.height;
+    model->width = own(run)->augment.width;
+    if (!own(run)->weights.checkpoint) {
+        if (o->base_width) model->base_width = o->base_width;
+        if (o->stride_in_1x1) model->stride_in_1x1 = true;
+        if (o->stem) {
+            MABN_TRY(named(&value, "stem", o->stem, stems, 2));
+            model->stem = (enum mabn_model_stem)value;
+        }
+    }
+    if (o->centralize) {
+        MABN_TRY(named(&value, "--centralize value", o->centralize, switches, 3));
+        model->centralize = (enum mabn_model_centralize)value;
+    }
+    if (!own(run)->weights.checkpoint) MABN_TRY(mabn_model_set_norm(model, MABN_NORM_DEFAULT));
+    MABN_TRY(mabn_model_request_norm(model, &o->norm));
+    return own(run)->weights.checkpoint ? check_weights(run) : MABN_OK;
+}
+
+/* ---- the course ---- */
+
+/* Everything that the numbers of the run depend on, but its length. */
+static void write_course(struct mabn_run *run)
+{
+    const struct mabn_augment *a = &own(run)->augment;
+    mabn_str_add(&run->course, "model = ");
+    mabn_model_to_json(&own(run)->model, &run->course);
+    mabn_str_add(&run->course, "\ninput = ");
+    mabn_input_to_json(a, &run->course);
+    mabn_str_add_char(&run->course, '\n');
+    mabn_run_add_course(run, "crop-area", "%.9g,%.9g", a->area_min, a->area_max);
+    mabn_run_add_course(run, "pad", "%d", a->pad);
+    mabn_run_add_course(run, "lighting", "%.9g", a->lighting);
+    mabn_run_add_course(run, "jitter", "%.9g,%.9g,%.9g,%.9g", a->brightness, a->contrast,
+                        a->saturation, a->hue);
+    mabn_run_add_course(run, "flip", "%.9g", a->flip);
+    mabn_run_add_course(run, "erase", "%.9g", a->erase);
+    mabn_run_add_course(run, "images", "%lld", (long long)mabn_dataset_count(own(run)->train_set));
+    mabn_run_write_course(run);
+    mabn_run_add_course(run, "label-smoothing", "%.9g", run->options->smoothing);
+    mabn_run_add_course(run, "save-memory, exact", "%d, %d", run->options->save_memory,
+                        run->options->exact);
+}
+
+/* ---- networks ---- */
+
+static mabn_status build_networks(struct mabn_run *run)
+{
+    const struct mabn_train_options *o = run->options;
+    struct mabn_net_options no = {.batch = o->batch,
+                                  .height = own(run)->model.height,
+                                  .width = own(run)->model.width,
+                                  .precision = o->precision,
+                                  .training = true,
+                                  .exact = o->exact,
+                                  .tune = o->tune,
+                                  .save_memory = o->save_memory};
+    MABN_TRY(mabn_device_open(&run->device, o->device, o->threads));
+    no.bytes = mabn_eval_sends_bytes(run->device, &own(run)->augment);
+    MABN_TRY(mabn_model_build(&own(run)->net, run->device, &own(run)->model, &no));
+    MABN_TRY(mabn_eval_set_table(own(run)->net, &own(run)->augment));
+    if (!own(run)->val_set) return MABN_OK;
+    no.training = no.save_memory = false;
+    no.bytes = mabn_eval_sends_bytes(run->device, &own(run)->input);
+    no.batch = o->val_batch ? o->val_batch : o->batch;
+    if (no.batch > mabn_dataset_count(own(run)->val_set))
+        no.batch = (int)mabn_dataset_count(own(run)->val_set);
+    no.height = own(run)->input.height;
+    no.width = own(run)->input.width;
+    no.params = mabn_net_params(own(run)->net);
+    return mabn_model_build(&own(run)->val_net, run->device, &own(run)->model, &no);
+}
+
+static bool has_batch_statistics(enum mabn_norm_kind kind)
+{
+    return kind == MABN_NORM_BN || kind == MABN_NORM_BRN || kind == MABN_NORM_MABN;
+}
+
+/* One norm stands for the model in what is told and logged: that of the first of these parts that
+ * has batch statistics. */
+static const struct mabn_norm_options *main_norm(const struct mabn_run *run)
+{
+    static const enum mabn_model_part order[] = {
+        MABN_PART_LAYER3, MABN_PART_LAYER4, MABN_PART_LAYER2, MABN_PART_LAYER1, MABN_PART_STEM};
+    for (size_t i = 0; i < sizeof order / sizeof *order; i++)
+        if (has_batch_statistics(own(run)->model.norm[order[i]].kind))
+            return &own(run)->model.norm[order[i]];
+    return &own(run)->model.norm[MABN_PART_LAYER3];
+}
+
+static int norm_batch_of(const struct mabn_run *run)
+{
+    int n = main_norm(run)->norm_batch, batch = run->options->batch;
+    return n == 0 || n > batch ? batch : n;
+}
+
+static int effective_samples(const struct mabn_run *run)
+{
+    const struct mabn_norm_options *norm = main_norm(run);
+    return norm_batch_of(run) * (norm->kind == MABN_NORM_MABN ? norm->window : 1);
+}
+
+/* Memory of the GPU is what runs out there. */
+static void tell_memory(const struct mabn_run *run)
+{
+    const struct mabn_net *nets[] = {own(run)->net, own(run)->val_net};
+    double mib[3] = {0};
+    if (mabn_device_kind_of(run->device) == MABN_DEVICE_CPU) return;
+    for (int i = 0; i < 2 && nets[i]; i++) {
+        struct mabn_net_memory m = mabn_net_memory_of(nets[i]);
+        mib[0] += (double)m.activations / 1048576;
+        mib[1] += (double)m.parameters / 1048576;
+        mib[2] += (double)m.scratch / 1048576;
+    }
+    mabn_info("memory on the GPU: %.0f MiB of activations, %.0f MiB of parameters, gradients and "
+              "momentum, %.0f MiB of scratch and staged pictures",
+              mib[0], mib[1], mib[2]);
+}
+
+static void tell(const struct mabn_run *run)
+{
+    const struct mabn_train_options *o = run->options;
+    const struct mabn_norm_options *norm = main_norm(run);
+    struct mabn_str norm_text;
+    size_t parameters;
+    mabn_str_init(&norm_text);
+    mabn_model_norm_text(&own(run)->model, &norm_text);
+    mabn_params_values(mabn_net_params(own(run)->net), &parameters);
+    mabn_info("%s, norm %s, %d classes, %zu parameters, %s; %s", own(run)->model.arch,
+              norm_text.text, own(run)->model.classes, parameters,
+              mabn_net_precision_name(mabn_net_precision_of(own(run)->net)),
+              mabn_device_name(run->device));
+    mabn_str_release(&norm_text);
+    tell_memory(run);
+    if (norm->kind == MABN_NORM_MABN)
+        mabn_info("batch %d (images of one SGD step), norm-batch %d (images behind one statistic), "
+                  "window %d (statistics in the moving average, %s rule): %d effective samples",
+                  o->batch, norm_batch_of(run), norm->window,
+                  mabn_window_rule_name(norm->window_rule), effective_samples(run));
+    else if (has_batch_statistics(norm->kind))
+        mabn_info("batch %d (images of one SGD step), norm-batch %d (images behind one statistic), "
+                  "no window: %d effective samples",
+                  o->batch, norm_batch_of(run), effective_samples(run));
+    else
+        mabn_info("batch %d (images of one SGD step); norm %s has no batch statistics", o->batch,
+                  mabn_norm_kind_name(norm->kind));
+    if (o->lr_exact)
+        mabn_info("lr %.6g as given, not scaled to the batch", run->schedule.lr);
+    else
+        mabn_info("lr %.6g for batch %.0f, scaled to %.6g for batch %d (--lr-exact does not scale)",
+                  o->lr, o->lr_batch, run->schedule.lr, o->batch);
+    mabn_info("%lld training images%s, %lld steps an epoch, %lld steps in all",
+              (long long)mabn_dataset_count(own(run)->train_set),
+              o->replacement ? ", drawn with replacement" : "", (long long)run->epoch_steps,
+              (long long)run->steps);
+}
+
+static void describe(const struct mabn_run *run, struct mabn_str *json)
+{
+    const struct mabn_norm_options *norm = main_norm(run);
+    size_t parameters;
+    mabn_params_values(mabn_net_params(own(run)->net), &parameters);
+    mabn_str_add(json, ",\"schema\":\"mabn-train/1\",\"arch\":");
+    mabn_str_add_json(json, own(run)->model.arch);
+    mabn_str_printf(json, ",\"norm\":\"%s\",\"batch\":%d,\"norm_batch\":%d",
+                    mabn_norm_kind_name(norm->kind), run->options->batch, norm_batch_of(run));
+    if (norm->kind == MABN_NORM_MABN)
+        mabn_str_printf(json, ",\"window\":%d,\"window_rule\":\"%s\"", norm->window,
+                        mabn_window_rule_name(norm->window_rule));
+    mabn_str_printf(json, ",\"effective_samples\":%d,\"lr\":", effective_samples(run));
+    mabn_str_add_double(json, run->schedule.lr);
+    mabn_str_printf(json,
+                    ",\"seed\":%lld,\"epoch_steps\":%lld,\"steps\":%lld,\"classes\":%d,"
+                    "\"parameters\":%zu,\"train_images\":%lld,\"threads\":%d,\"precision\":\"%s\","
+                    "\"device\":",
+                    (long long)run->options->seed, (long long)run->epoch_steps,
+                    (long long)run->steps, own(run)->model.classes, parameters,
+                    (long long)mabn_dataset_count(own(run)->train_set),
+                    mabn_device_threads(run->device),
+                    mabn_net_precision_name(mabn_net_precision_of(own(run)->net)));
+    mabn_str_add_json(json, mabn_device_name(run->device));
+    if (run->options->command) {
+        mabn_str_add(json, ",\"command\":");
+        mabn_str_add_json(json, run->options->command);
+    }
+}
+
+static mabn_status set_up(struct mabn_run *run)
+{
+    const struct mabn_train_options *o = run->options;
+    run->own = mabn_xcalloc(1, sizeof(struct classify));
+    MABN_TRY(open_datasets(run));
+    run->validates = own(run)->val_set != NULL;
+    if (o->weights) MABN_TRY(mabn_model_file_open(&own(run)->weights, o->weights));
+    MABN_TRY(decide_pictures(run));
+    MABN_TRY(decide_model(run));
+    const int64_t images = mabn_dataset_count(own(run)->train_set);
+    MABN_TRY(mabn_run_decide_course(run, images / o->batch, images));
+    write_course(run);
+    MABN_TRY(build_networks(run));
+    run->params = mabn_net_params(own(run)->net);
+    tell(run);
+    return MABN_OK;
+}
+
+static void release(struct mabn_run *run)
+{
+    struct classify *c = run->own;
+    if (!c) return;
+    mabn_loader_free(c->loader);
+    mabn_net_free(c->val_net); /* borrows the other's parameters */
+    mabn_net_free(c->net);
+    mabn_model_file_release(&c->weights);
+    mabn_dataset_free(c->train_set);
+    mabn_dataset_free(c->val_set);
+    free(c);
+}
+
+/* ---- going on from another program's training ---- */
+
+/* How many parameters have momentum in the file, of how many. */
+static int count_momenta(const struct mabn_run *run, int *parameters)
+{
+    int found = 0;
+    *parameters = 0;
+    for (int i = 0; i < mabn_params_count(mabn_net_params(own(run)->net)); i++) {
+        const struct mabn_params_tensor *t = mabn_params_at(mabn_net_params(own(run)->net), i);
+        if (t->role != MABN_PARAMS_MOMENTUM) continue;
+        char *name = mabn_xasprintf("optimizer/momentum/%s", t->name);
+        found += mabn_checkpoint_find(own(run)->weights.checkpoint, name) != NULL;
+        free(name);
+        ++*parameters;
+    }
+    return found;
+}
+
+/* A number that PyTorch's optimizer noted ("lr"), or NaN. */
+static double optimizer_note(const char *notes, const char *key)
+{
+    char *name = mabn_xasprintf("optimizer.%s", key);
+    struct mabn_json *j = mabn_json_new_bytes(notes, strlen(notes), "attribute notes");
+    struct mabn_json_text field, value;
+    double number = NAN;
+    mabn_json_begin_object(j);
+    while (mabn_json_next_key(j, &field)) {
+        bool wanted = mabn_json_is(field, name);
+        if (mabn_json_read_string(j, &value)) break;
+        if (!wanted) continue;
+        char *text = mabn_xstrndup(value.bytes, value.length);
+        number = !strcmp(text, "true") ? 1 : !strcmp(text, "false") ? 0 : strtod(text, NULL);
+        free(text);
+    }
+    mabn_json_free(j);
+    mabn_error_clear();
+    free(name);
+    return number;
+}
+
+static void compare_number(const char *key, double then, double now)
+{
+    if (isnan(then) || fabs(then - now) <= 1e-6 * fabs(then)) return;
+    mabn_warn("the file's optimizer has %s %g; here it is %g", key, then, now);
+}
+
+/* Options that are not what the file's optimizer had. */
+static void compare_optimizer(const struct mabn_run *run)
+{
+    const struct mabn_train_options *o = run->options;
+    const struct mabn_h5_file *h5 = mabn_checkpoint_file(own(run)->weights.checkpoint);
+    const char *notes;
+    if (!mabn_h5_has_attribute(h5, "notes") || mabn_h5_get_string(h5, "notes", &notes)) return;
+    compare_number("lr", optimizer_note(notes, "lr"), mabn_schedule_lr(&run->schedule, run->step));
+    compare_number("momentum", optimizer_note(notes, "momentum"), o->momentum);
+    compare_number("weight decay", optimizer_note(notes, "weight_decay"), o->weight_decay);
+    compare_number("nesterov", optimizer_note(notes, "nesterov"), o->nesterov);
+    if (optimizer_note(notes, "dampening") > 0)
+        mabn_warn("the file's optimizer has dampening, which there is none of here");
+}
+
+/* The weights are in; their momentum and step. Everything else is as the options have it. */
+static mabn_status take_training(struct mabn_run *run)
+{
+    const struct mabn_train_options *o = run->options;
+    const char *path = o->weights;
+    int parameters, momenta = count_momenta(run, &parameters);
+    if (!momenta)
+        return mabn_fail(MABN_ERR_MISMATCH,
+                         "'%s' has no momentum to go on with: without "
+                         "--resume-model its weights are a start",
+                         path);
+    run->step = run->first_step = o->start_step >= 0 ? o->start_step : own(run)->weights.meta.step;
+    if (run->step < 0 || run->step >= run->steps)
+        return mabn_fail(MABN_ERR_MISMATCH,
+                         "'%s' stands at step %lld, and the run has %lld steps "
+                         "(--steps, --epochs; --start-step, if the file counts something else)",
+                         path, (long long)run->step, (long long)run->steps);
+    mabn_info("going on from '%s' at step %lld (%s): weights and momentum of %d parameters of %d%s",
+              path, (long long)run->step,
+              o->start_step >= 0                ? "as --start-step says"
+              : own(run)->weights.meta.step > 0 ? "its iteration"
+                                                : "it has no iteration",
+              momenta, parameters, momenta < parameters ? "; the others start from rest" : "");
+    mabn_info(
+        "from the options, as the file cannot say them: learning rate (%.6g at this step) and "
+        "its schedule, weight decay, order of the images (epoch %lld, batch %lld of %lld)",
+        mabn_schedule_lr(&run->schedule, run->step), (long long)(run->step / run->epoch_steps),
+        (long long)(run->step % run->epoch_steps), (long long)run->epoch_steps);
+    compare_optimizer(run);
+    return MABN_OK;
+}
+
+/* ---- starting ---- */
+
+static mabn_status start(struct mabn_run *run)
+{
+    MABN_TRY(mabn_params_initialize(run->params, (uint64_t)run->options->seed,
+                                    MABN_PARAMS_INIT_FAN_OUT));
+    if (!own(run)->weights.checkpoint) return MABN_OK;
+    struct mabn_model_load load = {.momentum = run->options->resume_model,
+                                   .some_momentum = true,
+                                   .other_state = run->options->allow_norm,
+                                   .other_head = run->options->allow_classes};
+    if (!load.momentum) mabn_info("starting from the weights of '%s'", run->options->weights);
+    MABN_TRY(mabn_model_file_load(&own(run)->weights, run->params, &load));
+    return load.momentum ? take_training(run) : MABN_OK;
+}
+
+static mabn_status load(struct mabn_run *run)
+{
+    const struct mabn_train_options *o = run->options;
+    struct mabn_loader_options lo;
+    mabn_loader_options_init(&lo);
+    lo.augment = own(run)->augment;
+    lo.batch = o->batch;
+    lo.threads = o->decoders;
+    lo.skip_bad = o->skip_bad;
+    lo.bytes = mabn_net_takes_bytes(own(run)->net);
+    lo.first_epoch = (uint64_t)(run->step / run->epoch_steps);
+    lo.first_index = (uint64_t)(run->step % run->epoch_steps);
+    uint64_t length = o->epoch_steps ? (uint64_t)o->epoch_steps * (uint64_t)o->batch : 0;
+    MABN_TRY(mabn_sampler_init(&lo.sampler,
+                               o->replacement ? MABN_SAMPLER_REPLACEMENT : MABN_SAMPLER_SHUFFLE,
+                               own(run)->train_source.count, length, (uint64_t)o->seed));
+    return mabn_loader_new(&own(run)->loader, &own(run)->train_source, &lo);
+}
+
+/* ---- steps ---- */
+
+static mabn_status log_stats(struct mabn_run *run)
+{
+    int count;
+    const struct mabn_net_record *records = mabn_net_records(own(run)->net, &count);
+    struct mabn_str line;
+    mabn_status status = MABN_OK;
+    mabn_str_init(&line);
+    for (int i = 0; i < count && !status; i++) {
+        mabn_str_clear(&line);
+        mabn_str_printf(&line, "{\"t\":\"stat\",\"step\":%lld,\"layer\":", (long long)run->step);
+        mabn_str_add_json(&line, records[i].layer);
+        mabn_str_printf(&line, ",\"channel\":%d", records[i].channel);
+        mabn_run_add_number(&line, "mu_x", records[i].mu_x);
+        mabn_run_add_number(&line, "var_x", records[i].var_x);
+        mabn_run_add_number(&line, "mu_g", records[i].mu_g);
+        mabn_run_add_number(&line, "mu_gy", records[i].mu_gy);
+        mabn_str_add_char(&line, '}');
+        status = mabn_jsonl_write(&run->stats, &line);
+    }
+    mabn_str_release(&line);
+    return status;
+}
+
+static mabn_status begin(struct mabn_run *run, double lr)
+{
+    const struct mabn_train_options *o = run->options;
+    const struct mabn_batch *batch;
+    struct classify *c = run->own;
+    MABN_TRY(mabn_loader_next(c->loader, &batch));
+    size_t values =
+        (size_t)c->augment.width * (size_t)c->augment.height * (size_t)c->augment.channels;
+    mabn_eval_fill(c->net, batch, (size_t)o->batch * values);
+    memcpy(mabn_net_labels(c->net), batch->labels, (size_t)o->batch * sizeof(int32_t));
+    bool record = o->stats && run->step % o->stats_every == 0;
+    if (o->stats)
+        mabn_net_record(c->net, o->channels, record ? o->n_channels : 0, o->stats_reference);
+    struct mabn_params_sgd sgd = {.lr = lr,
+                                  .momentum = o->momentum,
+                                  .weight_decay = o->weight_decay,
+                                  .nesterov = o->nesterov,
+                                  .no_decay_norm_bias = o->no_decay_norm_bias};
+    return mabn_net_step(c->net, o->smoothing, &sgd);
+}
+
+/* Statistics of the step that has just been begun. */
+static mabn_status after(struct mabn_run *run)
+{
+    const struct mabn_train_options *o = run->options;
+    const bool record = o->stats && (run->step - 1) % o->stats_every == 0;
+    return record ? log_stats(run) : MABN_OK;
+}
+
+static int behind(const struct mabn_run *run)
+{
+    return mabn_net_behind(own(run)->net);
+}
+
+static int depth(const struct mabn_run *run)
+{
+    return mabn_net_depth(own(run)->net);
+}
+
+static mabn_status finish(struct mabn_run *run, int64_t step)
+{
+    struct mabn_net_result result;
+    MABN_TRY(mabn_net_result(own(run)->net, &result));
+    if (!isfinite(result.loss))
+        return mabn_run_not_finite(
+            run, isnan(result.loss) ? "the loss is not a number" : "the loss is infinite", step);
+    int images = run->options->batch;
+    run->meter[LOSS] += result.loss * images;
+    run->meter[IMAGES] += images;
+    run->meter[TOP1] += (double)result.top1;
+    run->meter[TOP5] += (double)result.top5;
+    return MABN_OK;
+}
+
+static void means(struct mabn_run *run, struct mabn_str *line)
+{
+    const double *m = run->meter, n = m[IMAGES] > 0 ? m[IMAGES] : 1;
+    mabn_run_add_number(line, "loss", m[LOSS] / n);
+    mabn_run_add_number(line, "top1", 100 * m[TOP1] / n);
+    mabn_run_add_number(line, "top5", 100 * m[TOP5] / n);
+    mabn_progress_note(run->progress, "loss %.3f, top-1 %.1f %%", m[LOSS] / n, 100 * m[TOP1] / n);
+}
+
+static double waited(const struct mabn_run *run)
+{
+    struct mabn_loader_stats stats;
+    mabn_loader_stats(own(run)->loader, &stats);
+    return stats.wait_seconds;
+}
+
+static mabn_status validate(struct mabn_run *run, struct mabn_str *line)
+{
+    struct classify *c = run->own;
+    struct mabn_eval_result result;
+    struct mabn_eval_options eo = {.threads = run->options->decoders,
+                                   .smoothing = run->options->smoothing,
+                                   .skip_bad = run->options->skip_bad};
+    MABN_TRY(mabn_evaluate(&result, c->val_net, &c->val_source, &c->input, &eo));
+    mabn_run_add_number(line, "loss", result.loss);
+    mabn_run_add_number(line, "top1", result.top1);
+    mabn_run_add_number(line, "top5", result.top5);
+    mabn_str_printf(line, ",\"images\":%lld", (long long)result.images);
+    mabn_run_add_number(line, "seconds", round(result.seconds * 1000) / 1000);
+    mabn_verbose("step %lld: validation loss %.4f, top-1 %.2f %%, top-5 %.2f %%",
+                 (long long)run->step, result.loss, result.top1, result.top5);
+    return MABN_OK;
+}
+
+/* ---- checkpoints ---- */
+
+static void save(const struct mabn_run *run, struct mabn_model_save *save)
+{
+    save->model = &own(run)->model;
+    save->input = &own(run)->input;
+}
+
+static enum mabn_net_precision precision(const struct mabn_run *run)
+{
+    return mabn_net_precision_of(own(run)->net);
+}
+
+/* Only in float16. */
+static const char *const extra_names[] = {"loss_scale", "loss_scale_steps"};
+
+static mabn_status extra(struct mabn_run *run, const char *const **names, double *values,
+                         int *count)
+{
+    struct mabn_net_loss_scale scale;
+    *count = 0;
+    if (precision(run) != MABN_NET_FP16) return MABN_OK;
+    MABN_TRY(mabn_net_loss_scale_get(own(run)->net, &scale));
+    *names = extra_names;
+    values[0] = scale.scale;
+    values[1] = scale.steps;
+    *count = 2;
+    return MABN_OK;
+}
+
+/* A run that was in another precision before has none. */
+static mabn_status restore_extra(struct mabn_run *run, const struct mabn_h5_file *h5)
+{
+    struct mabn_net_loss_scale scale;
+    if (precision(run) != MABN_NET_FP16 || !mabn_h5_has_attribute(h5, extra_names[0]))
+        return MABN_OK;
+    MABN_TRY(mabn_h5_get_double(h5, extra_names[0], &scale.scale));
+    MABN_TRY(mabn_h5_get_double(h5, extra_names[1], &scale.steps));
+    return mabn_net_loss_scale_set(own(run)->net, &scale);
+}
+
+const struct mabn_task mabn_task_classify = {
+    .name = "classify",
+    .meters = METERS,
+    .meter_names = meter_names,
+    .set_up = set_up,
+    .release = release,
+    .start = start,
+    .load = load,
+    .begin = begin,
+    .after = after,
+    .behind = behind,
+    .depth = depth,
+    .finish = finish,
+    .means = means,
+    .describe = describe,
+    .validate = validate,
+    .waited = waited,
+    .save = save,
+    .extra = extra,
+    .restore_extra = restore_extra,
+    .precision = precision,
+};
