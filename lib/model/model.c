@@ -32,6 +32,7 @@ mabn_status mabn_model_init(struct mabn_model *model, const char *arch)
                                  .height = shape->cifar ? 32 : 224,
                                  .width = shape->cifar ? 32 : 224,
                                  .base_width = shape->cifar ? 16 : 64,
+                                 .expansion = 4,
                                  .stem = shape->cifar ? MABN_STEM_SMALL : MABN_STEM_LARGE};
     memcpy(model->arch, shape->arch, strlen(shape->arch) + 1);
     for (int p = 0; p < MABN_MODEL_PARTS; p++)

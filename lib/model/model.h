@@ -49,6 +49,8 @@ struct mabn_model {
     int base_width;    /* channels of the first stage: 64, or 16 for cifar-resnets */
     enum mabn_model_stem stem;
     bool stride_in_1x1;
+    int expansion; /* of a bottleneck: its output's channels over its inner ones; 4. Detectors alone
+                    * change it, and keep it in their own description */
     enum mabn_model_centralize centralize; /* auto: where the norm is MABN */
     struct mabn_norm_options norm[MABN_MODEL_PARTS];
 };

@@ -76,11 +76,12 @@ static int basic_block(const struct builder *b, int x, int width, int stride, bo
 
 static int bottleneck(const struct builder *b, int x, int width, int stride, bool changes)
 {
-    bool early = b->model->stride_in_1x1;
+    const bool early = b->model->stride_in_1x1;
+    const int out = b->model->expansion * width;
     int y = norm(b, conv(b, x, "conv1", width, 1, early ? stride : 1), "bn1", -1, true);
     y = norm(b, conv(b, y, "conv2", width, 3, early ? 1 : stride), "bn2", -1, true);
-    y = conv(b, y, "conv3", 4 * width, 1, 1);
-    return norm(b, y, "bn3", shortcut(b, x, 4 * width, stride, changes), true);
+    y = conv(b, y, "conv3", out, 1, 1);
+    return norm(b, y, "bn3", shortcut(b, x, out, stride, changes), true);
 }
 
 static int stem(struct builder *b, int x, const struct mabn_resnet_place *place)
@@ -103,7 +104,8 @@ void mabn_resnet_add_body(struct mabn_net *net, const struct mabn_model *model,
     int x = stem(&b, mabn_net_add_input(net), place);
     int channels = model->base_width;
     for (int s = 0; s < shape->stages; s++) {
-        int width = model->base_width << s, out = shape->bottleneck ? 4 * width : width;
+        int width = model->base_width << s,
+            out = shape->bottleneck ? model->expansion * width : width;
         b.part = (enum mabn_model_part)(MABN_PART_LAYER1 + s);
         for (int i = 0; i < shape->blocks[s]; i++) {
             int stride = s && !i ? 2 : 1;

@@ -1,0 +1,376 @@
+/* The description of a detector: defaults, norms by part, JSON. */
+#include "model/detector.h"
+
+#include <stdlib.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "base/mem.h"
+#include "detect/convention.h"
+#include "model/fields.h"
+#include "model/resnet.h"
+
+static const char *const box_head_names[] = {"2fc", "conv"};
+
+/* ---- architectures ---- */
+
+static const struct {
+    const char *name, *body;
+} bodies[] = {{"r18", "resnet18"},
+              {"r34", "resnet34"},
+              {"r50", "resnet50"},
+              {"r101", "resnet101"},
+              {"r152", "resnet152"}};
+enum { BODIES = sizeof bodies / sizeof *bodies };
+
+const char *const *mabn_detector_archs(void)
+{
+    static char text[2 * BODIES][24];
+    static const char *names[2 * BODIES + 1];
+    for (int i = 0; i < 2 * BODIES; i++) {
+        snprintf(text[i], sizeof text[i], "%s-rcnn-%s-fpn", i < BODIES ? "mask" : "faster",
+                 bodies[i % BODIES].name);
+        names[i] = text[i];
+    }
+    return names;
+}
+
+static int find_arch(const char *arch)
+{
+    const char *const *names = mabn_detector_archs();
+    for (int i = 0; names[i]; i++)
+        if (!strcmp(names[i], arch)) return i;
+    return -1;
+}
+
+bool mabn_detector_is(const char *arch)
+{
+    return find_arch(arch) >= 0;
+}
+
+static const struct mabn_detector defaults = {
+    .classes = 80,
+    .rpn_convs = 1,
+    .fpn_width = 256,
+    .box_head = MABN_BOX_HEAD_CONV,
+    .box_convs = 4,
+    .box_conv_width = 256,
+    .box_width = 1024,
+    .mask_convs = 4,
+    .mask_width = 256,
+    .convention = "legacy",
+    .anchor_size = {32, 64, 128, 256, 512},
+    .anchor_ratio = {0.5, 1, 2},
+    .train = {2000, 2000, 2000},
+    .test = {1000, 1000, 1000},
+    .rpn_nms = 0.7,
+    .rpn_foreground = 0.7,
+    .rpn_background = 0.3,
+    .rpn_batch = 256,
+    .rpn_positive = 0.5,
+    .box_foreground = 0.5,
+    .box_background = 0.5,
+    .box_batch = 512,
+    .box_positive = 0.25,
+    .min_score = 0.05,
+    .nms = 0.5,
+    .detections = 100,
+    .min_size = 800,
+    .max_size = 1333,
+    .bgr = true,
+    .range = 255,
+    .pixel_mean = {102.9801, 115.9465, 122.7717},
+    .pixel_deviation = {1, 1, 1},
+};
+
+mabn_status mabn_detector_init(struct mabn_detector *detector, const char *arch)
+{
+    const int found = find_arch(arch);
+    if (found < 0) return mabn_fail(MABN_ERR_ARG, "there is no detector '%s'", arch);
+    *detector = defaults;
+    snprintf(detector->arch, sizeof detector->arch, "%s", arch);
+    detector->masks = found < BODIES;
+    MABN_TRY(mabn_model_init(&detector->body, bodies[found % BODIES].body));
+    detector->body.stride_in_1x1 = true;
+    return mabn_detector_set_norm(detector, "mabn");
+}
+
+/* ---- norms by part ---- */
+
+enum { PARTS = MABN_MODEL_PARTS + 3 };
+
+int mabn_detector_norms(struct mabn_detector *detector, struct mabn_norm_options *norms[8])
+{
+    for (int p = 0; p < MABN_MODEL_PARTS; p++)
+        norms[p] = &detector->body.norm[p];
+    norms[MABN_MODEL_PARTS] = &detector->fpn;
+    norms[MABN_MODEL_PARTS + 1] = &detector->box;
+    norms[MABN_MODEL_PARTS + 2] = &detector->mask;
+    return PARTS;
+}
+
+static const char *const part_names[PARTS] = {"stem",   "layer1", "layer2", "layer3",
+                                              "layer4", "fpn",    "box",    "mask"};
+
+static bool names_part(const char *word, int part)
+{
+    if (!strcmp(word, "all") || !strcmp(word, part_names[part])) return true;
+    return !strcmp(word, part < MABN_MODEL_PARTS ? "body" : "heads") && part != MABN_MODEL_PARTS;
+}
+
+static mabn_status set_part(struct mabn_detector *detector, const char *part, const char *word)
+{
+    struct mabn_norm_options *norms[8];
+    enum mabn_norm_kind kind;
+    bool found = false;
+    MABN_TRY(mabn_norm_kind_parse(&kind, word));
+    mabn_detector_norms(detector, norms);
+    for (int p = 0; p < PARTS; p++) {
+        if (!names_part(part, p)) continue;
+        const bool none = p >= MABN_MODEL_PARTS && kind == MABN_NORM_FROZEN;
+        mabn_norm_options_init(norms[p], none ? MABN_NORM_NONE : kind);
+        norms[p]->window_rule = MABN_WINDOW_ITERATION;
+        found = true;
+    }
+    if (found) return MABN_OK;
+    return mabn_fail(MABN_ERR_ARG,
+                     "unknown part '%s': expected body, stem, layer1 … layer4, fpn, heads, box, "
+                     "mask",
+                     part);
+}
+
+mabn_status mabn_detector_set_norm(struct mabn_detector *detector, const char *spec)
+{
+    char *copy = mabn_xstrdup(spec), *rest = copy, *item;
+    mabn_status status = MABN_OK;
+    while (!status && (item = strsep(&rest, ","))) {
+        char *equals = strchr(item, '=');
+        if (equals) *equals = 0;
+        status = set_part(detector, equals ? item : "all", equals ? equals + 1 : item);
+    }
+    free(copy);
+    return status;
+}
+
+static void add_part(struct mabn_str *text, const char *name, enum mabn_norm_kind kind)
+{
+    mabn_str_printf(text, "%s%s=%s", text->length ? "," : "", name, mabn_norm_kind_name(kind));
+}
+
+void mabn_detector_norm_text(const struct mabn_detector *detector, struct mabn_str *text)
+{
+    struct mabn_detector copy = *detector;
+    struct mabn_norm_options *norms[8];
+    struct mabn_str parts;
+    bool same = true, body = true;
+    const int count = mabn_detector_norms(&copy, norms);
+    for (int p = 1; p < count; p++) {
+        same = same && norms[p]->kind == norms[0]->kind;
+        if (p < MABN_MODEL_PARTS) body = body && norms[p]->kind == norms[0]->kind;
+    }
+    mabn_str_init(&parts);
+    if (same)
+        mabn_str_add(&parts, mabn_norm_kind_name(norms[0]->kind));
+    else if (body)
+        add_part(&parts, "body", norms[0]->kind);
+    for (int p = body ? MABN_MODEL_PARTS : 0; p < count && !same; p++)
+        add_part(&parts, part_names[p], norms[p]->kind);
+    mabn_str_add(text, parts.text);
+    mabn_str_release(&parts);
+}
+
+/* ---- JSON ---- */
+
+#define FIELD(type, name)                                                 \
+    {                                                                     \
+#name, MABN_FIELD_##type, offsetof(struct mabn_detector, name), 0 \
+    }
+#define ARRAY(type, name, n)                                              \
+    {                                                                     \
+#name, MABN_FIELD_##type, offsetof(struct mabn_detector, name), n \
+    }
+static const struct mabn_field fields[] = {
+    FIELD(INT, classes),
+    FIELD(BOOL, masks),
+    FIELD(INT, rpn_convs),
+    FIELD(BOOL, stem_bias),
+    FIELD(INT, frozen),
+    FIELD(INT, fpn_width),
+    FIELD(INT, box_convs),
+    FIELD(INT, box_conv_width),
+    FIELD(INT, box_width),
+    FIELD(INT, mask_convs),
+    FIELD(INT, mask_width),
+    ARRAY(DOUBLES, anchor_size, MABN_DETECTOR_LEVELS),
+    ARRAY(DOUBLES, anchor_ratio, MABN_DETECTOR_RATIOS),
+    ARRAY(INTS, train, 3),
+    ARRAY(INTS, test, 3),
+    FIELD(DOUBLE, rpn_nms),
+    FIELD(DOUBLE, rpn_foreground),
+    FIELD(DOUBLE, rpn_background),
+    FIELD(INT, rpn_batch),
+    FIELD(DOUBLE, rpn_positive),
+    FIELD(DOUBLE, rpn_min_size),
+    FIELD(DOUBLE, box_foreground),
+    FIELD(DOUBLE, box_background),
+    FIELD(INT, box_batch),
+    FIELD(DOUBLE, box_positive),
+    FIELD(DOUBLE, min_score),
+    FIELD(DOUBLE, nms),
+    FIELD(INT, detections),
+    FIELD(INT, min_size),
+    FIELD(INT, max_size),
+    FIELD(BOOL, bgr),
+    FIELD(DOUBLE, range),
+    ARRAY(DOUBLES, pixel_mean, 3),
+    ARRAY(DOUBLES, pixel_deviation, 3),
+    {"expansion", MABN_FIELD_INT, offsetof(struct mabn_detector, body.expansion), 0},
+};
+
+void mabn_detector_to_json(const struct mabn_detector *detector, struct mabn_str *json)
+{
+    const struct mabn_norm_options *norms[] = {&detector->fpn, &detector->box, &detector->mask};
+    mabn_str_add(json, "{\"arch\":");
+    mabn_str_add_json(json, detector->arch);
+    mabn_fields_write(json, detector, fields, MABN_FIELDS(fields));
+    mabn_str_printf(json,
+                    ",\"box_head\":\"%s\",\"convention\":", box_head_names[detector->box_head]);
+    mabn_str_add_json(json, detector->convention);
+    for (int p = 0; p < 3; p++) {
+        mabn_str_printf(json, ",\"norm_%s\":", part_names[MABN_MODEL_PARTS + p]);
+        mabn_fields_write_norm(json, norms[p]);
+    }
+    /* The body's own description, as a string: it is read by whoever reads bodies. */
+    struct mabn_str body;
+    mabn_str_init(&body);
+    mabn_model_to_json(&detector->body, &body);
+    mabn_str_add(json, ",\"body\":");
+    mabn_str_add_json(json, body.text);
+    mabn_str_release(&body);
+    mabn_str_add_char(json, '}');
+}
+
+/* The architecture decides the defaults of all else, so it is looked up before the rest. */
+static mabn_status read_arch(const char *json, char **arch, char **body)
+{
+    struct mabn_json *j = mabn_json_new_bytes(json, strlen(json), "model description");
+    struct mabn_json_text key;
+    *arch = *body = NULL;
+    mabn_json_begin_object(j);
+    while (mabn_json_next_key(j, &key)) {
+        if (mabn_json_is(key, "arch") && !*arch)
+            mabn_json_read_strdup(j, arch);
+        else if (mabn_json_is(key, "body") && !*body)
+            mabn_json_read_strdup(j, body);
+        else
+            mabn_json_skip(j);
+    }
+    mabn_status status = mabn_json_end(j);
+    mabn_json_free(j);
+    if (!status && !*arch)
+        status = mabn_fail(MABN_ERR_FORMAT, "the model description names no architecture");
+    return status;
+}
+
+bool mabn_detector_describes(const char *json)
+{
+    char *arch, *body;
+    const bool is = !read_arch(json, &arch, &body) && mabn_detector_is(arch);
+    free(arch);
+    free(body);
+    return is;
+}
+
+static void read_convention(struct mabn_json *j, struct mabn_detector *detector)
+{
+    struct mabn_json_text text;
+    if (mabn_json_read_string(j, &text)) return;
+    if (text.length >= sizeof detector->convention) {
+        mabn_json_fail(j, "unknown box convention '%.*s'", (int)text.length, text.bytes);
+        return;
+    }
+    memcpy(detector->convention, text.bytes, text.length);
+    detector->convention[text.length] = 0;
+}
+
+static mabn_status read_fields(struct mabn_detector *detector, const char *json)
+{
+    struct mabn_json *j = mabn_json_new_bytes(json, strlen(json), "model description");
+    struct mabn_json_text key;
+    mabn_json_begin_object(j);
+    while (mabn_json_next_key(j, &key)) {
+        if (mabn_json_is(key, "box_head"))
+            detector->box_head = (enum mabn_box_head)mabn_fields_choice(
+                j, box_head_names, MABN_FIELDS(box_head_names));
+        else if (mabn_json_is(key, "convention"))
+            read_convention(j, detector);
+        else if (mabn_json_is(key, "norm_fpn"))
+            mabn_fields_read_norm(j, &detector->fpn);
+        else if (mabn_json_is(key, "norm_box"))
+            mabn_fields_read_norm(j, &detector->box);
+        else if (mabn_json_is(key, "norm_mask"))
+            mabn_fields_read_norm(j, &detector->mask);
+        else if (!mabn_fields_read(j, key, detector, fields, MABN_FIELDS(fields)))
+            mabn_json_skip(j);
+    }
+    mabn_status status = mabn_json_end(j);
+    mabn_json_free(j);
+    return status;
+}
+
+mabn_status mabn_detector_from_json(struct mabn_detector *detector, const char *json)
+{
+    char *arch, *body;
+    mabn_status status = read_arch(json, &arch, &body);
+    if (!status) status = mabn_detector_init(detector, arch);
+    if (!status && body) status = mabn_model_from_json(&detector->body, body);
+    if (!status) status = read_fields(detector, json);
+    free(arch);
+    free(body);
+    return status ? status : mabn_detector_check(detector);
+}
+
+static bool within(double value, double low, double high)
+{
+    return value >= low && value <= high; /* false for NaN */
+}
+
+mabn_status mabn_detector_check(const struct mabn_detector *d)
+{
+    const struct mabn_box_convention *convention;
+    const int counts[] = {d->train.pre_nms, d->train.post_nms, d->train.proposals,
+                          d->test.pre_nms,  d->test.post_nms,  d->test.proposals,
+                          d->rpn_batch,     d->box_batch,      d->detections};
+    const int widths[] = {d->fpn_width,  d->box_width,       d->box_conv_width,
+                          d->mask_width, d->body.base_width, d->body.expansion};
+    const double parts[] = {d->rpn_nms,        d->rpn_foreground, d->rpn_background,
+                            d->rpn_positive,   d->box_positive,   d->box_foreground,
+                            d->box_background, d->min_score,      d->nms};
+    MABN_TRY(mabn_box_convention_find(&convention, d->convention));
+    if (d->classes < 1 || d->classes > 1 << 16)
+        return mabn_fail(MABN_ERR_ARG, "a detector of %d classes", d->classes);
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+        if (counts[i] < 1 || counts[i] > 1 << 16)
+            return mabn_fail(MABN_ERR_ARG,
+                             "%d proposals, samples or detections: expected 1 to 65536", counts[i]);
+    for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
+        if (widths[i] < 1 || widths[i] > 1 << 13)
+            return mabn_fail(MABN_ERR_ARG, "a width of %d: expected 1 to 8192", widths[i]);
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (!within(parts[i], 0, 1))
+            return mabn_fail(MABN_ERR_ARG, "a threshold or share of %g: expected 0 to 1", parts[i]);
+    for (int i = 0; i < MABN_DETECTOR_LEVELS; i++)
+        if (!within(d->anchor_size[i], 1, 1e5))
+            return mabn_fail(MABN_ERR_ARG, "an anchor of %g pixels", d->anchor_size[i]);
+    for (int i = 0; i < MABN_DETECTOR_RATIOS; i++)
+        if (!within(d->anchor_ratio[i], 0.01, 100))
+            return mabn_fail(MABN_ERR_ARG, "an anchor of ratio %g", d->anchor_ratio[i]);
+    if (d->rpn_convs < 1 || d->rpn_convs > 8 || d->box_convs < 0 || d->box_convs > 16 ||
+        d->mask_convs < 0 || d->mask_convs > 16 || d->frozen < 0 || d->frozen > 5)
+        return mabn_fail(MABN_ERR_ARG,
+                         "too many convolutions, or stages frozen, in the description");
+    if (d->min_size < 1 || d->max_size < d->min_size || d->max_size > 1 << 14)
+        return mabn_fail(MABN_ERR_ARG, "pictures of %d to %d pixels", d->min_size, d->max_size);
+    return MABN_OK;
+}

@@ -1,0 +1,370 @@
+/* A detector's plans: which there are, for which shapes, and how the heads read the body. */
+#include "model/rcnn.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "model/rcnn_internal.h"
+
+const char *const mabn_rcnn_loss_names[MABN_RCNN_LOSSES] = {
+    "loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"};
+const char *const mabn_rcnn_part_names[MABN_RCNN_PARTS] = {
+    "body, FPN and RPN", "proposals", "targets", "box head", "mask head", "detections"};
+
+/* ---- heads ---- */
+
+static mabn_status build_head(struct mabn_rcnn *r, bool mask)
+{
+    const struct mabn_net_options options = {.batch = mask ? r->mask_room : r->box_room,
+                                             .height = 1,
+                                             .width = 1,
+                                             .channels = 1,
+                                             .training = r->options.training,
+                                             .no_fold = r->options.no_fold,
+                                             .vary_rows = true,
+                                             .sync = r->options.sync,
+                                             .params = r->params};
+    struct mabn_net **net = mask ? &r->mask_net : &r->box_net;
+    struct mabn_detector_head *head = mask ? &r->mask_head : &r->box_head;
+    MABN_TRY(mabn_net_new(net, r->device, &options));
+    *head = mask ? mabn_detector_add_mask_head(*net, &r->detector, r->options.training)
+                 : mabn_detector_add_box_head(*net, &r->detector, r->options.training);
+    return mabn_net_plan(*net);
+}
+
+void mabn_rcnn_bind(struct mabn_rcnn *r, struct mabn_net *net,
+                    const struct mabn_detector_head *head, const struct mabn_net_rois *rois)
+{
+    for (int i = 0; i < MABN_DETECTOR_POOLED; i++) {
+        char name[8];
+        snprintf(name, sizeof name, "p%d", i + 2);
+        const struct mabn_net_output p = mabn_net_output_of(r->body->net, name);
+        const struct mabn_net_binding binding = {p.values, p.gradient, p.n, p.h, p.w};
+        mabn_net_bind(net, head->features[i], &binding);
+    }
+    mabn_net_set_rois(net, head->rois, rois);
+}
+
+/* ---- bodies ---- */
+
+static void release_body(struct rcnn_body *body)
+{
+    mabn_net_free(body->net);
+    mabn_free(body->anchors);
+}
+
+static size_t body_bytes(const struct rcnn_body *body)
+{
+    const struct mabn_net_memory m = mabn_net_memory_of(body->net);
+    return m.activations + m.parameters;
+}
+
+/* Let go of those that were used longest ago, while there are too many. */
+static void make_room(struct mabn_rcnn *r)
+{
+    for (;;) {
+        size_t bytes = 0;
+        int oldest = 0;
+        for (int i = 0; i < r->body_count; i++) {
+            bytes += body_bytes(&r->bodies[i]);
+            if (r->bodies[i].used < r->bodies[oldest].used) oldest = i;
+        }
+        if (r->body_count < 1 || (bytes < r->options.plan_bytes && r->body_count < RCNN_MAX_PLANS))
+            return;
+        release_body(&r->bodies[oldest]);
+        r->bodies[oldest] = r->bodies[--r->body_count];
+    }
+}
+
+static mabn_status fill_anchors(struct mabn_rcnn *r, struct rcnn_body *body)
+{
+    struct mabn_anchor_grid grid = {.padded_height = body->height, .padded_width = body->width};
+    void *memory;
+    for (int l = 0; l < MABN_DETECTOR_LEVELS; l++) {
+        char name[16];
+        snprintf(name, sizeof name, "objectness%d", l + 2);
+        const struct mabn_net_output map = mabn_net_output_of(body->net, name);
+        grid.h[l] = map.h;
+        grid.w[l] = map.w;
+        body->level_anchors[l] = mabn_anchors_in_level(&r->anchors, &grid, l);
+    }
+    body->anchor_count = mabn_anchors_count(&r->anchors, &grid);
+    MABN_TRY(mabn_alloc(&memory, (size_t)body->anchor_count * 4 * sizeof(float)));
+    body->anchors = memory;
+    mabn_anchors_fill(body->anchors, &r->anchors, &grid, r->convention);
+    return MABN_OK;
+}
+
+static mabn_status build_body(struct mabn_rcnn *r, struct rcnn_body *body)
+{
+    const struct mabn_net_options options = {.batch = body->images,
+                                             .height = body->height,
+                                             .width = body->width,
+                                             .channels = 3,
+                                             .training = r->options.training,
+                                             .no_fold = r->options.no_fold,
+                                             .save_memory = r->options.save_memory,
+                                             .sync = r->options.sync,
+                                             .params = r->params};
+    MABN_TRY(mabn_net_new(&body->net, r->device, &options));
+    mabn_detector_add_body(body->net, &r->detector);
+    MABN_TRY(mabn_net_plan(body->net));
+    mabn_net_accumulate(body->net, r->accumulate);
+    return fill_anchors(r, body);
+}
+
+static mabn_status find_body(struct mabn_rcnn *r, int images, int height, int width)
+{
+    for (int i = 0; i < r->body_count; i++) {
+        struct rcnn_body *b = &r->bodies[i];
+        if (b->images == images && b->height == height && b->width == width) {
+            r->body = b;
+            return MABN_OK;
+        }
+    }
+    make_room(r);
+    struct rcnn_body body = {.images = images, .height = height, .width = width};
+    const mabn_status status = build_body(r, &body);
+    if (status) {
+        release_body(&body);
+        return status;
+    }
+    r->body = &r->bodies[r->body_count++];
+    *r->body = body;
+    return MABN_OK;
+}
+
+mabn_status mabn_rcnn_input(struct mabn_rcnn *r, float **x, int images, int height, int width)
+{
+    if (images < 1 || images > r->options.images || height < 32 || width < 32 || height % 32 ||
+        width % 32)
+        return mabn_fail(MABN_ERR_ARG, "%d pictures of %d×%d in a detector for %d", images, height,
+                         width, r->options.images);
+    MABN_TRY(find_body(r, images, height, width));
+    r->body->used = ++r->clock;
+    *x = mabn_net_input(r->body->net);
+    return MABN_OK;
+}
+
+/* ---- proposals ---- */
+
+void mabn_rcnn_maps(const struct mabn_rcnn *r, struct mabn_rpn_maps *maps)
+{
+    *maps = (struct mabn_rpn_maps){.images = r->body->images,
+                                   .levels = MABN_DETECTOR_LEVELS,
+                                   .anchor = r->body->anchors,
+                                   .width = r->widths,
+                                   .height = r->heights};
+    for (int l = 0; l < MABN_DETECTOR_LEVELS; l++) {
+        char name[16];
+        snprintf(name, sizeof name, "objectness%d", l + 2);
+        maps->score[l] = mabn_net_output_of(r->body->net, name).values;
+        snprintf(name, sizeof name, "deltas%d", l + 2);
+        maps->delta[l] = mabn_net_output_of(r->body->net, name).values;
+        maps->anchors[l] = r->body->level_anchors[l];
+    }
+}
+
+/* Room for the proposals of these images, and for their true boxes. */
+static mabn_status need_proposals(struct mabn_rcnn *r, int64_t room)
+{
+    const size_t rows = (size_t)room * (size_t)r->options.images;
+    void *memory;
+    r->proposals.room = room;
+    if (room <= r->proposal_room) {
+        r->proposals.room = r->proposal_room;
+        return MABN_OK;
+    }
+    mabn_free(r->proposals.box);
+    mabn_free(r->proposals.score);
+    r->proposals.box = r->proposals.score = NULL;
+    r->proposal_room = 0;
+    MABN_TRY(mabn_alloc(&memory, rows * 4 * sizeof(float)));
+    r->proposals.box = memory;
+    MABN_TRY(mabn_alloc(&memory, rows * sizeof(float)));
+    r->proposals.score = memory;
+    r->proposal_room = room;
+    return MABN_OK;
+}
+
+mabn_status mabn_rcnn_propose(struct mabn_rcnn *r, const struct mabn_rcnn_image *images)
+{
+    const struct mabn_detector *d = &r->detector;
+    const struct mabn_detector_counts *counts = r->options.training ? &d->train : &d->test;
+    struct mabn_proposal_options options =
+        mabn_proposal_defaults(r->convention, r->options.training);
+    struct mabn_rpn_maps maps;
+    int most = 0;
+    options.before = counts->pre_nms;
+    options.level = counts->post_nms;
+    options.total = counts->proposals;
+    options.threshold = d->rpn_nms;
+    if (d->rpn_min_size > options.min_size) options.min_size = d->rpn_min_size;
+    for (int i = 0; i < r->body->images; i++) {
+        r->widths[i] = images[i].width;
+        r->heights[i] = images[i].height;
+        if (images[i].count > most) most = images[i].count;
+    }
+    mabn_rcnn_maps(r, &maps);
+    MABN_TRY(need_proposals(r, mabn_proposals_room(&maps, &options) + most));
+    return mabn_proposals_make(&r->proposals, &maps, &options, r->convention, &r->scratch);
+}
+
+/* ---- life ---- */
+
+static mabn_status take(void *out, int64_t count, size_t size)
+{
+    void *memory;
+    MABN_TRY(mabn_alloc_zero(&memory, (size_t)(count + 1) * size));
+    memcpy(out, &memory, sizeof memory);
+    return MABN_OK;
+}
+
+static mabn_status get_memory(struct mabn_rcnn *r)
+{
+    const int64_t n = r->options.images, b = r->box_room, m = r->mask_room;
+    MABN_TRY(take(&r->widths, n, sizeof *r->widths));
+    MABN_TRY(take(&r->heights, n, sizeof *r->heights));
+    MABN_TRY(take(&r->proposals.count, n, sizeof *r->proposals.count));
+    r->boxes.room = b;
+    MABN_TRY(take(&r->boxes.box, b, 4 * sizeof(float)));
+    MABN_TRY(take(&r->boxes.image, b, sizeof(int32_t)));
+    MABN_TRY(take(&r->boxes.label, b, sizeof(int32_t)));
+    MABN_TRY(take(&r->boxes.object, b, sizeof(int32_t)));
+    MABN_TRY(take(&r->boxes.delta, b, 4 * sizeof(float)));
+    MABN_TRY(take(&r->boxes.weight, b, sizeof(float)));
+    MABN_TRY(take(&r->levels, b, sizeof *r->levels));
+    MABN_TRY(take(&r->positive, b, sizeof *r->positive));
+    MABN_TRY(take(&r->mask_box, m, 4 * sizeof(float)));
+    MABN_TRY(take(&r->mask_image, m, sizeof(int32_t)));
+    MABN_TRY(take(&r->mask_level, m, sizeof(int32_t)));
+    MABN_TRY(take(&r->mask_label, m, sizeof(int32_t)));
+    MABN_TRY(take(&r->mask_object, m, sizeof(int32_t)));
+    return take(&r->mask_target, m, RCNN_MASK_SIDE * RCNN_MASK_SIDE);
+}
+
+static mabn_status set_up(struct mabn_rcnn *r)
+{
+    const struct mabn_detector *d = &r->detector;
+    const bool training = r->options.training;
+    MABN_TRY(mabn_box_convention_find(&r->convention, d->convention));
+    r->anchors =
+        (struct mabn_anchors){.levels = MABN_DETECTOR_LEVELS, .ratios = MABN_DETECTOR_RATIOS};
+    for (int i = 0; i < MABN_DETECTOR_LEVELS; i++) {
+        r->anchors.stride[i] = 4 << i;
+        r->anchors.size[i] = d->anchor_size[i];
+    }
+    memcpy(r->anchors.ratio, d->anchor_ratio, sizeof d->anchor_ratio);
+    r->box_room = r->options.images * (training ? d->box_batch : d->test.proposals);
+    r->mask_room =
+        training ? r->options.images * (int)(d->box_batch * d->box_positive) : d->detections;
+    if (r->mask_room < 1) r->mask_room = 1;
+    MABN_TRY(get_memory(r));
+    MABN_TRY(build_head(r, false));
+    return d->masks ? build_head(r, true) : MABN_OK;
+}
+
+mabn_status mabn_rcnn_new(struct mabn_rcnn **out, struct mabn_device *device,
+                          const struct mabn_detector *detector, struct mabn_params *params,
+                          const struct mabn_rcnn_options *options)
+{
+    *out = NULL;
+    MABN_TRY(mabn_detector_check(detector));
+    if (options->images < 1 || options->images > 1024)
+        return mabn_fail(MABN_ERR_ARG, "%d pictures a step", options->images);
+    struct mabn_rcnn *r = mabn_xcalloc(1, sizeof *r);
+    r->device = device;
+    r->detector = *detector;
+    r->params = params;
+    r->options = *options;
+    const mabn_status status = set_up(r);
+    if (status) {
+        mabn_rcnn_free(r);
+        return status;
+    }
+    *out = r;
+    return MABN_OK;
+}
+
+void mabn_rcnn_free(struct mabn_rcnn *r)
+{
+    if (!r) return;
+    for (int i = 0; i < r->body_count; i++)
+        release_body(&r->bodies[i]);
+    mabn_net_free(r->box_net);
+    mabn_net_free(r->mask_net);
+    mabn_scratch_release(&r->scratch);
+    void *arrays[] = {r->widths,          r->heights,     r->proposals.box, r->proposals.score,
+                      r->proposals.count, r->boxes.box,   r->boxes.image,   r->boxes.label,
+                      r->boxes.object,    r->boxes.delta, r->boxes.weight,  r->levels,
+                      r->positive,        r->mask_box,    r->mask_image,    r->mask_level,
+                      r->mask_label,      r->mask_object, r->mask_target};
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
+        mabn_free(arrays[i]);
+    free(r);
+}
+
+/* ---- small questions ---- */
+
+const struct mabn_detector *mabn_rcnn_detector(const struct mabn_rcnn *r)
+{
+    return &r->detector;
+}
+
+void mabn_rcnn_accumulate(struct mabn_rcnn *r, bool accumulate)
+{
+    r->accumulate = accumulate;
+    for (int i = 0; i < r->body_count; i++)
+        mabn_net_accumulate(r->bodies[i].net, accumulate);
+    mabn_net_accumulate(r->box_net, accumulate);
+    if (r->mask_net) mabn_net_accumulate(r->mask_net, accumulate);
+}
+
+struct mabn_net *mabn_rcnn_body(const struct mabn_rcnn *r)
+{
+    return r->body ? r->body->net : NULL;
+}
+
+struct mabn_net *mabn_rcnn_box_head(const struct mabn_rcnn *r)
+{
+    return r->box_net;
+}
+
+struct mabn_net *mabn_rcnn_mask_head(const struct mabn_rcnn *r)
+{
+    return r->mask_net;
+}
+
+static void add_memory(struct mabn_net_memory *sum, const struct mabn_net *net)
+{
+    const struct mabn_net_memory m = mabn_net_memory_of(net);
+    sum->activations += m.activations;
+    sum->parameters += m.parameters;
+    if (m.scratch > sum->scratch) sum->scratch = m.scratch; /* they share it */
+}
+
+struct mabn_net_memory mabn_rcnn_memory(const struct mabn_rcnn *r)
+{
+    struct mabn_net_memory sum = {.parameters = mabn_params_bytes(r->params)};
+    for (int i = 0; i < r->body_count; i++)
+        add_memory(&sum, r->bodies[i].net);
+    add_memory(&sum, r->box_net);
+    if (r->mask_net) add_memory(&sum, r->mask_net);
+    return sum;
+}
+
+void mabn_rcnn_trace(const struct mabn_rcnn *r, struct mabn_rcnn_trace *trace)
+{
+    *trace = (struct mabn_rcnn_trace){.room = r->proposals.room,
+                                      .proposals = r->proposals.box,
+                                      .counts = r->proposals.count,
+                                      .boxes = r->boxes.count,
+                                      .positives = r->boxes.positives,
+                                      .box = r->boxes.box,
+                                      .image = r->boxes.image,
+                                      .label = r->boxes.label,
+                                      .delta = r->boxes.delta,
+                                      .masks = r->mask_target};
+}

@@ -1,0 +1,120 @@
+/* The conductor of a detector: three plans (model/detector.h) and what happens between them
+ * (lib/detect), in training and in testing.
+ *
+ *     training   body forward → proposals → sample → box head forward, losses, backward
+ *                → positives → mask head forward, loss, backward → RPN losses → body backward
+ *     testing    body forward → proposals → box head → detections → mask head
+ *
+ * Body plans are kept for the shapes that were last used. Gradients are left in the store: the
+ * caller updates. The order of everything is fixed, so that a step repeats bit for bit. CPU. */
+#ifndef MABN_MODEL_RCNN_H
+#define MABN_MODEL_RCNN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "model/detector.h"
+#include "net/net.h"
+
+MABN_BEGIN_DECLS
+
+struct mabn_rcnn;
+
+struct mabn_rcnn_options {
+    bool training;
+    int images;        /* at most, of a step */
+    bool save_memory;  /* training: as in net.h */
+    bool no_fold;      /* testing: likewise */
+    bool spread;       /* samples by the recordings' rule instead of at random (detect/sample.h) */
+    uint64_t seed;     /* of the samples */
+    size_t plan_bytes; /* body plans are kept while they take no more in all; one always is */
+    const struct mabn_norm_sync *sync;
+};
+
+/* params: declared by mabn_detector_declare, for training where that is wanted; borrowed. */
+MABN_MUST_USE mabn_status mabn_rcnn_new(struct mabn_rcnn **rcnn, struct mabn_device *device,
+                                        const struct mabn_detector *detector,
+                                        struct mabn_params *params,
+                                        const struct mabn_rcnn_options *options);
+void mabn_rcnn_free(struct mabn_rcnn *rcnn); /* NULL is fine */
+const struct mabn_detector *mabn_rcnn_detector(const struct mabn_rcnn *rcnn);
+
+/* The memory of the next step's pictures, (images,height,width,3): normalized, zero beyond each
+ * picture's own size. Both sides are multiples of 32. */
+MABN_MUST_USE mabn_status mabn_rcnn_input(struct mabn_rcnn *rcnn, float **x, int images, int height,
+                                          int width);
+
+/* One picture and what is in it, in coordinates of the picture as the network sees it; borrowed. */
+struct mabn_rcnn_image {
+    uint64_t number;       /* that it keeps in the whole run: what is drawn for it hangs on that */
+    int width, height;     /* without padding */
+    int count;             /* of objects; 0 in testing */
+    const float *boxes;    /* (count,4) */
+    const int32_t *labels; /* (count) 1 … classes */
+    /* masks, as in detect/mask_targets.h; NULL without */
+    const uint32_t *first_polygon, *first_number;
+    const float *numbers;
+};
+
+enum mabn_rcnn_loss {
+    MABN_RCNN_OBJECTNESS,
+    MABN_RCNN_RPN_BOX,
+    MABN_RCNN_CLASSIFIER,
+    MABN_RCNN_BOX,
+    MABN_RCNN_MASK,
+    MABN_RCNN_LOSSES
+};
+/* "loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask". */
+extern const char *const mabn_rcnn_loss_names[MABN_RCNN_LOSSES];
+
+enum mabn_rcnn_part {
+    MABN_RCNN_PART_BODY, /* with FPN and RPN head */
+    MABN_RCNN_PART_PROPOSALS,
+    MABN_RCNN_PART_TARGETS, /* matching, sampling, targets of masks, losses of the RPN */
+    MABN_RCNN_PART_BOX_HEAD,
+    MABN_RCNN_PART_MASK_HEAD,
+    MABN_RCNN_PART_DETECTIONS, /* testing: from the box head's outputs to boxes */
+    MABN_RCNN_PARTS
+};
+extern const char *const mabn_rcnn_part_names[MABN_RCNN_PARTS];
+
+struct mabn_rcnn_figures {
+    double loss[MABN_RCNN_LOSSES];
+    int64_t rpn_sampled, rpn_positives; /* anchors */
+    int64_t proposals;                  /* without the true boxes that join them */
+    int64_t boxes, positives;           /* regions that the box head saw */
+    double seconds[MABN_RCNN_PARTS];
+};
+
+/* Losses and all gradients of the pictures in the input; images: as many as were asked for. Samples
+ * hang on (seed, step, image number). */
+MABN_MUST_USE mabn_status mabn_rcnn_step(struct mabn_rcnn *rcnn,
+                                         const struct mabn_rcnn_image *images, uint64_t step,
+                                         struct mabn_rcnn_figures *figures);
+/* Whether the next steps add to the gradients that are there. */
+void mabn_rcnn_accumulate(struct mabn_rcnn *rcnn, bool accumulate);
+
+/* What a step saw, for tests: valid until the next. */
+struct mabn_rcnn_trace {
+    int64_t room;           /* rows of an image in the two below */
+    const float *proposals; /* (images·room,4) with the true boxes */
+    const int64_t *counts;  /* (images) */
+    int64_t boxes, positives;
+    const float *box;             /* (boxes,4) */
+    const int32_t *image, *label; /* (boxes) */
+    const float *delta;           /* (boxes,4) */
+    const uint8_t *masks;         /* (positives,28,28) */
+};
+void mabn_rcnn_trace(const struct mabn_rcnn *rcnn, struct mabn_rcnn_trace *trace);
+/* The body plan that was last used, and the heads (mask: NULL without): for tests and for timing.
+ */
+struct mabn_net *mabn_rcnn_body(const struct mabn_rcnn *rcnn);
+struct mabn_net *mabn_rcnn_box_head(const struct mabn_rcnn *rcnn);
+struct mabn_net *mabn_rcnn_mask_head(const struct mabn_rcnn *rcnn);
+
+/* Bytes of all plans. */
+struct mabn_net_memory mabn_rcnn_memory(const struct mabn_rcnn *rcnn);
+
+MABN_END_DECLS
+#endif

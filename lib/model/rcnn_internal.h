@@ -1,0 +1,67 @@
+/* What rcnn.c (plans), rcnn_train.c and rcnn_test.c share. */
+#ifndef MABN_MODEL_RCNN_INTERNAL_H
+#define MABN_MODEL_RCNN_INTERNAL_H
+
+#include "detect/box_targets.h"
+#include "detect/mask_targets.h"
+#include "detect/proposals.h"
+#include "model/rcnn.h"
+
+MABN_BEGIN_DECLS
+
+enum { RCNN_MASK_SIDE = 28, RCNN_MAX_PLANS = 16 };
+
+/* A body plan of one shape. */
+struct rcnn_body {
+    struct mabn_net *net;
+    int images, height, width;
+    uint64_t used;  /* when last */
+    float *anchors; /* (all,4) */
+    int64_t anchor_count;
+    int64_t level_anchors[MABN_ANCHOR_LEVELS];
+};
+
+struct mabn_rcnn {
+    struct mabn_device *device;
+    struct mabn_detector detector;
+    const struct mabn_box_convention *convention;
+    struct mabn_params *params;
+    struct mabn_rcnn_options options;
+    bool accumulate;
+
+    struct rcnn_body bodies[RCNN_MAX_PLANS];
+    int body_count;
+    struct rcnn_body *body; /* of the next step */
+    uint64_t clock;
+    struct mabn_net *box_net, *mask_net;
+    struct mabn_detector_head box_head, mask_head;
+    int box_room, mask_room; /* rows */
+
+    struct mabn_scratch scratch;
+    struct mabn_anchors anchors;
+    int *widths, *heights; /* (images) */
+    struct mabn_proposals proposals;
+    int64_t proposal_room;
+    struct mabn_box_targets boxes;
+    int32_t *levels;                                             /* (box room) of the pyramid */
+    int32_t *positive;                                           /* (mask room) rows of boxes */
+    float *mask_box;                                             /* (mask room,4) … */
+    int32_t *mask_image, *mask_level, *mask_label, *mask_object; /* (mask room) */
+    uint8_t *mask_target;                                        /* (mask room,28,28) */
+};
+
+/* The RPN's maps of the last body forward. */
+void mabn_rcnn_maps(const struct mabn_rcnn *r, struct mabn_rpn_maps *maps);
+/* Proposals of the pictures in `images` into r->proposals. */
+MABN_MUST_USE mabn_status mabn_rcnn_propose(struct mabn_rcnn *r,
+                                            const struct mabn_rcnn_image *images);
+/* Let a head read the body's pyramid and pool these boxes. */
+void mabn_rcnn_bind(struct mabn_rcnn *r, struct mabn_net *net,
+                    const struct mabn_detector_head *head, const struct mabn_net_rois *rois);
+static inline int mabn_rcnn_groups(const struct mabn_rcnn *r)
+{
+    return r->detector.classes + !r->convention->background_last;
+}
+
+MABN_END_DECLS
+#endif

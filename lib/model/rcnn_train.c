@@ -1,0 +1,246 @@
+/* One step of training: losses, and every gradient. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/progress.h"
+#include "model/rcnn_internal.h"
+#include "ops/loss.h"
+#include "ops/sigmoid_loss.h"
+#include "ops/smooth_l1.h"
+
+/* Seconds since `start` belong to a part; the next part starts now. */
+static void lap(struct mabn_rcnn_figures *f, enum mabn_rcnn_part part, double *start)
+{
+    const double now = mabn_now();
+    f->seconds[part] += now - *start;
+    *start = now;
+}
+
+static struct mabn_truth truth_of(const struct mabn_rcnn_image *image)
+{
+    return (struct mabn_truth){image->count, image->boxes, image->labels, image->width,
+                               image->height};
+}
+
+/* ---- RPN ---- */
+
+/* The targets of all images, one after another. */
+struct rpn_targets {
+    float *target, *weight, *box_weight, *delta;
+    int64_t sampled, positives;
+};
+
+static mabn_status make_rpn_targets(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
+                                    uint64_t step, struct rpn_targets *all)
+{
+    const struct mabn_detector *d = &r->detector;
+    const int64_t n = r->body->anchor_count;
+    const size_t count = (size_t)(n * r->body->images);
+    struct mabn_rpn_target_options options = mabn_rpn_target_defaults();
+    options.matcher.high = (float)d->rpn_foreground;
+    options.matcher.low = (float)d->rpn_background;
+    options.sampler = (struct mabn_sampler){d->rpn_batch, d->rpn_positive, r->options.spread};
+    *all = (struct rpn_targets){0};
+    MABN_TRY(mabn_scratch_take(&r->scratch, &all->target, count, sizeof(float)));
+    MABN_TRY(mabn_scratch_take(&r->scratch, &all->weight, count, sizeof(float)));
+    MABN_TRY(mabn_scratch_take(&r->scratch, &all->box_weight, count, sizeof(float)));
+    MABN_TRY(mabn_scratch_take(&r->scratch, &all->delta, 4 * count, sizeof(float)));
+    for (int i = 0; i < r->body->images; i++) {
+        const struct mabn_truth truth = truth_of(&images[i]);
+        const struct mabn_sample_key key = {r->options.seed, step, images[i].number,
+                                            MABN_SAMPLE_RPN};
+        struct mabn_rpn_targets one = {.target = all->target + i * n,
+                                       .weight = all->weight + i * n,
+                                       .box_weight = all->box_weight + i * n,
+                                       .delta = all->delta + i * n * 4};
+        MABN_TRY(mabn_rpn_targets_make(&one, r->body->anchors, n, &truth, &options, &key,
+                                       r->convention, &r->scratch));
+        all->sampled += one.sampled;
+        all->positives += one.positives;
+    }
+    return MABN_OK;
+}
+
+static struct mabn_net_output level_output(const struct mabn_rcnn *r, const char *kind, int level)
+{
+    char name[16];
+    snprintf(name, sizeof name, "%s%d", kind, level + 2);
+    return mabn_net_output_of(r->body->net, name);
+}
+
+/* The maps hold images one after another, the targets levels one after another in each image. */
+static void rpn_losses(struct mabn_rcnn *r, const struct rpn_targets *t,
+                       struct mabn_rcnn_figures *f)
+{
+    const double normalizer = r->convention->mean_over_capacity
+                                  ? (double)r->detector.rpn_batch * r->body->images
+                                  : (double)t->sampled;
+    const double scale = normalizer > 0 ? 1 / normalizer : 0;
+    int64_t before = 0;
+    for (int l = 0; l < MABN_DETECTOR_LEVELS; l++) {
+        const struct mabn_net_output logits = level_output(r, "objectness", l),
+                                     deltas = level_output(r, "deltas", l);
+        const int64_t n = r->body->level_anchors[l];
+        const struct mabn_smooth_l1 l1 = {n, 1, r->convention->rpn_beta, scale};
+        for (int i = 0; i < r->body->images; i++) {
+            const int64_t from = i * r->body->anchor_count + before, to = i * n;
+            double loss;
+            mabn_sigmoid_xent(&loss, logits.gradient + to, logits.values + to, t->target + from,
+                              t->weight + from, n, scale);
+            f->loss[MABN_RCNN_OBJECTNESS] += loss;
+            mabn_smooth_l1(&loss, deltas.gradient + 4 * to, deltas.values + 4 * to,
+                           t->delta + 4 * from, NULL, t->box_weight + from, &l1);
+            f->loss[MABN_RCNN_RPN_BOX] += loss;
+        }
+        before += n;
+    }
+}
+
+static mabn_status train_rpn(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
+                             uint64_t step, struct mabn_rcnn_figures *f)
+{
+    const struct mabn_scratch_mark mark = mabn_scratch_mark(&r->scratch);
+    struct rpn_targets targets;
+    const mabn_status status = make_rpn_targets(r, images, step, &targets);
+    if (!status) rpn_losses(r, &targets, f);
+    f->rpn_sampled = targets.sampled;
+    f->rpn_positives = targets.positives;
+    mabn_scratch_back(&r->scratch, mark);
+    return status;
+}
+
+/* ---- box head ---- */
+
+static mabn_status sample_boxes(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
+                                uint64_t step)
+{
+    const struct mabn_detector *d = &r->detector;
+    struct mabn_box_target_options options = mabn_box_target_defaults(d->classes);
+    options.matcher.high = (float)d->box_foreground;
+    options.matcher.low = (float)d->box_background;
+    options.sampler = (struct mabn_sampler){d->box_batch, d->box_positive, r->options.spread};
+    r->boxes.count = r->boxes.positives = 0;
+    for (int i = 0; i < r->body->images; i++) {
+        const struct mabn_truth truth = truth_of(&images[i]);
+        const struct mabn_sample_key key = {r->options.seed, step, images[i].number,
+                                            MABN_SAMPLE_BOXES};
+        mabn_proposals_add(&r->proposals, i, images[i].boxes, images[i].count);
+        MABN_TRY(mabn_box_targets_add(&r->boxes, i, r->proposals.box + 4 * i * r->proposals.room,
+                                      r->proposals.count[i], &truth, &options, &key, r->convention,
+                                      &r->scratch));
+    }
+    return MABN_OK;
+}
+
+static mabn_status box_losses(struct mabn_rcnn *r, struct mabn_rcnn_figures *f)
+{
+    const struct mabn_net_output logits = mabn_net_output_of(r->box_net, "class_logits"),
+                                 deltas = mabn_net_output_of(r->box_net, "box_deltas");
+    const int64_t n = r->boxes.count;
+    const double scale = n ? 1.0 / (double)n : 0;
+    const struct mabn_smooth_l1 l1 = {n, mabn_rcnn_groups(r), r->convention->box_beta, scale};
+    MABN_TRY(mabn_softmax_xent_sum(&f->loss[MABN_RCNN_CLASSIFIER], logits.gradient, logits.values,
+                                   r->boxes.label, NULL, n, r->detector.classes + 1, 0, scale));
+    mabn_smooth_l1(&f->loss[MABN_RCNN_BOX], deltas.gradient, deltas.values, r->boxes.delta,
+                   r->boxes.label, r->boxes.weight, &l1);
+    return MABN_OK;
+}
+
+static mabn_status train_boxes(struct mabn_rcnn *r, struct mabn_rcnn_figures *f)
+{
+    const struct mabn_net_rois rois = {r->boxes.count, r->boxes.box, r->boxes.image, r->levels};
+    mabn_box_levels(r->levels, r->boxes.box, r->boxes.count, 2, 5, r->convention);
+    mabn_rcnn_bind(r, r->box_net, &r->box_head, &rois);
+    MABN_TRY(mabn_net_forward(r->box_net));
+    MABN_TRY(box_losses(r, f));
+    return mabn_net_backward(r->box_net);
+}
+
+/* ---- mask head ---- */
+
+/* The positive boxes, with what they are to look like. */
+static mabn_status make_masks(struct mabn_rcnn *r, const struct mabn_rcnn_image *images)
+{
+    const struct mabn_box_targets *b = &r->boxes;
+    const size_t pixels = RCNN_MASK_SIDE * RCNN_MASK_SIDE;
+    const int64_t n = mabn_box_targets_positive(r->positive, b);
+    for (int64_t k = 0; k < n; k++) {
+        const int32_t row = r->positive[k];
+        memcpy(r->mask_box + 4 * k, b->box + 4 * row, 4 * sizeof(float));
+        r->mask_image[k] = b->image[row];
+        r->mask_level[k] = r->levels[row];
+        r->mask_label[k] = b->label[row];
+        r->mask_object[k] = b->object[row];
+    }
+    for (int64_t k = 0; k < n;) {
+        const struct mabn_rcnn_image *image = &images[r->mask_image[k]];
+        const struct mabn_outlines outlines = {image->count,        image->first_polygon,
+                                               image->first_number, image->numbers,
+                                               image->width,        image->height};
+        int64_t end = k;
+        while (end < n && r->mask_image[end] == r->mask_image[k])
+            end++;
+        if (!image->first_polygon)
+            return mabn_fail(MABN_ERR_ARG, "a picture without masks in a detector of masks");
+        MABN_TRY(mabn_mask_targets_fill(r->mask_target + (size_t)k * pixels, r->mask_box + 4 * k,
+                                        r->mask_object + k, end - k, RCNN_MASK_SIDE, &outlines,
+                                        r->convention));
+        k = end;
+    }
+    return MABN_OK;
+}
+
+static mabn_status train_masks(struct mabn_rcnn *r, struct mabn_rcnn_figures *f)
+{
+    const int64_t n = r->boxes.positives, pixels = RCNN_MASK_SIDE * RCNN_MASK_SIDE;
+    const struct mabn_net_rois rois = {n, r->mask_box, r->mask_image, r->mask_level};
+    mabn_rcnn_bind(r, r->mask_net, &r->mask_head, &rois);
+    MABN_TRY(mabn_net_forward(r->mask_net));
+    const struct mabn_net_output logits = mabn_net_output_of(r->mask_net, "mask_logits");
+    mabn_mask_loss(&f->loss[MABN_RCNN_MASK], logits.gradient, logits.values, r->mask_label,
+                   r->mask_target, n, pixels, mabn_rcnn_groups(r),
+                   n ? 1.0 / (double)(n * pixels) : 0);
+    return mabn_net_backward(r->mask_net);
+}
+
+/* ---- all ---- */
+
+/* The heads add to the gradients of the pyramid. */
+static void clear_pyramid(struct mabn_rcnn *r)
+{
+    for (int i = 0; i < MABN_DETECTOR_POOLED; i++) {
+        const struct mabn_net_output p = level_output(r, "p", i);
+        if (p.gradient) memset(p.gradient, 0, (size_t)(p.n * p.h * p.w * p.c) * sizeof(float));
+    }
+}
+
+mabn_status mabn_rcnn_step(struct mabn_rcnn *r, const struct mabn_rcnn_image *images, uint64_t step,
+                           struct mabn_rcnn_figures *f)
+{
+    double start = mabn_now();
+    *f = (struct mabn_rcnn_figures){0};
+    if (!r->options.training || !r->body) MABN_BUG("a step of training without a plan for it");
+    MABN_TRY(mabn_net_forward(r->body->net));
+    lap(f, MABN_RCNN_PART_BODY, &start);
+    MABN_TRY(mabn_rcnn_propose(r, images));
+    for (int i = 0; i < r->body->images; i++)
+        f->proposals += r->proposals.count[i];
+    lap(f, MABN_RCNN_PART_PROPOSALS, &start);
+    MABN_TRY(train_rpn(r, images, step, f));
+    MABN_TRY(sample_boxes(r, images, step));
+    f->boxes = r->boxes.count;
+    f->positives = r->boxes.positives;
+    clear_pyramid(r);
+    lap(f, MABN_RCNN_PART_TARGETS, &start);
+    MABN_TRY(train_boxes(r, f));
+    lap(f, MABN_RCNN_PART_BOX_HEAD, &start);
+    if (r->mask_net) {
+        MABN_TRY(make_masks(r, images));
+        lap(f, MABN_RCNN_PART_TARGETS, &start);
+        MABN_TRY(train_masks(r, f));
+        lap(f, MABN_RCNN_PART_MASK_HEAD, &start);
+    }
+    const mabn_status status = mabn_net_backward(r->body->net);
+    lap(f, MABN_RCNN_PART_BODY, &start);
+    return status;
+}
