@@ -9,7 +9,7 @@
 #   make bench-pack       mabn-pack beside tar, on the class tree BENCH_TREE
 #   make bench-convert    mabn-convert beside cp
 #   make bench-coco       mabn-score beside pycocotools and faster-coco-eval
-#   make peer             numbers: norms, RoIAlign, pictures, masks, scores, logits
+#   make peer             numbers: norms, a detector's operations, pictures, masks, scores, logits
 #
 # MABN_SHARED=DIR: real data (imagenet-sample, coco-tiny); what needs it is left out without.
 # pycocotools and faster-coco-eval come from PyPI into build/venv when they are first needed.
@@ -48,6 +48,7 @@ $(VENV): | deps-peer
 peer: deps-peer all $(VENV)
 	$(PYTHON) tests/peer/norms.py
 	$(PYTHON) tests/peer/roi_align.py
+	$(PYTHON) tests/peer/detector_ops.py
 	$(PYTHON) tests/peer/resize.py $(B)
 	build/venv/bin/python tests/peer/coco_masks.py $(B)
 	build/venv/bin/python tests/peer/coco_random.py --bin $(B)/bin
