@@ -1,7 +1,7 @@
 /* lib/detect against what the authors' detector, detectron2 and torchvision computed: the files of
  * $MABN_GOLDEN/det. Matching, suppression, sampling, filling and run lengths are exact; what passes
  * through exp, log or a division agrees to float32 rounding. */
-#include "golden.h"
+#include "golden_detect.h"
 
 #include "detect/anchors.h"
 #include "detect/box_targets.h"
@@ -16,82 +16,7 @@
 #include "detect/rpn_targets.h"
 #include "detect/sample.h"
 
-static struct mabn_scratch scratch;
 static const struct mabn_box_convention *legacy, *detectron2, *torchvision;
-
-/* ---- reading ---- */
-
-static struct h5array get(hid_t file, const char *format, ...)
-{
-    char path[300];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(path, sizeof path, format, args);
-    va_end(args);
-    return h5array_read(file, path);
-}
-
-static double number(hid_t file, const char *format, ...)
-{
-    char path[300];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(path, sizeof path, format, args);
-    va_end(args);
-    struct h5array a = h5array_read(file, path);
-    const double v = a.values[0];
-    free(a.values);
-    return v;
-}
-
-/* As integers, in the same storage order; caller frees. */
-static int32_t *get_int(hid_t file, size_t *count, const char *format, ...)
-{
-    char path[300];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(path, sizeof path, format, args);
-    va_end(args);
-    struct h5array a = h5array_read(file, path);
-    int32_t *out = malloc((a.count + 1) * sizeof *out);
-    for (size_t i = 0; i < a.count; i++)
-        out[i] = (int32_t)a.values[i];
-    if (count) *count = a.count;
-    free(a.values);
-    return out;
-}
-
-static bool exists(hid_t file, const char *format, ...)
-{
-    char path[300];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(path, sizeof path, format, args);
-    va_end(args);
-    return H5Lexists(file, path, H5P_DEFAULT) > 0;
-}
-
-/* ---- comparing ---- */
-
-static void same_floats(const float *got, const struct h5array *want, double tolerance,
-                        const char *what)
-{
-    double worst = tap_max_error(got, want->values, want->count);
-    tap_ok(worst <= tolerance, "%s: %zu numbers, largest error %.2e", what, want->count, worst);
-}
-
-static void same_ints(const int32_t *got, const int32_t *want, size_t n, const char *what)
-{
-    size_t bad = 0, first = 0;
-    for (size_t i = n; i-- > 0;)
-        if (got[i] != want[i]) {
-            bad++;
-            first = i;
-        }
-    tap_ok(bad == 0, "%s: %zu integers", what, n);
-    if (bad)
-        printf("#   %zu differ, first at %zu: %d, not %d\n", bad, first, got[first], want[first]);
-}
 
 /* ---- anchors, coder, overlap, matching ---- */
 
@@ -617,53 +542,6 @@ static void check_mask_loss(hid_t f, int i)
 
 /* ---- detections and masks ---- */
 
-/* The strings of a data set, fixed length each; caller frees. */
-static char *get_text(hid_t f, size_t *length, const char *format, ...)
-{
-    char path[300];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(path, sizeof path, format, args);
-    va_end(args);
-    hid_t set = H5Dopen2(f, path, H5P_DEFAULT), type = H5Dget_type(set);
-    hid_t space = H5Dget_space(set);
-    *length = H5Tget_size(type);
-    char *text = calloc((size_t)H5Sget_simple_extent_npoints(space) + 1, *length);
-    H5Dread(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, text);
-    H5Sclose(space);
-    H5Tclose(type);
-    H5Dclose(set);
-    return text;
-}
-
-/* Paste each box's map and compare the compressed counts. valid NULL: all. */
-static void same_rles(hid_t f, const char *rle, const float *map, const float *box, size_t n,
-                      int width, int height, const struct mabn_box_convention *c,
-                      const int32_t *valid)
-{
-    size_t length, bad = 0;
-    char *want = get_text(f, &length, "%s", rle);
-    struct mabn_rle mask;
-    struct mabn_str text;
-    mabn_str_init(&text);
-    mabn_rle_init(&mask);
-    for (size_t i = 0; i < n; i++) {
-        mabn_str_clear(&text);
-        if (valid && !valid[i]) continue;
-        if (mabn_paste(&mask, map + 784 * i, 28, box + 4 * i, width, height, c, &scratch)) bad++;
-        mabn_rle_to_string(&text, &mask);
-        if (text.length != strnlen(want + i * length, length) ||
-            memcmp(text.text, want + i * length, text.length)) {
-            printf("#   mask %zu differs\n", i);
-            bad++;
-        }
-    }
-    tap_ok(bad == 0, "%s: %zu pasted masks, %zu differ", rle, n, bad);
-    mabn_rle_release(&mask);
-    mabn_str_release(&text);
-    free(want);
-}
-
 static void check_post(hid_t f, const char *name)
 {
     struct h5array logit = get(f, "post/%s/class_logits", name);
@@ -974,18 +852,6 @@ static void check_dialects_file(hid_t f)
     check_dialect_anchors(f, 256, 352);
     check_dialect_anchors(f, 416, 1344);
     check_dialect_anchors(f, 800, 1088);
-}
-
-/* ---- files ---- */
-
-static void with_file(const char *folder, const char *name, void (*check)(hid_t file))
-{
-    char path[4096];
-    snprintf(path, sizeof path, "%s/det/%s", folder, name);
-    hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
-    if (!tap_ok(file >= 0, "open %s", path)) return;
-    check(file);
-    H5Fclose(file);
 }
 
 int main(void)
