@@ -1,79 +1,149 @@
-/* One row of IoU at a time, one object with all boxes, so that room does not grow with objects
- * times boxes; the rescue computes each row a second time, which gives the same bits. */
+/* A chunk of boxes at a time, with all objects, so that what is read again stays in the cache and
+ * room does not grow with objects times boxes. The rescue computes the chunks a second time, which
+ * gives the same bits. */
 #include "detect/match.h"
+
+#include <string.h>
 
 #include "detect/boxes.h"
 
-/* Where rows come from: a matrix, or boxes. */
-struct rows {
-    const float *matrix;
+enum { CHUNK = 2048 };
+
+/* Where IoU comes from: a matrix, or boxes. */
+struct source {
+    const float *matrix; /* (objects,n) */
     const float *object, *box;
-    float one, *row;
-    int64_t n;
+    float one;
+    int64_t objects, n;
+    float *most; /* (objects) the largest IoU of each */
 };
 
-static const float *row_of(const struct rows *r, int64_t object)
-{
-    if (r->matrix) return r->matrix + object * r->n;
-    mabn_box_iou_row(r->row, r->object + 4 * object, r->box, r->n, r->one);
-    return r->row;
-}
+/* The boxes of a chunk by coordinate, and a row of IoU. */
+struct chunk {
+    int64_t from, n;
+    float x1[CHUNK], y1[CHUNK], x2[CHUNK], y2[CHUNK], area[CHUNK];
+    float row[CHUNK], best[CHUNK];
+    int32_t which[CHUNK];
+};
 
-MABN_CLONES
-static void take_better(float *best, int32_t *which, const float *row, int64_t n, int32_t object)
+static void load_chunk(struct chunk *k, const struct source *s, int64_t from)
 {
-    for (int64_t i = 0; i < n; i++) {
-        which[i] = row[i] > best[i] ? object : which[i];
-        best[i] = row[i] > best[i] ? row[i] : best[i];
+    k->from = from;
+    k->n = s->n - from < CHUNK ? s->n - from : CHUNK;
+    for (int64_t i = 0; i < k->n && s->box; i++) {
+        const float *b = s->box + 4 * (from + i);
+        k->x1[i] = b[0];
+        k->y1[i] = b[1];
+        k->x2[i] = b[2];
+        k->y2[i] = b[3];
+        k->area[i] = (b[2] - b[0] + s->one) * (b[3] - b[1] + s->one);
     }
 }
 
-static void find_best(float *best, int32_t *which, const struct rows *r, int64_t objects)
+/* As mabn_box_iou_row. */
+MABN_CLONES
+static void overlap_row(struct chunk *k, const float *object, float one)
 {
-    for (int64_t i = 0; i < r->n; i++) {
-        best[i] = -1;
-        which[i] = 0;
+    const float x1 = object[0], y1 = object[1], x2 = object[2], y2 = object[3];
+    const float area = (x2 - x1 + one) * (y2 - y1 + one);
+    for (int64_t i = 0; i < k->n; i++) {
+        const float left = k->x1[i] > x1 ? k->x1[i] : x1, top = k->y1[i] > y1 ? k->y1[i] : y1;
+        const float right = k->x2[i] < x2 ? k->x2[i] : x2;
+        const float bottom = k->y2[i] < y2 ? k->y2[i] : y2;
+        float w = right - left + one, h = bottom - top + one;
+        w = w > 0 ? w : 0;
+        h = h > 0 ? h : 0;
+        k->row[i] = w * h / (area + k->area[i] - w * h);
     }
-    for (int64_t g = 0; g < objects; g++)
-        take_better(best, which, row_of(r, g), r->n, (int32_t)g);
+}
+
+static void fetch_row(struct chunk *k, const struct source *s, int64_t object)
+{
+    if (s->matrix)
+        memcpy(k->row, s->matrix + object * s->n + k->from, (size_t)k->n * sizeof *k->row);
+    else
+        overlap_row(k, s->object + 4 * object, s->one);
 }
 
 MABN_CLONES
-static float largest(const float *row, int64_t n)
+static void take_better(struct chunk *k, int32_t object, float *most)
 {
-    float most = -1;
+    float m = *most;
+    for (int64_t i = 0; i < k->n; i++) {
+        const float v = k->row[i];
+        k->which[i] = v > k->best[i] ? object : k->which[i];
+        k->best[i] = v > k->best[i] ? v : k->best[i];
+        m = v > m ? v : m;
+    }
+    *most = m;
+}
+
+static void find_best(struct chunk *k, const struct source *s)
+{
+    for (int64_t i = 0; i < k->n; i++) {
+        k->best[i] = -1;
+        k->which[i] = 0;
+    }
+    for (int64_t g = 0; g < s->objects; g++) {
+        fetch_row(k, s, g);
+        take_better(k, (int32_t)g, &s->most[g]);
+    }
+}
+
+static void match_chunk(int32_t *match, struct chunk *k, const struct source *s,
+                        const struct mabn_matcher *m)
+{
+    find_best(k, s);
+    for (int64_t i = 0; i < k->n; i++)
+        match[k->from + i] = k->best[i] < m->low    ? MABN_MATCH_BACKGROUND
+                             : k->best[i] < m->high ? MABN_MATCH_BETWEEN
+                                                    : k->which[i];
+}
+
+MABN_CLONES
+static int any_equals(const float *row, int64_t n, float value)
+{
+    int any = 0;
     for (int64_t i = 0; i < n; i++)
-        most = row[i] > most ? row[i] : most;
-    return most;
+        any |= row[i] == value;
+    return any;
 }
 
-static void rescue(int32_t *match, const int32_t *which, const struct rows *r, int64_t objects)
+/* The boxes that attain the most of an object keep their own best one, which is only looked for
+ * again in a chunk that has such boxes: few. */
+static void rescue_chunk(int32_t *match, struct chunk *k, const struct source *s)
 {
-    for (int64_t g = 0; g < objects; g++) {
-        const float *row = row_of(r, g);
-        const float most = largest(row, r->n);
-        for (int64_t i = 0; i < r->n; i++)
-            if (row[i] == most) match[i] = which[i];
+    bool found = false;
+    for (int64_t g = 0; g < s->objects; g++) {
+        fetch_row(k, s, g);
+        if (!any_equals(k->row, k->n, s->most[g])) continue;
+        if (!found) find_best(k, s);
+        found = true;
+        fetch_row(k, s, g);
+        for (int64_t i = 0; i < k->n; i++)
+            if (k->row[i] == s->most[g]) match[k->from + i] = k->which[i];
     }
 }
 
-static mabn_status match_rows(int32_t *match, struct rows *r, int64_t objects,
-                              const struct mabn_matcher *m, struct mabn_scratch *scratch)
+static mabn_status match_source(int32_t *match, struct source *s, const struct mabn_matcher *m,
+                                struct mabn_scratch *scratch)
 {
     const struct mabn_scratch_mark mark = mabn_scratch_mark(scratch);
     mabn_status status;
-    float *best;
-    int32_t *which;
+    struct chunk *k;
 
-    MABN_TRY_GOTO(mabn_scratch_take(scratch, &best, (size_t)r->n, sizeof *best), out);
-    MABN_TRY_GOTO(mabn_scratch_take(scratch, &which, (size_t)r->n, sizeof *which), out);
-    MABN_TRY_GOTO(mabn_scratch_take(scratch, &r->row, (size_t)r->n, sizeof *r->row), out);
-    find_best(best, which, r, objects);
-    for (int64_t i = 0; i < r->n; i++)
-        match[i] = best[i] < m->low    ? MABN_MATCH_BACKGROUND
-                   : best[i] < m->high ? MABN_MATCH_BETWEEN
-                                       : which[i];
-    if (m->rescue) rescue(match, which, r, objects);
+    MABN_TRY_GOTO(mabn_scratch_take(scratch, &k, 1, sizeof *k), out);
+    MABN_TRY_GOTO(mabn_scratch_take(scratch, &s->most, (size_t)s->objects, sizeof *s->most), out);
+    for (int64_t g = 0; g < s->objects; g++)
+        s->most[g] = -1;
+    for (int64_t from = 0; from < s->n; from += CHUNK) {
+        load_chunk(k, s, from);
+        match_chunk(match, k, s, m);
+    }
+    for (int64_t from = 0; from < s->n && m->rescue; from += CHUNK) {
+        load_chunk(k, s, from);
+        rescue_chunk(match, k, s);
+    }
 out:
     mabn_scratch_back(scratch, mark);
     return status;
@@ -82,16 +152,16 @@ out:
 mabn_status mabn_match_matrix(int32_t *match, const float *iou, int64_t objects, int64_t n,
                               const struct mabn_matcher *m, struct mabn_scratch *scratch)
 {
-    struct rows r = {.matrix = iou, .n = n};
-    return match_rows(match, &r, objects, m, scratch);
+    struct source s = {.matrix = iou, .objects = objects, .n = n};
+    return match_source(match, &s, m, scratch);
 }
 
 mabn_status mabn_match_boxes(int32_t *match, const float *object, int64_t objects, const float *box,
                              int64_t n, float one, const struct mabn_matcher *m,
                              struct mabn_scratch *scratch)
 {
-    struct rows r = {.object = object, .box = box, .one = one, .n = n};
-    return match_rows(match, &r, objects, m, scratch);
+    struct source s = {.object = object, .box = box, .one = one, .objects = objects, .n = n};
+    return match_source(match, &s, m, scratch);
 }
 
 mabn_status mabn_match_best(int32_t *best, const float *object, int64_t objects, const float *box,
