@@ -5,6 +5,7 @@
 #   make bench-net        ResNet-50 beside PyTorch, PEER_ROUNDS rounds in turns
 #   make bench-norm       the norms beside a copy of the same bytes
 #   make bench-roi        RoIAlign beside torchvision's
+#   make bench-nms        suppression and pasting beside torchvision's
 #   make bench-loader     the loader beside a bare libjpeg-turbo loop on the same JPEGs
 #   make bench-pack       mabn-pack beside tar, on the class tree BENCH_TREE
 #   make bench-convert    mabn-convert beside cp
@@ -21,8 +22,8 @@ VENV         := build/venv/ready
 PYTHON       ?= /usr/bin/python3
 tools_first  := PATH="$(abspath $(B)/bin):$$PATH"
 
-.PHONY: bench bench-net bench-norm bench-roi bench-loader bench-pack bench-convert bench-coco peer
-bench: bench-norm bench-loader bench-pack bench-convert $(if $(MABN_SHARED),bench-coco) bench-roi bench-net
+.PHONY: bench bench-net bench-norm bench-roi bench-nms bench-loader bench-pack bench-convert bench-coco peer
+bench: bench-norm bench-loader bench-pack bench-convert $(if $(MABN_SHARED),bench-coco) bench-roi bench-nms bench-net
 
 bench-net: deps-peer all
 	@$(tools_first) tests/peer/resnet.py --rounds $(PEER_ROUNDS)
@@ -30,6 +31,8 @@ bench-norm: $(B)/tests/bench/bench_norm
 	$(B)/tests/bench/bench_norm
 bench-roi: deps-peer lib
 	$(PYTHON) tests/peer/roi_align.py --bench
+bench-nms: deps-peer lib
+	$(PYTHON) tests/peer/nms_paste.py --bench
 bench-loader: $(B)/tests/bench/bench_loader
 	$(B)/tests/bench/bench_loader $(BENCH_FLAGS) $(BENCH_IMAGES)
 bench-pack: $(B)/bin/mabn-pack
@@ -49,6 +52,7 @@ peer: deps-peer all $(VENV)
 	$(PYTHON) tests/peer/norms.py
 	$(PYTHON) tests/peer/roi_align.py
 	$(PYTHON) tests/peer/detector_ops.py
+	$(PYTHON) tests/peer/nms_paste.py
 	$(PYTHON) tests/peer/resize.py $(B)
 	build/venv/bin/python tests/peer/coco_masks.py $(B)
 	build/venv/bin/python tests/peer/coco_random.py --bin $(B)/bin
