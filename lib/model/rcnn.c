@@ -11,7 +11,7 @@
 const char *const mabn_rcnn_loss_names[MABN_RCNN_LOSSES] = {
     "loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"};
 const char *const mabn_rcnn_part_names[MABN_RCNN_PARTS] = {
-    "body, FPN and RPN", "proposals", "targets", "box head", "mask head", "detections"};
+    "body, FPN and RPN", "proposals", "targets", "box head", "mask head", "detections", "pasting"};
 
 /* ---- heads ---- */
 

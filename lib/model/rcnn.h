@@ -14,6 +14,8 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "coco/mask.h"
+#include "detect/detections.h"
 #include "model/detector.h"
 #include "net/net.h"
 
@@ -75,6 +77,7 @@ enum mabn_rcnn_part {
     MABN_RCNN_PART_BOX_HEAD,
     MABN_RCNN_PART_MASK_HEAD,
     MABN_RCNN_PART_DETECTIONS, /* testing: from the box head's outputs to boxes */
+    MABN_RCNN_PART_PASTING,    /* testing: from the mask head's to masks of the picture's size */
     MABN_RCNN_PARTS
 };
 extern const char *const mabn_rcnn_part_names[MABN_RCNN_PARTS];
@@ -94,6 +97,30 @@ MABN_MUST_USE mabn_status mabn_rcnn_step(struct mabn_rcnn *rcnn,
                                          struct mabn_rcnn_figures *figures);
 /* Whether the next steps add to the gradients that are there. */
 void mabn_rcnn_accumulate(struct mabn_rcnn *rcnn, bool accumulate);
+
+/* ---- testing ---- */
+
+/* A picture's own size; that of the network's picture is in struct mabn_rcnn_image. */
+struct mabn_rcnn_size {
+    int width, height;
+};
+
+/* What was found in one picture, in coordinates of its original. Zeroed is valid and empty; used
+ * again by the next picture. */
+struct mabn_rcnn_found {
+    struct mabn_detections boxes; /* detect/detections.h */
+    struct mabn_rle *masks;       /* (boxes.count) of the original's size; NULL without masks */
+    int64_t mask_room;            /* private */
+};
+void mabn_rcnn_found_release(struct mabn_rcnn_found *found);
+
+/* Detections of the pictures in the input, best scores and thresholds as the detector has them.
+ * images: their sizes; originals and found: one each. */
+MABN_MUST_USE mabn_status mabn_rcnn_detect(struct mabn_rcnn *rcnn,
+                                           const struct mabn_rcnn_image *images,
+                                           const struct mabn_rcnn_size *originals,
+                                           struct mabn_rcnn_found *found,
+                                           struct mabn_rcnn_figures *figures);
 
 /* What a step saw, for tests: valid until the next. */
 struct mabn_rcnn_trace {

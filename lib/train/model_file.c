@@ -137,6 +137,13 @@ static mabn_status read_description(struct mabn_model_file *file)
             MABN_ERR_UNSUPPORTED,
             "does not say what network its tensors belong to (mabn-convert says it for "
             "the networks it knows)");
+    file->detects = mabn_detector_describes(config);
+    mabn_error_clear();
+    if (file->detects) {
+        if (mabn_h5_has_attribute(h5, "categories"))
+            MABN_TRY(mabn_h5_get_string(h5, "categories", &file->categories));
+        return mabn_detector_from_json(&file->detector, config);
+    }
     MABN_TRY(mabn_model_from_json(&file->model, config));
     if (!mabn_h5_has_attribute(h5, "input")) return default_input(file);
     const char *json;
@@ -277,6 +284,38 @@ static mabn_status write_tensors(struct mabn_checkpoint_writer *writer,
     return MABN_OK;
 }
 
+static void describe_classifier(const struct mabn_model_save *save,
+                                struct mabn_checkpoint_meta *meta, struct mabn_str *config,
+                                struct mabn_str *input, struct mabn_str *norm)
+{
+    mabn_model_to_json(save->model, config);
+    mabn_input_to_json(save->input, input);
+    mabn_model_norm_text(save->model, norm);
+    meta->architecture = save->model->arch;
+    meta->centralized = any_centralized(save->model);
+    meta->bgr = save->input->bgr;
+    for (int i = 0; i < 3; i++) {
+        double scale = 255 / save->input->range;
+        meta->mean[i] = save->input->mean[i] * scale;
+        meta->std[i] = save->input->deviation[i] * scale;
+    }
+}
+
+static void describe_detector(const struct mabn_model_save *save, struct mabn_checkpoint_meta *meta,
+                              struct mabn_str *config, struct mabn_str *norm)
+{
+    const struct mabn_detector *d = save->detector;
+    mabn_detector_to_json(d, config);
+    mabn_detector_norm_text(d, norm);
+    meta->architecture = d->arch;
+    meta->centralized = any_centralized(&d->body);
+    meta->bgr = d->bgr;
+    for (int i = 0; i < 3; i++) {
+        meta->mean[i] = d->pixel_mean[i] * 255 / d->range;
+        meta->std[i] = d->pixel_deviation[i] * 255 / d->range;
+    }
+}
+
 mabn_status mabn_model_file_save(const char *path, bool force, const struct mabn_params *params,
                                  const struct mabn_model_save *save)
 {
@@ -287,30 +326,23 @@ mabn_status mabn_model_file_save(const char *path, bool force, const struct mabn
     mabn_str_init(&config);
     mabn_str_init(&input);
     mabn_str_init(&norm);
-    mabn_model_to_json(save->model, &config);
-    mabn_input_to_json(save->input, &input);
-    mabn_model_norm_text(save->model, &norm);
-
     mabn_checkpoint_meta_init(&meta);
+    if (save->detector)
+        describe_detector(save, &meta, &config, &norm);
+    else
+        describe_classifier(save, &meta, &config, &input, &norm);
     meta.config = config.text;
-    meta.architecture = save->model->arch;
     meta.step = save->step;
     meta.epoch = save->epoch;
     meta.sampler_position = save->sampler_position;
     meta.seed = save->seed;
     meta.norm = norm.text;
-    meta.centralized = any_centralized(save->model);
-    meta.bgr = save->input->bgr;
-    for (int i = 0; i < 3; i++) {
-        double scale = 255 / save->input->range;
-        meta.mean[i] = save->input->mean[i] * scale;
-        meta.std[i] = save->input->deviation[i] * scale;
-    }
     meta.command = save->command;
     meta.tool = save->tool;
 
     MABN_TRY_GOTO(mabn_checkpoint_writer_open(&writer, path, force, &meta), out);
-    mabn_checkpoint_set_string(writer, "input", input.text);
+    if (!save->detector) mabn_checkpoint_set_string(writer, "input", input.text);
+    if (save->categories) mabn_checkpoint_set_string(writer, "categories", save->categories);
     for (int i = 0; i < save->n_strings; i++)
         mabn_checkpoint_set_string(writer, save->string_names[i], save->strings[i]);
     for (int i = 0; i < save->n_doubles; i++)

@@ -3,7 +3,8 @@
  *
  * On top of the layout in store/checkpoint.h, `config` is the model's description (model/model.h),
  * and there is one more attribute,
- *   input   string   JSON object: how a picture becomes the network's input when evaluating
+ *   input        string   JSON object: how a picture becomes the network's input when evaluating
+ *   categories   string   of a detector in its place: JSON array of {"id":…,"name":…}
  * so that a network is never fed otherwise than it was trained without anybody saying so. */
 #ifndef MABN_TRAIN_MODEL_FILE_H
 #define MABN_TRAIN_MODEL_FILE_H
@@ -11,14 +12,18 @@
 #include "base/status.h"
 #include "base/str.h"
 #include "image/augment.h"
+#include "model/detector.h"
 #include "model/model.h"
 #include "store/checkpoint.h"
 
 MABN_BEGIN_DECLS
 
 struct mabn_model_file {
-    struct mabn_model model;
-    struct mabn_augment input; /* of evaluation */
+    bool detects; /* a detector: then `detector` holds, */
+    struct mabn_detector detector;
+    const char *categories;    /* … and this, what its classes are (below); NULL: not said */
+    struct mabn_model model;   /* else this … */
+    struct mabn_augment input; /* … and of evaluation this */
     struct mabn_checkpoint *checkpoint;
     struct mabn_checkpoint_meta meta; /* strings borrowed from the checkpoint */
 };
@@ -41,10 +46,13 @@ MABN_MUST_USE mabn_status mabn_model_file_load(const struct mabn_model_file *fil
                                                struct mabn_params *params,
                                                const struct mabn_model_load *load);
 
-/* What a saved file says besides its tensors. */
+/* What a saved file says besides its tensors: of a classifier or of a detector. */
 struct mabn_model_save {
     const struct mabn_model *model;
     const struct mabn_augment *input;
+    const struct mabn_detector *detector; /* NULL: a classifier */
+    const char *categories;               /* JSON [{"id":1,"name":"person"},…] in the order of its
+                                           * classes; NULL: not known */
     int64_t step, epoch, sampler_position, seed;
     const char *command, *tool;
     bool momentum; /* save the optimizer's state, to go on exactly */

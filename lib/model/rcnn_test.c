@@ -1,0 +1,162 @@
+/* Testing: what is in the pictures. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/progress.h"
+#include "detect/paste.h"
+#include "model/rcnn_internal.h"
+
+static void lap(struct mabn_rcnn_figures *f, enum mabn_rcnn_part part, double *start)
+{
+    const double now = mabn_now();
+    f->seconds[part] += now - *start;
+    *start = now;
+}
+
+void mabn_rcnn_found_release(struct mabn_rcnn_found *found)
+{
+    mabn_detections_release(&found->boxes);
+    for (int64_t i = 0; i < found->mask_room; i++)
+        mabn_rle_release(&found->masks[i]);
+    free(found->masks);
+    memset(found, 0, sizeof *found);
+}
+
+/* All proposals of all images as rows of the box head. */
+static void list_boxes(struct mabn_rcnn *r)
+{
+    int64_t n = 0;
+    for (int i = 0; i < r->body->images; i++) {
+        const float *from = r->proposals.box + 4 * i * r->proposals.room;
+        const int64_t count = r->proposals.count[i];
+        memcpy(r->boxes.box + 4 * n, from, (size_t)count * 4 * sizeof(float));
+        for (int64_t k = 0; k < count; k++)
+            r->boxes.image[n++] = i;
+    }
+    r->boxes.count = n;
+}
+
+static mabn_status run_boxes(struct mabn_rcnn *r)
+{
+    const struct mabn_net_rois rois = {r->boxes.count, r->boxes.box, r->boxes.image, r->levels};
+    mabn_box_levels(r->levels, r->boxes.box, r->boxes.count, 2, 5, r->convention);
+    mabn_rcnn_bind(r, r->box_net, &r->box_head, &rois);
+    return mabn_net_forward(r->box_net);
+}
+
+static mabn_status make_detections(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
+                                   struct mabn_rcnn_found *found)
+{
+    const struct mabn_net_output logits = mabn_net_output_of(r->box_net, "class_logits"),
+                                 deltas = mabn_net_output_of(r->box_net, "box_deltas");
+    struct mabn_detection_options options = mabn_detection_defaults(r->detector.classes);
+    int64_t row = 0;
+    options.min_score = r->detector.min_score;
+    options.threshold = r->detector.nms;
+    options.most = r->detector.detections;
+    for (int i = 0; i < r->body->images; i++) {
+        const struct mabn_box_scores scores = {.n = r->proposals.count[i],
+                                               .proposal = r->boxes.box + 4 * row,
+                                               .logit = logits.values + row * logits.c,
+                                               .delta = deltas.values + row * deltas.c,
+                                               .width = images[i].width,
+                                               .height = images[i].height};
+        MABN_TRY(
+            mabn_detections_make(&found[i].boxes, &scores, &options, r->convention, &r->scratch));
+        row += scores.n;
+    }
+    return MABN_OK;
+}
+
+/* ---- masks ---- */
+
+static mabn_status need_masks(struct mabn_rcnn_found *found)
+{
+    const int64_t n = found->boxes.count;
+    if (n <= found->mask_room) return MABN_OK;
+    found->masks = mabn_xrealloc(found->masks, (size_t)n * sizeof *found->masks);
+    for (int64_t i = found->mask_room; i < n; i++)
+        mabn_rle_init(&found->masks[i]);
+    found->mask_room = n;
+    return MABN_OK;
+}
+
+/* Probabilities (count,28,28) of all detections of image i, as many at a time as the plan takes. */
+static mabn_status run_masks(struct mabn_rcnn *r, int i, const struct mabn_detections *d,
+                             float *probability)
+{
+    const int64_t pixels = RCNN_MASK_SIDE * RCNN_MASK_SIDE;
+    for (int64_t from = 0; from < d->count; from += r->mask_room) {
+        const int64_t n = d->count - from < r->mask_room ? d->count - from : r->mask_room;
+        const struct mabn_net_rois rois = {n, d->box + 4 * from, r->mask_image, r->mask_level};
+        for (int64_t k = 0; k < n; k++)
+            r->mask_image[k] = i;
+        mabn_box_levels(r->mask_level, rois.boxes, n, 2, 5, r->convention);
+        mabn_rcnn_bind(r, r->mask_net, &r->mask_head, &rois);
+        MABN_TRY(mabn_net_forward(r->mask_net));
+        const struct mabn_net_output logits = mabn_net_output_of(r->mask_net, "mask_logits");
+        MABN_TRY(mabn_mask_probability(probability + from * pixels, logits.values, d->label + from,
+                                       n, pixels, logits.c, r->convention));
+    }
+    return MABN_OK;
+}
+
+static mabn_status paste(struct mabn_rcnn *r, struct mabn_rcnn_found *found,
+                         const struct mabn_rcnn_size *original, const float *probability)
+{
+    const int64_t pixels = RCNN_MASK_SIDE * RCNN_MASK_SIDE;
+    const struct mabn_detections *d = &found->boxes;
+    for (int64_t k = 0; k < d->count; k++)
+        MABN_TRY(mabn_paste(&found->masks[k], probability + d->mask[k] * pixels, RCNN_MASK_SIDE,
+                            d->box + 4 * k, original->width, original->height, r->convention,
+                            &r->scratch));
+    return MABN_OK;
+}
+
+static mabn_status finish_image(struct mabn_rcnn *r, int i, const struct mabn_rcnn_image *image,
+                                const struct mabn_rcnn_size *original,
+                                struct mabn_rcnn_found *found, struct mabn_rcnn_figures *f)
+{
+    struct mabn_detections *d = &found->boxes;
+    double start = mabn_now();
+    float *probability = NULL;
+    if (r->mask_net) {
+        MABN_TRY(need_masks(found));
+        MABN_TRY(mabn_scratch_take(&r->scratch, &probability, (size_t)d->count + 1,
+                                   RCNN_MASK_SIDE * RCNN_MASK_SIDE * sizeof(float)));
+        MABN_TRY(run_masks(r, i, d, probability));
+        lap(f, MABN_RCNN_PART_MASK_HEAD, &start);
+    }
+    mabn_detections_scale(d, image->width, image->height, original->width, original->height,
+                          r->convention);
+    if (r->mask_net) MABN_TRY(paste(r, found, original, probability));
+    lap(f, MABN_RCNN_PART_PASTING, &start);
+    return MABN_OK;
+}
+
+mabn_status mabn_rcnn_detect(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
+                             const struct mabn_rcnn_size *originals, struct mabn_rcnn_found *found,
+                             struct mabn_rcnn_figures *f)
+{
+    double start = mabn_now();
+    mabn_status status = MABN_OK;
+    *f = (struct mabn_rcnn_figures){0};
+    if (r->options.training || !r->body) MABN_BUG("detecting without a plan for it");
+    MABN_TRY(mabn_net_forward(r->body->net));
+    lap(f, MABN_RCNN_PART_BODY, &start);
+    MABN_TRY(mabn_rcnn_propose(r, images));
+    list_boxes(r);
+    f->proposals = f->boxes = r->boxes.count;
+    lap(f, MABN_RCNN_PART_PROPOSALS, &start);
+    MABN_TRY(run_boxes(r));
+    lap(f, MABN_RCNN_PART_BOX_HEAD, &start);
+    MABN_TRY(make_detections(r, images, found));
+    lap(f, MABN_RCNN_PART_DETECTIONS, &start);
+    for (int i = 0; i < r->body->images && !status; i++) {
+        const struct mabn_scratch_mark mark = mabn_scratch_mark(&r->scratch);
+        status = finish_image(r, i, &images[i], &originals[i], &found[i], f);
+        mabn_scratch_back(&r->scratch, mark);
+    }
+    return status;
+}

@@ -1,0 +1,72 @@
+/* Run a detector over photographs, write what it finds as COCO results, and judge it. */
+#ifndef MABN_TRAIN_DETECT_EVAL_H
+#define MABN_TRAIN_DETECT_EVAL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "base/str.h"
+#include "coco/score.h"
+#include "data/scene.h"
+#include "model/rcnn.h"
+
+MABN_BEGIN_DECLS
+
+/* The categories of a dataset as a model's file keeps them: JSON [{"id":1,"name":"person"},…]. */
+void mabn_detect_categories(struct mabn_str *json, const struct mabn_coco *coco);
+/* Are these the dataset's? MABN_ERR_MISMATCH with both lists, shortened. */
+MABN_MUST_USE mabn_status mabn_detect_check_categories(const char *categories, const char *model,
+                                                       const struct mabn_coco *coco,
+                                                       const char *dataset);
+/* How photographs become this detector's input. */
+void mabn_detect_input(struct mabn_scene_options *options, const struct mabn_detector *detector);
+
+struct mabn_detect_options {
+    int threads;          /* decoding; 0: as many as the process may use */
+    bool skip_bad;        /* pass over photographs that cannot be decoded, and count them */
+    const char *progress; /* what to show progress as; NULL: not at all */
+    /* Called for each photograph, in the order of the set. May be NULL. */
+    mabn_status (*each)(void *context, uint64_t sample, const struct mabn_rcnn_found *found);
+    void *context;
+};
+
+struct mabn_detect_result {
+    int64_t images, bad, detections;
+    double seconds, waited;        /* in all; for photographs */
+    double parts[MABN_RCNN_PARTS]; /* seconds */
+};
+
+/* Every photograph of the set once, in order. MABN_ERR_STOPPED when a signal asks so. */
+MABN_MUST_USE mabn_status mabn_detect(struct mabn_detect_result *result, struct mabn_rcnn *rcnn,
+                                      const struct mabn_scene_set *set,
+                                      const struct mabn_detect_options *options);
+
+/* Append one photograph's detections as records of a COCO results file, separated by ",\n":
+ * {"image_id":…,"category_id":…,"bbox":[x,y,w,h],"score":…,"segmentation":{"size":[h,w],"counts":…}}
+ * with boxes, masks or both. categories: ids in the order of the classes. first: false to begin
+ * with a separator; it is cleared when something was written. */
+struct mabn_detect_writer {
+    const struct mabn_scene_set *set;
+    const int64_t *categories;
+    bool boxes, masks;
+    double min_score; /* lower ones are left out */
+    bool first;
+};
+void mabn_detect_write(struct mabn_str *json, struct mabn_detect_writer *writer, uint64_t sample,
+                       const struct mabn_rcnn_found *found);
+
+/* COCO's twelve statistics of boxes, and of masks where the detector has them, over all of the
+ * set's annotations; what `mabn-score coco` gives for the same results. */
+struct mabn_detect_score {
+    double box[MABN_COCO_STATS], mask[MABN_COCO_STATS];
+    bool masks;
+};
+MABN_MUST_USE mabn_status mabn_detect_judge(struct mabn_detect_score *score,
+                                            struct mabn_detect_result *result,
+                                            struct mabn_rcnn *rcnn,
+                                            const struct mabn_scene_set *set,
+                                            const struct mabn_detect_options *options);
+
+MABN_END_DECLS
+#endif
