@@ -17,7 +17,8 @@
 #   CC=, NVCC=, CFLAGS=     as usual
 #
 # More targets:
-#   check-unit check-cli check-golden check-san check-headers check-rooms   parts of them
+#   check-unit check-cli check-golden check-san                   parts of the tests
+#   check-headers check-rooms check-format                        what the source must be
 #   check-dist                                                    several ranks, where MPI is
 #   check-gpu bench-gpu bundle-gpu                                on a GPU: tests/gpu
 #   check-kill check-race                                         kill -9 50 times; ThreadSanitizer
@@ -144,7 +145,7 @@ deps-build deps-demo deps-check deps-peer: deps-%:
 
 # ---- checks -------------------------------------------------------------------------------
 
-.PHONY: check check-all check-unit check-cli check-golden check-san check-headers check-rooms
+.PHONY: check check-all check-unit check-cli check-golden check-san check-headers check-rooms check-format
 check: deps-check
 	@$(MAKE) --no-print-directory all unit-programs dist-programs
 	@tests/check-rooms $(B)
@@ -160,6 +161,8 @@ check-san:
 	@tests/run-all build/san unit cli
 check-headers:
 	@tests/check-headers
+check-format:
+	@tests/check-format
 check-rooms: $(LIB)
 	@tests/check-rooms $(B)
 
@@ -199,7 +202,7 @@ help:
 clean:
 	rm -rf build
 format:
-	clang-format -i $$(git ls-files '*.c' '*.h' '*.cu')
+	clang-format -i $$(git ls-files '*.c' '*.h' '*.cu' '*.cuh')
 
 -include $(LIB_O:.o=.d) $(BIN:$(B)/bin/%=$(B)/cmd/%.d) $(UNIT:%=$(B)/tests/unit/%.d)
 -include $(patsubst %.c,$(FB)/%.d,$(LIB_C))

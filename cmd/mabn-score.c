@@ -70,7 +70,8 @@ static mabn_status parse_types(const char *text, void *value)
         while (i < MABN_COCO_TYPES && strcmp(piece, mabn_coco_type_name(i)))
             i++;
         if (i == MABN_COCO_TYPES)
-            return mabn_fail(MABN_ERR_ARG, "unknown type '%s': expected bbox, segm, keypoints", piece);
+            return mabn_fail(MABN_ERR_ARG, "unknown type '%s': expected bbox, segm, keypoints",
+                             piece);
         types[i] = true;
     }
     return MABN_OK;

@@ -79,9 +79,9 @@ static mabn_status channels(const char *argument, void *value)
 static mabn_status allow(const char *argument, void *value)
 {
     enum { NORM, CENTRALIZED, FOLDED, CLASSES, INPUT };
-    static const struct mabn_word kinds[] = {
-        {NORM, "norm"},       {CENTRALIZED, "centralized"}, {FOLDED, "folded"},
-        {CLASSES, "classes"}, {INPUT, "input"},             {0, NULL}};
+    static const struct mabn_word kinds[] = {{NORM, "norm"},     {CENTRALIZED, "centralized"},
+                                             {FOLDED, "folded"}, {CLASSES, "classes"},
+                                             {INPUT, "input"},   {0, NULL}};
     bool *const flags[] = {[NORM] = &o.allow_norm,
                            [CENTRALIZED] = &o.allow_centralized,
                            [FOLDED] = &o.allow_folded,

@@ -1,5 +1,5 @@
 #!/bin/sh
-# install-deps.sh [build|demo|check|peer]: install the Debian packages that a target needs and that
+# install-deps.sh [build|demo|check|ci|peer]: install the Debian packages that a target needs and that
 # are missing. Does nothing, and asks for nothing, when all are there. Uses sudo when not root.
 set -eu
 
@@ -9,14 +9,16 @@ demo="dataset-fashion-mnist"
 check="g++ bats bats-assert bats-support bats-file python3-h5py python3-numpy python3-pil
        python3-fonttools hdf5-tools mandoc man-db dataset-fashion-mnist openmpi-bin libopenmpi-dev
        mpich libmpich-dev"
+ci="clang-format"
 peer="python3-venv python3-torch python3-torchvision python3-onnx"
 
 case ${1:-build} in
 build) want=$build ;;
 demo) want="$build $demo" ;;
 check) want="$build $check" ;;
+ci) want="$build $check $ci" ;;
 peer) want="$build $check $peer" ;;
-*) echo "usage: install-deps.sh [build|demo|check|peer]" >&2; exit 2 ;;
+*) echo "usage: install-deps.sh [build|demo|check|ci|peer]" >&2; exit 2 ;;
 esac
 
 if ! command -v dpkg-query >/dev/null; then

@@ -60,8 +60,8 @@ static mabn_status check_target(const char *path, bool force)
     if (stat(path, &info)) return MABN_OK; /* the usual case: not there yet */
     if (S_ISDIR(info.st_mode)) return mabn_fail(MABN_ERR_ARG, "output '%s' is a folder", path);
     if (!S_ISREG(info.st_mode))
-        return mabn_fail(MABN_ERR_ARG, "output '%s' is not a regular file: this format cannot be streamed",
-                         path);
+        return mabn_fail(MABN_ERR_ARG,
+                         "output '%s' is not a regular file: this format cannot be streamed", path);
     if (!force)
         return mabn_fail(MABN_ERR_IO, "output '%s' exists: use --force to replace it", path);
     return MABN_OK;
@@ -99,7 +99,8 @@ mabn_status mabn_outfile_open_partial(struct mabn_outfile *out, const char *path
     int fd = open(temp, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (fd < 0)
         status = mabn_fail_errno("cannot create '%s'", temp);
-    else if (flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) /* no locks here: go on without */
+    else if (flock(fd, LOCK_EX | LOCK_NB) &&
+             errno == EWOULDBLOCK) /* no locks here: go on without */
         status = mabn_fail(MABN_ERR_IO, "another process is writing '%s'", temp);
     if (status) {
         if (fd >= 0) close(fd);
@@ -242,8 +243,8 @@ static mabn_status read_stream(struct mabn_input *in, int fd, uint64_t limit)
         size += (size_t)got;
         if (limit && size > limit) {
             free(bytes);
-            return mabn_fail(MABN_ERR_LIMIT, "'%s' is larger than the limit of %llu bytes", in->name,
-                             (unsigned long long)limit);
+            return mabn_fail(MABN_ERR_LIMIT, "'%s' is larger than the limit of %llu bytes",
+                             in->name, (unsigned long long)limit);
         }
         if (!got) break;
         if (size == capacity) {
@@ -264,8 +265,8 @@ static mabn_status map_file(struct mabn_input *in, int fd, const struct stat *in
     static const uint8_t nothing[1];
     uint64_t size = (uint64_t)info->st_size;
     if (limit && size > limit)
-        return mabn_fail(MABN_ERR_LIMIT, "'%s' has %llu bytes, more than the limit of %llu", in->name,
-                         (unsigned long long)size, (unsigned long long)limit);
+        return mabn_fail(MABN_ERR_LIMIT, "'%s' has %llu bytes, more than the limit of %llu",
+                         in->name, (unsigned long long)size, (unsigned long long)limit);
     in->bytes = nothing;
     if (!size) return MABN_OK;
     void *map = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
@@ -329,8 +330,9 @@ mabn_status mabn_pread_all(int fd, void *bytes, size_t n, uint64_t offset, const
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) return mabn_fail_errno("cannot read '%s'", name);
         if (!got)
-            return mabn_fail(MABN_ERR_FORMAT, "'%s' is truncated: it ends at byte %llu, %zu more expected",
-                             name, (unsigned long long)offset, n);
+            return mabn_fail(MABN_ERR_FORMAT,
+                             "'%s' is truncated: it ends at byte %llu, %zu more expected", name,
+                             (unsigned long long)offset, n);
         p += got;
         n -= (size_t)got;
         offset += (uint64_t)got;

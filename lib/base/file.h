@@ -50,7 +50,8 @@ MABN_MUST_USE mabn_status mabn_pwrite_all(int fd, const void *bytes, size_t n, u
  * A hint: it cannot fail. */
 void mabn_start_writeback(int fd, size_t *behind, size_t n);
 /* Write a small text file whole, by the same temp-and-rename way. */
-MABN_MUST_USE mabn_status mabn_write_file(const char *path, const void *bytes, size_t n, bool force);
+MABN_MUST_USE mabn_status mabn_write_file(const char *path, const void *bytes, size_t n,
+                                          bool force);
 
 /* ---- inputs ---- */
 
@@ -62,7 +63,7 @@ struct mabn_input {
     char *name; /* for messages: the path, or "standard input" */
     bool mapped;
     size_t skipped; /* private: bytes in front that `bytes` begins after */
-    void *heap; /* private: the bytes when they were read */
+    void *heap;     /* private: the bytes when they were read */
 };
 /* limit: refuse more than this many bytes (0: none). Directories are refused. */
 MABN_MUST_USE mabn_status mabn_input_open(struct mabn_input *in, const char *path, uint64_t limit);

@@ -36,13 +36,12 @@ static inline int mabn_size_add(size_t a, size_t b, size_t *out)
 }
 
 /* Make room for one more element in a growing array: MABN_GROW(items, count, capacity). */
-#define MABN_GROW(array, count, capacity)                                             \
-    do {                                                                              \
-        if ((count) >= (capacity)) {                                                  \
-            (capacity) = (capacity) ? 2 * (capacity) : 16;                            \
-            *(void **)&(array) =                                                      \
-                mabn_xrealloc((array), (size_t)(capacity) * sizeof *(array));         \
-        }                                                                             \
+#define MABN_GROW(array, count, capacity)                                                      \
+    do {                                                                                       \
+        if ((count) >= (capacity)) {                                                           \
+            (capacity) = (capacity) ? 2 * (capacity) : 16;                                     \
+            *(void **)&(array) = mabn_xrealloc((array), (size_t)(capacity) * sizeof *(array)); \
+        }                                                                                      \
     } while (0)
 
 /* Peak resident memory of this process in bytes (getrusage); 0 when unknown. */

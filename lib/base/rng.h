@@ -19,8 +19,8 @@ enum mabn_rng_purpose {
     MABN_RNG_LIGHTING = 4, /* PCA noise of one sample */
     MABN_RNG_TEST = 5,     /* tests and synthetic data */
     MABN_RNG_BOOTSTRAP = 6,
-    MABN_RNG_DETECT = 7, /* RPN and RoI sampling */
-    MABN_RNG_MIX = 8,    /* mixup, cutmix: pairs of a batch */
+    MABN_RNG_DETECT = 7,  /* RPN and RoI sampling */
+    MABN_RNG_MIX = 8,     /* mixup, cutmix: pairs of a batch */
     MABN_RNG_COMPOSE = 9, /* what is where in a composed scene */
 };
 
@@ -42,7 +42,7 @@ uint64_t mabn_rng_u64(struct mabn_rng *rng);
 double mabn_rng_uniform(struct mabn_rng *rng); /* [0,1), 53 bits */
 double mabn_rng_range(struct mabn_rng *rng, double low, double high);
 uint64_t mabn_rng_below(struct mabn_rng *rng, uint64_t n); /* 0…n-1, unbiased; n ≥ 1 */
-double mabn_rng_normal(struct mabn_rng *rng);               /* mean 0, deviation 1 (Box–Muller) */
+double mabn_rng_normal(struct mabn_rng *rng);              /* mean 0, deviation 1 (Box–Muller) */
 
 MABN_END_DECLS
 #endif

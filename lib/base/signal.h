@@ -17,8 +17,8 @@ MABN_BEGIN_DECLS
 void mabn_signals_install(void);  /* default mode; called by cli at start */
 void mabn_signals_graceful(void); /* switch to graceful mode */
 
-int mabn_stop_requested(void);       /* the signal's number, or 0 */
-bool mabn_save_requested(void);      /* true once for each SIGUSR1 since the last call */
+int mabn_stop_requested(void);  /* the signal's number, or 0 */
+bool mabn_save_requested(void); /* true once for each SIGUSR1 since the last call */
 const char *mabn_signal_name(int signal_number);
 
 /* Private to base/file.c: registry of temporary files to unlink (async-signal-safe). */

@@ -82,23 +82,24 @@ mabn_status mabn_error_attach(mabn_status status, char *text)
 
 const char *mabn_status_name(mabn_status status)
 {
-    switch (status) {
-    case MABN_OK: return "ok";
-    case MABN_ERR_ARG: return "wrong argument";
-    case MABN_ERR_IO: return "I/O error";
-    case MABN_ERR_FORMAT: return "format error";
-    case MABN_ERR_LIMIT: return "limit exceeded";
-    case MABN_ERR_NOTFOUND: return "not found";
-    case MABN_ERR_MISMATCH: return "mismatch";
-    case MABN_ERR_UNSUPPORTED: return "unsupported";
-    case MABN_ERR_NOMEM: return "out of memory";
-    case MABN_ERR_HDF5: return "HDF5 error";
-    case MABN_ERR_DNNL: return "oneDNN error";
-    case MABN_ERR_CUDA: return "CUDA error";
-    case MABN_ERR_DIST: return "communication error";
-    case MABN_ERR_NONFINITE: return "not finite";
-    case MABN_ERR_STOPPED: return "stopped";
-    }
+    static const char *const names[] = {
+        [MABN_OK] = "ok",
+        [MABN_ERR_ARG] = "wrong argument",
+        [MABN_ERR_IO] = "I/O error",
+        [MABN_ERR_FORMAT] = "format error",
+        [MABN_ERR_LIMIT] = "limit exceeded",
+        [MABN_ERR_NOTFOUND] = "not found",
+        [MABN_ERR_MISMATCH] = "mismatch",
+        [MABN_ERR_UNSUPPORTED] = "unsupported",
+        [MABN_ERR_NOMEM] = "out of memory",
+        [MABN_ERR_HDF5] = "HDF5 error",
+        [MABN_ERR_DNNL] = "oneDNN error",
+        [MABN_ERR_CUDA] = "CUDA error",
+        [MABN_ERR_DIST] = "communication error",
+        [MABN_ERR_NONFINITE] = "not finite",
+        [MABN_ERR_STOPPED] = "stopped",
+    };
+    if ((unsigned)status < sizeof names / sizeof *names) return names[status];
     return "unknown status";
 }
 

@@ -61,22 +61,21 @@ mabn_status mabn_error_attach(mabn_status status, char *message /* taken, may be
 /* "format error", "I/O error", … for logs. */
 const char *mabn_status_name(mabn_status status);
 
-MABN_NORETURN void mabn_bug_(const char *file, int line, const char *format, ...)
-    MABN_PRINTF(3, 4);
+MABN_NORETURN void mabn_bug_(const char *file, int line, const char *format, ...) MABN_PRINTF(3, 4);
 #define MABN_BUG(...) mabn_bug_(__FILE__, __LINE__, __VA_ARGS__)
 
 /* Return on failure. */
-#define MABN_TRY(expr)                               \
-    do {                                             \
-        mabn_status mabn_try_status_ = (expr);       \
+#define MABN_TRY(expr)                                 \
+    do {                                               \
+        mabn_status mabn_try_status_ = (expr);         \
         if (mabn_try_status_) return mabn_try_status_; \
     } while (0)
 
 /* Set the local variable `status` and go to a clean-up label on failure. */
-#define MABN_TRY_GOTO(expr, label)  \
-    do {                            \
-        status = (expr);            \
-        if (status) goto label;     \
+#define MABN_TRY_GOTO(expr, label) \
+    do {                           \
+        status = (expr);           \
+        if (status) goto label;    \
     } while (0)
 
 MABN_END_DECLS

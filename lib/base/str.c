@@ -87,8 +87,11 @@ void mabn_str_printf(struct mabn_str *s, const char *format, ...)
 static size_t utf8_length(const unsigned char *p, size_t n)
 {
     static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
-    size_t length = p[0] < 0x80 ? 1 : (p[0] & 0xe0) == 0xc0 ? 2 : (p[0] & 0xf0) == 0xe0 ? 3
-                                  : (p[0] & 0xf8) == 0xf0   ? 4 : 0;
+    size_t length = p[0] < 0x80             ? 1
+                    : (p[0] & 0xe0) == 0xc0 ? 2
+                    : (p[0] & 0xf0) == 0xe0 ? 3
+                    : (p[0] & 0xf8) == 0xf0 ? 4
+                                            : 0;
     if (length <= 1) return length;
     if (length > n) return 0;
     uint32_t code = p[0] & (0x7fu >> length);
@@ -138,8 +141,10 @@ void mabn_str_add_shell(struct mabn_str *s, const char *word)
     }
     mabn_str_add_char(s, '\'');
     for (const char *p = word; *p; p++) {
-        if (*p == '\'') mabn_str_add(s, "'\\''");
-        else mabn_str_add_char(s, *p);
+        if (*p == '\'')
+            mabn_str_add(s, "'\\''");
+        else
+            mabn_str_add_char(s, *p);
     }
     mabn_str_add_char(s, '\'');
 }

@@ -17,7 +17,7 @@ struct mabn_str {
 
 void mabn_str_init(struct mabn_str *s);
 void mabn_str_release(struct mabn_str *s);
-void mabn_str_clear(struct mabn_str *s); /* length 0, keeps the storage */
+void mabn_str_clear(struct mabn_str *s);   /* length 0, keeps the storage */
 char *mabn_str_detach(struct mabn_str *s); /* malloc'd text, caller frees; s is as after _init */
 
 void mabn_str_add(struct mabn_str *s, const char *text);

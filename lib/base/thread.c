@@ -99,8 +99,8 @@ static void *run_worker(void *argument)
 mabn_status mabn_parallel(int threads, int64_t count, int64_t grain, mabn_work_fn work,
                           void *context)
 {
-    struct loop loop = {.count = count, .grain = grain > 0 ? grain : 1, .work = work,
-                        .context = context};
+    struct loop loop = {
+        .count = count, .grain = grain > 0 ? grain : 1, .work = work, .context = context};
     pthread_mutex_init(&loop.lock, NULL);
     if (threads < 1) threads = 1;
     if (threads > count) threads = count > 0 ? (int)count : 1;
@@ -111,8 +111,7 @@ mabn_status mabn_parallel(int threads, int64_t count, int64_t grain, mabn_work_f
     for (int i = 0; i < threads; i++)
         workers[i] = (struct loop_worker){&loop, i};
     /* A thread that cannot be started is no failure: the others take its share. */
-    while (started < threads &&
-           !pthread_create(&ids[started], NULL, run_worker, &workers[started]))
+    while (started < threads && !pthread_create(&ids[started], NULL, run_worker, &workers[started]))
         started++;
     run_worker(&workers[0]);
     for (int i = 1; i < started; i++)

@@ -99,7 +99,8 @@ static void set_integer(const struct mabn_option *o, const char *text)
     if (value < low || value > high) {
         if (low == LLONG_MIN || high == LLONG_MAX)
             mabn_cli_usage_error("%s: %s must be at least %lld", option_name(o), text, low);
-        mabn_cli_usage_error("%s: %s is not between %lld and %lld", option_name(o), text, low, high);
+        mabn_cli_usage_error("%s: %s is not between %lld and %lld", option_name(o), text, low,
+                             high);
     }
     if (o->kind == MABN_OPTION_INT)
         *(int *)o->value = (int)value;
@@ -113,7 +114,8 @@ static void set_double(const struct mabn_option *o, const char *text)
     if (!parse_number(text, 0, &value))
         mabn_cli_usage_error("%s: '%s' is not a number", option_name(o), text);
     if ((o->low != 0 || o->high != 0) && !(value >= o->low && value <= o->high))
-        mabn_cli_usage_error("%s: %s is not between %g and %g", option_name(o), text, o->low, o->high);
+        mabn_cli_usage_error("%s: %s is not between %g and %g", option_name(o), text, o->low,
+                             o->high);
     *(double *)o->value = value;
 }
 
@@ -134,24 +136,43 @@ static void show_help(const struct mabn_cli *cli);
 static void apply(const struct mabn_option *o, const char *text, bool on)
 {
     switch (o->kind) {
-    case MABN_OPTION_FLAG: *(bool *)o->value = on; break;
+    case MABN_OPTION_FLAG:
+        *(bool *)o->value = on;
+        break;
     case MABN_OPTION_INT:
     case MABN_OPTION_INT64:
-    case MABN_OPTION_SIZE: set_integer(o, text); break;
-    case MABN_OPTION_DOUBLE: set_double(o, text); break;
-    case MABN_OPTION_STRING: *(const char **)o->value = text; break;
-    case MABN_OPTION_CHOICE: set_choice(o, text); break;
+    case MABN_OPTION_SIZE:
+        set_integer(o, text);
+        break;
+    case MABN_OPTION_DOUBLE:
+        set_double(o, text);
+        break;
+    case MABN_OPTION_STRING:
+        *(const char **)o->value = text;
+        break;
+    case MABN_OPTION_CHOICE:
+        set_choice(o, text);
+        break;
     case MABN_OPTION_CALL:
     case MABN_OPTION_PRESET:
         if (o->call(text, o->value))
             mabn_cli_usage_error("%s: %s", option_name(o), mabn_error_message());
         break;
-    case MABN_OPTION_VERBOSE: mabn_log_set_level(MABN_LOG_VERBOSE); break;
-    case MABN_OPTION_QUIET: mabn_log_set_level(MABN_LOG_QUIET); break;
-    case MABN_OPTION_HELP: show_help(current); exit(mabn_cli_finish(MABN_OK));
-    case MABN_OPTION_VERSION: show_libraries(); exit(mabn_cli_finish(MABN_OK));
+    case MABN_OPTION_VERBOSE:
+        mabn_log_set_level(MABN_LOG_VERBOSE);
+        break;
+    case MABN_OPTION_QUIET:
+        mabn_log_set_level(MABN_LOG_QUIET);
+        break;
+    case MABN_OPTION_HELP:
+        show_help(current);
+        exit(mabn_cli_finish(MABN_OK));
+    case MABN_OPTION_VERSION:
+        show_libraries();
+        exit(mabn_cli_finish(MABN_OK));
     case MABN_OPTION_GROUP:
-    case MABN_OPTION_END: break;
+    case MABN_OPTION_END:
+        break;
     }
 }
 
@@ -327,10 +348,16 @@ static void add_default(const struct mabn_option *o, struct mabn_str *s)
     case MABN_OPTION_FLAG:
         if (*(const bool *)o->value) mabn_str_add(s, " [on]");
         break;
-    case MABN_OPTION_INT: mabn_str_printf(s, " [%d]", *(const int *)o->value); break;
+    case MABN_OPTION_INT:
+        mabn_str_printf(s, " [%d]", *(const int *)o->value);
+        break;
     case MABN_OPTION_INT64:
-    case MABN_OPTION_SIZE: mabn_str_printf(s, " [%lld]", *(const long long *)o->value); break;
-    case MABN_OPTION_DOUBLE: mabn_str_printf(s, " [%g]", *(const double *)o->value); break;
+    case MABN_OPTION_SIZE:
+        mabn_str_printf(s, " [%lld]", *(const long long *)o->value);
+        break;
+    case MABN_OPTION_DOUBLE:
+        mabn_str_printf(s, " [%g]", *(const double *)o->value);
+        break;
     case MABN_OPTION_STRING:
         if (*(const char *const *)o->value)
             mabn_str_printf(s, " [%s]", *(const char *const *)o->value);
@@ -338,7 +365,8 @@ static void add_default(const struct mabn_option *o, struct mabn_str *s)
     case MABN_OPTION_CHOICE:
         mabn_str_printf(s, " [%s]", mabn_word_name(o->words, *(const int *)o->value));
         break;
-    default: break;
+    default:
+        break;
     }
 }
 
@@ -421,8 +449,8 @@ int mabn_cli_choose(const struct mabn_cli *clis, const char *tool, const char *s
     static struct mabn_option common[] = {MABN_OPTIONS_COMMON, MABN_OPT_END};
     static struct mabn_cli self;
     hold_standard_streams();
-    self = (struct mabn_cli){.name = tool, .usage = "COMMAND ...", .summary = summary,
-                             .options = common};
+    self = (struct mabn_cli){
+        .name = tool, .usage = "COMMAND ...", .summary = summary, .options = common};
     current = &self;
     mabn_log_set_program(program_of(tool));
     if (argc < 2) mabn_cli_usage_error("missing command");
@@ -454,18 +482,27 @@ void mabn_cli_dump(const struct mabn_cli *cli, struct mabn_str *json)
     for (const struct mabn_option *o = cli->options; o->kind != MABN_OPTION_END; o++) {
         const char *name = o->long_name ? o->long_name : (char[]){o->short_name, 0};
         switch (o->kind) {
-        case MABN_OPTION_FLAG: mabn_json_put_bool(&w, name, *(const bool *)o->value); break;
-        case MABN_OPTION_INT: mabn_json_put_int(&w, name, *(const int *)o->value); break;
+        case MABN_OPTION_FLAG:
+            mabn_json_put_bool(&w, name, *(const bool *)o->value);
+            break;
+        case MABN_OPTION_INT:
+            mabn_json_put_int(&w, name, *(const int *)o->value);
+            break;
         case MABN_OPTION_INT64:
-        case MABN_OPTION_SIZE: mabn_json_put_int(&w, name, *(const int64_t *)o->value); break;
-        case MABN_OPTION_DOUBLE: mabn_json_put_double(&w, name, *(const double *)o->value); break;
+        case MABN_OPTION_SIZE:
+            mabn_json_put_int(&w, name, *(const int64_t *)o->value);
+            break;
+        case MABN_OPTION_DOUBLE:
+            mabn_json_put_double(&w, name, *(const double *)o->value);
+            break;
         case MABN_OPTION_CHOICE:
             mabn_json_put_string(&w, name, mabn_word_name(o->words, *(const int *)o->value));
             break;
         case MABN_OPTION_STRING:
             mabn_json_put_string(&w, name, *(const char *const *)o->value);
             break;
-        default: break; /* what has no value of its own */
+        default:
+            break; /* what has no value of its own */
         }
     }
     mabn_json_put_end(&w);
@@ -485,6 +522,7 @@ int mabn_cli_finish(mabn_status status)
                 strerror(errno ? errno : EIO));
         return MABN_EXIT_FAILED;
     }
-    return !status ? MABN_EXIT_OK
-                   : status == MABN_ERR_STOPPED ? MABN_EXIT_STOPPED : MABN_EXIT_FAILED;
+    return !status                      ? MABN_EXIT_OK
+           : status == MABN_ERR_STOPPED ? MABN_EXIT_STOPPED
+                                        : MABN_EXIT_FAILED;
 }

@@ -29,18 +29,18 @@
 enum { MABN_EXIT_OK = 0, MABN_EXIT_FAILED = 1, MABN_EXIT_USAGE = 2, MABN_EXIT_STOPPED = 75 };
 
 enum mabn_option_kind {
-    MABN_OPTION_END, /* closes a table */
-    MABN_OPTION_GROUP, /* a heading in --help: `help` is its text */
-    MABN_OPTION_FLAG,    /* bool *: true; with a long name also --no-NAME: false */
-    MABN_OPTION_INT,     /* int *, in [low, high]; suffixes K M G (powers of 1000) */
-    MABN_OPTION_INT64,   /* int64_t *, likewise */
-    MABN_OPTION_SIZE,    /* int64_t * bytes; suffixes K M G are powers of 1024 */
-    MABN_OPTION_DOUBLE,  /* double *, in [low, high]; NaN refused */
-    MABN_OPTION_STRING,  /* const char ** (borrowed from argv) */
-    MABN_OPTION_CHOICE,  /* int *: the value of one of `words` */
-    MABN_OPTION_CALL,    /* call(arg, value): returns a status whose message becomes the usage error */
-    MABN_OPTION_PRESET,  /* as CALL, but all presets are applied before all other options */
-    MABN_OPTION_HELP,    /* --help and --version: only through MABN_OPTIONS_COMMON */
+    MABN_OPTION_END,    /* closes a table */
+    MABN_OPTION_GROUP,  /* a heading in --help: `help` is its text */
+    MABN_OPTION_FLAG,   /* bool *: true; with a long name also --no-NAME: false */
+    MABN_OPTION_INT,    /* int *, in [low, high]; suffixes K M G (powers of 1000) */
+    MABN_OPTION_INT64,  /* int64_t *, likewise */
+    MABN_OPTION_SIZE,   /* int64_t * bytes; suffixes K M G are powers of 1024 */
+    MABN_OPTION_DOUBLE, /* double *, in [low, high]; NaN refused */
+    MABN_OPTION_STRING, /* const char ** (borrowed from argv) */
+    MABN_OPTION_CHOICE, /* int *: the value of one of `words` */
+    MABN_OPTION_CALL, /* call(arg, value): returns a status whose message becomes the usage error */
+    MABN_OPTION_PRESET, /* as CALL, but all presets are applied before all other options */
+    MABN_OPTION_HELP,   /* --help and --version: only through MABN_OPTIONS_COMMON */
     MABN_OPTION_VERSION,
     MABN_OPTION_VERBOSE,
     MABN_OPTION_QUIET,
@@ -48,17 +48,18 @@ enum mabn_option_kind {
 
 struct mabn_option {
     enum mabn_option_kind kind;
-    char short_name;       /* 0: none */
-    const char *long_name; /* without dashes */
-    void *value;           /* see the kind */
-    const char *argument;  /* "N", "FILE"; NULL for flags */
-    const char *help;      /* one sentence, lower case, no full stop */
-    double low, high;      /* inclusive; both 0: no check (ints: the type's own range) */
+    char short_name;               /* 0: none */
+    const char *long_name;         /* without dashes */
+    void *value;                   /* see the kind */
+    const char *argument;          /* "N", "FILE"; NULL for flags */
+    const char *help;              /* one sentence, lower case, no full stop */
+    double low, high;              /* inclusive; both 0: no check (ints: the type's own range) */
     const struct mabn_word *words; /* base/words.h */
     mabn_status (*call)(const char *argument, void *value);
     bool hide_default; /* do not print "[default]" in --help (unset strings never do) */
 };
 
+/* clang-format off */
 #define MABN_OPT_GROUP(text) {.kind = MABN_OPTION_GROUP, .help = (text)}
 #define MABN_OPT_FLAG(s, l, v, h) \
     {.kind = MABN_OPTION_FLAG, .short_name = (s), .long_name = (l), .value = (v), .help = (h)}
@@ -106,13 +107,14 @@ struct mabn_option {
      .help = "no progress and no remarks, only warnings and errors"},                             \
     {.kind = MABN_OPTION_HELP, .short_name = 'h', .long_name = "help", .help = "show this help"}, \
     {.kind = MABN_OPTION_VERSION, .long_name = "version", .help = "show version and libraries"}
+/* clang-format on */
 
 struct mabn_cli {
     const char *name;    /* "mabn-pack imagenet": tool, then subcommand */
     const char *usage;   /* "[OPTION]... DIR -o FILE": after the name; several lines allowed */
     const char *summary; /* one line: what it does */
     const struct mabn_option *options;
-    const char *epilog; /* examples, after the options; may be NULL */
+    const char *epilog;     /* examples, after the options; may be NULL */
     int min_args, max_args; /* positional arguments; max -1: any number */
 };
 

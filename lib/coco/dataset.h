@@ -7,8 +7,10 @@
  *   /coco/image_id      i64 (N)    images in ascending order of id, numbers before texts
  *   /coco/category_id   i64 (K)    in the order of the annotation file; names are in /classes
  *   /coco/first         u64 (N+1)  annotations [first[i], first[i+1]) belong to image i, in the
- * order of the annotation file /coco/id            i64 (M) /coco/category      i32 (M)    index
- * into category_id /coco/box           f64 (M,4)  x, y, w, h as in the annotation file; NaN: no box
+ *                                  order of the annotation file
+ *   /coco/id            i64 (M)
+ *   /coco/category      i32 (M)    index into category_id
+ *   /coco/box           f64 (M,4)  x, y, w, h as in the annotation file; NaN: no box
  *   /coco/area          f64 (M)
  *   /coco/crowd         u8  (M)
  *   /coco/ignore        u8  (M)

@@ -538,13 +538,13 @@ mabn_status mabn_image_resize(struct mabn_resizer *resizer, struct mabn_image *o
                               int height, enum mabn_resize_kind kind)
 {
     if (!in->pixels || out == in) return mabn_fail(MABN_ERR_ARG, "no picture to resize");
-    const struct mabn_resize_job job = {.in = in,
-                                        .part = {0, 0, in->width, in->height},
-                                        .box = box ? *box
-                                                   : (struct mabn_region){0, 0, in->width, in->height},
-                                        .width = width,
-                                        .height = height,
-                                        .window = {0, 0, width, height},
-                                        .kind = kind};
+    const struct mabn_resize_job job = {
+        .in = in,
+        .part = {0, 0, in->width, in->height},
+        .box = box ? *box : (struct mabn_region){0, 0, in->width, in->height},
+        .width = width,
+        .height = height,
+        .window = {0, 0, width, height},
+        .kind = kind};
     return mabn_resize_run(resizer, out, &job);
 }

@@ -33,8 +33,9 @@ struct mabn_region {
  * outside the box is not looked at (a whole-pixel box equals cropping first), save the rest of
  * pixels that a fractional box cuts. The box lies within the picture. in and out differ. */
 MABN_MUST_USE mabn_status mabn_image_resize(struct mabn_resizer *resizer, struct mabn_image *out,
-                                            const struct mabn_image *in, const struct mabn_region *box,
-                                            int width, int height, enum mabn_resize_kind kind);
+                                            const struct mabn_image *in,
+                                            const struct mabn_region *box, int width, int height,
+                                            enum mabn_resize_kind kind);
 
 MABN_END_DECLS
 #endif

@@ -100,8 +100,8 @@ static mabn_status joined_conv(struct mabn_net *net, const struct node *conv)
     const struct mabn_conv_cuda_norm_out out = {memory(net, norm->data), behind->io.residual,
                                                 behind->a, behind->b, behind->totals[SQUARE]};
     return mabn_conv_cuda_forward_norm(layer->conv, memory(net, conv->data),
-                                       memory(net, net->nodes[conv->reads[0]].data), layer->work, &out,
-                                       net->cuda->scratch, net->cuda->stream);
+                                       memory(net, net->nodes[conv->reads[0]].data), layer->work,
+                                       &out, net->cuda->scratch, net->cuda->stream);
 }
 
 mabn_status mabn_net_cuda_forward_joined(struct mabn_net *net, const struct node *conv)
@@ -123,8 +123,8 @@ mabn_status mabn_net_cuda_forward_summing(struct mabn_net *net, const struct nod
     const struct layer *layer = layer_of(net, conv);
     float *const *totals = net->cuda->layers[conv->partner].totals;
     return mabn_conv_cuda_forward_sums(
-        layer->conv, memory(net, conv->data), memory(net, net->nodes[conv->reads[0]].data), layer->work,
-        totals[SUM], totals[SQUARE], net->cuda->scratch, net->cuda->stream);
+        layer->conv, memory(net, conv->data), memory(net, net->nodes[conv->reads[0]].data),
+        layer->work, totals[SUM], totals[SQUARE], net->cuda->scratch, net->cuda->stream);
 }
 
 mabn_status mabn_net_cuda_forward_summed(struct mabn_net *net, const struct node *norm)
@@ -252,8 +252,8 @@ static mabn_status time_before(struct mabn_net *net, const struct node *conv, bo
     if (norm->reads[1] < 0) io.y = NULL;
     MABN_TRY(time_of(net, &apart, [&]() -> mabn_status {
         MABN_TRY(mabn_conv_cuda_backward_data(layer->conv, memory(net, norm->grad),
-                                              memory(net, conv->grad), layer->work, conv->dx_adds[0],
-                                              c->scratch, c->stream));
+                                              memory(net, conv->grad), layer->work,
+                                              conv->dx_adds[0], c->scratch, c->stream));
         return mabn_norm_cuda_backward(&norm->norm, &io);
     }));
     take_gradient_sums(net, norm, &io);

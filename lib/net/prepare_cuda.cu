@@ -93,8 +93,8 @@ static mabn_status prepare_conv(struct mabn_net *net, struct node *node)
     struct layer *layer = layer_of(net, node);
     const mabn_status status = find_conv(net, node);
     if (status) return mabn_fail_prefix(status, "'%s'", node->name);
-    layer->padded =
-        net->nodes[node->reads[0]].kind == &mabn_node_input && net->input_channels != net->nodes[node->reads[0]].c;
+    layer->padded = net->nodes[node->reads[0]].kind == &mabn_node_input &&
+                    net->input_channels != net->nodes[node->reads[0]].c;
     const size_t workspace = net_align(mabn_conv_cuda_workspace(layer->conv));
     if (workspace > net->scratch_bytes) net->scratch_bytes = workspace;
     mabn_verbose("%s: %s; %s; %s", node->name,
@@ -341,7 +341,8 @@ static mabn_status fold(const struct mabn_net *net, const struct node *node, flo
     float *b = (float *)mabn_xcalloc((size_t)node->c, sizeof *b);
     mabn_status status = mabn_norm_affine(
         &norm->norm, a, b, norm->weight < 0 ? NULL : weights + p[norm->weight].offset,
-        norm->bias < 0 ? NULL : weights + p[norm->bias].offset, state + net->params->states[norm->state].offset);
+        norm->bias < 0 ? NULL : weights + p[norm->bias].offset,
+        state + net->params->states[norm->state].offset);
     if (!status)
         mabn_norm_fold(folded + p[node->weight].offset, bias, weights + p[node->weight].offset,
                        node->bias < 0 ? NULL : weights + p[node->bias].offset, a, b, node->c,
@@ -377,7 +378,9 @@ static mabn_status write_folded(struct mabn_net *net)
     void *on_device = NULL;
     mabn_status status;
     MABN_TRY_GOTO(mabn_device_get(net->device, weights, net->params->weights.base, bytes), out);
-    MABN_TRY_GOTO(mabn_device_get(net->device, state, net->params->state.base, net->params->state.bytes), out);
+    MABN_TRY_GOTO(
+        mabn_device_get(net->device, state, net->params->state.base, net->params->state.bytes),
+        out);
     MABN_TRY_GOTO(fold_all(net, folded, biases, weights, state), out);
     MABN_TRY_GOTO(mabn_device_alloc(net->device, &on_device, bytes), out);
     MABN_TRY_GOTO(mabn_device_put(net->device, on_device, folded, bytes), out);

@@ -58,16 +58,16 @@ static mabn_status infer_conv(struct mabn_net *net, const struct node *node, con
             MABN_TRY(copy_on_device(net, y, memory(net, shortcut->data),
                                     (size_t)net_values(net, at) * mabn_dtype_size(net->dtype)));
     }
-    return mabn_conv_cuda_infer(layer->conv, y, memory(net, net->nodes[node->reads[0]].data), layer->work,
-                                layer->bias, net->cuda->scratch, net->cuda->stream);
+    return mabn_conv_cuda_infer(layer->conv, y, memory(net, net->nodes[node->reads[0]].data),
+                                layer->work, layer->bias, net->cuda->scratch, net->cuda->stream);
 }
 
 mabn_status mabn_net_cuda_conv(struct mabn_net *net, const struct node *node)
 {
     const struct layer *layer = layer_of(net, node);
     return mabn_conv_cuda_forward(layer->conv, memory(net, node->data),
-                                  memory(net, net->nodes[node->reads[0]].data), layer->work, layer->bias,
-                                  net->cuda->scratch, net->cuda->stream);
+                                  memory(net, net->nodes[node->reads[0]].data), layer->work,
+                                  layer->bias, net->cuda->scratch, net->cuda->stream);
 }
 
 static mabn_status forward_conv(struct mabn_net *net, const struct node *node)
@@ -203,16 +203,16 @@ static mabn_status backward_global_pool(struct mabn_net *net, const struct node 
 }
 
 /* The tables of the kinds' .c files; a linear layer is a convolution here. */
-#define ON_CUDA(kind)                                                                   \
-    static mabn_status kind##_forward(struct mabn_net *net, struct node *node)          \
-    {                                                                                   \
-        return forward_##kind(net, node);                                               \
-    }                                                                                   \
-    static mabn_status kind##_backward(struct mabn_net *net, struct node *node)         \
-    {                                                                                   \
-        return backward_##kind(net, node);                                              \
-    }                                                                                   \
-    extern "C" const struct node_ops mabn_node_##kind##_cuda = {                        \
+#define ON_CUDA(kind)                                                           \
+    static mabn_status kind##_forward(struct mabn_net *net, struct node *node)  \
+    {                                                                           \
+        return forward_##kind(net, node);                                       \
+    }                                                                           \
+    static mabn_status kind##_backward(struct mabn_net *net, struct node *node) \
+    {                                                                           \
+        return backward_##kind(net, node);                                      \
+    }                                                                           \
+    extern "C" const struct node_ops mabn_node_##kind##_cuda = {                \
         NULL, kind##_forward, kind##_backward, NULL, NULL, NULL, NULL};
 ON_CUDA(conv)
 ON_CUDA(norm)
@@ -322,8 +322,7 @@ static mabn_status set_rates(struct mabn_net *net, struct slot *slot,
     for (int i = 0; i < net->params->count; i++) {
         const struct parameter *p = &net->params->list[i];
         if (!p->trains) continue;
-        const bool decays =
-            p->decays && (p->kind == PARAMETER_WEIGHT || !sgd->no_decay_norm_bias);
+        const bool decays = p->decays && (p->kind == PARAMETER_WEIGHT || !sgd->no_decay_norm_bias);
         c->host_params[count++].decay = decays ? (float)sgd->weight_decay : 0;
     }
     c->weight_decay = sgd->weight_decay;
@@ -392,7 +391,8 @@ static mabn_status run_variant(struct mabn_net *net, struct variant *v, double s
 
 /* ---- steps ---- */
 
-static mabn_status cuda_step(struct mabn_net *net, double smoothing, const struct mabn_params_sgd *sgd)
+static mabn_status cuda_step(struct mabn_net *net, double smoothing,
+                             const struct mabn_params_sgd *sgd)
 {
     struct net_cuda *c = net->cuda;
     struct slot *slot = next_slot(net);

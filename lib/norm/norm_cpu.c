@@ -3,11 +3,12 @@
  * A call is runs (one statistic each) of rows. Two ways to share it among threads, chosen by their
  * numbers; both add the same numbers in the same order, so the choice never shows in a result:
  *
- *   runs over threads   a thread takes a run: sums, coefficients, apply, while the run is in its
+ *   runs over threads   A thread takes a run: sums, coefficients, apply, while the run is in its
  *                       cache. What must go in the order of the runs (MABN's window, sums over
- * runs) is an OpenMP ordered section in the middle; otherwise nobody waits. rows over threads   few
- * runs for the threads: all walk the rows of a wave of runs together, sums, then coefficients
- * (channels over threads), then apply. A wave is as many runs as stay in the caches, at least one.
+ *                       runs) is an OpenMP ordered section in the middle; otherwise nobody waits.
+ *   rows over threads   There are few runs for the threads. All walk the rows of a wave of runs
+ *                       together: sums, then coefficients (channels over threads), then apply. A
+ *                       wave is as many runs as stay in the caches, at least one.
  *
  * MABN, where r is active: y = a·x + b with a = gamma/sqrt(running_var + eps) is known before the
  * sums (the window's variance cancels), so x is walked once, applying and summing; where r turns

@@ -49,7 +49,7 @@ struct mabn_train_options {
     /* the network; without weights, or over them where set */
     const char *arch;
     struct mabn_norm_request norm; /* over the weights' own, or over MABN_NORM_DEFAULT */
-    const char *stem; /* "large", "small"; NULL: as the architecture has it */
+    const char *stem;              /* "large", "small"; NULL: as the architecture has it */
     const char *centralize; /* "auto", "on", "off"; NULL: as the weights have it, else auto */
     int base_width;         /* 0: as the architecture has it */
     bool stride_in_1x1;

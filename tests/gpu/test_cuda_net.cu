@@ -92,7 +92,8 @@ static outcome run_steps(struct mabn_net *net, int from, int to)
 {
     outcome out;
     struct mabn_net_result r;
-    const bool training = mabn_params_find(mabn_net_params(net), "fc.bias", MABN_PARAMS_MOMENTUM) >= 0;
+    const bool training =
+        mabn_params_find(mabn_net_params(net), "fc.bias", MABN_PARAMS_MOMENTUM) >= 0;
     const auto fetch = [&] {
         must(mabn_net_result(net, &r));
         out.losses.push_back((float)r.loss);
@@ -153,7 +154,8 @@ static std::vector<float> tensor(const struct mabn_net *net, int index)
 static void compare(struct gpu_verdict &verdict, const struct mabn_net *a, const struct mabn_net *b,
                     double tolerance)
 {
-    if (mabn_params_count(mabn_net_params(a)) != mabn_params_count(mabn_net_params(b))) verdict.add("tensors", 1, 0);
+    if (mabn_params_count(mabn_net_params(a)) != mabn_params_count(mabn_net_params(b)))
+        verdict.add("tensors", 1, 0);
     for (int i = 0; i < mabn_params_count(mabn_net_params(a)); i++) {
         const struct mabn_params_tensor *t = mabn_params_at(mabn_net_params(a), i);
         char what[80];

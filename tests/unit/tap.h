@@ -48,32 +48,32 @@ MABN_PRINTF(3, 4) static inline int tap_ok_(int ok, const char *where, const cha
 #define tap_ok(condition, ...) tap_ok_(!!(condition), TAP_HERE, __VA_ARGS__)
 
 /* A status that should be MABN_OK; prints the message when it is not. */
-#define tap_status(expr, ...)                                                 \
-    do {                                                                      \
-        mabn_status tap_s_ = (expr);                                          \
-        if (!tap_ok_(tap_s_ == MABN_OK, TAP_HERE, __VA_ARGS__))               \
+#define tap_status(expr, ...)                                                               \
+    do {                                                                                    \
+        mabn_status tap_s_ = (expr);                                                        \
+        if (!tap_ok_(tap_s_ == MABN_OK, TAP_HERE, __VA_ARGS__))                             \
             printf("#   status: %s: %s\n", mabn_status_name(tap_s_), mabn_error_message()); \
     } while (0)
 /* A status that should be `want`, with `text` somewhere in the message. */
-#define tap_fails(expr, want, text, ...)                                      \
-    do {                                                                      \
-        mabn_status tap_s_ = (expr);                                          \
-        int tap_o_ = tap_s_ == (want) && strstr(mabn_error_message(), (text)); \
-        if (!tap_ok_(tap_o_, TAP_HERE, __VA_ARGS__))                          \
+#define tap_fails(expr, want, text, ...)                                                       \
+    do {                                                                                       \
+        mabn_status tap_s_ = (expr);                                                           \
+        int tap_o_ = tap_s_ == (want) && strstr(mabn_error_message(), (text));                 \
+        if (!tap_ok_(tap_o_, TAP_HERE, __VA_ARGS__))                                           \
             printf("#   status: %s: %s\n#   wanted: %s: ...%s...\n", mabn_status_name(tap_s_), \
-                   mabn_error_message(), mabn_status_name(want), (text));     \
+                   mabn_error_message(), mabn_status_name(want), (text));                      \
     } while (0)
-#define tap_close(got, want, tolerance, ...)                                  \
-    do {                                                                      \
-        double tap_g_ = (got), tap_w_ = (want);                               \
+#define tap_close(got, want, tolerance, ...)                                       \
+    do {                                                                           \
+        double tap_g_ = (got), tap_w_ = (want);                                    \
         if (!tap_ok_(fabs(tap_g_ - tap_w_) <= (tolerance), TAP_HERE, __VA_ARGS__)) \
-            printf("#   got %.17g, want %.17g\n", tap_g_, tap_w_);            \
+            printf("#   got %.17g, want %.17g\n", tap_g_, tap_w_);                 \
     } while (0)
-#define tap_str_eq(got, want, ...)                                            \
-    do {                                                                      \
-        const char *tap_g_ = (got), *tap_w_ = (want);                         \
-        if (!tap_ok_(!strcmp(tap_g_, tap_w_), TAP_HERE, __VA_ARGS__))         \
-            printf("#   got  %s\n#   want %s\n", tap_g_, tap_w_);             \
+#define tap_str_eq(got, want, ...)                                    \
+    do {                                                              \
+        const char *tap_g_ = (got), *tap_w_ = (want);                 \
+        if (!tap_ok_(!strcmp(tap_g_, tap_w_), TAP_HERE, __VA_ARGS__)) \
+            printf("#   got  %s\n#   want %s\n", tap_g_, tap_w_);     \
     } while (0)
 
 MABN_PRINTF(1, 2) static inline void tap_skip(const char *format, ...)

@@ -54,7 +54,7 @@ static void test_words(void)
                mabn_word_parse(&value, sizes, "size", "") == MABN_ERR_ARG,
            "part of a word is no word");
     tap_str_eq(mabn_error_message(), "unknown size '': expected large, small, big",
-           "what was expected is told");
+               "what was expected is told");
     tap_ok(!mabn_word_find(&value, sizes, "larger") && value == 3, "not found");
 }
 
@@ -62,7 +62,8 @@ static void test_status(void)
 {
     tap_ok(mabn_fail(MABN_ERR_FORMAT, "bad %s\n", "line") == MABN_ERR_FORMAT, "fail returns");
     tap_str_eq(mabn_error_message(), "bad line?", "control characters do not reach a terminal");
-    tap_ok(mabn_fail_prefix(MABN_ERR_FORMAT, "'%s'", "f.json") == MABN_ERR_FORMAT, "prefix returns");
+    tap_ok(mabn_fail_prefix(MABN_ERR_FORMAT, "'%s'", "f.json") == MABN_ERR_FORMAT,
+           "prefix returns");
     tap_str_eq(mabn_error_message(), "'f.json': bad line?", "prefix goes in front");
     char huge[6000];
     memset(huge, 'x', sizeof huge);
@@ -123,7 +124,8 @@ static void test_files(void)
     tap_status(mabn_write_file(path, "whole", 5, false), "write a whole file");
     char *text = read_back(path);
     tap_str_eq(text, "whole", "reads back");
-    tap_fails(mabn_write_file(path, "other", 5, false), MABN_ERR_IO, "exists", "refuses to replace");
+    tap_fails(mabn_write_file(path, "other", 5, false), MABN_ERR_IO, "exists",
+              "refuses to replace");
     tap_status(mabn_write_file(path, "new", 3, true), "replaces by force");
     free(text);
     text = read_back(path);
@@ -138,7 +140,8 @@ static void test_files(void)
     tap_fails(mabn_input_open(&in, folder, 0), MABN_ERR_IO, "folder", "a folder is no input");
     tap_fails(mabn_input_open(&in, "/nonexistent/x", 0), MABN_ERR_IO, "No such file", "missing");
     tap_fails(mabn_input_open(&in, "/dev/zero", 1 << 20), MABN_ERR_LIMIT, "limit", "endless input");
-    tap_fails(mabn_outfile_open(&out, folder, true), MABN_ERR_ARG, "folder", "a folder is no output");
+    tap_fails(mabn_outfile_open(&out, folder, true), MABN_ERR_ARG, "folder",
+              "a folder is no output");
     tap_fails(mabn_outfile_open(&out, "/dev/full", true), MABN_ERR_ARG, "regular", "nor a device");
     tap_fails(mabn_outfile_open(&out, "/nonexistent/x", true), MABN_ERR_IO, "cannot create",
               "nor a file in a missing folder");

@@ -41,8 +41,12 @@ static const struct mabn_option options[] = {
     MABN_OPT_END,
 };
 static const struct mabn_cli cli = {
-    .name = "mabn-test", .usage = "[OPTION]... FILE...", .summary = "Test.", .options = options,
-    .min_args = 1, .max_args = 2,
+    .name = "mabn-test",
+    .usage = "[OPTION]... FILE...",
+    .summary = "Test.",
+    .options = options,
+    .min_args = 1,
+    .max_args = 2,
 };
 
 static char said[4096]; /* what the child wrote to stderr (or stdout) */
@@ -87,7 +91,8 @@ static int child(const char *const *words, int fd)
 
 static void accepts(void)
 {
-    tap_ok(RUN("-b64", "in", "--bytes=2K", "--lr", "1e-3", "--no-fold", "--norm=mabn", "-o", "-") == 0,
+    tap_ok(RUN("-b64", "in", "--bytes=2K", "--lr", "1e-3", "--no-fold", "--norm=mabn", "-o", "-") ==
+               0,
            "a good command line");
     tap_ok(strstr(said, "{\"fold\":false,\"batch\":64,\"bytes\":2048,\"seed\":0,\"lr\":0.001,"
                         "\"out\":\"-\",\"norm\":\"mabn\"}"),

@@ -69,7 +69,7 @@ static void expect_resize(const struct mabn_image *rgb, char *fields[])
 {
     struct mabn_image image = {0};
     const struct mabn_region box = {atof(fields[2]), atof(fields[3]), atof(fields[4]),
-                                 atof(fields[5])};
+                                    atof(fields[5])};
     const bool cv = !strcmp(fields[1], "cv");
     tap_status(mabn_image_resize(resizer, &image, rgb, &box, atoi(fields[6]), atoi(fields[7]),
                                  cv ? MABN_RESIZE_CV : MABN_RESIZE_PIL),
