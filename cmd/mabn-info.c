@@ -3,14 +3,15 @@
 
 #include "base/thread.h"
 #include "cli/cli.h"
+#include "coco/inspect.h"
 #include "store/info.h"
 
 static struct mabn_info_options o;
 
 static const struct mabn_option options[] = {
     MABN_OPT_FLAG(0, "json", &o.json, "one JSON object a file, on one line"),
-    MABN_OPT_FLAG('l', "list", &o.list, "list every array or tensor"),
-    MABN_OPT_FLAG(0, "verify", &o.verify, "compare every checksum in the file"),
+    MABN_OPT_FLAG('l', "list", &o.list, "list every array or tensor, every fault"),
+    MABN_OPT_FLAG(0, "verify", &o.verify, "compare every checksum; list the faults of annotations"),
     MABN_OPT_THREADS(&o.threads),
     MABN_OPTIONS_COMMON,
     MABN_OPT_END,
@@ -19,12 +20,20 @@ static const struct mabn_option options[] = {
 static const struct mabn_cli cli = {
     "mabn-info",
     "[OPTION]... FILE...",
-    "what is in datasets, checkpoints and weights files",
+    "what is in datasets, checkpoints, weights files and COCO annotations",
     options,
     "Examples:\n  mabn-info train.h5\n  mabn-info --verify run/*.h5\n"
+    "  mabn-info --verify instances_train2017.json\n"
     "  mabn-info --json model.h5 | jq -r '.arrays[].name'\n",
     1,
     -1};
+
+static mabn_status describe(struct mabn_str *text, const char *path)
+{
+    struct mabn_inspect_options inspect = {.json = o.json, .verify = o.verify, .all = o.list};
+    if (mabn_coco_looks_like_json(path)) return mabn_coco_inspect(text, path, &inspect);
+    return mabn_info_describe(text, path, &o);
+}
 
 int main(int argc, char **argv)
 {
@@ -36,8 +45,8 @@ int main(int argc, char **argv)
     mabn_str_init(&text);
     for (int i = 0; i < count && !status; i++) {
         mabn_str_clear(&text);
-        status = mabn_info_describe(&text, args[i], &o);
-        if (!status) fputs(text.text, stdout);
+        status = describe(&text, args[i]);
+        if (text.length) fputs(text.text, stdout);
     }
     mabn_str_release(&text);
     return mabn_cli_finish(status);

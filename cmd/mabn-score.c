@@ -29,7 +29,7 @@ struct id_list {
 static struct coco_options {
     bool types[MABN_COCO_TYPES];
     bool json, per_category, tsv, curves, class_agnostic, fix_quirks;
-    bool errors, points, force;
+    bool errors, points, force, lvis;
     double point; /* NaN: of the best F1 */
     double min_score;
     const char *confusion, *pr, *calibration;
@@ -200,6 +200,7 @@ static const struct mabn_option coco_table[] = {
     MABN_OPT_STRING(0, "images", &coco.images, "LIST",
                     "only these image ids, or @FILE with one in a line"),
     MABN_OPT_FLAG(0, "class-agnostic", &coco.class_agnostic, "take all categories as one"),
+    MABN_OPT_FLAG(0, "lvis", &coco.lvis, "by LVIS's rules, for its annotation files"),
     MABN_OPT_CALL(0, "sigmas", parse_sigmas, &coco.custom, "LIST",
                   "keypoint deviations, for other than COCO's 17"),
     MABN_OPT_FLAG(0, "fix-quirks", &coco.fix_quirks,
@@ -340,6 +341,7 @@ static void set_params(struct mabn_coco_params *p, enum mabn_coco_type type)
 {
     const struct mabn_coco_params *custom = &coco.custom;
     mabn_coco_params_init(p, type);
+    if (coco.lvis) mabn_coco_params_lvis(p);
     if (custom->n_thresholds) {
         memcpy(p->thresholds, custom->thresholds, sizeof p->thresholds);
         p->n_thresholds = custom->n_thresholds;
@@ -609,6 +611,11 @@ static mabn_status run_coco(int argc, char **argv)
         mabn_cli_usage_error("--tsv prints one table");
     if (coco.tsv && (coco.json || coco.compare))
         mabn_cli_usage_error("--tsv does not go with --json or --compare");
+    if (coco.lvis && (coco.class_agnostic || coco.types[MABN_COCO_KEYPOINTS]))
+        mabn_cli_usage_error("--lvis is for boxes and masks, by category");
+    if (coco.lvis && (coco.errors || coco.confusion))
+        mabn_cli_usage_error("--errors and --confusion do not know LVIS's rules");
+    if (coco.lvis) f.keep |= MABN_COCO_KEEP_LVIS;
     if (coco.types[MABN_COCO_SEGM]) f.keep |= MABN_COCO_KEEP_SEGMENTATIONS;
     if (coco.types[MABN_COCO_KEYPOINTS]) f.keep |= MABN_COCO_KEEP_KEYPOINTS;
     return score_all(&f);

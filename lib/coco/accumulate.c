@@ -185,7 +185,7 @@ double mabn_coco_sum(const double *v, size_t n)
 
 /* Mean of what is there (not -1), in numpy's order: thresholds, recalls, categories. */
 static double mean_of(const struct mabn_coco_score *s, const double *values, size_t recalls,
-                      int64_t only, double threshold, int a, int m)
+                      int64_t only, double threshold, int a, int m, char frequency)
 {
     size_t n = 0, first = only < 0 ? 0 : (size_t)only,
            last = only < 0 ? s->n_categories : first + 1;
@@ -196,6 +196,7 @@ static double mean_of(const struct mabn_coco_score *s, const double *values, siz
         if (threshold >= 0 && fabs(s->params.thresholds[t] - threshold) > 1e-9) continue;
         for (size_t r = 0; r < recalls; r++)
             for (size_t k = first; k < last; k++) {
+                if (frequency && s->frequencies[k] != frequency) continue;
                 double v = values[mabn_coco_recall_at(s, k, a, m, t) * recalls + r];
                 if (v > -1) list[n++] = v;
             }
@@ -208,13 +209,13 @@ static double mean_of(const struct mabn_coco_score *s, const double *values, siz
 double mabn_coco_mean_precision(const struct mabn_coco_score *s, int64_t k, double threshold,
                                 int area, int max_det)
 {
-    return mean_of(s, s->precision, MABN_COCO_RECALLS, k, threshold, area, max_det);
+    return mean_of(s, s->precision, MABN_COCO_RECALLS, k, threshold, area, max_det, 0);
 }
 
 double mabn_coco_mean_recall(const struct mabn_coco_score *s, int64_t k, double threshold, int area,
                              int max_det)
 {
-    return mean_of(s, s->recall, 1, k, threshold, area, max_det);
+    return mean_of(s, s->recall, 1, k, threshold, area, max_det, 0);
 }
 
 int mabn_coco_area_index(const struct mabn_coco_params *p, const char *name)
@@ -240,11 +241,35 @@ static void stat_limits(const struct mabn_coco_params *p, int *first, int *other
     *others = p->n_max_dets < 3 ? p->n_max_dets - 1 : 2;
     if (keypoints) *others = mabn_coco_max_det_index(p, 20);
     *first = keypoints ? *others : mabn_coco_max_det_index(p, 100);
-    if (p->fix_quirks) *first = *others = p->n_max_dets - 1;
+    if (p->fix_quirks || p->lvis) *first = *others = p->n_max_dets - 1;
+}
+
+/* LVIS's thirteen. */
+static void summarize_lvis(struct mabn_coco_score *s)
+{
+    static const char *const sizes[3] = {"small", "medium", "large"};
+    const struct mabn_coco_params *p = &s->params;
+    int all = mabn_coco_area_index(p, "all"), m = p->n_max_dets - 1;
+    double *v = s->stats;
+    *v++ = mabn_coco_mean_precision(s, -1, -1, all, m);
+    *v++ = mabn_coco_mean_precision(s, -1, 0.5, all, m);
+    *v++ = mabn_coco_mean_precision(s, -1, 0.75, all, m);
+    for (int i = 0; i < 3; i++)
+        *v++ = mabn_coco_mean_precision(s, -1, -1, mabn_coco_area_index(p, sizes[i]), m);
+    for (int i = 0; i < 3; i++)
+        *v++ = mean_of(s, s->precision, MABN_COCO_RECALLS, -1, -1, all, m, "rcf"[i]);
+    *v++ = mabn_coco_mean_recall(s, -1, -1, all, m);
+    for (int i = 0; i < 3; i++)
+        *v++ = mabn_coco_mean_recall(s, -1, -1, mabn_coco_area_index(p, sizes[i]), m);
+    s->n_stats = 13;
 }
 
 static void summarize(struct mabn_coco_score *s)
 {
+    if (s->params.lvis) {
+        summarize_lvis(s);
+        return;
+    }
     const struct mabn_coco_params *p = &s->params;
     int all = mabn_coco_area_index(p, "all"), small = mabn_coco_area_index(p, "small"),
         medium = mabn_coco_area_index(p, "medium"), large = mabn_coco_area_index(p, "large");
@@ -323,6 +348,8 @@ static mabn_status score_init(struct mabn_coco_score *out, const struct mabn_coc
         out->category_texts[i] = mabn_xstrdup(id.text);
         mabn_str_release(&id);
     }
+    out->frequencies = mabn_xcalloc(k + 1, 1);
+    if (e->frequencies) memcpy(out->frequencies, e->frequencies, k);
     out->truths = mabn_xcalloc(k * (size_t)p->n_areas + 1, sizeof *out->truths);
     MABN_TRY(minus_ones(&out->recall, n));
     MABN_TRY(minus_ones(&out->precision, n * MABN_COCO_RECALLS));
@@ -338,6 +365,7 @@ void mabn_coco_score_release(struct mabn_coco_score *s)
     free(s->category_names);
     free(s->category_texts);
     free(s->category_ids);
+    free(s->frequencies);
     free(s->truths);
     mabn_free(s->precision);
     mabn_free(s->recall);

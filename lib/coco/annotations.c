@@ -25,7 +25,7 @@ struct reading {
     bool results;
     struct mabn_progress *progress;
     size_t room_images, room_categories, room_records, room_numbers, room_lengths, room_bytes,
-        room_bones /* pairs */, room_texts;
+        room_bones /* pairs */, room_texts, room_listed;
     size_t *table; /* (room_table) of texts: place + 1, by hash of the id */
     size_t room_table;
 };
@@ -440,7 +440,7 @@ static unsigned read_field(struct reading *r, struct mabn_coco_record *record,
         record->has_area = mabn_json_peek(j) != MABN_JSON_NULL &&
                            mabn_json_read_double(j, &record->area) == MABN_OK;
         if (!record->has_area && !mabn_json_status(j)) mabn_json_read_null(j);
-    } else if (mabn_json_is(key, "iscrowd")) {
+    } else if (mabn_json_is(key, "iscrowd") && !(r->keep & MABN_COCO_KEEP_LVIS)) {
         record->crowd = read_flag(j);
     } else if (mabn_json_is(key, "ignore")) {
         record->ignore = try_flag(j);
@@ -512,6 +512,44 @@ static void read_file_name(struct mabn_json *j, struct mabn_coco_image *image)
     mabn_json_skip(j);
 }
 
+/* Category ids into the pool; how many. */
+static uint32_t read_listed(struct reading *r)
+{
+    struct mabn_coco *c = r->out;
+    size_t before = c->n_listed;
+    mabn_json_begin_array(r->json);
+    while (mabn_json_next_item(r->json)) {
+        MABN_GROW(c->listed, c->n_listed, r->room_listed);
+        c->listed[c->n_listed] = 0;
+        read_id(r, &c->listed[c->n_listed++]);
+    }
+    return (uint32_t)(c->n_listed - before);
+}
+
+/* The lists of an image may come in either order: the negatives are to be first. */
+static void read_list(struct reading *r, struct mabn_coco_image *image, bool negative,
+                      unsigned *seen)
+{
+    struct mabn_coco *c = r->out;
+    if (*seen == 0) image->listed = c->n_listed;
+    if (*seen & (negative ? 1u : 2u)) {
+        mabn_json_fail(r->json, "a second list of this name");
+        return;
+    }
+    uint32_t n = read_listed(r);
+    *(negative ? &image->n_negatives : &image->n_partial) = n;
+    if (negative && *seen == 2) { /* swap the two parts */
+        size_t old = image->n_partial, bytes = old * sizeof *c->listed;
+        int64_t *part = mabn_xmalloc(bytes + 1), *list = c->listed + image->listed;
+        memcpy(part, list, bytes);
+        memmove(list, list + old, n * sizeof *list);
+        memcpy(list + n, part, bytes);
+        free(part);
+    }
+    *seen |= negative ? 1 : 2;
+    image->has_lists = *seen == 3;
+}
+
 static void read_images(struct reading *r)
 {
     struct mabn_coco *c = r->out;
@@ -525,6 +563,8 @@ static void read_images(struct reading *r)
         memset(image, 0, sizeof *image);
         mabn_json_begin_object(j);
         image->line = line_of(j);
+        unsigned lists = 0;
+        bool lvis = r->keep & MABN_COCO_KEEP_LVIS;
         while (mabn_json_next_key(j, &key)) {
             if (mabn_json_is(key, "id")) {
                 read_id(r, &image->id);
@@ -535,6 +575,10 @@ static void read_images(struct reading *r)
                 image->width = read_size(j);
             } else if (mabn_json_is(key, "file_name")) {
                 read_file_name(j, image);
+            } else if (lvis && mabn_json_is(key, "neg_category_ids")) {
+                read_list(r, image, true, &lists);
+            } else if (lvis && mabn_json_is(key, "not_exhaustive_category_ids")) {
+                read_list(r, image, false, &lists);
             } else {
                 mabn_json_skip(j);
             }
@@ -589,6 +633,10 @@ static void read_categories(struct reading *r)
                 seen = true;
             } else if (mabn_json_is(key, "skeleton")) {
                 read_skeleton(r, category);
+            } else if ((r->keep & MABN_COCO_KEEP_LVIS) && mabn_json_is(key, "frequency")) {
+                struct mabn_json_text text;
+                if (mabn_json_read_string(j, &text) == MABN_OK && text.length == 1)
+                    category->frequency = *text.bytes;
             } else if (mabn_json_is(key, "name") && !category->name &&
                        mabn_json_peek(j) == MABN_JSON_STRING) {
                 mabn_json_read_strdup(j, &category->name);
@@ -807,6 +855,7 @@ void mabn_coco_release(struct mabn_coco *c)
     free(c->bytes);
     free(c->bones);
     free(c->stands_for);
+    free(c->listed);
     for (size_t i = 0; i < c->n_texts; i++)
         free(c->texts[i].text);
     free(c->texts);
@@ -833,8 +882,8 @@ mabn_status mabn_coco_fail(const struct mabn_coco *c, const struct mabn_coco_rec
 
 /* ---- file names ---- */
 
-/* Why a name cannot be used; NULL: it can. It must not lead out of the folder. */
-static const char *name_fault(const struct mabn_coco_image *image)
+/* It must not lead out of the folder. */
+const char *mabn_coco_name_fault(const struct mabn_coco_image *image)
 {
     const char *name = image->file_name;
     if (!name && image->odd_name) return "\"file_name\" is not a text";
@@ -851,7 +900,7 @@ mabn_status mabn_coco_image_path(char **out, const struct mabn_coco *c,
                                  const struct mabn_coco_image *image, const char *folder)
 {
     char id[24];
-    const char *why = name_fault(image);
+    const char *why = mabn_coco_name_fault(image);
     *out = NULL;
     if (why)
         return mabn_fail(MABN_ERR_FORMAT, "'%s':%u: image %s ('%s'): %s", c->name, image->line,

@@ -32,6 +32,7 @@ MABN_BEGIN_DECLS
 enum mabn_coco_keep {
     MABN_COCO_KEEP_SEGMENTATIONS = 1,
     MABN_COCO_KEEP_KEYPOINTS = 2,
+    MABN_COCO_KEEP_LVIS = 8,   /* LVIS's lists and frequencies; crowds are not read then */
     MABN_COCO_KEEP_FAULTS = 4, /* do not fail on ids that occur twice: for coco/inspect.h */
 };
 
@@ -63,6 +64,11 @@ struct mabn_coco_image {
     uint8_t odd_name;       /* "file_name" is there but of this enum mabn_json_kind */
     uint32_t line;
     char *file_name; /* NULL: not given */
+    /* LVIS: category ids listed[listed], n_negatives known not to be there, then n_partial whose
+     * annotations may be incomplete; has_lists: both lists are given. */
+    size_t listed;
+    uint32_t n_negatives, n_partial;
+    bool has_lists;
 };
 
 struct mabn_coco_category {
@@ -70,6 +76,7 @@ struct mabn_coco_category {
     char *name;             /* NULL: not given */
     size_t bones;           /* the skeleton: bones[2 * bones], pairs of keypoints counted from 1 */
     uint32_t n_bones, line; /* n_bones: pairs */
+    char frequency;         /* LVIS: r, c, f; 0: not given */
 };
 
 /* An id that is no number of 64 bits. */
@@ -113,6 +120,8 @@ struct mabn_coco {
     size_t n_bones;
     struct mabn_coco_text *texts; /* ascending by id */
     size_t n_texts;
+    int64_t *listed;
+    size_t n_listed;
     bool annotated; /* ground truth: there is a list of annotations */
     /* NULL, or (records), for a packed dataset where annotation ids occur twice: the record that
      * has the id last in the annotation file, UINT32_MAX when it is not in the dataset. */
@@ -154,6 +163,8 @@ int64_t mabn_coco_text_id(const char *text, size_t length);
 /* Order of ids: numbers, then texts by their bytes. */
 int mabn_coco_compare_ids(const struct mabn_coco *c, int64_t a, int64_t b);
 
+/* Why an image's file name cannot be used; NULL: it can. */
+const char *mabn_coco_name_fault(const struct mabn_coco_image *image);
 /* Where an image's file is in `folder`, malloc'd. Fails, naming the image, when it has no name, a
  * name that is no text, or one that leads out of the folder. */
 MABN_MUST_USE mabn_status mabn_coco_image_path(char **out, const struct mabn_coco *c,

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "coco/inspect.h"
 
 /* ---- packing ---- */
 
@@ -501,6 +502,15 @@ static void packing_release(struct packing *p)
     mabn_coco_release(&p->coco);
 }
 
+static void tell_summary(const struct mabn_coco *c)
+{
+    struct mabn_str text;
+    mabn_str_init(&text);
+    mabn_coco_summary(&text, c);
+    mabn_info("%s in '%s'", text.text, c->name);
+    mabn_str_release(&text);
+}
+
 static mabn_status pack(struct packing *p, const struct mabn_pack_output *out,
                         const struct mabn_coco_pack_options *options)
 {
@@ -523,6 +533,7 @@ static mabn_status pack(struct packing *p, const struct mabn_pack_output *out,
     if (!status) status = add_annotations(p, w);
     if (!status) status = mabn_dataset_writer_commit(w);
     mabn_dataset_writer_free(w, true);
+    if (!status) tell_summary(&p->coco);
     return status ? mabn_pack_say_kept(status, out->path) : MABN_OK;
 }
 

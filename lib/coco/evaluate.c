@@ -52,6 +52,13 @@ void mabn_coco_params_init(struct mabn_coco_params *p, enum mabn_coco_type type)
         p->sigmas[i] = sigmas[i] / 10;
 }
 
+void mabn_coco_params_lvis(struct mabn_coco_params *p)
+{
+    p->lvis = true;
+    p->max_dets[0] = 300;
+    p->n_max_dets = 1;
+}
+
 static mabn_status check_params(const struct mabn_coco_params *p)
 {
     if (p->n_thresholds < 1 || p->n_thresholds > MABN_COCO_MAX_THRESHOLDS || p->n_areas < 1 ||
@@ -62,6 +69,8 @@ static mabn_status check_params(const struct mabn_coco_params *p)
         if (!(p->thresholds[i] > 0 && p->thresholds[i] <= 1))
             return mabn_fail(MABN_ERR_ARG, "overlap threshold %g is not in (0, 1]",
                              p->thresholds[i]);
+    if (p->lvis && p->type == MABN_COCO_KEYPOINTS)
+        return mabn_fail(MABN_ERR_ARG, "LVIS has no keypoints");
     for (int i = 0; i < p->n_max_dets; i++)
         if (p->max_dets[i] < 1 || (i && p->max_dets[i] <= p->max_dets[i - 1]))
             return mabn_fail(MABN_ERR_ARG, "detection limits must be positive and ascending");
@@ -147,6 +156,8 @@ mabn_status mabn_coco_evaluate(struct mabn_coco_evaluation **out, const struct m
     e->image_ids = join.image_ids;
     e->category_ids = join.category_ids;
     e->category_names = join.category_names;
+    e->frequencies = join.frequencies;
+    join.frequencies = NULL;
     join.image_ids = join.category_ids = NULL;
     join.category_names = NULL;
     mabn_coco_join_release(&join);
@@ -168,6 +179,7 @@ void mabn_coco_evaluation_free(struct mabn_coco_evaluation *e)
     free(e->image_ids);
     free(e->category_ids);
     free(e->category_names);
+    free(e->frequencies);
     mabn_free(e->detections);
     mabn_free(e->bits);
     free(e->cells);

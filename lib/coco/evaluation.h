@@ -30,6 +30,7 @@ struct mabn_coco_evaluation {
     int64_t *image_ids;                      /* (images) ascending */
     int64_t *category_ids;                   /* (categories) ascending; one, -1, when agnostic */
     const char **category_names;             /* borrowed from truth */
+    char *frequencies;                       /* (categories) */
     size_t n_images, n_categories, n_detections, n_truths;
     struct mabn_coco_detection *detections; /* image by image */
     struct mabn_coco_bits *bits;            /* (detections, areas) */

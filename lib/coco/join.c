@@ -217,11 +217,14 @@ static mabn_status list_categories(struct mabn_coco_join *out, const struct mabn
     out->n_categories = n;
     table_init(categories, n);
     out->category_names = mabn_xcalloc(n + 1, sizeof *out->category_names);
+    out->frequencies = mabn_xcalloc(n + 1, 1);
     for (size_t i = 0; i < n; i++)
         *table_slot(categories, out->category_ids[i]) = (uint32_t)i;
     for (size_t i = 0; i < truth->n_categories; i++) {
         uint32_t at = table_find(categories, truth->categories[i].id);
-        if (at != NONE) out->category_names[at] = truth->categories[i].name;
+        if (at == NONE) continue;
+        out->category_names[at] = truth->categories[i].name;
+        out->frequencies[at] = truth->categories[i].frequency;
     }
     return MABN_OK;
 }
@@ -434,6 +437,69 @@ done:
     return status;
 }
 
+/* ---- LVIS ---- */
+
+/* Does LVIS say of this category whether the image has it? */
+static bool is_known(const struct mabn_coco_join *join, const struct mabn_coco *truth, size_t image,
+                     uint32_t category)
+{
+    const struct mabn_coco_image *info = join->images[image];
+    for (size_t g = join->truth_start[image]; g < join->truth_start[image + 1]; g++)
+        if (join->truths[g].category == category) return true;
+    for (size_t i = 0; i < info->n_negatives; i++)
+        if (truth->listed[info->listed + i] == join->category_ids[category]) return true;
+    return false;
+}
+
+static mabn_status check_lvis(const struct mabn_coco_join *join, const struct mabn_coco *truth)
+{
+    char id[24];
+    for (size_t i = 0; i < join->n_images; i++)
+        if (!join->images[i]->has_lists)
+            return mabn_fail(MABN_ERR_FORMAT,
+                             "'%s':%u: image %s has no \"neg_category_ids\" and "
+                             "\"not_exhaustive_category_ids\": is this an LVIS file?",
+                             truth->name, join->images[i]->line,
+                             mabn_coco_id_text(truth, join->images[i]->id, id));
+    for (size_t i = 0; i < join->n_categories; i++)
+        if (!join->frequencies[i] || !strchr("rcf", join->frequencies[i]))
+            return mabn_fail(
+                MABN_ERR_FORMAT,
+                "'%s': category %s has no \"frequency\" r, c or f: is this an LVIS file?",
+                truth->name, mabn_coco_id_text(truth, join->category_ids[i], id));
+    return MABN_OK;
+}
+
+/* The best `limit` of each image, then those of categories that LVIS tells about. */
+static void choose_detections(struct mabn_coco_join *join, const struct mabn_coco *truth,
+                              const struct mabn_coco *results, size_t limit)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < join->n_images; i++) {
+        size_t first = join->detection_start[i], n = join->detection_start[i + 1] - first;
+        join->detection_start[i] = kept;
+        if (n > limit) {
+            struct mabn_coco_keyed *keyed = mabn_xmalloc(2 * n * sizeof *keyed);
+            for (size_t d = 0; d < n; d++) {
+                uint32_t record = join->detections[first + d];
+                keyed[d] = (struct mabn_coco_keyed){
+                    mabn_coco_score_key(results->records[record].score), record};
+            }
+            mabn_coco_sort_keyed(keyed, keyed + n, n);
+            for (size_t d = 0; d < limit; d++)
+                join->detections[first + d] = keyed[d].index;
+            free(keyed);
+            n = limit;
+        }
+        for (size_t d = 0; d < n; d++) {
+            uint32_t record = join->detections[first + d];
+            if (is_known(join, truth, i, join->detection_category[record]))
+                join->detections[kept++] = record;
+        }
+    }
+    join->detection_start[join->n_images] = kept;
+}
+
 mabn_status mabn_coco_join_make(struct mabn_coco_join *out, const struct mabn_coco *truth,
                                 const struct mabn_coco *results,
                                 const struct mabn_coco_params *params)
@@ -453,7 +519,10 @@ mabn_status mabn_coco_join_make(struct mabn_coco_join *out, const struct mabn_co
     MABN_TRY_GOTO(list_categories(out, truth, params, &categories), done);
     list_truths(out, truth, params, &images, &categories);
     if (!params->quiet) tell_orphans(truth);
+    if (params->lvis) MABN_TRY_GOTO(check_lvis(out, truth), done);
     status = list_detections(out, truth, results, params, &images, &categories);
+    if (!status && params->lvis)
+        choose_detections(out, truth, results, (size_t)params->max_dets[params->n_max_dets - 1]);
 done:
     table_release(&images);
     table_release(&categories);
@@ -467,6 +536,7 @@ void mabn_coco_join_release(struct mabn_coco_join *join)
     free(join->images);
     free(join->category_ids);
     free(join->category_names);
+    free(join->frequencies);
     free(join->truth_start);
     free(join->truths);
     free(join->detection_start);

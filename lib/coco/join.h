@@ -24,6 +24,7 @@ struct mabn_coco_join {
     size_t n_images;
     int64_t *category_ids; /* (categories) ascending */
     const char **category_names;
+    char *frequencies; /* (categories) */
     size_t n_categories;
     size_t
         *truth_start; /* (images + 1) into truths: by category, then as the reference lists them */

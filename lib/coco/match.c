@@ -387,7 +387,7 @@ static struct mabn_coco_bits match_one(const struct matching *m, struct worker *
 
 static bool truth_ignored(const struct matching *m, const struct mabn_coco_record *r)
 {
-    bool ignored = r->crowd || (m->e->params.fix_quirks && r->ignore);
+    bool ignored = r->crowd || ((m->e->params.fix_quirks || m->e->params.lvis) && r->ignore);
     if (m->e->params.type == MABN_COCO_KEYPOINTS) {
         uint32_t labelled = r->num_keypoints;
         if (!r->has_num_keypoints) {
@@ -421,6 +421,16 @@ static void prepare_truths(const struct matching *m, struct worker *w, const str
     }
 }
 
+/* LVIS: may the image have more of this category than is annotated? */
+static bool is_partial(const struct matching *m, const struct mabn_coco_cell *cell)
+{
+    const struct mabn_coco_image *image = m->join->images[cell->image];
+    const int64_t *list = m->e->truth->listed + image->listed + image->n_negatives;
+    for (uint32_t i = 0; i < image->n_partial && m->e->params.lvis; i++)
+        if (list[i] == m->join->category_ids[cell->category]) return true;
+    return false;
+}
+
 static void match_cell(const struct matching *m, struct worker *w, const struct shape *truths,
                        size_t n_truths, const struct shape *detections, size_t n_detections,
                        struct mabn_coco_cell *cell)
@@ -428,6 +438,7 @@ static void match_cell(const struct matching *m, struct worker *w, const struct 
     const struct mabn_coco_params *p = &m->e->params;
     const size_t n_areas = (size_t)p->n_areas;
     struct mabn_coco_bits *bits = m->e->bits + (size_t)cell->first * n_areas;
+    const bool partial = m->e->params.lvis && is_partial(m, cell);
     prepare_truths(m, w, truths, n_truths, cell);
     ROOM(w->candidates, w->room_candidates, n_truths);
     for (size_t d = 0; d < n_detections; d++) {
@@ -438,7 +449,8 @@ static void match_cell(const struct matching *m, struct worker *w, const struct 
         for (int a = 0; a < p->n_areas; a++) {
             struct mabn_coco_bits b = {0, 0};
             if (n) b = match_one(m, w, truths, n_truths, a, n);
-            if (area < p->areas[a].low || area > p->areas[a].high) b.ignored |= m->all & ~b.matched;
+            if (partial || area < p->areas[a].low || area > p->areas[a].high)
+                b.ignored |= m->all & ~b.matched;
             bits[d * n_areas + (size_t)a] = b;
         }
     }

@@ -11,7 +11,8 @@ struct stat {
     bool recall;
     double threshold;
     const char *area;
-    int limit; /* shown */
+    int limit;         /* shown */
+    const char *group; /* LVIS: of categories */
 };
 
 /* The statistics in pycocotools' order; returns how many. */
@@ -19,13 +20,27 @@ static int list_stats(const struct mabn_coco_params *p, struct stat out[MABN_COC
 {
     int last = p->max_dets[p->n_max_dets < 3 ? p->n_max_dets - 1 : 2];
     if (p->fix_quirks) last = p->max_dets[p->n_max_dets - 1];
+    if (p->lvis) {
+        last = p->max_dets[p->n_max_dets - 1];
+        const struct stat lvis[13] = {
+            {"AP", false, -1, "all", last, "all"},     {"AP50", false, 0.5, "all", last, "all"},
+            {"AP75", false, 0.75, "all", last, "all"}, {"APs", false, -1, "small", last, "all"},
+            {"APm", false, -1, "medium", last, "all"}, {"APl", false, -1, "large", last, "all"},
+            {"APr", false, -1, "all", last, "r"},      {"APc", false, -1, "all", last, "c"},
+            {"APf", false, -1, "all", last, "f"},      {"AR", true, -1, "all", last, "all"},
+            {"ARs", true, -1, "small", last, "all"},   {"ARm", true, -1, "medium", last, "all"},
+            {"ARl", true, -1, "large", last, "all"},
+        };
+        memcpy(out, lvis, sizeof lvis);
+        return 13;
+    }
     if (p->type == MABN_COCO_KEYPOINTS) {
         static const struct stat all[10] = {
-            {"AP", false, -1, "all", 20},     {"AP50", false, 0.5, "all", 20},
-            {"AP75", false, 0.75, "all", 20}, {"APm", false, -1, "medium", 20},
-            {"APl", false, -1, "large", 20},  {"AR", true, -1, "all", 20},
-            {"AR50", true, 0.5, "all", 20},   {"AR75", true, 0.75, "all", 20},
-            {"ARm", true, -1, "medium", 20},  {"ARl", true, -1, "large", 20},
+            {"AP", false, -1, "all", 20, NULL},     {"AP50", false, 0.5, "all", 20, NULL},
+            {"AP75", false, 0.75, "all", 20, NULL}, {"APm", false, -1, "medium", 20, NULL},
+            {"APl", false, -1, "large", 20, NULL},  {"AR", true, -1, "all", 20, NULL},
+            {"AR50", true, 0.5, "all", 20, NULL},   {"AR75", true, 0.75, "all", 20, NULL},
+            {"ARm", true, -1, "medium", 20, NULL},  {"ARl", true, -1, "large", 20, NULL},
         };
         memcpy(out, all, sizeof all);
         for (int i = 0; i < 10 && p->fix_quirks; i++)
@@ -36,12 +51,12 @@ static int list_stats(const struct mabn_coco_params *p, struct stat out[MABN_COC
     for (int i = 0; i < 3; i++)
         d[i] = p->max_dets[i < p->n_max_dets ? i : p->n_max_dets - 1];
     const struct stat all[12] = {
-        {"AP", false, -1, "all", first},    {"AP50", false, 0.5, "all", last},
-        {"AP75", false, 0.75, "all", last}, {"APs", false, -1, "small", last},
-        {"APm", false, -1, "medium", last}, {"APl", false, -1, "large", last},
-        {"AR1", true, -1, "all", d[0]},     {"AR10", true, -1, "all", d[1]},
-        {"AR100", true, -1, "all", d[2]},   {"ARs", true, -1, "small", last},
-        {"ARm", true, -1, "medium", last},  {"ARl", true, -1, "large", last},
+        {"AP", false, -1, "all", first, NULL},    {"AP50", false, 0.5, "all", last, NULL},
+        {"AP75", false, 0.75, "all", last, NULL}, {"APs", false, -1, "small", last, NULL},
+        {"APm", false, -1, "medium", last, NULL}, {"APl", false, -1, "large", last, NULL},
+        {"AR1", true, -1, "all", d[0], NULL},     {"AR10", true, -1, "all", d[1], NULL},
+        {"AR100", true, -1, "all", d[2], NULL},   {"ARs", true, -1, "small", last, NULL},
+        {"ARm", true, -1, "medium", last, NULL},  {"ARl", true, -1, "large", last, NULL},
     };
     memcpy(out, all, sizeof all);
     return 12;
@@ -65,9 +80,11 @@ static void add_line(struct mabn_str *out, const struct mabn_coco_params *p,
                  p->thresholds[p->n_thresholds - 1]);
     else
         snprintf(overlap, sizeof overlap, "%.2f", stat->threshold);
-    mabn_str_printf(out, " %-18s %s @[ IoU=%-9s | area=%6s | maxDets=%3d ] = %.3f\n",
+    mabn_str_printf(out, " %-18s %s @[ IoU=%-9s | area=%6s | maxDets=%3d ",
                     stat->recall ? "Average Recall" : "Average Precision",
-                    stat->recall ? "(AR)" : "(AP)", overlap, stat->area, stat->limit, value);
+                    stat->recall ? "(AR)" : "(AP)", overlap, stat->area, stat->limit);
+    if (stat->group) mabn_str_printf(out, "catIds=%3s", stat->group);
+    mabn_str_printf(out, "] = %.3f\n", value);
 }
 
 static bool standard_area(const struct mabn_coco_params *p, const char *name)
@@ -85,7 +102,7 @@ void mabn_coco_report_lines(struct mabn_str *out, const struct mabn_coco_score *
         add_line(out, p, &stats[i], s->stats[i]);
     for (int a = 0; a < p->n_areas; a++) {
         if (standard_area(p, p->areas[a].name)) continue;
-        struct stat ap = {"", false, -1, p->areas[a].name, p->max_dets[last]}, ar = ap;
+        struct stat ap = {"", false, -1, p->areas[a].name, p->max_dets[last], NULL}, ar = ap;
         ar.recall = true;
         add_line(out, p, &ap, mabn_coco_mean_precision(s, -1, -1, a, last));
         add_line(out, p, &ar, mabn_coco_mean_recall(s, -1, -1, a, last));

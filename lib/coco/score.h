@@ -39,7 +39,7 @@ enum {
     MABN_COCO_MAX_AREAS = 8,
     MABN_COCO_MAX_KEYPOINTS = 256,
     MABN_COCO_RECALLS = 101,
-    MABN_COCO_STATS = 12,
+    MABN_COCO_STATS = 13,
 };
 
 struct mabn_coco_area {
@@ -63,10 +63,17 @@ struct mabn_coco_params {
     int n_sigmas;
     bool class_agnostic; /* one class of all categories */
     bool fix_quirks;
+    bool lvis;   /* LVIS's rules, see below; the truth must be read with MABN_COCO_KEEP_LVIS */
     bool quiet;  /* say nothing of what is left out: it was told before */
     bool full;   /* precision for every max_dets, and scores */
     int threads; /* 0: all available */
 };
+
+/* LVIS's rules (as in the package lvis 0.5.3), boxes and masks: the largest of max_dets limits the
+ * detections of an image, not of each category in it; those of a category that the image neither
+ * has nor lists as absent are left out; those of a category listed as incomplete are wrong nowhere;
+ * no crowds, but "ignore" counts. Settings: max_dets 300. 13 statistics, with AP by frequency. */
+void mabn_coco_params_lvis(struct mabn_coco_params *params);
 
 const char *mabn_coco_type_name(enum mabn_coco_type type); /* "bbox", "segm", "keypoints" */
 void mabn_coco_params_init(struct mabn_coco_params *params, enum mabn_coco_type type);
@@ -95,10 +102,11 @@ struct mabn_coco_score {
     int64_t *category_ids; /* (K) */
     char **category_names; /* (K) "" when not given */
     char **category_texts; /* (K) ids as JSON has them: numbers, or texts in quotes */
+    char *frequencies;     /* (K) LVIS: r, c, f */
     int64_t *truths;       /* (K,A) ground truths that count */
     double *precision, *recall, *scores;
     double stats[MABN_COCO_STATS]; /* in pycocotools' order */
-    int n_stats;                   /* 12, keypoints 10 */
+    int n_stats;                   /* 12, keypoints 10, LVIS 13 */
     size_t n_images, n_truths, n_results;
 };
 

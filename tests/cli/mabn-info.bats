@@ -179,3 +179,71 @@ for kind in "earliest", "v108":
 E2
     assert_success
 }
+
+annotations() {
+    cat >ann.json <<'END'
+{"images": [{"id": 1, "height": 16, "width": 24, "file_name": "a.jpg"},
+  {"id": 2, "height": 16, "width": 24, "file_name": "b.jpg"}],
+ "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}],
+ "annotations": [
+  {"id": 1, "image_id": 1, "category_id": 3, "bbox": [4, 4, 8, 8], "area": 64, "iscrowd": 0,
+   "segmentation": [[4, 4, 12, 4, 12, 12, 4, 12]]},
+  {"id": 2, "image_id": 1, "category_id": 7, "bbox": [0, 0, 4, 4], "area": 16, "iscrowd": 1,
+   "segmentation": {"size": [16, 24], "counts": [0, 4, 380]}}]}
+END
+}
+
+@test "COCO annotations: what is in them" {
+    annotations
+    run --separate-stderr mabn-info ann.json
+    assert_success
+    assert_line --index 1 "  images       2, 1 of them annotated; 24 x 16 to 24 x 16 pixels"
+    assert_line --index 3 "  annotations  2 annotations: 1 with polygons, 1 with masks, 1 crowd"
+    assert_line --regexp "^ +1 +1 +1  7 dog$"
+    run mabn-info --verify ann.json
+    assert_success
+    assert_line "no faults"
+    need_python json
+    mabn-info --json --verify ann.json >out.json
+    $PYTHON -c 'import json; o = json.load(open("out.json")); assert o["images"] == 2 and o["categories"][0] == {"id": 3, "name": "cat", "images": 1, "annotations": 1, "crowds": 0} and o["faults"] == []'
+    echo '{"a": 1}' >other.json
+    fails 1 'no "images": is this a COCO annotation file?' mabn-info other.json
+}
+
+@test "COCO annotations: every fault, with its place" {
+    annotations
+    # 'what sed does' 'the fault'
+    while IFS='|' read -r change text; do
+        sed "$change" ann.json >bad.json
+        run --separate-stderr mabn-info --verify bad.json
+        assert_equal "$status" 1
+        if [[ $output != *"$text"* ]]; then echo "$change: $output"; return 1; fi
+        # shellcheck disable=SC2154
+        [[ $stderr == *"'bad.json': "*" fault"* ]]
+    done <<'END'
+s/"id": 2, "height"/"id": 1, "height"/|'bad.json':2: image 1 ('b.jpg') has the id of line 1 ('a.jpg')
+2s/"height": 16/"height": -1/|'bad.json':2: image 2
+s/"b.jpg"/"..\/b.jpg"/|'bad.json':2: image 2: its "file_name" leads out of the folder
+s/"b.jpg"/"x\\\\b.jpg"/|'bad.json':2: image 2: its "file_name" has backslashes
+s/"b.jpg"/"a.jpg"/|'bad.json':2: image 2: 'a.jpg', as in line 1
+s/"id": 7, "name"/"id": 3, "name"/|'bad.json':3: category 3 ('dog') has the id of line 3 ('cat')
+s/"dog"/"cat"/|'bad.json':3: category 7: 'cat', as in line 3
+s/"dog"/null/|category 7 has no name
+s/"id": 2, "image_id"/"id": 1, "image_id"/|'bad.json':7: annotation 1 (image 1) has the id of line 5
+s/"id": 2, "image_id"/"image_id"/|annotation [1] (image 1) has no id
+5s/"image_id": 1/"image_id": 9/|'bad.json':5: annotation 1 (image 9): no such image
+s/"category_id": 7/"category_id": 8/|annotation 2 (image 1): no category 8
+s/4, 4, 8, 8/4, 4, 8/|"bbox" is not four finite numbers
+s/4, 4, 8, 8/4, 4, 8, 0/|a box of 8 x 0
+s/4, 4, 8, 8/4, 4, 28, 8/|the box [4, 4, 28, 8] leaves the image of 24 x 16
+s/"area": 64, //|no "area"
+s/"area": 64/"area": -1/|an area of -1
+s/"area": 64/"area": 640/|an area of 640 in an image of 24 x 16
+s/\[\[4.*\]\]/[[4, 4, 12, 12]]/|a polygon of 4 numbers
+s/\[\[4.*\]\]/[[4, 4, 4, 4, 4, 4]]/|a mask without pixels
+s/380/381/|mask counts overrun the image
+s/16, 24\], "counts": .0, 4, 380/16, 25], "counts": [0, 4, 380/|a mask of 25 x 16 in an image of 24 x 16
+s/"area": 64/"keypoints": [1, 2], "area": 64/|"keypoints" are not three finite numbers each
+s/"area": 64/"keypoints": [1, 2, 2], "num_keypoints": 3, "area": 64/|"num_keypoints" is 3, but 1 are labelled
+END
+}

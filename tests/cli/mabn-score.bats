@@ -455,6 +455,42 @@ END
     fails 1 "the threshold 0.5" mabn-score coco --iou 0.6,0.7 --operating-point best why.json found.json
 }
 
+@test "coco: LVIS's rules" {
+    cat >lvis.json <<'END'
+{"images": [{"id": 1, "height": 100, "width": 100, "not_exhaustive_category_ids": [7], "neg_category_ids": [9]}],
+ "categories": [{"id": 3, "name": "cat", "frequency": "f"}, {"id": 7, "name": "dog", "frequency": "r"}, {"id": 9, "name": "owl", "frequency": "c"}, {"id": 11, "name": "fox", "frequency": "c"}],
+ "annotations": [
+  {"id": 1, "image_id": 1, "category_id": 3, "bbox": [10, 10, 40, 40], "area": 1600, "iscrowd": 1},
+  {"id": 2, "image_id": 1, "category_id": 7, "bbox": [0, 0, 20, 20], "area": 400}]}
+END
+    # cats: wrong, then right (crowds are nothing here): 0.5; dogs: the wrong one does not count: 1;
+    # owls, not there, and foxes, of which nothing is said: no truths
+    cat >found.json <<'END'
+[{"image_id": 1, "category_id": 3, "bbox": [60, 60, 20, 20], "score": 0.9},
+ {"image_id": 1, "category_id": 3, "bbox": [10, 10, 40, 40], "score": 0.8},
+ {"image_id": 1, "category_id": 7, "bbox": [60, 60, 20, 20], "score": 0.9},
+ {"image_id": 1, "category_id": 7, "bbox": [0, 0, 20, 20], "score": 0.8},
+ {"image_id": 1, "category_id": 9, "bbox": [0, 0, 20, 20], "score": 0.8},
+ {"image_id": 1, "category_id": 11, "bbox": [0, 0, 20, 20], "score": 0.8}]
+END
+    run mabn-score coco --lvis lvis.json found.json
+    assert_success
+    assert_equal "${#lines[@]}" 13
+    assert_line --index 0 " Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=300 catIds=all] = 0.750"
+    assert_line --index 6 --partial "catIds=  r] = 1.000"
+    assert_line --index 7 --partial "catIds=  c] = -1.000"
+    assert_line --index 8 --partial "catIds=  f] = 0.500"
+    # of the image's results only the first three by score count, then two, then one
+    run mabn-score coco --lvis --max-dets 2 lvis.json found.json
+    assert_line --index 0 --partial "= 0.000"
+    sed 's/"not_exhaustive.*: \[9\]/"neg_category_ids": [9], "not_exhaustive_category_ids": [7]/' lvis.json >order.json
+    assert_equal "$(mabn-score coco --lvis order.json found.json)" "$(mabn-score coco --lvis lvis.json found.json)"
+    fails 1 "image 1 has no \"neg_category_ids\" and \"not_exhaustive_category_ids\": is this an LVIS file?" mabn-score coco --lvis truth.json results.json
+    sed 's/"frequency": "r"/"frequency": "x"/' lvis.json >odd.json
+    fails 1 "category 7 has no \"frequency\" r, c or f" mabn-score coco --lvis odd.json found.json
+    fails 2 "by category" mabn-score coco --lvis --class-agnostic lvis.json found.json
+}
+
 @test "coco: wrong usage" {
     fails 2 "unknown type 'boxes': expected bbox, segm, keypoints" mabn-score coco -t boxes truth.json results.json
     fails 2 "not in (0, 1]" mabn-score coco --iou 1.5 truth.json results.json
