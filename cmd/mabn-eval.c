@@ -28,7 +28,7 @@ static const struct mabn_option imagenet_options[] = {
     MABN_OPT_DOUBLE(0, "label-smoothing", &o.smoothing, 0, 1, "X", "in the loss"),
     MABN_OPT_FLAG(0, "no-fold", &o.no_fold, "keep norms apart from the convolutions, to compare"),
     MABN_OPT_FLAG(0, "exact", &o.exact, "plain convolution sums, no Winograd: slower, for comparisons"),
-    MABN_OPT_FLAG(0, "skip-bad", &o.skip_bad, "replace unreadable images instead of failing"),
+    MABN_OPT_FLAG(0, "skip-bad", &o.skip_bad, "leave unreadable images out instead of failing"),
     MABN_OPT_DEVICE(&o.device),
     MABN_OPT_PRECISION(&o.precision),
     MABN_OPT_THREADS(&o.threads),
@@ -54,6 +54,7 @@ static mabn_status print_predictions(void *context, const struct mabn_batch *bat
 {
     struct mabn_str *line = context;
     for (int i = 0; i < batch->count; i++) {
+        if (batch->samples[i] == MABN_NO_SAMPLE) continue;
         mabn_str_clear(line);
         mabn_prediction_line(line, batch->samples[i], batch->labels[i],
                              logits + (size_t)i * (size_t)classes, classes, o.logits);

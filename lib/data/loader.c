@@ -1,13 +1,20 @@
 /* Batches of pictures for a classifier: what a row of a ring (ring.h) is, and how it is filled. */
 #include "data/loader.h"
 
+#include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/mem.h"
+#include "base/str.h"
 #include "data/ring.h"
 
-enum { MOST_TRIES = 100 }; /* bad samples in a row that skip_bad passes over */
+enum {
+    MOST_TRIES = 100, /* bad samples in a row that skip_bad passes over */
+    SHOWN_BAD = 5
+}; /* of which a warning gives the names */
 
 struct batch {
     struct mabn_batch shown;
@@ -22,6 +29,9 @@ struct mabn_loader {
     struct batch *batches;
     int batch_count;
     struct mabn_ring *ring;
+    pthread_mutex_t lock; /* of the list below, of workers */
+    uint64_t *bad;        /* (bad_count) rising: samples that could not be read */
+    size_t bad_count, bad_capacity;
 };
 
 void mabn_loader_options_init(struct mabn_loader_options *options)
@@ -32,7 +42,7 @@ void mabn_loader_options_init(struct mabn_loader_options *options)
 /* ---- one row ---- */
 
 struct worker {
-    const struct mabn_loader *loader;
+    struct mabn_loader *loader;
     struct mabn_augmenter *augmenter;
     struct mabn_sampler sampler;
 };
@@ -70,6 +80,21 @@ static bool is_bad_sample(mabn_status status)
            status == MABN_ERR_UNSUPPORTED || status == MABN_ERR_MISMATCH;
 }
 
+/* Each sample once, however often it comes. */
+static void remember_bad(struct mabn_loader *l, uint64_t sample)
+{
+    pthread_mutex_lock(&l->lock);
+    size_t at = l->bad_count;
+    while (at && l->bad[at - 1] > sample)
+        at--;
+    if (!at || l->bad[at - 1] != sample) {
+        MABN_GROW(l->bad, l->bad_count, l->bad_capacity);
+        memmove(l->bad + at + 1, l->bad + at, (l->bad_count++ - at) * sizeof *l->bad);
+        l->bad[at] = sample;
+    }
+    pthread_mutex_unlock(&l->lock);
+}
+
 static char *pictures(const struct mabn_batch *batch)
 {
     return batch->bytes ? (char *)batch->bytes : (char *)batch->x;
@@ -78,7 +103,7 @@ static char *pictures(const struct mabn_batch *batch)
 static mabn_status fill_row(void *worker, void *batch, int row, uint64_t *bad)
 {
     struct worker *w = worker;
-    const struct mabn_loader *l = w->loader;
+    struct mabn_loader *l = w->loader;
     struct mabn_batch *b = &((struct batch *)batch)->shown;
     const uint64_t position = ((struct batch *)batch)->first + (uint64_t)row;
     const struct mabn_augment_key key = {l->o.sampler.seed, b->epoch, position};
@@ -90,6 +115,13 @@ static mabn_status fill_row(void *worker, void *batch, int row, uint64_t *bad)
     mabn_status status = load_sample(w, x, &b->labels[row], sample, &key);
     for (int i = 0; i < MOST_TRIES && l->o.skip_bad && is_bad_sample(status); i++) {
         ++*bad;
+        remember_bad(l, sample);
+        if (l->o.leave_out) {
+            memset(x, 0, l->row_bytes);
+            b->labels[row] = -1;
+            b->samples[row] = MABN_NO_SAMPLE;
+            return MABN_OK;
+        }
         sample = (sample + 1) % l->source.count;
         status = load_sample(w, x, &b->labels[row], sample, &key);
     }
@@ -99,7 +131,7 @@ static mabn_status fill_row(void *worker, void *batch, int row, uint64_t *bad)
 
 static void *worker_new(void *context)
 {
-    const struct mabn_loader *l = context;
+    struct mabn_loader *l = context;
     struct worker *w = mabn_xcalloc(1, sizeof *w);
     w->loader = l;
     w->sampler = l->o.sampler;
@@ -217,6 +249,7 @@ mabn_status mabn_loader_new(struct mabn_loader **loader, const struct mabn_sourc
     MABN_TRY(check_options(source, options));
     struct mabn_loader *l = mabn_xcalloc(1, sizeof *l);
     l->source = *source;
+    pthread_mutex_init(&l->lock, NULL);
     l->o = *options;
     const struct mabn_augment *a = &options->augment;
     l->row_bytes = (size_t)a->width * a->height * a->channels * (l->o.bytes ? 1 : sizeof(float));
@@ -244,6 +277,8 @@ void mabn_loader_free(struct mabn_loader *l)
         free(b->samples);
     }
     free(l->batches);
+    free(l->bad);
+    pthread_mutex_destroy(&l->lock);
     free(l);
 }
 
@@ -266,6 +301,28 @@ mabn_status mabn_loader_seek(struct mabn_loader *l, uint64_t epoch, uint64_t ind
 uint64_t mabn_loader_batches_per_epoch(const struct mabn_loader *loader)
 {
     return loader->per_epoch;
+}
+
+uint64_t mabn_loader_tell_bad(struct mabn_loader *l, uint64_t told)
+{
+    struct mabn_str names;
+    pthread_mutex_lock(&l->lock);
+    const size_t count = l->bad_count;
+    mabn_str_init(&names);
+    for (size_t i = 0; i < count && i < SHOWN_BAD && count > told; i++) {
+        char name[300] = "";
+        if (l->source.name) l->source.name(l->source.context, l->bad[i], name, sizeof name);
+        mabn_str_printf(&names, "%ssample %llu '%s'", i ? ", " : "", (unsigned long long)l->bad[i],
+                        name);
+    }
+    pthread_mutex_unlock(&l->lock);
+    if (count > told)
+        mabn_warn("%zu image%s of %llu cannot be read and %s: %s%s", count, count == 1 ? "" : "s",
+                  (unsigned long long)l->source.count,
+                  l->o.leave_out ? "left out" : "replaced by the next that can", names.text,
+                  count > SHOWN_BAD ? ", …" : "");
+    mabn_str_release(&names);
+    return count;
 }
 
 void mabn_loader_stats(const struct mabn_loader *loader, struct mabn_loader_stats *stats)

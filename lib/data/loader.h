@@ -50,11 +50,14 @@ void mabn_source_of_dataset(struct mabn_source *source, const struct mabn_datase
 
 /* ---- batches ---- */
 
+/* In place of a sample that was left out: its row is zero, its label −1. */
+#define MABN_NO_SAMPLE UINT64_MAX
+
 struct mabn_batch {
     float *x;          /* (batch,height,width,channels); rows from `count` on are zero */
     uint8_t *bytes;    /* with options.bytes, in place of x; mabn_augment_table tells the floats */
     int32_t *labels;   /* (batch); −1 where there is none */
-    uint64_t *samples; /* (batch) index in the source */
+    uint64_t *samples; /* (batch) index in the source, or MABN_NO_SAMPLE */
     int count;         /* samples of this rank: options.batch, fewer in a kept last batch */
     uint64_t epoch;
     uint64_t index; /* in the epoch */
@@ -70,6 +73,7 @@ struct mabn_loader_options {
     bool bytes;      /* pictures as bytes; only if mabn_augment_has_bytes */
     bool keep_last;  /* deliver the short last batch of an epoch (evaluation) */
     bool skip_bad;   /* replace an unreadable sample by the next readable one, and count it */
+    bool leave_out;  /* … or put none in its place: an evaluation sees each sample once */
     uint64_t epochs; /* stop before this epoch; 0: go on for ever */
     uint64_t first_epoch, first_index; /* where to start */
 };
@@ -102,6 +106,9 @@ struct mabn_loader_stats {
     uint64_t bad;              /* unreadable samples that were replaced */
     double wait_seconds;       /* the consumer stood waiting in mabn_loader_next */
 };
+/* If more than `told` samples could not be read so far: one warning with how many, and what the
+ * first are called. Returns how many there are, to be passed as `told` the next time. */
+uint64_t mabn_loader_tell_bad(struct mabn_loader *loader, uint64_t told);
 /* For the thread that calls mabn_loader_next. */
 void mabn_loader_stats(const struct mabn_loader *loader, struct mabn_loader_stats *stats);
 

@@ -1,6 +1,7 @@
 /* The description of a model: defaults, norms by part, JSON. */
 #include "model/model.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -91,6 +92,67 @@ bool mabn_model_centralizes(const struct mabn_model *model, enum mabn_model_part
     return model->norm[part].kind == MABN_NORM_MABN;
 }
 
+/* ---- class names ---- */
+
+struct kept {
+    struct kept *next;
+    size_t length;
+    char text[];
+};
+
+/* The same bytes as before, or a copy that stays. */
+static const char *keep_text(const char *text, size_t length)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static struct kept *all;
+    pthread_mutex_lock(&lock);
+    struct kept *k = all;
+    while (k && (k->length != length || memcmp(k->text, text, length)))
+        k = k->next;
+    if (!k) {
+        k = mabn_xmalloc(sizeof *k + length + 1);
+        k->next = all;
+        k->length = length;
+        memcpy(k->text, text, length);
+        all = k;
+    }
+    pthread_mutex_unlock(&lock);
+    return k->text;
+}
+
+void mabn_model_set_class_names(struct mabn_model *model, const char *const *names)
+{
+    struct mabn_str text;
+    model->class_names = NULL;
+    if (!names || model->classes < 1) return;
+    mabn_str_init(&text);
+    for (int c = 0; c < model->classes; c++)
+        mabn_str_add_bytes(&text, names[c], strlen(names[c]) + 1);
+    model->class_names = keep_text(text.text, text.length);
+    mabn_str_release(&text);
+}
+
+const char *mabn_model_class_name(const struct mabn_model *model, int class_index)
+{
+    const char *name = model->class_names;
+    if (!name || class_index < 0 || class_index >= model->classes) return NULL;
+    while (class_index-- > 0)
+        name += strlen(name) + 1;
+    return name;
+}
+
+int mabn_model_other_class(const struct mabn_model *a, const struct mabn_model *b)
+{
+    const char *x = a->class_names, *y = b->class_names;
+    if (!x || !y || x == y) return -1;
+    for (int c = 0; c < a->classes && c < b->classes; c++) {
+        if (strcmp(x, y)) return c;
+        x += strlen(x) + 1;
+        y += strlen(y) + 1;
+    }
+    return -1;
+}
+
 /* ---- JSON ---- */
 
 #define MODEL_FIELD(type, name)                                        \
@@ -101,6 +163,33 @@ static const struct mabn_field model_fields[] = {
     MODEL_FIELD(INT, classes), MODEL_FIELD(INT, channels),   MODEL_FIELD(INT, height),
     MODEL_FIELD(INT, width),   MODEL_FIELD(INT, base_width), MODEL_FIELD(BOOL, stride_in_1x1),
 };
+
+static void write_class_names(const struct mabn_model *model, struct mabn_str *json)
+{
+    const char *name = model->class_names;
+    if (!name) return;
+    mabn_str_add(json, ",\"class_names\":[");
+    for (int c = 0; c < model->classes; c++, name += strlen(name) + 1) {
+        if (c) mabn_str_add_char(json, ',');
+        mabn_str_add_json(json, name);
+    }
+    mabn_str_add_char(json, ']');
+}
+
+/* The names one after the other; how many. */
+static int read_class_names(struct mabn_json *j, struct mabn_str *names)
+{
+    struct mabn_json_text text;
+    int count = 0;
+    mabn_json_begin_array(j);
+    while (mabn_json_next_item(j)) {
+        if (mabn_json_read_string(j, &text)) break;
+        mabn_str_add_bytes(names, text.bytes, strnlen(text.bytes, text.length));
+        mabn_str_add_bytes(names, "", 1);
+        count++;
+    }
+    return count;
+}
 
 void mabn_model_to_json(const struct mabn_model *model, struct mabn_str *json)
 {
@@ -113,7 +202,9 @@ void mabn_model_to_json(const struct mabn_model *model, struct mabn_str *json)
         mabn_str_printf(json, "%s\"%s\":", p ? "," : "", part_names[p]);
         mabn_fields_write_norm(json, &model->norm[p]);
     }
-    mabn_str_add(json, "}}");
+    mabn_str_add_char(json, '}');
+    write_class_names(model, json);
+    mabn_str_add_char(json, '}');
 }
 
 static void read_norms(struct mabn_json *j, struct mabn_model *model)
@@ -158,9 +249,14 @@ mabn_status mabn_model_from_json(struct mabn_model *model, const char *json)
     MABN_TRY(read_arch(model, json));
     struct mabn_json *j = mabn_json_new_bytes(json, strlen(json), "model description");
     struct mabn_json_text key;
+    struct mabn_str names;
+    int count = -1;
+    mabn_str_init(&names);
     mabn_json_begin_object(j);
     while (mabn_json_next_key(j, &key)) {
-        if (mabn_json_is(key, "stem"))
+        if (mabn_json_is(key, "class_names") && count < 0)
+            count = read_class_names(j, &names);
+        else if (mabn_json_is(key, "stem"))
             model->stem =
                 (enum mabn_model_stem)mabn_fields_choice(j, stem_names, MABN_FIELDS(stem_names));
         else if (mabn_json_is(key, "centralize"))
@@ -173,6 +269,11 @@ mabn_status mabn_model_from_json(struct mabn_model *model, const char *json)
     }
     mabn_status status = mabn_json_end(j);
     mabn_json_free(j);
+    if (!status && count >= 0 && count != model->classes)
+        status = mabn_fail(MABN_ERR_FORMAT, "the model description names %d classes of %d", count,
+                           model->classes);
+    if (!status && count >= 0) model->class_names = keep_text(names.text, names.length);
+    mabn_str_release(&names);
     return status;
 }
 
@@ -184,6 +285,9 @@ mabn_status mabn_model_build(struct mabn_net **out, struct mabn_device *device,
     struct mabn_net_options o = *options;
     struct mabn_net *net;
     *out = NULL;
+    if (!model->classes)
+        return mabn_fail(MABN_ERR_ARG, "a %s without a classifier: mabn-train puts one on",
+                         model->arch);
     if (!mabn_resnet_find(model->arch) || model->classes < 1 || model->base_width < 1 ||
         model->base_width > 1 << 12 || model->classes > 1 << 24)
         return mabn_fail(MABN_ERR_ARG, "a model '%s' of width %d with %d classes cannot be built",

@@ -43,7 +43,11 @@ enum mabn_model_centralize { MABN_CENTRALIZE_AUTO, MABN_CENTRALIZE_ON, MABN_CENT
 
 struct mabn_model {
     char arch[32];
-    int classes;       /* 1000, or 10 for cifar-resnets */
+    int classes; /* 1000, or 10 for cifar-resnets; 0: a body without one */
+    /* What the outputs stand for: `classes` names, each with its final NUL, or NULL: not known.
+     * Kept until the program ends and shared by all models with the same, so that a model stays a
+     * value that can be copied. */
+    const char *class_names;
     int channels;      /* of the images: 3 (or 1) */
     int height, width; /* the input size it is meant for: 224 or 32; any size may be built */
     int base_width;    /* channels of the first stage: 64, or 16 for cifar-resnets */
@@ -67,6 +71,15 @@ MABN_MUST_USE mabn_status mabn_model_set_norm(struct mabn_model *model, const ch
 void mabn_model_norm_text(const struct mabn_model *model, struct mabn_str *text);
 /* Are the convolutions of this part centralized? */
 bool mabn_model_centralizes(const struct mabn_model *model, enum mabn_model_part part);
+
+/* Copies the names; NULL: not known. Set `classes` first. */
+void mabn_model_set_class_names(struct mabn_model *model, const char *const *names /* (classes) */);
+/* NULL when the names are not known. */
+const char *mabn_model_class_name(const struct mabn_model *model, int class_index);
+
+/* The first class that the two call by other names, or -1; where one does not know its names, none
+ * is. */
+int mabn_model_other_class(const struct mabn_model *a, const struct mabn_model *b);
 
 /* One JSON object; what is missing when read back has its default. */
 void mabn_model_to_json(const struct mabn_model *model, struct mabn_str *json);

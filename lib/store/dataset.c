@@ -304,6 +304,24 @@ static mabn_status verify_image(void *context, int64_t i, int worker)
     return mabn_dataset_image(v->ds, i, &bytes, &size);
 }
 
+uint64_t mabn_dataset_identity(const struct mabn_dataset *ds)
+{
+    const uint64_t facts[3] = {(uint64_t)ds->count, (uint64_t)ds->classes, ds->raw};
+    const size_t n = (size_t)ds->count;
+    XXH3_state_t *state = XXH3_createState();
+    if (!state || XXH3_64bits_reset(state)) MABN_BUG("no memory for a checksum");
+    XXH3_64bits_update(state, facts, sizeof facts);
+    XXH3_64bits_update(state, ds->checksum, n * sizeof *ds->checksum);
+    if (ds->label) XXH3_64bits_update(state, ds->label, n * sizeof *ds->label);
+    for (int c = 0; ds->class_names && c < ds->classes; c++) {
+        const char *name = mabn_dataset_class_name(ds, c);
+        XXH3_64bits_update(state, name, strlen(name) + 1);
+    }
+    uint64_t identity = XXH3_64bits_digest(state);
+    XXH3_freeState(state);
+    return identity;
+}
+
 mabn_status mabn_dataset_verify(const struct mabn_dataset *ds, int threads)
 {
     MABN_TRY(mabn_h5_verify(ds->h5, threads));

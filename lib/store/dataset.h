@@ -167,6 +167,10 @@ bool mabn_dataset_has_labels(const struct mabn_dataset *ds);
 int mabn_dataset_classes(const struct mabn_dataset *ds);
 const char *mabn_dataset_class_name(const struct mabn_dataset *ds, int class_index);
 
+/* Of what the samples are: images (by their checksums), their order, labels and the classes' names,
+ * as one number. Names of files and the command that packed them do not count. */
+uint64_t mabn_dataset_identity(const struct mabn_dataset *ds);
+
 /* Check every byte: all arrays and all images. */
 MABN_MUST_USE mabn_status mabn_dataset_verify(const struct mabn_dataset *ds, int threads);
 

@@ -8,13 +8,28 @@
 #include "base/progress.h"
 #include "base/signal.h"
 
+int mabn_eval_other_class(const struct mabn_model *model, const struct mabn_dataset *data)
+{
+    const int classes = mabn_dataset_classes(data);
+    const char *ours = model->class_names;
+    for (int c = 0; ours && c < classes && c < model->classes; c++, ours += strlen(ours) + 1) {
+        const char *theirs = mabn_dataset_class_name(data, c);
+        if (theirs && strcmp(ours, theirs)) return c;
+    }
+    return -1;
+}
+
 mabn_status mabn_eval_check(const struct mabn_model *model, const struct mabn_dataset *data,
                             const char *name)
 {
-    int classes = mabn_dataset_classes(data);
+    int classes = mabn_dataset_classes(data), other = mabn_eval_other_class(model, data);
     if (classes && classes != model->classes)
         return mabn_fail(MABN_ERR_MISMATCH, "'%s' knows %d classes, '%s' has %d", name,
                          model->classes, mabn_dataset_path(data), classes);
+    if (other >= 0)
+        return mabn_fail(MABN_ERR_MISMATCH, "class %d is '%s' in '%s' but '%s' in '%s'", other,
+                         mabn_model_class_name(model, other), name,
+                         mabn_dataset_class_name(data, other), mabn_dataset_path(data));
     if (mabn_dataset_count(data) < 1)
         return mabn_fail(MABN_ERR_FORMAT, "'%s' is empty", mabn_dataset_path(data));
     return MABN_OK;
@@ -45,6 +60,7 @@ mabn_status mabn_eval_set_table(struct mabn_net *net, const struct mabn_augment 
  * keeps only its newest batch. */
 struct evaluation {
     struct mabn_net *net;
+    const struct mabn_source *source;
     const struct mabn_eval_options *options;
     struct mabn_eval_result *result;
     struct mabn_batch *batches; /* (depth) what was begun, without the pictures; a ring … */
@@ -70,14 +86,43 @@ static void end_evaluation(struct evaluation *e)
     free(e->batches);
 }
 
+/* The rows that hold a sample, of `count`. */
+static int64_t count_samples(const struct mabn_batch *batch)
+{
+    int64_t n = 0;
+    for (int i = 0; i < batch->count; i++)
+        n += batch->samples[i] != MABN_NO_SAMPLE;
+    return n;
+}
+
+static mabn_status check_outputs(const struct evaluation *e, const struct mabn_batch *batch)
+{
+    const int classes = mabn_net_classes(e->net);
+    const float *logits = mabn_net_logits(e->net);
+    for (int i = 0; i < batch->count; i++, logits += classes) {
+        char name[256] = "";
+        bool finite = true;
+        for (int c = 0; c < classes; c++)
+            finite &= isfinite(logits[c]) != 0;
+        if (finite || batch->samples[i] == MABN_NO_SAMPLE) continue;
+        if (e->source->name)
+            e->source->name(e->source->context, batch->samples[i], name, sizeof name);
+        return mabn_fail(MABN_ERR_NONFINITE,
+                         "the network's outputs for sample %llu '%s' are not finite",
+                         (unsigned long long)batch->samples[i], name);
+    }
+    return MABN_OK;
+}
+
 static mabn_status finish_batch(struct evaluation *e)
 {
     struct mabn_eval_result *sum = e->result;
     const struct mabn_batch *batch = &e->batches[e->oldest];
     struct mabn_net_result result;
     MABN_TRY(mabn_net_result(e->net, &result));
+    MABN_TRY(check_outputs(e, batch));
     e->oldest = (e->oldest + 1) % mabn_net_depth(e->net);
-    sum->images += batch->count;
+    sum->images += count_samples(batch);
     sum->labelled += result.labelled;
     sum->loss += result.loss * (double)result.labelled;
     sum->top1 += (double)result.top1;
@@ -123,7 +168,7 @@ mabn_status mabn_evaluate(struct mabn_eval_result *result, struct mabn_net *net,
     struct mabn_loader *loader = NULL;
     const struct mabn_batch *batch;
     struct mabn_progress *progress = NULL;
-    struct evaluation e = {.net = net, .options = options, .result = result};
+    struct evaluation e = {.net = net, .source = source, .options = options, .result = result};
     double start = mabn_now();
     memset(result, 0, sizeof *result);
     mabn_loader_options_init(&lo);
@@ -132,7 +177,7 @@ mabn_status mabn_evaluate(struct mabn_eval_result *result, struct mabn_net *net,
     lo.threads = options->threads;
     lo.keep_last = true;
     lo.epochs = 1;
-    lo.skip_bad = options->skip_bad;
+    lo.skip_bad = lo.leave_out = options->skip_bad;
     lo.bytes = mabn_net_takes_bytes(net);
     MABN_TRY(mabn_eval_set_table(net, input));
     MABN_TRY(mabn_sampler_init(&lo.sampler, MABN_SAMPLER_SEQUENTIAL, source->count, 0, 0));
@@ -150,6 +195,7 @@ mabn_status mabn_evaluate(struct mabn_eval_result *result, struct mabn_net *net,
         if (progress) mabn_progress_add(progress, (uint64_t)batch->count);
     }
     if (!status) status = finish_batches(&e);
+    if (!status) mabn_loader_tell_bad(loader, 0);
 out:
     while (mabn_net_behind(net)) { /* after a failure: leave none for the next evaluation */
         struct mabn_net_result dropped;

@@ -14,8 +14,11 @@
 
 MABN_BEGIN_DECLS
 
-/* Does the dataset suit the model? Unlabelled images are fine, labels that it cannot give are not.
- */
+/* The first class that has another name in the dataset than in the model, or -1; where one of the
+ * two does not know the names, none has. */
+int mabn_eval_other_class(const struct mabn_model *model, const struct mabn_dataset *data);
+/* Does the dataset suit the model? Unlabelled images are fine, labels that it cannot give are not,
+ * nor are other classes under the same numbers. */
 MABN_MUST_USE mabn_status mabn_eval_check(const struct mabn_model *model,
                                           const struct mabn_dataset *data, const char *name);
 
@@ -40,13 +43,15 @@ struct mabn_eval_options {
 };
 
 struct mabn_eval_result {
-    int64_t images;          /* seen */
+    int64_t images;          /* seen; without those left out */
     int64_t labelled;        /* of them, with a label: what the figures are over */
     double loss, top1, top5; /* mean loss; percent right */
     double seconds;
 };
 
-/* Every sample of the source once, in order. Stops with MABN_ERR_STOPPED when a signal asks so. */
+/* Every sample of the source once, in order. With skip_bad those that cannot be read are left out,
+ * with one warning that tells how many and which. An output that is not finite is an error that
+ * names the image. Stops with MABN_ERR_STOPPED when a signal asks so. */
 MABN_MUST_USE mabn_status mabn_evaluate(struct mabn_eval_result *result, struct mabn_net *net,
                                         const struct mabn_source *source,
                                         const struct mabn_augment *input,

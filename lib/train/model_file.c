@@ -1,6 +1,7 @@
 /* Networks to and from checkpoints. */
 #include "train/model_file.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -199,6 +200,38 @@ static mabn_status tensor_buffer(const struct mabn_params *params, void **buffer
     return mabn_alloc(buffer, most);
 }
 
+/* What is wrong with a tensor's numbers, malloc'd; NULL: nothing. */
+static char *find_bad(const struct mabn_params_tensor *tensor, const void *values)
+{
+    const float *v = values;
+    size_t count = tensor_bytes(tensor) / sizeof *v, n = strlen(tensor->name);
+    bool variance = n > 11 && !strcmp(tensor->name + n - 11, "running_var");
+    if (tensor->dtype != MABN_DTYPE_F32) return NULL;
+    for (size_t i = 0; i < count; i++) {
+        if (isfinite(v[i]) && !(variance && v[i] < 0)) continue;
+        size_t row = tensor->shape.rank ? count / (size_t)tensor->shape.dim[0] : 1;
+        return mabn_xasprintf("'%s' has %g in %s %zu", tensor->name, v[i],
+                              tensor->shape.rank > 1 ? "filter" : "channel", i / row);
+    }
+    return NULL;
+}
+
+mabn_status mabn_model_find_bad(const struct mabn_params *params, char **what)
+{
+    *what = NULL;
+    for (int i = 0; i < mabn_params_count(params) && !*what; i++) {
+        const struct mabn_params_tensor *t = mabn_params_at(params, i);
+        void *values;
+        if (t->role != MABN_PARAMS_VALUE && t->role != MABN_PARAMS_STATE) continue;
+        MABN_TRY(mabn_alloc(&values, tensor_bytes(t)));
+        mabn_status status = mabn_params_get(params, i, values, tensor_bytes(t));
+        if (!status) *what = find_bad(t, values);
+        mabn_free(values);
+        MABN_TRY(status);
+    }
+    return MABN_OK;
+}
+
 static bool is_head(const char *name)
 {
     return !strncmp(name, "fc.", 3);
@@ -215,11 +248,18 @@ static mabn_status load_tensor(const struct mabn_model_file *file, struct mabn_p
     bool constant = strstr(tensor->name, "sta_matrix") != NULL;
     if (!found && (constant || (tensor->role == MABN_PARAMS_STATE && load->other_state))) goto out;
     if (!found && tensor->role == MABN_PARAMS_MOMENTUM && load->some_momentum) goto out;
-    if (!same && is_head(tensor->name) && load->other_head) goto out;
+    if (is_head(tensor->name) && (load->new_head || (!same && load->other_head))) goto out;
     if (found && !same && tensor->role == MABN_PARAMS_STATE && load->other_state) goto out;
     MABN_TRY_GOTO(
         mabn_checkpoint_read_as(file->checkpoint, name, tensor->dtype, &tensor->shape, buffer),
         out);
+    char *bad = find_bad(tensor, buffer);
+    if (bad) {
+        status = mabn_fail(MABN_ERR_NONFINITE, "'%s': %s",
+                           mabn_h5_path(mabn_checkpoint_file(file->checkpoint)), bad);
+        free(bad);
+        goto out;
+    }
     status = mabn_params_set(params, index, buffer, tensor_bytes(tensor));
 out:
     free(name);

@@ -39,12 +39,17 @@ struct mabn_model_load {
     bool some_momentum; /* of parameters that have one in the file; the others keep theirs */
     bool other_state;   /* norm state that the file lacks keeps its initial value */
     bool other_head;    /* a classifier ("fc.…") of another shape keeps its initial value */
+    bool new_head;      /* … and so does one of the same shape */
 };
 /* Tensors of the file into a network built for it. A tensor that is missing, or of another shape,
  * is an error that names it, unless `load` says otherwise. */
 MABN_MUST_USE mabn_status mabn_model_file_load(const struct mabn_model_file *file,
                                                struct mabn_params *params,
                                                const struct mabn_model_load *load);
+
+/* *what: which value or state is not finite, or which variance negative ("'bn1.running_var' has nan
+ * in channel 3"), malloc'd; NULL when there is none. mabn_model_file_load refuses such a file. */
+MABN_MUST_USE mabn_status mabn_model_find_bad(const struct mabn_params *params, char **what);
 
 /* What a saved file says besides its tensors: of a classifier or of a detector. */
 struct mabn_model_save {

@@ -38,6 +38,7 @@ struct mabn_run {
     char *last_saved;
     int64_t last_saved_step;
     struct mabn_jsonl metrics, copy, stats;
+    int lock; /* of the run folder; 0: none */
     struct mabn_progress *progress;
     struct mabn_pace pace;
 };

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/mem.h"
@@ -124,6 +125,7 @@ mabn_status mabn_run_set_up(struct mabn_run *run)
 void mabn_run_release(struct mabn_run *run)
 {
     if (run->task) run->task->release(run);
+    if (run->lock) close(run->lock);
     mabn_device_free(run->device);
     mabn_jsonl_close(&run->metrics);
     mabn_jsonl_close(&run->copy);

@@ -1,9 +1,11 @@
 /* Where a run stands: starting, going on, saving. */
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -189,6 +191,18 @@ static mabn_status restore_meters(struct mabn_run *run, const struct mabn_h5_fil
     return MABN_OK;
 }
 
+static mabn_status compare_classes(const struct mabn_run *run, const struct mabn_model *then,
+                                   const char *path)
+{
+    struct mabn_model_save now = {.model = NULL};
+    run->task->save(run, &now);
+    const int other = now.model ? mabn_model_other_class(now.model, then) : -1;
+    if (other < 0) return MABN_OK;
+    return mabn_fail(MABN_ERR_MISMATCH, "class %d is '%s' in '%s' but '%s' in '%s'", other,
+                     mabn_model_class_name(then, other), path,
+                     mabn_model_class_name(now.model, other), run->options->train);
+}
+
 static mabn_status restore(struct mabn_run *run, const char *path)
 {
     struct mabn_model_file file;
@@ -202,6 +216,7 @@ static mabn_status restore(struct mabn_run *run, const char *path)
         goto out;
     }
     MABN_TRY_GOTO(mabn_h5_get_string(h5, "course", &course), out);
+    MABN_TRY_GOTO(compare_classes(run, &file.model, path), out);
     MABN_TRY_GOTO(compare_course(run, course, path), out);
     MABN_TRY_GOTO(restore_meters(run, h5, path), out);
     for (int i = 0; i < N_DOUBLES; i++)
@@ -291,11 +306,31 @@ static mabn_status open_logs(struct mabn_run *run)
     return status;
 }
 
+/* Two runs in one folder would write over each other's checkpoints: the second is refused, as long
+ * as the first lives. One process a run, whatever the number of its ranks, holds the lock. */
+static mabn_status lock_folder(struct mabn_run *run)
+{
+    const char *folder = run->options->run;
+    char *path = mabn_path_join(folder, ".lock");
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    free(path);
+    if (fd < 0) return mabn_fail_errno("cannot write into '%s'", folder);
+    if (flock(fd, LOCK_EX | LOCK_NB)) {
+        bool taken = errno == EWOULDBLOCK;
+        close(fd);
+        if (taken) return mabn_fail(MABN_ERR_IO, "another mabn-train is at work in '%s'", folder);
+        return MABN_OK; /* no locks here: go on without */
+    }
+    run->lock = fd;
+    return MABN_OK;
+}
+
 mabn_status mabn_run_start(struct mabn_run *run)
 {
     const struct mabn_train_options *o = run->options;
     char *path;
     MABN_TRY(mabn_make_dirs(o->run));
+    MABN_TRY(lock_folder(run));
     MABN_TRY(find_start(run, &path));
     if (!path && o->resume) mabn_verbose("'%s' holds no checkpoint: starting at step 0", o->run);
     if (!path) run->command = mabn_xstrdup(o->command ? o->command : "");

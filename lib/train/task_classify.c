@@ -13,6 +13,7 @@
 /* What this task keeps of a run. */
 struct classify {
     struct mabn_dataset *train_set, *val_set;
+    uint64_t bad_told; /* unreadable images that a warning was about */
     struct mabn_source train_source, val_source;
     struct mabn_model_file weights; /* weights.checkpoint NULL: none */
     struct mabn_model model;
@@ -225,12 +226,31 @@ static mabn_status check_weights(const struct mabn_run *run)
                              "(--allow-weights centralized goes on)",
                              o->weights, centralized ? "with" : "without");
     }
+    if (!file->classes) return MABN_OK; /* a body alone: start() puts a classifier on */
+    const int other = mabn_eval_other_class(file, own(run)->train_set);
+    if (want->classes == file->classes && other >= 0 && !o->allow_classes)
+        return mabn_fail(MABN_ERR_MISMATCH,
+                         "class %d is '%s' in '%s' but '%s' in '%s' "
+                         "(--allow-weights classes gives it a new classifier)",
+                         other, mabn_model_class_name(file, other), o->weights,
+                         mabn_dataset_class_name(own(run)->train_set, other), o->train);
     if (want->classes != file->classes && !o->allow_classes)
         return mabn_fail(MABN_ERR_MISMATCH,
                          "'%s' knows %d classes, '%s' has %d "
                          "(--allow-weights classes gives it a new classifier)",
                          o->weights, file->classes, o->train, want->classes);
     return MABN_OK;
+}
+
+/* What the outputs will stand for. */
+static void take_classes(struct mabn_model *model, const struct mabn_dataset *ds)
+{
+    model->classes = mabn_dataset_classes(ds);
+    const char **names = mabn_xcalloc((size_t)model->classes + 1, sizeof *names);
+    for (int c = 0; c < model->classes; c++)
+        names[c] = mabn_dataset_class_name(ds, c);
+    mabn_model_set_class_names(model, model->classes && names[0] ? names : NULL);
+    free(names);
 }
 
 static mabn_status decide_model(struct mabn_run *run)
@@ -244,7 +264,7 @@ static mabn_status decide_model(struct mabn_run *run)
         *model = own(run)->weights.model;
     else
         MABN_TRY(mabn_model_init(model, o->arch ? o->arch : "resnet50"));
-    model->classes = mabn_dataset_classes(own(run)->train_set);
+    take_classes(model, own(run)->train_set);
     model->channels = own(run)->augment.channels;
     model->height = own(run)->augment.height;
     model->width = own(run)->augment.width;
@@ -271,8 +291,10 @@ static mabn_status decide_model(struct mabn_run *run)
 static void write_course(struct mabn_run *run)
 {
     const struct mabn_augment *a = &own(run)->augment;
+    struct mabn_model model = own(run)->model;
+    model.class_names = NULL; /* they are part of the data's identity */
     mabn_str_add(&run->course, "model = ");
-    mabn_model_to_json(&own(run)->model, &run->course);
+    mabn_model_to_json(&model, &run->course);
     mabn_str_add(&run->course, "\ninput = ");
     mabn_input_to_json(a, &run->course);
     mabn_str_add_char(&run->course, '\n');
@@ -284,6 +306,8 @@ static void write_course(struct mabn_run *run)
     mabn_run_add_course(run, "flip", "%.9g", a->flip);
     mabn_run_add_course(run, "erase", "%.9g", a->erase);
     mabn_run_add_course(run, "images", "%lld", (long long)mabn_dataset_count(own(run)->train_set));
+    mabn_run_add_course(run, "data", "%016llx",
+                        (unsigned long long)mabn_dataset_identity(own(run)->train_set));
     mabn_run_write_course(run);
     mabn_run_add_course(run, "label-smoothing", "%.9g", run->options->smoothing);
     mabn_run_add_course(run, "save-memory, exact", "%d, %d", run->options->save_memory,
@@ -564,10 +588,16 @@ static mabn_status start(struct mabn_run *run)
     MABN_TRY(mabn_params_initialize(run->params, (uint64_t)run->options->seed,
                                     MABN_PARAMS_INIT_FAN_OUT));
     if (!own(run)->weights.checkpoint) return MABN_OK;
+    const struct mabn_model *file = &own(run)->weights.model;
     struct mabn_model_load load = {.momentum = run->options->resume_model,
                                    .some_momentum = true,
                                    .other_state = run->options->allow_norm,
-                                   .other_head = run->options->allow_classes};
+                                   .other_head = run->options->allow_classes || !file->classes,
+                                   .new_head =
+                                       mabn_eval_other_class(file, own(run)->train_set) >= 0};
+    if (!file->classes)
+        mabn_info("'%s' has no classifier: it gets one of %d classes", run->options->weights,
+                  own(run)->model.classes);
     if (!load.momentum) mabn_info("starting from the weights of '%s'", run->options->weights);
     MABN_TRY(mabn_model_file_load(&own(run)->weights, run->params, &load));
     return load.momentum ? take_training(run) : MABN_OK;
@@ -674,6 +704,7 @@ static mabn_status finish(struct mabn_run *run, int64_t step)
 static void means(struct mabn_run *run, struct mabn_str *line)
 {
     const double *m = run->meter, n = m[IMAGES] > 0 ? m[IMAGES] : 1;
+    own(run)->bad_told = mabn_loader_tell_bad(own(run)->loader, own(run)->bad_told);
     mabn_run_add_number(line, "loss", m[LOSS] / n);
     mabn_run_add_number(line, "top1", 100 * m[TOP1] / n);
     mabn_run_add_number(line, "top5", 100 * m[TOP5] / n);

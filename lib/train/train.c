@@ -141,11 +141,15 @@ static mabn_status validate(struct mabn_run *run)
 
 static mabn_status save(struct mabn_run *run)
 {
-    bool finite;
+    char *bad;
     MABN_TRY(finish_steps(run));
     if (run->last_saved && run->last_saved_step == run->step && !run->val_pending) return MABN_OK;
-    MABN_TRY(mabn_params_finite(run->params, &finite));
-    if (!finite) return mabn_run_not_finite(run, "a weight is not finite", run->step);
+    MABN_TRY(mabn_model_find_bad(run->params, &bad));
+    if (bad) {
+        mabn_status status = mabn_run_not_finite(run, bad, run->step);
+        free(bad);
+        return status;
+    }
     double start = mabn_now();
     MABN_TRY(mabn_run_save(run));
     mabn_pace_pause(&run->pace, mabn_now() - start);

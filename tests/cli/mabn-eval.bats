@@ -85,3 +85,89 @@ E2
     assert_success
     [[ $stderr == *"CPU, "*"; no GPU: $why"* ]]
 }
+
+# poke IN OUT NAME INDEX VALUE: a number of a tensor in a safetensors file
+poke() {
+    $PYTHON - "$@" <<'P'
+import json, struct, sys
+source, out, name, index, value = sys.argv[1:]
+b = bytearray(open(source, "rb").read()); n, = struct.unpack("<Q", b[:8])
+at = 8 + n + json.loads(b[8:8 + n])[name]["data_offsets"][0] + 4 * int(index)
+b[at:at + 4] = struct.pack("<f", float(value))
+open(out, "wb").write(b)
+P
+}
+
+@test "a weight or a statistic that is not finite is named, folded or not" {
+    mabn-convert -q model.h5 -o m.safetensors
+    while read -r name index value what; do
+        poke m.safetensors bad.safetensors "$name" "$index" "$value"
+        mabn-convert -q -f bad.safetensors -o bad.h5
+        for fold in -q --no-fold; do
+            fails 1 "'bad.h5': '$name' has $what" mabn-eval imagenet -q $fold bad.h5 data.h5
+        done
+        fails 1 "'bad.h5': '$name' has $what" mabn-train -q --size 16 --batch 8 --steps 1 --train data.h5 -o run bad.h5
+    done <<<"conv1.weight 30 nan nan in filter 1
+layer1.0.bn1.running_var 3 nan nan in channel 3
+layer1.0.bn1.running_var 3 -1 -1 in channel 3
+layer2.0.bn1.weight 2 inf inf in channel 2
+fc.bias 1 nan nan in channel 1"
+}
+
+@test "outputs that are not finite are an error that names the image" {
+    mabn-convert -q model.h5 -o m.safetensors
+    poke m.safetensors a.safetensors fc.weight 0 3e38
+    poke a.safetensors b.safetensors bn1.weight 0 1e38
+    poke b.safetensors c.safetensors fc.weight 1 3e38
+    mabn-convert -q c.safetensors -o big.h5
+    for fold in -q --no-fold; do
+        fails 1 "outputs for sample 0 'class000/image0000.JPEG' are not finite" mabn-eval imagenet -q $fold big.h5 data.h5
+    done
+}
+
+@test "a model is not judged on other classes" {
+    mabn-train -q --arch cifar-resnet8 --base-width 4 --size 16 --augment plain --batch 8 --steps 2 --train data.h5 -o run >/dev/null
+    mabn-eval imagenet -q run/model.h5 data.h5
+    cp -r "$BATS_FILE_TMPDIR/tree" tree
+    mv tree/class002 tree/other
+    mabn-pack imagenet -q tree -o other.h5
+    fails 1 "class 2 is 'class002' in 'run/model.h5' but 'class003' in 'other.h5'" mabn-eval imagenet -q run/model.h5 other.h5
+    # the names survive other formats
+    for e in pth safetensors onnx; do
+        mabn-convert -q run/model.h5 -o "m.$e"
+        mabn-convert -q -f "m.$e" -o back.h5
+        fails 1 "class 2 is 'class002' in 'back.h5'" mabn-eval imagenet -q back.h5 other.h5
+    done
+    # fine-tuning: refused, or with a new classifier
+    tune=(mabn-train -q --size 16 --augment plain --batch 8 --steps 1 --train other.h5)
+    fails 1 "class 2 is 'class002' in 'run/model.h5' but 'class003' in 'other.h5' (--allow-weights classes" "${tune[@]}" -o tuned run/model.h5
+    "${tune[@]}" --lr 0 --allow-weights classes -o tuned run/model.h5 >/dev/null
+    mabn-eval imagenet -q tuned/model.h5 other.h5
+    run mabn-convert --check run/model.h5 tuned/model.h5
+    assert_failure
+    assert_line --partial "fc.weight"
+    refute_line --partial "conv1.weight"
+}
+
+@test "--skip-bad leaves out what cannot be read: each image once, and says which" {
+    cp -r "$BATS_FILE_TMPDIR/tree" tree
+    cp "$ROOT/tests/golden/image/bad/broken-scan.jpg" tree/class001/z1.jpg
+    cp "$ROOT/tests/golden/image/bad/broken-scan.jpg" tree/class003/z2.jpg
+    mabn-pack imagenet -q tree -o holes.h5
+    fails 1 "z1.jpg" mabn-eval imagenet -q model.h5 holes.h5
+    for b in 1 4 32; do
+        run --separate-stderr mabn-eval imagenet -q --skip-bad --json -b $b model.h5 holes.h5
+        assert_success
+        assert_equal "$stderr" "mabn-eval: warning: 2 images of 38 cannot be read and left out: sample 18 'class001/z1.jpg', sample 37 'class003/z2.jpg'"
+        figures=${output%,\"folded*}
+        run mabn-eval imagenet -q --json -b $b model.h5 data.h5
+        assert_equal "$figures" "${output%,\"folded*}"
+        mabn-eval imagenet -q -p --skip-bad -b $b model.h5 holes.h5 2>/dev/null | grep -o '"sample":[0-9]*' >samples
+        assert_equal "$(sort -u samples | wc -l)" 36
+        assert_equal "$(wc -l <samples)" 36
+        refute grep -q ':18$' samples
+    done
+    run --separate-stderr mabn-train -q --arch cifar-resnet8 --base-width 4 --size 16 --augment plain --batch 4 --epochs 2 --log-every 9 --skip-bad --train holes.h5 -o run
+    assert_success
+    assert_equal "$stderr" "mabn-train: warning: 2 images of 38 cannot be read and replaced by the next that can: sample 18 'class001/z1.jpg', sample 37 'class003/z2.jpg'"
+}

@@ -275,3 +275,33 @@ tensor() { h5dump -d "/model/$2" "$1" | tail -n +2; }
     assert_success
     [[ $stderr == *"; no GPU: $why"* ]]
 }
+
+@test "a run goes on with its own data only: identity is the content, not the count" {
+    cp -r "$BATS_FILE_TMPDIR/tree" tree
+    mabn-pack imagenet -q tree -o own.h5
+    go=(mabn-train "${small[@]}" -q --train own.h5 -o run)
+    "${go[@]}" --steps 2 >/dev/null
+    mabn-pack imagenet -q -f tree/ -o own.h5 # packed anew from a folder called otherwise
+    "${go[@]}" --resume --steps 3 >/dev/null
+    mv tree/class000 tree/zebra
+    mabn-pack imagenet -q -f tree -o own.h5
+    fails 1 "class 0 is 'class000' in 'run/step-000000003.h5' but 'class001' in 'own.h5'" "${go[@]}" --resume --steps 4
+    mv tree/zebra tree/class000
+    cp tree/class001/image0003.JPEG tree/class000/image0000.JPEG # as many images, one is another
+    mabn-pack imagenet -q -f tree -o own.h5
+    fails 1 "is of another run, so going on would not be the same run: data " "${go[@]}" --resume --steps 4
+}
+
+@test "of two runs in one folder the second is refused" {
+    first=(mabn-train "${small[@]}" -q --train "$DATA" -o run --steps 100000 --log-every 1)
+    "${first[@]}" >out & p=$!
+    wait_for out '"t":"step"'
+    fails 1 "another mabn-train is at work in 'run'" train -q -o run --resume --steps 8
+    fails 1 "another mabn-train is at work in 'run'" train -q -o run --force --steps 8
+    kill -TERM $p
+    ended $p
+    assert_equal "$status" 75
+    step=$(grep -o 'step-[0-9]*' <(echo run/step-*) | tail -n 1 | tr -dc 0-9)
+    train -q -o run --resume --steps $((10#$step + 2)) >out
+    grep -q '"t":"end"' out
+}
