@@ -183,7 +183,7 @@ $(FB)/libmabn.a: $(patsubst %.c,$(FB)/%.o,$(LIB_C))
 	$(Q)rm -f $@ && ar crs $@ $^
 $(FB)/%: tests/fuzz/%.c $(FB)/libmabn.a
 	$(say) FUZZ $@
-	$(Q)$(CLANG) $(FUZZ_FLAGS) -fsanitize=fuzzer $< $(FB)/libmabn.a $(PKG_LIBS) -ldnnl -lm -o $@
+	$(Q)$(CLANG) $(FUZZ_FLAGS) -fsanitize=fuzzer $< $(FB)/libmabn.a $(PKG_LIBS) -ldnnl -lgomp -lm -o $@
 .PHONY: fuzz fuzz-long fuzz-programs
 fuzz-programs: $(FUZZ:%=$(FB)/%)
 fuzz: fuzz-programs

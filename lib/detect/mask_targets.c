@@ -159,6 +159,15 @@ static mabn_status make_picture(float *picture, struct canvas *c, const struct m
     return MABN_OK;
 }
 
+/* A box has as many samples as pixels; those that come here are clipped to the picture. */
+static mabn_status check_box(const float *box, int height, int width)
+{
+    const float w = box[2] - box[0], h = box[3] - box[1];
+    if (w <= 2 * (float)width + 2 && h <= 2 * (float)height + 2) return MABN_OK;
+    return mabn_fail(MABN_ERR_LIMIT, "box of %g x %g pixels in a picture of %d x %d", (double)w,
+                     (double)h, width, height);
+}
+
 mabn_status mabn_mask_pool(float *target, const float *picture, int height, int width,
                            const float *box, int64_t n, int side, bool aligned)
 {
@@ -172,6 +181,7 @@ mabn_status mabn_mask_pool(float *target, const float *picture, int height, int 
                                       .aligned = aligned};
     for (int64_t i = 0; i < n; i++) {
         const struct mabn_rois roi = {1, box + 4 * i, &first, NULL};
+        MABN_TRY(check_box(box + 4 * i, height, width));
         MABN_TRY(mabn_roi_align_forward(target + i * side * side, &picture, &roi, &op));
     }
     return MABN_OK;

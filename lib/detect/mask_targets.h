@@ -36,7 +36,8 @@ MABN_MUST_USE mabn_status mabn_mask_targets_fill(uint8_t *target, const float *b
 
 /* target (n,side,side) from 0 to 1: each object's mask of height × width pixels pooled by RoIAlign
  * with as many samples as the box has pixels, aligned (detectron2's bitmask format, which then
- * takes ≥ 0.5) or not (torchvision). Boxes must be finite. */
+ * takes ≥ 0.5) or not (torchvision). A box that is not finite, or more than twice as large as the
+ * image, is an error. */
 MABN_MUST_USE mabn_status mabn_mask_targets_pool(float *target, const float *box,
                                                  const int32_t *object, int64_t n, int side,
                                                  const struct mabn_outlines *outlines, bool aligned,

@@ -236,6 +236,9 @@ static void test_pooled_mask(void)
         zeros += target[784 + i] == 0;
     }
     tap_ok(ones == 784 && zeros == 784, "inside and outside");
+    static const float large[4] = {0, 0, 1e5f, 40};
+    tap_fails(mabn_mask_targets_pool(target, large, object, 1, 28, &o, false, &scratch),
+              MABN_ERR_LIMIT, "picture of 64 x 48", "a box far larger than the picture");
 }
 
 int main(void)
