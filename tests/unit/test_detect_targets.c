@@ -173,6 +173,12 @@ static void test_box_targets(void)
     tap_status(mabn_box_targets_add(&t, 1, proposal, 4, &none, &o, &key, legacy, &scratch),
                "no truth");
     tap_ok(t.count == 8 && t.positives == 3 && label[4] == 0, "all background");
+    const struct mabn_matcher gap = {0.8f, 0.5f, false};
+    int32_t between[4], match[4];
+    tap_status(mabn_box_label(between, match, proposal, 4, &truth, &gap, legacy, &scratch),
+               "label");
+    tap_ok(between[0] == 7 && between[2] == -1 && between[3] == 0,
+           "what lies between the thresholds counts for nothing");
     tap_fails(mabn_box_targets_add(&t, 1, proposal, 1, &none, &o, &key, legacy, &scratch),
               MABN_ERR_LIMIT, "room for 8", "no room");
 }
@@ -199,6 +205,26 @@ static void test_mask_target(void)
     static const int32_t bad[1] = {2};
     tap_fails(mabn_mask_targets_fill(target, box, bad, 1, 28, &o, legacy), MABN_ERR_ARG,
               "object 2 of 2", "an object that is not there");
+}
+
+/* A box of 28 pixels without the one, and a box without a side. */
+static void test_mask_scale(void)
+{
+    static const float xy[8] = {5, 6, 20, 6, 20, 23, 5, 23};
+    static const uint32_t polygon[2] = {0, 1}, first[2] = {0, 8};
+    static const float box[8] = {0, 0, 28, 28, 10, 0, 10, 28};
+    static const int32_t object[2] = {0, 0};
+    const struct mabn_outlines o = {1, polygon, first, xy, 100, 100};
+    uint8_t target[2 * 784];
+    int area = 0, thin = 0;
+    tap_status(mabn_mask_targets_fill(target, box, object, 2, 28, &o, legacy), "fill");
+    for (int i = 0; i < 784; i++) {
+        area += target[i];
+        thin += target[784 + i];
+    }
+    tap_ok(area == 15 * 17 && target[6 * 28 + 5] && !target[6 * 28 + 20] && !target[23 * 28 + 5],
+           "pixel for pixel: %d", area);
+    tap_ok(thin == 28 * 17, "a side of 0 counts as 1: %d", thin);
 }
 
 static void test_odd_masks(void)
@@ -253,6 +279,7 @@ int main(void)
     test_rpn_targets();
     test_box_targets();
     test_mask_target();
+    test_mask_scale();
     test_odd_masks();
     test_pooled_mask();
     mabn_scratch_release(&scratch);
