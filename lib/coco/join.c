@@ -231,17 +231,17 @@ static mabn_status list_categories(struct mabn_coco_join *out, const struct mabn
 
 /* ---- ground truths ---- */
 
-/* Records of chosen images (and categories), image by image, in file order. */
+/* Records of chosen images and categories, image by image, in file order. */
 static uint32_t *truths_by_image(const struct mabn_coco_join *out, const struct mabn_coco *truth,
-                                 bool any_category, const struct id_table *images,
-                                 const struct id_table *categories, size_t *count)
+                                 const struct id_table *images, const struct id_table *categories,
+                                 size_t *count)
 {
     size_t *at = mabn_xcalloc(out->n_images + 1, sizeof *at);
     uint32_t *image = mabn_xmalloc((truth->n_records + 1) * sizeof *image);
     for (size_t i = 0; i < truth->n_records; i++) {
         const struct mabn_coco_record *r = &truth->records[i];
         image[i] = table_find(images, r->image_id);
-        if (!any_category && table_find(categories, r->category_id) == NONE) image[i] = NONE;
+        if (table_find(categories, r->category_id) == NONE) image[i] = NONE;
         if (image[i] != NONE) at[image[i] + 1]++;
     }
     for (size_t i = 0; i < out->n_images; i++)
@@ -342,7 +342,7 @@ static void list_truths(struct mabn_coco_join *out, const struct mabn_coco *trut
 {
     size_t n;
     struct duplicates found = {0, NULL};
-    uint32_t *list = truths_by_image(out, truth, p->class_agnostic, images, categories, &n);
+    uint32_t *list = truths_by_image(out, truth, images, categories, &n);
     if (!p->fix_quirks) n = resolve_duplicates(list, n, truth, &found);
     if (found.n && !p->quiet) tell_duplicates(truth, &found);
     /* Sort each image's by category, keeping their order: key is category, then place. */

@@ -143,3 +143,7 @@ END
         fails 1 "'$truth': no \"annotations\"" mabn-score coco $truth <(echo '[]')
     done
 }
+
+@test "coco: JSON and packed are interchangeable, whatever is odd in a file" {
+    "$PYTHON" "$ROOT/tests/peer/coco_packed.py" --bin "$MABN_BIN" --sets 12 --seed bats
+}
