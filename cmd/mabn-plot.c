@@ -1,4 +1,4 @@
-/* mabn-plot: figures from training logs. */
+/* mabn-plot: figures from training logs and tables of scores. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "cli/cli.h"
 #include "plot/logs.h"
+#include "plot/tables.h"
 
 static struct {
     const char *outputs[8];
@@ -39,6 +40,7 @@ static const struct mabn_option curves_options[] = {
     OPTS_LOOK,
 };
 static const struct mabn_option sweep_options[] = {OPT_OUTPUT, OPTS_LOOK};
+static const struct mabn_option scores_options[] = {OPT_OUTPUT, OPTS_LOOK};
 static const struct mabn_option stats_options[] = {
     OPT_OUTPUT,
     MABN_OPT_STRING('l', "layer", &o.layer, "NAME", "the norm layer; the first in the file when not given"),
@@ -47,7 +49,7 @@ static const struct mabn_option stats_options[] = {
 };
 /* clang-format on */
 
-enum { CURVES, SWEEP, STATS };
+enum { CURVES, SWEEP, STATS, SCORES };
 static const struct mabn_cli clis[] = {
     [CURVES] = {.name = "mabn-plot curves",
                 .usage = "[OPTION]... [NAME=]LOG... -o FILE",
@@ -72,6 +74,13 @@ static const struct mabn_cli clis[] = {
                          "-o stats.png",
                .min_args = 1,
                .max_args = -1},
+    [SCORES] = {.name = "mabn-plot scores",
+                .usage = "[OPTION]... [NAME=]TABLE... -o FILE",
+                .summary = "tables of mabn-score coco --pr, --calibration or --confusion",
+                .options = scores_options,
+                .epilog = "Example:\n  mabn-plot scores old=old.tsv new=new.tsv -o pr.png",
+                .min_args = 1,
+                .max_args = -1},
     {.name = NULL},
 };
 
@@ -93,6 +102,8 @@ static mabn_status draw(int which, const struct mabn_log_source *logs, int n)
         status = mabn_plot_curves(&figure, o.title, logs, n, &curves);
     } else if (which == SWEEP) {
         status = mabn_plot_sweep(&figure, o.title, logs, n);
+    } else if (which == SCORES) {
+        status = mabn_plot_tables(&figure, o.title, logs, n);
     } else {
         status = mabn_plot_stats(&figure, o.title, logs, n, o.layer, o.channel);
     }

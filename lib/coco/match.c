@@ -67,7 +67,8 @@ struct worker {
     struct mabn_coco_cell *cells;
     size_t n_cells, room_cells;
     uint32_t *pair_records, *pair_categories; /* truths, then detections */
-    size_t room_pair_records, room_pair_categories;
+    uint64_t *pair_keys;
+    size_t room_pair_records, room_pair_categories, room_pair_keys;
     double *overlaps;
     size_t room_overlaps;
 };
@@ -606,6 +607,7 @@ static void workers_free(struct worker *workers, int n)
         free(w->ignored);
         free(w->cells);
         free(w->pair_records);
+        free(w->pair_keys);
         free(w->pair_categories);
         free(w->overlaps);
     }
@@ -681,9 +683,9 @@ out:
 
 /* ---- images with all their overlaps ---- */
 
-static int compare_u32(const void *a, const void *b)
+static int compare_u64(const void *a, const void *b)
 {
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
     return (x > y) - (x < y);
 }
 
@@ -699,14 +701,15 @@ static void list_pairs(const struct matching *m, struct worker *w, struct mabn_c
     ROOM(w->sort, w->room_sort, 2 * n);
     ROOM(w->pair_records, w->room_pair_records, p->n_truths + n);
     ROOM(w->pair_categories, w->room_pair_categories, p->n_truths + n);
-    for (size_t g = 0; g < p->n_truths; g++)
-        w->pair_records[g] = join->truths[join->truth_start[i] + g].record;
-    qsort(w->pair_records, p->n_truths, sizeof *w->pair_records, compare_u32);
-    for (size_t g = 0; g < p->n_truths; g++) { /* categories move with their records */
+    ROOM(w->pair_keys, w->room_pair_keys, p->n_truths);
+    for (size_t g = 0; g < p->n_truths; g++) { /* a record may be there twice */
         const struct mabn_coco_join_truth *t = &join->truths[join->truth_start[i] + g];
-        const uint32_t *at =
-            bsearch(&t->record, w->pair_records, p->n_truths, sizeof *w->pair_records, compare_u32);
-        w->pair_categories[at - w->pair_records] = t->category;
+        w->pair_keys[g] = (uint64_t)t->record << 32 | t->category;
+    }
+    qsort(w->pair_keys, p->n_truths, sizeof *w->pair_keys, compare_u64);
+    for (size_t g = 0; g < p->n_truths; g++) {
+        w->pair_records[g] = (uint32_t)(w->pair_keys[g] >> 32);
+        w->pair_categories[g] = (uint32_t)w->pair_keys[g];
     }
     for (size_t d = 0; d < n; d++) {
         uint32_t record = join->detections[first + d];

@@ -312,6 +312,10 @@ static void draw_series(cairo_t *cr, const struct mabn_series *series, const str
 static void draw_panel(cairo_t *cr, const struct mabn_panel *panel, double left, double top,
                        double width, double height)
 {
+    if (panel->n_cells) {
+        mabn_matrix_draw(panel, cr, left, top, width, height);
+        return;
+    }
     struct axis x, y;
     find_ranges(panel, &x, &y);
     y.start = top + height - 46;

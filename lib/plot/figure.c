@@ -25,6 +25,10 @@ struct mabn_figure *mabn_figure_new(const char *title, const char *note)
 
 static void panel_free(struct mabn_panel *panel)
 {
+    for (size_t i = 0; i < panel->n_cells; i++)
+        free(panel->cell_names[i]);
+    free(panel->cell_names);
+    free(panel->cells);
     for (int i = 0; i < panel->n_series; i++) {
         free(panel->series[i].x);
         free(panel->series[i].y);
@@ -123,6 +127,7 @@ bool mabn_figure_has_data(const struct mabn_figure *figure)
 {
     for (int p = 0; p < figure->n_panels; p++) {
         const struct mabn_panel *panel = figure->panels[p];
+        if (panel->n_cells) return true;
         for (int s = 0; s < panel->n_series; s++) {
             for (size_t i = 0; i < panel->series[s].n; i++)
                 if (isfinite(panel->series[s].x[i]) && isfinite(panel->series[s].y[i])) return true;

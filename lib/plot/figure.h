@@ -45,7 +45,11 @@ void mabn_panel_set_y_range(struct mabn_panel *panel, double low, double high);
 /* Copies n points; y2 is for whiskers, else NULL. */
 void mabn_panel_add(struct mabn_panel *panel, const char *name, enum mabn_series_look look,
                     const double *x, const double *y, const double *y2, size_t n);
-/* Does any panel hold a finite point? */
+/* Make the panel a matrix: n x n values in rows, shares of their row by shade, named by its y_label
+ * (rows) and x_label (columns). Names and values are copied. */
+void mabn_panel_set_matrix(struct mabn_panel *panel, const char *const *names, const double *values,
+                           size_t n);
+/* Does any panel hold a finite point, or a matrix? */
 bool mabn_figure_has_data(const struct mabn_figure *figure);
 
 /* Draw into `path`, PNG or SVG by its ending; "-" is SVG on standard output. width and height in

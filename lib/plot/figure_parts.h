@@ -22,6 +22,9 @@ struct mabn_panel {
     double y_low, y_high; /* NaN: from the data */
     struct mabn_series *series;
     int n_series, series_capacity;
+    char **cell_names; /* (n_cells) of a matrix */
+    double *cells;     /* (n_cells,n_cells) */
+    size_t n_cells;
 };
 
 struct mabn_figure {
@@ -36,6 +39,9 @@ struct mabn_figure {
 
 /* Draw the whole figure into a rectangle of width × height points. */
 void mabn_figure_draw(const struct mabn_figure *figure, cairo_t *cr, double width, double height);
+/* A panel's matrix in a rectangle. */
+void mabn_matrix_draw(const struct mabn_panel *panel, cairo_t *cr, double left, double top,
+                      double width, double height);
 int mabn_figure_columns(const struct mabn_figure *figure);
 
 MABN_END_DECLS

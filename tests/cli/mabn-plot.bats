@@ -55,3 +55,27 @@ log() {
     run bash -c 'mabn-plot curves a.jsonl -o - >/dev/full'
     assert_failure 1
 }
+
+@test "scores: tables of mabn-score coco" {
+    printf 'id\tcategory\trecall\tprecision\tscore\n\tall\t0.00\t1\t\n\tall\t0.01\t0.5\t\n3\tcat\t0.00\t1\t0.9\n3\tcat\t0.01\t0.5\t0.8\n' >pr.tsv
+    printf 'low\thigh\tcount\tscore\tright\n0.0\t0.1\t0\t0\t0\n0.1\t0.2\t4\t0.15\t0.25\n' >cal.tsv
+    printf 'truth\tcat\tdog\tbackground\ncat\t1\t1\t0\ndog\t0\t0\t2\nbackground\t2\t1\t0\n' >c.tsv
+    for t in pr cal c; do
+        mabn-plot scores $t.tsv -o $t.svg
+        mabn-plot scores one=$t.tsv two=$t.tsv -o $t.png
+        assert_file_exist $t.png
+    done
+    fails 1 "another kind than 'pr.tsv'" mabn-plot scores pr.tsv c.tsv -o x.png
+    echo hello >text
+    fails 1 "'text' is no table of mabn-score coco" mabn-plot scores text -o x.png
+    sed '2s/\t1\t/\tone\t/' c.tsv >bad.tsv
+    fails 1 "'bad.tsv':2: expected a number" mabn-plot scores bad.tsv -o x.png
+    head -3 c.tsv >bad.tsv
+    fails 1 "the table is not square" mabn-plot scores bad.tsv -o x.png
+    need_python PIL
+    # the darkest cell is the one that holds its whole row
+    run $PYTHON -c '
+from PIL import Image
+i = Image.open("c.png").convert("RGB"); print(min(i.getdata(), key=lambda p: p[0] + (p[2] < 150) * 1000))'
+    assert_output "(0, 115, 179)"
+}

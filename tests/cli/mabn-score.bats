@@ -426,6 +426,15 @@ END
     $PYTHON -c 'import json; o = json.load(open("out.json"))["bbox"]; assert o["errors"]["missed"]["count"] == 1; assert o["operating_point"]["all"]["fn"] == 3'
 }
 
+@test "coco: why: a truth that counts twice, for its id" {
+    why_setup
+    sed 's/"id": [234], "image_id"/"id": 4, "image_id"/' why.json >twice.json
+    run mabn-score coco -q -f --errors --confusion c.tsv twice.json found.json
+    assert_success
+    assert_line --regexp "^  false negative .*  \\(3\\)$"
+    grep -qx "dog	0	0	3" c.tsv
+}
+
 @test "coco: why: the operating point" {
     why_setup
     run mabn-score coco --operating-point 0.7 -c why.json found.json
