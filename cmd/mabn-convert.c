@@ -153,6 +153,10 @@ static mabn_status complain(const struct mabn_convert *c, const char *path)
     size_t count = mabn_convert_complain(c, limit, &lines);
     warn_lines(lines.text);
     mabn_str_release(&lines);
+    if (!count && mabn_convert_is_unknown(c) && !o.partial)
+        return mabn_fail(MABN_ERR_MISMATCH,
+                         "'%s' is no network known here (--as-is changes the container only)",
+                         path);
     if (!count || o.partial) return MABN_OK;
     return mabn_fail(MABN_ERR_MISMATCH,
                      "'%s': %zu tensors are unmatched or missing (--partial goes on, --list shows "

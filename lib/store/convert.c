@@ -262,9 +262,7 @@ static mabn_status guess_model(struct mabn_convert *c)
     m->stem = dim_of(c, "conv1.weight", 2) == 3 ? MABN_STEM_SMALL : MABN_STEM_LARGE;
     m->classes = (int)dim_of(c, "fc.weight", 0);
     m->stride_in_1x1 = mabn_resnet_find(arch)->bottleneck && c->names != MABN_NAMES_OURS;
-    /* A body without classifier is no whole network of ours: names only. */
-    if (m->classes < 1 || m->channels < 1 || m->base_width < 1 || m->base_width > MAX_WIDTH)
-        return MABN_OK;
+    if (m->channels < 1 || m->base_width < 1 || m->base_width > MAX_WIDTH) return MABN_OK;
     guess_norm(c, "bn1", &m->norm[MABN_PART_STEM]);
     for (int s = 1; s <= mabn_resnet_find(arch)->stages; s++) {
         char stem[32];
@@ -303,7 +301,7 @@ static mabn_status check_model(const struct mabn_convert *c)
                              mabn_weights_path(c->source), m->norm[p].window);
     snprintf(name, sizeof name, "layer%d.0.conv2.weight", last);
     if (!mabn_convert_find(c, "conv1.weight") || !mabn_convert_find(c, name) ||
-        !mabn_convert_find(c, "fc.weight"))
+        (m->classes && !mabn_convert_find(c, "fc.weight")))
         return mabn_fail(MABN_ERR_MISMATCH,
                          "'%s' is said to be a %s, but has no conv1, %s or fc.weight",
                          mabn_weights_path(c->source), m->arch, name);
@@ -315,10 +313,22 @@ static mabn_status check_model(const struct mabn_convert *c)
     return check_dim(c, "fc.weight", 1, shape->bottleneck ? 4 * width : width);
 }
 
+/* What --like holds, if it says so. Its tensors are made as they are, so nothing is to be checked. */
+static mabn_status model_of_like(struct mabn_convert *c)
+{
+    MABN_TRY(mabn_weights_open(&c->like, c->options.like));
+    const char *config = mabn_weights_note(c->like, "config");
+    if (!config || config[0] != '{' || config[1] == '}') return MABN_OK;
+    mabn_status status = mabn_model_from_json(&c->model, config);
+    if (status == MABN_OK) c->has_model = true;
+    if (status) mabn_error_clear(); /* a network of another kind */
+    return MABN_OK;
+}
+
 static mabn_status decide_model(struct mabn_convert *c)
 {
-    if (c->options.as_is || c->options.like || c->options.body == MABN_BODY_DETECTOR)
-        return MABN_OK;
+    if (c->options.like) return model_of_like(c);
+    if (c->options.as_is || c->options.body == MABN_BODY_DETECTOR) return MABN_OK;
     if (c->own) {
         MABN_TRY(mabn_model_from_json(&c->model, mabn_weights_note(c->source, "config")));
         c->has_model = true;
@@ -335,8 +345,10 @@ static mabn_status decide_model(struct mabn_convert *c)
 static mabn_status build_net(struct mabn_convert *c)
 {
     struct mabn_net_options o = {.batch = 1, .height = 32, .width = 32, .no_fold = true};
+    struct mabn_model model = c->model;
+    if (!model.classes) model.classes = 1; /* its classifier is not written */
     MABN_TRY(mabn_device_new(&c->device, MABN_DEVICE_CPU, 1));
-    return mabn_model_build(&c->net, c->device, &c->model, &o);
+    return mabn_model_build(&c->net, c->device, &model, &o);
 }
 
 /* ---- entries ---- */
@@ -445,6 +457,7 @@ static mabn_status entries_of_net(struct mabn_convert *c)
     for (int i = 0; i < mabn_params_count(mabn_net_params(c->net)); i++) {
         const struct mabn_params_tensor *t = mabn_params_at(mabn_net_params(c->net), i);
         struct mabn_weight want = {.name = t->name, .dtype = t->dtype, .shape = t->shape};
+        if (!c->model.classes && !strncmp(t->name, "fc.", 3)) continue;
         if (t->role == MABN_PARAMS_VALUE || t->role == MABN_PARAMS_STATE)
             MABN_TRY(add_wanted(c, &want, (size_t)i));
     }
@@ -454,7 +467,6 @@ static mabn_status entries_of_net(struct mabn_convert *c)
 /* --like: names, shapes and types of another checkpoint; its values where ours are missing. */
 static mabn_status entries_like(struct mabn_convert *c)
 {
-    MABN_TRY(mabn_weights_open(&c->like, c->options.like));
     for (size_t i = 0; i < mabn_weights_count(c->like); i++) {
         const struct mabn_weight *t = mabn_weights_at(c->like, i);
         if (t->part == MABN_WEIGHT_MODEL) MABN_TRY(add_wanted(c, t, i));
@@ -498,6 +510,14 @@ static int part_of(const char *name)
 {
     bool layer = !strncmp(name, "layer", 5) && name[5] >= '1' && name[5] <= '4';
     return layer ? MABN_PART_LAYER1 + name[5] - '1' : MABN_PART_STEM;
+}
+
+bool mabn_convert_is_unknown(const struct mabn_convert *c)
+{
+    if (c->has_model || c->options.as_is || c->options.like || c->options.body) return false;
+    for (size_t i = 0; i < c->item_count; i++)
+        if (c->items[i].ours && mabn_names_is_detector(c->items[i].ours)) return false;
+    return true;
 }
 
 bool mabn_convert_centers(const struct mabn_convert *c, const char *name)
@@ -813,7 +833,7 @@ mabn_status mabn_convert_open(struct mabn_convert **out, const char *path,
     MABN_TRY_GOTO(name_items(c), out);
     MABN_TRY_GOTO(decide_model(c), out);
     freeze_model(c);
-    if (c->has_model) MABN_TRY_GOTO(build_net(c), out);
+    if (c->has_model && !c->like) MABN_TRY_GOTO(build_net(c), out);
     MABN_TRY_GOTO(make_entries(c), out);
 out:
     if (status)
@@ -914,7 +934,10 @@ void mabn_convert_describe(const struct mabn_convert *c, struct mabn_str *text)
     if (!c->has_model) return;
     mabn_str_printf(text, "; %s, norm ", c->model.arch);
     mabn_model_norm_text(&c->model, text);
-    mabn_str_printf(text, ", %d classes", c->model.classes);
+    if (c->model.classes)
+        mabn_str_printf(text, ", %d classes", c->model.classes);
+    else
+        mabn_str_add(text, ", no classifier");
 }
 
 uint64_t mabn_convert_bytes(const struct mabn_convert *c)

@@ -68,6 +68,9 @@ size_t mabn_convert_complain(const struct mabn_convert *c, size_t limit, struct 
 MABN_MUST_USE mabn_status mabn_convert_remarks(struct mabn_convert *c, struct mabn_str *lines);
 /* What it will be: "resnet50, norm mabn, 1000 classes", or the number of tensors. */
 void mabn_convert_describe(const struct mabn_convert *c, struct mabn_str *text);
+/* Is it neither a network that is known here nor a detector's, where one was asked for? What is then
+ * written would be of no use to any tool. */
+bool mabn_convert_is_unknown(const struct mabn_convert *c);
 /* NULL when the network is not one of ours. */
 const struct mabn_model *mabn_convert_model(const struct mabn_convert *c);
 

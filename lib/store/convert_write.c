@@ -387,13 +387,15 @@ mabn_status mabn_convert_write(struct mabn_convert *c, const char *path,
     struct mabn_weights_writer *writer = NULL;
     size_t largest = 0;
     mabn_status status;
+    if (format == MABN_WEIGHTS_ONNX && c->net && !c->model.classes)
+        return mabn_fail(MABN_ERR_UNSUPPORTED, "a network without classifier cannot become ONNX");
     MABN_TRY_GOTO(mabn_weights_create(&writer, path, format, force), out);
     for (size_t i = 0; i < c->entry_count; i++) {
         MABN_TRY_GOTO(mabn_weights_declare(writer, &c->entries[i].weight), out);
         if (c->entries[i].weight.bytes > largest) largest = c->entries[i].weight.bytes;
     }
     MABN_TRY_GOTO(set_notes(c, writer, command, tool), out);
-    if (format == MABN_WEIGHTS_ONNX && c->has_model) set_graph(c, writer);
+    if (format == MABN_WEIGHTS_ONNX && c->net) set_graph(c, writer);
     MABN_TRY_GOTO(stream_entries(c, writer, largest, progress), out);
     status = mabn_weights_commit(writer);
 out:

@@ -535,3 +535,32 @@ P
 shuffled.pth|the momentum of 29 parameters (1 group) is left out: their shapes do not fit the model's parameters in any order known here
 adam.pth|the optimizer's state of 29 parameters is left out: 'exp_avg' is not the momentum of stochastic gradient descent"
 }
+
+@test "a body without classifier is recognized, and trained with a new one" {
+    checkpoints
+    "$ROOT/tests/make-images" tree 3 9 6
+    mabn-pack imagenet -q tree -o set.h5
+    run --separate-stderr mabn-convert headless.pth -o body.h5
+    assert_success
+    [[ $stderr == *"54 tensors; cifar-resnet8, norm bn, no classifier"* ]]
+    run mabn-info body.h5
+    assert_line --partial "RGB, mean 123.675"
+    fails 1 "'body.h5' has no classifier: mabn-train puts one on" mabn-eval imagenet body.h5 set.h5
+    fails 1 "without classifier cannot become ONNX" mabn-convert -q headless.pth -o body.onnx
+    for e in pth safetensors; do
+        mabn-convert -q body.h5 -o "back.$e"
+        mabn-convert -q -f "back.$e" -o back.h5
+        same body.h5 back.h5
+    done
+    run --separate-stderr mabn-train --size 16 --batch 4 --steps 1 --lr 0 --train set.h5 -o run body.h5
+    assert_success
+    [[ $stderr == *"'body.h5' has no classifier: it gets one of 3 classes"* ]]
+    mabn-eval imagenet -q run/model.h5 set.h5
+    run mabn-convert --check body.h5 run/model.h5
+    refute_line --regexp '^(conv1|layer..0.conv..)[.]weight'
+    # a classifier's tensors, and its description, from another file
+    mabn-convert -q --partial --like bn8.h5 headless.pth -o like.h5 2>/dev/null
+    mabn-eval imagenet -q like.h5 set.h5
+    fails 1 "'unknown.pth' is no network known here" mabn-convert -q unknown.pth -o x.h5
+    mabn-convert -q --as-is unknown.pth -o x.h5
+}

@@ -305,3 +305,14 @@ tensor() { h5dump -d "/model/$2" "$1" | tail -n +2; }
     train -q -o run --resume --steps $((10#$step + 2)) >out
     grep -q '"t":"end"' out
 }
+
+@test "a batch statistic over one value is refused, and the layer named" {
+    one=(mabn-train -q --arch resnet10 --base-width 4 --stem large --size 16 --augment plain --batch 4
+        --steps 1 --train "$DATA")
+    for norm in bn brn; do
+        fails 1 "'layer3.0.bn1': a batch statistic over one value" "${one[@]}" --norm $norm -B 1 -o run
+        "${one[@]}" --norm $norm -B 2 -o "$norm" >/dev/null
+    done
+    "${one[@]}" --norm mabn -B 1 -o mabn >/dev/null
+    "${one[@]}" --norm gn -o gn >/dev/null
+}

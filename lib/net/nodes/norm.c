@@ -181,6 +181,22 @@ static void declare_affine(struct mabn_net *net, struct node *node)
     mabn_net_declare(net, node, &node->bias, "bias", MABN_SHAPE(1, node->c), &beta);
 }
 
+/* Over one value the variance is 0 and every output is beta, whatever the input: such a layer learns
+ * nothing and stops what is behind it. MABN looks at many statistics, and at no mean. */
+static mabn_status check_statistics(const struct mabn_net *net, const struct node *node)
+{
+    const enum mabn_norm_kind kind = node->norm.options.kind;
+    const int batch = net->options.batch, asked = node->norm.options.norm_batch;
+    const int64_t samples = asked < 1 || asked > batch ? batch : asked;
+    if (!net->options.training || net->options.sync || samples * node->h * node->w != 1 ||
+        (kind != MABN_NORM_BN && kind != MABN_NORM_BRN))
+        return MABN_OK;
+    return mabn_fail(MABN_ERR_ARG,
+                     "'%s': a batch statistic over one value (%lld sample of %lldx%lld): use a "
+                     "larger norm batch, larger pictures or another norm",
+                     node->name, (long long)samples, (long long)node->h, (long long)node->w);
+}
+
 int mabn_net_add_norm(struct mabn_net *net, int x, const char *name,
                       const struct mabn_norm_options *norm, int residual, bool relu)
 {
@@ -196,6 +212,8 @@ int mabn_net_add_norm(struct mabn_net *net, int x, const char *name,
             net, mabn_fail(MABN_ERR_ARG, "'%s': the shortcut has another shape", name));
     mabn_status status = mabn_norm_init(&node->norm, norm, (int)in->c);
     if (status) return mabn_net_refuse(net, mabn_fail_prefix(status, "'%s'", name));
+    status = check_statistics(net, node);
+    if (status) return mabn_net_refuse(net, status);
     node->norm.sync = net->options.sync;
     if (mabn_norm_has_affine(norm->kind)) declare_affine(net, node);
     status = mabn_params_declare_state(net->params, &node->state, name, &node->norm);
