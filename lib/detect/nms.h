@@ -1,5 +1,6 @@
 /* Non-maximum suppression, greedy: best first, a box stays unless a better one that stayed
- * overlaps it by more than the threshold (strictly; IoU in float32, by division).
+ * overlaps it by more than the threshold (IoU in float32, by division). Strictly more: the rule of
+ * the reference on a GPU, where its published numbers come from; its CPU kernel says at least.
  *
  * The boxes to compare with are those that stayed, so that the time grows with n times the number
  * kept, in blocks that vectorize; a division is done only in a block that may hold an overlap. */

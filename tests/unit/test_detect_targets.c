@@ -1,6 +1,7 @@
 /* Proposals, and the targets of the RPN, the box head and the mask head. */
 #include "tap.h"
 
+#include <omp.h>
 #include <stdlib.h>
 
 #include "base/rng.h"
@@ -80,6 +81,23 @@ static void test_caps(void)
     p.room = 13;
     mabn_proposals_add(&p, 1, truth, 1);
     tap_ok(count[1] == 13, "as far as there is room");
+}
+
+static void test_threads(void)
+{
+    struct maps s;
+    float box[2][2 * 64 * 4] = {{0}}, score[2][2 * 64] = {{0}};
+    int64_t count[2][2];
+    const struct mabn_proposal_options o = {20, 10, 12, true, 0.7, 0};
+    maps_fill(&s);
+    for (int k = 0; k < 2; k++) {
+        struct mabn_proposals p = {64, box[k], score[k], count[k]};
+        omp_set_num_threads(k ? 5 : 1);
+        tap_status(mabn_proposals_make(&p, &s.m, &o, legacy, &scratch), "threads");
+    }
+    tap_ok(!memcmp(box[0], box[1], sizeof box[0]) && !memcmp(score[0], score[1], sizeof score[0]) &&
+               !memcmp(count[0], count[1], sizeof count[0]),
+           "the same proposals with 1 thread and with 5");
 }
 
 static void test_nothing(void)
@@ -274,6 +292,7 @@ int main(void)
         mabn_box_convention_find(&torchvision, "torchvision"))
         return 1;
     test_caps();
+    test_threads();
     test_nothing();
     test_dropped();
     test_rpn_targets();
