@@ -314,5 +314,5 @@ tensor() { h5dump -d "/model/$2" "$1" | tail -n +2; }
         "${one[@]}" --norm $norm -B 2 -o "$norm" >/dev/null
     done
     "${one[@]}" --norm mabn -B 1 -o mabn >/dev/null
-    "${one[@]}" --norm gn -o gn >/dev/null
+    "${one[@]}" --norm ln -o ln >/dev/null
 }
