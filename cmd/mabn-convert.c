@@ -6,8 +6,8 @@
 #include "base/log.h"
 #include "base/progress.h"
 #include "cli/cli.h"
-#include "store/convert.h"
-#include "store/names.h"
+#include "exchange/convert.h"
+#include "exchange/names.h"
 
 enum { AUTO = -1 }; /* by the name of the output, or by what the input has */
 static const struct mabn_word to_words[] = {{AUTO, "auto"},

@@ -4,7 +4,7 @@
 #include "base/thread.h"
 #include "cli/cli.h"
 #include "coco/inspect.h"
-#include "store/info.h"
+#include "exchange/info.h"
 
 static struct mabn_info_options o;
 

@@ -6,6 +6,7 @@
 #include "base/signal.h"
 #include "base/thread.h"
 #include "cli/cli.h"
+#include "cli/detector_options.h"
 #include "cli/norm_options.h"
 #include "train/train.h"
 
@@ -78,15 +79,13 @@ static mabn_status channels(const char *argument, void *value)
 
 static mabn_status allow(const char *argument, void *value)
 {
-    enum { NORM, CENTRALIZED, FOLDED, CLASSES, INPUT };
-    static const struct mabn_word kinds[] = {{NORM, "norm"},     {CENTRALIZED, "centralized"},
-                                             {FOLDED, "folded"}, {CLASSES, "classes"},
-                                             {INPUT, "input"},   {0, NULL}};
-    bool *const flags[] = {[NORM] = &o.allow_norm,
-                           [CENTRALIZED] = &o.allow_centralized,
-                           [FOLDED] = &o.allow_folded,
-                           [CLASSES] = &o.allow_classes,
-                           [INPUT] = &o.allow_input};
+    enum { NORM, CENTRALIZED, FOLDED, CLASSES, INPUT, STRIDE };
+    static const struct mabn_word kinds[] = {
+        {NORM, "norm"},   {CENTRALIZED, "centralized"}, {FOLDED, "folded"}, {CLASSES, "classes"},
+        {INPUT, "input"}, {STRIDE, "stride"},           {0, NULL}};
+    bool *const flags[] = {[NORM] = &o.allow_norm,     [CENTRALIZED] = &o.allow_centralized,
+                           [FOLDED] = &o.allow_folded, [CLASSES] = &o.allow_classes,
+                           [INPUT] = &o.allow_input,   [STRIDE] = &o.allow_stride};
     char *copy = mabn_xstrdup(argument), *rest = copy, *word;
     mabn_status status = MABN_OK;
     (void)value;
@@ -99,12 +98,8 @@ static mabn_status allow(const char *argument, void *value)
     return status;
 }
 
-static mabn_status preset(const char *argument, void *value)
+static void preset_imagenet(void)
 {
-    static const struct mabn_word presets[] = {{0, "imagenet"}, {0, NULL}};
-    int which;
-    (void)value;
-    MABN_TRY(mabn_word_parse(&which, presets, "preset", argument));
     static const double epochs[] = {30, 60, 90};
     o.arch = "resnet50";
     o.norm.norm = "mabn";
@@ -123,6 +118,77 @@ static mabn_status preset(const char *argument, void *value)
     memcpy(o.milestones, epochs, sizeof epochs);
     o.n_milestones = 3;
     o.smoothing = 0.1;
+}
+
+/* The reference's Mask R-CNN: 16 images a step, two at a time. */
+static void preset_coco(const char *norm, int64_t first, int64_t second, int64_t steps)
+{
+    o.arch = "mask-rcnn-r50-fpn";
+    o.norm.norm = norm;
+    o.norm.norm_batch = 2;
+    o.batch = 16;
+    o.accumulate = 8;
+    o.steps = steps;
+    o.schedule = MABN_SCHEDULE_STEP;
+    o.lr = 0.02;
+    o.lr_batch = 16;
+    o.milestone_steps[0] = first;
+    o.milestone_steps[1] = second;
+    o.n_milestone_steps = 2;
+    o.warmup_steps = 500;
+    o.warmup_factor = 1.0 / 3;
+    o.log_every = 20;
+    o.save_every = 2500;
+}
+
+static mabn_status preset(const char *argument, void *value)
+{
+    enum { IMAGENET, COCO_SCRATCH, COCO_FINE_TUNE, COCO_1X };
+    static const struct mabn_word presets[] = {{IMAGENET, "imagenet"},
+                                               {COCO_SCRATCH, "coco-scratch"},
+                                               {COCO_FINE_TUNE, "coco-fine-tune"},
+                                               {COCO_1X, "coco-1x"},
+                                               {0, NULL}};
+    int which;
+    (void)value;
+    MABN_TRY(mabn_word_parse(&which, presets, "preset", argument));
+    if (which == IMAGENET) preset_imagenet();
+    if (which == COCO_SCRATCH || which == COCO_FINE_TUNE)
+        preset_coco("mabn", 120000, 160000, 180000);
+    if (which == COCO_1X) {
+        preset_coco("frozen", 60000, 80000, 90000);
+        o.detector.box_head = MABN_BOX_HEAD_2FC;
+        o.detector.frozen = 2;
+    }
+    return MABN_OK;
+}
+
+static mabn_status steps_list(const char *argument, void *value)
+{
+    double list[MABN_MAX_MILESTONES];
+    (void)value;
+    int n = parse_list(list, MABN_MAX_MILESTONES, argument);
+    if (n < 1) return mabn_fail(MABN_ERR_ARG, "expected steps, found '%s'", argument);
+    for (int i = 0; i < n; i++) {
+        if (!(list[i] >= 1 && list[i] < 1e15) || (i && list[i] <= list[i - 1]))
+            return mabn_fail(MABN_ERR_ARG, "milestones must rise, found '%s'", argument);
+        o.milestone_steps[i] = (int64_t)list[i];
+    }
+    o.n_milestone_steps = n;
+    return MABN_OK;
+}
+
+static mabn_status sizes_list(const char *argument, void *value)
+{
+    double list[MABN_SCENE_SIZES];
+    (void)value;
+    int n = parse_list(list, MABN_SCENE_SIZES, argument);
+    for (int i = 0; i < n; i++) {
+        o.train_sizes[i] = list[i] >= 1 && list[i] <= 16384 ? (int)list[i] : -1;
+        if (o.train_sizes[i] != list[i]) n = -1;
+    }
+    if (n < 1) return mabn_fail(MABN_ERR_ARG, "expected sizes in pixels, found '%s'", argument);
+    o.n_train_sizes = n;
     return MABN_OK;
 }
 
@@ -145,31 +211,36 @@ static const struct mabn_option options[] = {
     MABN_OPT_FLAG(0, "resume-model", &o.resume_model, "go on from where MODEL stands, with its momentum: a training checkpoint of PyTorch's, converted"),
     MABN_OPT_INT64(0, "start-step", &o.start_step, -1, 1e12, "N", "resume-model: the step where MODEL stands; -1: as MODEL has it"),
     MABN_OPT_FLAG('f', "force", &o.force, "start again in a folder that holds a run"),
-    MABN_OPT_CALL(0, "allow-weights", allow, NULL, "KIND,...", "use a MODEL that differs in norm, centralized, folded, classes or input"),
+    MABN_OPT_CALL(0, "allow-weights", allow, NULL, "KIND,...", "use a MODEL that differs in norm, centralized, folded, classes, input or stride"),
 
     MABN_OPT_GROUP("Recipe"),
-    MABN_OPT_PRESET(0, "preset", preset, NULL, "NAME", "imagenet: the reference's recipe for ResNet-50; other options change parts of it"),
-    MABN_OPT_INT('b', "batch", &o.batch, 1, 1 << 20, "N", "images of one SGD step"),
+    MABN_OPT_PRESET(0, "preset", preset, NULL, "NAME", "the reference's recipes: imagenet (ResNet-50), coco-scratch, coco-fine-tune, coco-1x (Mask R-CNN); other options change parts of it"),
+    MABN_OPT_INT('b', "batch", &o.batch, 0, 1 << 20, "N", "images of one SGD step; 0: 256, of a detector 2"),
+    MABN_OPT_INT(0, "accumulate", &o.accumulate, 1, 1 << 16, "N", "of a detector: passes that a step's images are cut into, to save memory"),
     MABN_OPT_INT64(0, "epochs", &o.epochs, 0, 1e9, "N", "times through the data"),
     MABN_OPT_INT64(0, "epoch-steps", &o.epoch_steps, 0, 1e9, "N", "steps of an epoch; 0: once through the data"),
     MABN_OPT_INT64(0, "steps", &o.steps, 0, 1e12, "N", "steps of the run; 0: all epochs"),
     MABN_OPT_CHOICE(0, "sampler", &sampler, samplers, "order of the images: each once an epoch, or drawn with replacement"),
-    MABN_OPT_DOUBLE(0, "lr", &o.lr, 0, 1e30, "RATE", "peak learning rate, for a batch of --lr-batch images"),
-    MABN_OPT_DOUBLE(0, "lr-batch", &o.lr_batch, 1, 1e9, "N", "the batch that --lr is for; the rate is scaled to --batch"),
+    MABN_OPT_DOUBLE(0, "lr", &o.lr, 0, 1e30, "RATE", "peak learning rate, for a batch of --lr-batch images; when not given 0.1, of a detector 0.02"),
+    MABN_OPT_DOUBLE(0, "lr-batch", &o.lr_batch, 0, 1e9, "N", "the batch that --lr is for; the rate is scaled to --batch; 0: 256, of a detector 16"),
     MABN_OPT_FLAG(0, "lr-exact", &o.lr_exact, "use --lr as it is, whatever the batch"),
     MABN_OPT_CHOICE(0, "schedule", &o.schedule, schedules, "course of the learning rate"),
     MABN_OPT_CALL(0, "milestones", milestones, NULL, "E,...", "step schedule: the epochs after which the rate is multiplied by --gamma"),
+    MABN_OPT_CALL(0, "milestone-steps", steps_list, NULL, "S,...", "likewise, the steps from which on"),
     MABN_OPT_DOUBLE(0, "gamma", &o.gamma, 0, 1, "X", "step schedule: the factor"),
     MABN_OPT_DOUBLE(0, "warmup-epochs", &o.warmup_epochs, 0, 1e6, "E", "epochs of linear rise at the start"),
+    MABN_OPT_INT64(0, "warmup-steps", &o.warmup_steps, 0, 1e12, "N", "likewise, steps; 0: as --warmup-epochs says"),
+    MABN_OPT_DOUBLE(0, "warmup-factor", &o.warmup_factor, 0, 1, "X", "part of the rate that the first step has; 0: 1/steps of the rise"),
     MABN_OPT_DOUBLE(0, "momentum", &o.momentum, 0, 1, "X", "of SGD"),
     MABN_OPT_FLAG(0, "nesterov", &o.nesterov, "Nesterov's momentum"),
     MABN_OPT_DOUBLE(0, "weight-decay", &o.weight_decay, 0, 1, "X", "of SGD"),
     MABN_OPT_FLAG(0, "no-decay-norm-bias", &o.no_decay_norm_bias, "decay only the weights of convolutions and linear layers"),
     MABN_OPT_DOUBLE(0, "label-smoothing", &o.smoothing, 0, 1, "X", "part of the target spread over all classes"),
+    MABN_OPT_DOUBLE(0, "clip-norm", &o.clip_norm, 0, 1e30, "X", "of a detector: longer gradients are cut to this length; 0: none"),
     MABN_OPT_SEED(&o.seed),
 
     MABN_OPT_GROUP("Network (without MODEL, or over it)"),
-    MABN_OPT_STRING(0, "arch", &o.arch, "NAME", "architecture, as mabn-init has them; resnet50 when nothing is said"),
+    MABN_OPT_STRING(0, "arch", &o.arch, "NAME", "architecture, as mabn-init has them; resnet50, or mask-rcnn-r50-fpn, when nothing is said"),
     MABN_OPT_NORM(&o.norm),
     MABN_OPTIONS_NORM(&o.norm),
     MABN_OPT_STRING(0, "centralize", &o.centralize, "WHEN", "weight centralization: auto (with MABN), on, off"),
@@ -178,6 +249,10 @@ static const struct mabn_option options[] = {
     MABN_OPT_FLAG(0, "stride-in-1x1", &o.stride_in_1x1, "bottlenecks stride in their first 1x1 convolution"),
     MABN_OPT_FLAG(0, "save-memory", &o.save_memory, "compute some activations again in the backward pass"),
     MABN_OPT_FLAG(0, "exact", &o.exact, "plain convolution sums, no Winograd: slower, for comparisons"),
+
+    MABN_OPT_GROUP("Detector (on a dataset of kind coco)"),
+    MABN_OPTIONS_DETECTOR(&o.detector),
+    MABN_OPT_CALL(0, "train-sizes", sizes_list, NULL, "S,...", "shorter sides of which each training picture gets one; --min-size when not given"),
 
     MABN_OPT_GROUP("Pictures"),
     MABN_OPT_STRING(0, "augment", &o.augment, "NAME", "imagenet, torchvision, cifar or plain; chosen by the images' size when not given"),
@@ -223,12 +298,13 @@ static const struct mabn_option options[] = {
 static const struct mabn_cli cli = {
     .name = "mabn-train",
     .usage = "[OPTION]... --train DATA [--val DATA] -o DIR [MODEL]",
-    .summary = "train a classifier; metrics go to standard output as JSON Lines",
+    .summary = "train a classifier or a detector; metrics go to standard output as JSON Lines",
     .options = options,
     .epilog = "Examples:\n"
               "  mabn-train --arch cifar-resnet20 --norm mabn --norm-batch 2 --batch 32 \\\n"
               "      --train train.h5 --val val.h5 -o run > run.jsonl\n"
               "  mabn-train --preset imagenet --train train.h5 --val val.h5 -o run --resume\n"
+              "  mabn-train --preset coco-scratch --train coco.h5 -o det --resume\n"
               "  mabn-convert checkpoint.pth -o c.h5\n"
               "  mabn-train --resume-model --train train.h5 -o run c.h5",
     .min_args = 0,
@@ -240,11 +316,11 @@ static void check(int args)
     if (!o.train) mabn_cli_usage_error("no dataset to train on: give --train FILE");
     if (!o.run) mabn_cli_usage_error("no run folder: give -o DIR");
     if (!o.epochs && !o.steps) mabn_cli_usage_error("--epochs 0 needs --steps");
-    if (o.norm.norm_batch > o.batch)
+    if (o.batch && o.norm.norm_batch > o.batch)
         mabn_cli_usage_error("--norm-batch %d is larger than --batch %d: a statistic cannot have "
                              "more images than a step",
                              o.norm.norm_batch, o.batch);
-    if (o.schedule == MABN_SCHEDULE_STEP && !o.n_milestones)
+    if (o.schedule == MABN_SCHEDULE_STEP && !o.n_milestones && !o.n_milestone_steps)
         mabn_cli_usage_error("--schedule step needs --milestones");
     if (o.lr_exact && mabn_cli_given("lr-batch"))
         mabn_cli_usage_error("--lr-exact and --lr-batch contradict each other");
@@ -267,6 +343,7 @@ int main(int argc, char **argv)
     int n = mabn_cli_start(&cli, argc, argv, &args);
     if (mabn_cli_given("sampler") || !o.replacement) o.replacement = sampler == 1;
     check(n);
+    o.lr_given = mabn_cli_given("lr");
     o.precision = (enum mabn_net_precision)precision;
     o.weights = n ? args[0] : NULL;
     o.decoders = o.decoders ? o.decoders : o.threads;

@@ -28,5 +28,9 @@ struct mabn_norm_request {
 MABN_MUST_USE mabn_status mabn_model_request_norm(struct mabn_model *model,
                                                   const struct mabn_norm_request *request);
 
+/* All but the kind, to one norm. */
+void mabn_norm_request_apply(struct mabn_norm_options *norm,
+                             const struct mabn_norm_request *request);
+
 MABN_END_DECLS
 #endif

@@ -49,6 +49,7 @@ MABN_MUST_USE mabn_status mabn_detect(struct mabn_detect_result *result, struct 
 struct mabn_detect_writer {
     const struct mabn_scene_set *set;
     const int64_t *categories;
+    const struct mabn_box_convention *convention; /* the detector's */
     bool boxes, masks;
     double min_score; /* lower ones are left out */
     bool first;

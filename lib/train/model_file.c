@@ -2,6 +2,7 @@
 #include "train/model_file.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -279,6 +280,71 @@ mabn_status mabn_model_file_load(const struct mabn_model_file *file, struct mabn
             status = load_tensor(file, params, i, load, buffer);
     }
     mabn_free(buffer);
+    return status;
+}
+
+/* The name that a classifier has for a tensor of a detector's body: "" of any other. */
+static void body_name(char name[128], const char *tensor)
+{
+    const char *const body = "backbone.body.", *const stem = "backbone.body.stem.";
+    name[0] = 0;
+    if (strncmp(tensor, body, strlen(body))) return;
+    const size_t skip = !strncmp(tensor, stem, strlen(stem)) ? strlen(stem) : strlen(body);
+    snprintf(name, 128, "model/%s", tensor + skip);
+}
+
+static bool ends_with(const char *name, const char *end)
+{
+    const size_t n = strlen(name), m = strlen(end);
+    return n >= m && !strcmp(name + n - m, end);
+}
+
+/* Counters and windows are of a rule, and of another training. */
+static bool is_history(const char *name)
+{
+    static const char *const ends[] = {"iters",  "buffer_x2",  "buffer_gz",          "pre_x2",
+                                       "pre_gz", "sta_matrix", "num_batches_tracked"};
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+        if (ends_with(name, ends[i])) return true;
+    return false;
+}
+
+mabn_status mabn_model_file_load_body(const struct mabn_model_file *file,
+                                      struct mabn_params *params, int *loaded, int *fresh)
+{
+    void *buffer;
+    mabn_status status = MABN_OK;
+    *loaded = *fresh = 0;
+    MABN_TRY(tensor_buffer(params, &buffer));
+    for (int i = 0; i < mabn_params_count(params) && !status; i++) {
+        const struct mabn_params_tensor *t = mabn_params_at(params, i);
+        char name[128];
+        if (t->role != MABN_PARAMS_VALUE && t->role != MABN_PARAMS_STATE) continue;
+        body_name(name, t->name);
+        if (!name[0] || is_history(name)) continue;
+        const struct mabn_checkpoint_tensor *found = mabn_checkpoint_find(file->checkpoint, name);
+        if (!found) {
+            ++*fresh;
+            continue;
+        }
+        /* running_var is (C) or (1,C,1,1). */
+        size_t have, want;
+        const bool same =
+            mabn_shape_count(&found->shape, &have) && mabn_shape_count(&t->shape, &want) &&
+            have == want &&
+            (t->role == MABN_PARAMS_STATE || mabn_shape_equal(&found->shape, &t->shape));
+        if (!same) {
+            status =
+                mabn_fail(MABN_ERR_MISMATCH, "'%s' has another shape than '%s'", name, t->name);
+            break;
+        }
+        status = mabn_checkpoint_read_as(file->checkpoint, name, t->dtype, &found->shape, buffer);
+        if (!status) status = mabn_params_set(params, i, buffer, tensor_bytes(t));
+        ++*loaded;
+    }
+    mabn_free(buffer);
+    if (!status && !*loaded)
+        status = mabn_fail(MABN_ERR_MISMATCH, "the file has no tensor of the detector's body");
     return status;
 }
 

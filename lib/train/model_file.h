@@ -51,6 +51,13 @@ MABN_MUST_USE mabn_status mabn_model_file_load(const struct mabn_model_file *fil
  * in channel 3"), malloc'd; NULL when there is none. mabn_model_file_load refuses such a file. */
 MABN_MUST_USE mabn_status mabn_model_find_bad(const struct mabn_params *params, char **what);
 
+/* The tensors of a classifier's body into a detector's: weights, and of the norms' state what a
+ * trained network needs (running averages; windows and counters begin anew). *loaded: how many; *fresh:
+ * tensors of the body that the file lacks and that keep their initial values. */
+MABN_MUST_USE mabn_status mabn_model_file_load_body(const struct mabn_model_file *file,
+                                                    struct mabn_params *params, int *loaded,
+                                                    int *fresh);
+
 /* What a saved file says besides its tensors: of a classifier or of a detector. */
 struct mabn_model_save {
     const struct mabn_model *model;

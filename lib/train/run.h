@@ -18,6 +18,7 @@ MABN_BEGIN_DECLS
 
 struct mabn_run {
     const struct mabn_train_options *options;
+    struct mabn_train_options *options_adjusted; /* the same: the task fills in its own */
 
     /* set-up (setup.c and the task) */
     const struct mabn_task *task;
@@ -46,7 +47,8 @@ struct mabn_run {
 /* setup.c: choose the task and have it open, decide and build everything. */
 MABN_MUST_USE mabn_status mabn_run_set_up(struct mabn_run *run);
 void mabn_run_release(struct mabn_run *run);
-/* For tasks: steps, schedule and how often to save, of a dataset of so many images, so many steps
+
+/* course.c, for tasks and loop: steps, schedule and how often to save, of a dataset of so many images, so many steps
  * once through; the part of the course that all share; one more line of it. */
 MABN_MUST_USE mabn_status mabn_run_decide_course(struct mabn_run *run, int64_t epoch_steps,
                                                  int64_t images);
@@ -54,7 +56,7 @@ void mabn_run_write_course(struct mabn_run *run);
 void mabn_run_add_course(struct mabn_run *run, const char *key, const char *format, ...)
     MABN_PRINTF(3, 4);
 
-/* train.c: append ,"name":value; the error for a loss or weight that is not finite. */
+/* Append ,"name":value; the error for a loss or weight that is not finite. */
 void mabn_run_add_number(struct mabn_str *line, const char *name, double value);
 MABN_MUST_USE mabn_status mabn_run_not_finite(const struct mabn_run *run, const char *what,
                                               int64_t step);

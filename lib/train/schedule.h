@@ -22,6 +22,7 @@ struct mabn_schedule {
     double lr;      /* the peak: what --lr gives after scaling */
     int64_t steps;  /* of the whole run */
     int64_t warmup; /* steps of linear rise: step s < warmup has lr·(s+1)/warmup */
+    double warmup_factor; /* > 0: step s < warmup has lr·(f·(1 − s/warmup) + s/warmup) instead */
     int64_t milestones[MABN_MAX_MILESTONES]; /* rising; from this step on times gamma */
     int n_milestones;
     double gamma;

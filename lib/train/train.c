@@ -14,12 +14,6 @@
 
 /* ---- lines ---- */
 
-void mabn_run_add_number(struct mabn_str *line, const char *name, double value)
-{
-    mabn_str_printf(line, ",\"%s\":", name);
-    mabn_str_add_double(line, value);
-}
-
 /* Steps whose results are in: on a GPU fewer than were begun. */
 static int64_t steps_done(const struct mabn_run *run)
 {
@@ -79,23 +73,6 @@ static mabn_status log_ends(struct mabn_run *run, const char *type)
 }
 
 /* ---- parts of a step ---- */
-
-mabn_status mabn_run_not_finite(const struct mabn_run *run, const char *what, int64_t step)
-{
-    double lr = mabn_schedule_lr(&run->schedule, step);
-    struct mabn_str text;
-    mabn_str_init(&text);
-    mabn_str_printf(&text, "%s at step %lld (epoch %.2f, lr %.4g, batch %d); ", what,
-                    (long long)step, epochs(run, step), lr, run->options->batch);
-    if (run->last_saved)
-        mabn_str_printf(&text, "last good checkpoint: '%s'; ", run->last_saved);
-    else
-        mabn_str_add(&text, "no checkpoint had been saved; ");
-    mabn_str_add(&text, "try a lower --lr or a longer --warmup-epochs");
-    mabn_status status = mabn_fail(MABN_ERR_NONFINITE, "%s", text.text);
-    mabn_str_release(&text);
-    return status;
-}
 
 /* Fetch the result of the oldest step under way, and write the line that is due with it. */
 static mabn_status finish_step(struct mabn_run *run)
@@ -190,7 +167,8 @@ static mabn_status train_steps(struct mabn_run *run)
 
 mabn_status mabn_train(const struct mabn_train_options *options)
 {
-    struct mabn_run run = {.options = options};
+    struct mabn_train_options adjusted = *options;
+    struct mabn_run run = {.options = &adjusted, .options_adjusted = &adjusted};
     mabn_status status;
     run.metrics.fd = run.copy.fd = run.stats.fd = -1;
     mabn_str_init(&run.course);

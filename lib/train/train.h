@@ -25,7 +25,9 @@
 
 #include "base/status.h"
 #include "data/sampler.h"
+#include "data/scene.h"
 #include "image/augment.h"
+#include "model/detector_request.h"
 #include "model/norm_request.h"
 #include "net/net.h"
 #include "train/schedule.h"
@@ -53,7 +55,11 @@ struct mabn_train_options {
     const char *centralize; /* "auto", "on", "off"; NULL: as the weights have it, else auto */
     int base_width;         /* 0: as the architecture has it */
     bool stride_in_1x1;
-    bool allow_norm, allow_centralized, allow_folded, allow_classes, allow_input;
+    bool allow_norm, allow_centralized, allow_folded, allow_classes, allow_input, allow_stride;
+
+    /* a detector */
+    struct mabn_detector_request detector;
+    int train_sizes[MABN_SCENE_SIZES], n_train_sizes; /* shorter sides drawn from; 0: its min_size */
 
     /* pictures; size 0: as the weights, the augmentation or the dataset have it */
     const char *augment; /* preset name; NULL: chosen by the dataset */
@@ -67,16 +73,22 @@ struct mabn_train_options {
     bool skip_bad;
 
     /* the course */
-    int batch, val_batch;               /* val_batch 0: as batch */
+    int batch, val_batch;               /* batch 0: the task's own; val_batch 0: as batch */
+    int accumulate;                     /* passes of one step; a detector's */
+    double clip_norm;                   /* the longest gradient; 0: any; a detector's */
     int64_t epochs, epoch_steps, steps; /* epoch_steps 0: once through; steps 0: all epochs */
     int64_t seed;
     bool replacement; /* the sampler draws with replacement */
     int schedule;     /* enum mabn_schedule_kind */
-    double lr, lr_batch;
+    double lr, lr_batch; /* 0: the task's own; a rate of 0 that is meant: lr_given */
+    bool lr_given;
     bool lr_exact;
     double milestones[MABN_MAX_MILESTONES]; /* epochs */
     int n_milestones;
     double gamma, warmup_epochs;
+    int64_t milestone_steps[MABN_MAX_MILESTONES], warmup_steps; /* over the two in epochs, if any */
+    int n_milestone_steps;
+    double warmup_factor; /* of the rate at the first step of the warm-up; 0: 1/steps */
     double momentum, weight_decay, smoothing;
     bool nesterov, no_decay_norm_bias;
 

@@ -2,7 +2,7 @@
  * streams. The CRC of a zip archive would keep a fuzzer out, so storages are found without one. */
 #include "base/mem.h"
 #include "fuzz_weights.h"
-#include "store/pickle_weights.h"
+#include "exchange/pickle_weights.h"
 
 static mabn_status find(void *context, const char *key, uint64_t *offset, uint64_t *size,
                         size_t *storage)

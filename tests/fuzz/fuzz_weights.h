@@ -4,7 +4,7 @@
 
 #include <stdlib.h>
 
-#include "store/weights.h"
+#include "exchange/weights.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 

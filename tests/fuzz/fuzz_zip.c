@@ -1,7 +1,7 @@
 /* Zip archives: the directory, and PyTorch files when the rest holds. Entries must lie in the file.
  */
 #include "fuzz_weights.h"
-#include "store/zip.h"
+#include "exchange/zip.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {

@@ -12,7 +12,7 @@
 #include "device.h"
 #include "h5array.h"
 #include "model/rcnn.h"
-#include "store/weights.h"
+#include "exchange/weights.h"
 
 enum { IMAGES = 2 };
 

@@ -18,7 +18,7 @@
 #include "base/mem.h"
 #include "device.h"
 #include "model/model.h"
-#include "store/weights.h"
+#include "exchange/weights.h"
 #include "tap.h"
 
 enum { STEPS = 6 };

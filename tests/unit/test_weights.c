@@ -5,10 +5,10 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
-#include "store/names.h"
-#include "store/pickle.h"
-#include "store/weights.h"
-#include "store/zip.h"
+#include "exchange/names.h"
+#include "exchange/pickle.h"
+#include "exchange/weights.h"
+#include "exchange/zip.h"
 #include "tap.h"
 
 #define SEEDS "tests/fuzz/corpus/"

@@ -1,0 +1,1022 @@
+/* Planning a conversion: names, which network it is, what is to be written. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "model/resnet.h"
+#include "exchange/convert_impl.h"
+#include "exchange/pickle_weights.h"
+#include "exchange/weights_impl.h"
+
+enum { MAX_WINDOW = 1024, MAX_WIDTH = 4096 };
+
+void mabn_convert_options_init(struct mabn_convert_options *options)
+{
+    *options = (struct mabn_convert_options){.names = -1, .stride_in_1x1 = -1};
+}
+
+const struct mabn_weight *mabn_convert_tensor(const struct mabn_convert *c, const struct item *item)
+{
+    return mabn_weights_at(c->source, item->source);
+}
+
+static const char *leaf_of(const char *name)
+{
+    const char *dot = strrchr(name, '.');
+    return dot ? dot + 1 : name;
+}
+
+/* ---- items and their names ---- */
+
+static char *move_body(const struct mabn_convert *c, char *name)
+{
+    if (!name) return NULL;
+    bool detector = mabn_names_is_detector(name);
+    char *moved = NULL;
+    if (c->options.body == MABN_BODY_DETECTOR && !detector)
+        moved = mabn_names_into_detector(name);
+    else if (c->options.body == MABN_BODY_CLASSIFIER && detector)
+        moved = mabn_names_out_of_detector(name);
+    else
+        return name;
+    free(name);
+    return moved;
+}
+
+/* The classifier layer of a body that goes into a detector, and the reverse: no place, no loss. */
+static bool left_behind(const struct mabn_convert *c, const char *ours)
+{
+    if (c->options.body == MABN_BODY_DETECTOR) return !strncmp(ours, "fc.", 3);
+    if (c->options.body == MABN_BODY_CLASSIFIER)
+        return mabn_names_is_detector(ours) && strncmp(ours, "backbone.body.", 14);
+    return false;
+}
+
+static void name_item(struct mabn_convert *c, struct item *item)
+{
+    const struct mabn_weight *t = mabn_convert_tensor(c, item);
+    if (c->options.as_is) {
+        item->ours = mabn_xstrdup(t->name);
+        return;
+    }
+    item->ignored = mabn_names_ignored(c->names, t->name) ||
+                    (t->part != MABN_WEIGHT_MODEL && c->options.weights_only) ||
+                    (t->part == MABN_WEIGHT_OTHER && !c->own);
+    if (item->ignored) return;
+    if (t->part == MABN_WEIGHT_OTHER) {
+        item->ours = mabn_xstrdup(t->name);
+        return;
+    }
+    char *ours = c->options.suffix ? mabn_xstrdup(t->name) : mabn_names_to_ours(c->names, t->name);
+    if (ours && left_behind(c, ours)) {
+        item->ignored = true;
+        free(ours);
+        return;
+    }
+    item->ours = move_body(c, ours);
+}
+
+/* Caffe2 and detectron2 name a body alike alone and in a detector: a whole detector's gets the
+ * detector's names. */
+static void place_body(struct mabn_convert *c)
+{
+    bool detector = false;
+    if (c->options.body != MABN_BODY_AS_IS || c->names == MABN_NAMES_OURS || c->options.suffix)
+        return;
+    for (size_t i = 0; i < c->item_count; i++)
+        detector |= c->items[i].ours && mabn_names_is_detector(c->items[i].ours);
+    for (size_t i = 0; i < c->item_count && detector; i++) {
+        char *moved = c->items[i].ours ? mabn_names_into_detector(c->items[i].ours) : NULL;
+        if (!moved) continue;
+        free(c->items[i].ours);
+        c->items[i].ours = moved;
+    }
+}
+
+static int compare_items(const void *a, const void *b, void *context)
+{
+    const struct mabn_convert *c = context;
+    return strcmp(c->items[*(const size_t *)a].ours, c->items[*(const size_t *)b].ours);
+}
+
+static void index_items(struct mabn_convert *c)
+{
+    c->by_name = mabn_xmalloc((c->item_count + 1) * sizeof *c->by_name);
+    c->by_name_count = 0;
+    for (size_t i = 0; i < c->item_count; i++)
+        if (c->items[i].ours && mabn_convert_tensor(c, &c->items[i])->part == MABN_WEIGHT_MODEL)
+            c->by_name[c->by_name_count++] = i;
+    qsort_r(c->by_name, c->by_name_count, sizeof *c->by_name, compare_items, c);
+}
+
+struct item *mabn_convert_find(const struct mabn_convert *c, const char *ours)
+{
+    size_t low = 0, high = c->by_name_count;
+    while (low < high) {
+        size_t mid = (low + high) / 2;
+        int order = strcmp(ours, c->items[c->by_name[mid]].ours);
+        if (order == 0) return &c->items[c->by_name[mid]];
+        if (order < 0)
+            high = mid;
+        else
+            low = mid + 1;
+    }
+    return NULL;
+}
+
+struct item *mabn_convert_sibling(const struct mabn_convert *c, const char *name, const char *leaf)
+{
+    char *other = mabn_xasprintf("%.*s%s", (int)(leaf_of(name) - name), name, leaf);
+    struct item *item = mabn_convert_find(c, other);
+    free(other);
+    return item;
+}
+
+static struct item *find_leaf(const struct mabn_convert *c, const char *stem, const char *leaf)
+{
+    char *name = mabn_xasprintf("%s.%s", stem, leaf);
+    struct item *item = mabn_convert_find(c, name);
+    free(name);
+    return item;
+}
+
+/* "X.weight" is "X.0.weight" where a norm "X.1" follows: Caffe2 and detectron2 do not say so. */
+static void number_layers(struct mabn_convert *c)
+{
+    bool any = false;
+    for (size_t i = 0; i < c->item_count; i++) {
+        struct item *item = &c->items[i];
+        size_t n = item->ours ? strlen(item->ours) : 0;
+        if (n < 8 || strcmp(item->ours + n - 7, ".weight")) continue;
+        char *stem = mabn_xstrndup(item->ours, n - 7);
+        if (find_leaf(c, stem, "1.weight") && !find_leaf(c, stem, "0.weight")) {
+            free(item->ours);
+            item->ours = mabn_xasprintf("%s.0.weight", stem);
+            any = true;
+        }
+        free(stem);
+    }
+    if (any) {
+        free(c->by_name);
+        index_items(c);
+    }
+}
+
+static mabn_status name_items(struct mabn_convert *c)
+{
+    c->item_count = mabn_weights_count(c->source);
+    c->items = mabn_xcalloc(c->item_count + 1, sizeof *c->items);
+    for (size_t i = 0; i < c->item_count; i++) {
+        c->items[i].source = i;
+        name_item(c, &c->items[i]);
+    }
+    if (!c->options.as_is) place_body(c);
+    index_items(c);
+    if (!c->options.as_is && !c->options.suffix && c->names != MABN_NAMES_OURS) number_layers(c);
+    for (size_t i = 1; i < c->by_name_count && !c->options.suffix; i++) {
+        const struct item *a = &c->items[c->by_name[i - 1]], *b = &c->items[c->by_name[i]];
+        if (!strcmp(a->ours, b->ours))
+            return mabn_fail(MABN_ERR_MISMATCH, "'%s': '%s' and '%s' are both our '%s'",
+                             mabn_weights_path(c->source), mabn_convert_tensor(c, a)->name,
+                             mabn_convert_tensor(c, b)->name, a->ours);
+    }
+    return MABN_OK;
+}
+
+/* ---- which network is it ---- */
+
+static int64_t dim_of(const struct mabn_convert *c, const char *ours, int axis)
+{
+    const struct item *item = mabn_convert_find(c, ours);
+    if (!item) return 0;
+    const struct mabn_weight *t = mabn_convert_tensor(c, item);
+    return axis < t->shape.rank ? t->shape.dim[axis] : 0;
+}
+
+static int count_blocks(const struct mabn_convert *c, int stage)
+{
+    char name[64];
+    int n = 0;
+    for (;; n++) {
+        snprintf(name, sizeof name, "layer%d.%d.conv1.weight", stage, n);
+        if (!mabn_convert_find(c, name)) return n;
+    }
+}
+
+static const char *guess_arch(const struct mabn_convert *c)
+{
+    int blocks[4] = {0}, stages = 0;
+    while (stages < 4 && (blocks[stages] = count_blocks(c, stages + 1)) > 0)
+        stages++;
+    bool bottleneck = mabn_convert_find(c, "layer1.0.conv3.weight") != NULL;
+    for (const char *const *arch = mabn_model_archs(); *arch; arch++) {
+        const struct mabn_resnet_shape *s = mabn_resnet_find(*arch);
+        if (s->stages == stages && s->bottleneck == bottleneck &&
+            !memcmp(s->blocks, blocks, (size_t)stages * sizeof *blocks))
+            return *arch;
+    }
+    return NULL;
+}
+
+/* The norm of a part, from the names of the state beside its weight and bias. */
+static void guess_norm(const struct mabn_convert *c, const char *stem,
+                       struct mabn_norm_options *norm)
+{
+    const struct item *weight = find_leaf(c, stem, "weight");
+    char *name = mabn_xasprintf("%s.pre_x2", stem);
+    char *buffer = mabn_xasprintf("%s.buffer_x2", stem);
+    int64_t rows = dim_of(c, name, 0), buffer_rows = dim_of(c, buffer, 0);
+    free(name);
+    free(buffer);
+    bool mean = find_leaf(c, stem, "running_mean") != NULL;
+    bool group = weight && strstr(mabn_convert_tensor(c, weight)->name, "_gn_");
+    if (rows > 0 || buffer_rows > 0) {
+        mabn_norm_options_init(norm, MABN_NORM_MABN);
+        norm->window_rule = rows > 0 ? MABN_WINDOW_SUBBATCH : MABN_WINDOW_ITERATION;
+        norm->window = (int)(rows > 0 ? rows : buffer_rows);
+        norm->norm_batch = 2;
+    } else if (find_leaf(c, stem, "running_var") && !mean) {
+        mabn_norm_options_init(norm, MABN_NORM_MABN);
+        norm->norm_batch = 2;
+    } else if (mean && find_leaf(c, stem, "num_batches_tracked")) {
+        mabn_norm_options_init(norm, MABN_NORM_BN);
+    } else if (mean) {
+        mabn_norm_options_init(norm,
+                               c->names == MABN_NAMES_DETECTRON2 ? MABN_NORM_FROZEN : MABN_NORM_BN);
+    } else if (group || c->names == MABN_NAMES_OURS) {
+        mabn_norm_options_init(norm, MABN_NORM_GN);
+    } else {
+        mabn_norm_options_init(norm, MABN_NORM_FROZEN);
+    }
+}
+
+static mabn_status guess_model(struct mabn_convert *c)
+{
+    const char *arch = guess_arch(c);
+    if (!arch) return MABN_OK;
+    struct mabn_model *m = &c->model;
+    MABN_TRY(mabn_model_init(m, arch));
+    m->base_width = (int)dim_of(c, "conv1.weight", 0);
+    m->channels = (int)dim_of(c, "conv1.weight", 1);
+    m->stem = dim_of(c, "conv1.weight", 2) == 3 ? MABN_STEM_SMALL : MABN_STEM_LARGE;
+    m->classes = (int)dim_of(c, "fc.weight", 0);
+    m->stride_in_1x1 = mabn_resnet_find(arch)->bottleneck && c->names != MABN_NAMES_OURS;
+    if (m->channels < 1 || m->base_width < 1 || m->base_width > MAX_WIDTH) return MABN_OK;
+    guess_norm(c, "bn1", &m->norm[MABN_PART_STEM]);
+    for (int s = 1; s <= mabn_resnet_find(arch)->stages; s++) {
+        char stem[32];
+        snprintf(stem, sizeof stem, "layer%d.0.bn1", s);
+        guess_norm(c, stem, &m->norm[MABN_PART_STEM + s]);
+    }
+    c->has_model = true;
+    return MABN_OK;
+}
+
+static mabn_status check_dim(const struct mabn_convert *c, const char *name, int axis, int64_t want)
+{
+    const struct item *item = mabn_convert_find(c, name);
+    int64_t have = dim_of(c, name, axis);
+    if (!item || have == want) return MABN_OK;
+    return mabn_fail(MABN_ERR_MISMATCH, "'%s': '%s' has %lld where a %s of width %d has %lld",
+                     mabn_weights_path(c->source), mabn_convert_tensor(c, item)->name,
+                     (long long)have, c->model.arch, c->model.base_width, (long long)want);
+}
+
+/* Before a network is built by a file's word: its first and widest tensors are there, and as large
+ * as it says. What they take is then bounded by the file's size. */
+static mabn_status check_model(const struct mabn_convert *c)
+{
+    const struct mabn_model *m = &c->model;
+    const struct mabn_resnet_shape *shape = mabn_resnet_find(m->arch);
+    const int last = shape->stages;
+    char name[64];
+    if (m->base_width < 1 || m->base_width > MAX_WIDTH)
+        return mabn_fail(MABN_ERR_LIMIT, "'%s': a network of width %d",
+                         mabn_weights_path(c->source), m->base_width);
+    const int width = m->base_width << (last - 1);
+    for (int p = 0; p < MABN_MODEL_PARTS; p++)
+        if (m->norm[p].window > MAX_WINDOW)
+            return mabn_fail(MABN_ERR_LIMIT, "'%s': a window of %d statistics",
+                             mabn_weights_path(c->source), m->norm[p].window);
+    snprintf(name, sizeof name, "layer%d.0.conv2.weight", last);
+    if (!mabn_convert_find(c, "conv1.weight") || !mabn_convert_find(c, name) ||
+        (m->classes && !mabn_convert_find(c, "fc.weight")))
+        return mabn_fail(MABN_ERR_MISMATCH,
+                         "'%s' is said to be a %s, but has no conv1, %s or fc.weight",
+                         mabn_weights_path(c->source), m->arch, name);
+    MABN_TRY(check_dim(c, "conv1.weight", 0, m->base_width));
+    MABN_TRY(check_dim(c, "conv1.weight", 1, m->channels));
+    MABN_TRY(check_dim(c, name, 0, width));
+    MABN_TRY(check_dim(c, name, 1, width));
+    MABN_TRY(check_dim(c, "fc.weight", 0, m->classes));
+    return check_dim(c, "fc.weight", 1, shape->bottleneck ? 4 * width : width);
+}
+
+/* What --like holds, if it says so. Its tensors are made as they are, so nothing is to be checked. */
+static mabn_status model_of_like(struct mabn_convert *c)
+{
+    MABN_TRY(mabn_weights_open(&c->like, c->options.like));
+    const char *config = mabn_weights_note(c->like, "config");
+    if (!config || config[0] != '{' || config[1] == '}') return MABN_OK;
+    mabn_status status = mabn_model_from_json(&c->model, config);
+    if (status == MABN_OK) c->has_model = true;
+    if (status) mabn_error_clear(); /* a network of another kind */
+    return MABN_OK;
+}
+
+static mabn_status decide_model(struct mabn_convert *c)
+{
+    if (c->options.like) return model_of_like(c);
+    if (c->options.as_is || c->options.body == MABN_BODY_DETECTOR) return MABN_OK;
+    if (c->own) {
+        MABN_TRY(mabn_model_from_json(&c->model, mabn_weights_note(c->source, "config")));
+        c->has_model = true;
+    } else {
+        MABN_TRY(guess_model(c));
+    }
+    if (!c->has_model) return MABN_OK;
+    if (c->options.norm) MABN_TRY(mabn_model_set_norm(&c->model, c->options.norm));
+    if (c->options.stride_in_1x1 >= 0) c->model.stride_in_1x1 = c->options.stride_in_1x1;
+    return check_model(c);
+}
+
+/* The network's tensors; small images, as only names and shapes are wanted. */
+static mabn_status build_net(struct mabn_convert *c)
+{
+    struct mabn_net_options o = {.batch = 1, .height = 32, .width = 32, .no_fold = true};
+    struct mabn_model model = c->model;
+    if (!model.classes) model.classes = 1; /* its classifier is not written */
+    MABN_TRY(mabn_device_new(&c->device, MABN_DEVICE_CPU, 1));
+    return mabn_model_build(&c->net, c->device, &model, &o);
+}
+
+/* ---- entries ---- */
+
+static struct entry *add_entry(struct mabn_convert *c, const char *name,
+                               const struct mabn_weight *t)
+{
+    MABN_GROW(c->entries, c->entry_count, c->entry_capacity);
+    struct entry *e = &c->entries[c->entry_count++];
+    *e = (struct entry){.weight = *t};
+    e->weight.name = mabn_xstrdup(name);
+    return e;
+}
+
+static void add_missing(struct mabn_convert *c, const char *name)
+{
+    MABN_GROW(c->missing, c->missing_count, c->missing_capacity);
+    c->missing[c->missing_count++] = mabn_xstrdup(name);
+}
+
+/* The item for a name of the network: the same name, or by --suffix the longest suffix of it. */
+static struct item *match_item(struct mabn_convert *c, const char *name)
+{
+    struct item *best = mabn_convert_find(c, name);
+    size_t best_length = 0;
+    if (best || !c->options.suffix) return best;
+    size_t n = strlen(name);
+    for (size_t i = 0; i < c->by_name_count; i++) {
+        struct item *item = &c->items[c->by_name[i]];
+        size_t k = strlen(item->ours);
+        if (k <= n && k > best_length && !strcmp(name + n - k, item->ours)) {
+            best = item;
+            best_length = k;
+        }
+    }
+    return best;
+}
+
+static bool is_float(enum mabn_dtype d)
+{
+    return d == MABN_DTYPE_F32 || d == MABN_DTYPE_F64 || d == MABN_DTYPE_F16 ||
+           d == MABN_DTYPE_BF16;
+}
+
+/* Equal but for dimensions of 1: running_var (C) and (1,C,1,1). */
+static bool same_values(const struct mabn_shape *a, const struct mabn_shape *b)
+{
+    int i = 0, j = 0;
+    for (;;) {
+        while (i < a->rank && a->dim[i] == 1)
+            i++;
+        while (j < b->rank && b->dim[j] == 1)
+            j++;
+        if (i == a->rank || j == b->rank) return i == a->rank && j == b->rank;
+        if (a->dim[i++] != b->dim[j++]) return false;
+    }
+}
+
+static mabn_status check_shape(const struct mabn_convert *c, const struct item *item,
+                               const char *name, const struct mabn_shape *want)
+{
+    const struct mabn_weight *t = mabn_convert_tensor(c, item);
+    char a[160], b[160];
+    if (same_values(&t->shape, want)) return MABN_OK;
+    return mabn_fail(MABN_ERR_MISMATCH, "'%s': '%s' has shape %s, but '%s' needs %s",
+                     mabn_weights_path(c->source), t->name, mabn_shape_text(&t->shape, a), name,
+                     mabn_shape_text(want, b));
+}
+
+/* State that a file may leave out: it is the same in every network, or starts anew. */
+static bool starts_anew(const struct mabn_convert *c, const char *name)
+{
+    const char *leaf = leaf_of(name);
+    if (!strcmp(leaf, "num_batches_tracked") || !strcmp(leaf, "sta_matrix")) return true;
+    if (c->options.fold_frozen && !strcmp(leaf, "running_mean"))
+        return mabn_convert_sibling(c, name, "running_var") != NULL;
+    bool frozen = !strcmp(leaf, "running_mean") || !strcmp(leaf, "running_var");
+    return frozen && c->names != MABN_NAMES_OURS && mabn_convert_sibling(c, name, "weight") &&
+           !mabn_convert_sibling(c, name, "running_mean");
+}
+
+static mabn_status add_wanted(struct mabn_convert *c, const struct mabn_weight *want, size_t net)
+{
+    struct item *item = match_item(c, want->name);
+    if (!item) {
+        if (!starts_anew(c, want->name)) add_missing(c, want->name);
+        struct entry *e = add_entry(c, want->name, want);
+        e->origin = FRESH;
+        e->net = net;
+        return MABN_OK;
+    }
+    const struct mabn_weight *t = mabn_convert_tensor(c, item);
+    MABN_TRY(check_shape(c, item, want->name, &want->shape));
+    item->used = true;
+    struct entry *e = add_entry(c, want->name, want);
+    if (is_float(want->dtype) != is_float(t->dtype) && strcmp(leaf_of(want->name), "iters"))
+        return mabn_fail(MABN_ERR_MISMATCH, "'%s': '%s' is %s, but '%s' needs %s",
+                         mabn_weights_path(c->source), t->name, mabn_dtype_name(t->dtype),
+                         want->name, mabn_dtype_name(want->dtype));
+    e->item = (size_t)(item - c->items);
+    return MABN_OK;
+}
+
+static mabn_status entries_of_net(struct mabn_convert *c)
+{
+    for (int i = 0; i < mabn_params_count(mabn_net_params(c->net)); i++) {
+        const struct mabn_params_tensor *t = mabn_params_at(mabn_net_params(c->net), i);
+        struct mabn_weight want = {.name = t->name, .dtype = t->dtype, .shape = t->shape};
+        if (!c->model.classes && !strncmp(t->name, "fc.", 3)) continue;
+        if (t->role == MABN_PARAMS_VALUE || t->role == MABN_PARAMS_STATE)
+            MABN_TRY(add_wanted(c, &want, (size_t)i));
+    }
+    return MABN_OK;
+}
+
+/* --like: names, shapes and types of another checkpoint; its values where ours are missing. */
+static mabn_status entries_like(struct mabn_convert *c)
+{
+    for (size_t i = 0; i < mabn_weights_count(c->like); i++) {
+        const struct mabn_weight *t = mabn_weights_at(c->like, i);
+        if (t->part == MABN_WEIGHT_MODEL) MABN_TRY(add_wanted(c, t, i));
+    }
+    return MABN_OK;
+}
+
+/* No network is known: everything that has a name. */
+static void entries_of_items(struct mabn_convert *c)
+{
+    for (size_t i = 0; i < c->item_count; i++) {
+        struct item *item = &c->items[i];
+        const struct mabn_weight *t = mabn_convert_tensor(c, item);
+        if (!item->ours || t->part != MABN_WEIGHT_MODEL) continue;
+        item->used = true;
+        add_entry(c, item->ours, t)->item = i;
+    }
+}
+
+/* Momentum of what is written, and state of our own. */
+static void add_training_state(struct mabn_convert *c)
+{
+    size_t models = c->entry_count;
+    for (size_t i = 0; i < c->item_count; i++) {
+        struct item *item = &c->items[i];
+        const struct mabn_weight *t = mabn_convert_tensor(c, item);
+        if (!item->ours || t->part == MABN_WEIGHT_MODEL) continue;
+        bool wanted = t->part == MABN_WEIGHT_OTHER || c->options.as_is;
+        for (size_t k = 0; k < models && !wanted; k++)
+            wanted = !strcmp(c->entries[k].weight.name, item->ours) &&
+                     mabn_shape_equal(&c->entries[k].weight.shape, &t->shape);
+        if (!wanted) continue;
+        item->used = true;
+        add_entry(c, item->ours, t)->item = i;
+    }
+}
+
+/* ---- the source's norms ---- */
+
+static int part_of(const char *name)
+{
+    bool layer = !strncmp(name, "layer", 5) && name[5] >= '1' && name[5] <= '4';
+    return layer ? MABN_PART_LAYER1 + name[5] - '1' : MABN_PART_STEM;
+}
+
+bool mabn_convert_is_unknown(const struct mabn_convert *c)
+{
+    if (c->has_model || c->options.as_is || c->options.like || c->options.body) return false;
+    for (size_t i = 0; i < c->item_count; i++)
+        if (c->items[i].ours && mabn_names_is_detector(c->items[i].ours)) return false;
+    return true;
+}
+
+bool mabn_convert_centers(const struct mabn_convert *c, const char *name)
+{
+    if (!c->has_model) return c->detector_mabn;
+    return mabn_model_centralizes(&c->before, (enum mabn_model_part)part_of(name));
+}
+
+double mabn_convert_eps(const struct mabn_convert *c, const char *name)
+{
+    return c->has_model ? c->before.norm[part_of(name)].eps : 1e-5;
+}
+
+static bool folds_at(const struct mabn_convert *c, const char *name)
+{
+    return mabn_norm_folds(c->before.norm[part_of(name)].kind);
+}
+
+/* ---- norms that become frozen ---- */
+
+static bool is_norm_state(const char *leaf)
+{
+    return mabn_is_buffer_name(leaf) && strcmp(leaf, "running_mean") && strcmp(leaf, "running_var");
+}
+
+/* A convolution that the reference centralizes: every one that a norm follows. */
+static bool is_centered_conv(const struct mabn_weight *t)
+{
+    return t->shape.rank == 4 && !strcmp(leaf_of(t->name), "weight") &&
+           strncmp(t->name, "rpn.", 4) && !strstr(t->name, ".predictor.");
+}
+
+static void remove_entry(struct mabn_convert *c, size_t i)
+{
+    free((char *)c->entries[i].weight.name);
+    memmove(&c->entries[i], &c->entries[i + 1], (c->entry_count - i - 1) * sizeof *c->entries);
+    c->entry_count--;
+}
+
+/* weight and bias of a norm with statistics are folded, its statistics become 0 and 1. */
+static void fold_entry(struct mabn_convert *c, struct entry *e)
+{
+    const char *name = e->weight.name, *leaf = leaf_of(name);
+    if (mabn_convert_centers(c, name) && is_centered_conv(&e->weight)) e->origin = CENTERED;
+    struct item *var = mabn_convert_sibling(c, name, "running_var");
+    struct item *mean = mabn_convert_sibling(c, name, "running_mean");
+    if (leaf == name || !var) return;
+    var->used = true;
+    if (mean) mean->used = true;
+    if (!strcmp(leaf, "weight")) {
+        e->origin = FOLDED_WEIGHT;
+    } else if (!strcmp(leaf, "bias")) {
+        e->origin = FOLDED_BIAS;
+    } else {
+        e->origin = CONSTANT;
+        e->constant = !strcmp(leaf, "running_var");
+        e->weight.shape =
+            (struct mabn_shape){.rank = 1, .dim = {(int64_t)mabn_convert_tensor(c, var)->count}};
+    }
+}
+
+/* Without a network to say so, every folded norm must get a running_mean. */
+static void add_frozen_mean(struct mabn_convert *c, size_t i)
+{
+    const char *name = c->entries[i].weight.name;
+    if (strcmp(leaf_of(name), "running_var")) return;
+    char *mean = mabn_xasprintf("%.*smean", (int)(strlen(name) - 3), name);
+    if (!mabn_convert_find(c, mean)) {
+        struct mabn_weight t = c->entries[i].weight;
+        struct entry *e = add_entry(c, mean, &t);
+        e->origin = CONSTANT;
+        e->constant = 0;
+    }
+    free(mean);
+}
+
+static void fold_entries(struct mabn_convert *c)
+{
+    for (size_t i = 0; i < c->entry_count;) {
+        if (!c->net && is_norm_state(leaf_of(c->entries[i].weight.name))) {
+            remove_entry(c, i);
+            continue;
+        }
+        fold_entry(c, &c->entries[i++]);
+    }
+    for (size_t i = 0, n = c->entry_count; i < n && !c->net; i++)
+        add_frozen_mean(c, i);
+    for (size_t i = 0; i < c->item_count; i++)
+        if (c->items[i].ours && is_norm_state(leaf_of(c->items[i].ours))) c->items[i].used = true;
+}
+
+/* ---- norms that go into convolutions ---- */
+
+char *mabn_convert_norm_of(const char *conv)
+{
+    static const char *const pairs[][2] = {
+        {"conv{k}", "bn{k}"},
+        {"layer{s}.{b}.conv{k}", "layer{s}.{b}.bn{k}"},
+        {"layer{s}.{b}.downsample.0", "layer{s}.{b}.downsample.1"},
+    };
+    char *norm = NULL;
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs && !norm; i++)
+        norm = mabn_names_translate(pairs[i][0], pairs[i][1], conv);
+    return norm;
+}
+
+/* Every convolution with a norm that folds gets a bias; the norm's tensors go. */
+static void fold_convolutions(struct mabn_convert *c)
+{
+    size_t n = c->entry_count;
+    for (size_t i = 0; i < n; i++) {
+        struct entry *e = &c->entries[i];
+        const char *leaf = leaf_of(e->weight.name);
+        if (strcmp(leaf, "weight") || e->weight.shape.rank != 4 || !folds_at(c, e->weight.name))
+            continue;
+        char *conv = mabn_xstrndup(e->weight.name, (size_t)(leaf - e->weight.name) - 1);
+        char *norm = mabn_convert_norm_of(conv);
+        if (norm) {
+            char *bias = mabn_xasprintf("%s.bias", conv);
+            struct mabn_weight t = {.dtype = MABN_DTYPE_F32,
+                                    .shape = {.rank = 1, .dim = {e->weight.shape.dim[0]}}};
+            e->origin = FOLDED_CONV;
+            size_t item = e->item;
+            struct entry *b = add_entry(c, bias, &t);
+            b->origin = FOLDED_CONV_BIAS;
+            b->item = item;
+            free(bias);
+        }
+        free(norm);
+        free(conv);
+    }
+    for (size_t i = 0; i < c->entry_count;) {
+        const char *name = c->entries[i].weight.name;
+        bool norm = strstr(name, "bn") || strstr(name, "downsample.1.");
+        if (norm && c->entries[i].weight.part == MABN_WEIGHT_MODEL && folds_at(c, name))
+            remove_entry(c, i);
+        else
+            i++;
+    }
+}
+
+/* ---- other differences of detectors and pickles ---- */
+
+/* detectron2: background last in cls_score, and absent from the class-specific outputs. */
+static void adapt_classes(struct mabn_convert *c)
+{
+    for (size_t i = 0; i < c->entry_count && c->names == MABN_NAMES_DETECTRON2; i++) {
+        struct entry *e = &c->entries[i];
+        if (e->origin != FROM_ITEM || !e->weight.shape.rank) continue;
+        if (strstr(e->weight.name, "box.predictor.cls_score.")) {
+            e->origin = CLASSES_ROTATED;
+        } else if (strstr(e->weight.name, "box.predictor.bbox_pred.") ||
+                   strstr(e->weight.name, "mask.predictor.mask_fcn_logits.")) {
+            e->origin = BACKGROUND_ADDED;
+            e->weight.shape.dim[0] += strstr(e->weight.name, "bbox_pred") ? 4 : 1;
+        }
+    }
+}
+
+/* The reference's classifier and detector keep MABN's state differently: running_var (C) and
+ * (1,C,1,1), and other windows. Into a detector only running_var goes; windows and counter start
+ * anew there, as they do where no match is found. */
+static void adapt_mabn_state(struct mabn_convert *c)
+{
+    if (c->options.body != MABN_BODY_DETECTOR || c->like || c->options.fold_frozen) return;
+    for (size_t i = 0; i < c->entry_count;) {
+        struct entry *e = &c->entries[i];
+        const char *leaf = leaf_of(e->weight.name);
+        bool mabn = mabn_convert_sibling(c, e->weight.name, "running_var") &&
+                    !mabn_convert_sibling(c, e->weight.name, "running_mean");
+        if (mabn && is_norm_state(leaf)) {
+            remove_entry(c, i);
+            continue;
+        }
+        if (mabn && !strcmp(leaf, "running_var") && e->weight.shape.rank == 1)
+            e->weight.shape =
+                (struct mabn_shape){.rank = 4, .dim = {1, e->weight.shape.dim[0], 1, 1}};
+        i++;
+    }
+}
+
+/* The stem of Caffe2's networks may have a bias, which ours has not: y = (x + b − mean)·k + β. */
+static void adapt_stem_bias(struct mabn_convert *c)
+{
+    struct item *bias = mabn_convert_find(c, "conv1.bias");
+    if (!c->net || !bias || bias->used) return;
+    for (size_t i = 0; i < c->entry_count; i++)
+        if (!strcmp(c->entries[i].weight.name, "bn1.running_mean") &&
+            (c->entries[i].origin == FRESH || c->entries[i].origin == FROM_ITEM)) {
+            c->entries[i].origin = SHIFTED_MEAN;
+            bias->used = true;
+        }
+}
+
+/* ---- order ---- */
+
+/* PyTorch registers a block's layers in this order, and an optimizer numbers parameters by it. */
+static int rank_of(const char *const *list, const char *name, size_t *length)
+{
+    for (int i = 0; list[i]; i++) {
+        *length = strlen(list[i]);
+        if (!strncmp(name, list[i], *length)) return i;
+    }
+    *length = 0;
+    return 99;
+}
+
+static long order_key(const char *name)
+{
+    static const char *const tops[] = {"conv1.", "bn1.", "layer", "fc.", NULL};
+    static const char *const inner[] = {"conv1.",        "bn1.",          "conv2.",
+                                        "bn2.",          "conv3.",        "bn3.",
+                                        "downsample.0.", "downsample.1.", NULL};
+    static const char *const leaves[] = {
+        "weight",     "bias",   "running_mean", "running_var", "num_batches_tracked",
+        "sta_matrix", "pre_x2", "pre_gz",       "iters",       NULL};
+    size_t n;
+    long key = rank_of(tops, name, &n), stage = 0, block = 0, layer = 0;
+    name += n;
+    if (key == 2) {
+        char *end;
+        stage = strtol(name, &end, 10);
+        block = *end == '.' ? strtol(end + 1, &end, 10) : 0;
+        name = *end == '.' ? end + 1 : end;
+        layer = rank_of(inner, name, &n);
+        name += n;
+    }
+    return (((key * 100 + stage % 100) * 1000 + block % 1000) * 100 + layer) * 100 +
+           rank_of(leaves, name, &n);
+}
+
+static int compare_entries(const void *a, const void *b)
+{
+    const struct entry *x = a, *y = b;
+    if (x->weight.part != y->weight.part) return x->weight.part < y->weight.part ? -1 : 1;
+    long i = order_key(x->weight.name), j = order_key(y->weight.name);
+    return i < j ? -1 : i > j ? 1 : strcmp(x->weight.name, y->weight.name);
+}
+
+/* ---- opening ---- */
+
+static mabn_status make_entries(struct mabn_convert *c)
+{
+    if (c->options.like)
+        MABN_TRY(entries_like(c));
+    else if (c->net)
+        MABN_TRY(entries_of_net(c));
+    else
+        entries_of_items(c);
+    if (c->options.as_is) {
+        add_training_state(c);
+        return MABN_OK;
+    }
+    if (c->options.fold_frozen) fold_entries(c);
+    adapt_classes(c);
+    adapt_mabn_state(c);
+    adapt_stem_bias(c);
+    if (c->options.fold && c->net) fold_convolutions(c);
+    add_training_state(c);
+    for (size_t i = 0; i < c->entry_count; i++) {
+        struct mabn_weight *t = &c->entries[i].weight;
+        if (!mabn_shape_count(&t->shape, &t->count) ||
+            !mabn_size_mul(t->count, mabn_dtype_size(t->dtype), &t->bytes))
+            return mabn_fail(MABN_ERR_LIMIT, "tensor '%s' is too large", t->name);
+    }
+    if (c->net) qsort(c->entries, c->entry_count, sizeof *c->entries, compare_entries);
+    return MABN_OK;
+}
+
+/* What the norms of the source are, then what they become. */
+static void freeze_model(struct mabn_convert *c)
+{
+    static const char stem[] = "backbone.body.stem.bn1.running_var";
+    c->before = c->model;
+    c->detector_mabn = mabn_convert_find(c, stem) && !mabn_convert_sibling(c, stem, "running_mean");
+    if (!c->has_model || !c->options.fold_frozen) return;
+    for (int p = 0; p < MABN_MODEL_PARTS; p++) {
+        if (!mabn_norm_folds(c->model.norm[p].kind)) continue;
+        mabn_norm_options_init(&c->model.norm[p], MABN_NORM_FROZEN);
+    }
+    c->model.centralize = MABN_CENTRALIZE_AUTO;
+}
+
+/* What of the file is the model, and under which names. */
+static mabn_status choose_weights(struct mabn_convert *c)
+{
+    struct mabn_weights *w = c->source;
+    if (c->options.average) MABN_TRY(mabn_weights_use_average(w));
+    size_t models = 0, prefix = 0;
+    for (size_t i = 0; i < mabn_weights_count(w); i++) {
+        if (mabn_weights_at(w, i)->part != MABN_WEIGHT_MODEL) continue;
+        if (!models++ && !c->options.as_is && !c->options.suffix) prefix = mabn_names_prefix(w);
+        if (prefix && !c->prefix) c->prefix = mabn_xstrndup(mabn_weights_at(w, i)->name, prefix);
+    }
+    if (!models && !(c->options.as_is && mabn_weights_count(w)))
+        return mabn_fail(MABN_ERR_FORMAT, "'%s' holds no weights: not one tensor of a network",
+                         mabn_weights_path(w));
+    return prefix ? mabn_weights_cut_prefix(w, prefix) : MABN_OK;
+}
+
+mabn_status mabn_convert_open(struct mabn_convert **out, const char *path,
+                              const struct mabn_convert_options *options)
+{
+    struct mabn_convert *c = mabn_xcalloc(1, sizeof *c);
+    mabn_status status;
+    *out = NULL;
+    c->options = *options;
+    MABN_TRY_GOTO(mabn_weights_open(&c->source, path), out);
+    MABN_TRY_GOTO(choose_weights(c), out);
+    c->names = options->names >= 0 ? (enum mabn_names)options->names : mabn_names_guess(c->source);
+    const char *config = mabn_weights_note(c->source, "config");
+    c->own = config && config[0] == '{' && config[1] != '}';
+    MABN_TRY_GOTO(name_items(c), out);
+    MABN_TRY_GOTO(decide_model(c), out);
+    freeze_model(c);
+    if (c->has_model && !c->like) MABN_TRY_GOTO(build_net(c), out);
+    MABN_TRY_GOTO(make_entries(c), out);
+out:
+    if (status)
+        mabn_convert_free(c);
+    else
+        *out = c;
+    return status;
+}
+
+void mabn_convert_free(struct mabn_convert *c)
+{
+    if (!c) return;
+    for (size_t i = 0; i < c->item_count; i++)
+        free(c->items[i].ours);
+    for (size_t i = 0; i < c->entry_count; i++)
+        free((char *)c->entries[i].weight.name);
+    for (size_t i = 0; i < c->missing_count; i++)
+        free(c->missing[i]);
+    free(c->prefix);
+    free(c->items);
+    free(c->by_name);
+    free(c->entries);
+    free(c->missing);
+    mabn_net_free(c->net);
+    mabn_device_free(c->device);
+    mabn_weights_free(c->like);
+    mabn_weights_free(c->source);
+    free(c);
+}
+
+const struct mabn_model *mabn_convert_model(const struct mabn_convert *c)
+{
+    return c->has_model ? &c->model : NULL;
+}
+
+/* ---- telling ---- */
+
+static void list_row(struct mabn_str *tsv, const char *theirs, const struct mabn_weight *t,
+                     const char *ours)
+{
+    char shape[160];
+    mabn_str_printf(tsv, "%s\t%s\t%s\t%s\n", theirs, mabn_shape_text(&t->shape, shape),
+                    mabn_dtype_name(t->dtype), ours);
+}
+
+void mabn_convert_list(const struct mabn_convert *c, struct mabn_str *tsv)
+{
+    for (size_t i = 0; i < c->item_count; i++) {
+        const struct item *item = &c->items[i];
+        const struct mabn_weight *t = mabn_convert_tensor(c, item);
+        char *theirs = mabn_weights_join_name(t->name, t->part);
+        char *ours = item->used ? mabn_weights_join_name(item->ours, t->part) : mabn_xstrdup("-");
+        list_row(tsv, theirs, t, ours);
+        free(theirs);
+        free(ours);
+    }
+    for (size_t i = 0; i < c->missing_count; i++)
+        for (size_t k = 0; k < c->entry_count; k++)
+            if (!strcmp(c->entries[k].weight.name, c->missing[i]))
+                list_row(tsv, "-", &c->entries[k].weight, c->missing[i]);
+}
+
+static bool is_unmatched(const struct mabn_convert *c, const struct item *item)
+{
+    return !item->used && !item->ignored && mabn_convert_tensor(c, item)->part == MABN_WEIGHT_MODEL;
+}
+
+static void add_rest(struct mabn_str *lines, const char *kind, size_t count, size_t limit)
+{
+    if (limit && count > limit) mabn_str_printf(lines, "%s: %zu more\n", kind, count - limit);
+}
+
+size_t mabn_convert_complain(const struct mabn_convert *c, size_t limit, struct mabn_str *lines)
+{
+    size_t unmatched = 0;
+    for (size_t i = 0; i < c->item_count; i++) {
+        const struct mabn_weight *t = mabn_convert_tensor(c, &c->items[i]);
+        char shape[160];
+        if (!is_unmatched(c, &c->items[i]) || (unmatched++ >= limit && limit)) continue;
+        mabn_str_printf(lines, "unmatched: '%s' %s\n", t->name, mabn_shape_text(&t->shape, shape));
+    }
+    add_rest(lines, "unmatched", unmatched, limit);
+    for (size_t i = 0; i < c->missing_count && (!limit || i < limit); i++)
+        mabn_str_printf(lines, "missing: '%s'\n", c->missing[i]);
+    add_rest(lines, "missing", c->missing_count, limit);
+    return unmatched + c->missing_count;
+}
+
+void mabn_convert_describe(const struct mabn_convert *c, struct mabn_str *text)
+{
+    mabn_str_printf(text, "%s, names of %s",
+                    mabn_weights_format_name(mabn_weights_format_of(c->source)),
+                    mabn_names_title(c->names));
+    const char *stripped = mabn_weights_stripped(c->source);
+    if (*stripped) mabn_str_printf(text, ", without %s", stripped);
+    if (c->prefix) mabn_str_printf(text, ", without '%s'", c->prefix);
+    mabn_str_printf(text, ", %zu tensors", c->entry_count);
+    if (!c->has_model) return;
+    mabn_str_printf(text, "; %s, norm ", c->model.arch);
+    mabn_model_norm_text(&c->model, text);
+    if (c->model.classes)
+        mabn_str_printf(text, ", %d classes", c->model.classes);
+    else
+        mabn_str_add(text, ", no classifier");
+}
+
+uint64_t mabn_convert_bytes(const struct mabn_convert *c)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < c->entry_count; i++)
+        bytes += c->entries[i].weight.bytes;
+    return bytes;
+}
+
+/* Share of a convolution's energy that lies in its filters' means, times the filter's length:
+ * about 1 for random weights, less for weights trained centralized, more for others. */
+static double mean_energy(const float *w, size_t filters, size_t n)
+{
+    double means = 0, all = 0;
+    for (size_t f = 0; f < filters; f++) {
+        double sum = 0;
+        for (size_t i = 0; i < n; i++) {
+            sum += w[f * n + i];
+            all += (double)w[f * n + i] * w[f * n + i];
+        }
+        means += sum * sum / (double)n;
+    }
+    return all > 0 ? means / all * (double)n : 0;
+}
+
+/* Tensors of neither model nor optimizer. */
+static void tell_left_out(const struct mabn_convert *c, struct mabn_str *lines)
+{
+    const char *average = mabn_weights_average(c->source), *first = NULL;
+    size_t count = 0, n = average ? strlen(average) : 0;
+    for (size_t i = 0; i < c->item_count; i++) {
+        const struct mabn_weight *t = mabn_convert_tensor(c, &c->items[i]);
+        bool of_average = n && !strncmp(t->name, average, n) && t->name[n] == '.';
+        if (t->part != MABN_WEIGHT_OTHER || c->items[i].used || of_average ||
+            !strncmp(t->name, "optimizer.state.", 16))
+            continue;
+        if (!count++) first = t->name;
+    }
+    if (average)
+        mabn_str_printf(lines,
+                        "the file holds a moving average of the weights too, '%s', which is left "
+                        "out (--average takes it instead)\n",
+                        average);
+    if (count && !c->options.weights_only)
+        mabn_str_printf(lines, "%zu tensor%s beside the weights left out; the first is '%s'\n",
+                        count, count == 1 ? "" : "s", first);
+}
+
+mabn_status mabn_convert_remarks(struct mabn_convert *c, struct mabn_str *lines)
+{
+    mabn_str_add(lines, mabn_weights_remarks(c->source));
+    if (!c->options.as_is) tell_left_out(c, lines);
+    bool wants = c->has_model && mabn_model_centralizes(&c->model, MABN_PART_LAYER1);
+    bool like_mabn = false;
+    for (size_t i = 0; c->like && i < mabn_weights_count(c->like); i++)
+        like_mabn |= !strcmp(leaf_of(mabn_weights_at(c->like, i)->name), "buffer_x2") ||
+                     !strcmp(leaf_of(mabn_weights_at(c->like, i)->name), "pre_x2");
+    size_t convs = 0, off = 0;
+    if (!wants && !like_mabn) return MABN_OK;
+    for (size_t i = 0; i < c->entry_count; i++) {
+        const struct entry *e = &c->entries[i];
+        if (e->origin != FROM_ITEM || e->weight.part != MABN_WEIGHT_MODEL ||
+            !is_centered_conv(&e->weight) || !e->weight.shape.dim[0])
+            continue;
+        size_t filters = (size_t)e->weight.shape.dim[0];
+        void *values = NULL;
+        MABN_TRY(mabn_alloc(&values, e->weight.count * sizeof(float)));
+        mabn_status status = mabn_weights_read_f32(c->source, c->items[e->item].source, values);
+        convs++;
+        if (!status) off += mean_energy(values, filters, e->weight.count / filters) > 4;
+        mabn_free(values);
+        MABN_TRY(status);
+    }
+    if (2 * off > convs)
+        mabn_str_printf(lines,
+                        "%zu of %zu convolutions have filters whose mean is not near zero: these "
+                        "weights were not trained with weight centralization, and fine-tuning MABN "
+                        "from them is known to fail\n",
+                        off, convs);
+    return MABN_OK;
+}

@@ -1,0 +1,99 @@
+/* Converting checkpoints: from the tensors of a file in any format and naming to the tensors that
+ * a network of ours has, or to the same tensors in another container.
+ *
+ *     open      read the table of contents, translate names (names.h), decide what network it is
+ *     complain  what of the file found no place, and what of the network found no tensor
+ *     write     stream, one tensor at a time
+ *
+ * The network is, in this order: the one that `like` holds; the one the file itself describes (our
+ * own checkpoints do); the one its names and shapes give away (residual networks of model/model.h);
+ * none. With none, names are translated and nothing can be missing. */
+#ifndef MABN_EXCHANGE_CONVERT_H
+#define MABN_EXCHANGE_CONVERT_H
+
+#include <stdbool.h>
+
+#include "base/progress.h"
+#include "base/str.h"
+#include "model/model.h"
+#include "exchange/names.h"
+#include "exchange/weights.h"
+
+MABN_BEGIN_DECLS
+
+enum mabn_convert_body {
+    MABN_BODY_AS_IS,
+    MABN_BODY_CLASSIFIER, /* keep the body only, under a classifier's names */
+    MABN_BODY_DETECTOR,   /* put the body under a detector's names, drop the classifier */
+};
+
+/* What the network's input is: 8-bit pixels in this order, minus mean, over std. */
+enum mabn_convert_pixels {
+    MABN_PIXELS_AUTO,        /* what the file says, else by its names and norm */
+    MABN_PIXELS_TORCHVISION, /* RGB, mean 123.675 116.28 103.53, std 58.395 57.12 57.375 */
+    MABN_PIXELS_REFERENCE,   /* BGR as it is */
+    MABN_PIXELS_DETECTRON,   /* BGR, mean 102.9801 115.9465 122.7717 */
+};
+
+struct mabn_convert_options {
+    int names;         /* enum mabn_names, or -1: guess */
+    bool as_is;        /* change the container only */
+    bool suffix;       /* match by the longest suffix, as the reference's loader does */
+    bool fold_frozen;  /* norms become frozen ones: scale and bias */
+    bool fold;         /* norms go into the convolutions before them: for ONNX */
+    bool average;      /* the moving average of the weights that the file keeps beside them */
+    bool weights_only; /* leave momentum, step and state behind */
+    enum mabn_convert_body body;
+    enum mabn_convert_pixels pixels;
+    int stride_in_1x1; /* -1: by the names */
+    const char *norm;  /* as --norm takes it; NULL: by the tensors */
+    const char *like;  /* a checkpoint whose names and shapes are wanted, or NULL */
+};
+/* Guess everything, allow nothing. */
+void mabn_convert_options_init(struct mabn_convert_options *options);
+
+struct mabn_convert;
+
+MABN_MUST_USE mabn_status mabn_convert_open(struct mabn_convert **c, const char *path,
+                                            const struct mabn_convert_options *options);
+void mabn_convert_free(struct mabn_convert *c); /* NULL is fine */
+
+/* A TSV table: source name, shape, type, our name ("-": no place; a missing one has source "-"). */
+void mabn_convert_list(const struct mabn_convert *c, struct mabn_str *tsv);
+/* One line for each unmatched and each missing tensor, at most `limit` of each kind and then their
+ * number (0: all); how many of both. */
+size_t mabn_convert_complain(const struct mabn_convert *c, size_t limit, struct mabn_str *lines);
+/* Things a user should know (what was left out, "weights are not centralized"), a line each; reads
+ * the weights. */
+MABN_MUST_USE mabn_status mabn_convert_remarks(struct mabn_convert *c, struct mabn_str *lines);
+/* What it will be: "resnet50, norm mabn, 1000 classes", or the number of tensors. */
+void mabn_convert_describe(const struct mabn_convert *c, struct mabn_str *text);
+/* Is it neither a network that is known here nor a detector's, where one was asked for? What is then
+ * written would be of no use to any tool. */
+bool mabn_convert_is_unknown(const struct mabn_convert *c);
+/* NULL when the network is not one of ours. */
+const struct mabn_model *mabn_convert_model(const struct mabn_convert *c);
+
+/* `command` and `tool` are recorded. Progress, in bytes, may be NULL. */
+MABN_MUST_USE mabn_status mabn_convert_write(struct mabn_convert *c, const char *path,
+                                             enum mabn_weights_format format, bool force,
+                                             const char *command, const char *tool,
+                                             struct mabn_progress *progress);
+uint64_t mabn_convert_bytes(const struct mabn_convert *c); /* of all tensors to be written */
+
+/* ---- comparing ---- */
+
+struct mabn_compare {
+    size_t tensors, differing, missing; /* compared; beyond tolerance; only in one of the two */
+    double max_abs, max_rel;
+    char *worst; /* name of the tensor with max_abs, or NULL; caller frees */
+};
+/* Tensor by tensor, under our names. A value differs when |a − b| > atol + rtol·|b|; NaN equals
+ * only NaN. Lines of TSV for what differs: name, max abs, max rel, index of the worst value; or
+ * name and what is wrong. */
+MABN_MUST_USE mabn_status mabn_compare_weights(const char *a, const char *b, double atol,
+                                               double rtol, struct mabn_compare *result,
+                                               struct mabn_str *lines);
+
+MABN_END_DECLS
+#endif

@@ -1,0 +1,27 @@
+/* What is in a file, told to people or as JSON: datasets, checkpoints, and weights in the formats
+ * of others (store/weights.h). The file's kind is told from its content.
+ *
+ * To add a kind: a row in the table of info.c, with a function for each way of telling. */
+#ifndef MABN_EXCHANGE_INFO_H
+#define MABN_EXCHANGE_INFO_H
+
+#include <stdbool.h>
+
+#include "base/status.h"
+#include "base/str.h"
+
+MABN_BEGIN_DECLS
+
+struct mabn_info_options {
+    bool json;   /* one JSON object on one line */
+    bool verify; /* compare every checksum; a difference is a failure */
+    bool list;   /* every array or tensor (JSON: always) */
+    int threads; /* at least 1 */
+};
+
+/* Append the description of `path`, with a final newline. */
+MABN_MUST_USE mabn_status mabn_info_describe(struct mabn_str *out, const char *path,
+                                             const struct mabn_info_options *options);
+
+MABN_END_DECLS
+#endif

@@ -1,0 +1,55 @@
+/* Tensor names of other projects, and ours.
+ *
+ * Ours are PyTorch's own: torchvision's for classifiers ("layer1.0.conv1.weight", which timm's
+ * ResNets and the reference's classifier use too) and the reference's for detectors
+ * ("backbone.body.layer1.0.conv1.weight", "rpn.head.conv.weight", …). A table translates each
+ * foreign style, one row a pattern; the tables are at the top of names.c.
+ *
+ * Body names translate to the classifier's form, names of the other parts to the detector's; then
+ * mabn_names_body moves the body into a detector or out of one. */
+#ifndef MABN_EXCHANGE_NAMES_H
+#define MABN_EXCHANGE_NAMES_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/status.h"
+#include "exchange/weights.h"
+
+MABN_BEGIN_DECLS
+
+enum mabn_names {
+    MABN_NAMES_OURS, /* torchvision, timm, the reference */
+    MABN_NAMES_DETECTRON2,
+    MABN_NAMES_CAFFE2,
+    MABN_NAMES_COUNT
+};
+const char *mabn_names_title(enum mabn_names names); /* "torchvision, timm or reference", … */
+
+/* Which style most names of a file follow. */
+enum mabn_names mabn_names_guess(const struct mabn_weights *w);
+
+/* How many bytes stand in front of every name of the model that are no part of any style's names
+ * ("model." of Lightning): 0 when some name is known as it is, or none is known without them. */
+size_t mabn_names_prefix(const struct mabn_weights *w);
+
+/* Our name for `theirs`, malloc'd; NULL when no row fits. */
+char *mabn_names_to_ours(enum mabn_names names, const char *theirs);
+/* What belongs to no network: momenta that hold the learning rate, counters, pixel means. */
+bool mabn_names_ignored(enum mabn_names names, const char *theirs);
+
+/* A body name in a classifier ↔ in a detector: "layer1.0.bn1.weight" ↔
+ * "backbone.body.layer1.0.bn1.weight". malloc'd; NULL when it is not of the body. */
+char *mabn_names_into_detector(const char *classifier);
+char *mabn_names_out_of_detector(const char *detector);
+bool mabn_names_is_detector(const char *ours);
+
+/* Translate by one row: if `text` fits `pattern`, the expansion of `other` with the same
+ * variables, malloc'd, else NULL. In both,
+ *     {v}      a number        {v+1} {v*3-3}  the same, shifted (also when matching)
+ *     {v:abc}  a letter of the list; its value counts from 1
+ *     *        at the end: the rest, at least one character */
+char *mabn_names_translate(const char *pattern, const char *other, const char *text);
+
+MABN_END_DECLS
+#endif

@@ -1,0 +1,461 @@
+/* ONNX as a container: reading and writing initialisers. Field numbers are those of onnx.proto. */
+#include "exchange/onnx.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "exchange/weights_impl.h"
+
+enum {
+    MODEL_IR_VERSION = 1,
+    MODEL_PRODUCER = 2,
+    MODEL_GRAPH = 7,
+    MODEL_OPSET = 8,
+    MODEL_METADATA = 14,
+    OPSET_VERSION = 2,
+    PROPERTY_KEY = 1,
+    PROPERTY_VALUE = 2,
+    GRAPH_NAME = 2,
+    GRAPH_INITIALIZER = 5,
+    TENSOR_DIMS = 1,
+    TENSOR_TYPE = 2,
+    TENSOR_FLOATS = 4,
+    TENSOR_NAME = 8,
+    TENSOR_RAW = 9,
+    TENSOR_EXTERNAL = 13,
+    TENSOR_LOCATION = 14,
+    WIRE_VARINT = 0,
+    WIRE_64 = 1,
+    WIRE_BYTES = 2,
+    WIRE_32 = 5,
+    IR_VERSION = 7,
+    OPSET = 13,
+};
+
+static const struct {
+    int onnx;
+    enum mabn_dtype dtype;
+} types[] = {
+    {1, MABN_DTYPE_F32},  {2, MABN_DTYPE_U8},    {3, MABN_DTYPE_I8},   {5, MABN_DTYPE_I16},
+    {6, MABN_DTYPE_I32},  {7, MABN_DTYPE_I64},   {9, MABN_DTYPE_BOOL}, {10, MABN_DTYPE_F16},
+    {11, MABN_DTYPE_F64}, {16, MABN_DTYPE_BF16},
+};
+enum { TYPES = sizeof types / sizeof *types };
+
+/* ---- reading ---- */
+
+/* A message: bytes [at, end) of the source, read through a small window. */
+struct cursor {
+    const struct mabn_source *source;
+    uint64_t at, end;
+    uint8_t window[64];
+    uint64_t window_at;
+    size_t window_size;
+};
+
+struct field {
+    int number, wire;
+    uint64_t value;         /* varint or fixed */
+    uint64_t start, length; /* of bytes */
+};
+
+static mabn_status damaged(const struct cursor *c, const char *what)
+{
+    return mabn_fail(MABN_ERR_FORMAT, "'%s': damaged ONNX file at offset %llu: %s", c->source->name,
+                     (unsigned long long)c->at, what);
+}
+
+static mabn_status next_byte(struct cursor *c, uint8_t *byte)
+{
+    if (c->at >= c->end) return damaged(c, "a message ends too early");
+    if (c->at < c->window_at || c->at >= c->window_at + c->window_size) {
+        uint64_t left = c->end - c->at;
+        c->window_size = left < sizeof c->window ? (size_t)left : sizeof c->window;
+        c->window_at = c->at;
+        MABN_TRY(mabn_source_read(c->source, c->at, c->window, c->window_size));
+    }
+    *byte = c->window[c->at++ - c->window_at];
+    return MABN_OK;
+}
+
+static mabn_status next_varint(struct cursor *c, uint64_t *value)
+{
+    *value = 0;
+    for (int shift = 0; shift < 70; shift += 7) {
+        uint8_t byte = 0;
+        MABN_TRY(next_byte(c, &byte));
+        if (shift < 64) *value |= (uint64_t)(byte & 0x7f) << shift;
+        if (!(byte & 0x80)) return MABN_OK;
+    }
+    return damaged(c, "a number of more than ten bytes");
+}
+
+static mabn_status next_fixed(struct cursor *c, int bytes, uint64_t *value)
+{
+    *value = 0;
+    for (int i = 0; i < bytes; i++) {
+        uint8_t byte = 0;
+        MABN_TRY(next_byte(c, &byte));
+        *value |= (uint64_t)byte << (8 * i);
+    }
+    return MABN_OK;
+}
+
+/* The next field; *more is false at the end of the message. Bytes are passed over. */
+static mabn_status next_field(struct cursor *c, struct field *f, bool *more)
+{
+    uint64_t key = 0;
+    *more = c->at < c->end;
+    if (!*more) return MABN_OK;
+    MABN_TRY(next_varint(c, &key));
+    *f = (struct field){.number = (int)(key >> 3 & 0x1fffffff), .wire = (int)(key & 7)};
+    switch (f->wire) {
+    case WIRE_VARINT:
+        return next_varint(c, &f->value);
+    case WIRE_64:
+        return next_fixed(c, 8, &f->value);
+    case WIRE_32:
+        return next_fixed(c, 4, &f->value);
+    case WIRE_BYTES:
+        MABN_TRY(next_varint(c, &f->length));
+        if (f->length > c->end - c->at) return damaged(c, "a field reaches past its message");
+        f->start = c->at;
+        c->at += f->length;
+        return MABN_OK;
+    default:
+        return damaged(c, "unknown kind of field");
+    }
+}
+
+static struct cursor enter(const struct cursor *c, const struct field *f)
+{
+    struct cursor inner = {.source = c->source, .at = f->start, .end = f->start + f->length};
+    return inner;
+}
+
+/* The bytes of a short field as text, malloc'd. */
+static mabn_status field_text(const struct cursor *c, const struct field *f, size_t limit,
+                              char **text)
+{
+    *text = NULL;
+    if (f->wire != WIRE_BYTES || f->length > limit) return damaged(c, "text expected");
+    char *bytes = mabn_xcalloc(1, (size_t)f->length + 1);
+    mabn_status status = mabn_source_read(c->source, f->start, bytes, (size_t)f->length);
+    if (!status && strlen(bytes) != f->length) status = damaged(c, "text with a NUL byte");
+    if (status)
+        free(bytes);
+    else
+        *text = bytes;
+    return status;
+}
+
+struct tensor {
+    char *name;
+    uint64_t type;
+    struct mabn_shape shape;
+    struct field data; /* raw or floats; start 0: none */
+};
+
+static mabn_status add_dim(const struct cursor *c, struct tensor *t, uint64_t value)
+{
+    if (t->shape.rank == MABN_MAX_RANK || value > INT64_MAX)
+        return damaged(c, "a shape with more than 8 dimensions, or a negative one");
+    t->shape.dim[t->shape.rank++] = (int64_t)value;
+    return MABN_OK;
+}
+
+static mabn_status read_dims(const struct cursor *c, struct tensor *t, const struct field *f)
+{
+    if (f->wire == WIRE_VARINT) return add_dim(c, t, f->value);
+    if (f->wire != WIRE_BYTES) return damaged(c, "a shape of another kind");
+    struct cursor inner = enter(c, f);
+    while (inner.at < inner.end) {
+        uint64_t value;
+        MABN_TRY(next_varint(&inner, &value));
+        MABN_TRY(add_dim(c, t, value));
+    }
+    return MABN_OK;
+}
+
+static mabn_status read_tensor_field(const struct cursor *c, struct tensor *t,
+                                     const struct field *f)
+{
+    switch (f->number) {
+    case TENSOR_DIMS:
+        return read_dims(c, t, f);
+    case TENSOR_TYPE:
+        t->type = f->value;
+        return MABN_OK;
+    case TENSOR_NAME:
+        free(t->name);
+        t->name = NULL;
+        return field_text(c, f, MABN_WEIGHT_MAX_NAME, &t->name);
+    case TENSOR_FLOATS:
+    case TENSOR_RAW:
+        if (f->wire != WIRE_BYTES) return damaged(c, "tensor data that are not packed");
+        if (t->data.start) return damaged(c, "a tensor with data twice");
+        t->data = *f;
+        return MABN_OK;
+    case TENSOR_EXTERNAL:
+    case TENSOR_LOCATION:
+        if (f->number == TENSOR_LOCATION && f->value == 0) return MABN_OK;
+        return mabn_fail(MABN_ERR_UNSUPPORTED,
+                         "'%s': a tensor's data are in another file, which is not followed",
+                         c->source->name);
+    default:
+        return MABN_OK;
+    }
+}
+
+static mabn_status add_tensor(struct mabn_weights *w, const struct cursor *c,
+                              const struct tensor *t)
+{
+    for (int i = 0; i < TYPES; i++) {
+        if ((uint64_t)types[i].onnx != t->type) continue;
+        size_t count, bytes;
+        if (!t->name || !t->name[0]) return damaged(c, "an initialiser without a name");
+        if (!mabn_shape_count(&t->shape, &count) ||
+            !mabn_size_mul(count, mabn_dtype_size(types[i].dtype), &bytes))
+            return damaged(c, "an impossible shape");
+        if (t->data.length != bytes ||
+            (t->data.number == TENSOR_FLOATS && types[i].dtype != MABN_DTYPE_F32))
+            return mabn_fail(MABN_ERR_UNSUPPORTED,
+                             "'%s': initialiser '%s' has %llu bytes of data instead of %zu",
+                             w->source.name, t->name, (unsigned long long)t->data.length, bytes);
+        struct mabn_place place = mabn_place_at(t->data.start);
+        const char *name = t->name;
+        enum mabn_weight_part part;
+        mabn_weights_split_name(&name, &part);
+        return mabn_weights_add(w, name, part, types[i].dtype, &t->shape, &place,
+                                t->data.start + bytes);
+    }
+    return mabn_fail(MABN_ERR_UNSUPPORTED, "'%s': initialiser '%s' is of a type not supported here",
+                     w->source.name, t->name ? t->name : "");
+}
+
+static mabn_status read_tensor(struct mabn_weights *w, struct cursor c)
+{
+    struct tensor t = {0};
+    struct field f;
+    bool more = true;
+    mabn_status status = MABN_OK;
+    while (!status) {
+        status = next_field(&c, &f, &more);
+        if (status || !more) break;
+        status = read_tensor_field(&c, &t, &f);
+    }
+    if (!status) status = add_tensor(w, &c, &t);
+    free(t.name);
+    return status;
+}
+
+static mabn_status read_graph(struct mabn_weights *w, struct cursor c)
+{
+    struct field f;
+    bool more;
+    for (;;) {
+        MABN_TRY(next_field(&c, &f, &more));
+        if (!more) return MABN_OK;
+        if (f.number == GRAPH_INITIALIZER && f.wire == WIRE_BYTES)
+            MABN_TRY(read_tensor(w, enter(&c, &f)));
+    }
+}
+
+static mabn_status read_property(struct mabn_weights *w, struct cursor c)
+{
+    char *key = NULL, *value = NULL;
+    struct field f;
+    bool more = true;
+    mabn_status status = MABN_OK;
+    while (!status) {
+        status = next_field(&c, &f, &more);
+        if (status || !more) break;
+        char **text = f.number == PROPERTY_KEY ? &key : f.number == PROPERTY_VALUE ? &value : NULL;
+        if (!text) continue;
+        free(*text);
+        status = field_text(&c, &f, 1 << 20, text);
+    }
+    if (!status && key && value) mabn_weights_add_note(w, key, value);
+    free(key);
+    free(value);
+    return status;
+}
+
+mabn_status mabn_onnx_open(struct mabn_weights *w)
+{
+    struct cursor c = {.source = &w->source, .end = w->source.size};
+    struct field f;
+    bool more, graph = false;
+    w->format = MABN_WEIGHTS_ONNX;
+    for (;;) {
+        MABN_TRY(next_field(&c, &f, &more));
+        if (!more) break;
+        if (f.wire != WIRE_BYTES) continue;
+        if (f.number == MODEL_GRAPH) {
+            if (graph) return damaged(&c, "two graphs");
+            graph = true;
+            MABN_TRY(read_graph(w, enter(&c, &f)));
+        } else if (f.number == MODEL_METADATA) {
+            MABN_TRY(read_property(w, enter(&c, &f)));
+        }
+    }
+    return graph ? MABN_OK : damaged(&c, "no graph");
+}
+
+/* ---- protobuf, written ---- */
+
+static void put_varint(struct mabn_str *out, uint64_t value)
+{
+    while (value >= 0x80) {
+        mabn_str_add_char(out, (char)(value | 0x80));
+        value >>= 7;
+    }
+    mabn_str_add_char(out, (char)value);
+}
+
+void mabn_proto_int(struct mabn_str *out, int field, int64_t value)
+{
+    put_varint(out, (uint64_t)field << 3 | WIRE_VARINT);
+    put_varint(out, (uint64_t)value);
+}
+
+void mabn_proto_float(struct mabn_str *out, int field, float value)
+{
+    put_varint(out, (uint64_t)field << 3 | WIRE_32);
+    mabn_str_add_bytes(out, &value, 4);
+}
+
+void mabn_proto_head(struct mabn_str *out, int field, uint64_t n)
+{
+    put_varint(out, (uint64_t)field << 3 | WIRE_BYTES);
+    put_varint(out, n);
+}
+
+void mabn_proto_bytes(struct mabn_str *out, int field, const void *bytes, size_t n)
+{
+    mabn_proto_head(out, field, n);
+    mabn_str_add_bytes(out, bytes, n);
+}
+
+void mabn_proto_text(struct mabn_str *out, int field, const char *text)
+{
+    mabn_proto_bytes(out, field, text, strlen(text));
+}
+
+/* ---- the sink ---- */
+
+struct sink {
+    uint64_t *heads, *offsets; /* (count) of each initialiser's head and data in the file */
+    struct mabn_str *head;     /* (count) the bytes before its data */
+    size_t count;
+};
+
+/* GraphProto.initializer up to its raw_data. */
+static void tensor_head(struct mabn_str *out, const struct mabn_weight *t)
+{
+    struct mabn_str body;
+    mabn_str_init(&body);
+    for (int i = 0; i < t->shape.rank; i++)
+        mabn_proto_int(&body, TENSOR_DIMS, t->shape.dim[i]);
+    for (int i = 0; i < TYPES; i++)
+        if (types[i].dtype == t->dtype) mabn_proto_int(&body, TENSOR_TYPE, types[i].onnx);
+    char *name = mabn_weights_join_name(t->name, t->part);
+    mabn_proto_text(&body, TENSOR_NAME, name);
+    free(name);
+    mabn_proto_head(&body, TENSOR_RAW, t->bytes);
+    mabn_proto_head(out, GRAPH_INITIALIZER, body.length + t->bytes);
+    mabn_str_add_bytes(out, body.text, body.length);
+    mabn_str_release(&body);
+}
+
+static void model_head(struct mabn_str *out, const struct mabn_weights_writer *writer)
+{
+    struct mabn_str inner;
+    mabn_str_init(&inner);
+    mabn_proto_int(out, MODEL_IR_VERSION, IR_VERSION);
+    mabn_proto_text(out, MODEL_PRODUCER, "mabn");
+    mabn_proto_int(&inner, OPSET_VERSION, OPSET);
+    mabn_proto_bytes(out, MODEL_OPSET, inner.text, inner.length);
+    for (size_t i = 0; i < writer->notes.count; i++) {
+        mabn_str_clear(&inner);
+        mabn_proto_text(&inner, PROPERTY_KEY, writer->notes.items[i].key);
+        mabn_proto_text(&inner, PROPERTY_VALUE, writer->notes.items[i].value);
+        mabn_proto_bytes(out, MODEL_METADATA, inner.text, inner.length);
+    }
+    mabn_str_release(&inner);
+}
+
+void mabn_weights_set_graph(struct mabn_weights_writer *writer, const struct mabn_str *graph)
+{
+    mabn_str_clear(&writer->graph);
+    mabn_str_add_bytes(&writer->graph, graph->text, graph->length);
+}
+
+static mabn_status begin_onnx(struct mabn_weights_writer *writer)
+{
+    struct sink *s = mabn_xcalloc(1, sizeof *s);
+    struct mabn_str model, graph;
+    uint64_t tensors = 0;
+    writer->backend = s;
+    s->heads = mabn_xcalloc(writer->count + 1, sizeof *s->heads);
+    s->offsets = mabn_xcalloc(writer->count + 1, sizeof *s->offsets);
+    s->head = mabn_xcalloc(writer->count + 1, sizeof *s->head);
+    for (; s->count < writer->count; s->count++) {
+        mabn_str_init(&s->head[s->count]);
+        tensor_head(&s->head[s->count], &writer->items[s->count]);
+        tensors += s->head[s->count].length + writer->items[s->count].bytes;
+    }
+    mabn_str_init(&model);
+    mabn_str_init(&graph);
+    model_head(&model, writer);
+    mabn_proto_text(&graph, GRAPH_NAME, "mabn");
+    mabn_str_add_bytes(&graph, writer->graph.text, writer->graph.length);
+    mabn_proto_head(&model, MODEL_GRAPH, graph.length + tensors);
+    mabn_str_add_bytes(&model, graph.text, graph.length);
+    mabn_str_release(&graph);
+    uint64_t at = model.length;
+    for (size_t i = 0; i < writer->count; i++) {
+        s->heads[i] = at;
+        s->offsets[i] = at + s->head[i].length;
+        at = s->offsets[i] + writer->items[i].bytes;
+    }
+    mabn_status status =
+        at < (uint64_t)1 << 31
+            ? mabn_outfile_open(&writer->out, writer->path, writer->force)
+            : mabn_fail(MABN_ERR_LIMIT, "'%s' would have %llu bytes; ONNX files end at 2 GiB",
+                        writer->path, (unsigned long long)at);
+    if (!status)
+        status = mabn_pwrite_all(writer->out.fd, model.text, model.length, 0, writer->path);
+    mabn_str_release(&model);
+    return status;
+}
+
+static mabn_status put_onnx(struct mabn_weights_writer *writer, size_t index, const void *data)
+{
+    struct sink *s = writer->backend;
+    MABN_TRY(mabn_pwrite_all(writer->out.fd, s->head[index].text, s->head[index].length,
+                             s->heads[index], writer->path));
+    return mabn_pwrite_all(writer->out.fd, data, writer->items[index].bytes, s->offsets[index],
+                           writer->path);
+}
+
+static mabn_status finish_onnx(struct mabn_weights_writer *writer)
+{
+    (void)writer;
+    return MABN_OK;
+}
+
+static void free_onnx(void *backend)
+{
+    struct sink *s = backend;
+    if (!s) return;
+    for (size_t i = 0; i < s->count; i++)
+        mabn_str_release(&s->head[i]);
+    free(s->head);
+    free(s->heads);
+    free(s->offsets);
+    free(s);
+}
+
+const struct mabn_weights_sink mabn_onnx_sink = {begin_onnx, put_onnx, finish_onnx, free_onnx};

@@ -1,0 +1,43 @@
+/* ONNX files, in protobuf's wire format.
+ *
+ * Read: the graph's initialisers (raw_data, or packed float_data) under their names, and
+ * metadata_props as notes. Nodes are passed over; data in other files is refused, always.
+ *
+ * Written: initialisers under our names, and a graph where the network is known: opset 13, input
+ * "input" (N,C,H,W) float32 with N, H and W free, output "logits" (N,classes). A norm is a
+ * BatchNormalization (its mean zero for MABN), or InstanceNormalization between reshapes for group,
+ * layer and instance norm; a centralized convolution subtracts its filters' means in the graph,
+ * which run-times compute once. Folded, the norms that can be are in the convolutions. At most
+ * 2 GiB, as protobuf has it. */
+#ifndef MABN_EXCHANGE_ONNX_H
+#define MABN_EXCHANGE_ONNX_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/str.h"
+#include "model/model.h"
+#include "exchange/weights.h"
+
+MABN_BEGIN_DECLS
+
+/* ---- protobuf ---- */
+
+void mabn_proto_int(struct mabn_str *out, int field, int64_t value);
+void mabn_proto_float(struct mabn_str *out, int field, float value);
+void mabn_proto_bytes(struct mabn_str *out, int field, const void *bytes, size_t n);
+void mabn_proto_text(struct mabn_str *out, int field, const char *text);
+/* Only the head of a field of n bytes; the bytes follow elsewhere. */
+void mabn_proto_head(struct mabn_str *out, int field, uint64_t n);
+
+/* ---- the graph ---- */
+
+/* Append the nodes, inputs and outputs of a GraphProto for this network, with initialisers under
+ * our names; folded: convolutions have biases and the norms that fold are gone. */
+void mabn_onnx_graph(struct mabn_str *graph, const struct mabn_model *model, bool folded);
+
+/* Give an ONNX writer its graph, before the first tensor; without one it is a bare container. */
+void mabn_weights_set_graph(struct mabn_weights_writer *writer, const struct mabn_str *graph);
+
+MABN_END_DECLS
+#endif

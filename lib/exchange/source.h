@@ -1,0 +1,44 @@
+/* Random access to the bytes of a file, or of memory: what the readers of this room parse from.
+ * Large files are read piece by piece and never mapped, so memory stays near the largest tensor. */
+#ifndef MABN_EXCHANGE_SOURCE_H
+#define MABN_EXCHANGE_SOURCE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+MABN_BEGIN_DECLS
+
+struct mabn_source {
+    const uint8_t *memory; /* borrowed; NULL when fd is used */
+    int fd;
+    uint64_t size;
+    char *name; /* for messages */
+};
+
+/* Regular files only: a pipe cannot be read at random. */
+MABN_MUST_USE mabn_status mabn_source_open(struct mabn_source *source, const char *path);
+void mabn_source_init_memory(struct mabn_source *source, const void *bytes, size_t size,
+                             const char *name);
+void mabn_source_release(struct mabn_source *source);
+
+/* n bytes at `offset`; past the end is MABN_ERR_FORMAT ("truncated"). */
+MABN_MUST_USE mabn_status mabn_source_read(const struct mabn_source *source, uint64_t offset,
+                                           void *out, size_t n);
+
+static inline uint16_t mabn_le16(const uint8_t *p)
+{
+    return (uint16_t)(p[0] | p[1] << 8);
+}
+static inline uint32_t mabn_le32(const uint8_t *p)
+{
+    return (uint32_t)mabn_le16(p) | (uint32_t)mabn_le16(p + 2) << 16;
+}
+static inline uint64_t mabn_le64(const uint8_t *p)
+{
+    return (uint64_t)mabn_le32(p) | (uint64_t)mabn_le32(p + 4) << 32;
+}
+
+MABN_END_DECLS
+#endif

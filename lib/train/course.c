@@ -1,0 +1,102 @@
+/* What tasks and loop share: the schedule and the record of what decides a run, numbers in lines, the
+ * error for a run that has left the numbers. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "train/run.h"
+
+/* ---- the course ---- */
+
+mabn_status mabn_run_decide_course(struct mabn_run *run, int64_t epoch_steps, int64_t images)
+{
+    const struct mabn_train_options *o = run->options;
+    run->epoch_steps = o->epoch_steps ? o->epoch_steps : epoch_steps;
+    if (run->epoch_steps < 1)
+        return mabn_fail(MABN_ERR_ARG,
+                         "'%s' has %lld images, fewer than one batch of %d "
+                         "(--epoch-steps N goes round several times)",
+                         o->train, (long long)images, o->batch);
+    run->steps = o->steps ? o->steps : o->epochs * run->epoch_steps;
+    run->save_every = o->save_every ? o->save_every : run->epoch_steps;
+    run->val_every = o->val_every ? o->val_every : run->epoch_steps;
+
+    struct mabn_schedule *s = &run->schedule;
+    double per_epoch = (double)run->epoch_steps;
+    s->kind = (enum mabn_schedule_kind)o->schedule;
+    s->lr = o->lr_exact ? o->lr : o->lr * o->batch / o->lr_batch;
+    s->steps = run->steps;
+    s->warmup = (int64_t)llround(o->warmup_epochs * per_epoch);
+    s->gamma = o->gamma;
+    s->n_milestones = o->n_milestones;
+    for (int i = 0; i < o->n_milestones; i++)
+        s->milestones[i] = (int64_t)llround(o->milestones[i] * per_epoch);
+    if (o->n_milestone_steps) {
+        s->n_milestones = o->n_milestone_steps;
+        memcpy(s->milestones, o->milestone_steps, sizeof s->milestones);
+    }
+    if (o->warmup_steps) s->warmup = o->warmup_steps;
+    s->warmup_factor = o->warmup_factor;
+    return MABN_OK;
+}
+
+void mabn_run_add_course(struct mabn_run *run, const char *key, const char *format, ...)
+{
+    char text[256];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    mabn_str_printf(&run->course, "%s = %s\n", key, text);
+}
+
+/* The part of the course that all tasks share. */
+void mabn_run_write_course(struct mabn_run *run)
+{
+    const struct mabn_train_options *o = run->options;
+    const struct mabn_schedule *s = &run->schedule;
+    static const char *const kinds[] = {"step", "cosine", "constant"};
+    mabn_run_add_course(run, "seed", "%lld", (long long)o->seed);
+    mabn_run_add_course(run, "sampler", "%s", o->replacement ? "replacement" : "shuffle");
+    mabn_run_add_course(run, "batch", "%d", o->batch);
+    mabn_run_add_course(run, "epoch-steps", "%lld", (long long)run->epoch_steps);
+    mabn_run_add_course(run, "lr", "%.9g", s->lr);
+    mabn_run_add_course(run, "schedule", "%s", kinds[s->kind]);
+    mabn_run_add_course(run, "warm-up steps", "%lld", (long long)s->warmup);
+    if (s->warmup_factor > 0) mabn_run_add_course(run, "warm-up factor", "%.9g", s->warmup_factor);
+    if (s->kind == MABN_SCHEDULE_STEP) {
+        mabn_run_add_course(run, "gamma", "%.9g", s->gamma);
+        for (int i = 0; i < s->n_milestones; i++)
+            mabn_run_add_course(run, "milestone", "%lld", (long long)s->milestones[i]);
+    }
+    mabn_run_add_course(run, "momentum", "%.9g", o->momentum);
+    mabn_run_add_course(run, "weight-decay", "%.9g", o->weight_decay);
+    mabn_run_add_course(run, "nesterov", "%d", o->nesterov);
+    mabn_run_add_course(run, "decay-norm-bias", "%d", !o->no_decay_norm_bias);
+}
+
+/* ---- lines and errors ---- */
+
+void mabn_run_add_number(struct mabn_str *line, const char *name, double value)
+{
+    mabn_str_printf(line, ",\"%s\":", name);
+    mabn_str_add_double(line, value);
+}
+
+mabn_status mabn_run_not_finite(const struct mabn_run *run, const char *what, int64_t step)
+{
+    double lr = mabn_schedule_lr(&run->schedule, step);
+    struct mabn_str text;
+    mabn_str_init(&text);
+    mabn_str_printf(&text, "%s at step %lld (epoch %.2f, lr %.4g, batch %d); ", what,
+                    (long long)step, (double)step / (double)run->epoch_steps, lr,
+                    run->options->batch);
+    if (run->last_saved)
+        mabn_str_printf(&text, "last good checkpoint: '%s'; ", run->last_saved);
+    else
+        mabn_str_add(&text, "no checkpoint had been saved; ");
+    mabn_str_add(&text, "try a lower --lr or a longer --warmup-epochs");
+    mabn_status status = mabn_fail(MABN_ERR_NONFINITE, "%s", text.text);
+    mabn_str_release(&text);
+    return status;
+}

@@ -1,0 +1,286 @@
+#include "train/detect_eval.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/progress.h"
+#include "base/signal.h"
+#include "data/scene_loader.h"
+#include "detect/convention.h"
+
+/* ---- categories ---- */
+
+void mabn_detect_categories(struct mabn_str *json, const struct mabn_coco *coco)
+{
+    mabn_str_add_char(json, '[');
+    for (size_t i = 0; i < coco->n_categories; i++) {
+        mabn_str_add(json, i ? ",{\"id\":" : "{\"id\":");
+        mabn_coco_add_id(json, coco, coco->categories[i].id);
+        mabn_str_add(json, ",\"name\":");
+        mabn_str_add_json(json, coco->categories[i].name ? coco->categories[i].name : "");
+        mabn_str_add_char(json, '}');
+    }
+    mabn_str_add_char(json, ']');
+}
+
+mabn_status mabn_detect_check_categories(const char *categories, const char *model,
+                                         const struct mabn_coco *coco, const char *dataset)
+{
+    enum { SHOWN = 400 }; /* bytes of each list */
+    struct mabn_str own;
+    mabn_str_init(&own);
+    mabn_detect_categories(&own, coco);
+    mabn_status status = MABN_OK;
+    if (strcmp(own.text, categories))
+        status = mabn_fail(MABN_ERR_MISMATCH, "'%s' knows the categories %.*s%s, '%s' has %.*s%s",
+                           model, SHOWN, categories, strlen(categories) > SHOWN ? "…" : "", dataset,
+                           SHOWN, own.text, own.length > SHOWN ? "…" : "");
+    mabn_str_release(&own);
+    return status;
+}
+
+void mabn_detect_input(struct mabn_scene_options *o, const struct mabn_detector *d)
+{
+    if (mabn_scene_preset(o, d->convention, false))
+        MABN_BUG("no pictures for the convention '%s'", d->convention);
+    o->min_sizes[0] = d->min_size;
+    o->min_size_count = 1;
+    o->max_size = d->max_size;
+    o->bgr = d->bgr;
+    o->range = d->range;
+    for (int i = 0; i < 3; i++) {
+        o->mean[i] = (float)d->pixel_mean[i];
+        o->deviation[i] = (float)d->pixel_deviation[i];
+    }
+}
+
+/* ---- running ---- */
+
+/* One batch is one photograph: sizes differ, and on a CPU nothing is gained by more. */
+static mabn_status open_loader(struct mabn_scene_loader **loader, const struct mabn_rcnn *rcnn,
+                               const struct mabn_scene_set *set,
+                               const struct mabn_detect_options *options)
+{
+    struct mabn_scene_loader_options lo;
+    mabn_scene_loader_options_init(&lo);
+    mabn_detect_input(&lo.scene, mabn_rcnn_detector(rcnn));
+    lo.threads = options->threads;
+    lo.skip_bad = options->skip_bad;
+    return mabn_scene_loader_new(loader, set, &lo);
+}
+
+static mabn_status detect_one(struct mabn_detect_result *result, struct mabn_rcnn *rcnn,
+                              const struct mabn_scene_batch *batch, struct mabn_rcnn_found *found)
+{
+    const struct mabn_scene *s = &batch->scenes[0];
+    const struct mabn_rcnn_image image = {
+        .number = s->sample, .width = s->width, .height = s->height};
+    const struct mabn_rcnn_size original = {s->original_width, s->original_height};
+    struct mabn_rcnn_figures figures;
+    float *x;
+    MABN_TRY(mabn_rcnn_input(rcnn, &x, 1, batch->height, batch->width));
+    memcpy(x, batch->x, (size_t)batch->height * (size_t)batch->width * 3 * sizeof *x);
+    MABN_TRY(mabn_rcnn_detect(rcnn, &image, &original, found, &figures));
+    for (int k = 0; k < MABN_RCNN_PARTS; k++)
+        result->parts[k] += figures.seconds[k];
+    result->detections += found->boxes.count;
+    return MABN_OK;
+}
+
+static mabn_status detect_all(struct mabn_detect_result *result, struct mabn_rcnn *rcnn,
+                              struct mabn_scene_loader *loader, struct mabn_progress *progress,
+                              struct mabn_rcnn_found *found,
+                              const struct mabn_detect_options *options)
+{
+    const struct mabn_scene_batch *batch;
+    for (;;) {
+        MABN_TRY(mabn_scene_loader_next(loader, &batch));
+        if (!batch) return MABN_OK;
+        if (mabn_stop_requested())
+            return mabn_fail(MABN_ERR_STOPPED, "stopped by %s",
+                             mabn_signal_name(mabn_stop_requested()));
+        if (progress) mabn_progress_add(progress, 1);
+        if (batch->scenes[0].bad) {
+            result->bad++;
+            continue;
+        }
+        MABN_TRY(detect_one(result, rcnn, batch, found));
+        result->images++;
+        if (options->each)
+            MABN_TRY(options->each(options->context, batch->scenes[0].sample, found));
+    }
+}
+
+mabn_status mabn_detect(struct mabn_detect_result *result, struct mabn_rcnn *rcnn,
+                        const struct mabn_scene_set *set, const struct mabn_detect_options *options)
+{
+    struct mabn_scene_loader *loader;
+    struct mabn_progress *progress = NULL;
+    struct mabn_rcnn_found found = {0};
+    struct mabn_scene_loader_stats stats;
+    const double start = mabn_now();
+    memset(result, 0, sizeof *result);
+    MABN_TRY(open_loader(&loader, rcnn, set, options));
+    if (options->progress)
+        progress = mabn_progress_new(options->progress, "images", mabn_scene_set_count(set));
+    const mabn_status status = detect_all(result, rcnn, loader, progress, &found, options);
+    mabn_scene_loader_stats(loader, &stats);
+    result->waited = stats.wait_seconds;
+    result->seconds = mabn_now() - start;
+    mabn_progress_free(progress);
+    mabn_scene_loader_free(loader);
+    mabn_rcnn_found_release(&found);
+    return status;
+}
+
+/* ---- writing ---- */
+
+static void write_box(struct mabn_str *json, const float *box,
+                      const struct mabn_box_convention *convention)
+{
+    double record[4];
+    mabn_detection_record(record, box, convention);
+    mabn_str_add(json, ",\"bbox\":[");
+    for (int k = 0; k < 4; k++) {
+        if (k) mabn_str_add_char(json, ',');
+        mabn_str_add_double(json, record[k]);
+    }
+    mabn_str_add_char(json, ']');
+}
+
+static void write_mask(struct mabn_str *json, const struct mabn_rle *mask)
+{
+    struct mabn_str counts;
+    mabn_str_init(&counts);
+    mabn_rle_to_string(&counts, mask);
+    mabn_str_printf(json, ",\"segmentation\":{\"size\":[%u,%u],\"counts\":", mask->height,
+                    mask->width);
+    mabn_str_add_json(json, counts.text);
+    mabn_str_add_char(json, '}');
+    mabn_str_release(&counts);
+}
+
+void mabn_detect_write(struct mabn_str *json, struct mabn_detect_writer *writer, uint64_t sample,
+                       const struct mabn_rcnn_found *found)
+{
+    const struct mabn_detections *d = &found->boxes;
+    const struct mabn_coco *coco = mabn_scene_set_coco(writer->set);
+    for (int64_t i = 0; i < d->count; i++) {
+        if (d->score[i] < writer->min_score) continue;
+        mabn_str_add(json, writer->first ? "{\"image_id\":" : ",\n{\"image_id\":");
+        writer->first = false;
+        mabn_coco_add_id(json, coco, mabn_scene_set_image_id(writer->set, sample));
+        mabn_str_add(json, ",\"category_id\":");
+        mabn_coco_add_id(json, coco, writer->categories[d->label[i] - 1]);
+        if (writer->boxes) write_box(json, d->box + 4 * i, writer->convention);
+        mabn_str_add(json, ",\"score\":");
+        mabn_str_add_double(json, d->score[i]);
+        if (writer->masks && found->masks) write_mask(json, &found->masks[i]);
+        mabn_str_add_char(json, '}');
+    }
+}
+
+/* ---- judging ---- */
+
+struct collector {
+    struct mabn_str json;
+    struct mabn_detect_writer writer;
+};
+
+static mabn_status collect(void *context, uint64_t sample, const struct mabn_rcnn_found *found)
+{
+    struct collector *c = context;
+    mabn_detect_write(&c->json, &c->writer, sample, found);
+    return MABN_OK;
+}
+
+static mabn_status judge_type(double stats[MABN_COCO_STATS], enum mabn_coco_type type,
+                              const struct mabn_coco *truth, const struct mabn_coco *results)
+{
+    struct mabn_coco_params params;
+    struct mabn_coco_evaluation *e;
+    struct mabn_coco_score score;
+    mabn_coco_params_init(&params, type);
+    params.quiet = true;
+    MABN_TRY(mabn_coco_evaluate(&e, truth, results, &params));
+    const mabn_status status = mabn_coco_accumulate(&score, e, NULL);
+    if (!status) memcpy(stats, score.stats, MABN_COCO_STATS * sizeof *stats);
+    if (!status) mabn_coco_score_release(&score);
+    mabn_coco_evaluation_free(e);
+    return status;
+}
+
+/* By way of a results file, so that the figures are those of mabn-score to the last digit. */
+static mabn_status judge(struct mabn_detect_score *score, const struct collector *c)
+{
+    const struct mabn_coco *truth = mabn_scene_set_coco(c->writer.set);
+    const enum mabn_coco_type type = c->writer.masks ? MABN_COCO_SEGM : MABN_COCO_BBOX;
+    struct mabn_coco results;
+    MABN_TRY(mabn_coco_read_bytes(&results, c->json.text, c->json.length, true,
+                                  MABN_COCO_KEEP_SEGMENTATIONS));
+    mabn_status status =
+        judge_type(type == MABN_COCO_SEGM ? score->mask : score->box, type, truth, &results);
+    mabn_coco_release(&results);
+    return status;
+}
+
+/* Boxes and masks apart, as the reference writes two files: the area of a record with both would be
+ * its box's for masks as well. */
+struct collectors {
+    struct collector of[2];
+    int count;
+    const struct mabn_detect_options *options;
+};
+
+static mabn_status collect_both(void *context, uint64_t sample, const struct mabn_rcnn_found *found)
+{
+    struct collectors *c = context;
+    for (int i = 0; i < c->count; i++)
+        MABN_TRY(collect(&c->of[i], sample, found));
+    return c->options->each ? c->options->each(c->options->context, sample, found) : MABN_OK;
+}
+
+static void start_collecting(struct collectors *c, const struct mabn_rcnn *rcnn,
+                             const struct mabn_scene_set *set, const int64_t *categories,
+                             const struct mabn_box_convention *convention)
+{
+    c->count = mabn_rcnn_detector(rcnn)->masks ? 2 : 1;
+    for (int i = 0; i < c->count; i++) {
+        mabn_str_init(&c->of[i].json);
+        mabn_str_add_char(&c->of[i].json, '[');
+        c->of[i].writer = (struct mabn_detect_writer){.set = set,
+                                                      .categories = categories,
+                                                      .convention = convention,
+                                                      .boxes = i == 0,
+                                                      .masks = i == 1,
+                                                      .first = true};
+    }
+}
+
+mabn_status mabn_detect_judge(struct mabn_detect_score *score, struct mabn_detect_result *result,
+                              struct mabn_rcnn *rcnn, const struct mabn_scene_set *set,
+                              const struct mabn_detect_options *options)
+{
+    const struct mabn_coco *coco = mabn_scene_set_coco(set);
+    const struct mabn_box_convention *convention;
+    struct collectors c = {.options = options};
+    struct mabn_detect_options o = *options;
+    memset(score, 0, sizeof *score);
+    MABN_TRY(mabn_box_convention_find(&convention, mabn_rcnn_detector(rcnn)->convention));
+    int64_t *categories = mabn_xcalloc(coco->n_categories + 1, sizeof *categories);
+    for (size_t i = 0; i < coco->n_categories; i++)
+        categories[i] = coco->categories[i].id;
+    start_collecting(&c, rcnn, set, categories, convention);
+    score->masks = c.count == 2;
+    o.each = collect_both;
+    o.context = &c;
+    mabn_status status = mabn_detect(result, rcnn, set, &o);
+    for (int i = 0; i < c.count; i++) {
+        mabn_str_add_char(&c.of[i].json, ']');
+        if (!status) status = judge(score, &c.of[i]);
+        mabn_str_release(&c.of[i].json);
+    }
+    free(categories);
+    return status;
+}

@@ -1,0 +1,583 @@
+/* Training a detector on a dataset of kind coco.
+ *
+ * One optimizer step is options->accumulate passes of the three plans, of batch/accumulate
+ * photographs each; their gradients add up and are divided by the number of passes, so that a step
+ * means the same however it is cut (batch statistics are a pass's own). */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/progress.h"
+#include "data/scene_loader.h"
+#include "train/detect_eval.h"
+#include "train/run.h"
+
+struct detect {
+    struct mabn_dataset *train_set, *val_set;
+    struct mabn_scene_set *train_scenes, *val_scenes;
+    uint64_t *samples, sample_count; /* of the training set: those that are trained on */
+    struct mabn_model_file weights;  /* weights.checkpoint NULL: none */
+    struct mabn_detector detector;
+    struct mabn_str categories;
+    struct mabn_scene_options scene;
+    struct mabn_params *params;
+    struct mabn_rcnn *rcnn, *val_rcnn;
+    struct mabn_scene_loader *loader;
+    int pass_images, passes;
+    struct mabn_rcnn_image *images; /* (pass_images) */
+    /* of the step that was begun */
+    struct mabn_rcnn_figures sum;
+    int step_images;
+    bool pending;
+};
+
+enum { IMAGES = MABN_RCNN_LOSSES, STEPS, RPN_POSITIVES, POSITIVES, PROPOSALS, METERS };
+static const char *const meter_names[METERS] = {"meter_loss_objectness", "meter_loss_rpn_box_reg",
+                                                "meter_loss_classifier", "meter_loss_box_reg",
+                                                "meter_loss_mask",       "meter_images",
+                                                "meter_steps",           "meter_rpn_positives",
+                                                "meter_positives",       "meter_proposals"};
+
+static struct detect *own(const struct mabn_run *run)
+{
+    return run->own;
+}
+
+/* ---- data ---- */
+
+static mabn_status open_set(struct mabn_dataset **ds, struct mabn_scene_set **set, const char *path)
+{
+    MABN_TRY(mabn_dataset_open(ds, path));
+    MABN_TRY(mabn_scene_set_open(set, *ds));
+    if (mabn_scene_set_count(*set) < 1) return mabn_fail(MABN_ERR_FORMAT, "'%s' is empty", path);
+    if (mabn_scene_set_coco(*set)->n_categories < 1)
+        return mabn_fail(MABN_ERR_FORMAT, "'%s' has no categories", path);
+    return MABN_OK;
+}
+
+static mabn_status open_data(struct mabn_run *run)
+{
+    const struct mabn_train_options *o = run->options;
+    struct detect *d = run->own;
+    MABN_TRY(open_set(&d->train_set, &d->train_scenes, o->train));
+    mabn_detect_categories(&d->categories, mabn_scene_set_coco(d->train_scenes));
+    if (!o->val) return MABN_OK;
+    run->validates = true;
+    MABN_TRY(open_set(&d->val_set, &d->val_scenes, o->val));
+    return mabn_detect_check_categories(d->categories.text, o->train,
+                                        mabn_scene_set_coco(d->val_scenes), o->val);
+}
+
+/* ---- the model ---- */
+
+static mabn_status new_detector(struct mabn_run *run)
+{
+    const struct mabn_train_options *o = run->options;
+    struct mabn_detector *d = &own(run)->detector;
+    MABN_TRY(mabn_detector_init(d, o->arch ? o->arch : "mask-rcnn-r50-fpn"));
+    d->classes = (int)mabn_scene_set_coco(own(run)->train_scenes)->n_categories;
+    if (o->base_width) d->body.base_width = o->base_width;
+    if (o->stride_in_1x1) d->body.stride_in_1x1 = true;
+    MABN_TRY(mabn_detector_request(d, &o->detector, false));
+    MABN_TRY(mabn_detector_set_norm(d, MABN_NORM_DEFAULT));
+    return mabn_detector_request_norm(d, &o->norm);
+}
+
+static mabn_status refuse_weights(const char *path, const char *what, const char *allow)
+{
+    return mabn_fail(MABN_ERR_MISMATCH, "'%s' %s (--allow-weights %s to use it all the same)", path,
+                     what, allow);
+}
+
+/* A classifier's body suits the detector: what would silently cost accuracy is refused. */
+static mabn_status check_body(const struct mabn_run *run)
+{
+    const struct mabn_train_options *o = run->options;
+    const struct detect *t = run->own;
+    const struct mabn_model *m = &t->weights.model, *body = &t->detector.body;
+    const struct mabn_augment *in = &t->weights.input;
+    const char *path = o->weights;
+    if (strcmp(m->arch, body->arch) || m->base_width != body->base_width || m->stem != body->stem)
+        return mabn_fail(MABN_ERR_MISMATCH,
+                         "'%s' is a %s of width %d, the detector's body a %s of "
+                         "width %d",
+                         path, m->arch, m->base_width, body->arch, body->base_width);
+    const bool centralized = mabn_model_centralizes(m, MABN_PART_LAYER1);
+    if (centralized != mabn_model_centralizes(body, MABN_PART_LAYER1) && !o->allow_centralized)
+        return refuse_weights(path,
+                              centralized ? "was trained with centralized weights, which the body "
+                                            "is not to use"
+                                          : "was not trained with centralized weights, which the "
+                                            "body's norm needs",
+                              "centralized");
+    if (m->stride_in_1x1 != body->stride_in_1x1 && !o->allow_stride)
+        return refuse_weights(path,
+                              m->stride_in_1x1
+                                  ? "strides in its first 1×1 convolutions, the body in the 3×3"
+                                  : "strides in its 3×3 convolutions, the body in the first 1×1",
+                              "stride");
+    bool same = in->bgr == t->detector.bgr;
+    for (int i = 0; i < 3; i++) {
+        same = same && fabs(in->mean[i] * 255 / in->range -
+                            t->detector.pixel_mean[i] * 255 / t->detector.range) < 0.5;
+        same = same && fabs(in->deviation[i] * 255 / in->range -
+                            t->detector.pixel_deviation[i] * 255 / t->detector.range) < 0.5;
+    }
+    if (!same && !o->allow_input)
+        return refuse_weights(path,
+                              "was trained on pixels of another order, mean or deviation than "
+                              "the detector's",
+                              "input");
+    return MABN_OK;
+}
+
+static mabn_status decide_model(struct mabn_run *run)
+{
+    const struct mabn_train_options *o = run->options;
+    struct detect *d = run->own;
+    if (o->weights) MABN_TRY(mabn_model_file_open(&d->weights, o->weights));
+    if (!d->weights.checkpoint || !d->weights.detects) {
+        MABN_TRY(new_detector(run));
+        return d->weights.checkpoint ? check_body(run) : MABN_OK;
+    }
+    d->detector = d->weights.detector;
+    if (d->weights.categories)
+        MABN_TRY(mabn_detect_check_categories(d->weights.categories, o->weights,
+                                              mabn_scene_set_coco(d->train_scenes), o->train));
+    else if (d->detector.classes != (int)mabn_scene_set_coco(d->train_scenes)->n_categories)
+        return mabn_fail(MABN_ERR_MISMATCH, "'%s' knows %d classes, '%s' has %zu", o->weights,
+                         d->detector.classes, o->train,
+                         mabn_scene_set_coco(d->train_scenes)->n_categories);
+    MABN_TRY(mabn_detector_request(&d->detector, &o->detector, true));
+    return mabn_detector_request_norm(&d->detector, &o->norm);
+}
+
+/* ---- pictures and course ---- */
+
+static mabn_status decide_pictures(struct mabn_run *run)
+{
+    const struct mabn_train_options *o = run->options;
+    struct detect *d = run->own;
+    struct mabn_scene_census census;
+    struct mabn_str text;
+    mabn_detect_input(&d->scene, &d->detector);
+    d->scene.flip = isnan(o->flip) ? 0.5 : o->flip;
+    if (o->n_train_sizes) {
+        d->scene.min_size_count = o->n_train_sizes;
+        memcpy(d->scene.min_sizes, o->train_sizes,
+               (size_t)o->n_train_sizes * sizeof *o->train_sizes);
+    }
+    d->scene.leave_out_empty = true;
+    MABN_TRY(mabn_scene_check(&d->scene));
+    MABN_TRY(mabn_scene_select(d->train_scenes, &d->scene, &d->samples, &d->sample_count, &census));
+    mabn_str_init(&text);
+    mabn_scene_census_text(&text, &census);
+    mabn_info("'%s': %s", o->train, text.text);
+    mabn_str_release(&text);
+    return MABN_OK;
+}
+
+static mabn_status sampler_options(const struct mabn_run *run,
+                                   struct mabn_scene_sampler_options *so)
+{
+    const struct detect *d = run->own;
+    *so = (struct mabn_scene_sampler_options){.samples = d->samples,
+                                              .count = d->sample_count,
+                                              .batch = d->pass_images,
+                                              .shuffle = true,
+                                              .group = true,
+                                              .fill = d->passes > 1,
+                                              .seed = (uint64_t)run->options->seed};
+    return MABN_OK;
+}
+
+static mabn_status count_epoch(struct mabn_run *run, int64_t *steps)
+{
+    struct mabn_scene_sampler_options so;
+    struct mabn_scene_sampler *sampler;
+    MABN_TRY(sampler_options(run, &so));
+    MABN_TRY(mabn_scene_sampler_new(&sampler, own(run)->train_scenes, &so));
+    *steps = (int64_t)mabn_scene_sampler_batches(sampler) / own(run)->passes;
+    mabn_scene_sampler_free(sampler);
+    if (*steps < 1) *steps = 1;
+    return MABN_OK;
+}
+
+static void write_course(struct mabn_run *run)
+{
+    const struct mabn_train_options *o = run->options;
+    const struct detect *d = run->own;
+    mabn_str_add(&run->course, "model = ");
+    mabn_detector_to_json(&d->detector, &run->course);
+    mabn_str_add(&run->course, "\ncategories = ");
+    mabn_str_add(&run->course, d->categories.text);
+    mabn_str_add_char(&run->course, '\n');
+    for (int i = 0; i < d->scene.min_size_count; i++)
+        mabn_run_add_course(run, "train-size", "%d", d->scene.min_sizes[i]);
+    mabn_run_add_course(run, "flip", "%.9g", d->scene.flip);
+    mabn_run_add_course(run, "images", "%llu", (unsigned long long)d->sample_count);
+    mabn_run_add_course(run, "accumulate", "%d", d->passes);
+    mabn_run_add_course(run, "clip-norm", "%.9g", o->clip_norm);
+    mabn_run_write_course(run);
+    mabn_run_add_course(run, "save-memory", "%d", o->save_memory);
+}
+
+/* ---- networks ---- */
+
+static mabn_status build(struct mabn_run *run)
+{
+    const struct mabn_train_options *o = run->options;
+    struct detect *d = run->own;
+    struct mabn_rcnn_options ro = {.training = true,
+                                   .images = d->pass_images,
+                                   .save_memory = o->save_memory,
+                                   .seed = (uint64_t)o->seed,
+                                   .plan_bytes = (size_t)1 << 30};
+    MABN_TRY(mabn_device_open(&run->device, o->device, o->threads));
+    if (mabn_device_kind_of(run->device) != MABN_DEVICE_CPU)
+        return mabn_fail(MABN_ERR_UNSUPPORTED, "detectors are trained on the CPU: --device cpu");
+    MABN_TRY(mabn_params_new(&d->params, run->device));
+    MABN_TRY(mabn_detector_declare(d->params, run->device, &d->detector, true));
+    run->params = d->params;
+    MABN_TRY(mabn_rcnn_new(&d->rcnn, run->device, &d->detector, d->params, &ro));
+    d->images = mabn_xcalloc((size_t)d->pass_images, sizeof *d->images);
+    if (!d->val_scenes) return MABN_OK;
+    ro.training = ro.save_memory = false;
+    ro.images = 1;
+    ro.plan_bytes = (size_t)256 << 20;
+    return mabn_rcnn_new(&d->val_rcnn, run->device, &d->detector, d->params, &ro);
+}
+
+static void tell(const struct mabn_run *run)
+{
+    const struct mabn_train_options *o = run->options;
+    const struct detect *d = run->own;
+    const struct mabn_norm_options *norm = &d->detector.body.norm[MABN_PART_LAYER3];
+    struct mabn_str text;
+    size_t parameters;
+    mabn_str_init(&text);
+    mabn_detector_norm_text(&d->detector, &text);
+    mabn_params_values(d->params, &parameters);
+    mabn_info("%s, norm %s, %d classes, %zu parameters, boxes as in %s; %s", d->detector.arch,
+              text.text, d->detector.classes, parameters, d->detector.convention,
+              mabn_device_name(run->device));
+    mabn_str_release(&text);
+    mabn_info("batch %d (images of one SGD step)%s, body norm-batch %d (images behind one "
+              "statistic)%s",
+              o->batch, d->passes > 1 ? ", in several passes" : "",
+              norm->norm_batch && norm->norm_batch < d->pass_images ? norm->norm_batch
+                                                                    : d->pass_images,
+              norm->kind == MABN_NORM_MABN ? ", averaged by MABN's window" : "");
+    if (norm->kind == MABN_NORM_MABN)
+        mabn_info("window %d (statistics in the moving average, %s rule): %d effective images",
+                  norm->window, mabn_window_rule_name(norm->window_rule),
+                  norm->window * (norm->norm_batch && norm->norm_batch < d->pass_images
+                                      ? norm->norm_batch
+                                      : d->pass_images));
+    if (o->lr_exact)
+        mabn_info("lr %.6g as given, not scaled to the batch", run->schedule.lr);
+    else
+        mabn_info("lr %.6g for batch %.0f, scaled to %.6g for batch %d (--lr-exact does not scale)",
+                  o->lr, o->lr_batch, run->schedule.lr, o->batch);
+    mabn_info("%llu training images, %lld steps an epoch, %lld steps in all",
+              (unsigned long long)d->sample_count, (long long)run->epoch_steps,
+              (long long)run->steps);
+}
+
+static mabn_status set_up(struct mabn_run *run)
+{
+    const struct mabn_train_options *o = run->options;
+    struct detect *d = run->own = mabn_xcalloc(1, sizeof *d);
+    int64_t epoch_steps;
+    mabn_str_init(&d->categories);
+    if (o->batch % o->accumulate)
+        return mabn_fail(MABN_ERR_ARG, "a batch of %d is not %d equal parts (--accumulate)",
+                         o->batch, o->accumulate);
+    d->passes = o->accumulate;
+    d->pass_images = o->batch / o->accumulate;
+    MABN_TRY(open_data(run));
+    MABN_TRY(decide_model(run));
+    MABN_TRY(decide_pictures(run));
+    MABN_TRY(count_epoch(run, &epoch_steps));
+    MABN_TRY(mabn_run_decide_course(run, epoch_steps, (int64_t)d->sample_count));
+    write_course(run);
+    MABN_TRY(build(run));
+    tell(run);
+    return MABN_OK;
+}
+
+static void release(struct mabn_run *run)
+{
+    struct detect *d = run->own;
+    if (!d) return;
+    mabn_scene_loader_free(d->loader);
+    mabn_rcnn_free(d->val_rcnn);
+    mabn_rcnn_free(d->rcnn);
+    mabn_params_free(d->params);
+    mabn_model_file_release(&d->weights);
+    mabn_scene_set_free(d->train_scenes);
+    mabn_scene_set_free(d->val_scenes);
+    mabn_dataset_free(d->train_set);
+    mabn_dataset_free(d->val_set);
+    mabn_str_release(&d->categories);
+    free(d->samples);
+    free(d->images);
+    free(d);
+}
+
+/* ---- starting ---- */
+
+static mabn_status start(struct mabn_run *run)
+{
+    struct detect *d = run->own;
+    MABN_TRY(
+        mabn_params_initialize(d->params, (uint64_t)run->options->seed, MABN_PARAMS_INIT_FAN_IN));
+    if (!d->weights.checkpoint) return MABN_OK;
+    if (d->weights.detects) {
+        const struct mabn_model_load load = {.other_state = run->options->allow_norm};
+        mabn_info("starting from the weights of '%s'", run->options->weights);
+        return mabn_model_file_load(&d->weights, d->params, &load);
+    }
+    int loaded, fresh;
+    MABN_TRY(mabn_model_file_load_body(&d->weights, d->params, &loaded, &fresh));
+    mabn_info("starting from the body of '%s': %d tensors, %d of the body are new",
+              run->options->weights, loaded, fresh);
+    return MABN_OK;
+}
+
+static mabn_status load(struct mabn_run *run)
+{
+    struct detect *d = run->own;
+    struct mabn_scene_loader_options lo;
+    mabn_scene_loader_options_init(&lo);
+    lo.scene = d->scene;
+    lo.epochs = 0; /* go on for ever */
+    MABN_TRY(sampler_options(run, &lo.sampler));
+    lo.threads = run->options->decoders;
+    lo.skip_bad = run->options->skip_bad;
+    MABN_TRY(mabn_scene_loader_new(&d->loader, d->train_scenes, &lo));
+    const uint64_t pass = (uint64_t)run->step * (uint64_t)d->passes,
+                   epoch = mabn_scene_loader_batches_per_epoch(d->loader);
+    return mabn_scene_loader_seek(d->loader, pass / epoch, pass % epoch);
+}
+
+/* ---- steps ---- */
+
+static void describe_images(struct detect *d, const struct mabn_scene_batch *batch)
+{
+    for (int i = 0; i < batch->count; i++) {
+        const struct mabn_scene *s = &batch->scenes[i];
+        d->images[i] = (struct mabn_rcnn_image){.number = s->sample,
+                                                .width = s->width,
+                                                .height = s->height,
+                                                .count = s->count,
+                                                .boxes = s->boxes,
+                                                .labels = s->labels,
+                                                .first_polygon = s->first_polygon,
+                                                .first_number = s->first_number,
+                                                .numbers = s->numbers};
+    }
+}
+
+static void add_figures(struct detect *d, const struct mabn_rcnn_figures *f)
+{
+    for (int k = 0; k < MABN_RCNN_LOSSES; k++)
+        d->sum.loss[k] += f->loss[k] / d->passes;
+    d->sum.rpn_positives += f->rpn_positives;
+    d->sum.positives += f->positives;
+    d->sum.proposals += f->proposals;
+    for (int k = 0; k < MABN_RCNN_PARTS; k++)
+        d->sum.seconds[k] += f->seconds[k];
+}
+
+static mabn_status one_pass(struct mabn_run *run, int pass)
+{
+    struct detect *d = run->own;
+    const struct mabn_scene_batch *batch;
+    struct mabn_rcnn_figures figures;
+    float *x;
+    MABN_TRY(mabn_scene_loader_next(d->loader, &batch));
+    MABN_TRY(mabn_rcnn_input(d->rcnn, &x, batch->count, batch->height, batch->width));
+    memcpy(x, batch->x,
+           (size_t)batch->count * (size_t)batch->height * (size_t)batch->width * 3 * sizeof *x);
+    describe_images(d, batch);
+    mabn_rcnn_accumulate(d->rcnn, pass > 0);
+    MABN_TRY(
+        mabn_rcnn_step(d->rcnn, d->images, (uint64_t)(run->step * d->passes + pass), &figures));
+    d->step_images += batch->count;
+    add_figures(d, &figures);
+    return MABN_OK;
+}
+
+static mabn_status check_losses(const struct mabn_run *run, const struct mabn_rcnn_figures *f)
+{
+    for (int k = 0; k < MABN_RCNN_LOSSES; k++) {
+        char text[64];
+        if (isfinite(f->loss[k])) continue;
+        snprintf(text, sizeof text, "%s is %s", mabn_rcnn_loss_names[k],
+                 isnan(f->loss[k]) ? "not a number" : "infinite");
+        return mabn_run_not_finite(run, text, run->step);
+    }
+    return MABN_OK;
+}
+
+static mabn_status begin(struct mabn_run *run, double lr)
+{
+    const struct mabn_train_options *o = run->options;
+    struct detect *d = run->own;
+    struct mabn_params_sgd sgd = {.lr = lr,
+                                  .momentum = o->momentum,
+                                  .weight_decay = o->weight_decay,
+                                  .nesterov = o->nesterov,
+                                  .no_decay_norm_bias = o->no_decay_norm_bias,
+                                  .grad_scale = 1.0 / d->passes};
+    d->sum = (struct mabn_rcnn_figures){0};
+    d->step_images = 0;
+    for (int pass = 0; pass < d->passes; pass++)
+        MABN_TRY(one_pass(run, pass));
+    MABN_TRY(check_losses(run, &d->sum));
+    if (o->clip_norm > 0) {
+        const double norm = mabn_params_gradient_norm(d->params) * sgd.grad_scale;
+        if (norm > o->clip_norm) sgd.grad_scale *= o->clip_norm / norm;
+    }
+    d->pending = true;
+    return mabn_params_update(d->params, &sgd);
+}
+
+static int behind(const struct mabn_run *run)
+{
+    return own(run) && own(run)->pending;
+}
+
+static int depth(const struct mabn_run *run)
+{
+    (void)run;
+    return 1;
+}
+
+static mabn_status finish(struct mabn_run *run, int64_t step)
+{
+    struct detect *d = run->own;
+    (void)step;
+    d->pending = false;
+    for (int k = 0; k < MABN_RCNN_LOSSES; k++)
+        run->meter[k] += d->sum.loss[k];
+    run->meter[IMAGES] += d->step_images;
+    run->meter[STEPS]++;
+    run->meter[RPN_POSITIVES] += (double)d->sum.rpn_positives;
+    run->meter[POSITIVES] += (double)d->sum.positives;
+    run->meter[PROPOSALS] += (double)d->sum.proposals;
+    return MABN_OK;
+}
+
+static void means(struct mabn_run *run, struct mabn_str *line)
+{
+    const double *m = run->meter, n = m[STEPS] > 0 ? m[STEPS] : 1;
+    const double images = m[IMAGES] > 0 ? m[IMAGES] : 1;
+    double total = 0;
+    for (int k = 0; k < MABN_RCNN_LOSSES; k++)
+        total += m[k] / n;
+    mabn_run_add_number(line, "loss", total);
+    for (int k = 0; k < MABN_RCNN_LOSSES; k++)
+        if (k != MABN_RCNN_MASK || own(run)->detector.masks)
+            mabn_run_add_number(line, mabn_rcnn_loss_names[k], m[k] / n);
+    mabn_run_add_number(line, "rpn_positives", m[RPN_POSITIVES] / images);
+    mabn_run_add_number(line, "positives", m[POSITIVES] / images);
+    mabn_run_add_number(line, "proposals", m[PROPOSALS] / images);
+    mabn_progress_note(run->progress, "loss %.3f", total);
+}
+
+static double waited(const struct mabn_run *run)
+{
+    struct mabn_scene_loader_stats stats;
+    mabn_scene_loader_stats(own(run)->loader, &stats);
+    return stats.wait_seconds;
+}
+
+static mabn_status validate(struct mabn_run *run, struct mabn_str *line)
+{
+    static const char *const names[] = {"ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"};
+    struct detect *d = run->own;
+    const struct mabn_detect_options options = {.threads = run->options->decoders,
+                                                .skip_bad = run->options->skip_bad};
+    struct mabn_detect_score score;
+    struct mabn_detect_result result;
+    MABN_TRY(mabn_detect_judge(&score, &result, d->val_rcnn, d->val_scenes, &options));
+    for (int masks = 0; masks <= score.masks; masks++)
+        for (int k = 0; k < 6; k++) {
+            char name[24];
+            snprintf(name, sizeof name, "%s_%s", masks ? "mask" : "box", names[k]);
+            mabn_run_add_number(line, name, masks ? score.mask[k] : score.box[k]);
+        }
+    mabn_str_printf(line, ",\"images\":%lld,\"detections\":%lld", (long long)result.images,
+                    (long long)result.detections);
+    mabn_run_add_number(line, "seconds", round(result.seconds * 1000) / 1000);
+    mabn_verbose("step %lld: box AP %.3f%s", (long long)run->step, score.box[0],
+                 score.masks ? "" : ", no masks");
+    return MABN_OK;
+}
+
+static void describe(const struct mabn_run *run, struct mabn_str *json)
+{
+    const struct detect *d = run->own;
+    struct mabn_str norm;
+    size_t parameters;
+    mabn_str_init(&norm);
+    mabn_detector_norm_text(&d->detector, &norm);
+    mabn_params_values(d->params, &parameters);
+    mabn_str_add(json, ",\"schema\":\"mabn-train/1\",\"task\":\"detect\",\"arch\":");
+    mabn_str_add_json(json, d->detector.arch);
+    mabn_str_add(json, ",\"norm\":");
+    mabn_str_add_json(json, norm.text);
+    mabn_str_printf(json, ",\"batch\":%d,\"accumulate\":%d,\"lr\":", run->options->batch,
+                    d->passes);
+    mabn_str_add_double(json, run->schedule.lr);
+    mabn_str_printf(json,
+                    ",\"seed\":%lld,\"epoch_steps\":%lld,\"steps\":%lld,\"classes\":%d,"
+                    "\"parameters\":%zu,\"train_images\":%llu,\"threads\":%d,\"device\":",
+                    (long long)run->options->seed, (long long)run->epoch_steps,
+                    (long long)run->steps, d->detector.classes, parameters,
+                    (unsigned long long)d->sample_count, mabn_device_threads(run->device));
+    mabn_str_add_json(json, mabn_device_name(run->device));
+    if (run->options->command) {
+        mabn_str_add(json, ",\"command\":");
+        mabn_str_add_json(json, run->options->command);
+    }
+    mabn_str_release(&norm);
+}
+
+static void save(const struct mabn_run *run, struct mabn_model_save *save)
+{
+    save->detector = &own(run)->detector;
+    save->categories = own(run)->categories.text;
+}
+
+static enum mabn_net_precision precision(const struct mabn_run *run)
+{
+    (void)run;
+    return MABN_NET_FP32;
+}
+
+const struct mabn_task mabn_task_detect = {
+    .name = "detect",
+    .meters = METERS,
+    .meter_names = meter_names,
+    .set_up = set_up,
+    .release = release,
+    .start = start,
+    .load = load,
+    .begin = begin,
+    .behind = behind,
+    .depth = depth,
+    .finish = finish,
+    .means = means,
+    .describe = describe,
+    .validate = validate,
+    .waited = waited,
+    .save = save,
+    .precision = precision,
+};
