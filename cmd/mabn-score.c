@@ -33,6 +33,9 @@ static struct coco_options {
     double point; /* NaN: of the best F1 */
     double min_score;
     const char *confusion, *pr, *calibration;
+    struct mabn_coco_sigmas *own; /* (n_own) */
+    char **own_names;
+    size_t n_own, room_own, room_own_names;
     const char *compare, *categories, *images;
     struct mabn_coco_params custom; /* where n_... > 0 */
     int rounds, threads;
@@ -164,19 +167,31 @@ static mabn_status parse_areas(const char *text, void *value)
     return p->n_areas ? MABN_OK : mabn_fail(MABN_ERR_ARG, "no area");
 }
 
+static mabn_status parse_deviations(const char *text, double *sigmas, int *n)
+{
+    char piece[64];
+    *n = 0;
+    while (next_piece(&text, piece, sizeof piece)) {
+        if (*n == MABN_COCO_MAX_KEYPOINTS)
+            return mabn_fail(MABN_ERR_ARG, "more than %d keypoints", MABN_COCO_MAX_KEYPOINTS);
+        MABN_TRY(parse_number(piece, &sigmas[*n]));
+        if (!(sigmas[(*n)++] > 0)) return mabn_fail(MABN_ERR_ARG, "%s is not positive", piece);
+    }
+    return *n ? MABN_OK : mabn_fail(MABN_ERR_ARG, "no number");
+}
+
+/* LIST for all categories, or CATEGORY=LIST for one, which is looked up later. */
 static mabn_status parse_sigmas(const char *text, void *value)
 {
     struct mabn_coco_params *p = value;
-    char piece[64];
-    p->n_sigmas = 0;
-    while (next_piece(&text, piece, sizeof piece)) {
-        if (p->n_sigmas == MABN_COCO_MAX_KEYPOINTS)
-            return mabn_fail(MABN_ERR_ARG, "more than %d keypoints", MABN_COCO_MAX_KEYPOINTS);
-        MABN_TRY(parse_number(piece, &p->sigmas[p->n_sigmas]));
-        if (!(p->sigmas[p->n_sigmas++] > 0))
-            return mabn_fail(MABN_ERR_ARG, "%s is not positive", piece);
-    }
-    return p->n_sigmas ? MABN_OK : mabn_fail(MABN_ERR_ARG, "no number");
+    const char *equals = strrchr(text, '=');
+    if (!equals) return parse_deviations(text, p->sigmas, &p->n_sigmas);
+    MABN_GROW(coco.own, coco.n_own, coco.room_own);
+    MABN_GROW(coco.own_names, coco.n_own, coco.room_own_names);
+    struct mabn_coco_sigmas *own = &coco.own[coco.n_own];
+    MABN_TRY(parse_deviations(equals + 1, own->sigmas, &own->n));
+    coco.own_names[coco.n_own++] = mabn_xstrndup(text, (size_t)(equals - text));
+    return MABN_OK;
 }
 
 static mabn_status parse_point(const char *text, void *value)
@@ -202,7 +217,7 @@ static const struct mabn_option coco_table[] = {
     MABN_OPT_FLAG(0, "class-agnostic", &coco.class_agnostic, "take all categories as one"),
     MABN_OPT_FLAG(0, "lvis", &coco.lvis, "by LVIS's rules, for its annotation files"),
     MABN_OPT_CALL(0, "sigmas", parse_sigmas, &coco.custom, "LIST",
-                  "keypoint deviations, for other than COCO's 17"),
+                  "keypoint deviations, for other than COCO's 17; CATEGORY=LIST for one category"),
     MABN_OPT_FLAG(0, "fix-quirks", &coco.fix_quirks,
                   "not pycocotools' numbers where it errs; see the manual"),
     MABN_OPT_GROUP("What is printed"),
@@ -359,6 +374,8 @@ static void set_params(struct mabn_coco_params *p, enum mabn_coco_type type)
             p->sigmas[i] = custom->sigmas[i];
         p->n_sigmas = custom->n_sigmas;
     }
+    p->own_sigmas = coco.own;
+    p->n_own_sigmas = coco.n_own;
     p->class_agnostic = coco.class_agnostic;
     p->fix_quirks = coco.fix_quirks;
     p->full = coco.curves || coco.pr;
@@ -545,6 +562,8 @@ static mabn_status score_all(struct files *f)
     if (coco.images) MABN_TRY_GOTO(list_images(&images, coco.images, &f->read[0]), done);
     if (coco.images && !images.n)
         MABN_TRY_GOTO(mabn_fail(MABN_ERR_ARG, "--images: '%s' names no image", coco.images), done);
+    for (size_t i = 0; i < coco.n_own; i++)
+        MABN_TRY_GOTO(find_category(&coco.own[i].category, coco.own_names[i], &f->read[0]), done);
     if (coco.categories)
         MABN_TRY_GOTO(list_categories(&categories, coco.categories, &f->read[0]), done);
     for (int t = 0; t < MABN_COCO_TYPES; t++)
@@ -569,6 +588,10 @@ done:
     mabn_str_release(&out);
     free(images.ids);
     free(categories.ids);
+    for (size_t i = 0; i < coco.n_own; i++)
+        free(coco.own_names[i]);
+    free(coco.own_names);
+    free(coco.own);
     return status;
 }
 
@@ -613,6 +636,8 @@ static mabn_status run_coco(int argc, char **argv)
         mabn_cli_usage_error("--tsv does not go with --json or --compare");
     if (coco.lvis && (coco.class_agnostic || coco.types[MABN_COCO_KEYPOINTS]))
         mabn_cli_usage_error("--lvis is for boxes and masks, by category");
+    if (coco.n_own && coco.class_agnostic)
+        mabn_cli_usage_error("--sigmas of one category do not go with --class-agnostic");
     if (coco.lvis && (coco.errors || coco.confusion))
         mabn_cli_usage_error("--errors and --confusion do not know LVIS's rules");
     if (coco.lvis) f.keep |= MABN_COCO_KEEP_LVIS;

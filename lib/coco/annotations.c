@@ -886,6 +886,8 @@ mabn_status mabn_coco_fail(const struct mabn_coco *c, const struct mabn_coco_rec
 const char *mabn_coco_name_fault(const struct mabn_coco_image *image)
 {
     const char *name = image->file_name;
+    if (!name && image->odd_name == MABN_JSON_NUMBER)
+        return "\"file_name\" is a number, not a text";
     if (!name && image->odd_name) return "\"file_name\" is not a text";
     if (!name) return "it has no \"file_name\"";
     if (!*name) return "its \"file_name\" is empty";

@@ -69,6 +69,8 @@ static mabn_status check_params(const struct mabn_coco_params *p)
         if (!(p->thresholds[i] > 0 && p->thresholds[i] <= 1))
             return mabn_fail(MABN_ERR_ARG, "overlap threshold %g is not in (0, 1]",
                              p->thresholds[i]);
+    if (p->class_agnostic && p->n_own_sigmas)
+        return mabn_fail(MABN_ERR_ARG, "categories with deviations of their own cannot be one");
     if (p->lvis && p->type == MABN_COCO_KEYPOINTS)
         return mabn_fail(MABN_ERR_ARG, "LVIS has no keypoints");
     for (int i = 0; i < p->n_max_dets; i++)

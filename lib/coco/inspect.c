@@ -448,6 +448,10 @@ static struct totals add_up(const struct mabn_coco *c)
 
 void mabn_coco_summary(struct mabn_str *out, const struct mabn_coco *c)
 {
+    if (!c->annotated) {
+        mabn_str_add(out, "no list of annotations");
+        return;
+    }
     struct totals t = add_up(c);
     size_t masks = t.kinds[MABN_SEGMENTATION_STRING] + t.kinds[MABN_SEGMENTATION_COUNTS];
     mabn_str_printf(out, "%zu annotation%s: %zu with polygons, %zu with masks", c->n_records,
@@ -477,10 +481,7 @@ static void describe(const struct inspection *in)
         mabn_str_printf(out, "; %u x %u to %u x %u pixels", t.low[0], t.low[1], t.high[0],
                         t.high[1]);
     mabn_str_printf(out, "\n  categories   %zu\n  annotations  ", c->n_categories);
-    if (c->annotated)
-        mabn_coco_summary(out, c);
-    else
-        mabn_str_add(out, "none: the file has no list of them");
+    mabn_coco_summary(out, c);
     mabn_str_printf(out, "\n\n%8s %12s %8s  %s\n", "images", "annotations", "crowds", "category");
     for (size_t k = 0; k < c->n_categories; k++) {
         const struct tally *y = &in->tallies[k];

@@ -142,16 +142,32 @@ static mabn_status take_mask(const struct matching *m, struct worker *w, struct 
     return keep_runs(w, s, file);
 }
 
+/* The deviations of a category's keypoints. */
+static const double *sigmas_of(const struct matching *m, uint32_t category, int *n)
+{
+    const struct mabn_coco_params *p = &m->e->params;
+    for (size_t i = 0; i < p->n_own_sigmas; i++)
+        if (p->own_sigmas[i].category == m->join->category_ids[category]) {
+            *n = p->own_sigmas[i].n;
+            return p->own_sigmas[i].sigmas;
+        }
+    *n = p->n_sigmas;
+    return p->sigmas;
+}
+
 /* A ground truth may have none: it is not labelled. */
 static mabn_status check_keypoints(const struct matching *m, const struct mabn_coco *file,
-                                   const struct mabn_coco_record *r, bool truth)
+                                   const struct shape *s, bool truth)
 {
+    const struct mabn_coco_record *r = s->record;
+    int n;
+    sigmas_of(m, s->category, &n);
     if (r->odd_keypoints)
         return mabn_coco_fail(file, r, MABN_ERR_FORMAT,
                               "expected three numbers a keypoint in \"keypoints\"");
-    if ((int)r->n_keypoints == m->e->params.n_sigmas || (truth && !r->n_keypoints)) return MABN_OK;
-    return mabn_coco_fail(file, r, MABN_ERR_FORMAT, "expected %d keypoints, found %u",
-                          m->e->params.n_sigmas, r->n_keypoints);
+    if ((int)r->n_keypoints == n || (truth && !r->n_keypoints)) return MABN_OK;
+    return mabn_coco_fail(file, r, MABN_ERR_FORMAT, "expected %d keypoints, found %u", n,
+                          r->n_keypoints);
 }
 
 static mabn_status take_truth(const struct matching *m, struct worker *w, struct shape *s,
@@ -163,7 +179,7 @@ static mabn_status take_truth(const struct matching *m, struct worker *w, struct
     if (!r->has_box && type != MABN_COCO_SEGM)
         return mabn_coco_fail(file, r, MABN_ERR_FORMAT,
                               r->odd_box ? "expected 4 finite numbers in \"bbox\"" : "no \"bbox\"");
-    if (type == MABN_COCO_KEYPOINTS) MABN_TRY(check_keypoints(m, file, r, true));
+    if (type == MABN_COCO_KEYPOINTS) MABN_TRY(check_keypoints(m, file, s, true));
     s->box = r->box;
     s->area = r->has_area ? r->area : r->box.w * r->box.h;
     if (type == MABN_COCO_SEGM) {
@@ -197,7 +213,7 @@ static mabn_status take_detection(const struct matching *m, struct worker *w, st
     const struct mabn_coco_record *r = s->record;
     enum mabn_coco_type type = m->e->params.type;
     if (type == MABN_COCO_KEYPOINTS || m->kind == MABN_COCO_RESULTS_KEYPOINTS)
-        MABN_TRY(type == MABN_COCO_KEYPOINTS ? check_keypoints(m, file, r, false)
+        MABN_TRY(type == MABN_COCO_KEYPOINTS ? check_keypoints(m, file, s, false)
                  : r->odd_keypoints
                      ? mabn_coco_fail(file, r, MABN_ERR_FORMAT,
                                       "expected three numbers a keypoint in \"keypoints\"")
@@ -273,7 +289,8 @@ static double mask_overlap(const struct worker *w, const struct shape *d, const 
 static double keypoint_overlap(const struct matching *m, const struct shape *d,
                                const struct shape *g)
 {
-    const struct mabn_coco_params *p = &m->e->params;
+    int n_sigmas;
+    const double *sigmas = sigmas_of(m, d->category, &n_sigmas);
     const double *kg = m->e->truth->numbers + g->record->keypoints;
     const double *kd = m->e->results->numbers + d->record->keypoints;
     struct mabn_box b = g->box;
@@ -283,7 +300,7 @@ static double keypoint_overlap(const struct matching *m, const struct shape *d,
     bool any = false;
     for (uint32_t i = 0; i < g->record->n_keypoints; i++)
         any |= kg[3 * i + 2] > 0;
-    for (int i = 0; i < p->n_sigmas; i++) {
+    for (int i = 0; i < n_sigmas; i++) {
         double x = kd[3 * i], y = kd[3 * i + 1], dx, dy;
         if (any) {
             if (!(kg[3 * i + 2] > 0)) continue;
@@ -293,7 +310,7 @@ static double keypoint_overlap(const struct matching *m, const struct shape *d,
             dx = fmax(0, left - x) + fmax(0, x - right);
             dy = fmax(0, top - y) + fmax(0, y - bottom);
         }
-        double variance = (p->sigmas[i] * 2) * (p->sigmas[i] * 2);
+        double variance = (sigmas[i] * 2) * (sigmas[i] * 2);
         double e = (dx * dx + dy * dy) / variance / (g->area + 2.220446049250313e-16) / 2;
         terms[n++] = exp(-e);
     }

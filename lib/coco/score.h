@@ -47,6 +47,13 @@ struct mabn_coco_area {
     double low, high; /* both inclusive; INFINITY: no bound */
 };
 
+/* A category's own kind of skeleton. */
+struct mabn_coco_sigmas {
+    int64_t category; /* id */
+    int n;
+    double sigmas[MABN_COCO_MAX_KEYPOINTS];
+};
+
 struct mabn_coco_params {
     enum mabn_coco_type type;
     double thresholds[MABN_COCO_MAX_THRESHOLDS];
@@ -61,7 +68,9 @@ struct mabn_coco_params {
     size_t n_images;
     double sigmas[MABN_COCO_MAX_KEYPOINTS];
     int n_sigmas;
-    bool class_agnostic; /* one class of all categories */
+    const struct mabn_coco_sigmas *own_sigmas; /* borrowed; of categories that have others */
+    size_t n_own_sigmas;                       /* 0 when class agnostic */
+    bool class_agnostic;                       /* one class of all categories */
     bool fix_quirks;
     bool lvis;   /* LVIS's rules, see below; the truth must be read with MABN_COCO_KEEP_LVIS */
     bool quiet;  /* say nothing of what is left out: it was told before */

@@ -247,7 +247,7 @@ mabn_status mabn_pack_files(struct mabn_dataset_writer *w, const char *const *pa
     mabn_progress_set(p.progress, (uint64_t)p.done);
     mabn_status status = mabn_parallel(threads, count - p.done, 1, pack_one, &p);
     mabn_progress_free(p.progress);
-    tell_turned(&p);
+    if (!status) tell_turned(&p);
     for (int i = 0; i < threads; i++) {
         mabn_decoder_free(p.workers[i].decoder);
         mabn_resizer_free(p.workers[i].resizer);

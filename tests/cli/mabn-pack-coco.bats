@@ -104,7 +104,7 @@ END
 "\/x.jpg"|('/x.jpg'): its "file_name" begins at the root
 ""|(''): its "file_name" is empty
 null|(''): it has no "file_name"
-7|(''): "file_name" is not a text
+7|(''): "file_name" is a number, not a text
 ["2.jpg"]|(''): "file_name" is not a text
 END
     sed 's/"2.jpg"/"sub\\\\2.jpg"/' truth.json >bad.json

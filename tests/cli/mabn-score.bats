@@ -500,6 +500,30 @@ END
     fails 2 "by category" mabn-score coco --lvis --class-agnostic lvis.json found.json
 }
 
+@test "coco: categories with keypoints of their own kind" {
+    cat >animals.json <<'END'
+{"images": [{"id": 1, "height": 100, "width": 100}],
+ "categories": [{"id": 1, "name": "hand"}, {"id": 2, "name": "fish"}],
+ "annotations": [
+  {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 40, 80], "area": 3200, "iscrowd": 0, "keypoints": [10, 10, 2, 20, 20, 2, 30, 30, 2]},
+  {"id": 2, "image_id": 1, "category_id": 2, "bbox": [50, 0, 40, 80], "area": 3200, "iscrowd": 0, "keypoints": [60, 10, 2, 70, 20, 2]}]}
+END
+    cat >found.json <<'END'
+[{"image_id": 1, "category_id": 1, "score": 0.9, "keypoints": [12, 10, 1, 20, 23, 1, 34, 30, 1]},
+ {"image_id": 1, "category_id": 2, "score": 0.8, "keypoints": [65, 10, 1, 70, 28, 1]}]
+END
+    mabn-score coco -t keypoints -c --tsv --sigmas hand=0.05,0.05,0.1 --sigmas 2=0.1,0.07 animals.json found.json | cut -f 2-7 >both
+    grep '"category_id": 1' found.json | sed 's/,$/]/' >hands.json
+    (printf '['; grep '"category_id": 2' found.json) >fish.json
+    { mabn-score coco -t keypoints -c --tsv --categories hand --sigmas 0.05,0.05,0.1 animals.json hands.json
+      mabn-score coco -t keypoints -c --tsv --categories fish --sigmas 0.1,0.07 animals.json fish.json | tail -n +2; } | cut -f 2-7 >each
+    diff both each
+    run cut -f 4 both # neither perfect nor nothing
+    assert_line --regexp "^0\.[1-9]"
+    fails 1 "expected 17 keypoints, found 2" mabn-score coco -t keypoints --sigmas hand=0.05,0.05,0.1 animals.json found.json
+    fails 1 "category 'foot' is not in" mabn-score coco -t keypoints --sigmas foot=0.05 animals.json found.json
+}
+
 @test "coco: wrong usage" {
     fails 2 "unknown type 'boxes': expected bbox, segm, keypoints" mabn-score coco -t boxes truth.json results.json
     fails 2 "not in (0, 1]" mabn-score coco --iou 1.5 truth.json results.json
