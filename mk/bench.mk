@@ -9,11 +9,11 @@
 #   make bench-loader     the loader beside a bare libjpeg-turbo loop on the same JPEGs
 #   make bench-pack       mabn-pack beside tar, on the class tree BENCH_TREE
 #   make bench-convert    mabn-convert beside cp
-#   make bench-coco       mabn-score beside pycocotools and faster-coco-eval
+#   make bench-coco       mabn-score beside pycocotools, faster-coco-eval and hotcoco
 #   make peer             numbers: norms, a detector's operations, pictures, masks, scores, logits
 #
 # MABN_SHARED=DIR: real data (imagenet-sample, coco-tiny); what needs it is left out without.
-# pycocotools and faster-coco-eval come from PyPI into build/venv when they are first needed.
+# pycocotools, faster-coco-eval, hotcoco, lvis and tidecv come from PyPI into build/venv when they are first needed.
 
 PEER_ROUNDS  ?= 3
 BENCH_IMAGES ?= $(if $(MABN_SHARED),$(MABN_SHARED)/data/imagenet-sample)
@@ -45,7 +45,7 @@ bench-coco: $(VENV) $(B)/bin/mabn-score
 
 $(VENV): | deps-peer
 	$(PYTHON) -m venv build/venv
-	build/venv/bin/pip install -q numpy pycocotools faster-coco-eval
+	build/venv/bin/pip install -q numpy pycocotools faster-coco-eval hotcoco lvis tidecv opencv-python-headless
 	@touch $@
 
 peer: deps-peer all $(VENV)
@@ -56,4 +56,7 @@ peer: deps-peer all $(VENV)
 	$(PYTHON) tests/peer/resize.py $(B)
 	build/venv/bin/python tests/peer/coco_masks.py $(B)
 	build/venv/bin/python tests/peer/coco_random.py --bin $(B)/bin
+	build/venv/bin/python tests/peer/coco_why.py --bin $(B)/bin
+	build/venv/bin/python tests/peer/lvis_random.py --bin $(B)/bin
+	$(PYTHON) tests/peer/coco_packed.py --bin $(B)/bin
 	$(if $(MABN_SHARED),$(PYTHON) tests/peer/convert_logits.py $(MABN_SHARED)/data/imagenet-sample $(B)/bin 4)
