@@ -1,11 +1,15 @@
 /* mabn-eval: run a trained network over a dataset and say how well it does. */
 #include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
 
+#include "base/file.h"
 #include "base/json_write.h"
 #include "base/log.h"
 #include "base/signal.h"
 #include "base/thread.h"
 #include "cli/cli.h"
+#include "data/files.h"
 #include "device/device.h"
 #include "store/dataset.h"
 #include "train/evaluate.h"
@@ -40,26 +44,40 @@ static const struct mabn_option imagenet_options[] = {
 
 static const struct mabn_cli clis[] = {
     {.name = "mabn-eval imagenet",
-     .usage = "[OPTION]... MODEL DATA",
-     .summary = "top-1, top-5 and loss of a classifier on a dataset",
+     .usage = "[OPTION]... MODEL DATA\n[OPTION]... MODEL FOLDER\n[OPTION]... MODEL LIST",
+     .summary = "top-1, top-5 and loss of a classifier on a dataset, or what it sees in photographs",
      .options = imagenet_options,
-     .epilog = "Example:\n  mabn-eval imagenet run/model.h5 val.h5",
+     .epilog = "Examples:\n  mabn-eval imagenet run/model.h5 val.h5\n"
+               "  mabn-eval imagenet run/model.h5 photos/ > predictions.jsonl",
      .min_args = 2,
      .max_args = 2},
     {.name = NULL},
 };
 
+/* What print_predictions needs. */
+struct printing {
+    struct mabn_str line;
+    const struct mabn_model *model;
+    const struct mabn_files *files; /* NULL: a dataset */
+};
+
 static mabn_status print_predictions(void *context, const struct mabn_batch *batch,
                                      const float *logits, int classes)
 {
-    struct mabn_str *line = context;
+    struct printing *p = context;
     for (int i = 0; i < batch->count; i++) {
         if (batch->samples[i] == MABN_NO_SAMPLE) continue;
-        mabn_str_clear(line);
-        mabn_prediction_line(line, batch->samples[i], batch->labels[i],
-                             logits + (size_t)i * (size_t)classes, classes, o.logits);
-        if (puts(line->text) < 0) return mabn_fail_errno("cannot write standard output");
+        const float *outputs = logits + (size_t)i * (size_t)classes;
+        mabn_str_clear(&p->line);
+        if (p->files)
+            mabn_photograph_line(&p->line, mabn_files_path(p->files, batch->samples[i]), p->model,
+                                 outputs, o.logits);
+        else
+            mabn_prediction_line(&p->line, batch->samples[i], batch->labels[i], outputs, classes,
+                                 o.logits);
+        if (puts(p->line.text) < 0) return mabn_fail_errno("cannot write standard output");
     }
+    if (p->files && fflush(stdout)) return mabn_fail_errno("cannot write standard output");
     return MABN_OK;
 }
 
@@ -87,6 +105,37 @@ static void print_result(const struct mabn_eval_result *r)
     mabn_str_release(&json);
 }
 
+/* Is it photographs, in a folder or a list, and no dataset? What cannot be read is left to whoever
+ * opens it to tell. */
+static bool is_photographs(const char *path)
+{
+    struct stat info;
+    struct mabn_input in;
+    if (!strcmp(path, "-")) return true;
+    if (stat(path, &info)) return false;
+    if (!S_ISREG(info.st_mode)) return true;
+    if (mabn_input_open(&in, path, 0)) {
+        mabn_error_clear();
+        return false;
+    }
+    const bool hdf5 = mabn_h5_probe(in.bytes, in.size);
+    mabn_input_release(&in);
+    return !hdf5;
+}
+
+static mabn_status open_data(struct mabn_dataset **data, struct mabn_files **files,
+                             struct mabn_source *source, const char *path)
+{
+    if (is_photographs(path)) {
+        MABN_TRY(mabn_files_open(files, path));
+        mabn_source_of_files(source, *files);
+        return MABN_OK;
+    }
+    MABN_TRY(mabn_dataset_open(data, path));
+    mabn_source_of_dataset(source, *data);
+    return MABN_OK;
+}
+
 static mabn_status eval_imagenet(const char *model_path, const char *data_path)
 {
     struct mabn_model_file file = {.checkpoint = NULL};
@@ -94,14 +143,15 @@ static mabn_status eval_imagenet(const char *model_path, const char *data_path)
     struct mabn_device *device = NULL;
     struct mabn_net *net = NULL;
     struct mabn_source source;
-    struct mabn_str line;
+    struct mabn_files *files = NULL;
+    struct printing printing = {.model = &file.model};
     struct mabn_eval_result result;
     mabn_status status;
-    mabn_str_init(&line);
+    mabn_str_init(&printing.line);
     MABN_TRY_GOTO(mabn_model_file_open(&file, model_path), out);
-    MABN_TRY_GOTO(mabn_dataset_open(&data, data_path), out);
-    mabn_source_of_dataset(&source, data);
-    MABN_TRY_GOTO(mabn_eval_check(&file.model, data, model_path), out);
+    MABN_TRY_GOTO(open_data(&data, &files, &source, data_path), out);
+    if (data) MABN_TRY_GOTO(mabn_eval_check(&file.model, data, model_path), out);
+    printing.files = files;
     if (o.size) mabn_input_resize(&file.input, o.size);
 
     struct mabn_net_options no = {.batch = o.batch,
@@ -120,15 +170,16 @@ static mabn_status eval_imagenet(const char *model_path, const char *data_path)
                                    .smoothing = o.smoothing,
                                    .skip_bad = o.skip_bad,
                                    .progress = "evaluating",
-                                   .each = o.predictions ? print_predictions : NULL,
-                                   .context = &line};
+                                   .each = o.predictions || files ? print_predictions : NULL,
+                                   .context = &printing};
     MABN_TRY_GOTO(mabn_evaluate(&result, net, &source, &file.input, &eo), out);
-    if (!o.predictions) print_result(&result);
+    if (!o.predictions && !files) print_result(&result);
 out:
-    mabn_str_release(&line);
+    mabn_str_release(&printing.line);
     mabn_net_free(net);
     mabn_device_free(device);
     mabn_dataset_free(data);
+    mabn_files_free(files);
     mabn_model_file_release(&file);
     return status;
 }
@@ -140,7 +191,11 @@ int main(int argc, char **argv)
     int which =
         mabn_cli_choose(clis, "mabn-eval", "run a trained network over a dataset", argc, argv);
     mabn_cli_start(&clis[which], argc - 1, argv + 1, &args);
-    if (o.logits && !o.predictions) mabn_cli_usage_error("--logits goes with --predictions");
+    const bool photographs = is_photographs(args[1]);
+    if (o.logits && !o.predictions && !photographs)
+        mabn_cli_usage_error("--logits goes with --predictions");
+    if (o.json && photographs)
+        mabn_cli_usage_error("photographs have no labels to count by: leave out --json");
     if (o.json && o.predictions)
         mabn_cli_usage_error("--predictions is JSON already: leave out --json");
     mabn_cli_check_machine(o.device, o.precision);

@@ -25,7 +25,8 @@ MABN_BEGIN_DECLS
 
 /* ---- where samples come from ---- */
 
-/* One stored picture: encoded bytes, or pixels when width > 0. Borrowed from the source. */
+/* One stored picture: encoded bytes, or pixels when width > 0. Borrowed from the source, at least
+ * until the same thread asks it for another. */
 struct mabn_sample {
     const uint8_t *bytes;
     size_t size;
@@ -33,8 +34,7 @@ struct mabn_sample {
     int32_t label;               /* −1: none */
 };
 
-/* Samples 0…count−1. The functions are called from many threads at once; the bytes stay valid as
- * long as the source does. name writes what to call a sample in messages; prefetch tells that a
+/* Samples 0…count−1. The functions are called from many threads at once. name writes what to call a sample in messages; prefetch tells that a
  * sample will be wanted soon; both may be NULL. */
 struct mabn_source {
     uint64_t count;

@@ -233,38 +233,78 @@ static int best_classes(int best[5], const float *logits, int classes)
     return n;
 }
 
+static double sum_of_exponentials(const float *logits, int classes, double most)
+{
+    double sum = 0;
+    for (int c = 0; c < classes; c++)
+        sum += exp(logits[c] - most);
+    return sum;
+}
+
+static void add_top(struct mabn_str *line, const int *best, int n)
+{
+    mabn_str_add(line, ",\"top\":[");
+    for (int i = 0; i < n; i++)
+        mabn_str_printf(line, "%s%d", i ? "," : "", best[i]);
+    mabn_str_add_char(line, ']');
+}
+
+static void add_probabilities(struct mabn_str *line, const int *best, int n, const float *logits,
+                              double sum)
+{
+    mabn_str_add(line, ",\"prob\":[");
+    for (int i = 0; i < n; i++) {
+        if (i) mabn_str_add_char(line, ',');
+        mabn_str_add_float(line, (float)(exp(logits[best[i]] - (double)logits[best[0]]) / sum));
+    }
+    mabn_str_add_char(line, ']');
+}
+
+static void add_logits(struct mabn_str *line, const float *logits, int classes)
+{
+    mabn_str_add(line, ",\"logits\":[");
+    for (int c = 0; c < classes; c++) {
+        if (c) mabn_str_add_char(line, ',');
+        mabn_str_add_float(line, logits[c]);
+    }
+    mabn_str_add_char(line, ']');
+}
+
 void mabn_prediction_line(struct mabn_str *line, uint64_t sample, int label, const float *logits,
                           int classes, bool with_logits)
 {
     int best[5], n = best_classes(best, logits, classes);
-    double sum = 0, most = n ? logits[best[0]] : 0;
-    for (int c = 0; c < classes; c++)
-        sum += exp(logits[c] - most);
+    const double most = n ? logits[best[0]] : 0, sum = sum_of_exponentials(logits, classes, most);
     mabn_str_printf(line, "{\"sample\":%llu,\"label\":", (unsigned long long)sample);
     if (label >= 0)
         mabn_str_printf(line, "%d", label);
     else
         mabn_str_add(line, "null");
-    mabn_str_add(line, ",\"top\":[");
-    for (int i = 0; i < n; i++)
-        mabn_str_printf(line, "%s%d", i ? "," : "", best[i]);
-    mabn_str_add(line, "],\"prob\":[");
-    for (int i = 0; i < n; i++) {
-        if (i) mabn_str_add_char(line, ',');
-        mabn_str_add_float(line, (float)(exp(logits[best[i]] - most) / sum));
-    }
-    mabn_str_add(line, "],\"loss\":");
+    add_top(line, best, n);
+    add_probabilities(line, best, n, logits, sum);
+    mabn_str_add(line, ",\"loss\":");
     if (label >= 0 && label < classes)
         mabn_str_add_float(line, (float)(log(sum) - (logits[label] - most)));
     else
         mabn_str_add(line, "null");
-    if (with_logits) {
-        mabn_str_add(line, ",\"logits\":[");
-        for (int c = 0; c < classes; c++) {
-            if (c) mabn_str_add_char(line, ',');
-            mabn_str_add_float(line, logits[c]);
-        }
-        mabn_str_add_char(line, ']');
+    if (with_logits) add_logits(line, logits, classes);
+    mabn_str_add_char(line, '}');
+}
+
+void mabn_photograph_line(struct mabn_str *line, const char *path, const struct mabn_model *model,
+                          const float *logits, bool with_logits)
+{
+    int best[5], n = best_classes(best, logits, model->classes);
+    const double most = n ? logits[best[0]] : 0;
+    mabn_str_add(line, "{\"file\":");
+    mabn_str_add_json(line, path);
+    add_top(line, best, n);
+    for (int i = 0; model->class_names && i < n; i++) {
+        mabn_str_add(line, i ? "," : ",\"class\":[");
+        mabn_str_add_json(line, mabn_model_class_name(model, best[i]));
     }
+    if (model->class_names && n) mabn_str_add_char(line, ']');
+    add_probabilities(line, best, n, logits, sum_of_exponentials(logits, model->classes, most));
+    if (with_logits) add_logits(line, logits, model->classes);
     mabn_str_add_char(line, '}');
 }

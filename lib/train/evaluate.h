@@ -62,5 +62,10 @@ MABN_MUST_USE mabn_status mabn_evaluate(struct mabn_eval_result *result, struct 
 void mabn_prediction_line(struct mabn_str *line, uint64_t sample, int label, const float *logits,
                           int classes, bool with_logits);
 
+/* The same of a photograph that has neither number nor label: {"file":path,"top":[c1…c5],
+ * "class":[names, where the model knows them],"prob":[…]}. */
+void mabn_photograph_line(struct mabn_str *line, const char *path, const struct mabn_model *model,
+                          const float *logits, bool with_logits);
+
 MABN_END_DECLS
 #endif

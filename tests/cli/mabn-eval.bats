@@ -171,3 +171,34 @@ fc.bias 1 nan nan in channel 1"
     assert_success
     assert_equal "$stderr" "mabn-train: warning: 2 images of 38 cannot be read and replaced by the next that can: sample 18 'class001/z1.jpg', sample 37 'class003/z2.jpg'"
 }
+
+@test "photographs in a folder or a list: what they are, by name, as the dataset has it" {
+    cp -r "$BATS_FILE_TMPDIR/tree" tree
+    mabn-train -q --arch cifar-resnet8 --base-width 4 --size 16 --augment plain --batch 8 --steps 2 --train data.h5 -o run >/dev/null
+    mabn-eval imagenet -q -p run/model.h5 data.h5 >packed
+    echo hidden >tree/.hidden
+    for b in 1 5 32; do
+        mabn-eval imagenet -q -b $b run/model.h5 tree >folder
+        find tree -name '*.JPEG' | sort | mabn-eval imagenet -q -b $b run/model.h5 - >piped
+        cmp folder piped
+    done
+    find tree -name '*.JPEG' | sort | sed $'1s/^/\xef\xbb\xbf/; s/$/\tanything\r/' >list
+    mabn-eval imagenet -q run/model.h5 list >listed
+    cmp folder listed
+    assert_equal "$(grep -o '"top":[^]]*]' folder)" "$(grep -o '"top":[^]]*]' packed)"
+    run head -n 1 folder
+    assert_output --regexp '^\{"file":"tree/class000/image0000.JPEG","top":\[[0-3](,[0-3]){3}\],"class":\["class00[0-3]".*\],"prob":\[[-0-9.e,]+\]\}$'
+    assert_equal "$(wc -l <folder)" 36
+    echo text >tree/class001/notes.txt
+    fails 1 "'tree/class001/notes.txt'" bash -c "mabn-eval imagenet -q run/model.h5 tree >out"
+    run --separate-stderr mabn-eval imagenet -q --skip-bad run/model.h5 tree
+    assert_equal "$(wc -l <<<"$output")" 36
+    assert_equal "$stderr" "mabn-eval: warning: 1 image of 37 cannot be read and left out: sample 18 'tree/class001/notes.txt'"
+    mkdir empty
+    fails 1 "'empty' holds no files" mabn-eval imagenet -q run/model.h5 empty
+    fails 1 "lists no images" mabn-eval imagenet -q run/model.h5 - </dev/null
+    fails 2 "leave out --json" mabn-eval imagenet -q --json run/model.h5 tree
+    # a model that does not know its classes by name gives their numbers
+    run mabn-eval imagenet -q model.h5 tree/class000
+    refute_output --partial '"class"'
+}

@@ -1,0 +1,143 @@
+#include "data/files.h"
+
+#include <dirent.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+
+enum { MAX_DEPTH = 32 };
+#define MAX_FILE ((uint64_t)1 << 30)
+
+struct mabn_files {
+    char **paths; /* (count) */
+    size_t count, capacity;
+    pthread_key_t open; /* each thread's file at hand, a struct mabn_input */
+};
+
+/* ---- which ---- */
+
+static void add(struct mabn_files *f, char *path /* taken */)
+{
+    MABN_GROW(f->paths, f->count, f->capacity);
+    f->paths[f->count++] = path;
+}
+
+static mabn_status scan(struct mabn_files *f, const char *folder, int depth)
+{
+    const struct dirent *entry;
+    mabn_status status = MABN_OK;
+    if (depth > MAX_DEPTH)
+        return mabn_fail(MABN_ERR_LIMIT, "'%s': folders are nested more than %d deep", folder,
+                         MAX_DEPTH);
+    DIR *dir = opendir(folder);
+    if (!dir) return mabn_fail_errno("cannot open folder '%s'", folder);
+    while (!status && (entry = readdir(dir))) {
+        if (entry->d_name[0] == '.') continue;
+        char *path = mabn_path_join(folder, entry->d_name);
+        if (!mabn_path_is_dir(path)) {
+            add(f, path);
+            continue;
+        }
+        status = scan(f, path, depth + 1);
+        free(path);
+    }
+    closedir(dir);
+    return status;
+}
+
+static int compare_paths(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static mabn_status read_list(struct mabn_files *f, const char *path)
+{
+    struct mabn_input in;
+    MABN_TRY(mabn_input_open_text(&in, path, 0));
+    const char *at = (const char *)in.bytes, *end = at + in.size;
+    while (at < end) {
+        const char *stop = memchr(at, '\n', (size_t)(end - at));
+        if (!stop) stop = end;
+        const char *tab = memchr(at, '\t', (size_t)(stop - at));
+        size_t n = (size_t)((tab ? tab : stop) - at);
+        if (n && at[n - 1] == '\r') n--;
+        if (n) add(f, mabn_xstrndup(at, n));
+        at = stop + 1;
+    }
+    mabn_input_release(&in);
+    return MABN_OK;
+}
+
+/* ---- a thread's file ---- */
+
+static void close_file(void *input)
+{
+    if (input) mabn_input_release(input);
+    free(input);
+}
+
+static mabn_status get(const void *context, uint64_t index, struct mabn_sample *sample)
+{
+    const struct mabn_files *f = context;
+    struct mabn_input *in = pthread_getspecific(f->open);
+    if (in) mabn_input_release(in);
+    if (!in) {
+        in = mabn_xcalloc(1, sizeof *in);
+        if (pthread_setspecific(f->open, in)) MABN_BUG("no memory for a thread's file");
+    }
+    MABN_TRY(mabn_input_open(in, f->paths[index], MAX_FILE));
+    *sample = (struct mabn_sample){.bytes = in->bytes, .size = in->size, .label = -1};
+    return MABN_OK;
+}
+
+static void name(const void *context, uint64_t index, char *text, size_t capacity)
+{
+    snprintf(text, capacity, "%s", ((const struct mabn_files *)context)->paths[index]);
+}
+
+/* ---- the whole ---- */
+
+mabn_status mabn_files_open(struct mabn_files **files, const char *path)
+{
+    struct mabn_files *f = mabn_xcalloc(1, sizeof *f);
+    const bool folder = strcmp(path, "-") && mabn_path_is_dir(path);
+    *files = NULL;
+    if (pthread_key_create(&f->open, close_file)) MABN_BUG("no thread-specific keys are left");
+    mabn_status status = folder ? scan(f, path, 0) : read_list(f, path);
+    if (!status && !f->count)
+        status =
+            mabn_fail(MABN_ERR_ARG, folder ? "'%s' holds no files" : "'%s' lists no images", path);
+    if (status) {
+        mabn_files_free(f);
+        return status;
+    }
+    if (folder) qsort(f->paths, f->count, sizeof *f->paths, compare_paths);
+    *files = f;
+    return MABN_OK;
+}
+
+void mabn_files_free(struct mabn_files *f)
+{
+    if (!f) return;
+    close_file(pthread_getspecific(f->open)); /* this thread's own */
+    pthread_key_delete(f->open);
+    for (size_t i = 0; i < f->count; i++)
+        free(f->paths[i]);
+    free(f->paths);
+    free(f);
+}
+
+const char *mabn_files_path(const struct mabn_files *files, uint64_t index)
+{
+    return files->paths[index];
+}
+
+void mabn_source_of_files(struct mabn_source *source, const struct mabn_files *files)
+{
+    *source =
+        (struct mabn_source){.count = files->count, .get = get, .name = name, .context = files};
+}

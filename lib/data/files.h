@@ -1,0 +1,27 @@
+/* Photographs as they lie in a folder, or as a list names them: a source of samples without labels
+ * (loader.h), which needs no dataset to be packed. */
+#ifndef MABN_DATA_FILES_H
+#define MABN_DATA_FILES_H
+
+#include <stdint.h>
+
+#include "base/status.h"
+#include "data/loader.h"
+
+MABN_BEGIN_DECLS
+
+struct mabn_files;
+
+/* `path` is a folder: all files below it, in byte order of their paths; those that begin with a dot
+ * are passed over. Else it is a list ("-": standard input): a path a line, up to a tab. None at all
+ * is an error. */
+MABN_MUST_USE mabn_status mabn_files_open(struct mabn_files **files, const char *path);
+/* After every loader of its source; NULL is fine. */
+void mabn_files_free(struct mabn_files *files);
+
+const char *mabn_files_path(const struct mabn_files *files, uint64_t index);
+/* Files are read when their turn comes; a sample's bytes stay until its thread asks for another. */
+void mabn_source_of_files(struct mabn_source *source, const struct mabn_files *files);
+
+MABN_END_DECLS
+#endif
