@@ -1,0 +1,105 @@
+#!/usr/bin/env bats
+# Training a detector, on scenes composed of small pictures that this file draws itself.
+
+load helpers
+
+setup_file() {
+    cd "$BATS_FILE_TMPDIR"
+    $PYTHON - <<'PY'
+import json, numpy, os
+from PIL import Image
+rng = numpy.random.RandomState(1)
+os.mkdir("images")
+images, annotations = [], []
+for i in range(8):
+    w, h = (96, 64) if i % 2 else (64, 96)
+    pixels = rng.randint(0, 60, (h, w, 3)).astype("uint8")
+    images.append({"id": 100 + i, "file_name": "%d.png" % i, "width": w, "height": h})
+    for k in range(2):
+        x, y, s = int(rng.randint(0, w - 30)), int(rng.randint(0, h - 30)), 24
+        pixels[y:y + s, x:x + s, k] = 230
+        annotations.append({"id": len(annotations) + 1, "image_id": 100 + i, "category_id": 7 + 4 * k,
+                            "bbox": [x, y, s, s], "area": s * s, "iscrowd": 0,
+                            "segmentation": [[x, y, x, y + s, x + s, y + s, x + s, y]]})
+    Image.fromarray(pixels).save("images/%d.png" % i)
+truth = {"images": images, "annotations": annotations,
+         "categories": [{"id": 7, "name": "red"}, {"id": 11, "name": "green"}]}
+json.dump(truth, open("truth.json", "w"))
+truth["categories"][1]["name"] = "blue"
+json.dump(truth, open("other.json", "w"))
+PY
+    mabn-pack coco -q images truth.json -o d.h5
+    mabn-pack coco -q images other.json -o other.h5
+}
+
+small="--arch mask-rcnn-r18-fpn --base-width 8 --fpn-width 8 --head-width 8 --fc-width 16 --min-size 64
+    --proposals 100 --box-samples 32 --lr 0.01 --lr-exact --schedule constant --log-every 1"
+
+train() { # train DIR OPTION...
+    local dir=$1; shift
+    # shellcheck disable=SC2086
+    mabn-train -q --train d.h5 $small -o "$dir" "$@"
+}
+
+setup() {
+    cd "$BATS_FILE_TMPDIR"
+}
+
+@test "a detector trains, with its five losses and average precision in the log" {
+    train run --val d.h5 --steps 4 --norm-warmup 2 > run.jsonl
+    $PYTHON - <<'PY'
+import json
+lines = [json.loads(l) for l in open("run.jsonl")]
+steps = [l for l in lines if l["t"] == "step"]
+assert len(steps) == 4
+for l in steps:
+    parts = [l[k] for k in ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg",
+                            "loss_mask")]
+    assert abs(sum(parts) - l["loss"]) < 1e-9 and min(parts) >= 0
+assert any(l["t"] == "val" and "box_ap" in l and "mask_ap50" in l for l in lines)
+PY
+    run mabn-info run/model.h5
+    assert_output --partial "mask-rcnn-r18-fpn"
+}
+
+@test "a detector's run that was stopped goes on with the same bits" {
+    train whole --steps 5 > /dev/null
+    train parts --steps 3 > /dev/null
+    rm parts/model.h5
+    train parts --steps 5 --resume > /dev/null
+    for d in $(h5ls -r whole/model.h5 | awk '/Dataset/ {print $1}'); do
+        h5diff -q whole/model.h5 parts/model.h5 "$d" "$d" || { echo "$d"; return 1; }
+    done
+}
+
+@test "a step is cut into equal passes only" {
+    train two --norm gn --steps 1 -b 4 --accumulate 2 > /dev/null
+    run mabn-train -q --train d.h5 $small -o three --steps 1 -b 4 --accumulate 3
+    assert_failure 1
+    assert_output --partial "a batch of 4 is not 3 equal parts"
+}
+
+@test "a detector starts from its own kind only with the same categories" {
+    train first --steps 1 > /dev/null
+    run mabn-train -q --train other.h5 -o second --steps 1 first/model.h5
+    assert_failure 1
+    assert_output --partial '"name":"green"'
+    assert_output --partial '"name":"blue"'
+    run mabn-train -q --train d.h5 -o third --steps 1 --fpn-width 16 first/model.h5
+    assert_failure 1
+    assert_output --partial "the model has its own"
+}
+
+@test "a classifier's body that would cost accuracy is refused with the reason" {
+    mabn-init resnet18 --norm gn --groups 8 --base-width 8 --input torchvision -q -o body.h5 -f
+    run train from --norm mabn --steps 1 body.h5
+    assert_failure 1
+    assert_output --partial "was not trained with centralized weights"
+    run train from --norm gn --steps 1 body.h5
+    assert_failure 1
+    assert_output --partial "strides in its 3×3"
+    run train from --norm gn --steps 1 --allow-weights stride body.h5
+    assert_failure 1
+    assert_output --partial "was trained on pixels of another"
+    train from --norm gn --steps 1 --allow-weights stride,input body.h5 > /dev/null
+}
