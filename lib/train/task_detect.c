@@ -81,6 +81,7 @@ static mabn_status new_detector(struct mabn_run *run)
     MABN_TRY(mabn_detector_init(d, o->arch ? o->arch : "mask-rcnn-r50-fpn"));
     d->classes = (int)mabn_scene_set_coco(own(run)->train_scenes)->n_categories;
     if (o->base_width) d->body.base_width = o->base_width;
+    if (own(run)->weights.checkpoint) d->body.base_width = own(run)->weights.model.base_width;
     if (o->stride_in_1x1) d->body.stride_in_1x1 = true;
     MABN_TRY(mabn_detector_request(d, &o->detector, false));
     MABN_TRY(mabn_detector_set_norm(d, MABN_NORM_DEFAULT));
