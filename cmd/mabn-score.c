@@ -29,7 +29,7 @@ struct id_list {
 static struct coco_options {
     bool types[MABN_COCO_TYPES];
     bool json, per_category, tsv, curves, class_agnostic, fix_quirks;
-    bool errors, points, force, lvis;
+    bool errors, points, force, lvis, boundary;
     double point; /* NaN: of the best F1 */
     double min_score;
     const char *confusion, *pr, *calibration;
@@ -215,6 +215,7 @@ static const struct mabn_option coco_table[] = {
     MABN_OPT_STRING(0, "images", &coco.images, "LIST",
                     "only these image ids, or @FILE with one in a line"),
     MABN_OPT_FLAG(0, "class-agnostic", &coco.class_agnostic, "take all categories as one"),
+    MABN_OPT_FLAG(0, "boundary", &coco.boundary, "masks by how well their boundaries agree"),
     MABN_OPT_FLAG(0, "lvis", &coco.lvis, "by LVIS's rules, for its annotation files"),
     MABN_OPT_CALL(0, "sigmas", parse_sigmas, &coco.custom, "LIST",
                   "keypoint deviations, for other than COCO's 17; CATEGORY=LIST for one category"),
@@ -374,6 +375,7 @@ static void set_params(struct mabn_coco_params *p, enum mabn_coco_type type)
             p->sigmas[i] = custom->sigmas[i];
         p->n_sigmas = custom->n_sigmas;
     }
+    p->boundary = coco.boundary && type == MABN_COCO_SEGM;
     p->own_sigmas = coco.own;
     p->n_own_sigmas = coco.n_own;
     p->class_agnostic = coco.class_agnostic;
@@ -634,6 +636,8 @@ static mabn_status run_coco(int argc, char **argv)
         mabn_cli_usage_error("--tsv prints one table");
     if (coco.tsv && (coco.json || coco.compare))
         mabn_cli_usage_error("--tsv does not go with --json or --compare");
+    if (coco.boundary && !coco.types[MABN_COCO_SEGM])
+        mabn_cli_usage_error("--boundary is for masks: -t segm");
     if (coco.lvis && (coco.class_agnostic || coco.types[MABN_COCO_KEYPOINTS]))
         mabn_cli_usage_error("--lvis is for boxes and masks, by category");
     if (coco.n_own && coco.class_agnostic)

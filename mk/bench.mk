@@ -58,5 +58,6 @@ peer: deps-peer all $(VENV)
 	build/venv/bin/python tests/peer/coco_random.py --bin $(B)/bin
 	build/venv/bin/python tests/peer/coco_why.py --bin $(B)/bin
 	build/venv/bin/python tests/peer/lvis_random.py --bin $(B)/bin
+	build/venv/bin/python tests/peer/coco_boundary.py --bin $(B)/bin
 	$(PYTHON) tests/peer/coco_packed.py --bin $(B)/bin
 	$(if $(MABN_SHARED),$(PYTHON) tests/peer/convert_logits.py $(MABN_SHARED)/data/imagenet-sample $(B)/bin 4)

@@ -568,3 +568,80 @@ double mabn_rle_iou(const struct mabn_rle *d, const struct mabn_rle *g, bool cro
     uint64_t area = mabn_rle_area(d);
     return (double)both / (double)(crowd ? area : area + mabn_rle_area(g) - both);
 }
+
+/* ---- boundaries ---- */
+
+uint32_t mabn_rle_boundary_distance(uint32_t height, uint32_t width)
+{
+    double d = rint(0.02 * sqrt((double)height * height + (double)width * width));
+    return d < 1 ? 1 : (uint32_t)d;
+}
+
+/* A mask within the box around it, column by column. */
+struct patch {
+    uint8_t
+        *inside; /* (width,height) 1: in the mask, 2: and far enough from the ends of its column */
+    uint32_t x, y, width, height;
+};
+
+static void fill_patch(struct patch *p, const struct mabn_rle *r, uint32_t distance)
+{
+    uint64_t at = 0;
+    for (size_t i = 0; i < r->count; at += r->counts[i++]) {
+        uint64_t end = at + r->counts[i];
+        for (uint64_t from = at; i % 2 && from < end;) { /* the run, column by column */
+            uint64_t column = from / r->height, top = from % r->height;
+            uint64_t bottom =
+                end - column * r->height < r->height ? end - column * r->height : r->height;
+            uint8_t *out = p->inside + (column - p->x) * p->height;
+            for (uint64_t y = top; y < bottom; y++)
+                out[y - p->y] = 1 + (y - top >= distance && bottom - 1 - y >= distance);
+            from = column * r->height + bottom;
+        }
+    }
+}
+
+/* Where 2 * distance + 1 columns in a row are 2, the middle one is no boundary. */
+static void hollow_out(struct patch *p, uint32_t distance)
+{
+    uint32_t *row = mabn_xcalloc((size_t)p->height + 1, sizeof *row);
+    for (uint32_t x = 0; x < p->width; x++) {
+        const uint8_t *column = p->inside + (size_t)x * p->height;
+        for (uint32_t y = 0; y < p->height; y++) {
+            row[y] = column[y] >= 2 ? row[y] + 1 : 0;
+            if (row[y] >
+                2 * (uint64_t)distance) /* columns behind are only read as mask from now on */
+                p->inside[(size_t)(x - distance) * p->height + y] |= 4;
+        }
+    }
+    free(row);
+}
+
+mabn_status mabn_rle_boundary(struct mabn_rle *out, const struct mabn_rle *r, uint32_t distance)
+{
+    struct mabn_box box = mabn_rle_box(r);
+    struct patch p = {NULL, (uint32_t)box.x, (uint32_t)box.y, (uint32_t)box.w, (uint32_t)box.h};
+    bool join = false;
+    uint64_t at = 0;
+    MABN_TRY(set_size(out, r->height, r->width));
+    MABN_TRY(mabn_alloc_zero((void **)&p.inside, (size_t)p.width * p.height + 1));
+    fill_patch(&p, r, distance);
+    hollow_out(&p, distance);
+    for (uint64_t x = 0; x < p.width; x++)
+        for (uint64_t y = 0; y < p.height; y++) {
+            uint8_t v = p.inside[x * p.height + y];
+            if (v != 1 && v != 2) continue;
+            uint64_t pixel = (p.x + x) * r->height + p.y + y, length = 1;
+            while (y + 1 < p.height &&
+                   (p.inside[x * p.height + y + 1] == 1 || p.inside[x * p.height + y + 1] == 2)) {
+                length++;
+                y++;
+            }
+            add_run(out, (uint32_t)(pixel - at), &join);
+            add_run(out, (uint32_t)length, &join);
+            at = pixel + length;
+        }
+    finish_runs(out, at);
+    mabn_free(p.inside);
+    return MABN_OK;
+}

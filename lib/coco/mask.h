@@ -75,5 +75,12 @@ struct mabn_box mabn_rle_box(const struct mabn_rle *r);
 double mabn_rle_iou(const struct mabn_rle *detection, const struct mabn_rle *truth, bool crowd);
 double mabn_box_iou(struct mabn_box detection, struct mabn_box truth, bool crowd);
 
+/* The pixels of a mask that are at most `distance` (1 or more) from its outside, by rows, columns and
+ * diagonals alike; beyond the image is outside. */
+MABN_MUST_USE mabn_status mabn_rle_boundary(struct mabn_rle *out, const struct mabn_rle *r,
+                                            uint32_t distance);
+/* The distance of boundary IoU (Cheng and others, 2021): 2 % of the image's diagonal, at least 1. */
+uint32_t mabn_rle_boundary_distance(uint32_t height, uint32_t width);
+
 MABN_END_DECLS
 #endif

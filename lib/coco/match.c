@@ -32,6 +32,9 @@ struct shape {
     size_t runs; /* worker->runs[runs ... runs + 2 * n_runs): start and end of each run of ones */
     uint32_t n_runs;
     uint32_t category;
+    size_t border; /* the boundary's runs, likewise */
+    uint32_t n_border;
+    uint64_t border_pixels;
 };
 
 struct candidate {
@@ -54,7 +57,7 @@ struct worker {
     size_t room_shapes;
     uint32_t *runs;
     size_t n_runs, room_runs;
-    struct mabn_rle rle;
+    struct mabn_rle rle, border;
     struct mabn_coco_sort_item *sort, *sort_other;
     size_t room_sort;
     struct candidate *candidates, *sorted; /* of one detection: at most the truths */
@@ -104,21 +107,21 @@ struct matching {
  * few numbers can have as many as its image has columns. */
 enum { MAX_RUNS = 1 << 27 };
 
-/* The runs of ones of the worker's scratch mask, as [start, end) pairs. */
-static mabn_status keep_runs(struct worker *w, struct shape *s, const struct mabn_coco *file)
+/* The runs of ones of a mask, as [start, end) pairs. */
+static mabn_status keep_runs(struct worker *w, const struct shape *s, const struct mabn_rle *r,
+                             const struct mabn_coco *file, size_t *first, uint32_t *n)
 {
-    const struct mabn_rle *r = &w->rle;
     if (r->count > MAX_RUNS - w->n_runs)
         return mabn_coco_fail(file, s->record, MABN_ERR_LIMIT,
                               "the masks of its image have more than %d runs together",
                               MAX_RUNS / 2);
     ROOM(w->runs, w->room_runs, w->n_runs + r->count + 1);
     uint32_t *out = w->runs + w->n_runs, at = 0;
-    s->runs = w->n_runs;
-    s->n_runs = (uint32_t)(r->count / 2);
+    *first = w->n_runs;
+    *n = (uint32_t)(r->count / 2);
     for (size_t i = 0; i < r->count; i++)
         out[i] = at += r->counts[i];
-    w->n_runs += 2 * (size_t)s->n_runs;
+    w->n_runs += 2 * (size_t)*n;
     return MABN_OK;
 }
 
@@ -139,7 +142,12 @@ static mabn_status take_mask(const struct matching *m, struct worker *w, struct 
         if (!other->n++ || s->record < other->first)
             *other = (struct mismatch){other->n, s->record, image, s->height, s->width};
     }
-    return keep_runs(w, s, file);
+    MABN_TRY(keep_runs(w, s, &w->rle, file, &s->runs, &s->n_runs));
+    if (!m->e->params.boundary) return MABN_OK;
+    MABN_TRY(
+        mabn_rle_boundary(&w->border, &w->rle, mabn_rle_boundary_distance(s->height, s->width)));
+    s->border_pixels = mabn_rle_area(&w->border);
+    return keep_runs(w, s, &w->border, file, &s->border, &s->n_border);
 }
 
 /* The deviations of a category's keypoints. */
@@ -270,19 +278,30 @@ static const uint32_t *runs_after(const uint32_t *a, const uint32_t *a_end, uint
     return a;
 }
 
-static double mask_overlap(const struct worker *w, const struct shape *d, const struct shape *g)
+/* Overlap of two lists of runs, neither empty. */
+static double runs_overlap(const uint32_t *a, uint32_t n_a, uint64_t pixels_a, const uint32_t *b,
+                           uint32_t n_b, uint64_t pixels_b, bool crowd)
 {
-    if (d->height != g->height || d->width != g->width) return -1;
-    const uint32_t *a = w->runs + d->runs, *a_end = a + 2 * (size_t)d->n_runs;
-    const uint32_t *b = w->runs + g->runs, *b_end = b + 2 * (size_t)g->n_runs;
+    const uint32_t *a_end = a + 2 * (size_t)n_a, *b_end = b + 2 * (size_t)n_b;
     if (a[0] < b[0])
         a = runs_after(a, a_end, b[0]);
     else
         b = runs_after(b, b_end, a[0]);
     uint64_t both = common_pixels(a, a_end, b, b_end);
     if (!both) return 0;
-    uint64_t any = g->record->crowd ? d->pixels : d->pixels + g->pixels - both;
-    return (double)both / (double)any;
+    return (double)both / (double)(crowd ? pixels_a : pixels_a + pixels_b - both);
+}
+
+static double mask_overlap(const struct worker *w, const struct shape *d, const struct shape *g,
+                           bool boundary)
+{
+    if (d->height != g->height || d->width != g->width) return -1;
+    bool crowd = g->record->crowd;
+    double v = runs_overlap(w->runs + d->runs, d->n_runs, d->pixels, w->runs + g->runs, g->n_runs,
+                            g->pixels, crowd);
+    if (!boundary || v == 0) return v;
+    return fmin(v, runs_overlap(w->runs + d->border, d->n_border, d->border_pixels,
+                                w->runs + g->border, g->n_border, g->border_pixels, crowd));
 }
 
 /* Object keypoint similarity. */
@@ -329,7 +348,7 @@ static double overlap(const struct matching *m, const struct worker *w, const st
 {
     if (m->e->params.type == MABN_COCO_KEYPOINTS) return keypoint_overlap(m, d, g);
     if (!boxes_touch(&d->box, &g->box)) return 0;
-    if (m->e->params.type == MABN_COCO_SEGM) return mask_overlap(w, d, g);
+    if (m->e->params.type == MABN_COCO_SEGM) return mask_overlap(w, d, g, m->e->params.boundary);
     return mabn_box_iou(d->box, g->box, g->record->crowd);
 }
 
@@ -616,6 +635,7 @@ static void workers_free(struct worker *workers, int n)
         free(w->shapes);
         free(w->runs);
         mabn_rle_release(&w->rle);
+        mabn_rle_release(&w->border);
         free(w->sort);
         free(w->candidates);
         free(w->sorted);

@@ -72,10 +72,11 @@ struct mabn_coco_params {
     size_t n_own_sigmas;                       /* 0 when class agnostic */
     bool class_agnostic;                       /* one class of all categories */
     bool fix_quirks;
-    bool lvis;   /* LVIS's rules, see below; the truth must be read with MABN_COCO_KEEP_LVIS */
-    bool quiet;  /* say nothing of what is left out: it was told before */
-    bool full;   /* precision for every max_dets, and scores */
-    int threads; /* 0: all available */
+    bool boundary; /* masks by the lesser of mask IoU and boundary IoU (coco/mask.h) */
+    bool lvis;     /* LVIS's rules, see below; the truth must be read with MABN_COCO_KEEP_LVIS */
+    bool quiet;    /* say nothing of what is left out: it was told before */
+    bool full;     /* precision for every max_dets, and scores */
+    int threads;   /* 0: all available */
 };
 
 /* LVIS's rules (as in the package lvis 0.5.3), boxes and masks: the largest of max_dets limits the

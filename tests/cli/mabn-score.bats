@@ -524,6 +524,17 @@ END
     fails 1 "category 'foot' is not in" mabn-score coco -t keypoints --sigmas foot=0.05 animals.json found.json
 }
 
+@test "coco: masks by their boundaries" {
+    # A square of 40, found 2 to the right: mask IoU 1520/1680; the boundaries, 3 wide, agree less.
+    sed 's/\[10, 10, 40, 40\], "score": 0.9/[12, 10, 40, 40], "score": 0.9/; s/50, 50, 20, 20/0, 0, 20, 20/' results.json >near.json
+    run mabn-score coco -t segm truth.json near.json
+    assert_line --index 2 --partial "= 1.000"
+    run mabn-score coco -t segm --boundary truth.json near.json
+    assert_line --index 1 --partial "= 1.000"
+    assert_line --index 2 --partial "= 0.252"
+    fails 2 "-t segm" mabn-score coco --boundary truth.json near.json
+}
+
 @test "coco: wrong usage" {
     fails 2 "unknown type 'boxes': expected bbox, segm, keypoints" mabn-score coco -t boxes truth.json results.json
     fails 2 "not in (0, 1]" mabn-score coco --iou 1.5 truth.json results.json

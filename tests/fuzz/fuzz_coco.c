@@ -25,6 +25,7 @@ static mabn_status score(const struct mabn_coco *truth, const struct mabn_coco *
     p.class_agnostic = how & 1;
     p.fix_quirks = how & 2;
     p.quiet = true;
+    p.boundary = how & 2;
     if (how & 4) mabn_coco_params_lvis(&p);
     MABN_TRY(mabn_coco_evaluate(&e, truth, results, &p));
     mabn_status status = mabn_coco_accumulate(&s, e, NULL);

@@ -273,6 +273,41 @@ static void test_random(void)
     mabn_rle_release(&merged);
 }
 
+/* A pixel is of the boundary when something within the distance is outside: by looking at all. */
+static bool near_outside(const uint8_t *m, int h, int w, int x, int y, int d)
+{
+    for (int i = x - d; i <= x + d; i++)
+        for (int k = y - d; k <= y + d; k++)
+            if (i < 0 || k < 0 || i >= w || k >= h || !m[i * h + k]) return true;
+    return false;
+}
+
+static void test_boundaries(void)
+{
+    enum { H = 23, W = 31 };
+    uint8_t m[H * W], b[H * W];
+    struct mabn_rle mask, border;
+    mabn_rle_init(&mask);
+    mabn_rle_init(&border);
+    tap_ok(mabn_rle_boundary_distance(480, 640) == 16 && mabn_rle_boundary_distance(9, 9) == 1,
+           "2 %% of the diagonal, at least 1");
+    for (int n = 0; n < 60; n++) {
+        uint32_t seed = 977u * (uint32_t)n + 5, distance = 1 + (uint32_t)n % 5, wrong = 0;
+        for (int i = 0; i < H * W; i++) {
+            seed = seed * 1664525u + 1013904223u;
+            m[i] = n == 0 ? 0 : n == 1 ? 1 : seed >> 24 < (n % 3 ? 250u : 60u);
+        }
+        tap_status(mabn_rle_encode(&mask, m, H, W), "mask %d", n);
+        tap_status(mabn_rle_boundary(&border, &mask, distance), "its boundary");
+        mabn_rle_decode(b, &border);
+        for (int i = 0; i < H * W; i++)
+            wrong += b[i] != (m[i] && near_outside(m, H, W, i / H, i % H, (int)distance));
+        tap_ok(wrong == 0, "of distance %u: %u pixels wrong", distance, wrong);
+    }
+    mabn_rle_release(&mask);
+    mabn_rle_release(&border);
+}
+
 int main(void)
 {
     for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
@@ -280,5 +315,6 @@ int main(void)
     test_box();
     test_limits();
     test_random();
+    test_boundaries();
     return tap_done();
 }
