@@ -22,7 +22,10 @@ MABN_BEGIN_DECLS
 
 enum { MABN_PASTE_MAX_SIDE = 254 };
 
-/* mask: initialised; replaced by a mask of width × height pixels. map (side,side), rows first; box
+/* The reference takes the map for the mask when the image happens to be as large as the map; that
+ * is not repeated.
+ *
+ * mask: initialised; replaced by a mask of width × height pixels. map (side,side), rows first; box
  * (4) in the image. A box that is outside, empty or not finite gives an empty mask. */
 MABN_MUST_USE mabn_status mabn_paste(struct mabn_rle *mask, const float *map, int side,
                                      const float *box, int width, int height,

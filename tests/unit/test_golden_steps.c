@@ -1,6 +1,7 @@
 /* What lies between the plans of a detector in a training step, in one go, as a step calls it: from
  * the recorded maps of the RPN (or, after the first step, its recorded proposals) to proposals,
- * samples and targets of all three heads. Every recorded step of $MABN_GOLDEN/det/det_tiny_train.h5; the samples must be the same. */
+ * samples and targets of all three heads. Every recorded step of
+ * $MABN_GOLDEN/det/det_tiny_train.h5; the samples must be the same. */
 #include "golden_detect.h"
 
 #include "detect/box_targets.h"
