@@ -374,6 +374,28 @@ static void list_truths(struct mabn_coco_join *out, const struct mabn_coco *trut
     free(list);
 }
 
+/* Areas that no range of the judgement holds: such annotations never count. */
+static void tell_areas(const struct mabn_coco *truth, const struct mabn_coco_params *p)
+{
+    const struct mabn_coco_record *first = NULL;
+    size_t n = 0;
+    if (mabn_coco_area_index(p, "all") < 0) return; /* somebody wants just these */
+    for (size_t i = 0; i < truth->n_records; i++) {
+        const struct mabn_coco_record *r = &truth->records[i];
+        double area = r->has_area ? r->area : r->box.w * r->box.h;
+        bool held = false;
+        for (int a = 0; a < p->n_areas && !held; a++)
+            held = area >= p->areas[a].low && area <= p->areas[a].high;
+        if (!held && !n++) first = r;
+    }
+    if (n)
+        mabn_warn(
+            "'%s': %zu annotation%s an area that no range of areas holds (the first: line %u, "
+            "%g) and never count%s",
+            truth->name, n, n == 1 ? " has" : "s have", first->line,
+            first->has_area ? first->area : first->box.w * first->box.h, n == 1 ? "s" : "");
+}
+
 /* ---- detections ---- */
 
 /* The image is unknown: is it one that was left out on purpose? */
@@ -519,6 +541,7 @@ mabn_status mabn_coco_join_make(struct mabn_coco_join *out, const struct mabn_co
     MABN_TRY_GOTO(list_categories(out, truth, params, &categories), done);
     list_truths(out, truth, params, &images, &categories);
     if (!params->quiet) tell_orphans(truth);
+    if (!params->quiet) tell_areas(truth, params);
     if (params->lvis) MABN_TRY_GOTO(check_lvis(out, truth), done);
     status = list_detections(out, truth, results, params, &images, &categories);
     if (!status && params->lvis)

@@ -161,6 +161,8 @@ END
     sed 's/"area": 1600/"area": 2e10/; s/"area": 400/"area": 3e300/' truth.json >large.json
     run mabn-score coco --areas all:0: large.json results.json
     assert_line --index 0 --partial "= 0.505"
+    run --separate-stderr mabn-score coco large.json results.json # COCO's own ranges end at 1e10
+    assert_equal "$stderr" "mabn-score: warning: 'large.json': 2 annotations have an area that no range of areas holds (the first: line 4, 2e+10) and never count"
     run mabn-score coco --areas all:0:,vast:1e20: large.json results.json
     assert_line --index 12 --partial "area=  vast | maxDets=100 ] = 0.000"
 }
