@@ -195,6 +195,7 @@ static mabn_status convert(const char *path)
     bool onnx = o.output && format == MABN_WEIGHTS_ONNX;
     if (o.fold && !onnx) mabn_cli_usage_error("--fold is for ONNX only");
     want.fold = o.fold;
+    want.no_counters = onnx && !o.as_is;
     want.names = o.names;
     want.as_is = o.as_is;
     want.suffix = o.suffix;

@@ -325,6 +325,18 @@ static mabn_status model_of_like(struct mabn_convert *c)
     return MABN_OK;
 }
 
+/* In a file whose norms were folded away convolutions have biases. The network is then one with
+ * frozen norms, of scale 1, that add the bias. */
+static void freeze_folded(struct mabn_convert *c)
+{
+    c->folded = c->names == MABN_NAMES_OURS && mabn_convert_find(c, "conv1.bias") &&
+                !mabn_convert_find(c, "bn1.weight");
+    for (int p = 0; p < MABN_MODEL_PARTS && c->folded; p++)
+        if (!c->own || mabn_norm_folds(c->model.norm[p].kind))
+            mabn_norm_options_init(&c->model.norm[p], MABN_NORM_FROZEN);
+    if (c->folded) c->model.centralize = MABN_CENTRALIZE_AUTO;
+}
+
 static mabn_status decide_model(struct mabn_convert *c)
 {
     if (c->options.like) return model_of_like(c);
@@ -336,6 +348,7 @@ static mabn_status decide_model(struct mabn_convert *c)
         MABN_TRY(guess_model(c));
     }
     if (!c->has_model) return MABN_OK;
+    freeze_folded(c);
     if (c->options.norm) MABN_TRY(mabn_model_set_norm(&c->model, c->options.norm));
     if (c->options.stride_in_1x1 >= 0) c->model.stride_in_1x1 = c->options.stride_in_1x1;
     return check_model(c);
@@ -430,9 +443,43 @@ static bool starts_anew(const struct mabn_convert *c, const char *name)
            !mabn_convert_sibling(c, name, "running_mean");
 }
 
+/* The bias of the convolution before a norm, whose state is STEM.LEAF; NULL: there is none. */
+static struct item *folded_bias(const struct mabn_convert *c, const char *name)
+{
+    static const char *const pairs[][2] = {
+        {"bn{k}", "conv{k}"},
+        {"layer{s}.{b}.bn{k}", "layer{s}.{b}.conv{k}"},
+        {"layer{s}.{b}.downsample.1", "layer{s}.{b}.downsample.0"},
+    };
+    char *norm = mabn_xstrndup(name, (size_t)(strrchr(name, '.') - name)), *conv = NULL;
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs && !conv; i++)
+        conv = mabn_names_translate(pairs[i][0], pairs[i][1], norm);
+    struct item *bias = conv ? find_leaf(c, conv, "bias") : NULL;
+    free(conv);
+    free(norm);
+    return bias;
+}
+
+/* Of a file whose norms were folded: its part of a frozen norm. */
+static bool add_folded_norm(struct mabn_convert *c, const struct mabn_weight *want)
+{
+    const char *leaf = leaf_of(want->name);
+    struct item *bias = c->folded && leaf != want->name ? folded_bias(c, want->name) : NULL;
+    if (!bias || !mabn_shape_equal(&mabn_convert_tensor(c, bias)->shape, &want->shape))
+        return false;
+    struct entry *e = add_entry(c, want->name, want);
+    bias->used = true;
+    e->item = (size_t)(bias - c->items);
+    if (!strcmp(leaf, "bias")) return true;
+    e->origin = CONSTANT;
+    e->constant = strcmp(leaf, "running_mean") ? 1 : 0;
+    return true;
+}
+
 static mabn_status add_wanted(struct mabn_convert *c, const struct mabn_weight *want, size_t net)
 {
     struct item *item = match_item(c, want->name);
+    if (!item && add_folded_norm(c, want)) return MABN_OK;
     if (!item) {
         if (!starts_anew(c, want->name)) add_missing(c, want->name);
         struct entry *e = add_entry(c, want->name, want);
@@ -775,6 +822,11 @@ static mabn_status make_entries(struct mabn_convert *c)
     adapt_classes(c);
     adapt_mabn_state(c);
     adapt_stem_bias(c);
+    for (size_t i = 0; i < c->entry_count && c->options.no_counters;)
+        if (!strcmp(leaf_of(c->entries[i].weight.name), "num_batches_tracked"))
+            remove_entry(c, i);
+        else
+            i++;
     if (c->options.fold && c->net) fold_convolutions(c);
     add_training_state(c);
     for (size_t i = 0; i < c->entry_count; i++) {

@@ -42,6 +42,7 @@ struct mabn_convert_options {
     bool fold_frozen;  /* norms become frozen ones: scale and bias */
     bool fold;         /* norms go into the convolutions before them: for ONNX */
     bool average;      /* the moving average of the weights that the file keeps beside them */
+    bool no_counters;  /* leave num_batches_tracked out: nothing that runs a network reads it */
     bool weights_only; /* leave momentum, step and state behind */
     enum mabn_convert_body body;
     enum mabn_convert_pixels pixels;

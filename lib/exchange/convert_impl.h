@@ -50,6 +50,7 @@ struct mabn_convert {
     struct mabn_net *net; /* tensors of the model; NULL without one */
     struct mabn_weights *like;
     struct mabn_model before; /* the source's norms, where `model` folds them */
+    bool folded;              /* the source's norms are in its convolutions: biases instead */
     bool detector_mabn;       /* without a model: a detector of the reference with MABN */
     struct item *items;
     size_t item_count;

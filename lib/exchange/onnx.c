@@ -16,8 +16,12 @@ enum {
     OPSET_VERSION = 2,
     PROPERTY_KEY = 1,
     PROPERTY_VALUE = 2,
+    GRAPH_NODE = 1,
     GRAPH_NAME = 2,
     GRAPH_INITIALIZER = 5,
+    NODE_INPUT = 1,
+    NODE_NAME = 3,
+    NODE_OP = 4,
     TENSOR_DIMS = 1,
     TENSOR_TYPE = 2,
     TENSOR_FLOATS = 4,
@@ -42,6 +46,8 @@ static const struct {
     {11, MABN_DTYPE_F64}, {16, MABN_DTYPE_BF16},
 };
 enum { TYPES = sizeof types / sizeof *types };
+
+enum { MAX_RENAMED = 1024 };
 
 /* ---- reading ---- */
 
@@ -208,8 +214,101 @@ static mabn_status read_tensor_field(const struct cursor *c, struct tensor *t,
     }
 }
 
+/* ---- the names of folded convolutions ----
+ *
+ * PyTorch folds norms into convolutions when it exports a network, and calls what comes of it
+ * "onnx::Conv_193". Where it was says the node: "/layer1/layer1.0/conv1/Conv" is layer1.0.conv1. */
+
+struct renamed {
+    char *from, *to;
+};
+struct renames {
+    struct renamed items[MAX_RENAMED];
+    size_t count;
+};
+
+static void release_renames(struct renames *r)
+{
+    for (size_t i = 0; i < r->count; i++) {
+        free(r->items[i].from);
+        free(r->items[i].to);
+    }
+    free(r);
+}
+
+static const char *renamed(const struct renames *r, const char *name)
+{
+    for (size_t i = 0; i < r->count; i++)
+        if (!strcmp(r->items[i].from, name)) return r->items[i].to;
+    return name;
+}
+
+/* The module of a node, malloc'd: a scope whose name begins with the one around it ("layer1.0" in
+ * "layer1") stands for both. NULL when the name is no path. */
+static char *module_of(const char *node)
+{
+    struct mabn_str path;
+    size_t last = 0; /* where the innermost scope begins */
+    if (*node != '/') return NULL;
+    mabn_str_init(&path);
+    for (const char *at = node + 1, *slash; (slash = strchr(at, '/')); at = slash + 1) {
+        const size_t n = (size_t)(slash - at), around = path.length - last;
+        if (path.length && n > around && !strncmp(at, path.text + last, around) &&
+            at[around] == '.') {
+            mabn_str_add_bytes(&path, at + around, n - around);
+            continue;
+        }
+        if (path.length) mabn_str_add_char(&path, '.');
+        last = path.length;
+        mabn_str_add_bytes(&path, at, n);
+    }
+    if (path.length) return mabn_str_detach(&path);
+    mabn_str_release(&path);
+    return NULL;
+}
+
+static void add_rename(struct renames *r, const char *from, const char *module, const char *leaf)
+{
+    if (!from || strncmp(from, "onnx::", 6) || r->count == MAX_RENAMED) return;
+    r->items[r->count++] =
+        (struct renamed){mabn_xstrdup(from), mabn_xasprintf("%s.%s", module, leaf)};
+}
+
+static mabn_status read_node(struct renames *r, struct cursor c)
+{
+    char *inputs[3] = {NULL}, *name = NULL, *op = NULL;
+    struct field f;
+    int count = 0;
+    bool more = true;
+    mabn_status status = MABN_OK;
+    while (!status) {
+        status = next_field(&c, &f, &more);
+        if (status || !more) break;
+        char **text = f.number == NODE_NAME                 ? &name
+                      : f.number == NODE_OP                 ? &op
+                      : f.number == NODE_INPUT && count < 3 ? &inputs[count++]
+                                                            : NULL;
+        if (!text) continue;
+        free(*text);
+        status = field_text(&c, &f, MABN_WEIGHT_MAX_NAME, text);
+    }
+    char *module = !status && name && op && !strcmp(op, "Conv") ? module_of(name) : NULL;
+    if (module) {
+        add_rename(r, inputs[1], module, "weight");
+        add_rename(r, inputs[2], module, "bias");
+    }
+    free(module);
+    free(name);
+    free(op);
+    for (int i = 0; i < 3; i++)
+        free(inputs[i]);
+    return status;
+}
+
+/* ---- initialisers ---- */
+
 static mabn_status add_tensor(struct mabn_weights *w, const struct cursor *c,
-                              const struct tensor *t)
+                              const struct renames *r, const struct tensor *t)
 {
     for (int i = 0; i < TYPES; i++) {
         if ((uint64_t)types[i].onnx != t->type) continue;
@@ -224,7 +323,7 @@ static mabn_status add_tensor(struct mabn_weights *w, const struct cursor *c,
                              "'%s': initialiser '%s' has %llu bytes of data instead of %zu",
                              w->source.name, t->name, (unsigned long long)t->data.length, bytes);
         struct mabn_place place = mabn_place_at(t->data.start);
-        const char *name = t->name;
+        const char *name = renamed(r, t->name);
         enum mabn_weight_part part;
         mabn_weights_split_name(&name, &part);
         return mabn_weights_add(w, name, part, types[i].dtype, &t->shape, &place,
@@ -234,7 +333,7 @@ static mabn_status add_tensor(struct mabn_weights *w, const struct cursor *c,
                      w->source.name, t->name ? t->name : "");
 }
 
-static mabn_status read_tensor(struct mabn_weights *w, struct cursor c)
+static mabn_status read_tensor(struct mabn_weights *w, const struct renames *r, struct cursor c)
 {
     struct tensor t = {0};
     struct field f;
@@ -245,21 +344,28 @@ static mabn_status read_tensor(struct mabn_weights *w, struct cursor c)
         if (status || !more) break;
         status = read_tensor_field(&c, &t, &f);
     }
-    if (!status) status = add_tensor(w, &c, &t);
+    if (!status) status = add_tensor(w, &c, r, &t);
     free(t.name);
     return status;
 }
 
+/* Nodes first, which name what the initialisers are, whichever comes first in the file. */
 static mabn_status read_graph(struct mabn_weights *w, struct cursor c)
 {
+    struct renames *r = mabn_xcalloc(1, sizeof *r);
+    const struct cursor begin = c;
     struct field f;
-    bool more;
-    for (;;) {
-        MABN_TRY(next_field(&c, &f, &more));
-        if (!more) return MABN_OK;
+    bool more = true;
+    mabn_status status = MABN_OK;
+    while (!status && !(status = next_field(&c, &f, &more)) && more)
+        if (f.number == GRAPH_NODE && f.wire == WIRE_BYTES) status = read_node(r, enter(&c, &f));
+    c = begin;
+    more = true;
+    while (!status && !(status = next_field(&c, &f, &more)) && more)
         if (f.number == GRAPH_INITIALIZER && f.wire == WIRE_BYTES)
-            MABN_TRY(read_tensor(w, enter(&c, &f)));
-    }
+            status = read_tensor(w, r, enter(&c, &f));
+    release_renames(r);
+    return status;
 }
 
 static mabn_status read_property(struct mabn_weights *w, struct cursor c)

@@ -564,3 +564,35 @@ adam.pth|the optimizer's state of 29 parameters is left out: 'exp_avg' is not th
     fails 1 "'unknown.pth' is no network known here" mabn-convert -q unknown.pth -o x.h5
     mabn-convert -q --as-is unknown.pth -o x.h5
 }
+
+@test "ONNX: no counters of batches; folded norms come back as frozen ones" {
+    "$ROOT/tests/make-images" tree 3 9 6
+    mabn-pack imagenet -q tree -o set.h5
+    mabn-train -q --arch cifar-resnet8 --base-width 4 --norm bn --size 16 --augment plain --batch 8 --steps 3 --train set.h5 -o run >/dev/null
+    mabn-convert -q run/model.h5 -o plain.onnx
+    run mabn-convert --list --as-is plain.onnx
+    refute_output --partial num_batches_tracked
+    mabn-convert -q plain.onnx -o back.h5
+    run mabn-convert --check back.h5 run/model.h5 # all but the counters
+    assert_line --partial "# 56 tensors compared, 9 differ, 0 only in one"
+    assert_equal "$(grep -c num_batches_tracked <<<"$output")" 10
+    files=(fold.onnx)
+    mabn-convert -q --fold run/model.h5 -o fold.onnx
+    if $PYTHON -c 'import torch' 2>/dev/null; then # PyTorch names what it folded "onnx::Conv_12"
+        mabn-convert -q --weights-only run/model.h5 -o state.pth
+        $PYTHON "$ROOT/tests/cli/torch_onnx.py" state.pth torch.onnx
+        files+=(torch.onnx)
+    fi
+    mabn-eval imagenet -q -p --logits run/model.h5 set.h5 | sed 's/.*"logits"//' >want
+    for f in "${files[@]}"; do
+        run --separate-stderr mabn-convert -f --pixels auto "$f" -o folded.h5
+        assert_success
+        [[ $stderr == *"47 tensors; cifar-resnet8, norm frozen, 3 classes"* ]]
+        run mabn-convert --check --atol 1e-6 --rtol 1e-5 fold.onnx "$f"
+        assert_success
+    done
+    mabn-convert -q -f fold.onnx -o folded.h5
+    mabn-eval imagenet -q -p --logits folded.h5 set.h5 | sed 's/.*"logits"//' >have
+    paste -d ' ' want have | tr -d '[]:}' | awk '{ n = split($1, a, ","); split($2, b, ",")
+        for (i = 1; i <= n; i++) if ((a[i] - b[i]) ^ 2 > 1e-8) exit 1 }'
+}
