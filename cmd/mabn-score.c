@@ -561,6 +561,7 @@ static mabn_status score_all(struct files *f)
                                 "'%s': no \"annotations\": is this a COCO annotation file?",
                                 f->read[0].name),
                       done);
+    if (coco.lvis) mabn_coco_forget_crowds(&f->read[0]);
     if (coco.images) MABN_TRY_GOTO(list_images(&images, coco.images, &f->read[0]), done);
     if (coco.images && !images.n)
         MABN_TRY_GOTO(mabn_fail(MABN_ERR_ARG, "--images: '%s' names no image", coco.images), done);

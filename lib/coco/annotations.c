@@ -440,7 +440,7 @@ static unsigned read_field(struct reading *r, struct mabn_coco_record *record,
         record->has_area = mabn_json_peek(j) != MABN_JSON_NULL &&
                            mabn_json_read_double(j, &record->area) == MABN_OK;
         if (!record->has_area && !mabn_json_status(j)) mabn_json_read_null(j);
-    } else if (mabn_json_is(key, "iscrowd") && !(r->keep & MABN_COCO_KEEP_LVIS)) {
+    } else if (mabn_json_is(key, "iscrowd")) {
         record->crowd = read_flag(j);
     } else if (mabn_json_is(key, "ignore")) {
         record->ignore = try_flag(j);
@@ -519,6 +519,11 @@ static uint32_t read_listed(struct reading *r)
     size_t before = c->n_listed;
     mabn_json_begin_array(r->json);
     while (mabn_json_next_item(r->json)) {
+        enum mabn_json_kind kind = mabn_json_peek(r->json);
+        if (kind != MABN_JSON_NUMBER && kind != MABN_JSON_STRING) {
+            mabn_json_skip(r->json);
+            continue;
+        }
         MABN_GROW(c->listed, c->n_listed, r->room_listed);
         c->listed[c->n_listed] = 0;
         read_id(r, &c->listed[c->n_listed++]);
@@ -531,6 +536,10 @@ static void read_list(struct reading *r, struct mabn_coco_image *image, bool neg
                       unsigned *seen)
 {
     struct mabn_coco *c = r->out;
+    if (mabn_json_peek(r->json) != MABN_JSON_ARRAY) {
+        mabn_json_skip(r->json);
+        return;
+    }
     if (*seen == 0) image->listed = c->n_listed;
     if (*seen & (negative ? 1u : 2u)) {
         mabn_json_fail(r->json, "a second list of this name");
@@ -614,6 +623,15 @@ static void read_skeleton(struct reading *r, struct mabn_coco_category *category
     }
 }
 
+static void read_frequency(struct mabn_json *j, struct mabn_coco_category *category)
+{
+    struct mabn_json_text text;
+    if (mabn_json_peek(j) != MABN_JSON_STRING)
+        mabn_json_skip(j);
+    else if (mabn_json_read_string(j, &text) == MABN_OK && text.length == 1)
+        category->frequency = *text.bytes;
+}
+
 static void read_categories(struct reading *r)
 {
     struct mabn_coco *c = r->out;
@@ -634,9 +652,7 @@ static void read_categories(struct reading *r)
             } else if (mabn_json_is(key, "skeleton")) {
                 read_skeleton(r, category);
             } else if ((r->keep & MABN_COCO_KEEP_LVIS) && mabn_json_is(key, "frequency")) {
-                struct mabn_json_text text;
-                if (mabn_json_read_string(j, &text) == MABN_OK && text.length == 1)
-                    category->frequency = *text.bytes;
+                read_frequency(j, category);
             } else if (mabn_json_is(key, "name") && !category->name &&
                        mabn_json_peek(j) == MABN_JSON_STRING) {
                 mabn_json_read_strdup(j, &category->name);
@@ -916,6 +932,12 @@ mabn_status mabn_coco_image_path(char **out, const struct mabn_coco *c,
     free(*out);
     *out = NULL;
     return MABN_ERR_IO;
+}
+
+void mabn_coco_forget_crowds(struct mabn_coco *c)
+{
+    for (size_t i = 0; i < c->n_records; i++)
+        c->records[i].crowd = false;
 }
 
 mabn_status mabn_coco_wrong_size(const struct mabn_coco *c, const struct mabn_coco_image *image,

@@ -32,7 +32,7 @@ MABN_BEGIN_DECLS
 enum mabn_coco_keep {
     MABN_COCO_KEEP_SEGMENTATIONS = 1,
     MABN_COCO_KEEP_KEYPOINTS = 2,
-    MABN_COCO_KEEP_LVIS = 8,   /* LVIS's lists and frequencies; crowds are not read then */
+    MABN_COCO_KEEP_LVIS = 8,   /* LVIS's lists and frequencies */
     MABN_COCO_KEEP_FAULTS = 4, /* do not fail on ids that occur twice: for coco/inspect.h */
 };
 
@@ -170,6 +170,9 @@ const char *mabn_coco_name_fault(const struct mabn_coco_image *image);
 MABN_MUST_USE mabn_status mabn_coco_image_path(char **out, const struct mabn_coco *c,
                                                const struct mabn_coco_image *image,
                                                const char *folder);
+
+/* Make every annotation count for itself: LVIS has no crowds. */
+void mabn_coco_forget_crowds(struct mabn_coco *c);
 
 /* A failure: the file of an image measures width x height, and not what the annotations say.
  * orientation: what its EXIF data asks for, 0 or 1: nothing. */

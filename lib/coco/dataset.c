@@ -274,6 +274,41 @@ static mabn_status add_skeletons(const struct mabn_coco *c, struct mabn_dataset_
     return status;
 }
 
+/* LVIS's lists of categories: of images that lack them, as if they were empty; and frequencies. */
+static mabn_status add_lvis(const struct packing *p, struct mabn_dataset_writer *w)
+{
+    const struct mabn_coco *c = &p->coco;
+    size_t kept = (size_t)mabn_dataset_writer_kept(w), n = 0, k = c->n_categories;
+    bool any = false;
+    for (size_t i = 0; i < p->n_images; i++)
+        any |= p->images[i]->has_lists;
+    if (!any) return MABN_OK;
+    uint64_t *first = mabn_xcalloc(2 * kept + 1, sizeof *first);
+    uint8_t *has = mabn_xcalloc(kept + 1, 1), *frequencies = mabn_xcalloc(k + 1, 1);
+    int64_t *listed = mabn_xmalloc((c->n_listed + 1) * sizeof *listed);
+    for (size_t i = 0; i < p->n_images; i++) { /* places rise with i */
+        const struct mabn_coco_image *image = p->images[i];
+        int64_t at = mabn_dataset_writer_place(w, (int64_t)i);
+        size_t both = (size_t)image->n_negatives + image->n_partial;
+        if (at < 0) continue;
+        has[at] = image->has_lists;
+        if (both) memcpy(listed + n, c->listed + image->listed, both * sizeof *listed);
+        first[2 * at + 1] = n + image->n_negatives;
+        first[2 * at + 2] = n += both;
+    }
+    for (size_t i = 0; i < k; i++)
+        frequencies[i] = (uint8_t)c->categories[i].frequency;
+    mabn_status status = add1(w, "/coco/lvis_first", MABN_H5_U64, 2 * kept + 1, first);
+    if (!status) status = add1(w, "/coco/lvis_listed", MABN_H5_I64, n, listed);
+    if (!status) status = add1(w, "/coco/lvis_has", MABN_H5_U8, kept, has);
+    if (!status) status = add1(w, "/coco/frequency", MABN_H5_U8, k, frequencies);
+    free(first);
+    free(has);
+    free(frequencies);
+    free(listed);
+    return status;
+}
+
 static mabn_status add_plain(const struct packing *p, struct mabn_dataset_writer *w)
 {
     size_t n = p->n_order;
@@ -481,6 +516,7 @@ static mabn_status add_annotations(struct packing *p, struct mabn_dataset_writer
     if (!p->coco.annotated) mabn_dataset_writer_set_int64(w, "annotated", 0);
     MABN_TRY(add_texts(&p->coco, w));
     MABN_TRY(add_skeletons(&p->coco, w));
+    MABN_TRY(add_lvis(p, w));
     MABN_TRY(add_plain(p, w));
     MABN_TRY(add_last(p, w));
     MABN_TRY(add_polygons(p, w));
@@ -544,7 +580,8 @@ mabn_status mabn_coco_pack(const struct mabn_pack_output *out, const char *folde
     memset(&p, 0, sizeof p);
     p.exif = options->exif;
     MABN_TRY(mabn_coco_read(&p.coco, annotations,
-                            MABN_COCO_KEEP_SEGMENTATIONS | MABN_COCO_KEEP_KEYPOINTS));
+                            MABN_COCO_KEEP_SEGMENTATIONS | MABN_COCO_KEEP_KEYPOINTS |
+                                MABN_COCO_KEEP_LVIS));
     mabn_status status = choose_images(&p, folder, options->skip_bad);
     if (!status) {
         place_annotations(&p);
@@ -705,6 +742,42 @@ static mabn_status take_last(struct unpacking *u)
                                mabn_h5_path(u->file), last[i]);
     }
     mabn_free(last);
+    return status;
+}
+
+static mabn_status take_lvis(struct unpacking *u)
+{
+    struct mabn_coco *c = u->out;
+    const struct mabn_h5_item *item;
+    uint64_t *first = NULL;
+    int64_t *listed = NULL;
+    uint8_t *has = NULL, *frequencies = NULL;
+    mabn_status status = MABN_OK;
+    if (!mabn_h5_find(u->file, "/coco/lvis_first")) return MABN_OK;
+    MABN_TRY(mabn_h5_need(u->file, "/coco/lvis_listed", MABN_H5_I64, 1, &item));
+    size_t n = (size_t)item->count;
+    MABN_TRY_GOTO(take(u, "/coco/lvis_first", MABN_H5_U64, 2 * u->n + 1, 1, &first), done);
+    MABN_TRY_GOTO(take(u, "/coco/lvis_listed", MABN_H5_I64, n, 1, &listed), done);
+    MABN_TRY_GOTO(take(u, "/coco/lvis_has", MABN_H5_U8, u->n, 1, &has), done);
+    MABN_TRY_GOTO(take(u, "/coco/frequency", MABN_H5_U8, c->n_categories, 1, &frequencies), done);
+    MABN_TRY_GOTO(check_starts(u, "/coco/lvis_first", first, 2 * u->n, n), done);
+    c->n_listed = n;
+    c->listed = mabn_xmalloc((n + 1) * sizeof *c->listed);
+    if (n) memcpy(c->listed, listed, n * sizeof *listed);
+    for (size_t i = 0; i < u->n; i++) {
+        struct mabn_coco_image *image = &c->images[i];
+        image->listed = first[2 * i];
+        image->n_negatives = (uint32_t)(first[2 * i + 1] - first[2 * i]);
+        image->n_partial = (uint32_t)(first[2 * i + 2] - first[2 * i + 1]);
+        image->has_lists = has[i] != 0;
+    }
+    for (size_t i = 0; i < c->n_categories; i++)
+        c->categories[i].frequency = (char)frequencies[i];
+done:
+    mabn_free(first);
+    mabn_free(listed);
+    mabn_free(has);
+    mabn_free(frequencies);
     return status;
 }
 
@@ -897,6 +970,7 @@ mabn_status mabn_coco_read_dataset(struct mabn_coco *out, const struct mabn_data
     if (!status) status = take_texts(&u);
     if (!status) status = take_images(&u, ds);
     if (!status) status = take_unsized(&u);
+    if (!status) status = take_lvis(&u);
     if (!status) status = take_skeletons(&u);
     if (!status) status = take_plain(&u);
     if (!status) status = take_last(&u);

@@ -33,7 +33,14 @@
  *   /coco/skeleton      u32 (B,3)  index of a category, a pair of its keypoints from 1
  *   /coco/text_id       i64 (T)    ids that are no 64-bit numbers, ascending, and
  *   /coco/text_first    u64 (T+1)  where their texts are in
- *   /coco/text_bytes    u8 */
+ *   /coco/text_bytes    u8
+ * and of LVIS:
+ *   /coco/lvis_first    u64 (2N+1) category ids of image i in lvis_listed: those it does not have, from
+ *                                  lvis_first[2i]; those whose annotations may be incomplete, from
+ *                                  lvis_first[2i+1] to lvis_first[2i+2]
+ *   /coco/lvis_listed   i64
+ *   /coco/lvis_has      u8  (N)    1: the annotation file has both lists
+ *   /coco/frequency     u8  (K)    the letter r, c or f; 0: not given */
 #ifndef MABN_COCO_DATASET_H
 #define MABN_COCO_DATASET_H
 

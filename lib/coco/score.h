@@ -73,7 +73,8 @@ struct mabn_coco_params {
     bool class_agnostic;                       /* one class of all categories */
     bool fix_quirks;
     bool boundary; /* masks by the lesser of mask IoU and boundary IoU (coco/mask.h) */
-    bool lvis;     /* LVIS's rules, see below; the truth must be read with MABN_COCO_KEEP_LVIS */
+    bool lvis;     /* LVIS's rules, see below; the truth must be read with MABN_COCO_KEEP_LVIS,
+                  and its crowds forgotten */
     bool quiet;    /* say nothing of what is left out: it was told before */
     bool full;     /* precision for every max_dets, and scores */
     int threads;   /* 0: all available */

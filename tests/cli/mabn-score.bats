@@ -496,6 +496,10 @@ END
     assert_line --index 0 --partial "= 0.000"
     sed 's/"not_exhaustive.*: \[9\]/"neg_category_ids": [9], "not_exhaustive_category_ids": [7]/' lvis.json >order.json
     assert_equal "$(mabn-score coco --lvis order.json found.json)" "$(mabn-score coco --lvis lvis.json found.json)"
+    "$ROOT/tests/make-images" tree 1 4
+    sed 's/"height": 100, "width": 100/"file_name": "image0003.JPEG"/' lvis.json >named.json
+    mabn-pack coco -q tree/class000 named.json -o lvis.h5
+    assert_equal "$(mabn-score coco --lvis lvis.h5 found.json)" "$(mabn-score coco --lvis lvis.json found.json)"
     fails 1 "image 1 has no \"neg_category_ids\" and \"not_exhaustive_category_ids\": is this an LVIS file?" mabn-score coco --lvis truth.json results.json
     sed 's/"frequency": "r"/"frequency": "x"/' lvis.json >odd.json
     fails 1 "category 7 has no \"frequency\" r, c or f" mabn-score coco --lvis odd.json found.json
