@@ -1,17 +1,22 @@
 /* mabn-eval: run a trained network over a dataset and say how well it does. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "base/file.h"
 #include "base/json_write.h"
 #include "base/log.h"
+#include "base/mem.h"
 #include "base/signal.h"
 #include "base/thread.h"
+#include "base/words.h"
 #include "cli/cli.h"
 #include "data/files.h"
 #include "device/device.h"
 #include "store/dataset.h"
+#include "model/detector_request.h"
+#include "train/detect_eval.h"
 #include "train/evaluate.h"
 #include "train/model_file.h"
 
@@ -20,7 +25,21 @@ static struct {
     int precision, batch, size, threads, decoders;
     double smoothing;
     bool json, predictions, logits, no_fold, exact, skip_bad;
-} o = {.device = "auto", .batch = 32};
+    /* coco */
+    const char *output;
+    int types, min_size, max_size, max_dets;
+    double min_score;
+    bool score, force;
+} o = {.device = "auto", .batch = 32, .min_score = -1};
+
+enum { BOXES = 1, MASKS = 2 };
+
+static mabn_status types(const char *argument, void *value)
+{
+    static const struct mabn_word words[] = {
+        {BOXES, "bbox"}, {MASKS, "segm"}, {BOXES | MASKS, "bbox,segm"}, {0, NULL}};
+    return mabn_word_parse(value, words, "type of results", argument);
+}
 
 /* clang-format off */
 static const struct mabn_option imagenet_options[] = {
@@ -40,19 +59,47 @@ static const struct mabn_option imagenet_options[] = {
     MABN_OPTIONS_COMMON,
     MABN_OPT_END,
 };
+
+static const struct mabn_option coco_options[] = {
+    MABN_OPT_STRING('o', "output", &o.output, "FILE", "write the results to FILE, which appears whole or not at all, not to standard output"),
+    MABN_OPT_FORCE(&o.force),
+    MABN_OPT_FLAG(0, "score", &o.score, "print COCO's table of average precision instead of the results"),
+    MABN_OPT_CALL(0, "type", types, &o.types, "TYPES", "what the results hold: bbox, segm, or bbox,segm; what the model finds when not given"),
+    MABN_OPT_DOUBLE(0, "min-score", &o.min_score, -1, 1, "X", "least score of a detection; -1: as the model has it"),
+    MABN_OPT_INT(0, "max-dets", &o.max_dets, 0, 65536, "N", "detections of a photograph; 0: as the model has it"),
+    MABN_OPT_INT(0, "min-size", &o.min_size, 0, 16384, "PIXELS", "shorter side of a picture; 0: as the model has it"),
+    MABN_OPT_INT(0, "max-size", &o.max_size, 0, 16384, "PIXELS", "longer side at most; 0: as the model has it"),
+    MABN_OPT_FLAG(0, "no-fold", &o.no_fold, "keep norms apart from the convolutions, to compare"),
+    MABN_OPT_FLAG(0, "skip-bad", &o.skip_bad, "leave unreadable photographs out instead of failing"),
+    MABN_OPT_THREADS(&o.threads),
+    MABN_OPT_INT(0, "decoders", &o.decoders, 0, 1024, "N", "threads that read and decode photographs; 0: as --threads"),
+    MABN_OPTIONS_COMMON,
+    MABN_OPT_END,
+};
 /* clang-format on */
 
 static const struct mabn_cli clis[] = {
     {.name = "mabn-eval imagenet",
      .usage = "[OPTION]... MODEL DATA\n[OPTION]... MODEL FOLDER\n[OPTION]... MODEL LIST",
-     .summary = "top-1, top-5 and loss of a classifier on a dataset, or what it sees in photographs",
+     .summary =
+         "top-1, top-5 and loss of a classifier on a dataset, or what it sees in photographs",
      .options = imagenet_options,
      .epilog = "Examples:\n  mabn-eval imagenet run/model.h5 val.h5\n"
                "  mabn-eval imagenet run/model.h5 photos/ > predictions.jsonl",
      .min_args = 2,
      .max_args = 2},
+    {.name = "mabn-eval coco",
+     .usage = "[OPTION]... MODEL DATA\n[OPTION]... MODEL FOLDER",
+     .summary = "what a detector finds, as COCO results, or its average precision",
+     .options = coco_options,
+     .epilog = "Examples:\n  mabn-eval coco run/model.h5 val.h5 | mabn-score coco val.h5 -\n"
+               "  mabn-eval coco --score run/model.h5 val.h5\n"
+               "  mabn-eval coco run/model.h5 photos/ > results.json",
+     .min_args = 2,
+     .max_args = 2},
     {.name = NULL},
 };
+enum { IMAGENET, COCO };
 
 /* What print_predictions needs. */
 struct printing {
@@ -149,6 +196,11 @@ static mabn_status eval_imagenet(const char *model_path, const char *data_path)
     mabn_status status;
     mabn_str_init(&printing.line);
     MABN_TRY_GOTO(mabn_model_file_open(&file, model_path), out);
+    if (file.detects) {
+        status =
+            mabn_fail(MABN_ERR_MISMATCH, "'%s' is a detector: mabn-eval coco runs it", model_path);
+        goto out;
+    }
     MABN_TRY_GOTO(open_data(&data, &files, &source, data_path), out);
     if (data) MABN_TRY_GOTO(mabn_eval_check(&file.model, data, model_path), out);
     printing.files = files;
@@ -184,6 +236,172 @@ out:
     return status;
 }
 
+/* ---- coco ---- */
+
+/* What a run of a detector needs. */
+struct detection {
+    struct mabn_model_file file;
+    struct mabn_dataset *data;
+    struct mabn_scene_set *set;
+    struct mabn_device *device;
+    struct mabn_params *params;
+    struct mabn_rcnn *rcnn;
+    int64_t *categories;
+    struct mabn_detect_writer writer;
+    struct mabn_outfile out; /* with -o */
+    struct mabn_str json;
+};
+
+static mabn_status open_scenes(struct detection *d, const char *path)
+{
+    struct stat info;
+    if (!stat(path, &info) && S_ISDIR(info.st_mode)) {
+        if (o.score)
+            return mabn_fail(MABN_ERR_ARG,
+                             "'%s' is a folder of photographs: there is nothing to "
+                             "score against",
+                             path);
+        return mabn_scene_set_scan(&d->set, path);
+    }
+    MABN_TRY(mabn_dataset_open(&d->data, path));
+    return mabn_scene_set_open(&d->set, d->data);
+}
+
+/* The ids of the classes: the model's own, which must be the data's where that has any. */
+static mabn_status find_categories(struct detection *d, const char *model, const char *path)
+{
+    const struct mabn_coco *coco = mabn_scene_set_coco(d->set);
+    const int classes = d->file.detector.classes;
+    d->categories = mabn_xcalloc((size_t)classes + 1, sizeof *d->categories);
+    if (d->file.categories && d->data)
+        MABN_TRY(mabn_detect_check_categories(d->file.categories, model, coco, path));
+    if (d->data && coco->n_categories != (size_t)classes)
+        return mabn_fail(MABN_ERR_MISMATCH, "'%s' knows %d classes, '%s' has %zu categories", model,
+                         classes, path, coco->n_categories);
+    if (d->file.categories)
+        return mabn_detect_category_ids(d->file.categories, d->categories, classes);
+    for (int i = 0; i < classes; i++)
+        d->categories[i] = d->data ? coco->categories[i].id : i + 1;
+    if (!d->data) mabn_warn("'%s' does not say what its classes are: 1 to %d", model, classes);
+    return MABN_OK;
+}
+
+static mabn_status build_detector(struct detection *d, const char *path)
+{
+    struct mabn_detector *m = &d->file.detector;
+    const struct mabn_detector_request request = {.box_head = -1,
+                                                  .box_convs = -1,
+                                                  .mask_convs = -1,
+                                                  .stem_bias = -1,
+                                                  .frozen = -1,
+                                                  .min_size = o.min_size,
+                                                  .max_size = o.max_size,
+                                                  .min_score = o.min_score,
+                                                  .detections = o.max_dets};
+    const struct mabn_rcnn_options options = {
+        .images = 1, .no_fold = o.no_fold, .plan_bytes = (size_t)512 << 20};
+    const struct mabn_model_load load = {.momentum = false};
+    MABN_TRY(mabn_model_file_open(&d->file, path));
+    if (!d->file.detects)
+        return mabn_fail(MABN_ERR_MISMATCH, "'%s' is a classifier: mabn-eval imagenet runs it",
+                         path);
+    MABN_TRY(mabn_detector_request(m, &request, true));
+    MABN_TRY(mabn_device_new(&d->device, MABN_DEVICE_CPU, o.threads));
+    MABN_TRY(mabn_params_new(&d->params, d->device));
+    MABN_TRY(mabn_detector_declare(d->params, d->device, m, false));
+    MABN_TRY(mabn_model_file_load(&d->file, d->params, &load));
+    return mabn_rcnn_new(&d->rcnn, d->device, m, d->params, &options);
+}
+
+static mabn_status write_text(struct detection *d, const char *text, size_t length)
+{
+    if (o.output) return mabn_write_all(d->out.fd, text, length, o.output);
+    if (fwrite(text, 1, length, stdout) == length) return MABN_OK;
+    return mabn_fail_errno("cannot write standard output");
+}
+
+static mabn_status write_found(void *context, uint64_t sample, const struct mabn_rcnn_found *found)
+{
+    struct detection *d = context;
+    mabn_str_clear(&d->json);
+    mabn_detect_write(&d->json, &d->writer, sample, found);
+    return write_text(d, d->json.text, d->json.length);
+}
+
+static mabn_status write_results(struct detection *d, const struct mabn_detect_options *options)
+{
+    struct mabn_detect_options with = *options;
+    struct mabn_detect_result result;
+    const struct mabn_box_convention *convention;
+    const int all = o.types ? o.types : BOXES | MASKS;
+    MABN_TRY(mabn_box_convention_find(&convention, d->file.detector.convention));
+    if (o.types == MASKS && !d->file.detector.masks)
+        return mabn_fail(MABN_ERR_MISMATCH, "a %s finds no masks", d->file.detector.arch);
+    d->writer = (struct mabn_detect_writer){.set = d->set,
+                                            .categories = d->categories,
+                                            .convention = convention,
+                                            .boxes = all & BOXES,
+                                            .masks = (all & MASKS) && d->file.detector.masks,
+                                            .first = true};
+    with.each = write_found;
+    with.context = d;
+    MABN_TRY(write_text(d, "[", 1));
+    MABN_TRY(mabn_detect(&result, d->rcnn, d->set, &with));
+    MABN_TRY(write_text(d, "]\n", 2));
+    mabn_info("%lld photographs, %lld detections in %.1f s", (long long)result.images,
+              (long long)result.detections, result.seconds);
+    return MABN_OK;
+}
+
+static mabn_status print_score(struct detection *d, const struct mabn_detect_options *options)
+{
+    struct mabn_detect_score score;
+    struct mabn_detect_result result;
+    struct mabn_str tables[2];
+    for (int i = 0; i < 2; i++)
+        mabn_str_init(&tables[i]);
+    mabn_status status = mabn_detect_judge(&score, tables, &result, d->rcnn, d->set, options);
+    if (status) score.masks = false;
+    for (int masks = 0; masks <= score.masks && !status; masks++)
+        if (!o.types || (o.types & (masks ? MASKS : BOXES)))
+            status = write_text(d, tables[masks].text, tables[masks].length);
+    for (int i = 0; i < 2; i++)
+        mabn_str_release(&tables[i]);
+    return status;
+}
+
+static void release_detection(struct detection *d)
+{
+    mabn_rcnn_free(d->rcnn);
+    mabn_params_free(d->params);
+    mabn_device_free(d->device);
+    mabn_scene_set_free(d->set);
+    mabn_dataset_free(d->data);
+    mabn_model_file_release(&d->file);
+    mabn_str_release(&d->json);
+    free(d->categories);
+}
+
+static mabn_status eval_coco(const char *model, const char *path)
+{
+    struct detection d = {.categories = NULL};
+    const struct mabn_detect_options options = {
+        .threads = o.decoders, .skip_bad = o.skip_bad, .progress = "detecting"};
+    mabn_status status;
+    mabn_str_init(&d.json);
+    if (o.output) MABN_TRY(mabn_outfile_open(&d.out, o.output, o.force));
+    MABN_TRY_GOTO(build_detector(&d, model), out);
+    MABN_TRY_GOTO(open_scenes(&d, path), out);
+    MABN_TRY_GOTO(find_categories(&d, model, path), out);
+    mabn_info("%s", mabn_device_name(d.device));
+    status = o.score ? print_score(&d, &options) : write_results(&d, &options);
+    if (!status && o.output) status = mabn_outfile_commit(&d.out);
+out:
+    if (o.output) mabn_outfile_abort(&d.out);
+    release_detection(&d);
+    return status;
+}
+
 int main(int argc, char **argv)
 {
     char **args;
@@ -191,6 +409,11 @@ int main(int argc, char **argv)
     int which =
         mabn_cli_choose(clis, "mabn-eval", "run a trained network over a dataset", argc, argv);
     mabn_cli_start(&clis[which], argc - 1, argv + 1, &args);
+    if (which == COCO) {
+        if (!o.decoders) o.decoders = o.threads;
+        mabn_signals_graceful();
+        return mabn_cli_finish(eval_coco(args[0], args[1]));
+    }
     const bool photographs = is_photographs(args[1]);
     if (o.logits && !o.predictions && !photographs)
         mabn_cli_usage_error("--logits goes with --predictions");

@@ -6,6 +6,8 @@
 #include "base/mem.h"
 #include "base/progress.h"
 #include "base/signal.h"
+#include "base/json.h"
+#include "coco/report.h"
 #include "data/scene_loader.h"
 #include "detect/convention.h"
 
@@ -37,6 +39,40 @@ mabn_status mabn_detect_check_categories(const char *categories, const char *mod
                            model, SHOWN, categories, strlen(categories) > SHOWN ? "…" : "", dataset,
                            SHOWN, own.text, own.length > SHOWN ? "…" : "");
     mabn_str_release(&own);
+    return status;
+}
+
+/* The id of one object {"id":…,…}, as the annotations' reader has it. */
+static void read_id(struct mabn_json *j, int64_t *id)
+{
+    struct mabn_json_text key, text;
+    mabn_json_begin_object(j);
+    while (mabn_json_next_key(j, &key)) {
+        if (!mabn_json_is(key, "id"))
+            mabn_json_skip(j);
+        else if (mabn_json_peek(j) != MABN_JSON_STRING)
+            mabn_json_read_int64(j, id);
+        else if (!mabn_json_read_string(j, &text))
+            *id = mabn_coco_text_id(text.bytes, text.length);
+    }
+}
+
+mabn_status mabn_detect_category_ids(const char *categories, int64_t *ids, int classes)
+{
+    struct mabn_json *j =
+        mabn_json_new_bytes(categories, strlen(categories), "attribute categories");
+    int n = 0;
+    mabn_json_begin_array(j);
+    while (mabn_json_next_item(j)) {
+        int64_t id = 0;
+        read_id(j, &id);
+        if (n < classes) ids[n] = id;
+        n++;
+    }
+    mabn_status status = mabn_json_end(j);
+    mabn_json_free(j);
+    if (!status && n != classes)
+        status = mabn_fail(MABN_ERR_FORMAT, "%d categories of %d classes", n, classes);
     return status;
 }
 
@@ -195,8 +231,9 @@ static mabn_status collect(void *context, uint64_t sample, const struct mabn_rcn
     return MABN_OK;
 }
 
-static mabn_status judge_type(double stats[MABN_COCO_STATS], enum mabn_coco_type type,
-                              const struct mabn_coco *truth, const struct mabn_coco *results)
+static mabn_status judge_type(double stats[MABN_COCO_STATS], struct mabn_str *table,
+                              enum mabn_coco_type type, const struct mabn_coco *truth,
+                              const struct mabn_coco *results)
 {
     struct mabn_coco_params params;
     struct mabn_coco_evaluation *e;
@@ -206,13 +243,15 @@ static mabn_status judge_type(double stats[MABN_COCO_STATS], enum mabn_coco_type
     MABN_TRY(mabn_coco_evaluate(&e, truth, results, &params));
     const mabn_status status = mabn_coco_accumulate(&score, e, NULL);
     if (!status) memcpy(stats, score.stats, MABN_COCO_STATS * sizeof *stats);
+    if (!status && table) mabn_coco_report_lines(table, &score);
     if (!status) mabn_coco_score_release(&score);
     mabn_coco_evaluation_free(e);
     return status;
 }
 
 /* By way of a results file, so that the figures are those of mabn-score to the last digit. */
-static mabn_status judge(struct mabn_detect_score *score, const struct collector *c)
+static mabn_status judge(struct mabn_detect_score *score, struct mabn_str *tables,
+                         const struct collector *c)
 {
     const struct mabn_coco *truth = mabn_scene_set_coco(c->writer.set);
     const enum mabn_coco_type type = c->writer.masks ? MABN_COCO_SEGM : MABN_COCO_BBOX;
@@ -220,7 +259,8 @@ static mabn_status judge(struct mabn_detect_score *score, const struct collector
     MABN_TRY(mabn_coco_read_bytes(&results, c->json.text, c->json.length, true,
                                   MABN_COCO_KEEP_SEGMENTATIONS));
     mabn_status status =
-        judge_type(type == MABN_COCO_SEGM ? score->mask : score->box, type, truth, &results);
+        judge_type(type == MABN_COCO_SEGM ? score->mask : score->box,
+                   tables ? &tables[type == MABN_COCO_SEGM] : NULL, type, truth, &results);
     mabn_coco_release(&results);
     return status;
 }
@@ -258,8 +298,9 @@ static void start_collecting(struct collectors *c, const struct mabn_rcnn *rcnn,
     }
 }
 
-mabn_status mabn_detect_judge(struct mabn_detect_score *score, struct mabn_detect_result *result,
-                              struct mabn_rcnn *rcnn, const struct mabn_scene_set *set,
+mabn_status mabn_detect_judge(struct mabn_detect_score *score, struct mabn_str *tables,
+                              struct mabn_detect_result *result, struct mabn_rcnn *rcnn,
+                              const struct mabn_scene_set *set,
                               const struct mabn_detect_options *options)
 {
     const struct mabn_coco *coco = mabn_scene_set_coco(set);
@@ -278,7 +319,7 @@ mabn_status mabn_detect_judge(struct mabn_detect_score *score, struct mabn_detec
     mabn_status status = mabn_detect(result, rcnn, set, &o);
     for (int i = 0; i < c.count; i++) {
         mabn_str_add_char(&c.of[i].json, ']');
-        if (!status) status = judge(score, &c.of[i]);
+        if (!status) status = judge(score, tables, &c.of[i]);
         mabn_str_release(&c.of[i].json);
     }
     free(categories);

@@ -19,6 +19,9 @@ void mabn_detect_categories(struct mabn_str *json, const struct mabn_coco *coco)
 MABN_MUST_USE mabn_status mabn_detect_check_categories(const char *categories, const char *model,
                                                        const struct mabn_coco *coco,
                                                        const char *dataset);
+/* Their ids, of a file with so many classes. */
+MABN_MUST_USE mabn_status mabn_detect_category_ids(const char *categories, int64_t *ids,
+                                                   int classes);
 /* How photographs become this detector's input. */
 void mabn_detect_input(struct mabn_scene_options *options, const struct mabn_detector *detector);
 
@@ -58,12 +61,14 @@ void mabn_detect_write(struct mabn_str *json, struct mabn_detect_writer *writer,
                        const struct mabn_rcnn_found *found);
 
 /* COCO's twelve statistics of boxes, and of masks where the detector has them, over all of the
- * set's annotations; what `mabn-score coco` gives for the same results. */
+ * set's annotations; what `mabn-score coco` gives for the same results. tables: NULL, or two texts to
+ * which its lines are appended, of boxes and of masks. */
 struct mabn_detect_score {
     double box[MABN_COCO_STATS], mask[MABN_COCO_STATS];
     bool masks;
 };
 MABN_MUST_USE mabn_status mabn_detect_judge(struct mabn_detect_score *score,
+                                            struct mabn_str *tables,
                                             struct mabn_detect_result *result,
                                             struct mabn_rcnn *rcnn,
                                             const struct mabn_scene_set *set,

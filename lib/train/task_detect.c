@@ -507,7 +507,7 @@ static mabn_status validate(struct mabn_run *run, struct mabn_str *line)
                                                 .skip_bad = run->options->skip_bad};
     struct mabn_detect_score score;
     struct mabn_detect_result result;
-    MABN_TRY(mabn_detect_judge(&score, &result, d->val_rcnn, d->val_scenes, &options));
+    MABN_TRY(mabn_detect_judge(&score, NULL, &result, d->val_rcnn, d->val_scenes, &options));
     for (int masks = 0; masks <= score.masks; masks++)
         for (int k = 0; k < 6; k++) {
             char name[24];

@@ -104,3 +104,52 @@ PY
     assert_output --partial "was trained on pixels of another"
     train from --norm gn --steps 1 --allow-weights stride,input body.h5 > /dev/null
 }
+
+@test "what a detector finds goes through a pipe to the judge, with the table that --score prints" {
+    train long --norm gn --steps 40 --lr 0.05 > /dev/null
+    mabn-eval coco -q --min-score 0 --type bbox long/model.h5 d.h5 > boxes.json
+    mabn-score coco -q d.h5 - < boxes.json > piped.txt
+    mabn-eval coco -q --min-score 0 --type bbox --score long/model.h5 d.h5 > scored.txt
+    grep Average piped.txt > a.txt
+    grep Average scored.txt > b.txt
+    diff a.txt b.txt
+    mabn-eval coco -q --min-score 0 --type segm -o masks.json long/model.h5 d.h5
+    mabn-score coco -q --type segm d.h5 masks.json | grep -q "IoU=0.50:0.95"
+    run mabn-eval coco -q -o masks.json long/model.h5 d.h5
+    assert_failure 1
+    $PYTHON - <<'PY'
+import json
+boxes = json.load(open("boxes.json"))
+assert boxes and {b["category_id"] for b in boxes} <= {7, 11}
+ids = [b["image_id"] for b in boxes]
+assert ids == sorted(ids) and min(ids) >= 100
+assert all(0 <= b["score"] <= 1 and len(b["bbox"]) == 4 for b in boxes)
+PY
+}
+
+@test "a folder of photographs has the model's categories and names for ids" {
+    [ -e long/model.h5 ] || train long --norm gn --steps 40 --lr 0.05 > /dev/null
+    mabn-eval coco -q --min-score 0 long/model.h5 images > folder.json
+    $PYTHON -c 'import json
+r = json.load(open("folder.json"))
+assert {x["image_id"] for x in r} <= set(range(8)) and {x["category_id"] for x in r} <= {7, 11}'
+    run mabn-eval coco -q --score long/model.h5 images
+    assert_failure 1
+    assert_output --partial "nothing to score against"
+}
+
+@test "a model of another kind or of other categories is refused" {
+    [ -e long/model.h5 ] || train long --norm gn --steps 40 --lr 0.05 > /dev/null
+    mabn-init cifar-resnet8 -q -o c.h5 -f
+    run mabn-eval coco -q c.h5 d.h5
+    assert_failure 1
+    assert_output --partial "is a classifier"
+    run mabn-eval imagenet -q long/model.h5 d.h5
+    assert_failure 1
+    assert_output --partial "is a detector"
+    run mabn-eval coco -q long/model.h5 other.h5
+    assert_failure 1
+    assert_output --partial '"name":"blue"'
+    run bash -c "mabn-eval coco -q --min-score 0 long/model.h5 d.h5 > /dev/full"
+    assert_equal "$status" 1
+}
