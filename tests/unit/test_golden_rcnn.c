@@ -280,6 +280,100 @@ static void check_gradients(const char *run, int step, struct mabn_params *param
            step, compared, worst);
 }
 
+/* ---- testing ---- */
+
+/* The strings of a dataset of fixed length, one after another. */
+static char *read_strings(const char *name, size_t *each)
+{
+    hid_t set = H5Dopen2(file, name, H5P_DEFAULT), space = H5Dget_space(set);
+    hid_t type = H5Dget_type(set);
+    const size_t n = (size_t)H5Sget_simple_extent_npoints(space);
+    *each = H5Tget_size(type);
+    char *all = mabn_xcalloc(n + 1, *each);
+    if (H5Dread(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, all) < 0) abort();
+    H5Tclose(type);
+    H5Sclose(space);
+    H5Dclose(set);
+    return all;
+}
+
+/* Masks, but where a pixel's probability is within rounding of a half. */
+static void check_masks(const char *test, const struct mabn_rcnn_found *found)
+{
+    char name[160];
+    size_t each, wrong = 0;
+    snprintf(name, sizeof name, "%s/rle", test);
+    char *want = read_strings(name, &each);
+    struct h5array near = get("%s/rle_closest_to_half", test);
+    for (int64_t i = 0; i < found->boxes.count; i++) {
+        struct mabn_str got;
+        mabn_str_init(&got);
+        mabn_rle_to_string(&got, &found->masks[i]);
+        const char *w = want + (size_t)i * each;
+        const size_t n = strnlen(w, each);
+        if ((got.length != n || memcmp(got.text, w, n)) && near.values[i] > 1e-4f) wrong++;
+        mabn_str_release(&got);
+    }
+    tap_ok(!wrong, "%s: masks of %lld detections, %zu differ", test, (long long)found->boxes.count,
+           wrong);
+    free(want);
+    free(near.values);
+}
+
+static void check_found(const char *test, const struct mabn_rcnn_found *found)
+{
+    struct h5array boxes = get("%s/json_bbox", test), scores = get("%s/scores", test),
+                   labels = get("%s/labels", test);
+    const struct mabn_detections *d = &found->boxes;
+    bool same = (size_t)d->count == scores.count;
+    tap_ok(same, "%s: %lld detections, recorded %zu", test, (long long)d->count, scores.count);
+    double box = 0;
+    for (size_t i = 0; same && i < scores.count; i++) {
+        const float *b = d->box + 4 * i, *w = boxes.values + 4 * i;
+        const float got[4] = {b[0], b[1], b[2] - b[0] + 1, b[3] - b[1] + 1};
+        for (int k = 0; k < 4; k++)
+            box = fmax(box, fabs((double)got[k] - w[k]));
+        if (d->label[i] != (int32_t)labels.values[i]) same = false;
+    }
+    tap_ok(same && box < 2e-2, "%s: labels, and boxes within %.1e pixels", test, box);
+    if (same) tap_ok(distance(d->score, scores.values, scores.count) < 1e-4, "%s: scores", test);
+    if (same) check_masks(test, found);
+    free(boxes.values);
+    free(scores.values);
+    free(labels.values);
+}
+
+static void check_tests(const char *run, const struct mabn_detector *d, struct mabn_params *params)
+{
+    const struct mabn_rcnn_options options = {.images = 1, .plan_bytes = (size_t)1 << 30};
+    struct mabn_rcnn *rcnn;
+    if (mabn_rcnn_new(&rcnn, device, d, params, &options)) abort();
+    for (int t = 0; t < 2; t++) {
+        char test[64];
+        snprintf(test, sizeof test, "%s/test%d", run, t);
+        struct h5array x = get("%s/image", test), size = get("%s/image_hw", test),
+                       original = get("%s/original_hw", test);
+        const struct mabn_rcnn_image image = {.width = (int)size.values[1],
+                                              .height = (int)size.values[0]};
+        const struct mabn_rcnn_size whole = {(int)original.values[1], (int)original.values[0]};
+        struct mabn_rcnn_found found = {0};
+        struct mabn_rcnn_figures figures;
+        float *input;
+        if (mabn_rcnn_input(rcnn, &input, 1, (int)x.shape[2], (int)x.shape[3])) abort();
+        to_nhwc(input, x.values, 1, 3, (size_t)(x.shape[2] * x.shape[3]));
+        if (mabn_rcnn_detect(rcnn, &image, &whole, &found, &figures)) {
+            printf("Bail out! %s\n", mabn_error_message());
+            exit(1);
+        }
+        check_found(test, &found);
+        mabn_rcnn_found_release(&found);
+        free(x.values);
+        free(size.values);
+        free(original.values);
+    }
+    mabn_rcnn_free(rcnn);
+}
+
 /* ---- runs ---- */
 
 static char (*read_names(size_t *count))[96]
@@ -360,6 +454,7 @@ static void check_run(const char *folder, const char *run, char (*names)[96], si
         if (mabn_params_update(params, &sgd)) abort();
     }
     check_end(run, params, names, count);
+    check_tests(run, &d, params);
     for (int i = 0; i < 2; i++)
         free_batch(&batch[i]);
     free(rate.values);
