@@ -19,9 +19,9 @@ enum { MABN_MAX_MILESTONES = 16 };
 
 struct mabn_schedule {
     enum mabn_schedule_kind kind;
-    double lr;      /* the peak: what --lr gives after scaling */
-    int64_t steps;  /* of the whole run */
-    int64_t warmup; /* steps of linear rise: step s < warmup has lr·(s+1)/warmup */
+    double lr;            /* the peak: what --lr gives after scaling */
+    int64_t steps;        /* of the whole run */
+    int64_t warmup;       /* steps of linear rise: step s < warmup has lr·(s+1)/warmup */
     double warmup_factor; /* > 0: step s < warmup has lr·(f·(1 − s/warmup) + s/warmup) instead */
     int64_t milestones[MABN_MAX_MILESTONES]; /* rising; from this step on times gamma */
     int n_milestones;

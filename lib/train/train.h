@@ -59,7 +59,8 @@ struct mabn_train_options {
 
     /* a detector */
     struct mabn_detector_request detector;
-    int train_sizes[MABN_SCENE_SIZES], n_train_sizes; /* shorter sides drawn from; 0: its min_size */
+    int train_sizes[MABN_SCENE_SIZES],
+        n_train_sizes; /* shorter sides drawn from; 0: its min_size */
 
     /* pictures; size 0: as the weights, the augmentation or the dataset have it */
     const char *augment; /* preset name; NULL: chosen by the dataset */
@@ -78,8 +79,8 @@ struct mabn_train_options {
     double clip_norm;                   /* the longest gradient; 0: any; a detector's */
     int64_t epochs, epoch_steps, steps; /* epoch_steps 0: once through; steps 0: all epochs */
     int64_t seed;
-    bool replacement; /* the sampler draws with replacement */
-    int schedule;     /* enum mabn_schedule_kind */
+    bool replacement;    /* the sampler draws with replacement */
+    int schedule;        /* enum mabn_schedule_kind */
     double lr, lr_batch; /* 0: the task's own; a rate of 0 that is meant: lr_given */
     bool lr_given;
     bool lr_exact;
