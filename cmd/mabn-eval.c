@@ -298,8 +298,7 @@ static mabn_status build_detector(struct detection *d, const char *path)
                                                   .max_size = o.max_size,
                                                   .min_score = o.min_score,
                                                   .detections = o.max_dets};
-    const struct mabn_rcnn_options options = {
-        .images = 1, .no_fold = o.no_fold, .plan_bytes = (size_t)512 << 20};
+    const struct mabn_rcnn_options options = {.images = 1, .no_fold = o.no_fold};
     const struct mabn_model_load load = {.momentum = false};
     MABN_TRY(mabn_model_file_open(&d->file, path));
     if (!d->file.detects)

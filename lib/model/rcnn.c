@@ -55,27 +55,25 @@ static void release_body(struct rcnn_body *body)
     mabn_free(body->anchors);
 }
 
-static size_t body_bytes(const struct rcnn_body *body)
+static void release_bodies(void *context)
 {
-    const struct mabn_net_memory m = mabn_net_memory_of(body->net);
-    return m.activations + m.parameters;
+    struct mabn_rcnn *r = context;
+    for (int i = 0; i < r->body_count; i++)
+        release_body(&r->bodies[i]);
+    r->body_count = 0;
+    r->body = NULL;
 }
 
-/* Let go of those that were used longest ago, while there are too many. */
+/* Let go of the one that was used longest ago, when there is no place for another. */
 static void make_room(struct mabn_rcnn *r)
 {
-    for (;;) {
-        size_t bytes = 0;
-        int oldest = 0;
-        for (int i = 0; i < r->body_count; i++) {
-            bytes += body_bytes(&r->bodies[i]);
-            if (r->bodies[i].used < r->bodies[oldest].used) oldest = i;
-        }
-        if (r->body_count < 1 || (bytes < r->options.plan_bytes && r->body_count < RCNN_MAX_PLANS))
-            return;
-        release_body(&r->bodies[oldest]);
-        r->bodies[oldest] = r->bodies[--r->body_count];
-    }
+    int oldest = 0;
+    if (r->body_count < RCNN_MAX_PLANS) return;
+    for (int i = 1; i < r->body_count; i++)
+        if (r->bodies[i].used < r->bodies[oldest].used) oldest = i;
+    release_body(&r->bodies[oldest]);
+    r->bodies[oldest] = r->bodies[--r->body_count];
+    r->body = NULL;
 }
 
 static mabn_status fill_anchors(struct mabn_rcnn *r, struct rcnn_body *body)
@@ -107,7 +105,8 @@ static mabn_status build_body(struct mabn_rcnn *r, struct rcnn_body *body)
                                              .no_fold = r->options.no_fold,
                                              .save_memory = r->options.save_memory,
                                              .sync = r->options.sync,
-                                             .params = r->params};
+                                             .params = r->params,
+                                             .pool = &r->pool};
     MABN_TRY(mabn_net_new(&body->net, r->device, &options));
     mabn_detector_add_body(body->net, &r->detector);
     MABN_TRY(mabn_net_plan(body->net));
@@ -279,6 +278,8 @@ mabn_status mabn_rcnn_new(struct mabn_rcnn **out, struct mabn_device *device,
     r->detector = *detector;
     r->params = params;
     r->options = *options;
+    r->pool.outgrown = release_bodies;
+    r->pool.context = r;
     const mabn_status status = set_up(r);
     if (status) {
         mabn_rcnn_free(r);
@@ -291,8 +292,8 @@ mabn_status mabn_rcnn_new(struct mabn_rcnn **out, struct mabn_device *device,
 void mabn_rcnn_free(struct mabn_rcnn *r)
 {
     if (!r) return;
-    for (int i = 0; i < r->body_count; i++)
-        release_body(&r->bodies[i]);
+    release_bodies(r);
+    mabn_net_pool_release(&r->pool, r->device);
     mabn_net_free(r->box_net);
     mabn_net_free(r->mask_net);
     mabn_scratch_release(&r->scratch);
@@ -348,8 +349,7 @@ static void add_memory(struct mabn_net_memory *sum, const struct mabn_net *net)
 struct mabn_net_memory mabn_rcnn_memory(const struct mabn_rcnn *r)
 {
     struct mabn_net_memory sum = {.parameters = mabn_params_bytes(r->params)};
-    for (int i = 0; i < r->body_count; i++)
-        add_memory(&sum, r->bodies[i].net);
+    sum.activations = r->pool.bytes;
     add_memory(&sum, r->box_net);
     if (r->mask_net) add_memory(&sum, r->mask_net);
     return sum;

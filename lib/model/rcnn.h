@@ -5,7 +5,7 @@
  *                → positives → mask head forward, loss, backward → RPN losses → body backward
  *     testing    body forward → proposals → box head → detections → mask head
  *
- * Body plans are kept for the shapes that were last used. Gradients are left in the store: the
+ * Body plans are kept for the 16 shapes that were last used; they share the memory of activations. Gradients are left in the store: the
  * caller updates. The order of everything is fixed, so that a step repeats bit for bit. CPU. */
 #ifndef MABN_MODEL_RCNN_H
 #define MABN_MODEL_RCNN_H
@@ -25,12 +25,11 @@ struct mabn_rcnn;
 
 struct mabn_rcnn_options {
     bool training;
-    int images;        /* at most, of a step */
-    bool save_memory;  /* training: as in net.h */
-    bool no_fold;      /* testing: likewise */
-    bool spread;       /* samples by the recordings' rule instead of at random (detect/sample.h) */
-    uint64_t seed;     /* of the samples */
-    size_t plan_bytes; /* body plans are kept while they take no more in all; one always is */
+    int images;       /* at most, of a step */
+    bool save_memory; /* training: as in net.h */
+    bool no_fold;     /* testing: likewise */
+    bool spread;      /* samples by the recordings' rule instead of at random (detect/sample.h) */
+    uint64_t seed;    /* of the samples */
     const struct mabn_norm_sync *sync;
 };
 

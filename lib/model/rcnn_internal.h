@@ -29,6 +29,7 @@ struct mabn_rcnn {
     struct mabn_rcnn_options options;
     bool accumulate;
 
+    struct mabn_net_memory_pool pool; /* of the bodies, of which one runs at a time */
     struct rcnn_body bodies[RCNN_MAX_PLANS];
     int body_count;
     struct rcnn_body *body; /* of the next step */

@@ -63,7 +63,8 @@ void mabn_net_free(struct mabn_net *net)
 {
     if (!net) return;
     net->backend->release(net);
-    mabn_device_release(net->device, net->activations.base, net->activations.bytes);
+    if (!net->options.pool)
+        mabn_device_release(net->device, net->activations.base, net->activations.bytes);
     mabn_device_release(net->device, net->packed.base, net->packed.bytes);
     for (int i = 0; i < net->node_count; i++) {
         free(net->nodes[i].name);

@@ -64,6 +64,17 @@ const char *mabn_net_precision_name(enum mabn_net_precision precision);
 MABN_MUST_USE mabn_status mabn_net_precision_parse(enum mabn_net_precision *precision,
                                                    const char *name);
 
+/* Memory for the activations of several plans of which one runs at a time: each plan that is made
+ * over it may write all of it. Zeroed is valid and empty. When a plan that is made needs more than
+ * it has, it is made anew, and `outgrown` is called before, which frees all plans over it. */
+struct mabn_net_memory_pool {
+    void *base;
+    size_t bytes;
+    void (*outgrown)(void *context);
+    void *context;
+};
+void mabn_net_pool_release(struct mabn_net_memory_pool *pool, struct mabn_device *device);
+
 enum mabn_net_join {
     MABN_NET_JOIN_AUTO, /* with `tune` where it is quicker; else nowhere */
     MABN_NET_JOIN_NEVER,
@@ -86,6 +97,7 @@ struct mabn_net_options {
     bool vary_rows;   /* a run may take fewer rows than `batch`; on the CPU only */
     const struct mabn_norm_sync *sync; /* for SyncBN; borrowed, NULL: one rank */
     struct mabn_params *params;        /* borrowed; NULL: the network has a store of its own */
+    struct mabn_net_memory_pool *pool; /* borrowed; NULL: activations of its own */
 };
 
 /* ---- building: for lib/model; each call appends a node and returns the id of its output ---- */

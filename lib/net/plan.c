@@ -317,6 +317,28 @@ mabn_status mabn_net_get_arena(struct mabn_net *net, struct arena *arena, size_t
     return MABN_OK;
 }
 
+void mabn_net_pool_release(struct mabn_net_memory_pool *pool, struct mabn_device *device)
+{
+    mabn_device_release(device, pool->base, pool->bytes);
+    pool->base = NULL;
+    pool->bytes = 0;
+}
+
+static mabn_status get_activations(struct mabn_net *net, size_t bytes)
+{
+    struct mabn_net_memory_pool *pool = net->options.pool;
+    if (!pool) return mabn_net_get_arena(net, &net->activations, bytes);
+    if (pool->bytes < bytes) {
+        pool->outgrown(pool->context);
+        mabn_net_pool_release(pool, net->device);
+        MABN_TRY(mabn_device_alloc(net->device, &pool->base, bytes));
+        pool->bytes = bytes;
+    }
+    net->activations = (struct arena){pool->base, bytes};
+    net->arena_bytes += bytes;
+    return MABN_OK;
+}
+
 /* Tensor cores want channels in rows of 16 bytes; a convolution does not mind a few zeros more. */
 static void pad_input(struct mabn_net *net)
 {
@@ -363,7 +385,7 @@ mabn_status mabn_net_plan(struct mabn_net *net)
         MABN_TRY(plan_training(net));
     else
         plan_inference(net);
-    MABN_TRY(mabn_net_get_arena(net, &net->activations, place_buffers(net)));
+    MABN_TRY(get_activations(net, place_buffers(net)));
     MABN_TRY(net->backend->prepare(net));
     net->version = 0;
     net->planned = true;

@@ -236,8 +236,7 @@ static mabn_status build(struct mabn_run *run)
     struct mabn_rcnn_options ro = {.training = true,
                                    .images = d->pass_images,
                                    .save_memory = o->save_memory,
-                                   .seed = (uint64_t)o->seed,
-                                   .plan_bytes = (size_t)1 << 30};
+                                   .seed = (uint64_t)o->seed};
     MABN_TRY(mabn_device_open(&run->device, o->device, o->threads));
     if (mabn_device_kind_of(run->device) != MABN_DEVICE_CPU)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "detectors are trained on the CPU: --device cpu");
@@ -249,7 +248,6 @@ static mabn_status build(struct mabn_run *run)
     if (!d->val_scenes) return MABN_OK;
     ro.training = ro.save_memory = false;
     ro.images = 1;
-    ro.plan_bytes = (size_t)256 << 20;
     return mabn_rcnn_new(&d->val_rcnn, run->device, &d->detector, d->params, &ro);
 }
 

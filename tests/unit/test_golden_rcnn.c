@@ -345,7 +345,7 @@ static void check_found(const char *test, const struct mabn_rcnn_found *found)
 
 static void check_tests(const char *run, const struct mabn_detector *d, struct mabn_params *params)
 {
-    const struct mabn_rcnn_options options = {.images = 1, .plan_bytes = (size_t)1 << 30};
+    const struct mabn_rcnn_options options = {.images = 1};
     struct mabn_rcnn *rcnn;
     if (mabn_rcnn_new(&rcnn, device, d, params, &options)) abort();
     for (int t = 0; t < 2; t++) {
@@ -418,8 +418,7 @@ static void check_end(const char *run, struct mabn_params *params, char (*names)
 static void check_run(const char *folder, const char *run, char (*names)[96], size_t count)
 {
     const struct mabn_detector d = describe();
-    const struct mabn_rcnn_options options = {
-        .training = true, .images = IMAGES, .spread = true, .plan_bytes = (size_t)1 << 30};
+    const struct mabn_rcnn_options options = {.training = true, .images = IMAGES, .spread = true};
     struct h5array rate = get("%s/steps/lr", run), norms = get("%s/steps/param_grad_norm", run),
                    errors = get("%s/steps/param_grad_rel_err", run);
     struct mabn_params *params;
