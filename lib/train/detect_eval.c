@@ -325,3 +325,15 @@ mabn_status mabn_detect_judge(struct mabn_detect_score *score, struct mabn_str *
     free(categories);
     return status;
 }
+
+mabn_status mabn_detect_check_truth(const struct mabn_scene_set *set, bool masks)
+{
+    const struct mabn_coco *truth = mabn_scene_set_coco(set);
+    struct mabn_coco nothing;
+    double stats[MABN_COCO_STATS];
+    MABN_TRY(mabn_coco_read_bytes(&nothing, "[]", 2, true, MABN_COCO_KEEP_SEGMENTATIONS));
+    mabn_status status = judge_type(stats, NULL, MABN_COCO_BBOX, truth, &nothing);
+    if (!status && masks) status = judge_type(stats, NULL, MABN_COCO_SEGM, truth, &nothing);
+    mabn_coco_release(&nothing);
+    return status;
+}

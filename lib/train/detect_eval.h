@@ -74,5 +74,9 @@ MABN_MUST_USE mabn_status mabn_detect_judge(struct mabn_detect_score *score,
                                             const struct mabn_scene_set *set,
                                             const struct mabn_detect_options *options);
 
+/* Can the set's annotations be judged against, for boxes and, if asked, masks? So that a training
+ * does not end at its first validation. */
+MABN_MUST_USE mabn_status mabn_detect_check_truth(const struct mabn_scene_set *set, bool masks);
+
 MABN_END_DECLS
 #endif

@@ -300,6 +300,7 @@ static mabn_status set_up(struct mabn_run *run)
     d->pass_images = o->batch / o->accumulate;
     MABN_TRY(open_data(run));
     MABN_TRY(decide_model(run));
+    if (d->val_scenes) MABN_TRY(mabn_detect_check_truth(d->val_scenes, d->detector.masks));
     MABN_TRY(decide_pictures(run));
     MABN_TRY(count_epoch(run, &epoch_steps));
     MABN_TRY(mabn_run_decide_course(run, epoch_steps, (int64_t)d->sample_count));

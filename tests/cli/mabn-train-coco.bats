@@ -153,3 +153,17 @@ assert {x["image_id"] for x in r} <= set(range(8)) and {x["category_id"] for x i
     run bash -c "mabn-eval coco -q --min-score 0 long/model.h5 d.h5 > /dev/full"
     assert_equal "$status" 1
 }
+
+@test "annotations that cannot be judged are told before the training, not at its first validation" {
+    $PYTHON - <<'PY'
+import json
+truth = json.load(open("truth.json"))
+truth["annotations"][3]["segmentation"] = [[5, 5]]
+json.dump(truth, open("odd.json", "w"))
+PY
+    mabn-pack coco -q images odd.json -o odd.h5 -f
+    run train odd --val odd.h5 --steps 2
+    assert_failure 1
+    assert_output --partial "a polygon of 2 numbers"
+    refute_output --partial '"t":"step"'
+}
