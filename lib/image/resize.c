@@ -104,12 +104,14 @@ static void axis_reserve(struct axis *axis, int out, int stride)
     axis->stride = stride;
 }
 
+#if WITH_AVX2
 /* Is there memory of ours `bytes` past the end of row y? */
 static bool may_overread(const struct mabn_resizer *resizer, const struct view *in, int y,
                          size_t bytes)
 {
     return resizer->avx2 && (size_t)(in->height - 1 - y) * in->stride >= bytes;
 }
+#endif
 
 /* ---- Pillow ---- */
 
