@@ -8,6 +8,8 @@
 # Knobs, on the command line or in config.mk:
 #   DEBUG=1                 -O0 -g3
 #   SAN=address,undefined   sanitizers (a build folder of its own)
+#   DNNL_HOME=DIR           oneDNN of DIR/include and DIR/lib rather than the system's, as in a Python
+#                           environment with its packages onednn and onednn-devel
 #   CUDA=0                  leave the CUDA backend out (default: 1 when nvcc and cudnn.h are found)
 #   CUDNN_HOME=DIR          cuDNN where it is not beside CUDA, as in Python's nvidia/cudnn
 #   CUDA_ARCH="90"          GPU architectures to compile for, a list (default: 80 86 89 90, of which
@@ -76,6 +78,19 @@ PKGS     := hdf5 libjpeg libpng libwebp libwebpdemux libgif zlib libxxhash cairo
 PKG_CF   := -DH5_USE_110_API $(shell $(PKG_CONFIG) --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS := $(shell $(PKG_CONFIG) --libs $(PKGS) 2>/dev/null)
 
+ifdef DNNL_HOME
+DNNL_LIB := $(patsubst %/libdnnl.so,%,$(firstword $(wildcard $(abspath $(DNNL_HOME))/lib*/libdnnl.so)))
+$(if $(and $(DNNL_LIB),$(wildcard $(DNNL_HOME)/include/oneapi/dnnl/dnnl.h)),,\
+    $(error DNNL_HOME: no include/oneapi/dnnl/dnnl.h or lib/libdnnl.so in '$(DNNL_HOME)'))
+PKG_CF   := -I$(abspath $(DNNL_HOME))/include $(PKG_CF)
+# rpath rather than runpath: the libraries that it needs itself lie beside it.
+# A build folder of its own.
+DNNL_KEY := dnnl$(firstword $(shell echo "$(DNNL_LIB)" | cksum))
+DNNL     := -L$(DNNL_LIB) -Wl,--disable-new-dtags,-rpath,$(DNNL_LIB) -ldnnl
+else
+DNNL     := -ldnnl
+endif
+
 # ---- flags --------------------------------------------------------------------------------
 
 OPT    := $(if $(filter 1,$(DEBUG)),-O0 -g3,-O2 -g)
@@ -86,11 +101,11 @@ SANFL  := $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-fram
 CPPFLAGS += -Ilib -D_GNU_SOURCE -DMABN_CUDA=$(CUDA) $(PKG_CF)
 CFLAGS   += -std=c11 $(OPT) $(WARN) $(HARDEN) $(SANFL) -fopenmp -fno-math-errno -fPIC -pthread
 LDFLAGS  += $(SANFL) -fopenmp -pthread
-LDLIBS   := $(PKG_LIBS) -ldnnl -lm $(LDLIBS)
+LDLIBS   := $(PKG_LIBS) $(DNNL) -lm $(LDLIBS)
 # Numeric kernels earn -O3.
 O3_ROOMS := norm ops image coco detect
 
-B := build/$(if $(SAN),san,$(if $(filter 1,$(DEBUG)),debug,release))$(if $(filter 1,$(CUDA)),-cuda)
+B := build/$(if $(SAN),san,$(if $(filter 1,$(DEBUG)),debug,release))$(if $(filter 1,$(CUDA)),-cuda)$(addprefix -,$(DNNL_KEY))
 LIB   := $(B)/libmabn.a
 LIB_O := $(LIB_C:%.c=$(B)/%.o)
 ifeq ($(CUDA),1)
@@ -173,7 +188,7 @@ bench-programs: $(BENCH:%=$(B)/tests/bench/%)
 # ---- fuzzing: libFuzzer with ASan and UBSan, FUZZ_SECONDS each --------------------------------
 
 FUZZ_SECONDS ?= 60
-FB := build/fuzz
+FB := build/fuzz$(addprefix -,$(DNNL_KEY))
 FUZZ_FLAGS := -std=gnu11 -O1 -g -Ilib -D_GNU_SOURCE -DMABN_CUDA=0 -DMABN_NO_CLONES $(PKG_CF) -pthread \
               -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 $(FB)/%.o: %.c
@@ -183,7 +198,7 @@ $(FB)/libmabn.a: $(patsubst %.c,$(FB)/%.o,$(LIB_C))
 	$(Q)rm -f $@ && ar crs $@ $^
 $(FB)/%: tests/fuzz/%.c $(FB)/libmabn.a
 	$(say) FUZZ $@
-	$(Q)$(CLANG) $(FUZZ_FLAGS) -fsanitize=fuzzer $< $(FB)/libmabn.a $(PKG_LIBS) -ldnnl -lgomp -lm -o $@
+	$(Q)$(CLANG) $(FUZZ_FLAGS) -fsanitize=fuzzer $< $(FB)/libmabn.a $(PKG_LIBS) $(DNNL) -lgomp -lm -o $@
 .PHONY: fuzz fuzz-long fuzz-programs
 fuzz-programs: $(FUZZ:%=$(FB)/%)
 fuzz: fuzz-programs

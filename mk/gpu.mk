@@ -15,7 +15,7 @@ CXX ?= g++
 ifeq ($(origin CXX),default)
 CXX := g++
 endif
-E := build/executor
+E := build/executor$(addprefix -,$(DNNL_KEY))
 E_FLAGS := -std=c++17 -O1 -g -Itests/gpu/executor -Ilib -Itests/unit -Itests/gpu -D_GNU_SOURCE \
            -DMABN_CUDA=1 -Wall -Wextra -Wno-unknown-pragmas -fno-strict-aliasing \
            $(if $(filter 1,$(DEVELOPER)),-Werror) \
@@ -45,14 +45,14 @@ $(E)/%.o: %.c
 $(E_BIN): $(B)/tests/unit/%: $(E)/tests/gpu/%.cu.o $(E_O) $(LIB)
 	$(say) LINK $@
 	$(Q)mkdir -p $(@D) && $(CXX) $(LDFLAGS) -fsanitize=address,undefined $(filter %.o,$^) $(LIB) \
-		$(PKG_LIBS) -ldnnl -lm -o $@
+		$(PKG_LIBS) $(DNNL) -lm -o $@
 
 # Tools whose GPU is the executor, for tests/cli/executor.bats.
 E_TOOLS := $(addprefix $(E)/bin/,mabn-train mabn-eval mabn-bench)
 $(E)/bin/%: $(E)/cmd/%.o $(E_O) $(LIB)
 	$(say) LINK $@
 	$(Q)mkdir -p $(@D) && $(CXX) $(LDFLAGS) -fsanitize=address,undefined $(filter %.o,$^) $(LIB) \
-		$(PKG_LIBS) -ldnnl -lm -o $@
+		$(PKG_LIBS) $(DNNL) -lm -o $@
 
 # They bring their own sanitizers: the sanitized variant need not run them again.
 ifeq ($(SAN),)

@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/signal.h"
+#include "device/device.h"
 
 static const struct mabn_cli *current;
 static char *given_set; /* one byte per row of the table */
@@ -128,7 +129,12 @@ static void set_choice(const struct mabn_option *o, const char *text)
 static void show_libraries(void)
 {
     printf("%s %s\n", current->name, MABN_VERSION);
-    printf("built with %s, %s\n", "gcc " __VERSION__, MABN_CUDA ? "CUDA" : "no CUDA");
+#ifdef __clang__
+    printf("built with %s, %s\n", __VERSION__, MABN_CUDA ? "CUDA" : "no CUDA");
+#else
+    printf("built with gcc %s, %s\n", __VERSION__, MABN_CUDA ? "CUDA" : "no CUDA");
+#endif
+    puts(mabn_device_cpu_library(true));
 }
 
 static void show_help(const struct mabn_cli *cli);

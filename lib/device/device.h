@@ -10,6 +10,7 @@
 #ifndef MABN_DEVICE_DEVICE_H
 #define MABN_DEVICE_DEVICE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "base/status.h"
@@ -58,6 +59,10 @@ MABN_MUST_USE mabn_status mabn_device_wait(struct mabn_device *device);
 /* The shared scratch buffer, grown to at least `bytes`. Its content lasts until the next call of
  * any operation; growing moves it, so plans reserve all they need before the first step. */
 MABN_MUST_USE mabn_status mabn_device_scratch(struct mabn_device *device, void **out, size_t bytes);
+
+/* "oneDNN 3.7.2 (AVX-512)": what the CPU device computes with. With file: and the file it was
+ * loaded from. A static string. */
+const char *mabn_device_cpu_library(bool file);
 
 MABN_END_DECLS
 #endif

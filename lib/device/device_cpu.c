@@ -1,9 +1,11 @@
 /* The CPU device: a oneDNN engine and stream, OpenMP's thread count. Device memory is the host's,
  * and whatever was asked is done on return. */
+#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <omp.h>
 
@@ -70,14 +72,46 @@ static const struct mabn_device_calls calls = {
 
 static const char *isa_name(void)
 {
+#ifdef __aarch64__
+    return "AArch64"; /* oneDNN tells no more there */
+#endif
     dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
     if (isa & 0x20) return "AVX-512"; /* the bit of avx512_core in every later set */
     if (isa >= dnnl_cpu_isa_avx2) return "AVX2";
-    return "SSE4.1 or AVX";
+    return isa & dnnl_cpu_isa_sse41 ? "SSE4.1 or AVX" : "portable";
+}
+
+const char *mabn_device_cpu_library(bool file)
+{
+    static _Thread_local char text[400];
+    const dnnl_version_t *v = dnnl_version();
+    Dl_info found;
+    int n = snprintf(text, sizeof text, "oneDNN %d.%d.%d (%s)", v->major, v->minor, v->patch,
+                     isa_name());
+    /* Of its data: the address of a function may be that of a stub in the program. */
+    if (file && dladdr(v, &found))
+        snprintf(text + n, sizeof text - (size_t)n, ", %s", found.dli_fname);
+    return text;
+}
+
+/* oneDNN by SYCL, as PyPI's is: its CPU is an OpenCL driver, which lies beside it in a Python
+ * environment, where OpenCL does not look. */
+static void find_opencl_cpu(void)
+{
+#if DNNL_CPU_RUNTIME == DNNL_RUNTIME_SYCL
+    Dl_info found;
+    char path[4096];
+    if (!dladdr(dnnl_version(), &found)) return;
+    const char *slash = strrchr(found.dli_fname, '/');
+    int folder = slash ? (int)(slash - found.dli_fname) : 0;
+    snprintf(path, sizeof path, "%.*s/libintelocl.so", folder, found.dli_fname);
+    if (slash && !access(path, R_OK)) setenv("OCL_ICD_FILENAMES", path, 0);
+#endif
 }
 
 static mabn_status open_dnnl(struct mabn_device *d)
 {
+    find_opencl_cpu();
     dnnl_engine_t engine = NULL;
     dnnl_stream_t stream = NULL;
     MABN_DNNL(dnnl_engine_create(&engine, dnnl_cpu, 0));
@@ -89,7 +123,6 @@ static mabn_status open_dnnl(struct mabn_device *d)
 
 mabn_status mabn_device_open_cpu(struct mabn_device **device, int threads)
 {
-    const dnnl_version_t *v = dnnl_version();
     struct mabn_device *d = mabn_xcalloc(1, sizeof *d);
     d->kind = MABN_DEVICE_CPU;
     d->calls = &calls;
@@ -101,8 +134,8 @@ mabn_status mabn_device_open_cpu(struct mabn_device **device, int threads)
     }
     omp_set_dynamic(0);
     omp_set_num_threads(threads);
-    snprintf(d->name, sizeof d->name, "CPU, %d thread%s, oneDNN %d.%d.%d (%s)", threads,
-             threads == 1 ? "" : "s", v->major, v->minor, v->patch, isa_name());
+    snprintf(d->name, sizeof d->name, "CPU, %d thread%s, %s", threads, threads == 1 ? "" : "s",
+             mabn_device_cpu_library(false));
     *device = d;
     return MABN_OK;
 }

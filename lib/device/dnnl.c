@@ -103,6 +103,9 @@ mabn_status mabn_dnnl_op_run(struct mabn_dnnl_op *op, struct mabn_device *device
         MABN_DNNL(dnnl_memory_set_data_handle(op->args[i].memory, buffers[i]));
     if (op->scratch) MABN_DNNL(dnnl_memory_set_data_handle(op->args[given].memory, scratch));
     MABN_DNNL(dnnl_primitive_execute(op->primitive, stream, op->count, op->args));
+#if DNNL_CPU_RUNTIME == DNNL_RUNTIME_SYCL
+    MABN_DNNL(dnnl_stream_wait(stream)); /* elsewhere the CPU's streams have done it all by now */
+#endif
     return MABN_OK;
 }
 

@@ -27,6 +27,7 @@ commands_of() {
         run --separate-stderr "$t" --version
         assert_success
         assert_line --index 0 --regexp "^$t [0-9]+\.[0-9]+\.[0-9]+$"
+        assert_line --index 2 --regexp '^oneDNN [0-9.]+ \(.*\), .*libdnnl'
     done
 }
 
