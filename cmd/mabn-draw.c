@@ -236,7 +236,10 @@ static mabn_status draw_one(const struct source *s, struct mabn_sheet *sheet, in
         mabn_image_release(&image);
         return MABN_OK;
     }
-    if (status) return status;
+    if (status) {
+        mabn_image_release(&image);
+        return status;
+    }
     if (s->coco) {
         int64_t id = s->truth.images[i].id;
         for (size_t k = 0; k < from->n_records; k++) {
