@@ -2,7 +2,7 @@
  * schedule are the same for all; a task says what a step, an evaluation and a line of the log are.
  *
  * To add a task: a file task_<name>.c with its table, a row in `tasks` (setup.c), its model in
- * train/model_file.h, its section in man/mabn-train.1, tests/cli/mabn-train-<name>.bats. Everything
+ * train/model_file.h, its section in man/mabn-train.1, a bats file of its own in tests/cli. Everything
  * else asks the table.
  *
  * The loop, for a run that was set up and started:
