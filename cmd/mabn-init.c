@@ -1,6 +1,7 @@
 /* mabn-init: an architecture and a norm into an initial checkpoint. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -187,5 +188,5 @@ int main(int argc, char **argv)
     mabn_cli_start(&cli, argc, argv, &args);
     if (!o.output && !o.list) mabn_cli_usage_error("give -o FILE, or --list, or both");
     if (o.channels == 2) mabn_cli_usage_error("--channels: 1 or 3, not 2");
-    return mabn_cli_finish(mabn_detector_is(args[0]) ? run_detector(args[0]) : run(args[0]));
+    return mabn_cli_finish(strstr(args[0], "-rcnn-") ? run_detector(args[0]) : run(args[0]));
 }

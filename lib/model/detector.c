@@ -87,7 +87,11 @@ static const struct mabn_detector defaults = {
 mabn_status mabn_detector_init(struct mabn_detector *detector, const char *arch)
 {
     const int found = find_arch(arch);
-    if (found < 0) return mabn_fail(MABN_ERR_ARG, "there is no detector '%s'", arch);
+    if (found < 0)
+        return mabn_fail(MABN_ERR_ARG,
+                         "unknown detector '%s': expected mask-rcnn-BODY-fpn or "
+                         "faster-rcnn-BODY-fpn, BODY r18, r34, r50, r101 or r152",
+                         arch);
     *detector = defaults;
     snprintf(detector->arch, sizeof detector->arch, "%s", arch);
     detector->masks = found < BODIES;

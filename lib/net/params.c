@@ -285,11 +285,6 @@ mabn_status mabn_params_update(struct mabn_params *params, const struct mabn_par
     return MABN_OK;
 }
 
-mabn_status mabn_params_clear_gradients(struct mabn_params *params)
-{
-    return mabn_device_zero(params->device, params->gradients.base, params->gradients.bytes);
-}
-
 double mabn_params_gradient_norm(const struct mabn_params *params)
 {
     double sum = 0;

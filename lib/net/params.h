@@ -66,8 +66,6 @@ struct mabn_params_sgd {
 /* buf = momentum·buf + grad + decay·p; p -= lr·buf, for all that is trained. CPU. */
 MABN_MUST_USE mabn_status mabn_params_update(struct mabn_params *params,
                                              const struct mabn_params_sgd *sgd);
-/* Set all gradients to zero. */
-MABN_MUST_USE mabn_status mabn_params_clear_gradients(struct mabn_params *params);
 /* The Euclidean length of all gradients, summed in a fixed order. CPU. */
 double mabn_params_gradient_norm(const struct mabn_params *params);
 
