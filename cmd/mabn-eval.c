@@ -347,6 +347,10 @@ static mabn_status write_results(struct detection *d, const struct mabn_detect_o
     MABN_TRY(write_text(d, "[", 1));
     MABN_TRY(mabn_detect(&result, d->rcnn, d->set, &with));
     MABN_TRY(write_text(d, "]\n", 2));
+    for (int k = 0; k < MABN_RCNN_PARTS; k++)
+        if (result.parts[k] > 0)
+            mabn_verbose("%s: %.1f %% of the time", mabn_rcnn_part_names[k],
+                         100 * result.parts[k] / result.seconds);
     mabn_info("%lld photographs, %lld detections in %.1f s", (long long)result.images,
               (long long)result.detections, result.seconds);
     return MABN_OK;

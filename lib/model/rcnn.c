@@ -323,38 +323,6 @@ void mabn_rcnn_accumulate(struct mabn_rcnn *r, bool accumulate)
     if (r->mask_net) mabn_net_accumulate(r->mask_net, accumulate);
 }
 
-struct mabn_net *mabn_rcnn_body(const struct mabn_rcnn *r)
-{
-    return r->body ? r->body->net : NULL;
-}
-
-struct mabn_net *mabn_rcnn_box_head(const struct mabn_rcnn *r)
-{
-    return r->box_net;
-}
-
-struct mabn_net *mabn_rcnn_mask_head(const struct mabn_rcnn *r)
-{
-    return r->mask_net;
-}
-
-static void add_memory(struct mabn_net_memory *sum, const struct mabn_net *net)
-{
-    const struct mabn_net_memory m = mabn_net_memory_of(net);
-    sum->activations += m.activations;
-    sum->parameters += m.parameters;
-    if (m.scratch > sum->scratch) sum->scratch = m.scratch; /* they share it */
-}
-
-struct mabn_net_memory mabn_rcnn_memory(const struct mabn_rcnn *r)
-{
-    struct mabn_net_memory sum = {.parameters = mabn_params_bytes(r->params)};
-    sum.activations = r->pool.bytes;
-    add_memory(&sum, r->box_net);
-    if (r->mask_net) add_memory(&sum, r->mask_net);
-    return sum;
-}
-
 void mabn_rcnn_trace(const struct mabn_rcnn *r, struct mabn_rcnn_trace *trace)
 {
     *trace = (struct mabn_rcnn_trace){.room = r->proposals.room,

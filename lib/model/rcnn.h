@@ -133,14 +133,6 @@ struct mabn_rcnn_trace {
     const uint8_t *masks;         /* (positives,28,28) */
 };
 void mabn_rcnn_trace(const struct mabn_rcnn *rcnn, struct mabn_rcnn_trace *trace);
-/* The body plan that was last used, and the heads (mask: NULL without): for tests and for timing.
- */
-struct mabn_net *mabn_rcnn_body(const struct mabn_rcnn *rcnn);
-struct mabn_net *mabn_rcnn_box_head(const struct mabn_rcnn *rcnn);
-struct mabn_net *mabn_rcnn_mask_head(const struct mabn_rcnn *rcnn);
-
-/* Bytes of all plans. */
-struct mabn_net_memory mabn_rcnn_memory(const struct mabn_rcnn *rcnn);
 
 MABN_END_DECLS
 #endif
