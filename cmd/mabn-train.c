@@ -8,6 +8,7 @@
 #include "cli/cli.h"
 #include "cli/detector_options.h"
 #include "cli/norm_options.h"
+#include "cli/ranks.h"
 #include "train/train.h"
 
 static struct mabn_train_options o;
@@ -309,6 +310,7 @@ static const struct mabn_cli cli = {
               "  mabn-train --resume-model --train train.h5 -o run c.h5",
     .min_args = 0,
     .max_args = 1,
+    .ranks = true,
 };
 
 static void check(int args)
@@ -346,10 +348,12 @@ int main(int argc, char **argv)
     o.lr_given = mabn_cli_given("lr");
     o.precision = (enum mabn_net_precision)precision;
     o.weights = n ? args[0] : NULL;
+    o.comm = mabn_cli_open_ranks();
+    if (!o.threads && mabn_comm_ranks(o.comm) > 1) o.threads = mabn_comm_threads(o.comm);
     o.decoders = o.decoders ? o.decoders : o.threads;
     if (!o.log) o.log = "-";
     o.command = mabn_cli_command_line();
     o.tool = "mabn-train " MABN_VERSION;
     mabn_signals_graceful();
-    return mabn_cli_finish(mabn_train(&o));
+    return mabn_cli_finish_ranks(o.comm, mabn_train(&o));
 }

@@ -16,6 +16,7 @@
 #include "base/mem.h"
 #include "base/signal.h"
 #include "device/device.h"
+#include "dist/launcher.h"
 
 static const struct mabn_cli *current;
 static char *given_set; /* one byte per row of the table */
@@ -33,6 +34,7 @@ void mabn_cli_usage_error(const char *format, ...)
 {
     va_list args;
     fflush(stdout);
+    if (mabn_log_rank()) exit(MABN_EXIT_USAGE); /* rank 0 says it for all */
     fprintf(stderr, "%s: ", mabn_log_program());
     va_start(args, format);
     vfprintf(stderr, format, args);
@@ -314,10 +316,24 @@ static void hold_standard_streams(void)
     }
 }
 
+static const char *look(const char *name)
+{
+    return getenv(name);
+}
+
+/* So that what all ranks find wrong is said once. mabn_cli_open_ranks reports what fails here. */
+static void find_rank(void)
+{
+    struct mabn_launcher launcher;
+    if (mabn_launcher_detect(&launcher, look)) mabn_error_clear();
+    mabn_log_set_rank(launcher.rank, launcher.ranks);
+}
+
 int mabn_cli_start(const struct mabn_cli *cli, int argc, char **argv, char ***args)
 {
     hold_standard_streams();
     current = cli;
+    if (cli->ranks) find_rank();
     mabn_log_set_program(program_of(cli->name));
     mabn_signals_install();
     remember_command_line(cli->name, argc, argv);

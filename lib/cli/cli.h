@@ -116,6 +116,7 @@ struct mabn_cli {
     const struct mabn_option *options;
     const char *epilog;     /* examples, after the options; may be NULL */
     int min_args, max_args; /* positional arguments; max -1: any number */
+    bool ranks;             /* works over ranks: see cli/ranks.h */
 };
 
 /* Parse. Sets the program name, installs signal handlers, handles --help and --version (exit 0),

@@ -44,7 +44,7 @@ MABN_MUST_USE mabn_status mabn_comm_open(struct mabn_comm **comm);
 /* Wait for all ranks, then leave. NULL is fine. All ranks must come here, or one must fail. */
 void mabn_comm_close(struct mabn_comm *comm);
 /* End the job because of this rank: the first such message (this thread's, see base/status.h) is
- * printed, by rank 0, and every rank ends with exit_code. With one process it prints nothing and
+ * printed, by rank 0, whose own goes before others, and every rank ends with exit_code. With one process it prints nothing and
  * returns. */
 void mabn_comm_fail(struct mabn_comm *comm, int exit_code);
 

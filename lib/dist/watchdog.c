@@ -34,6 +34,7 @@
 enum {
     POLL_MS = 100,
     BEAT_MS = 1000,
+    DEFER_MS = 200,      /* what all ranks find wrong rank 0 is to say */
     STALL_MS = 2500,     /* of this thread itself */
     QUIET_MS = 10000,    /* after a long one */
     CONNECT_MS = 2000,   /* an address */
@@ -518,6 +519,7 @@ void mabn_watchdog_fail(struct mabn_comm *comm, int exit_code, const char *messa
                  comm->peers[comm->rank].host, message);
     else
         snprintf(w->fail_text, sizeof w->fail_text, "%s", message);
+    if (comm->rank) sleep_ms(DEFER_MS);
     MABN_STORE(w->failed, 1);
     sleep_ms(2 * (FOLLOW_MS + ABORT_MS));
     _exit(exit_code);

@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "base/progress.h"
 #include "base/signal.h"
+#include "dist/comm.h"
 #include "train/run.h"
 
 /* ---- lines ---- */
@@ -172,6 +173,9 @@ mabn_status mabn_train(const struct mabn_train_options *options)
     mabn_status status;
     run.metrics.fd = run.copy.fd = run.stats.fd = -1;
     mabn_str_init(&run.course);
+    if (options->comm && mabn_comm_ranks(options->comm) > 1)
+        return mabn_fail(MABN_ERR_UNSUPPORTED, "training is by one process: started as %d ranks",
+                         mabn_comm_ranks(options->comm));
     MABN_TRY_GOTO(mabn_run_set_up(&run), out);
     MABN_TRY_GOTO(mabn_run_start(&run), out);
     if (run.step >= run.steps && run.first_step > 0 && !run.val_pending && mabn_run_is_done(&run)) {

@@ -36,6 +36,8 @@ MABN_BEGIN_DECLS
 
 enum { MABN_MAX_RECORD_CHANNELS = 64 };
 
+struct mabn_comm;
+
 struct mabn_train_options {
     /* files */
     const char *train, *val; /* datasets; val may be NULL */
@@ -106,6 +108,7 @@ struct mabn_train_options {
     enum mabn_net_precision precision;
     int threads, decoders;
     bool save_memory, exact, tune;
+    struct mabn_comm *comm; /* dist/comm.h; borrowed; NULL: one process */
 };
 
 void mabn_train_options_init(struct mabn_train_options *options);
