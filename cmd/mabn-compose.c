@@ -53,17 +53,19 @@ static const struct mabn_option options[] = {
 /* clang-format on */
 
 static const struct mabn_cli cli = {
-    "mabn-compose",
-    "[OPTION]... CUTOUTS -o FOLDER",
-    "compose scenes with exact masks and boxes, in COCO's form, of pictures of single things",
-    options,
-    "CUTOUTS is a classification dataset of mabn-pack, or a folder with a folder of pictures for "
-    "each class.\n\n"
-    "Example:\n"
-    "  mabn-compose fashion.h5 -n 2000 -o scenes\n"
-    "  mabn-pack coco scenes/images scenes/instances.json -o scenes.h5\n",
-    1,
-    1};
+    .name = "mabn-compose",
+    .usage = "[OPTION]... CUTOUTS -o FOLDER",
+    .summary =
+        "compose scenes with exact masks and boxes, in COCO's form, of pictures of single things",
+    .options = options,
+    .epilog = "CUTOUTS is a classification dataset of mabn-pack, or a folder with a folder of "
+              "pictures for "
+              "each class.\n\n"
+              "Example:\n"
+              "  mabn-compose fashion.h5 -n 2000 -o scenes\n"
+              "  mabn-pack coco scenes/images scenes/instances.json -o scenes.h5\n",
+    .min_args = 1,
+    .max_args = 1};
 
 static mabn_status run(const char *path)
 {

@@ -18,15 +18,15 @@ static const struct mabn_option options[] = {
 };
 
 static const struct mabn_cli cli = {
-    "mabn-info",
-    "[OPTION]... FILE...",
-    "what is in datasets, checkpoints, weights files and COCO annotations",
-    options,
-    "Examples:\n  mabn-info train.h5\n  mabn-info --verify run/*.h5\n"
-    "  mabn-info --verify instances_train2017.json\n"
-    "  mabn-info --json model.h5 | jq -r '.arrays[].name'\n",
-    1,
-    -1};
+    .name = "mabn-info",
+    .usage = "[OPTION]... FILE...",
+    .summary = "what is in datasets, checkpoints, weights files and COCO annotations",
+    .options = options,
+    .epilog = "Examples:\n  mabn-info train.h5\n  mabn-info --verify run/*.h5\n"
+              "  mabn-info --verify instances_train2017.json\n"
+              "  mabn-info --json model.h5 | jq -r '.arrays[].name'\n",
+    .min_args = 1,
+    .max_args = -1};
 
 static mabn_status describe(struct mabn_str *text, const char *path)
 {

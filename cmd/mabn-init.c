@@ -60,18 +60,20 @@ static const struct mabn_option options[] = {
 /* clang-format on */
 
 static const struct mabn_cli cli = {
-    "mabn-init",
-    "[OPTION]... ARCHITECTURE -o FILE",
-    "write the initial checkpoint of a network",
-    options,
-    "Architectures: resnet10 resnet18 resnet34 resnet50 resnet101 resnet152, and for small "
-    "pictures\n"
-    "cifar-resnet8 cifar-resnet14 cifar-resnet20 cifar-resnet32 cifar-resnet44 cifar-resnet56\n"
-    "Detectors: mask-rcnn-BODY-fpn, faster-rcnn-BODY-fpn; BODY: r18 r34 r50 r101 r152\n\n"
-    "Examples:\n  mabn-init resnet50 --norm mabn --classes 1000 -o r50.h5\n"
-    "  mabn-init mask-rcnn-r50-fpn --norm body=frozen,fpn=mabn,heads=mabn --classes 80 -o m.h5\n",
-    1,
-    1};
+    .name = "mabn-init",
+    .usage = "[OPTION]... ARCHITECTURE -o FILE",
+    .summary = "write the initial checkpoint of a network",
+    .options = options,
+    .epilog =
+        "Architectures: resnet10 resnet18 resnet34 resnet50 resnet101 resnet152, and for small "
+        "pictures\n"
+        "cifar-resnet8 cifar-resnet14 cifar-resnet20 cifar-resnet32 cifar-resnet44 cifar-resnet56\n"
+        "Detectors: mask-rcnn-BODY-fpn, faster-rcnn-BODY-fpn; BODY: r18 r34 r50 r101 r152\n\n"
+        "Examples:\n  mabn-init resnet50 --norm mabn --classes 1000 -o r50.h5\n"
+        "  mabn-init mask-rcnn-r50-fpn --norm body=frozen,fpn=mabn,heads=mabn --classes 80 -o "
+        "m.h5\n",
+    .min_args = 1,
+    .max_args = 1};
 
 static mabn_status describe(struct mabn_model *m, const char *arch)
 {
