@@ -12,6 +12,7 @@
 #include "base/thread.h"
 #include "base/words.h"
 #include "cli/cli.h"
+#include "cli/ranks.h"
 #include "data/files.h"
 #include "device/device.h"
 #include "store/dataset.h"
@@ -33,6 +34,14 @@ static struct {
 } o = {.device = "auto", .batch = 32, .min_score = -1};
 
 enum { BOXES = 1, MASKS = 2 };
+
+/* The images are shared with these ranks; rank 0 alone writes. */
+static struct mabn_comm *comm;
+
+static bool first_rank(void)
+{
+    return mabn_comm_rank(comm) == 0;
+}
 
 static mabn_status types(const char *argument, void *value)
 {
@@ -87,7 +96,8 @@ static const struct mabn_cli clis[] = {
      .epilog = "Examples:\n  mabn-eval imagenet run/model.h5 val.h5\n"
                "  mabn-eval imagenet run/model.h5 photos/ > predictions.jsonl",
      .min_args = 2,
-     .max_args = 2},
+     .max_args = 2,
+     .ranks = true},
     {.name = "mabn-eval coco",
      .usage = "[OPTION]... MODEL DATA\n[OPTION]... MODEL FOLDER",
      .summary = "what a detector finds, as COCO results, or its average precision",
@@ -96,7 +106,8 @@ static const struct mabn_cli clis[] = {
                "  mabn-eval coco --score run/model.h5 val.h5\n"
                "  mabn-eval coco run/model.h5 photos/ > results.json",
      .min_args = 2,
-     .max_args = 2},
+     .max_args = 2,
+     .ranks = true},
     {.name = NULL},
 };
 enum { IMAGENET, COCO };
@@ -170,9 +181,12 @@ static bool is_photographs(const char *path)
     return !hdf5;
 }
 
+/* Every rank opens the data by itself. */
 static mabn_status open_data(struct mabn_dataset **data, struct mabn_files **files,
                              struct mabn_source *source, const char *path)
 {
+    if (!strcmp(path, "-") && mabn_comm_ranks(comm) > 1)
+        return mabn_fail(MABN_ERR_ARG, "standard input reaches rank 0 alone: give a file");
     if (is_photographs(path)) {
         MABN_TRY(mabn_files_open(files, path));
         mabn_source_of_files(source, *files);
@@ -202,6 +216,9 @@ static mabn_status eval_imagenet(const char *model_path, const char *data_path)
         goto out;
     }
     MABN_TRY_GOTO(open_data(&data, &files, &source, data_path), out);
+    MABN_TRY_GOTO(
+        mabn_comm_check_same(comm, "the number of images", &source.count, sizeof source.count),
+        out);
     if (data) MABN_TRY_GOTO(mabn_eval_check(&file.model, data, model_path), out);
     printing.files = files;
     if (o.size) mabn_input_resize(&file.input, o.size);
@@ -222,10 +239,11 @@ static mabn_status eval_imagenet(const char *model_path, const char *data_path)
                                    .smoothing = o.smoothing,
                                    .skip_bad = o.skip_bad,
                                    .progress = "evaluating",
+                                   .comm = comm,
                                    .each = o.predictions || files ? print_predictions : NULL,
                                    .context = &printing};
     MABN_TRY_GOTO(mabn_evaluate(&result, net, &source, &file.input, &eo), out);
-    if (!o.predictions && !files) print_result(&result);
+    if (!o.predictions && !files && first_rank()) print_result(&result);
 out:
     mabn_str_release(&printing.line);
     mabn_net_free(net);
@@ -282,7 +300,8 @@ static mabn_status find_categories(struct detection *d, const char *model, const
         return mabn_detect_category_ids(d->file.categories, d->categories, classes);
     for (int i = 0; i < classes; i++)
         d->categories[i] = d->data ? coco->categories[i].id : i + 1;
-    if (!d->data) mabn_warn("'%s' does not say what its classes are: 1 to %d", model, classes);
+    if (!d->data && first_rank())
+        mabn_warn("'%s' does not say what its classes are: 1 to %d", model, classes);
     return MABN_OK;
 }
 
@@ -314,6 +333,7 @@ static mabn_status build_detector(struct detection *d, const char *path)
 
 static mabn_status write_text(struct detection *d, const char *text, size_t length)
 {
+    if (!first_rank()) return MABN_OK;
     if (o.output) return mabn_write_all(d->out.fd, text, length, o.output);
     if (fwrite(text, 1, length, stdout) == length) return MABN_OK;
     return mabn_fail_errno("cannot write standard output");
@@ -389,20 +409,31 @@ static mabn_status eval_coco(const char *model, const char *path)
 {
     struct detection d = {.categories = NULL};
     const struct mabn_detect_options options = {
-        .threads = o.decoders, .skip_bad = o.skip_bad, .progress = "detecting"};
+        .threads = o.decoders, .skip_bad = o.skip_bad, .progress = "detecting", .comm = comm};
     mabn_status status;
     mabn_str_init(&d.json);
-    if (o.output) MABN_TRY(mabn_outfile_open(&d.out, o.output, o.force));
+    const bool writes = o.output && first_rank();
+    if (writes) MABN_TRY(mabn_outfile_open(&d.out, o.output, o.force));
     MABN_TRY_GOTO(build_detector(&d, model), out);
     MABN_TRY_GOTO(open_scenes(&d, path), out);
+    const uint64_t count = mabn_scene_set_count(d.set);
+    MABN_TRY_GOTO(mabn_comm_check_same(comm, "the number of photographs", &count, sizeof count),
+                  out);
     MABN_TRY_GOTO(find_categories(&d, model, path), out);
     mabn_info("%s", mabn_device_name(d.device));
     status = o.score ? print_score(&d, &options) : write_results(&d, &options);
-    if (!status && o.output) status = mabn_outfile_commit(&d.out);
+    if (!status && writes) status = mabn_outfile_commit(&d.out);
 out:
-    if (o.output) mabn_outfile_abort(&d.out);
+    if (writes) mabn_outfile_abort(&d.out);
     release_detection(&d);
     return status;
+}
+
+static void open_ranks(void)
+{
+    comm = mabn_cli_open_ranks();
+    if (!o.threads && mabn_comm_ranks(comm) > 1) o.threads = mabn_comm_threads(comm);
+    if (!o.decoders) o.decoders = o.threads;
 }
 
 int main(int argc, char **argv)
@@ -413,9 +444,9 @@ int main(int argc, char **argv)
         mabn_cli_choose(clis, "mabn-eval", "run a trained network over a dataset", argc, argv);
     mabn_cli_start(&clis[which], argc - 1, argv + 1, &args);
     if (which == COCO) {
-        if (!o.decoders) o.decoders = o.threads;
         mabn_signals_graceful();
-        return mabn_cli_finish(eval_coco(args[0], args[1]));
+        open_ranks();
+        return mabn_cli_finish_ranks(comm, eval_coco(args[0], args[1]));
     }
     const bool photographs = is_photographs(args[1]);
     if (o.logits && !o.predictions && !photographs)
@@ -425,6 +456,6 @@ int main(int argc, char **argv)
     if (o.json && o.predictions)
         mabn_cli_usage_error("--predictions is JSON already: leave out --json");
     mabn_cli_check_machine(o.device, o.precision);
-    if (!o.decoders) o.decoders = o.threads;
-    return mabn_cli_finish(eval_imagenet(args[0], args[1]));
+    open_ranks();
+    return mabn_cli_finish_ranks(comm, eval_imagenet(args[0], args[1]));
 }

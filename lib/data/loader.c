@@ -303,25 +303,44 @@ uint64_t mabn_loader_batches_per_epoch(const struct mabn_loader *loader)
     return loader->per_epoch;
 }
 
-uint64_t mabn_loader_tell_bad(struct mabn_loader *l, uint64_t told)
+size_t mabn_loader_bad(struct mabn_loader *l, uint64_t **samples)
 {
-    struct mabn_str names;
+    *samples = NULL;
     pthread_mutex_lock(&l->lock);
     const size_t count = l->bad_count;
-    mabn_str_init(&names);
-    for (size_t i = 0; i < count && i < SHOWN_BAD && count > told; i++) {
-        char name[300] = "";
-        if (l->source.name) l->source.name(l->source.context, l->bad[i], name, sizeof name);
-        mabn_str_printf(&names, "%ssample %llu '%s'", i ? ", " : "", (unsigned long long)l->bad[i],
-                        name);
+    if (count) {
+        *samples = mabn_xmalloc(count * sizeof **samples);
+        memcpy(*samples, l->bad, count * sizeof **samples);
     }
     pthread_mutex_unlock(&l->lock);
-    if (count > told)
-        mabn_warn("%zu image%s of %llu cannot be read and %s: %s%s", count, count == 1 ? "" : "s",
-                  (unsigned long long)l->source.count,
-                  l->o.leave_out ? "left out" : "replaced by the next that can", names.text,
-                  count > SHOWN_BAD ? ", …" : "");
+    return count;
+}
+
+void mabn_source_tell_bad(const struct mabn_source *source, const uint64_t *samples, size_t count,
+                          bool left_out)
+{
+    struct mabn_str names;
+    if (!count) return;
+    mabn_str_init(&names);
+    for (size_t i = 0; i < count && i < SHOWN_BAD; i++) {
+        char name[300] = "";
+        if (source->name) source->name(source->context, samples[i], name, sizeof name);
+        mabn_str_printf(&names, "%ssample %llu '%s'", i ? ", " : "", (unsigned long long)samples[i],
+                        name);
+    }
+    mabn_warn("%zu image%s of %llu cannot be read and %s: %s%s", count, count == 1 ? "" : "s",
+              (unsigned long long)source->count,
+              left_out ? "left out" : "replaced by the next that can", names.text,
+              count > SHOWN_BAD ? ", …" : "");
     mabn_str_release(&names);
+}
+
+uint64_t mabn_loader_tell_bad(struct mabn_loader *l, uint64_t told)
+{
+    uint64_t *samples;
+    const size_t count = mabn_loader_bad(l, &samples);
+    if (count > told) mabn_source_tell_bad(&l->source, samples, count, l->o.leave_out);
+    free(samples);
     return count;
 }
 

@@ -109,6 +109,11 @@ struct mabn_loader_stats {
 /* If more than `told` samples could not be read so far: one warning with how many, and what the
  * first are called. Returns how many there are, to be passed as `told` the next time. */
 uint64_t mabn_loader_tell_bad(struct mabn_loader *loader, uint64_t told);
+/* The samples that could not be read so far, rising. *samples is the caller's (free), or NULL. */
+size_t mabn_loader_bad(struct mabn_loader *loader, uint64_t **samples);
+/* The warning for such a list; left_out: they have no place in the batches. */
+void mabn_source_tell_bad(const struct mabn_source *source, const uint64_t *samples, size_t count,
+                          bool left_out);
 /* For the thread that calls mabn_loader_next. */
 void mabn_loader_stats(const struct mabn_loader *loader, struct mabn_loader_stats *stats);
 

@@ -93,21 +93,74 @@ void mabn_detect_input(struct mabn_scene_options *o, const struct mabn_detector 
 
 /* ---- running ---- */
 
-/* One batch is one photograph: sizes differ, and on a CPU nothing is gained by more. */
-static mabn_status open_loader(struct mabn_scene_loader **loader, const struct mabn_rcnn *rcnn,
-                               const struct mabn_scene_set *set,
-                               const struct mabn_detect_options *options)
+/* With R ranks the photographs are gone through in windows of WINDOW·R. Each rank has a run of
+ * neighbours in a window, so that the ranks' results in order are the photographs in order, and
+ * the ranks meet once a window: what they found goes to rank 0. In the last window the runs are as
+ * even as can be. */
+enum { WINDOW = 4 };
+
+/* What a rank tells the others of a window. */
+struct report {
+    int64_t images, bad, detections;
+    int64_t stop; /* a signal's number, or 0 */
+};
+
+struct detecting {
+    struct mabn_detect_result *result;
+    struct mabn_rcnn *rcnn;
+    const struct mabn_detect_options *options;
+    struct mabn_scene_loader *loader; /* NULL: this rank has no photographs */
+    struct mabn_progress *progress;   /* may be NULL */
+    struct mabn_rcnn_found found;
+    uint64_t count; /* photographs of the set */
+    int rank, ranks;
+    uint64_t window;        /* photographs of a rank in a window */
+    struct report *reports; /* (ranks) */
+    struct mabn_str packed; /* what was found in this window */
+};
+
+struct run {
+    uint64_t first, count;
+};
+
+static uint64_t windows(const struct detecting *d)
 {
-    struct mabn_scene_loader_options lo;
-    mabn_scene_loader_options_init(&lo);
-    mabn_detect_input(&lo.scene, mabn_rcnn_detector(rcnn));
-    lo.threads = options->threads;
-    lo.skip_bad = options->skip_bad;
-    return mabn_scene_loader_new(loader, set, &lo);
+    const uint64_t size = d->window * (uint64_t)d->ranks;
+    return (d->count + size - 1) / size;
 }
 
-static mabn_status detect_one(struct mabn_detect_result *result, struct mabn_rcnn *rcnn,
-                              const struct mabn_scene_batch *batch, struct mabn_rcnn_found *found)
+/* This rank's photographs of a window. */
+static struct run run_of(const struct detecting *d, uint64_t window)
+{
+    const uint64_t ranks = (uint64_t)d->ranks, r = (uint64_t)d->rank, size = d->window * ranks;
+    const uint64_t first = window * size, left = d->count - first, n = left < size ? left : size;
+    return (struct run){first + n * r / ranks, n * (r + 1) / ranks - n * r / ranks};
+}
+
+/* One batch is one photograph: sizes differ, and on a CPU nothing is gained by more. */
+static mabn_status open_loader(struct detecting *d, const struct mabn_scene_set *set)
+{
+    struct mabn_scene_loader_options lo;
+    uint64_t *mine = mabn_xmalloc((d->count + 1) * sizeof *mine), n = 0;
+    for (uint64_t w = 0; w < windows(d); w++) {
+        const struct run run = run_of(d, w);
+        for (uint64_t i = 0; i < run.count; i++)
+            mine[n++] = run.first + i;
+    }
+    mabn_scene_loader_options_init(&lo);
+    mabn_detect_input(&lo.scene, mabn_rcnn_detector(d->rcnn));
+    lo.threads = d->options->threads;
+    lo.skip_bad = d->options->skip_bad;
+    lo.sampler.samples = mine;
+    lo.sampler.count = n;
+    /* A rank may have none; a set without any is for the loader to tell. */
+    mabn_status status = MABN_OK;
+    if (n || !d->count) status = mabn_scene_loader_new(&d->loader, set, &lo);
+    free(mine);
+    return status;
+}
+
+static mabn_status detect_one(struct detecting *d, const struct mabn_scene_batch *batch)
 {
     const struct mabn_scene *s = &batch->scenes[0];
     const struct mabn_rcnn_image image = {
@@ -115,58 +168,183 @@ static mabn_status detect_one(struct mabn_detect_result *result, struct mabn_rcn
     const struct mabn_rcnn_size original = {s->original_width, s->original_height};
     struct mabn_rcnn_figures figures;
     float *x;
-    MABN_TRY(mabn_rcnn_input(rcnn, &x, 1, batch->height, batch->width));
+    MABN_TRY(mabn_rcnn_input(d->rcnn, &x, 1, batch->height, batch->width));
     memcpy(x, batch->x, (size_t)batch->height * (size_t)batch->width * 3 * sizeof *x);
-    MABN_TRY(mabn_rcnn_detect(rcnn, &image, &original, found, &figures));
+    MABN_TRY(mabn_rcnn_detect(d->rcnn, &image, &original, &d->found, &figures));
     for (int k = 0; k < MABN_RCNN_PARTS; k++)
-        result->parts[k] += figures.seconds[k];
-    result->detections += found->boxes.count;
+        d->result->parts[k] += figures.seconds[k];
     return MABN_OK;
 }
 
-static mabn_status detect_all(struct mabn_detect_result *result, struct mabn_rcnn *rcnn,
-                              struct mabn_scene_loader *loader, struct mabn_progress *progress,
-                              struct mabn_rcnn_found *found,
-                              const struct mabn_detect_options *options)
+/* ---- what was found, as bytes: by this program for itself on another host ---- */
+
+struct packed_head {
+    uint64_t sample;
+    int64_t count;
+    int64_t masks; /* 0 or 1 */
+};
+
+static void pack(struct mabn_str *to, uint64_t sample, const struct mabn_rcnn_found *found)
+{
+    const struct mabn_detections *b = &found->boxes;
+    const size_t n = (size_t)b->count;
+    const struct packed_head head = {sample, b->count, found->masks != NULL};
+    mabn_str_add_bytes(to, &head, sizeof head);
+    mabn_str_add_bytes(to, b->box, 4 * n * sizeof *b->box);
+    mabn_str_add_bytes(to, b->score, n * sizeof *b->score);
+    mabn_str_add_bytes(to, b->label, n * sizeof *b->label);
+    for (size_t i = 0; i < n && found->masks; i++) {
+        const struct mabn_rle *m = &found->masks[i];
+        const uint32_t size[3] = {m->height, m->width, (uint32_t)m->count};
+        mabn_str_add_bytes(to, size, sizeof size);
+        mabn_str_add_bytes(to, m->counts, m->count * sizeof *m->counts);
+    }
+}
+
+/* The next `bytes` of them, copied: they need not be aligned. */
+static void *take(const char **at, size_t bytes)
+{
+    void *copy = mabn_xmalloc(bytes + 1);
+    memcpy(copy, *at, bytes);
+    *at += bytes;
+    return copy;
+}
+
+static void unpack(const char **at, uint64_t *sample, struct mabn_rcnn_found *found)
+{
+    struct packed_head head;
+    memset(found, 0, sizeof *found);
+    memcpy(&head, *at, sizeof head);
+    *at += sizeof head;
+    *sample = head.sample;
+    const size_t n = (size_t)head.count;
+    found->boxes = (struct mabn_detections){.count = head.count,
+                                            .box = take(at, 4 * n * sizeof(float)),
+                                            .score = take(at, n * sizeof(float)),
+                                            .label = take(at, n * sizeof(int32_t))};
+    if (!head.masks) return;
+    found->masks = mabn_xcalloc(n + 1, sizeof *found->masks);
+    found->mask_room = head.count;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t size[3];
+        memcpy(size, *at, sizeof size);
+        *at += sizeof size;
+        found->masks[i] = (struct mabn_rle){.height = size[0],
+                                            .width = size[1],
+                                            .counts = take(at, size[2] * sizeof(uint32_t)),
+                                            .count = size[2],
+                                            .capacity = size[2]};
+    }
+}
+
+static mabn_status show_packed(const struct mabn_detect_options *options, const char *bytes,
+                               size_t size)
+{
+    const char *at = bytes;
+    mabn_status status = MABN_OK;
+    while (at < bytes + size && !status) {
+        struct mabn_rcnn_found found;
+        uint64_t sample;
+        unpack(&at, &sample, &found);
+        status = options->each(options->context, sample, &found);
+        mabn_rcnn_found_release(&found);
+    }
+    return status;
+}
+
+/* ---- windows ---- */
+
+static mabn_status keep_found(struct detecting *d, uint64_t sample)
+{
+    if (!d->options->each) return MABN_OK;
+    if (d->ranks == 1) return d->options->each(d->options->context, sample, &d->found);
+    pack(&d->packed, sample, &d->found);
+    return MABN_OK;
+}
+
+static mabn_status detect_run(struct detecting *d, uint64_t count, struct report *report)
 {
     const struct mabn_scene_batch *batch;
-    for (;;) {
-        MABN_TRY(mabn_scene_loader_next(loader, &batch));
-        if (!batch) return MABN_OK;
-        if (mabn_stop_requested())
-            return mabn_fail(MABN_ERR_STOPPED, "stopped by %s",
-                             mabn_signal_name(mabn_stop_requested()));
-        if (progress) mabn_progress_add(progress, 1);
+    for (uint64_t i = 0; i < count; i++) {
+        if ((report->stop = mabn_stop_requested())) return MABN_OK;
+        MABN_TRY(mabn_scene_loader_next(d->loader, &batch));
         if (batch->scenes[0].bad) {
-            result->bad++;
+            report->bad++;
             continue;
         }
-        MABN_TRY(detect_one(result, rcnn, batch, found));
-        result->images++;
-        if (options->each)
-            MABN_TRY(options->each(options->context, batch->scenes[0].sample, found));
+        MABN_TRY(detect_one(d, batch));
+        report->images++;
+        report->detections += d->found.boxes.count;
+        MABN_TRY(keep_found(d, batch->scenes[0].sample));
     }
+    return MABN_OK;
+}
+
+static mabn_status show_window(struct detecting *d)
+{
+    void *all = NULL;
+    size_t total = 0;
+    if (!d->options->each || d->ranks == 1) return MABN_OK;
+    size_t *sizes = mabn_xcalloc((size_t)d->ranks, sizeof *sizes);
+    mabn_status status =
+        mabn_comm_gather(d->options->comm, d->packed.text, d->packed.length, &all, sizes);
+    for (int r = 0; r < d->ranks; r++)
+        total += sizes[r];
+    if (!status && d->rank == 0) status = show_packed(d->options, all, total);
+    mabn_free(all);
+    free(sizes);
+    mabn_str_clear(&d->packed);
+    return status;
+}
+
+static mabn_status detect_window(struct detecting *d, uint64_t window)
+{
+    struct report mine = {.images = 0};
+    MABN_TRY(detect_run(d, run_of(d, window).count, &mine));
+    d->reports[0] = mine;
+    if (d->ranks > 1)
+        MABN_TRY(mabn_comm_all_gather(d->options->comm, &mine, sizeof mine, d->reports));
+    for (int r = 0; r < d->ranks; r++) {
+        const struct report *report = &d->reports[r];
+        if (report->stop)
+            return mabn_fail(MABN_ERR_STOPPED, "stopped by %s",
+                             mabn_signal_name((int)report->stop));
+        d->result->images += report->images;
+        d->result->bad += report->bad;
+        d->result->detections += report->detections;
+        if (d->progress) mabn_progress_add(d->progress, (uint64_t)(report->images + report->bad));
+    }
+    return show_window(d);
 }
 
 mabn_status mabn_detect(struct mabn_detect_result *result, struct mabn_rcnn *rcnn,
                         const struct mabn_scene_set *set, const struct mabn_detect_options *options)
 {
-    struct mabn_scene_loader *loader;
-    struct mabn_progress *progress = NULL;
-    struct mabn_rcnn_found found = {0};
-    struct mabn_scene_loader_stats stats;
+    struct detecting d = {.result = result,
+                          .rcnn = rcnn,
+                          .options = options,
+                          .count = mabn_scene_set_count(set),
+                          .rank = options->comm ? mabn_comm_rank(options->comm) : 0,
+                          .ranks = options->comm ? mabn_comm_ranks(options->comm) : 1};
+    struct mabn_scene_loader_stats stats = {.wait_seconds = 0};
     const double start = mabn_now();
     memset(result, 0, sizeof *result);
-    MABN_TRY(open_loader(&loader, rcnn, set, options));
-    if (options->progress)
-        progress = mabn_progress_new(options->progress, "images", mabn_scene_set_count(set));
-    const mabn_status status = detect_all(result, rcnn, loader, progress, &found, options);
-    mabn_scene_loader_stats(loader, &stats);
+    d.window = d.ranks > 1 ? WINDOW : 1;
+    mabn_str_init(&d.packed);
+    d.reports = mabn_xcalloc((size_t)d.ranks, sizeof *d.reports);
+    mabn_status status = open_loader(&d, set);
+    if (!status && options->progress && d.rank == 0)
+        d.progress = mabn_progress_new(options->progress, "images", d.count);
+    for (uint64_t w = 0; w < windows(&d) && !status; w++)
+        status = detect_window(&d, w);
+    if (d.loader) mabn_scene_loader_stats(d.loader, &stats);
     result->waited = stats.wait_seconds;
     result->seconds = mabn_now() - start;
-    mabn_progress_free(progress);
-    mabn_scene_loader_free(loader);
-    mabn_rcnn_found_release(&found);
+    mabn_progress_free(d.progress);
+    mabn_scene_loader_free(d.loader);
+    mabn_rcnn_found_release(&d.found);
+    mabn_str_release(&d.packed);
+    free(d.reports);
     return status;
 }
 
@@ -298,6 +476,11 @@ static void start_collecting(struct collectors *c, const struct mabn_rcnn *rcnn,
     }
 }
 
+static bool first_rank(const struct mabn_detect_options *options)
+{
+    return !options->comm || mabn_comm_rank(options->comm) == 0;
+}
+
 mabn_status mabn_detect_judge(struct mabn_detect_score *score, struct mabn_str *tables,
                               struct mabn_detect_result *result, struct mabn_rcnn *rcnn,
                               const struct mabn_scene_set *set,
@@ -319,9 +502,10 @@ mabn_status mabn_detect_judge(struct mabn_detect_score *score, struct mabn_str *
     mabn_status status = mabn_detect(result, rcnn, set, &o);
     for (int i = 0; i < c.count; i++) {
         mabn_str_add_char(&c.of[i].json, ']');
-        if (!status) status = judge(score, tables, &c.of[i]);
+        if (!status && first_rank(options)) status = judge(score, tables, &c.of[i]);
         mabn_str_release(&c.of[i].json);
     }
+    if (!status && options->comm) status = mabn_comm_broadcast(options->comm, score, sizeof *score);
     free(categories);
     return status;
 }

@@ -9,6 +9,7 @@
 #include "base/str.h"
 #include "coco/score.h"
 #include "data/scene.h"
+#include "dist/comm.h"
 #include "model/rcnn.h"
 
 MABN_BEGIN_DECLS
@@ -29,18 +30,22 @@ struct mabn_detect_options {
     int threads;          /* decoding; 0: as many as the process may use */
     bool skip_bad;        /* pass over photographs that cannot be decoded, and count them */
     const char *progress; /* what to show progress as; NULL: not at all */
-    /* Called for each photograph, in the order of the set. May be NULL. */
+    /* Share the photographs with these ranks, which all make the same call. Results and figures are
+     * over all ranks, and every rank has them. NULL: one process. */
+    struct mabn_comm *comm;
+    /* Called for each photograph, in the order of the set; on rank 0 alone. May be NULL. */
     mabn_status (*each)(void *context, uint64_t sample, const struct mabn_rcnn_found *found);
     void *context;
 };
 
 struct mabn_detect_result {
     int64_t images, bad, detections;
-    double seconds, waited;        /* in all; for photographs */
-    double parts[MABN_RCNN_PARTS]; /* seconds */
+    double seconds, waited;        /* of this rank: in all; for photographs */
+    double parts[MABN_RCNN_PARTS]; /* seconds, of this rank */
 };
 
-/* Every photograph of the set once, in order. MABN_ERR_STOPPED when a signal asks so. */
+/* Every photograph of the set once, in order, whatever the number of ranks. MABN_ERR_STOPPED when a
+ * signal asks so. */
 MABN_MUST_USE mabn_status mabn_detect(struct mabn_detect_result *result, struct mabn_rcnn *rcnn,
                                       const struct mabn_scene_set *set,
                                       const struct mabn_detect_options *options);
@@ -62,7 +67,7 @@ void mabn_detect_write(struct mabn_str *json, struct mabn_detect_writer *writer,
 
 /* COCO's twelve statistics of boxes, and of masks where the detector has them, over all of the
  * set's annotations; what `mabn-score coco` gives for the same results. tables: NULL, or two texts to
- * which its lines are appended, of boxes and of masks. */
+ * which its lines are appended, of boxes and of masks; on rank 0 alone. */
 struct mabn_detect_score {
     double box[MABN_COCO_STATS], mask[MABN_COCO_STATS];
     bool masks;

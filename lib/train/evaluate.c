@@ -58,25 +58,46 @@ mabn_status mabn_eval_set_table(struct mabn_net *net, const struct mabn_augment 
     return mabn_net_byte_table(net, table[0]);
 }
 
-/* An evaluation under way: the net may be a batch or two ahead of the results, while the loader
- * keeps only its newest batch. */
+/* What a rank tells the others of one batch. */
+struct report {
+    int64_t images, labelled, top1, top5;
+    double loss;   /* sum over the labelled */
+    int32_t count; /* rows */
+    int32_t stop;  /* a signal's number, or 0 */
+};
+
+/* An evaluation under way. The net may be a batch or two ahead of the results, while the loader
+ * keeps only its newest batch.
+ *
+ * With R ranks, round k is batches kR … kR + R − 1, one a rank; in the last round some ranks may
+ * have none. The ranks meet once a round. */
 struct evaluation {
     struct mabn_net *net;
     const struct mabn_source *source;
     const struct mabn_eval_options *options;
     struct mabn_eval_result *result;
+    struct mabn_progress *progress; /* may be NULL */
+    int rank, ranks;
+    struct report *reports;     /* (ranks) of a round */
     struct mabn_batch *batches; /* (depth) what was begun, without the pictures; a ring … */
     int oldest;                 /* … that begins here */
+    uint64_t round;
 };
 
 static void start_evaluation(struct evaluation *e)
 {
     size_t rows = (size_t)mabn_net_batch(e->net);
+    struct mabn_comm *comm = e->options->comm;
+    e->rank = comm ? mabn_comm_rank(comm) : 0;
+    e->ranks = comm ? mabn_comm_ranks(comm) : 1;
+    e->reports = mabn_xcalloc((size_t)e->ranks, sizeof *e->reports);
     e->batches = mabn_xcalloc((size_t)mabn_net_depth(e->net), sizeof *e->batches);
     for (int i = 0; i < mabn_net_depth(e->net); i++) {
         e->batches[i].labels = mabn_xcalloc(rows, sizeof *e->batches[i].labels);
         e->batches[i].samples = mabn_xcalloc(rows, sizeof *e->batches[i].samples);
     }
+    if (e->options->progress && e->rank == 0)
+        e->progress = mabn_progress_new(e->options->progress, "images", e->source->count);
 }
 
 static void end_evaluation(struct evaluation *e)
@@ -86,6 +107,8 @@ static void end_evaluation(struct evaluation *e)
         free(e->batches[i].samples);
     }
     free(e->batches);
+    free(e->reports);
+    mabn_progress_free(e->progress);
 }
 
 /* The rows that hold a sample, of `count`. */
@@ -116,22 +139,117 @@ static mabn_status check_outputs(const struct evaluation *e, const struct mabn_b
     return MABN_OK;
 }
 
+/* ---- a round ---- */
+
+/* A batch as it goes to rank 0: its samples, labels and outputs, one after the other. */
+static size_t packed_bytes(int count, int classes)
+{
+    return (size_t)count * (sizeof(uint64_t) + sizeof(int32_t) + (size_t)classes * sizeof(float));
+}
+
+static char *pack_batch(const struct mabn_batch *batch, const float *logits, int classes)
+{
+    const size_t n = (size_t)batch->count;
+    char *bytes = mabn_xmalloc(packed_bytes(batch->count, classes) + 1), *at = bytes;
+    if (!n) return bytes;
+    memcpy(at, batch->samples, n * sizeof *batch->samples);
+    at += n * sizeof *batch->samples;
+    memcpy(at, batch->labels, n * sizeof *batch->labels);
+    memcpy(at + n * sizeof *batch->labels, logits, n * (size_t)classes * sizeof *logits);
+    return bytes;
+}
+
+/* The batches of all ranks, packed one after the other: call `each` for them. Copied, because they
+ * need not be aligned. */
+static mabn_status unpack_batches(const struct evaluation *e, const char *bytes, int classes)
+{
+    mabn_status status = MABN_OK;
+    for (int r = 0; r < e->ranks && !status; r++) {
+        const size_t n = (size_t)e->reports[r].count, values = n * (size_t)classes;
+        struct mabn_batch batch = {.count = (int)n,
+                                   .index = e->round * (uint64_t)e->ranks + (uint64_t)r};
+        if (!n) continue;
+        batch.samples = mabn_xmalloc(n * sizeof *batch.samples);
+        batch.labels = mabn_xmalloc(n * sizeof *batch.labels);
+        float *logits = mabn_xmalloc(values * sizeof *logits);
+        memcpy(batch.samples, bytes, n * sizeof *batch.samples);
+        bytes += n * sizeof *batch.samples;
+        memcpy(batch.labels, bytes, n * sizeof *batch.labels);
+        bytes += n * sizeof *batch.labels;
+        memcpy(logits, bytes, values * sizeof *logits);
+        bytes += values * sizeof *logits;
+        status = e->options->each(e->options->context, &batch, logits, classes);
+        free(batch.samples);
+        free(batch.labels);
+        free(logits);
+    }
+    return status;
+}
+
+static mabn_status show_batches(const struct evaluation *e, const struct mabn_batch *batch)
+{
+    const int classes = mabn_net_classes(e->net);
+    if (!e->options->each) return MABN_OK;
+    if (e->ranks == 1)
+        return e->options->each(e->options->context, batch, mabn_net_logits(e->net), classes);
+    void *all;
+    size_t *sizes = mabn_xcalloc((size_t)e->ranks, sizeof *sizes);
+    char *mine = pack_batch(batch, batch->count ? mabn_net_logits(e->net) : NULL, classes);
+    mabn_status status =
+        mabn_comm_gather(e->options->comm, mine, packed_bytes(batch->count, classes), &all, sizes);
+    if (!status && e->rank == 0) status = unpack_batches(e, all, classes);
+    mabn_free(all);
+    free(sizes);
+    free(mine);
+    return status;
+}
+
+static void add_report(struct mabn_eval_result *sum, const struct report *r)
+{
+    sum->images += r->images;
+    sum->labelled += r->labelled;
+    sum->loss += r->loss;
+    sum->top1 += (double)r->top1;
+    sum->top5 += (double)r->top5;
+}
+
+/* Meet with this rank's batch, which may be empty. All ranks add up the round's in the same order,
+ * and stop after the same. */
+static mabn_status finish_round(struct evaluation *e, const struct mabn_batch *batch,
+                                const struct mabn_net_result *result)
+{
+    const struct report mine = {.images = count_samples(batch),
+                                .labelled = result->labelled,
+                                .top1 = result->top1,
+                                .top5 = result->top5,
+                                .loss = result->loss * (double)result->labelled,
+                                .count = batch->count,
+                                .stop = mabn_stop_requested()};
+    e->reports[0] = mine;
+    if (e->ranks > 1)
+        MABN_TRY(mabn_comm_all_gather(e->options->comm, &mine, sizeof mine, e->reports));
+    for (int r = 0; r < e->ranks; r++) {
+        if (e->reports[r].stop)
+            return mabn_fail(MABN_ERR_STOPPED, "stopped by %s",
+                             mabn_signal_name(e->reports[r].stop));
+        add_report(e->result, &e->reports[r]);
+        if (e->progress) mabn_progress_add(e->progress, (uint64_t)e->reports[r].count);
+    }
+    MABN_TRY(show_batches(e, batch));
+    e->round++;
+    return MABN_OK;
+}
+
+/* ---- batches ---- */
+
 static mabn_status finish_batch(struct evaluation *e)
 {
-    struct mabn_eval_result *sum = e->result;
     const struct mabn_batch *batch = &e->batches[e->oldest];
     struct mabn_net_result result;
     MABN_TRY(mabn_net_result(e->net, &result));
     MABN_TRY(check_outputs(e, batch));
     e->oldest = (e->oldest + 1) % mabn_net_depth(e->net);
-    sum->images += count_samples(batch);
-    sum->labelled += result.labelled;
-    sum->loss += result.loss * (double)result.labelled;
-    sum->top1 += (double)result.top1;
-    sum->top5 += (double)result.top5;
-    if (!e->options->each) return MABN_OK;
-    return e->options->each(e->options->context, batch, mabn_net_logits(e->net),
-                            mabn_net_classes(e->net));
+    return finish_round(e, batch, &result);
 }
 
 static mabn_status finish_batches(struct evaluation *e)
@@ -162,49 +280,88 @@ static mabn_status begin_batch(struct evaluation *e, const struct mabn_batch *ba
     return mabn_net_behind(e->net) == depth ? finish_batch(e) : MABN_OK;
 }
 
+static mabn_status evaluate_batches(struct evaluation *e, struct mabn_loader *loader)
+{
+    const struct mabn_batch *batch;
+    const struct mabn_net_result nothing = {.loss = 0};
+    for (;;) {
+        MABN_TRY(mabn_loader_next(loader, &batch));
+        if (!batch) return finish_batches(e);
+        if (batch->count) {
+            MABN_TRY(begin_batch(e, batch));
+        } else { /* other ranks have the rest of the last round */
+            MABN_TRY(finish_batches(e));
+            MABN_TRY(finish_round(e, batch, &nothing));
+        }
+    }
+}
+
+static int by_number(const void *a, const void *b)
+{
+    const uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* One warning for all ranks' unreadable samples. */
+static mabn_status tell_bad(const struct evaluation *e, struct mabn_loader *loader)
+{
+    uint64_t *mine, *bad;
+    const size_t count = mabn_loader_bad(loader, &mine);
+    size_t *sizes = mabn_xcalloc((size_t)e->ranks, sizeof *sizes), all = 0;
+    mabn_status status = MABN_OK;
+    void *gathered = NULL;
+    if (e->ranks > 1)
+        status = mabn_comm_gather(e->options->comm, mine, count * sizeof *mine, &gathered, sizes);
+    bad = gathered ? gathered : mine;
+    for (int r = 0; r < e->ranks; r++)
+        all += sizes[r] / sizeof *mine;
+    if (!gathered) all = count;
+    if (!status && e->rank == 0 && all) {
+        qsort(bad, all, sizeof *bad, by_number);
+        mabn_source_tell_bad(e->source, bad, all, true);
+    }
+    mabn_free(gathered);
+    free(sizes);
+    free(mine);
+    return status;
+}
+
+static mabn_status open_loader(struct mabn_loader **loader, const struct evaluation *e,
+                               const struct mabn_augment *input)
+{
+    struct mabn_loader_options lo;
+    mabn_loader_options_init(&lo);
+    lo.augment = *input;
+    lo.batch = mabn_net_batch(e->net);
+    lo.rank = e->rank;
+    lo.ranks = e->ranks;
+    lo.threads = e->options->threads;
+    lo.keep_last = true;
+    lo.epochs = 1;
+    lo.skip_bad = lo.leave_out = e->options->skip_bad;
+    lo.bytes = mabn_net_takes_bytes(e->net);
+    MABN_TRY(mabn_sampler_init(&lo.sampler, MABN_SAMPLER_SEQUENTIAL, e->source->count, 0, 0));
+    return mabn_loader_new(loader, e->source, &lo);
+}
+
 mabn_status mabn_evaluate(struct mabn_eval_result *result, struct mabn_net *net,
                           const struct mabn_source *source, const struct mabn_augment *input,
                           const struct mabn_eval_options *options)
 {
-    struct mabn_loader_options lo;
     struct mabn_loader *loader = NULL;
-    const struct mabn_batch *batch;
-    struct mabn_progress *progress = NULL;
     struct evaluation e = {.net = net, .source = source, .options = options, .result = result};
     double start = mabn_now();
     memset(result, 0, sizeof *result);
-    mabn_loader_options_init(&lo);
-    lo.augment = *input;
-    lo.batch = mabn_net_batch(net);
-    lo.threads = options->threads;
-    lo.keep_last = true;
-    lo.epochs = 1;
-    lo.skip_bad = lo.leave_out = options->skip_bad;
-    lo.bytes = mabn_net_takes_bytes(net);
     MABN_TRY(mabn_eval_set_table(net, input));
-    MABN_TRY(mabn_sampler_init(&lo.sampler, MABN_SAMPLER_SEQUENTIAL, source->count, 0, 0));
-    MABN_TRY(mabn_loader_new(&loader, source, &lo));
     start_evaluation(&e);
-    if (options->progress) progress = mabn_progress_new(options->progress, "images", source->count);
-    mabn_status status;
-    while (!(status = mabn_loader_next(loader, &batch)) && batch) {
-        if (mabn_stop_requested()) {
-            status = mabn_fail(MABN_ERR_STOPPED, "stopped by %s",
-                               mabn_signal_name(mabn_stop_requested()));
-            break;
-        }
-        MABN_TRY_GOTO(begin_batch(&e, batch), out);
-        if (progress) mabn_progress_add(progress, (uint64_t)batch->count);
-    }
-    if (!status) status = finish_batches(&e);
-    if (!status) mabn_loader_tell_bad(loader, 0);
-out:
+    mabn_status status = open_loader(&loader, &e, input);
+    if (!status) status = evaluate_batches(&e, loader);
+    if (!status && options->skip_bad) status = tell_bad(&e, loader);
     while (mabn_net_behind(net)) { /* after a failure: leave none for the next evaluation */
         struct mabn_net_result dropped;
         if (mabn_net_result(net, &dropped)) break;
     }
     end_evaluation(&e);
-    mabn_progress_free(progress);
     mabn_loader_free(loader);
     if (status) return status;
     double n = result->labelled ? (double)result->labelled : 1;

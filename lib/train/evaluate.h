@@ -8,6 +8,7 @@
 #include "base/status.h"
 #include "base/str.h"
 #include "data/loader.h"
+#include "dist/comm.h"
 #include "model/model.h"
 #include "net/net.h"
 #include "store/dataset.h"
@@ -35,6 +36,10 @@ struct mabn_eval_options {
     double smoothing;     /* of the labels, in the loss */
     bool skip_bad;        /* leave unreadable images out instead of failing */
     const char *progress; /* what to show progress as; NULL: not at all */
+    /* Share the batches with these ranks, which all make the same call: batch b is rank b mod R's.
+     * The figures are over all ranks, and every rank has them, with the bits of one process. `each`
+     * is called on rank 0 alone, for all batches. NULL: one process. */
+    struct mabn_comm *comm;
     /* Called for each batch, in order, with its logits (batch->count,classes); the pictures (x) are
      * gone by then. May be NULL. */
     mabn_status (*each)(void *context, const struct mabn_batch *batch, const float *logits,
@@ -49,7 +54,7 @@ struct mabn_eval_result {
     double seconds;
 };
 
-/* Every sample of the source once, in order. With skip_bad those that cannot be read are left out,
+/* Every sample of the source once, in order, whatever the number of ranks. With skip_bad those that cannot be read are left out,
  * with one warning that tells how many and which. An output that is not finite is an error that
  * names the image. Stops with MABN_ERR_STOPPED when a signal asks so. */
 MABN_MUST_USE mabn_status mabn_evaluate(struct mabn_eval_result *result, struct mabn_net *net,

@@ -1,0 +1,42 @@
+# Shared by the bats files that run the tools on several ranks: `load helpers`. MABN_BUILD is the
+# build; MPIS are the MPIs that it has plug-ins for. Each test has a folder of its own.
+bats_require_minimum_version 1.5.0
+
+setup_ranks() { # of setup_file
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+    export OMPI_MCA_rmaps_base_oversubscribe=1
+    export OMPI_MCA_btl_tcp_if_include=lo OMPI_MCA_oob_tcp_if_include=lo
+    export OMP_NUM_THREADS=1 LC_ALL=C.UTF-8 PATH=$MABN_BUILD/bin:$PATH
+    ROOT=$(cd "$BATS_TEST_DIRNAME/../.." && pwd)
+    MPIS=
+    for mpi in openmpi mpich; do
+        [ -e "$MABN_BUILD/lib/mabn/mabn-mpi-$mpi.so" ] && MPIS="$MPIS $mpi"
+    done
+    export ROOT MPIS ANY_MPI=${MPIS##* }
+    cd "$BATS_FILE_TMPDIR" || return 1
+}
+
+setup() {
+    bats_load_library bats-support
+    bats_load_library bats-assert
+    cd "$BATS_TEST_TMPDIR" || return 1
+    ln -s "$BATS_FILE_TMPDIR"/* .
+}
+
+launcher() { # launcher MPI
+    command -v "mpirun.$1" || command -v mpirun
+}
+
+ranks() { # ranks MPI N COMMAND...
+    local mpi=$1 n=$2; shift 2
+    timeout -k 5 60 "$(launcher "$mpi")" -n "$n" "$@" </dev/null
+}
+
+# Exactly one line of the tool's on $stderr, and it says this: one_line TOOL REGEXP
+one_line() {
+    local ours
+    # shellcheck disable=SC2154
+    ours=$(grep "^\(\[rank [0-9]*\] \)\?$1:" <<<"$stderr")
+    [ "$(wc -l <<<"$ours")" = 1 ] || fail "not one line: $stderr"
+    [[ $ours =~ $2 ]] || fail "not '$2': $ours"
+}
