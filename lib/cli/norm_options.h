@@ -16,8 +16,8 @@
     MABN_OPT_INT(0, "norm-warmup", &(r)->warmup, -1, 1 << 30, "N", "mabn, iteration rule: steps before the window is used; -1: 100"), \
     MABN_OPT_INT(0, "r-start", &(r)->r_start, -1, 1 << 30, "N", "mabn: first step with the renormalizing factor; -1: as the reference"), \
     MABN_OPT_INT(0, "groups", &(r)->groups, 0, 1 << 16, "N", "gn: groups of channels; 0: 32, or as a given model has it"), \
-    MABN_OPT_DOUBLE(0, "norm-eps", &(r)->eps, 0, 1, "E", "added to variances; 0: the norm's own"), \
-    MABN_OPT_DOUBLE(0, "norm-momentum", &(r)->momentum, 0, 1, "A", "share of the old running value kept; 0: the norm's own")
+    MABN_OPT_DOUBLE(0, "norm-eps", &(r)->eps, 0, 1, "E", "added to variances; 0: the norm's own, or as a given model has it"), \
+    MABN_OPT_DOUBLE(0, "norm-momentum", &(r)->momentum, 0, 1, "A", "share of the old running value kept; 0: the norm's own, or as a given model has it")
 /* clang-format on */
 
 /* For MABN_OPTIONS_NORM: a word to an int, enum mabn_window_rule. */

@@ -123,7 +123,8 @@ static bool names_part(const char *word, int part)
     return !strcmp(word, part < MABN_MODEL_PARTS ? "body" : "heads") && part != MABN_MODEL_PARTS;
 }
 
-static mabn_status set_part(struct mabn_detector *detector, const char *part, const char *word)
+static mabn_status set_part(struct mabn_detector *detector, const struct mabn_norm_options *before,
+                            const char *part, const char *word)
 {
     struct mabn_norm_options *norms[8];
     enum mabn_norm_kind kind;
@@ -133,8 +134,9 @@ static mabn_status set_part(struct mabn_detector *detector, const char *part, co
     for (int p = 0; p < PARTS; p++) {
         if (!names_part(part, p)) continue;
         const bool none = p >= MABN_MODEL_PARTS && kind == MABN_NORM_FROZEN;
-        mabn_norm_options_init(norms[p], none ? MABN_NORM_NONE : kind);
-        norms[p]->window_rule = MABN_WINDOW_ITERATION;
+        const enum mabn_norm_kind now = none ? MABN_NORM_NONE : kind;
+        mabn_norm_options_choose(norms[p], &before[p], now);
+        if (before[p].kind != now) norms[p]->window_rule = MABN_WINDOW_ITERATION;
         found = true;
     }
     if (found) return MABN_OK;
@@ -146,12 +148,16 @@ static mabn_status set_part(struct mabn_detector *detector, const char *part, co
 
 mabn_status mabn_detector_set_norm(struct mabn_detector *detector, const char *spec)
 {
+    struct mabn_norm_options *norms[8], before[8];
     char *copy = mabn_xstrdup(spec), *rest = copy, *item;
     mabn_status status = MABN_OK;
+    const int count = mabn_detector_norms(detector, norms);
+    for (int p = 0; p < count; p++)
+        before[p] = *norms[p];
     while (!status && (item = strsep(&rest, ","))) {
         char *equals = strchr(item, '=');
         if (equals) *equals = 0;
-        status = set_part(detector, equals ? item : "all", equals ? equals + 1 : item);
+        status = set_part(detector, before, equals ? item : "all", equals ? equals + 1 : item);
     }
     free(copy);
     return status;

@@ -43,14 +43,15 @@ mabn_status mabn_model_init(struct mabn_model *model, const char *arch)
 
 /* ---- norms by part ---- */
 
-static mabn_status set_part(struct mabn_model *model, const char *part, const char *kind_name)
+static mabn_status set_part(struct mabn_model *model, const struct mabn_norm_options *before,
+                            const char *part, const char *kind_name)
 {
     enum mabn_norm_kind kind;
     bool all = !strcmp(part, "body"), found = all;
     MABN_TRY(mabn_norm_kind_parse(&kind, kind_name));
     for (int p = 0; p < MABN_MODEL_PARTS; p++)
         if (all || !strcmp(part, part_names[p])) {
-            mabn_norm_options_init(&model->norm[p], kind);
+            mabn_norm_options_choose(&model->norm[p], &before[p], kind);
             found = true;
         }
     if (!found)
@@ -61,12 +62,14 @@ static mabn_status set_part(struct mabn_model *model, const char *part, const ch
 
 mabn_status mabn_model_set_norm(struct mabn_model *model, const char *spec)
 {
+    struct mabn_norm_options before[MABN_MODEL_PARTS];
     char *copy = mabn_xstrdup(spec), *rest = copy, *item;
     mabn_status status = MABN_OK;
+    memcpy(before, model->norm, sizeof before);
     while (!status && (item = strsep(&rest, ","))) {
         char *equals = strchr(item, '=');
         if (equals) *equals = 0;
-        status = set_part(model, equals ? item : "body", equals ? equals + 1 : item);
+        status = set_part(model, before, equals ? item : "body", equals ? equals + 1 : item);
     }
     free(copy);
     return status;

@@ -61,6 +61,15 @@ void mabn_norm_options_init(struct mabn_norm_options *options, enum mabn_norm_ki
     options->d_ramp_end = 25000;
 }
 
+void mabn_norm_options_choose(struct mabn_norm_options *options,
+                              const struct mabn_norm_options *before, enum mabn_norm_kind kind)
+{
+    if (before->kind == kind)
+        *options = *before;
+    else
+        mabn_norm_options_init(options, kind);
+}
+
 static mabn_status check_mabn(struct mabn_norm_options *o)
 {
     /* The sub-batch rule stores a matrix of m by 2m with every layer. */

@@ -89,6 +89,9 @@ MABN_MUST_USE mabn_status mabn_window_rule_parse(enum mabn_window_rule *rule, co
 
 /* The defaults of `kind` given above; norm_batch 0. */
 void mabn_norm_options_init(struct mabn_norm_options *options, enum mabn_norm_kind kind);
+/* `before` when it is of that kind already, else the kind's defaults. */
+void mabn_norm_options_choose(struct mabn_norm_options *options,
+                              const struct mabn_norm_options *before, enum mabn_norm_kind kind);
 /* Check the options and fill *norm. */
 MABN_MUST_USE mabn_status mabn_norm_init(struct mabn_norm *norm,
                                          const struct mabn_norm_options *options, int channels);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "base/log.h"
 #include "base/mem.h"
 
 /* ---- the input description ---- */
@@ -238,6 +239,61 @@ static bool is_head(const char *name)
     return !strncmp(name, "fc.", 3);
 }
 
+static bool ends_with(const char *name, const char *end)
+{
+    const size_t n = strlen(name), m = strlen(end);
+    return n >= m && !strcmp(name + n - m, end);
+}
+
+/* Counters and windows are of a rule, and of another training. */
+static bool is_history(const char *name)
+{
+    static const char *const ends[] = {"iters",  "buffer_x2",  "buffer_gz",          "pre_x2",
+                                       "pre_gz", "sta_matrix", "num_batches_tracked"};
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+        if (ends_with(name, ends[i])) return true;
+    return false;
+}
+
+static bool same_count(const struct mabn_shape *a, const struct mabn_shape *b)
+{
+    size_t m, n;
+    return mabn_shape_count(a, &m) && mabn_shape_count(b, &n) && m == n;
+}
+
+/* The file's tensor of that name in the layer whose names begin with `stem`. */
+static const struct mabn_checkpoint_tensor *
+find_in_layer(const struct mabn_model_file *file, const char *stem, int length, const char *end)
+{
+    char *name = mabn_xasprintf("model/%.*s%s", length, stem, end);
+    const struct mabn_checkpoint_tensor *found = mabn_checkpoint_find(file->checkpoint, name);
+    free(name);
+    return found;
+}
+
+/* Does the layer of this tensor have a window in the file, but another one than here? */
+static bool window_differs(const struct mabn_model_file *file, const struct mabn_params *params,
+                           const struct mabn_params_tensor *tensor)
+{
+    static const char *const ends[] = {"pre_x2", "buffer_x2"};
+    const char *stem = tensor->name, *dot = strrchr(stem, '.');
+    bool there = false, same = false, here = false;
+    if (!dot || tensor->role != MABN_PARAMS_STATE) return false;
+    const int length = (int)(dot - stem) + 1;
+    for (size_t e = 0; e < 2; e++) {
+        const struct mabn_checkpoint_tensor *found = find_in_layer(file, stem, length, ends[e]);
+        there = there || found;
+        for (int i = 0; i < mabn_params_count(params); i++) {
+            const struct mabn_params_tensor *t = mabn_params_at(params, i);
+            if (strncmp(t->name, stem, (size_t)length) || strcmp(t->name + length, ends[e]))
+                continue;
+            here = true;
+            same = same || (found && mabn_shape_equal(&found->shape, &t->shape));
+        }
+    }
+    return there && here && !same;
+}
+
 static mabn_status load_tensor(const struct mabn_model_file *file, struct mabn_params *params,
                                int index, const struct mabn_model_load *load, void *buffer)
 {
@@ -249,11 +305,16 @@ static mabn_status load_tensor(const struct mabn_model_file *file, struct mabn_p
     bool constant = strstr(tensor->name, "sta_matrix") != NULL;
     if (!found && (constant || (tensor->role == MABN_PARAMS_STATE && load->other_state))) goto out;
     if (!found && tensor->role == MABN_PARAMS_MOMENTUM && load->some_momentum) goto out;
+    const struct mabn_shape *shape = &tensor->shape;
+    if (load->other_windows && window_differs(file, params, tensor)) {
+        if (is_history(tensor->name)) goto out;
+        if (found && same_count(&found->shape, shape)) shape = &found->shape;
+        same = same || shape != &tensor->shape;
+    }
     if (is_head(tensor->name) && (load->new_head || (!same && load->other_head))) goto out;
     if (found && !same && tensor->role == MABN_PARAMS_STATE && load->other_state) goto out;
-    MABN_TRY_GOTO(
-        mabn_checkpoint_read_as(file->checkpoint, name, tensor->dtype, &tensor->shape, buffer),
-        out);
+    MABN_TRY_GOTO(mabn_checkpoint_read_as(file->checkpoint, name, tensor->dtype, shape, buffer),
+                  out);
     char *bad = find_bad(tensor, buffer);
     if (bad) {
         status = mabn_fail(MABN_ERR_NONFINITE, "'%s': %s",
@@ -265,6 +326,19 @@ static mabn_status load_tensor(const struct mabn_model_file *file, struct mabn_p
 out:
     free(name);
     return status;
+}
+
+/* Say how many layers begin their window anew. */
+static void tell_windows(const struct mabn_model_file *file, const struct mabn_params *params)
+{
+    int fresh = 0;
+    for (int i = 0; i < mabn_params_count(params); i++) {
+        const struct mabn_params_tensor *t = mabn_params_at(params, i);
+        if (ends_with(t->name, ".iters")) fresh += window_differs(file, params, t);
+    }
+    if (fresh)
+        mabn_info("%d norms have another window than in '%s': their windows begin anew", fresh,
+                  mabn_h5_path(mabn_checkpoint_file(file->checkpoint)));
 }
 
 mabn_status mabn_model_file_load(const struct mabn_model_file *file, struct mabn_params *params,
@@ -280,6 +354,7 @@ mabn_status mabn_model_file_load(const struct mabn_model_file *file, struct mabn
             status = load_tensor(file, params, i, load, buffer);
     }
     mabn_free(buffer);
+    if (!status && load->other_windows) tell_windows(file, params);
     return status;
 }
 
@@ -291,22 +366,6 @@ static void body_name(char name[128], const char *tensor)
     if (strncmp(tensor, body, strlen(body))) return;
     const size_t skip = !strncmp(tensor, stem, strlen(stem)) ? strlen(stem) : strlen(body);
     snprintf(name, 128, "model/%s", tensor + skip);
-}
-
-static bool ends_with(const char *name, const char *end)
-{
-    const size_t n = strlen(name), m = strlen(end);
-    return n >= m && !strcmp(name + n - m, end);
-}
-
-/* Counters and windows are of a rule, and of another training. */
-static bool is_history(const char *name)
-{
-    static const char *const ends[] = {"iters",  "buffer_x2",  "buffer_gz",          "pre_x2",
-                                       "pre_gz", "sta_matrix", "num_batches_tracked"};
-    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
-        if (ends_with(name, ends[i])) return true;
-    return false;
 }
 
 mabn_status mabn_model_file_load_body(const struct mabn_model_file *file,
@@ -328,10 +387,8 @@ mabn_status mabn_model_file_load_body(const struct mabn_model_file *file,
             continue;
         }
         /* running_var is (C) or (1,C,1,1). */
-        size_t have, want;
         const bool same =
-            mabn_shape_count(&found->shape, &have) && mabn_shape_count(&t->shape, &want) &&
-            have == want &&
+            same_count(&found->shape, &t->shape) &&
             (t->role == MABN_PARAMS_STATE || mabn_shape_equal(&found->shape, &t->shape));
         if (!same) {
             status =

@@ -38,6 +38,8 @@ struct mabn_model_load {
     bool momentum;      /* the optimizer's too: to go on exactly */
     bool some_momentum; /* of parameters that have one in the file; the others keep theirs */
     bool other_state;   /* norm state that the file lacks keeps its initial value */
+    bool other_windows; /* a layer whose window is not the file's starts its window and counter anew
+                         * and keeps the running variance */
     bool other_head;    /* a classifier ("fc.…") of another shape keeps its initial value */
     bool new_head;      /* … and so does one of the same shape */
 };

@@ -592,6 +592,7 @@ static mabn_status start(struct mabn_run *run)
     struct mabn_model_load load = {.momentum = run->options->resume_model,
                                    .some_momentum = true,
                                    .other_state = run->options->allow_norm,
+                                   .other_windows = !run->options->resume_model,
                                    .other_head = run->options->allow_classes || !file->classes,
                                    .new_head =
                                        mabn_eval_other_class(file, own(run)->train_set) >= 0};

@@ -338,7 +338,8 @@ static mabn_status start(struct mabn_run *run)
         mabn_params_initialize(d->params, (uint64_t)run->options->seed, MABN_PARAMS_INIT_FAN_IN));
     if (!d->weights.checkpoint) return MABN_OK;
     if (d->weights.detects) {
-        const struct mabn_model_load load = {.other_state = run->options->allow_norm};
+        const struct mabn_model_load load = {.other_state = run->options->allow_norm,
+                                             .other_windows = true};
         mabn_info("starting from the weights of '%s'", run->options->weights);
         return mabn_model_file_load(&d->weights, d->params, &load);
     }

@@ -160,6 +160,34 @@ tensor() { h5dump -d "/model/$2" "$1" | tail -n +2; }
     cmp want.h5 run/model.h5
 }
 
+@test "a model keeps its own norm settings; --window and --norm-momentum override them" {
+    train -o old --norm mabn --window 6 --norm-momentum 0.9 --norm-eps 0.001 --steps 3 -q >/dev/null
+    from() { mabn-train --batch 8 --size 16 --augment plain --train "$DATA" -f --steps 1 --lr 0 "$@" old/model.h5; }
+    setting() { h5dump -a config "$1/model.h5" | tr -d '\n' | grep -o "\"$2\":[^,]*" | sort -u; }
+    for norm in "" "--norm mabn" "--norm body=mabn"; do
+        # shellcheck disable=SC2086
+        from -o same -q $norm >/dev/null
+        for key in window momentum eps; do
+            assert_equal "$(setting same $key)" "$(setting old $key)"
+        done
+        run tensor same/model.h5 bn1.iters
+        assert_output --partial "(0): 4"
+    done
+    run --separate-stderr from -o new --norm mabn --window 3 --norm-momentum 0.5
+    assert_success
+    # shellcheck disable=SC2154
+    [[ $stderr == *"9 norms have another window than in 'old/model.h5': their windows begin anew"* ]]
+    assert_equal "$(setting new window) $(setting new momentum)" '"window":3 "momentum":0.5'
+    assert_equal "$(setting new eps)" "$(setting old eps)"
+    run tensor new/model.h5 bn1.iters
+    assert_output --partial "(0): 1"
+    run tensor new/model.h5 bn1.pre_x2
+    assert_output --partial "( 3, 4 )"
+    from -o rule -q --window-rule iteration >/dev/null
+    run tensor rule/model.h5 bn1.iters
+    assert_output --partial "(0): 1"
+}
+
 @test "weights of the wrong kind are refused, unless allowed" {
     mabn-init cifar-resnet8 --base-width 4 --classes 4 --norm bn -o bn.h5 -q
     mabn-init cifar-resnet8 --base-width 4 --classes 7 --norm mabn -o seven.h5 -q

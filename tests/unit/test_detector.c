@@ -45,6 +45,13 @@ static void check_json(void)
     mabn_str_clear(&x);
     mabn_detector_norm_text(&b, &x);
     tap_ok(!strcmp(x.text, "body=frozen,fpn=gn,box=mabn,mask=mabn"), "%s", x.text);
+    b.mask.window = 5;
+    b.mask.window_rule = MABN_WINDOW_SUBBATCH;
+    tap_status(mabn_detector_set_norm(&b, "mabn"), "the same norm again");
+    tap_ok(b.mask.window == 5 && b.mask.window_rule == MABN_WINDOW_SUBBATCH,
+           "a head that keeps its norm keeps its settings");
+    tap_ok(b.fpn.window == 16 && b.fpn.window_rule == MABN_WINDOW_ITERATION,
+           "another has a detector's defaults");
     mabn_str_release(&x);
     mabn_str_release(&y);
 }

@@ -3,7 +3,7 @@
  * saved without a difference, names and shapes, JSON descriptions, what is refused. */
 #include "base/mem.h"
 #include "device.h"
-#include "model/model.h"
+#include "model/norm_request.h"
 #include "tap.h"
 
 static struct mabn_device *device;
@@ -663,6 +663,25 @@ static void check_json(void)
     mabn_model_norm_text(&again, &back);
     tap_str_eq(back.text, "stem=frozen,layer1=mabn,layer2=mabn,layer3=gn,layer4=mabn",
                "norms part by part");
+    again.norm[MABN_PART_LAYER1].momentum = 0.5;
+    tap_status(mabn_model_set_norm(&again, "layer1=bn,body=mabn"), "norms chosen again");
+    tap_ok(again.norm[MABN_PART_LAYER1].window == 7 &&
+               again.norm[MABN_PART_LAYER1].momentum == 0.5 &&
+               again.norm[MABN_PART_LAYER1].window_rule == MABN_WINDOW_ITERATION,
+           "a part that keeps its kind keeps its settings");
+    tap_ok(again.norm[MABN_PART_LAYER3].window == 16, "another has the defaults");
+    const struct mabn_norm_request request = {.norm = "mabn",
+                                              .norm_batch = -1,
+                                              .window = 3,
+                                              .window_rule = -1,
+                                              .warmup = -1,
+                                              .r_start = -1,
+                                              .momentum = 0.25};
+    tap_status(mabn_model_request_norm(&again, &request), "with settings asked");
+    tap_ok(again.norm[MABN_PART_LAYER1].window == 3 &&
+               again.norm[MABN_PART_LAYER1].momentum == 0.25 &&
+               again.norm[MABN_PART_LAYER1].window_rule == MABN_WINDOW_ITERATION,
+           "what is asked overrides, the rest stays");
     tap_fails(mabn_model_from_json(&again, "{\"classes\":3}"), MABN_ERR_FORMAT, "architecture",
               "no architecture");
     tap_fails(mabn_model_from_json(&again, "{\"arch\":\"resnet50\",\"stem\":\"tiny\"}"),
