@@ -1,4 +1,5 @@
-/* The CPU's norms and weight centralization against the authors' own layers: golden.h. */
+/* The CPU's norms and weight centralization against the authors' own layers (golden.h), and MABN at
+ * larger normalization batches against the paper's equations in PyTorch (tests/golden/mabn.h5). */
 #include "golden.h"
 
 #include "ops/centralize.h"
@@ -96,6 +97,19 @@ static void check_subbatch(hid_t g, const char *name)
     check_case(g, name, true);
 }
 
+static void check_paper(hid_t g, const char *name)
+{
+    struct golden_case k = golden_read(g);
+    struct mabn_norm_options o;
+
+    golden_options(&o, g, true);
+    o.warmup = (int)h5array_attribute(g, "warmup_iters");
+    o.r_start = (int)h5array_attribute(g, "r_start");
+    if (strstr(name, "iteration")) o.window_rule = MABN_WINDOW_ITERATION;
+    run_trajectory(name, &o, &k);
+    golden_free(&k);
+}
+
 static void centralize_gradient(float *gw, int64_t outputs, int64_t filter)
 {
     mabn_centralize_backward(gw, gw, outputs, filter);
@@ -118,6 +132,7 @@ static void check_cenconv(hid_t g, const char *name)
 
 int main(void)
 {
+    golden_file("tests/golden", "mabn.h5", check_paper);
     const char *folder = golden_folder();
     if (!folder) return tap_done();
     golden_file(folder, "mabn_formal.h5", check_formal);
