@@ -279,6 +279,18 @@ static void step_whole(struct mabn_jpeg_decoder *jpeg)
     }
 }
 
+/* A progressive file that ends before its coefficients are exact is smoothed by libjpeg, which looks
+ * at blocks two away, and takes the edge of what is decoded for the picture's. */
+static bool is_smoothed(const struct jpeg_decompress_struct *cinfo)
+{
+    enum { SMOOTHED = 10 }; /* coefficients that smoothing guesses, at most */
+    if (!cinfo->progressive_mode || !cinfo->coef_bits) return false;
+    for (int c = 0; c < cinfo->num_components; c++)
+        for (int i = 0; i < SMOOTHED; i++)
+            if (cinfo->coef_bits[c][i] != 0) return true;
+    return false;
+}
+
 /* Smooth upsampling looks at the neighbours of a pixel, which do not exist at the edge of what is
  * decoded, so a margin of one chroma sample is decoded and thrown away: then the part equals the
  * same part of the whole (tests/unit/test_image.c compares them). */
@@ -292,12 +304,13 @@ static void step_part(struct mabn_jpeg_decoder *jpeg)
     if (right > cinfo->output_width) right = cinfo->output_width;
     JDIMENSION width = right - x;
     /* libjpeg-turbo 2.1.5 gets columns of scaled pictures wrong when chroma is 4:1 across */
-    const bool columns = cinfo->max_h_samp_factor <= 2 || jpeg->job->scale == 1;
+    const bool smoothed = is_smoothed(cinfo);
+    const bool columns = !smoothed && (cinfo->max_h_samp_factor <= 2 || jpeg->job->scale == 1);
     if (columns && width < cinfo->output_width)
         jpeg_crop_scanline(cinfo, &x, &width);
     else
         x = 0;
-    if (part.y > margin_y) jpeg_skip_scanlines(cinfo, (JDIMENSION)(part.y - margin_y));
+    if (!smoothed && part.y > margin_y) jpeg_skip_scanlines(cinfo, (JDIMENSION)(part.y - margin_y));
 
     const struct mabn_image *image = jpeg->job->image;
     const size_t stride = (size_t)image->width * image->channels;
