@@ -65,6 +65,15 @@ def jpeg_without(data, marker):
     return jpeg_without(rest, marker) if bytes([0xFF, marker, 0]) in rest else rest
 
 
+def jpeg_first_scans(data, count):
+    """A progressive file that ends, properly, after so many scans."""
+    at = 0
+    for _ in range(count + 1):
+        at = data.index(b"\xff\xda", at + 2)
+    # what stands between two scans, their tables, may stay
+    return data[:at] + b"\xff\xd9"
+
+
 def png_chunk(kind, payload):
     return struct.pack(">I", len(payload)) + kind + payload + struct.pack(
         ">I", zlib.crc32(kind + payload))
@@ -110,6 +119,7 @@ def good_pictures():
         "444.jpg": encode(rgb, quality=85, subsampling=0),
         "gray.jpg": encode(gray, quality=85),
         "progressive.jpg": encode(rgb, quality=85, progressive=True),
+        "unfinished.jpg": jpeg_first_scans(encode(rgb, quality=85, progressive=True), 4),
         "cmyk.jpg": cmyk,
         # the same bytes, declared YCCK: wrong colours, but defined ones
         "ycck.jpg": cmyk[:adobe + 15] + b"\2" + cmyk[adobe + 16:],
@@ -245,6 +255,7 @@ def main():
         "420.jpg": encode(tiny, quality=50),
         "444-optimized.jpg": encode(tiny, quality=50, subsampling=0, optimize=True),
         "progressive.jpg": encode(tiny, quality=50, progressive=True),
+        "unfinished.jpg": jpeg_first_scans(encode(tiny, quality=50, progressive=True), 2),
         "gray.jpg": encode(tiny.convert("L"), quality=50),
         "cmyk.jpg": encode(tiny.convert("CMYK"), quality=50),
         "rgb.png": encode(tiny, "PNG"),
