@@ -127,6 +127,7 @@ static void preset_coco(const char *norm, int64_t first, int64_t second, int64_t
     o.arch = "mask-rcnn-r50-fpn";
     o.norm.norm = norm;
     o.norm.norm_batch = 2;
+    o.norm.sync_weighted = 0;
     o.batch = 16;
     o.accumulate = 8;
     o.steps = steps;

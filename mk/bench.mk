@@ -50,6 +50,7 @@ $(VENV): | deps-peer
 
 peer: deps-peer all $(VENV)
 	$(PYTHON) tests/peer/norms.py
+	$(if $(strip $(PLUGINS)),$(MAKE) --no-print-directory dist-programs && $(PYTHON) tests/peer/sync.py --build $(B))
 	$(PYTHON) tests/peer/roi_align.py
 	$(PYTHON) tests/peer/detector_ops.py
 	$(PYTHON) tests/peer/nms_paste.py

@@ -30,8 +30,8 @@ $(B)/lib/mabn/mabn-mpi-mpich.so: lib/dist/mpi_plugin.c lib/dist/mpi_plugin.h lib
 
 $(B)/lib/dist/comm.o: CPPFLAGS += -DMABN_LIBDIR='"$(PREFIX)/lib"'
 
-DIST_TEST := $(B)/tests/dist/test_dist
+DIST_TEST := $(patsubst %.c,$(B)/%,$(sort $(wildcard tests/dist/test_*.c)))
 dist-programs: $(if $(strip $(PLUGINS)),$(DIST_TEST))
 check-dist: all dist-programs
 	@tests/run-all $(B) dist
--include $(DIST_TEST).d
+-include $(DIST_TEST:=.d)

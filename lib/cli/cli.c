@@ -147,6 +147,9 @@ static void apply(const struct mabn_option *o, const char *text, bool on)
     case MABN_OPTION_FLAG:
         *(bool *)o->value = on;
         break;
+    case MABN_OPTION_SWITCH:
+        *(int *)o->value = on;
+        break;
     case MABN_OPTION_INT:
     case MABN_OPTION_INT64:
     case MABN_OPTION_SIZE:
@@ -199,8 +202,8 @@ static const struct mabn_option *find_long(const char *name, size_t n, bool *on)
     if (n > 3 && !strncmp(name, "no-", 3)) {
         *on = false;
         for (const struct mabn_option *o = current->options; o->kind != MABN_OPTION_END; o++)
-            if (o->kind == MABN_OPTION_FLAG && o->long_name && strlen(o->long_name) == n - 3 &&
-                !strncmp(o->long_name, name + 3, n - 3))
+            if ((o->kind == MABN_OPTION_FLAG || o->kind == MABN_OPTION_SWITCH) && o->long_name &&
+                strlen(o->long_name) == n - 3 && !strncmp(o->long_name, name + 3, n - 3))
                 return o;
     }
     return NULL;
@@ -506,6 +509,9 @@ void mabn_cli_dump(const struct mabn_cli *cli, struct mabn_str *json)
         switch (o->kind) {
         case MABN_OPTION_FLAG:
             mabn_json_put_bool(&w, name, *(const bool *)o->value);
+            break;
+        case MABN_OPTION_SWITCH:
+            if (*(const int *)o->value >= 0) mabn_json_put_bool(&w, name, *(const int *)o->value);
             break;
         case MABN_OPTION_INT:
             mabn_json_put_int(&w, name, *(const int *)o->value);

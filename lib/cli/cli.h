@@ -32,6 +32,7 @@ enum mabn_option_kind {
     MABN_OPTION_END,    /* closes a table */
     MABN_OPTION_GROUP,  /* a heading in --help: `help` is its text */
     MABN_OPTION_FLAG,   /* bool *: true; with a long name also --no-NAME: false */
+    MABN_OPTION_SWITCH, /* int *: --NAME 1, --no-NAME 0; as it was when neither is given */
     MABN_OPTION_INT,    /* int *, in [low, high]; suffixes K M G (powers of 1000) */
     MABN_OPTION_INT64,  /* int64_t *, likewise */
     MABN_OPTION_SIZE,   /* int64_t * bytes; suffixes K M G are powers of 1024 */
@@ -63,6 +64,8 @@ struct mabn_option {
 #define MABN_OPT_GROUP(text) {.kind = MABN_OPTION_GROUP, .help = (text)}
 #define MABN_OPT_FLAG(s, l, v, h) \
     {.kind = MABN_OPTION_FLAG, .short_name = (s), .long_name = (l), .value = (v), .help = (h)}
+#define MABN_OPT_SWITCH(s, l, v, h) \
+    {.kind = MABN_OPTION_SWITCH, .short_name = (s), .long_name = (l), .value = (v), .help = (h)}
 #define MABN_OPT_INT(s, l, v, lo, hi, a, h)                                                \
     {.kind = MABN_OPTION_INT, .short_name = (s), .long_name = (l), .value = (v), .argument = (a), \
      .help = (h), .low = (lo), .high = (hi)}

@@ -17,7 +17,8 @@
     MABN_OPT_INT(0, "r-start", &(r)->r_start, -1, 1 << 30, "N", "mabn: first step with the renormalizing factor; -1: as the reference"), \
     MABN_OPT_INT(0, "groups", &(r)->groups, 0, 1 << 16, "N", "gn: groups of channels; 0: 32, or as a given model has it"), \
     MABN_OPT_DOUBLE(0, "norm-eps", &(r)->eps, 0, 1, "E", "added to variances; 0: the norm's own, or as a given model has it"), \
-    MABN_OPT_DOUBLE(0, "norm-momentum", &(r)->momentum, 0, 1, "A", "share of the old running value kept; 0: the norm's own, or as a given model has it")
+    MABN_OPT_DOUBLE(0, "norm-momentum", &(r)->momentum, 0, 1, "A", "share of the old running value kept; 0: the norm's own, or as a given model has it"), \
+    MABN_OPT_SWITCH(0, "sync-weighted", &(r)->sync_weighted, "syncbn: every element of every rank counts alike; --no-sync-weighted: every rank, as in the reference; not given: weighted, or as a preset or a given model has it")
 /* clang-format on */
 
 /* For MABN_OPTIONS_NORM: a word to an int, enum mabn_window_rule. */

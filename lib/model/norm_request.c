@@ -10,6 +10,8 @@ void mabn_norm_request_apply(struct mabn_norm_options *n, const struct mabn_norm
     if (request->groups > 0) n->groups = request->groups;
     if (request->eps > 0) n->eps = request->eps;
     if (request->momentum > 0) n->momentum = request->momentum;
+    if (request->sync_weighted >= 0 && n->kind == MABN_NORM_SYNCBN)
+        n->sync_reference = !request->sync_weighted;
 }
 
 mabn_status mabn_model_request_norm(struct mabn_model *model,

@@ -15,10 +15,11 @@ struct mabn_norm_request {
     int warmup, r_start;  /* < 0: not asked */
     int groups;           /* < 1: not asked */
     double eps, momentum; /* 0: not asked */
+    int sync_weighted;    /* 0 or 1: !sync_reference; < 0: not asked */
 };
-#define MABN_NORM_REQUEST_INIT           \
-    {                                    \
-        NULL, -1, 0, -1, -1, -1, 0, 0, 0 \
+#define MABN_NORM_REQUEST_INIT               \
+    {                                        \
+        NULL, -1, 0, -1, -1, -1, 0, 0, 0, -1 \
     }
 
 /* The norm of a new network of which nothing is asked. */

@@ -96,9 +96,9 @@ static void set_grad(const struct mabn_work *w, int64_t i, int64_t c,
 void mabn_stage_shift(struct mabn_work *w, int64_t c0, int64_t c1)
 {
     for (int64_t i = 0; i < w->count; i++) {
-        const int64_t first = (w->first + i) * w->g.run_rows * w->g.channels;
+        const float *x = w->io->x + (w->first + i) * w->g.run_rows * w->g.channels;
         for (int64_t c = c0; c < c1; c++)
-            widen(w, i, AT_SHIFT, c, mabn_norm_value(w->io, w->io->x, first + c));
+            widen(w, i, AT_SHIFT, c, x[c]);
     }
 }
 
@@ -316,6 +316,8 @@ static void forward_sync(struct mabn_work *w, int64_t c0, int64_t c1)
         const double unbiased = mabn_unbiased(var, sync_elements(w));
         mabn_coef_bn(&k, mean, o->sync_reference ? unbiased : var, o->eps, w->io->gamma[c],
                      w->io->beta[c]);
+        /* d variance / d x has n/(n−1) in it where that was used: for backward. */
+        if (o->sync_reference) k.istd *= (float)sqrt(mabn_unbiased(1, sync_elements(w)));
         keep(w, 0, c, &k);
         w->total[c] = mean;
         w->total[w->g.channels + c] = unbiased;
@@ -328,11 +330,14 @@ mabn_status mabn_work_sync_backward(struct mabn_work *w)
     const int64_t c = w->g.channels;
     double *sum = w->sums, *dot = sum + c, *count = dot + c;
 
-    /* dgamma and dbeta are this rank's own. */
+    /* dgamma and dbeta are this rank's own. What is added up are the gradients of mean and variance
+     * but for gamma, because the reference's ranks may disagree on the variance. */
     for (int64_t i = 0; i < c; i++) {
         const struct mabn_coef f = kept(w, 0, i);
         w->total[i] = sum[i];
         w->total[c + i] = f.scale * dot[i] + f.shift * sum[i];
+        sum[i] *= f.scale;
+        dot[i] *= (double)f.scale * f.istd * f.istd;
     }
     count[0] = (double)(w->io->samples * w->io->positions);
     count[1] = count[0] > 0;
@@ -345,13 +350,12 @@ mabn_status mabn_work_sync_backward(struct mabn_work *w)
 static void backward_sync(struct mabn_work *w, int64_t c0, int64_t c1)
 {
     const double *sum = w->sums, *dot = sum + w->g.channels, n = sync_elements(w);
-    const double correct = w->norm->options.sync_reference ? mabn_unbiased(1, n) : 1;
 
     for (int64_t c = c0; c < c1; c++) {
         const struct mabn_coef f = kept(w, 0, c);
         const double gamma = w->io->gamma[c];
-        struct mabn_grad_coef k;
-        mabn_grad_bn(&k, &f, gamma, gamma * sum[c], gamma * dot[c], n, correct);
+        const struct mabn_grad_coef k = {(float)(gamma * f.scale), (float)(-gamma * dot[c] / n),
+                                         (float)(-gamma * sum[c] / n)};
         set_grad(w, 0, c, &k);
     }
 }

@@ -64,7 +64,8 @@ struct mabn_norm_options {
     bool sync_reference;
 };
 
-/* Sum `count` doubles over all ranks, in place, with the same bits on every rank. */
+/* The other ranks of a SyncBN layer (norm/sync.h makes one from a communicator): sum `count` doubles
+ * over all of them, in place, with the same bits on every rank. */
 struct mabn_norm_sync {
     mabn_status (*all_reduce)(void *context, double *values, size_t count);
     void *context;

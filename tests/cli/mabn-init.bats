@@ -50,6 +50,17 @@ PY
     assert_line --partial layer4.0.bn1.running_var
 }
 
+@test "syncbn weighs all elements alike unless it is told to weigh the ranks" {
+    for options in "" --sync-weighted --no-sync-weighted; do
+        # shellcheck disable=SC2086
+        mabn-init cifar-resnet8 --norm syncbn $options -q -f -o s.h5
+        mabn-info s.h5 >"info$options"
+    done
+    grep -q '"sync_reference":false' info
+    grep -q '"sync_reference":false' info--sync-weighted
+    grep -q '"sync_reference":true' info--no-sync-weighted
+}
+
 @test "what is refused" {
     fails 1 "there is no architecture 'vgg16'" mabn-init vgg16 -o x.h5
     fails 1 "there is no part 'head'" mabn-init resnet18 --norm head=bn -o x.h5

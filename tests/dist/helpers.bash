@@ -20,7 +20,9 @@ setup() {
     bats_load_library bats-support
     bats_load_library bats-assert
     cd "$BATS_TEST_TMPDIR" || return 1
-    ln -s "$BATS_FILE_TMPDIR"/* .
+    for file in "$BATS_FILE_TMPDIR"/*; do
+        [ ! -e "$file" ] || ln -s "$file" .
+    done
 }
 
 launcher() { # launcher MPI
