@@ -1,48 +1,167 @@
 #!/bin/sh
-# install-deps.sh [build|demo|check|ci|peer]: install the Debian packages that a target needs and that
-# are missing. Does nothing, and asks for nothing, when all are there. Uses sudo when not root.
+# install-deps.sh [-l] [build|demo|check|ci|peer]: see to it that what a target needs is there.
+#
+# Debian, Ubuntu: installs the packages that are missing, through sudo when not root. Does nothing,
+# and asks for nothing, when all are there.
+# Elsewhere, and for users who may not install: looks for the things themselves. Goes on when they are
+# there; otherwise prints the names that dnf, pacman, apk, brew and conda have for what is missing (of
+# those five, the ones that are here), and fails.
+#
+#   -l   only print the names of Debian's packages
+#   CC, CPPFLAGS, DNNL_HOME, PYTHON, BATS_LIB_PATH, FASHION_MNIST: where things are, as for the build and tests
 set -eu
 
-build="pkgconf libdnnl-dev libhdf5-dev libjpeg62-turbo-dev libpng-dev zlib1g-dev libxxhash-dev
-       libwebp-dev libgif-dev libcairo2-dev libfreetype-dev libfontconfig-dev fonts-dejavu-core"
-demo="dataset-fashion-mnist"
-check="g++ bats bats-assert bats-support bats-file python3-h5py python3-numpy python3-pil
-       python3-fonttools hdf5-tools mandoc man-db dataset-fashion-mnist openmpi-bin libopenmpi-dev
-       mpich libmpich-dev"
-ci="clang-format"
-peer="python3-venv python3-torch python3-torchvision python3-onnx"
+# One thing a row: for which targets (build is for all; "?" in front: worth having, tests skip without),
+# how it is recognized (see is_here), then its package for apt, dnf, pacman, apk, brew and conda (its
+# channel conda-forge). "-": has none. Several packages are joined by commas.
+things='
+build  command:pkg-config           pkgconf            pkgconf-pkg-config pkgconf     pkgconf           pkgconf     pkg-config
+build  header:oneapi/dnnl/dnnl.h    libdnnl-dev        onednn-devel       onednn      one-dnn-dev       onednn      onednn-cpu-omp
+build  header:hdf5.h:hdf5           libhdf5-dev        hdf5-devel         hdf5        hdf5-dev          hdf5        hdf5
+build  header:jpeglib.h:libjpeg     libjpeg-dev        libjpeg-turbo-devel libjpeg-turbo libjpeg-turbo-dev jpeg-turbo libjpeg-turbo
+build  header:png.h:libpng          libpng-dev         libpng-devel       libpng      libpng-dev        libpng      libpng
+build  header:zlib.h:zlib           zlib1g-dev         zlib-devel         zlib        zlib-dev          zlib        zlib
+build  header:xxhash.h:libxxhash    libxxhash-dev      xxhash-devel       xxhash      xxhash-dev        xxhash      xxhash
+build  header:webp/demux.h:libwebpdemux libwebp-dev    libwebp-devel      libwebp     libwebp-dev       webp        libwebp
+build  header:gif_lib.h:libgif      libgif-dev         giflib-devel       giflib      giflib-dev        giflib      giflib
+build  header:cairo.h:cairo         libcairo2-dev      cairo-devel        cairo       cairo-dev         cairo       cairo
+build  header:ft2build.h:freetype2  libfreetype-dev    freetype-devel     freetype2   freetype-dev      freetype    freetype
+build  header:fontconfig/fontconfig.h:fontconfig libfontconfig-dev fontconfig-devel fontconfig fontconfig-dev fontconfig fontconfig
+build  font:DejaVu                  fonts-dejavu-core  dejavu-sans-fonts  ttf-dejavu  font-dejavu       font-dejavu font-ttf-dejavu-sans-mono
+demo   photographs                  dataset-fashion-mnist -               -           -                 -           -
+check  photographs                  dataset-fashion-mnist -               -           -                 -           -
+check  command:c++                  g++                gcc-c++            gcc         g++               gcc         cxx-compiler
+check  command:bats                 bats               bats               bats        bats              bats-core   -
+check  bats:bats-support            bats-support       -                  bats-support bats-support     -           -
+check  bats:bats-assert             bats-assert        -                  bats-assert bats-assert       -           -
+check  bats:bats-file               bats-file          -                  bats-file   bats-file         -           -
+check  command:pgrep                procps             procps-ng          procps-ng   procps-ng         -           procps-ng
+check  python:h5py                  python3-h5py       python3-h5py       python-h5py py3-h5py          -           -
+check  python:numpy                 python3-numpy      python3-numpy      python-numpy py3-numpy        -           -
+check  python:PIL                   python3-pil        python3-pillow     python-pillow py3-pillow      -           -
+check  python:fontTools             python3-fonttools  python3-fonttools  python-fonttools py3-fonttools -          -
+check  command:h5dump               hdf5-tools         hdf5               hdf5        hdf5              hdf5        hdf5
+check  command:mandoc               mandoc             mandoc             mandoc      mandoc            mandoc      -
+check  command:man                  man-db             man-db             man-db      man-db            man-db      -
+?check command:mpicc.openmpi,mpicc  openmpi-bin,libopenmpi-dev openmpi-devel openmpi  openmpi-dev       open-mpi    openmpi-mpicc
+?check command:mpicc.mpich,mpicc    mpich,libmpich-dev mpich-devel        mpich       mpich-dev         mpich       mpich
+ci     command:clang-format         clang-format       clang-tools-extra  clang       clang-extra-tools clang-format clang-format
+?ci    command:debootstrap          debootstrap        debootstrap        debootstrap debootstrap       -           -
+peer   python:venv                  python3-venv       python3            python      python3           python      -
+peer   python:torch                 python3-torch      python3-torch      python-pytorch py3-pytorch    pytorch     -
+peer   python:torchvision           python3-torchvision python3-torchvision python-torchvision -        torchvision -
+peer   python:onnx                  python3-onnx       python3-onnx       -           py3-onnx          onnx        -
+'
 
+usage() { echo "usage: install-deps.sh [-l] [build|demo|check|ci|peer]" >&2; exit 2; }
+list=
+if [ "${1:-}" = -l ]; then list=1; shift; fi
 case ${1:-build} in
-build) want=$build ;;
-demo) want="$build $demo" ;;
-check) want="$build $check" ;;
-ci) want="$build $check $ci" ;;
-peer) want="$build $check $peer" ;;
-*) echo "usage: install-deps.sh [build|demo|check|ci|peer]" >&2; exit 2 ;;
+build) groups=" build " ;;
+demo) groups=" build demo " ;;
+check) groups=" build check " ;;
+ci) groups=" build check ci " ;;
+peer) groups=" build check peer " ;;
+*) usage ;;
 esac
 
-if ! command -v dpkg-query >/dev/null; then
-    echo "install-deps: not a Debian system; please install by hand what these packages hold:" >&2
-    echo $want >&2
-    exit 0
-fi
+wanted() { # the rows of these targets
+    echo "$things" | while read -r group row; do
+        case $groups in *" ${group#\?} "*) [ -z "$group" ] || echo "$group $row" ;; esac
+    done
+}
+
+is_here() { # is_here RECOGNIZED: by its kind, up to the first colon
+    what=${1#*:}
+    case $1 in
+    command:*) # any of them
+        for name in $(echo "$what" | tr , ' '); do
+            if command -v "$name" >/dev/null; then return 0; fi
+        done
+        return 1 ;;
+    header:*) # FILE[:what pkg-config calls it]
+        flags=$(pkg-config --cflags "${what#*:}" 2>/dev/null) || flags=
+        echo "#include <${what%%:*}>" | ${CC:-cc} ${CPPFLAGS:-} ${DNNL_HOME:+"-I$DNNL_HOME/include"} \
+            $flags -E -x c - >/dev/null 2>&1 ;;
+    python:*) "${PYTHON:-/usr/bin/python3}" -c "import $what" 2>/dev/null ;;
+    font:*) [ -n "$(fc-list 2>/dev/null | grep -i "$what")" ] ;;
+    bats:*)
+        for dir in $(echo "${BATS_LIB_PATH:-/usr/lib/bats}" | tr : ' '); do
+            if [ -e "$dir/$what/load.bash" ]; then return 0; fi
+        done
+        return 1 ;;
+    photographs) [ -d "${FASHION_MNIST:-/usr/share/datasets/fashion-mnist}" ] ;;
+    esac
+}
+
+names() { # names COLUMN ROWS: the packages, and in brackets Debian's name of what has none
+    # shellcheck disable=SC2034
+    echo "$2" | while read -r _ _ apt dnf pacman apk brew conda; do
+        eval "package=\$$1"
+        [ -z "$apt" ] || if [ "$package" = - ]; then echo "[$apt]"; else echo "$package"; fi
+    done | tr , '\n' | sort -u
+}
+
+say() { # say COLUMN COMMAND ROWS: what to type, and what that manager does not have
+    packages=$(names "$1" "$3" | grep -v '\[' | tr '\n' ' ')
+    other=$(names "$1" "$3" | grep '\[' | tr '\n' ' ' | tr -d '[]')
+    [ -z "$packages" ] || echo "    $2 ${packages% }"
+    [ -z "$other" ] || echo "        not packaged for $1, what Debian calls: ${other% }"
+}
+
+say_all() { # say_all ROWS: for the managers that are here, for all of them when none is
+    here=
+    for manager in dnf pacman apk brew conda; do
+        if command -v $manager >/dev/null; then here="$here $manager"; fi
+    done
+    for manager in ${here:-dnf pacman apk brew conda}; do
+        case $manager in
+        dnf) say dnf "dnf install" "$1" ;;
+        pacman) say pacman "pacman -S" "$1" ;;
+        apk) say apk "apk add" "$1" ;;
+        brew) say brew "brew install" "$1" ;;
+        conda) say conda "conda install -c conda-forge" "$1" ;;
+        esac
+    done
+}
+
+look() { # what is not here, whatever brought it; fails when something is missing that must be there
+    missing=$(wanted | while read -r group recognized rest; do
+        is_here "$recognized" || echo "$group $recognized $rest"
+    done)
+    needed=$(echo "$missing" | grep -v '^?') || true
+    optional=$(echo "$missing" | grep '^?') || true
+    if [ -n "$optional" ]; then
+        echo "install-deps: going on without these, whose tests are skipped:"
+        say_all "$optional"
+    fi >&2
+    [ -n "$needed" ] || return 0
+    echo "install-deps: these are missing; install them and try again:" >&2
+    say_all "$needed" >&2
+    return 1
+}
+
+packages=$(wanted | while read -r _ _ apt _; do echo "$apt"; done | tr , '\n' | sort -u)
+if [ -n "$list" ]; then echo "$packages"; exit; fi
+if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then look; exit; fi
 
 missing=
-for package in $want; do
+for package in $packages; do
     dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed ||
         missing="$missing $package"
 done
 [ -n "$missing" ] || exit 0
 
-echo "installing:$missing"
 as_root=
 if [ "$(id -u)" != 0 ]; then
     if ! command -v sudo >/dev/null; then
+        if (look) 2>/dev/null; then exit 0; fi
         echo "install-deps: not root and no sudo; as root: apt-get install$missing" >&2
         exit 1
     fi
     as_root="sudo DEBIAN_FRONTEND=noninteractive"
 fi
+echo "installing:$missing"
 export DEBIAN_FRONTEND=noninteractive
 # The package list may be missing or old: try without an update first, then with one.
 $as_root apt-get install -y -qq --no-install-recommends $missing >/dev/null 2>&1 && exit 0
