@@ -73,10 +73,14 @@ $(info no cudnn.h beside nvcc: a build without CUDA (CUDNN_HOME=DIR says where i
 endif
 endif
 
-PKGS     := hdf5 libjpeg libpng libwebp libwebpdemux libgif zlib libxxhash cairo freetype2 fontconfig
+# Not every system's pkg-config knows these two.
+NO_PC    := $(shell for p in hdf5 libgif; do $(PKG_CONFIG) --exists $$p 2>/dev/null || echo $$p; done)
+PKGS     := $(filter-out $(NO_PC),hdf5 libjpeg libpng libwebp libwebpdemux libgif zlib libxxhash cairo \
+              freetype2 fontconfig)
 # HDF5 renames calls in new versions; this keeps the names of 1.10.
 PKG_CF   := -DH5_USE_110_API $(shell $(PKG_CONFIG) --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS := $(shell $(PKG_CONFIG) --libs $(PKGS) 2>/dev/null)
+OTHERS   := $(addprefix -l,$(NO_PC:lib%=%))
 
 ifdef DNNL_HOME
 DNNL_LIB := $(patsubst %/libdnnl.so,%,$(firstword $(wildcard $(abspath $(DNNL_HOME))/lib*/libdnnl.so)))
@@ -101,7 +105,7 @@ SANFL  := $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-fram
 CPPFLAGS += -Ilib -D_GNU_SOURCE -DMABN_CUDA=$(CUDA) $(PKG_CF)
 CFLAGS   += -std=c11 $(OPT) $(WARN) $(HARDEN) $(SANFL) -fopenmp -fno-math-errno -fPIC -pthread
 LDFLAGS  += $(SANFL) -fopenmp -pthread
-LDLIBS   := $(PKG_LIBS) $(DNNL) -lm $(LDLIBS)
+LDLIBS   := $(PKG_LIBS) $(OTHERS) $(DNNL) -lm $(LDLIBS)
 # Numeric kernels earn -O3.
 O3_ROOMS := norm ops image coco detect
 
@@ -198,7 +202,7 @@ $(FB)/libmabn.a: $(patsubst %.c,$(FB)/%.o,$(LIB_C))
 	$(Q)rm -f $@ && ar crs $@ $^
 $(FB)/%: tests/fuzz/%.c $(FB)/libmabn.a
 	$(say) FUZZ $@
-	$(Q)$(CLANG) $(FUZZ_FLAGS) -fsanitize=fuzzer $< $(FB)/libmabn.a $(PKG_LIBS) $(DNNL) -lgomp -lm -o $@
+	$(Q)$(CLANG) $(FUZZ_FLAGS) -fsanitize=fuzzer $< $(FB)/libmabn.a $(PKG_LIBS) $(OTHERS) $(DNNL) -lgomp -lm -o $@
 .PHONY: fuzz fuzz-long fuzz-programs
 fuzz-programs: $(FUZZ:%=$(FB)/%)
 fuzz: fuzz-programs

@@ -45,14 +45,14 @@ $(E)/%.o: %.c
 $(E_BIN): $(B)/tests/unit/%: $(E)/tests/gpu/%.cu.o $(E_O) $(LIB)
 	$(say) LINK $@
 	$(Q)mkdir -p $(@D) && $(CXX) $(LDFLAGS) -fsanitize=address,undefined $(filter %.o,$^) $(LIB) \
-		$(PKG_LIBS) $(DNNL) -lm -o $@
+		$(PKG_LIBS) $(OTHERS) $(DNNL) -lm -o $@
 
 # Tools whose GPU is the executor, for tests/cli/executor.bats.
 E_TOOLS := $(addprefix $(E)/bin/,mabn-train mabn-eval mabn-bench)
 $(E)/bin/%: $(E)/cmd/%.o $(E_O) $(LIB)
 	$(say) LINK $@
 	$(Q)mkdir -p $(@D) && $(CXX) $(LDFLAGS) -fsanitize=address,undefined $(filter %.o,$^) $(LIB) \
-		$(PKG_LIBS) $(DNNL) -lm -o $@
+		$(PKG_LIBS) $(OTHERS) $(DNNL) -lm -o $@
 
 # They bring their own sanitizers: the sanitized variant need not run them again.
 ifeq ($(SAN),)
