@@ -1,4 +1,4 @@
-/* mabn-bench: how fast norms and networks are here, on made-up data. */
+/* mabn-bench: how fast norms, networks and ranks are here, on made-up data. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,15 +9,22 @@
 #include "base/thread.h"
 #include "cli/cli.h"
 #include "cli/norm_options.h"
+#include "cli/ranks.h"
 #include "model/bench.h"
+#include "model/bench_dist.h"
 
 static struct {
     const char *arch, *device;
     struct mabn_norm_request norm;
     int precision, batch, size, channels, classes, rounds, threads;
+    int64_t max_bytes;
     bool training, inference, no_fold, exact, save_memory, tune, json;
-} o = {
-    .norm = MABN_NORM_REQUEST_INIT, .arch = "resnet50", .device = "auto", .batch = 8, .rounds = 5};
+} o = {.norm = MABN_NORM_REQUEST_INIT,
+       .arch = "resnet50",
+       .device = "auto",
+       .batch = 8,
+       .rounds = 5,
+       .max_bytes = 64 << 20};
 
 /* clang-format off */
 #define OPTS_WORK                                                                                  \
@@ -48,9 +55,18 @@ static const struct mabn_option net_options[] = {
     MABN_OPT_FLAG(0, "exact", &o.exact, "no Winograd convolutions"),
     MABN_OPT_FLAG(0, "save-memory", &o.save_memory, "training: compute again rather than keep"),
     OPTS_WORK, OPTS_END};
+static const struct mabn_option dist_options[] = {
+    MABN_OPT_NORM(&o.norm),
+    MABN_OPT_STRING('a', "arch", &o.arch, "NAME", "the network"),
+    OPTS_WORK,
+    MABN_OPT_SIZE(0, "max-bytes", &o.max_bytes, "BYTES", "the largest sum that is timed"),
+    MABN_OPT_FLAG(0, "json", &o.json, "one JSON object a line instead of a table"),
+    MABN_OPT_THREADS(&o.threads),
+    MABN_OPTIONS_COMMON,
+    MABN_OPT_END};
 /* clang-format on */
 
-enum { NORMS, NET, LAYERS };
+enum { NORMS, NET, LAYERS, DIST };
 static const struct mabn_cli clis[] = {
     [NORMS] = {"mabn-bench norms", "[OPTION]...", "each norm in one network, against BN",
                norms_options, "Example:\n  mabn-bench norms --batch 8\n", 0, 0},
@@ -61,6 +77,12 @@ static const struct mabn_cli clis[] = {
                 "each layer of a network: its time, and its share of a copy's bandwidth",
                 net_options, "Example:\n  mabn-bench layers resnet50 --training --norm mabn\n", 1,
                 1},
+    [DIST] = {.name = "mabn-bench dist",
+              .usage = "[OPTION]...",
+              .summary = "ranks: a sum over them by size, a training step beside one rank alone",
+              .options = dist_options,
+              .epilog = "Example:\n  mpirun -n 4 mabn-bench dist --arch resnet50 --batch 32\n",
+              .ranks = true},
     {0},
 };
 
@@ -263,6 +285,108 @@ static mabn_status run_layers(struct mabn_device *device, const char *arch)
     return MABN_OK;
 }
 
+/* ---- dist ---- */
+
+/* Every byte crosses 2(R − 1)/R times at least. */
+static double bus_speed(int ranks, double bytes, double seconds)
+{
+    return 2.0 * (ranks - 1) / ranks * bytes / seconds;
+}
+
+static void print_sum(int ranks, size_t bytes, double seconds)
+{
+    struct mabn_json_writer w;
+    struct mabn_str line;
+    if (!o.json) {
+        printf("%zu\t%.4g\t%.4g\n", bytes, seconds * 1e6,
+               bus_speed(ranks, (double)bytes, seconds) * 1e-9);
+        fflush(stdout);
+        return;
+    }
+    start_object(&w, &line);
+    mabn_json_put_int(&w, "bytes", (int64_t)bytes);
+    mabn_json_put_rounded(&w, "seconds", seconds, 6);
+    mabn_json_put_rounded(&w, "bus_bytes_per_second", bus_speed(ranks, (double)bytes, seconds), 6);
+    mabn_json_put_end(&w);
+    print_line(&line);
+}
+
+/* Of the sum's time, or the step's where that is shorter, what was hidden behind the other. */
+static double hidden(const struct mabn_bench_ranks *r)
+{
+    const double shorter = r->sum < r->together ? r->sum : r->together;
+    const double share = (r->together + r->sum - r->overlap) / shorter;
+    return share < 0 ? 0 : share > 1 ? 1 : share;
+}
+
+static void print_ranks(const struct mabn_bench_ranks *r, int ranks)
+{
+    struct mabn_json_writer w;
+    struct mabn_str line;
+    if (!o.json) {
+        printf("gradients MiB\t%.1f\n", (double)r->gradient_bytes / 1048576);
+        printf("one rank alone ms/step\t%.4g\n", r->alone * 1e3);
+        printf("all, without a sum ms/step\t%.4g\n", r->together * 1e3);
+        printf("sum of the gradients ms\t%.4g\n", r->sum * 1e3);
+        printf("step, then sum ms/step\t%.4g\n", r->step * 1e3);
+        printf("sum during the step ms/step\t%.4g\n", r->overlap * 1e3);
+        printf("hidden\t%.2f\n", hidden(r));
+        printf("images/s\t%.4g\n", ranks * o.batch / r->overlap);
+        printf("efficiency\t%.3f\n", r->alone / r->overlap);
+        return;
+    }
+    start_object(&w, &line);
+    mabn_json_put_string(&w, "arch", o.arch);
+    mabn_json_put_int(&w, "ranks", ranks);
+    mabn_json_put_int(&w, "batch", o.batch);
+    mabn_json_put_int(&w, "threads", o.threads);
+    mabn_json_put_int(&w, "gradient_bytes", (int64_t)r->gradient_bytes);
+    mabn_json_put_rounded(&w, "alone_seconds", r->alone, 6);
+    mabn_json_put_rounded(&w, "together_seconds", r->together, 6);
+    mabn_json_put_rounded(&w, "sum_seconds", r->sum, 6);
+    mabn_json_put_rounded(&w, "step_seconds", r->step, 6);
+    mabn_json_put_rounded(&w, "overlap_seconds", r->overlap, 6);
+    mabn_json_put_rounded(&w, "hidden", hidden(r), 6);
+    mabn_json_put_rounded(&w, "efficiency", r->alone / r->overlap, 6);
+    mabn_json_put_end(&w);
+    print_line(&line);
+}
+
+static mabn_status run_sums(struct mabn_comm *comm)
+{
+    const bool first = mabn_comm_rank(comm) == 0;
+    double seconds;
+    if (first && !o.json) printf("bytes\tus/sum\tGB/s\n");
+    for (size_t bytes = 4; bytes <= (size_t)o.max_bytes; bytes *= 8) {
+        MABN_TRY(mabn_bench_sum(&seconds, comm, bytes, o.rounds));
+        if (first) print_sum(mabn_comm_ranks(comm), bytes, seconds);
+    }
+    return MABN_OK;
+}
+
+static mabn_status run_dist(struct mabn_comm *comm)
+{
+    struct mabn_device *device = NULL;
+    struct mabn_bench_case c;
+    struct mabn_bench_ranks result;
+    const int ranks = mabn_comm_ranks(comm);
+    mabn_status status;
+    if (ranks == 1)
+        return mabn_fail(MABN_ERR_ARG,
+                         "one process: start it on several ranks, with mpirun or srun");
+    if (!o.threads) o.threads = mabn_comm_threads(comm);
+    mabn_info("%d ranks by %s, %d on this host, %s", ranks, mabn_comm_library(comm),
+              mabn_comm_local_ranks(comm), mabn_comm_binding(comm));
+    MABN_TRY_GOTO(mabn_device_open(&device, "cpu", o.threads), out);
+    MABN_TRY_GOTO(describe(&c, o.arch, o.norm.norm, true), out);
+    MABN_TRY_GOTO(run_sums(comm), out);
+    MABN_TRY_GOTO(mabn_bench_ranks_run(&result, comm, device, &c, o.rounds), out);
+    if (mabn_comm_rank(comm) == 0) print_ranks(&result, ranks);
+out:
+    mabn_device_free(device);
+    return status;
+}
+
 /* ---- norms ---- */
 
 static const char *const norms[] = {"bn", "mabn", "brn", "in", "gn", "ln"};
@@ -319,6 +443,10 @@ int main(int argc, char **argv)
     mabn_cli_check_machine(o.device, o.precision);
     if (!o.norm.norm) o.norm.norm = MABN_NORM_DEFAULT;
     if (o.norm.norm_batch < 0) o.norm.norm_batch = 0;
+    if (which == DIST) {
+        struct mabn_comm *comm = mabn_cli_open_ranks();
+        return mabn_cli_finish_ranks(comm, run_dist(comm));
+    }
     mabn_status status = mabn_device_open(&device, o.device, o.threads);
     if (status) return mabn_cli_finish(status);
     o.threads = mabn_device_threads(device);

@@ -10,7 +10,7 @@
 
 enum { STEP, FORWARD, BACKWARD, UPDATE, CONVOLUTIONS, TIMES };
 
-static void fill(struct mabn_net *net)
+void mabn_bench_fill(struct mabn_net *net)
 {
     struct mabn_rng rng;
     struct mabn_shape s = mabn_net_input_shape(net);
@@ -120,7 +120,7 @@ static int unsteady_steps(const struct mabn_model *model)
 static mabn_status warm_gpu(struct mabn_net *net, const struct mabn_model *model, bool training)
 {
     for (int i = 0; i < mabn_net_depth(net); i++) {
-        fill(net);
+        mabn_bench_fill(net);
         MABN_TRY(queue_steps(net, training, 1));
     }
     MABN_TRY(queue_steps(net, training, training ? unsteady_steps(model) : 3));
@@ -148,7 +148,7 @@ static mabn_status warm_up(struct mabn_net *net, struct mabn_device *device,
     if (mabn_device_kind_of(device) == MABN_DEVICE_CUDA) return warm_gpu(net, &c->model, training);
 #endif
     (void)device;
-    fill(net);
+    mabn_bench_fill(net);
     return time_cpu(net, training, ignored);
 }
 

@@ -20,6 +20,9 @@ struct mabn_bench_result {
     size_t gpu_bytes; /* in use on the GPU while all cases are there; 0 on the CPU */
 };
 
+/* Made-up pictures and labels into the net's input, always the same. */
+void mabn_bench_fill(struct mabn_net *net);
+
 /* Build all cases at once, warm up, then let them take turns, round by round, so that whatever
  * else the machine does hits all alike. On the CPU a round is one step, by the clock; on a GPU as
  * many steps as take a quarter of a second, by the GPU's own events, the input crossing the bus
