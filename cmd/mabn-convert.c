@@ -18,6 +18,7 @@ static const struct mabn_word to_words[] = {{AUTO, "auto"},
                                             {0, NULL}};
 static const struct mabn_word names_words[] = {{AUTO, "auto"},
                                                {MABN_NAMES_OURS, "ours"},
+                                               {MABN_NAMES_TORCHVISION, "torchvision"},
                                                {MABN_NAMES_DETECTRON2, "detectron2"},
                                                {MABN_NAMES_CAFFE2, "caffe2"},
                                                {0, NULL}};
@@ -33,11 +34,11 @@ static const struct mabn_word pixels_words[] = {{MABN_PIXELS_AUTO, "auto"},
 static const struct mabn_word stride_words[] = {{AUTO, "auto"}, {0, "no"}, {1, "yes"}, {0, NULL}};
 
 static struct {
-    const char *output, *norm, *like;
+    const char *output, *norm, *like, *categories;
     int to, names, body, pixels, stride;
     bool as_is, partial, suffix, fold, fold_frozen, average, weights_only, list, check, force;
-    double atol, rtol;
-} o = {.to = AUTO, .names = AUTO, .stride = AUTO};
+    double frozen_eps, atol, rtol;
+} o = {.to = AUTO, .names = AUTO, .stride = AUTO, .frozen_eps = -1};
 
 static const struct mabn_option options[] = {
     MABN_OPT_STRING('o', "output", &o.output, "FILE", "the checkpoint to write"),
@@ -47,7 +48,7 @@ static const struct mabn_option options[] = {
     MABN_OPT_FLAG('l', "list", &o.list, "print a table: source name, shape, type, our name"),
     MABN_OPT_GROUP("Names and network"),
     MABN_OPT_CHOICE(0, "names", &o.names, names_words,
-                    "whose names the source has; ours: torchvision, timm, the reference"),
+                    "whose names the source has; ours: the reference, and everybody's classifiers"),
     MABN_OPT_FLAG(0, "partial", &o.partial, "unmatched and missing tensors are no error"),
     MABN_OPT_FLAG(0, "suffix", &o.suffix,
                   "with --like: match each name by the longest suffix, as the reference does"),
@@ -60,6 +61,10 @@ static const struct mabn_option options[] = {
                     "is a bottleneck's stride in its first 1x1; auto: with foreign names"),
     MABN_OPT_CHOICE(0, "pixels", &o.pixels, pixels_words,
                     "what the input is: channel order, mean and scale"),
+    MABN_OPT_STRING(0, "categories", &o.categories, "FILE",
+                    "annotations, JSON or packed, that name a detector's classes"),
+    MABN_OPT_DOUBLE(0, "frozen-eps", &o.frozen_eps, -1, 1, "X",
+                    "epsilon of a detector's frozen norms; -1: as its program has it"),
     MABN_OPT_FLAG(0, "fold-frozen", &o.fold_frozen,
                   "turn norms with running statistics into frozen ones"),
     MABN_OPT_FLAG(0, "fold", &o.fold, "ONNX: put the norms that can be into the convolutions"),
@@ -208,6 +213,8 @@ static mabn_status convert(const char *path)
     want.stride_in_1x1 = o.stride;
     want.norm = o.norm;
     want.like = o.like;
+    want.categories = o.categories;
+    want.frozen_eps = o.frozen_eps;
     MABN_TRY(mabn_convert_open(&c, path, &want));
     mabn_status status = MABN_OK;
     if (o.list) {

@@ -13,261 +13,28 @@ enum { MAX_WINDOW = 1024, MAX_WIDTH = 4096 };
 
 void mabn_convert_options_init(struct mabn_convert_options *options)
 {
-    *options = (struct mabn_convert_options){.names = -1, .stride_in_1x1 = -1};
-}
-
-const struct mabn_weight *mabn_convert_tensor(const struct mabn_convert *c, const struct item *item)
-{
-    return mabn_weights_at(c->source, item->source);
-}
-
-static const char *leaf_of(const char *name)
-{
-    const char *dot = strrchr(name, '.');
-    return dot ? dot + 1 : name;
-}
-
-/* ---- items and their names ---- */
-
-static char *move_body(const struct mabn_convert *c, char *name)
-{
-    if (!name) return NULL;
-    bool detector = mabn_names_is_detector(name);
-    char *moved = NULL;
-    if (c->options.body == MABN_BODY_DETECTOR && !detector)
-        moved = mabn_names_into_detector(name);
-    else if (c->options.body == MABN_BODY_CLASSIFIER && detector)
-        moved = mabn_names_out_of_detector(name);
-    else
-        return name;
-    free(name);
-    return moved;
-}
-
-/* The classifier layer of a body that goes into a detector, and the reverse: no place, no loss. */
-static bool left_behind(const struct mabn_convert *c, const char *ours)
-{
-    if (c->options.body == MABN_BODY_DETECTOR) return !strncmp(ours, "fc.", 3);
-    if (c->options.body == MABN_BODY_CLASSIFIER)
-        return mabn_names_is_detector(ours) && strncmp(ours, "backbone.body.", 14);
-    return false;
-}
-
-static void name_item(struct mabn_convert *c, struct item *item)
-{
-    const struct mabn_weight *t = mabn_convert_tensor(c, item);
-    if (c->options.as_is) {
-        item->ours = mabn_xstrdup(t->name);
-        return;
-    }
-    item->ignored = mabn_names_ignored(c->names, t->name) ||
-                    (t->part != MABN_WEIGHT_MODEL && c->options.weights_only) ||
-                    (t->part == MABN_WEIGHT_OTHER && !c->own);
-    if (item->ignored) return;
-    if (t->part == MABN_WEIGHT_OTHER) {
-        item->ours = mabn_xstrdup(t->name);
-        return;
-    }
-    char *ours = c->options.suffix ? mabn_xstrdup(t->name) : mabn_names_to_ours(c->names, t->name);
-    if (ours && left_behind(c, ours)) {
-        item->ignored = true;
-        free(ours);
-        return;
-    }
-    item->ours = move_body(c, ours);
-}
-
-/* Caffe2 and detectron2 name a body alike alone and in a detector: a whole detector's gets the
- * detector's names. */
-static void place_body(struct mabn_convert *c)
-{
-    bool detector = false;
-    if (c->options.body != MABN_BODY_AS_IS || c->names == MABN_NAMES_OURS || c->options.suffix)
-        return;
-    for (size_t i = 0; i < c->item_count; i++)
-        detector |= c->items[i].ours && mabn_names_is_detector(c->items[i].ours);
-    for (size_t i = 0; i < c->item_count && detector; i++) {
-        char *moved = c->items[i].ours ? mabn_names_into_detector(c->items[i].ours) : NULL;
-        if (!moved) continue;
-        free(c->items[i].ours);
-        c->items[i].ours = moved;
-    }
-}
-
-static int compare_items(const void *a, const void *b, void *context)
-{
-    const struct mabn_convert *c = context;
-    return strcmp(c->items[*(const size_t *)a].ours, c->items[*(const size_t *)b].ours);
-}
-
-static void index_items(struct mabn_convert *c)
-{
-    c->by_name = mabn_xmalloc((c->item_count + 1) * sizeof *c->by_name);
-    c->by_name_count = 0;
-    for (size_t i = 0; i < c->item_count; i++)
-        if (c->items[i].ours && mabn_convert_tensor(c, &c->items[i])->part == MABN_WEIGHT_MODEL)
-            c->by_name[c->by_name_count++] = i;
-    qsort_r(c->by_name, c->by_name_count, sizeof *c->by_name, compare_items, c);
-}
-
-struct item *mabn_convert_find(const struct mabn_convert *c, const char *ours)
-{
-    size_t low = 0, high = c->by_name_count;
-    while (low < high) {
-        size_t mid = (low + high) / 2;
-        int order = strcmp(ours, c->items[c->by_name[mid]].ours);
-        if (order == 0) return &c->items[c->by_name[mid]];
-        if (order < 0)
-            high = mid;
-        else
-            low = mid + 1;
-    }
-    return NULL;
-}
-
-struct item *mabn_convert_sibling(const struct mabn_convert *c, const char *name, const char *leaf)
-{
-    char *other = mabn_xasprintf("%.*s%s", (int)(leaf_of(name) - name), name, leaf);
-    struct item *item = mabn_convert_find(c, other);
-    free(other);
-    return item;
-}
-
-static struct item *find_leaf(const struct mabn_convert *c, const char *stem, const char *leaf)
-{
-    char *name = mabn_xasprintf("%s.%s", stem, leaf);
-    struct item *item = mabn_convert_find(c, name);
-    free(name);
-    return item;
-}
-
-/* "X.weight" is "X.0.weight" where a norm "X.1" follows: Caffe2 and detectron2 do not say so. */
-static void number_layers(struct mabn_convert *c)
-{
-    bool any = false;
-    for (size_t i = 0; i < c->item_count; i++) {
-        struct item *item = &c->items[i];
-        size_t n = item->ours ? strlen(item->ours) : 0;
-        if (n < 8 || strcmp(item->ours + n - 7, ".weight")) continue;
-        char *stem = mabn_xstrndup(item->ours, n - 7);
-        if (find_leaf(c, stem, "1.weight") && !find_leaf(c, stem, "0.weight")) {
-            free(item->ours);
-            item->ours = mabn_xasprintf("%s.0.weight", stem);
-            any = true;
-        }
-        free(stem);
-    }
-    if (any) {
-        free(c->by_name);
-        index_items(c);
-    }
-}
-
-static mabn_status name_items(struct mabn_convert *c)
-{
-    c->item_count = mabn_weights_count(c->source);
-    c->items = mabn_xcalloc(c->item_count + 1, sizeof *c->items);
-    for (size_t i = 0; i < c->item_count; i++) {
-        c->items[i].source = i;
-        name_item(c, &c->items[i]);
-    }
-    if (!c->options.as_is) place_body(c);
-    index_items(c);
-    if (!c->options.as_is && !c->options.suffix && c->names != MABN_NAMES_OURS) number_layers(c);
-    for (size_t i = 1; i < c->by_name_count && !c->options.suffix; i++) {
-        const struct item *a = &c->items[c->by_name[i - 1]], *b = &c->items[c->by_name[i]];
-        if (!strcmp(a->ours, b->ours))
-            return mabn_fail(MABN_ERR_MISMATCH, "'%s': '%s' and '%s' are both our '%s'",
-                             mabn_weights_path(c->source), mabn_convert_tensor(c, a)->name,
-                             mabn_convert_tensor(c, b)->name, a->ours);
-    }
-    return MABN_OK;
+    *options = (struct mabn_convert_options){.names = -1, .stride_in_1x1 = -1, .frozen_eps = -1};
 }
 
 /* ---- which network is it ---- */
 
-static int64_t dim_of(const struct mabn_convert *c, const char *ours, int axis)
-{
-    const struct item *item = mabn_convert_find(c, ours);
-    if (!item) return 0;
-    const struct mabn_weight *t = mabn_convert_tensor(c, item);
-    return axis < t->shape.rank ? t->shape.dim[axis] : 0;
-}
-
-static int count_blocks(const struct mabn_convert *c, int stage)
-{
-    char name[64];
-    int n = 0;
-    for (;; n++) {
-        snprintf(name, sizeof name, "layer%d.%d.conv1.weight", stage, n);
-        if (!mabn_convert_find(c, name)) return n;
-    }
-}
-
-static const char *guess_arch(const struct mabn_convert *c)
-{
-    int blocks[4] = {0}, stages = 0;
-    while (stages < 4 && (blocks[stages] = count_blocks(c, stages + 1)) > 0)
-        stages++;
-    bool bottleneck = mabn_convert_find(c, "layer1.0.conv3.weight") != NULL;
-    for (const char *const *arch = mabn_model_archs(); *arch; arch++) {
-        const struct mabn_resnet_shape *s = mabn_resnet_find(*arch);
-        if (s->stages == stages && s->bottleneck == bottleneck &&
-            !memcmp(s->blocks, blocks, (size_t)stages * sizeof *blocks))
-            return *arch;
-    }
-    return NULL;
-}
-
-/* The norm of a part, from the names of the state beside its weight and bias. */
-static void guess_norm(const struct mabn_convert *c, const char *stem,
-                       struct mabn_norm_options *norm)
-{
-    const struct item *weight = find_leaf(c, stem, "weight");
-    char *name = mabn_xasprintf("%s.pre_x2", stem);
-    char *buffer = mabn_xasprintf("%s.buffer_x2", stem);
-    int64_t rows = dim_of(c, name, 0), buffer_rows = dim_of(c, buffer, 0);
-    free(name);
-    free(buffer);
-    bool mean = find_leaf(c, stem, "running_mean") != NULL;
-    bool group = weight && strstr(mabn_convert_tensor(c, weight)->name, "_gn_");
-    if (rows > 0 || buffer_rows > 0) {
-        mabn_norm_options_init(norm, MABN_NORM_MABN);
-        norm->window_rule = rows > 0 ? MABN_WINDOW_SUBBATCH : MABN_WINDOW_ITERATION;
-        norm->window = (int)(rows > 0 ? rows : buffer_rows);
-        norm->norm_batch = 2;
-    } else if (find_leaf(c, stem, "running_var") && !mean) {
-        mabn_norm_options_init(norm, MABN_NORM_MABN);
-        norm->norm_batch = 2;
-    } else if (mean && find_leaf(c, stem, "num_batches_tracked")) {
-        mabn_norm_options_init(norm, MABN_NORM_BN);
-    } else if (mean) {
-        mabn_norm_options_init(norm,
-                               c->names == MABN_NAMES_DETECTRON2 ? MABN_NORM_FROZEN : MABN_NORM_BN);
-    } else if (group || c->names == MABN_NAMES_OURS) {
-        mabn_norm_options_init(norm, MABN_NORM_GN);
-    } else {
-        mabn_norm_options_init(norm, MABN_NORM_FROZEN);
-    }
-}
-
 static mabn_status guess_model(struct mabn_convert *c)
 {
-    const char *arch = guess_arch(c);
+    const char *arch = mabn_convert_guess_arch(c, "");
     if (!arch) return MABN_OK;
     struct mabn_model *m = &c->model;
     MABN_TRY(mabn_model_init(m, arch));
-    m->base_width = (int)dim_of(c, "conv1.weight", 0);
-    m->channels = (int)dim_of(c, "conv1.weight", 1);
-    m->stem = dim_of(c, "conv1.weight", 2) == 3 ? MABN_STEM_SMALL : MABN_STEM_LARGE;
-    m->classes = (int)dim_of(c, "fc.weight", 0);
+    m->base_width = (int)mabn_convert_dim(c, "conv1.weight", 0);
+    m->channels = (int)mabn_convert_dim(c, "conv1.weight", 1);
+    m->stem = mabn_convert_dim(c, "conv1.weight", 2) == 3 ? MABN_STEM_SMALL : MABN_STEM_LARGE;
+    m->classes = (int)mabn_convert_dim(c, "fc.weight", 0);
     m->stride_in_1x1 = mabn_resnet_find(arch)->bottleneck && c->names != MABN_NAMES_OURS;
     if (m->channels < 1 || m->base_width < 1 || m->base_width > MAX_WIDTH) return MABN_OK;
-    guess_norm(c, "bn1", &m->norm[MABN_PART_STEM]);
+    mabn_convert_guess_norm(c, "bn1", &m->norm[MABN_PART_STEM]);
     for (int s = 1; s <= mabn_resnet_find(arch)->stages; s++) {
         char stem[32];
         snprintf(stem, sizeof stem, "layer%d.0.bn1", s);
-        guess_norm(c, stem, &m->norm[MABN_PART_STEM + s]);
+        mabn_convert_guess_norm(c, stem, &m->norm[MABN_PART_STEM + s]);
     }
     c->has_model = true;
     return MABN_OK;
@@ -276,7 +43,7 @@ static mabn_status guess_model(struct mabn_convert *c)
 static mabn_status check_dim(const struct mabn_convert *c, const char *name, int axis, int64_t want)
 {
     const struct item *item = mabn_convert_find(c, name);
-    int64_t have = dim_of(c, name, axis);
+    int64_t have = mabn_convert_dim(c, name, axis);
     if (!item || have == want) return MABN_OK;
     return mabn_fail(MABN_ERR_MISMATCH, "'%s': '%s' has %lld where a %s of width %d has %lld",
                      mabn_weights_path(c->source), mabn_convert_tensor(c, item)->name,
@@ -319,6 +86,13 @@ static mabn_status model_of_like(struct mabn_convert *c)
     MABN_TRY(mabn_weights_open(&c->like, c->options.like));
     const char *config = mabn_weights_note(c->like, "config");
     if (!config || config[0] != '{' || config[1] == '}') return MABN_OK;
+    const bool detector = mabn_detector_describes(config);
+    mabn_error_clear();
+    if (detector) {
+        MABN_TRY(mabn_detector_from_json(&c->detector, config));
+        c->has_detector = true;
+        return MABN_OK;
+    }
     mabn_status status = mabn_model_from_json(&c->model, config);
     if (status == MABN_OK) c->has_model = true;
     if (status) mabn_error_clear(); /* a network of another kind */
@@ -337,15 +111,35 @@ static void freeze_folded(struct mabn_convert *c)
     if (c->folded) c->model.centralize = MABN_CENTRALIZE_AUTO;
 }
 
+/* The network of a file of ours: a classifier, a detector, or a detector's body alone. */
+static mabn_status own_model(struct mabn_convert *c)
+{
+    const char *config = mabn_weights_note(c->source, "config");
+    const bool detector = mabn_detector_describes(config);
+    mabn_error_clear();
+    if (detector && c->options.body == MABN_BODY_AS_IS)
+        return mabn_convert_read_detector(c, config);
+    if (detector) {
+        struct mabn_detector d;
+        MABN_TRY(mabn_detector_from_json(&d, config));
+        c->model = d.body;
+        c->model.classes = 0;
+    } else {
+        MABN_TRY(mabn_model_from_json(&c->model, config));
+    }
+    c->has_model = true;
+    return MABN_OK;
+}
+
 static mabn_status decide_model(struct mabn_convert *c)
 {
     if (c->options.like) return model_of_like(c);
     if (c->options.as_is || c->options.body == MABN_BODY_DETECTOR) return MABN_OK;
     if (c->own) {
-        MABN_TRY(mabn_model_from_json(&c->model, mabn_weights_note(c->source, "config")));
-        c->has_model = true;
+        MABN_TRY(own_model(c));
     } else {
-        MABN_TRY(guess_model(c));
+        if (c->options.body == MABN_BODY_AS_IS) MABN_TRY(mabn_convert_guess_detector(c));
+        if (!c->has_detector) MABN_TRY(guess_model(c));
     }
     if (!c->has_model) return MABN_OK;
     freeze_folded(c);
@@ -357,11 +151,18 @@ static mabn_status decide_model(struct mabn_convert *c)
 /* The network's tensors; small images, as only names and shapes are wanted. */
 static mabn_status build_net(struct mabn_convert *c)
 {
+    MABN_TRY(mabn_device_new(&c->device, MABN_DEVICE_CPU, 1));
+    if (c->has_detector) {
+        c->owns_params = true;
+        MABN_TRY(mabn_params_new(&c->params, c->device));
+        return mabn_detector_declare(c->params, c->device, &c->detector, false);
+    }
     struct mabn_net_options o = {.batch = 1, .height = 32, .width = 32, .no_fold = true};
     struct mabn_model model = c->model;
     if (!model.classes) model.classes = 1; /* its classifier is not written */
-    MABN_TRY(mabn_device_new(&c->device, MABN_DEVICE_CPU, 1));
-    return mabn_model_build(&c->net, c->device, &model, &o);
+    MABN_TRY(mabn_model_build(&c->net, c->device, &model, &o));
+    c->params = mabn_net_params(c->net);
+    return MABN_OK;
 }
 
 /* ---- entries ---- */
@@ -454,7 +255,7 @@ static struct item *folded_bias(const struct mabn_convert *c, const char *name)
     char *norm = mabn_xstrndup(name, (size_t)(strrchr(name, '.') - name)), *conv = NULL;
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs && !conv; i++)
         conv = mabn_names_translate(pairs[i][0], pairs[i][1], norm);
-    struct item *bias = conv ? find_leaf(c, conv, "bias") : NULL;
+    struct item *bias = conv ? mabn_convert_leaf(c, conv, "bias") : NULL;
     free(conv);
     free(norm);
     return bias;
@@ -501,10 +302,10 @@ static mabn_status add_wanted(struct mabn_convert *c, const struct mabn_weight *
 
 static mabn_status entries_of_net(struct mabn_convert *c)
 {
-    for (int i = 0; i < mabn_params_count(mabn_net_params(c->net)); i++) {
-        const struct mabn_params_tensor *t = mabn_params_at(mabn_net_params(c->net), i);
+    for (int i = 0; i < mabn_params_count(c->params); i++) {
+        const struct mabn_params_tensor *t = mabn_params_at(c->params, i);
         struct mabn_weight want = {.name = t->name, .dtype = t->dtype, .shape = t->shape};
-        if (!c->model.classes && !strncmp(t->name, "fc.", 3)) continue;
+        if (c->has_model && !c->model.classes && !strncmp(t->name, "fc.", 3)) continue;
         if (t->role == MABN_PARAMS_VALUE || t->role == MABN_PARAMS_STATE)
             MABN_TRY(add_wanted(c, &want, (size_t)i));
     }
@@ -561,10 +362,9 @@ static int part_of(const char *name)
 
 bool mabn_convert_is_unknown(const struct mabn_convert *c)
 {
-    if (c->has_model || c->options.as_is || c->options.like || c->options.body) return false;
-    for (size_t i = 0; i < c->item_count; i++)
-        if (c->items[i].ours && mabn_names_is_detector(c->items[i].ours)) return false;
-    return true;
+    if (c->has_model || c->has_detector || c->options.as_is || c->options.like || c->options.body)
+        return false;
+    return !mabn_convert_names_detector(c);
 }
 
 bool mabn_convert_centers(const struct mabn_convert *c, const char *name)
@@ -708,10 +508,12 @@ static void fold_convolutions(struct mabn_convert *c)
 
 /* ---- other differences of detectors and pickles ---- */
 
-/* detectron2: background last in cls_score, and absent from the class-specific outputs. */
+/* Of detectors that are not known as a whole, whose description would say so: detectron2 has
+ * background last in cls_score, and none in the class-specific outputs. */
 static void adapt_classes(struct mabn_convert *c)
 {
-    for (size_t i = 0; i < c->entry_count && c->names == MABN_NAMES_DETECTRON2; i++) {
+    if (c->names != MABN_NAMES_DETECTRON2 || c->has_detector) return;
+    for (size_t i = 0; i < c->entry_count; i++) {
         struct entry *e = &c->entries[i];
         if (e->origin != FROM_ITEM || !e->weight.shape.rank) continue;
         if (strstr(e->weight.name, "box.predictor.cls_score.")) {
@@ -810,7 +612,7 @@ static mabn_status make_entries(struct mabn_convert *c)
 {
     if (c->options.like)
         MABN_TRY(entries_like(c));
-    else if (c->net)
+    else if (c->params)
         MABN_TRY(entries_of_net(c));
     else
         entries_of_items(c);
@@ -877,15 +679,16 @@ mabn_status mabn_convert_open(struct mabn_convert **out, const char *path,
     mabn_status status;
     *out = NULL;
     c->options = *options;
+    mabn_str_init(&c->categories);
     MABN_TRY_GOTO(mabn_weights_open(&c->source, path), out);
     MABN_TRY_GOTO(choose_weights(c), out);
     c->names = options->names >= 0 ? (enum mabn_names)options->names : mabn_names_guess(c->source);
     const char *config = mabn_weights_note(c->source, "config");
     c->own = config && config[0] == '{' && config[1] != '}';
-    MABN_TRY_GOTO(name_items(c), out);
+    MABN_TRY_GOTO(mabn_convert_name_items(c), out);
     MABN_TRY_GOTO(decide_model(c), out);
     freeze_model(c);
-    if (c->has_model && !c->like) MABN_TRY_GOTO(build_net(c), out);
+    if ((c->has_model || c->has_detector) && !c->like) MABN_TRY_GOTO(build_net(c), out);
     MABN_TRY_GOTO(make_entries(c), out);
 out:
     if (status)
@@ -910,6 +713,8 @@ void mabn_convert_free(struct mabn_convert *c)
     free(c->entries);
     free(c->missing);
     mabn_net_free(c->net);
+    if (c->owns_params) mabn_params_free(c->params);
+    mabn_str_release(&c->categories);
     mabn_device_free(c->device);
     mabn_weights_free(c->like);
     mabn_weights_free(c->source);
@@ -974,6 +779,20 @@ size_t mabn_convert_complain(const struct mabn_convert *c, size_t limit, struct 
     return unmatched + c->missing_count;
 }
 
+static void describe_detector(const struct mabn_convert *c, struct mabn_str *text)
+{
+    const struct mabn_detector *d = &c->detector;
+    mabn_str_printf(text, "; %s, norm ", d->arch);
+    mabn_detector_norm_text(d, text);
+    mabn_str_printf(text,
+                    ", %d classes, boxes as in %s, stride in the %s, pixels %s from 0 to %g, mean "
+                    "%g %g %g, deviation %g %g %g",
+                    d->classes, d->convention, d->body.stride_in_1x1 ? "first 1×1" : "3×3",
+                    d->bgr ? "BGR" : "RGB", d->range, d->pixel_mean[0], d->pixel_mean[1],
+                    d->pixel_mean[2], d->pixel_deviation[0], d->pixel_deviation[1],
+                    d->pixel_deviation[2]);
+}
+
 void mabn_convert_describe(const struct mabn_convert *c, struct mabn_str *text)
 {
     mabn_str_printf(text, "%s, names of %s",
@@ -983,6 +802,7 @@ void mabn_convert_describe(const struct mabn_convert *c, struct mabn_str *text)
     if (*stripped) mabn_str_printf(text, ", without %s", stripped);
     if (c->prefix) mabn_str_printf(text, ", without '%s'", c->prefix);
     mabn_str_printf(text, ", %zu tensors", c->entry_count);
+    if (c->has_detector) describe_detector(c, text);
     if (!c->has_model) return;
     mabn_str_printf(text, "; %s, norm ", c->model.arch);
     mabn_model_norm_text(&c->model, text);
@@ -1043,7 +863,9 @@ mabn_status mabn_convert_remarks(struct mabn_convert *c, struct mabn_str *lines)
 {
     mabn_str_add(lines, mabn_weights_remarks(c->source));
     if (!c->options.as_is) tell_left_out(c, lines);
-    bool wants = c->has_model && mabn_model_centralizes(&c->model, MABN_PART_LAYER1);
+    MABN_TRY(mabn_convert_tell_detector(c, lines));
+    bool wants = (c->has_model && mabn_model_centralizes(&c->model, MABN_PART_LAYER1)) ||
+                 (c->has_detector && mabn_model_centralizes(&c->detector.body, MABN_PART_LAYER1));
     bool like_mabn = false;
     for (size_t i = 0; c->like && i < mabn_weights_count(c->like); i++)
         like_mabn |= !strcmp(leaf_of(mabn_weights_at(c->like, i)->name), "buffer_x2") ||

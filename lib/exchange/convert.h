@@ -6,8 +6,9 @@
  *     write     stream, one tensor at a time
  *
  * The network is, in this order: the one that `like` holds; the one the file itself describes (our
- * own checkpoints do); the one its names and shapes give away (residual networks of model/model.h);
- * none. With none, names are translated and nothing can be missing. */
+ * own checkpoints do); the one its names and shapes give away (residual networks of model/model.h,
+ * detectors of model/detector.h, whose pixels and boxes are then those of the program that has such
+ * names); none. With none, names are translated and nothing can be missing. */
 #ifndef MABN_EXCHANGE_CONVERT_H
 #define MABN_EXCHANGE_CONVERT_H
 
@@ -46,9 +47,11 @@ struct mabn_convert_options {
     bool weights_only; /* leave momentum, step and state behind */
     enum mabn_convert_body body;
     enum mabn_convert_pixels pixels;
-    int stride_in_1x1; /* -1: by the names */
-    const char *norm;  /* as --norm takes it; NULL: by the tensors */
-    const char *like;  /* a checkpoint whose names and shapes are wanted, or NULL */
+    int stride_in_1x1;      /* -1: by the names */
+    const char *norm;       /* as --norm takes it; NULL: by the tensors */
+    double frozen_eps;      /* of a detector's frozen norms; < 0: as its program has it */
+    const char *categories; /* of a detector's classes: a JSON file or dataset, or NULL */
+    const char *like;       /* a checkpoint whose names and shapes are wanted, or NULL */
 };
 /* Guess everything, allow nothing. */
 void mabn_convert_options_init(struct mabn_convert_options *options);

@@ -4,8 +4,11 @@
 #ifndef MABN_EXCHANGE_CONVERT_IMPL_H
 #define MABN_EXCHANGE_CONVERT_IMPL_H
 
-#include "net/net.h"
+#include <string.h>
+
 #include "exchange/convert.h"
+#include "model/detector.h"
+#include "net/net.h"
 
 /* A tensor of the source. */
 struct item {
@@ -46,8 +49,14 @@ struct mabn_convert {
     bool own;       /* a file of ours: its notes can be believed */
     bool has_model; /* `model` says what the network is */
     struct mabn_model model;
+    bool has_detector; /* then `detector` does, and `model` does not count */
+    struct mabn_detector detector;
+    struct mabn_str categories; /* of the detector, as model files keep them; "": not known */
+    bool assumes_coco;          /* they are COCO's, by the number of classes alone */
     struct mabn_device *device;
-    struct mabn_net *net; /* tensors of the model; NULL without one */
+    struct mabn_net *net;       /* of the model; NULL without one */
+    struct mabn_params *params; /* its tensors, or the detector's; NULL without either */
+    bool owns_params;
     struct mabn_weights *like;
     struct mabn_model before; /* the source's norms, where `model` folds them */
     bool folded;              /* the source's norms are in its convolutions: biases instead */
@@ -63,17 +72,55 @@ struct mabn_convert {
     bool fresh; /* the network's tensors were initialized */
 };
 
+/* ---- convert_items.c ---- */
+
+static inline const char *leaf_of(const char *name)
+{
+    const char *dot = strrchr(name, '.');
+    return dot ? dot + 1 : name;
+}
+
+/* Make the items, give them our names, sort them. */
+MABN_MUST_USE mabn_status mabn_convert_name_items(struct mabn_convert *c);
 /* The source's item of the model part with this name of ours; NULL when there is none. */
 struct item *mabn_convert_find(const struct mabn_convert *c, const char *ours);
+/* STEM.LEAF; NULL: not there. */
+struct item *mabn_convert_leaf(const struct mabn_convert *c, const char *stem, const char *leaf);
+/* The same for STEM.LEAF, where STEM is `name` without its last part. */
+struct item *mabn_convert_sibling(const struct mabn_convert *c, const char *name, const char *leaf);
+const struct mabn_weight *mabn_convert_tensor(const struct mabn_convert *c,
+                                              const struct item *item);
+/* Length of a tensor along an axis; 0: no such tensor or axis. */
+int64_t mabn_convert_dim(const struct mabn_convert *c, const char *ours, int axis);
+/* The residual network whose blocks have names that begin with `body` ("" or "backbone.body."), or
+ * NULL. */
+const char *mabn_convert_guess_arch(const struct mabn_convert *c, const char *body);
+/* A norm, from the names of the state beside STEM.weight and STEM.bias. */
+void mabn_convert_guess_norm(const struct mabn_convert *c, const char *stem,
+                             struct mabn_norm_options *norm);
+
+/* Is any of the names a detector's? */
+bool mabn_convert_names_detector(const struct mabn_convert *c);
+
+/* ---- convert_detector.c ---- */
+
+/* The detector that the file's names and shapes give away, with has_detector and categories; none
+ * when the file has no whole detector. MABN_ERR_UNSUPPORTED says what is in it that is not known. */
+MABN_MUST_USE mabn_status mabn_convert_guess_detector(struct mabn_convert *c);
+/* The detector of a file of ours, by its own description, which its tensors must agree with. */
+MABN_MUST_USE mabn_status mabn_convert_read_detector(struct mabn_convert *c, const char *config);
+
+/* What was assumed that no file says, a line each. */
+MABN_MUST_USE mabn_status mabn_convert_tell_detector(struct mabn_convert *c,
+                                                     struct mabn_str *lines);
+
+/* ---- convert.c ---- */
+
 /* Of the source, at the layer of this name: are convolutions centralized when used, and what is
  * the norm's epsilon? */
 bool mabn_convert_centers(const struct mabn_convert *c, const char *name);
 double mabn_convert_eps(const struct mabn_convert *c, const char *name);
 /* The norm behind a convolution ("layer1.0.conv1" → "layer1.0.bn1"), malloc'd; NULL: no such. */
 char *mabn_convert_norm_of(const char *conv);
-/* The same for STEM.LEAF, where STEM is `name` without its last part. */
-struct item *mabn_convert_sibling(const struct mabn_convert *c, const char *name, const char *leaf);
-const struct mabn_weight *mabn_convert_tensor(const struct mabn_convert *c,
-                                              const struct item *item);
 
 #endif

@@ -174,9 +174,10 @@ static mabn_status fresh_values(struct mabn_convert *c, const struct entry *e, v
 {
     if (c->like) return mabn_weights_read(c->like, e->net, out);
     if (!c->fresh)
-        MABN_TRY(mabn_params_initialize(mabn_net_params(c->net), 0, MABN_PARAMS_INIT_FAN_OUT));
+        MABN_TRY(mabn_params_initialize(
+            c->params, 0, c->has_detector ? MABN_PARAMS_INIT_FAN_IN : MABN_PARAMS_INIT_FAN_OUT));
     c->fresh = true;
-    return mabn_params_get(mabn_net_params(c->net), (int)e->net, out, e->weight.bytes);
+    return mabn_params_get(c->params, (int)e->net, out, e->weight.bytes);
 }
 
 static void from_f32(void *out, const float *in, size_t n, enum mabn_dtype dtype)
@@ -276,6 +277,34 @@ static mabn_status set_pixels(const struct mabn_convert *c, struct mabn_weights_
     return pixels == MABN_PIXELS_TORCHVISION ? set_torchvision_input(c, writer) : MABN_OK;
 }
 
+static mabn_status set_detector(const struct mabn_convert *c, struct mabn_weights_writer *writer)
+{
+    const struct mabn_detector *d = &c->detector;
+    struct mabn_str text;
+    char mean[3][32], std[3][32];
+    for (int i = 0; i < 3; i++) {
+        snprintf(mean[i], sizeof mean[i], "%.9g", d->pixel_mean[i] * 255 / d->range);
+        snprintf(std[i], sizeof std[i], "%.9g", d->pixel_deviation[i] * 255 / d->range);
+    }
+    const char *const means[3] = {mean[0], mean[1], mean[2]}, *const stds[3] = {std[0], std[1],
+                                                                                std[2]};
+    mabn_str_init(&text);
+    mabn_detector_to_json(d, &text);
+    mabn_status status = mabn_weights_set_note(writer, "config", text.text);
+    mabn_str_clear(&text);
+    mabn_detector_norm_text(d, &text);
+    if (!status) status = mabn_weights_set_note(writer, "norm", text.text);
+    mabn_str_release(&text);
+    MABN_TRY(status);
+    if (c->categories.length)
+        MABN_TRY(mabn_weights_set_note(writer, "categories", c->categories.text));
+    MABN_TRY(mabn_weights_set_note(writer, "architecture", d->arch));
+    MABN_TRY(mabn_weights_set_note(writer, "channel_order", d->bgr ? "bgr" : "rgb"));
+    MABN_TRY(set_triple(writer, "mean", means));
+    MABN_TRY(set_triple(writer, "std", stds));
+    return set_int(writer, "centralized", mabn_model_centralizes(&d->body, MABN_PART_LAYER1));
+}
+
 static mabn_status set_model(const struct mabn_convert *c, struct mabn_weights_writer *writer)
 {
     if (!c->has_model) return MABN_OK;
@@ -314,12 +343,14 @@ static mabn_status set_notes(const struct mabn_convert *c, struct mabn_weights_w
     for (size_t i = 0; i < mabn_weights_note_count(c->source); i++) {
         const char *value, *key = mabn_weights_note_at(c->source, i, &value);
         if (c->options.weights_only && is_training_note(key)) continue;
-        if (!c->options.as_is && !c->has_model && is_model_note(key)) continue;
+        if (!c->options.as_is && !c->has_model && !c->has_detector && is_model_note(key)) continue;
         /* A trainer's own description of the input, which --pixels overrules. */
         if (c->options.pixels != MABN_PIXELS_AUTO && !strcmp(key, "input")) continue;
         MABN_TRY(mabn_weights_set_note(writer, !strcmp(key, "iteration") ? "step" : key, value));
     }
-    if (!c->options.as_is) {
+    if (c->has_detector) {
+        MABN_TRY(set_detector(c, writer));
+    } else if (!c->options.as_is) {
         MABN_TRY(set_model(c, writer));
         MABN_TRY(set_pixels(c, writer));
     }

@@ -101,20 +101,56 @@ static const struct row detectron2[] = {
     D2_LAYER("backbone.fpn_lateral{s}", "backbone.fpn.fpn_inner{s-1}"),
     D2_LAYER("backbone.fpn_output{s}", "backbone.fpn.fpn_layer{s-1}"),
     /* region proposals */
+    {"proposal_generator.rpn_head.conv.conv{i}.*", "rpn.head.conv.{i}.*"},
     {"proposal_generator.rpn_head.conv.*", "rpn.head.conv.*"},
     {"proposal_generator.rpn_head.objectness_logits.*", "rpn.head.cls_logits.*"},
     {"proposal_generator.rpn_head.anchor_deltas.*", "rpn.head.bbox_pred.*"},
     {"proposal_generator.anchor_generator.cell_anchors.{i}",
      "rpn.anchor_generator.cell_anchors.{i}"},
-    /* heads; the order of classes differs too, see mabn_convert_classes */
+    /* heads; the order of classes differs too */
     {"roi_heads.box_head.fc{k}.*", "roi_heads.box.feature_extractor.fc{k+5}.*"},
     {"roi_heads.box_head.conv{k}.norm.*", "roi_heads.box.feature_extractor.xconvs.{k*3-2}.*"},
-    {"roi_heads.box_head.conv{k}.weight", "roi_heads.box.feature_extractor.xconvs.{k*3-3}.weight"},
+    {"roi_heads.box_head.conv{k}.*", "roi_heads.box.feature_extractor.xconvs.{k*3-3}.*"},
     {"roi_heads.box_predictor.cls_score.*", "roi_heads.box.predictor.cls_score.*"},
     {"roi_heads.box_predictor.bbox_pred.*", "roi_heads.box.predictor.bbox_pred.*"},
     D2_LAYER("roi_heads.mask_head.mask_fcn{k}", "roi_heads.mask.feature_extractor.mask_fcn{k}"),
     {"roi_heads.mask_head.deconv.*", "roi_heads.mask.predictor.conv5_mask.*"},
     {"roi_heads.mask_head.predictor.*", "roi_heads.mask.predictor.mask_fcn_logits.*"},
+    {NULL, NULL},
+};
+
+/* ---- torchvision's detectors ---- */
+
+/* A convolution with or without norm. */
+#define TV_LAYER(theirs, ours)    \
+    {theirs ".1.*", ours ".1.*"}, \
+    {                             \
+        theirs ".0.*", ours ".*"  \
+    }
+
+/* Of two spellings the first is written; the other is the library's own before 0.13. */
+static const struct row torchvision[] = {
+    /* body */
+    {"backbone.body.conv1.*", "backbone.body.stem.conv1.*"},
+    {"backbone.body.bn1.*", "backbone.body.stem.bn1.*"},
+    {"backbone.body.layer{s}.*", "backbone.body.layer{s}.*"},
+    /* feature pyramid */
+    TV_LAYER("backbone.fpn.inner_blocks.{k}", "backbone.fpn.fpn_inner{k+1}"),
+    TV_LAYER("backbone.fpn.layer_blocks.{k}", "backbone.fpn.fpn_layer{k+1}"),
+    {"backbone.fpn.inner_blocks.{k}.*", "backbone.fpn.fpn_inner{k+1}.*"},
+    {"backbone.fpn.layer_blocks.{k}.*", "backbone.fpn.fpn_layer{k+1}.*"},
+    /* region proposals */
+    {"rpn.head.conv.{i}.0.*", "rpn.head.conv.{i}.*"},
+    {"rpn.head.*", "rpn.head.*"},
+    /* heads; the linear layer behind convolutions is numbered after them */
+    {"roi_heads.box_head.fc{k}.*", "roi_heads.box.feature_extractor.fc{k}.*"},
+    {"roi_heads.box_head.{k}.0.*", "roi_heads.box.feature_extractor.xconvs.{k*3}.*"},
+    {"roi_heads.box_head.{k}.1.*", "roi_heads.box.feature_extractor.xconvs.{k*3+1}.*"},
+    {"roi_heads.box_head.{n}.*", "roi_heads.box.feature_extractor.fc6.*"},
+    {"roi_heads.box_predictor.*", "roi_heads.box.predictor.*"},
+    TV_LAYER("roi_heads.mask_head.{k}", "roi_heads.mask.feature_extractor.mask_fcn{k+1}"),
+    {"roi_heads.mask_head.mask_fcn{k}.*", "roi_heads.mask.feature_extractor.mask_fcn{k}.*"},
+    {"roi_heads.mask_predictor.*", "roi_heads.mask.predictor.*"},
     {NULL, NULL},
 };
 
@@ -154,6 +190,7 @@ static const struct {
     const struct row *rows;
 } styles[MABN_NAMES_COUNT] = {
     [MABN_NAMES_OURS] = {"torchvision, timm or reference", ours},
+    [MABN_NAMES_TORCHVISION] = {"torchvision's detectors", torchvision},
     [MABN_NAMES_DETECTRON2] = {"detectron2", detectron2},
     [MABN_NAMES_CAFFE2] = {"Caffe2", caffe2},
 };
@@ -296,6 +333,14 @@ static char *backward(const struct row *rows, const char *text)
 char *mabn_names_to_ours(enum mabn_names names, const char *theirs)
 {
     return forward(styles[names].rows, theirs);
+}
+
+char *mabn_names_from_ours(enum mabn_names names, const char *name)
+{
+    char *classifier = names == MABN_NAMES_DETECTRON2 ? mabn_names_out_of_detector(name) : NULL;
+    char *theirs = backward(styles[names].rows, classifier ? classifier : name);
+    free(classifier);
+    return theirs;
 }
 
 char *mabn_names_into_detector(const char *classifier)

@@ -19,7 +19,8 @@
 MABN_BEGIN_DECLS
 
 enum mabn_names {
-    MABN_NAMES_OURS, /* torchvision, timm, the reference */
+    MABN_NAMES_OURS,        /* torchvision's and timm's classifiers, the reference */
+    MABN_NAMES_TORCHVISION, /* torchvision's detectors */
     MABN_NAMES_DETECTRON2,
     MABN_NAMES_CAFFE2,
     MABN_NAMES_COUNT
@@ -35,6 +36,8 @@ size_t mabn_names_prefix(const struct mabn_weights *w);
 
 /* Our name for `theirs`, malloc'd; NULL when no row fits. */
 char *mabn_names_to_ours(enum mabn_names names, const char *theirs);
+/* The way back, of a detector's tensor, malloc'd; NULL when they have no such tensor. */
+char *mabn_names_from_ours(enum mabn_names names, const char *ours);
 /* What belongs to no network: momenta that hold the learning rate, counters, pixel means. */
 bool mabn_names_ignored(enum mabn_names names, const char *theirs);
 

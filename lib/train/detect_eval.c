@@ -7,6 +7,7 @@
 #include "base/progress.h"
 #include "base/signal.h"
 #include "base/json.h"
+#include "coco/categories.h"
 #include "coco/report.h"
 #include "data/scene_loader.h"
 #include "detect/convention.h"
@@ -15,15 +16,8 @@
 
 void mabn_detect_categories(struct mabn_str *json, const struct mabn_coco *coco)
 {
-    mabn_str_add_char(json, '[');
-    for (size_t i = 0; i < coco->n_categories; i++) {
-        mabn_str_add(json, i ? ",{\"id\":" : "{\"id\":");
-        mabn_coco_add_id(json, coco, coco->categories[i].id);
-        mabn_str_add(json, ",\"name\":");
-        mabn_str_add_json(json, coco->categories[i].name ? coco->categories[i].name : "");
-        mabn_str_add_char(json, '}');
-    }
-    mabn_str_add_char(json, ']');
+    if (mabn_coco_categories(json, coco, (int)coco->n_categories, MABN_CATEGORIES_AS_GIVEN))
+        MABN_BUG("a file with other categories than its own");
 }
 
 mabn_status mabn_detect_check_categories(const char *categories, const char *model,

@@ -1,0 +1,237 @@
+/* Detectors of torchvision and detectron2, converted and run: what they find in the pictures that
+ * those programs were recorded with, against what the programs found.
+ *
+ * $MABN_GOLDEN names a folder with det/tv_v1.h5, det/tv_v1.pth and so on. Weights are random and
+ * amplify rounding: a recording says for each mask how many pixels are near the threshold. */
+#include <hdf5.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "device/device.h"
+#include "exchange/convert.h"
+#include "h5array.h"
+#include "model/rcnn.h"
+#include "train/model_file.h"
+
+static hid_t file;
+static struct mabn_device *device;
+static char folder[512], converted[64];
+
+static struct h5array get(const char *format, ...) MABN_PRINTF(1, 2);
+static struct h5array get(const char *format, ...)
+{
+    char name[160];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(name, sizeof name, format, args);
+    va_end(args);
+    return h5array_read(file, name);
+}
+
+/* The strings of a dataset of fixed length, one after another. */
+static char *read_strings(const char *name, size_t *each)
+{
+    hid_t set = H5Dopen2(file, name, H5P_DEFAULT), space = H5Dget_space(set);
+    hid_t type = H5Dget_type(set);
+    const size_t n = (size_t)H5Sget_simple_extent_npoints(space);
+    *each = H5Tget_size(type);
+    char *all = mabn_xcalloc(n + 1, *each);
+    if (H5Dread(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, all) < 0) abort();
+    H5Tclose(type);
+    H5Sclose(space);
+    H5Dclose(set);
+    return all;
+}
+
+/* ---- what was found ---- */
+
+/* The detection of this label that lies nearest to the box, not taken yet; -1: none. */
+static int64_t nearest(const struct mabn_detections *d, const bool *taken, int32_t label,
+                       const float *box, double *distance)
+{
+    int64_t best = -1;
+    for (int64_t i = 0; i < d->count; i++) {
+        double far = 0;
+        if (taken[i] || d->label[i] != label) continue;
+        for (int k = 0; k < 4; k++)
+            far = fmax(far, fabs((double)d->box[4 * i + k] - box[k]));
+        if (best < 0 || far < *distance) {
+            best = i;
+            *distance = far;
+        }
+    }
+    return best;
+}
+
+/* Pixels in which two masks differ. */
+static double pixels_apart(const struct mabn_rle *got, const char *text, size_t n)
+{
+    struct mabn_rle want;
+    mabn_rle_init(&want);
+    if (mabn_rle_from_string(&want, text, n, got->height, got->width)) abort();
+    const double both = (double)(mabn_rle_area(got) + mabn_rle_area(&want));
+    const double iou = both > 0 ? mabn_rle_iou(got, &want, false) : 1;
+    mabn_rle_release(&want);
+    return both * (1 - iou) / (1 + iou);
+}
+
+static void compare(const char *what, const char *group, const struct mabn_rcnn_found *found,
+                    bool background_last)
+{
+    struct h5array boxes = get("%s/boxes", group), scores = get("%s/scores", group),
+                   labels = get("%s/%s", group, background_last ? "classes" : "labels"),
+                   near = get("%s/mask_near", group);
+    const struct mabn_detections *d = &found->boxes;
+    char name[96];
+    size_t each, strange = 0, masks = 0;
+    double box = 0, score = 0;
+    bool *taken = mabn_xcalloc((size_t)d->count + 1, sizeof *taken);
+    snprintf(name, sizeof name, "%s/rle_counts", group);
+    char *rle = read_strings(name, &each);
+    for (size_t i = 0; i < scores.count; i++) {
+        double far = 0;
+        const int64_t at = nearest(d, taken, (int32_t)labels.values[i] + background_last,
+                                   boxes.values + 4 * i, &far);
+        if (at < 0 || far > 0.05) {
+            strange++;
+            continue;
+        }
+        taken[at] = true;
+        box = fmax(box, far);
+        score = fmax(score, fabs((double)d->score[at] - scores.values[i]));
+        const char *text = rle + i * each;
+        masks +=
+            pixels_apart(&found->masks[at], text, strnlen(text, each)) > (double)near.values[i] + 2;
+    }
+    tap_ok((size_t)d->count == scores.count && !strange,
+           "%s: %lld detections, %zu recorded, %zu of them not found; boxes within %.1e pixels",
+           what, (long long)d->count, scores.count, strange, box);
+    tap_ok(score < 5e-4, "%s: scores within %.1e", what, score);
+    tap_ok(!masks, "%s: %zu masks differ where the maps are not near the threshold", what, masks);
+    free(taken);
+    free(rle);
+    free(boxes.values);
+    free(scores.values);
+    free(labels.values);
+    free(near.values);
+}
+
+/* ---- a converted model ---- */
+
+static void convert(const char *from, const char *to, const struct mabn_convert_options *options)
+{
+    struct mabn_convert *c;
+    struct mabn_str lines;
+    mabn_str_init(&lines);
+    if (mabn_convert_open(&c, from, options) ||
+        mabn_convert_write(c, to, MABN_WEIGHTS_HDF5, true, "", "", NULL)) {
+        printf("Bail out! %s\n", mabn_error_message());
+        exit(1);
+    }
+    tap_ok(mabn_convert_complain(c, 0, &lines) == 0, "%s: every tensor has its place%s", from,
+           lines.text);
+    mabn_convert_free(c);
+    mabn_str_release(&lines);
+}
+
+static void detect(struct mabn_rcnn *rcnn, const char *image, struct mabn_rcnn_found *found)
+{
+    struct h5array x = get("%s/input", image), size = get("%s/resized_hw", image),
+                   original = get("%s/original_hw", image);
+    const struct mabn_rcnn_image network = {.width = (int)size.values[1],
+                                            .height = (int)size.values[0]};
+    const struct mabn_rcnn_size whole = {(int)original.values[1], (int)original.values[0]};
+    struct mabn_rcnn_figures figures;
+    float *input;
+    if (mabn_rcnn_input(rcnn, &input, 1, (int)x.shape[2], (int)x.shape[3])) abort();
+    to_nhwc(input, x.values, 1, 3, (size_t)(x.shape[2] * x.shape[3]));
+    if (mabn_rcnn_detect(rcnn, &network, &whole, found, &figures)) {
+        printf("Bail out! %s\n", mabn_error_message());
+        exit(1);
+    }
+    free(x.values);
+    free(size.values);
+    free(original.values);
+}
+
+/* group: of the recording, after or before the image's name. */
+static void run(const char *name, const char *before, const char *after)
+{
+    const struct mabn_rcnn_options options = {.images = 1, .no_fold = true};
+    const struct mabn_model_load load = {.momentum = false};
+    struct mabn_model_file model;
+    struct mabn_params *params;
+    struct mabn_rcnn *rcnn;
+    if (mabn_model_file_open(&model, converted) || mabn_params_new(&params, device) ||
+        mabn_detector_declare(params, device, &model.detector, false) ||
+        mabn_model_file_load(&model, params, &load) ||
+        mabn_rcnn_new(&rcnn, device, &model.detector, params, &options)) {
+        printf("Bail out! %s\n", mabn_error_message());
+        exit(1);
+    }
+    for (int i = 0; i < 2; i++) {
+        struct mabn_rcnn_found found = {0};
+        char what[64], image[16], group[64];
+        snprintf(image, sizeof image, "image%d", i);
+        snprintf(group, sizeof group, "%s%s%s", before, image, after);
+        snprintf(what, sizeof what, "%s %s%s", name, before, image);
+        detect(rcnn, image, &found);
+        compare(what, group, &found, !strcmp(model.detector.convention, "detectron2"));
+        mabn_rcnn_found_release(&found);
+    }
+    mabn_rcnn_free(rcnn);
+    mabn_params_free(params);
+    mabn_model_file_release(&model);
+}
+
+static bool open_recording(const char *name)
+{
+    char path[600];
+    snprintf(path, sizeof path, "%s/det/%s.h5", folder, name);
+    if (access(path, R_OK)) return false;
+    file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
+    if (file < 0) h5array_bail("recording", path);
+    return true;
+}
+
+static void check(const char *recording, const char *weights, double frozen_eps)
+{
+    struct mabn_convert_options options;
+    char path[600];
+    if (!open_recording(recording)) {
+        tap_skip("%s is not there", recording);
+        return;
+    }
+    mabn_convert_options_init(&options);
+    options.frozen_eps = frozen_eps;
+    snprintf(path, sizeof path, "%s/det/%s", folder, weights);
+    convert(path, converted, &options);
+    if (frozen_eps > 0)
+        run(weights, "eps1e-5/", "");
+    else
+        run(weights, "", "/final");
+    H5Fclose(file);
+}
+
+int main(void)
+{
+    if (!getenv("MABN_GOLDEN")) {
+        tap_skip("MABN_GOLDEN names no folder of recordings");
+        return tap_done();
+    }
+    snprintf(folder, sizeof folder, "%s", getenv("MABN_GOLDEN"));
+    H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
+    snprintf(converted, sizeof converted, "/tmp/mabn-test-convert-%d.h5", (int)getpid());
+    if (mabn_device_new(&device, MABN_DEVICE_CPU, 2)) return 1;
+    check("tv_v1", "tv_v1.pth", -1);
+    check("tv_v1", "tv_v1_old.pth", -1);
+    check("tv_v1", "tv_v1.pth", 1e-5);
+    check("tv_v2", "tv_v2.pth", -1);
+    check("d2", "d2.pth", -1);
+    check("d2", "d2.pkl", -1);
+    check("d2", "d2_old.pkl", -1);
+    unlink(converted);
+    mabn_device_free(device);
+    return tap_done();
+}
