@@ -13,7 +13,7 @@ static struct {
     int n_outputs;
     const char *title, *layer;
     int width, height, smooth, channel;
-    bool force, lr, by_step;
+    bool force, more, by_step;
 } o;
 
 static mabn_status add_output(const char *argument, void *value)
@@ -36,7 +36,7 @@ static const struct mabn_option curves_options[] = {
     OPT_OUTPUT,
     MABN_OPT_INT('s', "smooth", &o.smooth, 0, 100000, "N", "mean over N lines of the training loss; 1: none, 0: chosen"),
     MABN_OPT_FLAG(0, "steps", &o.by_step, "steps on the x axis, not epochs"),
-    MABN_OPT_FLAG(0, "more", &o.lr, "also draw validation loss and learning rate"),
+    MABN_OPT_FLAG(0, "more", &o.more, "also draw validation loss, a detector's five losses, and learning rate"),
     OPTS_LOOK,
 };
 static const struct mabn_option sweep_options[] = {OPT_OUTPUT, OPTS_LOOK};
@@ -53,7 +53,7 @@ enum { CURVES, SWEEP, STATS, SCORES };
 static const struct mabn_cli clis[] = {
     [CURVES] = {.name = "mabn-plot curves",
                 .usage = "[OPTION]... [NAME=]LOG... -o FILE",
-                .summary = "training loss and validation error of any number of logs",
+                .summary = "training loss and validation error, or AP, of any number of logs",
                 .options = curves_options,
                 .epilog = "Example:\n  mabn-plot curves BN=bn/metrics.jsonl "
                           "MABN=mabn/metrics.jsonl -o curves.png",
@@ -98,7 +98,7 @@ static mabn_status draw(int which, const struct mabn_log_source *logs, int n)
     struct mabn_figure *figure = NULL;
     mabn_status status;
     if (which == CURVES) {
-        struct mabn_curve_options curves = {o.smooth, o.by_step, o.lr};
+        struct mabn_curve_options curves = {o.smooth, o.by_step, o.more};
         status = mabn_plot_curves(&figure, o.title, logs, n, &curves);
     } else if (which == SWEEP) {
         status = mabn_plot_sweep(&figure, o.title, logs, n);

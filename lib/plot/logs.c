@@ -19,7 +19,7 @@ struct table {
 };
 
 struct log {
-    char norm[16], arch[32];
+    char norm[64], arch[32];
     int norm_batch, batch;
     int64_t seed;
     bool started;
@@ -27,8 +27,55 @@ struct log {
     char *layer; /* of the statistics; borrowed from the caller when it asked for one */
 };
 
-enum { STEP, EPOCH, LOSS, TOP1, LR, N_CURVE };
-static const char *const curve_fields[] = {"step", "epoch", "loss", "top1", "lr"};
+enum {
+    STEP,
+    EPOCH,
+    LOSS,
+    TOP1,
+    LR,
+    BOX_AP,
+    MASK_AP,
+    OBJECTNESS,
+    RPN_BOX,
+    CLASSIFIER,
+    BOX,
+    MASK,
+    N_CURVE
+};
+static const char *const curve_fields[] = {"step",
+                                           "epoch",
+                                           "loss",
+                                           "top1",
+                                           "lr",
+                                           "box_ap",
+                                           "mask_ap",
+                                           "loss_objectness",
+                                           "loss_rpn_box_reg",
+                                           "loss_classifier",
+                                           "loss_box_reg",
+                                           "loss_mask"};
+
+/* A panel of mabn-plot curves, drawn where any log has the field. */
+struct curve {
+    const char *label;
+    int field;
+    bool validation, more; /* in validation lines; only when more is asked for */
+    bool error;            /* 100 minus the value is drawn */
+};
+static const struct curve curves[] = {
+    {"training loss", LOSS, false, false, false},
+    {"validation top-1 error, %", TOP1, true, false, true},
+    {"box AP", BOX_AP, true, false, false},
+    {"mask AP", MASK_AP, true, false, false},
+    {"validation loss", LOSS, true, true, false},
+    {"RPN's objectness loss", OBJECTNESS, false, true, false},
+    {"RPN's box loss", RPN_BOX, false, true, false},
+    {"class loss", CLASSIFIER, false, true, false},
+    {"box loss", BOX, false, true, false},
+    {"mask loss", MASK, false, true, false},
+    {"learning rate", LR, false, true, false},
+};
+enum { CURVES = sizeof curves / sizeof *curves };
 enum { S_STEP, MU_X, VAR_X, MU_G, MU_GY, N_STAT };
 static const char *const stat_fields[] = {"step", "mu_x", "var_x", "mu_g", "mu_gy"};
 
@@ -36,7 +83,7 @@ static const char *const stat_fields[] = {"step", "mu_x", "var_x", "mu_g", "mu_g
 
 /* One line, as far as any figure needs it. */
 struct line {
-    char type[8], norm[16], arch[32];
+    char type[8], norm[64], arch[32];
     char *layer;
     double curve[N_CURVE], stat[N_STAT];
     int norm_batch, batch, channel;
@@ -190,10 +237,11 @@ static void upper(char *out, size_t capacity, const char *text)
 
 static char *name_of(const struct log *log, const struct mabn_log_source *source)
 {
-    char norm[16];
+    char norm[64];
     if (source->name) return mabn_xstrdup(source->name);
     if (!log->started) return mabn_xstrdup(source->path);
     upper(norm, sizeof norm, log->norm);
+    if (!log->norm_batch) return mabn_xstrdup(norm); /* a detector's part by part, or none */
     return mabn_xasprintf("%s, norm batch %d", norm, log->norm_batch);
 }
 
@@ -276,11 +324,22 @@ static mabn_status checked(struct mabn_figure **out, struct mabn_figure *figure,
     return mabn_fail(MABN_ERR_FORMAT, "no %s to draw in these files", what);
 }
 
-static bool any_rows(const struct log *logs, int count, bool vals)
+static bool any_values(const struct log *logs, int count, const struct curve *curve)
+{
+    for (int i = 0; i < count; i++) {
+        const struct table *t = curve->validation ? &logs[i].vals : &logs[i].steps;
+        for (size_t r = 0; r < t->rows; r++)
+            if (isfinite(t->values[r * N_CURVE + (size_t)curve->field])) return true;
+    }
+    return false;
+}
+
+static void add_curves(struct mabn_panel *panel, const struct curve *curve, const struct log *logs,
+                       char *const *names, int count, int x, int smooth)
 {
     for (int i = 0; i < count; i++)
-        if ((vals ? logs[i].vals.rows : logs[i].steps.rows) > 0) return true;
-    return false;
+        add_curve(panel, names[i], curve->validation ? &logs[i].vals : &logs[i].steps, x,
+                  curve->field, curve->validation || curve->field == LR ? 1 : smooth, curve->error);
 }
 
 mabn_status mabn_plot_curves(struct mabn_figure **figure, const char *title,
@@ -302,19 +361,10 @@ mabn_status mabn_plot_curves(struct mabn_figure **figure, const char *title,
     free(note);
     const char *x_label = options->by_step ? "step" : "epoch";
     int x = options->by_step ? STEP : EPOCH;
-    struct mabn_panel *loss = NULL, *error = NULL, *val_loss = NULL, *lr = NULL;
-    if (any_rows(logs, count, false)) loss = mabn_figure_add_panel(f, "training loss", x_label);
-    if (any_rows(logs, count, true)) {
-        error = mabn_figure_add_panel(f, "validation top-1 error, %", x_label);
-        if (options->lr) val_loss = mabn_figure_add_panel(f, "validation loss", x_label);
-    }
-    if (loss && options->lr) lr = mabn_figure_add_panel(f, "learning rate", x_label);
-    for (int i = 0; i < count; i++) {
-        if (loss) add_curve(loss, names[i], &logs[i].steps, x, LOSS, smooth, false);
-        if (error) add_curve(error, names[i], &logs[i].vals, x, TOP1, 1, true);
-        if (val_loss) add_curve(val_loss, names[i], &logs[i].vals, x, LOSS, 1, false);
-        if (lr) add_curve(lr, names[i], &logs[i].steps, x, LR, 1, false);
-    }
+    for (int k = 0; k < CURVES; k++)
+        if ((options->more || !curves[k].more) && any_values(logs, count, &curves[k]))
+            add_curves(mabn_figure_add_panel(f, curves[k].label, x_label), &curves[k], logs, names,
+                       count, x, smooth);
     free_names(names, count);
     free_logs(logs, count);
     return checked(figure, f, "step or validation lines");
@@ -323,7 +373,7 @@ mabn_status mabn_plot_curves(struct mabn_figure **figure, const char *title,
 /* ---- sweep ---- */
 
 struct point {
-    char norm[16];
+    char norm[64];
     double batch, sum, best, worst;
     int count;
 };

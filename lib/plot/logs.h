@@ -16,12 +16,14 @@ struct mabn_log_source {
     const char *path, *name; /* borrowed */
 };
 
-/* Training loss, validation error and loss, learning rate over epochs. smooth: mean over that many
+/* Training loss and validation error, of a detector AP, over epochs; with `more` also validation
+ * loss, a detector's five losses and the learning rate. A panel is there where a log has numbers for
+ * it. smooth: mean over that many
  * step lines around each (1: none; 0: a fiftieth of the log). */
 struct mabn_curve_options {
     int smooth;
     bool by_step; /* x axis: steps, not epochs */
-    bool lr;      /* a panel for the learning rate */
+    bool more;
 };
 MABN_MUST_USE mabn_status mabn_plot_curves(struct mabn_figure **figure, const char *title,
                                            const struct mabn_log_source *logs, int count,

@@ -24,6 +24,25 @@ log() {
     mabn-plot curves - -o - <a.jsonl | grep -q '</svg>'
 }
 
+@test "curves: a detector's losses and AP" {
+    {
+        echo '{"t":"start","step":0,"task":"detect","norm":"body=frozen,fpn=mabn,heads=mabn","batch":2,"seed":1}'
+        for s in 1 2 3; do
+            echo "{\"t\":\"step\",\"step\":$s,\"epoch\":0.$s,\"loss\":$((9 - s)),\"loss_objectness\":0.$s,\"loss_mask\":1,\"lr\":0.1}"
+        done
+        echo '{"t":"val","step":3,"epoch":0.3,"box_ap":0.25,"mask_ap":0.2,"images":9}'
+    } >d.jsonl
+    mabn-plot curves d.jsonl -o - >few.svg
+    mabn-plot curves d.jsonl -o - --more >more.svg
+    # Letters are outlines: what can be counted are the rows of two panels, by the picture's height.
+    height() { grep -o 'viewBox="[^"]*"' "$1" | tr -d '"' | cut -d ' ' -f 4; }
+    grep -v -e val d.jsonl | mabn-plot curves - -o - >losses.svg
+    sed 's/"loss_mask":1,//' d.jsonl | mabn-plot curves - -o - --more >five.svg
+    assert_equal "$(height five.svg)" "$(height more.svg)" # 5 panels and 6
+    [ "$(height losses.svg)" -lt "$(height few.svg)" ]     # 1 and 3
+    [ "$(height few.svg)" -lt "$(height more.svg)" ]       # 3 and 6
+}
+
 @test "sweep: seeds are averaged; one point is enough" {
     for b in 1 2 4; do log mabn $b 1 $((10 + b)); done >/dev/null
     for b in 2 4 8; do for s in 1 2; do log bn $b $s $((30 - b + s)) >bn-$b-$s.jsonl; done; done
