@@ -20,14 +20,17 @@
 #include "train/detect_eval.h"
 #include "train/evaluate.h"
 #include "train/model_file.h"
+#include "train/recalibrate.h"
 
 static struct {
     const char *device;
     int precision, batch, size, threads, decoders;
+    const char *recalibrate;
+    int64_t recalibrate_images;
     double smoothing;
     bool json, predictions, logits, no_fold, exact, skip_bad;
-    /* coco */
     const char *output;
+    /* coco */
     int types, min_size, max_size, max_dets;
     double min_score;
     bool score, force;
@@ -55,6 +58,10 @@ static const struct mabn_option imagenet_options[] = {
     MABN_OPT_FLAG(0, "json", &o.json, "print the result as one JSON object"),
     MABN_OPT_FLAG('p', "predictions", &o.predictions, "print one JSON line an image instead: the five best classes, their probabilities, the loss"),
     MABN_OPT_FLAG(0, "logits", &o.logits, "with --predictions: the network's outputs too"),
+    MABN_OPT_STRING(0, "recalibrate", &o.recalibrate, "TRAIN", "estimate the running statistics of bn, brn, syncbn and mabn anew, from a pass over TRAIN's images in batches of --batch"),
+    MABN_OPT_INT64(0, "recalibrate-images", &o.recalibrate_images, 0, 1e12, "N", "how many of them, taken evenly from all; 0: 200 batches, or all if there are fewer"),
+    MABN_OPT_STRING('o', "output", &o.output, "FILE", "with --recalibrate: write the model with the new statistics; DATA may be left out then"),
+    MABN_OPT_FORCE(&o.force),
     MABN_OPT_INT('b', "batch", &o.batch, 1, 1 << 20, "N", "images of one pass"),
     MABN_OPT_INT(0, "size", &o.size, 0, 4096, "PIXELS", "side of the network's input; 0: as it was trained"),
     MABN_OPT_DOUBLE(0, "label-smoothing", &o.smoothing, 0, 1, "X", "in the loss"),
@@ -89,13 +96,15 @@ static const struct mabn_option coco_options[] = {
 
 static const struct mabn_cli clis[] = {
     {.name = "mabn-eval imagenet",
-     .usage = "[OPTION]... MODEL DATA\n[OPTION]... MODEL FOLDER\n[OPTION]... MODEL LIST",
+     .usage = "[OPTION]... MODEL DATA\n[OPTION]... MODEL FOLDER\n[OPTION]... MODEL LIST\n"
+              "[OPTION]... --recalibrate TRAIN -o FILE MODEL",
      .summary =
          "top-1, top-5 and loss of a classifier on a dataset, or what it sees in photographs",
      .options = imagenet_options,
      .epilog = "Examples:\n  mabn-eval imagenet run/model.h5 val.h5\n"
-               "  mabn-eval imagenet run/model.h5 photos/ > predictions.jsonl",
-     .min_args = 2,
+               "  mabn-eval imagenet run/model.h5 photos/ > predictions.jsonl\n"
+               "  mabn-eval imagenet --recalibrate train.h5 run/model.h5 val.h5",
+     .min_args = 1,
      .max_args = 2,
      .ranks = true},
     {.name = "mabn-eval coco",
@@ -197,6 +206,57 @@ static mabn_status open_data(struct mabn_dataset **data, struct mabn_files **fil
     return MABN_OK;
 }
 
+/* ---- recalibration ---- */
+
+static mabn_status save_recalibrated(const struct mabn_model_file *file,
+                                     const struct mabn_params *params, int64_t images)
+{
+    static const char *const name[] = {"recalibrated_images"};
+    const double value[] = {(double)images};
+    const struct mabn_model_save save = {.model = &file->model,
+                                         .input = &file->input,
+                                         .step = file->meta.step,
+                                         .epoch = file->meta.epoch,
+                                         .sampler_position = file->meta.sampler_position,
+                                         .seed = file->meta.seed,
+                                         .command = mabn_cli_command_line(),
+                                         .tool = "mabn-eval " MABN_VERSION,
+                                         .double_names = name,
+                                         .doubles = value,
+                                         .n_doubles = 1};
+    return mabn_model_file_save(o.output, o.force, params, &save);
+}
+
+/* Every rank makes the same pass. */
+static mabn_status recalibrate(const struct mabn_model_file *file, struct mabn_params *params,
+                               struct mabn_device *device, const char *model_path)
+{
+    struct mabn_dataset *data = NULL;
+    struct mabn_files *files = NULL;
+    struct mabn_source source;
+    struct mabn_recalibrate_result result;
+    const struct mabn_recalibrate_options options = {.batch = o.batch,
+                                                     .images = o.recalibrate_images,
+                                                     .threads = o.decoders,
+                                                     .precision = o.precision,
+                                                     .exact = o.exact,
+                                                     .progress = "recalibrating"};
+    mabn_status status = open_data(&data, &files, &source, o.recalibrate);
+    if (!status) {
+        status = mabn_recalibrate(&result, params, device, file, &source, &options);
+        if (status) status = mabn_fail_prefix(status, "'%s'", model_path);
+    }
+    if (!status)
+        mabn_info("statistics of %d norms estimated from %lld images of '%s'", result.norms,
+                  (long long)result.images, o.recalibrate);
+    if (!status && o.output && first_rank())
+        status = save_recalibrated(file, params, result.images);
+    mabn_dataset_free(data);
+    mabn_files_free(files);
+    return status;
+}
+
+/* data_path NULL: the model is recalibrated and written, no more. */
 static mabn_status eval_imagenet(const char *model_path, const char *data_path)
 {
     struct mabn_model_file file = {.checkpoint = NULL};
@@ -215,10 +275,12 @@ static mabn_status eval_imagenet(const char *model_path, const char *data_path)
             mabn_fail(MABN_ERR_MISMATCH, "'%s' is a detector: mabn-eval coco runs it", model_path);
         goto out;
     }
-    MABN_TRY_GOTO(open_data(&data, &files, &source, data_path), out);
-    MABN_TRY_GOTO(
-        mabn_comm_check_same(comm, "the number of images", &source.count, sizeof source.count),
-        out);
+    if (data_path) {
+        MABN_TRY_GOTO(open_data(&data, &files, &source, data_path), out);
+        MABN_TRY_GOTO(
+            mabn_comm_check_same(comm, "the number of images", &source.count, sizeof source.count),
+            out);
+    }
     if (data) MABN_TRY_GOTO(mabn_eval_check(&file.model, data, model_path), out);
     printing.files = files;
     if (o.size) mabn_input_resize(&file.input, o.size);
@@ -235,6 +297,9 @@ static mabn_status eval_imagenet(const char *model_path, const char *data_path)
     no.bytes = mabn_eval_sends_bytes(device, &file.input);
     MABN_TRY_GOTO(mabn_model_build(&net, device, &file.model, &no), out);
     MABN_TRY_GOTO(mabn_model_file_load(&file, mabn_net_params(net), &load), out);
+    if (o.recalibrate)
+        MABN_TRY_GOTO(recalibrate(&file, mabn_net_params(net), device, model_path), out);
+    if (!data_path) goto out;
     struct mabn_eval_options eo = {.threads = o.decoders,
                                    .smoothing = o.smoothing,
                                    .skip_bad = o.skip_bad,
@@ -442,13 +507,19 @@ int main(int argc, char **argv)
     mabn_threads_wait_asleep(argv);
     int which =
         mabn_cli_choose(clis, "mabn-eval", "run a trained network over a dataset", argc, argv);
-    mabn_cli_start(&clis[which], argc - 1, argv + 1, &args);
+    const int count = mabn_cli_start(&clis[which], argc - 1, argv + 1, &args);
     if (which == COCO) {
         mabn_signals_graceful();
         open_ranks();
         return mabn_cli_finish_ranks(comm, eval_coco(args[0], args[1]));
     }
-    const bool photographs = is_photographs(args[1]);
+    const char *data = count > 1 ? args[1] : NULL;
+    const bool photographs = data && is_photographs(data);
+    if (!o.recalibrate && (o.output || o.recalibrate_images))
+        mabn_cli_usage_error("-o and --recalibrate-images go with --recalibrate");
+    if (!data && (!o.output || o.predictions))
+        mabn_cli_usage_error(o.output ? "--predictions needs DATA"
+                                      : "give DATA, or --recalibrate with -o");
     if (o.logits && !o.predictions && !photographs)
         mabn_cli_usage_error("--logits goes with --predictions");
     if (o.json && photographs)
@@ -457,5 +528,5 @@ int main(int argc, char **argv)
         mabn_cli_usage_error("--predictions is JSON already: leave out --json");
     mabn_cli_check_machine(o.device, o.precision);
     open_ranks();
-    return mabn_cli_finish_ranks(comm, eval_imagenet(args[0], args[1]));
+    return mabn_cli_finish_ranks(comm, eval_imagenet(args[0], data));
 }

@@ -202,3 +202,51 @@ fc.bias 1 nan nan in channel 1"
     run mabn-eval imagenet -q model.h5 tree/class000
     refute_output --partial '"class"'
 }
+
+@test "--recalibrate finds the statistics that PyTorch finds, and evaluates with them" {
+    need_python torch; need_python PIL
+    $PYTHON "$ROOT/tests/cli/torch_steps.py" . # for its pictures
+    mabn-pack imagenet -q tree -o small.h5
+    train() { mabn-train -q --arch cifar-resnet8 --base-width 4 --size 16 --crop none --batch 8 \
+        --lr 0.1 --lr-exact --train small.h5 "$@"; }
+    for norm in bn brn mabn syncbn; do
+        train -o "run-$norm" --norm "$norm" -B 4 --steps 3 >/dev/null
+        run --separate-stderr mabn-eval imagenet --recalibrate small.h5 --batch 4 --exact -o "$norm.h5" "run-$norm/model.h5"
+        assert_success
+        assert_output ""
+        # shellcheck disable=SC2154
+        [[ $stderr == *"statistics of 9 norms estimated from 16 images of 'small.h5'"* ]]
+        mabn-eval imagenet "$norm.h5" small.h5 -q >want
+        mabn-eval imagenet --recalibrate small.h5 --batch 4 --exact "run-$norm/model.h5" small.h5 -q >got
+        cmp want got
+        mabn-eval imagenet "run-$norm/model.h5" small.h5 -q >old
+        run cmp -s old got
+        assert_failure
+        mabn-convert -q "run-$norm/model.h5" -o start.pth -f
+        mabn-convert -q "$norm.h5" -o new.pth -f
+        $PYTHON "$ROOT/tests/cli/torch_recalibrate.py" start.pth new.pth tree 4 16
+    done
+}
+
+@test "--recalibrate: fewer images, other norms, what cannot be" {
+    run --separate-stderr mabn-eval imagenet --recalibrate data.h5 --recalibrate-images 20 -b 6 model.h5 data.h5
+    assert_success
+    [[ $stderr == *"estimated from 18 images of 'data.h5'"* ]]
+    fails 1 "'model.h5': recalibrating takes whole batches of 37 images, there are 36" \
+        mabn-eval imagenet -q --recalibrate data.h5 -b 37 model.h5 data.h5
+    mabn-init cifar-resnet8 --base-width 4 --classes 4 --height 16 --width 16 --norm gn --groups 2 -o gn.h5 -q
+    fails 1 "'gn.h5': the model's norms keep no running statistics" \
+        mabn-eval imagenet -q --recalibrate data.h5 gn.h5 data.h5
+    mabn-convert -q --fold model.h5 -o folded.onnx
+    mabn-convert -q folded.onnx -o folded.h5
+    fails 1 "'folded.h5': the model's norms keep no running statistics" \
+        mabn-eval imagenet -q --recalibrate data.h5 folded.h5 data.h5
+    fails 2 "-o and --recalibrate-images go with --recalibrate" mabn-eval imagenet -o x.h5 model.h5 data.h5
+    fails 2 "give DATA, or --recalibrate with -o" mabn-eval imagenet model.h5
+    # parts without statistics stay, and a file that is there is not replaced
+    mabn-init cifar-resnet8 --base-width 4 --classes 4 --height 16 --width 16 --norm body=mabn,stem=frozen -o part.h5 -q
+    run --separate-stderr mabn-eval imagenet --recalibrate data.h5 -b 9 -o x.h5 part.h5
+    assert_success
+    [[ $stderr == *"statistics of 8 norms"* ]]
+    fails 1 "x.h5" mabn-eval imagenet -q --recalibrate data.h5 -b 9 -o x.h5 part.h5
+}

@@ -1,0 +1,303 @@
+/* See recalibrate.h. The batches are measured by the norms themselves: with a momentum of 0 the
+ * running statistics after a forward are that batch's. BRN whose r and d may not move is BN, and it
+ * keeps the biased variance. */
+#include "train/recalibrate.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/progress.h"
+#include "base/signal.h"
+#include "train/evaluate.h"
+
+/* ---- which images ---- */
+
+struct spread {
+    const struct mabn_source *source;
+    uint64_t batch, batches;
+};
+
+static uint64_t spread_index(const struct spread *s, uint64_t at)
+{
+    const uint64_t place = at % s->batch * s->batches + at / s->batch;
+    return (uint64_t)((unsigned __int128)place * s->source->count / (s->batch * s->batches));
+}
+
+static mabn_status spread_get(const void *context, uint64_t index, struct mabn_sample *sample)
+{
+    const struct spread *s = context;
+    return s->source->get(s->source->context, spread_index(s, index), sample);
+}
+
+static void spread_name(const void *context, uint64_t index, char *text, size_t capacity)
+{
+    const struct spread *s = context;
+    s->source->name(s->source->context, spread_index(s, index), text, capacity);
+}
+
+static void spread_prefetch(const void *context, uint64_t index)
+{
+    const struct spread *s = context;
+    s->source->prefetch(s->source->context, spread_index(s, index));
+}
+
+static mabn_status choose(struct spread *s, const struct mabn_source *source,
+                          const struct mabn_recalibrate_options *options)
+{
+    const uint64_t batch = (uint64_t)options->batch;
+    uint64_t images =
+        options->images > 0 ? (uint64_t)options->images : MABN_RECALIBRATE_BATCHES * batch;
+    if (images > source->count) images = source->count;
+    *s = (struct spread){source, batch, images / batch};
+    if (s->batches) return MABN_OK;
+    return mabn_fail(MABN_ERR_ARG,
+                     "recalibrating takes whole batches of %llu images, there are %llu",
+                     (unsigned long long)batch, (unsigned long long)images);
+}
+
+static mabn_status open_loader(struct mabn_loader **loader, const struct spread *s,
+                               const struct mabn_net *net, const struct mabn_augment *input,
+                               const struct mabn_recalibrate_options *options)
+{
+    struct mabn_loader_options lo;
+    const struct mabn_source source = {.count = s->batch * s->batches,
+                                       .get = spread_get,
+                                       .name = s->source->name ? spread_name : NULL,
+                                       .prefetch = s->source->prefetch ? spread_prefetch : NULL,
+                                       .context = s};
+    mabn_loader_options_init(&lo);
+    lo.augment = *input;
+    lo.batch = options->batch;
+    lo.threads = options->threads;
+    lo.epochs = 1;
+    lo.bytes = mabn_net_takes_bytes(net);
+    MABN_TRY(mabn_sampler_init(&lo.sampler, MABN_SAMPLER_SEQUENTIAL, source.count, 0, 0));
+    return mabn_loader_new(loader, &source, &lo);
+}
+
+/* ---- the norms that are measured ---- */
+
+struct measured {
+    int mean, var; /* in the measuring store; mean -1: MABN, whose running_var is the mean of x² */
+    char *name;    /* "layer1.0.bn1." */
+    size_t channels;
+    double *sum_mean, *sum_var; /* of the batches so far: mean; n·variance */
+};
+
+struct pass {
+    struct mabn_net *net;
+    struct measured *norms;
+    int count;
+    float *values; /* room for the widest norm */
+    uint64_t seen; /* batches */
+};
+
+static bool measures(enum mabn_norm_kind kind)
+{
+    return kind == MABN_NORM_BN || kind == MABN_NORM_BRN || kind == MABN_NORM_SYNCBN;
+}
+
+static void set_norm(struct mabn_norm_options *norm)
+{
+    if (measures(norm->kind)) {
+        const double eps = norm->eps;
+        mabn_norm_options_init(norm, MABN_NORM_BRN);
+        norm->eps = eps;
+        norm->r_max = 1;
+        norm->d_max = 0;
+    } else if (norm->kind == MABN_NORM_MABN) {
+        norm->window_rule = MABN_WINDOW_ITERATION;
+        norm->window = 1;
+        norm->warmup = norm->r_start = INT32_MAX;
+    } else {
+        return;
+    }
+    norm->norm_batch = 0;
+    norm->momentum = 0;
+}
+
+static int find_state(const struct mabn_params *params, const char *stem, const char *end)
+{
+    char *name = mabn_xasprintf("%s%s", stem, end);
+    const int index = mabn_params_find(params, name, MABN_PARAMS_STATE);
+    free(name);
+    return index;
+}
+
+/* A frozen norm has running statistics too, but counts nothing. */
+static bool counts(const struct mabn_params *params, const char *stem)
+{
+    return find_state(params, stem, "num_batches_tracked") >= 0 ||
+           find_state(params, stem, "iters") >= 0;
+}
+
+static void list_norms(struct pass *p)
+{
+    static const char end[] = "running_var";
+    const struct mabn_params *params = mabn_net_params(p->net);
+    size_t widest = 0;
+    p->norms = mabn_xcalloc((size_t)mabn_params_count(params) + 1, sizeof *p->norms);
+    for (int i = 0; i < mabn_params_count(params); i++) {
+        const struct mabn_params_tensor *t = mabn_params_at(params, i);
+        const size_t length = strlen(t->name), n = sizeof end - 1;
+        struct measured *m = &p->norms[p->count];
+        if (t->role != MABN_PARAMS_STATE || length < n || strcmp(t->name + length - n, end))
+            continue;
+        m->name = mabn_xasprintf("%.*s", (int)(length - n), t->name);
+        if (!counts(params, m->name) || !mabn_shape_count(&t->shape, &m->channels)) {
+            free(m->name);
+            continue;
+        }
+        m->var = i;
+        m->mean = find_state(params, m->name, "running_mean");
+        m->sum_mean = mabn_xcalloc(m->channels, sizeof *m->sum_mean);
+        m->sum_var = mabn_xcalloc(m->channels, sizeof *m->sum_var);
+        if (m->channels > widest) widest = m->channels;
+        p->count++;
+    }
+    p->values = mabn_xcalloc(2 * widest + 1, sizeof *p->values);
+}
+
+static void release(struct pass *p)
+{
+    for (int i = 0; i < p->count; i++) {
+        free(p->norms[i].name);
+        free(p->norms[i].sum_mean);
+        free(p->norms[i].sum_var);
+    }
+    free(p->norms);
+    free(p->values);
+    mabn_net_free(p->net);
+}
+
+/* ---- the pass ---- */
+
+/* Join the last batch's statistics to those of the `seen` batches before. */
+static mabn_status join(struct pass *p, struct measured *m)
+{
+    const size_t bytes = m->channels * sizeof(float);
+    struct mabn_params *params = mabn_net_params(p->net);
+    float *var = p->values, *mean = var + m->channels;
+    const double before = (double)p->seen, all = before + 1;
+    MABN_TRY(mabn_params_get(params, m->var, var, bytes));
+    if (m->mean >= 0)
+        MABN_TRY(mabn_params_get(params, m->mean, mean, bytes));
+    else
+        memset(mean, 0, bytes);
+    for (size_t c = 0; c < m->channels; c++) {
+        const double difference = mean[c] - m->sum_mean[c];
+        if (!isfinite(mean[c]) || !isfinite(var[c]))
+            return mabn_fail(MABN_ERR_NONFINITE,
+                             "'%s': the statistics of channel %zu are not finite", m->name, c);
+        m->sum_var[c] += fmax(var[c], 0) + difference * difference * before / all;
+        m->sum_mean[c] += difference / all;
+    }
+    return MABN_OK;
+}
+
+static mabn_status run_batch(struct pass *p, const struct mabn_batch *batch)
+{
+    size_t values;
+    const struct mabn_shape shape = mabn_net_input_shape(p->net);
+    if (!mabn_shape_count(&shape, &values))
+        return mabn_fail(MABN_ERR_ARG, "the input is too large");
+    mabn_eval_fill(p->net, batch, values);
+    MABN_TRY(mabn_net_forward(p->net));
+    for (int i = 0; i < p->count; i++)
+        MABN_TRY(join(p, &p->norms[i]));
+    p->seen++;
+    if (mabn_stop_requested())
+        return mabn_fail(MABN_ERR_STOPPED, "stopped by %s",
+                         mabn_signal_name(mabn_stop_requested()));
+    return MABN_OK;
+}
+
+static mabn_status run_batches(struct pass *p, const struct spread *s,
+                               const struct mabn_augment *input,
+                               const struct mabn_recalibrate_options *options)
+{
+    struct mabn_loader *loader;
+    const struct mabn_batch *batch;
+    struct mabn_progress *progress = NULL;
+    MABN_TRY(mabn_eval_set_table(p->net, input));
+    MABN_TRY(open_loader(&loader, s, p->net, input, options));
+    if (options->progress)
+        progress = mabn_progress_new(options->progress, "images", s->batch * s->batches);
+    mabn_status status;
+    while (!(status = mabn_loader_next(loader, &batch)) && batch) {
+        status = run_batch(p, batch);
+        if (status) break;
+        if (progress) mabn_progress_add(progress, s->batch);
+    }
+    mabn_progress_free(progress);
+    mabn_loader_free(loader);
+    return status;
+}
+
+/* ---- the result ---- */
+
+static mabn_status store(const struct pass *p, struct mabn_params *params)
+{
+    for (int i = 0; i < p->count; i++) {
+        const struct measured *m = &p->norms[i];
+        const int mean = find_state(params, m->name, "running_mean");
+        const int var = find_state(params, m->name, "running_var");
+        if (var < 0 || (mean < 0) != (m->mean < 0))
+            MABN_BUG("'%s' is another norm in the network", m->name);
+        for (size_t c = 0; c < m->channels; c++)
+            p->values[c] = (float)(m->sum_var[c] / (double)p->seen);
+        MABN_TRY(mabn_params_set(params, var, p->values, m->channels * sizeof(float)));
+        if (mean < 0) continue;
+        for (size_t c = 0; c < m->channels; c++)
+            p->values[c] = (float)m->sum_mean[c];
+        MABN_TRY(mabn_params_set(params, mean, p->values, m->channels * sizeof(float)));
+    }
+    return MABN_OK;
+}
+
+static mabn_status build(struct pass *p, struct mabn_device *device,
+                         const struct mabn_model_file *file,
+                         const struct mabn_recalibrate_options *options)
+{
+    struct mabn_model model = file->model;
+    const struct mabn_model_load load = {.other_state = true, .other_windows = true};
+    const struct mabn_net_options no = {.batch = options->batch,
+                                        .height = file->input.height,
+                                        .width = file->input.width,
+                                        .precision = (enum mabn_net_precision)options->precision,
+                                        .training = true,
+                                        .exact = options->exact,
+                                        .bytes = mabn_eval_sends_bytes(device, &file->input)};
+    if (file->meta.folded)
+        return mabn_fail(MABN_ERR_ARG, "its normalization is folded into the convolutions");
+    for (int part = 0; part < MABN_MODEL_PARTS; part++)
+        set_norm(&model.norm[part]);
+    MABN_TRY(mabn_model_build(&p->net, device, &model, &no));
+    MABN_TRY(mabn_params_initialize(mabn_net_params(p->net), 0, MABN_PARAMS_INIT_FAN_OUT));
+    MABN_TRY(mabn_model_file_load(file, mabn_net_params(p->net), &load));
+    list_norms(p);
+    if (p->count) return MABN_OK;
+    return mabn_fail(MABN_ERR_ARG, "the model's norms keep no running statistics");
+}
+
+mabn_status mabn_recalibrate(struct mabn_recalibrate_result *result, struct mabn_params *params,
+                             struct mabn_device *device, const struct mabn_model_file *file,
+                             const struct mabn_source *source,
+                             const struct mabn_recalibrate_options *options)
+{
+    struct pass p = {.net = NULL};
+    struct spread spread;
+    mabn_status status;
+    memset(result, 0, sizeof *result);
+    MABN_TRY_GOTO(choose(&spread, source, options), out);
+    MABN_TRY_GOTO(build(&p, device, file, options), out);
+    MABN_TRY_GOTO(run_batches(&p, &spread, &file->input, options), out);
+    MABN_TRY_GOTO(store(&p, params), out);
+    result->images = (int64_t)(spread.batch * p.seen);
+    result->norms = p.count;
+out:
+    release(&p);
+    return status;
+}
