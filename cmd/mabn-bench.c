@@ -8,28 +8,32 @@
 #include "base/mem.h"
 #include "base/thread.h"
 #include "cli/cli.h"
+#include "cli/detector_options.h"
 #include "cli/norm_options.h"
 #include "cli/ranks.h"
+#include "data/scene.h"
 #include "model/bench.h"
+#include "model/bench_detector.h"
 #include "model/bench_dist.h"
 
 static struct {
     const char *arch, *device;
     struct mabn_norm_request norm;
+    struct mabn_detector_request detector;
     int precision, batch, size, channels, classes, rounds, threads;
     int64_t max_bytes;
     bool training, inference, no_fold, exact, save_memory, tune, json;
 } o = {.norm = MABN_NORM_REQUEST_INIT,
+       .detector = MABN_DETECTOR_REQUEST_INIT,
        .arch = "resnet50",
        .device = "auto",
-       .batch = 8,
        .rounds = 5,
        .max_bytes = 64 << 20};
 
 /* clang-format off */
 #define OPTS_WORK                                                                                  \
-    MABN_OPT_INT('b', "batch", &o.batch, 1, 65536, "N", "images of a step"),                       \
-    MABN_OPT_INT('s', "size", &o.size, 0, 65535, "N", "height and width of the images; 0: the architecture's"), \
+    MABN_OPT_INT('b', "batch", &o.batch, 0, 65536, "N", "images of a step; 0: 8, of a detector 2 in training and 1 else"), \
+    MABN_OPT_INT('s', "size", &o.size, 0, 65535, "N", "height and width of the images; of a detector the shorter side of photographs of 640x480; 0: the architecture's"), \
     MABN_OPT_INT(0, "channels", &o.channels, 0, 3, "N", "channels of the images; 0: 3"),           \
     MABN_OPTIONS_NORM(&o.norm),                                                                    \
     MABN_OPT_INT('r', "rounds", &o.rounds, 1, 100000, "N", "rounds; medians are shown")
@@ -54,7 +58,7 @@ static const struct mabn_option net_options[] = {
     MABN_OPT_FLAG(0, "no-fold", &o.no_fold, "inference: keep norms apart from convolutions"),
     MABN_OPT_FLAG(0, "exact", &o.exact, "no Winograd convolutions"),
     MABN_OPT_FLAG(0, "save-memory", &o.save_memory, "training: compute again rather than keep"),
-    OPTS_WORK, OPTS_END};
+    OPTS_WORK, MABN_OPTIONS_DETECTOR(&o.detector), OPTS_END};
 static const struct mabn_option dist_options[] = {
     MABN_OPT_NORM(&o.norm),
     MABN_OPT_STRING('a', "arch", &o.arch, "NAME", "the network"),
@@ -191,7 +195,119 @@ static mabn_status run_net(struct mabn_device *device, const char *arch)
     return MABN_OK;
 }
 
+/* ---- a detector ---- */
+
+static mabn_status describe_detector(struct mabn_bench_detector_case *c, const char *arch)
+{
+    *c = (struct mabn_bench_detector_case){.images = o.batch      ? o.batch
+                                                     : o.training ? 2
+                                                                  : 1,
+                                           .objects = 7,
+                                           .training = o.training,
+                                           .no_fold = o.no_fold,
+                                           .save_memory = o.save_memory};
+    if (o.size) o.detector.min_size = o.size;
+    MABN_TRY(mabn_detector_init(&c->detector, arch));
+    if (o.classes) c->detector.classes = o.classes;
+    MABN_TRY(mabn_detector_request(&c->detector, &o.detector, false));
+    MABN_TRY(mabn_detector_request_norm(&c->detector, &o.norm));
+    /* Untrained scores are low: take the best there are, so that there are masks to make. */
+    c->detector.min_score = 0;
+    const struct mabn_scene_options scene = {.max_size = c->detector.max_size};
+    mabn_scene_size(&scene, c->detector.min_size, 640, 480, &c->width, &c->height);
+    return MABN_OK;
+}
+
+/* What a step does outside its plans' layers. */
+static const enum mabn_rcnn_part between[] = {MABN_RCNN_PART_PROPOSALS, MABN_RCNN_PART_TARGETS,
+                                              MABN_RCNN_PART_DETECTIONS, MABN_RCNN_PART_PASTING};
+enum { BETWEEN = sizeof between / sizeof *between };
+
+static void print_share(const char *name, double seconds, double step)
+{
+    printf("%s ms\t%.4g\t%.1f %%\n", name, seconds * 1e3, seconds / step * 100);
+}
+
+static void print_detector(const struct mabn_bench_detector_case *c,
+                           const struct mabn_bench_detector_result *r)
+{
+    const double mib = 1048576;
+    printf("picture\t%dx%d in %dx%d\n", c->width, c->height, r->padded_width, r->padded_height);
+    printf("regions\t%lld\nmasks\t%lld\n", (long long)r->boxes, (long long)r->masks);
+    printf("images/s\t%.4g\nms/step\t%.4g\n", c->images / r->step, r->step * 1e3);
+    for (int i = 0; i < MABN_BENCH_SHARES; i++)
+        print_share(mabn_bench_detector_share_names[i], r->shares[i], r->step);
+    for (int i = 0; i < BETWEEN; i++)
+        if (r->parts[between[i]] > 0)
+            print_share(mabn_rcnn_part_names[between[i]], r->parts[between[i]], r->step);
+    if (c->training) print_share("update", r->update, r->step);
+    printf("bare convolutions ms\t%.4g\nstep / convolutions\t%.3f\n", r->convolutions * 1e3,
+           r->step / r->convolutions);
+    printf("activations MiB\t%.1f\nparameters MiB\t%.1f\nscratch MiB\t%.1f\n"
+           "peak memory MiB\t%.1f\n",
+           (double)r->memory.activations / mib, (double)r->memory.parameters / mib,
+           (double)r->memory.scratch / mib, (double)mabn_peak_memory() / mib);
+}
+
+static void put_seconds(struct mabn_json_writer *w, const char *name, double seconds)
+{
+    mabn_json_put_rounded(w, name, seconds, 6);
+}
+
+static void print_detector_json(const struct mabn_bench_detector_case *c,
+                                const struct mabn_bench_detector_result *r, const char *device_name)
+{
+    struct mabn_json_writer w;
+    struct mabn_str line;
+    start_object(&w, &line);
+    mabn_json_put_string(&w, "arch", c->detector.arch);
+    mabn_json_put_bool(&w, "training", c->training);
+    mabn_json_put_int(&w, "batch", c->images);
+    mabn_json_put_int(&w, "threads", o.threads);
+    mabn_json_put_int(&w, "width", c->width);
+    mabn_json_put_int(&w, "height", c->height);
+    mabn_json_put_int(&w, "regions", r->boxes);
+    mabn_json_put_int(&w, "masks", r->masks);
+    mabn_json_put_rounded(&w, "images_per_second", c->images / r->step, 6);
+    put_seconds(&w, "step_seconds", r->step);
+    mabn_json_put_object(&w, "seconds");
+    for (int i = 0; i < MABN_BENCH_SHARES; i++)
+        put_seconds(&w, mabn_bench_detector_share_names[i], r->shares[i]);
+    for (int i = 0; i < BETWEEN; i++)
+        put_seconds(&w, mabn_rcnn_part_names[between[i]], r->parts[between[i]]);
+    put_seconds(&w, "update", r->update);
+    mabn_json_put_end(&w);
+    put_seconds(&w, "convolution_seconds", r->convolutions);
+    mabn_json_put_int(&w, "activation_bytes", (int64_t)r->memory.activations);
+    mabn_json_put_int(&w, "parameter_bytes", (int64_t)r->memory.parameters);
+    mabn_json_put_int(&w, "scratch_bytes", (int64_t)r->memory.scratch);
+    mabn_json_put_int(&w, "peak_bytes", (int64_t)mabn_peak_memory());
+    mabn_json_put_string(&w, "device", device_name);
+    mabn_json_put_end(&w);
+    print_line(&line);
+}
+
+static mabn_status run_detector(struct mabn_device *device, const char *arch)
+{
+    struct mabn_bench_detector_case c;
+    struct mabn_bench_detector_result r;
+    MABN_TRY(describe_detector(&c, arch));
+    MABN_TRY(mabn_bench_detector_run(&r, device, &c, o.rounds));
+    if (o.json)
+        print_detector_json(&c, &r, mabn_device_name(device));
+    else
+        print_detector(&c, &r);
+    return MABN_OK;
+}
+
 /* ---- layers ---- */
+
+/* Layers of one network or of a detector's plans; borrowed. */
+struct layers {
+    const struct mabn_net_layer *layers;
+    int count;
+    double copy; /* bytes a second */
+};
 
 /* A pass of a layer, or of all of a kind: milliseconds, and what it moves against a copy. */
 static void print_pass(double seconds, double bytes, double copy)
@@ -231,7 +347,7 @@ static void print_layer(const struct mabn_net_layer *l, double copy)
 }
 
 /* Layers of the same kind together, in the order of their first. */
-static void print_kinds(const struct mabn_bench_layers *r)
+static void print_kinds(const struct layers *r)
 {
     for (int i = 0; i < r->count; i++) {
         struct mabn_net_layer sum = {.kind = r->layers[i].kind};
@@ -255,32 +371,54 @@ static void print_kinds(const struct mabn_bench_layers *r)
     }
 }
 
+static void print_layers(const struct layers *r)
+{
+    printf("layer\tkind\toutput\tforward ms\tGB/s\tof copy\tbackward ms\tGB/s\tof copy\n");
+    for (int i = 0; i < r->count; i++)
+        print_layer(&r->layers[i], r->copy);
+    print_kinds(r);
+    printf("# copy\t%.1f GB/s\n", r->copy * 1e-9);
+}
+
+static void print_layers_json(const struct layers *r, const char *device_name)
+{
+    struct mabn_json_writer w;
+    struct mabn_str line;
+    for (int i = 0; i < r->count; i++)
+        print_layer_json(&r->layers[i]);
+    start_object(&w, &line);
+    mabn_json_put_rounded(&w, "copy_bytes_per_second", r->copy, 6);
+    mabn_json_put_string(&w, "device", device_name);
+    mabn_json_put_end(&w);
+    print_line(&line);
+}
+
+static void show_layers(const struct layers *r, const char *device_name)
+{
+    if (o.json)
+        print_layers_json(r, device_name);
+    else
+        print_layers(r);
+}
+
+static mabn_status run_detector_layers(struct mabn_device *device, const char *arch)
+{
+    struct mabn_bench_detector_case c;
+    struct mabn_bench_detector_layers r;
+    MABN_TRY(describe_detector(&c, arch));
+    MABN_TRY(mabn_bench_detector_layers_run(&r, device, &c, o.rounds));
+    show_layers(&(struct layers){r.layers, r.count, r.copy}, mabn_device_name(device));
+    mabn_bench_detector_layers_release(&r);
+    return MABN_OK;
+}
+
 static mabn_status run_layers(struct mabn_device *device, const char *arch)
 {
     struct mabn_bench_case c;
     struct mabn_bench_layers r;
     MABN_TRY(describe(&c, arch, o.norm.norm, o.training));
     MABN_TRY(mabn_bench_layers_run(&r, device, &c, o.rounds));
-    if (!o.json)
-        printf("layer\tkind\toutput\tforward ms\tGB/s\tof copy\tbackward ms\tGB/s\tof copy\n");
-    for (int i = 0; i < r.count; i++) {
-        if (o.json)
-            print_layer_json(&r.layers[i]);
-        else
-            print_layer(&r.layers[i], r.copy);
-    }
-    if (o.json) {
-        struct mabn_json_writer w;
-        struct mabn_str line;
-        start_object(&w, &line);
-        mabn_json_put_rounded(&w, "copy_bytes_per_second", r.copy, 6);
-        mabn_json_put_string(&w, "device", mabn_device_name(device));
-        mabn_json_put_end(&w);
-        print_line(&line);
-    } else {
-        print_kinds(&r);
-        printf("# copy\t%.1f GB/s\n", r.copy * 1e-9);
-    }
+    show_layers(&(struct layers){r.layers, r.count, r.copy}, mabn_device_name(device));
     mabn_bench_layers_release(&r);
     return MABN_OK;
 }
@@ -444,6 +582,7 @@ int main(int argc, char **argv)
     if (!o.norm.norm) o.norm.norm = MABN_NORM_DEFAULT;
     if (o.norm.norm_batch < 0) o.norm.norm_batch = 0;
     if (which == DIST) {
+        if (!o.batch) o.batch = 8;
         struct mabn_comm *comm = mabn_cli_open_ranks();
         return mabn_cli_finish_ranks(comm, run_dist(comm));
     }
@@ -451,9 +590,14 @@ int main(int argc, char **argv)
     if (status) return mabn_cli_finish(status);
     o.threads = mabn_device_threads(device);
     mabn_info("%s", mabn_device_name(device));
-    status = which == NORMS ? run_norms(device)
-             : which == NET ? run_net(device, args[0])
-                            : run_layers(device, args[0]);
+    const bool detector = which != NORMS && mabn_detector_is(args[0]);
+    if (!o.batch && !detector) o.batch = 8;
+    if (which == NORMS)
+        status = run_norms(device);
+    else if (which == NET)
+        status = detector ? run_detector(device, args[0]) : run_net(device, args[0]);
+    else
+        status = detector ? run_detector_layers(device, args[0]) : run_layers(device, args[0]);
     mabn_device_free(device);
     return mabn_cli_finish(status);
 }

@@ -167,13 +167,18 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+double mabn_bench_median(double *values, int count)
+{
+    qsort(values, (size_t)count, sizeof *values, by_value);
+    return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
+}
+
 /* Median of times[round][which] of one case. */
 static double median(const double *times, int rounds, size_t stride, double *sorted)
 {
     for (int r = 0; r < rounds; r++)
         sorted[r] = times[(size_t)r * stride];
-    qsort(sorted, (size_t)rounds, sizeof *sorted, by_value);
-    return rounds % 2 ? sorted[rounds / 2] : (sorted[rounds / 2 - 1] + sorted[rounds / 2]) / 2;
+    return mabn_bench_median(sorted, rounds);
 }
 
 mabn_status mabn_bench_run(struct mabn_bench_result *results, struct mabn_device *device,

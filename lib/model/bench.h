@@ -44,5 +44,8 @@ MABN_MUST_USE mabn_status mabn_bench_layers_run(struct mabn_bench_layers *result
                                                 const struct mabn_bench_case *c, int rounds);
 void mabn_bench_layers_release(struct mabn_bench_layers *result);
 
+/* The median; sorts the values. */
+double mabn_bench_median(double *values, int count);
+
 MABN_END_DECLS
 #endif

@@ -314,6 +314,12 @@ const struct mabn_detector *mabn_rcnn_detector(const struct mabn_rcnn *r)
     return &r->detector;
 }
 
+struct mabn_net *mabn_rcnn_plan(const struct mabn_rcnn *r, enum mabn_rcnn_plan plan)
+{
+    if (plan == MABN_RCNN_BODY_PLAN) return r->body ? r->body->net : NULL;
+    return plan == MABN_RCNN_BOX_PLAN ? r->box_net : r->mask_net;
+}
+
 void mabn_rcnn_accumulate(struct mabn_rcnn *r, bool accumulate)
 {
     r->accumulate = accumulate;

@@ -121,6 +121,15 @@ MABN_MUST_USE mabn_status mabn_rcnn_detect(struct mabn_rcnn *rcnn,
                                            struct mabn_rcnn_found *found,
                                            struct mabn_rcnn_figures *figures);
 
+/* The plans that the last step used, to look into and to time (net/net.h); NULL: there is none. */
+enum mabn_rcnn_plan {
+    MABN_RCNN_BODY_PLAN,
+    MABN_RCNN_BOX_PLAN,
+    MABN_RCNN_MASK_PLAN,
+    MABN_RCNN_PLANS
+};
+struct mabn_net *mabn_rcnn_plan(const struct mabn_rcnn *rcnn, enum mabn_rcnn_plan plan);
+
 /* What a step saw, for tests: valid until the next. */
 struct mabn_rcnn_trace {
     int64_t room;           /* rows of an image in the two below */

@@ -173,7 +173,7 @@ static mabn_status cpu_time_layers(struct mabn_net *net, struct net_layer_time *
         if (!times[i].elsewhere) times[i].forward = mabn_now() - start;
     }
     if (!net->options.training) return MABN_OK;
-    MABN_TRY(cpu_loss(net, 0, &loss));
+    if (net->output_count == 1) MABN_TRY(cpu_loss(net, 0, &loss));
     for (int i = net->node_count - 1; i > 0; i--) {
         if (net->nodes[i].grad < 0) continue;
         start = mabn_now();

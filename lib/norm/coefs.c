@@ -96,9 +96,9 @@ static void set_grad(const struct mabn_work *w, int64_t i, int64_t c,
 void mabn_stage_shift(struct mabn_work *w, int64_t c0, int64_t c1)
 {
     for (int64_t i = 0; i < w->count; i++) {
-        const float *x = w->io->x + (w->first + i) * w->g.run_rows * w->g.channels;
+        const int64_t first = (w->first + i) * w->g.run_rows * w->g.channels;
         for (int64_t c = c0; c < c1; c++)
-            widen(w, i, AT_SHIFT, c, x[c]);
+            widen(w, i, AT_SHIFT, c, mabn_norm_value(w->io, w->io->x, first + c));
     }
 }
 

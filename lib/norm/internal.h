@@ -4,6 +4,7 @@
 #define MABN_NORM_INTERNAL_H
 
 #include "norm/norm.h"
+#include "tensor/bf16.h"
 
 MABN_BEGIN_DECLS
 
@@ -26,6 +27,13 @@ struct mabn_norm_saved {
 };
 void mabn_norm_saved_view(struct mabn_norm_saved *view, const struct mabn_norm *norm, void *saved,
                           int64_t samples);
+
+/* Value `at` of one of the io's arrays of rows. */
+static inline float mabn_norm_value(const struct mabn_norm_io *io, const void *rows, int64_t at)
+{
+    return io->dtype == MABN_DTYPE_BF16 ? mabn_bf16_float(((const uint16_t *)rows)[at])
+                                        : ((const float *)rows)[at];
+}
 
 /* Runs of a call of `samples`. */
 int64_t mabn_norm_runs(const struct mabn_norm *norm, int64_t samples);

@@ -3,7 +3,8 @@
  * threads.
  *
  * Sums are added to what is there, as double, from float partial sums over few rows. Outputs may be
- * the same array as an input, never one shifted against it. Multiplications and additions are not
+ * the same array as an input, never one shifted against it. With `half` arrays of rows are bfloat16,
+ * else float32; the arithmetic is the same. Multiplications and additions are not
  * contracted, so every instruction set gives the same bits, and what forward computed is computed
  * again bit for bit. */
 #ifndef MABN_NORM_KERNELS_H
@@ -24,22 +25,23 @@ enum mabn_mask {
 };
 
 /* square (width) += Σ x² */
-void mabn_kernel_square(double *square, const float *x, int64_t rows, int64_t width);
+void mabn_kernel_square(double *square, const void *x, bool half, int64_t rows, int64_t width);
 
 /* sum += Σ d, square += Σ d², d = x − shift (width) */
-void mabn_kernel_moments(double *sum, double *square, const float *x, const float *shift,
+void mabn_kernel_moments(double *sum, double *square, const void *x, bool half, const float *shift,
                          int64_t rows, int64_t width);
 
 /* y = a·x + b [+ residual], through ReLU when asked; residual may be NULL. `square` not NULL: also
  * square += Σ x². */
-void mabn_kernel_apply(float *y, double *square, const float *x, const float *residual,
+void mabn_kernel_apply(void *y, double *square, const void *x, const void *residual, bool half,
                        const float *a, const float *b, bool relu, int64_t rows, int64_t width);
 
 struct mabn_kernel_grad {
-    const float *dy, *x, *y; /* (rows,width); y only for MASK_Y; x may be NULL where said below */
-    const float *a, *b;      /* (width), only for MASK_X */
-    const float *shift;      /* (width) */
+    const void *dy, *x, *y; /* (rows,width); y only for MASK_Y; x may be NULL where said below */
+    const float *a, *b;     /* (width), only for MASK_X */
+    const float *shift;     /* (width) */
     enum mabn_mask mask;
+    bool half; /* dy, x, y, and what is written */
 };
 
 /* sum += Σ g, dot += Σ g·(x − shift), g = masked dy */
@@ -48,7 +50,7 @@ void mabn_kernel_grad_moments(double *sum, double *dot, const struct mabn_kernel
 
 /* dx = p·g + (q·(x − shift) + r); q NULL: dx = p·g, and x is not read unless for the mask.
  * dresidual = g, may be NULL. */
-void mabn_kernel_grad_apply(float *dx, float *dresidual, const struct mabn_kernel_grad *in,
+void mabn_kernel_grad_apply(void *dx, void *dresidual, const struct mabn_kernel_grad *in,
                             const float *p, const float *q, const float *r, int64_t rows,
                             int64_t width);
 

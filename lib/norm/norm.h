@@ -5,7 +5,8 @@
  * coefficients.h) and *apply* (y = act(a·x + b [+ residual]) forward, dx = p·g + q·(x−k) + r
  * backward). Residual add and ReLU are part of apply, so no norm ever costs a pass for them.
  *
- * Layout: x is (N, HW, C) float32, channels fastest (NHWC); pointers need no alignment. For outputs
+ * Layout: x is (N, HW, C), channels fastest (NHWC), float32 or bfloat16; everything with one value a
+ * channel and all arithmetic is float32 or double in both. Pointers need no alignment. For outputs
  * of a fully connected layer HW is 1.
  *
  * Groups. The N samples of a call are cut into S = ceil(N/B) runs of B = norm_batch consecutive
@@ -49,6 +50,7 @@
 #define MABN_NORM_NORM_H
 
 #include "norm/fold.h"
+#include "tensor/tensor.h"
 
 MABN_BEGIN_DECLS
 
@@ -60,6 +62,7 @@ struct mabn_norm_io {
     int64_t samples;   /* N */
     int64_t positions; /* HW */
     bool relu;
+    enum mabn_dtype dtype; /* of x, y, residual and their gradients: F32 or BF16 */
 
     const float *gamma; /* (C) */
     const float *beta;  /* (C) */
@@ -67,17 +70,17 @@ struct mabn_norm_io {
     void *saved;   /* mabn_norm_saved_bytes, aligned to 64 */
     void *scratch; /* mabn_norm_scratch_bytes, aligned to 64 */
 
-    const float *x;        /* (N,HW,C) */
-    const float *residual; /* (N,HW,C) or NULL; forward, inference, reapply */
-    float *y;              /* (N,HW,C); backward: only as ReLU's mask, NULL to recompute it from x,
-                            * which needs that there was no residual */
+    const void *x;        /* (N,HW,C) */
+    const void *residual; /* (N,HW,C) or NULL; forward, inference, reapply */
+    void *y;              /* (N,HW,C); backward: only as ReLU's mask, NULL to recompute it from x,
+                           * which needs that there was no residual */
 
-    const float *dy;  /* (N,HW,C) */
-    float *dx;        /* (N,HW,C), may be dy */
-    float *dresidual; /* (N,HW,C) or NULL: gradient of residual = dy through ReLU; may be dy */
-    float *dgamma;    /* (C) or NULL */
-    float *dbeta;     /* (C) or NULL */
-    bool accumulate;  /* add to dgamma and dbeta instead of overwriting; dx, dresidual overwrite */
+    const void *dy;  /* (N,HW,C) */
+    void *dx;        /* (N,HW,C), may be dy */
+    void *dresidual; /* (N,HW,C) or NULL: gradient of residual = dy through ReLU; may be dy */
+    float *dgamma;   /* (C) or NULL */
+    float *dbeta;    /* (C) or NULL */
+    bool accumulate; /* add to dgamma and dbeta instead of overwriting; dx, dresidual overwrite */
 };
 
 /* Bytes of `scratch` for calls of at most this size (a multiple of 64); of `saved`: state.h. */

@@ -6,9 +6,10 @@
 static double gradient(const struct mabn_norm_io *io, const struct mabn_norm_saved *s, int64_t o,
                        int64_t k)
 {
-    if (!io->relu) return io->dy[o];
-    if (io->y) return io->y[o] <= 0 ? 0 : io->dy[o];
-    return s->a[k] * io->x[o] + s->b[k] <= 0 ? 0 : io->dy[o];
+    const float g = mabn_norm_value(io, io->dy, o);
+    if (!io->relu) return g;
+    if (io->y) return mabn_norm_value(io, io->y, o) <= 0 ? 0 : g;
+    return s->a[k] * mabn_norm_value(io, io->x, o) + s->b[k] <= 0 ? 0 : g;
 }
 
 static void record(struct mabn_norm_record *out, const struct mabn_norm *norm,
@@ -26,11 +27,11 @@ static void record(struct mabn_norm_record *out, const struct mabn_norm *norm,
     for (int64_t r = first; r < last; r++) {
         const int64_t o = r * channels + c;
         const int64_t o0 = (first + (r - first) % io->positions) * channels + c;
-        const double x = io->x[o], g = gradient(io, &s, o, k);
+        const double x = mabn_norm_value(io, io->x, o), g = gradient(io, &s, o, k);
         x1 += x;
         x2 += x * x;
         g1 += g;
-        gy += g * (reference ? (double)s.a[k] * io->x[o0] + s.b[k]
+        gy += g * (reference ? (double)s.a[k] * mabn_norm_value(io, io->x, o0) + s.b[k]
                              : (x - s.mean[k]) * s.scale[k] + s.shift[k]);
     }
     out->mu_x = x1 / n;

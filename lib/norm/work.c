@@ -174,27 +174,36 @@ static double *partial_at(const struct mabn_work *w, int64_t index)
     return p;
 }
 
-static const float *offset(const float *p, int64_t by)
+static bool is_half(const struct mabn_work *w)
 {
-    return p ? p + by : NULL;
+    return w->io->dtype == MABN_DTYPE_BF16;
+}
+
+/* `by` values into an array of rows that may be NULL. */
+static void *offset(const void *p, int64_t by, bool half)
+{
+    const size_t size = half ? sizeof(uint16_t) : sizeof(float);
+    return p ? (char *)p + (size_t)by * size : NULL;
 }
 
 void mabn_work_sums(const struct mabn_work *w, bool shifted)
 {
     const int64_t width = w->g.width, c = w->g.channels;
+    const bool half = is_half(w);
 
 #pragma omp parallel for schedule(static) if (!w->serial)
     for (int64_t index = 0; index < items(w); index++) {
         const struct item it = item_at(w, index);
         double *sum = partial_at(w, index), *square = sum + width;
-        const float *x = w->io->x + it.offset, *tail = x + it.rows * width;
+        const void *x = offset(w->io->x, it.offset, half);
+        const void *tail = offset(x, it.rows * width, half);
         if (shifted) {
             const float *shift = mabn_work_wide(w, it.i, AT_SHIFT);
-            mabn_kernel_moments(sum, square, x, shift, it.rows, width);
-            mabn_kernel_moments(sum, square, tail, shift, it.tail, c);
+            mabn_kernel_moments(sum, square, x, half, shift, it.rows, width);
+            mabn_kernel_moments(sum, square, tail, half, shift, it.tail, c);
         } else {
-            mabn_kernel_square(square, x, it.rows, width);
-            mabn_kernel_square(square, tail, it.tail, c);
+            mabn_kernel_square(square, x, half, it.rows, width);
+            mabn_kernel_square(square, tail, half, it.tail, c);
         }
     }
 }
@@ -203,6 +212,7 @@ void mabn_work_apply(const struct mabn_work *w, bool squares)
 {
     const struct mabn_norm_io *io = w->io;
     const int64_t width = w->g.width, c = w->g.channels;
+    const bool half = is_half(w);
 
 #pragma omp parallel for schedule(static) if (!w->serial)
     for (int64_t index = 0; index < items(w); index++) {
@@ -210,10 +220,10 @@ void mabn_work_apply(const struct mabn_work *w, bool squares)
         double *square = squares ? partial_at(w, index) + width : NULL;
         const float *a = mabn_work_wide(w, it.i, AT_A), *b = mabn_work_wide(w, it.i, AT_B);
         const int64_t at = it.offset, tail = at + it.rows * width;
-        mabn_kernel_apply(io->y + at, square, io->x + at, offset(io->residual, at), a, b, io->relu,
-                          it.rows, width);
-        mabn_kernel_apply(io->y + tail, square, io->x + tail, offset(io->residual, tail), a, b,
-                          io->relu, it.tail, c);
+        mabn_kernel_apply(offset(io->y, at, half), square, offset(io->x, at, half),
+                          offset(io->residual, at, half), half, a, b, io->relu, it.rows, width);
+        mabn_kernel_apply(offset(io->y, tail, half), square, offset(io->x, tail, half),
+                          offset(io->residual, tail, half), half, a, b, io->relu, it.tail, c);
     }
 }
 
@@ -221,10 +231,11 @@ static struct mabn_kernel_grad grad_in(const struct mabn_work *w, const struct i
 {
     const struct mabn_norm_io *io = w->io;
     struct mabn_kernel_grad in;
-    in.dy = io->dy + it->offset;
-    in.x = offset(io->x, it->offset);
+    in.half = is_half(w);
+    in.dy = offset(io->dy, it->offset, in.half);
+    in.x = offset(io->x, it->offset, in.half);
     in.mask = !io->relu ? MABN_MASK_NONE : io->y ? MABN_MASK_Y : MABN_MASK_X;
-    in.y = in.mask == MABN_MASK_Y ? io->y + it->offset : NULL;
+    in.y = in.mask == MABN_MASK_Y ? offset(io->y, it->offset, in.half) : NULL;
     in.a = mabn_work_wide(w, it->i, AT_A);
     in.b = mabn_work_wide(w, it->i, AT_B);
     in.shift = mabn_work_wide(w, it->i, AT_SHIFT);
@@ -233,9 +244,9 @@ static struct mabn_kernel_grad grad_in(const struct mabn_work *w, const struct i
 
 static void grad_advance(struct mabn_kernel_grad *in, int64_t by)
 {
-    in->dy += by;
-    in->x = offset(in->x, by);
-    in->y = offset(in->y, by);
+    in->dy = offset(in->dy, by, in->half);
+    in->x = offset(in->x, by, in->half);
+    in->y = offset(in->y, by, in->half);
 }
 
 void mabn_work_grad_sums(const struct mabn_work *w)
@@ -264,11 +275,12 @@ void mabn_work_grad_apply(const struct mabn_work *w, bool full)
         struct mabn_kernel_grad in = grad_in(w, &it);
         const float *p = mabn_work_wide(w, it.i, AT_P), *r = mabn_work_wide(w, it.i, AT_R);
         const float *q = full ? mabn_work_wide(w, it.i, AT_Q) : NULL;
-        float *dx = io->dx + it.offset, *dres = io->dresidual ? io->dresidual + it.offset : NULL;
+        void *dx = offset(io->dx, it.offset, in.half);
+        void *dres = offset(io->dresidual, it.offset, in.half);
         const int64_t by = it.rows * width;
         mabn_kernel_grad_apply(dx, dres, &in, p, q, r, it.rows, width);
         grad_advance(&in, by);
-        mabn_kernel_grad_apply(dx + by, dres ? dres + by : NULL, &in, p, q, r, it.tail,
-                               w->g.channels);
+        mabn_kernel_grad_apply(offset(dx, by, in.half), offset(dres, by, in.half), &in, p, q, r,
+                               it.tail, w->g.channels);
     }
 }

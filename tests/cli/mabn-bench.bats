@@ -51,6 +51,37 @@ assert all(row["forward_seconds"] > 0 and row["backward_seconds"] > 0 for row in
 END
 }
 
+small="mask-rcnn-r18-fpn --fpn-width 8 --head-width 8 --fc-width 8 --size 64 -c 3 -r 1 -q"
+
+@test "net: a detector, with the share of each part" {
+    run --separate-stderr mabn-bench net $small
+    assert_success
+    assert_line "picture	85x64 in 96x64"
+    for part in body FPN RPN RoIAlign "box head" "mask head" proposals detections pasting; do
+        assert_line --regexp "^$part ms	[0-9.e-]+	[0-9.]+ %\$"
+    done
+    refute_line --regexp '^targets'
+    run --separate-stderr mabn-bench net $small -t --json
+    assert_success
+    $PYTHON - "$output" <<'END'
+import json, sys
+d = json.loads(sys.argv[1])
+assert d["batch"] == 2 and d["training"] and d["regions"] > 0 and d["masks"] > 0
+parts = d["seconds"]
+assert all(parts[k] > 0 for k in ("body", "FPN", "RPN", "RoIAlign", "box head", "mask head", "targets", "update"))
+assert d["convolution_seconds"] > 0
+END
+}
+
+@test "layers: those of a detector's three plans" {
+    run --separate-stderr mabn-bench layers $small -t
+    assert_success
+    assert_line --regexp '^backbone.body.layer1.0.conv1	convolution	16x24x64	'
+    assert_line --regexp '^roi_heads.box.predictor.cls_score	'
+    assert_line --regexp '^roi_heads.mask.predictor.mask_fcn_logits	'
+    assert_line --regexp '^# 2	roi align	'
+}
+
 @test "what is refused" {
     fails 1 "there is no architecture" mabn-bench net vgg16 -q
     fails 1 "there is no architecture" mabn-bench layers vgg16 -q

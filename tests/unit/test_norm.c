@@ -6,6 +6,7 @@
 
 #include "base/rng.h"
 #include "norm/norm.h"
+#include "tensor/bf16.h"
 
 /* ---- a layer with its memory ---- */
 
@@ -1288,6 +1289,91 @@ static void test_record(void)
     layer_free(&l);
 }
 
+/* ---- bfloat16: the same arithmetic on rounded arrays ---- */
+
+static uint16_t *to_half(const float *v, size_t n)
+{
+    uint16_t *half = malloc((n + 1) * sizeof *half);
+    mabn_bf16_narrow(half, v, (int64_t)n);
+    return half;
+}
+
+static void round_values(float *v, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        v[i] = mabn_bf16_float(mabn_bf16_round(v[i]));
+}
+
+static bool is_rounded(const uint16_t *half, const float *v, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (half[i] != mabn_bf16_round(v[i])) return false;
+    return true;
+}
+
+/* What a float32 layer computes of arrays that bfloat16 holds, rounded, is what the layer computes
+ * in bfloat16; gradients of gamma and beta, and the state, are the same floats. */
+static void check_half(const struct mabn_norm_options *o, int64_t n, int64_t hw, int c, bool relu,
+                       bool residual)
+{
+    struct layer l, h;
+    layer_new(&l, o, n, hw, c, relu, residual);
+    h = l;
+    round_values(l.x, l.count);
+    round_values(l.residual, l.count);
+    round_values(l.dy, l.count);
+    uint16_t *x = to_half(l.x, l.count), *y = to_half(l.y, l.count), *dx = to_half(l.dx, l.count),
+             *r = to_half(l.residual, l.count), *dy = to_half(l.dy, l.count),
+             *dr = to_half(l.dresidual, l.count);
+    h.io.dtype = MABN_DTYPE_BF16;
+    h.io.x = x;
+    h.io.y = y;
+    h.io.residual = residual ? r : NULL;
+    h.io.dy = dy;
+    h.io.dx = dx;
+    h.io.dresidual = residual ? dr : NULL;
+    const size_t state = mabn_norm_state_bytes(&l.norm);
+    if (posix_memalign(&h.io.state, 64, state + 64)) abort();
+    bool good = true;
+    for (int call = 0; call < 4; call++) {
+        float dgamma[512];
+        memcpy(h.io.state, l.io.state, state);
+        good = good && !step(&h);
+        memcpy(dgamma, l.dgamma, (size_t)c * sizeof *dgamma);
+        good = good && !step(&l);
+        good = good && is_rounded(y, l.y, l.count) && is_rounded(dx, l.dx, l.count) &&
+               same(dgamma, l.dgamma, (size_t)c) && !memcmp(h.io.state, l.io.state, state) &&
+               (!residual || is_rounded(dr, l.dresidual, l.count));
+    }
+    tap_ok(good, "%s in bfloat16, norm batch %d, %d channels%s%s: float32's, rounded",
+           mabn_norm_kind_name(o->kind), o->norm_batch, c, relu ? ", ReLU" : "",
+           residual ? ", residual" : "");
+    free(h.io.state);
+    void *all[] = {x, y, dx, r, dy, dr};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i]);
+    layer_free(&l);
+}
+
+static void test_half(void)
+{
+    static const int channels[] = {3, 64, 512};
+    tap_ok(mabn_bf16_round(1.00390625f) == 0x3f80 && mabn_bf16_round(1.01171875f) == 0x3f82 &&
+               mabn_bf16_round(-1.0f) == 0xbf80 && mabn_bf16_round(NAN) == 0x7fc0 &&
+               mabn_bf16_round(1e-40f) == 1 && mabn_bf16_round(3.4e38f) == 0x7f80,
+           "rounding to bfloat16: to nearest, ties to even, NaN, tiny, too large");
+    for (int kind = MABN_NORM_NONE; kind < MABN_NORM_KINDS; kind++)
+        for (int i = 0; i < 6; i++) {
+            struct mabn_norm_options o;
+            mabn_norm_options_init(&o, (enum mabn_norm_kind)kind);
+            o.norm_batch = i % 2 ? 2 : 0;
+            o.groups = channels[i / 2] == 3 ? 3 : 32;
+            o.r_start = 2;
+            o.window = 4;
+            check_half(&o, 5, 7 * 7, channels[i / 2], i % 3 > 0, i % 3 > 1);
+        }
+}
+
 int main(void)
 {
     mabn_rng_init(&rng, 7, MABN_RNG_TEST, 0, 0);
@@ -1305,5 +1391,6 @@ int main(void)
     test_state();
     test_fold();
     test_record();
+    test_half();
     return tap_done();
 }

@@ -1,0 +1,35 @@
+/* bfloat16: the upper half of a float32. Rounded to nearest, ties to even; NaN stays NaN. The same
+ * bits on every processor (the instruction that rounds to bfloat16 would flush tiny values). */
+#ifndef MABN_TENSOR_BF16_H
+#define MABN_TENSOR_BF16_H
+
+#include <stdint.h>
+#include <string.h>
+
+#include "base/attr.h"
+
+MABN_BEGIN_DECLS
+
+static inline float mabn_bf16_float(uint16_t v)
+{
+    const uint32_t bits = (uint32_t)v << 16;
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+static inline uint16_t mabn_bf16_round(float v)
+{
+    uint32_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    const uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    const uint32_t quiet = bits | 0x400000;
+    return (uint16_t)(((bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded) >> 16);
+}
+
+/* Whole arrays, by one thread; ops/elementwise.h has them by all. */
+void mabn_bf16_widen(float *to, const uint16_t *from, int64_t count);
+void mabn_bf16_narrow(uint16_t *to, const float *from, int64_t count);
+
+MABN_END_DECLS
+#endif
