@@ -292,6 +292,10 @@ static const struct mabn_option options[] = {
     MABN_OPT_FLAG(0, "tune", &o.tune, "on a GPU: choose the convolutions by time: slower to start, and not the same bits from run to run"),
     MABN_OPT_THREADS(&o.threads),
     MABN_OPT_INT(0, "decoders", &o.decoders, 0, 1024, "N", "threads that read and decode images; 0: as --threads"),
+
+    MABN_OPT_GROUP("Ranks (started by mpirun, mpiexec or srun)"),
+    MABN_OPT_INT(0, "shards", &o.shards, 0, MABN_MAX_SHARDS, "N", "parts that every batch is cut into, each with norm statistics of its own; 0: as the run was begun, a new run as many as there are ranks"),
+    MABN_OPT_INT64(0, "check-ranks", &o.check_ranks, 0, 1e12, "N", "steps between comparisons of all ranks' parameters; 0: only at the start"),
     MABN_OPTIONS_COMMON,
     MABN_OPT_END,
 };

@@ -47,7 +47,7 @@ static void say(const char *kind, const char *format, va_list args)
     struct mabn_str line;
     mabn_str_init(&line);
     vsnprintf(text, sizeof text, format, args);
-    if (all_ranks > 1) mabn_str_printf(&line, "[rank %d] ", my_rank);
+    if (all_ranks > 1 && *kind) mabn_str_printf(&line, "[rank %d] ", my_rank);
     mabn_str_printf(&line, "%s: %s%s\n", program, kind, text);
     fwrite(line.text, 1, line.length, stderr);
     mabn_str_release(&line);

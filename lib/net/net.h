@@ -255,7 +255,8 @@ struct mabn_net_result {
     double loss_scale; /* float16; else 1 */
 };
 
-/* Training: forward, loss, backward, update. Inference: forward and loss; sgd is NULL. */
+/* Training: forward, loss, backward, update; without sgd (on the CPU only) no update: the caller's to
+ * do. Inference: forward and loss; sgd is NULL. */
 MABN_MUST_USE mabn_status mabn_net_step(struct mabn_net *net, double smoothing,
                                         const struct mabn_params_sgd *sgd);
 /* The result of the oldest step not fetched yet; mabn_net_logits and mabn_net_ranks are then that

@@ -86,6 +86,7 @@ struct mabn_params_tensor {
     bool trains;             /* a value that the update changes */
     double rate;             /* … with this factor on the rate, … */
     bool decays;             /* … and with weight decay */
+    bool moves;              /* state that training passes change */
 };
 
 /* In the model's order: a layer's parameters, then its state. */
@@ -100,6 +101,14 @@ MABN_MUST_USE mabn_status mabn_params_get(const struct mabn_params *params, int 
                                           size_t bytes);
 MABN_MUST_USE mabn_status mabn_params_set(struct mabn_params *params, int index, const void *values,
                                           size_t bytes);
+/* The state of all norms as one block of host memory, for those who keep several. */
+size_t mabn_params_state_bytes(const struct mabn_params *params);
+MABN_MUST_USE mabn_status mabn_params_get_state(const struct mabn_params *params, void *block);
+MABN_MUST_USE mabn_status mabn_params_set_state(struct mabn_params *params, const void *block);
+/* The floats of a block that training moves (not counters of integers, not constants), as runs
+ * 0, 1, …: from byte *offset on, *count of them. False after the last run. */
+bool mabn_params_state_floats(const struct mabn_params *params, int run, size_t *offset,
+                              size_t *count);
 /* Values and state of one store into another of the same model. */
 MABN_MUST_USE mabn_status mabn_params_copy(struct mabn_params *dst, const struct mabn_params *src);
 

@@ -123,8 +123,10 @@ mabn_status mabn_net_record_norm(struct mabn_net *net, const struct node *node,
 mabn_status mabn_net_step(struct mabn_net *net, double smoothing, const struct mabn_params_sgd *sgd)
 {
     MABN_TRY(mabn_net_check(net));
-    if (!sgd != !net->options.training)
-        return mabn_fail(MABN_ERR_ARG, "a step of training updates, one of inference does not");
+    if (sgd && !net->options.training)
+        return mabn_fail(MABN_ERR_ARG, "a step of inference updates nothing");
+    if (!sgd && net->options.training && mabn_device_kind_of(net->device) != MABN_DEVICE_CPU)
+        return mabn_fail(MABN_ERR_UNSUPPORTED, "on a GPU a step of training always updates");
     if (net->behind == net->backend->depth)
         return mabn_fail(MABN_ERR_ARG, "the result of an earlier step was not fetched");
     net->record_count = 0;

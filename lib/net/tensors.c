@@ -46,7 +46,8 @@ static void list_state(struct mabn_params *params, int index)
                         .name = mabn_xasprintf("%s.%s", s->name, list[k].name),
                         .role = MABN_PARAMS_STATE,
                         .dtype = list[k].dtype == MABN_NORM_I64 ? MABN_DTYPE_I64 : MABN_DTYPE_F32,
-                        .shape = mabn_shape_make(list[k].rank, list[k].shape)},
+                        .shape = mabn_shape_make(list[k].rank, list[k].shape),
+                        .moves = !list[k].constant},
                     -1 - (index * MABN_NORM_MAX_TENSORS + k));
 }
 
@@ -144,6 +145,38 @@ mabn_status mabn_params_set(struct mabn_params *params, int index, const void *v
     mabn_status status = mabn_device_put(params->device, data, memory, bytes);
     free(memory);
     return status;
+}
+
+/* ---- the state of the norms ---- */
+
+size_t mabn_params_state_bytes(const struct mabn_params *params)
+{
+    return params->state.bytes;
+}
+
+mabn_status mabn_params_get_state(const struct mabn_params *params, void *block)
+{
+    return mabn_device_get(params->device, block, params->state.base, params->state.bytes);
+}
+
+mabn_status mabn_params_set_state(struct mabn_params *params, const void *block)
+{
+    params->version++;
+    return mabn_device_put(params->device, params->state.base, block, params->state.bytes);
+}
+
+bool mabn_params_state_floats(const struct mabn_params *params, int run, size_t *offset,
+                              size_t *count)
+{
+    for (int i = 0; i < params->tensor_count; i++) {
+        const struct mabn_params_tensor *t = &params->tensors[i];
+        if (!t->moves || t->dtype != MABN_DTYPE_F32 || run--) continue;
+        const struct mabn_norm_tensor entry = state_entry(params, params->sources[i]);
+        *offset = (size_t)((const char *)entry.data - params->state.base);
+        *count = entry.bytes / sizeof(float);
+        return true;
+    }
+    return false;
 }
 
 /* ---- from store to store ---- */

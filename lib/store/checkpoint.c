@@ -428,6 +428,22 @@ mabn_status mabn_checkpoint_find_latest(const char *folder, char **path, struct 
     return MABN_OK;
 }
 
+struct mabn_checkpoint *mabn_checkpoint_open_newest(const char *folder)
+{
+    struct mabn_checkpoint *found = NULL;
+    int64_t *steps;
+    size_t count;
+    mabn_status status = list_steps(folder, &steps, &count);
+    for (size_t i = 0; i < count && !found; i++) {
+        char *path = mabn_checkpoint_step_path(folder, steps[i]);
+        status = mabn_checkpoint_open(&found, path);
+        free(path);
+    }
+    if (status) mabn_error_clear();
+    free(steps);
+    return found;
+}
+
 mabn_status mabn_checkpoint_prune(const char *folder, int keep)
 {
     int64_t *steps;

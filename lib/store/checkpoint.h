@@ -120,6 +120,9 @@ char *mabn_checkpoint_step_path(const char *folder, int64_t step);
  * line each. Fails when the folder holds checkpoints but none verifies. */
 MABN_MUST_USE mabn_status mabn_checkpoint_find_latest(const char *folder, char **path,
                                                       struct mabn_str *skipped);
+/* The newest whose attributes can be read, not verified; NULL when there is none. For what has to be
+ * known before a run is set up. */
+struct mabn_checkpoint *mabn_checkpoint_open_newest(const char *folder);
 /* Remove all but the newest `keep` (at least 1) step files. */
 MABN_MUST_USE mabn_status mabn_checkpoint_prune(const char *folder, int keep);
 

@@ -59,6 +59,7 @@ void mabn_run_write_course(struct mabn_run *run)
     mabn_run_add_course(run, "seed", "%lld", (long long)o->seed);
     mabn_run_add_course(run, "sampler", "%s", o->replacement ? "replacement" : "shuffle");
     mabn_run_add_course(run, "batch", "%d", o->batch);
+    if (run->shards.count > 1) mabn_run_add_course(run, "shards", "%d", run->shards.count);
     mabn_run_add_course(run, "epoch-steps", "%lld", (long long)run->epoch_steps);
     mabn_run_add_course(run, "lr", "%.9g", s->lr);
     mabn_run_add_course(run, "schedule", "%s", kinds[s->kind]);

@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "train/shards.h"
 
 /* ---- the input description ---- */
 
@@ -447,6 +448,26 @@ static mabn_status write_tensors(struct mabn_checkpoint_writer *writer,
     return MABN_OK;
 }
 
+static mabn_status declare_shards(struct mabn_checkpoint_writer *writer,
+                                  const struct mabn_shard_states *states)
+{
+    for (int i = 0; i < states->count; i++) {
+        const struct mabn_shard_tensor *t = &states->tensors[i];
+        if (t->data) MABN_TRY(mabn_checkpoint_declare(writer, t->name, t->dtype, &t->shape));
+    }
+    return MABN_OK;
+}
+
+static mabn_status write_shards(struct mabn_checkpoint_writer *writer,
+                                const struct mabn_shard_states *states)
+{
+    for (int i = 0; i < states->count; i++)
+        if (states->tensors[i].data)
+            MABN_TRY(
+                mabn_checkpoint_write(writer, states->tensors[i].name, states->tensors[i].data));
+    return MABN_OK;
+}
+
 static void describe_classifier(const struct mabn_model_save *save,
                                 struct mabn_checkpoint_meta *meta, struct mabn_str *config,
                                 struct mabn_str *input, struct mabn_str *norm)
@@ -510,7 +531,10 @@ mabn_status mabn_model_file_save(const char *path, bool force, const struct mabn
         mabn_checkpoint_set_string(writer, save->string_names[i], save->strings[i]);
     for (int i = 0; i < save->n_doubles; i++)
         mabn_checkpoint_set_double(writer, save->double_names[i], save->doubles[i]);
+    if (save->shards) mabn_checkpoint_set_int64(writer, "shards", save->shards);
+    if (save->shards) MABN_TRY_GOTO(declare_shards(writer, save->shard_states), out);
     MABN_TRY_GOTO(write_tensors(writer, params, save), out);
+    if (save->shards) MABN_TRY_GOTO(write_shards(writer, save->shard_states), out);
     status = mabn_checkpoint_commit(writer);
 out:
     mabn_checkpoint_writer_free(writer);

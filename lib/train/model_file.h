@@ -61,6 +61,7 @@ MABN_MUST_USE mabn_status mabn_model_file_load_body(const struct mabn_model_file
                                                     int *fresh);
 
 /* What a saved file says besides its tensors: of a classifier or of a detector. */
+struct mabn_shard_states; /* train/shards.h */
 struct mabn_model_save {
     const struct mabn_model *model;
     const struct mabn_augment *input;
@@ -76,6 +77,8 @@ struct mabn_model_save {
     const char *const *double_names;
     const double *doubles;
     int n_doubles;
+    int shards; /* of the run; 0: not said. Then also what each keeps for itself: */
+    const struct mabn_shard_states *shard_states;
 };
 MABN_MUST_USE mabn_status mabn_model_file_save(const char *path, bool force,
                                                const struct mabn_params *params,

@@ -11,10 +11,18 @@
 #include "train/jsonl.h"
 #include "train/model_file.h"
 #include "train/pace.h"
+#include "train/shards.h"
 #include "train/task.h"
 #include "train/train.h"
 
 MABN_BEGIN_DECLS
+
+/* What a user asks a run for; several ranks vote on it (mabn_comm_vote). */
+enum mabn_run_signal {
+    MABN_RUN_SIGINT = 1,
+    MABN_RUN_SIGTERM = 2,
+    MABN_RUN_SIGUSR1 = 4, /* save; over ranks: and stop */
+};
 
 struct mabn_run {
     const struct mabn_train_options *options;
@@ -30,11 +38,15 @@ struct mabn_run {
     struct mabn_str course; /* what decides the run, `key = value` lines */
     struct mabn_device *device;
     struct mabn_params *params; /* the task's */
+    struct mabn_shards shards;
+    int shard_images; /* of a step: batch / shards.count */
 
     /* the run (train.c, state.c) */
     int64_t step, first_step;      /* done; done when this process began */
     bool val_pending;              /* the validation due at `step` has not been done */
     double meter[MABN_MAX_METERS]; /* sums since the last step line */
+    unsigned signals;              /* that any rank has got: enum mabn_run_signal */
+    double waited_told;            /* of mabn_comm_waited */
     char *command;                 /* of the run's first start */
     char *last_saved;
     int64_t last_saved_step;
@@ -43,6 +55,17 @@ struct mabn_run {
     struct mabn_progress *progress;
     struct mabn_pace pace;
 };
+
+/* Rank 0 alone writes. */
+static inline bool mabn_run_writes(const struct mabn_run *run)
+{
+    return run->shards.rank == 0;
+}
+/* For the watchdog: what this rank does now; a static string or NULL. */
+static inline void mabn_run_note(const struct mabn_run *run, const char *doing)
+{
+    if (run->shards.comm) mabn_comm_note(run->shards.comm, run->step, doing);
+}
 
 /* setup.c: choose the task and have it open, decide and build everything. */
 MABN_MUST_USE mabn_status mabn_run_set_up(struct mabn_run *run);
@@ -66,7 +89,7 @@ MABN_MUST_USE mabn_status mabn_run_start(struct mabn_run *run); /* fresh, weight
 MABN_MUST_USE mabn_status mabn_run_save(struct mabn_run *run);
 MABN_MUST_USE mabn_status mabn_run_save_model(struct mabn_run *run);
 /* Is the trained model there? */
-bool mabn_run_is_done(const struct mabn_run *run);
+MABN_MUST_USE mabn_status mabn_run_is_done(const struct mabn_run *run, bool *done);
 /* Write a line to metrics.jsonl and its copy. */
 MABN_MUST_USE mabn_status mabn_run_log(struct mabn_run *run, const struct mabn_str *line);
 

@@ -73,14 +73,82 @@ static mabn_status choose_task(struct mabn_run *run)
     return MABN_OK;
 }
 
+/* ---- shards ---- */
+
+/* Of the run in the folder, as rank 0 sees it; 0: there is none. */
+static int64_t shards_before(const struct mabn_train_options *o)
+{
+    struct mabn_checkpoint *c = o->resume ? mabn_checkpoint_open_newest(o->run) : NULL;
+    int64_t shards = c ? 1 : 0;
+    if (c && mabn_h5_has_attribute(mabn_checkpoint_file(c), "shards") &&
+        mabn_h5_get_int64(mabn_checkpoint_file(c), "shards", &shards))
+        mabn_error_clear(); /* it will not be taken for whole */
+    mabn_checkpoint_free(c);
+    return shards;
+}
+
+static mabn_status decide_shards(struct mabn_run *run)
+{
+    struct mabn_train_options *o = run->options_adjusted;
+    const int ranks = o->comm ? mabn_comm_ranks(o->comm) : 1;
+    int64_t shards = o->shards;
+    if (!shards && !(o->comm && mabn_comm_rank(o->comm))) shards = shards_before(o);
+    if (o->comm) MABN_TRY(mabn_comm_broadcast(o->comm, &shards, sizeof shards));
+    if (!shards) shards = ranks;
+    if (shards < 1 || shards > MABN_MAX_SHARDS || o->batch % shards)
+        return mabn_fail(MABN_ERR_ARG, "a batch of %d images is not %lld equal shards", o->batch,
+                         (long long)shards);
+    o->shards = (int)shards;
+    if (o->comm) MABN_TRY(mabn_comm_set_shards(o->comm, o->shards));
+    mabn_shards_init(&run->shards, o->comm);
+    run->shard_images = o->batch / o->shards;
+    return MABN_OK;
+}
+
+/* What would leave some ranks waiting for others, or have them compute different things. */
+static mabn_status compare_ranks(const struct mabn_run *run)
+{
+    const struct mabn_train_options *o = run->options;
+    struct mabn_str text;
+    if (run->shards.ranks == 1) return MABN_OK;
+    mabn_str_init(&text);
+    mabn_str_printf(&text, "%s%s\n%s\n%d %d %d %lld %lld %lld %lld %lld %d %d", run->course.text,
+                    o->tool ? o->tool : "", o->val ? o->val : "", (int)run->task->precision(run),
+                    o->resume, run->validates, (long long)run->steps, (long long)o->log_every,
+                    (long long)run->save_every, (long long)run->val_every,
+                    (long long)o->check_ranks, o->stats != NULL, o->skip_bad);
+    const mabn_status status =
+        mabn_comm_check_same(o->comm, "the options or the data", text.text, text.length);
+    mabn_str_release(&text);
+    return status;
+}
+
+static void tell_shards(const struct mabn_run *run)
+{
+    const struct mabn_shards *s = &run->shards;
+    if (s->count == 1) return;
+    mabn_info("%d shards of %d images on %d rank%s%s%s%s", s->count, run->shard_images, s->ranks,
+              s->ranks > 1 ? "s: " : "", s->ranks > 1 ? mabn_comm_library(s->comm) : "",
+              s->ranks > 1 ? "; rank 0 " : "", s->ranks > 1 ? mabn_comm_binding(s->comm) : "");
+}
+
 mabn_status mabn_run_set_up(struct mabn_run *run)
 {
     MABN_TRY(choose_task(run));
-    return run->task->set_up(run);
+    MABN_TRY(decide_shards(run));
+    if (run->shards.count > 1 && run->task != &mabn_task_classify)
+        return mabn_fail(MABN_ERR_UNSUPPORTED, "a detector is trained as one shard");
+    MABN_TRY(run->task->set_up(run));
+    if (run->shards.count > 1 && mabn_device_kind_of(run->device) != MABN_DEVICE_CPU)
+        return mabn_fail(MABN_ERR_UNSUPPORTED,
+                         "several shards are trained on the CPU: --device cpu");
+    tell_shards(run);
+    return compare_ranks(run);
 }
 
 void mabn_run_release(struct mabn_run *run)
 {
+    mabn_shards_release(&run->shards);
     if (run->task) run->task->release(run);
     if (run->lock) close(run->lock);
     mabn_device_free(run->device);

@@ -2,7 +2,9 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -29,7 +31,8 @@ static void machine_text(const struct mabn_run *run, struct mabn_str *text)
 
 /* ---- saving ---- */
 
-static mabn_status save_as(struct mabn_run *run, const char *path, bool whole)
+static mabn_status save_as(struct mabn_run *run, const char *path,
+                           const struct mabn_shard_states *whole)
 {
     static const char *const string_names[] = {"course", "machine"};
     struct mabn_str machine;
@@ -60,13 +63,15 @@ static mabn_status save_as(struct mabn_run *run, const char *path, bool whole)
         .seed = run->options->seed,
         .command = run->command,
         .tool = run->options->tool,
-        .momentum = whole,
+        .momentum = whole != NULL,
         .string_names = string_names,
         .strings = strings,
         .n_strings = whole ? 2 : 1,
         .double_names = names,
         .doubles = doubles,
         .n_doubles = whole ? n + more : 0,
+        .shards = whole && run->shards.count > 1 ? run->shards.count : 0,
+        .shard_states = whole,
     };
     run->task->save(run, &save);
     if (!status) status = mabn_model_file_save(path, true, run->params, &save);
@@ -74,10 +79,16 @@ static mabn_status save_as(struct mabn_run *run, const char *path, bool whole)
     return status;
 }
 
+/* All ranks give their shards' states; rank 0 writes while the others go on. */
 mabn_status mabn_run_save(struct mabn_run *run)
 {
+    struct mabn_shard_states states;
+    MABN_TRY(mabn_shards_collect(&run->shards, &states));
+    MABN_TRY(mabn_shards_merge(&run->shards));
     char *path = mabn_checkpoint_step_path(run->options->run, run->step);
-    mabn_status status = save_as(run, path, true);
+    mabn_status status = MABN_OK;
+    if (mabn_run_writes(run)) status = save_as(run, path, &states);
+    mabn_shard_states_release(&states);
     if (status) {
         free(path);
         return status;
@@ -85,6 +96,7 @@ mabn_status mabn_run_save(struct mabn_run *run)
     free(run->last_saved);
     run->last_saved = path;
     run->last_saved_step = run->step;
+    if (!mabn_run_writes(run)) return MABN_OK;
     return mabn_checkpoint_prune(run->options->run, run->options->keep);
 }
 
@@ -95,18 +107,20 @@ static char *model_path(const struct mabn_run *run)
 
 mabn_status mabn_run_save_model(struct mabn_run *run)
 {
+    MABN_TRY(mabn_shards_merge(&run->shards));
+    if (!mabn_run_writes(run)) return MABN_OK;
     char *path = model_path(run);
-    mabn_status status = save_as(run, path, false);
+    mabn_status status = save_as(run, path, NULL);
     free(path);
     return status;
 }
 
-bool mabn_run_is_done(const struct mabn_run *run)
+mabn_status mabn_run_is_done(const struct mabn_run *run, bool *done)
 {
     char *path = model_path(run);
-    bool done = mabn_path_exists(path);
+    *done = mabn_path_exists(path);
     free(path);
-    return done;
+    return run->shards.comm ? mabn_comm_broadcast(run->shards.comm, done, sizeof *done) : MABN_OK;
 }
 
 mabn_status mabn_run_log(struct mabn_run *run, const struct mabn_str *line)
@@ -165,6 +179,7 @@ static mabn_status compare_machine(const struct mabn_run *run, const struct mabn
 {
     const char *then = "CPU in fp32"; /* before GPUs it was not written down */
     struct mabn_str now;
+    if (!mabn_run_writes(run)) return MABN_OK; /* it is said once */
     if (mabn_h5_has_attribute(h5, "machine")) MABN_TRY(mabn_h5_get_string(h5, "machine", &then));
     mabn_str_init(&now);
     machine_text(run, &now);
@@ -223,6 +238,8 @@ static mabn_status restore(struct mabn_run *run, const char *path)
         MABN_TRY_GOTO(mabn_h5_get_double(h5, double_names[i], &doubles[i]), out);
     struct mabn_model_load load = {.momentum = true};
     MABN_TRY_GOTO(mabn_model_file_load(&file, run->params, &load), out);
+    MABN_TRY_GOTO(mabn_shards_start(&run->shards, run->params), out);
+    MABN_TRY_GOTO(mabn_shards_restore(&run->shards, file.checkpoint), out);
     if (run->task->restore_extra) MABN_TRY_GOTO(run->task->restore_extra(run, h5), out);
     run->val_pending = doubles[VAL_PENDING] != 0 && run->validates;
     run->step = run->first_step = file.meta.step;
@@ -287,6 +304,7 @@ static mabn_status find_start(const struct mabn_run *run, char **path)
 static mabn_status open_logs(struct mabn_run *run)
 {
     const struct mabn_train_options *o = run->options;
+    if (!mabn_run_writes(run)) return MABN_OK;
     int64_t keep = run->first_step > 0 ? run->step : -1;
     char *path = mabn_path_join(o->run, "metrics.jsonl");
     mabn_status status = mabn_jsonl_open(&run->metrics, path, keep);
@@ -325,18 +343,35 @@ static mabn_status lock_folder(struct mabn_run *run)
     return MABN_OK;
 }
 
+/* Rank 0 decides where the run starts, and tells the others. */
+static mabn_status agree_on_start(struct mabn_run *run, char **path)
+{
+    char text[PATH_MAX] = "";
+    *path = NULL;
+    if (mabn_run_writes(run)) {
+        MABN_TRY(mabn_make_dirs(run->options->run));
+        MABN_TRY(lock_folder(run));
+        MABN_TRY(find_start(run, path));
+    }
+    if (run->shards.ranks == 1) return MABN_OK;
+    if (*path) snprintf(text, sizeof text, "%s", *path);
+    MABN_TRY(mabn_comm_broadcast(run->shards.comm, text, sizeof text));
+    if (!*path && *text) *path = mabn_xstrdup(text);
+    return MABN_OK;
+}
+
 mabn_status mabn_run_start(struct mabn_run *run)
 {
     const struct mabn_train_options *o = run->options;
     char *path;
-    MABN_TRY(mabn_make_dirs(o->run));
-    MABN_TRY(lock_folder(run));
-    MABN_TRY(find_start(run, &path));
+    MABN_TRY(agree_on_start(run, &path));
     if (!path && o->resume) mabn_verbose("'%s' holds no checkpoint: starting at step 0", o->run);
     if (!path) run->command = mabn_xstrdup(o->command ? o->command : "");
     mabn_status status = path ? restore(run, path) : run->task->start(run);
+    if (!path && !status) status = mabn_shards_start(&run->shards, run->params);
     free(path);
     if (status) return status;
+    MABN_TRY(mabn_shards_check(&run->shards, "at the start"));
     MABN_TRY(open_logs(run));
     return run->task->load(run);
 }

@@ -20,6 +20,10 @@ struct classify {
     struct mabn_augment augment, input; /* of training, of evaluation */
     struct mabn_net *net, *val_net;
     struct mabn_loader *loader;
+    /* Several shards: the sums of the step that was begun, a row of meters for each of this rank's,
+     * then for all in the first. */
+    double *figures;
+    bool pending;
 };
 
 enum { LOSS, TOP1, TOP5, IMAGES, METERS };
@@ -282,6 +286,11 @@ static mabn_status decide_model(struct mabn_run *run)
     }
     if (!own(run)->weights.checkpoint) MABN_TRY(mabn_model_set_norm(model, MABN_NORM_DEFAULT));
     MABN_TRY(mabn_model_request_norm(model, &o->norm));
+    if (run->shards.count > 1 && o->norm.norm_batch > run->shard_images)
+        return mabn_fail(MABN_ERR_ARG,
+                         "a normalization batch of %d images does not fit into a shard, which has "
+                         "%d of the %d of a step",
+                         o->norm.norm_batch, run->shard_images, o->batch);
     return own(run)->weights.checkpoint ? check_weights(run) : MABN_OK;
 }
 
@@ -319,7 +328,7 @@ static void write_course(struct mabn_run *run)
 static mabn_status build_networks(struct mabn_run *run)
 {
     const struct mabn_train_options *o = run->options;
-    struct mabn_net_options no = {.batch = o->batch,
+    struct mabn_net_options no = {.batch = run->shard_images,
                                   .height = own(run)->model.height,
                                   .width = own(run)->model.width,
                                   .precision = o->precision,
@@ -362,7 +371,7 @@ static const struct mabn_norm_options *main_norm(const struct mabn_run *run)
 
 static int norm_batch_of(const struct mabn_run *run)
 {
-    int n = main_norm(run)->norm_batch, batch = run->options->batch;
+    int n = main_norm(run)->norm_batch, batch = run->shard_images;
     return n == 0 || n > batch ? batch : n;
 }
 
@@ -470,6 +479,7 @@ static mabn_status set_up(struct mabn_run *run)
     MABN_TRY(mabn_run_decide_course(run, images / o->batch, images));
     write_course(run);
     MABN_TRY(build_networks(run));
+    own(run)->figures = mabn_xcalloc((size_t)run->shards.local * METERS, sizeof(double));
     run->params = mabn_net_params(own(run)->net);
     tell(run);
     return MABN_OK;
@@ -485,6 +495,7 @@ static void release(struct mabn_run *run)
     mabn_model_file_release(&c->weights);
     mabn_dataset_free(c->train_set);
     mabn_dataset_free(c->val_set);
+    free(c->figures);
     free(c);
 }
 
@@ -610,7 +621,9 @@ static mabn_status load(struct mabn_run *run)
     struct mabn_loader_options lo;
     mabn_loader_options_init(&lo);
     lo.augment = own(run)->augment;
-    lo.batch = o->batch;
+    lo.batch = o->batch / run->shards.ranks;
+    lo.rank = run->shards.rank;
+    lo.ranks = run->shards.ranks;
     lo.threads = o->decoders;
     lo.skip_bad = o->skip_bad;
     lo.bytes = mabn_net_takes_bytes(own(run)->net);
@@ -625,7 +638,7 @@ static mabn_status load(struct mabn_run *run)
 
 /* ---- steps ---- */
 
-static mabn_status log_stats(struct mabn_run *run)
+static mabn_status log_stats(struct mabn_run *run, int64_t step)
 {
     int count;
     const struct mabn_net_record *records = mabn_net_records(own(run)->net, &count);
@@ -634,7 +647,7 @@ static mabn_status log_stats(struct mabn_run *run)
     mabn_str_init(&line);
     for (int i = 0; i < count && !status; i++) {
         mabn_str_clear(&line);
-        mabn_str_printf(&line, "{\"t\":\"stat\",\"step\":%lld,\"layer\":", (long long)run->step);
+        mabn_str_printf(&line, "{\"t\":\"stat\",\"step\":%lld,\"layer\":", (long long)step);
         mabn_str_add_json(&line, records[i].layer);
         mabn_str_printf(&line, ",\"channel\":%d", records[i].channel);
         mabn_run_add_number(&line, "mu_x", records[i].mu_x);
@@ -648,24 +661,90 @@ static mabn_status log_stats(struct mabn_run *run)
     return status;
 }
 
+/* Shard i of this rank's part of the batch into the net. */
+static void fill(struct mabn_run *run, const struct mabn_batch *batch, int i)
+{
+    struct classify *c = run->own;
+    const size_t images = (size_t)run->shard_images, first = (size_t)i * images;
+    const size_t values =
+        (size_t)c->augment.width * (size_t)c->augment.height * (size_t)c->augment.channels;
+    struct mabn_batch part = *batch;
+    if (part.x) part.x += first * values;
+    if (part.bytes) part.bytes += first * values;
+    mabn_eval_fill(c->net, &part, images * values);
+    memcpy(mabn_net_labels(c->net), batch->labels + first, images * sizeof(int32_t));
+}
+
+/* Of the first shard. */
+static bool records(const struct mabn_run *run, int i)
+{
+    const struct mabn_train_options *o = run->options;
+    return o->stats && run->step % o->stats_every == 0 && run->shards.first + i == 0;
+}
+
+static void choose_record(struct mabn_run *run, int i)
+{
+    const struct mabn_train_options *o = run->options;
+    if (o->stats)
+        mabn_net_record(own(run)->net, o->channels, records(run, i) ? o->n_channels : 0,
+                        o->stats_reference);
+}
+
+static void add_result(const struct mabn_run *run, double *meter,
+                       const struct mabn_net_result *result)
+{
+    meter[LOSS] += result->loss * run->shard_images;
+    meter[IMAGES] += run->shard_images;
+    meter[TOP1] += (double)result->top1;
+    meter[TOP5] += (double)result->top5;
+}
+
+/* One shard, forward and backward. */
+static mabn_status pass(struct mabn_run *run, const struct mabn_batch *batch, int i)
+{
+    struct classify *c = run->own;
+    struct mabn_net_result result;
+    MABN_TRY(mabn_shards_enter(&run->shards, i));
+    fill(run, batch, i);
+    choose_record(run, i);
+    MABN_TRY(mabn_net_step(c->net, run->options->smoothing, NULL));
+    MABN_TRY(mabn_net_result(c->net, &result));
+    if (records(run, i)) MABN_TRY(log_stats(run, run->step + 1));
+    add_result(run, c->figures + (size_t)i * METERS, &result);
+    return mabn_shards_leave(&run->shards, i);
+}
+
+static mabn_status begin_shards(struct mabn_run *run, const struct mabn_batch *batch,
+                                struct mabn_params_sgd *sgd)
+{
+    struct classify *c = run->own;
+    const int local = run->shards.local;
+    memset(c->figures, 0, (size_t)local * METERS * sizeof *c->figures);
+    for (int i = 0; i < local; i++)
+        MABN_TRY(pass(run, batch, i));
+    MABN_TRY(mabn_shards_sum(&run->shards));
+    MABN_TRY(mabn_shards_add(&run->shards, c->figures, METERS));
+    sgd->grad_scale = 1.0 / run->shards.count;
+    c->pending = true;
+    return mabn_params_update(run->params, sgd);
+}
+
 static mabn_status begin(struct mabn_run *run, double lr)
 {
     const struct mabn_train_options *o = run->options;
     const struct mabn_batch *batch;
     struct classify *c = run->own;
+    mabn_run_note(run, "reading data");
     MABN_TRY(mabn_loader_next(c->loader, &batch));
-    size_t values =
-        (size_t)c->augment.width * (size_t)c->augment.height * (size_t)c->augment.channels;
-    mabn_eval_fill(c->net, batch, (size_t)o->batch * values);
-    memcpy(mabn_net_labels(c->net), batch->labels, (size_t)o->batch * sizeof(int32_t));
-    bool record = o->stats && run->step % o->stats_every == 0;
-    if (o->stats)
-        mabn_net_record(c->net, o->channels, record ? o->n_channels : 0, o->stats_reference);
+    mabn_run_note(run, NULL);
     struct mabn_params_sgd sgd = {.lr = lr,
                                   .momentum = o->momentum,
                                   .weight_decay = o->weight_decay,
                                   .nesterov = o->nesterov,
                                   .no_decay_norm_bias = o->no_decay_norm_bias};
+    if (run->shards.count > 1) return begin_shards(run, batch, &sgd);
+    fill(run, batch, 0);
+    choose_record(run, 0);
     return mabn_net_step(c->net, o->smoothing, &sgd);
 }
 
@@ -674,31 +753,34 @@ static mabn_status after(struct mabn_run *run)
 {
     const struct mabn_train_options *o = run->options;
     const bool record = o->stats && (run->step - 1) % o->stats_every == 0;
-    return record ? log_stats(run) : MABN_OK;
+    return record && run->shards.count == 1 ? log_stats(run, run->step) : MABN_OK;
 }
 
 static int behind(const struct mabn_run *run)
 {
-    return mabn_net_behind(own(run)->net);
+    return run->shards.count > 1 ? own(run)->pending : mabn_net_behind(own(run)->net);
 }
 
 static int depth(const struct mabn_run *run)
 {
-    return mabn_net_depth(own(run)->net);
+    return run->shards.count > 1 ? 1 : mabn_net_depth(own(run)->net);
 }
 
 static mabn_status finish(struct mabn_run *run, int64_t step)
 {
+    double *sums = own(run)->figures;
     struct mabn_net_result result;
-    MABN_TRY(mabn_net_result(own(run)->net, &result));
-    if (!isfinite(result.loss))
+    if (run->shards.count == 1) {
+        MABN_TRY(mabn_net_result(own(run)->net, &result));
+        memset(sums, 0, METERS * sizeof *sums);
+        add_result(run, sums, &result);
+    }
+    own(run)->pending = false;
+    if (!isfinite(sums[LOSS]))
         return mabn_run_not_finite(
-            run, isnan(result.loss) ? "the loss is not a number" : "the loss is infinite", step);
-    int images = run->options->batch;
-    run->meter[LOSS] += result.loss * images;
-    run->meter[IMAGES] += images;
-    run->meter[TOP1] += (double)result.top1;
-    run->meter[TOP5] += (double)result.top5;
+            run, isnan(sums[LOSS]) ? "the loss is not a number" : "the loss is infinite", step);
+    for (int i = 0; i < METERS; i++)
+        run->meter[i] += sums[i];
     return MABN_OK;
 }
 
@@ -725,7 +807,8 @@ static mabn_status validate(struct mabn_run *run, struct mabn_str *line)
     struct mabn_eval_result result;
     struct mabn_eval_options eo = {.threads = run->options->decoders,
                                    .smoothing = run->options->smoothing,
-                                   .skip_bad = run->options->skip_bad};
+                                   .skip_bad = run->options->skip_bad,
+                                   .comm = run->shards.ranks > 1 ? run->shards.comm : NULL};
     MABN_TRY(mabn_evaluate(&result, c->val_net, &c->val_source, &c->input, &eo));
     mabn_run_add_number(line, "loss", result.loss);
     mabn_run_add_number(line, "top1", result.top1);

@@ -2,6 +2,8 @@
 #include "train/train.h"
 
 #include <math.h>
+#include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -47,6 +49,27 @@ static mabn_status close_line(struct mabn_str *line, struct mabn_run *run)
     return status;
 }
 
+/* Seconds that each rank has waited for others since the last line: the one that is waited for waits
+ * least. */
+static mabn_status tell_waits(struct mabn_run *run)
+{
+    struct mabn_comm *comm = run->shards.comm;
+    struct mabn_str text;
+    if (run->shards.ranks == 1) return MABN_OK;
+    double mine = mabn_comm_waited(comm) - run->waited_told;
+    double *all = mabn_xcalloc((size_t)run->shards.ranks, sizeof *all);
+    run->waited_told += mine;
+    const mabn_status status = mabn_comm_all_gather(comm, &mine, sizeof mine, all);
+    mabn_str_init(&text);
+    for (int r = 0; r < run->shards.ranks && !status; r++)
+        mabn_str_printf(&text, "%s%d: %.2f s", r ? ", " : "", r, all[r]);
+    if (!status)
+        mabn_verbose("step %lld: ranks waited for others %s", (long long)run->step, text.text);
+    mabn_str_release(&text);
+    free(all);
+    return status;
+}
+
 /* A line of means since the last one. */
 static mabn_status log_steps(struct mabn_run *run, double lr)
 {
@@ -54,6 +77,7 @@ static mabn_status log_steps(struct mabn_run *run, double lr)
     struct mabn_pace_span span =
         mabn_pace_line(&run->pace, mabn_now(), run->task->waited(run), steps_done(run), run->step);
     double images = (double)span.steps * run->options->batch;
+    MABN_TRY(tell_waits(run));
     open_line(&line, run, "step");
     run->task->means(run, &line);
     mabn_str_add(&line, ",\"lr\":");
@@ -70,6 +94,8 @@ static mabn_status log_ends(struct mabn_run *run, const char *type)
     struct mabn_str line;
     open_line(&line, run, type);
     if (!strcmp(type, "start")) run->task->describe(run, &line);
+    if (!strcmp(type, "start") && run->shards.count > 1)
+        mabn_str_printf(&line, ",\"shards\":%d,\"ranks\":%d", run->shards.count, run->shards.ranks);
     return close_line(&line, run);
 }
 
@@ -100,14 +126,59 @@ static mabn_status step_once(struct mabn_run *run)
     return run->task->after ? run->task->after(run) : MABN_OK;
 }
 
+/* ---- signals ---- */
+
+static unsigned my_signals(void)
+{
+    const int stop = mabn_stop_requested();
+    return (stop == SIGINT ? MABN_RUN_SIGINT
+            : stop         ? MABN_RUN_SIGTERM
+                           : 0) |
+           (mabn_save_requested() ? MABN_RUN_SIGUSR1 : 0);
+}
+
+/* What any rank has been asked, the same on all ranks after the same step. */
+static mabn_status hear_signals(struct mabn_run *run)
+{
+    unsigned agreed = my_signals();
+    if (run->shards.ranks > 1) MABN_TRY(mabn_comm_vote(run->shards.comm, agreed, &agreed));
+    run->signals |= agreed;
+    return MABN_OK;
+}
+
+/* The signal that ends the run, 0: none does. mpirun gives no time after others than SIGUSR1. */
+static int stop_signal(const struct mabn_run *run)
+{
+    if (run->signals & MABN_RUN_SIGINT) return SIGINT;
+    if (run->signals & MABN_RUN_SIGTERM) return SIGTERM;
+    return run->shards.ranks > 1 && run->signals & MABN_RUN_SIGUSR1 ? SIGUSR1 : 0;
+}
+
+/* ---- between steps ---- */
+
+/* A validation that one rank was stopped in none has done. */
+static mabn_status agree_on_stop(struct mabn_run *run, mabn_status status)
+{
+    int64_t stopped = status == MABN_ERR_STOPPED ? my_signals() : 0;
+    if (run->shards.ranks == 1 || (status && status != MABN_ERR_STOPPED)) return status;
+    MABN_TRY(mabn_comm_fold(run->shards.comm, MABN_COMM_OR, &stopped, 1));
+    run->signals |= (unsigned)stopped;
+    return stopped
+               ? mabn_fail(MABN_ERR_STOPPED, "stopped by %s", mabn_signal_name(stop_signal(run)))
+               : MABN_OK;
+}
+
 static mabn_status validate(struct mabn_run *run)
 {
     struct mabn_str line;
     MABN_TRY(finish_steps(run));
     double start = mabn_now();
     mabn_progress_note(run->progress, "validating");
+    mabn_run_note(run, "validating");
+    MABN_TRY(mabn_shards_merge(&run->shards));
     open_line(&line, run, "val");
-    const mabn_status status = run->task->validate(run, &line);
+    const mabn_status status = agree_on_stop(run, run->task->validate(run, &line));
+    mabn_run_note(run, NULL);
     if (status) {
         mabn_str_release(&line);
         return status;
@@ -122,6 +193,7 @@ static mabn_status save(struct mabn_run *run)
     char *bad;
     MABN_TRY(finish_steps(run));
     if (run->last_saved && run->last_saved_step == run->step && !run->val_pending) return MABN_OK;
+    MABN_TRY(mabn_shards_merge(&run->shards));
     MABN_TRY(mabn_model_find_bad(run->params, &bad));
     if (bad) {
         mabn_status status = mabn_run_not_finite(run, bad, run->step);
@@ -129,7 +201,9 @@ static mabn_status save(struct mabn_run *run)
         return status;
     }
     double start = mabn_now();
+    mabn_run_note(run, "saving");
     MABN_TRY(mabn_run_save(run));
+    mabn_run_note(run, NULL);
     mabn_pace_pause(&run->pace, mabn_now() - start);
     return MABN_OK;
 }
@@ -138,13 +212,15 @@ static mabn_status save(struct mabn_run *run)
 static mabn_status after_step(struct mabn_run *run)
 {
     if (run->validates && due(run, run->step, run->val_every)) run->val_pending = true;
-    mabn_status status = MABN_OK;
-    if (run->val_pending && !mabn_stop_requested()) {
-        status = validate(run);
+    MABN_TRY(hear_signals(run));
+    if (run->val_pending && !stop_signal(run)) {
+        const mabn_status status = validate(run);
         if (status && status != MABN_ERR_STOPPED) return status;
+        MABN_TRY(hear_signals(run));
     }
-    int stop = mabn_stop_requested();
-    bool asked = mabn_save_requested();
+    const int stop = stop_signal(run);
+    const bool asked = run->signals & MABN_RUN_SIGUSR1;
+    run->signals &= ~(unsigned)MABN_RUN_SIGUSR1;
     if (stop || asked || due(run, run->step, run->save_every)) MABN_TRY(save(run));
     if (asked && !stop) mabn_info("saved '%s' at step %lld", run->last_saved, (long long)run->step);
     if (!stop || (run->step == run->steps && !run->val_pending)) return MABN_OK;
@@ -155,11 +231,23 @@ static mabn_status after_step(struct mabn_run *run)
                      run->last_saved);
 }
 
+/* With --check-ranks. */
+static mabn_status check_ranks(struct mabn_run *run)
+{
+    const int64_t every = run->options->check_ranks;
+    char when[40];
+    if (!every || run->step % every) return MABN_OK;
+    MABN_TRY(finish_steps(run));
+    snprintf(when, sizeof when, "after step %lld", (long long)run->step);
+    return mabn_shards_check(&run->shards, when);
+}
+
 static mabn_status train_steps(struct mabn_run *run)
 {
     if (run->val_pending) MABN_TRY(after_step(run));
     while (run->step < run->steps) {
         MABN_TRY(step_once(run));
+        MABN_TRY(check_ranks(run));
         mabn_progress_set(run->progress, (uint64_t)(run->step - run->first_step));
         MABN_TRY(after_step(run));
     }
@@ -173,16 +261,16 @@ mabn_status mabn_train(const struct mabn_train_options *options)
     mabn_status status;
     run.metrics.fd = run.copy.fd = run.stats.fd = -1;
     mabn_str_init(&run.course);
-    if (options->comm && mabn_comm_ranks(options->comm) > 1)
-        return mabn_fail(MABN_ERR_UNSUPPORTED, "training is by one process: started as %d ranks",
-                         mabn_comm_ranks(options->comm));
     MABN_TRY_GOTO(mabn_run_set_up(&run), out);
     MABN_TRY_GOTO(mabn_run_start(&run), out);
-    if (run.step >= run.steps && run.first_step > 0 && !run.val_pending && mabn_run_is_done(&run)) {
+    bool done = run.step >= run.steps && run.first_step > 0 && !run.val_pending;
+    if (done) MABN_TRY_GOTO(mabn_run_is_done(&run, &done), out);
+    if (done) {
         mabn_info("'%s' is done: nothing to do", options->run);
         goto out;
     }
-    run.progress = mabn_progress_new("training", "steps", (uint64_t)(run.steps - run.step));
+    if (mabn_run_writes(&run))
+        run.progress = mabn_progress_new("training", "steps", (uint64_t)(run.steps - run.step));
     MABN_TRY_GOTO(log_ends(&run, "start"), out);
     mabn_pace_start(&run.pace, mabn_now(), run.first_step);
     MABN_TRY_GOTO(train_steps(&run), out);

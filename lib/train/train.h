@@ -15,6 +15,9 @@
  * written into its checkpoints as one text of `key = value` lines, and a run is resumed only with
  * the same text; the length of the run may differ.
  *
+ * Over ranks a run has shards (train/shards.h), whose number belongs to the course; any number of
+ * ranks that divides it goes on with the run, in the same bits. Rank 0 alone writes.
+ *
  * A loss, or at a checkpoint a weight, that is not finite ends the run with MABN_ERR_NONFINITE;
  * nothing is saved then, so the newest checkpoint is a good one. */
 #ifndef MABN_TRAIN_TRAIN_H
@@ -109,6 +112,8 @@ struct mabn_train_options {
     int threads, decoders;
     bool save_memory, exact, tune;
     struct mabn_comm *comm; /* dist/comm.h; borrowed; NULL: one process */
+    int shards;             /* 0: as the run has it, a new one as many as there are ranks */
+    int64_t check_ranks;    /* steps between comparisons of the ranks' parameters; 0: never */
 };
 
 void mabn_train_options_init(struct mabn_train_options *options);

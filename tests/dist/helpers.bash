@@ -42,3 +42,32 @@ one_line() {
     [ "$(wc -l <<<"$ours")" = 1 ] || fail "not one line: $stderr"
     [[ $ours =~ $2 ]] || fail "not '$2': $ours"
 }
+
+# pid_of PID RANK: the process of a rank under a launcher's process, a child or further down
+pid_of() {
+    local pid
+    for pid in $(pgrep -P "$1"); do
+        if tr '\0' '\n' <"/proc/$pid/environ" | grep -qxE "(OMPI_COMM_WORLD_RANK|PMI_RANK)=$2"; then
+            echo "$pid"
+            return
+        fi
+        pid_of "$pid" "$2" && return
+    done
+    return 1
+}
+
+# wait_for FILE TEXT: until a line of a growing file has the text
+wait_for() {
+    for _ in $(seq 600); do
+        grep -qs "$2" "$1" && return
+        sleep 0.05
+    done
+    echo "no '$2' in $1"; return 1
+}
+
+# ended PID: wait for a background job; $status is its exit status
+ended() {
+    for _ in $(seq 600); do kill -0 "$1" 2>/dev/null || break; sleep 0.05; done
+    if kill -0 "$1" 2>/dev/null; then echo "process $1 goes on"; return 1; fi
+    status=0; wait "$1" || status=$?
+}

@@ -1,0 +1,275 @@
+#include "train/shards.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+
+#define STATE_PREFIX "state/shards/"
+
+void mabn_shards_init(struct mabn_shards *s, struct mabn_comm *comm)
+{
+    *s = (struct mabn_shards){.comm = comm, .count = 1, .local = 1, .ranks = 1};
+    if (!comm) return;
+    s->count = mabn_comm_shards(comm);
+    s->first = mabn_comm_first_shard(comm);
+    s->local = mabn_comm_local_shards(comm);
+    s->rank = mabn_comm_rank(comm);
+    s->ranks = mabn_comm_ranks(comm);
+}
+
+void mabn_shards_release(struct mabn_shards *s)
+{
+    for (int i = 0; i < MABN_TREE_MAX_PARTS; i++)
+        mabn_free(s->parts[i]);
+    mabn_free(s->states);
+    *s = (struct mabn_shards){.count = 0};
+}
+
+static char *state_of(const struct mabn_shards *s, int i)
+{
+    return s->states + (size_t)i * s->state_bytes;
+}
+
+/* A sum's parts wait here; one fewer than are at hand at most, as the newest stays in the store. */
+static mabn_status get_parts(struct mabn_shards *s)
+{
+    const int depth = mabn_tree_depth(s->count, s->first, s->local);
+    size_t floats;
+    mabn_params_gradients(s->params, &floats);
+    for (int i = 0; i + 1 < depth; i++) {
+        void *part;
+        MABN_TRY(mabn_alloc(&part, floats * sizeof(float)));
+        s->parts[i] = (float *)part;
+    }
+    return MABN_OK;
+}
+
+mabn_status mabn_shards_start(struct mabn_shards *s, struct mabn_params *params)
+{
+    void *states;
+    s->params = params;
+    s->state_bytes = mabn_params_state_bytes(params);
+    if (s->count == 1) return MABN_OK;
+    MABN_TRY(mabn_alloc(&states, (size_t)s->local * s->state_bytes));
+    s->states = (char *)states;
+    for (int i = 0; i < s->local; i++)
+        MABN_TRY(mabn_params_get_state(params, state_of(s, i)));
+    return get_parts(s);
+}
+
+/* ---- a step ---- */
+
+mabn_status mabn_shards_enter(struct mabn_shards *s, int i)
+{
+    return s->count == 1 ? MABN_OK : mabn_params_set_state(s->params, state_of(s, i));
+}
+
+/* The top of the stack of parts is in the store, where the pass has left it. */
+mabn_status mabn_shards_leave(struct mabn_shards *s, int i)
+{
+    size_t n;
+    float *gradients = mabn_params_gradients(s->params, &n);
+    if (s->count == 1) return MABN_OK;
+    MABN_TRY(mabn_params_get_state(s->params, state_of(s, i)));
+    for (int m = mabn_tree_merges(s->count, s->first, s->first + i); m > 0; m--)
+        mabn_tree_add(MABN_DIST_F32, gradients, s->parts[--s->depth], n);
+    if (i + 1 < s->local) memcpy(s->parts[s->depth++], gradients, n * sizeof *gradients);
+    return MABN_OK;
+}
+
+mabn_status mabn_shards_sum(struct mabn_shards *s)
+{
+    size_t n;
+    float *gradients = mabn_params_gradients(s->params, &n);
+    if (s->count == 1) return MABN_OK;
+    s->sum = (struct mabn_comm_sum){.type = MABN_DIST_F32, .count = n, .result = gradients};
+    for (int i = 0; i < s->depth; i++)
+        s->sum.parts[i] = s->parts[i];
+    s->sum.parts[s->depth] = gradients;
+    s->depth = 0;
+    MABN_TRY(mabn_comm_sum_start(s->comm, &s->sum));
+    return mabn_comm_sum_wait(s->comm, &s->sum);
+}
+
+/* Rows of n elements, one for each shard of this rank: the sum over all shards into the first. */
+static mabn_status add_rows(struct mabn_shards *s, enum mabn_dist_type type, void *values, size_t n)
+{
+    const size_t row = n * mabn_dist_type_bytes(type);
+    char *top = (char *)values;
+    for (int i = 0; i < s->local; i++, top += row) {
+        char *next = (char *)values + (size_t)i * row;
+        if (top != next) memcpy(top, next, row);
+        for (int m = mabn_tree_merges(s->count, s->first, s->first + i); m > 0; m--, top -= row)
+            mabn_tree_add(type, top - row, top, n);
+    }
+    return mabn_comm_sum(s->comm, type, values, n);
+}
+
+mabn_status mabn_shards_add(struct mabn_shards *s, double *values, int n)
+{
+    return s->count == 1 ? MABN_OK : add_rows(s, MABN_DIST_F64, values, (size_t)n);
+}
+
+/* ---- one state for all ---- */
+
+/* The floats of `block`, one run after the other, into packed; or back, divided by `divide`. */
+static size_t pack(const struct mabn_shards *s, char *block, float *packed, int divide)
+{
+    size_t offset, count, total = 0;
+    for (int run = 0; mabn_params_state_floats(s->params, run, &offset, &count); run++) {
+        float *values = (float *)(void *)(block + offset);
+        for (size_t k = 0; k < count && packed; k++) {
+            if (divide)
+                values[k] = packed[total + k] / (float)divide;
+            else
+                packed[total + k] = values[k];
+        }
+        total += count;
+    }
+    return total;
+}
+
+mabn_status mabn_shards_merge(struct mabn_shards *s)
+{
+    if (s->count == 1) return MABN_OK;
+    const size_t n = pack(s, s->states, NULL, 0);
+    void *rows, *mean;
+    MABN_TRY(mabn_alloc(&rows, (size_t)s->local * n * sizeof(float)));
+    mabn_status status = mabn_alloc(&mean, s->state_bytes);
+    if (status) goto out;
+    for (int i = 0; i < s->local; i++)
+        pack(s, state_of(s, i), (float *)rows + (size_t)i * n, 0);
+    memcpy(mean, s->states, s->state_bytes); /* counters, which all shards have alike */
+    status = add_rows(s, MABN_DIST_F32, rows, n);
+    if (!status) {
+        pack(s, (char *)mean, (float *)rows, s->count);
+        status = mabn_params_set_state(s->params, mean);
+    }
+    mabn_free(mean);
+out:
+    mabn_free(rows);
+    return status;
+}
+
+/* ---- checkpoints ---- */
+
+static size_t bytes_of(const struct mabn_params_tensor *t)
+{
+    size_t count;
+    if (!mabn_shape_count(&t->shape, &count)) MABN_BUG("tensor '%s' overflows", t->name);
+    return count * mabn_dtype_size(t->dtype);
+}
+
+/* The tensor of all shards that belongs to tensor `index` of the store; data NULL: none does. */
+static mabn_status new_tensor(const struct mabn_shards *s, struct mabn_shard_tensor *tensor,
+                              int index)
+{
+    const struct mabn_params_tensor *t = mabn_params_at(s->params, index);
+    void *data;
+    *tensor = (struct mabn_shard_tensor){.name = NULL};
+    if (!t->moves) return MABN_OK;
+    MABN_TRY(mabn_alloc(&data, (size_t)s->count * bytes_of(t)));
+    *tensor = (struct mabn_shard_tensor){
+        .name = mabn_xasprintf(STATE_PREFIX "%s", t->name),
+        .dtype = t->dtype,
+        .shape = MABN_SHAPE(2, s->count, (int64_t)(bytes_of(t) / mabn_dtype_size(t->dtype))),
+        .data = (char *)data,
+    };
+    return MABN_OK;
+}
+
+/* blocks: every shard's, in order. */
+static mabn_status sort_states(struct mabn_shards *s, struct mabn_shard_states *states,
+                               const char *blocks)
+{
+    const int count = mabn_params_count(s->params);
+    states->tensors =
+        (struct mabn_shard_tensor *)mabn_xcalloc((size_t)count + 1, sizeof *states->tensors);
+    states->count = count;
+    for (int i = 0; i < count; i++)
+        MABN_TRY(new_tensor(s, &states->tensors[i], i));
+    for (int k = 0; k < s->count; k++) {
+        MABN_TRY(mabn_params_set_state(s->params, blocks + (size_t)k * s->state_bytes));
+        for (int i = 0; i < count; i++) {
+            const size_t bytes = bytes_of(mabn_params_at(s->params, i));
+            if (!states->tensors[i].data) continue;
+            MABN_TRY(
+                mabn_params_get(s->params, i, states->tensors[i].data + (size_t)k * bytes, bytes));
+        }
+    }
+    return MABN_OK;
+}
+
+mabn_status mabn_shards_collect(struct mabn_shards *s, struct mabn_shard_states *states)
+{
+    void *blocks;
+    *states = (struct mabn_shard_states){.tensors = NULL};
+    if (s->count == 1) return MABN_OK;
+    size_t *sizes = (size_t *)mabn_xcalloc((size_t)s->ranks, sizeof *sizes);
+    mabn_status status =
+        mabn_comm_gather(s->comm, s->states, (size_t)s->local * s->state_bytes, &blocks, sizes);
+    free(sizes);
+    if (status || s->rank) return status;
+    status = sort_states(s, states, (const char *)blocks);
+    mabn_free(blocks);
+    if (status) mabn_shard_states_release(states);
+    return status;
+}
+
+void mabn_shard_states_release(struct mabn_shard_states *states)
+{
+    for (int i = 0; i < states->count; i++) {
+        free(states->tensors[i].name);
+        mabn_free(states->tensors[i].data);
+    }
+    free(states->tensors);
+    *states = (struct mabn_shard_states){.tensors = NULL};
+}
+
+/* Row by row into the shards' blocks, by way of the store. */
+mabn_status mabn_shards_restore(struct mabn_shards *s, const struct mabn_checkpoint *checkpoint)
+{
+    struct mabn_shard_states states = {.tensors = NULL};
+    if (s->count == 1) return MABN_OK;
+    states.count = mabn_params_count(s->params);
+    states.tensors =
+        (struct mabn_shard_tensor *)mabn_xcalloc((size_t)states.count + 1, sizeof *states.tensors);
+    mabn_status status;
+    for (int i = 0; i < states.count; i++) {
+        struct mabn_shard_tensor *t = &states.tensors[i];
+        MABN_TRY_GOTO(new_tensor(s, t, i), out);
+        if (!t->data) continue;
+        MABN_TRY_GOTO(mabn_checkpoint_read_as(checkpoint, t->name, t->dtype, &t->shape, t->data),
+                      out);
+    }
+    for (int k = 0; k < s->local; k++) {
+        MABN_TRY_GOTO(mabn_params_set_state(s->params, state_of(s, k)), out);
+        for (int i = 0; i < states.count; i++) {
+            const size_t bytes = bytes_of(mabn_params_at(s->params, i));
+            if (!states.tensors[i].data) continue;
+            MABN_TRY_GOTO(mabn_params_set(s->params, i,
+                                          states.tensors[i].data + (size_t)(s->first + k) * bytes,
+                                          bytes),
+                          out);
+        }
+        MABN_TRY_GOTO(mabn_params_get_state(s->params, state_of(s, k)), out);
+    }
+    status = MABN_OK;
+out:
+    mabn_shard_states_release(&states);
+    return status;
+}
+
+/* ---- the same everywhere ---- */
+
+mabn_status mabn_shards_check(struct mabn_shards *s, const char *when)
+{
+    if (s->ranks == 1) return MABN_OK;
+    size_t n;
+    char *what = mabn_xasprintf("the parameters %s", when);
+    const float *values = mabn_params_values(s->params, &n);
+    mabn_status status = mabn_comm_check_same(s->comm, what, values, n * sizeof *values);
+    free(what);
+    return status;
+}

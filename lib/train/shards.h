@@ -1,0 +1,84 @@
+/* The shards of a run (dist/comm.h) that this rank carries, one after the other.
+ *
+ * A shard owns a slice of every step's batch and the state of the norms: running averages, MABN's
+ * windows, counters. So each goes through the network by itself, forward and backward:
+ *
+ *     for each shard i of this rank
+ *         mabn_shards_enter(shards, i)     its state into the store of parameters
+ *         … one or more passes: gradients are left in the store …
+ *         mabn_shards_leave(shards, i)     its state out of it, its gradients to the sum
+ *     mabn_shards_sum(shards)              the sum over all shards is in the store
+ *     mabn_params_update, with 1/count in sgd.grad_scale
+ *
+ * The sum follows one tree over shards, so it has the same bits on any number of ranks, as long as
+ * these have as many threads. Shards have equally many images, so a shard's mean loss counts 1/count.
+ *
+ * Evaluation and finished models have one state: running averages, and windows too, are the
+ * unweighted means over shards, added along the same tree. (The reference evaluates with its first
+ * process's alone.) Checkpoints hold every shard's own state as well, as one tensor
+ * /state/shards/NAME (count, values) for each tensor of the norms' state.
+ *
+ * With one shard nothing is copied or added, and all calls return at once. */
+#ifndef MABN_TRAIN_SHARDS_H
+#define MABN_TRAIN_SHARDS_H
+
+#include "base/status.h"
+#include "dist/comm.h"
+#include "net/params.h"
+#include "store/checkpoint.h"
+
+MABN_BEGIN_DECLS
+
+struct mabn_shards {
+    struct mabn_comm *comm;     /* borrowed; NULL: one process */
+    struct mabn_params *params; /* borrowed */
+    int count, first, local;    /* of the run; this rank's are first … first+local−1 */
+    int rank, ranks;
+    /* private */
+    size_t state_bytes;
+    char *states;                      /* (local)(state_bytes) */
+    float *parts[MABN_TREE_MAX_PARTS]; /* gradients added up so far, beside those in the store */
+    int depth;                         /* of them in use */
+    struct mabn_comm_sum sum;
+};
+
+/* How many there are, as mabn_comm_set_shards said; before there are parameters. */
+void mabn_shards_init(struct mabn_shards *shards, struct mabn_comm *comm);
+void mabn_shards_release(struct mabn_shards *shards);
+/* All shards begin with the state that is in the store, which is on the CPU. */
+MABN_MUST_USE mabn_status mabn_shards_start(struct mabn_shards *shards, struct mabn_params *params);
+
+MABN_MUST_USE mabn_status mabn_shards_enter(struct mabn_shards *shards, int i);
+MABN_MUST_USE mabn_status mabn_shards_leave(struct mabn_shards *shards, int i);
+MABN_MUST_USE mabn_status mabn_shards_sum(struct mabn_shards *shards);
+/* values: (local)(n), a row for each shard of this rank. The sums over all shards are left in the
+ * first row, the same on all ranks; the other rows are overwritten. */
+MABN_MUST_USE mabn_status mabn_shards_add(struct mabn_shards *shards, double *values, int n);
+
+/* The mean state into the store, until the next enter. */
+MABN_MUST_USE mabn_status mabn_shards_merge(struct mabn_shards *shards);
+
+/* On rank 0 every shard's state, as it goes into a checkpoint; empty elsewhere and with one shard. */
+struct mabn_shard_tensor {
+    char *name;
+    enum mabn_dtype dtype;
+    struct mabn_shape shape; /* (count, values) */
+    char *data;
+};
+struct mabn_shard_states {
+    struct mabn_shard_tensor *tensors;
+    int count;
+};
+MABN_MUST_USE mabn_status mabn_shards_collect(struct mabn_shards *shards,
+                                              struct mabn_shard_states *states);
+void mabn_shard_states_release(struct mabn_shard_states *states);
+/* This rank's shards' states from a checkpoint. */
+MABN_MUST_USE mabn_status mabn_shards_restore(struct mabn_shards *shards,
+                                              const struct mabn_checkpoint *checkpoint);
+
+/* All ranks have the same parameters to the last bit, or MABN_ERR_MISMATCH on all, with
+ * the first rank that differs. when: "at step 10". */
+MABN_MUST_USE mabn_status mabn_shards_check(struct mabn_shards *shards, const char *when);
+
+MABN_END_DECLS
+#endif
