@@ -97,3 +97,70 @@ E2
     stop_when long/run
     assert_not_exist long/DONE
 }
+
+# A Slurm of two scripts: srun runs the words of ./does, scontrol notes what it is asked for.
+slurm() {
+    mkdir -p bin run
+    printf '#!/bin/bash\nprintf "%%s\\n" "$*" >>srun.log\n. ./does\n' >bin/srun
+    printf '#!/bin/bash\necho "$*" >>scontrol.log\n' >bin/scontrol
+    chmod +x bin/*
+    export PATH=$PWD/bin:$PATH SLURM_JOB_ID=17 SLURM_CPUS_PER_TASK=4
+    rm -f srun.log scontrol.log
+}
+job() { run --separate-stderr "$ROOT/pipelines/slurm-job.sh" mabn-train --train t.h5 -o run; }
+
+@test "slurm-job: the ranks are started with --resume, and a finished run is not requeued" {
+    slurm
+    echo 'echo "$SRUN_CPUS_PER_TASK cpus"; exit 0' >does
+    job
+    assert_success
+    assert_output "4 cpus"
+    assert_equal "$(cat srun.log)" "--mpi=pmix mabn-train --train t.h5 -o run --resume"
+    assert_file_not_exist scontrol.log
+}
+
+@test "slurm-job: saved and stopped, a lost rank, a killed one: requeued; an error: not" {
+    slurm
+    for code in 75 81 137 143; do
+        echo "touch run/step-$code.h5; exit $code" >does
+        rm -f scontrol.log
+        job
+        assert_equal "$status" $code
+        assert_equal "$(cat scontrol.log)" "requeue 17"
+    done
+    for code in 1 2; do
+        rm -f scontrol.log
+        echo "exit $code" >does
+        job
+        assert_equal "$status" $code
+        assert_file_not_exist scontrol.log
+    done
+}
+
+@test "slurm-job: gives up after three requeues without a new checkpoint" {
+    slurm
+    echo 'exit 81' >does
+    for _ in 1 2 3; do job; done
+    assert_equal "$(wc -l <scontrol.log)" 3
+    job
+    assert_equal "$status" 81
+    assert_equal "$(wc -l <scontrol.log)" 3
+    # shellcheck disable=SC2154
+    [[ $stderr == *"no new checkpoint in 'run' after 4 attempts"* ]]
+    echo 'touch run/step-000000100.h5; exit 81' >does # it has moved: the count begins anew
+    job
+    assert_equal "$(wc -l <scontrol.log)" 4
+    assert_equal "$(cat run/requeues)" 0
+}
+
+@test "slurm-job: the run folder is found in every spelling, or asked for" {
+    slurm
+    echo 'exit 75' >does
+    for words in "-o run" "-orun" "--output run" "--output=run"; do
+        rm -f run/requeues
+        # shellcheck disable=SC2086
+        run "$ROOT/pipelines/slurm-job.sh" mabn-train $words --train t.h5
+        assert_equal "$(cat run/requeues)" 1
+    done
+    fails 2 "usage: sbatch" "$ROOT/pipelines/slurm-job.sh" mabn-train --train t.h5
+}
