@@ -218,7 +218,7 @@ static const struct mabn_option options[] = {
     MABN_OPT_GROUP("Recipe"),
     MABN_OPT_PRESET(0, "preset", preset, NULL, "NAME", "the reference's recipes: imagenet (ResNet-50), coco-scratch, coco-fine-tune, coco-1x (Mask R-CNN); other options change parts of it"),
     MABN_OPT_INT('b', "batch", &o.batch, 0, 1 << 20, "N", "images of one SGD step; 0: 256, of a detector 2"),
-    MABN_OPT_INT(0, "accumulate", &o.accumulate, 1, 1 << 16, "N", "of a detector: passes that a step's images are cut into, to save memory"),
+    MABN_OPT_INT(0, "accumulate", &o.accumulate, 1, 1 << 16, "N", "of a detector: passes that a step's images are cut into, to save memory; at least one a shard"),
     MABN_OPT_INT64(0, "epochs", &o.epochs, 0, 1e9, "N", "times through the data"),
     MABN_OPT_INT64(0, "epoch-steps", &o.epoch_steps, 0, 1e9, "N", "steps of an epoch; 0: once through the data"),
     MABN_OPT_INT64(0, "steps", &o.steps, 0, 1e12, "N", "steps of the run; 0: all epochs"),

@@ -24,7 +24,8 @@ struct mabn_scene_loader {
 
 void mabn_scene_loader_options_init(struct mabn_scene_loader_options *options)
 {
-    *options = (struct mabn_scene_loader_options){.sampler = {.batch = 1}, .ahead = 2, .epochs = 1};
+    *options = (struct mabn_scene_loader_options){
+        .sampler = {.batch = 1}, .ahead = 2, .epochs = 1, .period = 1, .count = 1};
 }
 
 /* ---- what the ring asks for ---- */
@@ -68,11 +69,22 @@ static mabn_status make_room(struct batch *b)
     return MABN_OK;
 }
 
+/* Which of all batches is the n-th of those that are delivered? */
+static void find_own(const struct mabn_scene_loader *l, uint64_t *epoch, uint64_t *index)
+{
+    const uint64_t all = mabn_scene_sampler_batches(l->sampler), count = (uint64_t)l->o.count;
+    uint64_t n = *epoch * all + *index;
+    n = n / count * (uint64_t)l->o.period + (uint64_t)l->o.first + n % count;
+    *epoch = n / all;
+    *index = n % all;
+}
+
 static mabn_status open_batch(void *context, void *batch, uint64_t epoch, uint64_t index, int *rows)
 {
     struct mabn_scene_loader *l = context;
     struct batch *b = batch;
     const uint64_t *samples;
+    find_own(l, &epoch, &index);
     mabn_scene_sampler_batch(l->sampler, epoch, index, &samples, rows);
     b->shown.epoch = epoch;
     b->shown.index = index;
@@ -169,6 +181,11 @@ mabn_status mabn_scene_loader_new(struct mabn_scene_loader **loader,
     MABN_TRY(mabn_scene_check(&options->scene));
     if (options->ahead < 1 || options->ahead > 1000)
         return mabn_fail(MABN_ERR_ARG, "%d batches ahead", options->ahead);
+    if (options->first < 0 || options->count < 1 ||
+        options->count > options->period - options->first ||
+        (options->epochs && options->count != options->period))
+        return mabn_fail(MABN_ERR_ARG, "batches %d to %d of %d", options->first,
+                         options->first + options->count, options->period);
     struct mabn_scene_loader *l = mabn_xcalloc(1, sizeof *l);
     l->set = set;
     l->o = *options;

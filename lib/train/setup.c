@@ -136,8 +136,6 @@ mabn_status mabn_run_set_up(struct mabn_run *run)
 {
     MABN_TRY(choose_task(run));
     MABN_TRY(decide_shards(run));
-    if (run->shards.count > 1 && run->task != &mabn_task_classify)
-        return mabn_fail(MABN_ERR_UNSUPPORTED, "a detector is trained as one shard");
     MABN_TRY(run->task->set_up(run));
     if (run->shards.count > 1 && mabn_device_kind_of(run->device) != MABN_DEVICE_CPU)
         return mabn_fail(MABN_ERR_UNSUPPORTED,

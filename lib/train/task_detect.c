@@ -1,8 +1,9 @@
 /* Training a detector on a dataset of kind coco.
  *
- * One optimizer step is options->accumulate passes of the three plans, of batch/accumulate
- * photographs each; their gradients add up and are divided by the number of passes, so that a step
- * means the same however it is cut (batch statistics are a pass's own). */
+ * One optimizer step is options->accumulate passes of the three plans, and at least one for each shard,
+ * of equally many photographs each; their gradients add up and are divided by the number of passes, so
+ * that a step means the same however it is cut (batch statistics are a pass's own). Passes are numbered
+ * through the run, those of a step's first shard before those of its second. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,11 +28,10 @@ struct detect {
     struct mabn_params *params;
     struct mabn_rcnn *rcnn, *val_rcnn;
     struct mabn_scene_loader *loader;
-    int pass_images, passes;
+    int pass_images, passes;        /* of a shard */
     struct mabn_rcnn_image *images; /* (pass_images) */
-    /* of the step that was begun */
-    struct mabn_rcnn_figures sum;
-    int step_images;
+    double *figures; /* of the step that was begun: meters of each of this rank's shards; then
+                      * of all shards in the first row */
     bool pending;
 };
 
@@ -182,6 +182,11 @@ static mabn_status decide_pictures(struct mabn_run *run)
     return MABN_OK;
 }
 
+static int step_passes(const struct mabn_run *run)
+{
+    return own(run)->passes * run->shards.count;
+}
+
 static mabn_status sampler_options(const struct mabn_run *run,
                                    struct mabn_scene_sampler_options *so)
 {
@@ -191,7 +196,7 @@ static mabn_status sampler_options(const struct mabn_run *run,
                                               .batch = d->pass_images,
                                               .shuffle = true,
                                               .group = true,
-                                              .fill = d->passes > 1,
+                                              .fill = step_passes(run) > 1,
                                               .seed = (uint64_t)run->options->seed};
     return MABN_OK;
 }
@@ -202,7 +207,7 @@ static mabn_status count_epoch(struct mabn_run *run, int64_t *steps)
     struct mabn_scene_sampler *sampler;
     MABN_TRY(sampler_options(run, &so));
     MABN_TRY(mabn_scene_sampler_new(&sampler, own(run)->train_scenes, &so));
-    *steps = (int64_t)mabn_scene_sampler_batches(sampler) / own(run)->passes;
+    *steps = (int64_t)mabn_scene_sampler_batches(sampler) / step_passes(run);
     mabn_scene_sampler_free(sampler);
     if (*steps < 1) *steps = 1;
     return MABN_OK;
@@ -245,6 +250,7 @@ static mabn_status build(struct mabn_run *run)
     run->params = d->params;
     MABN_TRY(mabn_rcnn_new(&d->rcnn, run->device, &d->detector, d->params, &ro));
     d->images = mabn_xcalloc((size_t)d->pass_images, sizeof *d->images);
+    d->figures = mabn_xcalloc((size_t)run->shards.local * METERS, sizeof *d->figures);
     if (!d->val_scenes) return MABN_OK;
     ro.training = ro.save_memory = false;
     ro.images = 1;
@@ -267,7 +273,7 @@ static void tell(const struct mabn_run *run)
     mabn_str_release(&text);
     mabn_info("batch %d (images of one SGD step)%s, body norm-batch %d (images behind one "
               "statistic)%s",
-              o->batch, d->passes > 1 ? ", in several passes" : "",
+              o->batch, step_passes(run) > 1 ? ", in several passes" : "",
               norm->norm_batch && norm->norm_batch < d->pass_images ? norm->norm_batch
                                                                     : d->pass_images,
               norm->kind == MABN_NORM_MABN ? ", averaged by MABN's window" : "");
@@ -293,11 +299,16 @@ static mabn_status set_up(struct mabn_run *run)
     struct detect *d = run->own = mabn_xcalloc(1, sizeof *d);
     int64_t epoch_steps;
     mabn_str_init(&d->categories);
+    const int shards = run->shards.count;
     if (o->batch % o->accumulate)
         return mabn_fail(MABN_ERR_ARG, "a batch of %d is not %d equal parts (--accumulate)",
                          o->batch, o->accumulate);
-    d->passes = o->accumulate;
-    d->pass_images = o->batch / o->accumulate;
+    d->passes = o->accumulate > shards ? o->accumulate / shards : 1;
+    if ((o->accumulate > shards && o->accumulate % shards) || run->shard_images % d->passes)
+        return mabn_fail(MABN_ERR_ARG,
+                         "%d passes (--accumulate) of %d images cannot be shared out to %d shards",
+                         o->accumulate, o->batch, shards);
+    d->pass_images = run->shard_images / d->passes;
     MABN_TRY(open_data(run));
     MABN_TRY(decide_model(run));
     if (d->val_scenes) MABN_TRY(mabn_detect_check_truth(d->val_scenes, d->detector.masks));
@@ -326,6 +337,7 @@ static void release(struct mabn_run *run)
     mabn_str_release(&d->categories);
     free(d->samples);
     free(d->images);
+    free(d->figures);
     free(d);
 }
 
@@ -357,11 +369,14 @@ static mabn_status load(struct mabn_run *run)
     mabn_scene_loader_options_init(&lo);
     lo.scene = d->scene;
     lo.epochs = 0; /* go on for ever */
+    lo.period = step_passes(run);
+    lo.first = run->shards.first * d->passes;
+    lo.count = run->shards.local * d->passes;
     MABN_TRY(sampler_options(run, &lo.sampler));
     lo.threads = run->options->decoders;
     lo.skip_bad = run->options->skip_bad;
     MABN_TRY(mabn_scene_loader_new(&d->loader, d->train_scenes, &lo));
-    const uint64_t pass = (uint64_t)run->step * (uint64_t)d->passes,
+    const uint64_t pass = (uint64_t)run->step * (uint64_t)lo.count,
                    epoch = mabn_scene_loader_batches_per_epoch(d->loader);
     return mabn_scene_loader_seek(d->loader, pass / epoch, pass % epoch);
 }
@@ -384,43 +399,55 @@ static void describe_images(struct detect *d, const struct mabn_scene_batch *bat
     }
 }
 
-static void add_figures(struct detect *d, const struct mabn_rcnn_figures *f)
+static void add_figures(const struct mabn_run *run, double *meter,
+                        const struct mabn_rcnn_figures *f)
 {
     for (int k = 0; k < MABN_RCNN_LOSSES; k++)
-        d->sum.loss[k] += f->loss[k] / d->passes;
-    d->sum.rpn_positives += f->rpn_positives;
-    d->sum.positives += f->positives;
-    d->sum.proposals += f->proposals;
-    for (int k = 0; k < MABN_RCNN_PARTS; k++)
-        d->sum.seconds[k] += f->seconds[k];
+        meter[k] += f->loss[k] / step_passes(run);
+    meter[RPN_POSITIVES] += (double)f->rpn_positives;
+    meter[POSITIVES] += (double)f->positives;
+    meter[PROPOSALS] += (double)f->proposals;
 }
 
-static mabn_status one_pass(struct mabn_run *run, int pass)
+static mabn_status one_pass(struct mabn_run *run, int shard, int pass)
 {
     struct detect *d = run->own;
     const struct mabn_scene_batch *batch;
     struct mabn_rcnn_figures figures;
+    const int64_t number =
+        run->step * step_passes(run) + (run->shards.first + shard) * d->passes + pass;
+    double *meter = d->figures + (size_t)shard * METERS;
     float *x;
+    mabn_run_note(run, "reading data");
     MABN_TRY(mabn_scene_loader_next(d->loader, &batch));
+    mabn_run_note(run, NULL);
     MABN_TRY(mabn_rcnn_input(d->rcnn, &x, batch->count, batch->height, batch->width));
     memcpy(x, batch->x,
            (size_t)batch->count * (size_t)batch->height * (size_t)batch->width * 3 * sizeof *x);
     describe_images(d, batch);
     mabn_rcnn_accumulate(d->rcnn, pass > 0);
-    MABN_TRY(
-        mabn_rcnn_step(d->rcnn, d->images, (uint64_t)(run->step * d->passes + pass), &figures));
-    d->step_images += batch->count;
-    add_figures(d, &figures);
+    MABN_TRY(mabn_rcnn_step(d->rcnn, d->images, (uint64_t)number, &figures));
+    meter[IMAGES] += batch->count;
+    add_figures(run, meter, &figures);
     return MABN_OK;
 }
 
-static mabn_status check_losses(const struct mabn_run *run, const struct mabn_rcnn_figures *f)
+static mabn_status one_shard(struct mabn_run *run, int shard)
 {
+    MABN_TRY(mabn_shards_enter(&run->shards, shard));
+    for (int pass = 0; pass < own(run)->passes; pass++)
+        MABN_TRY(one_pass(run, shard, pass));
+    return mabn_shards_leave(&run->shards, shard);
+}
+
+static mabn_status check_losses(const struct mabn_run *run)
+{
+    const double *loss = own(run)->figures;
     for (int k = 0; k < MABN_RCNN_LOSSES; k++) {
         char text[64];
-        if (isfinite(f->loss[k])) continue;
+        if (isfinite(loss[k])) continue;
         snprintf(text, sizeof text, "%s is %s", mabn_rcnn_loss_names[k],
-                 isnan(f->loss[k]) ? "not a number" : "infinite");
+                 isnan(loss[k]) ? "not a number" : "infinite");
         return mabn_run_not_finite(run, text, run->step);
     }
     return MABN_OK;
@@ -435,12 +462,13 @@ static mabn_status begin(struct mabn_run *run, double lr)
                                   .weight_decay = o->weight_decay,
                                   .nesterov = o->nesterov,
                                   .no_decay_norm_bias = o->no_decay_norm_bias,
-                                  .grad_scale = 1.0 / d->passes};
-    d->sum = (struct mabn_rcnn_figures){0};
-    d->step_images = 0;
-    for (int pass = 0; pass < d->passes; pass++)
-        MABN_TRY(one_pass(run, pass));
-    MABN_TRY(check_losses(run, &d->sum));
+                                  .grad_scale = 1.0 / step_passes(run)};
+    memset(d->figures, 0, (size_t)run->shards.local * METERS * sizeof *d->figures);
+    for (int i = 0; i < run->shards.local; i++)
+        MABN_TRY(one_shard(run, i));
+    MABN_TRY(mabn_shards_sum(&run->shards));
+    MABN_TRY(mabn_shards_add(&run->shards, d->figures, METERS));
+    MABN_TRY(check_losses(run));
     if (o->clip_norm > 0) {
         const double norm = mabn_params_gradient_norm(d->params) * sgd.grad_scale;
         if (norm > o->clip_norm) sgd.grad_scale *= o->clip_norm / norm;
@@ -465,13 +493,9 @@ static mabn_status finish(struct mabn_run *run, int64_t step)
     struct detect *d = run->own;
     (void)step;
     d->pending = false;
-    for (int k = 0; k < MABN_RCNN_LOSSES; k++)
-        run->meter[k] += d->sum.loss[k];
-    run->meter[IMAGES] += d->step_images;
-    run->meter[STEPS]++;
-    run->meter[RPN_POSITIVES] += (double)d->sum.rpn_positives;
-    run->meter[POSITIVES] += (double)d->sum.positives;
-    run->meter[PROPOSALS] += (double)d->sum.proposals;
+    d->figures[STEPS] = 1;
+    for (int k = 0; k < METERS; k++)
+        run->meter[k] += d->figures[k];
     return MABN_OK;
 }
 
@@ -504,7 +528,9 @@ static mabn_status validate(struct mabn_run *run, struct mabn_str *line)
     static const char *const names[] = {"ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"};
     struct detect *d = run->own;
     const struct mabn_detect_options options = {.threads = run->options->decoders,
-                                                .skip_bad = run->options->skip_bad};
+                                                .skip_bad = run->options->skip_bad,
+                                                .comm = run->shards.ranks > 1 ? run->shards.comm
+                                                                              : NULL};
     struct mabn_detect_score score;
     struct mabn_detect_result result;
     MABN_TRY(mabn_detect_judge(&score, NULL, &result, d->val_rcnn, d->val_scenes, &options));

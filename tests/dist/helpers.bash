@@ -2,6 +2,8 @@
 # build; MPIS are the MPIs that it has plug-ins for. Each test has a folder of its own.
 bats_require_minimum_version 1.5.0
 
+export MABN_BUILD=${MABN_BUILD:-$(cd "$BATS_TEST_DIRNAME/../.." && pwd)/build/release}
+
 setup_ranks() { # of setup_file
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
     export OMPI_MCA_rmaps_base_oversubscribe=1
@@ -70,4 +72,10 @@ ended() {
     for _ in $(seq 600); do kill -0 "$1" 2>/dev/null || break; sleep 0.05; done
     if kill -0 "$1" 2>/dev/null; then echo "process $1 goes on"; return 1; fi
     status=0; wait "$1" || status=$?
+}
+
+# steps RUN: what a run has logged of its steps and validations, without what no two runs share
+steps() {
+    grep -E '"t":"(step|val)"' "$1/metrics.jsonl" |
+        sed 's/,"\(images_s\|data_wait\|memory\|seconds\)":[^,}]*//g'
 }
