@@ -67,6 +67,9 @@ MABN_MUST_USE mabn_status mabn_cuda_event_order(struct mabn_cuda_event *event, v
 MABN_MUST_USE mabn_status mabn_cuda_event_seconds(double *seconds,
                                                   const struct mabn_cuda_event *from,
                                                   const struct mabn_cuda_event *to);
+/* For timing: the stream's queue stands still for so long, and what is queued meanwhile follows
+ * without the host's pauses between. */
+MABN_MUST_USE mabn_status mabn_cuda_hold(struct mabn_device *device, double seconds);
 
 /* ---- graphs: a queue captured once and launched as one ---- */
 

@@ -20,6 +20,7 @@ MABN_BEGIN_DECLS
     F(Create)                   \
     F(Destroy)                  \
     F(SetStream)                \
+    F(GetStream)                \
     F(GetVersion)               \
     F(GetErrorString)           \
     F(GetLastErrorString)       \

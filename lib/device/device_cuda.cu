@@ -390,6 +390,26 @@ mabn_status mabn_cuda_event_seconds(double *seconds, const struct mabn_cuda_even
     return MABN_OK;
 }
 
+/* One thread watches the clock; on the executor nothing waits for the host. */
+static __global__ void hold_kernel(uint64_t nanoseconds)
+{
+#ifdef __CUDA_ARCH__
+    uint64_t begin, now;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(begin));
+    do
+        asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+    while (now - begin < nanoseconds);
+#else
+    (void)nanoseconds;
+#endif
+}
+
+mabn_status mabn_cuda_hold(struct mabn_device *device, double seconds)
+{
+    return MABN_LAUNCH(hold_kernel, 1, 1, 0, of(device)->stream,
+                       static_cast<uint64_t>(seconds * 1e9));
+}
+
 /* ---- graphs ---- */
 
 struct mabn_cuda_graph {

@@ -270,14 +270,14 @@ static mabn_status take_pictures(struct mabn_net *net)
 {
     const struct net_cuda *c = net->cuda;
     const struct node *input = &net->nodes[0];
-    const int64_t rows = net->options.batch * input->h;
+    const int64_t pixels = net->options.batch * input->h * input->w;
     const int channels = (int)input->c, padded = (int)net->input_channels;
     void *to = memory(net, input->data);
     if (net->options.bytes)
-        return mabn_cuda_look_up_pixels(to, (const uint8_t *)c->staged.base, rows * input->w,
+        return mabn_cuda_look_up_pixels(to, (const uint8_t *)c->staged.base, pixels,
                                         channels, padded, c->byte_table, net->dtype, c->stream);
-    return mabn_cuda_pad_weight(to, (const float *)c->staged.base, rows, input->w, channels, padded,
-                                false, net->dtype, c->stream);
+    return mabn_cuda_round_pixels(to, (const float *)c->staged.base, pixels, channels, padded,
+                                  net->dtype, c->stream);
 }
 
 /* The slot's pictures, labels and rates to where the plan reads them. */
@@ -654,6 +654,9 @@ static void tell_joins(const struct mabn_net *net, struct net_layer_time *times)
     }
 }
 
+/* Seconds in which the host gets ahead, so that no layer is timed with its pauses. */
+static const double HOLD_LAYERS = 0.02;
+
 static mabn_status cuda_time_layers(struct mabn_net *net, struct net_layer_time *times)
 {
     struct marks forward, backward;
@@ -661,6 +664,7 @@ static mabn_status cuda_time_layers(struct mabn_net *net, struct net_layer_time 
     MABN_TRY(upload(net, next_slot(net)));
     tell_joins(net, times);
     if (net->options.training) MABN_TRY(mabn_net_cuda_begin_joined(net));
+    MABN_TRY(mabn_cuda_hold(net->device, HOLD_LAYERS));
     MABN_TRY(forward.mark(net));
     for (int i = 0; i < net->node_count; i++) {
         MABN_TRY(forward_node(net, &net->nodes[i]));

@@ -340,6 +340,7 @@ __global__ void __launch_bounds__(BLOCK) coefs_mabn(work w)
     double *const chi = w.stat0, *const before = w.stat1; /* χ²; running_var before the run */
     float *const rv = w.state.running_var + at.c;
     double v_sum = 0;
+    bool clipped = false; /* what was written with the known map needs repair */
 
     finish_sums(chi, w.square, nullptr, nullptr, part, w, at);
     for (int64_t run = at.row; at.active && run < w.runs; run += at.rows)
@@ -374,10 +375,13 @@ __global__ void __launch_bounds__(BLOCK) coefs_mabn(work w)
         struct mabn_coef k;
         mabn_coef_mabn(&k, v, before[i], o.eps, o.lambda, step.renorm, w.gamma[at.c], w.beta[at.c]);
         keep(w, i, k);
+        if (w.repair.y)
+            clipped = clipped || k.a != (float)mabn_known_a(w.gamma[at.c], before[i], o.eps);
     }
-    __syncthreads();
+    /* Also the barrier behind which the window may move. */
+    const bool repair = __syncthreads_or(clipped);
     if (at.active && at.row == 0) move_window(w, w.state.window_x2, chi, done, mean, at.c);
-    if (w.repair.y && at.active) repair_column(w, before, at);
+    if (repair && at.active) repair_column(w, before, at);
 }
 
 /* ---- backward over the batch ---- */

@@ -334,11 +334,14 @@ __global__ void __launch_bounds__(THREADS, 2)
 
 /* ---- launching ---- */
 
-/* May the kernel have so much shared memory on this device? */
+/* May the kernel have so much shared memory on this device? What it may have is never lowered: a
+ * graph may hold a launch that wanted more. */
 template <typename... Params> bool fits(void (*kernel)(Params...), int bytes)
 {
-    const cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    cudaFuncAttributes now;
+    cudaError_t error = cudaFuncGetAttributes(&now, kernel);
+    if (error == cudaSuccess && now.maxDynamicSharedSizeBytes < bytes)
+        error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (error != cudaSuccess) (void)cudaGetLastError();
     return error == cudaSuccess;
 }

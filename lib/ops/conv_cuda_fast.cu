@@ -38,7 +38,15 @@ namespace
 {
 
 /* A compiled plan takes some seconds to make, and a network has dozens. */
-enum { TUNE_PLANS = 8, TUNE_COMPILED = 1, TUNE_PRODUCTS = 3, TUNE_SAMPLES = 5 };
+enum {
+    FILL_BLOCK = 256,
+    TUNE_PLANS = 8,
+    TUNE_COMPILED = 1,
+    TUNE_PRODUCTS = 3,
+    TUNE_SAMPLES = 3,
+    TUNE_RUNS = 10
+};
+const double TUNE_HOLD = 0.002; /* seconds in which the host queues the runs of a sample */
 const size_t WORKSPACE = (size_t)512 << 20;
 
 struct layer {
@@ -280,6 +288,9 @@ mabn_status add_plans(const struct layer *l, int max, ways *all)
     /* What becomes of dx where no product of the convolution goes is nowhere said. */
     if (l->want.pass == MABN_CONV_BACKWARD_NORM && l->s.stride > l->s.kernel)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "a data gradient with gaps is not joined");
+    /* cuDNN 9.19 takes five seconds and more to find that it cannot compile this. */
+    if (l->want.pass == MABN_CONV_BACKWARD_NORM && l->s.stride > 1 && l->want.sum)
+        return mabn_fail(MABN_ERR_UNSUPPORTED, "a strided data gradient has no two sums");
     struct mabn_cudnn_graph *g = mabn_cudnn_graph_new(&target);
     drawn = new_way(l);
     draw(g, l, drawn);
@@ -378,6 +389,28 @@ mabn_status first_way(const struct layer *l, ways *all)
     return mabn_error_attach(MABN_ERR_UNSUPPORTED, reason);
 }
 
+/* Values to time with, in [1/2, 1) and of either sign, or small: zeros switch fewer transistors and
+ * run faster. Read as float32, bfloat16 or float16 alike. */
+__global__ void fill_kernel(uint16_t *p, size_t words, uint16_t base, uint16_t mantissa)
+{
+    const size_t i = (size_t)blockIdx.x * FILL_BLOCK + threadIdx.x;
+    if (i >= words) return;
+    uint32_t h = (uint32_t)i * 2654435761u;
+    h ^= h >> 15;
+    h *= 2246822519u;
+    h ^= h >> 13;
+    p[i] = (uint16_t)((h & 0x8000) | base | (h >> 16 & mantissa));
+}
+
+mabn_status fill(void *p, size_t bytes, enum mabn_dtype dtype, cudaStream_t stream)
+{
+    const size_t words = bytes / sizeof(uint16_t);
+    const bool half = dtype == MABN_DTYPE_F16;
+    return MABN_LAUNCH(fill_kernel, (unsigned)((words + FILL_BLOCK - 1) / FILL_BLOCK), FILL_BLOCK,
+                       0, stream, static_cast<uint16_t *>(p), words, half ? 0x3800 : 0x3f00,
+                       half ? 0x3ff : 0x7f);
+}
+
 /* Arrays of the right sizes and events, to time with. */
 struct arrays {
     void *p[ARRAYS], *workspace;
@@ -399,14 +432,14 @@ struct arrays {
         if (begin) (void)cudaEventDestroy(begin);
         if (end) (void)cudaEventDestroy(end);
     }
-    mabn_status allocate(const struct layer *l, size_t space)
+    mabn_status allocate(const struct layer *l, size_t space, cudaStream_t stream)
     {
         MABN_CUDA_TRY(cudaEventCreate(&begin));
         MABN_CUDA_TRY(cudaEventCreate(&end));
         for (int i = 0; i < ARRAYS; i++) {
             if (i == BEFORE || (i > BEFORE && !l->joined)) continue;
             MABN_CUDA_TRY(cudaMalloc(&p[i], count_of(l, i) * sizeof(float)));
-            MABN_CUDA_TRY(cudaMemset(p[i], 0, count_of(l, i) * sizeof(float)));
+            MABN_TRY(fill(p[i], count_of(l, i) * sizeof(float), l->options->dtype, stream));
         }
         if (space) MABN_CUDA_TRY(cudaMalloc(&workspace, space));
         MABN_CUDA_TRY(cudaDeviceSynchronize());
@@ -420,15 +453,17 @@ struct arrays {
     }
 };
 
-/* The least time of a few runs. */
-mabn_status time_way(const struct mabn_conv_fast *way, const struct arrays *at, cudaStream_t stream,
-                     float *least)
+/* The least time of a few samples, each of several runs back to back. */
+mabn_status time_way(const struct layer *l, const struct mabn_conv_fast *way,
+                     const struct arrays *at, cudaStream_t stream, float *least)
 {
     *least = INFINITY;
     for (int i = 0; i <= TUNE_SAMPLES; i++) {
         float ms;
+        if (i) MABN_TRY(mabn_cuda_hold(l->device, TUNE_HOLD)); /* the first is not counted */
         MABN_CUDA_TRY(cudaEventRecord(at->begin, stream));
-        MABN_TRY(mabn_conv_fast_run(way, &at->at, at->workspace, stream));
+        for (int run = i ? TUNE_RUNS : 1; run; run--)
+            MABN_TRY(mabn_conv_fast_run(way, &at->at, at->workspace, stream));
         MABN_CUDA_TRY(cudaEventRecord(at->end, stream));
         MABN_CUDA_TRY(cudaEventSynchronize(at->end));
         MABN_CUDA_TRY(cudaEventElapsedTime(&ms, at->begin, at->end));
@@ -448,10 +483,10 @@ mabn_status fastest_way(const struct layer *l, const ways &all, size_t *best)
 
     for (const struct mabn_conv_fast *way : all)
         space = std::max(space, mabn_conv_fast_workspace(way));
-    MABN_TRY(at.allocate(l, space));
+    MABN_TRY(at.allocate(l, space, stream));
     for (size_t i = 0; i < all.size(); i++) {
         float ms;
-        if (time_way(all[i], &at, stream, &ms)) {
+        if (time_way(l, all[i], &at, stream, &ms)) {
             (void)cudaGetLastError(); /* of a launch that a library made */
             continue;
         }

@@ -552,11 +552,15 @@ mabn_status mabn_cudnn_run(const struct mabn_cudnn_plan *plan, const int *ids,
     mabn_status status;
     descriptor pack = NULL;
     cudnnStatus_t result;
+    cudaStream_t now;
 
     if (count > 16 || !plan->target.handle) MABN_BUG("%d pointers", count);
     for (int i = 0; i < count; i++)
         uids[i] = ids[i] + 1;
-    MABN_CUDNN(cudnn, SetStream(plan->target.handle, static_cast<cudaStream_t>(stream)));
+    /* Setting it costs some microseconds, even to what it is. */
+    MABN_CUDNN(cudnn, GetStream(plan->target.handle, &now));
+    if (now != static_cast<cudaStream_t>(stream))
+        MABN_CUDNN(cudnn, SetStream(plan->target.handle, static_cast<cudaStream_t>(stream)));
     MABN_CUDNN(cudnn, BackendCreateDescriptor(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR, &pack));
     MABN_TRY_GOTO(
         set(cudnn, pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, count, uids), out);

@@ -275,6 +275,10 @@ MABN_MUST_USE mabn_status mabn_cuda_normalize_pictures(
 MABN_MUST_USE mabn_status mabn_cuda_look_up_pixels(void *y, const uint8_t *pictures, int64_t pixels,
                                                    int channels, int padded, const float *table,
                                                    enum mabn_dtype dtype, void *stream);
+/* pictures (pixels,channels) float32 → y (pixels,padded) of `dtype`, and 0 in the padding. */
+MABN_MUST_USE mabn_status mabn_cuda_round_pixels(void *y, const float *pictures, int64_t pixels,
+                                                 int channels, int padded, enum mabn_dtype dtype,
+                                                 void *stream);
 
 MABN_END_DECLS
 #endif

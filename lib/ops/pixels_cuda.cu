@@ -69,29 +69,43 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
-/* A thread a pixel: its bytes are few, and its row is written in one go where it is four or eight
- * values wide. */
-template <typename T>
-__global__ void __launch_bounds__(THREADS)
-    look_up_kernel(T *y, const uint8_t *pictures, int64_t pixels, int channels, int padded,
-                   bool fours, const float *table)
+/* A thread a pixel: what it reads is little, and its row is written in one go where it is four or
+ * eight values wide. */
+template <typename T, typename Value>
+__device__ __forceinline__ void write_pixel(T *y, int64_t i, int channels, int padded, bool fours,
+                                            Value value)
 {
-    const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
-
-    if (i >= pixels) return;
     for (int c0 = 0; c0 < padded; c0 += 4) {
         float v[4];
 #pragma unroll
-        for (int k = 0; k < 4; k++) {
-            const int c = c0 + k;
-            v[k] = c < channels ? table[c * 256 + pictures[i * channels + c]] : 0.0f;
-        }
+        for (int k = 0; k < 4; k++)
+            v[k] = c0 + k < channels ? value(c0 + k) : 0.0f;
         if (fours)
             mabn_store(y + i * padded + c0, v);
         else
             for (int k = 0; k < 4 && c0 + k < padded; k++)
                 mabn_from_float(y + i * padded + c0 + k, v[k]);
     }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(THREADS)
+    look_up_kernel(T *y, const uint8_t *pictures, int64_t pixels, int channels, int padded,
+                   bool fours, const float *table)
+{
+    const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (i >= pixels) return;
+    write_pixel(y, i, channels, padded, fours,
+                [&](int c) { return table[c * 256 + pictures[i * channels + c]]; });
+}
+
+template <typename T>
+__global__ void __launch_bounds__(THREADS)
+    round_kernel(T *y, const float *pictures, int64_t pixels, int channels, int padded, bool fours)
+{
+    const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (i >= pixels) return;
+    write_pixel(y, i, channels, padded, fours, [&](int c) { return pictures[i * channels + c]; });
 }
 
 } // namespace
@@ -134,6 +148,22 @@ mabn_status mabn_cuda_normalize_pictures(void *y, const uint8_t *pictures,
         return mabn_fail(MABN_ERR_UNSUPPORTED, "more than 2^31 pixels at once");
     return launch_pixels(y, pictures, shape->n * pixels, channels, {},
                          {how, flip, (unsigned)pixels, (unsigned)shape->width}, dtype, stream);
+}
+
+mabn_status mabn_cuda_round_pixels(void *y, const float *pictures, int64_t pixels, int channels,
+                                   int padded, enum mabn_dtype dtype, void *stream)
+{
+    const bool fours = padded % 4 == 0 && reinterpret_cast<uintptr_t>(y) % 16 == 0;
+
+    if (channels < 1 || padded < channels)
+        return mabn_fail(MABN_ERR_ARG, "%d channels padded to %d", channels, padded);
+    if (!pixels) return MABN_OK;
+    return mabn_by_type(dtype, false, [&](auto *type, auto) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        return MABN_LAUNCH(round_kernel<T>, (unsigned)((pixels + THREADS - 1) / THREADS), THREADS,
+                           0, static_cast<cudaStream_t>(stream), static_cast<T *>(y), pictures,
+                           pixels, channels, padded, fours);
+    });
 }
 
 mabn_status mabn_cuda_look_up_pixels(void *y, const uint8_t *pictures, int64_t pixels, int channels,

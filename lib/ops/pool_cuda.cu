@@ -1,5 +1,7 @@
 /* Pooling on the GPU, NHWC: a thread takes a vector of channels of one position. Backward gathers,
  * in a fixed order, from the windows over a position: nothing is added atomically. */
+#include <algorithm>
+
 #include "device/pack.cuh"
 #include "ops/ops_cuda.h"
 
@@ -43,12 +45,12 @@ __device__ __forceinline__ int64_t item_index(void)
     return (int64_t)blockIdx.x * THREADS + threadIdx.x;
 }
 
-__device__ __forceinline__ int64_t most(int64_t a, int64_t b)
+template <typename I> __device__ __forceinline__ I most(I a, I b)
 {
     return a > b ? a : b;
 }
 
-__device__ __forceinline__ int64_t least(int64_t a, int64_t b)
+template <typename I> __device__ __forceinline__ I least(I a, I b)
 {
     return a < b ? a : b;
 }
@@ -65,8 +67,8 @@ __global__ void __launch_bounds__(THREADS)
     int place[V];
     bool first = true;
 
-    for (int64_t iy = most(0, top); iy < least(s.h, top + s.kernel); iy++)
-        for (int64_t ix = most(0, left); ix < least(s.w, left + s.kernel); ix++) {
+    for (int64_t iy = most<int64_t>(0, top); iy < least(s.h, top + s.kernel); iy++)
+        for (int64_t ix = most<int64_t>(0, left); ix < least(s.w, left + s.kernel); ix++) {
             const int here = (int)((iy - top) * s.kernel + (ix - left));
             float v[V];
             mabn_load(v, x + ((n * s.h + iy) * s.w + ix) * s.c + c);
@@ -85,28 +87,52 @@ __global__ void __launch_bounds__(THREADS)
         winner[i + j] = (uint8_t)place[j];
 }
 
-template <typename T, int V>
+/* The winners of V outputs, in one load. */
+template <int V> __device__ __forceinline__ void load_winners(int (&out)[V], const uint8_t *p)
+{
+    if constexpr (V == 1) {
+        out[0] = *p;
+    } else {
+        unsigned words[V / 4];
+        if constexpr (V == 8) {
+            const uint2 both = *reinterpret_cast<const uint2 *>(p);
+            words[0] = both.x;
+            words[1] = both.y;
+        } else {
+            words[0] = *reinterpret_cast<const unsigned *>(p);
+        }
+#pragma unroll
+        for (int j = 0; j < V; j++)
+            out[j] = (int)(words[j / 4] >> 8 * (j % 4) & 255);
+    }
+}
+
+/* I: of all indices; 32 bits where they suffice, whose divisions cost a fraction. */
+template <typename T, int V, typename I>
 __global__ void __launch_bounds__(THREADS)
     maxpool_backward(T *dx, const T *dy, const uint8_t *winner, struct window s)
 {
-    const int64_t i = item_index() * V, c = i % s.c, position = i / s.c;
-    const int64_t ix = position % s.w, row = position / s.w, iy = row % s.h, n = row / s.h;
+    const I channels = (I)s.c, width = (I)s.w, height = (I)s.h, oh = (I)s.oh, ow = (I)s.ow;
+    const I i = (I)(item_index() * V), c = i % channels, position = i / channels;
+    const I ix = position % width, row = position / width, iy = row % height, n = row / height;
     if (n >= s.n) return;
     float sum[V] = {0};
 
     /* Windows that cover iy: oy·stride − pad ≤ iy < oy·stride − pad + kernel. */
-    for (int64_t oy = most(0, (iy + s.pad - s.kernel + s.stride) / s.stride);
-         oy <= least(s.oh - 1, (iy + s.pad) / s.stride); oy++)
-        for (int64_t ox = most(0, (ix + s.pad - s.kernel + s.stride) / s.stride);
-             ox <= least(s.ow - 1, (ix + s.pad) / s.stride); ox++) {
-            const int64_t at = ((n * s.oh + oy) * s.ow + ox) * s.c + c;
+    for (I oy = most<I>(0, (iy + s.pad - s.kernel + s.stride) / s.stride);
+         oy <= least<I>(oh - 1, (iy + s.pad) / s.stride); oy++)
+        for (I ox = most<I>(0, (ix + s.pad - s.kernel + s.stride) / s.stride);
+             ox <= least<I>(ow - 1, (ix + s.pad) / s.stride); ox++) {
+            const I at = ((n * oh + oy) * ow + ox) * channels + c;
             const int here =
                 (int)((iy - oy * s.stride + s.pad) * s.kernel + (ix - ox * s.stride + s.pad));
             float v[V];
+            int won[V];
             mabn_load(v, dy + at);
+            load_winners(won, winner + at);
 #pragma unroll
             for (int j = 0; j < V; j++)
-                if (winner[at + j] == here) sum[j] += v[j];
+                if (won[j] == here) sum[j] += v[j];
         }
     mabn_store(dx + i, sum);
 }
@@ -173,17 +199,24 @@ mabn_status mabn_cuda_maxpool_backward(void *dx, const void *dy, const uint8_t *
                                        const struct mabn_pool_shape *shape, enum mabn_dtype dtype,
                                        void *stream)
 {
-    const void *all[] = {dx, dy};
+    const void *all[] = {dx, dy, winner};
     struct window s;
 
     MABN_TRY(window_of(&s, shape));
     if (!s.n) return MABN_OK;
-    return mabn_by_type(dtype, mabn_pack_fits(dtype, s.c, all, 2), [&](auto *type, auto vector) {
+    const int64_t count = s.n * s.h * s.w * s.c;
+    const bool small = std::max(count, s.n * s.oh * s.ow * s.c) < INT32_MAX - THREADS * 8;
+    return mabn_by_type(dtype, mabn_pack_fits(dtype, s.c, all, 3), [&](auto *type, auto vector) {
         using T = std::remove_pointer_t<decltype(type)>;
         constexpr int V = decltype(vector)::value;
-        return MABN_LAUNCH((maxpool_backward<T, V>), blocks_for(s.n * s.h * s.w * s.c / V), THREADS,
-                           0, static_cast<cudaStream_t>(stream), static_cast<T *>(dx),
-                           static_cast<const T *>(dy), winner, s);
+        const cudaStream_t to = static_cast<cudaStream_t>(stream);
+        T *const out = static_cast<T *>(dx);
+        const T *const in = static_cast<const T *>(dy);
+        if (small)
+            return MABN_LAUNCH((maxpool_backward<T, V, int32_t>), blocks_for(count / V), THREADS, 0,
+                               to, out, in, winner, s);
+        return MABN_LAUNCH((maxpool_backward<T, V, int64_t>), blocks_for(count / V), THREADS, 0, to,
+                           out, in, winner, s);
     });
 }
 

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # bundle.sh [-o FILE]: pack the GPU tests, benchmarks and tools, with the shared libraries they need
-# other than NVIDIA's, into one archive (default build/mabn-gpu.tar.xz) that runs on any x86-64 Linux
+# other than NVIDIA's, into one archive (default build/mabn-gpu.tar.gz) that runs on any x86-64 Linux
 # with an NVIDIA driver and CUDA 13's libraries. There:
-#     tar xf mabn-gpu.tar.xz && mabn-gpu/run
+#     tar xf mabn-gpu.tar.gz && mabn-gpu/run
 # tests/gpu/run, which goes along, says what else it does.
-# CUDA_ARCH="90" in the environment or config.mk says for which GPUs (the default is all we know).
+# CUDA_ARCH in the environment or config.mk says for which GPUs: the default here is 90 alone, an H100
+# or H200. MABN_GOLDEN=DIR packs what test_cuda_golden compares with; without, that test skips.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-out=build/mabn-gpu.tar.xz
+out=build/mabn-gpu.tar.gz
+export CUDA_ARCH=${CUDA_ARCH:-90}
 while getopts o: option; do
     case $option in
     o) out=$OPTARG ;;
@@ -31,6 +33,11 @@ mapfile -t benches < <(programs bench)
 mapfile -t probes < <(programs probe)
 take test "${tests[@]}" "$built"/tests/unit/test_net
 take tests/golden tests/golden/net.tsv
+if [ -n "${MABN_GOLDEN:-}" ]; then
+    take golden "$MABN_GOLDEN"/{mabn_formal,mabn_subbatch,cenconv2d}.h5
+else
+    echo "bundle.sh: no MABN_GOLDEN: test_cuda_golden will skip" >&2
+fi
 take bench "${benches[@]}"
 [ ${#probes[@]} -eq 0 ] || take probe "${probes[@]}"
 take bin "$built"/bin/mabn-{bench,train,eval,init,pack,info,plot}
@@ -49,5 +56,5 @@ find "$dir" -type f -executable -exec ldd {} + | awk '/=> \// {print $3} /^\t\/.
 
 cp tests/gpu/run tests/gpu/pytorch_baseline.py "$dir/"
 git rev-parse --short HEAD >"$dir/version"
-tar -C build -c mabn-gpu | xz -T2 -6 >"$out"
+tar -C build -c mabn-gpu | gzip -6 >"$out"
 echo "$out: $(du -h "$out" | cut -f1)"

@@ -399,16 +399,17 @@ static double share_tolerance(enum mabn_dtype dtype, const char *by)
 }
 
 /* Whether a pass must be joined: plain always; else where cuDNN compiles kernels, but for a data
- * gradient with gaps. */
+ * gradient with gaps, and a strided one with two sums. */
 static void expect_joined(const struct layer &layer, const struct problem &p,
-                          enum mabn_conv_pass pass, struct gpu_verdict *verdict)
+                          enum mabn_conv_pass pass, bool two_sums, struct gpu_verdict *verdict)
 {
     const bool forward = pass != MABN_CONV_BACKWARD_NORM;
     const bool plain =
         !strcmp(layer.by(forward ? MABN_CONV_FORWARD : MABN_CONV_BACKWARD_DATA), "plain");
     const bool joins = mabn_conv_cuda_joins(layer.conv, pass);
-    const bool gaps = !forward && p.shape.stride > p.shape.kernel;
-    const bool should = plain || (offered->compiled && !gaps);
+    const bool refused =
+        !forward && (p.shape.stride > p.shape.kernel || (p.shape.stride > 1 && two_sums));
+    const bool should = plain || (offered->compiled && !refused);
 
     if (plain || !on_gpu) verdict->add("is joined", joins == should ? 0 : 1, 0);
     verdict->add("says so", (strcmp(layer.by(pass), "none") != 0) == joins ? 0 : 1, 0);
@@ -432,7 +433,7 @@ static void test_forward_norm(struct joint &j, struct mabn_device *device, bool 
     const bool failed = mabn_conv_cuda_forward_norm(layer.conv, y.p, x.p, w.p, &norm,
                                                     layer.workspace->p, layer.stream) != MABN_OK;
     layer.wait();
-    expect_joined(layer, p, MABN_CONV_FORWARD_NORM, &verdict);
+    expect_joined(layer, p, MABN_CONV_FORWARD_NORM, false, &verdict);
     if (failed == mabn_conv_cuda_joins(layer.conv, MABN_CONV_FORWARD_NORM))
         verdict.add(failed ? mabn_error_message() : "runs, although not joined", 1, 0);
     if (!failed) {
@@ -462,7 +463,7 @@ static void test_forward_sums(struct joint &j, struct mabn_device *device)
         mabn_conv_cuda_forward_sums(layer.conv, y.p, x.p, w.p, sum.at(), square.at(),
                                     layer.workspace->p, layer.stream) != MABN_OK;
     layer.wait();
-    expect_joined(layer, p, MABN_CONV_FORWARD_SUMS, &verdict);
+    expect_joined(layer, p, MABN_CONV_FORWARD_SUMS, true, &verdict);
     verdict.add("no other pass is", mabn_conv_cuda_joins(layer.conv, MABN_CONV_FORWARD_NORM), 0);
     if (failed == mabn_conv_cuda_joins(layer.conv, MABN_CONV_FORWARD_SUMS))
         verdict.add(failed ? mabn_error_message() : "runs, although not joined", 1, 0);
@@ -503,7 +504,7 @@ static void test_backward_norm(struct joint &j, struct mabn_device *device, bool
     const bool failed = mabn_conv_cuda_backward_norm(layer.conv, dx.p, dy.p, w.p, &norm,
                                                      layer.workspace->p, layer.stream) != MABN_OK;
     layer.wait();
-    expect_joined(layer, p, MABN_CONV_BACKWARD_NORM, &verdict);
+    expect_joined(layer, p, MABN_CONV_BACKWARD_NORM, with_sum, &verdict);
     if (failed == mabn_conv_cuda_joins(layer.conv, MABN_CONV_BACKWARD_NORM))
         verdict.add(failed ? mabn_error_message() : "runs, although not joined", 1, 0);
     if (!failed) {

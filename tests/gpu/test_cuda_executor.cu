@@ -42,6 +42,15 @@ __global__ void dynamic_reverse(int *out)
     out[threadIdx.x] = buffer[blockDim.x - 1 - threadIdx.x];
 }
 
+/* Thread t asks whether any is t0, for t0 = 0, 1, …: true for as many rounds as there are threads. */
+__global__ void votes_of_a_block(int *out)
+{
+    int rounds = 0;
+    while (__syncthreads_or(int(threadIdx.x) == rounds))
+        rounds++;
+    out[threadIdx.x] = rounds;
+}
+
 __global__ void divergent_barrier(int)
 {
     if (threadIdx.x < 7) __syncthreads();
@@ -125,6 +134,8 @@ static void test_runs(void)
         tap_status(MABN_LAUNCH(dynamic_reverse, 1, 40, 40 * sizeof(int), 0, reversed),
                    "dynamic shared memory");
         tap_ok(reversed[0] == 39 && reversed[39] == 0, "is shared");
+        tap_status(MABN_LAUNCH(votes_of_a_block, 1, 64, 0, 0, reversed), "a barrier with a vote");
+        tap_ok(reversed[0] == 64 && reversed[63] == 64, "tells every thread the same");
         tap_status(MABN_LAUNCH(warp_ordered, 1, 64, 0, 0, reversed),
                    "a warp's barrier orders its threads");
     }

@@ -347,6 +347,40 @@ struct side {
     }
 };
 
+/* A graph holds a launch with much shared memory; the same kernel with little, queued since, must
+ * not take that away. */
+static void test_large_then_small(void)
+{
+    struct mabn_norm_options o = options_of(MABN_NORM_GN, MABN_WINDOW_SUBBATCH);
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec = NULL;
+    o.groups = 4;
+    struct layer large(o, {1, 6600, 8, 0}, MABN_DTYPE_BF16), small(o, {1, 10, 8, 0}, large.dtype);
+    const gpu_values<float> gamma(large.gamma), beta(large.beta);
+    struct side a(large, gamma, beta, true), b(small, gamma, beta, true);
+    const gpu_array x(gpu_random(large.values(), 10, large.dtype, 0, 1), large.dtype);
+
+    gpu_check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "a stream");
+    for (struct side *side : {&a, &b}) {
+        side->io.stream = stream;
+        side->io.x = x.p;
+        side->io.y = side->y.p;
+    }
+    gpu_check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "a capture");
+    const mabn_status status = mabn_norm_cuda_forward(&large.norm, &a.io);
+    gpu_check(cudaStreamEndCapture(stream, &graph), "its end");
+    tap_status(status, "a large sample is captured");
+    tap_status(mabn_norm_cuda_forward(&small.norm, &b.io), "a small one runs");
+    gpu_check(cudaGraphInstantiate(&exec, graph, 0), "a graph");
+    const cudaError_t error = cudaGraphLaunch(exec, stream);
+    tap_ok(error == cudaSuccess && cudaStreamSynchronize(stream) == cudaSuccess,
+           "the graph of the large one runs after it: %s", cudaGetErrorString(error));
+    cudaGraphExecDestroy(exec);
+    cudaGraphDestroy(graph);
+    cudaStreamDestroy(stream);
+}
+
 /* A step of the plain side, as a block's end has it: dy becomes dresidual, if there is one. */
 static void plain_step(struct gpu_verdict *verdict, struct side *s, const struct mabn_norm *norm,
                        const gpu_array &dy)
@@ -761,6 +795,7 @@ int main(void)
         test_kind((enum mabn_norm_kind)kind, MABN_WINDOW_SUBBATCH);
     test_kind(MABN_NORM_MABN, MABN_WINDOW_ITERATION);
     test_large_samples();
+    test_large_then_small();
     test_scaler(MABN_WINDOW_SUBBATCH);
     test_scaler(MABN_WINDOW_ITERATION);
     test_joined(MABN_NORM_MABN, MABN_WINDOW_SUBBATCH);

@@ -397,6 +397,23 @@ static void test_pixels(int64_t pixels, int channels, size_t offset, enum mabn_d
     verdict.print("pixels");
 }
 
+static void test_round(int64_t pixels, int channels, int padded, enum mabn_dtype dtype)
+{
+    const std::vector<float> in = gpu_random((size_t)(pixels * channels), 79, MABN_DTYPE_F32, 0, 2);
+    std::vector<float> want((size_t)(pixels * padded), 0.0f);
+    struct gpu_verdict verdict;
+
+    for (int64_t i = 0; i < pixels; i++)
+        for (int c = 0; c < channels; c++)
+            want[(size_t)(i * padded + c)] = gpu_round(in[(size_t)(i * channels + c)], dtype);
+    gpu_values<float> pictures(in);
+    gpu_array y(want.size(), dtype);
+    if (mabn_cuda_round_pixels(y.p, pictures.at(), pixels, channels, padded, dtype, NULL))
+        verdict.add(mabn_error_message(), 1, 0);
+    verdict.add("y", y.values(), want, 0);
+    verdict.print("pixels rounded");
+}
+
 static void test_look_up(int64_t pixels, int channels, int padded, enum mabn_dtype dtype)
 {
     const std::vector<float> table = gpu_random((size_t)channels * 256, 77, MABN_DTYPE_F32, 0, 1);
@@ -440,8 +457,11 @@ int main(void)
         test_pixels(50, 8, 1, dtype);
         test_pixels(7, 3, 0, dtype);
         test_look_up(301, 3, 8, dtype);
+        test_round(301, 3, 8, dtype);
         test_look_up(301, 3, 4, dtype);
+        test_round(301, 3, 4, dtype);
         test_look_up(64, 1, 1, dtype);
+        test_round(64, 1, 1, dtype);
         test_pictures(3, 5, 7, 4, true, dtype);
         test_pictures(2, 4, 6, 8, false, dtype);
         test_padding(5, 9, 3, 8, dtype);

@@ -230,8 +230,10 @@ cudaError_t launch(const cudaLaunchConfig_t &config, const void *kernel,
 cudaError_t submit(cudaStream_t stream, std::function<cudaError_t()> work);
 void set_fault(const std::string &text);
 cudaError_t allow_shared(const void *kernel, size_t bytes);
+size_t allowed_shared(const void *kernel);
 [[noreturn]] void fault(site at, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void block_barrier(site at);
+bool block_any(bool mine, site at); /* a barrier that tells whether it is true of any thread */
 void warp_barrier(unsigned mask, site at);
 /* Give `value` to the other lanes of `mask`; returns what every lane gave, valid until the calling
  * thread's next warp operation. */
@@ -364,6 +366,16 @@ cudaError_t cudaFuncSetAttribute(void (*kernel)(Params...), cudaFuncAttribute, i
 {
     return executor::allow_shared(reinterpret_cast<const void *>(kernel), value);
 }
+struct cudaFuncAttributes {
+    int maxDynamicSharedSizeBytes;
+};
+template <typename... Params>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, void (*kernel)(Params...))
+{
+    attributes->maxDynamicSharedSizeBytes =
+        static_cast<int>(executor::allowed_shared(reinterpret_cast<const void *>(kernel)));
+    return cudaSuccess;
+}
 
 /* ---- shared memory: see lib/device/launch.cuh ---- */
 
@@ -381,6 +393,10 @@ cudaError_t cudaFuncSetAttribute(void (*kernel)(Params...), cudaFuncAttribute, i
 inline void __syncthreads(MABN_EXECUTOR_SITE)
 {
     executor::block_barrier({file, line});
+}
+inline int __syncthreads_or(int predicate, MABN_EXECUTOR_SITE)
+{
+    return executor::block_any(predicate, {file, line});
 }
 inline void __syncwarp(unsigned mask = ~0u, MABN_EXECUTOR_SITE)
 {

@@ -833,6 +833,12 @@ cudnnStatus_t cudnnSetStream(cudnnHandle_t h, cudaStream_t stream)
     return CUDNN_STATUS_SUCCESS;
 }
 
+cudnnStatus_t cudnnGetStream(cudnnHandle_t h, cudaStream_t *stream)
+{
+    *stream = h->stream;
+    return CUDNN_STATUS_SUCCESS;
+}
+
 cudnnStatus_t cudnnBackendCreateDescriptor(cudnnBackendDescriptorType_t type,
                                            cudnnBackendDescriptor_t *descriptor)
 {

@@ -119,6 +119,8 @@ size_t static_shared, dynamic_shared;
 std::map<const void *, size_t> allowed;
 unsigned epoch;
 unsigned warp_epoch[32];
+bool any_of[2];           /* of the barriers that end odd and even epochs … */
+unsigned any_of_epoch[2]; /* … of which the last was this one */
 enum order chosen = FORWARD;
 std::map<std::string, uint64_t> launch_counts; /* by name */
 std::string launch_name;
@@ -296,6 +298,7 @@ unsigned pick(unsigned i, unsigned n)
 void run_block(unsigned threads)
 {
     epoch = 0;
+    any_of_epoch[0] = any_of_epoch[1] = ~0u;
     static_shared = 0;
     memset(warp_epoch, 0, sizeof warp_epoch);
     for (unsigned i = 0; i < threads; i++) {
@@ -327,8 +330,7 @@ const char *refuse(const cudaLaunchConfig_t &c, const void *kernel)
     if (threads == 0 || threads > 1024 || c.blockDim.z > 64) return "block size";
     if (c.gridDim.x == 0 || c.gridDim.y == 0 || c.gridDim.z == 0) return "empty grid";
     if (c.gridDim.x > 0x7fffffffu || c.gridDim.y > 65535 || c.gridDim.z > 65535) return "grid size";
-    size_t limit = allowed.count(kernel) ? allowed[kernel] : 48 * 1024;
-    if (c.dynamicSmemBytes > limit) return "dynamic shared memory";
+    if (c.dynamicSmemBytes > allowed_shared(kernel)) return "dynamic shared memory";
     return nullptr;
 }
 
@@ -367,7 +369,14 @@ cudaError_t launch(const cudaLaunchConfig_t &config, const void *kernel,
         set_fault(std::string("kernel: refused: ") + why);
         return cudaErrorInvalidConfiguration;
     }
-    return submit(config.stream, [=] { return run(config, thread_body); });
+    /* A graph's launch is checked again: what was allowed may have been lowered since. */
+    return submit(config.stream, [=]() -> cudaError_t {
+        if (const char *why = refuse(config, kernel)) {
+            set_fault(std::string("kernel: refused: ") + why);
+            return cudaErrorInvalidConfiguration;
+        }
+        return run(config, thread_body);
+    });
 }
 
 void fault(site at, const char *format, ...)
@@ -385,6 +394,17 @@ void fault(site at, const char *format, ...)
 void block_barrier(site at)
 {
     wait_as(AT_BARRIER, at);
+}
+
+/* Slots take turns: a thread may still read one while others are at the next barrier. */
+bool block_any(bool mine, site at)
+{
+    const unsigned slot = epoch & 1;
+    if (any_of_epoch[slot] != epoch) any_of[slot] = false;
+    any_of_epoch[slot] = epoch;
+    any_of[slot] = any_of[slot] || mine;
+    wait_as(AT_BARRIER, at);
+    return any_of[slot];
 }
 
 void warp_barrier(unsigned mask, site at)
@@ -500,6 +520,10 @@ cudaError_t allow_shared(const void *kernel, size_t bytes)
     if (bytes > 227 * 1024) return cudaErrorInvalidValue;
     allowed[kernel] = bytes;
     return cudaSuccess;
+}
+size_t allowed_shared(const void *kernel)
+{
+    return allowed.count(kernel) ? allowed[kernel] : 48 * 1024;
 }
 
 } // namespace executor
