@@ -39,7 +39,8 @@ struct mabn_run {
     struct mabn_device *device;
     struct mabn_params *params; /* the task's */
     struct mabn_shards shards;
-    int shard_images; /* of a step: batch / shards.count */
+    int shard_images;            /* of a step: batch / shards.count */
+    struct mabn_norm_sync *sync; /* SyncBN's ranks; NULL: alone */
 
     /* the run (train.c, state.c) */
     int64_t step, first_step;      /* done; done when this process began */
@@ -66,6 +67,11 @@ static inline void mabn_run_note(const struct mabn_run *run, const char *doing)
 {
     if (run->shards.comm) mabn_comm_note(run->shards.comm, run->step, doing);
 }
+
+/* setup.c: before the network is built of a model with these norms: run->sync, where one is SyncBN. */
+MABN_MUST_USE mabn_status mabn_run_open_sync(struct mabn_run *run,
+                                             const struct mabn_norm_options *const *norms,
+                                             int count);
 
 /* setup.c: choose the task and have it open, decide and build everything. */
 MABN_MUST_USE mabn_status mabn_run_set_up(struct mabn_run *run);

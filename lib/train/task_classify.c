@@ -325,6 +325,14 @@ static void write_course(struct mabn_run *run)
 
 /* ---- networks ---- */
 
+static mabn_status open_sync(struct mabn_run *run)
+{
+    const struct mabn_norm_options *norms[MABN_MODEL_PARTS];
+    for (int p = 0; p < MABN_MODEL_PARTS; p++)
+        norms[p] = &own(run)->model.norm[p];
+    return mabn_run_open_sync(run, norms, MABN_MODEL_PARTS);
+}
+
 static mabn_status build_networks(struct mabn_run *run)
 {
     const struct mabn_train_options *o = run->options;
@@ -335,13 +343,15 @@ static mabn_status build_networks(struct mabn_run *run)
                                   .training = true,
                                   .exact = o->exact,
                                   .tune = o->tune,
-                                  .save_memory = o->save_memory};
+                                  .save_memory = o->save_memory,
+                                  .sync = run->sync};
     MABN_TRY(mabn_device_open(&run->device, o->device, o->threads));
     no.bytes = mabn_eval_sends_bytes(run->device, &own(run)->augment);
     MABN_TRY(mabn_model_build(&own(run)->net, run->device, &own(run)->model, &no));
     MABN_TRY(mabn_eval_set_table(own(run)->net, &own(run)->augment));
     if (!own(run)->val_set) return MABN_OK;
     no.training = no.save_memory = false;
+    no.sync = NULL;
     no.bytes = mabn_eval_sends_bytes(run->device, &own(run)->input);
     no.batch = o->val_batch ? o->val_batch : o->batch;
     if (no.batch > mabn_dataset_count(own(run)->val_set))
@@ -478,6 +488,7 @@ static mabn_status set_up(struct mabn_run *run)
     const int64_t images = mabn_dataset_count(own(run)->train_set);
     MABN_TRY(mabn_run_decide_course(run, images / o->batch, images));
     write_course(run);
+    MABN_TRY(open_sync(run));
     MABN_TRY(build_networks(run));
     own(run)->figures = mabn_xcalloc((size_t)run->shards.local * METERS, sizeof(double));
     run->params = mabn_net_params(own(run)->net);

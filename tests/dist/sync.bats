@@ -38,3 +38,40 @@ setup_file() {
         [ "$(grep -c '^ok' <<<"$output")" = 5 ]
     done
 }
+
+# Losses of every step, and what a validation says, may differ from those of one process by rounding.
+compare_runs() { # compare_runs A B
+    /usr/bin/python3 - "$1" "$2" <<'PY'
+import json, sys
+read = lambda folder: [json.loads(line) for line in open(folder + "/metrics.jsonl")]
+a, b = ([x for x in read(f) if x["t"] in ("step", "val")] for f in sys.argv[1:])
+assert len(a) == len(b) == 14, (len(a), len(b))
+for x, y in zip(a, b):
+    assert x["t"] == y["t"] and abs(x["loss"] - y["loss"]) < 2e-4 * abs(x["loss"]), (x, y)
+PY
+}
+
+@test "training with syncbn over ranks is training with bn in one process" {
+    "$ROOT/tests/make-images" tree 4 18 6
+    mabn-pack imagenet -q tree -o data.h5
+    options=(--arch cifar-resnet8 --base-width 4 --size 16 --augment plain --batch 12 --schedule constant
+        --lr 0.05 --lr-exact --log-every 1 -j 1 -q --train data.h5 --val data.h5 --epochs 2 --val-every 6
+        --check-ranks 4)
+    mabn-train "${options[@]}" --norm bn -o bn >/dev/null
+    mabn-train "${options[@]}" --norm bn --norm-batch 6 -o bn6 >/dev/null
+    mabn-train "${options[@]}" --norm syncbn -o alone >/dev/null
+    compare_runs bn alone
+    for n in 2 3; do
+        run -0 --separate-stderr ranks "$ANY_MPI" $n mabn-train "${options[@]}" --norm syncbn -o run$n
+        compare_runs bn run$n
+    done
+    run -0 --separate-stderr ranks "$ANY_MPI" 4 mabn-train "${options[@]}" --norm syncbn --sync-group 2 -o run4
+    compare_runs bn6 run4
+    ! compare_runs bn run4
+    run -1 --separate-stderr ranks "$ANY_MPI" 4 mabn-train "${options[@]}" --norm syncbn --sync-group 3 -o no
+    one_line mabn-train "4 ranks cannot be cut into groups of 3"
+    run -1 --separate-stderr ranks "$ANY_MPI" 2 mabn-train "${options[@]}" --norm syncbn --shards 4 -o no
+    one_line mabn-train "syncbn needs a rank for each shard: there are 4 shards on 2 ranks"
+    run -1 --separate-stderr ranks "$ANY_MPI" 2 mabn-train "${options[@]}" --norm bn --sync-group 2 -o no
+    one_line mabn-train "--sync-group is for syncbn"
+}
