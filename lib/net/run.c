@@ -35,10 +35,26 @@ mabn_status mabn_net_check(struct mabn_net *net)
     return mabn_error_attach(net->status, message);
 }
 
+/* A plan without rows computes nothing, but the other ranks' SyncBN may have rows, and wait. */
+static mabn_status meet_forward(struct mabn_net *net)
+{
+    for (int i = 0; i < net->node_count; i++)
+        MABN_TRY(mabn_node_norm_meet(net, &net->nodes[i], false));
+    return MABN_OK;
+}
+
+static mabn_status meet_backward(struct mabn_net *net)
+{
+    for (int i = net->node_count - 1; i >= 0; i--)
+        MABN_TRY(mabn_node_norm_meet(net, &net->nodes[i], true));
+    return MABN_OK;
+}
+
 mabn_status mabn_net_forward(struct mabn_net *net)
 {
     MABN_TRY(mabn_net_check(net));
-    return net->rows ? net->backend->forward(net) : MABN_OK;
+    if (net->rows) return net->backend->forward(net);
+    return net->options.training && net->options.sync ? meet_forward(net) : MABN_OK;
 }
 
 mabn_status mabn_net_loss(struct mabn_net *net, double smoothing, double *loss)
@@ -69,7 +85,9 @@ mabn_status mabn_net_backward(struct mabn_net *net)
 {
     MABN_TRY(check_training(net));
     net->record_count = 0;
-    return net->rows ? net->backend->backward(net) : clear_gradients(net);
+    if (net->rows) return net->backend->backward(net);
+    MABN_TRY(clear_gradients(net));
+    return net->options.sync ? meet_backward(net) : MABN_OK;
 }
 
 void mabn_net_accumulate(struct mabn_net *net, bool accumulate)

@@ -234,13 +234,22 @@ static void write_course(struct mabn_run *run)
 
 /* ---- networks ---- */
 
+static mabn_status open_sync(struct mabn_run *run)
+{
+    struct mabn_norm_options *norms[8];
+    const int count = mabn_detector_norms(&own(run)->detector, norms);
+    return mabn_run_open_sync(run, (const struct mabn_norm_options *const *)norms, count);
+}
+
 static mabn_status build(struct mabn_run *run)
 {
     const struct mabn_train_options *o = run->options;
     struct detect *d = run->own;
+    MABN_TRY(open_sync(run));
     struct mabn_rcnn_options ro = {.training = true,
                                    .images = d->pass_images,
                                    .save_memory = o->save_memory,
+                                   .sync = run->sync,
                                    .seed = (uint64_t)o->seed};
     MABN_TRY(mabn_device_open(&run->device, o->device, o->threads));
     if (mabn_device_kind_of(run->device) != MABN_DEVICE_CPU)
@@ -253,6 +262,7 @@ static mabn_status build(struct mabn_run *run)
     d->figures = mabn_xcalloc((size_t)run->shards.local * METERS, sizeof *d->figures);
     if (!d->val_scenes) return MABN_OK;
     ro.training = ro.save_memory = false;
+    ro.sync = NULL;
     ro.images = 1;
     return mabn_rcnn_new(&d->val_rcnn, run->device, &d->detector, d->params, &ro);
 }

@@ -75,3 +75,51 @@ PY
     run -1 --separate-stderr ranks "$ANY_MPI" 2 mabn-train "${options[@]}" --norm bn --sync-group 2 -o no
     one_line mabn-train "--sync-group is for syncbn"
 }
+
+@test "ranks without rows take part, as a detector's heads without boxes must" {
+    export MABN_TIMEOUT=10,10
+    for mpi in $MPIS; do
+        run -0 --separate-stderr ranks "$mpi" 2 "$SYNC" rows
+        assert_output ok
+    done
+}
+
+# A detector's shares are unequal.
+scenes() {
+    /usr/bin/python3 - <<'PY'
+import json, os, random, struct, zlib
+def png(path, w, h, noise):
+    rows = b"".join(b"\0" + noise.randbytes(3 * w) for _ in range(h))
+    chunk = lambda k, d: struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d))
+    open(path, "wb").write(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 8, 2, 0, 0, 0))
+                           + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+noise = random.Random(1)
+os.mkdir("photos")
+images, annotations = [], []
+for i in range(8):
+    w, h = (96, 64) if i % 2 else (64, 96)
+    images.append({"id": i, "file_name": "%d.png" % i, "width": w, "height": h})
+    png("photos/%d.png" % i, w, h, noise)
+    annotations.append({"id": i + 1, "image_id": i, "category_id": 1, "bbox": [8, 8, 32, 32], "area": 1024,
+                        "iscrowd": 0, "segmentation": [[8, 8, 8, 40, 40, 40, 40, 8]]})
+json.dump({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]},
+          open("truth.json", "w"))
+PY
+    mabn-pack coco -q photos truth.json -o scenes.h5
+}
+
+@test "a detector trains with syncbn over ranks, by either rule, the same each time" {
+    scenes
+    options=(--arch mask-rcnn-r18-fpn --norm syncbn --base-width 8 --fpn-width 8 --head-width 8 --fc-width 16
+        --min-size 64 --proposals 100 --box-samples 32 --lr 0.001 --lr-exact --schedule constant --log-every 1
+        --steps 8 --batch 2 -q -j 1 --train scenes.h5 --val scenes.h5 --check-ranks 1)
+    export MABN_TIMEOUT=10,20
+    for sync in --sync-weighted --no-sync-weighted; do
+        run -0 --separate-stderr ranks "$ANY_MPI" 2 mabn-train "${options[@]}" $sync -o run$sync
+        assert_equal "$(grep -c '"t":"step"' run$sync/metrics.jsonl)" 8
+    done
+    run ! cmp run--sync-weighted/model.h5 run--no-sync-weighted/model.h5
+    run -0 --separate-stderr ranks "$ANY_MPI" 2 mabn-train "${options[@]}" -o again
+    steps() { sed -n 's/.*"loss":\([^,]*\),.*/\1/p' "$1/metrics.jsonl"; }
+    assert_equal "$(steps again)" "$(steps run--sync-weighted)"
+}

@@ -3,6 +3,7 @@
  *     test_sync bn           12 samples on all ranks are BN of 12
  *     test_sync shares       so are unequal shares, of which one is empty
  *     test_sync groups N     groups of N ranks are BN of their own samples
+ *     test_sync rows         a plan of whose rows rank r has 3 − 3r at first, then 3
  *     test_sync file FILE    steps that a peer recorded, of rank 0, rank 1, …
  *
  * FILE is an HDF5 file in which each group is a case: weight, bias, and for each rank a group
@@ -18,6 +19,8 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "device/device.h"
+#include "net/net.h"
 #include "norm/norm.h"
 #include "norm/state.h"
 #include "norm/sync.h"
@@ -191,6 +194,59 @@ static mabn_status test_groups(const char *argument)
     return compare(shares, first, size, 3 + (uint32_t)first);
 }
 
+/* ---- a plan whose rows vary, as a detector's heads ---- */
+
+static mabn_status pass(struct mabn_net *net, int64_t rows)
+{
+    mabn_net_set_rows(net, rows);
+    const struct mabn_net_output y = mabn_net_output_of(net, "y");
+    draw(mabn_net_input(net), (size_t)(rows * 3 * 3 * 5), (uint32_t)rank);
+    MABN_TRY(mabn_net_forward(net));
+    for (int64_t i = 0; i < rows * y.h * y.w * y.c; i++)
+        y.gradient[i] = (float)(i % 7) - 3;
+    return mabn_net_backward(net);
+}
+
+static mabn_status test_rows(const char *argument)
+{
+    const struct mabn_net_options options = {.batch = 3,
+                                             .height = 3,
+                                             .width = 3,
+                                             .channels = 5,
+                                             .training = true,
+                                             .vary_rows = true,
+                                             .sync = sync};
+    const struct mabn_net_conv conv = {.out_channels = 8, .kernel = 3, .stride = 1, .pad = 1};
+    struct mabn_norm_options norm;
+    struct mabn_device *device;
+    struct mabn_net *net;
+    size_t count;
+    (void)argument;
+    mabn_norm_options_init(&norm, MABN_NORM_SYNCBN);
+    MABN_TRY(mabn_device_new(&device, MABN_DEVICE_CPU, 1));
+    MABN_TRY(mabn_net_new(&net, device, &options));
+    int x = mabn_net_add_input(net);
+    for (int i = 0; i < 2; i++) {
+        const char *names[2][2] = {{"conv1", "bn1"}, {"conv2", "bn2"}};
+        x = mabn_net_add_conv(net, x, names[i][0], &conv);
+        x = mabn_net_add_norm(net, x, names[i][1], &norm, -1, true);
+    }
+    mabn_net_add_output(net, x, "y");
+    MABN_TRY(mabn_net_plan(net));
+    MABN_TRY(mabn_params_initialize(mabn_net_params(net), 1, MABN_PARAMS_INIT_FAN_OUT));
+    MABN_TRY(pass(net, rank ? 0 : 3));
+    const float *gradients = mabn_params_gradients(mabn_net_params(net), &count);
+    for (size_t i = 0; rank && i < count; i++)
+        if (gradients[i] != 0) return mabn_fail(MABN_ERR_MISMATCH, "a gradient of no rows");
+    MABN_TRY(pass(net, 0)); /* no rank has any */
+    MABN_TRY(pass(net, 3));
+    MABN_TRY(mabn_comm_barrier(comm));
+    if (!rank) printf("ok\n");
+    mabn_net_free(net);
+    mabn_device_free(device);
+    return MABN_OK;
+}
+
 /* ---- against what a peer recorded ---- */
 
 enum { Y, GX, GWEIGHT, GBIAS, MEAN, VAR, RESULTS };
@@ -295,8 +351,11 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         mabn_status (*test)(const char *argument);
-    } tests[] = {
-        {"bn", test_bn}, {"shares", test_shares}, {"groups", test_groups}, {"file", test_file}};
+    } tests[] = {{"bn", test_bn},
+                 {"shares", test_shares},
+                 {"groups", test_groups},
+                 {"rows", test_rows},
+                 {"file", test_file}};
     const char *what = argc > 1 ? argv[1] : "", *argument = argc > 2 ? argv[2] : "0";
     mabn_log_set_program("test_sync");
     mabn_status status = mabn_comm_open(&comm);

@@ -127,6 +127,18 @@ static mabn_status remake(struct mabn_net *net, struct node *node)
     return mabn_norm_reapply(&node->norm, &node->io);
 }
 
+mabn_status mabn_node_norm_meet(struct mabn_net *net, struct node *node, bool backwards)
+{
+    if (node->kind != &mabn_node_norm || !node->norm.sync ||
+        node->norm.options.kind != MABN_NORM_SYNCBN)
+        return MABN_OK;
+    MABN_TRY(bind_run(net, node));
+    node->io.y = net_buffer(net, node->data);
+    node->io.accumulate = net_adds(net, node);
+    return backwards ? mabn_norm_backward(&node->norm, &node->io)
+                     : mabn_norm_forward(&node->norm, &node->io);
+}
+
 static const struct node_ops cpu = {
     .prepare = prepare, .forward = forward, .backward = backward, .remake = remake};
 
