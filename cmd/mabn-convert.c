@@ -9,12 +9,17 @@
 #include "exchange/convert.h"
 #include "exchange/names.h"
 
-enum { AUTO = -1 }; /* by the name of the output, or by what the input has */
+enum { AUTO = -1 };    /* by the name of the output, or by what the input has */
+enum { FAMILY = 100 }; /* + enum mabn_names: whose detector it is to be */
 static const struct mabn_word to_words[] = {{AUTO, "auto"},
                                             {MABN_WEIGHTS_HDF5, "hdf5"},
                                             {MABN_WEIGHTS_TORCH, "torch"},
                                             {MABN_WEIGHTS_SAFETENSORS, "safetensors"},
                                             {MABN_WEIGHTS_ONNX, "onnx"},
+                                            {MABN_WEIGHTS_PICKLE, "pickle"},
+                                            {FAMILY + MABN_NAMES_OURS, "reference"},
+                                            {FAMILY + MABN_NAMES_TORCHVISION, "torchvision"},
+                                            {FAMILY + MABN_NAMES_DETECTRON2, "detectron2"},
                                             {0, NULL}};
 static const struct mabn_word names_words[] = {{AUTO, "auto"},
                                                {MABN_NAMES_OURS, "ours"},
@@ -42,8 +47,10 @@ static struct {
 
 static const struct mabn_option options[] = {
     MABN_OPT_STRING('o', "output", &o.output, "FILE", "the checkpoint to write"),
-    MABN_OPT_CHOICE('t', "to", &o.to, to_words,
-                    "its format; auto: by the name's ending (.h5 .pth .pt .safetensors .onnx)"),
+    MABN_OPT_CHOICE(
+        't', "to", &o.to, to_words,
+        "its format; auto: by the name's ending (.h5 .pth .pt .pkl .safetensors .onnx); "
+        "or the program that a detector is for"),
     MABN_OPT_FORCE(&o.force),
     MABN_OPT_FLAG('l', "list", &o.list, "print a table: source name, shape, type, our name"),
     MABN_OPT_GROUP("Names and network"),
@@ -91,6 +98,7 @@ static const struct mabn_cli cli = {
               "  mabn-convert --list R-50.pkl\n"
               "  mabn-convert run/model.h5 -o model.onnx\n"
               "  mabn-convert --body detector r50.h5 -o body.pth\n"
+              "  mabn-convert --to torchvision run/model.h5 -o maskrcnn.pth\n"
               "  mabn-convert --check --rtol 1e-6 a.pth b.safetensors\n",
     .min_args = 1,
     .max_args = 2,
@@ -103,11 +111,12 @@ static mabn_status pick_format(enum mabn_weights_format *format)
         const char *ending;
         enum mabn_weights_format format;
     } endings[] = {
-        {".h5", MABN_WEIGHTS_HDF5},   {".hdf5", MABN_WEIGHTS_HDF5},
-        {".pth", MABN_WEIGHTS_TORCH}, {".pt", MABN_WEIGHTS_TORCH},
-        {".onnx", MABN_WEIGHTS_ONNX}, {".safetensors", MABN_WEIGHTS_SAFETENSORS},
+        {".h5", MABN_WEIGHTS_HDF5},    {".hdf5", MABN_WEIGHTS_HDF5},
+        {".pth", MABN_WEIGHTS_TORCH},  {".pt", MABN_WEIGHTS_TORCH},
+        {".onnx", MABN_WEIGHTS_ONNX},  {".safetensors", MABN_WEIGHTS_SAFETENSORS},
+        {".pkl", MABN_WEIGHTS_PICKLE},
     };
-    if (o.to != AUTO) {
+    if (o.to != AUTO && o.to < FAMILY) {
         *format = (enum mabn_weights_format)o.to;
         return MABN_OK;
     }
@@ -215,6 +224,10 @@ static mabn_status convert(const char *path)
     want.like = o.like;
     want.categories = o.categories;
     want.frozen_eps = o.frozen_eps;
+    want.to = o.to >= FAMILY ? o.to - FAMILY : -1;
+    if (want.to >= 0 && o.output && (format == MABN_WEIGHTS_HDF5 || onnx))
+        mabn_cli_usage_error("another program's detector goes into .pth, .pkl or .safetensors");
+    if (want.to >= 0) want.weights_only = true;
     MABN_TRY(mabn_convert_open(&c, path, &want));
     mabn_status status = MABN_OK;
     if (o.list) {
@@ -240,7 +253,10 @@ int main(int argc, char **argv)
     if (n != 1) mabn_cli_usage_error("one file at a time");
     if (!o.output && !o.list) mabn_cli_usage_error("no output: give -o FILE, --list or --check");
     if (o.suffix && !o.like) mabn_cli_usage_error("--suffix needs --like FILE");
-    if (o.as_is && (o.like || o.body || o.norm || o.fold_frozen))
-        mabn_cli_usage_error("--as-is excludes --like, --body, --norm and --fold-frozen");
+    if (o.as_is && (o.like || o.body || o.norm || o.fold_frozen || o.to >= FAMILY))
+        mabn_cli_usage_error(
+            "--as-is excludes --like, --body, --norm, --fold-frozen and a program");
+    if (o.to >= FAMILY && (o.like || o.body))
+        mabn_cli_usage_error("a detector for another program is whole: no --like, no --body");
     return mabn_cli_finish(convert(args[0]));
 }

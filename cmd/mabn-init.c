@@ -121,9 +121,9 @@ static mabn_status describe_detector(struct mabn_detector *d, const char *arch)
     MABN_TRY(mabn_detector_init(d, arch));
     if (o.classes) d->classes = o.classes;
     if (o.base_width) d->body.base_width = o.base_width;
-    if (mabn_cli_given("stride-in-1x1")) d->body.stride_in_1x1 = o.stride_in_1x1;
     d->body.centralize = (enum mabn_model_centralize)o.centralize;
     MABN_TRY(mabn_detector_request(d, &o.detector, false));
+    if (mabn_cli_given("stride-in-1x1")) d->body.stride_in_1x1 = o.stride_in_1x1;
     MABN_TRY(mabn_detector_set_norm(d, MABN_NORM_DEFAULT));
     return mabn_detector_request_norm(d, &o.norm);
 }

@@ -13,7 +13,8 @@ enum { MAX_WINDOW = 1024, MAX_WIDTH = 4096 };
 
 void mabn_convert_options_init(struct mabn_convert_options *options)
 {
-    *options = (struct mabn_convert_options){.names = -1, .stride_in_1x1 = -1, .frozen_eps = -1};
+    *options =
+        (struct mabn_convert_options){.names = -1, .stride_in_1x1 = -1, .frozen_eps = -1, .to = -1};
 }
 
 /* ---- which network is it ---- */
@@ -167,16 +168,6 @@ static mabn_status build_net(struct mabn_convert *c)
 
 /* ---- entries ---- */
 
-static struct entry *add_entry(struct mabn_convert *c, const char *name,
-                               const struct mabn_weight *t)
-{
-    MABN_GROW(c->entries, c->entry_count, c->entry_capacity);
-    struct entry *e = &c->entries[c->entry_count++];
-    *e = (struct entry){.weight = *t};
-    e->weight.name = mabn_xstrdup(name);
-    return e;
-}
-
 static void add_missing(struct mabn_convert *c, const char *name)
 {
     MABN_GROW(c->missing, c->missing_count, c->missing_capacity);
@@ -268,7 +259,7 @@ static bool add_folded_norm(struct mabn_convert *c, const struct mabn_weight *wa
     struct item *bias = c->folded && leaf != want->name ? folded_bias(c, want->name) : NULL;
     if (!bias || !mabn_shape_equal(&mabn_convert_tensor(c, bias)->shape, &want->shape))
         return false;
-    struct entry *e = add_entry(c, want->name, want);
+    struct entry *e = mabn_convert_add_entry(c, want->name, want);
     bias->used = true;
     e->item = (size_t)(bias - c->items);
     if (!strcmp(leaf, "bias")) return true;
@@ -277,13 +268,46 @@ static bool add_folded_norm(struct mabn_convert *c, const struct mabn_weight *wa
     return true;
 }
 
+static void use_norm(struct mabn_convert *c, const char *norm)
+{
+    static const char *const leaves[] = {"weight", "bias", "running_mean", "running_var"};
+    for (size_t i = 0; i < sizeof leaves / sizeof *leaves; i++) {
+        struct item *item = mabn_convert_leaf(c, norm, leaves[i]);
+        if (item) item->used = true;
+    }
+}
+
+/* A detector's layer whose norm goes into it, as --fold-frozen has it outside the body. */
+static bool add_folded_layer(struct mabn_convert *c, const struct mabn_weight *want)
+{
+    const char *leaf = leaf_of(want->name);
+    if (!mabn_convert_loses_norm(c, want->name) || leaf == want->name) return false;
+    char *stem = mabn_xstrndup(want->name, (size_t)(leaf - want->name) - 1);
+    char *norm = mabn_convert_norm_of(stem), *conv = mabn_convert_unfolded(stem);
+    struct item *item = norm && conv ? mabn_convert_leaf(c, conv, "weight") : NULL;
+    const bool fits = item && mabn_shape_equal(&mabn_convert_tensor(c, item)->shape, &want->shape),
+               bias = item && !strcmp(leaf, "bias");
+    if (fits || bias) {
+        struct entry *e = mabn_convert_add_entry(c, want->name, want);
+        e->origin = bias ? FOLDED_CONV_BIAS : FOLDED_CONV;
+        e->item = (size_t)(item - c->items);
+        item->used = true;
+        use_norm(c, norm);
+    }
+    free(stem);
+    free(norm);
+    free(conv);
+    return fits || bias;
+}
+
 static mabn_status add_wanted(struct mabn_convert *c, const struct mabn_weight *want, size_t net)
 {
+    if (add_folded_layer(c, want)) return MABN_OK;
     struct item *item = match_item(c, want->name);
     if (!item && add_folded_norm(c, want)) return MABN_OK;
     if (!item) {
         if (!starts_anew(c, want->name)) add_missing(c, want->name);
-        struct entry *e = add_entry(c, want->name, want);
+        struct entry *e = mabn_convert_add_entry(c, want->name, want);
         e->origin = FRESH;
         e->net = net;
         return MABN_OK;
@@ -291,7 +315,7 @@ static mabn_status add_wanted(struct mabn_convert *c, const struct mabn_weight *
     const struct mabn_weight *t = mabn_convert_tensor(c, item);
     MABN_TRY(check_shape(c, item, want->name, &want->shape));
     item->used = true;
-    struct entry *e = add_entry(c, want->name, want);
+    struct entry *e = mabn_convert_add_entry(c, want->name, want);
     if (is_float(want->dtype) != is_float(t->dtype) && strcmp(leaf_of(want->name), "iters"))
         return mabn_fail(MABN_ERR_MISMATCH, "'%s': '%s' is %s, but '%s' needs %s",
                          mabn_weights_path(c->source), t->name, mabn_dtype_name(t->dtype),
@@ -330,7 +354,7 @@ static void entries_of_items(struct mabn_convert *c)
         const struct mabn_weight *t = mabn_convert_tensor(c, item);
         if (!item->ours || t->part != MABN_WEIGHT_MODEL) continue;
         item->used = true;
-        add_entry(c, item->ours, t)->item = i;
+        mabn_convert_add_entry(c, item->ours, t)->item = i;
     }
 }
 
@@ -348,39 +372,8 @@ static void add_training_state(struct mabn_convert *c)
                      mabn_shape_equal(&c->entries[k].weight.shape, &t->shape);
         if (!wanted) continue;
         item->used = true;
-        add_entry(c, item->ours, t)->item = i;
+        mabn_convert_add_entry(c, item->ours, t)->item = i;
     }
-}
-
-/* ---- the source's norms ---- */
-
-static int part_of(const char *name)
-{
-    bool layer = !strncmp(name, "layer", 5) && name[5] >= '1' && name[5] <= '4';
-    return layer ? MABN_PART_LAYER1 + name[5] - '1' : MABN_PART_STEM;
-}
-
-bool mabn_convert_is_unknown(const struct mabn_convert *c)
-{
-    if (c->has_model || c->has_detector || c->options.as_is || c->options.like || c->options.body)
-        return false;
-    return !mabn_convert_names_detector(c);
-}
-
-bool mabn_convert_centers(const struct mabn_convert *c, const char *name)
-{
-    if (!c->has_model) return c->detector_mabn;
-    return mabn_model_centralizes(&c->before, (enum mabn_model_part)part_of(name));
-}
-
-double mabn_convert_eps(const struct mabn_convert *c, const char *name)
-{
-    return c->has_model ? c->before.norm[part_of(name)].eps : 1e-5;
-}
-
-static bool folds_at(const struct mabn_convert *c, const char *name)
-{
-    return mabn_norm_folds(c->before.norm[part_of(name)].kind);
 }
 
 /* ---- norms that become frozen ---- */
@@ -390,25 +383,12 @@ static bool is_norm_state(const char *leaf)
     return mabn_is_buffer_name(leaf) && strcmp(leaf, "running_mean") && strcmp(leaf, "running_var");
 }
 
-/* A convolution that the reference centralizes: every one that a norm follows. */
-static bool is_centered_conv(const struct mabn_weight *t)
-{
-    return t->shape.rank == 4 && !strcmp(leaf_of(t->name), "weight") &&
-           strncmp(t->name, "rpn.", 4) && !strstr(t->name, ".predictor.");
-}
-
-static void remove_entry(struct mabn_convert *c, size_t i)
-{
-    free((char *)c->entries[i].weight.name);
-    memmove(&c->entries[i], &c->entries[i + 1], (c->entry_count - i - 1) * sizeof *c->entries);
-    c->entry_count--;
-}
-
 /* weight and bias of a norm with statistics are folded, its statistics become 0 and 1. */
 static void fold_entry(struct mabn_convert *c, struct entry *e)
 {
     const char *name = e->weight.name, *leaf = leaf_of(name);
-    if (mabn_convert_centers(c, name) && is_centered_conv(&e->weight)) e->origin = CENTERED;
+    if (e->origin == FOLDED_CONV || e->origin == FOLDED_CONV_BIAS) return;
+    if (mabn_convert_centers(c, name) && mabn_convert_is_centered(&e->weight)) e->origin = CENTERED;
     struct item *var = mabn_convert_sibling(c, name, "running_var");
     struct item *mean = mabn_convert_sibling(c, name, "running_mean");
     if (leaf == name || !var) return;
@@ -434,7 +414,7 @@ static void add_frozen_mean(struct mabn_convert *c, size_t i)
     char *mean = mabn_xasprintf("%.*smean", (int)(strlen(name) - 3), name);
     if (!mabn_convert_find(c, mean)) {
         struct mabn_weight t = c->entries[i].weight;
-        struct entry *e = add_entry(c, mean, &t);
+        struct entry *e = mabn_convert_add_entry(c, mean, &t);
         e->origin = CONSTANT;
         e->constant = 0;
     }
@@ -444,32 +424,19 @@ static void add_frozen_mean(struct mabn_convert *c, size_t i)
 static void fold_entries(struct mabn_convert *c)
 {
     for (size_t i = 0; i < c->entry_count;) {
-        if (!c->net && is_norm_state(leaf_of(c->entries[i].weight.name))) {
-            remove_entry(c, i);
+        if (!c->params && is_norm_state(leaf_of(c->entries[i].weight.name))) {
+            mabn_convert_remove_entry(c, i);
             continue;
         }
         fold_entry(c, &c->entries[i++]);
     }
-    for (size_t i = 0, n = c->entry_count; i < n && !c->net; i++)
+    for (size_t i = 0, n = c->entry_count; i < n && !c->params; i++)
         add_frozen_mean(c, i);
     for (size_t i = 0; i < c->item_count; i++)
         if (c->items[i].ours && is_norm_state(leaf_of(c->items[i].ours))) c->items[i].used = true;
 }
 
 /* ---- norms that go into convolutions ---- */
-
-char *mabn_convert_norm_of(const char *conv)
-{
-    static const char *const pairs[][2] = {
-        {"conv{k}", "bn{k}"},
-        {"layer{s}.{b}.conv{k}", "layer{s}.{b}.bn{k}"},
-        {"layer{s}.{b}.downsample.0", "layer{s}.{b}.downsample.1"},
-    };
-    char *norm = NULL;
-    for (size_t i = 0; i < sizeof pairs / sizeof *pairs && !norm; i++)
-        norm = mabn_names_translate(pairs[i][0], pairs[i][1], conv);
-    return norm;
-}
 
 /* Every convolution with a norm that folds gets a bias; the norm's tensors go. */
 static void fold_convolutions(struct mabn_convert *c)
@@ -478,7 +445,8 @@ static void fold_convolutions(struct mabn_convert *c)
     for (size_t i = 0; i < n; i++) {
         struct entry *e = &c->entries[i];
         const char *leaf = leaf_of(e->weight.name);
-        if (strcmp(leaf, "weight") || e->weight.shape.rank != 4 || !folds_at(c, e->weight.name))
+        if (strcmp(leaf, "weight") || e->weight.shape.rank != 4 ||
+            !mabn_convert_folds(c, e->weight.name))
             continue;
         char *conv = mabn_xstrndup(e->weight.name, (size_t)(leaf - e->weight.name) - 1);
         char *norm = mabn_convert_norm_of(conv);
@@ -488,7 +456,7 @@ static void fold_convolutions(struct mabn_convert *c)
                                     .shape = {.rank = 1, .dim = {e->weight.shape.dim[0]}}};
             e->origin = FOLDED_CONV;
             size_t item = e->item;
-            struct entry *b = add_entry(c, bias, &t);
+            struct entry *b = mabn_convert_add_entry(c, bias, &t);
             b->origin = FOLDED_CONV_BIAS;
             b->item = item;
             free(bias);
@@ -499,8 +467,8 @@ static void fold_convolutions(struct mabn_convert *c)
     for (size_t i = 0; i < c->entry_count;) {
         const char *name = c->entries[i].weight.name;
         bool norm = strstr(name, "bn") || strstr(name, "downsample.1.");
-        if (norm && c->entries[i].weight.part == MABN_WEIGHT_MODEL && folds_at(c, name))
-            remove_entry(c, i);
+        if (norm && c->entries[i].weight.part == MABN_WEIGHT_MODEL && mabn_convert_folds(c, name))
+            mabn_convert_remove_entry(c, i);
         else
             i++;
     }
@@ -538,7 +506,7 @@ static void adapt_mabn_state(struct mabn_convert *c)
         bool mabn = mabn_convert_sibling(c, e->weight.name, "running_var") &&
                     !mabn_convert_sibling(c, e->weight.name, "running_mean");
         if (mabn && is_norm_state(leaf)) {
-            remove_entry(c, i);
+            mabn_convert_remove_entry(c, i);
             continue;
         }
         if (mabn && !strcmp(leaf, "running_var") && e->weight.shape.rank == 1)
@@ -626,11 +594,12 @@ static mabn_status make_entries(struct mabn_convert *c)
     adapt_stem_bias(c);
     for (size_t i = 0; i < c->entry_count && c->options.no_counters;)
         if (!strcmp(leaf_of(c->entries[i].weight.name), "num_batches_tracked"))
-            remove_entry(c, i);
+            mabn_convert_remove_entry(c, i);
         else
             i++;
     if (c->options.fold && c->net) fold_convolutions(c);
     add_training_state(c);
+    if (c->options.to >= 0) MABN_TRY(mabn_convert_to_family(c));
     for (size_t i = 0; i < c->entry_count; i++) {
         struct mabn_weight *t = &c->entries[i].weight;
         if (!mabn_shape_count(&t->shape, &t->count) ||
@@ -641,12 +610,26 @@ static mabn_status make_entries(struct mabn_convert *c)
     return MABN_OK;
 }
 
+/* In a body a norm that folds becomes a frozen one, elsewhere none: its convolution has a bias. */
+static void freeze_detector(struct mabn_detector *d)
+{
+    struct mabn_norm_options *norms[8];
+    const int count = mabn_detector_norms(d, norms);
+    for (int p = 0; p < count; p++)
+        if (mabn_norm_folds(norms[p]->kind))
+            mabn_norm_options_init(norms[p],
+                                   p < MABN_MODEL_PARTS ? MABN_NORM_FROZEN : MABN_NORM_NONE);
+    d->body.centralize = MABN_CENTRALIZE_AUTO;
+}
+
 /* What the norms of the source are, then what they become. */
 static void freeze_model(struct mabn_convert *c)
 {
     static const char stem[] = "backbone.body.stem.bn1.running_var";
     c->before = c->model;
+    c->detector_before = c->detector;
     c->detector_mabn = mabn_convert_find(c, stem) && !mabn_convert_sibling(c, stem, "running_mean");
+    if (c->has_detector && c->options.fold_frozen) freeze_detector(&c->detector);
     if (!c->has_model || !c->options.fold_frozen) return;
     for (int p = 0; p < MABN_MODEL_PARTS; p++) {
         if (!mabn_norm_folds(c->model.norm[p].kind)) continue;
@@ -687,6 +670,12 @@ mabn_status mabn_convert_open(struct mabn_convert **out, const char *path,
     c->own = config && config[0] == '{' && config[1] != '}';
     MABN_TRY_GOTO(mabn_convert_name_items(c), out);
     MABN_TRY_GOTO(decide_model(c), out);
+    if (c->options.to >= 0 && !c->has_detector) {
+        status = mabn_fail(MABN_ERR_UNSUPPORTED,
+                           "'%s' is no detector: other networks have the names that they have here",
+                           path);
+        goto out;
+    }
     freeze_model(c);
     if ((c->has_model || c->has_detector) && !c->like) MABN_TRY_GOTO(build_net(c), out);
     MABN_TRY_GOTO(make_entries(c), out);
@@ -703,8 +692,10 @@ void mabn_convert_free(struct mabn_convert *c)
     if (!c) return;
     for (size_t i = 0; i < c->item_count; i++)
         free(c->items[i].ours);
-    for (size_t i = 0; i < c->entry_count; i++)
+    for (size_t i = 0; i < c->entry_count; i++) {
         free((char *)c->entries[i].weight.name);
+        free((char *)c->entries[i].ours);
+    }
     for (size_t i = 0; i < c->missing_count; i++)
         free(c->missing[i]);
     free(c->prefix);
@@ -727,6 +718,13 @@ const struct mabn_model *mabn_convert_model(const struct mabn_convert *c)
 }
 
 /* ---- telling ---- */
+
+bool mabn_convert_is_unknown(const struct mabn_convert *c)
+{
+    if (c->has_model || c->has_detector || c->options.as_is || c->options.like || c->options.body)
+        return false;
+    return !mabn_convert_names_detector(c);
+}
 
 static void list_row(struct mabn_str *tsv, const char *theirs, const struct mabn_weight *t,
                      const char *ours)
@@ -864,6 +862,7 @@ mabn_status mabn_convert_remarks(struct mabn_convert *c, struct mabn_str *lines)
     mabn_str_add(lines, mabn_weights_remarks(c->source));
     if (!c->options.as_is) tell_left_out(c, lines);
     MABN_TRY(mabn_convert_tell_detector(c, lines));
+    if (c->options.to >= 0) mabn_convert_tell_family(c, lines);
     bool wants = (c->has_model && mabn_model_centralizes(&c->model, MABN_PART_LAYER1)) ||
                  (c->has_detector && mabn_model_centralizes(&c->detector.body, MABN_PART_LAYER1));
     bool like_mabn = false;
@@ -875,7 +874,7 @@ mabn_status mabn_convert_remarks(struct mabn_convert *c, struct mabn_str *lines)
     for (size_t i = 0; i < c->entry_count; i++) {
         const struct entry *e = &c->entries[i];
         if (e->origin != FROM_ITEM || e->weight.part != MABN_WEIGHT_MODEL ||
-            !is_centered_conv(&e->weight) || !e->weight.shape.dim[0])
+            !mabn_convert_is_centered(&e->weight) || !e->weight.shape.dim[0])
             continue;
         size_t filters = (size_t)e->weight.shape.dim[0];
         void *values = NULL;

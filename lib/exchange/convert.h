@@ -51,6 +51,7 @@ struct mabn_convert_options {
     const char *norm;       /* as --norm takes it; NULL: by the tensors */
     double frozen_eps;      /* of a detector's frozen norms; < 0: as its program has it */
     const char *categories; /* of a detector's classes: a JSON file or dataset, or NULL */
+    int to;                 /* enum mabn_names: a detector as that program has it; -1: as here */
     const char *like;       /* a checkpoint whose names and shapes are wanted, or NULL */
 };
 /* Guess everything, allow nothing. */

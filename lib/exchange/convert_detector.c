@@ -11,7 +11,6 @@
 #include "detect/anchors.h"
 #include "exchange/convert_impl.h"
 #include "model/detector_request.h"
-#include "model/resnet.h"
 
 #define BODY "backbone.body."
 #define INNER "backbone.fpn.fpn_inner1"
@@ -57,67 +56,34 @@ static mabn_status refuse_strangers(const struct mabn_convert *c)
 
 struct family {
     const char *convention;
-    bool bgr;
-    double range, mean[3], deviation[3];
     double frozen_eps;
-    struct mabn_detector_counts train;
     enum mabn_category_order order;
 };
 
 static const struct family *family_of(enum mabn_names names)
 {
-    static const struct family reference = {
-        .convention = "legacy",
-        .bgr = true,
-        .range = 255,
-        .mean = {102.9801, 115.9465, 122.7717},
-        .deviation = {1, 1, 1},
-        .train = {2000, 2000, 2000},
-    };
-    static const struct family torchvision = {
-        .convention = "torchvision",
-        .range = 1,
-        .mean = {0.485, 0.456, 0.406},
-        .deviation = {0.229, 0.224, 0.225},
-        .train = {2000, 2000, 2000},
-        .order = MABN_CATEGORIES_BY_NUMBER,
-    };
-    static const struct family detectron2 = {
-        .convention = "detectron2",
-        .bgr = true,
-        .range = 255,
-        .mean = {103.53, 116.28, 123.675},
-        .deviation = {1, 1, 1},
-        .frozen_eps = 1e-5,
-        .train = {2000, 2000, 1000},
-        .order = MABN_CATEGORIES_SORTED,
-    };
+    static const struct family reference = {"legacy", 0, MABN_CATEGORIES_AS_GIVEN},
+                               torchvision = {"torchvision", 0, MABN_CATEGORIES_BY_NUMBER},
+                               detectron2 = {"detectron2", 1e-5, MABN_CATEGORIES_SORTED};
     return names == MABN_NAMES_TORCHVISION  ? &torchvision
            : names == MABN_NAMES_DETECTRON2 ? &detectron2
                                             : &reference;
 }
 
-static void set_family(struct mabn_detector *d, const struct family *f)
-{
-    snprintf(d->convention, sizeof d->convention, "%s", f->convention);
-    d->bgr = f->bgr;
-    d->range = f->range;
-    memcpy(d->pixel_mean, f->mean, sizeof f->mean);
-    memcpy(d->pixel_deviation, f->deviation, sizeof f->deviation);
-    d->train = f->train;
-}
-
 /* --pixels, as it is for classifiers too. */
-static void set_pixels(struct mabn_detector *d, enum mabn_convert_pixels pixels)
+static mabn_status set_pixels(struct mabn_detector *d, enum mabn_convert_pixels pixels)
 {
-    static const double none[3] = {0, 0, 0}, one[3] = {1, 1, 1};
-    if (pixels == MABN_PIXELS_AUTO) return;
-    const struct family *f =
-        family_of(pixels == MABN_PIXELS_TORCHVISION ? MABN_NAMES_TORCHVISION : MABN_NAMES_OURS);
-    d->bgr = f->bgr;
-    d->range = f->range;
-    memcpy(d->pixel_mean, pixels == MABN_PIXELS_REFERENCE ? none : f->mean, sizeof none);
-    memcpy(d->pixel_deviation, pixels == MABN_PIXELS_REFERENCE ? one : f->deviation, sizeof one);
+    struct mabn_detector like = *d;
+    if (pixels == MABN_PIXELS_AUTO) return MABN_OK;
+    MABN_TRY(mabn_detector_set_family(&like, pixels == MABN_PIXELS_TORCHVISION ? "torchvision"
+                                                                               : "legacy"));
+    d->bgr = like.bgr;
+    d->range = like.range;
+    for (int i = 0; i < 3; i++) {
+        d->pixel_mean[i] = pixels == MABN_PIXELS_REFERENCE ? 0 : like.pixel_mean[i];
+        d->pixel_deviation[i] = like.pixel_deviation[i];
+    }
+    return MABN_OK;
 }
 
 /* ---- shapes ---- */
@@ -373,14 +339,13 @@ mabn_status mabn_convert_guess_detector(struct mabn_convert *c)
     if (!has_detector(c)) return MABN_OK;
     MABN_TRY(find_shape(c, d));
     MABN_TRY(check_sizes(c, d));
-    set_family(d, family);
-    set_pixels(d, c->options.pixels);
+    MABN_TRY(mabn_detector_set_family(d, family->convention));
+    MABN_TRY(set_pixels(d, c->options.pixels));
     MABN_TRY(find_norms(c, d));
     set_frozen(c, d, family);
     MABN_TRY(find_anchors(c, d));
-    const bool late =
-        c->names == MABN_NAMES_TORCHVISION || d->body.norm[MABN_PART_LAYER1].kind == MABN_NORM_GN;
-    d->body.stride_in_1x1 = mabn_resnet_find(d->body.arch)->bottleneck && !late;
+    /* The reference's and detectron2's GN bodies are of another origin than their others. */
+    if (d->body.norm[MABN_PART_LAYER1].kind == MABN_NORM_GN) d->body.stride_in_1x1 = false;
     if (c->options.stride_in_1x1 >= 0) d->body.stride_in_1x1 = c->options.stride_in_1x1;
     MABN_TRY(read_categories(c, family));
     c->has_detector = true;
@@ -407,7 +372,7 @@ mabn_status mabn_convert_read_detector(struct mabn_convert *c, const char *confi
         if (d->body.norm[p].window > 4096)
             return mabn_fail(MABN_ERR_LIMIT, "'%s': a window of %d statistics",
                              mabn_weights_path(c->source), d->body.norm[p].window);
-    set_pixels(d, c->options.pixels);
+    MABN_TRY(set_pixels(d, c->options.pixels));
     c->has_detector = true;
     return MABN_OK;
 }

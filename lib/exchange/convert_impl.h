@@ -30,6 +30,10 @@ enum origin {
     CENTERED,         /* a convolution's weight, minus each filter's mean */
     CLASSES_ROTATED,  /* detectron2's background is the last class, ours the first */
     BACKGROUND_ADDED, /* detectron2 has no rows for the background: zeros in front */
+    CLASSES_ROTATED_BACK,
+    BACKGROUND_DROPPED,
+    EPS_MOVED, /* a norm's weight, for an epsilon of `constant` in place of its own */
+    ANCHORS,   /* of level `item` */
 };
 
 /* A tensor to be written. */
@@ -39,6 +43,8 @@ struct entry {
     size_t item;
     size_t net; /* FRESH: index in the network's tensors, or in `like` */
     float constant;
+    bool flipped;     /* a convolution whose three input channels are turned round */
+    const char *ours; /* our name, where `weight` has another program's; owned. NULL: the same */
 };
 
 struct mabn_convert {
@@ -58,9 +64,10 @@ struct mabn_convert {
     struct mabn_params *params; /* its tensors, or the detector's; NULL without either */
     bool owns_params;
     struct mabn_weights *like;
-    struct mabn_model before; /* the source's norms, where `model` folds them */
-    bool folded;              /* the source's norms are in its convolutions: biases instead */
-    bool detector_mabn;       /* without a model: a detector of the reference with MABN */
+    struct mabn_model before;             /* the source's norms, where `model` folds them */
+    struct mabn_detector detector_before; /* the same of a detector */
+    bool folded;        /* the source's norms are in its convolutions: biases instead */
+    bool detector_mabn; /* without a model: a detector of the reference with MABN */
     struct item *items;
     size_t item_count;
     size_t *by_name; /* items with a name of the model part, sorted by it */
@@ -114,13 +121,41 @@ MABN_MUST_USE mabn_status mabn_convert_read_detector(struct mabn_convert *c, con
 MABN_MUST_USE mabn_status mabn_convert_tell_detector(struct mabn_convert *c,
                                                      struct mabn_str *lines);
 
-/* ---- convert.c ---- */
+/* ---- convert_family.c ---- */
 
-/* Of the source, at the layer of this name: are convolutions centralized when used, and what is
- * the norm's epsilon? */
+/* Give the entries of the detector to options.to: names, order of classes and what else differs.
+ * MABN_ERR_UNSUPPORTED says what that program cannot have. */
+MABN_MUST_USE mabn_status mabn_convert_to_family(struct mabn_convert *c);
+/* What the program must be told, as its files do not say it, and what is lost; a line each. */
+void mabn_convert_tell_family(const struct mabn_convert *c, struct mabn_str *lines);
+
+/* ---- entries ---- */
+
+static inline const char *entry_name(const struct entry *e)
+{
+    return e->ours ? e->ours : e->weight.name;
+}
+
+struct entry *mabn_convert_add_entry(struct mabn_convert *c, const char *name,
+                                     const struct mabn_weight *t);
+void mabn_convert_remove_entry(struct mabn_convert *c, size_t i);
+
+/* ---- convert_norms.c ---- */
+
+/* Of the source, at the layer of this name: are convolutions centralized when used, what is the
+ * norm's epsilon, and (classifiers) can the norm go into the convolution before it? */
 bool mabn_convert_centers(const struct mabn_convert *c, const char *name);
 double mabn_convert_eps(const struct mabn_convert *c, const char *name);
-/* The norm behind a convolution ("layer1.0.conv1" → "layer1.0.bn1"), malloc'd; NULL: no such. */
+bool mabn_convert_folds(const struct mabn_convert *c, const char *name);
+/* Is the norm there frozen when all is done? */
+bool mabn_convert_freezes(const struct mabn_convert *c, const char *name);
+/* Has a detector a norm at the layer of this name that it is not to have any more? */
+bool mabn_convert_loses_norm(const struct mabn_convert *c, const char *name);
+/* Is it the weight of a convolution that the reference centralizes: of one that a norm follows? */
+bool mabn_convert_is_centered(const struct mabn_weight *t);
+/* The norm behind a layer ("layer1.0.conv1" → "layer1.0.bn1"), malloc'd; NULL: no such. The layer is
+ * called as it is without the norm; what it is called with it. */
 char *mabn_convert_norm_of(const char *conv);
+char *mabn_convert_unfolded(const char *conv);
 
 #endif

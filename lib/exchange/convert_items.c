@@ -270,3 +270,22 @@ void mabn_convert_guess_norm(const struct mabn_convert *c, const char *stem,
         mabn_norm_options_init(norm, MABN_NORM_FROZEN);
     }
 }
+
+/* ---- entries ---- */
+
+struct entry *mabn_convert_add_entry(struct mabn_convert *c, const char *name,
+                                     const struct mabn_weight *t)
+{
+    MABN_GROW(c->entries, c->entry_count, c->entry_capacity);
+    struct entry *e = &c->entries[c->entry_count++];
+    *e = (struct entry){.weight = *t};
+    e->weight.name = mabn_xstrdup(name);
+    return e;
+}
+
+void mabn_convert_remove_entry(struct mabn_convert *c, size_t i)
+{
+    free((char *)c->entries[i].weight.name);
+    memmove(&c->entries[i], &c->entries[i + 1], (c->entry_count - i - 1) * sizeof *c->entries);
+    c->entry_count--;
+}

@@ -7,6 +7,7 @@
 
 #include "base/mem.h"
 #include "base/thread.h"
+#include "detect/anchors.h"
 #include "exchange/convert_impl.h"
 #include "exchange/onnx.h"
 #include "exchange/weights_impl.h"
@@ -36,7 +37,7 @@ static mabn_status read_channel(struct mabn_convert *c, const struct entry *e, c
                                 float **values)
 {
     size_t n;
-    MABN_TRY(read_item(c, mabn_convert_sibling(c, e->weight.name, leaf), values, &n));
+    MABN_TRY(read_item(c, mabn_convert_sibling(c, entry_name(e), leaf), values, &n));
     if (*values && n != e->weight.count) {
         mabn_free(*values);
         *values = NULL;
@@ -48,7 +49,7 @@ static mabn_status read_channel(struct mabn_convert *c, const struct entry *e, c
 
 static mabn_status fold(struct mabn_convert *c, const struct entry *e, float *out)
 {
-    const double eps = mabn_convert_eps(c, e->weight.name);
+    const double eps = mabn_convert_eps(c, entry_name(e));
     float *weight = NULL, *bias = NULL, *mean = NULL, *var = NULL;
     mabn_status status;
     MABN_TRY_GOTO(read_channel(c, e, "weight", &weight), out);
@@ -85,7 +86,7 @@ static mabn_status fold_conv(struct mabn_convert *c, const struct entry *e, floa
     const bool is_bias = e->origin == FOLDED_CONV_BIAS;
     const size_t outputs = (size_t)e->weight.shape.dim[0];
     const size_t n = outputs ? e->weight.count / outputs : 0;
-    char *conv = mabn_xstrndup(e->weight.name, strlen(e->weight.name) - (is_bias ? 5 : 7));
+    char *conv = mabn_xstrndup(entry_name(e), strlen(entry_name(e)) - (is_bias ? 5 : 7));
     char *norm = mabn_convert_norm_of(conv);
     struct mabn_weight t = {.name = mabn_xasprintf("%s.weight", norm), .count = outputs};
     struct entry scale = {.weight = t, .origin = FOLDED_WEIGHT};
@@ -99,7 +100,7 @@ static mabn_status fold_conv(struct mabn_convert *c, const struct entry *e, floa
     MABN_TRY_GOTO(mabn_alloc(&k, outputs * sizeof(float)), out);
     MABN_TRY_GOTO(fold(c, &scale, k), out);
     MABN_TRY_GOTO(mabn_weights_read_f32(c->source, c->items[e->item].source, out), out);
-    if (mabn_convert_centers(c, conv)) center(out, outputs, n);
+    if (e->weight.shape.rank == 4 && mabn_convert_centers(c, conv)) center(out, outputs, n);
     for (size_t i = 0; i < e->weight.count; i++)
         out[i] *= ((float *)k)[i / n];
 out:
@@ -110,13 +111,55 @@ out:
     return status;
 }
 
+/* Weight of a norm with variance v: what makes weight/sqrt(v + eps) the same with the epsilon
+ * `constant`. */
+static mabn_status move_eps(struct mabn_convert *c, const struct entry *e, float *out)
+{
+    const double before = mabn_convert_eps(c, entry_name(e)), after = e->constant;
+    float *var = NULL;
+    MABN_TRY(mabn_weights_read_f32(c->source, c->items[e->item].source, out));
+    MABN_TRY(read_channel(c, e, "running_var", &var));
+    for (size_t i = 0; i < e->weight.count; i++) {
+        const double v = var ? var[i] : 1;
+        if (v + before > 0) out[i] = (float)(out[i] * sqrt((v + after) / (v + before)));
+    }
+    mabn_free(var);
+    return MABN_OK;
+}
+
+static void fill_anchors(const struct mabn_convert *c, int level, float *out)
+{
+    const struct mabn_detector *d = &c->detector;
+    const struct mabn_box_convention *convention;
+    struct mabn_anchors anchors = mabn_anchors_usual(32);
+    for (int l = 0; l < MABN_DETECTOR_LEVELS; l++)
+        anchors.size[l] = d->anchor_size[l];
+    memcpy(anchors.ratio, d->anchor_ratio, sizeof d->anchor_ratio);
+    if (mabn_box_convention_find(&convention, "legacy")) MABN_BUG("no boxes of the reference");
+    mabn_anchors_base(out, &anchors, level, convention);
+}
+
+/* Input channels 0 and 2 of a convolution (outputs,3,…) change places. */
+static void flip_channels(float *w, size_t outputs, size_t n)
+{
+    const size_t pixels = n / 3;
+    for (size_t o = 0; o < outputs; o++)
+        for (size_t i = 0; i < pixels; i++) {
+            float *first = w + o * n + i, *last = first + 2 * pixels, value = *first;
+            *first = *last;
+            *last = value;
+        }
+}
+
 static mabn_status shift_mean(struct mabn_convert *c, const struct entry *e, float *out)
 {
     float *bias = NULL, *mean = NULL;
     size_t n = 0;
     mabn_status status;
-    MABN_TRY_GOTO(read_item(c, mabn_convert_find(c, "conv1.bias"), &bias, &n), out);
-    MABN_TRY_GOTO(read_channel(c, e, "running_mean", &mean), out);
+    const struct item *item = mabn_convert_find(c, "conv1.bias");
+    if (!item) item = mabn_convert_find(c, "backbone.body.stem.conv1.bias");
+    MABN_TRY_GOTO(read_item(c, item, &bias, &n), out);
+    if (!c->options.fold_frozen) MABN_TRY_GOTO(read_channel(c, e, "running_mean", &mean), out);
     if (n != e->weight.count)
         status = mabn_fail(MABN_ERR_MISMATCH, "conv1's bias and norm have different lengths");
     for (size_t i = 0; i < e->weight.count && !status; i++)
@@ -151,12 +194,19 @@ static mabn_status make_values(struct mabn_convert *c, const struct entry *e, fl
         MABN_TRY(mabn_weights_read_f32(c->source, item->source, out));
         center(out, rows, width);
         return MABN_OK;
-    case CLASSES_ROTATED: {
+    case EPS_MOVED:
+        return move_eps(c, e, out);
+    case ANCHORS:
+        fill_anchors(c, (int)e->item, out);
+        return MABN_OK;
+    case CLASSES_ROTATED:
+    case CLASSES_ROTATED_BACK: {
         float *values = NULL;
         size_t count = 0;
+        const size_t by = e->origin == CLASSES_ROTATED ? n - width : width;
         MABN_TRY(read_item(c, item, &values, &count));
         for (size_t i = 0; i < n; i++)
-            out[i] = values[(i + n - width) % n];
+            out[i] = values[(i + by) % n];
         mabn_free(values);
         return MABN_OK;
     }
@@ -164,6 +214,14 @@ static mabn_status make_values(struct mabn_convert *c, const struct entry *e, fl
         size_t added = n - mabn_convert_tensor(c, item)->count;
         memset(out, 0, added * sizeof *out);
         return mabn_weights_read_f32(c->source, item->source, out + added);
+    }
+    case BACKGROUND_DROPPED: {
+        float *values = NULL;
+        size_t count = 0;
+        MABN_TRY(read_item(c, item, &values, &count));
+        memcpy(out, values + (count - n), n * sizeof *out);
+        mabn_free(values);
+        return MABN_OK;
     }
     default:
         MABN_BUG("entry '%s' is not made", e->weight.name);
@@ -190,8 +248,7 @@ static void from_f32(void *out, const float *in, size_t n, enum mabn_dtype dtype
     }
 }
 
-/* One entry's values as they are written. `raw` is a second buffer for casts. */
-static mabn_status entry_values(struct mabn_convert *c, const struct entry *e, void *out)
+static mabn_status plain_values(struct mabn_convert *c, const struct entry *e, void *out)
 {
     if (e->origin == FRESH) return fresh_values(c, e, out);
     if (e->origin != FROM_ITEM && e->weight.dtype == MABN_DTYPE_F32) return make_values(c, e, out);
@@ -212,6 +269,16 @@ static mabn_status entry_values(struct mabn_convert *c, const struct entry *e, v
     if (!status) from_f32(out, values, e->weight.count, e->weight.dtype);
     mabn_free(values);
     return status;
+}
+
+/* One entry's values as they are written. */
+static mabn_status entry_values(struct mabn_convert *c, const struct entry *e, void *out)
+{
+    MABN_TRY(plain_values(c, e, out));
+    if (e->flipped)
+        flip_channels(out, (size_t)e->weight.shape.dim[0],
+                      e->weight.count / (size_t)e->weight.shape.dim[0]);
+    return MABN_OK;
 }
 
 /* ---- notes ---- */
@@ -340,6 +407,7 @@ static bool is_model_note(const char *key)
 static mabn_status set_notes(const struct mabn_convert *c, struct mabn_weights_writer *writer,
                              const char *command, const char *tool)
 {
+    if (c->options.to >= 0) return MABN_OK; /* our description is of our tensors */
     for (size_t i = 0; i < mabn_weights_note_count(c->source); i++) {
         const char *value, *key = mabn_weights_note_at(c->source, i, &value);
         if (c->options.weights_only && is_training_note(key)) continue;

@@ -14,6 +14,7 @@
 
 #include "base/mem.h"
 #include "base/str.h"
+#include "exchange/pickle_ops.h"
 #include "exchange/pickle_weights.h"
 
 #define FOLDER "archive/"
@@ -28,54 +29,18 @@ enum { FIRST_STORAGE = 2 }; /* zip entries before the storages: data.pkl, byteor
 
 /* ---- pickle opcodes ---- */
 
-static void op(struct mabn_str *p, int code)
-{
-    mabn_str_add_char(p, (char)code);
-}
-
-static void put_le(struct mabn_str *p, uint64_t v, int bytes)
-{
-    for (int i = 0; i < bytes; i++, v >>= 8)
-        mabn_str_add_char(p, (char)(v & 0xff));
-}
-
-static void put_text(struct mabn_str *p, const char *text)
-{
-    size_t n = strlen(text);
-    op(p, 'X');
-    put_le(p, n, 4);
-    mabn_str_add_bytes(p, text, n);
-}
-
-static void put_int(struct mabn_str *p, int64_t v)
-{
-    if (v >= INT32_MIN && v <= INT32_MAX) {
-        op(p, 'J');
-        put_le(p, (uint64_t)v, 4);
-    } else {
-        op(p, 0x8a);
-        op(p, 8);
-        put_le(p, (uint64_t)v, 8);
-    }
-}
-
 static void put_float(struct mabn_str *p, double v)
 {
     uint64_t bits;
     memcpy(&bits, &v, 8);
-    op(p, 'G');
+    mabn_pickle_op(p, 'G');
     for (int i = 7; i >= 0; i--)
-        op(p, (int)(bits >> (8 * i) & 0xff));
-}
-
-static void put_global(struct mabn_str *p, const char *module, const char *name)
-{
-    mabn_str_printf(p, "c%s\n%s\n", module, name);
+        mabn_pickle_op(p, (int)(bits >> (8 * i) & 0xff));
 }
 
 static void put_empty_ordered_dict(struct mabn_str *p)
 {
-    put_global(p, "collections", "OrderedDict");
+    mabn_pickle_put_global(p, "collections", "OrderedDict");
     mabn_str_add(p, ")R");
 }
 
@@ -102,24 +67,24 @@ static void put_tensor(struct mabn_str *p, const struct mabn_weight *t, size_t k
         strides[i] = step;
         step *= t->shape.dim[i] > 0 ? t->shape.dim[i] : 1;
     }
-    put_global(p, "torch._utils", "_rebuild_tensor_v2");
+    mabn_pickle_put_global(p, "torch._utils", "_rebuild_tensor_v2");
     mabn_str_add(p, "((");
-    put_text(p, "storage");
-    put_global(p, "torch", storage_class(t->dtype));
+    mabn_pickle_put_text(p, "storage");
+    mabn_pickle_put_global(p, "torch", storage_class(t->dtype));
     snprintf(text, sizeof text, "%zu", key);
-    put_text(p, text);
-    put_text(p, "cpu");
-    put_int(p, (int64_t)t->count);
+    mabn_pickle_put_text(p, text);
+    mabn_pickle_put_text(p, "cpu");
+    mabn_pickle_put_int(p, (int64_t)t->count);
     mabn_str_add(p, "tQ");
-    put_int(p, 0);
-    op(p, '(');
+    mabn_pickle_put_int(p, 0);
+    mabn_pickle_op(p, '(');
     for (int i = 0; i < t->shape.rank; i++)
-        put_int(p, t->shape.dim[i]);
+        mabn_pickle_put_int(p, t->shape.dim[i]);
     mabn_str_add(p, "t(");
     for (int i = 0; i < t->shape.rank; i++)
-        put_int(p, strides[i]);
-    op(p, 't');
-    op(p, 0x89);
+        mabn_pickle_put_int(p, strides[i]);
+    mabn_pickle_op(p, 't');
+    mabn_pickle_op(p, 0x89);
     put_empty_ordered_dict(p);
     mabn_str_add(p, "tR");
 }
@@ -135,13 +100,13 @@ static size_t count_part(const struct mabn_weights_writer *writer, enum mabn_wei
 static void put_items(struct mabn_str *p, const struct mabn_weights_writer *writer,
                       enum mabn_weight_part part)
 {
-    op(p, '(');
+    mabn_pickle_op(p, '(');
     for (size_t i = 0; i < writer->count; i++)
         if (writer->items[i].part == part) {
-            put_text(p, writer->items[i].name);
+            mabn_pickle_put_text(p, writer->items[i].name);
             put_tensor(p, &writer->items[i], i);
         }
-    op(p, 'u');
+    mabn_pickle_op(p, 'u');
 }
 
 static void put_state_dict(struct mabn_str *p, const struct mabn_weights_writer *writer)
@@ -150,13 +115,13 @@ static void put_state_dict(struct mabn_str *p, const struct mabn_weights_writer 
     put_items(p, writer, MABN_WEIGHT_MODEL);
     if (!writer->notes.count) return;
     mabn_str_add(p, "}(");
-    put_text(p, "_metadata");
+    mabn_pickle_put_text(p, "_metadata");
     mabn_str_add(p, "}(");
-    put_text(p, MABN_TORCH_NOTES);
+    mabn_pickle_put_text(p, MABN_TORCH_NOTES);
     mabn_str_add(p, "}(");
     for (size_t i = 0; i < writer->notes.count; i++) {
-        put_text(p, writer->notes.items[i].key);
-        put_text(p, writer->notes.items[i].value);
+        mabn_pickle_put_text(p, writer->notes.items[i].key);
+        mabn_pickle_put_text(p, writer->notes.items[i].value);
     }
     mabn_str_add(p, "uuub");
 }
@@ -218,33 +183,33 @@ static void put_optimizer(struct mabn_str *p, const struct mabn_weights_writer *
     size_t count, *order = order_momenta(writer, &count);
     const char *nesterov = mabn_weights_writer_note(writer, "optimizer.nesterov");
     mabn_str_add(p, "}(");
-    put_text(p, "state");
+    mabn_pickle_put_text(p, "state");
     mabn_str_add(p, "}(");
     for (size_t i = 0; i < count; i++) {
-        put_int(p, (int64_t)i);
+        mabn_pickle_put_int(p, (int64_t)i);
         mabn_str_add(p, "}(");
-        put_text(p, "momentum_buffer");
+        mabn_pickle_put_text(p, "momentum_buffer");
         put_tensor(p, &writer->items[order[i]], order[i]);
-        op(p, 'u');
+        mabn_pickle_op(p, 'u');
     }
-    op(p, 'u');
-    put_text(p, "param_groups");
+    mabn_pickle_op(p, 'u');
+    mabn_pickle_put_text(p, "param_groups");
     mabn_str_add(p, "](}(");
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
-        put_text(p, numbers[i].key);
+        mabn_pickle_put_text(p, numbers[i].key);
         put_float(p, note_number(writer, numbers[i].note, numbers[i].other));
     }
-    put_text(p, "nesterov");
-    op(p, nesterov && !strcmp(nesterov, "true") ? 0x88 : 0x89);
-    put_text(p, "params");
+    mabn_pickle_put_text(p, "nesterov");
+    mabn_pickle_op(p, nesterov && !strcmp(nesterov, "true") ? 0x88 : 0x89);
+    mabn_pickle_put_text(p, "params");
     mabn_str_add(p, "](");
     for (size_t i = 0; i < count; i++)
-        put_int(p, (int64_t)i);
-    op(p, 'e');
-    put_text(p, "param_names");
+        mabn_pickle_put_int(p, (int64_t)i);
+    mabn_pickle_op(p, 'e');
+    mabn_pickle_put_text(p, "param_names");
     mabn_str_add(p, "](");
     for (size_t i = 0; i < count; i++)
-        put_text(p, writer->items[order[i]].name);
+        mabn_pickle_put_text(p, writer->items[order[i]].name);
     mabn_str_add(p, "eueu");
     free(order);
 }
@@ -255,27 +220,27 @@ static void put_object(struct mabn_str *p, const struct mabn_weights_writer *wri
     int64_t iteration = step ? strtoll(step, NULL, 10) : 0;
     size_t momenta = count_part(writer, MABN_WEIGHT_MOMENTUM);
     size_t others = count_part(writer, MABN_WEIGHT_OTHER);
-    op(p, 0x80);
-    op(p, 2);
+    mabn_pickle_op(p, 0x80);
+    mabn_pickle_op(p, 2);
     if (!momenta && !others) {
         put_state_dict(p, writer);
-        op(p, '.');
+        mabn_pickle_op(p, '.');
         return;
     }
     mabn_str_add(p, "}(");
-    put_text(p, "model");
+    mabn_pickle_put_text(p, "model");
     put_state_dict(p, writer);
     if (momenta) {
-        put_text(p, "optimizer");
+        mabn_pickle_put_text(p, "optimizer");
         put_optimizer(p, writer);
     }
     if (iteration) {
-        put_text(p, "iteration");
-        put_int(p, iteration);
+        mabn_pickle_put_text(p, "iteration");
+        mabn_pickle_put_int(p, iteration);
     }
     if (others) {
-        put_text(p, "mabn_other");
-        op(p, '}');
+        mabn_pickle_put_text(p, "mabn_other");
+        mabn_pickle_op(p, '}');
         put_items(p, writer, MABN_WEIGHT_OTHER);
     }
     mabn_str_add(p, "u.");

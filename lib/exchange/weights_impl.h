@@ -118,7 +118,7 @@ struct mabn_weights_sink {
     void (*free_backend)(void *backend);                       /* not NULL */
 };
 extern const struct mabn_weights_sink mabn_hdf5_sink, mabn_torch_sink, mabn_safetensors_sink,
-    mabn_onnx_sink;
+    mabn_onnx_sink, mabn_pickle_sink;
 
 /* NULL when absent. */
 const char *mabn_weights_writer_note(const struct mabn_weights_writer *writer, const char *key);

@@ -16,6 +16,8 @@ static const struct mabn_weights_sink *sink_of(enum mabn_weights_format format)
         return &mabn_safetensors_sink;
     case MABN_WEIGHTS_ONNX:
         return &mabn_onnx_sink;
+    case MABN_WEIGHTS_PICKLE:
+        return &mabn_pickle_sink;
     default:
         return NULL;
     }

@@ -100,6 +100,43 @@ mabn_status mabn_detector_init(struct mabn_detector *detector, const char *arch)
     return mabn_detector_set_norm(detector, "mabn");
 }
 
+/* ---- families ---- */
+
+static const struct family {
+    const char *convention;
+    bool bgr, stride_in_1x1;
+    double range, mean[3], deviation[3];
+    struct mabn_detector_counts train;
+} families[] = {
+    {"legacy", true, true, 255, {102.9801, 115.9465, 122.7717}, {1, 1, 1}, {2000, 2000, 2000}},
+    {"detectron2", true, true, 255, {103.53, 116.28, 123.675}, {1, 1, 1}, {2000, 2000, 1000}},
+    {"torchvision",
+     false,
+     false,
+     1,
+     {0.485, 0.456, 0.406},
+     {0.229, 0.224, 0.225},
+     {2000, 2000, 2000}},
+};
+
+mabn_status mabn_detector_set_family(struct mabn_detector *d, const char *convention)
+{
+    const struct mabn_box_convention *known;
+    MABN_TRY(mabn_box_convention_find(&known, convention));
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
+        const struct family *f = &families[i];
+        if (strcmp(f->convention, known->name)) continue;
+        snprintf(d->convention, sizeof d->convention, "%s", known->name);
+        d->bgr = f->bgr;
+        d->body.stride_in_1x1 = f->stride_in_1x1;
+        d->range = f->range;
+        memcpy(d->pixel_mean, f->mean, sizeof f->mean);
+        memcpy(d->pixel_deviation, f->deviation, sizeof f->deviation);
+        d->train = f->train;
+    }
+    return MABN_OK;
+}
+
 /* ---- norms by part ---- */
 
 enum { PARTS = MABN_MODEL_PARTS + 3 };

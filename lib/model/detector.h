@@ -79,6 +79,11 @@ const char *const *mabn_detector_archs(void);
 /* The defaults of an architecture: the reference's, norm mabn, box head "conv", 80 classes. */
 MABN_MUST_USE mabn_status mabn_detector_init(struct mabn_detector *detector, const char *arch);
 
+/* The box convention of a program, and what else it does with every detector: pixels, where
+ * bottlenecks have their stride, how many proposals are trained on. */
+MABN_MUST_USE mabn_status mabn_detector_set_family(struct mabn_detector *detector,
+                                                   const char *convention);
+
 /* "mabn", or part by part: "body=frozen,fpn=mabn,heads=mabn". Parts: body (stem, layer1 … layer4),
  * fpn, heads (box, mask). Later entries win; parts not named keep what they have. Frozen is for the
  * body alone: for fpn and heads it means none, that is convolutions with bias. */
@@ -86,6 +91,10 @@ MABN_MUST_USE mabn_status mabn_detector_set_norm(struct mabn_detector *detector,
 /* All parts in order: for each norm of the detector. */
 int mabn_detector_norms(struct mabn_detector *detector, struct mabn_norm_options *norms[8]);
 void mabn_detector_norm_text(const struct mabn_detector *detector, struct mabn_str *text);
+
+/* Are the convolutions that this one of the detector's norms follows centralized? */
+bool mabn_detector_centralizes(const struct mabn_detector *detector,
+                               const struct mabn_norm_options *norm);
 
 void mabn_detector_to_json(const struct mabn_detector *detector, struct mabn_str *json);
 MABN_MUST_USE mabn_status mabn_detector_from_json(struct mabn_detector *detector, const char *json);

@@ -28,7 +28,7 @@ static int groups(const struct mabn_detector *d)
     return d->classes + !c->background_last;
 }
 
-static bool centralizes(const struct mabn_detector *d, const struct mabn_norm_options *norm)
+bool mabn_detector_centralizes(const struct mabn_detector *d, const struct mabn_norm_options *norm)
 {
     if (d->body.centralize != MABN_CENTRALIZE_AUTO)
         return d->body.centralize == MABN_CENTRALIZE_ON && norm->kind != MABN_NORM_NONE;
@@ -61,7 +61,7 @@ static int add_block(struct mabn_net *net, int x, const struct block *b)
                                        .stride = 1,
                                        .pad = b->kernel / 2,
                                        .bias = !norm,
-                                       .centralize = centralizes(b->detector, b->norm),
+                                       .centralize = mabn_detector_centralizes(b->detector, b->norm),
                                        .start = b->start};
     const int y = mabn_net_add_conv(net, x, norm ? b->conv : b->alone, &conv);
     if (norm) return mabn_net_add_norm(net, y, b->after, b->norm, -1, b->relu);

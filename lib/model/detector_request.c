@@ -17,8 +17,9 @@ static bool asks_for_network(const struct mabn_detector_request *r)
            r->box_convs >= 0 || r->mask_convs >= 0 || r->stem_bias >= 0 || r->convention || anchors;
 }
 
-static void shape(struct mabn_detector *d, const struct mabn_detector_request *r)
+static mabn_status shape(struct mabn_detector *d, const struct mabn_detector_request *r)
 {
+    if (r->convention) MABN_TRY(mabn_detector_set_family(d, r->convention));
     set(&d->fpn_width, r->fpn_width);
     set(&d->box_conv_width, r->head_width);
     set(&d->mask_width, r->head_width);
@@ -28,9 +29,9 @@ static void shape(struct mabn_detector *d, const struct mabn_detector_request *r
     if (r->box_convs >= 0) d->box_convs = r->box_convs;
     if (r->mask_convs >= 0) d->mask_convs = r->mask_convs;
     if (r->stem_bias >= 0) d->stem_bias = r->stem_bias > 0;
-    if (r->convention) snprintf(d->convention, sizeof d->convention, "%s", r->convention);
     for (int i = 0; i < MABN_DETECTOR_LEVELS; i++)
         if (r->anchors[i] > 0) d->anchor_size[i] = r->anchors[i];
+    return MABN_OK;
 }
 
 mabn_status mabn_detector_request(struct mabn_detector *d, const struct mabn_detector_request *r,
@@ -39,7 +40,7 @@ mabn_status mabn_detector_request(struct mabn_detector *d, const struct mabn_det
     if (fixed && asks_for_network(r))
         return mabn_fail(MABN_ERR_ARG, "widths, heads, anchors and box convention shape a new "
                                        "network; the model has its own");
-    shape(d, r);
+    MABN_TRY(shape(d, r));
     if (r->frozen >= 0) d->frozen = r->frozen;
     set(&d->min_size, r->min_size);
     set(&d->max_size, r->max_size);

@@ -82,8 +82,8 @@ static mabn_status new_detector(struct mabn_run *run)
     d->classes = (int)mabn_scene_set_coco(own(run)->train_scenes)->n_categories;
     if (o->base_width) d->body.base_width = o->base_width;
     if (own(run)->weights.checkpoint) d->body.base_width = own(run)->weights.model.base_width;
-    if (o->stride_in_1x1) d->body.stride_in_1x1 = true;
     MABN_TRY(mabn_detector_request(d, &o->detector, false));
+    if (o->stride_in_1x1) d->body.stride_in_1x1 = true;
     MABN_TRY(mabn_detector_set_norm(d, MABN_NORM_DEFAULT));
     return mabn_detector_request_norm(d, &o->norm);
 }

@@ -596,3 +596,148 @@ adam.pth|the optimizer's state of 29 parameters is left out: 'exp_avg' is not th
     paste -d ' ' want have | tr -d '[]:}' | awk '{ n = split($1, a, ","); split($2, b, ",")
         for (i = 1; i <= n; i++) if ((a[i] - b[i]) ^ 2 > 1e-8) exit 1 }'
 }
+
+# A small detector: `small FAMILY NORM [OPTION]...` writes det.h5.
+small() {
+    mabn-init -q -f mask-rcnn-r50-fpn --base-width 8 --fpn-width 16 --head-width 16 --fc-width 32 \
+        --classes 3 --boxes "$1" --norm "$2" "${@:3}" -o det.h5
+}
+
+# There and back: the network that comes back has det.h5's tensors.
+there_and_back() {
+    mabn-convert -q -f --weights-only --to "$1" det.h5 -o "out.$2"
+    run --separate-stderr mabn-convert -f "out.$2" -o back.h5
+    assert_success
+    run mabn-convert --check det.h5 back.h5
+    assert_output --partial " 0 differ, ${3:-0} only in one; max abs 0,"
+    assert_success || [ -n "$3" ]
+}
+
+@test "a detector to each program and back: the same tensors" {
+    small torchvision body=bn,fpn=none,heads=none --box-head 2fc
+    there_and_back torchvision pth
+    small torchvision bn --seed 1
+    there_and_back torchvision safetensors
+    small torchvision gn --seed 2
+    there_and_back torchvision pth
+    small detectron2 body=frozen,fpn=none,heads=none --box-head 2fc --seed 3
+    there_and_back detectron2 pkl
+    small detectron2 gn --no-stride-in-1x1 --seed 4
+    there_and_back detectron2 pth
+    small detectron2 bn --box-convs 2 --seed 5
+    there_and_back detectron2 pkl
+    small detectron2 body=bn,fpn=none,heads=none --box-convs 3 --seed 6
+    there_and_back detectron2 pkl
+    small legacy mabn --seed 7
+    there_and_back reference pth
+    small legacy syncbn --seed 8
+    there_and_back reference pth
+    small legacy gn --box-head 2fc --no-stride-in-1x1 --seed 9
+    there_and_back reference pth
+}
+
+@test "a detector that is converted back is described as it was" {
+    for family in legacy torchvision detectron2; do
+        small $family body=frozen,fpn=none,heads=none --box-head 2fc
+        to=${family/legacy/reference}
+        mabn-convert -q -f --to $to det.h5 -o out.pth
+        mabn-convert -q -f --frozen-eps 0 out.pth -o back.h5 2>/dev/null
+        for f in det back; do
+            mabn-info --json $f.h5 | $PYTHON -c '
+import json, sys
+c = json.loads(json.load(sys.stdin)["attributes"]["config"])
+c.pop("frozen"), c.pop("box_conv_width") # of training, and of no use with 2fc
+b = json.loads(c.pop("body"))
+for part in [c[k] for k in c if k.startswith("norm_")] + list(b["norm"].values()):
+    part.pop("window_rule"), part.pop("groups")
+print(json.dumps([c, b["stride_in_1x1"], b["norm"]], sort_keys=True))' >$f.json
+        done
+        diff det.json back.json
+    done
+}
+
+@test "--to tells what the program must be told, and refuses what it cannot have" {
+    small legacy mabn
+    fails 1 "norm mabn, which detectron2 cannot have (--fold-frozen" \
+        mabn-convert --to detectron2 det.h5 -o x.pkl
+    fails 1 "stride of its bottlenecks in the first 1×1, which torchvision cannot have" \
+        mabn-convert --to torchvision --fold-frozen det.h5 -o x.pth
+    run --separate-stderr mabn-convert --to detectron2 --fold-frozen det.h5 -o x.pkl
+    assert_success
+    [[ $stderr == *"must be told: MODEL.PIXEL_MEAN [102.9801,115.9465,122.7717] "* ]]
+    [[ $stderr == *" MODEL.ROI_HEADS.NUM_CLASSES 3 MODEL.ROI_BOX_HEAD.NUM_CONV 4 "* ]]
+    [[ $stderr == *"trained with the boxes of the reference"* ]]
+    fails 1 "is no detector" mabn-convert --to torchvision r10.h5 -o x.pth
+    fails 2 "another program's detector goes into" mabn-convert --to torchvision det.h5 -o x.h5
+    fails 2 "a detector for another program is whole" \
+        mabn-convert --to torchvision --body classifier det.h5 -o y.pth
+    small legacy gn --box-head 2fc
+    fails 1 "norms between the linear layers of its box head" \
+        mabn-convert --to detectron2 det.h5 -o y.pkl
+}
+
+@test "classes change places between programs, and change back" {
+    small torchvision bn --seed 3
+    mabn-convert -q --to torchvision det.h5 -o want.pth
+    mabn-convert -q --to detectron2 det.h5 -o d2.pkl
+    run mabn-convert --list d2.pkl
+    assert_line --regexp $'^roi_heads.box_predictor.bbox_pred.weight\t\\(12,32\\)'
+    mabn-convert -q --stride-in-1x1 no --pixels torchvision --to torchvision d2.pkl -o tv.pth
+    # all but the rows of the background, which detectron2 does not keep
+    run mabn-convert --check want.pth tv.pth
+    assert_output --partial "430 tensors compared, 2 differ, 0 only in one"
+    assert_line --regexp '^roi_heads.box.predictor.bbox_pred.weight'
+    assert_line --regexp '^roi_heads.mask.predictor.mask_fcn_logits.weight'
+}
+
+@test "detectors of other kinds are refused with what is in them" {
+    need_python torch
+    small torchvision bn
+    mabn-convert -q --to torchvision det.h5 -o tv.pth
+    $PYTHON - <<'EOF'
+import torch
+w = torch.load("tv.pth", weights_only=True)
+def variant(name, add={}, change={}):
+    v = dict(w); v.update(add)
+    for k, f in change.items(): v[k] = f(v[k])
+    torch.save(v, name)
+variant("keypoints.pth", {"roi_heads.keypoint_head.0.weight": torch.zeros(1)})
+variant("deformable.pth", {"backbone.body.layer2.0.conv2_offset.weight": torch.zeros(1)})
+variant("cascade.pth", {"roi_heads.box_predictor.0.cls_score.weight": torch.zeros(1)})
+variant("agnostic.pth", change={"roi_heads.box_predictor.bbox_pred.weight": lambda t: t[:4],
+                                "roi_heads.box_predictor.bbox_pred.bias": lambda t: t[:4]})
+variant("anchors.pth", change={"rpn.head.cls_logits.weight": lambda t: torch.cat([t, t])})
+variant("unknown.pth", {"roi_heads.other.weight": torch.zeros(1)})
+v = {k: t for k, t in w.items() if not k.startswith("backbone.body.layer3.5.")}
+torch.save(v, "body.pth")
+EOF
+    fails 1 "a keypoint head" mabn-convert keypoints.pth -o x.h5
+    fails 1 "deformable convolutions" mabn-convert deformable.pth -o x.h5
+    fails 1 "a cascade of box heads" mabn-convert cascade.pth -o x.h5
+    fails 1 "one box for all classes" mabn-convert agnostic.pth -o x.h5
+    fails 1 "one for each of 3 anchors" mabn-convert anchors.pth -o x.h5
+    fails 1 "none of the ResNets" mabn-convert body.pth -o x.h5
+    run --separate-stderr mabn-convert unknown.pth -o x.h5
+    assert_failure 1
+    [[ $stderr == *"unmatched: 'roi_heads.other.weight'"* ]]
+    assert_file_not_exist x.h5
+}
+
+@test "--categories names a detector's classes, by the rule of its program" {
+    small torchvision bn
+    mabn-convert -q --to torchvision det.h5 -o tv.pth
+    small detectron2 bn
+    mabn-convert -q --to detectron2 det.h5 -o d2.pkl
+    echo '{"images":[],"annotations":[],"categories":[{"id":3,"name":"c"},{"id":1,"name":"a"}]}' >two.json
+    echo '{"images":[],"annotations":[],"categories":[{"id":30,"name":"c"},{"id":1,"name":"a"},{"id":7,"name":"b"}]}' >three.json
+    mabn-convert -q --categories two.json tv.pth -o tv.h5
+    run mabn-info --json tv.h5
+    assert_output --partial 'id\":1,\"name\":\"a\"},{\"id\":2,\"name\":\"N/A\"},{\"id\":3,\"name\":\"c\"}'
+    mabn-convert -q --categories three.json d2.pkl -o d2.h5
+    run mabn-info --json d2.h5
+    assert_output --partial 'id\":1,\"name\":\"a\"},{\"id\":7,\"name\":\"b\"},{\"id\":30,\"name\":\"c\"}'
+    fails 1 "2 categories for a detector of 3 classes" mabn-convert --categories two.json d2.pkl -o x.h5
+    fails 1 "numbered 1 to 3" mabn-convert --categories three.json tv.pth -o x.h5
+    run --separate-stderr mabn-convert tv.pth -o x.h5
+    [[ $stderr == *"nothing says what the 3 classes are"* ]]
+}
