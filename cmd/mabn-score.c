@@ -517,6 +517,25 @@ done:
     return status;
 }
 
+/* Category ids that do not agree give an AP of about 0 although the drawings look right: say so when
+ * most detections lie well on an object of another category. */
+static mabn_status doubt_categories(const struct files *f, const struct mabn_coco_score *s,
+                                    const struct mabn_coco_params *params)
+{
+    struct mabn_coco_errors errors;
+    const size_t n = f->read[1].n_records;
+    if (params->type == MABN_COCO_KEYPOINTS || coco.lvis || coco.class_agnostic || n < 10 ||
+        !(s->stats[0] >= 0 && s->stats[0] < 0.05))
+        return MABN_OK;
+    MABN_TRY(mabn_coco_find_errors(&errors, &f->read[0], &f->read[1], params, 0.5));
+    const int64_t others = errors.count[MABN_COCO_ERROR_CLASS];
+    if (2 * (uint64_t)others > n)
+        mabn_warn("'%s': %lld of %zu detections lie on an object of another category: do the "
+                  "category ids agree with those of '%s'?",
+                  f->read[1].name, (long long)others, n, f->read[0].name);
+    return MABN_OK;
+}
+
 static mabn_status score_type(struct mabn_str *out, const struct files *f,
                               const struct mabn_coco_params *params, bool several)
 {
@@ -539,6 +558,7 @@ static mabn_status score_type(struct mabn_str *out, const struct files *f,
         report(out, &s, several);
     }
     if (!status && !f->paths[2]) status = explain(out, e, &s, f, params);
+    if (!status && !f->paths[2]) status = doubt_categories(f, &s, params);
     if (!status && !f->paths[2]) status = write_tables(e, &s, f, params);
     mabn_coco_score_release(&s);
     mabn_coco_evaluation_free(e);

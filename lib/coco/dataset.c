@@ -573,6 +573,31 @@ static mabn_status pack(struct packing *p, const struct mabn_pack_output *out,
     return status ? mabn_pack_say_kept(status, out->path) : MABN_OK;
 }
 
+/* Does the box end beyond its image? What a pixel's rounding does is forgiven. */
+static bool leaves_image(const struct mabn_coco_record *r, const struct mabn_coco_image *image)
+{
+    return r->has_box && image->width && image->height &&
+           (r->box.x + r->box.w > image->width + 1.0 || r->box.y + r->box.h > image->height + 1.0);
+}
+
+/* Corners given in place of COCO's x, y, width, height train a detector to nothing, without a word:
+ * most of such boxes end beyond their image. */
+static void doubt_boxes(const struct packing *p)
+{
+    size_t boxes = 0, beyond = 0, first = 0;
+    for (size_t i = 0; i < p->coco.n_records; i++) {
+        const struct mabn_coco_record *r = &p->coco.records[i];
+        if (p->place[i] == UINT32_MAX || !r->has_box) continue;
+        boxes++;
+        if (leaves_image(r, p->images[p->place[i]]) && !beyond++) first = i;
+    }
+    if (beyond < 4 || 2 * beyond <= boxes) return;
+    const struct mabn_coco_record *r = &p->coco.records[first];
+    mabn_warn("'%s':%u: %zu of %zu boxes end beyond their image, the first is [%g, %g, %g, %g]: are "
+              "these corners? COCO's boxes are x, y, width, height",
+              p->coco.name, r->line, beyond, boxes, r->box.x, r->box.y, r->box.w, r->box.h);
+}
+
 mabn_status mabn_coco_pack(const struct mabn_pack_output *out, const char *folder,
                            const char *annotations, const struct mabn_coco_pack_options *options)
 {
@@ -585,6 +610,7 @@ mabn_status mabn_coco_pack(const struct mabn_pack_output *out, const char *folde
     mabn_status status = choose_images(&p, folder, options->skip_bad);
     if (!status) {
         place_annotations(&p);
+        doubt_boxes(&p);
         find_last(&p);
         status = pack(&p, out, options);
     }

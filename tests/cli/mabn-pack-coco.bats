@@ -134,6 +134,25 @@ END
     fails 1 'no "bbox"' mabn-score coco a.h5 <(echo '[]')
 }
 
+@test "coco: corners in place of widths and heights are doubted" {
+    boxes() { # boxes W: five boxes of 24 x 16 pixels' images, the first of them good
+        echo '{"images": [{"id": 22, "height": 16, "width": 24, "file_name": "2.jpg"}], "categories": [{"id": 3}], "annotations": ['
+        echo '{"id": 1, "image_id": 22, "category_id": 3, "bbox": [0, 0, 1, 1], "area": 1}'
+        for i in 2 3 4 5; do
+            echo ",{\"id\": $i, \"image_id\": 22, \"category_id\": 3, \"bbox\": [5, 6, $1, 8], \"area\": 9}"
+        done
+        echo ']}'
+    }
+    boxes 22 >corners.json
+    run --separate-stderr mabn-pack coco images corners.json -o corners.h5
+    assert_success
+    [[ $stderr == *"'corners.json':3: 4 of 5 boxes end beyond their image, the first is [5, 6, 22, 8]: are these corners?"* ]]
+    boxes 20 >good.json # a pixel too far
+    run --separate-stderr mabn-pack coco images good.json -o good.h5
+    assert_success
+    [[ $stderr != *corners* ]]
+}
+
 @test "coco: images without annotations, as in COCO's test sets" {
     sed -n '1,4p' truth.json | sed '4s/,$/}/' >info.json
     run --separate-stderr mabn-pack coco images info.json -o a.h5

@@ -249,6 +249,25 @@ bad() {
     [[ $stderr == *"1 results of categories that 'truth.json' does not have (such as 8) are ignored"* ]]
 }
 
+@test "coco: categories that do not agree are doubted" {
+    "$PYTHON" - <<'END'
+import json
+truth = {"images": [{"id": 1, "width": 900, "height": 90}], "categories": [{"id": 1}, {"id": 2}],
+         "annotations": [{"id": i, "image_id": 1, "category_id": 1, "iscrowd": 0, "area": 400,
+                          "bbox": [20 * i, 5, 20, 20]} for i in range(1, 21)]}
+found = lambda own: [{"image_id": 1, "category_id": 1 if a["id"] <= own else 2, "score": 0.5,
+                      "bbox": a["bbox"]} for a in truth["annotations"]]
+for name, value in (("truth", truth), ("shifted", found(0)), ("right", found(11))):
+    json.dump(value, open(name + ".json", "w"))
+END
+    run --separate-stderr mabn-score coco truth.json shifted.json
+    assert_success
+    [[ $stderr == *"'shifted.json': 20 of 20 detections lie on an object of another category: do the category ids agree with those of 'truth.json'?"* ]]
+    run --separate-stderr mabn-score coco truth.json right.json
+    assert_success
+    [[ $stderr != *agree* ]]
+}
+
 @test "coco: ids that occur twice" {
     sed 's/"id": 2, "image_id"/"id": 1, "image_id"/' truth.json >twice.json
     sed 's/\[50, 50, 20, 20\]/[0, 0, 20, 20]/' results.json >perfect.json
