@@ -186,11 +186,12 @@ static void move_stem_bias(struct mabn_convert *c)
     mabn_convert_remove_entry(c, (size_t)(bias - c->entries));
 }
 
-/* torchvision counts batches in norms that are trained. A model with frozen ones passes over it. */
+/* torchvision counts batches in norms that are trained. A model with frozen ones passes over the
+ * counters; one with others, whose epsilon is 1e-5, asks for them, and takes frozen norms too. */
 static void add_counters(struct mabn_convert *c)
 {
     const size_t n = c->entry_count;
-    if (c->options.to != MABN_NAMES_TORCHVISION) return;
+    if (c->options.to != MABN_NAMES_TORCHVISION || frozen_eps(c) == 0) return;
     for (size_t i = 0; i < n; i++) {
         const char *name = c->entries[i].weight.name;
         if (strcmp(leaf_of(name), "running_var")) continue;

@@ -61,7 +61,8 @@ static int add_block(struct mabn_net *net, int x, const struct block *b)
                                        .stride = 1,
                                        .pad = b->kernel / 2,
                                        .bias = !norm,
-                                       .centralize = mabn_detector_centralizes(b->detector, b->norm),
+                                       .centralize =
+                                           mabn_detector_centralizes(b->detector, b->norm),
                                        .start = b->start};
     const int y = mabn_net_add_conv(net, x, norm ? b->conv : b->alone, &conv);
     if (norm) return mabn_net_add_norm(net, y, b->after, b->norm, -1, b->relu);
