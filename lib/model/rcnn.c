@@ -320,6 +320,12 @@ struct mabn_net *mabn_rcnn_plan(const struct mabn_rcnn *r, enum mabn_rcnn_plan p
     return plan == MABN_RCNN_BOX_PLAN ? r->box_net : r->mask_net;
 }
 
+void mabn_rcnn_tell_gradients(struct mabn_rcnn *r, mabn_net_ready ready, void *context)
+{
+    r->ready = ready;
+    r->ready_context = context;
+}
+
 void mabn_rcnn_accumulate(struct mabn_rcnn *r, bool accumulate)
 {
     r->accumulate = accumulate;

@@ -94,6 +94,8 @@ struct mabn_rcnn_figures {
 MABN_MUST_USE mabn_status mabn_rcnn_step(struct mabn_rcnn *rcnn,
                                          const struct mabn_rcnn_image *images, uint64_t step,
                                          struct mabn_rcnn_figures *figures);
+/* As mabn_net_tell_gradients, for the body's backward, which comes last. */
+void mabn_rcnn_tell_gradients(struct mabn_rcnn *rcnn, mabn_net_ready ready, void *context);
 /* Whether the next steps add to the gradients that are there. */
 void mabn_rcnn_accumulate(struct mabn_rcnn *rcnn, bool accumulate);
 

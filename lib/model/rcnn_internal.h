@@ -28,6 +28,8 @@ struct mabn_rcnn {
     struct mabn_params *params;
     struct mabn_rcnn_options options;
     bool accumulate;
+    mabn_net_ready ready; /* of the body's backward */
+    void *ready_context;
 
     struct mabn_net_memory_pool pool; /* of the bodies, of which one runs at a time */
     struct rcnn_body bodies[RCNN_MAX_PLANS];

@@ -240,6 +240,7 @@ mabn_status mabn_rcnn_step(struct mabn_rcnn *r, const struct mabn_rcnn_image *im
         MABN_TRY(train_masks(r, f));
         lap(f, MABN_RCNN_PART_MASK_HEAD, &start);
     }
+    mabn_net_tell_gradients(r->body->net, r->ready, r->ready_context);
     const mabn_status status = mabn_net_backward(r->body->net);
     lap(f, MABN_RCNN_PART_BODY, &start);
     return status;

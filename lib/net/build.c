@@ -77,6 +77,7 @@ void mabn_net_free(struct mabn_net *net)
     free(net->nodes);
     free(net->outputs);
     free(net->buffers);
+    free(net->ready_from);
     free(net->record_channels);
     free(net->record_fitting);
     free(net->records);

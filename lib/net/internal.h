@@ -173,9 +173,12 @@ struct mabn_net {
     mabn_status status; /* the first failure of what cannot report it: building, initializing … */
     char *message;      /* … and what it said */
     bool planned;
-    int behind;      /* steps begun whose result was not fetched */
-    int64_t rows;    /* that live now; options.batch where they do not vary */
-    bool accumulate; /* backward adds to all gradients of parameters */
+    int behind;           /* steps begun whose result was not fetched */
+    int64_t rows;         /* that live now; options.batch where they do not vary */
+    bool accumulate;      /* backward adds to all gradients of parameters */
+    mabn_net_ready ready; /* of mabn_net_tell_gradients; NULL: nobody asks */
+    void *ready_context;
+    size_t *ready_from; /* (node_count) how far gradients are done after a node's backward */
 
     struct node *nodes;
     int node_count, node_capacity;

@@ -228,6 +228,12 @@ const int32_t *mabn_net_ranks(const struct mabn_net *net); /* (N) */
 /* Gradients overwrite. Once after each forward and loss. */
 MABN_MUST_USE mabn_status mabn_net_backward(struct mabn_net *net);
 
+/* From now on every backward calls `ready` each time it has more gradients done: those of
+ * mabn_params_gradients from the float `from` on, which falls, are not touched by it any more. `ready`
+ * NULL: no calls. A failure of `ready` is backward's. On the CPU. */
+typedef mabn_status (*mabn_net_ready)(void *context, size_t from);
+void mabn_net_tell_gradients(struct mabn_net *net, mabn_net_ready ready, void *context);
+
 /* mabn_params_update of the network's store. */
 MABN_MUST_USE mabn_status mabn_net_update(struct mabn_net *net, const struct mabn_params_sgd *sgd);
 

@@ -95,6 +95,29 @@ void mabn_net_accumulate(struct mabn_net *net, bool accumulate)
     net->accumulate = accumulate;
 }
 
+/* A parameter's gradient is done after the backward of the first node that uses it. */
+static void find_ready(struct mabn_net *net)
+{
+    size_t before = 0; /* end of what the nodes before use */
+    net->ready_from = mabn_xcalloc((size_t)net->node_count, sizeof *net->ready_from);
+    for (int i = 0; i < net->node_count; i++) {
+        const int both[] = {net->nodes[i].weight, net->nodes[i].bias};
+        net->ready_from[i] = before;
+        for (int k = 0; k < 2; k++) {
+            if (both[k] < 0) continue;
+            const struct parameter *p = &net->params->list[both[k]];
+            if (p->offset + p->count > before) before = p->offset + p->count;
+        }
+    }
+}
+
+void mabn_net_tell_gradients(struct mabn_net *net, mabn_net_ready ready, void *context)
+{
+    net->ready = ready;
+    net->ready_context = context;
+    if (ready && !net->ready_from) find_ready(net);
+}
+
 mabn_status mabn_net_input_again(struct mabn_net *net, const struct node *reader,
                                  const float **input)
 {

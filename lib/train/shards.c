@@ -5,6 +5,9 @@
 
 #include "base/mem.h"
 
+/* Floats: a sum of fewer costs as much as it gains. */
+enum { SMALLEST_BUCKET = 1 << 14 };
+
 #define STATE_PREFIX "state/shards/"
 
 void mabn_shards_init(struct mabn_shards *s, struct mabn_comm *comm)
@@ -23,6 +26,7 @@ void mabn_shards_release(struct mabn_shards *s)
     for (int i = 0; i < MABN_TREE_MAX_PARTS; i++)
         mabn_free(s->parts[i]);
     mabn_free(s->states);
+    free(s->sums);
     *s = (struct mabn_shards){.count = 0};
 }
 
@@ -35,11 +39,11 @@ static char *state_of(const struct mabn_shards *s, int i)
 static mabn_status get_parts(struct mabn_shards *s)
 {
     const int depth = mabn_tree_depth(s->count, s->first, s->local);
-    size_t floats;
-    mabn_params_gradients(s->params, &floats);
+    mabn_params_gradients(s->params, &s->floats);
+    s->sums = (struct mabn_comm_sum *)mabn_xcalloc(MABN_SHARDS_BUCKETS + 1, sizeof *s->sums);
     for (int i = 0; i + 1 < depth; i++) {
         void *part;
-        MABN_TRY(mabn_alloc(&part, floats * sizeof(float)));
+        MABN_TRY(mabn_alloc(&part, s->floats * sizeof(float)));
         s->parts[i] = (float *)part;
     }
     return MABN_OK;
@@ -62,34 +66,68 @@ mabn_status mabn_shards_start(struct mabn_shards *s, struct mabn_params *params)
 
 mabn_status mabn_shards_enter(struct mabn_shards *s, int i)
 {
+    s->sent = s->floats;
     return s->count == 1 ? MABN_OK : mabn_params_set_state(s->params, state_of(s, i));
 }
 
-/* The top of the stack of parts is in the store, where the pass has left it. */
-mabn_status mabn_shards_leave(struct mabn_shards *s, int i)
+/* Gradients [from, to) of the shard that is in the store, and of as many parts as the tree says, added
+ * up in the store; how many parts are left. */
+static int merge_gradients(struct mabn_shards *s, int i, size_t from, size_t to)
 {
     size_t n;
     float *gradients = mabn_params_gradients(s->params, &n);
+    int depth = s->depth;
+    for (int m = mabn_tree_merges(s->count, s->first, s->first + i); m > 0; m--)
+        mabn_tree_add(MABN_DIST_F32, gradients + from, s->parts[--depth] + from, to - from);
+    return depth;
+}
+
+mabn_status mabn_shards_leave(struct mabn_shards *s, int i)
+{
+    size_t n;
+    const float *gradients = mabn_params_gradients(s->params, &n);
     if (s->count == 1) return MABN_OK;
     MABN_TRY(mabn_params_get_state(s->params, state_of(s, i)));
-    for (int m = mabn_tree_merges(s->count, s->first, s->first + i); m > 0; m--)
-        mabn_tree_add(MABN_DIST_F32, gradients, s->parts[--s->depth], n);
-    if (i + 1 < s->local) memcpy(s->parts[s->depth++], gradients, n * sizeof *gradients);
+    if (i + 1 == s->local) return MABN_OK;
+    s->depth = merge_gradients(s, i, 0, n);
+    memcpy(s->parts[s->depth++], gradients, n * sizeof *gradients);
     return MABN_OK;
+}
+
+/* One more sum, of all from `from` on that is not in one yet. */
+static mabn_status send(struct mabn_shards *s, size_t from)
+{
+    size_t n;
+    float *gradients = mabn_params_gradients(s->params, &n);
+    struct mabn_comm_sum *sum = &s->sums[s->n_sums++];
+    const int depth = merge_gradients(s, s->local - 1, from, s->sent);
+    *sum = (struct mabn_comm_sum){
+        .type = MABN_DIST_F32, .count = s->sent - from, .result = gradients + from};
+    for (int i = 0; i < depth; i++)
+        sum->parts[i] = s->parts[i] + from;
+    sum->parts[depth] = gradients + from;
+    s->sent = from;
+    return mabn_comm_sum_start(s->comm, sum);
+}
+
+/* Buckets are fixed by the plan: all ranks have the same. */
+mabn_status mabn_shards_ready(void *shards, size_t from)
+{
+    struct mabn_shards *s = (struct mabn_shards *)shards;
+    size_t least = s->floats / MABN_SHARDS_BUCKETS + 1;
+    if (least < SMALLEST_BUCKET) least = SMALLEST_BUCKET;
+    return s->ranks > 1 && s->sent >= from + least ? send(s, from) : MABN_OK;
 }
 
 mabn_status mabn_shards_sum(struct mabn_shards *s)
 {
-    size_t n;
-    float *gradients = mabn_params_gradients(s->params, &n);
     if (s->count == 1) return MABN_OK;
-    s->sum = (struct mabn_comm_sum){.type = MABN_DIST_F32, .count = n, .result = gradients};
-    for (int i = 0; i < s->depth; i++)
-        s->sum.parts[i] = s->parts[i];
-    s->sum.parts[s->depth] = gradients;
+    if (s->sent) MABN_TRY(send(s, 0));
     s->depth = 0;
-    MABN_TRY(mabn_comm_sum_start(s->comm, &s->sum));
-    return mabn_comm_sum_wait(s->comm, &s->sum);
+    for (int i = 0; i < s->n_sums; i++)
+        MABN_TRY(mabn_comm_sum_wait(s->comm, &s->sums[i]));
+    s->n_sums = 0;
+    return MABN_OK;
 }
 
 /* Rows of n elements, one for each shard of this rank: the sum over all shards into the first. */

@@ -8,6 +8,10 @@
  *         … one or more passes: gradients are left in the store …
  *         mabn_shards_leave(shards, i)     its state out of it, its gradients to the sum
  *     mabn_shards_sum(shards)              the sum over all shards is in the store
+ *
+ * In the last pass of the last shard, backward may hand in gradients as it goes on, by
+ * mabn_shards_ready: their sums then start in buckets, while it computes the others.
+ *
  *     mabn_params_update, with 1/count in sgd.grad_scale
  *
  * The sum follows one tree over shards, so it has the same bits on any number of ranks, as long as
@@ -39,8 +43,11 @@ struct mabn_shards {
     char *states;                      /* (local)(state_bytes) */
     float *parts[MABN_TREE_MAX_PARTS]; /* gradients added up so far, beside those in the store */
     int depth;                         /* of them in use */
-    struct mabn_comm_sum sum;
+    size_t floats, sent;               /* gradients; from where on their sums have been started */
+    struct mabn_comm_sum *sums;        /* (MABN_SHARDS_BUCKETS + 1) under way */
+    int n_sums;
 };
+enum { MABN_SHARDS_BUCKETS = 8 };
 
 /* How many there are, as mabn_comm_set_shards said; before there are parameters. */
 void mabn_shards_init(struct mabn_shards *shards, struct mabn_comm *comm);
@@ -50,6 +57,8 @@ MABN_MUST_USE mabn_status mabn_shards_start(struct mabn_shards *shards, struct m
 
 MABN_MUST_USE mabn_status mabn_shards_enter(struct mabn_shards *shards, int i);
 MABN_MUST_USE mabn_status mabn_shards_leave(struct mabn_shards *shards, int i);
+/* The last shard's gradients from the float `from` on are whole (mabn_net_tell_gradients). */
+MABN_MUST_USE mabn_status mabn_shards_ready(void *shards, size_t from);
 MABN_MUST_USE mabn_status mabn_shards_sum(struct mabn_shards *shards);
 /* values: (local)(n), a row for each shard of this rank. The sums over all shards are left in the
  * first row, the same on all ranks; the other rows are overwritten. */

@@ -718,6 +718,9 @@ static mabn_status pass(struct mabn_run *run, const struct mabn_batch *batch, in
     MABN_TRY(mabn_shards_enter(&run->shards, i));
     fill(run, batch, i);
     choose_record(run, i);
+    const bool last = i + 1 == run->shards.local;
+    mabn_net_tell_gradients(c->net, last && run->shards.ranks > 1 ? mabn_shards_ready : NULL,
+                            &run->shards);
     MABN_TRY(mabn_net_step(c->net, run->options->smoothing, NULL));
     MABN_TRY(mabn_net_result(c->net, &result));
     if (records(run, i)) MABN_TRY(log_stats(run, run->step + 1));

@@ -435,7 +435,10 @@ static mabn_status one_pass(struct mabn_run *run, int shard, int pass)
     memcpy(x, batch->x,
            (size_t)batch->count * (size_t)batch->height * (size_t)batch->width * 3 * sizeof *x);
     describe_images(d, batch);
+    const bool last = shard + 1 == run->shards.local && pass + 1 == d->passes;
     mabn_rcnn_accumulate(d->rcnn, pass > 0);
+    mabn_rcnn_tell_gradients(d->rcnn, last && run->shards.ranks > 1 ? mabn_shards_ready : NULL,
+                             &run->shards);
     MABN_TRY(mabn_rcnn_step(d->rcnn, d->images, (uint64_t)number, &figures));
     meter[IMAGES] += batch->count;
     add_figures(run, meter, &figures);

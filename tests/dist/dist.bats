@@ -92,6 +92,12 @@ nobody_left() {
     done
 }
 
+@test "a weight that differs in its last bit on one rank is found out, with rank and step" {
+    ranks "${MPIS##* }" 3 "$PROGRAM" parameters
+    assert_failure 1
+    one_line "the parameters after step 2: rank 1 on .* has others than rank 0"
+}
+
 @test "each rank has cores of its own" {
     cores=$(env -u OMP_NUM_THREADS nproc)
     [ "$cores" -ge 2 ] || skip "one core"
