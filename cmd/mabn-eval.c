@@ -344,7 +344,10 @@ static mabn_status open_scenes(struct detection *d, const char *path)
                              "'%s' is a folder of photographs: there is nothing to "
                              "score against",
                              path);
-        return mabn_scene_set_scan(&d->set, path);
+        MABN_TRY(mabn_scene_set_scan(&d->set, path));
+        /* detectron2 turns photographs as their cameras were held; the others do not. */
+        if (!strcmp(d->file.detector.convention, "detectron2")) mabn_scene_set_turn(d->set);
+        return MABN_OK;
     }
     MABN_TRY(mabn_dataset_open(&d->data, path));
     return mabn_scene_set_open(&d->set, d->data);
@@ -357,8 +360,8 @@ static mabn_status find_categories(struct detection *d, const char *model, const
     const int classes = d->file.detector.classes;
     d->categories = mabn_xcalloc((size_t)classes + 1, sizeof *d->categories);
     if (d->file.categories && d->data)
-        MABN_TRY(mabn_detect_check_categories(d->file.categories, model, coco, path));
-    if (d->data && coco->n_categories != (size_t)classes)
+        MABN_TRY(mabn_detect_covers_categories(d->file.categories, model, coco, path));
+    else if (d->data && coco->n_categories != (size_t)classes)
         return mabn_fail(MABN_ERR_MISMATCH, "'%s' knows %d classes, '%s' has %zu categories", model,
                          classes, path, coco->n_categories);
     if (d->file.categories)
@@ -473,7 +476,7 @@ static void release_detection(struct detection *d)
 static mabn_status eval_coco(const char *model, const char *path)
 {
     struct detection d = {.categories = NULL};
-    const struct mabn_detect_options options = {
+    struct mabn_detect_options options = {
         .threads = o.decoders, .skip_bad = o.skip_bad, .progress = "detecting", .comm = comm};
     mabn_status status;
     mabn_str_init(&d.json);
@@ -485,6 +488,7 @@ static mabn_status eval_coco(const char *model, const char *path)
     MABN_TRY_GOTO(mabn_comm_check_same(comm, "the number of photographs", &count, sizeof count),
                   out);
     MABN_TRY_GOTO(find_categories(&d, model, path), out);
+    options.categories = d.categories;
     mabn_info("%s", mabn_device_name(d.device));
     status = o.score ? print_score(&d, &options) : write_results(&d, &options);
     if (!status && writes) status = mabn_outfile_commit(&d.out);

@@ -20,18 +20,57 @@ void mabn_detect_categories(struct mabn_str *json, const struct mabn_coco *coco)
         MABN_BUG("a file with other categories than its own");
 }
 
+static mabn_status refuse_categories(const char *categories, const char *model, const char *own,
+                                     const char *dataset)
+{
+    enum { SHOWN = 400 }; /* bytes of each list */
+    return mabn_fail(MABN_ERR_MISMATCH, "'%s' knows the categories %.*s%s, '%s' has %.*s%s", model,
+                     SHOWN, categories, strlen(categories) > SHOWN ? "…" : "", dataset, SHOWN, own,
+                     strlen(own) > SHOWN ? "…" : "");
+}
+
 mabn_status mabn_detect_check_categories(const char *categories, const char *model,
                                          const struct mabn_coco *coco, const char *dataset)
 {
-    enum { SHOWN = 400 }; /* bytes of each list */
     struct mabn_str own;
     mabn_str_init(&own);
     mabn_detect_categories(&own, coco);
-    mabn_status status = MABN_OK;
-    if (strcmp(own.text, categories))
-        status = mabn_fail(MABN_ERR_MISMATCH, "'%s' knows the categories %.*s%s, '%s' has %.*s%s",
-                           model, SHOWN, categories, strlen(categories) > SHOWN ? "…" : "", dataset,
-                           SHOWN, own.text, own.length > SHOWN ? "…" : "");
+    const mabn_status status = strcmp(own.text, categories)
+                                   ? refuse_categories(categories, model, own.text, dataset)
+                                   : MABN_OK;
+    mabn_str_release(&own);
+    return status;
+}
+
+static size_t count_text(const char *text, const char *part)
+{
+    size_t n = 0;
+    for (; (text = strstr(text, part)); text += strlen(part))
+        n++;
+    return n;
+}
+
+mabn_status mabn_detect_covers_categories(const char *categories, const char *model,
+                                          const struct mabn_coco *coco, const char *dataset)
+{
+    struct mabn_str own;
+    bool covers = true;
+    mabn_str_init(&own);
+    for (size_t i = 0; i < coco->n_categories && covers; i++) {
+        struct mabn_coco one = *coco;
+        one.categories = &coco->categories[i];
+        one.n_categories = 1;
+        mabn_str_clear(&own);
+        mabn_detect_categories(&own, &one); /* [{…}] */
+        own.text[own.length - 1] = 0;
+        covers = strstr(categories, own.text + 1) != NULL;
+    }
+    mabn_str_clear(&own);
+    mabn_detect_categories(&own, coco);
+    covers = covers && count_text(categories, "{\"id\":") <=
+                           coco->n_categories + count_text(categories, ",\"name\":\"N/A\"}");
+    const mabn_status status =
+        covers ? MABN_OK : refuse_categories(categories, model, own.text, dataset);
     mabn_str_release(&own);
     return status;
 }
@@ -489,7 +528,8 @@ mabn_status mabn_detect_judge(struct mabn_detect_score *score, struct mabn_str *
     int64_t *categories = mabn_xcalloc(coco->n_categories + 1, sizeof *categories);
     for (size_t i = 0; i < coco->n_categories; i++)
         categories[i] = coco->categories[i].id;
-    start_collecting(&c, rcnn, set, categories, convention);
+    start_collecting(&c, rcnn, set, options->categories ? options->categories : categories,
+                     convention);
     score->masks = c.count == 2;
     o.each = collect_both;
     o.context = &c;

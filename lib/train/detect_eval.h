@@ -20,6 +20,11 @@ void mabn_detect_categories(struct mabn_str *json, const struct mabn_coco *coco)
 MABN_MUST_USE mabn_status mabn_detect_check_categories(const char *categories, const char *model,
                                                        const struct mabn_coco *coco,
                                                        const char *dataset);
+/* Can a model of these categories be judged by the dataset's? It may have them in another order, and
+ * further ones that are called "N/A", as torchvision's have for ids that nothing has. */
+MABN_MUST_USE mabn_status mabn_detect_covers_categories(const char *categories, const char *model,
+                                                        const struct mabn_coco *coco,
+                                                        const char *dataset);
 /* Their ids, of a file with so many classes. */
 MABN_MUST_USE mabn_status mabn_detect_category_ids(const char *categories, int64_t *ids,
                                                    int classes);
@@ -27,9 +32,10 @@ MABN_MUST_USE mabn_status mabn_detect_category_ids(const char *categories, int64
 void mabn_detect_input(struct mabn_scene_options *options, const struct mabn_detector *detector);
 
 struct mabn_detect_options {
-    int threads;          /* decoding; 0: as many as the process may use */
-    bool skip_bad;        /* pass over photographs that cannot be decoded, and count them */
-    const char *progress; /* what to show progress as; NULL: not at all */
+    int threads;               /* decoding; 0: as many as the process may use */
+    bool skip_bad;             /* pass over photographs that cannot be decoded, and count them */
+    const char *progress;      /* what to show progress as; NULL: not at all */
+    const int64_t *categories; /* ids in the order of the classes; NULL: the set's. For judging */
     /* Share the photographs with these ranks, which all make the same call. Results and figures are
      * over all ranks, and every rank has them. NULL: one process. */
     struct mabn_comm *comm;

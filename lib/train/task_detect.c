@@ -14,6 +14,7 @@
 #include "base/mem.h"
 #include "base/progress.h"
 #include "data/scene_loader.h"
+#include "model/resnet.h"
 #include "train/detect_eval.h"
 #include "train/run.h"
 
@@ -74,6 +75,15 @@ static mabn_status open_data(struct mabn_run *run)
 
 /* ---- the model ---- */
 
+/* Norms that are frozen run with the epsilon that the body was trained with. */
+static void keep_frozen_eps(struct mabn_detector *d, const struct mabn_model_file *weights)
+{
+    for (int p = 0; p < MABN_MODEL_PARTS && weights->checkpoint; p++)
+        if (d->body.norm[p].kind == MABN_NORM_FROZEN &&
+            mabn_norm_folds(weights->model.norm[p].kind))
+            d->body.norm[p].eps = weights->model.norm[p].eps;
+}
+
 static mabn_status new_detector(struct mabn_run *run)
 {
     const struct mabn_train_options *o = run->options;
@@ -85,7 +95,9 @@ static mabn_status new_detector(struct mabn_run *run)
     MABN_TRY(mabn_detector_request(d, &o->detector, false));
     if (o->stride_in_1x1) d->body.stride_in_1x1 = true;
     MABN_TRY(mabn_detector_set_norm(d, MABN_NORM_DEFAULT));
-    return mabn_detector_request_norm(d, &o->norm);
+    MABN_TRY(mabn_detector_request_norm(d, &o->norm));
+    keep_frozen_eps(d, &own(run)->weights);
+    return MABN_OK;
 }
 
 static mabn_status refuse_weights(const char *path, const char *what, const char *allow)
@@ -115,7 +127,8 @@ static mabn_status check_body(const struct mabn_run *run)
                                           : "was not trained with centralized weights, which the "
                                             "body's norm needs",
                               "centralized");
-    if (m->stride_in_1x1 != body->stride_in_1x1 && !o->allow_stride)
+    if (mabn_resnet_find(m->arch)->bottleneck && m->stride_in_1x1 != body->stride_in_1x1 &&
+        !o->allow_stride)
         return refuse_weights(path,
                               m->stride_in_1x1
                                   ? "strides in its first 1×1 convolutions, the body in the 3×3"

@@ -98,11 +98,82 @@ PY
     assert_output --partial "was not trained with centralized weights"
     run train from --norm gn --steps 1 body.h5
     assert_failure 1
-    assert_output --partial "strides in its 3×3"
-    run train from --norm gn --steps 1 --allow-weights stride body.h5
-    assert_failure 1
     assert_output --partial "was trained on pixels of another"
-    train from --norm gn --steps 1 --allow-weights stride,input body.h5 > /dev/null
+    train from --norm gn --steps 1 --allow-weights input body.h5 > /dev/null
+    mabn-init resnet50 --norm gn --groups 8 --base-width 8 --input torchvision -q -o body.h5 -f
+    small=${small/r18/r50}
+    run train strided --norm gn --steps 1 --allow-weights input body.h5
+    assert_failure 1
+    assert_output --partial "strides in its 3×3"
+}
+
+@test "bodies of the reference, of Detectron and of torchvision are where fine-tuning begins" {
+    small=${small/--base-width 8/}
+    small=${small/r18/r50}
+    # trained with MABN, centralized, on B, G, R as it is, with the stride in the 3×3
+    mabn-init resnet50 --norm mabn --base-width 8 --classes 10 -q -f -o wc.h5
+    mabn-convert -q -f --to torch wc.h5 -o R50-wc.pth
+    mabn-convert -q -f --pixels reference R50-wc.pth -o wc.h5
+    run train wc --norm mabn --steps 1 wc.h5
+    assert_failure 1
+    assert_output --partial "strides in its 3×3"
+    run train wc --norm body=frozen,fpn=none,heads=none --steps 1 --allow-weights stride,input wc.h5
+    assert_failure 1
+    assert_output --partial "was trained with centralized weights"
+    train wc --norm mabn --steps 1 --allow-weights stride,input wc.h5 > /dev/null
+    # frozen norms, B, G, R minus Detectron's mean, the stride in the first 1×1
+    $PYTHON - <<'PY'
+import numpy as np, pickle
+rng, blobs, came = np.random.default_rng(1), {}, 8
+def layer(name, shape, norm):
+    blobs[name + "_w"] = (rng.standard_normal(shape) * .05).astype("f4")
+    blobs[norm + "_bn_s"] = np.ones(shape[0], "f4")
+    blobs[norm + "_bn_b"] = np.zeros(shape[0], "f4")
+layer("conv1", (8, 3, 7, 7), "res_conv1")
+for s, n in enumerate((3, 4, 6, 3)):
+    i, o = 8 << s, 32 << s
+    for b in range(n):
+        for k, shape in zip("abc", ((i, came, 1, 1), (i, i, 3, 3), (o, i, 1, 1))):
+            name = "res%d_%d_branch2%s" % (s + 2, b, k)
+            layer(name, shape, name)
+        if b == 0:
+            name = "res%d_%d_branch1" % (s + 2, b)
+            layer(name, (o, came, 1, 1), name)
+        came = o
+blobs["fc1000_w"], blobs["fc1000_b"] = np.zeros((10, came), "f4"), np.zeros(10, "f4")
+pickle.dump({"blobs": blobs}, open("R-50-2.pkl", "wb"), 2)
+PY
+    mabn-convert -q -f R-50-2.pkl -o msra.h5
+    run train msra --norm mabn --steps 1 msra.h5
+    assert_failure 1
+    assert_output --partial "was not trained with centralized weights"
+    train msra --norm body=frozen,fpn=none,heads=none --box-head 2fc --steps 1 msra.h5 > /dev/null
+    # torchvision's classifier: batch norms, R, G, B, the stride in the 3×3
+    mabn-init resnet50 --norm bn --base-width 8 --classes 10 -q -f -o tv.h5
+    mabn-convert -q -f tv.h5 -o resnet50.pth
+    mabn-convert -q -f --pixels torchvision resnet50.pth -o tv.h5
+    run train tv --norm body=frozen,fpn=none,heads=none --steps 1 tv.h5
+    assert_failure 1
+    assert_output --partial "strides in its 3×3"
+    train tv --norm body=frozen,fpn=none,heads=none --boxes torchvision --steps 1 tv.h5 > /dev/null
+    mabn-info --json tv/model.h5 | grep -q 'frozen[^}]*eps[^0-9]*1e-05'
+    mabn-convert -q --to torchvision tv/model.h5 -o tv.pth
+}
+
+@test "a model of torchvision has classes for ids that nothing has" {
+    mabn-init mask-rcnn-r18-fpn --base-width 8 --fpn-width 8 --head-width 8 --fc-width 16 --min-size 64 \
+        --norm bn --boxes torchvision --classes 11 -q -f -o tv11.h5
+    mabn-convert -q -f --to torchvision tv11.h5 -o tv11.pth
+    mabn-convert -q -f --categories truth.json tv11.pth -o tv11.h5
+    mabn-eval coco -q --min-score 0 --min-size 64 tv11.h5 d.h5 > tv11.json
+    mabn-score coco -q d.h5 tv11.json | grep Average > a.txt
+    mabn-eval coco -q --min-score 0 --min-size 64 --type bbox --score tv11.h5 d.h5 | grep Average > b.txt
+    diff a.txt b.txt
+    $PYTHON -c 'import json
+assert {x["category_id"] for x in json.load(open("tv11.json"))} <= set(range(1, 12))'
+    run mabn-eval coco -q tv11.h5 other.h5
+    assert_failure 1
+    assert_output --partial '"name":"blue"'
 }
 
 @test "what a detector finds goes through a pipe to the judge, with the table that --score prints" {
