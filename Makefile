@@ -100,6 +100,8 @@ endif
 OPT    := $(if $(filter 1,$(DEBUG)),-O0 -g3,-O2 -g)
 WARN   := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith \
           -Wwrite-strings -Wformat=2 -Wno-format-nonliteral $(if $(filter 1,$(DEVELOPER)),-Werror)
+# Clang does not know "GCC ivdep", and minds what our tables leave at zero.
+WARN   += $(if $(findstring clang,$(shell $(CC) --version 2>/dev/null)),-Wno-unknown-pragmas -Wno-missing-field-initializers)
 HARDEN := -fstack-protector-strong $(if $(SAN)$(filter 1,$(DEBUG)),,-D_FORTIFY_SOURCE=2)
 SANFL  := $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer)
 CPPFLAGS += -Ilib -D_GNU_SOURCE -DMABN_CUDA=$(CUDA) $(PKG_CF)

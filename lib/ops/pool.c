@@ -51,7 +51,7 @@ MABN_CLONES static void take_max_only(float *best, const float *x, int64_t chann
 {
     for (int64_t c = 0; c < channels; c++) {
         const float v = x[c], b = best[c];
-        best[c] = (v > b) | (v != v) ? v : b;
+        best[c] = ((v > b) | (v != v)) ? v : b;
     }
 }
 

@@ -162,8 +162,8 @@ static void test_grammar(void)
         "1,",
         "\xef\xbb",
         "[\xef\xbb\xbf]",
-        "\x1f"
-        "1",
+        ("\x1f"
+         "1"),
     };
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         tap_status(skip_all(good[i]), "skip accepts %zu", i);
