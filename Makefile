@@ -22,6 +22,8 @@
 #   check-unit check-cli check-golden check-san                   parts of the tests
 #   check-headers check-rooms check-format                        what the source must be
 #   check-dist                                                    several ranks, where MPI is
+#   check-distros                                                 Debian 12, 13 and arm64, from bare
+#                                                                 systems: tests/distros
 #   check-gpu bench-gpu bundle-gpu                                on a GPU: tests/gpu
 #   check-kill check-race                                         kill -9 50 times; ThreadSanitizer
 #   fuzz fuzz-long                                                fuzzers, a minute each or 20 on

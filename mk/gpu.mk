@@ -1,7 +1,7 @@
 # The CUDA kernels' tests and benchmark.
 #
 # Everywhere: lib/*/*.cu and tests/gpu/test_cuda_*.cu compile as C++ against the executor
-# (tests/gpu/executor) with ASan and UBSan, and run among the unit tests.
+# (tests/gpu/executor) with ASan and UBSan, and run among the unit tests; EXECUTOR=0 leaves them out.
 # With a GPU: `make check-gpu` builds the same programs with nvcc and runs them there;
 # `make bench-gpu` prints what the kernels reach; `make bundle-gpu` packs both for another machine.
 
@@ -55,7 +55,7 @@ $(E)/bin/%: $(E)/cmd/%.o $(E_O) $(LIB)
 		$(PKG_LIBS) $(OTHERS) $(DNNL) -lm -o $@
 
 # They bring their own sanitizers: the sanitized variant need not run them again.
-ifeq ($(SAN),)
+ifeq ($(SAN)$(filter 0,$(EXECUTOR)),)
 unit-programs check-unit: $(E_BIN) $(E_TOOLS)
 check-cli: $(E_TOOLS)
 endif
