@@ -7,8 +7,20 @@
 #include "base/progress.h"
 #include "base/rng.h"
 #include "device/cuda.h"
+#include "net/losses.h"
 
 enum { STEP, FORWARD, BACKWARD, UPDATE, CONVOLUTIONS, TIMES };
+
+static void label(struct mabn_net *net)
+{
+    const int rows = mabn_net_batch(net);
+    int32_t *classes = mabn_xcalloc((size_t)rows, sizeof *classes);
+    for (int i = 0; i < rows; i++)
+        classes[i] = i % mabn_net_classes(net);
+    const struct mabn_net_labels labels = {classes, 0.1, rows};
+    mabn_net_set_labels(net, "loss", &labels);
+    free(classes);
+}
 
 void mabn_bench_fill(struct mabn_net *net)
 {
@@ -20,8 +32,7 @@ void mabn_bench_fill(struct mabn_net *net)
     mabn_rng_init(&rng, 1, MABN_RNG_TEST, 0, 0);
     for (size_t i = 0; i < n; i++)
         x[i] = (float)mabn_rng_range(&rng, -1, 1);
-    for (int i = 0; i < mabn_net_batch(net); i++)
-        mabn_net_labels(net)[i] = i % mabn_net_classes(net);
+    label(net);
 }
 
 static const struct mabn_params_sgd sgd = {.lr = 1e-3, .momentum = 0.9, .weight_decay = 1e-4};
@@ -30,11 +41,10 @@ static const struct mabn_params_sgd sgd = {.lr = 1e-3, .momentum = 0.9, .weight_
 
 static mabn_status time_cpu(struct mabn_net *net, bool training, double *times)
 {
-    double start = mabn_now(), loss;
+    double start = mabn_now();
     MABN_TRY(mabn_net_forward(net));
     double forward = mabn_now(), backward = forward;
     if (training) {
-        MABN_TRY(mabn_net_loss(net, 0.1, &loss));
         MABN_TRY(mabn_net_backward(net));
         backward = mabn_now();
         MABN_TRY(mabn_net_update(net, &sgd));
@@ -55,7 +65,7 @@ static mabn_status queue_steps(struct mabn_net *net, bool training, int count)
     struct mabn_net_result ignored;
     for (int i = 0; i < count; i++) {
         if (mabn_net_behind(net) == mabn_net_depth(net)) MABN_TRY(mabn_net_result(net, &ignored));
-        MABN_TRY(mabn_net_step(net, training ? 0.1 : 0, training ? &sgd : NULL));
+        MABN_TRY(mabn_net_step(net, training ? &sgd : NULL));
     }
     return MABN_OK;
 }

@@ -99,9 +99,7 @@ static mabn_status finish_sums(struct bench *b)
 
 static mabn_status train(struct bench *b)
 {
-    double loss;
     MABN_TRY(mabn_net_forward(b->net));
-    MABN_TRY(mabn_net_loss(b->net, 0.1, &loss));
     MABN_TRY(mabn_net_backward(b->net));
     return mabn_net_update(b->net, &sgd);
 }

@@ -5,6 +5,7 @@
 #include "detect/convention.h"
 #include "model/detector.h"
 #include "model/resnet.h"
+#include "net/losses.h"
 
 static const struct mabn_net_start narrow = {MABN_START_NORMAL, 0.01};
 
@@ -106,7 +107,15 @@ static void add_fpn(struct mabn_net *net, const struct mabn_detector *d, const i
     pyramid[4] = mabn_net_add_max_pool(net, pyramid[3], 1, 2, 0);
 }
 
-static void add_rpn(struct mabn_net *net, const struct mabn_detector *d, int x, int level)
+static const struct mabn_box_convention *convention_of(const struct mabn_detector *d)
+{
+    const struct mabn_box_convention *c;
+    if (mabn_box_convention_find(&c, d->convention)) MABN_BUG("%s", mabn_error_message());
+    return c;
+}
+
+static void add_rpn(struct mabn_net *net, const struct mabn_detector *d, bool training, int x,
+                    int level)
 {
     const struct mabn_net_conv three = {.out_channels = d->fpn_width,
                                         .kernel = 3,
@@ -134,9 +143,15 @@ static void add_rpn(struct mabn_net *net, const struct mabn_detector *d, int x, 
     mabn_net_add_output(net, objectness, name);
     snprintf(name, sizeof name, "deltas%d", level);
     mabn_net_add_output(net, deltas, name);
+    if (!training) return;
+    snprintf(name, sizeof name, "loss_objectness%d", level);
+    mabn_net_add_sigmoid_loss(net, objectness, name);
+    const struct mabn_net_smooth_l1 l1 = {convention_of(d)->rpn_beta, 1};
+    snprintf(name, sizeof name, "loss_rpn_box_reg%d", level);
+    mabn_net_add_smooth_l1_loss(net, deltas, name, &l1);
 }
 
-void mabn_detector_add_body(struct mabn_net *net, const struct mabn_detector *d)
+void mabn_detector_add_body(struct mabn_net *net, const struct mabn_detector *d, bool training)
 {
     const struct mabn_resnet_place place = {"backbone.body.stem.", "backbone.body.", d->stem_bias};
     int stages[4], pyramid[MABN_DETECTOR_LEVELS];
@@ -148,7 +163,7 @@ void mabn_detector_add_body(struct mabn_net *net, const struct mabn_detector *d)
         mabn_net_add_output(net, pyramid[i], name);
     }
     for (int i = 0; i < MABN_DETECTOR_LEVELS; i++)
-        add_rpn(net, d, pyramid[i], i + 2);
+        add_rpn(net, d, training, pyramid[i], i + 2);
 }
 
 /* ---- heads ---- */
@@ -207,10 +222,10 @@ static int add_fc(struct mabn_net *net, const struct mabn_detector *d, int x, in
 }
 
 struct mabn_detector_head mabn_detector_add_box_head(struct mabn_net *net,
-                                                     const struct mabn_detector *d, bool gradient)
+                                                     const struct mabn_detector *d, bool training)
 {
     struct mabn_detector_head head;
-    int x = add_pooling(net, d, gradient, 7, &head);
+    int x = add_pooling(net, d, training, 7, &head);
     if (d->box_head == MABN_BOX_HEAD_CONV) {
         x = add_box_convs(net, d, x);
         x = add_fc(net, d, x, 6, 49 * (d->box_convs ? d->box_conv_width : d->fpn_width), false);
@@ -220,21 +235,24 @@ struct mabn_detector_head mabn_detector_add_box_head(struct mabn_net *net,
         x = add_fc(net, d, x, 7, d->box_width, norm);
     }
     const struct mabn_net_linear classes = {.out = d->classes + 1, .start = narrow};
-    const struct mabn_net_linear deltas = {.out = 4 * groups(d),
-                                           .start = {MABN_START_NORMAL, 0.001}};
+    const struct mabn_net_linear boxes = {.out = 4 * groups(d),
+                                          .start = {MABN_START_NORMAL, 0.001}};
     const int logits = mabn_net_add_linear(net, x, "roi_heads.box.predictor.cls_score", &classes);
+    const int deltas = mabn_net_add_linear(net, x, "roi_heads.box.predictor.bbox_pred", &boxes);
     mabn_net_add_output(net, logits, "class_logits");
-    mabn_net_add_output(net,
-                        mabn_net_add_linear(net, x, "roi_heads.box.predictor.bbox_pred", &deltas),
-                        "box_deltas");
+    mabn_net_add_output(net, deltas, "box_deltas");
+    if (!training) return head;
+    const struct mabn_net_smooth_l1 l1 = {convention_of(d)->box_beta, groups(d)};
+    mabn_net_add_softmax_loss(net, logits, "loss_classifier");
+    mabn_net_add_smooth_l1_loss(net, deltas, "loss_box_reg", &l1);
     return head;
 }
 
 struct mabn_detector_head mabn_detector_add_mask_head(struct mabn_net *net,
-                                                      const struct mabn_detector *d, bool gradient)
+                                                      const struct mabn_detector *d, bool training)
 {
     struct mabn_detector_head head;
-    int x = add_pooling(net, d, gradient, 14, &head), width = d->fpn_width;
+    int x = add_pooling(net, d, training, 14, &head), width = d->fpn_width;
     for (int i = 0; i < d->mask_convs; i++) {
         struct block b = {.detector = d,
                           .norm = &d->mask,
@@ -260,6 +278,7 @@ struct mabn_detector_head mabn_detector_add_mask_head(struct mabn_net *net,
                                          .start = normal(groups(d))};
     x = mabn_net_add_conv(net, x, "roi_heads.mask.predictor.mask_fcn_logits", &logits);
     mabn_net_add_output(net, x, "mask_logits");
+    if (training) mabn_net_add_sigmoid_loss(net, x, "loss_mask");
     return head;
 }
 
@@ -285,7 +304,7 @@ mabn_status mabn_detector_declare(struct mabn_params *params, struct mabn_device
     for (int part = 0; part < (d->masks ? 3 : 2); part++) {
         struct mabn_net *net;
         MABN_TRY(mabn_net_new(&net, device, &options));
-        if (part == 0) mabn_detector_add_body(net, d);
+        if (part == 0) mabn_detector_add_body(net, d, training);
         if (part == 1) mabn_detector_add_box_head(net, d, training);
         if (part == 2) mabn_detector_add_mask_head(net, d, training);
         const mabn_status status = mabn_net_built(net);

@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "model/fields.h"
 #include "model/resnet.h"
+#include "net/losses.h"
 
 static const char *const part_names[MABN_MODEL_PARTS] = {"stem", "layer1", "layer2", "layer3",
                                                          "layer4"};
@@ -299,7 +300,9 @@ mabn_status mabn_model_build(struct mabn_net **out, struct mabn_device *device,
     if (!o.width) o.width = model->width;
     o.channels = model->channels;
     MABN_TRY(mabn_net_new(&net, device, &o));
-    mabn_net_add_output(net, mabn_resnet_add_classifier(net, model), "logits");
+    const int logits = mabn_resnet_add_classifier(net, model);
+    mabn_net_add_output(net, logits, "logits");
+    mabn_net_add_softmax_loss(net, logits, "loss");
     mabn_status status = mabn_net_plan(net);
     if (status) {
         mabn_net_free(net);

@@ -86,7 +86,8 @@ void mabn_model_to_json(const struct mabn_model *model, struct mabn_str *json);
 MABN_MUST_USE mabn_status mabn_model_from_json(struct mabn_model *model, const char *json);
 
 /* Build and plan the network for options->batch images of options->height × width (0: the model's
- * own); options->channels is taken from the model. Parameters are zero until they are set:
+ * own); options->channels is taken from the model. The output "logits" has the softmax loss "loss"
+ * (net/losses.h). Parameters are zero until they are set:
  * mabn_params_initialize, mabn_params_copy or mabn_params_set. */
 MABN_MUST_USE mabn_status mabn_model_build(struct mabn_net **net, struct mabn_device *device,
                                            const struct mabn_model *model,

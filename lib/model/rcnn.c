@@ -108,7 +108,7 @@ static mabn_status build_body(struct mabn_rcnn *r, struct rcnn_body *body)
                                              .params = r->params,
                                              .pool = &r->pool};
     MABN_TRY(mabn_net_new(&body->net, r->device, &options));
-    mabn_detector_add_body(body->net, &r->detector);
+    mabn_detector_add_body(body->net, &r->detector, r->options.training);
     MABN_TRY(mabn_net_plan(body->net));
     mabn_net_accumulate(body->net, r->accumulate);
     return fill_anchors(r, body);

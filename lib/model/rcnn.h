@@ -1,12 +1,14 @@
 /* The conductor of a detector: three plans (model/detector.h) and what happens between them
  * (lib/detect), in training and in testing.
  *
- *     training   body forward → proposals → sample → box head forward, losses, backward
- *                → positives → mask head forward, loss, backward → RPN losses → body backward
+ *     training   targets of the RPN → body forward → proposals → sample
+ *                → box head forward, backward → positives → mask head forward, backward
+ *                → body backward
  *     testing    body forward → proposals → box head → detections → mask head
  *
- * Body plans are kept for the 16 shapes that were last used; they share the memory of activations. Gradients are left in the store: the
- * caller updates. The order of everything is fixed, so that a step repeats bit for bit. CPU. */
+ * The losses are nodes of the three plans. Body plans are kept for the 16 shapes that were last used;
+ * they share the memory of activations. Gradients are left in the store: the caller updates. The
+ * order of everything is fixed, so that a step repeats bit for bit. CPU. */
 #ifndef MABN_MODEL_RCNN_H
 #define MABN_MODEL_RCNN_H
 
@@ -70,9 +72,9 @@ enum mabn_rcnn_loss {
 extern const char *const mabn_rcnn_loss_names[MABN_RCNN_LOSSES];
 
 enum mabn_rcnn_part {
-    MABN_RCNN_PART_BODY, /* with FPN and RPN head */
+    MABN_RCNN_PART_BODY, /* with FPN, RPN head and its losses */
     MABN_RCNN_PART_PROPOSALS,
-    MABN_RCNN_PART_TARGETS, /* matching, sampling, targets of masks, losses of the RPN */
+    MABN_RCNN_PART_TARGETS, /* matching, sampling, targets of masks */
     MABN_RCNN_PART_BOX_HEAD,
     MABN_RCNN_PART_MASK_HEAD,
     MABN_RCNN_PART_DETECTIONS, /* testing: from the box head's outputs to boxes */

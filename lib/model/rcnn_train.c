@@ -1,12 +1,10 @@
-/* One step of training: losses, and every gradient. */
+/* One step of training: targets for the losses in the three plans, and every gradient. */
 #include <stdio.h>
 #include <string.h>
 
 #include "base/progress.h"
 #include "model/rcnn_internal.h"
-#include "ops/loss.h"
-#include "ops/sigmoid_loss.h"
-#include "ops/smooth_l1.h"
+#include "net/losses.h"
 
 /* Seconds since `start` belong to a part; the next part starts now. */
 static void lap(struct mabn_rcnn_figures *f, enum mabn_rcnn_part part, double *start)
@@ -61,52 +59,59 @@ static mabn_status make_rpn_targets(struct mabn_rcnn *r, const struct mabn_rcnn_
     return MABN_OK;
 }
 
-static struct mabn_net_output level_output(const struct mabn_rcnn *r, const char *kind, int level)
+static double rpn_normalizer(const struct mabn_rcnn *r, const struct rpn_targets *t)
 {
-    char name[16];
-    snprintf(name, sizeof name, "%s%d", kind, level + 2);
-    return mabn_net_output_of(r->body->net, name);
+    return r->convention->mean_over_capacity ? (double)r->detector.rpn_batch * r->body->images
+                                             : (double)t->sampled;
+}
+
+static void set_level_targets(struct mabn_rcnn *r, int level,
+                              const struct mabn_net_sigmoid_targets *objectness,
+                              const struct mabn_net_box_targets *boxes)
+{
+    char name[24];
+    snprintf(name, sizeof name, "loss_objectness%d", level + 2);
+    mabn_net_set_sigmoid_targets(r->body->net, name, objectness);
+    snprintf(name, sizeof name, "loss_rpn_box_reg%d", level + 2);
+    mabn_net_set_box_targets(r->body->net, name, boxes);
 }
 
 /* The maps hold images one after another, the targets levels one after another in each image. */
-static void rpn_losses(struct mabn_rcnn *r, const struct rpn_targets *t,
-                       struct mabn_rcnn_figures *f)
+static void set_rpn_targets(struct mabn_rcnn *r, const struct rpn_targets *t)
 {
-    const double normalizer = r->convention->mean_over_capacity
-                                  ? (double)r->detector.rpn_batch * r->body->images
-                                  : (double)t->sampled;
-    const double scale = normalizer > 0 ? 1 / normalizer : 0;
+    const double normalizer = rpn_normalizer(r, t);
     int64_t before = 0;
     for (int l = 0; l < MABN_DETECTOR_LEVELS; l++) {
-        const struct mabn_net_output logits = level_output(r, "objectness", l),
-                                     deltas = level_output(r, "deltas", l);
-        const int64_t n = r->body->level_anchors[l];
-        const struct mabn_smooth_l1 l1 = {n, 1, r->convention->rpn_beta, scale};
-        for (int i = 0; i < r->body->images; i++) {
-            const int64_t from = i * r->body->anchor_count + before, to = i * n;
-            double loss;
-            mabn_sigmoid_xent(&loss, logits.gradient + to, logits.values + to, t->target + from,
-                              t->weight + from, n, scale);
-            f->loss[MABN_RCNN_OBJECTNESS] += loss;
-            mabn_smooth_l1(&loss, deltas.gradient + 4 * to, deltas.values + 4 * to,
-                           t->delta + 4 * from, NULL, t->box_weight + from, &l1);
-            f->loss[MABN_RCNN_RPN_BOX] += loss;
-        }
-        before += n;
+        const struct mabn_net_sigmoid_targets objectness = {.target = t->target + before,
+                                                            .weight = t->weight + before,
+                                                            .stride = r->body->anchor_count,
+                                                            .normalizer = normalizer};
+        const struct mabn_net_box_targets boxes = {.target = t->delta + 4 * before,
+                                                   .weight = t->box_weight + before,
+                                                   .stride = r->body->anchor_count,
+                                                   .normalizer = normalizer};
+        set_level_targets(r, l, &objectness, &boxes);
+        before += r->body->level_anchors[l];
     }
 }
 
-static mabn_status train_rpn(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
-                             uint64_t step, struct mabn_rcnn_figures *f)
+static void forget_rpn_targets(struct mabn_rcnn *r)
 {
-    const struct mabn_scratch_mark mark = mabn_scratch_mark(&r->scratch);
-    struct rpn_targets targets;
-    const mabn_status status = make_rpn_targets(r, images, step, &targets);
-    if (!status) rpn_losses(r, &targets, f);
-    f->rpn_sampled = targets.sampled;
-    f->rpn_positives = targets.positives;
-    mabn_scratch_back(&r->scratch, mark);
-    return status;
+    const struct mabn_net_sigmoid_targets objectness = {0};
+    const struct mabn_net_box_targets boxes = {0};
+    for (int l = 0; l < MABN_DETECTOR_LEVELS; l++)
+        set_level_targets(r, l, &objectness, &boxes);
+}
+
+static void read_rpn_losses(const struct mabn_rcnn *r, struct mabn_rcnn_figures *f)
+{
+    for (int l = 0; l < MABN_DETECTOR_LEVELS; l++) {
+        char name[24];
+        snprintf(name, sizeof name, "loss_objectness%d", l + 2);
+        f->loss[MABN_RCNN_OBJECTNESS] += mabn_net_loss_of(r->body->net, name);
+        snprintf(name, sizeof name, "loss_rpn_box_reg%d", l + 2);
+        f->loss[MABN_RCNN_RPN_BOX] += mabn_net_loss_of(r->body->net, name);
+    }
 }
 
 /* ---- box head ---- */
@@ -132,18 +137,16 @@ static mabn_status sample_boxes(struct mabn_rcnn *r, const struct mabn_rcnn_imag
     return MABN_OK;
 }
 
-static mabn_status box_losses(struct mabn_rcnn *r, struct mabn_rcnn_figures *f)
+static void set_box_targets(struct mabn_rcnn *r)
 {
-    const struct mabn_net_output logits = mabn_net_output_of(r->box_net, "class_logits"),
-                                 deltas = mabn_net_output_of(r->box_net, "box_deltas");
-    const int64_t n = r->boxes.count;
-    const double scale = n ? 1.0 / (double)n : 0;
-    const struct mabn_smooth_l1 l1 = {n, mabn_rcnn_groups(r), r->convention->box_beta, scale};
-    MABN_TRY(mabn_softmax_xent_sum(&f->loss[MABN_RCNN_CLASSIFIER], logits.gradient, logits.values,
-                                   r->boxes.label, NULL, n, r->detector.classes + 1, 0, scale));
-    mabn_smooth_l1(&f->loss[MABN_RCNN_BOX], deltas.gradient, deltas.values, r->boxes.delta,
-                   r->boxes.label, r->boxes.weight, &l1);
-    return MABN_OK;
+    const double normalizer = (double)r->boxes.count;
+    const struct mabn_net_labels labels = {.labels = r->boxes.label, .normalizer = normalizer};
+    const struct mabn_net_box_targets boxes = {.target = r->boxes.delta,
+                                               .weight = r->boxes.weight,
+                                               .group = r->boxes.label,
+                                               .normalizer = normalizer};
+    mabn_net_set_labels(r->box_net, "loss_classifier", &labels);
+    mabn_net_set_box_targets(r->box_net, "loss_box_reg", &boxes);
 }
 
 static mabn_status train_boxes(struct mabn_rcnn *r, struct mabn_rcnn_figures *f)
@@ -151,8 +154,10 @@ static mabn_status train_boxes(struct mabn_rcnn *r, struct mabn_rcnn_figures *f)
     const struct mabn_net_rois rois = {r->boxes.count, r->boxes.box, r->boxes.image, r->levels};
     mabn_box_levels(r->levels, r->boxes.box, r->boxes.count, 2, 5, r->convention);
     mabn_rcnn_bind(r, r->box_net, &r->box_head, &rois);
+    set_box_targets(r);
     MABN_TRY(mabn_net_forward(r->box_net));
-    MABN_TRY(box_losses(r, f));
+    f->loss[MABN_RCNN_CLASSIFIER] = mabn_net_loss_of(r->box_net, "loss_classifier");
+    f->loss[MABN_RCNN_BOX] = mabn_net_loss_of(r->box_net, "loss_box_reg");
     return mabn_net_backward(r->box_net);
 }
 
@@ -194,12 +199,12 @@ static mabn_status train_masks(struct mabn_rcnn *r, struct mabn_rcnn_figures *f)
 {
     const int64_t n = r->boxes.positives, pixels = RCNN_MASK_SIDE * RCNN_MASK_SIDE;
     const struct mabn_net_rois rois = {n, r->mask_box, r->mask_image, r->mask_level};
+    const struct mabn_net_sigmoid_targets targets = {
+        .channel = r->mask_label, .bits = r->mask_target, .normalizer = (double)(n * pixels)};
     mabn_rcnn_bind(r, r->mask_net, &r->mask_head, &rois);
+    mabn_net_set_sigmoid_targets(r->mask_net, "loss_mask", &targets);
     MABN_TRY(mabn_net_forward(r->mask_net));
-    const struct mabn_net_output logits = mabn_net_output_of(r->mask_net, "mask_logits");
-    mabn_mask_loss(&f->loss[MABN_RCNN_MASK], logits.gradient, logits.values, r->mask_label,
-                   r->mask_target, n, pixels, mabn_rcnn_groups(r),
-                   n ? 1.0 / (double)(n * pixels) : 0);
+    f->loss[MABN_RCNN_MASK] = mabn_net_loss_of(r->mask_net, "loss_mask");
     return mabn_net_backward(r->mask_net);
 }
 
@@ -209,39 +214,60 @@ static mabn_status train_masks(struct mabn_rcnn *r, struct mabn_rcnn_figures *f)
 static void clear_pyramid(struct mabn_rcnn *r)
 {
     for (int i = 0; i < MABN_DETECTOR_POOLED; i++) {
-        const struct mabn_net_output p = level_output(r, "p", i);
+        char name[8];
+        snprintf(name, sizeof name, "p%d", i + 2);
+        const struct mabn_net_output p = mabn_net_output_of(r->body->net, name);
         if (p.gradient) memset(p.gradient, 0, (size_t)(p.n * p.h * p.w * p.c) * sizeof(float));
     }
+}
+
+/* With the targets of the RPN in the scratch, which the body's losses read to the end. */
+static mabn_status step_with_targets(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
+                                     uint64_t step, struct mabn_rcnn_figures *f, double *start)
+{
+    MABN_TRY(mabn_net_forward(r->body->net));
+    read_rpn_losses(r, f);
+    lap(f, MABN_RCNN_PART_BODY, start);
+    MABN_TRY(mabn_rcnn_propose(r, images));
+    for (int i = 0; i < r->body->images; i++)
+        f->proposals += r->proposals.count[i];
+    lap(f, MABN_RCNN_PART_PROPOSALS, start);
+    MABN_TRY(sample_boxes(r, images, step));
+    f->boxes = r->boxes.count;
+    f->positives = r->boxes.positives;
+    clear_pyramid(r);
+    lap(f, MABN_RCNN_PART_TARGETS, start);
+    MABN_TRY(train_boxes(r, f));
+    lap(f, MABN_RCNN_PART_BOX_HEAD, start);
+    if (r->mask_net) {
+        MABN_TRY(make_masks(r, images));
+        lap(f, MABN_RCNN_PART_TARGETS, start);
+        MABN_TRY(train_masks(r, f));
+        lap(f, MABN_RCNN_PART_MASK_HEAD, start);
+    }
+    mabn_net_tell_gradients(r->body->net, r->ready, r->ready_context);
+    MABN_TRY(mabn_net_backward(r->body->net));
+    lap(f, MABN_RCNN_PART_BODY, start);
+    return MABN_OK;
 }
 
 mabn_status mabn_rcnn_step(struct mabn_rcnn *r, const struct mabn_rcnn_image *images, uint64_t step,
                            struct mabn_rcnn_figures *f)
 {
+    const struct mabn_scratch_mark mark = mabn_scratch_mark(&r->scratch);
     double start = mabn_now();
+    struct rpn_targets targets;
     *f = (struct mabn_rcnn_figures){0};
     if (!r->options.training || !r->body) MABN_BUG("a step of training without a plan for it");
-    MABN_TRY(mabn_net_forward(r->body->net));
-    lap(f, MABN_RCNN_PART_BODY, &start);
-    MABN_TRY(mabn_rcnn_propose(r, images));
-    for (int i = 0; i < r->body->images; i++)
-        f->proposals += r->proposals.count[i];
-    lap(f, MABN_RCNN_PART_PROPOSALS, &start);
-    MABN_TRY(train_rpn(r, images, step, f));
-    MABN_TRY(sample_boxes(r, images, step));
-    f->boxes = r->boxes.count;
-    f->positives = r->boxes.positives;
-    clear_pyramid(r);
-    lap(f, MABN_RCNN_PART_TARGETS, &start);
-    MABN_TRY(train_boxes(r, f));
-    lap(f, MABN_RCNN_PART_BOX_HEAD, &start);
-    if (r->mask_net) {
-        MABN_TRY(make_masks(r, images));
+    mabn_status status = make_rpn_targets(r, images, step, &targets);
+    f->rpn_sampled = targets.sampled;
+    f->rpn_positives = targets.positives;
+    if (!status) {
+        set_rpn_targets(r, &targets);
         lap(f, MABN_RCNN_PART_TARGETS, &start);
-        MABN_TRY(train_masks(r, f));
-        lap(f, MABN_RCNN_PART_MASK_HEAD, &start);
+        status = step_with_targets(r, images, step, f, &start);
     }
-    mabn_net_tell_gradients(r->body->net, r->ready, r->ready_context);
-    const mabn_status status = mabn_net_backward(r->body->net);
-    lap(f, MABN_RCNN_PART_BODY, &start);
+    forget_rpn_targets(r); /* which lie in the scratch */
+    mabn_scratch_back(&r->scratch, mark);
     return status;
 }

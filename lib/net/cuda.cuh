@@ -36,13 +36,13 @@ struct shared_conv {
 };
 
 /* Device and host memory of the same layout. */
-struct figures { /* and the ranks (N) after it */
+struct figures {
     struct mabn_cuda_xent_total total;
     struct mabn_cuda_scaler scaler;
 };
 struct inputs { /* at the end of a slot's upload; and the labels (N) after it */
     struct mabn_cuda_sgd_rates rates;
-    int32_t padding;
+    float normalizer; /* of the loss */
 };
 
 /* The host's side of a step: pinned memory. */
@@ -51,6 +51,7 @@ struct slot {
     struct inputs *inputs;
     struct figures *figures;
     float *logits;
+    double normalizer; /* of the step's loss */
     struct mabn_cuda_event *uploaded, *done;
 };
 
@@ -70,7 +71,8 @@ struct net_cuda {
     int conv_count, conv_capacity;
     void *stream, *copy_stream;
     struct slot slots[SLOTS + 1];
-    const struct slot *seen; /* whose logits and ranks are shown */
+    const struct slot *seen; /* whose logits are shown */
+    double smoothing;        /* of the labels */
     int64_t steps;           /* begun */
     struct mabn_cuda_event *taken, *begin, *end;
     size_t picture_bytes, upload_bytes, figure_bytes, input_bytes; /* of a slot's blocks */

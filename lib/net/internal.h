@@ -15,6 +15,7 @@ enum { NODE_MAX_READS = 8 };
 
 struct node;
 struct net_layer_time;
+struct mabn_net_labels; /* net/losses.h */
 
 /* How one backend runs one kind of node; what is NULL is not there to be done. The pointers it
  * needs are found by net_values_of and its neighbours below. */
@@ -48,6 +49,9 @@ struct node_kind {
     bool (*takes_over)(const struct node *node, int k);
     /* Inference: the read whose buffer the output may lie over; -1: none. */
     int (*over)(const struct mabn_net *net, const struct node *node);
+    /* Its value is one number, node->loss: it has no output and no gradient of its own, and backward
+     * begins at it. */
+    bool loss;
     bool remakes;     /* save_memory: its output can be dropped and made again … */
     bool finds_again; /* … for a reader of this kind, which asks by net_input_again */
     /* Before inference or training is planned: join with a neighbour. */
@@ -63,10 +67,11 @@ MABN_MUST_USE mabn_status mabn_node_norm_meet(struct mabn_net *net, struct node 
                                               bool backwards);
 extern const struct node_kind mabn_node_input, mabn_node_conv, mabn_node_norm, mabn_node_max_pool,
     mabn_node_global_pool, mabn_node_linear, mabn_node_upsample, mabn_node_transposed_conv,
-    mabn_node_sigmoid, mabn_node_roi_align;
+    mabn_node_sigmoid, mabn_node_roi_align, mabn_node_softmax_loss, mabn_node_sigmoid_loss,
+    mabn_node_smooth_l1_loss;
 /* run_cuda.cu */
 extern const struct node_ops mabn_node_conv_cuda, mabn_node_norm_cuda, mabn_node_max_pool_cuda,
-    mabn_node_global_pool_cuda;
+    mabn_node_global_pool_cuda, mabn_node_softmax_loss_cuda;
 
 /* A node and its one output, (N,h,w,c). */
 struct node {
@@ -102,13 +107,15 @@ struct node {
                                    * extra: the norm's saved values, the pool's winners */
     int remake_for;               /* the node whose backward makes `again` */
 
+    double loss; /* of a loss */
+
     /* An input whose values are another plan's. */
     bool bound;
     struct mabn_net_binding binding;
 };
 
 /* A stretch of the activation arena, in use from step `first` to step `last` (both included).
- * Steps: forward of node i is i, the loss is n, backward of node i is 2n − i. */
+ * Steps: forward of node i is i, the caller's turn is n, backward of node i is 2n − i. */
 struct buffer {
     size_t bytes, offset;
     int first, last;
@@ -134,15 +141,14 @@ struct net_backend {
     void (*release)(struct mabn_net *net); /* also of what prepare left half done */
     void *(*input)(struct mabn_net *net);  /* floats, or bytes with options.bytes */
     mabn_status (*byte_table)(struct mabn_net *net, const float *table);
-    int32_t *(*labels)(struct mabn_net *net);
+    /* As mabn_net_set_labels; NULL where the node does it. */
+    void (*set_labels)(struct mabn_net *net, const struct mabn_net_labels *labels);
     const float *(*logits)(const struct mabn_net *net);
-    const int32_t *(*ranks)(const struct mabn_net *net);
     /* As mabn_net_<name>, of a net that was found fit for it. */
     mabn_status (*forward)(struct mabn_net *net);
-    mabn_status (*loss)(struct mabn_net *net, double smoothing, double *loss);
     mabn_status (*backward)(struct mabn_net *net);
     mabn_status (*update)(struct mabn_net *net, const struct mabn_params_sgd *sgd);
-    mabn_status (*step)(struct mabn_net *net, double smoothing, const struct mabn_params_sgd *sgd);
+    mabn_status (*step)(struct mabn_net *net, const struct mabn_params_sgd *sgd);
     mabn_status (*result)(struct mabn_net *net, struct mabn_net_result *result);
     /* NULL where losses are never scaled. */
     mabn_status (*get_scale)(struct mabn_net *net, struct mabn_net_loss_scale *scale);
@@ -199,10 +205,7 @@ struct mabn_net {
     float *folded_bias, *fold_a, *fold_b; /* fold_*: as long as the widest node */
     size_t packed_bytes, biases;          /* while the nodes are made ready */
     size_t weight_bytes,
-        scratch_bytes;       /* shared scratch: a layer's weights in use, then the ops' */
-    int32_t *labels, *ranks; /* (N) */
-    double *losses;          /* (N) */
-    struct mabn_net_result result;
+        scratch_bytes; /* shared scratch: a layer's weights in use, then the ops' */
 
     int *record_channels, *record_fitting, record_channel_count; /* wanted; those a layer has */
     bool record_reference;
@@ -248,6 +251,12 @@ static inline int64_t net_row(const struct node *node)
     return node->h * node->w * node->c;
 }
 
+/* Does backward run this node? */
+static inline bool net_goes_back(const struct node *node)
+{
+    return node->kind->loss ? node->trains : node->grad >= 0;
+}
+
 static inline bool net_reads(const struct node *node, int x)
 {
     for (int k = 0; k < NODE_MAX_READS; k++)
@@ -291,6 +300,8 @@ static inline size_t net_align(size_t bytes)
 /* plan.c */
 mabn_status mabn_net_get_arena(struct mabn_net *net, struct arena *arena, size_t bytes);
 
+/* Does a loss read node x? */
+bool mabn_net_loss_reads(const struct mabn_net *net, int x);
 /* The only reader of node x, or -1. */
 int mabn_net_only_reader(const struct mabn_net *net, int x);
 
@@ -339,6 +350,10 @@ void mabn_node_conv_describe_in(const struct mabn_net *net, const struct node *c
 double mabn_net_output_bytes(const struct mabn_net *net, const struct node *node);
 double mabn_net_gradient_bytes(const struct mabn_net *net, const struct node *node);
 double mabn_net_weight_bytes(const struct mabn_net *net, const struct node *node);
+
+/* run.c: the loss with this name, of this kind (NULL: of any); MABN_BUG when there is none. */
+struct node *mabn_net_loss_node(const struct mabn_net *net, const char *name,
+                                const struct node_kind *kind);
 
 /* run.c: report a failure that was kept. */
 mabn_status mabn_net_check(struct mabn_net *net);

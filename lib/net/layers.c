@@ -49,7 +49,7 @@ mabn_status mabn_net_time_layers(struct mabn_net *net, struct mabn_net_layer *la
                                          .backward = times[i].backward};
         node->kind->describe(net, node, &times[i], layer);
         if (times[i].elsewhere) layer->macs = layer->forward_bytes = 0;
-        if (!net->options.training || node->grad < 0) layer->backward_bytes = 0;
+        if (!net->options.training || !net_goes_back(node)) layer->backward_bytes = 0;
     }
     free(times);
     return status;

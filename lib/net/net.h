@@ -13,17 +13,17 @@
  *   gradients take over each other's buffers; with save_memory the inputs of convolutions inside
  *   a block are computed again from the norm's input instead of kept.
  *
- * Outputs have names. In training every output has a gradient as well, which the caller fills
- * between forward and backward: with a loss's, or through a plan that reads the output. An input
- * can be *bound* to another plan's output: forward reads it where it lies, backward adds to its
- * gradient there.
+ * Inputs, outputs and losses have names. In training an output that no loss reads has a gradient as
+ * well, which the caller fills between forward and backward, usually through a plan that reads the
+ * output. An input can be *bound* to another plan's output: forward reads it where it lies, backward
+ * adds to its gradient there. Losses (net/losses.h) are nodes like the others.
  *
  * Rows. A plan has room for options.batch rows. With options.vary_rows each run may take fewer,
  * down to none at all, without planning again (mabn_net_set_rows).
  *
  * One training step of a classifier:
- *     fill mabn_net_input and mabn_net_labels
- *     mabn_net_forward, mabn_net_loss, mabn_net_backward, mabn_net_update
+ *     fill mabn_net_input, mabn_net_set_labels
+ *     mabn_net_forward, mabn_net_backward, mabn_net_update
  * One inference batch: fill the input, mabn_net_forward, read mabn_net_logits. Where rows do not
  * vary the batch is always whole: with fewer images, leave the rest as it is and ignore those rows
  * (no row of an inference batch depends on another).
@@ -160,7 +160,7 @@ struct mabn_net_roi_align {
 int mabn_net_add_roi_align(struct mabn_net *net, const char *name, const int *features, int count,
                            const struct mabn_net_roi_align *options);
 
-/* What the network computes. The first output is a classifier's logits for what is below. */
+/* What the network computes. mabn_net_logits is the first output. */
 void mabn_net_add_output(struct mabn_net *net, int x, const char *name);
 
 /* Failures of the calls above (names, shapes, memory) are reported here, so that model code need
@@ -177,7 +177,7 @@ struct mabn_params *mabn_net_params(const struct mabn_net *net);
 void mabn_net_set_rows(struct mabn_net *net, int64_t rows);
 
 /* An output's memory, (n,h,w,c) float32: n as many as the last run had. `gradient` is NULL in
- * inference; of a training plan it is the caller's from forward to backward. */
+ * inference and where a loss reads the output; else it is the caller's from forward to backward. */
 struct mabn_net_output {
     float *values, *gradient;
     int64_t n, h, w, c;
@@ -207,7 +207,6 @@ void mabn_net_accumulate(struct mabn_net *net, bool accumulate);
 
 float *mabn_net_input(struct mabn_net *net);              /* (N,H,W,C): fill before forward */
 uint8_t *mabn_net_bytes(struct mabn_net *net);            /* in its place, with options.bytes */
-int32_t *mabn_net_labels(struct mabn_net *net);           /* (N): fill before loss; -1: no label */
 const float *mabn_net_logits(const struct mabn_net *net); /* (N,classes), after forward */
 /* With options.bytes: what a byte is to the network, channel by channel (C,256). */
 MABN_MUST_USE mabn_status mabn_net_byte_table(struct mabn_net *net, const float *table);
@@ -217,15 +216,10 @@ enum mabn_net_precision mabn_net_precision_of(const struct mabn_net *net); /* ne
 int mabn_net_classes(const struct mabn_net *net);
 struct mabn_shape mabn_net_input_shape(const struct mabn_net *net);
 
-/* Training: batch statistics, and the norms' moving state advances. Inference: neither. */
+/* Outputs and losses. Training: batch statistics, and the norms' moving state advances. Inference:
+ * neither. */
 MABN_MUST_USE mabn_status mabn_net_forward(struct mabn_net *net);
-/* Mean cross-entropy with label smoothing over the rows with a label; in training also the
- * gradient of the logits. A loss that is not finite is returned as it is: the caller decides. */
-MABN_MUST_USE mabn_status mabn_net_loss(struct mabn_net *net, double smoothing, double *loss);
-/* After loss: for each row, how many classes stand before the true one (0: right; below 5: right in
- * the top five), -1 without a label. */
-const int32_t *mabn_net_ranks(const struct mabn_net *net); /* (N) */
-/* Gradients overwrite. Once after each forward and loss. */
+/* Gradients overwrite. Once after each forward. */
 MABN_MUST_USE mabn_status mabn_net_backward(struct mabn_net *net);
 
 /* From now on every backward calls `ready` each time it has more gradients done: those of
@@ -242,30 +236,27 @@ MABN_MUST_USE mabn_status mabn_net_update(struct mabn_net *net, const struct mab
  * The same work as one call, which on a GPU is one captured graph and returns before it is done:
  *
  *     for (;;) {
- *         fill mabn_net_input and mabn_net_labels
- *         mabn_net_step(net, smoothing, &sgd)
+ *         fill mabn_net_input, mabn_net_set_labels
+ *         mabn_net_step(net, &sgd)
  *         if (mabn_net_behind(net) == mabn_net_depth(net)) mabn_net_result(net, &result)
  *     }
  *     while (mabn_net_behind(net)) mabn_net_result(net, &result)
  *
  * On the CPU depth is 1 and a step's result is there when it returns; on a GPU it is 2: the result
  * of step k comes while step k+1 runs, and the host waits for nothing else. After mabn_net_step the
- * input and labels are other memory than before: ask again. Anything else that is asked of the net
- * or its parameters waits for the steps begun; their results stay to be fetched.
+ * input is other memory than before: ask again. Anything else that is asked of the net or its
+ * parameters waits for the steps begun; their results stay to be fetched.
  */
 
 struct mabn_net_result {
-    double loss; /* mean over the rows with a label; 0 without any */
-    int64_t labelled, top1, top5;
     bool skipped; /* float16: gradients overflowed, nothing was updated, the scale was halved */
     double loss_scale; /* float16; else 1 */
 };
 
-/* Training: forward, loss, backward, update; without sgd (on the CPU only) no update: the caller's to
- * do. Inference: forward and loss; sgd is NULL. */
-MABN_MUST_USE mabn_status mabn_net_step(struct mabn_net *net, double smoothing,
-                                        const struct mabn_params_sgd *sgd);
-/* The result of the oldest step not fetched yet; mabn_net_logits and mabn_net_ranks are then that
+/* Training: forward, backward, update; without sgd (on the CPU only) no update: the caller's to do.
+ * Inference: forward; sgd is NULL. */
+MABN_MUST_USE mabn_status mabn_net_step(struct mabn_net *net, const struct mabn_params_sgd *sgd);
+/* The result of the oldest step not fetched yet; mabn_net_logits and mabn_net_loss_of are then that
  * step's, until the next step. */
 MABN_MUST_USE mabn_status mabn_net_result(struct mabn_net *net, struct mabn_net_result *result);
 int mabn_net_behind(const struct mabn_net *net); /* steps begun whose result was not fetched */
@@ -319,7 +310,7 @@ struct mabn_net_layer {
     double macs; /* multiply-adds, forward */
 };
 int mabn_net_layer_count(const struct mabn_net *net);
-/* One forward (training: loss and backward too) on what is in the input, and how long each of its
+/* One forward (training: backward too) on what is in the input, and how long each of its
  * layers took; `layers` has mabn_net_layer_count. The norms' state moves on as in a step. */
 MABN_MUST_USE mabn_status mabn_net_time_layers(struct mabn_net *net, struct mabn_net_layer *layers);
 /* The ceiling: a large copy within the device's memory, bytes read plus bytes written. Destroys

@@ -8,8 +8,8 @@
  * input, a norm with residual and ReLU its output (the mask). Nothing else is: a pool keeps its
  * winners, a ReLU without residual finds its mask in the norm's input. Gradients take over buffers
  * where they can: a norm writes its input's gradient over its output's, a shortcut takes the
- * gradient of the block's output as its own. Outputs have their gradients from the moment forward
- * is done.
+ * gradient of the block's output as its own. Outputs that no loss reads have their gradients from
+ * the moment forward is done.
  *
  * Inference. A node that is executed in another's place has no output of its own. */
 #include <stdlib.h>
@@ -115,7 +115,7 @@ static void plan_inference(struct mabn_net *net)
 {
     for (int i = 0; i < net->node_count; i++) {
         struct node *node = &net->nodes[i];
-        if (node->runs_at != i || node->bound) continue;
+        if (node->runs_at != i || node->bound || node->kind->loss) continue;
         int last = is_output(net, i) ? 2 * net->node_count : last_reader(net, i);
         int under = over(net, i);
         if (under >= 0) {
@@ -173,7 +173,7 @@ static void plan_outputs(struct mabn_net *net)
     for (int i = 0; i < net->node_count; i++) {
         struct node *node = &net->nodes[i];
         int last = last_reader(net, i), need = backward_need(net, i);
-        if (node->bound) continue;
+        if (node->bound || node->kind->loss) continue;
         if (is_output(net, i)) last = 2 * net->node_count;
         if (need && can_remake(net, i)) {
             node->remake_for = first_backward(net, i);
@@ -242,19 +242,26 @@ static mabn_status find_shared(struct mabn_net *net)
     return MABN_OK;
 }
 
+bool mabn_net_loss_reads(const struct mabn_net *net, int x)
+{
+    for (int j = x + 1; j < net->node_count; j++)
+        if (net->nodes[j].kind->loss && net_reads(&net->nodes[j], x)) return true;
+    return false;
+}
+
 static mabn_status plan_training(struct mabn_net *net)
 {
     find_trained(net);
     plan_outputs(net);
     for (int k = 0; k < net->output_count; k++) {
         struct node *node = &net->nodes[net->outputs[k].node];
-        if (node->trains && node->grad < 0)
+        if (node->trains && node->grad < 0 && !mabn_net_loss_reads(net, net->outputs[k].node))
             node->grad = new_buffer(net, node_bytes(net, node), net->node_count,
                                     net_backward_step(net, net->outputs[k].node));
     }
     for (int i = net->node_count - 1; i > 0; i--) {
         int mine = net->nodes[i].grad;
-        if (mine < 0) continue;
+        if (!net_goes_back(&net->nodes[i])) continue;
         /* A shortcut takes over before the input does. */
         for (int k = NODE_MAX_READS - 1; k >= 0; k--)
             MABN_TRY(plan_read(net, i, k, &mine));

@@ -237,7 +237,7 @@ static mabn_status prepare_memory(struct mabn_net *net)
                                  (net->options.bytes ? 1 : sizeof(float)));
     c->input_bytes = sizeof(struct inputs) + n * sizeof(int32_t);
     c->upload_bytes = c->picture_bytes + c->input_bytes;
-    c->figure_bytes = sizeof(struct figures) + n * sizeof(int32_t);
+    c->figure_bytes = sizeof(struct figures);
     for (int i = 0; i <= SLOTS; i++)
         MABN_TRY(prepare_slot(net, &c->slots[i], i == APART));
     c->seen = &c->slots[APART];
@@ -246,16 +246,16 @@ static mabn_status prepare_memory(struct mabn_net *net)
     MABN_TRY(mabn_cuda_event_new(&c->end, net->device, true));
     MABN_TRY(mabn_net_get_arena(net, &c->staged, c->upload_bytes));
     const size_t figures = net_align(c->figure_bytes), inputs = net_align(c->input_bytes);
-    const size_t losses = net_align(n * sizeof(double));
+    const size_t losses = net_align(n * sizeof(double)), ranks = net_align(n * sizeof(int32_t));
     const size_t table = net->options.bytes ? (size_t)net->nodes[0].c * 256 * sizeof(float) : 0;
-    MABN_TRY(mabn_net_get_arena(net, &c->small, figures + inputs + losses + table + 256));
+    MABN_TRY(mabn_net_get_arena(net, &c->small, figures + inputs + losses + ranks + table + 256));
     c->figures = (struct figures *)c->small.base;
-    c->ranks = (int32_t *)(c->figures + 1);
     c->inputs = (struct inputs *)(c->small.base + figures);
     c->labels = (int32_t *)(c->inputs + 1);
     c->losses = (double *)(c->small.base + figures + inputs);
-    c->byte_table = (float *)(c->small.base + figures + inputs + losses);
-    c->share = (float *)(c->small.base + figures + inputs + losses + table);
+    c->ranks = (int32_t *)(c->small.base + figures + inputs + losses);
+    c->byte_table = (float *)(c->small.base + figures + inputs + losses + ranks);
+    c->share = (float *)(c->small.base + figures + inputs + losses + ranks + table);
     if (net->options.precision != MABN_NET_FP16 || !net->options.training) return MABN_OK;
     c->scaler = &c->figures->scaler;
     return mabn_cuda_scaler_init(c->scaler, c->stream);
@@ -267,6 +267,10 @@ mabn_status mabn_net_cuda_prepare(struct mabn_net *net)
     if (output->kind != &mabn_node_linear || net->output_count != 1)
         return mabn_fail(MABN_ERR_UNSUPPORTED,
                          "on a GPU a network ends in a linear layer, not '%s'", output->name);
+    int losses = 0;
+    for (int i = 0; i < net->node_count; i++)
+        losses += net->nodes[i].kind->loss;
+    if (losses > 1) return mabn_fail(MABN_ERR_UNSUPPORTED, "on a GPU a network has one loss");
     struct net_cuda *c = net->cuda = (struct net_cuda *)mabn_xcalloc(1, sizeof *c);
     c->layers = (struct layer *)mabn_xcalloc((size_t)net->node_count, sizeof *c->layers);
     c->stream = mabn_cuda_stream(net->device);

@@ -4,6 +4,7 @@
 
 #include "base/mem.h"
 #include "net/internal.h"
+#include "net/losses.h"
 
 /* ---- precision ---- */
 
@@ -54,12 +55,9 @@ mabn_status mabn_net_forward(struct mabn_net *net)
 {
     MABN_TRY(mabn_net_check(net));
     if (net->rows) return net->backend->forward(net);
+    for (int i = 0; i < net->node_count; i++)
+        net->nodes[i].loss = 0;
     return net->options.training && net->options.sync ? meet_forward(net) : MABN_OK;
-}
-
-mabn_status mabn_net_loss(struct mabn_net *net, double smoothing, double *loss)
-{
-    return net->backend->loss(net, smoothing, loss);
 }
 
 static mabn_status check_training(const struct mabn_net *net)
@@ -161,7 +159,7 @@ mabn_status mabn_net_record_norm(struct mabn_net *net, const struct node *node,
 
 /* ---- steps ---- */
 
-mabn_status mabn_net_step(struct mabn_net *net, double smoothing, const struct mabn_params_sgd *sgd)
+mabn_status mabn_net_step(struct mabn_net *net, const struct mabn_params_sgd *sgd)
 {
     MABN_TRY(mabn_net_check(net));
     if (sgd && !net->options.training)
@@ -171,7 +169,7 @@ mabn_status mabn_net_step(struct mabn_net *net, double smoothing, const struct m
     if (net->behind == net->backend->depth)
         return mabn_fail(MABN_ERR_ARG, "the result of an earlier step was not fetched");
     net->record_count = 0;
-    MABN_TRY(net->backend->step(net, smoothing, sgd));
+    MABN_TRY(net->backend->step(net, sgd));
     net->behind++;
     return MABN_OK;
 }
@@ -219,10 +217,28 @@ struct mabn_net_output mabn_net_output_of(const struct mabn_net *net, const char
     for (int i = 0; i < net->output_count; i++) {
         const struct node *node = &net->nodes[net->outputs[i].node];
         if (strcmp(net->outputs[i].name, name)) continue;
+        const bool ours = mabn_net_loss_reads(net, net->outputs[i].node);
+        float *gradient = ours ? NULL : net_buffer(net, node->grad);
         return (struct mabn_net_output){
-            net_data(net, node), net_buffer(net, node->grad), net->rows, node->h, node->w, node->c};
+            net_data(net, node), gradient, net->rows, node->h, node->w, node->c};
     }
     MABN_BUG("the network has no output '%s'", name);
+}
+
+struct node *mabn_net_loss_node(const struct mabn_net *net, const char *name,
+                                const struct node_kind *kind)
+{
+    for (int i = 0; i < net->node_count; i++) {
+        struct node *node = &net->nodes[i];
+        if (node->kind->loss && (!kind || node->kind == kind) && !strcmp(node->name, name))
+            return node;
+    }
+    MABN_BUG("the network has no loss '%s' of this kind", name);
+}
+
+double mabn_net_loss_of(const struct mabn_net *net, const char *loss)
+{
+    return mabn_net_loss_node(net, loss, NULL)->loss;
 }
 
 float *mabn_net_input(struct mabn_net *net)
@@ -248,19 +264,9 @@ bool mabn_net_takes_bytes(const struct mabn_net *net)
     return net->options.bytes;
 }
 
-int32_t *mabn_net_labels(struct mabn_net *net)
-{
-    return net->backend->labels(net);
-}
-
 const float *mabn_net_logits(const struct mabn_net *net)
 {
     return net->backend->logits(net);
-}
-
-const int32_t *mabn_net_ranks(const struct mabn_net *net)
-{
-    return net->backend->ranks(net);
 }
 
 /* ---- small questions ---- */

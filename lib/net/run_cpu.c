@@ -10,20 +10,15 @@
 #include "base/progress.h"
 #include "net/internal.h"
 #include "ops/elementwise.h"
-#include "ops/loss.h"
 
 /* ---- preparing ---- */
 
 static mabn_status get_memory(struct mabn_net *net)
 {
-    size_t batch = (size_t)net->options.batch;
     if (!net->options.training) {
         MABN_TRY(mabn_net_get_arena(net, &net->packed, net->packed_bytes));
         net->folded_bias = mabn_xcalloc(net->biases + 1, sizeof *net->folded_bias);
     }
-    net->labels = mabn_xcalloc(batch, sizeof *net->labels);
-    net->ranks = mabn_xcalloc(batch, sizeof *net->ranks);
-    net->losses = mabn_xcalloc(batch, sizeof *net->losses);
     struct scratch s;
     return mabn_net_scratch(net, &s);
 }
@@ -50,9 +45,6 @@ static void cpu_release(struct mabn_net *net)
     free(net->folded_bias);
     free(net->fold_a);
     free(net->fold_b);
-    free(net->labels);
-    free(net->ranks);
-    free(net->losses);
 }
 
 /* ---- running ---- */
@@ -92,27 +84,6 @@ static mabn_status cpu_forward(struct mabn_net *net)
     return MABN_OK;
 }
 
-static mabn_status cpu_loss(struct mabn_net *net, double smoothing, double *loss)
-{
-    const struct node *output = &net->nodes[net->output];
-    int batch = net->options.batch, labelled = 0;
-    for (int i = 0; i < batch; i++)
-        labelled += net->labels[i] >= 0;
-    struct mabn_xent_out out = {
-        .loss = net->losses,
-        .rank = net->ranks,
-        .dlogits = net->options.training ? net_buffer(net, output->grad) : NULL,
-    };
-    double share = labelled ? 1.0 / labelled : 0;
-    MABN_TRY(mabn_softmax_xent(&out, net_buffer(net, output->data), net->labels, batch, output->c,
-                               smoothing, share));
-    *loss = 0;
-    for (int i = 0; i < batch; i++)
-        *loss += net->losses[i];
-    *loss *= share;
-    return MABN_OK;
-}
-
 /* ---- backward ---- */
 
 /* Gradients that the kind could not add to what was there. */
@@ -128,7 +99,7 @@ static void add_gradients(struct mabn_net *net, const struct node *node)
 
 static mabn_status backward_node(struct mabn_net *net, struct node *node)
 {
-    if (node->grad < 0 || !node->kind->cpu->backward) return MABN_OK;
+    if (!net_goes_back(node) || !node->kind->cpu->backward) return MABN_OK;
     MABN_TRY(node->kind->cpu->backward(net, node));
     add_gradients(net, node);
     return MABN_OK;
@@ -164,7 +135,7 @@ static mabn_status cpu_time_convolutions(struct mabn_net *net, double *seconds)
 
 static mabn_status cpu_time_layers(struct mabn_net *net, struct net_layer_time *times)
 {
-    double loss, start;
+    double start;
     MABN_TRY(refresh(net));
     for (int i = 0; i < net->node_count; i++) {
         struct node *node = &net->nodes[i];
@@ -175,9 +146,8 @@ static mabn_status cpu_time_layers(struct mabn_net *net, struct net_layer_time *
         if (!times[i].elsewhere) times[i].forward = mabn_now() - start;
     }
     if (!net->options.training) return MABN_OK;
-    if (net->output_count == 1) MABN_TRY(cpu_loss(net, 0, &loss));
     for (int i = net->node_count - 1; i > 0; i--) {
-        if (net->nodes[i].grad < 0) continue;
+        if (!net_goes_back(&net->nodes[i])) continue;
         start = mabn_now();
         MABN_TRY(backward_node(net, &net->nodes[i]));
         times[i].backward = mabn_now() - start;
@@ -205,18 +175,9 @@ static mabn_status cpu_time_copy(struct mabn_net *net, void *to, const void *fro
 
 /* ---- one step ---- */
 
-static mabn_status cpu_step(struct mabn_net *net, double smoothing,
-                            const struct mabn_params_sgd *sgd)
+static mabn_status cpu_step(struct mabn_net *net, const struct mabn_params_sgd *sgd)
 {
-    struct mabn_net_result *r = &net->result;
-    *r = (struct mabn_net_result){.loss_scale = 1};
     MABN_TRY(cpu_forward(net));
-    MABN_TRY(cpu_loss(net, smoothing, &r->loss));
-    for (int i = 0; i < net->options.batch; i++) {
-        r->labelled += net->ranks[i] >= 0;
-        r->top1 += net->ranks[i] == 0;
-        r->top5 += net->ranks[i] >= 0 && net->ranks[i] < 5;
-    }
     if (!net->options.training) return MABN_OK;
     MABN_TRY(cpu_backward(net));
     return sgd ? cpu_update(net, sgd) : MABN_OK;
@@ -224,7 +185,8 @@ static mabn_status cpu_step(struct mabn_net *net, double smoothing,
 
 static mabn_status cpu_result(struct mabn_net *net, struct mabn_net_result *result)
 {
-    *result = net->result;
+    (void)net;
+    *result = (struct mabn_net_result){.loss_scale = 1};
     return MABN_OK;
 }
 
@@ -233,19 +195,9 @@ static void *cpu_input(struct mabn_net *net)
     return net_data(net, &net->nodes[0]);
 }
 
-static int32_t *cpu_labels(struct mabn_net *net)
-{
-    return net->labels;
-}
-
 static const float *cpu_logits(const struct mabn_net *net)
 {
     return net_buffer(net, net->nodes[net->output].data);
-}
-
-static const int32_t *cpu_ranks(const struct mabn_net *net)
-{
-    return net->ranks;
 }
 
 const struct net_backend mabn_net_cpu = {
@@ -254,11 +206,8 @@ const struct net_backend mabn_net_cpu = {
     .prepare = cpu_prepare,
     .release = cpu_release,
     .input = cpu_input,
-    .labels = cpu_labels,
     .logits = cpu_logits,
-    .ranks = cpu_ranks,
     .forward = cpu_forward,
-    .loss = cpu_loss,
     .backward = cpu_backward,
     .update = cpu_update,
     .step = cpu_step,

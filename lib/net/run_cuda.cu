@@ -28,6 +28,7 @@
 #include "base/mem.h"
 #include "device/launch.cuh"
 #include "net/cuda.cuh"
+#include "net/losses.h"
 
 /* ---- what a step queues: everything below may be captured ---- */
 
@@ -122,19 +123,25 @@ static mabn_status forward_all(struct mabn_net *net)
     return MABN_OK;
 }
 
-static mabn_status queue_loss(struct mabn_net *net, double smoothing)
+static mabn_status forward_softmax_loss(struct mabn_net *net, const struct node *node)
 {
     struct net_cuda *c = net->cuda;
-    const struct node *output = &net->nodes[net->output];
-    struct mabn_cuda_xent out = {};
-    out.loss = c->losses;
-    out.rank = c->ranks;
-    out.dlogits = net->options.training ? memory(net, output->grad) : NULL;
-    out.total = &c->figures->total;
-    MABN_TRY(mabn_cuda_label_share(c->share, c->labels, net->options.batch,
-                                   c->scaler ? &c->scaler->scale : NULL, c->stream));
-    return mabn_cuda_softmax_xent(&out, net_buffer(net, output->data), c->labels,
-                                  net->options.batch, output->c, smoothing, c->share, net->dtype,
+    const struct node *scores = net_read(net, node, 0);
+    const struct mabn_cuda_xent out = {c->losses, c->ranks, NULL, &c->figures->total};
+    return mabn_cuda_softmax_xent(&out, net_buffer(net, scores->data), c->labels,
+                                  net->options.batch, scores->c, c->smoothing, NULL, net->dtype,
+                                  c->stream);
+}
+
+static mabn_status backward_softmax_loss(struct mabn_net *net, const struct node *node)
+{
+    struct net_cuda *c = net->cuda;
+    const struct node *scores = net_read(net, node, 0);
+    const struct mabn_cuda_xent out = {c->losses, c->ranks, memory(net, scores->grad), NULL};
+    MABN_TRY(mabn_cuda_loss_share(c->share, &c->inputs->normalizer,
+                                  c->scaler ? &c->scaler->scale : NULL, c->stream));
+    return mabn_cuda_softmax_xent(&out, net_buffer(net, scores->data), c->labels,
+                                  net->options.batch, scores->c, c->smoothing, c->share, net->dtype,
                                   c->stream);
 }
 
@@ -218,6 +225,7 @@ ON_CUDA(conv)
 ON_CUDA(norm)
 ON_CUDA(max_pool)
 ON_CUDA(global_pool)
+ON_CUDA(softmax_loss)
 
 static mabn_status backward_node(struct mabn_net *net, struct node *node)
 {
@@ -227,7 +235,7 @@ static mabn_status backward_node(struct mabn_net *net, struct node *node)
 static mabn_status backward_all(struct mabn_net *net)
 {
     for (int i = net->node_count - 1; i > 0; i--)
-        if (net->nodes[i].grad >= 0) MABN_TRY(backward_node(net, &net->nodes[i]));
+        if (net_goes_back(&net->nodes[i])) MABN_TRY(backward_node(net, &net->nodes[i]));
     return MABN_OK;
 }
 
@@ -249,10 +257,9 @@ static mabn_status queue_update(struct mabn_net *net, bool nesterov)
     return MABN_OK;
 }
 
-static mabn_status queue_step(struct mabn_net *net, double smoothing, bool nesterov)
+static mabn_status queue_step(struct mabn_net *net, bool nesterov)
 {
     MABN_TRY(forward_all(net));
-    MABN_TRY(queue_loss(net, smoothing));
     if (!net->options.training) return MABN_OK;
     MABN_TRY(backward_all(net));
     return queue_update(net, nesterov);
@@ -295,15 +302,12 @@ static mabn_status upload(struct mabn_net *net, const struct slot *slot)
 }
 
 /* What a step found out, to the host. */
-static mabn_status download(struct mabn_net *net, const struct slot *slot, bool figures,
-                            bool logits)
+static mabn_status download(struct mabn_net *net, const struct slot *slot)
 {
     struct net_cuda *c = net->cuda;
     const struct node *output = &net->nodes[net->output];
-    if (figures)
-        MABN_TRY(
-            mabn_cuda_copy_out(net->device, slot->figures, c->figures, c->figure_bytes, c->stream));
-    if (!logits) return MABN_OK;
+    MABN_TRY(
+        mabn_cuda_copy_out(net->device, slot->figures, c->figures, c->figure_bytes, c->stream));
     return mabn_cuda_copy_out(net->device, slot->logits, memory(net, output->data),
                               (size_t)net_values(net, output) * sizeof(float), c->stream);
 }
@@ -372,15 +376,14 @@ static mabn_status capture(struct mabn_net *net, struct variant *v, Queue queue)
 
 /* Run what `queue` queues: directly the first time, as a graph from then on. */
 template <typename Queue>
-static mabn_status run_variant(struct mabn_net *net, struct variant *v, double smoothing,
-                               bool nesterov, Queue queue)
+static mabn_status run_variant(struct mabn_net *net, struct variant *v, bool nesterov, Queue queue)
 {
     struct net_cuda *c = net->cuda;
-    const bool fits = v->graph && v->smoothing == smoothing && v->nesterov == nesterov &&
+    const bool fits = v->graph && v->smoothing == c->smoothing && v->nesterov == nesterov &&
                       v->scratch == c->scratch;
     if (v->warm && !c->no_graphs && !fits) {
         MABN_TRY(capture(net, v, queue));
-        v->smoothing = smoothing;
+        v->smoothing = c->smoothing;
         v->nesterov = nesterov;
         v->scratch = c->scratch;
     }
@@ -391,25 +394,34 @@ static mabn_status run_variant(struct mabn_net *net, struct variant *v, double s
 
 /* ---- steps ---- */
 
-static mabn_status cuda_step(struct mabn_net *net, double smoothing,
-                             const struct mabn_params_sgd *sgd)
+static mabn_status cuda_step(struct mabn_net *net, const struct mabn_params_sgd *sgd)
 {
     struct net_cuda *c = net->cuda;
     struct slot *slot = next_slot(net);
     const bool nesterov = sgd && sgd->nesterov;
-    const auto queue = [&] { return queue_step(net, smoothing, nesterov); };
+    const auto queue = [&] { return queue_step(net, nesterov); };
     MABN_TRY(make_ready(net));
     if (sgd) MABN_TRY(set_rates(net, slot, sgd));
     MABN_TRY(upload(net, slot));
+    slot->normalizer = slot->inputs->normalizer;
     if (net->record_channel_count && net->options.training)
         MABN_TRY(queue());
     else
-        MABN_TRY(run_variant(net, &c->variants[c->until_known == 0], smoothing, nesterov, queue));
+        MABN_TRY(run_variant(net, &c->variants[c->until_known == 0], nesterov, queue));
     count_forward(net);
-    MABN_TRY(download(net, slot, true, true));
+    MABN_TRY(download(net, slot));
     MABN_TRY(mabn_cuda_event_record(slot->done, c->stream));
     c->steps++;
     return MABN_OK;
+}
+
+/* The value of the loss, if there is one, of the step whose figures are here. */
+static void read_loss(struct mabn_net *net, const struct slot *slot)
+{
+    const double sum = slot->figures->total.loss;
+    for (int i = 0; i < net->node_count; i++)
+        if (net->nodes[i].kind->loss)
+            net->nodes[i].loss = slot->normalizer > 0 ? sum / slot->normalizer : 0;
 }
 
 static mabn_status cuda_result(struct mabn_net *net, struct mabn_net_result *result)
@@ -417,12 +429,8 @@ static mabn_status cuda_result(struct mabn_net *net, struct mabn_net_result *res
     struct net_cuda *c = net->cuda;
     const struct slot *slot = &c->slots[(c->steps - net->behind) % SLOTS];
     MABN_TRY(mabn_cuda_event_wait(slot->done));
-    const struct mabn_cuda_xent_total *total = &slot->figures->total;
     c->seen = slot;
-    result->loss = total->labelled ? total->loss / (double)total->labelled : 0;
-    result->labelled = total->labelled;
-    result->top1 = total->top1;
-    result->top5 = total->top5;
+    read_loss(net, slot);
     result->skipped = c->scaler && slot->figures->scaler.skipped_last;
     result->loss_scale = c->scaler ? (double)slot->figures->scaler.scale : 1;
     return MABN_OK;
@@ -437,22 +445,12 @@ static mabn_status cuda_forward(struct mabn_net *net)
     MABN_TRY(upload(net, next_slot(net)));
     MABN_TRY(forward_all(net));
     count_forward(net);
-    c->seen = &c->slots[APART];
-    MABN_TRY(download(net, c->seen, false, true));
-    return mabn_device_wait(net->device);
-}
-
-static mabn_status cuda_loss(struct mabn_net *net, double smoothing, double *loss)
-{
-    struct net_cuda *c = net->cuda;
-    MABN_TRY(mabn_cuda_copy_in(net->device, c->inputs, next_slot(net)->inputs, c->input_bytes,
-                               c->stream));
-    MABN_TRY(queue_loss(net, smoothing));
-    c->seen = &c->slots[APART];
-    MABN_TRY(download(net, c->seen, true, false));
+    struct slot *apart = &c->slots[APART];
+    c->seen = apart;
+    apart->normalizer = next_slot(net)->inputs->normalizer;
+    MABN_TRY(download(net, apart));
     MABN_TRY(mabn_device_wait(net->device));
-    const struct mabn_cuda_xent_total *total = &c->seen->figures->total;
-    *loss = total->labelled ? total->loss / (double)total->labelled : 0;
+    read_loss(net, apart);
     return MABN_OK;
 }
 
@@ -494,19 +492,18 @@ static mabn_status cuda_byte_table(struct mabn_net *net, const float *table)
                            (size_t)net->nodes[0].c * 256 * sizeof(float));
 }
 
-static int32_t *cuda_labels(struct mabn_net *net)
+/* A graph holds the smoothing; labels and normalizer travel with the pictures. */
+static void cuda_set_labels(struct mabn_net *net, const struct mabn_net_labels *labels)
 {
-    return (int32_t *)(writable_slot(net)->inputs + 1);
+    struct inputs *inputs = writable_slot(net)->inputs;
+    net->cuda->smoothing = labels->smoothing;
+    inputs->normalizer = (float)labels->normalizer;
+    memcpy(inputs + 1, labels->labels, (size_t)net->options.batch * sizeof *labels->labels);
 }
 
 static const float *cuda_logits(const struct mabn_net *net)
 {
     return net->cuda->seen->logits;
-}
-
-static const int32_t *cuda_ranks(const struct mabn_net *net)
-{
-    return (const int32_t *)(net->cuda->seen->figures + 1);
 }
 
 /* ---- looking inside ---- */
@@ -609,10 +606,10 @@ static mabn_status cuda_time_convolutions(struct mabn_net *net, double *seconds)
         return MABN_OK;
     };
     MABN_TRY(make_ready(net));
-    if (!c->bare.warm) MABN_TRY(run_variant(net, &c->bare, 0, false, queue)); /* not to be timed */
+    if (!c->bare.warm) MABN_TRY(run_variant(net, &c->bare, false, queue)); /* not to be timed */
     MABN_TRY(mabn_device_wait(net->device));
     MABN_TRY(mabn_cuda_event_record(c->begin, c->stream));
-    MABN_TRY(run_variant(net, &c->bare, 0, false, queue));
+    MABN_TRY(run_variant(net, &c->bare, false, queue));
     MABN_TRY(mabn_cuda_event_record(c->end, c->stream));
     MABN_TRY(mabn_cuda_event_wait(c->end));
     return mabn_cuda_event_seconds(seconds, c->begin, c->end);
@@ -671,18 +668,17 @@ static mabn_status cuda_time_layers(struct mabn_net *net, struct net_layer_time 
         MABN_TRY(forward.mark(net));
     }
     count_forward(net);
-    MABN_TRY(queue_loss(net, 0));
     MABN_TRY(backward.mark(net));
-    for (int i = net->output; i > 0 && net->options.training; i--) {
-        if (net->nodes[i].grad >= 0) MABN_TRY(backward_node(net, &net->nodes[i]));
+    for (int i = net->node_count - 1; i > 0 && net->options.training; i--) {
+        if (net_goes_back(&net->nodes[i])) MABN_TRY(backward_node(net, &net->nodes[i]));
         MABN_TRY(backward.mark(net));
     }
     MABN_TRY(mabn_device_wait(net->device));
     for (int i = 0; i < net->node_count; i++)
         if (!times[i].elsewhere && i) MABN_TRY(forward.before((size_t)i + 1, &times[i].forward));
-    for (int i = net->output; i > 0 && net->options.training; i--)
-        if (net->nodes[i].grad >= 0)
-            MABN_TRY(backward.before((size_t)(net->output - i) + 1, &times[i].backward));
+    for (int i = net->node_count - 1; i > 0 && net->options.training; i--)
+        if (net_goes_back(&net->nodes[i]))
+            MABN_TRY(backward.before((size_t)(net->node_count - i), &times[i].backward));
     return MABN_OK;
 }
 
@@ -734,11 +730,9 @@ const struct net_backend mabn_net_cuda = {
     mabn_net_cuda_release,
     cuda_input,
     cuda_byte_table,
-    cuda_labels,
+    cuda_set_labels,
     cuda_logits,
-    cuda_ranks,
     cuda_forward,
-    cuda_loss,
     cuda_backward,
     cuda_update,
     cuda_step,

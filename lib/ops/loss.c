@@ -8,17 +8,23 @@
 
 #include <math.h>
 #include <stddef.h>
-#include <string.h>
 
-#include "ops/chunks.h"
-
-static int32_t rank_of(const float *z, int64_t classes, int64_t truth)
+int32_t mabn_label_rank(const float *z, int64_t classes, int32_t label)
 {
     int32_t before = 0;
-    if (isnan(z[truth])) return (int32_t)classes;
+    if (label < 0) return -1;
+    if (label >= classes || isnan(z[label])) return (int32_t)classes;
     for (int64_t j = 0; j < classes; j++)
-        before += z[j] > z[truth] || (z[j] == z[truth] && j < truth) || isnan(z[j]);
+        before += z[j] > z[label] || (z[j] == z[label] && j < label) || isnan(z[j]);
     return before;
+}
+
+int64_t mabn_labelled(const int32_t *labels, int64_t n)
+{
+    int64_t count = 0;
+    for (int64_t i = 0; i < n; i++)
+        count += labels[i] >= 0;
+    return count;
 }
 
 /* Log of Σ exp z, stable. */
@@ -51,7 +57,6 @@ static void sample(const struct mabn_xent_out *out, const float *logits, int64_t
     const double other = smoothing / (double)classes, own = 1 - smoothing + other;
     const double norm = log_sum(z, classes);
 
-    if (out->rank) out->rank[i] = truth < 0 ? -1 : rank_of(z, classes, truth);
     if (out->loss) out->loss[i] = loss_of(z, norm, truth, classes, smoothing);
     for (int64_t j = 0; j < classes && (out->prob || out->dlogits); j++) {
         const double p = exp(z[j] - norm);
@@ -84,38 +89,5 @@ mabn_status mabn_softmax_xent(const struct mabn_xent_out *out, const float *logi
 #pragma omp parallel for schedule(static) if (n * classes > 4096)
     for (int64_t i = 0; i < n; i++)
         sample(out, logits, labels[i], i, classes, smoothing, scale);
-    return MABN_OK;
-}
-
-/* Samples [begin, end), one after the other. */
-static double range(float *dlogits, const float *logits, const int32_t *labels, const float *weight,
-                    int64_t begin, int64_t end, int64_t classes, double smoothing, double scale)
-{
-    double sum = 0;
-    for (int64_t i = begin; i < end; i++) {
-        const double w = weight ? weight[i] : 1;
-        double loss = 0;
-        float *gradient = dlogits ? dlogits + i * classes : NULL;
-        const struct mabn_xent_out one = {.loss = &loss, .dlogits = gradient};
-        if (w != 0 && labels[i] >= 0)
-            sample(&one, logits + i * classes, labels[i], 0, classes, smoothing, scale * w);
-        else if (gradient)
-            memset(gradient, 0, (size_t)classes * sizeof *gradient);
-        sum += w * loss;
-    }
-    return sum;
-}
-
-mabn_status mabn_softmax_xent_sum(double *loss, float *dlogits, const float *logits,
-                                  const int32_t *labels, const float *weight, int64_t n,
-                                  int64_t classes, double smoothing, double scale)
-{
-    double parts[MABN_CHUNKS];
-    MABN_TRY(check(labels, n, classes, smoothing));
-#pragma omp parallel for schedule(static) if (n * classes > 4096)
-    for (int i = 0; i < MABN_CHUNKS; i++)
-        parts[i] = range(dlogits, logits, labels, weight, mabn_chunk_begin(n, i),
-                         mabn_chunk_begin(n, i + 1), classes, smoothing, scale);
-    *loss = scale * mabn_chunks_sum(parts);
     return MABN_OK;
 }

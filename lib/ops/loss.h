@@ -2,7 +2,7 @@
  *
  * The target of a sample of class t among K is (1−s)·onehot(t) + s/K; its loss is −Σ target·log
  * softmax(logits), computed in double. A negative label means "no label" (padding): loss 0, no
- * gradient, rank −1, not counted. */
+ * gradient, not counted. */
 #ifndef MABN_OPS_LOSS_H
 #define MABN_OPS_LOSS_H
 
@@ -14,9 +14,6 @@ MABN_BEGIN_DECLS
 
 struct mabn_xent_out {
     double *loss;   /* (N) or NULL */
-    int32_t *rank;  /* (N) or NULL: how many classes stand before the true one (greater, or equal
-                     * with  a lower number); the sample is right in top-k when 0 ≤ rank < k. K when
-                     * the true logit is NaN */
     float *prob;    /* (N,K) or NULL: softmax; may be logits */
     float *dlogits; /* (N,K) or NULL: overwritten with scale·(softmax − target); may be logits */
 };
@@ -27,14 +24,13 @@ MABN_MUST_USE mabn_status mabn_softmax_xent(const struct mabn_xent_out *out, con
                                             const int32_t *labels, int64_t n, int64_t classes,
                                             double smoothing, double scale);
 
-/* The same as one number: *loss = scale·Σ weight[i]·loss of sample i, summed in an order that does
- * not depend on the number of threads. weight (N), NULL: all 1. A sample of weight 0 or without a
- * label counts nothing and has no gradient. dlogits (N,K) is overwritten; NULL: none wanted; may be
- * logits. */
-MABN_MUST_USE mabn_status mabn_softmax_xent_sum(double *loss, float *dlogits, const float *logits,
-                                                const int32_t *labels, const float *weight,
-                                                int64_t n, int64_t classes, double smoothing,
-                                                double scale);
+/* How many classes stand before the labelled one: with a greater logit, or an equal one and a lower
+ * number. The sample is right in top-k when 0 ≤ rank < k. −1 without a label; `classes` when the
+ * label is none of the classes or its logit is NaN. */
+int32_t mabn_label_rank(const float *logits /* (classes) */, int64_t classes, int32_t label);
+
+/* Rows with a label. */
+int64_t mabn_labelled(const int32_t *labels, int64_t n);
 
 MABN_END_DECLS
 #endif

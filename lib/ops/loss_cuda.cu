@@ -71,17 +71,10 @@ template <typename T> __global__ void __launch_bounds__(THREADS) xent_kernel(str
     in.rank[i] = truth < 0 ? -1 : wrong || isnan(true_logit) ? (int32_t)k : (int32_t)before;
 }
 
-__global__ void __launch_bounds__(THREADS)
-    share_kernel(float *share, const int32_t *labels, int64_t n, const float *loss_scale)
+__global__ void share_kernel(float *share, const float *normalizer, const float *loss_scale)
 {
-    MABN_SHARED(double, part, THREADS);
-    double labelled = 0;
-
-    for (int64_t i = threadIdx.x; i < n; i += THREADS)
-        labelled += labels[i] >= 0;
-    labelled = mabn_block_sum<THREADS>(part, labelled);
-    if (threadIdx.x) return;
-    *share = labelled > 0 ? (float)((loss_scale ? *loss_scale : 1) / labelled) : 0;
+    const double by = *normalizer;
+    *share = by > 0 ? (float)((loss_scale ? *loss_scale : 1) / by) : 0;
 }
 
 __global__ void __launch_bounds__(THREADS)
@@ -110,11 +103,11 @@ __global__ void __launch_bounds__(THREADS)
 
 } // namespace
 
-mabn_status mabn_cuda_label_share(float *share, const int32_t *labels, int64_t n,
-                                  const float *loss_scale, void *stream)
+mabn_status mabn_cuda_loss_share(float *share, const float *normalizer, const float *loss_scale,
+                                 void *stream)
 {
-    return MABN_LAUNCH(share_kernel, 1, THREADS, 0, static_cast<cudaStream_t>(stream), share,
-                       labels, n, loss_scale);
+    return MABN_LAUNCH(share_kernel, 1, 1, 0, static_cast<cudaStream_t>(stream), share, normalizer,
+                       loss_scale);
 }
 
 mabn_status mabn_cuda_softmax_xent(const struct mabn_cuda_xent *out, const float *logits,
@@ -139,5 +132,6 @@ mabn_status mabn_cuda_softmax_xent(const struct mabn_cuda_xent *out, const float
             return MABN_LAUNCH(xent_kernel<T>, (unsigned)n, THREADS, 0, s, args);
         }));
     }
+    if (!out->total) return MABN_OK;
     return MABN_LAUNCH(total_kernel, 1, THREADS, 0, s, out->total, out->loss, out->rank, n);
 }

@@ -48,13 +48,13 @@ struct mabn_cuda_xent {
     double *loss;                       /* (N) */
     int32_t *rank;                      /* (N) */
     void *dlogits;                      /* (N,K) of `dtype`, or NULL */
-    struct mabn_cuda_xent_total *total; /* (1) */
+    struct mabn_cuda_xent_total *total; /* (1) or NULL */
 };
-/* *share (1) = 1/labelled rows, times *loss_scale if not NULL (the scaler's); 0 when none has a
- * label. What the mean loss's gradient is multiplied with, so that a captured step copes with any
- * labels. */
-MABN_MUST_USE mabn_status mabn_cuda_label_share(float *share, const int32_t *labels, int64_t n,
-                                                const float *loss_scale, void *stream);
+/* *share (1) = 1 / *normalizer, times *loss_scale if not NULL (the scaler's); 0 when the normalizer
+ * is 0. What the loss's gradient is multiplied with, so that a captured step copes with any labels.
+ */
+MABN_MUST_USE mabn_status mabn_cuda_loss_share(float *share, const float *normalizer,
+                                               const float *loss_scale, void *stream);
 /* logits (N,K) float32; dlogits = *scale · the gradient of the summed loss. A label that is not
  * below K cannot be refused here: its loss and gradient are NaN. */
 MABN_MUST_USE mabn_status mabn_cuda_softmax_xent(const struct mabn_cuda_xent *out,
@@ -69,7 +69,7 @@ MABN_MUST_USE mabn_status mabn_cuda_softmax_xent(const struct mabn_cuda_xent *ou
  * large as may be: doubled after 2000 steps without overflow, halved after a step whose gradients
  * are not all finite, which is skipped (the rule of PyTorch's GradScaler). All of it on the device:
  *
- *     mabn_cuda_label_share(share, labels, n, &scaler->scale)
+ *     mabn_cuda_loss_share(share, normalizer, &scaler->scale)
  *     forward, loss, backward; norms take `scaler` too
  *     mabn_cuda_gradients_finite(&scaler->overflow, gradients, count)
  *     mabn_cuda_sgd_step(…, scaler)

@@ -7,6 +7,8 @@
 #include "base/mem.h"
 #include "base/progress.h"
 #include "base/signal.h"
+#include "net/losses.h"
+#include "ops/loss.h"
 
 int mabn_eval_other_class(const struct mabn_model *model, const struct mabn_dataset *data)
 {
@@ -56,6 +58,17 @@ mabn_status mabn_eval_set_table(struct mabn_net *net, const struct mabn_augment 
     if (!mabn_net_takes_bytes(net)) return MABN_OK;
     mabn_augment_table(input, table);
     return mabn_net_byte_table(net, table[0]);
+}
+
+void mabn_top_add(struct mabn_top *top, const float *logits, const int32_t *labels, int64_t rows,
+                  int64_t classes)
+{
+    for (int64_t i = 0; i < rows; i++) {
+        const int32_t rank = mabn_label_rank(logits + i * classes, classes, labels[i]);
+        top->labelled += rank >= 0;
+        top->top1 += rank == 0;
+        top->top5 += rank >= 0 && rank < 5;
+    }
 }
 
 /* What a rank tells the others of one batch. */
@@ -216,13 +229,13 @@ static void add_report(struct mabn_eval_result *sum, const struct report *r)
 /* Meet with this rank's batch, which may be empty. All ranks add up the round's in the same order,
  * and stop after the same. */
 static mabn_status finish_round(struct evaluation *e, const struct mabn_batch *batch,
-                                const struct mabn_net_result *result)
+                                const struct mabn_top *top, double loss)
 {
     const struct report mine = {.images = count_samples(batch),
-                                .labelled = result->labelled,
-                                .top1 = result->top1,
-                                .top5 = result->top5,
-                                .loss = result->loss * (double)result->labelled,
+                                .labelled = top->labelled,
+                                .top1 = top->top1,
+                                .top5 = top->top5,
+                                .loss = loss * (double)top->labelled,
                                 .count = batch->count,
                                 .stop = mabn_stop_requested()};
     e->reports[0] = mine;
@@ -246,10 +259,13 @@ static mabn_status finish_batch(struct evaluation *e)
 {
     const struct mabn_batch *batch = &e->batches[e->oldest];
     struct mabn_net_result result;
+    struct mabn_top top = {0};
     MABN_TRY(mabn_net_result(e->net, &result));
+    mabn_top_add(&top, mabn_net_logits(e->net), batch->labels, batch->count,
+                 mabn_net_classes(e->net));
     MABN_TRY(check_outputs(e, batch));
     e->oldest = (e->oldest + 1) % mabn_net_depth(e->net);
-    return finish_round(e, batch, &result);
+    return finish_round(e, batch, &top, mabn_net_loss_of(e->net, "loss"));
 }
 
 static mabn_status finish_batches(struct evaluation *e)
@@ -265,25 +281,25 @@ static mabn_status begin_batch(struct evaluation *e, const struct mabn_batch *ba
     int rows = mabn_net_batch(e->net), depth = mabn_net_depth(e->net);
     size_t values = (size_t)(batch->count * shape.dim[1] * shape.dim[2] * shape.dim[3]);
     mabn_eval_fill(e->net, batch, values);
-    int32_t *labels = mabn_net_labels(e->net);
-    for (int i = 0; i < rows; i++)
-        labels[i] = i < batch->count ? batch->labels[i] : -1;
-
     struct mabn_batch *kept = &e->batches[(e->oldest + mabn_net_behind(e->net)) % depth];
     size_t count = (size_t)batch->count;
-    memcpy(kept->labels, batch->labels, count * sizeof *kept->labels);
+    for (int i = 0; i < rows; i++)
+        kept->labels[i] = i < batch->count ? batch->labels[i] : -1;
     memcpy(kept->samples, batch->samples, count * sizeof *kept->samples);
     kept->count = batch->count;
     kept->epoch = batch->epoch;
     kept->index = batch->index;
-    MABN_TRY(mabn_net_step(e->net, e->options->smoothing, NULL));
+    const struct mabn_net_labels labels = {kept->labels, e->options->smoothing,
+                                           (double)mabn_labelled(kept->labels, rows)};
+    mabn_net_set_labels(e->net, "loss", &labels);
+    MABN_TRY(mabn_net_step(e->net, NULL));
     return mabn_net_behind(e->net) == depth ? finish_batch(e) : MABN_OK;
 }
 
 static mabn_status evaluate_batches(struct evaluation *e, struct mabn_loader *loader)
 {
     const struct mabn_batch *batch;
-    const struct mabn_net_result nothing = {.loss = 0};
+    const struct mabn_top nothing = {0};
     for (;;) {
         MABN_TRY(mabn_loader_next(loader, &batch));
         if (!batch) return finish_batches(e);
@@ -291,7 +307,7 @@ static mabn_status evaluate_batches(struct evaluation *e, struct mabn_loader *lo
             MABN_TRY(begin_batch(e, batch));
         } else { /* other ranks have the rest of the last round */
             MABN_TRY(finish_batches(e));
-            MABN_TRY(finish_round(e, batch, &nothing));
+            MABN_TRY(finish_round(e, batch, &nothing, 0));
         }
     }
 }

@@ -31,6 +31,14 @@ MABN_MUST_USE mabn_status mabn_eval_set_table(struct mabn_net *net,
 /* A batch's first `values` values into the net's input, floats or bytes. */
 void mabn_eval_fill(struct mabn_net *net, const struct mabn_batch *batch, size_t values);
 
+/* What the figures of a classifier count. */
+struct mabn_top {
+    int64_t labelled, top1, top5; /* rows with a label; of them, right in the top one and five */
+};
+/* Add rows of logits (rows,classes); a label of -1 is none. */
+void mabn_top_add(struct mabn_top *top, const float *logits, const int32_t *labels, int64_t rows,
+                  int64_t classes);
+
 struct mabn_eval_options {
     int threads;          /* decoding; 0: as many as the process may use */
     double smoothing;     /* of the labels, in the loss */

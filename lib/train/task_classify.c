@@ -8,6 +8,8 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/progress.h"
+#include "net/losses.h"
+#include "ops/loss.h"
 #include "train/run.h"
 
 /* What this task keeps of a run. */
@@ -24,6 +26,8 @@ struct classify {
      * then for all in the first. */
     double *figures;
     bool pending;
+    int32_t
+        *labels; /* (depth, images of a shard) of the steps begun whose result was not fetched */
 };
 
 enum { LOSS, TOP1, TOP5, IMAGES, METERS };
@@ -349,6 +353,8 @@ static mabn_status build_networks(struct mabn_run *run)
     no.bytes = mabn_eval_sends_bytes(run->device, &own(run)->augment);
     MABN_TRY(mabn_model_build(&own(run)->net, run->device, &own(run)->model, &no));
     MABN_TRY(mabn_eval_set_table(own(run)->net, &own(run)->augment));
+    own(run)->labels = mabn_xcalloc((size_t)(mabn_net_depth(own(run)->net) * run->shard_images),
+                                    sizeof *own(run)->labels);
     if (!own(run)->val_set) return MABN_OK;
     no.training = no.save_memory = false;
     no.sync = NULL;
@@ -507,6 +513,7 @@ static void release(struct mabn_run *run)
     mabn_dataset_free(c->train_set);
     mabn_dataset_free(c->val_set);
     free(c->figures);
+    free(c->labels);
     free(c);
 }
 
@@ -672,6 +679,21 @@ static mabn_status log_stats(struct mabn_run *run, int64_t step)
     return status;
 }
 
+static int32_t *labels_of(const struct mabn_run *run, int64_t step)
+{
+    const int64_t place = step % mabn_net_depth(own(run)->net);
+    return own(run)->labels + place * run->shard_images;
+}
+
+static void set_labels(struct mabn_run *run, const int32_t *from)
+{
+    const int rows = run->shard_images;
+    const struct mabn_net_labels labels = {from, run->options->smoothing,
+                                           (double)mabn_labelled(from, rows)};
+    memcpy(labels_of(run, run->step), from, (size_t)rows * sizeof *from);
+    mabn_net_set_labels(own(run)->net, "loss", &labels);
+}
+
 /* Shard i of this rank's part of the batch into the net. */
 static void fill(struct mabn_run *run, const struct mabn_batch *batch, int i)
 {
@@ -683,7 +705,7 @@ static void fill(struct mabn_run *run, const struct mabn_batch *batch, int i)
     if (part.x) part.x += first * values;
     if (part.bytes) part.bytes += first * values;
     mabn_eval_fill(c->net, &part, images * values);
-    memcpy(mabn_net_labels(c->net), batch->labels + first, images * sizeof(int32_t));
+    set_labels(run, batch->labels + first);
 }
 
 /* Of the first shard. */
@@ -701,13 +723,17 @@ static void choose_record(struct mabn_run *run, int i)
                         o->stats_reference);
 }
 
-static void add_result(const struct mabn_run *run, double *meter,
-                       const struct mabn_net_result *result)
+/* What the net found out in `step`, the newest whose result was fetched. */
+static void add_result(const struct mabn_run *run, double *meter, int64_t step)
 {
-    meter[LOSS] += result->loss * run->shard_images;
+    const struct mabn_net *net = own(run)->net;
+    struct mabn_top top = {0};
+    mabn_top_add(&top, mabn_net_logits(net), labels_of(run, step), run->shard_images,
+                 mabn_net_classes(net));
+    meter[LOSS] += mabn_net_loss_of(net, "loss") * run->shard_images;
     meter[IMAGES] += run->shard_images;
-    meter[TOP1] += (double)result->top1;
-    meter[TOP5] += (double)result->top5;
+    meter[TOP1] += (double)top.top1;
+    meter[TOP5] += (double)top.top5;
 }
 
 /* One shard, forward and backward. */
@@ -721,10 +747,10 @@ static mabn_status pass(struct mabn_run *run, const struct mabn_batch *batch, in
     const bool last = i + 1 == run->shards.local;
     mabn_net_tell_gradients(c->net, last && run->shards.ranks > 1 ? mabn_shards_ready : NULL,
                             &run->shards);
-    MABN_TRY(mabn_net_step(c->net, run->options->smoothing, NULL));
+    MABN_TRY(mabn_net_step(c->net, NULL));
     MABN_TRY(mabn_net_result(c->net, &result));
     if (records(run, i)) MABN_TRY(log_stats(run, run->step + 1));
-    add_result(run, c->figures + (size_t)i * METERS, &result);
+    add_result(run, c->figures + (size_t)i * METERS, run->step);
     return mabn_shards_leave(&run->shards, i);
 }
 
@@ -759,7 +785,7 @@ static mabn_status begin(struct mabn_run *run, double lr)
     if (run->shards.count > 1) return begin_shards(run, batch, &sgd);
     fill(run, batch, 0);
     choose_record(run, 0);
-    return mabn_net_step(c->net, o->smoothing, &sgd);
+    return mabn_net_step(c->net, &sgd);
 }
 
 /* Statistics of the step that has just been begun. */
@@ -787,7 +813,7 @@ static mabn_status finish(struct mabn_run *run, int64_t step)
     if (run->shards.count == 1) {
         MABN_TRY(mabn_net_result(own(run)->net, &result));
         memset(sums, 0, METERS * sizeof *sums);
-        add_result(run, sums, &result);
+        add_result(run, sums, step);
     }
     own(run)->pending = false;
     if (!isfinite(sums[LOSS]))

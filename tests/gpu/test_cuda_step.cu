@@ -2,7 +2,7 @@
  * backward and SGD put together from the GPU's operations, against the same network planned by
  * lib/net. */
 #include "harness.h"
-#include "net/net.h"
+#include "net/losses.h"
 #include "norm/norm.h"
 #include "norm/norm_cuda.h"
 #include "ops/conv_cuda.h"
@@ -49,6 +49,7 @@ static struct mabn_net *cpu_network(void)
     fc.out = CLASSES;
     x = mabn_net_add_linear(net, mabn_net_add_global_pool(net, x), "fc", &fc);
     mabn_net_add_output(net, x, "logits");
+    mabn_net_add_softmax_loss(net, x, "loss");
     if (mabn_net_plan(net)) MABN_BUG("%s", mabn_error_message());
     if (mabn_params_initialize(mabn_net_params(net), 7, MABN_PARAMS_INIT_FAN_OUT)) abort();
     return net;
@@ -172,6 +173,7 @@ struct network {
     norm_layer bn1, bn2, bn3;
     struct weights fc_bias;
     gpu_array pooled, dpooled, da, features, dfeatures;
+    gpu_values<float> normalizer{{(float)N}};
     gpu_bytes winner, logits, dlogits, loss, rank, total, share;
     gpu_values<struct mabn_cuda_scaler> scaler; /* in use for float16 */
     gpu_values<struct mabn_cuda_sgd_rates> rates;
@@ -250,7 +252,7 @@ struct network {
                                            (struct mabn_cuda_xent_total *)total.p};
         const struct mabn_pool_shape pool = {N, SIZE, SIZE, WIDTH, 3, 2, 1};
         const struct mabn_cuda_scaler *s = scaler_or_null();
-        MABN_TRY(mabn_cuda_label_share((float *)share.p, labels, N, s ? &s->scale : NULL, NULL));
+        MABN_TRY(mabn_cuda_loss_share((float *)share.p, normalizer.at(), s ? &s->scale : NULL, NULL));
         MABN_TRY(mabn_cuda_softmax_xent(&out, (const float *)logits.p, labels, N, CLASSES,
                                         SMOOTHING, (const float *)share.p, dtype, NULL));
         MABN_TRY(mabn_conv_cuda_backward_weights(fc.conv, fc.w.gradient.at(), fc_bias.gradient.at(),
@@ -301,25 +303,24 @@ static void test_steps(enum mabn_dtype dtype)
 
     for (int i = 0; i < N; i++)
         labels.push_back((i * 3) % CLASSES);
-    memcpy(mabn_net_labels(net), labels.data(), sizeof(int32_t) * N);
+    const struct mabn_net_labels given = {labels.data(), SMOOTHING, N};
+    mabn_net_set_labels(net, "loss", &given);
     gpu_values<int32_t> gpu_labels(labels);
     for (int step = 0; step < STEPS; step++) {
         const std::vector<float> x =
             gpu_random((size_t)N * SIZE * SIZE * 3, 70 + step, dtype, 0.3, 1);
         gpu_array gpu_x(x, dtype);
         struct mabn_cuda_xent_total total;
-        double loss;
 
         memcpy(mabn_net_input(net), x.data(), x.size() * sizeof(float));
-        if (mabn_net_forward(net) || mabn_net_loss(net, SMOOTHING, &loss) ||
-            mabn_net_backward(net) || mabn_net_update(net, &sgd))
+        if (mabn_net_forward(net) || mabn_net_backward(net) || mabn_net_update(net, &sgd))
             MABN_BUG("%s", mabn_error_message());
         gpu_order(step);
         if (gpu.forward(gpu_x.p, step > 0) || gpu.backward(gpu_x.p, gpu_labels.at()) ||
             gpu.update())
             verdict.add(mabn_error_message(), 1, 0);
         gpu.total.get(&total);
-        verdict.add("loss", fabs(total.loss / N - loss), tolerance);
+        verdict.add("loss", fabs(total.loss / N - mabn_net_loss_of(net, "loss")), tolerance);
     }
     gpu_order(0);
     verdict.add("conv1", gpu.conv1.w.master.values(), parameter(net, "conv1.weight", 9), tolerance);

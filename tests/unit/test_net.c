@@ -4,6 +4,8 @@
 #include "base/mem.h"
 #include "device.h"
 #include "model/norm_request.h"
+#include "net/losses.h"
+#include "ops/loss.h"
 #include "tap.h"
 
 static struct mabn_device *device;
@@ -56,6 +58,17 @@ static void fill_parameters(struct mabn_net *net)
     }
 }
 
+/* Row i of class (3·i + step) mod classes; row `without` has no label. */
+static void label(struct mabn_net *net, int step, int without)
+{
+    int32_t labels[16];
+    const int rows = mabn_net_batch(net);
+    for (int i = 0; i < rows; i++)
+        labels[i] = i == without ? -1 : (i * 3 + step) % mabn_net_classes(net);
+    const struct mabn_net_labels given = {labels, 0.1, (double)mabn_labelled(labels, rows)};
+    mabn_net_set_labels(net, "loss", &given);
+}
+
 static void fill_batch(struct mabn_net *net)
 {
     struct mabn_shape s = mabn_net_input_shape(net);
@@ -64,8 +77,7 @@ static void fill_batch(struct mabn_net *net)
     float *x = noise("image", n);
     memcpy(mabn_net_input(net), x, n * sizeof *x);
     free(x);
-    for (int i = 0; i < s.dim[0]; i++)
-        mabn_net_labels(net)[i] = i * 3 % mabn_net_classes(net);
+    label(net, 0, -1);
 }
 
 /* ---- against PyTorch ---- */
@@ -193,7 +205,7 @@ static void check_fixture(const struct fixture *f, const char *table)
     const int channels[] = {0, 1, 1000};
     struct mabn_model model = describe(f);
     struct mabn_net *net = build(&model, f->batch, f->height, f->columns, true);
-    double want[64], loss, error;
+    double want[64], error;
     int compared = 0, parameters = 0;
     fill_parameters(net);
     fill_batch(net);
@@ -202,9 +214,8 @@ static void check_fixture(const struct fixture *f, const char *table)
     error = logits_error(net, want, n);
     tap_ok(!s && n == (size_t)(f->batch * f->classes) && error < 1e-4, "%s: logits (%.1e)", f->name,
            error);
-    s = mabn_net_loss(net, 0.1, &loss);
     find_row(table, f->name, "loss", want, 1);
-    tap_close(loss, want[0], 1e-5, "%s: loss", f->name);
+    tap_close(mabn_net_loss_of(net, "loss"), want[0], 1e-5, "%s: loss", f->name);
     bool record = !strcmp(f->norm, "bn");
     if (record) mabn_net_record(net, channels, 3, true);
     if (!s) s = mabn_net_backward(net);
@@ -255,7 +266,7 @@ static void check_steps(const char *table)
     const struct fixture f = {"mabn-steps", "cifar-resnet8", "mabn", false, 8, 8, 12, 12, 3, 10, 0};
     const struct mabn_params_sgd sgd = {.lr = 0.05, .momentum = 0.9, .weight_decay = 1e-4};
     struct mabn_model model = describe(&f);
-    double want[80], loss, worst = 0, worst_loss = 0;
+    double want[80], worst = 0, worst_loss = 0;
     for (int p = 0; p < MABN_MODEL_PARTS; p++) {
         model.norm[p].norm_batch = 2;
         model.norm[p].window = 4;
@@ -271,18 +282,15 @@ static void check_steps(const char *table)
         memcpy(mabn_net_input(net), x, pixels * sizeof *x);
         memcpy(mabn_net_input(eval), x, pixels * sizeof *x);
         free(x);
-        for (int i = 0; i < f.batch; i++)
-            mabn_net_labels(net)[i] = (i * 3 + step) % f.classes;
-        if (mabn_net_forward(net) || mabn_net_loss(net, 0.1, &loss) || mabn_net_backward(net) ||
-            mabn_net_update(net, &sgd))
-            abort();
+        label(net, step, -1);
+        if (mabn_net_forward(net) || mabn_net_backward(net) || mabn_net_update(net, &sgd)) abort();
         snprintf(name, sizeof name, "logits%d", step);
         size_t n = find_row(table, f.name, name, want, 80);
         compared += n;
         worst = fmax(worst, logits_error(net, want, n));
         snprintf(name, sizeof name, "loss%d", step);
         if (find_row(table, f.name, name, want, 1))
-            worst_loss = fmax(worst_loss, fabs(loss - want[0]));
+            worst_loss = fmax(worst_loss, fabs(mabn_net_loss_of(net, "loss") - want[0]));
     }
     tap_ok(compared == 480 && worst < 2e-5 && worst_loss < 1e-5,
            "six steps with MABN: logits (%.1e), losses (%.1e)", worst, worst_loss);
@@ -333,11 +341,8 @@ static char *train(const struct mabn_model *model, bool save_memory, size_t *byt
     if (mabn_model_build(&net, device, model, &options)) abort();
     if (mabn_params_initialize(mabn_net_params(net), 3, MABN_PARAMS_INIT_FAN_OUT)) abort();
     fill_batch(net);
-    double loss;
     for (int i = 0; i < STEPS; i++)
-        if (mabn_net_forward(net) || mabn_net_loss(net, 0.1, &loss) || mabn_net_backward(net) ||
-            mabn_net_update(net, &sgd))
-            abort();
+        if (mabn_net_forward(net) || mabn_net_backward(net) || mabn_net_update(net, &sgd)) abort();
     char *all = NULL;
     *bytes = 0;
     for (int i = 0; i < mabn_params_count(mabn_net_params(net)); i++) {
@@ -394,10 +399,7 @@ static struct mabn_net *plan_over(struct mabn_params *params, const struct mabn_
 static void one_step(struct mabn_net *net)
 {
     const struct mabn_params_sgd sgd = {.lr = 0.05, .weight_decay = 1e-4};
-    double loss;
-    if (mabn_net_forward(net) || mabn_net_loss(net, 0.1, &loss) || mabn_net_backward(net) ||
-        mabn_net_update(net, &sgd))
-        abort();
+    if (mabn_net_forward(net) || mabn_net_backward(net) || mabn_net_update(net, &sgd)) abort();
 }
 
 static bool same_values(const struct mabn_net *a, const struct mabn_net *b)
@@ -465,13 +467,11 @@ static void check_folding(const char *arch, const char *norm)
     struct mabn_net_options options = {
         .batch = 4, .height = 64, .width = 64, .precision = MABN_NET_FP32};
     struct mabn_params_sgd sgd = {.lr = 0.01};
-    double loss, error = 0, size = 0;
+    double error = 0, size = 0;
     if (mabn_params_initialize(mabn_net_params(net), 5, MABN_PARAMS_INIT_FAN_OUT)) abort();
     fill_batch(net);
     for (int i = 0; i < 2; i++)
-        if (mabn_net_forward(net) || mabn_net_loss(net, 0, &loss) || mabn_net_backward(net) ||
-            mabn_net_update(net, &sgd))
-            abort();
+        if (mabn_net_forward(net) || mabn_net_backward(net) || mabn_net_update(net, &sgd)) abort();
     for (int i = 0; i < 2; i++) {
         options.no_fold = i;
         if (mabn_model_build(&eval[i], device, &model, &options) ||
@@ -525,14 +525,6 @@ static struct mabn_model small_mabn(void)
     return model;
 }
 
-static int rank_count(const int32_t *ranks, int n, int below)
-{
-    int count = 0;
-    for (int i = 0; i < n; i++)
-        count += ranks[i] >= 0 && ranks[i] < below;
-    return count;
-}
-
 static void check_step(void)
 {
     const struct mabn_params_sgd sgd = {.lr = 0.05, .momentum = 0.9, .weight_decay = 1e-4};
@@ -541,24 +533,22 @@ static void check_step(void)
     struct mabn_net *eval = build(&model, 6, 12, 12, false);
     struct mabn_net_result r;
     bool same = true, finite = false;
-    double loss;
     tap_fails(mabn_net_result(one, &r), MABN_ERR_ARG, "no step", "a result without a step");
     if (mabn_params_initialize(mabn_net_params(one), 3, MABN_PARAMS_INIT_FAN_OUT)) abort();
     if (mabn_params_initialize(mabn_net_params(apart), 3, MABN_PARAMS_INIT_FAN_OUT)) abort();
     for (int step = 0; step < STEPS; step++) {
         fill_batch(one);
         fill_batch(apart);
-        mabn_net_labels(one)[step] = mabn_net_labels(apart)[step] = -1;
-        if (mabn_net_forward(apart) || mabn_net_loss(apart, 0.1, &loss) ||
-            mabn_net_backward(apart) || mabn_net_update(apart, &sgd))
+        label(one, 0, step);
+        label(apart, 0, step);
+        if (mabn_net_forward(apart) || mabn_net_backward(apart) || mabn_net_update(apart, &sgd))
             abort();
-        if (mabn_net_step(one, 0.1, &sgd) || mabn_net_behind(one) != 1) abort();
+        if (mabn_net_step(one, &sgd) || mabn_net_behind(one) != 1) abort();
         while (mabn_net_behind(one))
             if (mabn_net_result(one, &r)) abort();
-        const int32_t *ranks = mabn_net_ranks(apart);
-        same = same && r.loss == loss && r.labelled == 5 && !r.skipped && r.loss_scale == 1 &&
-               r.top1 == rank_count(ranks, 6, 1) && r.top5 == rank_count(ranks, 6, 5) &&
-               !memcmp(mabn_net_ranks(one), ranks, 6 * sizeof *ranks);
+        same = same && mabn_net_loss_of(one, "loss") == mabn_net_loss_of(apart, "loss") &&
+               !r.skipped && r.loss_scale == 1 &&
+               !memcmp(mabn_net_logits(one), mabn_net_logits(apart), 42 * sizeof(float));
     }
     tap_ok(same, "steps in one call: the results of the calls apart");
     double worst = worst_difference(one, apart);
@@ -567,18 +557,19 @@ static void check_step(void)
     tap_ok(finite, "finds nothing");
 
     for (int i = 0; i < mabn_net_depth(one); i++)
-        if (mabn_net_step(one, 0.1, &sgd)) abort();
-    tap_fails(mabn_net_step(one, 0.1, &sgd), MABN_ERR_ARG, "not fetched", "too far behind");
-    tap_fails(mabn_net_step(eval, 0.1, &sgd), MABN_ERR_ARG, "inference", "an update in inference");
+        if (mabn_net_step(one, &sgd)) abort();
+    tap_fails(mabn_net_step(one, &sgd), MABN_ERR_ARG, "not fetched", "too far behind");
+    tap_fails(mabn_net_step(eval, &sgd), MABN_ERR_ARG, "inference", "an update in inference");
     if (mabn_params_copy(mabn_net_params(eval), mabn_net_params(one))) abort();
     fill_batch(eval);
-    mabn_status s = mabn_net_step(eval, 0, NULL);
+    mabn_status s = mabn_net_step(eval, NULL);
     if (!s) s = mabn_net_result(eval, &r);
     float *logits = mabn_xmalloc(42 * sizeof *logits);
     memcpy(logits, mabn_net_logits(eval), 42 * sizeof *logits);
+    const double loss = mabn_net_loss_of(eval, "loss");
     fill_batch(eval);
-    if (mabn_net_forward(eval) || mabn_net_loss(eval, 0, &loss)) abort();
-    tap_ok(!s && r.loss == loss && r.labelled == 6 &&
+    if (mabn_net_forward(eval)) abort();
+    tap_ok(!s && mabn_net_loss_of(eval, "loss") == loss && loss > 0 &&
                !memcmp(logits, mabn_net_logits(eval), 42 * sizeof *logits),
            "inference in one call");
     free(logits);

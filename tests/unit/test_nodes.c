@@ -1,7 +1,7 @@
 /* Kinds of nodes beside those of residual networks, in a small plan: gradients of the input's side and
  * of all parameters against differences; rows that vary; a bound input. */
 #include "base/mem.h"
-#include "net/net.h"
+#include "net/losses.h"
 #include "tap.h"
 
 enum { N = 2, H = 6, W = 5, C = 3, STEPS = 60 };
@@ -34,17 +34,18 @@ static void backward(struct mabn_net *net)
     if (mabn_net_backward(net)) abort();
 }
 
-/* Each value at `x`, moved both ways, against gradient `dx`. */
-static double worst(struct mabn_net *net, float *x, const float *dx, size_t count)
+/* Each value at `x`, moved both ways, against gradient `dx` of what `value` computes. */
+static double worst_of(double (*value)(struct mabn_net *), struct mabn_net *net, float *x,
+                       const float *dx, size_t count)
 {
     const float step = 1e-2f;
     double error = 0, size = 1e-6;
     for (size_t i = 0; i < count; i += 1 + count / STEPS) {
         const float was = x[i];
         x[i] = was + step;
-        const double up = run(net);
+        const double up = value(net);
         x[i] = was - step;
-        const double down = run(net);
+        const double down = value(net);
         x[i] = was;
         error = fmax(error, fabs((up - down) / (2 * (double)step) - (double)dx[i]));
         size = fmax(size, fabs((double)dx[i]));
@@ -52,16 +53,27 @@ static double worst(struct mabn_net *net, float *x, const float *dx, size_t coun
     return error / size;
 }
 
-static void check_parameters(struct mabn_net *net, const char *name)
+static double worst(struct mabn_net *net, float *x, const float *dx, size_t count)
+{
+    return worst_of(run, net, x, dx, count);
+}
+
+static void check_parameters_of(double (*value)(struct mabn_net *), struct mabn_net *net,
+                                const char *name)
 {
     size_t n, m;
     float *values = mabn_params_values(mabn_net_params(net), &n);
     const float *gradients = mabn_params_gradients(mabn_net_params(net), &m);
     float *kept = mabn_xmalloc(m * sizeof *kept);
     memcpy(kept, gradients, m * sizeof *kept);
-    const double error = worst(net, values, kept, n);
+    const double error = worst_of(value, net, values, kept, n);
     tap_ok(error < 5e-3, "%s: gradients of %zu parameters, error %.1e", name, n, error);
     free(kept);
+}
+
+static void check_parameters(struct mabn_net *net, const char *name)
+{
+    check_parameters_of(run, net, name);
 }
 
 /* Upsampling onto a finer map, transposed convolution, sigmoid, and one map that three read. */
@@ -93,6 +105,96 @@ static void check_plan(void)
     mabn_net_free(net);
 }
 
+/* ---- losses ---- */
+
+static const char *const loss_names[] = {"objectness", "boxes", "classes", "masks", "of its group"};
+enum { LOSSES = sizeof loss_names / sizeof *loss_names };
+
+static double sum_of_losses(struct mabn_net *net)
+{
+    double sum = 0;
+    if (mabn_net_forward(net)) abort();
+    for (int i = 0; i < LOSSES; i++)
+        sum += mabn_net_loss_of(net, loss_names[i]);
+    return sum;
+}
+
+/* Two of the losses read one map. */
+static struct mabn_net *net_with_losses(void)
+{
+    struct mabn_net_options options = {
+        .batch = N, .height = H, .width = W, .channels = C, .training = true, .exact = true};
+    const struct mabn_net_conv eight = {.out_channels = 8, .kernel = 3, .stride = 1, .pad = 1};
+    const struct mabn_net_smooth_l1 one = {0.3, 1}, two = {0, 2};
+    const struct mabn_net_linear fc = {.out = 8};
+    struct mabn_net *net;
+    if (mabn_net_new(&net, device, &options)) abort();
+    const int map = mabn_net_add_conv(net, mabn_net_add_input(net), "map", &eight);
+    const int masks = mabn_net_add_conv(net, map, "masks", &eight);
+    const int logits = mabn_net_add_linear(net, map, "fc", &fc);
+    const int deltas = mabn_net_add_linear(net, map, "deltas", &fc);
+    mabn_net_add_output(net, map, "map");
+    mabn_net_add_sigmoid_loss(net, map, "objectness");
+    mabn_net_add_smooth_l1_loss(net, map, "boxes", &one);
+    mabn_net_add_softmax_loss(net, logits, "classes");
+    mabn_net_add_sigmoid_loss(net, masks, "masks");
+    mabn_net_add_smooth_l1_loss(net, deltas, "of its group", &two);
+    tap_status(mabn_net_plan(net), "a plan with losses");
+    if (mabn_params_initialize(mabn_net_params(net), 9, MABN_PARAMS_INIT_FAN_IN)) abort();
+    for (int i = 0; i < N * H * W * C; i++)
+        mabn_net_input(net)[i] = pseudo((uint32_t)i);
+    return net;
+}
+
+/* The targets of each row of the map lie in rows that are longer. */
+static void set_targets(struct mabn_net *net)
+{
+    enum { ROW = H * W * 8, STRIDE = ROW + 40 };
+    static float target[N * STRIDE], weight[N * STRIDE];
+    static uint8_t bits[N * H * W];
+    static const int32_t classes[N] = {5, 2}, channel[N] = {7, 0}, group[N] = {1, 0};
+    for (int i = 0; i < N * STRIDE; i++) {
+        target[i] = 0.5f + 0.5f * pseudo((uint32_t)i + 1000);
+        weight[i] = i % 3 ? 1.5f : 0;
+    }
+    for (int i = 0; i < N * H * W; i++)
+        bits[i] = i % 2;
+    const struct mabn_net_sigmoid_targets objectness = {
+        .target = target, .weight = weight, .stride = STRIDE, .normalizer = 7};
+    const struct mabn_net_box_targets boxes = {
+        .target = target, .weight = weight, .stride = STRIDE / 4, .normalizer = 20};
+    const struct mabn_net_labels labels = {classes, 0.2, 2};
+    const struct mabn_net_sigmoid_targets masks = {
+        .channel = channel, .bits = bits, .normalizer = N * H * W};
+    const struct mabn_net_box_targets grouped = {.target = target, .group = group, .normalizer = 2};
+    mabn_net_set_sigmoid_targets(net, "objectness", &objectness);
+    mabn_net_set_box_targets(net, "boxes", &boxes);
+    mabn_net_set_labels(net, "classes", &labels);
+    mabn_net_set_sigmoid_targets(net, "masks", &masks);
+    mabn_net_set_box_targets(net, "of its group", &grouped);
+}
+
+static void check_losses(void)
+{
+    struct mabn_net *net = net_with_losses();
+    size_t n;
+    bool zero = sum_of_losses(net) == 0;
+    if (mabn_net_backward(net)) abort();
+    const float *g = mabn_params_gradients(mabn_net_params(net), &n);
+    for (size_t i = 0; i < n; i++)
+        zero = zero && g[i] == 0;
+    tap_ok(zero, "without targets: no loss, no gradient");
+    tap_ok(!mabn_net_output_of(net, "map").gradient, "a loss fills in the gradient of its scores");
+    set_targets(net);
+    bool all = sum_of_losses(net) > 0;
+    for (int i = 0; i < LOSSES; i++)
+        all = all && mabn_net_loss_of(net, loss_names[i]) > 0;
+    tap_ok(all, "every loss counts");
+    if (mabn_net_backward(net)) abort();
+    check_parameters_of(sum_of_losses, net, "losses");
+    mabn_net_free(net);
+}
+
 /* RoIAlign of a bound map, then a linear layer; fewer rows than there is room for, and none. */
 static void check_head(void)
 {
@@ -112,7 +214,9 @@ static void check_head(void)
     const int feature = mabn_net_add_bound(net, "p2", C, true);
     const int rois = mabn_net_add_roi_align(net, "pool", &feature, 1, &pool);
     const int y = mabn_net_add_conv(net, rois, "conv", &conv);
-    mabn_net_add_output(net, mabn_net_add_linear(net, y, "fc", &fc), "y");
+    const int scores = mabn_net_add_linear(net, y, "fc", &fc);
+    mabn_net_add_output(net, scores, "y");
+    mabn_net_add_softmax_loss(net, mabn_net_add_linear(net, y, "cls", &fc), "classes");
     tap_status(mabn_net_plan(net), "a head");
     if (mabn_params_initialize(mabn_net_params(net), 5, MABN_PARAMS_INIT_FAN_IN)) abort();
     for (int i = 0; i < N * H * W * C; i++)
@@ -127,6 +231,11 @@ static void check_head(void)
     const double error = worst(net, map, gradient, N * H * W * C);
     tap_ok(error < 5e-3, "gradient of the bound map, error %.1e", error);
     check_parameters(net, "RoIAlign, linear over an area");
+    const int32_t classes[5] = {0, 1, 2, 3, 4};
+    const struct mabn_net_labels labels = {classes, 0, 5};
+    mabn_net_set_labels(net, "classes", &labels);
+    run(net);
+    tap_ok(mabn_net_loss_of(net, "classes") > 0, "a loss of five rows");
     list.count = 0;
     mabn_net_set_rois(net, rois, &list);
     size_t n, left = 0;
@@ -135,7 +244,7 @@ static void check_head(void)
     const float *g = mabn_params_gradients(mabn_net_params(net), &n);
     for (size_t i = 0; i < n; i++)
         left += g[i] != 0;
-    tap_ok(!left, "no rows: no gradient");
+    tap_ok(!left && mabn_net_loss_of(net, "classes") == 0, "no rows: no gradient, no loss");
     mabn_net_free(net);
 }
 
@@ -144,6 +253,7 @@ int main(void)
     if (mabn_device_new(&device, MABN_DEVICE_CPU, 2)) return 1;
     check_plan();
     check_head();
+    check_losses();
     mabn_device_free(device);
     return tap_done();
 }
