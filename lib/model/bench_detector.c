@@ -206,7 +206,7 @@ static enum mabn_bench_detector_share share_of(const struct mabn_net_layer *l, i
     if (!strcmp(l->kind, "roi align")) return MABN_BENCH_ROI_ALIGN;
     if (plan == MABN_RCNN_BOX_PLAN) return MABN_BENCH_BOX_HEAD;
     if (plan == MABN_RCNN_MASK_PLAN) return MABN_BENCH_MASK_HEAD;
-    if (!strncmp(l->name, "rpn", 3)) return MABN_BENCH_RPN;
+    if (!strncmp(l->name, "rpn", 3) || !strncmp(l->name, "loss", 4)) return MABN_BENCH_RPN;
     if (!strncmp(l->name, "backbone.fpn", 12)) return MABN_BENCH_FPN;
     return *l->name ? MABN_BENCH_BODY : before;
 }

@@ -112,7 +112,12 @@ CASES = [
 
 
 # Steps of the whole recipe: moving windows, centralized weights, momentum, decay.
-STEPS_CASE = ("mabn-steps", "mabn", (False, [1, 1, 1], 8, 3, 10, False, False), (8, 12, 12))
+STEPS_CASE = ("mabn-steps", "mabn", (False, [1, 1, 1], 8, 3, 10, False, False), 8, [(12, 12)])
+# One network, images of one size and of another by turns.
+SHAPES_CASES = [
+    ("two-shapes-" + kind, kind, (False, [1, 1, 1], 8, 3, 10, False, False), 4,
+     [(32, 32), (48, 40)]) for kind in ("mabn", "bn")
+]
 STEPS = 6
 
 
@@ -177,15 +182,15 @@ def one_step(case, kind, options, size):
     row(case, "eval", net(x).detach().flatten().numpy())
 
 
-def many_steps(case, kind, options, size):
+def many_steps(case, kind, options, batch, sizes):
     net = make_net(kind, options)
     for m in net.modules():
-        if type(m) is nn.Conv2d:
+        if type(m) is nn.Conv2d and kind == "mabn":
             m.__class__ = CentralizedConv
     sgd = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
     for step in range(STEPS):
-        x = make_images("image%d" % step, size[0], options[3], *size[1:])
-        y = (torch.arange(size[0]) * 3 + step) % options[4]
+        x = make_images("image%d" % step, batch, options[3], *sizes[step % len(sizes)])
+        y = (torch.arange(batch) * 3 + step) % options[4]
         logits = net(x)
         loss = F.cross_entropy(logits, y, label_smoothing=0.1)
         sgd.zero_grad()
@@ -203,7 +208,8 @@ def main():
     torch.set_num_threads(1)
     for case in CASES:
         one_step(*case)
-    many_steps(*STEPS_CASE)
+    for case in [STEPS_CASE] + SHAPES_CASES:
+        many_steps(*case)
 
 
 if __name__ == "__main__":

@@ -252,7 +252,8 @@ struct network {
                                            (struct mabn_cuda_xent_total *)total.p};
         const struct mabn_pool_shape pool = {N, SIZE, SIZE, WIDTH, 3, 2, 1};
         const struct mabn_cuda_scaler *s = scaler_or_null();
-        MABN_TRY(mabn_cuda_loss_share((float *)share.p, normalizer.at(), s ? &s->scale : NULL, NULL));
+        MABN_TRY(
+            mabn_cuda_loss_share((float *)share.p, normalizer.at(), s ? &s->scale : NULL, NULL));
         MABN_TRY(mabn_cuda_softmax_xent(&out, (const float *)logits.p, labels, N, CLASSES,
                                         SMOOTHING, (const float *)share.p, dtype, NULL));
         MABN_TRY(mabn_conv_cuda_backward_weights(fc.conv, fc.w.gradient.at(), fc_bias.gradient.at(),

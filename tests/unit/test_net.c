@@ -112,20 +112,28 @@ static struct mabn_model describe(const struct fixture *f)
     return model;
 }
 
-static struct mabn_net *build(const struct mabn_model *model, int batch, int height, int width,
-                              bool training)
+/* params: borrowed; NULL: the network has its own. */
+static struct mabn_net *build_over(struct mabn_params *params, const struct mabn_model *model,
+                                   int batch, int height, int width, bool training)
 {
     struct mabn_net *net;
     struct mabn_net_options options = {.batch = batch,
                                        .height = height,
                                        .width = width,
                                        .precision = MABN_NET_FP32,
-                                       .training = training};
+                                       .training = training,
+                                       .params = params};
     if (mabn_model_build(&net, device, model, &options)) {
         printf("# %s\n", mabn_error_message());
         abort();
     }
     return net;
+}
+
+static struct mabn_net *build(const struct mabn_model *model, int batch, int height, int width,
+                              bool training)
+{
+    return build_over(NULL, model, batch, height, width, training);
 }
 
 /* The values of one row of the fixtures; the count is returned, 0 when it is not there. */
@@ -259,41 +267,62 @@ static double filter_sums(const struct mabn_net *net, const char *name)
     return worst;
 }
 
+static void fill_image(struct mabn_net *net, int step)
+{
+    char name[16];
+    size_t n;
+    struct mabn_shape s = mabn_net_input_shape(net);
+    if (!mabn_shape_count(&s, &n)) abort();
+    snprintf(name, sizeof name, "image%d", step);
+    float *x = noise(name, n);
+    memcpy(mabn_net_input(net), x, n * sizeof *x);
+    free(x);
+}
+
+struct errors {
+    double logits, loss;
+    size_t compared; /* logits */
+};
+
+/* One step of the recipe, compared with the fixture's. float64 on their side. */
+static void compare_step(struct mabn_net *net, int step, const char *table, const char *fixture,
+                         struct errors *worst)
+{
+    const struct mabn_params_sgd sgd = {.lr = 0.05, .momentum = 0.9, .weight_decay = 1e-4};
+    char name[16];
+    double want[80];
+    fill_image(net, step);
+    label(net, step, -1);
+    if (mabn_net_forward(net) || mabn_net_backward(net) || mabn_net_update(net, &sgd)) abort();
+    snprintf(name, sizeof name, "logits%d", step);
+    const size_t n = find_row(table, fixture, name, want, 80);
+    worst->compared += n;
+    worst->logits = fmax(worst->logits, logits_error(net, want, n));
+    snprintf(name, sizeof name, "loss%d", step);
+    const bool found = find_row(table, fixture, name, want, 1) == 1;
+    worst->loss = fmax(worst->loss, found ? fabs(mabn_net_loss_of(net, "loss") - want[0]) : 1);
+}
+
 /* Six steps of the recipe: MABN's windows from step to step, centralized weights, momentum and
- * decay. float64 on their side. */
+ * decay. */
 static void check_steps(const char *table)
 {
     const struct fixture f = {"mabn-steps", "cifar-resnet8", "mabn", false, 8, 8, 12, 12, 3, 10, 0};
-    const struct mabn_params_sgd sgd = {.lr = 0.05, .momentum = 0.9, .weight_decay = 1e-4};
     struct mabn_model model = describe(&f);
-    double want[80], worst = 0, worst_loss = 0;
+    struct errors errors = {0};
+    double want[80], worst;
     for (int p = 0; p < MABN_MODEL_PARTS; p++) {
         model.norm[p].norm_batch = 2;
         model.norm[p].window = 4;
     }
     struct mabn_net *net = build(&model, f.batch, f.height, f.columns, true);
     struct mabn_net *eval = build(&model, f.batch, f.height, f.columns, false);
-    size_t pixels = (size_t)(f.batch * f.height * f.columns * f.channels), compared = 0;
     fill_parameters(net);
-    for (int step = 0; step < 6; step++) {
-        char name[16];
-        snprintf(name, sizeof name, "image%d", step);
-        float *x = noise(name, pixels);
-        memcpy(mabn_net_input(net), x, pixels * sizeof *x);
-        memcpy(mabn_net_input(eval), x, pixels * sizeof *x);
-        free(x);
-        label(net, step, -1);
-        if (mabn_net_forward(net) || mabn_net_backward(net) || mabn_net_update(net, &sgd)) abort();
-        snprintf(name, sizeof name, "logits%d", step);
-        size_t n = find_row(table, f.name, name, want, 80);
-        compared += n;
-        worst = fmax(worst, logits_error(net, want, n));
-        snprintf(name, sizeof name, "loss%d", step);
-        if (find_row(table, f.name, name, want, 1))
-            worst_loss = fmax(worst_loss, fabs(mabn_net_loss_of(net, "loss") - want[0]));
-    }
-    tap_ok(compared == 480 && worst < 2e-5 && worst_loss < 1e-5,
-           "six steps with MABN: logits (%.1e), losses (%.1e)", worst, worst_loss);
+    for (int step = 0; step < 6; step++)
+        compare_step(net, step, table, f.name, &errors);
+    fill_image(eval, 5);
+    tap_ok(errors.compared == 480 && errors.logits < 2e-5 && errors.loss < 1e-5,
+           "six steps with MABN: logits (%.1e), losses (%.1e)", errors.logits, errors.loss);
     worst =
         fmax(filter_sums(net, "conv1.weight"), filter_sums(net, "layer2.0.downsample.0.weight"));
     tap_ok(worst < 1e-5, "gradients of centralized filters sum to 0 (%.1e)", worst);
@@ -303,6 +332,40 @@ static void check_steps(const char *table)
     tap_ok(!s && worst < 2e-5, "inference after them, folded (%.1e)", worst);
     mabn_net_free(eval);
     mabn_net_free(net);
+}
+
+/* Steps of two image sizes by turns: two plans over one store, as one network of PyTorch's. */
+static void check_two_shapes(const char *table, const char *norm)
+{
+    struct fixture f = {NULL, "cifar-resnet8", norm, false, 8, 4, 0, 0, 3, 10, 0};
+    struct mabn_model model = describe(&f);
+    struct errors errors = {0};
+    char name[32];
+    double want[80];
+    for (int p = 0; p < MABN_MODEL_PARTS && !strcmp(norm, "mabn"); p++) {
+        model.norm[p].norm_batch = 2;
+        model.norm[p].window = 2; /* one step: theirs */
+    }
+    struct mabn_net *plans[2];
+    plans[0] = build(&model, f.batch, 32, 32, true);
+    struct mabn_params *params = mabn_net_params(plans[0]);
+    plans[1] = build_over(params, &model, f.batch, 48, 40, true);
+    struct mabn_net *eval = build_over(params, &model, f.batch, 48, 40, false);
+    fill_parameters(plans[0]);
+    snprintf(name, sizeof name, "two-shapes-%s", norm);
+    for (int step = 0; step < 6; step++)
+        compare_step(plans[step % 2], step, table, name, &errors);
+    tap_ok(errors.compared == 240 && errors.logits < 5e-5 && errors.loss < 1e-5,
+           "%s: steps of two shapes by turns: logits (%.1e), losses (%.1e)", norm, errors.logits,
+           errors.loss);
+    fill_image(eval, 5);
+    const mabn_status s = mabn_net_forward(eval);
+    const size_t n = find_row(table, name, "eval", want, 80);
+    const double worst = logits_error(eval, want, n);
+    tap_ok(!s && n == 40 && worst < 5e-5, "%s: inference after them (%.1e)", norm, worst);
+    mabn_net_free(eval);
+    mabn_net_free(plans[1]); /* it borrows the other's parameters */
+    mabn_net_free(plans[0]);
 }
 
 static void check_against_pytorch(void)
@@ -320,6 +383,8 @@ static void check_against_pytorch(void)
     for (size_t i = 0; i < sizeof fixtures / sizeof *fixtures; i++)
         check_fixture(&fixtures[i], table);
     check_steps(table);
+    check_two_shapes(table, "mabn");
+    check_two_shapes(table, "bn");
     free(table);
 }
 
@@ -384,14 +449,7 @@ static void check_repeats(const char *norm)
 static struct mabn_net *plan_over(struct mabn_params *params, const struct mabn_model *model,
                                   int height, int width, bool training)
 {
-    struct mabn_net *net;
-    struct mabn_net_options options = {.batch = 4,
-                                       .height = height,
-                                       .width = width,
-                                       .precision = MABN_NET_FP32,
-                                       .training = training,
-                                       .params = params};
-    if (mabn_model_build(&net, device, model, &options)) abort();
+    struct mabn_net *net = build_over(params, model, 4, height, width, training);
     fill_batch(net);
     return net;
 }
