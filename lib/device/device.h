@@ -60,6 +60,11 @@ MABN_MUST_USE mabn_status mabn_device_wait(struct mabn_device *device);
  * any operation; growing moves it, so plans reserve all they need before the first step. */
 MABN_MUST_USE mabn_status mabn_device_scratch(struct mabn_device *device, void **out, size_t bytes);
 
+/* How the device computes in bfloat16. A GPU does so by itself; a CPU with AVX512_BF16 or AMX too; one
+ * with AVX-512 alone by float32 instructions, which is slower than float32; others not at all. */
+enum mabn_bf16_support { MABN_BF16_NONE, MABN_BF16_EMULATED, MABN_BF16_NATIVE };
+enum mabn_bf16_support mabn_device_bf16(const struct mabn_device *device);
+
 /* "oneDNN 3.7.2 (AVX-512)": what the CPU device computes with. With file: and the file it was
  * loaded from. A static string. */
 const char *mabn_device_cpu_library(bool file);

@@ -70,15 +70,30 @@ static const struct mabn_device_calls calls = {
     .close = cpu_close,
 };
 
+enum { AVX512_CORE = 0x20 }; /* the bit of avx512_core in every later set */
+
 static const char *isa_name(void)
 {
 #ifdef __aarch64__
     return "AArch64"; /* oneDNN tells no more there */
 #endif
     dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
-    if (isa & 0x20) return "AVX-512"; /* the bit of avx512_core in every later set */
+    if (isa & AVX512_CORE) return "AVX-512";
     if (isa >= dnnl_cpu_isa_avx2) return "AVX2";
     return isa & dnnl_cpu_isa_sse41 ? "SSE4.1 or AVX" : "portable";
+}
+
+enum mabn_bf16_support mabn_device_bf16(const struct mabn_device *device)
+{
+    if (device->kind != MABN_DEVICE_CPU) return MABN_BF16_NATIVE;
+#ifdef __x86_64__
+    const int isa =
+        (int)dnnl_get_effective_cpu_isa(); /* each set has the bits of those before it */
+    const int bf16 = dnnl_cpu_isa_avx512_core_bf16;
+    if ((isa & bf16) == bf16) return MABN_BF16_NATIVE;
+    if (isa & AVX512_CORE) return MABN_BF16_EMULATED;
+#endif
+    return MABN_BF16_NONE;
 }
 
 const char *mabn_device_cpu_library(bool file)

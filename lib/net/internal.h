@@ -20,6 +20,7 @@ struct mabn_net_labels; /* net/losses.h */
 /* How one backend runs one kind of node; what is NULL is not there to be done. The pointers it
  * needs are found by net_values_of and its neighbours below. */
 struct node_ops {
+    bool half; /* also computes in bfloat16: of the CPU's */
     mabn_status (*prepare)(struct mabn_net *net, struct node *node); /* once, after placing */
     mabn_status (*forward)(struct mabn_net *net, struct node *node);
     /* Writes, or with node->dx_adds[k] adds to, the gradient of each read that trains; with
@@ -54,6 +55,8 @@ struct node_kind {
     bool loss;
     bool remakes;     /* save_memory: its output can be dropped and made again … */
     bool finds_again; /* … for a reader of this kind, which asks by net_input_again */
+    /* Its output is of the type of what it reads; other kinds take any types. */
+    bool one_type;
     /* Before inference or training is planned: join with a neighbour. */
     void (*join)(struct mabn_net *net, int node);
     /* What it moves and computes, for mabn_net_time_layers. */
@@ -79,8 +82,9 @@ struct node {
     char *name;
     int reads[NODE_MAX_READS]; /* nodes; -1: none. Of a norm [1] is the shortcut */
     int64_t h, w, c;
-    int weight, bias; /* parameters; of a norm gamma and beta; -1: none */
-    void *own;        /* of kinds that keep more than what stands here; freed with the node */
+    enum mabn_dtype dtype; /* of the output and its gradient (a GPU's outputs of the net: F32) */
+    int weight, bias;      /* parameters; of a norm gamma and beta; -1: none */
+    void *own;             /* of kinds that keep more than what stands here; freed with the node */
 
     struct mabn_net_conv conv; /* convolution; kernel, stride and pad of a pool */
     struct mabn_conv *op;
@@ -136,6 +140,7 @@ struct net_backend {
     int row_bytes; /* the input's channels are padded to so many bytes where convolutions read it */
     bool pairs;    /* a convolution and its norm may do work of each other in training */
     bool sums;     /* gradients that a kind cannot add are added after it */
+    bool mixes;    /* inputs and outputs of a net in bfloat16 are float32, gradients too */
     /* Once everything is placed: primitives, and what memory they need beside the arenas. */
     mabn_status (*prepare)(struct mabn_net *net);
     void (*release)(struct mabn_net *net); /* also of what prepare left half done */
@@ -224,9 +229,10 @@ static inline int net_backward_step(const struct mabn_net *net, int node)
     return 2 * net->node_count - node;
 }
 
-static inline float *net_buffer(const struct mabn_net *net, int buffer)
+/* Arrays of a node are of its dtype. */
+static inline void *net_buffer(const struct mabn_net *net, int buffer)
 {
-    return buffer < 0 ? NULL : (float *)(net->activations.base + net->buffers[buffer].offset);
+    return buffer < 0 ? NULL : (void *)(net->activations.base + net->buffers[buffer].offset);
 }
 
 static inline float *net_weight(const struct mabn_net *net, int parameter)
@@ -239,13 +245,13 @@ static inline float *net_gradient(const struct mabn_net *net, int parameter)
     return params_gradient(net->params, parameter);
 }
 
-/* Floats of a node's output, for as many rows as the plan has room for. */
+/* Values of a node's output, for as many rows as the plan has room for. */
 static inline int64_t net_values(const struct mabn_net *net, const struct node *node)
 {
     return net->options.batch * node->h * node->w * node->c;
 }
 
-/* Floats of one row of a node's output. */
+/* Values of one row of a node's output. */
 static inline int64_t net_row(const struct node *node)
 {
     return node->h * node->w * node->c;
@@ -270,26 +276,27 @@ static inline struct node *net_read(const struct mabn_net *net, const struct nod
     return node->reads[k] < 0 ? NULL : &net->nodes[node->reads[k]];
 }
 
-static inline float *net_data(const struct mabn_net *net, const struct node *node)
+static inline void *net_data(const struct mabn_net *net, const struct node *node)
 {
-    return node->bound ? (float *)node->binding.values : net_buffer(net, node->data);
+    return node->bound ? (void *)node->binding.values : net_buffer(net, node->data);
 }
 
-static inline const float *net_read_data(const struct mabn_net *net, const struct node *node, int k)
+static inline const void *net_read_data(const struct mabn_net *net, const struct node *node, int k)
 {
     return net_data(net, &net->nodes[node->reads[k]]);
 }
 
-static inline float *net_dx(const struct mabn_net *net, const struct node *node, int k)
+static inline void *net_dx(const struct mabn_net *net, const struct node *node, int k)
 {
     if (node->reads[k] < 0 || !net->nodes[node->reads[k]].trains) return NULL;
     if (net->nodes[node->reads[k]].bound) return net->nodes[node->reads[k]].binding.gradient;
     return net_buffer(net, node->dx[k]);
 }
 
-static inline void net_copy(float *to, const float *from, int64_t count)
+/* Bytes of so many rows of a node's output. */
+static inline size_t net_row_bytes(const struct node *node, int64_t rows)
 {
-    memcpy(to, from, (size_t)count * sizeof *to);
+    return (size_t)(rows * net_row(node)) * mabn_dtype_size(node->dtype);
 }
 
 static inline size_t net_align(size_t bytes)
@@ -329,7 +336,7 @@ static inline void net_want_scratch(struct mabn_net *net, size_t weights, size_t
 /* run.c: what the node's first read gave in forward: kept, or made again by the reader that needs
  * it first. */
 mabn_status mabn_net_input_again(struct mabn_net *net, const struct node *reader,
-                                 const float **input);
+                                 const void **input);
 static inline bool net_adds(const struct mabn_net *net, const struct node *node)
 {
     return net->accumulate || node->parameters_add;

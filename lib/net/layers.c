@@ -14,12 +14,12 @@ static bool is_output(const struct mabn_net *net, const struct node *node)
 double mabn_net_output_bytes(const struct mabn_net *net, const struct node *node)
 {
     return (double)net_values(net, node) *
-           (double)(is_output(net, node) ? sizeof(float) : mabn_dtype_size(net->dtype));
+           (double)(is_output(net, node) ? sizeof(float) : mabn_dtype_size(node->dtype));
 }
 
 double mabn_net_gradient_bytes(const struct mabn_net *net, const struct node *node)
 {
-    return (double)net_values(net, node) * (double)mabn_dtype_size(net->dtype);
+    return (double)net_values(net, node) * (double)mabn_dtype_size(node->dtype);
 }
 
 double mabn_net_weight_bytes(const struct mabn_net *net, const struct node *node)

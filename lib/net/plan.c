@@ -31,7 +31,7 @@ static size_t node_bytes(const struct mabn_net *net, const struct node *node)
 {
     int64_t values = net_values(net, node);
     if (node->kind == &mabn_node_input) values = values / node->c * net->input_channels;
-    return (size_t)values * mabn_dtype_size(net->dtype);
+    return (size_t)values * mabn_dtype_size(node->dtype);
 }
 
 static bool is_output(const struct mabn_net *net, int i)
@@ -39,6 +39,41 @@ static bool is_output(const struct mabn_net *net, int i)
     for (int k = 0; k < net->output_count; k++)
         if (net->outputs[k].node == i) return true;
     return false;
+}
+
+static bool is_float(const struct mabn_net *net, int i)
+{
+    return i < 0 || net->nodes[i].dtype == MABN_DTYPE_F32;
+}
+
+/* A node whose output is of the type of its reads: where one is float32, all are. */
+static bool agree(struct mabn_net *net, int i)
+{
+    struct node *node = &net->nodes[i];
+    bool any = is_float(net, i), all = any;
+    for (int k = 0; k < NODE_MAX_READS; k++) {
+        any = any || (node->reads[k] >= 0 && is_float(net, node->reads[k]));
+        all = all && is_float(net, node->reads[k]);
+    }
+    if (!any || all) return false;
+    node->dtype = MABN_DTYPE_F32;
+    for (int k = 0; k < NODE_MAX_READS; k++)
+        if (node->reads[k] >= 0) net->nodes[node->reads[k]].dtype = MABN_DTYPE_F32;
+    return true;
+}
+
+static void choose_types(struct mabn_net *net)
+{
+    bool changed = net->backend->mixes;
+    for (int i = 0; i < net->node_count; i++) {
+        const bool edge = is_output(net, i) || net->nodes[i].kind == &mabn_node_input;
+        net->nodes[i].dtype = edge && net->backend->mixes ? MABN_DTYPE_F32 : net->dtype;
+    }
+    while (changed) {
+        changed = false;
+        for (int i = 0; i < net->node_count; i++)
+            if (net->nodes[i].kind->one_type && agree(net, i)) changed = true;
+    }
 }
 
 static size_t output_bytes(const struct mabn_net *net, int i)
@@ -374,6 +409,10 @@ static mabn_status check_kinds(const struct mabn_net *net)
         if (!(cuda ? node->kind->cuda : node->kind->cpu))
             return mabn_fail(MABN_ERR_UNSUPPORTED, "'%s': a %s does not run on this device",
                              node->name, node->kind->name);
+        if (!cuda && net->dtype != MABN_DTYPE_F32 && !node->kind->cpu->half)
+            return mabn_fail(MABN_ERR_UNSUPPORTED,
+                             "'%s': a %s does not compute in bfloat16 on this device", node->name,
+                             node->kind->name);
     }
     return MABN_OK;
 }
@@ -386,6 +425,7 @@ mabn_status mabn_net_plan(struct mabn_net *net)
     if (!net->params->placed) MABN_TRY(mabn_params_place(net->params, net->options.training));
     if (net->options.training && !net->params->training)
         return mabn_fail(MABN_ERR_ARG, "these parameters are not placed for training");
+    choose_types(net);
     pad_input(net);
     join_nodes(net);
     if (net->options.training)

@@ -117,7 +117,7 @@ void mabn_net_tell_gradients(struct mabn_net *net, mabn_net_ready ready, void *c
 }
 
 mabn_status mabn_net_input_again(struct mabn_net *net, const struct node *reader,
-                                 const float **input)
+                                 const void **input)
 {
     struct node *x = net_read(net, reader, 0);
     *input = x->again >= 0 ? net_buffer(net, x->again) : net_data(net, x);

@@ -92,8 +92,11 @@ static void add_gradients(struct mabn_net *net, const struct node *node)
     for (int k = 0; k < NODE_MAX_READS; k++) {
         const struct node *x = net_read(net, node, k);
         if (!x || !node->dx_adds[k] || node->dx[k] == x->grad) continue;
-        float *sum = net_buffer(net, x->grad);
-        mabn_add(sum, sum, net_buffer(net, node->dx[k]), net->rows * net_row(x), false);
+        void *sum = net_buffer(net, x->grad);
+        if (x->dtype == MABN_DTYPE_BF16)
+            mabn_add_half(sum, sum, net_buffer(net, node->dx[k]), net->rows * net_row(x));
+        else
+            mabn_add(sum, sum, net_buffer(net, node->dx[k]), net->rows * net_row(x), false);
     }
 }
 
@@ -203,6 +206,7 @@ static const float *cpu_logits(const struct mabn_net *net)
 const struct net_backend mabn_net_cpu = {
     .depth = 1,
     .sums = true,
+    .mixes = true,
     .prepare = cpu_prepare,
     .release = cpu_release,
     .input = cpu_input,

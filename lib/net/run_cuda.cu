@@ -128,7 +128,7 @@ static mabn_status forward_softmax_loss(struct mabn_net *net, const struct node 
     struct net_cuda *c = net->cuda;
     const struct node *scores = net_read(net, node, 0);
     const struct mabn_cuda_xent out = {c->losses, c->ranks, NULL, &c->figures->total};
-    return mabn_cuda_softmax_xent(&out, net_buffer(net, scores->data), c->labels,
+    return mabn_cuda_softmax_xent(&out, (const float *)net_buffer(net, scores->data), c->labels,
                                   net->options.batch, scores->c, c->smoothing, NULL, net->dtype,
                                   c->stream);
 }
@@ -140,7 +140,7 @@ static mabn_status backward_softmax_loss(struct mabn_net *net, const struct node
     const struct mabn_cuda_xent out = {c->losses, c->ranks, memory(net, scores->grad), NULL};
     MABN_TRY(mabn_cuda_loss_share(c->share, &c->inputs->normalizer,
                                   c->scaler ? &c->scaler->scale : NULL, c->stream));
-    return mabn_cuda_softmax_xent(&out, net_buffer(net, scores->data), c->labels,
+    return mabn_cuda_softmax_xent(&out, (const float *)net_buffer(net, scores->data), c->labels,
                                   net->options.batch, scores->c, c->smoothing, c->share, net->dtype,
                                   c->stream);
 }

@@ -21,19 +21,6 @@ BODY int64_t min64(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-BODY float at(const void *p, int64_t i, const bool half)
-{
-    return half ? mabn_bf16_float(((const uint16_t *)p)[i]) : ((const float *)p)[i];
-}
-
-BODY void put(void *p, int64_t i, float v, const bool half)
-{
-    if (half)
-        ((uint16_t *)p)[i] = mabn_bf16_round(v);
-    else
-        ((float *)p)[i] = v;
-}
-
 BODY void flush(double *total, float *part, int64_t width)
 {
     for (int64_t c = 0; c < width; c++)
@@ -59,8 +46,8 @@ BODY void moments_body(double *sum, double *square, const void *x, const float *
                               o3 = o2 + width;
                 for (int64_t c = 0; c < w; c++) {
                     const float o = shifted ? k[c] : 0;
-                    const float x0 = at(x, o0 + c, half), x1 = at(x, o1 + c, half);
-                    const float x2 = at(x, o2 + c, half), x3 = at(x, o3 + c, half);
+                    const float x0 = mabn_at(x, o0 + c, half), x1 = mabn_at(x, o1 + c, half);
+                    const float x2 = mabn_at(x, o2 + c, half), x3 = mabn_at(x, o3 + c, half);
                     const float d0 = shifted ? x0 - o : x0;
                     const float d1 = shifted ? x1 - o : x1;
                     const float d2 = shifted ? x2 - o : x2;
@@ -72,7 +59,7 @@ BODY void moments_body(double *sum, double *square, const void *x, const float *
             for (; r < end; r++) {
                 const int64_t o0 = r * width + c0;
                 for (int64_t c = 0; c < w; c++) {
-                    const float x0 = at(x, o0 + c, half), d = shifted ? x0 - k[c] : x0;
+                    const float x0 = mabn_at(x, o0 + c, half), d = shifted ? x0 - k[c] : x0;
                     if (shifted) s[c] += d;
                     q[c] += d * d;
                 }
@@ -131,16 +118,16 @@ BODY void apply_body(void *y, double *square, const void *x, const void *residua
                               o3 = o2 + width;
 #pragma GCC ivdep
                 for (int64_t c = 0; c < w; c++) {
-                    const float x0 = at(x, o0 + c, half), x1 = at(x, o1 + c, half);
-                    const float x2 = at(x, o2 + c, half), x3 = at(x, o3 + c, half);
-                    const float s0 = add ? at(residual, o0 + c, half) : 0;
-                    const float s1 = add ? at(residual, o1 + c, half) : 0;
-                    const float s2 = add ? at(residual, o2 + c, half) : 0;
-                    const float s3 = add ? at(residual, o3 + c, half) : 0;
-                    put(y, o0 + c, affine(x0, ka[c], kb[c], s0, add, relu), half);
-                    put(y, o1 + c, affine(x1, ka[c], kb[c], s1, add, relu), half);
-                    put(y, o2 + c, affine(x2, ka[c], kb[c], s2, add, relu), half);
-                    put(y, o3 + c, affine(x3, ka[c], kb[c], s3, add, relu), half);
+                    const float x0 = mabn_at(x, o0 + c, half), x1 = mabn_at(x, o1 + c, half);
+                    const float x2 = mabn_at(x, o2 + c, half), x3 = mabn_at(x, o3 + c, half);
+                    const float s0 = add ? mabn_at(residual, o0 + c, half) : 0;
+                    const float s1 = add ? mabn_at(residual, o1 + c, half) : 0;
+                    const float s2 = add ? mabn_at(residual, o2 + c, half) : 0;
+                    const float s3 = add ? mabn_at(residual, o3 + c, half) : 0;
+                    mabn_put(y, o0 + c, affine(x0, ka[c], kb[c], s0, add, relu), half);
+                    mabn_put(y, o1 + c, affine(x1, ka[c], kb[c], s1, add, relu), half);
+                    mabn_put(y, o2 + c, affine(x2, ka[c], kb[c], s2, add, relu), half);
+                    mabn_put(y, o3 + c, affine(x3, ka[c], kb[c], s3, add, relu), half);
                     if (sum) q[c] += (x0 * x0 + x1 * x1) + (x2 * x2 + x3 * x3);
                 }
             }
@@ -148,8 +135,8 @@ BODY void apply_body(void *y, double *square, const void *x, const void *residua
                 const int64_t o = r * width + c0;
 #pragma GCC ivdep
                 for (int64_t c = 0; c < w; c++) {
-                    const float v = at(x, o + c, half), s = add ? at(residual, o + c, half) : 0;
-                    put(y, o + c, affine(v, ka[c], kb[c], s, add, relu), half);
+                    const float v = mabn_at(x, o + c, half), s = add ? mabn_at(residual, o + c, half) : 0;
+                    mabn_put(y, o + c, affine(v, ka[c], kb[c], s, add, relu), half);
                     if (sum) q[c] += v * v;
                 }
             }
@@ -198,9 +185,9 @@ void mabn_kernel_apply(void *y, double *square, const void *x, const void *resid
 BODY float masked(const struct mabn_kernel_grad *in, int64_t o, int64_t c,
                   const enum mabn_mask mask, const bool half)
 {
-    const float g = at(in->dy, o, half);
-    if (mask == MABN_MASK_Y) return at(in->y, o, half) <= 0 ? 0 : g;
-    if (mask == MABN_MASK_X) return in->a[c] * at(in->x, o, half) + in->b[c] <= 0 ? 0 : g;
+    const float g = mabn_at(in->dy, o, half);
+    if (mask == MABN_MASK_Y) return mabn_at(in->y, o, half) <= 0 ? 0 : g;
+    if (mask == MABN_MASK_X) return in->a[c] * mabn_at(in->x, o, half) + in->b[c] <= 0 ? 0 : g;
     return g;
 }
 
@@ -225,8 +212,8 @@ BODY void grad_moments_body(double *sum, double *dot, const struct mabn_kernel_g
                     const float g2 = masked(&k, o2 + c, c0 + c, mask, half);
                     const float g3 = masked(&k, o3 + c, c0 + c, mask, half);
                     s[c] += (g0 + g1) + (g2 + g3);
-                    q[c] += (g0 * (at(k.x, o0 + c, half) - o) + g1 * (at(k.x, o1 + c, half) - o)) +
-                            (g2 * (at(k.x, o2 + c, half) - o) + g3 * (at(k.x, o3 + c, half) - o));
+                    q[c] += (g0 * (mabn_at(k.x, o0 + c, half) - o) + g1 * (mabn_at(k.x, o1 + c, half) - o)) +
+                            (g2 * (mabn_at(k.x, o2 + c, half) - o) + g3 * (mabn_at(k.x, o3 + c, half) - o));
                 }
             }
             for (; r < end; r++) {
@@ -234,7 +221,7 @@ BODY void grad_moments_body(double *sum, double *dot, const struct mabn_kernel_g
                 for (int64_t c = 0; c < w; c++) {
                     const float g = masked(&k, o0 + c, c0 + c, mask, half);
                     s[c] += g;
-                    q[c] += g * (at(k.x, o0 + c, half) - k.shift[c0 + c]);
+                    q[c] += g * (mabn_at(k.x, o0 + c, half) - k.shift[c0 + c]);
                 }
             }
             flush(sum + c0, s, w);
@@ -277,9 +264,9 @@ BODY void grad_apply_body(void *dx, void *dresidual, const struct mabn_kernel_gr
 #pragma GCC ivdep
         for (int64_t c = 0; c < width; c++) {
             const float g = masked(&k, o + c, c, mask, half);
-            const float own = full ? q[c] * (at(k.x, o + c, half) - k.shift[c]) + r[c] : 0;
-            if (residual) put(dresidual, o + c, g, half);
-            put(dx, o + c, full ? p[c] * g + own : p[c] * g, half);
+            const float own = full ? q[c] * (mabn_at(k.x, o + c, half) - k.shift[c]) + r[c] : 0;
+            if (residual) mabn_put(dresidual, o + c, g, half);
+            mabn_put(dx, o + c, full ? p[c] * g + own : p[c] * g, half);
         }
     }
 }

@@ -1,7 +1,8 @@
 /* Two-dimensional convolution: forward, backward to the input, backward to the weights.
  *
- * x (N,H,W,I), y (N,OH,OW,O), weights (O,KH,KW,I), all float32, square kernels, no groups and no
- * dilation. Outputs are overwritten unless an argument says "add". A struct mabn_conv holds the
+ * x (N,H,W,I), y (N,OH,OW,O), weights (O,KH,KW,I), square kernels, no groups and no dilation.
+ * Parameters and their gradients are float32; x and y with theirs float32 or bfloat16. With dtype
+ * BF16 values are rounded to bfloat16, multiplied, and summed in float32. Outputs are overwritten unless an argument says "add". A struct mabn_conv holds the
  * prepared primitives of one layer for one shape; buffers are given at each call. Any size
  * of scratch shared by many layers will do as long as it is at least mabn_conv_scratch_bytes.
  *
@@ -16,6 +17,7 @@
 
 #include "base/status.h"
 #include "device/device.h"
+#include "tensor/tensor.h"
 
 MABN_BEGIN_DECLS
 
@@ -31,11 +33,13 @@ int64_t mabn_conv_out(int64_t size, int kernel, int stride, int pad);
 double mabn_conv_macs(const struct mabn_conv_shape *shape);
 
 struct mabn_conv_options {
-    bool training;  /* forward, backward; else infer */
-    bool no_dx;     /* training: backward_data is never called (first layer) */
-    bool bias;      /* y += bias (O) */
-    bool add, relu; /* infer only: y = relu(y_before + conv(x) + bias) */
-    bool exact;     /* no Winograd: the plain sums, for comparisons */
+    enum mabn_dtype dtype;            /* what is multiplied: F32 or BF16 */
+    enum mabn_dtype x_dtype, y_dtype; /* with their gradients; BF16 only with dtype BF16 */
+    bool training;                    /* forward, backward; else infer */
+    bool no_dx;                       /* training: backward_data is never called (first layer) */
+    bool bias;                        /* y += bias (O) */
+    bool add, relu;                   /* infer only: y = relu(y_before + conv(x) + bias) */
+    bool exact;                       /* no Winograd: the plain sums, for comparisons */
 };
 
 struct mabn_conv;
@@ -52,20 +56,19 @@ size_t mabn_conv_packed_bytes(const struct mabn_conv *conv);
 MABN_MUST_USE mabn_status mabn_conv_pack(struct mabn_conv *conv, void *packed, const float *weight,
                                          void *scratch);
 /* bias is NULL without options.bias. */
-MABN_MUST_USE mabn_status mabn_conv_infer(struct mabn_conv *conv, float *y, const float *x,
+MABN_MUST_USE mabn_status mabn_conv_infer(struct mabn_conv *conv, void *y, const void *x,
                                           const void *packed, const float *bias, void *scratch);
 
 /* ---- training ---- */
 
-MABN_MUST_USE mabn_status mabn_conv_forward(struct mabn_conv *conv, float *y, const float *x,
+MABN_MUST_USE mabn_status mabn_conv_forward(struct mabn_conv *conv, void *y, const void *x,
                                             const float *weight, const float *bias, void *scratch);
 /* add: dx += instead of dx =. */
-MABN_MUST_USE mabn_status mabn_conv_backward_data(struct mabn_conv *conv, float *dx,
-                                                  const float *dy, const float *weight, bool add,
-                                                  void *scratch);
+MABN_MUST_USE mabn_status mabn_conv_backward_data(struct mabn_conv *conv, void *dx, const void *dy,
+                                                  const float *weight, bool add, void *scratch);
 /* dbias (O): NULL without options.bias. */
 MABN_MUST_USE mabn_status mabn_conv_backward_weights(struct mabn_conv *conv, float *dweight,
-                                                     float *dbias, const float *x, const float *dy,
+                                                     float *dbias, const void *x, const void *dy,
                                                      void *scratch);
 
 MABN_END_DECLS

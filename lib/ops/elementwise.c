@@ -1,6 +1,8 @@
 /* Element-wise passes. */
 #include "ops/elementwise.h"
 
+#include "tensor/bf16.h"
+
 enum { BLOCK = 32768 }; /* a thread's portion */
 
 static int64_t block(int64_t begin, int64_t count)
@@ -29,6 +31,20 @@ void mabn_add(float *y, const float *a, const float *b, int64_t count, bool relu
 #pragma omp parallel for schedule(static) if (count > BLOCK)
     for (int64_t begin = 0; begin < count; begin += BLOCK)
         (relu ? add_relu : add)(y + begin, a + begin, b + begin, block(begin, count));
+}
+
+MABN_CLONES static void add_half(uint16_t *y, const uint16_t *a, const uint16_t *b, int64_t n)
+{
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; i++)
+        y[i] = mabn_bf16_round(mabn_bf16_float(a[i]) + mabn_bf16_float(b[i]));
+}
+
+void mabn_add_half(uint16_t *y, const uint16_t *a, const uint16_t *b, int64_t count)
+{
+#pragma omp parallel for schedule(static) if (count > BLOCK)
+    for (int64_t begin = 0; begin < count; begin += BLOCK)
+        add_half(y + begin, a + begin, b + begin, block(begin, count));
 }
 
 /* x·0 is NaN just where x is not finite. */

@@ -1,4 +1,4 @@
-/* Element-wise passes over float32 arrays, for the few places where they are not fused into
+/* Element-wise passes over arrays, for the few places where they are not fused into
  * something else. */
 #ifndef MABN_OPS_ELEMENTWISE_H
 #define MABN_OPS_ELEMENTWISE_H
@@ -13,6 +13,8 @@ MABN_BEGIN_DECLS
 /* y = a + b, through ReLU when `relu` (NaN goes through, so that trouble is seen). y may be a or b.
  */
 void mabn_add(float *y, const float *a, const float *b, int64_t count, bool relu);
+/* The same of bfloat16 without ReLU: summed in float32, rounded. */
+void mabn_add_half(uint16_t *y, const uint16_t *a, const uint16_t *b, int64_t count);
 /* Every value finite? */
 bool mabn_all_finite(const float *x, int64_t count);
 

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "tensor/tensor.h"
 
 MABN_BEGIN_DECLS
 
@@ -19,8 +20,9 @@ MABN_MUST_USE mabn_status mabn_linear_backward_data(float *dx, const float *dy, 
 MABN_MUST_USE mabn_status mabn_linear_backward_weights(float *dweight, float *dbias, const float *x,
                                                        const float *dy, int64_t n, int64_t in,
                                                        int64_t out);
-/* sums (C) = column sums of a (R,C). */
-void mabn_column_sums(float *sums, const float *a, int64_t rows, int64_t columns);
+/* sums (C) = column sums of a (R,C), which is float32 or bfloat16. */
+void mabn_column_sums(float *sums, const void *a, enum mabn_dtype dtype, int64_t rows,
+                      int64_t columns);
 
 MABN_END_DECLS
 #endif

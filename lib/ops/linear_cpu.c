@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "device/dnnl.h"
+#include "tensor/bf16.h"
 
 mabn_status mabn_linear_forward(float *y, const float *x, const float *weight, const float *bias,
                                 int64_t n, int64_t in, int64_t out)
@@ -29,21 +30,33 @@ mabn_status mabn_linear_backward_weights(float *dweight, float *dbias, const flo
                                          const float *dy, int64_t n, int64_t in, int64_t out)
 {
     MABN_DNNL(dnnl_sgemm('T', 'N', out, in, n, 1.0f, dy, out, x, in, 0.0f, dweight, in));
-    if (dbias) mabn_column_sums(dbias, dy, n, out);
+    if (dbias) mabn_column_sums(dbias, dy, MABN_DTYPE_F32, n, out);
     return MABN_OK;
 }
 
-void mabn_column_sums(float *sums, const float *a, int64_t rows, int64_t columns)
+/* At most 16 columns. Double sums: rows may be many (a convolution's bias), and no order to speak of
+ * is lost. */
+static inline __attribute__((always_inline)) void sum_columns(float *sums, const void *a,
+                                                              int64_t rows, int64_t columns,
+                                                              int64_t first, const bool half)
 {
-    /* Double sums: rows may be many (a convolution's bias), and no order to speak of is lost. */
+    double sum[16] = {0};
+    const int64_t width = columns - first < 16 ? columns - first : 16;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < width; c++)
+            sum[c] += (double)mabn_at(a, r * columns + first + c, half);
+    for (int64_t c = 0; c < width; c++)
+        sums[first + c] = (float)sum[c];
+}
+
+void mabn_column_sums(float *sums, const void *a, enum mabn_dtype dtype, int64_t rows,
+                      int64_t columns)
+{
 #pragma omp parallel for schedule(static) if (rows * columns > 65536)
     for (int64_t first = 0; first < columns; first += 16) {
-        double sum[16] = {0};
-        int64_t width = columns - first < 16 ? columns - first : 16;
-        for (int64_t r = 0; r < rows; r++)
-            for (int64_t c = 0; c < width; c++)
-                sum[c] += (double)a[r * columns + first + c];
-        for (int64_t c = 0; c < width; c++)
-            sums[first + c] = (float)sum[c];
+        if (dtype == MABN_DTYPE_BF16)
+            sum_columns(sums, a, rows, columns, first, true);
+        else
+            sum_columns(sums, a, rows, columns, first, false);
     }
 }

@@ -1,9 +1,26 @@
-/* Max pooling and global average pooling, NHWC: the inner loop runs over channels. */
+/* Max pooling and global average pooling, NHWC: the inner loop runs over channels. Loops are written
+ * once for float32 and bfloat16 (`half`); sums are float32. */
 #include "ops/pool.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <string.h>
+
+#include "tensor/bf16.h"
+
+enum { COLUMNS = 512 }; /* channels that are summed at a time */
+
+#define BODY static inline __attribute__((always_inline))
+
+static size_t size_of(bool half)
+{
+    return half ? sizeof(uint16_t) : sizeof(float);
+}
+
+static void *offset(const void *p, int64_t by, bool half)
+{
+    return (char *)p + (size_t)by * size_of(half);
+}
 
 int64_t mabn_pool_out(int64_t size, int kernel, int stride, int pad)
 {
@@ -36,28 +53,50 @@ static int64_t min64(int64_t a, int64_t b)
 /* ---- forward ---- */
 
 /* best = x where x is greater or NaN; its place with it. */
-MABN_CLONES static void take_max(float *best, uint8_t *winner, const float *x, uint8_t place,
-                                 int64_t channels)
+BODY void take_max_body(void *best, uint8_t *winner, const void *x, uint8_t place, int64_t channels,
+                        const bool half)
 {
     for (int64_t c = 0; c < channels; c++) {
-        const float v = x[c], b = best[c];
+        const float v = mabn_at(x, c, half), b = mabn_at(best, c, half);
         const int take = (v > b) | (v != v);
-        best[c] = take ? v : b;
+        mabn_put(best, c, take ? v : b, half);
         winner[c] = take ? place : winner[c];
     }
 }
 
-MABN_CLONES static void take_max_only(float *best, const float *x, int64_t channels)
+BODY void take_max_only_body(void *best, const void *x, int64_t channels, const bool half)
 {
     for (int64_t c = 0; c < channels; c++) {
-        const float v = x[c], b = best[c];
-        best[c] = ((v > b) | (v != v)) ? v : b;
+        const float v = mabn_at(x, c, half), b = mabn_at(best, c, half);
+        mabn_put(best, c, ((v > b) | (v != v)) ? v : b, half);
     }
 }
 
+MABN_CLONES static void take_max_full(void *best, uint8_t *winner, const void *x, uint8_t place,
+                                      int64_t channels)
+{
+    take_max_body(best, winner, x, place, channels, false);
+}
+
+MABN_CLONES static void take_max_half(void *best, uint8_t *winner, const void *x, uint8_t place,
+                                      int64_t channels)
+{
+    take_max_body(best, winner, x, place, channels, true);
+}
+
+MABN_CLONES static void take_max_only_full(void *best, const void *x, int64_t channels)
+{
+    take_max_only_body(best, x, channels, false);
+}
+
+MABN_CLONES static void take_max_only_half(void *best, const void *x, int64_t channels)
+{
+    take_max_only_body(best, x, channels, true);
+}
+
 /* One output position. */
-static void max_window(float *y, uint8_t *winner, const float *image,
-                       const struct mabn_pool_shape *s, int64_t oy, int64_t ox)
+static void max_window(void *y, uint8_t *winner, const void *image, const struct mabn_pool_shape *s,
+                       int64_t oy, int64_t ox, bool half)
 {
     const int64_t top = oy * s->stride - s->pad, left = ox * s->stride - s->pad;
     const int64_t y0 = max64(0, top), y1 = min64(s->h, top + s->kernel);
@@ -66,24 +105,25 @@ static void max_window(float *y, uint8_t *winner, const float *image,
 
     for (int64_t iy = y0; iy < y1; iy++)
         for (int64_t ix = x0; ix < x1; ix++) {
-            const float *in = image + (iy * s->w + ix) * s->c;
+            const void *in = offset(image, (iy * s->w + ix) * s->c, half);
             const uint8_t place = (uint8_t)((iy - top) * s->kernel + (ix - left));
             if (first) {
-                memcpy(y, in, (size_t)s->c * sizeof *y);
+                memcpy(y, in, (size_t)s->c * size_of(half));
                 if (winner) memset(winner, place, (size_t)s->c);
             } else if (winner) {
-                take_max(y, winner, in, place, s->c);
+                (half ? take_max_half : take_max_full)(y, winner, in, place, s->c);
             } else {
-                take_max_only(y, in, s->c);
+                (half ? take_max_only_half : take_max_only_full)(y, in, s->c);
             }
             first = false;
         }
 }
 
-mabn_status mabn_maxpool_forward(float *y, uint8_t *winner, const float *x,
-                                 const struct mabn_pool_shape *shape)
+mabn_status mabn_maxpool_forward(void *y, uint8_t *winner, const void *x,
+                                 const struct mabn_pool_shape *shape, enum mabn_dtype dtype)
 {
     const struct mabn_pool_shape s = *shape;
+    const bool half = dtype == MABN_DTYPE_BF16;
     MABN_TRY(check(shape));
     const int64_t oh = mabn_pool_out(s.h, s.kernel, s.stride, s.pad);
     const int64_t ow = mabn_pool_out(s.w, s.kernel, s.stride, s.pad);
@@ -92,47 +132,75 @@ mabn_status mabn_maxpool_forward(float *y, uint8_t *winner, const float *x,
     for (int64_t row = 0; row < s.n * oh; row++)
         for (int64_t ox = 0; ox < ow; ox++) {
             const int64_t at = (row * ow + ox) * s.c;
-            max_window(y + at, winner ? winner + at : NULL, x + row / oh * s.h * s.w * s.c, &s,
-                       row % oh, ox);
+            max_window(offset(y, at, half), winner ? winner + at : NULL,
+                       offset(x, row / oh * s.h * s.w * s.c, half), &s, row % oh, ox, half);
         }
     return MABN_OK;
 }
 
 /* ---- backward ---- */
 
-MABN_CLONES static void add_won(float *dx, const float *dy, const uint8_t *winner, uint8_t place,
-                                int64_t channels)
+BODY void add_won_body(float *sum, const void *dy, const uint8_t *winner, uint8_t place,
+                       int64_t channels, const bool half)
 {
     for (int64_t c = 0; c < channels; c++)
-        dx[c] += winner[c] == place ? dy[c] : 0;
+        sum[c] += winner[c] == place ? mabn_at(dy, c, half) : 0;
 }
 
-/* One row of dx: gathers from the windows over each position, in a fixed order. */
-static void max_back_row(float *dx, const float *dy, const uint8_t *winner,
-                         const struct mabn_pool_shape *s, int64_t oh, int64_t ow, int64_t iy)
+MABN_CLONES static void add_won_full(float *sum, const void *dy, const uint8_t *winner,
+                                     uint8_t place, int64_t channels)
+{
+    add_won_body(sum, dy, winner, place, channels, false);
+}
+
+MABN_CLONES static void add_won_half(float *sum, const void *dy, const uint8_t *winner,
+                                     uint8_t place, int64_t channels)
+{
+    add_won_body(sum, dy, winner, place, channels, true);
+}
+
+static void store(void *to, const float *from, int64_t count, bool half)
+{
+    if (half)
+        mabn_bf16_narrow(to, from, count);
+    else
+        memcpy(to, from, (size_t)count * sizeof *from);
+}
+
+/* Row iy of dx: gathers from the windows over each position, in a fixed order. */
+static void max_back_row(void *dx, const void *dy, const uint8_t *winner,
+                         const struct mabn_pool_shape *s, int64_t oh, int64_t ow, int64_t iy,
+                         bool half)
 {
     /* Windows that cover iy: oy·stride − pad ≤ iy < oy·stride − pad + kernel. */
     const int64_t oy0 = max64(0, (iy + s->pad - s->kernel + s->stride) / s->stride);
     const int64_t oy1 = min64(oh - 1, (iy + s->pad) / s->stride);
+    float sum[COLUMNS];
 
-    memset(dx, 0, (size_t)(s->w * s->c) * sizeof *dx);
     for (int64_t ix = 0; ix < s->w; ix++) {
         const int64_t ox0 = max64(0, (ix + s->pad - s->kernel + s->stride) / s->stride);
         const int64_t ox1 = min64(ow - 1, (ix + s->pad) / s->stride);
-        for (int64_t oy = oy0; oy <= oy1; oy++)
-            for (int64_t ox = ox0; ox <= ox1; ox++) {
-                const int64_t at = (oy * ow + ox) * s->c;
-                const int64_t py = iy - (oy * s->stride - s->pad);
-                const int64_t px = ix - (ox * s->stride - s->pad);
-                add_won(dx + ix * s->c, dy + at, winner + at, (uint8_t)(py * s->kernel + px), s->c);
-            }
+        for (int64_t c0 = 0; c0 < s->c; c0 += COLUMNS) {
+            const int64_t count = min64(COLUMNS, s->c - c0);
+            memset(sum, 0, (size_t)count * sizeof *sum);
+            for (int64_t oy = oy0; oy <= oy1; oy++)
+                for (int64_t ox = ox0; ox <= ox1; ox++) {
+                    const int64_t at = (oy * ow + ox) * s->c + c0;
+                    const int64_t py = iy - (oy * s->stride - s->pad);
+                    const int64_t px = ix - (ox * s->stride - s->pad);
+                    (half ? add_won_half : add_won_full)(sum, offset(dy, at, half), winner + at,
+                                                         (uint8_t)(py * s->kernel + px), count);
+                }
+            store(offset(dx, ix * s->c + c0, half), sum, count, half);
+        }
     }
 }
 
-mabn_status mabn_maxpool_backward(float *dx, const float *dy, const uint8_t *winner,
-                                  const struct mabn_pool_shape *shape)
+mabn_status mabn_maxpool_backward(void *dx, const void *dy, const uint8_t *winner,
+                                  const struct mabn_pool_shape *shape, enum mabn_dtype dtype)
 {
     const struct mabn_pool_shape s = *shape;
+    const bool half = dtype == MABN_DTYPE_BF16;
     MABN_TRY(check(shape));
     const int64_t oh = mabn_pool_out(s.h, s.kernel, s.stride, s.pad);
     const int64_t ow = mabn_pool_out(s.w, s.kernel, s.stride, s.pad);
@@ -140,42 +208,75 @@ mabn_status mabn_maxpool_backward(float *dx, const float *dy, const uint8_t *win
 #pragma omp parallel for schedule(static) if (s.n * s.h * s.w * s.c > 4096)
     for (int64_t row = 0; row < s.n * s.h; row++) {
         const int64_t image = row / s.h * oh * ow * s.c;
-        max_back_row(dx + row * s.w * s.c, dy + image, winner + image, &s, oh, ow, row % s.h);
+        max_back_row(offset(dx, row * s.w * s.c, half), offset(dy, image, half), winner + image, &s,
+                     oh, ow, row % s.h, half);
     }
     return MABN_OK;
 }
 
 /* ---- global average ---- */
 
-MABN_CLONES static void average(float *y, const float *x, int64_t hw, int64_t c)
+/* Of channels c0 to c0 + count, at most COLUMNS. */
+BODY void average_body(void *y, const void *x, int64_t hw, int64_t c, int64_t c0, int64_t count,
+                       const bool half)
 {
-    memset(y, 0, (size_t)c * sizeof *y);
+    float sum[COLUMNS] = {0};
     for (int64_t p = 0; p < hw; p++)
-        for (int64_t i = 0; i < c; i++)
-            y[i] += x[p * c + i];
-    for (int64_t i = 0; i < c; i++)
-        y[i] /= (float)hw;
+        for (int64_t i = 0; i < count; i++)
+            sum[i] += mabn_at(x, p * c + c0 + i, half);
+    for (int64_t i = 0; i < count; i++)
+        mabn_put(y, c0 + i, sum[i] / (float)hw, half);
 }
 
-void mabn_avgpool_forward(float *y, const float *x, int64_t n, int64_t hw, int64_t c)
+MABN_CLONES static void average_full(void *y, const void *x, int64_t hw, int64_t c, int64_t c0,
+                                     int64_t count)
 {
+    average_body(y, x, hw, c, c0, count, false);
+}
+
+MABN_CLONES static void average_half(void *y, const void *x, int64_t hw, int64_t c, int64_t c0,
+                                     int64_t count)
+{
+    average_body(y, x, hw, c, c0, count, true);
+}
+
+void mabn_avgpool_forward(void *y, const void *x, int64_t n, int64_t hw, int64_t c,
+                          enum mabn_dtype dtype)
+{
+    const bool half = dtype == MABN_DTYPE_BF16;
 #pragma omp parallel for schedule(static) if (n * hw * c > 4096)
     for (int64_t i = 0; i < n; i++)
-        average(y + i * c, x + i * hw * c, hw, c);
+        for (int64_t c0 = 0; c0 < c; c0 += COLUMNS)
+            (half ? average_half : average_full)(offset(y, i * c, half),
+                                                 offset(x, i * hw * c, half), hw, c, c0,
+                                                 min64(COLUMNS, c - c0));
 }
 
-MABN_CLONES static void spread(float *dx, const float *dy, int64_t hw, int64_t c)
+MABN_CLONES static void divide_full(void *dx, const void *dy, int64_t hw, int64_t c)
+{
+    for (int64_t i = 0; i < c; i++)
+        mabn_put(dx, i, mabn_at(dy, i, false) / (float)hw, false);
+}
+
+MABN_CLONES static void divide_half(void *dx, const void *dy, int64_t hw, int64_t c)
+{
+    for (int64_t i = 0; i < c; i++)
+        mabn_put(dx, i, mabn_at(dy, i, true) / (float)hw, true);
+}
+
+static void spread(void *dx, const void *dy, int64_t hw, int64_t c, bool half)
 {
     if (hw < 1) return;
-    for (int64_t i = 0; i < c; i++)
-        dx[i] = dy[i] / (float)hw;
+    (half ? divide_half : divide_full)(dx, dy, hw, c);
     for (int64_t p = 1; p < hw; p++)
-        memcpy(dx + p * c, dx, (size_t)c * sizeof *dx);
+        memcpy(offset(dx, p * c, half), dx, (size_t)c * size_of(half));
 }
 
-void mabn_avgpool_backward(float *dx, const float *dy, int64_t n, int64_t hw, int64_t c)
+void mabn_avgpool_backward(void *dx, const void *dy, int64_t n, int64_t hw, int64_t c,
+                           enum mabn_dtype dtype)
 {
+    const bool half = dtype == MABN_DTYPE_BF16;
 #pragma omp parallel for schedule(static) if (n * hw * c > 4096)
     for (int64_t i = 0; i < n; i++)
-        spread(dx + i * hw * c, dy + i * c, hw, c);
+        spread(offset(dx, i * hw * c, half), offset(dy, i * c, half), hw, c, half);
 }

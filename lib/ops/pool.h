@@ -1,4 +1,4 @@
-/* Pooling on (N,H,W,C) float32.
+/* Pooling on (N,H,W,C), float32 or bfloat16.
  *
  * Max pooling follows PyTorch: padding never wins, the first of equal values wins, NaN wins. The
  * winner's place in its window is kept as one byte an output, which is all that backward needs.
@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "tensor/tensor.h"
 
 MABN_BEGIN_DECLS
 
@@ -21,16 +22,20 @@ struct mabn_pool_shape {
 int64_t mabn_pool_out(int64_t size, int kernel, int stride, int pad);
 
 /* y (N,OH,OW,C); winner (N,OH,OW,C), NULL when there will be no backward. */
-MABN_MUST_USE mabn_status mabn_maxpool_forward(float *y, uint8_t *winner, const float *x,
-                                               const struct mabn_pool_shape *shape);
+MABN_MUST_USE mabn_status mabn_maxpool_forward(void *y, uint8_t *winner, const void *x,
+                                               const struct mabn_pool_shape *shape,
+                                               enum mabn_dtype dtype);
 /* dx (N,H,W,C) is overwritten. */
-MABN_MUST_USE mabn_status mabn_maxpool_backward(float *dx, const float *dy, const uint8_t *winner,
-                                                const struct mabn_pool_shape *shape);
+MABN_MUST_USE mabn_status mabn_maxpool_backward(void *dx, const void *dy, const uint8_t *winner,
+                                                const struct mabn_pool_shape *shape,
+                                                enum mabn_dtype dtype);
 
 /* Global average: x (N,HW,C) → y (N,C). */
-void mabn_avgpool_forward(float *y, const float *x, int64_t n, int64_t hw, int64_t c);
+void mabn_avgpool_forward(void *y, const void *x, int64_t n, int64_t hw, int64_t c,
+                          enum mabn_dtype dtype);
 /* dx (N,HW,C) is overwritten. */
-void mabn_avgpool_backward(float *dx, const float *dy, int64_t n, int64_t hw, int64_t c);
+void mabn_avgpool_backward(void *dx, const void *dy, int64_t n, int64_t hw, int64_t c,
+                           enum mabn_dtype dtype);
 
 MABN_END_DECLS
 #endif

@@ -99,6 +99,6 @@ mabn_status mabn_transposed_conv_backward_weights(float *dweight, float *dbias, 
         MABN_DNNL(dnnl_sgemm('T', 'N', op->in, width, portion(r, rows), 1.0f, x + r * op->in,
                              op->in, (float *)scratch, width, r ? 1.0f : 0.0f, dweight, width));
     }
-    if (dbias) mabn_column_sums(dbias, dy, 4 * rows, op->out);
+    if (dbias) mabn_column_sums(dbias, dy, MABN_DTYPE_F32, 4 * rows, op->out);
     return MABN_OK;
 }

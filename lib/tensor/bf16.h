@@ -3,6 +3,7 @@
 #ifndef MABN_TENSOR_BF16_H
 #define MABN_TENSOR_BF16_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -25,6 +26,21 @@ static inline uint16_t mabn_bf16_round(float v)
     const uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
     const uint32_t quiet = bits | 0x400000;
     return (uint16_t)(((bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded) >> 16);
+}
+
+/* Value i of an array that is bfloat16 (`half`) or float32, for loops that are written once for both
+ * and compiled for each, with `half` a constant. */
+static inline float mabn_at(const void *p, int64_t i, const bool half)
+{
+    return half ? mabn_bf16_float(((const uint16_t *)p)[i]) : ((const float *)p)[i];
+}
+
+static inline void mabn_put(void *p, int64_t i, float v, const bool half)
+{
+    if (half)
+        ((uint16_t *)p)[i] = mabn_bf16_round(v);
+    else
+        ((float *)p)[i] = v;
 }
 
 /* Whole arrays, by one thread; ops/elementwise.h has them by all. */

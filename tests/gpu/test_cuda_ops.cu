@@ -26,8 +26,8 @@ static void test_maxpool(const struct mabn_pool_shape s, enum mabn_dtype dtype)
     x[in / 2] = NAN;
     gpu_array gpu_x(x, dtype), gpu_y(out, dtype), gpu_dy(dy, dtype), gpu_dx(in, dtype);
     gpu_values<uint8_t> gpu_winner(winner);
-    if (mabn_maxpool_forward(y.data(), winner.data(), x.data(), &s) ||
-        mabn_maxpool_backward(dx.data(), dy.data(), winner.data(), &s))
+    if (mabn_maxpool_forward(y.data(), winner.data(), x.data(), &s, MABN_DTYPE_F32) ||
+        mabn_maxpool_backward(dx.data(), dy.data(), winner.data(), &s, MABN_DTYPE_F32))
         MABN_BUG("%s", mabn_error_message());
     if (mabn_cuda_maxpool_forward(gpu_y.p, gpu_winner.at(), gpu_x.p, &s, dtype, NULL) ||
         mabn_cuda_maxpool_backward(gpu_dx.p, gpu_dy.p, gpu_winner.at(), &s, dtype, NULL))
@@ -53,8 +53,8 @@ static void test_avgpool(int64_t n, int64_t hw, int64_t c, enum mabn_dtype dtype
     gpu_array gpu_x(x, dtype), gpu_y(out, dtype), gpu_dy(dy, dtype), gpu_dx(in, dtype);
     struct gpu_verdict verdict;
 
-    mabn_avgpool_forward(y.data(), x.data(), n, hw, c);
-    mabn_avgpool_backward(dx.data(), dy.data(), n, hw, c);
+    mabn_avgpool_forward(y.data(), x.data(), n, hw, c, MABN_DTYPE_F32);
+    mabn_avgpool_backward(dx.data(), dy.data(), n, hw, c, MABN_DTYPE_F32);
     if (mabn_cuda_avgpool_forward(gpu_y.p, gpu_x.p, n, hw, c, dtype, NULL) ||
         mabn_cuda_avgpool_backward(gpu_dx.p, gpu_dy.p, n, hw, c, dtype, NULL))
         verdict.add(mabn_error_message(), 1, 0);

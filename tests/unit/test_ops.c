@@ -50,10 +50,10 @@ static void check_maxpool(struct mabn_pool_shape s)
 
     for (int64_t i = 0; i < in; i++)
         x[i] = (float)((int)(x[i] * 2)); /* many equal values */
-    tap_status(mabn_maxpool_forward(y, winner, x, &s), "max pool %d/%d/%d", s.kernel, s.stride,
-               s.pad);
-    tap_status(mabn_maxpool_forward(y2, NULL, x, &s), "max pool without winners");
-    tap_status(mabn_maxpool_backward(dx, dy, winner, &s), "max pool backward");
+    tap_status(mabn_maxpool_forward(y, winner, x, &s, MABN_DTYPE_F32), "max pool %d/%d/%d",
+               s.kernel, s.stride, s.pad);
+    tap_status(mabn_maxpool_forward(y2, NULL, x, &s, MABN_DTYPE_F32), "max pool without winners");
+    tap_status(mabn_maxpool_backward(dx, dy, winner, &s, MABN_DTYPE_F32), "max pool backward");
     for (int64_t i = 0; i < out; i++) {
         const int64_t c = i % s.c, ox = i / s.c % ow, oy = i / s.c / ow % oh, n = i / s.c / ow / oh;
         const int64_t best = window_max(x, &s, n, oy, ox, c);
@@ -86,15 +86,17 @@ static void test_pool(void)
     const struct mabn_pool_shape nan = {1, 1, 3, 1, 3, 1, 1};
     const struct mabn_pool_shape bad = {1, 1, 1, 1, 3, 1, 2}, small = {1, 1, 1, 1, 3, 1, 0};
     float x[3] = {1, NAN, 5}, y[3];
-    tap_status(mabn_maxpool_forward(y, NULL, x, &nan), "max pool");
+    tap_status(mabn_maxpool_forward(y, NULL, x, &nan, MABN_DTYPE_F32), "max pool");
     tap_ok(isnan(y[0]) && isnan(y[1]) && isnan(y[2]), "NaN wins");
-    tap_fails(mabn_maxpool_forward(y, NULL, x, &bad), MABN_ERR_ARG, "padding", "padding too wide");
-    tap_fails(mabn_maxpool_forward(y, NULL, x, &small), MABN_ERR_ARG, "smaller", "image too small");
+    tap_fails(mabn_maxpool_forward(y, NULL, x, &bad, MABN_DTYPE_F32), MABN_ERR_ARG, "padding",
+              "padding too wide");
+    tap_fails(mabn_maxpool_forward(y, NULL, x, &small, MABN_DTYPE_F32), MABN_ERR_ARG, "smaller",
+              "image too small");
 
     float *in = draw(2 * 6 * 3), out[6], dx[36], *dy = draw(6);
     double worst = 0;
-    mabn_avgpool_forward(out, in, 2, 6, 3);
-    mabn_avgpool_backward(dx, dy, 2, 6, 3);
+    mabn_avgpool_forward(out, in, 2, 6, 3, MABN_DTYPE_F32);
+    mabn_avgpool_backward(dx, dy, 2, 6, 3, MABN_DTYPE_F32);
     for (int n = 0; n < 2; n++)
         for (int c = 0; c < 3; c++) {
             double sum = 0;

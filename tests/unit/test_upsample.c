@@ -77,8 +77,9 @@ static void check_subsample(int64_t n, int64_t h, int64_t w, int64_t c)
     uint8_t *winner = malloc((size_t)out + 1);
     bool added = true;
 
-    tap_status(mabn_maxpool_forward(y2, winner, x, &pool), "1×1 pooling");
-    tap_status(mabn_maxpool_backward(dx2, dy, winner, &pool), "1×1 pooling backward");
+    tap_status(mabn_maxpool_forward(y2, winner, x, &pool, MABN_DTYPE_F32), "1×1 pooling");
+    tap_status(mabn_maxpool_backward(dx2, dy, winner, &pool, MABN_DTYPE_F32),
+               "1×1 pooling backward");
     mabn_subsample(y, x, n, h, w, c);
     mabn_subsample_backward(dx, dy, n, h, w, c, false);
     memcpy(sum, x, (size_t)in * sizeof *x);

@@ -42,19 +42,31 @@ static bool adds(const struct node *node, int k)
 
 static int64_t filter_size(const struct mabn_net *net, const struct node *conv)
 {
-    const struct parameter *p = &net->params->list[conv->weight];
-    return p->in * p->area;
+    return (int64_t)net->params->list[conv->weight].count / conv->c;
+}
+
+/* A linear layer is a 1×1 convolution over a column of rows. */
+static struct mabn_conv_shape conv_shape(const struct mabn_net *net, const struct node *node,
+                                         int64_t rows)
+{
+    const struct node *x = net_read(net, node, 0);
+    if (node->kind == &mabn_node_linear)
+        return (struct mabn_conv_shape){1, rows, 1, net_row(x), node->c, 1, 1, 0};
+    return (struct mabn_conv_shape){
+        rows, x->h, x->w, x->c, node->c, node->conv.kernel, node->conv.stride, node->conv.pad};
 }
 
 static mabn_status new_op(struct mabn_net *net, struct node *node, int64_t rows,
                           struct mabn_conv **op)
 {
     const struct node *x = net_read(net, node, 0);
-    struct mabn_conv_shape shape = {
-        rows, x->h, x->w, x->c, node->c, node->conv.kernel, node->conv.stride, node->conv.pad};
-    struct mabn_conv_options options = {.training = net->options.training,
+    const struct mabn_conv_shape shape = conv_shape(net, node, rows);
+    struct mabn_conv_options options = {.dtype = net->dtype,
+                                        .x_dtype = x->dtype,
+                                        .y_dtype = node->dtype,
+                                        .training = net->options.training,
                                         .no_dx = !x->trains,
-                                        .bias = node->conv.bias,
+                                        .bias = node->bias >= 0,
                                         .exact = net->options.exact};
     if (node->folded >= 0) {
         const struct node *norm = &net->nodes[node->folded];
@@ -105,9 +117,10 @@ static int64_t sized_rows(const struct mabn_net *net, int64_t rows)
 }
 
 /* Rows that live are followed by zeros up to `rows`. */
-static void clear_rows(float *buffer, int64_t live, int64_t rows, int64_t row)
+static void clear_rows(void *buffer, int64_t live, int64_t rows, const struct node *of)
 {
-    if (rows > live) memset(buffer + live * row, 0, (size_t)((rows - live) * row) * sizeof *buffer);
+    if (rows > live)
+        memset((char *)buffer + net_row_bytes(of, live), 0, net_row_bytes(of, rows - live));
 }
 
 /* The layer's primitives for the rows that live now, and for how many they are. */
@@ -190,9 +203,9 @@ static mabn_status refresh_sized(struct mabn_net *net, struct node *node, struct
 /* Run a convolution whose result goes to the output of `at`: itself, or the norm it took in. */
 static mabn_status infer(struct mabn_net *net, struct node *conv, const struct node *at)
 {
-    const bool bias = conv->folded >= 0 || conv->conv.bias;
+    const bool bias = conv->folded >= 0 || conv->bias >= 0;
     const struct node *x = net_read(net, conv, 0);
-    float *y = net_buffer(net, at->data);
+    void *y = net_buffer(net, at->data);
     struct sized now;
     struct scratch s;
     MABN_TRY(find_sized(net, conv, &now));
@@ -201,9 +214,9 @@ static mabn_status infer(struct mabn_net *net, struct node *conv, const struct n
     if (conv->folded >= 0 && at->reads[1] >= 0) {
         const struct node *shortcut = net_read(net, at, 1);
         if (shortcut->data != at->data)
-            memcpy(y, net_data(net, shortcut), (size_t)(now.rows * net_row(at)) * sizeof(float));
+            memcpy(y, net_data(net, shortcut), net_row_bytes(at, now.rows));
     }
-    clear_rows(net_data(net, x), net->rows, now.rows, net_row(x));
+    clear_rows(net_data(net, x), net->rows, now.rows, x);
     return mabn_conv_infer(now.op, y, net_data(net, x), now.packed,
                            bias ? net->folded_bias + conv->bias_offset : NULL, s.ops);
 }
@@ -223,13 +236,13 @@ static mabn_status forward(struct mabn_net *net, struct node *node)
     if (!net->options.training) return node->folded >= 0 ? MABN_OK : infer(net, node, node);
     MABN_TRY(find_sized(net, node, &now));
     MABN_TRY(mabn_net_scratch(net, &s));
-    clear_rows(net_data(net, x), net->rows, now.rows, net_row(x));
+    clear_rows(net_data(net, x), net->rows, now.rows, x);
     return mabn_conv_forward(now.op, net_buffer(net, node->data), net_data(net, x),
                              weights_in_use(net, node, &s), net_weight(net, node->bias), s.ops);
 }
 
 static mabn_status backward_weights(struct mabn_net *net, const struct node *node,
-                                    const struct sized *now, const float *input, const float *dy,
+                                    const struct sized *now, const void *input, const void *dy,
                                     const struct scratch *s)
 {
     float *dweight = net_gradient(net, node->weight), *dbias = net_gradient(net, node->bias);
@@ -248,19 +261,19 @@ static mabn_status backward_weights(struct mabn_net *net, const struct node *nod
 static mabn_status backward(struct mabn_net *net, struct node *node)
 {
     const struct node *x = net_read(net, node, 0);
-    float *dy = net_buffer(net, node->grad);
-    const float *input;
+    void *dy = net_buffer(net, node->grad);
+    const void *input;
     struct sized now;
     struct scratch s;
     MABN_TRY(find_sized(net, node, &now));
     MABN_TRY(mabn_net_input_again(net, node, &input));
     MABN_TRY(mabn_net_scratch(net, &s));
-    clear_rows(dy, net->rows, now.rows, net_row(node));
-    clear_rows((float *)input, net->rows, now.rows, net_row(x));
+    clear_rows(dy, net->rows, now.rows, node);
+    clear_rows((void *)input, net->rows, now.rows, x);
     MABN_TRY(backward_weights(net, node, &now, input, dy, &s));
     if (!x->trains) return MABN_OK;
-    float *dx = net_dx(net, node, 0);
-    if (node->dx_adds[0]) clear_rows(dx, net->rows, now.rows, net_row(x));
+    void *dx = net_dx(net, node, 0);
+    if (node->dx_adds[0]) clear_rows(dx, net->rows, now.rows, x);
     return mabn_conv_backward_data(now.op, dx, dy, weights_in_use(net, node, &s), node->dx_adds[0],
                                    s.ops);
 }
@@ -268,8 +281,9 @@ static mabn_status backward(struct mabn_net *net, struct node *node)
 static mabn_status bare(struct mabn_net *net, struct node *node)
 {
     const struct node *x = net_read(net, node, 0);
-    const float *input = net_data(net, x), *weight = net_weight(net, node->weight);
-    float *dy = net_buffer(net, node->grad);
+    const void *input = net_data(net, x);
+    const float *weight = net_weight(net, node->weight);
+    void *dy = net_buffer(net, node->grad);
     struct sized now;
     struct scratch s;
     if (!net->options.training)
@@ -285,7 +299,8 @@ static mabn_status bare(struct mabn_net *net, struct node *node)
     return mabn_conv_backward_data(now.op, net_dx(net, node, 0), dy, weight, false, s.ops);
 }
 
-static const struct node_ops cpu = {.prepare = prepare,
+static const struct node_ops cpu = {.half = true,
+                                    .prepare = prepare,
                                     .forward = forward,
                                     .backward = backward,
                                     .refresh = refresh,

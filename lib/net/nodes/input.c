@@ -10,7 +10,7 @@ static void describe(const struct mabn_net *net, const struct node *node,
     (void)layer; /* moves nothing */
 }
 
-static const struct node_ops nothing = {0};
+static const struct node_ops nothing = {.half = true};
 
 const struct node_kind mabn_node_input = {
     .name = "input",

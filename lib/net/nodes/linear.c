@@ -1,4 +1,5 @@
-/* A fully connected layer over all of an image or region: y = W·x + b. */
+/* A fully connected layer over all of an image or region: y = W·x + b. In bfloat16 it is a 1×1
+ * convolution. */
 #include <string.h>
 
 #include "base/mem.h"
@@ -26,8 +27,15 @@ static void describe(const struct mabn_net *net, const struct node *node,
 
 /* ---- on the CPU ---- */
 
+/* What computes it instead; NULL: the functions below. */
+static const struct node_ops *as_conv(const struct mabn_net *net)
+{
+    return net->dtype == MABN_DTYPE_BF16 ? mabn_node_conv.cpu : NULL;
+}
+
 static mabn_status prepare(struct mabn_net *net, struct node *node)
 {
+    if (as_conv(net)) return as_conv(net)->prepare(net, node);
     /* For a gradient that is added to what is there. */
     if (node->parameters_add)
         net_want_scratch(net, net->params->list[node->weight].count * sizeof(float), 0);
@@ -37,6 +45,7 @@ static mabn_status prepare(struct mabn_net *net, struct node *node)
 static mabn_status forward(struct mabn_net *net, struct node *node)
 {
     const struct node *x = net_read(net, node, 0);
+    if (as_conv(net)) return as_conv(net)->forward(net, node);
     return mabn_linear_forward(net_buffer(net, node->data), net_read_data(net, node, 0),
                                net_weight(net, node->weight), net_weight(net, node->bias),
                                net->rows, net_row(x), node->c);
@@ -61,6 +70,7 @@ static mabn_status backward(struct mabn_net *net, struct node *node)
 {
     const struct node *x = net_read(net, node, 0);
     const float *dy = net_buffer(net, node->grad), *input = net_read_data(net, node, 0);
+    if (as_conv(net)) return as_conv(net)->backward(net, node);
     if (net_gradient(net, node->weight)) {
         if (net_adds(net, node))
             MABN_TRY(add_gradients(net, node, input, dy));
@@ -80,8 +90,23 @@ static mabn_status bare(struct mabn_net *net, struct node *node)
     return net->options.training ? backward(net, node) : MABN_OK;
 }
 
-static const struct node_ops cpu = {
-    .prepare = prepare, .forward = forward, .backward = backward, .bare = bare};
+static mabn_status refresh(struct mabn_net *net, struct node *node)
+{
+    return as_conv(net) ? as_conv(net)->refresh(net, node) : MABN_OK;
+}
+
+static void release(struct node *node)
+{
+    mabn_node_conv.cpu->release(node);
+}
+
+static const struct node_ops cpu = {.half = true,
+                                    .prepare = prepare,
+                                    .forward = forward,
+                                    .backward = backward,
+                                    .refresh = refresh,
+                                    .bare = bare,
+                                    .release = release};
 
 const struct node_kind mabn_node_linear = {
     .name = "linear",

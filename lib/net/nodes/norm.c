@@ -79,6 +79,7 @@ static mabn_status prepare(struct mabn_net *net, struct node *node)
 {
     struct mabn_norm_io *io = &node->io;
     io->samples = net->options.batch;
+    io->dtype = node->dtype;
     io->positions = node->h * node->w;
     io->gamma = net_weight(net, node->weight);
     io->beta = net_weight(net, node->bias);
@@ -140,7 +141,7 @@ mabn_status mabn_node_norm_meet(struct mabn_net *net, struct node *node, bool ba
 }
 
 static const struct node_ops cpu = {
-    .prepare = prepare, .forward = forward, .backward = backward, .remake = remake};
+    .half = true, .prepare = prepare, .forward = forward, .backward = backward, .remake = remake};
 
 /* ---- what it moves ---- */
 
@@ -176,6 +177,7 @@ const struct node_kind mabn_node_norm = {
     .takes_over = takes_over,
     .over = over,
     .remakes = true,
+    .one_type = true,
     .join = join,
     .describe = describe,
     .cpu = &cpu,

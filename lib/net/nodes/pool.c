@@ -33,9 +33,8 @@ static struct mabn_pool_shape pool_shape(const struct mabn_net *net, const struc
 static mabn_status max_forward(struct mabn_net *net, struct node *node)
 {
     const struct mabn_pool_shape shape = pool_shape(net, node);
-    return mabn_maxpool_forward(net_buffer(net, node->data),
-                                (uint8_t *)net_buffer(net, node->extra),
-                                net_read_data(net, node, 0), &shape);
+    return mabn_maxpool_forward(net_buffer(net, node->data), net_buffer(net, node->extra),
+                                net_read_data(net, node, 0), &shape, node->dtype);
 }
 
 static mabn_status max_backward(struct mabn_net *net, struct node *node)
@@ -43,14 +42,16 @@ static mabn_status max_backward(struct mabn_net *net, struct node *node)
     const struct mabn_pool_shape shape = pool_shape(net, node);
     if (!net_read(net, node, 0)->trains) return MABN_OK;
     return mabn_maxpool_backward(net_dx(net, node, 0), net_buffer(net, node->grad),
-                                 (uint8_t *)net_buffer(net, node->extra), &shape);
+                                 net_buffer(net, node->extra), &shape, node->dtype);
 }
 
-static const struct node_ops max_cpu = {.forward = max_forward, .backward = max_backward};
+static const struct node_ops max_cpu = {
+    .half = true, .forward = max_forward, .backward = max_backward};
 
 const struct node_kind mabn_node_max_pool = {
     .name = "max pool",
     .saved_bytes = winner_bytes,
+    .one_type = true,
     .describe = describe,
     .cpu = &max_cpu,
 #if MABN_CUDA
@@ -80,7 +81,7 @@ static mabn_status mean_forward(struct mabn_net *net, struct node *node)
 {
     const struct node *x = net_read(net, node, 0);
     mabn_avgpool_forward(net_buffer(net, node->data), net_read_data(net, node, 0), net->rows,
-                         x->h * x->w, x->c);
+                         x->h * x->w, x->c, node->dtype);
     return MABN_OK;
 }
 
@@ -89,14 +90,16 @@ static mabn_status mean_backward(struct mabn_net *net, struct node *node)
     const struct node *x = net_read(net, node, 0);
     if (!x->trains) return MABN_OK;
     mabn_avgpool_backward(net_dx(net, node, 0), net_buffer(net, node->grad), net->rows, x->h * x->w,
-                          x->c);
+                          x->c, node->dtype);
     return MABN_OK;
 }
 
-static const struct node_ops mean_cpu = {.forward = mean_forward, .backward = mean_backward};
+static const struct node_ops mean_cpu = {
+    .half = true, .forward = mean_forward, .backward = mean_backward};
 
 const struct node_kind mabn_node_global_pool = {
     .name = "mean pool",
+    .one_type = true,
     .describe = describe,
     .cpu = &mean_cpu,
 #if MABN_CUDA

@@ -51,6 +51,7 @@ const struct node_kind mabn_node_sigmoid = {
     .keeps_output = keeps_output,
     .takes_over = takes_over,
     .over = over,
+    .one_type = true,
     .describe = describe,
     .cpu = &cpu,
 };

@@ -44,7 +44,7 @@ static mabn_status backward(struct mabn_net *net, struct node *node)
     float *dfine = net_dx(net, node, FINE), *dcoarse = net_dx(net, node, COARSE);
     const float *dy = net_buffer(net, node->grad);
     if (dcoarse) mabn_upsample_backward(dcoarse, dy, &op, node->dx_adds[COARSE]);
-    if (dfine && dfine != dy) net_copy(dfine, dy, net->rows * net_row(node));
+    if (dfine && dfine != dy) memcpy(dfine, dy, net_row_bytes(node, net->rows));
     return MABN_OK;
 }
 
@@ -66,6 +66,7 @@ const struct node_kind mabn_node_upsample = {
     .adds = adds,
     .takes_over = takes_over,
     .over = over,
+    .one_type = true,
     .describe = describe,
     .cpu = &cpu,
 };

@@ -1,0 +1,192 @@
+/* Networks in bfloat16 on the CPU beside the same ones in float32: what they infer, their gradients,
+ * their memory. Skipped where the
+ * processor has no AVX-512. */
+#include "base/mem.h"
+#include "base/rng.h"
+#include "device.h"
+#include "model/model.h"
+#include "model/norm_request.h"
+#include "tap.h"
+
+static struct mabn_device *device;
+
+enum { BATCH = 6, SIZE = 64 };
+
+static const char *const norms[] = {"mabn", "bn", "brn", "syncbn", "frozen",
+                                    "gn",   "ln", "in",  "none"};
+enum { NORMS = sizeof norms / sizeof *norms };
+
+static struct mabn_net *build(const char *arch, const char *norm,
+                              const struct mabn_net_options *given)
+{
+    struct mabn_net_options options = *given;
+    struct mabn_model model;
+    struct mabn_net *net;
+    options.batch = BATCH;
+    options.height = options.width = SIZE;
+    options.channels = 3;
+    if (mabn_model_init(&model, arch) || mabn_model_set_norm(&model, norm)) abort();
+    model.base_width = 16;
+    model.classes = 10;
+    for (int p = 0; p < MABN_MODEL_PARTS; p++) {
+        model.norm[p].groups = 4;
+        model.norm[p].norm_batch = options.training && *norm == 'm' ? 2 : 0;
+        model.norm[p].r_start = 2;
+    }
+    if (mabn_model_build(&net, device, &model, &options)) {
+        printf("Bail out! %s: %s\n", norm, mabn_error_message());
+        exit(1);
+    }
+    return net;
+}
+
+static void fill(struct mabn_net *net, uint64_t step)
+{
+    struct mabn_rng rng;
+    mabn_rng_init(&rng, 5, MABN_RNG_TEST, step, 0);
+    for (size_t i = 0; i < (size_t)BATCH * SIZE * SIZE * 3; i++)
+        mabn_net_input(net)[i] = (float)mabn_rng_normal(&rng);
+    for (int i = 0; i < BATCH; i++)
+        mabn_net_labels(net)[i] = (i * 3 + (int)step) % 10;
+}
+
+static double run_loss(struct mabn_net *net)
+{
+    double loss = NAN;
+    if (mabn_net_forward(net) || mabn_net_loss(net, 0, &loss)) abort();
+    return loss;
+}
+
+/* Root of the squares' sum of a − b, as a share of b's. */
+static double distance(const float *a, const float *b, size_t count)
+{
+    double apart = 0, all = 1e-30;
+    for (size_t i = 0; i < count; i++) {
+        apart += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
+        all += (double)b[i] * b[i];
+    }
+    return sqrt(apart / all);
+}
+
+static double logits_apart(const struct mabn_net *a, const struct mabn_net *b)
+{
+    return distance(mabn_net_logits(a), mabn_net_logits(b), (size_t)BATCH * 10);
+}
+
+/* ---- inference ---- */
+
+static void check_inference(const char *arch, const char *norm)
+{
+    const struct mabn_params_sgd sgd = {.lr = 0.01, .momentum = 0.9};
+    struct mabn_net *train =
+        build(arch, norm, &(struct mabn_net_options){.training = true, .precision = MABN_NET_FP32});
+    struct mabn_params *params = mabn_net_params(train);
+    if (mabn_params_initialize(params, 3, false)) abort();
+    const uint64_t steps = *norm == 'n' || *norm == 'f' ? 0 : 4; /* none and frozen hold nothing */
+    for (uint64_t step = 0; step < steps; step++) {
+        fill(train, step);
+        run_loss(train);
+        if (mabn_net_backward(train) || mabn_net_update(train, &sgd)) abort();
+    }
+    for (int apart = 0; apart < 2; apart++) {
+        struct mabn_net *nets[2];
+        for (int half = 0; half < 2; half++) {
+            nets[half] =
+                build(arch, norm,
+                      &(struct mabn_net_options){.precision = half ? MABN_NET_BF16 : MABN_NET_FP32,
+                                                 .no_fold = apart,
+                                                 .params = params});
+            fill(nets[half], 9);
+            run_loss(nets[half]);
+        }
+        const double error = logits_apart(nets[1], nets[0]);
+        tap_ok(error > 0 && error < 0.02, "%s, %s%s: logits are %.2g apart", arch, norm,
+               apart ? ", not folded" : "", error);
+        const struct mabn_net_memory full = mabn_net_memory_of(nets[0]),
+                                     less = mabn_net_memory_of(nets[1]);
+        /* Pictures are float32 in both. */
+        tap_ok((double)less.activations < 0.7 * (double)full.activations &&
+                   (double)less.parameters < 0.6 * (double)full.parameters,
+               "… in %.2f of the memory for activations, %.2f for weights",
+               (double)less.activations / (double)full.activations,
+               (double)less.parameters / (double)full.parameters);
+        for (int half = 0; half < 2; half++)
+            mabn_net_free(nets[half]);
+    }
+    mabn_net_free(train);
+}
+
+/* ---- training ---- */
+
+/* The gradients in one array; the caller frees. */
+static float *gradients(const struct mabn_net *net, size_t *count)
+{
+    struct mabn_params *params = mabn_net_params(net);
+    float *all = NULL;
+    *count = 0;
+    for (int i = 0; i < mabn_params_count(params); i++) {
+        const struct mabn_params_tensor *t = mabn_params_at(params, i);
+        size_t n;
+        if (t->role != MABN_PARAMS_GRADIENT || !mabn_shape_count(&t->shape, &n)) continue;
+        all = mabn_xrealloc(all, (*count + n) * sizeof *all);
+        if (mabn_params_get(params, i, all + *count, n * sizeof *all)) abort();
+        *count += n;
+    }
+    return all;
+}
+
+/* Both from the same parameters, one step that moves the norms on, and one whose gradients count. */
+static void check_training(const char *arch, const char *norm, bool save_memory, double tolerance)
+{
+    struct mabn_net *nets[2];
+    float *grads[2];
+    double losses[2];
+    size_t count = 0;
+    for (int half = 0; half < 2; half++) {
+        nets[half] =
+            build(arch, norm,
+                  &(struct mabn_net_options){.training = true,
+                                             .precision = half ? MABN_NET_BF16 : MABN_NET_FP32,
+                                             .save_memory = save_memory});
+        if (mabn_params_initialize(mabn_net_params(nets[half]), 3, false)) abort();
+        for (uint64_t step = 0; step < 2; step++) {
+            fill(nets[half], step);
+            losses[half] = run_loss(nets[half]);
+            if (mabn_net_backward(nets[half])) abort();
+        }
+        grads[half] = gradients(nets[half], &count);
+    }
+    const double error = distance(grads[1], grads[0], count);
+    tap_ok(error > 0 && error < tolerance, "%s, %s%s: gradients are %.2g apart", arch, norm,
+           save_memory ? ", memory saved" : "", error);
+    tap_close(losses[1], losses[0], 0.01 * losses[0], "… and the loss");
+    const struct mabn_net_memory full = mabn_net_memory_of(nets[0]),
+                                 less = mabn_net_memory_of(nets[1]);
+    tap_ok((double)less.activations < 0.65 * (double)full.activations, "… in %.2f of the memory",
+           (double)less.activations / (double)full.activations);
+    for (int half = 0; half < 2; half++) {
+        free(grads[half]);
+        mabn_net_free(nets[half]);
+    }
+}
+
+int main(void)
+{
+    if (test_device_open(&device, 1)) return 1;
+    if (!test_device_is_cpu(device) || mabn_device_bf16(device) == MABN_BF16_NONE) {
+        printf("1..0 # SKIP no bfloat16 on this CPU\n");
+        return 0;
+    }
+    check_inference("resnet50", "mabn");
+    check_inference("resnet50", "gn");
+    for (int i = 0; i < NORMS; i++)
+        check_inference("cifar-resnet8", norms[i]);
+    /* Where statistics are of few values, rounding flips ReLUs; the norms themselves are exact, see
+     * test_norm. */
+    check_training("resnet10", "gn", false, 0.16);
+    check_training("resnet50", "gn", true, 0.25);
+    for (int i = 0; i < NORMS; i++)
+        check_training("cifar-resnet8", norms[i], false, strchr("fgln", *norms[i]) ? 0.02 : 0.06);
+    mabn_device_free(device);
+    return tap_done();
+}
