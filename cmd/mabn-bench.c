@@ -90,13 +90,15 @@ static const struct mabn_cli clis[] = {
     {0},
 };
 
-static mabn_status describe(struct mabn_bench_case *c, const char *arch, const char *norm,
-                            bool training)
+static mabn_status describe(struct mabn_bench_case *c, const struct mabn_device *device,
+                            const char *arch, const char *norm, bool training)
 {
+    const int precision =
+        training ? o.precision : mabn_cli_infer_precision(device, o.precision, o.exact);
     *c = (struct mabn_bench_case){.options = {.batch = o.batch,
                                               .height = o.size,
                                               .width = o.size,
-                                              .precision = (enum mabn_net_precision)o.precision,
+                                              .precision = (enum mabn_net_precision)precision,
                                               .training = training,
                                               .no_fold = o.no_fold,
                                               .exact = o.exact,
@@ -186,7 +188,7 @@ static mabn_status run_net(struct mabn_device *device, const char *arch)
 {
     struct mabn_bench_case c;
     struct mabn_bench_result result;
-    MABN_TRY(describe(&c, arch, o.norm.norm, o.training));
+    MABN_TRY(describe(&c, device, arch, o.norm.norm, o.training));
     MABN_TRY(mabn_bench_run(&result, device, &c, 1, o.rounds));
     if (o.json)
         print_net_json(&c, &result, mabn_device_name(device));
@@ -416,7 +418,7 @@ static mabn_status run_layers(struct mabn_device *device, const char *arch)
 {
     struct mabn_bench_case c;
     struct mabn_bench_layers r;
-    MABN_TRY(describe(&c, arch, o.norm.norm, o.training));
+    MABN_TRY(describe(&c, device, arch, o.norm.norm, o.training));
     MABN_TRY(mabn_bench_layers_run(&r, device, &c, o.rounds));
     show_layers(&(struct layers){r.layers, r.count, r.copy}, mabn_device_name(device));
     mabn_bench_layers_release(&r);
@@ -516,7 +518,7 @@ static mabn_status run_dist(struct mabn_comm *comm)
     mabn_info("%d ranks by %s, %d on this host, %s", ranks, mabn_comm_library(comm),
               mabn_comm_local_ranks(comm), mabn_comm_binding(comm));
     MABN_TRY_GOTO(mabn_device_open(&device, "cpu", o.threads), out);
-    MABN_TRY_GOTO(describe(&c, o.arch, o.norm.norm, true), out);
+    MABN_TRY_GOTO(describe(&c, device, o.arch, o.norm.norm, true), out);
     MABN_TRY_GOTO(run_sums(comm), out);
     MABN_TRY_GOTO(mabn_bench_ranks_run(&result, comm, device, &c, o.rounds), out);
     if (mabn_comm_rank(comm) == 0) print_ranks(&result, ranks);
@@ -534,8 +536,8 @@ static mabn_status run_norm(struct mabn_device *device, const char *norm, bool t
 {
     struct mabn_bench_case c[2];
     struct mabn_bench_result r[2];
-    MABN_TRY(describe(&c[0], o.arch, "bn", training));
-    MABN_TRY(describe(&c[1], o.arch, norm, training));
+    MABN_TRY(describe(&c[0], device, o.arch, "bn", training));
+    MABN_TRY(describe(&c[1], device, o.arch, norm, training));
     MABN_TRY(mabn_bench_run(r, device, c, 2, o.rounds));
     double rate = 1 / r[1].step, ratio = r[0].step / r[1].step;
     if (!o.json) {

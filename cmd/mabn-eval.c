@@ -288,14 +288,15 @@ static mabn_status eval_imagenet(const char *model_path, const char *data_path)
     struct mabn_net_options no = {.batch = o.batch,
                                   .height = file.input.height,
                                   .width = file.input.width,
-                                  .precision = (enum mabn_net_precision)o.precision,
                                   .no_fold = o.no_fold,
                                   .exact = o.exact};
     struct mabn_model_load load = {.momentum = false};
     MABN_TRY_GOTO(mabn_device_open(&device, o.device, o.threads), out);
-    mabn_info("%s", mabn_device_name(device));
+    no.precision = (enum mabn_net_precision)mabn_cli_infer_precision(device, o.precision, o.exact);
     no.bytes = mabn_eval_sends_bytes(device, &file.input);
     MABN_TRY_GOTO(mabn_model_build(&net, device, &file.model, &no), out);
+    mabn_info("%s; %s", mabn_device_name(device),
+              mabn_net_precision_name(mabn_net_precision_of(net)));
     MABN_TRY_GOTO(mabn_model_file_load(&file, mabn_net_params(net), &load), out);
     if (o.recalibrate)
         MABN_TRY_GOTO(recalibrate(&file, mabn_net_params(net), device, model_path), out);

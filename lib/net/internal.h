@@ -140,7 +140,8 @@ struct net_backend {
     int row_bytes; /* the input's channels are padded to so many bytes where convolutions read it */
     bool pairs;    /* a convolution and its norm may do work of each other in training */
     bool sums;     /* gradients that a kind cannot add are added after it */
-    bool mixes;    /* inputs and outputs of a net in bfloat16 are float32, gradients too */
+    bool mixes; /* a net in bfloat16: inputs, outputs and what losses read are float32, with their
+                    * gradients */
     /* Once everything is placed: primitives, and what memory they need beside the arenas. */
     mabn_status (*prepare)(struct mabn_net *net);
     void (*release)(struct mabn_net *net); /* also of what prepare left half done */

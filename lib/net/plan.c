@@ -66,7 +66,9 @@ static void choose_types(struct mabn_net *net)
 {
     bool changed = net->backend->mixes;
     for (int i = 0; i < net->node_count; i++) {
-        const bool edge = is_output(net, i) || net->nodes[i].kind == &mabn_node_input;
+        const struct node_kind *kind = net->nodes[i].kind;
+        const bool edge = is_output(net, i) || kind == &mabn_node_input || kind->loss ||
+                          mabn_net_loss_reads(net, i);
         net->nodes[i].dtype = edge && net->backend->mixes ? MABN_DTYPE_F32 : net->dtype;
     }
     while (changed) {
@@ -409,7 +411,7 @@ static mabn_status check_kinds(const struct mabn_net *net)
         if (!(cuda ? node->kind->cuda : node->kind->cpu))
             return mabn_fail(MABN_ERR_UNSUPPORTED, "'%s': a %s does not run on this device",
                              node->name, node->kind->name);
-        if (!cuda && net->dtype != MABN_DTYPE_F32 && !node->kind->cpu->half)
+        if (!cuda && net->dtype != MABN_DTYPE_F32 && !node->kind->cpu->half && !node->kind->loss)
             return mabn_fail(MABN_ERR_UNSUPPORTED,
                              "'%s': a %s does not compute in bfloat16 on this device", node->name,
                              node->kind->name);

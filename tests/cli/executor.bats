@@ -94,7 +94,7 @@ close() {
     close 1e-5 cpu.losses gpu.losses
     MABN_EXECUTOR_LATE=1 train -q --device cuda --precision fp32 -o late --val "$DATA" >/dev/null
     cmp gpu.losses <(losses late/metrics.jsonl)
-    "$E/mabn-eval" imagenet gpu/model.h5 "$DATA" --device cpu --json -q >cpu.json
+    "$E/mabn-eval" imagenet gpu/model.h5 "$DATA" --device cpu --precision fp32 --json -q >cpu.json
     "$E/mabn-eval" imagenet gpu/model.h5 "$DATA" --device cuda --precision fp32 --json -q >gpu.json
     for f in cpu gpu; do sed -E 's/.*"top1":([^,]*),"top5":([^,]*),"loss":([^,]*),.*/\1 \2 \3/' $f.json >$f.figures; done
     close 1e-5 cpu.figures gpu.figures
@@ -103,7 +103,7 @@ close() {
 @test "evaluation: the CPU's figures, whatever the batch" {
     train -q --device cpu -o run >/dev/null
     for b in 7 64; do
-        "$E/mabn-eval" imagenet run/model.h5 "$DATA" --device cpu --json -q -b $b >cpu.json
+        "$E/mabn-eval" imagenet run/model.h5 "$DATA" --device cpu --precision fp32 --json -q -b $b >cpu.json
         "$E/mabn-eval" imagenet run/model.h5 "$DATA" --device cuda --precision fp32 --json -q -b $b >gpu.json
         for f in cpu gpu; do sed -E 's/.*"top1":([^,]*),"top5":([^,]*),"loss":([^,]*),.*/\1 \2 \3/' $f.json >$f.figures; done
         close 1e-5 cpu.figures gpu.figures

@@ -94,7 +94,7 @@ END
     bench=(mabn-bench net cifar-resnet8 --size 8 -b 1 -r 1)
     fails 2 "unknown device 'nonsense'" "${bench[@]}" --device nonsense
     fails 2 "unknown device 'cuda:'" "${bench[@]}" --device cuda:
-    fails 2 "--precision bf16 needs a GPU" "${bench[@]}" --device cpu --precision bf16
+    fails 2 "--precision tf32 needs a GPU" "${bench[@]}" --device cpu --precision tf32
     fails 2 "precision" "${bench[@]}" --precision fp8
     run --separate-stderr "${bench[@]}" --device cpu --precision fp32
     assert_success
@@ -111,5 +111,5 @@ END
     [[ $stderr == *"CPU, "*"; no GPU: $why"* ]]
     run --separate-stderr "${bench[@]}" --precision fp16
     assert_failure 1
-    [[ $stderr == *"the CPU computes in fp32 only"* ]]
+    [[ $stderr == *"the CPU computes in fp32 and bf16, not in fp16"* ]]
 }

@@ -583,7 +583,7 @@ adam.pth|the optimizer's state of 29 parameters is left out: 'exp_avg' is not th
         $PYTHON "$ROOT/tests/cli/torch_onnx.py" state.pth torch.onnx
         files+=(torch.onnx)
     fi
-    mabn-eval imagenet -q -p --logits run/model.h5 set.h5 | sed 's/.*"logits"//' >want
+    mabn-eval imagenet -q --precision fp32 -p --logits run/model.h5 set.h5 | sed 's/.*"logits"//' >want
     for f in "${files[@]}"; do
         run --separate-stderr mabn-convert -f --pixels auto "$f" -o folded.h5
         assert_success
@@ -592,7 +592,7 @@ adam.pth|the optimizer's state of 29 parameters is left out: 'exp_avg' is not th
         assert_success
     done
     mabn-convert -q -f fold.onnx -o folded.h5
-    mabn-eval imagenet -q -p --logits folded.h5 set.h5 | sed 's/.*"logits"//' >have
+    mabn-eval imagenet -q --precision fp32 -p --logits folded.h5 set.h5 | sed 's/.*"logits"//' >have
     paste -d ' ' want have | tr -d '[]:}' | awk '{ n = split($1, a, ","); split($2, b, ",")
         for (i = 1; i <= n; i++) if ((a[i] - b[i]) ^ 2 > 1e-8) exit 1 }'
 }

@@ -49,8 +49,8 @@ E2
 }
 
 @test "folded and unfolded agree to 1e-4, any batch and thread count" {
-    mabn-eval imagenet model.h5 data.h5 -p --logits >a
-    mabn-eval imagenet model.h5 data.h5 -p --logits --no-fold -b 5 -j 1 --decoders 3 >b
+    mabn-eval imagenet model.h5 data.h5 --precision fp32 -p --logits >a
+    mabn-eval imagenet model.h5 data.h5 --precision fp32 -p --logits --no-fold -b 5 -j 1 --decoders 3 >b
     need_python numpy
     run $PYTHON - <<'E2'
 import json
@@ -59,6 +59,32 @@ for x, y in zip(open("a"), open("b")):
     assert all(abs(p - q) <= 1e-4 * max(1, abs(q)) for p, q in zip(x["logits"], y["logits"]))
 E2
     assert_success
+}
+
+@test "bfloat16: within its rounding of float32; what auto takes is said" {
+    grep -q avx512bw /proc/cpuinfo || skip "no AVX-512"
+    mabn-eval imagenet model.h5 data.h5 --precision fp32 -p --logits >a
+    run --separate-stderr mabn-eval imagenet model.h5 data.h5 --precision bf16 -p --logits
+    assert_success
+    [[ $stderr == *"; bf16"* ]]
+    printf '%s\n' "$output" >b
+    need_python numpy
+    run $PYTHON - <<'E2'
+import json
+apart = 0
+for x, y in zip(open("a"), open("b")):
+    x, y = json.loads(x), json.loads(y)
+    assert all(abs(p - q) <= 0.03 * max(1, abs(q)) for p, q in zip(x["logits"], y["logits"]))
+    apart += x["logits"] != y["logits"]
+assert apart
+E2
+    assert_success
+    want=fp32
+    grep -q 'avx512_bf16' /proc/cpuinfo && want=bf16
+    run --separate-stderr mabn-eval imagenet model.h5 data.h5
+    [[ $stderr == *"; $want"* ]]
+    run --separate-stderr mabn-eval imagenet model.h5 data.h5 --exact
+    [[ $stderr == *"; fp32"* ]]
 }
 
 @test "bad options and bad files" {
@@ -156,11 +182,11 @@ fc.bias 1 nan nan in channel 1"
     mabn-pack imagenet -q tree -o holes.h5
     fails 1 "z1.jpg" mabn-eval imagenet -q model.h5 holes.h5
     for b in 1 4 32; do
-        run --separate-stderr mabn-eval imagenet -q --skip-bad --json -b $b model.h5 holes.h5
+        run --separate-stderr mabn-eval imagenet -q --precision fp32 --skip-bad --json -b $b model.h5 holes.h5
         assert_success
         assert_equal "$stderr" "mabn-eval: warning: 2 images of 38 cannot be read and left out: sample 18 'class001/z1.jpg', sample 37 'class003/z2.jpg'"
         figures=${output%,\"folded*}
-        run mabn-eval imagenet -q --json -b $b model.h5 data.h5
+        run mabn-eval imagenet -q --precision fp32 --json -b $b model.h5 data.h5
         assert_equal "$figures" "${output%,\"folded*}"
         mabn-eval imagenet -q -p --skip-bad -b $b model.h5 holes.h5 2>/dev/null | grep -o '"sample":[0-9]*' >samples
         assert_equal "$(sort -u samples | wc -l)" 36
@@ -216,8 +242,8 @@ fc.bias 1 nan nan in channel 1"
         assert_output ""
         # shellcheck disable=SC2154
         [[ $stderr == *"statistics of 9 norms estimated from 16 images of 'small.h5'"* ]]
-        mabn-eval imagenet "$norm.h5" small.h5 -q >want
-        mabn-eval imagenet --recalibrate small.h5 --batch 4 --exact "run-$norm/model.h5" small.h5 -q >got
+        mabn-eval imagenet "$norm.h5" small.h5 --precision fp32 -q >want
+        mabn-eval imagenet --recalibrate small.h5 --batch 4 --exact --precision fp32 "run-$norm/model.h5" small.h5 -q >got
         cmp want got
         mabn-eval imagenet "run-$norm/model.h5" small.h5 -q >old
         run cmp -s old got

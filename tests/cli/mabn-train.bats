@@ -42,8 +42,8 @@ tensor() { h5dump -d "/model/$2" "$1" | tail -n +2; }
 
 @test "the model's evaluation is the last validation, folded or not" {
     train --val "$DATA" -o run --norm mabn -B 2 --epochs 1 -q >out
-    mabn-eval imagenet run/model.h5 "$DATA" --json -q >folded
-    mabn-eval imagenet run/model.h5 "$DATA" --json -q --no-fold >apart
+    mabn-eval imagenet run/model.h5 "$DATA" --precision fp32 --json -q >folded
+    mabn-eval imagenet run/model.h5 "$DATA" --precision fp32 --json -q --no-fold >apart
     # shellcheck disable=SC2001
     value() { sed "s/.*\"$2\":\([-0-9.e]*\).*/\1/" <<<"$1"; }
     val=$(grep '"t":"val"' out)

@@ -99,9 +99,9 @@ done
 # ---- evaluation, conversion, description ----
 
 for run in bn mabn-subbatch mabn-iteration gn in bottlenecks-mabn; do
-    mabn-eval imagenet $run/model.h5 val.h5 -q -b 7 --predictions --logits >"$out/$run.logits"
-    mabn-eval imagenet $run/model.h5 val.h5 -q -b 7 --predictions --logits --no-fold >"$out/$run.logits-apart"
-    mabn-eval imagenet $run/model.h5 val.h5 -q --json | untimed >"$out/$run.evaluation"
+    mabn-eval imagenet $run/model.h5 val.h5 --precision fp32 -q -b 7 --predictions --logits >"$out/$run.logits"
+    mabn-eval imagenet $run/model.h5 val.h5 --precision fp32 -q -b 7 --predictions --logits --no-fold >"$out/$run.logits-apart"
+    mabn-eval imagenet $run/model.h5 val.h5 --precision fp32 -q --json | untimed >"$out/$run.evaluation"
     mabn-convert -q $run/model.h5 -o $run.pth
     digest $run.pth $run.pth
 done

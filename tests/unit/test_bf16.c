@@ -6,6 +6,7 @@
 #include "device.h"
 #include "model/model.h"
 #include "model/norm_request.h"
+#include "net/losses.h"
 #include "tap.h"
 
 static struct mabn_device *device;
@@ -46,15 +47,16 @@ static void fill(struct mabn_net *net, uint64_t step)
     mabn_rng_init(&rng, 5, MABN_RNG_TEST, step, 0);
     for (size_t i = 0; i < (size_t)BATCH * SIZE * SIZE * 3; i++)
         mabn_net_input(net)[i] = (float)mabn_rng_normal(&rng);
+    int32_t labels[BATCH];
     for (int i = 0; i < BATCH; i++)
-        mabn_net_labels(net)[i] = (i * 3 + (int)step) % 10;
+        labels[i] = (i * 3 + (int)step) % 10;
+    mabn_net_set_labels(net, "loss", &(struct mabn_net_labels){labels, 0, BATCH});
 }
 
 static double run_loss(struct mabn_net *net)
 {
-    double loss = NAN;
-    if (mabn_net_forward(net) || mabn_net_loss(net, 0, &loss)) abort();
-    return loss;
+    if (mabn_net_forward(net)) abort();
+    return mabn_net_loss_of(net, "loss");
 }
 
 /* Root of the squares' sum of a − b, as a share of b's. */
