@@ -191,9 +191,32 @@ dnnl_status_t mabn_dnnl_conv_desc(dnnl_primitive_desc_t *desc, struct mabn_devic
     dnnl_primitive_attr_t attr = NULL;
     dnnl_primitive_desc_t hint = NULL;
     dnnl_status_t e = make_attr(&attr, conv->add, conv->relu);
-    if (!e && backward) e = make_pass(&hint, engine, dnnl_forward_training, conv, NULL, attr);
+    struct mabn_dnnl_conv forward = *conv;
+    if (conv->forward_x) forward.x = conv->forward_x;
+    if (conv->forward_weights) forward.weights = conv->forward_weights;
+    if (conv->forward_y) forward.y = conv->forward_y;
+    if (!e && backward) e = make_pass(&hint, engine, dnnl_forward_training, &forward, NULL, attr);
     if (!e) e = make_pass(desc, engine, conv->pass, conv, hint, attr);
     if (hint) dnnl_primitive_desc_destroy(hint);
+    if (attr) dnnl_primitive_attr_destroy(attr);
+    return e;
+}
+
+/* ---- matrix product ---- */
+
+dnnl_status_t mabn_dnnl_product_desc(dnnl_primitive_desc_t *desc, struct mabn_device *device,
+                                     const struct mabn_dnnl_product *p)
+{
+    dnnl_engine_t engine = device->dnnl_engine;
+    dnnl_primitive_attr_t attr = NULL;
+    dnnl_status_t e = make_attr(&attr, p->add, false);
+#if DNNL_VERSION_MAJOR >= 3
+    if (!e) e = dnnl_matmul_primitive_desc_create(desc, engine, p->a, p->b, NULL, p->c, attr);
+#else
+    dnnl_matmul_desc_t of;
+    if (!e) e = dnnl_matmul_desc_init(&of, p->a, p->b, NULL, p->c);
+    if (!e) e = dnnl_primitive_desc_create(desc, &of, attr, engine, NULL);
+#endif
     if (attr) dnnl_primitive_attr_destroy(attr);
     return e;
 }

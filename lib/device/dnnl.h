@@ -85,6 +85,9 @@ struct mabn_dnnl_conv {
     dnnl_alg_kind_t algorithm;
     const mabn_dnnl_layout *x, *weights, *y; /* or their gradients */
     const mabn_dnnl_layout *bias;            /* forward; NULL: none */
+    /* Backward: the forward pass's x, weights and y, where types differ from the above; NULL: as
+     * they are. */
+    const mabn_dnnl_layout *forward_x, *forward_weights, *forward_y;
     dnnl_dims_t strides, pads;
     bool add, relu; /* forward_inference: y = relu(y_before + …) */
 };
@@ -93,6 +96,17 @@ struct mabn_dnnl_conv {
 MABN_MUST_USE dnnl_status_t mabn_dnnl_conv_desc(dnnl_primitive_desc_t *desc,
                                                 struct mabn_device *device,
                                                 const struct mabn_dnnl_conv *conv);
+
+/* c (M,N) = a (M,K) · b (K,N); with `add` c is added to. */
+struct mabn_dnnl_product {
+    const mabn_dnnl_layout *a, *b, *c;
+    bool add;
+};
+
+/* Likewise. The arguments are DNNL_ARG_SRC, _WEIGHTS and _DST. */
+MABN_MUST_USE dnnl_status_t mabn_dnnl_product_desc(dnnl_primitive_desc_t *desc,
+                                                   struct mabn_device *device,
+                                                   const struct mabn_dnnl_product *product);
 
 MABN_END_DECLS
 #endif

@@ -7,7 +7,9 @@
 #include "model/model.h"
 #include "model/norm_request.h"
 #include "net/losses.h"
+#include "ops/conv.h"
 #include "tap.h"
+#include "tensor/bf16.h"
 
 static struct mabn_device *device;
 
@@ -73,6 +75,134 @@ static double distance(const float *a, const float *b, size_t count)
 static double logits_apart(const struct mabn_net *a, const struct mabn_net *b)
 {
     return distance(mabn_net_logits(a), mabn_net_logits(b), (size_t)BATCH * 10);
+}
+
+/* ---- convolutions, of values that bfloat16 holds, beside float32's ---- */
+
+static float *draw(size_t count, double deviation)
+{
+    static struct mabn_rng rng;
+    static bool seeded;
+    float *v = mabn_xmalloc((count + 1) * sizeof *v);
+    if (!seeded) mabn_rng_init(&rng, 8, MABN_RNG_TEST, 0, 0);
+    seeded = true;
+    for (size_t i = 0; i < count; i++)
+        v[i] = mabn_bf16_float(mabn_bf16_round((float)(deviation * mabn_rng_normal(&rng))));
+    return v;
+}
+
+/* `values` as the type has them, or back; the caller frees. */
+static void *as_type(const float *values, size_t count, enum mabn_dtype dtype)
+{
+    void *to = mabn_xmalloc((count + 1) * sizeof(float));
+    if (dtype == MABN_DTYPE_BF16)
+        mabn_bf16_narrow(to, values, (int64_t)count);
+    else
+        memcpy(to, values, count * sizeof *values);
+    return to;
+}
+
+static float *as_floats(const void *values, size_t count, enum mabn_dtype dtype)
+{
+    float *to = mabn_xmalloc((count + 1) * sizeof *to);
+    if (dtype == MABN_DTYPE_BF16)
+        mabn_bf16_widen(to, values, (int64_t)count);
+    else
+        memcpy(to, values, count * sizeof *to);
+    return to;
+}
+
+struct sizes {
+    size_t x, y, w, out;
+};
+
+struct results {
+    float *y, *dx, *dw, *db, *inferred;
+};
+
+static void run_conv(struct results *r, const struct mabn_conv_shape *shape,
+                     const struct mabn_conv_options *options, const struct sizes *n,
+                     float *const given[5])
+{
+    struct mabn_conv_options o = *options;
+    struct mabn_conv *conv;
+    void *scratch, *packed;
+    void *x = as_type(given[0], n->x, o.x_dtype), *dx = as_type(given[0], n->x, o.x_dtype);
+    void *y = as_type(given[1], n->y, o.y_dtype), *dy = as_type(given[1], n->y, o.y_dtype);
+    r->dw = mabn_xmalloc(n->w * sizeof(float));
+    r->db = mabn_xmalloc(n->out * sizeof(float));
+    o.bias = true;
+    o.training = true;
+    if (mabn_conv_new(&conv, device, shape, &o) ||
+        mabn_alloc(&scratch, mabn_conv_scratch_bytes(conv) + 64) ||
+        mabn_conv_forward(conv, y, x, given[2], given[3], scratch) ||
+        mabn_conv_backward_data(conv, dx, dy, given[2], false, scratch) ||
+        mabn_conv_backward_data(conv, dx, dy, given[2], true, scratch) ||
+        mabn_conv_backward_weights(conv, r->dw, r->db, x, dy, scratch)) {
+        printf("Bail out! %s\n", mabn_error_message());
+        exit(1);
+    }
+    r->y = as_floats(y, n->y, o.y_dtype);
+    r->dx = as_floats(dx, n->x, o.x_dtype);
+    mabn_conv_free(conv);
+    mabn_free(scratch);
+    o.training = false;
+    o.add = o.relu = true;
+    if (mabn_conv_new(&conv, device, shape, &o) ||
+        mabn_alloc(&scratch, mabn_conv_scratch_bytes(conv) + 64) ||
+        mabn_alloc(&packed, mabn_conv_packed_bytes(conv) + 64) ||
+        mabn_conv_pack(conv, packed, given[2], scratch) ||
+        mabn_conv_infer(conv, dy, x, packed, given[3], scratch)) {
+        printf("Bail out! %s\n", mabn_error_message());
+        exit(1);
+    }
+    r->inferred = as_floats(dy, n->y, o.y_dtype);
+    mabn_conv_free(conv);
+    mabn_free(scratch);
+    mabn_free(packed);
+    void *all[] = {x, dx, y, dy};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i]);
+}
+
+static void check_conv(struct mabn_conv_shape s, enum mabn_dtype x, enum mabn_dtype y)
+{
+    const struct mabn_conv_options half = {.dtype = MABN_DTYPE_BF16, .x_dtype = x, .y_dtype = y};
+    const size_t side = (size_t)(mabn_conv_out(s.h, s.kernel, s.stride, s.pad) *
+                                 mabn_conv_out(s.w, s.kernel, s.stride, s.pad));
+    const struct sizes n = {.x = (size_t)(s.n * s.h * s.w * s.in),
+                            .y = (size_t)(s.n * s.out) * side,
+                            .w = (size_t)(s.out * s.in * s.kernel * s.kernel),
+                            .out = (size_t)s.out};
+    float *given[] = {draw(n.x, 1), draw(n.y, 1), draw(n.w, 0.1), draw(n.out, 1), NULL};
+    struct results a, b;
+    run_conv(&a, &s, &half, &n, given);
+    run_conv(&b, &s, &(struct mabn_conv_options){.exact = true}, &n, given);
+    const double worst = fmax(fmax(distance(a.y, b.y, n.y), distance(a.dx, b.dx, n.x)),
+                              fmax(fmax(distance(a.dw, b.dw, n.w), distance(a.db, b.db, n.out)),
+                                   distance(a.inferred, b.inferred, n.y)));
+    tap_ok(worst < 4e-3, "%dx%d/%d, %lld to %lld channels, %s in, %s out: %.2g apart", s.kernel,
+           s.kernel, s.stride, (long long)s.in, (long long)s.out, mabn_dtype_name(x),
+           mabn_dtype_name(y), worst);
+    void *all[] = {given[0], given[1],   given[2], given[3], a.y,  a.dx, a.dw,
+                   a.db,     a.inferred, b.y,      b.dx,     b.dw, b.db, b.inferred};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i]);
+}
+
+static void check_convs(void)
+{
+    static const struct mabn_conv_shape shapes[] = {
+        {2, 17, 15, 3, 64, 7, 2, 3}, {2, 14, 14, 64, 64, 1, 1, 0}, {3, 7, 9, 32, 96, 1, 2, 0},
+        {2, 13, 8, 32, 64, 3, 1, 1}, {2, 9, 9, 48, 16, 3, 2, 1},   {1, 37, 1, 100, 10, 1, 1, 0},
+        {2, 12, 10, 5, 7, 3, 1, 1},
+    };
+    const enum mabn_dtype full = MABN_DTYPE_F32, half = MABN_DTYPE_BF16;
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        check_conv(shapes[i], half, half);
+        check_conv(shapes[i], full, half);
+        check_conv(shapes[i], half, full);
+    }
 }
 
 /* ---- inference ---- */
@@ -179,6 +309,7 @@ int main(void)
         printf("1..0 # SKIP no bfloat16 on this CPU\n");
         return 0;
     }
+    check_convs();
     check_inference("resnet50", "mabn");
     check_inference("resnet50", "gn");
     for (int i = 0; i < NORMS; i++)
