@@ -238,18 +238,12 @@ static bool starts_anew(const struct mabn_convert *c, const char *name)
 /* The bias of the convolution before a norm, whose state is STEM.LEAF; NULL: there is none. */
 static struct item *folded_bias(const struct mabn_convert *c, const char *name)
 {
-    static const char *const pairs[][2] = {
-        {"bn{k}", "conv{k}"},
-        {"layer{s}.{b}.bn{k}", "layer{s}.{b}.conv{k}"},
-        {"layer{s}.{b}.downsample.1", "layer{s}.{b}.downsample.0"},
-    };
-    char *norm = mabn_xstrndup(name, (size_t)(strrchr(name, '.') - name)), *conv = NULL;
-    for (size_t i = 0; i < sizeof pairs / sizeof *pairs && !conv; i++)
-        conv = mabn_names_translate(pairs[i][0], pairs[i][1], norm);
-    struct item *bias = conv ? mabn_convert_leaf(c, conv, "bias") : NULL;
-    free(conv);
-    free(norm);
-    return bias;
+    char *stem = mabn_xstrndup(name, (size_t)(strrchr(name, '.') - name));
+    const int norm = mabn_net_find_node(c->net, stem, "norm");
+    free(stem);
+    if (norm < 0) return NULL;
+    const int conv = mabn_net_node_at(c->net, norm).reads[0];
+    return mabn_convert_leaf(c, mabn_net_node_at(c->net, conv).name, "bias");
 }
 
 /* Of a file whose norms were folded: its part of a frozen norm. */
@@ -283,7 +277,7 @@ static bool add_folded_layer(struct mabn_convert *c, const struct mabn_weight *w
     const char *leaf = leaf_of(want->name);
     if (!mabn_convert_loses_norm(c, want->name) || leaf == want->name) return false;
     char *stem = mabn_xstrndup(want->name, (size_t)(leaf - want->name) - 1);
-    char *norm = mabn_convert_norm_of(stem), *conv = mabn_convert_unfolded(stem);
+    char *norm = mabn_convert_norm_of(c, stem), *conv = mabn_convert_unfolded(stem);
     struct item *item = norm && conv ? mabn_convert_leaf(c, conv, "weight") : NULL;
     const bool fits = item && mabn_shape_equal(&mabn_convert_tensor(c, item)->shape, &want->shape),
                bias = item && !strcmp(leaf, "bias");
@@ -445,12 +439,10 @@ static void fold_convolutions(struct mabn_convert *c)
     for (size_t i = 0; i < n; i++) {
         struct entry *e = &c->entries[i];
         const char *leaf = leaf_of(e->weight.name);
-        if (strcmp(leaf, "weight") || e->weight.shape.rank != 4 ||
-            !mabn_convert_folds(c, e->weight.name))
-            continue;
+        if (strcmp(leaf, "weight") || e->weight.shape.rank != 4) continue;
         char *conv = mabn_xstrndup(e->weight.name, (size_t)(leaf - e->weight.name) - 1);
-        char *norm = mabn_convert_norm_of(conv);
-        if (norm) {
+        char *norm = mabn_convert_norm_of(c, conv);
+        if (norm && mabn_convert_folds(c, norm)) {
             char *bias = mabn_xasprintf("%s.bias", conv);
             struct mabn_weight t = {.dtype = MABN_DTYPE_F32,
                                     .shape = {.rank = 1, .dim = {e->weight.shape.dim[0]}}};
@@ -465,12 +457,13 @@ static void fold_convolutions(struct mabn_convert *c)
         free(conv);
     }
     for (size_t i = 0; i < c->entry_count;) {
-        const char *name = c->entries[i].weight.name;
-        bool norm = strstr(name, "bn") || strstr(name, "downsample.1.");
-        if (norm && c->entries[i].weight.part == MABN_WEIGHT_MODEL && mabn_convert_folds(c, name))
+        const char *name = c->entries[i].weight.name, *leaf = leaf_of(name);
+        char *stem = mabn_xstrndup(name, leaf > name ? (size_t)(leaf - name) - 1 : 0);
+        if (c->entries[i].weight.part == MABN_WEIGHT_MODEL && mabn_convert_folds(c, stem))
             mabn_convert_remove_entry(c, i);
         else
             i++;
+        free(stem);
     }
 }
 

@@ -8,7 +8,7 @@
 
 #include "exchange/convert.h"
 #include "model/detector.h"
-#include "net/net.h"
+#include "net/graph.h"
 
 /* A tensor of the source. */
 struct item {
@@ -143,19 +143,20 @@ void mabn_convert_remove_entry(struct mabn_convert *c, size_t i);
 /* ---- convert_norms.c ---- */
 
 /* Of the source, at the layer of this name: are convolutions centralized when used, what is the
- * norm's epsilon, and (classifiers) can the norm go into the convolution before it? */
+ * norm's epsilon? */
 bool mabn_convert_centers(const struct mabn_convert *c, const char *name);
 double mabn_convert_eps(const struct mabn_convert *c, const char *name);
-bool mabn_convert_folds(const struct mabn_convert *c, const char *name);
+/* Is this a norm of the classifier that can go into the convolution before it? */
+bool mabn_convert_folds(const struct mabn_convert *c, const char *norm);
 /* Is the norm there frozen when all is done? */
 bool mabn_convert_freezes(const struct mabn_convert *c, const char *name);
 /* Has a detector a norm at the layer of this name that it is not to have any more? */
 bool mabn_convert_loses_norm(const struct mabn_convert *c, const char *name);
 /* Is it the weight of a convolution that the reference centralizes: of one that a norm follows? */
 bool mabn_convert_is_centered(const struct mabn_weight *t);
-/* The norm behind a layer ("layer1.0.conv1" → "layer1.0.bn1"), malloc'd; NULL: no such. The layer is
- * called as it is without the norm; what it is called with it. */
-char *mabn_convert_norm_of(const char *conv);
+/* The name of the norm behind a layer, malloc'd; NULL: no such. Of a classifier the network says so.
+ * A detector's layer is called here as it is without the norm: what it is called with it. */
+char *mabn_convert_norm_of(const struct mabn_convert *c, const char *conv);
 char *mabn_convert_unfolded(const char *conv);
 
 #endif

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/mem.h"
 #include "exchange/convert_impl.h"
 
 static int part_of(const char *name)
@@ -54,9 +55,10 @@ bool mabn_convert_loses_norm(const struct mabn_convert *c, const char *name)
            after->kind == MABN_NORM_NONE;
 }
 
-bool mabn_convert_folds(const struct mabn_convert *c, const char *name)
+bool mabn_convert_folds(const struct mabn_convert *c, const char *norm)
 {
-    return mabn_norm_folds(c->before.norm[part_of(name)].kind);
+    const int i = mabn_net_find_node(c->net, norm, "norm");
+    return i >= 0 && mabn_norm_folds(mabn_net_node_at(c->net, i).norm->kind);
 }
 
 bool mabn_convert_is_centered(const struct mabn_weight *t)
@@ -65,14 +67,11 @@ bool mabn_convert_is_centered(const struct mabn_weight *t)
            strncmp(t->name, "rpn.", 4) && !strstr(t->name, ".predictor.");
 }
 
-/* A layer, its norm, and what the layer is called while it has one. The last rows are a detector's,
- * whose layers are numbered only where norms are between them. */
+/* A detector's layer outside its body, its norm, and what the layer is called while it has one: the
+ * layers are numbered only where norms are between them. */
 static const struct {
     const char *conv, *norm, *with_norm;
 } pairs[] = {
-    {"conv{k}", "bn{k}", "conv{k}"},
-    {"layer{s}.{b}.conv{k}", "layer{s}.{b}.bn{k}", "layer{s}.{b}.conv{k}"},
-    {"layer{s}.{b}.downsample.0", "layer{s}.{b}.downsample.1", "layer{s}.{b}.downsample.0"},
     {"backbone.fpn.fpn_inner{k}", "backbone.fpn.fpn_inner{k}.1", "backbone.fpn.fpn_inner{k}.0"},
     {"backbone.fpn.fpn_layer{k}", "backbone.fpn.fpn_layer{k}.1", "backbone.fpn.fpn_layer{k}.0"},
     {"roi_heads.box.feature_extractor.xconvs.{k*2}",
@@ -86,9 +85,17 @@ static const struct {
 };
 enum { PAIRS = sizeof pairs / sizeof *pairs };
 
-char *mabn_convert_norm_of(const char *conv)
+static char *norm_in_net(const struct mabn_net *net, const char *conv)
+{
+    const int i = mabn_net_find_node(net, conv, "convolution");
+    const int norm = i < 0 ? -1 : mabn_net_norm_behind(net, i);
+    return norm < 0 ? NULL : mabn_xstrdup(mabn_net_node_at(net, norm).name);
+}
+
+char *mabn_convert_norm_of(const struct mabn_convert *c, const char *conv)
 {
     char *norm = NULL;
+    if (c->net) return norm_in_net(c->net, conv);
     for (size_t i = 0; i < PAIRS && !norm; i++)
         norm = mabn_names_translate(pairs[i].conv, pairs[i].norm, conv);
     return norm;

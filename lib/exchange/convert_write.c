@@ -87,7 +87,7 @@ static mabn_status fold_conv(struct mabn_convert *c, const struct entry *e, floa
     const size_t outputs = (size_t)e->weight.shape.dim[0];
     const size_t n = outputs ? e->weight.count / outputs : 0;
     char *conv = mabn_xstrndup(entry_name(e), strlen(entry_name(e)) - (is_bias ? 5 : 7));
-    char *norm = mabn_convert_norm_of(conv);
+    char *norm = mabn_convert_norm_of(c, conv);
     struct mabn_weight t = {.name = mabn_xasprintf("%s.weight", norm), .count = outputs};
     struct entry scale = {.weight = t, .origin = FOLDED_WEIGHT};
     void *k = NULL;
@@ -432,7 +432,7 @@ static void set_graph(const struct mabn_convert *c, struct mabn_weights_writer *
 {
     struct mabn_str graph;
     mabn_str_init(&graph);
-    mabn_onnx_graph(&graph, &c->model, c->options.fold);
+    mabn_onnx_graph(&graph, c->net, c->options.fold);
     mabn_weights_set_graph(writer, &graph);
     mabn_str_release(&graph);
 }

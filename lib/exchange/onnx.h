@@ -16,8 +16,8 @@
 #include <stdint.h>
 
 #include "base/str.h"
-#include "model/model.h"
 #include "exchange/weights.h"
+#include "net/net.h"
 
 MABN_BEGIN_DECLS
 
@@ -32,9 +32,9 @@ void mabn_proto_head(struct mabn_str *out, int field, uint64_t n);
 
 /* ---- the graph ---- */
 
-/* Append the nodes, inputs and outputs of a GraphProto for this network, with initialisers under
+/* Append the nodes, input and output of a GraphProto for this classifier, with initialisers under
  * our names; folded: convolutions have biases and the norms that fold are gone. */
-void mabn_onnx_graph(struct mabn_str *graph, const struct mabn_model *model, bool folded);
+void mabn_onnx_graph(struct mabn_str *graph, const struct mabn_net *net, bool folded);
 
 /* Give an ONNX writer its graph, before the first tensor; without one it is a bare container. */
 void mabn_weights_set_graph(struct mabn_weights_writer *writer, const struct mabn_str *graph);

@@ -1,12 +1,18 @@
-/* The network as ONNX nodes: the same walk as model/resnet.c, told to another listener.
+/* A network's nodes as ONNX nodes.
  *
  * Values are named after what makes them ("layer1.0.conv1" is the convolution's output), so the
- * graph can be read beside our checkpoints. */
+ * graph can be read beside our checkpoints. From the output backwards, each node is written after
+ * all that it reads, a shortcut before the branch beside it.
+ *
+ * To export another kind of node: its function here, and a row in `kinds`. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-#include "model/resnet.h"
+#include "base/mem.h"
 #include "exchange/onnx.h"
+#include "net/graph.h"
+#include "norm/norm.h"
 
 enum {
     GRAPH_NODE = 1,
@@ -33,11 +39,10 @@ enum {
 
 struct walk {
     struct mabn_str *graph;
-    const struct mabn_model *model;
+    const struct mabn_net *net;
     bool folded;
-    enum mabn_model_part part;
     struct mabn_str node;
-    char block[32];
+    char (*values)[NAME]; /* of the network's nodes: the name of what comes out; "": not yet */
 };
 
 /* ---- nodes ---- */
@@ -130,48 +135,69 @@ static void binary(struct walk *k, const char *op, const char *a, const char *b,
 
 /* ---- layers; each writes the name of its output to y ---- */
 
-static void path(const struct walk *k, char y[NAME], const char *name)
-{
-    snprintf(y, NAME, "%.31s%.31s", k->block, name);
-}
-
 /* STEM plus a suffix, for values inside a layer. */
 static void inner(char y[NAME], const char *stem, const char *suffix)
 {
     snprintf(y, NAME, "%.63s/%.16s", stem, suffix);
 }
 
-static bool folds_here(const struct walk *k)
+static bool folds(const struct walk *k, const struct mabn_norm_options *norm)
 {
-    return k->folded && mabn_norm_folds(k->model->norm[k->part].kind);
+    return k->folded && mabn_norm_folds(norm->kind);
 }
 
-static void conv(struct walk *k, const char *x, const char *name, int kernel, int stride,
-                 char y[NAME])
+/* Does the norm behind this convolution go into it? */
+static bool takes_norm(const struct walk *k, int i)
 {
-    char weight[NAME], mean[NAME];
-    path(k, y, name);
-    snprintf(weight, sizeof weight, "%.80s.weight", y);
-    if (!folds_here(k) && mabn_model_centralizes(k->model, k->part)) {
-        inner(mean, y, "mean");
-        begin(k, "ReduceMean", mean);
-        input(k, weight);
-        ints(k, "axes", 3, (const int64_t[]){1, 2, 3});
-        integer(k, "keepdims", 1);
-        end(k);
-        char centered[NAME];
-        inner(centered, y, "centered");
-        binary(k, "Sub", weight, mean, centered);
-        memcpy(weight, centered, sizeof weight);
-    }
-    int64_t pad = kernel / 2;
-    begin(k, "Conv", y);
-    input(k, x);
+    const int norm = mabn_net_norm_behind(k->net, i);
+    return norm >= 0 && folds(k, mabn_net_node_at(k->net, norm).norm);
+}
+
+static const char *value_read(const struct walk *k, const struct mabn_net_node *node, int read)
+{
+    return k->values[node->reads[read]];
+}
+
+static void name_value(char y[NAME], const char *name)
+{
+    snprintf(y, NAME, "%.62s", name);
+}
+
+/* The filters minus their means; `weight` becomes their name. */
+static void centralize(struct walk *k, const char *name, char weight[NAME])
+{
+    char mean[NAME], centered[NAME];
+    inner(mean, name, "mean");
+    begin(k, "ReduceMean", mean);
     input(k, weight);
-    if (folds_here(k)) leaf(k, y, "bias");
-    ints(k, "kernel_shape", 2, (const int64_t[]){kernel, kernel});
-    ints(k, "strides", 2, (const int64_t[]){stride, stride});
+    ints(k, "axes", 3, (const int64_t[]){1, 2, 3});
+    integer(k, "keepdims", 1);
+    end(k);
+    inner(centered, name, "centered");
+    binary(k, "Sub", weight, mean, centered);
+    memcpy(weight, centered, NAME);
+}
+
+static void window(struct walk *k, const struct mabn_net_node *node)
+{
+    const int64_t pad = node->pad;
+    ints(k, "kernel_shape", 2, (const int64_t[]){node->kernel, node->kernel});
+    ints(k, "strides", 2, (const int64_t[]){node->stride, node->stride});
     ints(k, "pads", 4, (const int64_t[]){pad, pad, pad, pad});
+}
+
+static void conv(struct walk *k, int i, const struct mabn_net_node *node, char y[NAME])
+{
+    const bool with_norm = takes_norm(k, i);
+    char weight[NAME];
+    name_value(y, node->name);
+    snprintf(weight, sizeof weight, "%.80s.weight", y);
+    if (!with_norm && node->centralize) centralize(k, y, weight);
+    begin(k, "Conv", y);
+    input(k, value_read(k, node, 0));
+    input(k, weight);
+    if (with_norm || node->bias) leaf(k, y, "bias");
+    window(k, node);
     end(k);
 }
 
@@ -271,15 +297,16 @@ static void instance_norm(struct walk *k, const char *x, const char *name,
     end(k);
 }
 
-/* y = [relu](norm(x) [+ residual]) */
-static void norm(struct walk *k, const char *x, const char *name, const char *residual, bool relu,
-                 char y[NAME])
+/* y = [relu](norm(x) [+ shortcut]) */
+static void norm(struct walk *k, int i, const struct mabn_net_node *node, char y[NAME])
 {
-    const struct mabn_norm_options *o = &k->model->norm[k->part];
+    const struct mabn_norm_options *o = node->norm;
+    const char *x = value_read(k, node, 0);
     char stem[NAME], value[NAME];
-    path(k, stem, name);
+    (void)i;
+    name_value(stem, node->name);
     memcpy(value, x, NAME);
-    if (!folds_here(k) && o->kind != MABN_NORM_NONE) {
+    if (!folds(k, o) && o->kind != MABN_NORM_NONE) {
         memcpy(value, stem, NAME);
         if (o->kind == MABN_NORM_GN || o->kind == MABN_NORM_LN)
             group_norm(k, x, stem, o, value);
@@ -289,76 +316,82 @@ static void norm(struct walk *k, const char *x, const char *name, const char *re
             batch_norm(k, x, stem, o, value);
     }
     memcpy(y, value, NAME);
-    if (residual) {
+    if (node->reads[1] >= 0) {
         inner(y, stem, "sum");
-        binary(k, "Add", value, residual, y);
+        binary(k, "Add", value, value_read(k, node, 1), y);
         memcpy(value, y, NAME);
     }
-    if (relu) {
+    if (node->relu) {
         inner(y, stem, "relu");
         unary(k, "Relu", value, y);
     }
 }
 
+static void network_input(struct walk *k, int i, const struct mabn_net_node *node, char y[NAME])
+{
+    (void)k;
+    (void)i;
+    (void)node;
+    strcpy(y, "input");
+}
+
+static void max_pool(struct walk *k, int i, const struct mabn_net_node *node, char y[NAME])
+{
+    (void)i;
+    strcpy(y, "maxpool");
+    begin(k, "MaxPool", y);
+    input(k, value_read(k, node, 0));
+    window(k, node);
+    end(k);
+}
+
+static void mean_pool(struct walk *k, int i, const struct mabn_net_node *node, char y[NAME])
+{
+    (void)i;
+    strcpy(y, "pool");
+    unary(k, "GlobalAveragePool", value_read(k, node, 0), y);
+}
+
+static void linear(struct walk *k, int i, const struct mabn_net_node *node, char y[NAME])
+{
+    (void)i;
+    begin(k, "Flatten", "features");
+    input(k, value_read(k, node, 0));
+    integer(k, "axis", 1);
+    end(k);
+    name_value(y, node->output ? node->output : node->name);
+    begin(k, "Gemm", y);
+    input(k, "features");
+    leaf(k, node->name, "weight");
+    leaf(k, node->name, "bias");
+    integer(k, "transB", 1);
+    end(k);
+}
+
 /* ---- the network ---- */
 
-static void shortcut(struct walk *k, const char *x, int stride, bool changes, char y[NAME])
-{
-    char c[NAME];
-    memcpy(y, x, NAME);
-    if (!changes) return;
-    conv(k, x, "downsample.0", 1, stride, c);
-    norm(k, c, "downsample.1", NULL, false, y);
-}
+static const struct {
+    const char *kind;
+    void (*write)(struct walk *k, int i, const struct mabn_net_node *node, char y[NAME]);
+} kinds[] = {
+    {"input", network_input}, {"convolution", conv},    {"norm", norm},
+    {"max pool", max_pool},   {"mean pool", mean_pool}, {"linear", linear},
+};
+enum { KINDS = sizeof kinds / sizeof *kinds };
 
-static void block(struct walk *k, char x[NAME], bool bottleneck, int stride, bool changes)
+/* Node i, after all that it reads. */
+static void write_node(struct walk *k, int i)
 {
-    char skip[NAME], c[NAME], y[NAME];
-    bool early = k->model->stride_in_1x1;
-    shortcut(k, x, stride, changes, skip);
-    conv(k, x, "conv1", bottleneck ? 1 : 3, !bottleneck || early ? stride : 1, c);
-    norm(k, c, "bn1", NULL, true, y);
-    conv(k, y, "conv2", 3, bottleneck && !early ? stride : 1, c);
-    if (bottleneck) {
-        norm(k, c, "bn2", NULL, true, y);
-        conv(k, y, "conv3", 1, 1, c);
+    const struct mabn_net_node node = mabn_net_node_at(k->net, i);
+    if (*k->values[i]) return;
+    for (int r = MABN_NET_MAX_READS - 1; r >= 0; r--)
+        if (node.reads[r] >= 0) write_node(k, node.reads[r]);
+    for (int r = 0; r < KINDS; r++) {
+        if (strcmp(kinds[r].kind, node.kind)) continue;
+        kinds[r].write(k, i, &node, k->values[i]);
+        return;
     }
-    norm(k, c, bottleneck ? "bn3" : "bn2", skip, true, x);
-}
-
-static void stem(struct walk *k, char x[NAME])
-{
-    bool large = k->model->stem == MABN_STEM_LARGE;
-    char c[NAME];
-    k->part = MABN_PART_STEM;
-    conv(k, x, "conv1", large ? 7 : 3, large ? 2 : 1, c);
-    norm(k, c, "bn1", NULL, true, x);
-    if (!large) return;
-    begin(k, "MaxPool", "maxpool");
-    input(k, x);
-    ints(k, "kernel_shape", 2, (const int64_t[]){3, 3});
-    ints(k, "strides", 2, (const int64_t[]){2, 2});
-    ints(k, "pads", 4, (const int64_t[]){1, 1, 1, 1});
-    end(k);
-    strcpy(x, "maxpool");
-}
-
-static void body(struct walk *k, char x[NAME])
-{
-    const struct mabn_resnet_shape *shape = mabn_resnet_find(k->model->arch);
-    int channels = k->model->base_width;
-    stem(k, x);
-    for (int s = 0; s < shape->stages; s++) {
-        int out = (k->model->base_width << s) * (shape->bottleneck ? 4 : 1);
-        k->part = (enum mabn_model_part)(MABN_PART_LAYER1 + s);
-        for (int i = 0; i < shape->blocks[s]; i++) {
-            int stride = s && !i ? 2 : 1;
-            snprintf(k->block, sizeof k->block, "layer%d.%d.", s + 1, i);
-            block(k, x, shape->bottleneck, stride, !i && (stride != 1 || channels != out));
-        }
-        channels = out;
-    }
-    k->block[0] = 0;
+    MABN_BUG("'%s': no ONNX for a %s", node.name, node.kind);
 }
 
 /* A ValueInfoProto: float32 with named (negative: -i is the i-th name) and fixed dimensions. */
@@ -391,24 +424,20 @@ static void value_info(struct walk *k, int field, const char *name, int rank, co
     mabn_str_release(&type);
 }
 
-void mabn_onnx_graph(struct mabn_str *graph, const struct mabn_model *model, bool folded)
+void mabn_onnx_graph(struct mabn_str *graph, const struct mabn_net *net, bool folded)
 {
-    struct walk k = {.graph = graph, .model = model, .folded = folded};
-    char x[NAME] = "input";
+    const int count = mabn_net_node_count(net);
+    struct walk k = {.graph = graph, .net = net, .folded = folded};
+    struct mabn_net_node node = {0};
+    k.values = mabn_xcalloc((size_t)count, sizeof *k.values);
     mabn_str_init(&k.node);
-    body(&k, x);
-    unary(&k, "GlobalAveragePool", x, "pool");
-    begin(&k, "Flatten", "features");
-    input(&k, "pool");
-    integer(&k, "axis", 1);
-    end(&k);
-    begin(&k, "Gemm", "logits");
-    input(&k, "features");
-    leaf(&k, "fc", "weight");
-    leaf(&k, "fc", "bias");
-    integer(&k, "transB", 1);
-    end(&k);
-    value_info(&k, GRAPH_INPUT, "input", 4, (const int64_t[]){-1, model->channels, -2, -3});
-    value_info(&k, GRAPH_OUTPUT, "logits", 2, (const int64_t[]){-1, model->classes});
+    for (int i = 0; i < count && !node.output; i++) {
+        node = mabn_net_node_at(net, i);
+        if (node.output) write_node(&k, i);
+    }
+    const int64_t channels = mabn_net_node_at(net, 0).channels;
+    value_info(&k, GRAPH_INPUT, "input", 4, (const int64_t[]){-1, channels, -2, -3});
+    value_info(&k, GRAPH_OUTPUT, node.output, 2, (const int64_t[]){-1, node.channels});
     mabn_str_release(&k.node);
+    free(k.values);
 }

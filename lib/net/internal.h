@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "net/graph.h"
 #include "net/net.h"
 #include "net/params_internal.h"
 #include "norm/norm.h"
@@ -11,7 +12,7 @@
 
 MABN_BEGIN_DECLS
 
-enum { NODE_MAX_READS = 8 };
+enum { NODE_MAX_READS = MABN_NET_MAX_READS };
 
 struct node;
 struct net_layer_time;

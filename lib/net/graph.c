@@ -1,0 +1,44 @@
+#include "net/graph.h"
+
+#include "net/internal.h"
+
+int mabn_net_node_count(const struct mabn_net *net)
+{
+    return net->node_count;
+}
+
+struct mabn_net_node mabn_net_node_at(const struct mabn_net *net, int i)
+{
+    const struct node *node = &net->nodes[i];
+    const bool norm = node->kind == &mabn_node_norm;
+    struct mabn_net_node described = {.name = node->name,
+                                      .kind = node->kind->name,
+                                      .height = node->h,
+                                      .width = node->w,
+                                      .channels = node->c,
+                                      .bias = !norm && node->bias >= 0,
+                                      .centralize = node->conv.centralize,
+                                      .kernel = node->conv.kernel,
+                                      .stride = node->conv.stride,
+                                      .pad = node->conv.pad,
+                                      .norm = norm ? &node->norm.options : NULL,
+                                      .relu = node->io.relu};
+    memcpy(described.reads, node->reads, sizeof described.reads);
+    for (int k = 0; k < net->output_count; k++)
+        if (net->outputs[k].node == i) described.output = net->outputs[k].name;
+    return described;
+}
+
+int mabn_net_find_node(const struct mabn_net *net, const char *name, const char *kind)
+{
+    for (int i = 0; i < net->node_count; i++)
+        if (!strcmp(net->nodes[i].name, name) && !strcmp(net->nodes[i].kind->name, kind)) return i;
+    return -1;
+}
+
+int mabn_net_norm_behind(const struct mabn_net *net, int i)
+{
+    const int reader = mabn_net_only_reader(net, i);
+    if (reader < 0 || net->nodes[reader].kind != &mabn_node_norm) return -1;
+    return net->nodes[reader].reads[0] == i ? reader : -1;
+}
