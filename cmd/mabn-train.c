@@ -281,6 +281,7 @@ static const struct mabn_option options[] = {
     MABN_OPT_INT(0, "val-batch", &o.val_batch, 0, 1 << 20, "N", "images of a validation batch; 0: as --batch"),
     MABN_OPT_INT64(0, "save-every", &o.save_every, 0, 1e9, "N", "steps between checkpoints; 0: every epoch"),
     MABN_OPT_INT(0, "keep", &o.keep, 1, 1000000, "K", "checkpoints to keep"),
+    MABN_OPT_INT(0, "early-images", &o.early_images, 0, 64, "N", "of a detector: first training pictures that are drawn into DIR/early.png, with what is to be learned"),
     MABN_OPT_STRING(0, "record-stats", &o.stats, "FILE", "write each norm layer's four batch statistics to FILE"),
     MABN_OPT_INT64(0, "stats-every", &o.stats_every, 1, 1e9, "N", "steps between recorded statistics"),
     MABN_OPT_CALL(0, "stats-channels", channels, NULL, "C,...", "channels whose statistics are recorded; 0 when not given"),

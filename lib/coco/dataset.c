@@ -593,9 +593,10 @@ static void doubt_boxes(const struct packing *p)
     }
     if (beyond < 4 || 2 * beyond <= boxes) return;
     const struct mabn_coco_record *r = &p->coco.records[first];
-    mabn_warn("'%s':%u: %zu of %zu boxes end beyond their image, the first is [%g, %g, %g, %g]: are "
-              "these corners? COCO's boxes are x, y, width, height",
-              p->coco.name, r->line, beyond, boxes, r->box.x, r->box.y, r->box.w, r->box.h);
+    mabn_warn(
+        "'%s':%u: %zu of %zu boxes end beyond their image, the first is [%g, %g, %g, %g]: are "
+        "these corners? COCO's boxes are x, y, width, height",
+        p->coco.name, r->line, beyond, boxes, r->box.x, r->box.y, r->box.w, r->box.h);
 }
 
 mabn_status mabn_coco_pack(const struct mabn_pack_output *out, const char *folder,

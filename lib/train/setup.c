@@ -33,6 +33,7 @@ void mabn_train_options_init(struct mabn_train_options *o)
         .weight_decay = 1e-4,
         .log_every = 50,
         .keep = 3,
+        .early_images = 8,
         .stats_every = 1,
         .device = "auto",
         .n_channels = 1,

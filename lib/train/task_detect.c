@@ -16,6 +16,7 @@
 #include "data/scene_loader.h"
 #include "model/resnet.h"
 #include "train/detect_eval.h"
+#include "train/early.h"
 #include "train/run.h"
 
 struct detect {
@@ -29,6 +30,7 @@ struct detect {
     struct mabn_params *params;
     struct mabn_rcnn *rcnn, *val_rcnn;
     struct mabn_scene_loader *loader;
+    struct mabn_early *early;       /* NULL: no pictures are drawn */
     int pass_images, passes;        /* of a shard */
     struct mabn_rcnn_image *images; /* (pass_images) */
     double *figures; /* of the step that was begun: meters of each of this rank's shards; then
@@ -349,6 +351,7 @@ static void release(struct mabn_run *run)
     struct detect *d = run->own;
     if (!d) return;
     mabn_scene_loader_free(d->loader);
+    mabn_early_free(d->early);
     mabn_rcnn_free(d->val_rcnn);
     mabn_rcnn_free(d->rcnn);
     mabn_params_free(d->params);
@@ -385,6 +388,18 @@ static mabn_status start(struct mabn_run *run)
     return MABN_OK;
 }
 
+/* A run that begins shows what it begins with. */
+static mabn_status open_early(struct mabn_run *run)
+{
+    struct detect *d = run->own;
+    if (!run->options->early_images || run->step || run->shards.rank) return MABN_OK;
+    char *path = mabn_xasprintf("%s/early.png", run->options->run);
+    const mabn_status status = mabn_early_new(&d->early, path, run->options->early_images,
+                                              &d->scene, mabn_scene_set_coco(d->train_scenes));
+    free(path);
+    return status;
+}
+
 static mabn_status load(struct mabn_run *run)
 {
     struct detect *d = run->own;
@@ -399,6 +414,7 @@ static mabn_status load(struct mabn_run *run)
     lo.threads = run->options->decoders;
     lo.skip_bad = run->options->skip_bad;
     MABN_TRY(mabn_scene_loader_new(&d->loader, d->train_scenes, &lo));
+    MABN_TRY(open_early(run));
     const uint64_t pass = (uint64_t)run->step * (uint64_t)lo.count,
                    epoch = mabn_scene_loader_batches_per_epoch(d->loader);
     return mabn_scene_loader_seek(d->loader, pass / epoch, pass % epoch);
@@ -444,6 +460,7 @@ static mabn_status one_pass(struct mabn_run *run, int shard, int pass)
     mabn_run_note(run, "reading data");
     MABN_TRY(mabn_scene_loader_next(d->loader, &batch));
     mabn_run_note(run, NULL);
+    if (d->early) MABN_TRY(mabn_early_add(d->early, batch));
     MABN_TRY(mabn_rcnn_input(d->rcnn, &x, batch->count, batch->height, batch->width));
     memcpy(x, batch->x,
            (size_t)batch->count * (size_t)batch->height * (size_t)batch->width * 3 * sizeof *x);

@@ -9,6 +9,7 @@
  *   metrics.jsonl       one JSON object a line; "t" says what it is: start, step, val, end
  *   step-000001000.h5   checkpoints, the last `keep` of them: everything needed to go on
  *   model.h5            the trained network, when the run is done
+ *   early.png           of a detector: its first pictures, with what is to be learned
  *
  * Resuming is exact: N steps, a kill, and the rest give the same bits as all steps at a stretch, on
  * the same number of threads (or GPU) in the same precision. What decides the course of a run is
@@ -102,6 +103,7 @@ struct mabn_train_options {
     int64_t log_every, save_every,
         val_every; /* steps; save, val 0: every epoch; val < 0: at the end */
     int keep;
+    int early_images; /* a detector's first pictures that are drawn into early.png; 0: none */
     int channels[MABN_MAX_RECORD_CHANNELS], n_channels;
     int64_t stats_every;
     bool stats_reference;

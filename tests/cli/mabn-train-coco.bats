@@ -176,6 +176,20 @@ assert {x["category_id"] for x in json.load(open("tv11.json"))} <= set(range(1, 
     assert_output --partial '"name":"blue"'
 }
 
+@test "the first pictures are drawn, with what is to be learned" {
+    train drawn --steps 2 --early-images 3 > drawn.jsonl
+    train none --steps 1 --early-images 0 > none.jsonl
+    assert_not_exist none/early.png
+    $PYTHON - <<'PY'
+import numpy
+from PIL import Image
+sheet = numpy.array(Image.open("drawn/early.png").convert("RGB")).astype(int)
+assert sheet.shape[1] > 3 * 400 and sheet.shape[0] < 400, sheet.shape  # three in a row
+background = (sheet.max(2) < 61) & (sheet.std(2) > 3)  # the pictures' dark noise, not the sheet's gray
+assert background[:, :400].sum() > 4000 and background[:, 800:].sum() > 4000
+PY
+}
+
 @test "what a detector finds goes through a pipe to the judge, with the table that --score prints" {
     train long --norm gn --steps 40 --lr 0.05 > /dev/null
     mabn-eval coco -q --min-score 0 --type bbox long/model.h5 d.h5 > boxes.json
