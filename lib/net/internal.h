@@ -272,6 +272,14 @@ static inline bool net_reads(const struct node *node, int x)
     return false;
 }
 
+/* Does a loss read node x? */
+static inline bool net_loss_reads(const struct mabn_net *net, int x)
+{
+    for (int j = x + 1; j < net->node_count; j++)
+        if (net->nodes[j].kind->loss && net_reads(&net->nodes[j], x)) return true;
+    return false;
+}
+
 /* The k-th node that is read, NULL if none; its output; the gradient that backward gives it. */
 static inline struct node *net_read(const struct mabn_net *net, const struct node *node, int k)
 {
@@ -309,8 +317,6 @@ static inline size_t net_align(size_t bytes)
 /* plan.c */
 mabn_status mabn_net_get_arena(struct mabn_net *net, struct arena *arena, size_t bytes);
 
-/* Does a loss read node x? */
-bool mabn_net_loss_reads(const struct mabn_net *net, int x);
 /* The only reader of node x, or -1. */
 int mabn_net_only_reader(const struct mabn_net *net, int x);
 

@@ -67,8 +67,8 @@ static void choose_types(struct mabn_net *net)
     bool changed = net->backend->mixes;
     for (int i = 0; i < net->node_count; i++) {
         const struct node_kind *kind = net->nodes[i].kind;
-        const bool edge = is_output(net, i) || kind == &mabn_node_input || kind->loss ||
-                          mabn_net_loss_reads(net, i);
+        const bool edge =
+            is_output(net, i) || kind == &mabn_node_input || kind->loss || net_loss_reads(net, i);
         net->nodes[i].dtype = edge && net->backend->mixes ? MABN_DTYPE_F32 : net->dtype;
     }
     while (changed) {
@@ -279,20 +279,13 @@ static mabn_status find_shared(struct mabn_net *net)
     return MABN_OK;
 }
 
-bool mabn_net_loss_reads(const struct mabn_net *net, int x)
-{
-    for (int j = x + 1; j < net->node_count; j++)
-        if (net->nodes[j].kind->loss && net_reads(&net->nodes[j], x)) return true;
-    return false;
-}
-
 static mabn_status plan_training(struct mabn_net *net)
 {
     find_trained(net);
     plan_outputs(net);
     for (int k = 0; k < net->output_count; k++) {
         struct node *node = &net->nodes[net->outputs[k].node];
-        if (node->trains && node->grad < 0 && !mabn_net_loss_reads(net, net->outputs[k].node))
+        if (node->trains && node->grad < 0 && !net_loss_reads(net, net->outputs[k].node))
             node->grad = new_buffer(net, node_bytes(net, node), net->node_count,
                                     net_backward_step(net, net->outputs[k].node));
     }

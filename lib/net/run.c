@@ -217,7 +217,7 @@ struct mabn_net_output mabn_net_output_of(const struct mabn_net *net, const char
     for (int i = 0; i < net->output_count; i++) {
         const struct node *node = &net->nodes[net->outputs[i].node];
         if (strcmp(net->outputs[i].name, name)) continue;
-        const bool ours = mabn_net_loss_reads(net, net->outputs[i].node);
+        const bool ours = net_loss_reads(net, net->outputs[i].node);
         float *gradient = ours ? NULL : net_buffer(net, node->grad);
         return (struct mabn_net_output){
             net_data(net, node), gradient, net->rows, node->h, node->w, node->c};

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "norm/sync.h"
 #include "train/run.h"
 
 /* ---- the course ---- */
@@ -100,4 +101,24 @@ mabn_status mabn_run_not_finite(const struct mabn_run *run, const char *what, in
     mabn_status status = mabn_fail(MABN_ERR_NONFINITE, "%s", text.text);
     mabn_str_release(&text);
     return status;
+}
+
+/* ---- SyncBN ---- */
+
+mabn_status mabn_run_open_sync(struct mabn_run *run, const struct mabn_norm_options *const *norms,
+                               int count)
+{
+    const struct mabn_train_options *o = run->options;
+    bool syncs = false;
+    for (int i = 0; i < count; i++)
+        syncs |= norms[i]->kind == MABN_NORM_SYNCBN;
+    if (o->sync_group && !syncs)
+        return mabn_fail(MABN_ERR_ARG, "--sync-group is for syncbn, which this model has not");
+    if (!syncs) return MABN_OK;
+    if (run->shards.count > run->shards.ranks)
+        return mabn_fail(MABN_ERR_ARG,
+                         "syncbn needs a rank for each shard: there are %d shards on %d rank%s",
+                         run->shards.count, run->shards.ranks, run->shards.ranks > 1 ? "s" : "");
+    if (o->sync_group) mabn_run_add_course(run, "sync-group", "%d", o->sync_group);
+    return o->comm ? mabn_norm_sync_new(&run->sync, o->comm, o->sync_group) : MABN_OK;
 }

@@ -68,7 +68,7 @@ static inline void mabn_run_note(const struct mabn_run *run, const char *doing)
     if (run->shards.comm) mabn_comm_note(run->shards.comm, run->step, doing);
 }
 
-/* setup.c: before the network is built of a model with these norms: run->sync, where one is SyncBN. */
+/* course.c: before the network is built of a model with these norms: run->sync, where one is SyncBN. */
 MABN_MUST_USE mabn_status mabn_run_open_sync(struct mabn_run *run,
                                              const struct mabn_norm_options *const *norms,
                                              int count);

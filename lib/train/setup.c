@@ -125,24 +125,6 @@ static mabn_status compare_ranks(const struct mabn_run *run)
     return status;
 }
 
-mabn_status mabn_run_open_sync(struct mabn_run *run, const struct mabn_norm_options *const *norms,
-                               int count)
-{
-    const struct mabn_train_options *o = run->options;
-    bool syncs = false;
-    for (int i = 0; i < count; i++)
-        syncs |= norms[i]->kind == MABN_NORM_SYNCBN;
-    if (o->sync_group && !syncs)
-        return mabn_fail(MABN_ERR_ARG, "--sync-group is for syncbn, which this model has not");
-    if (!syncs) return MABN_OK;
-    if (run->shards.count > run->shards.ranks)
-        return mabn_fail(MABN_ERR_ARG,
-                         "syncbn needs a rank for each shard: there are %d shards on %d rank%s",
-                         run->shards.count, run->shards.ranks, run->shards.ranks > 1 ? "s" : "");
-    if (o->sync_group) mabn_run_add_course(run, "sync-group", "%d", o->sync_group);
-    return o->comm ? mabn_norm_sync_new(&run->sync, o->comm, o->sync_group) : MABN_OK;
-}
-
 static void tell_shards(const struct mabn_run *run)
 {
     const struct mabn_shards *s = &run->shards;
