@@ -24,10 +24,6 @@ static struct {
 
 static const struct mabn_word stems[] = {
     {STEM_AUTO, "auto"}, {MABN_STEM_LARGE, "large"}, {MABN_STEM_SMALL, "small"}, {0, NULL}};
-static const struct mabn_word centralize[] = {{MABN_CENTRALIZE_AUTO, "auto"},
-                                              {MABN_CENTRALIZE_ON, "on"},
-                                              {MABN_CENTRALIZE_OFF, "off"},
-                                              {0, NULL}};
 static const struct mabn_word inits[] = {
     {MABN_PARAMS_INIT_FAN_OUT, "fan-out"}, {MABN_PARAMS_INIT_FAN_IN, "fan-in"}, {0, NULL}};
 
@@ -43,7 +39,7 @@ static const struct mabn_option options[] = {
     MABN_OPT_INT(0, "base-width", &o.base_width, 0, 4096, "N", "channels of the first stage; 0: the architecture's"),
     MABN_OPT_CHOICE(0, "stem", &o.stem, stems, "first layers: large (7x7, stride 2, pooling) or small (3x3)"),
     MABN_OPT_FLAG(0, "stride-in-1x1", &o.stride_in_1x1, "bottlenecks stride in the first 1x1 convolution, not in the 3x3"),
-    MABN_OPT_CHOICE(0, "centralize", &o.centralize, centralize, "subtract each filter's mean; auto: with mabn"),
+    MABN_OPT_CHOICE(0, "centralize", &o.centralize, mabn_model_centralizing, "subtract each filter's mean; auto: with mabn"),
     MABN_OPT_STRING(0, "input", &o.input, "PRESET", "how pictures become input: imagenet, torchvision, cifar, plain"),
     MABN_OPT_GROUP("Detector"),
     MABN_OPTIONS_DETECTOR(&o.detector),

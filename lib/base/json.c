@@ -601,6 +601,20 @@ mabn_status mabn_json_read_strdup(struct mabn_json *j, char **out)
     return MABN_OK;
 }
 
+mabn_status mabn_json_read_word(struct mabn_json *j, int *value, const struct mabn_word *words,
+                                const char *what)
+{
+    char *text = NULL;
+    MABN_TRY(mabn_json_read_strdup(j, &text));
+    mabn_status status = mabn_word_parse(value, words, what, text);
+    free(text);
+    if (!status) return MABN_OK;
+    char *message = mabn_error_detach();
+    status = mabn_json_fail(j, "%s", message);
+    free(message);
+    return status;
+}
+
 bool mabn_json_next_key(struct mabn_json *j, struct mabn_json_text *key)
 {
     int c = peek_byte(j);

@@ -30,6 +30,7 @@
 #include <string.h>
 
 #include "base/status.h"
+#include "base/words.h"
 
 MABN_BEGIN_DECLS
 
@@ -100,6 +101,10 @@ mabn_status mabn_json_read_id(struct mabn_json *j, int64_t *out, struct mabn_jso
 
 /* A string as a new C string, which the caller frees; \u0000 is refused. */
 mabn_status mabn_json_read_strdup(struct mabn_json *j, char **out);
+/* A string that is one of `words`; `what` names them in the error (base/words.h). On an error
+ * *value stays as it was. */
+mabn_status mabn_json_read_word(struct mabn_json *j, int *value, const struct mabn_word *words,
+                                const char *what);
 /* An array of exactly n numbers (a box, a shape). */
 mabn_status mabn_json_read_doubles(struct mabn_json *j, double *out, size_t n);
 mabn_status mabn_json_read_int64s(struct mabn_json *j, int64_t *out, size_t n);

@@ -98,7 +98,7 @@ struct mabn_option {
 #define MABN_OPT_DEVICE(v) \
     MABN_OPT_STRING(0, "device", (v), "DEVICE", "cpu, cuda (the first GPU), cuda:N, or auto: a GPU if one can be used")
 #define MABN_OPT_PRECISION(v) \
-    MABN_OPT_CHOICE(0, "precision", (v), mabn_cli_precisions, "of activations and weights in use; auto: bf16 on a GPU, and in inference on a CPU that computes in it; else fp32")
+    MABN_OPT_CHOICE(0, "precision", (v), mabn_net_precisions, "of activations and weights in use; auto: bf16 on a GPU, and in inference on a CPU that computes in it; else fp32")
 #define MABN_OPT_SEED(v) \
     MABN_OPT_INT64(0, "seed", (v), 0, 0, "N", "seed of every random choice")
 #define MABN_OPT_FORCE(v) \
@@ -136,7 +136,7 @@ int mabn_cli_choose(const struct mabn_cli *clis, const char *tool, const char *s
 /* For MABN_OPT_DEVICE and MABN_OPT_PRECISION (an int, as enum mabn_net_precision counts; value 0 is
  * auto): after parsing, exits 2 on a word that names no device, or a precision that the CPU which was
  * asked for does not have. */
-extern const struct mabn_word mabn_cli_precisions[];
+extern const struct mabn_word mabn_net_precisions[]; /* net/net.h */
 void mabn_cli_check_machine(const char *device, int precision);
 /* What a precision of `auto` is in inference on this device; others as they are. `exact`: the tool was
  * asked for plain sums, to compare. */

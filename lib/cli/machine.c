@@ -6,17 +6,12 @@
 #include "device/device.h"
 #include "net/net.h"
 
-const struct mabn_word mabn_cli_precisions[] = {
-    {MABN_NET_AUTO, "auto"}, {MABN_NET_FP32, "fp32"}, {MABN_NET_TF32, "tf32"},
-    {MABN_NET_BF16, "bf16"}, {MABN_NET_FP16, "fp16"}, {0, NULL},
-};
-
 void mabn_cli_check_machine(const char *device, int precision)
 {
     if (mabn_device_word_check(device)) mabn_cli_usage_error("--device: %s", mabn_error_message());
     if (!strcmp(device, "cpu") && precision > MABN_NET_FP32 && precision != MABN_NET_BF16)
         mabn_cli_usage_error("--precision %s needs a GPU: the CPU computes in fp32 and bf16",
-                             mabn_word_name(mabn_cli_precisions, precision));
+                             mabn_word_name(mabn_net_precisions, precision));
 }
 
 int mabn_cli_infer_precision(const struct mabn_device *device, int precision, bool exact)

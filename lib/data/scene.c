@@ -16,12 +16,8 @@
 
 /* ---- options ---- */
 
-static const char *const preset_names[] = {"legacy", "detectron2", "torchvision", NULL};
-
-const char *const *mabn_scene_preset_names(void)
-{
-    return preset_names;
-}
+const struct mabn_word mabn_scene_presets[] = {
+    {0, "legacy"}, {1, "detectron2"}, {2, "torchvision"}, {0, NULL}};
 
 static const struct mabn_scene_options presets[] = {
     {.rule = MABN_SCENE_LEGACY,
@@ -44,12 +40,8 @@ static const struct mabn_scene_options presets[] = {
 
 mabn_status mabn_scene_preset(struct mabn_scene_options *options, const char *name, bool training)
 {
-    int i = 0;
-    while (preset_names[i] && strcmp(preset_names[i], name))
-        i++;
-    if (!preset_names[i])
-        return mabn_fail(MABN_ERR_NOTFOUND,
-                         "unknown input '%s': expected legacy, detectron2 or torchvision", name);
+    int i;
+    MABN_TRY(mabn_word_parse(&i, mabn_scene_presets, "input", name));
     *options = presets[i];
     options->min_sizes[0] = 800;
     options->min_size_count = 1;

@@ -29,6 +29,7 @@
 
 #include "base/status.h"
 #include "base/str.h"
+#include "base/words.h"
 #include "data/scene_set.h"
 
 MABN_BEGIN_DECLS
@@ -69,7 +70,7 @@ struct mabn_scene_options {
  * Unknown names: MABN_ERR_NOTFOUND. */
 MABN_MUST_USE mabn_status mabn_scene_preset(struct mabn_scene_options *options, const char *name,
                                             bool training);
-const char *const *mabn_scene_preset_names(void); /* NULL-terminated */
+extern const struct mabn_word mabn_scene_presets[];
 /* MABN_ERR_ARG says which field makes no sense. */
 MABN_MUST_USE mabn_status mabn_scene_check(const struct mabn_scene_options *options);
 

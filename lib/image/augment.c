@@ -27,12 +27,19 @@ struct mabn_augmenter {
 
 /* ---- presets ---- */
 
-static const char *const preset_names[] = {"imagenet", "torchvision", "cifar", "plain", NULL};
+enum { IMAGENET, TORCHVISION, CIFAR, PLAIN };
 
-const char *const *mabn_augment_preset_names(void)
-{
-    return preset_names;
-}
+const struct mabn_word mabn_augment_presets[] = {{IMAGENET, "imagenet"},
+                                                 {TORCHVISION, "torchvision"},
+                                                 {CIFAR, "cifar"},
+                                                 {PLAIN, "plain"},
+                                                 {0, NULL}};
+const struct mabn_word mabn_augment_crops[] = {
+    {MABN_CROP_NONE, "none"},       {MABN_CROP_CENTRE, "centre"}, {MABN_CROP_SQUARE, "square"},
+    {MABN_CROP_RESIZED, "resized"}, {MABN_CROP_PAD, "pad"},       {0, NULL}};
+const struct mabn_word mabn_augment_resizes[] = {
+    {MABN_RESIZE_PIL, "pil"}, {MABN_RESIZE_CV, "cv"}, {0, NULL}};
+const struct mabn_word mabn_augment_orders[] = {{0, "rgb"}, {1, "bgr"}, {0, NULL}};
 
 static void set_normalization(struct mabn_augment *a, double range, const float mean[3],
                               const float deviation[3])
@@ -87,6 +94,8 @@ static void preset_cifar(struct mabn_augment *a, bool training)
 
 mabn_status mabn_augment_preset(struct mabn_augment *a, const char *name, bool training)
 {
+    int preset;
+    MABN_TRY(mabn_word_parse(&preset, mabn_augment_presets, "augmentation", name));
     *a = (struct mabn_augment){.channels = 3,
                                .crop = MABN_CROP_NONE,
                                .resize = MABN_RESIZE_PIL,
@@ -101,14 +110,9 @@ mabn_status mabn_augment_preset(struct mabn_augment *a, const char *name, bool t
                                .erase_aspect_max = 3.3,
                                .range = 1,
                                .deviation = {1, 1, 1}};
-    if (!strcmp(name, "imagenet"))
-        preset_imagenet(a, training);
-    else if (!strcmp(name, "torchvision"))
-        preset_torchvision(a, training);
-    else if (!strcmp(name, "cifar"))
-        preset_cifar(a, training);
-    else if (strcmp(name, "plain"))
-        return mabn_fail(MABN_ERR_NOTFOUND, "no augmentation preset is called '%s'", name);
+    if (preset == IMAGENET) preset_imagenet(a, training);
+    if (preset == TORCHVISION) preset_torchvision(a, training);
+    if (preset == CIFAR) preset_cifar(a, training);
     return MABN_OK;
 }
 

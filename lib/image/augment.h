@@ -15,6 +15,7 @@
 #ifndef MABN_IMAGE_AUGMENT_H
 #define MABN_IMAGE_AUGMENT_H
 
+#include "base/words.h"
 #include "image/image.h"
 #include "image/resize.h"
 
@@ -66,11 +67,12 @@ struct mabn_augment {
  *                 256 → 224; RGB 0…1, ImageNet's mean and deviation
  *   "cifar"       pad 4 and crop 32, flip ½; RGB 0…1, CIFAR-10's mean and deviation
  *   "plain"       no crop, no flip; RGB 0…1
- * Sizes are 224, 224, 32 and 0 (to be set by the caller). Unknown names: MABN_ERR_NOTFOUND. */
+ * Sizes are 224, 224, 32 and 0 (to be set by the caller). An unknown name is MABN_ERR_ARG. */
 MABN_MUST_USE mabn_status mabn_augment_preset(struct mabn_augment *augment, const char *name,
                                               bool training);
-/* The presets' names, NULL-terminated. */
-const char *const *mabn_augment_preset_names(void);
+/* The words of presets, of crops, of resizing and of the channels' order (1: BGR). */
+extern const struct mabn_word mabn_augment_presets[], mabn_augment_crops[], mabn_augment_resizes[],
+    mabn_augment_orders[];
 
 /* Whether the fields make sense together; MABN_ERR_ARG says which does not. */
 MABN_MUST_USE mabn_status mabn_augment_check(const struct mabn_augment *augment);

@@ -11,7 +11,8 @@
 #include "model/fields.h"
 #include "model/resnet.h"
 
-static const char *const box_head_names[] = {"2fc", "conv"};
+static const struct mabn_word box_heads[] = {
+    {MABN_BOX_HEAD_2FC, "2fc"}, {MABN_BOX_HEAD_CONV, "conv"}, {0, NULL}};
 
 /* ---- architectures ---- */
 
@@ -281,8 +282,8 @@ void mabn_detector_to_json(const struct mabn_detector *detector, struct mabn_str
     mabn_str_add(json, "{\"arch\":");
     mabn_str_add_json(json, detector->arch);
     mabn_fields_write(json, detector, fields, MABN_FIELDS(fields));
-    mabn_str_printf(json,
-                    ",\"box_head\":\"%s\",\"convention\":", box_head_names[detector->box_head]);
+    mabn_str_printf(json, ",\"box_head\":\"%s\",\"convention\":",
+                    mabn_word_name(box_heads, detector->box_head));
     mabn_str_add_json(json, detector->convention);
     for (int p = 0; p < 3; p++) {
         mabn_str_printf(json, ",\"norm_%s\":", part_names[MABN_MODEL_PARTS + p]);
@@ -345,11 +346,11 @@ static mabn_status read_fields(struct mabn_detector *detector, const char *json)
 {
     struct mabn_json *j = mabn_json_new_bytes(json, strlen(json), "model description");
     struct mabn_json_text key;
+    int box_head = detector->box_head;
     mabn_json_begin_object(j);
     while (mabn_json_next_key(j, &key)) {
         if (mabn_json_is(key, "box_head"))
-            detector->box_head = (enum mabn_box_head)mabn_fields_choice(
-                j, box_head_names, MABN_FIELDS(box_head_names));
+            mabn_json_read_word(j, &box_head, box_heads, "box head");
         else if (mabn_json_is(key, "convention"))
             read_convention(j, detector);
         else if (mabn_json_is(key, "norm_fpn"))
@@ -361,6 +362,7 @@ static mabn_status read_fields(struct mabn_detector *detector, const char *json)
         else if (!mabn_fields_read(j, key, detector, fields, MABN_FIELDS(fields)))
             mabn_json_skip(j);
     }
+    detector->box_head = (enum mabn_box_head)box_head;
     mabn_status status = mabn_json_end(j);
     mabn_json_free(j);
     return status;

@@ -1,7 +1,5 @@
 #include "model/fields.h"
 
-#include <stdlib.h>
-
 #define NORM_FIELD(type, name)                                                \
     {                                                                         \
 #name, MABN_FIELD_##type, offsetof(struct mabn_norm_options, name), 0 \
@@ -97,16 +95,6 @@ bool mabn_fields_read(struct mabn_json *j, struct mabn_json_text key, void *base
     return true;
 }
 
-int mabn_fields_choice(struct mabn_json *j, const char *const *names, size_t count)
-{
-    struct mabn_json_text text;
-    if (mabn_json_read_string(j, &text)) return 0;
-    for (size_t i = 0; i < count; i++)
-        if (mabn_json_is(text, names[i])) return (int)i;
-    mabn_json_fail(j, "unknown value '%.*s'", (int)text.length, text.bytes);
-    return 0;
-}
-
 void mabn_fields_write_norm(struct mabn_str *json, const struct mabn_norm_options *norm)
 {
     mabn_str_printf(json, "{\"kind\":\"%s\",\"window_rule\":\"%s\"",
@@ -120,21 +108,15 @@ void mabn_fields_read_norm(struct mabn_json *j, struct mabn_norm_options *norm)
     struct mabn_json_text key;
     mabn_json_begin_object(j);
     while (mabn_json_next_key(j, &key)) {
-        char *name = NULL;
+        int value;
         if (mabn_json_is(key, "kind")) {
-            enum mabn_norm_kind kind;
-            if (mabn_json_read_strdup(j, &name)) continue;
-            if (mabn_norm_kind_parse(&kind, name))
-                mabn_json_fail(j, "there is no norm '%s'", name);
-            else
-                mabn_norm_options_init(norm, kind); /* written first, so nothing is lost */
+            if (!mabn_json_read_word(j, &value, mabn_norm_kinds, "norm")) /* comes first */
+                mabn_norm_options_init(norm, (enum mabn_norm_kind)value);
         } else if (mabn_json_is(key, "window_rule")) {
-            if (mabn_json_read_strdup(j, &name)) continue;
-            if (mabn_window_rule_parse(&norm->window_rule, name))
-                mabn_json_fail(j, "there is no window rule '%s'", name);
+            if (!mabn_json_read_word(j, &value, mabn_window_rules, "window rule"))
+                norm->window_rule = (enum mabn_window_rule)value;
         } else if (!mabn_fields_read(j, key, norm, norm_fields, MABN_FIELDS(norm_fields))) {
             mabn_json_skip(j);
         }
-        free(name);
     }
 }

@@ -32,8 +32,6 @@ void mabn_fields_write(struct mabn_str *json, const void *base, const struct mab
 /* Read the value of a known key; false when the key is not in the table. */
 bool mabn_fields_read(struct mabn_json *j, struct mabn_json_text key, void *base,
                       const struct mabn_field *fields, size_t count);
-/* A string value that must be one of `names`; the index is returned, 0 on an error. */
-int mabn_fields_choice(struct mabn_json *j, const char *const *names, size_t count);
 
 /* The options of one norm as an object. */
 void mabn_fields_write_norm(struct mabn_str *json, const struct mabn_norm_options *norm);

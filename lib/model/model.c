@@ -13,8 +13,12 @@
 
 static const char *const part_names[MABN_MODEL_PARTS] = {"stem", "layer1", "layer2", "layer3",
                                                          "layer4"};
-static const char *const stem_names[] = {"large", "small"};
-static const char *const centralize_names[] = {"auto", "on", "off"};
+const struct mabn_word mabn_model_stems[] = {
+    {MABN_STEM_LARGE, "large"}, {MABN_STEM_SMALL, "small"}, {0, NULL}};
+const struct mabn_word mabn_model_centralizing[] = {{MABN_CENTRALIZE_AUTO, "auto"},
+                                                    {MABN_CENTRALIZE_ON, "on"},
+                                                    {MABN_CENTRALIZE_OFF, "off"},
+                                                    {0, NULL}};
 
 mabn_status mabn_model_init(struct mabn_model *model, const char *arch)
 {
@@ -201,7 +205,8 @@ void mabn_model_to_json(const struct mabn_model *model, struct mabn_str *json)
     mabn_str_add_json(json, model->arch);
     mabn_fields_write(json, model, model_fields, MABN_FIELDS(model_fields));
     mabn_str_printf(json, ",\"stem\":\"%s\",\"centralize\":\"%s\",\"norm\":{",
-                    stem_names[model->stem], centralize_names[model->centralize]);
+                    mabn_word_name(mabn_model_stems, model->stem),
+                    mabn_word_name(mabn_model_centralizing, model->centralize));
     for (int p = 0; p < MABN_MODEL_PARTS; p++) {
         mabn_str_printf(json, "%s\"%s\":", p ? "," : "", part_names[p]);
         mabn_fields_write_norm(json, &model->norm[p]);
@@ -254,18 +259,16 @@ mabn_status mabn_model_from_json(struct mabn_model *model, const char *json)
     struct mabn_json *j = mabn_json_new_bytes(json, strlen(json), "model description");
     struct mabn_json_text key;
     struct mabn_str names;
-    int count = -1;
+    int count = -1, stem = model->stem, centralize = model->centralize;
     mabn_str_init(&names);
     mabn_json_begin_object(j);
     while (mabn_json_next_key(j, &key)) {
         if (mabn_json_is(key, "class_names") && count < 0)
             count = read_class_names(j, &names);
         else if (mabn_json_is(key, "stem"))
-            model->stem =
-                (enum mabn_model_stem)mabn_fields_choice(j, stem_names, MABN_FIELDS(stem_names));
+            mabn_json_read_word(j, &stem, mabn_model_stems, "stem");
         else if (mabn_json_is(key, "centralize"))
-            model->centralize = (enum mabn_model_centralize)mabn_fields_choice(
-                j, centralize_names, MABN_FIELDS(centralize_names));
+            mabn_json_read_word(j, &centralize, mabn_model_centralizing, "centralization");
         else if (mabn_json_is(key, "norm"))
             read_norms(j, model);
         else if (!mabn_fields_read(j, key, model, model_fields, MABN_FIELDS(model_fields)))
@@ -273,6 +276,8 @@ mabn_status mabn_model_from_json(struct mabn_model *model, const char *json)
     }
     mabn_status status = mabn_json_end(j);
     mabn_json_free(j);
+    model->stem = (enum mabn_model_stem)stem;
+    model->centralize = (enum mabn_model_centralize)centralize;
     if (!status && count >= 0 && count != model->classes)
         status = mabn_fail(MABN_ERR_FORMAT, "the model description names %d classes of %d", count,
                            model->classes);

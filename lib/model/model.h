@@ -22,6 +22,7 @@
 
 #include "base/status.h"
 #include "base/str.h"
+#include "base/words.h"
 #include "net/net.h"
 #include "norm/norm.h"
 
@@ -38,8 +39,10 @@ enum mabn_model_part {
     MABN_MODEL_PARTS
 };
 
-enum mabn_model_stem { MABN_STEM_LARGE, MABN_STEM_SMALL }; /* "large", "small" */
+enum mabn_model_stem { MABN_STEM_LARGE, MABN_STEM_SMALL };
 enum mabn_model_centralize { MABN_CENTRALIZE_AUTO, MABN_CENTRALIZE_ON, MABN_CENTRALIZE_OFF };
+extern const struct mabn_word mabn_model_stems[];        /* "large", "small" */
+extern const struct mabn_word mabn_model_centralizing[]; /* "auto", "on", "off" */
 
 struct mabn_model {
     char arch[32];

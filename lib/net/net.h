@@ -40,6 +40,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "base/words.h"
 #include "device/device.h"
 #include "net/params.h"
 #include "tensor/tensor.h"
@@ -59,10 +60,8 @@ enum mabn_net_precision {
     MABN_NET_BF16,
     MABN_NET_FP16, /* with dynamic loss scaling in training */
 };
-/* "auto", "fp32", "tf32", "bf16", "fp16". */
+extern const struct mabn_word mabn_net_precisions[]; /* "auto", "fp32", "tf32", "bf16", "fp16" */
 const char *mabn_net_precision_name(enum mabn_net_precision precision);
-MABN_MUST_USE mabn_status mabn_net_precision_parse(enum mabn_net_precision *precision,
-                                                   const char *name);
 
 /* Memory for the activations of several plans of which one runs at a time: each plan that is made
  * over it may write all of it. Zeroed is valid and empty. When a plan that is made needs more than

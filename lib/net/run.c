@@ -8,22 +8,14 @@
 
 /* ---- precision ---- */
 
-static const char *const precision_names[] = {"auto", "fp32", "tf32", "bf16", "fp16"};
-enum { PRECISIONS = sizeof precision_names / sizeof *precision_names };
+const struct mabn_word mabn_net_precisions[] = {
+    {MABN_NET_AUTO, "auto"}, {MABN_NET_FP32, "fp32"}, {MABN_NET_TF32, "tf32"},
+    {MABN_NET_BF16, "bf16"}, {MABN_NET_FP16, "fp16"}, {0, NULL},
+};
 
 const char *mabn_net_precision_name(enum mabn_net_precision precision)
 {
-    return precision_names[precision];
-}
-
-mabn_status mabn_net_precision_parse(enum mabn_net_precision *precision, const char *name)
-{
-    for (int i = 0; i < PRECISIONS; i++)
-        if (!strcmp(name, precision_names[i])) {
-            *precision = (enum mabn_net_precision)i;
-            return MABN_OK;
-        }
-    return mabn_fail(MABN_ERR_ARG, "'%s' is no precision: auto, fp32, tf32, bf16 or fp16", name);
+    return mabn_word_name(mabn_net_precisions, precision);
 }
 
 /* ---- one thing at a time ---- */

@@ -13,13 +13,6 @@
 
 /* ---- the input description ---- */
 
-static const char *const crop_names[] = {[MABN_CROP_NONE] = "none",
-                                         [MABN_CROP_CENTRE] = "centre",
-                                         [MABN_CROP_SQUARE] = "square",
-                                         [MABN_CROP_RESIZED] = "resized",
-                                         [MABN_CROP_PAD] = "pad"};
-enum { N_CROPS = sizeof crop_names / sizeof *crop_names };
-
 static void add_three(struct mabn_str *json, const char *name, const float values[3])
 {
     mabn_str_printf(json, ",\"%s\":[", name);
@@ -35,9 +28,10 @@ void mabn_input_to_json(const struct mabn_augment *input, struct mabn_str *json)
     mabn_str_printf(json,
                     "{\"width\":%d,\"height\":%d,\"channels\":%d,\"crop\":\"%s\","
                     "\"short_side\":%d,\"resize\":\"%s\",\"order\":\"%s\",\"range\":",
-                    input->width, input->height, input->channels, crop_names[input->crop],
-                    input->short_side, input->resize == MABN_RESIZE_CV ? "cv" : "pil",
-                    input->bgr ? "bgr" : "rgb");
+                    input->width, input->height, input->channels,
+                    mabn_word_name(mabn_augment_crops, input->crop), input->short_side,
+                    mabn_word_name(mabn_augment_resizes, input->resize),
+                    mabn_word_name(mabn_augment_orders, input->bgr));
     mabn_str_add_double(json, input->range);
     add_three(json, "mean", input->mean);
     add_three(json, "deviation", input->deviation);
@@ -55,7 +49,7 @@ static void read_three(struct mabn_json *j, float values[3])
 static void read_input_field(struct mabn_json *j, struct mabn_json_text key,
                              struct mabn_augment *input)
 {
-    struct mabn_json_text text;
+    int value;
     if (mabn_json_is(key, "width")) {
         mabn_json_read_int(j, &input->width, 1, 1 << 16);
     } else if (mabn_json_is(key, "height")) {
@@ -71,20 +65,14 @@ static void read_input_field(struct mabn_json *j, struct mabn_json_text key,
     } else if (mabn_json_is(key, "deviation")) {
         read_three(j, input->deviation);
     } else if (mabn_json_is(key, "crop")) {
-        if (mabn_json_read_string(j, &text)) return;
-        int crop = 0;
-        while (crop < N_CROPS && !mabn_json_is(text, crop_names[crop]))
-            crop++;
-        if (crop == N_CROPS)
-            mabn_json_fail(j, "there is no crop '%.*s'", (int)text.length, text.bytes);
-        else
-            input->crop = (enum mabn_crop_kind)crop;
+        if (!mabn_json_read_word(j, &value, mabn_augment_crops, "crop"))
+            input->crop = (enum mabn_crop_kind)value;
     } else if (mabn_json_is(key, "resize")) {
-        if (mabn_json_read_string(j, &text)) return;
-        input->resize = mabn_json_is(text, "cv") ? MABN_RESIZE_CV : MABN_RESIZE_PIL;
+        if (!mabn_json_read_word(j, &value, mabn_augment_resizes, "resizing"))
+            input->resize = (enum mabn_resize_kind)value;
     } else if (mabn_json_is(key, "order")) {
-        if (mabn_json_read_string(j, &text)) return;
-        input->bgr = mabn_json_is(text, "bgr");
+        if (!mabn_json_read_word(j, &value, mabn_augment_orders, "channel order"))
+            input->bgr = value;
     } else {
         mabn_json_skip(j);
     }

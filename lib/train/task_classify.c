@@ -84,36 +84,17 @@ static bool all_gray(const struct mabn_dataset *ds)
 
 /* ---- pictures ---- */
 
-static mabn_status named(int *value, const char *what, const char *name, const char *const *names,
-                         int count)
-{
-    for (int i = 0; i < count; i++) {
-        if (strcmp(names[i], name)) continue;
-        *value = i;
-        return MABN_OK;
-    }
-    return mabn_fail(MABN_ERR_ARG, "there is no %s '%s'", what, name);
-}
-
 /* Options over the preset. What a network sees in training and in evaluation goes to both. */
 static mabn_status override_pictures(const struct mabn_train_options *o, struct mabn_augment *a,
                                      struct mabn_augment *input)
 {
-    static const char *const crops[] = {"none", "centre", "square", "resized", "pad"};
-    static const char *const resizes[] = {"pil", "cv"}, *const orders[] = {"rgb", "bgr"};
-    int value = 0;
-    if (o->crop) {
-        MABN_TRY(named(&value, "crop", o->crop, crops, 5));
-        a->crop = (enum mabn_crop_kind)value;
-    }
-    if (o->resize) {
-        MABN_TRY(named(&value, "resize", o->resize, resizes, 2));
-        a->resize = input->resize = (enum mabn_resize_kind)value;
-    }
-    if (o->order) {
-        MABN_TRY(named(&value, "channel order", o->order, orders, 2));
-        a->bgr = input->bgr = value;
-    }
+    int crop = (int)a->crop, resize = (int)a->resize, bgr = a->bgr;
+    if (o->crop) MABN_TRY(mabn_word_parse(&crop, mabn_augment_crops, "crop", o->crop));
+    if (o->resize) MABN_TRY(mabn_word_parse(&resize, mabn_augment_resizes, "resizing", o->resize));
+    if (o->order) MABN_TRY(mabn_word_parse(&bgr, mabn_augment_orders, "channel order", o->order));
+    a->crop = (enum mabn_crop_kind)crop;
+    if (o->resize) a->resize = input->resize = (enum mabn_resize_kind)resize;
+    if (o->order) a->bgr = input->bgr = bgr;
     if (!isnan(o->area_min)) a->area_min = o->area_min;
     if (!isnan(o->flip)) a->flip = o->flip;
     if (!isnan(o->lighting)) a->lighting = o->lighting;
@@ -263,8 +244,6 @@ static void take_classes(struct mabn_model *model, const struct mabn_dataset *ds
 
 static mabn_status decide_model(struct mabn_run *run)
 {
-    static const char *const stems[] = {"large", "small"};
-    static const char *const switches[] = {"auto", "on", "off"};
     const struct mabn_train_options *o = run->options;
     struct mabn_model *model = &own(run)->model;
     int value = 0;
@@ -280,12 +259,12 @@ static mabn_status decide_model(struct mabn_run *run)
         if (o->base_width) model->base_width = o->base_width;
         if (o->stride_in_1x1) model->stride_in_1x1 = true;
         if (o->stem) {
-            MABN_TRY(named(&value, "stem", o->stem, stems, 2));
+            MABN_TRY(mabn_word_parse(&value, mabn_model_stems, "stem", o->stem));
             model->stem = (enum mabn_model_stem)value;
         }
     }
     if (o->centralize) {
-        MABN_TRY(named(&value, "--centralize value", o->centralize, switches, 3));
+        MABN_TRY(mabn_word_parse(&value, mabn_model_centralizing, "centralization", o->centralize));
         model->centralize = (enum mabn_model_centralize)value;
     }
     if (!own(run)->weights.checkpoint) MABN_TRY(mabn_model_set_norm(model, MABN_NORM_DEFAULT));

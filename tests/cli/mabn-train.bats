@@ -231,7 +231,7 @@ tensor() { h5dump -d "/model/$2" "$1" | tail -n +2; }
     fails 2 "--schedule step needs --milestones" train -o run --schedule step
     fails 2 "contradict" train -o run --force --resume
     fails 2 "three numbers" train -o run --mean 1,2
-    fails 1 "there is no crop 'x'" train -o run --crop x
+    fails 1 "unknown crop 'x': expected none, centre, square, resized, pad" train -o run --crop x
     fails 1 "cannot open 'none.h5'" mabn-train --train none.h5 -o run
     head -c 5000 "$DATA" >cut.h5
     fails 1 "cut.h5" mabn-train --train cut.h5 -o run

@@ -647,14 +647,16 @@ static void check_step(void)
 
 static void check_precision(void)
 {
-    enum mabn_net_precision p = MABN_NET_AUTO;
+    int p = MABN_NET_AUTO;
     struct mabn_model model = small_mabn();
     struct mabn_net *net;
     struct mabn_net_options options = {
         .batch = 1, .height = 8, .width = 8, .precision = MABN_NET_FP16};
-    tap_status(mabn_net_precision_parse(&p, "tf32"), "a precision by name");
-    tap_str_eq(mabn_net_precision_name(p), "tf32", "and back");
-    tap_fails(mabn_net_precision_parse(&p, "fp8"), MABN_ERR_ARG, "bf16", "an unknown one");
+    tap_status(mabn_word_parse(&p, mabn_net_precisions, "precision", "tf32"),
+               "a precision by name");
+    tap_str_eq(mabn_net_precision_name((enum mabn_net_precision)p), "tf32", "and back");
+    tap_fails(mabn_word_parse(&p, mabn_net_precisions, "precision", "fp8"), MABN_ERR_ARG, "bf16",
+              "an unknown one");
     if (test_device_is_cpu(device))
         tap_fails(mabn_model_build(&net, device, &model, &options), MABN_ERR_UNSUPPORTED, "fp32",
                   "fp16 on the CPU");

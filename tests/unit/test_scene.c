@@ -139,17 +139,17 @@ static void test_sizes(void)
                tv[i][1], w, h);
     }
     for (int rule = 0; rule < 3; rule++) {
-        if (mabn_scene_preset(&o, mabn_scene_preset_names()[rule], false)) exit(1);
+        if (mabn_scene_preset(&o, mabn_scene_presets[rule].word, false)) exit(1);
         mabn_scene_size(&o, 800, 20000, 3, &w, &h);
         tap_ok(w > 0 && w < 30000 && h > 0, "%s: 20000 x 3 becomes %d x %d",
-               mabn_scene_preset_names()[rule], w, h);
+               mabn_scene_presets[rule].word, w, h);
     }
 }
 
 static void test_options(void)
 {
     struct mabn_scene_options o;
-    tap_fails(mabn_scene_preset(&o, "caffe", true), MABN_ERR_NOTFOUND, "unknown input 'caffe'",
+    tap_fails(mabn_scene_preset(&o, "caffe", true), MABN_ERR_ARG, "unknown input 'caffe'",
               "an unknown preset");
     if (mabn_scene_preset(&o, "detectron2", true)) exit(1);
     tap_ok(o.min_size_count == 6 && o.min_sizes[0] == 640 && o.min_sizes[5] == 800,
