@@ -62,3 +62,4 @@ peer: deps-peer all $(VENV)
 	build/venv/bin/python tests/peer/coco_boundary.py --bin $(B)/bin
 	$(PYTHON) tests/peer/coco_packed.py --bin $(B)/bin
 	$(if $(MABN_SHARED),$(PYTHON) tests/peer/convert_logits.py $(MABN_SHARED)/data/imagenet-sample $(B)/bin 4)
+	$(if $(MABN_SHARED),$(PYTHON) tests/peer/convert_detector.py --tools $(B)/bin)
