@@ -241,6 +241,8 @@ static mabn_status get_memory(struct mabn_rcnn *r)
     MABN_TRY(take(&r->mask_level, m, sizeof(int32_t)));
     MABN_TRY(take(&r->mask_label, m, sizeof(int32_t)));
     MABN_TRY(take(&r->mask_object, m, sizeof(int32_t)));
+    if (r->options.training && r->convention->mask == MABN_MASK_SOFT)
+        MABN_TRY(take(&r->soft_target, m, RCNN_MASK_SIDE * RCNN_MASK_SIDE * sizeof(float)));
     return take(&r->mask_target, m, RCNN_MASK_SIDE * RCNN_MASK_SIDE);
 }
 
@@ -301,7 +303,7 @@ void mabn_rcnn_free(struct mabn_rcnn *r)
                       r->proposals.count, r->boxes.box,   r->boxes.image,   r->boxes.label,
                       r->boxes.object,    r->boxes.delta, r->boxes.weight,  r->levels,
                       r->positive,        r->mask_box,    r->mask_image,    r->mask_level,
-                      r->mask_label,      r->mask_object, r->mask_target};
+                      r->mask_label,      r->mask_object, r->mask_target,   r->soft_target};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         mabn_free(arrays[i]);
     free(r);

@@ -51,6 +51,7 @@ struct mabn_rcnn {
     float *mask_box;                                             /* (mask room,4) … */
     int32_t *mask_image, *mask_level, *mask_label, *mask_object; /* (mask room) */
     uint8_t *mask_target;                                        /* (mask room,28,28) */
+    float *soft_target; /* the same where the convention has such masks; else NULL */
 };
 
 /* The RPN's maps of the last body forward. */

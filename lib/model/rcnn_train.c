@@ -187,9 +187,14 @@ static mabn_status make_masks(struct mabn_rcnn *r, const struct mabn_rcnn_image 
             end++;
         if (!image->first_polygon)
             return mabn_fail(MABN_ERR_ARG, "a picture without masks in a detector of masks");
-        MABN_TRY(mabn_mask_targets_fill(r->mask_target + (size_t)k * pixels, r->mask_box + 4 * k,
-                                        r->mask_object + k, end - k, RCNN_MASK_SIDE, &outlines,
-                                        r->convention));
+        if (r->soft_target)
+            MABN_TRY(mabn_mask_targets_pool(r->soft_target + (size_t)k * pixels,
+                                            r->mask_box + 4 * k, r->mask_object + k, end - k,
+                                            RCNN_MASK_SIDE, &outlines, false, &r->scratch));
+        else
+            MABN_TRY(mabn_mask_targets_fill(r->mask_target + (size_t)k * pixels,
+                                            r->mask_box + 4 * k, r->mask_object + k, end - k,
+                                            RCNN_MASK_SIDE, &outlines, r->convention));
         k = end;
     }
     return MABN_OK;
@@ -199,8 +204,10 @@ static mabn_status train_masks(struct mabn_rcnn *r, struct mabn_rcnn_figures *f)
 {
     const int64_t n = r->boxes.positives, pixels = RCNN_MASK_SIDE * RCNN_MASK_SIDE;
     const struct mabn_net_rois rois = {n, r->mask_box, r->mask_image, r->mask_level};
-    const struct mabn_net_sigmoid_targets targets = {
-        .channel = r->mask_label, .bits = r->mask_target, .normalizer = (double)(n * pixels)};
+    const struct mabn_net_sigmoid_targets targets = {.channel = r->mask_label,
+                                                     .bits = r->soft_target ? NULL : r->mask_target,
+                                                     .target = r->soft_target,
+                                                     .normalizer = (double)(n * pixels)};
     mabn_rcnn_bind(r, r->mask_net, &r->mask_head, &rois);
     mabn_net_set_sigmoid_targets(r->mask_net, "loss_mask", &targets);
     MABN_TRY(mabn_net_forward(r->mask_net));

@@ -41,7 +41,8 @@ void mabn_net_set_labels(struct mabn_net *net, const char *loss,
 /* ---- sigmoid cross-entropy with weights (ops/sigmoid_loss.h) ----
  *
  * scores (N,h,w,c): Σ weight·loss(score, target) / normalizer. Either every score has a target, or
- * one channel of each row counts and has a mask of bits to match. */
+ * one channel of each row counts and has a mask to match: bits, or where there are none `target`,
+ * (N,h,w) from 0 to 1. */
 struct mabn_net_sigmoid_targets {
     const float *target, *weight; /* (N) rows of h·w·c values; weight NULL: all 1 */
     int64_t stride;               /* values from one row to the next; 0: h·w·c */

@@ -40,10 +40,15 @@ void mabn_sigmoid_xent(double *loss, float *dlogits, const float *logits, const 
     *loss = scale * mabn_chunks_sum(parts);
 }
 
+struct mask_target {
+    const uint8_t *bits;
+    const float *soft; /* where there are no bits */
+};
+
 /* Pixels [begin, end) of all boxes' pixels. */
 static double mask_range(float *dlogits, const float *logits, const int32_t *labels,
-                         const uint8_t *target, int64_t begin, int64_t end, int64_t pixels,
-                         int64_t classes, double scale)
+                         const struct mask_target *target, int64_t begin, int64_t end,
+                         int64_t pixels, int64_t classes, double scale)
 {
     double sum = 0;
     if (dlogits)
@@ -52,15 +57,16 @@ static double mask_range(float *dlogits, const float *logits, const int32_t *lab
         const int64_t label = labels[i / pixels];
         double gradient;
         if (label < 0 || label >= classes) continue;
-        sum += element(&gradient, logits[i * classes + label], target[i] != 0);
+        const double t = target->bits ? target->bits[i] != 0 : (double)target->soft[i];
+        sum += element(&gradient, logits[i * classes + label], t);
         if (dlogits) dlogits[i * classes + label] = (float)(scale * gradient);
     }
     return sum;
 }
 
-void mabn_mask_loss(double *loss, float *dlogits, const float *logits, const int32_t *labels,
-                    const uint8_t *target, int64_t boxes, int64_t pixels, int64_t classes,
-                    double scale)
+static double mask_loss(float *dlogits, const float *logits, const int32_t *labels,
+                        const struct mask_target *target, int64_t boxes, int64_t pixels,
+                        int64_t classes, double scale)
 {
     const int64_t count = boxes * pixels;
     double parts[MABN_CHUNKS];
@@ -68,5 +74,21 @@ void mabn_mask_loss(double *loss, float *dlogits, const float *logits, const int
     for (int i = 0; i < MABN_CHUNKS; i++)
         parts[i] = mask_range(dlogits, logits, labels, target, mabn_chunk_begin(count, i),
                               mabn_chunk_begin(count, i + 1), pixels, classes, scale);
-    *loss = scale * mabn_chunks_sum(parts);
+    return scale * mabn_chunks_sum(parts);
+}
+
+void mabn_mask_loss(double *loss, float *dlogits, const float *logits, const int32_t *labels,
+                    const uint8_t *target, int64_t boxes, int64_t pixels, int64_t classes,
+                    double scale)
+{
+    const struct mask_target t = {.bits = target};
+    *loss = mask_loss(dlogits, logits, labels, &t, boxes, pixels, classes, scale);
+}
+
+void mabn_soft_mask_loss(double *loss, float *dlogits, const float *logits, const int32_t *labels,
+                         const float *target, int64_t boxes, int64_t pixels, int64_t classes,
+                         double scale)
+{
+    const struct mask_target t = {.soft = target};
+    *loss = mask_loss(dlogits, logits, labels, &t, boxes, pixels, classes, scale);
 }

@@ -28,6 +28,10 @@ void mabn_sigmoid_xent(double *loss, float *dlogits, const float *logits, const 
 void mabn_mask_loss(double *loss, float *dlogits, const float *logits, const int32_t *labels,
                     const uint8_t *target, int64_t boxes, int64_t pixels, int64_t classes,
                     double scale);
+/* The same with targets that may be any number from 0 to 1, as torchvision's masks are. */
+void mabn_soft_mask_loss(double *loss, float *dlogits, const float *logits, const int32_t *labels,
+                         const float *target, int64_t boxes, int64_t pixels, int64_t classes,
+                         double scale);
 
 MABN_END_DECLS
 #endif

@@ -34,6 +34,7 @@ parser.add_argument("folder", nargs="?",
 parser.add_argument("--tools", default="build/release/bin")
 parser.add_argument("--images", type=int, default=3)
 parser.add_argument("--size", type=int, default=256)
+parser.add_argument("--detections", type=int, default=20)
 parser.add_argument("--only")
 args = parser.parse_args()
 LONG = args.size * 11 // 8
@@ -67,6 +68,7 @@ def scale_outputs(model, pictures, layers):
 
 def make(name, pictures, seed, **options):
     torch.manual_seed(seed)
+    options.setdefault("box_detections_per_img", args.detections)
     model = getattr(detection, name)(weights=None, weights_backbone=None, min_size=args.size,
                                      max_size=LONG, **options).eval()
     rpn, heads = model.rpn, model.roi_heads
@@ -178,13 +180,13 @@ def compare(what, model, ours, pictures):
 
 def run_ours(h5, *options):
     return json.loads(tool("mabn-eval", "coco", h5, "photographs", "--min-size", args.size,
-                           "--max-size", LONG, *options))
+                           "--max-size", LONG, "--max-dets", args.detections, *options))
 
 
-def check(what, name, seed, pictures, frozen=False, options={}, ours=(), convert=()):
+def check(what, name, seed, pictures, frozen=False, options=None, ours=(), convert=()):
     if args.only and args.only not in what:
         return
-    model = make(name, pictures, seed, **options)
+    model = make(name, pictures, seed, **(options or {}))
     if frozen:
         freeze(model.backbone)
     torch.save(model.state_dict(), "theirs.pth")
@@ -205,7 +207,8 @@ def check_own(what, norm, loader, pictures, *options):
          "--classes", 5, "-o", "new.h5")
     tool("mabn-convert", "-f", "--to", "torchvision", "new.h5", "-o", "new.pth")
     model = getattr(detection, loader)(weights=None, weights_backbone=None, num_classes=6,
-                                       min_size=args.size, max_size=LONG, box_score_thresh=0.0)
+                                       min_size=args.size, max_size=LONG, box_score_thresh=0.0,
+                                       box_detections_per_img=args.detections)
     model.load_state_dict(torch.load("new.pth"), strict=True)
     model.eval()
     tool("mabn-convert", "-f", "--categories", "five.json", "new.pth", "-o", "new.h5")
@@ -232,8 +235,7 @@ with tempfile.TemporaryDirectory() as folder:
     check("mask rcnn v2", "maskrcnn_resnet50_fpn_v2", 4, pictures)
     check("faster rcnn v2", "fasterrcnn_resnet50_fpn_v2", 5, pictures)
     check("mask rcnn, 5 classes", "maskrcnn_resnet50_fpn", 6, pictures,
-          options={"num_classes": 6, "box_detections_per_img": 20, "box_score_thresh": 0.2},
-          ours=("--max-dets", 20, "--min-score", 0.2), convert=("--categories", "five.json"))
+          options={"num_classes": 6, "box_score_thresh": 0.2}, ours=("--min-score", 0.2), convert=("--categories", "five.json"))
     check_own("ours, frozen", "body=frozen,fpn=none,heads=none", "maskrcnn_resnet50_fpn", pictures,
               "--box-head", "2fc")
     check_own("ours, bn", "body=bn,fpn=none,heads=none", "maskrcnn_resnet50_fpn", pictures,

@@ -125,6 +125,27 @@ static void test_mask_left_out(void)
     tap_ok(loss == 0 && dx[0] == 0 && dx[3] == 0, "mask loss: labels out of range are left out");
 }
 
+/* Targets between 0 and 1, by the loss of single elements. */
+static void check_soft_mask(const float *x, const int32_t *labels, int64_t boxes, int64_t pixels,
+                            int64_t classes)
+{
+    const int64_t count = boxes * pixels;
+    float *dx = draw(count * classes, 1), *t = malloc((size_t)(count + 1) * sizeof *t);
+    double loss, want = 0, worst = 0;
+    for (int64_t i = 0; i < count; i++)
+        t[i] = (float)mabn_rng_below(&rng, 101) / 100;
+    mabn_soft_mask_loss(&loss, dx, x, labels, t, boxes, pixels, classes, 0.3);
+    for (int64_t i = 0; i < count * classes; i++) {
+        const int64_t at = i / classes;
+        const bool own = labels[at / pixels] == i % classes;
+        if (own) want += 0.3 * sigmoid_xent(x[i], t[at]);
+        worst = fmax(worst, fabs(dx[i] - (own ? 0.3 * sigmoid_slope(x[i], t[at]) : 0)));
+    }
+    judge("soft mask loss", loss, want, worst);
+    free(dx);
+    free(t);
+}
+
 static void check_mask(int64_t boxes, int64_t pixels, int64_t classes)
 {
     const int64_t count = boxes * pixels;
@@ -146,6 +167,7 @@ static void check_mask(int64_t boxes, int64_t pixels, int64_t classes)
     judge("mask loss", loss, want, worst);
     SAME_BITS("mask loss", loss, dx, count * classes,
               mabn_mask_loss(&loss, dx, x, labels, t, boxes, pixels, classes, scale));
+    check_soft_mask(x, labels, boxes, pixels, classes);
     free(x);
     free(dx);
     free(labels);

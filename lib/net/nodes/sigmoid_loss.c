@@ -46,7 +46,10 @@ static double compute(const struct mabn_net *net, const struct node *node, float
     const struct node *scores = net_read(net, node, 0);
     const double scale = t->normalizer > 0 ? 1 / t->normalizer : 0;
     double loss = 0;
-    if (t->channel)
+    if (t->channel && !t->bits)
+        mabn_soft_mask_loss(&loss, dx, net_read_data(net, node, 0), t->channel, t->target,
+                            net->rows, scores->h * scores->w, scores->c, scale);
+    else if (t->channel)
         mabn_mask_loss(&loss, dx, net_read_data(net, node, 0), t->channel, t->bits, net->rows,
                        scores->h * scores->w, scores->c, scale);
     else if (t->target)
