@@ -36,6 +36,7 @@ struct detect {
     double *figures; /* of the step that was begun: meters of each of this rank's shards; then
                       * of all shards in the first row */
     bool pending;
+    struct mabn_str shown; /* ids of the step's photographs, for what goes wrong */
 };
 
 enum { IMAGES = MABN_RCNN_LOSSES, STEPS, RPN_POSITIVES, POSITIVES, PROPOSALS, METERS };
@@ -324,6 +325,7 @@ static mabn_status set_up(struct mabn_run *run)
     struct detect *d = run->own = mabn_xcalloc(1, sizeof *d);
     int64_t epoch_steps;
     mabn_str_init(&d->categories);
+    mabn_str_init(&d->shown);
     const int shards = run->shards.count;
     if (o->batch % o->accumulate)
         return mabn_fail(MABN_ERR_ARG, "a batch of %d is not %d equal parts (--accumulate)",
@@ -361,6 +363,7 @@ static void release(struct mabn_run *run)
     mabn_dataset_free(d->train_set);
     mabn_dataset_free(d->val_set);
     mabn_str_release(&d->categories);
+    mabn_str_release(&d->shown);
     free(d->samples);
     free(d->images);
     free(d->figures);
@@ -424,6 +427,7 @@ static mabn_status load(struct mabn_run *run)
 
 static void describe_images(struct detect *d, const struct mabn_scene_batch *batch)
 {
+    enum { SHOWN = 200 }; /* bytes */
     for (int i = 0; i < batch->count; i++) {
         const struct mabn_scene *s = &batch->scenes[i];
         d->images[i] = (struct mabn_rcnn_image){.number = s->sample,
@@ -435,6 +439,9 @@ static void describe_images(struct detect *d, const struct mabn_scene_batch *bat
                                                 .first_polygon = s->first_polygon,
                                                 .first_number = s->first_number,
                                                 .numbers = s->numbers};
+        if (d->shown.length < SHOWN)
+            mabn_str_printf(&d->shown, "%s%lld", d->shown.length ? ", " : "",
+                            (long long)s->image_id);
     }
 }
 
@@ -487,11 +494,13 @@ static mabn_status check_losses(const struct mabn_run *run)
 {
     const double *loss = own(run)->figures;
     for (int k = 0; k < MABN_RCNN_LOSSES; k++) {
-        char text[64];
         if (isfinite(loss[k])) continue;
-        snprintf(text, sizeof text, "%s is %s", mabn_rcnn_loss_names[k],
-                 isnan(loss[k]) ? "not a number" : "infinite");
-        return mabn_run_not_finite(run, text, run->step);
+        char *text =
+            mabn_xasprintf("%s of images %s is %s", mabn_rcnn_loss_names[k], own(run)->shown.text,
+                           isnan(loss[k]) ? "not a number" : "infinite");
+        const mabn_status status = mabn_run_not_finite(run, text, run->step);
+        free(text);
+        return status;
     }
     return MABN_OK;
 }
@@ -506,6 +515,7 @@ static mabn_status begin(struct mabn_run *run, double lr)
                                   .nesterov = o->nesterov,
                                   .no_decay_norm_bias = o->no_decay_norm_bias,
                                   .grad_scale = 1.0 / step_passes(run)};
+    mabn_str_clear(&d->shown);
     memset(d->figures, 0, (size_t)run->shards.local * METERS * sizeof *d->figures);
     for (int i = 0; i < run->shards.local; i++)
         MABN_TRY(one_shard(run, i));

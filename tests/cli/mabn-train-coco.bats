@@ -176,6 +176,12 @@ assert {x["category_id"] for x in json.load(open("tv11.json"))} <= set(range(1, 
     assert_output --partial '"name":"blue"'
 }
 
+@test "a loss that is not finite is named, with the images" {
+    run --separate-stderr train nan --steps 30 --lr 1e20 --norm gn --groups 2
+    assert_failure 1
+    [[ $stderr =~ loss_[a-z_]+\ of\ images\ 10[0-7],\ 10[0-7]\ is\ (not a number|infinite)\ at\ step ]]
+}
+
 @test "the first pictures are drawn, with what is to be learned" {
     train drawn --steps 2 --early-images 3 > drawn.jsonl
     train none --steps 1 --early-images 0 > none.jsonl
