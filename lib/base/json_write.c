@@ -85,6 +85,12 @@ void mabn_json_put_double(struct mabn_json_writer *w, const char *key, double va
     mabn_str_add_double(w->out, value);
 }
 
+void mabn_json_put_float(struct mabn_json_writer *w, const char *key, float value)
+{
+    begin(w, key);
+    mabn_str_add_float(w->out, value);
+}
+
 void mabn_json_put_rounded(struct mabn_json_writer *w, const char *key, double value, int digits)
 {
     if (!isfinite(value)) {

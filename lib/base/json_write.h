@@ -42,6 +42,7 @@ void mabn_json_put_bool(struct mabn_json_writer *w, const char *key, bool value)
 void mabn_json_put_null(struct mabn_json_writer *w, const char *key);
 /* The shortest text that reads back exactly; NaN and infinities become null. */
 void mabn_json_put_double(struct mabn_json_writer *w, const char *key, double value);
+void mabn_json_put_float(struct mabn_json_writer *w, const char *key, float value);
 /* Rounded to that many significant digits. */
 void mabn_json_put_rounded(struct mabn_json_writer *w, const char *key, double value, int digits);
 /* A value that is JSON already. */

@@ -279,24 +279,25 @@ static const struct mabn_field fields[] = {
 void mabn_detector_to_json(const struct mabn_detector *detector, struct mabn_str *json)
 {
     const struct mabn_norm_options *norms[] = {&detector->fpn, &detector->box, &detector->mask};
-    mabn_str_add(json, "{\"arch\":");
-    mabn_str_add_json(json, detector->arch);
-    mabn_fields_write(json, detector, fields, MABN_FIELDS(fields));
-    mabn_str_printf(json, ",\"box_head\":\"%s\",\"convention\":",
-                    mabn_word_name(box_heads, detector->box_head));
-    mabn_str_add_json(json, detector->convention);
+    struct mabn_json_writer w;
+    struct mabn_str body;
+    char key[32];
+    mabn_json_writer_init(&w, json);
+    mabn_json_put_object(&w, NULL);
+    mabn_json_put_string(&w, "arch", detector->arch);
+    mabn_fields_write(&w, detector, fields, MABN_FIELDS(fields));
+    mabn_json_put_string(&w, "box_head", mabn_word_name(box_heads, detector->box_head));
+    mabn_json_put_string(&w, "convention", detector->convention);
     for (int p = 0; p < 3; p++) {
-        mabn_str_printf(json, ",\"norm_%s\":", part_names[MABN_MODEL_PARTS + p]);
-        mabn_fields_write_norm(json, norms[p]);
+        snprintf(key, sizeof key, "norm_%s", part_names[MABN_MODEL_PARTS + p]);
+        mabn_fields_write_norm(&w, key, norms[p]);
     }
     /* The body's own description, as a string: it is read by whoever reads bodies. */
-    struct mabn_str body;
     mabn_str_init(&body);
     mabn_model_to_json(&detector->body, &body);
-    mabn_str_add(json, ",\"body\":");
-    mabn_str_add_json(json, body.text);
+    mabn_json_put_string(&w, "body", body.text);
+    mabn_json_put_end(&w);
     mabn_str_release(&body);
-    mabn_str_add_char(json, '}');
 }
 
 /* The architecture decides the defaults of all else, so it is looked up before the rest. */

@@ -12,42 +12,44 @@ static const struct mabn_field norm_fields[] = {
     NORM_FIELD(INT64, d_ramp_end), NORM_FIELD(BOOL, sync_reference),
 };
 
-static void write_value(struct mabn_str *json, const struct mabn_field *field, const char *at)
+static void write_array(struct mabn_json_writer *w, const struct mabn_field *field, const char *at)
+{
+    mabn_json_put_array(w, field->name);
+    for (int i = 0; i < field->count; i++)
+        if (field->type == MABN_FIELD_INTS)
+            mabn_json_put_int(w, NULL, ((const int *)at)[i]);
+        else
+            mabn_json_put_double(w, NULL, ((const double *)at)[i]);
+    mabn_json_put_end(w);
+}
+
+static void write_field(struct mabn_json_writer *w, const struct mabn_field *field, const char *at)
 {
     switch (field->type) {
     case MABN_FIELD_INT:
-        mabn_str_printf(json, "%d", *(const int *)at);
+        mabn_json_put_int(w, field->name, *(const int *)at);
         break;
     case MABN_FIELD_INT64:
-        mabn_str_printf(json, "%lld", (long long)*(const int64_t *)at);
+        mabn_json_put_int(w, field->name, *(const int64_t *)at);
         break;
     case MABN_FIELD_DOUBLE:
-        mabn_str_add_double(json, *(const double *)at);
+        mabn_json_put_double(w, field->name, *(const double *)at);
         break;
     case MABN_FIELD_BOOL:
-        mabn_str_add(json, *(const bool *)at ? "true" : "false");
+        mabn_json_put_bool(w, field->name, *(const bool *)at);
         break;
     case MABN_FIELD_INTS:
     case MABN_FIELD_DOUBLES:
-        for (int i = 0; i < field->count; i++) {
-            mabn_str_add_char(json, i ? ',' : '[');
-            if (field->type == MABN_FIELD_INTS)
-                mabn_str_printf(json, "%d", ((const int *)at)[i]);
-            else
-                mabn_str_add_double(json, ((const double *)at)[i]);
-        }
-        mabn_str_add_char(json, ']');
+        write_array(w, field, at);
         break;
     }
 }
 
-void mabn_fields_write(struct mabn_str *json, const void *base, const struct mabn_field *fields,
-                       size_t count)
+void mabn_fields_write(struct mabn_json_writer *w, const void *base,
+                       const struct mabn_field *fields, size_t count)
 {
-    for (size_t i = 0; i < count; i++) {
-        mabn_str_printf(json, ",\"%s\":", fields[i].name);
-        write_value(json, &fields[i], (const char *)base + fields[i].offset);
-    }
+    for (size_t i = 0; i < count; i++)
+        write_field(w, &fields[i], (const char *)base + fields[i].offset);
 }
 
 static void read_array(struct mabn_json *j, const struct mabn_field *field, char *at)
@@ -95,12 +97,14 @@ bool mabn_fields_read(struct mabn_json *j, struct mabn_json_text key, void *base
     return true;
 }
 
-void mabn_fields_write_norm(struct mabn_str *json, const struct mabn_norm_options *norm)
+void mabn_fields_write_norm(struct mabn_json_writer *w, const char *key,
+                            const struct mabn_norm_options *norm)
 {
-    mabn_str_printf(json, "{\"kind\":\"%s\",\"window_rule\":\"%s\"",
-                    mabn_norm_kind_name(norm->kind), mabn_window_rule_name(norm->window_rule));
-    mabn_fields_write(json, norm, norm_fields, MABN_FIELDS(norm_fields));
-    mabn_str_add_char(json, '}');
+    mabn_json_put_object(w, key);
+    mabn_json_put_string(w, "kind", mabn_norm_kind_name(norm->kind));
+    mabn_json_put_string(w, "window_rule", mabn_window_rule_name(norm->window_rule));
+    mabn_fields_write(w, norm, norm_fields, MABN_FIELDS(norm_fields));
+    mabn_json_put_end(w);
 }
 
 void mabn_fields_read_norm(struct mabn_json *j, struct mabn_norm_options *norm)

@@ -6,7 +6,7 @@
 #include <stddef.h>
 
 #include "base/json.h"
-#include "base/str.h"
+#include "base/json_write.h"
 #include "norm/norm.h"
 
 MABN_BEGIN_DECLS
@@ -26,15 +26,16 @@ struct mabn_field {
 };
 #define MABN_FIELDS(a) (sizeof(a) / sizeof *(a))
 
-/* Append ,"name":value for each. */
-void mabn_fields_write(struct mabn_str *json, const void *base, const struct mabn_field *fields,
-                       size_t count);
+/* Put the value of each under its name. */
+void mabn_fields_write(struct mabn_json_writer *w, const void *base,
+                       const struct mabn_field *fields, size_t count);
 /* Read the value of a known key; false when the key is not in the table. */
 bool mabn_fields_read(struct mabn_json *j, struct mabn_json_text key, void *base,
                       const struct mabn_field *fields, size_t count);
 
 /* The options of one norm as an object. */
-void mabn_fields_write_norm(struct mabn_str *json, const struct mabn_norm_options *norm);
+void mabn_fields_write_norm(struct mabn_json_writer *w, const char *key,
+                            const struct mabn_norm_options *norm);
 void mabn_fields_read_norm(struct mabn_json *j, struct mabn_norm_options *norm);
 
 MABN_END_DECLS

@@ -172,16 +172,14 @@ static const struct mabn_field model_fields[] = {
     MODEL_FIELD(INT, width),   MODEL_FIELD(INT, base_width), MODEL_FIELD(BOOL, stride_in_1x1),
 };
 
-static void write_class_names(const struct mabn_model *model, struct mabn_str *json)
+static void write_class_names(struct mabn_json_writer *w, const struct mabn_model *model)
 {
     const char *name = model->class_names;
     if (!name) return;
-    mabn_str_add(json, ",\"class_names\":[");
-    for (int c = 0; c < model->classes; c++, name += strlen(name) + 1) {
-        if (c) mabn_str_add_char(json, ',');
-        mabn_str_add_json(json, name);
-    }
-    mabn_str_add_char(json, ']');
+    mabn_json_put_array(w, "class_names");
+    for (int c = 0; c < model->classes; c++, name += strlen(name) + 1)
+        mabn_json_put_string(w, NULL, name);
+    mabn_json_put_end(w);
 }
 
 /* The names one after the other; how many. */
@@ -201,19 +199,20 @@ static int read_class_names(struct mabn_json *j, struct mabn_str *names)
 
 void mabn_model_to_json(const struct mabn_model *model, struct mabn_str *json)
 {
-    mabn_str_add(json, "{\"arch\":");
-    mabn_str_add_json(json, model->arch);
-    mabn_fields_write(json, model, model_fields, MABN_FIELDS(model_fields));
-    mabn_str_printf(json, ",\"stem\":\"%s\",\"centralize\":\"%s\",\"norm\":{",
-                    mabn_word_name(mabn_model_stems, model->stem),
-                    mabn_word_name(mabn_model_centralizing, model->centralize));
-    for (int p = 0; p < MABN_MODEL_PARTS; p++) {
-        mabn_str_printf(json, "%s\"%s\":", p ? "," : "", part_names[p]);
-        mabn_fields_write_norm(json, &model->norm[p]);
-    }
-    mabn_str_add_char(json, '}');
-    write_class_names(model, json);
-    mabn_str_add_char(json, '}');
+    struct mabn_json_writer w;
+    mabn_json_writer_init(&w, json);
+    mabn_json_put_object(&w, NULL);
+    mabn_json_put_string(&w, "arch", model->arch);
+    mabn_fields_write(&w, model, model_fields, MABN_FIELDS(model_fields));
+    mabn_json_put_string(&w, "stem", mabn_word_name(mabn_model_stems, model->stem));
+    mabn_json_put_string(&w, "centralize",
+                         mabn_word_name(mabn_model_centralizing, model->centralize));
+    mabn_json_put_object(&w, "norm");
+    for (int p = 0; p < MABN_MODEL_PARTS; p++)
+        mabn_fields_write_norm(&w, part_names[p], &model->norm[p]);
+    mabn_json_put_end(&w);
+    write_class_names(&w, model);
+    mabn_json_put_end(&w);
 }
 
 static void read_norms(struct mabn_json *j, struct mabn_model *model)

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/json_write.h"
 #include "base/mem.h"
 #include "base/progress.h"
 #include "base/signal.h"
@@ -414,33 +415,29 @@ static double sum_of_exponentials(const float *logits, int classes, double most)
     return sum;
 }
 
-static void add_top(struct mabn_str *line, const int *best, int n)
+static void put_top(struct mabn_json_writer *w, const int *best, int n)
 {
-    mabn_str_add(line, ",\"top\":[");
+    mabn_json_put_array(w, "top");
     for (int i = 0; i < n; i++)
-        mabn_str_printf(line, "%s%d", i ? "," : "", best[i]);
-    mabn_str_add_char(line, ']');
+        mabn_json_put_int(w, NULL, best[i]);
+    mabn_json_put_end(w);
 }
 
-static void add_probabilities(struct mabn_str *line, const int *best, int n, const float *logits,
-                              double sum)
+static void put_probabilities(struct mabn_json_writer *w, const int *best, int n,
+                              const float *logits, double sum)
 {
-    mabn_str_add(line, ",\"prob\":[");
-    for (int i = 0; i < n; i++) {
-        if (i) mabn_str_add_char(line, ',');
-        mabn_str_add_float(line, (float)(exp(logits[best[i]] - (double)logits[best[0]]) / sum));
-    }
-    mabn_str_add_char(line, ']');
+    mabn_json_put_array(w, "prob");
+    for (int i = 0; i < n; i++)
+        mabn_json_put_float(w, NULL, (float)(exp(logits[best[i]] - (double)logits[best[0]]) / sum));
+    mabn_json_put_end(w);
 }
 
-static void add_logits(struct mabn_str *line, const float *logits, int classes)
+static void put_logits(struct mabn_json_writer *w, const float *logits, int classes)
 {
-    mabn_str_add(line, ",\"logits\":[");
-    for (int c = 0; c < classes; c++) {
-        if (c) mabn_str_add_char(line, ',');
-        mabn_str_add_float(line, logits[c]);
-    }
-    mabn_str_add_char(line, ']');
+    mabn_json_put_array(w, "logits");
+    for (int c = 0; c < classes; c++)
+        mabn_json_put_float(w, NULL, logits[c]);
+    mabn_json_put_end(w);
 }
 
 void mabn_prediction_line(struct mabn_str *line, uint64_t sample, int label, const float *logits,
@@ -448,20 +445,20 @@ void mabn_prediction_line(struct mabn_str *line, uint64_t sample, int label, con
 {
     int best[5], n = best_classes(best, logits, classes);
     const double most = n ? logits[best[0]] : 0, sum = sum_of_exponentials(logits, classes, most);
-    mabn_str_printf(line, "{\"sample\":%llu,\"label\":", (unsigned long long)sample);
+    const bool known = label >= 0 && label < classes;
+    struct mabn_json_writer w;
+    mabn_json_writer_init(&w, line);
+    mabn_json_put_object(&w, NULL);
+    mabn_json_put_int(&w, "sample", (int64_t)sample);
     if (label >= 0)
-        mabn_str_printf(line, "%d", label);
+        mabn_json_put_int(&w, "label", label);
     else
-        mabn_str_add(line, "null");
-    add_top(line, best, n);
-    add_probabilities(line, best, n, logits, sum);
-    mabn_str_add(line, ",\"loss\":");
-    if (label >= 0 && label < classes)
-        mabn_str_add_float(line, (float)(log(sum) - (logits[label] - most)));
-    else
-        mabn_str_add(line, "null");
-    if (with_logits) add_logits(line, logits, classes);
-    mabn_str_add_char(line, '}');
+        mabn_json_put_null(&w, "label");
+    put_top(&w, best, n);
+    put_probabilities(&w, best, n, logits, sum);
+    mabn_json_put_float(&w, "loss", known ? (float)(log(sum) - (logits[label] - most)) : NAN);
+    if (with_logits) put_logits(&w, logits, classes);
+    mabn_json_put_end(&w);
 }
 
 void mabn_photograph_line(struct mabn_str *line, const char *path, const struct mabn_model *model,
@@ -469,15 +466,18 @@ void mabn_photograph_line(struct mabn_str *line, const char *path, const struct 
 {
     int best[5], n = best_classes(best, logits, model->classes);
     const double most = n ? logits[best[0]] : 0;
-    mabn_str_add(line, "{\"file\":");
-    mabn_str_add_json(line, path);
-    add_top(line, best, n);
-    for (int i = 0; model->class_names && i < n; i++) {
-        mabn_str_add(line, i ? "," : ",\"class\":[");
-        mabn_str_add_json(line, mabn_model_class_name(model, best[i]));
+    struct mabn_json_writer w;
+    mabn_json_writer_init(&w, line);
+    mabn_json_put_object(&w, NULL);
+    mabn_json_put_string(&w, "file", path);
+    put_top(&w, best, n);
+    if (model->class_names && n) {
+        mabn_json_put_array(&w, "class");
+        for (int i = 0; i < n; i++)
+            mabn_json_put_string(&w, NULL, mabn_model_class_name(model, best[i]));
+        mabn_json_put_end(&w);
     }
-    if (model->class_names && n) mabn_str_add_char(line, ']');
-    add_probabilities(line, best, n, logits, sum_of_exponentials(logits, model->classes, most));
-    if (with_logits) add_logits(line, logits, model->classes);
-    mabn_str_add_char(line, '}');
+    put_probabilities(&w, best, n, logits, sum_of_exponentials(logits, model->classes, most));
+    if (with_logits) put_logits(&w, logits, model->classes);
+    mabn_json_put_end(&w);
 }

@@ -7,35 +7,37 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "base/json_write.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "train/shards.h"
 
 /* ---- the input description ---- */
 
-static void add_three(struct mabn_str *json, const char *name, const float values[3])
+static void put_three(struct mabn_json_writer *w, const char *key, const float values[3])
 {
-    mabn_str_printf(json, ",\"%s\":[", name);
-    for (int i = 0; i < 3; i++) {
-        if (i) mabn_str_add_char(json, ',');
-        mabn_str_add_float(json, values[i]);
-    }
-    mabn_str_add_char(json, ']');
+    mabn_json_put_array(w, key);
+    for (int i = 0; i < 3; i++)
+        mabn_json_put_float(w, NULL, values[i]);
+    mabn_json_put_end(w);
 }
 
 void mabn_input_to_json(const struct mabn_augment *input, struct mabn_str *json)
 {
-    mabn_str_printf(json,
-                    "{\"width\":%d,\"height\":%d,\"channels\":%d,\"crop\":\"%s\","
-                    "\"short_side\":%d,\"resize\":\"%s\",\"order\":\"%s\",\"range\":",
-                    input->width, input->height, input->channels,
-                    mabn_word_name(mabn_augment_crops, input->crop), input->short_side,
-                    mabn_word_name(mabn_augment_resizes, input->resize),
-                    mabn_word_name(mabn_augment_orders, input->bgr));
-    mabn_str_add_double(json, input->range);
-    add_three(json, "mean", input->mean);
-    add_three(json, "deviation", input->deviation);
-    mabn_str_add_char(json, '}');
+    struct mabn_json_writer w;
+    mabn_json_writer_init(&w, json);
+    mabn_json_put_object(&w, NULL);
+    mabn_json_put_int(&w, "width", input->width);
+    mabn_json_put_int(&w, "height", input->height);
+    mabn_json_put_int(&w, "channels", input->channels);
+    mabn_json_put_string(&w, "crop", mabn_word_name(mabn_augment_crops, input->crop));
+    mabn_json_put_int(&w, "short_side", input->short_side);
+    mabn_json_put_string(&w, "resize", mabn_word_name(mabn_augment_resizes, input->resize));
+    mabn_json_put_string(&w, "order", mabn_word_name(mabn_augment_orders, input->bgr));
+    mabn_json_put_double(&w, "range", input->range);
+    put_three(&w, "mean", input->mean);
+    put_three(&w, "deviation", input->deviation);
+    mabn_json_put_end(&w);
 }
 
 static void read_three(struct mabn_json *j, float values[3])
