@@ -280,13 +280,14 @@ static void check_waiting(struct mabn_watchdog *w)
     end_job(w, MABN_EXIT_LOST, "all ranks wait for each other: the network or MPI is stuck");
 }
 
-/* After a stall of this process itself everyone starts afresh. */
+/* The time that this process itself was stalled counts for nobody. (Not more than that: on a machine
+ * that is overrun there is a stall every few seconds, and nobody would ever be missed.) */
 static void forgive(struct mabn_watchdog *w, int64_t now)
 {
     int64_t stalled = now - w->last_turn, half = w->silent_ms / 2;
     if (stalled > STALL_MS || (half && stalled > half)) {
         for (int i = 0; i < w->count; i++)
-            w->links[i].heard = now;
+            if ((w->links[i].heard += stalled) > now) w->links[i].heard = now;
         /* The others may have ended the job meanwhile; then theirs was the line. */
         if (half && stalled > half) w->quiet_until = now + QUIET_MS;
     }
