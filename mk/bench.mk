@@ -3,6 +3,8 @@
 #
 #   make bench            all of the below that this machine can run
 #   make bench-net        ResNet-50 beside PyTorch, PEER_ROUNDS rounds in turns
+#   make bench-detector   Mask R-CNN beside torchvision's, on photographs of coco-tiny
+#   make bench-overfit    a Mask R-CNN learns 32 photographs by heart; an hour
 #   make bench-norm       the norms beside a copy of the same bytes
 #   make bench-roi        RoIAlign beside torchvision's
 #   make bench-nms        suppression and pasting beside torchvision's
@@ -13,20 +15,29 @@
 #   make peer             numbers: norms, a detector's operations, pictures, masks, scores, logits
 #
 # MABN_SHARED=DIR: real data (imagenet-sample, coco-tiny); what needs it is left out without.
-# pycocotools, faster-coco-eval, hotcoco, lvis and tidecv come from PyPI into build/venv when they are first needed.
+# pycocotools, faster-coco-eval, hotcoco, lvis and tidecv come from PyPI into build/venv when they are first needed,
+# PyTorch 2, torchvision and onnxruntime into build/venv-torch (gigabytes, unless pip is set up for the CPU's wheels).
 
 PEER_ROUNDS  ?= 3
 BENCH_IMAGES ?= $(if $(MABN_SHARED),$(MABN_SHARED)/data/imagenet-sample)
 BENCH_TREE   ?= $(BENCH_IMAGES)
 VENV         := build/venv/ready
+TORCH_VENV   := build/venv-torch/ready
 PYTHON       ?= /usr/bin/python3
+COCO_TINY     = $(MABN_SHARED)/data/coco-tiny/train2017 $(MABN_SHARED)/data/coco-tiny/annotations/instances_train2017.json
 tools_first  := PATH="$(abspath $(B)/bin):$$PATH"
 
-.PHONY: bench bench-net bench-norm bench-roi bench-nms bench-loader bench-pack bench-convert bench-coco peer
+.PHONY: bench bench-net bench-detector bench-overfit bench-norm bench-roi bench-nms bench-loader bench-pack bench-convert bench-coco peer
 bench: bench-norm bench-loader bench-pack bench-convert $(if $(MABN_SHARED),bench-coco) bench-roi bench-nms bench-net
 
 bench-net: deps-peer all
 	@$(tools_first) tests/peer/resnet.py --rounds $(PEER_ROUNDS)
+bench-detector: $(TORCH_VENV) all
+	$(if $(MABN_SHARED),,$(error bench-detector needs MABN_SHARED))
+	@$(tools_first) build/venv-torch/bin/python tests/peer/detector.py $(COCO_TINY) --rounds $(PEER_ROUNDS)
+bench-overfit: all
+	$(if $(MABN_SHARED),,$(error bench-overfit needs MABN_SHARED))
+	@$(tools_first) tests/bench/overfit.sh $(COCO_TINY) build/overfit
 bench-norm: $(B)/tests/bench/bench_norm
 	$(B)/tests/bench/bench_norm
 bench-roi: deps-peer lib
@@ -46,6 +57,11 @@ bench-coco: $(VENV) $(B)/bin/mabn-score
 $(VENV): | deps-peer
 	$(PYTHON) -m venv build/venv
 	build/venv/bin/pip install -q numpy pycocotools faster-coco-eval hotcoco lvis tidecv opencv-python-headless
+	@touch $@
+
+$(TORCH_VENV): | deps-peer
+	$(PYTHON) -m venv build/venv-torch
+	build/venv-torch/bin/pip install -q torch torchvision onnxruntime numpy pillow
 	@touch $@
 
 peer: deps-peer all $(VENV)
