@@ -32,8 +32,8 @@ static struct {
     const char *output;
     /* coco */
     int types, min_size, max_size, max_dets;
-    double min_score;
-    bool score, force;
+    double min_score, nms;
+    bool score, force, nms_across;
 } o = {.device = "auto", .batch = 32, .min_score = -1};
 
 enum { BOXES = 1, MASKS = 2 };
@@ -82,6 +82,8 @@ static const struct mabn_option coco_options[] = {
     MABN_OPT_FLAG(0, "score", &o.score, "print COCO's table of average precision instead of the results"),
     MABN_OPT_CALL(0, "type", types, &o.types, "TYPES", "what the results hold: bbox, segm, or bbox,segm; what the model finds when not given"),
     MABN_OPT_DOUBLE(0, "min-score", &o.min_score, -1, 1, "X", "least score of a detection; -1: as the model has it"),
+    MABN_OPT_DOUBLE(0, "nms", &o.nms, 0, 1, "X", "overlap (IoU) from which a better detection suppresses another; 0: as the model has it"),
+    MABN_OPT_FLAG(0, "nms-across", &o.nms_across, "suppress detections of other classes too, not only of the same class"),
     MABN_OPT_INT(0, "max-dets", &o.max_dets, 0, 65536, "N", "detections of a photograph; 0: as the model has it"),
     MABN_OPT_INT(0, "min-size", &o.min_size, 0, 16384, "PIXELS", "shorter side of a picture; 0: as the model has it"),
     MABN_OPT_INT(0, "max-size", &o.max_size, 0, 16384, "PIXELS", "longer side at most; 0: as the model has it"),
@@ -385,8 +387,10 @@ static mabn_status build_detector(struct detection *d, const char *path)
                                                   .min_size = o.min_size,
                                                   .max_size = o.max_size,
                                                   .min_score = o.min_score,
+                                                  .nms = o.nms,
                                                   .detections = o.max_dets};
-    const struct mabn_rcnn_options options = {.images = 1, .no_fold = o.no_fold};
+    const struct mabn_rcnn_options options = {
+        .images = 1, .no_fold = o.no_fold, .nms_across = o.nms_across};
     const struct mabn_model_load load = {.momentum = false};
     MABN_TRY(mabn_model_file_open(&d->file, path));
     if (!d->file.detects)

@@ -173,6 +173,9 @@ static mabn_status suppress(struct candidates *k, const struct job *j, struct ma
     const float largest = shift ? largest_coordinate(k) : 0;
     float *moved;
 
+    if (j->o->across)
+        return mabn_nms(k->keep, &k->kept, k->box, k->score, k->count, k->count, threshold,
+                        j->c->one, true, scratch);
     MABN_TRY(mabn_scratch_take(scratch, &moved, (size_t)k->count, 4 * sizeof *moved));
     for (int32_t label = 1; label <= j->o->classes; label++) {
         const int64_t first = k->first[label], n = k->first[label + 1] - first;

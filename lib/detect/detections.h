@@ -21,6 +21,7 @@ struct mabn_detection_options {
     struct mabn_box_weights weights;
     int32_t classes; /* without background */
     bool one_box;    /* the head regresses one box for all classes */
+    bool across;     /* a detection suppresses those of other classes too */
 };
 struct mabn_detection_options mabn_detection_defaults(int32_t classes);
 

@@ -55,6 +55,7 @@ mabn_status mabn_detector_request(struct mabn_detector *d, const struct mabn_det
     set(&d->rpn_batch, r->rpn_batch);
     set(&d->box_batch, r->box_batch);
     if (r->min_score >= 0) d->min_score = r->min_score;
+    if (r->nms > 0) d->nms = r->nms;
     set(&d->detections, r->detections);
     return mabn_detector_check(d);
 }

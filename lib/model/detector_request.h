@@ -23,6 +23,7 @@ struct mabn_detector_request {
     int proposals;            /* of a training batch (legacy), and half as many of a test image */
     int rpn_batch, box_batch; /* sampled of an image */
     double min_score;         /* < 0 */
+    double nms;               /* overlap that suppresses a detection */
     int detections;
 };
 #define MABN_DETECTOR_REQUEST_INIT                                                        \

@@ -30,6 +30,7 @@ struct mabn_rcnn_options {
     int images;       /* at most, of a step */
     bool save_memory; /* training: as in net.h */
     bool no_fold;     /* testing: likewise */
+    bool nms_across;  /* testing: a detection suppresses those of other classes too */
     bool spread;      /* samples by the recordings' rule instead of at random (detect/sample.h) */
     uint64_t seed;    /* of the samples */
     const struct mabn_norm_sync *sync;

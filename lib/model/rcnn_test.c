@@ -55,6 +55,7 @@ static mabn_status make_detections(struct mabn_rcnn *r, const struct mabn_rcnn_i
     options.min_score = r->detector.min_score;
     options.threshold = r->detector.nms;
     options.most = r->detector.detections;
+    options.across = r->options.nms_across;
     for (int i = 0; i < r->body->images; i++) {
         const struct mabn_box_scores scores = {.n = r->proposals.count[i],
                                                .proposal = r->boxes.box + 4 * row,

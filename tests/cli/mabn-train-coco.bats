@@ -205,6 +205,22 @@ PY
     grep Average scored.txt > b.txt
     diff a.txt b.txt
     mabn-eval coco -q --min-score 0 --type segm -o masks.json long/model.h5 d.h5
+    mabn-eval coco -q --min-score 0 --type bbox --nms 0.05 long/model.h5 d.h5 > strict.json
+    mabn-eval coco -q --min-score 0 --type bbox --nms 0.05 --nms-across long/model.h5 d.h5 > across.json
+    $PYTHON - <<'PY'
+import itertools, json
+def overlap(a, b):
+    (ax, ay, aw, ah), (bx, by, bw, bh) = a["bbox"], b["bbox"]
+    w, h = min(ax + aw, bx + bw) - max(ax, bx), min(ay + ah, by + bh) - max(ay, by)
+    return 0 if min(w, h) <= 0 else w * h / (aw * ah + bw * bh - w * h)
+def clashes(name, across):
+    found = json.load(open(name))
+    return len(found), sum(overlap(a, b) > 0.06 for a, b in itertools.combinations(found, 2)
+                           if a["image_id"] == b["image_id"] and (across or a["category_id"] == b["category_id"]))
+boxes, strict, across = clashes("boxes.json", False), clashes("strict.json", False), clashes("across.json", True)
+assert boxes[1] > 0 and strict[1] == 0 and across[1] == 0, (boxes, strict, across)
+assert clashes("strict.json", True)[1] > 0 and boxes[0] > strict[0] > across[0] > 0
+PY
     mabn-score coco -q --type segm d.h5 masks.json | grep -q "IoU=0.50:0.95"
     run mabn-eval coco -q -o masks.json long/model.h5 d.h5
     assert_failure 1

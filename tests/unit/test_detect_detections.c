@@ -35,6 +35,13 @@ static void test_class_order(void)
            "class by class: %d", (int)d.count);
     tap_close(d.score[1], exp(3) / (exp(3) + 2), 1e-6, "a probability");
     tap_ok(d.box[4 + 2] == 80 && d.box[4 + 3] == 69, "clipped to the image");
+    o.across = true;
+    tap_status(mabn_detections_make(&d, &in, &o, legacy, &scratch), "across classes");
+    /* Rows 0 and 1 are one place: of (.24, .66) and (.17, .76) row 1 as class 2 is best. */
+    tap_ok(d.count == 2 && d.label[0] == 1 && d.source[0] == 2 && d.label[1] == 2 &&
+               d.source[1] == 1,
+           "one thing a place: %d", (int)d.count);
+    o.across = false;
     o.most = 1;
     tap_status(mabn_detections_make(&d, &in, &o, legacy, &scratch), "the best");
     tap_ok(d.count == 1 && d.source[0] == 2, "one");
