@@ -356,6 +356,7 @@ int main(int argc, char **argv)
     o.precision = (enum mabn_net_precision)precision;
     o.weights = n ? args[0] : NULL;
     o.comm = mabn_cli_open_ranks();
+    o.device = mabn_cli_rank_device(o.comm, o.device);
     if (!o.threads && mabn_comm_ranks(o.comm) > 1) o.threads = mabn_comm_threads(o.comm);
     o.decoders = o.decoders ? o.decoders : o.threads;
     if (!o.log) o.log = "-";

@@ -1,9 +1,12 @@
 #include "cli/ranks.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/log.h"
 #include "cli/cli.h"
+#include "device/device.h"
 
 struct mabn_comm *mabn_cli_open_ranks(void)
 {
@@ -11,6 +14,15 @@ struct mabn_comm *mabn_cli_open_ranks(void)
     const mabn_status status = mabn_comm_open(&comm);
     if (!status) return comm;
     exit(mabn_log_rank() ? MABN_EXIT_FAILED : mabn_cli_finish(status));
+}
+
+const char *mabn_cli_rank_device(const struct mabn_comm *comm, const char *word)
+{
+    static char own[24];
+    const int gpus = mabn_comm_local_ranks(comm) > 1 ? mabn_device_gpus() : 0;
+    if (!gpus || (strcmp(word, "cuda") && strcmp(word, "auto"))) return word;
+    snprintf(own, sizeof own, "cuda:%d", mabn_comm_local_rank(comm) % gpus);
+    return own;
 }
 
 int mabn_cli_finish_ranks(struct mabn_comm *comm, mabn_status status)

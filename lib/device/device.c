@@ -18,6 +18,15 @@ static mabn_status open_cuda(struct mabn_device **device, int index, int threads
 #endif
 }
 
+int mabn_device_gpus(void)
+{
+#if MABN_CUDA
+    return mabn_device_cuda_count();
+#else
+    return 0;
+#endif
+}
+
 mabn_status mabn_device_new(struct mabn_device **device, enum mabn_device_kind kind, int threads)
 {
     *device = NULL;

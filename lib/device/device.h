@@ -30,6 +30,8 @@ MABN_MUST_USE mabn_status mabn_device_new(struct mabn_device **device, enum mabn
  */
 MABN_MUST_USE mabn_status mabn_device_open(struct mabn_device **device, const char *word,
                                            int threads);
+/* GPUs that this process sees; 0 without any, or without CUDA. */
+int mabn_device_gpus(void);
 /* Is it such a word? MABN_ERR_ARG if not. */
 MABN_MUST_USE mabn_status mabn_device_word_check(const char *word);
 void mabn_device_free(struct mabn_device *device); /* after every network on it; NULL is fine */

@@ -231,6 +231,14 @@ mabn_status open_gpu(struct cuda_device *c)
 
 } // namespace
 
+int mabn_device_cuda_count(void)
+{
+    int count = 0;
+    if (cudaGetDeviceCount(&count) != cudaSuccess) count = 0;
+    cudaGetLastError();
+    return count;
+}
+
 mabn_status mabn_device_open_cuda(struct mabn_device **device, int index, int threads)
 {
     struct cuda_device *c = static_cast<struct cuda_device *>(mabn_xcalloc(1, sizeof *c));

@@ -38,6 +38,8 @@ MABN_MUST_USE mabn_status mabn_device_open_cpu(struct mabn_device **device, int 
 MABN_MUST_USE mabn_status mabn_device_open_cuda(struct mabn_device **device, int index,
                                                 int threads);
 
+int mabn_device_cuda_count(void); /* of GPUs */
+
 /* cuDNN and cuBLASLt as one device uses them (cuda_libraries.cu). */
 struct mabn_cuda_libraries {
     const struct mabn_cudnn *cudnn; /* NULL: there is none, also below */

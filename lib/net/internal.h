@@ -187,6 +187,7 @@ struct mabn_net {
     char *message;      /* … and what it said */
     bool planned;
     int behind;           /* steps begun whose result was not fetched */
+    bool apart;           /* the step begun was one without update: all of it is done */
     int64_t rows;         /* that live now; options.batch where they do not vary */
     bool accumulate;      /* backward adds to all gradients of parameters */
     mabn_net_ready ready; /* of mabn_net_tell_gradients; NULL: nobody asks */

@@ -252,8 +252,8 @@ struct mabn_net_result {
     double loss_scale; /* float16; else 1 */
 };
 
-/* Training: forward, backward, update; without sgd (on the CPU only) no update: the caller's to do.
- * Inference: forward; sgd is NULL. */
+/* Training: forward, backward, update; without sgd no update, which is the caller's to do, and all is
+ * done on return. Inference: forward; sgd is NULL. */
 MABN_MUST_USE mabn_status mabn_net_step(struct mabn_net *net, const struct mabn_params_sgd *sgd);
 /* The result of the oldest step not fetched yet; mabn_net_logits and mabn_net_loss_of are then that
  * step's, until the next step. */

@@ -312,6 +312,11 @@ mabn_status mabn_params_finite(struct mabn_params *params, bool *finite)
     return status;
 }
 
+struct mabn_device *mabn_params_device(const struct mabn_params *params)
+{
+    return params->device;
+}
+
 float *mabn_params_values(struct mabn_params *params, size_t *count)
 {
     *count = params->values;

@@ -126,6 +126,7 @@ MABN_MUST_USE mabn_status mabn_params_initialize(struct mabn_params *params, uin
 /* No value is infinite or not a number. */
 MABN_MUST_USE mabn_status mabn_params_finite(struct mabn_params *params, bool *finite);
 
+struct mabn_device *mabn_params_device(const struct mabn_params *params);
 /* The arenas, for all-reduce, checks and counting: floats on the device. */
 float *mabn_params_values(struct mabn_params *params, size_t *count);
 float *mabn_params_gradients(struct mabn_params *params, size_t *count); /* NULL without training */

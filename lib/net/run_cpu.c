@@ -183,7 +183,7 @@ static mabn_status cpu_step(struct mabn_net *net, const struct mabn_params_sgd *
     MABN_TRY(cpu_forward(net));
     if (!net->options.training) return MABN_OK;
     MABN_TRY(cpu_backward(net));
-    return sgd ? cpu_update(net, sgd) : MABN_OK;
+    return cpu_update(net, sgd);
 }
 
 static mabn_status cpu_result(struct mabn_net *net, struct mabn_net_result *result)

@@ -320,7 +320,7 @@ static mabn_status set_rates(struct mabn_net *net, struct slot *slot,
     int count = 0;
     slot->inputs->rates.lr = (float)sgd->lr;
     slot->inputs->rates.momentum = (float)sgd->momentum;
-    slot->inputs->rates.grad_scale = 1;
+    slot->inputs->rates.grad_scale = sgd->grad_scale != 0 ? (float)sgd->grad_scale : 1.0f;
     if (c->weight_decay == sgd->weight_decay && c->no_decay_norm_bias == sgd->no_decay_norm_bias)
         return MABN_OK;
     for (int i = 0; i < net->params->count; i++) {

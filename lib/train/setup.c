@@ -100,6 +100,8 @@ static mabn_status decide_shards(struct mabn_run *run)
     if (shards < 1 || shards > MABN_MAX_SHARDS || o->batch % shards)
         return mabn_fail(MABN_ERR_ARG, "a batch of %d images is not %lld equal shards", o->batch,
                          (long long)shards);
+    if (!o->comm && shards > 1)
+        return mabn_fail(MABN_ERR_ARG, "%lld shards need a communicator", (long long)shards);
     o->shards = (int)shards;
     if (o->comm) MABN_TRY(mabn_comm_set_shards(o->comm, o->shards));
     mabn_shards_init(&run->shards, o->comm);
@@ -115,7 +117,8 @@ static mabn_status compare_ranks(const struct mabn_run *run)
     if (run->shards.ranks == 1) return MABN_OK;
     mabn_str_init(&text);
     mabn_str_printf(&text, "%s%s\n%s\n%d %d %d %lld %lld %lld %lld %lld %d %d", run->course.text,
-                    o->tool ? o->tool : "", o->val ? o->val : "", (int)run->task->precision(run),
+                    o->tool ? o->tool : "", o->val ? o->val : "",
+                    10 * (int)mabn_device_kind_of(run->device) + (int)run->task->precision(run),
                     o->resume, run->validates, (long long)run->steps, (long long)o->log_every,
                     (long long)run->save_every, (long long)run->val_every,
                     (long long)o->check_ranks, o->stats != NULL, o->skip_bad);
@@ -139,9 +142,6 @@ mabn_status mabn_run_set_up(struct mabn_run *run)
     MABN_TRY(choose_task(run));
     MABN_TRY(decide_shards(run));
     MABN_TRY(run->task->set_up(run));
-    if (run->shards.count > 1 && mabn_device_kind_of(run->device) != MABN_DEVICE_CPU)
-        return mabn_fail(MABN_ERR_UNSUPPORTED,
-                         "several shards are trained on the CPU: --device cpu");
     tell_shards(run);
     return compare_ranks(run);
 }

@@ -27,6 +27,7 @@ void mabn_shards_release(struct mabn_shards *s)
         mabn_free(s->parts[i]);
     mabn_free(s->states);
     free(s->sums);
+    mabn_free(s->staged);
     *s = (struct mabn_shards){.count = 0};
 }
 
@@ -39,7 +40,12 @@ static char *state_of(const struct mabn_shards *s, int i)
 static mabn_status get_parts(struct mabn_shards *s)
 {
     const int depth = mabn_tree_depth(s->count, s->first, s->local);
-    mabn_params_gradients(s->params, &s->floats);
+    s->gradients = mabn_params_gradients(s->params, &s->floats);
+    if (mabn_device_kind_of(mabn_params_device(s->params)) != MABN_DEVICE_CPU) {
+        void *staged;
+        MABN_TRY(mabn_alloc(&staged, s->floats * sizeof(float)));
+        s->gradients = s->staged = (float *)staged;
+    }
     s->sums = (struct mabn_comm_sum *)mabn_xcalloc(MABN_SHARDS_BUCKETS + 1, sizeof *s->sums);
     for (int i = 0; i + 1 < depth; i++) {
         void *part;
@@ -74,38 +80,43 @@ mabn_status mabn_shards_enter(struct mabn_shards *s, int i)
  * up in the store; how many parts are left. */
 static int merge_gradients(struct mabn_shards *s, int i, size_t from, size_t to)
 {
-    size_t n;
-    float *gradients = mabn_params_gradients(s->params, &n);
     int depth = s->depth;
     for (int m = mabn_tree_merges(s->count, s->first, s->first + i); m > 0; m--)
-        mabn_tree_add(MABN_DIST_F32, gradients + from, s->parts[--depth] + from, to - from);
+        mabn_tree_add(MABN_DIST_F32, s->gradients + from, s->parts[--depth] + from, to - from);
     return depth;
+}
+
+/* Between a GPU and the host. */
+static mabn_status move_gradients(struct mabn_shards *s, bool back)
+{
+    struct mabn_device *device = mabn_params_device(s->params);
+    size_t n;
+    float *there = mabn_params_gradients(s->params, &n);
+    return back ? mabn_device_put(device, there, s->staged, n * sizeof(float))
+                : mabn_device_get(device, s->staged, there, n * sizeof(float));
 }
 
 mabn_status mabn_shards_leave(struct mabn_shards *s, int i)
 {
-    size_t n;
-    const float *gradients = mabn_params_gradients(s->params, &n);
     if (s->count == 1) return MABN_OK;
     MABN_TRY(mabn_params_get_state(s->params, state_of(s, i)));
+    if (s->staged) MABN_TRY(move_gradients(s, false));
     if (i + 1 == s->local) return MABN_OK;
-    s->depth = merge_gradients(s, i, 0, n);
-    memcpy(s->parts[s->depth++], gradients, n * sizeof *gradients);
+    s->depth = merge_gradients(s, i, 0, s->floats);
+    memcpy(s->parts[s->depth++], s->gradients, s->floats * sizeof(float));
     return MABN_OK;
 }
 
 /* One more sum, of all from `from` on that is not in one yet. */
 static mabn_status send(struct mabn_shards *s, size_t from)
 {
-    size_t n;
-    float *gradients = mabn_params_gradients(s->params, &n);
     struct mabn_comm_sum *sum = &s->sums[s->n_sums++];
     const int depth = merge_gradients(s, s->local - 1, from, s->sent);
     *sum = (struct mabn_comm_sum){
-        .type = MABN_DIST_F32, .count = s->sent - from, .result = gradients + from};
+        .type = MABN_DIST_F32, .count = s->sent - from, .result = s->gradients + from};
     for (int i = 0; i < depth; i++)
         sum->parts[i] = s->parts[i] + from;
-    sum->parts[depth] = gradients + from;
+    sum->parts[depth] = s->gradients + from;
     s->sent = from;
     return mabn_comm_sum_start(s->comm, sum);
 }
@@ -127,7 +138,7 @@ mabn_status mabn_shards_sum(struct mabn_shards *s)
     for (int i = 0; i < s->n_sums; i++)
         MABN_TRY(mabn_comm_sum_wait(s->comm, &s->sums[i]));
     s->n_sums = 0;
-    return MABN_OK;
+    return s->staged ? move_gradients(s, true) : MABN_OK;
 }
 
 /* Rows of n elements, one for each shard of this rank: the sum over all shards into the first. */
@@ -305,9 +316,21 @@ mabn_status mabn_shards_check(struct mabn_shards *s, const char *when)
 {
     if (s->ranks == 1) return MABN_OK;
     size_t n;
-    char *what = mabn_xasprintf("the parameters %s", when);
     const float *values = mabn_params_values(s->params, &n);
-    mabn_status status = mabn_comm_check_same(s->comm, what, values, n * sizeof *values);
+    void *host = NULL;
+    if (s->staged) {
+        MABN_TRY(mabn_alloc(&host, n * sizeof(float)));
+        mabn_status status =
+            mabn_device_get(mabn_params_device(s->params), host, values, n * sizeof(float));
+        if (status) {
+            mabn_free(host);
+            return status;
+        }
+    }
+    char *what = mabn_xasprintf("the parameters %s", when);
+    mabn_status status =
+        mabn_comm_check_same(s->comm, what, host ? host : values, n * sizeof(float));
     free(what);
+    mabn_free(host);
     return status;
 }

@@ -12,7 +12,9 @@
  * In the last pass of the last shard, backward may hand in gradients as it goes on, by
  * mabn_shards_ready: their sums then start in buckets, while it computes the others.
  *
- *     mabn_params_update, with 1/count in sgd.grad_scale
+ *     mabn_net_update, with 1/count in sgd.grad_scale
+ *
+ * On a GPU gradients cross to the host for this and back.
  *
  * The sum follows one tree over shards, so it has the same bits on any number of ranks, as long as
  * these have as many threads. Shards have equally many images, so a shard's mean loss counts 1/count.
@@ -40,7 +42,9 @@ struct mabn_shards {
     int rank, ranks;
     /* private */
     size_t state_bytes;
-    char *states;                      /* (local)(state_bytes) */
+    char *states;     /* (local)(state_bytes) */
+    float *gradients; /* the store's own, or of a GPU's on the host: `staged` */
+    float *staged;
     float *parts[MABN_TREE_MAX_PARTS]; /* gradients added up so far, beside those in the store */
     int depth;                         /* of them in use */
     size_t floats, sent;               /* gradients; from where on their sums have been started */
@@ -52,7 +56,7 @@ enum { MABN_SHARDS_BUCKETS = 8 };
 /* How many there are, as mabn_comm_set_shards said; before there are parameters. */
 void mabn_shards_init(struct mabn_shards *shards, struct mabn_comm *comm);
 void mabn_shards_release(struct mabn_shards *shards);
-/* All shards begin with the state that is in the store, which is on the CPU. */
+/* All shards begin with the state that is in the store. */
 MABN_MUST_USE mabn_status mabn_shards_start(struct mabn_shards *shards, struct mabn_params *params);
 
 MABN_MUST_USE mabn_status mabn_shards_enter(struct mabn_shards *shards, int i);

@@ -745,7 +745,7 @@ static mabn_status begin_shards(struct mabn_run *run, const struct mabn_batch *b
     MABN_TRY(mabn_shards_add(&run->shards, c->figures, METERS));
     sgd->grad_scale = 1.0 / run->shards.count;
     c->pending = true;
-    return mabn_params_update(run->params, sgd);
+    return mabn_net_update(c->net, sgd);
 }
 
 static mabn_status begin(struct mabn_run *run, double lr)

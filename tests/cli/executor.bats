@@ -139,3 +139,14 @@ close() {
 @test "there is one GPU, and no second" {
     fails 1 "there is no cuda:1: this machine has 1 GPU" "$E/mabn-bench" norms --device cuda:1
 }
+
+@test "several shards are the CPU's, and go on there" {
+    small+=(--shards 2 --schedule constant)
+    train -q --device cpu -o cpu >/dev/null
+    train -q --device cuda --precision fp32 -o gpu >/dev/null
+    losses cpu/metrics.jsonl >cpu.losses
+    losses gpu/metrics.jsonl >gpu.losses
+    close 1e-6 cpu.losses gpu.losses
+    run -0 train -q --device cpu -o gpu --steps 6 --resume
+    assert_equal "$(grep -c '"t":"step"' gpu/metrics.jsonl)" 6
+}
