@@ -49,20 +49,25 @@ static mabn_status close_line(struct mabn_str *line, struct mabn_run *run)
     return status;
 }
 
-/* Seconds that each rank has waited for others since the last line: the one that is waited for waits
- * least. */
-static mabn_status tell_waits(struct mabn_run *run)
+struct waits { /* seconds since the last line */
+    double others, data;
+};
+
+/* Who waits for whom: the rank that is waited for waits least. *data becomes the longest. */
+static mabn_status tell_waits(struct mabn_run *run, double *data)
 {
     struct mabn_comm *comm = run->shards.comm;
     struct mabn_str text;
     if (run->shards.ranks == 1) return MABN_OK;
-    double mine = mabn_comm_waited(comm) - run->waited_told;
-    double *all = mabn_xcalloc((size_t)run->shards.ranks, sizeof *all);
-    run->waited_told += mine;
+    struct waits mine = {mabn_comm_waited(comm) - run->waited_told, *data};
+    struct waits *all = mabn_xcalloc((size_t)run->shards.ranks, sizeof *all);
+    run->waited_told += mine.others;
     const mabn_status status = mabn_comm_all_gather(comm, &mine, sizeof mine, all);
     mabn_str_init(&text);
-    for (int r = 0; r < run->shards.ranks && !status; r++)
-        mabn_str_printf(&text, "%s%d: %.2f s", r ? ", " : "", r, all[r]);
+    for (int r = 0; r < run->shards.ranks && !status; r++) {
+        mabn_str_printf(&text, "%s%d: %.2f s", r ? ", " : "", r, all[r].others);
+        *data = fmax(*data, all[r].data);
+    }
     if (!status)
         mabn_verbose("step %lld: ranks waited for others %s", (long long)run->step, text.text);
     mabn_str_release(&text);
@@ -77,7 +82,7 @@ static mabn_status log_steps(struct mabn_run *run, double lr)
     struct mabn_pace_span span =
         mabn_pace_line(&run->pace, mabn_now(), run->task->waited(run), steps_done(run), run->step);
     double images = (double)span.steps * run->options->batch;
-    MABN_TRY(tell_waits(run));
+    MABN_TRY(tell_waits(run, &span.waited));
     open_line(&line, run, "step");
     run->task->means(run, &line);
     mabn_str_add(&line, ",\"lr\":");

@@ -344,3 +344,20 @@ tensor() { h5dump -d "/model/$2" "$1" | tail -n +2; }
     "${one[@]}" --norm mabn -B 1 -o mabn >/dev/null
     "${one[@]}" --norm ln -o ln >/dev/null
 }
+
+@test "shards change nothing but whose statistics are whose, and are kept in checkpoints" {
+    loss() { sed -n 's/.*"t":"step".*"loss":\([^,]*\).*/\1/p' "$1/metrics.jsonl"; }
+    train -q --norm bn -B 2 --epochs 1 --log-every 1 -o one >/dev/null
+    train -q --norm bn -B 2 --epochs 1 --log-every 1 --shards 4 -o four >/dev/null
+    paste <(loss one) <(loss four) | awk '{ d = $1 - $2; if (d > 1e-4 || d < -1e-4) exit 1; n++ } END { exit n != 8 }'
+    # MABN's windows are each shard's own.
+    train -q --norm mabn --window 4 --schedule constant --steps 7 --shards 4 -o whole >/dev/null
+    train -q --norm mabn --window 4 --schedule constant --steps 4 --shards 4 -o parts >/dev/null
+    run -0 h5dump -H -d /state/shards/bn1.pre_x2 parts/step-000000004.h5
+    assert_output --partial "( 4, 16 )"
+    train -q --norm mabn --window 4 --schedule constant --steps 7 --resume -o parts >/dev/null
+    for t in fc.weight bn1.running_var bn1.pre_gz layer3.0.bn2.pre_x2; do
+        cmp <(tensor whole/model.h5 $t) <(tensor parts/model.h5 $t)
+    done
+    fails 1 "a batch of 8 images is not 3 equal shards" train -q --shards 3 -o no
+}
