@@ -220,7 +220,7 @@ static mabn_status backward_global_pool(struct mabn_net *net, const struct node 
         return backward_##kind(net, node);                                      \
     }                                                                           \
     extern "C" const struct node_ops mabn_node_##kind##_cuda = {                \
-        NULL, kind##_forward, kind##_backward, NULL, NULL, NULL, NULL};
+        false, NULL, kind##_forward, kind##_backward, NULL, NULL, NULL, NULL};
 ON_CUDA(conv)
 ON_CUDA(norm)
 ON_CUDA(max_pool)
@@ -725,6 +725,7 @@ const struct net_backend mabn_net_cuda = {
     SLOTS,
     16, /* tensor cores want channels in rows of so many bytes */
     true,
+    false,
     false,
     mabn_net_cuda_prepare,
     mabn_net_cuda_release,
