@@ -5,10 +5,12 @@
 #             the copy that is worked in
 #   MIRROR    where packages come from (default: debootstrap's own)
 #
-# What runs in a system has namespaces of its own for mounts and processes: whatever becomes of it,
-# nothing stays mounted and nothing goes on.
+# What runs in a system has namespaces of its own for mounts and processes, and dies with us: whatever
+# becomes of it or of us, nothing stays mounted and nothing goes on.
 
 person=somebody # who works in the systems: a new user, who may become root through sudo
+
+alone() { setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child "$@"; }
 
 # bare SUITE: a minimal system with compiler, make and git, and sudo for the user that is not root.
 # Files are not synced to disk one by one: a system that a power cut spoils is made again.
@@ -19,7 +21,7 @@ bare() {
     rm -rf --one-file-system "$bare"
     mkdir -p "$bare/etc/dpkg/dpkg.cfg.d"
     echo force-unsafe-io >"$bare/etc/dpkg/dpkg.cfg.d/unsafe-io"
-    unshare --mount --pid --fork --kill-child debootstrap --variant=minbase \
+    alone debootstrap --variant=minbase \
         --include=gcc,libc6-dev,make,git,sudo,ca-certificates "$1" "$bare" ${MIRROR:+"$MIRROR"} &&
         rm -f "$bare"/var/cache/apt/archives/*.deb && : >"$bare/.ready"
 }
@@ -53,7 +55,7 @@ enter() {
     for name in ${VARIABLES:-}; do [ -z "${!name+x}" ] || kept+=("$name=${!name}"); done
     if [ -n "${MABN_SHARED:-}" ]; then kept+=(MABN_SHARED=/shared); fi
     cp -L /etc/resolv.conf /etc/hosts "$root/etc/" 2>/dev/null
-    unshare --mount --pid --fork --kill-child bash -c '
+    alone bash -c '
         root=$1 shared=$2; shift 2
         mount -t proc proc "$root/proc" && mount --rbind /dev "$root/dev" &&
             mount --rbind /sys "$root/sys" || exit 1
@@ -61,7 +63,9 @@ enter() {
             mkdir -p "$root/shared"
             mount --bind "$shared" "$root/shared" && mount -o remount,bind,ro "$root/shared" || exit 1
         fi
-        exec chroot "$@"' bash "$root" "${MABN_SHARED:-}" \
+        # Not exec: the change of user would undo --kill-child.
+        chroot "$@"
+        exit $?' bash "$root" "${MABN_SHARED:-}" \
         --userspec="$user:$user" "$root" env -i "HOME=$home" "USER=$user" "LOGNAME=$user" \
         PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin ${kept[@]+"${kept[@]}"} \
         bash -c "cd /home/$person/mabn 2>/dev/null || cd
