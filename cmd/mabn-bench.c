@@ -199,12 +199,16 @@ static mabn_status run_net(struct mabn_device *device, const char *arch)
 
 /* ---- a detector ---- */
 
-static mabn_status describe_detector(struct mabn_bench_detector_case *c, const char *arch)
+static mabn_status describe_detector(struct mabn_bench_detector_case *c,
+                                     const struct mabn_device *device, const char *arch)
 {
+    const int precision =
+        o.training ? o.precision : mabn_cli_infer_precision(device, o.precision, false);
     *c = (struct mabn_bench_detector_case){.images = o.batch      ? o.batch
                                                      : o.training ? 2
                                                                   : 1,
                                            .objects = 7,
+                                           .precision = (enum mabn_net_precision)precision,
                                            .training = o.training,
                                            .no_fold = o.no_fold,
                                            .save_memory = o.save_memory};
@@ -293,7 +297,7 @@ static mabn_status run_detector(struct mabn_device *device, const char *arch)
 {
     struct mabn_bench_detector_case c;
     struct mabn_bench_detector_result r;
-    MABN_TRY(describe_detector(&c, arch));
+    MABN_TRY(describe_detector(&c, device, arch));
     MABN_TRY(mabn_bench_detector_run(&r, device, &c, o.rounds));
     if (o.json)
         print_detector_json(&c, &r, mabn_device_name(device));
@@ -407,7 +411,7 @@ static mabn_status run_detector_layers(struct mabn_device *device, const char *a
 {
     struct mabn_bench_detector_case c;
     struct mabn_bench_detector_layers r;
-    MABN_TRY(describe_detector(&c, arch));
+    MABN_TRY(describe_detector(&c, device, arch));
     MABN_TRY(mabn_bench_detector_layers_run(&r, device, &c, o.rounds));
     show_layers(&(struct layers){r.layers, r.count, r.copy}, mabn_device_name(device));
     mabn_bench_detector_layers_release(&r);

@@ -89,6 +89,7 @@ static const struct mabn_option coco_options[] = {
     MABN_OPT_INT(0, "max-size", &o.max_size, 0, 16384, "PIXELS", "longer side at most; 0: as the model has it"),
     MABN_OPT_FLAG(0, "no-fold", &o.no_fold, "keep norms apart from the convolutions, to compare"),
     MABN_OPT_FLAG(0, "skip-bad", &o.skip_bad, "leave unreadable photographs out instead of failing"),
+    MABN_OPT_PRECISION(&o.precision),
     MABN_OPT_THREADS(&o.threads),
     MABN_OPT_INT(0, "decoders", &o.decoders, 0, 1024, "N", "threads that read and decode photographs; 0: as --threads"),
     MABN_OPTIONS_COMMON,
@@ -331,6 +332,7 @@ struct detection {
     struct mabn_scene_set *set;
     struct mabn_device *device;
     struct mabn_params *params;
+    enum mabn_net_precision precision;
     struct mabn_rcnn *rcnn;
     int64_t *categories;
     struct mabn_detect_writer writer;
@@ -389,7 +391,7 @@ static mabn_status build_detector(struct detection *d, const char *path)
                                                   .min_score = o.min_score,
                                                   .nms = o.nms,
                                                   .detections = o.max_dets};
-    const struct mabn_rcnn_options options = {
+    struct mabn_rcnn_options options = {
         .images = 1, .no_fold = o.no_fold, .nms_across = o.nms_across};
     const struct mabn_model_load load = {.momentum = false};
     MABN_TRY(mabn_model_file_open(&d->file, path));
@@ -398,6 +400,8 @@ static mabn_status build_detector(struct detection *d, const char *path)
                          path);
     MABN_TRY(mabn_detector_request(m, &request, true));
     MABN_TRY(mabn_device_new(&d->device, MABN_DEVICE_CPU, o.threads));
+    d->precision = (enum mabn_net_precision)mabn_cli_infer_precision(d->device, o.precision, false);
+    options.precision = d->precision;
     MABN_TRY(mabn_params_new(&d->params, d->device));
     MABN_TRY(mabn_detector_declare(d->params, d->device, m, false));
     MABN_TRY(mabn_model_file_load(&d->file, d->params, &load));
@@ -494,7 +498,7 @@ static mabn_status eval_coco(const char *model, const char *path)
                   out);
     MABN_TRY_GOTO(find_categories(&d, model, path), out);
     options.categories = d.categories;
-    mabn_info("%s", mabn_device_name(d.device));
+    mabn_info("%s; %s", mabn_device_name(d.device), mabn_net_precision_name(d.precision));
     status = o.score ? print_score(&d, &options) : write_results(&d, &options);
     if (!status && writes) status = mabn_outfile_commit(&d.out);
 out:

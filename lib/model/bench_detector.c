@@ -122,6 +122,7 @@ static mabn_status bench_start(struct bench *b, struct mabn_device *device,
                                const struct mabn_bench_detector_case *c)
 {
     const struct mabn_rcnn_options options = {.training = c->training,
+                                              .precision = c->precision,
                                               .images = c->images,
                                               .save_memory = c->save_memory,
                                               .no_fold = c->no_fold,

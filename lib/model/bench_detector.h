@@ -13,6 +13,7 @@ struct mabn_bench_detector_case {
     int images;        /* of a step */
     int height, width; /* of a picture, which is scaled to the detector's sizes first */
     int objects;       /* in a picture */
+    enum mabn_net_precision precision;
     bool training, no_fold, save_memory;
 };
 

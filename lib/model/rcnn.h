@@ -28,6 +28,7 @@ struct mabn_rcnn;
 struct mabn_rcnn_options {
     bool training;
     int images;       /* at most, of a step */
+    enum mabn_net_precision precision;
     bool save_memory; /* training: as in net.h */
     bool no_fold;     /* testing: likewise */
     bool nms_across;  /* testing: a detection suppresses those of other classes too */

@@ -351,6 +351,17 @@ static inline bool net_adds(const struct mabn_net *net, const struct node *node)
     return net->accumulate || node->parameters_add;
 }
 
+/* nodes/conv.c, for a node that it made ready: the primitives for the rows that live now, and for how
+ * many rows they are. */
+mabn_status mabn_node_conv_find(struct mabn_net *net, struct node *node, struct mabn_conv **op,
+                                int64_t *rows);
+/* Rows that live are followed by zeros up to `rows`. */
+static inline void net_clear_rows(void *buffer, int64_t live, int64_t rows, const struct node *of)
+{
+    if (rows > live)
+        memset((char *)buffer + net_row_bytes(of, live), 0, net_row_bytes(of, rows - live));
+}
+
 /* nodes/conv.c, for a norm: run the convolution that took it in; what the two move together. */
 mabn_status mabn_node_conv_infer_for(struct mabn_net *net, int conv, const struct node *norm);
 void mabn_node_conv_describe_in(const struct mabn_net *net, const struct node *conv,

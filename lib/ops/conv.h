@@ -53,6 +53,8 @@ size_t mabn_conv_scratch_bytes(const struct mabn_conv *conv); /* a multiple of 6
 /* ---- inference: weights are packed once ---- */
 
 size_t mabn_conv_packed_bytes(const struct mabn_conv *conv);
+/* What one packs, the other can use: for other numbers of images. */
+bool mabn_conv_packs_alike(const struct mabn_conv *a, const struct mabn_conv *b);
 MABN_MUST_USE mabn_status mabn_conv_pack(struct mabn_conv *conv, void *packed, const float *weight,
                                          void *scratch);
 /* bias is NULL without options.bias. */

@@ -467,6 +467,12 @@ size_t mabn_conv_packed_bytes(const struct mabn_conv *c)
     return round64(c->pass[FORWARD].bytes[WEIGHTS]);
 }
 
+bool mabn_conv_packs_alike(const struct mabn_conv *a, const struct mabn_conv *b)
+{
+    return dnnl_memory_desc_equal(mabn_dnnl_op_layout(&a->pass[FORWARD].run, WEIGHTS),
+                                  mabn_dnnl_op_layout(&b->pass[FORWARD].run, WEIGHTS));
+}
+
 mabn_status mabn_conv_pack(struct mabn_conv *c, void *packed, const float *weight, void *scratch)
 {
     struct pass *p = &c->pass[FORWARD];

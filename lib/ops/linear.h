@@ -24,5 +24,9 @@ MABN_MUST_USE mabn_status mabn_linear_backward_weights(float *dweight, float *db
 void mabn_column_sums(float *sums, const void *a, enum mabn_dtype dtype, int64_t rows,
                       int64_t columns);
 
+/* a (R,C) += bias (C). */
+void mabn_add_bias(void *a, const float *bias, enum mabn_dtype dtype, int64_t rows,
+                   int64_t columns);
+
 MABN_END_DECLS
 #endif

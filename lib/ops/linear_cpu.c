@@ -60,3 +60,22 @@ void mabn_column_sums(float *sums, const void *a, enum mabn_dtype dtype, int64_t
             sum_columns(sums, a, rows, columns, first, false);
     }
 }
+
+MABN_CLONES static void add_row(void *a, const float *bias, int64_t first, int64_t columns)
+{
+    for (int64_t c = 0; c < columns; c++)
+        mabn_put(a, first + c, mabn_at(a, first + c, false) + bias[c], false);
+}
+
+MABN_CLONES static void add_row_half(void *a, const float *bias, int64_t first, int64_t columns)
+{
+    for (int64_t c = 0; c < columns; c++)
+        mabn_put(a, first + c, mabn_at(a, first + c, true) + bias[c], true);
+}
+
+void mabn_add_bias(void *a, const float *bias, enum mabn_dtype dtype, int64_t rows, int64_t columns)
+{
+#pragma omp parallel for schedule(static) if (rows * columns > 65536)
+    for (int64_t r = 0; r < rows; r++)
+        (dtype == MABN_DTYPE_BF16 ? add_row_half : add_row)(a, bias, r * columns, columns);
+}

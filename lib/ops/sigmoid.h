@@ -1,4 +1,4 @@
-/* Sigmoid of float32 arrays. Computed in double and rounded once: never falling as x rises, so that
+/* Sigmoid of float32 or bfloat16 arrays. Computed in double and rounded once: never falling as x rises, so that
  * probabilities stand in the order of their logits. NaN goes through. */
 #ifndef MABN_OPS_SIGMOID_H
 #define MABN_OPS_SIGMOID_H
@@ -6,13 +6,15 @@
 #include <stdint.h>
 
 #include "base/attr.h"
+#include "tensor/tensor.h"
 
 MABN_BEGIN_DECLS
 
 /* y (count) = 1/(1 + e^−x); y may be x. */
-void mabn_sigmoid(float *y, const float *x, int64_t count);
+void mabn_sigmoid(void *y, const void *x, int64_t count, enum mabn_dtype dtype);
 /* dx (count) = dy·y·(1−y), overwritten; y is the output of forward; dx may be dy. */
-void mabn_sigmoid_backward(float *dx, const float *dy, const float *y, int64_t count);
+void mabn_sigmoid_backward(void *dx, const void *dy, const void *y, int64_t count,
+                           enum mabn_dtype dtype);
 
 MABN_END_DECLS
 #endif

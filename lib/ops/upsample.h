@@ -1,5 +1,5 @@
 /* Nearest upsampling with addition, as a feature pyramid merges its levels; and subsampling by two,
- * its last level. Float32 (N,H,W,C).
+ * its last level. (N,H,W,C), float32; upsampling in bfloat16 too, summed in float32.
  *
  * Row i of H takes row floor(i·h/H) of h, likewise columns: every value twice each way when H = 2h,
  * and PyTorch's choice for the sizes of a pyramid in general. Results do not depend on the number
@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "base/attr.h"
+#include "tensor/tensor.h"
 
 MABN_BEGIN_DECLS
 
@@ -21,10 +22,12 @@ struct mabn_upsample {
 };
 
 /* y (N,OH,OW,C) = a + up(b): a (N,OH,OW,C), b (N,h,w,C). y may be a. */
-void mabn_upsample_add(float *y, const float *a, const float *b, const struct mabn_upsample *op);
+void mabn_upsample_add(void *y, const void *a, const void *b, const struct mabn_upsample *op,
+                       enum mabn_dtype dtype);
 /* db (N,h,w,C) = the sums of dy (N,OH,OW,C) over what each value was copied to; add: db +=. The
  * gradient of a is dy itself. */
-void mabn_upsample_backward(float *db, const float *dy, const struct mabn_upsample *op, bool add);
+void mabn_upsample_backward(void *db, const void *dy, const struct mabn_upsample *op, bool add,
+                            enum mabn_dtype dtype);
 
 /* y (N,⌈H/2⌉,⌈W/2⌉,C) = the even rows and columns of x (N,H,W,C): a max pooling of 1×1 with
  * stride 2. */

@@ -264,6 +264,7 @@ static mabn_status build(struct mabn_run *run)
     MABN_TRY(open_sync(run));
     struct mabn_rcnn_options ro = {.training = true,
                                    .images = d->pass_images,
+                                   .precision = o->precision,
                                    .save_memory = o->save_memory,
                                    .sync = run->sync,
                                    .seed = (uint64_t)o->seed};
@@ -293,8 +294,9 @@ static void tell(const struct mabn_run *run)
     mabn_str_init(&text);
     mabn_detector_norm_text(&d->detector, &text);
     mabn_params_values(d->params, &parameters);
-    mabn_info("%s, norm %s, %d classes, %zu parameters, boxes as in %s; %s", d->detector.arch,
-              text.text, d->detector.classes, parameters, d->detector.convention,
+    mabn_info("%s, norm %s, %d classes, %zu parameters, %s, boxes as in %s; %s", d->detector.arch,
+              text.text, d->detector.classes, parameters,
+              mabn_net_precision_name(run->task->precision(run)), d->detector.convention,
               mabn_device_name(run->device));
     mabn_str_release(&text);
     mabn_info("batch %d (images of one SGD step)%s, body norm-batch %d (images behind one "
@@ -616,12 +618,13 @@ static void describe(const struct mabn_run *run, struct mabn_str *json)
     mabn_str_printf(json, ",\"batch\":%d,\"accumulate\":%d,\"lr\":", run->options->batch,
                     d->passes);
     mabn_str_add_double(json, run->schedule.lr);
-    mabn_str_printf(json,
-                    ",\"seed\":%lld,\"epoch_steps\":%lld,\"steps\":%lld,\"classes\":%d,"
-                    "\"parameters\":%zu,\"train_images\":%llu,\"threads\":%d,\"device\":",
-                    (long long)run->options->seed, (long long)run->epoch_steps,
-                    (long long)run->steps, d->detector.classes, parameters,
-                    (unsigned long long)d->sample_count, mabn_device_threads(run->device));
+    mabn_str_printf(
+        json,
+        ",\"seed\":%lld,\"epoch_steps\":%lld,\"steps\":%lld,\"classes\":%d,"
+        "\"parameters\":%zu,\"train_images\":%llu,\"threads\":%d,\"precision\":\"%s\",\"device\":",
+        (long long)run->options->seed, (long long)run->epoch_steps, (long long)run->steps,
+        d->detector.classes, parameters, (unsigned long long)d->sample_count,
+        mabn_device_threads(run->device), mabn_net_precision_name(run->task->precision(run)));
     mabn_str_add_json(json, mabn_device_name(run->device));
     if (run->options->command) {
         mabn_str_add(json, ",\"command\":");
@@ -638,8 +641,7 @@ static void save(const struct mabn_run *run, struct mabn_model_save *save)
 
 static enum mabn_net_precision precision(const struct mabn_run *run)
 {
-    (void)run;
-    return MABN_NET_FP32;
+    return run->options->precision == MABN_NET_BF16 ? MABN_NET_BF16 : MABN_NET_FP32;
 }
 
 const struct mabn_task mabn_task_detect = {

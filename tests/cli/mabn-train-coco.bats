@@ -62,6 +62,32 @@ PY
     assert_output --partial "mask-rcnn-r18-fpn"
 }
 
+@test "bfloat16: losses near float32's, detections too" {
+    grep -q avx512bw /proc/cpuinfo || skip "no AVX-512"
+    train full --steps 3 >full.jsonl
+    train half --steps 3 --precision bf16 >half.jsonl
+    for p in fp32 bf16; do
+        mabn-eval coco -q --precision $p --min-score 0 --type bbox full/model.h5 d.h5 >$p.json
+    done
+    run --separate-stderr mabn-eval coco --precision bf16 full/model.h5 d.h5
+    # shellcheck disable=SC2154
+    [[ $stderr == *"; bf16"* ]]
+    $PYTHON - <<'PY'
+import json
+full, half = ([json.loads(l) for l in open(f)] for f in ("full.jsonl", "half.jsonl"))
+assert half[0]["precision"] == "bf16" and full[0]["precision"] == "fp32", half[0]
+pairs = [(a["loss"], b["loss"]) for a, b in zip(full, half) if a["t"] == "step"]
+assert len(pairs) == 3 and abs(pairs[0][0] - pairs[0][1]) < 0.03 * pairs[0][0], pairs
+assert any(a != b for a, b in pairs)
+best = [{}, {}]
+for k, name in enumerate(("fp32.json", "bf16.json")):
+    for d in json.load(open(name)):
+        best[k][d["image_id"]] = max(best[k].get(d["image_id"], 0), d["score"])
+assert best[0].keys() == best[1].keys() and best[0] != best[1]
+assert all(abs(best[0][i] - best[1][i]) < 0.03 for i in best[0]), best
+PY
+}
+
 @test "a detector's run that was stopped goes on with the same bits" {
     train whole --steps 5 > /dev/null
     train parts --steps 3 > /dev/null

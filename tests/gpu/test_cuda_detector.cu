@@ -144,20 +144,20 @@ static void test_upsample(const struct mabn_upsample &s, enum mabn_dtype dtype)
     gpu_array gpu_a(a, dtype), gpu_b(b, dtype), gpu_db(small, dtype), gpu_y(large, dtype);
     struct gpu_verdict verdict;
 
-    mabn_upsample_add(y.data(), a.data(), b.data(), &s);
-    mabn_upsample_backward(db.data(), a.data(), &s, false);
+    mabn_upsample_add(y.data(), a.data(), b.data(), &s, MABN_DTYPE_F32);
+    mabn_upsample_backward(db.data(), a.data(), &s, false, MABN_DTYPE_F32);
     if (mabn_cuda_upsample_add(gpu_y.p, gpu_a.p, gpu_b.p, &s, dtype, NULL) ||
         mabn_cuda_upsample_backward(gpu_db.p, gpu_a.p, &s, false, dtype, NULL))
         verdict.add(mabn_error_message(), 1, 0);
     verdict.add("y", gpu_y.values(), y, gpu_tolerance(dtype));
     verdict.add("db", gpu_db.values(), db, gpu_tolerance(dtype));
     db = b;
-    mabn_upsample_backward(db.data(), a.data(), &s, true);
+    mabn_upsample_backward(db.data(), a.data(), &s, true, MABN_DTYPE_F32);
     if (mabn_cuda_upsample_backward(gpu_b.p, gpu_a.p, &s, true, dtype, NULL) ||
         mabn_cuda_upsample_add(gpu_a.p, gpu_a.p, gpu_b.p, &s, dtype, NULL))
         verdict.add(mabn_error_message(), 1, 0);
     verdict.add("db, added", gpu_b.values(), db, gpu_tolerance(dtype));
-    mabn_upsample_add(y.data(), a.data(), gpu_b.values().data(), &s);
+    mabn_upsample_add(y.data(), a.data(), gpu_b.values().data(), &s, MABN_DTYPE_F32);
     verdict.add("y in place", gpu_a.values(), y, gpu_tolerance(dtype));
     verdict.print("upsampling with addition");
 }
@@ -229,12 +229,12 @@ static void test_sigmoid(size_t count, enum mabn_dtype dtype)
     gpu_array gpu_x(x, dtype), gpu_y(count, dtype), gpu_dy(dy, dtype), gpu_dx(count, dtype);
     struct gpu_verdict verdict;
 
-    mabn_sigmoid(y.data(), x.data(), (int64_t)count);
+    mabn_sigmoid(y.data(), x.data(), (int64_t)count, MABN_DTYPE_F32);
     if (mabn_cuda_sigmoid(gpu_y.p, gpu_x.p, (int64_t)count, dtype, NULL) ||
         mabn_cuda_sigmoid_backward(gpu_dx.p, gpu_dy.p, gpu_y.p, (int64_t)count, dtype, NULL))
         verdict.add(mabn_error_message(), 1, 0);
     verdict.add("y", gpu_y.values(), y, gpu_tolerance(dtype));
-    mabn_sigmoid_backward(dx.data(), dy.data(), gpu_y.values().data(), (int64_t)count);
+    mabn_sigmoid_backward(dx.data(), dy.data(), gpu_y.values().data(), (int64_t)count, MABN_DTYPE_F32);
     verdict.add("dx", gpu_dx.values(), dx, gpu_tolerance(dtype));
     verdict.print("sigmoid");
 }

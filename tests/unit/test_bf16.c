@@ -302,6 +302,89 @@ static void check_training(const char *arch, const char *norm, bool save_memory,
     }
 }
 
+/* ---- a detector's kinds of nodes, and rows that vary ---- */
+
+static struct mabn_net *build_nodes(enum mabn_net_precision precision, bool vary)
+{
+    struct mabn_net *net;
+    const struct mabn_net_options options = {.batch = BATCH,
+                                             .height = 16,
+                                             .width = 16,
+                                             .channels = 3,
+                                             .training = true,
+                                             .precision = precision,
+                                             .vary_rows = vary};
+    struct mabn_net_conv conv = {
+        .out_channels = 16, .kernel = 3, .stride = 1, .pad = 1, .bias = true};
+    struct mabn_norm_options none;
+    mabn_norm_options_init(&none, MABN_NORM_NONE);
+    if (mabn_net_new(&net, device, &options)) abort();
+    const int fine = mabn_net_add_conv(net, mabn_net_add_input(net), "fine", &conv);
+    conv.stride = 2;
+    const int coarse = mabn_net_add_conv(net, fine, "coarse", &conv);
+    const int merged = mabn_net_add_upsample(net, fine, coarse, "merged");
+    const int act = mabn_net_add_norm(net, merged, "relu", &none, -1, true);
+    const int up = mabn_net_add_transposed_conv(net, act, "up", 8, &(struct mabn_net_start){0});
+    const int soft = mabn_net_add_sigmoid(net, up);
+    conv = (struct mabn_net_conv){.out_channels = 4, .kernel = 1, .stride = 1, .bias = true};
+    mabn_net_add_output(net, mabn_net_add_conv(net, soft, "last", &conv), "last");
+    mabn_net_add_output(net, merged, "merged"); /* float32, and all that share its type */
+    const struct mabn_net_linear linear = {.out = 5};
+    mabn_net_add_output(net, mabn_net_add_linear(net, act, "linear", &linear), "linear");
+    if (mabn_net_plan(net) || mabn_params_initialize(mabn_net_params(net), 3, false)) {
+        printf("Bail out! %s\n", mabn_error_message());
+        exit(1);
+    }
+    return net;
+}
+
+/* Forward and backward of so many rows; its gradients and outputs in one array. */
+static float *run_nodes(struct mabn_net *net, int rows, size_t *count)
+{
+    static const char *const outputs[] = {"last", "merged", "linear"};
+    struct mabn_rng rng;
+    mabn_rng_init(&rng, 6, MABN_RNG_TEST, (uint64_t)rows, 0);
+    mabn_net_set_rows(net, rows);
+    for (int i = 0; i < rows * 16 * 16 * 3; i++)
+        mabn_net_input(net)[i] = (float)mabn_rng_normal(&rng);
+    if (mabn_net_forward(net)) abort();
+    float *all = NULL;
+    size_t at = 0;
+    for (int k = 0; k < 3; k++) {
+        const struct mabn_net_output o = mabn_net_output_of(net, outputs[k]);
+        const size_t n = (size_t)(o.n * o.h * o.w * o.c);
+        all = mabn_xrealloc(all, (at + n) * sizeof *all);
+        memcpy(all + at, o.values, n * sizeof *all);
+        at += n;
+        for (size_t i = 0; i < n; i++)
+            o.gradient[i] = (float)mabn_rng_normal(&rng);
+    }
+    if (mabn_net_backward(net)) abort();
+    float *found = gradients(net, count);
+    all = mabn_xrealloc(all, (at + *count) * sizeof *all);
+    memcpy(all + at, found, *count * sizeof *all);
+    *count += at;
+    free(found);
+    return all;
+}
+
+static void check_nodes(bool vary)
+{
+    struct mabn_net *full = build_nodes(MABN_NET_FP32, vary),
+                    *half = build_nodes(MABN_NET_BF16, vary);
+    for (int rows = vary ? 1 : BATCH; rows <= BATCH; rows += 5) {
+        size_t count = 0;
+        float *a = run_nodes(full, rows, &count), *b = run_nodes(half, rows, &count);
+        const double error = distance(b, a, count);
+        tap_ok(error > 0 && error < 0.02, "a detector's nodes, %d rows%s: %.2g apart", rows,
+               vary ? " of those there may be" : "", error);
+        free(a);
+        free(b);
+    }
+    mabn_net_free(full);
+    mabn_net_free(half);
+}
+
 int main(void)
 {
     if (test_device_open(&device, 1)) return 1;
@@ -320,6 +403,8 @@ int main(void)
     check_training("resnet50", "gn", true, 0.25);
     for (int i = 0; i < NORMS; i++)
         check_training("cifar-resnet8", norms[i], false, strchr("fgln", *norms[i]) ? 0.02 : 0.06);
+    check_nodes(false);
+    check_nodes(true);
     mabn_device_free(device);
     return tap_done();
 }

@@ -36,10 +36,10 @@ static void check_upsample(struct mabn_upsample s)
     double *want = calloc((size_t)small + 1, sizeof *want), worst = 0, worst_twice = 0;
     bool good = true, same = true;
 
-    mabn_upsample_add(y, a, b, &s);
-    mabn_upsample_backward(db, dy, &s, false);
+    mabn_upsample_add(y, a, b, &s, MABN_DTYPE_F32);
+    mabn_upsample_backward(db, dy, &s, false, MABN_DTYPE_F32);
     memcpy(twice, db, (size_t)small * sizeof *db);
-    mabn_upsample_backward(twice, dy, &s, true);
+    mabn_upsample_backward(twice, dy, &s, true, MABN_DTYPE_F32);
     for (int64_t i = 0; i < large; i++) {
         good = good && y[i] == a[i] + b[source(&s, i)];
         want[source(&s, i)] += dy[i];
@@ -53,10 +53,10 @@ static void check_upsample(struct mabn_upsample s)
     tap_ok(worst_twice < 4e-6, "backward, added: %.1e", worst_twice);
     for (int threads = 1; threads < 6; threads += 2) {
         omp_set_num_threads(threads);
-        mabn_upsample_backward(twice, dy, &s, false);
+        mabn_upsample_backward(twice, dy, &s, false, MABN_DTYPE_F32);
         same = same && !memcmp(twice, db, (size_t)small * sizeof *db);
     }
-    mabn_upsample_add(a, a, b, &s);
+    mabn_upsample_add(a, a, b, &s, MABN_DTYPE_F32);
     tap_ok(same && !memcmp(a, y, (size_t)large * sizeof *y), "any threads, and in place");
     free(a);
     free(b);
@@ -107,8 +107,8 @@ static void test_sigmoid(void)
     const float edges[4] = {INFINITY, -INFINITY, NAN, 0};
     float at_edges[4];
 
-    mabn_sigmoid(y, x, COUNT);
-    mabn_sigmoid_backward(dx, dy, y, COUNT);
+    mabn_sigmoid(y, x, COUNT, MABN_DTYPE_F32);
+    mabn_sigmoid_backward(dx, dy, y, COUNT, MABN_DTYPE_F32);
     for (int i = 0; i < COUNT; i++) {
         const double s = 1 / (1 + exp(-(double)x[i]));
         const double low = 1 / (1 + exp(1e-6 - x[i])), high = 1 / (1 + exp(-1e-6 - x[i]));
@@ -117,11 +117,11 @@ static void test_sigmoid(void)
     }
     tap_ok(worst < 6e-8, "sigmoid: %.1e", worst);
     tap_ok(worst_slope < 1e-6, "its gradient by finite differences: %.1e", worst_slope);
-    mabn_sigmoid(at_edges, edges, 4);
+    mabn_sigmoid(at_edges, edges, 4, MABN_DTYPE_F32);
     tap_ok(at_edges[0] == 1 && at_edges[1] == 0 && isnan(at_edges[2]) && at_edges[3] == 0.5,
            "infinities, NaN, 0");
-    mabn_sigmoid(x, x, COUNT);
-    mabn_sigmoid_backward(dy, dy, y, COUNT);
+    mabn_sigmoid(x, x, COUNT, MABN_DTYPE_F32);
+    mabn_sigmoid_backward(dy, dy, y, COUNT, MABN_DTYPE_F32);
     tap_ok(!memcmp(x, y, sizeof *x * COUNT) && !memcmp(dx, dy, sizeof *x * COUNT), "in place");
     free(x);
     free(y);

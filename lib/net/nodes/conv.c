@@ -17,7 +17,8 @@
 struct sized {
     int64_t rows;
     struct mabn_conv *op;
-    void *packed;     /* inference: weights for it … */
+    int packer;       /* inference: which of the sizes holds weights as this one reads them … */
+    void *packed;     /* … those weights … */
     uint64_t version; /* … made from these parameters */
 };
 
@@ -45,13 +46,16 @@ static int64_t filter_size(const struct mabn_net *net, const struct node *conv)
     return (int64_t)net->params->list[conv->weight].count / conv->c;
 }
 
-/* A linear layer is a 1×1 convolution over a column of rows. */
+/* A linear layer is a 1×1 convolution over a column of rows, a transposed convolution the gradient of
+ * one with stride 2. */
 static struct mabn_conv_shape conv_shape(const struct mabn_net *net, const struct node *node,
                                          int64_t rows)
 {
     const struct node *x = net_read(net, node, 0);
     if (node->kind == &mabn_node_linear)
         return (struct mabn_conv_shape){1, rows, 1, net_row(x), node->c, 1, 1, 0};
+    if (node->kind == &mabn_node_transposed_conv)
+        return (struct mabn_conv_shape){rows, node->h, node->w, node->c, x->c, 2, 2, 0};
     return (struct mabn_conv_shape){
         rows, x->h, x->w, x->c, node->c, node->conv.kernel, node->conv.stride, node->conv.pad};
 }
@@ -68,6 +72,9 @@ static mabn_status new_op(struct mabn_net *net, struct node *node, int64_t rows,
                                         .no_dx = !x->trains,
                                         .bias = node->bias >= 0,
                                         .exact = net->options.exact};
+    if (node->kind == &mabn_node_transposed_conv)
+        options = (struct mabn_conv_options){
+            .dtype = net->dtype, .x_dtype = node->dtype, .y_dtype = x->dtype, .training = true};
     if (node->folded >= 0) {
         const struct node *norm = &net->nodes[node->folded];
         options.bias = true;
@@ -89,7 +96,7 @@ static mabn_status prepare(struct mabn_net *net, struct node *node)
         return MABN_OK;
     }
     MABN_TRY(new_op(net, node, net->options.batch, &node->op));
-    if (net->options.training) return MABN_OK;
+    if (net->options.training || node->kind == &mabn_node_transposed_conv) return MABN_OK;
     node->packed_offset = net->packed_bytes;
     net->packed_bytes += mabn_conv_packed_bytes(node->op);
     return MABN_OK;
@@ -116,18 +123,12 @@ static int64_t sized_rows(const struct mabn_net *net, int64_t rows)
     return rows < net->options.batch ? rows : net->options.batch;
 }
 
-/* Rows that live are followed by zeros up to `rows`. */
-static void clear_rows(void *buffer, int64_t live, int64_t rows, const struct node *of)
-{
-    if (rows > live)
-        memset((char *)buffer + net_row_bytes(of, live), 0, net_row_bytes(of, rows - live));
-}
-
 /* The layer's primitives for the rows that live now, and for how many they are. */
 static mabn_status find_sized(struct mabn_net *net, struct node *node, struct sized *found)
 {
-    *found =
-        (struct sized){net->options.batch, node->op, net->packed.base + node->packed_offset, 0};
+    *found = (struct sized){.rows = net->options.batch,
+                            .op = node->op,
+                            .packed = net->packed.base + node->packed_offset};
     if (!net->options.vary_rows) return MABN_OK;
     struct sizes *sizes = node->own;
     const int64_t rows = sized_rows(net, net->rows);
@@ -135,12 +136,25 @@ static mabn_status find_sized(struct mabn_net *net, struct node *node, struct si
     while (i < sizes->count && sizes->list[i].rows != rows)
         i++;
     if (i == sizes->count) {
-        struct sized made = {.rows = rows};
+        struct sized made = {.rows = rows, .packer = i};
         MABN_TRY(new_op(net, node, rows, &made.op));
+        for (int k = i - 1; k >= 0; k--)
+            if (mabn_conv_packs_alike(sizes->list[k].op, made.op))
+                made.packer = sizes->list[k].packer;
         MABN_GROW(sizes->list, sizes->count, sizes->capacity);
         sizes->list[sizes->count++] = made;
     }
     *found = sizes->list[i];
+    return MABN_OK;
+}
+
+mabn_status mabn_node_conv_find(struct mabn_net *net, struct node *node, struct mabn_conv **op,
+                                int64_t *rows)
+{
+    struct sized found;
+    MABN_TRY(find_sized(net, node, &found));
+    *op = found.op;
+    *rows = found.rows;
     return MABN_OK;
 }
 
@@ -191,13 +205,14 @@ static mabn_status refresh_sized(struct mabn_net *net, struct node *node, struct
 {
     struct sizes *sizes = node->own;
     const float *weight;
-    if (!net->options.vary_rows || now->version == net->params->version) return MABN_OK;
-    if (!now->packed) MABN_TRY(mabn_alloc(&now->packed, mabn_conv_packed_bytes(now->op)));
-    now->version = net->params->version;
-    for (int i = 0; i < sizes->count; i++)
-        if (sizes->list[i].rows == now->rows) sizes->list[i] = *now;
+    if (!net->options.vary_rows) return MABN_OK;
+    struct sized *packer = &sizes->list[now->packer];
+    if (!packer->packed) MABN_TRY(mabn_alloc(&packer->packed, mabn_conv_packed_bytes(now->op)));
+    now->packed = packer->packed;
+    if (packer->version == net->params->version) return MABN_OK;
+    packer->version = net->params->version;
     MABN_TRY(final_weights(net, node, s, &weight));
-    return mabn_conv_pack(now->op, now->packed, weight, s->ops);
+    return mabn_conv_pack(now->op, packer->packed, weight, s->ops);
 }
 
 /* Run a convolution whose result goes to the output of `at`: itself, or the norm it took in. */
@@ -216,7 +231,7 @@ static mabn_status infer(struct mabn_net *net, struct node *conv, const struct n
         if (shortcut->data != at->data)
             memcpy(y, net_data(net, shortcut), net_row_bytes(at, now.rows));
     }
-    clear_rows(net_data(net, x), net->rows, now.rows, x);
+    net_clear_rows(net_data(net, x), net->rows, now.rows, x);
     return mabn_conv_infer(now.op, y, net_data(net, x), now.packed,
                            bias ? net->folded_bias + conv->bias_offset : NULL, s.ops);
 }
@@ -236,7 +251,7 @@ static mabn_status forward(struct mabn_net *net, struct node *node)
     if (!net->options.training) return node->folded >= 0 ? MABN_OK : infer(net, node, node);
     MABN_TRY(find_sized(net, node, &now));
     MABN_TRY(mabn_net_scratch(net, &s));
-    clear_rows(net_data(net, x), net->rows, now.rows, x);
+    net_clear_rows(net_data(net, x), net->rows, now.rows, x);
     return mabn_conv_forward(now.op, net_buffer(net, node->data), net_data(net, x),
                              weights_in_use(net, node, &s), net_weight(net, node->bias), s.ops);
 }
@@ -268,12 +283,12 @@ static mabn_status backward(struct mabn_net *net, struct node *node)
     MABN_TRY(find_sized(net, node, &now));
     MABN_TRY(mabn_net_input_again(net, node, &input));
     MABN_TRY(mabn_net_scratch(net, &s));
-    clear_rows(dy, net->rows, now.rows, node);
-    clear_rows((void *)input, net->rows, now.rows, x);
+    net_clear_rows(dy, net->rows, now.rows, node);
+    net_clear_rows((void *)input, net->rows, now.rows, x);
     MABN_TRY(backward_weights(net, node, &now, input, dy, &s));
     if (!x->trains) return MABN_OK;
     void *dx = net_dx(net, node, 0);
-    if (node->dx_adds[0]) clear_rows(dx, net->rows, now.rows, x);
+    if (node->dx_adds[0]) net_clear_rows(dx, net->rows, now.rows, x);
     return mabn_conv_backward_data(now.op, dx, dy, weights_in_use(net, node, &s), node->dx_adds[0],
                                    s.ops);
 }

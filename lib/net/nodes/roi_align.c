@@ -1,9 +1,13 @@
 /* RoIAlign: boxes of several feature maps, which are inputs bound to another plan's outputs, become
- * the rows of this plan. The boxes come with the run (mabn_net_set_rois). */
+ * the rows of this plan. The boxes come with the run (mabn_net_set_rois). Maps are float32; rows in
+ * bfloat16 go through float32 in scratch, PORTION at a time. */
 #include "ops/roi_align.h"
 
 #include "base/mem.h"
 #include "net/internal.h"
+#include "tensor/bf16.h"
+
+enum { PORTION = 64 };
 
 struct own {
     struct mabn_net_roi_align options;
@@ -39,6 +43,50 @@ static mabn_status describe_call(const struct mabn_net *net, const struct node *
     return MABN_OK;
 }
 
+static mabn_status prepare(struct mabn_net *net, struct node *node)
+{
+    if (node->dtype != MABN_DTYPE_F32)
+        net_want_scratch(net, (size_t)(PORTION * net_row(node)) * sizeof(float), 0);
+    return MABN_OK;
+}
+
+/* The boxes from `begin` on, at most PORTION. */
+static struct mabn_rois portion(const struct mabn_rois *all, int64_t begin)
+{
+    const int64_t left = all->count - begin;
+    return (struct mabn_rois){left < PORTION ? left : PORTION, all->box + 4 * begin,
+                              all->image + begin, all->level ? all->level + begin : NULL};
+}
+
+static mabn_status forward_half(struct mabn_net *net, const struct node *node,
+                                const float *const *x, const struct mabn_rois *rois,
+                                const struct mabn_roi_align *op)
+{
+    uint16_t *y = net_buffer(net, node->data);
+    struct scratch s;
+    MABN_TRY(mabn_net_scratch(net, &s));
+    for (int64_t begin = 0; begin < rois->count; begin += PORTION) {
+        const struct mabn_rois some = portion(rois, begin);
+        MABN_TRY(mabn_roi_align_forward(s.weights, x, &some, op));
+        mabn_bf16_narrow(y + begin * net_row(node), s.weights, some.count * net_row(node));
+    }
+    return MABN_OK;
+}
+
+static mabn_status backward_half(struct mabn_net *net, const struct node *node, float *const *dx,
+                                 const struct mabn_rois *rois, const struct mabn_roi_align *op)
+{
+    const uint16_t *dy = net_buffer(net, node->grad);
+    struct scratch s;
+    MABN_TRY(mabn_net_scratch(net, &s));
+    for (int64_t begin = 0; begin < rois->count; begin += PORTION) {
+        const struct mabn_rois some = portion(rois, begin);
+        mabn_bf16_widen(s.weights, dy + begin * net_row(node), some.count * net_row(node));
+        MABN_TRY(mabn_roi_align_backward(dx, s.weights, &some, op, true));
+    }
+    return MABN_OK;
+}
+
 static mabn_status forward(struct mabn_net *net, struct node *node)
 {
     const float *x[MABN_ROI_MAX_LEVELS];
@@ -47,6 +95,7 @@ static mabn_status forward(struct mabn_net *net, struct node *node)
     MABN_TRY(describe_call(net, node, &op, &rois));
     for (int k = 0; k < op.levels; k++)
         x[k] = net_read_data(net, node, k);
+    if (node->dtype == MABN_DTYPE_BF16) return forward_half(net, node, x, &rois, &op);
     return mabn_roi_align_forward(net_buffer(net, node->data), x, &rois, &op);
 }
 
@@ -58,6 +107,7 @@ static mabn_status backward(struct mabn_net *net, struct node *node)
     MABN_TRY(describe_call(net, node, &op, &rois));
     for (int k = 0; k < op.levels; k++)
         if (!(dx[k] = net_dx(net, node, k))) return MABN_OK; /* nobody wants it */
+    if (node->dtype == MABN_DTYPE_BF16) return backward_half(net, node, dx, &rois, &op);
     return mabn_roi_align_backward(dx, net_buffer(net, node->grad), &rois, &op, true);
 }
 
@@ -70,7 +120,8 @@ static void describe(const struct mabn_net *net, const struct node *node,
     layer->backward_bytes = mabn_net_gradient_bytes(net, node);
 }
 
-static const struct node_ops cpu = {.forward = forward, .backward = backward};
+static const struct node_ops cpu = {
+    .half = true, .prepare = prepare, .forward = forward, .backward = backward};
 
 const struct node_kind mabn_node_roi_align = {
     .name = "roi align",

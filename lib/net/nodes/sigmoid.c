@@ -24,14 +24,14 @@ static int over(const struct mabn_net *net, const struct node *node)
 static mabn_status forward(struct mabn_net *net, struct node *node)
 {
     mabn_sigmoid(net_buffer(net, node->data), net_read_data(net, node, 0),
-                 net->rows * net_row(node));
+                 net->rows * net_row(node), node->dtype);
     return MABN_OK;
 }
 
 static mabn_status backward(struct mabn_net *net, struct node *node)
 {
     mabn_sigmoid_backward(net_dx(net, node, 0), net_buffer(net, node->grad),
-                          net_buffer(net, node->data), net->rows * net_row(node));
+                          net_buffer(net, node->data), net->rows * net_row(node), node->dtype);
     return MABN_OK;
 }
 
@@ -44,7 +44,7 @@ static void describe(const struct mabn_net *net, const struct node *node,
         2 * mabn_net_gradient_bytes(net, node) + mabn_net_output_bytes(net, node);
 }
 
-static const struct node_ops cpu = {.forward = forward, .backward = backward};
+static const struct node_ops cpu = {.half = true, .forward = forward, .backward = backward};
 
 const struct node_kind mabn_node_sigmoid = {
     .name = "sigmoid",

@@ -1,16 +1,12 @@
-/* Transposed convolution 2×2 with stride 2 and bias: twice the height and width. */
+/* Transposed convolution 2×2 with stride 2 and bias: twice the height and width. In bfloat16 its
+ * forward is the gradient of a convolution with the same weights, its gradient that convolution. */
 #include "ops/transposed_conv.h"
 
 #include "net/internal.h"
 #include "ops/elementwise.h"
+#include "ops/linear.h"
 
 static bool keeps(const struct node *node, int k)
-{
-    (void)node;
-    return k == 0;
-}
-
-static bool adds(const struct node *node, int k)
 {
     (void)node;
     return k == 0;
@@ -22,8 +18,67 @@ static struct mabn_transposed_conv shape(const struct mabn_net *net, const struc
     return (struct mabn_transposed_conv){net->rows, x->h, x->w, x->c, node->c};
 }
 
+/* ---- in bfloat16 ---- */
+
+static bool as_conv(const struct mabn_net *net)
+{
+    return net->dtype == MABN_DTYPE_BF16;
+}
+
+static mabn_status forward_half(struct mabn_net *net, struct node *node)
+{
+    const struct node *x = net_read(net, node, 0);
+    struct mabn_conv *conv;
+    struct scratch s;
+    int64_t rows;
+    void *y = net_buffer(net, node->data), *input = net_data(net, x);
+    MABN_TRY(mabn_node_conv_find(net, node, &conv, &rows));
+    MABN_TRY(mabn_net_scratch(net, &s));
+    net_clear_rows(input, net->rows, rows, x);
+    MABN_TRY(mabn_conv_backward_data(conv, y, input, net_weight(net, node->weight), false, s.ops));
+    mabn_add_bias(y, net_weight(net, node->bias), node->dtype, net->rows * node->h * node->w,
+                  node->c);
+    return MABN_OK;
+}
+
+static mabn_status backward_weights_half(struct mabn_net *net, const struct node *node,
+                                         struct mabn_conv *conv, const struct scratch *s)
+{
+    float *dweight = net_gradient(net, node->weight), *dbias = net_gradient(net, node->bias);
+    const void *x = net_read_data(net, node, 0), *dy = net_buffer(net, node->grad);
+    const bool add = net_adds(net, node);
+    const int64_t count = (int64_t)net->params->list[node->weight].count;
+    if (!dweight) return MABN_OK;
+    MABN_TRY(mabn_conv_backward_weights(conv, add ? s->weights : dweight, NULL, dy, x, s->ops));
+    mabn_column_sums(add ? net->fold_a : dbias, dy, node->dtype, net->rows * node->h * node->w,
+                     node->c);
+    if (!add) return MABN_OK;
+    mabn_add(dweight, dweight, s->weights, count, false);
+    mabn_add(dbias, dbias, net->fold_a, node->c, false);
+    return MABN_OK;
+}
+
+static mabn_status backward_half(struct mabn_net *net, struct node *node)
+{
+    const struct node *x = net_read(net, node, 0);
+    void *dy = net_buffer(net, node->grad), *dx = net_dx(net, node, 0);
+    struct mabn_conv *conv;
+    struct scratch s;
+    int64_t rows;
+    MABN_TRY(mabn_node_conv_find(net, node, &conv, &rows));
+    MABN_TRY(mabn_net_scratch(net, &s));
+    net_clear_rows(dy, net->rows, rows, node);
+    net_clear_rows(net_data(net, x), net->rows, rows, x);
+    MABN_TRY(backward_weights_half(net, node, conv, &s));
+    if (!x->trains) return MABN_OK;
+    return mabn_conv_forward(conv, dx, dy, net_weight(net, node->weight), NULL, s.ops);
+}
+
+/* ---- on the CPU ---- */
+
 static mabn_status prepare(struct mabn_net *net, struct node *node)
 {
+    if (as_conv(net)) return mabn_node_conv.cpu->prepare(net, node);
     net_want_scratch(net, net->params->list[node->weight].count * sizeof(float),
                      mabn_transposed_conv_scratch_bytes(node->c));
     return MABN_OK;
@@ -31,6 +86,7 @@ static mabn_status prepare(struct mabn_net *net, struct node *node)
 
 static mabn_status forward(struct mabn_net *net, struct node *node)
 {
+    if (as_conv(net)) return forward_half(net, node);
     const struct mabn_transposed_conv op = shape(net, node);
     struct scratch s;
     MABN_TRY(mabn_net_scratch(net, &s));
@@ -56,14 +112,14 @@ static mabn_status backward_weights(struct mabn_net *net, const struct node *nod
 
 static mabn_status backward(struct mabn_net *net, struct node *node)
 {
+    if (as_conv(net)) return backward_half(net, node);
     const struct mabn_transposed_conv op = shape(net, node);
     struct scratch s;
     MABN_TRY(mabn_net_scratch(net, &s));
     MABN_TRY(backward_weights(net, node, &op, &s));
     if (!net_read(net, node, 0)->trains) return MABN_OK;
     return mabn_transposed_conv_backward_data(net_dx(net, node, 0), net_buffer(net, node->grad),
-                                              net_weight(net, node->weight), &op, node->dx_adds[0],
-                                              s.ops);
+                                              net_weight(net, node->weight), &op, false, s.ops);
 }
 
 static mabn_status bare(struct mabn_net *net, struct node *node)
@@ -84,13 +140,21 @@ static void describe(const struct mabn_net *net, const struct node *node,
                             mabn_net_gradient_bytes(net, x) + 2 * mabn_net_weight_bytes(net, node);
 }
 
-static const struct node_ops cpu = {
-    .prepare = prepare, .forward = forward, .backward = backward, .bare = bare};
+static void release(struct node *node)
+{
+    mabn_node_conv.cpu->release(node);
+}
+
+static const struct node_ops cpu = {.half = true,
+                                    .prepare = prepare,
+                                    .forward = forward,
+                                    .backward = backward,
+                                    .bare = bare,
+                                    .release = release};
 
 const struct node_kind mabn_node_transposed_conv = {
     .name = "transposed convolution",
     .keeps = keeps,
-    .adds = adds,
     .describe = describe,
     .cpu = &cpu,
 };

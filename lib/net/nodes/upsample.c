@@ -34,16 +34,16 @@ static mabn_status forward(struct mabn_net *net, struct node *node)
 {
     const struct mabn_upsample op = shape(net, node);
     mabn_upsample_add(net_buffer(net, node->data), net_read_data(net, node, FINE),
-                      net_read_data(net, node, COARSE), &op);
+                      net_read_data(net, node, COARSE), &op, node->dtype);
     return MABN_OK;
 }
 
 static mabn_status backward(struct mabn_net *net, struct node *node)
 {
     const struct mabn_upsample op = shape(net, node);
-    float *dfine = net_dx(net, node, FINE), *dcoarse = net_dx(net, node, COARSE);
-    const float *dy = net_buffer(net, node->grad);
-    if (dcoarse) mabn_upsample_backward(dcoarse, dy, &op, node->dx_adds[COARSE]);
+    void *dfine = net_dx(net, node, FINE), *dcoarse = net_dx(net, node, COARSE);
+    const void *dy = net_buffer(net, node->grad);
+    if (dcoarse) mabn_upsample_backward(dcoarse, dy, &op, node->dx_adds[COARSE], node->dtype);
     if (dfine && dfine != dy) memcpy(dfine, dy, net_row_bytes(node, net->rows));
     return MABN_OK;
 }
@@ -59,7 +59,7 @@ static void describe(const struct mabn_net *net, const struct node *node,
         mabn_net_gradient_bytes(net, node) + mabn_net_gradient_bytes(net, coarse);
 }
 
-static const struct node_ops cpu = {.forward = forward, .backward = backward};
+static const struct node_ops cpu = {.half = true, .forward = forward, .backward = backward};
 
 const struct node_kind mabn_node_upsample = {
     .name = "upsampling",
