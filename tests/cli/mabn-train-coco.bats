@@ -260,6 +260,23 @@ assert all(0 <= b["score"] <= 1 and len(b["bbox"]) == 4 for b in boxes)
 PY
 }
 
+@test "SIGTERM ends an evaluation, and leaves no results" {
+    mkdir -p many
+    for i in $(seq 100); do ln -sf "$PWD/images/0.png" "many/$i.png"; done
+    mabn-eval coco --min-size 640 --max-size 960 -o stopped.json long/model.h5 many 2> stopped.txt & # minutes
+    pid=$!
+    for _ in $(seq 600); do
+        grep -q CPU stopped.txt && break
+        sleep 0.1
+    done
+    kill -TERM $pid
+    status=0
+    wait $pid || status=$?
+    assert_equal "$status" 75
+    grep -q "stopped by SIGTERM" stopped.txt
+    assert_not_exist stopped.json
+}
+
 @test "a folder of photographs has the model's categories and names for ids" {
     [ -e long/model.h5 ] || train long --norm gn --steps 40 --lr 0.05 > /dev/null
     mabn-eval coco -q --min-score 0 long/model.h5 images > folder.json
