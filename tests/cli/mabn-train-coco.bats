@@ -98,6 +98,16 @@ PY
     done
 }
 
+@test "a preset for detectors takes two images at a time, whatever the batch" {
+    tiny="--preset coco-1x --arch mask-rcnn-r18-fpn --norm gn --groups 2 --base-width 8 --fpn-width 8
+        --head-width 8 --fc-width 16 --min-size 64 --proposals 60 --box-samples 16 --steps 1 --log-every 1"
+    for batch in 2 3 4; do
+        # shellcheck disable=SC2086
+        mabn-train -q --train d.h5 $tiny --batch $batch -o preset$batch > preset$batch.jsonl
+    done
+    assert_equal "$(grep -ho '"accumulate":[0-9]*' preset?.jsonl | tr '\n' ' ')" '"accumulate":1 "accumulate":1 "accumulate":2 '
+}
+
 @test "a step is cut into equal passes only" {
     train two --norm gn --steps 1 -b 4 --accumulate 2 > /dev/null
     run mabn-train -q --train d.h5 $small -o three --steps 1 -b 4 --accumulate 3
