@@ -60,14 +60,23 @@ struct family {
     enum mabn_category_order order;
 };
 
+static const struct family families[] = {
+    {"legacy", 0, MABN_CATEGORIES_AS_GIVEN},
+    {"torchvision", 0, MABN_CATEGORIES_BY_NUMBER},
+    {"detectron2", 1e-5, MABN_CATEGORIES_SORTED},
+};
+
 static const struct family *family_of(enum mabn_names names)
 {
-    static const struct family reference = {"legacy", 0, MABN_CATEGORIES_AS_GIVEN},
-                               torchvision = {"torchvision", 0, MABN_CATEGORIES_BY_NUMBER},
-                               detectron2 = {"detectron2", 1e-5, MABN_CATEGORIES_SORTED};
-    return names == MABN_NAMES_TORCHVISION  ? &torchvision
-           : names == MABN_NAMES_DETECTRON2 ? &detectron2
-                                            : &reference;
+    return &families[names == MABN_NAMES_TORCHVISION ? 1 : names == MABN_NAMES_DETECTRON2 ? 2 : 0];
+}
+
+static const struct family *family_with(const char *convention)
+{
+    size_t i = 0;
+    while (i + 1 < sizeof families / sizeof *families && strcmp(families[i].convention, convention))
+        i++;
+    return &families[i];
 }
 
 /* --pixels, as it is for classifiers too. */
@@ -352,6 +361,16 @@ mabn_status mabn_convert_guess_detector(struct mabn_convert *c)
     return mabn_detector_check(d);
 }
 
+/* What is asked for by an option, against the file's own description. */
+static mabn_status overrule(struct mabn_convert *c, struct mabn_detector *d)
+{
+    if (c->options.norm) MABN_TRY(mabn_detector_set_norm(d, c->options.norm));
+    if (c->options.stride_in_1x1 >= 0) d->body.stride_in_1x1 = c->options.stride_in_1x1;
+    for (int p = 0; p < MABN_MODEL_PARTS && c->options.frozen_eps >= 0 && c->options.to < 0; p++)
+        if (d->body.norm[p].kind == MABN_NORM_FROZEN) d->body.norm[p].eps = c->options.frozen_eps;
+    return c->options.categories ? read_categories(c, family_with(d->convention)) : MABN_OK;
+}
+
 mabn_status mabn_convert_read_detector(struct mabn_convert *c, const char *config)
 {
     struct mabn_detector found, *d = &c->detector;
@@ -373,8 +392,9 @@ mabn_status mabn_convert_read_detector(struct mabn_convert *c, const char *confi
             return mabn_fail(MABN_ERR_LIMIT, "'%s': a window of %d statistics",
                              mabn_weights_path(c->source), d->body.norm[p].window);
     MABN_TRY(set_pixels(d, c->options.pixels));
+    MABN_TRY(overrule(c, d));
     c->has_detector = true;
-    return MABN_OK;
+    return mabn_detector_check(d);
 }
 
 /* ---- telling ---- */

@@ -740,4 +740,8 @@ EOF
     fails 1 "numbered 1 to 3" mabn-convert --categories three.json tv.pth -o x.h5
     run --separate-stderr mabn-convert tv.pth -o x.h5
     [[ $stderr == *"nothing says what the 3 classes are"* ]]
+    # later is not too late
+    mabn-convert -q --categories two.json x.h5 -o named.h5
+    run mabn-info --json named.h5
+    assert_output --partial 'id\":3,\"name\":\"c\"}'
 }
