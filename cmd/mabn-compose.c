@@ -31,10 +31,10 @@ static const struct mabn_option options[] = {
     MABN_OPT_INT(0, "max-objects", &o.scene.max_objects, 1, 1000, "N", "most things to put into one"),
     MABN_OPT_CHOICE(0, "background", &o.background, backgrounds, "what things lie on; mixed: one of the others, by lot"),
     MABN_OPT_GROUP("Things"),
-    MABN_OPT_INT(0, "threshold", &o.threshold, 0, 254, "T", "pictures without alpha: what is no brighter is not the thing"),
+    MABN_OPT_INT(0, "threshold", &o.threshold, 0, 254, "T", "pictures without alpha: pixels up to this brightness are background"),
     MABN_OPT_DOUBLE(0, "min-scale", &o.scene.min_scale, 0.01, 1, "S", "smallest longer side, by the scene's shorter side"),
     MABN_OPT_DOUBLE(0, "max-scale", &o.scene.max_scale, 0.01, 1, "S", "largest longer side, likewise"),
-    MABN_OPT_DOUBLE(0, "rotation", &o.scene.rotation, 0, 180, "DEGREES", "turn by up to this either way"),
+    MABN_OPT_DOUBLE(0, "rotation", &o.scene.rotation, 0, 180, "DEGREES", "rotate by up to this angle in either direction"),
     MABN_OPT_FLAG(0, "mirror", &o.scene.mirror, "turn half of them left to right"),
     MABN_OPT_DOUBLE(0, "tint", &o.scene.tint, 0, 1, "T", "how strongly gray things are coloured"),
     MABN_OPT_DOUBLE(0, "overlap", &o.scene.overlap, 0, 1, "X", "most of a thing that others may hide"),
@@ -85,7 +85,7 @@ static mabn_status run(const char *path)
     const mabn_status status = mabn_compose_files(&totals, cutouts, &o.scene, &output);
     mabn_cutouts_free(cutouts);
     if (!status)
-        mabn_info("%lld scenes, %llu things, %llu left out for want of room", (long long)o.count,
+        mabn_info("%lld scenes, %llu things, %llu left out for lack of room", (long long)o.count,
                   (unsigned long long)totals.objects, (unsigned long long)totals.left_out);
     return status;
 }

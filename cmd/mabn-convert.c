@@ -56,14 +56,15 @@ static const struct mabn_option options[] = {
     MABN_OPT_GROUP("Names and network"),
     MABN_OPT_CHOICE(0, "names", &o.names, names_words,
                     "whose names the source has; ours: the reference, and everybody's classifiers"),
-    MABN_OPT_FLAG(0, "partial", &o.partial, "unmatched and missing tensors are no error"),
+    MABN_OPT_FLAG(0, "partial", &o.partial, "allow unmatched and missing tensors"),
     MABN_OPT_FLAG(0, "suffix", &o.suffix,
                   "with --like: match each name by the longest suffix, as the reference does"),
     MABN_OPT_STRING(0, "like", &o.like, "FILE",
                     "make the tensors of this checkpoint, and keep its values where ours miss"),
     MABN_OPT_CHOICE(0, "body", &o.body, body_words,
                     "put a classifier's body into a detector, or take it out of one"),
-    MABN_OPT_STRING(0, "norm", &o.norm, "NORM", "what the norms are, where the names do not tell"),
+    MABN_OPT_STRING(0, "norm", &o.norm, "NORM",
+                    "what the norms are, where the names leave it open"),
     MABN_OPT_CHOICE(0, "stride-in-1x1", &o.stride, stride_words,
                     "is a bottleneck's stride in its first 1x1; auto: with foreign names"),
     MABN_OPT_CHOICE(0, "pixels", &o.pixels, pixels_words,
@@ -128,8 +129,7 @@ static mabn_status pick_format(enum mabn_weights_format *format)
             return MABN_OK;
         }
     }
-    return mabn_fail(MABN_ERR_ARG, "cannot tell the format of '%s' by its ending; use --to",
-                     o.output);
+    return mabn_fail(MABN_ERR_ARG, "the ending of '%s' names no known format; use --to", o.output);
 }
 
 /* Each line of `text` as a warning. */
@@ -169,8 +169,7 @@ static mabn_status complain(const struct mabn_convert *c, const char *path)
     mabn_str_release(&lines);
     if (!count && mabn_convert_is_unknown(c) && !o.partial)
         return mabn_fail(MABN_ERR_MISMATCH,
-                         "'%s' is no network known here (--as-is changes the container only)",
-                         path);
+                         "'%s' is not a known network (--as-is changes the container only)", path);
     if (!count || o.partial) return MABN_OK;
     return mabn_fail(MABN_ERR_MISMATCH,
                      "'%s': %zu tensors are unmatched or missing (--partial goes on, --list shows "

@@ -210,8 +210,8 @@ static const struct mabn_option options[] = {
     MABN_OPT_STRING(0, "val", &o.val, "FILE", "the dataset to validate on"),
     MABN_OPT_STRING('o', "output", &o.run, "DIR", "the run folder"),
     MABN_OPT_FLAG(0, "resume", &o.resume, "go on from the newest checkpoint in the run folder, if there is one"),
-    MABN_OPT_FLAG(0, "resume-model", &o.resume_model, "go on from where MODEL stands, with its momentum: a training checkpoint of PyTorch's, converted"),
-    MABN_OPT_INT64(0, "start-step", &o.start_step, -1, 1e12, "N", "resume-model: the step where MODEL stands; -1: as MODEL has it"),
+    MABN_OPT_FLAG(0, "resume-model", &o.resume_model, "continue from MODEL with its momentum: a converted training checkpoint of PyTorch's"),
+    MABN_OPT_INT64(0, "start-step", &o.start_step, -1, 1e12, "N", "resume-model: the step of MODEL; -1: the one in the file"),
     MABN_OPT_FLAG('f', "force", &o.force, "start again in a folder that holds a run"),
     MABN_OPT_CALL(0, "allow-weights", allow, NULL, "KIND,...", "use a MODEL that differs in norm, centralized, folded, classes, input or stride"),
 

@@ -71,7 +71,7 @@ mabn_status mabn_coco_confuse(struct mabn_coco_confusion *out, const struct mabn
     memset(out, 0, sizeof *out);
     quiet.quiet = true;
     if (params->type == MABN_COCO_KEYPOINTS)
-        return mabn_fail(MABN_ERR_ARG, "the confusion is told for boxes and masks only");
+        return mabn_fail(MABN_ERR_ARG, "the confusion is computed for boxes and masks only");
     MABN_TRY(mabn_coco_join_make(&join, truth, results, &quiet));
     struct mabn_coco_evaluation e = {.params = quiet,
                                      .truth = truth,

@@ -278,7 +278,7 @@ mabn_status mabn_coco_find_errors(struct mabn_coco_errors *out, const struct mab
     struct mabn_coco_join join;
     memset(out, 0, sizeof *out);
     if (params->type == MABN_COCO_KEYPOINTS)
-        return mabn_fail(MABN_ERR_ARG, "errors are told apart for boxes and masks only");
+        return mabn_fail(MABN_ERR_ARG, "errors are classified for boxes and masks only");
     struct mabn_coco_params quiet = *params;
     quiet.quiet = true;
     MABN_TRY(mabn_coco_join_make(&join, truth, results, &quiet));

@@ -295,7 +295,7 @@ static void tell_duplicates(const struct mabn_coco *truth, const struct duplicat
     char id[24];
     mabn_warn(
         "'%s': %zu annotation%s an id that occurs twice (the first: %s, line %u); the last of "
-        "each counts for all, as in pycocotools (--fix-quirks tells them apart)",
+        "each counts for all, as in pycocotools (--fix-quirks counts each as it is)",
         truth->name, found->n, found->n == 1 ? " has" : "s have",
         found->first->odd_id ? "a text" : mabn_coco_id_text(truth, found->first->id, id),
         found->first->line);

@@ -665,8 +665,7 @@ mabn_status mabn_convert_open(struct mabn_convert **out, const char *path,
     MABN_TRY_GOTO(decide_model(c), out);
     if (c->options.to >= 0 && !c->has_detector) {
         status = mabn_fail(MABN_ERR_UNSUPPORTED,
-                           "'%s' is no detector: other networks have the names that they have here",
-                           path);
+                           "'%s' is not a detector: only detectors have other names there", path);
         goto out;
     }
     freeze_model(c);

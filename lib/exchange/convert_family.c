@@ -400,7 +400,7 @@ void mabn_convert_tell_family(const struct mabn_convert *c, struct mabn_str *lin
         if (d->anchor_size[l] != 32 << l)
             mabn_str_printf(&text, " anchors of %g pixels on level %d", d->anchor_size[l], l + 2);
     if (text.length)
-        mabn_str_printf(lines, "the file does not say, so %s must be told:%s\n", program(to),
+        mabn_str_printf(lines, "these are not in the file; give them to %s:%s\n", program(to),
                         text.text);
     mabn_str_clear(&text);
     if (d->body.norm[MABN_PART_STEM].kind == MABN_NORM_FROZEN && to == MABN_NAMES_TORCHVISION)

@@ -104,7 +104,7 @@ static mabn_status fill(struct machine *m)
 static mabn_status take(struct machine *m, void *out, size_t n)
 {
     if (n > m->end - m->position)
-        return refuse(m, MABN_ERR_FORMAT, "truncated: %zu more bytes wanted", n);
+        return refuse(m, MABN_ERR_FORMAT, "truncated: %zu more bytes expected", n);
     if (n > WINDOW) return refuse(m, MABN_ERR_LIMIT, "argument too long");
     if (m->position < m->window_at || m->position + n > m->window_at + m->window_size)
         MABN_TRY(fill(m));
@@ -649,12 +649,12 @@ static mabn_status make_dict(struct machine *m, const uint32_t *args, size_t n)
     if (n == 1) {
         const struct mabn_pickle_node *list = node_of(m, args[0]);
         if (list->kind != MABN_PICKLE_LIST)
-            return refuse(m, MABN_ERR_FORMAT, "OrderedDict of something that is no list");
+            return refuse(m, MABN_ERR_FORMAT, "OrderedDict of something that is not a list");
         for (uint32_t i = 0; i < list->u.list.count; i++) {
             const struct mabn_pickle_node *pair = node_of(m, list->u.list.items[i]);
             if ((pair->kind != MABN_PICKLE_LIST && pair->kind != MABN_PICKLE_TUPLE) ||
                 pair->u.list.count != 2)
-                return refuse(m, MABN_ERR_FORMAT, "OrderedDict of something that is no pair");
+                return refuse(m, MABN_ERR_FORMAT, "OrderedDict of something that is not a pair");
             append(node_of(m, dict), pair->u.list.items[0]);
             append(node_of(m, dict), pair->u.list.items[1]);
         }
@@ -671,7 +671,7 @@ static mabn_status make_latin1(struct machine *m, const uint32_t *args, size_t n
     if (!codec || (strcmp(codec, "latin1") && strcmp(codec, "latin-1")) ||
         node_of(m, args[0])->kind != MABN_PICKLE_TEXT ||
         node_of(m, args[0])->u.string.offset == UINT64_MAX)
-        return refuse(m, MABN_ERR_FORMAT, "_codecs.encode of something that is no Latin-1 text");
+        return refuse(m, MABN_ERR_FORMAT, "_codecs.encode of something that is not Latin-1 text");
     uint32_t value = new_node(m, MABN_PICKLE_LATIN1);
     struct mabn_pickle_node *node = node_of(m, value);
     node->u.string.offset = node_of(m, args[0])->u.string.offset;
@@ -878,7 +878,7 @@ static mabn_status step(struct machine *m)
     if (done) return MABN_OK;
     const char *name = refused_opcode(op);
     if (name) return refuse(m, MABN_ERR_UNSUPPORTED, "%s (0x%02x) is refused", name, op);
-    return refuse(m, MABN_ERR_FORMAT, "0x%02x is no opcode", op);
+    return refuse(m, MABN_ERR_FORMAT, "0x%02x is not an opcode", op);
 }
 
 mabn_status mabn_pickle_read(struct mabn_pickle *pickle, const struct mabn_source *source,

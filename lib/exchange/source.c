@@ -54,9 +54,10 @@ void mabn_source_release(struct mabn_source *source)
 mabn_status mabn_source_read(const struct mabn_source *source, uint64_t offset, void *out, size_t n)
 {
     if (offset > source->size || n > source->size - offset)
-        return mabn_fail(
-            MABN_ERR_FORMAT, "'%s': truncated: %zu bytes wanted at offset %llu, the file has %llu",
-            source->name, n, (unsigned long long)offset, (unsigned long long)source->size);
+        return mabn_fail(MABN_ERR_FORMAT,
+                         "'%s': truncated: %zu bytes expected at offset %llu, the file has %llu",
+                         source->name, n, (unsigned long long)offset,
+                         (unsigned long long)source->size);
     if (n == 0) return MABN_OK;
     if (source->memory) {
         memcpy(out, source->memory + offset, n);

@@ -397,7 +397,7 @@ static mabn_status open_format(struct mabn_weights *w)
     if (n >= 2 && (head[0] == '(' || head[0] == '}' || head[0] == 'c'))
         return mabn_numpy_pickle_open(w);
     return mabn_fail(MABN_ERR_FORMAT,
-                     "'%s' is no checkpoint known here (HDF5, PyTorch, pickle, safetensors, ONNX)",
+                     "'%s' is not in a known format (HDF5, PyTorch, pickle, safetensors, ONNX)",
                      w->source.name);
 }
 

@@ -232,7 +232,7 @@ static mabn_status choose_output(struct mabn_jpeg_decoder *jpeg)
     if (!job->partial || is_cmyk(cinfo)) return MABN_OK;
     struct mabn_rect w = mabn_rect_clip(job->wanted, full.width, full.height);
     if (!w.width)
-        return mabn_fail(MABN_ERR_ARG, "the part wanted lies outside the picture of %d x %d",
+        return mabn_fail(MABN_ERR_ARG, "the requested part lies outside the picture of %d x %d",
                          full.width, full.height);
     int s = 1;
     if (job->min_width > 0)

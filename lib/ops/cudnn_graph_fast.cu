@@ -358,7 +358,7 @@ mabn_status prepare(struct mabn_cudnn_plan *plan, const struct mabn_cudnn_target
     MABN_TRY(get(cudnn, plan->plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1,
                  &count, &plan->workspace));
     if ((size_t)plan->workspace > demands->workspace)
-        return mabn_fail(MABN_ERR_UNSUPPORTED, "cuDNN engine %lld wants %lld bytes of workspace",
+        return mabn_fail(MABN_ERR_UNSUPPORTED, "cuDNN engine %lld needs %lld bytes of workspace",
                          (long long)plan->engine, (long long)plan->workspace);
     plan->config = config;
     return MABN_OK;

@@ -75,7 +75,7 @@ static mabn_status open_table(struct table *t, const char *path)
     t->kind = (enum kind)kind;
     if (kind < KINDS) return MABN_OK;
     mabn_status status = mabn_fail(MABN_ERR_FORMAT,
-                                   "'%s' is no table of mabn-score coco --pr, --calibration or "
+                                   "'%s' is not a table of mabn-score coco --pr, --calibration or "
                                    "--confusion",
                                    t->in.name);
     close_table(t);

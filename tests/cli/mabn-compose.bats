@@ -34,7 +34,7 @@ E2
     assert_success
     assert_output ""
     # shellcheck disable=SC2154
-    [[ $stderr =~ ^"mabn-compose: 12 scenes, "[0-9]+" things, "[0-9]+" left out for want of room"$ ]]
+    [[ $stderr =~ ^"mabn-compose: 12 scenes, "[0-9]+" things, "[0-9]+" left out for lack of room"$ ]]
     assert_equal "$(ls s/images | wc -l)" 12
     mabn-pack coco -q s/images s/instances.json -o s.h5
     for masks in polygons rle; do

@@ -205,7 +205,7 @@ EOF
 @test "outputs: an existing file needs --force, an unknown ending --to" {
     touch x.h5
     fails 1 "x.h5" mabn-convert -q r10.h5 -o x.h5
-    fails 1 "cannot tell the format of 'x.bin'" mabn-convert r10.h5 -o x.bin
+    fails 1 "the ending of 'x.bin' names no known format" mabn-convert r10.h5 -o x.bin
     mabn-convert -q --to safetensors r10.h5 -o x.bin
     run mabn-info x.bin
     assert_output --partial safetensors
@@ -561,7 +561,7 @@ adam.pth|the optimizer's state of 29 parameters is left out: 'exp_avg' is not th
     # a classifier's tensors, and its description, from another file
     mabn-convert -q --partial --like bn8.h5 headless.pth -o like.h5 2>/dev/null
     mabn-eval imagenet -q like.h5 set.h5
-    fails 1 "'unknown.pth' is no network known here" mabn-convert -q unknown.pth -o x.h5
+    fails 1 "'unknown.pth' is not a known network" mabn-convert -q unknown.pth -o x.h5
     mabn-convert -q --as-is unknown.pth -o x.h5
 }
 
@@ -656,7 +656,7 @@ print(json.dumps([c, b["stride_in_1x1"], b["norm"]], sort_keys=True))' >$f.json
     done
 }
 
-@test "--to tells what the program must be told, and refuses what it cannot have" {
+@test "--to prints the settings that the program needs, and refuses what it cannot have" {
     small legacy mabn
     fails 1 "norm mabn, which detectron2 cannot have (--fold-frozen" \
         mabn-convert --to detectron2 det.h5 -o x.pkl
@@ -664,10 +664,10 @@ print(json.dumps([c, b["stride_in_1x1"], b["norm"]], sort_keys=True))' >$f.json
         mabn-convert --to torchvision --fold-frozen det.h5 -o x.pth
     run --separate-stderr mabn-convert --to detectron2 --fold-frozen det.h5 -o x.pkl
     assert_success
-    [[ $stderr == *"must be told: MODEL.PIXEL_MEAN [102.9801,115.9465,122.7717] "* ]]
+    [[ $stderr == *"give them to detectron2: MODEL.PIXEL_MEAN [102.9801,115.9465,122.7717] "* ]]
     [[ $stderr == *" MODEL.ROI_HEADS.NUM_CLASSES 3 MODEL.ROI_BOX_HEAD.NUM_CONV 4 "* ]]
     [[ $stderr == *"trained with the boxes of the reference"* ]]
-    fails 1 "is no detector" mabn-convert --to torchvision r10.h5 -o x.pth
+    fails 1 "is not a detector" mabn-convert --to torchvision r10.h5 -o x.pth
     fails 2 "another program's detector goes into" mabn-convert --to torchvision det.h5 -o x.h5
     fails 2 "a detector for another program is whole" \
         mabn-convert --to torchvision --body classifier det.h5 -o y.pth

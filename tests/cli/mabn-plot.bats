@@ -86,7 +86,7 @@ log() {
     done
     fails 1 "another kind than 'pr.tsv'" mabn-plot scores pr.tsv c.tsv -o x.png
     echo hello >text
-    fails 1 "'text' is no table of mabn-score coco" mabn-plot scores text -o x.png
+    fails 1 "'text' is not a table of mabn-score coco" mabn-plot scores text -o x.png
     sed '2s/\t1\t/\tone\t/' c.tsv >bad.tsv
     fails 1 "'bad.tsv':2: expected a number" mabn-plot scores bad.tsv -o x.png
     head -3 c.tsv >bad.tsv
