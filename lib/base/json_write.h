@@ -6,10 +6,9 @@
  *     mabn_json_put_int(&w, "images", 50000);
  *     mabn_json_put_end(&w);                       {"images":50000}
  *
- * Each value has the key it stands under in an object, and NULL in an array or at the top. A
- * program that forgets a key or an end has a bug, and is told so. Values at the top follow each
- * other without anything between. Nothing is written behind the caller's back: the string can be
- * emptied, or sent off, whenever the caller likes, also in the middle. */
+ * In an object each value has a key; in an array, and at the top, the key is NULL. A missing key or
+ * end is a bug (MABN_BUG). Values at the top follow each other without a separator. The writer keeps
+ * no text of its own: the caller may empty the string at any time, between two values too. */
 #ifndef MABN_BASE_JSON_WRITE_H
 #define MABN_BASE_JSON_WRITE_H
 

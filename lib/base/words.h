@@ -2,9 +2,8 @@
  *
  *     static const struct mabn_word stems[] = {{STEM_LARGE, "large"}, {STEM_SMALL, "small"}, {0}};
  *
- * A table ends with a word NULL. Several words may have the same value; its name is the first. A
- * word that is not in the table is told in the same sentence everywhere: unknown stem 'huge':
- * expected large, small */
+ * A table ends with a NULL word. Several words may have the same value; the first is its name. The
+ * error for an unknown word is the same everywhere: unknown stem 'huge': expected large, small */
 #ifndef MABN_BASE_WORDS_H
 #define MABN_BASE_WORDS_H
 

@@ -22,7 +22,7 @@ struct mabn_comm *mabn_cli_open_ranks(void);
 const char *mabn_cli_rank_device(const struct mabn_comm *comm, const char *word);
 
 /* In place of mabn_cli_finish. After success, or a stop by a signal, it waits for all ranks and
- * closes `comm`; rank 0 tells of the stop. A failure of any rank ends the job: one line is printed,
+ * closes `comm`; rank 0 reports the stop. A failure of any rank ends the job: one line is printed,
  * which names the rank if it is not rank 0, and all exit. */
 int mabn_cli_finish_ranks(struct mabn_comm *comm, mabn_status status);
 

@@ -2,7 +2,7 @@
  *
  * Colours belong to categories and are the same in every run; things of one category in one picture
  * have shades of its colour. Larger things are drawn first, labels last, each moved a little when
- * it would lie on another. A mask that cannot be drawn is left out, and told when the sheet is
+ * it would lie on another. Masks that cannot be drawn are left out, with a warning when the sheet is
  * written. Drawn with cairo; letters in DejaVu Sans, others in whatever font has them
  * (coco/lettering.h). */
 #ifndef MABN_COCO_DRAW_H

@@ -2,19 +2,25 @@
  * for Identifying Object Detection Errors", ECCV 2020), as the package tidecv 1.0 counts them.
  *
  * At one overlap threshold t, with b = 0.1 for background, each detection that matches nothing is
- * of the first kind that fits: localization    right category, overlap in [b, t]; classification
- * overlap of t or more with a truth of another category; duplicate       right category and place,
- * but the truth is taken by a better detection; background      overlap of at most b with any
- * truth; both            anything else: wrong category and place. A truth that is not found, and
- * that no repair of the first two would find, is missed. For each kind: how many there are, and by
- * how many points (0 to 100) AP at t would rise if just these were repaired: localization and
- * classification made right (the best of several for one truth, where it is still free), the others
- * taken away. Two more: false positives (all of them scored below everything) and false negatives
- * (no truth missed, precision as it is).
+ * of the first kind that fits:
  *
- * tidecv's ways are kept: detections of an image are limited in all, not by category; a category
- * with detections and no truth counts with AP 0; crowds ignore what they cover. AP differs from
- * COCO's in these points, so it is given too. */
+ *     localization    right category, overlap in [b, t]
+ *     classification  overlap of t or more with a truth of another category
+ *     duplicate       right category and place, but a better detection has taken the truth
+ *     background      overlap of at most b with any truth
+ *     both            anything else: wrong category and place
+ *
+ * A truth is missed when no detection finds it and no repair of the first two kinds would.
+ *
+ * For each kind there are two figures: the number of errors, and the points (0 to 100) by which AP at
+ * t would rise if only these errors were repaired. Localization and classification errors are
+ * corrected, of several for one truth the best, if the truth is still free; the others are removed.
+ * The same is computed for false positives (all of them scored below everything) and for false
+ * negatives (no truth missed, the same precision).
+ *
+ * As in tidecv, the limit on detections is for an image, not for each category in it; a category with
+ * detections and no truth counts with AP 0; crowds ignore what they cover. AP therefore differs from
+ * COCO's, and is given too. */
 #ifndef MABN_COCO_ERRORS_H
 #define MABN_COCO_ERRORS_H
 

@@ -75,7 +75,7 @@ struct mabn_coco_params {
     bool boundary; /* masks by the lesser of mask IoU and boundary IoU (coco/mask.h) */
     bool lvis;     /* LVIS's rules, see below; the truth must be read with MABN_COCO_KEEP_LVIS,
                   and its crowds forgotten */
-    bool quiet;    /* say nothing of what is left out: it was told before */
+    bool quiet;    /* no warnings of what is left out: they were printed before */
     bool full;     /* precision for every max_dets, and scores */
     int threads;   /* 0: all available */
 };
@@ -94,7 +94,7 @@ struct mabn_coco_evaluation;
 
 /* `truth` and `results` are borrowed until _free (their names and records are referred to).
  * Fails on a result for an image that `truth` does not have, on records without what the type
- * needs, and on masks that overrun. What is left out is told in warnings: annotations of images or
+ * needs, and on masks that overrun. Warnings name what is left out: annotations of images or
  * categories that are not listed, results of unknown categories; also ids that occur twice and
  * masks of another size than their image. */
 MABN_MUST_USE mabn_status mabn_coco_evaluate(struct mabn_coco_evaluation **out,

@@ -28,7 +28,7 @@ struct mabn_compose_options {
     int width, height;
     int min_objects, max_objects; /* that are tried */
     double min_scale, max_scale; /* a thing's longer side, before turning, by the scene's shorter */
-    double rotation;             /* turned by up to so many degrees either way */
+    double rotation;             /* rotated by up to this many degrees in either direction */
     bool mirror;                 /* half of them left to right */
     double overlap;              /* most of a thing that others may hide, 0…1 */
     int min_area;                /* pixels of each that must be seen, ≥ 1 */

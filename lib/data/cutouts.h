@@ -25,7 +25,7 @@ void mabn_cutouts_free(struct mabn_cutouts *cutouts); /* NULL is fine */
 
 uint64_t mabn_cutouts_count(const struct mabn_cutouts *cutouts);
 int mabn_cutouts_classes(const struct mabn_cutouts *cutouts);
-/* "class 3" when the dataset does not tell. The pointer is the set's. */
+/* "class 3" when the dataset has no names. The pointer is the set's. */
 const char *mabn_cutouts_class_name(const struct mabn_cutouts *cutouts, int class_index);
 
 /* One cut-out, cut to its mask's box. Zeroed is valid; used again from one to the next. */

@@ -34,8 +34,8 @@ struct mabn_sample {
     int32_t label;               /* −1: none */
 };
 
-/* Samples 0…count−1. The functions are called from many threads at once. name writes what to call a sample in messages; prefetch tells that a
- * sample will be wanted soon; both may be NULL. */
+/* Samples 0…count−1. The functions are called from many threads at once. `name` writes a sample's name
+ * for messages; `prefetch` announces that a sample will be read soon. Both may be NULL. */
 struct mabn_source {
     uint64_t count;
     mabn_status (*get)(const void *context, uint64_t index, struct mabn_sample *sample);
@@ -55,7 +55,7 @@ void mabn_source_of_dataset(struct mabn_source *source, const struct mabn_datase
 
 struct mabn_batch {
     float *x;          /* (batch,height,width,channels); rows from `count` on are zero */
-    uint8_t *bytes;    /* with options.bytes, in place of x; mabn_augment_table tells the floats */
+    uint8_t *bytes;    /* with options.bytes, in place of x; mabn_augment_table gives the floats */
     int32_t *labels;   /* (batch); −1 where there is none */
     uint64_t *samples; /* (batch) index in the source, or MABN_NO_SAMPLE */
     int count;         /* samples of this rank: options.batch, fewer in a kept last batch */

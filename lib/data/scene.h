@@ -15,8 +15,8 @@
  *
  * Photograph, boxes and polygons are then resized by the rule of a family of detectors, flipped
  * (legacy: x' = W − 1 − x, elsewhere W − x), and the pixels normalized to float32 and written to
- * the upper left corner of a padded picture whose rest is zero. EXIF data are not looked at unless
- * the set was told to (mabn_scene_set_turn).
+ * the upper left corner of a padded picture whose rest is zero. EXIF data are ignored unless
+ * mabn_scene_set_turn asks for them.
  *
  * Random choices (training size, flip) come from a stream keyed by (seed, epoch, sample), so that
  * the size of a scene is known before it is made and nothing depends on threads. */
@@ -154,8 +154,8 @@ MABN_MUST_USE mabn_status mabn_scene_target(struct mabn_scene_maker *maker,
                                             struct mabn_scene *scene, uint64_t sample,
                                             struct mabn_scene_choice choice);
 /* All of it. x (padded_height,padded_width,3) is written entirely; the padded size is at least the
- * scene's. A photograph that cannot be read or decoded, or whose size is not the one its header
- * told, is an error that names it; `scene` then has its size and ground truth. */
+ * scene's. A photograph that cannot be read or decoded, or whose size is not the one in its
+ * header, is an error that names it; `scene` then has its size and ground truth. */
 MABN_MUST_USE mabn_status mabn_scene_make(struct mabn_scene_maker *maker, struct mabn_scene *scene,
                                           uint64_t sample, struct mabn_scene_choice choice,
                                           float *x, int padded_width, int padded_height);

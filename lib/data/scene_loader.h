@@ -31,9 +31,9 @@ struct mabn_scene_loader_options {
     bool skip_bad;   /* pass over photographs that cannot be decoded (scene.bad), and count them */
     uint64_t epochs; /* stop before this epoch; 0: go on for ever */
     uint64_t first_epoch, first_index;
-    /* Of every `period` batches, counted through all epochs, only `count` from `first` on: a rank's.
-     * Batches still tell their own epoch and index; where to start and seek is then counted in those
-     * that are delivered, as if they were all. Needs epochs 0. Default 1, 1, 0: all of them. */
+    /* A rank's share: of every `period` batches, counted through all epochs, the `count` from `first`
+     * on. A batch keeps its own epoch and index. Start and seek count the delivered batches alone.
+     * Needs epochs 0. The default 1, 1, 0 delivers all. */
     int period, count, first;
 };
 /* One photograph in a batch, in order, two batches ahead, one epoch. scene is not filled in. */

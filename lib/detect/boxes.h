@@ -1,7 +1,7 @@
 /* Boxes: clipping, overlap, and the coder between boxes and what a network regresses.
  *
  * With w = x2 − x1 + one, cx = x1 + w/2 (see convention.h) and weights wx, wy, ww, wh, a network
- * tells a box from a reference box by
+ * describes a box relative to a reference box by
  *
  *     dx = wx·(cx' − cx)/w    dw = ww·ln(w'/w)        likewise dy, dh
  *

@@ -1,4 +1,4 @@
-/* Box conventions: in what the three families of Mask R-CNN differ, in one table.
+/* Box conventions: one table of the differences between three families of Mask R-CNN.
  *
  *     legacy       maskrcnn-benchmark and the authors' fork of it; the default
  *     detectron2   detectron2
@@ -6,7 +6,7 @@
  *
  * A box is x1, y1, x2, y2. In legacy the corners are pixels that belong to the box, so that its
  * width is x2 − x1 + 1 and it is clipped to [0, W − 1]; elsewhere the 1 is a 0: `one`. The other
- * fields are told where they are used. A convention belongs to a model: weights trained under one
+ * fields are explained where they are used. A convention belongs to a model: weights trained under one
  * are some points worse under another. */
 #ifndef MABN_DETECT_CONVENTION_H
 #define MABN_DETECT_CONVENTION_H
@@ -57,8 +57,8 @@ struct mabn_box_convention {
     bool cap_level;      /* the number kept is also a cap for each level */
     bool cap_batch;      /* in training the cap spans the images of a batch, whose proposals
                             stay in the order of levels; elsewhere they come best first */
-    int nms_shift_limit; /* at most so many boxes: groups are told apart by moving them, in
-                            float32; more: each by itself on true coordinates */
+    int nms_shift_limit; /* up to this many boxes, groups are kept apart by moving them, in
+                            float32; above it each group is suppressed separately */
     bool nms_double;     /* an IoU is compared with the threshold as a double */
 
     /* heads */

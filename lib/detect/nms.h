@@ -31,8 +31,8 @@ MABN_MUST_USE mabn_status mabn_nms(int32_t *keep, int64_t *kept, const float *bo
                                    float one, bool ascending, struct mabn_scratch *scratch);
 
 /* out (n,4): boxes moved by group·(m + 1) in float32, m being the largest coordinate of all: the
- * other programs' way of suppressing in all groups at once. It rounds the coordinates, which
- * decides whether boxes near the threshold stay; hence it is repeated here. */
+ * other programs suppress in all groups at once this way. It rounds the coordinates, which decides
+ * about boxes near the threshold, so it is reproduced here. */
 void mabn_nms_shift(float *out, const float *box, int64_t n, int32_t group, float largest);
 
 MABN_END_DECLS

@@ -6,7 +6,7 @@
  * is one NVIDIA GPU (device/cuda.h has the rest of it); it works on while the host does.
  *
  * A device is used from the thread that opened it. Of several CUDA devices in one process each
- * wants a thread of its own, since kernels go to the thread's current GPU. */
+ * needs a thread of its own, since kernels go to the thread's current GPU. */
 #ifndef MABN_DEVICE_DEVICE_H
 #define MABN_DEVICE_DEVICE_H
 

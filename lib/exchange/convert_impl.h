@@ -117,7 +117,7 @@ MABN_MUST_USE mabn_status mabn_convert_guess_detector(struct mabn_convert *c);
 /* The detector of a file of ours, by its own description, which its tensors must agree with. */
 MABN_MUST_USE mabn_status mabn_convert_read_detector(struct mabn_convert *c, const char *config);
 
-/* What was assumed that no file says, a line each. */
+/* The assumptions that the file does not confirm, a line each. */
 MABN_MUST_USE mabn_status mabn_convert_tell_detector(struct mabn_convert *c,
                                                      struct mabn_str *lines);
 
@@ -126,7 +126,7 @@ MABN_MUST_USE mabn_status mabn_convert_tell_detector(struct mabn_convert *c,
 /* Give the entries of the detector to options.to: names, order of classes and what else differs.
  * MABN_ERR_UNSUPPORTED says what that program cannot have. */
 MABN_MUST_USE mabn_status mabn_convert_to_family(struct mabn_convert *c);
-/* What the program must be told, as its files do not say it, and what is lost; a line each. */
+/* The settings that the program needs and its files do not hold, and what is lost; a line each. */
 void mabn_convert_tell_family(const struct mabn_convert *c, struct mabn_str *lines);
 
 /* ---- entries ---- */

@@ -1,7 +1,7 @@
-/* What is in a file, told to people or as JSON: datasets, checkpoints, and weights in the formats
- * of others (store/weights.h). The file's kind is told from its content.
+/* What is in a file, as text or JSON: datasets, checkpoints, and weights in other programs' formats
+ * (exchange/weights.h). The kind of file is recognized by its content.
  *
- * To add a kind: a row in the table of info.c, with a function for each way of telling. */
+ * To add a kind: a row in the table of info.c, with one function for text and one for JSON. */
 #ifndef MABN_EXCHANGE_INFO_H
 #define MABN_EXCHANGE_INFO_H
 

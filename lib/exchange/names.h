@@ -36,7 +36,7 @@ size_t mabn_names_prefix(const struct mabn_weights *w);
 
 /* Our name for `theirs`, malloc'd; NULL when no row fits. */
 char *mabn_names_to_ours(enum mabn_names names, const char *theirs);
-/* The way back, of a detector's tensor, malloc'd; NULL when they have no such tensor. */
+/* Their name for our tensor of a detector, malloc'd; NULL when they have no such tensor. */
 char *mabn_names_from_ours(enum mabn_names names, const char *ours);
 /* What belongs to no network: momenta that hold the learning rate, counters, pixel means. */
 bool mabn_names_ignored(enum mabn_names names, const char *theirs);

@@ -79,9 +79,9 @@ void mabn_weights_remark(struct mabn_weights *w, const char *format, ...);
  * the file, are left out silently. */
 void mabn_weights_add_note(struct mabn_weights *w, const char *key, const char *value);
 /* Formats without nests write a momentum as "optimizer.momentum.NAME" and what belongs to neither
- * model nor optimizer as "mabn.other.NAME": cut the prefix off and tell the part. */
+ * model nor optimizer as "mabn.other.NAME": cut the prefix off and say which part it is. */
 void mabn_weights_split_name(const char **name, enum mabn_weight_part *part);
-/* The way back; malloc'd. */
+/* The reverse; malloc'd. */
 char *mabn_weights_join_name(const char *name, enum mabn_weight_part part);
 /* Contiguous, unchecked place at `offset`. */
 struct mabn_place mabn_place_at(uint64_t offset);

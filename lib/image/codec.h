@@ -31,14 +31,14 @@ MABN_MUST_USE mabn_status mabn_image_check_size(uint64_t width, uint64_t height,
 /* The part of `wanted` that lies inside width × height; a width of 0 when there is none. */
 struct mabn_rect mabn_rect_clip(struct mabn_rect wanted, int width, int height);
 
-/* A resize of which only a window is wanted, from a picture of which only a part is at hand. The
- * result is that window of the whole result, to the bit. */
+/* Resizing a part of a picture to a window of the result. The window has the same bits as in the
+ * result of resizing the whole picture. */
 struct mabn_resize_job {
     const struct mabn_image *in;
     struct mabn_rect part;   /* where `in` lies in the picture */
-    struct mabn_region box;  /* the region of the picture … */
-    int width, height;       /* … that becomes so many pixels … */
-    struct mabn_rect window; /* … of which these are wanted */
+    struct mabn_region box;  /* the region of the picture to resize */
+    int width, height;       /* its size in the result */
+    struct mabn_rect window; /* the pixels of the result to compute */
     enum mabn_resize_kind kind;
 };
 /* The part of the picture that the job needs (job->in and job->part need not be set). */

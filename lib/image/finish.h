@@ -1,8 +1,8 @@
 /* The last steps of augmentation: lighting, flip, channel order; then bytes or floats.
  *
  * Lighting and normalization are functions of one 8-bit value, so a table of 256 values a channel
- * is what defines them, and it is exact for every mean and deviation. The quick ways beside the
- * tables give the same bits. */
+ * defines them exactly for every mean and deviation. The vector code beside the tables gives the
+ * same bits. */
 #ifndef MABN_IMAGE_FINISH_H
 #define MABN_IMAGE_FINISH_H
 

@@ -1,18 +1,18 @@
 /* Pictures in memory; JPEG, PNG, WebP, BMP and GIF in, JPEG and PNG out.
  *
  * A picture is 8-bit, rows from the top, channels interleaved (H,W,C), 3 channels R G B or 1 gray.
- * What a file is, is told from its bytes, never from its name (ImageNet holds a PNG named .JPEG).
- * Whatever is inside comes out as asked: gray is copied to R, G and B; CMYK and YCCK JPEGs are
- * converted as Pillow does it (inverted storage, Adobe's convention); PNG palettes are expanded,
- * 16 bits cut to the high 8, alpha dropped. Of what moves (GIF, WebP) comes the first picture.
- * Colour profiles are never looked at. EXIF data may say that a picture is to be shown turned: that
- * is reported (orientation) and done by nobody but mabn_image_turn, as in torchvision.
+ * The format is recognized by the bytes, never by the file's name (ImageNet holds a PNG named .JPEG).
+ * Pictures are decoded to the requested channels: gray is copied to R, G and B; CMYK and YCCK JPEGs
+ * are converted as Pillow does it (inverted storage, Adobe's convention); PNG palettes are expanded,
+ * 16 bits are cut to the high 8, alpha is dropped. Of an animation (GIF, WebP) the first picture is
+ * decoded. Colour profiles are ignored. The orientation in EXIF data is reported; only
+ * mabn_image_turn applies it, as in torchvision.
  *
  * Decoding is exact: baseline and progressive JPEGs by the slow integer DCT with smooth chroma
  * upsampling, hence the same pixels as Pillow and OpenCV on the same libjpeg.
  *
- * Files lie. The header is checked first: size limits, and whether the bytes could possibly hold
- * so many pixels, before anything of that size is allocated. Truncated and corrupt data is an
+ * Headers may lie. Before memory is allocated for a picture, its size is checked against the limits
+ * and against the number of bytes in the file. Truncated and corrupt data is an
  * error (libjpeg itself only warns and paints gray) unless the caller allows it. */
 #ifndef MABN_IMAGE_IMAGE_H
 #define MABN_IMAGE_IMAGE_H
@@ -92,8 +92,8 @@ const char *mabn_image_colour_name(enum mabn_image_colour kind); /* "gray", "RGB
 MABN_MUST_USE mabn_status mabn_image_probe(struct mabn_image_info *info, const uint8_t *bytes,
                                            size_t size);
 
-/* What is told without decoding: fails when a picture is larger than decoding allows by default, or
- * when its end is missing. `info` is of these bytes. */
+/* The checks that need no decoding: fails when a picture is larger than decoding allows by default,
+ * or when its end is missing. `info` is of these bytes. */
 MABN_MUST_USE mabn_status mabn_image_check(const struct mabn_image_info *info, const uint8_t *bytes,
                                            size_t size);
 
@@ -122,14 +122,14 @@ MABN_MUST_USE mabn_status mabn_image_decode(struct mabn_decoder *decoder, struct
                                             const struct mabn_decode_options *options);
 
 /* Only the part of a picture that a crop needs: rows above are entropy-decoded but not
- * transformed, rows below not even read (so damage there goes unnoticed), columns likewise.
+ * transformed, and rows below are not read, so damage there is not noticed; columns likewise.
  * `image` receives exactly the pixels that the full decode has in `part`, which covers at least
  * `wanted` (clipped to the picture) and may be larger.
  *
  * With min_width > 0 a JPEG is decoded at the smallest of the scales 1/1, 1/2, 1/4, 1/8 at which
  * `wanted` still measures at least min_width × min_height; `part` then is in the coordinates of
  * the scaled picture and *scale its denominator (1, 2, 4 or 8). Scaled pixels are averages of full
- * ones: quick, and not the same as decoding whole and shrinking. min_width 0: always 1/1.
+ * ones: faster than decoding the whole and shrinking it, with other results. min_width 0: always 1/1.
  * Pictures that cannot be decoded in part (CMYK, all but JPEG) come whole. */
 MABN_MUST_USE mabn_status mabn_image_decode_part(struct mabn_decoder *decoder,
                                                  struct mabn_image *image, struct mabn_rect *part,

@@ -1,4 +1,4 @@
-/* What can be told of a file without decoding it: is its end there, is it small enough.
+/* Checks of a file that need no decoding: is its end there, is it small enough?
  *
  * A JPEG is markers (ff, then neither 00 nor ff) with lengths, and between SOS and the next marker
  * compressed data, in which ff is followed by 00 or a restart marker. A PNG is chunks: length,

@@ -11,7 +11,7 @@
 MABN_BEGIN_DECLS
 
 /* A file, and what to call it. name NULL: named after its start line ("MABN, norm-batch 2"), or
- * after the file when that would not tell two files apart. */
+ * after the file when two files would have the same name. */
 struct mabn_log_source {
     const char *path, *name; /* borrowed */
 };

@@ -1,5 +1,5 @@
 /* Figures from the tables of mabn-score coco: curves of precision and recall, calibration of scores,
- * confusion of categories. What a table is, its first line tells. */
+ * confusion of categories. A table's first line says which it is. */
 #ifndef MABN_PLOT_TABLES_H
 #define MABN_PLOT_TABLES_H
 
