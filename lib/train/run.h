@@ -43,8 +43,9 @@ struct mabn_run {
     struct mabn_norm_sync *sync; /* SyncBN's ranks; NULL: alone */
 
     /* the run (train.c, state.c) */
-    int64_t step, first_step;      /* done; done when this process began */
-    bool val_pending;              /* the validation due at `step` has not been done */
+    int64_t step, first_step; /* done; done when this process began */
+    bool val_pending;         /* the validation due at `step` has not been done */
+    double score, best;       /* of the last validation, by the task: more is better; the best */
     double meter[MABN_MAX_METERS]; /* sums since the last step line */
     unsigned signals;              /* that any rank has got: enum mabn_run_signal */
     double waited_told;            /* of mabn_comm_waited */
@@ -72,6 +73,9 @@ static inline void mabn_run_note(const struct mabn_run *run, const char *doing)
 MABN_MUST_USE mabn_status mabn_run_open_sync(struct mabn_run *run,
                                              const struct mabn_norm_options *const *norms,
                                              int count);
+
+/* state.c, after a validation: best.h5 is the network, if no score has been as good. */
+MABN_MUST_USE mabn_status mabn_run_keep_best(struct mabn_run *run);
 
 /* setup.c: choose the task and have it open, decide and build everything. */
 MABN_MUST_USE mabn_status mabn_run_set_up(struct mabn_run *run);

@@ -18,6 +18,7 @@
 /* Beside the task's meters and its own numbers. */
 static const char *const double_names[] = {"val_pending", "run_steps", "threads"};
 enum { VAL_PENDING, RUN_STEPS, THREADS, N_DOUBLES };
+#define SCORE "score"
 enum { MOST_DOUBLES = MABN_MAX_METERS + N_DOUBLES + 4 };
 
 /* What computes, as far as it decides the last bits: "CPU" (and its threads, kept apart) or the
@@ -31,8 +32,9 @@ static void machine_text(const struct mabn_run *run, struct mabn_str *text)
 
 /* ---- saving ---- */
 
+/* whole NULL: the network alone, with the run's score if that is `scored`. */
 static mabn_status save_as(struct mabn_run *run, const char *path,
-                           const struct mabn_shard_states *whole)
+                           const struct mabn_shard_states *whole, bool scored)
 {
     static const char *const string_names[] = {"course", "machine"};
     struct mabn_str machine;
@@ -52,6 +54,10 @@ static mabn_status save_as(struct mabn_run *run, const char *path,
         names[n] = double_names[i];
         doubles[n] = values[i];
     }
+    if (scored) {
+        names[0] = SCORE;
+        doubles[0] = run->score;
+    }
     mabn_status status = MABN_OK;
     if (run->task->extra) status = run->task->extra(run, &extra, doubles + n, &more);
     for (int i = 0; i < more; i++)
@@ -69,7 +75,7 @@ static mabn_status save_as(struct mabn_run *run, const char *path,
         .n_strings = whole ? 2 : 1,
         .double_names = names,
         .doubles = doubles,
-        .n_doubles = whole ? n + more : 0,
+        .n_doubles = whole ? n + more : scored,
         .shards = whole && run->shards.count > 1 ? run->shards.count : 0,
         .shard_states = whole,
     };
@@ -87,7 +93,7 @@ mabn_status mabn_run_save(struct mabn_run *run)
     MABN_TRY(mabn_shards_merge(&run->shards));
     char *path = mabn_checkpoint_step_path(run->options->run, run->step);
     mabn_status status = MABN_OK;
-    if (mabn_run_writes(run)) status = save_as(run, path, &states);
+    if (mabn_run_writes(run)) status = save_as(run, path, &states, false);
     mabn_shard_states_release(&states);
     if (status) {
         free(path);
@@ -110,8 +116,42 @@ mabn_status mabn_run_save_model(struct mabn_run *run)
     MABN_TRY(mabn_shards_merge(&run->shards));
     if (!mabn_run_writes(run)) return MABN_OK;
     char *path = model_path(run);
-    mabn_status status = save_as(run, path, NULL);
+    mabn_status status = save_as(run, path, NULL, false);
     free(path);
+    return status;
+}
+
+static char *best_path(const struct mabn_run *run)
+{
+    return mabn_path_join(run->options->run, "best.h5");
+}
+
+mabn_status mabn_run_keep_best(struct mabn_run *run)
+{
+    if (!(run->score > run->best)) return MABN_OK;
+    run->best = run->score;
+    if (!mabn_run_writes(run)) return MABN_OK;
+    char *path = best_path(run);
+    const mabn_status status = save_as(run, path, NULL, true);
+    free(path);
+    return status;
+}
+
+/* The best score before the step from which a run goes on. A best file of a later step does not
+ * count: the run comes there again. */
+static mabn_status find_best(struct mabn_run *run)
+{
+    struct mabn_model_file file;
+    run->best = -INFINITY;
+    char *path = best_path(run);
+    const bool there = mabn_path_exists(path);
+    mabn_status status = there ? mabn_model_file_open(&file, path) : MABN_OK;
+    free(path);
+    if (status || !there) return status;
+    const struct mabn_h5_file *h5 = mabn_checkpoint_file(file.checkpoint);
+    if (file.meta.step <= run->step && mabn_h5_has_attribute(h5, SCORE))
+        status = mabn_h5_get_double(h5, SCORE, &run->best);
+    mabn_model_file_release(&file);
     return status;
 }
 
@@ -268,7 +308,7 @@ static mabn_status remove_old(const char *folder)
         const char *name = entry->d_name;
         size_t n = strlen(name);
         bool step = n > 8 && !strncmp(name, "step-", 5) && !strcmp(name + n - 3, ".h5");
-        if (!step && strcmp(name, "model.h5")) continue;
+        if (!step && strcmp(name, "model.h5") && strcmp(name, "best.h5")) continue;
         char *path = mabn_path_join(folder, name);
         if (unlink(path)) mabn_warn("cannot remove '%s': %s", path, strerror(errno));
         free(path);
@@ -371,6 +411,7 @@ mabn_status mabn_run_start(struct mabn_run *run)
     if (!path && !status) status = mabn_shards_start(&run->shards, run->params);
     free(path);
     if (status) return status;
+    if (mabn_run_writes(run)) MABN_TRY(find_best(run));
     MABN_TRY(mabn_shards_check(&run->shards, "at the start"));
     MABN_TRY(open_logs(run));
     return run->task->load(run);

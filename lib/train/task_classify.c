@@ -831,6 +831,7 @@ static mabn_status validate(struct mabn_run *run, struct mabn_str *line)
     MABN_TRY(mabn_evaluate(&result, c->val_net, &c->val_source, &c->input, &eo));
     mabn_run_add_number(line, "loss", result.loss);
     mabn_run_add_number(line, "top1", result.top1);
+    run->score = result.top1;
     mabn_run_add_number(line, "top5", result.top5);
     mabn_str_printf(line, ",\"images\":%lld", (long long)result.images);
     mabn_run_add_number(line, "seconds", round(result.seconds * 1000) / 1000);

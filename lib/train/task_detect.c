@@ -595,6 +595,7 @@ static mabn_status validate(struct mabn_run *run, struct mabn_str *line)
             snprintf(name, sizeof name, "%s_%s", masks ? "mask" : "box", names[k]);
             mabn_run_add_number(line, name, masks ? score.mask[k] : score.box[k]);
         }
+    run->score = score.masks ? score.mask[0] : score.box[0];
     mabn_str_printf(line, ",\"images\":%lld,\"detections\":%lld", (long long)result.images,
                     (long long)result.detections);
     mabn_run_add_number(line, "seconds", round(result.seconds * 1000) / 1000);

@@ -189,8 +189,10 @@ static mabn_status validate(struct mabn_run *run)
         return status;
     }
     run->val_pending = false;
+    MABN_TRY(close_line(&line, run));
+    MABN_TRY(mabn_run_keep_best(run));
     mabn_pace_pause(&run->pace, mabn_now() - start); /* images/s is of training alone */
-    return close_line(&line, run);
+    return MABN_OK;
 }
 
 static mabn_status save(struct mabn_run *run)

@@ -9,6 +9,8 @@
  *   metrics.jsonl       one JSON object a line; "t" says what it is: start, step, val, end
  *   step-000001000.h5   checkpoints, the last `keep` of them: everything needed to go on
  *   model.h5            the trained network, when the run is done
+ *   best.h5             likewise, where a validation found it best: by top-1 accuracy, by the average
+ *                       precision of masks or, without masks, of boxes
  *   early.png           of a detector: its first pictures, with what is to be learned
  *
  * Resuming is exact: N steps, a kill, and the rest give the same bits as all steps at a stretch, on

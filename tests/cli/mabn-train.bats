@@ -101,6 +101,39 @@ tensor() { h5dump -d "/model/$2" "$1" | tail -n +2; }
     cmp a.lines b.lines
 }
 
+@test "best.h5 is the network that validated best, in resumed runs too" {
+    run_of() { train --val "$DATA" --norm bn --schedule constant --val-every 1 --save-every 3 --resume -q -o "$@" >>log.txt; }
+    same_best() { # but for the command line
+        [ "$(h5dump -N step -N score whole/best.h5 | tail -n +2)" = "$(h5dump -N step -N score parts/best.h5 | tail -n +2)" ] || return 1
+        for d in $(h5ls -r whole/best.h5 | awk '/Dataset/ {print $1}'); do
+            h5diff -q whole/best.h5 parts/best.h5 "$d" "$d" || return 1
+        done
+    }
+    run_of whole --steps 12
+    best=$($PYTHON - <<'END'
+import json
+vals = [json.loads(l) for l in open("whole/metrics.jsonl") if '"t":"val"' in l]
+assert len({v["top1"] for v in vals}) > 2 and len(vals) == 12, vals
+best = max(vals, key=lambda v: v["top1"])  # the first of equals
+print(best["step"], best["top1"])
+END
+)
+    assert_equal "$(h5dump -N step -y whole/best.h5 | grep -oE '^ +[0-9]+$' | tr -d ' ')" "${best% *}"
+    top1=$(mabn-eval imagenet -q --precision fp32 --json whole/best.h5 "$DATA" | $PYTHON -c 'import json, sys; print(json.load(sys.stdin)["top1"])')
+    $PYTHON -c 'import sys; assert abs(float(sys.argv[1]) - float(sys.argv[2])) < 1e-6, sys.argv' "$top1" "${best#* }"
+    # Stopped anywhere, with a best file of a step that the run comes to again.
+    for stop in 3 7 10; do
+        rm -rf parts
+        run_of parts --steps $stop
+        rm -f parts/model.h5
+        [ $stop != 7 ] || { rm parts/step-000000007.h5; cp whole/best.h5 parts/; }
+        run_of parts --steps 12
+        same_best || { echo "stopped at $stop"; return 1; }
+    done
+    train --val "$DATA" --norm bn --steps 1 --val-every -1 -f -q -o parts >>log.txt
+    run ! same_best
+}
+
 @test "SIGUSR1 saves and goes on" {
     # More steps than anybody waits for: the run ends when it has been seen to save and go on.
     mabn-train "${small[@]}" --train "$DATA" --steps 10000000 --log-every 1 --save-every 9999999 \
