@@ -69,7 +69,7 @@ static void set_level_targets(struct mabn_rcnn *r, int level,
                               const struct mabn_net_sigmoid_targets *objectness,
                               const struct mabn_net_box_targets *boxes)
 {
-    char name[24];
+    char name[32];
     snprintf(name, sizeof name, "loss_objectness%d", level + 2);
     mabn_net_set_sigmoid_targets(r->body->net, name, objectness);
     snprintf(name, sizeof name, "loss_rpn_box_reg%d", level + 2);
