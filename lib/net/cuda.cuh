@@ -13,18 +13,18 @@ enum { SUM, SQUARE, DSUM, DOT, JOINED_SUMS }; /* Σ x, Σ x²; of the gradient g
 
 /* What a node has beside struct node. */
 struct layer {
-    int shared;                  /* of a convolution or linear layer: in net_cuda.convs … */
-    struct mabn_conv_cuda *conv; /* … its own */
-    void *work;                  /* its weights in use … */
-    bool owns_work;              /* … a copy; else the parameters themselves */
-    bool padded;                 /* … with more channels than the parameters, as is … */
-    float *dwork;                /* … their gradient */
+    int shared;                  /* of a convolution or linear layer: its index in net_cuda.convs */
+    struct mabn_conv_cuda *conv; /* of net_cuda.convs[shared] */
+    void *work;                  /* its weights in use */
+    bool owns_work;              /* they are a copy; else the parameters themselves */
+    bool padded;                 /* they have more channels than the parameters */
+    float *dwork;                /* the gradient of padded weights */
     const void *bias;            /* float32, or folded and of the net's type; NULL: none */
     size_t bias_at;              /* folded: floats before it in `biases` */
     struct mabn_norm_cuda_io io; /* of a norm */
     bool may_know;               /* MABN whose affine map is known ahead, from some step on */
-    bool after, sums, before; /* a convolution that does its neighbours' work (join_cuda.cu) … */
-    float *a, *b, *totals[JOINED_SUMS]; /* … and what it shares with them: of a norm, each (C) */
+    bool after, sums, before;    /* a convolution that does its neighbours' work (join_cuda.cu) */
+    float *a, *b, *totals[JOINED_SUMS]; /* of a norm, each (C): shared with the convolutions */
 };
 
 /* Layers that are alike have one plan. */
@@ -58,7 +58,7 @@ struct slot {
 struct variant {
     struct mabn_cuda_graph *graph;
     bool warm;
-    double smoothing; /* what was captured with the graph … */
+    double smoothing; /* this and the next two were captured with the graph */
     bool nesterov;
     void *scratch;
 };
@@ -79,8 +79,8 @@ struct net_cuda {
 
     struct arena staged, small, dwork;
     struct arena biases, half_biases; /* folded, in float32; the same, rounded */
-    struct inputs *inputs;            /* on the device, as … */
-    struct figures *figures;          /* … these */
+    struct inputs *inputs;            /* on the device */
+    struct figures *figures;          /* on the device */
     int32_t *labels, *ranks;
     double *losses; /* (N) */
     float *share;

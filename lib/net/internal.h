@@ -45,8 +45,8 @@ struct node_kind {
     bool (*keeps_output)(const struct node *node);
     /* Bytes kept from forward to backward beside outputs. */
     size_t (*saved_bytes)(const struct mabn_net *net, const struct node *node);
-    /* Backward can add to the gradient of read k; can write it over the node's own gradient. Where
-     * it cannot add and must, it writes elsewhere and the sum is made after it. */
+    /* Backward can add to the gradient of read k; can write it over the node's own gradient. A kind
+     * that cannot add writes to a buffer of its own, which is added afterwards. */
     bool (*adds)(const struct node *node, int k);
     bool (*takes_over)(const struct node *node, int k);
     /* Inference: the read whose buffer the output may lie over; -1: none. */
@@ -54,8 +54,8 @@ struct node_kind {
     /* Its value is one number, node->loss: it has no output and no gradient of its own, and backward
      * begins at it. */
     bool loss;
-    bool remakes;     /* save_memory: its output can be dropped and made again … */
-    bool finds_again; /* … for a reader of this kind, which asks by net_input_again */
+    bool remakes;     /* save_memory: its output can be dropped and computed again */
+    bool finds_again; /* a reader of this kind asks for such an output by mabn_net_input_again */
     /* Its output is of the type of what it reads; other kinds take any types. */
     bool one_type;
     /* Before inference or training is planned: join with a neighbour. */
@@ -85,7 +85,7 @@ struct node {
     int64_t h, w, c;
     enum mabn_dtype dtype; /* of the output and its gradient (a GPU's outputs of the net: F32) */
     int weight, bias;      /* parameters; of a norm gamma and beta; -1: none */
-    void *own;             /* of kinds that keep more than what stands here; freed with the node */
+    void *own;             /* the kind's own fields; freed with the node */
 
     struct mabn_net_conv conv; /* convolution; kernel, stride and pad of a pool */
     struct mabn_conv *op;
@@ -104,7 +104,7 @@ struct node {
 
     bool trains;                  /* a parameter of this node or of one before it is trained */
     bool dx_adds[NODE_MAX_READS]; /* backward: the gradient of the read is there already */
-    int dx[NODE_MAX_READS];       /* the buffer that backward writes it to; -1: not wanted */
+    int dx[NODE_MAX_READS];       /* the buffer that backward writes it to; -1: none */
     bool parameters_add;          /* a node whose backward came before has written the gradients of
                                    * the same parameters */
 
@@ -130,9 +130,9 @@ struct buffer {
 struct net_layer_time {
     double forward, backward; /* seconds */
     bool elsewhere;           /* a convolution whose forward runs in its norm's place */
-    bool with_conv;           /* … that norm */
-    bool with_norm;           /* a convolution whose backward does work of the norm before it … */
-    bool relieved;            /* … that norm */
+    bool with_conv;           /* the norm of such a convolution */
+    bool with_norm;           /* a convolution whose backward includes the norm before it */
+    bool relieved;            /* norm whose ReLU backward the next convolution does */
 };
 
 /* What runs a planned network. The planning, the arenas and the named tensors are shared. */
@@ -183,8 +183,8 @@ struct mabn_net {
     enum mabn_dtype dtype; /* of activations, their gradients and the weights in use */
     struct mabn_params *params;
     bool owns_params;
-    mabn_status status; /* the first failure of what cannot report it: building, initializing … */
-    char *message;      /* … and what it said */
+    mabn_status status; /* the first failure of a call that cannot report it, such as building */
+    char *message;      /* of that failure */
     bool planned;
     int behind;           /* steps begun whose result was not fetched */
     bool apart;           /* the step begun was one without update: all of it is done */

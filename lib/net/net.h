@@ -2,16 +2,18 @@
  * before the first step.
  *
  * Model code (lib/model) builds the nodes, then mabn_net_plan places the buffers and prepares the
- * primitives. After that a step allocates nothing, decides nothing and looks at no shape: it walks
- * the list forward, and backward.
+ * primitives. A step then walks the list forward and backward. It allocates nothing and makes no
+ * decision that depends on shapes.
  *
- *   Parameters are not the plan's: it borrows a store (net/params.h), or makes one of its own.
- * Plans of other shapes, or for validation, over the same store always see its newest values.
- *   Inference reuses activation memory by liveness and folds every norm that can be folded
- *   (weight centralization included) into the convolution before it.
- *   Training keeps what backward reads (inputs of convolutions and of norms, nothing else), and
- *   gradients take over each other's buffers; with save_memory the inputs of convolutions inside
- *   a block are computed again from the norm's input instead of kept.
+ * Parameters. A plan borrows a store (net/params.h) or makes one of its own. Several plans, of other
+ * shapes or for validation, may share a store; all see its newest values.
+ *
+ * Inference reuses activation memory by liveness. It folds every norm that can be folded, and weight
+ * centralization, into the convolution before it.
+ *
+ * Training keeps the inputs of convolutions and norms for backward, and nothing else. Gradients take
+ * over each other's buffers. With save_memory the inputs of convolutions inside a block are not kept
+ * but recomputed from the norm's input.
  *
  * Inputs, outputs and losses have names. In training an output that no loss reads has a gradient as
  * well, which the caller fills between forward and backward, usually through a plan that reads the
@@ -52,7 +54,7 @@ struct mabn_norm_options; /* norm/norm.h */
 struct mabn_norm_sync;
 
 /* What activations, their gradients and the weights in use are kept in. Sums, statistics,
- * parameters and optimizer are float32 in all. The CPU computes in float32. */
+ * parameters and optimizer are float32 in all. The CPU computes in float32 and bfloat16. */
 enum mabn_net_precision {
     MABN_NET_AUTO, /* float32 on the CPU, bfloat16 on a GPU */
     MABN_NET_FP32,

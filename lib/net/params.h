@@ -46,13 +46,12 @@ bool mabn_params_placed(const struct mabn_params *params);
  * no decay. Before placing. Returns how many. */
 int mabn_params_freeze(struct mabn_params *params, const char *prefix);
 
-/* What the update does differently from the options for some parameters, by the kind of parameter
- * and not by its name: biases are every convolution's and linear layer's "bias" and every norm's
- * beta. */
+/* Exceptions of the update for kinds of parameters. Biases are the "bias" of every convolution and
+ * linear layer and the beta of every norm. */
 struct mabn_params_groups {
     double bias_rate; /* multiplies the learning rate of biases; 1, in the detection recipe 2 */
-    bool decay_bias;  /* weight decay on biases, */
-    bool decay_gamma; /* … on the norms' gammas; both true by default */
+    bool decay_bias;  /* weight decay on biases; true by default */
+    bool decay_gamma; /* weight decay on the norms' gammas; true by default */
 };
 void mabn_params_group(struct mabn_params *params, const struct mabn_params_groups *groups);
 
@@ -84,8 +83,8 @@ struct mabn_params_tensor {
     enum mabn_dtype dtype;
     struct mabn_shape shape; /* as in files: convolution weights OIHW */
     bool trains;             /* a value that the update changes */
-    double rate;             /* … with this factor on the rate, … */
-    bool decays;             /* … and with weight decay */
+    double rate;             /* factor on its learning rate */
+    bool decays;             /* the update applies weight decay to it */
     bool moves;              /* state that training passes change */
 };
 

@@ -1,4 +1,4 @@
-/* Run an inference network over a dataset, and judge what it says. */
+/* Run an inference network over a dataset and compute loss and accuracy. */
 #ifndef MABN_TRAIN_EVALUATE_H
 #define MABN_TRAIN_EVALUATE_H
 
@@ -15,17 +15,17 @@
 
 MABN_BEGIN_DECLS
 
-/* The first class that has another name in the dataset than in the model, or -1; where one of the
- * two does not know the names, none has. */
+/* The first class whose name in the dataset differs from the model's, or -1. If one of the two has no
+ * names, none differs. */
 int mabn_eval_other_class(const struct mabn_model *model, const struct mabn_dataset *data);
-/* Does the dataset suit the model? Unlabelled images are fine, labels that it cannot give are not,
- * nor are other classes under the same numbers. */
+/* Does the dataset suit the model? Images may have no labels. Labels outside the model's classes are
+ * an error, and so are other classes under the same numbers. */
 MABN_MUST_USE mabn_status mabn_eval_check(const struct mabn_model *model,
                                           const struct mabn_dataset *data, const char *name);
 
 /* Should pictures cross to this device as bytes (mabn_net_options.bytes)? */
 bool mabn_eval_sends_bytes(const struct mabn_device *device, const struct mabn_augment *input);
-/* Tell a net that takes bytes what they mean. */
+/* Set the table of a net that takes bytes: the value of each. */
 MABN_MUST_USE mabn_status mabn_eval_set_table(struct mabn_net *net,
                                               const struct mabn_augment *input);
 /* A batch's first `values` values into the net's input, floats or bytes. */

@@ -17,9 +17,9 @@
 struct sized {
     int64_t rows;
     struct mabn_conv *op;
-    int packer;       /* inference: which of the sizes holds weights as this one reads them … */
-    void *packed;     /* … those weights … */
-    uint64_t version; /* … made from these parameters */
+    int packer;       /* inference: which of the sizes holds the weights that this one reads */
+    void *packed;     /* those weights */
+    uint64_t version; /* of the parameters that they were made from */
 };
 
 struct sizes {
