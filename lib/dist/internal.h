@@ -23,7 +23,7 @@ struct mabn_peer {
     cpu_set_t cpus;
 };
 
-/* What the watchdog tells of this rank; written by the calling thread with MABN_STORE. */
+/* What the watchdog shows other ranks of this one; written by the calling thread with MABN_STORE. */
 struct mabn_watched {
     int64_t step;
     const char *doing;     /* static text or NULL */

@@ -1,5 +1,5 @@
 /* The nodes of a network as model code built them, for whoever writes the network down elsewhere
- * (exchange/onnx_graph.c) or wants to know which layer stands behind which.
+ * (exchange/onnx_graph.c) or asks which layer is behind which.
  *
  * The network need not be planned. What is planned is described as it was built: folding and
  * joining do not show. */

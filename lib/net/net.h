@@ -107,7 +107,7 @@ MABN_MUST_USE mabn_status mabn_net_new(struct mabn_net **net, struct mabn_device
                                        const struct mabn_net_options *options);
 void mabn_net_free(struct mabn_net *net); /* NULL is fine */
 
-/* How a layer's weights start; {0}: as mabn_params_initialize is told. */
+/* How a layer's weights start; {0}: by the rule given to mabn_params_initialize. */
 struct mabn_net_start {
     enum { MABN_START_DEFAULT, MABN_START_NORMAL, MABN_START_UNIFORM } rule;
     double spread; /* standard deviation; half the width */

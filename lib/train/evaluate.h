@@ -63,7 +63,7 @@ struct mabn_eval_result {
 };
 
 /* Every sample of the source once, in order, whatever the number of ranks. With skip_bad those that cannot be read are left out,
- * with one warning that tells how many and which. An output that is not finite is an error that
+ * with one warning that gives their number and names. An output that is not finite is an error that
  * names the image. Stops with MABN_ERR_STOPPED when a signal asks so. */
 MABN_MUST_USE mabn_status mabn_evaluate(struct mabn_eval_result *result, struct mabn_net *net,
                                         const struct mabn_source *source,

@@ -30,7 +30,7 @@ struct mabn_pace {
 void mabn_pace_start(struct mabn_pace *pace, double time, int64_t done);
 /* Something else took `seconds`. */
 void mabn_pace_pause(struct mabn_pace *pace, double seconds);
-/* A line at `time`: what it tells of. */
+/* A line at `time`: the figures that it gives. */
 struct mabn_pace_span mabn_pace_line(struct mabn_pace *pace, double time, double waited,
                                      int64_t done, int64_t begun);
 

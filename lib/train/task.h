@@ -34,7 +34,7 @@ struct mabn_task {
     const char *const *meter_names;
 
     /* Open the datasets, decide on model, course (run->course, schedule, steps) and pictures, build
-     * the networks, set run->params, and tell the user what was decided. */
+     * the networks, set run->params, and print what was decided. */
     mabn_status (*set_up)(struct mabn_run *run);
     void (*release)(struct mabn_run *run); /* also of what set_up left half done */
     /* Step 0: initial parameters, or a model's. May set run->step, to go on from another program.
