@@ -45,13 +45,14 @@ nobody_left() {
     done
 }
 
-@test "sums of 4, 8 and 12 shards have the same bits at 1, 2, 3 and 4 ranks" {
-    for shards in 4 8 12; do
+@test "sums of 8 and 12 shards have the same bits at 1, 2, 3 and 4 ranks" {
+    for shards in 8 12; do
         one=$("$PROGRAM" sums $shards)
         for mpi in $MPIS; do
             for n in 2 3 4; do
                 [ $((shards % n)) = 0 ] || continue
-                [ "$mpi" = "${MPIS##* }" ] || [ $n = 4 ] || continue # each launch takes a second
+                # Each launch takes a second.
+                [ $n = 4 ] || { [ $shards = 12 ] && [ "$mpi" = "${MPIS##* }" ]; } || continue
                 ranks "$mpi" $n "$PROGRAM" sums $shards
                 assert_success
                 assert_output "$one"
@@ -159,14 +160,13 @@ nobody_left() {
 
 @test "a rank that freezes ends the job, with one line" {
     export MABN_TIMEOUT=2
-    for r in 0 1; do
-        for mpi in $MPIS; do
-            [ "$mpi" = "${MPIS##* }" ] || [ $r = 0 ] || continue
-            ranks "$mpi" 3 "$PROGRAM" freeze $r
-            assert_failure 81
-            one_line "rank $r on .* froze at step [0-9]+.*: nothing heard of it for 2 s"
-            [ $took -le 6 ]
-        done
+    r=0
+    for mpi in $MPIS; do
+        ranks "$mpi" 3 "$PROGRAM" freeze $r
+        assert_failure 81
+        one_line "rank $r on .* froze at step [0-9]+.*: nothing heard of it for 2 s"
+        [ $took -le 6 ]
+        r=1
     done
     run nobody_left
     assert_output ""
@@ -174,11 +174,9 @@ nobody_left() {
 
 @test "a rank that does not come to where others wait ends the job" {
     export MABN_TIMEOUT=5,2
-    for mpi in $MPIS; do
-        ranks "$mpi" 3 "$PROGRAM" stuck 1
-        assert_failure 81
-        one_line "rank 1 on .* is stuck at step 20, reading data: others have waited"
-    done
+    ranks "${MPIS##* }" 3 "$PROGRAM" stuck 1
+    assert_failure 81
+    one_line "rank 1 on .* is stuck at step 20, reading data: others have waited"
 }
 
 @test "a stall that is shorter than the limits is no alarm" {

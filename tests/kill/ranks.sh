@@ -4,6 +4,10 @@
 # what an undisturbed run of one process leaves. The ranks must end in time, with one line. Each trial
 # disturbs up to three jobs, then lets one finish.
 #
+# 2026-11-26, two cores beside twenty other processes: Open MPI 8 trials, 9 ranks hit, 8 lines (one rank
+# died before it had met the others), the last rank gone after at most 3.8 s (SIGSTOP with a limit of 3 s
+# included); MPICH 5 trials, 6 ranks hit, 6 lines, 3.0 s; all runs the same bits.
+#
 # SIGSTOP comes after the first step only: a rank that freezes while MPI starts is noticed after two
 # minutes.
 #
