@@ -237,6 +237,22 @@ static void set_frozen(const struct mabn_convert *c, struct mabn_detector *d,
 
 /* ---- anchors ---- */
 
+/* Are these the anchors that the detector will have on this level? */
+static bool are_usual(const float box[3][4], const struct mabn_detector *d, int level)
+{
+    const struct mabn_box_convention *convention;
+    struct mabn_anchors anchors = mabn_anchors_usual(32);
+    float usual[3][4];
+    if (mabn_box_convention_find(&convention, d->convention)) return false;
+    for (int l = 0; l < MABN_DETECTOR_LEVELS; l++)
+        anchors.size[l] = d->anchor_size[l];
+    mabn_anchors_base(&usual[0][0], &anchors, level, convention);
+    for (int i = 0; i < 12; i++)
+        if (!(fabs((double)usual[i / 4][i % 4] - box[i / 4][i % 4]) < 0.75))
+            return false; /* NaN too */
+    return true;
+}
+
 /* The anchors that the reference and older detectron2 keep in the file: the size of a level is the
  * side of its square one. */
 static mabn_status find_anchors(struct mabn_convert *c, struct mabn_detector *d)
@@ -254,7 +270,12 @@ static mabn_status find_anchors(struct mabn_convert *c, struct mabn_detector *d)
         MABN_TRY(mabn_weights_read_f32(c->source, item->source, box[0]));
         const double one = strcmp(d->convention, "legacy") ? 0 : 1;
         const double side = round(box[1][2] - (double)box[1][0] + one);
-        if (side >= 1) d->anchor_size[l] = side;
+        if (side >= 1 && side <= 1e5) d->anchor_size[l] = side;
+        if (!are_usual(box, d, l))
+            return mabn_fail(MABN_ERR_UNSUPPORTED,
+                             "'%s': the anchors '%s' are not of the ratios 0.5, 1 and 2 around the "
+                             "middle of a place, as all are here",
+                             mabn_weights_path(c->source), name);
     }
     return MABN_OK;
 }

@@ -81,6 +81,9 @@ layer("rpn_bbox_pred_fpn2", rpn + "anchor_deltas", "rpn.head.bbox_pred", (12, C,
 for i in range(5):
     put(None, "proposal_generator.anchor_generator.cell_anchors.%d" % i,
         "rpn.anchor_generator.cell_anchors.%d" % i, (3, 4))
+    sides = [(32 << i) / r ** 0.5 for r in (0.5, 1, 2)], [(32 << i) * r ** 0.5 for r in (0.5, 1, 2)]
+    detectron2["proposal_generator.anchor_generator.cell_anchors.%d" % i] = np.float32(
+        [[-w / 2, -h / 2, w / 2, h / 2] for w, h in zip(*sides)])
 box, mask = "roi_heads.box.", "roi_heads.mask."
 for k in range(1, 5 if gn else 1):
     convs = box + "feature_extractor.xconvs.%d"

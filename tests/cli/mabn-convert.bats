@@ -716,6 +716,14 @@ EOF
     fails 1 "a cascade of box heads" mabn-convert cascade.pth -o x.h5
     fails 1 "one box for all classes" mabn-convert agnostic.pth -o x.h5
     fails 1 "one for each of 3 anchors" mabn-convert anchors.pth -o x.h5
+    mabn-convert -q --to reference det.h5 -o ref.pth
+    $PYTHON - <<'EOF'
+import torch
+w = torch.load("ref.pth", weights_only=True)
+w["rpn.anchor_generator.cell_anchors.1"][2, 3] += 5
+torch.save(w, "ratios.pth")
+EOF
+    fails 1 "not of the ratios 0.5, 1 and 2" mabn-convert ratios.pth -o x.h5
     fails 1 "none of the ResNets" mabn-convert body.pth -o x.h5
     run --separate-stderr mabn-convert unknown.pth -o x.h5
     assert_failure 1
