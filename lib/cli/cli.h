@@ -136,7 +136,9 @@ int mabn_cli_choose(const struct mabn_cli *clis, const char *tool, const char *s
 /* For MABN_OPT_DEVICE and MABN_OPT_PRECISION (an int, as enum mabn_net_precision counts; value 0 is
  * auto): after parsing, exits 2 on a word that names no device, or a precision that the CPU which was
  * asked for does not have. */
+MABN_BEGIN_DECLS
 extern const struct mabn_word mabn_net_precisions[]; /* net/net.h */
+MABN_END_DECLS
 void mabn_cli_check_machine(const char *device, int precision);
 /* What a precision of `auto` is in inference on this device; others as they are. `exact`: the tool was
  * asked for plain sums, to compare. */
