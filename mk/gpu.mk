@@ -47,6 +47,14 @@ $(E_BIN): $(B)/tests/unit/%: $(E)/tests/gpu/%.cu.o $(E_O) $(LIB)
 	$(Q)mkdir -p $(@D) && $(CXX) $(LDFLAGS) -fsanitize=address,undefined $(filter %.o,$^) $(LIB) \
 		$(PKG_LIBS) $(OTHERS) $(DNNL) -lm -o $@
 
+# Unit tests of both backends, with the executor as their device.
+E_UNIT := $(addprefix $(B)/tests/unit/test_cuda_,nodes golden_rcnn)
+$(E)/tests/unit/%.o: E_CFLAGS += -Itests/unit -DMABN_TEST_DEVICE='"cuda"'
+$(E_UNIT): $(B)/tests/unit/test_cuda_%: $(E)/tests/unit/test_%.o $(E_O) $(LIB)
+	$(say) LINK $@
+	$(Q)mkdir -p $(@D) && $(CXX) $(LDFLAGS) -fsanitize=address,undefined $(filter %.o,$^) $(LIB) \
+		$(PKG_LIBS) $(OTHERS) $(DNNL) -lm -o $@
+
 # Tools whose GPU is the executor, for tests/cli/executor.bats.
 E_TOOLS := $(addprefix $(E)/bin/,mabn-train mabn-eval mabn-bench)
 $(E)/bin/%: $(E)/cmd/%.o $(E_O) $(LIB)
@@ -56,7 +64,7 @@ $(E)/bin/%: $(E)/cmd/%.o $(E_O) $(LIB)
 
 # They bring their own sanitizers: the sanitized variant need not run them again.
 ifeq ($(SAN)$(filter 0,$(EXECUTOR)),)
-unit-programs check-unit: $(E_BIN) $(E_TOOLS)
+unit-programs check-unit: $(E_BIN) $(E_UNIT) $(E_TOOLS)
 check-cli: $(E_TOOLS)
 endif
 
@@ -80,11 +88,11 @@ $(G)/probe/%: $(B)/tests/gpu/%.cu.o $(LIB)
 $(B)/tests/gpu/%.cu.o: NVFLAGS += -Itests/unit -Itests/gpu $(filter -I%,$(PKG_CF))
 
 .PHONY: gpu-programs check-gpu bench-gpu bundle-gpu
-gpu-programs: $(G_BIN) $(B)/tests/unit/test_net
+gpu-programs: $(G_BIN) $(addprefix $(B)/tests/unit/test_,net nodes golden_rcnn)
 check-gpu:
 	@$(MAKE) --no-print-directory CUDA=1 gpu-programs
 	@tests/run-all build/release-cuda/gpu unit
-	@MABN_TEST_DEVICE=cuda build/release-cuda/tests/unit/test_net
+	@for t in net nodes golden_rcnn; do MABN_TEST_DEVICE=cuda build/release-cuda/tests/unit/test_$$t || exit 1; done
 bench-gpu:
 	@$(MAKE) --no-print-directory CUDA=1 gpu-programs
 	@for b in build/release-cuda/gpu/bench/*; do $$b || exit 1; done

@@ -28,7 +28,6 @@ static mabn_status choose_backend(struct mabn_net *net)
     }
 #if MABN_CUDA
     net->backend = &mabn_net_cuda;
-    if (net->options.vary_rows) return mabn_fail(MABN_ERR_UNSUPPORTED, "rows vary on the CPU only");
     if (*precision == MABN_NET_AUTO) *precision = MABN_NET_BF16;
     if (*precision == MABN_NET_BF16) net->dtype = MABN_DTYPE_BF16;
     if (*precision == MABN_NET_FP16) net->dtype = MABN_DTYPE_F16;

@@ -1,4 +1,5 @@
-/* What a network keeps on a GPU; for prepare_cuda.cu and run_cuda.cu. */
+/* What a network keeps on a GPU, and how nodes run there; for prepare_cuda.cu, run_cuda.cu and the
+ * .cu files in nodes/. */
 #ifndef MABN_NET_CUDA_CUH
 #define MABN_NET_CUDA_CUH
 
@@ -21,6 +22,7 @@ struct layer {
     float *dwork;                /* the gradient of padded weights */
     const void *bias;            /* float32, or folded and of the net's type; NULL: none */
     size_t bias_at;              /* folded: floats before it in `biases` */
+    struct arena own;            /* of kinds that need memory beside the arenas */
     struct mabn_norm_cuda_io io; /* of a norm */
     bool may_know;               /* MABN whose affine map is known ahead, from some step on */
     bool after, sums, before;    /* a convolution that does its neighbours' work (join_cuda.cu) */
@@ -94,6 +96,7 @@ struct net_cuda {
     double weight_decay;
     int no_decay_norm_bias; /* of the list on the device; -1: not there yet */
 
+    struct arena spare; /* gradients of a layer's parameters, to be added; NULL: none yet */
     struct arena joined, join_entries;
     size_t sums_bytes;                     /* of `joined`, at its begin: what every step clears */
     struct mabn_norm_cuda_join *join_list; /* on the device: norms that a convolution applies */
@@ -115,9 +118,11 @@ static inline bool is_half(const struct mabn_net *net)
     return net->dtype != MABN_DTYPE_F32;
 }
 
+/* A layer that is a convolution to the device. */
 static inline bool has_weights(const struct node *node)
 {
-    return node->kind == &mabn_node_conv || node->kind == &mabn_node_linear;
+    return node->kind == &mabn_node_conv || node->kind == &mabn_node_linear ||
+           node->kind == &mabn_node_transposed_conv;
 }
 
 static inline struct layer *layer_of(const struct mabn_net *net, const struct node *node)
@@ -130,6 +135,18 @@ static inline int64_t filter_size(const struct mabn_net *net, const struct node 
     return (int64_t)net->params->list[node->weight].count / node->c;
 }
 
+/* Its one output is a linear layer's logits: what steps and their results are for. */
+static inline bool is_classifier(const struct mabn_net *net)
+{
+    return net->output_count == 1 && net->nodes[net->output].kind == &mabn_node_linear;
+}
+
+/* Bytes of a node's output, of the rows that live. */
+static inline size_t rows_bytes(const struct mabn_net *net, const struct node *node)
+{
+    return (size_t)(net->rows * net_row(node)) * mabn_dtype_size(net->dtype);
+}
+
 /* prepare_cuda.cu: the backend's prepare and release; the copy of a layer's weights from float32
  * ones on the device; all that is made of parameters and state, after someone else wrote those. */
 mabn_status mabn_net_cuda_prepare(struct mabn_net *net);
@@ -138,8 +155,34 @@ mabn_status mabn_net_cuda_write_work(const struct mabn_net *net, const struct no
                                      const float *weight, bool centralize);
 mabn_status mabn_net_cuda_refresh(struct mabn_net *net);
 
-/* run_cuda.cu: a convolution in training, by itself. */
+/* Where a layer's gradients wait to be added; once, before something is queued. */
+mabn_status mabn_net_cuda_get_spare(struct mabn_net *net);
+/* Room in the layer's own memory, made anew where it is too small. */
+mabn_status mabn_net_cuda_own(struct mabn_net *net, const struct node *node, size_t bytes);
+
+/* run_cuda.cu, for the kinds: queue a copy within the device; zeros; zeros behind the rows of a
+ * node's output (or its gradient) that live. */
+mabn_status mabn_net_cuda_copy(const struct mabn_net *net, void *to, const void *from,
+                               size_t bytes);
+mabn_status mabn_net_cuda_clear(const struct mabn_net *net, void *buffer, size_t bytes);
+mabn_status mabn_net_cuda_clear_rest(const struct mabn_net *net, void *buffer,
+                                     const struct node *node);
+
+/* Where a layer's backward writes the gradients of its parameters: their own places, or where it
+ * must add to what is there, spare ones which `end` adds. */
+struct net_cuda_gradient {
+    float *weight, *bias; /* bias NULL: the layer has none */
+};
+void mabn_net_cuda_gradient_begin(const struct mabn_net *net, const struct node *node,
+                                  struct net_cuda_gradient *to);
+mabn_status mabn_net_cuda_gradient_end(const struct mabn_net *net, const struct node *node,
+                                       const struct net_cuda_gradient *to);
+
+/* nodes/conv.cu: a convolution in training, by itself; one of inference, whose result goes to the
+ * output of `at`: itself, or the norm that took it in. */
 mabn_status mabn_net_cuda_conv(struct mabn_net *net, const struct node *conv);
+mabn_status mabn_net_cuda_infer_conv(struct mabn_net *net, const struct node *conv,
+                                     const struct node *at);
 
 /* join_cuda.cu: ask for the passes that this convolution and its neighbours could share; choose
  * among those that there are, once everything is placed. */

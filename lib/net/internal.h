@@ -36,8 +36,9 @@ struct node_ops {
     void (*release)(struct node *node);
 };
 
-/* A kind of node: a file in nodes/, with this table at its end. To add a kind: that file, its
- * function in net.h, its test in tests/unit/test_nodes.c; nothing else asks what kind a node is. */
+/* A kind of node: a file in nodes/, with this table at its end, and a .cu beside it where a GPU runs
+ * it. To add a kind: these, its function in net.h, its test in tests/unit/test_nodes.c; nothing else
+ * asks what kind a node is. */
 struct node_kind {
     const char *name; /* "convolution", for people */
     /* Backward reads the output of read k; of the node itself. */
@@ -73,9 +74,11 @@ extern const struct node_kind mabn_node_input, mabn_node_conv, mabn_node_norm, m
     mabn_node_global_pool, mabn_node_linear, mabn_node_upsample, mabn_node_transposed_conv,
     mabn_node_sigmoid, mabn_node_roi_align, mabn_node_softmax_loss, mabn_node_sigmoid_loss,
     mabn_node_smooth_l1_loss;
-/* run_cuda.cu */
+/* The .cu files in nodes/; a linear layer is a convolution there. */
 extern const struct node_ops mabn_node_conv_cuda, mabn_node_norm_cuda, mabn_node_max_pool_cuda,
-    mabn_node_global_pool_cuda, mabn_node_softmax_loss_cuda;
+    mabn_node_global_pool_cuda, mabn_node_upsample_cuda, mabn_node_transposed_conv_cuda,
+    mabn_node_sigmoid_cuda, mabn_node_roi_align_cuda, mabn_node_softmax_loss_cuda,
+    mabn_node_sigmoid_loss_cuda, mabn_node_smooth_l1_loss_cuda;
 
 /* A node and its one output, (N,h,w,c). */
 struct node {

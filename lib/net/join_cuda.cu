@@ -48,7 +48,8 @@ void mabn_net_cuda_ask_joins(const struct mabn_net *net, const struct node *conv
 {
     const struct mabn_net_options *options = &net->options;
     const bool timed = options->join == MABN_NET_JOIN_AUTO && options->tune;
-    if (!options->training || (options->join != MABN_NET_JOIN_ALWAYS && !timed)) return;
+    if (!options->training || options->vary_rows) return;
+    if (options->join != MABN_NET_JOIN_ALWAYS && !timed) return;
     if (conv->kind != &mabn_node_conv) return;
     if (conv->partner >= 0 && can_join(net, &net->nodes[conv->partner])) {
         const struct node *norm = &net->nodes[conv->partner];

@@ -10,7 +10,7 @@
  * they are while there are no targets.
  *
  * mabn_net_set_labels copies, for as many rows as the next run has. The other targets are borrowed
- * until the backward of that run is done. A GPU has softmax cross-entropy alone.
+ * until the backward of that run is done.
  *
  * To add a loss: a file in nodes/ whose kind has `loss` set, its functions here, its case in
  * tests/unit/test_nodes.c. */

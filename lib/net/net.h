@@ -95,7 +95,7 @@ struct mabn_net_options {
     enum mabn_net_join join;
     bool bytes;       /* pictures come as bytes; on a GPU only, which normalizes them itself */
     bool save_memory; /* training: compute again what lies between norm input and block output */
-    bool vary_rows;   /* a run may take fewer rows than `batch`; on the CPU only */
+    bool vary_rows;   /* a run may take fewer rows than `batch` */
     const struct mabn_norm_sync *sync; /* for SyncBN; borrowed, NULL: one rank */
     struct mabn_params *params;        /* borrowed; NULL: the network has a store of its own */
     struct mabn_net_memory_pool *pool; /* borrowed; NULL: activations of its own */

@@ -24,6 +24,9 @@ mabn_status mabn_params_new(struct mabn_params **out, struct mabn_device *device
 void mabn_params_free(struct mabn_params *params)
 {
     if (!params) return;
+#if MABN_CUDA
+    mabn_params_cuda_release(params);
+#endif
     struct arena *arenas[] = {&params->weights, &params->gradients, &params->momentum,
                               &params->state};
     for (size_t i = 0; i < sizeof arenas / sizeof *arenas; i++)
@@ -270,6 +273,12 @@ mabn_status mabn_params_update(struct mabn_params *params, const struct mabn_par
 {
     struct mabn_sgd_options options;
     if (!params->training) return mabn_fail(MABN_ERR_ARG, "these parameters are not trained");
+#if MABN_CUDA
+    if (mabn_device_kind_of(params->device) == MABN_DEVICE_CUDA) {
+        params->version++;
+        return mabn_params_cuda_update(params, sgd);
+    }
+#endif
     mabn_sgd_options_init(&options);
     options.momentum = sgd->momentum;
     options.nesterov = sgd->nesterov;
@@ -288,6 +297,10 @@ mabn_status mabn_params_update(struct mabn_params *params, const struct mabn_par
 double mabn_params_gradient_norm(const struct mabn_params *params)
 {
     double sum = 0;
+#if MABN_CUDA
+    if (mabn_device_kind_of(params->device) == MABN_DEVICE_CUDA)
+        return mabn_params_cuda_gradient_norm(params);
+#endif
     for (int i = 0; i < params->count; i++) {
         const float *g = params_gradient(params, i);
         double part = 0;

@@ -62,10 +62,11 @@ struct mabn_params_sgd {
         no_decay_norm_bias; /* decay only convolution and linear weights, whatever the groups say */
     double grad_scale;      /* multiplies every gradient first; 0 is 1 */
 };
-/* buf = momentum·buf + grad + decay·p; p -= lr·buf, for all that is trained. CPU. */
+/* buf = momentum·buf + grad + decay·p; p -= lr·buf, for all that is trained. */
 MABN_MUST_USE mabn_status mabn_params_update(struct mabn_params *params,
                                              const struct mabn_params_sgd *sgd);
-/* The Euclidean length of all gradients, summed in a fixed order. CPU. */
+/* The Euclidean length of all gradients, summed in a fixed order. A GPU's are fetched for it; not a
+ * number where that fails. */
 double mabn_params_gradient_norm(const struct mabn_params *params);
 
 /* ---- named tensors: what a checkpoint holds ---- */

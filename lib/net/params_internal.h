@@ -64,7 +64,15 @@ struct mabn_params {
     struct arena weights, gradients, momentum, state;
     struct mabn_sgd_param *sgd;
     int sgd_count;
+    struct params_cuda *cuda; /* what params_cuda.cu keeps; NULL before the first update */
 };
+
+/* params_cuda.cu: as mabn_params_<name>, of a store on a GPU. The norm is not a number where the
+ * gradients cannot be fetched. */
+MABN_MUST_USE mabn_status mabn_params_cuda_update(struct mabn_params *params,
+                                                  const struct mabn_params_sgd *sgd);
+double mabn_params_cuda_gradient_norm(const struct mabn_params *params);
+void mabn_params_cuda_release(struct mabn_params *params);
 
 /* Declare "<layer>.<suffix>", or find it when it is there and alike. */
 MABN_MUST_USE mabn_status mabn_params_declare(struct mabn_params *params, int *index,

@@ -19,12 +19,22 @@ static struct mabn_conv_shape conv_shape(const struct mabn_net *net, const struc
 {
     const struct node *x = &net->nodes[node->reads[0]];
     struct mabn_conv_shape shape = {net->options.batch, x->h, x->w, x->c, node->c, 1, 1, 0};
+    if (node->kind == &mabn_node_transposed_conv) { /* the other way round */
+        shape.in = 4 * node->c;
+        shape.out = x->c;
+        return shape;
+    }
+    if (node->kind == &mabn_node_linear) { /* all of an image is one position */
+        shape.in = net_row(x);
+        shape.h = shape.w = 1;
+    }
     if (node->kind == &mabn_node_conv) {
         shape.kernel = node->conv.kernel;
         shape.stride = node->conv.stride;
         shape.pad = node->conv.pad;
     }
-    if (x->kind == &mabn_node_input) shape.in = net->input_channels;
+    if (x->kind == &mabn_node_input && node->kind == &mabn_node_conv)
+        shape.in = net->input_channels;
     return shape;
 }
 
@@ -43,6 +53,12 @@ static struct mabn_conv_cuda_options conv_options(const struct mabn_net *net,
     o.bias = node->bias >= 0;
     o.plain = net->options.exact;
     o.tune = net->options.tune;
+    if (node->kind == &mabn_node_transposed_conv) { /* nodes/transposed_conv.cu calls all passes */
+        o.training = true;
+        o.no_dx = o.bias = false;
+        o.no_add = true;
+        return o;
+    }
     if (node->folded >= 0) {
         const struct node *norm = &net->nodes[node->folded];
         o.bias = true;
@@ -96,7 +112,7 @@ static mabn_status prepare_conv(struct mabn_net *net, struct node *node)
     layer->padded = net->nodes[node->reads[0]].kind == &mabn_node_input &&
                     net->input_channels != net->nodes[node->reads[0]].c;
     const size_t workspace = net_align(mabn_conv_cuda_workspace(layer->conv));
-    if (workspace > net->scratch_bytes) net->scratch_bytes = workspace;
+    net_want_scratch(net, 0, workspace);
     mabn_verbose("%s: %s; %s; %s", node->name,
                  mabn_conv_cuda_describe(layer->conv, MABN_CONV_FORWARD),
                  mabn_conv_cuda_describe(layer->conv, MABN_CONV_BACKWARD_DATA),
@@ -104,6 +120,18 @@ static mabn_status prepare_conv(struct mabn_net *net, struct node *node)
     layer->bias = net_weight(net, node->bias);
     layer->owns_work = is_half(net) || layer->padded || node->conv.centralize || node->folded >= 0;
     return MABN_OK;
+}
+
+/* An earlier layer whose copy of the same weights this one can use, or -1. */
+static int same_copy(const struct mabn_net *net, int i)
+{
+    const struct layer *layers = net->cuda->layers;
+    if (!layers[i].owns_work || layers[i].padded || net->nodes[i].folded >= 0) return -1;
+    for (int k = 0; k < i; k++)
+        if (has_weights(&net->nodes[k]) && net->nodes[k].weight == net->nodes[i].weight &&
+            layers[k].owns_work && !layers[k].padded && net->nodes[k].folded < 0)
+            return k;
+    return -1;
 }
 
 /* Places for the weights in use, folded biases, and padded gradients. */
@@ -123,7 +151,9 @@ static mabn_status place_weights(struct mabn_net *net)
         for (int i = 0; i < net->node_count; i++) {
             struct node *node = &net->nodes[i];
             struct layer *layer = &c->layers[i];
-            if (!has_weights(node)) continue;
+            const int same = has_weights(node) ? same_copy(net, i) : -1;
+            if (same >= 0) layer->work = c->layers[same].work;
+            if (!has_weights(node) || same >= 0) continue;
             size_t count = net->params->list[node->weight].count;
             if (layer->padded)
                 count = count / (size_t)net->nodes[node->reads[0]].c * (size_t)net->input_channels;
@@ -145,32 +175,39 @@ static mabn_status place_weights(struct mabn_net *net)
     return MABN_OK;
 }
 
-static void bind_norm(struct mabn_net *net, struct node *node)
+mabn_status mabn_net_cuda_own(struct mabn_net *net, const struct node *node, size_t bytes)
 {
-    struct mabn_norm_cuda_io *io = &layer_of(net, node)->io;
-    const struct node *x = &net->nodes[node->reads[0]];
-    const struct node *shortcut = node->reads[1] >= 0 ? &net->nodes[node->reads[1]] : NULL;
-    io->samples = net->options.batch;
-    io->positions = node->h * node->w;
-    io->dtype = net->dtype;
-    io->relu = node->io.relu;
-    io->gamma = net_weight(net, node->weight);
-    io->beta = net_weight(net, node->bias);
-    io->state = params_state(net->params, node->state);
-    io->saved = memory(net, node->extra);
-    io->x = memory(net, x->data);
-    io->residual = shortcut ? memory(net, shortcut->data) : NULL;
-    io->stream = net->cuda->stream;
-    io->scaler = net->cuda->scaler;
-    const size_t bytes =
-        net_align(mabn_norm_cuda_scratch_bytes(&node->norm, io->samples, io->positions));
-    if (bytes > net->scratch_bytes) net->scratch_bytes = bytes;
-    if (!net->options.training) return;
-    io->dy = memory(net, node->grad);
-    io->dx = x->trains ? memory(net, x->grad) : NULL;
-    io->dresidual = shortcut && shortcut->trains ? memory(net, node->grad) : NULL;
-    io->dgamma = net_gradient(net, node->weight);
-    io->dbeta = net_gradient(net, node->bias);
+    struct arena *own = &layer_of(net, node)->own;
+    if (own->bytes >= bytes) return MABN_OK;
+    mabn_device_release(net->device, own->base, own->bytes);
+    net->arena_bytes -= own->bytes;
+    own->base = NULL;
+    return mabn_net_get_arena(net, own, bytes);
+}
+
+mabn_status mabn_net_cuda_get_spare(struct mabn_net *net)
+{
+    size_t most = 0;
+    if (net->cuda->spare.base) return MABN_OK;
+    for (int i = 0; i < net->node_count; i++) {
+        const struct node *node = &net->nodes[i];
+        if (!has_weights(node)) continue;
+        size_t count = net->params->list[node->weight].count;
+        if (node->bias >= 0) count += net->params->list[node->bias].count;
+        if (count > most) most = count;
+    }
+    return most ? mabn_net_get_arena(net, &net->cuda->spare, most * sizeof(float)) : MABN_OK;
+}
+
+static mabn_status prepare_kinds(struct mabn_net *net)
+{
+    bool adds = false;
+    for (int i = 0; i < net->node_count; i++) {
+        struct node *node = &net->nodes[i];
+        adds = adds || node->parameters_add;
+        if (node->kind->cuda->prepare) MABN_TRY(node->kind->cuda->prepare(net, node));
+    }
+    return adds ? mabn_net_cuda_get_spare(net) : MABN_OK;
 }
 
 /* The list of parameters for the update; their decay comes with the first update. */
@@ -214,7 +251,8 @@ static mabn_status prepare_sgd(struct mabn_net *net)
 static mabn_status prepare_slot(struct mabn_net *net, struct slot *slot, bool apart)
 {
     struct net_cuda *c = net->cuda;
-    const size_t logits = (size_t)net_values(net, &net->nodes[net->output]) * sizeof(float);
+    const size_t logits =
+        is_classifier(net) ? (size_t)net_values(net, &net->nodes[net->output]) * sizeof(float) : 0;
     void *p;
     MABN_TRY(mabn_cuda_host_alloc(net->device, &p, c->figure_bytes));
     slot->figures = (struct figures *)p;
@@ -263,14 +301,15 @@ static mabn_status prepare_memory(struct mabn_net *net)
 
 mabn_status mabn_net_cuda_prepare(struct mabn_net *net)
 {
-    const struct node *output = &net->nodes[net->output];
-    if (output->kind != &mabn_node_linear || net->output_count != 1)
+    if (!is_classifier(net) && is_half(net))
         return mabn_fail(MABN_ERR_UNSUPPORTED,
-                         "on a GPU a network ends in a linear layer, not '%s'", output->name);
+                         "on a GPU only classifiers compute in %s: fp32 or tf32",
+                         mabn_net_precision_name(net->options.precision));
     int losses = 0;
     for (int i = 0; i < net->node_count; i++)
-        losses += net->nodes[i].kind->loss;
-    if (losses > 1) return mabn_fail(MABN_ERR_UNSUPPORTED, "on a GPU a network has one loss");
+        losses += net->nodes[i].kind == &mabn_node_softmax_loss;
+    if (losses > 1)
+        return mabn_fail(MABN_ERR_UNSUPPORTED, "on a GPU a network has one softmax loss");
     struct net_cuda *c = net->cuda = (struct net_cuda *)mabn_xcalloc(1, sizeof *c);
     c->layers = (struct layer *)mabn_xcalloc((size_t)net->node_count, sizeof *c->layers);
     c->stream = mabn_cuda_stream(net->device);
@@ -279,8 +318,7 @@ mabn_status mabn_net_cuda_prepare(struct mabn_net *net)
     for (int i = 0; i < net->node_count; i++)
         if (has_weights(&net->nodes[i])) MABN_TRY(prepare_conv(net, &net->nodes[i]));
     MABN_TRY(place_weights(net));
-    for (int i = 0; i < net->node_count; i++)
-        if (net->nodes[i].kind == &mabn_node_norm) bind_norm(net, &net->nodes[i]);
+    MABN_TRY(prepare_kinds(net));
     if (net->options.training) MABN_TRY(prepare_sgd(net));
     MABN_TRY(mabn_device_scratch(net->device, &c->scratch, net->scratch_bytes));
     return net->options.training ? mabn_net_cuda_prepare_joins(net) : MABN_OK;
@@ -305,12 +343,14 @@ void mabn_net_cuda_release(struct mabn_net *net)
     struct mabn_cuda_event *events[] = {c->taken, c->begin, c->end};
     for (struct mabn_cuda_event *event : events)
         mabn_cuda_event_free(event);
-    const struct arena arenas[] = {c->staged, c->small, c->biases, c->half_biases,
-                                   c->dwork,  c->sgd,   c->joined, c->join_entries};
+    const struct arena arenas[] = {c->staged, c->small,  c->biases,       c->half_biases, c->dwork,
+                                   c->sgd,    c->joined, c->join_entries, c->spare};
     for (const struct arena &arena : arenas)
         mabn_device_release(net->device, arena.base, arena.bytes);
     for (int i = 0; i < c->conv_count; i++)
         mabn_conv_cuda_free(c->convs[i].conv);
+    for (int i = 0; i < net->node_count && c->layers; i++)
+        mabn_device_release(net->device, c->layers[i].own.base, c->layers[i].own.bytes);
     free(c->convs);
     free(c->layers);
     free(c->host_params);
@@ -412,6 +452,10 @@ static mabn_status count_until_known(struct mabn_net *net)
     const mabn_status status =
         mabn_device_get(net->device, state, net->params->state.base, net->params->state.bytes);
     c->until_known = -1;
+    if (net->options.vary_rows) { /* which may make two runs of one */
+        free(state);
+        return status;
+    }
     for (int i = 0; i < net->node_count && !status; i++) {
         const struct node *node = &net->nodes[i];
         if (node->kind != &mabn_node_norm) continue;

@@ -15,8 +15,6 @@
  * known ahead (norm_cuda.h); the host counts the calls until then. A graph is captured the second
  * time it is wanted: the first time its work is queued directly, so that libraries may load and
  * allocate. Where capture fails, work goes on being queued directly, with a warning. */
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #include <math.h>
 #include <stdlib.h>
@@ -32,82 +30,49 @@
 
 /* ---- what a step queues: everything below may be captured ---- */
 
-static mabn_status copy_on_device(const struct mabn_net *net, void *to, const void *from,
-                                  size_t bytes)
+mabn_status mabn_net_cuda_copy(const struct mabn_net *net, void *to, const void *from, size_t bytes)
 {
     MABN_CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice,
                                   (cudaStream_t)net->cuda->stream));
     return MABN_OK;
 }
 
-static struct mabn_pool_shape pool_shape(const struct mabn_net *net, const struct node *node)
+mabn_status mabn_net_cuda_clear(const struct mabn_net *net, void *buffer, size_t bytes)
 {
-    const struct node *x = &net->nodes[node->reads[0]];
-    const struct mabn_pool_shape shape = {
-        net->options.batch, x->h, x->w, x->c, node->conv.kernel, node->conv.stride, node->conv.pad};
-    return shape;
+    MABN_CUDA_TRY(cudaMemsetAsync(buffer, 0, bytes, (cudaStream_t)net->cuda->stream));
+    return MABN_OK;
 }
 
-/* A convolution of inference whose result goes to the output of `at`: itself, or its norm. */
-static mabn_status infer_conv(struct mabn_net *net, const struct node *node, const struct node *at)
+mabn_status mabn_net_cuda_clear_rest(const struct mabn_net *net, void *buffer,
+                                     const struct node *node)
 {
-    const struct layer *layer = layer_of(net, node);
-    void *y = memory(net, at->data);
-    if (node->folded >= 0 && at->reads[1] >= 0) {
-        const struct node *shortcut = &net->nodes[at->reads[1]];
-        if (shortcut->data != at->data)
-            MABN_TRY(copy_on_device(net, y, memory(net, shortcut->data),
-                                    (size_t)net_values(net, at) * mabn_dtype_size(net->dtype)));
-    }
-    return mabn_conv_cuda_infer(layer->conv, y, memory(net, net->nodes[node->reads[0]].data),
-                                layer->work, layer->bias, net->cuda->scratch, net->cuda->stream);
+    const size_t live = rows_bytes(net, node);
+    const size_t all = (size_t)net_values(net, node) * mabn_dtype_size(net->dtype);
+    if (live == all) return MABN_OK;
+    return mabn_net_cuda_clear(net, (char *)buffer + live, all - live);
 }
 
-mabn_status mabn_net_cuda_conv(struct mabn_net *net, const struct node *node)
+void mabn_net_cuda_gradient_begin(const struct mabn_net *net, const struct node *node,
+                                  struct net_cuda_gradient *to)
 {
-    const struct layer *layer = layer_of(net, node);
-    return mabn_conv_cuda_forward(layer->conv, memory(net, node->data),
-                                  memory(net, net->nodes[node->reads[0]].data), layer->work,
-                                  layer->bias, net->cuda->scratch, net->cuda->stream);
+    to->weight = net_gradient(net, node->weight);
+    to->bias = net_gradient(net, node->bias);
+    if (!net_adds(net, node)) return;
+    to->weight = (float *)net->cuda->spare.base;
+    if (to->bias) to->bias = to->weight + net->params->list[node->weight].count;
 }
 
-static mabn_status forward_conv(struct mabn_net *net, const struct node *node)
+mabn_status mabn_net_cuda_gradient_end(const struct mabn_net *net, const struct node *node,
+                                       const struct net_cuda_gradient *to)
 {
-    if (!net->options.training) return node->folded >= 0 ? MABN_OK : infer_conv(net, node, node);
-    if (mabn_net_cuda_forward_joins(net, node)) return MABN_OK; /* in its norm's place */
-    if (mabn_net_cuda_forward_sums(net, node)) return mabn_net_cuda_forward_summing(net, node);
-    return mabn_net_cuda_conv(net, node);
-}
-
-static mabn_status forward_norm(struct mabn_net *net, const struct node *node)
-{
-    struct layer *layer = layer_of(net, node);
-    if (node->folded >= 0) return infer_conv(net, &net->nodes[node->folded], node);
-    if (node->partner >= 0 && mabn_net_cuda_forward_joins(net, &net->nodes[node->partner]))
-        return mabn_net_cuda_forward_joined(net, &net->nodes[node->partner]);
-    if (node->partner >= 0 && mabn_net_cuda_forward_sums(net, &net->nodes[node->partner]))
-        return mabn_net_cuda_forward_summed(net, node);
-    layer->io.scratch = net->cuda->scratch;
-    layer->io.y = memory(net, node->data);
-    if (!net->options.training) return mabn_norm_cuda_infer(&node->norm, &layer->io);
-    layer->io.known = layer->may_know && net->cuda->until_known == 0;
-    return mabn_norm_cuda_forward(&node->norm, &layer->io);
-}
-
-static mabn_status forward_max_pool(struct mabn_net *net, const struct node *node)
-{
-    const struct mabn_pool_shape pool = pool_shape(net, node);
-    return mabn_cuda_maxpool_forward(memory(net, node->data), (uint8_t *)memory(net, node->extra),
-                                     memory(net, net_read(net, node, 0)->data), &pool, net->dtype,
-                                     net->cuda->stream);
-}
-
-static mabn_status forward_global_pool(struct mabn_net *net, const struct node *node)
-{
-    const struct node *x = net_read(net, node, 0);
-    return mabn_cuda_avgpool_forward(memory(net, node->data), memory(net, x->data),
-                                     net->options.batch, x->h * x->w, x->c, net->dtype,
-                                     net->cuda->stream);
+    const struct parameter *list = net->params->list;
+    const struct net_cuda *c = net->cuda;
+    if (!net_adds(net, node)) return MABN_OK;
+    MABN_TRY(mabn_cuda_add(net_gradient(net, node->weight), to->weight,
+                           (int64_t)list[node->weight].count, MABN_DTYPE_F32, c->stream));
+    if (!to->bias) return MABN_OK;
+    return mabn_cuda_add(net_gradient(net, node->bias), to->bias, (int64_t)list[node->bias].count,
+                         MABN_DTYPE_F32, c->stream);
 }
 
 static mabn_status forward_node(struct mabn_net *net, struct node *node)
@@ -123,113 +88,23 @@ static mabn_status forward_all(struct mabn_net *net)
     return MABN_OK;
 }
 
-static mabn_status forward_softmax_loss(struct mabn_net *net, const struct node *node)
+/* Gradients that the kind could not add to what was there. */
+static mabn_status add_gradients(struct mabn_net *net, const struct node *node)
 {
-    struct net_cuda *c = net->cuda;
-    const struct node *scores = net_read(net, node, 0);
-    const struct mabn_cuda_xent out = {c->losses, c->ranks, NULL, &c->figures->total};
-    return mabn_cuda_softmax_xent(&out, (const float *)net_buffer(net, scores->data), c->labels,
-                                  net->options.batch, scores->c, c->smoothing, NULL, net->dtype,
-                                  c->stream);
+    for (int k = 0; k < NODE_MAX_READS; k++) {
+        const struct node *x = net_read(net, node, k);
+        if (!x || !node->dx_adds[k] || node->dx[k] == x->grad) continue;
+        MABN_TRY(mabn_cuda_add(memory(net, x->grad), memory(net, node->dx[k]),
+                               net->rows * net_row(x), net->dtype, net->cuda->stream));
+    }
+    return MABN_OK;
 }
-
-static mabn_status backward_softmax_loss(struct mabn_net *net, const struct node *node)
-{
-    struct net_cuda *c = net->cuda;
-    const struct node *scores = net_read(net, node, 0);
-    const struct mabn_cuda_xent out = {c->losses, c->ranks, memory(net, scores->grad), NULL};
-    MABN_TRY(mabn_cuda_loss_share(c->share, &c->inputs->normalizer,
-                                  c->scaler ? &c->scaler->scale : NULL, c->stream));
-    return mabn_cuda_softmax_xent(&out, (const float *)net_buffer(net, scores->data), c->labels,
-                                  net->options.batch, scores->c, c->smoothing, c->share, net->dtype,
-                                  c->stream);
-}
-
-static mabn_status record_norm(struct mabn_net *net, const struct node *node);
-
-static mabn_status backward_norm(struct mabn_net *net, const struct node *node)
-{
-    struct mabn_norm_cuda_io *io = &layer_of(net, node)->io;
-    io->scratch = net->cuda->scratch;
-    /* Without a shortcut the mask comes from x, and the output may be gone. */
-    io->y = node->reads[1] >= 0 ? memory(net, node->data) : NULL;
-    if (net->record_channel_count) MABN_TRY(record_norm(net, node)); /* dy may be written over */
-    return mabn_norm_cuda_backward(&node->norm, io);
-}
-
-/* What a layer read in forward: kept, or made again by the first that needs it. */
-static mabn_status input_again(struct mabn_net *net, const struct node *reader, const void **input)
-{
-    const struct node *x = &net->nodes[reader->reads[0]];
-    *input = memory(net, x->again >= 0 ? x->again : x->data);
-    if (x->again < 0 || &net->nodes[x->remake_for] != reader) return MABN_OK;
-    struct mabn_norm_cuda_io *io = &layer_of(net, x)->io;
-    io->scratch = net->cuda->scratch;
-    io->y = memory(net, x->again);
-    return mabn_norm_cuda_reapply(&x->norm, io);
-}
-
-static mabn_status backward_conv(struct mabn_net *net, const struct node *node)
-{
-    const struct node *x = &net->nodes[node->reads[0]];
-    const struct layer *layer = layer_of(net, node);
-    const struct net_cuda *c = net->cuda;
-    const void *dy = memory(net, node->grad), *input;
-    float *dweight = net_gradient(net, node->weight);
-    MABN_TRY(input_again(net, node, &input));
-    MABN_TRY(mabn_conv_cuda_backward_weights(layer->conv, layer->padded ? layer->dwork : dweight,
-                                             net_gradient(net, node->bias), input, dy, c->scratch,
-                                             c->stream));
-    if (layer->padded)
-        MABN_TRY(mabn_cuda_unpad_gradient(dweight, layer->dwork, node->c,
-                                          filter_size(net, node) / x->c, (int)x->c,
-                                          (int)net->input_channels, c->stream));
-    if (!x->trains) return MABN_OK;
-    if (layer->before) return mabn_net_cuda_backward_joined(net, node);
-    return mabn_conv_cuda_backward_data(layer->conv, memory(net, x->grad), dy, layer->work,
-                                        node->dx_adds[0], c->scratch, c->stream);
-}
-
-static mabn_status backward_max_pool(struct mabn_net *net, const struct node *node)
-{
-    const struct node *x = net_read(net, node, 0);
-    const struct mabn_pool_shape pool = pool_shape(net, node);
-    if (!x->trains) return MABN_OK;
-    return mabn_cuda_maxpool_backward(memory(net, x->grad), memory(net, node->grad),
-                                      (uint8_t *)memory(net, node->extra), &pool, net->dtype,
-                                      net->cuda->stream);
-}
-
-static mabn_status backward_global_pool(struct mabn_net *net, const struct node *node)
-{
-    const struct node *x = net_read(net, node, 0);
-    if (!x->trains) return MABN_OK;
-    return mabn_cuda_avgpool_backward(memory(net, x->grad), memory(net, node->grad),
-                                      net->options.batch, x->h * x->w, x->c, net->dtype,
-                                      net->cuda->stream);
-}
-
-/* The tables of the kinds' .c files; a linear layer is a convolution here. */
-#define ON_CUDA(kind)                                                           \
-    static mabn_status kind##_forward(struct mabn_net *net, struct node *node)  \
-    {                                                                           \
-        return forward_##kind(net, node);                                       \
-    }                                                                           \
-    static mabn_status kind##_backward(struct mabn_net *net, struct node *node) \
-    {                                                                           \
-        return backward_##kind(net, node);                                      \
-    }                                                                           \
-    extern "C" const struct node_ops mabn_node_##kind##_cuda = {                \
-        false, NULL, kind##_forward, kind##_backward, NULL, NULL, NULL, NULL};
-ON_CUDA(conv)
-ON_CUDA(norm)
-ON_CUDA(max_pool)
-ON_CUDA(global_pool)
-ON_CUDA(softmax_loss)
 
 static mabn_status backward_node(struct mabn_net *net, struct node *node)
 {
-    return node->kind->cuda->backward ? node->kind->cuda->backward(net, node) : MABN_OK;
+    if (!node->kind->cuda->backward) return MABN_OK;
+    MABN_TRY(node->kind->cuda->backward(net, node));
+    return add_gradients(net, node);
 }
 
 static mabn_status backward_all(struct mabn_net *net)
@@ -281,8 +156,8 @@ static mabn_status take_pictures(struct mabn_net *net)
     const int channels = (int)input->c, padded = (int)net->input_channels;
     void *to = memory(net, input->data);
     if (net->options.bytes)
-        return mabn_cuda_look_up_pixels(to, (const uint8_t *)c->staged.base, pixels,
-                                        channels, padded, c->byte_table, net->dtype, c->stream);
+        return mabn_cuda_look_up_pixels(to, (const uint8_t *)c->staged.base, pixels, channels,
+                                        padded, c->byte_table, net->dtype, c->stream);
     return mabn_cuda_round_pixels(to, (const float *)c->staged.base, pixels, channels, padded,
                                   net->dtype, c->stream);
 }
@@ -297,7 +172,7 @@ static mabn_status upload(struct mabn_net *net, const struct slot *slot)
     MABN_TRY(mabn_cuda_event_record(slot->uploaded, c->copy_stream));
     MABN_TRY(mabn_cuda_event_order(slot->uploaded, c->stream));
     MABN_TRY(take_pictures(net));
-    MABN_TRY(copy_on_device(net, c->inputs, c->staged.base + c->picture_bytes, c->input_bytes));
+    MABN_TRY(mabn_net_cuda_copy(net, c->inputs, c->staged.base + c->picture_bytes, c->input_bytes));
     return mabn_cuda_event_record(c->taken, c->stream);
 }
 
@@ -308,6 +183,7 @@ static mabn_status download(struct mabn_net *net, const struct slot *slot)
     const struct node *output = &net->nodes[net->output];
     MABN_TRY(
         mabn_cuda_copy_out(net->device, slot->figures, c->figures, c->figure_bytes, c->stream));
+    if (!is_classifier(net)) return MABN_OK;
     return mabn_cuda_copy_out(net->device, slot->logits, memory(net, output->data),
                               (size_t)net_values(net, output) * sizeof(float), c->stream);
 }
@@ -339,6 +215,7 @@ static mabn_status set_rates(struct mabn_net *net, struct slot *slot,
 static mabn_status make_ready(struct mabn_net *net)
 {
     MABN_TRY(mabn_device_scratch(net->device, &net->cuda->scratch, net->scratch_bytes));
+    if (net->accumulate) MABN_TRY(mabn_net_cuda_get_spare(net));
     return net_stale(net) ? mabn_net_cuda_refresh(net) : MABN_OK;
 }
 
@@ -400,6 +277,8 @@ static mabn_status cuda_step(struct mabn_net *net, const struct mabn_params_sgd 
     struct slot *slot = next_slot(net);
     const bool nesterov = sgd && sgd->nesterov;
     const auto queue = [&] { return queue_step(net, nesterov); };
+    if (!is_classifier(net) || net->options.vary_rows)
+        return mabn_fail(MABN_ERR_UNSUPPORTED, "on a GPU only classifiers of whole batches step");
     MABN_TRY(make_ready(net));
     if (sgd) MABN_TRY(set_rates(net, slot, sgd));
     MABN_TRY(upload(net, slot));
@@ -420,7 +299,7 @@ static void read_loss(struct mabn_net *net, const struct slot *slot)
 {
     const double sum = slot->figures->total.loss;
     for (int i = 0; i < net->node_count; i++)
-        if (net->nodes[i].kind->loss)
+        if (net->nodes[i].kind == &mabn_node_softmax_loss)
             net->nodes[i].loss = slot->normalizer > 0 ? sum / slot->normalizer : 0;
 }
 
@@ -498,7 +377,10 @@ static void cuda_set_labels(struct mabn_net *net, const struct mabn_net_labels *
     struct inputs *inputs = writable_slot(net)->inputs;
     net->cuda->smoothing = labels->smoothing;
     inputs->normalizer = (float)labels->normalizer;
-    memcpy(inputs + 1, labels->labels, (size_t)net->options.batch * sizeof *labels->labels);
+    int32_t *to = (int32_t *)(inputs + 1);
+    memcpy(to, labels->labels, (size_t)net->rows * sizeof *to);
+    for (int64_t i = net->rows; i < net->options.batch; i++)
+        to[i] = -1;
 }
 
 static const float *cuda_logits(const struct mabn_net *net)
@@ -508,101 +390,13 @@ static const float *cuda_logits(const struct mabn_net *net)
 
 /* ---- looking inside ---- */
 
-/* Activations to the host, as float32, of what an unscaled loss would give. */
-static mabn_status fetch_floats(const struct mabn_net *net, float **out, const void *from,
-                                size_t count, float scale)
-{
-    const size_t bytes = count * mabn_dtype_size(net->dtype);
-    *out = NULL;
-    if (!from) return MABN_OK;
-    float *values = *out = (float *)mabn_xmalloc(count * sizeof *values + 1);
-    if (!is_half(net)) return mabn_device_get(net->device, values, from, bytes);
-    void *raw = mabn_xmalloc(bytes + 1);
-    const mabn_status status = mabn_device_get(net->device, raw, from, bytes);
-    for (size_t i = 0; i < count && !status; i++)
-        values[i] = scale * (net->dtype == MABN_DTYPE_BF16
-                                 ? __bfloat162float(((const __nv_bfloat16 *)raw)[i])
-                                 : __half2float(((const __half *)raw)[i]));
-    free(raw);
-    return status;
-}
-
-static mabn_status fetch_bytes(const struct mabn_net *net, void **out, const void *from,
-                               size_t bytes)
-{
-    *out = NULL;
-    if (!from) return MABN_OK;
-    *out = mabn_xmalloc(bytes + 1);
-    return mabn_device_get(net->device, *out, from, bytes);
-}
-
-/* The CPU's own record, of copies: the first run's activations, and what is small. */
-static mabn_status record_norm(struct mabn_net *net, const struct node *node)
-{
-    const struct mabn_norm_cuda_io *d = &layer_of(net, node)->io;
-    const size_t c = (size_t)node->c;
-    const size_t count =
-        (size_t)(mabn_norm_run_samples(&node->norm, d->samples) * d->positions) * c;
-    const size_t state_bytes = net->params->states[node->state].bytes;
-    void *state = NULL, *saved = NULL, *gamma = NULL, *beta = NULL;
-    float *x = NULL, *y = NULL, *dy = NULL, scale = 1;
-    struct mabn_norm_io io = node->io;
-    mabn_status status;
-    if (net->cuda->scaler)
-        MABN_TRY(mabn_device_get(net->device, &scale, &net->cuda->scaler->inverse, sizeof scale));
-    MABN_TRY_GOTO(fetch_bytes(net, &state, state_bytes ? d->state : NULL, state_bytes), out);
-    MABN_TRY_GOTO(
-        fetch_bytes(net, &saved, d->saved, mabn_norm_saved_bytes(&node->norm, d->samples)), out);
-    MABN_TRY_GOTO(fetch_bytes(net, &gamma, d->gamma, c * sizeof(float)), out);
-    MABN_TRY_GOTO(fetch_bytes(net, &beta, d->beta, c * sizeof(float)), out);
-    MABN_TRY_GOTO(fetch_floats(net, &x, d->x, count, 1), out);
-    MABN_TRY_GOTO(fetch_floats(net, &y, d->y, count, 1), out);
-    MABN_TRY_GOTO(fetch_floats(net, &dy, d->dy, count, scale), out);
-    io.samples = d->samples;
-    io.positions = d->positions;
-    io.gamma = (const float *)gamma;
-    io.beta = (const float *)beta;
-    io.state = state;
-    io.saved = saved;
-    io.x = x;
-    io.y = y;
-    io.dy = dy;
-    status = mabn_net_record_norm(net, node, &io);
-out:
-    free(state);
-    free(saved);
-    free(gamma);
-    free(beta);
-    free(x);
-    free(y);
-    free(dy);
-    return status;
-}
-
-static mabn_status run_bare_layer(struct mabn_net *net, const struct node *node)
-{
-    const struct node *x = &net->nodes[node->reads[0] < 0 ? 0 : node->reads[0]];
-    const struct layer *layer = layer_of(net, node);
-    const struct net_cuda *c = net->cuda;
-    if (!has_weights(node)) return MABN_OK;
-    if (!net->options.training)
-        return infer_conv(net, node, node->folded >= 0 ? &net->nodes[node->folded] : node);
-    MABN_TRY(mabn_net_cuda_conv(net, node));
-    const void *dy = memory(net, node->grad);
-    MABN_TRY(mabn_conv_cuda_backward_weights(
-        layer->conv, layer->padded ? layer->dwork : net_gradient(net, node->weight),
-        net_gradient(net, node->bias), memory(net, x->data), dy, c->scratch, c->stream));
-    if (!x->trains) return MABN_OK;
-    return mabn_conv_cuda_backward_data(layer->conv, memory(net, x->grad), dy, layer->work, false,
-                                        c->scratch, c->stream);
-}
-
 static mabn_status cuda_time_convolutions(struct mabn_net *net, double *seconds)
 {
     struct net_cuda *c = net->cuda;
     const auto queue = [&]() -> mabn_status {
         for (int i = 0; i < net->node_count; i++)
-            MABN_TRY(run_bare_layer(net, &net->nodes[i]));
+            if (net->nodes[i].kind->cuda->bare)
+                MABN_TRY(net->nodes[i].kind->cuda->bare(net, &net->nodes[i]));
         return MABN_OK;
     };
     MABN_TRY(make_ready(net));
@@ -686,9 +480,9 @@ static mabn_status cuda_time_copy(struct mabn_net *net, void *to, const void *fr
                                   double *seconds)
 {
     const struct net_cuda *c = net->cuda;
-    MABN_TRY(copy_on_device(net, to, from, bytes)); /* not to be timed */
+    MABN_TRY(mabn_net_cuda_copy(net, to, from, bytes)); /* not to be timed */
     MABN_TRY(mabn_cuda_event_record(c->begin, c->stream));
-    MABN_TRY(copy_on_device(net, to, from, bytes));
+    MABN_TRY(mabn_net_cuda_copy(net, to, from, bytes));
     MABN_TRY(mabn_cuda_event_record(c->end, c->stream));
     MABN_TRY(mabn_cuda_event_wait(c->end));
     return mabn_cuda_event_seconds(seconds, c->begin, c->end);
@@ -725,7 +519,7 @@ const struct net_backend mabn_net_cuda = {
     SLOTS,
     16, /* tensor cores want channels in rows of so many bytes */
     true,
-    false,
+    true,
     false,
     mabn_net_cuda_prepare,
     mabn_net_cuda_release,

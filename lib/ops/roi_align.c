@@ -163,6 +163,12 @@ static mabn_status check(struct room *room, const struct mabn_rois *rois,
     return MABN_OK;
 }
 
+mabn_status mabn_rois_check(const struct mabn_rois *rois, const struct mabn_roi_align *op)
+{
+    struct room room;
+    return check(&room, rois, op);
+}
+
 static void fill_taps(struct tap *taps, const struct side *s, int bins)
 {
     for (int64_t p = 0; p < bins; p++)

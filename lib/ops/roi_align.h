@@ -47,9 +47,12 @@ struct mabn_rois {
     const int32_t *level; /* (K), NULL: all 0 */
 };
 
-/* y (K,rows,columns,C) is overwritten; x[level] (N,H,W,C). An image or level that does not exist is
- * MABN_ERR_ARG, a box that is not finite MABN_ERR_NONFINITE, one that would take more than 2^20
- * samples along a side MABN_ERR_LIMIT; each names the box. */
+/* An image or level that does not exist is MABN_ERR_ARG, a box that is not finite
+ * MABN_ERR_NONFINITE, one that would take more than 2^20 samples along a side MABN_ERR_LIMIT; each
+ * names the box. Forward and backward check it themselves. */
+MABN_MUST_USE mabn_status mabn_rois_check(const struct mabn_rois *rois,
+                                          const struct mabn_roi_align *op);
+/* y (K,rows,columns,C) is overwritten; x[level] (N,H,W,C). */
 MABN_MUST_USE mabn_status mabn_roi_align_forward(float *y, const float *const *x,
                                                  const struct mabn_rois *rois,
                                                  const struct mabn_roi_align *op);

@@ -5,7 +5,7 @@
 #     tar xf mabn-gpu.tar.gz && mabn-gpu/run
 # tests/gpu/run, which goes along, says what else it does.
 # CUDA_ARCH in the environment or config.mk says for which GPUs: the default here is 90 alone, an H100
-# or H200. MABN_GOLDEN=DIR packs what test_cuda_golden compares with; without, that test skips.
+# or H200. MABN_GOLDEN=DIR packs recordings that two tests compare with; without, they skip.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -31,12 +31,13 @@ programs() { find "$built/gpu/$1" -type f -executable 2>/dev/null; }
 mapfile -t tests < <(programs tests/unit)
 mapfile -t benches < <(programs bench)
 mapfile -t probes < <(programs probe)
-take test "${tests[@]}" "$built"/tests/unit/test_net
+take test "${tests[@]}" "$built"/tests/unit/test_{net,nodes,golden_rcnn}
 take tests/golden tests/golden/net.tsv
 if [ -n "${MABN_GOLDEN:-}" ]; then
     take golden "$MABN_GOLDEN"/{mabn_formal,mabn_subbatch,cenconv2d}.h5
+    take golden/det "$MABN_GOLDEN"/det/det_tiny_{train.h5,start.pth,late.pth}
 else
-    echo "bundle.sh: no MABN_GOLDEN: test_cuda_golden will skip" >&2
+    echo "bundle.sh: no MABN_GOLDEN: two tests will skip" >&2
 fi
 take bench "${benches[@]}"
 [ ${#probes[@]} -eq 0 ] || take probe "${probes[@]}"

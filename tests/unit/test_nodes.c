@@ -1,10 +1,20 @@
 /* Kinds of nodes beside those of residual networks, in a small plan: gradients of the input's side and
- * of all parameters against differences; rows that vary; a bound input. */
+ * of all parameters against differences; rows that vary; a bound input. On the CPU, or on the device
+ * that MABN_TEST_DEVICE names. */
+#include <stdlib.h>
+#include <string.h>
+
 #include "base/mem.h"
 #include "net/losses.h"
 #include "tap.h"
 
-enum { N = 2, H = 6, W = 5, C = 3, STEPS = 60 };
+#ifndef MABN_TEST_DEVICE
+#define MABN_TEST_DEVICE "cpu"
+enum { STEPS = 60 };
+#else
+enum { STEPS = 15 }; /* the executor is slow */
+#endif
+enum { N = 2, H = 6, W = 5, C = 3 };
 
 static struct mabn_device *device;
 
@@ -15,41 +25,79 @@ static float pseudo(uint32_t i)
     return (float)((i ^ (i >> 16)) / 2147483648.0 - 1.0);
 }
 
+/* An array of the device's on the host, and back. */
+static float *fetch(const float *from, size_t count)
+{
+    float *host = mabn_xmalloc(count * sizeof *host + 1);
+    if (mabn_device_get(device, host, from, count * sizeof *host)) abort();
+    return host;
+}
+
+static void put(float *to, const float *host, size_t count)
+{
+    if (mabn_device_put(device, to, host, count * sizeof *host)) abort();
+}
+
+static float *on_device(const float *host, size_t count)
+{
+    void *memory;
+    if (mabn_device_alloc(device, &memory, count * sizeof *host)) abort();
+    put(memory, host, count);
+    return memory;
+}
+
 /* The loss is Σ weight·output with pseudo-random weights: so those are the output's gradient. */
 static double run(struct mabn_net *net)
 {
     double loss = 0;
     if (mabn_net_forward(net)) abort();
     const struct mabn_net_output y = mabn_net_output_of(net, "y");
-    for (int64_t i = 0; i < y.n * y.h * y.w * y.c; i++)
-        loss += (double)pseudo((uint32_t)i + 77) * y.values[i];
+    const size_t count = (size_t)(y.n * y.h * y.w * y.c);
+    float *values = fetch(y.values, count);
+    for (size_t i = 0; i < count; i++)
+        loss += (double)pseudo((uint32_t)i + 77) * values[i];
+    free(values);
     return loss;
 }
 
 static void backward(struct mabn_net *net)
 {
     const struct mabn_net_output y = mabn_net_output_of(net, "y");
-    for (int64_t i = 0; i < y.n * y.h * y.w * y.c; i++)
-        y.gradient[i] = pseudo((uint32_t)i + 77);
+    const size_t count = (size_t)(y.n * y.h * y.w * y.c);
+    float *gradient = mabn_xmalloc(count * sizeof *gradient + 1);
+    for (size_t i = 0; i < count; i++)
+        gradient[i] = pseudo((uint32_t)i + 77);
+    put(y.gradient, gradient, count);
+    free(gradient);
     if (mabn_net_backward(net)) abort();
 }
 
-/* Each value at `x`, moved both ways, against gradient `dx` of what `value` computes. */
+static double value_with(double (*value)(struct mabn_net *), struct mabn_net *net, float *x,
+                         float v)
+{
+    size_t n;
+    put(x, &v, 1);
+    mabn_params_values(mabn_net_params(net), &n); /* it may be one of these that changed */
+    return value(net);
+}
+
+/* Each value at `x`, moved both ways, against gradient `dx` of what `value` computes; both the
+ * device's. */
 static double worst_of(double (*value)(struct mabn_net *), struct mabn_net *net, float *x,
                        const float *dx, size_t count)
 {
     const float step = 1e-2f;
     double error = 0, size = 1e-6;
+    float *values = fetch(x, count), *gradient = fetch(dx, count);
     for (size_t i = 0; i < count; i += 1 + count / STEPS) {
-        const float was = x[i];
-        x[i] = was + step;
-        const double up = value(net);
-        x[i] = was - step;
-        const double down = value(net);
-        x[i] = was;
-        error = fmax(error, fabs((up - down) / (2 * (double)step) - (double)dx[i]));
-        size = fmax(size, fabs((double)dx[i]));
+        const double up = value_with(value, net, x + i, values[i] + step);
+        const double down = value_with(value, net, x + i, values[i] - step);
+        put(x + i, &values[i], 1);
+        error = fmax(error, fabs((up - down) / (2 * (double)step) - (double)gradient[i]));
+        size = fmax(size, fabs((double)gradient[i]));
     }
+    free(values);
+    free(gradient);
     return error / size;
 }
 
@@ -64,11 +112,9 @@ static void check_parameters_of(double (*value)(struct mabn_net *), struct mabn_
     size_t n, m;
     float *values = mabn_params_values(mabn_net_params(net), &n);
     const float *gradients = mabn_params_gradients(mabn_net_params(net), &m);
-    float *kept = mabn_xmalloc(m * sizeof *kept);
-    memcpy(kept, gradients, m * sizeof *kept);
-    const double error = worst_of(value, net, values, kept, n);
+    const double error =
+        worst_of(value, net, values, gradients, n); /* forward leaves gradients alone */
     tap_ok(error < 5e-3, "%s: gradients of %zu parameters, error %.1e", name, n, error);
-    free(kept);
 }
 
 static void check_parameters(struct mabn_net *net, const char *name)
@@ -79,8 +125,13 @@ static void check_parameters(struct mabn_net *net, const char *name)
 /* Upsampling onto a finer map, transposed convolution, sigmoid, and one map that three read. */
 static void check_plan(void)
 {
-    struct mabn_net_options options = {
-        .batch = N, .height = H, .width = W, .channels = C, .training = true, .exact = true};
+    struct mabn_net_options options = {.batch = N,
+                                       .height = H,
+                                       .width = W,
+                                       .channels = C,
+                                       .precision = MABN_NET_FP32,
+                                       .training = true,
+                                       .exact = true};
     const struct mabn_net_conv half = {
         .out_channels = 4, .kernel = 3, .stride = 2, .pad = 1, .bias = true};
     const struct mabn_net_conv same = {.out_channels = 4, .kernel = 1, .stride = 1, .bias = true};
@@ -122,8 +173,13 @@ static double sum_of_losses(struct mabn_net *net)
 /* Two of the losses read one map. */
 static struct mabn_net *net_with_losses(void)
 {
-    struct mabn_net_options options = {
-        .batch = N, .height = H, .width = W, .channels = C, .training = true, .exact = true};
+    struct mabn_net_options options = {.batch = N,
+                                       .height = H,
+                                       .width = W,
+                                       .channels = C,
+                                       .precision = MABN_NET_FP32,
+                                       .training = true,
+                                       .exact = true};
     const struct mabn_net_conv eight = {.out_channels = 8, .kernel = 3, .stride = 1, .pad = 1};
     const struct mabn_net_smooth_l1 one = {0.3, 1}, two = {0, 2};
     const struct mabn_net_linear fc = {.out = 8};
@@ -180,9 +236,11 @@ static void check_losses(void)
     size_t n;
     bool zero = sum_of_losses(net) == 0;
     if (mabn_net_backward(net)) abort();
-    const float *g = mabn_params_gradients(mabn_net_params(net), &n);
+    const float *gradients = mabn_params_gradients(mabn_net_params(net), &n);
+    float *g = fetch(gradients, n);
     for (size_t i = 0; i < n; i++)
         zero = zero && g[i] == 0;
+    free(g);
     tap_ok(zero, "without targets: no loss, no gradient");
     tap_ok(!mabn_net_output_of(net, "map").gradient, "a loss fills in the gradient of its scores");
     set_targets(net);
@@ -202,13 +260,19 @@ static void check_head(void)
     static const float boxes[4 * ROOM] = {0, 0,  20, 20, 3,  2,  11, 18, 5, 5,
                                           9, 23, 1,  7,  17, 12, 2,  2,  6, 6};
     static const int32_t images[ROOM] = {0, 1, 1, 0, 1}, levels[ROOM] = {0};
-    struct mabn_net_options options = {
-        .batch = ROOM, .height = 1, .width = 1, .channels = 1, .training = true, .vary_rows = true};
+    struct mabn_net_options options = {.batch = ROOM,
+                                       .height = 1,
+                                       .width = 1,
+                                       .channels = 1,
+                                       .precision = MABN_NET_FP32,
+                                       .training = true,
+                                       .vary_rows = true};
     const struct mabn_net_roi_align pool = {.size = 3, .sampling = 2, .scale = {0.25}};
     const struct mabn_net_conv conv = {
         .out_channels = 4, .kernel = 3, .stride = 1, .pad = 1, .bias = true};
     const struct mabn_net_linear fc = {.out = 5};
-    float map[N * H * W * C], gradient[N * H * W * C] = {0};
+    enum { MAP = N * H * W * C };
+    float host[MAP], zero[MAP] = {0};
     struct mabn_net *net;
     if (mabn_net_new(&net, device, &options)) abort();
     const int feature = mabn_net_add_bound(net, "p2", C, true);
@@ -219,8 +283,9 @@ static void check_head(void)
     mabn_net_add_softmax_loss(net, mabn_net_add_linear(net, y, "cls", &fc), "classes");
     tap_status(mabn_net_plan(net), "a head");
     if (mabn_params_initialize(mabn_net_params(net), 5, MABN_PARAMS_INIT_FAN_IN)) abort();
-    for (int i = 0; i < N * H * W * C; i++)
-        map[i] = pseudo((uint32_t)i + 5);
+    for (int i = 0; i < MAP; i++)
+        host[i] = pseudo((uint32_t)i + 5);
+    float *map = on_device(host, MAP), *gradient = on_device(zero, MAP);
     const struct mabn_net_binding binding = {map, gradient, N, H, W};
     struct mabn_net_rois list = {5, boxes, images, levels};
     mabn_net_bind(net, feature, &binding);
@@ -228,7 +293,7 @@ static void check_head(void)
     run(net);
     backward(net);
     tap_ok(mabn_net_output_of(net, "y").n == 5, "as many rows as boxes");
-    const double error = worst(net, map, gradient, N * H * W * C);
+    const double error = worst(net, map, gradient, MAP);
     tap_ok(error < 5e-3, "gradient of the bound map, error %.1e", error);
     check_parameters(net, "RoIAlign, linear over an area");
     const int32_t classes[5] = {0, 1, 2, 3, 4};
@@ -241,16 +306,24 @@ static void check_head(void)
     size_t n, left = 0;
     tap_ok(run(net) == 0, "no rows");
     backward(net);
-    const float *g = mabn_params_gradients(mabn_net_params(net), &n);
+    const float *gradients = mabn_params_gradients(mabn_net_params(net), &n);
+    float *g = fetch(gradients, n);
     for (size_t i = 0; i < n; i++)
         left += g[i] != 0;
+    free(g);
     tap_ok(!left && mabn_net_loss_of(net, "classes") == 0, "no rows: no gradient, no loss");
     mabn_net_free(net);
+    mabn_device_release(device, map, sizeof host);
+    mabn_device_release(device, gradient, sizeof zero);
 }
 
 int main(void)
 {
-    if (mabn_device_new(&device, MABN_DEVICE_CPU, 2)) return 1;
+    const char *word = getenv("MABN_TEST_DEVICE");
+    if (mabn_device_open(&device, word ? word : MABN_TEST_DEVICE, 2)) {
+        tap_skip("%s", mabn_error_message());
+        return tap_done();
+    }
     check_plan();
     check_head();
     check_losses();

@@ -4,7 +4,7 @@
 #include "ops/roi_align.h"
 
 #include "base/mem.h"
-#include "net/internal.h"
+#include "net/nodes/shared.h"
 #include "tensor/bf16.h"
 
 enum { PORTION = 64 };
@@ -22,9 +22,8 @@ static int feature_count(const struct node *node)
     return count;
 }
 
-/* The shapes are those of what is bound now. */
-static mabn_status describe_call(const struct mabn_net *net, const struct node *node,
-                                 struct mabn_roi_align *op, struct mabn_rois *rois)
+mabn_status mabn_node_roi_align_op(const struct mabn_net *net, const struct node *node,
+                                   struct mabn_roi_align *op, struct mabn_rois *rois)
 {
     const struct own *own = node->own;
     *op = (struct mabn_roi_align){.channels = node->c,
@@ -92,7 +91,7 @@ static mabn_status forward(struct mabn_net *net, struct node *node)
     const float *x[MABN_ROI_MAX_LEVELS];
     struct mabn_roi_align op;
     struct mabn_rois rois;
-    MABN_TRY(describe_call(net, node, &op, &rois));
+    MABN_TRY(mabn_node_roi_align_op(net, node, &op, &rois));
     for (int k = 0; k < op.levels; k++)
         x[k] = net_read_data(net, node, k);
     if (node->dtype == MABN_DTYPE_BF16) return forward_half(net, node, x, &rois, &op);
@@ -104,7 +103,7 @@ static mabn_status backward(struct mabn_net *net, struct node *node)
     float *dx[MABN_ROI_MAX_LEVELS];
     struct mabn_roi_align op;
     struct mabn_rois rois;
-    MABN_TRY(describe_call(net, node, &op, &rois));
+    MABN_TRY(mabn_node_roi_align_op(net, node, &op, &rois));
     for (int k = 0; k < op.levels; k++)
         if (!(dx[k] = net_dx(net, node, k))) return MABN_OK; /* nobody wants it */
     if (node->dtype == MABN_DTYPE_BF16) return backward_half(net, node, dx, &rois, &op);
@@ -127,6 +126,9 @@ const struct node_kind mabn_node_roi_align = {
     .name = "roi align",
     .describe = describe,
     .cpu = &cpu,
+#if MABN_CUDA
+    .cuda = &mabn_node_roi_align_cuda,
+#endif
 };
 
 int mabn_net_add_roi_align(struct mabn_net *net, const char *name, const int *features, int count,

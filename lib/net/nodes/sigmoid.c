@@ -54,6 +54,9 @@ const struct node_kind mabn_node_sigmoid = {
     .one_type = true,
     .describe = describe,
     .cpu = &cpu,
+#if MABN_CUDA
+    .cuda = &mabn_node_sigmoid_cuda,
+#endif
 };
 
 int mabn_net_add_sigmoid(struct mabn_net *net, int x)

@@ -79,6 +79,9 @@ const struct node_kind mabn_node_sigmoid_loss = {
     .keeps = keeps,
     .describe = describe,
     .cpu = &cpu,
+#if MABN_CUDA
+    .cuda = &mabn_node_sigmoid_loss_cuda,
+#endif
 };
 
 int mabn_net_add_sigmoid_loss(struct mabn_net *net, int scores, const char *name)

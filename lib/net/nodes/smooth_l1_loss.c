@@ -4,13 +4,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "net/internal.h"
-#include "net/losses.h"
-
-struct own {
-    struct mabn_net_smooth_l1 options;
-    struct mabn_net_box_targets targets;
-};
+#include "net/nodes/shared.h"
 
 static bool keeps(const struct node *node, int k)
 {
@@ -29,7 +23,7 @@ static void describe(const struct mabn_net *net, const struct node *node,
 /* The loss, and with dx its gradient: row by row where other targets lie between them. */
 static double compute(const struct mabn_net *net, const struct node *node, float *dx)
 {
-    const struct own *own = node->own;
+    const struct smooth_l1_own *own = node->own;
     const struct mabn_net_box_targets *t = &own->targets;
     const float *x = net_read_data(net, node, 0);
     const int64_t row = net_row(net_read(net, node, 0)), boxes = row / (4 * own->options.groups);
@@ -50,7 +44,7 @@ static double compute(const struct mabn_net *net, const struct node *node, float
 
 static bool has_targets(const struct node *node)
 {
-    return ((const struct own *)node->own)->targets.target != NULL;
+    return ((const struct smooth_l1_own *)node->own)->targets.target != NULL;
 }
 
 static mabn_status forward(struct mabn_net *net, struct node *node)
@@ -77,6 +71,9 @@ const struct node_kind mabn_node_smooth_l1_loss = {
     .keeps = keeps,
     .describe = describe,
     .cpu = &cpu,
+#if MABN_CUDA
+    .cuda = &mabn_node_smooth_l1_loss_cuda,
+#endif
 };
 
 int mabn_net_add_smooth_l1_loss(struct mabn_net *net, int scores, const char *name,
@@ -84,7 +81,7 @@ int mabn_net_add_smooth_l1_loss(struct mabn_net *net, int scores, const char *na
 {
     struct node *node = mabn_net_add(net, &mabn_node_smooth_l1_loss, name, &scores, 1);
     if (!node) return -1;
-    struct own *own = node->own = mabn_xcalloc(1, sizeof *own);
+    struct smooth_l1_own *own = node->own = mabn_xcalloc(1, sizeof *own);
     own->options = *options;
     node->h = node->w = node->c = 1;
     if (options->groups < 1 || net_row(net_read(net, node, 0)) % (4 * options->groups))
@@ -100,5 +97,5 @@ void mabn_net_set_box_targets(struct mabn_net *net, const char *loss,
                               const struct mabn_net_box_targets *targets)
 {
     struct node *node = mabn_net_loss_node(net, loss, &mabn_node_smooth_l1_loss);
-    ((struct own *)node->own)->targets = *targets;
+    ((struct smooth_l1_own *)node->own)->targets = *targets;
 }

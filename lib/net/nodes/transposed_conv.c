@@ -2,7 +2,7 @@
  * forward is the gradient of a convolution with the same weights, its gradient that convolution. */
 #include "ops/transposed_conv.h"
 
-#include "net/internal.h"
+#include "net/nodes/shared.h"
 #include "ops/elementwise.h"
 #include "ops/linear.h"
 
@@ -12,7 +12,8 @@ static bool keeps(const struct node *node, int k)
     return k == 0;
 }
 
-static struct mabn_transposed_conv shape(const struct mabn_net *net, const struct node *node)
+struct mabn_transposed_conv mabn_node_transposed_conv_op(const struct mabn_net *net,
+                                                         const struct node *node)
 {
     const struct node *x = net_read(net, node, 0);
     return (struct mabn_transposed_conv){net->rows, x->h, x->w, x->c, node->c};
@@ -87,7 +88,7 @@ static mabn_status prepare(struct mabn_net *net, struct node *node)
 static mabn_status forward(struct mabn_net *net, struct node *node)
 {
     if (as_conv(net)) return forward_half(net, node);
-    const struct mabn_transposed_conv op = shape(net, node);
+    const struct mabn_transposed_conv op = mabn_node_transposed_conv_op(net, node);
     struct scratch s;
     MABN_TRY(mabn_net_scratch(net, &s));
     return mabn_transposed_conv_forward(net_buffer(net, node->data), net_read_data(net, node, 0),
@@ -113,7 +114,7 @@ static mabn_status backward_weights(struct mabn_net *net, const struct node *nod
 static mabn_status backward(struct mabn_net *net, struct node *node)
 {
     if (as_conv(net)) return backward_half(net, node);
-    const struct mabn_transposed_conv op = shape(net, node);
+    const struct mabn_transposed_conv op = mabn_node_transposed_conv_op(net, node);
     struct scratch s;
     MABN_TRY(mabn_net_scratch(net, &s));
     MABN_TRY(backward_weights(net, node, &op, &s));
@@ -157,6 +158,9 @@ const struct node_kind mabn_node_transposed_conv = {
     .keeps = keeps,
     .describe = describe,
     .cpu = &cpu,
+#if MABN_CUDA
+    .cuda = &mabn_node_transposed_conv_cuda,
+#endif
 };
 
 int mabn_net_add_transposed_conv(struct mabn_net *net, int x, const char *name, int out,

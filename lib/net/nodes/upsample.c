@@ -1,7 +1,7 @@
 /* y = fine + up(coarse): how a feature pyramid merges its levels. */
 #include "ops/upsample.h"
 
-#include "net/internal.h"
+#include "net/nodes/shared.h"
 
 enum { FINE, COARSE };
 
@@ -24,7 +24,7 @@ static int over(const struct mabn_net *net, const struct node *node)
     return node->reads[FINE];
 }
 
-static struct mabn_upsample shape(const struct mabn_net *net, const struct node *node)
+struct mabn_upsample mabn_node_upsample_op(const struct mabn_net *net, const struct node *node)
 {
     const struct node *coarse = net_read(net, node, COARSE);
     return (struct mabn_upsample){net->rows, node->c, coarse->h, coarse->w, node->h, node->w};
@@ -32,7 +32,7 @@ static struct mabn_upsample shape(const struct mabn_net *net, const struct node 
 
 static mabn_status forward(struct mabn_net *net, struct node *node)
 {
-    const struct mabn_upsample op = shape(net, node);
+    const struct mabn_upsample op = mabn_node_upsample_op(net, node);
     mabn_upsample_add(net_buffer(net, node->data), net_read_data(net, node, FINE),
                       net_read_data(net, node, COARSE), &op, node->dtype);
     return MABN_OK;
@@ -40,7 +40,7 @@ static mabn_status forward(struct mabn_net *net, struct node *node)
 
 static mabn_status backward(struct mabn_net *net, struct node *node)
 {
-    const struct mabn_upsample op = shape(net, node);
+    const struct mabn_upsample op = mabn_node_upsample_op(net, node);
     void *dfine = net_dx(net, node, FINE), *dcoarse = net_dx(net, node, COARSE);
     const void *dy = net_buffer(net, node->grad);
     if (dcoarse) mabn_upsample_backward(dcoarse, dy, &op, node->dx_adds[COARSE], node->dtype);
@@ -69,6 +69,9 @@ const struct node_kind mabn_node_upsample = {
     .one_type = true,
     .describe = describe,
     .cpu = &cpu,
+#if MABN_CUDA
+    .cuda = &mabn_node_upsample_cuda,
+#endif
 };
 
 int mabn_net_add_upsample(struct mabn_net *net, int fine, int coarse, const char *name)

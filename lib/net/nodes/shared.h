@@ -1,0 +1,29 @@
+/* What a kind's .c, which has its table, shares with the .cu beside it. For the two alone. */
+#ifndef MABN_NET_NODES_SHARED_H
+#define MABN_NET_NODES_SHARED_H
+
+#include "net/internal.h"
+#include "net/losses.h"
+#include "ops/roi_align.h"
+#include "ops/transposed_conv.h"
+#include "ops/upsample.h"
+
+MABN_BEGIN_DECLS
+
+struct smooth_l1_own {
+    struct mabn_net_smooth_l1 options;
+    struct mabn_net_box_targets targets;
+};
+
+/* The operation on the rows that live now. */
+struct mabn_upsample mabn_node_upsample_op(const struct mabn_net *net, const struct node *node);
+struct mabn_transposed_conv mabn_node_transposed_conv_op(const struct mabn_net *net,
+                                                         const struct node *node);
+/* Of a RoIAlign also its boxes, where the caller keeps them. The shapes are those of what is bound
+ * now. */
+MABN_MUST_USE mabn_status mabn_node_roi_align_op(const struct mabn_net *net,
+                                                 const struct node *node, struct mabn_roi_align *op,
+                                                 struct mabn_rois *rois);
+
+MABN_END_DECLS
+#endif

@@ -1,0 +1,134 @@
+/* The update of a store of parameters on a GPU, apart from any plan: its own list for the kernel of
+ * ops_cuda.h. What plans have made of the parameters they make again when they find them newer. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "device/cuda.h"
+#include "net/params_internal.h"
+#include "ops/centralize.h"
+#include "ops/ops_cuda.h"
+
+struct params_cuda {
+    struct mabn_cuda_sgd_param *list; /* on the host, as on the device … */
+    int count;
+    struct arena memory; /* … where pieces and rates come behind it */
+    size_t pieces_at, rates_at;
+    int64_t piece_count;
+};
+
+static struct mabn_cuda_sgd_param entry(const struct mabn_params *params, int i)
+{
+    const struct parameter *p = &params->list[i];
+    struct mabn_cuda_sgd_param s = {};
+    s.param = params_weight(params, i);
+    s.buffer = (float *)params->momentum.base + p->offset;
+    s.grad = params_gradient(params, i);
+    s.count = (int64_t)p->count;
+    s.filters = p->centralize ? p->out : 0;
+    s.lr_factor = (float)p->rate;
+    return s;
+}
+
+static size_t aligned(size_t bytes)
+{
+    return (bytes + 255) & ~(size_t)255;
+}
+
+static mabn_status place(struct mabn_params *params, struct params_cuda *c)
+{
+    void *base;
+    c->piece_count = mabn_cuda_sgd_cut(NULL, c->list, c->count);
+    const size_t pieces = (size_t)c->piece_count * sizeof(struct mabn_cuda_sgd_piece);
+    c->pieces_at = aligned((size_t)c->count * sizeof *c->list);
+    c->rates_at = c->pieces_at + aligned(pieces);
+    const size_t bytes = c->rates_at + aligned(sizeof(struct mabn_cuda_sgd_rates));
+    MABN_TRY(mabn_device_alloc(params->device, &base, bytes));
+    c->memory.base = (char *)base;
+    c->memory.bytes = bytes;
+    struct mabn_cuda_sgd_piece *cut = (struct mabn_cuda_sgd_piece *)mabn_xmalloc(pieces + 1);
+    mabn_cuda_sgd_cut(cut, c->list, c->count);
+    const mabn_status status =
+        mabn_device_put(params->device, c->memory.base + c->pieces_at, cut, pieces);
+    free(cut);
+    return status;
+}
+
+void mabn_params_cuda_release(struct mabn_params *params)
+{
+    struct params_cuda *c = params->cuda;
+    if (!c) return;
+    mabn_device_release(params->device, c->memory.base, c->memory.bytes);
+    free(c->list);
+    free(c);
+    params->cuda = NULL;
+}
+
+static mabn_status prepare(struct mabn_params *params)
+{
+    if (params->cuda) return MABN_OK;
+    struct params_cuda *c = params->cuda = (struct params_cuda *)mabn_xcalloc(1, sizeof *c);
+    c->list =
+        (struct mabn_cuda_sgd_param *)mabn_xcalloc((size_t)params->count + 1, sizeof *c->list);
+    for (int i = 0; i < params->count; i++)
+        if (params->list[i].trains) c->list[c->count++] = entry(params, i);
+    const mabn_status status = place(params, c);
+    if (status) mabn_params_cuda_release(params);
+    return status;
+}
+
+/* Rates, and each parameter's decay. */
+static mabn_status set_rates(struct mabn_params *params, const struct mabn_params_sgd *sgd)
+{
+    struct params_cuda *c = params->cuda;
+    struct mabn_cuda_sgd_rates rates = {};
+    int k = 0;
+    rates.lr = (float)sgd->lr;
+    rates.momentum = (float)sgd->momentum;
+    rates.grad_scale = sgd->grad_scale != 0 ? (float)sgd->grad_scale : 1;
+    for (int i = 0; i < params->count; i++) {
+        const struct parameter *p = &params->list[i];
+        if (!p->trains) continue;
+        const bool decays = p->decays && (p->kind == PARAMETER_WEIGHT || !sgd->no_decay_norm_bias);
+        c->list[k++].decay = decays ? (float)sgd->weight_decay : 0;
+    }
+    MABN_TRY(mabn_device_put(params->device, c->memory.base, c->list,
+                             (size_t)c->count * sizeof *c->list));
+    return mabn_device_put(params->device, c->memory.base + c->rates_at, &rates, sizeof rates);
+}
+
+mabn_status mabn_params_cuda_update(struct mabn_params *params, const struct mabn_params_sgd *sgd)
+{
+    MABN_TRY(prepare(params));
+    MABN_TRY(set_rates(params, sgd));
+    const char *base = params->cuda->memory.base;
+    MABN_TRY(
+        mabn_cuda_sgd_step((const struct mabn_cuda_sgd_param *)base,
+                           (const struct mabn_cuda_sgd_piece *)(base + params->cuda->pieces_at),
+                           params->cuda->piece_count,
+                           (const struct mabn_cuda_sgd_rates *)(base + params->cuda->rates_at),
+                           NULL, sgd->nesterov, false, mabn_cuda_stream(params->device)));
+    return mabn_device_wait(params->device);
+}
+
+/* Of what the update will take: filters of centralized weights without their means. */
+double mabn_params_cuda_gradient_norm(const struct mabn_params *params)
+{
+    const size_t bytes = params->values * sizeof(float);
+    float *all = (float *)mabn_xmalloc(bytes + 1);
+    double sum = 0;
+    const mabn_status status = mabn_device_get(params->device, all, params->gradients.base, bytes);
+    for (int i = 0; i < params->count && !status; i++) {
+        const struct parameter *p = &params->list[i];
+        float *g = all + p->offset;
+        double part = 0;
+        if (!p->trains) continue;
+        if (p->centralize) mabn_centralize_backward(g, g, p->out, (int64_t)p->count / p->out);
+        for (size_t k = 0; k < p->count; k++)
+            part += (double)g[k] * g[k];
+        sum += part;
+    }
+    free(all);
+    return status ? NAN : sqrt(sum);
+}
