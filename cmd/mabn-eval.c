@@ -399,8 +399,9 @@ static mabn_status build_detector(struct detection *d, const char *path)
         return mabn_fail(MABN_ERR_MISMATCH, "'%s' is a classifier: mabn-eval imagenet runs it",
                          path);
     MABN_TRY(mabn_detector_request(m, &request, true));
-    MABN_TRY(mabn_device_new(&d->device, MABN_DEVICE_CPU, o.threads));
+    MABN_TRY(mabn_device_open(&d->device, o.device, o.threads));
     d->precision = (enum mabn_net_precision)mabn_cli_infer_precision(d->device, o.precision, false);
+    if (d->precision == MABN_NET_AUTO) d->precision = MABN_NET_FP32; /* on a GPU */
     options.precision = d->precision;
     MABN_TRY(mabn_params_new(&d->params, d->device));
     MABN_TRY(mabn_detector_declare(d->params, d->device, m, false));

@@ -151,7 +151,20 @@ mabn_status mabn_rcnn_input(struct mabn_rcnn *r, float **x, int images, int heig
 
 /* ---- proposals ---- */
 
-void mabn_rcnn_maps(const struct mabn_rcnn *r, struct mabn_rpn_maps *maps)
+mabn_status mabn_rcnn_fetch(struct mabn_rcnn *r, const float **values,
+                            const struct mabn_net_output *output)
+{
+    const size_t count = (size_t)(output->n * output->h * output->w * output->c);
+    float *copy;
+    *values = output->values;
+    if (mabn_device_kind_of(r->device) == MABN_DEVICE_CPU) return MABN_OK;
+    MABN_TRY(mabn_scratch_take(&r->scratch, &copy, count + 1, sizeof *copy));
+    *values = copy;
+    return mabn_device_get(r->device, copy, output->values, count * sizeof *copy);
+}
+
+/* The RPN's maps of the last body forward, on a GPU copied into the scratch. */
+static mabn_status fetch_maps(struct mabn_rcnn *r, struct mabn_rpn_maps *maps)
 {
     *maps = (struct mabn_rpn_maps){.images = r->body->images,
                                    .levels = MABN_DETECTOR_LEVELS,
@@ -161,11 +174,14 @@ void mabn_rcnn_maps(const struct mabn_rcnn *r, struct mabn_rpn_maps *maps)
     for (int l = 0; l < MABN_DETECTOR_LEVELS; l++) {
         char name[16];
         snprintf(name, sizeof name, "objectness%d", l + 2);
-        maps->score[l] = mabn_net_output_of(r->body->net, name).values;
+        const struct mabn_net_output score = mabn_net_output_of(r->body->net, name);
         snprintf(name, sizeof name, "deltas%d", l + 2);
-        maps->delta[l] = mabn_net_output_of(r->body->net, name).values;
+        const struct mabn_net_output delta = mabn_net_output_of(r->body->net, name);
+        MABN_TRY(mabn_rcnn_fetch(r, &maps->score[l], &score));
+        MABN_TRY(mabn_rcnn_fetch(r, &maps->delta[l], &delta));
         maps->anchors[l] = r->body->level_anchors[l];
     }
+    return MABN_OK;
 }
 
 /* Room for the proposals of these images, and for their true boxes. */
@@ -190,7 +206,7 @@ static mabn_status need_proposals(struct mabn_rcnn *r, int64_t room)
     return MABN_OK;
 }
 
-mabn_status mabn_rcnn_propose(struct mabn_rcnn *r, const struct mabn_rcnn_image *images)
+static mabn_status propose(struct mabn_rcnn *r, const struct mabn_rcnn_image *images)
 {
     const struct mabn_detector *d = &r->detector;
     const struct mabn_detector_counts *counts = r->options.training ? &d->train : &d->test;
@@ -208,9 +224,17 @@ mabn_status mabn_rcnn_propose(struct mabn_rcnn *r, const struct mabn_rcnn_image 
         r->heights[i] = images[i].height;
         if (images[i].count > most) most = images[i].count;
     }
-    mabn_rcnn_maps(r, &maps);
+    MABN_TRY(fetch_maps(r, &maps));
     MABN_TRY(need_proposals(r, mabn_proposals_room(&maps, &options) + most));
     return mabn_proposals_make(&r->proposals, &maps, &options, r->convention, &r->scratch);
+}
+
+mabn_status mabn_rcnn_propose(struct mabn_rcnn *r, const struct mabn_rcnn_image *images)
+{
+    const struct mabn_scratch_mark mark = mabn_scratch_mark(&r->scratch);
+    const mabn_status status = propose(r, images);
+    mabn_scratch_back(&r->scratch, mark);
+    return status;
 }
 
 /* ---- life ---- */
@@ -282,6 +306,7 @@ mabn_status mabn_rcnn_new(struct mabn_rcnn **out, struct mabn_device *device,
     r->detector = *detector;
     r->params = params;
     r->options = *options;
+    if (r->options.precision == MABN_NET_AUTO) r->options.precision = MABN_NET_FP32;
     r->pool.outgrown = release_bodies;
     r->pool.context = r;
     const mabn_status status = set_up(r);

@@ -8,7 +8,10 @@
  *
  * The losses are nodes of the three plans. Body plans are kept for the 16 shapes that were last used;
  * they share the memory of activations. Gradients are left in the store: the caller updates. The
- * order of everything is fixed, so that a step repeats bit for bit. CPU. */
+ * order of everything is fixed, so that a step repeats bit for bit.
+ *
+ * On a GPU the plans run there, in float32 or TF32, and what stands between them on the CPU: the RPN's
+ * maps, the heads' outputs, boxes and targets cross the bus, and each side waits for the other. */
 #ifndef MABN_MODEL_RCNN_H
 #define MABN_MODEL_RCNN_H
 
@@ -27,13 +30,13 @@ struct mabn_rcnn;
 
 struct mabn_rcnn_options {
     bool training;
-    int images;       /* at most, of a step */
-    enum mabn_net_precision precision;
-    bool save_memory; /* training: as in net.h */
-    bool no_fold;     /* testing: likewise */
-    bool nms_across;  /* testing: a detection suppresses those of other classes too */
-    bool spread;      /* samples by the recordings' rule instead of at random (detect/sample.h) */
-    uint64_t seed;    /* of the samples */
+    int images;                        /* at most, of a step */
+    enum mabn_net_precision precision; /* AUTO: fp32, also on a GPU */
+    bool save_memory;                  /* training: as in net.h */
+    bool no_fold;                      /* testing: likewise */
+    bool nms_across; /* testing: a detection suppresses those of other classes too */
+    bool spread;     /* samples by the recordings' rule instead of at random (detect/sample.h) */
+    uint64_t seed;   /* of the samples */
     const struct mabn_norm_sync *sync;
 };
 

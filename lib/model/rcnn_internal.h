@@ -54,8 +54,9 @@ struct mabn_rcnn {
     float *soft_target; /* the same where the convention has such masks; else NULL */
 };
 
-/* The RPN's maps of the last body forward. */
-void mabn_rcnn_maps(const struct mabn_rcnn *r, struct mabn_rpn_maps *maps);
+/* An output's values for the CPU: where they lie, or on a GPU a copy in the scratch. */
+mabn_status mabn_rcnn_fetch(struct mabn_rcnn *r, const float **values,
+                            const struct mabn_net_output *output);
 /* Proposals of the pictures in `images` into r->proposals. */
 MABN_MUST_USE mabn_status mabn_rcnn_propose(struct mabn_rcnn *r,
                                             const struct mabn_rcnn_image *images);

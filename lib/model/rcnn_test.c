@@ -45,13 +45,16 @@ static mabn_status run_boxes(struct mabn_rcnn *r)
     return mabn_net_forward(r->box_net);
 }
 
-static mabn_status make_detections(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
-                                   struct mabn_rcnn_found *found)
+static mabn_status detect_all(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
+                              struct mabn_rcnn_found *found)
 {
     const struct mabn_net_output logits = mabn_net_output_of(r->box_net, "class_logits"),
                                  deltas = mabn_net_output_of(r->box_net, "box_deltas");
     struct mabn_detection_options options = mabn_detection_defaults(r->detector.classes);
+    const float *logit, *delta;
     int64_t row = 0;
+    MABN_TRY(mabn_rcnn_fetch(r, &logit, &logits));
+    MABN_TRY(mabn_rcnn_fetch(r, &delta, &deltas));
     options.min_score = r->detector.min_score;
     options.threshold = r->detector.nms;
     options.most = r->detector.detections;
@@ -59,8 +62,8 @@ static mabn_status make_detections(struct mabn_rcnn *r, const struct mabn_rcnn_i
     for (int i = 0; i < r->body->images; i++) {
         const struct mabn_box_scores scores = {.n = r->proposals.count[i],
                                                .proposal = r->boxes.box + 4 * row,
-                                               .logit = logits.values + row * logits.c,
-                                               .delta = deltas.values + row * deltas.c,
+                                               .logit = logit + row * logits.c,
+                                               .delta = delta + row * deltas.c,
                                                .width = images[i].width,
                                                .height = images[i].height};
         MABN_TRY(
@@ -68,6 +71,15 @@ static mabn_status make_detections(struct mabn_rcnn *r, const struct mabn_rcnn_i
         row += scores.n;
     }
     return MABN_OK;
+}
+
+static mabn_status make_detections(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
+                                   struct mabn_rcnn_found *found)
+{
+    const struct mabn_scratch_mark mark = mabn_scratch_mark(&r->scratch);
+    const mabn_status status = detect_all(r, images, found);
+    mabn_scratch_back(&r->scratch, mark);
+    return status;
 }
 
 /* ---- masks ---- */
@@ -97,8 +109,12 @@ static mabn_status run_masks(struct mabn_rcnn *r, int i, const struct mabn_detec
         mabn_rcnn_bind(r, r->mask_net, &r->mask_head, &rois);
         MABN_TRY(mabn_net_forward(r->mask_net));
         const struct mabn_net_output logits = mabn_net_output_of(r->mask_net, "mask_logits");
-        MABN_TRY(mabn_mask_probability(probability + from * pixels, logits.values, d->label + from,
-                                       n, pixels, logits.c, r->convention));
+        const struct mabn_scratch_mark mark = mabn_scratch_mark(&r->scratch);
+        const float *values;
+        MABN_TRY(mabn_rcnn_fetch(r, &values, &logits));
+        MABN_TRY(mabn_mask_probability(probability + from * pixels, values, d->label + from, n,
+                                       pixels, logits.c, r->convention));
+        mabn_scratch_back(&r->scratch, mark);
     }
     return MABN_OK;
 }

@@ -218,14 +218,17 @@ static mabn_status train_masks(struct mabn_rcnn *r, struct mabn_rcnn_figures *f)
 /* ---- all ---- */
 
 /* The heads add to the gradients of the pyramid. */
-static void clear_pyramid(struct mabn_rcnn *r)
+static mabn_status clear_pyramid(struct mabn_rcnn *r)
 {
     for (int i = 0; i < MABN_DETECTOR_POOLED; i++) {
         char name[8];
         snprintf(name, sizeof name, "p%d", i + 2);
         const struct mabn_net_output p = mabn_net_output_of(r->body->net, name);
-        if (p.gradient) memset(p.gradient, 0, (size_t)(p.n * p.h * p.w * p.c) * sizeof(float));
+        if (p.gradient)
+            MABN_TRY(mabn_device_zero(r->device, p.gradient,
+                                      (size_t)(p.n * p.h * p.w * p.c) * sizeof(float)));
     }
+    return MABN_OK;
 }
 
 /* With the targets of the RPN in the scratch, which the body's losses read to the end. */
@@ -242,7 +245,7 @@ static mabn_status step_with_targets(struct mabn_rcnn *r, const struct mabn_rcnn
     MABN_TRY(sample_boxes(r, images, step));
     f->boxes = r->boxes.count;
     f->positives = r->boxes.positives;
-    clear_pyramid(r);
+    MABN_TRY(clear_pyramid(r));
     lap(f, MABN_RCNN_PART_TARGETS, start);
     MABN_TRY(train_boxes(r, f));
     lap(f, MABN_RCNN_PART_BOX_HEAD, start);

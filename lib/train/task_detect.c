@@ -257,6 +257,12 @@ static mabn_status open_sync(struct mabn_run *run)
     return mabn_run_open_sync(run, (const struct mabn_norm_options *const *)norms, count);
 }
 
+static enum mabn_net_precision precision(const struct mabn_run *run)
+{
+    const enum mabn_net_precision asked = run->options->precision;
+    return asked == MABN_NET_AUTO ? MABN_NET_FP32 : asked;
+}
+
 static mabn_status build(struct mabn_run *run)
 {
     const struct mabn_train_options *o = run->options;
@@ -264,13 +270,11 @@ static mabn_status build(struct mabn_run *run)
     MABN_TRY(open_sync(run));
     struct mabn_rcnn_options ro = {.training = true,
                                    .images = d->pass_images,
-                                   .precision = o->precision,
+                                   .precision = precision(run),
                                    .save_memory = o->save_memory,
                                    .sync = run->sync,
                                    .seed = (uint64_t)o->seed};
     MABN_TRY(mabn_device_open(&run->device, o->device, o->threads));
-    if (mabn_device_kind_of(run->device) != MABN_DEVICE_CPU)
-        return mabn_fail(MABN_ERR_UNSUPPORTED, "detectors are trained on the CPU: --device cpu");
     MABN_TRY(mabn_params_new(&d->params, run->device));
     MABN_TRY(mabn_detector_declare(d->params, run->device, &d->detector, true));
     run->params = d->params;
@@ -638,11 +642,6 @@ static void save(const struct mabn_run *run, struct mabn_model_save *save)
 {
     save->detector = &own(run)->detector;
     save->categories = own(run)->categories.text;
-}
-
-static enum mabn_net_precision precision(const struct mabn_run *run)
-{
-    return run->options->precision == MABN_NET_BF16 ? MABN_NET_BF16 : MABN_NET_FP32;
 }
 
 const struct mabn_task mabn_task_detect = {

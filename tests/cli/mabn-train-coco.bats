@@ -327,3 +327,34 @@ PY
     assert_output --partial "a polygon of 2 numbers"
     refute_output --partial '"t":"step"'
 }
+
+@test "a detector on a GPU, which is the executor, trains and finds as on the CPU" {
+    local e=$ROOT/build/executor/bin
+    [[ $MABN_BIN != */san/* ]] || skip "the executor's tools have sanitizers of their own"
+    [ -x "$e/mabn-train" ] || skip "the executor's tools are not built"
+    train cpu --steps 2 --val d.h5 > cpu.jsonl
+    # shellcheck disable=SC2086
+    "$e/mabn-train" -q --device cuda --train d.h5 --val d.h5 $small --steps 2 -o gpu > gpu.jsonl
+    mabn-eval coco -q --device cpu --precision fp32 --min-score 0 cpu/model.h5 d.h5 > cpu.json
+    "$e/mabn-eval" coco -q --device cuda --min-score 0 cpu/model.h5 d.h5 > gpu.json
+    $PYTHON - <<'PY'
+import json
+def steps(path):
+    return [l for l in map(json.loads, open(path)) if l["t"] in ("step", "val")]
+cpu, gpu = steps("cpu.jsonl"), steps("gpu.jsonl")
+assert len(cpu) == len(gpu) == 3
+for a, b in zip(cpu, gpu):
+    for key in a:
+        if key.startswith("loss"):
+            assert abs(a[key] - b[key]) <= 1e-4 * max(1, abs(a[key])), (key, a[key], b[key])
+cpu, gpu = json.load(open("cpu.json")), json.load(open("gpu.json"))
+assert len(cpu) == len(gpu) > 0
+for a, b in zip(cpu, gpu):
+    assert a["image_id"] == b["image_id"] and a["category_id"] == b["category_id"]
+    assert abs(a["score"] - b["score"]) < 1e-4
+    assert max(abs(p - q) for p, q in zip(a["bbox"], b["bbox"])) < 0.05
+PY
+    run "$e/mabn-eval" coco -q --device cuda --precision bf16 cpu/model.h5 d.h5
+    assert_failure 1
+    assert_output --partial "only classifiers compute in bf16"
+}
