@@ -1,0 +1,173 @@
+/* A detector's decisions on the GPU against the CPU's functions: the same indices, boxes to a
+ * rounding. Coordinates lie on a coarse grid, so that overlaps tie and meet the threshold exactly. */
+#include "detect/detect_cuda.h"
+
+#include <math.h>
+
+#include <algorithm>
+
+#include "detect/nms.h"
+#include "detect/order.h"
+#include "harness.h"
+
+static struct mabn_scratch scratch;
+
+static std::vector<float> random_boxes(int64_t n, uint32_t seed, int grid)
+{
+    const std::vector<float> r = gpu_random((size_t)(4 * n), seed, MABN_DTYPE_F32, 0, 1);
+    std::vector<float> box((size_t)(4 * n));
+    for (size_t i = 0; i < (size_t)n; i++)
+        for (int k = 0; k < 2; k++) {
+            const float low = floorf(fabsf(r[4 * i + (size_t)k]) * (float)grid);
+            const float size = floorf(fabsf(r[4 * i + 2 + (size_t)k]) * (float)grid);
+            box[4 * i + (size_t)k] = 4 * low;
+            box[4 * i + 2 + (size_t)k] = 4 * (low + size);
+        }
+    return box;
+}
+
+static void check_order(int64_t n, int64_t k, bool ties)
+{
+    std::vector<float> score = gpu_random((size_t)n, 7, MABN_DTYPE_F32, 0, 1);
+    std::vector<int32_t> want((size_t)std::min(n, k));
+    struct gpu_verdict verdict;
+    for (size_t i = 0; i < (size_t)n && ties; i++)
+        score[i] = i % 11 == 3 ? NAN : i % 11 == 5 ? -0.0f : rintf(2 * score[i]) / 2;
+    gpu_values<float> on_gpu(score);
+    gpu_values<int32_t> order(std::vector<int32_t>(want.size(), -1));
+    gpu_bytes room(mabn_cuda_order_bytes(k));
+    if (mabn_order_best(want.data(), score.data(), n, k, &scratch)) abort();
+    if (mabn_cuda_order_best(order.at(), on_gpu.at(), n, k, room.p, NULL))
+        verdict.add(mabn_error_message(), 1, 0);
+    verdict.add("order", order.values() == want ? 0 : 1, 0);
+    verdict.print(ties ? "the best scores, with ties" : "the best scores");
+}
+
+/* `live`: how many of the boxes count, told on the device; -1: all. */
+static void check_nms(int64_t n, int64_t most, double threshold, float one, int live)
+{
+    const std::vector<float> box = random_boxes(n, (uint32_t)n, 12);
+    const int64_t count = live < 0 ? n : live;
+    std::vector<int32_t> want((size_t)n + 1, -1);
+    std::vector<float> room(MABN_NMS_ROOM(n));
+    struct gpu_verdict verdict;
+    gpu_values<float> on_gpu(box);
+    gpu_values<int32_t> keep(std::vector<int32_t>((size_t)n + 1, -1)), kept({-1}), told({live});
+    gpu_bytes mask(mabn_cuda_nms_bytes(n));
+    const int64_t stays =
+        mabn_nms_sorted(want.data(), box.data(), count, most, (float)threshold, one, room.data());
+    if (mabn_cuda_nms_sorted(keep.at(), kept.at(), on_gpu.at(), live < 0 ? NULL : told.at(), n,
+                             most, (float)threshold, one, mask.p, NULL))
+        verdict.add(mabn_error_message(), 1, 0);
+    verdict.add("how many stay", kept.values()[0] == stays ? 0 : 1, 0);
+    verdict.add("which", keep.values() == want ? 0 : 1, 0);
+    verdict.print("suppression");
+}
+
+static void check_match(int64_t objects, int64_t n, bool rescue, float one)
+{
+    const std::vector<float> object = random_boxes(objects, 3, 9), box = random_boxes(n, 4, 9);
+    const struct mabn_matcher m = {0.5f, 0.25f, rescue};
+    std::vector<int32_t> want((size_t)n);
+    struct gpu_verdict verdict;
+    gpu_values<float> gpu_object(object), gpu_box(box);
+    gpu_values<int32_t> match(std::vector<int32_t>((size_t)n, -7));
+    gpu_bytes room(mabn_cuda_match_bytes(objects, n));
+    if (mabn_match_boxes(want.data(), object.data(), objects, box.data(), n, one, &m, &scratch))
+        abort();
+    if (mabn_cuda_match_boxes(match.at(), gpu_object.at(), objects, gpu_box.at(), n, one, &m,
+                              room.p, NULL))
+        verdict.add(mabn_error_message(), 1, 0);
+    verdict.add("match", match.values() == want ? 0 : 1, 0);
+    verdict.print(rescue ? "matching with rescue" : "matching");
+}
+
+static void check_anchors(const char *name)
+{
+    const struct mabn_box_convention *c;
+    const struct mabn_anchors a = mabn_anchors_usual(32);
+    struct mabn_anchor_grid grid = {96, 64, {24, 12, 6, 3, 2}, {16, 8, 4, 2, 1}};
+    struct gpu_verdict verdict;
+    if (mabn_box_convention_find(&c, name)) abort();
+    std::vector<float> want((size_t)mabn_anchors_count(&a, &grid) * 4);
+    gpu_values<float> box(std::vector<float>(want.size(), NAN));
+    int64_t at = 0;
+    mabn_anchors_fill(want.data(), &a, &grid, c);
+    for (int l = 0; l < a.levels; l++) {
+        float base[4 * MABN_ANCHOR_RATIOS];
+        const int64_t sy = c->stride_from_grid ? grid.padded_height / grid.h[l] : a.stride[l];
+        const int64_t sx = c->stride_from_grid ? grid.padded_width / grid.w[l] : a.stride[l];
+        mabn_anchors_base(base, &a, l, c);
+        if (mabn_cuda_anchors_level(box.at() + 4 * at, base, a.ratios, grid.h[l], grid.w[l], sy, sx,
+                                    NULL))
+            verdict.add(mabn_error_message(), 1, 0);
+        at += mabn_anchors_in_level(&a, &grid, l);
+    }
+    verdict.add("anchors", box.values(), want, 0);
+    verdict.print(name);
+}
+
+static void check_decode(bool indexed)
+{
+    enum { N = 300, WIDTH = 70, HEIGHT = 50 };
+    const struct mabn_box_weights weights = {10, 10, 5, 5};
+    const std::vector<float> box = random_boxes(N, 5, 6);
+    const std::vector<float> delta = gpu_random(4 * N, 6, MABN_DTYPE_F32, 0, 12);
+    std::vector<float> want(4 * N);
+    std::vector<int32_t> index(N);
+    struct gpu_verdict verdict;
+    for (int i = 0; i < N; i++) {
+        index[(size_t)i] = indexed ? (i * 7 + 3) % N : i;
+        float *out = &want[4 * (size_t)i];
+        const size_t from = 4 * (size_t)index[(size_t)i];
+        mabn_box_decode(out, &box[from], &delta[from], weights, 1);
+        mabn_box_clip(out, 1, WIDTH, HEIGHT, 1);
+    }
+    gpu_values<float> gpu_box(box), gpu_delta(delta), out(std::vector<float>(4 * N, NAN));
+    gpu_values<int32_t> gpu_index(index);
+    if (mabn_cuda_box_decode(out.at(), gpu_box.at(), gpu_delta.at(),
+                             indexed ? gpu_index.at() : NULL, N, weights, WIDTH, HEIGHT, 1, NULL))
+        verdict.add(mabn_error_message(), 1, 0);
+    verdict.add("boxes", out.values(), want, 1e-5);
+    verdict.print("decoding and clipping");
+}
+
+int main(void)
+{
+    if (!gpu_ready()) return tap_done();
+    for (int order = 0; order < 3; order++) {
+        gpu_order(order);
+        check_order(700, 40, false);
+        check_order(700, 300, true);
+    }
+    check_order(5, 9, true);
+    check_order(5000, 4096, true);
+    check_order(1, 1, false);
+    for (int64_t n : {1, 63, 64, 65, 300}) {
+        check_nms(n, n, 0.5, 0, -1);
+        check_nms(n, 20, 0.7, 1, -1);
+        check_nms(n, n, 0.3, 1, (int)n / 2);
+    }
+    check_nms(70, 10, 0, 1, -1);
+    check_nms(70, 70, 0.5, 1, 0);
+    for (int order = 0; order < 3; order++) {
+        gpu_order(order);
+        check_nms(200, 200, 0.5, 1, -1);
+        check_match(17, 900, true, 1);
+    }
+    check_match(17, 900, false, 0);
+    check_match(1, 5, true, 0);
+    check_match(0, 50, true, 1);
+    check_anchors("legacy");
+    check_anchors("detectron2");
+    check_anchors("torchvision");
+    check_decode(false);
+    check_decode(true);
+    tap_fails(mabn_cuda_order_best(NULL, NULL, 10000, MABN_CUDA_ORDER_MOST + 1, NULL, NULL),
+              MABN_ERR_LIMIT, "the best", "more than one block sorts");
+    tap_fails(
+        mabn_cuda_nms_sorted(NULL, NULL, NULL, NULL, MABN_CUDA_NMS_MOST + 1, 1, 0.5, 1, NULL, NULL),
+        MABN_ERR_LIMIT, "suppression", "more than one block walks");
+    mabn_scratch_release(&scratch);
+    return tap_done();
+}
