@@ -949,23 +949,6 @@ mabn_status mabn_json_read_int64s(struct mabn_json *j, int64_t *out, size_t n)
     return j->status;
 }
 
-mabn_status mabn_json_append_doubles(struct mabn_json *j, double **items, size_t *count,
-                                     size_t *capacity)
-{
-    double *array = *items;
-    size_t n = *count, room = *capacity;
-    mabn_json_begin_array(j);
-    while (mabn_json_next_item(j)) {
-        MABN_GROW(array, n, room);
-        if (mabn_json_read_double(j, &array[n])) break;
-        n++;
-    }
-    *items = array;
-    *capacity = room;
-    if (!j->status) *count = n;
-    return j->status;
-}
-
 mabn_status mabn_json_append_finite(struct mabn_json *j, double **items, size_t *count,
                                     size_t *capacity, size_t *odd)
 {

@@ -170,11 +170,6 @@ mabn_status mabn_coco_evaluate(struct mabn_coco_evaluation **out, const struct m
     return status;
 }
 
-size_t mabn_coco_evaluation_images(const struct mabn_coco_evaluation *e)
-{
-    return e->n_images;
-}
-
 void mabn_coco_evaluation_free(struct mabn_coco_evaluation *e)
 {
     if (!e) return;

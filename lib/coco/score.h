@@ -102,7 +102,6 @@ MABN_MUST_USE mabn_status mabn_coco_evaluate(struct mabn_coco_evaluation **out,
                                              const struct mabn_coco *results,
                                              const struct mabn_coco_params *params);
 void mabn_coco_evaluation_free(struct mabn_coco_evaluation *e);
-size_t mabn_coco_evaluation_images(const struct mabn_coco_evaluation *e);
 
 /* Scores. precision and scores are (K,A,M,T,R), recall is (K,A,M,T): K categories (1 when class
  * agnostic), A areas, M max_dets, T thresholds, R = MABN_COCO_RECALLS; -1 where there is no ground

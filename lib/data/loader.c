@@ -298,11 +298,6 @@ mabn_status mabn_loader_seek(struct mabn_loader *l, uint64_t epoch, uint64_t ind
     return mabn_ring_seek(l->ring, epoch, index);
 }
 
-uint64_t mabn_loader_batches_per_epoch(const struct mabn_loader *loader)
-{
-    return loader->per_epoch;
-}
-
 size_t mabn_loader_bad(struct mabn_loader *l, uint64_t **samples)
 {
     *samples = NULL;

@@ -99,8 +99,6 @@ MABN_MUST_USE mabn_status mabn_loader_next(struct mabn_loader *loader,
 MABN_MUST_USE mabn_status mabn_loader_seek(struct mabn_loader *loader, uint64_t epoch,
                                            uint64_t index);
 
-uint64_t mabn_loader_batches_per_epoch(const struct mabn_loader *loader);
-
 struct mabn_loader_stats {
     uint64_t batches, samples; /* delivered */
     uint64_t bad;              /* unreadable samples that were replaced */

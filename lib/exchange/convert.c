@@ -704,11 +704,6 @@ void mabn_convert_free(struct mabn_convert *c)
     free(c);
 }
 
-const struct mabn_model *mabn_convert_model(const struct mabn_convert *c)
-{
-    return c->has_model ? &c->model : NULL;
-}
-
 /* ---- telling ---- */
 
 bool mabn_convert_is_unknown(const struct mabn_convert *c)

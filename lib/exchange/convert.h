@@ -76,8 +76,6 @@ void mabn_convert_describe(const struct mabn_convert *c, struct mabn_str *text);
 /* Is it neither a network that is known here nor a detector's, where one was asked for? What is then
  * written would be of no use to any tool. */
 bool mabn_convert_is_unknown(const struct mabn_convert *c);
-/* NULL when the network is not one of ours. */
-const struct mabn_model *mabn_convert_model(const struct mabn_convert *c);
 
 /* `command` and `tool` are recorded. Progress, in bytes, may be NULL. */
 MABN_MUST_USE mabn_status mabn_convert_write(struct mabn_convert *c, const char *path,

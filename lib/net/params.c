@@ -215,11 +215,6 @@ mabn_status mabn_params_place(struct mabn_params *params, bool training)
     return reset_state(params);
 }
 
-bool mabn_params_placed(const struct mabn_params *params)
-{
-    return params->placed;
-}
-
 /* ---- starting ---- */
 
 /* A parameter as at the start, in memory's order. */

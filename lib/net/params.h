@@ -38,7 +38,6 @@ void mabn_params_free(struct mabn_params *params);
 
 /* Allocate what was declared so far. Once; with `training` gradients and momentum too. */
 MABN_MUST_USE mabn_status mabn_params_place(struct mabn_params *params, bool training);
-bool mabn_params_placed(const struct mabn_params *params);
 
 /* ---- groups ---- */
 

@@ -397,8 +397,7 @@ static double draw_legend(cairo_t *cr, const struct mabn_figure *figure, double 
 
 int mabn_figure_columns(const struct mabn_figure *figure)
 {
-    int columns = figure->columns > 0 ? figure->columns : 2;
-    return columns < figure->n_panels ? columns : figure->n_panels;
+    return figure->n_panels < 2 ? figure->n_panels : 2;
 }
 
 void mabn_figure_draw(const struct mabn_figure *figure, cairo_t *cr, double width, double height)

@@ -68,11 +68,6 @@ struct mabn_panel *mabn_figure_add_panel(struct mabn_figure *figure, const char 
     return panel;
 }
 
-void mabn_figure_set_columns(struct mabn_figure *figure, int columns)
-{
-    figure->columns = columns;
-}
-
 void mabn_panel_set_scale(struct mabn_panel *panel, enum mabn_scale x, enum mabn_scale y)
 {
     panel->x_scale = x;

@@ -34,10 +34,9 @@ struct mabn_panel;
 struct mabn_figure *mabn_figure_new(const char *title, const char *note);
 void mabn_figure_free(struct mabn_figure *figure); /* NULL is fine */
 
-/* Owned by the figure; panels fill rows from the left, `columns` to a row (default: up to 2). */
+/* Owned by the figure; panels fill rows from the left, two to a row. */
 struct mabn_panel *mabn_figure_add_panel(struct mabn_figure *figure, const char *y_label,
                                          const char *x_label);
-void mabn_figure_set_columns(struct mabn_figure *figure, int columns);
 
 void mabn_panel_set_scale(struct mabn_panel *panel, enum mabn_scale x, enum mabn_scale y);
 /* Bounds of the y axis; NaN: from the data. Lines are clipped at the frame. */

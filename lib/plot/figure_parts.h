@@ -31,7 +31,6 @@ struct mabn_figure {
     char *title, *note;
     struct mabn_panel **panels;
     int n_panels, panels_capacity;
-    int columns; /* 0: choose */
     char **names;
     bool *in_legend; /* (n_names) */
     int n_names, names_capacity;

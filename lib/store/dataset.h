@@ -103,9 +103,6 @@ void mabn_dataset_writer_cancel(struct mabn_dataset_writer *w, int64_t number);
 int64_t mabn_dataset_writer_kept(const struct mabn_dataset_writer *w); /* N */
 /* Place of image `number` in the file, or -1 when it was skipped. */
 int64_t mabn_dataset_writer_place(struct mabn_dataset_writer *w, int64_t number);
-/* Pixels of image `number` as added (also in the run that this one continues). */
-void mabn_dataset_writer_size(const struct mabn_dataset_writer *w, int64_t number, int *height,
-                              int *width);
 /* By number (count entries); entries of skipped images are dropped. Copied. */
 MABN_MUST_USE mabn_status mabn_dataset_writer_set_labels(struct mabn_dataset_writer *w,
                                                          const int32_t *labels /* (count) */);

@@ -429,13 +429,6 @@ int64_t mabn_dataset_writer_place(struct mabn_dataset_writer *w, int64_t number)
     return w->places[number];
 }
 
-void mabn_dataset_writer_size(const struct mabn_dataset_writer *w, int64_t number, int *height,
-                              int *width)
-{
-    *height = (int)w->records[number].height;
-    *width = (int)w->records[number].width;
-}
-
 /* Room for one more array; its data are filled in by the caller. */
 static mabn_status new_extra(struct mabn_dataset_writer *w, const char *name,
                              enum mabn_h5_type type, size_t width, int rank, const uint64_t *dims,
