@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -86,4 +85,21 @@ void mabn_jsonl_close(struct mabn_jsonl *log)
     free(log->path);
     log->fd = -1;
     log->path = NULL;
+}
+
+bool mabn_jsonl_ends_with(const char *path, const char *start)
+{
+    struct mabn_input in;
+    if (mabn_input_open_text(&in, path, 0)) {
+        mabn_error_clear();
+        return false;
+    }
+    const char *bytes = (const char *)in.bytes;
+    size_t at = in.size;
+    while (at > 0 && (at == in.size || bytes[at - 1] != '\n'))
+        at--;
+    const size_t n = strlen(start);
+    const bool ends = in.size - at >= n && !memcmp(bytes + at, start, n);
+    mabn_input_release(&in);
+    return ends;
 }

@@ -4,6 +4,7 @@
 #ifndef MABN_TRAIN_JSONL_H
 #define MABN_TRAIN_JSONL_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/status.h"
@@ -23,6 +24,8 @@ MABN_MUST_USE mabn_status mabn_jsonl_open(struct mabn_jsonl *log, const char *pa
 /* Append the text and a newline, in one write. */
 MABN_MUST_USE mabn_status mabn_jsonl_write(struct mabn_jsonl *log, const struct mabn_str *line);
 void mabn_jsonl_close(struct mabn_jsonl *log);
+/* Does the file's last line begin with this text? False also when it cannot be read. */
+bool mabn_jsonl_ends_with(const char *path, const char *start);
 
 MABN_END_DECLS
 #endif

@@ -157,9 +157,11 @@ static mabn_status find_best(struct mabn_run *run)
 
 mabn_status mabn_run_is_done(const struct mabn_run *run, bool *done)
 {
-    char *path = model_path(run);
-    *done = mabn_path_exists(path);
+    char *path = model_path(run), *log = mabn_path_join(run->options->run, "metrics.jsonl");
+    /* A run that was killed between the two has its last line to write. */
+    *done = mabn_path_exists(path) && mabn_jsonl_ends_with(log, "{\"t\":\"end\"");
     free(path);
+    free(log);
     return run->shards.comm ? mabn_comm_broadcast(run->shards.comm, done, sizeof *done) : MABN_OK;
 }
 

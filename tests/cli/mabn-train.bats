@@ -134,6 +134,18 @@ END
     run ! same_best
 }
 
+@test "killed between the model and the log's last line, it writes the line" {
+    train --steps 4 --log-every 2 -o run -q >/dev/null
+    cp -r run whole
+    sed -i '$d' run/metrics.jsonl # the line that says "end"
+    train --steps 4 --log-every 2 -o run -q --resume >/dev/null
+    cmp whole/model.h5 run/model.h5
+    cmp <(grep -v '"t":"start"' whole/metrics.jsonl) <(grep -v '"t":"start"' run/metrics.jsonl)
+    run --separate-stderr train --steps 4 --log-every 2 -o run --resume
+    assert_success
+    [[ $stderr == *"'run' is done: nothing to do"* ]]
+}
+
 @test "SIGUSR1 saves and goes on" {
     # More steps than anybody waits for: the run ends when it has been seen to save and go on.
     mabn-train "${small[@]}" --train "$DATA" --steps 10000000 --log-every 1 --save-every 9999999 \
