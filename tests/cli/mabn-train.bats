@@ -37,7 +37,7 @@ tensor() { h5dump -d "/model/$2" "$1" | tail -n +2; }
     assert_line --index -1 --partial '"t":"end","step":16'
     # shellcheck disable=SC2154
     [[ $stderr == *"batch 8 (images of one SGD step), norm-batch 2 (images behind one statistic), window 16"*"32 effective samples"* ]]
-    assert_equal "$(cd run && echo *)" "metrics.jsonl model.h5 step-000000008.h5 step-000000016.h5"
+    assert_equal "$(cd run && echo *)" "best.h5 metrics.jsonl model.h5 step-000000008.h5 step-000000016.h5"
 }
 
 @test "the model's evaluation is the last validation, folded or not" {
