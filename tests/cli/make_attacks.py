@@ -225,7 +225,7 @@ attack("st_type.safetensors", safetensors({"a": entry(0, 8, [8], "X9")}), "'X9' 
 attack("st_twice.safetensors", safetensors(
     b'{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},'
     b'"a":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}}'), "two tensors")
-attack("st_header.safetensors", struct.pack("<Q", 1 << 40) + b"{}", "no checkpoint")
+attack("st_header.safetensors", struct.pack("<Q", 1 << 40) + b"{}", "not in a known format")
 attack("st_deep.safetensors", safetensors(b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}"), "expected")
 attack("st_unknown.safetensors", safetensors({"a": dict(entry(0, 8), path="/etc/passwd")}),
        "unknown key")
@@ -257,10 +257,10 @@ attack("onnx_negative.onnx", onnx(b"\x08" + b"\xff" * 9 + b"\x01\x10\x02" + fiel
 attack("onnx_length.onnx", b"\x08\x07\x3a\xff\xff\xff\xff\x7f", "past its message")
 attack("onnx_no_graph.onnx", b"\x08\x07", "no graph")
 attack("onnx_twice.onnx", onnx(ok + field(9, b"cd")), "data twice")
-attack("onnx_varint.onnx", b"\x08" + b"\xff" * 11, "no checkpoint")
+attack("onnx_varint.onnx", b"\x08" + b"\xff" * 11, "not in a known format")
 
 # ---- neither ----
 
-attack("empty", b"", "no checkpoint")
-attack("text", b"hello, world\n", "no checkpoint")
-attack("png", b"\x89PNG\r\n\x1a\n" + bytes(64), "no checkpoint")
+attack("empty", b"", "not in a known format")
+attack("text", b"hello, world\n", "not in a known format")
+attack("png", b"\x89PNG\r\n\x1a\n" + bytes(64), "not in a known format")
