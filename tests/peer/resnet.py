@@ -1,23 +1,27 @@
-#!/usr/bin/python3
-"""ResNet beside Debian's PyTorch: speed and peak memory, training and inference.
+#!/usr/bin/env python3
+"""ResNet beside PyTorch and onnxruntime: speed and peak memory, training and inference.
 
 Every contender is a process of its own and they take turns, round by round, so that what else the
 machine does hits all alike; the figures are medians over rounds of each process's median step.
-PyTorch runs in both memory layouts in the first round and goes on in its better one. MABN in
-PyTorch is written from the same equations as ours (sub-batch rule, window of one step, centralized
-weights), as a custom autograd function with whole-tensor operations.
+PyTorch runs in all its ways in the first round (both memory layouts, compiled where it is version 2;
+under autocast for bf16) and goes on in its best one. MABN in PyTorch is written from the same
+equations as ours (sub-batch rule, window of one step, centralized weights), as a custom autograd
+function with whole-tensor operations.
 
     PATH=build/release/bin:$PATH tests/peer/resnet.py [--rounds 3] [--arch resnet50] ...
 
-Needs python3-torch (and python3-torchvision for its resnets). Prints a table and the ratios.
+Needs PyTorch (and torchvision for its resnets); onnxruntime where it is there. `--batch 1` is
+latency. Prints a table and the medians over rounds of the ratios.
 """
 import argparse
+import importlib.util
 import json
 import os
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 
@@ -32,8 +36,10 @@ def options():
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--norm-batch", type=int, default=2, help="of MABN")
     p.add_argument("--only", choices=["training", "inference"])
-    p.add_argument("--layout", choices=["nchw", "nhwc"], help="of PyTorch; default: the better")
-    p.add_argument("--torch-child", nargs=3, help=argparse.SUPPRESS)
+    p.add_argument("--precision", choices=["fp32", "bf16"], help="default: both")
+    p.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
+    p.add_argument("--torch-child", nargs=4, help=argparse.SUPPRESS)
+    p.add_argument("--onnx-child", help=argparse.SUPPRESS)
     return p.parse_args()
 
 
@@ -150,14 +156,14 @@ def torch_net(torch, o, norm):
 
 
 def torch_child(o):
-    work, norm, layout = o.torch_child
+    work, norm, precision, way = o.torch_child
     import torch
 
     torch.set_num_threads(o.threads)
     torch.manual_seed(0)
     net = torch_net(torch, o, norm)
     x = torch.randn(o.batch, o.channels, o.size, o.size)
-    if layout == "nhwc":
+    if "nhwc" in way:
         net = net.to(memory_format=torch.channels_last)
         x = x.contiguous(memory_format=torch.channels_last)
     y = torch.arange(o.batch) % 10
@@ -165,29 +171,51 @@ def torch_child(o):
     sgd = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
     loss_of = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
 
+    run = torch.compile(net) if "compiled" in way else net
+
     def step():
+        half = torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16")
         if work == "inference":
-            with torch.no_grad():
-                net(x)
+            with torch.no_grad(), half:
+                run(x)
             return
         sgd.zero_grad(set_to_none=True)
-        loss_of(net(x), y).backward()
+        with half:
+            loss = loss_of(run(x), y)
+        loss.backward()
         sgd.step()
 
+    time_steps(o, step)
+
+
+def onnx_child(o):
+    import numpy
+    import onnxruntime
+
+    with_options = onnxruntime.SessionOptions()
+    with_options.intra_op_num_threads = o.threads
+    session = onnxruntime.InferenceSession(o.onnx_child, with_options,
+                                           providers=["CPUExecutionProvider"])
+    x = numpy.random.RandomState(0).randn(o.batch, o.channels, o.size, o.size).astype("float32")
+    name = session.get_inputs()[0].name
+    time_steps(o, lambda: session.run(None, {name: x}))
+
+
+def time_steps(o, step):
     times = []
-    for i in range(o.steps + 1):
+    for i in range(o.steps + 2):
         start = time.perf_counter()
         step()
         times.append(time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"step_seconds": statistics.median(times[1:]), "peak_bytes": peak}))
+    print(json.dumps({"step_seconds": statistics.median(times[2:]), "peak_bytes": peak}))
 
 
 # ---- taking turns ----
 
 
-def run_torch(o, work, norm, layout):
-    args = [sys.executable, os.path.abspath(__file__), "--torch-child", work, norm, layout]
+def run_child(o, what):
+    args = [sys.executable, os.path.abspath(__file__)] + what
     for name in ("arch", "batch", "size", "channels", "threads", "steps"):
         args += ["--" + name, str(getattr(o, name))]
     args += ["--norm-batch", str(o.norm_batch)]
@@ -195,61 +223,111 @@ def run_torch(o, work, norm, layout):
     return json.loads(subprocess.run(args, check=True, stdout=subprocess.PIPE, env=env).stdout)
 
 
-def run_ours(o, work, norm):
+def run_ours(o, work, norm, precision):
     args = ["mabn-bench", "net", o.arch, "--norm", norm, "--batch", str(o.batch), "--size",
             str(o.size), "--channels", str(o.channels), "-j", str(o.threads), "--rounds",
-            str(o.steps), "--json", "--quiet"]
+            str(o.steps), "--precision", precision, "--json", "--quiet"]
     if work == "training":
         args.append("--training")
-        if norm == "mabn":
+        if norm == "mabn" and o.batch > o.norm_batch:
             args += ["-B", str(o.norm_batch), "--window", str(o.batch // o.norm_batch)]
     return json.loads(subprocess.run(args, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def onnx_model(o, folder):
+    """Ours, folded, for onnxruntime; None without it."""
+    if o.only == "training" or not importlib.util.find_spec("onnxruntime"):
+        return None
+    start, model = (os.path.join(folder, name) for name in ("start.h5", "model.onnx"))
+    subprocess.run(["mabn-init", "-q", o.arch, "--norm", "mabn", "--channels", str(o.channels),
+                    "-o", start], check=True)
+    subprocess.run(["mabn-convert", "-q", "--fold", start, "-o", model], check=True)
+    return model
+
+
+def ways_of(o, precision, norm):
+    """How PyTorch may compute."""
+    ways = ["nhwc"] if precision == "bf16" else ["nchw", "nhwc"]
+    import torch
+
+    if norm == "bn" and hasattr(torch, "compile") and not o.no_compile:
+        ways += ["nhwc compiled"]
+    return ways
+
+
+def run_one(o, key, ways, model):
+    """A round of one contender; ways: those of PyTorch that are still in question."""
+    who, work, norm, precision = key
+    if who == "ours":
+        return run_ours(o, work, norm, precision)
+    if who == "onnxruntime":
+        return run_child(o, ["--onnx-child", model])
+    got = {way: run_child(o, ["--torch-child", work, norm, precision, way]) for way in ways[key]}
+    best = min(got, key=lambda way: got[way]["step_seconds"])
+    for way in got:
+        print("PyTorch %s, %s, %s, %s: %.1f ms" % (work, norm, precision, way,
+              got[way]["step_seconds"] * 1e3), file=sys.stderr, flush=True)
+    ways[key] = [best]
+    return got[best]
+
+
+def print_table(o, results, ways):
+    median = lambda key, what: statistics.median(x[what] for x in results[key])
+    print("# %s, %dx%d, batch %d, %d threads; medians of %d rounds of %d steps" %
+          (o.arch, o.size, o.size, o.batch, o.threads, o.rounds, o.steps))
+    print("who\twork\tnorm\tprecision\tway\timages/s\tms\tpeak MiB\tstep/convolutions")
+    for key in results:
+        bare = "-"
+        if key[0] == "ours":
+            bare = "%.3f" % statistics.median(
+                x["step_seconds"] / x["convolution_seconds"] for x in results[key])
+        seconds = median(key, "step_seconds")
+        print("\t".join(key + (ways.get(key, ["nhwc"])[0], "%.2f" % (o.batch / seconds),
+                               "%.1f" % (seconds * 1e3),
+                               "%.0f" % (median(key, "peak_bytes") / 2**20), bare)))
+
+
+def print_ratios(results):
+    ratio = lambda a, b, what: statistics.median(
+        x[what] / y[what] for x, y in zip(results[a], results[b]))
+    for ours in results:
+        who, work, norm, precision = ours
+        others = [key for key in results if key[0] != "ours" and key[1] == work and
+                  key[3] == precision]
+        if who != "ours" or norm != "mabn" or not others:
+            continue
+        for other in others:
+            print("%s, %s: our MABN is %.2f times as fast as %s's %s, in %.2f of its memory" %
+                  (work, precision, ratio(other, ours, "step_seconds"), other[0], other[2].upper(),
+                   ratio(ours, other, "peak_bytes")))
 
 
 def main():
     o = options()
     if o.torch_child:
-        torch_child(o)
-        return
+        return torch_child(o)
+    if o.onnx_child:
+        return onnx_child(o)
     works = [o.only] if o.only else ["inference", "training"]
-    contenders = [(who, work, norm) for work in works for norm in ("bn", "mabn")
-                  for who in ("ours", "torch")]
-    results = {}
-    layout = {key: o.layout for key in contenders if o.layout and key[0] == "torch"}
-    for r in range(o.rounds):
+    contenders, ways, results = [], {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        model = onnx_model(o, folder)
+        for work in works:
+            for precision in [o.precision] if o.precision else ["fp32", "bf16"]:
+                norms = ("bn", "mabn") if precision == "fp32" else ("bn",)
+                contenders += [("ours", work, norm, precision) for norm in ("bn", "mabn")]
+                contenders += [("PyTorch", work, norm, precision) for norm in norms]
+                if model and work == "inference" and precision == "fp32":
+                    contenders.append(("onnxruntime", work, "mabn", precision))
         for key in contenders:
-            who, work, norm = key
-            if who == "ours":
-                results.setdefault(key, []).append(run_ours(o, work, norm))
-                continue
-            if key in layout:
-                got = run_torch(o, work, norm, layout[key])
-                results.setdefault(key, []).append(got)
-                continue
-            both = {way: run_torch(o, work, norm, way) for way in ("nchw", "nhwc")}
-            layout[key] = min(both, key=lambda way: both[way]["step_seconds"])
-            results[key] = [both[layout[key]]]
-        print("round %d of %d" % (r + 1, o.rounds), file=sys.stderr, flush=True)
-    median = lambda key, what: statistics.median(x[what] for x in results[key])
-    print("# %s, %dx%d, batch %d, %d threads; medians of %d rounds of %d steps" %
-          (o.arch, o.size, o.size, o.batch, o.threads, o.rounds, o.steps))
-    print("who\twork\tnorm\tlayout\timages/s\tpeak MiB\tstep/convolutions")
-    for key in contenders:
-        who, work, norm = key
-        bare = "-"
-        if who == "ours":
-            bare = "%.3f" % statistics.median(
-                x["step_seconds"] / x["convolution_seconds"] for x in results[key])
-        print("\t".join([who, work, norm, layout.get(key, "nhwc"),
-                         "%.2f" % (o.batch / median(key, "step_seconds")),
-                         "%.0f" % (median(key, "peak_bytes") / 2**20), bare]))
-    ratio = lambda a, b, what: median(a, what) / median(b, what)
-    for work in works:
-        ours, bn, mabn = ("ours", work, "mabn"), ("torch", work, "bn"), ("torch", work, "mabn")
-        print("%s: our MABN is %.2f times as fast as PyTorch's BN, %.2f times its MABN; "
-              "peak memory %.2f of its BN's" %
-              (work, ratio(bn, ours, "step_seconds"), ratio(mabn, ours, "step_seconds"),
-               ratio(ours, bn, "peak_bytes")))
+            if key[0] == "PyTorch":
+                ways[key] = ways_of(o, key[3], key[2])
+        for r in range(o.rounds):
+            for key in contenders:
+                results.setdefault(key, []).append(run_one(o, key, ways, model))
+            print("round %d of %d" % (r + 1, o.rounds), file=sys.stderr, flush=True)
+    print_table(o, results, ways)
+    print_ratios(results)
 
 
 if __name__ == "__main__":
