@@ -56,11 +56,12 @@ E2
 @test "batch-size-sweep: a table and a figure; a second call trains nothing" {
     tree tree 20
     mabn-pack imagenet -q tree -o data.h5
-    export NORM_BATCHES="1 2 8" BATCH=8 COURSE="${small[*]} --steps 3"
+    export NORM_BATCHES="1 2 8" BATCH=8 SEEDS="1 2" COURSE="${small[*]} --steps 3"
     run --separate-stderr "$ROOT/pipelines/batch-size-sweep.sh" data.h5 data.h5 sweep
     assert_success
-    assert_equal "$(grep -c . sweep/sweep.tsv)" 8
+    assert_equal "$(grep -c . sweep/sweep.tsv)" 15 # two seeds of seven runs, and a head
     grep -qP '^mabn\t1\t1\t[0-9.]+$' sweep/sweep.tsv
+    grep -qP '^mabn\t1\t2\t[0-9.]+$' sweep/sweep.tsv
     assert_file_exist sweep/sweep.png
     run --separate-stderr "$ROOT/pipelines/batch-size-sweep.sh" data.h5 data.h5 sweep
     assert_success
