@@ -250,11 +250,8 @@ void mabn_convert_guess_norm(const struct mabn_convert *c, const char *stem,
     free(name);
     free(buffer);
     bool mean = mabn_convert_leaf(c, stem, "running_mean") != NULL;
-    const bool tau = mabn_convert_leaf(c, stem, "tau"), v = mabn_convert_leaf(c, stem, "v");
     bool group = weight && strstr(mabn_convert_tensor(c, weight)->name, "_gn_");
-    if (tau || v) {
-        mabn_norm_options_init(norm, tau ? MABN_NORM_FRN : MABN_NORM_EVONORM);
-    } else if (rows > 0 || buffer_rows > 0) {
+    if (rows > 0 || buffer_rows > 0) {
         mabn_norm_options_init(norm, MABN_NORM_MABN);
         norm->window_rule = rows > 0 ? MABN_WINDOW_SUBBATCH : MABN_WINDOW_ITERATION;
         norm->window = (int)(rows > 0 ? rows : buffer_rows);

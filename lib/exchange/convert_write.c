@@ -488,10 +488,6 @@ mabn_status mabn_convert_write(struct mabn_convert *c, const char *path,
     mabn_status status;
     if (format == MABN_WEIGHTS_ONNX && c->net && !c->model.classes)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "a network without classifier cannot become ONNX");
-    for (int p = 0; format == MABN_WEIGHTS_ONNX && c->net && p < MABN_MODEL_PARTS; p++)
-        if (mabn_norm_bends(c->model.norm[p].kind))
-            return mabn_fail(MABN_ERR_UNSUPPORTED, "norm '%s' is not written as ONNX",
-                             mabn_norm_kind_name(c->model.norm[p].kind));
     MABN_TRY_GOTO(mabn_weights_create(&writer, path, format, force), out);
     for (size_t i = 0; i < c->entry_count; i++) {
         MABN_TRY_GOTO(mabn_weights_declare(writer, &c->entries[i].weight), out);

@@ -205,40 +205,6 @@ END
     cmp want.h5 run/model.h5
 }
 
-@test "FRN and EvoNorm train, go on, are evaluated and carried to PyTorch's files and back" {
-    for norm in frn evonorm-s0; do
-        args=(--norm "$norm" --groups 2 --stem small)
-        train "${args[@]}" -o "$norm" --steps 6 -q -j 2 >/dev/null
-        train "${args[@]}" -o "half-$norm" --steps 3 -q -j 2 >/dev/null
-        train "${args[@]}" -o "half-$norm" --steps 6 -q -j 2 --resume >/dev/null
-        cmp "$norm/model.h5" "half-$norm/model.h5"
-        train "${args[@]}" -o "memory-$norm" --save-memory --steps 6 -q >/dev/null
-        mabn-convert -q --check "$norm/model.h5" "memory-$norm/model.h5"
-        mabn-eval imagenet -q "$norm/model.h5" "$DATA" -p --logits >a
-        mabn-eval imagenet -q "$norm/model.h5" "$DATA" -p --logits --no-fold -j 1 >b
-        cmp a b
-        mabn-convert -q "$norm/model.h5" -o "$norm.pth"
-        mabn-convert -q "$norm.pth" -o "$norm.h5"
-        mabn-convert -q --check "$norm/model.h5" "$norm.h5"
-        run mabn-info "$norm.h5"
-        assert_output --partial "$norm"
-        fails 1 "norm '$norm' is not written as ONNX" mabn-convert -q "$norm/model.h5" -o x.onnx
-        need_python torch
-        $PYTHON - "$norm.pth" "$norm" <<'PY'
-import sys, torch
-d = torch.load(sys.argv[1])
-d = d.get("model", d)
-third = {"frn": "tau", "evonorm-s0": "v"}[sys.argv[2]]
-has = {k.rsplit(".", 1)[0] for k in d if k.endswith("." + third)}
-both = {"bn1"} | {"layer%d.0.bn1" % i for i in (1, 2, 3)}
-assert has == both | ({"layer%d.0.bn2" % i for i in (1, 2, 3)} if third == "tau" else set()), has
-assert d["bn1." + third].shape == d["bn1.weight"].shape
-PY
-    done
-    fails 1 "a batch statistic over one value" train -o one --norm frn --arch resnet10 --size 32 --steps 1 -q
-    fails 1 "32 groups do not divide 4 channels" train -o odd --norm evonorm-s0 --steps 1 -q
-}
-
 @test "a model keeps its own norm settings; --window and --norm-momentum override them" {
     train -o old --norm mabn --window 6 --norm-momentum 0.9 --norm-eps 0.001 --steps 3 -q >/dev/null
     from() { mabn-train --batch 8 --size 16 --augment plain --train "$DATA" -f --steps 1 --lr 0 "$@" old/model.h5; }
