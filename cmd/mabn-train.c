@@ -354,7 +354,8 @@ int main(int argc, char **argv)
     check(n);
     o.lr_given = mabn_cli_given("lr");
     if (mabn_cli_given("batch") && !mabn_cli_given("accumulate") && o.accumulate > 1)
-        o.accumulate = o.batch > 2 && o.batch % 2 == 0 ? o.batch / 2 : 1; /* a preset's: two a pass */
+        o.accumulate =
+            o.batch > 2 && o.batch % 2 == 0 ? o.batch / 2 : 1; /* a preset's: two a pass */
     o.precision = (enum mabn_net_precision)precision;
     o.weights = n ? args[0] : NULL;
     o.comm = mabn_cli_open_ranks();

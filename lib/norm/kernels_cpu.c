@@ -135,7 +135,8 @@ BODY void apply_body(void *y, double *square, const void *x, const void *residua
                 const int64_t o = r * width + c0;
 #pragma GCC ivdep
                 for (int64_t c = 0; c < w; c++) {
-                    const float v = mabn_at(x, o + c, half), s = add ? mabn_at(residual, o + c, half) : 0;
+                    const float v = mabn_at(x, o + c, half),
+                                s = add ? mabn_at(residual, o + c, half) : 0;
                     mabn_put(y, o + c, affine(v, ka[c], kb[c], s, add, relu), half);
                     if (sum) q[c] += v * v;
                 }
@@ -212,8 +213,10 @@ BODY void grad_moments_body(double *sum, double *dot, const struct mabn_kernel_g
                     const float g2 = masked(&k, o2 + c, c0 + c, mask, half);
                     const float g3 = masked(&k, o3 + c, c0 + c, mask, half);
                     s[c] += (g0 + g1) + (g2 + g3);
-                    q[c] += (g0 * (mabn_at(k.x, o0 + c, half) - o) + g1 * (mabn_at(k.x, o1 + c, half) - o)) +
-                            (g2 * (mabn_at(k.x, o2 + c, half) - o) + g3 * (mabn_at(k.x, o3 + c, half) - o));
+                    q[c] += (g0 * (mabn_at(k.x, o0 + c, half) - o) +
+                             g1 * (mabn_at(k.x, o1 + c, half) - o)) +
+                            (g2 * (mabn_at(k.x, o2 + c, half) - o) +
+                             g3 * (mabn_at(k.x, o3 + c, half) - o));
                 }
             }
             for (; r < end; r++) {

@@ -107,7 +107,8 @@ struct problem {
 
     void solve()
     {
-        const struct mabn_conv_options options = {true, false, true, false, false, true};
+        struct mabn_conv_options options = {};
+        options.training = options.bias = options.exact = true;
         struct mabn_conv *want;
 
         if (mabn_conv_new(&want, cpu, &shape, &options)) MABN_BUG("%s", mabn_error_message());

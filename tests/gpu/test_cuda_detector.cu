@@ -234,7 +234,8 @@ static void test_sigmoid(size_t count, enum mabn_dtype dtype)
         mabn_cuda_sigmoid_backward(gpu_dx.p, gpu_dy.p, gpu_y.p, (int64_t)count, dtype, NULL))
         verdict.add(mabn_error_message(), 1, 0);
     verdict.add("y", gpu_y.values(), y, gpu_tolerance(dtype));
-    mabn_sigmoid_backward(dx.data(), dy.data(), gpu_y.values().data(), (int64_t)count, MABN_DTYPE_F32);
+    mabn_sigmoid_backward(dx.data(), dy.data(), gpu_y.values().data(), (int64_t)count,
+                          MABN_DTYPE_F32);
     verdict.add("dx", gpu_dx.values(), dx, gpu_tolerance(dtype));
     verdict.print("sigmoid");
 }
