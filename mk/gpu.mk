@@ -49,7 +49,7 @@ $(E_BIN): $(B)/tests/unit/%: $(E)/tests/gpu/%.cu.o $(E_O) $(LIB)
 
 # Unit tests of both backends, with the executor as their device.
 E_UNIT := $(addprefix $(B)/tests/unit/test_cuda_,nodes golden_rcnn)
-$(E)/tests/unit/%.o: E_CFLAGS += -Itests/unit -DMABN_TEST_DEVICE='"cuda"'
+$(E)/tests/unit/%.o: E_CFLAGS += -Itests/unit -DMABN_TEST_DEVICE='"cuda"' -DMABN_TEST_STEPS=1
 $(E_UNIT): $(B)/tests/unit/test_cuda_%: $(E)/tests/unit/test_%.o $(E_O) $(LIB)
 	$(say) LINK $@
 	$(Q)mkdir -p $(@D) && $(CXX) $(LDFLAGS) -fsanitize=address,undefined $(filter %.o,$^) $(LIB) \
