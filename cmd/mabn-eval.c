@@ -89,6 +89,7 @@ static const struct mabn_option coco_options[] = {
     MABN_OPT_INT(0, "max-size", &o.max_size, 0, 16384, "PIXELS", "longer side at most; 0: as the model has it"),
     MABN_OPT_FLAG(0, "no-fold", &o.no_fold, "keep norms apart from the convolutions, to compare"),
     MABN_OPT_FLAG(0, "skip-bad", &o.skip_bad, "leave unreadable photographs out instead of failing"),
+    MABN_OPT_DEVICE(&o.device),
     MABN_OPT_PRECISION(&o.precision),
     MABN_OPT_THREADS(&o.threads),
     MABN_OPT_INT(0, "decoders", &o.decoders, 0, 1024, "N", "threads that read and decode photographs; 0: as --threads"),
