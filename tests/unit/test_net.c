@@ -269,7 +269,7 @@ static double filter_sums(const struct mabn_net *net, const char *name)
 
 static void fill_image(struct mabn_net *net, int step)
 {
-    char name[16];
+    char name[24];
     size_t n;
     struct mabn_shape s = mabn_net_input_shape(net);
     if (!mabn_shape_count(&s, &n)) abort();
@@ -289,7 +289,7 @@ static void compare_step(struct mabn_net *net, int step, const char *table, cons
                          struct errors *worst)
 {
     const struct mabn_params_sgd sgd = {.lr = 0.05, .momentum = 0.9, .weight_decay = 1e-4};
-    char name[16];
+    char name[24];
     double want[80];
     fill_image(net, step);
     label(net, step, -1);
