@@ -21,7 +21,7 @@
 #
 # It is a beginning: a network this small has seen 4,000 images. With both images behind a statistic
 # (NORM_BATCH=2, seed 1) BN reaches 11.6 and 9.8, and MABN, whose window then spans twice the steps, 8.7
-# and 7.0; GN, which has no batch statistic, 12.5 and 10.6.
+# and 7.0.
 #
 #   SEEDS="1 2 3"   train with each of these seeds; the table then has a line for each
 #   STEPS=2000      SGD steps of each run
@@ -61,7 +61,7 @@ for seed in $seeds; do
             --steps "$steps" --lr 0.02 --lr-exact --warmup-steps 50 --warmup-factor 0.1 \
             --log-every 25 --save-every 500 --seed "$seed" --train "$folder/scenes/train.h5" \
             --resume -o "$run" --log /dev/null
-        work mabn-eval coco "$run/model.h5" "$folder/scenes/val.h5" -f -o "$run/results.json"
+        work mabn-eval coco --precision fp32 "$run/model.h5" "$folder/scenes/val.h5" -f -o "$run/results.json"
         work mabn-score coco -t bbox,segm "$folder/scenes/val.h5" "$run/results.json" >"$run/table.part"
         mv "$run/table.part" "$run/table"
     done
