@@ -16,6 +16,18 @@
 #define MABN_UNUSED
 #endif
 
+/* MABN_ADDRESS_SANITIZER: 1 in a build with AddressSanitizer; gcc and clang say it differently. */
+#ifdef __has_feature
+#define MABN_HAS_FEATURE(name) __has_feature(name)
+#else
+#define MABN_HAS_FEATURE(name) 0
+#endif
+#ifdef __SANITIZE_ADDRESS__
+#define MABN_ADDRESS_SANITIZER 1
+#else
+#define MABN_ADDRESS_SANITIZER MABN_HAS_FEATURE(address_sanitizer)
+#endif
+
 /* MABN_CLONES: compile this function for several instruction sets and choose at load time.
  * Off under sanitizers, whose run-time is not up yet when the choice is made. */
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && !defined(__CUDACC__) && \

@@ -23,6 +23,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/attr.h"
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/progress.h"
@@ -340,12 +341,8 @@ static void die_plainly(void)
         signal(deadly[i], SIG_DFL);
 }
 
-/* A sanitizer needs address space of its own. clang says so otherwise than gcc. */
-#ifndef __has_feature
-#define __has_feature(x) 0
-#endif
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || \
-    __has_feature(address_sanitizer)
+/* A sanitizer needs address space of its own. */
+#if MABN_ADDRESS_SANITIZER || defined(__SANITIZE_THREAD__)
 #define SANITIZED 1
 #else
 #define SANITIZED 0
