@@ -338,7 +338,8 @@ struct detection {
     int64_t *categories;
     struct mabn_detect_writer writer;
     struct mabn_outfile out; /* with -o */
-    struct mabn_str json;
+    struct mabn_str text;
+    struct mabn_json_writer json; /* onto text */
 };
 
 static mabn_status open_scenes(struct detection *d, const char *path)
@@ -418,12 +419,19 @@ static mabn_status write_text(struct detection *d, const char *text, size_t leng
     return mabn_fail_errno("cannot write standard output");
 }
 
+/* What has been put since the last time. */
+static mabn_status write_json(struct detection *d)
+{
+    MABN_TRY(write_text(d, d->text.text, d->text.length));
+    mabn_str_clear(&d->text);
+    return MABN_OK;
+}
+
 static mabn_status write_found(void *context, uint64_t sample, const struct mabn_rcnn_found *found)
 {
     struct detection *d = context;
-    mabn_str_clear(&d->json);
     mabn_detect_write(&d->json, &d->writer, sample, found);
-    return write_text(d, d->json.text, d->json.length);
+    return write_json(d);
 }
 
 static mabn_status write_results(struct detection *d, const struct mabn_detect_options *options)
@@ -443,9 +451,12 @@ static mabn_status write_results(struct detection *d, const struct mabn_detect_o
                                             .first = true};
     with.each = write_found;
     with.context = d;
-    MABN_TRY(write_text(d, "[", 1));
+    mabn_json_writer_init(&d->json, &d->text);
+    mabn_json_put_array(&d->json, NULL);
     MABN_TRY(mabn_detect(&result, d->rcnn, d->set, &with));
-    MABN_TRY(write_text(d, "]\n", 2));
+    mabn_json_put_end(&d->json);
+    mabn_str_add_char(&d->text, '\n');
+    MABN_TRY(write_json(d));
     for (int k = 0; k < MABN_RCNN_PARTS; k++)
         if (result.parts[k] > 0)
             mabn_verbose("%s: %.1f %% of the time", mabn_rcnn_part_names[k],
@@ -480,7 +491,7 @@ static void release_detection(struct detection *d)
     mabn_scene_set_free(d->set);
     mabn_dataset_free(d->data);
     mabn_model_file_release(&d->file);
-    mabn_str_release(&d->json);
+    mabn_str_release(&d->text);
     free(d->categories);
 }
 
@@ -490,7 +501,7 @@ static mabn_status eval_coco(const char *model, const char *path)
     struct mabn_detect_options options = {
         .threads = o.decoders, .skip_bad = o.skip_bad, .progress = "detecting", .comm = comm};
     mabn_status status;
-    mabn_str_init(&d.json);
+    mabn_str_init(&d.text);
     const bool writes = o.output && first_rank();
     if (writes) MABN_TRY(mabn_outfile_open(&d.out, o.output, o.force));
     MABN_TRY_GOTO(build_detector(&d, model), out);

@@ -384,6 +384,12 @@ static void set_params(struct mabn_coco_params *p, enum mabn_coco_type type)
     p->threads = coco.threads;
 }
 
+/* What goes to standard output: text, which --json writes by way of `json`. */
+struct output {
+    struct mabn_str text;
+    struct mabn_json_writer json;
+};
+
 static void report(struct mabn_str *out, const struct mabn_coco_score *s, bool several)
 {
     if (coco.tsv && (coco.errors || coco.points)) return;
@@ -401,7 +407,7 @@ static void report(struct mabn_str *out, const struct mabn_coco_score *s, bool s
 }
 
 /* Two results: bootstrap, then one report of both. */
-static mabn_status compare(struct mabn_str *out, const struct mabn_coco_evaluation *first,
+static mabn_status compare(struct output *out, const struct mabn_coco_evaluation *first,
                            const struct mabn_coco_score *a, const struct files *f,
                            const struct mabn_coco_params *params, bool several)
 {
@@ -415,14 +421,13 @@ static mabn_status compare(struct mabn_str *out, const struct mabn_coco_evaluati
         status = mabn_coco_bootstrap(intervals, first, second, coco.rounds, coco.confidence,
                                      (uint64_t)coco.seed, coco.threads);
     if (!status && coco.json) {
-        mabn_str_add(out, ",\n  \"compare\": ");
-        mabn_coco_report_comparison_json(out, a, &b, intervals, coco.confidence);
-        mabn_str_add(out, "\n }");
+        mabn_json_put_line(&out->json, 2);
+        mabn_coco_report_comparison_json(&out->json, a, &b, intervals, coco.confidence);
     } else if (!status) {
         if (several)
-            mabn_str_printf(out, "Evaluate annotation type *%s*\n",
+            mabn_str_printf(&out->text, "Evaluate annotation type *%s*\n",
                             mabn_coco_type_name(params->type));
-        mabn_coco_report_comparison(out, a, &b, intervals, coco.confidence);
+        mabn_coco_report_comparison(&out->text, a, &b, intervals, coco.confidence);
     }
     mabn_coco_score_release(&b);
     mabn_coco_evaluation_free(second);
@@ -481,7 +486,7 @@ done:
 }
 
 /* Errors and the operating point, after the numbers. */
-static mabn_status explain(struct mabn_str *out, const struct mabn_coco_evaluation *e,
+static mabn_status explain(struct output *out, const struct mabn_coco_evaluation *e,
                            const struct mabn_coco_score *s, const struct files *f,
                            const struct mabn_coco_params *params)
 {
@@ -489,29 +494,27 @@ static mabn_status explain(struct mabn_str *out, const struct mabn_coco_evaluati
     double threshold = one_threshold(params);
     struct mabn_coco_point *points = mabn_xcalloc(s->n_categories + 1, sizeof *points);
     mabn_status status = MABN_OK;
-    if (coco.json && (coco.errors || coco.points)) out->length -= strlen("\n }");
     if (coco.errors) {
         MABN_TRY_GOTO(mabn_coco_find_errors(&errors, &f->read[0], &f->read[1], params, threshold),
                       done);
         if (coco.json) {
-            mabn_str_add(out, ",\n  \"errors\": ");
-            mabn_coco_report_errors_json(out, &errors);
+            mabn_json_put_line(&out->json, 2);
+            mabn_coco_report_errors_json(&out->json, &errors);
         } else {
-            (coco.tsv ? mabn_coco_report_errors_tsv : mabn_coco_report_errors)(out, &errors);
+            (coco.tsv ? mabn_coco_report_errors_tsv : mabn_coco_report_errors)(&out->text, &errors);
         }
     }
     if (coco.points) {
         MABN_TRY_GOTO(mabn_coco_operating_points(points, e, threshold, coco.point), done);
         if (coco.json) {
-            mabn_str_add(out, ",\n  \"operating_point\": ");
-            mabn_coco_report_points_json(out, points, s);
+            mabn_json_put_line(&out->json, 2);
+            mabn_coco_report_points_json(&out->json, points, s);
         } else if (coco.tsv) {
-            mabn_coco_report_points_tsv(out, points, s);
+            mabn_coco_report_points_tsv(&out->text, points, s);
         } else {
-            mabn_coco_report_points(out, points, s, coco.per_category);
+            mabn_coco_report_points(&out->text, points, s, coco.per_category);
         }
     }
-    if (coco.json && (coco.errors || coco.points)) mabn_str_add(out, "\n }");
 done:
     free(points);
     return status;
@@ -536,7 +539,7 @@ static mabn_status doubt_categories(const struct files *f, const struct mabn_coc
     return MABN_OK;
 }
 
-static mabn_status score_type(struct mabn_str *out, const struct files *f,
+static mabn_status score_type(struct output *out, const struct files *f,
                               const struct mabn_coco_params *params, bool several)
 {
     struct mabn_coco_evaluation *e;
@@ -545,19 +548,19 @@ static mabn_status score_type(struct mabn_str *out, const struct files *f,
     MABN_TRY(mabn_coco_evaluate(&e, &f->read[0], &f->read[1], params));
     mabn_status status = mabn_coco_accumulate(&s, e, NULL);
     if (!status && coco.json) {
-        mabn_str_printf(out, "%s \"%s\": ", out->length ? ",\n" : "{\n",
-                        mabn_coco_type_name(params->type));
-        mabn_coco_report_json(out, &s, coco.curves);
-        if (f->paths[2]) { /* the object stays open for one more key */
-            out->length -= strlen("\n }");
-            status = compare(out, e, &s, f, params, several);
-        }
-    } else if (!status && f->paths[2]) {
-        status = compare(out, e, &s, f, params, several);
-    } else if (!status) {
-        report(out, &s, several);
+        mabn_json_put_line(&out->json, 1);
+        mabn_json_put_object(&out->json, mabn_coco_type_name(params->type));
+        mabn_coco_report_json(&out->json, &s, coco.curves);
+    } else if (!status && !f->paths[2]) {
+        report(&out->text, &s, several);
     }
-    if (!status && !f->paths[2]) status = explain(out, e, &s, f, params);
+    if (!status)
+        status =
+            f->paths[2] ? compare(out, e, &s, f, params, several) : explain(out, e, &s, f, params);
+    if (!status && coco.json) {
+        mabn_json_put_line(&out->json, 1);
+        mabn_json_put_end(&out->json);
+    }
     if (!status && !f->paths[2]) status = doubt_categories(f, &s, params);
     if (!status && !f->paths[2]) status = write_tables(e, &s, f, params);
     mabn_coco_score_release(&s);
@@ -568,11 +571,12 @@ static mabn_status score_type(struct mabn_str *out, const struct files *f,
 static mabn_status score_all(struct files *f)
 {
     struct id_list images = {NULL, 0, 0}, categories = {NULL, 0, 0};
-    struct mabn_str out;
+    struct output out;
     bool told = false;
     int n_types = 0, n_files = f->paths[2] ? 3 : 2;
     mabn_status status = MABN_OK;
-    mabn_str_init(&out);
+    mabn_str_init(&out.text);
+    mabn_json_writer_init_spaced(&out.json, &out.text);
     int threads = coco.threads ? coco.threads : mabn_threads_available();
     MABN_TRY_GOTO(mabn_parallel(threads < n_files ? threads : n_files, n_files, 1, read_file, f),
                   done);
@@ -591,6 +595,7 @@ static mabn_status score_all(struct files *f)
         MABN_TRY_GOTO(list_categories(&categories, coco.categories, &f->read[0]), done);
     for (int t = 0; t < MABN_COCO_TYPES; t++)
         n_types += coco.types[t];
+    if (coco.json) mabn_json_put_object(&out.json, NULL);
     for (int t = 0; t < MABN_COCO_TYPES && !status; t++) {
         struct mabn_coco_params params;
         if (!coco.types[t]) continue;
@@ -603,12 +608,16 @@ static mabn_status score_all(struct files *f)
         told = true;
         status = score_type(&out, f, &params, n_types > 1);
     }
-    if (!status && coco.json) mabn_str_add(&out, "\n}\n");
-    if (!status) fwrite(out.text, 1, out.length, stdout);
+    if (!status && coco.json) {
+        mabn_json_put_line(&out.json, 0);
+        mabn_json_put_end(&out.json);
+        mabn_str_add_char(&out.text, '\n');
+    }
+    if (!status) fwrite(out.text.text, 1, out.text.length, stdout);
 done:
     for (int i = 0; i < 3; i++)
         mabn_coco_release(&f->read[i]);
-    mabn_str_release(&out);
+    mabn_str_release(&out.text);
     free(images.ids);
     free(categories.ids);
     for (size_t i = 0; i < coco.n_own; i++)

@@ -1,24 +1,56 @@
 #include "base/json_write.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "base/status.h"
 
 void mabn_json_writer_init(struct mabn_json_writer *w, struct mabn_str *out)
 {
-    *w = (struct mabn_json_writer){.out = out};
+    *w = (struct mabn_json_writer){.out = out, .line = -1};
+}
+
+void mabn_json_writer_init_spaced(struct mabn_json_writer *w, struct mabn_str *out)
+{
+    mabn_json_writer_init(w, out);
+    w->spaced = true;
+}
+
+void mabn_json_put_line(struct mabn_json_writer *w, int indent)
+{
+    w->line = indent;
+}
+
+/* The line that was asked for; false: none was. */
+static bool break_line(struct mabn_json_writer *w)
+{
+    if (w->line < 0) return false;
+    mabn_str_printf(w->out, "\n%*s", w->line, "");
+    w->line = -1;
+    return true;
+}
+
+/* What stands before a key, or a value without one. */
+static void separate(struct mabn_json_writer *w)
+{
+    if (w->comma) mabn_str_add_char(w->out, ',');
+    if (!break_line(w) && w->comma && w->spaced) mabn_str_add_char(w->out, ' ');
+    w->comma = w->depth > 0;
+}
+
+static bool in_object(const struct mabn_json_writer *w)
+{
+    return w->depth && w->ends[w->depth - 1] == '}';
 }
 
 /* What stands before a value. */
 static void begin(struct mabn_json_writer *w, const char *key)
 {
-    bool in_object = w->depth && w->ends[w->depth - 1] == '}';
-    if (in_object != (key != NULL)) MABN_BUG("JSON: a key is %s", key ? "too much" : "missing");
-    if (w->comma) mabn_str_add_char(w->out, ',');
-    w->comma = w->depth > 0;
+    if (in_object(w) != (key != NULL)) MABN_BUG("JSON: a key is %s", key ? "too much" : "missing");
+    separate(w);
     if (!key) return;
     mabn_str_add_json(w->out, key);
-    mabn_str_add_char(w->out, ':');
+    mabn_str_add(w->out, w->spaced ? ": " : ":");
 }
 
 static void open(struct mabn_json_writer *w, const char *key, char bracket, char end)
@@ -43,6 +75,7 @@ void mabn_json_put_array(struct mabn_json_writer *w, const char *key)
 void mabn_json_put_end(struct mabn_json_writer *w)
 {
     if (!w->depth) MABN_BUG("JSON: nothing to end");
+    break_line(w);
     mabn_str_add_char(w->out, w->ends[--w->depth]);
     w->comma = w->depth > 0;
 }
@@ -51,6 +84,15 @@ void mabn_json_put_raw(struct mabn_json_writer *w, const char *key, const char *
 {
     begin(w, key);
     mabn_str_add(w->out, json);
+}
+
+void mabn_json_put_members(struct mabn_json_writer *w, const char *object)
+{
+    const size_t length = strlen(object);
+    if (!in_object(w) || length <= 2 || object[0] != '{' || object[length - 1] != '}')
+        MABN_BUG("JSON: '%s' has no members for here", object);
+    separate(w);
+    mabn_str_add_bytes(w->out, object + 1, length - 2);
 }
 
 void mabn_json_put_null(struct mabn_json_writer *w, const char *key)
@@ -89,6 +131,15 @@ void mabn_json_put_float(struct mabn_json_writer *w, const char *key, float valu
 {
     begin(w, key);
     mabn_str_add_float(w->out, value);
+}
+
+void mabn_json_put_doubles(struct mabn_json_writer *w, const char *key, const double *values,
+                           int count)
+{
+    mabn_json_put_array(w, key);
+    for (int i = 0; i < count; i++)
+        mabn_json_put_double(w, NULL, values[i]);
+    mabn_json_put_end(w);
 }
 
 void mabn_json_put_rounded(struct mabn_json_writer *w, const char *key, double value, int digits)

@@ -8,7 +8,10 @@
  *
  * In an object each value has a key; in an array, and at the top, the key is NULL. A missing key or
  * end is a bug (MABN_BUG). Values at the top follow each other without a separator. The writer keeps
- * no text of its own: the caller may empty the string at any time, between two values too. */
+ * no text of its own: the caller may empty the string at any time, between two values too.
+ *
+ * Text is compact unless the writer is told to put a space after commas and colons, and to begin a
+ * new line where mabn_json_put_line says so. */
 #ifndef MABN_BASE_JSON_WRITE_H
 #define MABN_BASE_JSON_WRITE_H
 
@@ -24,15 +27,21 @@ enum { MABN_JSON_WRITE_DEPTH = 32 };
 struct mabn_json_writer {
     struct mabn_str *out; /* borrowed */
     int depth;
-    bool comma; /* before the next value */
+    bool comma;  /* before the next value */
+    bool spaced; /* ", " and ": " */
+    int line; /* spaces at the start of the line that the next value or end begins; -1: no line */
     char ends[MABN_JSON_WRITE_DEPTH];
 };
 
 void mabn_json_writer_init(struct mabn_json_writer *w, struct mabn_str *out);
+void mabn_json_writer_init_spaced(struct mabn_json_writer *w, struct mabn_str *out);
 
 void mabn_json_put_object(struct mabn_json_writer *w, const char *key);
 void mabn_json_put_array(struct mabn_json_writer *w, const char *key);
 void mabn_json_put_end(struct mabn_json_writer *w); /* of the innermost object or array */
+
+/* The next value, or the next end, begins a line, after so many spaces. */
+void mabn_json_put_line(struct mabn_json_writer *w, int indent);
 
 /* Bytes that are not UTF-8 become U+FFFD; text NULL: null. */
 void mabn_json_put_string(struct mabn_json_writer *w, const char *key, const char *text);
@@ -42,10 +51,13 @@ void mabn_json_put_null(struct mabn_json_writer *w, const char *key);
 /* The shortest text that reads back exactly; NaN and infinities become null. */
 void mabn_json_put_double(struct mabn_json_writer *w, const char *key, double value);
 void mabn_json_put_float(struct mabn_json_writer *w, const char *key, float value);
+void mabn_json_put_doubles(struct mabn_json_writer *w, const char *key, const double *values,
+                           int count); /* an array */
 /* Rounded to that many significant digits. */
 void mabn_json_put_rounded(struct mabn_json_writer *w, const char *key, double value, int digits);
-/* A value that is JSON already. */
+/* A value that is JSON already; the members of an object that is, not an empty one. */
 void mabn_json_put_raw(struct mabn_json_writer *w, const char *key, const char *json);
+void mabn_json_put_members(struct mabn_json_writer *w, const char *object);
 
 MABN_END_DECLS
 #endif

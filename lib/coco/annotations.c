@@ -124,6 +124,16 @@ void mabn_coco_add_id(struct mabn_str *out, const struct mabn_coco *c, int64_t i
         mabn_str_add_json(out, text);
 }
 
+void mabn_coco_put_id(struct mabn_json_writer *w, const char *key, const struct mabn_coco *c,
+                      int64_t id)
+{
+    const char *text = text_of(c, id);
+    if (text)
+        mabn_json_put_string(w, key, text);
+    else
+        mabn_json_put_int(w, key, id);
+}
+
 int mabn_coco_compare_ids(const struct mabn_coco *c, int64_t a, int64_t b)
 {
     const char *x = text_of(c, a), *y = text_of(c, b);

@@ -23,6 +23,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/json_write.h"
 #include "base/status.h"
 #include "coco/mask.h"
 
@@ -158,6 +159,8 @@ uint64_t mabn_coco_mask_columns(const struct mabn_coco *c, const struct mabn_coc
 const char *mabn_coco_id_text(const struct mabn_coco *c, int64_t id, char buffer[24]);
 /* The same as JSON: what a results file must hold as "image_id". */
 void mabn_coco_add_id(struct mabn_str *out, const struct mabn_coco *c, int64_t id);
+void mabn_coco_put_id(struct mabn_json_writer *w, const char *key, const struct mabn_coco *c,
+                      int64_t id);
 /* The id that a text has when it is no number of 64 bits. */
 int64_t mabn_coco_text_id(const char *text, size_t length);
 /* Order of ids: numbers, then texts by their bytes. */

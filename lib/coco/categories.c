@@ -6,19 +6,17 @@
 
 #include "base/mem.h"
 
-static void add_category(struct mabn_str *json, const char *id, const char *name)
+/* coco NULL: the id is a plain number. */
+static void put_category(struct mabn_json_writer *w, const struct mabn_coco *coco, int64_t id,
+                         const char *name)
 {
-    mabn_str_printf(json, "%s{\"id\":%s,\"name\":", json->text[json->length - 1] == '[' ? "" : ",",
-                    id);
-    mabn_str_add_json(json, name ? name : "");
-    mabn_str_add_char(json, '}');
-}
-
-static void add_numbered(struct mabn_str *json, int id, const char *name)
-{
-    char text[16];
-    snprintf(text, sizeof text, "%d", id);
-    add_category(json, text, name ? name : "N/A");
+    mabn_json_put_object(w, NULL);
+    if (coco)
+        mabn_coco_put_id(w, "id", coco, id);
+    else
+        mabn_json_put_int(w, "id", id);
+    mabn_json_put_string(w, "name", name);
+    mabn_json_put_end(w);
 }
 
 /* ---- of a file ---- */
@@ -30,23 +28,19 @@ static int by_id(const void *a, const void *b)
     return x->id < y->id ? -1 : x->id > y->id;
 }
 
-static void add_in_order(struct mabn_str *json, const struct mabn_coco *coco, bool sorted)
+static void put_in_order(struct mabn_json_writer *w, const struct mabn_coco *coco, bool sorted)
 {
     const struct mabn_coco_category **all = mabn_xcalloc(coco->n_categories + 1, sizeof *all);
     for (size_t i = 0; i < coco->n_categories; i++)
         all[i] = &coco->categories[i];
     if (sorted) qsort(all, coco->n_categories, sizeof *all, by_id);
-    for (size_t i = 0; i < coco->n_categories; i++) {
-        struct mabn_str id;
-        mabn_str_init(&id);
-        mabn_coco_add_id(&id, coco, all[i]->id);
-        add_category(json, id.text, all[i]->name);
-        mabn_str_release(&id);
-    }
+    for (size_t i = 0; i < coco->n_categories; i++)
+        put_category(w, coco, all[i]->id, all[i]->name ? all[i]->name : "");
     free(all);
 }
 
-static mabn_status add_by_number(struct mabn_str *json, const struct mabn_coco *coco, int classes)
+static mabn_status put_by_number(struct mabn_json_writer *w, const struct mabn_coco *coco,
+                                 int classes)
 {
     const char **names = mabn_xcalloc((size_t)classes + 1, sizeof *names);
     mabn_status status = MABN_OK;
@@ -61,7 +55,7 @@ static mabn_status add_by_number(struct mabn_str *json, const struct mabn_coco *
                                c->name ? c->name : "", (long long)c->id, classes);
     }
     for (int k = 1; k <= classes && !status; k++)
-        add_numbered(json, k, names[k]);
+        put_category(w, NULL, k, names[k] ? names[k] : "N/A");
     free(names);
     return status;
 }
@@ -72,12 +66,14 @@ mabn_status mabn_coco_categories(struct mabn_str *json, const struct mabn_coco *
     if (order != MABN_CATEGORIES_BY_NUMBER && coco->n_categories != (size_t)classes)
         return mabn_fail(MABN_ERR_MISMATCH, "%zu categories for a detector of %d classes",
                          coco->n_categories, classes);
-    mabn_str_add_char(json, '[');
+    struct mabn_json_writer w;
+    mabn_json_writer_init(&w, json);
+    mabn_json_put_array(&w, NULL);
     if (order == MABN_CATEGORIES_BY_NUMBER)
-        MABN_TRY(add_by_number(json, coco, classes));
+        MABN_TRY(put_by_number(&w, coco, classes));
     else
-        add_in_order(json, coco, order == MABN_CATEGORIES_SORTED);
-    mabn_str_add_char(json, ']');
+        put_in_order(&w, coco, order == MABN_CATEGORIES_SORTED);
+    mabn_json_put_end(&w);
     return MABN_OK;
 }
 
@@ -182,9 +178,12 @@ bool mabn_coco_categories_2017(struct mabn_str *json, int classes, enum mabn_cat
 {
     const bool by_number = order == MABN_CATEGORIES_BY_NUMBER;
     if (classes != (by_number ? IDS_2017 : CATEGORIES_2017)) return false;
-    mabn_str_add_char(json, '[');
+    struct mabn_json_writer w;
+    mabn_json_writer_init(&w, json);
+    mabn_json_put_array(&w, NULL);
     for (int id = 1; id <= IDS_2017; id++)
-        if (by_number || names_2017[id - 1]) add_numbered(json, id, names_2017[id - 1]);
-    mabn_str_add_char(json, ']');
+        if (by_number || names_2017[id - 1])
+            put_category(&w, NULL, id, names_2017[id - 1] ? names_2017[id - 1] : "N/A");
+    mabn_json_put_end(&w);
     return true;
 }

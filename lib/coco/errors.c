@@ -343,18 +343,18 @@ void mabn_coco_report_errors_tsv(struct mabn_str *out, const struct mabn_coco_er
     }
 }
 
-void mabn_coco_report_errors_json(struct mabn_str *out, const struct mabn_coco_errors *e)
+void mabn_coco_report_errors_json(struct mabn_json_writer *w, const struct mabn_coco_errors *e)
 {
-    mabn_str_add(out, "{\"iou\": ");
-    mabn_str_add_double(out, e->threshold);
-    mabn_str_add(out, ", \"background\": ");
-    mabn_str_add_double(out, e->background);
-    mabn_str_add(out, ", \"ap\": ");
-    mabn_str_add_double(out, e->ap);
+    mabn_json_put_object(w, "errors");
+    mabn_json_put_double(w, "iou", e->threshold);
+    mabn_json_put_double(w, "background", e->background);
+    mabn_json_put_double(w, "ap", e->ap);
     for (int i = 0; i < MABN_COCO_ERRORS; i++) {
-        mabn_str_printf(out, ",\n   \"%s\": {\"gain\": ", mabn_coco_error_name(i));
-        mabn_str_add_double(out, e->gain[i]);
-        mabn_str_printf(out, ", \"count\": %lld}", (long long)e->count[i]);
+        mabn_json_put_line(w, 3);
+        mabn_json_put_object(w, mabn_coco_error_name(i));
+        mabn_json_put_double(w, "gain", e->gain[i]);
+        mabn_json_put_int(w, "count", e->count[i]);
+        mabn_json_put_end(w);
     }
-    mabn_str_add(out, "}");
+    mabn_json_put_end(w);
 }

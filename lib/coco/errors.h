@@ -24,6 +24,7 @@
 #ifndef MABN_COCO_ERRORS_H
 #define MABN_COCO_ERRORS_H
 
+#include "base/json_write.h"
 #include "base/str.h"
 #include "coco/score.h"
 
@@ -60,8 +61,8 @@ MABN_MUST_USE mabn_status mabn_coco_find_errors(struct mabn_coco_errors *out,
                                                 double threshold);
 
 void mabn_coco_report_errors(struct mabn_str *out, const struct mabn_coco_errors *e);
-/* An object. */
-void mabn_coco_report_errors_json(struct mabn_str *out, const struct mabn_coco_errors *e);
+/* The object "errors". */
+void mabn_coco_report_errors_json(struct mabn_json_writer *w, const struct mabn_coco_errors *e);
 /* Lines of type, name, points, count. */
 void mabn_coco_report_errors_tsv(struct mabn_str *out, const struct mabn_coco_errors *e);
 

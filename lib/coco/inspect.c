@@ -51,6 +51,7 @@ struct inspection {
     uint32_t *kind;                    /* (records) index of the category, likewise */
     size_t annotated;                  /* images with annotations */
     struct mabn_str *out;
+    struct mabn_json_writer json; /* onto out */
     size_t faults, of_kind;
     uint64_t columns;  /* that outlines crossed so far (coco/match.c limits them too) */
     const char *title; /* the kind of fault that is being looked for */
@@ -146,11 +147,11 @@ static void fault(struct inspection *in, uint32_t line, const char *format, ...)
     in->faults++;
     if (in->of_kind++ >= SHOWN && !in->options->all) return;
     if (in->options->json) {
-        mabn_str_printf(in->out,
-                        "%s{\"line\": %u, \"kind\": \"%s\", \"text\": ", in->faults > 1 ? ", " : "",
-                        line, in->title);
-        mabn_str_add_json(in->out, buffer);
-        mabn_str_add(in->out, "}");
+        mabn_json_put_object(&in->json, NULL);
+        mabn_json_put_int(&in->json, "line", line);
+        mabn_json_put_string(&in->json, "kind", in->title);
+        mabn_json_put_string(&in->json, "text", buffer);
+        mabn_json_put_end(&in->json);
         return;
     }
     if (in->of_kind == 1) mabn_str_printf(in->out, "%s:\n", in->title);
@@ -493,30 +494,36 @@ static void describe(const struct inspection *in)
     }
 }
 
-static void describe_json(const struct inspection *in)
+static void describe_json(struct inspection *in)
 {
     const struct mabn_coco *c = in->c;
     struct totals t = add_up(c);
-    struct mabn_str *out = in->out;
-    mabn_str_add(out, "{\"path\": ");
-    mabn_str_add_json(out, c->name);
-    mabn_str_printf(out,
-                    ", \"kind\": \"COCO annotations\", \"images\": %zu, \"annotated_images\": "
-                    "%zu, \"annotations\": %zu, \"polygons\": %zu, \"masks\": %zu, "
-                    "\"keypoints\": %zu, \"crowds\": %zu, \"categories\": [",
-                    c->n_images, in->annotated, c->n_records, t.kinds[MABN_SEGMENTATION_POLYGONS],
-                    t.kinds[MABN_SEGMENTATION_STRING] + t.kinds[MABN_SEGMENTATION_COUNTS],
-                    t.keypoints, t.crowds);
+    struct mabn_json_writer *w = &in->json;
+    mabn_json_writer_init_spaced(w, in->out);
+    mabn_json_put_object(w, NULL);
+    mabn_json_put_string(w, "path", c->name);
+    mabn_json_put_string(w, "kind", "COCO annotations");
+    mabn_json_put_int(w, "images", (int64_t)c->n_images);
+    mabn_json_put_int(w, "annotated_images", (int64_t)in->annotated);
+    mabn_json_put_int(w, "annotations", (int64_t)c->n_records);
+    mabn_json_put_int(w, "polygons", (int64_t)t.kinds[MABN_SEGMENTATION_POLYGONS]);
+    mabn_json_put_int(
+        w, "masks",
+        (int64_t)(t.kinds[MABN_SEGMENTATION_STRING] + t.kinds[MABN_SEGMENTATION_COUNTS]));
+    mabn_json_put_int(w, "keypoints", (int64_t)t.keypoints);
+    mabn_json_put_int(w, "crowds", (int64_t)t.crowds);
+    mabn_json_put_array(w, "categories");
     for (size_t k = 0; k < c->n_categories; k++) {
         const struct tally *y = &in->tallies[k];
-        mabn_str_printf(out, "%s{\"id\": ", k ? ", " : "");
-        mabn_coco_add_id(out, c, c->categories[k].id);
-        mabn_str_add(out, ", \"name\": ");
-        mabn_str_add_json(out, c->categories[k].name ? c->categories[k].name : "");
-        mabn_str_printf(out, ", \"images\": %zu, \"annotations\": %zu, \"crowds\": %zu}", y->images,
-                        y->annotations, y->crowds);
+        mabn_json_put_object(w, NULL);
+        mabn_coco_put_id(w, "id", c, c->categories[k].id);
+        mabn_json_put_string(w, "name", c->categories[k].name ? c->categories[k].name : "");
+        mabn_json_put_int(w, "images", (int64_t)y->images);
+        mabn_json_put_int(w, "annotations", (int64_t)y->annotations);
+        mabn_json_put_int(w, "crowds", (int64_t)y->crowds);
+        mabn_json_put_end(w);
     }
-    mabn_str_add(out, "]");
+    mabn_json_put_end(w);
 }
 
 mabn_status mabn_coco_describe(struct mabn_str *out, const struct mabn_coco *c,
@@ -529,14 +536,20 @@ mabn_status mabn_coco_describe(struct mabn_str *out, const struct mabn_coco *c,
     else
         describe(&in);
     if (options->verify) {
-        mabn_str_add(out, options->json ? ", \"faults\": [" : "\n");
+        if (options->json)
+            mabn_json_put_array(&in.json, "faults");
+        else
+            mabn_str_add(out, "\n");
         find_faults(&in);
         if (options->json)
-            mabn_str_add(out, "]");
+            mabn_json_put_end(&in.json);
         else if (!in.faults)
             mabn_str_add(out, "no faults\n");
     }
-    if (options->json) mabn_str_add(out, "}\n");
+    if (options->json) {
+        mabn_json_put_end(&in.json);
+        mabn_str_add_char(out, '\n');
+    }
     free(in.images);
     free(in.categories);
     free(in.tallies);

@@ -167,6 +167,21 @@ void mabn_rle_to_string(struct mabn_str *out, const struct mabn_rle *r)
     }
 }
 
+void mabn_rle_put(struct mabn_json_writer *w, const char *key, const struct mabn_rle *r)
+{
+    struct mabn_str counts;
+    mabn_str_init(&counts);
+    mabn_rle_to_string(&counts, r);
+    mabn_json_put_object(w, key);
+    mabn_json_put_array(w, "size");
+    mabn_json_put_int(w, NULL, r->height);
+    mabn_json_put_int(w, NULL, r->width);
+    mabn_json_put_end(w);
+    mabn_json_put_string(w, "counts", counts.text);
+    mabn_json_put_end(w);
+    mabn_str_release(&counts);
+}
+
 /* ---- pixels ---- */
 
 mabn_status mabn_rle_encode(struct mabn_rle *out, const uint8_t *mask, uint32_t height,

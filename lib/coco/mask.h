@@ -18,6 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/json_write.h"
 #include "base/status.h"
 #include "base/str.h"
 
@@ -64,6 +65,8 @@ void mabn_rle_decode(uint8_t *mask, const struct mabn_rle *r);
 void mabn_rle_decode_rows(uint8_t *mask, const struct mabn_rle *r);
 /* Append the compressed string. */
 void mabn_rle_to_string(struct mabn_str *out, const struct mabn_rle *r);
+/* As annotations have it: {"size":[height,width],"counts":…}. */
+void mabn_rle_put(struct mabn_json_writer *w, const char *key, const struct mabn_rle *r);
 
 uint64_t mabn_rle_area(const struct mabn_rle *r);
 /* The smallest box; all zero for an empty mask. COCO's quirk: a run of ones that enters another

@@ -124,28 +124,31 @@ void mabn_coco_report_points_tsv(struct mabn_str *out, const struct mabn_coco_po
     add_tsv(out, s, "", "all", &points[s->n_categories]);
 }
 
-static void add_object(struct mabn_str *out, const struct mabn_coco_point *p)
+static void put_point(struct mabn_json_writer *w, const struct mabn_coco_point *p)
 {
-    const double values[4] = {p->score, p->precision, p->recall, p->f1};
-    static const char *const names[4] = {"score", "precision", "recall", "f1"};
-    for (int i = 0; i < 4; i++) {
-        mabn_str_printf(out, "\"%s\": ", names[i]);
-        mabn_str_add_double(out, values[i]);
-        mabn_str_add(out, ", ");
-    }
-    mabn_str_printf(out, "\"tp\": %lld, \"fp\": %lld, \"fn\": %lld}", (long long)p->right,
-                    (long long)p->wrong, (long long)p->missed);
+    mabn_json_put_double(w, "score", p->score);
+    mabn_json_put_double(w, "precision", p->precision);
+    mabn_json_put_double(w, "recall", p->recall);
+    mabn_json_put_double(w, "f1", p->f1);
+    mabn_json_put_int(w, "tp", p->right);
+    mabn_json_put_int(w, "fp", p->wrong);
+    mabn_json_put_int(w, "fn", p->missed);
+    mabn_json_put_end(w);
 }
 
-void mabn_coco_report_points_json(struct mabn_str *out, const struct mabn_coco_point *points,
+void mabn_coco_report_points_json(struct mabn_json_writer *w, const struct mabn_coco_point *points,
                                   const struct mabn_coco_score *s)
 {
-    mabn_str_add(out, "{\"all\": {");
-    add_object(out, &points[s->n_categories]);
-    mabn_str_add(out, ", \"categories\": [");
+    mabn_json_put_object(w, "operating_point");
+    mabn_json_put_object(w, "all");
+    put_point(w, &points[s->n_categories]);
+    mabn_json_put_array(w, "categories");
     for (size_t k = 0; k < s->n_categories; k++) {
-        mabn_str_printf(out, "%s\n    {\"id\": %s, ", k ? "," : "", s->category_texts[k]);
-        add_object(out, &points[k]);
+        mabn_json_put_line(w, 4);
+        mabn_json_put_object(w, NULL);
+        mabn_json_put_raw(w, "id", s->category_texts[k]);
+        put_point(w, &points[k]);
     }
-    mabn_str_add(out, "]}");
+    mabn_json_put_end(w);
+    mabn_json_put_end(w);
 }

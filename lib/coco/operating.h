@@ -4,6 +4,7 @@
 #ifndef MABN_COCO_OPERATING_H
 #define MABN_COCO_OPERATING_H
 
+#include "base/json_write.h"
 #include "base/str.h"
 #include "coco/score.h"
 
@@ -26,8 +27,8 @@ void mabn_coco_report_points(struct mabn_str *out, const struct mabn_coco_point 
                              const struct mabn_coco_score *s, bool per_category);
 void mabn_coco_report_points_tsv(struct mabn_str *out, const struct mabn_coco_point *points,
                                  const struct mabn_coco_score *s);
-/* An object of "all" and "categories". */
-void mabn_coco_report_points_json(struct mabn_str *out, const struct mabn_coco_point *points,
+/* The object "operating_point", of "all" and "categories". */
+void mabn_coco_report_points_json(struct mabn_json_writer *w, const struct mabn_coco_point *points,
                                   const struct mabn_coco_score *s);
 
 MABN_END_DECLS

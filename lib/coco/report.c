@@ -3,7 +3,10 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include "base/mem.h"
 
 /* What a statistic is: precision or recall, at which threshold (-1: all), area, max_det. */
 struct stat {
@@ -232,172 +235,155 @@ void mabn_coco_report_categories(struct mabn_str *out, const struct mabn_coco_sc
 
 /* ---- JSON ---- */
 
-static void add_number(struct mabn_str *out, bool *comma, double v)
-{
-    if (*comma) mabn_str_add(out, ", ");
-    mabn_str_add_double(out, v);
-    *comma = true;
-}
-
-static void add_key(struct mabn_str *out, bool *comma, const char *key)
-{
-    if (*comma) mabn_str_add(out, ", ");
-    mabn_str_add_json(out, key);
-    mabn_str_add(out, ": ");
-    *comma = true;
-}
-
-static void add_settings(struct mabn_str *out, const struct mabn_coco_score *s)
+static void put_settings(struct mabn_json_writer *w, const struct mabn_coco_score *s)
 {
     const struct mabn_coco_params *p = &s->params;
-    bool comma = false;
-    mabn_str_add(out, "  \"iou\": [");
-    for (int t = 0; t < p->n_thresholds; t++)
-        add_number(out, &comma, p->thresholds[t]);
-    mabn_str_add(out, "],\n  \"max_dets\": [");
-    comma = false;
+    mabn_json_put_line(w, 2);
+    mabn_json_put_doubles(w, "iou", p->thresholds, p->n_thresholds);
+    mabn_json_put_line(w, 2);
+    mabn_json_put_array(w, "max_dets");
     for (int m = 0; m < p->n_max_dets; m++)
-        add_number(out, &comma, p->max_dets[m]);
-    mabn_str_add(out, "],\n  \"areas\": {");
-    comma = false;
+        mabn_json_put_int(w, NULL, p->max_dets[m]);
+    mabn_json_put_end(w);
+    mabn_json_put_line(w, 2);
+    mabn_json_put_object(w, "areas");
     for (int a = 0; a < p->n_areas; a++) {
-        bool inner = false;
-        add_key(out, &comma, p->areas[a].name);
-        mabn_str_add_char(out, '[');
-        add_number(out, &inner, p->areas[a].low);
-        add_number(out, &inner, p->areas[a].high);
-        mabn_str_add_char(out, ']');
+        const double limits[2] = {p->areas[a].low, p->areas[a].high};
+        mabn_json_put_doubles(w, p->areas[a].name, limits, 2);
     }
-    mabn_str_printf(out,
-                    "},\n  \"class_agnostic\": %s,\n  \"fix_quirks\": %s,\n  \"images\": %zu,\n"
-                    "  \"truths\": %zu,\n  \"results\": %zu,\n",
-                    p->class_agnostic ? "true" : "false", p->fix_quirks ? "true" : "false",
-                    s->n_images, s->n_truths, s->n_results);
+    mabn_json_put_end(w);
+    mabn_json_put_line(w, 2);
+    mabn_json_put_bool(w, "class_agnostic", p->class_agnostic);
+    mabn_json_put_line(w, 2);
+    mabn_json_put_bool(w, "fix_quirks", p->fix_quirks);
+    mabn_json_put_line(w, 2);
+    mabn_json_put_int(w, "images", (int64_t)s->n_images);
+    mabn_json_put_line(w, 2);
+    mabn_json_put_int(w, "truths", (int64_t)s->n_truths);
+    mabn_json_put_line(w, 2);
+    mabn_json_put_int(w, "results", (int64_t)s->n_results);
 }
 
-static void add_means(struct mabn_str *out, const struct mabn_coco_score *s)
+static void put_means(struct mabn_json_writer *w, const struct mabn_coco_score *s)
 {
     const struct mabn_coco_params *p = &s->params;
     int m = table_limit(p), all = mabn_coco_area_index(p, "all");
-    bool comma = false;
-    mabn_str_add(out, "  \"ap_per_threshold\": {");
+    mabn_json_put_line(w, 2);
+    mabn_json_put_object(w, "ap_per_threshold");
     for (int t = 0; t < p->n_thresholds; t++) {
         char name[32];
         snprintf(name, sizeof name, "%.4g", p->thresholds[t]);
-        add_key(out, &comma, name);
-        mabn_str_add_double(out, mabn_coco_mean_precision(s, -1, p->thresholds[t], all, m));
+        mabn_json_put_double(w, name, mabn_coco_mean_precision(s, -1, p->thresholds[t], all, m));
     }
-    mabn_str_add(out, "},\n  \"ap_per_area\": {");
-    comma = false;
-    for (int a = 0; a < p->n_areas; a++) {
-        add_key(out, &comma, p->areas[a].name);
-        mabn_str_add_double(out, mabn_coco_mean_precision(s, -1, -1, a, m));
-    }
-    mabn_str_add(out, "},\n  \"ar_per_area\": {");
-    comma = false;
-    for (int a = 0; a < p->n_areas; a++) {
-        add_key(out, &comma, p->areas[a].name);
-        mabn_str_add_double(out, mabn_coco_mean_recall(s, -1, -1, a, m));
-    }
-    mabn_str_add(out, "}");
+    mabn_json_put_end(w);
+    mabn_json_put_line(w, 2);
+    mabn_json_put_object(w, "ap_per_area");
+    for (int a = 0; a < p->n_areas; a++)
+        mabn_json_put_double(w, p->areas[a].name, mabn_coco_mean_precision(s, -1, -1, a, m));
+    mabn_json_put_end(w);
+    mabn_json_put_line(w, 2);
+    mabn_json_put_object(w, "ar_per_area");
+    for (int a = 0; a < p->n_areas; a++)
+        mabn_json_put_double(w, p->areas[a].name, mabn_coco_mean_recall(s, -1, -1, a, m));
+    mabn_json_put_end(w);
 }
 
-static void add_categories(struct mabn_str *out, const struct mabn_coco_score *s)
+static void put_category_means(struct mabn_json_writer *w, const struct mabn_coco_score *s)
+{
+    int all = mabn_coco_area_index(&s->params, "all"), m = table_limit(&s->params);
+    mabn_json_put_line(w, 2);
+    mabn_json_put_object(w, "ap_per_category");
+    for (size_t k = 0; k < s->n_categories; k++) {
+        struct name_part id = id_of(s, k);
+        char *key = mabn_xasprintf("%.*s", id.length, id.text);
+        mabn_json_put_double(w, key, mabn_coco_mean_precision(s, (int64_t)k, -1, all, m));
+        free(key);
+    }
+    mabn_json_put_end(w);
+}
+
+static void put_categories(struct mabn_json_writer *w, const struct mabn_coco_score *s)
 {
     struct column columns[MAX_COLUMNS];
     int n = list_columns(&s->params, columns);
-    int all = mabn_coco_area_index(&s->params, "all"), m = table_limit(&s->params);
-    bool comma = false;
-    mabn_str_add(out, "  \"ap_per_category\": {");
+    mabn_json_put_line(w, 2);
+    mabn_json_put_array(w, "categories");
     for (size_t k = 0; k < s->n_categories; k++) {
-        struct name_part id = id_of(s, k);
-        if (comma) mabn_str_add(out, ", ");
-        mabn_str_printf(out, "\"%.*s\": ", id.length, id.text);
-        comma = true;
-        mabn_str_add_double(out, mabn_coco_mean_precision(s, (int64_t)k, -1, all, m));
+        mabn_json_put_line(w, 3);
+        mabn_json_put_object(w, NULL);
+        mabn_json_put_raw(w, "id", s->category_texts[k]);
+        mabn_json_put_string(w, "name", s->category_names[k]);
+        mabn_json_put_int(w, "truths", s->truths[k * (size_t)s->params.n_areas]);
+        for (int i = 0; i < n; i++)
+            mabn_json_put_double(w, columns[i].name, column_value(s, &columns[i], (int64_t)k));
+        mabn_json_put_end(w);
     }
-    mabn_str_add(out, "},\n  \"categories\": [\n");
+    mabn_json_put_line(w, 2);
+    mabn_json_put_end(w);
+}
+
+/* Lists (K,A,M) at one threshold and recall. */
+static void put_cells(struct mabn_json_writer *w, const struct mabn_coco_score *s,
+                      const double *values, int t, int r, int n_recalls)
+{
+    const struct mabn_coco_params *p = &s->params;
     for (size_t k = 0; k < s->n_categories; k++) {
-        mabn_str_printf(out, "   {\"id\": %s, \"name\": ", s->category_texts[k]);
-        mabn_str_add_json(out, s->category_names[k]);
-        mabn_str_printf(out, ", \"truths\": %lld",
-                        (long long)s->truths[k * (size_t)s->params.n_areas]);
-        comma = true;
-        for (int i = 0; i < n; i++) {
-            add_key(out, &comma, columns[i].name);
-            mabn_str_add_double(out, column_value(s, &columns[i], (int64_t)k));
+        mabn_json_put_array(w, NULL);
+        for (int a = 0; a < p->n_areas; a++) {
+            mabn_json_put_array(w, NULL);
+            for (int m = 0; m < p->n_max_dets; m++)
+                mabn_json_put_double(
+                    w, NULL,
+                    values[mabn_coco_recall_at(s, k, a, m, t) * (size_t)n_recalls + (size_t)r]);
+            mabn_json_put_end(w);
         }
-        mabn_str_add(out, k + 1 < s->n_categories ? "},\n" : "}\n");
+        mabn_json_put_end(w);
     }
-    mabn_str_add(out, "  ],\n");
 }
 
 /* Nested lists (T,R,K,A,M), or (T,K,A,M) when recalls is 0. */
-static void add_array(struct mabn_str *out, const struct mabn_coco_score *s, const char *name,
-                      const double *values, int recalls)
+static void put_curves(struct mabn_json_writer *w, const struct mabn_coco_score *s,
+                       const char *name, const double *values, int recalls)
 {
-    const struct mabn_coco_params *p = &s->params;
-    int n_recalls = recalls ? recalls : 1;
-    mabn_str_printf(out, ",\n  \"%s\": [", name);
-    for (int t = 0; t < p->n_thresholds; t++) {
-        mabn_str_add(out, t ? ",\n   [" : "\n   [");
-        for (int r = 0; r < n_recalls; r++) {
-            if (recalls) mabn_str_add(out, r ? ",\n    [" : "\n    [");
-            for (size_t k = 0; k < s->n_categories; k++) {
-                mabn_str_add(out, k ? ", [" : "[");
-                for (int a = 0; a < p->n_areas; a++) {
-                    bool comma = false;
-                    mabn_str_add(out, a ? ", [" : "[");
-                    for (int m = 0; m < p->n_max_dets; m++)
-                        add_number(out, &comma,
-                                   values[mabn_coco_recall_at(s, k, a, m, t) * (size_t)n_recalls +
-                                          (size_t)r]);
-                    mabn_str_add_char(out, ']');
-                }
-                mabn_str_add_char(out, ']');
-            }
-            if (recalls) mabn_str_add_char(out, ']');
+    mabn_json_put_line(w, 2);
+    mabn_json_put_array(w, name);
+    for (int t = 0; t < s->params.n_thresholds; t++) {
+        mabn_json_put_line(w, 3);
+        mabn_json_put_array(w, NULL);
+        for (int r = 0; r < recalls; r++) {
+            mabn_json_put_line(w, 4);
+            mabn_json_put_array(w, NULL);
+            put_cells(w, s, values, t, r, recalls);
+            mabn_json_put_end(w);
         }
-        mabn_str_add_char(out, ']');
+        if (!recalls) put_cells(w, s, values, t, 0, 1);
+        mabn_json_put_end(w);
     }
-    mabn_str_add(out, "]");
+    mabn_json_put_end(w);
 }
 
-static void add_stats(struct mabn_str *out, const struct mabn_coco_score *s)
+static void put_stat_names(struct mabn_json_writer *w, const struct mabn_coco_score *s)
 {
-    bool comma = false;
-    mabn_str_add(out, "[");
+    mabn_json_put_array(w, "stat_names");
     for (int i = 0; i < s->n_stats; i++)
-        add_number(out, &comma, s->stats[i]);
-    mabn_str_add(out, "]");
+        mabn_json_put_string(w, NULL, mabn_coco_stat_name(s, i));
+    mabn_json_put_end(w);
 }
 
-static void add_stat_names(struct mabn_str *out, const struct mabn_coco_score *s)
+void mabn_coco_report_json(struct mabn_json_writer *w, const struct mabn_coco_score *s, bool curves)
 {
-    mabn_str_add(out, "[");
-    for (int i = 0; i < s->n_stats; i++) {
-        if (i) mabn_str_add(out, ", ");
-        mabn_str_add_json(out, mabn_coco_stat_name(s, i));
-    }
-    mabn_str_add(out, "]");
-}
-
-void mabn_coco_report_json(struct mabn_str *out, const struct mabn_coco_score *s, bool curves)
-{
-    mabn_str_add(out, "{\n  \"stats\": ");
-    add_stats(out, s);
-    mabn_str_add(out, ",\n  \"stat_names\": ");
-    add_stat_names(out, s);
-    mabn_str_add(out, ",\n");
-    add_settings(out, s);
-    add_categories(out, s);
-    add_means(out, s);
-    if (curves) {
-        add_array(out, s, "precision", s->precision, MABN_COCO_RECALLS);
-        add_array(out, s, "recall", s->recall, 0);
-        if (s->scores) add_array(out, s, "scores", s->scores, MABN_COCO_RECALLS);
-    }
-    mabn_str_add(out, "\n }");
+    mabn_json_put_line(w, 2);
+    mabn_json_put_doubles(w, "stats", s->stats, s->n_stats);
+    mabn_json_put_line(w, 2);
+    put_stat_names(w, s);
+    put_settings(w, s);
+    put_category_means(w, s);
+    put_categories(w, s);
+    put_means(w, s);
+    if (!curves) return;
+    put_curves(w, s, "precision", s->precision, MABN_COCO_RECALLS);
+    put_curves(w, s, "recall", s->recall, 0);
+    if (s->scores) put_curves(w, s, "scores", s->scores, MABN_COCO_RECALLS);
 }
 
 /* ---- comparison ---- */
@@ -421,32 +407,32 @@ void mabn_coco_report_comparison(struct mabn_str *out, const struct mabn_coco_sc
     }
 }
 
-void mabn_coco_report_comparison_json(struct mabn_str *out, const struct mabn_coco_score *a,
+void mabn_coco_report_comparison_json(struct mabn_json_writer *w, const struct mabn_coco_score *a,
                                       const struct mabn_coco_score *b,
                                       const struct mabn_coco_interval *intervals, double confidence)
 {
-    mabn_str_add(out, "{\"stat_names\": ");
-    add_stat_names(out, a);
-    mabn_str_add(out, ",\n   \"first\": ");
-    add_stats(out, a);
-    mabn_str_add(out, ",\n   \"second\": ");
-    add_stats(out, b);
-    mabn_str_add(out, ",\n   \"confidence\": ");
-    mabn_str_add_double(out, confidence);
+    static const char *const names[] = {"difference", "low", "high", "better"};
+    mabn_json_put_object(w, "compare");
+    put_stat_names(w, a);
+    mabn_json_put_line(w, 3);
+    mabn_json_put_doubles(w, "first", a->stats, a->n_stats);
+    mabn_json_put_line(w, 3);
+    mabn_json_put_doubles(w, "second", b->stats, b->n_stats);
+    mabn_json_put_line(w, 3);
+    mabn_json_put_double(w, "confidence", confidence);
     for (int what = 0; what < 4; what++) {
-        static const char *const names[] = {"difference", "low", "high", "better"};
-        bool comma = false;
-        mabn_str_printf(out, ",\n   \"%s\": [", names[what]);
+        mabn_json_put_line(w, 3);
+        mabn_json_put_array(w, names[what]);
         for (int i = 0; i < a->n_stats; i++) {
             const struct mabn_coco_interval *v = &intervals[i];
-            add_number(out, &comma,
-                       isnan(v->low) ? NAN
-                       : what == 0   ? b->stats[i] - a->stats[i]
-                       : what == 1   ? v->low
-                       : what == 2   ? v->high
-                                     : v->above);
+            mabn_json_put_double(w, NULL,
+                                 isnan(v->low) ? NAN
+                                 : what == 0   ? b->stats[i] - a->stats[i]
+                                 : what == 1   ? v->low
+                                 : what == 2   ? v->high
+                                               : v->above);
         }
-        mabn_str_add(out, "]");
+        mabn_json_put_end(w);
     }
-    mabn_str_add(out, "}");
+    mabn_json_put_end(w);
 }

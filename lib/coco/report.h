@@ -1,9 +1,10 @@
-/* Scores as text for people, as tab-separated values and as JSON. All append to a string. */
+/* Scores as text for people and as tab-separated values, which are appended to a string, and as JSON. */
 #ifndef MABN_COCO_REPORT_H
 #define MABN_COCO_REPORT_H
 
 #include <stdbool.h>
 
+#include "base/json_write.h"
 #include "base/str.h"
 #include "coco/score.h"
 
@@ -15,16 +16,18 @@ void mabn_coco_report_lines(struct mabn_str *out, const struct mabn_coco_score *
 void mabn_coco_report_categories(struct mabn_str *out, const struct mabn_coco_score *s, bool tsv);
 /* One "TYPE<tab>NAME<tab>VALUE" line a statistic. */
 void mabn_coco_report_tsv(struct mabn_str *out, const struct mabn_coco_score *s);
-/* An object: stats, ap_per_category, the same by area and threshold, the settings; with `curves`
- * also precision, recall (and scores, if there are any) as nested lists in pycocotools' shapes. */
-void mabn_coco_report_json(struct mabn_str *out, const struct mabn_coco_score *s, bool curves);
+/* Keys of the open object: stats, ap_per_category, the same by area and threshold, the settings; with
+ * `curves` also precision, recall (and scores, if there are any) as nested lists in pycocotools'
+ * shapes. */
+void mabn_coco_report_json(struct mabn_json_writer *w, const struct mabn_coco_score *s,
+                           bool curves);
 
 /* Two results side by side; intervals: one for each statistic. */
 void mabn_coco_report_comparison(struct mabn_str *out, const struct mabn_coco_score *a,
                                  const struct mabn_coco_score *b,
                                  const struct mabn_coco_interval *intervals, double confidence);
-/* The same as an object: stats of both, difference, interval. */
-void mabn_coco_report_comparison_json(struct mabn_str *out, const struct mabn_coco_score *a,
+/* The same as the object "compare": stats of both, difference, interval. */
+void mabn_coco_report_comparison_json(struct mabn_json_writer *w, const struct mabn_coco_score *a,
                                       const struct mabn_coco_score *b,
                                       const struct mabn_coco_interval *intervals,
                                       double confidence);

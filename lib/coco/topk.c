@@ -1,12 +1,14 @@
 /* Top-1 and top-k accuracy, by class, and what is taken for what. */
 #include "coco/topk.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/json_write.h"
 #include "base/mem.h"
 
 enum { MAX_K = 1000 };
@@ -247,43 +249,54 @@ void mabn_topk_report_classes(struct mabn_str *out, const struct mabn_topk *t, b
     }
 }
 
-static void add_json_name(struct mabn_str *out, const struct mabn_topk *t, int64_t c)
+static void put_class(struct mabn_json_writer *w, const struct mabn_topk *t, int64_t index)
 {
+    const struct mabn_topk_class *c = &t->classes[index];
     struct mabn_str name;
     mabn_str_init(&name);
-    add_name(&name, t, c);
-    mabn_str_add_json(out, name.text);
+    add_name(&name, t, index);
+    mabn_json_put_line(w, 2);
+    mabn_json_put_object(w, NULL);
+    mabn_json_put_string(w, "name", name.text);
+    mabn_json_put_int(w, "samples", c->samples);
+    mabn_json_put_int(w, "predicted", c->predicted);
+    mabn_json_put_double(w, "top1", share(c->first, c->samples));
+    mabn_json_put_double(w, t->k == 5 ? "top5" : "topk", share(c->within, c->samples));
+    mabn_json_put_end(w);
     mabn_str_release(&name);
+}
+
+static void put_confusion(struct mabn_json_writer *w, const struct mabn_topk_confusion *c)
+{
+    mabn_json_put_line(w, 2);
+    mabn_json_put_object(w, NULL);
+    mabn_json_put_int(w, "label", c->label);
+    mabn_json_put_int(w, "predicted", c->predicted);
+    mabn_json_put_int(w, "count", c->count);
+    mabn_json_put_end(w);
 }
 
 void mabn_topk_report_json(struct mabn_str *out, const struct mabn_topk *t, int confusions)
 {
-    mabn_str_printf(out, "{\"samples\": %lld, \"k\": %d,\n \"top1\": ", (long long)t->samples,
-                    t->k);
-    mabn_str_add_double(out, share(t->first, t->samples));
-    mabn_str_printf(out, ", \"top%s\": ", t->k == 5 ? "5" : "k");
-    mabn_str_add_double(out, share(t->within, t->samples));
-    mabn_str_add(out, ", \"loss\": ");
-    if (t->losses)
-        mabn_str_add_double(out, t->loss / (double)t->losses);
-    else
-        mabn_str_add(out, "null");
-    mabn_str_add(out, ",\n \"classes\": [");
-    for (int64_t i = 0; i < t->n_classes; i++) {
-        const struct mabn_topk_class *c = &t->classes[i];
-        mabn_str_add(out, i ? ",\n  {\"name\": " : "\n  {\"name\": ");
-        add_json_name(out, t, i);
-        mabn_str_printf(out, ", \"samples\": %lld, \"predicted\": %lld, \"top1\": ",
-                        (long long)c->samples, (long long)c->predicted);
-        mabn_str_add_double(out, share(c->first, c->samples));
-        mabn_str_printf(out, ", \"top%s\": ", t->k == 5 ? "5" : "k");
-        mabn_str_add_double(out, share(c->within, c->samples));
-        mabn_str_add_char(out, '}');
-    }
-    mabn_str_add(out, "],\n \"confusions\": [");
+    struct mabn_json_writer w;
+    mabn_json_writer_init_spaced(&w, out);
+    mabn_json_put_object(&w, NULL);
+    mabn_json_put_int(&w, "samples", t->samples);
+    mabn_json_put_int(&w, "k", t->k);
+    mabn_json_put_line(&w, 1);
+    mabn_json_put_double(&w, "top1", share(t->first, t->samples));
+    mabn_json_put_double(&w, t->k == 5 ? "top5" : "topk", share(t->within, t->samples));
+    mabn_json_put_double(&w, "loss", t->losses ? t->loss / (double)t->losses : NAN);
+    mabn_json_put_line(&w, 1);
+    mabn_json_put_array(&w, "classes");
+    for (int64_t i = 0; i < t->n_classes; i++)
+        put_class(&w, t, i);
+    mabn_json_put_end(&w);
+    mabn_json_put_line(&w, 1);
+    mabn_json_put_array(&w, "confusions");
     for (int64_t i = 0; i < t->n_confusions && i < confusions; i++)
-        mabn_str_printf(out, "%s\n  {\"label\": %d, \"predicted\": %d, \"count\": %lld}",
-                        i ? "," : "", t->confusions[i].label, t->confusions[i].predicted,
-                        (long long)t->confusions[i].count);
-    mabn_str_add(out, "]}\n");
+        put_confusion(&w, &t->confusions[i]);
+    mabn_json_put_end(&w);
+    mabn_json_put_end(&w);
+    mabn_str_add_char(out, '\n');
 }

@@ -15,7 +15,7 @@
 #include "base/thread.h"
 #include "coco/outline.h"
 
-/* Of a scene: its annotations without their ids, each with the brace that closes it. */
+/* Of a scene: its annotations, objects that lack their ids. */
 struct text {
     char **annotations;
     int count, left_out;
@@ -38,48 +38,40 @@ struct composing {
 
 /* ---- a scene ---- */
 
-static void add_polygons(struct mabn_str *s, const struct mabn_outline *o)
+static void put_polygons(struct mabn_json_writer *w, const struct mabn_outline *o)
 {
     const double *xy = o->xy;
-    mabn_str_add_char(s, '[');
+    mabn_json_put_array(w, "segmentation");
     for (size_t p = 0; p < o->count; xy += o->sizes[p++]) {
-        mabn_str_add(s, p ? ",[" : "[");
+        mabn_json_put_array(w, NULL);
         for (uint32_t i = 0; i < o->sizes[p]; i++)
-            mabn_str_printf(s, "%s%d", i ? "," : "", (int)xy[i]);
-        mabn_str_add_char(s, ']');
+            mabn_json_put_int(w, NULL, (int)xy[i]);
+        mabn_json_put_end(w);
     }
-    mabn_str_add_char(s, ']');
-}
-
-static void add_run_lengths(struct mabn_str *s, const struct mabn_rle *mask)
-{
-    struct mabn_str counts;
-    mabn_str_init(&counts);
-    mabn_rle_to_string(&counts, mask);
-    mabn_str_printf(s, "{\"size\":[%u,%u],\"counts\":", mask->height, mask->width);
-    mabn_str_add_json(s, counts.text);
-    mabn_str_add_char(s, '}');
-    mabn_str_release(&counts);
+    mabn_json_put_end(w);
 }
 
 static mabn_status describe_object(char **text, struct worker *w, uint64_t image,
                                    const struct mabn_composed_object *object, bool run_lengths)
 {
     const struct mabn_rect b = object->box;
+    const double box[4] = {b.x, b.y, b.width, b.height};
+    struct mabn_json_writer json;
     struct mabn_str s;
     if (!run_lengths) MABN_TRY(mabn_outline_of_rle(&w->outline, &object->mask));
     mabn_str_init(&s);
-    mabn_str_printf(
-        &s,
-        "\"image_id\":%llu,\"category_id\":%d,\"iscrowd\":0,\"area\":%llu,\"bbox\":[%d,%d,"
-        "%d,%d],\"segmentation\":",
-        (unsigned long long)image, object->label + 1, (unsigned long long)object->area, b.x, b.y,
-        b.width, b.height);
+    mabn_json_writer_init(&json, &s);
+    mabn_json_put_object(&json, NULL);
+    mabn_json_put_int(&json, "image_id", (int64_t)image);
+    mabn_json_put_int(&json, "category_id", object->label + 1);
+    mabn_json_put_int(&json, "iscrowd", 0);
+    mabn_json_put_int(&json, "area", (int64_t)object->area);
+    mabn_json_put_doubles(&json, "bbox", box, 4);
     if (run_lengths)
-        add_run_lengths(&s, &object->mask);
+        mabn_rle_put(&json, "segmentation", &object->mask);
     else
-        add_polygons(&s, &w->outline);
-    mabn_str_add_char(&s, '}');
+        put_polygons(&json, &w->outline);
+    mabn_json_put_end(&json);
     *text = mabn_str_detach(&s);
     return MABN_OK;
 }
@@ -137,54 +129,74 @@ static mabn_status compose_one(void *context, int64_t index, int worker)
 
 /* ---- the annotation file ---- */
 
-static void add_images(struct mabn_str *s, const struct composing *c)
+static void put_images(struct mabn_json_writer *w, const struct composing *c)
 {
-    mabn_str_add(s, "\"images\":[");
+    mabn_json_put_line(w, 0);
+    mabn_json_put_array(w, "images");
     for (uint64_t i = 1; i <= c->output->count; i++) {
         char *name = picture_name(i, c->output->quality);
-        mabn_str_printf(s, "%s{\"id\":%llu,\"width\":%d,\"height\":%d,\"file_name\":\"%s\"}",
-                        i > 1 ? ",\n" : "\n", (unsigned long long)i, c->options->width,
-                        c->options->height, name);
+        mabn_json_put_line(w, 0);
+        mabn_json_put_object(w, NULL);
+        mabn_json_put_int(w, "id", (int64_t)i);
+        mabn_json_put_int(w, "width", c->options->width);
+        mabn_json_put_int(w, "height", c->options->height);
+        mabn_json_put_string(w, "file_name", name);
+        mabn_json_put_end(w);
         free(name);
     }
-    mabn_str_add(s, "],\n");
+    mabn_json_put_end(w);
 }
 
-static void add_categories(struct mabn_str *s, const struct mabn_cutouts *cutouts)
+static void put_categories(struct mabn_json_writer *w, const struct mabn_cutouts *cutouts)
 {
-    mabn_str_add(s, "\"categories\":[");
+    mabn_json_put_line(w, 0);
+    mabn_json_put_array(w, "categories");
     for (int k = 0; k < mabn_cutouts_classes(cutouts); k++) {
-        mabn_str_printf(s, "%s{\"id\":%d,\"name\":", k ? ",\n" : "\n", k + 1);
-        mabn_str_add_json(s, mabn_cutouts_class_name(cutouts, k));
-        mabn_str_add_char(s, '}');
+        mabn_json_put_line(w, 0);
+        mabn_json_put_object(w, NULL);
+        mabn_json_put_int(w, "id", k + 1);
+        mabn_json_put_string(w, "name", mabn_cutouts_class_name(cutouts, k));
+        mabn_json_put_end(w);
     }
-    mabn_str_add(s, "],\n");
+    mabn_json_put_end(w);
 }
 
-static void add_annotations(struct mabn_str *s, const struct composing *c,
+static void put_annotations(struct mabn_json_writer *w, const struct composing *c,
                             struct mabn_compose_totals *totals)
 {
-    mabn_str_add(s, "\"annotations\":[");
+    mabn_json_put_line(w, 0);
+    mabn_json_put_array(w, "annotations");
     for (uint64_t i = 0; i < c->output->count; i++) {
-        for (int k = 0; k < c->texts[i].count; k++, totals->objects++)
-            mabn_str_printf(s, "%s{\"id\":%llu,%s", totals->objects ? ",\n" : "\n",
-                            (unsigned long long)totals->objects + 1, c->texts[i].annotations[k]);
+        for (int k = 0; k < c->texts[i].count; k++) {
+            mabn_json_put_line(w, 0);
+            mabn_json_put_object(w, NULL);
+            mabn_json_put_int(w, "id", (int64_t)++totals->objects);
+            mabn_json_put_members(w, c->texts[i].annotations[k]);
+            mabn_json_put_end(w);
+        }
         totals->left_out += (uint64_t)c->texts[i].left_out;
     }
-    mabn_str_add(s, "]}\n");
+    mabn_json_put_end(w);
 }
 
 static mabn_status save_annotations(const struct composing *c, const struct mabn_cutouts *cutouts,
                                     const char *path, struct mabn_compose_totals *totals)
 {
+    struct mabn_json_writer w;
     struct mabn_str s;
     mabn_str_init(&s);
-    mabn_str_add(&s, "{\"info\":{\"description\":\"composed scenes\",\"contributor\":");
-    mabn_str_add_json(&s, c->output->tool);
-    mabn_str_printf(&s, ",\"seed\":%llu},\n", (unsigned long long)c->options->seed);
-    add_images(&s, c);
-    add_categories(&s, cutouts);
-    add_annotations(&s, c, totals);
+    mabn_json_writer_init(&w, &s);
+    mabn_json_put_object(&w, NULL);
+    mabn_json_put_object(&w, "info");
+    mabn_json_put_string(&w, "description", "composed scenes");
+    mabn_json_put_string(&w, "contributor", c->output->tool);
+    mabn_json_put_int(&w, "seed", (int64_t)c->options->seed);
+    mabn_json_put_end(&w);
+    put_images(&w, c);
+    put_categories(&w, cutouts);
+    put_annotations(&w, c, totals);
+    mabn_json_put_end(&w);
+    mabn_str_add_char(&s, '\n');
     const mabn_status status = mabn_write_file(path, s.text, s.length, c->output->force);
     mabn_str_release(&s);
     return status;

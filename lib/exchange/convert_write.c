@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/json_write.h"
 #include "base/mem.h"
 #include "base/thread.h"
 #include "detect/anchors.h"
@@ -302,20 +303,32 @@ static mabn_status set_triple(struct mabn_weights_writer *writer, const char *st
 }
 
 /* torchvision's validation: PIL's resize of the shorter side to 256 for 224, then the centre. It is
- * the trainer's note "input" (train/model_file.h); without one its default is the reference's way.
- */
+ * the trainer's note "input" (train/model_file.h); without one its default is as in the reference
+ * implementation. */
 static mabn_status set_torchvision_input(const struct mabn_convert *c,
                                          struct mabn_weights_writer *writer)
 {
+    static const double mean[3] = {0.485, 0.456, 0.406}, deviation[3] = {0.229, 0.224, 0.225};
     const struct mabn_model *m = &c->model;
+    struct mabn_json_writer w;
+    struct mabn_str json;
     if (!c->has_model || m->channels != 3 || m->height < 64) return MABN_OK;
-    char *json = mabn_xasprintf(
-        "{\"width\":%d,\"height\":%d,\"channels\":3,\"crop\":\"centre\",\"short_side\":%d,"
-        "\"resize\":\"pil\",\"order\":\"rgb\",\"range\":1,\"mean\":[0.485,0.456,0.406],"
-        "\"deviation\":[0.229,0.224,0.225]}",
-        m->width, m->height, (m->height * 256 + 112) / 224);
-    mabn_status status = mabn_weights_set_note(writer, "input", json);
-    free(json);
+    mabn_str_init(&json);
+    mabn_json_writer_init(&w, &json);
+    mabn_json_put_object(&w, NULL);
+    mabn_json_put_int(&w, "width", m->width);
+    mabn_json_put_int(&w, "height", m->height);
+    mabn_json_put_int(&w, "channels", 3);
+    mabn_json_put_string(&w, "crop", "centre");
+    mabn_json_put_int(&w, "short_side", (m->height * 256 + 112) / 224);
+    mabn_json_put_string(&w, "resize", "pil");
+    mabn_json_put_string(&w, "order", "rgb");
+    mabn_json_put_int(&w, "range", 1);
+    mabn_json_put_doubles(&w, "mean", mean, 3);
+    mabn_json_put_doubles(&w, "deviation", deviation, 3);
+    mabn_json_put_end(&w);
+    mabn_status status = mabn_weights_set_note(writer, "input", json.text);
+    mabn_str_release(&json);
     return status;
 }
 

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "base/json_write.h"
 #include "base/mem.h"
 #include "base/str.h"
 #include "exchange/weights_impl.h"
@@ -200,35 +201,36 @@ static const char *type_name(enum mabn_dtype dtype)
     MABN_BUG("element type %d has no name", (int)dtype);
 }
 
-static void add_entry(struct mabn_str *json, const struct mabn_weight *t, uint64_t offset)
+static void put_entry(struct mabn_json_writer *w, const struct mabn_weight *t, uint64_t offset)
 {
     char *name = mabn_weights_join_name(t->name, t->part);
-    mabn_str_add(json, json->length > 1 ? "," : "");
-    mabn_str_add_json(json, name);
-    mabn_str_printf(json, ":{\"dtype\":\"%s\",\"shape\":[", type_name(t->dtype));
+    mabn_json_put_object(w, name);
+    mabn_json_put_string(w, "dtype", type_name(t->dtype));
+    mabn_json_put_array(w, "shape");
     for (int i = 0; i < t->shape.rank; i++)
-        mabn_str_printf(json, "%s%lld", i ? "," : "", (long long)t->shape.dim[i]);
-    mabn_str_printf(json, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)offset,
-                    (unsigned long long)(offset + t->bytes));
+        mabn_json_put_int(w, NULL, t->shape.dim[i]);
+    mabn_json_put_end(w);
+    mabn_json_put_array(w, "data_offsets");
+    mabn_json_put_int(w, NULL, (int64_t)offset);
+    mabn_json_put_int(w, NULL, (int64_t)(offset + t->bytes));
+    mabn_json_put_end(w);
+    mabn_json_put_end(w);
     free(name);
 }
 
-static void add_metadata(struct mabn_str *json, const struct mabn_weights_writer *writer)
+static void put_metadata(struct mabn_json_writer *w, const struct mabn_weights_writer *writer)
 {
     if (!writer->notes.count) return;
-    mabn_str_add(json, "\"__metadata__\":{");
-    for (size_t i = 0; i < writer->notes.count; i++) {
-        mabn_str_add(json, i ? "," : "");
-        mabn_str_add_json(json, writer->notes.items[i].key);
-        mabn_str_add(json, ":");
-        mabn_str_add_json(json, writer->notes.items[i].value);
-    }
-    mabn_str_add(json, "}");
+    mabn_json_put_object(w, "__metadata__");
+    for (size_t i = 0; i < writer->notes.count; i++)
+        mabn_json_put_string(w, writer->notes.items[i].key, writer->notes.items[i].value);
+    mabn_json_put_end(w);
 }
 
 static mabn_status begin_safetensors(struct mabn_weights_writer *writer)
 {
     struct sink *s = mabn_xcalloc(1, sizeof *s);
+    struct mabn_json_writer w;
     struct mabn_str json;
     uint64_t at = 0;
     uint8_t head[8];
@@ -236,16 +238,17 @@ static mabn_status begin_safetensors(struct mabn_weights_writer *writer)
     MABN_TRY(mabn_outfile_open(&writer->out, writer->path, writer->force));
     s->offsets = mabn_xcalloc(writer->count + 1, sizeof *s->offsets);
     mabn_str_init(&json);
-    mabn_str_add(&json, "{");
-    add_metadata(&json, writer);
+    mabn_json_writer_init(&w, &json);
+    mabn_json_put_object(&w, NULL);
+    put_metadata(&w, writer);
     for (size_t size = 8; size > 0; size /= 2)
         for (size_t i = 0; i < writer->count; i++) {
             if (mabn_dtype_size(writer->items[i].dtype) != size) continue;
-            add_entry(&json, &writer->items[i], at);
+            put_entry(&w, &writer->items[i], at);
             s->offsets[i] = at;
             at += writer->items[i].bytes;
         }
-    mabn_str_add(&json, "}");
+    mabn_json_put_end(&w);
     while (json.length % 8)
         mabn_str_add(&json, " ");
     for (size_t i = 0; i < writer->count; i++)

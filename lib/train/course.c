@@ -1,9 +1,10 @@
-/* What tasks and loop share: the schedule and the record of what decides a run, numbers in lines, the
- * error for a run that has left the numbers. */
+/* What tasks and loop share: the schedule, the record of what decides a run, what is told of it, and the
+ * error for a loss that is not finite. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "norm/sync.h"
 #include "train/run.h"
 
@@ -77,12 +78,46 @@ void mabn_run_write_course(struct mabn_run *run)
     mabn_run_add_course(run, "decay-norm-bias", "%d", !o->no_decay_norm_bias);
 }
 
-/* ---- lines and errors ---- */
+/* ---- what is told ---- */
 
-void mabn_run_add_number(struct mabn_str *line, const char *name, double value)
+void mabn_run_put_course(const struct mabn_run *run, struct mabn_json_writer *line, int classes,
+                         int64_t images)
 {
-    mabn_str_printf(line, ",\"%s\":", name);
-    mabn_str_add_double(line, value);
+    size_t parameters;
+    mabn_params_values(run->params, &parameters);
+    mabn_json_put_double(line, "lr", run->schedule.lr);
+    mabn_json_put_int(line, "seed", run->options->seed);
+    mabn_json_put_int(line, "epoch_steps", run->epoch_steps);
+    mabn_json_put_int(line, "steps", run->steps);
+    mabn_json_put_int(line, "classes", classes);
+    mabn_json_put_int(line, "parameters", (int64_t)parameters);
+    mabn_json_put_int(line, "train_images", images);
+    mabn_json_put_int(line, "threads", mabn_device_threads(run->device));
+    mabn_json_put_string(line, "precision", mabn_net_precision_name(run->task->precision(run)));
+    mabn_json_put_string(line, "device", mabn_device_name(run->device));
+    if (run->options->command) mabn_json_put_string(line, "command", run->options->command);
+}
+
+void mabn_run_tell_course(const struct mabn_run *run, int64_t images, const char *drawn)
+{
+    const struct mabn_train_options *o = run->options;
+    if (o->lr_exact)
+        mabn_info("lr %.6g as given, not scaled to the batch", run->schedule.lr);
+    else
+        mabn_info("lr %.6g for batch %.0f, scaled to %.6g for batch %d (--lr-exact does not scale)",
+                  o->lr, o->lr_batch, run->schedule.lr, o->batch);
+    mabn_info("%lld training images%s, %lld steps an epoch, %lld steps in all", (long long)images,
+              drawn, (long long)run->epoch_steps, (long long)run->steps);
+}
+
+struct mabn_params_sgd mabn_run_sgd(const struct mabn_run *run, double lr)
+{
+    const struct mabn_train_options *o = run->options;
+    return (struct mabn_params_sgd){.lr = lr,
+                                    .momentum = o->momentum,
+                                    .weight_decay = o->weight_decay,
+                                    .nesterov = o->nesterov,
+                                    .no_decay_norm_bias = o->no_decay_norm_bias};
 }
 
 mabn_status mabn_run_not_finite(const struct mabn_run *run, const char *what, int64_t step)

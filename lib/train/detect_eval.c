@@ -383,55 +383,38 @@ mabn_status mabn_detect(struct mabn_detect_result *result, struct mabn_rcnn *rcn
 
 /* ---- writing ---- */
 
-static void write_box(struct mabn_str *json, const float *box,
-                      const struct mabn_box_convention *convention)
+static void put_box(struct mabn_json_writer *json, const float *box,
+                    const struct mabn_box_convention *convention)
 {
     double record[4];
     mabn_detection_record(record, box, convention);
-    mabn_str_add(json, ",\"bbox\":[");
-    for (int k = 0; k < 4; k++) {
-        if (k) mabn_str_add_char(json, ',');
-        mabn_str_add_double(json, record[k]);
-    }
-    mabn_str_add_char(json, ']');
+    mabn_json_put_doubles(json, "bbox", record, 4);
 }
 
-static void write_mask(struct mabn_str *json, const struct mabn_rle *mask)
-{
-    struct mabn_str counts;
-    mabn_str_init(&counts);
-    mabn_rle_to_string(&counts, mask);
-    mabn_str_printf(json, ",\"segmentation\":{\"size\":[%u,%u],\"counts\":", mask->height,
-                    mask->width);
-    mabn_str_add_json(json, counts.text);
-    mabn_str_add_char(json, '}');
-    mabn_str_release(&counts);
-}
-
-void mabn_detect_write(struct mabn_str *json, struct mabn_detect_writer *writer, uint64_t sample,
-                       const struct mabn_rcnn_found *found)
+void mabn_detect_write(struct mabn_json_writer *json, struct mabn_detect_writer *writer,
+                       uint64_t sample, const struct mabn_rcnn_found *found)
 {
     const struct mabn_detections *d = &found->boxes;
     const struct mabn_coco *coco = mabn_scene_set_coco(writer->set);
     for (int64_t i = 0; i < d->count; i++) {
         if (d->score[i] < writer->min_score) continue;
-        mabn_str_add(json, writer->first ? "{\"image_id\":" : ",\n{\"image_id\":");
+        if (!writer->first) mabn_json_put_line(json, 0);
         writer->first = false;
-        mabn_coco_add_id(json, coco, mabn_scene_set_image_id(writer->set, sample));
-        mabn_str_add(json, ",\"category_id\":");
-        mabn_coco_add_id(json, coco, writer->categories[d->label[i] - 1]);
-        if (writer->boxes) write_box(json, d->box + 4 * i, writer->convention);
-        mabn_str_add(json, ",\"score\":");
-        mabn_str_add_double(json, d->score[i]);
-        if (writer->masks && found->masks) write_mask(json, &found->masks[i]);
-        mabn_str_add_char(json, '}');
+        mabn_json_put_object(json, NULL);
+        mabn_coco_put_id(json, "image_id", coco, mabn_scene_set_image_id(writer->set, sample));
+        mabn_coco_put_id(json, "category_id", coco, writer->categories[d->label[i] - 1]);
+        if (writer->boxes) put_box(json, d->box + 4 * i, writer->convention);
+        mabn_json_put_double(json, "score", d->score[i]);
+        if (writer->masks && found->masks) mabn_rle_put(json, "segmentation", &found->masks[i]);
+        mabn_json_put_end(json);
     }
 }
 
 /* ---- judging ---- */
 
 struct collector {
-    struct mabn_str json;
+    struct mabn_str text;
+    struct mabn_json_writer json; /* onto text */
     struct mabn_detect_writer writer;
 };
 
@@ -467,7 +450,7 @@ static mabn_status judge(struct mabn_detect_score *score, struct mabn_str *table
     const struct mabn_coco *truth = mabn_scene_set_coco(c->writer.set);
     const enum mabn_coco_type type = c->writer.masks ? MABN_COCO_SEGM : MABN_COCO_BBOX;
     struct mabn_coco results;
-    MABN_TRY(mabn_coco_read_bytes(&results, c->json.text, c->json.length, true,
+    MABN_TRY(mabn_coco_read_bytes(&results, c->text.text, c->text.length, true,
                                   MABN_COCO_KEEP_SEGMENTATIONS));
     mabn_status status =
         judge_type(type == MABN_COCO_SEGM ? score->mask : score->box,
@@ -498,8 +481,9 @@ static void start_collecting(struct collectors *c, const struct mabn_rcnn *rcnn,
 {
     c->count = mabn_rcnn_detector(rcnn)->masks ? 2 : 1;
     for (int i = 0; i < c->count; i++) {
-        mabn_str_init(&c->of[i].json);
-        mabn_str_add_char(&c->of[i].json, '[');
+        mabn_str_init(&c->of[i].text);
+        mabn_json_writer_init(&c->of[i].json, &c->of[i].text);
+        mabn_json_put_array(&c->of[i].json, NULL);
         c->of[i].writer = (struct mabn_detect_writer){.set = set,
                                                       .categories = categories,
                                                       .convention = convention,
@@ -535,9 +519,9 @@ mabn_status mabn_detect_judge(struct mabn_detect_score *score, struct mabn_str *
     o.context = &c;
     mabn_status status = mabn_detect(result, rcnn, set, &o);
     for (int i = 0; i < c.count; i++) {
-        mabn_str_add_char(&c.of[i].json, ']');
+        mabn_json_put_end(&c.of[i].json);
         if (!status && first_rank(options)) status = judge(score, tables, &c.of[i]);
-        mabn_str_release(&c.of[i].json);
+        mabn_str_release(&c.of[i].text);
     }
     if (!status && options->comm) status = mabn_comm_broadcast(options->comm, score, sizeof *score);
     free(categories);

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/json_write.h"
 #include "base/status.h"
 #include "base/str.h"
 #include "coco/score.h"
@@ -56,10 +57,10 @@ MABN_MUST_USE mabn_status mabn_detect(struct mabn_detect_result *result, struct 
                                       const struct mabn_scene_set *set,
                                       const struct mabn_detect_options *options);
 
-/* Append one photograph's detections as records of a COCO results file, separated by ",\n":
+/* One photograph's detections as records of a COCO results file, the open array, a line each:
  * {"image_id":…,"category_id":…,"bbox":[x,y,w,h],"score":…,"segmentation":{"size":[h,w],"counts":…}}
- * with boxes, masks or both. categories: ids in the order of the classes. first: false to begin
- * with a separator; it is cleared when something was written. */
+ * with boxes, masks or both. categories: ids in the order of the classes. first: nothing was
+ * written yet; it is cleared when something is. */
 struct mabn_detect_writer {
     const struct mabn_scene_set *set;
     const int64_t *categories;
@@ -68,8 +69,8 @@ struct mabn_detect_writer {
     double min_score; /* lower ones are left out */
     bool first;
 };
-void mabn_detect_write(struct mabn_str *json, struct mabn_detect_writer *writer, uint64_t sample,
-                       const struct mabn_rcnn_found *found);
+void mabn_detect_write(struct mabn_json_writer *json, struct mabn_detect_writer *writer,
+                       uint64_t sample, const struct mabn_rcnn_found *found);
 
 /* COCO's twelve statistics of boxes, and of masks where the detector has them, over all of the
  * set's annotations; what `mabn-score coco` gives for the same results. tables: NULL, or two texts to

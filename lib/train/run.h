@@ -89,8 +89,15 @@ void mabn_run_write_course(struct mabn_run *run);
 void mabn_run_add_course(struct mabn_run *run, const char *key, const char *format, ...)
     MABN_PRINTF(3, 4);
 
-/* Append ,"name":value; the error for a loss or weight that is not finite. */
-void mabn_run_add_number(struct mabn_str *line, const char *name, double value);
+/* course.c: what both tasks say of the course. Keys of the start line from "lr" on; lines for the user,
+ * of how the learning rate came about and how long the run is (drawn: how images are drawn, or ""). */
+void mabn_run_put_course(const struct mabn_run *run, struct mabn_json_writer *line, int classes,
+                         int64_t images);
+void mabn_run_tell_course(const struct mabn_run *run, int64_t images, const char *drawn);
+/* The update that the options ask for, at this learning rate. */
+struct mabn_params_sgd mabn_run_sgd(const struct mabn_run *run, double lr);
+
+/* The error for a loss or weight that is not finite. */
 MABN_MUST_USE mabn_status mabn_run_not_finite(const struct mabn_run *run, const char *what,
                                               int64_t step);
 

@@ -357,10 +357,14 @@ static mabn_status open_logs(struct mabn_run *run)
     MABN_TRY(mabn_jsonl_open(&run->stats, o->stats, keep));
     if (keep >= 0) return MABN_OK;
     struct mabn_str line;
+    struct mabn_json_writer w;
     mabn_str_init(&line);
-    mabn_str_add(&line, "{\"t\":\"start\",\"step\":0");
-    run->task->describe(run, &line);
-    mabn_str_add_char(&line, '}');
+    mabn_json_writer_init(&w, &line);
+    mabn_json_put_object(&w, NULL);
+    mabn_json_put_string(&w, "t", "start");
+    mabn_json_put_int(&w, "step", 0);
+    run->task->describe(run, &w);
+    mabn_json_put_end(&w);
     status = mabn_jsonl_write(&run->stats, &line);
     mabn_str_release(&line);
     return status;

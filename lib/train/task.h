@@ -14,8 +14,8 @@
 #ifndef MABN_TRAIN_TASK_H
 #define MABN_TRAIN_TASK_H
 
+#include "base/json_write.h"
 #include "base/status.h"
-#include "base/str.h"
 #include "train/model_file.h"
 #include "train/train.h"
 
@@ -51,9 +51,9 @@ struct mabn_task {
     mabn_status (*finish)(struct mabn_run *run, int64_t step);
 
     /* Fields of a step line, from the meters; of a start line; of a line of validation. */
-    void (*means)(struct mabn_run *run, struct mabn_str *line);
-    void (*describe)(const struct mabn_run *run, struct mabn_str *line);
-    mabn_status (*validate)(struct mabn_run *run, struct mabn_str *line);
+    void (*means)(struct mabn_run *run, struct mabn_json_writer *line);
+    void (*describe)(const struct mabn_run *run, struct mabn_json_writer *line);
+    mabn_status (*validate)(struct mabn_run *run, struct mabn_json_writer *line);
     double (*waited)(const struct mabn_run *run); /* seconds for data, in all */
 
     /* The model's part of a checkpoint. */

@@ -420,45 +420,25 @@ static void tell(const struct mabn_run *run)
     else
         mabn_info("batch %d (images of one SGD step); norm %s has no batch statistics", o->batch,
                   mabn_norm_kind_name(norm->kind));
-    if (o->lr_exact)
-        mabn_info("lr %.6g as given, not scaled to the batch", run->schedule.lr);
-    else
-        mabn_info("lr %.6g for batch %.0f, scaled to %.6g for batch %d (--lr-exact does not scale)",
-                  o->lr, o->lr_batch, run->schedule.lr, o->batch);
-    mabn_info("%lld training images%s, %lld steps an epoch, %lld steps in all",
-              (long long)mabn_dataset_count(own(run)->train_set),
-              o->replacement ? ", drawn with replacement" : "", (long long)run->epoch_steps,
-              (long long)run->steps);
+    mabn_run_tell_course(run, mabn_dataset_count(own(run)->train_set),
+                         o->replacement ? ", drawn with replacement" : "");
 }
 
-static void describe(const struct mabn_run *run, struct mabn_str *json)
+static void describe(const struct mabn_run *run, struct mabn_json_writer *line)
 {
     const struct mabn_norm_options *norm = main_norm(run);
-    size_t parameters;
-    mabn_params_values(mabn_net_params(own(run)->net), &parameters);
-    mabn_str_add(json, ",\"schema\":\"mabn-train/1\",\"arch\":");
-    mabn_str_add_json(json, own(run)->model.arch);
-    mabn_str_printf(json, ",\"norm\":\"%s\",\"batch\":%d,\"norm_batch\":%d",
-                    mabn_norm_kind_name(norm->kind), run->options->batch, norm_batch_of(run));
-    if (norm->kind == MABN_NORM_MABN)
-        mabn_str_printf(json, ",\"window\":%d,\"window_rule\":\"%s\"", norm->window,
-                        mabn_window_rule_name(norm->window_rule));
-    mabn_str_printf(json, ",\"effective_samples\":%d,\"lr\":", effective_samples(run));
-    mabn_str_add_double(json, run->schedule.lr);
-    mabn_str_printf(json,
-                    ",\"seed\":%lld,\"epoch_steps\":%lld,\"steps\":%lld,\"classes\":%d,"
-                    "\"parameters\":%zu,\"train_images\":%lld,\"threads\":%d,\"precision\":\"%s\","
-                    "\"device\":",
-                    (long long)run->options->seed, (long long)run->epoch_steps,
-                    (long long)run->steps, own(run)->model.classes, parameters,
-                    (long long)mabn_dataset_count(own(run)->train_set),
-                    mabn_device_threads(run->device),
-                    mabn_net_precision_name(mabn_net_precision_of(own(run)->net)));
-    mabn_str_add_json(json, mabn_device_name(run->device));
-    if (run->options->command) {
-        mabn_str_add(json, ",\"command\":");
-        mabn_str_add_json(json, run->options->command);
+    mabn_json_put_string(line, "schema", "mabn-train/1");
+    mabn_json_put_string(line, "arch", own(run)->model.arch);
+    mabn_json_put_string(line, "norm", mabn_norm_kind_name(norm->kind));
+    mabn_json_put_int(line, "batch", run->options->batch);
+    mabn_json_put_int(line, "norm_batch", norm_batch_of(run));
+    if (norm->kind == MABN_NORM_MABN) {
+        mabn_json_put_int(line, "window", norm->window);
+        mabn_json_put_string(line, "window_rule", mabn_window_rule_name(norm->window_rule));
     }
+    mabn_json_put_int(line, "effective_samples", effective_samples(run));
+    mabn_run_put_course(run, line, own(run)->model.classes,
+                        mabn_dataset_count(own(run)->train_set));
 }
 
 static mabn_status set_up(struct mabn_run *run)
@@ -640,18 +620,22 @@ static mabn_status log_stats(struct mabn_run *run, int64_t step)
     int count;
     const struct mabn_net_record *records = mabn_net_records(own(run)->net, &count);
     struct mabn_str line;
+    struct mabn_json_writer w;
     mabn_status status = MABN_OK;
     mabn_str_init(&line);
+    mabn_json_writer_init(&w, &line);
     for (int i = 0; i < count && !status; i++) {
         mabn_str_clear(&line);
-        mabn_str_printf(&line, "{\"t\":\"stat\",\"step\":%lld,\"layer\":", (long long)step);
-        mabn_str_add_json(&line, records[i].layer);
-        mabn_str_printf(&line, ",\"channel\":%d", records[i].channel);
-        mabn_run_add_number(&line, "mu_x", records[i].mu_x);
-        mabn_run_add_number(&line, "var_x", records[i].var_x);
-        mabn_run_add_number(&line, "mu_g", records[i].mu_g);
-        mabn_run_add_number(&line, "mu_gy", records[i].mu_gy);
-        mabn_str_add_char(&line, '}');
+        mabn_json_put_object(&w, NULL);
+        mabn_json_put_string(&w, "t", "stat");
+        mabn_json_put_int(&w, "step", step);
+        mabn_json_put_string(&w, "layer", records[i].layer);
+        mabn_json_put_int(&w, "channel", records[i].channel);
+        mabn_json_put_double(&w, "mu_x", records[i].mu_x);
+        mabn_json_put_double(&w, "var_x", records[i].var_x);
+        mabn_json_put_double(&w, "mu_g", records[i].mu_g);
+        mabn_json_put_double(&w, "mu_gy", records[i].mu_gy);
+        mabn_json_put_end(&w);
         status = mabn_jsonl_write(&run->stats, &line);
     }
     mabn_str_release(&line);
@@ -750,17 +734,12 @@ static mabn_status begin_shards(struct mabn_run *run, const struct mabn_batch *b
 
 static mabn_status begin(struct mabn_run *run, double lr)
 {
-    const struct mabn_train_options *o = run->options;
     const struct mabn_batch *batch;
     struct classify *c = run->own;
     mabn_run_note(run, "reading data");
     MABN_TRY(mabn_loader_next(c->loader, &batch));
     mabn_run_note(run, NULL);
-    struct mabn_params_sgd sgd = {.lr = lr,
-                                  .momentum = o->momentum,
-                                  .weight_decay = o->weight_decay,
-                                  .nesterov = o->nesterov,
-                                  .no_decay_norm_bias = o->no_decay_norm_bias};
+    struct mabn_params_sgd sgd = mabn_run_sgd(run, lr);
     if (run->shards.count > 1) return begin_shards(run, batch, &sgd);
     fill(run, batch, 0);
     choose_record(run, 0);
@@ -803,13 +782,13 @@ static mabn_status finish(struct mabn_run *run, int64_t step)
     return MABN_OK;
 }
 
-static void means(struct mabn_run *run, struct mabn_str *line)
+static void means(struct mabn_run *run, struct mabn_json_writer *line)
 {
     const double *m = run->meter, n = m[IMAGES] > 0 ? m[IMAGES] : 1;
     own(run)->bad_told = mabn_loader_tell_bad(own(run)->loader, own(run)->bad_told);
-    mabn_run_add_number(line, "loss", m[LOSS] / n);
-    mabn_run_add_number(line, "top1", 100 * m[TOP1] / n);
-    mabn_run_add_number(line, "top5", 100 * m[TOP5] / n);
+    mabn_json_put_double(line, "loss", m[LOSS] / n);
+    mabn_json_put_double(line, "top1", 100 * m[TOP1] / n);
+    mabn_json_put_double(line, "top5", 100 * m[TOP5] / n);
     mabn_progress_note(run->progress, "loss %.3f, top-1 %.1f %%", m[LOSS] / n, 100 * m[TOP1] / n);
 }
 
@@ -820,7 +799,7 @@ static double waited(const struct mabn_run *run)
     return stats.wait_seconds;
 }
 
-static mabn_status validate(struct mabn_run *run, struct mabn_str *line)
+static mabn_status validate(struct mabn_run *run, struct mabn_json_writer *line)
 {
     struct classify *c = run->own;
     struct mabn_eval_result result;
@@ -829,12 +808,12 @@ static mabn_status validate(struct mabn_run *run, struct mabn_str *line)
                                    .skip_bad = run->options->skip_bad,
                                    .comm = run->shards.ranks > 1 ? run->shards.comm : NULL};
     MABN_TRY(mabn_evaluate(&result, c->val_net, &c->val_source, &c->input, &eo));
-    mabn_run_add_number(line, "loss", result.loss);
-    mabn_run_add_number(line, "top1", result.top1);
+    mabn_json_put_double(line, "loss", result.loss);
+    mabn_json_put_double(line, "top1", result.top1);
     run->score = result.top1;
-    mabn_run_add_number(line, "top5", result.top5);
-    mabn_str_printf(line, ",\"images\":%lld", (long long)result.images);
-    mabn_run_add_number(line, "seconds", round(result.seconds * 1000) / 1000);
+    mabn_json_put_double(line, "top5", result.top5);
+    mabn_json_put_int(line, "images", result.images);
+    mabn_json_put_double(line, "seconds", round(result.seconds * 1000) / 1000);
     mabn_verbose("step %lld: validation loss %.4f, top-1 %.2f %%, top-5 %.2f %%",
                  (long long)run->step, result.loss, result.top1, result.top5);
     return MABN_OK;

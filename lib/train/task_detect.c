@@ -315,14 +315,7 @@ static void tell(const struct mabn_run *run)
                   norm->window * (norm->norm_batch && norm->norm_batch < d->pass_images
                                       ? norm->norm_batch
                                       : d->pass_images));
-    if (o->lr_exact)
-        mabn_info("lr %.6g as given, not scaled to the batch", run->schedule.lr);
-    else
-        mabn_info("lr %.6g for batch %.0f, scaled to %.6g for batch %d (--lr-exact does not scale)",
-                  o->lr, o->lr_batch, run->schedule.lr, o->batch);
-    mabn_info("%llu training images, %lld steps an epoch, %lld steps in all",
-              (unsigned long long)d->sample_count, (long long)run->epoch_steps,
-              (long long)run->steps);
+    mabn_run_tell_course(run, (int64_t)d->sample_count, "");
 }
 
 static mabn_status set_up(struct mabn_run *run)
@@ -515,12 +508,8 @@ static mabn_status begin(struct mabn_run *run, double lr)
 {
     const struct mabn_train_options *o = run->options;
     struct detect *d = run->own;
-    struct mabn_params_sgd sgd = {.lr = lr,
-                                  .momentum = o->momentum,
-                                  .weight_decay = o->weight_decay,
-                                  .nesterov = o->nesterov,
-                                  .no_decay_norm_bias = o->no_decay_norm_bias,
-                                  .grad_scale = 1.0 / step_passes(run)};
+    struct mabn_params_sgd sgd = mabn_run_sgd(run, lr);
+    sgd.grad_scale = 1.0 / step_passes(run);
     mabn_str_clear(&d->shown);
     memset(d->figures, 0, (size_t)run->shards.local * METERS * sizeof *d->figures);
     for (int i = 0; i < run->shards.local; i++)
@@ -558,20 +547,20 @@ static mabn_status finish(struct mabn_run *run, int64_t step)
     return MABN_OK;
 }
 
-static void means(struct mabn_run *run, struct mabn_str *line)
+static void means(struct mabn_run *run, struct mabn_json_writer *line)
 {
     const double *m = run->meter, n = m[STEPS] > 0 ? m[STEPS] : 1;
     const double images = m[IMAGES] > 0 ? m[IMAGES] : 1;
     double total = 0;
     for (int k = 0; k < MABN_RCNN_LOSSES; k++)
         total += m[k] / n;
-    mabn_run_add_number(line, "loss", total);
+    mabn_json_put_double(line, "loss", total);
     for (int k = 0; k < MABN_RCNN_LOSSES; k++)
         if (k != MABN_RCNN_MASK || own(run)->detector.masks)
-            mabn_run_add_number(line, mabn_rcnn_loss_names[k], m[k] / n);
-    mabn_run_add_number(line, "rpn_positives", m[RPN_POSITIVES] / images);
-    mabn_run_add_number(line, "positives", m[POSITIVES] / images);
-    mabn_run_add_number(line, "proposals", m[PROPOSALS] / images);
+            mabn_json_put_double(line, mabn_rcnn_loss_names[k], m[k] / n);
+    mabn_json_put_double(line, "rpn_positives", m[RPN_POSITIVES] / images);
+    mabn_json_put_double(line, "positives", m[POSITIVES] / images);
+    mabn_json_put_double(line, "proposals", m[PROPOSALS] / images);
     mabn_progress_note(run->progress, "loss %.3f", total);
 }
 
@@ -582,7 +571,7 @@ static double waited(const struct mabn_run *run)
     return stats.wait_seconds;
 }
 
-static mabn_status validate(struct mabn_run *run, struct mabn_str *line)
+static mabn_status validate(struct mabn_run *run, struct mabn_json_writer *line)
 {
     static const char *const names[] = {"ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"};
     struct detect *d = run->own;
@@ -597,44 +586,30 @@ static mabn_status validate(struct mabn_run *run, struct mabn_str *line)
         for (int k = 0; k < 6; k++) {
             char name[24];
             snprintf(name, sizeof name, "%s_%s", masks ? "mask" : "box", names[k]);
-            mabn_run_add_number(line, name, masks ? score.mask[k] : score.box[k]);
+            mabn_json_put_double(line, name, masks ? score.mask[k] : score.box[k]);
         }
     run->score = score.masks ? score.mask[0] : score.box[0];
-    mabn_str_printf(line, ",\"images\":%lld,\"detections\":%lld", (long long)result.images,
-                    (long long)result.detections);
-    mabn_run_add_number(line, "seconds", round(result.seconds * 1000) / 1000);
+    mabn_json_put_int(line, "images", result.images);
+    mabn_json_put_int(line, "detections", result.detections);
+    mabn_json_put_double(line, "seconds", round(result.seconds * 1000) / 1000);
     mabn_verbose("step %lld: box AP %.3f%s", (long long)run->step, score.box[0],
                  score.masks ? "" : ", no masks");
     return MABN_OK;
 }
 
-static void describe(const struct mabn_run *run, struct mabn_str *json)
+static void describe(const struct mabn_run *run, struct mabn_json_writer *line)
 {
     const struct detect *d = run->own;
     struct mabn_str norm;
-    size_t parameters;
     mabn_str_init(&norm);
     mabn_detector_norm_text(&d->detector, &norm);
-    mabn_params_values(d->params, &parameters);
-    mabn_str_add(json, ",\"schema\":\"mabn-train/1\",\"task\":\"detect\",\"arch\":");
-    mabn_str_add_json(json, d->detector.arch);
-    mabn_str_add(json, ",\"norm\":");
-    mabn_str_add_json(json, norm.text);
-    mabn_str_printf(json, ",\"batch\":%d,\"accumulate\":%d,\"lr\":", run->options->batch,
-                    d->passes);
-    mabn_str_add_double(json, run->schedule.lr);
-    mabn_str_printf(
-        json,
-        ",\"seed\":%lld,\"epoch_steps\":%lld,\"steps\":%lld,\"classes\":%d,"
-        "\"parameters\":%zu,\"train_images\":%llu,\"threads\":%d,\"precision\":\"%s\",\"device\":",
-        (long long)run->options->seed, (long long)run->epoch_steps, (long long)run->steps,
-        d->detector.classes, parameters, (unsigned long long)d->sample_count,
-        mabn_device_threads(run->device), mabn_net_precision_name(run->task->precision(run)));
-    mabn_str_add_json(json, mabn_device_name(run->device));
-    if (run->options->command) {
-        mabn_str_add(json, ",\"command\":");
-        mabn_str_add_json(json, run->options->command);
-    }
+    mabn_json_put_string(line, "schema", "mabn-train/1");
+    mabn_json_put_string(line, "task", "detect");
+    mabn_json_put_string(line, "arch", d->detector.arch);
+    mabn_json_put_string(line, "norm", norm.text);
+    mabn_json_put_int(line, "batch", run->options->batch);
+    mabn_json_put_int(line, "accumulate", d->passes);
+    mabn_run_put_course(run, line, d->detector.classes, (int64_t)d->sample_count);
     mabn_str_release(&norm);
 }
 

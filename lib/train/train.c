@@ -33,19 +33,27 @@ static bool due(const struct mabn_run *run, int64_t step, int64_t every)
     return step == run->steps || (every > 0 && step % every == 0);
 }
 
-static void open_line(struct mabn_str *line, const struct mabn_run *run, const char *type)
+struct line {
+    struct mabn_str text;
+    struct mabn_json_writer json; /* onto text */
+};
+
+static void open_line(struct line *line, const struct mabn_run *run, const char *type)
 {
-    mabn_str_init(line);
-    mabn_str_printf(line, "{\"t\":\"%s\",\"step\":%lld", type, (long long)steps_done(run));
-    mabn_run_add_number(line, "epoch", epochs(run, steps_done(run)));
+    mabn_str_init(&line->text);
+    mabn_json_writer_init(&line->json, &line->text);
+    mabn_json_put_object(&line->json, NULL);
+    mabn_json_put_string(&line->json, "t", type);
+    mabn_json_put_int(&line->json, "step", steps_done(run));
+    mabn_json_put_double(&line->json, "epoch", epochs(run, steps_done(run)));
 }
 
-static mabn_status close_line(struct mabn_str *line, struct mabn_run *run)
+static mabn_status close_line(struct line *line, struct mabn_run *run)
 {
-    mabn_str_add_char(line, '}');
+    mabn_json_put_end(&line->json);
     if (isatty(STDOUT_FILENO)) mabn_progress_hide(run->progress);
-    mabn_status status = mabn_run_log(run, line);
-    mabn_str_release(line);
+    mabn_status status = mabn_run_log(run, &line->text);
+    mabn_str_release(&line->text);
     return status;
 }
 
@@ -78,29 +86,38 @@ static mabn_status tell_waits(struct mabn_run *run, double *data)
 /* A line of means since the last one. */
 static mabn_status log_steps(struct mabn_run *run, double lr)
 {
-    struct mabn_str line;
+    struct line line;
+    struct mabn_json_writer *w = &line.json;
     struct mabn_pace_span span =
         mabn_pace_line(&run->pace, mabn_now(), run->task->waited(run), steps_done(run), run->step);
     double images = (double)span.steps * run->options->batch;
     MABN_TRY(tell_waits(run, &span.waited));
     open_line(&line, run, "step");
-    run->task->means(run, &line);
-    mabn_str_add(&line, ",\"lr\":");
-    mabn_str_add_float(&line, (float)lr);
-    mabn_run_add_number(&line, "images_s", round(10 * images / span.seconds) / 10);
-    mabn_run_add_number(&line, "data_wait", round(1e4 * fmin(1, span.waited / span.seconds)) / 1e4);
-    mabn_str_printf(&line, ",\"memory\":%llu", (unsigned long long)mabn_peak_memory());
+    run->task->means(run, w);
+    mabn_json_put_float(w, "lr", (float)lr);
+    mabn_json_put_double(w, "images_s", round(10 * images / span.seconds) / 10);
+    mabn_json_put_double(w, "data_wait", round(1e4 * fmin(1, span.waited / span.seconds)) / 1e4);
+    mabn_json_put_int(w, "memory", (int64_t)mabn_peak_memory());
     memset(run->meter, 0, sizeof run->meter);
     return close_line(&line, run);
 }
 
-static mabn_status log_ends(struct mabn_run *run, const char *type)
+static mabn_status log_start(struct mabn_run *run)
 {
-    struct mabn_str line;
-    open_line(&line, run, type);
-    if (!strcmp(type, "start")) run->task->describe(run, &line);
-    if (!strcmp(type, "start") && run->shards.count > 1)
-        mabn_str_printf(&line, ",\"shards\":%d,\"ranks\":%d", run->shards.count, run->shards.ranks);
+    struct line line;
+    open_line(&line, run, "start");
+    run->task->describe(run, &line.json);
+    if (run->shards.count > 1) {
+        mabn_json_put_int(&line.json, "shards", run->shards.count);
+        mabn_json_put_int(&line.json, "ranks", run->shards.ranks);
+    }
+    return close_line(&line, run);
+}
+
+static mabn_status log_end(struct mabn_run *run)
+{
+    struct line line;
+    open_line(&line, run, "end");
     return close_line(&line, run);
 }
 
@@ -175,17 +192,17 @@ static mabn_status agree_on_stop(struct mabn_run *run, mabn_status status)
 
 static mabn_status validate(struct mabn_run *run)
 {
-    struct mabn_str line;
+    struct line line;
     MABN_TRY(finish_steps(run));
     double start = mabn_now();
     mabn_progress_note(run->progress, "validating");
     mabn_run_note(run, "validating");
     MABN_TRY(mabn_shards_merge(&run->shards));
     open_line(&line, run, "val");
-    const mabn_status status = agree_on_stop(run, run->task->validate(run, &line));
+    const mabn_status status = agree_on_stop(run, run->task->validate(run, &line.json));
     mabn_run_note(run, NULL);
     if (status) {
-        mabn_str_release(&line);
+        mabn_str_release(&line.text);
         return status;
     }
     run->val_pending = false;
@@ -278,11 +295,11 @@ mabn_status mabn_train(const struct mabn_train_options *options)
     }
     if (mabn_run_writes(&run))
         run.progress = mabn_progress_new("training", "steps", (uint64_t)(run.steps - run.step));
-    MABN_TRY_GOTO(log_ends(&run, "start"), out);
+    MABN_TRY_GOTO(log_start(&run), out);
     mabn_pace_start(&run.pace, mabn_now(), run.first_step);
     MABN_TRY_GOTO(train_steps(&run), out);
     MABN_TRY_GOTO(mabn_run_save_model(&run), out);
-    status = log_ends(&run, "end");
+    status = log_end(&run);
 out:
     mabn_progress_free(run.progress);
     mabn_run_release(&run);

@@ -34,7 +34,13 @@ static mabn_status score(const struct mabn_coco *truth, const struct mabn_coco *
     for (int i = 0; i < s.n_stats; i++)
         if (!(s.stats[i] == -1 || (s.stats[i] >= 0 && s.stats[i] <= 1))) abort();
     mabn_coco_report_lines(out, &s);
-    if (s.n_categories < 50) mabn_coco_report_json(out, &s, false);
+    if (s.n_categories < 50) {
+        struct mabn_json_writer w;
+        mabn_json_writer_init_spaced(&w, out);
+        mabn_json_put_object(&w, NULL);
+        mabn_coco_report_json(&w, &s, false);
+        mabn_json_put_end(&w);
+    }
     mabn_coco_score_release(&s);
     return MABN_OK;
 }

@@ -528,6 +528,33 @@ static void test_writing(void)
     mabn_str_release(&text);
 }
 
+static void test_layout(void)
+{
+    struct mabn_json_writer w;
+    struct mabn_str text;
+    const double numbers[2] = {1, -0.5};
+    mabn_str_init(&text);
+    mabn_json_writer_init_spaced(&w, &text);
+    mabn_json_put_object(&w, NULL);
+    mabn_json_put_line(&w, 2);
+    mabn_json_put_doubles(&w, "a", numbers, 2);
+    mabn_json_put_bool(&w, "b", false);
+    mabn_json_put_line(&w, 2);
+    mabn_json_put_object(&w, "c");
+    mabn_json_put_int(&w, "d", 1);
+    mabn_json_put_members(&w, "{\"e\":2,\"f\":3}");
+    mabn_json_put_int(&w, "g", 4);
+    mabn_json_put_end(&w);
+    mabn_json_put_line(&w, 0);
+    mabn_json_put_end(&w);
+    tap_str_eq(text.text,
+               "{\n  \"a\": [1, -0.5], \"b\": false,\n"
+               "  \"c\": {\"d\": 1, \"e\":2,\"f\":3, \"g\": 4}\n}",
+               "spaces and lines");
+    tap_status(walk_all(text.text), "reads back");
+    mabn_str_release(&text);
+}
+
 int main(void)
 {
     test_grammar();
@@ -540,6 +567,7 @@ int main(void)
     test_truncation();
     test_lines();
     test_writing();
+    test_layout();
     if (setlocale(LC_NUMERIC, "de_DE.UTF-8"))
         tap_close(read_one("1234567890123456789012.5"), 1234567890123456789012.5, 0, "any locale");
     else
