@@ -47,7 +47,8 @@ static mabn_status check_norms(struct mabn_convert *c)
         snprintf(text, sizeof text, "norm %s", mabn_norm_kind_name(kind));
         if (to != MABN_NAMES_OURS && foreign)
             return refuse(c, text, " (--fold-frozen puts it into the layers around it)");
-        if (kind == MABN_NORM_LN || kind == MABN_NORM_IN) return refuse(c, text, "");
+        if (kind == MABN_NORM_LN || kind == MABN_NORM_IN || mabn_norm_act_name(kind))
+            return refuse(c, text, "");
     }
     if (to != MABN_NAMES_OURS && d->box_head == MABN_BOX_HEAD_2FC && d->box.kind != MABN_NORM_NONE)
         return refuse(c, "norms between the linear layers of its box head",

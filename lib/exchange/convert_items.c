@@ -251,6 +251,12 @@ void mabn_convert_guess_norm(const struct mabn_convert *c, const char *stem,
     free(buffer);
     bool mean = mabn_convert_leaf(c, stem, "running_mean") != NULL;
     bool group = weight && strstr(mabn_convert_tensor(c, weight)->name, "_gn_");
+    const enum mabn_norm_kind with_act[] = {MABN_NORM_FRN, MABN_NORM_EVONORM_S0};
+    for (size_t i = 0; i < sizeof with_act / sizeof *with_act; i++)
+        if (mabn_convert_leaf(c, stem, mabn_norm_act_name(with_act[i]))) {
+            mabn_norm_options_init(norm, with_act[i]);
+            return;
+        }
     if (rows > 0 || buffer_rows > 0) {
         mabn_norm_options_init(norm, MABN_NORM_MABN);
         norm->window_rule = rows > 0 ? MABN_WINDOW_SUBBATCH : MABN_WINDOW_ITERATION;

@@ -492,6 +492,17 @@ out:
     return status;
 }
 
+static mabn_status check_onnx_norms(const struct mabn_convert *c)
+{
+    for (int i = 0; i < mabn_net_node_count(c->net); i++) {
+        const struct mabn_norm_options *norm = mabn_net_node_at(c->net, i).norm;
+        if (norm && mabn_norm_act_name(norm->kind))
+            return mabn_fail(MABN_ERR_UNSUPPORTED, "'%s' has norm %s, which cannot become ONNX",
+                             mabn_weights_path(c->source), mabn_norm_kind_name(norm->kind));
+    }
+    return MABN_OK;
+}
+
 mabn_status mabn_convert_write(struct mabn_convert *c, const char *path,
                                enum mabn_weights_format format, bool force, const char *command,
                                const char *tool, struct mabn_progress *progress)
@@ -501,6 +512,7 @@ mabn_status mabn_convert_write(struct mabn_convert *c, const char *path,
     mabn_status status;
     if (format == MABN_WEIGHTS_ONNX && c->net && !c->model.classes)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "a network without classifier cannot become ONNX");
+    if (format == MABN_WEIGHTS_ONNX && c->net) MABN_TRY(check_onnx_norms(c));
     MABN_TRY_GOTO(mabn_weights_create(&writer, path, format, force), out);
     for (size_t i = 0; i < c->entry_count; i++) {
         MABN_TRY_GOTO(mabn_weights_declare(writer, &c->entries[i].weight), out);

@@ -118,6 +118,7 @@ struct node *mabn_net_add(struct mabn_net *net, const struct node_kind *kind, co
     *node = (struct node){.kind = kind,
                           .weight = -1,
                           .bias = -1,
+                          .act = -1,
                           .state = -1,
                           .folded = -1,
                           .partner = -1,

@@ -88,6 +88,7 @@ struct node {
     int64_t h, w, c;
     enum mabn_dtype dtype; /* of the output and its gradient (a GPU's outputs of the net: F32) */
     int weight, bias;      /* parameters; of a norm gamma and beta; -1: none */
+    int act;               /* of a norm: its activation's parameter; -1: none */
     void *own;             /* the kind's own fields; freed with the node */
 
     struct mabn_net_conv conv; /* convolution; kernel, stride and pad of a pool */

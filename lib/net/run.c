@@ -62,11 +62,11 @@ static mabn_status check_training(const struct mabn_net *net)
 static mabn_status clear_gradients(struct mabn_net *net)
 {
     for (int i = 0; i < net->node_count && !net->accumulate; i++) {
-        const int both[] = {net->nodes[i].weight, net->nodes[i].bias};
-        for (int k = 0; k < 2; k++)
-            if (net_gradient(net, both[k]))
-                MABN_TRY(mabn_device_zero(net->device, net_gradient(net, both[k]),
-                                          net->params->list[both[k]].count * sizeof(float)));
+        const int all[] = {net->nodes[i].weight, net->nodes[i].bias, net->nodes[i].act};
+        for (int k = 0; k < 3; k++)
+            if (net_gradient(net, all[k]))
+                MABN_TRY(mabn_device_zero(net->device, net_gradient(net, all[k]),
+                                          net->params->list[all[k]].count * sizeof(float)));
     }
     return MABN_OK;
 }
@@ -91,11 +91,11 @@ static void find_ready(struct mabn_net *net)
     size_t before = 0; /* end of what the nodes before use */
     net->ready_from = mabn_xcalloc((size_t)net->node_count, sizeof *net->ready_from);
     for (int i = 0; i < net->node_count; i++) {
-        const int both[] = {net->nodes[i].weight, net->nodes[i].bias};
+        const int all[] = {net->nodes[i].weight, net->nodes[i].bias, net->nodes[i].act};
         net->ready_from[i] = before;
-        for (int k = 0; k < 2; k++) {
-            if (both[k] < 0) continue;
-            const struct parameter *p = &net->params->list[both[k]];
+        for (int k = 0; k < 3; k++) {
+            if (all[k] < 0) continue;
+            const struct parameter *p = &net->params->list[all[k]];
             if (p->offset + p->count > before) before = p->offset + p->count;
         }
     }

@@ -65,6 +65,8 @@ struct mabn_cuda_work {
 
     float *p, *q, *r; /* (runs,C) */
     float *dgamma, *dbeta;
+    const float *act; /* (C), as norm.h has it; NULL: none */
+    float *dact;
     bool accumulate;
     const struct mabn_cuda_scaler *scaler; /* gradients are so much larger; NULL: 1 */
 };
@@ -83,6 +85,16 @@ mabn_status mabn_cuda_sample_backward(bool *done, void *dx, void *dresidual,
                                       const struct mabn_cuda_work *w,
                                       const struct mabn_cuda_grad *in,
                                       const struct mabn_cuda_rows *rows, cudaStream_t stream);
+
+/* FRN and EvoNorm-S0 (act_cuda.cu). Forward: y, and saved unless they are to be taken from there
+ * (`again`). Backward: dx, dresidual (NULL: not wanted) and the parameters' gradients. */
+mabn_status mabn_cuda_act_forward(const struct mabn_cuda_work *w,
+                                  const struct mabn_cuda_apply_in *in,
+                                  const struct mabn_cuda_rows *rows, bool again,
+                                  cudaStream_t stream);
+mabn_status mabn_cuda_act_backward(void *dx, void *dresidual, const struct mabn_cuda_work *w,
+                                   const struct mabn_cuda_grad *in,
+                                   const struct mabn_cuda_rows *rows, cudaStream_t stream);
 
 /* a, b (C) of a norm that folds, from its state: inference, none, frozen. */
 mabn_status mabn_cuda_affine_of(float *a, float *b, const struct mabn_cuda_work *w,

@@ -29,7 +29,7 @@ void mabn_work_channels(struct mabn_work *w, mabn_work_stage stage)
 
 static double *sums_of(const struct mabn_work *w, int64_t i)
 {
-    return w->sums + i * 2 * w->g.channels;
+    return w->sums + i * w->g.sums * w->g.channels;
 }
 
 void mabn_stage_reduce(struct mabn_work *w, int64_t c0, int64_t c1)
@@ -37,13 +37,13 @@ void mabn_stage_reduce(struct mabn_work *w, int64_t c0, int64_t c1)
     const struct mabn_work_shape *g = &w->g;
 
     for (int64_t i = 0; i < w->count; i++)
-        for (int which = 0; which < 2; which++) {
+        for (int which = 0; which < g->sums; which++) {
             double *out = sums_of(w, i) + which * g->channels;
             memset(out + c0, 0, (size_t)(c1 - c0) * sizeof *out);
             for (int64_t chunk = 0; chunk < g->chunks; chunk++)
                 for (int64_t f = 0; f < g->fold; f++) {
                     const double *in = w->partial +
-                                       ((i * g->chunks + chunk) * 2 + which) * g->width +
+                                       ((i * g->chunks + chunk) * g->sums + which) * g->width +
                                        f * g->channels;
                     for (int64_t c = c0; c < c1; c++)
                         out[c] += in[c];
@@ -132,10 +132,9 @@ static void add_totals(const struct mabn_work *w, int64_t i, int64_t c0, int64_t
 {
     const int64_t ch = w->g.channels;
     const double *sum = sums_of(w, i);
-    for (int64_t c = c0; c < c1; c++) {
-        w->total[c] += weight * sum[c];
-        w->total[ch + c] += weight * sum[ch + c];
-    }
+    for (int64_t k = 0; k < w->g.sums * ch; k += ch)
+        for (int64_t c = k + c0; c < k + c1; c++)
+            w->total[c] += weight * sum[c];
 }
 
 /* ---- BN and BRN ---- */
@@ -271,6 +270,93 @@ static void backward_gn(struct mabn_work *w, int64_t c0, int64_t c1)
     }
 }
 
+/* ---- FRN: a channel of a sample; EvoNorm-S0: groups, as GN ---- */
+
+static void forward_frn(struct mabn_work *w, int64_t c0, int64_t c1)
+{
+    for (int64_t i = 0; i < w->count; i++) {
+        const double *square = sums_of(w, i) + w->g.channels;
+        const double n = (double)mabn_work_rows(w, w->first + i);
+        for (int64_t c = c0; c < c1; c++) {
+            struct mabn_coef k;
+            mabn_coef_bn(&k, 0, square[c] / n, w->norm->options.eps, w->io->gamma[c],
+                         w->io->beta[c]);
+            keep(w, i, c, &k);
+        }
+    }
+}
+
+static void backward_frn(struct mabn_work *w, int64_t c0, int64_t c1)
+{
+    for (int64_t i = 0; i < w->count; i++) {
+        const double *dot = sums_of(w, i) + w->g.channels;
+        const double n = (double)mabn_work_rows(w, w->first + i);
+        for (int64_t c = c0; c < c1; c++) {
+            const struct mabn_coef f = kept(w, i, c);
+            const double gamma = w->io->gamma[c];
+            struct mabn_grad_coef k;
+            mabn_grad_bn(&k, &f, gamma, 0, gamma * dot[c], n, 1);
+            set_grad(w, i, c, &k);
+            set_share(w, i, c, &f);
+        }
+    }
+}
+
+static void forward_affine(struct mabn_work *w, int64_t c0, int64_t c1)
+{
+    for (int64_t i = 0; i < w->count; i++)
+        for (int64_t c = c0; c < c1; c++) {
+            struct mabn_coef k;
+            mabn_coef_set(&k, 0, 0, 1, 0, w->io->gamma[c], w->io->beta[c]);
+            keep(w, i, c, &k);
+        }
+}
+
+/* GN's, but that the mean is not taken off: y = gamma·istd·h + beta. */
+static void forward_evonorm(struct mabn_work *w, int64_t c0, int64_t c1)
+{
+    forward_gn(w, c0, c1);
+    for (int64_t i = 0; i < w->count; i++)
+        for (int64_t c = c0; c < c1; c++) {
+            widen(w, i, AT_B, c, w->io->beta[c]);
+            if (w->saved.b) w->saved.b[(w->first + i) * w->g.channels + c] = w->io->beta[c];
+        }
+}
+
+/* Of sums of g, g·h and g·dh/dv. */
+static void backward_evonorm(struct mabn_work *w, int64_t c0, int64_t c1)
+{
+    const int64_t ch = w->g.channels, size = ch / w->norm->options.groups;
+    const float *gamma = w->io->gamma;
+
+    for (int64_t i = 0; i < w->count; i++) {
+        double *dot = sums_of(w, i) + ch, *own = dot + ch;
+        const double n = (double)(mabn_work_rows(w, w->first + i) * size);
+        for (int64_t g = c0; g < c1; g += size) {
+            double group_dot = 0;
+            for (int64_t c = g; c < g + size; c++)
+                group_dot += gamma[c] * dot[c];
+            for (int64_t c = g; c < g + size; c++) {
+                const struct mabn_coef f = kept(w, i, c);
+                struct mabn_grad_coef k;
+                mabn_grad_bn(&k, &f, gamma[c], 0, group_dot, n, 1);
+                set_grad(w, i, c, &k);
+                dot[c] *= f.scale;
+                own[c] *= gamma[c] * f.scale;
+            }
+        }
+    }
+}
+
+static void backward_affine(struct mabn_work *w, int64_t c0, int64_t c1)
+{
+    for (int64_t i = 0; i < w->count; i++)
+        for (int64_t c = c0; c < c1; c++) {
+            const struct mabn_grad_coef k = {w->io->gamma[c], 0, 0};
+            set_grad(w, i, c, &k);
+        }
+}
+
 /* ---- SyncBN: one run a rank ---- */
 
 mabn_status mabn_work_sync_forward(struct mabn_work *w)
@@ -375,6 +461,11 @@ static struct mabn_window_step step_of(const struct mabn_work *w, int64_t run, i
     if (o->window_rule == MABN_WINDOW_SUBBATCH)
         return mabn_step_subbatch(done + 1, run, o->window, o->r_start);
     return mabn_step_iteration(done + 1 + run, o->window, o->warmup, o->r_start);
+}
+
+bool mabn_work_centres(const struct mabn_work *w)
+{
+    return w->norm->options.kind != MABN_NORM_MABN && w->norm->options.kind != MABN_NORM_FRN;
 }
 
 /* r is active; what y would be applied to stays, so that it can be applied again; and running_var
@@ -538,6 +629,12 @@ void mabn_stage_forward(struct mabn_work *w, int64_t c0, int64_t c1)
         break;
     case MABN_NORM_MABN: /* all in order */
         break;
+    case MABN_NORM_FRN:
+        forward_frn(w, c0, c1);
+        break;
+    case MABN_NORM_EVONORM_S0:
+        (w->affine ? forward_affine : forward_evonorm)(w, c0, c1);
+        break;
     default:
         forward_gn(w, c0, c1);
         break;
@@ -576,6 +673,12 @@ void mabn_stage_backward(struct mabn_work *w, int64_t c0, int64_t c1)
         break;
     case MABN_NORM_MABN:
         break;
+    case MABN_NORM_FRN:
+        backward_frn(w, c0, c1);
+        break;
+    case MABN_NORM_EVONORM_S0:
+        (w->affine ? backward_affine : backward_evonorm)(w, c0, c1);
+        break;
     default:
         backward_gn(w, c0, c1);
         break;
@@ -594,11 +697,12 @@ void mabn_stage_backward_ordered(struct mabn_work *w, int64_t c0, int64_t c1)
 void mabn_stage_backward_finish(struct mabn_work *w, int64_t c0, int64_t c1)
 {
     const struct mabn_norm_io *io = w->io;
-    const double *dbeta = w->total, *dgamma = w->total + w->g.channels;
+    const double *dbeta = w->total, *dgamma = dbeta + w->g.channels, *dact = dgamma + w->g.channels;
 
     if (w->state.iters_f32) close_backward(w, c0, c1);
     for (int64_t c = c0; c < c1; c++) {
         if (io->dgamma) io->dgamma[c] = (float)((io->accumulate ? io->dgamma[c] : 0) + dgamma[c]);
         if (io->dbeta) io->dbeta[c] = (float)((io->accumulate ? io->dbeta[c] : 0) + dbeta[c]);
+        if (w->act && io->dact) io->dact[c] = (float)((io->accumulate ? io->dact[c] : 0) + dact[c]);
     }
 }

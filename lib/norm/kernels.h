@@ -54,5 +54,26 @@ void mabn_kernel_grad_apply(void *dx, void *dresidual, const struct mabn_kernel_
                             const float *p, const float *q, const float *r, int64_t rows,
                             int64_t width);
 
+/* ---- norms with an activation of their own: act_cpu.c ---- */
+
+/* FRN: y = max(z, act), z = a·x + b [+ residual]. EvoNorm-S0: y = a·h + b, h = x·sigmoid(act·x). */
+struct mabn_kernel_act {
+    bool evonorm, half;
+    const float *a, *b, *act; /* (width) */
+};
+void mabn_kernel_act_apply(void *y, const void *x, const void *residual, struct mabn_kernel_act act,
+                           int64_t rows, int64_t width);
+
+/* FRN, g the masked dy: sum += Σ g, dot += Σ g·x, own += Σ (dy − g).
+ * EvoNorm-S0, g = dy:   sum += Σ g, dot += Σ g·h, own += Σ g·dh/dact.
+ * Of `in` shift, a and b are not read; mask says where FRN's comes from. */
+void mabn_kernel_act_grad_moments(double *sum, double *dot, double *own,
+                                  const struct mabn_kernel_grad *in, struct mabn_kernel_act act,
+                                  int64_t rows, int64_t width);
+/* FRN: dx = p·g + q·x. EvoNorm-S0: dx = p·g·dh/dx + q·(x − shift). dresidual = g, may be NULL. */
+void mabn_kernel_act_grad_apply(void *dx, void *dresidual, const struct mabn_kernel_grad *in,
+                                struct mabn_kernel_act act, const float *p, const float *q,
+                                int64_t rows, int64_t width);
+
 MABN_END_DECLS
 #endif

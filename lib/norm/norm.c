@@ -17,6 +17,8 @@ static mabn_status check_io(const struct mabn_norm *norm, const struct mabn_norm
         return mabn_fail(MABN_ERR_ARG, "norm: gamma and beta are missing");
     if (mabn_norm_state_bytes(norm) && !io->state)
         return mabn_fail(MABN_ERR_ARG, "norm: state is missing");
+    if (norm->options.kind == MABN_NORM_EVONORM_S0 && io->act && (io->residual || io->dresidual))
+        return mabn_fail(MABN_ERR_ARG, "norm: EvoNorm-S0's activation takes no residual");
     return MABN_OK;
 }
 
@@ -49,6 +51,7 @@ mabn_status mabn_norm_backward(const struct mabn_norm *norm, const struct mabn_n
         size_t bytes = io->accumulate ? 0 : (size_t)norm->channels * sizeof(float);
         if (io->dgamma) memset(io->dgamma, 0, bytes);
         if (io->dbeta) memset(io->dbeta, 0, bytes);
+        if (io->dact) memset(io->dact, 0, bytes);
         return MABN_OK;
     }
     if (io->relu && !io->y && io->dresidual)

@@ -1,9 +1,17 @@
-/* Normalization layers: one engine for BN, BRN, SyncBN, MABN, frozen BN, GN, LN and IN.
+/* Normalization layers: one engine for BN, BRN, SyncBN, MABN, frozen BN, GN, LN, IN, FRN and
+ * EvoNorm-S0.
  *
  * Every norm is three steps: *moments* (sums per group of samples and channel), *coefficients*
  * (tiny arrays turned into other tiny arrays; only this step differs between norms, see
  * coefficients.h) and *apply* (y = act(a·x + b [+ residual]) forward, dx = p·g + q·(x−k) + r
  * backward). Residual add and ReLU are part of apply, so no norm ever costs a pass for them.
+ *
+ * FRN and EvoNorm-S0 have an activation of their own, with a parameter for each channel (`act`):
+ *     FRN         y = max(gamma·x/sqrt(E[x²] + eps) + beta [+ residual], tau)
+ *     EvoNorm-S0  y = gamma·x·sigmoid(v·x)/sqrt(Var[x] + eps) + beta
+ * E over a sample's positions, Var over a group of channels of a sample. Without `act` FRN is its
+ * linear part, and EvoNorm-S0 is gamma·x + beta, as its authors have it where no activation follows;
+ * `relu` then means ReLU. EvoNorm-S0 with `act` takes no residual, and its `relu` is not looked at.
  *
  * Layout: x is (N, HW, C), channels fastest (NHWC), float32 or bfloat16; everything with one value a
  * channel and all arithmetic is float32 or double in both. Pointers need no alignment. For outputs
@@ -13,7 +21,8 @@
  * samples; each run has its own statistic (B = 0: one run of all N). A short last run (N not a
  * multiple of B) is a statistic of its own, over the samples it has; running averages of BN and BRN
  * weigh every run by its samples, MABN's windows and averages weigh every run alike, as the
- * reference does. SyncBN and frozen always use one run; GN, LN and IN use one run a sample. N = 0
+ * reference does. SyncBN and frozen always use one run; GN, LN, IN, FRN and EvoNorm-S0 one run a
+ * sample. N = 0
  * changes nothing.
  *
  * What an iteration is. BN, BRN, SyncBN: one call. MABN, sub-batch rule: one call, with all its
@@ -66,6 +75,8 @@ struct mabn_norm_io {
 
     const float *gamma; /* (C) */
     const float *beta;  /* (C) */
+    const float *act; /* (C) or NULL: FRN's tau, with relu; EvoNorm-S0's v. In bfloat16 tau is used
+                         * rounded, as y is */
     void *state;
     void *saved;   /* mabn_norm_saved_bytes, aligned to 64 */
     void *scratch; /* mabn_norm_scratch_bytes, aligned to 64 */
@@ -80,7 +91,9 @@ struct mabn_norm_io {
     void *dresidual; /* (N,HW,C) or NULL: gradient of residual = dy through ReLU; may be dy */
     float *dgamma;   /* (C) or NULL */
     float *dbeta;    /* (C) or NULL */
-    bool accumulate; /* add to dgamma and dbeta instead of overwriting; dx, dresidual overwrite */
+    float *dact;     /* (C) or NULL */
+    bool
+        accumulate; /* add to dgamma, dbeta and dact instead of overwriting; dx, dresidual overwrite */
 };
 
 /* Bytes of `scratch` for calls of at most this size (a multiple of 64); of `saved`: state.h. */
@@ -108,7 +121,7 @@ struct mabn_norm_record {
     double mu_g;  /* gamma · mean of g, g = gradient of the norm's output (through ReLU): g_B */
     double mu_gy; /* gamma · mean of g·x̂, x̂ = the normalized x: Psi_B */
 };
-/* For one run (0…S−1) and `count` channels, between a forward and its backward (backward may write
+/* EvoNorm-S0 has none: its statistic is no mean of x or g. For one run (0…S−1) and `count` channels, between a forward and its backward (backward may write
  * dx over dy): reads what backward reads. `reference`: mu_gy as the authors' recorder has it: mean
  * of g·y without the factor gamma, y the affine output of the run's *first sample*, used for all.
  */

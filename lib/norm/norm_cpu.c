@@ -56,9 +56,10 @@ static void for_runs(const struct mabn_work *w, int threads, work_step before, w
 /* Sums, with y on the way where it is known. */
 static void measure(struct mabn_work *w)
 {
-    const bool shifted = w->norm->options.kind != MABN_NORM_MABN;
+    const bool shifted = mabn_work_centres(w);
     const bool empty = !w->io->samples || !w->io->positions;
 
+    if (w->affine) return;
     w->clipped = false;
     w->known = mabn_work_knows(w);
     if (w->known) {
@@ -73,7 +74,7 @@ static void measure(struct mabn_work *w)
 static void measure_and_reckon(struct mabn_work *w)
 {
     measure(w);
-    mabn_stage_reduce(w, 0, w->g.channels);
+    if (!w->affine) mabn_stage_reduce(w, 0, w->g.channels);
     mabn_stage_forward(w, 0, w->g.channels);
 }
 
@@ -89,7 +90,7 @@ static void apply(struct mabn_work *w)
 
 static void reduce_and_forward(struct mabn_work *w, int64_t c0, int64_t c1)
 {
-    mabn_stage_reduce(w, c0, c1);
+    if (!w->affine) mabn_stage_reduce(w, c0, c1);
     mabn_stage_forward(w, c0, c1);
     mabn_stage_forward_ordered(w, c0, c1);
 }
@@ -204,7 +205,7 @@ static void backward_in_order(struct mabn_work *w)
 
 static void grad_apply(struct mabn_work *w)
 {
-    mabn_work_grad_apply(w, true);
+    mabn_work_grad_apply(w, !w->affine);
 }
 
 static void reduce_and_backward(struct mabn_work *w, int64_t c0, int64_t c1)

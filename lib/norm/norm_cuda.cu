@@ -7,6 +7,8 @@
  *     backward, joined     gradients, gradient apply; MABN: the latter with Σ dy, dbeta
  *     inference            affine, apply; GN, LN and IN as forward
  *
+ * FRN and EvoNorm-S0 have kernels of their own (act_cuda.cu).
+ *
  * GN, LN and IN are one launch where a sample's groups fit into shared memory; in backward, and a
  * small one for dgamma and dbeta. */
 #include "norm/norm_cuda.h"
@@ -94,6 +96,8 @@ void call_init(struct call *c, const struct mabn_norm *norm, const struct mabn_n
     w->chunks = mabn_cuda_chunks(&c->rows);
     w->dgamma = io->dgamma;
     w->dbeta = io->dbeta;
+    w->act = io->act;
+    w->dact = io->dact;
     w->accumulate = io->accumulate;
     w->scaler = io->scaler;
 
@@ -120,6 +124,8 @@ mabn_status check(const struct mabn_norm *norm, const struct mabn_norm_cuda_io *
         return mabn_fail(MABN_ERR_ARG, "norm: gamma and beta are missing");
     if (mabn_norm_state_bytes(norm) && !io->state)
         return mabn_fail(MABN_ERR_ARG, "norm: state is missing");
+    if (norm->options.kind == MABN_NORM_EVONORM_S0 && io->act && (io->residual || io->dresidual))
+        return mabn_fail(MABN_ERR_ARG, "norm: EvoNorm-S0's activation takes no residual");
     if (norm->sync && norm->sync->ranks > 1)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "SyncBN over several ranks is not there on GPUs");
     return MABN_OK;
@@ -233,6 +239,8 @@ mabn_status measure_and_apply(struct call *c)
     const struct mabn_cuda_apply_in in = apply_in(c, NULL, NULL, 0);
     bool done = false;
 
+    if (mabn_norm_act_name(c->norm->options.kind))
+        return mabn_cuda_act_forward(w, &in, &c->rows, false, c->stream);
     if (over_sample(c->norm->options.kind))
         MABN_TRY(mabn_cuda_sample_forward(&done, w, &in, &c->rows, c->stream));
     if (done) return MABN_OK;
@@ -303,6 +311,8 @@ mabn_status backward_measured(const struct call *c, struct mabn_cuda_grad *in)
     bool done = false;
 
     if (in->mask == MABN_MASK_NONE && in->dy == dresidual) dresidual = NULL; /* it is there */
+    if (mabn_norm_act_name(w->o.kind))
+        return mabn_cuda_act_backward(c->io->dx, dresidual, w, in, &c->rows, c->stream);
     if (over_sample(w->o.kind))
         MABN_TRY(
             mabn_cuda_sample_backward(&done, c->io->dx, dresidual, w, in, &c->rows, c->stream));
@@ -381,6 +391,9 @@ mabn_status mabn_norm_cuda_reapply(const struct mabn_norm *norm, const struct ma
     MABN_TRY(check(norm, io));
     if (!io->samples || !io->positions) return MABN_OK;
     call_init(&c, norm, io);
+    const struct mabn_cuda_apply_in in = apply_in(&c, NULL, NULL, 0);
+    if (mabn_norm_act_name(norm->options.kind))
+        return mabn_cuda_act_forward(&c.work, &in, &c.rows, true, c.stream);
     return apply_saved(&c, {});
 }
 
@@ -395,6 +408,7 @@ mabn_status mabn_norm_cuda_backward(const struct mabn_norm *norm,
         const cudaStream_t stream = static_cast<cudaStream_t>(io->stream);
         if (io->dgamma) MABN_CUDA_TRY(cudaMemsetAsync(io->dgamma, 0, bytes, stream));
         if (io->dbeta) MABN_CUDA_TRY(cudaMemsetAsync(io->dbeta, 0, bytes, stream));
+        if (io->dact) MABN_CUDA_TRY(cudaMemsetAsync(io->dact, 0, bytes, stream));
         return MABN_OK;
     }
     const bool joined = io->dsum || io->dot;

@@ -39,7 +39,7 @@ struct mabn_norm_cuda_io { /* as struct mabn_norm_io; device memory */
     const float *sum, *square; /* (C) or NULL: a joined forward */
     const float *dsum, *dot;   /* (C) or NULL: a joined backward */
 
-    const float *gamma, *beta;
+    const float *gamma, *beta, *act;
     void *state;
     void *saved;   /* mabn_norm_saved_bytes; aligned to 64 */
     void *scratch; /* mabn_norm_cuda_scratch_bytes; aligned to 64 */
@@ -49,7 +49,7 @@ struct mabn_norm_cuda_io { /* as struct mabn_norm_io; device memory */
 
     const void *dy;
     void *dx, *dresidual;
-    float *dgamma, *dbeta;
+    float *dgamma, *dbeta, *dact;
     bool accumulate;
     const struct mabn_cuda_scaler *scaler; /* ops/ops_cuda.h; NULL: no loss scaling */
 

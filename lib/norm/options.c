@@ -5,11 +5,18 @@
 #include <string.h>
 
 const struct mabn_word mabn_norm_kinds[] = {
-    {MABN_NORM_NONE, "none"}, {MABN_NORM_BN, "bn"},
-    {MABN_NORM_BRN, "brn"},   {MABN_NORM_SYNCBN, "syncbn"},
-    {MABN_NORM_MABN, "mabn"}, {MABN_NORM_FROZEN, "frozen"},
-    {MABN_NORM_GN, "gn"},     {MABN_NORM_LN, "ln"},
-    {MABN_NORM_IN, "in"},     {0, NULL},
+    {MABN_NORM_NONE, "none"},
+    {MABN_NORM_BN, "bn"},
+    {MABN_NORM_BRN, "brn"},
+    {MABN_NORM_SYNCBN, "syncbn"},
+    {MABN_NORM_MABN, "mabn"},
+    {MABN_NORM_FROZEN, "frozen"},
+    {MABN_NORM_GN, "gn"},
+    {MABN_NORM_LN, "ln"},
+    {MABN_NORM_IN, "in"},
+    {MABN_NORM_FRN, "frn"},
+    {MABN_NORM_EVONORM_S0, "evonorm-s0"},
+    {0, NULL},
 };
 const struct mabn_word mabn_window_rules[] = {
     {MABN_WINDOW_SUBBATCH, "subbatch"},
@@ -47,7 +54,7 @@ void mabn_norm_options_init(struct mabn_norm_options *options, enum mabn_norm_ki
 {
     memset(options, 0, sizeof *options);
     options->kind = kind;
-    options->eps = kind == MABN_NORM_FROZEN ? 0 : 1e-5;
+    options->eps = kind == MABN_NORM_FROZEN ? 0 : kind == MABN_NORM_FRN ? 1e-6 : 1e-5;
     options->momentum = kind == MABN_NORM_MABN ? 0.98 : kind == MABN_NORM_BRN ? 0.99 : 0.9;
     options->groups = 32;
     options->window_rule = MABN_WINDOW_SUBBATCH;
@@ -114,10 +121,11 @@ mabn_status mabn_norm_init(struct mabn_norm *norm, const struct mabn_norm_option
         return mabn_fail(MABN_ERR_ARG, "a norm's momentum must be 0 to 1, is %g", o.momentum);
     if (o.kind == MABN_NORM_MABN) MABN_TRY(check_mabn(&o));
     if (o.kind == MABN_NORM_BRN) MABN_TRY(check_brn(&o));
-    if (o.kind == MABN_NORM_GN && (o.groups < 1 || channels % o.groups))
+    const bool grouped = o.kind == MABN_NORM_GN || o.kind == MABN_NORM_EVONORM_S0;
+    if (grouped && (o.groups < 1 || channels % o.groups))
         return mabn_fail(MABN_ERR_ARG, "%d groups do not divide %d channels", o.groups, channels);
     if (o.kind == MABN_NORM_LN) o.groups = 1;
-    if (o.kind == MABN_NORM_IN) o.groups = channels;
+    if (o.kind == MABN_NORM_IN || o.kind == MABN_NORM_FRN) o.groups = channels;
     memset(norm, 0, sizeof *norm);
     norm->options = o;
     norm->channels = channels;
@@ -126,7 +134,16 @@ mabn_status mabn_norm_init(struct mabn_norm *norm, const struct mabn_norm_option
 
 bool mabn_norm_folds(enum mabn_norm_kind kind)
 {
-    return kind != MABN_NORM_GN && kind != MABN_NORM_LN && kind != MABN_NORM_IN;
+    switch (kind) {
+    case MABN_NORM_GN:
+    case MABN_NORM_LN:
+    case MABN_NORM_IN:
+    case MABN_NORM_FRN:
+    case MABN_NORM_EVONORM_S0:
+        return false;
+    default:
+        return true;
+    }
 }
 
 bool mabn_norm_measures(enum mabn_norm_kind kind)
@@ -142,4 +159,9 @@ bool mabn_norm_trains(enum mabn_norm_kind kind)
 bool mabn_norm_has_affine(enum mabn_norm_kind kind)
 {
     return kind != MABN_NORM_NONE;
+}
+
+const char *mabn_norm_act_name(enum mabn_norm_kind kind)
+{
+    return kind == MABN_NORM_FRN ? "tau" : kind == MABN_NORM_EVONORM_S0 ? "v" : NULL;
 }

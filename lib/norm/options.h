@@ -21,6 +21,8 @@ enum mabn_norm_kind {
     MABN_NORM_GN,     /* Wu and He 2018 */
     MABN_NORM_LN,     /* one group of all channels */
     MABN_NORM_IN,     /* every channel a group */
+    MABN_NORM_FRN,    /* Singh and Krishnan 2020, filter response normalization, with its TLU */
+    MABN_NORM_EVONORM_S0, /* Liu et al. 2020 */
     MABN_NORM_KINDS
 };
 
@@ -40,10 +42,10 @@ enum mabn_window_rule {
 struct mabn_norm_options {
     enum mabn_norm_kind kind;
     int norm_batch;  /* B: samples behind one batch statistic; 0: all of a call */
-    double eps;      /* 1e-5; frozen: 0 */
+    double eps;      /* 1e-5; FRN 1e-6; frozen: 0 */
     double momentum; /* share of the old running value kept: BN, SyncBN 0.9, BRN 0.99, MABN 0.98
                       * (PyTorch's "momentum" is 1 minus this) */
-    int groups;      /* GN: groups of channels, 32; must divide C */
+    int groups;      /* GN, EvoNorm-S0: groups of channels, 32; must divide C */
 
     /* MABN */
     enum mabn_window_rule window_rule; /* sub-batch */
@@ -79,7 +81,8 @@ struct mabn_norm {
     const struct mabn_norm_sync *sync; /* borrowed; NULL: one rank. SyncBN only */
 };
 
-/* "none", "bn", "brn", "syncbn", "mabn", "frozen", "gn", "ln", "in". */
+/* "none", "bn", "brn", "syncbn", "mabn", "frozen", "gn", "ln", "in", "frn", "evonorm-s0".
+ */
 extern const struct mabn_word mabn_norm_kinds[];
 const char *mabn_norm_kind_name(enum mabn_norm_kind kind);
 MABN_MUST_USE mabn_status mabn_norm_kind_parse(enum mabn_norm_kind *kind, const char *name);
@@ -105,6 +108,9 @@ bool mabn_norm_measures(enum mabn_norm_kind kind);
 bool mabn_norm_trains(enum mabn_norm_kind kind);
 /* Has "weight" and "bias" (all but none). */
 bool mabn_norm_has_affine(enum mabn_norm_kind kind);
+/* What the activation that belongs to the norm trains for each channel, as checkpoints name it: FRN's
+ * "tau", which starts at 0, EvoNorm-S0's "v", at 1; NULL: ReLU follows, or nothing. */
+const char *mabn_norm_act_name(enum mabn_norm_kind kind);
 
 MABN_END_DECLS
 #endif

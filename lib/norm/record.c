@@ -2,14 +2,14 @@
  * double. */
 #include "norm/internal.h"
 
-/* The gradient of the norm's output at offset o, through ReLU. */
+/* The gradient of the norm's output at offset o of channel c, through ReLU or FRN's TLU. */
 static double gradient(const struct mabn_norm_io *io, const struct mabn_norm_saved *s, int64_t o,
-                       int64_t k)
+                       int64_t k, int c)
 {
-    const float g = mabn_norm_value(io, io->dy, o);
+    const float g = mabn_norm_value(io, io->dy, o), least = io->act ? io->act[c] : 0;
     if (!io->relu) return g;
-    if (io->y) return mabn_norm_value(io, io->y, o) <= 0 ? 0 : g;
-    return s->a[k] * mabn_norm_value(io, io->x, o) + s->b[k] <= 0 ? 0 : g;
+    if (io->y) return mabn_norm_value(io, io->y, o) <= least ? 0 : g;
+    return s->a[k] * mabn_norm_value(io, io->x, o) + s->b[k] <= least ? 0 : g;
 }
 
 static void record(struct mabn_norm_record *out, const struct mabn_norm *norm,
@@ -27,7 +27,7 @@ static void record(struct mabn_norm_record *out, const struct mabn_norm *norm,
     for (int64_t r = first; r < last; r++) {
         const int64_t o = r * channels + c;
         const int64_t o0 = (first + (r - first) % io->positions) * channels + c;
-        const double x = mabn_norm_value(io, io->x, o), g = gradient(io, &s, o, k);
+        const double x = mabn_norm_value(io, io->x, o), g = gradient(io, &s, o, k, c);
         x1 += x;
         x2 += x * x;
         g1 += g;
@@ -44,7 +44,7 @@ mabn_status mabn_norm_record(const struct mabn_norm *norm, const struct mabn_nor
                              int64_t run, const int *channels, int count, bool reference,
                              struct mabn_norm_record *out)
 {
-    if (!mabn_norm_measures(norm->options.kind))
+    if (!mabn_norm_measures(norm->options.kind) || norm->options.kind == MABN_NORM_EVONORM_S0)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "norm '%s' takes no statistics to record",
                          mabn_norm_kind_name(norm->options.kind));
     if (!io->samples || !io->positions || run < 0 || run >= mabn_norm_runs(norm, io->samples))

@@ -154,6 +154,8 @@ int64_t mabn_norm_run_samples(const struct mabn_norm *norm, int64_t samples)
     case MABN_NORM_GN:
     case MABN_NORM_LN:
     case MABN_NORM_IN:
+    case MABN_NORM_FRN:
+    case MABN_NORM_EVONORM_S0:
         return 1;
     case MABN_NORM_BN:
     case MABN_NORM_BRN:

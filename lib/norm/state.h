@@ -27,7 +27,7 @@ struct mabn_norm_tensor {
  *   MABN, sub-batch      running_var (C), sta_matrix (m,2m), pre_x2 (m,C), pre_gz (m,C), iters (1)
  *                        float32; the rows of pre_* from the oldest to the newest statistic
  *   MABN, iteration      running_var (1,C,1,1), iters (1) int64, buffer_x2 (m,C), buffer_gz (m,C)
- *   none, GN, LN, IN     nothing
+ *   none, GN, LN, IN, FRN, EvoNorm-S0   nothing
  * BRN: the moving deviation of Ioffe's paper is sqrt(running_var + eps). Returns how many. */
 int mabn_norm_state_list(const struct mabn_norm *norm, void *state,
                          struct mabn_norm_tensor list[MABN_NORM_MAX_TENSORS]);

@@ -38,6 +38,7 @@ static void shape_init(struct mabn_work_shape *g, const struct mabn_norm *norm, 
     g->channels = norm->channels;
     g->fold = g->channels < NARROW ? WIDE / g->channels : 1;
     g->width = g->fold * g->channels;
+    g->sums = mabn_norm_act_name(norm->options.kind) ? 3 : 2;
     g->runs = mabn_norm_runs(norm, samples);
     g->run_samples = mabn_norm_run_samples(norm, samples);
     g->run_rows = g->run_samples * positions;
@@ -60,21 +61,23 @@ static size_t align64(size_t bytes)
 }
 
 struct layout {
-    size_t partial, sums, total, wide, bytes;
+    size_t partial, sums, total, wide, act, bytes;
 };
 
 /* Scratch for `runs` runs and `items` chunks of them at a time. */
-static struct layout scratch_layout(int64_t runs, int64_t items, int64_t channels, int64_t width)
+static struct layout scratch_layout(const struct mabn_work_shape *g, int64_t runs, int64_t items)
 {
-    const size_t r = (size_t)runs, w = (size_t)width, c = (size_t)channels;
+    const size_t r = (size_t)runs, w = (size_t)g->width, c = (size_t)g->channels;
+    const size_t sums = (size_t)g->sums;
     struct layout l;
 
     l.partial = 0;
-    l.sums = l.partial + align64((size_t)items * 2 * w * sizeof(double));
+    l.sums = l.partial + align64((size_t)items * sums * w * sizeof(double));
     /* SyncBN sends two more numbers behind its one run's sums. */
-    l.total = l.sums + align64((r * 2 * c + 2) * sizeof(double));
-    l.wide = l.total + align64(2 * c * sizeof(double));
-    l.bytes = l.wide + align64(r * MABN_WORK_ARRAYS * w * sizeof(float));
+    l.total = l.sums + align64((r * sums * c + 2) * sizeof(double));
+    l.wide = l.total + align64(sums * c * sizeof(double));
+    l.act = l.wide + align64(r * MABN_WORK_ARRAYS * w * sizeof(float));
+    l.bytes = l.act + (sums > 2 ? align64(w * sizeof(float)) : 0);
     return l;
 }
 
@@ -92,7 +95,23 @@ size_t mabn_work_scratch(const struct mabn_norm *norm, int64_t samples, int64_t 
     const int64_t runs = min64(max64(MAX_CHUNKS, MAX_SLOTS * unit), samples + unit);
     const int64_t items =
         min64(max64(MAX_CHUNKS, slots), samples + unit + values / CHUNK_VALUES + 1);
-    return scratch_layout(runs, items, g.channels, g.width).bytes;
+    return scratch_layout(&g, runs, items).bytes;
+}
+
+static bool is_half(const struct mabn_work *w)
+{
+    return w->io->dtype == MABN_DTYPE_BF16;
+}
+
+/* tau meets what y's type holds, so that what was cut off is known by y. */
+static void set_act(struct mabn_work *w, float *act)
+{
+    const bool round = is_half(w) && w->norm->options.kind == MABN_NORM_FRN;
+    for (int64_t i = 0; i < w->g.width; i++) {
+        const float v = w->io->act[i % w->g.channels];
+        act[i] = round ? mabn_bf16_float(mabn_bf16_round(v)) : v;
+    }
+    w->act = act;
 }
 
 void mabn_work_init(struct mabn_work *w, const struct mabn_norm *norm,
@@ -103,16 +122,18 @@ void mabn_work_init(struct mabn_work *w, const struct mabn_norm *norm,
     w->io = io;
     shape_init(&w->g, norm, io->samples, io->positions);
     const int64_t runs = max64(w->g.wave_runs, w->g.slots * w->g.unit_runs);
-    struct layout l = scratch_layout(runs, runs * w->g.chunks, w->g.channels, w->g.width);
+    struct layout l = scratch_layout(&w->g, runs, runs * w->g.chunks);
     char *p = (char *)io->scratch;
     w->partial = (double *)(p + l.partial);
     w->sums = (double *)(p + l.sums);
     w->total = (double *)(p + l.total);
     w->wide = (float *)(p + l.wide);
+    w->affine = norm->options.kind == MABN_NORM_EVONORM_S0 && !io->act;
+    if (io->act && w->g.sums > 2) set_act(w, (float *)(p + l.act));
     w->serial = io->samples * io->positions * norm->channels < UNIT_VALUES;
     mabn_norm_state_view(&w->state, norm, io->state);
     if (io->saved) mabn_norm_saved_view(&w->saved, norm, io->saved, io->samples);
-    memset(w->total, 0, 2 * (size_t)norm->channels * sizeof(double));
+    memset(w->total, 0, (size_t)(w->g.sums * norm->channels) * sizeof(double));
 }
 
 bool mabn_work_next(struct mabn_work *w)
@@ -129,8 +150,8 @@ struct mabn_work mabn_work_unit(const struct mabn_work *w, int64_t unit, int slo
 
     one.first = unit * runs;
     one.count = min64(runs, w->g.runs - one.first);
-    one.partial += at * w->g.chunks * 2 * w->g.width;
-    one.sums += at * 2 * w->g.channels;
+    one.partial += at * w->g.chunks * w->g.sums * w->g.width;
+    one.sums += at * w->g.sums * w->g.channels;
     one.wide += at * MABN_WORK_ARRAYS * w->g.width;
     one.serial = true;
     one.shared = true;
@@ -166,17 +187,12 @@ static int64_t items(const struct mabn_work *w)
     return w->count * w->g.chunks;
 }
 
-/* The item's two sums (width each), zeroed. */
+/* The item's sums (width each), zeroed. */
 static double *partial_at(const struct mabn_work *w, int64_t index)
 {
-    double *p = w->partial + index * 2 * w->g.width;
-    memset(p, 0, 2 * (size_t)w->g.width * sizeof *p);
+    double *p = w->partial + index * w->g.sums * w->g.width;
+    memset(p, 0, (size_t)(w->g.sums * w->g.width) * sizeof *p);
     return p;
-}
-
-static bool is_half(const struct mabn_work *w)
-{
-    return w->io->dtype == MABN_DTYPE_BF16;
 }
 
 /* `by` values into an array of rows that may be NULL. */
@@ -208,6 +224,26 @@ void mabn_work_sums(const struct mabn_work *w, bool shifted)
     }
 }
 
+static struct mabn_kernel_act act_of(const struct mabn_work *w, const float *a, const float *b)
+{
+    const struct mabn_kernel_act act = {.evonorm = w->norm->options.kind == MABN_NORM_EVONORM_S0,
+                                        .half = is_half(w),
+                                        .a = a,
+                                        .b = b,
+                                        .act = w->act};
+    return act;
+}
+
+static void act_apply(const struct mabn_work *w, const float *a, const float *b, int64_t at,
+                      int64_t rows, int64_t width)
+{
+    const struct mabn_norm_io *io = w->io;
+    const bool half = is_half(w);
+    const void *residual = offset(io->residual, at, half);
+    mabn_kernel_act_apply(offset(io->y, at, half), offset(io->x, at, half), residual,
+                          act_of(w, a, b), rows, width);
+}
+
 void mabn_work_apply(const struct mabn_work *w, bool squares)
 {
     const struct mabn_norm_io *io = w->io;
@@ -220,6 +256,11 @@ void mabn_work_apply(const struct mabn_work *w, bool squares)
         double *square = squares ? partial_at(w, index) + width : NULL;
         const float *a = mabn_work_wide(w, it.i, AT_A), *b = mabn_work_wide(w, it.i, AT_B);
         const int64_t at = it.offset, tail = at + it.rows * width;
+        if (w->act) {
+            act_apply(w, a, b, at, it.rows, width);
+            act_apply(w, a, b, tail, it.tail, c);
+            continue;
+        }
         mabn_kernel_apply(offset(io->y, at, half), square, offset(io->x, at, half),
                           offset(io->residual, at, half), half, a, b, io->relu, it.rows, width);
         mabn_kernel_apply(offset(io->y, tail, half), square, offset(io->x, tail, half),
@@ -249,6 +290,27 @@ static void grad_advance(struct mabn_kernel_grad *in, int64_t by)
     in->y = offset(in->y, by, in->half);
 }
 
+static void grad_sums(const struct mabn_work *w, double *sum, const struct mabn_kernel_grad *in,
+                      int64_t rows, int64_t width)
+{
+    const int64_t step = w->g.width;
+    if (w->act)
+        mabn_kernel_act_grad_moments(sum, sum + step, sum + 2 * step, in, act_of(w, in->a, in->b),
+                                     rows, width);
+    else
+        mabn_kernel_grad_moments(sum, sum + step, in, rows, width);
+}
+
+static void grad_write(const struct mabn_work *w, void *dx, void *dresidual,
+                       const struct mabn_kernel_grad *in, const float *p, const float *q,
+                       const float *r, int64_t rows, int64_t width)
+{
+    if (w->act)
+        mabn_kernel_act_grad_apply(dx, dresidual, in, act_of(w, in->a, in->b), p, q, rows, width);
+    else
+        mabn_kernel_grad_apply(dx, dresidual, in, p, q, r, rows, width);
+}
+
 void mabn_work_grad_sums(const struct mabn_work *w)
 {
     const int64_t width = w->g.width;
@@ -258,9 +320,9 @@ void mabn_work_grad_sums(const struct mabn_work *w)
         const struct item it = item_at(w, index);
         double *sum = partial_at(w, index);
         struct mabn_kernel_grad in = grad_in(w, &it);
-        mabn_kernel_grad_moments(sum, sum + width, &in, it.rows, width);
+        grad_sums(w, sum, &in, it.rows, width);
         grad_advance(&in, it.rows * width);
-        mabn_kernel_grad_moments(sum, sum + width, &in, it.tail, w->g.channels);
+        grad_sums(w, sum, &in, it.tail, w->g.channels);
     }
 }
 
@@ -278,9 +340,9 @@ void mabn_work_grad_apply(const struct mabn_work *w, bool full)
         void *dx = offset(io->dx, it.offset, in.half);
         void *dres = offset(io->dresidual, it.offset, in.half);
         const int64_t by = it.rows * width;
-        mabn_kernel_grad_apply(dx, dres, &in, p, q, r, it.rows, width);
+        grad_write(w, dx, dres, &in, p, q, r, it.rows, width);
         grad_advance(&in, by);
-        mabn_kernel_grad_apply(offset(dx, by, in.half), offset(dres, by, in.half), &in, p, q, r,
-                               it.tail, w->g.channels);
+        grad_write(w, offset(dx, by, in.half), offset(dres, by, in.half), &in, p, q, r, it.tail,
+                   w->g.channels);
     }
 }

@@ -18,6 +18,7 @@ struct mabn_work_shape {
     int64_t unit_runs;           /* runs that a thread takes together when threads share runs */
     int64_t slots;               /* threads that may; 1 when runs are large */
     int64_t wave_runs;           /* runs of a wave when threads share rows */
+    int64_t sums;                /* of a channel: 2, with an activation's own parameter 3 */
 };
 
 /* Coefficient arrays of a run, repeated to the shape's width. */
@@ -30,10 +31,12 @@ struct mabn_work {
     struct mabn_work_shape g;
     struct mabn_norm_state state;
     struct mabn_norm_saved saved; /* all NULL in inference */
-    double *partial;              /* (runs,chunks,2,width) sums of chunks */
-    double *sums;                 /* (runs,2,C) */
+    double *partial;              /* (runs,chunks,sums,width) sums of chunks */
+    double *sums;                 /* (runs,sums,C) */
     float *wide;                  /* (runs,ARRAYS,width) */
-    double *total;                /* (2,C), over all runs of the call */
+    double *total;                /* (sums,C), over all runs of the call */
+    float *act;                   /* (width) io->act as it is used; NULL: none */
+    bool affine;                  /* EvoNorm-S0 without activation: nothing is measured */
     int64_t first, count;
     bool serial;               /* use one thread */
     bool shared;               /* other threads are at other runs of this call */
@@ -85,6 +88,8 @@ void mabn_stage_reduce(struct mabn_work *w, int64_t c0, int64_t c1);
 /* Before the sums: what moments are taken around; MABN's a and b before their time. */
 void mabn_stage_shift(struct mabn_work *w, int64_t c0, int64_t c1);
 void mabn_stage_known(struct mabn_work *w, int64_t c0, int64_t c1);
+/* Statistics are about the mean, not about 0. */
+bool mabn_work_centres(const struct mabn_work *w);
 /* MABN: can the work's runs be applied before they are measured? */
 bool mabn_work_knows(const struct mabn_work *w);
 

@@ -247,6 +247,42 @@ END
     from --mean 0.5 --allow-weights input one/model.h5 >/dev/null
 }
 
+@test "FRN and EvoNorm-S0: their own activations are trained, kept, evaluated and converted" {
+    value() { sed "s/.*\"$2\":\([-0-9.e]*\).*/\1/" <<<"$1"; }
+    for norm in frn evonorm-s0; do
+        own=$([ $norm = frn ] && echo tau || echo v)
+        train --val "$DATA" -o $norm --norm $norm --groups 2 --epochs 2 --precision fp32 -q >out
+        val=$(grep '"t":"val"' out | tail -1)
+        mabn-eval imagenet $norm/model.h5 "$DATA" --precision fp32 --json -q >eval
+        assert_equal "$(value "$(cat eval)" top1)" "$(value "$val" top1)"
+        # Where a shortcut is added, tau cuts off the sum; EvoNorm-S0 has no v there.
+        mabn-init cifar-resnet8 --base-width 4 --norm $norm --groups 2 --list -q >list
+        grep -q "^bn1.$own	" list
+        run -1 grep "downsample.1.$own" list
+        run grep -c "bn2.$own" list
+        assert_equal "$output" "$([ $norm = frn ] && echo 3 || echo 0)"
+        run tensor $norm/model.h5 "bn1.$own"
+        assert_success
+        refute_output --partial "nan"
+        run -1 grep -E '\(0\): [01], [01],' <<<"$output" # trained
+        # With less memory: the same bits.
+        train --val "$DATA" -o less --norm $norm --groups 2 --epochs 2 --precision fp32 -q --save-memory >out
+        assert_equal "$(grep '"t":"val"' out | tail -1 | sed 's/,"seconds.*//')" "$(sed 's/,"seconds.*//' <<<"$val")"
+        mabn-convert -q -f $norm/model.h5 -o a.pth
+        mabn-convert -q -f a.pth -o back.h5
+        run tensor back.h5 "layer3.0.bn1.$own"
+        assert_output "$(tensor $norm/model.h5 "layer3.0.bn1.$own")"
+        run mabn-convert -q $norm/model.h5 -o a.onnx
+        assert_failure 1
+        assert_output --partial "has norm $norm, which cannot become ONNX"
+        rm -rf less
+    done
+    mabn-eval imagenet frn/model.h5 "$DATA" --precision bf16 --json -q >eval
+    run train -o one --norm frn --size 8 --arch resnet10 --base-width 4 -q
+    assert_failure 1
+    assert_output --partial "norm frn over a single position"
+}
+
 @test "recorded statistics: four numbers a layer and step, drawn by mabn-plot" {
     for b in 2 8; do
         train -o run$b --norm bn -B $b --steps 6 --record-stats stats$b.jsonl --stats-channels 0,3 -q >/dev/null

@@ -552,7 +552,7 @@ int main(void)
     if (!gpu_ready()) return tap_done();
     must(mabn_device_new(&cpu, MABN_DEVICE_CPU, 1));
     must(mabn_device_new(&gpu, MABN_DEVICE_CUDA, 1));
-    for (const char *norm : {"bn", "brn", "gn", "in", "frozen"})
+    for (const char *norm : {"bn", "brn", "gn", "in", "frozen", "frn", "evonorm-s0"})
         test_training("cifar-resnet8", norm, MABN_NET_FP32, false, 3);
     test_training("cifar-resnet8", "mabn", MABN_NET_FP32, false, STEPS);
     test_training("cifar-resnet8", "mabn", MABN_NET_FP32, true, STEPS);

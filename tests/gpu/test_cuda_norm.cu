@@ -28,10 +28,10 @@ struct layer {
     struct mabn_norm norm;
     struct shape shape;
     enum mabn_dtype dtype;
-    std::vector<float> gamma, beta;
+    std::vector<float> gamma, beta, act;
     std::vector<char> state;
     std::vector<char> saved, scratch;
-    std::vector<float> y, dx, dresidual, dgamma, dbeta;
+    std::vector<float> y, dx, dresidual, dgamma, dbeta, dact;
 
     layer(const struct mabn_norm_options &o, const struct shape &s, enum mabn_dtype type)
         : shape(s), dtype(type)
@@ -41,6 +41,8 @@ struct layer {
         if (mabn_norm_init(&norm, &options, s.channels)) MABN_BUG("%s", mabn_error_message());
         gamma = gpu_random((size_t)s.channels, 1, MABN_DTYPE_F32, 1, 0.3);
         beta = gpu_random((size_t)s.channels, 2, MABN_DTYPE_F32, 0, 0.3);
+        const bool frn = norm.options.kind == MABN_NORM_FRN;
+        act = gpu_random((size_t)s.channels, 3, type, frn ? -0.1 : 1, 0.3);
         state.resize(mabn_norm_state_bytes(&norm) + 64);
         mabn_norm_state_reset(&norm, state.data());
         saved.resize(mabn_norm_saved_bytes(&norm, s.samples));
@@ -51,6 +53,12 @@ struct layer {
         dresidual.resize(n);
         dgamma.resize((size_t)s.channels);
         dbeta.resize((size_t)s.channels);
+        dact.resize((size_t)s.channels);
+    }
+    bool acts(const struct mode &m) const
+    {
+        const enum mabn_norm_kind kind = norm.options.kind;
+        return m.relu && mabn_norm_act_name(kind) && (kind != MABN_NORM_EVONORM_S0 || !m.residual);
     }
     size_t values() const
     {
@@ -92,6 +100,10 @@ static struct mabn_norm_io cpu_io(struct layer &l, const struct mode &m, const f
     io.dresidual = m.residual ? l.dresidual.data() : NULL;
     io.dgamma = l.dgamma.data();
     io.dbeta = l.dbeta.data();
+    if (l.acts(m)) {
+        io.act = l.act.data();
+        io.dact = l.dact.data();
+    }
     return io;
 }
 
@@ -137,13 +149,15 @@ static void run(const struct mabn_norm_options &options, const struct shape &s,
     gpu_bytes saved(l.saved.size());
     gpu_bytes scratch(mabn_norm_cuda_scratch_bytes(&l.norm, s.samples, s.positions));
     gpu_array y(n, dtype), again(n, dtype), dx(n, dtype), dresidual(n, dtype);
-    gpu_values<float> dgamma(l.dgamma), dbeta(l.dbeta);
+    gpu_values<float> dgamma(l.dgamma), dbeta(l.dbeta), act(l.act), dact(l.dact);
     struct mabn_norm_cuda_io io = {};
 
     io.samples = s.samples;
     io.positions = s.positions;
     io.dtype = dtype;
     io.relu = m.relu;
+    io.act = l.acts(m) ? act.at() : NULL;
+    io.dact = l.acts(m) ? dact.at() : NULL;
     io.gamma = gamma.at();
     io.beta = beta.at();
     io.state = state.p;
@@ -176,6 +190,11 @@ static void run(const struct mabn_norm_options &options, const struct shape &s,
         if (mabn_norm_forward(&l.norm, &cpu)) MABN_BUG("%s", mabn_error_message());
         if (mabn_norm_cuda_forward(&l.norm, &io)) verdict.add(mabn_error_message(), 1, 0);
         verdict.add("y", y.values(), l.y, tolerance);
+        /* FRN's mask: what is just above tau is tau when rounded. */
+        if (l.acts(m)) {
+            const std::vector<float> held = gpu_array(l.y, dtype).values();
+            std::copy(held.begin(), held.end(), l.y.begin());
+        }
         io.y = again.p;
         if (mabn_norm_cuda_reapply(&l.norm, &io)) verdict.add(mabn_error_message(), 1, 0);
         verdict.add("y again", again.values(), y.values(), 0);
@@ -189,6 +208,7 @@ static void run(const struct mabn_norm_options &options, const struct shape &s,
             verdict.add("dgamma", dgamma.values(), l.dgamma, 3e-5);
             verdict.add("dbeta", dbeta.values(), l.dbeta, 3e-5);
         }
+        if (l.acts(m)) verdict.add("dact", dact.values(), l.dact, 3e-5);
         compare_state(&verdict, l, state.values());
 
         if (step + 1 < steps) continue;

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Compare the normalization layers with PyTorch's, live, on random shapes; or their speed.
+"""Compare the normalization layers with PyTorch's (FRN and EvoNorm-S0: written out), live, on random shapes; or their speed.
 
     /usr/bin/python3 tests/peer/norms.py [--cases 200] [--seed 1]
     /usr/bin/python3 tests/peer/norms.py --bench [--batch 8] [--threads 2]
@@ -85,6 +85,12 @@ int peer_infer(struct peer *p, float *y, const float *x, const float *residual)
     return mabn_norm_infer(&p->norm, &p->io);
 }
 
+/* FRN's tau or EvoNorm-S0's v, and where its gradient goes. */
+void peer_act(struct peer *p, float *act, float *dact)
+{
+    p->io.act = act, p->io.dact = dact;
+}
+
 void peer_free(struct peer *p)
 {
     free(p->io.state), free(p->io.saved), free(p->io.scratch), free(p);
@@ -110,6 +116,7 @@ def load():
                              ctypes.c_long, ctypes.c_long, ctypes.c_int, ctypes.c_int,
                              ctypes.c_void_p, ctypes.c_void_p]
     for f, n in ((lib.peer_forward, 4), (lib.peer_infer, 4), (lib.peer_backward, 7),
+                 (lib.peer_act, 3),
                  (lib.peer_free, 1)):
         f.argtypes = [ctypes.c_void_p] * n
     lib.peer_state.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
@@ -185,9 +192,90 @@ def compare_case(lib, rng, kind, worst):
     lib.peer_free(peer)
 
 
+class Frn(nn.Module):
+    """Filter response normalization, from the formulas of Singh and Krishnan 2020."""
+
+    def __init__(self, c):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(c)), nn.Parameter(torch.zeros(c))
+        self.act = nn.Parameter(torch.zeros(c))
+
+    def forward(self, x, residual, active):
+        column = lambda p: p.view(1, -1, 1, 1)
+        nu2 = x.square().mean((2, 3), keepdim=True)
+        y = column(self.weight) * x / torch.sqrt(nu2 + 1e-6) + column(self.bias)
+        y = y if residual is None else y + residual
+        return torch.maximum(y, column(self.act)) if active else y
+
+
+class EvoNormS0(nn.Module):
+    """From the formulas of Liu et al. 2020: x·sigmoid(v·x) over the groups' deviation; without an
+    activation gamma and beta alone, to which a shortcut is added and ReLU."""
+
+    def __init__(self, c, groups):
+        super().__init__()
+        self.groups = groups
+        self.weight, self.bias = nn.Parameter(torch.ones(c)), nn.Parameter(torch.zeros(c))
+        self.act = nn.Parameter(torch.ones(c))
+
+    def forward(self, x, residual, active):
+        column = lambda p: p.view(1, -1, 1, 1)
+        if active and residual is None:
+            n, c, h, w = x.shape
+            var = x.view(n, self.groups, -1).var(2, unbiased=False)
+            std = torch.sqrt(var + 1e-5).repeat_interleave(c // self.groups, 1).view(n, c, 1, 1)
+            x = x * torch.sigmoid(column(self.act) * x) / std
+        y = column(self.weight) * x + column(self.bias)
+        y = y if residual is None else y + residual
+        return torch.relu(y) if active and residual is not None else y
+
+
+def compare_act(lib, rng, kind, worst):
+    """FRN and EvoNorm-S0, in float64 on PyTorch's side: its float32 decides otherwise at a threshold."""
+    n, c = int(rng.integers(1, 9)), int(rng.choice([1, 2, 3, 8, 12, 31, 64, 65, 100, 256]))
+    h, w = int(rng.integers(2, 20)), int(rng.integers(2, 20))
+    groups = int(rng.choice([g for g in (1, 2, 4, 32) if c % g == 0]))
+    active, residual = bool(rng.integers(2)), bool(rng.integers(2))
+    draw = lambda *s: rng.standard_normal(s).astype(np.float32)
+    x, r, gy = draw(n, c, h, w) + np.float32(0.5), draw(n, c, h, w), draw(n, c, h, w)
+    gamma, beta, act = draw(c), draw(c), draw(c)
+    own = active and not (kind == "evonorm-s0" and residual)
+
+    norm = (Frn(c) if kind == "frn" else EvoNormS0(c, groups)).double()
+    with torch.no_grad():
+        for parameter, values in ((norm.weight, gamma), (norm.bias, beta), (norm.act, act)):
+            parameter.copy_(torch.tensor(values))
+    xt = torch.tensor(x, dtype=torch.double, requires_grad=True)
+    rt = torch.tensor(r, dtype=torch.double, requires_grad=True)
+    y = norm(xt, rt if residual else None, active)
+    y.backward(torch.tensor(gy, dtype=torch.double))
+
+    peer = lib.peer_new(kind.encode(), 0, groups, 0, n, h * w, c, active, at(gamma), at(beta))
+    mx, mr, mgy = nhwc(x), nhwc(r) if residual else None, nhwc(gy)
+    my, mdx, mdr = np.empty_like(mx), np.empty_like(mx), np.empty_like(mx) if residual else None
+    mdg, mdb, mda = np.empty_like(gamma), np.empty_like(beta), np.empty_like(act)
+    if own:
+        lib.peer_act(peer, at(act), at(mda))
+    assert lib.peer_forward(peer, at(my), at(mx), at(mr)) == 0
+    mask = at(my) if residual else None
+    assert lib.peer_backward(peer, at(mdx), at(mdr), at(mdg), at(mdb), at(mgy), mask) == 0
+    pairs = [("y", nchw(my), y), ("dx", nchw(mdx), xt.grad), ("dgamma", mdg, norm.weight.grad),
+             ("dbeta", mdb, norm.bias.grad)]
+    pairs += [("dresidual", nchw(mdr), rt.grad)] if residual else []
+    pairs += [("dact", mda, norm.act.grad)] if own else []
+    for what, got, want in pairs:
+        want = want.detach().numpy()
+        e = float(np.abs(got - want).max()) / (float(np.abs(want).max()) or 1.0)
+        if e > worst.get((kind, what), (0,))[0]:
+            worst[kind, what] = (e, f"N{n} C{c} H{h} W{w} groups {groups}")
+    lib.peer_free(peer)
+
+
 def compare(lib, cases, seed):
     rng, worst = np.random.default_rng(seed), {}
     for i in range(cases):
+        for kind in ("frn", "evonorm-s0"):
+            compare_act(lib, rng, kind, worst)
         for kind in ("bn", "gn", "ln", "in"):
             compare_case(lib, rng, kind, worst)
     bad = 0

@@ -15,8 +15,8 @@ static struct mabn_device *device;
 
 enum { BATCH = 6, SIZE = 64 };
 
-static const char *const norms[] = {"mabn", "bn", "brn", "syncbn", "frozen",
-                                    "gn",   "ln", "in",  "none"};
+static const char *const norms[] = {"mabn", "bn", "brn",  "syncbn", "frozen",    "gn",
+                                    "ln",   "in", "none", "frn",    "evonorm-s0"};
 enum { NORMS = sizeof norms / sizeof *norms };
 
 static struct mabn_net *build(const char *arch, const char *norm,
@@ -402,7 +402,10 @@ int main(void)
     check_training("resnet10", "gn", false, 0.16);
     check_training("resnet50", "gn", true, 0.25);
     for (int i = 0; i < NORMS; i++)
-        check_training("cifar-resnet8", norms[i], false, strchr("fgln", *norms[i]) ? 0.02 : 0.06);
+        check_training("cifar-resnet8", norms[i], false,
+                       !strcmp(norms[i], "frn")     ? 0.03
+                       : strchr("efgln", *norms[i]) ? 0.02
+                                                    : 0.06);
     check_nodes(false);
     check_nodes(true);
     mabn_device_free(device);

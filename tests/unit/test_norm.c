@@ -14,7 +14,7 @@ struct layer {
     struct mabn_norm norm;
     struct mabn_norm_io io;
     size_t count; /* values of x */
-    float *x, *y, *residual, *dy, *dx, *dresidual, *gamma, *beta, *dgamma, *dbeta;
+    float *x, *y, *residual, *dy, *dx, *dresidual, *gamma, *beta, *dgamma, *dbeta, *act, *dact;
 };
 
 static struct mabn_rng rng;
@@ -46,6 +46,8 @@ static void layer_new(struct layer *l, const struct mabn_norm_options *o, int64_
     l->beta = draw((size_t)c, 0, 0.5);
     l->dgamma = draw((size_t)c, 0, 1);
     l->dbeta = draw((size_t)c, 0, 1);
+    l->act = draw((size_t)c, o->kind == MABN_NORM_FRN ? -0.1 : 1, 0.3);
+    l->dact = draw((size_t)c, 0, 1);
     l->io.samples = n;
     l->io.positions = hw;
     l->io.relu = relu;
@@ -64,13 +66,17 @@ static void layer_new(struct layer *l, const struct mabn_norm_options *o, int64_
     l->io.dresidual = residual ? l->dresidual : NULL;
     l->io.dgamma = l->dgamma;
     l->io.dbeta = l->dbeta;
+    const bool evonorm = o->kind == MABN_NORM_EVONORM_S0;
+    if (!relu || !mabn_norm_act_name(o->kind) || (evonorm && residual)) return;
+    l->io.act = l->act;
+    l->io.dact = l->dact;
 }
 
 static void layer_free(struct layer *l)
 {
-    void *all[] = {l->x,         l->y,        l->residual,  l->dy,     l->dx,
-                   l->dresidual, l->gamma,    l->beta,      l->dgamma, l->dbeta,
-                   l->io.state,  l->io.saved, l->io.scratch};
+    void *all[] = {l->x,         l->y,     l->residual, l->dy,       l->dx,
+                   l->dresidual, l->gamma, l->beta,     l->dgamma,   l->dbeta,
+                   l->act,       l->dact,  l->io.state, l->io.saved, l->io.scratch};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
 }
@@ -298,7 +304,7 @@ static void test_pytorch(void)
 
 struct truth {
     const struct layer *l;
-    double *x, *residual, *gamma, *beta; /* copies, to be moved for finite differences */
+    double *x, *residual, *gamma, *beta, *act; /* copies, to be moved for finite differences */
     double *y;
     double *r, *d; /* (S,C) BRN's, held still in differences; filled when `fix` */
     bool fix;
@@ -331,7 +337,8 @@ static void moments(const struct truth *t, int64_t s0, int64_t s1, int64_t c0, i
     for (int64_t r = s0 * hw; r < s1 * hw; r++)
         for (int64_t j = c0; j < c1; j++)
             m += t->x[r * c + j];
-    m = t->l->norm.options.kind == MABN_NORM_MABN ? 0 : m / n;
+    const enum mabn_norm_kind kind = t->l->norm.options.kind;
+    m = kind == MABN_NORM_MABN || kind == MABN_NORM_FRN ? 0 : m / n;
     for (int64_t r = s0 * hw; r < s1 * hw; r++)
         for (int64_t j = c0; j < c1; j++)
             v += (t->x[r * c + j] - m) * (t->x[r * c + j] - m);
@@ -342,6 +349,20 @@ static void moments(const struct truth *t, int64_t s0, int64_t s1, int64_t c0, i
 static double clip(double v, double low, double high)
 {
     return fmin(fmax(v, low), high);
+}
+
+/* What EvoNorm-S0's papers' formula makes of one value before gamma and beta. */
+static double evonorm(const struct truth *t, double x, double std, int64_t j)
+{
+    return t->l->io.act ? x / (1 + exp(-t->act[j] * x)) / std : x;
+}
+
+/* ReLU, or FRN's threshold. */
+static double activate(const struct truth *t, double v, int64_t j)
+{
+    const struct layer *l = t->l;
+    if (!l->io.relu || (l->norm.options.kind == MABN_NORM_EVONORM_S0 && l->io.act)) return v;
+    return fmax(v, l->io.act ? t->act[j] : 0);
 }
 
 /* y by definition; batch statistics (MABN: of the first iterations). */
@@ -375,9 +396,10 @@ static void define(struct truth *t)
             for (int64_t row = s0 * hw; row < s1 * hw; row++)
                 for (int64_t j = c0; j < c0 + size; j++) {
                     double v = (t->x[row * c + j] - mean) / std * r + d;
+                    if (o->kind == MABN_NORM_EVONORM_S0) v = evonorm(t, t->x[row * c + j], std, j);
                     v = v * t->gamma[j] + t->beta[j];
                     if (l->io.residual) v += t->residual[row * c + j];
-                    t->y[row * c + j] = l->io.relu && v < 0 ? 0 : v;
+                    t->y[row * c + j] = activate(t, v, j);
                 }
         }
 }
@@ -391,6 +413,7 @@ static void truth_new(struct truth *t, const struct layer *l, int64_t call)
     t->residual = to_double(l->residual, l->count);
     t->gamma = to_double(l->gamma, c);
     t->beta = to_double(l->beta, c);
+    t->act = to_double(l->act, c);
     t->y = calloc(l->count + 1, sizeof *t->y);
     t->r = calloc((size_t)l->io.samples * c + 1, sizeof *t->r);
     t->d = calloc((size_t)l->io.samples * c + 1, sizeof *t->d);
@@ -402,7 +425,7 @@ static void truth_new(struct truth *t, const struct layer *l, int64_t call)
 
 static void truth_free(struct truth *t)
 {
-    double *all[] = {t->x, t->residual, t->gamma, t->beta, t->y, t->r, t->d};
+    double *all[] = {t->x, t->residual, t->gamma, t->beta, t->act, t->y, t->r, t->d};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
 }
@@ -475,6 +498,7 @@ static void check_definition(const struct mabn_norm_options *o, int64_t n, int64
     check_gradient(&t, l.dx, t.x, l.count, name, "dx");
     check_gradient(&t, l.dgamma, t.gamma, (size_t)c, name, "dgamma");
     check_gradient(&t, l.dbeta, t.beta, (size_t)c, name, "dbeta");
+    if (l.io.act) check_gradient(&t, l.dact, t.act, (size_t)c, name, "dact");
     if (residual) check_gradient(&t, l.dresidual, t.residual, l.count, name, "dresidual");
     truth_free(&t);
     layer_free(&l);
@@ -485,9 +509,9 @@ static void test_definitions(void)
     static const int shapes[][4] = {/* N, HW, C, B */
                                     {5, 6, 3, 2}, {4, 9, 1, 2},  {3, 4, 66, 1}, {7, 5, 20, 3},
                                     {2, 7, 8, 0}, {8, 1, 12, 4}, {1, 3, 5, 0}};
-    static const enum mabn_norm_kind kinds[] = {MABN_NORM_BN,   MABN_NORM_BRN, MABN_NORM_SYNCBN,
-                                                MABN_NORM_MABN, MABN_NORM_GN,  MABN_NORM_LN,
-                                                MABN_NORM_IN};
+    static const enum mabn_norm_kind kinds[] = {
+        MABN_NORM_BN, MABN_NORM_BRN, MABN_NORM_SYNCBN, MABN_NORM_MABN,      MABN_NORM_GN,
+        MABN_NORM_LN, MABN_NORM_IN,  MABN_NORM_FRN,    MABN_NORM_EVONORM_S0};
     int round = 0;
 
     for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++)
@@ -500,7 +524,8 @@ static void test_definitions(void)
             o.window_rule = round % 2 ? MABN_WINDOW_ITERATION : MABN_WINDOW_SUBBATCH;
             o.window = 64; /* batch mode all through the call */
             /* One value a statistic has no direction to move in but its sign. */
-            if (kinds[k] == MABN_NORM_IN && shape[1] == 1) continue;
+            const bool single = kinds[k] == MABN_NORM_IN || kinds[k] == MABN_NORM_FRN;
+            if (single && shape[1] == 1) continue;
             check_definition(&o, shape[0], shape[1], shape[2], round % 3 > 0, round % 4 > 1);
         }
 }
@@ -668,20 +693,26 @@ static void test_windows(void)
 /* ---- the same bits ---- */
 
 struct result {
-    float *y, *dx, *dresidual, *dgamma, *dbeta;
+    float *y, *dx, *dresidual, *dgamma, *dbeta, *dact;
     void *state;
 };
 
 static struct result copy_result(const struct layer *l)
 {
     const size_t bytes = l->count * sizeof(float), c = (size_t)l->norm.channels * sizeof(float);
-    struct result r = {malloc(bytes), malloc(bytes), malloc(bytes),
-                       malloc(c),     malloc(c),     malloc(mabn_norm_state_bytes(&l->norm) + 1)};
+    struct result r = {malloc(bytes),
+                       malloc(bytes),
+                       malloc(bytes),
+                       malloc(c),
+                       malloc(c),
+                       malloc(c),
+                       malloc(mabn_norm_state_bytes(&l->norm) + 1)};
     memcpy(r.y, l->y, bytes);
     memcpy(r.dx, l->dx, bytes);
     memcpy(r.dresidual, l->dresidual, bytes);
     memcpy(r.dgamma, l->dgamma, c);
     memcpy(r.dbeta, l->dbeta, c);
+    memcpy(r.dact, l->dact, c);
     if (mabn_norm_state_bytes(&l->norm))
         memcpy(r.state, l->io.state, mabn_norm_state_bytes(&l->norm));
     return r;
@@ -692,19 +723,19 @@ static bool equals(const struct layer *l, const struct result *r)
     const size_t c = (size_t)l->norm.channels;
     return same(l->y, r->y, l->count) && same(l->dx, r->dx, l->count) &&
            same(l->dresidual, r->dresidual, l->count) && same(l->dgamma, r->dgamma, c) &&
-           same(l->dbeta, r->dbeta, c) &&
+           same(l->dbeta, r->dbeta, c) && (!l->io.act || same(l->dact, r->dact, c)) &&
            !memcmp(l->io.state, r->state, mabn_norm_state_bytes(&l->norm));
 }
 
 static void result_free(struct result *r)
 {
-    void *all[] = {r->y, r->dx, r->dresidual, r->dgamma, r->dbeta, r->state};
+    void *all[] = {r->y, r->dx, r->dresidual, r->dgamma, r->dbeta, r->dact, r->state};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
 }
 
 /* Large enough for several waves and chunks. */
-static void check_threads(enum mabn_norm_kind kind, int64_t hw, int c)
+static void check_threads(enum mabn_norm_kind kind, int64_t hw, int c, bool residual)
 {
     struct mabn_norm_options o;
     struct layer l;
@@ -714,7 +745,7 @@ static void check_threads(enum mabn_norm_kind kind, int64_t hw, int c)
     o.norm_batch = kind == MABN_NORM_SYNCBN || kind == MABN_NORM_FROZEN ? 0 : 2;
     o.groups = c % 4 ? 1 : 4;
     o.r_start = 1;
-    layer_new(&l, &o, 5, hw, c, true, true);
+    layer_new(&l, &o, 5, hw, c, true, residual);
     void *start = malloc(mabn_norm_state_bytes(&l.norm) + 1);
     memcpy(start, l.io.state, mabn_norm_state_bytes(&l.norm));
     omp_set_num_threads(1);
@@ -822,6 +853,34 @@ static void check_in_place(enum mabn_norm_kind kind, bool relu, bool residual)
     layer_free(&l);
 }
 
+/* y once more, of norms with an activation; and EvoNorm-S0's far tails, where nothing overflows. */
+static void check_act_again(enum mabn_norm_kind kind)
+{
+    struct mabn_norm_options o;
+    struct layer l;
+    bool finite = true;
+
+    mabn_norm_options_init(&o, kind);
+    o.groups = 3;
+    layer_new(&l, &o, 3, 40, 6, true, false);
+    for (size_t i = 0; i < l.count; i += 17)
+        l.x[i] *= 1e4f;
+    tap_status(step(&l), "%s", mabn_norm_kind_name(kind));
+    struct result r = copy_result(&l);
+    for (size_t i = 0; i < l.count; i++)
+        finite = finite && isfinite(l.y[i]) && isfinite(l.dx[i]);
+    tap_ok(finite, "%s of large values", mabn_norm_kind_name(kind));
+    memset(l.y, 0, l.count * sizeof(float));
+    tap_status(mabn_norm_reapply(&l.norm, &l.io), "reapply");
+    tap_ok(same(l.y, r.y, l.count), "%s: reapply gives y's bits", mabn_norm_kind_name(kind));
+    l.io.residual = l.residual;
+    if (kind == MABN_NORM_EVONORM_S0)
+        tap_fails(mabn_norm_forward(&l.norm, &l.io), MABN_ERR_ARG, "residual",
+                  "EvoNorm-S0 with activation and residual");
+    result_free(&r);
+    layer_free(&l);
+}
+
 static void check_accumulate(void)
 {
     struct mabn_norm_options o;
@@ -837,6 +896,19 @@ static void check_accumulate(void)
     tap_status(mabn_norm_backward(&l.norm, &l.io), "bn: accumulate");
     tap_close(l.dgamma[0], 5 + r.dgamma[0], 1e-6, "dgamma is added to");
     tap_close(l.dbeta[1], -7 + r.dbeta[1], 1e-6, "dbeta is added to");
+    result_free(&r);
+    layer_free(&l);
+
+    mabn_norm_options_init(&o, MABN_NORM_FRN);
+    layer_new(&l, &o, 2, 3, 2, true, false);
+    tap_status(step(&l), "frn");
+    r = copy_result(&l);
+    l.dact[0] = 3;
+    l.dact[1] = 0;
+    l.io.accumulate = true;
+    tap_status(mabn_norm_backward(&l.norm, &l.io), "frn: accumulate");
+    tap_close(l.dact[0], 3 + r.dact[0], 1e-6, "dact is added to");
+    tap_close(l.dact[1], r.dact[1], 1e-6, "dact is added to");
     result_free(&r);
     layer_free(&l);
 }
@@ -885,6 +957,8 @@ static void test_memory(void)
     check_memory(MABN_NORM_MABN, 5, 33, 700, 2);
     check_memory(MABN_NORM_GN, 16, 200, 9, 0);
     check_memory(MABN_NORM_IN, 1030, 30, 12, 0);
+    check_memory(MABN_NORM_FRN, 40, 70, 12, 0);
+    check_memory(MABN_NORM_EVONORM_S0, 300, 9, 130, 0);
     check_memory(MABN_NORM_SYNCBN, 700, 9, 50, 0);
     check_memory(MABN_NORM_FROZEN, 1, 9, 5000, 0);
 }
@@ -892,8 +966,11 @@ static void test_memory(void)
 static void test_same_bits(void)
 {
     for (int k = MABN_NORM_NONE; k < MABN_NORM_KINDS; k++)
-        check_threads((enum mabn_norm_kind)k, 2000, k % 2 ? 72 : 10);
-    check_threads(MABN_NORM_MABN, 500, 600);
+        check_threads((enum mabn_norm_kind)k, 2000, k % 2 ? 72 : 10, true);
+    check_threads(MABN_NORM_MABN, 500, 600, true);
+    check_threads(MABN_NORM_FRN, 500, 600, false);
+    check_threads(MABN_NORM_EVONORM_S0, 500, 600, false);
+    check_threads(MABN_NORM_EVONORM_S0, 900, 12, false);
     check_known_affine(false);
     check_known_affine(true);
     check_in_place(MABN_NORM_BN, true, true);
@@ -902,6 +979,12 @@ static void test_same_bits(void)
     check_in_place(MABN_NORM_FROZEN, true, true);
     check_in_place(MABN_NORM_FROZEN, true, false);
     check_in_place(MABN_NORM_NONE, true, true);
+    check_in_place(MABN_NORM_FRN, true, true);
+    check_in_place(MABN_NORM_FRN, true, false);
+    check_in_place(MABN_NORM_EVONORM_S0, true, true);
+    check_in_place(MABN_NORM_EVONORM_S0, true, false);
+    check_act_again(MABN_NORM_FRN);
+    check_act_again(MABN_NORM_EVONORM_S0);
     check_accumulate();
 }
 
@@ -1149,6 +1232,8 @@ static void test_options(void)
     tap_fails(mabn_norm_init(&norm, &o, 3), MABN_ERR_ARG, "eps", "eps is not a number");
     mabn_norm_options_init(&o, MABN_NORM_GN);
     tap_fails(mabn_norm_init(&norm, &o, 48), MABN_ERR_ARG, "divide", "32 groups of 48");
+    mabn_norm_options_init(&o, MABN_NORM_EVONORM_S0);
+    tap_fails(mabn_norm_init(&norm, &o, 48), MABN_ERR_ARG, "divide", "32 groups of 48");
     mabn_norm_options_init(&o, MABN_NORM_BRN);
     o.r_ramp_end = 4;
     tap_fails(mabn_norm_init(&norm, &o, 48), MABN_ERR_ARG, "ramps", "a ramp that ends early");
@@ -1322,6 +1407,7 @@ static void check_half(const struct mabn_norm_options *o, int64_t n, int64_t hw,
     round_values(l.x, l.count);
     round_values(l.residual, l.count);
     round_values(l.dy, l.count);
+    if (o->kind == MABN_NORM_FRN) round_values(l.act, (size_t)c);
     uint16_t *x = to_half(l.x, l.count), *y = to_half(l.y, l.count), *dx = to_half(l.dx, l.count),
              *r = to_half(l.residual, l.count), *dy = to_half(l.dy, l.count),
              *dr = to_half(l.dresidual, l.count);
@@ -1340,7 +1426,9 @@ static void check_half(const struct mabn_norm_options *o, int64_t n, int64_t hw,
         memcpy(h.io.state, l.io.state, state);
         good = good && !step(&h);
         memcpy(dgamma, l.dgamma, (size_t)c * sizeof *dgamma);
-        good = good && !step(&l);
+        good = good && !mabn_norm_forward(&l.norm, &l.io);
+        round_values(l.y, l.count); /* FRN's mask: what is just above tau is tau when rounded */
+        good = good && !mabn_norm_backward(&l.norm, &l.io);
         good = good && is_rounded(y, l.y, l.count) && is_rounded(dx, l.dx, l.count) &&
                same(dgamma, l.dgamma, (size_t)c) && !memcmp(h.io.state, l.io.state, state) &&
                (!residual || is_rounded(dr, l.dresidual, l.count));

@@ -73,6 +73,7 @@ static void bind_gradients(struct mabn_net *net, struct node *node)
     io->dresidual = shortcut && shortcut->trains ? net_dx(net, node, 1) : NULL;
     io->dgamma = net_gradient(net, node->weight);
     io->dbeta = net_gradient(net, node->bias);
+    io->dact = net_gradient(net, node->act);
 }
 
 static mabn_status prepare(struct mabn_net *net, struct node *node)
@@ -83,6 +84,7 @@ static mabn_status prepare(struct mabn_net *net, struct node *node)
     io->positions = node->h * node->w;
     io->gamma = net_weight(net, node->weight);
     io->beta = net_weight(net, node->bias);
+    io->act = net_weight(net, node->act);
     io->state = params_state(net->params, node->state);
     io->saved = net_buffer(net, node->extra);
     io->x = net_read_data(net, node, 0);
@@ -195,6 +197,25 @@ static void declare_affine(struct mabn_net *net, struct node *node)
     mabn_net_declare(net, node, &node->bias, "bias", MABN_SHAPE(1, node->c), &beta);
 }
 
+/* The norm's own activation stands where ReLU would: FRN's after the shortcut is added;
+ * EvoNorm-S0's only where there is no shortcut, as its authors have it (there its linear form, the
+ * shortcut, and ReLU). */
+static bool has_act(const struct node *node)
+{
+    const enum mabn_norm_kind kind = node->norm.options.kind;
+    return node->io.relu && mabn_norm_act_name(kind) &&
+           (kind != MABN_NORM_EVONORM_S0 || node->reads[1] < 0);
+}
+
+static void declare_act(struct mabn_net *net, struct node *node)
+{
+    const enum mabn_norm_kind kind = node->norm.options.kind;
+    struct parameter act = {.kind = PARAMETER_GAMMA,
+                            .fill = kind == MABN_NORM_FRN ? FILL_ZERO : FILL_ONE};
+    if (!has_act(node)) return;
+    mabn_net_declare(net, node, &node->act, mabn_norm_act_name(kind), MABN_SHAPE(1, node->c), &act);
+}
+
 /* Over one value the variance is 0 and every output is beta, whatever the input: such a layer learns
  * nothing and stops what is behind it. MABN looks at many statistics, and at no mean. */
 static mabn_status check_statistics(const struct mabn_net *net, const struct node *node)
@@ -202,6 +223,11 @@ static mabn_status check_statistics(const struct mabn_net *net, const struct nod
     const enum mabn_norm_kind kind = node->norm.options.kind;
     const int batch = net->options.batch, asked = node->norm.options.norm_batch;
     const int64_t samples = asked < 1 || asked > batch ? batch : asked;
+    if (net->options.training && kind == MABN_NORM_FRN && node->h * node->w == 1)
+        return mabn_fail(MABN_ERR_ARG,
+                         "'%s': norm frn over a single position leaves of a value only its sign: "
+                         "use larger pictures or another norm",
+                         node->name);
     if (!net->options.training || net->options.sync || samples * node->h * node->w != 1 ||
         (kind != MABN_NORM_BN && kind != MABN_NORM_BRN))
         return MABN_OK;
@@ -230,6 +256,7 @@ int mabn_net_add_norm(struct mabn_net *net, int x, const char *name,
     if (status) return mabn_net_refuse(net, status);
     node->norm.sync = net->options.sync;
     if (mabn_norm_has_affine(norm->kind)) declare_affine(net, node);
+    declare_act(net, node);
     status = mabn_params_declare_state(net->params, &node->state, name, &node->norm);
     if (status) return mabn_net_refuse(net, status);
     return net->status ? -1 : mabn_net_added(net, node);

@@ -16,6 +16,7 @@ static mabn_status prepare(struct mabn_net *net, struct node *node)
     io->relu = node->io.relu;
     io->gamma = net_weight(net, node->weight);
     io->beta = net_weight(net, node->bias);
+    io->act = net_weight(net, node->act);
     io->state = params_state(net->params, node->state);
     io->saved = memory(net, node->extra);
     io->x = memory(net, x->data);
@@ -30,6 +31,7 @@ static mabn_status prepare(struct mabn_net *net, struct node *node)
     io->dresidual = shortcut ? net_dx(net, node, 1) : NULL;
     io->dgamma = net_gradient(net, node->weight);
     io->dbeta = net_gradient(net, node->bias);
+    io->dact = net_gradient(net, node->act);
     return MABN_OK;
 }
 
@@ -116,7 +118,7 @@ static mabn_status record(struct mabn_net *net, const struct node *node)
     const size_t count =
         (size_t)(mabn_norm_run_samples(&node->norm, d->samples) * d->positions) * c;
     const size_t state_bytes = net->params->states[node->state].bytes;
-    void *state = NULL, *saved = NULL, *gamma = NULL, *beta = NULL;
+    void *state = NULL, *saved = NULL, *gamma = NULL, *beta = NULL, *act = NULL;
     float *x = NULL, *y = NULL, *dy = NULL, scale = 1;
     struct mabn_norm_io io = node->io;
     mabn_status status;
@@ -127,6 +129,7 @@ static mabn_status record(struct mabn_net *net, const struct node *node)
         fetch_bytes(net, &saved, d->saved, mabn_norm_saved_bytes(&node->norm, d->samples)), out);
     MABN_TRY_GOTO(fetch_bytes(net, &gamma, d->gamma, c * sizeof(float)), out);
     MABN_TRY_GOTO(fetch_bytes(net, &beta, d->beta, c * sizeof(float)), out);
+    MABN_TRY_GOTO(fetch_bytes(net, &act, d->act, c * sizeof(float)), out);
     MABN_TRY_GOTO(fetch_floats(net, &x, d->x, count, 1), out);
     MABN_TRY_GOTO(fetch_floats(net, &y, d->y, count, 1), out);
     MABN_TRY_GOTO(fetch_floats(net, &dy, d->dy, count, scale), out);
@@ -134,6 +137,7 @@ static mabn_status record(struct mabn_net *net, const struct node *node)
     io.positions = d->positions;
     io.gamma = (const float *)gamma;
     io.beta = (const float *)beta;
+    io.act = (const float *)act;
     io.state = state;
     io.saved = saved;
     io.x = x;
@@ -145,6 +149,7 @@ out:
     free(saved);
     free(gamma);
     free(beta);
+    free(act);
     free(x);
     free(y);
     free(dy);
