@@ -1,6 +1,7 @@
 /* The coefficients of folding norms, and folding. */
 #include "norm/fold.h"
 
+#include "base/attr.h"
 #include "norm/coefficients.h"
 #include "norm/internal.h"
 
@@ -28,20 +29,42 @@ mabn_status mabn_norm_affine(const struct mabn_norm *norm, float *a, float *b, c
     return MABN_OK;
 }
 
+/* Means of `count` ≤ TOGETHER filters: each sum in the order of its values, several beside each
+ * other, since one alone waits for its own additions. */
+enum { TOGETHER = 4 };
+
+static void filter_means(double *means, const float *weight, int64_t count, int64_t filter)
+{
+    const float *at[TOGETHER]; /* beyond the last: the last again */
+    double sums[TOGETHER] = {0};
+    for (int64_t k = 0; k < TOGETHER; k++)
+        at[k] = weight + (k < count ? k : count - 1) * filter;
+    for (int64_t i = 0; i < filter; i++)
+        for (int64_t k = 0; k < TOGETHER; k++)
+            sums[k] += at[k][i];
+    for (int64_t k = 0; k < count; k++)
+        means[k] = sums[k] / (double)filter;
+}
+
+MABN_CLONES static void fold_filter(float *out, const float *in, double mean, float a,
+                                    int64_t filter)
+{
+    for (int64_t i = 0; i < filter; i++)
+        out[i] = (float)((in[i] - mean) * a);
+}
+
 void mabn_norm_fold(float *weight_out, float *bias_out, const float *weight, const float *bias,
                     const float *a, const float *b, int64_t outputs, int64_t filter,
                     bool centralize)
 {
-    for (int64_t o = 0; o < outputs; o++) {
-        const float *in = weight + o * filter;
-        float *out = weight_out + o * filter;
-        double sum = 0;
-        if (centralize)
-            for (int64_t i = 0; i < filter; i++)
-                sum += in[i];
-        double mean = filter ? sum / (double)filter : 0;
-        for (int64_t i = 0; i < filter; i++)
-            out[i] = (float)((in[i] - mean) * a[o]);
-        bias_out[o] = (float)((bias ? (double)a[o] * bias[o] : 0) + b[o]);
+#pragma omp parallel for schedule(static) if (outputs * filter > 16384)
+    for (int64_t o = 0; o < outputs; o += TOGETHER) {
+        const int64_t count = outputs - o < TOGETHER ? outputs - o : TOGETHER;
+        double means[TOGETHER] = {0};
+        if (centralize && filter) filter_means(means, weight + o * filter, count, filter);
+        for (int64_t k = o; k < o + count; k++) {
+            fold_filter(weight_out + k * filter, weight + k * filter, means[k - o], a[k], filter);
+            bias_out[k] = (float)((bias ? (double)a[k] * bias[k] : 0) + b[k]);
+        }
     }
 }

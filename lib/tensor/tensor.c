@@ -63,16 +63,28 @@ char *mabn_shape_text(const struct mabn_shape *shape, char buf[160])
 
 void mabn_weights_from_file(float *dst, const float *src, size_t out, size_t in, size_t area)
 {
-    for (size_t o = 0; o < out; o++, src += in * area, dst += in * area)
-        for (size_t i = 0; i < in; i++)
-            for (size_t a = 0; a < area; a++)
-                dst[a * in + i] = src[i * area + a];
+    if (area == 1) {
+        memcpy(dst, src, out * in * sizeof *dst);
+        return;
+    }
+#pragma omp parallel for schedule(static) if (out * in * area > 16384)
+    for (size_t o = 0; o < out; o++) {
+        const float *from = src + o * in * area;
+        float *to = dst + o * in * area;
+        for (size_t a = 0; a < area; a++)
+            for (size_t i = 0; i < in; i++)
+                to[a * in + i] = from[i * area + a];
+    }
 }
 
 void mabn_weights_to_file(float *dst, const float *src, size_t out, size_t in, size_t area)
 {
-    for (size_t o = 0; o < out; o++, src += in * area, dst += in * area)
-        for (size_t a = 0; a < area; a++)
-            for (size_t i = 0; i < in; i++)
-                dst[i * area + a] = src[a * in + i];
+#pragma omp parallel for schedule(static) if (out * in * area > 16384)
+    for (size_t o = 0; o < out; o++) {
+        const float *from = src + o * in * area;
+        float *to = dst + o * in * area;
+        for (size_t i = 0; i < in; i++)
+            for (size_t a = 0; a < area; a++)
+                to[i * area + a] = from[a * in + i];
+    }
 }
