@@ -250,7 +250,7 @@ static const struct mabn_option options[] = {
     MABN_OPT_STRING(0, "stem", &o.stem, "SIZE", "large (7x7 and pooling) or small (3x3)"),
     MABN_OPT_FLAG(0, "stride-in-1x1", &o.stride_in_1x1, "bottlenecks stride in their first 1x1 convolution"),
     MABN_OPT_FLAG(0, "save-memory", &o.save_memory, "compute some activations again in the backward pass"),
-    MABN_OPT_FLAG(0, "exact", &o.exact, "plain convolution sums, no Winograd: slower, for comparisons"),
+    MABN_OPT_FLAG(0, "exact", &o.exact, "plain convolution sums, no Winograd; over ranks with GPUs, sums in the order of CPUs: slower, for comparisons"),
 
     MABN_OPT_GROUP("Detector (on a dataset of kind coco)"),
     MABN_OPTIONS_DETECTOR(&o.detector),

@@ -26,7 +26,7 @@ E_CFLAGS := -std=c11 -O1 -g -Ilib -D_GNU_SOURCE -DMABN_CUDA=1 -Wall -Wextra $(PK
 # NVIDIA's libraries are stand-ins there; their libraries.cpp includes cuda_libraries.cu.
 E_LIB_CU := $(filter-out %/cuda_libraries.cu,$(LIB_CU))
 # Rooms whose C files know of CUDA: the plain library has them without.
-E_LIB_C := $(wildcard lib/device/*.c lib/net/*.c lib/net/*/*.c) lib/model/bench.c
+E_LIB_C := $(wildcard lib/device/*.c lib/net/*.c lib/net/*/*.c) lib/model/bench.c lib/dist/nccl.c
 E_O := $(E_LIB_CU:%=$(E)/%.o) $(E_LIB_C:%.c=$(E)/%.o) \
        $(patsubst %.cpp,$(E)/%.cpp.o,$(wildcard tests/gpu/executor/*.cpp))
 E_BIN := $(CUDA_TESTS:%=$(B)/tests/unit/%)
@@ -39,6 +39,8 @@ $(E)/tests/gpu/executor/cudnn_run.cpp.o: E_FLAGS += -O3
 $(E)/%.cpp.o: %.cpp
 	$(say) CXX $<
 	$(Q)mkdir -p $(@D) && $(CXX) $(E_FLAGS) -MMD -MP -c $< -o $@
+# Opens NCCL, whose stand-in the executor's dlopen has.
+$(E)/lib/dist/nccl.o: E_CFLAGS += -Itests/gpu/executor
 $(E)/%.o: %.c
 	$(say) CC $<
 	$(Q)mkdir -p $(@D) && $(CC) $(E_CFLAGS) -MMD -MP -c $< -o $@

@@ -129,6 +129,27 @@ mabn_status mabn_device_wait(struct mabn_device *d)
     return d->calls->wait(d);
 }
 
+void *mabn_device_queue(const struct mabn_device *d)
+{
+    return d->calls->queue ? d->calls->queue(d) : NULL;
+}
+
+mabn_status mabn_device_side_begin(struct mabn_device *d, void **queue)
+{
+    *queue = NULL;
+    return d->calls->side_begin ? d->calls->side_begin(d, queue) : MABN_OK;
+}
+
+mabn_status mabn_device_side_end(struct mabn_device *d)
+{
+    return d->calls->side_end ? d->calls->side_end(d) : MABN_OK;
+}
+
+const char *mabn_device_gpu(const struct mabn_device *d)
+{
+    return d->gpu;
+}
+
 mabn_status mabn_device_scratch(struct mabn_device *d, void **out, size_t bytes)
 {
     if (bytes > d->scratch_bytes) {

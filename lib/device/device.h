@@ -58,6 +58,18 @@ MABN_MUST_USE mabn_status mabn_device_zero(struct mabn_device *device, void *on_
 /* Wait until all that was asked is done, and report what failed meanwhile. */
 MABN_MUST_USE mabn_status mabn_device_wait(struct mabn_device *device);
 
+/* Where the device's own work waits in order, for those who queue there themselves: a GPU's stream
+ * (cudaStream_t), NULL on the CPU. */
+void *mabn_device_queue(const struct mabn_device *device);
+/* A second queue, for what may go on while the device computes. After `begin` what is put in *queue
+ * waits for all that the device was asked before; after `end` what it is asked waits for all that is in
+ * the second queue. On the CPU nothing, and NULL. */
+MABN_MUST_USE mabn_status mabn_device_side_begin(struct mabn_device *device, void **queue);
+MABN_MUST_USE mabn_status mabn_device_side_end(struct mabn_device *device);
+/* What tells this GPU from others of the host, its PCI bus number; "" for the CPU. Owned by the
+ * device. */
+const char *mabn_device_gpu(const struct mabn_device *device);
+
 /* The shared scratch buffer, grown to at least `bytes`. Its content lasts until the next call of
  * any operation; growing moves it, so plans reserve all they need before the first step. */
 MABN_MUST_USE mabn_status mabn_device_scratch(struct mabn_device *device, void **out, size_t bytes);

@@ -21,7 +21,8 @@ struct cuda_device {
     struct mabn_device base;
     int index;
     struct mabn_cuda_limits limits;
-    cudaStream_t stream, copy_stream;
+    cudaStream_t stream, copy_stream, side_stream;
+    cudaEvent_t asked, sided; /* what the side queue waits for, and what waits for it */
     struct mabn_cuda_libraries libraries;
     bool capturing;
 };
@@ -120,18 +121,44 @@ void cuda_release(struct mabn_device *d, void *p, size_t)
     cudaFree(p);
 }
 
+void *cuda_queue(const struct mabn_device *d)
+{
+    return of(d)->stream;
+}
+
+mabn_status cuda_side_begin(struct mabn_device *d, void **queue)
+{
+    struct cuda_device *c = of(d);
+    MABN_CUDA_TRY(cudaEventRecord(c->asked, c->stream));
+    MABN_CUDA_TRY(cudaStreamWaitEvent(c->side_stream, c->asked, 0));
+    *queue = c->side_stream;
+    return MABN_OK;
+}
+
+mabn_status cuda_side_end(struct mabn_device *d)
+{
+    struct cuda_device *c = of(d);
+    MABN_CUDA_TRY(cudaEventRecord(c->sided, c->side_stream));
+    MABN_CUDA_TRY(cudaStreamWaitEvent(c->stream, c->sided, 0));
+    return MABN_OK;
+}
+
 void cuda_close(struct mabn_device *d)
 {
     struct cuda_device *c = of(d);
     cudaSetDevice(c->index);
     mabn_cuda_libraries_close(&c->libraries);
+    if (c->sided) cudaEventDestroy(c->sided);
+    if (c->asked) cudaEventDestroy(c->asked);
+    if (c->side_stream) cudaStreamDestroy(c->side_stream);
     if (c->copy_stream) cudaStreamDestroy(c->copy_stream);
     if (c->stream) cudaStreamDestroy(c->stream);
     free(c);
 }
 
 const struct mabn_device_calls calls = {
-    cuda_alloc, cuda_release, cuda_put, cuda_get, cuda_zero, cuda_wait, cuda_close,
+    cuda_alloc, cuda_release, cuda_put,        cuda_get,      cuda_zero,
+    cuda_wait,  cuda_queue,   cuda_side_begin, cuda_side_end, cuda_close,
 };
 
 /* ---- opening ---- */
@@ -223,6 +250,10 @@ mabn_status open_gpu(struct cuda_device *c)
                          properties.name, properties.major, properties.minor);
     MABN_CUDA_TRY(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking));
     MABN_CUDA_TRY(cudaStreamCreateWithFlags(&c->copy_stream, cudaStreamNonBlocking));
+    MABN_CUDA_TRY(cudaStreamCreateWithFlags(&c->side_stream, cudaStreamNonBlocking));
+    MABN_CUDA_TRY(cudaEventCreateWithFlags(&c->asked, cudaEventDisableTiming));
+    MABN_CUDA_TRY(cudaEventCreateWithFlags(&c->sided, cudaEventDisableTiming));
+    MABN_CUDA_TRY(cudaDeviceGetPCIBusId(c->base.gpu, sizeof c->base.gpu, c->index));
     MABN_TRY(try_kernel(c));
     MABN_TRY(mabn_cuda_libraries_open(&c->libraries, c->stream));
     write_name(c, properties.name);

@@ -19,6 +19,10 @@ struct mabn_device_calls {
     mabn_status (*get)(struct mabn_device *device, void *host, const void *on_device, size_t bytes);
     mabn_status (*zero)(struct mabn_device *device, void *on_device, size_t bytes);
     mabn_status (*wait)(struct mabn_device *device);
+    void *(*queue)(
+        const struct mabn_device *device); /* this and the next two NULL: there is none */
+    mabn_status (*side_begin)(struct mabn_device *device, void **queue);
+    mabn_status (*side_end)(struct mabn_device *device);
     void (*close)(struct mabn_device *device); /* frees the device; also one half opened */
 };
 
@@ -30,7 +34,7 @@ struct mabn_device {
     void *scratch;
     size_t scratch_bytes;
     void *dnnl_engine, *dnnl_stream; /* CPU */
-    char name[400];
+    char name[400], gpu[32];
 };
 
 MABN_MUST_USE mabn_status mabn_device_open_cpu(struct mabn_device **device, int threads);

@@ -153,6 +153,7 @@ mabn_status mabn_comm_open(struct mabn_comm **out)
     *out = NULL;
     comm->ranks = comm->local_ranks = 1;
     comm->threads = mabn_threads_available();
+    pthread_mutex_init(&comm->gpu_lock, NULL);
     mabn_status status = mabn_launcher_detect(&comm->launcher, look);
     mabn_log_set_rank(comm->launcher.rank, comm->launcher.ranks);
     if (!status && comm->launcher.ranks > 1) {

@@ -70,6 +70,11 @@ struct mabn_comm {
 
     struct mabn_watched watched;
     struct mabn_watchdog *watchdog;
+
+    /* nccl.c's, for the watchdog: whether the GPUs' sums have failed, and how. Under gpu_lock. */
+    pthread_mutex_t gpu_lock;
+    bool (*gpu_fault)(void *context, char *text, size_t size); /* NULL: there are none */
+    void *gpu_context;
 };
 
 /* worker.c */

@@ -6,6 +6,8 @@
  *   froze   nothing heard for `silent` seconds
  *   stuck   somebody has waited for `stuck` seconds in a collective that this rank has not begun
  *
+ * A rank whose sums on the GPU have failed says so itself.
+ *
  * Who judges prints one line, tells the others, and ends the job by MPI_Abort; the others leave
  * without a word. (MPICH's mpiexec, on this host, may be quicker to kill them all than they are to
  * speak.) A process that finds that it was itself stopped for a while judges nobody: it has
@@ -41,6 +43,7 @@ enum {
     FOLLOW_MS = 600,     /* to be ended by MPI_Abort, before leaving by oneself */
     ABORT_MS = 1000,     /* for the communication thread to call MPI_Abort */
     SUCCESSOR_MS = 5000, /* rank r+1 judges rank 0 this much later than rank r */
+    GPU_MS = 3000,       /* a rank that died is named before those whose sums it broke */
     MOST_ADDRESSES = 8,
     SILENT_S = 10,
     STUCK_S = 27,
@@ -82,7 +85,7 @@ struct mabn_watchdog {
     struct pollfd *polls;
     int count;
     int64_t silent_ms, stuck_ms; /* 0: off */
-    int64_t last_turn, last_beat, last_step, quiet_until, lost_at;
+    int64_t last_turn, last_beat, last_step, quiet_until, lost_at, gpu_failed_at;
     pid_t parent;
     int leaving, failed; /* MABN_STORE */
     int fail_code;
@@ -315,6 +318,23 @@ static void send_failure(struct mabn_watchdog *w)
     _exit(w->fail_code);
 }
 
+/* Asked only when nobody else is in NCCL: this thread waits for no lock. */
+static void check_gpu(struct mabn_watchdog *w, int64_t now)
+{
+    struct mabn_comm *comm = w->comm;
+    char said[256];
+    if (pthread_mutex_trylock(&comm->gpu_lock)) return;
+    const bool failed = comm->gpu_fault && comm->gpu_fault(comm->gpu_context, said, sizeof said);
+    pthread_mutex_unlock(&comm->gpu_lock);
+    if (!failed) w->gpu_failed_at = 0;
+    if (failed && !w->gpu_failed_at) w->gpu_failed_at = now;
+    if (!failed || now - w->gpu_failed_at < GPU_MS) return;
+    snprintf(w->fail_text, sizeof w->fail_text, "rank %d on %s: %s", comm->rank,
+             comm->peers[comm->rank].host, said);
+    w->fail_code = MABN_EXIT_LOST;
+    send_failure(w);
+}
+
 static void *watch(void *argument)
 {
     struct mabn_watchdog *w = (struct mabn_watchdog *)argument;
@@ -330,6 +350,7 @@ static void *watch(void *argument)
         if (MABN_LOAD(w->leaving)) continue;
         beat(w, now);
         check_silence(w, now);
+        check_gpu(w, now);
         if (w->comm->rank == 0 && w->stuck_ms) check_waiting(w);
         if (getppid() != w->parent) follow(MABN_EXIT_LOST); /* the launcher is gone */
     }

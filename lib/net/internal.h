@@ -67,9 +67,11 @@ struct node_kind {
     const struct node_ops *cpu, *cuda; /* NULL: the backend has none */
 };
 
-/* SyncBN of a plan without rows: its part in the sums of all ranks; other nodes do nothing. CPU. */
+/* SyncBN of a plan without rows: its part in the sums of all ranks; other nodes do nothing. */
 MABN_MUST_USE mabn_status mabn_node_norm_meet(struct mabn_net *net, struct node *node,
                                               bool backwards);
+MABN_MUST_USE mabn_status mabn_node_norm_cuda_meet(struct mabn_net *net, struct node *node,
+                                                   bool backwards);
 extern const struct node_kind mabn_node_input, mabn_node_conv, mabn_node_norm, mabn_node_max_pool,
     mabn_node_global_pool, mabn_node_linear, mabn_node_upsample, mabn_node_transposed_conv,
     mabn_node_sigmoid, mabn_node_roi_align, mabn_node_softmax_loss, mabn_node_sigmoid_loss,

@@ -225,7 +225,8 @@ MABN_MUST_USE mabn_status mabn_net_backward(struct mabn_net *net);
 
 /* From now on every backward calls `ready` each time it has more gradients done: those of
  * mabn_params_gradients from the float `from` on, which falls, are not touched by it any more. `ready`
- * NULL: no calls. A failure of `ready` is backward's. On the CPU. */
+ * NULL: no calls. A failure of `ready` is backward's. On a GPU they are done once what was queued before
+ * the call is. */
 typedef mabn_status (*mabn_net_ready)(void *context, size_t from);
 void mabn_net_tell_gradients(struct mabn_net *net, mabn_net_ready ready, void *context);
 

@@ -109,8 +109,10 @@ static mabn_status backward_node(struct mabn_net *net, struct node *node)
 
 static mabn_status backward_all(struct mabn_net *net)
 {
-    for (int i = net->node_count - 1; i > 0; i--)
+    for (int i = net->node_count - 1; i > 0; i--) {
         if (net_goes_back(&net->nodes[i])) MABN_TRY(backward_node(net, &net->nodes[i]));
+        if (net->ready) MABN_TRY(net->ready(net->ready_context, net->ready_from[i]));
+    }
     return MABN_OK;
 }
 

@@ -63,6 +63,8 @@ struct mabn_cuda_work {
     struct mabn_cuda_repair repair;
     struct mabn_cuda_given given; /* the sums; chunks is 1 then */
 
+    double *sums; /* (2C+2) SyncBN over ranks: two sums a channel, elements, ranks that have any */
+
     float *p, *q, *r; /* (runs,C) */
     float *dgamma, *dbeta;
     const float *act; /* (C), as norm.h has it; NULL: none */
@@ -103,6 +105,13 @@ mabn_status mabn_cuda_affine_of(float *a, float *b, const struct mabn_cuda_work 
 /* saved from the partial sums; moves the running averages and the forward window on. MABN: writes
  * again what of repair.y was written with coefficients that are not these, because r is clipped. */
 mabn_status mabn_cuda_coefficients(const struct mabn_cuda_work *w, cudaStream_t stream);
+/* SyncBN over ranks, in two steps each way: what this rank adds into w->sums; and once they are all
+ * ranks' (calls without rows begin there), saved and the running averages, or p, q and r. dgamma and
+ * dbeta are this rank's own, and come with the first. */
+mabn_status mabn_cuda_sync_moments(const struct mabn_cuda_work *w, cudaStream_t stream);
+mabn_status mabn_cuda_sync_coefficients(const struct mabn_cuda_work *w, cudaStream_t stream);
+mabn_status mabn_cuda_sync_gradients(const struct mabn_cuda_work *w, cudaStream_t stream);
+mabn_status mabn_cuda_sync_finish(const struct mabn_cuda_work *w, cudaStream_t stream);
 /* p, q, r, dgamma, dbeta from the partial sums; moves the backward window on. */
 mabn_status mabn_cuda_gradients(const struct mabn_cuda_work *w, cudaStream_t stream);
 /* dgamma and dbeta of GN, LN and IN, from each sample's sums in stat0 and stat1. */

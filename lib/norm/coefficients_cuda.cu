@@ -231,6 +231,61 @@ __global__ void __launch_bounds__(BLOCK) coefs_bn(work w)
     }
 }
 
+/* ---- SyncBN over ranks ---- */
+
+__device__ __forceinline__ void count_rows(const work &w, const struct column &at)
+{
+    if (at.c || at.row) return;
+    w.sums[2 * w.channels] = (double)w.rows;
+    w.sums[2 * w.channels + 1] = w.rows > 0;
+}
+
+/* The n of the unbiased variance: the reference takes this rank's times the ranks. */
+__device__ __forceinline__ double sync_elements(const work &w)
+{
+    const double *count = w.sums + 2 * w.channels;
+    return w.o.sync_reference ? (double)w.rows * count[1] : count[0];
+}
+
+/* About zero, as ranks have no mean in common yet; the reference averages the ranks' means. */
+__global__ void __launch_bounds__(BLOCK) sync_moments(work w)
+{
+    MABN_SHARED(double, part, 2 * BLOCK);
+    mabn_await_inputs();
+    const struct column at = find_column(w);
+    const double n = (double)w.rows, scale = w.o.sync_reference ? 1 / n : 1;
+
+    finish_sums(w.stat0, w.sum, w.stat1, w.square, part, w, at);
+    count_rows(w, at);
+    if (!at.active || at.row) return;
+    const double k = w.first[at.c], sum = w.stat0[at.c], square = w.stat1[at.c];
+    w.sums[at.c] = (sum + n * k) * scale;
+    w.sums[w.channels + at.c] = (square + 2 * k * sum + n * k * k) * scale;
+}
+
+/* A thread a channel. */
+__global__ void sync_coefs(work w)
+{
+    const int c = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+    mabn_await_inputs();
+    const struct mabn_norm_options &o = w.o;
+    const double *count = w.sums + 2 * w.channels;
+    if (c >= w.channels || count[0] <= 0) return; /* no rank had anything */
+    const double divide = o.sync_reference ? count[1] : count[0], n = sync_elements(w);
+    const double mean = w.sums[c] / divide;
+    const double moment = w.sums[w.channels + c] / divide - mean * mean;
+    const double var = moment < 0 ? 0 : moment, unbiased = mabn_unbiased(var, n);
+    struct mabn_coef k;
+    mabn_coef_bn(&k, mean, o.sync_reference ? unbiased : var, o.eps, w.gamma[c], w.beta[c]);
+    /* d variance / d x has n/(n−1) in it where that was used: for backward. */
+    if (o.sync_reference) k.istd *= (float)sqrt(mabn_unbiased(1, n));
+    keep(w, c, k);
+    float *rm = w.state.running_mean + c, *rv = w.state.running_var + c;
+    *rm = (float)(o.momentum * *rm + (1 - o.momentum) * mean);
+    *rv = (float)(o.momentum * *rv + (1 - o.momentum) * unbiased);
+    if (c == 0) *w.state.batches += w.uncounted;
+}
+
 /* ---- MABN ---- */
 
 /* Iterations that were finished before this call. */
@@ -426,6 +481,38 @@ __global__ void __launch_bounds__(BLOCK) grads_bn(work w)
     if (!at.active || at.row) return;
     put_parameter(w.dgamma, dgamma, w, at.c);
     put_parameter(w.dbeta, dbeta, w, at.c);
+}
+
+/* Added up are the gradients of mean and variance but for gamma: the reference's ranks may disagree on
+ * the variance. */
+__global__ void __launch_bounds__(BLOCK) sync_grads(work w)
+{
+    MABN_SHARED(double, part, 2 * BLOCK);
+    mabn_await_inputs();
+    const struct column at = find_column(w);
+
+    finish_sums(w.stat0, w.sum, w.stat1, w.square, part, w, at);
+    count_rows(w, at);
+    if (!at.active || at.row) return;
+    const double sum = w.stat0[at.c], dot = w.stat1[at.c];
+    const struct mabn_coef f = mabn_coef_kept(w.saved, at.c);
+    put_parameter(w.dgamma, f.scale * dot + f.shift * sum, w, at.c);
+    put_parameter(w.dbeta, sum, w, at.c);
+    w.sums[at.c] = f.scale * sum;
+    w.sums[w.channels + at.c] = (double)f.scale * f.istd * f.istd * dot;
+}
+
+__global__ void sync_finish(work w)
+{
+    const int c = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+    mabn_await_inputs();
+    if (c >= w.channels) return;
+    const struct mabn_coef f = mabn_coef_kept(w.saved, c);
+    const double gamma = w.gamma[c], n = sync_elements(w);
+    const struct mabn_grad_coef k = {(float)(gamma * f.scale),
+                                     (float)(-gamma * w.sums[w.channels + c] / n),
+                                     (float)(-gamma * w.sums[c] / n)};
+    put_grad(w, c, k);
 }
 
 /* Psi as the window keeps it: without the loss's scale; and where it overflowed (the step will be
@@ -656,6 +743,28 @@ mabn_status mabn_cuda_gradients(const struct mabn_cuda_work *w, cudaStream_t str
         MABN_TRY(MABN_LAUNCH_EARLY(grads_gn, (unsigned)w->runs, SAMPLE_BLOCK, 0, stream, *w));
         return mabn_cuda_sample_parameters(w, stream);
     }
+}
+
+mabn_status mabn_cuda_sync_moments(const struct mabn_cuda_work *w, cudaStream_t stream)
+{
+    return MABN_LAUNCH_EARLY(sync_moments, over_channels(w), block_size(w), 0, stream, *w);
+}
+
+mabn_status mabn_cuda_sync_coefficients(const struct mabn_cuda_work *w, cudaStream_t stream)
+{
+    const unsigned blocks = (unsigned)((w->channels + 127) / 128);
+    return MABN_LAUNCH_EARLY(sync_coefs, blocks, 128, 0, stream, *w);
+}
+
+mabn_status mabn_cuda_sync_gradients(const struct mabn_cuda_work *w, cudaStream_t stream)
+{
+    return MABN_LAUNCH_EARLY(sync_grads, over_channels(w), block_size(w), 0, stream, *w);
+}
+
+mabn_status mabn_cuda_sync_finish(const struct mabn_cuda_work *w, cudaStream_t stream)
+{
+    const unsigned blocks = (unsigned)((w->channels + 127) / 128);
+    return MABN_LAUNCH_EARLY(sync_finish, blocks, 128, 0, stream, *w);
 }
 
 mabn_status mabn_cuda_sample_parameters(const struct mabn_cuda_work *w, cudaStream_t stream)

@@ -3,8 +3,10 @@
  *     forward              moments, coefficients, apply
  *     forward, known       apply with Σx², coefficients (and y again where a run was clipped)
  *     forward, joined      coefficients (likewise); not known: coefficients, apply
+ *     forward over ranks   moments, this rank's sums, all ranks', coefficients, apply
  *     backward             gradient moments, gradients, gradient apply
  *     backward, joined     gradients, gradient apply; MABN: the latter with Σ dy, dbeta
+ *     backward over ranks  gradient moments, this rank's sums, all ranks', gradients, gradient apply
  *     inference            affine, apply; GN, LN and IN as forward
  *
  * FRN and EvoNorm-S0 have kernels of their own (act_cuda.cu).
@@ -26,6 +28,7 @@ struct call {
     struct mabn_cuda_rows rows;
     struct mabn_cuda_work work;
     float *sum, *square; /* the work's, to be written */
+    double *places;      /* (groups)(2C+2) of SyncBN over ranks */
     cudaStream_t stream;
 };
 
@@ -35,8 +38,20 @@ size_t align64(size_t bytes)
 }
 
 struct layout {
-    size_t sum, square, first, stat0, stat1, known, grad, saved, bytes;
+    size_t sum, square, first, stat0, stat1, known, grad, places, saved, bytes;
 };
+
+/* SyncBN over ranks. */
+bool syncs(const struct mabn_norm *norm)
+{
+    return norm->options.kind == MABN_NORM_SYNCBN && norm->sync;
+}
+
+size_t places_bytes(const struct mabn_norm *norm)
+{
+    const size_t count = 2 * (size_t)norm->channels + 2;
+    return syncs(norm) ? align64((size_t)norm->sync->groups * count * sizeof(double)) : 0;
+}
 
 /* partials: partial sums of a channel, over all runs. */
 struct layout scratch_layout(const struct mabn_norm *norm, int64_t samples, int64_t partials)
@@ -51,7 +66,8 @@ struct layout scratch_layout(const struct mabn_norm *norm, int64_t samples, int6
     l.stat1 = l.stat0 + align64(rc * sizeof(double));
     l.known = l.stat1 + align64(rc * sizeof(double));
     l.grad = l.known + 2 * align64(c * sizeof(float));
-    l.saved = l.grad + 3 * align64(rc * sizeof(float));
+    l.places = l.grad + 3 * align64(rc * sizeof(float));
+    l.saved = l.places + places_bytes(norm);
     l.bytes = l.saved + mabn_norm_saved_bytes(norm, samples);
     return l;
 }
@@ -93,7 +109,7 @@ void call_init(struct call *c, const struct mabn_norm *norm, const struct mabn_n
     w->run_samples = mabn_norm_run_samples(norm, io->samples);
     w->samples = io->samples;
     w->channels = norm->channels;
-    w->chunks = mabn_cuda_chunks(&c->rows);
+    w->chunks = c->rows.rows ? mabn_cuda_chunks(&c->rows) : 0;
     w->dgamma = io->dgamma;
     w->dbeta = io->dbeta;
     w->act = io->act;
@@ -102,7 +118,7 @@ void call_init(struct call *c, const struct mabn_norm *norm, const struct mabn_n
     w->scaler = io->scaler;
 
     const struct layout l = scratch_layout(norm, io->samples, w->runs * w->chunks);
-    const size_t one = (l.saved - l.grad) / 3;
+    const size_t one = (l.places - l.grad) / 3;
     w->sum = c->sum = reinterpret_cast<float *>(p + l.sum);
     w->square = c->square = reinterpret_cast<float *>(p + l.square);
     w->first = reinterpret_cast<float *>(p + l.first);
@@ -113,6 +129,8 @@ void call_init(struct call *c, const struct mabn_norm *norm, const struct mabn_n
     w->p = reinterpret_cast<float *>(p + l.grad);
     w->q = reinterpret_cast<float *>(p + l.grad + one);
     w->r = reinterpret_cast<float *>(p + l.grad + 2 * one);
+    c->places = reinterpret_cast<double *>(p + l.places);
+    w->sums = c->places + (syncs(norm) ? norm->sync->mine * (2 * (size_t)norm->channels + 2) : 0);
     /* GN, LN and IN at inference have no saved block: it is scratch then. */
     mabn_norm_saved_view(&w->saved, norm, io->saved ? io->saved : p + l.saved, io->samples);
 }
@@ -126,8 +144,8 @@ mabn_status check(const struct mabn_norm *norm, const struct mabn_norm_cuda_io *
         return mabn_fail(MABN_ERR_ARG, "norm: state is missing");
     if (norm->options.kind == MABN_NORM_EVONORM_S0 && io->act && (io->residual || io->dresidual))
         return mabn_fail(MABN_ERR_ARG, "norm: EvoNorm-S0's activation takes no residual");
-    if (norm->sync && norm->sync->ranks > 1)
-        return mabn_fail(MABN_ERR_UNSUPPORTED, "SyncBN over several ranks is not there on GPUs");
+    if (norm->sync && !norm->sync->queue)
+        return mabn_fail(MABN_ERR_UNSUPPORTED, "these ranks add up nothing on a GPU");
     return MABN_OK;
 }
 
@@ -253,6 +271,40 @@ mabn_status measure_and_apply(struct call *c)
     return apply_saved(c, {});
 }
 
+/* ---- SyncBN over ranks ---- */
+
+bool empty(const struct call *c)
+{
+    return !c->io->samples || !c->io->positions;
+}
+
+/* Zeros for the other groups, and for a rank without rows. */
+mabn_status clear_places(const struct call *c)
+{
+    MABN_CUDA_TRY(cudaMemsetAsync(c->places, 0, places_bytes(c->norm), c->stream));
+    return MABN_OK;
+}
+
+mabn_status add_places(const struct call *c)
+{
+    const struct mabn_norm_sync *sync = c->norm->sync;
+    return sync->queue(sync->context, c->places, 2 * (size_t)c->norm->channels + 2);
+}
+
+mabn_status forward_sync(struct call *c)
+{
+    struct mabn_cuda_work *w = &c->work;
+    MABN_TRY(clear_places(c));
+    if (!empty(c)) {
+        MABN_TRY(mabn_cuda_moments(c->sum, c->square, w->first, c->io->x, {}, &c->rows, c->stream));
+        MABN_TRY(mabn_cuda_sync_moments(w, c->stream));
+    }
+    MABN_TRY(add_places(c));
+    w->uncounted = 1;
+    MABN_TRY(mabn_cuda_sync_coefficients(w, c->stream));
+    return empty(c) ? MABN_OK : apply_saved(c, {});
+}
+
 /* As the CPU has it: several runs under the iteration rule each move running_var. */
 bool knows_affine(const struct call *c)
 {
@@ -329,6 +381,24 @@ mabn_status backward_measured(const struct call *c, struct mabn_cuda_grad *in)
                                 w->channels, &c->rows, c->stream);
 }
 
+mabn_status backward_sync(const struct call *c, struct mabn_cuda_grad *in)
+{
+    const struct mabn_cuda_work *w = &c->work;
+    MABN_TRY(clear_places(c));
+    if (!empty(c)) {
+        in->shift = w->saved.mean;
+        MABN_TRY(mabn_cuda_grad_moments(c->sum, c->square, NULL, in, &c->rows, c->stream));
+        MABN_TRY(mabn_cuda_sync_gradients(w, c->stream));
+    }
+    MABN_TRY(add_places(c));
+    if (empty(c)) return MABN_OK;
+    MABN_TRY(mabn_cuda_sync_finish(w, c->stream));
+    void *dresidual = c->io->dresidual;
+    if (in->mask == MABN_MASK_NONE && in->dy == dresidual) dresidual = NULL; /* it is there */
+    return mabn_cuda_grad_apply(c->io->dx, dresidual, in, w->p, w->q, w->r, w->channels, &c->rows,
+                                c->stream);
+}
+
 /* MABN's Σ dy, which only dbeta needs, comes from the pass that writes dx. */
 mabn_status backward_joined(const struct call *c)
 {
@@ -370,12 +440,13 @@ mabn_status mabn_norm_cuda_forward(const struct mabn_norm *norm, const struct ma
     struct call c;
 
     MABN_TRY(check(norm, io));
-    if (!io->samples || !io->positions) return MABN_OK;
+    if ((!io->samples || !io->positions) && !syncs(norm)) return MABN_OK;
     if (io->y == io->x)
         return mabn_fail(MABN_ERR_ARG, "norm: training needs x, y must not overwrite it");
     const bool joined = io->sum || io->square;
     if (joined) MABN_TRY(check_joined_forward(norm, io));
     call_init(&c, norm, io);
+    if (syncs(norm)) return forward_sync(&c);
     if (joined) return forward_joined(&c);
     if (!mabn_norm_measures(norm->options.kind)) {
         MABN_TRY(mabn_cuda_affine_of(c.work.saved.a, c.work.saved.b, &c.work, c.stream));
@@ -409,13 +480,14 @@ mabn_status mabn_norm_cuda_backward(const struct mabn_norm *norm,
         if (io->dgamma) MABN_CUDA_TRY(cudaMemsetAsync(io->dgamma, 0, bytes, stream));
         if (io->dbeta) MABN_CUDA_TRY(cudaMemsetAsync(io->dbeta, 0, bytes, stream));
         if (io->dact) MABN_CUDA_TRY(cudaMemsetAsync(io->dact, 0, bytes, stream));
-        return MABN_OK;
+        if (!syncs(norm)) return MABN_OK;
     }
     const bool joined = io->dsum || io->dot;
     MABN_TRY(joined ? check_joined_backward(norm, io) : check_backward(io));
     call_init(&c, norm, io);
     if (joined) return backward_joined(&c);
     struct mabn_cuda_grad in = grad_of(&c);
+    if (syncs(norm)) return backward_sync(&c, &in);
     if (mabn_norm_measures(norm->options.kind)) return backward_measured(&c, &in);
     return mabn_cuda_grad_apply(io->dx, io->dresidual, &in, c.work.saved.a, NULL, NULL,
                                 c.work.channels, &c.rows, c.stream);
@@ -450,7 +522,7 @@ bool mabn_norm_cuda_can_join(const struct mabn_norm *norm, int64_t samples)
     case MABN_NORM_BRN:
     case MABN_NORM_SYNCBN:
     case MABN_NORM_MABN:
-        return mabn_norm_runs(norm, samples) == 1;
+        return mabn_norm_runs(norm, samples) == 1 && !syncs(norm);
     default:
         return false;
     }

@@ -8,7 +8,7 @@
  *     and decisions live in the state, on the device;
  *   - results repeat bit for bit on any device, and agree with the CPU's to rounding (GN, LN and IN
  *     add up in another order where a device has less shared memory than Hopper's);
- *   - SyncBN is of one rank;
+ *   - SyncBN over ranks adds up by norm->sync->queue, which may wait for the device;
  *   - known (MABN): the caller knows that every run of this call is past r_start. Then y = a·x + b
  *     before the batch is measured, and forward is one pass; runs where r turns out clipped, seen
  *     by the device alone, are applied again. Ignored where y is residual.

@@ -66,12 +66,16 @@ struct mabn_norm_options {
     bool sync_reference;
 };
 
-/* The other ranks of a SyncBN layer (norm/sync.h makes one from a communicator): sum `count` doubles
- * over all of them, in place, with the same bits on every rank. */
+/* The other ranks of a SyncBN layer (norm/sync.h makes one from a communicator).
+ * all_reduce: sum `count` doubles over all of them, in place, with the same bits on every rank.
+ * queue: on a GPU, in the device's own queue. There every group of ranks has its place in one array,
+ * (groups)(count) doubles of device memory; this rank's is `mine`, and the others' are 0. */
 struct mabn_norm_sync {
     mabn_status (*all_reduce)(void *context, double *values, size_t count);
+    mabn_status (*queue)(void *context, double *places, size_t count); /* NULL: no GPU */
     void *context;
-    int ranks;
+    int ranks; /* of a group */
+    int groups, mine;
 };
 
 /* A layer: options that were checked, and its channels. Plain values: copy freely. */

@@ -10,22 +10,27 @@
 struct ranks {
     struct mabn_norm_sync sync;
     struct mabn_comm *comm;
-    int groups, mine;
+    struct mabn_device *device;
+    struct mabn_nccl *nccl;
     double *places; /* (groups)(count) */
     size_t room;
 };
 
+static void reserve(struct ranks *r, size_t all)
+{
+    if (all <= r->room) return;
+    free(r->places);
+    r->places = mabn_xmalloc(all * sizeof *r->places);
+    r->room = all;
+}
+
 static mabn_status add_over_group(void *context, double *values, size_t count)
 {
     struct ranks *r = context;
-    const size_t all = count * (size_t)r->groups;
-    if (r->groups == 1) return mabn_comm_sum(r->comm, MABN_DIST_F64, values, count);
-    if (all > r->room) {
-        free(r->places);
-        r->places = mabn_xmalloc(all * sizeof *r->places);
-        r->room = all;
-    }
-    double *place = r->places + (size_t)r->mine * count;
+    const size_t all = count * (size_t)r->sync.groups;
+    if (r->sync.groups == 1) return mabn_comm_sum(r->comm, MABN_DIST_F64, values, count);
+    reserve(r, all);
+    double *place = r->places + (size_t)r->sync.mine * count;
     memset(r->places, 0, all * sizeof *r->places);
     memcpy(place, values, count * sizeof *values);
     MABN_TRY(mabn_comm_sum(r->comm, MABN_DIST_F64, r->places, all));
@@ -33,7 +38,20 @@ static mabn_status add_over_group(void *context, double *values, size_t count)
     return MABN_OK;
 }
 
-mabn_status mabn_norm_sync_new(struct mabn_norm_sync **sync, struct mabn_comm *comm, int group)
+static mabn_status queue_sum(void *context, double *places, size_t count)
+{
+    struct ranks *r = context;
+    const size_t all = count * (size_t)r->sync.groups, bytes = all * sizeof *places;
+    if (r->nccl)
+        return mabn_nccl_sum(r->nccl, MABN_DIST_F64, places, all, mabn_device_queue(r->device));
+    reserve(r, all);
+    MABN_TRY(mabn_device_get(r->device, r->places, places, bytes));
+    MABN_TRY(mabn_comm_sum(r->comm, MABN_DIST_F64, r->places, all));
+    return mabn_device_put(r->device, places, r->places, bytes);
+}
+
+mabn_status mabn_norm_sync_new(struct mabn_norm_sync **sync, struct mabn_comm *comm, int group,
+                               struct mabn_device *device, struct mabn_nccl *nccl)
 {
     const int ranks = mabn_comm_ranks(comm), size = group ? group : ranks;
     *sync = NULL;
@@ -45,10 +63,15 @@ mabn_status mabn_norm_sync_new(struct mabn_norm_sync **sync, struct mabn_comm *c
                          mabn_comm_shards(comm), ranks);
     if (size == 1) return MABN_OK;
     struct ranks *r = mabn_xcalloc(1, sizeof *r);
-    r->sync = (struct mabn_norm_sync){.all_reduce = add_over_group, .context = r, .ranks = size};
+    r->sync = (struct mabn_norm_sync){.all_reduce = add_over_group,
+                                      .queue = queue_sum,
+                                      .context = r,
+                                      .ranks = size,
+                                      .groups = ranks / size,
+                                      .mine = mabn_comm_rank(comm) / size};
     r->comm = comm;
-    r->groups = ranks / size;
-    r->mine = mabn_comm_rank(comm) / size;
+    r->device = device;
+    r->nccl = nccl;
     *sync = &r->sync;
     return MABN_OK;
 }

@@ -138,6 +138,31 @@ mabn_status mabn_run_not_finite(const struct mabn_run *run, const char *what, in
     return status;
 }
 
+/* ---- the device ---- */
+
+/* Ranks ask each other about NCCL in any case, lest one that was started with --exact be waited for. */
+mabn_status mabn_run_open_device(struct mabn_run *run)
+{
+    const struct mabn_train_options *o = run->options;
+    struct mabn_str why;
+    MABN_TRY(mabn_device_open(&run->device, o->device, o->threads));
+    mabn_str_init(&why);
+    mabn_run_note(run, "starting NCCL");
+    const mabn_status status =
+        mabn_nccl_open(&run->nccl, o->comm, o->exact ? "" : mabn_device_gpu(run->device), &why);
+    mabn_run_note(run, NULL);
+    run->shards.nccl = run->nccl;
+    if (!status && why.length && mabn_run_writes(run))
+        mabn_info("sums over ranks go by way of the host, without NCCL: %s", why.text);
+    mabn_str_release(&why);
+    return status;
+}
+
+mabn_status mabn_run_meet(const struct mabn_run *run)
+{
+    return run->sync && run->nccl ? mabn_comm_barrier(run->shards.comm) : MABN_OK;
+}
+
 /* ---- SyncBN ---- */
 
 mabn_status mabn_run_open_sync(struct mabn_run *run, const struct mabn_norm_options *const *norms,
@@ -155,5 +180,6 @@ mabn_status mabn_run_open_sync(struct mabn_run *run, const struct mabn_norm_opti
                          "syncbn needs a rank for each shard: there are %d shards on %d rank%s",
                          run->shards.count, run->shards.ranks, run->shards.ranks > 1 ? "s" : "");
     if (o->sync_group) mabn_run_add_course(run, "sync-group", "%d", o->sync_group);
-    return o->comm ? mabn_norm_sync_new(&run->sync, o->comm, o->sync_group) : MABN_OK;
+    return o->comm ? mabn_norm_sync_new(&run->sync, o->comm, o->sync_group, run->device, run->nccl)
+                   : MABN_OK;
 }

@@ -41,6 +41,8 @@ struct mabn_run {
     struct mabn_shards shards;
     int shard_images;            /* of a step: batch / shards.count */
     struct mabn_norm_sync *sync; /* SyncBN's ranks; NULL: alone */
+    struct mabn_nccl *nccl;      /* of ranks with GPUs; NULL: there is none */
+    bool ended_together;         /* all ranks came to the end: NCCL may be left in order */
 
     /* the run (train.c, state.c) */
     int64_t step, first_step; /* done; done when this process began */
@@ -69,7 +71,13 @@ static inline void mabn_run_note(const struct mabn_run *run, const char *doing)
     if (run->shards.comm) mabn_comm_note(run->shards.comm, run->step, doing);
 }
 
-/* course.c: before the network is built of a model with these norms: run->sync, where one is SyncBN. */
+/* course.c: run->device, and what ranks with GPUs add up by. */
+MABN_MUST_USE mabn_status mabn_run_open_device(struct mabn_run *run);
+/* course.c, once a rank has what it needs for a pass: a GPU whose norms wait for other ranks' keeps the
+ * watchdog in the dark about who is missing. So ranks meet first. */
+MABN_MUST_USE mabn_status mabn_run_meet(const struct mabn_run *run);
+
+/* course.c: with the device, before the network is built of a model with these norms: run->sync, where one is SyncBN. */
 MABN_MUST_USE mabn_status mabn_run_open_sync(struct mabn_run *run,
                                              const struct mabn_norm_options *const *norms,
                                              int count);

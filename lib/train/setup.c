@@ -132,8 +132,9 @@ static void tell_shards(const struct mabn_run *run)
 {
     const struct mabn_shards *s = &run->shards;
     if (s->count == 1) return;
-    mabn_info("%d shards of %d images on %d rank%s%s%s%s", s->count, run->shard_images, s->ranks,
-              s->ranks > 1 ? "s: " : "", s->ranks > 1 ? mabn_comm_library(s->comm) : "",
+    mabn_info("%d shards of %d images on %d rank%s%s%s%s%s%s", s->count, run->shard_images,
+              s->ranks, s->ranks > 1 ? "s: " : "", s->ranks > 1 ? mabn_comm_library(s->comm) : "",
+              s->nccl ? ", " : "", s->nccl ? mabn_nccl_name(s->nccl) : "",
               s->ranks > 1 ? "; rank 0 " : "", s->ranks > 1 ? mabn_comm_binding(s->comm) : "");
 }
 
@@ -151,6 +152,7 @@ void mabn_run_release(struct mabn_run *run)
     mabn_shards_release(&run->shards);
     if (run->task) run->task->release(run);
     mabn_norm_sync_free(run->sync);
+    mabn_nccl_close(run->nccl, run->ended_together);
     if (run->lock) close(run->lock);
     mabn_device_free(run->device);
     mabn_jsonl_close(&run->metrics);

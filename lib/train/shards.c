@@ -12,7 +12,7 @@ enum { SMALLEST_BUCKET = 1 << 14 };
 
 void mabn_shards_init(struct mabn_shards *s, struct mabn_comm *comm)
 {
-    *s = (struct mabn_shards){.comm = comm, .count = 1, .local = 1, .ranks = 1};
+    *s = (struct mabn_shards){.comm = comm, .count = 1, .local = 1, .ranks = 1, .in_store = -1};
     if (!comm) return;
     s->count = mabn_comm_shards(comm);
     s->first = mabn_comm_first_shard(comm);
@@ -36,12 +36,18 @@ static char *state_of(const struct mabn_shards *s, int i)
     return s->states + (size_t)i * s->state_bytes;
 }
 
+static bool on_gpu(const struct mabn_shards *s)
+{
+    return mabn_device_kind_of(mabn_params_device(s->params)) != MABN_DEVICE_CPU;
+}
+
 /* A sum's parts wait here; one fewer than are at hand at most, as the newest stays in the store. */
 static mabn_status get_parts(struct mabn_shards *s)
 {
     const int depth = mabn_tree_depth(s->count, s->first, s->local);
     s->gradients = mabn_params_gradients(s->params, &s->floats);
-    if (mabn_device_kind_of(mabn_params_device(s->params)) != MABN_DEVICE_CPU) {
+    if (s->nccl) return MABN_OK;
+    if (on_gpu(s)) {
         void *staged;
         MABN_TRY(mabn_alloc(&staged, s->floats * sizeof(float)));
         s->gradients = s->staged = (float *)staged;
@@ -73,7 +79,21 @@ mabn_status mabn_shards_start(struct mabn_shards *s, struct mabn_params *params)
 mabn_status mabn_shards_enter(struct mabn_shards *s, int i)
 {
     s->sent = s->floats;
-    return s->count == 1 ? MABN_OK : mabn_params_set_state(s->params, state_of(s, i));
+    if (s->count == 1 || s->in_store == i) return MABN_OK;
+    return mabn_params_set_state(s->params, state_of(s, i));
+}
+
+/* A shard that has the store for itself leaves its state there until somebody asks for it. */
+static mabn_status take_state(struct mabn_shards *s)
+{
+    const int i = s->in_store;
+    s->in_store = -1;
+    return i < 0 ? MABN_OK : mabn_params_get_state(s->params, state_of(s, i));
+}
+
+bool mabn_shards_accumulates(const struct mabn_shards *s)
+{
+    return s->nccl != NULL;
 }
 
 /* Gradients [from, to) of the shard that is in the store, and of as many parts as the tree says, added
@@ -99,7 +119,9 @@ static mabn_status move_gradients(struct mabn_shards *s, bool back)
 mabn_status mabn_shards_leave(struct mabn_shards *s, int i)
 {
     if (s->count == 1) return MABN_OK;
-    MABN_TRY(mabn_params_get_state(s->params, state_of(s, i)));
+    s->in_store = i;
+    if (s->local > 1) MABN_TRY(take_state(s));
+    if (s->nccl) return MABN_OK;
     if (s->staged) MABN_TRY(move_gradients(s, false));
     if (i + 1 == s->local) return MABN_OK;
     s->depth = merge_gradients(s, i, 0, s->floats);
@@ -107,9 +129,20 @@ mabn_status mabn_shards_leave(struct mabn_shards *s, int i)
     return MABN_OK;
 }
 
+/* Behind the kernels that make the gradients, and beside those that come after. */
+static mabn_status queue_sum(struct mabn_shards *s, size_t from)
+{
+    void *queue;
+    const size_t count = s->sent - from;
+    s->sent = from;
+    MABN_TRY(mabn_device_side_begin(mabn_params_device(s->params), &queue));
+    return mabn_nccl_sum(s->nccl, MABN_DIST_F32, s->gradients + from, count, queue);
+}
+
 /* One more sum, of all from `from` on that is not in one yet. */
 static mabn_status send(struct mabn_shards *s, size_t from)
 {
+    if (s->nccl) return queue_sum(s, from);
     struct mabn_comm_sum *sum = &s->sums[s->n_sums++];
     const int depth = merge_gradients(s, s->local - 1, from, s->sent);
     *sum = (struct mabn_comm_sum){
@@ -127,13 +160,15 @@ mabn_status mabn_shards_ready(void *shards, size_t from)
     struct mabn_shards *s = (struct mabn_shards *)shards;
     size_t least = s->floats / MABN_SHARDS_BUCKETS + 1;
     if (least < SMALLEST_BUCKET) least = SMALLEST_BUCKET;
-    return s->ranks > 1 && s->sent >= from + least ? send(s, from) : MABN_OK;
+    if (s->ranks == 1 || s->staged || s->sent < from + least) return MABN_OK;
+    return send(s, from);
 }
 
 mabn_status mabn_shards_sum(struct mabn_shards *s)
 {
     if (s->count == 1) return MABN_OK;
     if (s->sent) MABN_TRY(send(s, 0));
+    if (s->nccl) return mabn_device_side_end(mabn_params_device(s->params));
     s->depth = 0;
     for (int i = 0; i < s->n_sums; i++)
         MABN_TRY(mabn_comm_sum_wait(s->comm, &s->sums[i]));
@@ -182,6 +217,7 @@ static size_t pack(const struct mabn_shards *s, char *block, float *packed, int 
 mabn_status mabn_shards_merge(struct mabn_shards *s)
 {
     if (s->count == 1) return MABN_OK;
+    MABN_TRY(take_state(s));
     const size_t n = pack(s, s->states, NULL, 0);
     void *rows, *mean;
     MABN_TRY(mabn_alloc(&rows, (size_t)s->local * n * sizeof(float)));
@@ -255,6 +291,7 @@ mabn_status mabn_shards_collect(struct mabn_shards *s, struct mabn_shard_states 
     void *blocks;
     *states = (struct mabn_shard_states){.tensors = NULL};
     if (s->count == 1) return MABN_OK;
+    MABN_TRY(take_state(s));
     size_t *sizes = (size_t *)mabn_xcalloc((size_t)s->ranks, sizeof *sizes);
     mabn_status status =
         mabn_comm_gather(s->comm, s->states, (size_t)s->local * s->state_bytes, &blocks, sizes);
@@ -281,6 +318,7 @@ mabn_status mabn_shards_restore(struct mabn_shards *s, const struct mabn_checkpo
 {
     struct mabn_shard_states states = {.tensors = NULL};
     if (s->count == 1) return MABN_OK;
+    s->in_store = -1;
     states.count = mabn_params_count(s->params);
     states.tensors =
         (struct mabn_shard_tensor *)mabn_xcalloc((size_t)states.count + 1, sizeof *states.tensors);
@@ -318,7 +356,7 @@ mabn_status mabn_shards_check(struct mabn_shards *s, const char *when)
     size_t n;
     const float *values = mabn_params_values(s->params, &n);
     void *host = NULL;
-    if (s->staged) {
+    if (on_gpu(s)) {
         MABN_TRY(mabn_alloc(&host, n * sizeof(float)));
         mabn_status status =
             mabn_device_get(mabn_params_device(s->params), host, values, n * sizeof(float));

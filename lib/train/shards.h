@@ -14,9 +14,11 @@
  *
  *     mabn_net_update, with 1/count in sgd.grad_scale
  *
- * On a GPU gradients cross to the host for this and back.
+ * On a GPU gradients are added up where they are by NCCL (dist/nccl.h), if there is one: a shard's go
+ * on top of those before (mabn_shards_accumulates), and the sums over ranks start in buckets as above.
+ * Without NCCL they cross to the host for this and back.
  *
- * The sum follows one tree over shards, so it has the same bits on any number of ranks, as long as
+ * But for NCCL, which has an order of its own, the sum follows one tree over shards, so it has the same bits on any number of ranks, as long as
  * these have as many threads. Shards have equally many images, so a shard's mean loss counts 1/count.
  *
  * Evaluation and finished models have one state: running averages, and windows too, are the
@@ -24,12 +26,14 @@
  * process's alone.) Checkpoints hold every shard's own state as well, as one tensor
  * /state/shards/NAME (count, values) for each tensor of the norms' state.
  *
- * With one shard nothing is copied or added, and all calls return at once. */
+ * With one shard nothing is copied or added, and all calls return at once. With one a rank its state
+ * stays in the store from step to step. */
 #ifndef MABN_TRAIN_SHARDS_H
 #define MABN_TRAIN_SHARDS_H
 
 #include "base/status.h"
 #include "dist/comm.h"
+#include "dist/nccl.h"
 #include "net/params.h"
 #include "store/checkpoint.h"
 
@@ -37,12 +41,14 @@ MABN_BEGIN_DECLS
 
 struct mabn_shards {
     struct mabn_comm *comm;     /* borrowed; NULL: one process */
+    struct mabn_nccl *nccl;     /* borrowed; NULL: sums by way of the host */
     struct mabn_params *params; /* borrowed */
     int count, first, local;    /* of the run; this rank's are first … first+local−1 */
     int rank, ranks;
     /* private */
     size_t state_bytes;
     char *states;     /* (local)(state_bytes) */
+    int in_store;     /* whose state is in the store, newer than in `states`; -1: nobody's */
     float *gradients; /* the store's own, or of a GPU's on the host: `staged` */
     float *staged;
     float *parts[MABN_TREE_MAX_PARTS]; /* gradients added up so far, beside those in the store */
@@ -53,7 +59,8 @@ struct mabn_shards {
 };
 enum { MABN_SHARDS_BUCKETS = 8 };
 
-/* How many there are, as mabn_comm_set_shards said; before there are parameters. */
+/* How many there are, as mabn_comm_set_shards said; before there are parameters. Then the caller may
+ * set nccl. */
 void mabn_shards_init(struct mabn_shards *shards, struct mabn_comm *comm);
 void mabn_shards_release(struct mabn_shards *shards);
 /* All shards begin with the state that is in the store. */
@@ -61,6 +68,8 @@ MABN_MUST_USE mabn_status mabn_shards_start(struct mabn_shards *shards, struct m
 
 MABN_MUST_USE mabn_status mabn_shards_enter(struct mabn_shards *shards, int i);
 MABN_MUST_USE mabn_status mabn_shards_leave(struct mabn_shards *shards, int i);
+/* Whether shards after this rank's first must add their gradients to what is in the store. */
+bool mabn_shards_accumulates(const struct mabn_shards *shards);
 /* The last shard's gradients from the float `from` on are whole (mabn_net_tell_gradients). */
 MABN_MUST_USE mabn_status mabn_shards_ready(void *shards, size_t from);
 MABN_MUST_USE mabn_status mabn_shards_sum(struct mabn_shards *shards);

@@ -328,7 +328,6 @@ static mabn_status build_networks(struct mabn_run *run)
                                   .tune = o->tune,
                                   .save_memory = o->save_memory,
                                   .sync = run->sync};
-    MABN_TRY(mabn_device_open(&run->device, o->device, o->threads));
     no.bytes = mabn_eval_sends_bytes(run->device, &own(run)->augment);
     MABN_TRY(mabn_model_build(&own(run)->net, run->device, &own(run)->model, &no));
     MABN_TRY(mabn_eval_set_table(own(run)->net, &own(run)->augment));
@@ -453,6 +452,7 @@ static mabn_status set_up(struct mabn_run *run)
     const int64_t images = mabn_dataset_count(own(run)->train_set);
     MABN_TRY(mabn_run_decide_course(run, images / o->batch, images));
     write_course(run);
+    MABN_TRY(mabn_run_open_device(run));
     MABN_TRY(open_sync(run));
     MABN_TRY(build_networks(run));
     own(run)->figures = mabn_xcalloc((size_t)run->shards.local * METERS, sizeof(double));
@@ -708,6 +708,7 @@ static mabn_status pass(struct mabn_run *run, const struct mabn_batch *batch, in
     fill(run, batch, i);
     choose_record(run, i);
     const bool last = i + 1 == run->shards.local;
+    mabn_net_accumulate(c->net, i > 0 && mabn_shards_accumulates(&run->shards));
     mabn_net_tell_gradients(c->net, last && run->shards.ranks > 1 ? mabn_shards_ready : NULL,
                             &run->shards);
     MABN_TRY(mabn_net_step(c->net, NULL));
@@ -723,6 +724,7 @@ static mabn_status begin_shards(struct mabn_run *run, const struct mabn_batch *b
     struct classify *c = run->own;
     const int local = run->shards.local;
     memset(c->figures, 0, (size_t)local * METERS * sizeof *c->figures);
+    MABN_TRY(mabn_run_meet(run));
     for (int i = 0; i < local; i++)
         MABN_TRY(pass(run, batch, i));
     MABN_TRY(mabn_shards_sum(&run->shards));

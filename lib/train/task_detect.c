@@ -267,6 +267,7 @@ static mabn_status build(struct mabn_run *run)
 {
     const struct mabn_train_options *o = run->options;
     struct detect *d = run->own;
+    MABN_TRY(mabn_run_open_device(run));
     MABN_TRY(open_sync(run));
     struct mabn_rcnn_options ro = {.training = true,
                                    .images = d->pass_images,
@@ -274,7 +275,6 @@ static mabn_status build(struct mabn_run *run)
                                    .save_memory = o->save_memory,
                                    .sync = run->sync,
                                    .seed = (uint64_t)o->seed};
-    MABN_TRY(mabn_device_open(&run->device, o->device, o->threads));
     MABN_TRY(mabn_params_new(&d->params, run->device));
     MABN_TRY(mabn_detector_declare(d->params, run->device, &d->detector, true));
     run->params = d->params;
@@ -472,7 +472,8 @@ static mabn_status one_pass(struct mabn_run *run, int shard, int pass)
            (size_t)batch->count * (size_t)batch->height * (size_t)batch->width * 3 * sizeof *x);
     describe_images(d, batch);
     const bool last = shard + 1 == run->shards.local && pass + 1 == d->passes;
-    mabn_rcnn_accumulate(d->rcnn, pass > 0);
+    MABN_TRY(mabn_run_meet(run));
+    mabn_rcnn_accumulate(d->rcnn, pass > 0 || (shard > 0 && mabn_shards_accumulates(&run->shards)));
     mabn_rcnn_tell_gradients(d->rcnn, last && run->shards.ranks > 1 ? mabn_shards_ready : NULL,
                              &run->shards);
     MABN_TRY(mabn_rcnn_step(d->rcnn, d->images, (uint64_t)number, &figures));

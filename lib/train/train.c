@@ -301,6 +301,7 @@ mabn_status mabn_train(const struct mabn_train_options *options)
     MABN_TRY_GOTO(mabn_run_save_model(&run), out);
     status = log_end(&run);
 out:
+    run.ended_together = !status || status == MABN_ERR_STOPPED;
     mabn_progress_free(run.progress);
     mabn_run_release(&run);
     return status;

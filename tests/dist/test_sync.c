@@ -365,7 +365,8 @@ int main(int argc, char **argv)
     }
     rank = mabn_comm_rank(comm);
     ranks = mabn_comm_ranks(comm);
-    status = mabn_norm_sync_new(&sync, comm, strcmp(what, "groups") ? 0 : atoi(argument));
+    status =
+        mabn_norm_sync_new(&sync, comm, strcmp(what, "groups") ? 0 : atoi(argument), NULL, NULL);
     for (size_t i = 0; i < sizeof tests / sizeof *tests && !status; i++)
         if (!strcmp(what, tests[i].name)) status = tests[i].test(argument);
     mabn_norm_sync_free(sync);

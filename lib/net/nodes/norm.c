@@ -135,6 +135,9 @@ mabn_status mabn_node_norm_meet(struct mabn_net *net, struct node *node, bool ba
     if (node->kind != &mabn_node_norm || !node->norm.sync ||
         node->norm.options.kind != MABN_NORM_SYNCBN)
         return MABN_OK;
+#if MABN_CUDA
+    if (net->cuda) return mabn_node_norm_cuda_meet(net, node, backwards);
+#endif
     MABN_TRY(bind_run(net, node));
     node->io.y = net_buffer(net, node->data);
     node->io.accumulate = net_adds(net, node);

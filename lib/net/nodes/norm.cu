@@ -70,6 +70,16 @@ static mabn_status backward(struct mabn_net *net, struct node *node)
     return mabn_norm_cuda_backward(&node->norm, io);
 }
 
+mabn_status mabn_node_norm_cuda_meet(struct mabn_net *net, struct node *node, bool backwards)
+{
+    MABN_TRY(mabn_device_scratch(net->device, &net->cuda->scratch, net->scratch_bytes));
+    struct mabn_norm_cuda_io *io = bind_run(net, node);
+    io->y = memory(net, node->data);
+    io->accumulate = net_adds(net, node);
+    return backwards ? mabn_norm_cuda_backward(&node->norm, io)
+                     : mabn_norm_cuda_forward(&node->norm, io);
+}
+
 static mabn_status remake(struct mabn_net *net, struct node *node)
 {
     struct mabn_norm_cuda_io *io = bind_run(net, node);

@@ -167,6 +167,8 @@ inline cudaError_t cudaGetDeviceCount(int *count)
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device);
 cudaError_t cudaSetDevice(int device);
+/* Of its own for each process; MABN_EXECUTOR_GPU in the environment has another. */
+cudaError_t cudaDeviceGetPCIBusId(char *id, int size, int device);
 cudaError_t cudaDeviceSynchronize();
 
 cudaError_t cudaMalloc(void **p, size_t bytes); /* less than 1 GiB */
@@ -229,6 +231,7 @@ cudaError_t launch(const cudaLaunchConfig_t &config, const void *kernel,
                    std::function<void()> body);
 cudaError_t submit(cudaStream_t stream, std::function<cudaError_t()> work);
 void set_fault(const std::string &text);
+bool on_device(const void *p, size_t bytes); /* within one block of cudaMalloc */
 cudaError_t allow_shared(const void *kernel, size_t bytes);
 size_t allowed_shared(const void *kernel);
 [[noreturn]] void fault(site at, const char *format, ...) __attribute__((format(printf, 2, 3)));

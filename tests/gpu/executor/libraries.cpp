@@ -35,6 +35,10 @@ struct function {
 function cudnn_functions[] = {MABN_CUDNN_FUNCTIONS(CUDNN_ENTRY){nullptr, nullptr}};
 function cublaslt_functions[] = {MABN_CUBLASLT_FUNCTIONS(CUBLASLT_ENTRY){nullptr, nullptr}};
 
+/* nccl.cpp's; where the environment has MABN_EXECUTOR_NCCL. */
+#define NCCL_ENTRY(name) {"nccl" #name, reinterpret_cast<void *>(executor::nccl.name)},
+function nccl_functions[] = {MABN_NCCL_FUNCTIONS(NCCL_ENTRY){nullptr, nullptr}};
+
 int64_t objects, runs;
 
 } // namespace
@@ -43,6 +47,7 @@ void *executor_dlopen(const char *name, int)
 {
     if (!strcmp(name, "libcudnn.so.9")) return cudnn_functions;
     if (!strcmp(name, "libcublasLt.so.13")) return cublaslt_functions;
+    if (!strcmp(name, "libnccl.so.2") && getenv("MABN_EXECUTOR_NCCL")) return nccl_functions;
     return nullptr;
 }
 

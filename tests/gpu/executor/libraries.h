@@ -1,5 +1,6 @@
 /* NVIDIA's libraries on the executor: stand-ins for cuDNN's backend interface (cudnn.cpp,
- * cudnn_run.cpp) and cuBLASLt (cublaslt.cpp), which lib's own code opens, asks and runs.
+ * cudnn_run.cpp), cuBLASLt (cublaslt.cpp) and, between processes of one machine, NCCL (nccl.cpp),
+ * which lib's own code opens, asks and runs.
  *
  * They were written from the libraries' documentation. What they are given they check as strictly
  * as that says and compute on the CPU, in the stream's order; a call that the real ones would
@@ -11,6 +12,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+
+#include "dist/nccl_api.h"
 
 namespace executor
 {
@@ -34,6 +37,8 @@ int64_t library_objects();
 int64_t library_runs();
 
 /* ---- inside ---- */
+
+extern const struct mabn_nccl_calls nccl; /* nccl.cpp */
 
 void count_object(int change);
 void count_run();

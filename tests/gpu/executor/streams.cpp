@@ -2,6 +2,7 @@
  * once, or (executor::set_late) when somebody waits for it, as late as the rules allow. A capture
  * notes functions in a graph instead, and a graph's launch queues them again. */
 #include <cuda_runtime.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -166,6 +167,15 @@ cudaError_t submit(cudaStream_t stream, std::function<cudaError_t()> w)
     return queue(of(stream), std::move(w));
 }
 
+bool on_device(const void *p, size_t bytes)
+{
+    auto after = blocks.upper_bound(const_cast<void *>(p));
+    if (after == blocks.begin()) return false;
+    auto block = std::prev(after);
+    const char *begin = static_cast<const char *>(block->first), *at = static_cast<const char *>(p);
+    return at + bytes <= begin + block->second;
+}
+
 void set_late(bool on)
 {
     drain_all();
@@ -191,6 +201,14 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device)
 cudaError_t cudaSetDevice(int device)
 {
     return device ? fail(cudaErrorInvalidValue, "the executor is one device") : cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetPCIBusId(char *id, int size, int device)
+{
+    const char *given = getenv("MABN_EXECUTOR_GPU");
+    if (device) return fail(cudaErrorInvalidValue, "the executor is one device");
+    snprintf(id, size_t(size), "%s", given ? given : std::to_string(getpid()).c_str());
+    return cudaSuccess;
 }
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
