@@ -83,6 +83,24 @@ static mabn_status start_mpi(struct mabn_comm *comm)
 
 /* ---- open and close ---- */
 
+enum { SILENT_S = 10, STUCK_S = 27 };
+
+static void read_limits(struct mabn_comm *comm)
+{
+    const char *text = getenv("MABN_TIMEOUT");
+    double silent = SILENT_S, stuck = STUCK_S;
+    if (text && *text) {
+        int n = sscanf(text, "%lf,%lf", &silent, &stuck);
+        if (n == 1) stuck = silent * STUCK_S / SILENT_S;
+        if (n < 1 || !(silent >= 0 && silent < 1e6 && stuck >= 0 && stuck < 1e6)) {
+            mabn_warn("MABN_TIMEOUT='%s' is not understood: expected seconds, as in 10,27", text);
+            silent = SILENT_S, stuck = STUCK_S;
+        }
+    }
+    comm->silent_ms = (int64_t)(1000 * silent);
+    comm->stuck_ms = (int64_t)(1000 * stuck);
+}
+
 static void allocate(struct mabn_comm *comm)
 {
     size_t n = (size_t)comm->ranks;
@@ -157,6 +175,7 @@ mabn_status mabn_comm_open(struct mabn_comm **out)
     mabn_status status = mabn_launcher_detect(&comm->launcher, look);
     mabn_log_set_rank(comm->launcher.rank, comm->launcher.ranks);
     if (!status && comm->launcher.ranks > 1) {
+        read_limits(comm);
         status = connect_ranks(comm);
     } else if (!status) {
         allocate(comm);

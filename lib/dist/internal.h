@@ -47,6 +47,7 @@ struct mabn_comm {
     struct mabn_peer *peers; /* (ranks) */
     char binding[128];
     struct mabn_launcher launcher;
+    int64_t silent_ms, stuck_ms; /* of MABN_TIMEOUT; 0: off */
 
     int shards, local_shards;
     struct mabn_span *parts; /* of all ranks, in order */

@@ -45,8 +45,6 @@ enum {
     SUCCESSOR_MS = 5000, /* rank r+1 judges rank 0 this much later than rank r */
     GPU_MS = 3000,       /* a rank that died is named before those whose sums it broke */
     MOST_ADDRESSES = 8,
-    SILENT_S = 10,
-    STUCK_S = 27,
 };
 
 enum kind { KIND_HELLO = 1, KIND_BEAT, KIND_BYE, KIND_FAILED, KIND_VERDICT };
@@ -485,22 +483,6 @@ static mabn_status meet(struct mabn_watchdog *w)
     return MABN_OK;
 }
 
-static void read_limits(struct mabn_watchdog *w)
-{
-    const char *text = getenv("MABN_TIMEOUT");
-    double silent = SILENT_S, stuck = STUCK_S;
-    if (text && *text) {
-        int n = sscanf(text, "%lf,%lf", &silent, &stuck);
-        if (n == 1) stuck = silent * STUCK_S / SILENT_S;
-        if (n < 1 || !(silent >= 0 && silent < 1e6 && stuck >= 0 && stuck < 1e6)) {
-            mabn_warn("MABN_TIMEOUT='%s' is not understood: expected seconds, as in 10,27", text);
-            silent = SILENT_S, stuck = STUCK_S;
-        }
-    }
-    w->silent_ms = (int64_t)(1000 * silent);
-    w->stuck_ms = (int64_t)(1000 * stuck);
-}
-
 static mabn_status start_thread(struct mabn_watchdog *w)
 {
     sigset_t all, before;
@@ -522,7 +504,8 @@ mabn_status mabn_watchdog_start(struct mabn_comm *comm)
     w->parent = getppid();
     for (int i = 0; i < w->count; i++)
         w->links[i].fd = -1;
-    read_limits(w);
+    w->silent_ms = comm->silent_ms;
+    w->stuck_ms = comm->stuck_ms;
     MABN_TRY(meet(w));
     for (int i = 0; i < w->count; i++)
         w->links[i].heard = mabn_dist_now_ms();

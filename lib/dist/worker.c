@@ -8,11 +8,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "dist/internal.h"
 
 /* Tests without a nap: small messages take microseconds, a nap a hundred. */
-enum { EAGER_TESTS = 200, NAP_US = 50, IDLE_MS = 20, START_SECONDS = 120, LEAVE_SECONDS = 10 };
+enum { EAGER_TESTS = 200, NAP_US = 50, IDLE_MS = 20, TURN_MS = 1000, LEAVE_SECONDS = 10 };
 
 int64_t mabn_dist_now_ms(void)
 {
@@ -194,6 +195,28 @@ static int start_thread(struct mabn_comm *comm)
     return code;
 }
 
+/* Nobody watches yet, so a rank that froze is noticed by those who wait for it inside MPI_Init. Rank 0
+ * says it, or if that is the one, the next a little later: the first to leave ends the job. */
+static mabn_status wait_for_start(struct mabn_comm *comm)
+{
+    const int rank = comm->launcher.rank;
+    const struct timespec until = after_ms(comm->stuck_ms + TURN_MS * (rank < 2 ? rank : 2));
+    int late = 0;
+    pthread_mutex_lock(&comm->lock);
+    while (comm->state == COMM_STARTING && !comm->error && !late)
+        late = comm->stuck_ms ? pthread_cond_timedwait(&comm->news, &comm->lock, &until)
+                              : pthread_cond_wait(&comm->news, &comm->lock);
+    pthread_mutex_unlock(&comm->lock);
+    if (comm->error) return thread_error(comm);
+    if (!late) return MABN_OK;
+    if (rank == 1) mabn_log_set_rank(0, comm->launcher.ranks);
+    return mabn_fail(
+        MABN_ERR_DIST,
+        "%s: MPI has not started after %lld s: a rank froze or never came (MABN_TIMEOUT "
+        "allows more)",
+        comm->launcher.name, (long long)comm->stuck_ms / 1000);
+}
+
 mabn_status mabn_worker_start(struct mabn_comm *comm)
 {
     pthread_condattr_t monotonic;
@@ -205,17 +228,7 @@ mabn_status mabn_worker_start(struct mabn_comm *comm)
     pthread_condattr_destroy(&monotonic);
     errno = start_thread(comm);
     if (errno) return mabn_fail_errno("cannot start a thread");
-    struct timespec until = after_ms(START_SECONDS * 1000);
-    int late = 0;
-    pthread_mutex_lock(&comm->lock);
-    while (comm->state == COMM_STARTING && !comm->error && !late)
-        late = pthread_cond_timedwait(&comm->news, &comm->lock, &until);
-    pthread_mutex_unlock(&comm->lock);
-    if (comm->error) return thread_error(comm);
-    if (late)
-        return mabn_fail(MABN_ERR_DIST, "%s: MPI has not started after %d s", comm->launcher.name,
-                         START_SECONDS);
-    return MABN_OK;
+    return wait_for_start(comm);
 }
 
 void mabn_worker_post(struct mabn_comm *comm, struct mabn_comm_job *job)

@@ -176,6 +176,18 @@ nobody_left() {
     assert_output ""
 }
 
+@test "a rank that froze before MPI has started ends the job, whichever it is" {
+    mpi=${MPIS# } mpi=${mpi%% *}
+    for frozen in 0 1; do
+        # shellcheck disable=SC2016
+        run --separate-stderr env MABN_TIMEOUT=2,3 timeout -k 5 40 "$(launcher "$mpi")" -n 3 sh -c \
+            '[ "${OMPI_COMM_WORLD_RANK:-$PMI_RANK}" != '$frozen' ] || kill -STOP $$; exec "$@"' sh \
+            "$PROGRAM" sums 3 </dev/null
+        assert_failure 1
+        one_line "MPI has not started after 3 s: a rank froze or never came"
+    done
+}
+
 @test "a rank that does not come to where others wait ends the job" {
     export MABN_TIMEOUT=5,2
     ranks "${MPIS##* }" 3 "$PROGRAM" stuck 1
