@@ -119,6 +119,7 @@ static void preset_imagenet(void)
     memcpy(o.milestones, epochs, sizeof epochs);
     o.n_milestones = 3;
     o.smoothing = 0.1;
+    o.preset_shards = 8;
 }
 
 /* The reference's Mask R-CNN: 16 images a step, two at a time. */
@@ -295,7 +296,7 @@ static const struct mabn_option options[] = {
     MABN_OPT_INT(0, "decoders", &o.decoders, 0, 1024, "N", "threads that read and decode images; 0: as --threads"),
 
     MABN_OPT_GROUP("Ranks (started by mpirun, mpiexec or srun)"),
-    MABN_OPT_INT(0, "shards", &o.shards, 0, MABN_MAX_SHARDS, "N", "parts that every batch is cut into, each with norm statistics of its own; 0: as the run was begun, a new run as many as there are ranks"),
+    MABN_OPT_INT(0, "shards", &o.shards, 0, MABN_MAX_SHARDS, "N", "parts that every batch is cut into, each with norm statistics of its own; 0: as the run was begun, a new run as many as there are ranks; of the preset imagenet 8, if 2, 4 or 8 ranks share them"),
     MABN_OPT_INT(0, "sync-group", &o.sync_group, 0, MABN_MAX_SHARDS, "N", "syncbn: neighbouring ranks whose images make one statistic; 0: all ranks"),
     MABN_OPT_INT64(0, "check-ranks", &o.check_ranks, 0, 1e12, "N", "steps between comparisons of all ranks' parameters; 0: only at the start"),
 

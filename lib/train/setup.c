@@ -96,6 +96,9 @@ static mabn_status decide_shards(struct mabn_run *run)
     int64_t shards = o->shards;
     if (!shards && !(o->comm && mabn_comm_rank(o->comm))) shards = shards_before(o);
     if (o->comm) MABN_TRY(mabn_comm_broadcast(o->comm, &shards, sizeof shards));
+    const int preset = o->preset_shards;
+    if (!shards && preset && ranks > 1 && preset % ranks == 0 && o->batch % preset == 0)
+        shards = preset;
     if (!shards) shards = ranks;
     if (shards < 1 || shards > MABN_MAX_SHARDS || o->batch % shards)
         return mabn_fail(MABN_ERR_ARG, "a batch of %d images is not %lld equal shards", o->batch,

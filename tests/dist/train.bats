@@ -75,6 +75,22 @@ same_run() { # same_run A B
     assert_output --partial "is of another run"
 }
 
+@test "the preset imagenet is 8 shards on 2 ranks; not on 3, nor of a batch that 8 do not share" {
+    recipe=(--preset imagenet --arch cifar-resnet8 --base-width 4 --size 16 --epoch-steps 2 --epochs 1 -j 1 -q
+        --train "$DATA")
+    run --separate-stderr ranks "$ANY_MPI" 2 mabn-train "${recipe[@]}" --batch 48 -o two
+    assert_success
+    assert_line --index 0 --partial '"shards":8,"ranks":2'
+    mabn-train "${recipe[@]}" --batch 48 --shards 8 -o one >/dev/null
+    same_run one two
+    run --separate-stderr ranks "$ANY_MPI" 3 mabn-train "${recipe[@]}" --batch 48 -o three
+    assert_success
+    assert_line --index 0 --partial '"shards":3,"ranks":3'
+    run --separate-stderr ranks "$ANY_MPI" 2 mabn-train "${recipe[@]}" --batch 12 -o twelve
+    assert_success
+    assert_line --index 0 --partial '"shards":2,"ranks":2'
+}
+
 @test "what cannot be shared out is refused, once" {
     train_on "$ANY_MPI" 2 --batch 9 --shards 4 -o run
     assert_failure 1
