@@ -132,3 +132,17 @@ close_runs() { # close_runs A B [MOST]: losses within 1e-6, or MOST, of each oth
     assert_not_equal "$status" 0
     [ "$mpi" = mpich ] || grep -qE '^mabn-train: rank 1 on .* died at step [0-9]+' err
 }
+
+@test "a detector on two ranks is two shards in one process, in every bit" {
+    setup_more
+    mabn-compose -q data.h5 -n 6 --width 96 --height 64 -o scenes
+    mabn-pack coco -q scenes/images scenes/instances.json -o scenes.h5
+    options=(--arch mask-rcnn-r18-fpn --base-width 8 --fpn-width 8 --head-width 8 --fc-width 16 --min-size 64
+        --proposals 50 --box-samples 16 --batch 2 --norm mabn --window 3 --lr 0.01 --lr-exact --schedule constant
+        --log-every 1 -j 1 --device cuda --steps 1 --check-ranks 1 --train scenes.h5)
+    nccl_on 2 -o run
+    assert_success
+    [[ $stderr == *", NCCL 2.28.9; rank 0 "* ]]
+    one --shards 2 -o one
+    same_run one run
+}

@@ -8,8 +8,7 @@
 # died before it had met the others), the last rank gone after at most 3.8 s (SIGSTOP with a limit of 3 s
 # included); MPICH 5 trials, 6 ranks hit, 6 lines, 3.0 s; all runs the same bits.
 #
-# SIGSTOP comes after the first step only: a rank that freezes while MPI starts is noticed after two
-# minutes.
+# SIGSTOP comes after the first step only. A rank that freezes while MPI starts is in tests/dist/dist.bats.
 #
 # MPI=openmpi|mpich: whose mpirun; MPICH's own mpiexec may end a job before a rank has said its line, so
 # there lines are only counted.
