@@ -2,9 +2,10 @@
  *
  * x (N,H,W,I), y (N,OH,OW,O), weights (O,KH,KW,I), square kernels, no groups and no dilation.
  * Parameters and their gradients are float32; x and y with theirs float32 or bfloat16. With dtype
- * BF16 values are rounded to bfloat16, multiplied, and summed in float32. Outputs are overwritten unless an argument says "add". A struct mabn_conv holds the
- * prepared primitives of one layer for one shape; buffers are given at each call. Any size
- * of scratch shared by many layers will do as long as it is at least mabn_conv_scratch_bytes.
+ * BF16 values are rounded to bfloat16, multiplied, and summed in float32. Outputs are overwritten
+ * unless an argument says "add". A struct mabn_conv holds the prepared primitives of one layer for
+ * one shape; buffers are given at each call. Layers may share their scratch, which is at least as
+ * large as the largest mabn_conv_scratch_bytes among them.
  *
  * How it is computed is decided by shape alone, never by timing, so that two runs agree bit for
  * bit. See conv_cpu.c for the choices and the measurements behind them. */
@@ -40,6 +41,8 @@ struct mabn_conv_options {
     bool bias;                        /* y += bias (O) */
     bool add, relu;                   /* infer only: y = relu(y_before + conv(x) + bias) */
     bool exact;                       /* no Winograd: the plain sums, for comparisons */
+    /* Winograd that wants more scratch is computed in parts, if it can be; 0: 128 MiB. */
+    size_t part_bytes;
 };
 
 struct mabn_conv;

@@ -4,26 +4,34 @@
  * weights) is one oneDNN primitive with whatever layouts it likes best, and conversions only where
  * those differ from ours: always for the weights, for activations only with Winograd.
  *
- * Choices, by shape alone, from measurements on two AVX-512 cores at batch 8 (ms, best of 8):
+ * Choices, by shape alone, from measurements on two AVX-512 cores at batch 8 (ms, best of 8).
  *
- *   3×3, stride 1           forward   to data   to weights     Winograd F(4×4,3×3) instead of
- * direct 64 channels, 56×56    8.8→4.1   9.2→4.2   10.1→4.9       halves the time and more than
- * pays 128 channels, 28×28    8.8→4.0   9.1→3.9    9.7→5.1       for converting x and y to its 256
- * channels, 14×14    8.4→4.8   8.3→4.9    9.8→6.0       blocked layout and back 512 channels, 7×7
- * 7.9→7.2   7.8→7.2   15.9→10.2 and in small networks (one core, batch 32): 64 channels,  7×7, 64
- * images  2.0→1.5   2.3→1.4   2.3→1.6 32 channels, 14×14            1.1→0.9   1.1→1.0   1.1→0.9 16
- * channels: no gain; 512 channels, 2×2: twice as slow. Hence from 32 channels and 4×4 on. 1×1,
- * stride 1, to weights: direct on NHWC reaches 100–160 GFLOP/s, a matrix product 150–200 (64→256 at
- * 56×56: 8.2→5.5; 256→128: 17.0→8.7). To data both do alike, and the product can add to dx, which
- * saves the pass that joins a block's two gradients. Everything else: direct. Blocked layouts
- * (nChw16c) through the whole network would gain about 5 % on the direct ones, all of it in the 1×1
- * weight gradients that are matrix products here, so NHWC, which the norms and everybody else like
- * better, stays.
+ * 3×3, stride 1: Winograd F(4×4,3×3) in place of direct halves the time, and more than pays for
+ * converting x and y to its blocked layout and back:
+ *
+ *                                   forward    to data    to weights
+ *     64 channels, 56×56            8.8→4.1    9.2→4.2    10.1→4.9
+ *     128 channels, 28×28           8.8→4.0    9.1→3.9     9.7→5.1
+ *     256 channels, 14×14           8.4→4.8    8.3→4.9     9.8→6.0
+ *     512 channels, 7×7             7.9→7.2    7.8→7.2    15.9→10.2
+ *     64 channels, 7×7, batch 64    2.0→1.5    2.3→1.4     2.3→1.6     one core
+ *     32 channels, 14×14, batch 32  1.1→0.9    1.1→1.0     1.1→0.9     one core
+ *
+ * 16 channels: no gain; 512 channels, 2×2: twice as slow. Hence from 32 channels and 4×4 on. Its
+ * workspace grows with the picture, so large ones are cut into parts (below).
+ *
+ * 1×1, stride 1, to weights: direct on NHWC reaches 100 to 160 GFLOP/s, a matrix product 150 to 200
+ * (64→256 at 56×56: 8.2→5.5; 256→128: 17.0→8.7). To data both do alike, and the product can add to
+ * dx, which saves the pass that joins a block's two gradients.
+ *
+ * Everything else: direct. Blocked layouts (nChw16c) through the whole network would gain about 5 %
+ * on the direct ones, all of it in the 1×1 weight gradients that are matrix products here, so NHWC,
+ * which the norms and everybody else like better, stays.
  *
  * In bfloat16 on AMX everything is direct, on NHWC, which is as fast as the layouts oneDNN would
  * choose: 1 to 2 TFLOP/s a core forward. 1×1, stride 1, backward is oneDNN's matrix product: to
- * weights 2 to 10 times as fast as its convolution (512→2048 at 7×7: 10.3→1.7 ms on one core), to data
- * up to twice. */
+ * weights 2 to 10 times as fast as its convolution (512→2048 at 7×7: 10.3→1.7 ms on one core), to
+ * data up to twice. */
 #include "ops/conv.h"
 
 #include <stdlib.h>
@@ -60,6 +68,7 @@ struct mabn_conv {
     int64_t oh, ow;
     bool matrix; /* 1×1, stride 1: backward is matrix products */
     struct pass pass[3];
+    struct mabn_conv *part; /* computes in the place of passes that were given up; NULL: none */
     size_t scratch;
 };
 
@@ -428,6 +437,167 @@ static mabn_status init_passes(struct mabn_conv *c)
     return MABN_OK;
 }
 
+/* ---- parts ----
+ *
+ * Winograd's workspace holds all tiles at once: 266 MB for 256 channels at 200×272. Where forward or
+ * backward to data want more scratch than options.part_bytes, they are computed in parts, by a convolution of fewer
+ * images or, for a single image, of a strip of its rows. A strip is computed with the row above and
+ * the row below it. The results in these two lack their neighbours and are thrown away, but at the
+ * edges of the image. The last strip is as high as the others and begins earlier. */
+
+enum { PART_BYTES = 128 << 20 }; /* where the option says nothing */
+
+static size_t most_scratch(const struct mabn_conv *c)
+{
+    size_t forward = c->pass[FORWARD].scratch, back = c->pass[TO_DATA].scratch;
+    return forward > back ? forward : back;
+}
+
+/* The shape of a part; false: the whole stays. */
+static bool part_shape(const struct mabn_conv *c, struct mabn_conv_shape *part)
+{
+    const size_t limit = c->options.part_bytes ? c->options.part_bytes : PART_BYTES;
+    const int64_t wanted = (int64_t)(most_scratch(c) / limit) + 1;
+    *part = c->shape;
+    if (wanted == 1 || !winograd_pays(c)) return false;
+    for (int64_t k = wanted; k < part->n; k++)
+        if (part->n % k == 0) {
+            part->n /= k;
+            return true;
+        }
+    if (part->n > 1) { /* a prime number of images */
+        part->n = 1;
+        return true;
+    }
+    if (c->options.add) return false;
+    int64_t tiles = (c->shape.h + 3) / 4; /* of four rows */
+    part->h = (tiles + wanted - 1) / wanted * 4 + 2;
+    return part->h < c->shape.h;
+}
+
+static bool in_strips(const struct mabn_conv *c)
+{
+    return c->part->shape.n == c->shape.n;
+}
+
+static int64_t parts_of(const struct mabn_conv *c)
+{
+    const int64_t rows = c->part->shape.h - 2;
+    return in_strips(c) ? (c->shape.h + rows - 1) / rows : c->shape.n / c->part->shape.n;
+}
+
+/* Bytes of one row of x or of y. */
+static size_t row_bytes(const struct mabn_conv *c, bool x)
+{
+    const size_t size = mabn_dtype_size(x ? c->options.x_dtype : c->options.y_dtype);
+    return (size_t)(x ? c->shape.w * c->shape.in : c->ow * c->shape.out) * size;
+}
+
+/* Room beside the part's scratch: for a gradient of weights, a strip, or the row between two. */
+static size_t beside_bytes(const struct mabn_conv *c)
+{
+    const size_t rows = c->options.training ? (size_t)c->part->shape.h : 1;
+    const size_t x = row_bytes(c, true), y = row_bytes(c, false);
+    const size_t weights = (size_t)(c->shape.out * c->shape.in * 9) * sizeof(float);
+    return round64(in_strips(c) ? rows * (x > y ? x : y) : weights);
+}
+
+static mabn_status init_part(struct mabn_conv *c)
+{
+    struct mabn_conv_shape shape;
+    if (!part_shape(c, &shape)) return MABN_OK;
+    MABN_TRY(mabn_conv_new(&c->part, c->device, &shape, &c->options));
+    for (int i = FORWARD; i <= TO_WEIGHTS; i++)
+        if (i != TO_WEIGHTS || !in_strips(c)) pass_release(&c->pass[i]);
+    c->scratch = beside_bytes(c) + c->part->scratch;
+    if (in_strips(c) && c->pass[TO_WEIGHTS].scratch > c->scratch)
+        c->scratch = c->pass[TO_WEIGHTS].scratch;
+    return MABN_OK;
+}
+
+/* A pass over x and y that a part can do: forward, or backward to data. */
+struct job {
+    int which;
+    bool packed; /* weights */
+    bool add;
+    char *to;
+    const char *from;
+    const void *weights;
+    const float *bias;
+};
+
+static mabn_status run_job(struct mabn_conv *c, const struct job *j, void *scratch)
+{
+    if (j->which == TO_DATA)
+        return mabn_conv_backward_data(c, j->to, j->from, j->weights, j->add, scratch);
+    if (j->packed) return mabn_conv_infer(c, j->to, j->from, j->weights, j->bias, scratch);
+    return mabn_conv_forward(c, j->to, j->from, j->weights, j->bias, scratch);
+}
+
+static mabn_status run_strip(struct mabn_conv *c, const struct job *j, int64_t first, char *beside)
+{
+    const int64_t h = c->shape.h, high = c->part->shape.h;
+    const int64_t at = !first ? 0 : first - 1 < h - high ? first - 1 : h - high;
+    const size_t row = row_bytes(c, j->which == TO_DATA);
+    char *scratch = beside + beside_bytes(c), *to = j->to + (size_t)at * row;
+    struct job strip = *j;
+    strip.from += (size_t)at * row_bytes(c, j->which == FORWARD);
+    if (j->add) {
+        const int64_t rows = high - 2 < h - first ? high - 2 : h - first;
+        strip.to = beside;
+        strip.add = false;
+        MABN_TRY(run_job(c->part, &strip, scratch));
+        add_beside(j->to + (size_t)first * row, beside + (size_t)(first - at) * row,
+                   c->options.x_dtype, (size_t)rows * row);
+        return MABN_OK;
+    }
+    strip.to = to;
+    if (first) memcpy(beside, to, row);
+    MABN_TRY(run_job(c->part, &strip, scratch));
+    if (first) memcpy(to, beside, row);
+    return MABN_OK;
+}
+
+static mabn_status run_parts(struct mabn_conv *c, const struct job *j, void *scratch)
+{
+    char *beside = scratch;
+    const size_t rows = (size_t)(c->part->shape.n * c->shape.h);
+    for (int64_t k = 0; k < parts_of(c); k++) {
+        struct job part = *j;
+        if (in_strips(c)) {
+            MABN_TRY(run_strip(c, j, k * (c->part->shape.h - 2), beside));
+            continue;
+        }
+        part.to += (size_t)k * rows * row_bytes(c, j->which == TO_DATA);
+        part.from += (size_t)k * rows * row_bytes(c, j->which == FORWARD);
+        MABN_TRY(run_job(c->part, &part, beside + beside_bytes(c)));
+    }
+    return MABN_OK;
+}
+
+/* The sum of the parts' gradients. */
+static mabn_status weights_of_parts(struct mabn_conv *c, float *dweight, const char *x,
+                                    const char *dy, char *beside)
+{
+    const size_t rows = (size_t)(c->part->shape.n * c->shape.h);
+    for (int64_t k = 0; k < parts_of(c); k++) {
+        MABN_TRY(mabn_conv_backward_weights(
+            c->part, k ? (float *)beside : dweight, NULL, x + (size_t)k * rows * row_bytes(c, true),
+            dy + (size_t)k * rows * row_bytes(c, false), beside + beside_bytes(c)));
+        if (k) mabn_add(dweight, dweight, (float *)beside, c->shape.out * c->shape.in * 9, false);
+    }
+    return MABN_OK;
+}
+
+static const struct mabn_conv *smallest(const struct mabn_conv *c)
+{
+    while (c->part)
+        c = c->part;
+    return c;
+}
+
+/* ---- the layer's calls ---- */
+
 mabn_status mabn_conv_new(struct mabn_conv **conv, struct mabn_device *device,
                           const struct mabn_conv_shape *shape,
                           const struct mabn_conv_options *options)
@@ -441,6 +611,7 @@ mabn_status mabn_conv_new(struct mabn_conv **conv, struct mabn_device *device,
     c->ow = mabn_conv_out(shape->w, shape->kernel, shape->stride, shape->pad);
     c->matrix = shape->kernel == 1 && shape->stride == 1 && shape->pad == 0;
     mabn_status status = init_passes(c);
+    if (!status) status = init_part(c);
     if (status) {
         mabn_conv_free(c);
         return status;
@@ -452,6 +623,7 @@ mabn_status mabn_conv_new(struct mabn_conv **conv, struct mabn_device *device,
 void mabn_conv_free(struct mabn_conv *c)
 {
     if (!c) return;
+    mabn_conv_free(c->part);
     for (int i = 0; i < 3; i++)
         pass_release(&c->pass[i]);
     free(c);
@@ -464,19 +636,20 @@ size_t mabn_conv_scratch_bytes(const struct mabn_conv *c)
 
 size_t mabn_conv_packed_bytes(const struct mabn_conv *c)
 {
-    return round64(c->pass[FORWARD].bytes[WEIGHTS]);
+    return round64(smallest(c)->pass[FORWARD].bytes[WEIGHTS]);
 }
 
 bool mabn_conv_packs_alike(const struct mabn_conv *a, const struct mabn_conv *b)
 {
-    return dnnl_memory_desc_equal(mabn_dnnl_op_layout(&a->pass[FORWARD].run, WEIGHTS),
-                                  mabn_dnnl_op_layout(&b->pass[FORWARD].run, WEIGHTS));
+    return dnnl_memory_desc_equal(mabn_dnnl_op_layout(&smallest(a)->pass[FORWARD].run, WEIGHTS),
+                                  mabn_dnnl_op_layout(&smallest(b)->pass[FORWARD].run, WEIGHTS));
 }
 
 mabn_status mabn_conv_pack(struct mabn_conv *c, void *packed, const float *weight, void *scratch)
 {
     struct pass *p = &c->pass[FORWARD];
     const struct mabn_conv_shape *s = &c->shape;
+    if (c->part) return mabn_conv_pack(c->part, packed, weight, scratch);
     if (p->from_oihw) {
         float *oihw = (float *)((char *)scratch + p->offset[WEIGHTS]);
         mabn_weights_to_file(oihw, weight, (size_t)s->out, (size_t)s->in,
@@ -493,6 +666,8 @@ mabn_status mabn_conv_pack(struct mabn_conv *c, void *packed, const float *weigh
 mabn_status mabn_conv_infer(struct mabn_conv *c, void *y, const void *x, const void *packed,
                             const float *bias, void *scratch)
 {
+    const struct job job = {FORWARD, true, false, y, x, packed, bias};
+    if (c->part) return run_parts(c, &job, scratch);
     return pass_run(&c->pass[FORWARD], c, (void *[]){(void *)x, (void *)packed, y}, bias, false,
                     true, scratch);
 }
@@ -500,6 +675,8 @@ mabn_status mabn_conv_infer(struct mabn_conv *c, void *y, const void *x, const v
 mabn_status mabn_conv_forward(struct mabn_conv *c, void *y, const void *x, const float *weight,
                               const float *bias, void *scratch)
 {
+    const struct job job = {FORWARD, false, false, y, x, weight, bias};
+    if (c->part) return run_parts(c, &job, scratch);
     return pass_run(&c->pass[FORWARD], c, (void *[]){(void *)x, (void *)weight, y}, bias, false,
                     false, scratch);
 }
@@ -510,6 +687,8 @@ mabn_status mabn_conv_backward_data(struct mabn_conv *c, void *dx, const void *d
     const struct mabn_conv_shape *s = &c->shape;
     if (c->matrix && c->options.dtype == MABN_DTYPE_F32)
         return mabn_linear_backward_data(dx, dy, weight, s->n * s->h * s->w, s->in, s->out, add);
+    const struct job job = {TO_DATA, false, add, dx, dy, weight, NULL};
+    if (c->part) return run_parts(c, &job, scratch);
     return pass_run(&c->pass[TO_DATA], c, (void *[]){dx, (void *)weight, (void *)dy}, NULL, add,
                     false, scratch);
 }
@@ -521,8 +700,11 @@ mabn_status mabn_conv_backward_weights(struct mabn_conv *c, float *dweight, floa
     if (c->matrix && c->options.dtype == MABN_DTYPE_F32)
         return mabn_linear_backward_weights(dweight, dbias, x, dy, s->n * s->h * s->w, s->in,
                                             s->out);
-    MABN_TRY(pass_run(&c->pass[TO_WEIGHTS], c, (void *[]){(void *)x, dweight, (void *)dy}, NULL,
-                      false, false, scratch));
+    if (c->part && !in_strips(c))
+        MABN_TRY(weights_of_parts(c, dweight, x, dy, scratch));
+    else
+        MABN_TRY(pass_run(&c->pass[TO_WEIGHTS], c, (void *[]){(void *)x, dweight, (void *)dy}, NULL,
+                          false, false, scratch));
     if (dbias) mabn_column_sums(dbias, dy, c->options.y_dtype, s->n * c->oh * c->ow, s->out);
     return MABN_OK;
 }
