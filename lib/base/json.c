@@ -40,6 +40,7 @@ struct mabn_json {
     uint8_t *counted;          /* lines are counted up to here */
     uint64_t line, line_start; /* at `counted`: line number, offset of its first byte */
     bool eof, own_fd, begun;
+    bool python;           /* NaN, Infinity and -Infinity are numbers that are not finite */
     int fd;                /* -1: memory */
     const uint8_t *memory; /* what is left of it */
     size_t memory_left;
@@ -332,6 +333,17 @@ static mabn_status fail_kind(struct mabn_json *j, enum mabn_json_kind wanted)
 
 /* ---- values ---- */
 
+void mabn_json_allow_nan(struct mabn_json *j)
+{
+    j->python = true;
+}
+
+/* Does one of Python's numbers that JSON does not have stand at p, where c is? */
+static inline bool not_finite(const struct mabn_json *j, int c)
+{
+    return j->python && (c == 'N' || c == 'I' || (c == '-' && j->p[1] == 'I'));
+}
+
 enum mabn_json_kind mabn_json_peek(struct mabn_json *j)
 {
     int c = peek_byte(j);
@@ -350,9 +362,9 @@ enum mabn_json_kind mabn_json_peek(struct mabn_json *j)
     case 'n':
         return MABN_JSON_NULL;
     case '-':
-        return j->p[1] == 'I' ? MABN_JSON_ERROR : MABN_JSON_NUMBER;
+        return j->p[1] == 'I' && !j->python ? MABN_JSON_ERROR : MABN_JSON_NUMBER;
     default:
-        return c >= '0' && c <= '9' ? MABN_JSON_NUMBER : MABN_JSON_ERROR;
+        return (c >= '0' && c <= '9') || not_finite(j, c) ? MABN_JSON_NUMBER : MABN_JSON_ERROR;
     }
 }
 
@@ -682,6 +694,40 @@ static inline bool is_digit(uint8_t c)
     return (uint8_t)(c - '0') <= 9;
 }
 
+#ifdef __SSE2__
+/* Most numbers are DIGITS or DIGITS.DIGITS in at most 15 bytes: found without a loop. How many
+ * digits before and after the point; false when it is a longer one, has an exponent or a sign, or
+ * is none. */
+static inline bool short_number(const uint8_t *p, unsigned *whole, unsigned *fraction)
+{
+    __m128i v = _mm_sub_epi8(_mm_loadu_si128((const __m128i *)p), _mm_set1_epi8('0'));
+    __m128i digit = _mm_cmpeq_epi8(_mm_min_epu8(v, _mm_set1_epi8(9)), v);
+    unsigned others = ~(unsigned)_mm_movemask_epi8(digit); /* bits above 15 are set */
+    unsigned n = (unsigned)__builtin_ctz(others), k = 0, end = n;
+    if (p[n] == '.') {
+        k = (unsigned)__builtin_ctz(others >> (n + 1));
+        end = n + 1 + k;
+        if (k == 0) return false;
+    }
+    *whole = n;
+    *fraction = k;
+    return n > 0 && end < 16 && (*p != '0' || n == 1) && (p[end] | 32) != 'e';
+}
+
+/* The number of the first n <= 8 digits at p. */
+static inline uint64_t few_digits(const uint8_t *p, unsigned n)
+{
+    const uint64_t odd = 0x000f000f000f000f, quarter = 0x000000ff000000ff;
+    uint64_t w;
+    memcpy(&w, p, 8);
+    if (n == 0) return 0;
+    w <<= 64 - 8 * n; /* zeros in front; the last digit is the highest byte */
+    w = (w & odd) * 10 + (w >> 8 & odd);
+    w = (w & quarter) * 100 + (w >> 16 & quarter);
+    return (w & 0xffff) * 10000 + (w >> 32);
+}
+#endif
+
 /* A number at p, by the grammar; NULL at *stop when it is not one. */
 static inline void scan_number(const uint8_t *p, struct number *out)
 {
@@ -792,11 +838,38 @@ static double to_double(const struct number *n)
     return slow_double(n);
 }
 
+/* The same for a number at p, where one begins, and only then. */
+static inline bool scan_short(const uint8_t *p, struct number *out)
+{
+#ifdef __SSE2__
+    static const uint32_t powers[9] = {1,      10,      100,      1000,     10000,
+                                       100000, 1000000, 10000000, 100000000};
+    unsigned whole, fraction;
+    if (!short_number(p, &whole, &fraction) || whole > 8 || fraction > 8) return false;
+    out->start = p;
+    out->stop = p + whole + (fraction ? fraction + 1 : 0);
+    out->digits = few_digits(p, whole) * powers[fraction] + few_digits(p + whole + 1, fraction);
+    out->exponent = -(int64_t)fraction;
+    out->negative = false;
+    out->exact = true;
+    return true;
+#else
+    (void)p;
+    (void)out;
+    return false;
+#endif
+}
+
 static mabn_status read_number(struct mabn_json *j, struct number *n)
 {
     int c = peek_byte(j);
     j->value = j->p;
+    if (scan_short(j->p, n)) { /* no window ends within 15 bytes */
+        j->p = (uint8_t *)n->stop;
+        return MABN_OK;
+    }
     if (j->status) return j->status;
+    if (not_finite(j, c)) return fail_here(j, "a number");
     if (!is_digit((uint8_t)c) && c != '-') return fail_kind(j, MABN_JSON_NUMBER);
     scan_number(j->p, n);
     if (!n->stop) {
@@ -864,7 +937,7 @@ bool mabn_json_try_double(struct mabn_json *j, double *out)
     struct number n;
     int c = peek_byte(j);
     if (j->status) return false;
-    if (!is_digit((uint8_t)c) && c != '-') {
+    if ((!is_digit((uint8_t)c) && c != '-') || not_finite(j, c)) {
         mabn_json_skip(j);
         return false;
     }
@@ -949,6 +1022,19 @@ mabn_status mabn_json_read_int64s(struct mabn_json *j, int64_t *out, size_t n)
     return j->status;
 }
 
+/* In an array, when a comma and a short number come next: that number. The shortcut of long lists. */
+static inline bool next_plain(struct mabn_json *j, struct number *out)
+{
+    uint8_t *p = j->p;
+    if (*p != ',' || j->end - p < MARGIN) return false;
+    p += 1 + (p[1] == ' ');
+    if (!scan_short(p, out)) return false;
+    j->frames[j->depth - 1].index++;
+    j->value = p;
+    j->p = (uint8_t *)out->stop;
+    return true;
+}
+
 mabn_status mabn_json_append_finite(struct mabn_json *j, double **items, size_t *count,
                                     size_t *capacity, size_t *odd)
 {
@@ -963,6 +1049,11 @@ mabn_status mabn_json_append_finite(struct mabn_json *j, double **items, size_t 
             ++*odd;
         else
             break;
+        struct number plain;
+        while (next_plain(j, &plain)) {
+            MABN_GROW(array, n, room);
+            array[n++] = to_double(&plain);
+        }
     }
     *items = array;
     *capacity = room;
@@ -972,11 +1063,23 @@ mabn_status mabn_json_append_finite(struct mabn_json *j, double **items, size_t 
 
 /* ---- skipping ---- */
 
+static inline mabn_status skip_number(struct mabn_json *j)
+{
+    struct number n;
+#ifdef __SSE2__
+    unsigned whole, fraction;
+    if (short_number(j->p, &whole, &fraction)) {
+        j->p += whole + (fraction ? fraction + 1 : 0);
+        return MABN_OK;
+    }
+#endif
+    return read_number(j, &n);
+}
+
 /* A number, string or literal at p, where c stands. */
 static mabn_status skip_scalar(struct mabn_json *j, int c)
 {
     struct mabn_json_text text;
-    struct number n;
     switch (c) {
     case '"':
         return scan_string(j, &text);
@@ -987,9 +1090,28 @@ static mabn_status skip_scalar(struct mabn_json *j, int c)
     case 'n':
         return read_literal(j, "null");
     default:
+        if (not_finite(j, c))
+            return read_literal(j, c == 'N' ? "NaN" : c == 'I' ? "Infinity" : "-Infinity");
         if (c != '-' && !is_digit((uint8_t)c)) return fail_here(j, "a value");
-        return read_number(j, &n);
+        return skip_number(j);
     }
+}
+
+/* In an array, before a comma: pass over short numbers, each behind a comma. */
+static void skip_plain(struct mabn_json *j)
+{
+#ifdef __SSE2__
+    unsigned whole, fraction;
+    uint8_t *p = j->p;
+    for (;;) {
+        uint8_t *number = p + 1 + (p[1] == ' ');
+        if (*p != ',' || j->end - p < MARGIN || !short_number(number, &whole, &fraction)) break;
+        p = number + whole + (fraction ? fraction + 1 : 0);
+    }
+    j->p = p;
+#else
+    (void)j;
+#endif
 }
 
 mabn_status mabn_json_skip(struct mabn_json *j)
@@ -1025,6 +1147,8 @@ after:
     c = peek_byte(j);
     bool in_object = object[(depth - 1) / 64] >> (depth - 1) % 64 & 1;
     if (c == ',') {
+        if (!in_object) skip_plain(j);
+        if (*j->p != ',') goto after;
         j->p++;
         if (in_object) goto key;
         goto value;

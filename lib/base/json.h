@@ -3,7 +3,7 @@
  * through one small window; only a single string longer than the window makes it grow.
  *
  * Strict: RFC 8259 grammar (also in what is skipped), UTF-8 without overlong forms or surrogates,
- * no NaN, no trailing commas, nesting up to MABN_JSON_MAX_DEPTH. No recursion. Numbers are read
+ * no NaN (unless allowed), no trailing commas, nesting up to MABN_JSON_MAX_DEPTH. No recursion. Numbers are read
  * exactly: correctly rounded doubles, independent of the locale, and 64-bit integers.
  *
  * Errors are sticky: the first one is recorded with file, line, column and JSON path
@@ -71,6 +71,10 @@ struct mabn_json *mabn_json_new_fd(int fd, const char *name);
 /* Read bytes in memory (borrowed until _free). */
 struct mabn_json *mabn_json_new_bytes(const void *bytes, size_t size, const char *name);
 void mabn_json_free(struct mabn_json *j); /* NULL is fine */
+
+/* Take NaN, Infinity and -Infinity, which Python writes and JSON does not have, for numbers that
+ * are not finite: they are passed over where no number is needed, and errors where one is. */
+void mabn_json_allow_nan(struct mabn_json *j);
 
 /* Kind of the value that comes next. */
 enum mabn_json_kind mabn_json_peek(struct mabn_json *j);

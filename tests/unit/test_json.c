@@ -179,6 +179,65 @@ static void test_grammar(void)
     mabn_json_free(j);
 }
 
+/* Numbers of every length, which short ones have a shortcut for: strtod's value, and the same end
+ * when skipped; at the end of the input too. */
+static void test_lengths(void)
+{
+    static const char digits[] = "9081726354908172635490817263549";
+    size_t wrong = 0;
+    for (int zero = 0; zero < 2; zero++)
+        for (size_t n = 1; n < 24; n++)
+            for (size_t k = 0; k < 24; k++) {
+                char text[80];
+                snprintf(text, sizeof text, "[%.*s%s%.*s, 1]", zero ? 1 : (int)n,
+                         zero ? "0" : digits, k ? "." : "", (int)k, digits);
+                struct mabn_json *j = mabn_json_new_bytes(text, strlen(text), "t.json");
+                double v[2] = {0, 0};
+                wrong +=
+                    mabn_json_read_doubles(j, v, 2) || v[0] != strtod(text + 1, NULL) || v[1] != 1;
+                mabn_json_free(j);
+                wrong += skip_all(text) != MABN_OK;
+                text[strlen(text) - 4] = 0; /* the number alone */
+                j = mabn_json_new_bytes(text + 1, strlen(text + 1), "t.json");
+                wrong += mabn_json_read_double(j, v) || v[0] != strtod(text + 1, NULL) ||
+                         mabn_json_end(j);
+                mabn_json_free(j);
+            }
+    tap_ok(wrong == 0, "numbers of every length: %zu are wrong", wrong);
+}
+
+/* Python's NaN and Infinity, where they are allowed. */
+static void test_nan(void)
+{
+    static const char text[] = "[NaN, -Infinity, {\"a\": [Infinity, NaN, 2]}, NaN, 3, NaN]";
+    struct mabn_json *j = mabn_json_new_bytes(text, strlen(text), "t.json");
+    mabn_json_allow_nan(j);
+    double v = 7;
+    bool right = true;
+    mabn_json_begin_array(j);
+    for (int i = 0; i < 2; i++)
+        right &= mabn_json_next_item(j) && mabn_json_peek(j) == MABN_JSON_NUMBER &&
+                 !mabn_json_try_double(j, &v) && v == 7;
+    right &= mabn_json_next_item(j) && mabn_json_skip(j) == MABN_OK;
+    right &= mabn_json_next_item(j) && mabn_json_skip(j) == MABN_OK;
+    right &= mabn_json_next_item(j) && mabn_json_try_double(j, &v) && v == 3;
+    tap_ok(right, "NaN and Infinity are passed over");
+    mabn_json_next_item(j);
+    tap_fails(mabn_json_read_double(j, &v), MABN_ERR_FORMAT,
+              "t.json':1:53: [5]: expected a number, found NaN",
+              "where a number is needed they are errors");
+    mabn_json_free(j);
+    static const char *const bad[] = {"[NaN1]", "[nan]",       "[-Infinit]",
+                                      "[Inf]",  "[+Infinity]", "[N]"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        j = mabn_json_new_bytes(bad[i], strlen(bad[i]), "t.json");
+        mabn_json_allow_nan(j);
+        mabn_json_skip(j);
+        tap_fails(mabn_json_end(j), MABN_ERR_FORMAT, "t.json", "%s is neither", bad[i]);
+        mabn_json_free(j);
+    }
+}
+
 static void test_depth(void)
 {
     enum { DEEP = 100000 };
@@ -558,6 +617,8 @@ static void test_layout(void)
 int main(void)
 {
     test_grammar();
+    test_lengths();
+    test_nan();
     test_depth();
     test_numbers();
     test_integers();
