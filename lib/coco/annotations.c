@@ -22,7 +22,7 @@ struct reading {
     struct mabn_json *json;
     struct mabn_coco *out;
     unsigned keep;
-    bool results;
+    bool results, boxes; /* boxes: the first result has one, so each must */
     struct mabn_progress *progress;
     size_t room_images, room_categories, room_records, room_numbers, room_lengths, room_bytes,
         room_bones /* pairs */, room_texts, room_listed;
@@ -204,11 +204,13 @@ static void be_odd(struct reading *r, struct mabn_segmentation *s, const char *f
     add_bytes(r, text, s->n);
 }
 
-/* Read n numbers into v; false, with everything passed over, when they are not that. */
-static bool read_few(struct reading *r, double *v, size_t n)
+/* Read n numbers into v; false, with everything passed over, when they are not that. *empty (unless
+ * NULL): it is an empty list. */
+static bool read_few(struct reading *r, double *v, size_t n, bool *empty)
 {
     struct mabn_coco *c = r->out;
     size_t before = c->n_numbers, odd = 0;
+    if (empty) *empty = false;
     if (mabn_json_peek(r->json) != MABN_JSON_ARRAY) {
         mabn_json_skip(r->json);
         return false;
@@ -217,6 +219,7 @@ static bool read_few(struct reading *r, double *v, size_t n)
         return false;
     size_t found = c->n_numbers - before;
     c->n_numbers = before;
+    if (empty) *empty = !odd && !found;
     if (odd || found != n) return false;
     memcpy(v, c->numbers + before, n * sizeof *v);
     return true;
@@ -303,7 +306,7 @@ static void read_mask(struct reading *r, struct mabn_segmentation *s)
         bool is_size = mabn_json_is(key, "size"), is_counts = mabn_json_is(key, "counts");
         enum mabn_json_kind kind = mabn_json_peek(j); /* the key is gone from here on */
         if (is_size)
-            read_few(r, size, 2);
+            read_few(r, size, 2, NULL);
         else if (is_counts && kind == MABN_JSON_ARRAY)
             counts = read_counts(r, s);
         else if (is_counts && kind == MABN_JSON_STRING)
@@ -396,13 +399,14 @@ static void read_box(struct mabn_json *j, struct mabn_coco_record *record)
     record->has_box = true;
 }
 
-/* The same in ground truth, where not every task needs it. */
+/* The same where not every task needs it: in ground truth, and in results of masks. */
 static void try_box(struct reading *r, struct mabn_coco_record *record)
 {
     double v[4];
+    bool empty;
     enum mabn_json_kind kind = mabn_json_peek(r->json);
-    record->has_box = read_few(r, v, 4);
-    record->odd_box = !record->has_box && kind != MABN_JSON_NULL;
+    record->has_box = read_few(r, v, 4, &empty);
+    record->odd_box = !record->has_box && !empty && kind != MABN_JSON_NULL;
     if (record->has_box) record->box = (struct mabn_box){v[0], v[1], v[2], v[3]};
 }
 
@@ -430,7 +434,7 @@ static unsigned read_field(struct reading *r, struct mabn_coco_record *record,
         read_id(r, &record->category_id);
         return SEEN_CATEGORY;
     }
-    if (mabn_json_is(key, "bbox") && r->results) {
+    if (mabn_json_is(key, "bbox") && r->results && (r->boxes || r->out->n_records == 0)) {
         read_box(j, record);
     } else if (mabn_json_is(key, "bbox")) {
         try_box(r, record);
@@ -447,9 +451,9 @@ static unsigned read_field(struct reading *r, struct mabn_coco_record *record,
     } else if (mabn_json_is(key, "id")) {
         read_annotation_id(r, record);
     } else if (mabn_json_is(key, "area")) {
-        record->has_area = mabn_json_peek(j) != MABN_JSON_NULL &&
-                           mabn_json_read_double(j, &record->area) == MABN_OK;
-        if (!record->has_area && !mabn_json_status(j)) mabn_json_read_null(j);
+        bool given = mabn_json_peek(j) != MABN_JSON_NULL;
+        record->has_area = mabn_json_try_double(j, &record->area);
+        record->odd_area = given && !record->has_area;
     } else if (mabn_json_is(key, "iscrowd")) {
         record->crowd = read_flag(j);
     } else if (mabn_json_is(key, "ignore")) {
@@ -621,7 +625,7 @@ static void read_skeleton(struct reading *r, struct mabn_coco_category *category
     mabn_json_begin_array(j);
     while (mabn_json_next_item(j)) {
         double v[2];
-        if (!read_few(r, v, 2) || !(v[0] >= 1 && v[1] >= 1 && v[0] <= 65535 && v[1] <= 65535))
+        if (!read_few(r, v, 2, NULL) || !(v[0] >= 1 && v[1] >= 1 && v[0] <= 65535 && v[1] <= 65535))
             continue;
         if (c->n_bones + 1 >= r->room_bones) {
             r->room_bones = 2 * c->n_bones + 64;
@@ -640,6 +644,21 @@ static void read_frequency(struct mabn_json *j, struct mabn_coco_category *categ
         mabn_json_skip(j);
     else if (mabn_json_read_string(j, &text) == MABN_OK && text.length == 1)
         category->frequency = *text.bytes;
+}
+
+/* A number is a name too. */
+static void read_name(struct mabn_json *j, struct mabn_coco_category *category)
+{
+    struct mabn_json_text text;
+    int64_t number = 0;
+    enum mabn_json_kind kind = mabn_json_peek(j);
+    if (category->name || (kind != MABN_JSON_STRING && kind != MABN_JSON_NUMBER))
+        mabn_json_skip(j);
+    else if (kind == MABN_JSON_STRING)
+        mabn_json_read_strdup(j, &category->name);
+    else if (!mabn_json_read_id(j, &number, &text))
+        category->name = text.bytes ? mabn_xstrndup(text.bytes, text.length)
+                                    : mabn_xasprintf("%lld", (long long)number);
 }
 
 static void read_categories(struct reading *r)
@@ -663,9 +682,8 @@ static void read_categories(struct reading *r)
                 read_skeleton(r, category);
             } else if ((r->keep & MABN_COCO_KEEP_LVIS) && mabn_json_is(key, "frequency")) {
                 read_frequency(j, category);
-            } else if (mabn_json_is(key, "name") && !category->name &&
-                       mabn_json_peek(j) == MABN_JSON_STRING) {
-                mabn_json_read_strdup(j, &category->name);
+            } else if (mabn_json_is(key, "name")) {
+                read_name(j, category);
             } else {
                 mabn_json_skip(j);
             }
@@ -787,7 +805,7 @@ static void read_detections(struct reading *r)
 {
     struct mabn_coco *c = r->out;
     struct mabn_json *j = r->json;
-    bool boxes = false, keypoints = false;
+    bool keypoints = false;
     unsigned needed = SEEN_IMAGE | SEEN_CATEGORY | SEEN_SCORE, keep = r->keep;
     r->keep = MABN_COCO_KEEP_SEGMENTATIONS | MABN_COCO_KEEP_KEYPOINTS; /* at first */
     if (mabn_json_peek(j) == MABN_JSON_OBJECT) {
@@ -801,16 +819,30 @@ static void read_detections(struct reading *r)
         struct mabn_coco_record *last = &c->records[c->n_records - 1];
         bool some = last->has_keypoints || last->odd_keypoints;
         if (c->n_records == 1) {
-            boxes = last->has_box;
-            keypoints = !boxes && some && last->segmentation.kind == MABN_SEGMENTATION_NONE;
-            if (!boxes && !keypoints) needed |= SEEN_SEGMENTATION;
-            if (boxes) r->keep = keep; /* nothing has to be derived from the rest */
-            if (!boxes && !keypoints && last->segmentation.kind == MABN_SEGMENTATION_NONE)
+            r->boxes = last->has_box;
+            keypoints = !r->boxes && some && last->segmentation.kind == MABN_SEGMENTATION_NONE;
+            if (!r->boxes && !keypoints) needed |= SEEN_SEGMENTATION;
+            if (r->boxes) r->keep = keep; /* nothing has to be derived from the rest */
+            if (!r->boxes && !keypoints && last->segmentation.kind == MABN_SEGMENTATION_NONE)
                 mabn_json_fail(j, "no \"bbox\", \"segmentation\" or \"keypoints\"");
         }
-        if (boxes && !last->has_box) mabn_json_fail(j, "no \"bbox\", which the first result has");
+        if (r->boxes && !last->has_box)
+            mabn_json_fail(j, "no \"bbox\", which the first result has");
         if (keypoints && !some) mabn_json_fail(j, "no \"keypoints\", which the first result has");
     }
+}
+
+static void tell_odd_areas(const struct mabn_coco *c)
+{
+    size_t n = 0;
+    const struct mabn_coco_record *first = NULL;
+    for (size_t i = 0; i < c->n_records; i++)
+        if (c->records[i].odd_area && !n++) first = &c->records[i];
+    if (n)
+        mabn_warn(
+            "'%s': the \"area\" of %zu annotation%s is no finite number (the first: line %u): "
+            "that of the box counts",
+            c->name, n, n == 1 ? "" : "s", first->line);
 }
 
 static mabn_status read_all(struct mabn_coco *out, struct mabn_json *json, const char *name,
@@ -818,6 +850,7 @@ static mabn_status read_all(struct mabn_coco *out, struct mabn_json *json, const
 {
     memset(out, 0, sizeof *out);
     out->name = mabn_xstrdup(name);
+    mabn_json_allow_nan(json);
     struct reading r = {.json = json, .out = out, .keep = keep, .results = results};
     /* The pools exist even when empty, so that offsets into them are always valid. */
     r.room_numbers = r.room_lengths = r.room_bytes = 16;
@@ -839,6 +872,7 @@ static mabn_status read_all(struct mabn_coco *out, struct mabn_json *json, const
     if (!status && !results && !(keep & MABN_COCO_KEEP_FAULTS)) {
         status = check_images(out);
         if (!status) status = check_categories(out);
+        if (!status) tell_odd_areas(out);
     }
     if (status) mabn_coco_release(out);
     return status;
@@ -888,10 +922,29 @@ void mabn_coco_release(struct mabn_coco *c)
     memset(c, 0, sizeof *c);
 }
 
+const char *mabn_coco_line(uint32_t line, char buffer[16])
+{
+    buffer[0] = 0;
+    if (line) snprintf(buffer, 16, ":%u", line);
+    return buffer;
+}
+
+const char *mabn_coco_record_place(const struct mabn_coco *c, const struct mabn_coco_record *record,
+                                   char buffer[48])
+{
+    if (record->line)
+        snprintf(buffer, 48, "line %u", record->line);
+    else if (record->odd_id)
+        snprintf(buffer, 48, "annotation [%zu]", (size_t)(record - c->records));
+    else
+        snprintf(buffer, 48, "annotation %lld", (long long)record->id);
+    return buffer;
+}
+
 mabn_status mabn_coco_fail(const struct mabn_coco *c, const struct mabn_coco_record *record,
                            mabn_status status, const char *format, ...)
 {
-    char text[512], id[24], image[24];
+    char text[512], id[24], image[24], line[16];
     va_list args;
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
@@ -901,8 +954,8 @@ mabn_status mabn_coco_fail(const struct mabn_coco *c, const struct mabn_coco_rec
         snprintf(id, sizeof id, "[%zu]", (size_t)(record - c->records));
     else
         snprintf(id, sizeof id, "%lld", (long long)record->id);
-    return mabn_fail(status, "'%s':%u: %s %s (image %s): %s", c->name, record->line,
-                     truth ? "annotation" : "result", id,
+    return mabn_fail(status, "'%s'%s: %s %s (image %s): %s", c->name,
+                     mabn_coco_line(record->line, line), truth ? "annotation" : "result", id,
                      mabn_coco_id_text(c, record->image_id, image), text);
 }
 
@@ -927,16 +980,17 @@ const char *mabn_coco_name_fault(const struct mabn_coco_image *image)
 mabn_status mabn_coco_image_path(char **out, const struct mabn_coco *c,
                                  const struct mabn_coco_image *image, const char *folder)
 {
-    char id[24];
+    char id[24], line[16];
     const char *why = mabn_coco_name_fault(image);
+    mabn_coco_line(image->line, line);
     *out = NULL;
     if (why)
-        return mabn_fail(MABN_ERR_FORMAT, "'%s':%u: image %s ('%s'): %s", c->name, image->line,
+        return mabn_fail(MABN_ERR_FORMAT, "'%s'%s: image %s ('%s'): %s", c->name, line,
                          mabn_coco_id_text(c, image->id, id),
                          image->file_name ? image->file_name : "", why);
     *out = mabn_path_join(folder, image->file_name);
     if (mabn_path_exists(*out)) return MABN_OK;
-    mabn_fail(MABN_ERR_IO, "'%s':%u: image %s: no file '%s'%s", c->name, image->line,
+    mabn_fail(MABN_ERR_IO, "'%s'%s: image %s: no file '%s'%s", c->name, line,
               mabn_coco_id_text(c, image->id, id), *out,
               strchr(image->file_name, '\\') ? " (backslashes do not part folders here)" : "");
     free(*out);

@@ -15,7 +15,8 @@
  *
  * A field that is not what it should be stops only who needs it: a segmentation keeps the reason
  * why it cannot be used, and mabn_coco_mask fails with it; a box or keypoints are marked as odd; a
- * size is not given. Errors name file, line and field. */
+ * size is not given; nor is an area, which a warning tells. NaN and Infinity, which Python writes,
+ * are such values. The name of a category may be a number. Errors name file, line and field. */
 #ifndef MABN_COCO_ANNOTATIONS_H
 #define MABN_COCO_ANNOTATIONS_H
 
@@ -100,6 +101,7 @@ struct mabn_coco_record {
     bool odd_id;        /* no number of 64 bits, or none at all: name it by its place */
     bool no_id;         /* none: `id` is the record's alone */
     bool odd_box;       /* "bbox" is there but not four finite numbers */
+    bool odd_area;      /* "area" is there but no finite number; it counts as not given */
     bool odd_keypoints; /* "keypoints" is there but not three finite numbers for each */
 };
 
@@ -177,12 +179,19 @@ MABN_MUST_USE mabn_status mabn_coco_image_path(char **out, const struct mabn_coc
 /* Make every annotation count for itself: LVIS has no crowds. */
 void mabn_coco_forget_crowds(struct mabn_coco *c);
 
+/* Where something stands in its file, for messages: ":LINE" behind the file's name, "" when it has
+ * no line (in a packed dataset). */
+const char *mabn_coco_line(uint32_t line, char buffer[16]);
+/* A record in a sentence: "line 12", or its id when it has no line. */
+const char *mabn_coco_record_place(const struct mabn_coco *c, const struct mabn_coco_record *record,
+                                   char buffer[48]);
+
 /* A failure: the file of an image measures width x height, and not what the annotations say.
  * orientation: what its EXIF data asks for, 0 or 1: nothing. */
 mabn_status mabn_coco_wrong_size(const struct mabn_coco *c, const struct mabn_coco_image *image,
                                  int width, int height, int orientation);
 
-/* A failure about a record: "'FILE':LINE: annotation ID: ...". */
+/* A failure about a record: "'FILE':LINE: annotation ID: ...", the line where there is one. */
 mabn_status mabn_coco_fail(const struct mabn_coco *c, const struct mabn_coco_record *record,
                            mabn_status status, const char *format, ...) MABN_PRINTF(4, 5);
 

@@ -158,7 +158,8 @@ static void fault(struct inspection *in, uint32_t line, const char *format, ...)
     mabn_str_init(&text);
     for (const char *p = buffer; *p; p++) /* nothing of a file may steer the terminal */
         mabn_str_add_char(&text, (unsigned char)*p < 0x20 || *p == 0x7f ? '?' : *p);
-    mabn_str_printf(in->out, "  '%s':%u: %s\n", in->c->name, line, text.text);
+    char place[16];
+    mabn_str_printf(in->out, "  '%s'%s: %s\n", in->c->name, mabn_coco_line(line, place), text.text);
     mabn_str_release(&text);
 }
 
@@ -322,7 +323,8 @@ static void check_boxes(struct inspection *in)
         const struct mabn_coco_image *image = image_of(in, i);
         record_name(in, i, name);
         if (!r->has_area)
-            fault(in, r->line, "%s: no \"area\"", name);
+            fault(in, r->line, "%s: %s", name,
+                  r->odd_area ? "\"area\" is not a finite number" : "no \"area\"");
         else if (!(r->area > 0))
             fault(in, r->line, "%s: an area of %g", name, r->area);
         else if (image && r->area > (double)image->width * image->height)

@@ -292,13 +292,20 @@ static size_t resolve_duplicates(uint32_t *list, size_t n, const struct mabn_coc
 
 static void tell_duplicates(const struct mabn_coco *truth, const struct duplicates *found)
 {
-    char id[24];
-    mabn_warn(
-        "'%s': %zu annotation%s an id that occurs twice (the first: %s, line %u); the last of "
-        "each counts for all, as in pycocotools (--fix-quirks counts each as it is)",
-        truth->name, found->n, found->n == 1 ? " has" : "s have",
-        found->first->odd_id ? "a text" : mabn_coco_id_text(truth, found->first->id, id),
-        found->first->line);
+    char id[24], line[16];
+    const struct mabn_coco_record *first = found->first;
+    mabn_coco_line(first->line, line);
+    mabn_warn("'%s': %zu annotation%s an id that occurs twice (the first: %s%s%s); the last of "
+              "each counts for all, as in pycocotools (--fix-quirks counts each as it is)",
+              truth->name, found->n, found->n == 1 ? " has" : "s have",
+              first->odd_id ? "a text" : mabn_coco_id_text(truth, first->id, id),
+              first->line ? ", line " : "", first->line ? line + 1 : "");
+}
+
+static bool is_text(const struct mabn_coco *c, int64_t id)
+{
+    char buffer[24];
+    return mabn_coco_id_text(c, id, buffer) != buffer;
 }
 
 /* Annotations that belong to no image or category of the file never count. */
@@ -306,7 +313,7 @@ static void tell_orphans(const struct mabn_coco *truth)
 {
     struct id_table tables[2];
     static const char *const whats[2] = {"images", "categories"};
-    char id[24];
+    char id[24], place[48];
     table_init(&tables[0], truth->n_images);
     table_init(&tables[1], truth->n_categories);
     for (size_t i = 0; i < truth->n_images; i++)
@@ -321,11 +328,12 @@ static void tell_orphans(const struct mabn_coco *truth)
             if (table_find(&tables[t], t ? r->category_id : r->image_id) == NONE && !n++) first = r;
         }
         if (n)
-            mabn_warn(
-                "'%s': %zu annotation%s of %s that are not listed (the first: line %u, %s %s) "
-                "count for nothing",
-                truth->name, n, n == 1 ? "" : "s", whats[t], first->line, t ? "category" : "image",
-                mabn_coco_id_text(truth, t ? first->category_id : first->image_id, id));
+            mabn_warn("'%s': %zu annotation%s of %s that are not listed (the first: %s, %s %s%s) "
+                      "count for nothing",
+                      truth->name, n, n == 1 ? "" : "s", whats[t],
+                      mabn_coco_record_place(truth, first, place), t ? "category" : "image",
+                      mabn_coco_id_text(truth, t ? first->category_id : first->image_id, id),
+                      is_text(truth, t ? first->category_id : first->image_id) ? ", a text" : "");
         table_release(&tables[t]);
     }
 }
@@ -378,6 +386,7 @@ static void list_truths(struct mabn_coco_join *out, const struct mabn_coco *trut
 static void tell_areas(const struct mabn_coco *truth, const struct mabn_coco_params *p)
 {
     const struct mabn_coco_record *first = NULL;
+    char place[48];
     size_t n = 0;
     if (mabn_coco_area_index(p, "all") < 0) return; /* somebody wants just these */
     for (size_t i = 0; i < truth->n_records; i++) {
@@ -389,11 +398,11 @@ static void tell_areas(const struct mabn_coco *truth, const struct mabn_coco_par
         if (!held && !n++) first = r;
     }
     if (n)
-        mabn_warn(
-            "'%s': %zu annotation%s an area that no range of areas holds (the first: line %u, "
-            "%g) and never count%s",
-            truth->name, n, n == 1 ? " has" : "s have", first->line,
-            first->has_area ? first->area : first->box.w * first->box.h, n == 1 ? "s" : "");
+        mabn_warn("'%s': %zu annotation%s an area that no range of areas holds (the first: %s, "
+                  "%g) and never count%s",
+                  truth->name, n, n == 1 ? " has" : "s have",
+                  mabn_coco_record_place(truth, first, place),
+                  first->has_area ? first->area : first->box.w * first->box.h, n == 1 ? "s" : "");
 }
 
 /* ---- detections ---- */
@@ -444,8 +453,9 @@ static mabn_status list_detections(struct mabn_coco_join *out, const struct mabn
     }
     if (strange && !params->quiet)
         mabn_warn(
-            "'%s': %zu results of categories that '%s' does not have (such as %s) are ignored",
-            results->name, strange, truth->name, mabn_coco_id_text(results, strange_id, id));
+            "'%s': %zu results of categories that '%s' does not have (such as %s%s) are ignored",
+            results->name, strange, truth->name, mabn_coco_id_text(results, strange_id, id),
+            is_text(results, strange_id) ? ", a text" : "");
     for (size_t i = 0; i < out->n_images; i++)
         start[i + 1] += start[i];
     out->detections = mabn_xmalloc((n + 1) * sizeof *out->detections);
@@ -475,13 +485,13 @@ static bool is_known(const struct mabn_coco_join *join, const struct mabn_coco *
 
 static mabn_status check_lvis(const struct mabn_coco_join *join, const struct mabn_coco *truth)
 {
-    char id[24];
+    char id[24], line[16];
     for (size_t i = 0; i < join->n_images; i++)
         if (!join->images[i]->has_lists)
             return mabn_fail(MABN_ERR_FORMAT,
-                             "'%s':%u: image %s has no \"neg_category_ids\" and "
+                             "'%s'%s: image %s has no \"neg_category_ids\" and "
                              "\"not_exhaustive_category_ids\": is this an LVIS file?",
-                             truth->name, join->images[i]->line,
+                             truth->name, mabn_coco_line(join->images[i]->line, line),
                              mabn_coco_id_text(truth, join->images[i]->id, id));
     for (size_t i = 0; i < join->n_categories; i++)
         if (!join->frequencies[i] || !strchr("rcf", join->frequencies[i]))

@@ -238,6 +238,9 @@ static mabn_status take_detection(const struct matching *m, struct worker *w, st
             s->area = (double)s->pixels;
     } else if (m->kind == MABN_COCO_RESULTS_MASKS) {
         s->area = (double)s->pixels;
+        if (type != MABN_COCO_SEGM && r->odd_box)
+            return mabn_coco_fail(file, r, MABN_ERR_FORMAT,
+                                  "expected 4 finite numbers in \"bbox\"");
         if (type != MABN_COCO_SEGM && r->has_box) s->box = r->box;
     } else {
         s->box = keypoints_box(file, r);
@@ -608,7 +611,7 @@ static void gather_cells(struct matching *m)
 
 static void tell_mismatches(const struct matching *m)
 {
-    char id[24];
+    char id[24], place[48];
     for (int which = 0; which < 2; which++) {
         const struct mabn_coco *file = which ? m->e->results : m->e->truth;
         struct mismatch all = {0};
@@ -619,12 +622,12 @@ static void tell_mismatches(const struct matching *m)
             all.n = n;
         }
         if (all.n)
-            mabn_warn(
-                "'%s': %zu mask%s of another size than the image (the first: line %u, %u x %u "
-                "pixels; image %s is %u x %u): masks of two sizes never overlap",
-                file->name, all.n, all.n == 1 ? " is" : "s are", all.first->line, all.width,
-                all.height, mabn_coco_id_text(m->e->truth, all.image->id, id), all.image->width,
-                all.image->height);
+            mabn_warn("'%s': %zu mask%s of another size than the image (the first: %s, %u x %u "
+                      "pixels; image %s is %u x %u): masks of two sizes never overlap",
+                      file->name, all.n, all.n == 1 ? " is" : "s are",
+                      mabn_coco_record_place(file, all.first, place), all.width, all.height,
+                      mabn_coco_id_text(m->e->truth, all.image->id, id), all.image->width,
+                      all.image->height);
     }
 }
 

@@ -131,7 +131,12 @@ END
     fails 1 "mask counts overrun" mabn-score coco -t segm odd.json <(echo '[]')
     fails 1 "mask counts overrun" mabn-score coco -t segm a.h5 <(echo '[]')
     fails 1 'expected 4 finite numbers in "bbox"' mabn-score coco odd.json <(echo '[]')
-    fails 1 'no "bbox"' mabn-score coco a.h5 <(echo '[]')
+    fails 1 "mabn-score: 'a.h5': annotation 5 (image 22): no \"bbox\"" mabn-score coco a.h5 <(echo '[]')
+    sed 's/"size": \[16, 24\], "counts": \[0, 5/"size": [8, 48], "counts": [0, 5/' truth.json >other.json
+    run --separate-stderr mabn-pack coco -q -f images other.json -o a.h5
+    run --separate-stderr mabn-score coco -t segm --images 11 a.h5 <(echo '[]')
+    [[ $stderr == *"'a.h5': 1 mask is of another size than the image (the first: annotation 4, 48 x 8"* ]]
+    ! [[ $stderr == *"line 0"* ]]
 }
 
 @test "coco: corners in place of widths and heights are doubted" {

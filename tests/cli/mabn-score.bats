@@ -295,7 +295,10 @@ END
     assert_equal "$stderr" "mabn-score: warning: 'orphan.json': 1 annotation of images that are not listed (the first: line 4, image 77) count for nothing"
     sed 's/"category_id": 3/"category_id": "x"/' truth.json >orphan.json
     run --separate-stderr mabn-score coco --class-agnostic orphan.json results.json
-    [[ $stderr == *"'orphan.json': 2 annotations of categories that are not listed (the first: line 4, category x)"* ]]
+    [[ $stderr == *"'orphan.json': 2 annotations of categories that are not listed (the first: line 4, category x, a text)"* ]]
+    sed 's/"category_id": 3/"category_id": "3"/' results.json >texts.json
+    run --separate-stderr mabn-score coco truth.json texts.json
+    [[ $stderr == *"results of categories that 'truth.json' does not have (such as 3, a text) are ignored"* ]]
 }
 
 @test "coco: a field that the task does not need never stops it" {
@@ -320,6 +323,10 @@ a.json|s/"segmentation": .*\]\]/"segmentation": [1, 2, 3]/
 a.json|s/"segmentation": .*\]\]/"segmentation": "none"/
 a.json|s/"iscrowd": 0/"iscrowd": 0, "ignore": "no", "num_keypoints": null, "keypoints": "none", "score": "high", "caption": 1/
 a.json|s/"height"/"file_name": 17, "height"/
+a.json|s/"iscrowd": 0/"iscrowd": 0, "attributes": {"angle": NaN, "range": [-Infinity, Infinity]}/
+a.json|s/"height": 100, "width": 100/"height": NaN, "width": Infinity/g
+a.json|s/"segmentation": .*\]\]/"segmentation": [[10, 10, NaN, 10, 50, 50]]/
+b.json|s/"bbox"/"logit": -Infinity, "bbox"/
 b.json|s/"bbox"/"id": null, "bbox"/
 b.json|s/"bbox"/"id": "det-1", "area": "big", "iscrowd": [], "ignore": {}, "num_keypoints": -1, "bbox"/
 b.json|s/"bbox"/"segmentation": [1, 2, 3, 4, 5, 6], "keypoints": 3, "bbox"/
@@ -330,6 +337,41 @@ END
     sed 's/"bbox": \[[0-9, ]*\]/"bbox": [1, 2]/' truth.json >a.json
     assert_equal "$(mabn-score coco -t segm a.json results.json)" "$(mabn-score coco -t segm truth.json results.json)"
     fails 1 'expected 4 finite numbers in "bbox"' mabn-score coco a.json results.json
+}
+
+@test "coco: an area that is no number is told, and the box's taken" {
+    expected=$(mabn-score coco <(sed 's/"area": [0-9.]*, //' truth.json) results.json)
+    for odd in NaN '"1600"' '[1]' -Infinity; do
+        sed "4,6s/\"area\": [0-9.]*/\"area\": $odd/" truth.json >odd.json
+        run --separate-stderr mabn-score coco -t bbox odd.json results.json
+        assert_success
+        assert_equal "$output" "$expected"
+        assert_equal "$stderr" "mabn-score: warning: 'odd.json': the \"area\" of 2 annotations is no finite number (the first: line 4): that of the box counts"
+    done
+    sed 's/"score": 0.9/"score": NaN/' results.json >nan.json
+    fails 1 "[0].score: expected a number, found NaN or Infinity" mabn-score coco truth.json nan.json
+}
+
+@test "coco: results of masks need no boxes unless boxes are scored" {
+    masks() { # masks BOX: the second result has it
+        cat <<END
+[{"image_id": 1, "category_id": 3, "score": 0.9, "segmentation": [[10, 10, 50, 10, 50, 50, 10, 50]]},
+ {"image_id": 2, "category_id": 3, "score": 0.8, "segmentation": [[10, 10, 50, 10, 50, 50, 10, 50]], "bbox": $1}]
+END
+    }
+    expected=$(mabn-score coco -t segm truth.json <(masks null))
+    for box in '[1, 2, 3, 4, 5]' '"none"' '[1, NaN, 3, 4]' '[]'; do
+        masks "$box" >odd.json
+        assert_equal "$(mabn-score coco -t segm truth.json odd.json)" "$expected"
+    done
+    assert_equal "$(mabn-score coco truth.json odd.json)" "$(mabn-score coco truth.json <(masks null))"
+    masks '[1, 2, 3]' >odd.json
+    fails 1 "'odd.json':2: result 2 (image 2): expected 4 finite numbers in \"bbox\"" mabn-score coco truth.json odd.json
+}
+
+@test "coco: a category's name may be a number" {
+    sed 's/"name": "cat"/"name": 8/' truth.json >number.json
+    assert_equal "$(mabn-score coco --per-category number.json results.json)" "$(mabn-score coco --per-category <(sed 's/"name": "cat"/"name": "8"/' truth.json) results.json)"
 }
 
 @test "coco: polygons that are none, for masks" {

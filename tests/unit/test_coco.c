@@ -133,7 +133,7 @@ static void test_refusals(void)
         {"{\"images\": [{}]}", "images[0]: no \"id\"", false},
         {"{\"images\": [], \"images\": []}", "a second list", false},
         {"{\"annotations\": [{\"id\": 1, \"image_id\": 2}]}", "no \"category_id\"", false},
-        {"{\"annotations\": [{\"area\": 1e999}]}", "too large", false},
+        {"[{\"image_id\": 1, \"score\": 1e999}]", "too large", true},
         {"[{\"image_id\": 1, \"category_id\": 1, \"score\": 1}]", "no \"bbox\", \"segmentation\"",
          true},
         {"[{\"image_id\": 1, \"category_id\": 1, \"score\": null, \"bbox\": [1, 2, 3, 4]}]",
