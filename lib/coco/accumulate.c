@@ -47,13 +47,14 @@ MABN_CLONES static void walk(const struct accumulation *acc, struct curves *c, s
     const uint64_t all = n_thresholds == 64 ? ~(uint64_t)0 : ((uint64_t)1 << n_thresholds) - 1;
     const uint32_t lanes = ((uint32_t)n_thresholds + 15) / 16 * 16;
     uint32_t hits[MABN_COCO_MAX_THRESHOLDS] = {0}, misses[MABN_COCO_MAX_THRESHOLDS] = {0};
+    /* Nothing was matched beyond the largest limit. */
+    const bool each = limit >= (uint32_t)e->params.max_dets[e->params.n_max_dets - 1];
     memset(c->n, 0, sizeof c->n);
     c->seen = 0;
     for (size_t i = e->order_start[k]; i < e->order_start[k + 1]; i++) {
         uint32_t d = e->order[i];
-        const struct mabn_coco_detection *detection = &e->detections[d];
-        if (detection->rank >= limit) continue;
-        uint32_t weight = acc->weights ? acc->weights[detection->image] : 1;
+        if (!each && e->detections[d].rank >= limit) continue;
+        uint32_t weight = acc->weights ? acc->weights[e->detections[d].image] : 1;
         if (weight == 0) continue;
         if (c->seen++ == 0) c->first = (uint32_t)(i - e->order_start[k]);
         struct mabn_coco_bits bits = e->bits[d * areas + (size_t)a];
@@ -72,6 +73,25 @@ MABN_CLONES static void walk(const struct accumulation *acc, struct curves *c, s
             c->hits[(size_t)t * c->room + c->n[t]++] =
                 (struct hit){hits[t], misses[t], (uint32_t)(i - e->order_start[k])};
         }
+    }
+}
+
+/* True positives alone, of the first `limit` of each image: for the last recall their order does not
+ * matter. */
+static void count_hits(const struct accumulation *acc, size_t k, int a, uint32_t limit,
+                       uint32_t hits[MABN_COCO_MAX_THRESHOLDS])
+{
+    const struct mabn_coco_evaluation *e = acc->e;
+    const size_t areas = (size_t)e->params.n_areas;
+    memset(hits, 0, MABN_COCO_MAX_THRESHOLDS * sizeof *hits);
+    for (size_t i = e->cell_start[k]; i < e->cell_start[k + 1]; i++) {
+        const struct mabn_coco_cell *cell = &e->cells[i];
+        const uint32_t weight = acc->weights ? acc->weights[cell->image] : 1;
+        const uint32_t n = cell->count < limit ? cell->count : limit;
+        const struct mabn_coco_bits *bits = e->bits + cell->first * areas + (size_t)a;
+        for (uint32_t d = 0; d < n; d++, bits += areas)
+            for (uint64_t right = bits->matched & ~bits->ignored; right; right &= right - 1)
+                hits[__builtin_ctzll(right)] += weight;
     }
 }
 
@@ -145,14 +165,21 @@ static mabn_status accumulate_one(void *context, int64_t index, int worker)
         c->hits = mabn_xmalloc((size_t)p->n_thresholds * c->room * sizeof *c->hits);
     }
     for (int m = 0; m < p->n_max_dets; m++) {
+        if (!acc->wanted[m]) {
+            uint32_t hits[MABN_COCO_MAX_THRESHOLDS];
+            count_hits(acc, k, a, (uint32_t)p->max_dets[m], hits);
+            for (int t = 0; t < p->n_thresholds; t++)
+                out->recall[mabn_coco_recall_at(out, k, a, m, t)] =
+                    (double)hits[t] / (double)truths;
+            continue;
+        }
         walk(acc, c, k, a, (uint32_t)p->max_dets[m]);
         for (int t = 0; t < p->n_thresholds; t++) {
             size_t at = mabn_coco_recall_at(out, k, a, m, t);
             const struct hit *last = c->hits + (size_t)t * c->room + c->n[t] - 1;
             out->recall[at] = c->n[t] ? (double)last->true_positives / (double)truths : 0;
-            if (acc->wanted[m])
-                sample(acc, c, k, t, (double)truths, out->precision + at * MABN_COCO_RECALLS,
-                       out->scores ? out->scores + at * MABN_COCO_RECALLS : NULL);
+            sample(acc, c, k, t, (double)truths, out->precision + at * MABN_COCO_RECALLS,
+                   out->scores ? out->scores + at * MABN_COCO_RECALLS : NULL);
         }
     }
     return MABN_OK;

@@ -269,17 +269,23 @@ static inline void add_crossing(struct outline *o, int64_t column, int64_t low)
     o->items[o->count++].row = (uint32_t)(row < o->height ? row : o->height);
 }
 
-/* Crossings of an edge that is wider than high: one step of a fine column at a time. */
-static void cross_wide(struct outline *o, int64_t xs, int64_t ys, int64_t ye, int64_t dx,
-                       int64_t first, int64_t last)
+/* Crossings of an edge that is wider than high: one step of a fine column at a time. Everything on
+ * the fine grid fits 32 bits. */
+MABN_CLONES static void cross_wide(struct outline *o, int64_t xs, int64_t ys, int64_t ye,
+                                   int64_t dx, int64_t first, int64_t last)
 {
-    double slope = (double)(ye - ys) / (double)dx;
-    for (int64_t column = first; column <= last; column++) {
-        double t = (double)(5 * column + 2 - xs);
-        int64_t v0 = (int64_t)((double)ys + slope * t + 0.5);
-        int64_t v1 = (int64_t)((double)ys + slope * (t + 1) + 0.5);
-        add_crossing(o, column, v0 < v1 ? v0 : v1);
+    const double slope = (double)(ye - ys) / (double)dx, y = (double)ys;
+    const int32_t height = (int32_t)o->height, from = (int32_t)(5 * first + 2 - xs);
+    struct crossing *out = o->items + o->count;
+    const int32_t n = (int32_t)(last - first + 1);
+    for (int32_t i = 0; i < n; i++) {
+        double t = (double)(from + 5 * i);
+        int32_t v0 = (int32_t)(y + slope * t + 0.5), v1 = (int32_t)(y + slope * (t + 1) + 0.5);
+        int32_t low = v0 < v1 ? v0 : v1, row = low <= 2 ? 0 : (low + 2) / 5;
+        out[i].column = (uint32_t)((int32_t)first + i);
+        out[i].row = (uint32_t)(row < height ? row : height);
     }
+    o->count += (size_t)n;
 }
 
 /* Crossings of an edge that is higher than wide: one step of a fine row at a time; find the step at
@@ -346,6 +352,49 @@ static int compare_u32(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+static void sort_rows(uint32_t *row, size_t n)
+{
+    if (n == 2) { /* nearly always */
+        uint32_t a = row[0], b = row[1];
+        row[0] = a < b ? a : b;
+        row[1] = a < b ? b : a;
+        return;
+    }
+    if (n > 64) {
+        qsort(row, n, sizeof *row, compare_u32);
+        return;
+    }
+    for (size_t i = 1; i < n; i++) {
+        uint32_t v = row[i];
+        size_t k = i;
+        for (; k > 0 && row[k - 1] > v; k--)
+            row[k] = row[k - 1];
+        row[k] = v;
+    }
+}
+
+/* The rows of the crossings in rows[], by column, each column's sorted: where column first + c has
+ * its end in ends[c]. */
+static void sort_crossings(uint32_t *rows, uint32_t *ends, const struct outline *o, uint32_t first,
+                           size_t columns)
+{
+    uint32_t sum = 0;
+    memset(ends, 0, columns * sizeof *ends);
+    for (size_t i = 0; i < o->count; i++)
+        ends[o->items[i].column - first]++;
+    for (size_t c = 0; c < columns; c++) {
+        uint32_t n = ends[c];
+        ends[c] = sum; /* the start, for now */
+        sum += n;
+    }
+    for (size_t i = 0; i < o->count; i++)
+        rows[ends[o->items[i].column - first]++] = o->items[i].row;
+    for (size_t c = 0; c < columns; c++) {
+        uint32_t from = c ? ends[c - 1] : 0;
+        sort_rows(rows + from, ends[c] - from);
+    }
+}
+
 /* Runs between the crossings, column by column. */
 static void fill_outline(struct mabn_rle *out, const struct outline *o)
 {
@@ -359,41 +408,19 @@ static void fill_outline(struct mabn_rle *out, const struct outline *o)
     reserve(out, o->count + 2);
     if (o->count) {
         size_t columns = (size_t)last - first + 1;
-        uint32_t *start = mabn_xcalloc(columns + 1, sizeof *start);
-        uint32_t *rows = mabn_xmalloc(o->count * sizeof *rows);
-        for (size_t i = 0; i < o->count; i++)
-            start[o->items[i].column - first + 1]++;
-        for (size_t c = 0; c < columns; c++)
-            start[c + 1] += start[c];
-        /* Insertion keeps each column sorted; columns hold a handful. start[c] moves to its end. */
-        for (size_t i = 0; i < o->count; i++) {
-            size_t c = o->items[i].column - first, k = start[c]++;
-            rows[k] = o->items[i].row;
-        }
-        size_t from = 0;
-        for (size_t c = 0; c < columns; c++) {
-            size_t n = start[c] - from;
-            uint32_t *row = rows + from;
-            if (n > 64) {
-                qsort(row, n, sizeof *row, compare_u32);
-            } else {
-                for (size_t i = 1; i < n; i++) {
-                    uint32_t v = row[i];
-                    size_t k = i;
-                    for (; k > 0 && row[k - 1] > v; k--)
-                        row[k] = row[k - 1];
-                    row[k] = v;
-                }
-            }
-            for (size_t i = 0; i < n; i++) {
-                uint64_t position = ((uint64_t)first + c) * out->height + row[i];
-                add_run(out, (uint32_t)(position - at), &join);
+        uint32_t *rows = mabn_xmalloc((o->count + columns) * sizeof *rows);
+        uint32_t *ends = rows + o->count;
+        sort_crossings(rows, ends, o, first, columns);
+        for (size_t c = 0, i = 0; c < columns; c++)
+            for (; i < ends[c]; i++) {
+                uint64_t position = ((uint64_t)first + c) * (uint64_t)o->height + rows[i];
+                if (position > at && !join)
+                    out->counts[out->count++] = (uint32_t)(position - at);
+                else
+                    add_run(out, (uint32_t)(position - at), &join);
                 at = position;
             }
-            from = start[c];
-        }
         free(rows);
-        free(start);
     }
     add_run(out, (uint32_t)((uint64_t)out->height * out->width - at), &join);
 }
@@ -509,18 +536,21 @@ uint64_t mabn_rle_area(const struct mabn_rle *r)
 /* The column of a pixel, starting from that of an earlier one: most often the same or the next. */
 struct column {
     uint32_t height, x;
-    uint64_t start; /* its first pixel */
+    uint32_t start; /* its first pixel */
 };
 
-static inline void seek_column(struct column *c, uint32_t pixel)
+/* Go to the column of `pixel`; its row there. */
+static inline uint32_t seek_row(struct column *c, uint32_t pixel)
 {
-    uint64_t h = c->height;
-    if (pixel < c->start + h) return;
-    c->x++;
-    c->start += h;
-    if (pixel < c->start + h) return;
-    c->x = pixel / c->height;
-    c->start = (uint64_t)c->x * h;
+    uint32_t y = pixel - c->start, next = y >= c->height;
+    c->x += next;
+    y -= next ? c->height : 0;
+    if (y >= c->height) {
+        c->x += y / c->height;
+        y %= c->height;
+    }
+    c->start = pixel - y;
+    return y;
 }
 
 struct mabn_box mabn_rle_box(const struct mabn_rle *r)
@@ -531,10 +561,8 @@ struct mabn_box mabn_rle_box(const struct mabn_rle *r)
     if (r->count < 2 || h == 0) return box;
     for (size_t i = 0; i + 1 < r->count; i += 2) {
         uint32_t start = at + r->counts[i], end = start + r->counts[i + 1] - 1;
-        seek_column(&column, start);
-        uint32_t xs = column.x, ys = start - (uint32_t)column.start;
-        seek_column(&column, end);
-        uint32_t xe = column.x, ye = end - (uint32_t)column.start;
+        uint32_t ys = seek_row(&column, start), xs = column.x;
+        uint32_t ye = seek_row(&column, end), xe = column.x;
         at = end + 1;
         if (xs < xe) {
             ys = 0;

@@ -355,6 +355,24 @@ static double overlap(const struct matching *m, const struct worker *w, const st
     return mabn_box_iou(d->box, g->box, g->record->crowd);
 }
 
+static inline double lesser(double a, double b)
+{
+    return a < b ? a : b;
+}
+
+/* Can two masks not reach the lowest threshold? They have no more in common than the smaller one
+ * has, and than their boxes have. */
+static bool too_far_apart(const struct matching *m, const struct shape *d, const struct shape *g)
+{
+    const struct mabn_box *a = &d->box, *b = &g->box;
+    double x = lesser(a->x + a->w, b->x + b->w) - (a->x > b->x ? a->x : b->x);
+    double y = lesser(a->y + a->h, b->y + b->h) - (a->y > b->y ? a->y : b->y);
+    double of_d = (double)d->pixels, of_g = (double)g->pixels;
+    double both = lesser(x * y, lesser(of_d, of_g));
+    double all = g->record->crowd ? of_d : of_d + of_g - both;
+    return both * (1 + 1e-9) < m->lowest * all;
+}
+
 /* ---- matching ---- */
 
 /* By falling overlap, then the later ground truth first; they come with theirs rising. A list may
@@ -390,7 +408,9 @@ static size_t list_candidates(const struct matching *m, struct worker *w,
 {
     struct candidate *list = w->candidates;
     size_t n = 0;
+    const bool masks = m->e->params.type == MABN_COCO_SEGM;
     for (size_t g = 0; g < n_truths; g++) {
+        if (masks && too_far_apart(m, detection, &truths[g])) continue;
         double v = overlap(m, w, detection, &truths[g]);
         if (!(v >= m->lowest)) continue;
         struct candidate c = {.overlap = v, .truth = (uint32_t)g};
