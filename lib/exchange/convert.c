@@ -1,4 +1,5 @@
 /* Planning a conversion: names, which network it is, what is to be written. */
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -277,7 +278,7 @@ static bool add_folded_layer(struct mabn_convert *c, const struct mabn_weight *w
     const char *leaf = leaf_of(want->name);
     if (!mabn_convert_loses_norm(c, want->name) || leaf == want->name) return false;
     char *stem = mabn_xstrndup(want->name, (size_t)(leaf - want->name) - 1);
-    char *norm = mabn_convert_norm_of(c, stem), *conv = mabn_convert_unfolded(stem);
+    char *norm = mabn_convert_norm_of(c, stem), *conv = mabn_convert_unfolded(c, stem);
     struct item *item = norm && conv ? mabn_convert_leaf(c, conv, "weight") : NULL;
     const bool fits = item && mabn_shape_equal(&mabn_convert_tensor(c, item)->shape, &want->shape),
                bias = item && !strcmp(leaf, "bias");
@@ -524,47 +525,52 @@ static void adapt_stem_bias(struct mabn_convert *c)
 
 /* ---- order ---- */
 
-/* PyTorch registers a block's layers in this order, and an optimizer numbers parameters by it. */
-static int rank_of(const char *const *list, const char *name, size_t *length)
+/* PyTorch registers layers in the order of the network, but those of a shortcut after the norm that
+ * adds it; an optimizer numbers parameters by it. */
+static long register_order(const struct mabn_net *net, int i)
 {
-    for (int i = 0; list[i]; i++) {
-        *length = strlen(list[i]);
-        if (!strncmp(name, list[i], *length)) return i;
+    const int count = mabn_net_node_count(net);
+    for (int k = i + 1; k < count; k++) {
+        const struct mabn_net_node norm = mabn_net_node_at(net, k);
+        if (!strcmp(norm.kind, "norm") && norm.reads[1] >= i && norm.reads[0] < i)
+            return (long)k * (count + 1) + i + 1;
     }
-    *length = 0;
-    return 99;
+    return (long)i * (count + 1);
 }
 
-static long order_key(const char *name)
+/* Tensors that no layer of the network has come last. */
+static long place_of(const struct mabn_net *net, const char *name)
 {
-    static const char *const tops[] = {"conv1.", "bn1.", "layer", "fc.", NULL};
-    static const char *const inner[] = {"conv1.",        "bn1.",          "conv2.",
-                                        "bn2.",          "conv3.",        "bn3.",
-                                        "downsample.0.", "downsample.1.", NULL};
     static const char *const leaves[] = {
         "weight",     "bias",   "running_mean", "running_var", "num_batches_tracked",
-        "sta_matrix", "pre_x2", "pre_gz",       "iters",       NULL};
-    size_t n;
-    long key = rank_of(tops, name, &n), stage = 0, block = 0, layer = 0;
-    name += n;
-    if (key == 2) {
-        char *end;
-        stage = strtol(name, &end, 10);
-        block = *end == '.' ? strtol(end + 1, &end, 10) : 0;
-        name = *end == '.' ? end + 1 : end;
-        layer = rank_of(inner, name, &n);
-        name += n;
+        "sta_matrix", "pre_x2", "pre_gz",       "iters"};
+    enum { LEAVES = sizeof leaves / sizeof *leaves };
+    const char *leaf = leaf_of(name);
+    const size_t stem = leaf > name ? (size_t)(leaf - name) - 1 : 0;
+    int i = 0, k = 0;
+    for (; i < mabn_net_node_count(net); i++) {
+        const char *layer = mabn_net_node_at(net, i).name;
+        if (strlen(layer) == stem && !strncmp(layer, name, stem)) break;
     }
-    return (((key * 100 + stage % 100) * 1000 + block % 1000) * 100 + layer) * 100 +
-           rank_of(leaves, name, &n);
+    if (i == mabn_net_node_count(net) || !stem) return LONG_MAX;
+    while (k < LEAVES && strcmp(leaf, leaves[k]))
+        k++;
+    return register_order(net, i) * (LEAVES + 1) + k;
 }
 
 static int compare_entries(const void *a, const void *b)
 {
     const struct entry *x = a, *y = b;
     if (x->weight.part != y->weight.part) return x->weight.part < y->weight.part ? -1 : 1;
-    long i = order_key(x->weight.name), j = order_key(y->weight.name);
-    return i < j ? -1 : i > j ? 1 : strcmp(x->weight.name, y->weight.name);
+    if (x->place != y->place) return x->place < y->place ? -1 : 1;
+    return strcmp(x->weight.name, y->weight.name);
+}
+
+static void sort_entries(struct mabn_convert *c)
+{
+    for (size_t i = 0; i < c->entry_count; i++)
+        c->entries[i].place = place_of(c->net, c->entries[i].weight.name);
+    qsort(c->entries, c->entry_count, sizeof *c->entries, compare_entries);
 }
 
 /* ---- opening ---- */
@@ -599,7 +605,7 @@ static mabn_status make_entries(struct mabn_convert *c)
             !mabn_size_mul(t->count, mabn_dtype_size(t->dtype), &t->bytes))
             return mabn_fail(MABN_ERR_LIMIT, "tensor '%s' is too large", t->name);
     }
-    if (c->net) qsort(c->entries, c->entry_count, sizeof *c->entries, compare_entries);
+    if (c->net) sort_entries(c);
     return MABN_OK;
 }
 

@@ -44,6 +44,7 @@ struct entry {
     size_t net; /* FRESH: index in the network's tensors, or in `like` */
     float constant;
     bool flipped;     /* a convolution whose three input channels are turned round */
+    long place;       /* in the file, where the network decides: register_order() in convert.c */
     const char *ours; /* our name, where `weight` has another program's; owned. NULL: the same */
 };
 
@@ -157,6 +158,6 @@ bool mabn_convert_is_centered(const struct mabn_weight *t);
 /* The name of the norm behind a layer, malloc'd; NULL: no such. Of a classifier the network says so.
  * A detector's layer is called here as it is without the norm: what it is called with it. */
 char *mabn_convert_norm_of(const struct mabn_convert *c, const char *conv);
-char *mabn_convert_unfolded(const char *conv);
+char *mabn_convert_unfolded(const struct mabn_convert *c, const char *conv);
 
 #endif

@@ -96,6 +96,20 @@ void mabn_detector_norm_text(const struct mabn_detector *detector, struct mabn_s
 bool mabn_detector_centralizes(const struct mabn_detector *detector,
                                const struct mabn_norm_options *norm);
 
+/* A layer of FPN or heads that has a norm, or would have one: its name without the norm and with it,
+ * and the norm's name (the ReLU's, where there is no norm). */
+struct mabn_detector_layer {
+    const struct mabn_norm_options *norm; /* the detector's */
+    char alone[80], with[96], after[96];
+};
+/* The i-th of them; false: there are no more. */
+bool mabn_detector_layer_at(const struct mabn_detector *detector, int i,
+                            struct mabn_detector_layer *layer);
+/* The norm that a layer has or is, by the name of the layer or of one of its tensors; NULL: it never
+ * has one. */
+const struct mabn_norm_options *mabn_detector_norm_of(const struct mabn_detector *detector,
+                                                      const char *name);
+
 void mabn_detector_to_json(const struct mabn_detector *detector, struct mabn_str *json);
 MABN_MUST_USE mabn_status mabn_detector_from_json(struct mabn_detector *detector, const char *json);
 /* Does this JSON describe a detector? */

@@ -1,11 +1,14 @@
 /* A detector's three graphs. Layers, names and initialisation are the reference's. */
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "detect/convention.h"
 #include "model/detector.h"
 #include "model/resnet.h"
 #include "net/losses.h"
+
+static const struct mabn_resnet_place body_place = {"backbone.body.stem.", "backbone.body.", false};
 
 static const struct mabn_net_start narrow = {MABN_START_NORMAL, 0.01};
 
@@ -43,31 +46,106 @@ static int relu(struct mabn_net *net, int x, const char *name)
     return mabn_net_add_norm(net, x, name, &none, -1, true);
 }
 
-/* A convolution with its norm, or with bias where there is none, then ReLU if asked. The names are
- * the convolution's with a norm or without, and the norm's. */
+/* ---- layers with norms ---- */
+
+/* PyTorch numbers the layers of a sequence: convolution 0 and norm 1 where there is a norm. */
+static struct mabn_detector_layer numbered(const struct mabn_norm_options *norm, const char *kind,
+                                           int number)
+{
+    struct mabn_detector_layer layer = {.norm = norm};
+    snprintf(layer.alone, sizeof layer.alone, "%s%d", kind, number);
+    snprintf(layer.with, sizeof layer.with, "%s.0", layer.alone);
+    snprintf(layer.after, sizeof layer.after, "%s.1", layer.alone);
+    return layer;
+}
+
+static struct mabn_detector_layer fpn_layer(const struct mabn_detector *d, bool inner, int level)
+{
+    return numbered(&d->fpn, inner ? "backbone.fpn.fpn_inner" : "backbone.fpn.fpn_layer", level);
+}
+
+/* The box head's convolutions are one sequence, in which ReLU has a number too. */
+static struct mabn_detector_layer box_conv(const struct mabn_detector *d, int i)
+{
+    struct mabn_detector_layer layer = {.norm = &d->box};
+    const char *prefix = "roi_heads.box.feature_extractor.xconvs";
+    const bool norm = d->box.kind != MABN_NORM_NONE;
+    snprintf(layer.alone, sizeof layer.alone, "%s.%d", prefix, 2 * i);
+    snprintf(layer.with, sizeof layer.with, "%s.%d", prefix, 3 * i);
+    snprintf(layer.after, sizeof layer.after, "%s.%d", prefix, norm ? 3 * i + 1 : 2 * i + 1);
+    return layer;
+}
+
+static struct mabn_detector_layer box_fc(const struct mabn_detector *d, int number)
+{
+    return numbered(&d->box, "roi_heads.box.feature_extractor.fc", number);
+}
+
+static struct mabn_detector_layer mask_conv(const struct mabn_detector *d, int i)
+{
+    return numbered(&d->mask, "roi_heads.mask.feature_extractor.mask_fcn", i + 1);
+}
+
+bool mabn_detector_layer_at(const struct mabn_detector *d, int i, struct mabn_detector_layer *layer)
+{
+    const int box = d->box_head == MABN_BOX_HEAD_CONV ? d->box_convs : 2;
+    if (i < 8) {
+        *layer = fpn_layer(d, i < 4, i % 4 + 1);
+        return true;
+    }
+    i -= 8;
+    if (i < box) {
+        *layer = d->box_head == MABN_BOX_HEAD_CONV ? box_conv(d, i) : box_fc(d, 6 + i);
+        return true;
+    }
+    i -= box;
+    if (!d->masks || i >= d->mask_convs) return false;
+    *layer = mask_conv(d, i);
+    return true;
+}
+
+static bool is_of(const char *name, const char *layer)
+{
+    const size_t n = strlen(layer);
+    return !strncmp(name, layer, n) && (!name[n] || name[n] == '.');
+}
+
+const struct mabn_norm_options *mabn_detector_norm_of(const struct mabn_detector *d,
+                                                      const char *name)
+{
+    struct mabn_detector_layer layer;
+    const size_t n = strlen(body_place.stages);
+    if (!strncmp(name, body_place.stages, n)) return &d->body.norm[mabn_resnet_part_of(name + n)];
+    for (int i = 0; mabn_detector_layer_at(d, i, &layer); i++)
+        if (is_of(name, layer.alone) || is_of(name, layer.with) || is_of(name, layer.after))
+            return layer.norm;
+    return NULL;
+}
+
+/* A convolution with its norm, or with bias where there is none, then ReLU if asked. */
 struct block {
     const struct mabn_detector *detector;
-    const struct mabn_norm_options *norm;
+    struct mabn_detector_layer layer;
     int out, kernel;
     bool relu;
     struct mabn_net_start start;
-    char conv[96], alone[80], after[96];
 };
 
 static int add_block(struct mabn_net *net, int x, const struct block *b)
 {
-    const bool norm = b->norm->kind != MABN_NORM_NONE;
+    const struct mabn_detector_layer *l = &b->layer;
+    const bool norm = l->norm->kind != MABN_NORM_NONE;
     const struct mabn_net_conv conv = {.out_channels = b->out,
                                        .kernel = b->kernel,
                                        .stride = 1,
                                        .pad = b->kernel / 2,
                                        .bias = !norm,
                                        .centralize =
-                                           mabn_detector_centralizes(b->detector, b->norm),
+                                           mabn_detector_centralizes(b->detector, l->norm),
                                        .start = b->start};
-    const int y = mabn_net_add_conv(net, x, norm ? b->conv : b->alone, &conv);
-    if (norm) return mabn_net_add_norm(net, y, b->after, b->norm, -1, b->relu);
-    return b->relu ? relu(net, y, b->after) : y;
+    const int y = mabn_net_add_conv(net, x, norm ? l->with : l->alone, &conv);
+    if (norm) return mabn_net_add_norm(net, y, l->after, l->norm, -1, b->relu);
+    return b->relu ? relu(net, y, l->after) : y;
 }
 
 /* ---- body ---- */
@@ -78,17 +156,15 @@ static int stage_width(const struct mabn_detector *d, int stage)
     return (d->body.base_width << stage) * (bottleneck ? d->body.expansion : 1);
 }
 
-static int fpn_conv(struct mabn_net *net, const struct mabn_detector *d, int x, const char *kind,
-                    int level, int kernel, int in)
+static int fpn_conv(struct mabn_net *net, const struct mabn_detector *d, int x, bool inner,
+                    int level, int in)
 {
-    struct block b = {.detector = d,
-                      .norm = &d->fpn,
-                      .out = d->fpn_width,
-                      .kernel = kernel,
-                      .start = uniform((double)in * kernel * kernel)};
-    snprintf(b.alone, sizeof b.alone, "backbone.fpn.fpn_%s%d", kind, level);
-    snprintf(b.conv, sizeof b.conv, "%s.0", b.alone);
-    snprintf(b.after, sizeof b.after, "%s.1", b.alone);
+    const int kernel = inner ? 1 : 3;
+    const struct block b = {.detector = d,
+                            .layer = fpn_layer(d, inner, level),
+                            .out = d->fpn_width,
+                            .kernel = kernel,
+                            .start = uniform((double)in * kernel * kernel)};
     return add_block(net, x, &b);
 }
 
@@ -99,10 +175,10 @@ static void add_fpn(struct mabn_net *net, const struct mabn_detector *d, const i
     int merged = -1;
     for (int k = 3; k >= 0; k--) {
         char name[32];
-        const int inner = fpn_conv(net, d, stages[k], "inner", k + 1, 1, stage_width(d, k));
+        const int inner = fpn_conv(net, d, stages[k], true, k + 1, stage_width(d, k));
         snprintf(name, sizeof name, "fpn_merge%d", k + 1);
         merged = merged < 0 ? inner : mabn_net_add_upsample(net, inner, merged, name);
-        pyramid[k] = fpn_conv(net, d, merged, "layer", k + 1, 3, d->fpn_width);
+        pyramid[k] = fpn_conv(net, d, merged, false, k + 1, d->fpn_width);
     }
     pyramid[4] = mabn_net_add_max_pool(net, pyramid[3], 1, 2, 0);
 }
@@ -153,9 +229,10 @@ static void add_rpn(struct mabn_net *net, const struct mabn_detector *d, bool tr
 
 void mabn_detector_add_body(struct mabn_net *net, const struct mabn_detector *d, bool training)
 {
-    const struct mabn_resnet_place place = {"backbone.body.stem.", "backbone.body.", d->stem_bias};
+    struct mabn_resnet_place place = body_place;
     int stages[4], pyramid[MABN_DETECTOR_LEVELS];
     char name[8];
+    place.stem_bias = d->stem_bias;
     mabn_resnet_add_body(net, &d->body, &place, stages);
     add_fpn(net, d, stages, pyramid);
     for (int i = 0; i < MABN_DETECTOR_POOLED; i++) {
@@ -190,35 +267,27 @@ static int add_pooling(struct mabn_net *net, const struct mabn_detector *d, bool
 
 static int add_box_convs(struct mabn_net *net, const struct mabn_detector *d, int x)
 {
-    const bool norm = d->box.kind != MABN_NORM_NONE;
     for (int i = 0; i < d->box_convs; i++) {
-        struct block b = {.detector = d,
-                          .norm = &d->box,
-                          .out = d->box_conv_width,
-                          .kernel = 3,
-                          .relu = true,
-                          .start = narrow};
-        const char *prefix = "roi_heads.box.feature_extractor.xconvs";
-        snprintf(b.conv, sizeof b.conv, "%s.%d", prefix, 3 * i);
-        snprintf(b.alone, sizeof b.alone, "%s.%d", prefix, 2 * i);
-        snprintf(b.after, sizeof b.after, "%s.%d", prefix, norm ? 3 * i + 1 : 2 * i + 1);
+        const struct block b = {.detector = d,
+                                .layer = box_conv(d, i),
+                                .out = d->box_conv_width,
+                                .kernel = 3,
+                                .relu = true,
+                                .start = narrow};
         x = add_block(net, x, &b);
     }
     return x;
 }
 
-/* A linear layer, with a norm where the 2-fc head has one, and ReLU. */
+/* A linear layer, with a norm where the "2fc" head has one, and ReLU. */
 static int add_fc(struct mabn_net *net, const struct mabn_detector *d, int x, int number, int in,
                   bool norm)
 {
-    char alone[48], name[64], after[64];
-    snprintf(alone, sizeof alone, "roi_heads.box.feature_extractor.fc%d", number);
-    snprintf(name, sizeof name, norm ? "%s.0" : "%s", alone);
-    snprintf(after, sizeof after, "%s.1", alone);
+    const struct mabn_detector_layer l = box_fc(d, number);
     const struct mabn_net_linear fc = {
         .out = d->box_width, .no_bias = norm, .start = uniform((double)in)};
-    x = mabn_net_add_linear(net, x, name, &fc);
-    return norm ? mabn_net_add_norm(net, x, after, &d->box, -1, true) : relu(net, x, after);
+    x = mabn_net_add_linear(net, x, norm ? l.with : l.alone, &fc);
+    return norm ? mabn_net_add_norm(net, x, l.after, l.norm, -1, true) : relu(net, x, l.after);
 }
 
 struct mabn_detector_head mabn_detector_add_box_head(struct mabn_net *net,
@@ -254,15 +323,12 @@ struct mabn_detector_head mabn_detector_add_mask_head(struct mabn_net *net,
     struct mabn_detector_head head;
     int x = add_pooling(net, d, training, 14, &head), width = d->fpn_width;
     for (int i = 0; i < d->mask_convs; i++) {
-        struct block b = {.detector = d,
-                          .norm = &d->mask,
-                          .out = d->mask_width,
-                          .kernel = 3,
-                          .relu = true,
-                          .start = normal(9.0 * d->mask_width)};
-        snprintf(b.alone, sizeof b.alone, "roi_heads.mask.feature_extractor.mask_fcn%d", i + 1);
-        snprintf(b.conv, sizeof b.conv, "%s.0", b.alone);
-        snprintf(b.after, sizeof b.after, "%s.1", b.alone);
+        const struct block b = {.detector = d,
+                                .layer = mask_conv(d, i),
+                                .out = d->mask_width,
+                                .kernel = 3,
+                                .relu = true,
+                                .start = normal(9.0 * d->mask_width)};
         x = add_block(net, x, &b);
         width = d->mask_width;
     }

@@ -31,6 +31,14 @@ const char *const *mabn_model_archs(void)
     return names;
 }
 
+enum mabn_model_part mabn_resnet_part_of(const char *name)
+{
+    int stage = 0;
+    return sscanf(name, "layer%1d.", &stage) == 1 && stage >= 1 && stage <= 4
+               ? (enum mabn_model_part)(MABN_PART_LAYER1 + stage - 1)
+               : MABN_PART_STEM;
+}
+
 /* Where we are in the model. */
 struct builder {
     struct mabn_net *net;

@@ -17,6 +17,10 @@ struct mabn_resnet_shape {
 /* NULL when there is no such architecture. */
 const struct mabn_resnet_shape *mabn_resnet_find(const char *arch);
 
+/* The part that a layer of a body belongs to, by its name without the place's prefix; of other
+ * layers MABN_PART_STEM. */
+enum mabn_model_part mabn_resnet_part_of(const char *name);
+
 /* Where a body's names stand in a larger model. */
 struct mabn_resnet_place {
     const char *stem, *stages; /* prefixes: "backbone.body.stem.", "backbone.body."; or "" */
