@@ -12,6 +12,7 @@
 #include "cli/norm_options.h"
 #include "cli/ranks.h"
 #include "data/scene.h"
+#include "device/tune.h"
 #include "model/bench.h"
 #include "model/bench_detector.h"
 #include "model/bench_dist.h"
@@ -41,7 +42,7 @@ static struct {
     MABN_OPT_FLAG(0, "json", &o.json, "one JSON object a line instead of a table"),                \
     MABN_OPT_DEVICE(&o.device),                                                                    \
     MABN_OPT_PRECISION(&o.precision),                                                              \
-    MABN_OPT_FLAG(0, "tune", &o.tune, "on a GPU: choose the convolutions by time: slower to start, and not the same bits from run to run"), \
+    MABN_OPT_FLAG(0, "tune", &o.tune, "choose the convolutions by time: on a CPU once, kept in a file; on a GPU in every run, with bits that differ"), \
     MABN_OPT_THREADS(&o.threads),                                                                  \
     MABN_OPTIONS_COMMON,                                                                           \
     MABN_OPT_END
@@ -593,7 +594,11 @@ int main(int argc, char **argv)
         return mabn_cli_finish_ranks(comm, run_dist(comm));
     }
     mabn_status status = mabn_device_open(&device, o.device, o.threads);
-    if (status) return mabn_cli_finish(status);
+    if (!status && o.tune) status = mabn_device_tune(device, true);
+    if (status) {
+        mabn_device_free(device);
+        return mabn_cli_finish(status);
+    }
     o.threads = mabn_device_threads(device);
     mabn_info("%s", mabn_device_name(device));
     const bool detector = which != NORMS && mabn_detector_is(args[0]);

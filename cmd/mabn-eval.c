@@ -15,6 +15,7 @@
 #include "cli/ranks.h"
 #include "data/files.h"
 #include "device/device.h"
+#include "device/tune.h"
 #include "store/dataset.h"
 #include "model/detector_request.h"
 #include "train/detect_eval.h"
@@ -28,7 +29,7 @@ static struct {
     const char *recalibrate;
     int64_t recalibrate_images;
     double smoothing;
-    bool json, predictions, logits, no_fold, exact, skip_bad;
+    bool json, predictions, logits, no_fold, exact, tune, skip_bad;
     const char *output;
     /* coco */
     int types, min_size, max_size, max_dets;
@@ -67,6 +68,7 @@ static const struct mabn_option imagenet_options[] = {
     MABN_OPT_DOUBLE(0, "label-smoothing", &o.smoothing, 0, 1, "X", "in the loss"),
     MABN_OPT_FLAG(0, "no-fold", &o.no_fold, "keep norms apart from the convolutions, to compare"),
     MABN_OPT_FLAG(0, "exact", &o.exact, "plain convolution sums, no Winograd: slower, for comparisons"),
+    MABN_OPT_FLAG(0, "tune", &o.tune, "choose the convolutions by time: on a CPU once, kept in a file; on a GPU in every run, with bits that differ"),
     MABN_OPT_FLAG(0, "skip-bad", &o.skip_bad, "leave unreadable images out instead of failing"),
     MABN_OPT_DEVICE(&o.device),
     MABN_OPT_PRECISION(&o.precision),
@@ -293,9 +295,11 @@ static mabn_status eval_imagenet(const char *model_path, const char *data_path)
                                   .height = file.input.height,
                                   .width = file.input.width,
                                   .no_fold = o.no_fold,
-                                  .exact = o.exact};
+                                  .exact = o.exact,
+                                  .tune = o.tune};
     struct mabn_model_load load = {.momentum = false};
     MABN_TRY_GOTO(mabn_device_open(&device, o.device, o.threads), out);
+    if (o.tune) MABN_TRY_GOTO(mabn_device_tune(device, mabn_comm_ranks(comm) == 1), out);
     no.precision = (enum mabn_net_precision)mabn_cli_infer_precision(device, o.precision, o.exact);
     no.bytes = mabn_eval_sends_bytes(device, &file.input);
     MABN_TRY_GOTO(mabn_model_build(&net, device, &file.model, &no), out);

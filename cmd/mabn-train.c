@@ -291,7 +291,7 @@ static const struct mabn_option options[] = {
     MABN_OPT_GROUP("Machine"),
     MABN_OPT_DEVICE(&o.device),
     MABN_OPT_PRECISION(&precision),
-    MABN_OPT_FLAG(0, "tune", &o.tune, "on a GPU: choose the convolutions by time: slower to start, and not the same bits from run to run"),
+    MABN_OPT_FLAG(0, "tune", &o.tune, "choose the convolutions by time: on a CPU once, kept in a file; on a GPU in every run, with bits that differ"),
     MABN_OPT_THREADS(&o.threads),
     MABN_OPT_INT(0, "decoders", &o.decoders, 0, 1024, "N", "threads that read and decode images; 0: as --threads"),
 

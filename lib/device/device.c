@@ -7,6 +7,7 @@
 
 #include "base/thread.h"
 #include "device/internal.h"
+#include "device/tune.h"
 
 static mabn_status open_cuda(struct mabn_device **device, int index, int threads)
 {
@@ -80,6 +81,7 @@ void mabn_device_free(struct mabn_device *d)
 {
     if (!d) return;
     mabn_device_release(d, d->scratch, d->scratch_bytes);
+    mabn_tune_free(d->tune);
     d->calls->close(d);
 }
 

@@ -5,6 +5,7 @@
 #ifndef MABN_DEVICE_INTERNAL_H
 #define MABN_DEVICE_INTERNAL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "device/device.h"
@@ -34,6 +35,8 @@ struct mabn_device {
     void *scratch;
     size_t scratch_bytes;
     void *dnnl_engine, *dnnl_stream; /* CPU */
+    struct mabn_tune *tune;          /* CPU; tune.h; NULL: nothing is chosen by time */
+    bool times;                      /* and what is not in it is measured */
     char name[400], gpu[32];
 };
 

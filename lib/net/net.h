@@ -88,7 +88,8 @@ struct mabn_net_options {
     bool training;
     bool no_fold; /* inference: keep norms apart from convolutions, to compare */
     bool exact;   /* plain convolution sums, no Winograd: slower, for comparisons */
-    bool tune;    /* on a GPU: choose convolutions by time, not the same from run to run */
+    bool tune;    /* choose convolutions by time: on a GPU anew in every run, on a CPU whose device
+                   * tunes (device/tune.h) once */
     /* On a GPU: let convolutions do work of the BN, BRN, SyncBN and MABN layers around them that
      * normalize over the whole batch (norm_cuda.h), where the device's library can. Its sums need
      * not repeat bit for bit, so results do not either. */

@@ -8,6 +8,7 @@
 
 #include "base/mem.h"
 #include "base/progress.h"
+#include "device/tune.h"
 #include "net/internal.h"
 #include "ops/elementwise.h"
 
@@ -34,6 +35,8 @@ static mabn_status cpu_prepare(struct mabn_net *net)
         struct node *node = &net->nodes[i];
         if (node->kind->cpu->prepare) MABN_TRY(node->kind->cpu->prepare(net, node));
     }
+    if (net->options.tune && mabn_device_tuning(net->device))
+        MABN_TRY(mabn_tune_save(mabn_device_tuning(net->device)));
     return get_memory(net);
 }
 

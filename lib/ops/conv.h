@@ -7,8 +7,8 @@
  * one shape; buffers are given at each call. Layers may share their scratch, which is at least as
  * large as the largest mabn_conv_scratch_bytes among them.
  *
- * How it is computed is decided by shape alone, never by timing, so that two runs agree bit for
- * bit. See conv_cpu.c for the choices and the measurements behind them. */
+ * How it is computed is decided by shape alone, so that two runs agree bit for bit; with `tune` by
+ * time, once: what was chosen is kept, and runs that find the same choices agree. See conv_cpu.c for the choices and the measurements behind them. */
 #ifndef MABN_OPS_CONV_H
 #define MABN_OPS_CONV_H
 
@@ -43,6 +43,7 @@ struct mabn_conv_options {
     bool exact;                       /* no Winograd: the plain sums, for comparisons */
     /* Winograd that wants more scratch is computed in parts, if it can be; 0: 128 MiB. */
     size_t part_bytes;
+    bool tune; /* choose by the device's table of times (device/tune.h), if it has one */
 };
 
 struct mabn_conv;

@@ -34,17 +34,31 @@
  * data up to twice. */
 #include "ops/conv.h"
 
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/progress.h"
 #include "device/dnnl.h"
+#include "device/tune.h"
 #include "ops/elementwise.h"
 #include "ops/linear.h"
 #include "tensor/tensor.h"
 
 enum { SRC, WEIGHTS, DST, TENSORS };
 enum { FORWARD, TO_DATA, TO_WEIGHTS };
+
+/* How a pass is computed. Which is decided by shape, or with options.tune by time. */
+enum way {
+    WINOGRAD, /* F(4×4,3×3), on blocked layouts */
+    DIRECT,   /* on NHWC */
+    BLOCKED,  /* direct, on the layouts that oneDNN likes best; chosen by time alone */
+    MATRIX,   /* a matrix product: 1×1, stride 1, backward */
+    WAYS
+};
+static const char *const way_names[] = {"winograd", "direct", "blocked", "matrix"};
 
 /* One primitive with its conversions. The tensor it writes is `output`. */
 struct pass {
@@ -66,7 +80,7 @@ struct mabn_conv {
     struct mabn_conv_shape shape;
     struct mabn_conv_options options;
     int64_t oh, ow;
-    bool matrix; /* 1×1, stride 1: backward is matrix products */
+    enum way way[3];
     struct pass pass[3];
     struct mabn_conv *part; /* computes in the place of passes that were given up; NULL: none */
     size_t scratch;
@@ -250,10 +264,12 @@ static mabn_status pass_convert(struct pass *p, struct mabn_conv *c, const struc
 static dnnl_status_t choose_primitive(dnnl_primitive_desc_t *desc, const struct mabn_conv *c,
                                       int which)
 {
+    const enum way way = c->way[which];
     const dnnl_alg_kind_t winograd = dnnl_convolution_winograd, direct = dnnl_convolution_direct;
     const enum mabn_dtype dtype = c->options.dtype;
     dnnl_status_t e = dnnl_runtime_error;
-    if (winograd_pays(c)) e = make_primitive_desc(desc, c, which, dtype, winograd, dnnl_nChw16c);
+    if (way == BLOCKED) e = make_primitive_desc(desc, c, which, dtype, direct, dnnl_format_tag_any);
+    if (way == WINOGRAD) e = make_primitive_desc(desc, c, which, dtype, winograd, dnnl_nChw16c);
     if (e) e = make_primitive_desc(desc, c, which, dtype, direct, dnnl_nhwc);
     if (e && dtype != MABN_DTYPE_F32)
         e = make_primitive_desc(desc, c, which, dtype, direct, dnnl_format_tag_any);
@@ -423,15 +439,160 @@ static mabn_status check_shape(const struct mabn_conv *c)
     return MABN_OK;
 }
 
+static bool is_product(const struct mabn_conv *c)
+{
+    return c->shape.kernel == 1 && c->shape.stride == 1 && c->shape.pad == 0;
+}
+
+static enum way usual_way(const struct mabn_conv *c, int which)
+{
+    if (which != FORWARD && is_product(c)) return MATRIX;
+    return winograd_pays(c) ? WINOGRAD : DIRECT;
+}
+
+/* A float32 matrix product needs no primitive: ops/linear.h. */
+static mabn_status make_way(struct pass *p, struct mabn_conv *c, int which)
+{
+    if (c->way[which] != MATRIX) return pass_init(p, c, which);
+    return c->options.dtype == MABN_DTYPE_F32 ? MABN_OK : matrix_init(p, c, which);
+}
+
+/* ---- choosing by time ---- */
+
+struct trial {
+    void *x, *y;
+    float *weight, *dweight, *bias;
+};
+
+static void trial_release(struct trial *t)
+{
+    void *all[] = {t->x, t->y, t->weight, t->dweight, t->bias};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        mabn_free(all[i]);
+}
+
+/* Packed weights may be larger than ours: Winograd's four times, and what is rounded up to blocks. */
+static mabn_status trial_init(struct trial *t, const struct mabn_conv *c)
+{
+    const struct mabn_conv_shape *s = &c->shape;
+    const size_t area = (size_t)(s->kernel * s->kernel), block = 64;
+    const size_t weights = ((size_t)s->out + block) * ((size_t)s->in + block) * area * 16;
+    *t = (struct trial){0};
+    MABN_TRY(mabn_alloc_zero(&t->x, (size_t)(s->n * s->h * s->w * s->in) * sizeof(float)));
+    MABN_TRY(mabn_alloc_zero(&t->y, (size_t)(s->n * c->oh * c->ow * s->out) * sizeof(float)));
+    MABN_TRY(mabn_alloc_zero((void **)&t->weight, weights));
+    MABN_TRY(mabn_alloc_zero((void **)&t->dweight, weights));
+    return mabn_alloc_zero((void **)&t->bias, (size_t)s->out * sizeof(float));
+}
+
+static mabn_status run_way(struct mabn_conv *c, int which, struct trial *t, void *scratch)
+{
+    const float *bias = c->options.bias ? t->bias : NULL;
+    if (which == TO_DATA) return mabn_conv_backward_data(c, t->x, t->y, t->weight, false, scratch);
+    if (which == TO_WEIGHTS)
+        return mabn_conv_backward_weights(c, t->dweight, NULL, t->x, t->y, scratch);
+    if (c->options.training) return mabn_conv_forward(c, t->y, t->x, t->weight, bias, scratch);
+    return mabn_conv_infer(c, t->y, t->x, t->weight, bias, scratch);
+}
+
+/* The best of a few runs; infinite where there is no such way. */
+static mabn_status time_way(double *seconds, const struct mabn_conv *c, int which, enum way way,
+                            struct trial *t)
+{
+    enum { RUNS = 5 };
+    struct mabn_conv one = {
+        .device = c->device, .shape = c->shape, .options = c->options, .oh = c->oh, .ow = c->ow};
+    void *scratch;
+    *seconds = INFINITY;
+    one.way[which] = way;
+    if (make_way(&one.pass[which], &one, which)) {
+        pass_release(&one.pass[which]);
+        return MABN_OK;
+    }
+    mabn_status status =
+        mabn_device_scratch(c->device, &scratch, round64(one.pass[which].scratch) + 64);
+    for (int i = 0; i < RUNS && !status; i++) {
+        const double start = mabn_now();
+        status = run_way(&one, which, t, scratch);
+        const double took = mabn_now() - start;
+        if (i && took < *seconds) *seconds = took; /* the first warms up */
+    }
+    pass_release(&one.pass[which]);
+    return status;
+}
+
+/* Is it worth a trial? */
+static bool is_candidate(const struct mabn_conv *c, int which, enum way way)
+{
+    const struct mabn_conv_shape *s = &c->shape;
+    if (way == MATRIX) return which != FORWARD && is_product(c);
+    if (way != WINOGRAD) return true;
+    return c->options.dtype == MABN_DTYPE_F32 && s->kernel == 3 && s->stride == 1 && s->pad == 1 &&
+           s->in % 16 == 0 && s->out % 16 == 0;
+}
+
+/* The quickest; the usual one unless another is more than a twentieth quicker, which is more than
+ * chance. */
+static mabn_status time_ways(enum way *best, const struct mabn_conv *c, int which)
+{
+    const enum way usual = *best;
+    double seconds[WAYS];
+    struct trial t;
+    mabn_status status = trial_init(&t, c);
+    for (int w = 0; w < WAYS && !status; w++) {
+        seconds[w] = INFINITY;
+        if (is_candidate(c, which, (enum way)w))
+            status = time_way(&seconds[w], c, which, (enum way)w, &t);
+    }
+    for (int w = 0; w < WAYS && !status; w++)
+        if (seconds[w] < seconds[*best] && seconds[w] < 0.95 * seconds[usual]) *best = (enum way)w;
+    trial_release(&t);
+    return status;
+}
+
+static void tune_key(char *key, size_t size, const struct mabn_conv *c, int which)
+{
+    static const char *const passes[] = {"forward", "to-data", "to-weights"};
+    const struct mabn_conv_shape *s = &c->shape;
+    const struct mabn_conv_options *o = &c->options;
+    snprintf(key, size, "%s %s %s-%s %lldx%lldx%lldx%lld-%lld k%d s%d p%d%s%s%s",
+             o->training || which != FORWARD ? passes[which] : "inference",
+             mabn_dtype_name(o->dtype), mabn_dtype_name(o->x_dtype), mabn_dtype_name(o->y_dtype),
+             (long long)s->n, (long long)s->h, (long long)s->w, (long long)s->in, (long long)s->out,
+             s->kernel, s->stride, s->pad, o->bias ? " bias" : "", o->add ? " add" : "",
+             o->relu ? " relu" : "");
+}
+
+/* What was chosen before, else, on a device that times, what is quickest now. */
+static mabn_status tune_pass(struct mabn_conv *c, int which)
+{
+    struct mabn_tune *tune = mabn_device_tuning(c->device);
+    char key[200];
+    if (!tune) return MABN_OK;
+    tune_key(key, sizeof key, c, which);
+    const char *chosen = mabn_tune_find(tune, key);
+    if (!chosen && !mabn_device_times(c->device)) return MABN_OK;
+    if (!chosen) {
+        MABN_TRY(time_ways(&c->way[which], c, which));
+        mabn_tune_add(tune, key, way_names[c->way[which]]);
+        return MABN_OK;
+    }
+    for (int w = 0; w < WAYS; w++)
+        if (!strcmp(chosen, way_names[w]) && is_candidate(c, which, (enum way)w)) {
+            c->way[which] = (enum way)w;
+            return MABN_OK;
+        }
+    return mabn_fail(MABN_ERR_FORMAT, "'%s': unknown choice '%s' for %s", mabn_tune_path(tune),
+                     chosen, key);
+}
+
 static mabn_status init_passes(struct mabn_conv *c)
 {
-    const bool half = c->options.dtype == MABN_DTYPE_BF16;
     MABN_TRY(check_shape(c));
-    for (int i = FORWARD; i <= TO_WEIGHTS; i++) {
-        if (i != FORWARD && (!c->options.training || (c->matrix && !half))) break;
+    for (int i = FORWARD; i <= (c->options.training ? TO_WEIGHTS : FORWARD); i++) {
         if (i == TO_DATA && c->options.no_dx) continue;
-        const bool matrix = i != FORWARD && c->matrix;
-        MABN_TRY((matrix ? matrix_init : pass_init)(&c->pass[i], c, i));
+        if (c->options.tune && !c->options.exact) MABN_TRY(tune_pass(c, i));
+        MABN_TRY(make_way(&c->pass[i], c, i));
         if (c->pass[i].scratch > c->scratch) c->scratch = c->pass[i].scratch;
     }
     return MABN_OK;
@@ -609,7 +770,8 @@ mabn_status mabn_conv_new(struct mabn_conv **conv, struct mabn_device *device,
     c->options = *options;
     c->oh = mabn_conv_out(shape->h, shape->kernel, shape->stride, shape->pad);
     c->ow = mabn_conv_out(shape->w, shape->kernel, shape->stride, shape->pad);
-    c->matrix = shape->kernel == 1 && shape->stride == 1 && shape->pad == 0;
+    for (int i = FORWARD; i <= TO_WEIGHTS; i++)
+        c->way[i] = usual_way(c, i);
     mabn_status status = init_passes(c);
     if (!status) status = init_part(c);
     if (status) {
@@ -685,7 +847,7 @@ mabn_status mabn_conv_backward_data(struct mabn_conv *c, void *dx, const void *d
                                     const float *weight, bool add, void *scratch)
 {
     const struct mabn_conv_shape *s = &c->shape;
-    if (c->matrix && c->options.dtype == MABN_DTYPE_F32)
+    if (c->way[TO_DATA] == MATRIX && c->options.dtype == MABN_DTYPE_F32)
         return mabn_linear_backward_data(dx, dy, weight, s->n * s->h * s->w, s->in, s->out, add);
     const struct job job = {TO_DATA, false, add, dx, dy, weight, NULL};
     if (c->part) return run_parts(c, &job, scratch);
@@ -697,7 +859,7 @@ mabn_status mabn_conv_backward_weights(struct mabn_conv *c, float *dweight, floa
                                        const void *x, const void *dy, void *scratch)
 {
     const struct mabn_conv_shape *s = &c->shape;
-    if (c->matrix && c->options.dtype == MABN_DTYPE_F32)
+    if (c->way[TO_WEIGHTS] == MATRIX && c->options.dtype == MABN_DTYPE_F32)
         return mabn_linear_backward_weights(dweight, dbias, x, dy, s->n * s->h * s->w, s->in,
                                             s->out);
     if (c->part && !in_strips(c))

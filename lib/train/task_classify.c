@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/progress.h"
+#include "device/tune.h"
 #include "net/losses.h"
 #include "ops/loss.h"
 #include "train/run.h"
@@ -328,6 +329,7 @@ static mabn_status build_networks(struct mabn_run *run)
                                   .tune = o->tune,
                                   .save_memory = o->save_memory,
                                   .sync = run->sync};
+    if (o->tune) MABN_TRY(mabn_device_tune(run->device, run->shards.ranks == 1));
     no.bytes = mabn_eval_sends_bytes(run->device, &own(run)->augment);
     MABN_TRY(mabn_model_build(&own(run)->net, run->device, &own(run)->model, &no));
     MABN_TRY(mabn_eval_set_table(own(run)->net, &own(run)->augment));

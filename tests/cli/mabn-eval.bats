@@ -276,3 +276,25 @@ fc.bias 1 nan nan in channel 1"
     [[ $stderr == *"statistics of 8 norms"* ]]
     fails 1 "x.h5" mabn-eval imagenet -q --recalibrate data.h5 -b 9 -o x.h5 part.h5
 }
+
+@test "--tune: timed once, kept in a file, the same bits from then on" {
+    export MABN_TUNE_FILE=$PWD/cache/tune.tsv XDG_CACHE_HOME=$PWD/xdg
+    mkdir cache
+    logits() { mabn-eval imagenet -q --precision fp32 -b 6 -p --logits "$@" model.h5 data.h5; }
+    logits --tune >first
+    grep -q "^# mabn tune 1" "$MABN_TUNE_FILE"
+    [ "$(grep -c "	inference float32 .* k3 " "$MABN_TUNE_FILE")" -gt 2 ]
+    cp "$MABN_TUNE_FILE" before
+    logits --tune >again
+    cmp first again
+    cmp before "$MABN_TUNE_FILE"
+    # What the file says is done.
+    sed -E 's/	(winograd|blocked|direct)$/	nonsense/' before >"$MABN_TUNE_FILE"
+    fails 1 "unknown choice 'nonsense' for inference float32" logits --tune
+    logits >plain # without the option the file is not looked at
+    unset MABN_TUNE_FILE
+    logits --tune >/dev/null
+    assert_file_exist xdg/mabn/tune.tsv
+    echo "no tab" >>xdg/mabn/tune.tsv
+    fails 1 "tune.tsv', line" logits --tune
+}

@@ -1,7 +1,10 @@
 /* Convolution and linear layers against plain loops in double, over odd shapes: forward, fused
  * inference, both backwards, adding and overwriting; and their gradients by finite differences. */
+#include <unistd.h>
+
 #include "base/mem.h"
 #include "base/rng.h"
+#include "device/tune.h"
 #include "ops/conv.h"
 #include "ops/linear.h"
 #include "tap.h"
@@ -238,6 +241,111 @@ static void check_linear(void)
     free(dy);
 }
 
+/* ---- choices by time ---- */
+
+static void put_text(const char *path, const char *text)
+{
+    FILE *f = fopen(path, "w");
+    if (!f || fputs(text, f) < 0 || fclose(f)) abort();
+}
+
+/* Every way of every pass agrees with the plain loops: forced by a file. */
+static void check_way(const char *way, struct mabn_conv_shape s, const char *path)
+{
+    static const char *const passes[] = {"forward", "to-data", "to-weights", "inference"};
+    struct mabn_device *tuned;
+    struct mabn_conv *conv;
+    struct layer l;
+    char text[2000] = "# mabn tune 1\n";
+    char machine[300] = "";
+
+    layer_init(&l, s);
+    /* The machine's name, as a first tuning writes it. */
+    remove(path);
+    tap_status(mabn_device_new(&tuned, MABN_DEVICE_CPU, 1), "a device");
+    tap_status(mabn_device_tune(tuned, true), "a device that times");
+    const struct mabn_conv_options train = {.training = true, .tune = true};
+    tap_status(mabn_conv_new(&conv, tuned, &s, &train), "timed");
+    mabn_conv_free(conv);
+    tap_status(mabn_tune_save(mabn_device_tuning(tuned)), "saved");
+    mabn_device_free(tuned);
+    FILE *f = fopen(path, "r");
+    if (!tap_ok(f && fgets(machine, sizeof machine, f) && fgets(machine, sizeof machine, f),
+                "a choice is written"))
+        return;
+    fclose(f);
+    *strchr(machine, '\t') = 0;
+    for (int i = 0; i < 3; i++)
+        snprintf(text + strlen(text), sizeof text - strlen(text),
+                 "%s\t%s float32 float32-float32 %dx%dx%dx%d-%d k%d s%d p%d\t%s\n", machine,
+                 passes[i], (int)s.n, (int)s.h, (int)s.w, (int)s.in, (int)s.out, s.kernel, s.stride,
+                 s.pad, !i && !strcmp(way, "matrix") ? "direct" : way);
+    put_text(path, text);
+
+    double *y = mabn_xcalloc(l.ny, sizeof *y), *dx = mabn_xcalloc(l.nx, sizeof *dx),
+           *dw = mabn_xcalloc(l.nw, sizeof *dw);
+    float *got = mabn_xcalloc(l.ny + l.nx + l.nw, sizeof *got);
+    void *scratch;
+    reference(&l, y, dx, dw);
+    tap_status(mabn_device_new(&tuned, MABN_DEVICE_CPU, 1), "a device");
+    tap_status(mabn_device_tune(tuned, false), "a device that reads");
+    tap_status(mabn_conv_new(&conv, tuned, &s, &train), "%s by the file", way);
+    tap_status(mabn_device_scratch(tuned, &scratch, mabn_conv_scratch_bytes(conv) + 64), "scratch");
+    tap_status(mabn_conv_forward(conv, got, l.x, l.w, NULL, scratch), "%s forward", way);
+    double e = worst(got, y, l.ny, sqrt((double)(s.in * s.kernel * s.kernel)));
+    tap_ok(e < 1e-5, "%s forward: %.1e", way, e);
+    tap_status(mabn_conv_backward_data(conv, got, l.dy, l.w, false, scratch), "%s to data", way);
+    e = worst(got, dx, l.nx, sqrt((double)(s.out * s.kernel * s.kernel)));
+    tap_ok(e < 1e-5, "%s to data: %.1e", way, e);
+    tap_status(mabn_conv_backward_weights(conv, got, NULL, l.x, l.dy, scratch), "%s to weights",
+               way);
+    e = worst(got, dw, l.nw, sqrt((double)(s.n * l.oh * l.ow)));
+    tap_ok(e < 1e-5, "%s to weights: %.1e", way, e);
+    mabn_conv_free(conv);
+    mabn_device_free(tuned);
+    free(y);
+    free(dx);
+    free(dw);
+    free(got);
+    layer_release(&l);
+}
+
+static void test_tune(void)
+{
+    char path[] = "/tmp/mabn-tune-XXXXXX";
+    struct mabn_tune *tune;
+    const int fd = mkstemp(path);
+    if (!tap_ok(fd >= 0, "a file")) return;
+    close(fd);
+    setenv("MABN_TUNE_FILE", path, 1);
+    const struct mabn_conv_shape small = {2, 9, 7, 32, 48, 3, 1, 1},
+                                 one = {2, 6, 5, 24, 40, 1, 1, 0};
+    check_way("direct", small, path);
+    check_way("blocked", small, path);
+    check_way("winograd", small, path);
+    check_way("direct", one, path);
+    check_way("blocked", one, path);
+    check_way("matrix", one, path);
+
+    put_text(path, "# mabn tune 1\nm\tkey\tdirect\nother\tkey\tblocked\n");
+    tap_status(mabn_tune_open(&tune, path, "m"), "open");
+    tap_str_eq(mabn_tune_find(tune, "key"), "direct", "the machine's own choice");
+    tap_ok(!mabn_tune_find(tune, "another"), "no such choice");
+    mabn_tune_add(tune, "another", "matrix");
+    tap_status(mabn_tune_save(tune), "save");
+    mabn_tune_free(tune);
+    tap_status(mabn_tune_open(&tune, path, "other"), "open as another machine");
+    tap_str_eq(mabn_tune_find(tune, "key"), "blocked", "another machine's lines are kept");
+    tap_ok(!mabn_tune_find(tune, "another"), "and no other's are its own");
+    mabn_tune_free(tune);
+    put_text(path, "# mabn tune 1\nm\tkey\n");
+    tap_fails(mabn_tune_open(&tune, path, "m"), MABN_ERR_FORMAT, "line 2", "a line of two fields");
+    put_text(path, "something else\n");
+    tap_fails(mabn_tune_open(&tune, path, "m"), MABN_ERR_FORMAT, "line 1", "another file");
+    remove(path);
+    unsetenv("MABN_TUNE_FILE");
+}
+
 int main(void)
 {
     tap_status(mabn_device_new(&device, MABN_DEVICE_CPU, 2), "device");
@@ -254,6 +362,7 @@ int main(void)
               MABN_ERR_ARG, "does not fit", "a kernel larger than its input");
     check_parts();
     check_linear();
+    test_tune();
     mabn_device_free(device);
     return tap_done();
 }

@@ -71,6 +71,7 @@ static mabn_status new_op(struct mabn_net *net, struct node *node, int64_t rows,
                                         .training = net->options.training,
                                         .no_dx = !x->trains,
                                         .bias = node->bias >= 0,
+                                        .tune = net->options.tune && !net->options.vary_rows,
                                         .exact = net->options.exact};
     if (node->kind == &mabn_node_transposed_conv)
         options = (struct mabn_conv_options){

@@ -1,0 +1,39 @@
+/* Choices that were made by time on this machine, and the small text file that keeps them, so that
+ * they are made once and the next run computes the same bits.
+ *
+ * One choice a line: machine, what was chosen for, and the choice, separated by tabs; the first line
+ * is "# mabn tune 1". A machine is its processor, its library and the number of threads. A file may
+ * hold several machines', and may be copied from one to another that is alike. */
+#ifndef MABN_DEVICE_TUNE_H
+#define MABN_DEVICE_TUNE_H
+
+#include <stdbool.h>
+
+#include "device/device.h"
+
+MABN_BEGIN_DECLS
+
+struct mabn_tune;
+
+/* Read `path`, or start empty where there is no such file. NULL: $MABN_TUNE_FILE, or
+ * mabn/tune.tsv in $XDG_CACHE_HOME or ~/.cache, whose folders are made. A line that is none of ours
+ * is MABN_ERR_FORMAT. */
+MABN_MUST_USE mabn_status mabn_tune_open(struct mabn_tune **tune, const char *path,
+                                         const char *machine);
+void mabn_tune_free(struct mabn_tune *tune); /* does not save; NULL is fine */
+const char *mabn_tune_path(const struct mabn_tune *tune);
+/* The choice for `key`, or NULL; valid until the next mabn_tune_add. */
+const char *mabn_tune_find(const struct mabn_tune *tune, const char *key);
+void mabn_tune_add(struct mabn_tune *tune, const char *key, const char *choice);
+/* Write what was added, if anything was. */
+MABN_MUST_USE mabn_status mabn_tune_save(struct mabn_tune *tune);
+
+/* Let a CPU device choose by time from now on; without `timing` (several ranks, which must agree) it
+ * takes what the file has and measures nothing. A GPU measures by itself: nothing is done. */
+MABN_MUST_USE mabn_status mabn_device_tune(struct mabn_device *device, bool timing);
+/* NULL: it does not. */
+struct mabn_tune *mabn_device_tuning(const struct mabn_device *device);
+bool mabn_device_times(const struct mabn_device *device);
+
+MABN_END_DECLS
+#endif
