@@ -1443,6 +1443,36 @@ static void check_half(const struct mabn_norm_options *o, int64_t n, int64_t hw,
     layer_free(&l);
 }
 
+/* A tau that bfloat16 rounds up: all of y is cut off at it, and is not above it. */
+static void check_half_tau(void)
+{
+    enum { COUNT = 2 * 3 * 2 };
+    struct mabn_norm_options o;
+    struct layer l;
+    uint16_t x[COUNT] = {0}, residual[COUNT] = {0}, y[COUNT], dy[COUNT], dx[COUNT], dr[COUNT];
+
+    mabn_norm_options_init(&o, MABN_NORM_FRN);
+    layer_new(&l, &o, 2, 3, 2, true, true);
+    for (int c = 0; c < 2; c++) {
+        l.beta[c] = -1;
+        l.act[c] = 0.1f;
+    }
+    for (int i = 0; i < COUNT; i++)
+        dy[i] = mabn_bf16_round(1);
+    l.io.dtype = MABN_DTYPE_BF16;
+    l.io.x = x;
+    l.io.residual = residual;
+    l.io.y = y;
+    l.io.dy = dy;
+    l.io.dx = dx;
+    l.io.dresidual = dr;
+    tap_status(step(&l), "frn in bfloat16");
+    tap_ok(mabn_bf16_float(y[3]) > 0.1f, "tau is rounded up in y");
+    tap_ok(l.dact[0] == 6 && l.dact[1] == 6 && l.dbeta[0] == 0 && dr[5] == 0,
+           "…and what is cut off by it is tau's: %g", l.dact[0]);
+    layer_free(&l);
+}
+
 static void test_half(void)
 {
     static const int channels[] = {3, 64, 512};
@@ -1460,6 +1490,7 @@ static void test_half(void)
             o.window = 4;
             check_half(&o, 5, 7 * 7, channels[i / 2], i % 3 > 0, i % 3 > 1);
         }
+    check_half_tau();
 }
 
 int main(void)
