@@ -8,7 +8,8 @@
  * large as the largest mabn_conv_scratch_bytes among them.
  *
  * How it is computed is decided by shape alone, so that two runs agree bit for bit; with `tune` by
- * time, once: what was chosen is kept, and runs that find the same choices agree. See conv_cpu.c for the choices and the measurements behind them. */
+ * time, once: what was chosen is kept, and runs that find the same choices agree. See conv_cpu.c for
+ * the choices and the measurements behind them. */
 #ifndef MABN_OPS_CONV_H
 #define MABN_OPS_CONV_H
 

@@ -601,10 +601,11 @@ static mabn_status init_passes(struct mabn_conv *c)
 /* ---- parts ----
  *
  * Winograd's workspace holds all tiles at once: 266 MB for 256 channels at 200×272. Where forward or
- * backward to data want more scratch than options.part_bytes, they are computed in parts, by a convolution of fewer
- * images or, for a single image, of a strip of its rows. A strip is computed with the row above and
- * the row below it. The results in these two lack their neighbours and are thrown away, but at the
- * edges of the image. The last strip is as high as the others and begins earlier. */
+ * backward to data want more scratch than options.part_bytes, they are computed in parts, by a
+ * convolution of fewer images or, for a single image, of a strip of its rows. A strip is computed
+ * with the row above and the row below it. The results in these two lack their neighbours and are
+ * thrown away, but at the edges of the image. The last strip is as high as the others and begins
+ * earlier. */
 
 enum { PART_BYTES = 128 << 20 }; /* where the option says nothing */
 
