@@ -6,6 +6,7 @@
 #include <libgen.h>
 #include <limits.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -33,6 +34,18 @@ static const char *name_of(const char *path)
     return slash ? slash + 1 : path;
 }
 
+/* Gone, or dead and not yet waited for, as children of a launcher may stay for long. */
+static bool is_gone(long pid)
+{
+    char path[40], line[512];
+    if (kill((pid_t)pid, 0)) return errno == ESRCH;
+    snprintf(path, sizeof path, "/proc/%ld/stat", pid);
+    FILE *f = fopen(path, "r");
+    const char *name_end = f && fgets(line, sizeof line, f) ? strrchr(line, ')') : NULL;
+    if (f) fclose(f);
+    return name_end && !strncmp(name_end, ") Z", 3);
+}
+
 /* "NAME.tmp-PID-N" of a process that is gone was left behind by a kill -9. */
 static void sweep_leftovers(const char *folder, const char *name)
 {
@@ -45,8 +58,7 @@ static void sweep_leftovers(const char *folder, const char *name)
         if (strncmp(entry->d_name, name, n) || strncmp(entry->d_name + n, ".tmp-", 5)) continue;
         long pid = strtol(entry->d_name + n + 5, &end, 10);
         if (*end != '-' || pid <= 0 || pid == getpid()) continue;
-        if (!kill((pid_t)pid, 0) || errno != ESRCH) continue;
-        unlinkat(dirfd(dir), entry->d_name, 0);
+        if (is_gone(pid)) unlinkat(dirfd(dir), entry->d_name, 0);
     }
     closedir(dir);
 }

@@ -2,7 +2,9 @@
 #include "tap.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/words.h"
@@ -109,6 +111,29 @@ static void test_pwrite(void)
     free(path);
 }
 
+/* Temporary files of a child that runs, and of one that is dead but not yet waited for. */
+static void check_zombie(const char *path)
+{
+    siginfo_t info;
+    const pid_t child = fork();
+    if (!child) {
+        pause();
+        _exit(0);
+    }
+    char *name = mabn_xasprintf("out.txt.tmp-%ld-0", (long)child);
+    char *theirs = mabn_path_join(folder, name);
+    close(open(theirs, O_CREAT | O_WRONLY, 0600));
+    tap_status(mabn_write_file(path, "x", 1, true), "write beside another writer's file");
+    tap_ok(mabn_path_exists(theirs), "a running process's temporary file stays");
+    kill(child, SIGKILL);
+    waitid(P_PID, (id_t)child, &info, WEXITED | WNOWAIT);
+    tap_status(mabn_write_file(path, "x", 1, true), "write beside a zombie's file");
+    tap_ok(!mabn_path_exists(theirs), "a zombie's temporary file is swept");
+    waitpid(child, NULL, 0);
+    free(name);
+    free(theirs);
+}
+
 static void test_files(void)
 {
     char *path = mabn_path_join(folder, "out.txt");
@@ -135,6 +160,8 @@ static void test_files(void)
     close(open(dead, O_CREAT | O_WRONLY, 0600));
     tap_status(mabn_write_file(path, "x", 1, true), "write beside a dead writer's file");
     tap_ok(!mabn_path_exists(dead), "a dead process's temporary file is swept");
+
+    check_zombie(path);
 
     struct mabn_input in;
     tap_fails(mabn_input_open(&in, folder, 0), MABN_ERR_IO, "folder", "a folder is no input");
