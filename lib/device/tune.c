@@ -89,7 +89,7 @@ static mabn_status read_file(struct mabn_tune *t)
     MABN_TRY(mabn_input_open_text(&in, t->path, (uint64_t)16 << 20));
     char *text = mabn_xstrndup((const char *)in.bytes, in.size), *rest = text, *line;
     for (int number = 1; !status && (line = strsep(&rest, "\n")); number++)
-        if (*line || number == 1) status = read_line(t, line, number);
+        if (*line || (number == 1 && rest)) status = read_line(t, line, number);
     free(text);
     mabn_input_release(&in);
     return status;

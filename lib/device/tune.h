@@ -15,7 +15,7 @@ MABN_BEGIN_DECLS
 
 struct mabn_tune;
 
-/* Read `path`, or start empty where there is no such file. NULL: $MABN_TUNE_FILE, or
+/* Read `path`, or start empty where it is empty or not there. NULL: $MABN_TUNE_FILE, or
  * mabn/tune.tsv in $XDG_CACHE_HOME or ~/.cache, whose folders are made. A line that is none of ours
  * is MABN_ERR_FORMAT. */
 MABN_MUST_USE mabn_status mabn_tune_open(struct mabn_tune **tune, const char *path,
