@@ -43,6 +43,7 @@ enum {
     FOLLOW_MS = 600,     /* to be ended by MPI_Abort, before leaving by oneself */
     ABORT_MS = 1000,     /* for the communication thread to call MPI_Abort */
     SUCCESSOR_MS = 5000, /* rank r+1 judges rank 0 this much later than rank r */
+    PRINT_MS = 150,      /* for the launcher to pass a line on; MPICH's cuts it off at MPI_Abort */
     GPU_MS = 3000,       /* a rank that died is named before those whose sums it broke */
     MOST_ADDRESSES = 8,
 };
@@ -148,7 +149,10 @@ MABN_NORETURN static void end_job(struct mabn_watchdog *w, int code, const char 
     struct note verdict = my_note(w, KIND_VERDICT);
     verdict.code = code;
     setrlimit(RLIMIT_CORE, &none); /* an MPI_Abort has been seen to crash */
-    if (mabn_dist_now_ms() >= w->quiet_until) print_line(text);
+    if (mabn_dist_now_ms() >= w->quiet_until) {
+        print_line(text);
+        sleep_ms(PRINT_MS);
+    }
     if (w->comm->rank == 0) send_all(w, &verdict);
     mabn_worker_abort(w->comm, code);
     sleep_ms(ABORT_MS);
