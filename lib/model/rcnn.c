@@ -7,6 +7,9 @@
 
 #include "base/mem.h"
 #include "model/rcnn_internal.h"
+#if MABN_CUDA
+#include "detect/proposals_cuda.h"
+#endif
 
 const char *const mabn_rcnn_loss_names[MABN_RCNN_LOSSES] = {
     "loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"};
@@ -39,7 +42,7 @@ void mabn_rcnn_bind(struct mabn_rcnn *r, struct mabn_net *net,
                     const struct mabn_detector_head *head, const struct mabn_net_rois *rois)
 {
     for (int i = 0; i < MABN_DETECTOR_POOLED; i++) {
-        char name[8];
+        char name[16];
         snprintf(name, sizeof name, "p%d", i + 2);
         const struct mabn_net_output p = mabn_net_output_of(r->body->net, name);
         const struct mabn_net_binding binding = {p.values, p.gradient, p.n, p.h, p.w};
@@ -50,17 +53,24 @@ void mabn_rcnn_bind(struct mabn_rcnn *r, struct mabn_net *net,
 
 /* ---- bodies ---- */
 
-static void release_body(struct rcnn_body *body)
+static bool on_gpu(const struct mabn_rcnn *r)
+{
+    return mabn_device_kind_of(r->device) == MABN_DEVICE_CUDA;
+}
+
+static void release_body(const struct mabn_rcnn *r, struct rcnn_body *body)
 {
     mabn_net_free(body->net);
     mabn_free(body->anchors);
+    mabn_device_release(r->device, body->gpu_anchors,
+                        (size_t)body->anchor_count * 4 * sizeof(float));
 }
 
 static void release_bodies(void *context)
 {
     struct mabn_rcnn *r = context;
     for (int i = 0; i < r->body_count; i++)
-        release_body(&r->bodies[i]);
+        release_body(r, &r->bodies[i]);
     r->body_count = 0;
     r->body = NULL;
 }
@@ -72,7 +82,7 @@ static void make_room(struct mabn_rcnn *r)
     if (r->body_count < RCNN_MAX_PLANS) return;
     for (int i = 1; i < r->body_count; i++)
         if (r->bodies[i].used < r->bodies[oldest].used) oldest = i;
-    release_body(&r->bodies[oldest]);
+    release_body(r, &r->bodies[oldest]);
     r->bodies[oldest] = r->bodies[--r->body_count];
     r->body = NULL;
 }
@@ -82,7 +92,7 @@ static mabn_status fill_anchors(struct mabn_rcnn *r, struct rcnn_body *body)
     struct mabn_anchor_grid grid = {.padded_height = body->height, .padded_width = body->width};
     void *memory;
     for (int l = 0; l < MABN_DETECTOR_LEVELS; l++) {
-        char name[16];
+        char name[24];
         snprintf(name, sizeof name, "objectness%d", l + 2);
         const struct mabn_net_output map = mabn_net_output_of(body->net, name);
         grid.h[l] = map.h;
@@ -93,6 +103,9 @@ static mabn_status fill_anchors(struct mabn_rcnn *r, struct rcnn_body *body)
     MABN_TRY(mabn_alloc(&memory, (size_t)body->anchor_count * 4 * sizeof(float)));
     body->anchors = memory;
     mabn_anchors_fill(body->anchors, &r->anchors, &grid, r->convention);
+#if MABN_CUDA
+    if (on_gpu(r)) return mabn_rcnn_cuda_anchors(r, body, &grid);
+#endif
     return MABN_OK;
 }
 
@@ -129,7 +142,7 @@ static mabn_status find_body(struct mabn_rcnn *r, int images, int height, int wi
     struct rcnn_body body = {.images = images, .height = height, .width = width};
     const mabn_status status = build_body(r, &body);
     if (status) {
-        release_body(&body);
+        release_body(r, &body);
         return status;
     }
     r->body = &r->bodies[r->body_count++];
@@ -157,14 +170,15 @@ mabn_status mabn_rcnn_fetch(struct mabn_rcnn *r, const float **values,
     const size_t count = (size_t)(output->n * output->h * output->w * output->c);
     float *copy;
     *values = output->values;
-    if (mabn_device_kind_of(r->device) == MABN_DEVICE_CPU) return MABN_OK;
+    if (!on_gpu(r)) return MABN_OK;
     MABN_TRY(mabn_scratch_take(&r->scratch, &copy, count + 1, sizeof *copy));
     *values = copy;
     return mabn_device_get(r->device, copy, output->values, count * sizeof *copy);
 }
 
-/* The RPN's maps of the last body forward, on a GPU copied into the scratch. */
-static mabn_status fetch_maps(struct mabn_rcnn *r, struct mabn_rpn_maps *maps)
+/* The RPN's maps of the last body forward where they lie, or with `fetch` copied from a GPU into
+ * the scratch. */
+static mabn_status find_maps(struct mabn_rcnn *r, struct mabn_rpn_maps *maps, bool fetch)
 {
     *maps = (struct mabn_rpn_maps){.images = r->body->images,
                                    .levels = MABN_DETECTOR_LEVELS,
@@ -172,14 +186,17 @@ static mabn_status fetch_maps(struct mabn_rcnn *r, struct mabn_rpn_maps *maps)
                                    .width = r->widths,
                                    .height = r->heights};
     for (int l = 0; l < MABN_DETECTOR_LEVELS; l++) {
-        char name[16];
+        char name[24];
         snprintf(name, sizeof name, "objectness%d", l + 2);
         const struct mabn_net_output score = mabn_net_output_of(r->body->net, name);
         snprintf(name, sizeof name, "deltas%d", l + 2);
         const struct mabn_net_output delta = mabn_net_output_of(r->body->net, name);
+        maps->anchors[l] = r->body->level_anchors[l];
+        maps->score[l] = score.values;
+        maps->delta[l] = delta.values;
+        if (!fetch) continue;
         MABN_TRY(mabn_rcnn_fetch(r, &maps->score[l], &score));
         MABN_TRY(mabn_rcnn_fetch(r, &maps->delta[l], &delta));
-        maps->anchors[l] = r->body->level_anchors[l];
     }
     return MABN_OK;
 }
@@ -224,8 +241,13 @@ static mabn_status propose(struct mabn_rcnn *r, const struct mabn_rcnn_image *im
         r->heights[i] = images[i].height;
         if (images[i].count > most) most = images[i].count;
     }
-    MABN_TRY(fetch_maps(r, &maps));
+    MABN_TRY(find_maps(r, &maps, false));
     MABN_TRY(need_proposals(r, mabn_proposals_room(&maps, &options) + most));
+#if MABN_CUDA
+    if (on_gpu(r) && mabn_cuda_proposals_fit(&maps, &options))
+        return mabn_rcnn_cuda_propose(r, &maps, &options);
+#endif
+    if (on_gpu(r)) MABN_TRY(find_maps(r, &maps, true));
     return mabn_proposals_make(&r->proposals, &maps, &options, r->convention, &r->scratch);
 }
 
@@ -325,6 +347,9 @@ void mabn_rcnn_free(struct mabn_rcnn *r)
     mabn_net_pool_release(&r->pool, r->device);
     mabn_net_free(r->box_net);
     mabn_net_free(r->mask_net);
+#if MABN_CUDA
+    mabn_rcnn_cuda_free(r);
+#endif
     mabn_scratch_release(&r->scratch);
     void *arrays[] = {r->widths,          r->heights,     r->proposals.box, r->proposals.score,
                       r->proposals.count, r->boxes.box,   r->boxes.image,   r->boxes.label,

@@ -15,8 +15,9 @@ enum { RCNN_MASK_SIDE = 28, RCNN_MAX_PLANS = 16 };
 struct rcnn_body {
     struct mabn_net *net;
     int images, height, width;
-    uint64_t used;  /* when last */
-    float *anchors; /* (all,4) */
+    uint64_t used;      /* when last */
+    float *anchors;     /* (all,4) */
+    float *gpu_anchors; /* the same on a GPU, or NULL */
     int64_t anchor_count;
     int64_t level_anchors[MABN_ANCHOR_LEVELS];
 };
@@ -40,6 +41,7 @@ struct mabn_rcnn {
     struct mabn_detector_head box_head, mask_head;
     int box_room, mask_room; /* rows */
 
+    struct rcnn_cuda *cuda; /* what rcnn_cuda.cu keeps; NULL: nothing */
     struct mabn_scratch scratch;
     struct mabn_anchors anchors;
     int *widths, *heights; /* (images) */
@@ -57,6 +59,14 @@ struct mabn_rcnn {
 /* An output's values for the CPU: where they lie, or on a GPU a copy in the scratch. */
 mabn_status mabn_rcnn_fetch(struct mabn_rcnn *r, const float **values,
                             const struct mabn_net_output *output);
+/* rcnn_cuda.cu: the body's anchors on the GPU; proposals of maps that lie there (`anchor` not looked
+ * at) into r->proposals, which has room for them. */
+MABN_MUST_USE mabn_status mabn_rcnn_cuda_anchors(struct mabn_rcnn *r, struct rcnn_body *body,
+                                                 const struct mabn_anchor_grid *grid);
+MABN_MUST_USE mabn_status mabn_rcnn_cuda_propose(struct mabn_rcnn *r,
+                                                 const struct mabn_rpn_maps *maps,
+                                                 const struct mabn_proposal_options *options);
+void mabn_rcnn_cuda_free(struct mabn_rcnn *r);
 /* Proposals of the pictures in `images` into r->proposals. */
 MABN_MUST_USE mabn_status mabn_rcnn_propose(struct mabn_rcnn *r,
                                             const struct mabn_rcnn_image *images);

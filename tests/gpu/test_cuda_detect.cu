@@ -8,6 +8,7 @@
 
 #include "detect/nms.h"
 #include "detect/order.h"
+#include "detect/proposals_cuda.h"
 #include "harness.h"
 
 static struct mabn_scratch scratch;
@@ -132,6 +133,133 @@ static void check_decode(bool indexed)
     verdict.print("decoding and clipping");
 }
 
+/* ---- proposals ---- */
+
+enum { IMAGES = 2, LEVELS = 3 };
+
+/* Maps on both sides: scores on a grid, so that they tie, some not finite. */
+struct maps {
+    std::vector<float> anchor, score[LEVELS], delta[LEVELS];
+    std::vector<int> width{60, 90}, height{80, 70};
+    std::vector<gpu_values<float> *> on_gpu;
+    gpu_values<int> gpu_width{width}, gpu_height{height};
+    struct mabn_rpn_maps here = {}, there = {};
+
+    const float *copy(const std::vector<float> &values)
+    {
+        on_gpu.push_back(new gpu_values<float>(values));
+        return on_gpu.back()->at();
+    }
+
+    explicit maps(bool odd)
+    {
+        static const int64_t anchors[LEVELS] = {3 * 16 * 12, 3 * 8 * 6, 3 * 2 * 2};
+        int64_t all = 0;
+        here.images = IMAGES;
+        here.levels = LEVELS;
+        for (int l = 0; l < LEVELS; l++)
+            all += here.anchors[l] = anchors[l];
+        there = here;
+        anchor = random_boxes(all, 8, 12);
+        for (size_t l = 0; l < LEVELS; l++) {
+            const size_t n = (size_t)(IMAGES * anchors[l]);
+            score[l] = gpu_random(n, 20 + l, MABN_DTYPE_F32, 0, 3);
+            delta[l] = gpu_random(4 * n, 30 + l, MABN_DTYPE_F32, 0, 0.5);
+            for (size_t i = 0; i < n; i++) {
+                score[l][i] = rintf(4 * score[l][i]);
+                if (odd && i % 13 == 5) score[l][i] = NAN;
+                if (odd && i % 17 == 3) delta[l][4 * i] = INFINITY;
+            }
+            here.score[l] = score[l].data();
+            here.delta[l] = delta[l].data();
+            there.score[l] = copy(score[l]);
+            there.delta[l] = copy(delta[l]);
+        }
+        here.anchor = anchor.data();
+        here.width = width.data();
+        here.height = height.data();
+        there.anchor = copy(anchor);
+        there.width = gpu_width.at();
+        there.height = gpu_height.at();
+    }
+    ~maps()
+    {
+        for (gpu_values<float> *values : on_gpu)
+            delete values;
+    }
+};
+
+/* Boxes and scores of the rows that count; NaN as another number. */
+static std::vector<float> listed(const std::vector<float> &rows, int64_t room, int64_t width,
+                                 const std::vector<int32_t> &count)
+{
+    std::vector<float> out;
+    for (int64_t i = 0; i < IMAGES; i++)
+        for (int64_t k = 0; k < count[(size_t)i] * width; k++) {
+            const float v = rows[(size_t)(i * room * width + k)];
+            out.push_back(std::isfinite(v) ? v : -77);
+        }
+    return out;
+}
+
+static void check_proposals(const char *name, bool training, bool odd, int64_t before,
+                            int64_t total)
+{
+    const struct mabn_box_convention *c;
+    maps m(odd);
+    struct gpu_verdict verdict;
+    if (mabn_box_convention_find(&c, name)) abort();
+    struct mabn_proposal_options o = mabn_proposal_defaults(c, training);
+    o.before = before;
+    o.total = total;
+    if (o.level) o.level = before / 2;
+    const int64_t room = mabn_proposals_room(&m.here, &o);
+    std::vector<float> box((size_t)(IMAGES * room * 4)), score((size_t)(IMAGES * room));
+    std::vector<int64_t> counted(IMAGES);
+    struct mabn_proposals want = {room, box.data(), score.data(), counted.data()};
+    gpu_values<float> gpu_box(box), gpu_score(score);
+    gpu_values<int32_t> gpu_count(std::vector<int32_t>(IMAGES, -1));
+    struct mabn_cuda_proposals got = {room, gpu_box.at(), gpu_score.at(), gpu_count.at()};
+    gpu_bytes memory(mabn_cuda_proposals_bytes(&m.there, &o));
+    if (mabn_proposals_make(&want, &m.here, &o, c, &scratch)) abort();
+    if (!mabn_cuda_proposals_fit(&m.there, &o) ||
+        mabn_cuda_proposals_make(&got, &m.there, &o, c, memory.p, NULL))
+        verdict.add(mabn_error_message(), 1, 0);
+    const std::vector<int32_t> count = gpu_count.values();
+    const std::vector<int32_t> counts(counted.begin(), counted.end());
+    verdict.add("how many", count == counts ? 0 : 1, 0);
+    if (count == counts) {
+        verdict.add("boxes", listed(gpu_box.values(), room, 4, count), listed(box, room, 4, count),
+                    1e-5);
+        verdict.add("scores", listed(gpu_score.values(), room, 1, count),
+                    listed(score, room, 1, count), 1e-6);
+    }
+    char title[120];
+    snprintf(title, sizeof title, "proposals, %s, %s%s, %d of %d a level: %d and %d", name,
+             training ? "training" : "testing", odd ? ", some not finite" : "", (int)total,
+             (int)before, (int)count[0], (int)count[1]);
+    verdict.print(title);
+}
+
+static void check_all_proposals(void)
+{
+    for (const char *name : {"legacy", "detectron2", "torchvision"})
+        for (int training = 0; training < 2; training++) {
+            gpu_order(training + 1);
+            check_proposals(name, training, false, 200, 150);
+            check_proposals(name, training, true, 60, 1000);
+            check_proposals(name, training, false, 2000, 40);
+        }
+    gpu_order(0);
+    maps m(false);
+    struct mabn_proposal_options o = {};
+    o.total = MABN_CUDA_ORDER_MOST + 1;
+    o.before = 10;
+    tap_ok(!mabn_cuda_proposals_fit(&m.there, &o), "more than one block sorts do not fit");
+    o.whole_batch = true;
+    tap_ok(mabn_cuda_proposals_fit(&m.there, &o), "but where nothing is sorted");
+}
+
 int main(void)
 {
     if (!gpu_ready()) return tap_done();
@@ -163,6 +291,7 @@ int main(void)
     check_anchors("torchvision");
     check_decode(false);
     check_decode(true);
+    check_all_proposals();
     tap_fails(mabn_cuda_order_best(NULL, NULL, 10000, MABN_CUDA_ORDER_MOST + 1, NULL, NULL),
               MABN_ERR_LIMIT, "the best", "more than one block sorts");
     tap_fails(

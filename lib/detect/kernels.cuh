@@ -1,0 +1,136 @@
+/* What the kernels of this room share: boxes, keys of scores, places in a list.
+ *
+ * Sums and products are written out (__fmul_rn and its like): joined into one rounding they would
+ * decide differently from the CPU where an overlap is at a threshold. */
+#ifndef MABN_DETECT_KERNELS_CUH
+#define MABN_DETECT_KERNELS_CUH
+
+#include <math.h>
+#include <stdint.h>
+
+#include "detect/boxes.h"
+#include "device/launch.cuh"
+
+namespace
+{
+
+enum { THREADS = 256, WARP = 32, WARPS = THREADS / WARP };
+
+inline unsigned blocks(int64_t items)
+{
+    return (unsigned)((items + THREADS - 1) / THREADS);
+}
+
+__device__ __forceinline__ int64_t item(void)
+{
+    return (int64_t)blockIdx.x * THREADS + threadIdx.x;
+}
+
+/* ---- boxes: as boxes.c ---- */
+
+__device__ __forceinline__ float side(float low, float high, float one)
+{
+    return __fadd_rn(__fadd_rn(high, -low), one);
+}
+
+__device__ __forceinline__ float clip(float v, float high)
+{
+    if (v < 0) v = 0;
+    return v > high ? high : v;
+}
+
+/* One direction of a box: both ends from centre and size. */
+__device__ inline void decode_side(float *low, float *high, float from, float to, float shift,
+                                   float grow, float one)
+{
+    const float size = side(from, to, one), centre = __fadd_rn(from, __fmul_rn(0.5f, size));
+    const float log_most = 4.135166556742356f; /* ln(1000/16) */
+    if (grow > log_most) grow = log_most;
+    const float middle = __fadd_rn(__fmul_rn(shift, size), centre);
+    const float half = __fmul_rn(0.5f, __fmul_rn(expf(grow), size));
+    *low = __fadd_rn(middle, -half);
+    *high = __fadd_rn(__fadd_rn(middle, half), -one);
+}
+
+__device__ inline void decode_box(float *out, const float *b, const float *d,
+                                  const struct mabn_box_weights &weights, float one)
+{
+    decode_side(&out[0], &out[2], b[0], b[2], d[0] / weights.x, d[2] / weights.w, one);
+    decode_side(&out[1], &out[3], b[1], b[3], d[1] / weights.y, d[3] / weights.h, one);
+}
+
+__device__ __forceinline__ void clip_box(float *box, float right, float bottom)
+{
+    box[0] = clip(box[0], right);
+    box[1] = clip(box[1], bottom);
+    box[2] = clip(box[2], right);
+    box[3] = clip(box[3], bottom);
+}
+
+struct corners {
+    float x1, y1, x2, y2, area;
+};
+
+/* Of a box moved by `by` along both axes. */
+__device__ inline struct corners corners_moved(const float *b, float by, float one)
+{
+    struct corners c = {__fadd_rn(b[0], by), __fadd_rn(b[1], by), __fadd_rn(b[2], by),
+                        __fadd_rn(b[3], by), 0};
+    c.area = __fmul_rn(side(c.x1, c.x2, one), side(c.y1, c.y2, one));
+    return c;
+}
+
+__device__ __forceinline__ struct corners corners_of(const float *b, float one)
+{
+    return corners_moved(b, 0, one);
+}
+
+/* b with a: the areas are added in this order. */
+__device__ inline float overlap(const struct corners &a, const struct corners &b, float one)
+{
+    const float left = b.x1 > a.x1 ? b.x1 : a.x1, top = b.y1 > a.y1 ? b.y1 : a.y1;
+    const float right = b.x2 < a.x2 ? b.x2 : a.x2, bottom = b.y2 < a.y2 ? b.y2 : a.y2;
+    float w = side(left, right, one), h = side(top, bottom, one);
+    w = w > 0 ? w : 0;
+    h = h > 0 ? h : 0;
+    const float both = __fmul_rn(w, h);
+    return both / __fadd_rn(__fadd_rn(a.area, b.area), -both);
+}
+
+/* ---- scores ---- */
+
+/* Ascends as scores descend, as the CPU's keys do (order.c); the index makes all different. */
+__device__ inline uint64_t key_of(float score, int64_t i)
+{
+    uint32_t bits = UINT32_MAX;
+    if (score == score) {
+        bits = __float_as_uint(score + 0.0f); /* −0 becomes 0 */
+        bits = bits & 0x80000000u ? bits : ~(bits | 0x80000000u);
+    }
+    return (uint64_t)bits << 32 | (uint32_t)i;
+}
+
+/* ---- lists made in order ---- */
+
+/* By all threads of a block of THREADS: how many threads before this one say yes; *all: how many do.
+ * part: WARPS shared numbers. */
+template <typename Part> __device__ int32_t place_among(bool yes, Part &part, int32_t *all)
+{
+    const int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP;
+    const unsigned votes = __ballot_sync(~0u, yes);
+    int32_t before = __popc(votes & ((1u << lane) - 1)), total = 0;
+    __syncthreads(); /* the numbers of the call before are read */
+    if (lane == 0) part[warp] = __popc(votes);
+    __syncthreads();
+    for (int w = 0; w < WARPS; w++) {
+        const int32_t n = part[w];
+        if (w < warp) before += n;
+        total += n;
+    }
+    *all = total;
+    return before;
+}
+
+} // namespace
+
+#endif
