@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""ResNet-50 on a GPU beside PyTorch 2: training and inference in bfloat16, NHWC.
+"""ResNet-50 and Mask R-CNN on a GPU beside PyTorch 2: training and inference, NHWC, bfloat16.
 
 PyTorch's modes stay resident and take turns with ours (mabn-bench, a process each time), round by
 round, so that clocks and heat hit all alike; a contender's figure is the median over the rounds.
@@ -9,6 +9,9 @@ round, so that clocks and heat hit all alike; a contender's figure is the median
               weights) in plain PyTorch operations
   inference   bf16 weights, channels_last, batch 256 and 1: eager in a CUDA graph, and compiled;
               GN, LN and IN in a CUDA graph
+  detector    training of Mask R-CNN R50-FPN on two photographs of 640x480, seven objects each,
+              shorter side 800, BN in the body alone: torchvision's, channels_last, bf16 autocast,
+              eager and with body, FPN and RPN head compiled; ours in TF32
 
     pytorch_baseline.py [--bench mabn-bench] [--seconds 480] [--no-compile] [--json FILE]
 
@@ -26,6 +29,8 @@ import sys
 import time
 
 START = time.monotonic()
+DETECTOR_WANTED = 60  # images a second, in training
+DETECTOR_BEST = 180  # images a second of the best published run, on one H100
 torch = None
 
 
@@ -129,6 +134,22 @@ def network(norm):
     return net
 
 
+def photograph():
+    """Like mabn-bench's: noise, and octagons of an eighth to a half of the picture's sides."""
+    x = torch.rand(3, 480, 640).cuda()
+    boxes, masks = [], []
+    v, u = (t.cuda() for t in torch.meshgrid(torch.arange(480), torch.arange(640), indexing="ij"))
+    for _ in range(7):
+        w, h = (float(t) for t in (torch.rand(2) * 0.375 + 0.125) * torch.tensor([640, 480]))
+        x0, y0 = float(torch.rand(1)) * (640 - w), float(torch.rand(1)) * (480 - h)
+        across, down = (u - x0 - w / 2).abs() / w, (v - y0 - h / 2).abs() / h
+        masks.append((across <= 0.5) & (down <= 0.5) & (across + down <= 0.7))
+        boxes.append([x0, y0, x0 + w, y0 + h])
+    return x, {"boxes": torch.tensor(boxes).cuda(),
+               "labels": torch.arange(1, 8).cuda(),
+               "masks": torch.stack(masks).to(torch.uint8)}
+
+
 # ---- PyTorch: steps; each maker returns a function that queues one ----
 
 
@@ -151,6 +172,27 @@ def training_step(o, norm, mode):
         sgd.zero_grad(set_to_none=True)
 
     return captured(step) if mode == "graph" else step
+
+
+def detector_step(mode):
+    import torchvision
+
+    net = torchvision.models.detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    net = net.cuda().to(memory_format=torch.channels_last).train()
+    if mode == "compiled":
+        net.backbone = torch.compile(net.backbone)
+        net.rpn.head = torch.compile(net.rpn.head)
+    images, targets = zip(*(photograph() for _ in range(2)))
+    sgd = torch.optim.SGD(net.parameters(), lr=1e-6, momentum=0.9, weight_decay=1e-4, fused=True)
+
+    def step():
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = sum(net(list(images), [dict(t) for t in targets]).values())
+        loss.backward()
+        sgd.step()
+        sgd.zero_grad(set_to_none=True)
+
+    return step
 
 
 def inference_step(o, norm, mode, batch):
@@ -202,13 +244,24 @@ def seconds_of(step, enough=0.4):
 
 
 def ours(o, work, norm, batch, *more):
-    command = o.bench.split() + ["net", "resnet50", "--device", "cuda", "--precision", "bf16",
-                                 "--norm", norm, "--batch", str(batch), "--size", str(o.size),
-                                 "--rounds", "3", "--json", "--quiet", *more]
+    command = ["resnet50", "--precision", "bf16", "--norm", norm, "--batch", str(batch),
+               "--size", str(o.size), *more]
     if work == "training":
         command.append("--training")
     if o.tune:
         command.append("--tune")
+    return measured(o, *command)
+
+
+def our_detector(o, norm):
+    """What the GPU backend has for detectors: TF32."""
+    return measured(o, "mask-rcnn-r50-fpn", "--precision", "tf32", "--batch", "2", "--size", "800",
+                    "--training", "--box-head", "2fc", "--norm", norm)
+
+
+def measured(o, *words):
+    command = o.bench.split() + ["net", *words, "--device", "cuda", "--rounds", "3", "--json",
+                                 "--quiet"]
     env = dict(os.environ)
     if "MABN_LIBRARY_PATH" in env:
         env["LD_LIBRARY_PATH"] = env["MABN_LIBRARY_PATH"]  # `run` keeps in it what was there
@@ -324,6 +377,14 @@ def parts_of(o):
         Part("training, compiled",
              [(compiled, b, "torch", lambda: training_step(o, "bn", "compiled"))] + our_training),
     ]
+    our_detectors = [
+        ("our detector", 2, "ours", lambda: our_detector(o, "body=bn,fpn=none,heads=none")),
+        ("our detector, MABN", 2, "ours", lambda: our_detector(o, "mabn"))]
+    quick.append(Part("detector", [
+        ("PyTorch, torchvision", 2, "torch", lambda: detector_step("eager"))] + our_detectors))
+    slow.insert(0, Part("detector, compiled", [
+        ("PyTorch, torchvision compiled", 2, "torch", lambda: detector_step("compiled"))] +
+        our_detectors))
     norms = [Part("inference %d, %s" % (b, norm), [
         (graph, b, "torch", torch_inference("graph", b, norm)),
         ("our " + norm.upper(), b, "ours", lambda norm=norm: ours(o, "inference", norm, b))],
@@ -385,6 +446,18 @@ def ratios(o, parts):
         add(names, "our MABN", 1.3)
     for norm in ("gn", "ln", "in"):
         add(("inference %d, %s" % (o.batch, norm),), "our " + norm.upper(), 1.5)
+    add(("detector", "detector, compiled"), "our detector", 3)
+    add(("detector", "detector, compiled"), "our detector, MABN", 3)
+    return rows
+
+
+def absolute(parts):
+    """(what, images a second, wanted): of detectors, the best round of turns."""
+    rows = []
+    for name in ("our detector", "our detector, MABN"):
+        rates = [p.rates[name] for p in parts if name in p.rates]
+        if rates:
+            rows.append((name, max(rates), DETECTOR_WANTED))
     return rows
 
 
@@ -393,13 +466,21 @@ def report(o, facts, parts):
     print("ratio\tis\twanted")
     for what, ratio, wanted in rows:
         print("%s\t%.3f\t%g%s" % (what, ratio, wanted, "" if ratio >= wanted else "  short"))
+    for what, rate, wanted in absolute(parts):
+        print("%s, training, images/s\t%.3g\t%g%s" % (what, rate, wanted,
+                                                     "" if rate >= wanted else "  short"))
+        print("%s, of the best published %d images/s\t%.3f\t-" % (what, DETECTOR_BEST,
+                                                                 rate / DETECTOR_BEST))
     sys.stdout.flush()
     if not o.json:
         return
     result = {"machine": facts, "batch": o.batch, "size": o.size, "seconds": time.monotonic() - START,
               "parts": [{"name": p.name, "images_per_second": p.rates, "missing": p.notes}
                         for p in parts],
-              "ratios": [{"what": w, "ratio": r, "wanted": x} for w, r, x in rows]}
+              "ratios": [{"what": w, "ratio": r, "wanted": x} for w, r, x in rows],
+              "detectors": [{"what": w, "images_per_second": r, "wanted": x,
+                             "of_best_published": r / DETECTOR_BEST}
+                            for w, r, x in absolute(parts)]}
     with open(o.json + ".part", "w") as f:
         json.dump(result, f, indent=1)
     os.replace(o.json + ".part", o.json)
