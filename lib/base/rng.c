@@ -2,28 +2,10 @@
  * and the two ids, which a Philox round of their own mixes down when they need more than 96 bits. */
 #include "base/rng.h"
 
+#include "base/philox.h"
+
 #include <math.h>
 #include <string.h>
-
-static void philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4])
-{
-    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
-    uint32_t k0 = key[0], k1 = key[1];
-    for (int round = 0; round < 10; round++) {
-        uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
-        uint32_t n0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0, n2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
-        c1 = (uint32_t)p1;
-        c3 = (uint32_t)p0;
-        c0 = n0;
-        c2 = n2;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-    out[0] = c0;
-    out[1] = c1;
-    out[2] = c2;
-    out[3] = c3;
-}
 
 void mabn_rng_init(struct mabn_rng *rng, uint64_t seed, enum mabn_rng_purpose purpose, uint64_t a,
                    uint64_t b)
@@ -34,7 +16,7 @@ void mabn_rng_init(struct mabn_rng *rng, uint64_t seed, enum mabn_rng_purpose pu
     memset(rng, 0, sizeof *rng);
     /* The stream's own key and counter come from encrypting the ids under (seed, purpose). */
     key[1] ^= (uint32_t)purpose * 0x9E3779B1u;
-    philox(ids, key, mixed);
+    mabn_philox(ids, key, mixed);
     rng->key[0] = key[0] ^ mixed[0];
     rng->key[1] = key[1];
     rng->counter[1] = mixed[1];
@@ -51,18 +33,12 @@ void mabn_rng_skip_to(struct mabn_rng *rng, uint64_t n)
 
 uint32_t mabn_rng_u32(struct mabn_rng *rng)
 {
-    if (rng->used == 4) {
-        philox(rng->counter, rng->key, rng->block);
-        rng->counter[0]++;
-        rng->used = 0;
-    }
-    return rng->block[rng->used++];
+    return mabn_philox_u32(rng);
 }
 
 uint64_t mabn_rng_u64(struct mabn_rng *rng)
 {
-    uint64_t low = mabn_rng_u32(rng);
-    return low | (uint64_t)mabn_rng_u32(rng) << 32;
+    return mabn_philox_u64(rng);
 }
 
 double mabn_rng_uniform(struct mabn_rng *rng)
@@ -77,12 +53,7 @@ double mabn_rng_range(struct mabn_rng *rng, double low, double high)
 
 uint64_t mabn_rng_below(struct mabn_rng *rng, uint64_t n)
 {
-    uint64_t reject_below = -n % n; /* 2^64 mod n: drawing below it would favour small values */
-    uint64_t draw;
-    do
-        draw = mabn_rng_u64(rng);
-    while (draw < reject_below);
-    return draw % n;
+    return mabn_philox_below(rng, n);
 }
 
 double mabn_rng_normal(struct mabn_rng *rng)

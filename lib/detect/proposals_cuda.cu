@@ -11,8 +11,8 @@ namespace
 /* Of all tasks, one behind another: (tasks·slot) and (tasks). */
 struct rows {
     int64_t slot;
-    int32_t *order, *keep;      /* of a level's scores; of its boxes */
-    float *box, *score;         /* looked at */
+    int32_t *order, *keep;        /* of a level's scores; of its boxes */
+    float *box, *score;           /* looked at */
     float *kept_box, *kept_score; /* what suppression left */
     int32_t *count, *kept;
     float *by; /* how far a task's boxes are moved before suppression */
@@ -39,8 +39,7 @@ struct rule {
 __device__ bool large_enough(const float *box, const struct rule &r)
 {
     const float w = side(box[0], box[2], r.one), h = side(box[1], box[3], r.one);
-    return r.min_is_dropped ? w > r.min_size && h > r.min_size
-                            : w >= r.min_size && h >= r.min_size;
+    return r.min_is_dropped ? w > r.min_size && h > r.min_size : w >= r.min_size && h >= r.min_size;
 }
 
 /* Row i of a task from its place in the maps; false: dropped. */
@@ -164,7 +163,8 @@ __global__ void __launch_bounds__(THREADS)
 
 /* ---- memory ---- */
 
-int64_t looked_at(const struct mabn_rpn_maps *maps, const struct mabn_proposal_options *o, int level)
+int64_t looked_at(const struct mabn_rpn_maps *maps, const struct mabn_proposal_options *o,
+                  int level)
 {
     return maps->anchors[level] < o->before ? maps->anchors[level] : o->before;
 }

@@ -3,8 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/rng.h"
-
 static int64_t collect(int32_t *candidate, const int32_t *label, int64_t n, bool positive)
 {
     int64_t m = 0;
@@ -43,6 +41,11 @@ static void choose(int32_t *index, int32_t *candidate, int64_t n, int64_t k, boo
             index[j] = candidate[j * n / k];
 }
 
+void mabn_sample_stream(struct mabn_rng *rng, const struct mabn_sample_key *key)
+{
+    mabn_rng_init(rng, key->seed, MABN_RNG_DETECT, key->step, 2 * key->image + key->stage);
+}
+
 mabn_status mabn_sample(int32_t *index, int64_t *count, int64_t *positives, const int32_t *label,
                         int64_t n, const struct mabn_sampler *sampler,
                         const struct mabn_sample_key *key, struct mabn_scratch *scratch)
@@ -53,7 +56,7 @@ mabn_status mabn_sample(int32_t *index, int64_t *count, int64_t *positives, cons
     int32_t *candidate;
 
     MABN_TRY(mabn_scratch_take(scratch, &candidate, (size_t)n + 1, sizeof *candidate));
-    mabn_rng_init(&rng, key->seed, MABN_RNG_DETECT, key->step, 2 * key->image + key->stage);
+    mabn_sample_stream(&rng, key);
     int64_t found = collect(candidate, label, n, true);
     *positives = found < most ? found : most;
     choose(index, candidate, found, *positives, sampler->spread, &rng);

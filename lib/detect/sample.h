@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/rng.h"
 #include "detect/scratch.h"
 
 MABN_BEGIN_DECLS
@@ -31,6 +32,9 @@ struct mabn_sample_key {
     uint64_t seed, step, image;
     enum mabn_sample_stage stage;
 };
+
+/* The stream that mabn_sample draws from. */
+void mabn_sample_stream(struct mabn_rng *rng, const struct mabn_sample_key *key);
 
 /* index (batch): boxes chosen from label (n), where −1 is neither; *count of them, of which
  * *positives are positive. index needs room for min(batch, n). */

@@ -10,9 +10,9 @@
  * they share the memory of activations. Gradients are left in the store: the caller updates. The
  * order of everything is fixed, so that a step repeats bit for bit.
  *
- * On a GPU the plans run there, in float32 or TF32, and so do proposals, of which the boxes alone cross
- * the bus. The rest of what stands between the plans is the CPU's: the heads' outputs in testing,
- * boxes and targets cross the bus, and each side waits for the other. */
+ * On a GPU the plans run there, in float32 or TF32, and so do the RPN's targets and proposals, of which
+ * the boxes alone cross the bus. The rest of what stands between the plans is the CPU's: the heads'
+ * outputs in testing, boxes and targets cross the bus, and each side waits for the other. */
 #ifndef MABN_MODEL_RCNN_H
 #define MABN_MODEL_RCNN_H
 

@@ -22,6 +22,13 @@ struct rcnn_body {
     int64_t level_anchors[MABN_ANCHOR_LEVELS];
 };
 
+/* Of all images: image by image with all levels of each; on a GPU level by level with all images. */
+struct rcnn_rpn_targets {
+    float *target, *weight, *box_weight, *delta;
+    int64_t sampled, positives;
+    bool on_device;
+};
+
 struct mabn_rcnn {
     struct mabn_device *device;
     struct mabn_detector detector;
@@ -66,6 +73,12 @@ MABN_MUST_USE mabn_status mabn_rcnn_cuda_anchors(struct mabn_rcnn *r, struct rcn
 MABN_MUST_USE mabn_status mabn_rcnn_cuda_propose(struct mabn_rcnn *r,
                                                  const struct mabn_rpn_maps *maps,
                                                  const struct mabn_proposal_options *options);
+/* The RPN's targets, made on the GPU; valid until the next step. */
+MABN_MUST_USE mabn_status mabn_rcnn_cuda_rpn_targets(struct mabn_rcnn *r,
+                                                     const struct mabn_rcnn_image *images,
+                                                     uint64_t step,
+                                                     const struct mabn_rpn_target_options *options,
+                                                     struct rcnn_rpn_targets *all);
 void mabn_rcnn_cuda_free(struct mabn_rcnn *r);
 /* Proposals of the pictures in `images` into r->proposals. */
 MABN_MUST_USE mabn_status mabn_rcnn_propose(struct mabn_rcnn *r,

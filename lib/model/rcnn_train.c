@@ -22,14 +22,8 @@ static struct mabn_truth truth_of(const struct mabn_rcnn_image *image)
 
 /* ---- RPN ---- */
 
-/* The targets of all images, one after another. */
-struct rpn_targets {
-    float *target, *weight, *box_weight, *delta;
-    int64_t sampled, positives;
-};
-
 static mabn_status make_rpn_targets(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
-                                    uint64_t step, struct rpn_targets *all)
+                                    uint64_t step, struct rcnn_rpn_targets *all)
 {
     const struct mabn_detector *d = &r->detector;
     const int64_t n = r->body->anchor_count;
@@ -38,7 +32,11 @@ static mabn_status make_rpn_targets(struct mabn_rcnn *r, const struct mabn_rcnn_
     options.matcher.high = (float)d->rpn_foreground;
     options.matcher.low = (float)d->rpn_background;
     options.sampler = (struct mabn_sampler){d->rpn_batch, d->rpn_positive, r->options.spread};
-    *all = (struct rpn_targets){0};
+    *all = (struct rcnn_rpn_targets){0};
+#if MABN_CUDA
+    if (mabn_device_kind_of(r->device) == MABN_DEVICE_CUDA)
+        return mabn_rcnn_cuda_rpn_targets(r, images, step, &options, all);
+#endif
     MABN_TRY(mabn_scratch_take(&r->scratch, &all->target, count, sizeof(float)));
     MABN_TRY(mabn_scratch_take(&r->scratch, &all->weight, count, sizeof(float)));
     MABN_TRY(mabn_scratch_take(&r->scratch, &all->box_weight, count, sizeof(float)));
@@ -59,7 +57,7 @@ static mabn_status make_rpn_targets(struct mabn_rcnn *r, const struct mabn_rcnn_
     return MABN_OK;
 }
 
-static double rpn_normalizer(const struct mabn_rcnn *r, const struct rpn_targets *t)
+static double rpn_normalizer(const struct mabn_rcnn *r, const struct rcnn_rpn_targets *t)
 {
     return r->convention->mean_over_capacity ? (double)r->detector.rpn_batch * r->body->images
                                              : (double)t->sampled;
@@ -76,22 +74,25 @@ static void set_level_targets(struct mabn_rcnn *r, int level,
     mabn_net_set_box_targets(r->body->net, name, boxes);
 }
 
-/* The maps hold images one after another, the targets levels one after another in each image. */
-static void set_rpn_targets(struct mabn_rcnn *r, const struct rpn_targets *t)
+/* The maps hold images one after another, the CPU's targets levels one after another in each image. */
+static void set_rpn_targets(struct mabn_rcnn *r, const struct rcnn_rpn_targets *t)
 {
     const double normalizer = rpn_normalizer(r, t);
+    const int64_t stride = t->on_device ? 0 : r->body->anchor_count;
     int64_t before = 0;
     for (int l = 0; l < MABN_DETECTOR_LEVELS; l++) {
         const struct mabn_net_sigmoid_targets objectness = {.target = t->target + before,
                                                             .weight = t->weight + before,
-                                                            .stride = r->body->anchor_count,
-                                                            .normalizer = normalizer};
+                                                            .stride = stride,
+                                                            .normalizer = normalizer,
+                                                            .on_device = t->on_device};
         const struct mabn_net_box_targets boxes = {.target = t->delta + 4 * before,
                                                    .weight = t->box_weight + before,
-                                                   .stride = r->body->anchor_count,
-                                                   .normalizer = normalizer};
+                                                   .stride = stride,
+                                                   .normalizer = normalizer,
+                                                   .on_device = t->on_device};
         set_level_targets(r, l, &objectness, &boxes);
-        before += r->body->level_anchors[l];
+        before += r->body->level_anchors[l] * (t->on_device ? r->body->images : 1);
     }
 }
 
@@ -106,7 +107,7 @@ static void forget_rpn_targets(struct mabn_rcnn *r)
 static void read_rpn_losses(const struct mabn_rcnn *r, struct mabn_rcnn_figures *f)
 {
     for (int l = 0; l < MABN_DETECTOR_LEVELS; l++) {
-        char name[24];
+        char name[32];
         snprintf(name, sizeof name, "loss_objectness%d", l + 2);
         f->loss[MABN_RCNN_OBJECTNESS] += mabn_net_loss_of(r->body->net, name);
         snprintf(name, sizeof name, "loss_rpn_box_reg%d", l + 2);
@@ -221,7 +222,7 @@ static mabn_status train_masks(struct mabn_rcnn *r, struct mabn_rcnn_figures *f)
 static mabn_status clear_pyramid(struct mabn_rcnn *r)
 {
     for (int i = 0; i < MABN_DETECTOR_POOLED; i++) {
-        char name[8];
+        char name[16];
         snprintf(name, sizeof name, "p%d", i + 2);
         const struct mabn_net_output p = mabn_net_output_of(r->body->net, name);
         if (p.gradient)
@@ -266,7 +267,7 @@ mabn_status mabn_rcnn_step(struct mabn_rcnn *r, const struct mabn_rcnn_image *im
 {
     const struct mabn_scratch_mark mark = mabn_scratch_mark(&r->scratch);
     double start = mabn_now();
-    struct rpn_targets targets;
+    struct rcnn_rpn_targets targets;
     *f = (struct mabn_rcnn_figures){0};
     if (!r->options.training || !r->body) MABN_BUG("a step of training without a plan for it");
     mabn_status status = make_rpn_targets(r, images, step, &targets);

@@ -49,6 +49,7 @@ struct mabn_net_sigmoid_targets {
     const int32_t *channel;       /* (N); NULL: all count. A row of channel -1 counts nothing */
     const uint8_t *bits;          /* (N,h,w) 0 or 1, where `channel` is given */
     double normalizer;
+    bool on_device; /* on a GPU, of targets for every score: they lie there, with stride 0 */
 };
 int mabn_net_add_sigmoid_loss(struct mabn_net *net, int scores, const char *name);
 void mabn_net_set_sigmoid_targets(struct mabn_net *net, const char *loss,
@@ -68,6 +69,7 @@ struct mabn_net_box_targets {
     const int32_t *group; /* (N) rows of (boxes); NULL: all 0; outside 0…groups−1: not counted */
     int64_t stride;       /* boxes from one row to the next; 0: as many as a row has */
     double normalizer;
+    bool on_device; /* on a GPU: all of it lies there, with stride 0 */
 };
 int mabn_net_add_smooth_l1_loss(struct mabn_net *net, int scores, const char *name,
                                 const struct mabn_net_smooth_l1 *options);

@@ -9,6 +9,7 @@
 #include "detect/nms.h"
 #include "detect/order.h"
 #include "detect/proposals_cuda.h"
+#include "detect/rpn_targets_cuda.h"
 #include "harness.h"
 
 static struct mabn_scratch scratch;
@@ -260,6 +261,102 @@ static void check_all_proposals(void)
     tap_ok(mabn_cuda_proposals_fit(&m.there, &o), "but where nothing is sorted");
 }
 
+/* ---- the RPN's targets ---- */
+
+static const float *find(const std::vector<float> &all, const maps &m, int level, int64_t image,
+                         int64_t k, int64_t width)
+{
+    int64_t before = 0;
+    for (int l = 0; l < level; l++)
+        before += m.here.anchors[l];
+    return &all[(size_t)((IMAGES * before + image * m.here.anchors[level] + k) * width)];
+}
+
+/* One image's targets by the CPU against the GPU's, which go level by level. */
+static void compare_targets(struct gpu_verdict *verdict, const maps &m, int64_t image,
+                            const struct mabn_rpn_targets &want, const std::vector<float> *got,
+                            const std::vector<float> &delta)
+{
+    int64_t i = 0, differ = 0;
+    double worst = 0;
+    for (int l = 0; l < LEVELS; l++)
+        for (int64_t k = 0; k < m.here.anchors[l]; k++, i++) {
+            differ += *find(got[0], m, l, image, k, 1) != want.target[i];
+            differ += *find(got[1], m, l, image, k, 1) != want.weight[i];
+            differ += *find(got[2], m, l, image, k, 1) != want.box_weight[i];
+            for (int64_t d = 0; d < 4; d++)
+                worst = std::max(worst, fabs((double)find(delta, m, l, image, k, 4)[d] -
+                                             (want.box_weight[i] > 0 ? want.delta[4 * i + d] : 0)));
+        }
+    verdict->add("sample", (double)differ, 0);
+    verdict->add("deltas", worst, 1e-5);
+}
+
+static void check_rpn_targets(const char *name, int64_t batch, bool spread, bool rescue)
+{
+    const struct mabn_box_convention *c;
+    maps m(false);
+    const int64_t n = (int64_t)m.anchor.size() / 4;
+    struct gpu_verdict verdict;
+    const std::vector<float> boxes = random_boxes(9, 17, 9);
+    struct mabn_rpn_target_options o = mabn_rpn_target_defaults();
+    std::vector<struct mabn_rng> streams(IMAGES);
+    std::vector<int32_t> first = {0, 7, spread ? 9 : 7}; /* the second image may be empty */
+    if (mabn_box_convention_find(&c, name)) abort();
+    o.sampler.batch = batch;
+    o.sampler.spread = spread;
+    o.matcher.rescue = rescue;
+    for (size_t i = 0; i < IMAGES; i++) {
+        const struct mabn_sample_key key = {3, 5, 1000 + i, MABN_SAMPLE_RPN};
+        mabn_sample_stream(&streams[i], &key);
+    }
+    gpu_values<float> gpu_boxes(boxes);
+    gpu_values<int32_t> gpu_first(first), counts(std::vector<int32_t>(2 * IMAGES, -1));
+    gpu_values<struct mabn_rng> gpu_streams(streams);
+    const std::vector<float> blank((size_t)(IMAGES * n), NAN);
+    gpu_values<float> target(blank), weight(blank), box_weight(blank);
+    gpu_values<float> delta(std::vector<float>(4 * blank.size(), NAN));
+    const struct mabn_cuda_truth truth = {
+        IMAGES, 7, gpu_first.at(), gpu_boxes.at(), m.there.width, m.there.height, gpu_streams.at()};
+    const struct mabn_cuda_rpn_targets out = {target.at(), weight.at(), box_weight.at(),
+                                              delta.at(),  counts.at(), counts.at() + IMAGES};
+    gpu_bytes memory(mabn_cuda_rpn_targets_bytes(IMAGES, n, truth.most));
+    if (mabn_cuda_rpn_targets_make(&out, m.there.anchor, m.there.anchors, LEVELS, &truth, &o, c,
+                                   memory.p, NULL))
+        verdict.add(mabn_error_message(), 1, 0);
+    const std::vector<float> got[] = {target.values(), weight.values(), box_weight.values()};
+    int positives = 0;
+    for (int64_t i = 0; i < IMAGES; i++) {
+        const struct mabn_sample_key key = {3, 5, (uint64_t)(1000 + i), MABN_SAMPLE_RPN};
+        const struct mabn_truth its = {first[(size_t)i + 1] - first[(size_t)i],
+                                       boxes.data() + 4 * first[(size_t)i], NULL,
+                                       m.width[(size_t)i], m.height[(size_t)i]};
+        std::vector<float> wt((size_t)n), ww((size_t)n), wb((size_t)n), wd((size_t)(4 * n));
+        struct mabn_rpn_targets want = {wt.data(), ww.data(), wb.data(), wd.data(), 0, 0};
+        if (mabn_rpn_targets_make(&want, m.anchor.data(), n, &its, &o, &key, c, &scratch)) abort();
+        compare_targets(&verdict, m, i, want, got, delta.values());
+        verdict.add("sampled", counts.values()[(size_t)i] == want.sampled ? 0 : 1, 0);
+        verdict.add("positives", counts.values()[(size_t)(IMAGES + i)] == want.positives ? 0 : 1,
+                    0);
+        positives += (int)want.positives;
+    }
+    char title[120];
+    snprintf(title, sizeof title, "targets of the RPN, %s, %d%s%s, %d positives", name, (int)batch,
+             spread ? " spread" : " at random", rescue ? "" : ", no rescue", positives);
+    verdict.print(title);
+}
+
+static void check_all_targets(void)
+{
+    for (int order = 0; order < 3; order++) {
+        gpu_order(order);
+        check_rpn_targets("legacy", 64, order == 1, order < 2);
+        check_rpn_targets("detectron2", 6, order == 1, true);
+        check_rpn_targets("torchvision", 5000, order == 1, true);
+    }
+    gpu_order(0);
+}
+
 int main(void)
 {
     if (!gpu_ready()) return tap_done();
@@ -292,6 +389,7 @@ int main(void)
     check_decode(false);
     check_decode(true);
     check_all_proposals();
+    check_all_targets();
     tap_fails(mabn_cuda_order_best(NULL, NULL, 10000, MABN_CUDA_ORDER_MOST + 1, NULL, NULL),
               MABN_ERR_LIMIT, "the best", "more than one block sorts");
     tap_fails(

@@ -17,7 +17,8 @@ static mabn_status upload(struct mabn_net *net, const struct node *node,
         MABN_TRY(mabn_device_put(net->device, to, t->channel, n * sizeof(int32_t)));
         return mabn_device_put(net->device, to + n * sizeof(int32_t), t->bits, n * pixels);
     }
-    MABN_TRY(loss_begin(net, node, 2 * n * row, t->normalizer));
+    MABN_TRY(loss_begin(net, node, t->on_device ? 0 : 2 * n * row, t->normalizer));
+    if (t->on_device) return MABN_OK;
     char *to = loss_targets(net, node);
     MABN_TRY(loss_upload(net, to, t->target, row, stride));
     return t->weight ? loss_upload(net, to + n * row, t->weight, row, stride) : MABN_OK;
@@ -35,8 +36,12 @@ static mabn_status compute(const struct mabn_net *net, const struct node *node, 
                                    (const uint8_t *)targets + (size_t)net->rows * sizeof(int32_t),
                                    net->rows, scores->h * scores->w, scores->c, net->dtype,
                                    net->cuda->stream);
-    return mabn_cuda_sigmoid_xent(&out, net_read_data(net, node, 0), (const float *)targets,
-                                  t->weight ? (const float *)targets + count : NULL, count,
+    const float *target = (const float *)targets, *weight = t->weight ? target + count : NULL;
+    if (t->on_device) {
+        target = t->target;
+        weight = t->weight;
+    }
+    return mabn_cuda_sigmoid_xent(&out, net_read_data(net, node, 0), target, weight, count,
                                   net->dtype, net->cuda->stream);
 }
 

@@ -22,7 +22,8 @@ static mabn_status upload(struct mabn_net *net, const struct node *node,
     const struct layout l = layout_of(net, node);
     const size_t value = sizeof(float), row = (size_t)l.boxes * value;
     const size_t stride = (size_t)(t->stride ? t->stride : l.boxes) * value;
-    MABN_TRY(loss_begin(net, node, 6 * l.all * value, t->normalizer));
+    MABN_TRY(loss_begin(net, node, t->on_device ? 0 : 6 * l.all * value, t->normalizer));
+    if (t->on_device) return MABN_OK;
     char *to = loss_targets(net, node);
     MABN_TRY(loss_upload(net, to, t->target, 4 * row, 4 * stride));
     if (t->weight) MABN_TRY(loss_upload(net, to + 4 * l.all * value, t->weight, row, stride));
@@ -38,6 +39,11 @@ static mabn_status compute(const struct mabn_net *net, const struct node *node, 
     const float *targets = (const float *)loss_targets(net, node);
     const float *weight = own->targets.weight ? targets + 4 * l.all : NULL;
     const int32_t *group = own->targets.group ? (const int32_t *)(targets + 5 * l.all) : NULL;
+    if (own->targets.on_device) {
+        targets = own->targets.target;
+        weight = own->targets.weight;
+        group = own->targets.group;
+    }
     return mabn_cuda_smooth_l1(&out, net_read_data(net, node, 0), targets, group, weight, &op,
                                net->dtype, net->cuda->stream);
 }
