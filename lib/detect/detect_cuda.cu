@@ -36,33 +36,13 @@ __global__ void decode_kernel(float *out, const float *box, const float *delta,
 
 /* ---- matching ---- */
 
-/* Integers in the order of the floats; −0 must have become 0. */
-__device__ int32_t ordered(float v)
-{
-    const int32_t bits = (int32_t)__float_as_uint(v);
-    return bits < 0 ? bits ^ 0x7fffffff : bits;
-}
-
 /* A block an object: the largest overlap of all boxes with it. */
 __global__ void __launch_bounds__(THREADS)
     most_kernel(int32_t *most, const float *object, const float *box, int64_t n, float one)
 {
     MABN_SHARED(int32_t, part, THREADS);
-    const struct corners its = corners_of(object + 4 * blockIdx.x, one);
-    const int self = (int)threadIdx.x;
-    int32_t largest = ordered(-1);
-    for (int64_t i = self; i < n; i += THREADS) {
-        const float v = overlap(its, corners_of(box + 4 * i, one), one);
-        if (v > -1) largest = largest > ordered(v + 0.0f) ? largest : ordered(v + 0.0f);
-    }
-    part[self] = largest;
-    for (int half = THREADS / 2; half; half /= 2) {
-        __syncthreads();
-        if (self >= half) continue;
-        const int32_t other = part[self + half];
-        if (other > part[self]) part[self] = other;
-    }
-    if (self == 0) most[blockIdx.x] = part[0];
+    const int32_t largest = largest_overlap(object + 4 * blockIdx.x, box, n, one, part);
+    if (threadIdx.x == 0) most[blockIdx.x] = largest;
 }
 
 /* which (n): the object that each box overlaps most. */

@@ -97,6 +97,38 @@ __device__ inline float overlap(const struct corners &a, const struct corners &b
     return both / __fadd_rn(__fadd_rn(a.area, b.area), -both);
 }
 
+/* ---- matching: as match.c ---- */
+
+/* Integers in the order of the floats; −0 must have become 0. */
+__device__ __forceinline__ int32_t ordered(float v)
+{
+    const int32_t bits = (int32_t)__float_as_uint(v);
+    return bits < 0 ? bits ^ 0x7fffffff : bits;
+}
+
+/* By all threads of a block of THREADS, for thread 0: the largest overlap of n boxes with an object,
+ * ordered. part: THREADS shared numbers. */
+template <typename Part>
+__device__ int32_t largest_overlap(const float *object, const float *box, int64_t n, float one,
+                                   Part &part)
+{
+    const struct corners its = corners_of(object, one);
+    const int self = (int)threadIdx.x;
+    int32_t largest = ordered(-1);
+    for (int64_t i = self; i < n; i += THREADS) {
+        const float v = overlap(its, corners_of(box + 4 * i, one), one);
+        if (v > -1) largest = largest > ordered(v + 0.0f) ? largest : ordered(v + 0.0f);
+    }
+    part[self] = largest;
+    for (int half = THREADS / 2; half; half /= 2) {
+        __syncthreads();
+        if (self >= half) continue;
+        const int32_t other = part[self + half];
+        if (other > part[self]) part[self] = other;
+    }
+    return self ? largest : part[0]; /* only thread 0 may read it by now */
+}
+
 /* ---- scores ---- */
 
 /* Ascends as scores descend, as the CPU's keys do (order.c); the index makes all different. */

@@ -22,35 +22,15 @@ struct work {
 
 /* ---- matching: as match.c ---- */
 
-/* Integers in the order of the floats; −0 must have become 0. */
-__device__ int32_t ordered(float v)
-{
-    const int32_t bits = (int32_t)__float_as_uint(v);
-    return bits < 0 ? bits ^ 0x7fffffff : bits;
-}
-
 /* A block an object and image: the largest overlap of all anchors with it. */
 __global__ void __launch_bounds__(THREADS)
     most_kernel(struct work w, struct mabn_cuda_truth t, const float *anchor, float one)
 {
     MABN_SHARED(int32_t, part, THREADS);
     const int64_t image = blockIdx.y, object = t.first[image] + (int64_t)blockIdx.x;
-    const int self = (int)threadIdx.x;
-    int32_t largest = ordered(-1);
     if (object >= t.first[image + 1]) return; /* the whole block */
-    const struct corners its = corners_of(t.box + 4 * object, one);
-    for (int64_t i = self; i < w.n; i += THREADS) {
-        const float v = overlap(its, corners_of(anchor + 4 * i, one), one);
-        if (v > -1) largest = largest > ordered(v + 0.0f) ? largest : ordered(v + 0.0f);
-    }
-    part[self] = largest;
-    for (int half = THREADS / 2; half; half /= 2) {
-        __syncthreads();
-        if (self >= half) continue;
-        const int32_t other = part[self + half];
-        if (other > part[self]) part[self] = other;
-    }
-    if (self == 0) w.most[image * t.most + blockIdx.x] = part[0];
+    const int32_t largest = largest_overlap(t.box + 4 * object, anchor, w.n, one, part);
+    if (threadIdx.x == 0) w.most[image * t.most + blockIdx.x] = largest;
 }
 
 __global__ void label_kernel(struct work w, struct mabn_cuda_truth t, const float *anchor,
