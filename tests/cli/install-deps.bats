@@ -100,7 +100,7 @@ all_for_build() {
     printf '#!/bin/sh\necho 0\n' >id.sh
     rm bin/id
     mv id.sh bin/id
-    chmod +x bin/*
+    chmod +x bin/dpkg-query bin/apt-get bin/id
     elsewhere build
     assert_success
     assert_output "installing: libgif-dev pkgconf"

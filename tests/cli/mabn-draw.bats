@@ -182,7 +182,8 @@ fb.setupHorizontalHeader(ascent=900, descent=-100)
 fb.setupNameTable({"familyName": "Square", "styleName": "Regular"})
 fb.setupOS2(); fb.setupPost(); fb.save("fonts/square.ttf")
 END
-    dejavu=$(fc-match -f '%{file}' 'DejaVu Sans')
+    # Where Debian keeps it, if the system cannot say.
+    dejavu=$(fc-match -f '%{file}' 'DejaVu Sans' || echo /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf)
     echo "<fontconfig><dir>$PWD/fonts</dir><dir>${dejavu%/*}</dir><cachedir>$PWD/cache</cachedir></fontconfig>" >fonts.conf
     gray images/g.png
     echo '{"images": [{"id": 1, "file_name": "g.png"}], "categories": [{"id": 1, "name": "红"}], "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [50, 50, 60, 30]}]}' >u.json
