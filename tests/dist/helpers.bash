@@ -6,7 +6,8 @@ export MABN_BUILD=${MABN_BUILD:-$(cd "$BATS_TEST_DIRNAME/../.." && pwd)/build/re
 
 setup_ranks() { # of setup_file
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-    export OMPI_MCA_rmaps_base_oversubscribe=1
+    export OMPI_MCA_rmaps_base_oversubscribe=1 \
+        PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
     export OMPI_MCA_btl_tcp_if_include=lo OMPI_MCA_oob_tcp_if_include=lo
     export OMP_NUM_THREADS=1 LC_ALL=C.UTF-8 PATH=$MABN_BUILD/bin:$PATH
     ROOT=$(cd "$BATS_TEST_DIRNAME/../.." && pwd)

@@ -14,7 +14,8 @@
 # there lines are only counted.
 set -euo pipefail
 export LC_ALL=C OMP_NUM_THREADS=1 MABN_TIMEOUT=${MABN_TIMEOUT:-3}
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 \
+    PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
 export OMPI_MCA_btl_tcp_if_include=lo OMPI_MCA_oob_tcp_if_include=lo
 bin=$(cd "$1" && pwd) trials=${2:-50} mpi=${MPI:-openmpi}
 here=$(cd "$(dirname "$0")" && pwd)

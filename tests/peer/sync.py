@@ -133,7 +133,8 @@ def main():
         sys.exit("sync.py: this build has no plug-in for an MPI")
     launcher = shutil.which("mpirun." + which[0]) or "mpirun"
     environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
-                       OMPI_MCA_rmaps_base_oversubscribe="1", OMP_NUM_THREADS="1")
+                       OMPI_MCA_rmaps_base_oversubscribe="1",
+                       PRTE_MCA_rmaps_default_mapping_policy=":oversubscribe", OMP_NUM_THREADS="1")
     with tempfile.TemporaryDirectory() as folder:
         draw_cases(folder + "/cases.h5", o.cases, o.seed)
         mp.spawn(process, (folder,), 2)
