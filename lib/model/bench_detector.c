@@ -252,15 +252,20 @@ static mabn_status run_round(struct bench *b, struct mabn_rcnn_figures *f, doubl
 
 static void add_memory(struct mabn_bench_detector_result *result, const struct bench *b)
 {
+    size_t heads = 0; /* which share the memory of the larger one */
     result->memory.parameters = mabn_params_bytes(b->params);
     for (int k = 0; k < MABN_RCNN_PLANS; k++) {
         const struct mabn_net *net = mabn_rcnn_plan(b->rcnn, (enum mabn_rcnn_plan)k);
         if (!net) continue;
         const struct mabn_net_memory m = mabn_net_memory_of(net);
-        result->memory.activations += m.activations;
+        if (k == MABN_RCNN_BODY_PLAN)
+            result->memory.activations = m.activations;
+        else if (m.activations > heads)
+            heads = m.activations;
         result->memory.parameters += m.parameters;
         result->memory.scratch += m.scratch;
     }
+    result->memory.activations += heads;
 }
 
 static void sum_up(struct mabn_bench_detector_result *result, const struct bench *b,

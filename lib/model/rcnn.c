@@ -29,13 +29,36 @@ static mabn_status build_head(struct mabn_rcnn *r, bool mask)
                                              .no_fold = r->options.no_fold,
                                              .vary_rows = true,
                                              .sync = r->options.sync,
-                                             .params = r->params};
-    struct mabn_net **net = mask ? &r->mask_net : &r->box_net;
+                                             .params = r->params,
+                                             .pool = &r->head_pool};
     struct mabn_detector_head *head = mask ? &r->mask_head : &r->box_head;
-    MABN_TRY(mabn_net_new(net, r->device, &options));
-    *head = mask ? mabn_detector_add_mask_head(*net, &r->detector, r->options.training)
-                 : mabn_detector_add_box_head(*net, &r->detector, r->options.training);
-    return mabn_net_plan(*net);
+    struct mabn_net *net;
+    MABN_TRY(mabn_net_new(&net, r->device, &options));
+    *head = mask ? mabn_detector_add_mask_head(net, &r->detector, r->options.training)
+                 : mabn_detector_add_box_head(net, &r->detector, r->options.training);
+    const mabn_status status = mabn_net_plan(net);
+    if (status)
+        mabn_net_free(net);
+    else
+        *(mask ? &r->mask_net : &r->box_net) = net;
+    return status;
+}
+
+static void release_heads(void *context)
+{
+    struct mabn_rcnn *r = context;
+    mabn_net_free(r->box_net);
+    r->box_net = NULL;
+}
+
+/* The mask head's plan is made last. When it needs more memory than the box head's, that one is
+ * made again over the larger pool. */
+static mabn_status build_heads(struct mabn_rcnn *r)
+{
+    MABN_TRY(build_head(r, false));
+    if (!r->detector.masks) return MABN_OK;
+    MABN_TRY(build_head(r, true));
+    return r->box_net ? MABN_OK : build_head(r, false);
 }
 
 void mabn_rcnn_bind(struct mabn_rcnn *r, struct mabn_net *net,
@@ -311,8 +334,7 @@ static mabn_status set_up(struct mabn_rcnn *r)
         training ? r->options.images * (int)(d->box_batch * d->box_positive) : d->detections;
     if (r->mask_room < 1) r->mask_room = 1;
     MABN_TRY(get_memory(r));
-    MABN_TRY(build_head(r, false));
-    return d->masks ? build_head(r, true) : MABN_OK;
+    return build_heads(r);
 }
 
 mabn_status mabn_rcnn_new(struct mabn_rcnn **out, struct mabn_device *device,
@@ -331,6 +353,8 @@ mabn_status mabn_rcnn_new(struct mabn_rcnn **out, struct mabn_device *device,
     if (r->options.precision == MABN_NET_AUTO) r->options.precision = MABN_NET_FP32;
     r->pool.outgrown = release_bodies;
     r->pool.context = r;
+    r->head_pool.outgrown = release_heads;
+    r->head_pool.context = r;
     const mabn_status status = set_up(r);
     if (status) {
         mabn_rcnn_free(r);
@@ -347,6 +371,7 @@ void mabn_rcnn_free(struct mabn_rcnn *r)
     mabn_net_pool_release(&r->pool, r->device);
     mabn_net_free(r->box_net);
     mabn_net_free(r->mask_net);
+    mabn_net_pool_release(&r->head_pool, r->device);
 #if MABN_CUDA
     mabn_rcnn_cuda_free(r);
 #endif

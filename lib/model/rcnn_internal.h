@@ -39,7 +39,8 @@ struct mabn_rcnn {
     mabn_net_ready ready; /* of the body's backward */
     void *ready_context;
 
-    struct mabn_net_memory_pool pool; /* of the bodies, of which one runs at a time */
+    struct mabn_net_memory_pool pool;      /* of the bodies, of which one runs at a time */
+    struct mabn_net_memory_pool head_pool; /* of the heads: boxes are done when masks begin */
     struct rcnn_body bodies[RCNN_MAX_PLANS];
     int body_count;
     struct rcnn_body *body; /* of the next step */
