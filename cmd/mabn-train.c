@@ -297,7 +297,7 @@ static const struct mabn_option options[] = {
 
     MABN_OPT_GROUP("Ranks (started by mpirun, mpiexec or srun)"),
     MABN_OPT_INT(0, "shards", &o.shards, 0, MABN_MAX_SHARDS, "N", "parts that every batch is cut into, each with norm statistics of its own; 0: as the run was begun, a new run as many as there are ranks; of the preset imagenet 8, if 2, 4 or 8 ranks share them"),
-    MABN_OPT_INT(0, "sync-group", &o.sync_group, 0, MABN_MAX_SHARDS, "N", "syncbn: neighbouring ranks whose images make one statistic; 0: all ranks"),
+    MABN_OPT_INT(0, "sync-group", &o.sync_group, 0, MABN_MAX_SHARDS, "N", "syncbn: neighbouring shards whose images make one statistic; 0: all shards"),
     MABN_OPT_INT64(0, "check-ranks", &o.check_ranks, 0, 1e12, "N", "steps between comparisons of all ranks' parameters; 0: only at the start"),
 
     MABN_OPT_GROUP("General"),

@@ -330,6 +330,21 @@ mabn_status mabn_comm_sum(struct mabn_comm *comm, enum mabn_dist_type type, void
     return mabn_comm_sum_wait(comm, &sum);
 }
 
+mabn_status mabn_comm_sum_shards(struct mabn_comm *comm, enum mabn_dist_type type, void *values,
+                                 size_t count)
+{
+    const size_t row = count * mabn_dist_type_bytes(type);
+    const int first = mabn_comm_first_shard(comm);
+    char *top = (char *)values;
+    for (int i = 0; i < comm->local_shards; i++, top += row) {
+        char *next = (char *)values + (size_t)i * row;
+        if (top != next) memcpy(top, next, row);
+        for (int m = mabn_tree_merges(comm->shards, first, first + i); m > 0; m--, top -= row)
+            mabn_tree_add(type, top - row, top, count);
+    }
+    return mabn_comm_sum(comm, type, values, count);
+}
+
 /* ---- over ranks ---- */
 
 mabn_status mabn_comm_all_gather(struct mabn_comm *comm, const void *mine, size_t bytes, void *all)

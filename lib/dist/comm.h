@@ -100,6 +100,10 @@ MABN_MUST_USE mabn_status mabn_comm_sum_wait(struct mabn_comm *comm, struct mabn
  * the sum is left in the first. */
 MABN_MUST_USE mabn_status mabn_comm_sum(struct mabn_comm *comm, enum mabn_dist_type type,
                                         void *values, size_t count);
+/* Likewise of shards: values (mabn_comm_local_shards)(count), a row for each of this rank. The sum over
+ * all shards is left in the first; the other rows are overwritten. */
+MABN_MUST_USE mabn_status mabn_comm_sum_shards(struct mabn_comm *comm, enum mabn_dist_type type,
+                                               void *values, size_t count);
 
 /* ---- over ranks ---- */
 

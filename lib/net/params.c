@@ -27,6 +27,7 @@ void mabn_params_free(struct mabn_params *params)
 #if MABN_CUDA
     mabn_params_cuda_release(params);
 #endif
+    if (params->shares) params->weights = (struct arena){0};
     struct arena *arenas[] = {&params->weights, &params->gradients, &params->momentum,
                               &params->state};
     for (size_t i = 0; i < sizeof arenas / sizeof *arenas; i++)
@@ -215,6 +216,47 @@ mabn_status mabn_params_place(struct mabn_params *params, bool training)
     return reset_state(params);
 }
 
+static void *copy_list(const void *list, int count, size_t size)
+{
+    void *copy = mabn_xcalloc((size_t)count + 1, size);
+    if (count) memcpy(copy, list, (size_t)count * size);
+    return copy;
+}
+
+mabn_status mabn_params_share(struct mabn_params **out, struct mabn_params *of,
+                              struct mabn_device *device)
+{
+    struct mabn_params *p = mabn_xcalloc(1, sizeof *p);
+    *out = p;
+    if (!of->placed || !of->training) MABN_BUG("the values of a store that is not trained shared");
+    *p = (struct mabn_params){.device = device,
+                              .placed = true,
+                              .training = true,
+                              .shares = true,
+                              .version = 1,
+                              .count = of->count,
+                              .state_count = of->state_count,
+                              .order_count = of->order_count,
+                              .groups = of->groups,
+                              .values = of->values,
+                              .weights = of->weights};
+    p->list = copy_list(of->list, of->count, sizeof *of->list);
+    p->states = copy_list(of->states, of->state_count, sizeof *of->states);
+    p->order = copy_list(of->order, of->order_count, sizeof *of->order);
+    for (int i = 0; i < p->count; i++)
+        p->list[i].name = mabn_xstrdup(of->list[i].name);
+    for (int i = 0; i < p->state_count; i++)
+        p->states[i].name = mabn_xstrdup(of->states[i].name);
+    p->state.bytes = of->state.bytes;
+    mabn_status status = get_arena(p, &p->state, of->state.bytes);
+    if (!status) status = get_arena(p, &p->gradients, of->values * sizeof(float));
+    if (!status) status = reset_state(p);
+    if (!status) return MABN_OK;
+    mabn_params_free(p);
+    *out = NULL;
+    return status;
+}
+
 /* ---- starting ---- */
 
 /* A parameter as at the start, in memory's order. */
@@ -267,7 +309,8 @@ mabn_status mabn_params_initialize(struct mabn_params *params, uint64_t seed,
 mabn_status mabn_params_update(struct mabn_params *params, const struct mabn_params_sgd *sgd)
 {
     struct mabn_sgd_options options;
-    if (!params->training) return mabn_fail(MABN_ERR_ARG, "these parameters are not trained");
+    if (!params->training || params->shares)
+        return mabn_fail(MABN_ERR_ARG, "these parameters are not trained");
 #if MABN_CUDA
     if (mabn_device_kind_of(params->device) == MABN_DEVICE_CUDA) {
         params->version++;

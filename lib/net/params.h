@@ -39,6 +39,13 @@ void mabn_params_free(struct mabn_params *params);
 /* Allocate what was declared so far. Once; with `training` gradients and momentum too. */
 MABN_MUST_USE mabn_status mabn_params_place(struct mabn_params *params, bool training);
 
+/* A store over the values of `of`, which is placed for training and outlives it: networks that borrow it
+ * read those values, but leave gradients and the norms' state of their own. It has no momentum and is not
+ * updated: who has several passes under way at once adds their gradients up and updates `of`. Its
+ * device may be another one of the same memory. */
+MABN_MUST_USE mabn_status mabn_params_share(struct mabn_params **params, struct mabn_params *of,
+                                            struct mabn_device *device);
+
 /* ---- groups ---- */
 
 /* Parameters whose name begins with `prefix` ("" for all) are not trained: no gradient, no update,

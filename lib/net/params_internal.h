@@ -47,6 +47,7 @@ struct norm_state {
 struct mabn_params {
     struct mabn_device *device;
     bool placed, training;
+    bool shares;      /* the weights are another store's */
     uint64_t version; /* of values and state: plans that keep something made of them compare it */
 
     struct parameter *list;

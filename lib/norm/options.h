@@ -15,7 +15,7 @@ enum mabn_norm_kind {
     MABN_NORM_NONE,   /* y = act(x [+ residual]); gamma and beta ignored */
     MABN_NORM_BN,     /* Ioffe and Szegedy 2015; PyTorch's BatchNorm2d */
     MABN_NORM_BRN,    /* Ioffe 2017, batch renormalization */
-    MABN_NORM_SYNCBN, /* BN over all ranks */
+    MABN_NORM_SYNCBN, /* BN over all shards */
     MABN_NORM_MABN,   /* Yan et al. 2020 */
     MABN_NORM_FROZEN, /* y = weight/sqrt(running_var)·(x − running_mean) + bias, nothing trained */
     MABN_NORM_GN,     /* Wu and He 2018 */
@@ -66,23 +66,23 @@ struct mabn_norm_options {
     bool sync_reference;
 };
 
-/* The other ranks of a SyncBN layer (norm/sync.h makes one from a communicator).
- * all_reduce: sum `count` doubles over all of them, in place, with the same bits on every rank.
- * queue: on a GPU, in the device's own queue. There every group of ranks has its place in one array,
- * (groups)(count) doubles of device memory; this rank's is `mine`, and the others' are 0. */
+/* The other shards of a SyncBN layer (norm/sync.h makes one from a communicator).
+ * all_reduce: sum `count` doubles over all of them, in place, with the same bits everywhere. Meanwhile
+ * other shards of this process may run; they need state and scratch of their own.
+ * queue: on a GPU, in the device's own queue. There every group has its place in one array,
+ * (groups)(count) doubles of device memory; this one's is `mine`, and the others' are 0. */
 struct mabn_norm_sync {
     mabn_status (*all_reduce)(void *context, double *values, size_t count);
     mabn_status (*queue)(void *context, double *places, size_t count); /* NULL: no GPU */
     void *context;
-    int ranks; /* of a group */
-    int groups, mine;
+    int groups, mine; /* statistics over all shards; this one's */
 };
 
 /* A layer: options that were checked, and its channels. Plain values: copy freely. */
 struct mabn_norm {
     struct mabn_norm_options options;
     int channels;
-    const struct mabn_norm_sync *sync; /* borrowed; NULL: one rank. SyncBN only */
+    const struct mabn_norm_sync *sync; /* borrowed; NULL: alone. SyncBN only */
 };
 
 /* "none", "bn", "brn", "syncbn", "mabn", "frozen", "gn", "ln", "in", "frn", "evonorm-s0".

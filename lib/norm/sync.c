@@ -1,4 +1,4 @@
-/* Groups have no communicators of their own: every group has its place in one sum over all ranks, and
+/* Groups have no communicators of their own: every group has its place in one sum over all shards, and
  * adds zeros to the others' places. That moves more bytes than need be, but a layer's sums are few. */
 #include "norm/sync.h"
 
@@ -7,79 +7,142 @@
 
 #include "base/mem.h"
 
-struct ranks {
-    struct mabn_norm_sync sync;
+struct share {
+    struct shares *all;
+    int i, group; /* of this rank's shards; the shard's group */
+};
+
+struct shares {
+    struct mabn_norm_sync *sync; /* (local) */
+    struct share *shares;        /* (local) */
     struct mabn_comm *comm;
     struct mabn_device *device;
     struct mabn_nccl *nccl;
-    double *places; /* (groups)(count) */
-    size_t room;
+    struct mabn_lockstep *lockstep;
+    int groups, local;
+    double *places; /* (groups)(count): the sums over all shards */
+    double *rows;   /* (local)(groups)(count) of shards in step */
+    size_t places_room, rows_room;
+    size_t count; /* of the sum under way, all groups */
 };
 
-static void reserve(struct ranks *r, size_t all)
+static double *reserve(double *array, size_t *room, size_t count)
 {
-    if (all <= r->room) return;
-    free(r->places);
-    r->places = mabn_xmalloc(all * sizeof *r->places);
-    r->room = all;
+    if (count <= *room) return array;
+    free(array);
+    *room = count;
+    return mabn_xmalloc(count * sizeof *array);
+}
+
+/* One shard: its values at its group's place. */
+static mabn_status add_alone(struct shares *s, int group, double *values, size_t count)
+{
+    const size_t all = count * (size_t)s->groups;
+    if (s->groups == 1) return mabn_comm_sum(s->comm, MABN_DIST_F64, values, count);
+    s->places = reserve(s->places, &s->places_room, all);
+    double *place = s->places + (size_t)group * count;
+    memset(s->places, 0, all * sizeof *s->places);
+    memcpy(place, values, count * sizeof *values);
+    MABN_TRY(mabn_comm_sum(s->comm, MABN_DIST_F64, s->places, all));
+    memcpy(values, place, count * sizeof *values);
+    return MABN_OK;
+}
+
+/* The rows of all shards of this rank are there, so all have read the places of the sum before. The rows
+ * are free from now on: the first shard that goes on writes its next one. */
+static mabn_status add_rows(void *context)
+{
+    struct shares *s = context;
+    MABN_TRY(mabn_comm_sum_shards(s->comm, MABN_DIST_F64, s->rows, s->count));
+    s->places = reserve(s->places, &s->places_room, s->count);
+    memcpy(s->places, s->rows, s->count * sizeof *s->places);
+    return MABN_OK;
 }
 
 static mabn_status add_over_group(void *context, double *values, size_t count)
 {
-    struct ranks *r = context;
-    const size_t all = count * (size_t)r->sync.groups;
-    if (r->sync.groups == 1) return mabn_comm_sum(r->comm, MABN_DIST_F64, values, count);
-    reserve(r, all);
-    double *place = r->places + (size_t)r->sync.mine * count;
-    memset(r->places, 0, all * sizeof *r->places);
-    memcpy(place, values, count * sizeof *values);
-    MABN_TRY(mabn_comm_sum(r->comm, MABN_DIST_F64, r->places, all));
-    memcpy(values, place, count * sizeof *values);
+    const struct share *mine = context;
+    struct shares *s = mine->all;
+    const size_t all = count * (size_t)s->groups, at = (size_t)mine->group * count;
+    if (s->local == 1) return add_alone(s, mine->group, values, count);
+    if (mine->i == 0) {
+        s->rows = reserve(s->rows, &s->rows_room, (size_t)s->local * all);
+        s->count = all;
+    }
+    if (s->count != all) MABN_BUG("shards sum %zu and %zu values", s->count, all);
+    double *row = s->rows + (size_t)mine->i * all;
+    memset(row, 0, all * sizeof *row);
+    memcpy(row + at, values, count * sizeof *values);
+    MABN_TRY(mabn_lockstep_meet(s->lockstep, mine->i, add_rows, s));
+    memcpy(values, s->places + at, count * sizeof *values);
     return MABN_OK;
 }
 
 static mabn_status queue_sum(void *context, double *places, size_t count)
 {
-    struct ranks *r = context;
-    const size_t all = count * (size_t)r->sync.groups, bytes = all * sizeof *places;
-    if (r->nccl)
-        return mabn_nccl_sum(r->nccl, MABN_DIST_F64, places, all, mabn_device_queue(r->device));
-    reserve(r, all);
-    MABN_TRY(mabn_device_get(r->device, r->places, places, bytes));
-    MABN_TRY(mabn_comm_sum(r->comm, MABN_DIST_F64, r->places, all));
-    return mabn_device_put(r->device, places, r->places, bytes);
+    struct shares *s = ((const struct share *)context)->all;
+    const size_t all = count * (size_t)s->groups, bytes = all * sizeof *places;
+    if (s->nccl)
+        return mabn_nccl_sum(s->nccl, MABN_DIST_F64, places, all, mabn_device_queue(s->device));
+    s->places = reserve(s->places, &s->places_room, all);
+    MABN_TRY(mabn_device_get(s->device, s->places, places, bytes));
+    MABN_TRY(mabn_comm_sum(s->comm, MABN_DIST_F64, s->places, all));
+    return mabn_device_put(s->device, places, s->places, bytes);
+}
+
+mabn_status mabn_norm_sync_steps(bool *steps, const struct mabn_comm *comm, int group, bool on_gpu)
+{
+    const int shards = mabn_comm_shards(comm), size = group ? group : shards;
+    *steps = false;
+    if (size < 1 || shards % size)
+        return mabn_fail(MABN_ERR_ARG, "%d shards cannot be cut into groups of %d", shards, size);
+    *steps = size > 1 && mabn_comm_local_shards(comm) > 1;
+    if (!*steps || !on_gpu) return MABN_OK;
+    return mabn_fail(MABN_ERR_UNSUPPORTED,
+                     "on GPUs syncbn needs a rank for each shard: there are %d shards on %d rank%s",
+                     shards, mabn_comm_ranks(comm), mabn_comm_ranks(comm) > 1 ? "s" : "");
 }
 
 mabn_status mabn_norm_sync_new(struct mabn_norm_sync **sync, struct mabn_comm *comm, int group,
-                               struct mabn_device *device, struct mabn_nccl *nccl)
+                               struct mabn_device *device, struct mabn_nccl *nccl,
+                               struct mabn_lockstep *lockstep)
 {
-    const int ranks = mabn_comm_ranks(comm), size = group ? group : ranks;
+    const int shards = mabn_comm_shards(comm), size = group ? group : shards;
+    bool steps;
     *sync = NULL;
-    if (size < 1 || ranks % size)
-        return mabn_fail(MABN_ERR_ARG, "%d ranks cannot be cut into groups of %d", ranks, size);
-    if (mabn_comm_local_shards(comm) > 1)
-        return mabn_fail(MABN_ERR_UNSUPPORTED,
-                         "SyncBN needs a rank for each shard: there are %d shards on %d ranks",
-                         mabn_comm_shards(comm), ranks);
+    MABN_TRY(mabn_norm_sync_steps(&steps, comm, group,
+                                  device && mabn_device_kind_of(device) != MABN_DEVICE_CPU));
     if (size == 1) return MABN_OK;
-    struct ranks *r = mabn_xcalloc(1, sizeof *r);
-    r->sync = (struct mabn_norm_sync){.all_reduce = add_over_group,
-                                      .queue = queue_sum,
-                                      .context = r,
-                                      .ranks = size,
-                                      .groups = ranks / size,
-                                      .mine = mabn_comm_rank(comm) / size};
-    r->comm = comm;
-    r->device = device;
-    r->nccl = nccl;
-    *sync = &r->sync;
+    if (steps && !lockstep) MABN_BUG("shards of a rank in one statistic, but not in step");
+    struct shares *s = mabn_xcalloc(1, sizeof *s);
+    s->comm = comm;
+    s->device = device;
+    s->nccl = nccl;
+    s->lockstep = lockstep;
+    s->groups = shards / size;
+    s->local = mabn_comm_local_shards(comm);
+    s->sync = mabn_xcalloc((size_t)s->local, sizeof *s->sync);
+    s->shares = mabn_xcalloc((size_t)s->local, sizeof *s->shares);
+    for (int i = 0; i < s->local; i++) {
+        const int mine = (mabn_comm_first_shard(comm) + i) / size;
+        s->shares[i] = (struct share){s, i, mine};
+        s->sync[i] = (struct mabn_norm_sync){.all_reduce = add_over_group,
+                                             .queue = queue_sum,
+                                             .context = &s->shares[i],
+                                             .groups = s->groups,
+                                             .mine = mine};
+    }
+    *sync = s->sync;
     return MABN_OK;
 }
 
 void mabn_norm_sync_free(struct mabn_norm_sync *sync)
 {
     if (!sync) return;
-    struct ranks *r = sync->context;
-    free(r->places);
-    free(r);
+    struct shares *s = ((const struct share *)sync->context)->all;
+    free(s->rows);
+    free(s->places);
+    free(s->shares);
+    free(s->sync);
+    free(s);
 }

@@ -175,11 +175,12 @@ mabn_status mabn_run_open_sync(struct mabn_run *run, const struct mabn_norm_opti
     if (o->sync_group && !syncs)
         return mabn_fail(MABN_ERR_ARG, "--sync-group is for syncbn, which this model has not");
     if (!syncs) return MABN_OK;
-    if (run->shards.count > run->shards.ranks)
-        return mabn_fail(MABN_ERR_ARG,
-                         "syncbn needs a rank for each shard: there are %d shards on %d rank%s",
-                         run->shards.count, run->shards.ranks, run->shards.ranks > 1 ? "s" : "");
     if (o->sync_group) mabn_run_add_course(run, "sync-group", "%d", o->sync_group);
-    return o->comm ? mabn_norm_sync_new(&run->sync, o->comm, o->sync_group, run->device, run->nccl)
-                   : MABN_OK;
+    if (!o->comm) return MABN_OK;
+    bool steps;
+    MABN_TRY(mabn_norm_sync_steps(&steps, o->comm, o->sync_group,
+                                  mabn_device_kind_of(run->device) != MABN_DEVICE_CPU));
+    if (steps) MABN_TRY(mabn_shards_step(&run->shards, run->device));
+    return mabn_norm_sync_new(&run->sync, o->comm, o->sync_group, run->device, run->nccl,
+                              run->shards.lockstep);
 }

@@ -40,7 +40,7 @@ struct mabn_run {
     struct mabn_params *params; /* the task's */
     struct mabn_shards shards;
     int shard_images;            /* of a step: batch / shards.count */
-    struct mabn_norm_sync *sync; /* SyncBN's ranks; NULL: alone */
+    struct mabn_norm_sync *sync; /* SyncBN's, of each shard of this rank; NULL: alone */
     struct mabn_nccl *nccl;      /* of ranks with GPUs; NULL: there is none */
     bool ended_together;         /* all ranks came to the end: NCCL may be left in order */
 
@@ -77,10 +77,16 @@ MABN_MUST_USE mabn_status mabn_run_open_device(struct mabn_run *run);
  * watchdog in the dark about who is missing. So ranks meet first. */
 MABN_MUST_USE mabn_status mabn_run_meet(const struct mabn_run *run);
 
-/* course.c: with the device, before the network is built of a model with these norms: run->sync, where one is SyncBN. */
+/* course.c: with the device, before the network is built of a model with these norms: run->sync, where one
+ * is SyncBN, and whether the shards of this rank go in step. */
 MABN_MUST_USE mabn_status mabn_run_open_sync(struct mabn_run *run,
                                              const struct mabn_norm_options *const *norms,
                                              int count);
+
+static inline const struct mabn_norm_sync *mabn_run_sync(const struct mabn_run *run, int shard)
+{
+    return run->sync ? &run->sync[shard] : NULL;
+}
 
 /* state.c, after a validation: best.h5 is the network, if no score has been as good. */
 MABN_MUST_USE mabn_status mabn_run_keep_best(struct mabn_run *run);

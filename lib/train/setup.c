@@ -152,8 +152,8 @@ mabn_status mabn_run_set_up(struct mabn_run *run)
 
 void mabn_run_release(struct mabn_run *run)
 {
+    if (run->task) run->task->release(run); /* its networks borrow the shards' seats */
     mabn_shards_release(&run->shards);
-    if (run->task) run->task->release(run);
     mabn_norm_sync_free(run->sync);
     mabn_nccl_close(run->nccl, run->ended_together);
     if (run->lock) close(run->lock);

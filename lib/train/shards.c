@@ -23,8 +23,14 @@ void mabn_shards_init(struct mabn_shards *s, struct mabn_comm *comm)
 
 void mabn_shards_release(struct mabn_shards *s)
 {
-    for (int i = 0; i < MABN_TREE_MAX_PARTS; i++)
+    for (int i = 0; i < MABN_TREE_MAX_PARTS && !s->lockstep; i++)
         mabn_free(s->parts[i]);
+    for (int i = 0; i + 1 < s->local && s->seats; i++) {
+        mabn_params_free(s->seats[i].params);
+        mabn_device_free(s->seats[i].device);
+    }
+    free(s->seats);
+    mabn_lockstep_free(s->lockstep);
     mabn_free(s->states);
     free(s->sums);
     mabn_free(s->staged);
@@ -34,6 +40,57 @@ void mabn_shards_release(struct mabn_shards *s)
 static char *state_of(const struct mabn_shards *s, int i)
 {
     return s->states + (size_t)i * s->state_bytes;
+}
+
+/* ---- in step ---- */
+
+struct opening {
+    struct mabn_shards *shards;
+    int threads;
+    struct mabn_params *params;
+    mabn_lockstep_work make;
+    void *context;
+};
+
+static bool has_seat(const struct mabn_shards *s, int i)
+{
+    return s->lockstep && i + 1 < s->local;
+}
+
+static mabn_status open_seat(void *context, int i)
+{
+    const struct opening *o = (const struct opening *)context;
+    if (!has_seat(o->shards, i)) return MABN_OK;
+    return mabn_device_new(&o->shards->seats[i].device, MABN_DEVICE_CPU, o->threads);
+}
+
+mabn_status mabn_shards_step(struct mabn_shards *s, struct mabn_device *device)
+{
+    struct opening o = {.shards = s, .threads = mabn_device_threads(device)};
+    MABN_TRY(mabn_lockstep_new(&s->lockstep, s->local));
+    s->seats = (struct mabn_shard_seat *)mabn_xcalloc((size_t)s->local, sizeof *s->seats);
+    return mabn_lockstep_run(s->lockstep, open_seat, &o);
+}
+
+static mabn_status furnish_seat(void *context, int i)
+{
+    const struct opening *o = (const struct opening *)context;
+    if (!has_seat(o->shards, i)) return MABN_OK;
+    struct mabn_shard_seat *seat = &o->shards->seats[i];
+    MABN_TRY(mabn_params_share(&seat->params, o->params, seat->device));
+    return o->make(o->context, i);
+}
+
+mabn_status mabn_shards_seat(struct mabn_shards *s, struct mabn_params *params,
+                             mabn_lockstep_work make, void *context)
+{
+    struct opening o = {.shards = s, .params = params, .make = make, .context = context};
+    return s->lockstep ? mabn_lockstep_run(s->lockstep, furnish_seat, &o) : MABN_OK;
+}
+
+const struct mabn_shard_seat *mabn_shards_seat_of(const struct mabn_shards *s, int i)
+{
+    return has_seat(s, i) ? &s->seats[i] : NULL;
 }
 
 static bool on_gpu(const struct mabn_shards *s)
@@ -53,6 +110,7 @@ static mabn_status get_parts(struct mabn_shards *s)
         s->gradients = s->staged = (float *)staged;
     }
     s->sums = (struct mabn_comm_sum *)mabn_xcalloc(MABN_SHARDS_BUCKETS + 1, sizeof *s->sums);
+    if (s->lockstep) return MABN_OK; /* they are in their own stores */
     for (int i = 0; i + 1 < depth; i++) {
         void *part;
         MABN_TRY(mabn_alloc(&part, s->floats * sizeof(float)));
@@ -76,11 +134,11 @@ mabn_status mabn_shards_start(struct mabn_shards *s, struct mabn_params *params)
 
 /* ---- a step ---- */
 
-mabn_status mabn_shards_enter(struct mabn_shards *s, int i)
+static mabn_status enter(struct mabn_shards *s, int i)
 {
-    s->sent = s->floats;
+    if (i == 0) s->sent = s->floats;
     if (s->count == 1 || s->in_store == i) return MABN_OK;
-    return mabn_params_set_state(s->params, state_of(s, i));
+    return mabn_params_set_state(has_seat(s, i) ? s->seats[i].params : s->params, state_of(s, i));
 }
 
 /* A shard that has the store for itself leaves its state there until somebody asks for it. */
@@ -106,6 +164,21 @@ static int merge_gradients(struct mabn_shards *s, int i, size_t from, size_t to)
     return depth;
 }
 
+/* Likewise in step: of all shards at once, each in its own store. */
+static int merge_seats(struct mabn_shards *s, size_t from, size_t to)
+{
+    int depth = 0;
+    for (int i = 0; i + 1 < s->local; i++) {
+        size_t n;
+        float *top = mabn_params_gradients(s->seats[i].params, &n);
+        for (int m = mabn_tree_merges(s->count, s->first, s->first + i); m > 0; m--)
+            mabn_tree_add(MABN_DIST_F32, top + from, s->parts[--depth] + from, to - from);
+        s->parts[depth++] = top;
+    }
+    s->depth = depth;
+    return merge_gradients(s, s->local - 1, from, to);
+}
+
 /* Between a GPU and the host. */
 static mabn_status move_gradients(struct mabn_shards *s, bool back)
 {
@@ -116,16 +189,40 @@ static mabn_status move_gradients(struct mabn_shards *s, bool back)
                 : mabn_device_get(device, s->staged, there, n * sizeof(float));
 }
 
-mabn_status mabn_shards_leave(struct mabn_shards *s, int i)
+static mabn_status leave(struct mabn_shards *s, int i)
 {
     if (s->count == 1) return MABN_OK;
+    if (has_seat(s, i)) return mabn_params_get_state(s->seats[i].params, state_of(s, i));
     s->in_store = i;
     if (s->local > 1) MABN_TRY(take_state(s));
-    if (s->nccl) return MABN_OK;
+    if (s->nccl || s->lockstep) return MABN_OK;
     if (s->staged) MABN_TRY(move_gradients(s, false));
     if (i + 1 == s->local) return MABN_OK;
     s->depth = merge_gradients(s, i, 0, s->floats);
     memcpy(s->parts[s->depth++], s->gradients, s->floats * sizeof(float));
+    return MABN_OK;
+}
+
+struct passing {
+    struct mabn_shards *shards;
+    mabn_lockstep_work pass;
+    void *context;
+};
+
+static mabn_status go_through(void *context, int i)
+{
+    const struct passing *p = (const struct passing *)context;
+    MABN_TRY(enter(p->shards, i));
+    MABN_TRY(p->pass(p->context, i));
+    return leave(p->shards, i);
+}
+
+mabn_status mabn_shards_run(struct mabn_shards *s, mabn_lockstep_work pass, void *context)
+{
+    struct passing p = {s, pass, context};
+    if (s->lockstep) return mabn_lockstep_run(s->lockstep, go_through, &p);
+    for (int i = 0; i < s->local; i++)
+        MABN_TRY(go_through(&p, i));
     return MABN_OK;
 }
 
@@ -144,7 +241,8 @@ static mabn_status send(struct mabn_shards *s, size_t from)
 {
     if (s->nccl) return queue_sum(s, from);
     struct mabn_comm_sum *sum = &s->sums[s->n_sums++];
-    const int depth = merge_gradients(s, s->local - 1, from, s->sent);
+    const int depth = s->lockstep ? merge_seats(s, from, s->sent)
+                                  : merge_gradients(s, s->local - 1, from, s->sent);
     *sum = (struct mabn_comm_sum){
         .type = MABN_DIST_F32, .count = s->sent - from, .result = s->gradients + from};
     for (int i = 0; i < depth; i++)
@@ -176,23 +274,10 @@ mabn_status mabn_shards_sum(struct mabn_shards *s)
     return s->staged ? move_gradients(s, true) : MABN_OK;
 }
 
-/* Rows of n elements, one for each shard of this rank: the sum over all shards into the first. */
-static mabn_status add_rows(struct mabn_shards *s, enum mabn_dist_type type, void *values, size_t n)
-{
-    const size_t row = n * mabn_dist_type_bytes(type);
-    char *top = (char *)values;
-    for (int i = 0; i < s->local; i++, top += row) {
-        char *next = (char *)values + (size_t)i * row;
-        if (top != next) memcpy(top, next, row);
-        for (int m = mabn_tree_merges(s->count, s->first, s->first + i); m > 0; m--, top -= row)
-            mabn_tree_add(type, top - row, top, n);
-    }
-    return mabn_comm_sum(s->comm, type, values, n);
-}
-
 mabn_status mabn_shards_add(struct mabn_shards *s, double *values, int n)
 {
-    return s->count == 1 ? MABN_OK : add_rows(s, MABN_DIST_F64, values, (size_t)n);
+    return s->count == 1 ? MABN_OK
+                         : mabn_comm_sum_shards(s->comm, MABN_DIST_F64, values, (size_t)n);
 }
 
 /* ---- one state for all ---- */
@@ -226,7 +311,7 @@ mabn_status mabn_shards_merge(struct mabn_shards *s)
     for (int i = 0; i < s->local; i++)
         pack(s, state_of(s, i), (float *)rows + (size_t)i * n, 0);
     memcpy(mean, s->states, s->state_bytes); /* counters, which all shards have alike */
-    status = add_rows(s, MABN_DIST_F32, rows, n);
+    status = mabn_comm_sum_shards(s->comm, MABN_DIST_F32, rows, n);
     if (!status) {
         pack(s, (char *)mean, (float *)rows, s->count);
         status = mabn_params_set_state(s->params, mean);

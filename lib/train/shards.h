@@ -1,13 +1,16 @@
-/* The shards of a run (dist/comm.h) that this rank carries, one after the other.
+/* The shards of a run (dist/comm.h) that this rank carries, one after the other or in step.
  *
  * A shard owns a slice of every step's batch and the state of the norms: running averages, MABN's
  * windows, counters. So each goes through the network by itself, forward and backward:
  *
- *     for each shard i of this rank
- *         mabn_shards_enter(shards, i)     its state into the store of parameters
- *         … one or more passes: gradients are left in the store …
- *         mabn_shards_leave(shards, i)     its state out of it, its gradients to the sum
+ *     mabn_shards_run(shards, pass, …)     for each shard i of this rank
+ *                                              its state into its store of parameters
+ *                                              pass(…, i): gradients are left in its store
+ *                                              its state out of it, its gradients to the sum
  *     mabn_shards_sum(shards)              the sum over all shards is in the store
+ *
+ * One after the other they share one store, plan and memory. In step, which SyncBN over several shards
+ * of a rank needs (norm/sync.h), each has its own device, store and plan; the last shard's are the run's.
  *
  * In the last pass of the last shard, backward may hand in gradients as it goes on, by
  * mabn_shards_ready: their sums then start in buckets, while it computes the others.
@@ -33,11 +36,18 @@
 
 #include "base/status.h"
 #include "dist/comm.h"
+#include "dist/lockstep.h"
 #include "dist/nccl.h"
 #include "net/params.h"
 #include "store/checkpoint.h"
 
 MABN_BEGIN_DECLS
+
+/* One of the shards that go in step. */
+struct mabn_shard_seat {
+    struct mabn_device *device;
+    struct mabn_params *params;
+};
 
 struct mabn_shards {
     struct mabn_comm *comm;     /* borrowed; NULL: one process */
@@ -45,7 +55,9 @@ struct mabn_shards {
     struct mabn_params *params; /* borrowed */
     int count, first, local;    /* of the run; this rank's are first … first+local−1 */
     int rank, ranks;
+    struct mabn_lockstep *lockstep; /* NULL: one after the other */
     /* private */
+    struct mabn_shard_seat *seats; /* in step: (local − 1) */
     size_t state_bytes;
     char *states;     /* (local)(state_bytes) */
     int in_store;     /* whose state is in the store, newer than in `states`; -1: nobody's */
@@ -63,11 +75,20 @@ enum { MABN_SHARDS_BUCKETS = 8 };
  * set nccl. */
 void mabn_shards_init(struct mabn_shards *shards, struct mabn_comm *comm);
 void mabn_shards_release(struct mabn_shards *shards);
+/* Before there are parameters: the shards of this rank, several, are to go in step on CPUs of as many
+ * threads as this one. */
+MABN_MUST_USE mabn_status mabn_shards_step(struct mabn_shards *shards, struct mabn_device *device);
+/* In step: make(context, i) for each shard but the last, whose network is there already, over the values
+ * of `params`, which are placed. Called on the shard's own thread, which is its device's. */
+MABN_MUST_USE mabn_status mabn_shards_seat(struct mabn_shards *shards, struct mabn_params *params,
+                                           mabn_lockstep_work make, void *context);
+/* What shard i's plan is made of; NULL where it is the run's. */
+const struct mabn_shard_seat *mabn_shards_seat_of(const struct mabn_shards *shards, int i);
 /* All shards begin with the state that is in the store. */
 MABN_MUST_USE mabn_status mabn_shards_start(struct mabn_shards *shards, struct mabn_params *params);
 
-MABN_MUST_USE mabn_status mabn_shards_enter(struct mabn_shards *shards, int i);
-MABN_MUST_USE mabn_status mabn_shards_leave(struct mabn_shards *shards, int i);
+MABN_MUST_USE mabn_status mabn_shards_run(struct mabn_shards *shards, mabn_lockstep_work pass,
+                                          void *context);
 /* Whether shards after this rank's first must add their gradients to what is in the store. */
 bool mabn_shards_accumulates(const struct mabn_shards *shards);
 /* The last shard's gradients from the float `from` on are whole (mabn_net_tell_gradients). */

@@ -22,13 +22,16 @@ struct classify {
     struct mabn_model model;
     struct mabn_augment augment, input; /* of training, of evaluation */
     struct mabn_net *net, *val_net;
+    struct mabn_net **nets; /* shards in step: (local − 1) of them, before `net`; else NULL */
+    const struct mabn_batch *batch; /* of the step that is begun */
     struct mabn_loader *loader;
     /* Several shards: the sums of the step that was begun, a row of meters for each of this rank's,
      * then for all in the first. */
     double *figures;
     bool pending;
     int32_t
-        *labels; /* (depth, images of a shard) of the steps begun whose result was not fetched */
+        *labels; /* (depth, or shards in step; images of a shard) of what was begun and whose result
+                      * was not fetched */
 };
 
 enum { LOSS, TOP1, TOP5, IMAGES, METERS };
@@ -317,34 +320,54 @@ static mabn_status open_sync(struct mabn_run *run)
     return mabn_run_open_sync(run, norms, MABN_MODEL_PARTS);
 }
 
+static mabn_status build_net(struct mabn_run *run, struct mabn_net **net, int shard)
+{
+    const struct mabn_train_options *o = run->options;
+    const struct mabn_shard_seat *seat = mabn_shards_seat_of(&run->shards, shard);
+    struct mabn_device *device = seat ? seat->device : run->device;
+    const struct mabn_net_options no = {.batch = run->shard_images,
+                                        .height = own(run)->model.height,
+                                        .width = own(run)->model.width,
+                                        .precision = o->precision,
+                                        .training = true,
+                                        .exact = o->exact,
+                                        .tune = o->tune,
+                                        .bytes = mabn_eval_sends_bytes(device, &own(run)->augment),
+                                        .save_memory = o->save_memory,
+                                        .sync = mabn_run_sync(run, shard),
+                                        .params = seat ? seat->params : NULL};
+    if (o->tune) MABN_TRY(mabn_device_tune(device, run->shards.ranks == 1));
+    MABN_TRY(mabn_model_build(net, device, &own(run)->model, &no));
+    return mabn_eval_set_table(*net, &own(run)->augment);
+}
+
+static mabn_status build_seat(void *context, int i)
+{
+    struct mabn_run *run = context;
+    return build_net(run, &own(run)->nets[i], i);
+}
+
 static mabn_status build_networks(struct mabn_run *run)
 {
     const struct mabn_train_options *o = run->options;
-    struct mabn_net_options no = {.batch = run->shard_images,
-                                  .height = own(run)->model.height,
-                                  .width = own(run)->model.width,
+    const int local = run->shards.local;
+    MABN_TRY(build_net(run, &own(run)->net, local - 1));
+    if (run->shards.lockstep) own(run)->nets = mabn_xcalloc((size_t)local, sizeof *own(run)->nets);
+    MABN_TRY(mabn_shards_seat(&run->shards, mabn_net_params(own(run)->net), build_seat, run));
+    const int depth = mabn_net_depth(own(run)->net), places = depth > local ? depth : local;
+    own(run)->labels =
+        mabn_xcalloc((size_t)places * (size_t)run->shard_images, sizeof *own(run)->labels);
+    if (!own(run)->val_set) return MABN_OK;
+    struct mabn_net_options no = {.batch = o->val_batch ? o->val_batch : o->batch,
+                                  .height = own(run)->input.height,
+                                  .width = own(run)->input.width,
                                   .precision = o->precision,
-                                  .training = true,
                                   .exact = o->exact,
                                   .tune = o->tune,
-                                  .save_memory = o->save_memory,
-                                  .sync = run->sync};
-    if (o->tune) MABN_TRY(mabn_device_tune(run->device, run->shards.ranks == 1));
-    no.bytes = mabn_eval_sends_bytes(run->device, &own(run)->augment);
-    MABN_TRY(mabn_model_build(&own(run)->net, run->device, &own(run)->model, &no));
-    MABN_TRY(mabn_eval_set_table(own(run)->net, &own(run)->augment));
-    own(run)->labels = mabn_xcalloc((size_t)(mabn_net_depth(own(run)->net) * run->shard_images),
-                                    sizeof *own(run)->labels);
-    if (!own(run)->val_set) return MABN_OK;
-    no.training = no.save_memory = false;
-    no.sync = NULL;
-    no.bytes = mabn_eval_sends_bytes(run->device, &own(run)->input);
-    no.batch = o->val_batch ? o->val_batch : o->batch;
+                                  .bytes = mabn_eval_sends_bytes(run->device, &own(run)->input),
+                                  .params = mabn_net_params(own(run)->net)};
     if (no.batch > mabn_dataset_count(own(run)->val_set))
         no.batch = (int)mabn_dataset_count(own(run)->val_set);
-    no.height = own(run)->input.height;
-    no.width = own(run)->input.width;
-    no.params = mabn_net_params(own(run)->net);
     return mabn_model_build(&own(run)->val_net, run->device, &own(run)->model, &no);
 }
 
@@ -468,6 +491,9 @@ static void release(struct mabn_run *run)
     struct classify *c = run->own;
     if (!c) return;
     mabn_loader_free(c->loader);
+    for (int i = 0; i + 1 < run->shards.local && c->nets; i++)
+        mabn_net_free(c->nets[i]);
+    free(c->nets);
     mabn_net_free(c->val_net); /* borrows the other's parameters */
     mabn_net_free(c->net);
     mabn_model_file_release(&c->weights);
@@ -617,10 +643,18 @@ static mabn_status load(struct mabn_run *run)
 
 /* ---- steps ---- */
 
+/* That shard i of this rank goes through. */
+static struct mabn_net *net_of(const struct mabn_run *run, int i)
+{
+    const struct classify *c = run->own;
+    return c->nets && c->nets[i] ? c->nets[i] : c->net;
+}
+
+/* The first shard's. */
 static mabn_status log_stats(struct mabn_run *run, int64_t step)
 {
     int count;
-    const struct mabn_net_record *records = mabn_net_records(own(run)->net, &count);
+    const struct mabn_net_record *records = mabn_net_records(net_of(run, 0), &count);
     struct mabn_str line;
     struct mabn_json_writer w;
     mabn_status status = MABN_OK;
@@ -644,33 +678,33 @@ static mabn_status log_stats(struct mabn_run *run, int64_t step)
     return status;
 }
 
-static int32_t *labels_of(const struct mabn_run *run, int64_t step)
+static int32_t *labels_of(const struct mabn_run *run, int64_t step, int i)
 {
-    const int64_t place = step % mabn_net_depth(own(run)->net);
+    const int64_t place = own(run)->nets ? i : step % mabn_net_depth(own(run)->net);
     return own(run)->labels + place * run->shard_images;
 }
 
-static void set_labels(struct mabn_run *run, const int32_t *from)
+static void set_labels(struct mabn_run *run, const int32_t *from, int i)
 {
     const int rows = run->shard_images;
     const struct mabn_net_labels labels = {from, run->options->smoothing,
                                            (double)mabn_labelled(from, rows)};
-    memcpy(labels_of(run, run->step), from, (size_t)rows * sizeof *from);
-    mabn_net_set_labels(own(run)->net, "loss", &labels);
+    memcpy(labels_of(run, run->step, i), from, (size_t)rows * sizeof *from);
+    mabn_net_set_labels(net_of(run, i), "loss", &labels);
 }
 
-/* Shard i of this rank's part of the batch into the net. */
-static void fill(struct mabn_run *run, const struct mabn_batch *batch, int i)
+/* Shard i of this rank's part of the batch into its net. */
+static void fill(struct mabn_run *run, int i)
 {
     struct classify *c = run->own;
     const size_t images = (size_t)run->shard_images, first = (size_t)i * images;
     const size_t values =
         (size_t)c->augment.width * (size_t)c->augment.height * (size_t)c->augment.channels;
-    struct mabn_batch part = *batch;
+    struct mabn_batch part = *c->batch;
     if (part.x) part.x += first * values;
     if (part.bytes) part.bytes += first * values;
-    mabn_eval_fill(c->net, &part, images * values);
-    set_labels(run, batch->labels + first);
+    mabn_eval_fill(net_of(run, i), &part, images * values);
+    set_labels(run, c->batch->labels + first, i);
 }
 
 /* Of the first shard. */
@@ -684,16 +718,16 @@ static void choose_record(struct mabn_run *run, int i)
 {
     const struct mabn_train_options *o = run->options;
     if (o->stats)
-        mabn_net_record(own(run)->net, o->channels, records(run, i) ? o->n_channels : 0,
+        mabn_net_record(net_of(run, i), o->channels, records(run, i) ? o->n_channels : 0,
                         o->stats_reference);
 }
 
-/* What the net found out in `step`, the newest whose result was fetched. */
-static void add_result(const struct mabn_run *run, double *meter, int64_t step)
+/* What shard i's net found out in `step`, the newest whose result was fetched. */
+static void add_result(const struct mabn_run *run, double *meter, int64_t step, int i)
 {
-    const struct mabn_net *net = own(run)->net;
+    const struct mabn_net *net = net_of(run, i);
     struct mabn_top top = {0};
-    mabn_top_add(&top, mabn_net_logits(net), labels_of(run, step), run->shard_images,
+    mabn_top_add(&top, mabn_net_logits(net), labels_of(run, step, i), run->shard_images,
                  mabn_net_classes(net));
     meter[LOSS] += mabn_net_loss_of(net, "loss") * run->shard_images;
     meter[IMAGES] += run->shard_images;
@@ -702,33 +736,31 @@ static void add_result(const struct mabn_run *run, double *meter, int64_t step)
 }
 
 /* One shard, forward and backward. */
-static mabn_status pass(struct mabn_run *run, const struct mabn_batch *batch, int i)
+static mabn_status pass(void *context, int i)
 {
+    struct mabn_run *run = context;
     struct classify *c = run->own;
+    struct mabn_net *net = net_of(run, i);
     struct mabn_net_result result;
-    MABN_TRY(mabn_shards_enter(&run->shards, i));
-    fill(run, batch, i);
+    fill(run, i);
     choose_record(run, i);
     const bool last = i + 1 == run->shards.local;
-    mabn_net_accumulate(c->net, i > 0 && mabn_shards_accumulates(&run->shards));
-    mabn_net_tell_gradients(c->net, last && run->shards.ranks > 1 ? mabn_shards_ready : NULL,
+    mabn_net_accumulate(net, i > 0 && mabn_shards_accumulates(&run->shards));
+    mabn_net_tell_gradients(net, last && run->shards.ranks > 1 ? mabn_shards_ready : NULL,
                             &run->shards);
-    MABN_TRY(mabn_net_step(c->net, NULL));
-    MABN_TRY(mabn_net_result(c->net, &result));
+    MABN_TRY(mabn_net_step(net, NULL));
+    MABN_TRY(mabn_net_result(net, &result));
     if (records(run, i)) MABN_TRY(log_stats(run, run->step + 1));
-    add_result(run, c->figures + (size_t)i * METERS, run->step);
-    return mabn_shards_leave(&run->shards, i);
+    add_result(run, c->figures + (size_t)i * METERS, run->step, i);
+    return MABN_OK;
 }
 
-static mabn_status begin_shards(struct mabn_run *run, const struct mabn_batch *batch,
-                                struct mabn_params_sgd *sgd)
+static mabn_status begin_shards(struct mabn_run *run, struct mabn_params_sgd *sgd)
 {
     struct classify *c = run->own;
-    const int local = run->shards.local;
-    memset(c->figures, 0, (size_t)local * METERS * sizeof *c->figures);
+    memset(c->figures, 0, (size_t)run->shards.local * METERS * sizeof *c->figures);
     MABN_TRY(mabn_run_meet(run));
-    for (int i = 0; i < local; i++)
-        MABN_TRY(pass(run, batch, i));
+    MABN_TRY(mabn_shards_run(&run->shards, pass, run));
     MABN_TRY(mabn_shards_sum(&run->shards));
     MABN_TRY(mabn_shards_add(&run->shards, c->figures, METERS));
     sgd->grad_scale = 1.0 / run->shards.count;
@@ -738,14 +770,13 @@ static mabn_status begin_shards(struct mabn_run *run, const struct mabn_batch *b
 
 static mabn_status begin(struct mabn_run *run, double lr)
 {
-    const struct mabn_batch *batch;
     struct classify *c = run->own;
     mabn_run_note(run, "reading data");
-    MABN_TRY(mabn_loader_next(c->loader, &batch));
+    MABN_TRY(mabn_loader_next(c->loader, &c->batch));
     mabn_run_note(run, NULL);
     struct mabn_params_sgd sgd = mabn_run_sgd(run, lr);
-    if (run->shards.count > 1) return begin_shards(run, batch, &sgd);
-    fill(run, batch, 0);
+    if (run->shards.count > 1) return begin_shards(run, &sgd);
+    fill(run, 0);
     choose_record(run, 0);
     return mabn_net_step(c->net, &sgd);
 }
@@ -775,7 +806,7 @@ static mabn_status finish(struct mabn_run *run, int64_t step)
     if (run->shards.count == 1) {
         MABN_TRY(mabn_net_result(own(run)->net, &result));
         memset(sums, 0, METERS * sizeof *sums);
-        add_result(run, sums, step);
+        add_result(run, sums, step, 0);
     }
     own(run)->pending = false;
     if (!isfinite(sums[LOSS]))

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/progress.h"
+#include "base/thread.h"
 #include "data/scene_loader.h"
 #include "model/resnet.h"
 #include "train/detect_eval.h"
@@ -29,10 +30,13 @@ struct detect {
     struct mabn_scene_options scene;
     struct mabn_params *params;
     struct mabn_rcnn *rcnn, *val_rcnn;
-    struct mabn_scene_loader *loader;
+    struct mabn_rcnn **rcnns; /* shards in step: (local − 1) of them, before `rcnn`; else NULL */
+    struct mabn_scene_loader *
+        *loaders; /* of all this rank's shards one; in step each has its own */
+    int n_loaders;
     struct mabn_early *early;       /* NULL: no pictures are drawn */
     int pass_images, passes;        /* of a shard */
-    struct mabn_rcnn_image *images; /* (pass_images) */
+    struct mabn_rcnn_image *images; /* (shards of this rank in step, pass_images) */
     double *figures; /* of the step that was begun: meters of each of this rank's shards; then
                       * of all shards in the first row */
     bool pending;
@@ -263,28 +267,45 @@ static enum mabn_net_precision precision(const struct mabn_run *run)
     return asked == MABN_NET_AUTO ? MABN_NET_FP32 : asked;
 }
 
+static mabn_status build_rcnn(struct mabn_run *run, struct mabn_rcnn **rcnn, int shard)
+{
+    const struct mabn_train_options *o = run->options;
+    struct detect *d = run->own;
+    const struct mabn_shard_seat *seat = mabn_shards_seat_of(&run->shards, shard);
+    const struct mabn_rcnn_options ro = {.training = true,
+                                         .images = d->pass_images,
+                                         .precision = precision(run),
+                                         .save_memory = o->save_memory,
+                                         .sync = mabn_run_sync(run, shard),
+                                         .seed = (uint64_t)o->seed};
+    return mabn_rcnn_new(rcnn, seat ? seat->device : run->device, &d->detector,
+                         seat ? seat->params : d->params, &ro);
+}
+
+static mabn_status build_seat(void *context, int i)
+{
+    struct mabn_run *run = context;
+    return build_rcnn(run, &own(run)->rcnns[i], i);
+}
+
 static mabn_status build(struct mabn_run *run)
 {
     const struct mabn_train_options *o = run->options;
     struct detect *d = run->own;
     MABN_TRY(mabn_run_open_device(run));
     MABN_TRY(open_sync(run));
-    struct mabn_rcnn_options ro = {.training = true,
-                                   .images = d->pass_images,
-                                   .precision = precision(run),
-                                   .save_memory = o->save_memory,
-                                   .sync = run->sync,
-                                   .seed = (uint64_t)o->seed};
+    const size_t local = (size_t)run->shards.local;
     MABN_TRY(mabn_params_new(&d->params, run->device));
     MABN_TRY(mabn_detector_declare(d->params, run->device, &d->detector, true));
     run->params = d->params;
-    MABN_TRY(mabn_rcnn_new(&d->rcnn, run->device, &d->detector, d->params, &ro));
-    d->images = mabn_xcalloc((size_t)d->pass_images, sizeof *d->images);
-    d->figures = mabn_xcalloc((size_t)run->shards.local * METERS, sizeof *d->figures);
+    MABN_TRY(build_rcnn(run, &d->rcnn, run->shards.local - 1));
+    if (run->shards.lockstep) d->rcnns = mabn_xcalloc(local, sizeof *d->rcnns);
+    MABN_TRY(mabn_shards_seat(&run->shards, d->params, build_seat, run));
+    d->images = mabn_xcalloc(local * (size_t)d->pass_images, sizeof *d->images);
+    d->figures = mabn_xcalloc(local * METERS, sizeof *d->figures);
     if (!d->val_scenes) return MABN_OK;
-    ro.training = ro.save_memory = false;
-    ro.sync = NULL;
-    ro.images = 1;
+    const struct mabn_rcnn_options ro = {
+        .images = 1, .precision = precision(run), .seed = (uint64_t)o->seed};
     return mabn_rcnn_new(&d->val_rcnn, run->device, &d->detector, d->params, &ro);
 }
 
@@ -351,8 +372,13 @@ static void release(struct mabn_run *run)
 {
     struct detect *d = run->own;
     if (!d) return;
-    mabn_scene_loader_free(d->loader);
+    for (int i = 0; i < d->n_loaders; i++)
+        mabn_scene_loader_free(d->loaders[i]);
+    free(d->loaders);
     mabn_early_free(d->early);
+    for (int i = 0; i + 1 < run->shards.local && d->rcnns; i++)
+        mabn_rcnn_free(d->rcnns[i]);
+    free(d->rcnns);
     mabn_rcnn_free(d->val_rcnn);
     mabn_rcnn_free(d->rcnn);
     mabn_params_free(d->params);
@@ -402,42 +428,56 @@ static mabn_status open_early(struct mabn_run *run)
     return status;
 }
 
-static mabn_status load(struct mabn_run *run)
+static mabn_status new_loader(struct mabn_run *run, int i)
 {
     struct detect *d = run->own;
     struct mabn_scene_loader_options lo;
+    const int shards = d->rcnns ? 1 : run->shards.local, decoders = run->options->decoders;
     mabn_scene_loader_options_init(&lo);
     lo.scene = d->scene;
     lo.epochs = 0; /* go on for ever */
     lo.period = step_passes(run);
-    lo.first = run->shards.first * d->passes;
-    lo.count = run->shards.local * d->passes;
+    lo.first = (run->shards.first + i) * d->passes;
+    lo.count = shards * d->passes;
     MABN_TRY(sampler_options(run, &lo.sampler));
-    lo.threads = run->options->decoders;
+    lo.threads = decoders;
+    if (d->n_loaders > 1)
+        lo.threads = ((decoders > 0 ? decoders : mabn_threads_available()) + d->n_loaders - 1) /
+                     d->n_loaders;
     lo.skip_bad = run->options->skip_bad;
-    MABN_TRY(mabn_scene_loader_new(&d->loader, d->train_scenes, &lo));
-    MABN_TRY(open_early(run));
+    MABN_TRY(mabn_scene_loader_new(&d->loaders[i], d->train_scenes, &lo));
     const uint64_t pass = (uint64_t)run->step * (uint64_t)lo.count,
-                   epoch = mabn_scene_loader_batches_per_epoch(d->loader);
-    return mabn_scene_loader_seek(d->loader, pass / epoch, pass % epoch);
+                   epoch = mabn_scene_loader_batches_per_epoch(d->loaders[i]);
+    return mabn_scene_loader_seek(d->loaders[i], pass / epoch, pass % epoch);
+}
+
+static mabn_status load(struct mabn_run *run)
+{
+    struct detect *d = run->own;
+    d->n_loaders = d->rcnns ? run->shards.local : 1;
+    d->loaders = mabn_xcalloc((size_t)d->n_loaders, sizeof *d->loaders);
+    for (int i = 0; i < d->n_loaders; i++)
+        MABN_TRY(new_loader(run, i));
+    return open_early(run);
 }
 
 /* ---- steps ---- */
 
-static void describe_images(struct detect *d, const struct mabn_scene_batch *batch)
+static void describe_images(struct detect *d, struct mabn_rcnn_image *images,
+                            const struct mabn_scene_batch *batch)
 {
     enum { SHOWN = 200 }; /* bytes */
     for (int i = 0; i < batch->count; i++) {
         const struct mabn_scene *s = &batch->scenes[i];
-        d->images[i] = (struct mabn_rcnn_image){.number = s->sample,
-                                                .width = s->width,
-                                                .height = s->height,
-                                                .count = s->count,
-                                                .boxes = s->boxes,
-                                                .labels = s->labels,
-                                                .first_polygon = s->first_polygon,
-                                                .first_number = s->first_number,
-                                                .numbers = s->numbers};
+        images[i] = (struct mabn_rcnn_image){.number = s->sample,
+                                             .width = s->width,
+                                             .height = s->height,
+                                             .count = s->count,
+                                             .boxes = s->boxes,
+                                             .labels = s->labels,
+                                             .first_polygon = s->first_polygon,
+                                             .first_number = s->first_number,
+                                             .numbers = s->numbers};
         if (d->shown.length < SHOWN)
             mabn_str_printf(&d->shown, "%s%lld", d->shown.length ? ", " : "",
                             (long long)s->image_id);
@@ -461,33 +501,35 @@ static mabn_status one_pass(struct mabn_run *run, int shard, int pass)
     struct mabn_rcnn_figures figures;
     const int64_t number =
         run->step * step_passes(run) + (run->shards.first + shard) * d->passes + pass;
+    struct mabn_rcnn *rcnn = d->rcnns && d->rcnns[shard] ? d->rcnns[shard] : d->rcnn;
+    struct mabn_rcnn_image *images = d->images + (size_t)shard * (size_t)d->pass_images;
     double *meter = d->figures + (size_t)shard * METERS;
     float *x;
     mabn_run_note(run, "reading data");
-    MABN_TRY(mabn_scene_loader_next(d->loader, &batch));
+    MABN_TRY(mabn_scene_loader_next(d->loaders[d->rcnns ? shard : 0], &batch));
     mabn_run_note(run, NULL);
     if (d->early) MABN_TRY(mabn_early_add(d->early, batch));
-    MABN_TRY(mabn_rcnn_input(d->rcnn, &x, batch->count, batch->height, batch->width));
+    MABN_TRY(mabn_rcnn_input(rcnn, &x, batch->count, batch->height, batch->width));
     memcpy(x, batch->x,
            (size_t)batch->count * (size_t)batch->height * (size_t)batch->width * 3 * sizeof *x);
-    describe_images(d, batch);
+    describe_images(d, images, batch);
     const bool last = shard + 1 == run->shards.local && pass + 1 == d->passes;
     MABN_TRY(mabn_run_meet(run));
-    mabn_rcnn_accumulate(d->rcnn, pass > 0 || (shard > 0 && mabn_shards_accumulates(&run->shards)));
-    mabn_rcnn_tell_gradients(d->rcnn, last && run->shards.ranks > 1 ? mabn_shards_ready : NULL,
+    mabn_rcnn_accumulate(rcnn, pass > 0 || (shard > 0 && mabn_shards_accumulates(&run->shards)));
+    mabn_rcnn_tell_gradients(rcnn, last && run->shards.ranks > 1 ? mabn_shards_ready : NULL,
                              &run->shards);
-    MABN_TRY(mabn_rcnn_step(d->rcnn, d->images, (uint64_t)number, &figures));
+    MABN_TRY(mabn_rcnn_step(rcnn, images, (uint64_t)number, &figures));
     meter[IMAGES] += batch->count;
     add_figures(run, meter, &figures);
     return MABN_OK;
 }
 
-static mabn_status one_shard(struct mabn_run *run, int shard)
+static mabn_status one_shard(void *context, int shard)
 {
-    MABN_TRY(mabn_shards_enter(&run->shards, shard));
+    struct mabn_run *run = context;
     for (int pass = 0; pass < own(run)->passes; pass++)
         MABN_TRY(one_pass(run, shard, pass));
-    return mabn_shards_leave(&run->shards, shard);
+    return MABN_OK;
 }
 
 static mabn_status check_losses(const struct mabn_run *run)
@@ -513,8 +555,7 @@ static mabn_status begin(struct mabn_run *run, double lr)
     sgd.grad_scale = 1.0 / step_passes(run);
     mabn_str_clear(&d->shown);
     memset(d->figures, 0, (size_t)run->shards.local * METERS * sizeof *d->figures);
-    for (int i = 0; i < run->shards.local; i++)
-        MABN_TRY(one_shard(run, i));
+    MABN_TRY(mabn_shards_run(&run->shards, one_shard, run));
     MABN_TRY(mabn_shards_sum(&run->shards));
     MABN_TRY(mabn_shards_add(&run->shards, d->figures, METERS));
     MABN_TRY(check_losses(run));
@@ -567,9 +608,13 @@ static void means(struct mabn_run *run, struct mabn_json_writer *line)
 
 static double waited(const struct mabn_run *run)
 {
-    struct mabn_scene_loader_stats stats;
-    mabn_scene_loader_stats(own(run)->loader, &stats);
-    return stats.wait_seconds;
+    double seconds = 0;
+    for (int i = 0; i < own(run)->n_loaders; i++) {
+        struct mabn_scene_loader_stats stats;
+        mabn_scene_loader_stats(own(run)->loaders[i], &stats);
+        seconds += stats.wait_seconds;
+    }
+    return seconds;
 }
 
 static mabn_status validate(struct mabn_run *run, struct mabn_json_writer *line)

@@ -118,7 +118,7 @@ struct mabn_train_options {
     struct mabn_comm *comm; /* dist/comm.h; borrowed; NULL: one process */
     int shards;             /* 0: as the run has it, a new one as many as there are ranks … */
     int preset_shards; /* … or these, where several ranks share them and the batch evenly; 0: none */
-    int sync_group;    /* ranks of a statistic of SyncBN; 0: all */
+    int sync_group;    /* shards of a statistic of SyncBN; 0: all */
     int64_t check_ranks; /* steps between comparisons of the ranks' parameters; 0: never */
 };
 

@@ -80,3 +80,8 @@ steps() {
     grep -E '"t":"(step|val)"' "$1/metrics.jsonl" |
         sed 's/,"\(images_s\|data_wait\|memory\|seconds\)":[^,}]*//g'
 }
+
+# same_tensors A.h5 B.h5: every number of the two models, to the last bit
+same_tensors() {
+    h5diff "$1" "$2" /model /model
+}

@@ -28,7 +28,21 @@ setup_file() {
     run -0 ranks "$ANY_MPI" 4 "$SYNC" groups 2
     run -0 ranks "$ANY_MPI" 3 "$SYNC" groups 1
     run -1 --separate-stderr ranks "$ANY_MPI" 3 "$SYNC" groups 2
-    one_line test_sync "3 ranks cannot be cut into groups of 2"
+    one_line test_sync "3 shards cannot be cut into groups of 2"
+}
+
+@test "four shards on one, two and four ranks: the same bits, of equal and unequal shares and of groups" {
+    for what in "bn 0" "shares 0" "groups 2"; do
+        run -0 --separate-stderr ranks "$ANY_MPI" 4 "$SYNC" $what
+        expected=$output
+        [ "$(wc -w <<<"$expected")" = 4 ]
+        run -0 --separate-stderr "$SYNC" $what 4
+        assert_output "$expected"
+        run -0 --separate-stderr ranks "$ANY_MPI" 2 "$SYNC" $what 4
+        assert_output "$expected"
+    done
+    run -0 --separate-stderr "$SYNC" rows 0 2
+    assert_output ok
 }
 
 @test "the reference's SyncBN in two processes, with equal and unequal shares" {
@@ -36,6 +50,9 @@ setup_file() {
     for mpi in $MPIS; do
         run -0 --separate-stderr ranks "$mpi" 2 "$SYNC" file "$MABN_GOLDEN/det/det_tiny_syncbn.h5"
         [ "$(grep -c '^ok' <<<"$output")" = 5 ]
+        expected=$output
+        run -0 --separate-stderr "$SYNC" file "$MABN_GOLDEN/det/det_tiny_syncbn.h5" 2
+        assert_output "$expected"
     done
 }
 
@@ -69,9 +86,15 @@ PY
     compare_runs bn6 run4
     ! compare_runs bn run4
     run -1 --separate-stderr ranks "$ANY_MPI" 4 mabn-train "${options[@]}" --norm syncbn --sync-group 3 -o no
-    one_line mabn-train "4 ranks cannot be cut into groups of 3"
-    run -1 --separate-stderr ranks "$ANY_MPI" 2 mabn-train "${options[@]}" --norm syncbn --shards 4 -o no
-    one_line mabn-train "syncbn needs a rank for each shard: there are 4 shards on 2 ranks"
+    one_line mabn-train "4 shards cannot be cut into groups of 3"
+    run -0 --separate-stderr mabn-train "${options[@]}" --norm syncbn --sync-group 2 --shards 4 -o run4on1
+    assert_equal "$(steps run4on1)" "$(steps run4)"
+    same_tensors run4/model.h5 run4on1/model.h5
+    # Stopped on four ranks, gone on with two.
+    run -0 --separate-stderr ranks "$ANY_MPI" 4 mabn-train "${options[@]}" --norm syncbn --epochs 1 -o some
+    run -0 --separate-stderr ranks "$ANY_MPI" 2 mabn-train "${options[@]}" --norm syncbn --resume -o some
+    run -0 --separate-stderr ranks "$ANY_MPI" 2 mabn-train "${options[@]}" --norm syncbn --shards 4 -o all
+    same_tensors some/model.h5 all/model.h5
     run -1 --separate-stderr ranks "$ANY_MPI" 2 mabn-train "${options[@]}" --norm bn --sync-group 2 -o no
     one_line mabn-train "--sync-group is for syncbn"
 }
@@ -119,6 +142,10 @@ PY
         assert_equal "$(grep -c '"t":"step"' run$sync/metrics.jsonl)" 8
     done
     run ! cmp run--sync-weighted/model.h5 run--no-sync-weighted/model.h5
+    for sync in --sync-weighted --no-sync-weighted; do # two shards on one rank
+        run -0 --separate-stderr mabn-train "${options[@]}" $sync --shards 2 -o one$sync
+        same_tensors one$sync/model.h5 run$sync/model.h5
+    done
     run -0 --separate-stderr ranks "$ANY_MPI" 2 mabn-train "${options[@]}" -o again
     steps() { sed -n 's/.*"loss":\([^,]*\),.*/\1/p' "$1/metrics.jsonl"; }
     assert_equal "$(steps again)" "$(steps run--sync-weighted)"

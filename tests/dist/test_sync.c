@@ -1,4 +1,5 @@
-/* SyncBN on several ranks, for tests/dist/sync.bats and tests/peer/sync.py:
+/* SyncBN on several ranks, for tests/dist/sync.bats and tests/peer/sync.py. "rank" is a shard below, which
+ * has a rank of its own unless the third argument says how many shards there are:
  *
  *     test_sync bn           12 samples on all ranks are BN of 12
  *     test_sync shares       so are unequal shares, of which one is empty
@@ -20,6 +21,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "device/device.h"
+#include "dist/lockstep.h"
 #include "net/net.h"
 #include "norm/norm.h"
 #include "norm/state.h"
@@ -28,8 +30,11 @@
 #include "../unit/h5array.h"
 
 static struct mabn_comm *comm;
-static struct mabn_norm_sync *sync;
-static int rank, ranks;
+static struct mabn_norm_sync *syncs;
+static int ranks;
+/* Of the shard whose turn it is; each has a thread of its own. */
+static _Thread_local struct mabn_norm_sync *sync;
+static _Thread_local int rank;
 
 /* ---- a layer ---- */
 
@@ -128,6 +133,11 @@ static double worst(double so_far, const float *a, const float *b, size_t n)
     return so_far;
 }
 
+static unsigned long long hash(const void *bytes, size_t n)
+{
+    return XXH3_64bits(bytes, n);
+}
+
 /* This rank's share of `total` samples in a group that begins at rank `first`; at: where it begins. */
 static mabn_status compare(const int *shares, int first, int size, uint32_t seed)
 {
@@ -162,8 +172,10 @@ static mabn_status compare(const int *shares, int first, int size, uint32_t seed
         MABN_TRY(mabn_comm_check_same(comm, "the state", mine.memory[0],
                                       mabn_norm_state_bytes(&mine.norm)));
     if (!rank)
-        printf("%016llx\n",
-               (unsigned long long)XXH3_64bits(mine.memory[0], mabn_norm_state_bytes(&mine.norm)));
+        printf("%016llx %016llx %016llx %016llx\n",
+               hash(mine.memory[0], mabn_norm_state_bytes(&mine.norm)),
+               hash(mine.y, mine.count * sizeof(float)), hash(mine.dx, mine.count * sizeof(float)),
+               hash(mine.dgamma, CHANNELS * sizeof(float)));
     layer_free(&whole);
     layer_free(&mine);
     return MABN_OK;
@@ -346,30 +358,54 @@ static mabn_status test_file(const char *path)
     return status;
 }
 
+static const struct {
+    const char *name;
+    mabn_status (*test)(const char *argument);
+} tests[] = {{"bn", test_bn},
+             {"shares", test_shares},
+             {"groups", test_groups},
+             {"rows", test_rows},
+             {"file", test_file}};
+
+struct asked {
+    const char *what, *argument;
+};
+
+static mabn_status run_test(void *context, int i)
+{
+    const struct asked *asked = context;
+    rank = mabn_comm_first_shard(comm) + i;
+    sync = syncs ? &syncs[i] : NULL;
+    for (size_t k = 0; k < sizeof tests / sizeof *tests; k++)
+        if (!strcmp(asked->what, tests[k].name)) return tests[k].test(asked->argument);
+    return mabn_fail(MABN_ERR_ARG, "no test '%s'", asked->what);
+}
+
+static mabn_status run(const struct asked *asked, int shards)
+{
+    struct mabn_lockstep *lockstep;
+    if (shards) MABN_TRY(mabn_comm_set_shards(comm, shards));
+    ranks = mabn_comm_shards(comm);
+    MABN_TRY(mabn_lockstep_new(&lockstep, mabn_comm_local_shards(comm)));
+    mabn_status status =
+        mabn_norm_sync_new(&syncs, comm, strcmp(asked->what, "groups") ? 0 : atoi(asked->argument),
+                           NULL, NULL, lockstep);
+    if (!status) status = mabn_lockstep_run(lockstep, run_test, (void *)asked);
+    mabn_norm_sync_free(syncs);
+    mabn_lockstep_free(lockstep);
+    return status;
+}
+
 int main(int argc, char **argv)
 {
-    static const struct {
-        const char *name;
-        mabn_status (*test)(const char *argument);
-    } tests[] = {{"bn", test_bn},
-                 {"shares", test_shares},
-                 {"groups", test_groups},
-                 {"rows", test_rows},
-                 {"file", test_file}};
-    const char *what = argc > 1 ? argv[1] : "", *argument = argc > 2 ? argv[2] : "0";
+    const struct asked asked = {argc > 1 ? argv[1] : "", argc > 2 ? argv[2] : "0"};
     mabn_log_set_program("test_sync");
     mabn_status status = mabn_comm_open(&comm);
     if (status) {
         fprintf(stderr, "test_sync: %s\n", mabn_error_message());
         return 1;
     }
-    rank = mabn_comm_rank(comm);
-    ranks = mabn_comm_ranks(comm);
-    status =
-        mabn_norm_sync_new(&sync, comm, strcmp(what, "groups") ? 0 : atoi(argument), NULL, NULL);
-    for (size_t i = 0; i < sizeof tests / sizeof *tests && !status; i++)
-        if (!strcmp(what, tests[i].name)) status = tests[i].test(argument);
-    mabn_norm_sync_free(sync);
+    status = run(&asked, argc > 3 ? atoi(argv[3]) : 0);
     if (status) {
         mabn_comm_fail(comm, 1);
         fprintf(stderr, "test_sync: %s\n", mabn_error_message());

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "dist/comm.h"
 #include "dist/internal.h"
+#include "dist/lockstep.h"
 #include "tap.h"
 
 /* ---- the tree ---- */
@@ -207,6 +208,68 @@ static void test_one(void)
     mabn_comm_close(NULL);
 }
 
+/* ---- in step ---- */
+
+struct turns {
+    struct mabn_lockstep *lockstep;
+    int count, rounds, fails_at; /* work 1 fails after so many rounds; -1: none does */
+    int next, sum, meetings;     /* whose turn is next */
+    bool in_order;
+};
+
+static mabn_status met(void *context)
+{
+    struct turns *t = (struct turns *)context;
+    t->in_order = t->in_order && t->next == t->count;
+    t->next = 0;
+    t->meetings++;
+    return t->meetings == 7 ? mabn_fail(MABN_ERR_DIST, "the seventh") : MABN_OK;
+}
+
+static mabn_status take_turns(void *context, int i)
+{
+    struct turns *t = (struct turns *)context;
+    for (int round = 0; round < t->rounds; round++) {
+        t->in_order = t->in_order && t->next == i;
+        t->next++;
+        t->sum += i;
+        if (i == 1 && round == t->fails_at) return mabn_fail(MABN_ERR_FORMAT, "work 1 has failed");
+        MABN_TRY(mabn_lockstep_meet(t->lockstep, i, met, t));
+    }
+    t->next++;
+    return MABN_OK;
+}
+
+static void test_lockstep(void)
+{
+    for (int count = 1; count <= 4; count++) {
+        struct turns t = {.count = count, .rounds = 5, .fails_at = -1, .in_order = true};
+        tap_ok(!mabn_lockstep_new(&t.lockstep, count) &&
+                   !mabn_lockstep_run(t.lockstep, take_turns, &t) && t.in_order &&
+                   t.next == count && t.meetings == 5 && t.sum == 5 * count * (count - 1) / 2,
+               "%d pieces of work take turns", count);
+        t.next = t.meetings = t.sum = 0;
+        tap_ok(!mabn_lockstep_run(t.lockstep, take_turns, &t) && t.in_order && t.meetings == 5,
+               "once more on the same threads");
+        for (int fails_at = 0; count > 1 && fails_at < 3; fails_at++) {
+            t.next = t.meetings = 0;
+            t.fails_at = fails_at;
+            const mabn_status status = mabn_lockstep_run(t.lockstep, take_turns, &t);
+            tap_ok(status == MABN_ERR_FORMAT && t.meetings == fails_at &&
+                       !strcmp(mabn_error_message(), "work 1 has failed"),
+                   "%d: the first failure comes out", count);
+        }
+        t.next = t.meetings = 0;
+        t.fails_at = -1;
+        t.rounds = 9;
+        tap_ok(mabn_lockstep_run(t.lockstep, take_turns, &t) == MABN_ERR_DIST && t.meetings == 7 &&
+                   !strcmp(mabn_error_message(), "the seventh"),
+               "a failure of a meeting, too");
+        mabn_lockstep_free(t.lockstep);
+    }
+    mabn_lockstep_free(NULL);
+}
+
 int main(void)
 {
     static const char *const variables[] = {"OMPI_COMM_WORLD_SIZE", "PMI_RANK", "PMI_SIZE",
@@ -219,5 +282,6 @@ int main(void)
     test_launchers();
     test_shares();
     test_one();
+    test_lockstep();
     return tap_done();
 }

@@ -1086,7 +1086,7 @@ static void test_sync_sane(void)
     static const int samples[] = {3, 0, 2};
     struct mabn_norm_options o;
     struct meeting meeting = {{0}, 3};
-    struct mabn_norm_sync sync = {.all_reduce = meet, .context = &meeting, .ranks = 3};
+    struct mabn_norm_sync sync = {.all_reduce = meet, .context = &meeting};
     struct layer whole, ranks[3];
     double dgamma[C] = {0};
     bool close = true;
@@ -1129,7 +1129,7 @@ static void test_sync_reference(void)
     enum { M = 6 };
     struct mabn_norm_options o;
     struct meeting meeting = {{0}, 2};
-    struct mabn_norm_sync sync = {.all_reduce = meet, .context = &meeting, .ranks = 2};
+    struct mabn_norm_sync sync = {.all_reduce = meet, .context = &meeting};
     struct layer ranks[2];
     double mean = 0, square = 0, d[2] = {0}, a[2] = {0}, worst = 0;
 
