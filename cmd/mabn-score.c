@@ -520,10 +520,11 @@ done:
     return status;
 }
 
-/* Category ids that do not agree give an AP of about 0 although the drawings look right: say so when
- * most detections lie well on an object of another category. */
-static mabn_status doubt_categories(const struct files *f, const struct mabn_coco_score *s,
-                                    const struct mabn_coco_params *params)
+/* Category ids that do not agree give an AP of about 0 although the drawings look right, and so do boxes
+ * in another form: say so when most detections lie well on an object of another category, or none on an
+ * object at all. */
+static mabn_status doubt_results(const struct files *f, const struct mabn_coco_score *s,
+                                 const struct mabn_coco_params *params)
 {
     struct mabn_coco_errors errors;
     const size_t n = f->read[1].n_records;
@@ -536,6 +537,14 @@ static mabn_status doubt_categories(const struct files *f, const struct mabn_coc
         mabn_warn("'%s': %lld of %zu detections lie on an object of another category: do the "
                   "category ids agree with those of '%s'?",
                   f->read[1].name, (long long)others, n, f->read[0].name);
+    else if (s->stats[1] == 0 && !others && !errors.count[MABN_COCO_ERROR_DUPLICATE])
+        mabn_warn(
+            "'%s': 0 of %zu detections reach IoU 0.5 with an object: are image ids and boxes (%s) "
+            "those of the photographs of '%s'?",
+            f->read[1].name, n,
+            params->type == MABN_COCO_BBOX ? "x, y, width, height in pixels of the original"
+                                           : "masks of the original's size",
+            f->read[0].name);
     return MABN_OK;
 }
 
@@ -561,7 +570,7 @@ static mabn_status score_type(struct output *out, const struct files *f,
         mabn_json_put_line(&out->json, 1);
         mabn_json_put_end(&out->json);
     }
-    if (!status && !f->paths[2]) status = doubt_categories(f, &s, params);
+    if (!status && !f->paths[2]) status = doubt_results(f, &s, params);
     if (!status && !f->paths[2]) status = write_tables(e, &s, f, params);
     mabn_coco_score_release(&s);
     mabn_coco_evaluation_free(e);

@@ -27,9 +27,10 @@ struct packing {
     uint32_t n_keypoints; /* of an annotation, 0: none */
     uint32_t *order;      /* records that are kept, by image, then as in the file */
     size_t n_order;
-    uint64_t *first; /* (images kept + 1) into order */
-    uint32_t *last;  /* (records) the last record that has one's id */
-    bool twice;      /* some ids occur twice */
+    uint64_t *first;           /* (images kept + 1) into order */
+    uint32_t *last;            /* (records) the last record that has one's id */
+    bool twice;                /* some ids occur twice */
+    size_t again, again_first; /* records whose id was there before, and the first of them */
     bool exif;
 };
 
@@ -162,8 +163,54 @@ static void find_last(struct packing *p)
         bool next = i + 1 < n && list[i + 1].id == list[i].id;
         p->last[list[i].place] = next ? p->last[list[i + 1].place] : list[i].place;
         p->twice |= next;
+        if (!next) continue;
+        if (!p->again++ || list[i + 1].place < p->again_first) p->again_first = list[i + 1].place;
     }
     free(list);
+}
+
+/* What costs AP without a word when the file is judged by. */
+static void doubt_ids(const struct packing *p)
+{
+    const struct mabn_coco *c = &p->coco;
+    const struct mabn_coco_record *again = &c->records[p->again_first];
+    char id[24];
+    size_t zero = 0;
+    for (size_t i = 0; i < c->n_records; i++)
+        zero += !c->records[i].no_id && !c->records[i].id;
+    if (p->again)
+        mabn_warn(
+            "'%s': %zu annotation%s an id that occurs twice (the first: line %u, id %s): judges "
+            "take the last of each for all of them",
+            c->name, p->again, p->again > 1 ? "s have" : " has", again->line,
+            mabn_coco_id_text(c, again->id, id));
+    if (zero)
+        mabn_warn(
+            "'%s': %zu annotation%s the id 0, which pycocotools takes for none: number them from 1",
+            c->name, zero, zero > 1 ? "s have" : " has");
+}
+
+/* Categories of which there is nothing to learn, and which count for no average. */
+static void tell_unused(const struct packing *p)
+{
+    enum { SHOWN = 5 };
+    const struct mabn_coco *c = &p->coco;
+    bool *used = mabn_xcalloc(c->n_categories + 1, sizeof *used);
+    struct mabn_str names;
+    size_t n = 0;
+    mabn_str_init(&names);
+    for (size_t i = 0; i < c->n_records; i++)
+        if (p->category[i] < c->n_categories) used[p->category[i]] = true;
+    for (size_t k = 0; k < c->n_categories; k++) {
+        if (used[k] || n++ >= SHOWN) continue;
+        const char *name = c->categories[k].name;
+        mabn_str_printf(&names, "%s'%s'", n > 1 ? ", " : "", name ? name : "");
+    }
+    if (n && c->annotated)
+        mabn_info("%zu of %zu categories have no annotation: %s%s", n, c->n_categories, names.text,
+                  n > SHOWN ? ", …" : "");
+    mabn_str_release(&names);
+    free(used);
 }
 
 /* Annotations of the images that are in the file, image by image. */
@@ -613,6 +660,8 @@ mabn_status mabn_coco_pack(const struct mabn_pack_output *out, const char *folde
         place_annotations(&p);
         doubt_boxes(&p);
         find_last(&p);
+        doubt_ids(&p);
+        tell_unused(&p);
         status = pack(&p, out, options);
     }
     packing_release(&p);

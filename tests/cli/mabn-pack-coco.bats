@@ -158,6 +158,24 @@ END
     [[ $stderr != *corners* ]]
 }
 
+@test "coco: ids that are 0 or occur twice, and categories without an annotation, are told" {
+    $PYTHON - <<'END'
+import json
+t = {"images": [], "categories": [{"id": 1, "name": "x"}, {"id": 2, "name": "nothing"}],
+     "annotations": [{"id": i, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0}
+                     for i in (0, 4, 5, 4)]}
+from PIL import Image
+Image.new("RGB", (20, 20)).save("a.png")
+t["images"].append({"id": 1, "file_name": "a.png", "width": 20, "height": 20})
+json.dump(t, open("ids.json", "w"))
+END
+    run mabn-pack coco . ids.json -o ids.h5
+    assert_success
+    assert_output --partial "1 annotation has an id that occurs twice (the first: line 1, id 4)"
+    assert_output --partial "1 annotation has the id 0"
+    assert_output --partial "1 of 2 categories have no annotation: 'nothing'"
+}
+
 @test "coco: images without annotations, as in COCO's test sets" {
     sed -n '1,4p' truth.json | sed '4s/,$/}/' >info.json
     run --separate-stderr mabn-pack coco images info.json -o a.h5

@@ -266,6 +266,10 @@ END
     run --separate-stderr mabn-score coco truth.json right.json
     assert_success
     [[ $stderr != *agree* ]]
+    sed 's/\(, 5\), 20, 20\]/\1, 320, 25]/g' right.json >corners.json # x, y, x, y
+    run --separate-stderr mabn-score coco truth.json corners.json
+    assert_success
+    [[ $stderr == *"'corners.json': 0 of 20 detections reach IoU 0.5 with an object: are image ids and boxes (x, y, width, height"* ]]
 }
 
 @test "coco: ids that occur twice" {
