@@ -114,12 +114,13 @@ static const struct mabn_cli clis[] = {
      .max_args = 2,
      .ranks = true},
     {.name = "mabn-eval coco",
-     .usage = "[OPTION]... MODEL DATA\n[OPTION]... MODEL FOLDER",
+     .usage = "[OPTION]... MODEL DATA\n[OPTION]... MODEL FOLDER\n[OPTION]... MODEL LIST",
      .summary = "what a detector finds, as COCO results, or its average precision",
      .options = coco_options,
      .epilog = "Examples:\n  mabn-eval coco run/model.h5 val.h5 | mabn-score coco val.h5 -\n"
                "  mabn-eval coco --score run/model.h5 val.h5\n"
-               "  mabn-eval coco run/model.h5 photos/ > results.json",
+               "  mabn-eval coco run/model.h5 photos/ > results.json\n"
+               "  find photos -name '*.jpg' | mabn-eval coco run/model.h5 - > results.json",
      .min_args = 2,
      .max_args = 2,
      .ranks = true},
@@ -348,14 +349,18 @@ struct detection {
 
 static mabn_status open_scenes(struct detection *d, const char *path)
 {
-    struct stat info;
-    if (!stat(path, &info) && S_ISDIR(info.st_mode)) {
+    if (is_photographs(path)) {
         if (o.score)
             return mabn_fail(MABN_ERR_ARG,
-                             "'%s' is a folder of photographs: there is nothing to "
+                             "'%s' is photographs, without annotations: there is nothing to "
                              "score against",
                              path);
-        MABN_TRY(mabn_scene_set_scan(&d->set, path));
+        if (!strcmp(path, "-") && mabn_comm_ranks(comm) > 1)
+            return mabn_fail(MABN_ERR_ARG, "standard input reaches rank 0 alone: give a file");
+        uint64_t bad;
+        const bool folder = strcmp(path, "-") && mabn_path_is_dir(path);
+        MABN_TRY((folder ? mabn_scene_set_scan : mabn_scene_set_list)(&d->set, path,
+                                                                      o.skip_bad ? &bad : NULL));
         /* detectron2 turns photographs as their cameras were held; the others do not. */
         if (!strcmp(d->file.detector.convention, "detectron2")) mabn_scene_set_turn(d->set);
         return MABN_OK;
@@ -371,7 +376,7 @@ static mabn_status find_categories(struct detection *d, const char *model, const
     const int classes = d->file.detector.classes;
     d->categories = mabn_xcalloc((size_t)classes + 1, sizeof *d->categories);
     if (d->file.categories && d->data)
-        MABN_TRY(mabn_detect_covers_categories(d->file.categories, model, coco, path));
+        MABN_TRY(mabn_detect_match_categories(NULL, d->file.categories, model, coco, path));
     else if (d->data && coco->n_categories != (size_t)classes)
         return mabn_fail(MABN_ERR_MISMATCH, "'%s' knows %d classes, '%s' has %zu categories", model,
                          classes, path, coco->n_categories);
@@ -452,6 +457,7 @@ static mabn_status write_results(struct detection *d, const struct mabn_detect_o
                                             .convention = convention,
                                             .boxes = all & BOXES,
                                             .masks = (all & MASKS) && d->file.detector.masks,
+                                            .files = !d->data,
                                             .first = true};
     with.each = write_found;
     with.context = d;
@@ -465,6 +471,9 @@ static mabn_status write_results(struct detection *d, const struct mabn_detect_o
         if (result.parts[k] > 0)
             mabn_verbose("%s: %.1f %% of the time", mabn_rcnn_part_names[k],
                          100 * result.parts[k] / result.seconds);
+    if (result.bad)
+        mabn_warn("%lld photographs could not be decoded and are not in the results",
+                  (long long)result.bad);
     mabn_info("%lld photographs, %lld detections in %.1f s", (long long)result.images,
               (long long)result.detections, result.seconds);
     return MABN_OK;

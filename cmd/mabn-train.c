@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/signal.h"
 #include "base/thread.h"
@@ -123,18 +124,21 @@ static void preset_imagenet(void)
 }
 
 /* The reference's Mask R-CNN: 16 images a step, two at a time. */
+enum { PRESET_BATCH = 16 };
+static int64_t preset_steps; /* of such a preset; 0: none was asked for */
+
 static void preset_coco(const char *norm, int64_t first, int64_t second, int64_t steps)
 {
     o.arch = "mask-rcnn-r50-fpn";
     o.norm.norm = norm;
     o.norm.norm_batch = 2;
     o.norm.sync_weighted = 0;
-    o.batch = 16;
+    o.batch = PRESET_BATCH;
     o.accumulate = 8;
-    o.steps = steps;
+    o.steps = preset_steps = steps;
     o.schedule = MABN_SCHEDULE_STEP;
     o.lr = 0.02;
-    o.lr_batch = 16;
+    o.lr_batch = PRESET_BATCH;
     o.milestone_steps[0] = first;
     o.milestone_steps[1] = second;
     o.n_milestone_steps = 2;
@@ -202,7 +206,9 @@ static const struct mabn_word schedules[] = {{MABN_SCHEDULE_STEP, "step"},
                                              {MABN_SCHEDULE_COSINE, "cosine"},
                                              {MABN_SCHEDULE_CONSTANT, "constant"},
                                              {0, NULL}};
-static int sampler, precision;
+enum { DROP, KEEP };
+static const struct mabn_word empties[] = {{DROP, "drop"}, {KEEP, "keep"}, {0, NULL}};
+static int sampler, precision, empty;
 
 /* clang-format off */
 static const struct mabn_option options[] = {
@@ -255,6 +261,7 @@ static const struct mabn_option options[] = {
 
     MABN_OPT_GROUP("Detector (on a dataset of kind coco)"),
     MABN_OPTIONS_DETECTOR(&o.detector),
+    MABN_OPT_CHOICE(0, "empty", &empty, empties, "photographs without an object: left out of training, or kept"),
     MABN_OPT_CALL(0, "train-sizes", sizes_list, NULL, "S,...", "shorter sides of which each training picture gets one; --min-size when not given"),
 
     MABN_OPT_GROUP("Pictures"),
@@ -282,6 +289,8 @@ static const struct mabn_option options[] = {
     MABN_OPT_INT(0, "val-batch", &o.val_batch, 0, 1 << 20, "N", "images of a validation batch; 0: as --batch"),
     MABN_OPT_INT64(0, "save-every", &o.save_every, 0, 1e9, "N", "steps between checkpoints; 0: every epoch"),
     MABN_OPT_INT(0, "keep", &o.keep, 1, 1000000, "K", "checkpoints to keep"),
+    MABN_OPT_STRING(0, "best", &o.best, "FIGURE", "the figure of a validation that best.h5 is kept by: top1, top5, loss; of a detector mask_ap, box_ap, loss or another in its lines"),
+    MABN_OPT_INT(0, "patience", &o.patience, 0, 1000000, "N", "end the run after N validations without a better one; 0: never"),
     MABN_OPT_INT(0, "early-images", &o.early_images, 0, 64, "N", "of a detector: first training pictures that are drawn into DIR/early.png, with what is to be learned"),
     MABN_OPT_STRING(0, "record-stats", &o.stats, "FILE", "write each norm layer's four batch statistics to FILE"),
     MABN_OPT_INT64(0, "stats-every", &o.stats_every, 1, 1e9, "N", "steps between recorded statistics"),
@@ -336,6 +345,8 @@ static void check(int args)
         mabn_cli_usage_error("--schedule step needs --milestones");
     if (o.lr_exact && mabn_cli_given("lr-batch"))
         mabn_cli_usage_error("--lr-exact and --lr-batch contradict each other");
+    if (!o.val && (o.best || o.patience))
+        mabn_cli_usage_error("--best and --patience compare validations: give --val FILE");
     mabn_cli_check_machine(o.device, precision);
     if (o.force && o.resume) mabn_cli_usage_error("--force and --resume contradict each other");
     if (o.resume_model && !args) mabn_cli_usage_error("--resume-model needs a MODEL");
@@ -347,6 +358,31 @@ static void check(int args)
             "its own");
 }
 
+/* A detector's preset counts steps of 16 images; with another batch as many images are to be seen. */
+static bool scale_course(void)
+{
+    /* What is given in epochs goes before a preset's steps. */
+    if (preset_steps && mabn_cli_given("epochs") && !mabn_cli_given("steps")) o.steps = 0;
+    if (mabn_cli_given("milestones") && !mabn_cli_given("milestone-steps")) o.n_milestone_steps = 0;
+    if (mabn_cli_given("warmup-epochs") && !mabn_cli_given("warmup-steps")) o.warmup_steps = 0;
+    if (!preset_steps || o.batch == PRESET_BATCH || !o.batch || mabn_cli_given("steps") ||
+        mabn_cli_given("epochs") || mabn_cli_given("milestones") ||
+        mabn_cli_given("milestone-steps") || mabn_cli_given("lr-exact"))
+        return false;
+    o.steps = o.steps * PRESET_BATCH / o.batch;
+    for (int i = 0; i < o.n_milestone_steps; i++)
+        o.milestone_steps[i] = o.milestone_steps[i] * PRESET_BATCH / o.batch;
+    if (!mabn_cli_given("warmup-steps")) o.warmup_steps = o.warmup_steps * PRESET_BATCH / o.batch;
+    return true;
+}
+
+static void tell_scaled_course(void)
+{
+    mabn_info(
+        "the preset's %lld steps of %d images are %lld of %d; milestones and warm-up likewise",
+        (long long)preset_steps, PRESET_BATCH, (long long)o.steps, o.batch);
+}
+
 int main(int argc, char **argv)
 {
     char **args;
@@ -355,7 +391,9 @@ int main(int argc, char **argv)
     int n = mabn_cli_start(&cli, argc, argv, &args);
     if (mabn_cli_given("sampler") || !o.replacement) o.replacement = sampler == 1;
     check(n);
+    o.keep_empty = empty == KEEP;
     o.lr_given = mabn_cli_given("lr");
+    const bool scaled = scale_course();
     if (mabn_cli_given("batch") && !mabn_cli_given("accumulate") && o.accumulate > 1)
         o.accumulate =
             o.batch > 2 && o.batch % 2 == 0 ? o.batch / 2 : 1; /* a preset's: two a pass */
@@ -365,6 +403,7 @@ int main(int argc, char **argv)
     o.device = mabn_cli_rank_device(o.comm, o.device);
     if (!o.threads && mabn_comm_ranks(o.comm) > 1) o.threads = mabn_comm_threads(o.comm);
     o.decoders = o.decoders ? o.decoders : o.threads;
+    if (scaled && mabn_comm_rank(o.comm) == 0) tell_scaled_course();
     if (!o.log) o.log = "-";
     o.command = mabn_cli_command_line();
     o.tool = "mabn-train " MABN_VERSION;

@@ -59,12 +59,13 @@ static mabn_status read_list(struct mabn_files *f, const char *path)
     struct mabn_input in;
     MABN_TRY(mabn_input_open_text(&in, path, 0));
     const char *at = (const char *)in.bytes, *end = at + in.size;
+    const bool lines = !in.size || !memchr(at, 0, in.size);
     while (at < end) {
-        const char *stop = memchr(at, '\n', (size_t)(end - at));
+        const char *stop = memchr(at, lines ? '\n' : 0, (size_t)(end - at));
         if (!stop) stop = end;
-        const char *tab = memchr(at, '\t', (size_t)(stop - at));
+        const char *tab = lines ? memchr(at, '\t', (size_t)(stop - at)) : NULL;
         size_t n = (size_t)((tab ? tab : stop) - at);
-        if (n && at[n - 1] == '\r') n--;
+        if (lines && n && at[n - 1] == '\r') n--;
         if (n) add(f, mabn_xstrndup(at, n));
         at = stop + 1;
     }

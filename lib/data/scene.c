@@ -221,9 +221,11 @@ static bool is_kept(const struct mabn_scene_set *set, const struct mabn_scene_op
     size_t first, end;
     mabn_scene_set_records(set, sample, &first, &end);
     n->images++;
-    if (first == end) return n->bare++, false;
-    if (all_degenerate(c, first, end)) return n->degenerate++, false;
-    if (too_few_keypoints(c, first, end)) return n->unposed++, false;
+    if (!o->keep_empty) {
+        if (first == end) return n->bare++, false;
+        if (all_degenerate(c, first, end)) return n->degenerate++, false;
+        if (too_few_keypoints(c, first, end)) return n->unposed++, false;
+    }
     count_objects(set, o, sample, &own);
     if (!own.objects && o->leave_out_empty) return n->left_out_empty++, false;
     n->kept++;

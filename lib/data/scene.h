@@ -64,6 +64,7 @@ struct mabn_scene_options {
     double range;                /* 255 or 1: what white becomes before mean and deviation */
     float mean[3], deviation[3]; /* in units of `range`, in the output's channel order */
     bool leave_out_empty;        /* mabn_scene_select: no photographs without ground truth */
+    bool keep_empty;             /* mabn_scene_select: all of them, whatever their annotations */
 };
 
 /* "legacy", "detectron2" or "torchvision"; for training (flip ½; detectron2's six sizes) or not.
@@ -97,7 +98,7 @@ struct mabn_scene_census {
     uint64_t degenerate;     /* left out: every annotation is at most 1 pixel wide or high */
     uint64_t unposed;        /* left out: annotated with keypoints, fewer than 10 of them visible */
     uint64_t left_out_empty; /* left out: nothing remains of the annotations */
-    uint64_t empty;          /* kept although nothing remains: only crowds, boxes outside */
+    uint64_t empty; /* kept although nothing remains: only crowds, boxes outside, or none */
     /* of the photographs kept: */
     uint64_t objects;  /* that remain */
     uint64_t crowds;   /* dropped */

@@ -1,8 +1,10 @@
 /* A ring whose batches are scenes. */
 #include "data/scene_loader.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "data/ring.h"
 
@@ -20,6 +22,7 @@ struct mabn_scene_loader {
     struct batch *batches;
     int batch_count;
     struct mabn_ring *ring;
+    atomic_bool *told; /* of each sample: that it was passed over; NULL: none is */
 };
 
 void mabn_scene_loader_options_init(struct mabn_scene_loader_options *options)
@@ -117,6 +120,9 @@ static mabn_status fill_row(void *worker, void *batch, int row, uint64_t *bad)
     mabn_status status = mabn_scene_make(w->maker, &b->shown.scenes[row], b->samples[row],
                                          b->choices[row], x, width, height);
     if (w->loader->o.skip_bad && is_bad_sample(status)) {
+        if (!atomic_exchange(&w->loader->told[b->samples[row]], true))
+            mabn_warn("passed over: %s", mabn_error_message());
+        mabn_error_clear();
         mabn_scene_blank(&b->shown.scenes[row], x, width, height);
         ++*bad;
         status = MABN_OK;
@@ -189,6 +195,7 @@ mabn_status mabn_scene_loader_new(struct mabn_scene_loader **loader,
     struct mabn_scene_loader *l = mabn_xcalloc(1, sizeof *l);
     l->set = set;
     l->o = *options;
+    if (options->skip_bad) l->told = mabn_xcalloc(mabn_scene_set_count(set) + 1, sizeof *l->told);
     mabn_status status = mabn_scene_sampler_new(&l->sampler, set, &options->sampler);
     if (!status) {
         make_batches(l);
@@ -216,6 +223,7 @@ void mabn_scene_loader_free(struct mabn_scene_loader *l)
         free(b->samples);
     }
     free(l->batches);
+    free(l->told);
     mabn_scene_sampler_free(l->sampler);
     free(l);
 }

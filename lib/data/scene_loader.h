@@ -28,7 +28,8 @@ struct mabn_scene_loader_options {
     struct mabn_scene_sampler_options sampler; /* its seed is that of sizes and flips too */
     int threads;                               /* 0: as many as the process may use */
     int ahead;                                 /* finished batches kept ready; default 2 */
-    bool skip_bad;   /* pass over photographs that cannot be decoded (scene.bad), and count them */
+    bool skip_bad;   /* pass over photographs that cannot be decoded (scene.bad), count them, and
+                      * warn of each once */
     uint64_t epochs; /* stop before this epoch; 0: go on for ever */
     uint64_t first_epoch, first_index;
     /* A rank's share: of every `period` batches, counted through all epochs, the `count` from `first`

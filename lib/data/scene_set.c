@@ -11,7 +11,9 @@
 #include <strings.h>
 
 #include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
+#include "data/files.h"
 #include "coco/dataset.h"
 #include "image/image.h"
 #include "store/dataset.h"
@@ -149,6 +151,7 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+/* Before any is left out, so that ids do not hang on what can be read. */
 static void number_files(struct mabn_scene_set *set)
 {
     int64_t *ids = mabn_xcalloc(set->count, sizeof *ids);
@@ -163,28 +166,50 @@ static void number_files(struct mabn_scene_set *set)
     free(ids);
 }
 
+/* Those that can be read stay, if `bad` is to be counted. */
+static mabn_status probe_files(struct mabn_scene_set *set, uint64_t *bad)
+{
+    uint64_t kept = 0;
+    mabn_status status = MABN_OK;
+    for (uint64_t i = 0; i < set->count && !status; i++) {
+        status = probe_file(&set->files[i]);
+        if (!status) {
+            const struct file file = set->files[i];
+            set->files[i].path = NULL;
+            set->files[kept++] = file;
+        } else if (bad) {
+            mabn_warn("left out: %s", mabn_error_message());
+            status = MABN_OK;
+            ++*bad;
+            free(set->files[i].path);
+            set->files[i].path = NULL;
+        }
+    }
+    if (status) return status;
+    set->count = kept;
+    return kept ? MABN_OK : mabn_fail(MABN_ERR_FORMAT, "none of the photographs can be read");
+}
+
 mabn_status mabn_scene_set_of_files(struct mabn_scene_set **set, const char *const *paths,
-                                    size_t count)
+                                    size_t count, uint64_t *bad)
 {
     *set = NULL;
+    if (bad) *bad = 0;
     if (!count) return mabn_fail(MABN_ERR_ARG, "no photographs");
     struct mabn_scene_set *s = mabn_xcalloc(1, sizeof *s);
     s->files = mabn_xcalloc(count, sizeof *s->files);
     s->first = mabn_xcalloc(count + 1, sizeof *s->first);
     s->path = mabn_xstrdup(paths[0]);
     s->coco.name = mabn_xstrdup(paths[0]);
-    mabn_status status = MABN_OK;
-    for (; s->count < count && !status; s->count++) {
+    for (; s->count < count; s->count++)
         s->files[s->count].path = mabn_xstrdup(paths[s->count]);
-        status = probe_file(&s->files[s->count]);
-    }
-    if (status) {
-        mabn_scene_set_free(s);
-        return status;
-    }
     number_files(s);
-    *set = s;
-    return MABN_OK;
+    const mabn_status status = probe_files(s, bad);
+    if (status)
+        mabn_scene_set_free(s);
+    else
+        *set = s;
+    return status;
 }
 
 static int is_photograph(const struct dirent *entry)
@@ -201,7 +226,7 @@ static int by_bytes(const struct dirent **a, const struct dirent **b)
     return strcmp((*a)->d_name, (*b)->d_name);
 }
 
-mabn_status mabn_scene_set_scan(struct mabn_scene_set **set, const char *folder)
+mabn_status mabn_scene_set_scan(struct mabn_scene_set **set, const char *folder, uint64_t *bad)
 {
     struct dirent **entries;
     *set = NULL;
@@ -213,8 +238,9 @@ mabn_status mabn_scene_set_scan(struct mabn_scene_set **set, const char *folder)
         free(entries[i]);
     }
     free(entries);
-    mabn_status status = n ? mabn_scene_set_of_files(set, (const char *const *)paths, (size_t)n)
-                           : mabn_fail(MABN_ERR_NOTFOUND, "'%s' has no pictures", folder);
+    mabn_status status =
+        n ? mabn_scene_set_of_files(set, (const char *const *)paths, (size_t)n, bad)
+          : mabn_fail(MABN_ERR_NOTFOUND, "'%s' has no pictures", folder);
     if (!status) {
         free((*set)->path);
         (*set)->path = mabn_xstrdup(folder);
@@ -223,6 +249,27 @@ mabn_status mabn_scene_set_scan(struct mabn_scene_set **set, const char *folder)
         free(paths[i]);
     free(paths);
     return status;
+}
+
+mabn_status mabn_scene_set_list(struct mabn_scene_set **set, const char *list, uint64_t *bad)
+{
+    struct mabn_files *files;
+    struct mabn_source source;
+    *set = NULL;
+    MABN_TRY(mabn_files_open(&files, list));
+    mabn_source_of_files(&source, files);
+    const char **paths = mabn_xcalloc(source.count, sizeof *paths);
+    for (uint64_t i = 0; i < source.count; i++)
+        paths[i] = mabn_files_path(files, i);
+    const mabn_status status = mabn_scene_set_of_files(set, paths, source.count, bad);
+    free(paths);
+    mabn_files_free(files);
+    return status;
+}
+
+const char *mabn_scene_set_file(const struct mabn_scene_set *set, uint64_t sample)
+{
+    return set->dataset ? NULL : set->files[sample].path;
 }
 
 void mabn_scene_set_turn(struct mabn_scene_set *set)

@@ -23,14 +23,20 @@ struct mabn_scene_set;
  * not finite, for a mask whose size is not its photograph's. */
 MABN_MUST_USE mabn_status mabn_scene_set_open(struct mabn_scene_set **set,
                                               const struct mabn_dataset *dataset);
-/* Files by name. Each must exist and begin like a picture that image/image.h reads. Their image ids
- * are the numbers that their names consist of (COCO's photographs: "000000000139.jpg" is 139) when
- * all do and differ; else 1, 2, 3, … */
+/* Files by name. Each must exist and begin like a picture that image/image.h reads; with `bad` those
+ * that do not are left out, each with a warning, and counted. Image ids are the numbers that the names
+ * consist of (COCO's photographs: "000000000139.jpg" is 139) when all do and differ; else 1, 2, 3, …,
+ * the place among all that were given. */
 MABN_MUST_USE mabn_status mabn_scene_set_of_files(struct mabn_scene_set **set,
-                                                  const char *const *paths, size_t count);
+                                                  const char *const *paths, size_t count,
+                                                  uint64_t *bad);
 /* The pictures of a folder, by their endings (.jpg .jpeg .png .webp .bmp .gif, capitals too), in
  * byte order of their names; not those of folders in it. */
-MABN_MUST_USE mabn_status mabn_scene_set_scan(struct mabn_scene_set **set, const char *folder);
+MABN_MUST_USE mabn_status mabn_scene_set_scan(struct mabn_scene_set **set, const char *folder,
+                                              uint64_t *bad);
+/* The files that a list names, in its order (data/files.h; "-": standard input). */
+MABN_MUST_USE mabn_status mabn_scene_set_list(struct mabn_scene_set **set, const char *list,
+                                              uint64_t *bad);
 /* Have files turned as their EXIF data ask for, from here on: before anything is asked of the set.
  * Annotations are of photographs as they are stored: a packed dataset stays as it is. */
 void mabn_scene_set_turn(struct mabn_scene_set *set);
@@ -43,6 +49,8 @@ int64_t mabn_scene_set_image_id(const struct mabn_scene_set *set, uint64_t sampl
 /* Pixels, as the file's header says, or after turning. */
 void mabn_scene_set_size(const struct mabn_scene_set *set, uint64_t sample, int *width,
                          int *height);
+/* A file as it was given, or below its folder; NULL: of a dataset. */
+const char *mabn_scene_set_file(const struct mabn_scene_set *set, uint64_t sample);
 /* The file's name into text (cut to fit); returns text. */
 char *mabn_scene_set_name(const struct mabn_scene_set *set, uint64_t sample, char *text,
                           size_t capacity);

@@ -117,13 +117,13 @@ bool mabn_detector_describes(const char *json);
 /* Widths, counts and thresholds that can be built. */
 MABN_MUST_USE mabn_status mabn_detector_check(const struct mabn_detector *detector);
 
-/* ---- the three graphs; outputs, inputs and, in training, losses by these names ---- */
+/* ---- the three graphs; outputs, inputs and, if wanted, losses by these names ---- */
 
 /* Outputs "p2" … "p5" (and "p6", which only the RPN reads), "objectness2" … "objectness6"
  * (N,h,w,3), "deltas2" … "deltas6" (N,h,w,12). Losses "loss_objectness2" … and
  * "loss_rpn_box_reg2" … */
 void mabn_detector_add_body(struct mabn_net *net, const struct mabn_detector *detector,
-                            bool training);
+                            bool losses);
 
 /* What a head reads: bound inputs for P2…P5 and the RoIAlign, to be filled by the caller. */
 struct mabn_detector_head {
@@ -132,13 +132,12 @@ struct mabn_detector_head {
 /* Output "class_logits" (R,1,1,classes+1), "box_deltas" (R,1,1,4·G): G is classes+1, or classes
  * where background comes last (detect/convention.h). Losses "loss_classifier", "loss_box_reg". In
  * training backward goes on into the features. */
-struct mabn_detector_head mabn_detector_add_box_head(struct mabn_net *net,
-                                                     const struct mabn_detector *detector,
-                                                     bool training);
+struct mabn_detector_head
+mabn_detector_add_box_head(struct mabn_net *net, const struct mabn_detector *detector, bool losses);
 /* Output "mask_logits" (R,28,28,G). Loss "loss_mask". */
 struct mabn_detector_head mabn_detector_add_mask_head(struct mabn_net *net,
                                                       const struct mabn_detector *detector,
-                                                      bool training);
+                                                      bool losses);
 
 /* Declare all parameters of the detector in `params`, freeze and group them as it says (biases
  * double rate, without decay), and place them. */

@@ -190,7 +190,7 @@ static const struct mabn_box_convention *convention_of(const struct mabn_detecto
     return c;
 }
 
-static void add_rpn(struct mabn_net *net, const struct mabn_detector *d, bool training, int x,
+static void add_rpn(struct mabn_net *net, const struct mabn_detector *d, bool losses, int x,
                     int level)
 {
     const struct mabn_net_conv three = {.out_channels = d->fpn_width,
@@ -219,7 +219,7 @@ static void add_rpn(struct mabn_net *net, const struct mabn_detector *d, bool tr
     mabn_net_add_output(net, objectness, name);
     snprintf(name, sizeof name, "deltas%d", level);
     mabn_net_add_output(net, deltas, name);
-    if (!training) return;
+    if (!losses) return;
     snprintf(name, sizeof name, "loss_objectness%d", level);
     mabn_net_add_sigmoid_loss(net, objectness, name);
     const struct mabn_net_smooth_l1 l1 = {convention_of(d)->rpn_beta, 1};
@@ -227,7 +227,7 @@ static void add_rpn(struct mabn_net *net, const struct mabn_detector *d, bool tr
     mabn_net_add_smooth_l1_loss(net, deltas, name, &l1);
 }
 
-void mabn_detector_add_body(struct mabn_net *net, const struct mabn_detector *d, bool training)
+void mabn_detector_add_body(struct mabn_net *net, const struct mabn_detector *d, bool losses)
 {
     struct mabn_resnet_place place = body_place;
     int stages[4], pyramid[MABN_DETECTOR_LEVELS];
@@ -240,7 +240,7 @@ void mabn_detector_add_body(struct mabn_net *net, const struct mabn_detector *d,
         mabn_net_add_output(net, pyramid[i], name);
     }
     for (int i = 0; i < MABN_DETECTOR_LEVELS; i++)
-        add_rpn(net, d, training, pyramid[i], i + 2);
+        add_rpn(net, d, losses, pyramid[i], i + 2);
 }
 
 /* ---- heads ---- */
@@ -291,10 +291,10 @@ static int add_fc(struct mabn_net *net, const struct mabn_detector *d, int x, in
 }
 
 struct mabn_detector_head mabn_detector_add_box_head(struct mabn_net *net,
-                                                     const struct mabn_detector *d, bool training)
+                                                     const struct mabn_detector *d, bool losses)
 {
     struct mabn_detector_head head;
-    int x = add_pooling(net, d, training, 7, &head);
+    int x = add_pooling(net, d, losses, 7, &head);
     if (d->box_head == MABN_BOX_HEAD_CONV) {
         x = add_box_convs(net, d, x);
         x = add_fc(net, d, x, 6, 49 * (d->box_convs ? d->box_conv_width : d->fpn_width), false);
@@ -310,7 +310,7 @@ struct mabn_detector_head mabn_detector_add_box_head(struct mabn_net *net,
     const int deltas = mabn_net_add_linear(net, x, "roi_heads.box.predictor.bbox_pred", &boxes);
     mabn_net_add_output(net, logits, "class_logits");
     mabn_net_add_output(net, deltas, "box_deltas");
-    if (!training) return head;
+    if (!losses) return head;
     const struct mabn_net_smooth_l1 l1 = {convention_of(d)->box_beta, groups(d)};
     mabn_net_add_softmax_loss(net, logits, "loss_classifier");
     mabn_net_add_smooth_l1_loss(net, deltas, "loss_box_reg", &l1);
@@ -318,10 +318,10 @@ struct mabn_detector_head mabn_detector_add_box_head(struct mabn_net *net,
 }
 
 struct mabn_detector_head mabn_detector_add_mask_head(struct mabn_net *net,
-                                                      const struct mabn_detector *d, bool training)
+                                                      const struct mabn_detector *d, bool losses)
 {
     struct mabn_detector_head head;
-    int x = add_pooling(net, d, training, 14, &head), width = d->fpn_width;
+    int x = add_pooling(net, d, losses, 14, &head), width = d->fpn_width;
     for (int i = 0; i < d->mask_convs; i++) {
         const struct block b = {.detector = d,
                                 .layer = mask_conv(d, i),
@@ -344,7 +344,7 @@ struct mabn_detector_head mabn_detector_add_mask_head(struct mabn_net *net,
                                          .start = normal(groups(d))};
     x = mabn_net_add_conv(net, x, "roi_heads.mask.predictor.mask_fcn_logits", &logits);
     mabn_net_add_output(net, x, "mask_logits");
-    if (training) mabn_net_add_sigmoid_loss(net, x, "loss_mask");
+    if (losses) mabn_net_add_sigmoid_loss(net, x, "loss_mask");
     return head;
 }
 

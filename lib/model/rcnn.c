@@ -34,8 +34,8 @@ static mabn_status build_head(struct mabn_rcnn *r, bool mask)
     struct mabn_detector_head *head = mask ? &r->mask_head : &r->box_head;
     struct mabn_net *net;
     MABN_TRY(mabn_net_new(&net, r->device, &options));
-    *head = mask ? mabn_detector_add_mask_head(net, &r->detector, r->options.training)
-                 : mabn_detector_add_box_head(net, &r->detector, r->options.training);
+    *head = mask ? mabn_detector_add_mask_head(net, &r->detector, mabn_rcnn_has_losses(r))
+                 : mabn_detector_add_box_head(net, &r->detector, mabn_rcnn_has_losses(r));
     const mabn_status status = mabn_net_plan(net);
     if (status)
         mabn_net_free(net);
@@ -146,7 +146,7 @@ static mabn_status build_body(struct mabn_rcnn *r, struct rcnn_body *body)
                                              .params = r->params,
                                              .pool = &r->pool};
     MABN_TRY(mabn_net_new(&body->net, r->device, &options));
-    mabn_detector_add_body(body->net, &r->detector, r->options.training);
+    mabn_detector_add_body(body->net, &r->detector, mabn_rcnn_has_losses(r));
     MABN_TRY(mabn_net_plan(body->net));
     mabn_net_accumulate(body->net, r->accumulate);
     return fill_anchors(r, body);
@@ -246,12 +246,11 @@ static mabn_status need_proposals(struct mabn_rcnn *r, int64_t room)
     return MABN_OK;
 }
 
-static mabn_status propose(struct mabn_rcnn *r, const struct mabn_rcnn_image *images)
+static mabn_status propose(struct mabn_rcnn *r, const struct mabn_rcnn_image *images, bool training)
 {
     const struct mabn_detector *d = &r->detector;
-    const struct mabn_detector_counts *counts = r->options.training ? &d->train : &d->test;
-    struct mabn_proposal_options options =
-        mabn_proposal_defaults(r->convention, r->options.training);
+    const struct mabn_detector_counts *counts = training ? &d->train : &d->test;
+    struct mabn_proposal_options options = mabn_proposal_defaults(r->convention, training);
     struct mabn_rpn_maps maps;
     int most = 0;
     options.before = counts->pre_nms;
@@ -274,10 +273,11 @@ static mabn_status propose(struct mabn_rcnn *r, const struct mabn_rcnn_image *im
     return mabn_proposals_make(&r->proposals, &maps, &options, r->convention, &r->scratch);
 }
 
-mabn_status mabn_rcnn_propose(struct mabn_rcnn *r, const struct mabn_rcnn_image *images)
+mabn_status mabn_rcnn_propose(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
+                              bool training)
 {
     const struct mabn_scratch_mark mark = mabn_scratch_mark(&r->scratch);
-    const mabn_status status = propose(r, images);
+    const mabn_status status = propose(r, images, training);
     mabn_scratch_back(&r->scratch, mark);
     return status;
 }
@@ -312,15 +312,29 @@ static mabn_status get_memory(struct mabn_rcnn *r)
     MABN_TRY(take(&r->mask_level, m, sizeof(int32_t)));
     MABN_TRY(take(&r->mask_label, m, sizeof(int32_t)));
     MABN_TRY(take(&r->mask_object, m, sizeof(int32_t)));
-    if (r->options.training && r->convention->mask == MABN_MASK_SOFT)
+    if (mabn_rcnn_has_losses(r) && r->convention->mask == MABN_MASK_SOFT)
         MABN_TRY(take(&r->soft_target, m, RCNN_MASK_SIDE * RCNN_MASK_SIDE * sizeof(float)));
     return take(&r->mask_target, m, RCNN_MASK_SIDE * RCNN_MASK_SIDE);
+}
+
+/* Rows of the heads: what is sampled in training, proposals and detections in testing. */
+static void find_rooms(struct mabn_rcnn *r)
+{
+    const struct mabn_detector *d = &r->detector;
+    int box = 0, mask = 1;
+    if (mabn_rcnn_has_losses(r)) {
+        box = d->box_batch;
+        mask = r->options.images * (int)(d->box_batch * d->box_positive);
+    }
+    if (!r->options.training && d->test.proposals > box) box = d->test.proposals;
+    if (!r->options.training && d->detections > mask) mask = d->detections;
+    r->box_room = r->options.images * box;
+    r->mask_room = mask < 1 ? 1 : mask;
 }
 
 static mabn_status set_up(struct mabn_rcnn *r)
 {
     const struct mabn_detector *d = &r->detector;
-    const bool training = r->options.training;
     MABN_TRY(mabn_box_convention_find(&r->convention, d->convention));
     r->anchors =
         (struct mabn_anchors){.levels = MABN_DETECTOR_LEVELS, .ratios = MABN_DETECTOR_RATIOS};
@@ -329,10 +343,7 @@ static mabn_status set_up(struct mabn_rcnn *r)
         r->anchors.size[i] = d->anchor_size[i];
     }
     memcpy(r->anchors.ratio, d->anchor_ratio, sizeof d->anchor_ratio);
-    r->box_room = r->options.images * (training ? d->box_batch : d->test.proposals);
-    r->mask_room =
-        training ? r->options.images * (int)(d->box_batch * d->box_positive) : d->detections;
-    if (r->mask_room < 1) r->mask_room = 1;
+    find_rooms(r);
     MABN_TRY(get_memory(r));
     return build_heads(r);
 }

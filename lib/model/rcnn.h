@@ -36,6 +36,7 @@ struct mabn_rcnn_options {
     bool save_memory;                  /* training: as in net.h */
     bool no_fold;                      /* testing: likewise */
     bool nms_across; /* testing: a detection suppresses those of other classes too */
+    bool losses;     /* testing: the losses too, of pictures that come with what is in them */
     bool spread;     /* samples by the recordings' rule instead of at random (detect/sample.h) */
     uint64_t seed;   /* of the samples */
     const struct mabn_norm_sync *sync;
@@ -58,7 +59,7 @@ MABN_MUST_USE mabn_status mabn_rcnn_input(struct mabn_rcnn *rcnn, float **x, int
 struct mabn_rcnn_image {
     uint64_t number;       /* that it keeps in the whole run: what is drawn for it hangs on that */
     int width, height;     /* without padding */
-    int count;             /* of objects; 0 in testing */
+    int count;             /* of objects; in testing 0, or for the losses */
     const float *boxes;    /* (count,4) */
     const int32_t *labels; /* (count) 1 … classes */
     /* masks, as in detect/mask_targets.h; NULL without */
@@ -124,7 +125,10 @@ struct mabn_rcnn_found {
 void mabn_rcnn_found_release(struct mabn_rcnn_found *found);
 
 /* Detections of the pictures in the input, best scores and thresholds as the detector has them.
- * images: their sizes; originals and found: one each. */
+ * images: their sizes; originals and found: one each. With options.losses the images also say what is
+ * in them, and figures->loss has the losses of training, of norms as in testing: nothing is learned, no
+ * statistic moves. Proposals are then made and sampled a second time as in training; samples hang on
+ * (seed, image number). */
 MABN_MUST_USE mabn_status mabn_rcnn_detect(struct mabn_rcnn *rcnn,
                                            const struct mabn_rcnn_image *images,
                                            const struct mabn_rcnn_size *originals,

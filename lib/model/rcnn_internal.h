@@ -81,12 +81,25 @@ MABN_MUST_USE mabn_status mabn_rcnn_cuda_rpn_targets(struct mabn_rcnn *r,
                                                      const struct mabn_rpn_target_options *options,
                                                      struct rcnn_rpn_targets *all);
 void mabn_rcnn_cuda_free(struct mabn_rcnn *r);
-/* Proposals of the pictures in `images` into r->proposals. */
+/* Proposals of the pictures in `images` into r->proposals, as many as training or testing has. */
 MABN_MUST_USE mabn_status mabn_rcnn_propose(struct mabn_rcnn *r,
-                                            const struct mabn_rcnn_image *images);
+                                            const struct mabn_rcnn_image *images, bool training);
+/* rcnn_train.c, for testing with options.losses: the body's forward with the losses of the RPN; after it
+ * those of the heads. Into f->loss. */
+MABN_MUST_USE mabn_status mabn_rcnn_measure_body(struct mabn_rcnn *r,
+                                                 const struct mabn_rcnn_image *images,
+                                                 struct mabn_rcnn_figures *f);
+MABN_MUST_USE mabn_status mabn_rcnn_measure_heads(struct mabn_rcnn *r,
+                                                  const struct mabn_rcnn_image *images,
+                                                  struct mabn_rcnn_figures *f);
 /* Let a head read the body's pyramid and pool these boxes. */
 void mabn_rcnn_bind(struct mabn_rcnn *r, struct mabn_net *net,
                     const struct mabn_detector_head *head, const struct mabn_net_rois *rois);
+/* Do the plans have losses? */
+static inline bool mabn_rcnn_has_losses(const struct mabn_rcnn *r)
+{
+    return r->options.training || r->options.losses;
+}
 static inline int mabn_rcnn_groups(const struct mabn_rcnn *r)
 {
     return r->detector.classes + !r->convention->background_last;

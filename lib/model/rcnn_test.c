@@ -160,9 +160,10 @@ mabn_status mabn_rcnn_detect(struct mabn_rcnn *r, const struct mabn_rcnn_image *
     mabn_status status = MABN_OK;
     *f = (struct mabn_rcnn_figures){0};
     if (r->options.training || !r->body) MABN_BUG("detecting without a plan for it");
-    MABN_TRY(mabn_net_forward(r->body->net));
+    MABN_TRY(r->options.losses ? mabn_rcnn_measure_body(r, images, f)
+                               : mabn_net_forward(r->body->net));
     lap(f, MABN_RCNN_PART_BODY, &start);
-    MABN_TRY(mabn_rcnn_propose(r, images));
+    MABN_TRY(mabn_rcnn_propose(r, images, false));
     list_boxes(r);
     f->proposals = f->boxes = r->boxes.count;
     lap(f, MABN_RCNN_PART_PROPOSALS, &start);
@@ -175,5 +176,8 @@ mabn_status mabn_rcnn_detect(struct mabn_rcnn *r, const struct mabn_rcnn_image *
         status = finish_image(r, i, &images[i], &originals[i], &found[i], f);
         mabn_scratch_back(&r->scratch, mark);
     }
+    start = mabn_now();
+    if (!status && r->options.losses) status = mabn_rcnn_measure_heads(r, images, f);
+    lap(f, MABN_RCNN_PART_TARGETS, &start);
     return status;
 }

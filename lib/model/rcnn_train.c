@@ -1,4 +1,5 @@
-/* One step of training: targets for the losses in the three plans, and every gradient. */
+/* One step of training: targets for the losses in the three plans, and every gradient. Or the losses
+ * alone, of plans for testing. */
 #include <stdio.h>
 #include <string.h>
 
@@ -159,7 +160,7 @@ static mabn_status train_boxes(struct mabn_rcnn *r, struct mabn_rcnn_figures *f)
     MABN_TRY(mabn_net_forward(r->box_net));
     f->loss[MABN_RCNN_CLASSIFIER] = mabn_net_loss_of(r->box_net, "loss_classifier");
     f->loss[MABN_RCNN_BOX] = mabn_net_loss_of(r->box_net, "loss_box_reg");
-    return mabn_net_backward(r->box_net);
+    return r->options.training ? mabn_net_backward(r->box_net) : MABN_OK;
 }
 
 /* ---- mask head ---- */
@@ -213,7 +214,7 @@ static mabn_status train_masks(struct mabn_rcnn *r, struct mabn_rcnn_figures *f)
     mabn_net_set_sigmoid_targets(r->mask_net, "loss_mask", &targets);
     MABN_TRY(mabn_net_forward(r->mask_net));
     f->loss[MABN_RCNN_MASK] = mabn_net_loss_of(r->mask_net, "loss_mask");
-    return mabn_net_backward(r->mask_net);
+    return r->options.training ? mabn_net_backward(r->mask_net) : MABN_OK;
 }
 
 /* ---- all ---- */
@@ -239,7 +240,7 @@ static mabn_status step_with_targets(struct mabn_rcnn *r, const struct mabn_rcnn
     MABN_TRY(mabn_net_forward(r->body->net));
     read_rpn_losses(r, f);
     lap(f, MABN_RCNN_PART_BODY, start);
-    MABN_TRY(mabn_rcnn_propose(r, images));
+    MABN_TRY(mabn_rcnn_propose(r, images, true));
     for (int i = 0; i < r->body->images; i++)
         f->proposals += r->proposals.count[i];
     lap(f, MABN_RCNN_PART_PROPOSALS, start);
@@ -281,4 +282,38 @@ mabn_status mabn_rcnn_step(struct mabn_rcnn *r, const struct mabn_rcnn_image *im
     forget_rpn_targets(r); /* which lie in the scratch */
     mabn_scratch_back(&r->scratch, mark);
     return status;
+}
+
+/* ---- the losses alone ---- */
+
+mabn_status mabn_rcnn_measure_body(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
+                                   struct mabn_rcnn_figures *f)
+{
+    const struct mabn_scratch_mark mark = mabn_scratch_mark(&r->scratch);
+    struct rcnn_rpn_targets targets;
+    mabn_status status = make_rpn_targets(r, images, 0, &targets);
+    if (!status) {
+        set_rpn_targets(r, &targets);
+        status = mabn_net_forward(r->body->net);
+    }
+    if (!status) read_rpn_losses(r, f);
+    forget_rpn_targets(r); /* which lie in the scratch */
+    mabn_scratch_back(&r->scratch, mark);
+    return status;
+}
+
+mabn_status mabn_rcnn_measure_heads(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
+                                    struct mabn_rcnn_figures *f)
+{
+    const struct mabn_net_box_targets no_boxes = {0};
+    const struct mabn_net_sigmoid_targets no_masks = {0};
+    MABN_TRY(mabn_rcnn_propose(r, images, true));
+    MABN_TRY(sample_boxes(r, images, 0));
+    MABN_TRY(train_boxes(r, f));
+    mabn_net_set_box_targets(r->box_net, "loss_box_reg", &no_boxes);
+    if (!r->mask_net) return MABN_OK;
+    MABN_TRY(make_masks(r, images));
+    MABN_TRY(train_masks(r, f));
+    mabn_net_set_sigmoid_targets(r->mask_net, "loss_mask", &no_masks);
+    return MABN_OK;
 }

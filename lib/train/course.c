@@ -78,6 +78,15 @@ void mabn_run_write_course(struct mabn_run *run)
     mabn_run_add_course(run, "decay-norm-bias", "%d", !o->no_decay_norm_bias);
 }
 
+/* ---- validations ---- */
+
+void mabn_run_put_figure(struct mabn_run *run, struct mabn_json_writer *line, const char *name,
+                         double value)
+{
+    mabn_json_put_double(line, name, value);
+    if (!strcmp(name, run->best_name)) run->score = strncmp(name, "loss", 4) ? value : -value;
+}
+
 /* ---- what is told ---- */
 
 void mabn_run_put_course(const struct mabn_run *run, struct mabn_json_writer *line, int classes,

@@ -20,13 +20,59 @@ void mabn_detect_categories(struct mabn_str *json, const struct mabn_coco *coco)
         MABN_BUG("a file with other categories than its own");
 }
 
+/* The next object of a list that mabn_detect_categories made, from `at` on; NULL: there is none.
+ * *length: of its text. */
+static const char *next_category(const char *at, size_t *length)
+{
+    const char *const start = strstr(at, "{\"id\":");
+    if (!start) return NULL;
+    const char *end = strstr(start, ",{\"id\":");
+    if (!end) end = start + strlen(start) - 1; /* ] */
+    *length = (size_t)(end - start);
+    return start;
+}
+
+/* Its place in the list, from 0; -1: it is not there. */
+static int find_category(const char *list, const char *category, size_t length)
+{
+    size_t n;
+    int k = 0;
+    for (const char *at = list; (at = next_category(at, &n)); at += n, k++)
+        if (n == length && !memcmp(at, category, n)) return k;
+    return -1;
+}
+
+static bool is_nothing(const char *category, size_t length)
+{
+    static const char end[] = ",\"name\":\"N/A\"}";
+    const size_t n = sizeof end - 1;
+    return length > n && !memcmp(category + length - n, end, n);
+}
+
+/* The first of a list that the other has not; NULL: it has all. */
+static const char *first_missing(const char *list, const char *other, size_t *length)
+{
+    for (const char *at = list; (at = next_category(at, length)); at += *length)
+        if (find_category(other, at, *length) < 0 && !is_nothing(at, *length)) return at;
+    return NULL;
+}
+
 static mabn_status refuse_categories(const char *categories, const char *model, const char *own,
                                      const char *dataset)
 {
     enum { SHOWN = 400 }; /* bytes of each list */
-    return mabn_fail(MABN_ERR_MISMATCH, "'%s' knows the categories %.*s%s, '%s' has %.*s%s", model,
-                     SHOWN, categories, strlen(categories) > SHOWN ? "…" : "", dataset, SHOWN, own,
-                     strlen(own) > SHOWN ? "…" : "");
+    const char *first = first_missing(own, categories, &(size_t){0}), *lacks = model;
+    size_t n = 0;
+    if (!first) {
+        first = first_missing(categories, own, &n);
+        lacks = dataset;
+    }
+    const char *const at = first ? next_category(first, &n) : NULL;
+    return mabn_fail(
+        MABN_ERR_MISMATCH, "'%s' knows the categories %.*s%s, '%s' has %.*s%s; %s%.*s%s%s%s", model,
+        SHOWN, categories, strlen(categories) > SHOWN ? "…" : "", dataset, SHOWN, own,
+        strlen(own) > SHOWN ? "…" : "", at ? "" : "they differ in their order", at ? (int)n : 0,
+        at ? at : "", at ? " is not in '" : "", at ? lacks : "", at ? "'" : "");
 }
 
 mabn_status mabn_detect_check_categories(const char *categories, const char *model,
@@ -42,35 +88,23 @@ mabn_status mabn_detect_check_categories(const char *categories, const char *mod
     return status;
 }
 
-static size_t count_text(const char *text, const char *part)
-{
-    size_t n = 0;
-    for (; (text = strstr(text, part)); text += strlen(part))
-        n++;
-    return n;
-}
-
-mabn_status mabn_detect_covers_categories(const char *categories, const char *model,
-                                          const struct mabn_coco *coco, const char *dataset)
+mabn_status mabn_detect_match_categories(int *class_of, const char *categories, const char *model,
+                                         const struct mabn_coco *coco, const char *dataset)
 {
     struct mabn_str own;
-    bool covers = true;
+    size_t n;
+    int k = 0;
+    bool same = true;
     mabn_str_init(&own);
-    for (size_t i = 0; i < coco->n_categories && covers; i++) {
-        struct mabn_coco one = *coco;
-        one.categories = &coco->categories[i];
-        one.n_categories = 1;
-        mabn_str_clear(&own);
-        mabn_detect_categories(&own, &one); /* [{…}] */
-        own.text[own.length - 1] = 0;
-        covers = strstr(categories, own.text + 1) != NULL;
-    }
-    mabn_str_clear(&own);
     mabn_detect_categories(&own, coco);
-    covers = covers && count_text(categories, "{\"id\":") <=
-                           coco->n_categories + count_text(categories, ",\"name\":\"N/A\"}");
+    for (const char *at = own.text; (at = next_category(at, &n)); at += n, k++) {
+        const int place = find_category(categories, at, n);
+        same = same && place >= 0;
+        if (class_of) class_of[k] = place;
+    }
+    same = same && !first_missing(categories, own.text, &n);
     const mabn_status status =
-        covers ? MABN_OK : refuse_categories(categories, model, own.text, dataset);
+        same ? MABN_OK : refuse_categories(categories, model, own.text, dataset);
     mabn_str_release(&own);
     return status;
 }
@@ -124,6 +158,19 @@ void mabn_detect_input(struct mabn_scene_options *o, const struct mabn_detector 
     }
 }
 
+struct mabn_rcnn_image mabn_detect_image(const struct mabn_scene *s)
+{
+    return (struct mabn_rcnn_image){.number = s->sample,
+                                    .width = s->width,
+                                    .height = s->height,
+                                    .count = s->count,
+                                    .boxes = s->boxes,
+                                    .labels = s->labels,
+                                    .first_polygon = s->first_polygon,
+                                    .first_number = s->first_number,
+                                    .numbers = s->numbers};
+}
+
 /* ---- running ---- */
 
 /* With R ranks the photographs are gone through in windows of WINDOW·R. Each rank has a run of
@@ -135,7 +182,8 @@ enum { WINDOW = 4 };
 /* What a rank tells the others of a window. */
 struct report {
     int64_t images, bad, detections;
-    int64_t stop; /* a signal's number, or 0 */
+    int64_t stop;                          /* a signal's number, or 0 */
+    double loss[WINDOW][MABN_RCNN_LOSSES]; /* of each image */
 };
 
 struct detecting {
@@ -193,11 +241,12 @@ static mabn_status open_loader(struct detecting *d, const struct mabn_scene_set 
     return status;
 }
 
-static mabn_status detect_one(struct detecting *d, const struct mabn_scene_batch *batch)
+static mabn_status detect_one(struct detecting *d, const struct mabn_scene_batch *batch,
+                              double loss[MABN_RCNN_LOSSES])
 {
     const struct mabn_scene *s = &batch->scenes[0];
-    const struct mabn_rcnn_image image = {
-        .number = s->sample, .width = s->width, .height = s->height};
+    struct mabn_rcnn_image image = {.number = s->sample, .width = s->width, .height = s->height};
+    if (d->options->losses) image = mabn_detect_image(s);
     const struct mabn_rcnn_size original = {s->original_width, s->original_height};
     struct mabn_rcnn_figures figures;
     float *x;
@@ -206,6 +255,7 @@ static mabn_status detect_one(struct detecting *d, const struct mabn_scene_batch
     MABN_TRY(mabn_rcnn_detect(d->rcnn, &image, &original, &d->found, &figures));
     for (int k = 0; k < MABN_RCNN_PARTS; k++)
         d->result->parts[k] += figures.seconds[k];
+    memcpy(loss, figures.loss, sizeof figures.loss);
     return MABN_OK;
 }
 
@@ -305,7 +355,7 @@ static mabn_status detect_run(struct detecting *d, uint64_t count, struct report
             report->bad++;
             continue;
         }
-        MABN_TRY(detect_one(d, batch));
+        MABN_TRY(detect_one(d, batch, report->loss[report->images]));
         report->images++;
         report->detections += d->found.boxes.count;
         MABN_TRY(keep_found(d, batch->scenes[0].sample));
@@ -330,6 +380,14 @@ static mabn_status show_window(struct detecting *d)
     return status;
 }
 
+/* Image by image in the order of the set, so that the sums have the same bits on any number of ranks. */
+static void add_losses(struct detecting *d, const struct report *report)
+{
+    for (int64_t i = 0; i < report->images; i++)
+        for (int k = 0; k < MABN_RCNN_LOSSES; k++)
+            d->result->loss[k] += report->loss[i][k];
+}
+
 static mabn_status detect_window(struct detecting *d, uint64_t window)
 {
     struct report mine = {.images = 0};
@@ -345,6 +403,7 @@ static mabn_status detect_window(struct detecting *d, uint64_t window)
         d->result->images += report->images;
         d->result->bad += report->bad;
         d->result->detections += report->detections;
+        add_losses(d, report);
         if (d->progress) mabn_progress_add(d->progress, (uint64_t)(report->images + report->bad));
     }
     return show_window(d);
@@ -371,6 +430,8 @@ mabn_status mabn_detect(struct mabn_detect_result *result, struct mabn_rcnn *rcn
     for (uint64_t w = 0; w < windows(&d) && !status; w++)
         status = detect_window(&d, w);
     if (d.loader) mabn_scene_loader_stats(d.loader, &stats);
+    for (int k = 0; k < MABN_RCNN_LOSSES && result->images; k++)
+        result->loss[k] /= (double)result->images;
     result->waited = stats.wait_seconds;
     result->seconds = mabn_now() - start;
     mabn_progress_free(d.progress);
@@ -402,6 +463,8 @@ void mabn_detect_write(struct mabn_json_writer *json, struct mabn_detect_writer 
         writer->first = false;
         mabn_json_put_object(json, NULL);
         mabn_coco_put_id(json, "image_id", coco, mabn_scene_set_image_id(writer->set, sample));
+        if (writer->files)
+            mabn_json_put_string(json, "file_name", mabn_scene_set_file(writer->set, sample));
         mabn_coco_put_id(json, "category_id", coco, writer->categories[d->label[i] - 1]);
         if (writer->boxes) put_box(json, d->box + 4 * i, writer->convention);
         mabn_json_put_double(json, "score", d->score[i]);

@@ -21,21 +21,28 @@ void mabn_detect_categories(struct mabn_str *json, const struct mabn_coco *coco)
 MABN_MUST_USE mabn_status mabn_detect_check_categories(const char *categories, const char *model,
                                                        const struct mabn_coco *coco,
                                                        const char *dataset);
-/* Can a model of these categories be judged by the dataset's? It may have them in another order, and
- * further ones that are called "N/A", as torchvision's have for ids that nothing has. */
-MABN_MUST_USE mabn_status mabn_detect_covers_categories(const char *categories, const char *model,
-                                                        const struct mabn_coco *coco,
-                                                        const char *dataset);
+/* Are the model's categories the dataset's, by id and name? They may be in another order, and there may
+ * be further ones that are called "N/A", as torchvision's have for ids that nothing has.
+ * class_of[k], from 0: the model's class that is category k; may be NULL. MABN_ERR_MISMATCH with both
+ * lists and the first that differs. */
+MABN_MUST_USE mabn_status mabn_detect_match_categories(int *class_of, const char *categories,
+                                                       const char *model,
+                                                       const struct mabn_coco *coco,
+                                                       const char *dataset);
 /* Their ids, of a file with so many classes. */
 MABN_MUST_USE mabn_status mabn_detect_category_ids(const char *categories, int64_t *ids,
                                                    int classes);
 /* How photographs become this detector's input. */
 void mabn_detect_input(struct mabn_scene_options *options, const struct mabn_detector *detector);
 
+/* A scene as the conductor takes it: size, objects and masks, borrowed. */
+struct mabn_rcnn_image mabn_detect_image(const struct mabn_scene *scene);
+
 struct mabn_detect_options {
     int threads;               /* decoding; 0: as many as the process may use */
     bool skip_bad;             /* pass over photographs that cannot be decoded, and count them */
     const char *progress;      /* what to show progress as; NULL: not at all */
+    bool losses;               /* the losses too; the detector was made with losses (rcnn.h) */
     const int64_t *categories; /* ids in the order of the classes; NULL: the set's. For judging */
     /* Share the photographs with these ranks, which all make the same call. Results and figures are
      * over all ranks, and every rank has them. NULL: one process. */
@@ -49,6 +56,7 @@ struct mabn_detect_result {
     int64_t images, bad, detections;
     double seconds, waited;        /* of this rank: in all; for photographs */
     double parts[MABN_RCNN_PARTS]; /* seconds, of this rank */
+    double loss[MABN_RCNN_LOSSES]; /* with losses: means over the images, the same on all ranks */
 };
 
 /* Every photograph of the set once, in order, whatever the number of ranks. MABN_ERR_STOPPED when a
@@ -66,6 +74,7 @@ struct mabn_detect_writer {
     const int64_t *categories;
     const struct mabn_box_convention *convention; /* the detector's */
     bool boxes, masks;
+    bool files; /* each record with its "file_name": of photographs that have no annotations */
     double min_score; /* lower ones are left out */
     bool first;
 };

@@ -10,6 +10,7 @@
 #include "base/json_write.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "detect/convention.h"
 #include "train/shards.h"
 
 /* ---- the input description ---- */
@@ -244,6 +245,17 @@ static bool is_head(const char *name)
     return !strncmp(name, "fc.", 3);
 }
 
+/* What a detector predicts for each class. */
+static bool is_predictor(const char *name)
+{
+    static const char *const names[] = {"roi_heads.box.predictor.cls_score.",
+                                        "roi_heads.box.predictor.bbox_pred.",
+                                        "roi_heads.mask.predictor.mask_fcn_logits."};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strncmp(name, names[i], strlen(names[i]))) return true;
+    return false;
+}
+
 static bool ends_with(const char *name, const char *end)
 {
     const size_t n = strlen(name), m = strlen(end);
@@ -299,13 +311,45 @@ static bool window_differs(const struct mabn_model_file *file, const struct mabn
     return there && here && !same;
 }
 
+/* A predictor of the file's classes as one of the network's: row by row, background too. All rows of a
+ * class lie together; background is the first of them or, where it comes last, the last of the scores
+ * and nowhere else. */
+static mabn_status load_classes(const struct mabn_model_file *file,
+                                const struct mabn_params_tensor *tensor,
+                                const struct mabn_checkpoint_tensor *found,
+                                const struct mabn_model_load *load, void *buffer)
+{
+    const struct mabn_box_convention *convention;
+    const int mine = load->detector->classes, theirs = file->detector.classes;
+    MABN_TRY(mabn_box_convention_find(&convention, load->detector->convention));
+    const bool scores = strstr(tensor->name, "cls_score") != NULL;
+    const int first = !convention->background_last, background = first || scores;
+    const size_t bytes = tensor_bytes(tensor), row = bytes / (size_t)(mine + background);
+    struct mabn_shape expected = tensor->shape;
+    expected.dim[0] = expected.dim[0] / (mine + background) * (theirs + background);
+    char *values = mabn_xmalloc(row * (size_t)(theirs + background) + 1), *to = buffer;
+    const mabn_status status =
+        mabn_checkpoint_read_as(file->checkpoint, found->name, tensor->dtype, &expected, values);
+    if (!status && first) memcpy(to, values, row);
+    for (int k = 0; k < mine && !status; k++)
+        memcpy(to + (size_t)(k + first) * row, values + (size_t)(load->class_of[k] + first) * row,
+               row);
+    if (!status && !first && background)
+        memcpy(to + (size_t)mine * row, values + (size_t)theirs * row, row);
+    free(values);
+    return status;
+}
+
+/* *taken: of the network's value or state, what of the file it is now; NULL: nothing. */
 static mabn_status load_tensor(const struct mabn_model_file *file, struct mabn_params *params,
-                               int index, const struct mabn_model_load *load, void *buffer)
+                               int index, const struct mabn_model_load *load, void *buffer,
+                               const struct mabn_checkpoint_tensor **taken)
 {
     const struct mabn_params_tensor *tensor = mabn_params_at(params, index);
     char *name = file_name(tensor);
     const struct mabn_checkpoint_tensor *found = mabn_checkpoint_find(file->checkpoint, name);
     mabn_status status = MABN_OK;
+    *taken = NULL;
     bool same = found && mabn_shape_equal(&found->shape, &tensor->shape);
     bool constant = strstr(tensor->name, "sta_matrix") != NULL;
     if (!found && (constant || (tensor->role == MABN_PARAMS_STATE && load->other_state))) goto out;
@@ -318,8 +362,12 @@ static mabn_status load_tensor(const struct mabn_model_file *file, struct mabn_p
     }
     if (is_head(tensor->name) && (load->new_head || (!same && load->other_head))) goto out;
     if (found && !same && tensor->role == MABN_PARAMS_STATE && load->other_state) goto out;
-    MABN_TRY_GOTO(mabn_checkpoint_read_as(file->checkpoint, name, tensor->dtype, shape, buffer),
-                  out);
+    if (is_predictor(tensor->name) && load->new_classes) goto out;
+    if (is_predictor(tensor->name) && load->class_of && found)
+        MABN_TRY_GOTO(load_classes(file, tensor, found, load, buffer), out);
+    else
+        MABN_TRY_GOTO(mabn_checkpoint_read_as(file->checkpoint, name, tensor->dtype, shape, buffer),
+                      out);
     char *bad = find_bad(tensor, buffer);
     if (bad) {
         status = mabn_fail(MABN_ERR_NONFINITE, "'%s': %s",
@@ -328,6 +376,7 @@ static mabn_status load_tensor(const struct mabn_model_file *file, struct mabn_p
         goto out;
     }
     status = mabn_params_set(params, index, buffer, tensor_bytes(tensor));
+    *taken = found;
 out:
     free(name);
     return status;
@@ -354,9 +403,12 @@ mabn_status mabn_model_file_load(const struct mabn_model_file *file, struct mabn
     mabn_status status = MABN_OK;
     for (int i = 0; i < mabn_params_count(params) && !status; i++) {
         enum mabn_params_role role = mabn_params_at(params, i)->role;
-        if (role == MABN_PARAMS_VALUE || role == MABN_PARAMS_STATE ||
-            (role == MABN_PARAMS_MOMENTUM && load->momentum))
-            status = load_tensor(file, params, i, load, buffer);
+        const bool counts = role == MABN_PARAMS_VALUE || role == MABN_PARAMS_STATE;
+        const struct mabn_checkpoint_tensor *taken;
+        if (!counts && !(role == MABN_PARAMS_MOMENTUM && load->momentum)) continue;
+        status = load_tensor(file, params, i, load, buffer, &taken);
+        if (counts && load->taken && !status)
+            mabn_taken_add(load->taken, mabn_params_at(params, i)->name, taken);
     }
     mabn_free(buffer);
     if (!status && load->other_windows) tell_windows(file, params);
@@ -374,21 +426,20 @@ static void body_name(char name[128], const char *tensor)
 }
 
 mabn_status mabn_model_file_load_body(const struct mabn_model_file *file,
-                                      struct mabn_params *params, int *loaded, int *fresh)
+                                      struct mabn_params *params, struct mabn_taken *taken)
 {
     void *buffer;
     mabn_status status = MABN_OK;
-    *loaded = *fresh = 0;
     MABN_TRY(tensor_buffer(params, &buffer));
     for (int i = 0; i < mabn_params_count(params) && !status; i++) {
         const struct mabn_params_tensor *t = mabn_params_at(params, i);
         char name[128];
         if (t->role != MABN_PARAMS_VALUE && t->role != MABN_PARAMS_STATE) continue;
         body_name(name, t->name);
-        if (!name[0] || is_history(name)) continue;
-        const struct mabn_checkpoint_tensor *found = mabn_checkpoint_find(file->checkpoint, name);
+        const struct mabn_checkpoint_tensor *found =
+            !name[0] || is_history(name) ? NULL : mabn_checkpoint_find(file->checkpoint, name);
         if (!found) {
-            ++*fresh;
+            mabn_taken_add(taken, t->name, NULL);
             continue;
         }
         /* running_var is (C) or (1,C,1,1). */
@@ -402,10 +453,10 @@ mabn_status mabn_model_file_load_body(const struct mabn_model_file *file,
         }
         status = mabn_checkpoint_read_as(file->checkpoint, name, t->dtype, &found->shape, buffer);
         if (!status) status = mabn_params_set(params, i, buffer, tensor_bytes(t));
-        ++*loaded;
+        if (!status) mabn_taken_add(taken, t->name, found);
     }
     mabn_free(buffer);
-    if (!status && !*loaded)
+    if (!status && !taken->n_taken)
         status = mabn_fail(MABN_ERR_MISMATCH, "the file has no tensor of the detector's body");
     return status;
 }

@@ -15,6 +15,7 @@
 #include "model/detector.h"
 #include "model/model.h"
 #include "store/checkpoint.h"
+#include "train/taken.h"
 
 MABN_BEGIN_DECLS
 
@@ -42,6 +43,12 @@ struct mabn_model_load {
                          * and keeps the running variance */
     bool other_head;    /* a classifier ("fc.…") of another shape keeps its initial value */
     bool new_head;      /* … and so does one of the same shape */
+    bool new_classes;   /* what a detector predicts for each class keeps its initial value */
+    /* What a detector predicts for class k, from 0, is what the file's predicts for class_of[k]; NULL:
+     * classes are the same. Needs the detector's description. */
+    const int *class_of;
+    const struct mabn_detector *detector; /* the network's */
+    struct mabn_taken *taken;             /* what was taken is added to it; may be NULL */
 };
 /* Tensors of the file into a network built for it. A tensor that is missing, or of another shape,
  * is an error that names it, unless `load` says otherwise. */
@@ -54,11 +61,11 @@ MABN_MUST_USE mabn_status mabn_model_file_load(const struct mabn_model_file *fil
 MABN_MUST_USE mabn_status mabn_model_find_bad(const struct mabn_params *params, char **what);
 
 /* The tensors of a classifier's body into a detector's: weights, and of the norms' state what a
- * trained network needs (running averages; windows and counters begin anew). *loaded: how many; *fresh:
- * tensors of the body that the file lacks and that keep their initial values. */
+ * trained network needs (running averages; windows and counters begin anew). What else the detector
+ * has keeps its initial values. taken: which is which. */
 MABN_MUST_USE mabn_status mabn_model_file_load_body(const struct mabn_model_file *file,
-                                                    struct mabn_params *params, int *loaded,
-                                                    int *fresh);
+                                                    struct mabn_params *params,
+                                                    struct mabn_taken *taken);
 
 /* What a saved file says besides its tensors: of a classifier or of a detector. */
 struct mabn_shard_states; /* train/shards.h */

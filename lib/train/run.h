@@ -47,11 +47,14 @@ struct mabn_run {
     /* the run (train.c, state.c) */
     int64_t step, first_step; /* done; done when this process began */
     bool val_pending;         /* the validation due at `step` has not been done */
-    double score, best;       /* of the last validation, by the task: more is better; the best */
+    const char *best_name; /* the figure that validations are compared by; a loss is better lower */
+    double score, best;    /* of the last validation, of the best so far: more is better */
+    int64_t stale;         /* validations since the best */
     double meter[MABN_MAX_METERS]; /* sums since the last step line */
     unsigned signals;              /* that any rank has got: enum mabn_run_signal */
     double waited_told;            /* of mabn_comm_waited */
     char *command;                 /* of the run's first start */
+    struct mabn_taken taken;       /* of the weights that it started from; zeroed: none */
     char *last_saved;
     int64_t last_saved_step;
     struct mabn_jsonl metrics, copy, stats;
@@ -90,6 +93,14 @@ static inline const struct mabn_norm_sync *mabn_run_sync(const struct mabn_run *
 
 /* state.c, after a validation: best.h5 is the network, if no score has been as good. */
 MABN_MUST_USE mabn_status mabn_run_keep_best(struct mabn_run *run);
+/* course.c: a figure of a validation, for its line; it may be the one that validations are compared by. */
+void mabn_run_put_figure(struct mabn_run *run, struct mabn_json_writer *line, const char *name,
+                         double value);
+/* Have there been more validations without a better one than --patience allows? */
+static inline bool mabn_run_lost_patience(const struct mabn_run *run)
+{
+    return run->options->patience && run->stale >= run->options->patience;
+}
 
 /* setup.c: choose the task and have it open, decide and build everything. */
 MABN_MUST_USE mabn_status mabn_run_set_up(struct mabn_run *run);

@@ -141,9 +141,30 @@ static void tell_shards(const struct mabn_run *run)
               s->ranks > 1 ? "; rank 0 " : "", s->ranks > 1 ? mabn_comm_binding(s->comm) : "");
 }
 
+/* The figure that validations are compared by. */
+static mabn_status choose_best(struct mabn_run *run)
+{
+    const char *asked = run->options->best;
+    struct mabn_str all;
+    run->best_name = run->task->figures[0];
+    if (!asked) return MABN_OK;
+    mabn_str_init(&all);
+    for (int i = 0; run->task->figures[i]; i++) {
+        mabn_str_printf(&all, "%s%s", i ? ", " : "", run->task->figures[i]);
+        if (!strcmp(asked, run->task->figures[i])) run->best_name = run->task->figures[i];
+    }
+    const mabn_status status =
+        strcmp(run->best_name, asked)
+            ? mabn_fail(MABN_ERR_ARG, "--best '%s' is none of %s", asked, all.text)
+            : MABN_OK;
+    mabn_str_release(&all);
+    return status;
+}
+
 mabn_status mabn_run_set_up(struct mabn_run *run)
 {
     MABN_TRY(choose_task(run));
+    MABN_TRY(choose_best(run));
     MABN_TRY(decide_shards(run));
     MABN_TRY(run->task->set_up(run));
     tell_shards(run);
@@ -162,6 +183,7 @@ void mabn_run_release(struct mabn_run *run)
     mabn_jsonl_close(&run->copy);
     mabn_jsonl_close(&run->stats);
     mabn_str_release(&run->course);
+    mabn_taken_release(&run->taken);
     free(run->command);
     free(run->last_saved);
 }

@@ -16,9 +16,11 @@
 #include "train/run.h"
 
 /* Beside the task's meters and its own numbers. */
-static const char *const double_names[] = {"val_pending", "run_steps", "threads"};
-enum { VAL_PENDING, RUN_STEPS, THREADS, N_DOUBLES };
+static const char *const double_names[] = {"val_pending", "run_steps", "threads", "stale"};
+enum { VAL_PENDING, RUN_STEPS, THREADS, STALE, N_DOUBLES };
+/* Of a best file: the figure that it is the best by. */
 #define SCORE "score"
+#define SCORE_NAME "score_name"
 enum { MOST_DOUBLES = MABN_MAX_METERS + N_DOUBLES + 4 };
 
 /* What computes, as far as it decides the last bits: "CPU" (and its threads, kept apart) or the
@@ -36,11 +38,11 @@ static void machine_text(const struct mabn_run *run, struct mabn_str *text)
 static mabn_status save_as(struct mabn_run *run, const char *path,
                            const struct mabn_shard_states *whole, bool scored)
 {
-    static const char *const string_names[] = {"course", "machine"};
+    const char *const string_names[] = {"course", whole ? "machine" : SCORE_NAME};
     struct mabn_str machine;
     mabn_str_init(&machine);
     machine_text(run, &machine);
-    const char *strings[] = {run->course.text, machine.text};
+    const char *strings[] = {run->course.text, whole ? machine.text : run->best_name};
     const char *names[MOST_DOUBLES], *const *extra = NULL;
     double doubles[MOST_DOUBLES];
     int n = 0, more = 0;
@@ -49,7 +51,7 @@ static mabn_status save_as(struct mabn_run *run, const char *path,
         doubles[n] = run->meter[i];
     }
     const double values[N_DOUBLES] = {run->val_pending, (double)run->steps,
-                                      mabn_device_threads(run->device)};
+                                      mabn_device_threads(run->device), (double)run->stale};
     for (int i = 0; i < N_DOUBLES; i++, n++) {
         names[n] = double_names[i];
         doubles[n] = values[i];
@@ -72,7 +74,7 @@ static mabn_status save_as(struct mabn_run *run, const char *path,
         .momentum = whole != NULL,
         .string_names = string_names,
         .strings = strings,
-        .n_strings = whole ? 2 : 1,
+        .n_strings = whole || scored ? 2 : 1,
         .double_names = names,
         .doubles = doubles,
         .n_doubles = whole ? n + more : scored,
@@ -128,8 +130,12 @@ static char *best_path(const struct mabn_run *run)
 
 mabn_status mabn_run_keep_best(struct mabn_run *run)
 {
+    run->stale++;
     if (!(run->score > run->best)) return MABN_OK;
     run->best = run->score;
+    run->stale = 0;
+    mabn_verbose("step %lld: %s %.6g, the best so far", (long long)run->step, run->best_name,
+                 fabs(run->score));
     if (!mabn_run_writes(run)) return MABN_OK;
     char *path = best_path(run);
     const mabn_status status = save_as(run, path, NULL, true);
@@ -138,7 +144,7 @@ mabn_status mabn_run_keep_best(struct mabn_run *run)
 }
 
 /* The best score before the step from which a run goes on. A best file of a later step does not
- * count: the run comes there again. */
+ * count: the run comes there again. Nor does one that is the best by another figure. */
 static mabn_status find_best(struct mabn_run *run)
 {
     struct mabn_model_file file;
@@ -149,7 +155,11 @@ static mabn_status find_best(struct mabn_run *run)
     free(path);
     if (status || !there) return status;
     const struct mabn_h5_file *h5 = mabn_checkpoint_file(file.checkpoint);
-    if (file.meta.step <= run->step && mabn_h5_has_attribute(h5, SCORE))
+    const char *name = run->best_name; /* before there was a choice */
+    if (mabn_h5_has_attribute(h5, SCORE_NAME)) status = mabn_h5_get_string(h5, SCORE_NAME, &name);
+    if (!status && strcmp(name, run->best_name))
+        mabn_info("best.h5 was kept by %s, and is from now on by %s", name, run->best_name);
+    else if (!status && file.meta.step <= run->step && mabn_h5_has_attribute(h5, SCORE))
         status = mabn_h5_get_double(h5, SCORE, &run->best);
     mabn_model_file_release(&file);
     return status;
@@ -207,10 +217,12 @@ static mabn_status compare_course(const struct mabn_run *run, const char *then, 
         if (n == m && a && b && !memcmp(a, b, n)) continue;
         add_difference(&text, a, b);
     }
-    mabn_status status = mabn_fail(MABN_ERR_MISMATCH,
-                                   "'%s' is of another run, so going on would "
-                                   "not be the same run: %s",
-                                   path, text.text);
+    mabn_status status =
+        mabn_fail(MABN_ERR_MISMATCH,
+                  "'%s' is of another run, so going on would "
+                  "not be the same run: %s (as MODEL of a new run it is where that "
+                  "starts)",
+                  path, text.text);
     mabn_str_release(&text);
     return status;
 }
@@ -276,14 +288,17 @@ static mabn_status restore(struct mabn_run *run, const char *path)
     MABN_TRY_GOTO(compare_classes(run, &file.model, path), out);
     MABN_TRY_GOTO(compare_course(run, course, path), out);
     MABN_TRY_GOTO(restore_meters(run, h5, path), out);
+    doubles[STALE] = 0; /* older runs do not count */
     for (int i = 0; i < N_DOUBLES; i++)
-        MABN_TRY_GOTO(mabn_h5_get_double(h5, double_names[i], &doubles[i]), out);
+        if (i != STALE || mabn_h5_has_attribute(h5, double_names[i]))
+            MABN_TRY_GOTO(mabn_h5_get_double(h5, double_names[i], &doubles[i]), out);
     struct mabn_model_load load = {.momentum = true};
     MABN_TRY_GOTO(mabn_model_file_load(&file, run->params, &load), out);
     MABN_TRY_GOTO(mabn_shards_start(&run->shards, run->params), out);
     MABN_TRY_GOTO(mabn_shards_restore(&run->shards, file.checkpoint), out);
     if (run->task->restore_extra) MABN_TRY_GOTO(run->task->restore_extra(run, h5), out);
     run->val_pending = doubles[VAL_PENDING] != 0 && run->validates;
+    run->stale = (int64_t)doubles[STALE];
     run->step = run->first_step = file.meta.step;
     run->command = mabn_xstrdup(file.meta.command ? file.meta.command : "");
     run->last_saved = mabn_xstrdup(path);
@@ -418,6 +433,8 @@ mabn_status mabn_run_start(struct mabn_run *run)
     free(path);
     if (status) return status;
     if (mabn_run_writes(run)) MABN_TRY(find_best(run));
+    if (run->shards.ranks > 1)
+        MABN_TRY(mabn_comm_broadcast(run->shards.comm, &run->best, sizeof run->best));
     MABN_TRY(mabn_shards_check(&run->shards, "at the start"));
     MABN_TRY(open_logs(run));
     return run->task->load(run);

@@ -33,6 +33,10 @@ struct mabn_task {
     int meters;
     const char *const *meter_names;
 
+    /* Figures of a validation that the best can be chosen by, NULL at the end. The first is taken when
+     * nothing is asked for, unless set_up says another. */
+    const char *const *figures;
+
     /* Open the datasets, decide on model, course (run->course, schedule, steps) and pictures, build
      * the networks, set run->params, and print what was decided. */
     mabn_status (*set_up)(struct mabn_run *run);

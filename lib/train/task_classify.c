@@ -611,7 +611,9 @@ static mabn_status start(struct mabn_run *run)
                                    .other_windows = !run->options->resume_model,
                                    .other_head = run->options->allow_classes || !file->classes,
                                    .new_head =
-                                       mabn_eval_other_class(file, own(run)->train_set) >= 0};
+                                       mabn_eval_other_class(file, own(run)->train_set) >= 0,
+                                   .taken = &run->taken};
+    mabn_taken_init(&run->taken, own(run)->weights.checkpoint);
     if (!file->classes)
         mabn_info("'%s' has no classifier: it gets one of %d classes", run->options->weights,
                   own(run)->model.classes);
@@ -843,10 +845,9 @@ static mabn_status validate(struct mabn_run *run, struct mabn_json_writer *line)
                                    .skip_bad = run->options->skip_bad,
                                    .comm = run->shards.ranks > 1 ? run->shards.comm : NULL};
     MABN_TRY(mabn_evaluate(&result, c->val_net, &c->val_source, &c->input, &eo));
-    mabn_json_put_double(line, "loss", result.loss);
-    mabn_json_put_double(line, "top1", result.top1);
-    run->score = result.top1;
-    mabn_json_put_double(line, "top5", result.top5);
+    mabn_run_put_figure(run, line, "loss", result.loss);
+    mabn_run_put_figure(run, line, "top1", result.top1);
+    mabn_run_put_figure(run, line, "top5", result.top5);
     mabn_json_put_int(line, "images", result.images);
     mabn_json_put_double(line, "seconds", round(result.seconds * 1000) / 1000);
     mabn_verbose("step %lld: validation loss %.4f, top-1 %.2f %%, top-5 %.2f %%",
@@ -895,8 +896,11 @@ static mabn_status restore_extra(struct mabn_run *run, const struct mabn_h5_file
     return mabn_net_loss_scale_set(own(run)->net, &scale);
 }
 
+static const char *const figures[] = {"top1", "top5", "loss", NULL};
+
 const struct mabn_task mabn_task_classify = {
     .name = "classify",
+    .figures = figures,
     .meters = METERS,
     .meter_names = meter_names,
     .set_up = set_up,

@@ -27,6 +27,8 @@ struct detect {
     struct mabn_model_file weights;  /* weights.checkpoint NULL: none */
     struct mabn_detector detector;
     struct mabn_str categories;
+    int *class_of;    /* the weights' class that each category is; NULL: as they are */
+    bool new_classes; /* what is predicted for each class begins anew */
     struct mabn_scene_options scene;
     struct mabn_params *params;
     struct mabn_rcnn *rcnn, *val_rcnn;
@@ -156,6 +158,51 @@ static mabn_status check_body(const struct mabn_run *run)
     return MABN_OK;
 }
 
+/* Classes that are the dataset's by id and name, in another order or with gaps between (torchvision's 90
+ * classes of COCO's 80), are found again; others are refused, or begin anew where that is allowed. */
+static mabn_status match_classes(struct mabn_run *run)
+{
+    const struct mabn_train_options *o = run->options;
+    struct detect *d = run->own;
+    const struct mabn_coco *coco = mabn_scene_set_coco(d->train_scenes);
+    const int classes = (int)coco->n_categories, theirs = d->detector.classes;
+    mabn_status status = MABN_OK;
+    d->detector.classes = classes;
+    if (d->weights.categories && !strcmp(d->weights.categories, d->categories.text)) return MABN_OK;
+    if (d->weights.categories) {
+        d->class_of = mabn_xcalloc((size_t)classes + 1, sizeof *d->class_of);
+        status = mabn_detect_match_categories(d->class_of, d->weights.categories, o->weights, coco,
+                                              o->train);
+    } else if (theirs != classes) {
+        status = mabn_fail(MABN_ERR_MISMATCH,
+                           "'%s' knows %d classes, without saying which (mabn-convert "
+                           "--categories), '%s' has %d",
+                           o->weights, theirs, o->train, classes);
+    }
+    if (status && o->allow_classes) {
+        mabn_error_clear();
+        d->new_classes = true;
+        free(d->class_of);
+        d->class_of = NULL;
+        mabn_info("'%s' has other classes: what is predicted for each begins anew", o->weights);
+        return MABN_OK;
+    }
+    if (status) {
+        char *why = mabn_error_detach();
+        status =
+            mabn_fail(status, "%s (--allow-weights classes begins anew with the predictors)", why);
+        free(why);
+        return status;
+    }
+    if (d->class_of)
+        mabn_info("of the %d classes of '%s' the %d of '%s' are taken, by id and name", theirs,
+                  o->weights, classes, o->train);
+    else
+        mabn_info("'%s' does not say what its %d classes are: taken for those of '%s', in order",
+                  o->weights, theirs, o->train);
+    return MABN_OK;
+}
+
 static mabn_status decide_model(struct mabn_run *run)
 {
     const struct mabn_train_options *o = run->options;
@@ -166,13 +213,7 @@ static mabn_status decide_model(struct mabn_run *run)
         return d->weights.checkpoint ? check_body(run) : MABN_OK;
     }
     d->detector = d->weights.detector;
-    if (d->weights.categories)
-        MABN_TRY(mabn_detect_check_categories(d->weights.categories, o->weights,
-                                              mabn_scene_set_coco(d->train_scenes), o->train));
-    else if (d->detector.classes != (int)mabn_scene_set_coco(d->train_scenes)->n_categories)
-        return mabn_fail(MABN_ERR_MISMATCH, "'%s' knows %d classes, '%s' has %zu", o->weights,
-                         d->detector.classes, o->train,
-                         mabn_scene_set_coco(d->train_scenes)->n_categories);
+    MABN_TRY(match_classes(run));
     MABN_TRY(mabn_detector_request(&d->detector, &o->detector, true));
     return mabn_detector_request_norm(&d->detector, &o->norm);
 }
@@ -192,7 +233,8 @@ static mabn_status decide_pictures(struct mabn_run *run)
         memcpy(d->scene.min_sizes, o->train_sizes,
                (size_t)o->n_train_sizes * sizeof *o->train_sizes);
     }
-    d->scene.leave_out_empty = true;
+    d->scene.leave_out_empty = !o->keep_empty;
+    d->scene.keep_empty = o->keep_empty;
     MABN_TRY(mabn_scene_check(&d->scene));
     MABN_TRY(mabn_scene_select(d->train_scenes, &d->scene, &d->samples, &d->sample_count, &census));
     mabn_str_init(&text);
@@ -305,7 +347,7 @@ static mabn_status build(struct mabn_run *run)
     d->figures = mabn_xcalloc(local * METERS, sizeof *d->figures);
     if (!d->val_scenes) return MABN_OK;
     const struct mabn_rcnn_options ro = {
-        .images = 1, .precision = precision(run), .seed = (uint64_t)o->seed};
+        .images = 1, .losses = true, .precision = precision(run), .seed = (uint64_t)o->seed};
     return mabn_rcnn_new(&d->val_rcnn, run->device, &d->detector, d->params, &ro);
 }
 
@@ -339,6 +381,17 @@ static void tell(const struct mabn_run *run)
     mabn_run_tell_course(run, (int64_t)d->sample_count, "");
 }
 
+/* Without masks there are no figures of them. */
+static mabn_status choose_best(struct mabn_run *run)
+{
+    if (own(run)->detector.masks || !strstr(run->best_name, "mask")) return MABN_OK;
+    if (run->options->best)
+        return mabn_fail(MABN_ERR_ARG, "--best %s: a %s has no masks", run->options->best,
+                         own(run)->detector.arch);
+    run->best_name = "box_ap";
+    return MABN_OK;
+}
+
 static mabn_status set_up(struct mabn_run *run)
 {
     const struct mabn_train_options *o = run->options;
@@ -358,6 +411,7 @@ static mabn_status set_up(struct mabn_run *run)
     d->pass_images = run->shard_images / d->passes;
     MABN_TRY(open_data(run));
     MABN_TRY(decide_model(run));
+    MABN_TRY(choose_best(run));
     if (d->val_scenes) MABN_TRY(mabn_detect_check_truth(d->val_scenes, d->detector.masks));
     MABN_TRY(decide_pictures(run));
     MABN_TRY(count_epoch(run, &epoch_steps));
@@ -389,6 +443,7 @@ static void release(struct mabn_run *run)
     mabn_dataset_free(d->val_set);
     mabn_str_release(&d->categories);
     mabn_str_release(&d->shown);
+    free(d->class_of);
     free(d->samples);
     free(d->images);
     free(d->figures);
@@ -403,17 +458,19 @@ static mabn_status start(struct mabn_run *run)
     MABN_TRY(
         mabn_params_initialize(d->params, (uint64_t)run->options->seed, MABN_PARAMS_INIT_FAN_IN));
     if (!d->weights.checkpoint) return MABN_OK;
+    mabn_taken_init(&run->taken, d->weights.checkpoint);
     if (d->weights.detects) {
         const struct mabn_model_load load = {.other_state = run->options->allow_norm,
-                                             .other_windows = true};
+                                             .other_windows = true,
+                                             .new_classes = d->new_classes,
+                                             .class_of = d->class_of,
+                                             .detector = &d->detector,
+                                             .taken = &run->taken};
         mabn_info("starting from the weights of '%s'", run->options->weights);
         return mabn_model_file_load(&d->weights, d->params, &load);
     }
-    int loaded, fresh;
-    MABN_TRY(mabn_model_file_load_body(&d->weights, d->params, &loaded, &fresh));
-    mabn_info("starting from the body of '%s': %d tensors, %d of the body are new",
-              run->options->weights, loaded, fresh);
-    return MABN_OK;
+    mabn_info("starting from the body of '%s'", run->options->weights);
+    return mabn_model_file_load_body(&d->weights, d->params, &run->taken);
 }
 
 /* A run that begins shows what it begins with. */
@@ -469,15 +526,7 @@ static void describe_images(struct detect *d, struct mabn_rcnn_image *images,
     enum { SHOWN = 200 }; /* bytes */
     for (int i = 0; i < batch->count; i++) {
         const struct mabn_scene *s = &batch->scenes[i];
-        images[i] = (struct mabn_rcnn_image){.number = s->sample,
-                                             .width = s->width,
-                                             .height = s->height,
-                                             .count = s->count,
-                                             .boxes = s->boxes,
-                                             .labels = s->labels,
-                                             .first_polygon = s->first_polygon,
-                                             .first_number = s->first_number,
-                                             .numbers = s->numbers};
+        images[i] = mabn_detect_image(s);
         if (d->shown.length < SHOWN)
             mabn_str_printf(&d->shown, "%s%lld", d->shown.length ? ", " : "",
                             (long long)s->image_id);
@@ -617,12 +666,24 @@ static double waited(const struct mabn_run *run)
     return seconds;
 }
 
+static void put_losses(struct mabn_run *run, struct mabn_json_writer *line, const double *loss)
+{
+    double total = 0;
+    for (int k = 0; k < MABN_RCNN_LOSSES; k++)
+        total += loss[k];
+    mabn_run_put_figure(run, line, "loss", total);
+    for (int k = 0; k < MABN_RCNN_LOSSES; k++)
+        if (k != MABN_RCNN_MASK || own(run)->detector.masks)
+            mabn_run_put_figure(run, line, mabn_rcnn_loss_names[k], loss[k]);
+}
+
 static mabn_status validate(struct mabn_run *run, struct mabn_json_writer *line)
 {
     static const char *const names[] = {"ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"};
     struct detect *d = run->own;
     const struct mabn_detect_options options = {.threads = run->options->decoders,
                                                 .skip_bad = run->options->skip_bad,
+                                                .losses = true,
                                                 .comm = run->shards.ranks > 1 ? run->shards.comm
                                                                               : NULL};
     struct mabn_detect_score score;
@@ -632,14 +693,14 @@ static mabn_status validate(struct mabn_run *run, struct mabn_json_writer *line)
         for (int k = 0; k < 6; k++) {
             char name[24];
             snprintf(name, sizeof name, "%s_%s", masks ? "mask" : "box", names[k]);
-            mabn_json_put_double(line, name, masks ? score.mask[k] : score.box[k]);
+            mabn_run_put_figure(run, line, name, masks ? score.mask[k] : score.box[k]);
         }
-    run->score = score.masks ? score.mask[0] : score.box[0];
+    put_losses(run, line, result.loss);
     mabn_json_put_int(line, "images", result.images);
     mabn_json_put_int(line, "detections", result.detections);
     mabn_json_put_double(line, "seconds", round(result.seconds * 1000) / 1000);
-    mabn_verbose("step %lld: box AP %.3f%s", (long long)run->step, score.box[0],
-                 score.masks ? "" : ", no masks");
+    mabn_verbose("step %lld: box AP %.3f, mask AP %.3f", (long long)run->step, score.box[0],
+                 score.masks ? score.mask[0] : NAN);
     return MABN_OK;
 }
 
@@ -665,8 +726,29 @@ static void save(const struct mabn_run *run, struct mabn_model_save *save)
     save->categories = own(run)->categories.text;
 }
 
+static const char *const figures[] = {"mask_ap",
+                                      "mask_ap50",
+                                      "mask_ap75",
+                                      "mask_ap_small",
+                                      "mask_ap_medium",
+                                      "mask_ap_large",
+                                      "box_ap",
+                                      "box_ap50",
+                                      "box_ap75",
+                                      "box_ap_small",
+                                      "box_ap_medium",
+                                      "box_ap_large",
+                                      "loss",
+                                      "loss_objectness",
+                                      "loss_rpn_box_reg",
+                                      "loss_classifier",
+                                      "loss_box_reg",
+                                      "loss_mask",
+                                      NULL};
+
 const struct mabn_task mabn_task_detect = {
     .name = "detect",
+    .figures = figures,
     .meters = METERS,
     .meter_names = meter_names,
     .set_up = set_up,

@@ -114,10 +114,22 @@ static mabn_status log_start(struct mabn_run *run)
     return close_line(&line, run);
 }
 
+/* What the network has of the weights that it starts from. */
+static mabn_status log_weights(struct mabn_run *run)
+{
+    struct line line;
+    if (!run->taken.file) return MABN_OK;
+    if (mabn_run_writes(run)) mabn_taken_tell(&run->taken, run->options->weights);
+    open_line(&line, run, "weights");
+    mabn_taken_put(&run->taken, &line.json, run->options->weights);
+    return close_line(&line, run);
+}
+
 static mabn_status log_end(struct mabn_run *run)
 {
     struct line line;
     open_line(&line, run, "end");
+    if (run->step < run->steps) mabn_json_put_string(&line.json, "reason", "patience");
     return close_line(&line, run);
 }
 
@@ -243,11 +255,12 @@ static mabn_status after_step(struct mabn_run *run)
         MABN_TRY(hear_signals(run));
     }
     const int stop = stop_signal(run);
+    const bool enough = mabn_run_lost_patience(run) && !run->val_pending;
     const bool asked = run->signals & MABN_RUN_SIGUSR1;
     run->signals &= ~(unsigned)MABN_RUN_SIGUSR1;
-    if (stop || asked || due(run, run->step, run->save_every)) MABN_TRY(save(run));
+    if (stop || asked || enough || due(run, run->step, run->save_every)) MABN_TRY(save(run));
     if (asked && !stop) mabn_info("saved '%s' at step %lld", run->last_saved, (long long)run->step);
-    if (!stop || (run->step == run->steps && !run->val_pending)) return MABN_OK;
+    if (!stop || enough || (run->step == run->steps && !run->val_pending)) return MABN_OK;
     return mabn_fail(MABN_ERR_STOPPED,
                      "stopped by %s after step %lld of %lld; saved '%s'; go on "
                      "with --resume",
@@ -269,12 +282,16 @@ static mabn_status check_ranks(struct mabn_run *run)
 static mabn_status train_steps(struct mabn_run *run)
 {
     if (run->val_pending) MABN_TRY(after_step(run));
-    while (run->step < run->steps) {
+    while (run->step < run->steps && !mabn_run_lost_patience(run)) {
         MABN_TRY(step_once(run));
         MABN_TRY(check_ranks(run));
         mabn_progress_set(run->progress, (uint64_t)(run->step - run->first_step));
         MABN_TRY(after_step(run));
     }
+    if (run->step < run->steps)
+        mabn_info("no better %s in %lld validations: the run ends after step %lld of %lld",
+                  run->best_name, (long long)run->stale, (long long)run->step,
+                  (long long)run->steps);
     return finish_steps(run);
 }
 
@@ -287,7 +304,8 @@ mabn_status mabn_train(const struct mabn_train_options *options)
     mabn_str_init(&run.course);
     MABN_TRY_GOTO(mabn_run_set_up(&run), out);
     MABN_TRY_GOTO(mabn_run_start(&run), out);
-    bool done = run.step >= run.steps && run.first_step > 0 && !run.val_pending;
+    bool done = (run.step >= run.steps || mabn_run_lost_patience(&run)) && run.first_step > 0 &&
+                !run.val_pending;
     if (done) MABN_TRY_GOTO(mabn_run_is_done(&run, &done), out);
     if (done) {
         mabn_info("'%s' is done: nothing to do", options->run);
@@ -296,6 +314,7 @@ mabn_status mabn_train(const struct mabn_train_options *options)
     if (mabn_run_writes(&run))
         run.progress = mabn_progress_new("training", "steps", (uint64_t)(run.steps - run.step));
     MABN_TRY_GOTO(log_start(&run), out);
+    MABN_TRY_GOTO(log_weights(&run), out);
     mabn_pace_start(&run.pace, mabn_now(), run.first_step);
     MABN_TRY_GOTO(train_steps(&run), out);
     MABN_TRY_GOTO(mabn_run_save_model(&run), out);

@@ -9,8 +9,8 @@
  *   metrics.jsonl       one JSON object a line; "t" says what it is: start, step, val, end
  *   step-000001000.h5   checkpoints, the last `keep` of them: everything needed to go on
  *   model.h5            the trained network, when the run is done
- *   best.h5             likewise, where a validation found it best: by top-1 accuracy, by the average
- *                       precision of masks or, without masks, of boxes
+ *   best.h5             likewise, where a validation found it best: by `best`, or by top-1 accuracy, by
+ *                       the average precision of masks or, without masks, of boxes
  *   early.png           of a detector: its first pictures, with what is to be learned
  *
  * Resuming is exact: N steps, a kill, and the rest give the same bits as all steps at a stretch, on
@@ -69,6 +69,7 @@ struct mabn_train_options {
     struct mabn_detector_request detector;
     int train_sizes[MABN_SCENE_SIZES],
         n_train_sizes; /* shorter sides drawn from; 0: its min_size */
+    bool keep_empty;   /* train on photographs without an object too */
 
     /* pictures; size 0: as the weights, the augmentation or the dataset have it */
     const char *augment; /* preset name; NULL: chosen by the dataset */
@@ -105,6 +106,8 @@ struct mabn_train_options {
     int64_t log_every, save_every,
         val_every; /* steps; save, val 0: every epoch; val < 0: at the end */
     int keep;
+    const char *best; /* the figure of a validation that best.h5 is kept by; NULL: the task's own */
+    int patience;     /* validations without a better one that end the run; 0: never */
     int early_images; /* a detector's first pictures that are drawn into early.png; 0: none */
     int channels[MABN_MAX_RECORD_CHANNELS], n_channels;
     int64_t stats_every;

@@ -62,6 +62,75 @@ PY
     assert_output --partial "mask-rcnn-r18-fpn"
 }
 
+@test "validation: the losses of training, which leave the statistics alone" {
+    $PYTHON - <<'PY'
+import json
+truth = json.load(open("truth.json"))
+truth["images"] = truth["images"][:1]
+truth["annotations"] = truth["annotations"][:2]
+json.dump(truth, open("one.json", "w"))
+PY
+    mabn-pack coco -q images one.json -o one.h5
+    # group norm is the same in training; the one photograph, not flipped; nothing is learned
+    train one --train one.h5 --val one.h5 --norm gn --groups 2 -b 1 --flip 0 --steps 1 --lr 0 > one.jsonl
+    train without --steps 3 > /dev/null
+    train with --steps 3 --val d.h5 --val-every 1 > /dev/null
+    h5diff -q without/model.h5 with/model.h5 model model
+    $PYTHON - <<'PY'
+import json
+lines = [json.loads(l) for l in open("one.jsonl")]
+step, = [l for l in lines if l["t"] == "step"]
+val, = [l for l in lines if l["t"] == "val"]
+for k in ("loss", "loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"):
+    assert abs(step[k] - val[k]) <= 1e-5 * step[k], (k, step[k], val[k])
+PY
+}
+
+@test "--patience ends a run, --best says by which figure, and going on keeps count" {
+    few="--val d.h5 --val-every 1 --norm gn --groups 2 --lr 0" # nothing is learned: the first is the best
+    # shellcheck disable=SC2086
+    train patient $few --steps 9 --patience 2 --best loss > patient.jsonl
+    assert_equal "$(tail -n 1 patient.jsonl)" '{"t":"end","step":3,"epoch":0.75,"reason":"patience"}'
+    assert_file_exist patient/model.h5
+    $PYTHON -c 'import h5py
+a = h5py.File("patient/best.h5").attrs
+assert a["score_name"].decode() == "loss" and a["score"] < -1 and a["step"] == 1, dict(a)'
+    # shellcheck disable=SC2086
+    run train patient $few --steps 9 --patience 2 --best loss --resume
+    assert_output ""
+    # one of two went by before the run was stopped
+    # shellcheck disable=SC2086
+    train parts2 $few --steps 2 --patience 2 --best loss > /dev/null
+    # shellcheck disable=SC2086
+    train parts2 $few --steps 9 --patience 2 --best loss --resume > parts2.jsonl
+    assert_equal "$(tail -n 1 parts2.jsonl)" '{"t":"end","step":3,"epoch":0.75,"reason":"patience"}'
+    run train named --val d.h5 --best top1
+    assert_failure 1
+    assert_output --partial "--best 'top1' is none of mask_ap, mask_ap50"
+    run train named --arch faster-rcnn-r18-fpn --val d.h5 --best mask_ap
+    assert_failure 1
+    assert_output --partial "has no masks"
+    run train named --patience 3
+    assert_failure 2
+}
+
+@test "photographs without an object are left out or kept, and counted" {
+    $PYTHON - <<'PY'
+import json
+truth = json.load(open("truth.json"))
+truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] > 102]
+json.dump(truth, open("bare.json", "w"))
+PY
+    mabn-pack coco -q images bare.json -o bare.h5
+    # shellcheck disable=SC2086
+    run mabn-train $small --train bare.h5 -o bare --steps 1
+    assert_output --partial "5 of 8 photographs; left out: 3 without annotations"
+    # shellcheck disable=SC2086
+    run mabn-train $small --train bare.h5 -o bare -f --empty keep --steps 4 --save-every 4
+    assert_success
+    assert_output --partial "8 of 8 photographs; objects: 10; photographs with no object: 3"
+}
+
 @test "bfloat16: losses near float32's, detections too" {
     grep -q avx512bw /proc/cpuinfo || skip "no AVX-512"
     train full --steps 3 >full.jsonl
@@ -120,10 +189,44 @@ PY
     run mabn-train -q --train other.h5 -o second --steps 1 first/model.h5
     assert_failure 1
     assert_output --partial '"name":"green"'
-    assert_output --partial '"name":"blue"'
+    assert_output --partial '"name":"blue"}]; {"id":11,"name":"blue"} is not in '"'first/model.h5'"
     run mabn-train -q --train d.h5 -o third --steps 1 --fpn-width 16 first/model.h5
     assert_failure 1
     assert_output --partial "the model has its own"
+}
+
+@test "categories in another order are found again; others begin anew where that is allowed" {
+    [ -e first/model.h5 ] || train first --steps 1 > /dev/null
+    $PYTHON - <<'PY'
+import json
+truth = json.load(open("truth.json"))
+truth["categories"] = [{"id": 3, "name": "gray"}] + truth["categories"][::-1]
+json.dump(truth, open("three.json", "w"))
+del truth["categories"][0]
+json.dump(truth, open("swapped.json", "w"))
+PY
+    for i in swapped three; do mabn-pack coco -q images $i.json -o $i.h5; done
+    mabn-train -q --train swapped.h5 -o swapped --steps 1 --lr 0 first/model.h5 > swapped.jsonl
+    mabn-train --train three.h5 -o three --steps 1 --lr 0 --allow-weights classes first/model.h5 2> three.txt > /dev/null
+    grep -q "what is predicted for each begins anew" three.txt
+    run mabn-train -q --train three.h5 -o refused --steps 1 first/model.h5
+    assert_failure 1
+    assert_output --partial '{"id":3,"name":"gray"} is not in'
+    $PYTHON - <<'PY'
+import h5py, json, numpy
+a, b, c = (h5py.File(d + "/model.h5")["model"] for d in ("first", "swapped", "three"))
+names = {"roi_heads.box.predictor.cls_score.": (0, 2, 1), "roi_heads.mask.predictor.mask_fcn_logits.": (0, 2, 1),
+         "roi_heads.box.predictor.bbox_pred.": (0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7)}
+for name, rows in names.items():
+    for kind in ("weight", "bias"):
+        assert numpy.array_equal(a[name + kind][()][list(rows)], b[name + kind][()]), name
+    assert c[name + "weight"].shape[0] == len(rows) // 3 * 4
+fc = "roi_heads.box.feature_extractor.fc6.weight"
+assert numpy.array_equal(a[fc][()], c[fc][()])
+line, = [json.loads(l) for l in open("three/metrics.jsonl") if '"t":"weights"' in l]
+assert len(line["fresh"]) == 6 == len(line["unused"]) and line["fresh"][0].startswith(tuple(names)), line
+assert fc in line["taken"] and line["file"] == "first/model.h5"
+PY
 }
 
 @test "a classifier's body that would cost accuracy is refused with the reason" {
@@ -296,6 +399,22 @@ assert {x["image_id"] for x in r} <= set(range(8)) and {x["category_id"] for x i
     run mabn-eval coco -q --score long/model.h5 images
     assert_failure 1
     assert_output --partial "nothing to score against"
+    find images -name '*.png' | sort > list.txt
+    find images -name '*.png' -print0 | sort -z | mabn-eval coco -q --min-score 0 long/model.h5 - > nul.json
+    mabn-eval coco -q --min-score 0 long/model.h5 list.txt | cmp - nul.json
+    cmp folder.json nul.json
+    grep -q '"image_id":3,"file_name":"images/3.png"' nul.json
+    # one that begins like no picture, one that breaks off: named, and left out
+    mkdir -p broken
+    cp images/[0-3].png broken
+    echo no > broken/4.png
+    head -c 300 images/5.png > broken/5.png
+    run mabn-eval coco -q long/model.h5 broken
+    assert_failure 1
+    run --separate-stderr mabn-eval coco --skip-bad --min-score 0 long/model.h5 broken
+    assert_success
+    # shellcheck disable=SC2154
+    [[ $stderr == *"left out: 'broken/4.png'"*"passed over: photograph 5 '5.png': PNG: truncated"*"4 photographs, "* ]]
 }
 
 @test "a model of another kind or of other categories is refused" {

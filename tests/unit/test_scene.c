@@ -624,12 +624,13 @@ static void test_files(void)
     char name[40];
     int w, h;
     if (!mkdtemp(folder)) exit(1);
-    tap_fails(mabn_scene_set_scan(&set, folder), MABN_ERR_NOTFOUND, "has no pictures", "none yet");
+    tap_fails(mabn_scene_set_scan(&set, folder, NULL), MABN_ERR_NOTFOUND, "has no pictures",
+              "none yet");
     for (int i = 0; i < 3; i++) {
         snprintf(path[i], sizeof path[i], "%s/%s", folder, names[i]);
         write_picture(path[i], 50 + i, 40, i);
     }
-    tap_status(mabn_scene_set_scan(&set, folder), "a folder of photographs");
+    tap_status(mabn_scene_set_scan(&set, folder, NULL), "a folder of photographs");
     mabn_scene_set_size(set, 1, &w, &h);
     tap_ok(mabn_scene_set_count(set) == 3 && mabn_scene_set_image_id(set, 0) == 139 &&
                mabn_scene_set_image_id(set, 2) == 7 && w == 51 && h == 40 &&
@@ -661,7 +662,7 @@ static void test_files(void)
     mabn_scene_loader_free(loader);
     mabn_scene_set_free(set);
     if (mabn_write_file(path[0], "hello", 5, true)) exit(1);
-    tap_fails(mabn_scene_set_scan(&set, folder), MABN_ERR_FORMAT, "000000000139.PNG",
+    tap_fails(mabn_scene_set_scan(&set, folder, NULL), MABN_ERR_FORMAT, "000000000139.PNG",
               "what is no photograph is named");
     for (int i = 0; i < 3; i++)
         unlink(path[i]);
@@ -705,7 +706,7 @@ static void test_turned(void)
     snprintf(path, sizeof path, "%s/a.jpg", folder);
     write_turned(path);
     for (int turned = 0; turned < 2; turned++) {
-        if (mabn_scene_set_scan(&set, folder)) exit(1);
+        if (mabn_scene_set_scan(&set, folder, NULL)) exit(1);
         if (turned) mabn_scene_set_turn(set);
         mabn_scene_set_size(set, 0, &w, &h);
         struct mabn_scene_maker *maker = mabn_scene_maker_new(set, &o);
