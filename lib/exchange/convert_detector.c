@@ -296,7 +296,9 @@ static mabn_status check_outputs(const struct mabn_convert *c, const struct mabn
                   masks = mabn_convert_dim(c, MASK_OUT "mask_fcn_logits.weight", 0);
     if (anchors != MABN_DETECTOR_RATIOS)
         return refuse_count(c, "the region proposal network", anchors, "one for each of 3 anchors");
-    if (boxes == 4 || (boxes == 8 && d->classes > 1))
+    /* Four for each class, and four for the background where that comes first. */
+    const bool each = boxes == 4 * (int64_t)d->classes || boxes == 4 * ((int64_t)d->classes + 1);
+    if (!each && (boxes == 4 || boxes == 8))
         return refuse_count(c, "the box head", boxes,
                             "four for each class: it regresses one box "
                             "for all classes, which is not known here");

@@ -690,6 +690,16 @@ print(json.dumps([c, b["stride_in_1x1"], b["norm"]], sort_keys=True))' >$f.json
     assert_line --regexp '^roi_heads.mask.predictor.mask_fcn_logits.weight'
 }
 
+@test "detectron2's detector of one class or two: one box for each, none for the background" {
+    for n in 1 2; do
+        mabn-init -q -f mask-rcnn-r18-fpn --norm body=frozen,fpn=none,heads=none --box-head 2fc --boxes detectron2 \
+            --base-width 4 --fpn-width 4 --head-width 4 --fc-width 4 --classes $n -o few.h5
+        mabn-convert -q -f --to detectron2 few.h5 -o few.pth 2>/dev/null
+        mabn-convert -q -f few.pth -o back.h5 2>/dev/null
+        h5diff -q few.h5 back.h5 model model
+    done
+}
+
 @test "detectors of other kinds are refused with what is in them" {
     need_python torch
     small torchvision bn
