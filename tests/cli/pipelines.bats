@@ -97,6 +97,62 @@ E2
     "$ROOT/pipelines/imagenet-r50-mabn.sh" images long 2>err &
     stop_when long/run
     assert_not_exist long/DONE
+    stopped=$(grep -c '"t":"step"' long/run/metrics.jsonl)
+    export OPTIONS="${small[*]} --batch 8 --epochs 1 --epoch-steps 100000 --log-every 1 --steps $((stopped + 2))"
+    run --separate-stderr "$ROOT/pipelines/imagenet-r50-mabn.sh" images long # resumed, and done
+    assert_success
+    assert_file_exist long/DONE
+    assert_equal "$(grep -c '"t":"start"' long/run/metrics.jsonl)" 2
+    assert_equal "$(grep -c '"t":"step"' long/run/metrics.jsonl)" $((stopped + 2))
+}
+
+@test "coco-r50-fpn: from scratch and fine-tuned, stopped and resumed, to the number" {
+    $PYTHON - <<'E2'
+import json, os
+from PIL import Image
+for part, n in ("train", 6), ("val", 3):
+    images, annotations = [], []
+    os.makedirs("coco/%s2017" % part)
+    for i in range(1, n + 1):
+        picture = Image.new("RGB", (64, 64), (20 * i, 40, 60))
+        picture.paste((230, 30, 30), (4 * i, 8, 4 * i + 24, 32))
+        picture.save("coco/%s2017/%d.png" % (part, i))
+        images.append({"id": i, "file_name": "%d.png" % i, "width": 64, "height": 64})
+        x, y = 4 * i, 8
+        annotations.append({"id": i, "image_id": i, "category_id": 3, "iscrowd": 0, "area": 576,
+                            "bbox": [x, y, 24, 24],
+                            "segmentation": [[x, y, x, y + 24, x + 24, y + 24, x + 24, y]]})
+    os.makedirs("coco/annotations", exist_ok=True)
+    json.dump({"images": images, "annotations": annotations, "categories": [{"id": 3, "name": "red"}]},
+              open("coco/annotations/instances_%s2017.json" % part, "w"))
+E2
+    tiny="--arch mask-rcnn-r18-fpn --fpn-width 8 --head-width 8 --fc-width 16 --min-size 64 --max-size 64
+        --proposals 60 --box-samples 16 --batch 2 --log-every 1 --early-images 0"
+    export OPTIONS="$tiny --base-width 8 --steps 3"
+    run --separate-stderr "$ROOT/pipelines/coco-r50-fpn.sh" SCRATCH mabn
+    assert_success
+    assert_line --index 0 "$(printf 'scratch mabn\tAP\texpected')"
+    assert_line --regexp '^mask.*[0-9.]+.*32.69 \+-0.3$'
+    run --separate-stderr "$ROOT/pipelines/coco-r50-fpn.sh" SCRATCH mabn
+    assert_success
+    assert_equal "$stderr" ""
+
+    mabn-init resnet18 --norm mabn --base-width 8 --classes 4 -q -o body.h5
+    run "$ROOT/pipelines/coco-r50-fpn.sh" FINE-TUNE mabn
+    assert_failure 2
+    export BODY=body.h5 OPTIONS="$tiny --allow-weights input --steps 30 --save-every 1000"
+    FOLDER=whole run --separate-stderr "$ROOT/pipelines/coco-r50-fpn.sh" FINE-TUNE mabn
+    assert_success
+    grep -q '"t":"weights"' whole/run/metrics.jsonl
+    "$ROOT/pipelines/coco-r50-fpn.sh" FINE-TUNE mabn >out 2>err &
+    stop_when coco-fine-tune-mabn/run
+    assert_not_exist coco-fine-tune-mabn/DONE
+    run --separate-stderr "$ROOT/pipelines/coco-r50-fpn.sh" FINE-TUNE mabn
+    assert_success
+    h5diff -q whole/run/model.h5 coco-fine-tune-mabn/run/model.h5 model model
+    cmp whole/results.json coco-fine-tune-mabn/results.json
+    run "$ROOT/pipelines/coco-r50-fpn.sh" SCRATCH gn
+    assert_failure 2
 }
 
 # A Slurm of two scripts: srun runs the words of ./does, scontrol notes what it is asked for.
