@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/json_write.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/thread.h"
 #include "detect/anchors.h"
@@ -520,6 +521,11 @@ mabn_status mabn_convert_write(struct mabn_convert *c, const char *path,
     }
     MABN_TRY_GOTO(set_notes(c, writer, command, tool), out);
     if (format == MABN_WEIGHTS_ONNX && c->net) set_graph(c, writer);
+    if (format == MABN_WEIGHTS_ONNX && c->has_detector)
+        mabn_warn(
+            "'%s' gets a detector's tensors alone: a graph that a program could run is written "
+            "of classifiers",
+            path);
     MABN_TRY_GOTO(stream_entries(c, writer, largest, progress), out);
     status = mabn_weights_commit(writer);
 out:

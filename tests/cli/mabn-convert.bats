@@ -698,6 +698,8 @@ print(json.dumps([c, b["stride_in_1x1"], b["norm"]], sort_keys=True))' >$f.json
         mabn-convert -q -f few.pth -o back.h5 2>/dev/null
         h5diff -q few.h5 back.h5 model model
     done
+    run mabn-convert -f few.h5 -o few.onnx
+    assert_output --partial "'few.onnx' gets a detector's tensors alone"
 }
 
 @test "detectors of other kinds are refused with what is in them" {
