@@ -40,6 +40,17 @@ tensor() { h5dump -d "/model/$2" "$1" | tail -n +2; }
     assert_equal "$(cd run && echo *)" "best.h5 metrics.jsonl model.h5 step-000000008.h5 step-000000016.h5"
 }
 
+@test "--patience and --best: by the loss, and with more patience the run goes on" {
+    few=(-q -j 1 --norm gn --groups 2 --lr 0 --val "$DATA" --val-every 2 --best loss) # the first is the best
+    train "${few[@]}" -o run --steps 90 --patience 2 >out
+    assert_equal "$(tail -n 1 out | cut -d, -f 2,4)" '"step":6,"reason":"patience"}'
+    h5dump -a step run/best.h5 | grep -q '(0): 2'
+    h5dump -a score_name run/best.h5 | grep -q loss
+    train "${few[@]}" -o run --steps 90 --patience 3 --resume >out
+    assert_equal "$(tail -n 1 out | cut -d, -f 2,4)" '"step":8,"reason":"patience"}'
+    fails 1 "--best 'box_ap' is none of top1, top5, loss" train "${few[@]}" -o other --best box_ap
+}
+
 @test "the model's evaluation is the last validation, folded or not" {
     train --val "$DATA" -o run --norm mabn -B 2 --epochs 1 -q >out
     mabn-eval imagenet run/model.h5 "$DATA" --precision fp32 --json -q >folded
