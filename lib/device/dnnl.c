@@ -2,6 +2,7 @@
 #include "device/dnnl.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/mem.h"
 #include "device/internal.h"
@@ -43,6 +44,16 @@ bool mabn_dnnl_layout_is_opaque(const mabn_dnnl_layout *layout)
            kind == dnnl_format_kind_opaque;
 #else
     return layout->format_kind != dnnl_blocked;
+#endif
+}
+
+static int64_t channels_of(const mabn_dnnl_layout *layout)
+{
+#if DNNL_VERSION_MAJOR >= 3
+    const dnnl_dims_t *dims;
+    return dnnl_memory_desc_query(layout, dnnl_query_dims, (void *)&dims) ? 0 : (*dims)[1];
+#else
+    return layout->dims[1];
 #endif
 }
 
@@ -145,8 +156,28 @@ mabn_status mabn_dnnl_reorder_init(struct mabn_dnnl_op *op, struct mabn_device *
 
 /* ---- convolution ---- */
 
+/* With AVX2, the gradient of 1x1 weights with a stride copies what the stride leaves to a scratch that
+ * is too small when the channels read are no multiple of 8: wrong sums, or threads that wait for each
+ * other for ever (seen in 2.6.3). */
+static bool is_broken(dnnl_primitive_desc_t desc, const struct mabn_dnnl_conv *c)
+{
+    const char *name = "";
+    if (c->pass != dnnl_backward_weights || c->strides[0] * c->strides[1] == 1) return false;
+    if (dnnl_primitive_desc_query(desc, dnnl_query_impl_info_str, 0, (void *)&name)) return false;
+    return strstr(name, "1x1") && strstr(name, "avx") && !strstr(name, "avx512") &&
+           channels_of(c->x) % 8;
+}
+
 /* `hint`: the forward pass's, for a backward one. */
 #if DNNL_VERSION_MAJOR >= 3
+static dnnl_status_t skip_broken(dnnl_primitive_desc_t desc, const struct mabn_dnnl_conv *c)
+{
+    dnnl_status_t e = dnnl_success;
+    while (!e && is_broken(desc, c))
+        e = dnnl_primitive_desc_next_impl(desc);
+    return e;
+}
+
 static dnnl_status_t make_pass(dnnl_primitive_desc_t *out, dnnl_engine_t engine,
                                dnnl_prop_kind_t pass, const struct mabn_dnnl_conv *c,
                                dnnl_primitive_desc_t hint, dnnl_primitive_attr_t attr)
@@ -155,15 +186,36 @@ static dnnl_status_t make_pass(dnnl_primitive_desc_t *out, dnnl_engine_t engine,
         return dnnl_convolution_backward_data_primitive_desc_create(
             out, engine, c->algorithm, c->x, c->weights, c->y, c->strides, NULL, c->pads, c->pads,
             hint, attr);
-    if (pass == dnnl_backward_weights)
-        return dnnl_convolution_backward_weights_primitive_desc_create(
+    if (pass == dnnl_backward_weights) {
+        dnnl_status_t e = dnnl_convolution_backward_weights_primitive_desc_create(
             out, engine, c->algorithm, c->x, c->weights, NULL, c->y, c->strides, NULL, c->pads,
             c->pads, hint, attr);
+        return e ? e : skip_broken(*out, c);
+    }
     return dnnl_convolution_forward_primitive_desc_create(out, engine, pass, c->algorithm, c->x,
                                                           c->weights, c->bias, c->y, c->strides,
                                                           NULL, c->pads, c->pads, attr);
 }
 #else
+/* The first implementation that works. */
+static dnnl_status_t first_good(dnnl_primitive_desc_t *out, const dnnl_convolution_desc_t *of,
+                                dnnl_primitive_attr_t attr, dnnl_engine_t engine,
+                                dnnl_primitive_desc_t hint, const struct mabn_dnnl_conv *c)
+{
+    dnnl_primitive_desc_iterator_t all;
+    dnnl_status_t e = dnnl_primitive_desc_iterator_create(&all, of, attr, engine, hint);
+    if (e) return e;
+    *out = dnnl_primitive_desc_iterator_fetch(all);
+    while (!e && *out && is_broken(*out, c)) {
+        dnnl_primitive_desc_destroy(*out);
+        *out = NULL;
+        e = dnnl_primitive_desc_iterator_next(all);
+        if (!e) *out = dnnl_primitive_desc_iterator_fetch(all);
+    }
+    dnnl_primitive_desc_iterator_destroy(all);
+    return e || *out ? e : dnnl_out_of_memory;
+}
+
 static dnnl_status_t make_pass(dnnl_primitive_desc_t *out, dnnl_engine_t engine,
                                dnnl_prop_kind_t pass, const struct mabn_dnnl_conv *c,
                                dnnl_primitive_desc_t hint, dnnl_primitive_attr_t attr)
@@ -179,7 +231,7 @@ static dnnl_status_t make_pass(dnnl_primitive_desc_t *out, dnnl_engine_t engine,
     else
         e = dnnl_convolution_forward_desc_init(&desc, pass, c->algorithm, c->x, c->weights, c->bias,
                                                c->y, c->strides, c->pads, c->pads);
-    return e ? e : dnnl_primitive_desc_create(out, &desc, attr, engine, hint);
+    return e ? e : first_good(out, &desc, attr, engine, hint, c);
 }
 #endif
 

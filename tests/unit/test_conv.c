@@ -354,6 +354,9 @@ int main(void)
     check_shape((struct mabn_conv_shape){1, 8, 7, 16, 32, 3, 2, 1}, "3×3/2, 16→32", 1e-5);
     check_shape((struct mabn_conv_shape){3, 6, 5, 16, 48, 1, 1, 0}, "1×1, 16→48", 1e-5);
     check_shape((struct mabn_conv_shape){2, 7, 7, 32, 16, 1, 2, 0}, "1×1/2, 32→16", 1e-5);
+    check_shape((struct mabn_conv_shape){1, 8, 8, 4, 8, 1, 2, 0}, "1×1/2, 4→8", 1e-5);
+    check_shape((struct mabn_conv_shape){8, 16, 16, 4, 8, 1, 2, 0}, "1×1/2, 4→8, eight", 1e-5);
+    check_shape((struct mabn_conv_shape){1, 16, 16, 5, 10, 1, 2, 0}, "1×1/2, 5→10", 1e-5);
     check_shape((struct mabn_conv_shape){2, 5, 5, 5, 7, 3, 1, 1}, "3×3, 5→7", 1e-5);
     check_shape((struct mabn_conv_shape){2, 9, 10, 64, 64, 3, 1, 1}, "3×3, 64→64", 3e-5);
     struct mabn_conv *conv;
