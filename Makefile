@@ -139,7 +139,12 @@ $(LIB): $(LIB_O)
 	$(say) AR $@
 	$(Q)rm -f $@ && ar crs $@ $^
 
-$(B)/%.o: %.c
+# Looked for once, so that who lacks a library reads a package's name rather than a header's.
+$(B)/needs: pipelines/install-deps.sh
+	$(Q)CC='$(CC)' CPPFLAGS='$(CPPFLAGS)' PKG_CONFIG='$(PKG_CONFIG)' pipelines/install-deps.sh -n
+	$(Q)mkdir -p $(@D) && touch $@
+
+$(B)/%.o: %.c | $(B)/needs
 	$(say) CC $<
 	$(Q)mkdir -p $(@D) && $(CC) $(CPPFLAGS) $(CFLAGS) $(if $(DEBUG),,$(if $(filter $(O3_ROOMS),$(word 2,$(subst /, ,$<))),-O3)) -MMD -MP -c $< -o $@
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# install-deps.sh [-l] [build|demo|check|ci|peer]: see to it that what a target needs is there.
+# install-deps.sh [-l|-n] [build|demo|check|ci|peer]: see to it that what a target needs is there.
 #
 # Debian, Ubuntu: installs the packages that are missing, through sudo when not root. Does nothing,
 # and asks for nothing, when all are there.
@@ -8,7 +8,8 @@
 # those five, the ones that are here), and fails.
 #
 #   -l   only print the names of Debian's packages
-#   CC, CPPFLAGS, DNNL_HOME, PYTHON, BATS_LIB_PATH, FASHION_MNIST: where things are, as for the build and tests
+#   -n   install nothing: look for what compiling needs, and name what is missing, for apt too
+#   CC, CPPFLAGS, PKG_CONFIG, DNNL_HOME, PYTHON, BATS_LIB_PATH, FASHION_MNIST: where things are, as for the build and tests
 set -eu
 
 # One thing a row: for which targets (build is for all; "?" in front: worth having, tests skip without),
@@ -53,9 +54,9 @@ peer   python:torchvision           python3-torchvision python3-torchvision pyth
 peer   python:onnx                  python3-onnx       python3-onnx       -           py3-onnx          onnx        -
 '
 
-usage() { echo "usage: install-deps.sh [-l] [build|demo|check|ci|peer]" >&2; exit 2; }
-list=
-if [ "${1:-}" = -l ]; then list=1; shift; fi
+usage() { echo "usage: install-deps.sh [-l|-n] [build|demo|check|ci|peer]" >&2; exit 2; }
+list= only_look=
+case ${1:-} in -l) list=1; shift ;; -n) only_look=1; shift ;; esac
 case ${1:-build} in
 build) groups=" build " ;;
 demo) groups=" build demo " ;;
@@ -80,7 +81,7 @@ is_here() { # is_here RECOGNIZED: by its kind, up to the first colon
         done
         return 1 ;;
     header:*) # FILE[:what pkg-config calls it]
-        flags=$(pkg-config --cflags "${what#*:}" 2>/dev/null) || flags=
+        flags=$(${PKG_CONFIG:-pkg-config} --cflags "${what#*:}" 2>/dev/null) || flags=
         echo "#include <${what%%:*}>" | ${CC:-cc} ${CPPFLAGS:-} ${DNNL_HOME:+"-I$DNNL_HOME/include"} \
             $flags -E -x c - >/dev/null 2>&1 ;;
     python:*) "${PYTHON:-/usr/bin/python3}" -c "import $what" 2>/dev/null ;;
@@ -111,11 +112,12 @@ say() { # say COLUMN COMMAND ROWS: what to type, and what that manager does not 
 
 say_all() { # say_all ROWS: for the managers that are here, for all of them when none is
     here=
-    for manager in dnf pacman apk brew conda; do
+    for manager in ${only_look:+apt-get} dnf pacman apk brew conda; do
         if command -v $manager >/dev/null; then here="$here $manager"; fi
     done
     for manager in ${here:-dnf pacman apk brew conda}; do
         case $manager in
+        apt-get) say apt "apt-get install" "$1" ;;
         dnf) say dnf "dnf install" "$1" ;;
         pacman) say pacman "pacman -S" "$1" ;;
         apk) say apk "apk add" "$1" ;;
@@ -130,6 +132,8 @@ look() { # what is not here, whatever brought it; fails when something is missin
         is_here "$recognized" || echo "$group $recognized $rest"
     done)
     needed=$(echo "$missing" | grep -v '^?') || true
+    # No picture is drawn while compiling.
+    if [ -n "$only_look" ]; then needed=$(echo "$needed" | grep -v ' font:') || true; fi
     optional=$(echo "$missing" | grep '^?') || true
     if [ -n "$optional" ]; then
         echo "install-deps: going on without these, whose tests are skipped:"
@@ -143,6 +147,7 @@ look() { # what is not here, whatever brought it; fails when something is missin
 
 packages=$(wanted | while read -r _ _ apt _; do echo "$apt"; done | tr , '\n' | sort -u)
 if [ -n "$list" ]; then echo "$packages"; exit; fi
+if [ -n "$only_look" ]; then look; exit; fi
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then look; exit; fi
 
 missing=

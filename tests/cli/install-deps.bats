@@ -117,6 +117,25 @@ all_for_build() {
     assert_output ""
 }
 
+@test "-n: what compiling needs is named for every manager that is here, and nothing is installed" {
+    there dpkg-query 1
+    there dnf
+    printf '#!/bin/sh\necho "$*" >>apt\n' >bin/apt-get
+    chmod +x bin/apt-get
+    elsewhere -n
+    assert_failure 1
+    grep -q '^    apt-get install .*libdnnl-dev libfontconfig-dev .*libhdf5-dev' <<<"$stderr"
+    grep -q '^    dnf install .*hdf5-devel .*onednn-devel' <<<"$stderr"
+    ! grep -q -i dejavu <<<"$stderr"
+    [ ! -e apt ]
+
+    all_for_build
+    rm bin/fc-list # no picture is drawn while compiling
+    elsewhere -n
+    assert_success
+    assert_equal "$stderr" ""
+}
+
 @test "the list of Debian's packages; unknown targets" {
     run --separate-stderr "$ROOT/pipelines/install-deps.sh" -l build
     assert_success
