@@ -1,6 +1,9 @@
 /* See recalibrate.h. The batches are measured by the norms themselves: with a momentum of 0 the
  * running statistics after a forward are that batch's. BRN whose r and d may not move is BN, and it
- * keeps the biased variance. */
+ * keeps the biased variance.
+ *
+ * With R ranks, round k is batches kR … kR + R − 1, one a rank; in the last round some have none. The
+ * ranks tell each other what they measured, and each joins it in the order of the batches. */
 #include "train/recalibrate.h"
 
 #include <math.h>
@@ -71,6 +74,9 @@ static mabn_status open_loader(struct mabn_loader **loader, const struct spread 
     lo.augment = *input;
     lo.batch = options->batch;
     lo.threads = options->threads;
+    lo.rank = options->comm ? mabn_comm_rank(options->comm) : 0;
+    lo.ranks = options->comm ? mabn_comm_ranks(options->comm) : 1;
+    lo.keep_last = true; /* all are whole, but a rank may have none in the last round */
     lo.epochs = 1;
     lo.bytes = mabn_net_takes_bytes(net);
     MABN_TRY(mabn_sampler_init(&lo.sampler, MABN_SAMPLER_SEQUENTIAL, source.count, 0, 0));
@@ -83,14 +89,20 @@ struct measured {
     int mean, var; /* in the measuring store; mean -1: MABN, whose running_var is the mean of x² */
     char *name;    /* "layer1.0.bn1." */
     size_t channels;
+    size_t at;                  /* of its variances, then its means, in a batch's values */
     double *sum_mean, *sum_var; /* of the batches so far: mean; n·variance */
 };
+
+enum { STOP }; /* a batch's first value: the number of a signal that came, or 0 */
 
 struct pass {
     struct mabn_net *net;
     struct measured *norms;
     int count;
-    float *values; /* room for the widest norm */
+    size_t floats;     /* values of a batch */
+    float *mine, *all; /* (floats), (ranks,floats); the same for a single rank */
+    struct mabn_comm *comm;
+    int ranks;
     uint64_t seen; /* batches */
 };
 
@@ -137,7 +149,7 @@ static void list_norms(struct pass *p)
 {
     static const char end[] = "running_var";
     const struct mabn_params *params = mabn_net_params(p->net);
-    size_t widest = 0;
+    p->floats = STOP + 1;
     p->norms = mabn_xcalloc((size_t)mabn_params_count(params) + 1, sizeof *p->norms);
     for (int i = 0; i < mabn_params_count(params); i++) {
         const struct mabn_params_tensor *t = mabn_params_at(params, i);
@@ -154,10 +166,13 @@ static void list_norms(struct pass *p)
         m->mean = find_state(params, m->name, "running_mean");
         m->sum_mean = mabn_xcalloc(m->channels, sizeof *m->sum_mean);
         m->sum_var = mabn_xcalloc(m->channels, sizeof *m->sum_var);
-        if (m->channels > widest) widest = m->channels;
+        m->at = p->floats;
+        p->floats += 2 * m->channels;
         p->count++;
     }
-    p->values = mabn_xcalloc(2 * widest + 1, sizeof *p->values);
+    p->mine = mabn_xcalloc(p->floats, sizeof *p->mine);
+    p->all = p->mine;
+    if (p->ranks > 1) p->all = mabn_xcalloc(p->floats * (size_t)p->ranks, sizeof *p->all);
 }
 
 static void release(struct pass *p)
@@ -168,24 +183,32 @@ static void release(struct pass *p)
         free(p->norms[i].sum_var);
     }
     free(p->norms);
-    free(p->values);
+    if (p->all != p->mine) free(p->all);
+    free(p->mine);
     mabn_net_free(p->net);
 }
 
 /* ---- the pass ---- */
 
-/* Join the last batch's statistics to those of the `seen` batches before. */
-static mabn_status join(struct pass *p, struct measured *m)
+/* What the norms measured of this rank's batch. */
+static mabn_status collect(struct pass *p)
 {
-    const size_t bytes = m->channels * sizeof(float);
-    struct mabn_params *params = mabn_net_params(p->net);
-    float *var = p->values, *mean = var + m->channels;
+    const struct mabn_params *params = mabn_net_params(p->net);
+    for (int i = 0; i < p->count; i++) {
+        const struct measured *m = &p->norms[i];
+        const size_t bytes = m->channels * sizeof(float);
+        float *var = p->mine + m->at, *mean = var + m->channels;
+        MABN_TRY(mabn_params_get(params, m->var, var, bytes));
+        if (m->mean >= 0) MABN_TRY(mabn_params_get(params, m->mean, mean, bytes));
+    }
+    return MABN_OK;
+}
+
+/* Join a batch's statistics to those of the `seen` batches before. */
+static mabn_status join(const struct pass *p, struct measured *m, const float *values)
+{
+    const float *var = values + m->at, *mean = var + m->channels;
     const double before = (double)p->seen, all = before + 1;
-    MABN_TRY(mabn_params_get(params, m->var, var, bytes));
-    if (m->mean >= 0)
-        MABN_TRY(mabn_params_get(params, m->mean, mean, bytes));
-    else
-        memset(mean, 0, bytes);
     for (size_t c = 0; c < m->channels; c++) {
         const double difference = mean[c] - m->sum_mean[c];
         if (!isfinite(mean[c]) || !isfinite(var[c]))
@@ -197,21 +220,37 @@ static mabn_status join(struct pass *p, struct measured *m)
     return MABN_OK;
 }
 
-static mabn_status run_batch(struct pass *p, const struct mabn_batch *batch)
+/* Meet with what this rank measured, and join the round's batches. */
+static mabn_status finish_round(struct pass *p, uint64_t batches)
+{
+    p->mine[STOP] = (float)mabn_stop_requested();
+    if (p->ranks > 1)
+        MABN_TRY(mabn_comm_all_gather(p->comm, p->mine, p->floats * sizeof *p->mine, p->all));
+    for (int r = 0; r < p->ranks; r++) {
+        const float *values = p->all + p->floats * (size_t)r;
+        if (values[STOP] > 0)
+            return mabn_fail(MABN_ERR_STOPPED, "stopped by %s",
+                             mabn_signal_name((int)values[STOP]));
+        if (p->seen == batches) continue;
+        for (int i = 0; i < p->count; i++)
+            MABN_TRY(join(p, &p->norms[i], values));
+        p->seen++;
+    }
+    return MABN_OK;
+}
+
+static mabn_status run_batch(struct pass *p, const struct mabn_batch *batch, uint64_t batches)
 {
     size_t values;
     const struct mabn_shape shape = mabn_net_input_shape(p->net);
     if (!mabn_shape_count(&shape, &values))
         return mabn_fail(MABN_ERR_ARG, "the input is too large");
-    mabn_eval_fill(p->net, batch, values);
-    MABN_TRY(mabn_net_forward(p->net));
-    for (int i = 0; i < p->count; i++)
-        MABN_TRY(join(p, &p->norms[i]));
-    p->seen++;
-    if (mabn_stop_requested())
-        return mabn_fail(MABN_ERR_STOPPED, "stopped by %s",
-                         mabn_signal_name(mabn_stop_requested()));
-    return MABN_OK;
+    if (batch->count) {
+        mabn_eval_fill(p->net, batch, values);
+        MABN_TRY(mabn_net_forward(p->net));
+        MABN_TRY(collect(p));
+    }
+    return finish_round(p, batches);
 }
 
 static mabn_status run_batches(struct pass *p, const struct spread *s,
@@ -227,9 +266,9 @@ static mabn_status run_batches(struct pass *p, const struct spread *s,
         progress = mabn_progress_new(options->progress, "images", s->batch * s->batches);
     mabn_status status;
     while (!(status = mabn_loader_next(loader, &batch)) && batch) {
-        status = run_batch(p, batch);
+        status = run_batch(p, batch, s->batches);
         if (status) break;
-        if (progress) mabn_progress_add(progress, s->batch);
+        if (progress) mabn_progress_set(progress, s->batch * p->seen);
     }
     mabn_progress_free(progress);
     mabn_loader_free(loader);
@@ -246,13 +285,14 @@ static mabn_status store(const struct pass *p, struct mabn_params *params)
         const int var = find_state(params, m->name, "running_var");
         if (var < 0 || (mean < 0) != (m->mean < 0))
             MABN_BUG("'%s' is another norm in the network", m->name);
+        float *values = p->mine + m->at;
         for (size_t c = 0; c < m->channels; c++)
-            p->values[c] = (float)(m->sum_var[c] / (double)p->seen);
-        MABN_TRY(mabn_params_set(params, var, p->values, m->channels * sizeof(float)));
+            values[c] = (float)(m->sum_var[c] / (double)p->seen);
+        MABN_TRY(mabn_params_set(params, var, values, m->channels * sizeof(float)));
         if (mean < 0) continue;
         for (size_t c = 0; c < m->channels; c++)
-            p->values[c] = (float)m->sum_mean[c];
-        MABN_TRY(mabn_params_set(params, mean, p->values, m->channels * sizeof(float)));
+            values[c] = (float)m->sum_mean[c];
+        MABN_TRY(mabn_params_set(params, mean, values, m->channels * sizeof(float)));
     }
     return MABN_OK;
 }
@@ -287,7 +327,8 @@ mabn_status mabn_recalibrate(struct mabn_recalibrate_result *result, struct mabn
                              const struct mabn_source *source,
                              const struct mabn_recalibrate_options *options)
 {
-    struct pass p = {.net = NULL};
+    struct pass p = {.comm = options->comm,
+                     .ranks = options->comm ? mabn_comm_ranks(options->comm) : 1};
     struct spread spread;
     mabn_status status;
     memset(result, 0, sizeof *result);

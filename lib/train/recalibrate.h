@@ -12,6 +12,7 @@
 #define MABN_TRAIN_RECALIBRATE_H
 
 #include "data/loader.h"
+#include "dist/comm.h"
 #include "train/model_file.h"
 
 MABN_BEGIN_DECLS
@@ -23,6 +24,9 @@ struct mabn_recalibrate_options {
     int precision;  /* enum mabn_net_precision */
     bool exact;
     const char *progress; /* what to show progress as; NULL: not at all */
+    /* Share the batches with these ranks, which all make the same call. Every rank has the result,
+     * the same bits for any number of ranks. NULL: one process. */
+    struct mabn_comm *comm;
 };
 #define MABN_RECALIBRATE_BATCHES 200
 

@@ -55,6 +55,17 @@ PY
     done
 }
 
+@test "--recalibrate on 3 ranks, the last of which have no batch in the end: the same statistics" {
+    mabn-eval imagenet -q -p --logits model.h5 data.h5 >before
+    for mpi in $MPIS; do
+        mabn-eval imagenet -q --recalibrate data.h5 -b 100 -p --logits model.h5 data.h5 >one
+        ranks "$mpi" 3 mabn-eval imagenet --recalibrate data.h5 -b 100 -p --logits model.h5 data.h5 >three 2>err
+        cmp one three
+        run -1 cmp -s before three
+        [ "$(grep -c "of 9 norms estimated from 1000 images" err)" = 1 ]
+    done
+}
+
 @test "unreadable images are left out, and told of once for all ranks" {
     cp -r tree bad
     for i in 3 40 70 71 72 73 74 139; do
