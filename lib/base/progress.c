@@ -30,6 +30,23 @@ double mabn_now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+double mabn_process_seconds(void)
+{
+    /* The 22nd word of the line; the second is the program's name in brackets. */
+    char line[1024];
+    unsigned long long began = 0;
+    struct timespec now;
+    FILE *f = fopen("/proc/self/stat", "r");
+    if (!f) return 0;
+    const char *at = fgets(line, sizeof line, f) ? strrchr(line, ')') : NULL;
+    fclose(f);
+    for (int word = 3; at && word <= 22; word++)
+        at = strchr(at + 1, ' ');
+    if (!at || sscanf(at, "%llu", &began) != 1 || clock_gettime(CLOCK_BOOTTIME, &now)) return 0;
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec -
+           (double)began / (double)sysconf(_SC_CLK_TCK);
+}
+
 char *mabn_format_seconds(char buf[32], double seconds)
 {
     long s = seconds > 0 ? (long)(seconds + 0.5) : 0;

@@ -24,6 +24,9 @@ void mabn_progress_free(struct mabn_progress *p); /* erases the bar; NULL is fin
 
 /* Seconds on the monotonic clock. */
 double mabn_now(void);
+/* Seconds since this process began, to the hundredth, from before its libraries were loaded; 0 where
+ * the system does not tell. */
+double mabn_process_seconds(void);
 /* "3:07", "1:02:45" into buf; returns buf. */
 char *mabn_format_seconds(char buf[32], double seconds);
 

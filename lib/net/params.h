@@ -102,7 +102,8 @@ const struct mabn_params_tensor *mabn_params_at(const struct mabn_params *params
 int mabn_params_find(const struct mabn_params *params, const char *name,
                      enum mabn_params_role role);
 /* Copy a tensor out or in, in file order; `bytes` must be its exact size. Setting a constant one
- * (MABN's sta_matrix) is accepted and does nothing. */
+ * (MABN's sta_matrix) is accepted and does nothing. On a CPU several threads may set different ones
+ * at a time. */
 MABN_MUST_USE mabn_status mabn_params_get(const struct mabn_params *params, int index, void *values,
                                           size_t bytes);
 MABN_MUST_USE mabn_status mabn_params_set(struct mabn_params *params, int index, const void *values,

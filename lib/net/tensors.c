@@ -138,8 +138,13 @@ mabn_status mabn_params_set(struct mabn_params *params, int index, const void *v
     MABN_TRY(check_size(params, index, bytes));
     char *data = tensor_data(params, index, &p);
     if (!p && state_entry(params, params->sources[index]).constant) return MABN_OK;
-    params->version++;
+    __atomic_add_fetch(&params->version, 1, __ATOMIC_RELAXED); /* others may set tensors, too */
     if (!p || p->area < 1) return mabn_device_put(params->device, data, values, bytes);
+    if (mabn_device_kind_of(params->device) == MABN_DEVICE_CPU) {
+        mabn_weights_from_file((float *)data, values, (size_t)p->out, (size_t)p->in,
+                               (size_t)p->area);
+        return MABN_OK;
+    }
     float *memory = mabn_xmalloc(bytes);
     mabn_weights_from_file(memory, values, (size_t)p->out, (size_t)p->in, (size_t)p->area);
     mabn_status status = mabn_device_put(params->device, data, memory, bytes);

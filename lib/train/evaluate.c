@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/json_write.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/progress.h"
 #include "base/signal.h"
@@ -96,6 +97,7 @@ struct evaluation {
     struct mabn_batch *batches; /* (depth) what was begun, without the pictures; a ring … */
     int oldest;                 /* … that begins here */
     uint64_t round;
+    bool begun; /* the first batch was given to the net */
 };
 
 static void start_evaluation(struct evaluation *e)
@@ -293,6 +295,9 @@ static mabn_status begin_batch(struct evaluation *e, const struct mabn_batch *ba
     const struct mabn_net_labels labels = {kept->labels, e->options->smoothing,
                                            (double)mabn_labelled(kept->labels, rows)};
     mabn_net_set_labels(e->net, "loss", &labels);
+    if (!e->begun && e->rank == 0)
+        mabn_verbose("the first batch is computed %.2f s after the start", mabn_process_seconds());
+    e->begun = true;
     MABN_TRY(mabn_net_step(e->net, NULL));
     return mabn_net_behind(e->net) == depth ? finish_batch(e) : MABN_OK;
 }

@@ -395,22 +395,63 @@ static void tell_windows(const struct mabn_model_file *file, const struct mabn_p
                   mabn_h5_path(mabn_checkpoint_file(file->checkpoint)));
 }
 
+/* A failure of one tensor, carried from the thread that met it. */
+struct load_failure {
+    mabn_status status;
+    char *message;
+};
+
+/* The first failure is told, whichever was met first. */
+static mabn_status first_failure(struct load_failure *failures, int count)
+{
+    mabn_status status = MABN_OK;
+    for (int i = 0; i < count; i++) {
+        if (!failures[i].status) continue;
+        if (status)
+            free(failures[i].message);
+        else
+            status = mabn_error_attach(failures[i].status, failures[i].message);
+    }
+    free(failures);
+    return status;
+}
+
+static bool is_loaded(const struct mabn_params_tensor *tensor, const struct mabn_model_load *load)
+{
+    return tensor->role == MABN_PARAMS_VALUE || tensor->role == MABN_PARAMS_STATE ||
+           (tensor->role == MABN_PARAMS_MOMENTUM && load->momentum);
+}
+
+/* Several tensors at once on a CPU, where most of the time goes into memory's first touch; a GPU is
+ * given them one after the other. */
 mabn_status mabn_model_file_load(const struct mabn_model_file *file, struct mabn_params *params,
                                  const struct mabn_model_load *load)
 {
-    void *buffer;
-    MABN_TRY(tensor_buffer(params, &buffer));
-    mabn_status status = MABN_OK;
-    for (int i = 0; i < mabn_params_count(params) && !status; i++) {
-        enum mabn_params_role role = mabn_params_at(params, i)->role;
-        const bool counts = role == MABN_PARAMS_VALUE || role == MABN_PARAMS_STATE;
-        const struct mabn_checkpoint_tensor *taken;
-        if (!counts && !(role == MABN_PARAMS_MOMENTUM && load->momentum)) continue;
-        status = load_tensor(file, params, i, load, buffer, &taken);
-        if (counts && load->taken && !status)
-            mabn_taken_add(load->taken, mabn_params_at(params, i)->name, taken);
+    const int count = mabn_params_count(params);
+    const struct mabn_device *device = mabn_params_device(params);
+    const bool cpu = mabn_device_kind_of(device) == MABN_DEVICE_CPU;
+    struct load_failure *failures = mabn_xcalloc((size_t)count + 1, sizeof *failures);
+    const struct mabn_checkpoint_tensor **taken = mabn_xcalloc((size_t)count + 1, sizeof *taken);
+#pragma omp parallel num_threads(cpu ? mabn_device_threads(device) : 1)
+    {
+        void *buffer = NULL;
+        const mabn_status got = tensor_buffer(params, &buffer);
+#pragma omp for schedule(dynamic)
+        for (int i = 0; i < count; i++) {
+            if (!is_loaded(mabn_params_at(params, i), load)) continue;
+            failures[i].status =
+                got ? got : load_tensor(file, params, i, load, buffer, &taken[i]);
+            if (failures[i].status) failures[i].message = mabn_error_detach();
+        }
+        mabn_free(buffer);
     }
-    mabn_free(buffer);
+    const mabn_status status = first_failure(failures, count);
+    for (int i = 0; i < count && !status && load->taken; i++) {
+        const struct mabn_params_tensor *t = mabn_params_at(params, i);
+        if (t->role == MABN_PARAMS_VALUE || t->role == MABN_PARAMS_STATE)
+            mabn_taken_add(load->taken, t->name, taken[i]);
+    }
+    free(taken);
     if (!status && load->other_windows) tell_windows(file, params);
     return status;
 }
