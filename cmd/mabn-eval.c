@@ -234,7 +234,6 @@ static mabn_status save_recalibrated(const struct mabn_model_file *file,
     return mabn_model_file_save(o.output, o.force, params, &save);
 }
 
-/* Every rank makes the same pass. */
 static mabn_status recalibrate(const struct mabn_model_file *file, struct mabn_params *params,
                                struct mabn_device *device, const char *model_path)
 {
@@ -247,8 +246,12 @@ static mabn_status recalibrate(const struct mabn_model_file *file, struct mabn_p
                                                      .threads = o.decoders,
                                                      .precision = o.precision,
                                                      .exact = o.exact,
-                                                     .progress = "recalibrating"};
+                                                     .progress = "recalibrating",
+                                                     .comm = comm};
     mabn_status status = open_data(&data, &files, &source, o.recalibrate);
+    if (!status)
+        status =
+            mabn_comm_check_same(comm, "the number of images", &source.count, sizeof source.count);
     if (!status) {
         status = mabn_recalibrate(&result, params, device, file, &source, &options);
         if (status) status = mabn_fail_prefix(status, "'%s'", model_path);
@@ -261,6 +264,12 @@ static mabn_status recalibrate(const struct mabn_model_file *file, struct mabn_p
     mabn_dataset_free(data);
     mabn_files_free(files);
     return status;
+}
+
+/* Fewer images than a batch has are no reason to compute a whole one. */
+static int net_batch(uint64_t images)
+{
+    return images && images < (uint64_t)o.batch ? (int)images : o.batch;
 }
 
 /* data_path NULL: the model is recalibrated and written, no more. */
@@ -292,7 +301,7 @@ static mabn_status eval_imagenet(const char *model_path, const char *data_path)
     printing.files = files;
     if (o.size) mabn_input_resize(&file.input, o.size);
 
-    struct mabn_net_options no = {.batch = o.batch,
+    struct mabn_net_options no = {.batch = data_path ? net_batch(source.count) : 1,
                                   .height = file.input.height,
                                   .width = file.input.width,
                                   .no_fold = o.no_fold,
