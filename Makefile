@@ -148,6 +148,9 @@ $(B)/%.o: %.c | $(B)/needs
 	$(say) CC $<
 	$(Q)mkdir -p $(@D) && $(CC) $(CPPFLAGS) $(CFLAGS) $(if $(DEBUG),,$(if $(filter $(O3_ROOMS),$(word 2,$(subst /, ,$<))),-O3)) -MMD -MP -c $< -o $@
 
+# Products and sums in one instruction, where there is one.
+$(B)/lib/ops/winograd.o: CFLAGS += -ffp-contract=fast
+
 $(B)/%.cu.o: %.cu
 	$(say) NVCC $<
 	$(Q)mkdir -p $(@D) && $(NVCC) $(NVFLAGS) -MMD -MP -c $< -o $@

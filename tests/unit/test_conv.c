@@ -323,6 +323,7 @@ static void test_tune(void)
     check_way("direct", small, path);
     check_way("blocked", small, path);
     check_way("winograd", small, path);
+    check_way("tiles", small, path);
     check_way("direct", one, path);
     check_way("blocked", one, path);
     check_way("matrix", one, path);
