@@ -28,6 +28,8 @@ static struct {
     int precision, batch, size, threads, decoders;
     const char *recalibrate;
     int64_t recalibrate_images;
+    int recalibrate_batch;
+    const char *save;
     double smoothing;
     bool json, predictions, logits, no_fold, exact, tune, skip_bad;
     const char *output;
@@ -35,7 +37,7 @@ static struct {
     int types, min_size, max_size, max_dets;
     double min_score, nms;
     bool score, force, nms_across;
-} o = {.device = "auto", .batch = 32, .min_score = -1};
+} o = {.device = "auto", .batch = 32, .recalibrate_batch = 2, .min_score = -1};
 
 enum { BOXES = 1, MASKS = 2 };
 
@@ -82,6 +84,10 @@ static const struct mabn_option coco_options[] = {
     MABN_OPT_STRING('o', "output", &o.output, "FILE", "write the results to FILE, which appears whole or not at all, not to standard output"),
     MABN_OPT_FORCE(&o.force),
     MABN_OPT_FLAG(0, "score", &o.score, "print COCO's table of average precision instead of the results"),
+    MABN_OPT_STRING(0, "recalibrate", &o.recalibrate, "TRAIN", "estimate the running statistics of bn, brn, syncbn and mabn anew, from a pass over TRAIN's photographs and annotations"),
+    MABN_OPT_INT64(0, "recalibrate-images", &o.recalibrate_images, 0, 1e12, "N", "how many of them, taken evenly from all; 0: 200 batches, or all if there are fewer"),
+    MABN_OPT_INT(0, "recalibrate-batch", &o.recalibrate_batch, 1, 64, "N", "photographs of a batch of that pass"),
+    MABN_OPT_STRING(0, "save", &o.save, "FILE", "with --recalibrate: write the model with the new statistics to FILE"),
     MABN_OPT_CALL(0, "type", types, &o.types, "TYPES", "what the results hold: bbox, segm, or bbox,segm; what the model finds when not given"),
     MABN_OPT_DOUBLE(0, "min-score", &o.min_score, -1, 1, "X", "least score of a detection; -1: as the model has it"),
     MABN_OPT_DOUBLE(0, "nms", &o.nms, 0, 1, "X", "overlap (IoU) from which a better detection suppresses another; 0: as the model has it"),
@@ -215,13 +221,15 @@ static mabn_status open_data(struct mabn_dataset **data, struct mabn_files **fil
 
 /* ---- recalibration ---- */
 
-static mabn_status save_recalibrated(const struct mabn_model_file *file,
+static mabn_status save_recalibrated(const char *path, const struct mabn_model_file *file,
                                      const struct mabn_params *params, int64_t images)
 {
     static const char *const name[] = {"recalibrated_images"};
     const double value[] = {(double)images};
-    const struct mabn_model_save save = {.model = &file->model,
-                                         .input = &file->input,
+    const struct mabn_model_save save = {.model = file->detects ? NULL : &file->model,
+                                         .input = file->detects ? NULL : &file->input,
+                                         .detector = file->detects ? &file->detector : NULL,
+                                         .categories = file->categories,
                                          .step = file->meta.step,
                                          .epoch = file->meta.epoch,
                                          .sampler_position = file->meta.sampler_position,
@@ -231,7 +239,7 @@ static mabn_status save_recalibrated(const struct mabn_model_file *file,
                                          .double_names = name,
                                          .doubles = value,
                                          .n_doubles = 1};
-    return mabn_model_file_save(o.output, o.force, params, &save);
+    return mabn_model_file_save(path, o.force, params, &save);
 }
 
 static mabn_status recalibrate(const struct mabn_model_file *file, struct mabn_params *params,
@@ -260,7 +268,7 @@ static mabn_status recalibrate(const struct mabn_model_file *file, struct mabn_p
         mabn_info("statistics of %d norms estimated from %lld images of '%s'", result.norms,
                   (long long)result.images, o.recalibrate);
     if (!status && o.output && first_rank())
-        status = save_recalibrated(file, params, result.images);
+        status = save_recalibrated(o.output, file, params, result.images);
     mabn_dataset_free(data);
     mabn_files_free(files);
     return status;
@@ -398,6 +406,36 @@ static mabn_status find_categories(struct detection *d, const char *model, const
     return MABN_OK;
 }
 
+static mabn_status recalibrate_detector(struct detection *d, const char *path)
+{
+    struct mabn_dataset *data = NULL;
+    struct mabn_scene_set *set = NULL;
+    struct mabn_recalibrate_result result;
+    const struct mabn_recalibrate_options options = {.batch = o.recalibrate_batch,
+                                                     .images = o.recalibrate_images,
+                                                     .threads = o.decoders,
+                                                     .precision = (int)d->precision,
+                                                     .progress = "recalibrating",
+                                                     .comm = comm};
+    mabn_status status = mabn_dataset_open(&data, o.recalibrate);
+    if (!status) status = mabn_scene_set_open(&set, data);
+    if (!status && d->file.categories)
+        status = mabn_detect_check_categories(d->file.categories, path, mabn_scene_set_coco(set),
+                                              o.recalibrate);
+    if (!status) {
+        status = mabn_recalibrate_detector(&result, d->params, d->device, &d->file, set, &options);
+        if (status) status = mabn_fail_prefix(status, "'%s'", path);
+    }
+    if (!status)
+        mabn_info("statistics of %d norms estimated from %lld photographs of '%s'", result.norms,
+                  (long long)result.images, o.recalibrate);
+    if (!status && o.save && first_rank())
+        status = save_recalibrated(o.save, &d->file, d->params, result.images);
+    mabn_scene_set_free(set);
+    mabn_dataset_free(data);
+    return status;
+}
+
 static mabn_status build_detector(struct detection *d, const char *path)
 {
     struct mabn_detector *m = &d->file.detector;
@@ -426,6 +464,7 @@ static mabn_status build_detector(struct detection *d, const char *path)
     MABN_TRY(mabn_params_new(&d->params, d->device));
     MABN_TRY(mabn_detector_declare(d->params, d->device, m, false));
     MABN_TRY(mabn_model_file_load(&d->file, d->params, &load));
+    if (o.recalibrate) MABN_TRY(recalibrate_detector(d, path));
     return mabn_rcnn_new(&d->rcnn, d->device, m, d->params, &options);
 }
 
@@ -557,6 +596,8 @@ int main(int argc, char **argv)
         mabn_cli_choose(clis, "mabn-eval", "run a trained network over a dataset", argc, argv);
     const int count = mabn_cli_start(&clis[which], argc - 1, argv + 1, &args);
     if (which == COCO) {
+        if (!o.recalibrate && (o.save || o.recalibrate_images))
+            mabn_cli_usage_error("--save and --recalibrate-images go with --recalibrate");
         mabn_signals_graceful();
         open_ranks();
         return mabn_cli_finish_ranks(comm, eval_coco(args[0], args[1]));

@@ -31,6 +31,7 @@ struct mabn_rcnn;
 
 struct mabn_rcnn_options {
     bool training;
+    bool measures; /* training: forward alone, for the norms' statistics: no gradients */
     int images;                        /* at most, of a step */
     enum mabn_net_precision precision; /* AUTO: fp32, also on a GPU */
     bool save_memory;                  /* training: as in net.h */

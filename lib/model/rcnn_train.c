@@ -21,6 +21,11 @@ static struct mabn_truth truth_of(const struct mabn_rcnn_image *image)
                                image->height};
 }
 
+static bool goes_back(const struct mabn_rcnn *r)
+{
+    return r->options.training && !r->options.measures;
+}
+
 /* ---- RPN ---- */
 
 static mabn_status make_rpn_targets(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
@@ -160,7 +165,7 @@ static mabn_status train_boxes(struct mabn_rcnn *r, struct mabn_rcnn_figures *f)
     MABN_TRY(mabn_net_forward(r->box_net));
     f->loss[MABN_RCNN_CLASSIFIER] = mabn_net_loss_of(r->box_net, "loss_classifier");
     f->loss[MABN_RCNN_BOX] = mabn_net_loss_of(r->box_net, "loss_box_reg");
-    return r->options.training ? mabn_net_backward(r->box_net) : MABN_OK;
+    return goes_back(r) ? mabn_net_backward(r->box_net) : MABN_OK;
 }
 
 /* ---- mask head ---- */
@@ -214,7 +219,7 @@ static mabn_status train_masks(struct mabn_rcnn *r, struct mabn_rcnn_figures *f)
     mabn_net_set_sigmoid_targets(r->mask_net, "loss_mask", &targets);
     MABN_TRY(mabn_net_forward(r->mask_net));
     f->loss[MABN_RCNN_MASK] = mabn_net_loss_of(r->mask_net, "loss_mask");
-    return r->options.training ? mabn_net_backward(r->mask_net) : MABN_OK;
+    return goes_back(r) ? mabn_net_backward(r->mask_net) : MABN_OK;
 }
 
 /* ---- all ---- */
@@ -247,7 +252,7 @@ static mabn_status step_with_targets(struct mabn_rcnn *r, const struct mabn_rcnn
     MABN_TRY(sample_boxes(r, images, step));
     f->boxes = r->boxes.count;
     f->positives = r->boxes.positives;
-    MABN_TRY(clear_pyramid(r));
+    if (!r->options.measures) MABN_TRY(clear_pyramid(r));
     lap(f, MABN_RCNN_PART_TARGETS, start);
     MABN_TRY(train_boxes(r, f));
     lap(f, MABN_RCNN_PART_BOX_HEAD, start);
@@ -257,6 +262,7 @@ static mabn_status step_with_targets(struct mabn_rcnn *r, const struct mabn_rcnn
         MABN_TRY(train_masks(r, f));
         lap(f, MABN_RCNN_PART_MASK_HEAD, start);
     }
+    if (r->options.measures) return MABN_OK;
     mabn_net_tell_gradients(r->body->net, r->ready, r->ready_context);
     MABN_TRY(mabn_net_backward(r->body->net));
     lap(f, MABN_RCNN_PART_BODY, start);

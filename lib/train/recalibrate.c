@@ -13,6 +13,9 @@
 #include "base/mem.h"
 #include "base/progress.h"
 #include "base/signal.h"
+#include "data/scene_loader.h"
+#include "model/rcnn.h"
+#include "train/detect_eval.h"
 #include "train/evaluate.h"
 
 /* ---- which images ---- */
@@ -88,15 +91,21 @@ static mabn_status open_loader(struct mabn_loader **loader, const struct spread 
 struct measured {
     int mean, var; /* in the measuring store; mean -1: MABN, whose running_var is the mean of x² */
     char *name;    /* "layer1.0.bn1." */
+    bool of_masks; /* sees positive regions alone, of which a batch may have none */
+    uint64_t seen; /* batches */
     size_t channels;
     size_t at;                  /* of its variances, then its means, in a batch's values */
     double *sum_mean, *sum_var; /* of the batches so far: mean; n·variance */
 };
 
-enum { STOP }; /* a batch's first value: the number of a signal that came, or 0 */
+/* A batch's first values: the number of a signal that came, or 0; did its mask head see anything? */
+enum { STOP, MASKS, FIRST };
 
 struct pass {
-    struct mabn_net *net;
+    struct mabn_net *net; /* of a classifier */
+    struct mabn_rcnn *rcnn;
+    struct mabn_params *own;    /* of a detector */
+    struct mabn_params *params; /* what is measured in, of either */
     struct measured *norms;
     int count;
     size_t floats;     /* values of a batch */
@@ -148,8 +157,8 @@ static bool counts(const struct mabn_params *params, const char *stem)
 static void list_norms(struct pass *p)
 {
     static const char end[] = "running_var";
-    const struct mabn_params *params = mabn_net_params(p->net);
-    p->floats = STOP + 1;
+    const struct mabn_params *params = p->params;
+    p->floats = FIRST;
     p->norms = mabn_xcalloc((size_t)mabn_params_count(params) + 1, sizeof *p->norms);
     for (int i = 0; i < mabn_params_count(params); i++) {
         const struct mabn_params_tensor *t = mabn_params_at(params, i);
@@ -166,6 +175,7 @@ static void list_norms(struct pass *p)
         m->mean = find_state(params, m->name, "running_mean");
         m->sum_mean = mabn_xcalloc(m->channels, sizeof *m->sum_mean);
         m->sum_var = mabn_xcalloc(m->channels, sizeof *m->sum_var);
+        m->of_masks = !strncmp(m->name, "roi_heads.mask.", 15);
         m->at = p->floats;
         p->floats += 2 * m->channels;
         p->count++;
@@ -186,6 +196,15 @@ static void release(struct pass *p)
     if (p->all != p->mine) free(p->all);
     free(p->mine);
     mabn_net_free(p->net);
+    mabn_rcnn_free(p->rcnn);
+    mabn_params_free(p->own);
+}
+
+static mabn_status need_norms(struct pass *p)
+{
+    list_norms(p);
+    if (p->count) return MABN_OK;
+    return mabn_fail(MABN_ERR_ARG, "the model's norms keep no running statistics");
 }
 
 /* ---- the pass ---- */
@@ -193,7 +212,7 @@ static void release(struct pass *p)
 /* What the norms measured of this rank's batch. */
 static mabn_status collect(struct pass *p)
 {
-    const struct mabn_params *params = mabn_net_params(p->net);
+    const struct mabn_params *params = p->params;
     for (int i = 0; i < p->count; i++) {
         const struct measured *m = &p->norms[i];
         const size_t bytes = m->channels * sizeof(float);
@@ -204,11 +223,12 @@ static mabn_status collect(struct pass *p)
     return MABN_OK;
 }
 
-/* Join a batch's statistics to those of the `seen` batches before. */
-static mabn_status join(const struct pass *p, struct measured *m, const float *values)
+/* Join a batch's statistics to those of the batches before. */
+static mabn_status join(struct measured *m, const float *values)
 {
     const float *var = values + m->at, *mean = var + m->channels;
-    const double before = (double)p->seen, all = before + 1;
+    const double before = (double)m->seen, all = before + 1;
+    if (m->of_masks && values[MASKS] <= 0) return MABN_OK;
     for (size_t c = 0; c < m->channels; c++) {
         const double difference = mean[c] - m->sum_mean[c];
         if (!isfinite(mean[c]) || !isfinite(var[c]))
@@ -217,6 +237,7 @@ static mabn_status join(const struct pass *p, struct measured *m, const float *v
         m->sum_var[c] += fmax(var[c], 0) + difference * difference * before / all;
         m->sum_mean[c] += difference / all;
     }
+    m->seen++;
     return MABN_OK;
 }
 
@@ -233,7 +254,7 @@ static mabn_status finish_round(struct pass *p, uint64_t batches)
                              mabn_signal_name((int)values[STOP]));
         if (p->seen == batches) continue;
         for (int i = 0; i < p->count; i++)
-            MABN_TRY(join(p, &p->norms[i], values));
+            MABN_TRY(join(&p->norms[i], values));
         p->seen++;
     }
     return MABN_OK;
@@ -286,8 +307,10 @@ static mabn_status store(const struct pass *p, struct mabn_params *params)
         if (var < 0 || (mean < 0) != (m->mean < 0))
             MABN_BUG("'%s' is another norm in the network", m->name);
         float *values = p->mine + m->at;
+        if (!m->seen)
+            return mabn_fail(MABN_ERR_ARG, "'%s': no photograph shows it anything", m->name);
         for (size_t c = 0; c < m->channels; c++)
-            values[c] = (float)(m->sum_var[c] / (double)p->seen);
+            values[c] = (float)(m->sum_var[c] / (double)m->seen);
         MABN_TRY(mabn_params_set(params, var, values, m->channels * sizeof(float)));
         if (mean < 0) continue;
         for (size_t c = 0; c < m->channels; c++)
@@ -316,10 +339,15 @@ static mabn_status build(struct pass *p, struct mabn_device *device,
         set_norm(&model.norm[part]);
     MABN_TRY(mabn_model_build(&p->net, device, &model, &no));
     MABN_TRY(mabn_params_initialize(mabn_net_params(p->net), 0, MABN_PARAMS_INIT_FAN_OUT));
-    MABN_TRY(mabn_model_file_load(file, mabn_net_params(p->net), &load));
-    list_norms(p);
-    if (p->count) return MABN_OK;
-    return mabn_fail(MABN_ERR_ARG, "the model's norms keep no running statistics");
+    p->params = mabn_net_params(p->net);
+    MABN_TRY(mabn_model_file_load(file, p->params, &load));
+    return need_norms(p);
+}
+
+static struct pass start(const struct mabn_recalibrate_options *options)
+{
+    return (struct pass){.comm = options->comm,
+                         .ranks = options->comm ? mabn_comm_ranks(options->comm) : 1};
 }
 
 mabn_status mabn_recalibrate(struct mabn_recalibrate_result *result, struct mabn_params *params,
@@ -327,8 +355,7 @@ mabn_status mabn_recalibrate(struct mabn_recalibrate_result *result, struct mabn
                              const struct mabn_source *source,
                              const struct mabn_recalibrate_options *options)
 {
-    struct pass p = {.comm = options->comm,
-                     .ranks = options->comm ? mabn_comm_ranks(options->comm) : 1};
+    struct pass p = start(options);
     struct spread spread;
     mabn_status status;
     memset(result, 0, sizeof *result);
@@ -337,6 +364,129 @@ mabn_status mabn_recalibrate(struct mabn_recalibrate_result *result, struct mabn
     MABN_TRY_GOTO(run_batches(&p, &spread, &file->input, options), out);
     MABN_TRY_GOTO(store(&p, params), out);
     result->images = (int64_t)(spread.batch * p.seen);
+    result->norms = p.count;
+out:
+    release(&p);
+    return status;
+}
+
+/* ---- detectors ---- */
+
+static mabn_status build_detector(struct pass *p, struct mabn_device *device,
+                                  const struct mabn_model_file *file,
+                                  const struct mabn_recalibrate_options *options)
+{
+    struct mabn_detector detector = file->detector;
+    struct mabn_norm_options *norms[8];
+    const struct mabn_model_load load = {.other_state = true, .other_windows = true};
+    const struct mabn_rcnn_options ro = {.training = true,
+                                         .measures = true,
+                                         .images = options->batch,
+                                         .precision = (enum mabn_net_precision)options->precision};
+    const int count = mabn_detector_norms(&detector, norms);
+    for (int i = 0; i < count; i++)
+        set_norm(norms[i]);
+    MABN_TRY(mabn_params_new(&p->own, device));
+    MABN_TRY(mabn_detector_declare(p->own, device, &detector, true));
+    MABN_TRY(mabn_params_initialize(p->own, 0, MABN_PARAMS_INIT_FAN_IN));
+    MABN_TRY(mabn_model_file_load(file, p->own, &load));
+    p->params = p->own;
+    MABN_TRY(need_norms(p));
+    return mabn_rcnn_new(&p->rcnn, device, &detector, p->own, &ro);
+}
+
+/* Photographs that training sees, taken evenly from all, wide with wide and tall with tall. */
+static mabn_status open_scenes(struct mabn_scene_loader **loader, const struct pass *p,
+                               const struct mabn_scene_set *set,
+                               const struct mabn_recalibrate_options *options)
+{
+    struct mabn_scene_loader_options lo;
+    uint64_t *samples, count;
+    const uint64_t batch = (uint64_t)options->batch;
+    mabn_scene_loader_options_init(&lo);
+    mabn_detect_input(&lo.scene, mabn_rcnn_detector(p->rcnn));
+    MABN_TRY(mabn_scene_select(set, &lo.scene, &samples, &count, NULL));
+    uint64_t n = options->images > 0 ? (uint64_t)options->images : MABN_RECALIBRATE_BATCHES * batch;
+    if (n > count) n = count;
+    for (uint64_t i = 0; i < n; i++)
+        samples[i] = samples[(uint64_t)((unsigned __int128)i * count / n)];
+    lo.sampler = (struct mabn_scene_sampler_options){
+        .samples = samples, .count = n, .batch = options->batch, .group = true, .fill = true};
+    lo.threads = options->threads;
+    lo.epochs = 0;
+    lo.period = p->ranks;
+    lo.count = 1;
+    lo.first = options->comm ? mabn_comm_rank(options->comm) : 0;
+    mabn_status status = mabn_scene_loader_new(loader, set, &lo);
+    free(samples);
+    return status;
+}
+
+static mabn_status run_scenes(struct pass *p, const struct mabn_scene_batch *batch, uint64_t number)
+{
+    struct mabn_rcnn_figures figures;
+    struct mabn_rcnn_image *images = mabn_xcalloc((size_t)batch->count, sizeof *images);
+    float *x;
+    mabn_status status = mabn_rcnn_input(p->rcnn, &x, batch->count, batch->height, batch->width);
+    for (int i = 0; i < batch->count; i++) {
+        const struct mabn_scene *s = &batch->scenes[i];
+        images[i] = (struct mabn_rcnn_image){.number = s->sample,
+                                             .width = s->width,
+                                             .height = s->height,
+                                             .count = s->count,
+                                             .boxes = s->boxes,
+                                             .labels = s->labels,
+                                             .first_polygon = s->first_polygon,
+                                             .first_number = s->first_number,
+                                             .numbers = s->numbers};
+    }
+    if (!status) {
+        memcpy(x, batch->x,
+               (size_t)batch->count * (size_t)batch->height * (size_t)batch->width * 3 * sizeof *x);
+        status = mabn_rcnn_step(p->rcnn, images, number, &figures);
+    }
+    if (!status) status = collect(p);
+    p->mine[MASKS] = status ? 0 : (float)figures.positives;
+    free(images);
+    return status;
+}
+
+static mabn_status run_scene_batches(struct pass *p, const struct mabn_scene_set *set,
+                                     const struct mabn_recalibrate_options *options)
+{
+    struct mabn_scene_loader *loader;
+    const struct mabn_scene_batch *batch;
+    struct mabn_progress *progress = NULL;
+    mabn_status status = MABN_OK;
+    const uint64_t rank = options->comm ? (uint64_t)mabn_comm_rank(options->comm) : 0;
+    MABN_TRY(open_scenes(&loader, p, set, options));
+    const uint64_t batches = mabn_scene_loader_batches_per_epoch(loader);
+    if (options->progress) progress = mabn_progress_new(options->progress, "batches", batches);
+    while (!status && p->seen < batches) {
+        const uint64_t number = p->seen + rank;
+        if (number < batches) status = mabn_scene_loader_next(loader, &batch);
+        if (!status && number < batches) status = run_scenes(p, batch, number);
+        if (!status) status = finish_round(p, batches);
+        if (progress) mabn_progress_set(progress, p->seen);
+    }
+    mabn_progress_free(progress);
+    mabn_scene_loader_free(loader);
+    return status;
+}
+
+mabn_status mabn_recalibrate_detector(struct mabn_recalibrate_result *result,
+                                      struct mabn_params *params, struct mabn_device *device,
+                                      const struct mabn_model_file *file,
+                                      const struct mabn_scene_set *set,
+                                      const struct mabn_recalibrate_options *options)
+{
+    struct pass p = start(options);
+    mabn_status status;
+    memset(result, 0, sizeof *result);
+    MABN_TRY_GOTO(build_detector(&p, device, file, options), out);
+    MABN_TRY_GOTO(run_scene_batches(&p, set, options), out);
+    MABN_TRY_GOTO(store(&p, params), out);
+    result->images = (int64_t)p.seen * options->batch;
     result->norms = p.count;
 out:
     release(&p);

@@ -12,6 +12,7 @@
 #define MABN_TRAIN_RECALIBRATE_H
 
 #include "data/loader.h"
+#include "data/scene_set.h"
 #include "dist/comm.h"
 #include "train/model_file.h"
 
@@ -45,6 +46,17 @@ MABN_MUST_USE mabn_status mabn_recalibrate(struct mabn_recalibrate_result *resul
                                            const struct mabn_model_file *file,
                                            const struct mabn_source *source,
                                            const struct mabn_recalibrate_options *options);
+
+/* The same of a detector: photographs of `set` that training would see, with their annotations, in
+ * batches of `batch` alike in shape (of which the last may hold some twice), at the size of
+ * evaluation; the heads see the regions that training would sample. The mask head's norms pass over
+ * batches without any. `params` is declared for file->detector. */
+MABN_MUST_USE mabn_status mabn_recalibrate_detector(struct mabn_recalibrate_result *result,
+                                                    struct mabn_params *params,
+                                                    struct mabn_device *device,
+                                                    const struct mabn_model_file *file,
+                                                    const struct mabn_scene_set *set,
+                                                    const struct mabn_recalibrate_options *options);
 
 MABN_END_DECLS
 #endif

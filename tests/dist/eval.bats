@@ -66,6 +66,47 @@ PY
     done
 }
 
+@test "a detector's --recalibrate: the stem's statistics are those of its outputs; alike on 3 ranks" {
+    mabn-init mask-rcnn-r18-fpn --norm bn --base-width 8 --fpn-width 8 --head-width 8 --fc-width 16 \
+        --min-size 64 --classes 2 -q -o bn.h5
+    mabn-eval coco --recalibrate scenes.h5 --recalibrate-batch 1 --save new.h5 --min-score 0.01 \
+        bn.h5 scenes.h5 >one 2>err
+    grep -q "norms estimated from 29 photographs of 'scenes.h5'" err
+    /usr/bin/python3 - <<'PY'
+import glob, h5py, json, numpy, PIL.Image
+f = h5py.File("new.h5")
+config = json.loads(f.attrs["config"])
+mean, deviation = (numpy.array(config[k]) for k in ("pixel_mean", "pixel_deviation"))
+stem = f["model/backbone.body.stem.conv1.weight"][()].astype(float)
+outputs = []
+for path in sorted(glob.glob("photos/*.png")):
+    x = numpy.asarray(PIL.Image.open(path)).astype(float)[:, :, ::-1 if config["bgr"] else 1]
+    x = numpy.pad((x * config["range"] / 255 - mean) / deviation, ((3, 3), (3, 3), (0, 0)))
+    h, w = (x.shape[0] - 6) // 2, (x.shape[1] - 6) // 2
+    outputs.append(sum(x[i:i + 2 * h:2, j:j + 2 * w:2] @ stem[:, :, i, j].T
+                       for i in range(7) for j in range(7)).reshape(-1, len(stem)))
+y = numpy.concatenate(outputs)
+for got, want in ((f["model/backbone.body.stem.bn1.running_mean"][()], y.mean(0)),
+                  (f["model/backbone.body.stem.bn1.running_var"][()], y.var(0))):
+    assert numpy.allclose(got, want, rtol=1e-3, atol=1e-3 * abs(want).max()), (got, want)
+PY
+    mabn-eval coco -q --min-score 0.01 new.h5 scenes.h5 >saved
+    cmp one saved
+    ranks "$ANY_MPI" 3 mabn-eval coco -q --recalibrate scenes.h5 --recalibrate-batch 1 --min-score 0.01 \
+        bn.h5 scenes.h5 >three
+    cmp one three
+    mabn-eval coco -q --min-score 0.01 bn.h5 scenes.h5 >before
+    run -1 cmp -s before one
+    # pairs alike in shape: 14 wide, 15 tall, of which one comes twice; regions for the heads
+    mabn-eval coco --recalibrate scenes.h5 --min-score 0.01 detector.h5 scenes.h5 >one 2>err
+    grep -q "norms estimated from 30 photographs" err
+    ranks "$ANY_MPI" 3 mabn-eval coco -q --recalibrate scenes.h5 --min-score 0.01 detector.h5 scenes.h5 >three
+    cmp one three
+    run -1 --separate-stderr mabn-eval coco -q --recalibrate data.h5 detector.h5 scenes.h5
+    run -2 --separate-stderr mabn-eval coco -q --save x.h5 detector.h5 scenes.h5
+    one_line mabn-eval "go with --recalibrate"
+}
+
 @test "unreadable images are left out, and told of once for all ranks" {
     cp -r tree bad
     for i in 3 40 70 71 72 73 74 139; do
