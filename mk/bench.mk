@@ -3,6 +3,8 @@
 #
 #   make bench            all of the below that this machine can run
 #   make bench-net        ResNet-50 beside PyTorch 2 and onnxruntime, PEER_ROUNDS rounds in turns, then batch 1
+#                         on one thread and on two; about ten minutes on two idle cores
+#   make bench-start      how soon mabn-eval computes: ResNet-50, four photographs
 #   make bench-detector   Mask R-CNN beside torchvision's, on photographs of coco-tiny
 #   make bench-overfit    a Mask R-CNN learns 32 photographs by heart; an hour
 #   make bench-norm       the norms beside a copy of the same bytes
@@ -19,7 +21,7 @@
 # PyTorch 2, torchvision and onnxruntime into build/venv-torch (gigabytes, unless pip is set up for the CPU's wheels).
 # NET_PYTHON=/usr/bin/python3: bench-net beside Debian's PyTorch.
 
-PEER_ROUNDS  ?= 3
+PEER_ROUNDS  ?= 2
 BENCH_IMAGES ?= $(if $(MABN_SHARED),$(MABN_SHARED)/data/imagenet-sample)
 BENCH_TREE   ?= $(BENCH_IMAGES)
 VENV         := build/venv/ready
@@ -29,13 +31,15 @@ PYTHON       ?= /usr/bin/python3
 COCO_TINY     = $(MABN_SHARED)/data/coco-tiny/train2017 $(MABN_SHARED)/data/coco-tiny/annotations/instances_train2017.json
 tools_first  := PATH="$(abspath $(B)/bin):$$PATH"
 
-.PHONY: bench bench-net bench-detector bench-overfit bench-norm bench-roi bench-nms bench-loader bench-pack bench-convert bench-coco peer
+.PHONY: bench bench-net bench-start bench-detector bench-overfit bench-norm bench-roi bench-nms bench-loader bench-pack bench-convert bench-coco peer
 bench: bench-norm bench-loader bench-pack bench-convert $(if $(MABN_SHARED),bench-coco) bench-roi bench-nms bench-net
 
 bench-net: $(TORCH_VENV) all
 	@$(tools_first) $(NET_PYTHON) tests/peer/resnet.py --rounds $(PEER_ROUNDS)
 	@for t in 1 2; do $(tools_first) $(NET_PYTHON) tests/peer/resnet.py --rounds $(PEER_ROUNDS) \
 	    --only inference --batch 1 --steps 10 --threads $$t || exit 1; done
+bench-start: all
+	@$(tools_first) tests/bench/start.sh $(BENCH_IMAGES)
 bench-detector: $(TORCH_VENV) all
 	$(if $(MABN_SHARED),,$(error bench-detector needs MABN_SHARED))
 	@$(tools_first) build/venv-torch/bin/python tests/peer/detector.py $(COCO_TINY) --rounds $(PEER_ROUNDS)

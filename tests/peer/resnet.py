@@ -11,7 +11,8 @@ function with whole-tensor operations.
     PATH=build/release/bin:$PATH tests/peer/resnet.py [--rounds 3] [--arch resnet50] ...
 
 Needs PyTorch (and torchvision for its resnets); onnxruntime where it is there. `--batch 1` is
-latency. Prints a table and the medians over rounds of the ratios.
+latency. bf16 is left out where the processor does not compute in it, and so is who takes longer than
+--limit, which is said. Prints a table and the medians over rounds of the ratios.
 """
 import argparse
 import importlib.util
@@ -37,6 +38,7 @@ def options():
     p.add_argument("--norm-batch", type=int, default=2, help="of MABN")
     p.add_argument("--only", choices=["training", "inference"])
     p.add_argument("--precision", choices=["fp32", "bf16"], help="default: both")
+    p.add_argument("--limit", type=float, default=180, help="seconds of one process")
     p.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
     p.add_argument("--torch-child", nargs=4, help=argparse.SUPPRESS)
     p.add_argument("--onnx-child", help=argparse.SUPPRESS)
@@ -214,13 +216,33 @@ def time_steps(o, step):
 # ---- taking turns ----
 
 
+def computes_bf16():
+    """Has the processor AVX512_BF16 or AMX? (What neither has is emulated, or refused.)"""
+    try:
+        text = open("/proc/cpuinfo").read()
+    except OSError:
+        return False
+    return "avx512_bf16" in text or "amx_bf16" in text
+
+
+def run_limited(o, args, env=None):
+    """What the process prints; None: it took too long, or failed."""
+    try:
+        done = subprocess.run(args, check=True, stdout=subprocess.PIPE, env=env, timeout=o.limit)
+        return json.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        print("left out, over %.0f s: %s" % (o.limit, " ".join(args[1:])), file=sys.stderr)
+    except subprocess.CalledProcessError as e:
+        print("left out, exit status %d: %s" % (e.returncode, " ".join(args[1:])), file=sys.stderr)
+
+
 def run_child(o, what):
     args = [sys.executable, os.path.abspath(__file__)] + what
     for name in ("arch", "batch", "size", "channels", "threads", "steps"):
         args += ["--" + name, str(getattr(o, name))]
     args += ["--norm-batch", str(o.norm_batch)]
     env = dict(os.environ, OMP_NUM_THREADS=str(o.threads))
-    return json.loads(subprocess.run(args, check=True, stdout=subprocess.PIPE, env=env).stdout)
+    return run_limited(o, args, env)
 
 
 def run_ours(o, work, norm, precision):
@@ -231,7 +253,7 @@ def run_ours(o, work, norm, precision):
         args.append("--training")
         if norm == "mabn" and o.batch > o.norm_batch:
             args += ["-B", str(o.norm_batch), "--window", str(o.batch // o.norm_batch)]
-    return json.loads(subprocess.run(args, check=True, stdout=subprocess.PIPE).stdout)
+    return run_limited(o, args)
 
 
 def onnx_model(o, folder):
@@ -247,7 +269,7 @@ def onnx_model(o, folder):
 
 def ways_of(o, precision, norm):
     """How PyTorch may compute."""
-    ways = ["nhwc"] if precision == "bf16" else ["nchw", "nhwc"]
+    ways = ["nhwc"] if precision == "bf16" or norm == "mabn" else ["nchw", "nhwc"]
     import torch
 
     if norm == "bn" and hasattr(torch, "compile") and not o.no_compile:
@@ -263,6 +285,9 @@ def run_one(o, key, ways, model):
     if who == "onnxruntime":
         return run_child(o, ["--onnx-child", model])
     got = {way: run_child(o, ["--torch-child", work, norm, precision, way]) for way in ways[key]}
+    got = {way: result for way, result in got.items() if result}
+    if not got:
+        return None
     best = min(got, key=lambda way: got[way]["step_seconds"])
     for way in got:
         print("PyTorch %s, %s, %s, %s: %.1f ms" % (work, norm, precision, way,
@@ -310,10 +335,11 @@ def main():
         return onnx_child(o)
     works = [o.only] if o.only else ["inference", "training"]
     contenders, ways, results = [], {}, {}
+    precisions = ["fp32", "bf16"] if computes_bf16() else ["fp32"]
     with tempfile.TemporaryDirectory() as folder:
         model = onnx_model(o, folder)
         for work in works:
-            for precision in [o.precision] if o.precision else ["fp32", "bf16"]:
+            for precision in [o.precision] if o.precision else precisions:
                 norms = ("bn", "mabn") if precision == "fp32" else ("bn",)
                 contenders += [("ours", work, norm, precision) for norm in ("bn", "mabn")]
                 contenders += [("PyTorch", work, norm, precision) for norm in norms]
@@ -323,9 +349,16 @@ def main():
             if key[0] == "PyTorch":
                 ways[key] = ways_of(o, key[3], key[2])
         for r in range(o.rounds):
-            for key in contenders:
-                results.setdefault(key, []).append(run_one(o, key, ways, model))
+            for key in list(contenders):
+                result = run_one(o, key, ways, model)
+                if result:
+                    results.setdefault(key, []).append(result)
+                else:
+                    contenders.remove(key)
+                    results.pop(key, None)
             print("round %d of %d" % (r + 1, o.rounds), file=sys.stderr, flush=True)
+    if not o.precision and len(precisions) == 1:
+        print("# this processor does not compute in bfloat16 (AVX512_BF16, AMX)")
     print_table(o, results, ways)
     print_ratios(results)
 
