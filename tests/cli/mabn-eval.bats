@@ -175,6 +175,8 @@ fc.bias 1 nan nan in channel 1"
     refute_line --partial "conv1.weight"
 }
 
+digits() { sed -E 's/("loss":[0-9]+\.[0-9]{6})[0-9]*/\1/' <<<"$1"; }
+
 @test "--skip-bad leaves out what cannot be read: each image once, and says which" {
     cp -r "$BATS_FILE_TMPDIR/tree" tree
     cp "$ROOT/tests/golden/image/bad/broken-scan.jpg" tree/class001/z1.jpg
@@ -187,7 +189,8 @@ fc.bias 1 nan nan in channel 1"
         assert_equal "$stderr" "mabn-eval: warning: 2 images of 38 cannot be read and left out: sample 18 'class001/z1.jpg', sample 37 'class003/z2.jpg'"
         figures=${output%,\"folded*}
         run mabn-eval imagenet -q --precision fp32 --json -b $b model.h5 data.h5
-        assert_equal "$figures" "${output%,\"folded*}"
+        # Batches hold other images together: the loss is the same but for the order of its sum.
+        assert_equal "$(digits "$figures")" "$(digits "${output%,\"folded*}")"
         mabn-eval imagenet -q -p --skip-bad -b $b model.h5 holes.h5 2>/dev/null | grep -o '"sample":[0-9]*' >samples
         assert_equal "$(sort -u samples | wc -l)" 36
         assert_equal "$(wc -l <samples)" 36
