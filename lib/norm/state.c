@@ -25,7 +25,7 @@ static void add(struct list *l, const char *name, enum mabn_norm_dtype dtype, in
     t->shape[0] = d0;
     t->shape[1] = d1;
     t->bytes = (size_t)(d0 * d1) * (dtype == MABN_NORM_F32 ? sizeof(float) : sizeof(int64_t));
-    t->data = (char *)l->base + l->offset;
+    t->data = l->base ? (char *)l->base + l->offset : NULL; /* NULL: sizes alone are asked for */
     l->offset += (t->bytes + 63) / 64 * 64;
 }
 
