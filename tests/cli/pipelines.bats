@@ -126,8 +126,8 @@ for part, n in ("train", 6), ("val", 3):
     json.dump({"images": images, "annotations": annotations, "categories": [{"id": 3, "name": "red"}]},
               open("coco/annotations/instances_%s2017.json" % part, "w"))
 E2
-    tiny="--arch mask-rcnn-r18-fpn --fpn-width 8 --head-width 8 --fc-width 16 --min-size 64 --max-size 64
-        --proposals 60 --box-samples 16 --batch 2 --log-every 1 --early-images 0"
+    tiny="--arch mask-rcnn-r18-fpn --fpn-width 8 --head-width 8 --fc-width 16 --min-size 64 --max-size 64"
+    tiny+=" --proposals 60 --box-samples 16 --batch 2 --log-every 1 --early-images 0"
     export OPTIONS="$tiny --base-width 8 --steps 3"
     run --separate-stderr "$ROOT/pipelines/coco-r50-fpn.sh" SCRATCH mabn
     assert_success
