@@ -17,7 +17,7 @@ static void label(struct mabn_net *net)
     int32_t *classes = mabn_xcalloc((size_t)rows, sizeof *classes);
     for (int i = 0; i < rows; i++)
         classes[i] = i % mabn_net_classes(net);
-    const struct mabn_net_labels labels = {classes, 0.1, rows};
+    const struct mabn_net_labels labels = {.labels = classes, .smoothing = 0.1, .normalizer = rows};
     mabn_net_set_labels(net, "loss", &labels);
     free(classes);
 }

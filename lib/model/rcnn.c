@@ -83,6 +83,9 @@ static bool on_gpu(const struct mabn_rcnn *r)
 
 static void release_body(const struct mabn_rcnn *r, struct rcnn_body *body)
 {
+#if MABN_CUDA
+    mabn_rcnn_cuda_graph_free(body);
+#endif
     mabn_net_free(body->net);
     mabn_free(body->anchors);
     mabn_device_release(r->device, body->gpu_anchors,
@@ -199,9 +202,7 @@ mabn_status mabn_rcnn_fetch(struct mabn_rcnn *r, const float **values,
     return mabn_device_get(r->device, copy, output->values, count * sizeof *copy);
 }
 
-/* The RPN's maps of the last body forward where they lie, or with `fetch` copied from a GPU into
- * the scratch. */
-static mabn_status find_maps(struct mabn_rcnn *r, struct mabn_rpn_maps *maps, bool fetch)
+mabn_status mabn_rcnn_find_maps(struct mabn_rcnn *r, struct mabn_rpn_maps *maps, bool fetch)
 {
     *maps = (struct mabn_rpn_maps){.images = r->body->images,
                                    .levels = MABN_DETECTOR_LEVELS,
@@ -224,8 +225,7 @@ static mabn_status find_maps(struct mabn_rcnn *r, struct mabn_rpn_maps *maps, bo
     return MABN_OK;
 }
 
-/* Room for the proposals of these images, and for their true boxes. */
-static mabn_status need_proposals(struct mabn_rcnn *r, int64_t room)
+mabn_status mabn_rcnn_need_proposals(struct mabn_rcnn *r, int64_t room)
 {
     const size_t rows = (size_t)room * (size_t)r->options.images;
     void *memory;
@@ -246,30 +246,36 @@ static mabn_status need_proposals(struct mabn_rcnn *r, int64_t room)
     return MABN_OK;
 }
 
-static mabn_status propose(struct mabn_rcnn *r, const struct mabn_rcnn_image *images, bool training)
+struct mabn_proposal_options mabn_rcnn_proposal_options(const struct mabn_rcnn *r, bool training)
 {
     const struct mabn_detector *d = &r->detector;
     const struct mabn_detector_counts *counts = training ? &d->train : &d->test;
     struct mabn_proposal_options options = mabn_proposal_defaults(r->convention, training);
-    struct mabn_rpn_maps maps;
-    int most = 0;
     options.before = counts->pre_nms;
     options.level = counts->post_nms;
     options.total = counts->proposals;
     options.threshold = d->rpn_nms;
     if (d->rpn_min_size > options.min_size) options.min_size = d->rpn_min_size;
+    return options;
+}
+
+static mabn_status propose(struct mabn_rcnn *r, const struct mabn_rcnn_image *images, bool training)
+{
+    const struct mabn_proposal_options options = mabn_rcnn_proposal_options(r, training);
+    struct mabn_rpn_maps maps;
+    int most = 0;
     for (int i = 0; i < r->body->images; i++) {
         r->widths[i] = images[i].width;
         r->heights[i] = images[i].height;
         if (images[i].count > most) most = images[i].count;
     }
-    MABN_TRY(find_maps(r, &maps, false));
-    MABN_TRY(need_proposals(r, mabn_proposals_room(&maps, &options) + most));
+    MABN_TRY(mabn_rcnn_find_maps(r, &maps, false));
+    MABN_TRY(mabn_rcnn_need_proposals(r, mabn_proposals_room(&maps, &options) + most));
 #if MABN_CUDA
     if (on_gpu(r) && mabn_cuda_proposals_fit(&maps, &options))
         return mabn_rcnn_cuda_propose(r, &maps, &options);
 #endif
-    if (on_gpu(r)) MABN_TRY(find_maps(r, &maps, true));
+    if (on_gpu(r)) MABN_TRY(mabn_rcnn_find_maps(r, &maps, true));
     return mabn_proposals_make(&r->proposals, &maps, &options, r->convention, &r->scratch);
 }
 
@@ -343,6 +349,11 @@ static mabn_status set_up(struct mabn_rcnn *r)
         r->anchors.size[i] = d->anchor_size[i];
     }
     memcpy(r->anchors.ratio, d->anchor_ratio, sizeof d->anchor_ratio);
+#if MABN_CUDA
+    if (r->options.training && d->masks && on_gpu(r) && r->convention->mask == MABN_MASK_SOFT)
+        return mabn_fail(MABN_ERR_UNSUPPORTED,
+                         "on a GPU masks are 0 or 1, not what '%s' pools from them", d->convention);
+#endif
     find_rooms(r);
     MABN_TRY(get_memory(r));
     return build_heads(r);
@@ -384,6 +395,7 @@ void mabn_rcnn_free(struct mabn_rcnn *r)
     mabn_net_free(r->mask_net);
     mabn_net_pool_release(&r->head_pool, r->device);
 #if MABN_CUDA
+    mabn_rcnn_cuda_train_free(r);
     mabn_rcnn_cuda_free(r);
 #endif
     mabn_scratch_release(&r->scratch);
@@ -425,8 +437,16 @@ void mabn_rcnn_accumulate(struct mabn_rcnn *r, bool accumulate)
     if (r->mask_net) mabn_net_accumulate(r->mask_net, accumulate);
 }
 
-void mabn_rcnn_trace(const struct mabn_rcnn *r, struct mabn_rcnn_trace *trace)
+mabn_status mabn_rcnn_trace(struct mabn_rcnn *r, struct mabn_rcnn_trace *trace)
 {
+#if MABN_CUDA
+    if (on_gpu(r)) {
+        const struct mabn_scratch_mark mark = mabn_scratch_mark(&r->scratch);
+        const mabn_status status = mabn_rcnn_cuda_trace(r);
+        mabn_scratch_back(&r->scratch, mark);
+        if (status) return status;
+    }
+#endif
     *trace = (struct mabn_rcnn_trace){.room = r->proposals.room,
                                       .proposals = r->proposals.box,
                                       .counts = r->proposals.count,
@@ -437,4 +457,5 @@ void mabn_rcnn_trace(const struct mabn_rcnn *r, struct mabn_rcnn_trace *trace)
                                       .label = r->boxes.label,
                                       .delta = r->boxes.delta,
                                       .masks = r->mask_target};
+    return MABN_OK;
 }

@@ -10,9 +10,9 @@
  * they share the memory of activations. Gradients are left in the store: the caller updates. The
  * order of everything is fixed, so that a step repeats bit for bit.
  *
- * On a GPU the plans run there, in float32 or TF32, and so do the RPN's targets and proposals, of which
- * the boxes alone cross the bus. The rest of what stands between the plans is the CPU's: the heads'
- * outputs in testing, boxes and targets cross the bus, and each side waits for the other. */
+ * On a GPU the plans run there, in float32 or TF32, and in training all that stands between them
+ * (rcnn_train_cuda.cu). In testing proposals are made there; the boxes that are proposed and the heads'
+ * outputs cross the bus, and the rest is the CPU's. */
 #ifndef MABN_MODEL_RCNN_H
 #define MABN_MODEL_RCNN_H
 
@@ -32,7 +32,7 @@ struct mabn_rcnn;
 struct mabn_rcnn_options {
     bool training;
     bool measures; /* training: forward alone, for the norms' statistics: no gradients */
-    int images;                        /* at most, of a step */
+    int images;    /* at most, of a step */
     enum mabn_net_precision precision; /* AUTO: fp32, also on a GPU */
     bool save_memory;                  /* training: as in net.h */
     bool no_fold;                      /* testing: likewise */
@@ -96,7 +96,7 @@ struct mabn_rcnn_figures {
     int64_t rpn_sampled, rpn_positives; /* anchors */
     int64_t proposals;                  /* without the true boxes that join them */
     int64_t boxes, positives;           /* regions that the box head saw */
-    double seconds[MABN_RCNN_PARTS];
+    double seconds[MABN_RCNN_PARTS];    /* on a GPU in training with options.timed alone */
 };
 
 /* Losses and all gradients of the pictures in the input; images: as many as were asked for. Samples
@@ -104,6 +104,19 @@ struct mabn_rcnn_figures {
 MABN_MUST_USE mabn_status mabn_rcnn_step(struct mabn_rcnn *rcnn,
                                          const struct mabn_rcnn_image *images, uint64_t step,
                                          struct mabn_rcnn_figures *figures);
+/* The same in two halves. On a GPU begin only queues, and a step's result may be asked for after the
+ * next one was begun: with mabn_rcnn_depth steps whose result was not fetched no other may begin. After
+ * begin the input is other memory than before: ask again. What else is asked of the parameters waits for
+ * the steps begun. */
+MABN_MUST_USE mabn_status mabn_rcnn_begin(struct mabn_rcnn *rcnn,
+                                          const struct mabn_rcnn_image *images, uint64_t step);
+MABN_MUST_USE mabn_status mabn_rcnn_result(struct mabn_rcnn *rcnn,
+                                           struct mabn_rcnn_figures *figures);
+int mabn_rcnn_behind(const struct mabn_rcnn *rcnn);
+int mabn_rcnn_depth(const struct mabn_rcnn *rcnn);
+/* On a GPU: steps that begin from now on tell what their parts took, which takes them one at a time and
+ * kernel by kernel. No step may be under way. */
+void mabn_rcnn_time_parts(struct mabn_rcnn *rcnn, bool wanted);
 /* As mabn_net_tell_gradients, for the body's backward, which comes last. */
 void mabn_rcnn_tell_gradients(struct mabn_rcnn *rcnn, mabn_net_ready ready, void *context);
 /* Whether the next steps add to the gradients that are there. */
@@ -156,7 +169,7 @@ struct mabn_rcnn_trace {
     const float *delta;           /* (boxes,4) */
     const uint8_t *masks;         /* (positives,28,28) */
 };
-void mabn_rcnn_trace(const struct mabn_rcnn *rcnn, struct mabn_rcnn_trace *trace);
+MABN_MUST_USE mabn_status mabn_rcnn_trace(struct mabn_rcnn *rcnn, struct mabn_rcnn_trace *trace);
 
 MABN_END_DECLS
 #endif

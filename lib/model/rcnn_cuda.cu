@@ -1,13 +1,13 @@
-/* What the conductor of a detector has done on a GPU between its plans: the RPN's targets, for its
- * losses to read where they are made, and proposals from its maps where they lie. True boxes go to the
- * GPU, and only the boxes that are proposed come back. */
+/* What the conductor of a detector has done on a GPU between its plans in testing: anchors, and proposals
+ * from the RPN's maps where they lie, of which only the boxes come back; of the mask head's output the
+ * channels of the detections, and where the pixels of pasted masks change. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
 #include "detect/detect_cuda.h"
+#include "detect/paste_cuda.h"
 #include "detect/proposals_cuda.h"
-#include "detect/rpn_targets_cuda.h"
 #include "device/cuda.h"
 #include "model/rcnn_internal.h"
 
@@ -19,9 +19,9 @@ struct room {
 
 struct rcnn_cuda {
     struct room proposals; /* then scratch */
-    struct room targets;   /* of the RPN, then scratch; and what is true */
-    struct room truth;
-    int32_t *count; /* (2·images), on the host */
+    struct room masks;     /* maps, boxes, channels, counts of a picture's masks */
+    struct room places;    /* where their pixels change */
+    int32_t *count;        /* (images), on the host */
 };
 
 static mabn_status need_room(struct mabn_rcnn *r, struct room *room, size_t bytes)
@@ -38,14 +38,14 @@ static struct rcnn_cuda *cuda_of(struct mabn_rcnn *r)
 {
     if (r->cuda) return r->cuda;
     r->cuda = (struct rcnn_cuda *)mabn_xcalloc(1, sizeof *r->cuda);
-    r->cuda->count = (int32_t *)mabn_xcalloc(2 * (size_t)r->options.images, sizeof(int32_t));
+    r->cuda->count = (int32_t *)mabn_xcalloc((size_t)r->options.images, sizeof(int32_t));
     return r->cuda;
 }
 
 void mabn_rcnn_cuda_free(struct mabn_rcnn *r)
 {
     if (!r->cuda) return;
-    struct room *rooms[] = {&r->cuda->proposals, &r->cuda->targets, &r->cuda->truth};
+    struct room *rooms[] = {&r->cuda->proposals, &r->cuda->masks, &r->cuda->places};
     for (struct room *room : rooms)
         mabn_device_release(r->device, room->base, room->bytes);
     free(r->cuda->count);
@@ -144,90 +144,114 @@ mabn_status mabn_rcnn_cuda_propose(struct mabn_rcnn *r, const struct mabn_rpn_ma
     return fetch(r, &p, maps->images);
 }
 
-/* ---- targets of the RPN ---- */
+/* ---- masks ---- */
 
-/* What is true of the pictures, and the streams that samples are drawn from: packed on the host, one
- * copy to the device. */
-static mabn_status put_truth(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
-                             uint64_t step, struct mabn_cuda_truth *t)
-{
-    const int n = r->body->images;
-    size_t objects = 0, at = 0;
-    *t = {};
-    t->images = n;
-    for (int i = 0; i < n; i++) {
-        objects += (size_t)images[i].count;
-        if (images[i].count > t->most) t->most = images[i].count;
-    }
-    const size_t first = piece(&at, ((size_t)n + 1) * sizeof(int32_t));
-    const size_t box = piece(&at, objects * 4 * sizeof(float));
-    const size_t sizes = piece(&at, 2 * (size_t)n * sizeof(int));
-    const size_t streams = piece(&at, (size_t)n * sizeof(struct mabn_rng));
-    char *host;
-    MABN_TRY(need_room(r, &r->cuda->truth, at));
-    MABN_TRY(mabn_scratch_take(&r->scratch, &host, at, 1));
-    memset(host, 0, at);
-    int32_t *firsts = (int32_t *)(host + first);
-    for (int i = 0; i < n; i++) {
-        const struct mabn_sample_key key = {r->options.seed, step, images[i].number,
-                                            MABN_SAMPLE_RPN};
-        firsts[i + 1] = firsts[i] + images[i].count;
-        if (images[i].count)
-            memcpy(host + box + (size_t)firsts[i] * 4 * sizeof(float), images[i].boxes,
-                   (size_t)images[i].count * 4 * sizeof(float));
-        ((int *)(host + sizes))[i] = images[i].width;
-        ((int *)(host + sizes))[n + i] = images[i].height;
-        mabn_sample_stream((struct mabn_rng *)(host + streams) + i, &key);
-    }
-    char *base = (char *)r->cuda->truth.base;
-    t->first = (const int32_t *)(base + first);
-    t->box = (const float *)(base + box);
-    t->width = (const int *)(base + sizes);
-    t->height = t->width + n;
-    t->rng = (const struct mabn_rng *)(base + streams);
-    return mabn_device_put(r->device, base, host, at);
-}
+enum { MASK_PIXELS = RCNN_MASK_SIDE * RCNN_MASK_SIDE };
 
-/* How many were sampled: the losses are divided by it, and told. */
-static mabn_status fetch_counts(struct mabn_rcnn *r, const struct mabn_cuda_rpn_targets *t,
-                                struct rcnn_rpn_targets *all)
+/* Of n masks, on the device; the channels' logits lie where the maps come later. */
+struct mask_pieces {
+    float *map, *box;
+    int32_t *channel, *count;
+    int64_t *first;
+};
+
+static mabn_status get_mask_pieces(struct mabn_rcnn *r, struct mask_pieces *p, size_t n)
 {
-    const int n = r->body->images;
-    int32_t *count = r->cuda->count;
-    MABN_TRY(mabn_device_get(r->device, count, t->sampled, 2 * (size_t)n * sizeof *count));
-    for (int i = 0; i < n; i++) {
-        all->sampled += count[i];
-        all->positives += count[n + i];
-    }
+    struct rcnn_cuda *c = cuda_of(r);
+    size_t at = 0;
+    const size_t map = piece(&at, n * MASK_PIXELS * sizeof(float)),
+                 box = piece(&at, n * 4 * sizeof(float));
+    const size_t channel = piece(&at, n * sizeof(int32_t)), count = piece(&at, n * sizeof(int32_t));
+    const size_t first = piece(&at, n * sizeof(int64_t));
+    MABN_TRY(need_room(r, &c->masks, at));
+    char *base = (char *)c->masks.base;
+    p->map = (float *)(base + map);
+    p->box = (float *)(base + box);
+    p->channel = (int32_t *)(base + channel);
+    p->count = (int32_t *)(base + count);
+    p->first = (int64_t *)(base + first);
     return MABN_OK;
 }
 
-mabn_status mabn_rcnn_cuda_rpn_targets(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
-                                       uint64_t step, const struct mabn_rpn_target_options *options,
-                                       struct rcnn_rpn_targets *all)
+mabn_status mabn_rcnn_cuda_mask_logits(struct mabn_rcnn *r, float *logit,
+                                       const struct mabn_net_output *all, const int32_t *label,
+                                       int64_t n)
 {
-    const int64_t n = r->body->anchor_count;
-    const size_t pictures = (size_t)r->body->images, each = pictures * (size_t)n * sizeof(float);
-    struct room *room = &cuda_of(r)->targets;
-    struct mabn_cuda_rpn_targets out;
-    struct mabn_cuda_truth truth;
-    size_t at = 0;
-    MABN_TRY(put_truth(r, images, step, &truth));
-    const size_t target = piece(&at, each), weight = piece(&at, each);
-    const size_t box_weight = piece(&at, each), delta = piece(&at, 4 * each);
-    const size_t counts = piece(&at, 2 * pictures * sizeof(int32_t));
-    const size_t rest = piece(&at, mabn_cuda_rpn_targets_bytes(truth.images, n, truth.most));
-    MABN_TRY(need_room(r, room, at));
-    char *base = (char *)room->base;
-    all->on_device = true;
-    all->target = out.target = (float *)(base + target);
-    all->weight = out.weight = (float *)(base + weight);
-    all->box_weight = out.box_weight = (float *)(base + box_weight);
-    all->delta = out.delta = (float *)(base + delta);
-    out.sampled = (int32_t *)(base + counts);
-    out.positives = out.sampled + pictures;
-    MABN_TRY(mabn_cuda_rpn_targets_make(&out, r->body->gpu_anchors, r->body->level_anchors,
-                                        MABN_DETECTOR_LEVELS, &truth, options, r->convention,
-                                        base + rest, mabn_cuda_stream(r->device)));
-    return fetch_counts(r, &out, all);
+    const size_t count = (size_t)n;
+    struct mask_pieces p;
+    int32_t *channel;
+    MABN_TRY(get_mask_pieces(r, &p, count));
+    MABN_TRY(mabn_scratch_take(&r->scratch, &channel, count, sizeof *channel));
+    for (int64_t i = 0; i < n; i++) {
+        channel[i] = all->c == 1 ? 0 : label[i] - r->convention->background_last;
+        if (channel[i] < 0 || channel[i] >= all->c)
+            return mabn_fail(MABN_ERR_ARG, "detection %lld: class %d, masks of %lld classes",
+                             (long long)i, (int)label[i], (long long)all->c);
+    }
+    MABN_TRY(mabn_device_put(r->device, p.channel, channel, count * sizeof *channel));
+    MABN_TRY(mabn_cuda_paste_select(p.map, all->values, p.channel, n, MASK_PIXELS, all->c,
+                                    mabn_cuda_stream(r->device)));
+    return mabn_device_get(r->device, logit, p.map, count * MASK_PIXELS * sizeof *logit);
+}
+
+/* Runs of zeros and ones between the places where a mask changes. */
+static mabn_status make_rle(struct mabn_rle *mask, uint32_t *place, int64_t n,
+                            const struct mabn_rcnn_size *size)
+{
+    uint32_t before = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const uint32_t at = place[i];
+        place[i] = at - before;
+        before = at;
+    }
+    return mabn_rle_from_counts(mask, place, (size_t)n, (uint32_t)size->height,
+                                (uint32_t)size->width);
+}
+
+static mabn_status fetch_masks(struct mabn_rcnn *r, struct mabn_rcnn_found *found,
+                               const struct mabn_rcnn_size *size, const struct mask_pieces *p,
+                               const struct mabn_cuda_paste *paste)
+{
+    const size_t n = (size_t)paste->n;
+    int32_t *count;
+    int64_t *first, all = 0;
+    uint32_t *place;
+    MABN_TRY(mabn_scratch_take(&r->scratch, &count, n, sizeof *count));
+    MABN_TRY(mabn_scratch_take(&r->scratch, &first, n, sizeof *first));
+    MABN_TRY(mabn_device_get(r->device, count, p->count, n * sizeof *count));
+    for (size_t i = 0; i < n; i++) {
+        first[i] = all;
+        all += count[i];
+    }
+    const size_t bytes = (size_t)all * sizeof *place;
+    MABN_TRY(need_room(r, &r->cuda->places, bytes + 1));
+    MABN_TRY(mabn_scratch_take(&r->scratch, &place, (size_t)all + 1, sizeof *place));
+    MABN_TRY(mabn_device_put(r->device, p->first, first, n * sizeof *first));
+    MABN_TRY(mabn_cuda_paste_places((uint32_t *)r->cuda->places.base, p->first, paste,
+                                    r->convention, mabn_cuda_stream(r->device)));
+    MABN_TRY(mabn_device_get(r->device, place, r->cuda->places.base, bytes));
+    for (size_t i = 0; i < n; i++)
+        MABN_TRY(make_rle(&found->masks[i], place + first[i], count[i], size));
+    return MABN_OK;
+}
+
+mabn_status mabn_rcnn_cuda_paste(struct mabn_rcnn *r, struct mabn_rcnn_found *found,
+                                 const struct mabn_rcnn_size *size, const float *probability)
+{
+    const struct mabn_detections *d = &found->boxes;
+    const size_t n = (size_t)d->count;
+    struct mask_pieces p;
+    float *maps;
+    if (!n) return MABN_OK;
+    MABN_TRY(get_mask_pieces(r, &p, n));
+    MABN_TRY(mabn_scratch_take(&r->scratch, &maps, n * MASK_PIXELS, sizeof *maps));
+    for (size_t k = 0; k < n; k++)
+        memcpy(maps + k * MASK_PIXELS, probability + d->mask[k] * MASK_PIXELS,
+               MASK_PIXELS * sizeof *maps);
+    MABN_TRY(mabn_device_put(r->device, p.map, maps, n * MASK_PIXELS * sizeof *maps));
+    MABN_TRY(mabn_device_put(r->device, p.box, d->box, n * 4 * sizeof *d->box));
+    const struct mabn_cuda_paste paste = {p.map,          p.box,       d->count,
+                                          RCNN_MASK_SIDE, size->width, size->height};
+    MABN_TRY(mabn_cuda_paste_count(p.count, &paste, r->convention, mabn_cuda_stream(r->device)));
+    return fetch_masks(r, found, size, &p, &paste);
 }

@@ -20,13 +20,13 @@ struct rcnn_body {
     float *gpu_anchors; /* the same on a GPU, or NULL */
     int64_t anchor_count;
     int64_t level_anchors[MABN_ANCHOR_LEVELS];
+    struct rcnn_graph *graph; /* of a step of this shape: rcnn_train_cuda.cu's; NULL: none */
 };
 
-/* Of all images: image by image with all levels of each; on a GPU level by level with all images. */
+/* On the CPU, of all images: image by image with all levels of each. */
 struct rcnn_rpn_targets {
     float *target, *weight, *box_weight, *delta;
     int64_t sampled, positives;
-    bool on_device;
 };
 
 struct mabn_rcnn {
@@ -49,7 +49,11 @@ struct mabn_rcnn {
     struct mabn_detector_head box_head, mask_head;
     int box_room, mask_room; /* rows */
 
-    struct rcnn_cuda *cuda; /* what rcnn_cuda.cu keeps; NULL: nothing */
+    struct rcnn_cuda *cuda;           /* what rcnn_cuda.cu keeps; NULL: nothing */
+    struct rcnn_train *train;         /* what rcnn_train_cuda.cu keeps */
+    bool timed;                       /* parts of steps, on a GPU */
+    int behind;                       /* on the CPU: a step whose result was not asked for, … */
+    struct mabn_rcnn_figures figures; /* … which is this */
     struct mabn_scratch scratch;
     struct mabn_anchors anchors;
     int *widths, *heights; /* (images) */
@@ -74,13 +78,33 @@ MABN_MUST_USE mabn_status mabn_rcnn_cuda_anchors(struct mabn_rcnn *r, struct rcn
 MABN_MUST_USE mabn_status mabn_rcnn_cuda_propose(struct mabn_rcnn *r,
                                                  const struct mabn_rpn_maps *maps,
                                                  const struct mabn_proposal_options *options);
-/* The RPN's targets, made on the GPU; valid until the next step. */
-MABN_MUST_USE mabn_status mabn_rcnn_cuda_rpn_targets(struct mabn_rcnn *r,
-                                                     const struct mabn_rcnn_image *images,
-                                                     uint64_t step,
-                                                     const struct mabn_rpn_target_options *options,
-                                                     struct rcnn_rpn_targets *all);
+/* Of the mask head's output (n,28,28,channels) the logits (n,28,28) of each one's class, to the host; and
+ * the masks of these detections, of the original's size, from all probabilities (·,28,28). */
+MABN_MUST_USE mabn_status mabn_rcnn_cuda_mask_logits(struct mabn_rcnn *r, float *logit,
+                                                     const struct mabn_net_output *all,
+                                                     const int32_t *label, int64_t n);
+MABN_MUST_USE mabn_status mabn_rcnn_cuda_paste(struct mabn_rcnn *r, struct mabn_rcnn_found *found,
+                                               const struct mabn_rcnn_size *size,
+                                               const float *probability);
 void mabn_rcnn_cuda_free(struct mabn_rcnn *r);
+/* rcnn_train_cuda.cu: as mabn_rcnn_begin, _result, _behind; what mabn_rcnn_trace shows, to the host. */
+MABN_MUST_USE mabn_status mabn_rcnn_cuda_begin(struct mabn_rcnn *r,
+                                               const struct mabn_rcnn_image *images, uint64_t step);
+MABN_MUST_USE mabn_status mabn_rcnn_cuda_result(struct mabn_rcnn *r, struct mabn_rcnn_figures *f);
+int mabn_rcnn_cuda_behind(const struct mabn_rcnn *r);
+MABN_MUST_USE mabn_status mabn_rcnn_cuda_trace(struct mabn_rcnn *r);
+void mabn_rcnn_cuda_train_free(struct mabn_rcnn *r);
+void mabn_rcnn_cuda_graph_free(struct rcnn_body *body);
+/* rcnn.c: how this detector proposes, and from what: the RPN's maps of the last body forward where they
+ * lie, or with `fetch` copied from a GPU into the scratch; room for the proposals of these images and
+ * their true boxes. */
+struct mabn_proposal_options mabn_rcnn_proposal_options(const struct mabn_rcnn *r, bool training);
+MABN_MUST_USE mabn_status mabn_rcnn_find_maps(struct mabn_rcnn *r, struct mabn_rpn_maps *maps,
+                                              bool fetch);
+MABN_MUST_USE mabn_status mabn_rcnn_need_proposals(struct mabn_rcnn *r, int64_t room);
+/* rcnn_train.c: how targets are chosen. */
+struct mabn_rpn_target_options mabn_rcnn_rpn_options(const struct mabn_rcnn *r);
+struct mabn_box_target_options mabn_rcnn_box_options(const struct mabn_rcnn *r);
 /* Proposals of the pictures in `images` into r->proposals, as many as training or testing has. */
 MABN_MUST_USE mabn_status mabn_rcnn_propose(struct mabn_rcnn *r,
                                             const struct mabn_rcnn_image *images, bool training);

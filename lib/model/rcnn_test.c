@@ -39,7 +39,10 @@ static void list_boxes(struct mabn_rcnn *r)
 
 static mabn_status run_boxes(struct mabn_rcnn *r)
 {
-    const struct mabn_net_rois rois = {r->boxes.count, r->boxes.box, r->boxes.image, r->levels};
+    const struct mabn_net_rois rois = {.count = r->boxes.count,
+                                       .boxes = r->boxes.box,
+                                       .image = r->boxes.image,
+                                       .level = r->levels};
     mabn_box_levels(r->levels, r->boxes.box, r->boxes.count, 2, 5, r->convention);
     mabn_rcnn_bind(r, r->box_net, &r->box_head, &rois);
     return mabn_net_forward(r->box_net);
@@ -95,6 +98,33 @@ static mabn_status need_masks(struct mabn_rcnn_found *found)
     return MABN_OK;
 }
 
+#if MABN_CUDA
+static bool on_gpu(const struct mabn_rcnn *r)
+{
+    return mabn_device_kind_of(r->device) == MABN_DEVICE_CUDA;
+}
+#endif
+
+/* The probabilities of n detections of these labels, from the mask head's output. */
+static mabn_status find_probability(struct mabn_rcnn *r, float *probability, const int32_t *label,
+                                    int64_t n)
+{
+    const int64_t pixels = RCNN_MASK_SIDE * RCNN_MASK_SIDE;
+    const struct mabn_net_output logits = mabn_net_output_of(r->mask_net, "mask_logits");
+    const float *values = logits.values;
+    int64_t channels = logits.c;
+#if MABN_CUDA
+    if (on_gpu(r)) {
+        float *own;
+        MABN_TRY(mabn_scratch_take(&r->scratch, &own, (size_t)(n * pixels), sizeof *own));
+        MABN_TRY(mabn_rcnn_cuda_mask_logits(r, own, &logits, label, n));
+        values = own;
+        channels = 1;
+    }
+#endif
+    return mabn_mask_probability(probability, values, label, n, pixels, channels, r->convention);
+}
+
 /* Probabilities (count,28,28) of all detections of image i, as many at a time as the plan takes. */
 static mabn_status run_masks(struct mabn_rcnn *r, int i, const struct mabn_detections *d,
                              float *probability)
@@ -102,18 +132,15 @@ static mabn_status run_masks(struct mabn_rcnn *r, int i, const struct mabn_detec
     const int64_t pixels = RCNN_MASK_SIDE * RCNN_MASK_SIDE;
     for (int64_t from = 0; from < d->count; from += r->mask_room) {
         const int64_t n = d->count - from < r->mask_room ? d->count - from : r->mask_room;
-        const struct mabn_net_rois rois = {n, d->box + 4 * from, r->mask_image, r->mask_level};
+        const struct mabn_net_rois rois = {
+            .count = n, .boxes = d->box + 4 * from, .image = r->mask_image, .level = r->mask_level};
         for (int64_t k = 0; k < n; k++)
             r->mask_image[k] = i;
         mabn_box_levels(r->mask_level, rois.boxes, n, 2, 5, r->convention);
         mabn_rcnn_bind(r, r->mask_net, &r->mask_head, &rois);
         MABN_TRY(mabn_net_forward(r->mask_net));
-        const struct mabn_net_output logits = mabn_net_output_of(r->mask_net, "mask_logits");
         const struct mabn_scratch_mark mark = mabn_scratch_mark(&r->scratch);
-        const float *values;
-        MABN_TRY(mabn_rcnn_fetch(r, &values, &logits));
-        MABN_TRY(mabn_mask_probability(probability + from * pixels, values, d->label + from, n,
-                                       pixels, logits.c, r->convention));
+        MABN_TRY(find_probability(r, probability + from * pixels, d->label + from, n));
         mabn_scratch_back(&r->scratch, mark);
     }
     return MABN_OK;
@@ -124,6 +151,9 @@ static mabn_status paste(struct mabn_rcnn *r, struct mabn_rcnn_found *found,
 {
     const int64_t pixels = RCNN_MASK_SIDE * RCNN_MASK_SIDE;
     const struct mabn_detections *d = &found->boxes;
+#if MABN_CUDA
+    if (on_gpu(r)) return mabn_rcnn_cuda_paste(r, found, original, probability);
+#endif
     for (int64_t k = 0; k < d->count; k++)
         MABN_TRY(mabn_paste(&found->masks[k], probability + d->mask[k] * pixels, RCNN_MASK_SIDE,
                             d->box + 4 * k, original->width, original->height, r->convention,

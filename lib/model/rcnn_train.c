@@ -28,21 +28,23 @@ static bool goes_back(const struct mabn_rcnn *r)
 
 /* ---- RPN ---- */
 
-static mabn_status make_rpn_targets(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
-                                    uint64_t step, struct rcnn_rpn_targets *all)
+struct mabn_rpn_target_options mabn_rcnn_rpn_options(const struct mabn_rcnn *r)
 {
     const struct mabn_detector *d = &r->detector;
-    const int64_t n = r->body->anchor_count;
-    const size_t count = (size_t)(n * r->body->images);
     struct mabn_rpn_target_options options = mabn_rpn_target_defaults();
     options.matcher.high = (float)d->rpn_foreground;
     options.matcher.low = (float)d->rpn_background;
     options.sampler = (struct mabn_sampler){d->rpn_batch, d->rpn_positive, r->options.spread};
+    return options;
+}
+
+static mabn_status make_rpn_targets(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
+                                    uint64_t step, struct rcnn_rpn_targets *all)
+{
+    const struct mabn_rpn_target_options options = mabn_rcnn_rpn_options(r);
+    const int64_t n = r->body->anchor_count;
+    const size_t count = (size_t)(n * r->body->images);
     *all = (struct rcnn_rpn_targets){0};
-#if MABN_CUDA
-    if (mabn_device_kind_of(r->device) == MABN_DEVICE_CUDA)
-        return mabn_rcnn_cuda_rpn_targets(r, images, step, &options, all);
-#endif
     MABN_TRY(mabn_scratch_take(&r->scratch, &all->target, count, sizeof(float)));
     MABN_TRY(mabn_scratch_take(&r->scratch, &all->weight, count, sizeof(float)));
     MABN_TRY(mabn_scratch_take(&r->scratch, &all->box_weight, count, sizeof(float)));
@@ -84,21 +86,19 @@ static void set_level_targets(struct mabn_rcnn *r, int level,
 static void set_rpn_targets(struct mabn_rcnn *r, const struct rcnn_rpn_targets *t)
 {
     const double normalizer = rpn_normalizer(r, t);
-    const int64_t stride = t->on_device ? 0 : r->body->anchor_count;
+    const int64_t stride = r->body->anchor_count;
     int64_t before = 0;
     for (int l = 0; l < MABN_DETECTOR_LEVELS; l++) {
         const struct mabn_net_sigmoid_targets objectness = {.target = t->target + before,
                                                             .weight = t->weight + before,
                                                             .stride = stride,
-                                                            .normalizer = normalizer,
-                                                            .on_device = t->on_device};
+                                                            .normalizer = normalizer};
         const struct mabn_net_box_targets boxes = {.target = t->delta + 4 * before,
                                                    .weight = t->box_weight + before,
                                                    .stride = stride,
-                                                   .normalizer = normalizer,
-                                                   .on_device = t->on_device};
+                                                   .normalizer = normalizer};
         set_level_targets(r, l, &objectness, &boxes);
-        before += r->body->level_anchors[l] * (t->on_device ? r->body->images : 1);
+        before += r->body->level_anchors[l];
     }
 }
 
@@ -123,14 +123,20 @@ static void read_rpn_losses(const struct mabn_rcnn *r, struct mabn_rcnn_figures 
 
 /* ---- box head ---- */
 
-static mabn_status sample_boxes(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
-                                uint64_t step)
+struct mabn_box_target_options mabn_rcnn_box_options(const struct mabn_rcnn *r)
 {
     const struct mabn_detector *d = &r->detector;
     struct mabn_box_target_options options = mabn_box_target_defaults(d->classes);
     options.matcher.high = (float)d->box_foreground;
     options.matcher.low = (float)d->box_background;
     options.sampler = (struct mabn_sampler){d->box_batch, d->box_positive, r->options.spread};
+    return options;
+}
+
+static mabn_status sample_boxes(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
+                                uint64_t step)
+{
+    const struct mabn_box_target_options options = mabn_rcnn_box_options(r);
     r->boxes.count = r->boxes.positives = 0;
     for (int i = 0; i < r->body->images; i++) {
         const struct mabn_truth truth = truth_of(&images[i]);
@@ -158,7 +164,10 @@ static void set_box_targets(struct mabn_rcnn *r)
 
 static mabn_status train_boxes(struct mabn_rcnn *r, struct mabn_rcnn_figures *f)
 {
-    const struct mabn_net_rois rois = {r->boxes.count, r->boxes.box, r->boxes.image, r->levels};
+    const struct mabn_net_rois rois = {.count = r->boxes.count,
+                                       .boxes = r->boxes.box,
+                                       .image = r->boxes.image,
+                                       .level = r->levels};
     mabn_box_levels(r->levels, r->boxes.box, r->boxes.count, 2, 5, r->convention);
     mabn_rcnn_bind(r, r->box_net, &r->box_head, &rois);
     set_box_targets(r);
@@ -210,7 +219,8 @@ static mabn_status make_masks(struct mabn_rcnn *r, const struct mabn_rcnn_image 
 static mabn_status train_masks(struct mabn_rcnn *r, struct mabn_rcnn_figures *f)
 {
     const int64_t n = r->boxes.positives, pixels = RCNN_MASK_SIDE * RCNN_MASK_SIDE;
-    const struct mabn_net_rois rois = {n, r->mask_box, r->mask_image, r->mask_level};
+    const struct mabn_net_rois rois = {
+        .count = n, .boxes = r->mask_box, .image = r->mask_image, .level = r->mask_level};
     const struct mabn_net_sigmoid_targets targets = {.channel = r->mask_label,
                                                      .bits = r->soft_target ? NULL : r->mask_target,
                                                      .target = r->soft_target,
@@ -269,14 +279,13 @@ static mabn_status step_with_targets(struct mabn_rcnn *r, const struct mabn_rcnn
     return MABN_OK;
 }
 
-mabn_status mabn_rcnn_step(struct mabn_rcnn *r, const struct mabn_rcnn_image *images, uint64_t step,
-                           struct mabn_rcnn_figures *f)
+static mabn_status step_here(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
+                             uint64_t step, struct mabn_rcnn_figures *f)
 {
     const struct mabn_scratch_mark mark = mabn_scratch_mark(&r->scratch);
     double start = mabn_now();
     struct rcnn_rpn_targets targets;
     *f = (struct mabn_rcnn_figures){0};
-    if (!r->options.training || !r->body) MABN_BUG("a step of training without a plan for it");
     mabn_status status = make_rpn_targets(r, images, step, &targets);
     f->rpn_sampled = targets.sampled;
     f->rpn_positives = targets.positives;
@@ -322,4 +331,64 @@ mabn_status mabn_rcnn_measure_heads(struct mabn_rcnn *r, const struct mabn_rcnn_
     MABN_TRY(train_masks(r, f));
     mabn_net_set_sigmoid_targets(r->mask_net, "loss_mask", &no_masks);
     return MABN_OK;
+}
+
+/* ---- on either device ---- */
+
+static bool on_gpu(const struct mabn_rcnn *r)
+{
+    return mabn_device_kind_of(r->device) == MABN_DEVICE_CUDA;
+}
+
+int mabn_rcnn_behind(const struct mabn_rcnn *r)
+{
+#if MABN_CUDA
+    if (on_gpu(r)) return mabn_rcnn_cuda_behind(r);
+#endif
+    return r->behind;
+}
+
+int mabn_rcnn_depth(const struct mabn_rcnn *r)
+{
+    return on_gpu(r) && !r->timed ? 2 : 1;
+}
+
+void mabn_rcnn_time_parts(struct mabn_rcnn *r, bool wanted)
+{
+    if (mabn_rcnn_behind(r)) MABN_BUG("a step is under way");
+    r->timed = wanted;
+}
+
+mabn_status mabn_rcnn_begin(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
+                            uint64_t step)
+{
+    if (!r->options.training || !r->body) MABN_BUG("a step of training without a plan for it");
+    if (mabn_rcnn_behind(r) == mabn_rcnn_depth(r))
+        return mabn_fail(MABN_ERR_ARG, "the result of an earlier step was not fetched");
+#if MABN_CUDA
+    if (on_gpu(r)) return mabn_rcnn_cuda_begin(r, images, step);
+#endif
+    MABN_TRY(step_here(r, images, step, &r->figures));
+    r->behind = 1;
+    return MABN_OK;
+}
+
+mabn_status mabn_rcnn_result(struct mabn_rcnn *r, struct mabn_rcnn_figures *f)
+{
+    *f = (struct mabn_rcnn_figures){0};
+    if (!mabn_rcnn_behind(r))
+        return mabn_fail(MABN_ERR_ARG, "there is no step to fetch the result of");
+#if MABN_CUDA
+    if (on_gpu(r)) return mabn_rcnn_cuda_result(r, f);
+#endif
+    *f = r->figures;
+    r->behind = 0;
+    return MABN_OK;
+}
+
+mabn_status mabn_rcnn_step(struct mabn_rcnn *r, const struct mabn_rcnn_image *images, uint64_t step,
+                           struct mabn_rcnn_figures *f)
+{
+    MABN_TRY(mabn_rcnn_begin(r, images, step));
+    return mabn_rcnn_result(r, f);
 }

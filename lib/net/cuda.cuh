@@ -84,6 +84,8 @@ struct net_cuda {
     struct inputs *inputs;            /* on the device */
     struct figures *figures;          /* on the device */
     int32_t *labels, *ranks;
+    const int32_t *labels_at; /* in their place, and of the normalizer: the caller's; NULL: none */
+    const float *normalizer_at;
     double *losses; /* (N) */
     float *share;
     struct mabn_cuda_scaler *scaler; /* NULL: no loss scaling */
@@ -103,7 +105,8 @@ struct net_cuda {
     int join_count, join_channels;
 
     void *scratch;
-    int64_t until_known; /* training calls; -1: never */
+    int64_t until_known;    /* training calls; -1: never */
+    uint64_t state_version; /* of the parameters that it was read from; 0: not yet */
     struct variant variants[2], bare;
     bool no_graphs;
 };

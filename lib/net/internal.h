@@ -88,7 +88,7 @@ struct node {
     char *name;
     int reads[NODE_MAX_READS]; /* nodes; -1: none. Of a norm [1] is the shortcut */
     int64_t h, w, c;
-    enum mabn_dtype dtype; /* of the output and its gradient (a GPU's outputs of the net: F32) */
+    enum mabn_dtype dtype; /* of the output and its gradient (a GPU's scores: F32) */
     int weight, bias;      /* parameters; of a norm gamma and beta; -1: none */
     int act;               /* of a norm: its activation's parameter; -1: none */
     void *own;             /* the kind's own fields; freed with the node */
@@ -195,6 +195,7 @@ struct mabn_net {
     int behind;           /* steps begun whose result was not fetched */
     bool apart;           /* the step begun was one without update: all of it is done */
     int64_t rows;         /* that live now; options.batch where they do not vary */
+    const int32_t *live;  /* on a GPU: how many of them do, told there; NULL: all */
     bool accumulate;      /* backward adds to all gradients of parameters */
     mabn_net_ready ready; /* of mabn_net_tell_gradients; NULL: nobody asks */
     void *ready_context;
@@ -285,6 +286,18 @@ static inline bool net_loss_reads(const struct mabn_net *net, int x)
     for (int j = x + 1; j < net->node_count; j++)
         if (net->nodes[j].kind->loss && net_reads(&net->nodes[j], x)) return true;
     return false;
+}
+
+/* A GPU's plan in a type of 2 bytes: is this output float32 all the same, with a gradient of the plan's
+ * type? So are scores: what no layer reads, but losses or the caller. */
+static inline bool net_scores(const struct mabn_net *net, int x)
+{
+    if (net->backend->mixes || net->dtype == MABN_DTYPE_F32) return false;
+    for (int j = x + 1; j < net->node_count; j++)
+        if (net_reads(&net->nodes[j], x) && !net->nodes[j].kind->loss) return false;
+    for (int k = 0; k < net->output_count; k++)
+        if (net->outputs[k].node == x) return true;
+    return net_loss_reads(net, x);
 }
 
 /* The k-th node that is read, NULL if none; its output; the gradient that backward gives it. */

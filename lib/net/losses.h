@@ -12,6 +12,9 @@
  * mabn_net_set_labels copies, for as many rows as the next run has. The other targets are borrowed
  * until the backward of that run is done.
  *
+ * On a GPU targets may lie on the device, with stride 0, and the normalizer too (normalizer_at, one
+ * float): such a loss is queued and stays there (net/queue.h).
+ *
  * To add a loss: a file in nodes/ whose kind has `loss` set, its functions here, its case in
  * tests/unit/test_nodes.c. */
 #ifndef MABN_NET_LOSSES_H
@@ -33,6 +36,8 @@ struct mabn_net_labels {
     const int32_t *labels; /* (N) each below `classes`; -1: no label, the row counts nothing */
     double smoothing;      /* 0 to below 1 */
     double normalizer;
+    bool on_device; /* borrowed, then */
+    const float *normalizer_at;
 };
 int mabn_net_add_softmax_loss(struct mabn_net *net, int scores, const char *name);
 void mabn_net_set_labels(struct mabn_net *net, const char *loss,
@@ -49,7 +54,8 @@ struct mabn_net_sigmoid_targets {
     const int32_t *channel;       /* (N); NULL: all count. A row of channel -1 counts nothing */
     const uint8_t *bits;          /* (N,h,w) 0 or 1, where `channel` is given */
     double normalizer;
-    bool on_device; /* on a GPU, of targets for every score: they lie there, with stride 0 */
+    bool on_device;
+    const float *normalizer_at;
 };
 int mabn_net_add_sigmoid_loss(struct mabn_net *net, int scores, const char *name);
 void mabn_net_set_sigmoid_targets(struct mabn_net *net, const char *loss,
@@ -69,7 +75,8 @@ struct mabn_net_box_targets {
     const int32_t *group; /* (N) rows of (boxes); NULL: all 0; outside 0…groups−1: not counted */
     int64_t stride;       /* boxes from one row to the next; 0: as many as a row has */
     double normalizer;
-    bool on_device; /* on a GPU: all of it lies there, with stride 0 */
+    bool on_device;
+    const float *normalizer_at;
 };
 int mabn_net_add_smooth_l1_loss(struct mabn_net *net, int scores, const char *name,
                                 const struct mabn_net_smooth_l1 *options);

@@ -178,16 +178,19 @@ struct mabn_params *mabn_net_params(const struct mabn_net *net);
 /* The rows of the runs that follow: 0 to options.batch. */
 void mabn_net_set_rows(struct mabn_net *net, int64_t rows);
 
-/* An output's memory, (n,h,w,c) float32: n as many as the last run had. `gradient` is NULL in
- * inference and where a loss reads the output; else it is the caller's from forward to backward. */
+/* An output's memory, (n,h,w,c): n as many as the last run had. `gradient` is NULL in inference and
+ * where a loss reads the output; else it is the caller's from forward to backward. Both are float32; on a
+ * GPU in bfloat16 or float16 outputs that layers of the plan read, too, are of that type. */
 struct mabn_net_output {
     float *values, *gradient;
     int64_t n, h, w, c;
+    enum mabn_dtype dtype;
 };
 /* MABN_BUG when there is none of this name. */
 struct mabn_net_output mabn_net_output_of(const struct mabn_net *net, const char *name);
 
-/* Where a bound input's values are from now on, and where its gradient is added (NULL: nowhere). */
+/* Where a bound input's values are from now on, and where its gradient is added (NULL: nowhere); of the
+ * type that the other plan has, which must be this one's on a GPU. */
 struct mabn_net_binding {
     const float *values;
     float *gradient;
@@ -201,6 +204,11 @@ struct mabn_net_rois {
     int64_t count;
     const float *boxes;           /* (K,4) x1, y1, x2, y2 in pixels of the image */
     const int32_t *image, *level; /* (K) which image, which of the maps */
+    /* On a GPU: the three lie there. With `live`, (1) there as well, so many of the count are boxes;
+     * the rows behind them are computed as well and count for nothing, which takes losses that have
+     * no targets for them. */
+    bool on_device;
+    const int32_t *live;
 };
 void mabn_net_set_rois(struct mabn_net *net, int node, const struct mabn_net_rois *rois);
 
@@ -216,6 +224,8 @@ bool mabn_net_takes_bytes(const struct mabn_net *net);
 int mabn_net_batch(const struct mabn_net *net);
 enum mabn_net_precision mabn_net_precision_of(const struct mabn_net *net); /* never auto */
 int mabn_net_classes(const struct mabn_net *net);
+/* Whether a norm over the batch takes it in several runs (norm/norm.h). */
+bool mabn_net_cuts_batch(const struct mabn_net *net);
 struct mabn_shape mabn_net_input_shape(const struct mabn_net *net);
 
 /* Outputs and losses. Training: batch statistics, and the norms' moving state advances. Inference:

@@ -15,7 +15,7 @@ mabn_status mabn_params_new(struct mabn_params **out, struct mabn_device *device
 {
     struct mabn_params *params = mabn_xcalloc(1, sizeof *params);
     params->device = device;
-    params->version = 1;
+    params->version = params->state_version = 1;
     params->groups = (struct mabn_params_groups){1, true, true};
     *out = params;
     return MABN_OK;
@@ -195,6 +195,7 @@ static mabn_status reset_state(struct mabn_params *params)
         mabn_device_put(params->device, params->state.base, state, params->state.bytes);
     free(state);
     params->version++;
+    params->state_version++;
     return status;
 }
 

@@ -16,6 +16,9 @@ struct params_cuda {
     struct arena memory; /* … where pieces and rates come behind it */
     size_t pieces_at, rates_at;
     int64_t piece_count;
+    struct mabn_cuda_scaler *scaler; /* NULL: gradients are what they are */
+    double weight_decay;             /* of the list on the device */
+    int no_decay_norm_bias;          /* likewise; −1: it is not there yet */
 };
 
 static struct mabn_cuda_sgd_param entry(const struct mabn_params *params, int i)
@@ -60,6 +63,7 @@ void mabn_params_cuda_release(struct mabn_params *params)
     struct params_cuda *c = params->cuda;
     if (!c) return;
     mabn_device_release(params->device, c->memory.base, c->memory.bytes);
+    mabn_device_release(params->device, c->scaler, sizeof *c->scaler);
     free(c->list);
     free(c);
     params->cuda = NULL;
@@ -73,43 +77,72 @@ static mabn_status prepare(struct mabn_params *params)
         (struct mabn_cuda_sgd_param *)mabn_xcalloc((size_t)params->count + 1, sizeof *c->list);
     for (int i = 0; i < params->count; i++)
         if (params->list[i].trains) c->list[c->count++] = entry(params, i);
+    c->no_decay_norm_bias = -1;
     const mabn_status status = place(params, c);
     if (status) mabn_params_cuda_release(params);
     return status;
 }
 
-/* Rates, and each parameter's decay. */
-static mabn_status set_rates(struct mabn_params *params, const struct mabn_params_sgd *sgd)
+/* Each parameter's decay, where it is another than before. */
+static mabn_status set_decay(struct mabn_params *params, const struct mabn_params_sgd *sgd)
 {
     struct params_cuda *c = params->cuda;
-    struct mabn_cuda_sgd_rates rates = {};
     int k = 0;
-    rates.lr = (float)sgd->lr;
-    rates.momentum = (float)sgd->momentum;
-    rates.grad_scale = sgd->grad_scale != 0 ? (float)sgd->grad_scale : 1;
+    if (c->weight_decay == sgd->weight_decay && c->no_decay_norm_bias == sgd->no_decay_norm_bias)
+        return MABN_OK;
     for (int i = 0; i < params->count; i++) {
         const struct parameter *p = &params->list[i];
         if (!p->trains) continue;
         const bool decays = p->decays && (p->kind == PARAMETER_WEIGHT || !sgd->no_decay_norm_bias);
         c->list[k++].decay = decays ? (float)sgd->weight_decay : 0;
     }
-    MABN_TRY(mabn_device_put(params->device, c->memory.base, c->list,
-                             (size_t)c->count * sizeof *c->list));
-    return mabn_device_put(params->device, c->memory.base + c->rates_at, &rates, sizeof rates);
+    c->weight_decay = sgd->weight_decay;
+    c->no_decay_norm_bias = sgd->no_decay_norm_bias;
+    return mabn_device_put(params->device, c->memory.base, c->list,
+                           (size_t)c->count * sizeof *c->list);
+}
+
+static mabn_status set_rates(struct mabn_params *params, const struct mabn_params_sgd *sgd)
+{
+    struct mabn_cuda_sgd_rates rates = {};
+    rates.lr = (float)sgd->lr;
+    rates.momentum = (float)sgd->momentum;
+    rates.grad_scale = sgd->grad_scale != 0 ? (float)sgd->grad_scale : 1;
+    return mabn_cuda_sgd_set_rates(
+        (struct mabn_cuda_sgd_rates *)(params->cuda->memory.base + params->cuda->rates_at), &rates,
+        mabn_cuda_stream(params->device));
 }
 
 mabn_status mabn_params_cuda_update(struct mabn_params *params, const struct mabn_params_sgd *sgd)
 {
     MABN_TRY(prepare(params));
+    MABN_TRY(set_decay(params, sgd));
     MABN_TRY(set_rates(params, sgd));
     const char *base = params->cuda->memory.base;
+    struct mabn_cuda_scaler *scaler = params->cuda->scaler;
+    void *stream = mabn_cuda_stream(params->device);
+    if (scaler)
+        MABN_TRY(mabn_cuda_gradients_finite(&scaler->overflow,
+                                            (const float *)params->gradients.base,
+                                            (int64_t)params->values, stream));
     MABN_TRY(
         mabn_cuda_sgd_step((const struct mabn_cuda_sgd_param *)base,
                            (const struct mabn_cuda_sgd_piece *)(base + params->cuda->pieces_at),
                            params->cuda->piece_count,
                            (const struct mabn_cuda_sgd_rates *)(base + params->cuda->rates_at),
-                           NULL, sgd->nesterov, false, mabn_cuda_stream(params->device)));
-    return mabn_device_wait(params->device);
+                           scaler, sgd->nesterov, false, stream));
+    return scaler ? mabn_cuda_scaler_update(scaler, stream) : MABN_OK;
+}
+
+mabn_status mabn_params_cuda_scaler(struct mabn_params *params, struct mabn_cuda_scaler **scaler)
+{
+    void *p;
+    MABN_TRY(prepare(params));
+    *scaler = params->cuda->scaler;
+    if (*scaler) return MABN_OK;
+    MABN_TRY(mabn_device_alloc(params->device, &p, sizeof **scaler));
+    *scaler = params->cuda->scaler = (struct mabn_cuda_scaler *)p;
+    return mabn_cuda_scaler_init(*scaler, mabn_cuda_stream(params->device));
 }
 
 /* Of what the update will take: filters of centralized weights without their means. */
@@ -117,8 +150,13 @@ double mabn_params_cuda_gradient_norm(const struct mabn_params *params)
 {
     const size_t bytes = params->values * sizeof(float);
     float *all = (float *)mabn_xmalloc(bytes + 1);
-    double sum = 0;
-    const mabn_status status = mabn_device_get(params->device, all, params->gradients.base, bytes);
+    double sum = 0, inverse = 1;
+    struct mabn_cuda_scaler scaler = {};
+    mabn_status status = mabn_device_get(params->device, all, params->gradients.base, bytes);
+    if (!status && params->cuda && params->cuda->scaler) {
+        status = mabn_device_get(params->device, &scaler, params->cuda->scaler, sizeof scaler);
+        inverse = scaler.inverse;
+    }
     for (int i = 0; i < params->count && !status; i++) {
         const struct parameter *p = &params->list[i];
         float *g = all + p->offset;
@@ -130,5 +168,5 @@ double mabn_params_cuda_gradient_norm(const struct mabn_params *params)
         sum += part;
     }
     free(all);
-    return status ? NAN : sqrt(sum);
+    return status ? NAN : inverse * sqrt(sum);
 }

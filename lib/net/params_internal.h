@@ -49,6 +49,7 @@ struct mabn_params {
     bool placed, training;
     bool shares;      /* the weights are another store's */
     uint64_t version; /* of values and state: plans that keep something made of them compare it */
+    uint64_t state_version; /* of the state alone, as others than plans that train write it */
 
     struct parameter *list;
     int count, capacity;
@@ -72,6 +73,11 @@ struct mabn_params {
  * gradients cannot be fetched. */
 MABN_MUST_USE mabn_status mabn_params_cuda_update(struct mabn_params *params,
                                                   const struct mabn_params_sgd *sgd);
+/* Of the plans that train these parameters in float16, in device memory: their gradients are so much
+ * larger, which the update takes off. Made when it is first asked for. */
+struct mabn_cuda_scaler;
+MABN_MUST_USE mabn_status mabn_params_cuda_scaler(struct mabn_params *params,
+                                                  struct mabn_cuda_scaler **scaler);
 double mabn_params_cuda_gradient_norm(const struct mabn_params *params);
 void mabn_params_cuda_release(struct mabn_params *params);
 

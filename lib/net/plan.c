@@ -81,8 +81,8 @@ static void choose_types(struct mabn_net *net)
 static size_t output_bytes(const struct mabn_net *net, int i)
 {
     const struct node *node = &net->nodes[i];
-    return is_output(net, i) ? (size_t)net_values(net, node) * sizeof(float)
-                             : node_bytes(net, node);
+    return net_scores(net, i) ? (size_t)net_values(net, node) * sizeof(float)
+                              : node_bytes(net, node);
 }
 
 static void hold_until(struct mabn_net *net, int buffer, int step)

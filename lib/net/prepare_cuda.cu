@@ -42,10 +42,9 @@ static struct mabn_conv_cuda_options conv_options(const struct mabn_net *net,
                                                   const struct node *node)
 {
     const struct node *x = &net->nodes[node->reads[0]];
-    const bool logits = node == &net->nodes[net->output];
     struct mabn_conv_cuda_options o = {};
     o.dtype = net->dtype;
-    o.y_dtype = logits ? MABN_DTYPE_F32 : net->dtype;
+    o.y_dtype = net_scores(net, (int)(node - net->nodes)) ? MABN_DTYPE_F32 : net->dtype;
     o.tf32 = net->options.precision == MABN_NET_TF32;
     o.training = net->options.training;
     o.no_dx = !x->trains;
@@ -295,16 +294,29 @@ static mabn_status prepare_memory(struct mabn_net *net)
     c->byte_table = (float *)(c->small.base + figures + inputs + losses + ranks);
     c->share = (float *)(c->small.base + figures + inputs + losses + ranks + table);
     if (net->options.precision != MABN_NET_FP16 || !net->options.training) return MABN_OK;
+    if (!is_classifier(net)) return mabn_params_cuda_scaler(net->params, &c->scaler);
     c->scaler = &c->figures->scaler;
     return mabn_cuda_scaler_init(c->scaler, c->stream);
 }
 
+/* In a type of 2 bytes losses want float32, which convolutions and linear layers alone can give. */
+static mabn_status check_scores(const struct mabn_net *net)
+{
+    for (int i = 0; i < net->node_count && is_half(net); i++) {
+        const struct node *node = &net->nodes[i];
+        const bool gives = node->kind == &mabn_node_conv || node->kind == &mabn_node_linear;
+        if (net_scores(net, i) ? gives : !net_loss_reads(net, i)) continue;
+        return mabn_fail(MABN_ERR_UNSUPPORTED,
+                         "'%s': on a GPU scores in %s come from a convolution or linear layer that "
+                         "nothing else reads",
+                         node->name, mabn_net_precision_name(net->options.precision));
+    }
+    return MABN_OK;
+}
+
 mabn_status mabn_net_cuda_prepare(struct mabn_net *net)
 {
-    if (!is_classifier(net) && is_half(net))
-        return mabn_fail(MABN_ERR_UNSUPPORTED,
-                         "on a GPU only classifiers compute in %s: fp32 or tf32",
-                         mabn_net_precision_name(net->options.precision));
+    MABN_TRY(check_scores(net));
     int losses = 0;
     for (int i = 0; i < net->node_count; i++)
         losses += net->nodes[i].kind == &mabn_node_softmax_loss;
@@ -444,18 +456,18 @@ out:
     return status;
 }
 
-/* When every MABN layer that ever will knows its affine map ahead. */
+/* When every MABN layer that ever will knows its affine map ahead. The state is asked while that is to
+ * come, as plans of other shapes move it on; once it is so it stays so. */
 static mabn_status count_until_known(struct mabn_net *net)
 {
     struct net_cuda *c = net->cuda;
+    if (c->state_version == net->params->state_version && c->until_known <= 0) return MABN_OK;
+    c->state_version = net->params->state_version;
+    c->until_known = -1;
+    if (net->options.vary_rows) return MABN_OK; /* which may make two runs of one */
     char *state = (char *)mabn_xmalloc(net->params->state.bytes + 1);
     const mabn_status status =
         mabn_device_get(net->device, state, net->params->state.base, net->params->state.bytes);
-    c->until_known = -1;
-    if (net->options.vary_rows) { /* which may make two runs of one */
-        free(state);
-        return status;
-    }
     for (int i = 0; i < net->node_count && !status; i++) {
         const struct node *node = &net->nodes[i];
         if (node->kind != &mabn_node_norm) continue;

@@ -223,8 +223,14 @@ struct mabn_net_output mabn_net_output_of(const struct mabn_net *net, const char
         if (strcmp(net->outputs[i].name, name)) continue;
         const bool ours = net_loss_reads(net, net->outputs[i].node);
         float *gradient = ours ? NULL : net_buffer(net, node->grad);
-        return (struct mabn_net_output){
-            net_data(net, node), gradient, net->rows, node->h, node->w, node->c};
+        return (struct mabn_net_output){net_data(net, node),
+                                        gradient,
+                                        net->rows,
+                                        node->h,
+                                        node->w,
+                                        node->c,
+                                        net_scores(net, net->outputs[i].node) ? MABN_DTYPE_F32
+                                                                              : node->dtype};
     }
     MABN_BUG("the network has no output '%s'", name);
 }
@@ -288,6 +294,20 @@ int mabn_net_batch(const struct mabn_net *net)
 int mabn_net_classes(const struct mabn_net *net)
 {
     return (int)net->nodes[net->output].c;
+}
+
+bool mabn_net_cuts_batch(const struct mabn_net *net)
+{
+    for (int i = 0; i < net->node_count; i++) {
+        const struct node *node = &net->nodes[i];
+        if (node->kind != &mabn_node_norm) continue;
+        const enum mabn_norm_kind kind = node->norm.options.kind;
+        const bool over_batch = mabn_norm_measures(kind) && mabn_norm_folds(kind);
+        if (over_batch &&
+            mabn_norm_run_samples(&node->norm, net->options.batch) < net->options.batch)
+            return true;
+    }
+    return false;
 }
 
 struct mabn_shape mabn_net_input_shape(const struct mabn_net *net)

@@ -27,6 +27,8 @@
 #include "device/launch.cuh"
 #include "net/cuda.cuh"
 #include "net/losses.h"
+#include "net/nodes/losses.cuh"
+#include "net/queue.h"
 
 /* ---- what a step queues: everything below may be captured ---- */
 
@@ -47,6 +49,10 @@ mabn_status mabn_net_cuda_clear_rest(const struct mabn_net *net, void *buffer,
                                      const struct node *node)
 {
     const size_t live = rows_bytes(net, node);
+    if (net->live)
+        return mabn_cuda_clear_behind(buffer, net->live, net->rows,
+                                      net_row(node) * (int64_t)mabn_dtype_size(net->dtype),
+                                      net->cuda->stream);
     const size_t all = (size_t)net_values(net, node) * mabn_dtype_size(net->dtype);
     if (live == all) return MABN_OK;
     return mabn_net_cuda_clear(net, (char *)buffer + live, all - live);
@@ -376,8 +382,11 @@ static mabn_status cuda_byte_table(struct mabn_net *net, const float *table)
 /* A graph holds the smoothing; labels and normalizer travel with the pictures. */
 static void cuda_set_labels(struct mabn_net *net, const struct mabn_net_labels *labels)
 {
-    struct inputs *inputs = writable_slot(net)->inputs;
     net->cuda->smoothing = labels->smoothing;
+    net->cuda->labels_at = labels->on_device ? labels->labels : NULL;
+    net->cuda->normalizer_at = labels->normalizer_at;
+    if (labels->on_device) return;
+    struct inputs *inputs = writable_slot(net)->inputs;
     inputs->normalizer = (float)labels->normalizer;
     int32_t *to = (int32_t *)(inputs + 1);
     memcpy(to, labels->labels, (size_t)net->rows * sizeof *to);
@@ -388,6 +397,49 @@ static void cuda_set_labels(struct mabn_net *net, const struct mabn_net_labels *
 static const float *cuda_logits(const struct mabn_net *net)
 {
     return net->cuda->seen->logits;
+}
+
+/* ---- queued by who conducts several plans: queue.h ---- */
+
+mabn_status mabn_net_queue_ready(struct mabn_net *net)
+{
+    struct net_cuda *c = net->cuda;
+    MABN_TRY(mabn_net_check(net));
+    MABN_TRY(make_ready(net));
+    if (net->nodes[0].bound) return MABN_OK;
+    MABN_TRY(upload(net, next_slot(net)));
+    c->steps++;
+    return MABN_OK;
+}
+
+mabn_status mabn_net_queue_forward(struct mabn_net *net)
+{
+    return forward_all(net);
+}
+
+mabn_status mabn_net_queue_backward(struct mabn_net *net)
+{
+    net->record_count = 0;
+    return backward_all(net);
+}
+
+struct mabn_net_queue_stamp mabn_net_queue_stamp_of(const struct mabn_net *net)
+{
+    const struct mabn_net_queue_stamp stamp = {net->cuda->scratch, net->cuda->until_known == 0,
+                                               net->accumulate};
+    return stamp;
+}
+
+void mabn_net_queued(struct mabn_net *net)
+{
+    count_forward(net);
+}
+
+const double *mabn_net_queue_loss(const struct mabn_net *net, const char *loss)
+{
+    const struct node *node = mabn_net_loss_node(net, loss, NULL);
+    if (node->kind == &mabn_node_softmax_loss) return &net->cuda->figures->total.loss;
+    return loss_at(net, node);
 }
 
 /* ---- looking inside ---- */

@@ -139,6 +139,7 @@ mabn_status mabn_params_set(struct mabn_params *params, int index, const void *v
     char *data = tensor_data(params, index, &p);
     if (!p && state_entry(params, params->sources[index]).constant) return MABN_OK;
     __atomic_add_fetch(&params->version, 1, __ATOMIC_RELAXED); /* others may set tensors, too */
+    if (!p) __atomic_add_fetch(&params->state_version, 1, __ATOMIC_RELAXED);
     if (!p || p->area < 1) return mabn_device_put(params->device, data, values, bytes);
     if (mabn_device_kind_of(params->device) == MABN_DEVICE_CPU) {
         mabn_weights_from_file((float *)data, values, (size_t)p->out, (size_t)p->in,
@@ -167,6 +168,7 @@ mabn_status mabn_params_get_state(const struct mabn_params *params, void *block)
 mabn_status mabn_params_set_state(struct mabn_params *params, const void *block)
 {
     params->version++;
+    params->state_version++;
     return mabn_device_put(params->device, params->state.base, block, params->state.bytes);
 }
 
@@ -213,6 +215,7 @@ mabn_status mabn_params_copy(struct mabn_params *dst, const struct mabn_params *
     if (!same_model(dst, src))
         return mabn_fail(MABN_ERR_MISMATCH, "the two networks are not of the same model");
     dst->version++;
+    dst->state_version++;
     MABN_TRY(copy_arena(dst, &dst->weights, src, &src->weights));
     return copy_arena(dst, &dst->state, src, &src->state);
 }

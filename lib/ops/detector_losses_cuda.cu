@@ -24,19 +24,18 @@ __device__ struct term sigmoid_term(double l, double t, double weight)
             weight * ((l < 0 ? e : 1) / (1 + e) - t)};
 }
 
-template <typename T> struct sigmoid_loss {
-    const T *logits;
-    const float *target, *weight;
+struct sigmoid_loss {
+    const float *logits, *target, *weight;
     __device__ struct term at(int64_t i) const
     {
         const double w = weight ? weight[i] : 1;
         if (w == 0) return {0, 0};
-        return sigmoid_term(mabn_to_float(logits[i]), target[i], w);
+        return sigmoid_term(logits[i], target[i], w);
     }
 };
 
-template <typename T> struct mask_loss {
-    const T *logits;
+struct mask_loss {
+    const float *logits;
     const int32_t *labels;
     const uint8_t *target;
     int64_t pixels, classes;
@@ -44,14 +43,13 @@ template <typename T> struct mask_loss {
     {
         const int64_t pixel = i / classes;
         if (labels[pixel / pixels] != i % classes) return {0, 0};
-        return sigmoid_term(mabn_to_float(logits[i]), target[pixel] != 0, 1);
+        return sigmoid_term(logits[i], target[pixel] != 0, 1);
     }
 };
 
 /* As in smooth_l1.c. */
-template <typename T> struct smooth_l1 {
-    const T *x;
-    const float *target, *weight;
+struct smooth_l1 {
+    const float *x, *target, *weight;
     const int32_t *group;
     int64_t groups;
     double beta;
@@ -60,7 +58,7 @@ template <typename T> struct smooth_l1 {
         const int64_t r = i / (4 * groups), column = i % (4 * groups);
         const double w = weight ? weight[r] : 1;
         if (w == 0 || column / 4 != (group ? group[r] : 0)) return {0, 0};
-        const double d = (double)mabn_to_float(x[i]) - target[4 * r + column % 4], size = fabs(d);
+        const double d = (double)x[i] - target[4 * r + column % 4], size = fabs(d);
         if (size < beta) return {w * 0.5 * d * d / beta, w * d / beta};
         return {w * (size - 0.5 * beta), w * (d > 0 ? 1 : d < 0 ? -1 : d)};
     }
@@ -131,43 +129,37 @@ dim3 blocks_for(int64_t items)
 
 } // namespace
 
-mabn_status mabn_cuda_sigmoid_xent(const struct mabn_cuda_loss *out, const void *logits,
+mabn_status mabn_cuda_sigmoid_xent(const struct mabn_cuda_loss *out, const float *logits,
                                    const float *target, const float *weight, int64_t count,
                                    enum mabn_dtype dtype, void *stream)
 {
     return mabn_by_type(dtype, false, [&](auto *type, auto) {
         using T = std::remove_pointer_t<decltype(type)>;
-        const struct sigmoid_loss<T> loss = {
-            static_cast<const T *>(logits), target, weight
-        };
+        const struct sigmoid_loss loss = {logits, target, weight};
         return run<T>(out, loss, count, stream);
     });
 }
 
-mabn_status mabn_cuda_mask_loss(const struct mabn_cuda_loss *out, const void *logits,
+mabn_status mabn_cuda_mask_loss(const struct mabn_cuda_loss *out, const float *logits,
                                 const int32_t *labels, const uint8_t *target, int64_t boxes,
                                 int64_t pixels, int64_t classes, enum mabn_dtype dtype,
                                 void *stream)
 {
     return mabn_by_type(dtype, false, [&](auto *type, auto) {
         using T = std::remove_pointer_t<decltype(type)>;
-        const struct mask_loss<T> loss = {
-            static_cast<const T *>(logits), labels, target, pixels, classes
-        };
+        const struct mask_loss loss = {logits, labels, target, pixels, classes};
         return run<T>(out, loss, boxes * pixels * classes, stream);
     });
 }
 
-mabn_status mabn_cuda_smooth_l1(const struct mabn_cuda_loss *out, const void *x,
+mabn_status mabn_cuda_smooth_l1(const struct mabn_cuda_loss *out, const float *x,
                                 const float *target, const int32_t *group, const float *weight,
                                 const struct mabn_smooth_l1 *op, enum mabn_dtype dtype,
                                 void *stream)
 {
     return mabn_by_type(dtype, false, [&](auto *type, auto) {
         using T = std::remove_pointer_t<decltype(type)>;
-        const struct smooth_l1<T> loss = {
-            static_cast<const T *>(x), target, weight, group, op->groups, op->beta
-        };
+        const struct smooth_l1 loss = {x, target, weight, group, op->groups, op->beta};
         return run<T>(out, loss, op->rows * 4 * op->groups, stream);
     });
 }

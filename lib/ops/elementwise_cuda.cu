@@ -87,6 +87,26 @@ __global__ void __launch_bounds__(THREADS)
     sums[c] = (float)sum;
 }
 
+/* A fixed number of blocks, as how much is to do is known here alone. */
+template <typename T>
+__global__ void __launch_bounds__(THREADS)
+    clear_behind_kernel(T *x, const int32_t *live, int64_t rows, int64_t row)
+{
+    const T zero = {};
+    const int64_t first = *live < rows ? *live : rows;
+    for (int64_t i = first * row + (int64_t)blockIdx.x * THREADS + threadIdx.x; i < rows * row;
+         i += (int64_t)gridDim.x * THREADS)
+        x[i] = zero;
+}
+
+template <typename T>
+mabn_status clear_behind(void *x, const int32_t *live, int64_t rows, int64_t row, void *stream)
+{
+    const int64_t most = 1024, all = (rows * row + THREADS - 1) / THREADS;
+    return MABN_LAUNCH(clear_behind_kernel<T>, (unsigned)(all < most ? all : most), THREADS, 0,
+                       static_cast<cudaStream_t>(stream), static_cast<T *>(x), live, rows, row);
+}
+
 /* Vectors of V where `wide`, else single values. */
 template <typename D, typename S>
 mabn_status cast_values(void *dst, const void *src, int64_t count, bool wide, cudaStream_t stream)
@@ -149,6 +169,15 @@ mabn_status mabn_cuda_cast(void *dst, enum mabn_dtype dst_dtype, const void *src
                                 return cast_values<float, T>(dst, src, count, wide, s);
                             return cast_values<T, float>(dst, src, count, wide, s);
                         });
+}
+
+mabn_status mabn_cuda_clear_behind(void *x, const int32_t *live, int64_t rows, int64_t row_bytes,
+                                   void *stream)
+{
+    if (rows * row_bytes < 1) return MABN_OK;
+    if (row_bytes % 16 == 0 && (uintptr_t)x % 16 == 0)
+        return clear_behind<uint4>(x, live, rows, row_bytes / 16, stream);
+    return clear_behind<uint16_t>(x, live, rows, row_bytes / 2, stream);
 }
 
 mabn_status mabn_cuda_column_sums(float *sums, const void *x, int64_t rows, int64_t columns,

@@ -140,6 +140,10 @@ int64_t mabn_cuda_sgd_cut(struct mabn_cuda_sgd_piece *pieces,
 struct mabn_cuda_sgd_rates {
     float lr, momentum, grad_scale;
 };
+/* *to (on the device) = rates. */
+MABN_MUST_USE mabn_status mabn_cuda_sgd_set_rates(struct mabn_cuda_sgd_rates *to,
+                                                  const struct mabn_cuda_sgd_rates *rates,
+                                                  void *stream);
 /* params, pieces, rates: device copies. With a scaler gradients are also multiplied with its
  * inverse, and nothing is touched when it says overflow; NULL: neither. */
 MABN_MUST_USE mabn_status mabn_cuda_sgd_step(const struct mabn_cuda_sgd_param *params,
@@ -166,6 +170,9 @@ MABN_MUST_USE mabn_status mabn_cuda_cast(void *dst, enum mabn_dtype dst_dtype, c
 MABN_MUST_USE mabn_status mabn_cuda_column_sums(float *sums, const void *x, int64_t rows,
                                                 int64_t columns, enum mabn_dtype dtype,
                                                 void *stream);
+/* Zeros behind the first *live (on the device) of `rows` rows of so many bytes, an even number. */
+MABN_MUST_USE mabn_status mabn_cuda_clear_behind(void *x, const int32_t *live, int64_t rows,
+                                                 int64_t row_bytes, void *stream);
 
 /* ---- a detector's boxes ---- */
 
@@ -234,19 +241,19 @@ MABN_MUST_USE mabn_status mabn_cuda_sigmoid_backward(void *dx, const void *dy, c
  * 0 or groups −1 in the others. */
 struct mabn_cuda_loss {
     double *loss, *parts;
-    void *gradient; /* of `dtype`, as the input */
+    void *gradient; /* of `dtype`; the input is float32 */
     const float *scale;
 };
 MABN_MUST_USE mabn_status mabn_cuda_sigmoid_xent(const struct mabn_cuda_loss *out,
-                                                 const void *logits, const float *target,
+                                                 const float *logits, const float *target,
                                                  const float *weight, int64_t count,
                                                  enum mabn_dtype dtype, void *stream);
-MABN_MUST_USE mabn_status mabn_cuda_mask_loss(const struct mabn_cuda_loss *out, const void *logits,
+MABN_MUST_USE mabn_status mabn_cuda_mask_loss(const struct mabn_cuda_loss *out, const float *logits,
                                               const int32_t *labels, const uint8_t *target,
                                               int64_t boxes, int64_t pixels, int64_t classes,
                                               enum mabn_dtype dtype, void *stream);
 /* op->scale is not looked at. */
-MABN_MUST_USE mabn_status mabn_cuda_smooth_l1(const struct mabn_cuda_loss *out, const void *x,
+MABN_MUST_USE mabn_status mabn_cuda_smooth_l1(const struct mabn_cuda_loss *out, const float *x,
                                               const float *target, const int32_t *group,
                                               const float *weight, const struct mabn_smooth_l1 *op,
                                               enum mabn_dtype dtype, void *stream);

@@ -166,6 +166,12 @@ __global__ void __launch_bounds__(THREADS)
         do_piece<1>(param, piece, now, rule, part);
 }
 
+/* A kernel's argument, so that no memory of the host has to wait. */
+__global__ void set_rates_kernel(struct mabn_cuda_sgd_rates *to, struct mabn_cuda_sgd_rates rates)
+{
+    *to = rates;
+}
+
 } // namespace
 
 mabn_status mabn_cuda_cast_weight(void *work, const float *weight, int64_t outputs, int64_t filter,
@@ -232,6 +238,12 @@ int64_t mabn_cuda_sgd_cut(struct mabn_cuda_sgd_piece *pieces,
         }
     }
     return n;
+}
+
+mabn_status mabn_cuda_sgd_set_rates(struct mabn_cuda_sgd_rates *to,
+                                    const struct mabn_cuda_sgd_rates *rates, void *stream)
+{
+    return MABN_LAUNCH(set_rates_kernel, 1, 1, 0, static_cast<cudaStream_t>(stream), to, *rates);
 }
 
 mabn_status mabn_cuda_sgd_step(const struct mabn_cuda_sgd_param *params,

@@ -292,8 +292,9 @@ static mabn_status begin_batch(struct evaluation *e, const struct mabn_batch *ba
     kept->count = batch->count;
     kept->epoch = batch->epoch;
     kept->index = batch->index;
-    const struct mabn_net_labels labels = {kept->labels, e->options->smoothing,
-                                           (double)mabn_labelled(kept->labels, rows)};
+    const struct mabn_net_labels labels = {.labels = kept->labels,
+                                           .smoothing = e->options->smoothing,
+                                           .normalizer = (double)mabn_labelled(kept->labels, rows)};
     mabn_net_set_labels(e->net, "loss", &labels);
     if (!e->begun && e->rank == 0)
         mabn_verbose("the first batch is computed %.2f s after the start", mabn_process_seconds());

@@ -689,8 +689,9 @@ static int32_t *labels_of(const struct mabn_run *run, int64_t step, int i)
 static void set_labels(struct mabn_run *run, const int32_t *from, int i)
 {
     const int rows = run->shard_images;
-    const struct mabn_net_labels labels = {from, run->options->smoothing,
-                                           (double)mabn_labelled(from, rows)};
+    const struct mabn_net_labels labels = {.labels = from,
+                                           .smoothing = run->options->smoothing,
+                                           .normalizer = (double)mabn_labelled(from, rows)};
     memcpy(labels_of(run, run->step, i), from, (size_t)rows * sizeof *from);
     mabn_net_set_labels(net_of(run, i), "loss", &labels);
 }
@@ -868,32 +869,15 @@ static enum mabn_net_precision precision(const struct mabn_run *run)
     return mabn_net_precision_of(own(run)->net);
 }
 
-/* Only in float16. */
-static const char *const extra_names[] = {"loss_scale", "loss_scale_steps"};
-
 static mabn_status extra(struct mabn_run *run, const char *const **names, double *values,
                          int *count)
 {
-    struct mabn_net_loss_scale scale;
-    *count = 0;
-    if (precision(run) != MABN_NET_FP16) return MABN_OK;
-    MABN_TRY(mabn_net_loss_scale_get(own(run)->net, &scale));
-    *names = extra_names;
-    values[0] = scale.scale;
-    values[1] = scale.steps;
-    *count = 2;
-    return MABN_OK;
+    return mabn_run_get_scale(run, own(run)->net, names, values, count);
 }
 
-/* A run that was in another precision before has none. */
 static mabn_status restore_extra(struct mabn_run *run, const struct mabn_h5_file *h5)
 {
-    struct mabn_net_loss_scale scale;
-    if (precision(run) != MABN_NET_FP16 || !mabn_h5_has_attribute(h5, extra_names[0]))
-        return MABN_OK;
-    MABN_TRY(mabn_h5_get_double(h5, extra_names[0], &scale.scale));
-    MABN_TRY(mabn_h5_get_double(h5, extra_names[1], &scale.steps));
-    return mabn_net_loss_scale_set(own(run)->net, &scale);
+    return mabn_run_set_scale(run, own(run)->net, h5);
 }
 
 static const char *const figures[] = {"top1", "top5", "loss", NULL};

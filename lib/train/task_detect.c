@@ -3,7 +3,10 @@
  * One optimizer step is options->accumulate passes of the three plans, and at least one for each shard,
  * of equally many photographs each; their gradients add up and are divided by the number of passes, so
  * that a step means the same however it is cut (batch statistics are a pass's own). Passes are numbered
- * through the run, those of a step's first shard before those of its second. */
+ * through the run, those of a step's first shard before those of its second.
+ *
+ * On a GPU, in a process of its own with one shard, results come a step late: passes are queued, at most
+ * two of them whose losses are not here, and those of step k are looked at while step k+1 runs. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +22,15 @@
 #include "train/detect_eval.h"
 #include "train/early.h"
 #include "train/run.h"
+
+/* A step that was begun. */
+struct detect_step {
+    double *figures; /* meters of each of this rank's shards; then of all shards in the first row */
+    struct mabn_str shown; /* ids of its photographs, for what goes wrong */
+    int passes;            /* whose results are not here */
+};
+
+enum { STEPS_BEHIND = 2 };
 
 struct detect {
     struct mabn_dataset *train_set, *val_set;
@@ -36,13 +48,11 @@ struct detect {
     struct mabn_scene_loader *
         *loaders; /* of all this rank's shards one; in step each has its own */
     int n_loaders;
-    struct mabn_early *early;       /* NULL: no pictures are drawn */
-    int pass_images, passes;        /* of a shard */
-    struct mabn_rcnn_image *images; /* (shards of this rank in step, pass_images) */
-    double *figures; /* of the step that was begun: meters of each of this rank's shards; then
-                      * of all shards in the first row */
-    bool pending;
-    struct mabn_str shown; /* ids of the step's photographs, for what goes wrong */
+    struct mabn_early *early;               /* NULL: no pictures are drawn */
+    int pass_images, passes;                /* of a shard */
+    struct mabn_rcnn_image *images;         /* (shards of this rank in step, pass_images) */
+    struct detect_step steps[STEPS_BEHIND]; /* step s in s % 2 */
+    int pending;                            /* steps begun and not finished */
 };
 
 enum { IMAGES = MABN_RCNN_LOSSES, STEPS, RPN_POSITIVES, POSITIVES, PROPOSALS, METERS };
@@ -344,7 +354,8 @@ static mabn_status build(struct mabn_run *run)
     if (run->shards.lockstep) d->rcnns = mabn_xcalloc(local, sizeof *d->rcnns);
     MABN_TRY(mabn_shards_seat(&run->shards, d->params, build_seat, run));
     d->images = mabn_xcalloc(local * (size_t)d->pass_images, sizeof *d->images);
-    d->figures = mabn_xcalloc(local * METERS, sizeof *d->figures);
+    for (int i = 0; i < STEPS_BEHIND; i++)
+        d->steps[i].figures = mabn_xcalloc(local * METERS, sizeof(double));
     if (!d->val_scenes) return MABN_OK;
     const struct mabn_rcnn_options ro = {
         .images = 1, .losses = true, .precision = precision(run), .seed = (uint64_t)o->seed};
@@ -398,7 +409,8 @@ static mabn_status set_up(struct mabn_run *run)
     struct detect *d = run->own = mabn_xcalloc(1, sizeof *d);
     int64_t epoch_steps;
     mabn_str_init(&d->categories);
-    mabn_str_init(&d->shown);
+    for (int i = 0; i < STEPS_BEHIND; i++)
+        mabn_str_init(&d->steps[i].shown);
     const int shards = run->shards.count;
     if (o->batch % o->accumulate)
         return mabn_fail(MABN_ERR_ARG, "a batch of %d is not %d equal parts (--accumulate)",
@@ -442,11 +454,13 @@ static void release(struct mabn_run *run)
     mabn_dataset_free(d->train_set);
     mabn_dataset_free(d->val_set);
     mabn_str_release(&d->categories);
-    mabn_str_release(&d->shown);
     free(d->class_of);
+    for (int i = 0; i < STEPS_BEHIND; i++) {
+        mabn_str_release(&d->steps[i].shown);
+        free(d->steps[i].figures);
+    }
     free(d->samples);
     free(d->images);
-    free(d->figures);
     free(d);
 }
 
@@ -520,16 +534,20 @@ static mabn_status load(struct mabn_run *run)
 
 /* ---- steps ---- */
 
-static void describe_images(struct detect *d, struct mabn_rcnn_image *images,
+static struct detect_step *step_of(const struct mabn_run *run, int64_t step)
+{
+    return &own(run)->steps[step % STEPS_BEHIND];
+}
+
+static void describe_images(struct mabn_str *shown, struct mabn_rcnn_image *images,
                             const struct mabn_scene_batch *batch)
 {
     enum { SHOWN = 200 }; /* bytes */
     for (int i = 0; i < batch->count; i++) {
         const struct mabn_scene *s = &batch->scenes[i];
         images[i] = mabn_detect_image(s);
-        if (d->shown.length < SHOWN)
-            mabn_str_printf(&d->shown, "%s%lld", d->shown.length ? ", " : "",
-                            (long long)s->image_id);
+        if (shown->length < SHOWN)
+            mabn_str_printf(shown, "%s%lld", shown->length ? ", " : "", (long long)s->image_id);
     }
 }
 
@@ -543,33 +561,62 @@ static void add_figures(const struct mabn_run *run, double *meter,
     meter[PROPOSALS] += (double)f->proposals;
 }
 
+/* One thread runs all shards of a GPU: only where there is one may another step begin before the
+ * gradients of this one are looked at. */
+static bool late(const struct mabn_run *run)
+{
+    return run->shards.count == 1 && mabn_rcnn_depth(own(run)->rcnn) > 1;
+}
+
+/* The oldest pass under way, of this step. */
+static mabn_status fetch_pass(struct mabn_run *run, struct mabn_rcnn *rcnn,
+                              struct detect_step *step, int shard)
+{
+    struct mabn_rcnn_figures figures;
+    MABN_TRY(mabn_rcnn_result(rcnn, &figures));
+    add_figures(run, step->figures + (size_t)shard * METERS, &figures);
+    return MABN_OK;
+}
+
+/* Before another pass begins. */
+static mabn_status fetch_oldest(struct mabn_run *run)
+{
+    struct detect_step *before = step_of(run, run->step + 1), *now = step_of(run, run->step);
+    struct mabn_rcnn *rcnn = own(run)->rcnn;
+    if (!late(run) || mabn_rcnn_behind(rcnn) < mabn_rcnn_depth(rcnn)) return MABN_OK;
+    struct detect_step *step = before->passes ? before : now;
+    step->passes--;
+    return fetch_pass(run, rcnn, step, 0);
+}
+
 static mabn_status one_pass(struct mabn_run *run, int shard, int pass)
 {
     struct detect *d = run->own;
+    struct detect_step *step = step_of(run, run->step);
     const struct mabn_scene_batch *batch;
-    struct mabn_rcnn_figures figures;
     const int64_t number =
         run->step * step_passes(run) + (run->shards.first + shard) * d->passes + pass;
     struct mabn_rcnn *rcnn = d->rcnns && d->rcnns[shard] ? d->rcnns[shard] : d->rcnn;
     struct mabn_rcnn_image *images = d->images + (size_t)shard * (size_t)d->pass_images;
-    double *meter = d->figures + (size_t)shard * METERS;
     float *x;
     mabn_run_note(run, "reading data");
     MABN_TRY(mabn_scene_loader_next(d->loaders[d->rcnns ? shard : 0], &batch));
     mabn_run_note(run, NULL);
     if (d->early) MABN_TRY(mabn_early_add(d->early, batch));
+    MABN_TRY(fetch_oldest(run));
     MABN_TRY(mabn_rcnn_input(rcnn, &x, batch->count, batch->height, batch->width));
     memcpy(x, batch->x,
            (size_t)batch->count * (size_t)batch->height * (size_t)batch->width * 3 * sizeof *x);
-    describe_images(d, images, batch);
+    describe_images(&step->shown, images, batch);
     const bool last = shard + 1 == run->shards.local && pass + 1 == d->passes;
     MABN_TRY(mabn_run_meet(run));
     mabn_rcnn_accumulate(rcnn, pass > 0 || (shard > 0 && mabn_shards_accumulates(&run->shards)));
     mabn_rcnn_tell_gradients(rcnn, last && run->shards.ranks > 1 ? mabn_shards_ready : NULL,
                              &run->shards);
-    MABN_TRY(mabn_rcnn_step(rcnn, images, (uint64_t)number, &figures));
-    meter[IMAGES] += batch->count;
-    add_figures(run, meter, &figures);
+    MABN_TRY(mabn_rcnn_begin(rcnn, images, (uint64_t)number));
+    step->figures[(size_t)shard * METERS + IMAGES] += batch->count;
+    if (!late(run)) return fetch_pass(run, rcnn, step, shard);
+    step->passes++;
     return MABN_OK;
 }
 
@@ -581,15 +628,15 @@ static mabn_status one_shard(void *context, int shard)
     return MABN_OK;
 }
 
-static mabn_status check_losses(const struct mabn_run *run)
+static mabn_status check_losses(const struct mabn_run *run, int64_t step)
 {
-    const double *loss = own(run)->figures;
+    const double *loss = step_of(run, step)->figures;
     for (int k = 0; k < MABN_RCNN_LOSSES; k++) {
         if (isfinite(loss[k])) continue;
-        char *text =
-            mabn_xasprintf("%s of images %s is %s", mabn_rcnn_loss_names[k], own(run)->shown.text,
-                           isnan(loss[k]) ? "not a number" : "infinite");
-        const mabn_status status = mabn_run_not_finite(run, text, run->step);
+        char *text = mabn_xasprintf("%s of images %s is %s", mabn_rcnn_loss_names[k],
+                                    step_of(run, step)->shown.text,
+                                    isnan(loss[k]) ? "not a number" : "infinite");
+        const mabn_status status = mabn_run_not_finite(run, text, step);
         free(text);
         return status;
     }
@@ -600,41 +647,43 @@ static mabn_status begin(struct mabn_run *run, double lr)
 {
     const struct mabn_train_options *o = run->options;
     struct detect *d = run->own;
+    struct detect_step *step = step_of(run, run->step);
     struct mabn_params_sgd sgd = mabn_run_sgd(run, lr);
     sgd.grad_scale = 1.0 / step_passes(run);
-    mabn_str_clear(&d->shown);
-    memset(d->figures, 0, (size_t)run->shards.local * METERS * sizeof *d->figures);
+    mabn_str_clear(&step->shown);
+    memset(step->figures, 0, (size_t)run->shards.local * METERS * sizeof *step->figures);
     MABN_TRY(mabn_shards_run(&run->shards, one_shard, run));
     MABN_TRY(mabn_shards_sum(&run->shards));
-    MABN_TRY(mabn_shards_add(&run->shards, d->figures, METERS));
-    MABN_TRY(check_losses(run));
+    MABN_TRY(mabn_shards_add(&run->shards, step->figures, METERS));
+    if (!late(run)) MABN_TRY(check_losses(run, run->step));
     if (o->clip_norm > 0) {
         const double norm = mabn_params_gradient_norm(d->params) * sgd.grad_scale;
         if (norm > o->clip_norm) sgd.grad_scale *= o->clip_norm / norm;
     }
-    d->pending = true;
+    d->pending++;
     return mabn_params_update(d->params, &sgd);
 }
 
 static int behind(const struct mabn_run *run)
 {
-    return own(run) && own(run)->pending;
+    return own(run) ? own(run)->pending : 0;
 }
 
 static int depth(const struct mabn_run *run)
 {
-    (void)run;
-    return 1;
+    return late(run) ? STEPS_BEHIND : 1;
 }
 
 static mabn_status finish(struct mabn_run *run, int64_t step)
 {
-    struct detect *d = run->own;
-    (void)step;
-    d->pending = false;
-    d->figures[STEPS] = 1;
+    struct detect_step *s = step_of(run, step);
+    for (; s->passes; s->passes--)
+        MABN_TRY(fetch_pass(run, own(run)->rcnn, s, 0));
+    own(run)->pending--;
+    MABN_TRY(check_losses(run, step));
+    s->figures[STEPS] = 1;
     for (int k = 0; k < METERS; k++)
-        run->meter[k] += d->figures[k];
+        run->meter[k] += s->figures[k];
     return MABN_OK;
 }
 
@@ -746,6 +795,18 @@ static const char *const figures[] = {"mask_ap",
                                       "loss_mask",
                                       NULL};
 
+static mabn_status extra(struct mabn_run *run, const char *const **names, double *values,
+                         int *count)
+{
+    return mabn_run_get_scale(run, mabn_rcnn_plan(own(run)->rcnn, MABN_RCNN_BOX_PLAN), names,
+                              values, count);
+}
+
+static mabn_status restore_extra(struct mabn_run *run, const struct mabn_h5_file *h5)
+{
+    return mabn_run_set_scale(run, mabn_rcnn_plan(own(run)->rcnn, MABN_RCNN_BOX_PLAN), h5);
+}
+
 const struct mabn_task mabn_task_detect = {
     .name = "detect",
     .figures = figures,
@@ -764,5 +825,7 @@ const struct mabn_task mabn_task_detect = {
     .validate = validate,
     .waited = waited,
     .save = save,
+    .extra = extra,
+    .restore_extra = restore_extra,
     .precision = precision,
 };

@@ -283,23 +283,24 @@ struct loss_output {
 static void test_sigmoid_xent(size_t count, enum mabn_dtype dtype)
 {
     const std::vector<float> w = draw_weights(count);
-    std::vector<float> x = gpu_random(count, 14, dtype, 0, 3), target(count), gradient(count);
+    std::vector<float> x = gpu_random(count, 14, MABN_DTYPE_F32, 0, 3), target(count),
+                       gradient(count);
     double want;
     if (count) x[0] = NAN; /* of weight 0: not looked at */
     for (size_t i = 0; i < count; i++)
         target[i] = (float)(i % 4) / 3;
-    gpu_array gpu_x(x, dtype);
+    gpu_values<float> gpu_x(x);
     gpu_values<float> gpu_target(target), gpu_w(w);
     loss_output got(count, dtype);
 
     mabn_sigmoid_xent(&want, gradient.data(), x.data(), target.data(), w.data(), (int64_t)count,
                       0.25);
-    MUST(mabn_cuda_sigmoid_xent(&got.out, gpu_x.p, gpu_target.at(), gpu_w.at(), (int64_t)count,
+    MUST(mabn_cuda_sigmoid_xent(&got.out, gpu_x.at(), gpu_target.at(), gpu_w.at(), (int64_t)count,
                                 dtype, NULL));
     got.judge("sigmoid cross-entropy", want, gradient);
     got.out.gradient = NULL;
     got.out.scale = NULL;
-    MUST(mabn_cuda_sigmoid_xent(&got.out, gpu_x.p, gpu_target.at(), gpu_w.at(), (int64_t)count,
+    MUST(mabn_cuda_sigmoid_xent(&got.out, gpu_x.at(), gpu_target.at(), gpu_w.at(), (int64_t)count,
                                 dtype, NULL));
     tap_ok(fabs(0.25 * got.loss.values()[0] - want) <= 1e-12 * (1 + fabs(want)),
            "without a gradient");
@@ -308,21 +309,21 @@ static void test_sigmoid_xent(size_t count, enum mabn_dtype dtype)
 static void test_mask_loss(int64_t boxes, int64_t pixels, int64_t classes, enum mabn_dtype dtype)
 {
     const size_t count = (size_t)(boxes * pixels * classes);
-    const std::vector<float> x = gpu_random(count, 15, dtype, 0, 3);
+    const std::vector<float> x = gpu_random(count, 15, MABN_DTYPE_F32, 0, 3);
     const std::vector<int32_t> labels = draw_labels((size_t)boxes, classes);
     std::vector<uint8_t> target((size_t)(boxes * pixels));
     std::vector<float> gradient(count);
     double want;
     for (size_t i = 0; i < target.size(); i++)
         target[i] = i / 3 % 2;
-    gpu_array gpu_x(x, dtype);
+    gpu_values<float> gpu_x(x);
     gpu_values<int32_t> gpu_labels(labels);
     gpu_values<uint8_t> gpu_target(target);
     loss_output got(count, dtype);
 
     mabn_mask_loss(&want, gradient.data(), x.data(), labels.data(), target.data(), boxes, pixels,
                    classes, 0.25);
-    MUST(mabn_cuda_mask_loss(&got.out, gpu_x.p, gpu_labels.at(), gpu_target.at(), boxes, pixels,
+    MUST(mabn_cuda_mask_loss(&got.out, gpu_x.at(), gpu_labels.at(), gpu_target.at(), boxes, pixels,
                              classes, dtype, NULL));
     got.judge("mask loss", want, gradient);
 }
@@ -331,19 +332,19 @@ static void test_smooth_l1(int64_t rows, int64_t groups, double beta, enum mabn_
 {
     const size_t count = (size_t)(rows * 4 * groups);
     const struct mabn_smooth_l1 op = {rows, groups, beta, 0.25};
-    const std::vector<float> x = gpu_random(count, 16, dtype, 0, 1);
+    const std::vector<float> x = gpu_random(count, 16, MABN_DTYPE_F32, 0, 1);
     const std::vector<float> target = gpu_random((size_t)(4 * rows), 17, MABN_DTYPE_F32, 0, 1);
     const std::vector<float> w = draw_weights((size_t)rows);
     const std::vector<int32_t> group = draw_labels((size_t)rows, groups);
     std::vector<float> gradient(count);
     double want;
-    gpu_array gpu_x(x, dtype);
+    gpu_values<float> gpu_x(x);
     gpu_values<float> gpu_target(target), gpu_w(w);
     gpu_values<int32_t> gpu_group(group);
     loss_output got(count, dtype);
 
     mabn_smooth_l1(&want, gradient.data(), x.data(), target.data(), group.data(), w.data(), &op);
-    MUST(mabn_cuda_smooth_l1(&got.out, gpu_x.p, gpu_target.at(), gpu_group.at(), gpu_w.at(), &op,
+    MUST(mabn_cuda_smooth_l1(&got.out, gpu_x.at(), gpu_target.at(), gpu_group.at(), gpu_w.at(), &op,
                              dtype, NULL));
     got.judge("smooth L1", want, gradient);
 }

@@ -81,8 +81,8 @@ static void fill(struct mabn_net *net, int step, double smoothing = 0.1)
     std::vector<int32_t> labels;
     for (int i = 0; i < s.dim[0]; i++)
         labels.push_back(i == step % 6 ? -1 : (i * 3 + step) % mabn_net_classes(net));
-    const struct mabn_net_labels given = {labels.data(), smoothing,
-                                          (double)mabn_labelled(labels.data(), s.dim[0])};
+    const struct mabn_net_labels given = {
+        labels.data(), smoothing, (double)mabn_labelled(labels.data(), s.dim[0]), false, NULL};
     mabn_net_set_labels(net, "loss", &given);
 }
 
@@ -470,7 +470,7 @@ static void test_bytes(enum mabn_net_precision precision)
         }
         for (struct mabn_net *net : {(struct mabn_net *)floats, (struct mabn_net *)bytes}) {
             const int32_t classes[6] = {0, 1, 2, 3, 4, 0};
-            const struct mabn_net_labels labels = {classes, 0.1, 6};
+            const struct mabn_net_labels labels = {classes, 0.1, 6, false, NULL};
             mabn_net_set_labels(net, "loss", &labels);
             must(mabn_net_step(net, &sgd));
             must(mabn_net_result(net, &r));

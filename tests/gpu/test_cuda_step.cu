@@ -304,7 +304,7 @@ static void test_steps(enum mabn_dtype dtype)
 
     for (int i = 0; i < N; i++)
         labels.push_back((i * 3) % CLASSES);
-    const struct mabn_net_labels given = {labels.data(), SMOOTHING, N};
+    const struct mabn_net_labels given = {labels.data(), SMOOTHING, N, false, NULL};
     mabn_net_set_labels(net, "loss", &given);
     gpu_values<int32_t> gpu_labels(labels);
     for (int step = 0; step < STEPS; step++) {

@@ -457,7 +457,7 @@ static void check_run(const char *folder, const char *run, char (*names)[96], si
             printf("Bail out! %s\n", mabn_error_message());
             exit(1);
         }
-        mabn_rcnn_trace(rcnn, &trace);
+        if (mabn_rcnn_trace(rcnn, &trace)) abort();
         check_losses(run, step, &figures, step ? 1e-3 : 1e-4);
         check_proposals(run, step, &trace);
         check_boxes(run, step, &trace);

@@ -149,7 +149,8 @@ static void fill_input(struct mabn_net *net, const struct golden *g, size_t step
     int32_t *classes = mabn_xcalloc(g->batch, sizeof *classes);
     for (size_t n = 0; n < g->batch; n++)
         classes[n] = (int32_t)g->labels[step * g->batch + n];
-    const struct mabn_net_labels labels = {classes, 0.1, (double)g->batch};
+    const struct mabn_net_labels labels = {
+        .labels = classes, .smoothing = 0.1, .normalizer = (double)g->batch};
     mabn_net_set_labels(net, "loss", &labels);
     free(classes);
 }

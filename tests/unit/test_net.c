@@ -65,7 +65,8 @@ static void label(struct mabn_net *net, int step, int without)
     const int rows = mabn_net_batch(net);
     for (int i = 0; i < rows; i++)
         labels[i] = i == without ? -1 : (i * 3 + step) % mabn_net_classes(net);
-    const struct mabn_net_labels given = {labels, 0.1, (double)mabn_labelled(labels, rows)};
+    const struct mabn_net_labels given = {
+        .labels = labels, .smoothing = 0.1, .normalizer = (double)mabn_labelled(labels, rows)};
     mabn_net_set_labels(net, "loss", &given);
 }
 

@@ -219,7 +219,7 @@ static void set_targets(struct mabn_net *net)
         .target = target, .weight = weight, .stride = STRIDE, .normalizer = 7};
     const struct mabn_net_box_targets boxes = {
         .target = target, .weight = weight, .stride = STRIDE / 4, .normalizer = 20};
-    const struct mabn_net_labels labels = {classes, 0.2, 2};
+    const struct mabn_net_labels labels = {.labels = classes, .smoothing = 0.2, .normalizer = 2};
     const struct mabn_net_sigmoid_targets masks = {
         .channel = channel, .bits = bits, .normalizer = N * H * W};
     const struct mabn_net_box_targets grouped = {.target = target, .group = group, .normalizer = 2};
@@ -287,7 +287,7 @@ static void check_head(void)
         host[i] = pseudo((uint32_t)i + 5);
     float *map = on_device(host, MAP), *gradient = on_device(zero, MAP);
     const struct mabn_net_binding binding = {map, gradient, N, H, W};
-    struct mabn_net_rois list = {5, boxes, images, levels};
+    struct mabn_net_rois list = {.count = 5, .boxes = boxes, .image = images, .level = levels};
     mabn_net_bind(net, feature, &binding);
     mabn_net_set_rois(net, rois, &list);
     run(net);
@@ -297,7 +297,7 @@ static void check_head(void)
     tap_ok(error < 5e-3, "gradient of the bound map, error %.1e", error);
     check_parameters(net, "RoIAlign, linear over an area");
     const int32_t classes[5] = {0, 1, 2, 3, 4};
-    const struct mabn_net_labels labels = {classes, 0, 5};
+    const struct mabn_net_labels labels = {.labels = classes, .normalizer = 5};
     mabn_net_set_labels(net, "classes", &labels);
     run(net);
     tap_ok(mabn_net_loss_of(net, "classes") > 0, "a loss of five rows");

@@ -40,6 +40,7 @@ static struct mabn_norm_cuda_io *bind_run(struct mabn_net *net, const struct nod
     struct mabn_norm_cuda_io *io = &layer_of(net, node)->io;
     io->scratch = net->cuda->scratch;
     io->samples = net->rows;
+    io->live = net->live;
     return io;
 }
 

@@ -22,6 +22,11 @@ static int feature_count(const struct node *node)
     return count;
 }
 
+bool mabn_node_roi_align_there(const struct node *node)
+{
+    return ((const struct own *)node->own)->rois.on_device;
+}
+
 mabn_status mabn_node_roi_align_op(const struct mabn_net *net, const struct node *node,
                                    struct mabn_roi_align *op, struct mabn_rois *rois)
 {
@@ -156,4 +161,5 @@ void mabn_net_set_rois(struct mabn_net *net, int node, const struct mabn_net_roi
         MABN_BUG("node %d is no RoIAlign", node);
     ((struct own *)net->nodes[node].own)->rois = *rois;
     mabn_net_set_rows(net, rois->count);
+    net->live = rois->live;
 }

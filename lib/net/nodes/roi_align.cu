@@ -1,4 +1,4 @@
-/* RoIAlign on a GPU. The boxes come from the host with each run. */
+/* RoIAlign on a GPU. The boxes lie there, or come from the host with each run. */
 #include "net/cuda.cuh"
 #include "net/nodes/shared.h"
 
@@ -9,8 +9,14 @@ static mabn_status prepare(struct mabn_net *net, struct node *node)
 }
 
 /* Where the boxes lie on the device. */
-static struct mabn_cuda_rois on_device(const struct mabn_net *net, const struct node *node)
+static struct mabn_cuda_rois on_device(const struct mabn_net *net, const struct node *node,
+                                       const struct mabn_rois *given)
 {
+    if (mabn_node_roi_align_there(node)) {
+        const struct mabn_cuda_rois there = {net->rows, net->live, given->box, given->image,
+                                             given->level};
+        return there;
+    }
     const int64_t room = net->options.batch;
     float *box = (float *)layer_of(net, node)->own.base;
     int32_t *image = (int32_t *)(box + 4 * room), *level = image + room;
@@ -30,13 +36,15 @@ static mabn_status upload(struct mabn_net *net, const struct mabn_cuda_rois *to,
 
 static mabn_status forward(struct mabn_net *net, struct node *node)
 {
-    const struct mabn_cuda_rois rois = on_device(net, node);
     const void *x[MABN_ROI_MAX_LEVELS];
     struct mabn_roi_align op;
-    struct mabn_rois host;
-    MABN_TRY(mabn_node_roi_align_op(net, node, &op, &host));
-    MABN_TRY(mabn_rois_check(&host, &op));
-    MABN_TRY(upload(net, &rois, &host));
+    struct mabn_rois given;
+    MABN_TRY(mabn_node_roi_align_op(net, node, &op, &given));
+    const struct mabn_cuda_rois rois = on_device(net, node, &given);
+    if (!mabn_node_roi_align_there(node)) {
+        MABN_TRY(mabn_rois_check(&given, &op));
+        MABN_TRY(upload(net, &rois, &given));
+    }
     for (int k = 0; k < op.levels; k++)
         x[k] = net_read_data(net, node, k);
     return mabn_cuda_roi_align_forward(memory(net, node->data), x, &rois, &op, net->dtype,
@@ -45,11 +53,11 @@ static mabn_status forward(struct mabn_net *net, struct node *node)
 
 static mabn_status backward(struct mabn_net *net, struct node *node)
 {
-    const struct mabn_cuda_rois rois = on_device(net, node);
     void *dx[MABN_ROI_MAX_LEVELS];
     struct mabn_roi_align op;
-    struct mabn_rois host;
-    MABN_TRY(mabn_node_roi_align_op(net, node, &op, &host));
+    struct mabn_rois given;
+    MABN_TRY(mabn_node_roi_align_op(net, node, &op, &given));
+    const struct mabn_cuda_rois rois = on_device(net, node, &given);
     for (int k = 0; k < op.levels; k++)
         if (!(dx[k] = net_dx(net, node, k))) return MABN_OK; /* nobody wants it */
     return mabn_cuda_roi_align_backward(dx, memory(net, node->grad), &rois, &op, true, net->dtype,

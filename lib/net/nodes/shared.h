@@ -24,6 +24,8 @@ struct mabn_transposed_conv mabn_node_transposed_conv_op(const struct mabn_net *
 MABN_MUST_USE mabn_status mabn_node_roi_align_op(const struct mabn_net *net,
                                                  const struct node *node, struct mabn_roi_align *op,
                                                  struct mabn_rois *rois);
+/* Whether the caller keeps them on the device. */
+bool mabn_node_roi_align_there(const struct node *node);
 
 MABN_END_DECLS
 #endif

@@ -11,14 +11,15 @@ static mabn_status upload(struct mabn_net *net, const struct node *node,
     const size_t n = (size_t)net->rows, row = (size_t)net_row(scores) * sizeof(float);
     const size_t stride = t->stride ? (size_t)t->stride * sizeof(float) : row;
     const size_t pixels = (size_t)(scores->h * scores->w);
+    if (t->on_device) return loss_begin(net, node, 0, t->normalizer, t->normalizer_at);
     if (t->channel) {
-        MABN_TRY(loss_begin(net, node, n * (sizeof(int32_t) + pixels), t->normalizer));
+        MABN_TRY(
+            loss_begin(net, node, n * (sizeof(int32_t) + pixels), t->normalizer, t->normalizer_at));
         char *to = loss_targets(net, node);
         MABN_TRY(mabn_device_put(net->device, to, t->channel, n * sizeof(int32_t)));
         return mabn_device_put(net->device, to + n * sizeof(int32_t), t->bits, n * pixels);
     }
-    MABN_TRY(loss_begin(net, node, t->on_device ? 0 : 2 * n * row, t->normalizer));
-    if (t->on_device) return MABN_OK;
+    MABN_TRY(loss_begin(net, node, 2 * n * row, t->normalizer, t->normalizer_at));
     char *to = loss_targets(net, node);
     MABN_TRY(loss_upload(net, to, t->target, row, stride));
     return t->weight ? loss_upload(net, to + n * row, t->weight, row, stride) : MABN_OK;
@@ -30,19 +31,20 @@ static mabn_status compute(const struct mabn_net *net, const struct node *node, 
     const struct node *scores = net_read(net, node, 0);
     const struct mabn_cuda_loss out = loss_out(net, node, gradient);
     const char *targets = loss_targets(net, node);
+    const float *x = (const float *)net_read_data(net, node, 0);
     const int64_t count = net->rows * net_row(scores);
-    if (t->channel)
-        return mabn_cuda_mask_loss(&out, net_read_data(net, node, 0), (const int32_t *)targets,
-                                   (const uint8_t *)targets + (size_t)net->rows * sizeof(int32_t),
-                                   net->rows, scores->h * scores->w, scores->c, net->dtype,
-                                   net->cuda->stream);
+    if (t->channel) {
+        const int32_t *channel = t->on_device ? t->channel : (const int32_t *)targets;
+        const uint8_t *bits = (const uint8_t *)targets + (size_t)net->rows * sizeof(int32_t);
+        return mabn_cuda_mask_loss(&out, x, channel, t->on_device ? t->bits : bits, net->rows,
+                                   scores->h * scores->w, scores->c, net->dtype, net->cuda->stream);
+    }
     const float *target = (const float *)targets, *weight = t->weight ? target + count : NULL;
     if (t->on_device) {
         target = t->target;
         weight = t->weight;
     }
-    return mabn_cuda_sigmoid_xent(&out, net_read_data(net, node, 0), target, weight, count,
-                                  net->dtype, net->cuda->stream);
+    return mabn_cuda_sigmoid_xent(&out, x, target, weight, count, net->dtype, net->cuda->stream);
 }
 
 static mabn_status forward(struct mabn_net *net, struct node *node)
@@ -55,7 +57,7 @@ static mabn_status forward(struct mabn_net *net, struct node *node)
     if (!t->channel && !t->target) return MABN_OK;
     MABN_TRY(upload(net, node, t));
     MABN_TRY(compute(net, node, NULL));
-    return loss_end(net, node, t->normalizer);
+    return loss_end(net, node, t->normalizer, t->normalizer_at);
 }
 
 static mabn_status backward(struct mabn_net *net, struct node *node)

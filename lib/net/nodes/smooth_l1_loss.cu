@@ -22,7 +22,8 @@ static mabn_status upload(struct mabn_net *net, const struct node *node,
     const struct layout l = layout_of(net, node);
     const size_t value = sizeof(float), row = (size_t)l.boxes * value;
     const size_t stride = (size_t)(t->stride ? t->stride : l.boxes) * value;
-    MABN_TRY(loss_begin(net, node, t->on_device ? 0 : 6 * l.all * value, t->normalizer));
+    MABN_TRY(loss_begin(net, node, t->on_device ? 0 : 6 * l.all * value, t->normalizer,
+                        t->normalizer_at));
     if (t->on_device) return MABN_OK;
     char *to = loss_targets(net, node);
     MABN_TRY(loss_upload(net, to, t->target, 4 * row, 4 * stride));
@@ -44,8 +45,8 @@ static mabn_status compute(const struct mabn_net *net, const struct node *node, 
         weight = own->targets.weight;
         group = own->targets.group;
     }
-    return mabn_cuda_smooth_l1(&out, net_read_data(net, node, 0), targets, group, weight, &op,
-                               net->dtype, net->cuda->stream);
+    return mabn_cuda_smooth_l1(&out, (const float *)net_read_data(net, node, 0), targets, group,
+                               weight, &op, net->dtype, net->cuda->stream);
 }
 
 static mabn_status forward(struct mabn_net *net, struct node *node)
@@ -55,7 +56,7 @@ static mabn_status forward(struct mabn_net *net, struct node *node)
     if (!t->target) return MABN_OK;
     MABN_TRY(upload(net, node, t));
     MABN_TRY(compute(net, node, NULL));
-    return loss_end(net, node, t->normalizer);
+    return loss_end(net, node, t->normalizer, t->normalizer_at);
 }
 
 static mabn_status backward(struct mabn_net *net, struct node *node)

@@ -1,0 +1,798 @@
+/* A step of training a detector on a GPU: everything that rcnn_train.c does between the plans is queued
+ * there as well, and the host waits for nothing.
+ *
+ * What is true of the pictures goes to the device in one block, with room for a power of two of
+ * everything, so that the same places serve most steps. Losses, counts and normalizers stay there; a
+ * last kernel puts together what the host wants to know. Heads run over all the rows that they have room
+ * for, of which the device alone knows how many live. Where that cannot be (a head's norm in several
+ * runs, or over ranks), or where the CPU proposes, the host asks in the middle of the step; elsewhere a
+ * step of each shape is a CUDA graph. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "detect/box_targets_cuda.h"
+#include "detect/detect_cuda.h"
+#include "detect/proposals_cuda.h"
+#include "detect/rpn_targets_cuda.h"
+#include "device/cuda.h"
+#include "device/launch.cuh"
+#include "model/rcnn_internal.h"
+#include "net/losses.h"
+#include "net/queue.h"
+#include "ops/ops_cuda.h"
+
+namespace
+{
+
+enum { SLOTS = 2, MARKS = 12, MASK_PIXELS = RCNN_MASK_SIDE * RCNN_MASK_SIDE };
+enum { RPN, BOXES, MASKS, NORMALIZERS };
+
+struct room {
+    char *base;
+    size_t bytes;
+};
+
+/* On both sides. */
+struct results {
+    double loss[MABN_RCNN_LOSSES];
+    int64_t rpn_sampled, rpn_positives, proposals, boxes, positives;
+};
+
+/* A step under way: its block of what is true, its results. Pinned memory. */
+struct slot {
+    void *truth;
+    size_t truth_bytes;
+    struct results *results;
+    struct mabn_cuda_event *done;
+};
+
+/* Powers of two. */
+struct sizes {
+    size_t most; /* objects of an image */
+    size_t objects, polygons, numbers;
+};
+
+/* Where a step's pieces of the block of truth lie. */
+struct truth_layout {
+    size_t first, box, label, sizes, rng, first_polygon, first_number, numbers, bytes;
+};
+
+/* All that may differ between two steps of one shape, but for what lies in device memory. */
+struct key {
+    const char *truth, *work;
+    struct sizes sizes;
+    struct mabn_net_queue_stamp plans[MABN_RCNN_PLANS];
+};
+
+/* What a step works on, on the device. */
+struct pieces {
+    struct mabn_cuda_truth rpn_truth;
+    struct mabn_cuda_objects objects;
+    struct mabn_cuda_rpn_targets rpn;
+    struct mabn_cuda_proposals proposals;
+    struct mabn_cuda_box_targets boxes;
+    uint8_t *masks;     /* (mask room,28,28) */
+    float *normalizers; /* (NORMALIZERS) */
+    struct results *results;
+    void *scratch;
+};
+
+} // namespace
+
+/* The queue of a step as one CUDA graph, captured the second time that a step is the same: the first
+ * time its work is queued directly, so that libraries may load and memory be had. */
+struct rcnn_graph {
+    struct mabn_cuda_graph *graph;
+    struct key key;
+    bool warm;
+};
+
+struct rcnn_train {
+    struct slot slots[SLOTS];
+    int64_t begun, fetched;
+    struct room truth, work; /* on the device */
+    struct sizes sizes;
+    struct pieces now; /* of the step begun last */
+    struct results last;
+    bool told;      /* the host asks for counts within a step */
+    bool no_graphs; /* capturing has failed */
+    struct mabn_cuda_event *marks[MARKS];
+    enum mabn_rcnn_part parts[MARKS]; /* what ends at a mark */
+    int mark_count;
+};
+
+namespace
+{
+
+/* ---- life ---- */
+
+mabn_status get_train(struct mabn_rcnn *r, struct rcnn_train **out)
+{
+    struct rcnn_train *t = *out = r->train;
+    if (t) return MABN_OK;
+    t = *out = r->train = (struct rcnn_train *)mabn_xcalloc(1, sizeof *t);
+    t->told = mabn_net_cuts_batch(r->box_net) ||
+              (r->mask_net && mabn_net_cuts_batch(r->mask_net)) || r->options.sync;
+    for (struct slot &slot : t->slots) {
+        void *p;
+        MABN_TRY(mabn_cuda_host_alloc(r->device, &p, sizeof *slot.results));
+        slot.results = (struct results *)p;
+        MABN_TRY(mabn_cuda_event_new(&slot.done, r->device, false));
+    }
+    return MABN_OK;
+}
+
+mabn_status need_room(struct mabn_rcnn *r, struct room *room, size_t bytes)
+{
+    void *p;
+    if (bytes <= room->bytes) return MABN_OK;
+    MABN_TRY(mabn_device_wait(r->device)); /* steps under way use it */
+    mabn_device_release(r->device, room->base, room->bytes);
+    *room = {};
+    MABN_TRY(mabn_device_alloc(r->device, &p, bytes));
+    room->base = (char *)p;
+    room->bytes = bytes;
+    return MABN_OK;
+}
+
+/* ---- what is true ---- */
+
+size_t piece(size_t *at, size_t bytes)
+{
+    const size_t begin = *at;
+    *at += (bytes + 255) & ~(size_t)255;
+    return begin;
+}
+
+void grow(size_t *capacity, size_t need)
+{
+    if (!*capacity) *capacity = 8;
+    while (*capacity < need)
+        *capacity *= 2;
+}
+
+void grow_sizes(struct sizes *s, const struct mabn_rcnn_image *images, int n)
+{
+    size_t objects = 0, polygons = 0, numbers = 0;
+    for (int i = 0; i < n; i++) {
+        const struct mabn_rcnn_image *image = &images[i];
+        objects += (size_t)image->count;
+        grow(&s->most, (size_t)image->count);
+        if (!image->first_polygon) continue;
+        polygons += image->first_polygon[image->count] - image->first_polygon[0];
+        numbers += image->first_number[image->first_polygon[image->count]] -
+                   image->first_number[image->first_polygon[0]];
+    }
+    grow(&s->objects, objects);
+    grow(&s->polygons, polygons);
+    grow(&s->numbers, numbers);
+}
+
+struct truth_layout lay_out_truth(const struct sizes *s, size_t images)
+{
+    struct truth_layout l;
+    size_t at = 0;
+    l.first = piece(&at, (images + 1) * sizeof(int32_t));
+    l.box = piece(&at, s->objects * 4 * sizeof(float));
+    l.label = piece(&at, s->objects * sizeof(int32_t));
+    l.sizes = piece(&at, 2 * images * sizeof(int));
+    l.rng = piece(&at, 2 * images * sizeof(struct mabn_rng));
+    l.first_polygon = piece(&at, (s->objects + 1) * sizeof(uint32_t));
+    l.first_number = piece(&at, (s->polygons + 1) * sizeof(uint32_t));
+    l.numbers = piece(&at, s->numbers * sizeof(float));
+    l.bytes = at;
+    return l;
+}
+
+/* An image's outlines behind those of the images before, which end at these polygons and numbers. */
+void pack_outlines(char *to, const struct truth_layout *l, const struct mabn_rcnn_image *image,
+                   size_t object, uint32_t *polygons, uint32_t *numbers)
+{
+    uint32_t *first_polygon = (uint32_t *)(to + l->first_polygon) + object;
+    uint32_t *first_number = (uint32_t *)(to + l->first_number);
+    float *all = (float *)(to + l->numbers);
+    for (int k = 0; k < image->count; k++) {
+        for (uint32_t p = image->first_polygon[k]; p < image->first_polygon[k + 1]; p++) {
+            const uint32_t begin = image->first_number[p], n = image->first_number[p + 1] - begin;
+            memcpy(all + *numbers, image->numbers + begin, n * sizeof *all);
+            *numbers += n;
+            first_number[++*polygons] = *numbers;
+        }
+        first_polygon[k + 1] = *polygons;
+    }
+}
+
+void pack_truth(char *to, const struct truth_layout *l, const struct mabn_rcnn *r,
+                const struct mabn_rcnn_image *images, uint64_t step)
+{
+    const int n = r->body->images;
+    int32_t *first = (int32_t *)(to + l->first);
+    int *sizes = (int *)(to + l->sizes);
+    struct mabn_rng *rng = (struct mabn_rng *)(to + l->rng);
+    uint32_t polygons = 0, numbers = 0;
+    first[0] = 0;
+    *(uint32_t *)(to + l->first_polygon) = *(uint32_t *)(to + l->first_number) = 0;
+    for (int i = 0; i < n; i++) {
+        const struct mabn_rcnn_image *image = &images[i];
+        const size_t objects = (size_t)image->count, before = (size_t)first[i];
+        first[i + 1] = first[i] + image->count;
+        if (objects) {
+            memcpy(to + l->box + before * 4 * sizeof(float), image->boxes,
+                   objects * 4 * sizeof(float));
+            memcpy(to + l->label + before * sizeof(int32_t), image->labels,
+                   objects * sizeof(int32_t));
+        }
+        if (image->first_polygon) pack_outlines(to, l, image, before, &polygons, &numbers);
+        sizes[i] = image->width;
+        sizes[n + i] = image->height;
+        for (int stage = 0; stage < 2; stage++) {
+            const struct mabn_sample_key key = {r->options.seed, step, image->number,
+                                                stage ? MABN_SAMPLE_BOXES : MABN_SAMPLE_RPN};
+            mabn_sample_stream(&rng[stage * n + i], &key);
+        }
+    }
+}
+
+mabn_status put_truth(struct mabn_rcnn *r, struct slot *slot, const struct mabn_rcnn_image *images,
+                      uint64_t step)
+{
+    struct rcnn_train *t = r->train;
+    const size_t n = (size_t)r->body->images;
+    for (size_t i = 0; i < n && r->mask_net; i++)
+        if (!images[i].first_polygon)
+            return mabn_fail(MABN_ERR_ARG, "a picture without masks in a detector of masks");
+    grow_sizes(&t->sizes, images, (int)n);
+    const struct truth_layout l = lay_out_truth(&t->sizes, n);
+    MABN_TRY(need_room(r, &t->truth, l.bytes));
+    if (l.bytes > slot->truth_bytes) {
+        mabn_cuda_host_release(r->device, slot->truth);
+        slot->truth_bytes = 0;
+        MABN_TRY(mabn_cuda_host_alloc(r->device, &slot->truth, l.bytes));
+        slot->truth_bytes = l.bytes;
+    }
+    pack_truth((char *)slot->truth, &l, r, images, step);
+    char *base = t->truth.base;
+    struct mabn_cuda_objects *o = &t->now.objects;
+    o->images = (int64_t)n;
+    o->first = (const int32_t *)(base + l.first);
+    o->box = (const float *)(base + l.box);
+    o->label = (const int32_t *)(base + l.label);
+    o->width = (const int *)(base + l.sizes);
+    o->height = o->width + n;
+    o->rng = (const struct mabn_rng *)(base + l.rng) + n;
+    o->first_polygon = r->mask_net ? (const uint32_t *)(base + l.first_polygon) : NULL;
+    o->first_number = (const uint32_t *)(base + l.first_number);
+    o->numbers = (const float *)(base + l.numbers);
+    t->now.rpn_truth = {(int64_t)n, (int64_t)t->sizes.most, o->first, o->box, o->width, o->height,
+                        o->rng - n};
+    return mabn_cuda_copy_in(r->device, base, slot->truth, l.bytes, mabn_cuda_stream(r->device));
+}
+
+/* ---- memory ---- */
+
+size_t max_of(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+/* A piece of the memory at `base`, which may be NULL. */
+template <typename T> void take(T **out, char *base, size_t *at, size_t count)
+{
+    const size_t begin = piece(at, count * sizeof **out);
+    *out = (T *)(base ? base + begin : NULL);
+}
+
+size_t lay_out(struct pieces *p, char *base, const struct mabn_rcnn *r, const struct rcnn_train *t,
+               const struct mabn_rpn_maps *maps, const struct mabn_proposal_options *options)
+{
+    const size_t images = (size_t)r->body->images, anchors = images * (size_t)r->body->anchor_count;
+    const size_t rows = (size_t)r->box_room, masks = (size_t)r->mask_room;
+    const bool fits = mabn_cuda_proposals_fit(maps, options);
+    size_t at = 0;
+    p->proposals.room = mabn_proposals_room(maps, options) + (int64_t)t->sizes.most;
+    p->boxes.room = r->box_room;
+    p->boxes.mask_room = r->mask_net ? r->mask_room : 0;
+    const size_t proposals = images * (size_t)p->proposals.room;
+    take(&p->rpn.target, base, &at, anchors);
+    take(&p->rpn.weight, base, &at, anchors);
+    take(&p->rpn.box_weight, base, &at, anchors);
+    take(&p->rpn.delta, base, &at, 4 * anchors);
+    take(&p->rpn.sampled, base, &at, 2 * images);
+    p->rpn.positives = base ? p->rpn.sampled + images : NULL;
+    take(&p->proposals.box, base, &at, 4 * proposals);
+    take(&p->proposals.score, base, &at, proposals);
+    take(&p->proposals.count, base, &at, images);
+    take(&p->boxes.box, base, &at, 4 * rows);
+    take(&p->boxes.image, base, &at, rows);
+    take(&p->boxes.level, base, &at, rows);
+    take(&p->boxes.label, base, &at, rows);
+    take(&p->boxes.delta, base, &at, 4 * rows);
+    take(&p->boxes.weight, base, &at, rows);
+    take(&p->boxes.mask_box, base, &at, 4 * masks);
+    take(&p->boxes.mask_image, base, &at, masks);
+    take(&p->boxes.mask_level, base, &at, masks);
+    take(&p->boxes.mask_label, base, &at, masks);
+    take(&p->boxes.mask_object, base, &at, masks);
+    take(&p->boxes.counts, base, &at, 2);
+    take(&p->masks, base, &at, masks * MASK_PIXELS);
+    take(&p->normalizers, base, &at, NORMALIZERS);
+    take(&p->results, base, &at, 1);
+    size_t scratch =
+        mabn_cuda_rpn_targets_bytes((int64_t)images, r->body->anchor_count, (int64_t)t->sizes.most);
+    scratch = max_of(scratch, mabn_cuda_box_targets_bytes((int64_t)images, p->proposals.room));
+    if (fits) scratch = max_of(scratch, mabn_cuda_proposals_bytes(maps, options));
+    p->scratch = base ? base + piece(&at, scratch) : (piece(&at, scratch), (void *)NULL);
+    return at;
+}
+
+mabn_status get_pieces(struct mabn_rcnn *r, const struct mabn_rpn_maps *maps,
+                       const struct mabn_proposal_options *options)
+{
+    struct rcnn_train *t = r->train;
+    MABN_TRY(need_room(r, &t->work, lay_out(&t->now, NULL, r, t, maps, options)));
+    lay_out(&t->now, t->work.base, r, t, maps, options);
+    return MABN_OK;
+}
+
+/* ---- kernels ---- */
+
+/* each·Σ of n counts, or where `fixed` is not 0 that. */
+__global__ void normalizer_kernel(float *to, const int32_t *counts, int n, float each, float fixed)
+{
+    int64_t sum = 0;
+    for (int i = 0; i < n; i++)
+        sum += counts[i];
+    *to = fixed > 0 ? fixed : each * (float)sum;
+}
+
+struct gathered {
+    const double *sum[MABN_RCNN_LOSSES][MABN_DETECTOR_LEVELS]; /* those that are not NULL */
+    const float *normalizer[MABN_RCNN_LOSSES];
+    const int32_t *rpn, *proposals, *boxes, *first;
+    int images;
+};
+
+__global__ void gather_kernel(struct results *out, struct gathered in)
+{
+    struct results r = {};
+    for (int k = 0; k < MABN_RCNN_LOSSES; k++)
+        for (int l = 0; l < MABN_DETECTOR_LEVELS && in.sum[k][l]; l++)
+            r.loss[k] +=
+                *in.normalizer[k] > 0 ? *in.sum[k][l] * (1 / (double)*in.normalizer[k]) : 0;
+    for (int i = 0; i < in.images; i++) {
+        r.rpn_sampled += in.rpn[i];
+        r.rpn_positives += in.rpn[in.images + i];
+        r.proposals += in.proposals[i];
+    }
+    r.proposals -= in.first[in.images]; /* the true boxes, which joined them */
+    r.boxes = in.boxes[0];
+    r.positives = in.boxes[1];
+    *out = r;
+}
+
+/* ---- parts of a step ---- */
+
+mabn_status mark(struct mabn_rcnn *r, enum mabn_rcnn_part part)
+{
+    struct rcnn_train *t = r->train;
+    if (!r->timed) return MABN_OK;
+    if (t->mark_count == MARKS) MABN_BUG("a step of more than %d parts", MARKS);
+    if (!t->marks[t->mark_count])
+        MABN_TRY(mabn_cuda_event_new(&t->marks[t->mark_count], r->device, true));
+    t->parts[t->mark_count] = part;
+    return mabn_cuda_event_record(t->marks[t->mark_count++], mabn_cuda_stream(r->device));
+}
+
+mabn_status normalize(struct mabn_rcnn *r, int which, const int32_t *counts, int n, double each,
+                      double fixed)
+{
+    return MABN_LAUNCH(normalizer_kernel, 1, 1, 0, (cudaStream_t)mabn_cuda_stream(r->device),
+                       r->train->now.normalizers + which, counts, n, (float)each, (float)fixed);
+}
+
+void set_rpn_targets(struct mabn_rcnn *r)
+{
+    const struct pieces *p = &r->train->now;
+    int64_t before = 0;
+    for (int l = 0; l < MABN_DETECTOR_LEVELS; l++) {
+        struct mabn_net_sigmoid_targets objectness = {};
+        struct mabn_net_box_targets boxes = {};
+        char name[32];
+        objectness.target = p->rpn.target + before;
+        objectness.weight = p->rpn.weight + before;
+        boxes.target = p->rpn.delta + 4 * before;
+        boxes.weight = p->rpn.box_weight + before;
+        objectness.on_device = boxes.on_device = true;
+        objectness.normalizer_at = boxes.normalizer_at = p->normalizers + RPN;
+        snprintf(name, sizeof name, "loss_objectness%d", l + 2);
+        mabn_net_set_sigmoid_targets(r->body->net, name, &objectness);
+        snprintf(name, sizeof name, "loss_rpn_box_reg%d", l + 2);
+        mabn_net_set_box_targets(r->body->net, name, &boxes);
+        before += r->body->level_anchors[l] * r->body->images;
+    }
+}
+
+mabn_status run_body(struct mabn_rcnn *r)
+{
+    const struct mabn_rpn_target_options options = mabn_rcnn_rpn_options(r);
+    const struct pieces *p = &r->train->now;
+    const int images = r->body->images;
+    const double fixed =
+        r->convention->mean_over_capacity ? (double)r->detector.rpn_batch * images : 0;
+    MABN_TRY(mabn_cuda_rpn_targets_make(&p->rpn, r->body->gpu_anchors, r->body->level_anchors,
+                                        MABN_DETECTOR_LEVELS, &p->rpn_truth, &options,
+                                        r->convention, p->scratch, mabn_cuda_stream(r->device)));
+    MABN_TRY(normalize(r, RPN, p->rpn.sampled, images, 1, fixed));
+    set_rpn_targets(r);
+    MABN_TRY(mark(r, MABN_RCNN_PART_TARGETS));
+    MABN_TRY(mabn_net_queue_forward(r->body->net));
+    return mark(r, MABN_RCNN_PART_BODY);
+}
+
+/* By the CPU, which waits for the maps. */
+mabn_status propose_here(struct mabn_rcnn *r, const struct mabn_rcnn_image *images)
+{
+    const struct mabn_cuda_proposals *to = &r->train->now.proposals;
+    MABN_TRY(mabn_rcnn_propose(r, images, true));
+    for (int i = 0; i < r->body->images; i++) {
+        const struct mabn_proposals *from = &r->proposals;
+        const int32_t count = (int32_t)from->count[i];
+        const size_t n = (size_t)count;
+        MABN_TRY(mabn_device_put(r->device, to->box + 4 * i * to->room,
+                                 from->box + 4 * i * from->room, n * 4 * sizeof(float)));
+        MABN_TRY(mabn_device_put(r->device, to->score + i * to->room, from->score + i * from->room,
+                                 n * sizeof(float)));
+        MABN_TRY(mabn_device_put(r->device, to->count + i, &count, sizeof count));
+    }
+    return MABN_OK;
+}
+
+mabn_status propose(struct mabn_rcnn *r, const struct mabn_rcnn_image *images)
+{
+    const struct mabn_proposal_options options = mabn_rcnn_proposal_options(r, true);
+    struct pieces *p = &r->train->now;
+    struct mabn_rpn_maps maps;
+    MABN_TRY(mabn_rcnn_find_maps(r, &maps, false));
+    if (!mabn_cuda_proposals_fit(&maps, &options)) return propose_here(r, images);
+    maps.width = p->objects.width;
+    maps.height = p->objects.height;
+    maps.anchor = r->body->gpu_anchors;
+    return mabn_cuda_proposals_make(&p->proposals, &maps, &options, r->convention, p->scratch,
+                                    mabn_cuda_stream(r->device));
+}
+
+mabn_status make_targets(struct mabn_rcnn *r)
+{
+    const struct mabn_box_target_options options = mabn_rcnn_box_options(r);
+    const struct pieces *p = &r->train->now;
+    void *stream = mabn_cuda_stream(r->device);
+    MABN_TRY(mabn_cuda_box_targets_make(&p->boxes, &p->proposals, &p->objects, &options,
+                                        r->convention, p->scratch, stream));
+    MABN_TRY(normalize(r, BOXES, p->boxes.counts, 1, 1, 0));
+    MABN_TRY(normalize(r, MASKS, p->boxes.counts + 1, 1, MASK_PIXELS, 0));
+    if (!r->mask_net) return MABN_OK;
+    return mabn_cuda_mask_targets_fill(p->masks, RCNN_MASK_SIDE, &p->boxes, &p->objects,
+                                       r->convention, stream);
+}
+
+/* The heads add to the gradients of the pyramid. */
+mabn_status clear_pyramid(struct mabn_rcnn *r)
+{
+    for (int i = 0; i < MABN_DETECTOR_POOLED; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "p%d", i + 2);
+        const struct mabn_net_output p = mabn_net_output_of(r->body->net, name);
+        if (p.gradient)
+            MABN_CUDA_TRY(cudaMemsetAsync(
+                p.gradient, 0, (size_t)(p.n * p.h * p.w * p.c) * mabn_dtype_size(p.dtype),
+                (cudaStream_t)mabn_cuda_stream(r->device)));
+    }
+    return MABN_OK;
+}
+
+/* A head's rows: all that there is room for, or as many as the host was told. */
+void set_rows(struct mabn_rcnn *r, struct mabn_net *net, const struct mabn_detector_head *head,
+              struct mabn_net_rois *rois, int64_t room, const int32_t *live, int64_t told)
+{
+    rois->on_device = true;
+    rois->count = told < 0 ? room : told;
+    rois->live = told < 0 ? live : NULL;
+    mabn_rcnn_bind(r, net, head, rois);
+}
+
+mabn_status run_head(struct mabn_net *net, int64_t told)
+{
+    if (told == 0) { /* other ranks' norms may have rows */
+        MABN_TRY(mabn_net_forward(net));
+        return mabn_net_backward(net);
+    }
+    MABN_TRY(mabn_net_queue_forward(net));
+    return mabn_net_queue_backward(net);
+}
+
+mabn_status run_boxes(struct mabn_rcnn *r, int64_t told)
+{
+    const struct mabn_cuda_box_targets *b = &r->train->now.boxes;
+    const float *normalizer = r->train->now.normalizers + BOXES;
+    struct mabn_net_rois rois = {};
+    struct mabn_net_labels labels = {};
+    struct mabn_net_box_targets boxes = {};
+    rois.boxes = b->box;
+    rois.image = b->image;
+    rois.level = b->level;
+    set_rows(r, r->box_net, &r->box_head, &rois, b->room, b->counts, told);
+    labels.labels = b->label;
+    boxes.target = b->delta;
+    boxes.weight = b->weight;
+    boxes.group = b->label;
+    labels.on_device = boxes.on_device = true;
+    labels.normalizer_at = boxes.normalizer_at = normalizer;
+    mabn_net_set_labels(r->box_net, "loss_classifier", &labels);
+    mabn_net_set_box_targets(r->box_net, "loss_box_reg", &boxes);
+    MABN_TRY(run_head(r->box_net, told));
+    return mark(r, MABN_RCNN_PART_BOX_HEAD);
+}
+
+mabn_status run_masks(struct mabn_rcnn *r, int64_t told)
+{
+    const struct mabn_cuda_box_targets *b = &r->train->now.boxes;
+    struct mabn_net_rois rois = {};
+    struct mabn_net_sigmoid_targets targets = {};
+    rois.boxes = b->mask_box;
+    rois.image = b->mask_image;
+    rois.level = b->mask_level;
+    set_rows(r, r->mask_net, &r->mask_head, &rois, b->mask_room, b->counts + 1, told);
+    targets.channel = b->mask_label;
+    targets.bits = r->train->now.masks;
+    targets.on_device = true;
+    targets.normalizer_at = r->train->now.normalizers + MASKS;
+    mabn_net_set_sigmoid_targets(r->mask_net, "loss_mask", &targets);
+    MABN_TRY(run_head(r->mask_net, told));
+    return mark(r, MABN_RCNN_PART_MASK_HEAD);
+}
+
+/* told: whether the host knows of each head that it had no rows. */
+mabn_status gather(struct mabn_rcnn *r, const int64_t told[2])
+{
+    const struct pieces *p = &r->train->now;
+    struct gathered in = {};
+    for (int l = 0; l < MABN_DETECTOR_LEVELS; l++) {
+        char name[32];
+        snprintf(name, sizeof name, "loss_objectness%d", l + 2);
+        in.sum[MABN_RCNN_OBJECTNESS][l] = mabn_net_queue_loss(r->body->net, name);
+        snprintf(name, sizeof name, "loss_rpn_box_reg%d", l + 2);
+        in.sum[MABN_RCNN_RPN_BOX][l] = mabn_net_queue_loss(r->body->net, name);
+    }
+    if (told[0]) {
+        in.sum[MABN_RCNN_CLASSIFIER][0] = mabn_net_queue_loss(r->box_net, "loss_classifier");
+        in.sum[MABN_RCNN_BOX][0] = mabn_net_queue_loss(r->box_net, "loss_box_reg");
+    }
+    if (r->mask_net && told[1])
+        in.sum[MABN_RCNN_MASK][0] = mabn_net_queue_loss(r->mask_net, "loss_mask");
+    in.normalizer[MABN_RCNN_OBJECTNESS] = in.normalizer[MABN_RCNN_RPN_BOX] = p->normalizers + RPN;
+    in.normalizer[MABN_RCNN_CLASSIFIER] = in.normalizer[MABN_RCNN_BOX] = p->normalizers + BOXES;
+    in.normalizer[MABN_RCNN_MASK] = p->normalizers + MASKS;
+    in.rpn = p->rpn.sampled;
+    in.proposals = p->proposals.count;
+    in.boxes = p->boxes.counts;
+    in.first = p->objects.first;
+    in.images = r->body->images;
+    return MABN_LAUNCH(gather_kernel, 1, 1, 0, (cudaStream_t)mabn_cuda_stream(r->device),
+                       p->results, in);
+}
+
+/* Everything between what goes to the device and what comes back. */
+mabn_status queue(struct mabn_rcnn *r, const struct mabn_rcnn_image *images)
+{
+    const struct rcnn_train *t = r->train;
+    int64_t told[2] = {-1, -1};
+    MABN_TRY(run_body(r));
+    MABN_TRY(propose(r, images));
+    MABN_TRY(mark(r, MABN_RCNN_PART_PROPOSALS));
+    MABN_TRY(make_targets(r));
+    MABN_TRY(clear_pyramid(r));
+    MABN_TRY(mark(r, MABN_RCNN_PART_TARGETS));
+    if (t->told) {
+        int32_t counts[2];
+        MABN_TRY(mabn_device_get(r->device, counts, t->now.boxes.counts, sizeof counts));
+        told[0] = counts[0];
+        told[1] = counts[1];
+    }
+    MABN_TRY(run_boxes(r, told[0]));
+    if (r->mask_net) MABN_TRY(run_masks(r, told[1]));
+    mabn_net_tell_gradients(r->body->net, r->ready, r->ready_context);
+    MABN_TRY(mabn_net_queue_backward(r->body->net));
+    MABN_TRY(gather(r, told));
+    return mark(r, MABN_RCNN_PART_BODY);
+}
+
+/* ---- the same as a graph ---- */
+
+struct key key_of(const struct mabn_rcnn *r)
+{
+    const struct rcnn_train *t = r->train;
+    struct key k = {};
+    k.truth = t->truth.base;
+    k.work = t->work.base;
+    k.sizes = t->sizes;
+    for (int i = 0; i < MABN_RCNN_PLANS; i++) {
+        const struct mabn_net *net = mabn_rcnn_plan(r, (enum mabn_rcnn_plan)i);
+        if (net) k.plans[i] = mabn_net_queue_stamp_of(net);
+    }
+    return k;
+}
+
+bool same_key(const struct key &a, const struct key &b)
+{
+    bool same = a.truth == b.truth && a.work == b.work && a.sizes.most == b.sizes.most &&
+                a.sizes.objects == b.sizes.objects && a.sizes.polygons == b.sizes.polygons &&
+                a.sizes.numbers == b.sizes.numbers;
+    for (int i = 0; i < MABN_RCNN_PLANS; i++)
+        same = same && a.plans[i].scratch == b.plans[i].scratch &&
+               a.plans[i].known == b.plans[i].known &&
+               a.plans[i].accumulate == b.plans[i].accumulate;
+    return same;
+}
+
+/* Does nothing of a step ask the host? */
+bool can_capture(struct mabn_rcnn *r, const struct mabn_rpn_maps *maps,
+                 const struct mabn_proposal_options *options)
+{
+    return !r->train->told && !r->train->no_graphs && !r->timed && !r->ready &&
+           mabn_cuda_proposals_fit(maps, options);
+}
+
+mabn_status capture(struct mabn_rcnn *r, const struct mabn_rcnn_image *images)
+{
+    struct rcnn_graph *g = r->body->graph;
+    mabn_status status = mabn_cuda_capture_begin(r->device);
+    if (!status) status = mabn_cuda_capture_end(r->device, &g->graph, queue(r, images));
+    if (!status) return MABN_OK;
+    mabn_warn("no CUDA graph of a detector's step, which will be slower: %s", mabn_error_message());
+    g->graph = NULL;
+    r->train->no_graphs = true;
+    return MABN_OK;
+}
+
+mabn_status run_or_queue(struct mabn_rcnn *r, const struct mabn_rcnn_image *images)
+{
+    struct rcnn_graph *g = r->body->graph;
+    if (!g) g = r->body->graph = (struct rcnn_graph *)mabn_xcalloc(1, sizeof *g);
+    const struct key key = key_of(r);
+    if (!g->warm || !same_key(g->key, key)) {
+        if (g->graph) MABN_TRY(mabn_device_wait(r->device));
+        mabn_cuda_graph_free(g->graph);
+        g->graph = NULL;
+        g->key = key;
+        g->warm = true;
+        return queue(r, images);
+    }
+    if (!g->graph) MABN_TRY(capture(r, images));
+    if (!g->graph) return queue(r, images);
+    return mabn_cuda_graph_launch(r->device, g->graph);
+}
+
+mabn_status ready_plans(struct mabn_rcnn *r)
+{
+    MABN_TRY(mabn_net_queue_ready(r->body->net));
+    MABN_TRY(mabn_net_queue_ready(r->box_net));
+    return r->mask_net ? mabn_net_queue_ready(r->mask_net) : MABN_OK;
+}
+
+void count_plans(struct mabn_rcnn *r)
+{
+    mabn_net_queued(r->body->net);
+    mabn_net_queued(r->box_net);
+    if (r->mask_net) mabn_net_queued(r->mask_net);
+}
+
+} // namespace
+
+void mabn_rcnn_cuda_graph_free(struct rcnn_body *body)
+{
+    if (!body->graph) return;
+    mabn_cuda_graph_free(body->graph->graph);
+    free(body->graph);
+    body->graph = NULL;
+}
+
+void mabn_rcnn_cuda_train_free(struct mabn_rcnn *r)
+{
+    struct rcnn_train *t = r->train;
+    if (!t) return;
+    if (mabn_device_wait(r->device)) { /* reported by whoever waited before; nothing runs now */
+    }
+    for (struct slot &slot : t->slots) {
+        mabn_cuda_host_release(r->device, slot.truth);
+        mabn_cuda_host_release(r->device, slot.results);
+        mabn_cuda_event_free(slot.done);
+    }
+    for (struct mabn_cuda_event *event : t->marks)
+        mabn_cuda_event_free(event);
+    mabn_device_release(r->device, t->truth.base, t->truth.bytes);
+    mabn_device_release(r->device, t->work.base, t->work.bytes);
+    free(t);
+    r->train = NULL;
+}
+
+mabn_status mabn_rcnn_cuda_begin(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
+                                 uint64_t step)
+{
+    const struct mabn_proposal_options options = mabn_rcnn_proposal_options(r, true);
+    struct mabn_rpn_maps maps;
+    struct rcnn_train *t;
+    MABN_TRY(get_train(r, &t));
+    struct slot *slot = &t->slots[t->begun % SLOTS];
+    MABN_TRY(mabn_rcnn_find_maps(r, &maps, false));
+    MABN_TRY(put_truth(r, slot, images, step));
+    MABN_TRY(get_pieces(r, &maps, &options));
+    MABN_TRY(ready_plans(r));
+    t->mark_count = 0;
+    MABN_TRY(mark(r, MABN_RCNN_PARTS)); /* from here on */
+    if (can_capture(r, &maps, &options))
+        MABN_TRY(run_or_queue(r, images));
+    else
+        MABN_TRY(queue(r, images));
+    count_plans(r);
+    MABN_TRY(mabn_cuda_copy_out(r->device, slot->results, t->now.results, sizeof *slot->results,
+                                mabn_cuda_stream(r->device)));
+    MABN_TRY(mabn_cuda_event_record(slot->done, mabn_cuda_stream(r->device)));
+    t->begun++;
+    return MABN_OK;
+}
+
+mabn_status mabn_rcnn_cuda_result(struct mabn_rcnn *r, struct mabn_rcnn_figures *f)
+{
+    struct rcnn_train *t = r->train;
+    const struct slot *slot = &t->slots[t->fetched % SLOTS];
+    MABN_TRY(mabn_cuda_event_wait(slot->done));
+    const struct results *from = &(t->last = *slot->results);
+    memcpy(f->loss, from->loss, sizeof f->loss);
+    f->rpn_sampled = from->rpn_sampled;
+    f->rpn_positives = from->rpn_positives;
+    f->proposals = from->proposals;
+    f->boxes = from->boxes;
+    f->positives = from->positives;
+    for (int i = 1; i < t->mark_count; i++) {
+        double seconds;
+        MABN_TRY(mabn_cuda_event_seconds(&seconds, t->marks[i - 1], t->marks[i]));
+        f->seconds[t->parts[i]] += seconds;
+    }
+    t->fetched++;
+    return MABN_OK;
+}
+
+int mabn_rcnn_cuda_behind(const struct mabn_rcnn *r)
+{
+    return r->train ? (int)(r->train->begun - r->train->fetched) : 0;
+}
+
+/* ---- for tests ---- */
+
+mabn_status mabn_rcnn_cuda_trace(struct mabn_rcnn *r)
+{
+    const struct rcnn_train *t = r->train;
+    const struct pieces *p = &t->now;
+    const size_t n = (size_t)t->last.boxes, images = (size_t)r->body->images;
+    int32_t *counts;
+    MABN_TRY(mabn_rcnn_need_proposals(r, p->proposals.room));
+    MABN_TRY(mabn_scratch_take(&r->scratch, &counts, images, sizeof *counts));
+    MABN_TRY(mabn_device_get(r->device, counts, p->proposals.count, images * sizeof *counts));
+    for (size_t i = 0; i < images; i++) {
+        r->proposals.count[i] = counts[i];
+        MABN_TRY(mabn_device_get(r->device, r->proposals.box + 4 * i * (size_t)r->proposals.room,
+                                 p->proposals.box + 4 * i * (size_t)p->proposals.room,
+                                 (size_t)counts[i] * 4 * sizeof(float)));
+    }
+    r->boxes.count = t->last.boxes;
+    r->boxes.positives = t->last.positives;
+    MABN_TRY(mabn_device_get(r->device, r->boxes.box, p->boxes.box, n * 4 * sizeof(float)));
+    MABN_TRY(mabn_device_get(r->device, r->boxes.delta, p->boxes.delta, n * 4 * sizeof(float)));
+    MABN_TRY(mabn_device_get(r->device, r->boxes.image, p->boxes.image, n * sizeof(int32_t)));
+    MABN_TRY(mabn_device_get(r->device, r->boxes.label, p->boxes.label, n * sizeof(int32_t)));
+    if (!r->mask_net) return MABN_OK;
+    return mabn_device_get(r->device, r->mask_target, p->masks,
+                           (size_t)t->last.positives * MASK_PIXELS);
+}
