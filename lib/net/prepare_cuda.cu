@@ -399,10 +399,13 @@ static mabn_status fold(const struct mabn_net *net, const struct node *node, flo
         &norm->norm, a, b, norm->weight < 0 ? NULL : weights + p[norm->weight].offset,
         norm->bias < 0 ? NULL : weights + p[norm->bias].offset,
         state + net->params->states[norm->state].offset);
-    if (!status)
-        mabn_norm_fold(folded + p[node->weight].offset, bias, weights + p[node->weight].offset,
-                       node->bias < 0 ? NULL : weights + p[node->bias].offset, a, b, node->c,
-                       filter_size(net, node), node->conv.centralize);
+    if (status)
+        mabn_fail_prefix(status, "'%s'", norm->name);
+    else if ((status = mabn_norm_fold(
+                  folded + p[node->weight].offset, bias, weights + p[node->weight].offset,
+                  node->bias < 0 ? NULL : weights + p[node->bias].offset, a, b, node->c,
+                  filter_size(net, node), node->conv.centralize)) != MABN_OK)
+        mabn_fail_prefix(status, "'%s'", node->name);
     free(a);
     free(b);
     return status;

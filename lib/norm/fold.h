@@ -7,16 +7,18 @@
 
 MABN_BEGIN_DECLS
 
-/* Inference coefficients of a norm that folds: y = a·x + b. a, b (C). */
+/* Inference coefficients of a norm that folds: y = a·x + b. a, b (C). MABN_ERR_NONFINITE, naming the
+ * channel, when one of them is not finite. */
 MABN_MUST_USE mabn_status mabn_norm_affine(const struct mabn_norm *norm, float *a, float *b,
                                            const float *gamma, const float *beta,
                                            const void *state);
 /* Fold y = a·conv(x) + b into the convolution: weight_out (O,K) = a·weight, where the rows of
  * `weight` are first centralized if `centralize`; bias_out (O) = a·bias + b. bias may be NULL (0);
- * weight_out may be weight, bias_out may be bias. K = the values of one filter. */
-void mabn_norm_fold(float *weight_out, float *bias_out, const float *weight, const float *bias,
-                    const float *a, const float *b, int64_t outputs, int64_t filter,
-                    bool centralize);
+ * weight_out may be weight, bias_out may be bias. K = the values of one filter.
+ * MABN_ERR_NONFINITE, naming the first filter, when one of the products is not finite. */
+MABN_MUST_USE mabn_status mabn_norm_fold(float *weight_out, float *bias_out, const float *weight,
+                                         const float *bias, const float *a, const float *b,
+                                         int64_t outputs, int64_t filter, bool centralize);
 
 MABN_END_DECLS
 #endif

@@ -140,6 +140,21 @@ layer2.0.bn1.weight 2 inf inf in channel 2
 fc.bias 1 nan nan in channel 1"
 }
 
+@test "finite numbers whose product is not are named, folded or not" {
+    mabn-convert -q model.h5 -o m.safetensors
+    poke m.safetensors a.safetensors bn1.weight 1 3e38
+    poke a.safetensors b.safetensors bn1.running_var 1 1e-10
+    mabn-convert -q b.safetensors -o scale.h5
+    for fold in -q --no-fold; do
+        fails 1 "'bn1': channel 1: weight 3e+38" mabn-eval imagenet -q $fold scale.h5 data.h5
+    done
+    poke m.safetensors a.safetensors bn1.weight 1 1e20
+    poke a.safetensors b.safetensors conv1.weight 30 1e30
+    mabn-convert -q -f b.safetensors -o filter.h5
+    fails 1 "'conv1': filter 1 is not finite when it is multiplied by its norm's scale" mabn-eval imagenet -q filter.h5 data.h5
+    fails 1 "are not finite" mabn-eval imagenet -q --no-fold filter.h5 data.h5
+}
+
 @test "outputs that are not finite are an error that names the image" {
     mabn-convert -q model.h5 -o m.safetensors
     poke m.safetensors a.safetensors fc.weight 0 3e38

@@ -1311,7 +1311,7 @@ static void test_fold(void)
     }
     float *w = draw(O * K, 0.2, 1);
     tap_status(mabn_norm_affine(&l.norm, a, b, l.gamma, l.beta, l.io.state), "affine of bn");
-    mabn_norm_fold(folded, folded_bias, w, bias, a, b, O, K, true);
+    tap_status(mabn_norm_fold(folded, folded_bias, w, bias, a, b, O, K, true), "fold");
     for (int c = 0; c < O; c++) {
         double mean = 0, sum = bias[c], got = folded_bias[c];
         for (int k = 0; k < K; k++)
@@ -1324,6 +1324,17 @@ static void test_fold(void)
         worst = fmax(worst, fabs(got - y));
     }
     tap_ok(worst < 2e-6, "a folded, centralized filter: %.1e", worst);
+    for (int far = 0; far < 2; far++) { /* finite, but not when folded: a filter, a bias */
+        w[K + 2] = far ? 0 : 1e30f;
+        bias[1] = far ? -1e30f : 0;
+        a[1] = 1e20f;
+        tap_fails(mabn_norm_fold(folded, folded_bias, w, bias, a, b, O, K, far), MABN_ERR_NONFINITE,
+                  "filter 1 is not finite", "overflow in folding is an error");
+    }
+    l.gamma[2] = 1e38f;
+    state_f32(&l, "running_var")[2] = 1e-12f;
+    tap_fails(mabn_norm_affine(&l.norm, a, b, l.gamma, l.beta, l.io.state), MABN_ERR_NONFINITE,
+              "channel 2", "a scale that is not finite is an error");
     free(w);
     layer_free(&l);
 

@@ -183,12 +183,13 @@ static mabn_status final_weights(struct mabn_net *net, const struct node *conv,
         return MABN_OK;
     }
     const struct node *norm = &net->nodes[conv->folded];
-    MABN_TRY(mabn_norm_affine(&norm->norm, net->fold_a, net->fold_b, norm->io.gamma, norm->io.beta,
-                              norm->io.state));
-    mabn_norm_fold(s->weights, bias_out, weight, bias, net->fold_a, net->fold_b, conv->c,
-                   filter_size(net, conv), conv->conv.centralize);
+    mabn_status status = mabn_norm_affine(&norm->norm, net->fold_a, net->fold_b, norm->io.gamma,
+                                          norm->io.beta, norm->io.state);
+    if (status) return mabn_fail_prefix(status, "'%s'", norm->name);
     *final = s->weights;
-    return MABN_OK;
+    status = mabn_norm_fold(s->weights, bias_out, weight, bias, net->fold_a, net->fold_b, conv->c,
+                            filter_size(net, conv), conv->conv.centralize);
+    return status ? mabn_fail_prefix(status, "'%s'", conv->name) : MABN_OK;
 }
 
 static mabn_status refresh(struct mabn_net *net, struct node *node)

@@ -109,8 +109,9 @@ static mabn_status forward(struct mabn_net *net, struct node *node)
     if (node->folded >= 0) return mabn_node_conv_infer_for(net, node->folded, node);
     MABN_TRY(bind_run(net, node));
     node->io.y = net_buffer(net, node->data);
-    return net->options.training ? mabn_norm_forward(&node->norm, &node->io)
-                                 : mabn_norm_infer(&node->norm, &node->io);
+    mabn_status status = net->options.training ? mabn_norm_forward(&node->norm, &node->io)
+                                               : mabn_norm_infer(&node->norm, &node->io);
+    return status ? mabn_fail_prefix(status, "'%s'", node->name) : MABN_OK;
 }
 
 static mabn_status backward(struct mabn_net *net, struct node *node)
