@@ -20,6 +20,7 @@ enum {
     GRAPH_NAME = 2,
     GRAPH_INITIALIZER = 5,
     NODE_INPUT = 1,
+    NODE_OUTPUT = 2,
     NODE_NAME = 3,
     NODE_OP = 4,
     TENSOR_DIMS = 1,
@@ -47,7 +48,7 @@ static const struct {
 };
 enum { TYPES = sizeof types / sizeof *types };
 
-enum { MAX_RENAMED = 1024 };
+enum { MAX_RENAMED = 1024, MAX_SHARED = 2048 };
 
 /* ---- reading ---- */
 
@@ -207,7 +208,8 @@ static mabn_status read_tensor_field(const struct cursor *c, struct tensor *t,
     case TENSOR_LOCATION:
         if (f->number == TENSOR_LOCATION && f->value == 0) return MABN_OK;
         return mabn_fail(MABN_ERR_UNSUPPORTED,
-                         "'%s': a tensor's data are in another file, which is not followed",
+                         "'%s': a tensor's data are in another file, which is not followed "
+                         "(torch.onnx.export with external_data=False writes one file)",
                          c->source->name);
     default:
         return MABN_OK;
@@ -225,14 +227,23 @@ struct renamed {
 struct renames {
     struct renamed items[MAX_RENAMED];
     size_t count;
+    /* Tensors of equal values are written once; an Identity node gives them their other names. */
+    struct renamed shared[MAX_SHARED];
+    size_t n_shared;
 };
+
+static void release_list(struct renamed *items, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        free(items[i].from);
+        free(items[i].to);
+    }
+}
 
 static void release_renames(struct renames *r)
 {
-    for (size_t i = 0; i < r->count; i++) {
-        free(r->items[i].from);
-        free(r->items[i].to);
-    }
+    release_list(r->items, r->count);
+    release_list(r->shared, r->n_shared);
     free(r);
 }
 
@@ -274,9 +285,16 @@ static void add_rename(struct renames *r, const char *from, const char *module, 
         (struct renamed){mabn_xstrdup(from), mabn_xasprintf("%s.%s", module, leaf)};
 }
 
+/* What a node computes is named like a path by PyTorch: no tensor of the file. */
+static void add_shared(struct renames *r, const char *from, const char *to)
+{
+    if (!from || !to || !*to || strchr(to, '/') || r->n_shared == MAX_SHARED) return;
+    r->shared[r->n_shared++] = (struct renamed){mabn_xstrdup(from), mabn_xstrdup(to)};
+}
+
 static mabn_status read_node(struct renames *r, struct cursor c)
 {
-    char *inputs[3] = {NULL}, *name = NULL, *op = NULL;
+    char *inputs[3] = {NULL}, *output = NULL, *name = NULL, *op = NULL;
     struct field f;
     int count = 0;
     bool more = true;
@@ -286,6 +304,7 @@ static mabn_status read_node(struct renames *r, struct cursor c)
         if (status || !more) break;
         char **text = f.number == NODE_NAME                 ? &name
                       : f.number == NODE_OP                 ? &op
+                      : f.number == NODE_OUTPUT             ? &output
                       : f.number == NODE_INPUT && count < 3 ? &inputs[count++]
                                                             : NULL;
         if (!text) continue;
@@ -297,9 +316,11 @@ static mabn_status read_node(struct renames *r, struct cursor c)
         add_rename(r, inputs[1], module, "weight");
         add_rename(r, inputs[2], module, "bias");
     }
+    if (!status && op && !strcmp(op, "Identity")) add_shared(r, inputs[0], output);
     free(module);
     free(name);
     free(op);
+    free(output);
     for (int i = 0; i < 3; i++)
         free(inputs[i]);
     return status;
@@ -307,8 +328,44 @@ static mabn_status read_node(struct renames *r, struct cursor c)
 
 /* ---- initialisers ---- */
 
-static mabn_status add_tensor(struct mabn_weights *w, const struct cursor *c,
-                              const struct renames *r, const struct tensor *t)
+static mabn_status add_named(struct mabn_weights *w, const struct renames *r, const char *own,
+                             enum mabn_dtype dtype, const struct tensor *t, size_t bytes)
+{
+    struct mabn_place place = mabn_place_at(t->data.start);
+    const char *name = renamed(r, own);
+    enum mabn_weight_part part;
+    mabn_weights_split_name(&name, &part);
+    return mabn_weights_add(w, name, part, dtype, &t->shape, &place, t->data.start + bytes);
+}
+
+/* A tensor under its name, and those that Identity nodes give it, one after another. A name is
+ * taken from its list: no two nodes give the same. */
+static mabn_status add_names(struct mabn_weights *w, struct renames *r, enum mabn_dtype dtype,
+                             const struct tensor *t, size_t bytes)
+{
+    struct renamed *list = r->shared;
+    size_t done = 0, found = 0; /* list[0 .. found): names of this tensor */
+    const char *name = t->name;
+    mabn_status status;
+    for (;;) {
+        status = add_named(w, r, name, dtype, t, bytes);
+        for (size_t i = found; i < r->n_shared; i++) {
+            if (strcmp(list[i].from, name)) continue;
+            struct renamed one = list[i];
+            list[i] = list[found];
+            list[found++] = one;
+        }
+        if (status || done == found) break;
+        name = list[done++].to;
+    }
+    release_list(list, found);
+    r->n_shared -= found;
+    memmove(list, list + found, r->n_shared * sizeof *list);
+    return status;
+}
+
+static mabn_status add_tensor(struct mabn_weights *w, const struct cursor *c, struct renames *r,
+                              const struct tensor *t)
 {
     for (int i = 0; i < TYPES; i++) {
         if ((uint64_t)types[i].onnx != t->type) continue;
@@ -322,18 +379,13 @@ static mabn_status add_tensor(struct mabn_weights *w, const struct cursor *c,
             return mabn_fail(MABN_ERR_UNSUPPORTED,
                              "'%s': initialiser '%s' has %llu bytes of data instead of %zu",
                              w->source.name, t->name, (unsigned long long)t->data.length, bytes);
-        struct mabn_place place = mabn_place_at(t->data.start);
-        const char *name = renamed(r, t->name);
-        enum mabn_weight_part part;
-        mabn_weights_split_name(&name, &part);
-        return mabn_weights_add(w, name, part, types[i].dtype, &t->shape, &place,
-                                t->data.start + bytes);
+        return add_names(w, r, types[i].dtype, t, bytes);
     }
     return mabn_fail(MABN_ERR_UNSUPPORTED, "'%s': initialiser '%s' is of a type not supported here",
                      w->source.name, t->name ? t->name : "");
 }
 
-static mabn_status read_tensor(struct mabn_weights *w, const struct renames *r, struct cursor c)
+static mabn_status read_tensor(struct mabn_weights *w, struct renames *r, struct cursor c)
 {
     struct tensor t = {0};
     struct field f;

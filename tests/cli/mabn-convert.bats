@@ -597,6 +597,17 @@ adam.pth|the optimizer's state of 29 parameters is left out: 'exp_avg' is not th
         for (i = 1; i <= n; i++) if ((a[i] - b[i]) ^ 2 > 1e-8) exit 1 }'
 }
 
+@test "ONNX: values that several tensors share have all their names" {
+    need_python ""
+    mabn-init -q cifar-resnet8 --norm bn -c 3 -o new.h5
+    mabn-convert -q new.h5 -o whole.onnx
+    $PYTHON "$ROOT/tests/cli/share_onnx.py" whole.onnx shared.onnx >names
+    assert_equal "$(wc -l <names)" 30
+    mabn-convert -q shared.onnx -o back.h5
+    run mabn-convert --check back.h5 new.h5
+    assert_output --partial "# 56 tensors compared, 0 differ, 0 only in one"
+}
+
 # A small detector: `small FAMILY NORM [OPTION]...` writes det.h5.
 small() {
     mabn-init -q -f mask-rcnn-r50-fpn --base-width 8 --fpn-width 16 --head-width 16 --fc-width 32 \
