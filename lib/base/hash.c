@@ -6,24 +6,38 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-static uint64_t seed;
+static uint64_t seed[2];
 
 static void draw_seed(void)
 {
     struct timespec now;
-    if (getrandom(&seed, sizeof seed, GRND_NONBLOCK) == (ssize_t)sizeof seed) return;
-    clock_gettime(CLOCK_REALTIME, &now); /* early in a boot, or in a sandbox */
-    seed = (uint64_t)now.tv_nsec << 32 ^ (uint64_t)now.tv_sec << 8 ^ (uint64_t)getpid();
+    if (getrandom(seed, sizeof seed, GRND_NONBLOCK) != (ssize_t)sizeof seed) {
+        clock_gettime(CLOCK_REALTIME, &now); /* early in a boot, or in a sandbox */
+        seed[0] = (uint64_t)now.tv_nsec << 32 ^ (uint64_t)now.tv_sec << 8 ^ (uint64_t)getpid();
+        seed[1] = XXH3_64bits(seed, sizeof *seed);
+    }
+    seed[1] |= 1;
+}
+
+static inline void need_seed(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    static int drawn;
+    if (__atomic_load_n(&drawn, __ATOMIC_ACQUIRE)) return;
+    pthread_once(&once, draw_seed);
+    __atomic_store_n(&drawn, 1, __ATOMIC_RELEASE);
 }
 
 uint64_t mabn_hash_bytes(const void *bytes, size_t n)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, draw_seed);
-    return XXH3_64bits_withSeed(bytes, n, seed);
+    need_seed();
+    return XXH3_64bits_withSeed(bytes, n, seed[0]);
 }
 
+/* Both halves of a product with a number that nobody knows. */
 uint64_t mabn_hash_i64(int64_t key)
 {
-    return mabn_hash_bytes(&key, sizeof key);
+    need_seed();
+    unsigned __int128 product = (unsigned __int128)((uint64_t)key ^ seed[0]) * seed[1];
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
