@@ -300,10 +300,46 @@ mabn_status mabn_json_fail(struct mabn_json *j, const char *format, ...)
     return status;
 }
 
+/* What a file is that does not begin as JSON does; NULL: no idea. */
+static const char *other_format(const struct mabn_json *j)
+{
+    static const struct {
+        const char *magic, *name;
+        size_t n;
+    } known[] = {
+        {"\xff\xfe", "UTF-16 or UTF-32 text: JSON is UTF-8 (iconv makes it)", 2},
+        {"\xfe\xff", "UTF-16 text: JSON is UTF-8 (iconv makes it)", 2},
+        {"\0\0\xfe\xff", "UTF-32 text: JSON is UTF-8 (iconv makes it)", 4},
+        {"{\0", "UTF-16 or UTF-32 text: JSON is UTF-8 (iconv makes it)", 2},
+        {"[\0", "UTF-16 or UTF-32 text: JSON is UTF-8 (iconv makes it)", 2},
+        {"\0{", "UTF-16 text: JSON is UTF-8 (iconv makes it)", 2},
+        {"\0[", "UTF-16 text: JSON is UTF-8 (iconv makes it)", 2},
+        {"\x1f\x8b", "compressed by gzip: unpack it first", 2},
+        {"BZh", "compressed by bzip2: unpack it first", 3},
+        {"\xfd" "7zXZ", "compressed by xz: unpack it first", 5},
+        {"\x28\xb5\x2f\xfd", "compressed by zstd: unpack it first", 4},
+        {"PK\3\4", "a zip archive: unpack it first", 4},
+        {"\x89HDF", "an HDF5 file", 4},
+        {"\x80\2", "a pickle", 2},
+        {"\x80\3", "a pickle", 2},
+        {"\x80\4", "a pickle", 2},
+        {"\x80\5", "a pickle", 2},
+    };
+    if (j->base || j->p - j->buffer > 1 || j->p > j->end) return NULL;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if ((size_t)(j->end - j->buffer) >= known[i].n &&
+            memcmp(j->buffer, known[i].magic, known[i].n) == 0)
+            return known[i].name;
+    return NULL;
+}
+
 /* Something else than `wanted` stands at p. */
 static mabn_status fail_here(struct mabn_json *j, const char *wanted)
 {
     if (j->status) return j->status;
+    const char *other = other_format(j);
+    if (other)
+        return fail_at(j, j->p, MABN_ERR_FORMAT, "expected %s, but this is %s", wanted, other);
     if (j->p >= j->end)
         return fail_at(j, j->p, MABN_ERR_FORMAT, "expected %s, found the end of the %s", wanted,
                        j->size ? "file (truncated?)" : "input");
@@ -512,8 +548,9 @@ static uint8_t *put_utf8(uint8_t *out, int c)
     return out;
 }
 
-/* One escape at p (the backslash): its character in *code; the end of the escape, NULL if bad. */
-static const uint8_t *read_escape(const uint8_t *p, int *code)
+/* One escape at p (the backslash): its character in *code; the end of the escape, NULL if bad.
+ * *lone: half of a pair of surrogates, which is no character. */
+static const uint8_t *read_escape(const uint8_t *p, int *code, bool *lone)
 {
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
     if (p[1] != 'u') {
@@ -523,14 +560,16 @@ static const uint8_t *read_escape(const uint8_t *p, int *code)
         return p + 2;
     }
     int c = hex4(p + 2);
-    if (c < 0 || (c >= 0xdc00 && c <= 0xdfff)) return NULL;
+    if (c < 0) return NULL;
     p += 6;
-    if (c >= 0xd800 && c <= 0xdbff) {
-        if (p[0] != '\\' || p[1] != 'u') return NULL;
+    *lone = c >= 0xd800 && c <= 0xdfff;
+    if (c >= 0xd800 && c <= 0xdbff && p[0] == '\\' && p[1] == 'u') {
         int low = hex4(p + 2);
-        if (low < 0xdc00 || low > 0xdfff) return NULL;
-        c = 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00);
-        p += 6;
+        if (low >= 0xdc00 && low <= 0xdfff) {
+            c = 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00);
+            *lone = false;
+            p += 6;
+        }
     }
     *code = c;
     return p;
@@ -553,9 +592,16 @@ static mabn_status unescape(struct mabn_json *j, const uint8_t *from, const uint
             continue;
         }
         int code = 0;
-        const uint8_t *next = read_escape(from, &code);
-        if (!next || next > to) return fail_at(j, from, MABN_ERR_FORMAT, "bad escape in a string");
-        out = put_utf8(out, code);
+        bool lone = false;
+        const uint8_t *next = read_escape(from, &code, &lone);
+        if (!next || next > to || (lone && !j->python))
+            return fail_at(j, from, MABN_ERR_FORMAT, "bad escape in a string");
+        if (lone) { /* stands as it is written */
+            memcpy(out, from, 6);
+            out += 6;
+        } else {
+            out = put_utf8(out, code);
+        }
         from = next;
     }
     text->bytes = (const char *)j->scratch;
@@ -653,7 +699,10 @@ bool mabn_json_next_key(struct mabn_json *j, struct mabn_json_text *key)
     if (scan_string(j, key)) return false;
     f->fresh = false;
     f->key_length = (uint8_t)(key->length <= KEY_KEPT ? key->length : KEY_KEPT + 1);
-    memcpy(f->key, key->bytes, key->length <= KEY_KEPT ? key->length : KEY_KEPT);
+    if (key->bytes != (const char *)j->scratch)
+        memcpy(f->key, key->bytes, KEY_KEPT); /* the padding is readable */
+    else
+        memcpy(f->key, key->bytes, key->length <= KEY_KEPT ? key->length : KEY_KEPT);
     if (*j->p == ':') {
         j->p++;
         return true;
@@ -925,6 +974,10 @@ mabn_status mabn_json_read_id(struct mabn_json *j, int64_t *out, struct mabn_jso
     text->bytes = NULL;
     text->length = 0;
     if (peek_byte(j) == '"') return mabn_json_read_string(j, text);
+    enum mabn_json_kind kind = is_digit(*j->p) ? MABN_JSON_NUMBER : mabn_json_peek(j);
+    if (kind != MABN_JSON_NUMBER && kind != MABN_JSON_ERROR)
+        return mabn_json_fail(j, "expected a number or a string, found %s",
+                              mabn_json_kind_name(kind));
     MABN_TRY(read_number(j, &n));
     if (!to_int64(&n, out)) return MABN_OK;
     text->bytes = (const char *)n.start;

@@ -72,8 +72,9 @@ struct mabn_json *mabn_json_new_fd(int fd, const char *name);
 struct mabn_json *mabn_json_new_bytes(const void *bytes, size_t size, const char *name);
 void mabn_json_free(struct mabn_json *j); /* NULL is fine */
 
-/* Take NaN, Infinity and -Infinity, which Python writes and JSON does not have, for numbers that
- * are not finite: they are passed over where no number is needed, and errors where one is. */
+/* Take what Python writes and JSON does not have: NaN, Infinity and -Infinity are numbers that are
+ * not finite, passed over where no number is needed, and errors where one is; half a pair of
+ * surrogates, which Python makes of file names that are no UTF-8, stands as it is written (\udce9). */
 void mabn_json_allow_nan(struct mabn_json *j);
 
 /* Kind of the value that comes next. */

@@ -144,31 +144,20 @@ int mabn_coco_compare_ids(const struct mabn_coco *c, int64_t a, int64_t b)
 
 /* ---- the parts of a record ---- */
 
-/* A number or a boolean as truth. */
-static bool read_flag(struct mabn_json *j)
+/* A number or a boolean as truth; *odd: neither, nor null. */
+static bool read_flag(struct mabn_json *j, bool *odd)
 {
     bool truth = false;
     double number = 0;
-    switch (mabn_json_peek(j)) {
-    case MABN_JSON_BOOL:
-        mabn_json_read_bool(j, &truth);
-        return truth;
-    case MABN_JSON_NULL:
-        mabn_json_read_null(j);
-        return false;
-    default:
-        mabn_json_read_double(j, &number);
-        return number != 0;
-    }
-}
-
-/* The same of a field that nothing depends on unless it is asked for. */
-static bool try_flag(struct mabn_json *j)
-{
     enum mabn_json_kind kind = mabn_json_peek(j);
-    if (kind == MABN_JSON_BOOL || kind == MABN_JSON_NUMBER) return read_flag(j);
-    mabn_json_skip(j);
-    return false;
+    *odd = false;
+    if (kind == MABN_JSON_BOOL)
+        mabn_json_read_bool(j, &truth);
+    else if (kind == MABN_JSON_NULL)
+        mabn_json_read_null(j);
+    else
+        *odd = !mabn_json_try_double(j, &number);
+    return truth || number != 0;
 }
 
 static void add_length(struct reading *r, size_t n)
@@ -300,13 +289,13 @@ static void read_mask(struct reading *r, struct mabn_segmentation *s)
     struct mabn_json *j = r->json;
     struct mabn_json_text key;
     double size[2] = {-1, -1};
-    bool counts = true;
+    bool counts = true, sized = false;
     mabn_json_begin_object(j);
     while (mabn_json_next_key(j, &key)) {
         bool is_size = mabn_json_is(key, "size"), is_counts = mabn_json_is(key, "counts");
         enum mabn_json_kind kind = mabn_json_peek(j); /* the key is gone from here on */
         if (is_size)
-            read_few(r, size, 2, NULL);
+            sized = read_few(r, size, 2, NULL);
         else if (is_counts && kind == MABN_JSON_ARRAY)
             counts = read_counts(r, s);
         else if (is_counts && kind == MABN_JSON_STRING)
@@ -317,8 +306,11 @@ static void read_mask(struct reading *r, struct mabn_segmentation *s)
     for (int i = 0; i < 2; i++)
         if (!(size[i] >= 0 && size[i] <= INT32_MAX && size[i] == floor(size[i])) ||
             size[0] * size[1] > UINT32_MAX) {
-            be_odd(r, s, "bad mask size [%.10g, %.10g]: expected \"size\": [height, width]",
-                   size[0], size[1]);
+            if (!sized)
+                be_odd(r, s, "expected \"size\": [height, width], two numbers, in a mask");
+            else
+                be_odd(r, s, "bad mask size [%.10g, %.10g]: expected \"size\": [height, width]",
+                       size[0], size[1]);
             return;
         }
     if (!counts)
@@ -372,35 +364,8 @@ static void read_keypoints(struct reading *r, struct mabn_coco_record *record)
     record->has_keypoints = record->n_keypoints > 0;
 }
 
-/* [x, y, w, h]; an empty list counts as none, as COCO's tools take it. */
-static void read_box(struct mabn_json *j, struct mabn_coco_record *record)
-{
-    double v[4];
-    size_t n = 0;
-    if (mabn_json_peek(j) == MABN_JSON_NULL) {
-        mabn_json_skip(j);
-        return;
-    }
-    mabn_json_begin_array(j);
-    while (mabn_json_next_item(j)) {
-        if (n == 4) {
-            mabn_json_fail(j, "expected 4 numbers, found more");
-            return;
-        }
-        if (mabn_json_read_double(j, &v[n])) return;
-        n++;
-    }
-    if (mabn_json_status(j) || n == 0) return;
-    if (n != 4) {
-        mabn_json_fail(j, "expected 4 numbers in \"bbox\", found %zu", n);
-        return;
-    }
-    record->box = (struct mabn_box){v[0], v[1], v[2], v[3]};
-    record->has_box = true;
-}
-
-/* The same where not every task needs it: in ground truth, and in results of masks. */
-static void try_box(struct reading *r, struct mabn_coco_record *record)
+/* [x, y, w, h]; an empty list counts as none, as COCO's tools take it. Not every task needs it. */
+static void read_box(struct reading *r, struct mabn_coco_record *record)
 {
     double v[4];
     bool empty;
@@ -434,10 +399,10 @@ static unsigned read_field(struct reading *r, struct mabn_coco_record *record,
         read_id(r, &record->category_id);
         return SEEN_CATEGORY;
     }
-    if (mabn_json_is(key, "bbox") && r->results && (r->boxes || r->out->n_records == 0)) {
-        read_box(j, record);
-    } else if (mabn_json_is(key, "bbox")) {
-        try_box(r, record);
+    if (mabn_json_is(key, "bbox")) {
+        read_box(r, record);
+        if (record->odd_box && r->boxes)
+            mabn_json_fail(j, "expected 4 finite numbers in \"bbox\"");
     } else if (mabn_json_is(key, "score") && r->results) {
         mabn_json_read_double(j, &record->score);
         return SEEN_SCORE;
@@ -455,9 +420,10 @@ static unsigned read_field(struct reading *r, struct mabn_coco_record *record,
         record->has_area = mabn_json_try_double(j, &record->area);
         record->odd_area = given && !record->has_area;
     } else if (mabn_json_is(key, "iscrowd")) {
-        record->crowd = read_flag(j);
+        record->crowd = read_flag(j, &record->odd_crowd);
     } else if (mabn_json_is(key, "ignore")) {
-        record->ignore = try_flag(j);
+        bool odd; /* nothing depends on it unless it is asked for */
+        record->ignore = read_flag(j, &odd);
     } else if (mabn_json_is(key, "num_keypoints")) {
         read_num_keypoints(r, record);
     } else {
@@ -515,11 +481,20 @@ static uint32_t line_of(struct mabn_json *j)
     return line <= UINT32_MAX ? (uint32_t)line : 0;
 }
 
+/* A string as a new C string; NULL where it has a zero byte. */
+static char *read_text(struct mabn_json *j)
+{
+    struct mabn_json_text text;
+    if (mabn_json_read_string(j, &text) || memchr(text.bytes, 0, text.length)) return NULL;
+    return mabn_xstrndup(text.bytes, text.length);
+}
+
 static void read_file_name(struct mabn_json *j, struct mabn_coco_image *image)
 {
     enum mabn_json_kind kind = mabn_json_peek(j);
     if (kind == MABN_JSON_STRING && !image->file_name) {
-        mabn_json_read_strdup(j, &image->file_name);
+        image->file_name = read_text(j);
+        if (!image->file_name) image->odd_name = MABN_JSON_STRING;
         return;
     }
     if (kind != MABN_JSON_NULL) image->odd_name = (uint8_t)kind;
@@ -655,7 +630,7 @@ static void read_name(struct mabn_json *j, struct mabn_coco_category *category)
     if (category->name || (kind != MABN_JSON_STRING && kind != MABN_JSON_NUMBER))
         mabn_json_skip(j);
     else if (kind == MABN_JSON_STRING)
-        mabn_json_read_strdup(j, &category->name);
+        category->name = read_text(j);
     else if (!mabn_json_read_id(j, &number, &text))
         category->name = text.bytes ? mabn_xstrndup(text.bytes, text.length)
                                     : mabn_xasprintf("%lld", (long long)number);
@@ -824,7 +799,9 @@ static void read_detections(struct reading *r)
             if (!r->boxes && !keypoints) needed |= SEEN_SEGMENTATION;
             if (r->boxes) r->keep = keep; /* nothing has to be derived from the rest */
             if (!r->boxes && !keypoints && last->segmentation.kind == MABN_SEGMENTATION_NONE)
-                mabn_json_fail(j, "no \"bbox\", \"segmentation\" or \"keypoints\"");
+                mabn_json_fail(j, last->odd_box
+                                      ? "expected 4 finite numbers in \"bbox\""
+                                      : "no \"bbox\", \"segmentation\" or \"keypoints\"");
         }
         if (r->boxes && !last->has_box)
             mabn_json_fail(j, "no \"bbox\", which the first result has");
@@ -967,6 +944,7 @@ const char *mabn_coco_name_fault(const struct mabn_coco_image *image)
     const char *name = image->file_name;
     if (!name && image->odd_name == MABN_JSON_NUMBER)
         return "\"file_name\" is a number, not a text";
+    if (!name && image->odd_name == MABN_JSON_STRING) return "\"file_name\" has a zero character";
     if (!name && image->odd_name) return "\"file_name\" is not a text";
     if (!name) return "it has no \"file_name\"";
     if (!*name) return "its \"file_name\" is empty";
@@ -1001,7 +979,7 @@ mabn_status mabn_coco_image_path(char **out, const struct mabn_coco *c,
 void mabn_coco_forget_crowds(struct mabn_coco *c)
 {
     for (size_t i = 0; i < c->n_records; i++)
-        c->records[i].crowd = false;
+        c->records[i].crowd = c->records[i].odd_crowd = false;
 }
 
 mabn_status mabn_coco_wrong_size(const struct mabn_coco *c, const struct mabn_coco_image *image,

@@ -11,11 +11,11 @@
  * annotations likewise (for duplicates see coco/score.h); null or absent is an id of its own;
  *   "segmentation" is a list of polygons, or {"size", "counts"} with a list or a string; null, an
  *   empty list, or absent, is none;
- *   "iscrowd" is a number or a boolean; unknown fields are passed over.
+ *   "iscrowd" is a number or a boolean (null: no crowd); unknown fields are passed over.
  *
  * A field that is not what it should be stops only who needs it: a segmentation keeps the reason
- * why it cannot be used, and mabn_coco_mask fails with it; a box or keypoints are marked as odd; a
- * size is not given; nor is an area, which a warning tells. NaN and Infinity, which Python writes,
+ * why it cannot be used, and mabn_coco_mask fails with it; a box, keypoints or "iscrowd" are marked
+ * as odd; a size is not given; nor is an area, which a warning tells. NaN and Infinity, which Python writes,
  * are such values. The name of a category may be a number. Errors name file, line and field. */
 #ifndef MABN_COCO_ANNOTATIONS_H
 #define MABN_COCO_ANNOTATIONS_H
@@ -102,6 +102,7 @@ struct mabn_coco_record {
     bool no_id;         /* none: `id` is the record's alone */
     bool odd_box;       /* "bbox" is there but not four finite numbers */
     bool odd_area;      /* "area" is there but no finite number; it counts as not given */
+    bool odd_crowd;     /* "iscrowd" is there but no number or boolean */
     bool odd_keypoints; /* "keypoints" is there but not three finite numbers for each */
 };
 

@@ -368,12 +368,13 @@ static mabn_status add_plain(const struct packing *p, struct mabn_dataset_writer
         const struct mabn_coco_record *r = &p->coco.records[p->order[i]];
         ids[i] = r->id;
         categories[i] = (int32_t)p->category[p->order[i]];
+        /* NaN: no box */
         boxes[4 * i] = r->has_box ? r->box.x : NAN;
         boxes[4 * i + 1] = r->has_box ? r->box.y : NAN;
         boxes[4 * i + 2] = r->has_box ? r->box.w : NAN;
         boxes[4 * i + 3] = r->has_box ? r->box.h : NAN;
         areas[i] = r->has_area ? r->area : r->box.w * r->box.h;
-        crowd[i] = r->crowd;
+        crowd[i] = r->odd_crowd ? 2 : r->crowd;
         ignore[i] = r->ignore;
     }
     mabn_status status =
@@ -465,8 +466,8 @@ static mabn_status mask_text(struct mabn_str *out, struct mabn_rle *mask, const 
 
 /* Those that cannot be used are packed with the reason, so that only who needs them is stopped. */
 struct odd_masks {
-    size_t n;
-    const struct mabn_coco_record *first;
+    size_t n, n_brief;
+    const struct mabn_coco_record *first, *brief;
     char why[160];
 };
 
@@ -475,6 +476,10 @@ static void tell_odd_masks(const struct mabn_coco *c, const struct odd_masks *od
     if (odd->n)
         mabn_warn("'%s': %zu segmentation%s cannot be used (the first: line %u, %s)", c->name,
                   odd->n, odd->n == 1 ? "" : "s", odd->first->line, odd->why);
+    if (odd->n_brief)
+        mabn_warn("'%s': the runs of %zu mask%s end before the last pixel (the first: line %u): "
+                  "what is missing is packed as background",
+                  c->name, odd->n_brief, odd->n_brief == 1 ? "" : "s", odd->brief->line);
 }
 
 static mabn_status add_masks(const struct packing *p, struct mabn_dataset_writer *w)
@@ -508,6 +513,7 @@ static mabn_status add_masks(const struct packing *p, struct mabn_dataset_writer
         }
         sizes[2 * i] = mask.height;
         sizes[2 * i + 1] = mask.width;
+        if (mask.missing && !odd.n_brief++) odd.brief = r;
     }
     first[n] = bytes.length;
     tell_odd_masks(c, &odd);
@@ -898,11 +904,12 @@ static mabn_status take_plain(struct unpacking *u)
                                            .category_id = c->categories[categories[a]].id,
                                            .area = areas[a],
                                            .box = {b[0], b[1], b[2], b[3]},
-                                           .crowd = crowd[a] != 0,
+                                           .crowd = crowd[a] == 1,
+                                           .odd_crowd = crowd[a] > 1,
                                            .ignore = ignore[a] != 0,
                                            .has_area = true,
                                            .has_box = true};
-            if (!isfinite(b[0] + b[1] + b[2] + b[3])) {
+            if (!(isfinite(b[0]) && isfinite(b[1]) && isfinite(b[2]) && isfinite(b[3]))) {
                 r->has_box = false;
                 r->box = (struct mabn_box){0, 0, 0, 0};
             }

@@ -358,11 +358,24 @@ static void check_mask(struct inspection *in, size_t i, struct mabn_rle *mask)
         fault(in, r->line, "%s: %s", name, at ? at + 3 : text);
         return;
     }
+    if (mask->missing)
+        fault(in, r->line, "%s: the runs of its mask end %u pixels before the last", name,
+              mask->missing);
     if (image && (mask->height != image->height || mask->width != image->width))
         fault(in, r->line, "%s: a mask of %u x %u in an image of %u x %u", name, mask->width,
               mask->height, image->width, image->height);
     else if (mabn_rle_area(mask) == 0)
         fault(in, r->line, "%s: a mask without pixels", name);
+}
+
+static void check_crowds(struct inspection *in)
+{
+    char name[96];
+    begin(in, "crowds");
+    for (size_t i = 0; i < in->c->n_records; i++)
+        if (in->c->records[i].odd_crowd)
+            fault(in, in->c->records[i].line, "%s: \"iscrowd\" is no number and not true or false",
+                  record_name(in, i, name));
 }
 
 static void check_masks(struct inspection *in)
@@ -418,6 +431,7 @@ static void find_faults(struct inspection *in)
     check_categories(in);
     check_ids(in);
     check_boxes(in);
+    check_crowds(in);
     check_masks(in);
     check_keypoints(in);
     begin(in, "");

@@ -329,11 +329,12 @@ static void tell_orphans(const struct mabn_coco *truth)
         }
         if (n)
             mabn_warn("'%s': %zu annotation%s of %s that are not listed (the first: %s, %s %s%s) "
-                      "count for nothing",
+                      "count%s for nothing",
                       truth->name, n, n == 1 ? "" : "s", whats[t],
                       mabn_coco_record_place(truth, first, place), t ? "category" : "image",
                       mabn_coco_id_text(truth, t ? first->category_id : first->image_id, id),
-                      is_text(truth, t ? first->category_id : first->image_id) ? ", a text" : "");
+                      is_text(truth, t ? first->category_id : first->image_id) ? ", a text" : "",
+                      n == 1 ? "s" : "");
         table_release(&tables[t]);
     }
 }
@@ -405,6 +406,45 @@ static void tell_areas(const struct mabn_coco *truth, const struct mabn_coco_par
                   first->has_area ? first->area : first->box.w * first->box.h, n == 1 ? "s" : "");
 }
 
+/* Where pycocotools errs in a way that a file can bring about: say so. */
+static void tell_quirks(const struct mabn_coco *truth, bool lvis)
+{
+    const struct mabn_coco_record *zero = NULL, *ignored = NULL;
+    char place[48];
+    size_t n = 0;
+    for (size_t i = 0; i < truth->n_records; i++) {
+        const struct mabn_coco_record *r = &truth->records[i];
+        if (r->id == 0 && !zero) zero = r;
+        if (r->ignore && !r->crowd && !lvis && !n++) ignored = r;
+    }
+    if (zero)
+        mabn_warn("'%s': an annotation has the id 0 (%s): results that find it count as wrong, as "
+                  "in pycocotools (--fix-quirks counts them as right)",
+                  truth->name, mabn_coco_record_place(truth, zero, place));
+    if (n)
+        mabn_warn("'%s': %zu annotation%s \"ignore\" (the first: %s), which has no effect, as in "
+                  "pycocotools (--fix-quirks heeds it)",
+                  truth->name, n, n == 1 ? " says" : "s say",
+                  mabn_coco_record_place(truth, ignored, place));
+}
+
+/* Boxes of negative extent overlap nothing. */
+static void tell_boxes(const struct mabn_coco *c)
+{
+    const struct mabn_coco_record *first = NULL;
+    char place[48];
+    size_t n = 0;
+    for (size_t i = 0; i < c->n_records; i++) {
+        const struct mabn_coco_record *r = &c->records[i];
+        if (r->has_box && (r->box.w < 0 || r->box.h < 0) && !n++) first = r;
+    }
+    if (n)
+        mabn_warn("'%s': %zu box%s a negative width or height (the first: %s, %g x %g) and "
+                  "overlap%s nothing",
+                  c->name, n, n == 1 ? " has" : "es have", mabn_coco_record_place(c, first, place),
+                  first->box.w, first->box.h, n == 1 ? "s" : "");
+}
+
 /* ---- detections ---- */
 
 /* The image is unknown: is it one that was left out on purpose? */
@@ -453,9 +493,10 @@ static mabn_status list_detections(struct mabn_coco_join *out, const struct mabn
     }
     if (strange && !params->quiet)
         mabn_warn(
-            "'%s': %zu results of categories that '%s' does not have (such as %s%s) are ignored",
-            results->name, strange, truth->name, mabn_coco_id_text(results, strange_id, id),
-            is_text(results, strange_id) ? ", a text" : "");
+            "'%s': %zu result%s of categories that '%s' does not have (such as %s%s) %s ignored",
+            results->name, strange, strange == 1 ? "" : "s", truth->name,
+            mabn_coco_id_text(results, strange_id, id),
+            is_text(results, strange_id) ? ", a text" : "", strange == 1 ? "is" : "are");
     for (size_t i = 0; i < out->n_images; i++)
         start[i + 1] += start[i];
     out->detections = mabn_xmalloc((n + 1) * sizeof *out->detections);
@@ -552,6 +593,11 @@ mabn_status mabn_coco_join_make(struct mabn_coco_join *out, const struct mabn_co
     list_truths(out, truth, params, &images, &categories);
     if (!params->quiet) tell_orphans(truth);
     if (!params->quiet) tell_areas(truth, params);
+    if (!params->quiet && !params->fix_quirks) tell_quirks(truth, params->lvis);
+    if (!params->quiet && params->type == MABN_COCO_BBOX) {
+        tell_boxes(truth);
+        tell_boxes(results);
+    }
     if (params->lvis) MABN_TRY_GOTO(check_lvis(out, truth), done);
     status = list_detections(out, truth, results, params, &images, &categories);
     if (!status && params->lvis)

@@ -41,6 +41,7 @@ static mabn_status set_size(struct mabn_rle *r, uint32_t height, uint32_t width)
     r->height = height;
     r->width = width;
     r->count = 0;
+    r->missing = 0;
     return MABN_OK;
 }
 
@@ -61,7 +62,7 @@ static inline void add_run(struct mabn_rle *r, uint32_t length, bool *join)
 /* After the last run: what is left of the image is zeros. */
 static void finish_runs(struct mabn_rle *r, uint64_t sum)
 {
-    uint32_t rest = (uint32_t)((uint64_t)r->height * r->width - sum);
+    uint32_t rest = r->missing = (uint32_t)((uint64_t)r->height * r->width - sum);
     if (r->count % 2) {
         r->counts[r->count - 1] += rest;
     } else if (rest || r->count == 0) {
@@ -499,6 +500,7 @@ static void copy_rle(struct mabn_rle *out, const struct mabn_rle *r)
     out->count = r->count;
     out->height = r->height;
     out->width = r->width;
+    out->missing = 0;
 }
 
 mabn_status mabn_rle_merge(struct mabn_rle *out, const struct mabn_rle *masks, size_t n,

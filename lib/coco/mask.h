@@ -29,6 +29,7 @@ struct mabn_rle {
     uint32_t height, width;
     uint32_t *counts; /* (count) */
     size_t count, capacity;
+    uint32_t missing; /* pixels behind the last run that was read; they are zeros */
 };
 
 struct mabn_box {

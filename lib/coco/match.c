@@ -53,6 +53,7 @@ struct mismatch {
 
 struct worker {
     struct mismatch other[2]; /* of truth, of results */
+    struct mismatch brief[2]; /* likewise, masks whose runs end before their last pixel */
     struct shape *shapes;     /* ground truths, then detections */
     size_t room_shapes;
     uint32_t *runs;
@@ -125,6 +126,13 @@ static mabn_status keep_runs(struct worker *w, const struct shape *s, const stru
     return MABN_OK;
 }
 
+static void note_mismatch(struct mismatch *which, const struct shape *s,
+                          const struct mabn_coco_image *image)
+{
+    if (!which->n++ || s->record < which->first)
+        *which = (struct mismatch){which->n, s->record, image, s->height, s->width};
+}
+
 static mabn_status take_mask(const struct matching *m, struct worker *w, struct shape *s,
                              const struct mabn_coco *file, const struct mabn_coco_image *image)
 {
@@ -137,10 +145,9 @@ static mabn_status take_mask(const struct matching *m, struct worker *w, struct 
     s->pixels = mabn_rle_area(&w->rle);
     s->height = w->rle.height;
     s->width = w->rle.width;
+    if (w->rle.missing) note_mismatch(&w->brief[file == m->e->results], s, image);
     if (!image->unsized && (s->height != image->height || s->width != image->width)) {
-        struct mismatch *other = &w->other[file == m->e->results];
-        if (!other->n++ || s->record < other->first)
-            *other = (struct mismatch){other->n, s->record, image, s->height, s->width};
+        note_mismatch(&w->other[file == m->e->results], s, image);
     }
     MABN_TRY(keep_runs(w, s, &w->rle, file, &s->runs, &s->n_runs));
     if (!m->e->params.boundary) return MABN_OK;
@@ -184,6 +191,9 @@ static mabn_status take_truth(const struct matching *m, struct worker *w, struct
     const struct mabn_coco *file = m->e->truth;
     const struct mabn_coco_record *r = s->record;
     enum mabn_coco_type type = m->e->params.type;
+    if (r->odd_crowd)
+        return mabn_coco_fail(file, r, MABN_ERR_FORMAT,
+                              "\"iscrowd\" is no number and not true or false");
     if (!r->has_box && type != MABN_COCO_SEGM)
         return mabn_coco_fail(file, r, MABN_ERR_FORMAT,
                               r->odd_box ? "expected 4 finite numbers in \"bbox\"" : "no \"bbox\"");
@@ -629,18 +639,26 @@ static void gather_cells(struct matching *m)
     free(at);
 }
 
+/* All workers' together. */
+static struct mismatch gather_mismatches(const struct matching *m, bool brief, int which)
+{
+    struct mismatch all = {0};
+    for (int i = 0; i < m->e->threads; i++) {
+        const struct worker *w = &m->workers[i];
+        const struct mismatch *one = brief ? &w->brief[which] : &w->other[which];
+        size_t n = all.n + one->n;
+        if (one->n && (!all.n || one->first < all.first)) all = *one;
+        all.n = n;
+    }
+    return all;
+}
+
 static void tell_mismatches(const struct matching *m)
 {
     char id[24], place[48];
     for (int which = 0; which < 2; which++) {
         const struct mabn_coco *file = which ? m->e->results : m->e->truth;
-        struct mismatch all = {0};
-        for (int i = 0; i < m->e->threads; i++) {
-            const struct mismatch *one = &m->workers[i].other[which];
-            size_t n = all.n + one->n;
-            if (one->n && (!all.n || one->first < all.first)) all = *one;
-            all.n = n;
-        }
+        struct mismatch all = gather_mismatches(m, false, which);
         if (all.n)
             mabn_warn("'%s': %zu mask%s of another size than the image (the first: %s, %u x %u "
                       "pixels; image %s is %u x %u): masks of two sizes never overlap",
@@ -648,6 +666,12 @@ static void tell_mismatches(const struct matching *m)
                       mabn_coco_record_place(file, all.first, place), all.width, all.height,
                       mabn_coco_id_text(m->e->truth, all.image->id, id), all.image->width,
                       all.image->height);
+        all = gather_mismatches(m, true, which);
+        if (all.n)
+            mabn_warn("'%s': the runs of %zu mask%s end before the last pixel (the first: %s): what "
+                      "is missing counts as background",
+                      file->name, all.n, all.n == 1 ? "" : "s",
+                      mabn_coco_record_place(file, all.first, place));
     }
 }
 
@@ -683,6 +707,7 @@ static mabn_status count_columns(const struct matching *m, const struct mabn_coc
                                  const struct mabn_coco_record *r, size_t image, uint64_t *sum)
 {
     const size_t numbers = m->e->truth->n_numbers + m->e->results->n_numbers;
+    if (m->join->images[image]->width < 2048) return MABN_OK; /* no more than 1024 a number */
     *sum += mabn_coco_mask_columns(file, r, m->join->images[image]->width);
     if (*sum <= many_columns + 1024 * (uint64_t)numbers) return MABN_OK;
     return mabn_coco_fail(file, r, MABN_ERR_LIMIT,

@@ -56,6 +56,9 @@ static mabn_status check_record(const struct mabn_coco *c, const struct mabn_coc
 {
     const struct mabn_box b = r->box;
     const struct mabn_segmentation *s = &r->segmentation;
+    if (r->odd_crowd)
+        return mabn_coco_fail(c, r, MABN_ERR_FORMAT,
+                              "\"iscrowd\" is no number and not true or false");
     if (r->has_box && !(isfinite(b.x) && isfinite(b.y) && isfinite(b.w) && isfinite(b.h)))
         return mabn_coco_fail(c, r, MABN_ERR_FORMAT, "a box that is not finite");
     if (s->kind == MABN_SEGMENTATION_POLYGONS) {

@@ -186,10 +186,62 @@ END
 
 @test "coco: a ground truth of id 0" {
     sed 's/"id": 1, "image_id"/"id": 0, "image_id"/' truth.json >zero.json
-    run mabn-score coco zero.json results.json
-    assert_line --index 0 --partial "= 0.000"
-    run mabn-score coco --fix-quirks zero.json results.json
+    run --separate-stderr mabn-score coco -t bbox,segm zero.json results.json
+    assert_line --index 1 --partial "= 0.000"
+    assert_equal "$stderr" "mabn-score: warning: 'zero.json': an annotation has the id 0 (line 4): results that find it count as wrong, as in pycocotools (--fix-quirks counts them as right)"
+    run --separate-stderr mabn-score coco --fix-quirks zero.json results.json
     assert_line --index 0 --partial "= 0.505"
+    [ -z "$stderr" ]
+}
+
+@test "coco: what has no effect, or another than one may think, is told" {
+    sed '6s/"iscrowd": 0/"iscrowd": 0, "ignore": 1/' truth.json >ignore.json
+    run --separate-stderr mabn-score coco ignore.json results.json
+    assert_equal "$stderr" "mabn-score: warning: 'ignore.json': 1 annotation says \"ignore\" (the first: line 6), which has no effect, as in pycocotools (--fix-quirks heeds it)"
+    run --separate-stderr mabn-score coco --fix-quirks ignore.json results.json
+    assert_line --index 0 --partial "= 1.000"
+    [ -z "$stderr" ]
+    sed 's/10, 10, 40, 40/50, 50, -40, 40/' truth.json >left.json
+    sed 's/10, 10, 40, 40/50, 50, 40, -40/' results.json >up.json
+    run --separate-stderr mabn-score coco left.json up.json
+    assert_success
+    assert_equal "$stderr" "mabn-score: warning: 'left.json': 1 box has a negative width or height (the first: line 4, -40 x 40) and overlaps nothing
+mabn-score: warning: 'up.json': 1 box has a negative width or height (the first: line 1, 40 x -40) and overlaps nothing"
+    run --separate-stderr mabn-score coco -t segm left.json results.json
+    assert_success
+    [ -z "$stderr" ] # masks do not need the boxes
+    sed 's/"segmentation": .*\]\]/"segmentation": {"size": [100, 100], "counts": [5, 4]}/' truth.json >brief.json
+    run --separate-stderr mabn-score coco -t segm brief.json results.json
+    assert_success
+    assert_equal "$stderr" "mabn-score: warning: 'brief.json': the runs of 2 masks end before the last pixel (the first: line 4): what is missing counts as background"
+    run --separate-stderr mabn-info --verify brief.json
+    assert_failure 1
+    assert_line "  'brief.json':4: annotation 1 (image 1): the runs of its mask end 9991 pixels before the last"
+}
+
+@test "coco: an \"iscrowd\" that is no answer stops only who asks" {
+    sed '6s/"iscrowd": 0/"iscrowd": "0"/' truth.json >text.json
+    fails 1 "'text.json':6: annotation 2 (image 2): \"iscrowd\" is no number and not true or false" mabn-score coco text.json results.json
+    mabn-score coco --images 1 text.json results.json # not of the other image
+    run --separate-stderr mabn-info --verify text.json
+    assert_line "  'text.json':6: annotation 2 (image 2): \"iscrowd\" is no number and not true or false"
+    for same in true 1.0 -1 0.5; do
+        sed "6s/\"iscrowd\": 0/\"iscrowd\": $same/" truth.json >crowd.json
+        run mabn-score coco crowd.json results.json
+        assert_line --index 0 --partial "= 1.000"
+    done
+    assert_equal "$(mabn-score coco <(sed 's/"iscrowd": 0/"iscrowd": null/' truth.json) results.json)" "$(mabn-score coco truth.json results.json)"
+}
+
+@test "coco: files that are no JSON are named for what they are" {
+    iconv -t UTF-16 truth.json >utf16.json
+    fails 1 "but this is UTF-16 or UTF-32 text: JSON is UTF-8" mabn-score coco utf16.json results.json
+    iconv -t UTF-16BE results.json >utf16.json
+    fails 1 "but this is UTF-16 text: JSON is UTF-8" mabn-score coco truth.json utf16.json
+    gzip -k results.json
+    fails 1 "expected an array, but this is compressed by gzip: unpack it first" mabn-score coco truth.json results.json.gz
+    printf '\xef\xbb\xbf' | cat - results.json >bom.json
+    assert_equal "$(mabn-score coco truth.json bom.json)" "$(mabn-score coco truth.json results.json)"
 }
 
 @test "coco: no results at all" {
@@ -222,8 +274,8 @@ bad() {
     bad 's/"image_id": 2/"image_id": 9/' "'bad.json':2: result 2: image 9 is not in 'truth.json'"
     bad 's/, "score": 0.8//' "'bad.json':2:57: [1]: no \"score\""
     bad 's/0.8}/NaN}/' "'bad.json':2:"
-    bad 's/50, 50, 20, 20/50, 50, 20/' "expected 4 numbers in \"bbox\", found 3"
-    bad 's/50, 50, 20, 20/50, "50", 20, 20/' "[1].bbox[1]: expected a number, found a string"
+    bad 's/50, 50, 20, 20/50, 50, 20/' "'bad.json':2:53: [1].bbox: expected 4 finite numbers in \"bbox\""
+    bad 's/50, 50, 20, 20/50, "50", 20, 20/' "[1].bbox: expected 4 finite numbers in \"bbox\""
     bad 's/"bbox": .50, 50, 20, 20./"x": 1/' "no \"bbox\", which the first result has"
     bad 's/0.8}]/0.8}/' "truncated"
     bad 's/"bbox": .[0-9, ]*./"segmentation": {"size": [100, 100], "counts": [3, 99999]}/' "counts overrun the image" segm
@@ -246,7 +298,7 @@ bad() {
     sed '2s/"category_id": 3/"category_id": 8/' results.json >odd.json
     run --separate-stderr mabn-score coco truth.json odd.json
     assert_success
-    [[ $stderr == *"1 results of categories that 'truth.json' does not have (such as 8) are ignored"* ]]
+    [[ $stderr == *"1 result of categories that 'truth.json' does not have (such as 8) is ignored"* ]]
 }
 
 @test "coco: categories that do not agree are doubted" {
@@ -296,7 +348,7 @@ END
     sed '4s/"image_id": 1/"image_id": 77/' truth.json >orphan.json
     run --separate-stderr mabn-score coco -t bbox,segm orphan.json results.json
     assert_success
-    assert_equal "$stderr" "mabn-score: warning: 'orphan.json': 1 annotation of images that are not listed (the first: line 4, image 77) count for nothing"
+    assert_equal "$stderr" "mabn-score: warning: 'orphan.json': 1 annotation of images that are not listed (the first: line 4, image 77) counts for nothing"
     sed 's/"category_id": 3/"category_id": "x"/' truth.json >orphan.json
     run --separate-stderr mabn-score coco --class-agnostic orphan.json results.json
     [[ $stderr == *"'orphan.json': 2 annotations of categories that are not listed (the first: line 4, category x, a text)"* ]]
@@ -327,6 +379,9 @@ a.json|s/"segmentation": .*\]\]/"segmentation": [1, 2, 3]/
 a.json|s/"segmentation": .*\]\]/"segmentation": "none"/
 a.json|s/"iscrowd": 0/"iscrowd": 0, "ignore": "no", "num_keypoints": null, "keypoints": "none", "score": "high", "caption": 1/
 a.json|s/"height"/"file_name": 17, "height"/
+a.json|s/"height"/"file_name": "caf\\udce9\\ud83d.jpg", "note": "\\ud800\\u0041", "height"/
+a.json|s/"height"/"file_name": "a\\u0000b.jpg", "height"/
+a.json|s/"name": "dog"/"name": "d\\u0000g"/
 a.json|s/"iscrowd": 0/"iscrowd": 0, "attributes": {"angle": NaN, "range": [-Infinity, Infinity]}/
 a.json|s/"height": 100, "width": 100/"height": NaN, "width": Infinity/g
 a.json|s/"segmentation": .*\]\]/"segmentation": [[10, 10, NaN, 10, 50, 50]]/
@@ -369,6 +424,9 @@ END
         assert_equal "$(mabn-score coco -t segm truth.json odd.json)" "$expected"
     done
     assert_equal "$(mabn-score coco truth.json odd.json)" "$(mabn-score coco truth.json <(masks null))"
+    sed '1s/"score"/"bbox": [1, 2], "score"/' <(masks null) >first.json
+    assert_equal "$(mabn-score coco -t segm truth.json first.json)" "$expected"
+    fails 1 "'first.json':1: result 1 (image 1): expected 4 finite numbers in \"bbox\"" mabn-score coco truth.json first.json
     masks '[1, 2, 3]' >odd.json
     fails 1 "'odd.json':2: result 2 (image 2): expected 4 finite numbers in \"bbox\"" mabn-score coco truth.json odd.json
 }
@@ -565,6 +623,8 @@ END
     sed 's/"height": 100, "width": 100/"file_name": "image0003.JPEG"/' lvis.json >named.json
     mabn-pack coco -q tree/class000 named.json -o lvis.h5
     assert_equal "$(mabn-score coco --lvis lvis.h5 found.json)" "$(mabn-score coco --lvis lvis.json found.json)"
+    sed 's/"iscrowd": 1/"iscrowd": "no"/' lvis.json >crowd.json
+    assert_equal "$(mabn-score coco --lvis crowd.json found.json)" "$(mabn-score coco --lvis lvis.json found.json)"
     fails 1 "image 1 has no \"neg_category_ids\" and \"not_exhaustive_category_ids\": is this an LVIS file?" mabn-score coco --lvis truth.json results.json
     sed 's/"frequency": "r"/"frequency": "x"/' lvis.json >odd.json
     fails 1 "category 7 has no \"frequency\" r, c or f" mabn-score coco --lvis odd.json found.json

@@ -5,7 +5,7 @@
 
 Random annotation files full of odd things: ids that are texts, huge, null, missing or twice; annotations
 of unlisted images and categories; polygons of odd counts; masks that overrun or have another size; no
-boxes, sizes, areas; keypoints of other counts or none. Needs nothing but Python and the tools.
+boxes, sizes, areas; keypoints of other counts or none; crowds that are no answer; names that are no Unicode. Needs nothing but Python and the tools.
 """
 import argparse
 import json
@@ -36,14 +36,14 @@ def segmentation(rng, box, odd):
     if kind < 0.6:
         return [[x, y, x + w, y, x + w / 2, y + h], [0, 0, 3, 0, 3, 3.5]]
     return rng.choice([[], None, [1, 2, 3, 4, 5, 6], [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, 6, 7]], [[]], "none", 5,
-                       {"size": [HEIGHT, WIDTH], "counts": [400]}, {"size": [9, 9], "counts": [3, 4]}, {"size": [-1, 9], "counts": [3]},
+                       {"size": [HEIGHT, WIDTH], "counts": [400]}, {"size": [HEIGHT, WIDTH], "counts": [3, 50]}, {"size": [WIDTH, HEIGHT], "counts": [9, 9]}, {"size": [9, 9], "counts": [3, 4]}, {"size": [-1, 9], "counts": [3]},
                        {"size": [HEIGHT, WIDTH], "counts": "c14<00000]8"}, {"size": [HEIGHT, WIDTH], "counts": "oo"}, {"counts": [1]},
                        [[1, 2, None, 4, 5, 6]]])
 
 
 def make_set(rng):
     """A few kinds of oddness in each, so that not all are refused."""
-    odds = {name for name in ("texts", "ids", "orphans", "masks", "boxes", "sizes", "areas", "keypoints") if rng.random() < 0.25}
+    odds = {name for name in ("texts", "ids", "orphans", "masks", "boxes", "sizes", "areas", "keypoints", "crowds", "names") if rng.random() < 0.25}
     image_ids = [f"i{n}" if "texts" in odds and rng.random() < 0.7 else n for n in rng.sample(range(50), rng.choice([1, 3, 8]))]
     category_ids = [f"c {n}" if "texts" in odds and rng.random() < 0.5 else n for n in rng.sample(range(9), rng.choice([1, 3]))]
     images = [{"id": i, "height": HEIGHT, "width": WIDTH, "file_name": f"{i}.png"} for i in image_ids]
@@ -69,8 +69,12 @@ def make_set(rng):
             a[rng.choice(["image_id", "category_id", "note"])] = rng.choice([77, "nowhere"])
         if "boxes" in odds and rng.random() < 0.3:
             a["bbox"] = rng.choice([None, [], [1, 2, 3], "box", [1, 2, "3", 4]])
+            if rng.random() < 0.3:
+                a["bbox"] = rng.choice([[1e308, 0, 1e308, 1e308], [9, 9, -4, 5], [0, 0, 0, 0], [1, 2, 3, float("nan")]])
+        if "crowds" in odds and rng.random() < 0.2:
+            a["iscrowd"] = rng.choice(["0", True, None, 2, 0.5, [], float("nan")])
         if "areas" in odds:
-            a["area"] = rng.choice([None, 1e12, 0, a["area"]])
+            a["area"] = rng.choice([None, 1e12, 0, -1, "9", float("inf"), a["area"]])
         if "keypoints" in odds:
             a["keypoints"] = rng.choice([[], None, points(), points(), [1, 2], "none", [1, 2, 2]])
             a["num_keypoints"] = rng.choice([None, 0, "many", 3])
@@ -82,6 +86,8 @@ def make_set(rng):
         results.append({"image_id": rng.choice(image_ids), "category_id": rng.choice(category_ids), "bbox": box, "score": rng.choice([0.5, rng.random()]),
                         "keypoints": points(), "segmentation": segmentation(rng, box, False)})
     truth = {"images": images, "categories": [{"id": c, "name": str(c), "skeleton": [[1, 2]]} for c in category_ids], "annotations": annotations}
+    if "names" in odds:
+        truth["categories"][0]["name"] = rng.choice(["caf\udce9", 7, "a\tb", "\u732b", "\x00"])
     if rng.random() < 0.05:
         del truth["annotations"]
     return truth, results, count

@@ -186,7 +186,7 @@ static void test_limits(void)
     tap_ok(r.count == 1 && r.counts[0] == 9, "are all zeros");
     tap_status(mabn_rle_from_polygon(&r, NULL, 0, 3, 3), "a polygon without corners");
     tap_ok(r.count == 1 && r.counts[0] == 9, "is empty");
-    struct mabn_rle two[2] = {{3, 3, NULL, 0, 0}, {3, 4, NULL, 0, 0}};
+    struct mabn_rle two[2] = {{.height = 3, .width = 3}, {.height = 3, .width = 4}};
     tap_fails(mabn_rle_merge(&r, two, 2, false), MABN_ERR_MISMATCH, "differ in size", "merging");
     mabn_rle_release(&r);
 }
