@@ -475,27 +475,17 @@ for a, b in zip(cpu, gpu):
 PY
 }
 
-@test "a detector on the executor in bf16 and fp16 is near fp32, and late work gives the same bits" {
+@test "a detector on the executor in fp16, with work as late as may be, is near fp32" {
     local e=$ROOT/build/executor/bin
     [[ $MABN_BIN != */san/* ]] || skip "the executor's tools have sanitizers of their own"
     [ -x "$e/mabn-train" ] || skip "the executor's tools are not built"
-    train cpu --steps 1 > cpu.jsonl
-    for precision in bf16 fp16; do
-        # shellcheck disable=SC2086
-        "$e/mabn-train" -q --device cuda --precision $precision --train d.h5 $small --steps 1 -f -o half > $precision.jsonl
-    done
+    train cpu --steps 1 -f > cpu.jsonl
     # shellcheck disable=SC2086
-    MABN_EXECUTOR_LATE=1 "$e/mabn-train" -q --device cuda --precision bf16 --train d.h5 $small --steps 1 -f -o half > late.jsonl
-    cmp <(grep '"t":"step"' bf16.jsonl | sed 's/"images_s.*//') <(grep '"t":"step"' late.jsonl | sed 's/"images_s.*//')
+    MABN_EXECUTOR_LATE=1 "$e/mabn-train" -q --device cuda --precision fp16 --train d.h5 $small --steps 1 -f -o half > half.jsonl
     $PYTHON - <<'PY'
 import json
-def steps(path):
-    return [l for l in map(json.loads, open(path)) if l["t"] == "step"]
-for half in ("bf16", "fp16"):
-    for a, b in zip(steps("cpu.jsonl"), steps(half + ".jsonl"), strict=True):
-        # Few boxes are positive, and which ones hangs on roundings: their loss is not compared.
-        for key in ("loss", "loss_objectness", "loss_classifier", "loss_mask"):
-            assert abs(a[key] - b[key]) <= 0.05 * abs(a[key]), (half, key, a[key], b[key])
-            assert a[key] != b[key], (half, key)
+a, b = ([l for l in map(json.loads, open(f)) if l["t"] == "step"][0] for f in ("cpu.jsonl", "half.jsonl"))
+for key in ("loss", "loss_objectness", "loss_classifier", "loss_mask"):
+    assert abs(a[key] - b[key]) <= 0.01 * abs(a[key]) and a[key] != b[key], (key, a[key], b[key])
 PY
 }
