@@ -151,6 +151,8 @@ $(B)/%.o: %.c | $(B)/needs
 # Products and sums in one instruction, where there is one.
 $(B)/lib/ops/winograd.o: CFLAGS += -ffp-contract=fast
 
+# To the CPU's bits.
+$(B)/lib/detect/paste_cuda.cu.o: NVFLAGS += -fmad=false
 $(B)/%.cu.o: %.cu
 	$(say) NVCC $<
 	$(Q)mkdir -p $(@D) && $(NVCC) $(NVFLAGS) -MMD -MP -c $< -o $@

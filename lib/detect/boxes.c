@@ -86,13 +86,32 @@ void mabn_box_iou_row(float *iou, const float *box, const float *boxes, int64_t 
     }
 }
 
+/* size: with the epsilon where it is added inside. */
+static float rule_of_levels(float size, const struct mabn_box_convention *c)
+{
+    return floorf(4 + log2f(size) + (c->epsilon_inside ? 0 : (float)c->level_epsilon));
+}
+
 static int level_of(const float *box, const struct mabn_box_convention *c)
 {
     const float w = box[2] - box[0] + c->one, h = box[3] - box[1] + c->one;
-    const float ratio = sqrtf(w * h) / 224.0f, e = (float)c->level_epsilon;
+    const float ratio = sqrtf(w * h) / 224.0f;
     const float level =
-        c->epsilon_inside ? floorf(4 + log2f(ratio + e)) : floorf(4 + log2f(ratio) + e);
+        rule_of_levels(c->epsilon_inside ? ratio + (float)c->level_epsilon : ratio, c);
     return level > 16 ? 16 : level > 0 ? (int)level : 0; /* NaN: 0 */
+}
+
+float mabn_box_level_from(int level, const struct mabn_box_convention *c)
+{
+    float below = ldexpf(1, level - 6), from = ldexpf(1, level - 2);
+    for (;;) {
+        const float middle = below + (from - below) / 2;
+        if (middle <= below || middle >= from) return from;
+        if (rule_of_levels(middle, c) >= (float)level)
+            from = middle;
+        else
+            below = middle;
+    }
 }
 
 void mabn_box_levels(int32_t *level, const float *box, int64_t n, int lowest, int highest,

@@ -1,5 +1,5 @@
-/* A detector's decisions on an NVIDIA GPU: counterparts of anchors.h, boxes.h, order.h, nms.h and
- * match.h, which say what each computes. Nothing here asks the host: counts may lie on the device.
+/* A detector's decisions on an NVIDIA GPU: counterparts of anchors.h, boxes.h, order.h and nms.h,
+ * which say what each computes. Nothing here asks the host: counts may lie on the device.
  *
  * Every pointer is device memory unless it says otherwise. Calls only launch kernels in `stream`
  * (cudaStream_t) and may be captured in a CUDA graph. Indices are the CPU's, in every bit: overlaps
@@ -13,7 +13,6 @@
 #include "base/status.h"
 #include "detect/anchors.h"
 #include "detect/boxes.h"
-#include "detect/match.h"
 
 MABN_BEGIN_DECLS
 
@@ -43,13 +42,6 @@ MABN_MUST_USE mabn_status mabn_cuda_nms_sorted(int32_t *keep, int32_t *kept, con
                                                const int32_t *count, int64_t n, int64_t most,
                                                float threshold, float one, void *scratch,
                                                void *stream);
-
-/* As mabn_match_boxes. scratch: of mabn_cuda_match_bytes. */
-size_t mabn_cuda_match_bytes(int64_t objects, int64_t n);
-MABN_MUST_USE mabn_status mabn_cuda_match_boxes(int32_t *match, const float *object,
-                                                int64_t objects, const float *box, int64_t n,
-                                                float one, const struct mabn_matcher *m,
-                                                void *scratch, void *stream);
 
 MABN_END_DECLS
 #endif

@@ -8,6 +8,7 @@
 #include <math.h>
 #include <stdint.h>
 
+#include "base/philox.h"
 #include "detect/boxes.h"
 #include "device/launch.cuh"
 
@@ -65,6 +66,25 @@ __device__ __forceinline__ void clip_box(float *box, float right, float bottom)
     box[1] = clip(box[1], bottom);
     box[2] = clip(box[2], right);
     box[3] = clip(box[3], bottom);
+}
+
+/* As mabn_box_encode, along one direction. */
+__device__ inline void encode_side(float *shift, float *grow, float from, float to, float true_from,
+                                   float true_to, float by_shift, float by_grow, float one)
+{
+    const float size = side(from, to, one), its = side(true_from, true_to, one);
+    const float centre = __fadd_rn(from, __fmul_rn(0.5f, size));
+    const float its_centre = __fadd_rn(true_from, __fmul_rn(0.5f, its));
+    *shift = __fmul_rn(by_shift, __fadd_rn(its_centre, -centre)) / size;
+    *grow = __fmul_rn(by_grow, logf(its / size));
+}
+
+/* b: the box, t: its object. */
+__device__ inline void encode_box(float *delta, const float *b, const float *t,
+                                  const struct mabn_box_weights &weights, float one)
+{
+    encode_side(&delta[0], &delta[2], b[0], b[2], t[0], t[2], weights.x, weights.w, one);
+    encode_side(&delta[1], &delta[3], b[1], b[3], t[1], t[3], weights.y, weights.h, one);
 }
 
 struct corners {
@@ -161,6 +181,22 @@ template <typename Part> __device__ int32_t place_among(bool yes, Part &part, in
     }
     *all = total;
     return before;
+}
+
+/* ---- sampling: as sample.c ---- */
+
+/* By one thread: mark k of n candidates, which are moved about. */
+__device__ inline void choose(uint8_t *chosen, int32_t *candidate, int64_t n, int64_t k,
+                              bool spread, struct mabn_rng *rng)
+{
+    for (int64_t j = 0; j < k && k < n && !spread; j++) {
+        const int64_t other = j + (int64_t)mabn_philox_below(rng, (uint64_t)(n - j));
+        const int32_t v = candidate[other];
+        candidate[other] = candidate[j];
+        candidate[j] = v;
+    }
+    for (int64_t j = 0; j < k; j++)
+        chosen[candidate[spread ? j * n / k : j]] = 1;
 }
 
 } // namespace

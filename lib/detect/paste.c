@@ -7,13 +7,9 @@
 #include <math.h>
 #include <string.h>
 
-enum { MAX_LINE = MABN_PASTE_MAX_SIDE + 2 };
+#include "detect/paste_rule.h"
 
-/* Where pixel i (of the image, from `from` on) reads the map. */
-struct tap {
-    int32_t low, high;
-    float w_low, w_high;
-};
+enum { MAX_LINE = MABN_PASTE_MAX_SIDE + 2 };
 
 /* A stretch of pixels that read the same two places. */
 struct stretch {
@@ -23,10 +19,10 @@ struct stretch {
 
 struct paste {
     const struct mabn_box_convention *c;
-    int side, line;     /* 28, 30 */
-    const float *map;   /* (line,line) columns first, with its border */
-    int x0, x1, y0, y1; /* pixels of the image: x0 … x1 − 1 */
-    struct tap *x, *y;  /* (x1 − x0), (y1 − y0) */
+    int side, line;               /* 28, 30 */
+    const float *map;             /* (line,line) columns first, with its border */
+    int x0, x1, y0, y1;           /* pixels of the image: x0 … x1 − 1 */
+    struct mabn_paste_tap *x, *y; /* (x1 − x0), (y1 − y0) */
     struct stretch *stretch;
     int stretches;
     uint32_t *counts;
@@ -37,65 +33,17 @@ struct paste {
 
 /* ---- the two rules along an axis ---- */
 
-static int64_t whole(float v)
+static void taps_resize(struct mabn_paste_tap *t, const struct mabn_paste_span *s, int line)
 {
-    return v > 1e9f ? 1000000000 : v > -1e9f ? (int64_t)v : -1000000000; /* NaN too */
+    for (int i = s->from; i < s->to; i++)
+        *t++ = mabn_paste_tap_resize(i, s, line);
 }
 
-struct span {
-    int64_t first, size; /* of the box in whole pixels, which may lie outside the image */
-    int from, to;        /* the part of it in the image */
-};
-
-static int clamp_to(int64_t v, int size)
+static void taps_sample(struct mabn_paste_tap *t, const struct mabn_paste_span *s, float a, float b,
+                        int side)
 {
-    return v < 0 ? 0 : v > size ? size : (int)v;
-}
-
-static struct span span_resize(float a, float b, int side, int size)
-{
-    const float half = (b - a) * 0.5f * ((float)(side + 2) / (float)side);
-    const float centre = (b + a) * 0.5f;
-    struct span s = {.first = whole(centre - half)};
-    const int64_t last = whole(centre + half);
-    s.size = last - s.first + 1 > 1 ? last - s.first + 1 : 1;
-    s.from = clamp_to(s.first, size);
-    s.to = clamp_to(last + 1, size);
-    return s;
-}
-
-static struct span span_sample(float a, float b, int size)
-{
-    return (struct span){0, 0, clamp_to(whole(floorf(a)) - 1, size),
-                         clamp_to(whole(ceilf(b)) + 1, size)};
-}
-
-static void taps_resize(struct tap *t, const struct span *s, int line)
-{
-    const float scale = (float)line / (float)s->size;
-    for (int i = s->from; i < s->to; i++, t++) {
-        float at = scale * ((float)(i - s->first) + 0.5f) - 0.5f;
-        at = at > 0 ? at : 0;
-        t->low = (int32_t)at < line - 1 ? (int32_t)at : line - 1;
-        t->high = t->low + 1 < line ? t->low + 1 : line - 1;
-        t->w_high = at - (float)t->low;
-        t->w_low = 1 - t->w_high;
-    }
-}
-
-/* Places −1 and `side` of the map are its border here, 0 and side + 1. */
-static void taps_sample(struct tap *t, const struct span *s, float a, float b, int side)
-{
-    for (int i = s->from; i < s->to; i++, t++) {
-        const float g = (((float)i + 0.5f) - a) / (b - a) * 2 - 1;
-        const float at = fmaf(g + 1, (float)side * 0.5f, -0.5f);
-        const bool before = at < -1, after = !(at < (float)side);
-        const float low = before ? -1 : after ? (float)side : floorf(at);
-        t->low = (int32_t)low + 1;
-        t->high = t->low < side + 1 ? t->low + 1 : t->low;
-        t->w_high = before || after ? 0 : at - low;
-        t->w_low = 1 - t->w_high;
-    }
+    for (int i = s->from; i < s->to; i++)
+        *t++ = mabn_paste_tap_sample(i, a, b, side);
 }
 
 /* ---- columns ---- */
@@ -131,34 +79,20 @@ static void reduce(float *line, const float *low, const float *high, float w_low
                    int n)
 {
     for (int i = 0; i < n; i++)
-        line[i] = fmaf(low[i], w_low, high[i] * w_high);
-}
-
-/* The pixel itself, in the arithmetic of the program. */
-static inline bool pixel_resize(const float *line, const struct tap *y)
-{
-    return fmaf(line[y->low], y->w_low, line[y->high] * y->w_high) > 0.5f;
-}
-
-static inline bool pixel_sample(const float *low, const float *high, const struct tap *x,
-                                const struct tap *y)
-{
-    float v = low[y->low] * (y->w_low * x->w_low);
-    v = fmaf(high[y->low], y->w_low * x->w_high, v);
-    v = fmaf(low[y->high], y->w_high * x->w_low, v);
-    v = fmaf(high[y->high], y->w_high * x->w_high, v);
-    return v >= 0.5f;
+        line[i] = mabn_paste_between(low[i], high[i], w_low, w_high);
 }
 
 MABN_CLONES
 static void paste_stretch(struct paste *p, const struct stretch *s, const float *line,
-                          const struct tap *x, uint64_t column)
+                          const struct mabn_paste_tap *x, uint64_t column)
 {
     const float *low = p->map + x->low * p->line, *high = p->map + x->high * p->line;
     for (int32_t i = s->from; i < s->to; i++) {
-        const struct tap *y = p->y + (i - p->y0);
-        const bool inside = p->c->paste == MABN_PASTE_RESIZE ? pixel_resize(line, y)
-                                                             : pixel_sample(low, high, x, y);
+        const struct mabn_paste_tap *y = p->y + (i - p->y0);
+        const bool inside = p->c->paste == MABN_PASTE_RESIZE
+                                ? mabn_paste_pixel_resize(line[y->low], line[y->high], y)
+                                : mabn_paste_pixel_sample(low[y->low], high[y->low], low[y->high],
+                                                          high[y->high], x, y);
         if (inside) add_ones(p, column + (uint64_t)i, column + (uint64_t)i + 1);
     }
 }
@@ -166,7 +100,7 @@ static void paste_stretch(struct paste *p, const struct stretch *s, const float 
 static void paste_column(struct paste *p, int x)
 {
     static const float margin = 1e-5f; /* far more than rounding */
-    const struct tap *tap = p->x + (x - p->x0);
+    const struct mabn_paste_tap *tap = p->x + (x - p->x0);
     const uint64_t column = (uint64_t)x * (uint64_t)p->height;
     float line[MAX_LINE];
 
@@ -204,7 +138,7 @@ static void find_stretches(struct paste *p)
 {
     p->stretches = 0;
     for (int i = p->y0; i < p->y1; i++) {
-        const struct tap *t = p->y + (i - p->y0);
+        const struct mabn_paste_tap *t = p->y + (i - p->y0);
         struct stretch *last = p->stretches ? &p->stretch[p->stretches - 1] : NULL;
         if (last && last->low == t->low)
             last->to = i + 1;
@@ -217,10 +151,12 @@ static mabn_status prepare(struct paste *p, const float *box, int width, int hei
                            struct mabn_scratch *scratch)
 {
     const bool resize = p->c->paste == MABN_PASTE_RESIZE;
-    const struct span sx =
-        resize ? span_resize(box[0], box[2], p->side, width) : span_sample(box[0], box[2], width);
-    const struct span sy =
-        resize ? span_resize(box[1], box[3], p->side, height) : span_sample(box[1], box[3], height);
+    const struct mabn_paste_span sx = resize
+                                          ? mabn_paste_span_resize(box[0], box[2], p->side, width)
+                                          : mabn_paste_span_sample(box[0], box[2], width);
+    const struct mabn_paste_span sy = resize
+                                          ? mabn_paste_span_resize(box[1], box[3], p->side, height)
+                                          : mabn_paste_span_sample(box[1], box[3], height);
     const int w = sx.to > sx.from ? sx.to - sx.from : 0, h = sy.to > sy.from ? sy.to - sy.from : 0;
 
     p->x0 = sx.from;

@@ -3,7 +3,6 @@
  * image draws, as the CPU does. */
 #include "detect/rpn_targets_cuda.h"
 
-#include "base/philox.h"
 #include "detect/kernels.cuh"
 
 namespace
@@ -120,20 +119,6 @@ __global__ void __launch_bounds__(THREADS) list_kernel(struct work w)
     }
 }
 
-/* k of n candidates, which are moved about. */
-__device__ void choose(uint8_t *chosen, int32_t *candidate, int64_t n, int64_t k, bool spread,
-                       struct mabn_rng *rng)
-{
-    for (int64_t j = 0; j < k && k < n && !spread; j++) {
-        const int64_t other = j + (int64_t)mabn_philox_below(rng, (uint64_t)(n - j));
-        const int32_t v = candidate[other];
-        candidate[other] = candidate[j];
-        candidate[j] = v;
-    }
-    for (int64_t j = 0; j < k; j++)
-        chosen[candidate[spread ? j * n / k : j]] = 1;
-}
-
 __global__ void sample_kernel(struct work w, struct mabn_cuda_rpn_targets out,
                               const struct mabn_rng *streams, int64_t batch, int64_t most,
                               bool spread)
@@ -168,17 +153,6 @@ __device__ int64_t place_of(const struct levels &l, int64_t images, int64_t imag
     return images * before + image * l.n[k] + i - before;
 }
 
-/* As mabn_box_encode, along one direction, with weight 1. */
-__device__ void encode_side(float *shift, float *grow, float from, float to, float true_from,
-                            float true_to, float one)
-{
-    const float size = side(from, to, one), its = side(true_from, true_to, one);
-    const float centre = __fadd_rn(from, __fmul_rn(0.5f, size));
-    const float its_centre = __fadd_rn(true_from, __fmul_rn(0.5f, its));
-    *shift = __fadd_rn(its_centre, -centre) / size;
-    *grow = logf(its / size);
-}
-
 __global__ void write_kernel(struct mabn_cuda_rpn_targets out, struct work w,
                              struct mabn_cuda_truth t, const float *anchor, struct levels l,
                              float one)
@@ -187,11 +161,11 @@ __global__ void write_kernel(struct mabn_cuda_rpn_targets out, struct work w,
     if (i >= w.n) return;
     const int64_t at = place_of(l, w.images, image, i);
     const bool chosen = w.chosen[row], positive = chosen && w.label[row] == 1;
+    const struct mabn_box_weights ones = {1, 1, 1, 1};
     float delta[4] = {0, 0, 0, 0};
     if (positive) {
         const float *a = anchor + 4 * i, *b = t.box + 4 * (t.first[image] + w.match[row]);
-        encode_side(&delta[0], &delta[2], a[0], a[2], b[0], b[2], one);
-        encode_side(&delta[1], &delta[3], a[1], a[3], b[1], b[3], one);
+        encode_box(delta, a, b, ones, one);
     }
     out.weight[at] = chosen;
     out.target[at] = out.box_weight[at] = positive;

@@ -737,6 +737,104 @@ static void test_scratch(void)
     tap_ok(bad == 0, "scratch is enough for smaller calls");
 }
 
+/* The first `n` of many. */
+static std::vector<float> first(const std::vector<float> &all, size_t n)
+{
+    return std::vector<float>(all.begin(), all.begin() + (std::ptrdiff_t)n);
+}
+
+/* Fewer samples than there is room for, or none, as the device is told: the CPU's results for so many;
+ * what lies behind them is finite. */
+static void test_live(enum mabn_norm_kind kind, enum mabn_window_rule rule, enum mabn_dtype dtype)
+{
+    enum { ROOM = 6, POSITIONS = 130, CHANNELS = 24, STEPS = 7 };
+    static const int32_t live[STEPS] = {6, 4, 0, 2, 5, 0, 1};
+    const struct shape s = {ROOM, POSITIONS, CHANNELS, 0};
+    struct layer l(options_of(kind, rule), s, dtype);
+    struct gpu_verdict verdict;
+    const size_t n = l.values();
+    gpu_values<float> gamma(l.gamma), beta(l.beta), dgamma(l.dgamma), dbeta(l.dbeta);
+    gpu_values<char> state(l.state);
+    gpu_bytes saved(l.saved.size());
+    gpu_bytes scratch(mabn_norm_cuda_scratch_bytes(&l.norm, ROOM, POSITIONS));
+    gpu_array y(n, dtype), dx(n, dtype);
+    gpu_values<int32_t> count({0});
+    struct mabn_norm_cuda_io io = {};
+    io.samples = ROOM;
+    io.positions = POSITIONS;
+    io.live = count.at();
+    io.dtype = dtype;
+    io.relu = true;
+    io.gamma = gamma.at();
+    io.beta = beta.at();
+    io.state = state.p;
+    io.saved = saved.p;
+    io.scratch = scratch.p;
+    io.dgamma = dgamma.at();
+    io.dbeta = dbeta.at();
+    io.dx = dx.p;
+    for (int step = 0; step < STEPS; step++) {
+        const size_t there = (size_t)(live[step] * POSITIONS * CHANNELS);
+        const std::vector<float> x = gpu_random(n, 10 + step, dtype, 0.4, 1);
+        const std::vector<float> dy = gpu_random(n, 50 + step, dtype, 0, 1);
+        gpu_array gpu_x(x, dtype), gpu_dy(dy, dtype);
+        const struct mode m = {true, false, false};
+        struct mabn_norm_io cpu = cpu_io(l, m, x.data(), NULL, dy.data());
+        gpu_order(step);
+        count.put(&live[step]);
+        cpu.samples = live[step];
+        io.x = gpu_x.p;
+        io.dy = gpu_dy.p;
+        io.y = y.p;
+        io.accumulate = cpu.accumulate = step == 5;
+        if (mabn_norm_forward(&l.norm, &cpu)) MABN_BUG("%s", mabn_error_message());
+        if (mabn_norm_cuda_forward(&l.norm, &io)) verdict.add(mabn_error_message(), 1, 0);
+        const std::vector<float> all = y.values();
+        verdict.add("y", first(all, there), first(l.y, there), gpu_tolerance(dtype));
+        for (float v : all)
+            verdict.add("behind", std::isfinite(v) ? 0 : 1, 0);
+        io.y = NULL;
+        cpu.y = NULL;
+        if (mabn_norm_backward(&l.norm, &cpu)) MABN_BUG("%s", mabn_error_message());
+        if (mabn_norm_cuda_backward(&l.norm, &io)) verdict.add(mabn_error_message(), 1, 0);
+        verdict.add("dx", first(dx.values(), there), first(l.dx, there), gpu_tolerance(dtype));
+        verdict.add("dgamma", dgamma.values(), l.dgamma, 3e-5);
+        verdict.add("dbeta", dbeta.values(), l.dbeta, 3e-5);
+        compare_state(&verdict, l, state.values());
+    }
+    gpu_order(0);
+    char title[80];
+    snprintf(title, sizeof title, "%s%s %s of samples that the device counts",
+             mabn_norm_kind_name(kind), rule == MABN_WINDOW_ITERATION ? " iteration" : "",
+             mabn_dtype_name(dtype));
+    verdict.print(title);
+}
+
+static void test_all_live(void)
+{
+    for (enum mabn_dtype dtype : {MABN_DTYPE_F32, MABN_DTYPE_BF16}) {
+        test_live(MABN_NORM_MABN, MABN_WINDOW_ITERATION, dtype);
+        test_live(MABN_NORM_MABN, MABN_WINDOW_SUBBATCH, dtype);
+        test_live(MABN_NORM_BN, MABN_WINDOW_SUBBATCH, dtype);
+        test_live(MABN_NORM_BRN, MABN_WINDOW_SUBBATCH, dtype);
+    }
+    struct mabn_norm_options o = options_of(MABN_NORM_MABN, MABN_WINDOW_SUBBATCH);
+    struct mabn_norm norm;
+    struct mabn_norm_cuda_io io = {};
+    float word[3] = {0};
+    o.norm_batch = 2;
+    tap_status(mabn_norm_init(&norm, &o, 8), "a norm of two samples a run");
+    io.samples = 3;
+    io.positions = 1;
+    io.gamma = io.beta = word;
+    io.state = word;
+    io.live = (const int32_t *)word;
+    io.x = &word[1];
+    io.y = &word[2];
+    tap_fails(mabn_norm_cuda_forward(&norm, &io), MABN_ERR_UNSUPPORTED, "told on the host",
+              "several runs of a number that the device knows");
+}
+
 static void test_refusals(void)
 {
     struct mabn_norm_options o = options_of(MABN_NORM_BN, MABN_WINDOW_SUBBATCH);
@@ -830,6 +928,7 @@ int main(void)
     }
     test_known();
     test_scratch();
+    test_all_live();
     test_refusals();
     test_join_refusals();
     return tap_done();
