@@ -316,7 +316,9 @@ static const char *other_format(const struct mabn_json *j)
         {"\0[", "UTF-16 text: JSON is UTF-8 (iconv makes it)", 2},
         {"\x1f\x8b", "compressed by gzip: unpack it first", 2},
         {"BZh", "compressed by bzip2: unpack it first", 3},
-        {"\xfd" "7zXZ", "compressed by xz: unpack it first", 5},
+        {"\xfd"
+         "7zXZ",
+         "compressed by xz: unpack it first", 5},
         {"\x28\xb5\x2f\xfd", "compressed by zstd: unpack it first", 4},
         {"PK\3\4", "a zip archive: unpack it first", 4},
         {"\x89HDF", "an HDF5 file", 4},

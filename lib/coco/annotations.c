@@ -401,8 +401,7 @@ static unsigned read_field(struct reading *r, struct mabn_coco_record *record,
     }
     if (mabn_json_is(key, "bbox")) {
         read_box(r, record);
-        if (record->odd_box && r->boxes)
-            mabn_json_fail(j, "expected 4 finite numbers in \"bbox\"");
+        if (record->odd_box && r->boxes) mabn_json_fail(j, "expected 4 finite numbers in \"bbox\"");
     } else if (mabn_json_is(key, "score") && r->results) {
         mabn_json_read_double(j, &record->score);
         return SEEN_SCORE;
@@ -799,9 +798,8 @@ static void read_detections(struct reading *r)
             if (!r->boxes && !keypoints) needed |= SEEN_SEGMENTATION;
             if (r->boxes) r->keep = keep; /* nothing has to be derived from the rest */
             if (!r->boxes && !keypoints && last->segmentation.kind == MABN_SEGMENTATION_NONE)
-                mabn_json_fail(j, last->odd_box
-                                      ? "expected 4 finite numbers in \"bbox\""
-                                      : "no \"bbox\", \"segmentation\" or \"keypoints\"");
+                mabn_json_fail(j, last->odd_box ? "expected 4 finite numbers in \"bbox\""
+                                                : "no \"bbox\", \"segmentation\" or \"keypoints\"");
         }
         if (r->boxes && !last->has_box)
             mabn_json_fail(j, "no \"bbox\", which the first result has");

@@ -668,10 +668,11 @@ static void tell_mismatches(const struct matching *m)
                       all.image->height);
         all = gather_mismatches(m, true, which);
         if (all.n)
-            mabn_warn("'%s': the runs of %zu mask%s end before the last pixel (the first: %s): what "
-                      "is missing counts as background",
-                      file->name, all.n, all.n == 1 ? "" : "s",
-                      mabn_coco_record_place(file, all.first, place));
+            mabn_warn(
+                "'%s': the runs of %zu mask%s end before the last pixel (the first: %s): what "
+                "is missing counts as background",
+                file->name, all.n, all.n == 1 ? "" : "s",
+                mabn_coco_record_place(file, all.first, place));
     }
 }
 

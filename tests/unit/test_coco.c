@@ -121,7 +121,8 @@ static void test_refusals(void)
         const char *text, *message;
         bool results;
     } cases[] = {
-        {"{\"images\": [{\"id\": null}]}", "images[0].id: expected a number or a string, found null", false},
+        {"{\"images\": [{\"id\": null}]}",
+         "images[0].id: expected a number or a string, found null", false},
         {"{\"images\": [{\"id\": \"a\"}, {\"id\": \"a\"}], \"categories\": []}",
          "two images have the id a", false},
         {"{\"images\": [{\"id\": 3, \"file_name\": \"x\"}, {\"id\": 1}, {\"id\": 3}], "
