@@ -32,6 +32,9 @@ struct mabn_watched {
     int64_t waiting_since; /* ms, mabn_dist_now_ms */
 };
 
+/* Two at a time: what the caller waits for, and sums that go on behind it. */
+enum { LANE_NOW, LANE_BEHIND };
+
 /* The communication thread makes every MPI call. */
 struct mabn_lane {
     struct mabn_comm_job *first, *last; /* waiting; first is under way once `running` */

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <mpi.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -103,11 +104,15 @@ static void abort_all(int code)
     MPI_Abort(MPI_COMM_WORLD, code);
 }
 
+/* After MPI_Finalize, failed or not, MPI 3 allows no call, MPI_Error_string neither: Open MPI ends the
+ * process there, with a page of text. */
 static int finish(void)
 {
     for (int i = 0; i < MABN_MPI_LANES; i++)
         if (check(MPI_Comm_free(&lanes[i]))) return 1;
-    return check(MPI_Finalize());
+    const int code = MPI_Finalize();
+    if (code != MPI_SUCCESS) snprintf(message, sizeof message, "MPI_Finalize failed with %d", code);
+    return code;
 }
 
 const struct mabn_mpi *mabn_mpi_table(void)
