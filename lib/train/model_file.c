@@ -517,31 +517,38 @@ static bool any_centralized(const struct mabn_model *model)
     return false;
 }
 
+static mabn_status declare_tensors(struct mabn_checkpoint_writer *writer,
+                                   const struct mabn_params *params,
+                                   const struct mabn_model_save *save)
+{
+    mabn_status status = MABN_OK;
+    for (int i = 0; i < mabn_params_count(params) && !status; i++) {
+        const struct mabn_params_tensor *tensor = mabn_params_at(params, i);
+        if (!is_saved(tensor, save)) continue;
+        char *name = file_name(tensor);
+        status = mabn_checkpoint_declare(writer, name, tensor->dtype, &tensor->shape);
+        free(name);
+    }
+    return status;
+}
+
 static mabn_status write_tensors(struct mabn_checkpoint_writer *writer,
                                  const struct mabn_params *params,
                                  const struct mabn_model_save *save)
 {
-    int count = mabn_params_count(params);
-    for (int pass = 0; pass < 2; pass++) {
-        void *buffer = NULL;
-        mabn_status status = MABN_OK;
-        if (pass == 1) MABN_TRY(tensor_buffer(params, &buffer));
-        for (int i = 0; i < count && !status; i++) {
-            const struct mabn_params_tensor *tensor = mabn_params_at(params, i);
-            if (!is_saved(tensor, save)) continue;
-            char *name = file_name(tensor);
-            if (pass == 0) {
-                status = mabn_checkpoint_declare(writer, name, tensor->dtype, &tensor->shape);
-            } else {
-                status = mabn_params_get(params, i, buffer, tensor_bytes(tensor));
-                if (!status) status = mabn_checkpoint_write(writer, name, buffer);
-            }
-            free(name);
-        }
-        mabn_free(buffer);
-        if (status) return status;
+    void *buffer;
+    MABN_TRY(tensor_buffer(params, &buffer));
+    mabn_status status = MABN_OK;
+    for (int i = 0; i < mabn_params_count(params) && !status; i++) {
+        const struct mabn_params_tensor *tensor = mabn_params_at(params, i);
+        if (!is_saved(tensor, save)) continue;
+        char *name = file_name(tensor);
+        status = mabn_params_get(params, i, buffer, tensor_bytes(tensor));
+        if (!status) status = mabn_checkpoint_write(writer, name, buffer);
+        free(name);
     }
-    return MABN_OK;
+    mabn_free(buffer);
+    return status;
 }
 
 static mabn_status declare_shards(struct mabn_checkpoint_writer *writer,
@@ -596,13 +603,12 @@ static void describe_detector(const struct mabn_model_save *save, struct mabn_ch
     }
 }
 
-mabn_status mabn_model_file_save(const char *path, bool force, const struct mabn_params *params,
-                                 const struct mabn_model_save *save)
+/* A file that says everything but the tensors' numbers. */
+static mabn_status open_writer(struct mabn_checkpoint_writer **writer, const char *path, bool force,
+                               const struct mabn_params *params, const struct mabn_model_save *save)
 {
     struct mabn_str config, input, norm;
-    struct mabn_checkpoint_writer *writer = NULL;
     struct mabn_checkpoint_meta meta;
-    mabn_status status;
     mabn_str_init(&config);
     mabn_str_init(&input);
     mabn_str_init(&norm);
@@ -620,22 +626,111 @@ mabn_status mabn_model_file_save(const char *path, bool force, const struct mabn
     meta.command = save->command;
     meta.tool = save->tool;
 
-    MABN_TRY_GOTO(mabn_checkpoint_writer_open(&writer, path, force, &meta), out);
-    if (!save->detector) mabn_checkpoint_set_string(writer, "input", input.text);
-    if (save->categories) mabn_checkpoint_set_string(writer, "categories", save->categories);
+    mabn_status status = mabn_checkpoint_writer_open(writer, path, force, &meta);
+    struct mabn_checkpoint_writer *w = *writer;
+    if (status) goto out;
+    if (!save->detector) mabn_checkpoint_set_string(w, "input", input.text);
+    if (save->categories) mabn_checkpoint_set_string(w, "categories", save->categories);
     for (int i = 0; i < save->n_strings; i++)
-        mabn_checkpoint_set_string(writer, save->string_names[i], save->strings[i]);
+        mabn_checkpoint_set_string(w, save->string_names[i], save->strings[i]);
     for (int i = 0; i < save->n_doubles; i++)
-        mabn_checkpoint_set_double(writer, save->double_names[i], save->doubles[i]);
-    if (save->shards) mabn_checkpoint_set_int64(writer, "shards", save->shards);
-    if (save->shards) MABN_TRY_GOTO(declare_shards(writer, save->shard_states), out);
+        mabn_checkpoint_set_double(w, save->double_names[i], save->doubles[i]);
+    if (save->shards) mabn_checkpoint_set_int64(w, "shards", save->shards);
+    if (save->shards) MABN_TRY_GOTO(declare_shards(w, save->shard_states), out);
+    status = declare_tensors(w, params, save);
+out:
+    mabn_str_release(&config);
+    mabn_str_release(&input);
+    mabn_str_release(&norm);
+    return status;
+}
+
+mabn_status mabn_model_file_save(const char *path, bool force, const struct mabn_params *params,
+                                 const struct mabn_model_save *save)
+{
+    struct mabn_checkpoint_writer *writer = NULL;
+    mabn_status status;
+    MABN_TRY_GOTO(open_writer(&writer, path, force, params, save), out);
     MABN_TRY_GOTO(write_tensors(writer, params, save), out);
     if (save->shards) MABN_TRY_GOTO(write_shards(writer, save->shard_states), out);
     status = mabn_checkpoint_commit(writer);
 out:
     mabn_checkpoint_writer_free(writer);
-    mabn_str_release(&config);
-    mabn_str_release(&input);
-    mabn_str_release(&norm);
     return status;
+}
+
+/* ---- saving in two steps ---- */
+
+struct mabn_model_copy {
+    struct mabn_checkpoint_writer *writer;
+    int count;
+    char **names; /* (count) in the file */
+    size_t *at;   /* (count) where its bytes begin in `bytes` */
+    char *bytes;
+    struct mabn_shard_states states;
+};
+
+static mabn_status copy_tensors(struct mabn_model_copy *copy, const struct mabn_params *params,
+                                const struct mabn_model_save *save)
+{
+    const int count = mabn_params_count(params);
+    size_t total = 0;
+    void *bytes;
+    copy->names = mabn_xcalloc((size_t)count + 1, sizeof *copy->names);
+    copy->at = mabn_xcalloc((size_t)count + 1, sizeof *copy->at);
+    for (int i = 0; i < count; i++)
+        if (is_saved(mabn_params_at(params, i), save))
+            total += tensor_bytes(mabn_params_at(params, i));
+    MABN_TRY(mabn_alloc(&bytes, total + 1));
+    copy->bytes = bytes;
+    total = 0;
+    for (int i = 0; i < count; i++) {
+        const struct mabn_params_tensor *tensor = mabn_params_at(params, i);
+        if (!is_saved(tensor, save)) continue;
+        MABN_TRY(mabn_params_get(params, i, copy->bytes + total, tensor_bytes(tensor)));
+        copy->names[copy->count] = file_name(tensor);
+        copy->at[copy->count++] = total;
+        total += tensor_bytes(tensor);
+    }
+    return MABN_OK;
+}
+
+mabn_status mabn_model_copy_new(struct mabn_model_copy **out, const char *path, bool force,
+                                const struct mabn_params *params,
+                                const struct mabn_model_save *save,
+                                struct mabn_shard_states *states)
+{
+    struct mabn_model_copy *copy = mabn_xcalloc(1, sizeof *copy);
+    mabn_status status = open_writer(&copy->writer, path, force, params, save);
+    if (!status) status = copy_tensors(copy, params, save);
+    if (status) {
+        mabn_model_copy_free(copy);
+        copy = NULL;
+    } else if (states) {
+        copy->states = *states;
+        *states = (struct mabn_shard_states){.tensors = NULL};
+    }
+    *out = copy;
+    return status;
+}
+
+mabn_status mabn_model_copy_write(struct mabn_model_copy *copy)
+{
+    for (int i = 0; i < copy->count; i++)
+        MABN_TRY(mabn_checkpoint_write(copy->writer, copy->names[i], copy->bytes + copy->at[i]));
+    MABN_TRY(write_shards(copy->writer, &copy->states));
+    return mabn_checkpoint_commit(copy->writer);
+}
+
+void mabn_model_copy_free(struct mabn_model_copy *copy)
+{
+    if (!copy) return;
+    mabn_checkpoint_writer_free(copy->writer);
+    for (int i = 0; i < copy->count; i++)
+        free(copy->names[i]);
+    free(copy->names);
+    free(copy->at);
+    mabn_free(copy->bytes);
+    mabn_shard_states_release(&copy->states);
+    free(copy);
 }

@@ -7,6 +7,7 @@
 #include "device/device.h"
 #include "net/net.h"
 #include "store/dataset.h"
+#include "train/behind.h"
 #include "train/evaluate.h"
 #include "train/jsonl.h"
 #include "train/model_file.h"
@@ -57,6 +58,9 @@ struct mabn_run {
     struct mabn_taken taken;       /* of the weights that it started from; zeroed: none */
     char *last_saved;
     int64_t last_saved_step;
+    struct mabn_behind behind; /* rank 0: the model file that is being written … */
+    char *saving;              /* … its path, if it is a checkpoint, … */
+    int64_t saving_step;       /* … and step */
     struct mabn_jsonl metrics, copy, stats;
     int lock; /* of the run folder; 0: none */
     struct mabn_progress *progress;
@@ -123,12 +127,15 @@ void mabn_run_tell_course(const struct mabn_run *run, int64_t images, const char
 struct mabn_params_sgd mabn_run_sgd(const struct mabn_run *run, double lr);
 
 /* The error for a loss or weight that is not finite. */
-MABN_MUST_USE mabn_status mabn_run_not_finite(const struct mabn_run *run, const char *what,
-                                              int64_t step);
+MABN_MUST_USE mabn_status mabn_run_not_finite(struct mabn_run *run, const char *what, int64_t step);
 
 /* state.c: checkpoints. */
 MABN_MUST_USE mabn_status mabn_run_start(struct mabn_run *run); /* fresh, weights or resume */
+/* Rank 0 copies what there is to be saved and writes it while training goes on; one file at a time. */
 MABN_MUST_USE mabn_status mabn_run_save(struct mabn_run *run);
+/* What became of the file under way, if it has ended; with `wait` when it has. Its failure is this
+ * call's. */
+MABN_MUST_USE mabn_status mabn_run_saved(struct mabn_run *run, bool wait);
 MABN_MUST_USE mabn_status mabn_run_save_model(struct mabn_run *run);
 /* Is the trained model there? */
 MABN_MUST_USE mabn_status mabn_run_is_done(const struct mabn_run *run, bool *done);

@@ -171,8 +171,18 @@ mabn_status mabn_run_set_up(struct mabn_run *run)
     return compare_ranks(run);
 }
 
+/* A file is only under way here when the run has failed, and that is what is told. */
+static void finish_writing(struct mabn_run *run)
+{
+    if (!mabn_behind_busy(&run->behind)) return;
+    char *told = mabn_error_detach();
+    const mabn_status status = mabn_behind_wait(&run->behind);
+    (void)mabn_error_attach(status, told);
+}
+
 void mabn_run_release(struct mabn_run *run)
 {
+    finish_writing(run);
     if (run->task) run->task->release(run); /* its networks borrow the shards' seats */
     mabn_shards_release(&run->shards);
     mabn_norm_sync_free(run->sync);
@@ -186,4 +196,5 @@ void mabn_run_release(struct mabn_run *run)
     mabn_taken_release(&run->taken);
     free(run->command);
     free(run->last_saved);
+    free(run->saving);
 }

@@ -34,9 +34,10 @@ static void machine_text(const struct mabn_run *run, struct mabn_str *text)
 
 /* ---- saving ---- */
 
-/* whole NULL: the network alone, with the run's score if that is `scored`. */
-static mabn_status save_as(struct mabn_run *run, const char *path,
-                           const struct mabn_shard_states *whole, bool scored)
+/* Begin a file; *copy is NULL if it is written already, because there is no memory for a copy. whole NULL: the network alone, with the run's score if that is `scored`; else also all
+ * that is needed to go on, and the shards' states are taken over. */
+static mabn_status copy_as(struct mabn_run *run, struct mabn_model_copy **copy, const char *path,
+                           struct mabn_shard_states *whole, bool scored)
 {
     const char *const string_names[] = {"course", whole ? "machine" : SCORE_NAME};
     struct mabn_str machine;
@@ -82,8 +83,44 @@ static mabn_status save_as(struct mabn_run *run, const char *path,
         .shard_states = whole,
     };
     run->task->save(run, &save);
-    if (!status) status = mabn_model_file_save(path, true, run->params, &save);
+    *copy = NULL;
+    if (!status) status = mabn_model_copy_new(copy, path, true, run->params, &save, whole);
+    if (status == MABN_ERR_NOMEM) status = mabn_model_file_save(path, true, run->params, &save);
     mabn_str_release(&machine);
+    return status;
+}
+
+/* One at a time: the one before is waited for. */
+static mabn_status write_behind(struct mabn_run *run, const char *path,
+                                struct mabn_shard_states *whole, bool scored)
+{
+    const struct mabn_train_options *o = run->options;
+    struct mabn_model_copy *copy;
+    MABN_TRY(mabn_run_saved(run, true));
+    MABN_TRY(copy_as(run, &copy, path, whole, scored));
+    if (copy)
+        mabn_behind_start(&run->behind, copy, whole ? o->run : NULL, o->keep);
+    else if (whole)
+        return mabn_checkpoint_prune(o->run, o->keep);
+    return MABN_OK;
+}
+
+mabn_status mabn_run_saved(struct mabn_run *run, bool wait)
+{
+    const bool busy = mabn_behind_busy(&run->behind);
+    if ((!busy && !run->saving) || (busy && !wait && !mabn_behind_done(&run->behind)))
+        return MABN_OK;
+    mabn_run_note(run, "saving");
+    const mabn_status status = mabn_behind_wait(&run->behind);
+    mabn_run_note(run, NULL);
+    if (run->saving && !status) {
+        free(run->last_saved);
+        run->last_saved = run->saving;
+        run->last_saved_step = run->saving_step;
+    } else {
+        free(run->saving);
+    }
+    run->saving = NULL;
     return status;
 }
 
@@ -92,20 +129,20 @@ mabn_status mabn_run_save(struct mabn_run *run)
 {
     struct mabn_shard_states states;
     MABN_TRY(mabn_shards_collect(&run->shards, &states));
-    MABN_TRY(mabn_shards_merge(&run->shards));
+    mabn_status status = mabn_shards_merge(&run->shards);
     char *path = mabn_checkpoint_step_path(run->options->run, run->step);
-    mabn_status status = MABN_OK;
-    if (mabn_run_writes(run)) status = save_as(run, path, &states, false);
+    if (!status && mabn_run_writes(run)) status = write_behind(run, path, &states, false);
     mabn_shard_states_release(&states);
     if (status) {
         free(path);
         return status;
     }
-    free(run->last_saved);
-    run->last_saved = path;
-    run->last_saved_step = run->step;
-    if (!mabn_run_writes(run)) return MABN_OK;
-    return mabn_checkpoint_prune(run->options->run, run->options->keep);
+    /* Others cannot know more. */
+    char **saved = mabn_run_writes(run) ? &run->saving : &run->last_saved;
+    free(*saved);
+    *saved = path;
+    *(mabn_run_writes(run) ? &run->saving_step : &run->last_saved_step) = run->step;
+    return MABN_OK;
 }
 
 static char *model_path(const struct mabn_run *run)
@@ -118,9 +155,9 @@ mabn_status mabn_run_save_model(struct mabn_run *run)
     MABN_TRY(mabn_shards_merge(&run->shards));
     if (!mabn_run_writes(run)) return MABN_OK;
     char *path = model_path(run);
-    mabn_status status = save_as(run, path, NULL, false);
+    mabn_status status = write_behind(run, path, NULL, false);
     free(path);
-    return status;
+    return status ? status : mabn_run_saved(run, true);
 }
 
 static char *best_path(const struct mabn_run *run)
@@ -138,7 +175,7 @@ mabn_status mabn_run_keep_best(struct mabn_run *run)
                  fabs(run->score));
     if (!mabn_run_writes(run)) return MABN_OK;
     char *path = best_path(run);
-    const mabn_status status = save_as(run, path, NULL, true);
+    const mabn_status status = write_behind(run, path, NULL, true);
     free(path);
     return status;
 }

@@ -628,7 +628,7 @@ static mabn_status one_shard(void *context, int shard)
     return MABN_OK;
 }
 
-static mabn_status check_losses(const struct mabn_run *run, int64_t step)
+static mabn_status check_losses(struct mabn_run *run, int64_t step)
 {
     const double *loss = step_of(run, step)->figures;
     for (int k = 0; k < MABN_RCNN_LOSSES; k++) {

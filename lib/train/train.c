@@ -228,6 +228,8 @@ static mabn_status save(struct mabn_run *run)
 {
     char *bad;
     MABN_TRY(finish_steps(run));
+    const double start = mabn_now();
+    MABN_TRY(mabn_run_saved(run, true));
     if (run->last_saved && run->last_saved_step == run->step && !run->val_pending) return MABN_OK;
     MABN_TRY(mabn_shards_merge(&run->shards));
     MABN_TRY(mabn_model_find_bad(run->params, &bad));
@@ -236,7 +238,6 @@ static mabn_status save(struct mabn_run *run)
         free(bad);
         return status;
     }
-    double start = mabn_now();
     mabn_run_note(run, "saving");
     MABN_TRY(mabn_run_save(run));
     mabn_run_note(run, NULL);
@@ -248,6 +249,7 @@ static mabn_status save(struct mabn_run *run)
 static mabn_status after_step(struct mabn_run *run)
 {
     if (run->validates && due(run, run->step, run->val_every)) run->val_pending = true;
+    MABN_TRY(mabn_run_saved(run, false));
     MABN_TRY(hear_signals(run));
     if (run->val_pending && !stop_signal(run)) {
         const mabn_status status = validate(run);
@@ -259,6 +261,7 @@ static mabn_status after_step(struct mabn_run *run)
     const bool asked = run->signals & MABN_RUN_SIGUSR1;
     run->signals &= ~(unsigned)MABN_RUN_SIGUSR1;
     if (stop || asked || enough || due(run, run->step, run->save_every)) MABN_TRY(save(run));
+    if (stop || asked) MABN_TRY(mabn_run_saved(run, true));
     if (asked && !stop) mabn_info("saved '%s' at step %lld", run->last_saved, (long long)run->step);
     if (!stop || enough || (run->step == run->steps && !run->val_pending)) return MABN_OK;
     return mabn_fail(MABN_ERR_STOPPED,

@@ -64,6 +64,17 @@ durable() {
     done
 }
 
+@test "checkpoints are written behind the training, and what fails there ends it" {
+    mabn-pack imagenet -q tree -o set.h5
+    train=(mabn-train -q --arch cifar-resnet8 --base-width 4 --size 16 --augment plain --batch 4 --train set.h5)
+    LD_PRELOAD=$BATS_FILE_TMPDIR/shim.so "${train[@]}" --steps 3 --save-every 2 -o run >/dev/null
+    grep -q '^sync .*/step-000000002.h5.* behind$' "$DURABLE_LOG"
+    LD_PRELOAD=$BATS_FILE_TMPDIR/shim.so DURABLE_FAIL=step- run -1 --separate-stderr \
+        "${train[@]}" --steps 1000000 --save-every 2 -o failed
+    assert_equal "$stderr" "mabn-train: cannot write 'failed/step-000000002.h5': Input/output error"
+    run ! ls failed/step-000000002.h5
+}
+
 @test "pictures" {
     echo '{"t":"step","step":1,"epoch":1,"loss":1,"top1":1,"top5":1,"lr":1}' >run.jsonl
     echo '{"t":"step","step":2,"epoch":2,"loss":1,"top1":1,"top5":1,"lr":1}' >>run.jsonl

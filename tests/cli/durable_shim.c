@@ -1,8 +1,10 @@
 /* Loaded before a tool (LD_PRELOAD): writes into $DURABLE_LOG what a crash of the machine would care
  * about, a line each: "write FILE", "sync FILE", "rename FROM TO". FILE is what the descriptor is
- * open on at that time. */
+ * open on at that time; "sync FILE behind" is by another thread than the main one. A sync of a file whose
+ * path has $DURABLE_FAIL in it fails. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,7 +31,8 @@ static void say_fd(const char *what, int fd)
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t n = readlink(link, file, sizeof file - 1);
     if (n < 1 || file[0] != '/') return;
-    snprintf(line, sizeof line, "%s %s\n", what, file);
+    const char *who = !strcmp(what, "sync") && gettid() != getpid() ? " behind" : "";
+    snprintf(line, sizeof line, "%s %s%s\n", what, file, who);
     say(line);
 }
 
@@ -54,8 +57,20 @@ ssize_t pwrite64(int fd, const void *bytes, size_t n, off64_t at)
     return done;
 }
 
+static int is_to_fail(int fd)
+{
+    const char *text = getenv("DURABLE_FAIL");
+    char link[64], file[4096] = "";
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    return text && readlink(link, file, sizeof file - 1) > 0 && strstr(file, text) != NULL;
+}
+
 int fsync(int fd)
 {
+    if (is_to_fail(fd)) {
+        errno = EIO;
+        return -1;
+    }
     int failed = NEXT(fsync)(fd);
     if (!failed) say_fd("sync", fd);
     return failed;
