@@ -53,6 +53,8 @@ struct mabn_cuda_work {
     int64_t runs, run_rows, rows; /* rows of every run but the last; of all */
     int64_t run_samples, samples;
     int channels, chunks;
+    const int32_t *live; /* of struct mabn_cuda_rows */
+    int64_t positions;
 
     /* (runs,chunks,C) partial sums; in backward of g and g·(x − mean), sum NULL: not there yet */
     const float *sum, *square;

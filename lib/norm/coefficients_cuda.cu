@@ -43,6 +43,7 @@ __device__ __forceinline__ struct column find_column(const work &w)
 
 __device__ __forceinline__ int64_t run_rows_of(const work &w, int64_t run)
 {
+    if (w.live) return *w.live * w.positions;
     return run == w.runs - 1 ? w.rows - run * w.run_rows : w.run_rows;
 }
 
@@ -182,6 +183,20 @@ __device__ void settle_gradients(const work &w, Shared &part, const struct colum
     __syncthreads();
 }
 
+/* ---- a batch of which nothing is there ---- */
+
+__device__ __forceinline__ bool nothing_lives(const work &w)
+{
+    return w.live && !*w.live;
+}
+
+/* Finite coefficients, and no more. */
+__device__ void keep_nothing(const work &w, const struct column &at)
+{
+    const struct mabn_coef k = {};
+    if (at.active && at.row == 0) keep(w, at.c, k);
+}
+
 /* ---- BN, BRN, SyncBN of one rank: forward ---- */
 
 __global__ void __launch_bounds__(BLOCK) coefs_bn(work w)
@@ -190,6 +205,7 @@ __global__ void __launch_bounds__(BLOCK) coefs_bn(work w)
     mabn_await_inputs();
     const struct column at = find_column(w);
     const struct mabn_norm_options &o = w.o;
+    if (nothing_lives(w)) return keep_nothing(w, at);
     const bool renorm = o.kind == MABN_NORM_BRN;
     const bool unbiased = o.kind == MABN_NORM_SYNCBN && o.sync_reference;
     const int64_t call = *w.state.batches + w.uncounted;
@@ -397,6 +413,7 @@ __global__ void __launch_bounds__(BLOCK) coefs_mabn(work w)
     double v_sum = 0;
     bool clipped = false; /* what was written with the known map needs repair */
 
+    if (nothing_lives(w)) return keep_nothing(w, at);
     finish_sums(chi, w.square, nullptr, nullptr, part, w, at);
     for (int64_t run = at.row; at.active && run < w.runs; run += at.rows)
         chi[run * w.channels + at.c] /= (double)run_rows_of(w, run);
@@ -453,6 +470,15 @@ __device__ __forceinline__ void put_grad(const work &w, int64_t at, const struct
     w.r[at] = k.r;
 }
 
+__device__ void no_gradients(const work &w, const struct column &at)
+{
+    const struct mabn_grad_coef k = {};
+    if (!at.active || at.row) return;
+    put_grad(w, at.c, k);
+    put_parameter(w.dgamma, 0, w, at.c);
+    put_parameter(w.dbeta, 0, w, at.c);
+}
+
 /* This thread's share of dgamma and dbeta; p, q, r of BN's kind on the way. */
 __global__ void __launch_bounds__(BLOCK) grads_bn(work w)
 {
@@ -462,6 +488,7 @@ __global__ void __launch_bounds__(BLOCK) grads_bn(work w)
     const bool unbiased = w.o.kind == MABN_NORM_SYNCBN && w.o.sync_reference;
     double dgamma = 0, dbeta = 0;
 
+    if (nothing_lives(w)) return no_gradients(w, at);
     finish_sums(w.stat0, w.sum, w.stat1, w.square, part, w, at);
     if (w.given.x) settle_gradients(w, part, at);
     for (int64_t run = at.row; at.active && run < w.runs; run += at.rows) {
@@ -536,6 +563,7 @@ __global__ void __launch_bounds__(BLOCK) grads_mabn(work w)
     double *const psi = w.stat1;
     double dgamma = 0, dbeta = 0, psi_sum = 0;
 
+    if (nothing_lives(w)) return no_gradients(w, at);
     finish_sums(w.stat0, w.sum, w.stat1, w.square, part, w, at);
     for (int64_t run = at.row; at.active && run < w.runs; run += at.rows) {
         const int64_t i = run * w.channels + at.c;

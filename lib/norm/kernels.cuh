@@ -20,6 +20,10 @@ struct mabn_cuda_rows {
     int channels;
     enum mabn_dtype dtype; /* F32, BF16, F16 */
     bool wide;             /* 16 bytes at a time: mabn_pack_fits for every array of the call */
+    /* On the device: samples of `positions` rows that are there, of one run; NULL: all. Moments are
+     * of those, whatever is applied is to all. */
+    const int32_t *live;
+    int64_t positions;
 };
 
 /* How many partial sums a run leaves for this array. */

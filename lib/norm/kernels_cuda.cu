@@ -33,7 +33,9 @@ enum {
 struct cut {
     int64_t rows, run_rows, chunk_rows;
     int channels, tile, tiles, chunks;
-    bool backwards; /* blocks in turn take the rows from the last to the first */
+    bool backwards;      /* blocks in turn take the rows from the last to the first */
+    const int32_t *live; /* moments: of struct mabn_cuda_rows */
+    int64_t positions;
 };
 
 int64_t ceil_div(int64_t a, int64_t b)
@@ -47,6 +49,8 @@ struct cut cut_rows(const struct mabn_cuda_rows *rows, int vector, int blocks)
 {
     struct cut c;
     c.backwards = false;
+    c.live = NULL;
+    c.positions = rows->positions;
     c.rows = rows->rows;
     c.run_rows = rows->run_rows;
     c.channels = rows->channels;
@@ -59,6 +63,13 @@ struct cut cut_rows(const struct mabn_cuda_rows *rows, int vector, int blocks)
         ceil_div(ceil_div(rows->run_rows, wanted), pass * MIN_PASSES) * MIN_PASSES;
     c.chunk_rows = passes * pass;
     c.chunks = (int)ceil_div(rows->run_rows, c.chunk_rows);
+    return c;
+}
+
+struct cut cut_moments(const struct mabn_cuda_rows *rows, int vector)
+{
+    struct cut c = cut_rows(rows, vector, SUM_BLOCKS);
+    c.live = rows->live;
     return c;
 }
 
@@ -90,7 +101,9 @@ template <int V> __device__ __forceinline__ struct place find_place(const struct
     const int64_t run0 = p.run * c.run_rows, chunk0 = run0 + p.chunk * c.chunk_rows;
     int64_t end = chunk0 + c.chunk_rows;
     end = end < run0 + c.run_rows ? end : run0 + c.run_rows;
-    p.end = p.active ? (end < c.rows ? end : c.rows) : 0;
+    int64_t rows = c.rows;
+    if (c.live && *c.live * c.positions < rows) rows = *c.live * c.positions;
+    p.end = p.active ? (end < rows ? end : rows) : 0;
     p.first = chunk0 + p.row;
     return p;
 }
@@ -125,9 +138,9 @@ __device__ void leave_sum(float *out, Shared &part, const float (&sum)[V], const
 
 /* ---- forward ---- */
 
-__device__ void move_on(const struct mabn_cuda_counter &counter)
+__device__ void move_on(const struct mabn_cuda_counter &counter, const int32_t *live)
 {
-    if (blockIdx.x || threadIdx.x) return;
+    if (blockIdx.x || threadIdx.x || (live && !*live)) return;
     if (counter.f32) *counter.f32 += (float)counter.by;
     if (counter.i64) *counter.i64 += counter.by;
 }
@@ -139,11 +152,11 @@ __global__ void __launch_bounds__(THREADS)
 {
     constexpr int UNROLL = 4;
     MABN_SHARED(float, part, THREADS *V);
+    mabn_await_inputs();
     const struct place p = find_place<V>(c);
     float sum[V] = {0}, square[V] = {0}, shift[V] = {0};
 
-    mabn_await_inputs();
-    move_on(counter);
+    move_on(counter, c.live);
     if (SHIFTED && p.active) {
         mabn_load(shift, x + p.run * c.run_rows * c.channels + p.channel);
         if (p.chunk == 0 && p.row == 0)
@@ -218,7 +231,7 @@ __global__ void __launch_bounds__(THREADS) apply_kernel(struct apply_args<T> in,
 
     mabn_await_inputs();
     fetch(p.first);
-    move_on(in.counter);
+    move_on(in.counter, NULL);
     if constexpr (KNOWN) {
         find_known<V>(affine, in.known, p, c);
         if (p.active)
@@ -270,10 +283,10 @@ __global__ void __launch_bounds__(THREADS)
 {
     constexpr int UNROLL = 2;
     MABN_SHARED(float, part, THREADS *V);
+    mabn_await_inputs();
     const struct place p = find_place<V>(c);
     float sum[V] = {0}, dot[V] = {0}, shift[V] = {0}, a[V] = {0}, b[V] = {0};
 
-    mabn_await_inputs();
     if (p.active && MASK == MABN_MASK_X) {
         mabn_load(a, in.affine.a + p.run * in.affine.stride + p.channel);
         mabn_load(b, in.affine.b + p.run * in.affine.stride + p.channel);
@@ -447,7 +460,7 @@ mabn_status mabn_cuda_square(float *square, const void *x, struct mabn_cuda_coun
     return mabn_by_type(rows->dtype, rows->wide, [&](auto *type, auto vector) {
         using T = std::remove_pointer_t<decltype(type)>;
         constexpr int V = decltype(vector)::value;
-        const struct cut c = cut_rows(rows, V, SUM_BLOCKS);
+        const struct cut c = cut_moments(rows, V);
         return MABN_LAUNCH_EARLY((moments_kernel<T, V, false>), grid_of(c, rows->runs), THREADS, 0,
                                  stream, nullptr, square, nullptr, static_cast<const T *>(x),
                                  counter, c);
@@ -461,7 +474,7 @@ mabn_status mabn_cuda_moments(float *sum, float *square, float *first, const voi
     return mabn_by_type(rows->dtype, rows->wide, [&](auto *type, auto vector) {
         using T = std::remove_pointer_t<decltype(type)>;
         constexpr int V = decltype(vector)::value;
-        const struct cut c = cut_rows(rows, V, SUM_BLOCKS);
+        const struct cut c = cut_moments(rows, V);
         return MABN_LAUNCH_EARLY((moments_kernel<T, V, true>), grid_of(c, rows->runs), THREADS, 0,
                                  stream, sum, square, first, static_cast<const T *>(x), counter, c);
     });
@@ -499,7 +512,7 @@ mabn_status mabn_cuda_grad_moments(float *sum, float *dot, void *masked,
     return mabn_by_type(rows->dtype, rows->wide, [&](auto *type, auto vector) {
         using T = std::remove_pointer_t<decltype(type)>;
         constexpr int V = decltype(vector)::value;
-        const struct cut c = cut_rows(rows, V, SUM_BLOCKS);
+        const struct cut c = cut_moments(rows, V);
         const dim3 grid = grid_of(c, rows->runs);
         struct grad_args<T> args = grad_args_of<T>(in);
         args.dresidual = static_cast<T *>(masked);

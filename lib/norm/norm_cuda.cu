@@ -82,7 +82,21 @@ struct mabn_cuda_rows rows_of(const struct mabn_norm *norm, int64_t samples, int
     r.channels = norm->channels;
     r.dtype = dtype;
     r.wide = false;
+    r.live = NULL;
+    r.positions = positions;
     return r;
+}
+
+bool over_sample(enum mabn_norm_kind kind)
+{
+    return kind == MABN_NORM_GN || kind == MABN_NORM_LN || kind == MABN_NORM_IN;
+}
+
+/* Statistics are of the batch: those of samples care who is there no more than applying does. */
+bool over_batch(const struct mabn_norm *norm)
+{
+    const enum mabn_norm_kind kind = norm->options.kind;
+    return mabn_norm_measures(kind) && !over_sample(kind) && !mabn_norm_act_name(kind);
 }
 
 void call_init(struct call *c, const struct mabn_norm *norm, const struct mabn_norm_cuda_io *io)
@@ -99,6 +113,8 @@ void call_init(struct call *c, const struct mabn_norm *norm, const struct mabn_n
     c->rows = rows_of(norm, io->samples, io->positions, io->dtype);
     c->rows.wide = mabn_pack_fits(io->dtype, norm->channels, all, sizeof all / sizeof *all);
 
+    if (over_batch(norm)) c->rows.live = w->live = io->live;
+    w->positions = io->positions;
     w->o = norm->options;
     mabn_norm_state_view(&w->state, norm, io->state);
     w->gamma = io->gamma;
@@ -144,6 +160,12 @@ mabn_status check(const struct mabn_norm *norm, const struct mabn_norm_cuda_io *
         return mabn_fail(MABN_ERR_ARG, "norm: state is missing");
     if (norm->options.kind == MABN_NORM_EVONORM_S0 && io->act && (io->residual || io->dresidual))
         return mabn_fail(MABN_ERR_ARG, "norm: EvoNorm-S0's activation takes no residual");
+    if (io->live && over_batch(norm) && (norm->sync || mabn_norm_runs(norm, io->samples) > 1))
+        return mabn_fail(
+            MABN_ERR_UNSUPPORTED,
+            "norm: how many samples are there is told on the host where %s has several "
+            "runs or ranks",
+            mabn_norm_kind_name(norm->options.kind));
     if (norm->sync && !norm->sync->queue)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "these ranks add up nothing on a GPU");
     return MABN_OK;
@@ -246,11 +268,6 @@ mabn_status forward_joined(struct call *c)
     return apply_saved(c, counter_of(c));
 }
 
-bool over_sample(enum mabn_norm_kind kind)
-{
-    return kind == MABN_NORM_GN || kind == MABN_NORM_LN || kind == MABN_NORM_IN;
-}
-
 mabn_status measure_and_apply(struct call *c)
 {
     const struct mabn_cuda_work *w = &c->work;
@@ -309,7 +326,8 @@ mabn_status forward_sync(struct call *c)
 bool knows_affine(const struct call *c)
 {
     const struct mabn_norm_options *o = &c->norm->options;
-    return c->io->known && o->kind == MABN_NORM_MABN && c->io->y != c->io->residual &&
+    return c->io->known && !c->io->live && o->kind == MABN_NORM_MABN &&
+           c->io->y != c->io->residual &&
            (o->window_rule == MABN_WINDOW_SUBBATCH || c->work.runs == 1);
 }
 

@@ -16,6 +16,11 @@
  *     the state's counter at each step would wait for the device;
  *   - sum, square, dsum, dot (BN, BRN, SyncBN and MABN, one run): the convolutions around the norm
  *     have done some of its passes over memory: see below;
+ *   - live (1): how many of the samples are there, which the host does not know: statistics and the
+ *     gradients of parameters are of those, and with none of them nothing moves on. The others are
+ *     computed like them, and what is done with them is the caller's affair: x and dy must be finite
+ *     there, and where statistics are not of the whole batch (GN, LN, IN, FRN, EvoNorm-S0, frozen) dy
+ *     0. BN, BRN, SyncBN and MABN take it in one run, and not over ranks;
  *   - scaler (float16): dy and all that comes of it are scaler->scale times what they stand for.
  *     MABN's backward window keeps true values whatever the scale was, and a statistic that
  *     overflowed leaves the one before it in its place: the step is skipped, the window goes on.
@@ -33,6 +38,7 @@ struct mabn_cuda_scaler;
 
 struct mabn_norm_cuda_io { /* as struct mabn_norm_io; device memory */
     int64_t samples, positions;
+    const int32_t *live;   /* see above; NULL: all samples are there */
     enum mabn_dtype dtype; /* of x, y, residual and their gradients: F32, BF16 or F16 */
     bool relu;
     bool known;
