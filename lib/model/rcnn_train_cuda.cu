@@ -8,6 +8,7 @@
  * runs, or over ranks), or where the CPU proposes, the host asks in the middle of the step; elsewhere a
  * step of each shape is a CUDA graph. */
 #include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/log.h"
