@@ -20,7 +20,7 @@
 #
 # More targets:
 #   check-unit check-cli check-golden check-san                   parts of the tests
-#   check-headers check-rooms check-format                        what the source must be
+#   check-headers check-rooms check-unused check-format           what the source must be
 #   check-dist                                                    several ranks, where MPI is
 #   check-distros                                                 Debian 12, 13 and arm64, from bare
 #                                                                 systems: tests/distros
@@ -178,10 +178,11 @@ deps-build deps-demo deps-check deps-peer: deps-%:
 
 # ---- checks -------------------------------------------------------------------------------
 
-.PHONY: check check-all check-unit check-cli check-golden check-san check-headers check-rooms check-format
+.PHONY: check check-all check-unit check-cli check-golden check-san check-headers check-rooms check-unused check-format
 check: deps-check
 	@$(MAKE) --no-print-directory all unit-programs dist-programs
 	@tests/check-rooms $(B)
+	@tests/check-unused
 	@tests/run-all $(B)
 check-unit: $(UNIT:%=$(B)/tests/unit/%) $(BIN)
 	@tests/run-all $(B) unit
@@ -194,6 +195,8 @@ check-san:
 	@tests/run-all build/san unit cli
 check-headers:
 	@tests/check-headers
+check-unused:
+	@tests/check-unused
 check-format:
 	@tests/check-format
 check-rooms: $(LIB)

@@ -108,27 +108,11 @@ static const struct mabn_cli cli = {
 /* The output's format, by --to or by the ending of its name. */
 static mabn_status pick_format(enum mabn_weights_format *format)
 {
-    static const struct {
-        const char *ending;
-        enum mabn_weights_format format;
-    } endings[] = {
-        {".h5", MABN_WEIGHTS_HDF5},    {".hdf5", MABN_WEIGHTS_HDF5},
-        {".pth", MABN_WEIGHTS_TORCH},  {".pt", MABN_WEIGHTS_TORCH},
-        {".onnx", MABN_WEIGHTS_ONNX},  {".safetensors", MABN_WEIGHTS_SAFETENSORS},
-        {".pkl", MABN_WEIGHTS_PICKLE},
-    };
     if (o.to != AUTO && o.to < FAMILY) {
         *format = (enum mabn_weights_format)o.to;
         return MABN_OK;
     }
-    size_t n = strlen(o.output);
-    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
-        size_t k = strlen(endings[i].ending);
-        if (n > k && !strcmp(o.output + n - k, endings[i].ending)) {
-            *format = endings[i].format;
-            return MABN_OK;
-        }
-    }
+    if (mabn_weights_format_by_ending(format, o.output)) return MABN_OK;
     return mabn_fail(MABN_ERR_ARG, "the ending of '%s' names no known format; use --to", o.output);
 }
 

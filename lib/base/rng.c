@@ -25,12 +25,6 @@ void mabn_rng_init(struct mabn_rng *rng, uint64_t seed, enum mabn_rng_purpose pu
     rng->used = 4;
 }
 
-void mabn_rng_skip_to(struct mabn_rng *rng, uint64_t n)
-{
-    rng->counter[0] = (uint32_t)(n / 4);
-    rng->used = 4;
-}
-
 uint32_t mabn_rng_u32(struct mabn_rng *rng)
 {
     return mabn_philox_u32(rng);

@@ -34,8 +34,6 @@ struct mabn_rng {
 /* Stream for (seed, purpose, a, b); a and b are free ids (epoch and sample, layer and 0, …). */
 void mabn_rng_init(struct mabn_rng *rng, uint64_t seed, enum mabn_rng_purpose purpose, uint64_t a,
                    uint64_t b);
-/* Start at the n-th 32-bit draw of the stream (n a multiple of 4), to fill arrays in parallel. */
-void mabn_rng_skip_to(struct mabn_rng *rng, uint64_t n);
 
 uint32_t mabn_rng_u32(struct mabn_rng *rng);
 uint64_t mabn_rng_u64(struct mabn_rng *rng);

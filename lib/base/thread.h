@@ -1,4 +1,4 @@
-/* Threads: how many to use, a parallel loop for irregular work, a bounded queue for pipelines.
+/* Threads: how many to use, and a parallel loop for irregular work.
  *
  * Numeric kernels use OpenMP (the run-time oneDNN uses too, so threads are shared); everything
  * that waits on files or decodes images uses these pthreads. */
@@ -33,16 +33,6 @@ void mabn_threads_wait_asleep(char **argv);
 typedef mabn_status (*mabn_work_fn)(void *context, int64_t index, int worker);
 MABN_MUST_USE mabn_status mabn_parallel(int threads, int64_t count, int64_t grain,
                                         mabn_work_fn work, void *context);
-
-/* A bounded first-in first-out queue of pointers between threads. */
-struct mabn_queue;
-struct mabn_queue *mabn_queue_new(size_t capacity);
-void mabn_queue_free(struct mabn_queue *q);
-/* Waits while full; false when the queue was closed. */
-bool mabn_queue_push(struct mabn_queue *q, void *item);
-/* Waits while empty; false when closed and empty. */
-bool mabn_queue_pop(struct mabn_queue *q, void **item);
-void mabn_queue_close(struct mabn_queue *q); /* wakes everyone; pushed items may still be popped */
 
 MABN_END_DECLS
 #endif

@@ -2,7 +2,8 @@
 
 #include <string.h>
 
-bool mabn_word_find(int *value, const struct mabn_word *words, const char *text)
+/* False, and *value as it was, when it is none of them. */
+static bool find(int *value, const struct mabn_word *words, const char *text)
 {
     for (; words->word; words++)
         if (!strcmp(words->word, text)) {
@@ -28,7 +29,7 @@ void mabn_word_list(struct mabn_str *out, const struct mabn_word *words, const c
 mabn_status mabn_word_parse(int *value, const struct mabn_word *words, const char *what,
                             const char *text)
 {
-    if (mabn_word_find(value, words, text)) return MABN_OK;
+    if (find(value, words, text)) return MABN_OK;
     struct mabn_str list;
     mabn_str_init(&list);
     mabn_word_list(&list, words, ", ");

@@ -23,8 +23,6 @@ struct mabn_word {
  * says of what it should be a word. */
 MABN_MUST_USE mabn_status mabn_word_parse(int *value, const struct mabn_word *words,
                                           const char *what, const char *text);
-/* The same without a message: false, and *value as it was. */
-bool mabn_word_find(int *value, const struct mabn_word *words, const char *text);
 /* The first word with this value; "?" when there is none. */
 const char *mabn_word_name(const struct mabn_word *words, int value);
 /* All words of the table, in its order. */

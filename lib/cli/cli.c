@@ -11,7 +11,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/json_write.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/signal.h"
@@ -497,44 +496,7 @@ int mabn_cli_choose(const struct mabn_cli *clis, const char *tool, const char *s
     mabn_cli_usage_error("unknown command '%s'", argv[1]);
 }
 
-/* ---- configuration, end ---- */
-
-void mabn_cli_dump(const struct mabn_cli *cli, struct mabn_str *json)
-{
-    struct mabn_json_writer w;
-    mabn_json_writer_init(&w, json);
-    mabn_json_put_object(&w, NULL);
-    for (const struct mabn_option *o = cli->options; o->kind != MABN_OPTION_END; o++) {
-        const char *name = o->long_name ? o->long_name : (char[]){o->short_name, 0};
-        switch (o->kind) {
-        case MABN_OPTION_FLAG:
-            mabn_json_put_bool(&w, name, *(const bool *)o->value);
-            break;
-        case MABN_OPTION_SWITCH:
-            if (*(const int *)o->value >= 0) mabn_json_put_bool(&w, name, *(const int *)o->value);
-            break;
-        case MABN_OPTION_INT:
-            mabn_json_put_int(&w, name, *(const int *)o->value);
-            break;
-        case MABN_OPTION_INT64:
-        case MABN_OPTION_SIZE:
-            mabn_json_put_int(&w, name, *(const int64_t *)o->value);
-            break;
-        case MABN_OPTION_DOUBLE:
-            mabn_json_put_double(&w, name, *(const double *)o->value);
-            break;
-        case MABN_OPTION_CHOICE:
-            mabn_json_put_string(&w, name, mabn_word_name(o->words, *(const int *)o->value));
-            break;
-        case MABN_OPTION_STRING:
-            mabn_json_put_string(&w, name, *(const char *const *)o->value);
-            break;
-        default:
-            break; /* what has no value of its own */
-        }
-    }
-    mabn_json_put_end(&w);
-}
+/* ---- the end ---- */
 
 int mabn_cli_finish(mabn_status status)
 {

@@ -1,5 +1,5 @@
 /* The command line of a tool: one table of options gives parsing, strict checks, --help with the
- * live defaults, shell completion, and the record of the effective configuration.
+ * live defaults, and shell completion.
  * Only cmd/ includes this room.
  *
  * To add a tool:
@@ -153,9 +153,6 @@ MABN_NORETURN void mabn_cli_usage_error(const char *format, ...) MABN_PRINTF(1, 
 
 /* The command line as one shell-quoted string, for provenance in output files; static. */
 const char *mabn_cli_command_line(void);
-
-/* The effective value of every option as a JSON object. */
-void mabn_cli_dump(const struct mabn_cli *cli, struct mabn_str *json);
 
 /* The last act of every main: prints the error message if status is not ok; flushes, closes and
  * checks stdout; returns the exit status (75 for MABN_ERR_STOPPED). */

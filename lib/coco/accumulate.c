@@ -252,7 +252,7 @@ int mabn_coco_area_index(const struct mabn_coco_params *p, const char *name)
     return -1;
 }
 
-int mabn_coco_max_det_index(const struct mabn_coco_params *p, int max_det)
+static int max_det_index(const struct mabn_coco_params *p, int max_det)
 {
     for (int m = 0; m < p->n_max_dets; m++)
         if (p->max_dets[m] == max_det) return m;
@@ -266,8 +266,8 @@ static void stat_limits(const struct mabn_coco_params *p, int *first, int *other
 {
     bool keypoints = p->type == MABN_COCO_KEYPOINTS;
     *others = p->n_max_dets < 3 ? p->n_max_dets - 1 : 2;
-    if (keypoints) *others = mabn_coco_max_det_index(p, 20);
-    *first = keypoints ? *others : mabn_coco_max_det_index(p, 100);
+    if (keypoints) *others = max_det_index(p, 20);
+    *first = keypoints ? *others : max_det_index(p, 100);
     if (p->fix_quirks || p->lvis) *first = *others = p->n_max_dets - 1;
 }
 

@@ -317,7 +317,7 @@ mabn_status mabn_coco_find_errors(struct mabn_coco_errors *out, const struct mab
 
 /* ---- in words ---- */
 
-const char *mabn_coco_error_name(int error)
+static const char *error_name(int error)
 {
     static const char *const names[MABN_COCO_ERRORS] = {"classification", "localization",  "both",
                                                         "duplicate",      "background",    "missed",
@@ -330,14 +330,14 @@ void mabn_coco_report_errors(struct mabn_str *out, const struct mabn_coco_errors
     mabn_str_printf(out, "AP at IoU %.2f is %.2f points; if errors of one kind were repaired:\n",
                     e->threshold, e->ap);
     for (int i = 0; i < MABN_COCO_ERRORS; i++)
-        mabn_str_printf(out, "  %-15s %+7.2f  (%lld)\n", mabn_coco_error_name(i), e->gain[i],
+        mabn_str_printf(out, "  %-15s %+7.2f  (%lld)\n", error_name(i), e->gain[i],
                         (long long)e->count[i]);
 }
 
 void mabn_coco_report_errors_tsv(struct mabn_str *out, const struct mabn_coco_errors *e)
 {
     for (int i = 0; i < MABN_COCO_ERRORS; i++) {
-        mabn_str_printf(out, "%s\t%s\t", mabn_coco_type_name(e->type), mabn_coco_error_name(i));
+        mabn_str_printf(out, "%s\t%s\t", mabn_coco_type_name(e->type), error_name(i));
         mabn_str_add_double(out, e->gain[i]);
         mabn_str_printf(out, "\t%lld\n", (long long)e->count[i]);
     }
@@ -351,7 +351,7 @@ void mabn_coco_report_errors_json(struct mabn_json_writer *w, const struct mabn_
     mabn_json_put_double(w, "ap", e->ap);
     for (int i = 0; i < MABN_COCO_ERRORS; i++) {
         mabn_json_put_line(w, 3);
-        mabn_json_put_object(w, mabn_coco_error_name(i));
+        mabn_json_put_object(w, error_name(i));
         mabn_json_put_double(w, "gain", e->gain[i]);
         mabn_json_put_int(w, "count", e->count[i]);
         mabn_json_put_end(w);

@@ -50,8 +50,6 @@ struct mabn_coco_errors {
     int64_t count[MABN_COCO_ERRORS];
 };
 
-const char *mabn_coco_error_name(int error); /* "classification", … */
-
 /* params: type, categories, images, max_dets (the largest counts) and threads are looked at. Not
  * for keypoints (MABN_ERR_ARG). */
 MABN_MUST_USE mabn_status mabn_coco_find_errors(struct mabn_coco_errors *out,

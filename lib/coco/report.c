@@ -65,7 +65,7 @@ static int list_stats(const struct mabn_coco_params *p, struct stat out[MABN_COC
     return 12;
 }
 
-const char *mabn_coco_stat_name(const struct mabn_coco_score *s, int i)
+static const char *stat_name(const struct mabn_coco_score *s, int i)
 {
     struct stat stats[MABN_COCO_STATS];
     int n = list_stats(&s->params, stats);
@@ -115,8 +115,7 @@ void mabn_coco_report_lines(struct mabn_str *out, const struct mabn_coco_score *
 void mabn_coco_report_tsv(struct mabn_str *out, const struct mabn_coco_score *s)
 {
     for (int i = 0; i < s->n_stats; i++) {
-        mabn_str_printf(out, "%s\t%s\t", mabn_coco_type_name(s->params.type),
-                        mabn_coco_stat_name(s, i));
+        mabn_str_printf(out, "%s\t%s\t", mabn_coco_type_name(s->params.type), stat_name(s, i));
         mabn_str_add_double(out, s->stats[i]);
         mabn_str_add_char(out, '\n');
     }
@@ -366,7 +365,7 @@ static void put_stat_names(struct mabn_json_writer *w, const struct mabn_coco_sc
 {
     mabn_json_put_array(w, "stat_names");
     for (int i = 0; i < s->n_stats; i++)
-        mabn_json_put_string(w, NULL, mabn_coco_stat_name(s, i));
+        mabn_json_put_string(w, NULL, stat_name(s, i));
     mabn_json_put_end(w);
 }
 
@@ -397,8 +396,7 @@ void mabn_coco_report_comparison(struct mabn_str *out, const struct mabn_coco_sc
     mabn_str_printf(out, "%-6s %8s %8s %9s   %-19s %s\n", "", "first", "second", "change", title,
                     "P(better)");
     for (int i = 0; i < a->n_stats; i++) {
-        mabn_str_printf(out, "%-6s %8.4f %8.4f ", mabn_coco_stat_name(a, i), a->stats[i],
-                        b->stats[i]);
+        mabn_str_printf(out, "%-6s %8.4f %8.4f ", stat_name(a, i), a->stats[i], b->stats[i]);
         if (isnan(intervals[i].low))
             mabn_str_printf(out, "%9s   %-19s %s\n", "-", "-", "-");
         else

@@ -32,8 +32,5 @@ void mabn_coco_report_comparison_json(struct mabn_json_writer *w, const struct m
                                       const struct mabn_coco_interval *intervals,
                                       double confidence);
 
-/* Short name of a statistic: "AP", "AP50", "APs", "AR1", … */
-const char *mabn_coco_stat_name(const struct mabn_coco_score *s, int stat);
-
 MABN_END_DECLS
 #endif

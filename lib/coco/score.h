@@ -141,9 +141,8 @@ double mabn_coco_mean_precision(const struct mabn_coco_score *s, int64_t k, doub
                                 int area, int max_det);
 double mabn_coco_mean_recall(const struct mabn_coco_score *s, int64_t k, double threshold, int area,
                              int max_det);
-/* Index of an area by name, or of a max_det by value; -1: none. */
+/* -1: there is no area of this name. */
 int mabn_coco_area_index(const struct mabn_coco_params *p, const char *name);
-int mabn_coco_max_det_index(const struct mabn_coco_params *p, int max_det);
 
 /* ---- comparing two results of the same truth ---- */
 

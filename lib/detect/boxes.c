@@ -53,15 +53,6 @@ void mabn_box_clip(float *box, int64_t n, int width, int height, float one)
     }
 }
 
-void mabn_box_flip(float *box, int64_t n, int width, float one)
-{
-    for (int64_t i = 0; i < n; i++, box += 4) {
-        const float left = box[0];
-        box[0] = (float)width - box[2] - one;
-        box[2] = (float)width - left - one;
-    }
-}
-
 bool mabn_box_large_enough(const float *box, double min, bool more, float one)
 {
     const float w = box[2] - box[0] + one, h = box[3] - box[1] + one;

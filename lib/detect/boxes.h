@@ -30,8 +30,6 @@ void mabn_box_decode(float *out, const float *box, const float *delta,
 
 /* In place, box (n,4): x to [0, width − one], y to [0, height − one]. NaN stays. */
 void mabn_box_clip(float *box, int64_t n, int width, int height, float one);
-/* In place: x1 = width − one − x2, x2 = width − one − x1. */
-void mabn_box_flip(float *box, int64_t n, int width, float one);
 
 /* Whether both sides of the box are at least `min`, or with `more` greater than it. */
 bool mabn_box_large_enough(const float *box, double min, bool more, float one);

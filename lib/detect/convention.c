@@ -59,13 +59,6 @@ static const struct mabn_box_convention table[] = {
     },
 };
 
-static const char *const names[] = {"legacy", "detectron2", "torchvision", NULL};
-
-const char *const *mabn_box_convention_names(void)
-{
-    return names;
-}
-
 mabn_status mabn_box_convention_find(const struct mabn_box_convention **out, const char *name)
 {
     *out = &table[0];

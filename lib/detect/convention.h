@@ -81,8 +81,6 @@ struct mabn_box_convention {
 /* NULL: legacy. Unknown names: MABN_ERR_NOTFOUND. The result is static. */
 MABN_MUST_USE mabn_status mabn_box_convention_find(const struct mabn_box_convention **out,
                                                    const char *name);
-/* "legacy", "detectron2", "torchvision", NULL. */
-const char *const *mabn_box_convention_names(void);
 
 /* The threshold t in float32 such that iou > t says what the convention's comparison says. */
 float mabn_box_threshold(const struct mabn_box_convention *c, double threshold);

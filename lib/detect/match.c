@@ -163,13 +163,3 @@ mabn_status mabn_match_boxes(int32_t *match, const float *object, int64_t object
     struct source s = {.object = object, .box = box, .one = one, .objects = objects, .n = n};
     return match_source(match, &s, m, scratch);
 }
-
-mabn_status mabn_match_best(int32_t *best, const float *object, int64_t objects, const float *box,
-                            int64_t n, float one, struct mabn_scratch *scratch)
-{
-    const struct mabn_matcher any = {.high = -1, .low = -1};
-    if (objects > 0) return mabn_match_boxes(best, object, objects, box, n, one, &any, scratch);
-    for (int64_t i = 0; i < n; i++)
-        best[i] = 0;
-    return MABN_OK;
-}

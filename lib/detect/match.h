@@ -32,10 +32,5 @@ MABN_MUST_USE mabn_status mabn_match_boxes(int32_t *match, const float *object, 
                                            const struct mabn_matcher *m,
                                            struct mabn_scratch *scratch);
 
-/* best (n): the object each box overlaps most, whatever the thresholds say; 0 without overlap. */
-MABN_MUST_USE mabn_status mabn_match_best(int32_t *best, const float *object, int64_t objects,
-                                          const float *box, int64_t n, float one,
-                                          struct mabn_scratch *scratch);
-
 MABN_END_DECLS
 #endif

@@ -231,7 +231,7 @@ const char *mabn_convert_guess_arch(const struct mabn_convert *c, const char *bo
         stages++;
     snprintf(name, sizeof name, "%slayer1.0.conv3.weight", body);
     bool bottleneck = mabn_convert_find(c, name) != NULL;
-    for (const char *const *arch = mabn_model_archs(); *arch; arch++) {
+    for (const char *const *arch = mabn_resnet_archs(); *arch; arch++) {
         const struct mabn_resnet_shape *s = mabn_resnet_find(*arch);
         if (s->stages == stages && s->bottleneck == bottleneck &&
             !memcmp(s->blocks, blocks, (size_t)stages * sizeof *blocks))

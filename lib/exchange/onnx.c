@@ -445,7 +445,6 @@ mabn_status mabn_onnx_open(struct mabn_weights *w)
     struct cursor c = {.source = &w->source, .end = w->source.size};
     struct field f;
     bool more, graph = false;
-    w->format = MABN_WEIGHTS_ONNX;
     for (;;) {
         MABN_TRY(next_field(&c, &f, &more));
         if (!more) break;
@@ -484,7 +483,8 @@ void mabn_proto_float(struct mabn_str *out, int field, float value)
     mabn_str_add_bytes(out, &value, 4);
 }
 
-void mabn_proto_head(struct mabn_str *out, int field, uint64_t n)
+/* Only the head of a field of n bytes; the bytes follow elsewhere. */
+static void proto_head(struct mabn_str *out, int field, uint64_t n)
 {
     put_varint(out, (uint64_t)field << 3 | WIRE_BYTES);
     put_varint(out, n);
@@ -492,7 +492,7 @@ void mabn_proto_head(struct mabn_str *out, int field, uint64_t n)
 
 void mabn_proto_bytes(struct mabn_str *out, int field, const void *bytes, size_t n)
 {
-    mabn_proto_head(out, field, n);
+    proto_head(out, field, n);
     mabn_str_add_bytes(out, bytes, n);
 }
 
@@ -521,8 +521,8 @@ static void tensor_head(struct mabn_str *out, const struct mabn_weight *t)
     char *name = mabn_weights_join_name(t->name, t->part);
     mabn_proto_text(&body, TENSOR_NAME, name);
     free(name);
-    mabn_proto_head(&body, TENSOR_RAW, t->bytes);
-    mabn_proto_head(out, GRAPH_INITIALIZER, body.length + t->bytes);
+    proto_head(&body, TENSOR_RAW, t->bytes);
+    proto_head(out, GRAPH_INITIALIZER, body.length + t->bytes);
     mabn_str_add_bytes(out, body.text, body.length);
     mabn_str_release(&body);
 }
@@ -569,7 +569,7 @@ static mabn_status begin_onnx(struct mabn_weights_writer *writer)
     model_head(&model, writer);
     mabn_proto_text(&graph, GRAPH_NAME, "mabn");
     mabn_str_add_bytes(&graph, writer->graph.text, writer->graph.length);
-    mabn_proto_head(&model, MODEL_GRAPH, graph.length + tensors);
+    proto_head(&model, MODEL_GRAPH, graph.length + tensors);
     mabn_str_add_bytes(&model, graph.text, graph.length);
     mabn_str_release(&graph);
     uint64_t at = model.length;

@@ -27,8 +27,6 @@ void mabn_proto_int(struct mabn_str *out, int field, int64_t value);
 void mabn_proto_float(struct mabn_str *out, int field, float value);
 void mabn_proto_bytes(struct mabn_str *out, int field, const void *bytes, size_t n);
 void mabn_proto_text(struct mabn_str *out, int field, const char *text);
-/* Only the head of a field of n bytes; the bytes follow elsewhere. */
-void mabn_proto_head(struct mabn_str *out, int field, uint64_t n);
 
 /* ---- the graph ---- */
 

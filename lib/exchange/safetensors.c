@@ -168,7 +168,6 @@ mabn_status mabn_safetensors_open(struct mabn_weights *w)
 {
     uint8_t head[8];
     void *header = NULL;
-    w->format = MABN_WEIGHTS_SAFETENSORS;
     MABN_TRY(mabn_source_read(&w->source, 0, head, 8));
     uint64_t length = mabn_le64(head);
     if (length > MAX_HEADER || length > w->source.size - 8)

@@ -107,7 +107,6 @@ mabn_status mabn_torch_open(struct mabn_weights *w)
     struct mabn_pickle pickle = {0};
     const struct mabn_zip_entry *entry;
     mabn_status status;
-    w->format = MABN_WEIGHTS_TORCH;
     MABN_TRY_GOTO(mabn_zip_open(&a.zip, &w->source), out);
     MABN_TRY_GOTO(find_pickle(&a, &entry), out);
     MABN_TRY_GOTO(check_byte_order(&a), out);
@@ -257,7 +256,6 @@ mabn_status mabn_torch_legacy_open(struct mabn_weights *w)
     struct mabn_pickle keys = {0};
     uint64_t at = 0;
     mabn_status status;
-    w->format = MABN_WEIGHTS_TORCH_LEGACY;
     MABN_TRY(check_preamble(w, &at));
     MABN_TRY_GOTO(mabn_pickle_read(&s.pickle, &w->source, at, w->source.size - at), out);
     at = s.pickle.end;
@@ -277,7 +275,6 @@ out:
 mabn_status mabn_numpy_pickle_open(struct mabn_weights *w)
 {
     struct mabn_pickle pickle = {0};
-    w->format = MABN_WEIGHTS_PICKLE;
     MABN_TRY(mabn_pickle_read(&pickle, &w->source, 0, w->source.size));
     mabn_status status = MABN_OK;
     if (pickle.end != w->source.size)

@@ -1,4 +1,4 @@
-/* The common half of every reader: sniffing, checks of names and sizes, the sorted index, and
+/* The common half of every reader: checks of names and sizes, the sorted index, and
  * reading numbers from where a format says they are. */
 #include "exchange/weights.h"
 
@@ -12,19 +12,6 @@
 #include "exchange/weights_impl.h"
 
 enum { MAX_NOTES = 65536, MAX_NOTE = 1 << 20, SLACK = 1 << 20 };
-
-const char *mabn_weights_format_name(enum mabn_weights_format f)
-{
-    static const char *const names[MABN_WEIGHTS_FORMAT_COUNT] = {
-        [MABN_WEIGHTS_HDF5] = "HDF5 checkpoint",
-        [MABN_WEIGHTS_TORCH] = "PyTorch zip",
-        [MABN_WEIGHTS_TORCH_LEGACY] = "PyTorch legacy stream",
-        [MABN_WEIGHTS_PICKLE] = "numpy pickle",
-        [MABN_WEIGHTS_SAFETENSORS] = "safetensors",
-        [MABN_WEIGHTS_ONNX] = "ONNX",
-    };
-    return names[f];
-}
 
 /* ---- adding entries ---- */
 
@@ -317,7 +304,6 @@ static void strip_module(struct mabn_weights *w)
         models++;
     }
     if (!models) return;
-    w->module_prefix = true;
     tell_stripped(w, prefix);
     if (counter != SIZE_MAX && !w->read) remove_entry(w, counter);
     for (size_t i = 0; i < w->count; i++) {
@@ -377,69 +363,21 @@ mabn_status mabn_weights_use_average(struct mabn_weights *w)
     return index_again(w);
 }
 
-/* ---- opening ---- */
+/* ---- opening and closing ---- */
 
-static mabn_status open_format(struct mabn_weights *w)
-{
-    uint8_t head[16] = {0};
-    size_t n = w->source.size < sizeof head ? (size_t)w->source.size : sizeof head;
-    MABN_TRY(mabn_source_read(&w->source, 0, head, n));
-    static const uint8_t hdf5[8] = {0x89, 'H', 'D', 'F', '\r', '\n', 0x1a, '\n'};
-    static const uint8_t legacy[] = {0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8};
-    if (n >= 8 && !memcmp(head, hdf5, 8)) return mabn_weights_open_hdf5(w);
-    if (n >= 4 && !memcmp(head, "PK\3\4", 4)) return mabn_torch_open(w);
-    if (n >= 12 && head[0] == 0x80 && !memcmp(head + 2, legacy, sizeof legacy))
-        return mabn_torch_legacy_open(w);
-    if (n >= 9 && head[8] == '{' && mabn_le64(head) <= w->source.size - 8)
-        return mabn_safetensors_open(w);
-    if (n >= 2 && head[0] == 0x80 && head[1] <= 5) return mabn_numpy_pickle_open(w);
-    if (n >= 2 && head[0] == 0x08 && head[1] <= 20) return mabn_onnx_open(w);
-    if (n >= 2 && (head[0] == '(' || head[0] == '}' || head[0] == 'c'))
-        return mabn_numpy_pickle_open(w);
-    return mabn_fail(MABN_ERR_FORMAT,
-                     "'%s' is not in a known format (HDF5, PyTorch, pickle, safetensors, ONNX)",
-                     w->source.name);
-}
-
-static mabn_status open_source(struct mabn_weights **out, struct mabn_weights *w)
-{
-    mabn_status status = open_format(w);
-    if (!status) {
-        strip_module(w);
-        status = build_index(w);
-    }
-    if (status)
-        mabn_weights_free(w);
-    else
-        *out = w;
-    return status;
-}
-
-static struct mabn_weights *new_weights(void)
+struct mabn_weights *mabn_weights_new(const struct mabn_source *source)
 {
     struct mabn_weights *w = mabn_xcalloc(1, sizeof *w);
+    w->source = *source;
     mabn_str_init(&w->remarks);
     mabn_str_init(&w->stripped);
     return w;
 }
 
-mabn_status mabn_weights_open(struct mabn_weights **out, const char *path)
+mabn_status mabn_weights_settle(struct mabn_weights *w)
 {
-    struct mabn_source source;
-    *out = NULL;
-    MABN_TRY(mabn_source_open(&source, path));
-    struct mabn_weights *w = new_weights();
-    w->source = source;
-    return open_source(out, w);
-}
-
-mabn_status mabn_weights_open_memory(struct mabn_weights **out, const void *bytes, size_t size,
-                                     const char *name)
-{
-    *out = NULL;
-    struct mabn_weights *w = new_weights();
-    mabn_source_init_memory(&w->source, bytes, size, name);
-    return open_source(out, w);
+    strip_module(w);
+    return build_index(w);
 }
 
 void mabn_weights_free(struct mabn_weights *w)
@@ -470,10 +408,6 @@ const char *mabn_weights_path(const struct mabn_weights *w)
 const char *mabn_weights_stripped(const struct mabn_weights *w)
 {
     return w->stripped.text;
-}
-bool mabn_weights_had_module_prefix(const struct mabn_weights *w)
-{
-    return w->module_prefix;
 }
 size_t mabn_weights_count(const struct mabn_weights *w)
 {

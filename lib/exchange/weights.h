@@ -56,9 +56,10 @@ enum mabn_weights_format {
     MABN_WEIGHTS_PICKLE, /* numpy arrays, as Detectron and detectron2 write them */
     MABN_WEIGHTS_SAFETENSORS,
     MABN_WEIGHTS_ONNX,
-    MABN_WEIGHTS_FORMAT_COUNT
 };
-const char *mabn_weights_format_name(enum mabn_weights_format f); /* "PyTorch zip", … */
+const char *mabn_weights_format_name(enum mabn_weights_format format); /* "PyTorch zip" */
+/* By the ending of a file's name (".pth"); false when no format has it. */
+bool mabn_weights_format_by_ending(enum mabn_weights_format *format, const char *path);
 
 /* ---- reading ---- */
 
@@ -72,8 +73,6 @@ void mabn_weights_free(struct mabn_weights *w); /* NULL is fine */
 
 enum mabn_weights_format mabn_weights_format_of(const struct mabn_weights *w);
 const char *mabn_weights_path(const struct mabn_weights *w);
-/* Was a `module.` removed in front of all names? */
-bool mabn_weights_had_module_prefix(const struct mabn_weights *w);
 /* All that was removed from names, quoted ("'module.', '_orig_mod.'"); "": nothing. */
 const char *mabn_weights_stripped(const struct mabn_weights *w);
 

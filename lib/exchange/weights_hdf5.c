@@ -121,7 +121,6 @@ static void read_notes(struct mabn_weights *w, const struct mabn_h5_file *file)
 mabn_status mabn_weights_open_hdf5(struct mabn_weights *w)
 {
     struct mabn_checkpoint *c;
-    w->format = MABN_WEIGHTS_HDF5;
     if (w->source.memory)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "'%s': HDF5 is read from files only",
                          w->source.name);

@@ -1,4 +1,12 @@
-/* What the readers and writers of single formats fill in for weights.c. Private to this room. */
+/* What readers and writers of weights share with each single format. Private to this room.
+ *
+ * To add a format:
+ *   1. its value in enum mabn_weights_format (weights.h);
+ *   2. a file with a function that opens it, and where it is written another with a sink, both
+ *      declared here;
+ *   3. a row in the table of formats.c;
+ *   4. its word in --to (cmd/mabn-convert.c, man/mabn-convert.1) when it is written;
+ *   5. its cases in tests/unit/test_weights.c and tests/cli/mabn-convert.bats, a fuzzer in tests/fuzz. */
 #ifndef MABN_EXCHANGE_WEIGHTS_IMPL_H
 #define MABN_EXCHANGE_WEIGHTS_IMPL_H
 
@@ -51,7 +59,6 @@ void mabn_notes_add(struct mabn_notes *notes, const char *key, const char *value
 struct mabn_weights {
     struct mabn_source source;
     enum mabn_weights_format format;
-    bool module_prefix;
     struct mabn_str remarks, stripped;
     char *average; /* first part of the names of a moving average's tensors (OTHER), or NULL */
     struct mabn_weights_entry *entries;
@@ -86,7 +93,12 @@ char *mabn_weights_join_name(const char *name, enum mabn_weight_part part);
 /* Contiguous, unchecked place at `offset`. */
 struct mabn_place mabn_place_at(uint64_t offset);
 
-/* One open function a format; the source is open and the entries are empty. */
+/* A new view of this source, which it takes; format and entries are still to come. */
+struct mabn_weights *mabn_weights_new(const struct mabn_source *source);
+/* All entries are there: cut what wrappers put into names off, and make the index. */
+MABN_MUST_USE mabn_status mabn_weights_settle(struct mabn_weights *w);
+
+/* One function a format, which adds the entries of an open source. */
 MABN_MUST_USE mabn_status mabn_torch_open(struct mabn_weights *w);
 MABN_MUST_USE mabn_status mabn_torch_legacy_open(struct mabn_weights *w);
 MABN_MUST_USE mabn_status mabn_numpy_pickle_open(struct mabn_weights *w);
@@ -97,7 +109,7 @@ MABN_MUST_USE mabn_status mabn_weights_open_hdf5(struct mabn_weights *w);
 /* ---- writing ---- */
 
 struct mabn_weights_writer {
-    enum mabn_weights_format format;
+    const struct mabn_weights_sink *sink;
     char *path;
     bool force, begun, committed;
     struct mabn_weight *items; /* names owned */
@@ -120,6 +132,8 @@ struct mabn_weights_sink {
 extern const struct mabn_weights_sink mabn_hdf5_sink, mabn_torch_sink, mabn_safetensors_sink,
     mabn_onnx_sink, mabn_pickle_sink;
 
+struct mabn_weights_writer *mabn_weights_writer_new(const struct mabn_weights_sink *sink,
+                                                    const char *path, bool force);
 /* NULL when absent. */
 const char *mabn_weights_writer_note(const struct mabn_weights_writer *writer, const char *key);
 

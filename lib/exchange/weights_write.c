@@ -5,38 +5,15 @@
 #include "base/mem.h"
 #include "exchange/weights_impl.h"
 
-static const struct mabn_weights_sink *sink_of(enum mabn_weights_format format)
+struct mabn_weights_writer *mabn_weights_writer_new(const struct mabn_weights_sink *sink,
+                                                    const char *path, bool force)
 {
-    switch (format) {
-    case MABN_WEIGHTS_HDF5:
-        return &mabn_hdf5_sink;
-    case MABN_WEIGHTS_TORCH:
-        return &mabn_torch_sink;
-    case MABN_WEIGHTS_SAFETENSORS:
-        return &mabn_safetensors_sink;
-    case MABN_WEIGHTS_ONNX:
-        return &mabn_onnx_sink;
-    case MABN_WEIGHTS_PICKLE:
-        return &mabn_pickle_sink;
-    default:
-        return NULL;
-    }
-}
-
-mabn_status mabn_weights_create(struct mabn_weights_writer **out, const char *path,
-                                enum mabn_weights_format format, bool force)
-{
-    *out = NULL;
-    if (!sink_of(format))
-        return mabn_fail(MABN_ERR_UNSUPPORTED, "'%s': %s is read but not written", path,
-                         mabn_weights_format_name(format));
     struct mabn_weights_writer *writer = mabn_xcalloc(1, sizeof *writer);
-    writer->format = format;
+    writer->sink = sink;
     writer->path = mabn_xstrdup(path);
     writer->force = force;
     mabn_str_init(&writer->graph);
-    *out = writer;
-    return MABN_OK;
+    return writer;
 }
 
 mabn_status mabn_weights_declare(struct mabn_weights_writer *writer, const struct mabn_weight *w)
@@ -79,7 +56,7 @@ mabn_status mabn_weights_begin(struct mabn_weights_writer *writer)
     if (writer->begun) return MABN_OK;
     writer->begun = true;
     writer->written = mabn_xcalloc(writer->count + 1, sizeof *writer->written);
-    return sink_of(writer->format)->begin(writer);
+    return writer->sink->begin(writer);
 }
 
 mabn_status mabn_weights_write(struct mabn_weights_writer *writer, size_t index, const void *data)
@@ -88,7 +65,7 @@ mabn_status mabn_weights_write(struct mabn_weights_writer *writer, size_t index,
     if (index >= writer->count || writer->written[index])
         MABN_BUG("tensor %zu is not declared, or written twice", index);
     writer->written[index] = true;
-    MABN_TRY(sink_of(writer->format)->put(writer, index, data));
+    MABN_TRY(writer->sink->put(writer, index, data));
     if (writer->out.path)
         mabn_start_writeback(writer->out.fd, &writer->unflushed, writer->items[index].bytes);
     return MABN_OK;
@@ -99,14 +76,14 @@ mabn_status mabn_weights_commit(struct mabn_weights_writer *writer)
     MABN_TRY(mabn_weights_begin(writer));
     for (size_t i = 0; i < writer->count; i++)
         if (!writer->written[i]) MABN_BUG("tensor '%s' was not written", writer->items[i].name);
-    MABN_TRY(sink_of(writer->format)->finish(writer));
+    MABN_TRY(writer->sink->finish(writer));
     return writer->out.path ? mabn_outfile_commit(&writer->out) : MABN_OK;
 }
 
 void mabn_weights_writer_free(struct mabn_weights_writer *writer)
 {
     if (!writer) return;
-    if (writer->begun) sink_of(writer->format)->free_backend(writer->backend);
+    if (writer->begun) writer->sink->free_backend(writer->backend);
     if (writer->out.path) mabn_outfile_abort(&writer->out);
     for (size_t i = 0; i < writer->count; i++)
         free((char *)writer->items[i].name);

@@ -182,13 +182,6 @@ mabn_status mabn_augment_check(const struct mabn_augment *a)
     return MABN_OK;
 }
 
-bool mabn_augment_is_random(const struct mabn_augment *a)
-{
-    return a->crop == MABN_CROP_SQUARE || a->crop == MABN_CROP_RESIZED ||
-           a->crop == MABN_CROP_PAD || a->lighting > 0 || a->brightness > 0 || a->contrast > 0 ||
-           a->saturation > 0 || a->hue > 0 || a->flip > 0 || a->erase > 0;
-}
-
 bool mabn_augment_has_bytes(const struct mabn_augment *a)
 {
     return !(a->erase > 0); /* which puts normalized zeros */

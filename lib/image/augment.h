@@ -77,9 +77,6 @@ extern const struct mabn_word mabn_augment_presets[], mabn_augment_crops[], mabn
 /* Whether the fields make sense together; MABN_ERR_ARG says which does not. */
 MABN_MUST_USE mabn_status mabn_augment_check(const struct mabn_augment *augment);
 
-/* Does anything depend on chance? */
-bool mabn_augment_is_random(const struct mabn_augment *augment);
-
 /* Can the output be bytes, one table a channel away from the floats? All but erasing allows it. */
 bool mabn_augment_has_bytes(const struct mabn_augment *augment);
 /* The float of each byte, in the output's channel order: normalization. */

@@ -49,21 +49,6 @@ mabn_status mabn_image_crop(struct mabn_image *out, const struct mabn_image *in,
     return MABN_OK;
 }
 
-void mabn_image_flip_horizontal(struct mabn_image *image)
-{
-    const int w = image->width, c = image->channels;
-    for (int y = 0; y < image->height; y++) {
-        uint8_t *left = image->pixels + (size_t)y * w * c;
-        uint8_t *right = left + (size_t)(w - 1) * c;
-        for (; left < right; left += c, right -= c)
-            for (int i = 0; i < c; i++) {
-                uint8_t t = left[i];
-                left[i] = right[i];
-                right[i] = t;
-            }
-    }
-}
-
 /* Where pixel (x,y) of the turned picture comes from: columns and rows change places first, then
  * each may run backwards. */
 mabn_status mabn_image_turn(struct mabn_image *image, int orientation)
@@ -149,16 +134,4 @@ enum mabn_image_type mabn_image_sniff(const uint8_t *bytes, size_t size)
     if (size >= 18 && !memcmp(bytes, "BM", 2) && bytes[15] <= 1 && !bytes[16] && !bytes[17])
         return MABN_IMAGE_BMP;
     return MABN_IMAGE_UNKNOWN;
-}
-
-const char *mabn_image_type_name(enum mabn_image_type type)
-{
-    static const char *const names[] = {"unknown", "JPEG", "PNG", "WebP", "BMP", "GIF"};
-    return names[type];
-}
-
-const char *mabn_image_colour_name(enum mabn_image_colour kind)
-{
-    static const char *const names[] = {"gray", "RGB", "YCbCr", "CMYK", "YCCK", "palette"};
-    return names[kind];
 }

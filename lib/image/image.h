@@ -46,7 +46,6 @@ MABN_MUST_USE mabn_status mabn_image_resize_storage(struct mabn_image *image, in
 /* out becomes the part `rect` of `in`, zero where that reaches outside. in and out differ. */
 MABN_MUST_USE mabn_status mabn_image_crop(struct mabn_image *out, const struct mabn_image *in,
                                           struct mabn_rect rect);
-void mabn_image_flip_horizontal(struct mabn_image *image);
 /* Turn and mirror as an EXIF orientation asks for; from 5 on width and height change places. */
 MABN_MUST_USE mabn_status mabn_image_turn(struct mabn_image *image, int orientation);
 /* Between RGB and gray in place: gray is Pillow's "L" (weights 0.299, 0.587, 0.114). */
@@ -85,8 +84,6 @@ struct mabn_image_info {
 
 /* Only the first bytes: never fails. */
 enum mabn_image_type mabn_image_sniff(const uint8_t *bytes, size_t size);
-const char *mabn_image_type_name(enum mabn_image_type type);     /* "JPEG", "PNG", …, "unknown" */
-const char *mabn_image_colour_name(enum mabn_image_colour kind); /* "gray", "RGB", … */
 
 /* Reads the header only: nothing is decoded. */
 MABN_MUST_USE mabn_status mabn_image_probe(struct mabn_image_info *info, const uint8_t *bytes,

@@ -8,8 +8,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "model/fields.h"
-#include "model/resnet.h"
-#include "net/losses.h"
+#include "model/resnet_shapes.h"
 
 static const char *const part_names[MABN_MODEL_PARTS] = {"stem", "layer1", "layer2", "layer3",
                                                          "layer4"};
@@ -26,7 +25,7 @@ mabn_status mabn_model_init(struct mabn_model *model, const char *arch)
     if (!shape) {
         struct mabn_str list;
         mabn_str_init(&list);
-        for (const char *const *a = mabn_model_archs(); *a; a++)
+        for (const char *const *a = mabn_resnet_archs(); *a; a++)
             mabn_str_printf(&list, " %s", *a);
         mabn_status status =
             mabn_fail(MABN_ERR_ARG, "there is no architecture '%s'; there are%s", arch, list.text);
@@ -283,35 +282,4 @@ mabn_status mabn_model_from_json(struct mabn_model *model, const char *json)
     if (!status && count >= 0) model->class_names = keep_text(names.text, names.length);
     mabn_str_release(&names);
     return status;
-}
-
-/* ---- building ---- */
-
-mabn_status mabn_model_build(struct mabn_net **out, struct mabn_device *device,
-                             const struct mabn_model *model, const struct mabn_net_options *options)
-{
-    struct mabn_net_options o = *options;
-    struct mabn_net *net;
-    *out = NULL;
-    if (!model->classes)
-        return mabn_fail(MABN_ERR_ARG, "a %s without a classifier: mabn-train puts one on",
-                         model->arch);
-    if (!mabn_resnet_find(model->arch) || model->classes < 1 || model->base_width < 1 ||
-        model->base_width > 1 << 12 || model->classes > 1 << 24)
-        return mabn_fail(MABN_ERR_ARG, "a model '%s' of width %d with %d classes cannot be built",
-                         model->arch, model->base_width, model->classes);
-    if (!o.height) o.height = model->height;
-    if (!o.width) o.width = model->width;
-    o.channels = model->channels;
-    MABN_TRY(mabn_net_new(&net, device, &o));
-    const int logits = mabn_resnet_add_classifier(net, model);
-    mabn_net_add_output(net, logits, "logits");
-    mabn_net_add_softmax_loss(net, logits, "loss");
-    mabn_status status = mabn_net_plan(net);
-    if (status) {
-        mabn_net_free(net);
-        return status;
-    }
-    *out = net;
-    return MABN_OK;
 }

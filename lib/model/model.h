@@ -7,14 +7,7 @@
  *     model.classes = 1000;
  *     MABN_TRY(mabn_model_build(&net, device, &model, &options));
  *
- * Architectures:
- *   resnet18 resnet34            basic blocks            (torchvision's names and shapes)
- *   resnet50 resnet101 resnet152 bottlenecks, stride in the 3×3 unless stride_in_1x1
- *   resnet10                     basic blocks 1,1,1,1
- *   cifar-resnet8 14 20 32 44 56 3×3 stem, three stages of width, 2·width, 4·width, (depth−2)/6
- *                                basic blocks each; 1×1 shortcuts where the shape changes
- * A model of the first two rows with the small stem (3×3, stride 1, no pooling) suits images of
- * about 32×32. */
+ * Which architectures there are: model/resnet_shapes.h. */
 #ifndef MABN_MODEL_MODEL_H
 #define MABN_MODEL_MODEL_H
 
@@ -64,8 +57,6 @@ struct mabn_model {
 
 /* The defaults of an architecture, norm "bn". Unknown: MABN_ERR_ARG with the list. */
 MABN_MUST_USE mabn_status mabn_model_init(struct mabn_model *model, const char *arch);
-/* NULL-terminated list of architectures. */
-const char *const *mabn_model_archs(void);
 
 /* "mabn", or part by part: "body=mabn,stem=frozen" (later entries win; parts not named keep what
  * they have). Sets the kind with its own defaults (norm_batch, window, … are set afterwards). */

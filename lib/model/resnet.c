@@ -4,32 +4,8 @@
 #include "model/resnet.h"
 
 #include <stdio.h>
-#include <string.h>
 
-static const struct mabn_resnet_shape shapes[] = {
-    {"resnet10", false, false, 4, {1, 1, 1, 1}},   {"resnet18", false, false, 4, {2, 2, 2, 2}},
-    {"resnet34", false, false, 4, {3, 4, 6, 3}},   {"resnet50", true, false, 4, {3, 4, 6, 3}},
-    {"resnet101", true, false, 4, {3, 4, 23, 3}},  {"resnet152", true, false, 4, {3, 8, 36, 3}},
-    {"cifar-resnet8", false, true, 3, {1, 1, 1}},  {"cifar-resnet14", false, true, 3, {2, 2, 2}},
-    {"cifar-resnet20", false, true, 3, {3, 3, 3}}, {"cifar-resnet32", false, true, 3, {5, 5, 5}},
-    {"cifar-resnet44", false, true, 3, {7, 7, 7}}, {"cifar-resnet56", false, true, 3, {9, 9, 9}},
-};
-enum { SHAPES = sizeof shapes / sizeof *shapes };
-
-const struct mabn_resnet_shape *mabn_resnet_find(const char *arch)
-{
-    for (int i = 0; i < SHAPES; i++)
-        if (!strcmp(shapes[i].arch, arch)) return &shapes[i];
-    return NULL;
-}
-
-const char *const *mabn_model_archs(void)
-{
-    static const char *names[SHAPES + 1];
-    for (int i = 0; i < SHAPES; i++)
-        names[i] = shapes[i].arch;
-    return names;
-}
+#include "net/losses.h"
 
 enum mabn_model_part mabn_resnet_part_of(const char *name)
 {
@@ -127,7 +103,8 @@ void mabn_resnet_add_body(struct mabn_net *net, const struct mabn_model *model,
     }
 }
 
-int mabn_resnet_add_classifier(struct mabn_net *net, const struct mabn_model *model)
+/* The body, global pooling and the classifier: the output node. */
+static int add_classifier(struct mabn_net *net, const struct mabn_model *model)
 {
     const struct mabn_resnet_place place = {"", "", false};
     const struct mabn_net_linear fc = {.out = model->classes};
@@ -135,4 +112,33 @@ int mabn_resnet_add_classifier(struct mabn_net *net, const struct mabn_model *mo
     mabn_resnet_add_body(net, model, &place, stages);
     const int features = stages[mabn_resnet_find(model->arch)->stages - 1];
     return mabn_net_add_linear(net, mabn_net_add_global_pool(net, features), "fc", &fc);
+}
+
+mabn_status mabn_model_build(struct mabn_net **out, struct mabn_device *device,
+                             const struct mabn_model *model, const struct mabn_net_options *options)
+{
+    struct mabn_net_options o = *options;
+    struct mabn_net *net;
+    *out = NULL;
+    if (!model->classes)
+        return mabn_fail(MABN_ERR_ARG, "a %s without a classifier: mabn-train puts one on",
+                         model->arch);
+    if (!mabn_resnet_find(model->arch) || model->classes < 1 || model->base_width < 1 ||
+        model->base_width > 1 << 12 || model->classes > 1 << 24)
+        return mabn_fail(MABN_ERR_ARG, "a model '%s' of width %d with %d classes cannot be built",
+                         model->arch, model->base_width, model->classes);
+    if (!o.height) o.height = model->height;
+    if (!o.width) o.width = model->width;
+    o.channels = model->channels;
+    MABN_TRY(mabn_net_new(&net, device, &o));
+    const int logits = add_classifier(net, model);
+    mabn_net_add_output(net, logits, "logits");
+    mabn_net_add_softmax_loss(net, logits, "loss");
+    mabn_status status = mabn_net_plan(net);
+    if (status) {
+        mabn_net_free(net);
+        return status;
+    }
+    *out = net;
+    return MABN_OK;
 }

@@ -4,18 +4,9 @@
 #define MABN_MODEL_RESNET_H
 
 #include "model/model.h"
+#include "model/resnet_shapes.h"
 
 MABN_BEGIN_DECLS
-
-struct mabn_resnet_shape {
-    const char *arch;
-    bool bottleneck, cifar;
-    int stages;
-    int blocks[4]; /* of each stage */
-};
-
-/* NULL when there is no such architecture. */
-const struct mabn_resnet_shape *mabn_resnet_find(const char *arch);
 
 /* The part that a layer of a body belongs to, by its name without the place's prefix; of other
  * layers MABN_PART_STEM. */
@@ -29,8 +20,6 @@ struct mabn_resnet_place {
 /* Append the nodes of the body to a new net; stages[i]: the output of stage i, of four or three. */
 void mabn_resnet_add_body(struct mabn_net *net, const struct mabn_model *model,
                           const struct mabn_resnet_place *place, int stages[4]);
-/* The body, global pooling and the classifier; returns the output node. */
-int mabn_resnet_add_classifier(struct mabn_net *net, const struct mabn_model *model);
 
 MABN_END_DECLS
 #endif

@@ -350,20 +350,6 @@ double mabn_params_gradient_norm(const struct mabn_params *params)
     return sqrt(sum);
 }
 
-mabn_status mabn_params_finite(struct mabn_params *params, bool *finite)
-{
-    if (mabn_device_kind_of(params->device) == MABN_DEVICE_CPU) {
-        *finite = mabn_all_finite((const float *)params->weights.base, (int64_t)params->values);
-        return MABN_OK;
-    }
-    size_t bytes = params->values * sizeof(float);
-    float *values = mabn_xmalloc(bytes + 1);
-    mabn_status status = mabn_device_get(params->device, values, params->weights.base, bytes);
-    *finite = !status && mabn_all_finite(values, (int64_t)params->values);
-    free(values);
-    return status;
-}
-
 struct mabn_device *mabn_params_device(const struct mabn_params *params)
 {
     return params->device;

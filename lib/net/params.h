@@ -130,9 +130,6 @@ enum mabn_params_init {
 MABN_MUST_USE mabn_status mabn_params_initialize(struct mabn_params *params, uint64_t seed,
                                                  enum mabn_params_init kind);
 
-/* No value is infinite or not a number. */
-MABN_MUST_USE mabn_status mabn_params_finite(struct mabn_params *params, bool *finite);
-
 struct mabn_device *mabn_params_device(const struct mabn_params *params);
 /* The arenas, for all-reduce, checks and counting: floats on the device. */
 float *mabn_params_values(struct mabn_params *params, size_t *count);

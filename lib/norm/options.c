@@ -42,14 +42,6 @@ const char *mabn_window_rule_name(enum mabn_window_rule rule)
     return mabn_word_name(mabn_window_rules, (int)rule);
 }
 
-mabn_status mabn_window_rule_parse(enum mabn_window_rule *rule, const char *name)
-{
-    int value;
-    MABN_TRY(mabn_word_parse(&value, mabn_window_rules, "window rule", name));
-    *rule = (enum mabn_window_rule)value;
-    return MABN_OK;
-}
-
 void mabn_norm_options_init(struct mabn_norm_options *options, enum mabn_norm_kind kind)
 {
     memset(options, 0, sizeof *options);

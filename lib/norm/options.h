@@ -93,7 +93,6 @@ MABN_MUST_USE mabn_status mabn_norm_kind_parse(enum mabn_norm_kind *kind, const 
 /* "subbatch", "iteration". */
 extern const struct mabn_word mabn_window_rules[];
 const char *mabn_window_rule_name(enum mabn_window_rule rule);
-MABN_MUST_USE mabn_status mabn_window_rule_parse(enum mabn_window_rule *rule, const char *name);
 
 /* The defaults of `kind` given above; norm_batch 0. */
 void mabn_norm_options_init(struct mabn_norm_options *options, enum mabn_norm_kind kind);

@@ -31,8 +31,6 @@ struct mabn_conv_shape {
 
 /* floor((size + 2·pad − kernel)/stride) + 1; 0 when the kernel does not fit. */
 int64_t mabn_conv_out(int64_t size, int kernel, int stride, int pad);
-/* Multiply-adds of one forward pass. */
-double mabn_conv_macs(const struct mabn_conv_shape *shape);
 
 struct mabn_conv_options {
     enum mabn_dtype dtype;            /* what is multiplied: F32 or BF16 */

@@ -46,21 +46,3 @@ void mabn_add_half(uint16_t *y, const uint16_t *a, const uint16_t *b, int64_t co
     for (int64_t begin = 0; begin < count; begin += BLOCK)
         add_half(y + begin, a + begin, b + begin, block(begin, count));
 }
-
-/* x·0 is NaN just where x is not finite. */
-MABN_CLONES static bool block_finite(const float *x, int64_t n)
-{
-    int bad = 0;
-    for (int64_t i = 0; i < n; i++)
-        bad |= !(x[i] * 0 == 0);
-    return !bad;
-}
-
-bool mabn_all_finite(const float *x, int64_t count)
-{
-    int bad = 0;
-#pragma omp parallel for schedule(static) reduction(| : bad) if (count > BLOCK)
-    for (int64_t begin = 0; begin < count; begin += BLOCK)
-        bad |= !block_finite(x + begin, block(begin, count));
-    return !bad;
-}

@@ -15,8 +15,6 @@ MABN_BEGIN_DECLS
 void mabn_add(float *y, const float *a, const float *b, int64_t count, bool relu);
 /* The same of bfloat16 without ReLU: summed in float32, rounded. */
 void mabn_add_half(uint16_t *y, const uint16_t *a, const uint16_t *b, int64_t count);
-/* Every value finite? */
-bool mabn_all_finite(const float *x, int64_t count);
 
 MABN_END_DECLS
 #endif

@@ -99,10 +99,6 @@ MABN_MUST_USE mabn_status mabn_cuda_scaler_update(struct mabn_cuda_scaler *scale
 MABN_MUST_USE mabn_status mabn_cuda_cast_weight(void *work, const float *weight, int64_t outputs,
                                                 int64_t filter, bool centralize,
                                                 enum mabn_dtype dtype, void *stream);
-/* dweight (O,K) = dout − row mean; may be dout. */
-MABN_MUST_USE mabn_status mabn_cuda_centralize_backward(float *dweight, const float *dout,
-                                                        int64_t outputs, int64_t filter,
-                                                        void *stream);
 
 /* A convolution's weight for pictures whose channels are padded: work (O,taps,padded) of `dtype` =
  * weight (O,taps,channels), minus its row mean if `centralize`; 0 in the padding. */
@@ -205,12 +201,6 @@ MABN_MUST_USE mabn_status mabn_cuda_upsample_add(void *y, const void *a, const v
 MABN_MUST_USE mabn_status mabn_cuda_upsample_backward(void *db, const void *dy,
                                                       const struct mabn_upsample *op, bool add,
                                                       enum mabn_dtype dtype, void *stream);
-MABN_MUST_USE mabn_status mabn_cuda_subsample(void *y, const void *x, int64_t n, int64_t h,
-                                              int64_t w, int64_t c, enum mabn_dtype dtype,
-                                              void *stream);
-MABN_MUST_USE mabn_status mabn_cuda_subsample_backward(void *dx, const void *dy, int64_t n,
-                                                       int64_t h, int64_t w, int64_t c, bool add,
-                                                       enum mabn_dtype dtype, void *stream);
 
 /* The halves of a transposed convolution (transposed_conv.h) around its matrix product: g
  * (N·H·W,4·O) holds the outputs of each input position side by side. The product itself is a 1×1
@@ -260,23 +250,6 @@ MABN_MUST_USE mabn_status mabn_cuda_smooth_l1(const struct mabn_cuda_loss *out, 
 
 /* ---- input ---- */
 
-struct mabn_cuda_pixels {
-    float scale[3], shift[3]; /* y = scale·value + shift, in the pictures' channel order */
-};
-struct mabn_cuda_pictures {
-    int64_t n;
-    int height, width;
-};
-/* pictures (pixels,3) bytes → y (pixels,channels) of `dtype`, channels ≥ 3 padded with 0. */
-MABN_MUST_USE mabn_status mabn_cuda_normalize_pixels(void *y, const uint8_t *pictures,
-                                                     int64_t pixels, int channels,
-                                                     const struct mabn_cuda_pixels *how,
-                                                     enum mabn_dtype dtype, void *stream);
-/* The same with an affine of each picture's own, `how` (n), and mirrored left to right where flip
- * (n) is not 0; flip may be NULL. pictures (n,height,width,3). */
-MABN_MUST_USE mabn_status mabn_cuda_normalize_pictures(
-    void *y, const uint8_t *pictures, const struct mabn_cuda_pictures *shape, int channels,
-    const struct mabn_cuda_pixels *how, const uint8_t *flip, enum mabn_dtype dtype, void *stream);
 /* pictures (pixels,channels) bytes → y (pixels,padded) of `dtype`: table (channels,256) float32,
  * and 0 in the padding. What the loader's own normalization gives, rounded to dtype. */
 MABN_MUST_USE mabn_status mabn_cuda_look_up_pixels(void *y, const uint8_t *pictures, int64_t pixels,

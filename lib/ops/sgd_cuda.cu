@@ -191,12 +191,6 @@ mabn_status mabn_cuda_cast_weight(void *work, const float *weight, int64_t outpu
     });
 }
 
-mabn_status mabn_cuda_centralize_backward(float *dweight, const float *dout, int64_t outputs,
-                                          int64_t filter, void *stream)
-{
-    return mabn_cuda_cast_weight(dweight, dout, outputs, filter, true, MABN_DTYPE_F32, stream);
-}
-
 mabn_status mabn_cuda_pad_weight(void *work, const float *weight, int64_t outputs, int64_t taps,
                                  int channels, int padded, bool centralize, enum mabn_dtype dtype,
                                  void *stream)

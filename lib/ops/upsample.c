@@ -1,4 +1,4 @@
-/* Nearest upsampling with addition, and subsampling by two. A row of the output is one thread's
+/* Nearest upsampling with addition. A row of the output is one thread's
  * work; backward gathers, in a fixed order. */
 #include "ops/upsample.h"
 
@@ -132,30 +132,4 @@ void mabn_upsample_backward(void *db, const void *dy, const struct mabn_upsample
         backward_half(db, dy, op, add);
     else
         backward_full(db, dy, op, add);
-}
-
-/* ---- subsampling ---- */
-
-void mabn_subsample(float *y, const float *x, int64_t n, int64_t h, int64_t w, int64_t c)
-{
-    const int64_t oh = (h + 1) / 2, ow = (w + 1) / 2;
-#pragma omp parallel for schedule(static) if (n * oh * ow * c > 4096)
-    for (int64_t row = 0; row < n * oh; row++)
-        for (int64_t i = 0; i < ow; i++)
-            memcpy(y + (row * ow + i) * c, x + ((row / oh * h + row % oh * 2) * w + 2 * i) * c,
-                   (size_t)c * sizeof *y);
-}
-
-void mabn_subsample_backward(float *dx, const float *dy, int64_t n, int64_t h, int64_t w, int64_t c,
-                             bool add)
-{
-    const int64_t oh = (h + 1) / 2, ow = (w + 1) / 2;
-#pragma omp parallel for schedule(static) if (n * h * w * c > 4096)
-    for (int64_t row = 0; row < n * h; row++) {
-        const int64_t y = row % h;
-        float *to = dx + row * w * c;
-        if (!add) memset(to, 0, (size_t)(w * c) * sizeof *dx);
-        for (int64_t i = 0; i < ow && y % 2 == 0; i++)
-            add_to(to + 2 * i * c, to + 2 * i * c, dy + ((row / h * oh + y / 2) * ow + i) * c, c);
-    }
 }

@@ -1,5 +1,5 @@
-/* Nearest upsampling with addition, as a feature pyramid merges its levels; and subsampling by two,
- * its last level. (N,H,W,C), float32; upsampling in bfloat16 too, summed in float32.
+/* Nearest upsampling with addition, as a feature pyramid merges its levels.
+ * (N,H,W,C), float32 or bfloat16, summed in float32.
  *
  * Row i of H takes row floor(i·h/H) of h, likewise columns: every value twice each way when H = 2h,
  * and PyTorch's choice for the sizes of a pyramid in general. Results do not depend on the number
@@ -28,13 +28,6 @@ void mabn_upsample_add(void *y, const void *a, const void *b, const struct mabn_
  * gradient of a is dy itself. */
 void mabn_upsample_backward(void *db, const void *dy, const struct mabn_upsample *op, bool add,
                             enum mabn_dtype dtype);
-
-/* y (N,⌈H/2⌉,⌈W/2⌉,C) = the even rows and columns of x (N,H,W,C): a max pooling of 1×1 with
- * stride 2. */
-void mabn_subsample(float *y, const float *x, int64_t n, int64_t h, int64_t w, int64_t c);
-/* dx (N,H,W,C) = dy at the even rows and columns, 0 elsewhere; add: dx += dy there. */
-void mabn_subsample_backward(float *dx, const float *dy, int64_t n, int64_t h, int64_t w, int64_t c,
-                             bool add);
 
 MABN_END_DECLS
 #endif

@@ -1,4 +1,4 @@
-/* Upsampling with addition, subsampling by two, and the rearranging around a transposed
+/* Upsampling with addition, and the rearranging around a transposed
  * convolution, on the GPU: a thread takes a vector of channels of one position. Backward gathers,
  * in a fixed order. */
 #include "device/pack.cuh"
@@ -76,42 +76,6 @@ __global__ void __launch_bounds__(THREADS)
     mabn_store(db + i, sum);
 }
 
-/* ---- subsampling ---- */
-
-struct sizes {
-    int64_t n, h, w, c;
-};
-
-template <typename T, int V>
-__global__ void __launch_bounds__(THREADS) subsample(T *y, const T *x, struct sizes s)
-{
-    const int64_t i = item_index() * V;
-    const struct place at = place_of(i, (s.h + 1) / 2, (s.w + 1) / 2, s.c);
-    float v[V];
-
-    if (at.n >= s.n) return;
-    mabn_load(v, x + ((at.n * s.h + 2 * at.y) * s.w + 2 * at.x) * s.c + at.c);
-    mabn_store(y + i, v);
-}
-
-template <typename T, int V>
-__global__ void __launch_bounds__(THREADS)
-    subsample_backward(T *dx, const T *dy, struct sizes s, bool add)
-{
-    const int64_t i = item_index() * V, oh = (s.h + 1) / 2, ow = (s.w + 1) / 2;
-    const struct place at = place_of(i, s.h, s.w, s.c);
-    const bool taken = at.y % 2 == 0 && at.x % 2 == 0;
-    float v[V] = {0}, before[V] = {0};
-
-    if (at.n >= s.n) return;
-    if (taken) mabn_load(v, dy + ((at.n * oh + at.y / 2) * ow + at.x / 2) * s.c + at.c);
-    if (add) mabn_load(before, dx + i);
-#pragma unroll
-    for (int j = 0; j < V; j++)
-        v[j] += before[j];
-    mabn_store(dx + i, v);
-}
-
 /* ---- around a transposed convolution ---- */
 
 /* Where the value of y (N,2H,2W,O) at i lies in g. */
@@ -185,40 +149,6 @@ mabn_status mabn_cuda_upsample_backward(void *db, const void *dy, const struct m
         return MABN_LAUNCH((upsample_backward<T, V>), blocks_for(values / V), THREADS, 0,
                            static_cast<cudaStream_t>(stream), static_cast<T *>(db),
                            static_cast<const T *>(dy), *op, add);
-    });
-}
-
-mabn_status mabn_cuda_subsample(void *y, const void *x, int64_t n, int64_t h, int64_t w, int64_t c,
-                                enum mabn_dtype dtype, void *stream)
-{
-    const void *all[] = {y, x};
-    const int64_t values = n * ((h + 1) / 2) * ((w + 1) / 2) * c;
-    const struct sizes s = {n, h, w, c};
-
-    if (!values) return MABN_OK;
-    return mabn_by_type(dtype, mabn_pack_fits(dtype, c, all, 2), [&](auto *type, auto vector) {
-        using T = std::remove_pointer_t<decltype(type)>;
-        constexpr int V = decltype(vector)::value;
-        return MABN_LAUNCH((subsample<T, V>), blocks_for(values / V), THREADS, 0,
-                           static_cast<cudaStream_t>(stream), static_cast<T *>(y),
-                           static_cast<const T *>(x), s);
-    });
-}
-
-mabn_status mabn_cuda_subsample_backward(void *dx, const void *dy, int64_t n, int64_t h, int64_t w,
-                                         int64_t c, bool add, enum mabn_dtype dtype, void *stream)
-{
-    const void *all[] = {dx, dy};
-    const int64_t values = n * h * w * c;
-    const struct sizes s = {n, h, w, c};
-
-    if (!values) return MABN_OK;
-    return mabn_by_type(dtype, mabn_pack_fits(dtype, c, all, 2), [&](auto *type, auto vector) {
-        using T = std::remove_pointer_t<decltype(type)>;
-        constexpr int V = decltype(vector)::value;
-        return MABN_LAUNCH((subsample_backward<T, V>), blocks_for(values / V), THREADS, 0,
-                           static_cast<cudaStream_t>(stream), static_cast<T *>(dx),
-                           static_cast<const T *>(dy), s, add);
     });
 }
 

@@ -116,10 +116,6 @@ MABN_MUST_USE mabn_status mabn_dataset_writer_add_array(struct mabn_dataset_writ
                                                         const char *name, enum mabn_h5_type type,
                                                         int rank, const uint64_t *dims,
                                                         const void *data);
-MABN_MUST_USE mabn_status mabn_dataset_writer_add_strings(struct mabn_dataset_writer *w,
-                                                          const char *name,
-                                                          const char *const *strings,
-                                                          int64_t count);
 void mabn_dataset_writer_set_string(struct mabn_dataset_writer *w, const char *attribute,
                                     const char *value);
 void mabn_dataset_writer_set_int64(struct mabn_dataset_writer *w, const char *attribute,

@@ -461,8 +461,8 @@ mabn_status mabn_dataset_writer_add_array(struct mabn_dataset_writer *w, const c
     return MABN_OK;
 }
 
-mabn_status mabn_dataset_writer_add_strings(struct mabn_dataset_writer *w, const char *name,
-                                            const char *const *strings, int64_t count)
+static mabn_status add_strings(struct mabn_dataset_writer *w, const char *name,
+                               const char *const *strings, int64_t count)
 {
     size_t width = 1, bytes;
     void *data;
@@ -502,7 +502,7 @@ mabn_status mabn_dataset_writer_set_names(struct mabn_dataset_writer *w, const c
     const char **list = (const char **)mabn_xmalloc(((size_t)w->count + 1) * sizeof *list);
     for (int64_t i = 0; i < w->count; i++)
         if (is_kept(&w->records[i])) list[kept++] = names[i];
-    mabn_status status = mabn_dataset_writer_add_strings(w, "/images/name", list, kept);
+    mabn_status status = add_strings(w, "/images/name", list, kept);
     free(list);
     return status;
 }
@@ -511,7 +511,7 @@ mabn_status mabn_dataset_writer_set_classes(struct mabn_dataset_writer *w, const
                                             int64_t classes)
 {
     if (classes > w->classes) w->classes = classes;
-    return mabn_dataset_writer_add_strings(w, "/classes", names, classes);
+    return add_strings(w, "/classes", names, classes);
 }
 
 void mabn_dataset_writer_set_string(struct mabn_dataset_writer *w, const char *attribute,

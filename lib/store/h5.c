@@ -164,7 +164,8 @@ static mabn_status read_trailer(struct mabn_h5_file *f)
     return read_index(f, &t);
 }
 
-mabn_status mabn_h5_open_fd(struct mabn_h5_file **out, int fd, const char *path)
+/* Takes the descriptor, also when it fails; `path` is for messages. */
+static mabn_status open_fd(struct mabn_h5_file **out, int fd, const char *path)
 {
     struct mabn_h5_file *f = (struct mabn_h5_file *)mabn_xcalloc(1, sizeof *f);
     struct stat info;
@@ -198,7 +199,7 @@ mabn_status mabn_h5_open(struct mabn_h5_file **file, const char *path)
     *file = NULL;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a fifo must not block us */
     if (fd < 0) return mabn_fail_errno("cannot open '%s'", path);
-    return mabn_h5_open_fd(file, fd, path);
+    return open_fd(file, fd, path);
 }
 
 void mabn_h5_free(struct mabn_h5_file *f)

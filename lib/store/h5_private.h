@@ -66,8 +66,6 @@ MABN_MUST_USE mabn_status mabn_h5_hash_range(int fd, uint64_t offset, uint64_t b
 MABN_MUST_USE mabn_status mabn_h5_hash_metadata(int fd, const struct mabn_h5_table *t,
                                                 uint64_t hdf5_size, uint8_t hash[16],
                                                 const char *path);
-/* Open through a descriptor (taken, also on failure); `path` for messages. */
-MABN_MUST_USE mabn_status mabn_h5_open_fd(struct mabn_h5_file **file, int fd, const char *path);
 
 /* h5_layout.c: have libhdf5 write the metadata of a file with this table into fd (nothing else is
  * touched); sets every item's offset and *hdf5_size. The first item comes first. */

@@ -433,7 +433,6 @@ static void bench_others(struct bench *b, int batch, enum mabn_dtype dtype)
     const int64_t stem = (int64_t)batch * 112 * 112 * 64, pooled = stem / 4;
     const int64_t last = (int64_t)batch * 49 * 2048, pixels = (int64_t)batch * 224 * 224;
     const double size = (double)mabn_dtype_size(dtype);
-    const struct mabn_cuda_pixels how = {{0.01f, 0.01f, 0.01f}, {-1, -1, -1}};
     uint8_t *winner = (uint8_t *)b->memory[2];
     char shape[40];
 
@@ -494,8 +493,9 @@ static void bench_others(struct bench *b, int batch, enum mabn_dtype dtype)
     line(b, "bytes to 8 channels", dtype, shape,
          seconds_of(b,
                     [&](int) {
-                        return mabn_cuda_normalize_pixels(b->memory[0], winner, pixels, 8, &how,
-                                                          dtype, b->stream);
+                        return mabn_cuda_look_up_pixels(b->memory[0], winner, pixels, 3, 8,
+                                                        (const float *)b->memory[1], dtype,
+                                                        b->stream);
                     }),
          (double)pixels * (3 + 8 * size));
 }

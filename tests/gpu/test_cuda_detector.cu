@@ -162,31 +162,6 @@ static void test_upsample(const struct mabn_upsample &s, enum mabn_dtype dtype)
     verdict.print("upsampling with addition");
 }
 
-static void test_subsample(int64_t n, int64_t h, int64_t w, int64_t c, enum mabn_dtype dtype)
-{
-    const size_t in = (size_t)(n * h * w * c),
-                 out = (size_t)(n * ((h + 1) / 2) * ((w + 1) / 2) * c);
-    const std::vector<float> x = gpu_random(in, 5, dtype, 0, 1);
-    const std::vector<float> dy = gpu_random(out, 6, dtype, 0, 1);
-    std::vector<float> y(out), dx(in);
-    gpu_array gpu_x(x, dtype), gpu_y(out, dtype), gpu_dy(dy, dtype), gpu_dx(in, dtype);
-    struct gpu_verdict verdict;
-
-    mabn_subsample(y.data(), x.data(), n, h, w, c);
-    mabn_subsample_backward(dx.data(), dy.data(), n, h, w, c, false);
-    if (mabn_cuda_subsample(gpu_y.p, gpu_x.p, n, h, w, c, dtype, NULL) ||
-        mabn_cuda_subsample_backward(gpu_dx.p, gpu_dy.p, n, h, w, c, false, dtype, NULL))
-        verdict.add(mabn_error_message(), 1, 0);
-    verdict.add("y", gpu_y.values(), y, 0);
-    verdict.add("dx", gpu_dx.values(), dx, 0);
-    dx = x;
-    mabn_subsample_backward(dx.data(), dy.data(), n, h, w, c, true);
-    if (mabn_cuda_subsample_backward(gpu_x.p, gpu_dy.p, n, h, w, c, true, dtype, NULL))
-        verdict.add(mabn_error_message(), 1, 0);
-    verdict.add("dx, added", gpu_x.values(), dx, gpu_tolerance(dtype));
-    verdict.print("subsampling");
-}
-
 /* With the matrix product done here, in double. */
 static void test_interleave(const struct mabn_transposed_conv &op, bool relu, enum mabn_dtype dtype)
 {
@@ -360,8 +335,6 @@ int main(void)
         test_roi_align(wide, 20, 20, dtype);
         test_upsample({2, 16, 3, 4, 5, 8}, dtype);
         test_upsample({1, 5, 4, 3, 8, 6}, dtype);
-        test_subsample(2, 5, 4, 8, dtype);
-        test_subsample(1, 4, 7, 3, dtype);
         test_interleave({2, 3, 4, 6, 8}, true, dtype);
         test_interleave({1, 2, 5, 3, 3}, false, dtype);
         test_sigmoid(1000, dtype);

@@ -151,7 +151,7 @@ static void check_subbatch(hid_t g, const char *name)
 static void centralize_gradient(float *gw, int64_t outputs, int64_t filter)
 {
     gpu_array g(std::vector<float>(gw, gw + outputs * filter), F32);
-    if (mabn_cuda_centralize_backward((float *)g.p, (const float *)g.p, outputs, filter, NULL))
+    if (mabn_cuda_cast_weight(g.p, (const float *)g.p, outputs, filter, true, F32, NULL))
         MABN_BUG("%s", mabn_error_message());
     g.get(gw);
 }

@@ -57,7 +57,6 @@ static void test_words(void)
            "part of a word is no word");
     tap_str_eq(mabn_error_message(), "unknown size '': expected large, small, big",
                "what was expected is told");
-    tap_ok(!mabn_word_find(&value, sizes, "larger") && value == 3, "not found");
 }
 
 static void test_status(void)
@@ -197,10 +196,7 @@ static void test_rng(void)
     struct mabn_rng a, b;
     mabn_rng_init(&a, 7, MABN_RNG_TEST, 1, 2);
     mabn_rng_init(&b, 7, MABN_RNG_TEST, 1, 2);
-    for (int i = 0; i < 8; i++)
-        mabn_rng_u32(&a);
-    mabn_rng_skip_to(&b, 8);
-    tap_ok(mabn_rng_u32(&a) == mabn_rng_u32(&b), "skipping lands where drawing does");
+    tap_ok(mabn_rng_u32(&a) == mabn_rng_u32(&b), "the same ids, the same numbers");
     mabn_rng_init(&b, 7, MABN_RNG_TEST, 2, 1);
     tap_ok(mabn_rng_u64(&a) != mabn_rng_u64(&b), "other ids, other numbers");
     double sum = 0, squares = 0;
@@ -239,17 +235,6 @@ static void test_threads(void)
     tap_fails(mabn_parallel(4, 1000, 1, square, results), MABN_ERR_ARG, "item 700",
               "the first failure is the one reported");
     tap_status(mabn_parallel(4, 0, 1, square, results), "an empty loop");
-
-    struct mabn_queue *q = mabn_queue_new(2);
-    int x, y;
-    void *item;
-    tap_ok(mabn_queue_push(q, &x) && mabn_queue_push(q, &y), "push");
-    mabn_queue_close(q);
-    tap_ok(!mabn_queue_push(q, &x), "no push after close");
-    tap_ok(mabn_queue_pop(q, &item) && item == &x && mabn_queue_pop(q, &item) && item == &y,
-           "first in, first out, also after close");
-    tap_ok(!mabn_queue_pop(q, &item), "then no more");
-    mabn_queue_free(q);
 }
 
 int main(void)

@@ -17,13 +17,12 @@ static const struct mabn_box_convention *convention(const char *name)
 
 static void test_conventions(void)
 {
+    static const char *const conventions[] = {"legacy", "detectron2", "torchvision", NULL};
     const struct mabn_box_convention *c;
-    int n = 0;
-    for (const char *const *name = mabn_box_convention_names(); *name; name++, n++) {
+    for (const char *const *name = conventions; *name; name++) {
         tap_status(mabn_box_convention_find(&c, *name), "find %s", *name);
         tap_str_eq(c->name, *name, "named %s", *name);
     }
-    tap_ok(n == 3, "three conventions");
     tap_status(mabn_box_convention_find(&c, NULL), "the default");
     tap_str_eq(c->name, "legacy", "is legacy");
     tap_fails(mabn_box_convention_find(&c, "yolo"), MABN_ERR_NOTFOUND,
@@ -112,11 +111,7 @@ static void test_coder(void)
 
 static void test_boxes(void)
 {
-    float flip[4] = {10, 20, 30, 40}, clip[8] = {-5, -6, 200, 90, 3, 4, NAN, 7};
-    mabn_box_flip(flip, 1, 100, 1);
-    tap_ok(flip[0] == 69 && flip[1] == 20 && flip[2] == 89 && flip[3] == 40, "flipped, legacy");
-    mabn_box_flip(flip, 1, 100, 0);
-    tap_ok(flip[0] == 11 && flip[2] == 31, "flipped, elsewhere");
+    float clip[8] = {-5, -6, 200, 90, 3, 4, NAN, 7};
     mabn_box_clip(clip, 2, 100, 80, 1);
     tap_ok(clip[0] == 0 && clip[1] == 0 && clip[2] == 99 && clip[3] == 79 && isnan(clip[6]),
            "clipped");

@@ -242,8 +242,8 @@ static void test_probe(void)
                    info.channels == cases[i].channels && info.bits == cases[i].bits &&
                    info.progressive == cases[i].progressive && info.alpha == cases[i].alpha &&
                    info.width == 67 && info.height == 45,
-               "%s: %s %s, %d channels of %d bits", cases[i].name, mabn_image_type_name(info.type),
-               mabn_image_colour_name(info.colour), info.channels, info.bits);
+               "%s: type %d, colour %d, %d channels of %d bits", cases[i].name, info.type,
+               info.colour, info.channels, info.bits);
         mabn_input_release(&in);
     }
 }
@@ -435,11 +435,6 @@ static void test_resize_refusals(void)
               MABN_ERR_ARG, "0 x 2", "an empty box");
     tap_fails(mabn_image_resize(resizer, &out, &image, NULL, 0, 4, MABN_RESIZE_PIL), MABN_ERR_ARG,
               "0 x 4", "an empty result");
-    mabn_image_flip_horizontal(&image);
-    draw(&out, 10, 8, 3);
-    tap_ok(!memcmp(image.pixels, out.pixels + 27, 3) && !memcmp(image.pixels + 27, out.pixels, 3) &&
-               !memcmp(image.pixels + 12, out.pixels + 15, 3),
-           "flip");
     mabn_image_release(&image);
     mabn_image_release(&out);
 }

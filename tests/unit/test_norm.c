@@ -1210,15 +1210,12 @@ static void test_options(void)
     struct mabn_norm_options o;
     struct mabn_norm norm;
     enum mabn_norm_kind kind;
-    enum mabn_window_rule rule;
 
     for (int k = 0; k < MABN_NORM_KINDS; k++) {
         const char *name = mabn_norm_kind_name((enum mabn_norm_kind)k);
         tap_ok(!mabn_norm_kind_parse(&kind, name) && (int)kind == k, "'%s' is read back", name);
     }
     tap_fails(mabn_norm_kind_parse(&kind, "abn"), MABN_ERR_ARG, "'abn'", "unknown norm");
-    tap_ok(!mabn_window_rule_parse(&rule, "iteration") && rule == MABN_WINDOW_ITERATION, "rule");
-    tap_fails(mabn_window_rule_parse(&rule, ""), MABN_ERR_ARG, "unknown window rule", "no rule");
 
     mabn_norm_options_init(&o, MABN_NORM_MABN);
     tap_fails(mabn_norm_init(&norm, &o, 0), MABN_ERR_ARG, "channels", "no channels");

@@ -311,11 +311,7 @@ static void test_elementwise(void)
     for (int i = 0; i < COUNT; i++)
         good = good && y[i] == a[i] + b[i];
     tap_ok(good, "add, and through ReLU");
-    tap_ok(mabn_all_finite(a, COUNT), "finite");
-    a[77777] = -INFINITY;
-    tap_ok(!mabn_all_finite(a, COUNT), "an infinity is found");
     a[77777] = NAN;
-    tap_ok(!mabn_all_finite(a, COUNT) && mabn_all_finite(a, 77777), "NaN is found");
     mabn_add(a, a, b, COUNT, true);
     tap_ok(isnan(a[77777]), "NaN goes through ReLU");
     free(a);

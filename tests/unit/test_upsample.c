@@ -1,4 +1,4 @@
-/* Upsampling with addition, subsampling, sigmoid: against their definitions, backward as the
+/* Upsampling with addition, sigmoid: against their definitions, backward as the
  * transpose, any number of threads. */
 #include "tap.h"
 
@@ -67,38 +67,6 @@ static void check_upsample(struct mabn_upsample s)
     free(want);
 }
 
-/* The same as a max pooling of one position with stride 2. */
-static void check_subsample(int64_t n, int64_t h, int64_t w, int64_t c)
-{
-    const struct mabn_pool_shape pool = {n, h, w, c, 1, 2, 0};
-    const int64_t in = n * h * w * c, out = n * ((h + 1) / 2) * ((w + 1) / 2) * c;
-    float *x = draw(in), *y = draw(out), *y2 = draw(out), *dy = draw(out);
-    float *dx = draw(in), *dx2 = draw(in), *sum = draw(in);
-    uint8_t *winner = malloc((size_t)out + 1);
-    bool added = true;
-
-    tap_status(mabn_maxpool_forward(y2, winner, x, &pool, MABN_DTYPE_F32), "1×1 pooling");
-    tap_status(mabn_maxpool_backward(dx2, dy, winner, &pool, MABN_DTYPE_F32),
-               "1×1 pooling backward");
-    mabn_subsample(y, x, n, h, w, c);
-    mabn_subsample_backward(dx, dy, n, h, w, c, false);
-    memcpy(sum, x, (size_t)in * sizeof *x);
-    mabn_subsample_backward(sum, dy, n, h, w, c, true);
-    for (int64_t i = 0; i < in; i++)
-        added = added && sum[i] == x[i] + dx[i];
-    tap_ok(!memcmp(y, y2, (size_t)out * sizeof *y), "subsample %dx%d: y", (int)h, (int)w);
-    tap_ok(!memcmp(dx, dx2, (size_t)in * sizeof *dx), "subsample %dx%d: dx", (int)h, (int)w);
-    tap_ok(added, "subsample backward, added");
-    free(x);
-    free(y);
-    free(y2);
-    free(dy);
-    free(dx);
-    free(dx2);
-    free(sum);
-    free(winner);
-}
-
 static void test_sigmoid(void)
 {
     enum { COUNT = 40003 };
@@ -138,9 +106,6 @@ int main(void)
     check_upsample((struct mabn_upsample){2, 5, 3, 4, 10, 13});
     check_upsample((struct mabn_upsample){2, 1, 1, 1, 1, 1});
     check_upsample((struct mabn_upsample){0, 8, 4, 4, 8, 8});
-    check_subsample(2, 13, 10, 33);
-    check_subsample(1, 1, 1, 3);
-    check_subsample(3, 2, 7, 100);
     test_sigmoid();
     return tap_done();
 }
