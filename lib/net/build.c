@@ -1,12 +1,12 @@
-/* Building a network: what all kinds of nodes share. Failures are kept until mabn_net_plan, so that
- * model code reads like the paper's table. */
+/* Building a network: the part that all kinds of nodes share. Failures are kept until
+ * mabn_net_plan, so that model code reads like the table in a paper. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
 #include "net/internal.h"
 
-/* Which backend runs on the device, and the element type that the precision asks for there. */
+/* The backend for the device, and the element type for the requested precision. */
 static mabn_status choose_backend(struct mabn_net *net)
 {
     enum mabn_net_precision *precision = &net->options.precision;

@@ -1,8 +1,8 @@
-/* The nodes of a network as model code built them, for whoever writes the network down elsewhere
- * (exchange/onnx_graph.c) or asks which layer is behind which.
+/* The nodes of a network as model code built them: for exporting the network
+ * (exchange/onnx_graph.c) and for finding out which layers follow each other.
  *
- * The network need not be planned. What is planned is described as it was built: folding and
- * joining do not show. */
+ * The network need not be planned. A planned network is described as it was built, without folding
+ * and fusing. */
 #ifndef MABN_NET_GRAPH_H
 #define MABN_NET_GRAPH_H
 
@@ -15,7 +15,7 @@ enum { MABN_NET_MAX_READS = 8 };
 struct mabn_net_node {
     const char *name; /* the network's; "" where the kind has none */
     const char *kind; /* "input", "convolution", "norm", "max pool", "mean pool", "linear", … */
-    int reads[MABN_NET_MAX_READS]; /* other nodes; -1: none. Of a norm [1] is the shortcut */
+    int reads[MABN_NET_MAX_READS]; /* other nodes; -1: none. For a norm [1] is the shortcut */
     int64_t height, width, channels;
     const char *output;                   /* its name as an output of the network, or NULL */
     bool bias;                            /* convolution, linear */
@@ -29,7 +29,7 @@ int mabn_net_node_count(const struct mabn_net *net);
 struct mabn_net_node mabn_net_node_at(const struct mabn_net *net, int i);
 /* The node with this name and kind, or -1. */
 int mabn_net_find_node(const struct mabn_net *net, const char *name, const char *kind);
-/* The norm that reads node i, and that alone; or -1. */
+/* The norm that reads node i, if nothing else reads it; otherwise -1. */
 int mabn_net_norm_behind(const struct mabn_net *net, int i);
 
 MABN_END_DECLS

@@ -1,5 +1,5 @@
-/* Norms over the whole batch done by the convolutions at their sides (ops/conv_cuda.h,
- * norm/norm_cuda.h): which layers, and how they run.
+/* Norms over the whole batch, fused into the neighbouring convolutions (ops/conv_cuda.h,
+ * norm/norm_cuda.h): for which layers, and how they run.
  *
  *     forward    the convolution before a norm leaves Σ x and Σ x² while it writes x, and the norm
  *                only applies what follows; once MABN's affine map is known ahead, the norm's step
@@ -7,10 +7,10 @@
  *     backward   the convolution that is the last to add to the gradient of a norm's output puts it
  *                behind ReLU and leaves Σ dy·x and Σ dy, always: known or not.
  *
- * Saved are a read of x forward; backward a read of dy and one of x, and where there is a shortcut
- * also a write of dy (MABN's Σ dy comes with dx and is not asked for). Whether the joined kernels
- * are as good as the plain ones is another matter: with `tune` both ways are timed, once for every
- * kind of layer, on the layer's own memory. */
+ * This saves a read of x in forward. In backward it saves a read of dy and a read of x, and with a
+ * shortcut also a write of dy. (MABN's Σ dy comes with dx and is not requested.) The fused kernels
+ * may be slower than the separate ones: with `tune` both are timed, once for every kind of layer,
+ * on the layer's own memory. */
 #include <algorithm>
 #include <vector>
 
@@ -26,7 +26,8 @@ static bool is_mabn(const struct node *norm)
     return norm->norm.options.kind == MABN_NORM_MABN;
 }
 
-/* The others' sums are float32's about zero (norm_cuda.h): not for exact float32. */
+/* The other norms' sums are taken in float32 about zero (norm_cuda.h), which is not exact enough
+ * for exact float32. */
 static bool can_join(const struct mabn_net *net, const struct node *norm)
 {
     if (norm->kind != &mabn_node_norm || !mabn_norm_cuda_can_join(&norm->norm, net->options.batch))
@@ -35,7 +36,7 @@ static bool can_join(const struct mabn_net *net, const struct node *norm)
            net->options.join == MABN_NET_JOIN_ALWAYS;
 }
 
-/* Nothing that still comes in backward adds to the gradient of this convolution's input. */
+/* Is this convolution the last to add to the gradient of its input? */
 static bool is_last_to_add(const struct mabn_net *net, const struct node *conv)
 {
     for (int i = conv->reads[0] + 1; i < conv - net->nodes; i++)
@@ -56,7 +57,7 @@ void mabn_net_cuda_ask_joins(const struct mabn_net *net, const struct node *conv
         o->after.wanted = is_mabn(norm);
         o->after.residual = is_mabn(norm) && norm->reads[1] >= 0;
         o->after.relu = is_mabn(norm) && norm->io.relu;
-        /* MABN's few steps until it is known are not worth a kernel to be compiled. */
+        /* The few steps before MABN's affine map is known are not worth compiling a kernel for. */
         o->after.sums = !is_mabn(norm) || options->join == MABN_NET_JOIN_ALWAYS;
     }
     const struct node *x = &net->nodes[conv->reads[0]];
@@ -154,7 +155,7 @@ mabn_status mabn_net_cuda_backward_joined(struct mabn_net *net, const struct nod
                                         net->cuda->scratch, net->cuda->stream);
 }
 
-/* The norm's backward is to use what the convolution leaves. */
+/* Let the norm's backward use the sums that the convolution computed. */
 static void take_gradient_sums(const struct mabn_net *net, const struct node *norm,
                                struct mabn_norm_cuda_io *io)
 {
@@ -166,17 +167,18 @@ static void take_gradient_sums(const struct mabn_net *net, const struct node *no
 /* ---- timing both ways ---- */
 
 enum { REPEATS = 8, TRIALS = 5 };
-const double ENOUGH = 0.03; /* seconds for one time */
-const double HOLD = 0.002;  /* … in which the host queues what is timed */
+const double ENOUGH = 0.03; /* seconds that one measurement takes at least */
+const double HOLD = 0.002;  /* seconds that the device is held up while the host queues the timed
+                             * work */
 
-/* Milliseconds of what `queue` queues: the quickest trial. */
+/* Milliseconds for what `queue` queues: the fastest trial. */
 template <typename Queue>
 static mabn_status time_of(const struct mabn_net *net, double *ms, Queue queue)
 {
     const struct net_cuda *c = net->cuda;
     double spent = 0, seconds;
     *ms = 0;
-    MABN_TRY(queue()); /* not to be timed */
+    MABN_TRY(queue()); /* warm up, not timed */
     for (int trial = 0; trial < TRIALS && spent < ENOUGH; trial++) {
         MABN_TRY(mabn_cuda_hold(net->device, HOLD));
         MABN_TRY(mabn_cuda_event_record(c->begin, c->stream));
@@ -197,7 +199,7 @@ static void report(const struct node *conv, const char *what, const char *how, d
     mabn_verbose("%s: %s: %s, %.4f ms; apart %.4f ms", conv->name, what, how, joined, apart);
 }
 
-/* What is left of the norm's forward is the same both ways, but the apply. */
+/* Apart from the apply step, the rest of the norm's forward is the same in both cases. */
 static mabn_status time_after(struct mabn_net *net, const struct node *conv, bool *better)
 {
     const struct node *norm = &net->nodes[conv->partner];
@@ -251,7 +253,8 @@ static mabn_status time_before(struct mabn_net *net, const struct node *conv, bo
     double joined, apart;
     io.scratch = c->scratch;
     io.y = memory(net, norm->data);
-    MABN_TRY(mabn_norm_cuda_forward(&norm->norm, &io)); /* the window's place is of a call */
+    MABN_TRY(mabn_norm_cuda_forward(&norm->norm, &io)); /* the place in the window is set in each
+                                                         * call */
     if (norm->reads[1] < 0) io.y = NULL;
     MABN_TRY(time_of(net, &apart, [&]() -> mabn_status {
         MABN_TRY(mabn_conv_cuda_backward_data(layer->conv, memory(net, norm->grad),
@@ -288,8 +291,8 @@ static mabn_status choose(struct mabn_net *net, const struct node *conv)
     return MABN_OK;
 }
 
-/* Places for norms that may be joined: first all sums, which a step clears at once, then a and b;
- * each (C). The bytes used; base NULL: only these. */
+/* Place the arrays of norms that may be fused: first all sums, which a step clears in one go, then
+ * a and b, each (C). Returns the bytes used; with base NULL only counts. */
 static size_t place(struct mabn_net *net, char *base)
 {
     struct net_cuda *c = net->cuda;
@@ -332,8 +335,8 @@ static mabn_status list_joined(struct mabn_net *net)
     return mabn_device_put(net->device, c->join_list, list.data(), list.size() * sizeof list[0]);
 }
 
-/* Choose for every convolution. What is timed moves the norms' state, which may be another network's
- * as well: it is put back. */
+/* Choose for every convolution. Timing changes the state of the norms, which other networks may
+ * share, so it is restored. */
 static mabn_status choose_all(struct mabn_net *net)
 {
     const struct arena *state = &net->params->state;
@@ -358,7 +361,8 @@ mabn_status mabn_net_cuda_prepare_joins(struct mabn_net *net)
     if (!any) return MABN_OK;
     MABN_TRY(mabn_net_get_arena(net, &c->joined, place(net, NULL)));
     place(net, c->joined.base);
-    /* What is timed must meet no odd values: a norm takes its time over some. */
+    /* Time on zeros: channels whose mean is far from zero are measured a second time, which would
+     * be slow. */
     MABN_TRY(mabn_device_zero(net->device, c->joined.base, c->joined.bytes));
     MABN_TRY(mabn_device_zero(net->device, net->activations.base, net->activations.bytes));
     MABN_TRY(choose_all(net));

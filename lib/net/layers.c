@@ -1,4 +1,4 @@
-/* What each layer of a planned network takes, and what it has to move. */
+/* The time that each layer of a planned network takes, and the bytes it has to move. */
 #include <stdlib.h>
 
 #include "base/mem.h"

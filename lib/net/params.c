@@ -1,5 +1,5 @@
-/* The store: what is declared, where it lies, how it starts, how it is updated. What a checkpoint
- * holds of it is in tensors.c. */
+/* The store: declaring, placing, initializing and updating parameters. What a checkpoint holds of
+ * it is in tensors.c. */
 #include "net/params_internal.h"
 
 #include <math.h>
@@ -260,7 +260,7 @@ mabn_status mabn_params_share(struct mabn_params **out, struct mabn_params *of,
 
 /* ---- starting ---- */
 
-/* A parameter as at the start, in memory's order. */
+/* The initial values of a parameter, in memory's order. */
 static void fill_parameter(float *w, const struct parameter *p, uint64_t seed,
                            enum mabn_params_init kind)
 {
@@ -358,7 +358,7 @@ struct mabn_device *mabn_params_device(const struct mabn_params *params)
 float *mabn_params_values(struct mabn_params *params, size_t *count)
 {
     *count = params->values;
-    params->version++; /* the caller may write */
+    params->version++; /* the caller may change values */
     return (float *)params->weights.base;
 }
 

@@ -1,9 +1,9 @@
 /* The parameters of a model, apart from the plans that use them.
  *
  * A store owns names, values, gradients, momentum, the state of the norms, and what the update
- * needs to know of each parameter: its group (rate factor, decay) and whether it is trained at all.
- * Any number of plans (net/net.h) borrow one store: training and validation, one plan for each
- * padded image shape, body and heads.
+ * needs to know of each parameter: its group (rate factor, decay), and whether it is trained. Any
+ * number of plans (net/net.h) can borrow one store: for training and validation, for each padded
+ * image shape, for body and heads.
  *
  *     mabn_params_new(&params, device)
  *     build networks with options.params = params     names are declared, nothing is allocated
@@ -14,9 +14,9 @@
  *
  * A network that is given no store makes one of its own, which it places when it is planned.
  *
- * A name that is declared again is the same parameter, if shape and kind agree: several nodes of a
- * plan may use it, and their gradients add up. All parameters are float32 on the device; gradients
- * and momentum exist only in stores placed for training. */
+ * Declaring a name again gives the same parameter, if shape and kind agree. Several nodes of a plan
+ * may use it, and their gradients add up. All parameters are float32 on the device. Gradients and
+ * momentum exist only in stores that are placed for training. */
 #ifndef MABN_NET_PARAMS_H
 #define MABN_NET_PARAMS_H
 
@@ -36,7 +36,8 @@ MABN_MUST_USE mabn_status mabn_params_new(struct mabn_params **params, struct ma
 /* After every network that borrows it; NULL is fine. */
 void mabn_params_free(struct mabn_params *params);
 
-/* Allocate what was declared so far. Once; with `training` gradients and momentum too. */
+/* Allocate what was declared so far; with `training` also gradients and momentum. To be called
+ * once. */
 MABN_MUST_USE mabn_status mabn_params_place(struct mabn_params *params, bool training);
 
 /* A store over the values of `of`, which is placed for training and outlives it: networks that borrow it
@@ -52,8 +53,8 @@ MABN_MUST_USE mabn_status mabn_params_share(struct mabn_params **params, struct 
  * no decay. Before placing. Returns how many. */
 int mabn_params_freeze(struct mabn_params *params, const char *prefix);
 
-/* Exceptions of the update for kinds of parameters. Biases are the "bias" of every convolution and
- * linear layer and the beta of every norm. */
+/* How the update treats certain kinds of parameters. Biases are the "bias" of convolutions and
+ * linear layers and the beta of norms. */
 struct mabn_params_groups {
     double bias_rate; /* multiplies the learning rate of biases; 1, in the detection recipe 2 */
     bool decay_bias;  /* weight decay on biases; true by default */
@@ -68,11 +69,11 @@ struct mabn_params_sgd {
         no_decay_norm_bias; /* decay only convolution and linear weights, whatever the groups say */
     double grad_scale;      /* multiplies every gradient first; 0 is 1 */
 };
-/* buf = momentum·buf + grad + decay·p; p -= lr·buf, for all that is trained. */
+/* buf = momentum·buf + grad + decay·p; p -= lr·buf, for every trained parameter. */
 MABN_MUST_USE mabn_status mabn_params_update(struct mabn_params *params,
                                              const struct mabn_params_sgd *sgd);
-/* The Euclidean length of all gradients, summed in a fixed order. A GPU's are fetched for it; not a
- * number where that fails. */
+/* The Euclidean norm of all gradients, summed in a fixed order. On a GPU they are copied to the
+ * host first; NaN where that fails. */
 double mabn_params_gradient_norm(const struct mabn_params *params);
 
 /* ---- named tensors: what a checkpoint holds ---- */
@@ -92,7 +93,7 @@ struct mabn_params_tensor {
     bool trains;             /* a value that the update changes */
     double rate;             /* factor on its learning rate */
     bool decays;             /* the update applies weight decay to it */
-    bool moves;              /* state that training passes change */
+    bool moves;              /* state that training changes */
 };
 
 /* In the model's order: a layer's parameters, then its state. */
@@ -108,25 +109,25 @@ MABN_MUST_USE mabn_status mabn_params_get(const struct mabn_params *params, int 
                                           size_t bytes);
 MABN_MUST_USE mabn_status mabn_params_set(struct mabn_params *params, int index, const void *values,
                                           size_t bytes);
-/* The state of all norms as one block of host memory, for those who keep several. */
+/* The state of all norms as one block of host memory, for callers that keep several states. */
 size_t mabn_params_state_bytes(const struct mabn_params *params);
 MABN_MUST_USE mabn_status mabn_params_get_state(const struct mabn_params *params, void *block);
 MABN_MUST_USE mabn_status mabn_params_set_state(struct mabn_params *params, const void *block);
-/* The floats of a block that training moves (not counters of integers, not constants), as runs
- * 0, 1, …: from byte *offset on, *count of them. False after the last run. */
+/* The floats of a block that training changes (without counters and constants), as runs 0, 1 and so
+ * on: *count floats from byte *offset. False after the last run. */
 bool mabn_params_state_floats(const struct mabn_params *params, int run, size_t *offset,
                               size_t *count);
-/* Values and state of one store into another of the same model. */
+/* Copy values and state from one store to another of the same model. */
 MABN_MUST_USE mabn_status mabn_params_copy(struct mabn_params *dst, const struct mabn_params *src);
 
-/* How a parameter starts, where the model does not say it for that layer. */
+/* Initial values of parameters, where the model gives no rule for the layer. */
 enum mabn_params_init {
     MABN_PARAMS_INIT_FAN_OUT, /* convolutions N(0, 2/fan_out): classification */
     MABN_PARAMS_INIT_FAN_IN,  /* convolutions uniform in ±sqrt(3/fan_in): detection bodies */
 };
-/* All values and state as at the start: convolutions by `kind`, linear layers uniform in
- * ±1/sqrt(fan_in), norms 1 and 0, unless the layer has a rule of its own; momentum 0. The same
- * numbers for the same seed and names, whatever the thread count. */
+/* Set all values and state to their initial ones: convolutions by `kind`, linear layers uniform in
+ * ±1/sqrt(fan_in), norms 1 and 0, unless the layer has its own rule; momentum 0. The numbers depend
+ * on seed and names only, not on the number of threads. */
 MABN_MUST_USE mabn_status mabn_params_initialize(struct mabn_params *params, uint64_t seed,
                                                  enum mabn_params_init kind);
 

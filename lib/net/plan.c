@@ -1,17 +1,17 @@
-/* Planning: who reads what and when, which buffers that takes, where they lie.
+/* Planning: which node reads what and when, which buffers that takes, and where they lie.
  *
- * Time runs in steps (internal.h). A buffer is wanted from its first to its last step; buffers
- * whose times overlap must not overlap in memory. Placing takes them by size, the largest first,
- * and gives each the lowest offset that is free for its whole time.
+ * Time runs in steps (internal.h). A buffer is in use from its first to its last step; buffers
+ * whose times overlap must not overlap in memory. Buffers are placed by size, the largest first,
+ * each at the lowest offset that is free for its whole time.
  *
- * Training. What a backward pass reads is kept until then: a convolution its input, a norm its
- * input, a norm with residual and ReLU its output (the mask). Nothing else is: a pool keeps its
- * winners, a ReLU without residual finds its mask in the norm's input. Gradients take over buffers
- * where they can: a norm writes its input's gradient over its output's, a shortcut takes the
- * gradient of the block's output as its own. Outputs that no loss reads have their gradients from
- * the moment forward is done.
+ * Training. What a backward pass reads is kept until then: the input of a convolution, the input of
+ * a norm, and the output of a norm with residual and ReLU (for the mask). Nothing else is kept: a
+ * pool keeps its winners, and a ReLU without residual finds its mask in the norm's input. Gradients
+ * reuse buffers where they can: a norm writes its input's gradient over its output's, and a
+ * shortcut takes the gradient of the block's output as its own. Outputs that no loss reads have
+ * their gradients from the end of forward on.
  *
- * Inference. A node that is executed in another's place has no output of its own. */
+ * Inference. A node that is executed in another's place has no output of its own.    */
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,7 +26,7 @@ static int new_buffer(struct mabn_net *net, size_t bytes, int first, int last)
     return net->buffer_count++;
 }
 
-/* Of a node's gradient, and of its output but for outputs of the net, which are float32. */
+/* The type of a node's gradient and output; outputs of the net are float32. */
 static size_t node_bytes(const struct mabn_net *net, const struct node *node)
 {
     int64_t values = net_values(net, node);
@@ -46,7 +46,7 @@ static bool is_float(const struct mabn_net *net, int i)
     return i < 0 || net->nodes[i].dtype == MABN_DTYPE_F32;
 }
 
-/* A node whose output is of the type of its reads: where one is float32, all are. */
+/* For a node whose output has the type of its reads: if one read is float32, all must be. */
 static bool agree(struct mabn_net *net, int i)
 {
     struct node *node = &net->nodes[i];
@@ -139,7 +139,7 @@ static void hold_inputs(struct mabn_net *net)
 
 /* ---- inference ---- */
 
-/* The read whose buffer the output may lie over, because it is read for the last time. */
+/* The read whose buffer the output may overwrite because this is its last use. */
 static int over(const struct mabn_net *net, int i)
 {
     const struct node *node = &net->nodes[i];
@@ -184,8 +184,8 @@ static int backward_need(const struct mabn_net *net, int i)
     return need;
 }
 
-/* With save_memory: may this output be dropped after forward and made again from the norm's input?
- * The reader whose backward comes first makes it. */
+/* With save_memory: may this output be dropped after forward and recomputed from the norm's input?
+ * The reader whose backward comes first recomputes it. */
 static bool can_remake(const struct mabn_net *net, int i)
 {
     const struct node *node = &net->nodes[i];
@@ -227,8 +227,8 @@ static void plan_outputs(struct mabn_net *net)
     hold_inputs(net);
 }
 
-/* The gradient of x, in a buffer of its own or in one that is taken over, is first written at
- * `step` and read by x's own backward. */
+/* The gradient of x is first written at `step` and read by x's own backward. It has its own buffer,
+ * or reuses another's. */
 static int give_gradient(struct mabn_net *net, int x, int buffer, int step)
 {
     struct node *node = &net->nodes[x];
@@ -239,7 +239,7 @@ static int give_gradient(struct mabn_net *net, int x, int buffer, int step)
 }
 
 /* Where backward of node i writes the gradient of read k. `mine`: the node's own gradient, while
- * nobody has taken it over. */
+ * its buffer was not reused. */
 static mabn_status plan_read(struct mabn_net *net, int i, int k, int *mine)
 {
     struct node *node = &net->nodes[i], *x = net_read(net, node, k);
@@ -292,7 +292,7 @@ static mabn_status plan_training(struct mabn_net *net)
     for (int i = net->node_count - 1; i > 0; i--) {
         int mine = net->nodes[i].grad;
         if (!net_goes_back(&net->nodes[i])) continue;
-        /* A shortcut takes over before the input does. */
+        /* The shortcut may reuse the buffer before the input may. */
         for (int k = NODE_MAX_READS - 1; k >= 0; k--)
             MABN_TRY(plan_read(net, i, k, &mine));
     }
@@ -376,7 +376,7 @@ static mabn_status get_activations(struct mabn_net *net, size_t bytes)
     return MABN_OK;
 }
 
-/* Tensor cores want channels in rows of 16 bytes; a convolution does not mind a few zeros more. */
+/* Tensor cores need channels in rows of 16 bytes. A few extra zeros do not change a convolution. */
 static void pad_input(struct mabn_net *net)
 {
     const int64_t row = net->backend->row_bytes / (int64_t)mabn_dtype_size(net->dtype);
@@ -395,7 +395,7 @@ mabn_status mabn_net_built(struct mabn_net *net)
     return MABN_OK;
 }
 
-/* Has the backend each kind of node? */
+/* Does the backend have every kind of node? */
 static mabn_status check_kinds(const struct mabn_net *net)
 {
     const bool cuda = mabn_device_kind_of(net->device) == MABN_DEVICE_CUDA;

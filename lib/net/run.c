@@ -1,4 +1,4 @@
-/* Running a planned network: what both backends share, which is the order of things. */
+/* Running a planned network: the order of nodes and passes, which both backends share. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,7 +28,8 @@ mabn_status mabn_net_check(struct mabn_net *net)
     return mabn_error_attach(net->status, message);
 }
 
-/* A plan without rows computes nothing, but the other ranks' SyncBN may have rows, and wait. */
+/* A plan without live rows computes nothing, but other ranks may have rows, and their SyncBN waits
+ * for this one. */
 static mabn_status meet_forward(struct mabn_net *net)
 {
     for (int i = 0; i < net->node_count; i++)
@@ -58,7 +59,7 @@ static mabn_status check_training(const struct mabn_net *net)
     return mabn_fail(MABN_ERR_ARG, "this network was built for inference");
 }
 
-/* Without rows nothing is computed, and nothing is the gradient. */
+/* Without live rows nothing is computed, and gradients are zero. */
 static mabn_status clear_gradients(struct mabn_net *net)
 {
     for (int i = 0; i < net->node_count && !net->accumulate; i++) {
@@ -88,7 +89,7 @@ void mabn_net_accumulate(struct mabn_net *net, bool accumulate)
 /* A parameter's gradient is done after the backward of the first node that uses it. */
 static void find_ready(struct mabn_net *net)
 {
-    size_t before = 0; /* end of what the nodes before use */
+    size_t before = 0; /* end of the parameters that earlier nodes use */
     net->ready_from = mabn_xcalloc((size_t)net->node_count, sizeof *net->ready_from);
     for (int i = 0; i < net->node_count; i++) {
         const int all[] = {net->nodes[i].weight, net->nodes[i].bias, net->nodes[i].act};

@@ -1,8 +1,9 @@
-/* A planned network on the CPU: oneDNN's primitives and our loops on host memory.
+/* A planned network on the CPU: oneDNN's primitives and our own loops on host memory.
  *
- * cpu_prepare has the nodes make their primitives and bind the pointers that never change; after
- * that nothing here allocates or decides (where rows vary, a primitive is made when its number of
- * rows first comes up). All is done when a call returns, so a step is never behind. */
+ * cpu_prepare lets the nodes create their primitives and bind the pointers that never change. After
+ * that nothing here allocates or decides, except that where rows vary a primitive is created when
+ * its number of rows is first needed. Every call is done when it returns, so no step is ever in
+ * flight. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -61,7 +62,7 @@ mabn_status mabn_net_scratch(struct mabn_net *net, struct scratch *s)
     return MABN_OK;
 }
 
-/* What inference made of parameters that have changed since. */
+/* Renew what inference derived from parameters that have changed since. */
 static mabn_status refresh(struct mabn_net *net)
 {
     if (net->options.training || !net_stale(net)) return MABN_OK;
@@ -83,13 +84,13 @@ static mabn_status cpu_forward(struct mabn_net *net)
     MABN_TRY(refresh(net));
     for (int i = 0; i < net->node_count; i++)
         MABN_TRY(forward_node(net, &net->nodes[i]));
-    if (net->options.training) net->params->version++; /* the norms' state has moved */
+    if (net->options.training) net->params->version++; /* the norms' state has changed */
     return MABN_OK;
 }
 
 /* ---- backward ---- */
 
-/* Gradients that the kind could not add to what was there. */
+/* Add the gradients that the kind could not add itself. */
 static void add_gradients(struct mabn_net *net, const struct node *node)
 {
     for (int k = 0; k < NODE_MAX_READS; k++) {

@@ -1,20 +1,20 @@
 /* A planned network on an NVIDIA GPU: which kernels and library calls a step queues.
  *
- * One step, with two of them under way at most:
+ * One step; at most two are in flight:
  *
  *     copy stream      the slot's pictures, labels and rates into `staged`
  *     compute stream   pictures → the plan's input, rounded and padded; labels and rates to their
  *                      place; then one graph: forward, loss, backward, update, statistics; then
  *                      what the host wants to know, back into the slot
  *
- * What differs from step to step (which slot) stands before and after the graph, so one graph
- * serves both slots; and once the pictures are taken out of `staged` the next step's may cross the
- * bus, while this one computes.
+ * What differs from step to step, the slot, is dealt with before and after the graph, so that one
+ * graph serves both slots. Once the pictures have left `staged`, those of the next step can cross
+ * the bus while this one computes.
  *
- * There are two graphs, for before and after the point from which every MABN layer's affine map is
- * known ahead (norm_cuda.h); the host counts the calls until then. A graph is captured the second
- * time it is wanted: the first time its work is queued directly, so that libraries may load and
- * allocate. Where capture fails, work goes on being queued directly, with a warning. */
+ * There are two graphs, for before and after the step from which every MABN layer's affine map is
+ * known in advance (norm_cuda.h); the host counts the steps until then. A graph is captured the
+ * second time it is needed: the first time its work is queued directly, so that libraries can load
+ * and allocate. If capturing fails, work is queued directly from then on, with a warning. */
 #include <cuda_runtime.h>
 #include <math.h>
 #include <stdlib.h>
@@ -94,7 +94,7 @@ static mabn_status forward_all(struct mabn_net *net)
     return MABN_OK;
 }
 
-/* Gradients that the kind could not add to what was there. */
+/* Add the gradients that the kind could not add itself. */
 static mabn_status add_gradients(struct mabn_net *net, const struct node *node)
 {
     for (int k = 0; k < NODE_MAX_READS; k++) {
@@ -184,7 +184,7 @@ static mabn_status upload(struct mabn_net *net, const struct slot *slot)
     return mabn_cuda_event_record(c->taken, c->stream);
 }
 
-/* What a step found out, to the host. */
+/* Copy the results of a step to the host. */
 static mabn_status download(struct mabn_net *net, const struct slot *slot)
 {
     struct net_cuda *c = net->cuda;
@@ -196,7 +196,8 @@ static mabn_status download(struct mabn_net *net, const struct slot *slot)
                               (size_t)net_values(net, output) * sizeof(float), c->stream);
 }
 
-/* Weight decay lies in the list of parameters: written when it changes, which it seldom does. */
+/* Weight decay is stored in the list of parameters, which is written again when it changes; it
+ * seldom does. */
 static mabn_status set_rates(struct mabn_net *net, struct slot *slot,
                              const struct mabn_params_sgd *sgd)
 {
@@ -227,7 +228,7 @@ static mabn_status make_ready(struct mabn_net *net)
     return net_stale(net) ? mabn_net_cuda_refresh(net) : MABN_OK;
 }
 
-/* Parameters or state have moved, which this network keeps up with by itself. */
+/* Parameters or state have changed; this network's own copies were updated with them. */
 static void told_others(struct mabn_net *net)
 {
     net->version = ++net->params->version;
@@ -242,7 +243,7 @@ static void count_forward(struct mabn_net *net)
 
 /* ---- graphs ---- */
 
-/* Capture what `queue` queues. A failure is not the step's: it turns graphs off. */
+/* Capture what `queue` queues. A failure does not fail the step: it turns graphs off. */
 template <typename Queue>
 static mabn_status capture(struct mabn_net *net, struct variant *v, Queue queue)
 {
@@ -359,11 +360,11 @@ static mabn_status cuda_update(struct mabn_net *net, const struct mabn_params_sg
     return mabn_device_wait(net->device);
 }
 
-/* The host may write: the upload of what it wrote before is done. */
+/* Wait until the host may write again: until its previous upload is done. */
 static struct slot *writable_slot(struct mabn_net *net)
 {
     struct slot *slot = next_slot(net);
-    if (mabn_cuda_event_wait(slot->uploaded)) { /* the next call that can will report it */
+    if (mabn_cuda_event_wait(slot->uploaded)) { /* the next call that can report it will */
     }
     return slot;
 }
@@ -379,7 +380,7 @@ static mabn_status cuda_byte_table(struct mabn_net *net, const float *table)
                            (size_t)net->nodes[0].c * 256 * sizeof(float));
 }
 
-/* A graph holds the smoothing; labels and normalizer travel with the pictures. */
+/* The smoothing is part of a graph; labels and normalizer are uploaded with the pictures. */
 static void cuda_set_labels(struct mabn_net *net, const struct mabn_net_labels *labels)
 {
     net->cuda->smoothing = labels->smoothing;
@@ -463,7 +464,7 @@ static mabn_status cuda_time_convolutions(struct mabn_net *net, double *seconds)
     return mabn_cuda_event_seconds(seconds, c->begin, c->end);
 }
 
-/* Places in the queue, before the first layer and after each. */
+/* Events in the queue: before the first layer and after each layer. */
 struct marks {
     std::vector<struct mabn_cuda_event *> events;
     ~marks()
@@ -499,7 +500,7 @@ static void tell_joins(const struct mabn_net *net, struct net_layer_time *times)
     }
 }
 
-/* Seconds in which the host gets ahead, so that no layer is timed with its pauses. */
+/* Seconds that the device is held up so that the host gets ahead, and its pauses are not timed. */
 static const double HOLD_LAYERS = 0.02;
 
 static mabn_status cuda_time_layers(struct mabn_net *net, struct net_layer_time *times)
@@ -556,7 +557,8 @@ static mabn_status cuda_set_scale(struct mabn_net *net, const struct mabn_net_lo
 {
     struct mabn_cuda_scaler s;
     if (!net->cuda->scaler) return MABN_OK;
-    /* Comes from a file: a power of two whose inverse is one as well, and a count. */
+    /* Read from a file, so it is checked: the scale must be a power of two whose inverse is normal
+     * too, and the count must not be negative. */
     int exponent;
     if (!(scale->scale > 0) || frexp(scale->scale, &exponent) != 0.5 || abs(exponent) > 120 ||
         !(scale->steps >= 0 && scale->steps <= 1e6))
@@ -571,7 +573,7 @@ static mabn_status cuda_set_scale(struct mabn_net *net, const struct mabn_net_lo
 
 const struct net_backend mabn_net_cuda = {
     SLOTS,
-    16, /* tensor cores want channels in rows of so many bytes */
+    16, /* tensor cores need channels in rows of this many bytes */
     true,
     true,
     false,

@@ -1,4 +1,4 @@
-/* What a store holds, by name, as checkpoints see it: values, the norms' state, momentum and
+/* The named tensors of a store, as checkpoints hold them: values, the norms' state, momentum and
  * gradients, in the order of files. */
 #include <stdlib.h>
 #include <string.h>
@@ -81,7 +81,7 @@ int mabn_params_find(const struct mabn_params *params, const char *name, enum ma
     return -1;
 }
 
-/* The entry of a norm's state behind a tensor whose source is negative. */
+/* For a tensor whose source is negative: its entry in a norm's state. */
 static struct mabn_norm_tensor state_entry(const struct mabn_params *params, int source)
 {
     struct mabn_norm_tensor list[MABN_NORM_MAX_TENSORS];
@@ -122,7 +122,7 @@ mabn_status mabn_params_get(const struct mabn_params *params, int index, void *v
     if (!p || p->area < 1) return mabn_device_get(params->device, values, data, bytes);
     float *memory = mabn_xmalloc(bytes);
     mabn_status status = mabn_device_get(params->device, memory, data, bytes);
-    /* A GPU's backward leaves the means in: its update takes them off on the way. */
+    /* Backward on a GPU leaves the filters' means in; the update subtracts them. */
     if (mabn_device_kind_of(params->device) == MABN_DEVICE_CUDA && p->centralize &&
         params->tensors[index].role == MABN_PARAMS_GRADIENT)
         mabn_centralize_backward(memory, memory, p->out, p->in * p->area);

@@ -1,10 +1,10 @@
 /* A convolution, with or without bias, its weights centralized or not.
  *
- * In inference it runs in the place of a norm that folds into it, adding the norm's shortcut and
- * applying its ReLU (nodes/norm.c joins the two).
+ * In inference it runs in the place of a norm that is folded into it; it then also adds the norm's
+ * shortcut and applies its ReLU (nodes/norm.c joins the two).
  *
- * Where rows vary, a primitive is made for a few numbers of rows as they come up, each at most a
- * quarter more than is wanted; the rows in between are zeros in and ignored out. */
+ * Where rows vary, primitives are made on demand for a few numbers of rows, each at most a quarter
+ * more than requested. The extra rows are zeros in the input and ignored in the output. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,9 +17,9 @@
 struct sized {
     int64_t rows;
     struct mabn_conv *op;
-    int packer;       /* inference: which of the sizes holds the weights that this one reads */
+    int packer;       /* inference: the size whose packed weights this one reads */
     void *packed;     /* those weights */
-    uint64_t version; /* of the parameters that they were made from */
+    uint64_t version; /* version of the parameters that they were made from */
 };
 
 struct sizes {
@@ -46,8 +46,8 @@ static int64_t filter_size(const struct mabn_net *net, const struct node *conv)
     return (int64_t)net->params->list[conv->weight].count / conv->c;
 }
 
-/* A linear layer is a 1×1 convolution over a column of rows, a transposed convolution the gradient of
- * one with stride 2. */
+/* A linear layer is a 1×1 convolution over a column of rows. A transposed convolution is the
+ * gradient of a convolution with stride 2. */
 static struct mabn_conv_shape conv_shape(const struct mabn_net *net, const struct node *node,
                                          int64_t rows)
 {
@@ -114,7 +114,7 @@ static void release(struct node *node)
     if (sizes) free(sizes->list);
 }
 
-/* Rounded up to four sizes an octave, but never above the plan's room. */
+/* Rounded up to one of four sizes between powers of two, but at most the plan's capacity. */
 static int64_t sized_rows(const struct mabn_net *net, int64_t rows)
 {
     int64_t step = 1;
@@ -124,7 +124,7 @@ static int64_t sized_rows(const struct mabn_net *net, int64_t rows)
     return rows < net->options.batch ? rows : net->options.batch;
 }
 
-/* The layer's primitives for the rows that live now, and for how many they are. */
+/* The layer's primitives for the live rows, and the number of rows they are made for. */
 static mabn_status find_sized(struct mabn_net *net, struct node *node, struct sized *found)
 {
     *found = (struct sized){.rows = net->options.batch,
@@ -159,7 +159,7 @@ mabn_status mabn_node_conv_find(struct mabn_net *net, struct node *node, struct 
     return MABN_OK;
 }
 
-/* The weights that a convolution uses: centralized into scratch where it asks for that. */
+/* The weights that a convolution uses, centralized into scratch if it is a centralized one. */
 static const float *weights_in_use(const struct mabn_net *net, const struct node *conv,
                                    const struct scratch *s)
 {
@@ -171,7 +171,7 @@ static const float *weights_in_use(const struct mabn_net *net, const struct node
 
 /* ---- inference ---- */
 
-/* Weights and bias as they are used: folded, centralized. The weights may be in scratch. */
+/* Weights and bias as used: folded and centralized. The weights may be in scratch. */
 static mabn_status final_weights(struct mabn_net *net, const struct node *conv,
                                  const struct scratch *s, const float **final)
 {
@@ -196,7 +196,7 @@ static mabn_status refresh(struct mabn_net *net, struct node *node)
 {
     const float *weight;
     struct scratch s;
-    if (net->options.vary_rows) return MABN_OK; /* when each size is next used */
+    if (net->options.vary_rows) return MABN_OK; /* done when each size is next used */
     MABN_TRY(mabn_net_scratch(net, &s));
     MABN_TRY(final_weights(net, node, &s, &weight));
     return mabn_conv_pack(node->op, net->packed.base + node->packed_offset, weight, s.ops);
@@ -217,7 +217,8 @@ static mabn_status refresh_sized(struct mabn_net *net, struct node *node, struct
     return mabn_conv_pack(now->op, packer->packed, weight, s->ops);
 }
 
-/* Run a convolution whose result goes to the output of `at`: itself, or the norm it took in. */
+/* Run a convolution whose result goes to the output of `at`: itself, or the norm that is folded
+ * into it. */
 static mabn_status infer(struct mabn_net *net, struct node *conv, const struct node *at)
 {
     const bool bias = conv->folded >= 0 || conv->bias >= 0;
@@ -326,8 +327,8 @@ static const struct node_ops cpu = {.half = true,
 
 /* ---- what it moves ---- */
 
-/* A convolution or linear layer whose result goes through `norm` (NULL: it does not), which in
- * training keeps what the convolution itself computed. */
+/* A convolution or linear layer whose result goes through `norm` (or NULL). In training the
+ * convolution's own output is kept. */
 static double forward_bytes(const struct mabn_net *net, const struct node *node,
                             const struct node *norm)
 {
@@ -339,7 +340,7 @@ static double forward_bytes(const struct mabn_net *net, const struct node *node,
     return norm->reads[1] < 0 ? bytes : bytes + mabn_net_output_bytes(net, norm);
 }
 
-/* Both gradients; with the norm before it, also what its ReLU and its sum need. */
+/* Both gradients; with a norm before it, also what the norm's ReLU and sums need. */
 static double backward_bytes(const struct mabn_net *net, const struct node *node, bool with_norm)
 {
     const struct node *x = net_read(net, node, 0);

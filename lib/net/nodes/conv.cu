@@ -1,8 +1,8 @@
 /* Convolutions and fully connected layers on a GPU; a fully connected layer is a 1×1 convolution
  * there.
  *
- * The plans are of the whole batch. Where rows vary, those behind the last that lives are zeros in
- * what backward adds up over rows, and elsewhere computed and ignored. */
+ * Plans are made for the whole batch. Where rows vary, the rows behind the last live one are zero
+ * in what backward sums over rows; elsewhere they are computed and ignored. */
 #include "net/cuda.cuh"
 
 mabn_status mabn_net_cuda_infer_conv(struct mabn_net *net, const struct node *node,
@@ -31,12 +31,12 @@ static mabn_status forward(struct mabn_net *net, struct node *node)
 {
     if (!net->options.training)
         return node->folded >= 0 ? MABN_OK : mabn_net_cuda_infer_conv(net, node, node);
-    if (mabn_net_cuda_forward_joins(net, node)) return MABN_OK; /* in its norm's place */
+    if (mabn_net_cuda_forward_joins(net, node)) return MABN_OK; /* runs in its norm's place */
     if (mabn_net_cuda_forward_sums(net, node)) return mabn_net_cuda_forward_summing(net, node);
     return mabn_net_cuda_conv(net, node);
 }
 
-/* What a layer read in forward: kept, or made again by the first that needs it. */
+/* What a layer read in forward: kept, or recomputed by the first layer that needs it. */
 static mabn_status input_again(struct mabn_net *net, const struct node *reader, const void **input)
 {
     struct node *x = net_read(net, reader, 0);

@@ -1,4 +1,4 @@
-/* What comes in from outside: pictures that the caller fills in, or another plan's output. */
+/* Inputs: pictures that the caller fills in, or another plan's output. */
 #include "net/internal.h"
 
 static void describe(const struct mabn_net *net, const struct node *node,

@@ -27,7 +27,7 @@ static void describe(const struct mabn_net *net, const struct node *node,
 
 /* ---- on the CPU ---- */
 
-/* What computes it instead; NULL: the functions below. */
+/* A convolution that computes it in bfloat16; NULL: the functions below do. */
 static const struct node_ops *as_conv(const struct mabn_net *net)
 {
     return net->dtype == MABN_DTYPE_BF16 ? mabn_node_conv.cpu : NULL;
@@ -36,7 +36,7 @@ static const struct node_ops *as_conv(const struct mabn_net *net)
 static mabn_status prepare(struct mabn_net *net, struct node *node)
 {
     if (as_conv(net)) return as_conv(net)->prepare(net, node);
-    /* For a gradient that is added to what is there. */
+    /* Scratch for a gradient that is then added to the one that is there. */
     if (node->parameters_add)
         net_want_scratch(net, net->params->list[node->weight].count * sizeof(float), 0);
     return MABN_OK;

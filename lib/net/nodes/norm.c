@@ -1,10 +1,10 @@
-/* A normalization layer with what follows it: y = act(norm(x) [+ shortcut]).
+/* A normalization layer with the operations after it: y = act(norm(x) [+ shortcut]).
  *
- * In inference a norm that folds is run by the convolution before it, at the norm's place in the
- * list, adding to the shortcut's buffer. */
+ * In inference a norm that folds is computed by the convolution before it, at the norm's place in
+ * the list, and the result is added to the shortcut's buffer. */
 #include "net/internal.h"
 
-/* Without a shortcut ReLU's mask comes from x; with one, from the output. */
+/* The mask of ReLU comes from x, or with a shortcut from the output. */
 static bool keeps(const struct node *node, int k)
 {
     (void)node;
@@ -21,7 +21,8 @@ static size_t saved_bytes(const struct mabn_net *net, const struct node *node)
     return mabn_norm_saved_bytes(&node->norm, net->options.batch);
 }
 
-/* The shortcut's gradient is the output's through ReLU; the input's can be written over it. */
+/* The shortcut's gradient is the output's gradient after ReLU; the input's gradient may overwrite
+ * it. */
 static bool takes_over(const struct node *node, int k)
 {
     (void)node;
@@ -34,7 +35,7 @@ static int over(const struct mabn_net *net, const struct node *node)
     return node->folded >= 0 ? node->reads[1] : node->reads[0];
 }
 
-/* The convolution that this norm alone reads, or -1. */
+/* The convolution whose only reader is this norm, or -1. */
 static int lone_conv(const struct mabn_net *net, int i)
 {
     const int conv = net->nodes[i].reads[0];
@@ -53,7 +54,7 @@ static void join(struct mabn_net *net, int i)
         if (!net->backend->pairs) return;
         norm->partner = conv;
         net->nodes[conv].partner = i;
-        /* MABN's may run in the norm's place: its input is read then. */
+        /* With MABN the convolution may run in the norm's place, and its input is read then. */
         if (norm->norm.options.kind == MABN_NORM_MABN) net->nodes[conv].runs_at = i;
     } else if (!net->options.no_fold && mabn_norm_folds(norm->norm.options.kind)) {
         norm->folded = conv;
@@ -117,10 +118,10 @@ static mabn_status forward(struct mabn_net *net, struct node *node)
 static mabn_status backward(struct mabn_net *net, struct node *node)
 {
     MABN_TRY(bind_run(net, node));
-    /* Without a shortcut the mask comes from x, and the output may be gone. */
+    /* Without a shortcut the mask comes from x, and the output's buffer may have been reused. */
     node->io.y = node->reads[1] >= 0 ? net_buffer(net, node->data) : NULL;
     node->io.accumulate = net_adds(net, node);
-    MABN_TRY(mabn_net_record_norm(net, node, &node->io)); /* before dy may be written over */
+    MABN_TRY(mabn_net_record_norm(net, node, &node->io)); /* before dy may be overwritten */
     return mabn_norm_backward(&node->norm, &node->io);
 }
 
@@ -151,7 +152,7 @@ static const struct node_ops cpu = {
 
 /* ---- what it moves ---- */
 
-/* relieved: the neighbour does ReLU and the shortcut's gradient. */
+/* fused: the next convolution does the ReLU and the shortcut's gradient. */
 static double backward_bytes(const struct mabn_net *net, const struct node *node, bool relieved)
 {
     const struct node *shortcut = net_read(net, node, 1);
@@ -201,9 +202,9 @@ static void declare_affine(struct mabn_net *net, struct node *node)
     mabn_net_declare(net, node, &node->bias, "bias", MABN_SHAPE(1, node->c), &beta);
 }
 
-/* The norm's own activation stands where ReLU would: FRN's after the shortcut is added;
- * EvoNorm-S0's only where there is no shortcut, as its authors have it (there its linear form, the
- * shortcut, and ReLU). */
+/* A norm's own activation takes the place of ReLU. FRN's comes after the shortcut is added.
+ * EvoNorm-S0 has its activation only where there is no shortcut, as its authors do; with a shortcut
+ * it is linear, followed by the sum and ReLU. */
 static bool has_act(const struct node *node)
 {
     const enum mabn_norm_kind kind = node->norm.options.kind;
@@ -220,8 +221,9 @@ static void declare_act(struct mabn_net *net, struct node *node)
     mabn_net_declare(net, node, &node->act, mabn_norm_act_name(kind), MABN_SHAPE(1, node->c), &act);
 }
 
-/* Over one value the variance is 0 and every output is beta, whatever the input: such a layer learns
- * nothing and stops what is behind it. MABN looks at many statistics, and at no mean. */
+/* Over a single value the variance is 0 and every output is beta, whatever the input: such a layer
+ * learns nothing and passes no gradient back. MABN is not affected: it averages over many
+ * statistics and subtracts no mean. */
 static mabn_status check_statistics(const struct mabn_net *net, const struct node *node)
 {
     const enum mabn_norm_kind kind = node->norm.options.kind;

@@ -1,4 +1,5 @@
-/* A normalization layer on a GPU. Its neighbours may do part of its work (join_cuda.cu). */
+/* A normalization layer on a GPU. Part of its work may be fused into its neighbours
+ * (join_cuda.cu). */
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <stdlib.h>
@@ -64,10 +65,10 @@ static mabn_status record(struct mabn_net *net, const struct node *node);
 static mabn_status backward(struct mabn_net *net, struct node *node)
 {
     struct mabn_norm_cuda_io *io = bind_run(net, node);
-    /* Without a shortcut the mask comes from x, and the output may be gone. */
+    /* Without a shortcut the mask comes from x, and the output's buffer may have been reused. */
     io->y = node->reads[1] >= 0 ? memory(net, node->data) : NULL;
     io->accumulate = net_adds(net, node);
-    if (net->record_channel_count) MABN_TRY(record(net, node)); /* dy may be written over */
+    if (net->record_channel_count) MABN_TRY(record(net, node)); /* before dy may be overwritten */
     return mabn_norm_cuda_backward(&node->norm, io);
 }
 
@@ -93,7 +94,7 @@ extern "C" const struct node_ops mabn_node_norm_cuda = {false,  prepare, forward
 
 /* ---- looking inside ---- */
 
-/* Activations to the host, as float32, of what an unscaled loss would give. */
+/* Copy activations to the host as float32; gradients are divided by the loss scale. */
 static mabn_status fetch_floats(const struct mabn_net *net, float **out, const void *from,
                                 size_t count, float scale)
 {
@@ -121,7 +122,8 @@ static mabn_status fetch_bytes(const struct mabn_net *net, void **out, const voi
     return mabn_device_get(net->device, *out, from, bytes);
 }
 
-/* The CPU's own record, of copies: the first run's activations, and what is small. */
+/* Recorded by the CPU's code, from copies of the first run's activations and of the small
+ * arrays. */
 static mabn_status record(struct mabn_net *net, const struct node *node)
 {
     const struct mabn_norm_cuda_io *d = &layer_of(net, node)->io;

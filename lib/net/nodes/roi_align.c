@@ -1,6 +1,6 @@
-/* RoIAlign: boxes of several feature maps, which are inputs bound to another plan's outputs, become
- * the rows of this plan. The boxes come with the run (mabn_net_set_rois). Maps are float32; rows in
- * bfloat16 go through float32 in scratch, PORTION at a time. */
+/* RoIAlign: each box, pooled from one of several feature maps, becomes a row of this plan. The maps
+ * are inputs bound to another plan's outputs; the boxes are set for each run (mabn_net_set_rois).
+ * Maps are float32; rows in bfloat16 go through float32 scratch, PORTION at a time. */
 #include "ops/roi_align.h"
 
 #include "base/mem.h"
@@ -110,7 +110,7 @@ static mabn_status backward(struct mabn_net *net, struct node *node)
     struct mabn_rois rois;
     MABN_TRY(mabn_node_roi_align_op(net, node, &op, &rois));
     for (int k = 0; k < op.levels; k++)
-        if (!(dx[k] = net_dx(net, node, k))) return MABN_OK; /* nobody wants it */
+        if (!(dx[k] = net_dx(net, node, k))) return MABN_OK; /* no gradient is needed */
     if (node->dtype == MABN_DTYPE_BF16) return backward_half(net, node, dx, &rois, &op);
     return mabn_roi_align_backward(dx, net_buffer(net, node->grad), &rois, &op, true);
 }
@@ -118,7 +118,8 @@ static mabn_status backward(struct mabn_net *net, struct node *node)
 static void describe(const struct mabn_net *net, const struct node *node,
                      const struct net_layer_time *time, struct mabn_net_layer *layer)
 {
-    /* Four corners and four samples a bin, most of them in the cache: only what is written. */
+    /* Each bin reads four corners of four samples, most of them from the cache: only writes are
+     * counted. */
     (void)time;
     layer->forward_bytes = mabn_net_output_bytes(net, node);
     layer->backward_bytes = mabn_net_gradient_bytes(net, node);

@@ -1,4 +1,4 @@
-/* What a kind's .c, which has its table, shares with the .cu beside it. For the two alone. */
+/* Shared by the .c file of a kind and the .cu file beside it, and used by no others. */
 #ifndef MABN_NET_NODES_SHARED_H
 #define MABN_NET_NODES_SHARED_H
 
@@ -15,12 +15,12 @@ struct smooth_l1_own {
     struct mabn_net_box_targets targets;
 };
 
-/* The operation on the rows that live now. */
+/* The operation on the live rows. */
 struct mabn_upsample mabn_node_upsample_op(const struct mabn_net *net, const struct node *node);
 struct mabn_transposed_conv mabn_node_transposed_conv_op(const struct mabn_net *net,
                                                          const struct node *node);
-/* Of a RoIAlign also its boxes, where the caller keeps them. The shapes are those of what is bound
- * now. */
+/* For a RoIAlign also its boxes, in the caller's memory. The shapes are those of the maps that are
+ * bound now. */
 MABN_MUST_USE mabn_status mabn_node_roi_align_op(const struct mabn_net *net,
                                                  const struct node *node, struct mabn_roi_align *op,
                                                  struct mabn_rois *rois);

@@ -21,7 +21,7 @@ static void describe(const struct mabn_net *net, const struct node *node,
 
 /* ---- on the CPU ---- */
 
-/* Every score has a target: row by row where other targets lie between them. */
+/* Every score has a target. Row by row where the rows of targets are not contiguous. */
 static double all_channels(const struct mabn_net *net, const struct node *node, float *dx,
                            double scale)
 {
@@ -39,7 +39,7 @@ static double all_channels(const struct mabn_net *net, const struct node *node, 
     return sum;
 }
 
-/* The loss, and with dx its gradient. */
+/* The loss; with dx also its gradient. */
 static double compute(const struct mabn_net *net, const struct node *node, float *dx)
 {
     const struct mabn_net_sigmoid_targets *t = node->own;

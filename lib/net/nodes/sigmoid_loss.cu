@@ -2,8 +2,8 @@
 #include "net/losses.h"
 #include "net/nodes/losses.cuh"
 
-/* Targets on the device: those of every score and then their weights; or the rows' channels and
- * then their masks. */
+/* Targets on the device: those of every score, then their weights; or the rows' channels, then
+ * their masks. */
 static mabn_status upload(struct mabn_net *net, const struct node *node,
                           const struct mabn_net_sigmoid_targets *t)
 {

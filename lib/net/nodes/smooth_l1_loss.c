@@ -20,7 +20,7 @@ static void describe(const struct mabn_net *net, const struct node *node,
 
 /* ---- on the CPU ---- */
 
-/* The loss, and with dx its gradient: row by row where other targets lie between them. */
+/* The loss; with dx also its gradient. Row by row where the rows of targets are not contiguous. */
 static double compute(const struct mabn_net *net, const struct node *node, float *dx)
 {
     const struct smooth_l1_own *own = node->own;

@@ -3,8 +3,8 @@
 #include "net/nodes/shared.h"
 
 struct layout {
-    int64_t boxes; /* of a row … */
-    size_t all;    /* … and of all that live */
+    int64_t boxes; /* of one row */
+    size_t all;    /* of all live rows */
 };
 
 static struct layout layout_of(const struct mabn_net *net, const struct node *node)

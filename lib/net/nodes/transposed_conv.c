@@ -1,5 +1,6 @@
 /* Transposed convolution 2×2 with stride 2 and bias: twice the height and width. In bfloat16 its
- * forward is the gradient of a convolution with the same weights, its gradient that convolution. */
+ * forward is the data gradient of a convolution with the same weights, and its own data gradient is
+ * that convolution. */
 #include "ops/transposed_conv.h"
 
 #include "net/nodes/shared.h"
@@ -172,7 +173,7 @@ int mabn_net_add_transposed_conv(struct mabn_net *net, int x, const char *name, 
     node->h = 2 * in->h;
     node->w = 2 * in->w;
     node->c = out;
-    /* Files have it (in,out,2,2), memory (in,2,2,out): the turn of a convolution's weights. */
+    /* (in,out,2,2) in files, (in,2,2,out) in memory: reordered as a convolution's weights are. */
     struct parameter weight = {.kind = PARAMETER_WEIGHT,
                                .out = in->c,
                                .in = out,

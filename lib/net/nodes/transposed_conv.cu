@@ -1,6 +1,6 @@
-/* Transposed convolution on a GPU: the matrix product of the 1×1 convolution the other way round
- * (ops_cuda.h), its results put in their places. In the scratch, behind what the product needs: g, of
- * the output's size. */
+/* Transposed convolution on a GPU: the matrix product is the data gradient of a 1×1 convolution
+ * (ops_cuda.h), whose results are then put in their places. They are g, of the output's size, in
+ * the scratch behind what the product needs. */
 #include "net/cuda.cuh"
 #include "net/nodes/shared.h"
 
