@@ -121,7 +121,7 @@ struct node *mabn_net_add(struct mabn_net *net, const struct node_kind *kind, co
                           .act = -1,
                           .state = -1,
                           .folded = -1,
-                          .partner = -1,
+                          .neighbour = -1,
                           .runs_at = net->node_count,
                           .data = -1,
                           .again = -1,

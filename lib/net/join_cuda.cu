@@ -52,8 +52,8 @@ void mabn_net_cuda_ask_joins(const struct mabn_net *net, const struct node *conv
     if (!options->training || options->vary_rows) return;
     if (options->join != MABN_NET_JOIN_ALWAYS && !timed) return;
     if (conv->kind != &mabn_node_conv) return;
-    if (conv->partner >= 0 && can_join(net, &net->nodes[conv->partner])) {
-        const struct node *norm = &net->nodes[conv->partner];
+    if (conv->neighbour >= 0 && can_join(net, &net->nodes[conv->neighbour])) {
+        const struct node *norm = &net->nodes[conv->neighbour];
         o->after.wanted = is_mabn(norm);
         o->after.residual = is_mabn(norm) && norm->reads[1] >= 0;
         o->after.relu = is_mabn(norm) && norm->io.relu;
@@ -76,13 +76,13 @@ void mabn_net_cuda_ask_joins(const struct mabn_net *net, const struct node *conv
 bool mabn_net_cuda_forward_joins(const struct mabn_net *net, const struct node *conv)
 {
     const struct net_cuda *c = net->cuda;
-    return conv->partner >= 0 && layer_of(net, conv)->after && c->until_known == 0 &&
-           c->layers[conv->partner].may_know;
+    return conv->neighbour >= 0 && layer_of(net, conv)->after && c->until_known == 0 &&
+           c->layers[conv->neighbour].may_know;
 }
 
 bool mabn_net_cuda_forward_sums(const struct mabn_net *net, const struct node *conv)
 {
-    return conv->partner >= 0 && layer_of(net, conv)->sums &&
+    return conv->neighbour >= 0 && layer_of(net, conv)->sums &&
            !mabn_net_cuda_forward_joins(net, conv);
 }
 
@@ -97,7 +97,7 @@ mabn_status mabn_net_cuda_begin_joined(struct mabn_net *net)
 
 static mabn_status joined_conv(struct mabn_net *net, const struct node *conv)
 {
-    const struct node *norm = &net->nodes[conv->partner];
+    const struct node *norm = &net->nodes[conv->neighbour];
     const struct layer *layer = layer_of(net, conv), *behind = layer_of(net, norm);
     const struct mabn_conv_cuda_norm_out out = {memory(net, norm->data), behind->io.residual,
                                                 behind->a, behind->b, behind->totals[SQUARE]};
@@ -108,7 +108,7 @@ static mabn_status joined_conv(struct mabn_net *net, const struct node *conv)
 
 mabn_status mabn_net_cuda_forward_joined(struct mabn_net *net, const struct node *conv)
 {
-    const struct node *norm = &net->nodes[conv->partner];
+    const struct node *norm = &net->nodes[conv->neighbour];
     struct mabn_norm_cuda_io *io = &layer_of(net, norm)->io;
     MABN_TRY(joined_conv(net, conv));
     io->scratch = net->cuda->scratch;
@@ -123,7 +123,7 @@ mabn_status mabn_net_cuda_forward_joined(struct mabn_net *net, const struct node
 mabn_status mabn_net_cuda_forward_summing(struct mabn_net *net, const struct node *conv)
 {
     const struct layer *layer = layer_of(net, conv);
-    float *const *totals = net->cuda->layers[conv->partner].totals;
+    float *const *totals = net->cuda->layers[conv->neighbour].totals;
     return mabn_conv_cuda_forward_sums(
         layer->conv, memory(net, conv->data), memory(net, net->nodes[conv->reads[0]].data),
         layer->work, totals[SUM], totals[SQUARE], net->cuda->scratch, net->cuda->stream);
@@ -202,7 +202,7 @@ static void report(const struct node *conv, const char *what, const char *how, d
 /* Apart from the apply step, the rest of the norm's forward is the same in both cases. */
 static mabn_status time_after(struct mabn_net *net, const struct node *conv, bool *better)
 {
-    const struct node *norm = &net->nodes[conv->partner];
+    const struct node *norm = &net->nodes[conv->neighbour];
     const struct layer *layer = layer_of(net, conv);
     struct mabn_norm_cuda_io *io = &layer_of(net, norm)->io;
     const struct net_cuda *c = net->cuda;
@@ -222,7 +222,7 @@ static mabn_status time_after(struct mabn_net *net, const struct node *conv, boo
 
 static mabn_status time_sums(struct mabn_net *net, const struct node *conv, bool *better)
 {
-    const struct node *norm = &net->nodes[conv->partner];
+    const struct node *norm = &net->nodes[conv->neighbour];
     const struct layer *layer = layer_of(net, conv);
     struct mabn_norm_cuda_io io = layer_of(net, norm)->io;
     const struct net_cuda *c = net->cuda;
@@ -321,7 +321,8 @@ static mabn_status list_joined(struct mabn_net *net)
         const struct node *norm = &net->nodes[i];
         const struct layer *layer = &c->layers[i];
         struct mabn_norm_cuda_join join;
-        if (norm->kind != &mabn_node_norm || norm->partner < 0 || !c->layers[norm->partner].after)
+        if (norm->kind != &mabn_node_norm || norm->neighbour < 0 ||
+            !c->layers[norm->neighbour].after)
             continue;
         MABN_TRY(mabn_norm_cuda_join_init(&join, &norm->norm, layer->io.state, layer->io.gamma,
                                           layer->io.beta, layer->a, layer->b));

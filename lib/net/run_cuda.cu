@@ -491,9 +491,9 @@ static void tell_joins(const struct mabn_net *net, struct net_layer_time *times)
     for (int i = 0; i < net->node_count; i++) {
         const struct node *node = &net->nodes[i];
         if (node->kind != &mabn_node_conv) continue;
-        const int norm = net->options.training ? node->partner : node->folded;
+        const int norm = net->options.training ? node->neighbour : node->folded;
         times[i].with_norm = net->cuda->layers[i].before;
-        if (times[i].with_norm) times[node->reads[0]].relieved = true;
+        if (times[i].with_norm) times[node->reads[0]].fused = true;
         times[i].elsewhere =
             net->options.training ? mabn_net_cuda_forward_joins(net, node) : norm >= 0;
         if (times[i].elsewhere) times[norm].with_conv = true;

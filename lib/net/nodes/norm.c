@@ -52,8 +52,8 @@ static void join(struct mabn_net *net, int i)
     if (conv < 0) return;
     if (net->options.training) {
         if (!net->backend->pairs) return;
-        norm->partner = conv;
-        net->nodes[conv].partner = i;
+        norm->neighbour = conv;
+        net->nodes[conv].neighbour = i;
         /* With MABN the convolution may run in the norm's place, and its input is read then. */
         if (norm->norm.options.kind == MABN_NORM_MABN) net->nodes[conv].runs_at = i;
     } else if (!net->options.no_fold && mabn_norm_folds(norm->norm.options.kind)) {
@@ -153,11 +153,11 @@ static const struct node_ops cpu = {
 /* ---- what it moves ---- */
 
 /* fused: the next convolution does the ReLU and the shortcut's gradient. */
-static double backward_bytes(const struct mabn_net *net, const struct node *node, bool relieved)
+static double backward_bytes(const struct mabn_net *net, const struct node *node, bool fused)
 {
     const struct node *shortcut = net_read(net, node, 1);
     double bytes = 2 * mabn_net_gradient_bytes(net, node) + mabn_net_output_bytes(net, node);
-    if (relieved) return bytes;
+    if (fused) return bytes;
     if (shortcut && node->io.relu) bytes += mabn_net_output_bytes(net, node);
     if (shortcut && shortcut->trains) bytes += mabn_net_gradient_bytes(net, node);
     return bytes;
@@ -173,7 +173,7 @@ static void describe(const struct mabn_net *net, const struct node *node,
         layer->forward_bytes = 2 * mabn_net_output_bytes(net, node);
         if (node->reads[1] >= 0) layer->forward_bytes += mabn_net_output_bytes(net, node);
     }
-    layer->backward_bytes = backward_bytes(net, node, time->relieved);
+    layer->backward_bytes = backward_bytes(net, node, time->fused);
 }
 
 const struct node_kind mabn_node_norm = {

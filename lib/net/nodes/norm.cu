@@ -47,7 +47,7 @@ static struct mabn_norm_cuda_io *bind_run(struct mabn_net *net, const struct nod
 
 static mabn_status forward(struct mabn_net *net, struct node *node)
 {
-    const struct node *conv = node->partner < 0 ? NULL : &net->nodes[node->partner];
+    const struct node *conv = node->neighbour < 0 ? NULL : &net->nodes[node->neighbour];
     if (node->folded >= 0) return mabn_net_cuda_infer_conv(net, &net->nodes[node->folded], node);
     if (conv && mabn_net_cuda_forward_joins(net, conv))
         return mabn_net_cuda_forward_joined(net, conv);
