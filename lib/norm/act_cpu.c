@@ -14,13 +14,13 @@
 /* Where FRN's mask comes from, and EvoNorm-S0, which has none. */
 enum rule { MASK_Y = MABN_MASK_Y, MASK_X = MABN_MASK_X, EVONORM };
 
-/* 1/(1 + exp(−z)), in operations that every instruction set has: with the library's exp a loop is
- * ten times slower. exp(t) = 2ⁿ·exp(r), |r| ≤ log(2)/2, by its series to r⁷: 1e-8. */
+/* 1/(1 + exp(−z)), in operations that every instruction set has: with the library's exp the loop
+ * would be ten times slower. exp(t) = 2ⁿ·exp(r), |r| ≤ log(2)/2, by its series to r⁷: 1e-8. */
 BODY float sigmoid(float z)
 {
     const float most = 87; /* exp stays a normal float */
     const float t = -(z < -most ? -most : z > most ? most : z);
-    const float round = 12582912; /* 1.5·2²³: what is added to it is rounded to an integer */
+    const float round = 12582912; /* 1.5·2²³: adding it rounds to an integer */
     const float shifted = t * 1.44269504f + round, n = shifted - round;
     const float r = (t - n * 0.693359375f) - n * -2.12194440e-4f; /* log(2) in two parts */
     float e = 1.0f / 5040;

@@ -3,7 +3,7 @@
  * A block takes whole groups of channels of one sample (FRN: a group is a channel) and walks over
  * its positions twice: for the sums, and for what follows from them; the second walk finds most of
  * it in the L2 cache. ROWS threads share a channel, neighbouring threads neighbouring channels.
- * Sums are in double and in an order fixed by the shape. Plain kernels: they were never tuned. */
+ * Sums are in double and in an order fixed by the shape. Simple kernels: they were never tuned. */
 #include "device/pack.cuh"
 #include "norm/coefficients.cuh"
 #include "norm/coefficients.h"
@@ -61,7 +61,7 @@ __device__ __forceinline__ float sigmoid(float z)
     return 1 / (1 + expf(-z));
 }
 
-/* What the threads of a column have, added up, to those of row 0. */
+/* Sums over the threads of a column, given to those of row 0. */
 template <typename Shared> __device__ double column_sum(Shared &part, double value)
 {
     const int self = (int)threadIdx.x;
@@ -134,7 +134,7 @@ __device__ void keep_coefs(const struct mabn_cuda_work &w, const struct place &p
         mabn_coef_set(&k, 0, 0, 1, 0, gamma, beta);
     else
         mabn_coef_bn(&k, mean, var, w.o.eps, gamma, beta);
-    if (RULE == EVONORM) k.b = (float)beta; /* the mean is not taken off */
+    if (RULE == EVONORM) k.b = (float)beta; /* the mean is not subtracted */
     mabn_coef_keep(w.saved, p.run + i, k);
 }
 
@@ -220,7 +220,7 @@ __device__ float masked(const struct grad_args<T> &in, const struct mabn_cuda_wo
     return z <= least ? 0 : dy;
 }
 
-/* Leaves the channels' sums in stat0 and stat1, and in r what act's gradient is made of. */
+/* Writes the channels' sums to stat0 and stat1, and to r the terms of act's gradient. */
 template <typename T, int RULE, typename Shared>
 __device__ void grad_measure(Shared &part, const struct grad_args<T> &in,
                              const struct mabn_cuda_work &w, const struct place &p,
@@ -288,8 +288,8 @@ __global__ void __launch_bounds__(THREADS)
     });
 }
 
-/* dgamma, dbeta and dact: a thread a channel. EvoNorm-S0's dot is of h, so that what rounding took
- * off the mean (saved.shift) is not part of it; of the others shift is 0. */
+/* dgamma, dbeta and dact: a thread a channel. EvoNorm-S0's dot is over h, so the mean's rounding
+ * error (saved.shift) is not part of it; for the others shift is 0. */
 __global__ void act_parameters(struct mabn_cuda_work w)
 {
     mabn_await_inputs();

@@ -1,5 +1,5 @@
-/* The coefficient step on the GPU: what coefs_* and grads_* of norm_cpu.c do, on the same
- * arithmetic (coefficients.h). Small kernels between the heavy ones; private to lib/norm. */
+/* The coefficient step on the GPU: what coefs.c does on the CPU, with the same arithmetic
+ * (coefficients.h). Small kernels between the heavy ones. Private to lib/norm. */
 #ifndef MABN_NORM_COEFFICIENTS_CUH
 #define MABN_NORM_COEFFICIENTS_CUH
 
@@ -10,7 +10,7 @@
 #include "norm/internal.h"
 #include "ops/ops_cuda.h"
 
-/* y as it was written with the coefficients known before the batch; y NULL: it was not. */
+/* The y that was written with the coefficients known before the batch; y NULL: none was. */
 struct mabn_cuda_repair {
     void *y;
     const void *x, *residual;
@@ -18,7 +18,7 @@ struct mabn_cuda_repair {
     bool relu;
 };
 
-/* The sums are of a whole run and about zero: convolutions made them, from these. */
+/* Sums over a whole run, about zero, that convolutions computed from these arrays. */
 struct mabn_cuda_given {
     const void *x, *dy; /* dy: in backward; x NULL: they are not */
     enum mabn_dtype dtype;
@@ -43,20 +43,21 @@ __device__ __forceinline__ struct mabn_coef mabn_coef_kept(const struct mabn_nor
     return k;
 }
 
-/* All a coefficient kernel may read or write; everything it points at is device memory. */
+/* Everything that a coefficient kernel reads or writes; all pointers are device memory. */
 struct mabn_cuda_work {
     struct mabn_norm_options o;
-    struct mabn_norm_state state; /* counters already count this call … */
-    int uncounted;                /* … but for so many of it */
+    struct mabn_norm_state state; /* its counters already include this call, */
+    int uncounted;                /* except this many of its iterations */
     struct mabn_norm_saved saved;
     const float *gamma, *beta;
-    int64_t runs, run_rows, rows; /* rows of every run but the last; of all */
+    int64_t runs, run_rows, rows; /* rows of every run but the last; of all runs */
     int64_t run_samples, samples;
     int channels, chunks;
     const int32_t *live; /* of struct mabn_cuda_rows */
     int64_t positions;
 
-    /* (runs,chunks,C) partial sums; in backward of g and g·(x − mean), sum NULL: not there yet */
+    /* (runs,chunks,C) partial sums, in backward of g and g·(x − mean); sum NULL: not computed
+     * yet */
     const float *sum, *square;
     float *first;          /* (runs,C) */
     double *stat0, *stat1; /* (runs,C), within a kernel */
@@ -72,7 +73,7 @@ struct mabn_cuda_work {
     const float *act; /* (C), as norm.h has it; NULL: none */
     float *dact;
     bool accumulate;
-    const struct mabn_cuda_scaler *scaler; /* gradients are so much larger; NULL: 1 */
+    const struct mabn_cuda_scaler *scaler; /* gradients are multiplied with its scale; NULL: 1 */
 };
 
 /* GN, LN, IN forward in one pass, if a sample's groups fit into shared memory: else *done is false
@@ -84,14 +85,14 @@ mabn_status mabn_cuda_sample_forward(bool *done, const struct mabn_cuda_work *w,
                                      const struct mabn_cuda_apply_in *in,
                                      const struct mabn_cuda_rows *rows, cudaStream_t stream);
 
-/* Likewise their backward: dx, dresidual (NULL: not wanted), dgamma and dbeta. */
+/* Likewise their backward: dx, dresidual (NULL: not needed), dgamma and dbeta. */
 mabn_status mabn_cuda_sample_backward(bool *done, void *dx, void *dresidual,
                                       const struct mabn_cuda_work *w,
                                       const struct mabn_cuda_grad *in,
                                       const struct mabn_cuda_rows *rows, cudaStream_t stream);
 
-/* FRN and EvoNorm-S0 (act_cuda.cu). Forward: y, and saved unless they are to be taken from there
- * (`again`). Backward: dx, dresidual (NULL: not wanted) and the parameters' gradients. */
+/* FRN and EvoNorm-S0 (act_cuda.cu). Forward: y and saved; with `again` y alone, from saved.
+ * Backward: dx, dresidual (NULL: not needed) and the parameters' gradients. */
 mabn_status mabn_cuda_act_forward(const struct mabn_cuda_work *w,
                                   const struct mabn_cuda_apply_in *in,
                                   const struct mabn_cuda_rows *rows, bool again,
@@ -104,21 +105,21 @@ mabn_status mabn_cuda_act_backward(void *dx, void *dresidual, const struct mabn_
 mabn_status mabn_cuda_affine_of(float *a, float *b, const struct mabn_cuda_work *w,
                                 cudaStream_t stream);
 
-/* saved from the partial sums; moves the running averages and the forward window on. MABN: writes
- * again what of repair.y was written with coefficients that are not these, because r is clipped. */
+/* Computes saved from the partial sums; advances the running averages and the forward window. MABN:
+ * rewrites those parts of repair.y whose coefficients turn out different because r is clipped. */
 mabn_status mabn_cuda_coefficients(const struct mabn_cuda_work *w, cudaStream_t stream);
-/* SyncBN over ranks, in two steps each way: what this rank adds into w->sums; and once they are all
- * ranks' (calls without rows begin there), saved and the running averages, or p, q and r. dgamma and
- * dbeta are this rank's own, and come with the first. */
+/* SyncBN over ranks, in two steps in each direction: first this rank's sums into w->sums; then,
+ * once they are the sums of all ranks, saved and the running averages, or p, q and r. Calls without
+ * rows do the second step alone. dgamma and dbeta are this rank's own and come from the first. */
 mabn_status mabn_cuda_sync_moments(const struct mabn_cuda_work *w, cudaStream_t stream);
 mabn_status mabn_cuda_sync_coefficients(const struct mabn_cuda_work *w, cudaStream_t stream);
 mabn_status mabn_cuda_sync_gradients(const struct mabn_cuda_work *w, cudaStream_t stream);
 mabn_status mabn_cuda_sync_finish(const struct mabn_cuda_work *w, cudaStream_t stream);
-/* p, q, r, dgamma, dbeta from the partial sums; moves the backward window on. */
+/* Computes p, q, r, dgamma and dbeta from the partial sums; advances the backward window. */
 mabn_status mabn_cuda_gradients(const struct mabn_cuda_work *w, cudaStream_t stream);
 /* dgamma and dbeta of GN, LN and IN, from each sample's sums in stat0 and stat1. */
 mabn_status mabn_cuda_sample_parameters(const struct mabn_cuda_work *w, cudaStream_t stream);
-/* dbeta alone, from the partial sums of g: where gradients had none. */
+/* dbeta alone, from the partial sums of g: for cases in which the gradients did not need those. */
 mabn_status mabn_cuda_grad_beta(const struct mabn_cuda_work *w, cudaStream_t stream);
 
 #endif

@@ -1,8 +1,8 @@
 /* Coefficients: the arithmetic that tells one norm from another, per statistic and channel.
  *
- * Plain scalar functions, the same source for the CPU (called in loops over channels) and for CUDA
- * (called by one thread a channel); include this from a .c or a .cu file, nothing else does. All in
- * double: the arrays are tiny, and what a statistic loses here no later step can repair.
+ * Scalar functions, the same source for the CPU (called in loops over channels) and for CUDA
+ * (called by one thread a channel). To be included from .c and .cu files only. All in double: the
+ * arrays are tiny, and no later step could repair what a statistic loses here.
  *
  * Notation. One statistic of one channel has n elements. Every trainable norm is
  *     xhat = (x − mean)·scale + shift,      y = gamma·xhat + beta = a·x + b
@@ -11,7 +11,7 @@
  *     BRN                      scale = r·istd, shift = d            (r, d constants in backward)
  *     MABN                     scale = r·istd, shift = 0, mean = 0; istd from the moving window
  * Backward starts from two sums, of g and of g·(x − mean), g the gradient of y, and ends in
- *     dx = p·g + q·(x − mean) + r,     dgamma = scale·Σg(x − mean) + shift·Σg,     dbeta = Σg. */
+ *     dx = p·g + q·(x − mean) + r,     dgamma = scale·Σg(x − mean) + shift·Σg,     dbeta = Σg.  */
 #ifndef MABN_NORM_COEFFICIENTS_H
 #define MABN_NORM_COEFFICIENTS_H
 
@@ -30,13 +30,13 @@
 #define MABN_COEF MABN_HOST_DEVICE static inline
 #endif
 
-/* What forward leaves for apply and for backward. */
+/* What forward computes for apply and for backward. */
 struct mabn_coef {
     float a, b;
     float mean, istd, scale, shift;
 };
 
-/* What backward's apply takes. */
+/* The coefficients of backward's apply. */
 struct mabn_grad_coef {
     float p, q, r;
 };
@@ -52,7 +52,7 @@ MABN_COEF void mabn_coef_set(struct mabn_coef *k, double mean, double istd, doub
     k->mean = (float)mean;
     k->istd = (float)istd;
     k->scale = (float)scale;
-    k->shift = (float)(shift + (k->mean - mean) * scale); /* what rounding took off the mean */
+    k->shift = (float)(shift + (k->mean - mean) * scale); /* the rounding error of the mean */
     k->a = (float)(gamma * scale);
     k->b = (float)(beta + gamma * (shift - mean * scale));
 }
@@ -75,7 +75,7 @@ MABN_COEF void mabn_coef_bn(struct mabn_coef *k, double mean, double var, double
     mabn_coef_set(k, mean, istd, istd, 0, gamma, beta);
 }
 
-/* Var·n/(n−1); the variance itself when there is but one element. */
+/* Var·n/(n−1); the variance itself when there is only one element. */
 MABN_COEF double mabn_unbiased(double var, double n)
 {
     return n > 1 ? var * (n / (n - 1)) : var;
@@ -114,12 +114,12 @@ MABN_COEF void mabn_grad_bn(struct mabn_grad_coef *k, const struct mabn_coef *f,
 
 /* ---- moving average batch normalization ---- */
 
-/* Where a statistic stands in time. The window's mean is that of its m rows, added from row 0 on in
- * double, once the statistic is in its row. */
+/* The place of a statistic in time. The window's mean is the mean of its m rows, summed from row 0
+ * on in double, after the statistic was put in its row. */
 struct mabn_window_step {
     int row;     /* of the window that it replaces */
     bool window; /* use the window's mean; else the statistic itself */
-    bool renorm; /* r active; else 1 */
+    bool renorm; /* r is active; otherwise it is 1 */
 };
 
 /* Sub-batch rule: run `run` of call `it` (from 1). */
@@ -144,8 +144,8 @@ MABN_COEF struct mabn_window_step mabn_step_iteration(int64_t it, int window, in
     return s;
 }
 
-/* running_var moves in float32, as the reference's does: 0.98 and 0.02 rounded to float32 sum to
- * 1 + 2e-8, which fifty steps of memory make 1e-6. */
+/* running_var is updated in float32, as in the reference: 0.98 and 0.02 rounded to float32 sum to 1
+ * + 2e-8, which over its memory of fifty steps becomes 1e-6. */
 MABN_COEF float mabn_move(float running_var, double momentum, double v)
 {
 #ifdef __CUDA_ARCH__ /* never contracted */
@@ -157,7 +157,8 @@ MABN_COEF float mabn_move(float running_var, double momentum, double v)
 #endif
 }
 
-/* The scale that does not depend on the batch: r·istd while r is not clipped. Known before x is. */
+/* The scale r·istd while r is not clipped: it does not depend on the batch, so it is known before
+ * x. */
 MABN_COEF double mabn_known_scale(double running_var, double eps)
 {
     return 1 / sqrt(running_var + eps);
@@ -168,8 +169,8 @@ MABN_COEF double mabn_known_a(double gamma, double running_var, double eps)
     return gamma * mabn_known_scale(running_var, eps);
 }
 
-/* v: the second moment in use: the statistic, or the window's mean. Clipped: a differs from the
- * known one. */
+/* v: the second moment in use, which is the statistic or the window's mean. When r is clipped, a
+ * differs from the known one. */
 MABN_COEF void mabn_coef_mabn(struct mabn_coef *k, double v, double running_var, double eps,
                               double lambda, bool renorm, double gamma, double beta)
 {
@@ -192,7 +193,7 @@ MABN_COEF double mabn_psi(const struct mabn_coef *f, double gamma, double dot, d
     return gamma * f->scale * dot / n;
 }
 
-/* psi: the one in use, likewise. */
+/* psi: the value in use, likewise. */
 MABN_COEF void mabn_grad_mabn(struct mabn_grad_coef *k, const struct mabn_coef *f, double gamma,
                               double psi)
 {

@@ -4,8 +4,8 @@
  * MABN's windows are walked row after row, many channels at a time: down one channel, every row
  * would be another line of the cache, and all of them in the same set.
  *
- * w->sums changes its meaning on the way: sums of chunks, then what a run adds to the totals (BN
- * forward: mean, and variance or deviation; backward: dgamma's and dbeta's share). */
+ * w->sums is used twice: first for sums of chunks, then for what a run adds to the totals (BN
+ * forward: mean, and variance or deviation; backward: the shares of dgamma and dbeta). */
 #include "norm/work.h"
 
 #include <string.h>
@@ -91,8 +91,8 @@ static void set_grad(const struct mabn_work *w, int64_t i, int64_t c,
     widen(w, i, AT_R, c, k->r);
 }
 
-/* A run's first row: what its moments are taken around, so that a mean that is large against the
- * deviation does no harm. */
+/* A run's moments are taken about its first row, so that a mean that is large against the deviation
+ * does no harm. */
 void mabn_stage_shift(struct mabn_work *w, int64_t c0, int64_t c1)
 {
     for (int64_t i = 0; i < w->count; i++) {
@@ -312,7 +312,7 @@ static void forward_affine(struct mabn_work *w, int64_t c0, int64_t c1)
         }
 }
 
-/* GN's, but that the mean is not taken off: y = gamma·istd·h + beta. */
+/* As GN, without subtracting the mean: y = gamma·istd·h + beta. */
 static void forward_evonorm(struct mabn_work *w, int64_t c0, int64_t c1)
 {
     forward_gn(w, c0, c1);
@@ -365,7 +365,7 @@ mabn_status mabn_work_sync_forward(struct mabn_work *w)
     const int64_t c = w->g.channels;
     const double n = (double)(w->io->samples * w->io->positions);
     double *sum = w->sums, *square = sum + c, *count = square + c;
-    /* The reference averages the ranks' means: sent as means, then, not as sums. */
+    /* The reference averages the ranks' means, so means are sent instead of sums. */
     const double scale = w->norm->options.sync_reference && n > 0 ? 1 / n : 1;
 
     for (int64_t i = 0; i < c; i++) {
@@ -402,7 +402,8 @@ static void forward_sync(struct mabn_work *w, int64_t c0, int64_t c1)
         const double unbiased = mabn_unbiased(var, sync_elements(w));
         mabn_coef_bn(&k, mean, o->sync_reference ? unbiased : var, o->eps, w->io->gamma[c],
                      w->io->beta[c]);
-        /* d variance / d x has n/(n−1) in it where that was used: for backward. */
+        /* For backward: where n/(n−1) was used, the derivative of the variance has that factor
+         * too. */
         if (o->sync_reference) k.istd *= (float)sqrt(mabn_unbiased(1, sync_elements(w)));
         keep(w, 0, c, &k);
         w->total[c] = mean;
@@ -468,8 +469,8 @@ bool mabn_work_centres(const struct mabn_work *w)
     return w->norm->options.kind != MABN_NORM_MABN && w->norm->options.kind != MABN_NORM_FRN;
 }
 
-/* r is active; what y would be applied to stays, so that it can be applied again; and running_var
- * does not move on the way to the work's last run. */
+/* r is active; the input of apply is kept, so that it can be applied again; and running_var does
+ * not change before the work's last run. */
 bool mabn_work_knows(const struct mabn_work *w)
 {
     const struct mabn_norm_options *o = &w->norm->options;
@@ -489,7 +490,7 @@ void mabn_stage_known(struct mabn_work *w, int64_t c0, int64_t c1)
         }
 }
 
-/* Put v into its row of the window, for channels [c0, c1); v becomes what is used. */
+/* Put v into its row of the window, for channels [c0, c1); v becomes the value to use. */
 static void window_put(double *v, float *rows, int64_t stride, int window,
                        struct mabn_window_step step, int64_t c0, int64_t c1)
 {
@@ -583,7 +584,7 @@ static void window_turn(float *rows, int64_t stride, int window, int64_t runs, c
     }
 }
 
-/* Sub-batch rule, the call's end. */
+/* Sub-batch rule, at the end of a call. */
 static void close_forward(struct mabn_work *w, int64_t c0, int64_t c1)
 {
     const struct mabn_norm_options *o = &w->norm->options;
@@ -627,7 +628,7 @@ void mabn_stage_forward(struct mabn_work *w, int64_t c0, int64_t c1)
     case MABN_NORM_SYNCBN:
         forward_sync(w, c0, c1);
         break;
-    case MABN_NORM_MABN: /* all in order */
+    case MABN_NORM_MABN: /* all stages go in the order of runs */
         break;
     case MABN_NORM_FRN:
         forward_frn(w, c0, c1);

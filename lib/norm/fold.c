@@ -37,13 +37,13 @@ mabn_status mabn_norm_affine(const struct mabn_norm *norm, float *a, float *b, c
     return MABN_OK;
 }
 
-/* Means of `count` ≤ TOGETHER filters: each sum in the order of its values, several beside each
- * other, since one alone waits for its own additions. */
+/* Means of `count` ≤ TOGETHER filters. Each sum is in the order of its values; several are
+ * interleaved, because one alone would wait for the latency of its additions. */
 enum { TOGETHER = 4 };
 
 static void filter_means(double *means, const float *weight, int64_t count, int64_t filter)
 {
-    const float *at[TOGETHER]; /* beyond the last: the last again */
+    const float *at[TOGETHER]; /* past the last filter: the last again */
     double sums[TOGETHER] = {0};
     for (int64_t k = 0; k < TOGETHER; k++)
         at[k] = weight + (k < count ? k : count - 1) * filter;

@@ -30,7 +30,7 @@ __device__ void mabn_join_groups(int groups, int size, Moments moments, Put put)
     const int team = mabn_team_of(size);
     const int lane = (int)threadIdx.x % team, teams = THREADS / team;
 
-    /* All teams go round together: shuffles need whole warps. */
+    /* All teams iterate together: shuffles need whole warps. */
     for (int g0 = 0; g0 < groups; g0 += teams) {
         const int g = g0 + (int)threadIdx.x / team;
         const int c0 = g * size, c1 = g < groups ? c0 + size : 0;

@@ -2,9 +2,9 @@
  * `channels` values, cut into runs of `run_rows` rows (the last may be shorter), float32,
  * bfloat16 or float16. Private to lib/norm. What they compute is kernels.h's, run by run.
  *
- * Coefficients and sums are float32 arrays (runs,channels). Passes that add up leave one partial
- * sum a chunk of rows, (runs,chunks,channels), which the coefficient kernels finish in double and
- * in a fixed order: results repeat bit for bit. Outputs may be the same array as an input. */
+ * Coefficients and sums are float32 arrays (runs,channels). Passes that sum write one partial sum
+ * for each chunk of rows, (runs,chunks,channels). The coefficient kernels add those in double and
+ * in a fixed order, so results repeat bit for bit. Outputs may be the same array as an input. */
 #ifndef MABN_NORM_KERNELS_CUH
 #define MABN_NORM_KERNELS_CUH
 
@@ -26,14 +26,15 @@ struct mabn_cuda_rows {
     int64_t positions;
 };
 
-/* How many partial sums a run leaves for this array. */
+/* The number of partial sums of a run of this array. */
 int mabn_cuda_chunks(const struct mabn_cuda_rows *rows);
 
 /* A bound on runs × chunks for this array, and for any with fewer or shorter runs, whatever the
  * type and alignment. */
 int64_t mabn_cuda_most_partials(const struct mabn_cuda_rows *rows);
 
-/* What MABN knows before the batch: a = gamma/sqrt(running_var + eps), b = beta, each (C). */
+/* The map that MABN knows before the batch: a = gamma/sqrt(running_var + eps), b = beta, each
+ * (C). */
 struct mabn_cuda_known {
     const float *gamma, *beta, *running_var;
     double eps;
@@ -46,8 +47,8 @@ struct mabn_cuda_affine {
     int64_t stride;
 };
 
-/* A counter of calls or iterations in the norm's state, moved on by the first pass over x: nobody
- * else reads it meanwhile, and all that come later find it counted. */
+/* A counter of calls or iterations in the norm's state, advanced by the first pass over x. Nothing
+ * else reads it meanwhile, and all later passes see the new value. */
 struct mabn_cuda_counter {
     float *f32; /* one of the two, or none */
     int64_t *i64;
@@ -69,11 +70,11 @@ struct mabn_cuda_apply_in {
     const void *x, *residual; /* residual may be NULL */
     struct mabn_cuda_affine affine;
     bool relu;
-    struct mabn_cuda_counter counter; /* moved on by this pass */
+    struct mabn_cuda_counter counter; /* advanced by this pass */
 };
 mabn_status mabn_cuda_apply(const struct mabn_cuda_apply_in *in, const struct mabn_cuda_rows *rows,
                             cudaStream_t stream);
-/* In one pass: apply, with what is known instead of in->affine, and square = Σ x², partial sums. */
+/* In one pass: apply with the known map instead of in->affine, and square = Σ x², partial sums. */
 mabn_status mabn_cuda_apply_known(const struct mabn_cuda_apply_in *in,
                                   const struct mabn_cuda_known *known, float *square,
                                   const struct mabn_cuda_rows *rows, cudaStream_t stream);
@@ -95,13 +96,13 @@ __device__ __forceinline__ float mabn_masked(float dy, float x, float y, float a
 }
 
 /* sum = Σ g, dot = Σ g·(x − shift), g = masked dy; partial sums. masked = g, may be dy; only for
- * MASK_Y, NULL: not wanted. */
+ * MASK_Y, NULL: not needed. */
 mabn_status mabn_cuda_grad_moments(float *sum, float *dot, void *masked,
                                    const struct mabn_cuda_grad *in,
                                    const struct mabn_cuda_rows *rows, cudaStream_t stream);
 
-/* dx = p·g + (q·(x − shift) + r), p, q, r (runs,channels) (`stride` as above); q NULL: dx = p·g;
- * r NULL: 0. Under MASK_X affine.a is taken for p: they are the same in every norm. dresidual = g,
+/* dx = p·g + (q·(x − shift) + r), p, q, r (runs,channels) (`stride` as above); q NULL: dx = p·g; r
+ * NULL: 0. Under MASK_X affine.a serves as p: the two are the same in every norm. dresidual = g,
  * may be NULL. */
 mabn_status mabn_cuda_grad_apply(void *dx, void *dresidual, const struct mabn_cuda_grad *in,
                                  const float *p, const float *q, const float *r, int64_t stride,

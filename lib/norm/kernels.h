@@ -2,11 +2,11 @@
  * `width` channels, contiguous. Private to lib/norm. One thread; callers split blocks among
  * threads.
  *
- * Sums are added to what is there, as double, from float partial sums over few rows. Outputs may be
- * the same array as an input, never one shifted against it. With `half` arrays of rows are bfloat16,
- * else float32; the arithmetic is the same. Multiplications and additions are not
- * contracted, so every instruction set gives the same bits, and what forward computed is computed
- * again bit for bit. */
+ * Sums are added to the given doubles, from float partial sums over a few rows. An output may be
+ * the same array as an input, but must not overlap it otherwise. With `half` the arrays of rows are
+ * bfloat16, else float32; the arithmetic is the same. Multiplications and additions are not
+ * contracted, so every instruction set gives the same bits, and recomputing a forward repeats it
+ * bit for bit. */
 #ifndef MABN_NORM_KERNELS_H
 #define MABN_NORM_KERNELS_H
 
@@ -31,13 +31,13 @@ void mabn_kernel_square(double *square, const void *x, bool half, int64_t rows, 
 void mabn_kernel_moments(double *sum, double *square, const void *x, bool half, const float *shift,
                          int64_t rows, int64_t width);
 
-/* y = a·x + b [+ residual], through ReLU when asked; residual may be NULL. `square` not NULL: also
- * square += Σ x². */
+/* y = a·x + b [+ residual], then ReLU if `relu`; residual may be NULL. If `square` is not NULL,
+ * also square += Σ x². */
 void mabn_kernel_apply(void *y, double *square, const void *x, const void *residual, bool half,
                        const float *a, const float *b, bool relu, int64_t rows, int64_t width);
 
 struct mabn_kernel_grad {
-    const void *dy, *x, *y; /* (rows,width); y only for MASK_Y; x may be NULL where said below */
+    const void *dy, *x, *y; /* (rows,width); y only for MASK_Y; x may be NULL where noted below */
     const float *a, *b;     /* (width), only for MASK_X */
     const float *shift;     /* (width) */
     enum mabn_mask mask;
@@ -48,8 +48,8 @@ struct mabn_kernel_grad {
 void mabn_kernel_grad_moments(double *sum, double *dot, const struct mabn_kernel_grad *in,
                               int64_t rows, int64_t width);
 
-/* dx = p·g + (q·(x − shift) + r); q NULL: dx = p·g, and x is not read unless for the mask.
- * dresidual = g, may be NULL. */
+/* dx = p·g + (q·(x − shift) + r); q NULL: dx = p·g, and x is read only for the mask. dresidual = g,
+ * may be NULL. */
 void mabn_kernel_grad_apply(void *dx, void *dresidual, const struct mabn_kernel_grad *in,
                             const float *p, const float *q, const float *r, int64_t rows,
                             int64_t width);
@@ -64,9 +64,9 @@ struct mabn_kernel_act {
 void mabn_kernel_act_apply(void *y, const void *x, const void *residual, struct mabn_kernel_act act,
                            int64_t rows, int64_t width);
 
-/* FRN, g the masked dy: sum += Σ g, dot += Σ g·x, own += Σ (dy − g).
- * EvoNorm-S0, g = dy:   sum += Σ g, dot += Σ g·h, own += Σ g·dh/dact.
- * Of `in` shift, a and b are not read; mask says where FRN's comes from. */
+/* FRN, g the masked dy: sum += Σ g, dot += Σ g·x, own += Σ (dy − g). EvoNorm-S0, g = dy: sum += Σ
+ * g, dot += Σ g·h, own += Σ g·dh/dact. shift, a and b of `in` are not read; mask says where FRN's
+ * mask comes from. */
 void mabn_kernel_act_grad_moments(double *sum, double *dot, double *own,
                                   const struct mabn_kernel_grad *in, struct mabn_kernel_act act,
                                   int64_t rows, int64_t width);

@@ -2,16 +2,16 @@
  *
  * All walk rows the same way. A block of 256 threads takes a tile of up to 32 vectors of channels
  * (16 bytes each where channels and pointers allow it, else single values) and a chunk of one run's
- * rows, as many at a time as threads are left for. A thread keeps its channels, so coefficients are
- * read once, and has the loads of 2 or 4 rows on their way before it uses the first. A block is
- * short work (tens of rows a thread), and there are thousands: the memory system is kept full, and
- * the end of the launch ragged by little.
+ * rows, as many rows at a time as the remaining threads allow. A thread keeps its channels, so
+ * coefficients are read once, and issues the loads of 2 or 4 rows before it uses the first. Blocks
+ * are short (tens of rows a thread) and there are thousands, which keeps the memory system busy
+ * until the end of the launch.
  *
- * Passes that write walk from the last row to the first: they find in the cache what the pass, or
- * the convolution, before them read or wrote last, and leave there what the next one reads first.
+ * Passes that write walk from the last row to the first: they find in the cache what the previous
+ * pass or convolution touched last, and leave there what the next one reads first.
  *
  * Cutting depends on the array's shape alone, never on the device, so sums are the same bits on
- * every one. */
+ * every one.    */
 #include "norm/kernels.cuh"
 
 #include <type_traits>
@@ -26,7 +26,7 @@ enum {
     THREADS = 256,
     TILE = 32, /* vectors of channels a block, at most: 512 bytes of a row */
     MIN_PASSES = 4,
-    SUM_BLOCKS = 2112,  /* passes that leave partial sums: about this many blocks */
+    SUM_BLOCKS = 2112,  /* passes that write partial sums: about this many blocks */
     APPLY_BLOCKS = 8448 /* passes that do not */
 };
 
@@ -78,7 +78,7 @@ dim3 grid_of(const struct cut &c, int64_t runs)
     return dim3((unsigned)(c.tiles * c.chunks * runs));
 }
 
-/* Where a thread works. */
+/* The part of a thread. */
 struct place {
     int64_t run, first, end; /* rows first, first + step, … < end */
     int chunk, step;
@@ -108,7 +108,7 @@ template <int V> __device__ __forceinline__ struct place find_place(const struct
     return p;
 }
 
-/* Add the block's threads up, rows in order, and leave one partial sum a channel. */
+/* Sum over the block's threads, rows in order, and write one partial sum for each channel. */
 template <int V, typename Shared>
 __device__ void leave_sum(float *out, Shared &part, const float (&sum)[V], const struct place &p,
                           const struct cut &c)
@@ -211,7 +211,7 @@ __device__ void find_known(Shared &affine, const struct mabn_cuda_known &known,
     __syncthreads();
 }
 
-/* The first rows are on their way before the coefficients are. */
+/* The first rows are requested before the coefficients. */
 template <typename T, int V, bool RESIDUAL, bool KNOWN>
 __global__ void __launch_bounds__(THREADS) apply_kernel(struct apply_args<T> in, struct cut c)
 {

@@ -22,7 +22,7 @@ static mabn_status check_io(const struct mabn_norm *norm, const struct mabn_norm
     return MABN_OK;
 }
 
-/* SyncBN's ranks meet even when one has nothing to add. */
+/* All ranks of SyncBN take part, even when one has nothing to add. */
 static bool is_empty(const struct mabn_norm *norm, const struct mabn_norm_io *io)
 {
     return norm->options.kind != MABN_NORM_SYNCBN && (!io->samples || !io->positions);

@@ -4,7 +4,7 @@
  * Every norm is three steps: *moments* (sums per group of samples and channel), *coefficients*
  * (tiny arrays turned into other tiny arrays; only this step differs between norms, see
  * coefficients.h) and *apply* (y = act(a·x + b [+ residual]) forward, dx = p·g + q·(x−k) + r
- * backward). Residual add and ReLU are part of apply, so no norm ever costs a pass for them.
+ * backward). Residual add and ReLU are part of apply, so they never cost a pass of their own.
  *
  * FRN and EvoNorm-S0 have an activation of their own, with a parameter for each channel (`act`):
  *     FRN         y = max(gamma·x/sqrt(E[x²] + eps) + beta [+ residual], tau)
@@ -25,10 +25,10 @@
  * sample. N = 0
  * changes nothing.
  *
- * What an iteration is. BN, BRN, SyncBN: one call. MABN, sub-batch rule: one call, with all its
- * runs. MABN, iteration rule: one *run*, in order, as if every run were a call of its own (a call
- * with S runs is what S calls of a gradient-accumulating loop are to the reference); with B = 0 or
- * B ≥ N that is one call.
+ * Iterations. BN, BRN, SyncBN: one call. MABN, sub-batch rule: one call, with all its runs. MABN,
+ * iteration rule: one *run*, in order, as if every run were a call of its own: a call with S runs
+ * corresponds to S calls of the reference in a gradient-accumulating loop. With B = 0 or B ≥ N it
+ * is one call.
  *
  * Memory, all the caller's:
  *   parameters  gamma, beta (C): "weight" and "bias" in checkpoints (buffers, not parameters, for
@@ -39,11 +39,11 @@
  *   saved       from a forward to its own backward: a few floats per run and channel.
  *   scratch     within one call; may be shared by all layers (take the largest).
  *
- * What backward needs kept: x (the convolution's output), and where ReLU was applied, its mask:
+ * Backward needs x (the convolution's output) and, where ReLU was applied, its mask:
  *   - without a residual it is recomputed from x, which is read anyway: pass y = NULL;
  *   - with a residual pass y (the block's output, which the next convolution keeps as its input).
- * So y itself need not live for the norm's sake, and mabn_norm_reapply makes it again from x in one
- * pass where a plan prefers memory to time.
+ * So the norm itself does not need y to be kept. mabn_norm_reapply recomputes y from x in one pass,
+ * for plans that save memory.
  *
  * In place: dx may be dy. dresidual may be dy, or a buffer of its own, but not dx. y may be
  * residual (so a shortcut's norm output can be overwritten by the block's); y may not be x in
@@ -54,7 +54,7 @@
  * statistics only.
  *
  * Threads: OpenMP inside. All sums run over fixed blocks, so results are bitwise independent of the
- * number of threads (and of the instruction set). */
+ * number of threads (and of the instruction set).      */
 #ifndef MABN_NORM_NORM_H
 #define MABN_NORM_NORM_H
 
@@ -65,8 +65,8 @@ MABN_BEGIN_DECLS
 
 /* ---- work ---- */
 
-/* Everything one layer's calls take. A plan fills it once a node and passes it to forward and
- * backward; a call reads only what its comment names. */
+/* The arguments of one layer's calls. A plan fills it once for each node and passes it to forward
+ * and backward; a call reads only what its comment names. */
 struct mabn_norm_io {
     int64_t samples;   /* N */
     int64_t positions; /* HW */
@@ -102,10 +102,10 @@ size_t mabn_norm_scratch_bytes(const struct mabn_norm *norm, int64_t samples, in
 /* Training forward. Reads x, residual, gamma, beta; updates state; writes y and saved. */
 MABN_MUST_USE mabn_status mabn_norm_forward(const struct mabn_norm *norm,
                                             const struct mabn_norm_io *io);
-/* y once more, bit for bit, from x (and residual) and saved. */
+/* Recompute y, bit for bit, from x (and residual) and saved. */
 MABN_MUST_USE mabn_status mabn_norm_reapply(const struct mabn_norm *norm,
                                             const struct mabn_norm_io *io);
-/* Backward of the last forward. Reads dy, x, saved, gamma, y where said above; updates MABN's
+/* Backward of the last forward. Reads dy, x, saved, gamma, and y as noted above; updates MABN's
  * backward window in state; writes dx, dresidual, dgamma, dbeta. */
 MABN_MUST_USE mabn_status mabn_norm_backward(const struct mabn_norm *norm,
                                              const struct mabn_norm_io *io);
@@ -121,10 +121,10 @@ struct mabn_norm_record {
     double mu_g;  /* gamma · mean of g, g = gradient of the norm's output (through ReLU): g_B */
     double mu_gy; /* gamma · mean of g·x̂, x̂ = the normalized x: Psi_B */
 };
-/* EvoNorm-S0 has none: its statistic is no mean of x or g. For one run (0…S−1) and `count` channels, between a forward and its backward (backward may write
- * dx over dy): reads what backward reads. `reference`: mu_gy as the authors' recorder has it: mean
- * of g·y without the factor gamma, y the affine output of the run's *first sample*, used for all.
- */
+/* For one run (0…S−1) and `count` channels, between a forward and its backward (which may overwrite
+ * dy); reads what backward reads. `reference`: mu_gy as the authors' recorder computes it: the mean
+ * of g·y without the factor gamma, with y the affine output of the run's *first sample*, used for
+ * all samples. EvoNorm-S0 has no record: its statistic is not a mean of x or g. */
 MABN_MUST_USE mabn_status mabn_norm_record(const struct mabn_norm *norm,
                                            const struct mabn_norm_io *io, int64_t run,
                                            const int *channels, int count, bool reference,

@@ -1,7 +1,8 @@
 /* The normalization engine on the CPU.
  *
- * A call is runs (one statistic each) of rows. Two ways to share it among threads, chosen by their
- * numbers; both add the same numbers in the same order, so the choice never shows in a result:
+ * A call consists of runs of rows; each run has one statistic. There are two ways to share it among
+ * threads, chosen by the numbers of runs and threads. Both add the same numbers in the same order,
+ * so the choice does not change results:
  *
  *   runs over threads   A thread takes a run: sums, coefficients, apply, while the run is in its
  *                       cache. What must go in the order of the runs (MABN's window, sums over
@@ -11,8 +12,8 @@
  *                       wave is as many runs as stay in the caches, at least one.
  *
  * MABN, where r is active: y = a·x + b with a = gamma/sqrt(running_var + eps) is known before the
- * sums (the window's variance cancels), so x is walked once, applying and summing; where r turns
- * out to be clipped, which is rare, the run is applied again. */
+ * sums (the window's variance cancels), so one pass over x applies and sums. Where r turns out to
+ * be clipped, which is rare, the run is applied again. */
 #include <omp.h>
 #include <string.h>
 
@@ -23,7 +24,7 @@ size_t mabn_norm_cpu_scratch(const struct mabn_norm *norm, int64_t samples, int6
     return mabn_work_scratch(norm, samples, positions);
 }
 
-/* Threads that share the call's runs; 0 when they had better share rows. */
+/* Threads that share the call's runs; 0: they share rows instead, which is faster. */
 static int run_threads(const struct mabn_work *w)
 {
     const int64_t units = (w->g.runs + w->g.unit_runs - 1) / w->g.unit_runs;
@@ -101,7 +102,7 @@ static mabn_status forward_sync(struct mabn_work *w)
     measure(w);
     mabn_work_channels(w, mabn_stage_reduce);
     MABN_TRY(mabn_work_sync_forward(w));
-    if (!w->sync_n) return MABN_OK; /* no rank had anything */
+    if (!w->sync_n) return MABN_OK; /* no rank had any rows */
     mabn_work_channels(w, mabn_stage_forward);
     apply(w);
     mabn_work_channels(w, mabn_stage_forward_finish);
@@ -165,7 +166,7 @@ mabn_status mabn_norm_cpu_infer(const struct mabn_norm *norm, const struct mabn_
     struct mabn_work w;
 
     call.saved = NULL;
-    whole.options.norm_batch = 0; /* what folds is one run of everything */
+    whole.options.norm_batch = 0; /* norms that fold treat all samples as one run */
     mabn_work_init(&w, &whole, &call);
     if (mabn_norm_folds(norm->options.kind)) return apply_fixed(&w);
     measure_and_apply(&w);

@@ -250,7 +250,8 @@ mabn_status forward_known(struct call *c)
     return mabn_cuda_coefficients(w, c->stream);
 }
 
-/* The convolution has left the sums of the whole run and, if it could know how, has written y. */
+/* The convolution has computed the sums of the whole run and, if the map was known, has written
+ * y. */
 mabn_status forward_joined(struct call *c)
 {
     struct mabn_cuda_work *w = &c->work;
@@ -322,7 +323,7 @@ mabn_status forward_sync(struct call *c)
     return empty(c) ? MABN_OK : apply_saved(c, {});
 }
 
-/* As the CPU has it: several runs under the iteration rule each move running_var. */
+/* As on the CPU: under the iteration rule each of several runs updates running_var. */
 bool knows_affine(const struct call *c)
 {
     const struct mabn_norm_options *o = &c->norm->options;
@@ -370,8 +371,8 @@ struct mabn_cuda_grad grad_of(const struct call *c)
     return in;
 }
 
-/* Where the residual's gradient is wanted, the first pass leaves it, and the second starts from it
- * and need not read y again. */
+/* Where the residual's gradient is needed, the first pass writes it, and the second starts from it
+ * and does not read y again. */
 mabn_status backward_measured(const struct call *c, struct mabn_cuda_grad *in)
 {
     const struct mabn_cuda_work *w = &c->work;
@@ -417,7 +418,7 @@ mabn_status backward_sync(const struct call *c, struct mabn_cuda_grad *in)
                                 c->stream);
 }
 
-/* MABN's Σ dy, which only dbeta needs, comes from the pass that writes dx. */
+/* MABN's Σ dy is needed for dbeta alone and comes from the pass that writes dx. */
 mabn_status backward_joined(const struct call *c)
 {
     const struct mabn_norm_cuda_io *io = c->io;

@@ -42,8 +42,8 @@ struct mabn_norm_cuda_io { /* as struct mabn_norm_io; device memory */
     enum mabn_dtype dtype; /* of x, y, residual and their gradients: F32, BF16 or F16 */
     bool relu;
     bool known;
-    const float *sum, *square; /* (C) or NULL: a joined forward */
-    const float *dsum, *dot;   /* (C) or NULL: a joined backward */
+    const float *sum, *square; /* (C) or NULL: a fused forward */
+    const float *dsum, *dot;   /* (C) or NULL: a fused backward */
 
     const float *gamma, *beta, *act;
     void *state;
@@ -102,11 +102,12 @@ MABN_MUST_USE mabn_status mabn_norm_cuda_infer(const struct mabn_norm *norm,
  * 1e-5. Next to the rounding of 2-byte activations or TF32 that is nothing; for exact float32 it is
  * up to the caller. */
 
-/* The norm can be joined in calls of `samples` samples: it is BN, BRN, SyncBN or MABN, and they are
- * one run. */
+/* Can the norm be fused in calls of `samples` samples? It must be BN, BRN, SyncBN or MABN, and the
+ * samples one run. */
 bool mabn_norm_cuda_can_join(const struct mabn_norm *norm, int64_t samples);
 
-/* A joined layer's entry in the list for mabn_norm_cuda_known; all pointers are device memory. */
+/* The entry of a fused layer in the list for mabn_norm_cuda_known; all pointers are device
+ * memory. */
 struct mabn_norm_cuda_join {
     const float *gamma, *beta, *running_var;
     float *a, *b; /* (C) */
@@ -115,19 +116,19 @@ struct mabn_norm_cuda_join {
     double eps;
     int channels;
 };
-/* Fill an entry, on the host; the caller copies the list to the device. */
+/* Fill an entry on the host; the caller copies the list to the device. */
 MABN_MUST_USE mabn_status mabn_norm_cuda_join_init(struct mabn_norm_cuda_join *join,
                                                    const struct mabn_norm *norm, void *state,
                                                    const float *gamma, const float *beta, float *a,
                                                    float *b);
 /* One launch for all `count` layers of `list`, which is device memory: a = gamma/sqrt(running_var +
- * eps), b = beta, and each layer's counter moved on by this call. most_channels: the largest
+ * eps), b = beta, and each layer's counter is advanced by this call. most_channels: the largest
  * number of channels in the list. */
 MABN_MUST_USE mabn_status mabn_norm_cuda_known(const struct mabn_norm_cuda_join *list, int count,
                                                int most_channels, void *stream);
 
-/* Where forward has left a and b (C) of a norm of one run, in `saved`: as they were used, clipped
- * or not. For the ReLU mask a·x + b > 0 of mabn_conv_cuda_backward_norm. */
+/* The a and b (C) that forward used for a norm of one run, clipped or not, in `saved`: for the ReLU
+ * mask a·x + b > 0 of mabn_conv_cuda_backward_norm. */
 void mabn_norm_cuda_saved_affine(const struct mabn_norm *norm, const void *saved, int64_t samples,
                                  const float **a, const float **b);
 

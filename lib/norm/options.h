@@ -1,4 +1,4 @@
-/* The norms by name, and what can be said of a layer that has one. */
+/* The kinds of norms, by name, and the options of a layer. */
 #ifndef MABN_NORM_OPTIONS_H
 #define MABN_NORM_OPTIONS_H
 
@@ -38,10 +38,10 @@ enum mabn_window_rule {
     MABN_WINDOW_ITERATION,
 };
 
-/* Start from mabn_norm_options_init and change what differs. */
+/* Start with mabn_norm_options_init and change what differs. */
 struct mabn_norm_options {
     enum mabn_norm_kind kind;
-    int norm_batch;  /* B: samples behind one batch statistic; 0: all of a call */
+    int norm_batch;  /* B: samples of one batch statistic; 0: all samples of a call */
     double eps;      /* 1e-5; FRN 1e-6; frozen: 0 */
     double momentum; /* share of the old running value kept: BN, SyncBN 0.9, BRN 0.99, MABN 0.98
                       * (PyTorch's "momentum" is 1 minus this) */
@@ -103,16 +103,18 @@ void mabn_norm_options_choose(struct mabn_norm_options *options,
 MABN_MUST_USE mabn_status mabn_norm_init(struct mabn_norm *norm,
                                          const struct mabn_norm_options *options, int channels);
 
-/* Coefficients at inference do not depend on the input: folds into the convolution before it. */
+/* Can it be folded into the convolution before it? It can when its coefficients at inference do not
+ * depend on the input. */
 bool mabn_norm_folds(enum mabn_norm_kind kind);
-/* Statistics are taken from the batch: all but none and frozen. */
+/* Does it take statistics from the batch? (All but none and frozen.) */
 bool mabn_norm_measures(enum mabn_norm_kind kind);
-/* gamma and beta are trained (all but none and frozen). */
+/* Are gamma and beta trained? (All but none and frozen.) */
 bool mabn_norm_trains(enum mabn_norm_kind kind);
-/* Has "weight" and "bias" (all but none). */
+/* Does it have "weight" and "bias"? (All but none.) */
 bool mabn_norm_has_affine(enum mabn_norm_kind kind);
-/* What the activation that belongs to the norm trains for each channel, as checkpoints name it: FRN's
- * "tau", which starts at 0, EvoNorm-S0's "v", at 1; NULL: ReLU follows, or nothing. */
+/* The trained parameter of the norm's own activation, as named in checkpoints: "tau" of FRN, which
+ * starts at 0, or "v" of EvoNorm-S0, which starts at 1. NULL: the norm has no activation of its
+ * own. */
 const char *mabn_norm_act_name(enum mabn_norm_kind kind);
 
 MABN_END_DECLS

@@ -1,10 +1,10 @@
 /* GN, LN and IN in one pass over memory: a block takes whole groups of channels of one sample,
- * keeps what it read in shared memory, and writes y, or dx, from there. Forward two arrays move
- * instead of three, backward three instead of five. For what does not fit there are the passes of
+ * keeps what it read in shared memory, and writes y, or dx, from there. Forward moves two arrays
+ * instead of three, backward three instead of five. What does not fit is done by the passes of
  * kernels_cuda.cu.
  *
  * A thread keeps its channels, as there, and reads back only what it wrote itself: slot by slot,
- * THREADS vectors of 16 bytes each. */
+ * THREADS vectors of 16 bytes each.  */
 #include "device/pack.cuh"
 #include "norm/coefficients.cuh"
 #include "norm/coefficients.h"
@@ -41,9 +41,9 @@ int vectors_of(int rows, int tile)
     return full * THREADS + (rows - full * step) * tile;
 }
 
-/* Whole groups and whole vectors a block; as many as leave enough blocks, fit twice into a
- * multiprocessor and are not fewer than a sector of 32 bytes, if that can be. arrays: how many are
- * kept. */
+/* Choose the tile: whole groups and whole vectors; few enough for there to be many blocks and for
+ * two to fit into a multiprocessor, but if possible at least a sector of 32 bytes. arrays: how many
+ * are kept in shared memory. */
 bool cut_sample(struct cut *c, const struct mabn_cuda_work *w, const struct mabn_cuda_rows *rows,
                 int arrays)
 {
@@ -76,7 +76,7 @@ template <typename T> struct args {
     bool relu;
 };
 
-/* Where a thread works. */
+/* The part of a thread. */
 struct place {
     int64_t sample;
     int lane, row, step;        /* vector of the tile; first row; rows of all threads */
@@ -243,7 +243,7 @@ template <typename T> struct grad_args {
     const T *dy, *x, *y; /* y only for MASK_Y */
 };
 
-/* Keeps g, the masked dy, and x; leaves the channels' sums in w.stat0 and w.stat1. */
+/* Keeps g, the masked dy, and x; writes the channels' sums to w.stat0 and w.stat1. */
 template <typename T, int MASK>
 __global__ void __launch_bounds__(THREADS, 2)
     sample_grad_kernel(struct grad_args<T> in, struct mabn_cuda_work w, struct cut c)
@@ -334,8 +334,8 @@ __global__ void __launch_bounds__(THREADS, 2)
 
 /* ---- launching ---- */
 
-/* May the kernel have so much shared memory on this device? What it may have is never lowered: a
- * graph may hold a launch that wanted more. */
+/* May the kernel use this much shared memory on this device? The limit is never lowered, because a
+ * graph may hold a launch that needs more. */
 template <typename... Params> bool fits(void (*kernel)(Params...), int bytes)
 {
     cudaFuncAttributes now;

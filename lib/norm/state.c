@@ -139,7 +139,7 @@ int64_t mabn_norm_calls_until_known(const struct mabn_norm *norm, const void *st
     struct mabn_norm_state s;
 
     if (o->kind != MABN_NORM_MABN) return -1;
-    /* Several runs under the iteration rule each move running_var. */
+    /* Under the iteration rule each of several runs updates running_var. */
     if (o->window_rule == MABN_WINDOW_ITERATION && mabn_norm_runs(norm, samples) != 1) return -1;
     mabn_norm_state_view(&s, norm, (void *)state);
     const int64_t next = (s.iters ? *s.iters : (int64_t)*s.iters_f32) + 1;

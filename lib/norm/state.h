@@ -1,5 +1,5 @@
-/* What a norm keeps from step to step and writes into checkpoints, as named tensors in one block
- * of memory; and how a call is cut into runs. */
+/* What a norm keeps from step to step and saves in checkpoints, as named tensors in one block of
+ * memory; and how a call is cut into runs. */
 #ifndef MABN_NORM_STATE_H
 #define MABN_NORM_STATE_H
 
@@ -16,8 +16,8 @@ struct mabn_norm_tensor {
     int64_t shape[4];
     size_t bytes;
     void *data;    /* into the state block given (offset from NULL when that was NULL) */
-    bool constant; /* never changes (sta_matrix): written for the reference's sake; not to be loaded
-                    */
+    bool constant; /* never changes (sta_matrix): saved because the reference saves it; not
+                    * loaded */
 };
 #define MABN_NORM_MAX_TENSORS 6
 
@@ -35,16 +35,15 @@ int mabn_norm_state_list(const struct mabn_norm *norm, void *state,
 size_t mabn_norm_state_bytes(const struct mabn_norm *norm);
 /* Write the initial state (running_var 1, the rest 0; sta_matrix; pre_x2 1). Host memory. */
 void mabn_norm_state_reset(const struct mabn_norm *norm, void *state);
-/* MABN: how many more training calls of `samples` samples until y = a·x + b does not depend on the
- * batch (unless r is clipped): 0: from the next on; -1: never, or not MABN. From state in host
- * memory; each call of that size brings it one nearer. */
+/* MABN: the number of training calls of `samples` samples until y = a·x + b no longer depends on
+ * the batch (unless r is clipped). 0: from the next call on; -1: never, or not MABN. `state` is in
+ * host memory; each call of that size lowers the number by one. */
 int64_t mabn_norm_calls_until_known(const struct mabn_norm *norm, const void *state,
                                     int64_t samples);
 
-/* Samples of a run (but a short last one) in a call of `samples`. */
+/* Samples of a run, except a short last one, in a call of `samples` samples. */
 int64_t mabn_norm_run_samples(const struct mabn_norm *norm, int64_t samples);
-/* Bytes of what a forward saves for its backward, in calls of at most this size (a multiple of 64).
- */
+/* Bytes that a forward saves for its backward, in calls of at most this size (a multiple of 64). */
 size_t mabn_norm_saved_bytes(const struct mabn_norm *norm, int64_t samples);
 
 MABN_END_DECLS

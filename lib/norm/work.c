@@ -6,14 +6,14 @@
 #include "norm/kernels.h"
 
 enum {
-    NARROW = 64,               /* fewer channels than this are widened… */
-    WIDE = 128,                /* …to at most this */
+    NARROW = 64,               /* rows with fewer channels than this are widened */
+    WIDE = 128,                /* to at most this many */
     CHUNK_VALUES = 32 * 1024,  /* a chunk: 128 KiB of x, part of one core's L2 */
     MAX_CHUNKS = 128,          /* of a run; and chunks of a wave */
     WAVE_VALUES = 1024 * 1024, /* 4 MiB of x */
-    UNIT_VALUES = 16 * 1024,   /* less is not worth a turn of a thread, nor threads at all */
-    LARGE_RUN = 512 * 1024, /* runs of this many values for each thread would drive each other out
-                             * of a shared cache: threads share their rows instead */
+    UNIT_VALUES = 16 * 1024,   /* less is not worth a thread */
+    LARGE_RUN = 512 * 1024, /* runs of this many values for each thread would evict each other from
+                             * a shared cache: threads share their rows instead */
     MAX_SLOTS = 16          /* threads that may share runs */
 };
 
@@ -73,7 +73,7 @@ static struct layout scratch_layout(const struct mabn_work_shape *g, int64_t run
 
     l.partial = 0;
     l.sums = l.partial + align64((size_t)items * sums * w * sizeof(double));
-    /* SyncBN sends two more numbers behind its one run's sums. */
+    /* SyncBN sends two more numbers after the sums of its run. */
     l.total = l.sums + align64((r * sums * c + 2) * sizeof(double));
     l.wide = l.total + align64(sums * c * sizeof(double));
     l.act = l.wide + align64(r * MABN_WORK_ARRAYS * w * sizeof(float));
@@ -81,10 +81,10 @@ static struct layout scratch_layout(const struct mabn_work_shape *g, int64_t run
     return l;
 }
 
-/* Enough for every call of at most this size, whose own needs do not simply grow with it. Runs at a
- * time: of a wave, or slots times the runs of a unit. Chunks at a time: MAX_CHUNKS of a wave; or of
- * MAX_SLOTS runs that are not large; or one each of units of small runs. And no more than there
- * are: every chunk but a run's last has CHUNK_VALUES or more. */
+/* Enough for every call of at most this size; what a call needs does not simply grow with its size.
+ * Runs at a time: those of a wave, or slots times the runs of a unit. Chunks at a time: MAX_CHUNKS
+ * of a wave, or those of MAX_SLOTS runs that are not large, or one for each small run of the units.
+ * There are no more chunks than exist: each but the last of a run has CHUNK_VALUES or more. */
 size_t mabn_work_scratch(const struct mabn_norm *norm, int64_t samples, int64_t positions)
 {
     struct mabn_work_shape g;
@@ -103,7 +103,7 @@ static bool is_half(const struct mabn_work *w)
     return w->io->dtype == MABN_DTYPE_BF16;
 }
 
-/* tau meets what y's type holds, so that what was cut off is known by y. */
+/* tau is rounded to y's type, so that y alone shows where it was cut off. */
 static void set_act(struct mabn_work *w, float *act)
 {
     const bool round = is_half(w) && w->norm->options.kind == MABN_NORM_FRN;

@@ -1,5 +1,5 @@
-/* One call at work on the CPU: how its rows are cut up, where its scratch lies, and the stages that
- * norm_cpu.c strings together. Private to lib/norm. */
+/* One call on the CPU: how its rows are cut up, where its scratch lies, and the stages that
+ * norm_cpu.c runs. Private to lib/norm. */
 #ifndef MABN_NORM_WORK_H
 #define MABN_NORM_WORK_H
 
@@ -8,17 +8,19 @@
 
 MABN_BEGIN_DECLS
 
-/* How a call is cut up: a function of the shape alone. */
+/* How a call is cut up, which depends on the shape alone. */
 struct mabn_work_shape {
     int64_t channels;
-    int64_t fold, width; /* rows of few channels are taken `fold` at a time, as one of `width` */
+    int64_t fold, width; /* rows with few channels are taken `fold` at a time, as one row of
+                          * `width` */
     int64_t runs, run_samples;
-    int64_t run_rows, last_rows; /* rows (of C) of every run but the last; of the last */
+    int64_t run_rows, last_rows; /* rows (of C) of every run but the last; of the last run */
     int64_t chunk_rows, chunks;  /* wide rows a chunk; chunks a run */
-    int64_t unit_runs;           /* runs that a thread takes together when threads share runs */
-    int64_t slots;               /* threads that may; 1 when runs are large */
-    int64_t wave_runs;           /* runs of a wave when threads share rows */
-    int64_t sums;                /* of a channel: 2, with an activation's own parameter 3 */
+    int64_t unit_runs;           /* when threads share runs: runs that a thread takes together */
+    int64_t slots;               /* threads that may share them; 1 when runs are large */
+    int64_t wave_runs;           /* when threads share rows: runs of a wave */
+    int64_t sums;                /* sums of a channel: 2, or 3 with an activation that has a
+                                  * parameter */
 };
 
 /* Coefficient arrays of a run, repeated to the shape's width. */
@@ -35,13 +37,13 @@ struct mabn_work {
     double *sums;                 /* (runs,sums,C) */
     float *wide;                  /* (runs,ARRAYS,width) */
     double *total;                /* (sums,C), over all runs of the call */
-    float *act;                   /* (width) io->act as it is used; NULL: none */
-    bool affine;                  /* EvoNorm-S0 without activation: nothing is measured */
+    float *act;                   /* (width) io->act as used (rounded); NULL: none */
+    bool affine;                  /* EvoNorm-S0 without activation: no statistics */
     int64_t first, count;
     bool serial;               /* use one thread */
-    bool shared;               /* other threads are at other runs of this call */
-    bool known;                /* y was applied before its sums, with the known a */
-    bool clipped;              /* …which was not the right one */
+    bool shared;               /* other threads work on other runs of this call */
+    bool known;                /* y was applied before the sums, with the known a */
+    bool clipped;              /* which turned out wrong because r is clipped */
     double sync_n, sync_ranks; /* SyncBN: elements and ranks that have any */
 };
 
@@ -85,7 +87,7 @@ void mabn_work_channels(struct mabn_work *w, mabn_work_stage stage);
 
 /* Chunks' sums → w->sums. */
 void mabn_stage_reduce(struct mabn_work *w, int64_t c0, int64_t c1);
-/* Before the sums: what moments are taken around; MABN's a and b before their time. */
+/* Before the sums: the values that moments are taken about; MABN's a and b where they are known. */
 void mabn_stage_shift(struct mabn_work *w, int64_t c0, int64_t c1);
 void mabn_stage_known(struct mabn_work *w, int64_t c0, int64_t c1);
 /* Statistics are about the mean, not about 0. */
@@ -93,8 +95,8 @@ bool mabn_work_centres(const struct mabn_work *w);
 /* MABN: can the work's runs be applied before they are measured? */
 bool mabn_work_knows(const struct mabn_work *w);
 
-/* Forward: from sums to a, b and saved. First what a run can do alone, then what goes in the order
- * of the runs; `finish` after the last. */
+/* Forward: from sums to a, b and saved. First the part that a run can do alone, then the part that
+ * goes in the order of the runs; `finish` after the last run. */
 void mabn_stage_forward(struct mabn_work *w, int64_t c0, int64_t c1);
 void mabn_stage_forward_ordered(struct mabn_work *w, int64_t c0, int64_t c1);
 void mabn_stage_forward_finish(struct mabn_work *w, int64_t c0, int64_t c1);
@@ -106,7 +108,7 @@ void mabn_stage_backward_finish(struct mabn_work *w, int64_t c0, int64_t c1);
 /* Count the call: iters, num_batches_tracked. After forward_finish. */
 void mabn_work_count(struct mabn_work *w);
 
-/* SyncBN: the sums of all ranks instead of this one's. */
+/* SyncBN: replace this rank's sums by the sums of all ranks. */
 MABN_MUST_USE mabn_status mabn_work_sync_forward(struct mabn_work *w);
 MABN_MUST_USE mabn_status mabn_work_sync_backward(struct mabn_work *w);
 
