@@ -1,4 +1,4 @@
-/* Weight centralization: out[o] = w[o] − mean(w[o]); its transpose is itself. */
+/* Weight centralization: out[o] = w[o] − mean(w[o]); the operation is its own transpose. */
 #include "ops/centralize.h"
 
 double mabn_filter_mean(const float *filter, int64_t count)

@@ -1,9 +1,9 @@
 /* Weight centralization (CenConv2d): every filter minus its own mean. A filter is the `filter`
  * values of one output channel (in/groups × kh × kw, in any order), so OHWI and OIHW both do.
  *
- * Stored and decayed is the raw weight; the convolution uses the centralized one; the raw weight's
- * gradient is the centralized weight's gradient minus its own mean. (The gradient side is also
- * fused into the optimizer: ops/sgd.h.) */
+ * The raw weight is stored and decayed; the convolution uses the centralized one. The raw weight's
+ * gradient is the centralized weight's gradient minus its own mean. (The optimizer can do that on
+ * the way: ops/sgd.h.) */
 #ifndef MABN_OPS_CENTRALIZE_H
 #define MABN_OPS_CENTRALIZE_H
 

@@ -7,9 +7,9 @@
  * one shape; buffers are given at each call. Layers may share their scratch, which is at least as
  * large as the largest mabn_conv_scratch_bytes among them.
  *
- * How it is computed is decided by shape alone, so that two runs agree bit for bit; with `tune` by
- * time, once: what was chosen is kept, and runs that find the same choices agree. See conv_cpu.c for
- * the choices and the measurements behind them. */
+ * The algorithm is chosen by shape alone, so that two runs agree bit for bit. With `tune` it is
+ * chosen by timing, once: the choice is kept, and runs with the same choices agree. See conv_cpu.c
+ * for the choices and the measurements behind them. */
 #ifndef MABN_OPS_CONV_H
 #define MABN_OPS_CONV_H
 
@@ -33,16 +33,17 @@ struct mabn_conv_shape {
 int64_t mabn_conv_out(int64_t size, int kernel, int stride, int pad);
 
 struct mabn_conv_options {
-    enum mabn_dtype dtype;            /* what is multiplied: F32 or BF16 */
+    enum mabn_dtype dtype;            /* the type that is multiplied: F32 or BF16 */
     enum mabn_dtype x_dtype, y_dtype; /* with their gradients; BF16 only with dtype BF16 */
     bool training;                    /* forward, backward; else infer */
     bool no_dx;                       /* training: backward_data is never called (first layer) */
     bool bias;                        /* y += bias (O) */
     bool add, relu;                   /* infer only: y = relu(y_before + conv(x) + bias) */
-    bool exact;                       /* no Winograd: the plain sums, for comparisons */
-    /* Winograd that wants more scratch is computed in parts, if it can be; 0: 128 MiB. */
+    bool exact;                       /* no Winograd: direct sums, for comparisons */
+    /* Winograd that would need more scratch than this is computed in parts, if possible; 0: 128
+     * MiB. */
     size_t part_bytes;
-    bool tune; /* choose by the device's table of times (device/tune.h), if it has one */
+    bool tune; /* choose by the device's table of timings (device/tune.h), if it has one */
 };
 
 struct mabn_conv;
@@ -56,7 +57,7 @@ size_t mabn_conv_scratch_bytes(const struct mabn_conv *conv); /* a multiple of 6
 /* ---- inference: weights are packed once ---- */
 
 size_t mabn_conv_packed_bytes(const struct mabn_conv *conv);
-/* What one packs, the other can use: for other numbers of images. */
+/* Can one use weights that the other packed? For layers that differ in the number of images. */
 bool mabn_conv_packs_alike(const struct mabn_conv *a, const struct mabn_conv *b);
 MABN_MUST_USE mabn_status mabn_conv_pack(struct mabn_conv *conv, void *packed, const float *weight,
                                          void *scratch);

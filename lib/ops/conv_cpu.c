@@ -1,8 +1,8 @@
 /* Convolution on the CPU by oneDNN.
  *
  * Outside, everything is NHWC and OHWI. Inside, each pass (forward, backward to data, backward to
- * weights) is one oneDNN primitive with whatever layouts it likes best, and conversions only where
- * those differ from ours: always for the weights, for activations only with Winograd.
+ * weights) is one oneDNN primitive with the layouts that it prefers. There are conversions only
+ * where those differ from ours: always for the weights, and for activations only with Winograd.
  *
  * Choices, by shape alone, from measurements on two AVX-512 cores at batch 8 (ms, best of 8).
  *
@@ -21,8 +21,8 @@
  * workspace grows with the picture, so large ones are cut into parts (below).
  *
  * 1×1, stride 1, to weights: direct on NHWC reaches 100 to 160 GFLOP/s, a matrix product 150 to 200
- * (64→256 at 56×56: 8.2→5.5; 256→128: 17.0→8.7). To data both do alike, and the product can add to
- * dx, which saves the pass that joins a block's two gradients.
+ * (64→256 at 56×56: 8.2→5.5; 256→128: 17.0→8.7). To data both are equally fast, and the product can
+ * add to dx, which saves the pass that adds a block's two gradients.
  *
  * oneDNN has Winograd with AVX-512 alone. Elsewhere it is ours (winograd.h), for the same shapes (ms,
  * two cores with AVX2, batch 8, beside oneDNN's direct in its best layout):
@@ -34,13 +34,13 @@
  *     512 channels, 7×7            20.6→14       47→31
  *
  * Everything else: direct. Blocked layouts (nChw16c) through the whole network would gain about 5 %
- * on the direct ones, all of it in the 1×1 weight gradients that are matrix products here, so NHWC,
- * which the norms and everybody else like better, stays.
+ * on the direct ones, all of it in the 1×1 weight gradients that are matrix products here, so we
+ * keep NHWC, which is better for the norms and all other operations.
  *
  * In bfloat16 on AMX everything is direct, on NHWC, which is as fast as the layouts oneDNN would
  * choose: 1 to 2 TFLOP/s a core forward. 1×1, stride 1, backward is oneDNN's matrix product: to
  * weights 2 to 10 times as fast as its convolution (512→2048 at 7×7: 10.3→1.7 ms on one core), to
- * data up to twice. */
+ * data up to twice.    */
 #include "ops/conv.h"
 
 #include <math.h>
@@ -60,11 +60,11 @@
 enum { SRC, WEIGHTS, DST, TENSORS };
 enum { FORWARD, TO_DATA, TO_WEIGHTS };
 
-/* How a pass is computed. Which is decided by shape, or with options.tune by time. */
+/* The algorithm of a pass, chosen by shape, or with options.tune by timing. */
 enum way {
     WINOGRAD, /* oneDNN's F(4×4,3×3), on blocked layouts; direct where it has none */
     DIRECT,   /* on NHWC */
-    BLOCKED,  /* direct, on the layouts that oneDNN likes best; chosen by time alone */
+    BLOCKED,  /* direct, on the layouts that oneDNN prefers; chosen only by timing */
     MATRIX,   /* a matrix product: 1×1, stride 1, backward */
     TILES,    /* our F(4×4,3×3) */
     WAYS
@@ -75,12 +75,13 @@ static const char *const way_names[] = {"winograd", "direct", "blocked", "matrix
 struct pass {
     int output;
     struct mabn_dnnl_op run;
-    struct mabn_dnnl_op convert[TENSORS]; /* to, or for the output from, the primitive's layout */
-    struct mabn_dnnl_op convert_add;      /* the output's, adding */
-    struct mabn_dnnl_op convert_before;   /* what the output adds to, to the primitive's layout */
+    struct mabn_dnnl_op convert[TENSORS]; /* to the primitive's layout; for the output, from it */
+    struct mabn_dnnl_op convert_add;      /* for the output, adding */
+    struct mabn_dnnl_op convert_before;   /* for what the output is added to: to the primitive's
+                                           * layout */
     size_t bytes[TENSORS];                /* in the primitive's layout */
     size_t offset[TENSORS];               /* of the converted copy in scratch */
-    struct mabn_dnnl_op run_add;          /* a matrix product's, adding to the output */
+    struct mabn_dnnl_op run_add;          /* of a matrix product: adding to the output */
     bool from_oihw;                       /* Winograd's packed weights are only made from OIHW */
     size_t pad_offset;                    /* of the primitive's scratchpad */
     size_t scratch;                       /* in all */
@@ -93,7 +94,7 @@ struct mabn_conv {
     int64_t oh, ow;
     enum way way[3];
     struct pass pass[3];
-    struct mabn_conv *part; /* computes in the place of passes that were given up; NULL: none */
+    struct mabn_conv *part; /* computes passes that are done in parts; NULL: none */
     size_t scratch;
 };
 
@@ -104,7 +105,8 @@ static size_t round64(size_t n)
 
 /* ---- layouts and primitives ---- */
 
-/* Of the three tensors and the bias, as our arrays have them or as a primitive may like them. */
+/* Layouts of the three tensors and the bias: those of our arrays, or any that the primitive
+ * prefers. */
 struct layouts {
     mabn_dnnl_layout *tensor[TENSORS], *bias;
 };
@@ -157,7 +159,7 @@ static dnnl_status_t make_primitive_desc(dnnl_primitive_desc_t *out, const struc
         [TO_DATA] = dnnl_backward_data,
         [TO_WEIGHTS] = dnnl_backward_weights,
     };
-    /* What is read is of the type that is multiplied; what is written, of the type wanted. */
+    /* Inputs have the type that is multiplied, the output has the requested type. */
     const dnnl_data_type_t read = type_of(dtype);
     const dnnl_data_type_t types[] = {
         [SRC] = which == TO_DATA && !full ? type_of(o->x_dtype) : read,
@@ -250,7 +252,7 @@ static mabn_status convert_tensor(struct pass *p, struct mabn_conv *c, int i,
     dnnl_status_t e = weights_layout(&oihw, c, dnnl_f32, dnnl_oihw);
     if (e) status = mabn_dnnl_fail(e, "a layout of weights");
     if (!status) status = mabn_dnnl_reorder_init(&p->convert[i], c->device, oihw, used, false);
-    /* Packed weights lie elsewhere; what is needed here is room to turn OHWI into OIHW. */
+    /* Packed weights are stored elsewhere; scratch is needed only for reordering OHWI to OIHW. */
     if (!status) *copy_bytes = dnnl_memory_desc_get_size(oihw);
     p->from_oihw = true;
     mabn_dnnl_layout_free(oihw);
@@ -275,7 +277,7 @@ static mabn_status pass_convert(struct pass *p, struct mabn_conv *c, const struc
     }
     if (p->run_add.scratch > pad) pad = p->run_add.scratch;
     if (p->output == SRC && !p->convert[SRC].primitive &&
-        !p->run_add.primitive) { /* room to add from */
+        !p->run_add.primitive) { /* scratch for what is added */
         p->offset[SRC] = at;
         at += round64(p->bytes[SRC]);
     }
@@ -284,7 +286,7 @@ static mabn_status pass_convert(struct pass *p, struct mabn_conv *c, const struc
     return MABN_OK;
 }
 
-/* The first that there is. oneDNN has no bfloat16 for a few shapes, or not in NHWC. */
+/* The first algorithm that oneDNN has. For a few shapes it has no bfloat16, or not in NHWC. */
 static dnnl_status_t choose_primitive(dnnl_primitive_desc_t *desc, const struct mabn_conv *c,
                                       int which)
 {
@@ -404,7 +406,7 @@ static mabn_status pass_init(struct pass *p, struct mabn_conv *c, int which)
     return status;
 }
 
-/* y += what was computed beside it. */
+/* y += the result in scratch. */
 static void add_beside(void *y, const void *computed, enum mabn_dtype dtype, size_t bytes)
 {
     const int64_t count = (int64_t)(bytes / mabn_dtype_size(dtype));
@@ -536,7 +538,8 @@ static void trial_release(struct trial *t)
         mabn_free(all[i]);
 }
 
-/* Packed weights may be larger than ours: Winograd's four times, and what is rounded up to blocks. */
+/* Packed weights may be larger than ours: four times with Winograd, and rounded up to whole
+ * blocks. */
 static mabn_status trial_init(struct trial *t, const struct mabn_conv *c)
 {
     const struct mabn_conv_shape *s = &c->shape;
@@ -560,7 +563,7 @@ static mabn_status run_way(struct mabn_conv *c, int which, struct trial *t, void
     return mabn_conv_infer(c, t->y, t->x, t->weight, bias, scratch);
 }
 
-/* The best of a few runs; infinite where there is no such way. */
+/* The best of a few runs; infinite where the algorithm does not exist. */
 static mabn_status time_way(double *seconds, const struct mabn_conv *c, int which, enum way way,
                             struct trial *t)
 {
@@ -593,8 +596,8 @@ static bool is_candidate(const struct mabn_conv *c, int which, enum way way)
     return way == WINOGRAD || way == TILES ? is_winograd(c) : true;
 }
 
-/* The quickest; the usual one unless another is more than a twentieth quicker, which is more than
- * chance. */
+/* The fastest. The default is kept unless another is more than 5 % faster, which is more than
+ * noise. */
 static mabn_status time_ways(enum way *best, const struct mabn_conv *c, int which)
 {
     const enum way usual = *best;
@@ -626,7 +629,8 @@ static void tune_key(char *key, size_t size, const struct mabn_conv *c, int whic
              o->relu ? " relu" : "");
 }
 
-/* What was chosen before, else, on a device that times, what is quickest now. */
+/* The algorithm that was chosen before; otherwise, on a device that may time, the fastest one
+ * now. */
 static mabn_status tune_pass(struct mabn_conv *c, int which)
 {
     struct mabn_tune *tune = mabn_device_tuning(c->device);
@@ -663,14 +667,14 @@ static mabn_status init_passes(struct mabn_conv *c)
 
 /* ---- parts ----
  *
- * Winograd's workspace holds all tiles at once: 266 MB for 256 channels at 200×272. Where forward or
- * backward to data want more scratch than options.part_bytes, they are computed in parts, by a
+ * Winograd's workspace holds all tiles at once: 266 MB for 256 channels at 200×272. Where forward
+ * or backward to data need more scratch than options.part_bytes, they are computed in parts: by a
  * convolution of fewer images or, for a single image, of a strip of its rows. A strip is computed
- * with the row above and the row below it. The results in these two lack their neighbours and are
- * thrown away, but at the edges of the image. The last strip is as high as the others and begins
- * earlier. */
+ * together with the row above and the row below it. The results in these two rows lack neighbours
+ * and are discarded, except at the edges of the image. The last strip is as high as the others and
+ * starts earlier. */
 
-enum { PART_BYTES = 128 << 20 }; /* where the option says nothing */
+enum { PART_BYTES = 128 << 20 }; /* the default */
 
 static size_t most_scratch(const struct mabn_conv *c)
 {
@@ -678,7 +682,7 @@ static size_t most_scratch(const struct mabn_conv *c)
     return forward > back ? forward : back;
 }
 
-/* The shape of a part; false: the whole stays. */
+/* The shape of a part; false: computed whole. */
 static bool part_shape(const struct mabn_conv *c, struct mabn_conv_shape *part)
 {
     const size_t limit = c->options.part_bytes ? c->options.part_bytes : PART_BYTES;
@@ -719,7 +723,8 @@ static size_t row_bytes(const struct mabn_conv *c, bool x)
     return (size_t)(x ? c->shape.w * c->shape.in : c->ow * c->shape.out) * size;
 }
 
-/* Room beside the part's scratch: for a gradient of weights, a strip, or the row between two. */
+/* Scratch in addition to the part's: for a gradient of weights, a strip, or the row between two
+ * strips. */
 static size_t beside_bytes(const struct mabn_conv *c)
 {
     const size_t rows = c->options.training ? (size_t)c->part->shape.h : 1;

@@ -1,9 +1,9 @@
-/* Which way a pass of conv_cuda.h goes, and what surrounds a library's.
+/* How each pass of conv_cuda.h is computed, and the steps around a library's call.
  *
- * A pass of a library is asked for whole, bias, addition and ReLU in it. Where it has no such, it
- * computes the convolution alone and `finish` does the rest in one pass over the result; where it
- * only has results of `dtype`, or they are to be added to what is there, they go to the workspace
- * first. A pass with a normalization is a library's whole or not at all. */
+ * A library is asked for the whole pass, with bias, addition and ReLU. If it has none, it computes
+ * the convolution alone, and `finish` does the rest in one pass over the result. Results that the
+ * library has only in `dtype`, or that must be added to existing values, go to the workspace first.
+ * A pass with a normalization is done by a library as a whole or not at all. */
 #include "ops/conv_cuda.h"
 
 #include <stdio.h>
@@ -13,12 +13,12 @@
 #include "ops/conv_cuda_fast.h"
 #include "ops/conv_cuda_plain.h"
 
-/* How one pass is done. */
+/* How one pass is computed. */
 struct way {
     bool there;                  /* it may be called */
-    struct mabn_conv_fast *fast; /* NULL: the plain kernels do it */
+    struct mabn_conv_fast *fast; /* NULL: the reference kernels do it */
     struct mabn_conv_want want;  /* of the pass */
-    bool whole;                  /* want's end is in it */
+    bool whole;                  /* it includes bias, addition and ReLU */
     bool apart;                  /* its result goes to the workspace */
     enum mabn_dtype result;      /* the type of that */
     size_t result_at, bias_at;   /* in the workspace, after the library's own part */
@@ -48,7 +48,7 @@ __device__ __forceinline__ int64_t item_index(void)
     return (int64_t)blockIdx.x * THREADS + threadIdx.x;
 }
 
-/* out = relu(out + v + bias), what of it is asked; v may be out. V values a thread. */
+/* out = relu(out + v + bias), with the parts requested; v may be out. V values for each thread. */
 template <typename T, typename O, int V>
 __global__ void __launch_bounds__(THREADS)
     conv_finish(O *out, const T *v, const float *bias, bool add, bool relu, int64_t groups,
@@ -107,7 +107,7 @@ static size_t aligned(size_t bytes)
     return (bytes + 255) / 256 * 256;
 }
 
-/* What a pass computes: this many rows of so many channels. */
+/* The size of a pass's result: this many rows of this many channels. */
 static void extent(const struct mabn_conv_cuda *conv, enum mabn_conv_pass pass, int64_t *rows,
                    int64_t *channels)
 {
@@ -121,7 +121,8 @@ static void extent(const struct mabn_conv_cuda *conv, enum mabn_conv_pass pass, 
                 mabn_conv_out(s->w, s->kernel, s->stride, s->pad);
 }
 
-/* Find a way for `want`: whole, then without its end, then with a result of `dtype`. */
+/* Find an implementation for `want`: as a whole, then without bias, addition and ReLU, then with a
+ * result of `dtype`. */
 static void find_way(struct mabn_conv_cuda *conv, struct mabn_device *device,
                      const struct mabn_conv_want *want, struct way *way)
 {
@@ -182,7 +183,8 @@ static bool excluded(const struct mabn_conv_cuda_options *o, int way)
     }
 }
 
-/* A pass with a normalization: a library's, unless the pass without is plain as well. */
+/* A pass with a normalization: by a library, unless the pass without it uses the reference kernels
+ * too. */
 static void find_joined(struct mabn_conv_cuda *conv, struct mabn_device *device,
                         const struct way *alone, struct way *way)
 {
@@ -227,7 +229,7 @@ static void plan(struct mabn_conv_cuda *conv, struct mabn_device *device)
     mabn_error_clear();
 }
 
-/* The bias as type `wanted`, converted in the workspace where it is not. */
+/* The bias in type `wanted`, converted in the workspace if necessary. */
 static mabn_status bias_as(const struct mabn_conv_cuda *conv, const struct way *way,
                            enum mabn_dtype wanted, const void **bias, char *workspace,
                            cudaStream_t stream)

@@ -2,18 +2,19 @@
  * picture): conv.h's passes, on device memory.
  *
  * x (N,H,W,I), weight (O,KH,KW,I), dx and dy (N,OH,OW,O) are of type `dtype`, y (N,OH,OW,O) of
- * `y_dtype`; dweight, dbias and bias are float32, all 16-byte aligned. Sums are float32 at least;
- * what a library has only in `dtype` (a filter's gradient, a bias added) is rounded to it once.
+ * `y_dtype`; dweight, dbias and bias are float32, all 16-byte aligned. Sums are at least float32.
+ * Where a library works only in `dtype` (a filter's gradient, adding a bias), the result is rounded
+ * to it once.
  *
- * Behind it stand cuDNN, cuBLASLt and plain kernels: direct sums in double, one thread a result,
- * the same on every device, which is what tests compare the others with. The plan of each pass is
- * made once, in mabn_conv_cuda_new: cuDNN's own heuristics, or a matrix product where the
- * convolution is one, by shape, type and library version alone, and only engines whose results
- * repeat bit for bit. Where a library has none, the other is asked, then the plain kernels do it;
- * mabn_conv_cuda_describe says which. With `tune` the choice is by time instead: fast, and not the
- * same from run to run.
+ * It uses cuDNN, cuBLASLt, or our reference kernels: direct sums in double, one thread for each
+ * result, the same on every device. Tests compare the libraries with these. The plan of each pass
+ * is made once, in mabn_conv_cuda_new, by shape, type and library version alone: cuDNN's
+ * heuristics, or a matrix product where the convolution is one, and only engines whose results
+ * repeat bit for bit. Where one library has none the other is tried, then the reference kernels;
+ * mabn_conv_cuda_describe says which was chosen. With `tune` the choice is by timing, which is
+ * faster but may differ from run to run.
  *
- * Calls only queue work in `stream` and may be captured in a CUDA graph. */
+ * Calls only queue work in `stream` and may be captured in a CUDA graph.   */
 #ifndef MABN_OPS_CONV_CUDA_H
 #define MABN_OPS_CONV_CUDA_H
 
@@ -24,17 +25,17 @@ MABN_BEGIN_DECLS
 
 /* ---- joining a normalization ----
  *
- * The convolutions at a normalization's sides hold in registers what it would have to read again:
- * the one before it adds up Σ y and Σ y² while it writes y, and where the map y → a·y + b is known
- * before the batch is measured (MABN, norm_cuda.h's `known`) applies it as well; the one behind it
- * puts its data gradient behind ReLU and adds up what the norm's gradient needs. Each saves passes
- * over memory.
+ * The convolutions before and after a normalization hold in registers what the norm would have to
+ * read again. The one before it computes Σ y and Σ y² while it writes y; where the map y → a·y + b
+ * is known before the batch is measured (MABN, `known` in norm_cuda.h), it applies that map as
+ * well. The one after it applies ReLU's backward to its data gradient and computes the sums for the
+ * norm's gradient. Each saves passes over memory.
  *
- * The price: cuDNN compiles a kernel for each, a second or more, and that adds the sums with
- * atomics, in float32: they repeat to rounding, not bit for bit, and are good to some 1e-6 of the
- * sum of what is added's magnitudes. The plain kernels' repeat, and are of doubles.
+ * The price: cuDNN compiles a kernel for each, which takes a second or more, and these kernels sum
+ * with atomics in float32. Their sums repeat only up to rounding, and have an error of about 1e-6
+ * times the sum of magnitudes. Those of the reference kernels are in double and repeat.
  *
- * Kernels may add to what is there: all sums must be 0 before a call. */
+ * Kernels add to the given sums, so all of them must be 0 before a call. */
 
 /* Training: mabn_conv_cuda_forward_norm or mabn_conv_cuda_forward_sums will be called too. */
 struct mabn_conv_cuda_after {
@@ -43,7 +44,7 @@ struct mabn_conv_cuda_after {
     bool sums;           /* …forward_sums, with or without `wanted` */
 };
 
-/* Which values of the gradient ReLU lets through. */
+/* Which values of the gradient pass ReLU. */
 enum mabn_conv_mask {
     MABN_CONV_MASK_NONE,
     MABN_CONV_MASK_X, /* where a·x + b > 0 */
@@ -53,9 +54,9 @@ enum mabn_conv_mask {
 /* Training: mabn_conv_cuda_backward_norm will be called too. */
 struct mabn_conv_cuda_before {
     bool wanted;
-    bool add; /* to the gradient that is in dx, before the mask */
+    bool add; /* add to the gradient in dx, before the mask */
     enum mabn_conv_mask mask;
-    bool sum; /* Σ dx, too */
+    bool sum; /* Σ dx as well */
 };
 
 struct mabn_conv_cuda_options {
@@ -63,14 +64,14 @@ struct mabn_conv_cuda_options {
     enum mabn_dtype y_dtype; /* the same, or F32: a classifier's logits */
     bool tf32;               /* F32: multiply with 10 bits of mantissa, on tensor cores */
     bool training;           /* forward, backward; else infer */
-    bool no_dx;              /* training: backward_data is never called (first layer) … */
-    bool no_add;             /* … or never to add: no kernel is compiled for that */
+    bool no_dx;              /* training: backward_data is never called (first layer), */
+    bool no_add;             /* or never with `add`, so that no kernel is compiled for it */
     bool bias;               /* y += bias (O) */
     bool add, relu;          /* infer only: y = relu(y_before + conv(x) + bias) */
-    bool plain;              /* plain kernels only */
+    bool plain;              /* reference kernels only */
     bool tune;               /* choose by time */
-    /* F32, or `dtype`: then it need not be converted at each call. Where a library adds it, it does
-     * so in `dtype` in any case. */
+    /* F32, or `dtype`, which saves a conversion at each call. A library adds the bias in `dtype` in
+     * any case. */
     enum mabn_dtype bias_dtype;
     struct mabn_conv_cuda_after after;   /* without bias, y of `dtype` */
     struct mabn_conv_cuda_before before; /* without no_dx */
@@ -78,7 +79,7 @@ struct mabn_conv_cuda_options {
 
 struct mabn_conv_cuda;
 
-/* device: its libraries are used; NULL: plain kernels. */
+/* device: its libraries are used; NULL: the reference kernels. */
 MABN_MUST_USE mabn_status mabn_conv_cuda_new(struct mabn_conv_cuda **conv,
                                              struct mabn_device *device,
                                              const struct mabn_conv_shape *shape,
@@ -96,8 +97,8 @@ enum mabn_conv_pass {
     MABN_CONV_BACKWARD_NORM,
     MABN_CONV_FORWARD_SUMS,
 };
-/* What was chosen for a pass: "cuDNN engine 38", "cuBLASLt", "plain"; "none" for one that the
- * options exclude, or do not want, or that is not joined. Owned by conv. */
+/* What was chosen for a pass: "cuDNN engine 38", "cuBLASLt", "plain" (the reference kernels);
+ * "none" for a pass that the options exclude or that is not fused. Owned by conv. */
 const char *mabn_conv_cuda_describe(const struct mabn_conv_cuda *conv, enum mabn_conv_pass pass);
 
 /* ---- inference ---- */
@@ -125,10 +126,9 @@ MABN_MUST_USE mabn_status mabn_conv_cuda_backward_weights(struct mabn_conv_cuda 
 
 /* ---- training, with the normalization ---- */
 
-/* Whether forward_norm, forward_sums or backward_norm can be called: it is wanted, and a library
- * has it, or forward or backward_data is plain too. False is no error: the normalization then runs
- * by itself.
- */
+/* Can forward_norm, forward_sums or backward_norm be called? It must be requested, and either a
+ * library has it, or forward (backward_data) uses the reference kernels too. False is no error: the
+ * normalization then runs by itself. */
 bool mabn_conv_cuda_joins(const struct mabn_conv_cuda *conv, enum mabn_conv_pass pass);
 
 /* The normalization of the result; z and residual of `dtype`, the rest float32, all 16-byte
@@ -139,31 +139,32 @@ struct mabn_conv_cuda_norm_out {
     const float *a, *b;   /* (O) */
     float *square;        /* (O) */
 };
-/* y = conv(x), as forward does; z = relu(a·y + b + residual), what of it options.after has; square
- * = Σ y² over N, OH, OW. z and square may come of y before it is rounded. */
+/* y = conv(x), as forward computes it; z = relu(a·y + b + residual), with the parts enabled in
+ * options.after; square = Σ y² over N, OH, OW. z and square may be computed from y before it is
+ * rounded. */
 MABN_MUST_USE mabn_status mabn_conv_cuda_forward_norm(struct mabn_conv_cuda *conv, void *y,
                                                       const void *x, const void *weight,
                                                       const struct mabn_conv_cuda_norm_out *norm,
                                                       void *workspace, void *stream);
 
-/* y = conv(x), as forward does; sum = Σ y and square = Σ y², likewise, each (O). A variance taken
- * from them has an error of about 1e-6·(1 + mean²/variance) of itself. */
+/* y = conv(x), as forward computes it; sum = Σ y and square = Σ y², likewise, each (O). A variance
+ * computed from them has a relative error of about 1e-6·(1 + mean²/variance). */
 MABN_MUST_USE mabn_status mabn_conv_cuda_forward_sums(struct mabn_conv_cuda *conv, void *y,
                                                       const void *x, const void *weight, float *sum,
                                                       float *square, void *workspace, void *stream);
 
-/* The normalization (and ReLU) that made this convolution's input; likewise, and all other memory
- * than dx. */
+/* The normalization (and ReLU) whose output is this convolution's input; likewise. All memory
+ * differs from dx. */
 struct mabn_conv_cuda_norm_in {
-    const void *x; /* (N,H,W,I): what it read */
-    const void *y; /* (N,H,W,I): what it wrote, this convolution's x; for MASK_Y, else unused */
+    const void *x; /* (N,H,W,I): the norm's input */
+    const void *y; /* (N,H,W,I): the norm's output, this convolution's x; for MASK_Y, else unused */
     const float *a, *b; /* (I): its map; for MASK_X, else unused */
     float *dot;         /* (I) */
     float *sum;         /* (I); with before.sum, else unused */
 };
-/* dx = mask(data gradient, and the dx before with before.add); dot = Σ dx·x and sum = Σ dx over N,
- * H, W, where dx may be the one before it is rounded. The gradient behind ReLU, therefore: of a·x +
- * b + residual, where there was one. */
+/* dx = mask(data gradient [+ the previous dx, with before.add]); dot = Σ dx·x and sum = Σ dx over
+ * N, H, W, perhaps computed from dx before it is rounded. So dx is the gradient of a·x + b [+
+ * residual], the input of ReLU. */
 MABN_MUST_USE mabn_status mabn_conv_cuda_backward_norm(struct mabn_conv_cuda *conv, void *dx,
                                                        const void *dy, const void *weight,
                                                        const struct mabn_conv_cuda_norm_in *norm,

@@ -1,11 +1,11 @@
 /* See conv_cuda_fast.h.
  *
- * cuDNN is asked first, but for a fully connected layer, and for what a matrix product does and
- * cuDNN does not: a 1×1 convolution's gradients, float32 from half-width factors, or added to what
- * is there, without a further pass. A bias is added in the activations' type: cuDNN has such
- * kernels ready, while one of float32 has it compile a kernel for some seconds; so does adding a
- * gradient, which is left to a pass of our own (or to tuning, where no matrix product does it). A
- * normalization is always compiled: wanting it is asking for that. */
+ * cuDNN is tried first, except for a fully connected layer, and for what a matrix product can do
+ * without a further pass but cuDNN cannot: a 1×1 convolution's gradients in float32 from half-width
+ * factors, or added to existing values. A bias is added in the activations' type, for which cuDNN
+ * has precompiled kernels; for a float32 bias it would compile one for some seconds. The same is
+ * true of adding a gradient, which is left to a pass of our own (or to tuning, where no matrix
+ * product does it). A pass with a normalization is always compiled. */
 #include "ops/conv_cuda_fast.h"
 
 #include <stdio.h>
@@ -28,7 +28,7 @@ struct mabn_conv_fast {
     char name[32];
     bool add;
     enum mabn_dtype bias;
-    struct mabn_matmul *matmul; /* one of the two */
+    struct mabn_matmul *matmul; /* either this, or the plan */
     bool swap;                  /* the product's first factor is b */
     struct mabn_cudnn_plan *plan;
     int ids[ARRAYS]; /* in the plan; -1: not there */
@@ -46,7 +46,8 @@ enum {
     TUNE_SAMPLES = 3,
     TUNE_RUNS = 10
 };
-const double TUNE_HOLD = 0.002; /* seconds in which the host queues the runs of a sample */
+const double TUNE_HOLD = 0.002; /* seconds that the device is held up while the host queues the runs
+                                 * of a sample */
 const size_t WORKSPACE = (size_t)512 << 20;
 
 struct layer {
@@ -140,8 +141,8 @@ int filters(struct mabn_cudnn_graph *g, const struct layer *l, enum mabn_dtype d
     return mabn_cudnn_tensor(g, dtype, l->s.out, l->s.in, l->s.kernel, l->s.kernel);
 }
 
-/* out = relu(before + v + bias), what of it is wanted; the order is that of the kernels that cuDNN
- * has ready. */
+/* out = relu(before + v + bias), with the parts requested; in the order of cuDNN's precompiled
+ * kernels. */
 void draw_end(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn_conv_fast *way, int v,
               bool like_x)
 {
@@ -181,7 +182,7 @@ void draw_map(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn_con
     mabn_cudnn_pointwise(g, CUDNN_POINTWISE_ADD, out, scaled, way->ids[SHIFT]);
 }
 
-/* SUM = Σ a, if wanted; PRODUCTS = Σ a·b */
+/* SUM = Σ a, if requested; PRODUCTS = Σ a·b */
 void draw_sums(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn_conv_fast *way, int a,
                int b)
 {
@@ -196,7 +197,7 @@ void draw_sums(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn_co
     mabn_cudnn_sum(g, way->ids[PRODUCTS], product);
 }
 
-/* Behind y: z = relu(scale·y + shift + residual), Σ y². */
+/* After y: z = relu(scale·y + shift + residual), Σ y². */
 void draw_norm_out(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn_conv_fast *way,
                    int y)
 {
@@ -215,7 +216,7 @@ void draw_norm_out(struct mabn_cudnn_graph *g, const struct layer *l, struct mab
     draw_sums(g, l, way, y, y);
 }
 
-/* Behind the data gradient v: OUT = mask(v + before), Σ OUT·x, and Σ OUT if wanted. */
+/* After the data gradient v: OUT = mask(v + before), Σ OUT·x, and Σ OUT if requested. */
 void draw_norm_in(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn_conv_fast *way,
                   int v)
 {
@@ -235,7 +236,7 @@ void draw_norm_in(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn
     draw_sums(g, l, way, way->ids[OUT], way->ids[X]);
 }
 
-/* Is the convolution's result an array, not a value that passes on? */
+/* Is the convolution's result stored as an array, or only passed on? */
 bool writes_result(const struct mabn_conv_want *w)
 {
     switch (w->pass) {
@@ -285,7 +286,8 @@ mabn_status add_plans(const struct layer *l, int max, ways *all)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "there is no cuDNN");
     if (adds_gradient(l) && (!l->options->tune || is_product(&l->s)))
         return mabn_fail(MABN_ERR_UNSUPPORTED, "cuDNN would compile a kernel");
-    /* What becomes of dx where no product of the convolution goes is nowhere said. */
+    /* cuDNN does not document what happens to elements of dx that get no product of the
+     * convolution. */
     if (l->want.pass == MABN_CONV_BACKWARD_NORM && l->s.stride > l->s.kernel)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "a data gradient with gaps is not joined");
     /* cuDNN 9.19 takes five seconds and more to find that it cannot compile this. */
@@ -376,7 +378,7 @@ bool products_first(const struct layer *l)
     return l->want.pass == MABN_CONV_BACKWARD_WEIGHTS || adds_gradient(l);
 }
 
-/* The first way, in the order above. */
+/* The first implementation, in the order above. */
 mabn_status first_way(const struct layer *l, ways *all)
 {
     if (products_first(l) && add_products(l, 1, all) == MABN_OK) return MABN_OK;
@@ -453,7 +455,7 @@ struct arrays {
     }
 };
 
-/* The least time of a few samples, each of several runs back to back. */
+/* The shortest time of a few samples, each of several runs back to back. */
 mabn_status time_way(const struct layer *l, const struct mabn_conv_fast *way,
                      const struct arrays *at, cudaStream_t stream, float *least)
 {
@@ -472,8 +474,7 @@ mabn_status time_way(const struct layer *l, const struct mabn_conv_fast *way,
     return MABN_OK;
 }
 
-/* Which of them is the fastest; where one fails it is passed over. *best stays where none could be
- * tried. */
+/* The fastest of them; those that fail are skipped. *best is unchanged if none could be timed. */
 mabn_status fastest_way(const struct layer *l, const ways &all, size_t *best)
 {
     const cudaStream_t stream = static_cast<cudaStream_t>(mabn_cuda_stream(l->device));
@@ -506,7 +507,8 @@ mabn_status tuned_way(const struct layer *l, ways *all)
         add_products(l, TUNE_PRODUCTS, all))
         return MABN_ERR_UNSUPPORTED;
     if (all->size() && (*all)[0]->plan) (void)add_products(l, TUNE_PRODUCTS, all);
-    /* No room to try: the first, but for one that was compiled, and might not run. */
+    /* No memory for timing: take the first one that was not compiled, because a compiled one might
+     * not run. */
     const mabn_status tried = fastest_way(l, *all, &best);
     if (best == none && (!tried || l->joined || (adds_gradient(l) && (*all)[0]->plan)))
         return mabn_fail(MABN_ERR_UNSUPPORTED, "none of the libraries' kernels ran");

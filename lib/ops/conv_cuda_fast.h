@@ -1,4 +1,4 @@
-/* How a library computes one pass of a convolution: the part of conv_cuda.cu that knows cuDNN and
+/* One pass of a convolution by a library: the part of conv_cuda.cu that knows cuDNN and
  * cuBLASLt. */
 #ifndef MABN_OPS_CONV_CUDA_FAST_H
 #define MABN_OPS_CONV_CUDA_FAST_H
@@ -7,27 +7,27 @@
 
 MABN_BEGIN_DECLS
 
-/* What is asked of a pass. */
+/* What is requested of a pass. */
 struct mabn_conv_want {
     enum mabn_conv_pass pass;
     enum mabn_dtype out;  /* type of the result */
     bool bias, add, relu; /* out = relu(out_before + … + bias (O)); FORWARD_NORM: z, residual */
-    enum mabn_conv_mask mask; /* BACKWARD_NORM … */
-    bool sum;                 /* … Σ out, too */
+    enum mabn_conv_mask mask; /* BACKWARD_NORM: its mask, */
+    bool sum;                 /* and whether Σ out is computed */
 };
 
-/* What it works on; out, a and b: y, x, weight; dx, dy, weight; dweight, x, dy. */
+/* Its arrays; out, a and b are y, x, weight; dx, dy, weight; or dweight, x, dy. */
 struct mabn_conv_arrays {
     void *out;
     const void *a, *b, *bias;
     const struct mabn_conv_cuda_norm_out *norm_out; /* FORWARD_NORM */
     const struct mabn_conv_cuda_norm_in *norm_in;   /* BACKWARD_NORM */
-    float *sum, *products; /* of these and FORWARD_SUMS: Σ out, if wanted; Σ y², Σ dx·x */
+    float *sum, *products; /* of these and FORWARD_SUMS: Σ out, if requested; Σ y², Σ dx·x */
 };
 
 struct mabn_conv_fast;
-/* *fast: the first way, or with `tune` the fastest, of cuDNN and cuBLASLt; none has one:
- * MABN_ERR_UNSUPPORTED. */
+/* *fast: the first implementation in cuDNN and cuBLASLt, or with `tune` the fastest.
+ * MABN_ERR_UNSUPPORTED: neither has one. */
 MABN_MUST_USE mabn_status mabn_conv_fast_new(struct mabn_conv_fast **fast,
                                              struct mabn_device *device,
                                              const struct mabn_conv_shape *shape,

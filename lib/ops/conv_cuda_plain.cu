@@ -1,5 +1,6 @@
-/* See conv_cuda_plain.h: direct sums in double, one thread a result; with a normalization one block
- * a channel, whose sums it also makes and, as a library's kernels do, adds to what is there. */
+/* See conv_cuda_plain.h: direct sums in double, one thread for each result. With a normalization
+ * there is one block for each channel, which also computes the channel's sums and adds them to the
+ * given ones, as a library's kernels do. */
 #include "ops/conv_cuda_plain.h"
 
 #include "device/pack.cuh"
@@ -84,7 +85,7 @@ __device__ double dx_at(const T *dy, const T *weight, int64_t i, const struct si
     return sum;
 }
 
-/* The block's threads' values added up and added to *sum, which may be NULL. */
+/* Sum the values of the block's threads and add the sum to *sum, which may be NULL. */
 template <typename Shared> __device__ void add_sum(float *sum, Shared &part, double value)
 {
     const double total = mabn_block_sum<THREADS>(part, value);

@@ -1,5 +1,6 @@
-/* The plain convolution: conv_cuda.h's passes on any device without a library, slow and right. The
- * arguments are those of the passes there; `bias` and what else they do is in the options. */
+/* The reference convolution: the passes of conv_cuda.h on any device, without a library. Simple,
+ * exact and slow. The arguments are those of the passes there; bias and so on are given by the
+ * options. */
 #ifndef MABN_OPS_CONV_CUDA_PLAIN_H
 #define MABN_OPS_CONV_CUDA_PLAIN_H
 

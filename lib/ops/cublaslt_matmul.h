@@ -1,9 +1,9 @@
-/* Matrix products by cuBLASLt: what a 1×1 convolution and a fully connected layer are. For .cu
+/* Matrix products by cuBLASLt, which compute 1×1 convolutions and fully connected layers. For .cu
  * files that are compiled by nvcc.
  *
  * Matrices are row-major and dense: d (rows,columns) = a·b [+ d] [+ bias], where a is (rows,inner),
  * or (inner,rows) when turned, and b (inner,columns), or (columns,inner) when turned. Sums are
- * float32, in an order that repeats. */
+ * float32, in an order that repeats.  */
 #ifndef MABN_OPS_CUBLASLT_MATMUL_H
 #define MABN_OPS_CUBLASLT_MATMUL_H
 
@@ -29,8 +29,8 @@ struct mabn_matmul_shape {
 };
 
 struct mabn_matmul;
-/* The first of cuBLASLt's heuristics within `workspace` bytes, or from the `choice`-th on; none
- * there: MABN_ERR_UNSUPPORTED. */
+/* The first algorithm that cuBLASLt's heuristics propose within `workspace` bytes, from the
+ * `choice`-th on. MABN_ERR_UNSUPPORTED: there is none. */
 MABN_MUST_USE mabn_status mabn_matmul_new(struct mabn_matmul **matmul,
                                           const struct mabn_cublaslt *lt, cublasLtHandle_t handle,
                                           const struct mabn_matmul_shape *shape, size_t workspace,

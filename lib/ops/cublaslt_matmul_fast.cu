@@ -1,5 +1,5 @@
-/* See cublaslt_matmul.h. cuBLASLt thinks in columns: a row-major matrix is the transpose of the
- * column-major one in the same memory, so dᵀ = bᵀ·aᵀ is what is asked for, with b first. */
+/* See cublaslt_matmul.h. cuBLASLt uses column-major matrices. A row-major matrix is the transpose
+ * of the column-major one in the same memory, so we request dᵀ = bᵀ·aᵀ, with b first. */
 #include "ops/cublaslt_matmul.h"
 
 #include "base/mem.h"
@@ -59,7 +59,8 @@ mabn_status describe(struct mabn_matmul *m)
     MABN_TRY(set(m, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first));
     MABN_TRY(set(m, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof second));
     MABN_TRY(set(m, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
-    /* By its value heuristics learn how the bias is aligned; NULL would be aligned to anything. */
+    /* Heuristics derive the bias's alignment from this pointer; NULL would count as aligned to
+     * anything. */
     if (s->bias) MABN_TRY(set(m, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &somewhere, sizeof somewhere));
     /* A row-major matrix of r rows and c columns is cuBLAS's of c rows, r columns, c apart. */
     MABN_CUBLASLT(m->lt, MatrixLayoutCreate(&m->b, type, s->turn_b ? inner : columns,
@@ -73,7 +74,7 @@ mabn_status describe(struct mabn_matmul *m)
     return MABN_OK;
 }
 
-/* Sums that repeat, and in float32: neither atomics nor partial sums of the output's type. */
+/* Sums must repeat and be in float32: no atomics, no partial sums in the output's type. */
 mabn_status prefer(const struct mabn_matmul *m, cublasLtMatmulPreference_t preference,
                    size_t workspace)
 {

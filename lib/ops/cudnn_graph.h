@@ -26,8 +26,8 @@ MABN_BEGIN_DECLS
 
 struct mabn_cudnn;
 
-/* For which device. Without a handle, plans are made for a GPU that is not here, whose description
- * `properties` is, and cannot be run. */
+/* The device to plan for. Without a handle, plans are made for the GPU that `properties` describes,
+ * which need not be present, and cannot be run. */
 struct mabn_cudnn_target {
     const struct mabn_cudnn *cudnn;
     cudnnHandle_t handle;
@@ -44,7 +44,7 @@ void mabn_cudnn_graph_free(struct mabn_cudnn_graph *graph); /* NULL is fine */
  * over positions is (1,1,1,C). */
 int mabn_cudnn_tensor(struct mabn_cudnn_graph *graph, enum mabn_dtype dtype, int64_t n, int64_t c,
                       int64_t h, int64_t w);
-/* One that passes from operation to operation, float32, and is never in memory. */
+/* A tensor that is passed between operations, float32, and never stored in memory. */
 int mabn_cudnn_virtual(struct mabn_cudnn_graph *graph, int64_t n, int64_t c, int64_t h, int64_t w);
 
 enum mabn_cudnn_direction { MABN_CUDNN_FORWARD, MABN_CUDNN_DATA, MABN_CUDNN_FILTER };

@@ -1,5 +1,5 @@
-/* See cudnn_graph.h. Every attribute is written with the type and count that cuDNN's reference
- * gives it; a descriptor that is refused says so when it is finalized, with cuDNN's own words. */
+/* See cudnn_graph.h. Every attribute is written with the type and count given in cuDNN's reference.
+ * A descriptor that cuDNN refuses fails when it is finalized, with cuDNN's own message. */
 #include "ops/cudnn_graph.h"
 
 #include <stdio.h>
@@ -155,7 +155,7 @@ mabn_status convolution(struct mabn_cudnn_graph *g, int stride, int pad, descrip
     return finalize(cudnn, *d, "convolution");
 }
 
-/* What the three directions call the same things. */
+/* The names of the same attributes for the three directions. */
 struct names {
     cudnnBackendDescriptorType_t type;
     cudnnBackendAttributeName_t out, a, b, convolution, alpha, beta;
@@ -285,7 +285,7 @@ mabn_status make_operation_graph(struct mabn_cudnn_graph *g, descriptor *d)
 
 /* ---- engines ---- */
 
-/* What an engine's notes say against it; NULL: nothing. */
+/* Why an engine's notes exclude it; NULL: they do not. */
 const char *objection(const cudnnBackendNumericalNote_t *notes, int64_t count,
                       const struct mabn_cudnn_demands *demands)
 {
@@ -308,7 +308,7 @@ const char *objection(const cudnnBackendNumericalNote_t *notes, int64_t count,
     return NULL;
 }
 
-/* The engine behind a configuration: its number, and whether it will do. */
+/* The engine of a configuration: its number, and whether it meets the demands. */
 mabn_status inspect(const struct mabn_cudnn *cudnn, descriptor config,
                     const struct mabn_cudnn_demands *demands, int64_t *number)
 {
@@ -376,7 +376,7 @@ void refuse(struct search *search)
     if (!search->reason) search->reason = mabn_xstrdup(mabn_error_message());
 }
 
-/* Take from `configs` what will do; those that became plans are set to NULL. */
+/* Make plans of the `configs` that meet the demands; those are set to NULL. */
 void take(struct search *search, const struct mabn_cudnn_target *target,
           std::vector<descriptor> &configs)
 {
@@ -395,7 +395,7 @@ void take(struct search *search, const struct mabn_cudnn_target *target,
     }
 }
 
-/* What one of cuDNN's heuristics proposes, in its order. */
+/* The configurations that one of cuDNN's heuristics proposes, in its order. */
 mabn_status propose(struct mabn_cudnn_graph *g, descriptor graph, cudnnBackendHeurMode_t mode,
                     std::vector<descriptor> &configs)
 {
@@ -436,7 +436,7 @@ mabn_status find(struct mabn_cudnn_graph *g, struct search *search)
     MABN_TRY(make_operation_graph(g, &graph));
     for (cudnnBackendHeurMode_t mode : modes) {
         std::vector<descriptor> configs;
-        /* B proposes what A does, in another order: only where A had nothing. */
+        /* B proposes the same as A in another order, so it is asked only when A had nothing. */
         if (mode == CUDNN_HEUR_MODE_B && search->count > 0) continue;
         if (search->count == search->max) break;
         if (propose(g, graph, mode, configs))
@@ -557,7 +557,7 @@ mabn_status mabn_cudnn_run(const struct mabn_cudnn_plan *plan, const int *ids,
     if (count > 16 || !plan->target.handle) MABN_BUG("%d pointers", count);
     for (int i = 0; i < count; i++)
         uids[i] = ids[i] + 1;
-    /* Setting it costs some microseconds, even to what it is. */
+    /* Setting it takes some microseconds, even if the value does not change. */
     MABN_CUDNN(cudnn, GetStream(plan->target.handle, &now));
     if (now != static_cast<cudaStream_t>(stream))
         MABN_CUDNN(cudnn, SetStream(plan->target.handle, static_cast<cudaStream_t>(stream)));

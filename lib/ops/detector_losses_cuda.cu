@@ -11,7 +11,7 @@ namespace
 enum { THREADS = 256 };
 static_assert((int)THREADS == (int)MABN_CHUNKS, "a thread a portion");
 
-/* What one element adds: its loss, and the gradient before scaling. */
+/* The contribution of one element: its loss, and the gradient before scaling. */
 struct term {
     double loss, gradient;
 };
@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(THREADS)
          i += THREADS) {
         const struct term t = loss.at(i);
         sum += t.loss;
-        /* Not sampled is 0 even where the scale is not finite. */
+        /* Elements that are not sampled get 0 even where the scale is not finite. */
         if (gradient)
             mabn_from_float(&gradient[i], t.gradient == 0 ? 0 : (float)(factor * t.gradient));
     }

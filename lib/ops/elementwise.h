@@ -10,8 +10,7 @@
 
 MABN_BEGIN_DECLS
 
-/* y = a + b, through ReLU when `relu` (NaN goes through, so that trouble is seen). y may be a or b.
- */
+/* y = a + b, then ReLU if `relu`. NaN passes ReLU, so that trouble is seen. y may be a or b. */
 void mabn_add(float *y, const float *a, const float *b, int64_t count, bool relu);
 /* The same of bfloat16 without ReLU: summed in float32, rounded. */
 void mabn_add_half(uint16_t *y, const uint16_t *a, const uint16_t *b, int64_t count);

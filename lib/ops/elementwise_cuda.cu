@@ -1,5 +1,5 @@
-/* Passes over whole arrays on the GPU: the counterparts of elementwise.h, and casts. A thread has
- * the loads of UNROLL vectors on their way before it uses the first. */
+/* Passes over whole arrays on the GPU: the counterparts of elementwise.h, and casts. A thread
+ * issues the loads of UNROLL vectors before it uses the first. */
 #include "device/pack.cuh"
 #include "ops/ops_cuda.h"
 
@@ -147,7 +147,7 @@ mabn_status mabn_cuda_add_bias(void *y, const void *x, const void *residual, con
 mabn_status mabn_cuda_add(void *dst, const void *src, int64_t count, enum mabn_dtype dtype,
                           void *stream)
 {
-    /* One row, so that 16 bytes at a time fit where the count does. */
+    /* As one row, so that it is done 16 bytes at a time if the count allows. */
     return mabn_cuda_add_bias(dst, dst, src, NULL, 1, count, false, dtype, stream);
 }
 

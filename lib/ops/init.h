@@ -10,8 +10,8 @@
 
 MABN_BEGIN_DECLS
 
-/* 64-bit FNV-1a of a tensor's name: initial values then depend on the name, not on what else is in
- * the model. */
+/* 64-bit FNV-1a of a tensor's name: so initial values depend on the name, not on the rest of the
+ * model. */
 uint64_t mabn_init_id(const char *name);
 
 /* Common bounds and deviations (fan_in = in/groups·kh·kw, fan_out = out·kh·kw):

@@ -1,5 +1,5 @@
 /* Fully connected layers as matrix products by oneDNN. A 1×1 convolution with stride 1 is the same
- * thing over N·H·W rows, and uses these too. */
+ * over N·H·W rows, and uses these functions too. */
 #include "ops/linear.h"
 
 #include <string.h>

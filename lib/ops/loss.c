@@ -43,7 +43,7 @@ static double loss_of(const float *z, double norm, int64_t truth, int64_t classe
     const double other = smoothing / (double)classes, own = 1 - smoothing + other;
     double loss = 0;
     if (truth < 0) return 0;
-    /* Every class weighs `other`, the true one `own`. */
+    /* The true class has weight `own`, every other one `other`. */
     if (smoothing > 0)
         for (int64_t j = 0; j < classes; j++)
             loss += other * (norm - z[j]);

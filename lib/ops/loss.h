@@ -1,8 +1,8 @@
-/* Softmax cross-entropy with label smoothing, and the figures a classifier is judged by.
+/* Softmax cross-entropy with label smoothing, and the rank of the label for top-k accuracy.
  *
  * The target of a sample of class t among K is (1−s)·onehot(t) + s/K; its loss is −Σ target·log
  * softmax(logits), computed in double. A negative label means "no label" (padding): loss 0, no
- * gradient, not counted. */
+ * gradient, not counted.  */
 #ifndef MABN_OPS_LOSS_H
 #define MABN_OPS_LOSS_H
 
@@ -24,9 +24,9 @@ MABN_MUST_USE mabn_status mabn_softmax_xent(const struct mabn_xent_out *out, con
                                             const int32_t *labels, int64_t n, int64_t classes,
                                             double smoothing, double scale);
 
-/* How many classes stand before the labelled one: with a greater logit, or an equal one and a lower
- * number. The sample is right in top-k when 0 ≤ rank < k. −1 without a label; `classes` when the
- * label is none of the classes or its logit is NaN. */
+/* The number of classes that rank before the labelled one: those with a greater logit, or with an
+ * equal one and a lower number. The sample counts for top-k accuracy when 0 ≤ rank < k. −1 without
+ * a label; `classes` when the label is out of range or its logit is NaN. */
 int32_t mabn_label_rank(const float *logits /* (classes) */, int64_t classes, int32_t label);
 
 /* Rows with a label. */

@@ -8,7 +8,7 @@ namespace
 
 enum { THREADS = 256 };
 
-/* A thread a pixel: what it reads is little, and its row is written in one go where it is four or
+/* One thread for each pixel: it reads little, and its row is written in one go where it is four or
  * eight values wide. */
 template <typename T, typename Value>
 __device__ __forceinline__ void write_pixel(T *y, int64_t i, int channels, int padded, bool fours,

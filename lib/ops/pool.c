@@ -52,7 +52,7 @@ static int64_t min64(int64_t a, int64_t b)
 
 /* ---- forward ---- */
 
-/* best = x where x is greater or NaN; its place with it. */
+/* best = x where x is greater or NaN, and likewise its place. */
 BODY void take_max_body(void *best, uint8_t *winner, const void *x, uint8_t place, int64_t channels,
                         const bool half)
 {

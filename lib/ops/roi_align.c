@@ -55,7 +55,7 @@ static struct side make_side(float low, float high, double scale, int64_t size, 
     if (!op->aligned && !(extent >= 1)) extent = 1;
     s.bin = extent / (float)bins;
     const float grid = op->sampling > 0 ? (float)op->sampling : ceilf(s.bin);
-    /* Negative extents have no samples; the caller refuses what is past the limit. */
+    /* Negative extents have no samples. The caller refuses extents beyond the limit. */
     s.grid = grid > 0 ? (int64_t)fminf(grid, 2.0f * MAX_SAMPLES) : 0;
     return s;
 }
@@ -137,7 +137,7 @@ static mabn_status check_roi(const struct mabn_rois *rois, const struct mabn_roi
     return MABN_OK;
 }
 
-/* Room for the tables of one box, the largest of all. */
+/* Memory for the tables of the largest box. */
 struct room {
     int64_t rows, columns; /* samples along a side */
     int64_t h, w;          /* of a map */
@@ -260,7 +260,8 @@ static void fill_spans(struct span *spans, float *weights, const struct side *s,
         struct span *span = &spans[p];
         *span = (struct span){.weight = weights + p * s->size};
         for (int64_t i = 0; i < s->grid; i++) {
-            /* From low to high pixels; a box turned over has its samples the other way. */
+            /* From low to high pixels; in a box with negative extent the samples run the other
+             * way. */
             const struct tap t = make_tap(s, p, s->bin < 0 ? s->grid - 1 - i : i);
             if (!t.inside) continue;
             if (!span->count) span->first = t.low;
@@ -296,7 +297,7 @@ MABN_CLONES static void add_scaled(float *y, const float *x, float w, int64_t n)
         y[i] += w * x[i];
 }
 
-/* What one thread works with. */
+/* The storage of one thread. */
 struct bench {
     struct span *rows, *columns;
     float *row_weights, *column_weights;

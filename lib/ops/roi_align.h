@@ -1,9 +1,10 @@
 /* RoIAlign: a box of a feature map, sampled bilinearly and averaged to a fixed number of bins.
  *
  * The maps are float32 (N,H,W,C), one for each level of a pyramid; a call handles the boxes of all
- * levels. Box r stands in image image[r] and is read from level level[r]; its corners, times the
- * scale of that level, are positions on the map. Each bin averages a grid of samples. A sample more
- * than one pixel outside the map is 0 and still counts; one less far outside takes the border.
+ * levels. Box r lies in image image[r] and is read from level level[r]; its corners times the scale
+ * of that level are positions on the map. Each bin averages a grid of samples. A sample more than
+ * one pixel outside the map has value 0 and still counts; one that is closer takes the value at the
+ * border.
  *
  *                 offset of the scaled corners   extent            grid of a bin
  *     not aligned 0                              at least 1        sampling × sampling
@@ -12,7 +13,7 @@
  *
  * maskrcnn-benchmark and torchvision's detectors use (not aligned, 2), Detectron2 (aligned, 0). The
  * forward sums are in torchvision's order, so that its numbers come out bit for bit. The results do
- * not depend on the number of threads, backward included: no atomics, a thread owns channels. */
+ * not depend on the number of threads, backward included: no atomics, a thread owns channels.   */
 #ifndef MABN_OPS_ROI_ALIGN_H
 #define MABN_OPS_ROI_ALIGN_H
 
@@ -62,8 +63,8 @@ MABN_MUST_USE mabn_status mabn_roi_align_backward(float *const *dx, const float 
                                                   const struct mabn_rois *rois,
                                                   const struct mabn_roi_align *op, bool add);
 
-/* The same, sample by sample as the definition reads, for one thread: what the others are tested
- * against. backward adds to dx. */
+/* The reference: the same, sample by sample as defined, on one thread. Tests compare the others
+ * with it. backward adds to dx. */
 MABN_MUST_USE mabn_status mabn_roi_align_forward_reference(float *y, const float *const *x,
                                                            const struct mabn_rois *rois,
                                                            const struct mabn_roi_align *op);

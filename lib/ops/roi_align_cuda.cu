@@ -160,7 +160,8 @@ __global__ void __launch_bounds__(THREADS) align_forward(struct align_args<T> in
 
 /* ---- backward ---- */
 
-/* May samples of the side touch the pixels [first, first + count)? Generous by two pixels. */
+/* May samples of the side touch the pixels [first, first + count)? A margin of two pixels is
+ * allowed. */
 __device__ bool reaches(const struct side &s, int bins, int64_t first, int64_t count)
 {
     const float end = s.start + (float)bins * s.bin;
@@ -196,7 +197,7 @@ __device__ void fill_tables(Rows &rows, Columns &columns, const struct align_arg
         columns[k] = pixel_weight(b.x, k / TILE_W, at.x + k % TILE_W);
 }
 
-/* What box r's bins give to the pixel (py,px) of the tile. */
+/* The contribution of box r's bins to the pixel (py,px) of the tile. */
 template <typename T, int V, typename Rows, typename Columns>
 __device__ void gather_box(float (&sum)[V], Rows &rows, Columns &columns,
                            const struct align_args<T> &in, int64_t r, int py, int px, int64_t c)

@@ -1,5 +1,5 @@
 /* Dynamic loss scaling on the GPU: see ops_cuda.h. The pass over the gradients reads them once, at
- * the speed of memory; whoever finds one that is not finite writes the same 1. */
+ * memory speed. Every thread that finds one that is not finite writes the same 1. */
 #include "device/pack.cuh"
 #include "ops/ops_cuda.h"
 

@@ -13,7 +13,7 @@ void mabn_sgd_options_init(struct mabn_sgd_options *options)
 }
 
 struct step {
-    float lr, momentum, decay, scale, mean; /* mean: of the scaled gradient, taken off */
+    float lr, momentum, decay, scale, mean; /* mean: of the scaled gradient, to be subtracted */
 };
 
 MABN_CLONES static void step_torch(float *p, float *buf, const float *grad, int64_t n,

@@ -4,8 +4,7 @@
  *                         (Nesterov: p −= lr·(d + momentum·buf))
  *   the reference's:      buf = momentum·buf + grad;  buf += decay·p;  p −= lr·buf
  *
- * They differ by rounding only. With buf = 0 at first, buf = d after the first step, as PyTorch has
- * it. */
+ * They differ by rounding only. buf starts at 0, so after the first step buf = d, as in PyTorch. */
 #ifndef MABN_OPS_SGD_H
 #define MABN_OPS_SGD_H
 
@@ -30,8 +29,8 @@ struct mabn_sgd_param {
     float *buffer;     /* (count), momentum, updated; zero before the first step */
     const float *grad; /* (count) */
     int64_t count;
-    int64_t filters;  /* > 0: centralized weight of this many filters: `grad` is the gradient of the
-                       * centralized weight, its filter means are taken off on the way */
+    int64_t filters;  /* > 0: a centralized weight with this many filters. `grad` is the gradient of
+                       * the centralized weight; its filter means are subtracted on the way */
     double lr_factor; /* 1; biases in the detection recipe: 2 */
     double decay;     /* weight decay */
 };

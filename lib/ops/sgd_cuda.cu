@@ -2,8 +2,7 @@
  * momentum that does both on the way.
  *
  * A block takes one filter (or a piece of a parameter without filters): its gradient's mean, the
- * step, the new weight's mean, the copy for the network. What it reads twice it finds in its cache.
- */
+ * step, the new weight's mean, the copy for the network. Its second reads hit the cache. */
 #include "device/pack.cuh"
 #include "device/reduce.cuh"
 #include "ops/ops_cuda.h"

@@ -1,5 +1,5 @@
-/* Sigmoid of float32 or bfloat16 arrays. Computed in double and rounded once: never falling as x rises, so that
- * probabilities stand in the order of their logits. NaN goes through. */
+/* Sigmoid of float32 or bfloat16 arrays. It is computed in double and rounded once, so it never
+ * decreases as x increases: probabilities have the order of their logits. NaN gives NaN. */
 #ifndef MABN_OPS_SIGMOID_H
 #define MABN_OPS_SIGMOID_H
 

@@ -1,5 +1,5 @@
 /* Smooth L1. Where |d| ≥ beta the gradient is the sign of d; at d = 0 it is 0, also with beta 0.
- * NaN goes through. */
+ * NaN gives NaN. */
 #include "ops/smooth_l1.h"
 
 #include <math.h>

@@ -3,9 +3,9 @@
  *     loss(d) = 0.5·d²/beta where |d| < beta, else |d| − beta/2;   d = prediction − target
  *
  * beta 0 is plain L1. A prediction row holds the four deltas of every class, of which only those of
- * the row's class count: columns 4k…4k+3 of group k. Computed in double and summed in an order of
- * its own, so that the result is the same with any number of threads. `scale` multiplies both the
- * sum and the gradient: 1/S for a sum over S samples. */
+ * the row's class count: columns 4k…4k+3 of group k. It is computed in double and summed in a fixed
+ * order, so that the result is the same with any number of threads. `scale` multiplies both the sum
+ * and the gradient: 1/S for a sum over S samples. */
 #ifndef MABN_OPS_SMOOTH_L1_H
 #define MABN_OPS_SMOOTH_L1_H
 
@@ -20,10 +20,10 @@ struct mabn_smooth_l1 {
     double beta, scale;
 };
 
-/* x (R,4·groups), target (R,4); group (R), NULL: all 0; weight (R), NULL: all 1:
- * *loss = scale·Σ weight[r]·loss(x[r] of its group − target[r]), over four columns.
- * A row with weight 0, or with a group outside [0,groups) such as the background, is not looked at.
- * dx (R,4·groups) is overwritten, 0 where nothing counts; NULL: none wanted; must not be x. */
+/* x (R,4·groups), target (R,4); group (R), NULL: all 0; weight (R), NULL: all 1: *loss = scale·Σ
+ * weight[r]·loss(x[r] of its group − target[r]), over four columns. A row with weight 0, or with a
+ * group outside [0,groups) such as the background, is not read. dx (R,4·groups) is overwritten,
+ * with 0 where nothing counts; it may be NULL (not needed) but must not be x. */
 void mabn_smooth_l1(double *loss, float *dx, const float *x, const float *target,
                     const int32_t *group, const float *weight, const struct mabn_smooth_l1 *op);
 

@@ -5,7 +5,7 @@
  *     forward G = x·W,   dx = G·Wᵀ,   dW = xᵀ·G
  *
  * G is y with its rows interleaved: positions (i,j) and both b of one row 2i+a lie together in y.
- * It is made and taken apart in portions that stay in the cache. */
+ * It is computed and rearranged in portions that stay in the cache. */
 #include "ops/transposed_conv.h"
 
 #include <string.h>

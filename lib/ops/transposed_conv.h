@@ -2,7 +2,7 @@
  *
  *     y[n][2i+a][2j+b][o] = bias[o] + Σ_c x[n][i][j][c]·W[c][a][b][o]
  *
- * x (N,H,W,I), y (N,2H,2W,O), float32; W (I,2,2,O): a file's (I,O,2,2) is turned the way a
+ * x (N,H,W,I), y (N,2H,2W,O), float32; W (I,2,2,O), (I,O,2,2) in files, is reordered as a
  * convolution's (O,I,2,2) is. N is free to change from call to call, and may be 0. Each pass is a
  * matrix product over N·H·W rows by oneDNN, in portions of a fixed number of rows, so that the
  * scratch does not grow with N. */
@@ -22,7 +22,7 @@ struct mabn_transposed_conv {
     int64_t in, out; /* channels */
 };
 
-/* Of any of the passes, whatever n, h and w are; a multiple of 64. */
+/* Enough for every pass, whatever n, h and w are; a multiple of 64. */
 size_t mabn_transposed_conv_scratch_bytes(int64_t out);
 
 /* y is overwritten; bias (O) or NULL; relu: y = max(y, 0), NaN stays. */

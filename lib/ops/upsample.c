@@ -62,7 +62,7 @@ void mabn_upsample_add(void *y, const void *a, const void *b, const struct mabn_
     }
 }
 
-/* One value of b: the rectangle of dy that took it. */
+/* One value of b: the rectangle of dy that it was copied to. */
 static void gather(float *db, const float *dy, int64_t y0, int64_t y1, int64_t x0, int64_t x1,
                    int64_t width, int64_t c)
 {

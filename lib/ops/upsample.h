@@ -1,9 +1,9 @@
 /* Nearest upsampling with addition, as a feature pyramid merges its levels.
  * (N,H,W,C), float32 or bfloat16, summed in float32.
  *
- * Row i of H takes row floor(i·h/H) of h, likewise columns: every value twice each way when H = 2h,
- * and PyTorch's choice for the sizes of a pyramid in general. Results do not depend on the number
- * of threads. */
+ * Row i of H takes row floor(i·h/H) of h, likewise columns: when H = 2h every value is used twice
+ * in each direction, and for other sizes of a pyramid the choice is PyTorch's. Results do not
+ * depend on the number of threads. */
 #ifndef MABN_OPS_UPSAMPLE_H
 #define MABN_OPS_UPSAMPLE_H
 
