@@ -1,4 +1,4 @@
-/* mabn-bench: how fast norms, networks and ranks are here, on made-up data. */
+/* mabn-bench: time norms, networks and ranks on synthetic data. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -114,7 +114,7 @@ static mabn_status describe(struct mabn_bench_case *c, const struct mabn_device 
     for (int p = 0; p < MABN_MODEL_PARTS; p++) {
         struct mabn_norm_options *n = &c->model.norm[p];
         if (o.norm.groups < 1 && c->model.base_width % n->groups) n->groups = c->model.base_width;
-        /* What is timed is the steady state, and it should come soon. */
+        /* The steady state is timed, and should be reached soon. */
         if (o.norm.warmup < 0) n->warmup = n->window + 1;
         if (o.norm.r_start < 0) n->r_start = n->window + 2;
     }
@@ -123,7 +123,7 @@ static mabn_status describe(struct mabn_bench_case *c, const struct mabn_device 
 
 /* ---- net ---- */
 
-/* Every JSON object that is printed has a line of its own. */
+/* Every JSON object is printed on its own line. */
 static void print_line(struct mabn_str *line)
 {
     puts(line->text);
@@ -218,14 +218,14 @@ static mabn_status describe_detector(struct mabn_bench_detector_case *c,
     if (o.classes) c->detector.classes = o.classes;
     MABN_TRY(mabn_detector_request(&c->detector, &o.detector, false));
     MABN_TRY(mabn_detector_request_norm(&c->detector, &o.norm));
-    /* Untrained scores are low: take the best there are, so that there are masks to make. */
+    /* Untrained scores are low: accept all, so that there are masks to compute. */
     c->detector.min_score = 0;
     const struct mabn_scene_options scene = {.max_size = c->detector.max_size};
     mabn_scene_size(&scene, c->detector.min_size, 640, 480, &c->width, &c->height);
     return MABN_OK;
 }
 
-/* What a step does outside its plans' layers. */
+/* The parts of a step outside the layers of its plans. */
 static const enum mabn_rcnn_part between[] = {MABN_RCNN_PART_PROPOSALS, MABN_RCNN_PART_TARGETS,
                                               MABN_RCNN_PART_DETECTIONS, MABN_RCNN_PART_PASTING};
 enum { BETWEEN = sizeof between / sizeof *between };
@@ -316,7 +316,8 @@ struct layers {
     double copy; /* bytes a second */
 };
 
-/* A pass of a layer, or of all of a kind: milliseconds, and what it moves against a copy. */
+/* A pass of a layer, or of all layers of a kind: milliseconds, and its bandwidth relative to a
+ * copy. */
 static void print_pass(double seconds, double bytes, double copy)
 {
     if (seconds > 0)
@@ -353,7 +354,7 @@ static void print_layer(const struct mabn_net_layer *l, double copy)
     putchar('\n');
 }
 
-/* Layers of the same kind together, in the order of their first. */
+/* Sums over layers of the same kind, in the order of their first layer. */
 static void print_kinds(const struct layers *r)
 {
     for (int i = 0; i < r->count; i++) {
@@ -456,7 +457,7 @@ static void print_sum(int ranks, size_t bytes, double seconds)
     print_line(&line);
 }
 
-/* Of the sum's time, or the step's where that is shorter, what was hidden behind the other. */
+/* The share of the sum's time (or the step's, if shorter) that was hidden behind the other. */
 static double hidden(const struct mabn_bench_ranks *r)
 {
     const double shorter = r->sum < r->together ? r->sum : r->together;
@@ -536,7 +537,7 @@ out:
 
 static const char *const norms[] = {"bn", "mabn", "brn", "in", "gn", "ln"};
 
-/* One norm beside BN, taking turns; iterations a second and the ratio to BN. */
+/* Time one norm against BN, in alternation: iterations a second and the ratio to BN. */
 static mabn_status run_norm(struct mabn_device *device, const char *norm, bool training)
 {
     struct mabn_bench_case c[2];

@@ -9,8 +9,8 @@
 #include "exchange/convert.h"
 #include "exchange/names.h"
 
-enum { AUTO = -1 };    /* by the name of the output, or by what the input has */
-enum { FAMILY = 100 }; /* + enum mabn_names: whose detector it is to be */
+enum { AUTO = -1 };    /* by the name of the output, or by the contents of the input */
+enum { FAMILY = 100 }; /* + enum mabn_names: the program that the detector is for */
 static const struct mabn_word to_words[] = {{AUTO, "auto"},
                                             {MABN_WEIGHTS_HDF5, "hdf5"},
                                             {MABN_WEIGHTS_TORCH, "torch"},
@@ -142,7 +142,7 @@ static mabn_status check(const char *a, const char *b)
     return status;
 }
 
-/* Unmatched and missing tensors: printed always, an error unless --partial. */
+/* Print unmatched and missing tensors; they are an error unless --partial. */
 static mabn_status complain(const struct mabn_convert *c, const char *path)
 {
     struct mabn_str lines;
@@ -198,7 +198,7 @@ static mabn_status convert(const char *path)
     want.suffix = o.suffix;
     want.fold_frozen = o.fold_frozen;
     want.average = o.average;
-    /* What runs needs no optimizer. */
+    /* Inference needs no optimizer state. */
     want.weights_only = o.weights_only || (onnx && !o.as_is);
     want.body = (enum mabn_convert_body)o.body;
     want.pixels = (enum mabn_convert_pixels)o.pixels;

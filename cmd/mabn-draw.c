@@ -1,4 +1,4 @@
-/* mabn-draw: photographs with what is, or was found, in them. */
+/* mabn-draw: photographs with their annotations or detections. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -100,7 +100,8 @@ static void make_title(const struct source *s, int64_t i, char *title, size_t ro
     snprintf(title, room, "%d %s  %s", label, class_name ? class_name : "", name);
 }
 
-/* One of --images: an id, a name, or its last part; the best of these, which must be one image. */
+/* An item of --images: an id, a file name, or the last part of one; the best kind of match, which
+ * must be unique. */
 static mabn_status find_image(const struct source *s, const char *text, int64_t *out)
 {
     char name[4096], id[24];
@@ -164,7 +165,7 @@ static mabn_status choose(struct source *s)
     return MABN_OK;
 }
 
-/* Turn a picture if it is to be, and say when the annotations have another size. */
+/* Rotate a picture if requested, and warn if the annotations have another size. */
 static mabn_status settle(const struct source *s, int64_t i, struct mabn_image *image,
                           const struct mabn_image_info *info)
 {
@@ -230,7 +231,7 @@ static mabn_status draw_one(const struct source *s, struct mabn_sheet *sheet, in
     char title[1024];
     make_title(s, i, title, sizeof title);
     mabn_status status = decode(s, i, &image);
-    if (status && status != MABN_ERR_NOMEM && s->n_chosen > 1) { /* the others can be seen */
+    if (status && status != MABN_ERR_NOMEM && s->n_chosen > 1) { /* continue with the others */
         mabn_warn("%s", mabn_error_message());
         mabn_sheet_skip(sheet, title);
         mabn_image_release(&image);

@@ -1,4 +1,4 @@
-/* mabn-info: what is in a file. */
+/* mabn-info: show the contents of a file. */
 #include <stdio.h>
 
 #include "base/thread.h"

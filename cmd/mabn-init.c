@@ -1,4 +1,4 @@
-/* mabn-init: an architecture and a norm into an initial checkpoint. */
+/* mabn-init: write an initial checkpoint for an architecture and a norm. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-/* mabn-pack: images and labels into one dataset. */
+/* mabn-pack: pack images and labels into one dataset. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -92,7 +92,7 @@ static const struct mabn_cli clis[] = {
     {0},
 };
 
-/* The command as it is recorded: only what decides the content. */
+/* The recorded command: only options that affect the content. */
 static void add_word(struct mabn_str *s, const char *option, const char *word)
 {
     if (option) mabn_str_printf(s, " %s", option);

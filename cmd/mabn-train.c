@@ -1,4 +1,4 @@
-/* mabn-train: train a classifier on a dataset, into a run folder. */
+/* mabn-train: train a classifier or a detector on a dataset, into a run folder. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -396,7 +396,8 @@ int main(int argc, char **argv)
     const bool scaled = scale_course();
     if (mabn_cli_given("batch") && !mabn_cli_given("accumulate") && o.accumulate > 1)
         o.accumulate =
-            o.batch > 2 && o.batch % 2 == 0 ? o.batch / 2 : 1; /* a preset's: two a pass */
+            o.batch > 2 && o.batch % 2 == 0 ? o.batch / 2 : 1; /* from a preset: two images a
+                                                                * pass */
     o.precision = (enum mabn_net_precision)precision;
     o.weights = n ? args[0] : NULL;
     o.comm = mabn_cli_open_ranks();

@@ -114,7 +114,7 @@ static mabn_status time_gpu(struct mabn_net *net, struct mabn_device *device, bo
     return mabn_net_time_convolutions(net, &times[CONVOLUTIONS]);
 }
 
-/* Steps until every norm is in its steady state. */
+/* The number of steps until every norm is in its steady state. */
 static int unsteady_steps(const struct mabn_model *model)
 {
     int steps = 3;
@@ -126,7 +126,7 @@ static int unsteady_steps(const struct mabn_model *model)
     return steps;
 }
 
-/* Fill every slot of the input, and go on until steps are those that will be timed. */
+/* Fill every slot of the input, and run steps until the steady state is reached. */
 static mabn_status warm_gpu(struct mabn_net *net, const struct mabn_model *model, bool training)
 {
     for (int i = 0; i < mabn_net_depth(net); i++) {
@@ -248,7 +248,7 @@ mabn_status mabn_bench_layers_run(struct mabn_bench_layers *result, struct mabn_
     const size_t n = (size_t)result->count, row = n * LAYER_TIMES;
     result->layers = mabn_xcalloc(n, sizeof *result->layers);
     times = mabn_xcalloc(row * (size_t)rounds, sizeof *times);
-    for (int r = -1; r < rounds; r++) { /* the first is not to be counted */
+    for (int r = -1; r < rounds; r++) { /* the first one is not counted */
         MABN_TRY_GOTO(mabn_net_time_layers(result->net, result->layers), out);
         for (size_t i = 0; i < n && r >= 0; i++) {
             double *p = times + (size_t)r * row + i * LAYER_TIMES;

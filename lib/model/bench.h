@@ -1,4 +1,4 @@
-/* Timing networks on made-up data: whole steps, and the bare convolutions they stand on. */
+/* Timing networks on synthetic data: whole steps, and the convolutions in them alone. */
 #ifndef MABN_MODEL_BENCH_H
 #define MABN_MODEL_BENCH_H
 
@@ -14,19 +14,20 @@ struct mabn_bench_case {
 /* Medians over the rounds, seconds; per step (training) or batch (inference). */
 struct mabn_bench_result {
     double step;
-    double forward, backward, update; /* parts of a training step; 0 on a GPU, where it is one */
+    double forward, backward, update; /* parts of a training step; 0 on a GPU, where a step is one
+                                       * graph */
     double convolutions;              /* one pass over the convolutions alone, in the same rounds */
     struct mabn_net_memory memory;
-    size_t gpu_bytes; /* in use on the GPU while all cases are there; 0 on the CPU */
+    size_t gpu_bytes; /* in use on the GPU while the networks of all cases exist; 0 on the CPU */
 };
 
-/* Made-up pictures and labels into the net's input, always the same. */
+/* Fill the net's input with synthetic pictures and labels, always the same. */
 void mabn_bench_fill(struct mabn_net *net);
 
-/* Build all cases at once, warm up, then let them take turns, round by round, so that whatever
- * else the machine does hits all alike. On the CPU a round is one step, by the clock; on a GPU as
- * many steps as take a quarter of a second, by the GPU's own events, the input crossing the bus
- * each time. */
+/* Build the networks of all cases, warm up, and time them in turn, round by round, so that other
+ * load on the machine affects all of them. On the CPU a round is one step, by the clock. On a GPU
+ * it is as many steps as take a quarter of a second, each with its transfer of input, by the GPU's
+ * own events. */
 MABN_MUST_USE mabn_status mabn_bench_run(struct mabn_bench_result *results,
                                          struct mabn_device *device,
                                          const struct mabn_bench_case *cases, int count,
@@ -38,7 +39,7 @@ struct mabn_bench_layers {
     int count;
     double copy; /* bytes a second, read plus written */
 };
-/* Every layer of one network by itself, and a copy of the same round: medians over the rounds. */
+/* Time every layer of one network, and a copy in the same round: medians over the rounds. */
 MABN_MUST_USE mabn_status mabn_bench_layers_run(struct mabn_bench_layers *result,
                                                 struct mabn_device *device,
                                                 const struct mabn_bench_case *c, int rounds);

@@ -14,7 +14,7 @@ const char *const mabn_bench_detector_share_names[MABN_BENCH_SHARES] = {
 
 enum { CORNERS = 8 };
 
-/* A detector at work, with the pictures that it is shown. */
+/* A detector with its pictures. */
 struct bench {
     const struct mabn_bench_detector_case *c;
     struct mabn_params *params;
@@ -148,7 +148,7 @@ static mabn_status bench_start(struct bench *b, struct mabn_device *device,
 
 /* ---- a step ---- */
 
-/* So small a rate that the losses of noise stay what they are. */
+/* A rate so small that the losses on noise do not change. */
 static const struct mabn_params_sgd sgd = {.lr = 1e-6, .momentum = 0.9, .weight_decay = 1e-4};
 
 static mabn_status run_step(struct bench *b, struct mabn_rcnn_figures *f, double *update)
@@ -201,7 +201,7 @@ static int count_layers(const struct bench *b)
     return n;
 }
 
-/* layers: one plan's after another's; plan: which it is of each. */
+/* layers: those of one plan after another; plan: the plan of each layer. */
 static mabn_status time_layers(struct bench *b, struct mabn_net_layer *layers, int *plan)
 {
     int n = 0;
@@ -215,7 +215,8 @@ static mabn_status time_layers(struct bench *b, struct mabn_net_layer *layers, i
     return MABN_OK;
 }
 
-/* Which share a layer belongs to; one without a name goes with the layer before it. */
+/* The share to which a layer belongs; one without a name belongs to the share of the layer before
+ * it. */
 static enum mabn_bench_detector_share share_of(const struct mabn_net_layer *l, int plan,
                                                enum mabn_bench_detector_share before)
 {
@@ -337,7 +338,7 @@ static mabn_status time_copy(struct bench *b, double *bytes_per_second)
     return mabn_net_time_copy(mabn_rcnn_plan(b->rcnn, MABN_RCNN_BODY_PLAN), bytes_per_second);
 }
 
-/* The names belong to the plans, which go before the result does. */
+/* Copy the names: they belong to the plans, which are freed before the result. */
 static void keep_names(struct mabn_bench_detector_layers *result)
 {
     result->names = mabn_xcalloc((size_t)result->count + 1, sizeof *result->names);

@@ -1,6 +1,6 @@
-/* Timing a detector on made-up pictures: whole steps, their parts, and the bare convolutions that
- * they stand on. The pictures are noise with a few objects each, so that training has boxes and
- * masks to learn and testing has detections to paste; nothing is read from files. CPU. */
+/* Timing a detector on synthetic pictures: whole steps, their parts, and the convolutions in them
+ * alone. The pictures are noise with a few objects each, so that training has boxes and masks to
+ * learn and testing has detections to paste. No files are read. */
 #ifndef MABN_MODEL_BENCH_DETECTOR_H
 #define MABN_MODEL_BENCH_DETECTOR_H
 
@@ -17,7 +17,7 @@ struct mabn_bench_detector_case {
     bool training, no_fold, save_memory;
 };
 
-/* The parts that only a look at each layer tells apart. */
+/* The parts that are only told apart by timing each layer. */
 enum mabn_bench_detector_share {
     MABN_BENCH_BODY,
     MABN_BENCH_FPN,
@@ -32,11 +32,12 @@ extern const char *const mabn_bench_detector_share_names[MABN_BENCH_SHARES];
 /* Medians over the rounds, seconds of a step. */
 struct mabn_bench_detector_result {
     double step, update;
-    double parts[MABN_RCNN_PARTS];    /* as the step goes through them */
-    double shares[MABN_BENCH_SHARES]; /* the plans' layers, forward and backward, one by one */
-    double convolutions;              /* the plans' convolutions and linear layers alone */
+    double parts[MABN_RCNN_PARTS];    /* as timed within the step */
+    double shares[MABN_BENCH_SHARES]; /* the layers of the plans, forward and backward, timed one by
+                                       * one */
+    double convolutions;              /* the convolutions and linear layers of the plans alone */
     int padded_height, padded_width;
-    int64_t boxes, masks; /* regions that the heads saw in the last step */
+    int64_t boxes, masks; /* regions that the heads processed in the last step */
     struct mabn_net_memory memory;
 };
 
@@ -45,7 +46,7 @@ MABN_MUST_USE mabn_status mabn_bench_detector_run(struct mabn_bench_detector_res
                                                   const struct mabn_bench_detector_case *c,
                                                   int rounds);
 
-/* Every layer of the three plans by itself, and a copy in the same round, as in model/bench.h. */
+/* Time every layer of the three plans, and a copy in the same round, as in model/bench.h. */
 struct mabn_bench_detector_layers {
     struct mabn_net_layer *layers; /* names are owned by the struct */
     char **names;

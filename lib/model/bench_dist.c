@@ -1,5 +1,5 @@
-/* Timing ranks. In a round every kind of work has its turn, so that whatever else the machines do hits
- * all alike; the ranks meet before each. */
+/* Timing ranks. Every round times each kind of work once, so that other load on the machines
+ * affects all of them. The ranks synchronize before each. */
 #include "model/bench_dist.h"
 
 #include <stdlib.h>
@@ -8,7 +8,7 @@
 #include "base/mem.h"
 #include "base/progress.h"
 
-enum { BUCKET = 25 << 20 }; /* bytes of a sum that is under way */
+enum { BUCKET = 25 << 20 }; /* bytes of one sum in flight */
 
 static const struct mabn_params_sgd sgd = {.lr = 1e-3, .momentum = 0.9, .weight_decay = 1e-4};
 
@@ -35,7 +35,7 @@ static mabn_status slowest(struct mabn_comm *comm, double *seconds)
 
 /* ---- sums ---- */
 
-/* Small ones are timed many at a time. */
+/* Small sums are timed many at a time. */
 static int repeats(size_t bytes)
 {
     return bytes >= 1 << 20 ? 1 : bytes >= 1 << 14 ? 10 : 50;
@@ -48,7 +48,7 @@ mabn_status mabn_bench_sum(double *seconds, struct mabn_comm *comm, size_t bytes
     float *values = mabn_xcalloc(count + 1, sizeof *values);
     double *took = mabn_xcalloc((size_t)rounds, sizeof *took);
     mabn_status status = MABN_OK;
-    for (int r = -1; r < rounds && !status; r++) { /* the first is not to be counted */
+    for (int r = -1; r < rounds && !status; r++) { /* the first one is not counted */
         status = mabn_comm_barrier(comm);
         const double start = mabn_now();
         for (int i = 0; i < times && !status; i++)

@@ -1,6 +1,6 @@
-/* Timing ranks (dist/comm.h): what a sum costs, and what a training step costs beside one rank alone.
- * All ranks make these calls; all get the results. Times are seconds: the slowest rank's of a round,
- * then the median over the rounds. CPU only. */
+/* Timing ranks (dist/comm.h): the cost of a sum, and of a training step compared with a single
+ * rank. All ranks make these calls, and all get the results. Times are in seconds: of the slowest
+ * rank in each round, and then the median over the rounds. CPU only. */
 #ifndef MABN_MODEL_BENCH_DIST_H
 #define MABN_MODEL_BENCH_DIST_H
 
@@ -16,10 +16,10 @@ MABN_MUST_USE mabn_status mabn_bench_sum(double *seconds, struct mabn_comm *comm
 struct mabn_bench_ranks {
     size_t gradient_bytes;
     double alone;    /* a training step of rank 0 while the others wait */
-    double together; /* of all ranks at once, nothing summed */
-    double sum;      /* the gradients' sum by itself, in buckets */
-    double step;     /* of all ranks, and then the sum */
-    double overlap;  /* of all ranks, the sum under way meanwhile */
+    double together; /* a step of all ranks at once, without a sum */
+    double sum;      /* the sum of the gradients alone, in buckets */
+    double step;     /* a step of all ranks, followed by the sum */
+    double overlap;  /* a step of all ranks, overlapped with the sum */
 };
 /* c: a training step of one rank. */
 MABN_MUST_USE mabn_status mabn_bench_ranks_run(struct mabn_bench_ranks *result,

@@ -292,7 +292,7 @@ void mabn_detector_to_json(const struct mabn_detector *detector, struct mabn_str
         snprintf(key, sizeof key, "norm_%s", part_names[MABN_MODEL_PARTS + p]);
         mabn_fields_write_norm(&w, key, norms[p]);
     }
-    /* The body's own description, as a string: it is read by whoever reads bodies. */
+    /* The body's own description, as a string: mabn_model_from_json reads it. */
     mabn_str_init(&body);
     mabn_model_to_json(&detector->body, &body);
     mabn_json_put_string(&w, "body", body.text);
@@ -300,7 +300,7 @@ void mabn_detector_to_json(const struct mabn_detector *detector, struct mabn_str
     mabn_str_release(&body);
 }
 
-/* The architecture decides the defaults of all else, so it is looked up before the rest. */
+/* The architecture determines all other defaults, so it is read first. */
 static mabn_status read_arch(const char *json, char **arch, char **body)
 {
     struct mabn_json *j = mabn_json_new_bytes(json, strlen(json), "model description");

@@ -23,8 +23,8 @@ static struct mabn_net_start normal(double fan_out)
     return (struct mabn_net_start){MABN_START_NORMAL, sqrt(2 / fan_out)};
 }
 
-/* Boxes and masks that a head gives: one for each class, and where background comes first one that
- * nobody looks at. */
+/* The number of boxes or masks in a head's output: one for each class, and an unused one where
+ * background comes first. */
 static int groups(const struct mabn_detector *d)
 {
     const struct mabn_box_convention *c;
@@ -332,7 +332,8 @@ struct mabn_detector_head mabn_detector_add_mask_head(struct mabn_net *net,
         x = add_block(net, x, &b);
         width = d->mask_width;
     }
-    /* PyTorch takes dimension 0 of a transposed convolution's weight for the outputs. */
+    /* PyTorch's initialization takes dimension 0 of a transposed convolution's weight for the
+     * outputs. */
     const struct mabn_net_start up = normal(4.0 * width);
     x = mabn_net_add_transposed_conv(net, x, "roi_heads.mask.predictor.conv5_mask", d->mask_width,
                                      &up);

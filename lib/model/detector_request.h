@@ -1,5 +1,5 @@
-/* What a user asks of a detector: one struct for every tool that makes or changes one. What is not
- * asked (0, NULL, or < 0 where 0 means something) stays as the detector has it. */
+/* A user's settings for a detector: one struct for every tool that makes or changes one. A setting
+ * that is not given (0, NULL, or < 0 where 0 has a meaning) leaves the detector unchanged. */
 #ifndef MABN_MODEL_DETECTOR_REQUEST_H
 #define MABN_MODEL_DETECTOR_REQUEST_H
 
@@ -9,7 +9,7 @@
 MABN_BEGIN_DECLS
 
 struct mabn_detector_request {
-    /* the network; fixed once there are weights */
+    /* the network; fixed when there are weights */
     int fpn_width, head_width, fc_width; /* head: convolutions of box and mask head */
     int expansion;                       /* of bottlenecks */
     int box_head;                        /* enum mabn_box_head; < 0 */
@@ -32,14 +32,13 @@ struct mabn_detector_request {
         .min_score = -1                                                                   \
     }
 
-/* fixed: the detector has weights, so that its network stays. MABN_ERR_ARG when that is asked to
- * change, or makes no sense. */
+/* fixed: the detector has weights, so its network cannot change. MABN_ERR_ARG if the request would
+ * change it, or is invalid. */
 MABN_MUST_USE mabn_status mabn_detector_request(struct mabn_detector *detector,
                                                 const struct mabn_detector_request *request,
                                                 bool fixed);
-/* norm_batch is of images, and so only for body and fpn: a head's statistic is over all regions of
- * a step, unless norm_batch is given part by part by other means. GN's groups are cut down to what
- * divides the channels. */
+/* norm_batch counts images, so it applies to body and fpn only: a head's statistic is taken over
+ * all regions of a step. GN's groups are reduced to a number that divides the channels. */
 MABN_MUST_USE mabn_status mabn_detector_request_norm(struct mabn_detector *detector,
                                                      const struct mabn_norm_request *request);
 

@@ -107,7 +107,7 @@ struct kept {
     char text[];
 };
 
-/* The same bytes as before, or a copy that stays. */
+/* A kept copy of the text: an existing one with the same bytes, or a new one. */
 static const char *keep_text(const char *text, size_t length)
 {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -181,7 +181,7 @@ static void write_class_names(struct mabn_json_writer *w, const struct mabn_mode
     mabn_json_put_end(w);
 }
 
-/* The names one after the other; how many. */
+/* Append the names one after the other; returns their number. */
 static int read_class_names(struct mabn_json *j, struct mabn_str *names)
 {
     struct mabn_json_text text;
@@ -229,7 +229,7 @@ static void read_norms(struct mabn_json *j, struct mabn_model *model)
     }
 }
 
-/* The architecture decides the defaults of all else, so it is looked up before the rest. */
+/* The architecture determines all other defaults, so it is read first. */
 static mabn_status read_arch(struct mabn_model *model, const char *json)
 {
     struct mabn_json *j = mabn_json_new_bytes(json, strlen(json), "model description");

@@ -1,5 +1,5 @@
-/* The description of a model: everything needed to build its network again, small enough to travel
- * in a checkpoint as one JSON object.
+/* The description of a model: everything needed to build its network, stored in checkpoints as one
+ * JSON object.
  *
  *     struct mabn_model model;
  *     MABN_TRY(mabn_model_init(&model, "resnet50"));
@@ -7,7 +7,7 @@
  *     model.classes = 1000;
  *     MABN_TRY(mabn_model_build(&net, device, &model, &options));
  *
- * Which architectures there are: model/resnet_shapes.h. */
+ * Which architectures there are: model/resnet_shapes.h.  */
 #ifndef MABN_MODEL_MODEL_H
 #define MABN_MODEL_MODEL_H
 
@@ -40,16 +40,16 @@ extern const struct mabn_word mabn_model_centralizing[]; /* "auto", "on", "off" 
 struct mabn_model {
     char arch[32];
     int classes; /* 1000, or 10 for cifar-resnets; 0: a body without one */
-    /* What the outputs stand for: `classes` names, each with its final NUL, or NULL: not known.
-     * Kept until the program ends and shared by all models with the same, so that a model stays a
-     * value that can be copied. */
+    /* The names of the classes: `classes` strings, each with its final NUL; NULL: not known. They
+     * are kept until the program ends and shared by all models with the same names, so that a model
+     * can be copied as a value. */
     const char *class_names;
     int channels;      /* of the images: 3 (or 1) */
     int height, width; /* the input size it is meant for: 224 or 32; any size may be built */
     int base_width;    /* channels of the first stage: 64, or 16 for cifar-resnets */
     enum mabn_model_stem stem;
     bool stride_in_1x1;
-    int expansion; /* of a bottleneck: its output's channels over its inner ones; 4. Detectors alone
+    int expansion; /* of a bottleneck: output channels divided by inner channels; 4. Only detectors
                     * change it, and keep it in their own description */
     enum mabn_model_centralize centralize; /* auto: where the norm is MABN */
     struct mabn_norm_options norm[MABN_MODEL_PARTS];
@@ -71,11 +71,11 @@ void mabn_model_set_class_names(struct mabn_model *model, const char *const *nam
 /* NULL when the names are not known. */
 const char *mabn_model_class_name(const struct mabn_model *model, int class_index);
 
-/* The first class that the two call by other names, or -1; where one does not know its names, none
- * is. */
+/* The first class that has different names in the two, or -1; also -1 if one of them has no
+ * names. */
 int mabn_model_other_class(const struct mabn_model *a, const struct mabn_model *b);
 
-/* One JSON object; what is missing when read back has its default. */
+/* One JSON object. When it is read, missing fields get their defaults. */
 void mabn_model_to_json(const struct mabn_model *model, struct mabn_str *json);
 MABN_MUST_USE mabn_status mabn_model_from_json(struct mabn_model *model, const char *json);
 

@@ -1,5 +1,5 @@
-/* What a user asks of a network's norms: one struct for every tool that makes or changes a network.
- * What is not asked stays as the network has it. */
+/* A user's settings for the norms of a network: one struct for every tool that makes or changes a
+ * network. A setting that is not given leaves the network unchanged. */
 #ifndef MABN_MODEL_NORM_REQUEST_H
 #define MABN_MODEL_NORM_REQUEST_H
 
@@ -8,7 +8,7 @@
 MABN_BEGIN_DECLS
 
 struct mabn_norm_request {
-    const char *norm;     /* as mabn_model_set_norm takes it; NULL: not asked */
+    const char *norm;     /* in the syntax of mabn_model_set_norm; NULL: not given */
     int norm_batch;       /* < 0: not asked */
     int window;           /* < 1: not asked */
     int window_rule;      /* enum mabn_window_rule; < 0: not asked */
@@ -22,14 +22,14 @@ struct mabn_norm_request {
         NULL, -1, 0, -1, -1, -1, 0, 0, 0, -1 \
     }
 
-/* The norm of a new network of which nothing is asked. */
+/* The norm of a new network without other settings. */
 #define MABN_NORM_DEFAULT "mabn"
 
 /* MABN_ERR_ARG: unknown words. Numbers are checked when the network is built. */
 MABN_MUST_USE mabn_status mabn_model_request_norm(struct mabn_model *model,
                                                   const struct mabn_norm_request *request);
 
-/* All but the kind, to one norm. */
+/* Apply everything but the kind to one norm. */
 void mabn_norm_request_apply(struct mabn_norm_options *norm,
                              const struct mabn_norm_request *request);
 

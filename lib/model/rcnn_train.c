@@ -7,7 +7,7 @@
 #include "model/rcnn_internal.h"
 #include "net/losses.h"
 
-/* Seconds since `start` belong to a part; the next part starts now. */
+/* Add the seconds since `start` to a part; the next part starts now. */
 static void lap(struct mabn_rcnn_figures *f, enum mabn_rcnn_part part, double *start)
 {
     const double now = mabn_now();
@@ -179,7 +179,7 @@ static mabn_status train_boxes(struct mabn_rcnn *r, struct mabn_rcnn_figures *f)
 
 /* ---- mask head ---- */
 
-/* The positive boxes, with what they are to look like. */
+/* The positive boxes with their target masks. */
 static mabn_status make_masks(struct mabn_rcnn *r, const struct mabn_rcnn_image *images)
 {
     const struct mabn_box_targets *b = &r->boxes;

@@ -15,7 +15,7 @@ enum mabn_model_part mabn_resnet_part_of(const char *name)
                : MABN_PART_STEM;
 }
 
-/* Where we are in the model. */
+/* The current place in the model. */
 struct builder {
     struct mabn_net *net;
     const struct mabn_model *model;

@@ -8,16 +8,17 @@
 
 MABN_BEGIN_DECLS
 
-/* The part that a layer of a body belongs to, by its name without the place's prefix; of other
- * layers MABN_PART_STEM. */
+/* The part to which a layer of a body belongs, by its name without the place's prefix;
+ * MABN_PART_STEM for other layers. */
 enum mabn_model_part mabn_resnet_part_of(const char *name);
 
-/* Where a body's names stand in a larger model. */
+/* The prefixes of a body's names in a larger model. */
 struct mabn_resnet_place {
     const char *stem, *stages; /* prefixes: "backbone.body.stem.", "backbone.body."; or "" */
     bool stem_bias;            /* the first convolution has a bias */
 };
-/* Append the nodes of the body to a new net; stages[i]: the output of stage i, of four or three. */
+/* Append the nodes of the body to a new net. stages[i] becomes the output of stage i, of which
+ * there are four or three. */
 void mabn_resnet_add_body(struct mabn_net *net, const struct mabn_model *model,
                           const struct mabn_resnet_place *place, int stages[4]);
 

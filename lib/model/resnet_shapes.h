@@ -1,4 +1,4 @@
-/* Which residual networks there are.
+/* The residual networks that can be built.
  *
  *   resnet18 resnet34            basic blocks            (torchvision's names and shapes)
  *   resnet50 resnet101 resnet152 bottlenecks, stride in the 3×3 unless stride_in_1x1
@@ -6,7 +6,7 @@
  *   cifar-resnet8 14 20 32 44 56 3×3 stem, three stages of width, 2·width, 4·width, (depth−2)/6
  *                                basic blocks each; 1×1 shortcuts where the shape changes
  * A model of the first three rows with the small stem (3×3, stride 1, no pooling) suits images of
- * about 32×32. To add one is to add a row to the table in resnet_shapes.c. */
+ * about 32×32. To add one is to add a row to the table in resnet_shapes.c.  */
 #ifndef MABN_MODEL_RESNET_SHAPES_H
 #define MABN_MODEL_RESNET_SHAPES_H
 

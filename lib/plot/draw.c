@@ -82,7 +82,7 @@ static void stretch(struct axis *axis, double value)
     if (!(value <= axis->high)) axis->high = value;
 }
 
-/* A range that has width, and air around the data where `air` says so. */
+/* A range that is not empty, with a margin around the data if `air`. */
 static void settle_range(struct axis *axis, double air)
 {
     bool log_scale = axis->scale != MABN_SCALE_LINEAR;
@@ -102,7 +102,7 @@ static void settle_range(struct axis *axis, double air)
         axis->high *= factor;
     } else {
         double pad = (axis->high - axis->low) * air;
-        /* Quantities that cannot be negative keep their floor. */
+        /* The range of quantities that cannot be negative does not go below 0. */
         axis->low = axis->low >= 0 && axis->low - pad < 0 ? 0 : axis->low - pad;
         axis->high += pad;
     }
@@ -337,7 +337,7 @@ static void draw_panel(cairo_t *cr, const struct mabn_panel *panel, double left,
     put_text(cr, left, top + TEXT_SIZE, 0, panel->y_label);
     draw_axes(cr, panel, &x, &y);
 
-    /* Raw data under smoothed, markers above lines; markers may reach over the frame. */
+    /* Raw data below smoothed data, markers above lines; markers may extend over the frame. */
     cairo_save(cr);
     cairo_rectangle(cr, x.start - 5, y.end - 5, x.end - x.start + 10, y.start - y.end + 10);
     cairo_clip(cr);

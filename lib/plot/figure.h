@@ -1,12 +1,13 @@
-/* A figure: panels side by side, each with two axes and any number of series, one legend for all.
+/* A figure: panels side by side, each with two axes and any number of series, and one common
+ * legend.
  *
- * The look is fixed so that every picture of the project reads alike: horizontal grid lines only,
+ * The style is fixed so that all pictures of the project look alike: horizontal grid lines only,
  * the quantity named above its axis, colours that colour-blind readers can tell apart (Okabe and
- * Ito's), series told apart by marker and dash as well where colours run out. Callers give data
- * and names, never colours in RGB.
+ * Ito's), series told apart by marker and dash as well where colours run out. Callers give data and
+ * names, never colours in RGB.
  *
  * Series of one name share a colour and one entry in the legend, in all panels. Points with a
- * coordinate that is not finite are left out and break the line. */
+ * coordinate that is not finite are left out and break the line.   */
 #ifndef MABN_PLOT_FIGURE_H
 #define MABN_PLOT_FIGURE_H
 
@@ -56,7 +57,7 @@ bool mabn_figure_has_data(const struct mabn_figure *figure);
 MABN_MUST_USE mabn_status mabn_figure_save(const struct mabn_figure *figure, const char *path,
                                            int width, int height, bool force);
 
-/* For tests: ticks that `scale` would put into [low, high], at most max_ticks; returns how many. */
+/* Ticks of `scale` in [low, high], at most max_ticks; returns how many. Also for tests. */
 int mabn_plot_ticks(enum mabn_scale scale, double low, double high, int max_ticks, double *ticks);
 /* "0.05", "20k", "1e-6": the label of a tick, given the distance to the next one. */
 void mabn_plot_tick_label(char text[32], double value, double step);

@@ -11,7 +11,7 @@
 
 enum { MAX_FIELDS = 8 };
 
-/* Lines of one type: the fields asked for, NaN where a line lacks one. */
+/* Lines of one type: the requested fields, NaN where a line has none. */
 struct table {
     double *values; /* (rows,fields) */
     size_t rows, capacity;
@@ -24,7 +24,7 @@ struct log {
     int64_t seed;
     bool started;
     struct table steps, vals, stats;
-    char *layer; /* of the statistics; borrowed from the caller when it asked for one */
+    char *layer; /* of the statistics; borrowed from the caller if requested */
 };
 
 enum {
@@ -55,11 +55,11 @@ static const char *const curve_fields[] = {"step",
                                            "loss_box_reg",
                                            "loss_mask"};
 
-/* A panel of mabn-plot curves, drawn where any log has the field. */
+/* A panel of mabn-plot curves, drawn if any log has the field. */
 struct curve {
     const char *label;
     int field;
-    bool validation, more; /* in validation lines; only when more is asked for */
+    bool validation, more; /* in validation lines; only with `more` */
     bool error;            /* 100 minus the value is drawn */
 };
 static const struct curve curves[] = {
@@ -81,7 +81,7 @@ static const char *const stat_fields[] = {"step", "mu_x", "var_x", "mu_g", "mu_g
 
 /* ---- reading ---- */
 
-/* One line, as far as any figure needs it. */
+/* The fields of one line that figures need. */
 struct line {
     char type[8], norm[64], arch[32];
     char *layer;
@@ -241,11 +241,11 @@ static char *name_of(const struct log *log, const struct mabn_log_source *source
     if (source->name) return mabn_xstrdup(source->name);
     if (!log->started) return mabn_xstrdup(source->path);
     upper(norm, sizeof norm, log->norm);
-    if (!log->norm_batch) return mabn_xstrdup(norm); /* a detector's part by part, or none */
+    if (!log->norm_batch) return mabn_xstrdup(norm); /* a detector: part by part, or none */
     return mabn_xasprintf("%s, norm batch %d", norm, log->norm_batch);
 }
 
-/* Names that tell the logs apart: seeds are added where that helps, else the paths are used. */
+/* Make the names of the logs distinct: add seeds where that helps, otherwise use paths. */
 static char **names_of(const struct log *logs, const struct mabn_log_source *sources, int count)
 {
     char **names = mabn_xcalloc((size_t)count, sizeof *names);

@@ -1,5 +1,5 @@
 /* From files of JSON Lines to figures: training curves, error against normalization batch, recorded
- * statistics. Lines of types that a figure does not need are passed over. */
+ * statistics. Lines of other types than the figure needs are skipped. */
 #ifndef MABN_PLOT_LOGS_H
 #define MABN_PLOT_LOGS_H
 
@@ -16,10 +16,10 @@ struct mabn_log_source {
     const char *path, *name; /* borrowed */
 };
 
-/* Training loss and validation error, of a detector AP, over epochs; with `more` also validation
- * loss, a detector's five losses and the learning rate. A panel is there where a log has numbers for
- * it. smooth: mean over that many
- * step lines around each (1: none; 0: a fiftieth of the log). */
+/* Training loss and validation error (for a detector AP) over epochs; with `more` also validation
+ * loss, a detector's five losses and the learning rate. A panel is drawn if a log has numbers for
+ * it. smooth: each point is the mean over this many step lines around it (1: no smoothing; 0: a
+ * fiftieth of the log). */
 struct mabn_curve_options {
     int smooth;
     bool by_step; /* x axis: steps, not epochs */
@@ -34,8 +34,8 @@ MABN_MUST_USE mabn_status mabn_plot_curves(struct mabn_figure **figure, const ch
 MABN_MUST_USE mabn_status mabn_plot_sweep(struct mabn_figure **figure, const char *title,
                                           const struct mabn_log_source *logs, int count);
 
-/* The four batch statistics of one layer and channel over steps, each file a line. layer NULL: the
- * first in the first file. */
+/* The four batch statistics of one layer and channel over steps, a line for each file. layer NULL:
+ * the first layer in the first file. */
 MABN_MUST_USE mabn_status mabn_plot_stats(struct mabn_figure **figure, const char *title,
                                           const struct mabn_log_source *logs, int count,
                                           const char *layer, int channel);

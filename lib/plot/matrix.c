@@ -22,7 +22,7 @@ void mabn_panel_set_matrix(struct mabn_panel *panel, const char *const *names, c
     panel->n_cells = n;
 }
 
-/* A text that is cut to the room there is; align: 0 from x, 1 up to x. */
+/* A text, cut to the available width; align: 0 starts at x, 1 ends at x. */
 static void put(cairo_t *cr, const char *text, double x, double y, double room, double align)
 {
     char cut[128];
@@ -86,7 +86,7 @@ void mabn_matrix_draw(const struct mabn_panel *panel, cairo_t *cr, double left, 
         cairo_set_source_rgb(cr, 0.30, 0.30, 0.30);
         put(cr, panel->cell_names[r], x0 - 6, y0 + ((double)r + 0.5) * side + size * 0.35,
             NAME_ROOM - 10, 1);
-        cairo_save(cr); /* columns are named from below, turned */
+        cairo_save(cr); /* column names are rotated, reading upwards */
         cairo_translate(cr, x0 + ((double)r + 0.5) * side + size * 0.35, y0 + (double)n * side + 6);
         cairo_rotate(cr, -M_PI / 2);
         put(cr, panel->cell_names[r], 0, 0, NAME_ROOM - 24, 1);

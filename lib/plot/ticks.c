@@ -1,4 +1,4 @@
-/* Where ticks go and what they say. */
+/* Positions and labels of ticks. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,7 +49,7 @@ int mabn_plot_ticks(enum mabn_scale scale, double low, double high, int max_tick
     if (scale == MABN_SCALE_LOG10) {
         int n = log_ticks(10, low, high, max_ticks, ticks);
         if (n >= 2) return n;
-        /* Less than two decades: linear steps say more. */
+        /* Less than two decades: linear steps are more readable. */
     }
     return linear_ticks(low, high, max_ticks, ticks);
 }
@@ -78,7 +78,7 @@ void mabn_plot_tick_label(char text[32], double value, double step)
     } else {
         int digits = step >= 1 ? 0 : (int)ceil(-log10(step) - 1e-9);
         snprintf(text, 32, "%.*f", digits, value);
-        /* log ticks: the step says nothing about a value below it */
+        /* log ticks: the step does not limit the digits of values below it */
         if (strtod(text, NULL) == 0) {
             snprintf(text, 32, "%.3g", value);
             shorten_exponent(text);

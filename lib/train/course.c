@@ -1,4 +1,4 @@
-/* What tasks and loop share: the schedule, the record of what decides a run, what is told of it, and the
+/* Shared by tasks and loop: the schedule, the course of a run, what is printed about it, and the
  * error for a loss that is not finite. */
 #include <math.h>
 #include <stdio.h>
@@ -150,7 +150,7 @@ mabn_status mabn_run_not_finite(struct mabn_run *run, const char *what, int64_t 
 
 /* ---- the device ---- */
 
-/* Ranks ask each other about NCCL in any case, lest one that was started with --exact be waited for. */
+/* Ranks always agree on NCCL, so that no rank waits for one that was started with --exact. */
 mabn_status mabn_run_open_device(struct mabn_run *run)
 {
     const struct mabn_train_options *o = run->options;

@@ -173,13 +173,13 @@ struct mabn_rcnn_image mabn_detect_image(const struct mabn_scene *s)
 
 /* ---- running ---- */
 
-/* With R ranks the photographs are gone through in windows of WINDOW·R. Each rank has a run of
- * neighbours in a window, so that the ranks' results in order are the photographs in order, and
- * the ranks meet once a window: what they found goes to rank 0. In the last window the runs are as
- * even as can be. */
+/* With R ranks the photographs are processed in windows of WINDOW·R. In a window each rank has a
+ * run of neighbouring photographs, so that the results of the ranks in order are those of the
+ * photographs in order. Once a window the ranks send their detections to rank 0. In the last window
+ * the runs are as even as possible. */
 enum { WINDOW = 4 };
 
-/* What a rank tells the others of a window. */
+/* What a rank sends to the others for each window. */
 struct report {
     int64_t images, bad, detections;
     int64_t stop;                          /* a signal's number, or 0 */
@@ -218,7 +218,7 @@ static struct run run_of(const struct detecting *d, uint64_t window)
     return (struct run){first + n * r / ranks, n * (r + 1) / ranks - n * r / ranks};
 }
 
-/* One batch is one photograph: sizes differ, and on a CPU nothing is gained by more. */
+/* A batch is one photograph: sizes differ, and on a CPU larger batches are not faster. */
 static mabn_status open_loader(struct detecting *d, const struct mabn_scene_set *set)
 {
     struct mabn_scene_loader_options lo;
@@ -234,7 +234,7 @@ static mabn_status open_loader(struct detecting *d, const struct mabn_scene_set 
     lo.skip_bad = d->options->skip_bad;
     lo.sampler.samples = mine;
     lo.sampler.count = n;
-    /* A rank may have none; a set without any is for the loader to tell. */
+    /* A rank may have none; the loader reports a set without any. */
     mabn_status status = MABN_OK;
     if (n || !d->count) status = mabn_scene_loader_new(&d->loader, set, &lo);
     free(mine);
@@ -506,7 +506,7 @@ static mabn_status judge_type(double stats[MABN_COCO_STATS], struct mabn_str *ta
     return status;
 }
 
-/* By way of a results file, so that the figures are those of mabn-score to the last digit. */
+/* By way of a results file, so that the statistics equal those of mabn-score to the last digit. */
 static mabn_status judge(struct mabn_detect_score *score, struct mabn_str *tables,
                          const struct collector *c)
 {
@@ -522,8 +522,8 @@ static mabn_status judge(struct mabn_detect_score *score, struct mabn_str *table
     return status;
 }
 
-/* Boxes and masks apart, as the reference writes two files: the area of a record with both would be
- * its box's for masks as well. */
+/* Boxes and masks separately, as the reference, which writes two files: in a record with both, the
+ * area of the box would count for the mask as well. */
 struct collectors {
     struct collector of[2];
     int count;

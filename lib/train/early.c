@@ -39,7 +39,7 @@ void mabn_early_free(struct mabn_early *e)
     free(e);
 }
 
-/* Scene i's own part of the batch, made bytes again. */
+/* The part of the batch that scene i covers, converted back to bytes. */
 static mabn_status picture(struct mabn_early *e, const struct mabn_scene_batch *batch, int i)
 {
     const struct mabn_scene_options *o = &e->scene;
@@ -60,7 +60,7 @@ static mabn_status picture(struct mabn_early *e, const struct mabn_scene_batch *
     return MABN_OK;
 }
 
-/* What is in a scene as results are: one record an object, with its outlines. */
+/* The objects of a scene as result records, with their outlines. */
 struct drawn {
     struct mabn_coco coco;
     uint32_t *records;

@@ -73,7 +73,7 @@ void mabn_top_add(struct mabn_top *top, const float *logits, const int32_t *labe
     }
 }
 
-/* What a rank tells the others of one batch. */
+/* What a rank sends to the others for each batch. */
 struct report {
     int64_t images, labelled, top1, top5;
     double loss;   /* sum over the labelled */
@@ -81,11 +81,11 @@ struct report {
     int32_t stop;  /* a signal's number, or 0 */
 };
 
-/* An evaluation under way. The net may be a batch or two ahead of the results, while the loader
- * keeps only its newest batch.
+/* A running evaluation. The net may be a batch or two ahead of the results, while the loader keeps
+ * only its newest batch.
  *
- * With R ranks, round k is batches kR … kR + R − 1, one a rank; in the last round some ranks may
- * have none. The ranks meet once a round. */
+ * With R ranks, round k has the batches kR to kR + R − 1, one for each rank; in the last round some
+ * ranks may have none. The ranks communicate once a round. */
 struct evaluation {
     struct mabn_net *net;
     const struct mabn_source *source;
@@ -94,8 +94,8 @@ struct evaluation {
     struct mabn_progress *progress; /* may be NULL */
     int rank, ranks;
     struct report *reports;     /* (ranks) of a round */
-    struct mabn_batch *batches; /* (depth) what was begun, without the pictures; a ring … */
-    int oldest;                 /* … that begins here */
+    struct mabn_batch *batches; /* (depth) the batches in flight, without pictures: a ring */
+    int oldest;                 /* that starts here */
     uint64_t round;
     bool begun; /* the first batch was given to the net */
 };
@@ -229,8 +229,8 @@ static void add_report(struct mabn_eval_result *sum, const struct report *r)
     sum->top5 += (double)r->top5;
 }
 
-/* Meet with this rank's batch, which may be empty. All ranks add up the round's in the same order,
- * and stop after the same. */
+/* Exchange results for this rank's batch, which may be empty. All ranks add up the round's results
+ * in the same order, and stop after the same round. */
 static mabn_status finish_round(struct evaluation *e, const struct mabn_batch *batch,
                                 const struct mabn_top *top, double loss)
 {
@@ -380,7 +380,7 @@ mabn_status mabn_evaluate(struct mabn_eval_result *result, struct mabn_net *net,
     mabn_status status = open_loader(&loader, &e, input);
     if (!status) status = evaluate_batches(&e, loader);
     if (!status && options->skip_bad) status = tell_bad(&e, loader);
-    while (mabn_net_behind(net)) { /* after a failure: leave none for the next evaluation */
+    while (mabn_net_behind(net)) { /* after a failure: leave no steps for the next evaluation */
         struct mabn_net_result dropped;
         if (mabn_net_result(net, &dropped)) break;
     }

@@ -15,25 +15,26 @@
 
 MABN_BEGIN_DECLS
 
-/* The first class whose name in the dataset differs from the model's, or -1. If one of the two has no
- * names, none differs. */
+/* The first class that has different names in dataset and model, or -1; also -1 if one of them has
+ * no names. */
 int mabn_eval_other_class(const struct mabn_model *model, const struct mabn_dataset *data);
-/* Does the dataset suit the model? Images may have no labels. Labels outside the model's classes are
- * an error, and so are other classes under the same numbers. */
+/* Does the dataset fit the model? Images may have no labels. It is an error if labels are outside
+ * the model's classes or if classes have other names. */
 MABN_MUST_USE mabn_status mabn_eval_check(const struct mabn_model *model,
                                           const struct mabn_dataset *data, const char *name);
 
-/* Should pictures cross to this device as bytes (mabn_net_options.bytes)? */
+/* Should pictures be sent to this device as bytes (mabn_net_options.bytes)? */
 bool mabn_eval_sends_bytes(const struct mabn_device *device, const struct mabn_augment *input);
-/* Set the table of a net that takes bytes: the value of each. */
+/* Set the table of a net that takes bytes: the value of each byte. */
 MABN_MUST_USE mabn_status mabn_eval_set_table(struct mabn_net *net,
                                               const struct mabn_augment *input);
-/* A batch's first `values` values into the net's input, floats or bytes. */
+/* Copy the first `values` values of a batch into the net's input, as floats or bytes. */
 void mabn_eval_fill(struct mabn_net *net, const struct mabn_batch *batch, size_t values);
 
-/* What the figures of a classifier count. */
+/* Counts for a classifier's accuracy. */
 struct mabn_top {
-    int64_t labelled, top1, top5; /* rows with a label; of them, right in the top one and five */
+    int64_t labelled, top1, top5; /* rows with a label; those with the label first, or among the
+                                   * first five */
 };
 /* Add rows of logits (rows,classes); a label of -1 is none. */
 void mabn_top_add(struct mabn_top *top, const float *logits, const int32_t *labels, int64_t rows,
@@ -44,27 +45,27 @@ struct mabn_eval_options {
     double smoothing;     /* of the labels, in the loss */
     bool skip_bad;        /* leave unreadable images out instead of failing */
     const char *progress; /* what to show progress as; NULL: not at all */
-    /* Share the batches with these ranks, which all make the same call: batch b is rank b mod R's.
-     * The figures are over all ranks, and every rank has them, with the bits of one process. `each`
-     * is called on rank 0 alone, for all batches. NULL: one process. */
+    /* Share the batches with these ranks, which all make the same call: rank b mod R evaluates
+     * batch b. The results are over all ranks, with the same bits as from one process, and every
+     * rank gets them. `each` is called only on rank 0, for all batches. NULL: one process. */
     struct mabn_comm *comm;
-    /* Called for each batch, in order, with its logits (batch->count,classes); the pictures (x) are
-     * gone by then. May be NULL. */
+    /* Called for each batch, in order, with its logits (batch->count,classes); its pictures (x) are
+     * no longer there. May be NULL. */
     mabn_status (*each)(void *context, const struct mabn_batch *batch, const float *logits,
                         int classes);
     void *context;
 };
 
 struct mabn_eval_result {
-    int64_t images;          /* seen; without those left out */
-    int64_t labelled;        /* of them, with a label: what the figures are over */
-    double loss, top1, top5; /* mean loss; percent right */
+    int64_t images;          /* evaluated, without those left out */
+    int64_t labelled;        /* those with a label, over which loss and accuracy are taken */
+    double loss, top1, top5; /* mean loss; accuracy in percent */
     double seconds;
 };
 
-/* Every sample of the source once, in order, whatever the number of ranks. With skip_bad those that cannot be read are left out,
- * with one warning that gives their number and names. An output that is not finite is an error that
- * names the image. Stops with MABN_ERR_STOPPED when a signal asks so. */
+/* Evaluates every sample of the source once, in order, whatever the number of ranks. With skip_bad
+ * unreadable samples are left out, with one warning that gives their number and names. An output
+ * that is not finite is an error that names the image. MABN_ERR_STOPPED after a signal. */
 MABN_MUST_USE mabn_status mabn_evaluate(struct mabn_eval_result *result, struct mabn_net *net,
                                         const struct mabn_source *source,
                                         const struct mabn_augment *input,
@@ -75,8 +76,8 @@ MABN_MUST_USE mabn_status mabn_evaluate(struct mabn_eval_result *result, struct 
 void mabn_prediction_line(struct mabn_str *line, uint64_t sample, int label, const float *logits,
                           int classes, bool with_logits);
 
-/* The same of a photograph that has neither number nor label: {"file":path,"top":[c1…c5],
- * "class":[names, where the model knows them],"prob":[…]}. */
+/* The same for a photograph without number and label: {"file":path,"top":[c1…c5], "class":[names,
+ * if the model has them],"prob":[…]}. */
 void mabn_photograph_line(struct mabn_str *line, const char *path, const struct mabn_model *model,
                           const float *logits, bool with_logits);
 

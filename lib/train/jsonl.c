@@ -11,7 +11,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 
-/* The "step" of a line that we wrote; -1 when it has none, INT64_MAX when it is not whole. */
+/* The "step" of a line that we wrote; -1 if it has none, INT64_MAX if it is incomplete. */
 static int64_t step_of(const char *line, size_t length)
 {
     int64_t step = -1;
@@ -40,7 +40,7 @@ static mabn_status trim(const char *path, int64_t keep_step)
     const char *at = (const char *)in.bytes, *end = at + in.size;
     while (at < end) {
         const char *stop = memchr(at, '\n', (size_t)(end - at));
-        if (!stop) break; /* cut short */
+        if (!stop) break; /* incomplete */
         if (step_of(at, (size_t)(stop - at)) <= keep_step)
             mabn_str_add_bytes(&kept, at, (size_t)(stop + 1 - at));
         at = stop + 1;

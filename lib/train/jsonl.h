@@ -1,6 +1,6 @@
-/* A log of JSON Lines that survives kills: lines are appended whole; a run that goes on from step s
- * first drops the lines of later steps and a last line that was cut short, so that the log of a
- * disturbed run reads as if nothing had happened. */
+/* A log of JSON Lines that survives kills. Lines are appended whole. A run that resumes at step s
+ * first drops the lines of later steps and an incomplete last line, so that the log of an
+ * interrupted run equals that of an uninterrupted one. */
 #ifndef MABN_TRAIN_JSONL_H
 #define MABN_TRAIN_JSONL_H
 
@@ -17,8 +17,8 @@ struct mabn_jsonl {
     char *path;
 };
 
-/* Create or go on with a file. keep_step < 0: start afresh; otherwise lines whose "step" is larger
- * are dropped. "-" is standard output. */
+/* Create or continue a file. keep_step < 0: start a new one; otherwise drop lines whose "step" is
+ * larger. "-" is standard output. */
 MABN_MUST_USE mabn_status mabn_jsonl_open(struct mabn_jsonl *log, const char *path,
                                           int64_t keep_step);
 /* Append the text and a newline, in one write. */

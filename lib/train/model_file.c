@@ -102,7 +102,7 @@ void mabn_input_resize(struct mabn_augment *input, int size)
 
 /* ---- reading ---- */
 
-/* A file that does not say how it wants its pictures. */
+/* For a file without a description of its input. */
 static mabn_status default_input(struct mabn_model_file *file)
 {
     struct mabn_augment *input = &file->input;
@@ -183,7 +183,7 @@ static size_t tensor_bytes(const struct mabn_params_tensor *tensor)
     return count * mabn_dtype_size(tensor->dtype);
 }
 
-/* Room for the largest tensor, so that one buffer serves all. */
+/* A buffer for the largest tensor, used for all. */
 static mabn_status tensor_buffer(const struct mabn_params *params, void **buffer)
 {
     size_t most = 1;
@@ -194,7 +194,7 @@ static mabn_status tensor_buffer(const struct mabn_params *params, void **buffer
     return mabn_alloc(buffer, most);
 }
 
-/* Has an exponent of infinity or NaN, or with `sign` is negative: whole numbers, which a loop tests
+/* Is it infinite or NaN, or with `sign` negative? Tested on the bits as integers, which a loop does
  * many at a time. */
 MABN_CLONES static bool any_bad(const float *values, size_t count, bool sign)
 {
@@ -262,7 +262,7 @@ static bool ends_with(const char *name, const char *end)
     return n >= m && !strcmp(name + n - m, end);
 }
 
-/* Counters and windows are of a rule, and of another training. */
+/* Counters and windows depend on the window rule, and on the training they come from. */
 static bool is_history(const char *name)
 {
     static const char *const ends[] = {"iters",  "buffer_x2",  "buffer_gz",          "pre_x2",
@@ -382,7 +382,7 @@ out:
     return status;
 }
 
-/* Say how many layers begin their window anew. */
+/* Report how many layers start their window anew. */
 static void tell_windows(const struct mabn_model_file *file, const struct mabn_params *params)
 {
     int fresh = 0;
@@ -456,7 +456,7 @@ mabn_status mabn_model_file_load(const struct mabn_model_file *file, struct mabn
     return status;
 }
 
-/* The name that a classifier has for a tensor of a detector's body: "" of any other. */
+/* The classifier's name of a tensor of a detector's body; "" for other tensors. */
 static void body_name(char name[128], const char *tensor)
 {
     const char *const body = "backbone.body.", *const stem = "backbone.body.stem.";

@@ -1,13 +1,13 @@
-/* Running statistics estimated anew ("precise BN"): what a network trained with small or drifting
- * batch statistics is evaluated with need not be the average that training left.
+/* Estimating running statistics again ("precise BN"), for networks whose running averages from
+ * training are poor because batch statistics were noisy or drifted.
  *
- * The network runs over training images as in training, but with fixed weights, every norm over
- * the whole of its batch. For each channel the means and variances of the batches are joined into
- * those of all elements seen (Chan et al.'s formula, batches weighing alike):
+ * The network runs over training images as in training, but with fixed weights, every norm over the
+ * whole of its batch. For each channel the means and variances of the batches are combined into
+ * those over all elements (Chan et al.'s formula, with equal weights for all batches):
  *   BN, BRN, SyncBN   running_mean, running_var (biased); in the pass BRN and SyncBN are plain BN
  *   MABN              running_var: the mean of x²; in the pass the batch's own, without window and
  *                     without the renormalizing factor
- * Frozen norms and those without running statistics stay as they are. */
+ * Frozen norms and those without running statistics stay as they are.   */
 #ifndef MABN_TRAIN_RECALIBRATE_H
 #define MABN_TRAIN_RECALIBRATE_H
 
@@ -36,11 +36,12 @@ struct mabn_recalibrate_result {
     int norms;      /* whose statistics changed */
 };
 
-/* Into the state of `params`, those of a network built for file->model (with the file's values or
- * without); nothing changes when it fails. The images are prepared as for evaluation and taken
- * evenly from the whole of `source`: of n images in b batches, the i-th of batch k is the sample
- * floor((i·b + k)·count/n). MABN_ERR_ARG: no norm has running statistics, or there are not enough
- * images for a batch; MABN_ERR_NONFINITE names the norm; MABN_ERR_STOPPED by a signal. */
+/* Writes the statistics into the state of `params`, the store of a network built for file->model
+ * (with the file's values or without). Nothing changes on failure. The images are prepared as for
+ * evaluation and taken evenly from the whole of `source`: of n images in b batches, the i-th of
+ * batch k is the sample floor((i·b + k)·count/n). MABN_ERR_ARG: no norm has running statistics, or
+ * there are not enough images for a batch; MABN_ERR_NONFINITE names the norm; MABN_ERR_STOPPED by a
+ * signal. */
 MABN_MUST_USE mabn_status mabn_recalibrate(struct mabn_recalibrate_result *result,
                                            struct mabn_params *params, struct mabn_device *device,
                                            const struct mabn_model_file *file,

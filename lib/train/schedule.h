@@ -1,4 +1,4 @@
-/* Learning rates: a pure function of the step, so that a resumed run needs no state for it. */
+/* Learning rates: a function of the step alone, so a resumed run needs no state for them. */
 #ifndef MABN_TRAIN_SCHEDULE_H
 #define MABN_TRAIN_SCHEDULE_H
 
@@ -19,11 +19,12 @@ enum { MABN_MAX_MILESTONES = 16 };
 
 struct mabn_schedule {
     enum mabn_schedule_kind kind;
-    double lr;            /* the peak: what --lr gives after scaling */
+    double lr;            /* the peak: --lr after scaling */
     int64_t steps;        /* of the whole run */
     int64_t warmup;       /* steps of linear rise: step s < warmup has lr·(s+1)/warmup */
     double warmup_factor; /* > 0: step s < warmup has lr·(f·(1 − s/warmup) + s/warmup) instead */
-    int64_t milestones[MABN_MAX_MILESTONES]; /* rising; from this step on times gamma */
+    int64_t milestones[MABN_MAX_MILESTONES]; /* ascending; from each of these steps on the rate is
+                                              * multiplied by gamma */
     int n_milestones;
     double gamma;
 };

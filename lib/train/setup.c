@@ -1,4 +1,4 @@
-/* Setting up a run: which task it is, its schedule, and what decides it. */
+/* Setting up a run: its task, its shards, its schedule and its course. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,7 +57,7 @@ static const struct {
 };
 enum { TASKS = sizeof tasks / sizeof *tasks };
 
-/* By the dataset's kind, which the model has to suit. */
+/* By the dataset's kind, which must fit the model. */
 static mabn_status choose_task(struct mabn_run *run)
 {
     struct mabn_train_options *o = run->options_adjusted;
@@ -67,7 +67,7 @@ static mabn_status choose_task(struct mabn_run *run)
     while (i < TASKS && strcmp(tasks[i].kind, mabn_dataset_kind(ds)))
         i++;
     mabn_dataset_free(ds);
-    if (i == TASKS) i = 0; /* it says what is wrong */
+    if (i == TASKS) i = 0; /* its set_up reports the error */
     run->task = tasks[i].task;
     if (!o->batch) o->batch = tasks[i].batch;
     if (o->lr <= 0 && !o->lr_given) o->lr = tasks[i].lr;
@@ -77,7 +77,7 @@ static mabn_status choose_task(struct mabn_run *run)
 
 /* ---- shards ---- */
 
-/* Of the run in the folder, as rank 0 sees it; 0: there is none. */
+/* The shards of the run in the folder, read by rank 0; 0: there is no run. */
 static int64_t shards_before(const struct mabn_train_options *o)
 {
     struct mabn_checkpoint *c = o->resume ? mabn_checkpoint_open_newest(o->run) : NULL;
@@ -112,7 +112,7 @@ static mabn_status decide_shards(struct mabn_run *run)
     return MABN_OK;
 }
 
-/* What would leave some ranks waiting for others, or have them compute different things. */
+/* Refuse what would leave ranks waiting for others, or make them compute different things. */
 static mabn_status compare_ranks(const struct mabn_run *run)
 {
     const struct mabn_train_options *o = run->options;

@@ -5,7 +5,7 @@
 
 #include "base/mem.h"
 
-/* Floats: a sum of fewer costs as much as it gains. */
+/* In floats: summing fewer at a time would cost more than overlapping gains. */
 enum { SMALLEST_BUCKET = 1 << 14 };
 
 #define STATE_PREFIX "state/shards/"
@@ -98,7 +98,8 @@ static bool on_gpu(const struct mabn_shards *s)
     return mabn_device_kind_of(mabn_params_device(s->params)) != MABN_DEVICE_CPU;
 }
 
-/* A sum's parts wait here; one fewer than are at hand at most, as the newest stays in the store. */
+/* Partial sums are kept here. There is one fewer than exist at most, because the newest stays in
+ * the store. */
 static mabn_status get_parts(struct mabn_shards *s)
 {
     const int depth = mabn_tree_depth(s->count, s->first, s->local);
@@ -141,7 +142,7 @@ static mabn_status enter(struct mabn_shards *s, int i)
     return mabn_params_set_state(has_seat(s, i) ? s->seats[i].params : s->params, state_of(s, i));
 }
 
-/* A shard that has the store for itself leaves its state there until somebody asks for it. */
+/* A shard that is alone in the store leaves its state there until it is needed elsewhere. */
 static mabn_status take_state(struct mabn_shards *s)
 {
     const int i = s->in_store;
@@ -154,8 +155,8 @@ bool mabn_shards_accumulates(const struct mabn_shards *s)
     return s->nccl != NULL;
 }
 
-/* Gradients [from, to) of the shard that is in the store, and of as many parts as the tree says, added
- * up in the store; how many parts are left. */
+/* Add gradients [from, to) of the shard in the store, and of as many partial sums as the tree says,
+ * into the store; returns how many partial sums are left. */
 static int merge_gradients(struct mabn_shards *s, int i, size_t from, size_t to)
 {
     int depth = s->depth;
@@ -236,7 +237,7 @@ static mabn_status queue_sum(struct mabn_shards *s, size_t from)
     return mabn_nccl_sum(s->nccl, MABN_DIST_F32, s->gradients + from, count, queue);
 }
 
-/* One more sum, of all from `from` on that is not in one yet. */
+/* Start one more sum, of everything from `from` on that is not being summed yet. */
 static mabn_status send(struct mabn_shards *s, size_t from)
 {
     if (s->nccl) return queue_sum(s, from);
@@ -331,7 +332,8 @@ static size_t bytes_of(const struct mabn_params_tensor *t)
     return count * mabn_dtype_size(t->dtype);
 }
 
-/* The tensor of all shards that belongs to tensor `index` of the store; data NULL: none does. */
+/* The tensor of all shards that belongs to tensor `index` of the store; data NULL: there is
+ * none. */
 static mabn_status new_tensor(const struct mabn_shards *s, struct mabn_shard_tensor *tensor,
                               int index)
 {

@@ -17,7 +17,7 @@
 
 /* ---- lines ---- */
 
-/* Steps whose results are in: on a GPU fewer than were begun. */
+/* Steps whose results have arrived: on a GPU fewer than were begun. */
 static int64_t steps_done(const struct mabn_run *run)
 {
     return run->step - run->task->behind(run);
@@ -61,7 +61,8 @@ struct waits { /* seconds since the last line */
     double others, data;
 };
 
-/* Who waits for whom: the rank that is waited for waits least. *data becomes the longest. */
+/* Print how long each rank waited for others: the slowest rank waits least. *data becomes the
+ * longest wait for data. */
 static mabn_status tell_waits(struct mabn_run *run, double *data)
 {
     struct mabn_comm *comm = run->shards.comm;
@@ -83,7 +84,7 @@ static mabn_status tell_waits(struct mabn_run *run, double *data)
     return status;
 }
 
-/* A line of means since the last one. */
+/* Write a step line: means since the last one. */
 static mabn_status log_steps(struct mabn_run *run, double lr)
 {
     struct line line;
@@ -135,7 +136,7 @@ static mabn_status log_end(struct mabn_run *run)
 
 /* ---- parts of a step ---- */
 
-/* Fetch the result of the oldest step under way, and write the line that is due with it. */
+/* Fetch the result of the oldest step in flight, and write a line if one is due. */
 static mabn_status finish_step(struct mabn_run *run)
 {
     const int64_t step = steps_done(run);
@@ -171,7 +172,7 @@ static unsigned my_signals(void)
            (mabn_save_requested() ? MABN_RUN_SIGUSR1 : 0);
 }
 
-/* What any rank has been asked, the same on all ranks after the same step. */
+/* The signals that any rank has received; all ranks agree after the same step. */
 static mabn_status hear_signals(struct mabn_run *run)
 {
     unsigned agreed = my_signals();
@@ -180,7 +181,8 @@ static mabn_status hear_signals(struct mabn_run *run)
     return MABN_OK;
 }
 
-/* The signal that ends the run, 0: none does. mpirun gives no time after others than SIGUSR1. */
+/* The signal that ends the run, or 0. Over ranks SIGUSR1 ends it too, because mpirun gives no time
+ * after other signals. */
 static int stop_signal(const struct mabn_run *run)
 {
     if (run->signals & MABN_RUN_SIGINT) return SIGINT;
@@ -190,7 +192,7 @@ static int stop_signal(const struct mabn_run *run)
 
 /* ---- between steps ---- */
 
-/* A validation that one rank was stopped in none has done. */
+/* If one rank was stopped during a validation, it counts as not done on all ranks. */
 static mabn_status agree_on_stop(struct mabn_run *run, mabn_status status)
 {
     int64_t stopped = status == MABN_ERR_STOPPED ? my_signals() : 0;
@@ -220,7 +222,7 @@ static mabn_status validate(struct mabn_run *run)
     run->val_pending = false;
     MABN_TRY(close_line(&line, run));
     MABN_TRY(mabn_run_keep_best(run));
-    mabn_pace_pause(&run->pace, mabn_now() - start); /* images/s is of training alone */
+    mabn_pace_pause(&run->pace, mabn_now() - start); /* images/s counts training only */
     return MABN_OK;
 }
 
@@ -271,7 +273,7 @@ static mabn_status after_step(struct mabn_run *run)
                      run->last_saved);
 }
 
-/* With --check-ranks. */
+/* Compare the ranks, for --check-ranks. */
 static mabn_status check_ranks(struct mabn_run *run)
 {
     const int64_t every = run->options->check_ranks;

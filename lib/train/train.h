@@ -1,4 +1,4 @@
-/* Training a classifier: from a dataset to a run folder.
+/* Training a classifier or a detector: from a dataset to a run folder.
  *
  * Three sizes that are never confused:
  *   batch       images of one optimizer step
@@ -13,16 +13,16 @@
  *                       the average precision of masks or, without masks, of boxes
  *   early.png           of a detector: its first pictures, with what is to be learned
  *
- * Resuming is exact: N steps, a kill, and the rest give the same bits as all steps at a stretch, on
- * the same number of threads (or GPU) in the same precision. What decides the course of a run is
- * written into its checkpoints as one text of `key = value` lines, and a run is resumed only with
- * the same text; the length of the run may differ.
+ * Resuming is exact: a run that is killed and resumed gives the same bits as an uninterrupted one,
+ * with the same number of threads (or GPU) and the same precision. All settings that affect the
+ * results, the run's course, are written into its checkpoints as a text of `key = value` lines, and
+ * a run is resumed only with the same text. The length of the run may differ.
  *
- * Over ranks a run has shards (train/shards.h), whose number belongs to the course; any number of
- * ranks that divides it goes on with the run, in the same bits. Rank 0 alone writes.
+ * Over ranks a run has shards (train/shards.h). Their number belongs to the course. Any number of
+ * ranks that divides it can resume the run, with the same bits. Only rank 0 writes.
  *
- * A loss, or at a checkpoint a weight, that is not finite ends the run with MABN_ERR_NONFINITE;
- * nothing is saved then, so the newest checkpoint is a good one. */
+ * If a loss, or at a checkpoint a weight, is not finite, the run ends with MABN_ERR_NONFINITE and
+ * nothing is saved, so the newest checkpoint is a good one. */
 #ifndef MABN_TRAIN_TRAIN_H
 #define MABN_TRAIN_TRAIN_H
 
@@ -48,17 +48,17 @@ struct mabn_train_options {
     /* files */
     const char *train, *val; /* datasets; val may be NULL */
     const char *run;         /* folder */
-    const char *weights;     /* a model file to start from; NULL: a fresh network */
+    const char *weights;     /* a model file to start from; NULL: a new network */
     const char *log;         /* a copy of metrics.jsonl: a file, "-" for stdout, or NULL */
     const char *stats;       /* file for the recorded statistics, or NULL */
     const char *command, *tool;
     bool resume, force;
-    bool resume_model;  /* take the weights' momentum and step too */
-    int64_t start_step; /* resume_model: the step, where the file does not say it; -1: it does */
+    bool resume_model;  /* also use the weights' momentum and step */
+    int64_t start_step; /* resume_model: the step, if the file does not have it; -1: it does */
 
-    /* the network; without weights, or over them where set */
+    /* the network: of a new one, or overriding the weights' where set */
     const char *arch;
-    struct mabn_norm_request norm; /* over the weights' own, or over MABN_NORM_DEFAULT */
+    struct mabn_norm_request norm; /* overrides the weights' own norms, or MABN_NORM_DEFAULT */
     const char *stem;              /* "large", "small"; NULL: as the architecture has it */
     const char *centralize; /* "auto", "on", "off"; NULL: as the weights have it, else auto */
     int base_width;         /* 0: as the architecture has it */
@@ -71,10 +71,10 @@ struct mabn_train_options {
         n_train_sizes; /* shorter sides drawn from; 0: its min_size */
     bool keep_empty;   /* train on photographs without an object too */
 
-    /* pictures; size 0: as the weights, the augmentation or the dataset have it */
+    /* pictures; size 0: as in the weights, the augmentation or the dataset */
     const char *augment; /* preset name; NULL: chosen by the dataset */
     int size;
-    /* over the preset, where set: NaN, NULL and -1 leave it */
+    /* overriding the preset where set; NaN, NULL and -1: not set */
     const char *crop, *resize, *order;
     double area_min, flip, lighting, erase, range;
     double jitter[4];
@@ -83,14 +83,15 @@ struct mabn_train_options {
     bool skip_bad;
 
     /* the course */
-    int batch, val_batch;               /* batch 0: the task's own; val_batch 0: as batch */
-    int accumulate;                     /* passes of one step; a detector's */
-    double clip_norm;                   /* the longest gradient; 0: any; a detector's */
+    int batch, val_batch;               /* batch 0: the task's default; val_batch 0: as batch */
+    int accumulate;                     /* detectors: passes of one step */
+    double clip_norm;                   /* detectors: the largest norm of the gradient; 0: no
+                                         * limit */
     int64_t epochs, epoch_steps, steps; /* epoch_steps 0: once through; steps 0: all epochs */
     int64_t seed;
     bool replacement;    /* the sampler draws with replacement */
     int schedule;        /* enum mabn_schedule_kind */
-    double lr, lr_batch; /* 0: the task's own; a rate of 0 that is meant: lr_given */
+    double lr, lr_batch; /* 0: the task's default, unless lr_given */
     bool lr_given;
     bool lr_exact;
     double milestones[MABN_MAX_MILESTONES]; /* epochs */
@@ -119,8 +120,8 @@ struct mabn_train_options {
     int threads, decoders;
     bool save_memory, exact, tune;
     struct mabn_comm *comm; /* dist/comm.h; borrowed; NULL: one process */
-    int shards;             /* 0: as the run has it, a new one as many as there are ranks … */
-    int preset_shards; /* … or these, where several ranks share them and the batch evenly; 0: none */
+    int shards;             /* 0: as in the run's checkpoints; for a new run the number of ranks, */
+    int preset_shards; /* or this many, if several ranks divide it and the batch evenly; 0: none */
     int sync_group;    /* shards of a statistic of SyncBN; 0: all */
     int64_t check_ranks; /* steps between comparisons of the ranks' parameters; 0: never */
 };
