@@ -46,7 +46,7 @@ static bool is_gone(long pid)
     return name_end && !strncmp(name_end, ") Z", 3);
 }
 
-/* "NAME.tmp-PID-N" of a process that is gone was left behind by a kill -9. */
+/* A "NAME.tmp-PID-N" whose process is gone was left by a kill -9. */
 static void sweep_leftovers(const char *folder, const char *name)
 {
     DIR *dir = opendir(folder);
@@ -112,7 +112,7 @@ mabn_status mabn_outfile_open_partial(struct mabn_outfile *out, const char *path
     if (fd < 0)
         status = mabn_fail_errno("cannot create '%s'", temp);
     else if (flock(fd, LOCK_EX | LOCK_NB) &&
-             errno == EWOULDBLOCK) /* no locks here: go on without */
+             errno == EWOULDBLOCK) /* this file system has no locks: continue without */
         status = mabn_fail(MABN_ERR_IO, "another process is writing '%s'", temp);
     if (status) {
         if (fd >= 0) close(fd);

@@ -1,10 +1,10 @@
 /* Files: outputs that appear whole or not at all, inputs that are checked before they are read.
  *
- * An output is written to a temporary name in the target's folder, synced, renamed over the
- * target, and the folder is synced: a crash, a kill or a full disk leaves the old file or the new
- * one, never a half. Temporary files ("NAME.tmp-XXXXXX") of this process are removed on failure,
- * on exit and in the handlers of base/signal.h; those a kill -9 left behind are swept by the next
- * writer of the same target. */
+ * An output is written to a temporary name in the target's folder, synced, renamed over the target,
+ * and the folder is synced: a crash, a kill or a full disk leaves the old file or the new one,
+ * never a half. Temporary files ("NAME.tmp-XXXXXX") of this process are removed on failure, on exit
+ * and in the handlers of base/signal.h; those that a kill -9 left are removed by the next writer of
+ * the same target. */
 #ifndef MABN_BASE_FILE_H
 #define MABN_BASE_FILE_H
 
@@ -30,15 +30,16 @@ struct mabn_outfile {
  * is a folder, or when it exists and `force` is false. Targets that are not regular files
  * (/dev/stdout, a fifo) are refused. */
 MABN_MUST_USE mabn_status mabn_outfile_open(struct mabn_outfile *out, const char *path, bool force);
-/* The same under a fixed name, PATH.partial, that no signal and no exit removes: what an earlier run
- * left there is kept, so that the work can go on. Refused while another process has it open. */
+/* The same under a fixed name, PATH.partial, which no signal and no exit removes. What an earlier
+ * run left there is kept, so that the work can continue. Refused while another process has it
+ * open. */
 MABN_MUST_USE mabn_status mabn_outfile_open_partial(struct mabn_outfile *out, const char *path,
                                                     bool force);
 /* Sync, close, rename, sync the folder. On failure the temporary file is gone. */
 MABN_MUST_USE mabn_status mabn_outfile_commit(struct mabn_outfile *out);
 /* Close and remove the temporary file. Safe after commit and on a zeroed struct. */
 void mabn_outfile_abort(struct mabn_outfile *out);
-/* Close and keep the file under its temporary name, to go on with it later. */
+/* Close the file and keep it under its temporary name, to continue later. */
 void mabn_outfile_keep(struct mabn_outfile *out);
 
 /* write(2) until done. `name` is for messages. */
@@ -62,13 +63,13 @@ struct mabn_input {
     size_t size;
     char *name; /* for messages: the path, or "standard input" */
     bool mapped;
-    size_t skipped; /* private: bytes in front that `bytes` begins after */
+    size_t skipped; /* private: skipped bytes before `bytes` */
     void *heap;     /* private: the bytes when they were read */
 };
 /* limit: refuse more than this many bytes (0: none). Directories are refused. */
 MABN_MUST_USE mabn_status mabn_input_open(struct mabn_input *in, const char *path, uint64_t limit);
-/* The same for text that people write: a byte order mark at its start, which some editors put there,
- * is no part of it; UTF-16 is refused by name. */
+/* The same for text written by people: a byte order mark at its start, which some editors add, is
+ * skipped; UTF-16 is refused with a message that names it. */
 MABN_MUST_USE mabn_status mabn_input_open_text(struct mabn_input *in, const char *path,
                                                uint64_t limit);
 void mabn_input_release(struct mabn_input *in);

@@ -1,4 +1,4 @@
-/* JSON text, written value by value onto a string: commas, quotes and brackets are the writer's.
+/* Writes JSON text value by value to a string; the writer adds commas, quotes and brackets.
  *
  *     struct mabn_json_writer w;
  *     mabn_json_writer_init(&w, &text);
@@ -10,8 +10,8 @@
  * end is a bug (MABN_BUG). Values at the top follow each other without a separator. The writer keeps
  * no text of its own: the caller may empty the string at any time, between two values too.
  *
- * Text is compact unless the writer is told to put a space after commas and colons, and to begin a
- * new line where mabn_json_put_line says so. */
+ * Text is compact, unless `spaced` asks for a space after commas and colons, and mabn_json_put_line
+ * for new lines. */
 #ifndef MABN_BASE_JSON_WRITE_H
 #define MABN_BASE_JSON_WRITE_H
 

@@ -2,7 +2,7 @@
  * ("mabn-train: ..."). Only tools choose the level and the name; the library reports failure by
  * status (base/status.h) and uses mabn_warn for what a user must know although work goes on.
  *
- * With several ranks only rank 0 chats; any rank may warn, prefixed "[rank 3]". */
+ * With several ranks only rank 0 prints information; any rank may warn, prefixed "[rank 3]". */
 #ifndef MABN_BASE_LOG_H
 #define MABN_BASE_LOG_H
 

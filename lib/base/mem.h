@@ -1,8 +1,9 @@
-/* Memory: small allocations that die, large ones that report, sizes that cannot wrap.
+/* Memory: small allocations, which end the program when they fail; large ones, which return a
+ * status; sizes checked for overflow.
  *
  * mabn_x*: for strings, tables and other small host objects; never return NULL.
  * mabn_alloc: for anything whose size comes from a file or a network shape: 64-byte aligned,
- * returns MABN_ERR_NOMEM with the size in the message. Free with mabn_free. */
+ * returns MABN_ERR_NOMEM with the size in the message. Free with mabn_free.  */
 #ifndef MABN_BASE_MEM_H
 #define MABN_BASE_MEM_H
 

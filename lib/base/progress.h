@@ -18,7 +18,7 @@ void mabn_progress_add(struct mabn_progress *p, uint64_t n);
 void mabn_progress_set(struct mabn_progress *p, uint64_t done);
 /* Short text after the bar ("loss 1.23"); copied. */
 void mabn_progress_note(struct mabn_progress *p, const char *format, ...) MABN_PRINTF(2, 3);
-/* Erase the bar (a message is about to be printed); it comes back with the next update. */
+/* Erase the bar before a message is printed; the next update shows it again. */
 void mabn_progress_hide(struct mabn_progress *p);
 void mabn_progress_free(struct mabn_progress *p); /* erases the bar; NULL is fine */
 

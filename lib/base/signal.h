@@ -1,10 +1,10 @@
 /* Signals. Two modes:
  *
  * default (every tool): SIGINT, SIGTERM and SIGHUP remove this process's temporary files and then
- * die of the signal, so that the shell sees the truth; SIGPIPE keeps its default.
+ * end the process by the signal, so that the shell sees it; SIGPIPE keeps its default.
  *
  * graceful (mabn-train, mabn-pack): the first SIGINT or SIGTERM only sets a flag that work loops
- * poll; a second SIGINT acts as in default mode. SIGUSR1 sets a "save now" flag. */
+ * poll; a second SIGINT acts as in default mode. SIGUSR1 sets a "save now" flag.  */
 #ifndef MABN_BASE_SIGNAL_H
 #define MABN_BASE_SIGNAL_H
 

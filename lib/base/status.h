@@ -22,10 +22,10 @@ MABN_BEGIN_DECLS
 
 typedef enum mabn_status {
     MABN_OK = 0,
-    MABN_ERR_ARG,         /* the caller's arguments do not fit together */
-    MABN_ERR_IO,          /* the system said no: open, read, write, sync, rename */
-    MABN_ERR_FORMAT,      /* a file's bytes are not what they should be */
-    MABN_ERR_LIMIT,       /* well formed, but larger than we are willing to take on */
+    MABN_ERR_ARG,         /* invalid or inconsistent arguments */
+    MABN_ERR_IO,          /* a system call failed: open, read, write, sync, rename */
+    MABN_ERR_FORMAT,      /* invalid contents of a file */
+    MABN_ERR_LIMIT,       /* well formed, but larger than a limit */
     MABN_ERR_NOTFOUND,    /* a named thing (tensor, category, image) is not there */
     MABN_ERR_MISMATCH,    /* two inputs do not belong together (shapes, kinds, names) */
     MABN_ERR_UNSUPPORTED, /* valid, but not something this build or version does */
@@ -35,7 +35,7 @@ typedef enum mabn_status {
     MABN_ERR_CUDA,
     MABN_ERR_DIST,      /* MPI, NCCL, a lost rank */
     MABN_ERR_NONFINITE, /* a loss or statistic became NaN or infinite */
-    MABN_ERR_STOPPED,   /* a signal asked us to stop; what had to be saved is saved */
+    MABN_ERR_STOPPED,   /* stopped by a signal; what had to be saved was saved */
 } mabn_status;
 
 /* Record a message (printf style) for this thread and return `status`, so that
@@ -45,8 +45,8 @@ mabn_status mabn_fail(mabn_status status, const char *format, ...) MABN_PRINTF(2
 /* The same with ": <strerror(errno)>" appended; errno is read on entry. Status MABN_ERR_IO. */
 mabn_status mabn_fail_errno(const char *format, ...) MABN_PRINTF(1, 2);
 
-/* Put "<text>: " in front of the present message (for a file name that the detector could not
- * know); returns `status` unchanged. */
+/* Prepend "<text>: " to the current message, for a file name that the failing function did not
+ * know; returns `status` unchanged. */
 mabn_status mabn_fail_prefix(mabn_status status, const char *format, ...) MABN_PRINTF(2, 3);
 
 /* The last message recorded in this thread; "" when there is none. Valid until the next failure. */

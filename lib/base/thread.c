@@ -30,7 +30,7 @@ int mabn_threads_available(void)
 void mabn_threads_wait_asleep(char **argv)
 {
     const char *name = argv[0] ? strrchr(argv[0], '/') : NULL;
-    /* Executed by that path its name would be "exe", to ps and to pkill. */
+    /* Set the name, which after executing that path would be "exe" for ps and pkill. */
     if (argv[0]) prctl(PR_SET_NAME, name ? name + 1 : argv[0]);
     if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT")) return;
     if (setenv("GOMP_SPINCOUNT", "2000", 1)) return;
@@ -110,7 +110,7 @@ mabn_status mabn_parallel(int threads, int64_t count, int64_t grain, mabn_work_f
     int started = 1; /* the caller is worker 0 */
     for (int i = 0; i < threads; i++)
         workers[i] = (struct loop_worker){&loop, i};
-    /* A thread that cannot be started is no failure: the others take its share. */
+    /* It is no failure if a thread cannot be started: the others do its share. */
     while (started < threads && !pthread_create(&ids[started], NULL, run_worker, &workers[started]))
         started++;
     run_worker(&workers[0]);

@@ -19,8 +19,8 @@ struct mabn_word {
     const char *word;
 };
 
-/* The value of a word. MABN_ERR_ARG when it is not in the table, which the message lists; `what`
- * says of what it should be a word. */
+/* The value of a word. If it is not in the table: MABN_ERR_ARG, with a message that lists the
+ * table; `what` names the kind of word ("stem"). */
 MABN_MUST_USE mabn_status mabn_word_parse(int *value, const struct mabn_word *words,
                                           const char *what, const char *text);
 /* The first word with this value; "?" when there is none. */

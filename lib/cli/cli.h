@@ -133,15 +133,15 @@ int mabn_cli_start(const struct mabn_cli *cli, int argc, char **argv, char ***ar
 int mabn_cli_choose(const struct mabn_cli *clis, const char *tool, const char *summary, int argc,
                     char **argv);
 
-/* For MABN_OPT_DEVICE and MABN_OPT_PRECISION (an int, as enum mabn_net_precision counts; value 0 is
- * auto): after parsing, exits 2 on a word that names no device, or a precision that the CPU which was
- * asked for does not have. */
+/* For MABN_OPT_DEVICE and MABN_OPT_PRECISION (an int with values of enum mabn_net_precision; 0 is
+ * auto): to be called after parsing. Exits 2 if the device's name is invalid, or if the CPU is
+ * requested and does not have the precision. */
 MABN_BEGIN_DECLS
 extern const struct mabn_word mabn_net_precisions[]; /* net/net.h */
 MABN_END_DECLS
 void mabn_cli_check_machine(const char *device, int precision);
-/* What a precision of `auto` is in inference on this device; others as they are. `exact`: the tool was
- * asked for plain sums, to compare. */
+/* The precision for inference on this device if `precision` is auto; otherwise `precision`.
+ * `exact`: exact sums were requested. */
 struct mabn_device;
 int mabn_cli_infer_precision(const struct mabn_device *device, int precision, bool exact);
 

@@ -17,8 +17,9 @@
  * and all exit. */
 struct mabn_comm *mabn_cli_open_ranks(void);
 
-/* What --device says, for this rank: with several ranks on a host, "cuda" and "auto" are a GPU each, by
- * the rank's number there, or the one that the launcher shows it. A static string, or `word`. */
+/* The device for this rank. With several ranks on a host, "cuda" and "auto" give each its own GPU:
+ * the one with the rank's number on this host, or the one that the launcher makes visible. A static
+ * string, or `word`. */
 const char *mabn_cli_rank_device(const struct mabn_comm *comm, const char *word);
 
 /* In place of mabn_cli_finish. After success, or a stop by a signal, it waits for all ranks and

@@ -1,13 +1,13 @@
-/* What an NVIDIA GPU offers beyond device.h: streams, graphs, events and NVIDIA's libraries. For
- * operations and networks on a device of kind MABN_DEVICE_CUDA; every call here needs one.
+/* NVIDIA GPUs beyond device.h: streams, graphs, events and NVIDIA's libraries. Every call needs a
+ * device of kind MABN_DEVICE_CUDA.
  *
  * The runtime is linked in, cuDNN and cuBLASLt are opened when the device is: a program starts on
  * machines without any of them. Streams are cudaStream_t as void *, so that this header stands
  * without CUDA's.
  *
  * A device computes in one stream, in order; what is captured between capture_begin and capture_end
- * is what would have been queued there. Input crosses the bus in a second stream, the copy stream.
- */
+ * is what would have been queued there. Input crosses the bus in a second stream, the copy
+ * stream. */
 #ifndef MABN_DEVICE_CUDA_H
 #define MABN_DEVICE_CUDA_H
 
@@ -41,7 +41,7 @@ const struct mabn_cublaslt *mabn_cuda_cublaslt(const struct mabn_device *device)
 void *mabn_cuda_cudnn_handle(const struct mabn_device *device);    /* cudnnHandle_t */
 void *mabn_cuda_cublaslt_handle(const struct mabn_device *device); /* cublasLtHandle_t */
 
-/* Memory of the host that the GPU reads and writes by itself; zeroed. */
+/* Pinned host memory, which the GPU can read and write itself; zeroed. */
 MABN_MUST_USE mabn_status mabn_cuda_host_alloc(struct mabn_device *device, void **out,
                                                size_t bytes);
 void mabn_cuda_host_release(struct mabn_device *device, void *p); /* NULL is fine */
@@ -59,22 +59,22 @@ MABN_MUST_USE mabn_status mabn_cuda_event_new(struct mabn_cuda_event **event,
                                               struct mabn_device *device, bool timed);
 void mabn_cuda_event_free(struct mabn_cuda_event *event); /* NULL is fine */
 MABN_MUST_USE mabn_status mabn_cuda_event_record(struct mabn_cuda_event *event, void *stream);
-/* The host waits. An event never recorded is reached. */
+/* Wait on the host. An event that was never recorded counts as reached. */
 MABN_MUST_USE mabn_status mabn_cuda_event_wait(struct mabn_cuda_event *event);
-/* What is queued in `stream` from here on waits; the host does not. */
+/* Work queued in `stream` from here on waits for the event; the host does not. */
 MABN_MUST_USE mabn_status mabn_cuda_event_order(struct mabn_cuda_event *event, void *stream);
 /* Between two timed events that are reached. */
 MABN_MUST_USE mabn_status mabn_cuda_event_seconds(double *seconds,
                                                   const struct mabn_cuda_event *from,
                                                   const struct mabn_cuda_event *to);
-/* For timing: the stream's queue stands still for so long, and what is queued meanwhile follows
- * without the host's pauses between. */
+/* For timing: hold up the stream for this long, so that work queued meanwhile then runs without
+ * pauses of the host. */
 MABN_MUST_USE mabn_status mabn_cuda_hold(struct mabn_device *device, double seconds);
 
 /* ---- graphs: a queue captured once and launched as one ---- */
 
 struct mabn_cuda_graph;
-/* From here on the compute stream's work is noted, not done. */
+/* From here on the compute stream's work is recorded, not executed. */
 MABN_MUST_USE mabn_status mabn_cuda_capture_begin(struct mabn_device *device);
 /* Ends the capture in any case; `status`: what the captured calls returned. On failure of either
  * *graph is NULL and nothing is left behind. */

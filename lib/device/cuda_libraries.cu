@@ -14,7 +14,7 @@ namespace
 struct mabn_cudnn cudnn_table;
 struct mabn_cublaslt cublaslt_table;
 
-/* By the loader's own search first; then where a toolkit puts them, for loaders nobody told. */
+/* First by the loader's own search, then in the usual folders of the toolkit. */
 mabn_status open_library(void **library, const char *name, const char *package)
 {
     char path[128], said[400];
@@ -70,7 +70,7 @@ static mabn_status open_both()
     static bool opened;
     const std::lock_guard<std::mutex> guard(one_at_a_time);
     if (opened) return MABN_OK;
-    /* cuDNN opens a cuBLASLt itself; when ours is there already, that one. */
+    /* cuDNN opens cuBLASLt itself; it gets ours if that is already open. */
     MABN_TRY(open_cublaslt());
     MABN_TRY(open_cudnn());
     opened = true;

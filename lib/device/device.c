@@ -1,4 +1,4 @@
-/* The device that a user's word names, and what all kinds have in common. */
+/* Opening a device by name, and the part that all kinds have in common. */
 #include "device/device.h"
 
 #include <stdio.h>

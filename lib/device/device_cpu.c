@@ -1,5 +1,5 @@
-/* The CPU device: a oneDNN engine and stream, OpenMP's thread count. Device memory is the host's,
- * and whatever was asked is done on return. */
+/* The CPU device: a oneDNN engine and stream, OpenMP's thread count. Device memory is host memory,
+ * and every call is done on return. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -76,7 +76,7 @@ enum { AVX512_CORE = 0x20 }; /* the bit of avx512_core in every later set */
 static const char *isa_name(void)
 {
 #ifdef __aarch64__
-    return "AArch64"; /* oneDNN tells no more there */
+    return "AArch64"; /* oneDNN reports no more there */
 #endif
     dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
     if (isa & AVX512_CORE) return "AVX-512";
@@ -104,14 +104,14 @@ const char *mabn_device_cpu_library(bool file)
     Dl_info found;
     int n = snprintf(text, sizeof text, "oneDNN %d.%d.%d (%s)", v->major, v->minor, v->patch,
                      isa_name());
-    /* Of its data: the address of a function may be that of a stub in the program. */
+    /* The address of data: that of a function could be a stub in the program. */
     if (file && dladdr(v, &found))
         snprintf(text + n, sizeof text - (size_t)n, ", %s", found.dli_fname);
     return text;
 }
 
-/* oneDNN by SYCL, as PyPI's is: its CPU is an OpenCL driver, which lies beside it in a Python
- * environment, where OpenCL does not look. */
+/* oneDNN built with SYCL, as PyPI's is, uses an OpenCL driver for the CPU. In a Python environment
+ * the driver is in the same folder, where OpenCL does not look. */
 static void find_opencl_cpu(void)
 {
 #if DNNL_CPU_RUNTIME == DNNL_RUNTIME_SYCL
@@ -125,9 +125,9 @@ static void find_opencl_cpu(void)
 #endif
 }
 
-/* oneDNN 2 reads one number too many where it plans a convolution for AMX (skipped_bd_mask), and
- * throws it away. That number lies beside the heap at times, where AddressSanitizer has nothing:
- * it does without AMX. A limit from the environment stays. */
+/* When oneDNN 2 plans a convolution for AMX it reads one number too many (skipped_bd_mask) and
+ * ignores it. AddressSanitizer reports that, so AMX is turned off under it. A limit from the
+ * environment is kept. */
 static void avoid_known_overread(void)
 {
 #if defined(__x86_64__) && DNNL_VERSION_MAJOR < 3 && MABN_ADDRESS_SANITIZER

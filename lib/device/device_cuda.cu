@@ -89,7 +89,7 @@ mabn_status cuda_get(struct mabn_device *d, void *host, const void *on_device, s
 mabn_status no_memory(const struct cuda_device *c, size_t bytes, cudaError_t error)
 {
     size_t free_bytes = 0, total = 0;
-    cudaGetLastError(); /* it is told here, not by the next call */
+    cudaGetLastError(); /* clear it: it is reported here, not by the next call */
     if (error != cudaErrorMemoryAllocation)
         return mabn_fail(MABN_ERR_CUDA, "cudaMalloc: %s", cudaGetErrorString(error));
     cudaMemGetInfo(&free_bytes, &total);
@@ -163,7 +163,8 @@ const struct mabn_device_calls calls = {
 
 /* ---- opening ---- */
 
-/* Is there a GPU of that number? In words for a user: this is what a machine without one says. */
+/* Is there a GPU of that number? The message is for users: it is what a machine without one
+ * prints. */
 mabn_status find_gpu(int index)
 {
     int driver = 0, count = 0;
@@ -209,7 +210,7 @@ mabn_status try_kernel(struct cuda_device *c)
                             c->limits.major, c->limits.minor);
 }
 
-/* "580.159.04" if the system tells. */
+/* "580.159.04", if the system says so. */
 void driver_version(char *text, size_t size)
 {
     int number = 0;

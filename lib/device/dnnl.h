@@ -1,10 +1,10 @@
-/* oneDNN behind a few words, the same for its versions 2 and 3: a checked call, layouts, and an
- * operation whose buffers are given by pointer.
+/* A thin layer over oneDNN, the same for its versions 2 and 3: a checked call, layouts, and
+ * operations whose buffers are given by pointer.
  *
  * An operation is a primitive with its memory objects; buffers are bound at each run, so that a
  * plan may move them. Scratchpads are the caller's (mabn_device_scratch). Enums (DNNL_ARG_SRC,
- * dnnl_f32, dnnl_nhwc …) are oneDNN's own; they agree between the versions. What does not agree,
- * layouts and the making of primitives, is wrapped here and nowhere else. */
+ * dnnl_f32, dnnl_nhwc …) are oneDNN's own; they agree between the versions. What differs, layouts
+ * and creating primitives, is wrapped here and nowhere else. */
 #ifndef MABN_DEVICE_DNNL_H
 #define MABN_DEVICE_DNNL_H
 
@@ -55,7 +55,7 @@ struct mabn_dnnl_op {
     size_t scratch; /* bytes of scratchpad */
 };
 
-/* What one argument is: DNNL_ARG_… and its layout. */
+/* An argument: DNNL_ARG_… and its layout. */
 struct mabn_dnnl_arg {
     int arg;
     const mabn_dnnl_layout *layout;

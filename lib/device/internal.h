@@ -1,7 +1,7 @@
-/* What the devices of this room share. Not for other rooms.
+/* Shared by the devices of this room; not for other rooms.
  *
  * To add a kind of device: a file device_<kind>, a function that opens one, a line each in
- * mabn_device_new and mabn_device_open. */
+ * mabn_device_new and mabn_device_open.  */
 #ifndef MABN_DEVICE_INTERNAL_H
 #define MABN_DEVICE_INTERNAL_H
 
@@ -12,7 +12,7 @@
 
 MABN_BEGIN_DECLS
 
-/* What device.h promises, as one kind of device does it. */
+/* The functions of device.h, implemented by one kind of device. */
 struct mabn_device_calls {
     mabn_status (*alloc)(struct mabn_device *device, void **out, size_t bytes);
     void (*release)(struct mabn_device *device, void *p, size_t bytes); /* p is not NULL */
@@ -27,7 +27,7 @@ struct mabn_device_calls {
     void (*close)(struct mabn_device *device); /* frees the device; also one half opened */
 };
 
-/* The beginning of every kind's own struct. */
+/* The first member of every kind's own struct. */
 struct mabn_device {
     enum mabn_device_kind kind;
     const struct mabn_device_calls *calls;
@@ -35,8 +35,8 @@ struct mabn_device {
     void *scratch;
     size_t scratch_bytes;
     void *dnnl_engine, *dnnl_stream; /* CPU */
-    struct mabn_tune *tune;          /* CPU; tune.h; NULL: nothing is chosen by time */
-    bool times;                      /* and what is not in it is measured */
+    struct mabn_tune *tune;          /* CPU: tune.h; NULL: nothing is chosen by timing */
+    bool times;                      /* missing choices may be timed */
     char name[400], gpu[32];
 };
 

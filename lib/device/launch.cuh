@@ -1,4 +1,4 @@
-/* How own kernels are written and launched.
+/* How our own kernels are written and launched.
  *
  * A kernel is plain CUDA C++ under a few conventions, so that the same .cu file also compiles with
  * an ordinary C++ compiler against the executor (tests/gpu/executor), which runs it on the CPU and
@@ -12,8 +12,8 @@
  *   - sums in a fixed order: no atomics on floats, so that results repeat bit for bit;
  *   - what a step decides (iteration counters, learning rate, flags) lies in device memory, and
  *     host code only launches: every function that launches may be captured in a CUDA graph.
- * Tensor cores, bulk copies, libraries' plans are not for such files: they sit behind an interface
- * that has a plain implementation beside the fast one. */
+ * Such files do not use tensor cores, bulk copies or plans of libraries: those are behind
+ * interfaces that also have a reference implementation. */
 #ifndef MABN_DEVICE_LAUNCH_CUH
 #define MABN_DEVICE_LAUNCH_CUH
 
@@ -30,9 +30,9 @@
     type *name = reinterpret_cast<type *>(name##_bytes)
 #endif
 
-/* The first thing a kernel does that touches memory, by all its threads: wait for what was queued
- * before it. It is there because a launch may start before its predecessor has ended (below); the
- * next one's may start once all blocks of this one are here, and they wait likewise. */
+/* Wait for the work queued before this kernel. All threads call it before they touch memory,
+ * because a launch may start before its predecessor has ended (below). The next launch may start
+ * once all blocks of this one have called it, and waits in the same way. */
 __device__ __forceinline__ void mabn_await_inputs(void)
 {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
@@ -41,8 +41,8 @@ __device__ __forceinline__ void mabn_await_inputs(void)
 #endif
 }
 
-/* A status with what CUDA said. CUDA forgets it: who goes on nevertheless, on a smaller scale or by
- * other means, must not have a library read it behind its own next launch. */
+/* A status with CUDA's message. It also clears CUDA's error, so that a caller that continues by
+ * other means does not see it after its next launch. */
 inline mabn_status mabn_cuda_fail_(cudaError_t error, const char *call)
 {
     (void)cudaGetLastError();

@@ -1,9 +1,9 @@
-/* Choices that were made by time on this machine, and the small text file that keeps them, so that
- * they are made once and the next run computes the same bits.
+/* Choices made by timing on this machine, and the small text file that keeps them, so that they are
+ * made once and the next run computes the same bits.
  *
- * One choice a line: machine, what was chosen for, and the choice, separated by tabs; the first line
- * is "# mabn tune 1". A machine is its processor, its library and the number of threads. A file may
- * hold several machines', and may be copied from one to another that is alike. */
+ * Each line is a choice: machine, key and choice, separated by tabs; the first line is "# mabn tune
+ * 1". A machine is a processor, a library and a number of threads. A file may hold the choices of
+ * several machines, and may be copied to another machine of the same kind. */
 #ifndef MABN_DEVICE_TUNE_H
 #define MABN_DEVICE_TUNE_H
 
@@ -16,8 +16,8 @@ MABN_BEGIN_DECLS
 struct mabn_tune;
 
 /* Read `path`, or start empty where it is empty or not there. NULL: $MABN_TUNE_FILE, or
- * mabn/tune.tsv in $XDG_CACHE_HOME or ~/.cache, whose folders are made. A line that is none of ours
- * is MABN_ERR_FORMAT. */
+ * mabn/tune.tsv in $XDG_CACHE_HOME or ~/.cache, whose folders are made. Any other line is
+ * MABN_ERR_FORMAT. */
 MABN_MUST_USE mabn_status mabn_tune_open(struct mabn_tune **tune, const char *path,
                                          const char *machine);
 void mabn_tune_free(struct mabn_tune *tune); /* does not save; NULL is fine */
@@ -28,10 +28,11 @@ void mabn_tune_add(struct mabn_tune *tune, const char *key, const char *choice);
 /* Write what was added, if anything was. */
 MABN_MUST_USE mabn_status mabn_tune_save(struct mabn_tune *tune);
 
-/* Let a CPU device choose by time from now on; without `timing` (several ranks, which must agree) it
- * takes what the file has and measures nothing. A GPU measures by itself: nothing is done. */
+/* Let a CPU device choose by timing from now on. Without `timing` (for several ranks, which must
+ * agree) it uses choices in the file and times nothing. Does nothing for a GPU, which times without
+ * a file. */
 MABN_MUST_USE mabn_status mabn_device_tune(struct mabn_device *device, bool timing);
-/* NULL: it does not. */
+/* NULL: the device does not choose by timing. */
 struct mabn_tune *mabn_device_tuning(const struct mabn_device *device);
 bool mabn_device_times(const struct mabn_device *device);
 

@@ -282,14 +282,15 @@ static struct mabn_rect resized_crop(const struct mabn_augment *a, int w, int h,
     return crop;
 }
 
-/* Size of the whole picture when its shorter side becomes `side`: each school rounds its way. */
+/* Size of the whole picture when its shorter side becomes `side`; the conventions round
+ * differently. */
 static int longer_side(int shorter, int longer, int side, enum mabn_resize_kind kind)
 {
     if (kind == MABN_RESIZE_CV) return (int)floor((double)side / shorter * longer + 0.5);
     return (int)((int64_t)side * longer / shorter);
 }
 
-/* Fill in what becomes what: job->box → width × height, of which window. */
+/* Fill in the resize: job->box to width × height, and which window of that is needed. */
 static mabn_status plan_crop(const struct mabn_augment *a, int w, int h, struct mabn_rng *rng,
                              struct mabn_resize_job *job)
 {
@@ -418,7 +419,7 @@ static mabn_status make_size(struct mabn_augmenter *g, const struct picture *pic
 /* ---- colour ---- */
 
 /* PCA lighting (Krizhevsky et al. 2012): the tables behind a shift along ImageNet's principal
- * colour axes; the shifted value is cut to 8 bits, as the reference does. */
+ * colour axes; the shifted value is clipped to 8 bits, as in the reference. */
 static void light_tables(struct mabn_augmenter *g, const struct mabn_augment_key *key)
 {
     static const float value[3] = {0.2175f, 0.0188f, 0.0045f};

@@ -1,6 +1,6 @@
 /* From a stored picture to the network's input: crop, resize, colour, flip, normalize.
  *
- * One plain struct says everything; presets fill it, options override. The steps, in this order:
+ * One struct holds all settings; presets fill it, options override them. The steps, in this order:
  *
  *   crop and resize to width × height (decoding no more of a JPEG than the crop needs)
  *   PCA lighting          \
@@ -11,7 +11,7 @@
  *
  * Every random choice comes from a stream keyed by (seed, epoch, position, purpose), position being
  * the sample's place in the epoch: the same picture drawn twice in an epoch differs, and nothing
- * depends on threads or ranks. */
+ * depends on threads or ranks.  */
 #ifndef MABN_IMAGE_AUGMENT_H
 #define MABN_IMAGE_AUGMENT_H
 
@@ -60,21 +60,21 @@ struct mabn_augment {
     float deviation[3]; /* likewise */
 };
 
-/* Fill from a preset; training or validation flavour.
+/* Fill from a preset, for training or validation.
  *   "imagenet"    the reference: square crop (area 0.08…1), OpenCV resize, lighting 0.1, flip ½;
  *                 validation 256 → centre 224; BGR 0…255, no mean
  *   "torchvision" RandomResizedCrop (area 0.08…1, aspect ¾…4/3), Pillow resize, flip ½; validation
  *                 256 → 224; RGB 0…1, ImageNet's mean and deviation
  *   "cifar"       pad 4 and crop 32, flip ½; RGB 0…1, CIFAR-10's mean and deviation
  *   "plain"       no crop, no flip; RGB 0…1
- * Sizes are 224, 224, 32 and 0 (to be set by the caller). An unknown name is MABN_ERR_ARG. */
+ * Sizes are 224, 224, 32 and 0 (to be set by the caller). An unknown name is MABN_ERR_ARG.  */
 MABN_MUST_USE mabn_status mabn_augment_preset(struct mabn_augment *augment, const char *name,
                                               bool training);
 /* The words of presets, of crops, of resizing and of the channels' order (1: BGR). */
 extern const struct mabn_word mabn_augment_presets[], mabn_augment_crops[], mabn_augment_resizes[],
     mabn_augment_orders[];
 
-/* Whether the fields make sense together; MABN_ERR_ARG says which does not. */
+/* Check the fields; the message of MABN_ERR_ARG says which is wrong. */
 MABN_MUST_USE mabn_status mabn_augment_check(const struct mabn_augment *augment);
 
 /* Can the output be bytes, one table a channel away from the floats? All but erasing allows it. */
@@ -82,7 +82,7 @@ bool mabn_augment_has_bytes(const struct mabn_augment *augment);
 /* The float of each byte, in the output's channel order: normalization. */
 void mabn_augment_table(const struct mabn_augment *augment, float table[3][256]);
 
-/* Whose choices to make. */
+/* The sample for which random choices are made. */
 struct mabn_augment_key {
     uint64_t seed, epoch, position;
 };

@@ -1,4 +1,4 @@
-/* What kind of file a picture is, and its format's decoder. */
+/* Recognizing the format of a file, and calling its decoder. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,6 +1,6 @@
 /* The one number of EXIF data that changes what a picture is: its orientation. EXIF is a TIFF
- * directory, which stands in a segment of a JPEG, in a chunk of a PNG or of a WebP. Damage makes it
- * 0, never an error: nobody has to look at it. */
+ * directory, which stands in a segment of a JPEG, in a chunk of a PNG or of a WebP. Damaged data
+ * give 0, not an error, because the orientation is optional. */
 #include <string.h>
 
 #include "image/codec.h"

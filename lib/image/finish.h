@@ -25,7 +25,7 @@ void mabn_normalization_table(const struct mabn_normalization *n, float table[3]
 /* What to do to one picture. */
 struct mabn_finish {
     bool flip;
-    bool swap;                 /* turn the channels' order round; 3 channels */
+    bool swap;                 /* reverse the order of channels; 3 channels */
     const uint8_t (*lit)[256]; /* by output channel, 3 channels; NULL: no lighting */
 };
 

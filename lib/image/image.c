@@ -1,4 +1,4 @@
-/* Pictures in memory, and kinds of picture files. */
+/* Pictures in memory, and recognizing the formats of files. */
 #include "image/image.h"
 
 #include <string.h>

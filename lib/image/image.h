@@ -100,14 +100,14 @@ struct mabn_decode_options {
     int channels;        /* 3 (default) or 1 */
     uint64_t max_pixels; /* refuse larger pictures; default 100 million */
     int max_scans;       /* refuse progressive JPEGs with more scans; default 100 */
-    bool allow_damaged; /* paint over what is missing or corrupt, as far as libjpeg and libpng do */
+    bool allow_damaged;  /* accept missing or corrupt data, as libjpeg and libpng do */
 };
 #define MABN_DECODE_DEFAULTS      \
     {                             \
         3, 100000000u, 100, false \
     }
 
-/* What decoding needs, reused from picture to picture: one for each thread. */
+/* A decoder's state, reused from picture to picture: one for each thread. */
 struct mabn_decoder;
 struct mabn_decoder *mabn_decoder_new(void);
 void mabn_decoder_free(struct mabn_decoder *decoder);

@@ -217,7 +217,7 @@ static bool is_cmyk(const struct jpeg_decompress_struct *cinfo)
     return cinfo->jpeg_color_space == JCS_CMYK || cinfo->jpeg_color_space == JCS_YCCK;
 }
 
-/* Fix the output's colour space and scale; tell the part to keep. */
+/* Set the output's colour space and scale; find the part to keep. */
 static mabn_status choose_output(struct mabn_jpeg_decoder *jpeg)
 {
     struct jpeg_decompress_struct *cinfo = &jpeg->cinfo;

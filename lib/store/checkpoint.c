@@ -183,7 +183,7 @@ struct mabn_checkpoint {
     struct mabn_checkpoint_meta meta;
 };
 
-/* Optional attributes: absent ones keep the default, of the wrong kind are an error. */
+/* Optional attributes: missing ones keep the default; ones of the wrong kind are an error. */
 static mabn_status get_text(const struct mabn_h5_file *f, const char *name, const char **value)
 {
     return mabn_h5_has_attribute(f, name) ? mabn_h5_get_string(f, name, value) : MABN_OK;

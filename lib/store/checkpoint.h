@@ -1,4 +1,5 @@
-/* Checkpoints: a network's tensors and all that is needed to go on training, in one HDF5 file.
+/* Checkpoints: a network's tensors and everything that is needed to resume training, in one HDF5
+ * file.
  *
  * Layout (HDF5; every array contiguous; see store/h5.h for the checks around it):
  *
@@ -19,7 +20,7 @@
  *   /optimizer/momentum/NAME momentum of parameter NAME, same shape      (training only)
  *   /state/...               whatever else the trainer needs to go on    (training only)
  *
- * Names are given to the functions below without the leading "/": "model/conv1.weight". */
+ * Names are given to the functions below without the leading "/": "model/conv1.weight".  */
 #ifndef MABN_STORE_CHECKPOINT_H
 #define MABN_STORE_CHECKPOINT_H
 
@@ -34,7 +35,7 @@
 
 MABN_BEGIN_DECLS
 
-/* What the file says about its weights, and where training stands. */
+/* What the file says about its weights, and how far training has come. */
 struct mabn_checkpoint_meta {
     const char *config;       /* JSON object; NULL reads as "{}" */
     const char *architecture; /* may be "" */
@@ -115,13 +116,13 @@ MABN_MUST_USE mabn_status mabn_checkpoint_verify(const struct mabn_checkpoint *c
 
 /* malloc'd path for a step. */
 char *mabn_checkpoint_step_path(const char *folder, int64_t step);
-/* The newest (highest step) whose every byte verifies; *path is malloc'd, NULL when the folder
- * holds none (which is not an error). Why others were passed over is appended to `skipped`, a
- * line each. Fails when the folder holds checkpoints but none verifies. */
+/* The newest checkpoint (highest step) that verifies completely. *path is malloc'd; NULL if the
+ * folder holds none, which is not an error. The reasons why newer ones were skipped are appended to
+ * `skipped`, a line each. Fails if the folder holds checkpoints but none verifies. */
 MABN_MUST_USE mabn_status mabn_checkpoint_find_latest(const char *folder, char **path,
                                                       struct mabn_str *skipped);
-/* The newest whose attributes can be read, not verified; NULL when there is none. For what has to be
- * known before a run is set up. */
+/* The newest whose attributes can be read, without verifying it; NULL if there is none. For
+ * settings that are needed before a run is set up. */
 struct mabn_checkpoint *mabn_checkpoint_open_newest(const char *folder);
 /* Remove all but the newest `keep` (at least 1) step files. */
 MABN_MUST_USE mabn_status mabn_checkpoint_prune(const char *folder, int keep);

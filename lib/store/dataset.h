@@ -95,8 +95,8 @@ MABN_MUST_USE mabn_status mabn_dataset_writer_add(struct mabn_dataset_writer *w,
                                                   const struct mabn_dataset_sample *sample);
 MABN_MUST_USE mabn_status mabn_dataset_writer_skip(struct mabn_dataset_writer *w, int64_t number,
                                                    uint64_t source);
-/* `number` will not be settled: threads that add a higher one return MABN_ERR_STOPPED; lower ones
- * still get in. */
+/* `number` will not be settled: adding a higher one returns MABN_ERR_STOPPED; lower ones can still
+ * be added. */
 void mabn_dataset_writer_cancel(struct mabn_dataset_writer *w, int64_t number);
 
 /* After the last image: */
@@ -122,8 +122,8 @@ void mabn_dataset_writer_set_int64(struct mabn_dataset_writer *w, const char *at
                                    int64_t value);
 
 MABN_MUST_USE mabn_status mabn_dataset_writer_commit(struct mabn_dataset_writer *w);
-/* Free; if not committed, remove what was written, or keep it to be continued (unless writing
- * itself failed: a full disk is not left full). NULL is fine. */
+/* Free. If not committed, remove what was written, or with `keep` keep it to be continued, unless
+ * writing itself failed, so that a full disk does not stay full. NULL is fine. */
 void mabn_dataset_writer_free(struct mabn_dataset_writer *w, bool keep_partial);
 
 /* ---- reading ---- */
@@ -151,7 +151,7 @@ int mabn_dataset_image_width(const struct mabn_dataset *ds, int64_t i);
 int mabn_dataset_image_channels(const struct mabn_dataset *ds, int64_t i);
 /* Name of image i into buf (cut to fit; "#i" when the file has no names); returns buf. */
 char *mabn_dataset_image_name(const struct mabn_dataset *ds, int64_t i, char *buf, size_t size);
-/* Tell the kernel that image i will be wanted soon (for cold files). */
+/* Tell the kernel that image i will be read soon (for files that are not cached). */
 void mabn_dataset_prefetch(const struct mabn_dataset *ds, int64_t i);
 
 /* Labels and classes; -1, 0 and NULL when the file has none. */
@@ -160,8 +160,8 @@ bool mabn_dataset_has_labels(const struct mabn_dataset *ds);
 int mabn_dataset_classes(const struct mabn_dataset *ds);
 const char *mabn_dataset_class_name(const struct mabn_dataset *ds, int class_index);
 
-/* Of what the samples are: images (by their checksums), their order, labels and the classes' names,
- * as one number. Names of files and the command that packed them do not count. */
+/* A digest of the samples: images (by their checksums), their order, labels and names of classes.
+ * File names and the packing command do not count. */
 uint64_t mabn_dataset_identity(const struct mabn_dataset *ds);
 
 /* Check every byte: all arrays and all images. */

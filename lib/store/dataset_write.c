@@ -129,7 +129,7 @@ static void read_records(struct mabn_dataset_writer *w, bool compare_bytes)
         w->records[i] = r;
         w->done = i + 1;
     }
-    /* The partial file itself may be gone or shorter. */
+    /* The partial file itself may be missing or shorter. */
     while (w->done && w->end && mabn_h5_stream_read(w->h5, w->end - 1, &last, 1)) {
         r = w->records[--w->done];
         if (r.state == WRITTEN) w->end = r.offset;
@@ -565,8 +565,8 @@ static mabn_status write_file(struct mabn_dataset_writer *w)
     for (size_t i = 0; i < w->extra_count; i++)
         MABN_TRY(mabn_h5_write(w->h5, w->extras[i].item, w->extras[i].data));
     MABN_TRY(mabn_h5_seal(w->h5));
-    /* From here on the partial file is the result: were it renamed first, a kill in between would
-     * leave a journal without its file. */
+    /* From here on the partial file is the result. If it were renamed first, a kill in between
+     * would leave a journal without its file. */
     if (w->journal >= 0) unlink(w->journal_path);
     return mabn_h5_commit(w->h5);
 }

@@ -1,12 +1,12 @@
-/* HDF5 files that can be trusted: the ground under datasets and checkpoints.
+/* HDF5 files with checksums, for datasets and checkpoints.
  *
- * libhdf5 gets one job, to lay out the metadata of a new file; all data are written and read by
- * us. A file holds contiguous, uncompressed arrays in groups, and attributes on the root group:
- * any HDF5 program reads it. Behind HDF5's last byte (where HDF5 does not look) stands an index
- * of our own, with every array's name, type, shape, place and checksum. Our readers use that
- * index alone, so bytes from strangers never reach libhdf5, many threads read at once with no
- * global lock, and opening costs a few reads. A file without the index (made or changed by another
- * program) is indexed by libhdf5 in a child process that may die without harm.
+ * libhdf5 only lays out the metadata of a new file; all data are written and read by our own code.
+ * A file holds contiguous, uncompressed arrays in groups, and attributes on the root group: any
+ * HDF5 program reads it. After HDF5's last byte (where HDF5 does not look) there is our own index,
+ * with every array's name, type, shape, place and checksum. Our readers use only that index, so
+ * untrusted bytes never reach libhdf5, many threads can read without a global lock, and opening
+ * takes only a few reads. A file without the index (made or changed by another program) is indexed
+ * by libhdf5 in a child process, which may crash without harm.
  *
  * Why not H5Dwrite and H5Dread: a writer killed in place loses the file; on a full disk H5Fclose
  * still returns success; damaged files crash libhdf5 1.10 in about one of 200 cases. Here every
@@ -32,8 +32,8 @@
  *                        XXH3-128 of the index, u64 zero, u64 XXH3-64 of the 72 bytes before
  *
  * Limits, checked before anything is allocated: 1,000,000 items and 4,096 attributes, rank 8, names
- * of 4,096 bytes, index of 1 GiB, items inside [0,H), in order and disjoint, dims × type = bytes.
- */
+ * of 4,096 bytes, index of 1 GiB, items inside [0,H), in order and disjoint, dims × type =
+ * bytes.   */
 #ifndef MABN_STORE_H5_H
 #define MABN_STORE_H5_H
 
@@ -82,7 +82,7 @@ struct mabn_h5_writer;
 MABN_MUST_USE mabn_status mabn_h5_writer_open(struct mabn_h5_writer **w, const char *path,
                                               bool force, const char *stream, bool partial);
 
-/* Write into the stream array; thread-safe. */
+/* Write to the stream array; thread-safe. */
 MABN_MUST_USE mabn_status mabn_h5_stream_write(struct mabn_h5_writer *w, uint64_t offset,
                                                const void *bytes, size_t n);
 /* Read back what was written (to check a partial file); short: MABN_ERR_FORMAT. */
@@ -101,7 +101,7 @@ MABN_MUST_USE mabn_status mabn_h5_declare(struct mabn_h5_writer *w, const char *
                                           const uint64_t *dims, int *item);
 
 /* All is declared: lay out the file. stream_bytes: final length of the stream array (0 if none).
- * Fails early when the disk has clearly too little room. */
+ * Fails early if the disk clearly has too little space. */
 MABN_MUST_USE mabn_status mabn_h5_layout(struct mabn_h5_writer *w, uint64_t stream_bytes);
 
 /* Write one whole array, in any order, each once; thread-safe for different items. */

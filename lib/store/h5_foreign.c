@@ -1,11 +1,11 @@
-/* Files without an index of ours, written or changed by another program: libhdf5 must look for the
- * arrays, and libhdf5 1.10 crashes on about one of 200 damaged files. So it looks in a child
- * process that can open nothing, start nothing and use little, and that sends back an index in the
+/* Files without our index, written or changed by another program: libhdf5 must find their arrays,
+ * and libhdf5 1.10 crashes on about one of 200 damaged files. So it runs in a child process that
+ * cannot open files or start programs and has tight limits. The child sends back an index in the
  * format of h5_index.c, which is then checked like any other. If the child dies, the file is
  * refused.
  *
  * Only what we would write ourselves is accepted: hard links, groups, contiguous arrays of known
- * types; scalar attributes of the root (others are passed over). */
+ * types; scalar attributes of the root (others are passed over).  */
 #include <errno.h>
 #include <fcntl.h>
 #include <hdf5.h>
@@ -106,7 +106,7 @@ static void walk_attributes(struct walk *w)
     }
 }
 
-/* The array's own word for types that HDF5 lacks. */
+/* The array's attribute for types that HDF5 lacks. */
 static bool marked(hid_t set, const char *word)
 {
     if (H5Aexists(set, "dtype") <= 0) return false;
@@ -312,7 +312,7 @@ static void allow_few_calls(void)
     code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM);
     code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
     struct sock_fprog program = {(unsigned short)n, code};
-    /* A kernel without filters leaves us with the limits below. */
+    /* Without filters in the kernel, only the limits below apply. */
     if (!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
 #endif
@@ -324,7 +324,7 @@ static void limit(int resource, rlim_t value)
     setrlimit((__rlimit_resource_t)resource, &r);
 }
 
-/* A dying process has things to say that nobody asked for. */
+/* Suppress what a crashing process would print. */
 static void be_silent(void)
 {
     int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -332,8 +332,7 @@ static void be_silent(void)
         if (nothing < 0 || dup2(nothing, fd) < 0) close(fd);
 }
 
-/* … and nothing to do: the parent's handlers, a sanitizer's among them, are not for this process.
- */
+/* Reset signal handlers: those of the parent, and of sanitizers, are not for this process. */
 static void die_plainly(void)
 {
     static const int deadly[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGXCPU};
@@ -397,7 +396,7 @@ static bool read_answer(int fd, struct mabn_str *answer)
     }
 }
 
-/* What the child said: an index, or why there is none. */
+/* Read the child's answer: an index, or why there is none. */
 static mabn_status take_answer(struct mabn_str *answer, uint64_t size, struct mabn_h5_table *t,
                                const char *path)
 {

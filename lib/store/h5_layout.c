@@ -287,7 +287,7 @@ static void make_file(struct layout *l, struct mabn_h5_table *t)
     MABN_H5(l, H5Fflush(l->file, H5F_SCOPE_GLOBAL));
 }
 
-/* Where the HDF5 part ends: the superblock's own word for it. */
+/* The end of the HDF5 part, as the superblock has it. */
 static mabn_status read_end(int fd, uint64_t *hdf5_size, const char *path)
 {
     uint8_t superblock[48];
@@ -350,7 +350,7 @@ mabn_status mabn_h5_lay_out(int fd, struct mabn_h5_table *t, uint64_t *hdf5_size
     if (!status && l.failed)
         status = mabn_fail(MABN_ERR_HDF5, "cannot lay out '%s': HDF5 refused", path);
     if (l.failed)
-        *info = nowhere; /* HDF5 may still hold the file: left to it, but harmless */
+        *info = nowhere; /* HDF5 may still hold the file; make that harmless */
     else
         free(info);
     if (status) return status;

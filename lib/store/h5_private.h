@@ -72,7 +72,7 @@ MABN_MUST_USE mabn_status mabn_h5_hash_metadata(int fd, const struct mabn_h5_tab
 MABN_MUST_USE mabn_status mabn_h5_lay_out(int fd, struct mabn_h5_table *t, uint64_t *hdf5_size,
                                           const char *path);
 
-/* Nothing else of ours may use libhdf5 meanwhile. */
+/* While it is locked no other code of ours uses libhdf5. */
 void mabn_h5_lock(void);
 void mabn_h5_unlock(void);
 /* An HDF5 file of `size` bytes opened for reading through the driver; hid_t, negative on failure.

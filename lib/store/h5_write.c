@@ -23,7 +23,7 @@ struct mabn_h5_writer {
     size_t unflushed; /* bytes written since writeback was last asked for */
 };
 
-/* The stream array's place depends only on its name: ask libhdf5 by laying out a file with nothing
+/* The place of the stream array depends only on its name: find it by laying out a file with nothing
  * else in it. The real layout must agree later. */
 static mabn_status place_stream(struct mabn_h5_writer *w, const char *name)
 {
@@ -121,7 +121,7 @@ static mabn_status check_room(const struct mabn_h5_writer *w, uint64_t already)
         needed += w->table.items[i].bytes + 512;
     needed -= already;
     if (fstatvfs(w->out.fd, &disk) || !disk.f_blocks)
-        return MABN_OK; /* unknown: writing will tell */
+        return MABN_OK; /* unknown: writing will show */
     uint64_t room = (uint64_t)disk.f_bavail * disk.f_frsize;
     if (room >= needed) return MABN_OK;
     return mabn_fail(MABN_ERR_IO,
@@ -129,7 +129,7 @@ static mabn_status check_room(const struct mabn_h5_writer *w, uint64_t already)
                      w->out.path, (unsigned long long)needed, (unsigned long long)room);
 }
 
-/* What is neither metadata nor array must be zero, whatever an earlier run left here. */
+/* Bytes that are neither metadata nor array must be zero, whatever an earlier run left here. */
 static mabn_status clear_gaps(struct mabn_h5_writer *w, uint64_t stream_bytes)
 {
     if (ftruncate(w->out.fd, (off_t)(w->stream_offset + stream_bytes)))

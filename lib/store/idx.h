@@ -1,8 +1,8 @@
-/* The idx format of MNIST and its kin: arrays of bytes.
+/* The idx format of MNIST and similar datasets: arrays of bytes.
  *
  *   0,0, type (8: unsigned byte), rank; rank × u32 big-endian dimensions; the elements
  *
- * plain or compressed by gzip. */
+ * plain or compressed by gzip.  */
 #ifndef MABN_STORE_IDX_H
 #define MABN_STORE_IDX_H
 

@@ -1,8 +1,8 @@
-/* Which images, with which labels: read from a folder tree or a list.
+/* Lists of images with their labels, read from a folder tree or a list file.
  *
  * Classes come from the folders' names in byte order, or from a class file: one class a line, the
  * line's number (from 0) is its label; "NAME" or "NAME<TAB>shown name". With a class file a folder
- * or label that it does not name is an error. */
+ * or label that it does not name is an error.  */
 #ifndef MABN_STORE_LISTING_H
 #define MABN_STORE_LISTING_H
 

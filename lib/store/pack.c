@@ -105,8 +105,7 @@ static mabn_status shrink(struct worker *me, const struct mabn_image_info *info,
     return MABN_OK;
 }
 
-/* Decode, turn as EXIF data asks if it is to be, encode again: as JPEG what was one, else as PNG.
- */
+/* Decode, apply the EXIF orientation if requested, encode again: a JPEG as JPEG, others as PNG. */
 static mabn_status encode_again(struct worker *me, const struct mabn_image_info *info, bool turn,
                                 int quality, struct mabn_dataset_sample *s)
 {
@@ -128,7 +127,7 @@ static mabn_status encode_again(struct worker *me, const struct mabn_image_info 
     return MABN_OK;
 }
 
-/* How many pictures ask to be turned, and the first. */
+/* Count the pictures with an EXIF orientation, and keep the first. */
 static void count_turned(struct pack *p, int64_t number)
 {
     int64_t first = __atomic_load_n(&p->first_turned, __ATOMIC_RELAXED);
@@ -147,7 +146,7 @@ static void tell_turned(const struct pack *p)
                   p->options->exif ? "turned" : "as stored, not turned (--exif turns them)");
 }
 
-/* Everything that looks at the image's content. */
+/* Checks of the image's content, and decoding where needed. */
 static mabn_status prepare(struct pack *p, struct worker *me, int64_t number,
                            struct mabn_dataset_sample *s)
 {
@@ -214,7 +213,7 @@ static mabn_status pack_one(void *context, int64_t index, int worker)
 
 /* ---- all files ---- */
 
-/* Give up what an earlier run did from the first file on that is not what it was. */
+/* Discard the results of an earlier run from the first file on that has changed. */
 static mabn_status check_done(const struct pack *p)
 {
     struct stat info;
@@ -277,7 +276,7 @@ void mabn_pack_key(const char *const *paths, int64_t count, const struct mabn_pa
 
 /* ---- whole datasets ---- */
 
-/* Tell in the message what a failed run leaves behind. */
+/* Say in the message what a failed run leaves. */
 mabn_status mabn_pack_say_kept(mabn_status status, const char *path)
 {
     char *partial = mabn_xasprintf("%s.partial", path), *message = mabn_error_detach();

@@ -33,19 +33,18 @@ struct mabn_pack_options {
 void mabn_pack_key(const char *const *paths, int64_t count, const struct mabn_pack_options *options,
                    const char *command, uint8_t key[16]);
 
-/* Settle all numbers of the writer from `paths` (count entries, as the spec said). What an earlier
- * run did is kept as far as its files have the same size and time. Checks mabn_stop_requested():
- * then MABN_ERR_STOPPED. */
+/* Settle all numbers of the writer from `paths` (count entries, as in the spec). Results of an
+ * earlier run are kept for files that still have the same size and time. MABN_ERR_STOPPED if
+ * mabn_stop_requested(). */
 MABN_MUST_USE mabn_status mabn_pack_files(struct mabn_dataset_writer *w, const char *const *paths,
                                           int64_t count, const struct mabn_pack_options *options);
 
-/* Add to a failure's message what it leaves behind for the next run, if anything; returns status.
- */
+/* Add to a failure's message what is kept for the next run, if anything; returns status. */
 mabn_status mabn_pack_say_kept(mabn_status status, const char *path);
 
 struct mabn_listing;
 struct mabn_idx;
-/* Where the result goes and what it says about itself. */
+/* Where the result is written, and what is recorded in it. */
 struct mabn_pack_output {
     const char *path;
     bool force;
