@@ -75,7 +75,7 @@ static void read_id(struct reading *r, int64_t *out)
     keep_text(r, *out, text);
 }
 
-/* An annotation's: anything, and nothing, will do. */
+/* An annotation's id: any value is accepted, and none. */
 static void read_annotation_id(struct reading *r, struct mabn_coco_record *record)
 {
     struct mabn_json_text text;
@@ -702,7 +702,8 @@ static mabn_status check_images(const struct mabn_coco *c)
     return status;
 }
 
-/* Two of one id and one name are one, told of; of two names we cannot know which is meant. */
+/* Two categories with one id and one name are one, with a warning; with two names it is unclear
+ * which one is meant. */
 static mabn_status check_categories(struct mabn_coco *c)
 {
     struct placed_id *list = mabn_xcalloc(c->n_categories + 1, sizeof *list);
@@ -936,7 +937,7 @@ mabn_status mabn_coco_fail(const struct mabn_coco *c, const struct mabn_coco_rec
 
 /* ---- file names ---- */
 
-/* It must not lead out of the folder. */
+/* A name must not lead out of the folder. */
 const char *mabn_coco_name_fault(const struct mabn_coco_image *image)
 {
     const char *name = image->file_name;

@@ -1,4 +1,4 @@
-/* Tables of what was found for what, for a person or mabn-plot to look at. */
+/* Confusion, calibration and precision-recall tables, for people and for mabn-plot. */
 #include "coco/confusion.h"
 
 #include <math.h>

@@ -1,11 +1,11 @@
-/* What is taken for what: truths by category against detections by category, at one overlap.
+/* The confusion matrix: ground truths by category against detections by category, at one overlap.
  *
  * In each image the detections of a score and above, the best `limit` of them by falling score,
  * take in turn the free truth that they overlap most, of any category, when the overlap reaches the
  * threshold (among equals the earlier). A detection that takes none is of the row "background", a
  * truth that is not taken of the column "background". Crowds are left out, and so are detections
- * that only a crowd explains (their overlap with it, over their own size, reaches the threshold).
- */
+ * that only a crowd explains (their overlap with it, over their own size, reaches the
+ * threshold). */
 #ifndef MABN_COCO_CONFUSION_H
 #define MABN_COCO_CONFUSION_H
 

@@ -104,7 +104,7 @@ static uint32_t place_of(const struct id_place *list, size_t n, int64_t id)
     return UINT32_MAX;
 }
 
-/* Annotations that have no place in the dataset, told once. */
+/* Annotations that have no place in the dataset: one warning. */
 static void tell_left_out(const struct packing *p)
 {
     const struct mabn_coco *c = &p->coco;
@@ -449,7 +449,7 @@ static mabn_status add_polygons(const struct packing *p, struct mabn_dataset_wri
     return status;
 }
 
-/* Run lengths as a string, or why they are none. */
+/* Run lengths as a string, or the reason why they cannot be used. */
 static mabn_status mask_text(struct mabn_str *out, struct mabn_rle *mask, const struct mabn_coco *c,
                              const struct mabn_segmentation *s)
 {
@@ -464,7 +464,8 @@ static mabn_status mask_text(struct mabn_str *out, struct mabn_rle *mask, const 
     return status;
 }
 
-/* Those that cannot be used are packed with the reason, so that only who needs them is stopped. */
+/* Those that cannot be used are packed with the reason, so that they are an error only where they
+ * are needed. */
 struct odd_masks {
     size_t n, n_brief;
     const struct mabn_coco_record *first, *brief;
@@ -626,15 +627,15 @@ static mabn_status pack(struct packing *p, const struct mabn_pack_output *out,
     return status ? mabn_pack_say_kept(status, out->path) : MABN_OK;
 }
 
-/* Does the box end beyond its image? What a pixel's rounding does is forgiven. */
+/* Does the box end beyond its image, by more than the rounding of a pixel? */
 static bool leaves_image(const struct mabn_coco_record *r, const struct mabn_coco_image *image)
 {
     return r->has_box && image->width && image->height &&
            (r->box.x + r->box.w > image->width + 1.0 || r->box.y + r->box.h > image->height + 1.0);
 }
 
-/* Corners given in place of COCO's x, y, width, height train a detector to nothing, without a word:
- * most of such boxes end beyond their image. */
+/* If boxes are corners instead of COCO's x, y, width, height, a detector learns nothing, without
+ * any error. Most of such boxes end beyond their image. */
 static void doubt_boxes(const struct packing *p)
 {
     size_t boxes = 0, beyond = 0, first = 0;

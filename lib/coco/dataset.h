@@ -65,7 +65,7 @@ MABN_MUST_USE mabn_status mabn_coco_pack(const struct mabn_pack_output *out, con
                                          const char *annotations,
                                          const struct mabn_coco_pack_options *options);
 
-/* The annotations of a packed dataset, as mabn_coco_read gives them. Every index is checked. */
+/* The annotations of a packed dataset, in the form of mabn_coco_read. Every index is checked. */
 MABN_MUST_USE mabn_status mabn_coco_read_dataset(struct mabn_coco *out,
                                                  const struct mabn_dataset *ds);
 

@@ -78,7 +78,8 @@ static double lightness(struct colour c)
     return 0.3 * c.r + 0.59 * c.g + 0.11 * c.b;
 }
 
-/* The nth thing of a category in a picture: its colour lighter, darker, a little to one side. */
+/* The colour of the nth object of a category in a picture: lighter, darker, slightly different in
+ * hue. */
 static struct colour shade(struct colour c, size_t nth)
 {
     static const double lighter[] = {0, 0.4, -0.3, 0.2, -0.15, 0.55, -0.45};
@@ -390,7 +391,7 @@ static struct mabn_box box_around(const double *xy, size_t n, size_t step)
     return n ? (struct mabn_box){x0, y0, x1 - x0, y1 - y0} : (struct mabn_box){0, 0, 0, 0};
 }
 
-/* What cannot be drawn of a record is counted, and told in the end. */
+/* Masks that cannot be drawn are counted, and reported at the end. */
 static mabn_status pass_over(struct canvas *v, mabn_status status)
 {
     if (!status || status == MABN_ERR_NOMEM) return status;

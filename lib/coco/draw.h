@@ -1,9 +1,10 @@
-/* Pictures with what was found in them: boxes, masks, keypoints, labels; one, or a contact sheet.
+/* Drawing annotations or detections on pictures: boxes, masks, keypoints, labels; a single picture
+ * or a contact sheet.
  *
- * Colours belong to categories and are the same in every run; things of one category in one picture
- * have shades of its colour. Larger things are drawn first, labels last, each moved a little when
- * it would lie on another. Masks that cannot be drawn are left out, with a warning when the sheet is
- * written. Drawn with cairo; letters in DejaVu Sans, others in whatever font has them
+ * Colours belong to categories and are the same in every run; objects of one category in one
+ * picture have shades of its colour. Larger objects are drawn first, labels last, each moved a
+ * little when it would lie on another. Masks that cannot be drawn are left out, with a warning when
+ * the sheet is written. Drawn with cairo; letters in DejaVu Sans, others in whatever font has them
  * (coco/lettering.h). */
 #ifndef MABN_COCO_DRAW_H
 #define MABN_COCO_DRAW_H

@@ -1,11 +1,11 @@
-/* What is in an annotation file, and what is wrong with it: the look to take before training.
+/* The contents of an annotation file and its faults, to be checked before training.
  *
  * Faults, each with its line: ids, names or file names that occur twice; images without a size or a
  * file name that can be used; annotations of images or categories that are not listed; boxes,
  * segmentations and keypoints that cannot be used, that lie outside their image or have no extent;
  * masks of another size than the image; areas that are missing, not positive or larger than the
  * image; numbers of keypoints that are not what is labelled; skeletons of keypoints that nothing
- * has. */
+ * has.  */
 #ifndef MABN_COCO_INSPECT_H
 #define MABN_COCO_INSPECT_H
 

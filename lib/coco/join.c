@@ -389,7 +389,7 @@ static void tell_areas(const struct mabn_coco *truth, const struct mabn_coco_par
     const struct mabn_coco_record *first = NULL;
     char place[48];
     size_t n = 0;
-    if (mabn_coco_area_index(p, "all") < 0) return; /* somebody wants just these */
+    if (mabn_coco_area_index(p, "all") < 0) return; /* the user has chosen the ranges */
     for (size_t i = 0; i < truth->n_records; i++) {
         const struct mabn_coco_record *r = &truth->records[i];
         double area = r->has_area ? r->area : r->box.w * r->box.h;

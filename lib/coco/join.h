@@ -6,7 +6,7 @@
 
 MABN_BEGIN_DECLS
 
-/* What a results file holds, by COCO's rule: its first record decides. */
+/* The type of a results file, by COCO's rule: its first record decides. */
 enum mabn_coco_results_kind {
     MABN_COCO_RESULTS_BOXES,
     MABN_COCO_RESULTS_MASKS,

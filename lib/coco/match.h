@@ -1,5 +1,5 @@
-/* Private to lib/coco: fill an evaluation by matching every image of a join; or go through the
- * images with all overlaps at hand, for what looks across categories. */
+/* Private to lib/coco: fill an evaluation by matching every image of a join; or visit the images
+ * with all their overlaps, for computations across categories. */
 #ifndef MABN_COCO_MATCH_H
 #define MABN_COCO_MATCH_H
 

@@ -1,4 +1,4 @@
-/* Scores as text for people and as tab-separated values, which are appended to a string, and as JSON. */
+/* Scores as readable text and as tab-separated values, appended to a string, and as JSON. */
 #ifndef MABN_COCO_REPORT_H
 #define MABN_COCO_REPORT_H
 

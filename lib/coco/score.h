@@ -1,11 +1,11 @@
-/* COCO's judgement of detections: average precision and recall as pycocotools 2.0 computes them,
- * number for number, quirks included.
+/* COCO's scoring of detections: average precision and recall with exactly the numbers of
+ * pycocotools 2.0, including its quirks.
  *
  * Two steps. mabn_coco_evaluate matches detections to ground truth image by image; its outcome can
  * be asked for scores any number of times, over all images or over images with weights (which is
  * what the bootstrap does). Neither depends on the number of threads.
  *
- * What is judged is set in struct mabn_coco_params; _init gives COCO's own settings.
+ * The settings are in struct mabn_coco_params; _init gives COCO's own.
  *
  * Quirks of pycocotools that change numbers, kept unless `fix_quirks` is set:
  *   - a detection matched to a ground truth whose id is 0 counts as a false positive;
@@ -17,7 +17,7 @@
  * 0.8999999999999999.
  *
  * Unlike pycocotools: a polygon of four numbers is an error, not a box; two images with one id are
- * an error; a ground truth without keypoints is one whose keypoints are not labelled. */
+ * an error; a ground truth without keypoints is one whose keypoints are not labelled.   */
 #ifndef MABN_COCO_SCORE_H
 #define MABN_COCO_SCORE_H
 

@@ -18,7 +18,7 @@ enum { MABN_TOPK_MAX_CLASS = 10000000 };
 
 struct mabn_topk_class {
     int64_t samples, first, within; /* how many; right at once; right within the first k */
-    int64_t predicted;              /* how often it was named first */
+    int64_t predicted;              /* how often it was the first prediction */
 };
 
 struct mabn_topk_confusion {

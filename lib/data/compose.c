@@ -1,8 +1,8 @@
-/* The scene is painted from the bottom up, beside a map that says which object each pixel shows. A
- * thing is first shrunk with antialiasing where it is smaller than its cut-out, then turned by
- * sampling bilinearly; both on colours multiplied by their coverage, so that edges blend with what
- * lies beneath and carry no black rim. A pixel is the thing's when it covers at least half of it.
- */
+/* The scene is painted from the bottom up, beside a map that says which object each pixel shows. An
+ * object that is smaller than its cut-out is first shrunk with antialiasing, and then rotated with
+ * bilinear sampling. Both work on colours multiplied by coverage, so that edges blend with what
+ * lies beneath and have no black rim. A pixel belongs to the object that covers at least half of
+ * it. */
 #include "data/compose.h"
 
 #include <math.h>
@@ -54,7 +54,7 @@ mabn_status mabn_compose_check(const struct mabn_compose_options *o)
 
 /* ---- life ---- */
 
-/* A thing as it will be painted, in its own box. */
+/* An object as it will be painted, in its own box. */
 struct stamp {
     int width, height;
     float *colour;   /* (height,width,3) 0…255, multiplied by coverage */
@@ -241,7 +241,8 @@ static struct pose draw_pose(const struct mabn_composer *c, struct mabn_rng *rng
     pose.angle = mabn_rng_range(rng, -c->o.rotation, c->o.rotation) * 3.141592653589793 / 180;
     pose.mirror = mabn_rng_uniform(rng) < 0.5 && c->o.mirror;
     const struct colour colour = draw_colour(rng, 0, 1);
-    const double most = fmax(colour.c[0], fmax(colour.c[1], colour.c[2])); /* one stays bright */
+    const double most = fmax(colour.c[0], fmax(colour.c[1], colour.c[2])); /* one channel stays
+                                                                            * bright */
     for (int k = 0; k < 3; k++)
         pose.tint[k] = c->cutout.gray && most > 0 ? 1 - c->o.tint * (1 - colour.c[k] / most) : 1;
     return pose;
@@ -323,7 +324,7 @@ static mabn_status make_stamp(struct mabn_composer *c, const struct pose *pose)
 
 /* ---- putting down ---- */
 
-/* A left or upper side at which the stamp lies inside, or as far as it can. */
+/* A random left or upper side such that the stamp lies inside the scene, as far as possible. */
 static int draw_place(struct mabn_rng *rng, int scene, int stamp)
 {
     const int room = scene - stamp;
@@ -336,8 +337,7 @@ static bool covers(const struct stamp *s, int x, int y)
     return s->coverage[(size_t)y * s->width + x] >= 0.5f;
 }
 
-/* Would every object still be seen as the options want? *inside: the stamp's own pixels that are.
- */
+/* Would every object still be visible enough? *inside: the stamp's own pixels inside the scene. */
 static bool fits(struct mabn_composer *c, int left, int top, int count, uint64_t *inside)
 {
     const struct stamp *s = &c->stamp;
@@ -383,7 +383,7 @@ static void put_down(struct mabn_composer *c, struct mabn_image *image, int left
         c->seen[i] -= c->covered[i];
 }
 
-/* A cut-out that is not empty, by lot. */
+/* A random cut-out that is not empty. */
 static mabn_status draw_cutout(struct mabn_composer *c, struct mabn_rng *rng, uint64_t *index)
 {
     bool empty = true;

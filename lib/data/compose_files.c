@@ -81,7 +81,7 @@ static char *picture_name(uint64_t image, int quality)
     return mabn_xasprintf("%012llu.%s", (unsigned long long)image, quality ? "jpg" : "png");
 }
 
-/* Not synced to disk one by one: without the annotation file they count for nothing. */
+/* Not synced to disk one by one: without the annotation file they are not used. */
 static mabn_status write_picture(const char *path, const uint8_t *bytes, size_t size)
 {
     const int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
@@ -232,7 +232,7 @@ static void end(struct composing *c)
     mabn_progress_free(c->progress);
 }
 
-/* An annotation file of before must not stand beside new pictures, should this run end early. */
+/* An old annotation file must not stay beside new pictures in case this run ends early. */
 static mabn_status clear_way(const char *path, bool force)
 {
     if (!mabn_path_exists(path)) return MABN_OK;

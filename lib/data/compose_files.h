@@ -19,9 +19,9 @@
 MABN_BEGIN_DECLS
 
 struct mabn_compose_output {
-    const char *folder; /* made when it is not there */
+    const char *folder; /* created if missing */
     uint64_t count;     /* scenes, ≥ 1 */
-    bool force;         /* replace an annotation file that is there */
+    bool force;         /* replace an existing annotation file */
     bool run_lengths;   /* masks as run lengths, not polygons */
     int quality;        /* of JPEG files, 1…100; 0: PNG */
     int threads;        /* ≥ 1 */
@@ -29,7 +29,7 @@ struct mabn_compose_output {
 };
 
 struct mabn_compose_totals {
-    uint64_t objects, left_out; /* for want of room */
+    uint64_t objects, left_out; /* because they would hide too much */
 };
 
 MABN_MUST_USE mabn_status mabn_compose_files(struct mabn_compose_totals *totals,

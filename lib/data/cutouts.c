@@ -110,8 +110,8 @@ static void threshold_mask(struct mabn_cutout *out, int threshold)
 
 enum { UNSEEN = 0, OUTSIDE = 1, THING = 255 };
 
-/* Dark that a path along the sides of dark pixels joins to the border is outside; the rest belongs
- * to the thing. */
+/* Dark pixels that are connected to the border (by sides) are outside; other dark pixels belong to
+ * the object. */
 static void fill_holes(struct mabn_cutout *out)
 {
     const int w = out->whole.width, h = out->whole.height, n = w * h;

@@ -1,10 +1,11 @@
-/* Cut-outs: things of known classes, each a small picture with a mask that says what of it is the
- * thing. What scenes are composed of (compose.h).
+/* Cut-outs: objects of known classes, each a small picture with a mask of its pixels. Scenes are
+ * composed of them (compose.h).
  *
  * From a classification dataset (`mabn-pack idx`, `imagenet`, `list`), or from a folder with a
- * folder of pictures for each class. In a PNG with alpha the mask is what is at least half opaque
- * (only in folders and datasets of encoded files). Elsewhere things lie on black: the mask is what
- * is brighter than a threshold in any channel, and the dark that it encloses. */
+ * folder of pictures for each class. In a PNG with alpha the mask holds the pixels that are at
+ * least half opaque (only in folders and datasets of encoded files). Other pictures have a black
+ * background: the mask holds the pixels that are brighter than a threshold in any channel, and dark
+ * ones that they enclose. */
 #ifndef MABN_DATA_CUTOUTS_H
 #define MABN_DATA_CUTOUTS_H
 
@@ -25,10 +26,11 @@ void mabn_cutouts_free(struct mabn_cutouts *cutouts); /* NULL is fine */
 
 uint64_t mabn_cutouts_count(const struct mabn_cutouts *cutouts);
 int mabn_cutouts_classes(const struct mabn_cutouts *cutouts);
-/* "class 3" when the dataset has no names. The pointer is the set's. */
+/* "class 3" if the dataset has no names. Owned by the set. */
 const char *mabn_cutouts_class_name(const struct mabn_cutouts *cutouts, int class_index);
 
-/* One cut-out, cut to its mask's box. Zeroed is valid; used again from one to the next. */
+/* One cut-out, cropped to its mask's box. A zeroed struct is valid; it can be reused from one to
+ * the next. */
 struct mabn_cutout {
     int label;
     bool gray;               /* the picture has no colours */
@@ -39,8 +41,8 @@ struct mabn_cutout {
     int *queue;
     size_t queue_room;
 };
-/* From any number of threads, each with its own decoder and cut-out. *empty: nothing of the picture
- * is the thing. Errors name the picture. */
+/* From any number of threads, each with its own decoder and cut-out. *empty: the picture has no
+ * pixels of an object. Errors name the picture. */
 MABN_MUST_USE mabn_status mabn_cutouts_get(const struct mabn_cutouts *cutouts, uint64_t index,
                                            struct mabn_decoder *decoder, struct mabn_cutout *out,
                                            bool *empty);

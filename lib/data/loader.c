@@ -1,4 +1,4 @@
-/* Batches of pictures for a classifier: what a row of a ring (ring.h) is, and how it is filled. */
+/* Batches of pictures for a classifier: filling the rows of a ring (ring.h). */
 #include "data/loader.h"
 
 #include <pthread.h>
@@ -80,7 +80,7 @@ static bool is_bad_sample(mabn_status status)
            status == MABN_ERR_UNSUPPORTED || status == MABN_ERR_MISMATCH;
 }
 
-/* Each sample once, however often it comes. */
+/* Record each sample once, however often it occurs. */
 static void remember_bad(struct mabn_loader *l, uint64_t sample)
 {
     pthread_mutex_lock(&l->lock);

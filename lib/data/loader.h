@@ -50,7 +50,7 @@ void mabn_source_of_dataset(struct mabn_source *source, const struct mabn_datase
 
 /* ---- batches ---- */
 
-/* In place of a sample that was left out: its row is zero, its label −1. */
+/* Stands for a sample that was left out: its row is zero, its label −1. */
 #define MABN_NO_SAMPLE UINT64_MAX
 
 struct mabn_batch {
@@ -73,12 +73,13 @@ struct mabn_loader_options {
     bool bytes;      /* pictures as bytes; only if mabn_augment_has_bytes */
     bool keep_last;  /* deliver the short last batch of an epoch (evaluation) */
     bool skip_bad;   /* replace an unreadable sample by the next readable one, and count it */
-    bool leave_out;  /* … or put none in its place: an evaluation sees each sample once */
-    uint64_t epochs; /* stop before this epoch; 0: go on for ever */
+    bool leave_out;  /* leave an unreadable sample out: for evaluation, which uses each sample
+                      * once */
+    uint64_t epochs; /* stop before this epoch; 0: endless */
     uint64_t first_epoch, first_index; /* where to start */
 };
-/* All zero but ranks 1 and ahead 2; the caller fills in augment, sampler and batch. The sampler's
- * seed is the augmentation's too. */
+/* All zero except ranks 1 and ahead 2; the caller fills in augment, sampler and batch. The
+ * sampler's seed is also used for augmentation. */
 void mabn_loader_options_init(struct mabn_loader_options *options);
 
 struct mabn_loader;
@@ -94,22 +95,23 @@ void mabn_loader_free(struct mabn_loader *loader);
 MABN_MUST_USE mabn_status mabn_loader_next(struct mabn_loader *loader,
                                            const struct mabn_batch **batch);
 
-/* Go on from batch `index` (at most an epoch's number of batches) of `epoch`; what was prepared is
- * dropped. */
+/* Continue with batch `index` (at most an epoch's number of batches) of `epoch`; prepared batches
+ * are dropped. */
 MABN_MUST_USE mabn_status mabn_loader_seek(struct mabn_loader *loader, uint64_t epoch,
                                            uint64_t index);
 
 struct mabn_loader_stats {
     uint64_t batches, samples; /* delivered */
     uint64_t bad;              /* unreadable samples that were replaced */
-    double wait_seconds;       /* the consumer stood waiting in mabn_loader_next */
+    double wait_seconds;       /* time that the consumer waited in mabn_loader_next */
 };
-/* If more than `told` samples could not be read so far: one warning with how many, and what the
- * first are called. Returns how many there are, to be passed as `told` the next time. */
+/* If more than `told` samples could not be read so far, print one warning with their number and the
+ * names of the first. Returns their number, to be passed as `told` the next time. */
 uint64_t mabn_loader_tell_bad(struct mabn_loader *loader, uint64_t told);
-/* The samples that could not be read so far, rising. *samples is the caller's (free), or NULL. */
+/* The samples that could not be read so far, ascending. The caller frees *samples, which may be
+ * NULL. */
 size_t mabn_loader_bad(struct mabn_loader *loader, uint64_t **samples);
-/* The warning for such a list; left_out: they have no place in the batches. */
+/* Print the warning for such a list; left_out: they were left out, not replaced. */
 void mabn_source_tell_bad(const struct mabn_source *source, const uint64_t *samples, size_t count,
                           bool left_out);
 /* For the thread that calls mabn_loader_next. */

@@ -96,7 +96,7 @@ static bool at_end(const struct mabn_ring *r)
     return r->o.epochs && r->epoch >= r->o.epochs;
 }
 
-/* With the lock held: the next rows to do, waiting for some; NULL: stop. */
+/* With the lock held: wait for rows to fill; NULL: stop. */
 static struct slot *take_rows(struct mabn_ring *r, int *first, int *end)
 {
     for (;;) {
@@ -272,7 +272,7 @@ mabn_status mabn_ring_next(struct mabn_ring *r, void **batch)
     r->stats.wait_seconds += mabn_now() - start;
     mabn_status status = MABN_OK;
     if (has_more(r) && slot->status) {
-        status = mabn_fail(slot->status, "%s", slot->message); /* and again when asked again */
+        status = mabn_fail(slot->status, "%s", slot->message); /* reported again in later calls */
     } else if (has_more(r)) {
         r->holds = true;
         r->stats.batches++;

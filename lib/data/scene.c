@@ -246,7 +246,7 @@ mabn_status mabn_scene_select(const struct mabn_scene_set *set,
     const uint64_t all = mabn_scene_set_count(set);
     *samples = mabn_xmalloc((all + 1) * sizeof **samples);
     for (uint64_t i = 0; i < all; i++) {
-        (*samples)[n.kept] = i; /* stays only if n.kept rises */
+        (*samples)[n.kept] = i; /* kept only if n.kept increases */
         is_kept(set, options, i, &n);
     }
     *count = n.kept;

@@ -1,4 +1,4 @@
-/* A scene: one photograph with its annotations, made ready for a detector.
+/* A scene: one photograph with its annotations, prepared for a detector.
  *
  * The annotations become ground truth, in this order (the reference's):
  *   1. crowds are dropped, and what has no box;
@@ -16,10 +16,10 @@
  * Photograph, boxes and polygons are then resized by the rule of a family of detectors, flipped
  * (legacy: x' = W − 1 − x, elsewhere W − x), and the pixels normalized to float32 and written to
  * the upper left corner of a padded picture whose rest is zero. EXIF data are ignored unless
- * mabn_scene_set_turn asks for them.
+ * mabn_scene_set_turn was called.
  *
  * Random choices (training size, flip) come from a stream keyed by (seed, epoch, sample), so that
- * the size of a scene is known before it is made and nothing depends on threads. */
+ * the size of a scene is known before it is made and nothing depends on threads.   */
 #ifndef MABN_DATA_SCENE_H
 #define MABN_DATA_SCENE_H
 
@@ -54,14 +54,15 @@ enum { MABN_SCENE_SIZES = 16 };
 
 struct mabn_scene_options {
     enum mabn_scene_rule rule;
-    int min_sizes[MABN_SCENE_SIZES]; /* one of these is drawn */
+    int min_sizes[MABN_SCENE_SIZES]; /* one of these is chosen at random */
     int min_size_count;
     int max_size;
     int multiple;                /* padded sides are multiples of this: 32 */
     bool inclusive;              /* corners are pixels: legacy */
     double flip;                 /* probability */
     bool bgr;                    /* channel order of the output */
-    double range;                /* 255 or 1: what white becomes before mean and deviation */
+    double range;                /* the value of white before mean and deviation are applied: 255 or
+                                  * 1 */
     float mean[3], deviation[3]; /* in units of `range`, in the output's channel order */
     bool leave_out_empty;        /* mabn_scene_select: no photographs without ground truth */
     bool keep_empty;             /* mabn_scene_select: all of them, whatever their annotations */
@@ -72,7 +73,7 @@ struct mabn_scene_options {
 MABN_MUST_USE mabn_status mabn_scene_preset(struct mabn_scene_options *options, const char *name,
                                             bool training);
 extern const struct mabn_word mabn_scene_presets[];
-/* MABN_ERR_ARG says which field makes no sense. */
+/* MABN_ERR_ARG names the invalid field. */
 MABN_MUST_USE mabn_status mabn_scene_check(const struct mabn_scene_options *options);
 
 /* ---- sizes and choices ---- */
@@ -106,8 +107,8 @@ struct mabn_scene_census {
     uint64_t outside;  /* dropped by 3 and 4 */
     uint64_t maskless; /* of those that remain */
 };
-/* *samples (malloc'd, caller frees): the numbers of those that training sees, ascending; the
- * reference's filter. Fails when no object is left. census may be NULL. */
+/* *samples (malloc'd, caller frees): the numbers of the photographs to train on, ascending, by the
+ * reference's filter. Fails if no object is left. census may be NULL. */
 MABN_MUST_USE mabn_status mabn_scene_select(const struct mabn_scene_set *set,
                                             const struct mabn_scene_options *options,
                                             uint64_t **samples, uint64_t *count,
@@ -122,19 +123,20 @@ bool mabn_scene_box(const struct mabn_scene_options *options, const struct mabn_
 
 /* ---- scenes ---- */
 
-/* Zeroed is a valid empty scene; the arrays are its own and used again by the next. */
+/* A zeroed struct is a valid empty scene. It owns its arrays, which are reused for the next
+ * scene. */
 struct mabn_scene {
     uint64_t sample;
     int64_t image_id;
     int original_width, original_height;
-    int width, height; /* resized, without padding: what boxes are clipped to */
+    int width, height; /* resized, without padding: the size that boxes are clipped to */
     struct mabn_scene_choice choice;
-    bool bad; /* could not be decoded, and was passed over: zeros, no objects */
+    bool bad; /* could not be decoded and was skipped: zeros, no objects */
 
     int count;
     float *boxes;            /* (count,4) x1, y1, x2, y2 in the resized photograph */
     int32_t *labels;         /* (count) 1…K */
-    uint32_t *records;       /* (count) which annotation it is, in mabn_scene_set_coco */
+    uint32_t *records;       /* (count) the annotation's index in mabn_scene_set_coco */
     uint32_t *first_polygon; /* (count+1) polygons [first_polygon[i], first_polygon[i+1]) */
     uint32_t *first_number;  /* (polygons+1) numbers [first_number[p], first_number[p+1]) */
     float *numbers;          /* x, y, x, y, … in the resized photograph */
@@ -144,23 +146,23 @@ struct mabn_scene {
 };
 void mabn_scene_release(struct mabn_scene *scene);
 
-/* What one thread needs to make scenes. The set is borrowed, the options copied. */
+/* The state of one thread that makes scenes. The set is borrowed, the options are copied. */
 struct mabn_scene_maker;
 struct mabn_scene_maker *mabn_scene_maker_new(const struct mabn_scene_set *set,
                                               const struct mabn_scene_options *options);
 void mabn_scene_maker_free(struct mabn_scene_maker *maker);
 
-/* Size and ground truth alone: nothing is read or decoded. */
+/* Only size and ground truth: nothing is read or decoded. */
 MABN_MUST_USE mabn_status mabn_scene_target(struct mabn_scene_maker *maker,
                                             struct mabn_scene *scene, uint64_t sample,
                                             struct mabn_scene_choice choice);
-/* All of it. x (padded_height,padded_width,3) is written entirely; the padded size is at least the
- * scene's. A photograph that cannot be read or decoded, or whose size is not the one in its
- * header, is an error that names it; `scene` then has its size and ground truth. */
+/* The whole scene. x (padded_height,padded_width,3) is written entirely; the padded size is at
+ * least the scene's. A photograph that cannot be read or decoded, or whose size is not the one in
+ * its header, is an error that names it; `scene` then has its size and ground truth. */
 MABN_MUST_USE mabn_status mabn_scene_make(struct mabn_scene_maker *maker, struct mabn_scene *scene,
                                           uint64_t sample, struct mabn_scene_choice choice,
                                           float *x, int padded_width, int padded_height);
-/* Zeros in place of pixels, and no objects: what stands for a photograph that is passed over. */
+/* Zeros instead of pixels, and no objects: used for a photograph that is skipped. */
 void mabn_scene_blank(struct mabn_scene *scene, float *x, int padded_width, int padded_height);
 
 MABN_END_DECLS

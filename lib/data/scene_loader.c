@@ -72,7 +72,7 @@ static mabn_status make_room(struct batch *b)
     return MABN_OK;
 }
 
-/* Which of all batches is the n-th of those that are delivered? */
+/* The number, among all batches, of the n-th delivered one. */
 static void find_own(const struct mabn_scene_loader *l, uint64_t *epoch, uint64_t *index)
 {
     const uint64_t all = mabn_scene_sampler_batches(l->sampler), count = (uint64_t)l->o.count;

@@ -1,5 +1,5 @@
-/* Which photographs make a batch: like with like, wide with wide and tall with tall, so that little
- * of a padded batch is padding.
+/* Which photographs form a batch: wide ones with wide ones and tall ones with tall ones, to reduce
+ * padding.
  *
  * An epoch is a list of batches of sample numbers, a pure function of (options, seed, epoch); the
  * reference's rule:
@@ -7,7 +7,7 @@
  *   2. they are dealt into two groups, height < width and the rest, keeping their order;
  *   3. each group is cut into runs of `batch`; the last run of a group may be short;
  *   4. batches go in the order of their first samples.
- * The number of batches is the same in every epoch. */
+ * The number of batches is the same in every epoch.  */
 #ifndef MABN_DATA_SCENE_SAMPLER_H
 #define MABN_DATA_SCENE_SAMPLER_H
 
@@ -25,8 +25,8 @@ struct mabn_scene_sampler_options {
     uint64_t count;
     int batch;    /* samples in a batch, ≥ 1 */
     bool shuffle; /* a new order each epoch; else the order given, again and again */
-    bool group;   /* 2: else all is one group */
-    bool fill;    /* make short batches full with the first samples of their group again */
+    bool group;   /* step 2; otherwise all samples are one group */
+    bool fill;    /* fill short batches with the first samples of their group */
     uint64_t seed;
 };
 

@@ -1,9 +1,8 @@
-/* What the box head is trained towards: some of the proposals, each with a class and the deltas to
- * its object.
+/* Targets of the box head: some of the proposals, each with a class and the deltas to its object.
  *
  * The proposals of an image, the true boxes among them, are matched with the true boxes (0.5 and
  * 0.5, no rescue), sampled (512, a quarter of them positive) and appended to the batch's boxes in
- * ascending order. The positive ones go on to the mask head. */
+ * ascending order. The positive ones go on to the mask head.  */
 #ifndef MABN_DETECT_BOX_TARGETS_H
 #define MABN_DETECT_BOX_TARGETS_H
 
@@ -41,7 +40,7 @@ MABN_MUST_USE mabn_status mabn_box_label(int32_t *label, int32_t *match, const f
                                          const struct mabn_box_convention *c,
                                          struct mabn_scratch *scratch);
 
-/* Append what is sampled of an image. MABN_ERR_LIMIT: there is not room. */
+/* Append the samples of an image. MABN_ERR_LIMIT: not enough room. */
 MABN_MUST_USE mabn_status mabn_box_targets_add(struct mabn_box_targets *out, int32_t image,
                                                const float *proposal, int64_t n,
                                                const struct mabn_truth *truth,
@@ -50,7 +49,7 @@ MABN_MUST_USE mabn_status mabn_box_targets_add(struct mabn_box_targets *out, int
                                                const struct mabn_box_convention *c,
                                                struct mabn_scratch *scratch);
 
-/* The positives alone, in order, for the mask head: row (positives) of `t`. Returns how many. */
+/* The positives, in order, for the mask head: their rows (positives) in `t`. Returns how many. */
 int64_t mabn_box_targets_positive(int32_t *row, const struct mabn_box_targets *t);
 
 MABN_END_DECLS

@@ -1,4 +1,4 @@
-/* Boxes: clipping, overlap, and the coder between boxes and what a network regresses.
+/* Boxes: clipping, overlap, and the coding of boxes as a network's regression targets.
  *
  * With w = x2 − x1 + one, cx = x1 + w/2 (see convention.h) and weights wx, wy, ww, wh, a network
  * describes a box relative to a reference box by
@@ -6,7 +6,7 @@
  *     dx = wx·(cx' − cx)/w    dw = ww·ln(w'/w)        likewise dy, dh
  *
  * Decoding caps dw and dh (divided by their weights) at ln(1000/16), so that no box explodes.
- * All in float32, in the order of operations of the reference. */
+ * All in float32, in the order of operations of the reference.  */
 #ifndef MABN_DETECT_BOXES_H
 #define MABN_DETECT_BOXES_H
 

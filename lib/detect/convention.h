@@ -6,8 +6,8 @@
  *
  * A box is x1, y1, x2, y2. In legacy the corners are pixels that belong to the box, so that its
  * width is x2 − x1 + 1 and it is clipped to [0, W − 1]; elsewhere the 1 is a 0: `one`. The other
- * fields are explained where they are used. A convention belongs to a model: weights trained under one
- * are some points worse under another. */
+ * fields are explained where they are used. A convention belongs to a model: weights that were
+ * trained with one lose some points of AP with another. */
 #ifndef MABN_DETECT_CONVENTION_H
 #define MABN_DETECT_CONVENTION_H
 
@@ -51,8 +51,8 @@ struct mabn_box_convention {
 
     /* proposals */
     enum mabn_rank_rule rank;
-    double min_proposal; /* narrower ones are dropped, */
-    bool min_is_dropped; /* also those exactly as narrow */
+    double min_proposal; /* narrower ones are dropped; */
+    bool min_is_dropped; /* also those of exactly this width */
     bool finite_only;    /* boxes with a NaN or an infinity are dropped */
     bool cap_level;      /* the number kept is also a cap for each level */
     bool cap_batch;      /* in training the cap spans the images of a batch, whose proposals
@@ -82,7 +82,8 @@ struct mabn_box_convention {
 MABN_MUST_USE mabn_status mabn_box_convention_find(const struct mabn_box_convention **out,
                                                    const char *name);
 
-/* The threshold t in float32 such that iou > t says what the convention's comparison says. */
+/* The threshold t in float32 for which iou > t has the same result as the convention's
+ * comparison. */
 float mabn_box_threshold(const struct mabn_box_convention *c, double threshold);
 
 /* Labels in annotations are 1…classes and 0 is background; a head numbers them so too, or, where

@@ -1,6 +1,6 @@
-/* Candidates are pairs of a proposal and a class. They are gathered class by class, proposals in
- * order; suppression goes through the classes; the other programs' order, by proposal and then
- * class among equal scores, is made at the end. */
+/* Candidates are pairs of a proposal and a class. They are gathered class by class, with proposals
+ * in order, and suppressed class by class. The other programs' order (equal scores by proposal,
+ * then class) is made at the end. */
 #include "detect/detections.h"
 
 #include <math.h>
@@ -215,7 +215,7 @@ static mabn_status kept_scores(float **score, const struct candidates *k,
     return MABN_OK;
 }
 
-/* All with at least the score of the last that is asked for. */
+/* Keep all with at least the score of the last one requested. */
 static mabn_status cap_with_ties(struct mabn_detections *d, const struct candidates *k,
                                  int64_t most, struct mabn_scratch *scratch)
 {

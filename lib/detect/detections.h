@@ -1,9 +1,9 @@
-/* Detections: from what the box head says of an image's proposals to what is reported.
+/* Detections: from the box head's output for an image's proposals to the reported boxes.
  *
  * Class by class, the proposals whose probability is above the least score are decoded with that
  * class's deltas, clipped and suppressed. Of what stays in all classes the best are kept: in legacy
  * class by class in the order of proposals, with all that tie with the last; elsewhere best first
- * and no more than asked for. */
+ * and at most the requested number. */
 #ifndef MABN_DETECT_DETECTIONS_H
 #define MABN_DETECT_DETECTIONS_H
 
@@ -25,19 +25,19 @@ struct mabn_detection_options {
 };
 struct mabn_detection_options mabn_detection_defaults(int32_t classes);
 
-/* Zeroed is valid and empty; the arrays are its own and used again by the next image. */
+/* A zeroed struct is valid and empty. It owns its arrays, which are reused for the next image. */
 struct mabn_detections {
     int64_t count;
     float *box;      /* (count,4) */
     float *score;    /* (count) */
     int32_t *label;  /* (count) 1…classes, in every convention */
     int32_t *source; /* (count) the proposal it comes from */
-    int32_t *mask;   /* (count) its number when it was made; scaling may drop some */
+    int32_t *mask;   /* (count) its number before mabn_detections_scale, which may drop some */
     int64_t room;    /* private */
 };
 void mabn_detections_release(struct mabn_detections *d);
 
-/* What the box head gave for the n proposals (n,4) of an image: logit (n,classes+1) in its own
+/* The box head's output for the n proposals (n,4) of an image: logit (n,classes+1) in its own
  * numbering (mabn_class_label), delta (n,4·groups). groups: one for each logit; where background is
  * last, none for it; 1 with `one_box`. */
 struct mabn_box_scores {

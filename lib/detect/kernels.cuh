@@ -1,7 +1,7 @@
-/* What the kernels of this room share: boxes, keys of scores, places in a list.
+/* Shared by the kernels of this room: boxes, keys of scores, positions in a list.
  *
- * Sums and products are written out (__fmul_rn and its like): joined into one rounding they would
- * decide differently from the CPU where an overlap is at a threshold. */
+ * Sums and products are separate (__fmul_rn and so on): fused, they would round differently from
+ * the CPU, and decide differently where an overlap is at a threshold. */
 #ifndef MABN_DETECT_KERNELS_CUH
 #define MABN_DETECT_KERNELS_CUH
 

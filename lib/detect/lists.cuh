@@ -1,5 +1,5 @@
 /* Many lists of scores or boxes at once, for kernels that find the best of each and suppress. Lists
- * lie on the device, and how much of them is there may be known only there. */
+ * are in device memory, and their lengths may be known only there. */
 #ifndef MABN_DETECT_LISTS_CUH
 #define MABN_DETECT_LISTS_CUH
 

@@ -1,7 +1,7 @@
 /* The legacy rule has quirks that are kept: the corner of the box is held inside the image, the
  * scale is 28 / (x2 − x1) although the box is x2 − x1 + 1 wide, polygons are scaled in float32 by
- * ratios computed in double. Only where the reference stops with a division by zero does this go
- * on: a side of 0 counts as 1. */
+ * ratios computed in double. Where the reference would fail with a division by zero, a side of 0
+ * counts as 1 here. */
 #include "detect/mask_targets.h"
 
 #include <math.h>

@@ -1,10 +1,10 @@
-/* What the mask head is trained towards: the object of each positive box, seen through the box at
- * 28 × 28 pixels.
+/* Targets of the mask head: the mask of each positive box's object within the box, at 28 × 28
+ * pixels.
  *
  * Polygons are moved and scaled from the box to the small canvas and filled there by COCO's rule
- * (coco/mask.h), so that the target is 0 or 1. Or the mask is made as an image and pooled by
- * RoIAlign, which gives values between. Odd polygons (far away, not finite) and boxes without a
- * side give some target, never a failure. */
+ * (coco/mask.h), so that the target is 0 or 1. Or the mask is rasterized as an image and pooled by
+ * RoIAlign, which gives values in between. Invalid polygons (far away, not finite) and boxes
+ * without area give some target, never a failure. */
 #ifndef MABN_DETECT_MASK_TARGETS_H
 #define MABN_DETECT_MASK_TARGETS_H
 
@@ -43,8 +43,8 @@ MABN_MUST_USE mabn_status mabn_mask_targets_pool(float *target, const float *box
                                                  const struct mabn_outlines *outlines, bool aligned,
                                                  struct mabn_scratch *scratch);
 
-/* The two halves of it, for a mask that is kept as run lengths: picture (height,width) of 0 and 1
- * of a mask; target (n,side,side) of boxes (n,4) that look at it. */
+/* The two steps of it, for a mask given as run lengths: picture (height,width) of 0 and 1 from a
+ * mask; target (n,side,side) from that picture and boxes (n,4). */
 void mabn_mask_picture(float *picture, const struct mabn_rle *mask);
 MABN_MUST_USE mabn_status mabn_mask_pool(float *target, const float *picture, int height, int width,
                                          const float *box, int64_t n, int side, bool aligned);

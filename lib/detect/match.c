@@ -1,6 +1,6 @@
-/* A chunk of boxes at a time, with all objects, so that what is read again stays in the cache and
- * room does not grow with objects times boxes. The rescue computes the chunks a second time, which
- * gives the same bits. */
+/* Boxes are processed in chunks, each with all objects, so that repeated reads hit the cache and
+ * memory does not grow with objects times boxes. The rescue recomputes the chunks, which gives the
+ * same bits. */
 #include "detect/match.h"
 
 #include <string.h>

@@ -1,10 +1,10 @@
-/* Which object each box stands for, by IoU.
+/* Matching boxes with objects by IoU.
  *
  * A box takes the object it overlaps most (equal ones: the lowest index); below `low` it is
- * background, from `low` to below `high` it is between and counts for nothing. With `rescue`, a box
- * whose overlap with some object is the largest of all boxes (exactly equal ones too) keeps the
- * object *it* overlaps most, whatever the thresholds say: not always the object that rescued it. An
- * object that no box touches rescues every box with IoU 0, as in the reference. */
+ * background; from `low` to below `high` it is in between and ignored. With `rescue`, a box whose
+ * overlap with some object is the largest of all boxes (exactly equal ones too) keeps the object
+ * *it* overlaps most, whatever the thresholds say: not always the object that rescued it. An object
+ * that no box touches rescues every box with IoU 0, as in the reference. */
 #ifndef MABN_DETECT_MATCH_H
 #define MABN_DETECT_MATCH_H
 

@@ -1,9 +1,9 @@
-/* Non-maximum suppression, greedy: best first, a box stays unless a better one that stayed
- * overlaps it by more than the threshold (IoU in float32, by division). Strictly more: the rule of
- * the reference on a GPU, where its published numbers come from; its CPU kernel says at least.
+/* Non-maximum suppression, greedy: best first, a box stays unless a better one that stayed overlaps
+ * it by more than the threshold (IoU in float32, by division). Strictly more is the rule of the
+ * reference's GPU kernel, from which its published numbers come; its CPU kernel uses at least.
  *
  * The boxes to compare with are those that stayed, so that the time grows with n times the number
- * kept, in blocks that vectorize; a division is done only in a block that may hold an overlap. */
+ * kept, in blocks that vectorize; a division is done only in a block that may hold an overlap.  */
 #ifndef MABN_DETECT_NMS_H
 #define MABN_DETECT_NMS_H
 
@@ -14,7 +14,7 @@
 
 MABN_BEGIN_DECLS
 
-/* Floats of room for n boxes. */
+/* Floats of scratch for n boxes. */
 #define MABN_NMS_ROOM(n) (5 * ((size_t)(n) + 64))
 
 /* box (n,4), best first: keep receives the indices of those that stay, at most `most`, ascending;
@@ -30,9 +30,9 @@ MABN_MUST_USE mabn_status mabn_nms(int32_t *keep, int64_t *kept, const float *bo
                                    const float *score, int64_t n, int64_t most, float threshold,
                                    float one, bool ascending, struct mabn_scratch *scratch);
 
-/* out (n,4): boxes moved by group·(m + 1) in float32, m being the largest coordinate of all: the
- * other programs suppress in all groups at once this way. It rounds the coordinates, which decides
- * about boxes near the threshold, so it is reproduced here. */
+/* out (n,4): boxes moved by group·(m + 1) in float32, with m the largest coordinate of all. The
+ * other programs use this to suppress in all groups at once. The moved coordinates are rounded,
+ * which matters for boxes near the threshold, so it is reproduced here. */
 void mabn_nms_shift(float *out, const float *box, int64_t n, int32_t group, float largest);
 
 MABN_END_DECLS

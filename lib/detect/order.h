@@ -1,5 +1,5 @@
-/* Best first: the order of scores that all of this room keeps to. Descending; equal scores by the
- * lowest index; NaN last. */
+/* The order of scores that is used everywhere in this room: descending; equal scores by the lowest
+ * index; NaN last. */
 #ifndef MABN_DETECT_ORDER_H
 #define MABN_DETECT_ORDER_H
 

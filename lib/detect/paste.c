@@ -27,7 +27,7 @@ struct paste {
     int stretches;
     uint32_t *counts;
     size_t n, room; /* of counts */
-    uint64_t end;   /* pixels told so far, column by column */
+    uint64_t end;   /* pixels written so far, column by column */
     int height;
 };
 

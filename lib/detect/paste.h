@@ -22,11 +22,11 @@ MABN_BEGIN_DECLS
 
 enum { MABN_PASTE_MAX_SIDE = 254 };
 
-/* The reference takes the map for the mask when the image happens to be as large as the map; that
- * is not repeated.
+/* When the image has the size of the map, the reference uses the map itself as the mask; that is
+ * not reproduced.
  *
  * mask: initialised; replaced by a mask of width × height pixels. map (side,side), rows first; box
- * (4) in the image. A box that is outside, empty or not finite gives an empty mask. */
+ * (4) in the image. A box that is outside, empty or not finite gives an empty mask.  */
 MABN_MUST_USE mabn_status mabn_paste(struct mabn_rle *mask, const float *map, int side,
                                      const float *box, int width, int height,
                                      const struct mabn_box_convention *c,

@@ -1,7 +1,7 @@
 /* Three stages with a barrier between them: the best of each level, decoded (one task a level and
  * image); suppression (the same tasks; the rule that moves boxes by group needs to know the largest
- * coordinate of the image); the best of each image or batch. All room is taken beforehand, so that
- * no task allocates. */
+ * coordinate of the image); the best of each image or batch. All memory is taken beforehand, so
+ * that no task allocates. */
 #include "detect/proposals.h"
 
 #include <math.h>

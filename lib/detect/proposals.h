@@ -3,8 +3,8 @@
  * For every level of every image: the best by score are decoded from their anchors and clipped to
  * the image; narrow ones are dropped; non-maximum suppression. Then the levels of an image are put
  * together and cut down to the best (legacy, training: the best of the whole batch, which stay in
- * the order of levels; otherwise of each image, best first). In training the true boxes join at the
- * end, with score 1. Anchors over the padding take part. */
+ * the order of levels; otherwise of each image, best first). In training the true boxes are
+ * appended, with score 1. Anchors over the padding are not excluded. */
 #ifndef MABN_DETECT_PROPOSALS_H
 #define MABN_DETECT_PROPOSALS_H
 
@@ -17,18 +17,18 @@ MABN_BEGIN_DECLS
 
 struct mabn_proposal_options {
     int64_t before; /* a level: 2000 in training, 1000 in testing */
-    int64_t level;  /* of a level that stay after suppression; 0: as many as do */
+    int64_t level;  /* of a level after suppression, at most; 0: no limit */
     int64_t total;  /* in training of a batch (legacy) or image: 2000, 1000; testing: 1000 */
     bool whole_batch;
     double threshold; /* 0.7 */
     double min_size;
 };
 
-/* The convention's own numbers. */
+/* Set the convention's numbers. */
 struct mabn_proposal_options mabn_proposal_defaults(const struct mabn_box_convention *c,
                                                     bool training);
 
-/* What the RPN head gave for a batch, NHWC: score[l] (images,h,w,A), delta[l] (images,h,w,4A),
+/* The RPN head's output for a batch, NHWC: score[l] (images,h,w,A), delta[l] (images,h,w,4A),
  * deltas of anchor a in channels 4a…4a+3. */
 struct mabn_rpn_maps {
     int64_t images;
@@ -48,12 +48,12 @@ struct mabn_proposals {
     int64_t *count; /* (images) */
 };
 
-/* The room one image may need, before true boxes are added. */
+/* The most proposals of one image, before true boxes are added. */
 int64_t mabn_proposals_room(const struct mabn_rpn_maps *maps,
                             const struct mabn_proposal_options *options);
 
-/* The caller provides the arrays of `out` with at least that room. Images and levels are shared
- * among threads; the result does not depend on how many. */
+/* The caller provides the arrays of `out` with at least that room. Images and levels are divided
+ * among threads; the result does not depend on their number. */
 MABN_MUST_USE mabn_status mabn_proposals_make(struct mabn_proposals *out,
                                               const struct mabn_rpn_maps *maps,
                                               const struct mabn_proposal_options *options,

@@ -1,7 +1,8 @@
-/* Proposals on an NVIDIA GPU: proposals.h of maps that lie there, without a word to the host.
+/* Proposals on an NVIDIA GPU: as proposals.h, for maps in device memory, without involving the
+ * host.
  *
  * The same boxes in the same order as on the CPU but for the rounding of exp, in probabilities and
- * in decoded sides. Calls only launch kernels in `stream` (cudaStream_t) and may be captured. */
+ * in decoded sides. Calls only launch kernels in `stream` (cudaStream_t) and may be captured.  */
 #ifndef MABN_DETECT_PROPOSALS_CUDA_H
 #define MABN_DETECT_PROPOSALS_CUDA_H
 
@@ -18,10 +19,10 @@ struct mabn_cuda_proposals {
     int32_t *count; /* (images) */
 };
 
-/* Whether one block can sort and suppress so many; otherwise proposals are the CPU's work. */
+/* Can one block sort and suppress this many? Otherwise the CPU makes the proposals. */
 bool mabn_cuda_proposals_fit(const struct mabn_rpn_maps *maps,
                              const struct mabn_proposal_options *options);
-/* Device memory that is used meanwhile. */
+/* Bytes of scratch in device memory. */
 size_t mabn_cuda_proposals_bytes(const struct mabn_rpn_maps *maps,
                                  const struct mabn_proposal_options *options);
 /* Every pointer of maps and out is device memory. */

@@ -1,9 +1,9 @@
-/* What the RPN is trained towards, for one image.
+/* Targets of the RPN for one image.
  *
- * Every anchor is matched with the true boxes (0.7, 0.3, with rescue); anchors that leave the image
- * count for nothing where the convention says so. Some are sampled, and of those the positive ones
- * are to regress to their object. The outputs fit the losses in ops: sigmoid_loss.h takes target
- * and weight, smooth_l1.h delta and box_weight. */
+ * Every anchor is matched with the true boxes (0.7, 0.3, with rescue); in some conventions anchors
+ * that leave the image are ignored. Some anchors are sampled; the positive ones among them are
+ * regressed to their object. The outputs fit the losses in ops: sigmoid_loss.h takes target and
+ * weight, smooth_l1.h delta and box_weight. */
 #ifndef MABN_DETECT_RPN_TARGETS_H
 #define MABN_DETECT_RPN_TARGETS_H
 
@@ -15,7 +15,7 @@
 
 MABN_BEGIN_DECLS
 
-/* True boxes of one image; labels 1…K where they are asked for. count may be 0. */
+/* True boxes of one image; labels 1…K where they are needed. count may be 0. */
 struct mabn_truth {
     int64_t count;
     const float *box;     /* (count,4) */
@@ -29,8 +29,8 @@ struct mabn_rpn_target_options {
 };
 struct mabn_rpn_target_options mabn_rpn_target_defaults(void);
 
-/* label (n): 1, 0, or −1 for what counts for nothing; match (n): the object of an anchor of label
- * 1, for others something negative. anchor (n,4). */
+/* label (n): 1, 0, or −1 for ignored anchors; match (n): the object of an anchor with label 1,
+ * otherwise negative. anchor (n,4). */
 MABN_MUST_USE mabn_status mabn_rpn_label(int32_t *label, int32_t *match, const float *anchor,
                                          int64_t n, const struct mabn_truth *truth,
                                          const struct mabn_matcher *matcher,

@@ -1,7 +1,7 @@
 /* The RPN's targets on an NVIDIA GPU: rpn_targets.h for all images of a batch, in device memory.
  *
- * The same labels, the same sample to the bit, deltas but for the rounding of log. Calls only launch
- * kernels in `stream` (cudaStream_t) and may be captured. */
+ * The labels and the samples are the same as on the CPU; deltas differ by the rounding of log.
+ * Calls only launch kernels in `stream` (cudaStream_t) and may be captured. */
 #ifndef MABN_DETECT_RPN_TARGETS_CUDA_H
 #define MABN_DETECT_RPN_TARGETS_CUDA_H
 
@@ -11,7 +11,7 @@
 
 MABN_BEGIN_DECLS
 
-/* What is true of a batch, on the device: image i has objects first[i] … first[i+1] − 1. */
+/* The ground truth of a batch, in device memory: image i has objects first[i] … first[i+1] − 1. */
 struct mabn_cuda_truth {
     int64_t images;
     int64_t most;               /* objects of an image, at most */

@@ -1,4 +1,4 @@
-/* Sampling of what a loss looks at: so many of an image's boxes, at most a fraction of them
+/* Sampling the boxes of an image for a loss: a number of boxes, of which at most a fraction is
  * positive.
  *
  *     positives = min(#label ≥ 1, trunc(batch·fraction))
@@ -7,7 +7,7 @@
  * Which ones: at random without replacement, by a stream keyed by seed, step, image and stage, so
  * that nothing depends on threads or on earlier draws; or "spread" over the candidates in index
  * order, number floor(j·n/k) for j = 0…k−1, which the recordings use. The sample is in ascending
- * order either way. */
+ * order either way.  */
 #ifndef MABN_DETECT_SAMPLE_H
 #define MABN_DETECT_SAMPLE_H
 
@@ -27,7 +27,7 @@ struct mabn_sampler {
     bool spread;
 };
 
-/* `image` is a number the image keeps in the whole run, not its place in a batch. */
+/* `image` is the image's number in the whole run, not its place in a batch. */
 struct mabn_sample_key {
     uint64_t seed, step, image;
     enum mabn_sample_stage stage;

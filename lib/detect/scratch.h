@@ -1,7 +1,7 @@
-/* Scratch memory of one thread: taken piece by piece, given back by going back to a mark.
+/* Scratch memory of one thread: taken piece by piece, and returned by going back to a mark.
  *
- * Blocks stay for the next use, so that in the steady state nothing is allocated. A function of
- * this room that needs room takes a scratch, and leaves it as it found it. Zeroed is valid and
+ * Blocks stay for the next use, so that in the steady state nothing is allocated. Functions of this
+ * room that need memory take a scratch and leave it as they found it. A zeroed scratch is valid and
  * empty. */
 #ifndef MABN_DETECT_SCRATCH_H
 #define MABN_DETECT_SCRATCH_H
