@@ -33,8 +33,8 @@ static struct {
 
 /* clang-format off */
 #define OPTS_WORK                                                                                  \
-    MABN_OPT_INT('b', "batch", &o.batch, 0, 65536, "N", "images of a step; 0: 8, of a detector 2 in training and 1 else"), \
-    MABN_OPT_INT('s', "size", &o.size, 0, 65535, "N", "height and width of the images; of a detector the shorter side of photographs of 640x480; 0: the architecture's"), \
+    MABN_OPT_INT('b', "batch", &o.batch, 0, 65536, "N", "images of a step; 0: 8, for detectors 2 in training and 1 in inference"), \
+    MABN_OPT_INT('s', "size", &o.size, 0, 65535, "N", "height and width of the images; for detectors the shorter side of photographs of 640x480; 0: the architecture's"), \
     MABN_OPT_INT(0, "channels", &o.channels, 0, 3, "N", "channels of the images; 0: 3"),           \
     MABN_OPTIONS_NORM(&o.norm),                                                                    \
     MABN_OPT_INT('r', "rounds", &o.rounds, 1, 100000, "N", "rounds; medians are shown")
@@ -42,7 +42,7 @@ static struct {
     MABN_OPT_FLAG(0, "json", &o.json, "one JSON object a line instead of a table"),                \
     MABN_OPT_DEVICE(&o.device),                                                                    \
     MABN_OPT_PRECISION(&o.precision),                                                              \
-    MABN_OPT_FLAG(0, "tune", &o.tune, "choose the convolutions by time: on a CPU once, kept in a file; on a GPU in every run, with bits that differ"), \
+    MABN_OPT_FLAG(0, "tune", &o.tune, "choose convolution algorithms by timing: on a CPU once, kept in a file; on a GPU in every run, so that last bits may differ"), \
     MABN_OPT_THREADS(&o.threads),                                                                  \
     MABN_OPTIONS_COMMON,                                                                           \
     MABN_OPT_END
@@ -56,9 +56,9 @@ static const struct mabn_option net_options[] = {
     MABN_OPT_NORM(&o.norm),
     MABN_OPT_INT('c', "classes", &o.classes, 0, 1 << 24, "N", "outputs of the classifier; 0: the architecture's"),
     MABN_OPT_FLAG('t', "training", &o.training, "time training steps, not inference"),
-    MABN_OPT_FLAG(0, "no-fold", &o.no_fold, "inference: keep norms apart from convolutions"),
+    MABN_OPT_FLAG(0, "no-fold", &o.no_fold, "inference: do not fold norms into convolutions"),
     MABN_OPT_FLAG(0, "exact", &o.exact, "no Winograd convolutions"),
-    MABN_OPT_FLAG(0, "save-memory", &o.save_memory, "training: compute again rather than keep"),
+    MABN_OPT_FLAG(0, "save-memory", &o.save_memory, "training: recompute instead of keeping"),
     OPTS_WORK, MABN_OPTIONS_DETECTOR(&o.detector), OPTS_END};
 static const struct mabn_option dist_options[] = {
     MABN_OPT_NORM(&o.norm),
@@ -519,7 +519,7 @@ static mabn_status run_dist(struct mabn_comm *comm)
     mabn_status status;
     if (ranks == 1)
         return mabn_fail(MABN_ERR_ARG,
-                         "one process: start it on several ranks, with mpirun or srun");
+                         "only one process: start it on several ranks, with mpirun or srun");
     if (!o.threads) o.threads = mabn_comm_threads(comm);
     mabn_info("%d ranks by %s, %d on this host, %s", ranks, mabn_comm_library(comm),
               mabn_comm_local_ranks(comm), mabn_comm_binding(comm));
@@ -581,8 +581,8 @@ int main(int argc, char **argv)
     char **args;
     struct mabn_device *device;
     mabn_threads_wait_asleep(argv);
-    int which =
-        mabn_cli_choose(clis, "mabn-bench", "time norms and networks on made-up data", argc, argv);
+    int which = mabn_cli_choose(clis, "mabn-bench", "time norms and networks on synthetic data",
+                                argc, argv);
     mabn_cli_start(&clis[which], argc - 1, argv + 1, &args);
     if (which == NORMS && o.training && o.inference)
         mabn_cli_usage_error("--training and --inference exclude each other");

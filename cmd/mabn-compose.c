@@ -27,18 +27,18 @@ static const struct mabn_option options[] = {
     MABN_OPT_GROUP("Scenes"),
     MABN_OPT_INT(0, "width", &o.scene.width, 16, 4096, "PIXELS", "their width"),
     MABN_OPT_INT(0, "height", &o.scene.height, 16, 4096, "PIXELS", "their height"),
-    MABN_OPT_INT(0, "min-objects", &o.scene.min_objects, 0, 1000, "N", "fewest things to put into one"),
-    MABN_OPT_INT(0, "max-objects", &o.scene.max_objects, 1, 1000, "N", "most things to put into one"),
-    MABN_OPT_CHOICE(0, "background", &o.background, backgrounds, "what things lie on; mixed: one of the others, by lot"),
+    MABN_OPT_INT(0, "min-objects", &o.scene.min_objects, 0, 1000, "N", "fewest objects in a scene"),
+    MABN_OPT_INT(0, "max-objects", &o.scene.max_objects, 1, 1000, "N", "most objects in a scene"),
+    MABN_OPT_CHOICE(0, "background", &o.background, backgrounds, "the background; mixed: one of the others, at random"),
     MABN_OPT_GROUP("Things"),
     MABN_OPT_INT(0, "threshold", &o.threshold, 0, 254, "T", "pictures without alpha: pixels up to this brightness are background"),
-    MABN_OPT_DOUBLE(0, "min-scale", &o.scene.min_scale, 0.01, 1, "S", "smallest longer side, by the scene's shorter side"),
+    MABN_OPT_DOUBLE(0, "min-scale", &o.scene.min_scale, 0.01, 1, "S", "smallest longer side, as a share of the scene's shorter side"),
     MABN_OPT_DOUBLE(0, "max-scale", &o.scene.max_scale, 0.01, 1, "S", "largest longer side, likewise"),
     MABN_OPT_DOUBLE(0, "rotation", &o.scene.rotation, 0, 180, "DEGREES", "rotate by up to this angle in either direction"),
-    MABN_OPT_FLAG(0, "mirror", &o.scene.mirror, "turn half of them left to right"),
-    MABN_OPT_DOUBLE(0, "tint", &o.scene.tint, 0, 1, "T", "how strongly gray things are coloured"),
-    MABN_OPT_DOUBLE(0, "overlap", &o.scene.overlap, 0, 1, "X", "most of a thing that others may hide"),
-    MABN_OPT_INT(0, "min-area", &o.scene.min_area, 1, 1 << 24, "PIXELS", "least of a thing that must be seen"),
+    MABN_OPT_FLAG(0, "mirror", &o.scene.mirror, "mirror half of them left to right"),
+    MABN_OPT_DOUBLE(0, "tint", &o.scene.tint, 0, 1, "T", "how strongly gray objects are coloured"),
+    MABN_OPT_DOUBLE(0, "overlap", &o.scene.overlap, 0, 1, "X", "largest share of an object that others may hide"),
+    MABN_OPT_INT(0, "min-area", &o.scene.min_area, 1, 1 << 24, "PIXELS", "smallest visible area of an object"),
     MABN_OPT_GROUP("Files"),
     MABN_OPT_CHOICE(0, "format", &o.format, formats, "of the pictures"),
     MABN_OPT_INT(0, "quality", &o.quality, 1, 100, "Q", "of JPEG files"),
@@ -55,8 +55,8 @@ static const struct mabn_option options[] = {
 static const struct mabn_cli cli = {
     .name = "mabn-compose",
     .usage = "[OPTION]... CUTOUTS -o FOLDER",
-    .summary =
-        "compose scenes with exact masks and boxes, in COCO's form, of pictures of single things",
+    .summary = "compose scenes with exact masks and boxes, in COCO's form, from pictures of single "
+               "objects",
     .options = options,
     .epilog = "CUTOUTS is a classification dataset of mabn-pack, or a folder with a folder of "
               "pictures for "
@@ -85,8 +85,9 @@ static mabn_status run(const char *path)
     const mabn_status status = mabn_compose_files(&totals, cutouts, &o.scene, &output);
     mabn_cutouts_free(cutouts);
     if (!status)
-        mabn_info("%lld scenes, %llu things, %llu left out for lack of room", (long long)o.count,
-                  (unsigned long long)totals.objects, (unsigned long long)totals.left_out);
+        mabn_info("%lld scenes, %llu objects, %llu left out because they would hide others",
+                  (long long)o.count, (unsigned long long)totals.objects,
+                  (unsigned long long)totals.left_out);
     return status;
 }
 

@@ -55,30 +55,29 @@ static const struct mabn_option options[] = {
     MABN_OPT_FLAG('l', "list", &o.list, "print a table: source name, shape, type, our name"),
     MABN_OPT_GROUP("Names and network"),
     MABN_OPT_CHOICE(0, "names", &o.names, names_words,
-                    "whose names the source has; ours: the reference, and everybody's classifiers"),
+                    "whose names the source has; ours: the reference, and all classifiers"),
     MABN_OPT_FLAG(0, "partial", &o.partial, "allow unmatched and missing tensors"),
     MABN_OPT_FLAG(0, "suffix", &o.suffix,
                   "with --like: match each name by the longest suffix, as the reference does"),
     MABN_OPT_STRING(0, "like", &o.like, "FILE",
-                    "make the tensors of this checkpoint, and keep its values where ours miss"),
+                    "make the tensors of this checkpoint; missing ones keep its values"),
     MABN_OPT_CHOICE(0, "body", &o.body, body_words,
                     "put a classifier's body into a detector, or take it out of one"),
-    MABN_OPT_STRING(0, "norm", &o.norm, "NORM",
-                    "what the norms are, where the names leave it open"),
+    MABN_OPT_STRING(0, "norm", &o.norm, "NORM", "the kind of the norms, where names do not tell"),
     MABN_OPT_CHOICE(0, "stride-in-1x1", &o.stride, stride_words,
-                    "is a bottleneck's stride in its first 1x1; auto: with foreign names"),
+                    "is the stride of bottlenecks in the first 1x1; auto: by the names"),
     MABN_OPT_CHOICE(0, "pixels", &o.pixels, pixels_words,
                     "what the input is: channel order, mean and scale"),
     MABN_OPT_STRING(0, "categories", &o.categories, "FILE",
                     "annotations, JSON or packed, that name a detector's classes"),
     MABN_OPT_DOUBLE(0, "frozen-eps", &o.frozen_eps, -1, 1, "X",
-                    "epsilon of a detector's frozen norms; -1: as its program has it"),
+                    "epsilon of a detector's frozen norms; -1: that of its program"),
     MABN_OPT_FLAG(0, "fold-frozen", &o.fold_frozen,
                   "turn norms with running statistics into frozen ones"),
-    MABN_OPT_FLAG(0, "fold", &o.fold, "ONNX: put the norms that can be into the convolutions"),
+    MABN_OPT_FLAG(0, "fold", &o.fold, "ONNX: fold norms into the convolutions"),
     MABN_OPT_FLAG(0, "average", &o.average,
-                  "take the moving average of the weights that the file keeps beside them"),
-    MABN_OPT_FLAG(0, "weights-only", &o.weights_only, "leave momentum and iteration behind"),
+                  "use the moving average of the weights that the file also holds"),
+    MABN_OPT_FLAG(0, "weights-only", &o.weights_only, "drop momentum and iteration"),
     MABN_OPT_FLAG(0, "as-is", &o.as_is, "change the container only: no names, no network"),
     MABN_OPT_GROUP("Comparing"),
     MABN_OPT_FLAG(0, "check", &o.check, "compare two checkpoints; exit 1 when they differ"),
@@ -156,8 +155,8 @@ static mabn_status complain(const struct mabn_convert *c, const char *path)
                          "'%s' is not a known network (--as-is changes the container only)", path);
     if (!count || o.partial) return MABN_OK;
     return mabn_fail(MABN_ERR_MISMATCH,
-                     "'%s': %zu tensors are unmatched or missing (--partial goes on, --list shows "
-                     "all, --as-is asks for no network)",
+                     "'%s': %zu tensors are unmatched or missing (--partial continues, --list "
+                     "shows all, --as-is needs no network)",
                      path, count);
 }
 
@@ -209,7 +208,8 @@ static mabn_status convert(const char *path)
     want.frozen_eps = o.frozen_eps;
     want.to = o.to >= FAMILY ? o.to - FAMILY : -1;
     if (want.to >= 0 && o.output && (format == MABN_WEIGHTS_HDF5 || onnx))
-        mabn_cli_usage_error("another program's detector goes into .pth, .pkl or .safetensors");
+        mabn_cli_usage_error(
+            "a detector for another program is written as .pth, .pkl or .safetensors");
     if (want.to >= 0) want.weights_only = true;
     MABN_TRY(mabn_convert_open(&c, path, &want));
     mabn_status status = MABN_OK;
@@ -240,6 +240,7 @@ int main(int argc, char **argv)
         mabn_cli_usage_error(
             "--as-is excludes --like, --body, --norm, --fold-frozen and a program");
     if (o.to >= FAMILY && (o.like || o.body))
-        mabn_cli_usage_error("a detector for another program is whole: no --like, no --body");
+        mabn_cli_usage_error(
+            "a detector for another program cannot be combined with --like or --body");
     return mabn_cli_finish(convert(args[0]));
 }

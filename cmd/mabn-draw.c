@@ -26,14 +26,14 @@ static const struct mabn_option table[] = {
     MABN_OPT_GROUP("Which images"),
     MABN_OPT_INT('n', "count", &o.count, 1, 10000, "N", "how many; a contact sheet if more than 1"),
     MABN_OPT_INT64(0, "first", &o.first, 0, 0, "N", "from this one on, from 0"),
-    MABN_OPT_FLAG(0, "shuffle", &o.shuffle, "draw lots for them"),
+    MABN_OPT_FLAG(0, "shuffle", &o.shuffle, "choose them at random"),
     MABN_OPT_SEED(&o.seed),
     MABN_OPT_STRING('i', "images", &o.images, "LIST", "these, by id (COCO) or file name"),
     MABN_OPT_GROUP("How"),
     MABN_OPT_FLAG(0, "masks", &o.style.masks, "draw masks"),
     MABN_OPT_FLAG(0, "boxes", &o.style.boxes, "draw boxes"),
     MABN_OPT_FLAG(0, "labels", &o.style.labels, "write names, and scores of results"),
-    MABN_OPT_FLAG(0, "exif", &o.exif, "turn photographs as their EXIF orientation asks"),
+    MABN_OPT_FLAG(0, "exif", &o.exif, "apply the EXIF orientation of photographs"),
     MABN_OPT_DOUBLE(0, "text", &o.style.text, 0, 200, "PIXELS", "height of letters; 0: by size"),
     MABN_OPT_INT(0, "tile", &o.tile, 64, 4096, "PIXELS", "width of a picture in a contact sheet"),
     MABN_OPT_INT(0, "columns", &o.columns, 0, 1000, "N", "of a contact sheet; 0: about square"),
@@ -118,8 +118,8 @@ static mabn_status find_image(const struct source *s, const char *text, int64_t 
             make_title(s, found[!whole], other, sizeof other);
             make_title(s, i, this, sizeof this);
             if (whole)
-                return mabn_fail(MABN_ERR_ARG, "'%s' is two images: '%s' and '%s'", text, other,
-                                 this);
+                return mabn_fail(MABN_ERR_ARG, "'%s' is ambiguous: images '%s' and '%s'", text,
+                                 other, this);
             continue;
         }
         found[!whole] = i;
@@ -180,8 +180,8 @@ static mabn_status settle(const struct source *s, int64_t i, struct mabn_image *
                                    turn ? 0 : info->orientation);
         mabn_warn("%s", mabn_error_message());
     } else if (info->orientation > 1 && !turn) {
-        mabn_warn("'%s' has the EXIF orientation %d and is drawn as stored (--exif turns it)", name,
-                  info->orientation);
+        mabn_warn("'%s' has the EXIF orientation %d and is drawn as stored (--exif rotates it)",
+                  name, info->orientation);
     }
     return MABN_OK;
 }
@@ -292,7 +292,7 @@ int main(int argc, char **argv)
     struct source s;
     memset(&s, 0, sizeof s);
     int n = mabn_cli_start(&cli, argc, argv, &args);
-    if (!o.output) mabn_cli_usage_error("no output: say where with -o FILE");
+    if (!o.output) mabn_cli_usage_error("no output: give -o FILE");
     o.style.scores = o.results != NULL;
     mabn_status status = draw(&s, args, n);
     mabn_dataset_free(s.dataset);

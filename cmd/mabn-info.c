@@ -20,7 +20,7 @@ static const struct mabn_option options[] = {
 static const struct mabn_cli cli = {
     .name = "mabn-info",
     .usage = "[OPTION]... FILE...",
-    .summary = "what is in datasets, checkpoints, weights files and COCO annotations",
+    .summary = "show what datasets, checkpoints, weights files and COCO annotations contain",
     .options = options,
     .epilog = "Examples:\n  mabn-info train.h5\n  mabn-info --verify run/*.h5\n"
               "  mabn-info --verify instances_train2017.json\n"

@@ -25,7 +25,7 @@ static struct {
     MABN_OPT_INT('r', "resize", &o.resize, 0, 65535, "N",                                           \
                  "shrink short sides larger than N pixels to N; 0: never"),                         \
     MABN_OPT_INT(0, "quality", &o.quality, 1, 100, "Q", "JPEG quality of images that were shrunk"), \
-    MABN_OPT_FLAG(0, "exif", &o.exif, "turn pictures as their EXIF orientation asks"),              \
+    MABN_OPT_FLAG(0, "exif", &o.exif, "apply the EXIF orientation of pictures"),              \
     MABN_OPT_FLAG(0, "verify", &o.verify, "decode every image completely"),                         \
     MABN_OPT_FLAG(0, "skip-bad", &o.skip_bad, "leave out images that cannot be used, with a warning")
 /* clang-format on */
@@ -60,7 +60,7 @@ static const struct mabn_option idx_options[] = {
 
 static const struct mabn_option coco_options[] = {
     OPT_OUTPUT,
-    MABN_OPT_FLAG(0, "exif", &o.exif, "turn pictures as their EXIF orientation asks"),
+    MABN_OPT_FLAG(0, "exif", &o.exif, "apply the EXIF orientation of pictures"),
     MABN_OPT_FLAG(0, "verify", &o.verify, "decode every image completely"),
     MABN_OPT_FLAG(0, "skip-bad", &o.skip_bad,
                   "leave out images that cannot be used, with a warning"),
@@ -181,7 +181,7 @@ int main(int argc, char **argv)
         mabn_cli_choose(clis, "mabn-pack", "images and labels into one HDF5 dataset", argc, argv);
     int count = mabn_cli_start(&clis[which], argc - 1, argv + 1, &args);
     double started = mabn_now();
-    if (!o.output) mabn_cli_usage_error("no output: say where with -o FILE");
+    if (!o.output) mabn_cli_usage_error("no output: give -o FILE");
     make_command(&command, clis[which].name, args, count);
     struct mabn_pack_output out = {o.output, o.force, command.text, "mabn-pack " MABN_VERSION};
     mabn_status status = which == IDX    ? pack_idx(args, &out)

@@ -53,7 +53,7 @@ enum { CURVES, SWEEP, STATS, SCORES };
 static const struct mabn_cli clis[] = {
     [CURVES] = {.name = "mabn-plot curves",
                 .usage = "[OPTION]... [NAME=]LOG... -o FILE",
-                .summary = "training loss and validation error, or AP, of any number of logs",
+                .summary = "training loss and validation error, or AP, for any number of logs",
                 .options = curves_options,
                 .epilog = "Example:\n  mabn-plot curves BN=bn/metrics.jsonl "
                           "MABN=mabn/metrics.jsonl -o curves.png",
@@ -61,7 +61,7 @@ static const struct mabn_cli clis[] = {
                 .max_args = -1},
     [SWEEP] = {.name = "mabn-plot sweep",
                .usage = "[OPTION]... LOG... -o FILE",
-               .summary = "last validation error against normalization batch, a line a norm",
+               .summary = "last validation error against normalization batch, a line for each norm",
                .options = sweep_options,
                .epilog = "Example:\n  mabn-plot sweep runs/*/metrics.jsonl -o sweep.svg",
                .min_args = 1,

@@ -92,7 +92,8 @@ static mabn_status parse_range(struct mabn_coco_params *p, const char *text, dou
                          MABN_COCO_MAX_THRESHOLDS);
     if (!(low > 0 && high <= 1)) return mabn_fail(MABN_ERR_ARG, "'%s' is not in (0, 1]", text);
     if (fabs(steps - round(steps)) > 1e-6)
-        return mabn_fail(MABN_ERR_ARG, "steps of %g from %g do not meet %g", step, low, high);
+        return mabn_fail(MABN_ERR_ARG, "steps of %g from %g do not reach %g exactly", step, low,
+                         high);
     p->n_thresholds = (int)round(steps) + 1;
     for (int i = 0; i < p->n_thresholds; i++)
         p->thresholds[i] = round((low + i * step) * 1e9) / 1e9;
@@ -204,7 +205,7 @@ static mabn_status parse_point(const char *text, void *value)
 static const struct mabn_option coco_table[] = {
     MABN_OPT_GROUP("What is judged"),
     MABN_OPT_CALL('t', "type", parse_types, coco.types, "LIST",
-                  "of bbox, segm, keypoints, one or more [bbox]"),
+                  "one or more of bbox, segm, keypoints [bbox]"),
     MABN_OPT_CALL(0, "iou", parse_overlaps, &coco.custom, "LIST",
                   "overlap thresholds, or FROM:TO:STEP [0.5:0.95:0.05]"),
     MABN_OPT_CALL(0, "max-dets", parse_max_dets, &coco.custom, "LIST",
@@ -213,29 +214,30 @@ static const struct mabn_option coco_table[] = {
                   "area ranges NAME:LOW:HIGH [all, small, medium, large]"),
     MABN_OPT_STRING(0, "categories", &coco.categories, "LIST", "only these category ids or names"),
     MABN_OPT_STRING(0, "images", &coco.images, "LIST",
-                    "only these image ids, or @FILE with one in a line"),
+                    "only these image ids, or @FILE with one on each line"),
     MABN_OPT_FLAG(0, "class-agnostic", &coco.class_agnostic, "take all categories as one"),
-    MABN_OPT_FLAG(0, "boundary", &coco.boundary, "masks by how well their boundaries agree"),
+    MABN_OPT_FLAG(0, "boundary", &coco.boundary, "masks by the overlap of their boundaries"),
     MABN_OPT_FLAG(0, "lvis", &coco.lvis, "by LVIS's rules, for its annotation files"),
     MABN_OPT_CALL(0, "sigmas", parse_sigmas, &coco.custom, "LIST",
                   "keypoint deviations, for other than COCO's 17; CATEGORY=LIST for one category"),
     MABN_OPT_FLAG(0, "fix-quirks", &coco.fix_quirks,
-                  "not pycocotools' numbers where it errs; see the manual"),
+                  "correct the errors of pycocotools; see the manual"),
     MABN_OPT_GROUP("What is printed"),
     MABN_OPT_FLAG(0, "json", &coco.json, "everything, as a JSON object keyed by type"),
     MABN_OPT_FLAG(0, "curves", &coco.curves, "with --json: precision, recall and scores too"),
     MABN_OPT_FLAG('c', "per-category", &coco.per_category, "add a table of the categories"),
     MABN_OPT_FLAG(0, "tsv", &coco.tsv, "tab-separated values in full precision"),
-    MABN_OPT_GROUP("Why, at one overlap: 0.5, or the one that --iou gives"),
-    MABN_OPT_FLAG(0, "errors", &coco.errors, "where precision is lost, by TIDE's kinds of errors"),
+    MABN_OPT_GROUP("Analysis, at one overlap: 0.5, or the one given by --iou"),
+    MABN_OPT_FLAG(0, "errors", &coco.errors,
+                  "where precision is lost, by the kinds of errors of TIDE"),
     MABN_OPT_CALL(0, "operating-point", parse_point, &coco.point, "SCORE",
                   "precision, recall, F1 and counts from this score on; best: of greatest F1"),
-    MABN_OPT_STRING(0, "confusion", &coco.confusion, "FILE",
-                    "write what is taken for what, as a table"),
-    MABN_OPT_DOUBLE(0, "min-score", &coco.min_score, 0, 1, "S", "of detections in that table"),
-    MABN_OPT_STRING(0, "pr", &coco.pr, "FILE", "write curves of precision and recall"),
+    MABN_OPT_STRING(0, "confusion", &coco.confusion, "FILE", "write the confusion matrix"),
+    MABN_OPT_DOUBLE(0, "min-score", &coco.min_score, 0, 1, "S",
+                    "lowest score of detections in that matrix"),
+    MABN_OPT_STRING(0, "pr", &coco.pr, "FILE", "write precision-recall curves"),
     MABN_OPT_STRING(0, "calibration", &coco.calibration, "FILE",
-                    "write how often results of a score are right"),
+                    "write how often results of each score are correct"),
     MABN_OPT_FORCE(&coco.force),
     MABN_OPT_GROUP("Comparison"),
     MABN_OPT_STRING(0, "compare", &coco.compare, "OTHER",
@@ -277,8 +279,9 @@ static mabn_status add_id(struct id_list *list, const char *text, const struct m
         known[1] |= truth->images[i].id == other;
     }
     if (known[0] && known[1])
-        return mabn_fail(MABN_ERR_ARG, "'%s' is two images of '%s': a number and a text", text,
-                         truth->name);
+        return mabn_fail(MABN_ERR_ARG,
+                         "'%s' is ambiguous: the ids of two images of '%s', a number and a text",
+                         text, truth->name);
     if (!number && !known[1])
         return truth->n_texts
                    ? mabn_fail(MABN_ERR_NOTFOUND, "image '%s' is not in '%s'", text, truth->name)
@@ -325,10 +328,10 @@ static mabn_status find_category(int64_t *out, const char *word, const struct ma
         bool id = !strcmp(mabn_coco_id_text(truth, c->id, a), word);
         if (!id && !(c->name && !strcmp(c->name, word))) continue;
         if (found && found->id != c->id)
-            return mabn_fail(MABN_ERR_ARG, "'%s' is two categories of '%s': %s (%s) and %s (%s)",
-                             word, truth->name, mabn_coco_id_text(truth, found->id, a),
-                             found->name ? found->name : "", mabn_coco_id_text(truth, c->id, b),
-                             c->name ? c->name : "");
+            return mabn_fail(
+                MABN_ERR_ARG, "'%s' is ambiguous in '%s': categories %s (%s) and %s (%s)", word,
+                truth->name, mabn_coco_id_text(truth, found->id, a), found->name ? found->name : "",
+                mabn_coco_id_text(truth, c->id, b), c->name ? c->name : "");
         found = c;
     }
     if (!found)
@@ -345,7 +348,7 @@ static mabn_status list_categories(struct id_list *list, const char *text,
     while (!status && (word = strsep(&rest, ",")) != NULL) {
         MABN_GROW(list->ids, list->n, list->room);
         if (!*word)
-            status = mabn_fail(MABN_ERR_ARG, "--categories: an empty word in '%s'", text);
+            status = mabn_fail(MABN_ERR_ARG, "--categories: an empty item in '%s'", text);
         else
             status = find_category(&list->ids[list->n++], word, truth);
     }

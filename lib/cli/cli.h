@@ -98,7 +98,7 @@ struct mabn_option {
 #define MABN_OPT_DEVICE(v) \
     MABN_OPT_STRING(0, "device", (v), "DEVICE", "cpu, cuda (the first GPU), cuda:N, or auto: a GPU if one can be used")
 #define MABN_OPT_PRECISION(v) \
-    MABN_OPT_CHOICE(0, "precision", (v), mabn_net_precisions, "of activations and weights in use; auto: bf16 on a GPU, and in inference on a CPU that computes in it; else fp32")
+    MABN_OPT_CHOICE(0, "precision", (v), mabn_net_precisions, "type of activations and weights in use; auto: bf16 on a GPU, and for inference on a CPU with bf16 instructions; otherwise fp32")
 #define MABN_OPT_SEED(v) \
     MABN_OPT_INT64(0, "seed", (v), 0, 0, "N", "seed of every random choice")
 #define MABN_OPT_FORCE(v) \

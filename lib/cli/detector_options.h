@@ -15,13 +15,13 @@
     MABN_OPT_INT(0, "box-convs", &(r)->box_convs, -1, 16, "N", "convolutions of the box head; -1: 4"), \
     MABN_OPT_INT(0, "mask-convs", &(r)->mask_convs, -1, 16, "N", "convolutions of the mask head; -1: 4"), \
     MABN_OPT_CALL(0, "anchors", mabn_cli_anchors, (r)->anchors, "S,S,S,S,S", "sides of the anchors of P2 to P6; 32,64,128,256,512"), \
-    MABN_OPT_STRING(0, "boxes", &(r)->convention, "FAMILY", "boxes, pixels and stride as in legacy (the reference), detectron2 or torchvision; legacy"), \
-    MABN_OPT_INT(0, "frozen", &(r)->frozen, -1, 5, "K", "stages of the body that are not trained: 1 the stem, 2 and layer1, ...; -1: none, or as the model has it"), \
-    MABN_OPT_INT(0, "min-size", &(r)->min_size, 0, 16384, "PIXELS", "shorter side of a picture; 0: 800, or as the model has it"), \
+    MABN_OPT_STRING(0, "boxes", &(r)->convention, "FAMILY", "boxes, pixels and stride as in legacy (the reference, the default), detectron2 or torchvision"), \
+    MABN_OPT_INT(0, "frozen", &(r)->frozen, -1, 5, "K", "stages of the body that are not trained: 1 the stem, 2 also layer1, ...; -1: none, or as in the model"), \
+    MABN_OPT_INT(0, "min-size", &(r)->min_size, 0, 16384, "PIXELS", "shorter side of a picture; 0: 800, or as in the model"), \
     MABN_OPT_INT(0, "max-size", &(r)->max_size, 0, 16384, "PIXELS", "longer side at most; 0: 1333, or in proportion to --min-size"), \
-    MABN_OPT_INT(0, "proposals", &(r)->proposals, 0, 65536, "N", "proposals of a training step, and half as many of a test picture; 0: 2000"), \
-    MABN_OPT_INT(0, "rpn-samples", &(r)->rpn_batch, 0, 65536, "N", "anchors sampled of a picture; 0: 256"), \
-    MABN_OPT_INT(0, "box-samples", &(r)->box_batch, 0, 65536, "N", "regions sampled of a picture; 0: 512")
+    MABN_OPT_INT(0, "proposals", &(r)->proposals, 0, 65536, "N", "proposals of a training step, and half as many for a test picture; 0: 2000"), \
+    MABN_OPT_INT(0, "rpn-samples", &(r)->rpn_batch, 0, 65536, "N", "anchors sampled from a picture; 0: 256"), \
+    MABN_OPT_INT(0, "box-samples", &(r)->box_batch, 0, 65536, "N", "regions sampled from a picture; 0: 512")
 /* clang-format on */
 
 /* For the above: a word to an int, enum mabn_box_head; five numbers to doubles. */

@@ -39,16 +39,20 @@ mabn_status mabn_compose_check(const struct mabn_compose_options *o)
                          o->height);
     if (o->min_objects < 0 || o->max_objects < 1 || o->min_objects > o->max_objects ||
         o->max_objects > 1000)
-        return mabn_fail(MABN_ERR_ARG, "%d to %d things in a scene", o->min_objects,
-                         o->max_objects);
+        return mabn_fail(MABN_ERR_ARG, "%d to %d objects in a scene: expected 0 to 1000, ascending",
+                         o->min_objects, o->max_objects);
     if (!(o->min_scale > 0 && o->min_scale <= o->max_scale && o->max_scale <= 1))
-        return mabn_fail(MABN_ERR_ARG, "things of %g to %g of the scene", o->min_scale,
-                         o->max_scale);
+        return mabn_fail(MABN_ERR_ARG,
+                         "objects of %g to %g of the scene: expected above 0 to 1, ascending",
+                         o->min_scale, o->max_scale);
     if (!(o->rotation >= 0 && o->rotation <= 180) || !(o->overlap >= 0 && o->overlap <= 1) ||
         !(o->tint >= 0 && o->tint <= 1))
-        return mabn_fail(MABN_ERR_ARG, "turned by %g degrees, hidden by %g, coloured by %g",
+        return mabn_fail(MABN_ERR_ARG,
+                         "rotation %g is not in 0...180, or overlap %g or tint %g not in 0...1",
                          o->rotation, o->overlap, o->tint);
-    if (o->min_area < 1) return mabn_fail(MABN_ERR_ARG, "at least %d pixels", o->min_area);
+    if (o->min_area < 1)
+        return mabn_fail(MABN_ERR_ARG, "a smallest visible area of %d pixels: expected 1 or more",
+                         o->min_area);
     return MABN_OK;
 }
 
@@ -392,10 +396,9 @@ static mabn_status draw_cutout(struct mabn_composer *c, struct mabn_rng *rng, ui
         MABN_TRY(mabn_cutouts_get(c->cutouts, *index, c->decoder, &c->cutout, &empty));
     }
     if (!empty) return MABN_OK;
-    return mabn_fail(
-        MABN_ERR_FORMAT,
-        "%d pictures by lot, and nothing to cut out of any: is the threshold too high?",
-        EMPTY_TRIES);
+    return mabn_fail(MABN_ERR_FORMAT,
+                     "no object in any of %d random pictures: is the threshold too high?",
+                     EMPTY_TRIES);
 }
 
 static mabn_status add_object(struct mabn_composer *c, struct mabn_composition *out,

@@ -55,8 +55,9 @@ static mabn_status load_sample(struct worker *w, void *x, int32_t *label, uint64
     mabn_status status = source->get(source->context, sample_index, &sample);
     if (!status && sample.width > 0) {
         if (sample.size != (size_t)sample.width * sample.height * sample.channels)
-            status = mabn_fail(MABN_ERR_FORMAT, "%zu bytes are not a picture of %d x %d x %d",
-                               sample.size, sample.width, sample.height, sample.channels);
+            status = mabn_fail(MABN_ERR_FORMAT, "expected %zu bytes (%dx%dx%d), found %zu",
+                               (size_t)sample.width * sample.height * sample.channels, sample.width,
+                               sample.height, sample.channels, sample.size);
         else
             status = mabn_augment_pixels(w->augmenter, x, sample.bytes, sample.width, sample.height,
                                          sample.channels, key);

@@ -201,7 +201,7 @@ mabn_status try_kernel(struct cuda_device *c)
     mabn_status status =
         MABN_LAUNCH(answer, dim3(1), dim3(32), 0, c->stream, static_cast<int *>(p));
     if (!status) status = cuda_get(&c->base, &got, p, sizeof got);
-    if (!status && got != 42) status = mabn_fail(MABN_ERR_CUDA, "a kernel ran and left no trace");
+    if (!status && got != 42) status = mabn_fail(MABN_ERR_CUDA, "a test kernel had no effect");
     cuda_release(&c->base, p, sizeof got);
     if (!status) return MABN_OK;
     return mabn_fail_prefix(status,
@@ -247,8 +247,8 @@ mabn_status open_gpu(struct cuda_device *c)
     c->limits.l2 = size_t(properties.l2CacheSize);
     if (properties.major < 8)
         return mabn_fail(MABN_ERR_UNSUPPORTED,
-                         "%s has compute capability %d.%d, and 8.0 is the least that will do",
-                         properties.name, properties.major, properties.minor);
+                         "%s has compute capability %d.%d; at least 8.0 is needed", properties.name,
+                         properties.major, properties.minor);
     MABN_CUDA_TRY(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking));
     MABN_CUDA_TRY(cudaStreamCreateWithFlags(&c->copy_stream, cudaStreamNonBlocking));
     MABN_CUDA_TRY(cudaStreamCreateWithFlags(&c->side_stream, cudaStreamNonBlocking));

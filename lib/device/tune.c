@@ -56,7 +56,7 @@ static mabn_status default_path(char **path)
     else if (home && *home == '/')
         *path = mabn_xasprintf("%s/.cache/mabn/tune.tsv", home);
     else
-        return mabn_fail(MABN_ERR_ARG, "no place for what is tuned: set MABN_TUNE_FILE or HOME");
+        return mabn_fail(MABN_ERR_ARG, "no folder for tuned choices: set MABN_TUNE_FILE or HOME");
     return make_folders(*path);
 }
 
@@ -74,7 +74,7 @@ static mabn_status read_line(struct mabn_tune *t, char *line, int number)
     char *key = strchr(line, '\t'), *value = key ? strchr(key + 1, '\t') : NULL;
     if (number == 1 && !strcmp(line, first_line)) return MABN_OK;
     if (number == 1 || !value || strchr(value + 1, '\t'))
-        return mabn_fail(MABN_ERR_FORMAT, "'%s', line %d: not what mabn has tuned", t->path,
+        return mabn_fail(MABN_ERR_FORMAT, "'%s', line %d: not a tuned choice of mabn", t->path,
                          number);
     *key++ = *value++ = 0;
     append(t, line, key, value);

@@ -52,8 +52,8 @@ static mabn_status check_dim(const struct mabn_convert *c, const char *name, int
                      (long long)have, c->model.arch, c->model.base_width, (long long)want);
 }
 
-/* Before a network is built by a file's word: its first and widest tensors are there, and as large
- * as it says. What they take is then bounded by the file's size. */
+/* Before a network is built from a file's description, check that its first and widest tensors
+ * exist and have the described size. Memory is then bounded by the file's size. */
 static mabn_status check_model(const struct mabn_convert *c)
 {
     const struct mabn_model *m = &c->model;
@@ -72,7 +72,7 @@ static mabn_status check_model(const struct mabn_convert *c)
     if (!mabn_convert_find(c, "conv1.weight") || !mabn_convert_find(c, name) ||
         (m->classes && !mabn_convert_find(c, "fc.weight")))
         return mabn_fail(MABN_ERR_MISMATCH,
-                         "'%s' is said to be a %s, but has no conv1, %s or fc.weight",
+                         "'%s' should be a %s, but has no conv1, %s or fc.weight",
                          mabn_weights_path(c->source), m->arch, name);
     MABN_TRY(check_dim(c, "conv1.weight", 0, m->base_width));
     MABN_TRY(check_dim(c, "conv1.weight", 1, m->channels));
@@ -224,7 +224,7 @@ static mabn_status check_shape(const struct mabn_convert *c, const struct item *
                      mabn_shape_text(want, b));
 }
 
-/* State that a file may leave out: it is the same in every network, or starts anew. */
+/* State that may be missing in a file: it is the same in every network, or starts anew. */
 static bool starts_anew(const struct mabn_convert *c, const char *name)
 {
     const char *leaf = leaf_of(name);
@@ -671,7 +671,7 @@ mabn_status mabn_convert_open(struct mabn_convert **out, const char *path,
     MABN_TRY_GOTO(decide_model(c), out);
     if (c->options.to >= 0 && !c->has_detector) {
         status = mabn_fail(MABN_ERR_UNSUPPORTED,
-                           "'%s' is not a detector: only detectors have other names there", path);
+                           "'%s' is not a detector: --to PROGRAM is for detectors", path);
         goto out;
     }
     freeze_model(c);

@@ -1,5 +1,5 @@
-/* Converting checkpoints: from the tensors of a file in any format and naming to the tensors that
- * a network of ours has, or to the same tensors in another container.
+/* Converting checkpoints: from the tensors of a file in any format and naming to the tensors of one
+ * of our networks, or to the same tensors in another container.
  *
  *     open      read the table of contents, translate names (names.h), decide what network it is
  *     complain  what of the file found no place, and what of the network found no tensor
@@ -8,7 +8,7 @@
  * The network is, in this order: the one that `like` holds; the one the file itself describes (our
  * own checkpoints do); the one its names and shapes give away (residual networks of model/model.h,
  * detectors of model/detector.h, whose pixels and boxes are then those of the program that has such
- * names); none. With none, names are translated and nothing can be missing. */
+ * names); none. Without a network names are translated, and missing tensors cannot be noticed. */
 #ifndef MABN_EXCHANGE_CONVERT_H
 #define MABN_EXCHANGE_CONVERT_H
 
@@ -28,7 +28,7 @@ enum mabn_convert_body {
     MABN_BODY_DETECTOR,   /* put the body under a detector's names, drop the classifier */
 };
 
-/* What the network's input is: 8-bit pixels in this order, minus mean, over std. */
+/* The network's input: 8-bit pixels in this channel order, minus mean, divided by std. */
 enum mabn_convert_pixels {
     MABN_PIXELS_AUTO,        /* what the file says, else by its names and norm */
     MABN_PIXELS_TORCHVISION, /* RGB, mean 123.675 116.28 103.53, std 58.395 57.12 57.375 */
@@ -40,21 +40,21 @@ struct mabn_convert_options {
     int names;         /* enum mabn_names, or -1: guess */
     bool as_is;        /* change the container only */
     bool suffix;       /* match by the longest suffix, as the reference's loader does */
-    bool fold_frozen;  /* norms become frozen ones: scale and bias */
-    bool fold;         /* norms go into the convolutions before them: for ONNX */
-    bool average;      /* the moving average of the weights that the file keeps beside them */
-    bool no_counters;  /* leave num_batches_tracked out: nothing that runs a network reads it */
-    bool weights_only; /* leave momentum, step and state behind */
+    bool fold_frozen;  /* turn norms into frozen ones: scale and bias */
+    bool fold;         /* fold norms into the convolutions before them: for ONNX */
+    bool average;      /* use the moving average of the weights that the file also holds */
+    bool no_counters;  /* leave out num_batches_tracked, which inference does not use */
+    bool weights_only; /* drop momentum, step and state */
     enum mabn_convert_body body;
     enum mabn_convert_pixels pixels;
     int stride_in_1x1;      /* -1: by the names */
-    const char *norm;       /* as --norm takes it; NULL: by the tensors */
+    const char *norm;       /* in the syntax of --norm; NULL: from the tensors */
     double frozen_eps;      /* of a detector's frozen norms; < 0: as its program has it */
     const char *categories; /* of a detector's classes: a JSON file or dataset, or NULL */
-    int to;                 /* enum mabn_names: a detector as that program has it; -1: as here */
-    const char *like;       /* a checkpoint whose names and shapes are wanted, or NULL */
+    int to;                 /* enum mabn_names: write a detector for that program; -1: for mabn */
+    const char *like;       /* a checkpoint whose names and shapes are used, or NULL */
 };
-/* Guess everything, allow nothing. */
+/* Defaults: derive everything, allow no mismatches. */
 void mabn_convert_options_init(struct mabn_convert_options *options);
 
 struct mabn_convert;
@@ -68,13 +68,13 @@ void mabn_convert_list(const struct mabn_convert *c, struct mabn_str *tsv);
 /* One line for each unmatched and each missing tensor, at most `limit` of each kind and then their
  * number (0: all); how many of both. */
 size_t mabn_convert_complain(const struct mabn_convert *c, size_t limit, struct mabn_str *lines);
-/* Things a user should know (what was left out, "weights are not centralized"), a line each; reads
- * the weights. */
+/* Remarks for the user (what was left out, "weights are not centralized"), a line each; reads the
+ * weights. */
 MABN_MUST_USE mabn_status mabn_convert_remarks(struct mabn_convert *c, struct mabn_str *lines);
-/* What it will be: "resnet50, norm mabn, 1000 classes", or the number of tensors. */
+/* The result: "resnet50, norm mabn, 1000 classes", or the number of tensors. */
 void mabn_convert_describe(const struct mabn_convert *c, struct mabn_str *text);
-/* Is it neither a network that is known here nor a detector's, where one was asked for? What is then
- * written would be of no use to any tool. */
+/* Is it neither a known network nor, where one was requested, a detector's body? Then no tool could
+ * use the output. */
 bool mabn_convert_is_unknown(const struct mabn_convert *c);
 
 /* `command` and `tool` are recorded. Progress, in bytes, may be NULL. */

@@ -45,8 +45,7 @@ static mabn_status refuse_strangers(const struct mabn_convert *c)
         const struct mabn_weight *t = mabn_convert_tensor(c, &c->items[i]);
         for (size_t k = 0; k < sizeof strangers / sizeof *strangers; k++)
             if (t->part == MABN_WEIGHT_MODEL && strstr(t->name, strangers[k].part))
-                return mabn_fail(MABN_ERR_UNSUPPORTED,
-                                 "'%s' has %s ('%s'), which is not known here",
+                return mabn_fail(MABN_ERR_UNSUPPORTED, "'%s' has %s ('%s'), which is not supported",
                                  mabn_weights_path(c->source), strangers[k].what, t->name);
     }
     return MABN_OK;
@@ -129,10 +128,10 @@ static mabn_status find_arch(struct mabn_convert *c, struct mabn_detector *d)
         MABN_TRY(mabn_detector_init(d, *arch));
         if (d->masks == masks && !strcmp(d->body.arch, body)) return MABN_OK;
     }
-    return mabn_fail(MABN_ERR_UNSUPPORTED,
-                     "'%s' is a detector whose body is none of the ResNets that are known here: "
-                     "18, 34, 50, 101, 152",
-                     mabn_weights_path(c->source));
+    return mabn_fail(
+        MABN_ERR_UNSUPPORTED,
+        "'%s' is a detector whose body is not a supported ResNet: 18, 34, 50, 101, 152",
+        mabn_weights_path(c->source));
 }
 
 static void find_body(const struct mabn_convert *c, struct mabn_detector *d)
@@ -273,8 +272,8 @@ static mabn_status find_anchors(struct mabn_convert *c, struct mabn_detector *d)
         if (side >= 1 && side <= 1e5) d->anchor_size[l] = side;
         if (!are_usual(box, d, l))
             return mabn_fail(MABN_ERR_UNSUPPORTED,
-                             "'%s': the anchors '%s' are not of the ratios 0.5, 1 and 2 around the "
-                             "middle of a place, as all are here",
+                             "'%s': the anchors '%s' do not have the ratios 0.5, 1 and 2 around "
+                             "the centre of a cell",
                              mabn_weights_path(c->source), name);
     }
     return MABN_OK;
@@ -408,7 +407,7 @@ mabn_status mabn_convert_read_detector(struct mabn_convert *c, const char *confi
          found.box_conv_width != d->box_conv_width) ||
         (d->masks && found.mask_width != d->mask_width))
         return mabn_fail(MABN_ERR_MISMATCH,
-                         "'%s': the tensors are not those of the detector it says it holds",
+                         "'%s': the tensors do not match the detector that it describes",
                          mabn_weights_path(c->source));
     for (int p = 0; p < MABN_MODEL_PARTS; p++)
         if (d->body.norm[p].window > 4096)

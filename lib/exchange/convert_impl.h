@@ -1,6 +1,6 @@
-/* The plan of a conversion, shared by convert.c (which makes it) and convert_write.c (which carries
- * it out). Every tensor of the source becomes an item with our name; every tensor to be written an
- * entry that says where its values come from. Private to this room. */
+/* The plan of a conversion, made by convert.c and executed by convert_write.c. Every tensor of the
+ * source becomes an item with our name; every tensor to be written an entry that says where its
+ * values come from. Private to this room. */
 #ifndef MABN_EXCHANGE_CONVERT_IMPL_H
 #define MABN_EXCHANGE_CONVERT_IMPL_H
 
@@ -14,19 +14,19 @@
 struct item {
     size_t source; /* index in the file */
     char *ours;    /* NULL: no place */
-    bool ignored;  /* known, and of no use */
+    bool ignored;  /* known, but not used */
     bool used;
 };
 
 enum origin {
     FROM_ITEM,
-    FRESH,            /* as in a new network, or in the `like` file */
+    FRESH,            /* initial values, or those of the `like` file */
     CONSTANT,         /* `constant` everywhere */
     FOLDED_WEIGHT,    /* weight / sqrt(var + eps) */
     FOLDED_BIAS,      /* bias − mean · folded weight */
     SHIFTED_MEAN,     /* running mean − the convolution's bias */
     FOLDED_CONV,      /* a convolution's weight with its norm */
-    FOLDED_CONV_BIAS, /* its bias: what is left of the norm */
+    FOLDED_CONV_BIAS, /* its bias, from the norm */
     CENTERED,         /* a convolution's weight, minus each filter's mean */
     CLASSES_ROTATED,  /* detectron2's background is the last class, ours the first */
     BACKGROUND_ADDED, /* detectron2 has no rows for the background: zeros in front */
@@ -43,7 +43,7 @@ struct entry {
     size_t item;
     size_t net; /* FRESH: index in the network's tensors, or in `like` */
     float constant;
-    bool flipped;     /* a convolution whose three input channels are turned round */
+    bool flipped;     /* a convolution whose three input channels are reversed */
     long place;       /* in the file, where the network decides: register_order() in convert.c */
     const char *ours; /* our name, where `weight` has another program's; owned. NULL: the same */
 };
@@ -53,13 +53,13 @@ struct mabn_convert {
     struct mabn_weights *source;
     enum mabn_names names;
     char *prefix;   /* cut off in front of all names, or NULL */
-    bool own;       /* a file of ours: its notes can be believed */
+    bool own;       /* a file of ours, whose notes are used */
     bool has_model; /* `model` says what the network is */
     struct mabn_model model;
     bool has_detector; /* then `detector` does, and `model` does not count */
     struct mabn_detector detector;
     struct mabn_str categories; /* of the detector, as model files keep them; "": not known */
-    bool assumes_coco;          /* they are COCO's, by the number of classes alone */
+    bool assumes_coco;          /* assumed to be COCO's from the number of classes */
     struct mabn_device *device;
     struct mabn_net *net;       /* of the model; NULL without one */
     struct mabn_params *params; /* its tensors, or the detector's; NULL without either */
@@ -112,8 +112,9 @@ bool mabn_convert_names_detector(const struct mabn_convert *c);
 
 /* ---- convert_detector.c ---- */
 
-/* The detector that the file's names and shapes give away, with has_detector and categories; none
- * when the file has no whole detector. MABN_ERR_UNSUPPORTED says what is in it that is not known. */
+/* Recognize a detector by the file's names and shapes; sets has_detector and categories. Does
+ * nothing if the file has no whole detector. MABN_ERR_UNSUPPORTED names a part that is not
+ * supported. */
 MABN_MUST_USE mabn_status mabn_convert_guess_detector(struct mabn_convert *c);
 /* The detector of a file of ours, by its own description, which its tensors must agree with. */
 MABN_MUST_USE mabn_status mabn_convert_read_detector(struct mabn_convert *c, const char *config);
@@ -124,8 +125,8 @@ MABN_MUST_USE mabn_status mabn_convert_tell_detector(struct mabn_convert *c,
 
 /* ---- convert_family.c ---- */
 
-/* Give the entries of the detector to options.to: names, order of classes and what else differs.
- * MABN_ERR_UNSUPPORTED says what that program cannot have. */
+/* Change the entries of the detector for options.to: names, order of classes and other differences.
+ * MABN_ERR_UNSUPPORTED names what that program does not support. */
 MABN_MUST_USE mabn_status mabn_convert_to_family(struct mabn_convert *c);
 /* The settings that the program needs and its files do not hold, and what is lost; a line each. */
 void mabn_convert_tell_family(const struct mabn_convert *c, struct mabn_str *lines);
@@ -151,7 +152,7 @@ double mabn_convert_eps(const struct mabn_convert *c, const char *name);
 bool mabn_convert_folds(const struct mabn_convert *c, const char *norm);
 /* Is the norm there frozen when all is done? */
 bool mabn_convert_freezes(const struct mabn_convert *c, const char *name);
-/* Has a detector a norm at the layer of this name that it is not to have any more? */
+/* Does the layer of this name, in a detector, have a norm that is to be folded away? */
 bool mabn_convert_loses_norm(const struct mabn_convert *c, const char *name);
 /* Is it the weight of a convolution that the reference centralizes: of one that a norm follows? */
 bool mabn_convert_is_centered(const struct mabn_weight *t);

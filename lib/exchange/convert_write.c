@@ -498,7 +498,8 @@ static mabn_status check_onnx_norms(const struct mabn_convert *c)
     for (int i = 0; i < mabn_net_node_count(c->net); i++) {
         const struct mabn_norm_options *norm = mabn_net_node_at(c->net, i).norm;
         if (norm && mabn_norm_act_name(norm->kind))
-            return mabn_fail(MABN_ERR_UNSUPPORTED, "'%s' has norm %s, which cannot become ONNX",
+            return mabn_fail(MABN_ERR_UNSUPPORTED,
+                             "'%s' has norm %s, which cannot be written as ONNX",
                              mabn_weights_path(c->source), mabn_norm_kind_name(norm->kind));
     }
     return MABN_OK;
@@ -512,7 +513,8 @@ mabn_status mabn_convert_write(struct mabn_convert *c, const char *path,
     size_t largest = 0;
     mabn_status status;
     if (format == MABN_WEIGHTS_ONNX && c->net && !c->model.classes)
-        return mabn_fail(MABN_ERR_UNSUPPORTED, "a network without classifier cannot become ONNX");
+        return mabn_fail(MABN_ERR_UNSUPPORTED,
+                         "a network without classifier cannot be written as ONNX");
     if (format == MABN_WEIGHTS_ONNX && c->net) MABN_TRY(check_onnx_norms(c));
     MABN_TRY_GOTO(mabn_weights_create(&writer, path, format, force), out);
     for (size_t i = 0; i < c->entry_count; i++) {

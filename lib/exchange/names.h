@@ -30,15 +30,15 @@ const char *mabn_names_title(enum mabn_names names); /* "torchvision, timm or re
 /* Which style most names of a file follow. */
 enum mabn_names mabn_names_guess(const struct mabn_weights *w);
 
-/* How many bytes stand in front of every name of the model that are no part of any style's names
- * ("model." of Lightning): 0 when some name is known as it is, or none is known without them. */
+/* The length of a prefix that all names of the model share and that belongs to no style ("model."
+ * of Lightning): 0 if some name is known with it, or none is known without it. */
 size_t mabn_names_prefix(const struct mabn_weights *w);
 
 /* Our name for `theirs`, malloc'd; NULL when no row fits. */
 char *mabn_names_to_ours(enum mabn_names names, const char *theirs);
 /* Their name for our tensor of a detector, malloc'd; NULL when they have no such tensor. */
 char *mabn_names_from_ours(enum mabn_names names, const char *ours);
-/* What belongs to no network: momenta that hold the learning rate, counters, pixel means. */
+/* Is it a tensor that belongs to no network: a learning rate, a counter, a pixel mean? */
 bool mabn_names_ignored(enum mabn_names names, const char *theirs);
 
 /* A body name in a classifier ↔ in a detector: "layer1.0.bn1.weight" ↔

@@ -3,15 +3,15 @@
  * A pickle is a program for a small stack machine. This interpreter runs the opcodes that build
  * plain values and calls nothing. What REDUCE and BUILD would do with the few names that tensors,
  * numpy arrays and their containers need (the list is at the top of pickle.c) is done here, on
- * values of our own. Every other name stands for itself: calling it, or giving it state, makes an
- * OPAQUE value that holds its name and nothing else, as training files keep an argparse.Namespace
- * beside the weights. Any other opcode or combination is refused with its offset.
+ * values of our own. Calling any other name, or giving it state, makes an OPAQUE value that holds
+ * only the name: training files, for example, keep an argparse.Namespace beside the weights. Any
+ * other opcode or combination is refused with its offset.
  *
- * Limits: MABN_PICKLE_MAX_OPCODES instructions and as many values; memo indices below the
- * pickle's size; nothing is ever copied, so memory is at most about 120 bytes for each opcode.
- * Values may share children or even contain themselves; who walks them counts its steps.
+ * Limits: MABN_PICKLE_MAX_OPCODES instructions and as many values; memo indices below the pickle's
+ * size; nothing is ever copied, so memory is at most about 120 bytes for each opcode. Values may
+ * share children or even contain themselves, so code that walks them must limit its steps.
  *
- * Large strings and byte strings are not loaded: a value says where in the source they are. */
+ * Large strings and byte strings are not loaded: a value says where in the source they are.   */
 #ifndef MABN_EXCHANGE_PICKLE_H
 #define MABN_EXCHANGE_PICKLE_H
 

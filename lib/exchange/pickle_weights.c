@@ -845,7 +845,7 @@ mabn_status mabn_pickle_to_weights(struct mabn_weights *w, const struct mabn_pic
     mabn_str_init(&k.path);
     mabn_status status = visit_root(&k);
     if (!status && k.passed_over)
-        mabn_weights_remark(w, "%zu object%s of other classes passed over; the first is %s",
+        mabn_weights_remark(w, "skipped %zu object%s of other classes; the first is %s",
                             k.passed_over, k.passed_over == 1 ? "" : "s", k.first_passed);
     free(k.first_passed);
     mabn_str_release(&k.path);

@@ -38,7 +38,7 @@ static mabn_status check_name(const struct mabn_weights *w, const char *name)
                          w->source.name, w->count);
     /* Never used as a path here; refused so that no other program is tempted either. */
     if (name[0] == '/' || !strncmp(name, "../", 3) || strstr(name, "/../") || !strcmp(name, ".."))
-        return mabn_fail(MABN_ERR_FORMAT, "'%s': tensor name '%s' is made like a path",
+        return mabn_fail(MABN_ERR_FORMAT, "'%s': tensor name '%s' looks like a path",
                          w->source.name, name);
     return MABN_OK;
 }

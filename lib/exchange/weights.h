@@ -16,8 +16,8 @@
  *             ("iteration", "optimizer.lr"), safetensors' __metadata__, our
  *             attributes. A writer stores them and a reader finds them again, in every format.
  *
- * Nothing in a file can run code or name another file; sizes are believed only after they were
- * compared with the file's. See pickle.h, zip.h and safetensors.h for what is accepted. */
+ * Nothing in a file can run code or name another file; sizes are compared with the file's before
+ * they are used. See pickle.h, zip.h and safetensors.h for what is accepted. */
 #ifndef MABN_EXCHANGE_WEIGHTS_H
 #define MABN_EXCHANGE_WEIGHTS_H
 
@@ -80,8 +80,8 @@ const char *mabn_weights_stripped(const struct mabn_weights *w);
 const char *mabn_weights_remarks(const struct mabn_weights *w);
 /* The key of a moving average of the weights that the file holds too, or NULL. */
 const char *mabn_weights_average(const struct mabn_weights *w);
-/* Make the average the MODEL; momentum, which belongs to the other weights, goes. Fails when there
- * is none. Indices change. */
+/* Use the average as the MODEL; momentum, which belongs to the other weights, is dropped. Fails if
+ * there is no average. Indices change. */
 MABN_MUST_USE mabn_status mabn_weights_use_average(struct mabn_weights *w);
 /* Cut the first n bytes off all names of MODEL and MOMENTUM that are longer. */
 MABN_MUST_USE mabn_status mabn_weights_cut_prefix(struct mabn_weights *w, size_t n);
@@ -123,7 +123,7 @@ MABN_MUST_USE mabn_status mabn_weights_begin(struct mabn_weights_writer *writer)
 MABN_MUST_USE mabn_status mabn_weights_write(struct mabn_weights_writer *writer, size_t index,
                                              const void *data);
 MABN_MUST_USE mabn_status mabn_weights_commit(struct mabn_weights_writer *writer);
-/* Also after commit; an uncommitted output vanishes. NULL is fine. */
+/* Also to be called after commit; an uncommitted output is removed. NULL is fine. */
 void mabn_weights_writer_free(struct mabn_weights_writer *writer);
 
 MABN_END_DECLS

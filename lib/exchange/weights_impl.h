@@ -79,7 +79,7 @@ MABN_MUST_USE mabn_status mabn_weights_add(struct mabn_weights *w, const char *n
                                            enum mabn_weight_part part, enum mabn_dtype dtype,
                                            const struct mabn_shape *shape,
                                            const struct mabn_place *place, uint64_t limit_end);
-/* Something that a user should know of: a line without its end. */
+/* Add a remark for the user: one line, without its end. */
 MABN_PRINTF(2, 3)
 void mabn_weights_remark(struct mabn_weights *w, const char *format, ...);
 /* Text that is too long, and notes that are more than a bounded number or together much longer than
@@ -93,9 +93,10 @@ char *mabn_weights_join_name(const char *name, enum mabn_weight_part part);
 /* Contiguous, unchecked place at `offset`. */
 struct mabn_place mabn_place_at(uint64_t offset);
 
-/* A new view of this source, which it takes; format and entries are still to come. */
+/* A new view of this source, which it takes over; format and entries are filled in afterwards. */
 struct mabn_weights *mabn_weights_new(const struct mabn_source *source);
-/* All entries are there: cut what wrappers put into names off, and make the index. */
+/* To be called when all entries are there: removes the prefixes of wrappers from names, and makes
+ * the index. */
 MABN_MUST_USE mabn_status mabn_weights_settle(struct mabn_weights *w);
 
 /* One function a format, which adds the entries of an open source. */

@@ -172,12 +172,12 @@ mabn_status mabn_augment_check(const struct mabn_augment *a)
                          a->erase);
     if (a->erase > 0 && (!is_part(a->erase_area_min, a->erase_area_max, 1) ||
                          !is_part(a->erase_aspect_min, a->erase_aspect_max, 100)))
-        return mabn_fail(MABN_ERR_ARG, "the erased part's area or aspect ratio makes no sense");
+        return mabn_fail(MABN_ERR_ARG, "the erased part's area or aspect ratio is out of range");
     if (!(a->range > 0 && a->range <= 65536))
-        return mabn_fail(MABN_ERR_ARG, "white cannot be %g", a->range);
+        return mabn_fail(MABN_ERR_ARG, "a range of %g is not in (0,65536]", a->range);
     for (int c = 0; c < a->channels; c++)
         if (!isfinite(a->mean[c]) || !isfinite(a->deviation[c]) || a->deviation[c] <= 0)
-            return mabn_fail(MABN_ERR_ARG, "mean %g and deviation %g of channel %d make no sense",
+            return mabn_fail(MABN_ERR_ARG, "mean %g and deviation %g of channel %d are not valid",
                              (double)a->mean[c], (double)a->deviation[c], c);
     return MABN_OK;
 }
@@ -533,7 +533,8 @@ mabn_status mabn_augment_pixels(struct mabn_augmenter *g, void *out, const uint8
                                 const struct mabn_augment_key *key)
 {
     if (width < 1 || height < 1 || (channels != 1 && channels != 3))
-        return mabn_fail(MABN_ERR_ARG, "no picture can be %d x %d x %d", width, height, channels);
+        return mabn_fail(MABN_ERR_ARG, "impossible size of a picture: %d x %d x %d", width, height,
+                         channels);
     const struct picture picture = {.raw = {.pixels = (uint8_t *)pixels,
                                             .width = width,
                                             .height = height,

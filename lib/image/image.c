@@ -16,7 +16,8 @@ mabn_status mabn_image_resize_storage(struct mabn_image *image, int width, int h
 {
     size_t bytes;
     if (width < 1 || height < 1 || (channels != 1 && channels != 3))
-        return mabn_fail(MABN_ERR_ARG, "no picture can be %d x %d x %d", width, height, channels);
+        return mabn_fail(MABN_ERR_ARG, "impossible size of a picture: %d x %d x %d", width, height,
+                         channels);
     if (!mabn_size_mul((size_t)width * (size_t)channels, (size_t)height, &bytes))
         return mabn_fail(MABN_ERR_LIMIT, "a picture of %d x %d does not fit in memory", width,
                          height);

@@ -174,7 +174,7 @@ static mabn_status check_plausible(const struct jpeg_decompress_struct *cinfo, s
     uint64_t blocks = 0;
     if (cinfo->arith_code)
         return mabn_fail(MABN_ERR_UNSUPPORTED,
-                         "JPEG is arithmetic-coded (jpegtran makes an ordinary one of it)");
+                         "JPEG is arithmetic-coded (jpegtran can convert it)");
     for (int i = 0; i < cinfo->num_components; i++)
         blocks +=
             (uint64_t)cinfo->comp_info[i].width_in_blocks * cinfo->comp_info[i].height_in_blocks;

@@ -153,7 +153,7 @@ mabn_status mabn_png_decode(struct mabn_decode_job *job)
     if (r.png) r.info = png_create_info_struct(r.png);
     if (!r.info) {
         png_destroy_read_struct(&r.png, NULL, NULL);
-        return mabn_fail(MABN_ERR_NOMEM, "libpng does not start");
+        return mabn_fail(MABN_ERR_NOMEM, "cannot initialize libpng");
     }
     mabn_status status = read_png(&r);
     png_destroy_read_struct(&r.png, &r.info, NULL);
@@ -253,7 +253,7 @@ mabn_status mabn_image_encode_png(uint8_t **bytes, size_t *size, const struct ma
     png_destroy_write_struct(&w.png, &w.info);
     if (!done) {
         free(w.bytes);
-        return started ? MABN_ERR_FORMAT : mabn_fail(MABN_ERR_NOMEM, "libpng does not start");
+        return started ? MABN_ERR_FORMAT : mabn_fail(MABN_ERR_NOMEM, "cannot initialize libpng");
     }
     *bytes = w.bytes;
     *size = w.size;

@@ -178,10 +178,11 @@ static mabn_status set_part(struct mabn_detector *detector, const struct mabn_no
         found = true;
     }
     if (found) return MABN_OK;
-    return mabn_fail(MABN_ERR_ARG,
-                     "unknown part '%s': expected body, stem, layer1 … layer4, fpn, heads, box, "
-                     "mask",
-                     part);
+    return mabn_fail(
+        MABN_ERR_ARG,
+        "unknown part '%s': expected body, stem, layer1, layer2, layer3, layer4, fpn, heads, box, "
+        "mask",
+        part);
 }
 
 mabn_status mabn_detector_set_norm(struct mabn_detector *detector, const char *spec)

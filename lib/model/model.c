@@ -26,9 +26,9 @@ mabn_status mabn_model_init(struct mabn_model *model, const char *arch)
         struct mabn_str list;
         mabn_str_init(&list);
         for (const char *const *a = mabn_resnet_archs(); *a; a++)
-            mabn_str_printf(&list, " %s", *a);
+            mabn_str_printf(&list, "%s%s", list.length ? ", " : "", *a);
         mabn_status status =
-            mabn_fail(MABN_ERR_ARG, "there is no architecture '%s'; there are%s", arch, list.text);
+            mabn_fail(MABN_ERR_ARG, "unknown architecture '%s': expected %s", arch, list.text);
         mabn_str_release(&list);
         return status;
     }
@@ -60,7 +60,8 @@ static mabn_status set_part(struct mabn_model *model, const struct mabn_norm_opt
         }
     if (!found)
         return mabn_fail(MABN_ERR_ARG,
-                         "there is no part '%s'; there are body, stem, layer1 … layer4", part);
+                         "unknown part '%s': expected body, stem, layer1, layer2, layer3, layer4",
+                         part);
     return MABN_OK;
 }
 

@@ -121,7 +121,7 @@ mabn_status mabn_model_build(struct mabn_net **out, struct mabn_device *device,
     struct mabn_net *net;
     *out = NULL;
     if (!model->classes)
-        return mabn_fail(MABN_ERR_ARG, "a %s without a classifier: mabn-train puts one on",
+        return mabn_fail(MABN_ERR_ARG, "a %s without a classifier (mabn-train adds one)",
                          model->arch);
     if (!mabn_resnet_find(model->arch) || model->classes < 1 || model->base_width < 1 ||
         model->base_width > 1 << 12 || model->classes > 1 << 24)

@@ -20,7 +20,7 @@ static mabn_status choose_backend(struct mabn_net *net)
             net->dtype = MABN_DTYPE_BF16;
             if (mabn_device_bf16(net->device) != MABN_BF16_NONE) return MABN_OK;
             return mabn_fail(MABN_ERR_UNSUPPORTED,
-                             "bf16 on the CPU needs one with AVX-512: this one computes in fp32");
+                             "bf16 on a CPU needs AVX-512; this one computes in fp32");
         }
         if (*precision == MABN_NET_FP32) return MABN_OK;
         return mabn_fail(MABN_ERR_UNSUPPORTED, "the CPU computes in fp32 and bf16, not in %s",

@@ -391,7 +391,7 @@ mabn_status mabn_net_built(struct mabn_net *net)
 {
     MABN_TRY(mabn_net_check(net));
     if (!net->node_count || net->nodes[0].kind != &mabn_node_input || !net->output_count)
-        return mabn_fail(MABN_ERR_ARG, "a network is an input, layers and an output");
+        return mabn_fail(MABN_ERR_ARG, "a network needs an input, layers and an output");
     return MABN_OK;
 }
 

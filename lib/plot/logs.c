@@ -443,7 +443,7 @@ mabn_status mabn_plot_sweep(struct mabn_figure **figure, const char *title,
     struct mabn_figure *f =
         mabn_figure_new(title ? title : "Error against normalization batch", note);
     struct mabn_panel *panel = mabn_figure_add_panel(
-        f, "validation top-1 error, %", "normalization batch (images behind one statistic)");
+        f, "validation top-1 error, %", "normalization batch (images of one statistic)");
     mabn_panel_set_scale(panel, MABN_SCALE_LOG2, MABN_SCALE_LINEAR);
     for (int i = 0, k; i < n; i = k) {
         for (k = i + 1; k < n && !strcmp(points[k].norm, points[i].norm); k++) {

@@ -266,7 +266,7 @@ static mabn_status check_format(const struct mabn_h5_file *f)
     const char *format;
     int64_t version;
     if (mabn_h5_get_string(f, "format", &format) || strcmp(format, FORMAT))
-        return mabn_fail(MABN_ERR_FORMAT, "'%s' is not a checkpoint of mabn's (attribute 'format')",
+        return mabn_fail(MABN_ERR_FORMAT, "'%s' is not a mabn checkpoint (attribute 'format')",
                          mabn_h5_path(f));
     MABN_TRY(mabn_h5_get_int64(f, "version", &version));
     if (version != VERSION)

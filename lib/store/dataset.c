@@ -32,7 +32,7 @@ struct mabn_dataset {
 
 static mabn_status bad(const struct mabn_dataset *ds, const char *what)
 {
-    return mabn_fail(MABN_ERR_FORMAT, "'%s' is not a sound dataset: %s", mabn_h5_path(ds->h5),
+    return mabn_fail(MABN_ERR_FORMAT, "'%s' is not a valid dataset: %s", mabn_h5_path(ds->h5),
                      what);
 }
 
@@ -58,7 +58,7 @@ static mabn_status read_attributes(struct mabn_dataset *ds)
     int64_t version, classes;
     const struct mabn_h5_file *f = ds->h5;
     if (mabn_h5_get_string(f, "format", &format) || strcmp(format, "mabn-dataset"))
-        return mabn_fail(MABN_ERR_FORMAT, "'%s' is not a dataset of mabn's (attribute 'format')",
+        return mabn_fail(MABN_ERR_FORMAT, "'%s' is not a mabn dataset (attribute 'format')",
                          mabn_h5_path(f));
     MABN_TRY(mabn_h5_get_int64(f, "version", &version));
     if (version != 1)

@@ -196,7 +196,7 @@ static mabn_status check_spec(const struct mabn_dataset_spec *spec)
 {
     if (spec->count < 1) return mabn_fail(MABN_ERR_ARG, "there are no images to pack");
     if (spec->count > 1000000000)
-        return mabn_fail(MABN_ERR_LIMIT, "more than a thousand million images");
+        return mabn_fail(MABN_ERR_LIMIT, "more than 1,000,000,000 images");
     if (spec->raw &&
         (spec->height < 1 || spec->width < 1 || spec->channels < 1 ||
          (uint64_t)spec->height * (uint64_t)spec->width > MAX_SAMPLE / 8 || spec->channels > 4))

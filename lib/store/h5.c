@@ -155,8 +155,8 @@ static mabn_status read_trailer(struct mabn_h5_file *f)
     if (__builtin_add_overflow(t.hdf5_size, t.index_size, &expected) ||
         __builtin_add_overflow(expected, sizeof bytes, &expected) || expected != f->size)
         return mabn_fail(MABN_ERR_FORMAT,
-                         "'%s' is damaged: its trailer speaks of %llu + %llu bytes, found %llu",
-                         f->path, (unsigned long long)t.hdf5_size, (unsigned long long)t.index_size,
+                         "'%s' is damaged: its trailer says %llu + %llu bytes, found %llu", f->path,
+                         (unsigned long long)t.hdf5_size, (unsigned long long)t.index_size,
                          (unsigned long long)f->size);
     if (t.index_size > MABN_H5_MAX_INDEX)
         return mabn_fail(MABN_ERR_LIMIT, "'%s': an index of %llu bytes is too large", f->path,

@@ -98,8 +98,7 @@ static mabn_status take_elements(struct source *s, struct mabn_idx *idx)
     if (s->compressed && !mabn_size_mul(possible, 1032, &possible)) possible = SIZE_MAX;
     if (idx->count > possible)
         return mabn_fail(MABN_ERR_FORMAT,
-                         "'%s' is truncated: its header speaks of %zu elements, the file has %zu "
-                         "bytes",
+                         "'%s' is truncated: its header says %zu elements, the file has %zu bytes",
                          s->name, idx->count, s->size);
     MABN_TRY(mabn_alloc(&data, idx->count));
     idx->data = (uint8_t *)data;

@@ -283,7 +283,7 @@ mabn_status mabn_listing_scan(struct mabn_listing *list, const char *folder, con
         status = scan_classes(&b, folder, &found);
     }
     if (!status && strays)
-        mabn_warn("%d file%s in '%s' itself %s in no class folder: passed over", strays,
+        mabn_warn("%d file%s in '%s' itself %s in no class folder: skipped", strays,
                   strays == 1 ? "" : "s", folder, strays == 1 ? "is" : "are");
     if (!status && !list->count)
         status = mabn_fail(MABN_ERR_ARG, "the class folders of '%s' hold no files", folder);

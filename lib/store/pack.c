@@ -236,7 +236,7 @@ mabn_status mabn_pack_files(struct mabn_dataset_writer *w, const char *const *pa
     MABN_TRY(check_done(&p));
     p.done = mabn_dataset_writer_done(w);
     if (p.done)
-        mabn_info("going on after %lld of %lld images", (long long)p.done, (long long)count);
+        mabn_info("continuing after %lld of %lld images", (long long)p.done, (long long)count);
     p.workers = (struct worker *)mabn_xcalloc((size_t)threads, sizeof *p.workers);
     for (int i = 0; i < threads; i++) {
         p.workers[i].decoder = mabn_decoder_new();
@@ -281,8 +281,8 @@ mabn_status mabn_pack_say_kept(mabn_status status, const char *path)
 {
     char *partial = mabn_xasprintf("%s.partial", path), *message = mabn_error_detach();
     if (mabn_path_exists(partial))
-        mabn_fail(status, "%s (the work so far is kept in '%s': the same command goes on)", message,
-                  partial);
+        mabn_fail(status, "%s (the work so far is kept in '%s': the same command continues)",
+                  message, partial);
     else
         mabn_fail(status, "%s", message);
     free(message);

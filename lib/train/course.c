@@ -16,8 +16,8 @@ mabn_status mabn_run_decide_course(struct mabn_run *run, int64_t epoch_steps, in
     run->epoch_steps = o->epoch_steps ? o->epoch_steps : epoch_steps;
     if (run->epoch_steps < 1)
         return mabn_fail(MABN_ERR_ARG,
-                         "'%s' has %lld images, fewer than one batch of %d "
-                         "(--epoch-steps N goes round several times)",
+                         "'%s' has %lld images, fewer than one batch of %d (--epoch-steps N uses "
+                         "each several times)",
                          o->train, (long long)images, o->batch);
     run->steps = o->steps ? o->steps : o->epochs * run->epoch_steps;
     run->save_every = o->save_every ? o->save_every : run->epoch_steps;
@@ -163,7 +163,7 @@ mabn_status mabn_run_open_device(struct mabn_run *run)
     mabn_run_note(run, NULL);
     run->shards.nccl = run->nccl;
     if (!status && why.length && mabn_run_writes(run))
-        mabn_info("sums over ranks go by way of the host, without NCCL: %s", why.text);
+        mabn_info("sums over ranks go through the host, without NCCL: %s", why.text);
     mabn_str_release(&why);
     return status;
 }
@@ -183,7 +183,7 @@ mabn_status mabn_run_open_sync(struct mabn_run *run, const struct mabn_norm_opti
     for (int i = 0; i < count; i++)
         syncs |= norms[i]->kind == MABN_NORM_SYNCBN;
     if (o->sync_group && !syncs)
-        return mabn_fail(MABN_ERR_ARG, "--sync-group is for syncbn, which this model has not");
+        return mabn_fail(MABN_ERR_ARG, "--sync-group needs syncbn, which this model does not have");
     if (!syncs) return MABN_OK;
     if (o->sync_group) mabn_run_add_course(run, "sync-group", "%d", o->sync_group);
     if (!o->comm) return MABN_OK;

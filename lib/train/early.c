@@ -137,7 +137,7 @@ mabn_status mabn_early_add(struct mabn_early *e, const struct mabn_scene_batch *
         MABN_TRY(add_one(e, batch, i));
         if (--e->left) continue;
         MABN_TRY(mabn_sheet_write(e->sheet, e->path, true));
-        mabn_info("the first pictures with what is to be learned: '%s'", e->path);
+        mabn_info("the first training pictures with their targets: '%s'", e->path);
     }
     return MABN_OK;
 }

@@ -28,7 +28,7 @@ mabn_status mabn_eval_check(const struct mabn_model *model, const struct mabn_da
 {
     int classes = mabn_dataset_classes(data), other = mabn_eval_other_class(model, data);
     if (!model->classes)
-        return mabn_fail(MABN_ERR_MISMATCH, "'%s' has no classifier: mabn-train puts one on", name);
+        return mabn_fail(MABN_ERR_MISMATCH, "'%s' has no classifier (mabn-train adds one)", name);
     if (classes && classes != model->classes)
         return mabn_fail(MABN_ERR_MISMATCH, "'%s' knows %d classes, '%s' has %d", name,
                          model->classes, mabn_dataset_path(data), classes);

@@ -391,7 +391,7 @@ static void tell_windows(const struct mabn_model_file *file, const struct mabn_p
         if (ends_with(t->name, ".iters")) fresh += window_differs(file, params, t);
     }
     if (fresh)
-        mabn_info("%d norms have another window than in '%s': their windows begin anew", fresh,
+        mabn_info("%d norms have another window than in '%s': their windows start empty", fresh,
                   mabn_h5_path(mabn_checkpoint_file(file->checkpoint)));
 }
 

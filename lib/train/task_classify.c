@@ -134,13 +134,12 @@ static mabn_status check_input(const struct mabn_run *run)
     for (int i = 0; i < now->channels; i++)
         same = same && now->mean[i] == then->mean[i] && now->deviation[i] == then->deviation[i];
     if (same || run->options->allow_input) return MABN_OK;
-    return mabn_fail(MABN_ERR_MISMATCH,
-                     "'%s' was trained on %s pixels from 0 to %g, mean %g, "
-                     "deviation %g; here it would get %s, 0 to %g, mean %g, deviation %g "
-                     "(--allow-weights input goes on)",
-                     run->options->weights, then->bgr ? "BGR" : "RGB", then->range, then->mean[0],
-                     then->deviation[0], now->bgr ? "BGR" : "RGB", now->range, now->mean[0],
-                     now->deviation[0]);
+    return mabn_fail(
+        MABN_ERR_MISMATCH,
+        "'%s' was trained on %s pixels from 0 to %g, mean %g, deviation %g; here it would get %s, "
+        "0 to %g, mean %g, deviation %g (--allow-weights input allows it)",
+        run->options->weights, then->bgr ? "BGR" : "RGB", then->range, then->mean[0],
+        then->deviation[0], now->bgr ? "BGR" : "RGB", now->range, now->mean[0], now->deviation[0]);
 }
 
 static mabn_status decide_pictures(struct mabn_run *run)
@@ -200,24 +199,22 @@ static mabn_status check_weights(const struct mabn_run *run)
                          o->arch);
     if (own(run)->weights.meta.folded && !o->allow_folded)
         return mabn_fail(MABN_ERR_MISMATCH,
-                         "'%s' has its normalization folded into the "
-                         "convolutions, so there is nothing left to train it with "
-                         "(--allow-weights folded goes on)",
+                         "'%s' has its normalization folded into the convolutions, so there are no "
+                         "norms to train (--allow-weights folded allows it)",
                          o->weights);
     for (int p = 0; p < MABN_MODEL_PARTS; p++) {
         enum mabn_norm_kind now = want->norm[p].kind, then = file->norm[p].kind;
         if (now != then && !o->allow_norm)
             return mabn_fail(MABN_ERR_MISMATCH,
-                             "'%s' has norm %s, not %s "
-                             "(--allow-weights norm goes on)",
+                             "'%s' has norm %s, not %s (--allow-weights norm allows it)",
                              o->weights, mabn_norm_kind_name(then), mabn_norm_kind_name(now));
         bool centralized = mabn_model_centralizes(file, (enum mabn_model_part)p);
         if (mabn_model_centralizes(want, (enum mabn_model_part)p) != centralized &&
             !o->allow_centralized)
-            return mabn_fail(MABN_ERR_MISMATCH,
-                             "'%s' is %s centralized weights "
-                             "(--allow-weights centralized goes on)",
-                             o->weights, centralized ? "with" : "without");
+            return mabn_fail(
+                MABN_ERR_MISMATCH,
+                "'%s' is %s centralized weights (--allow-weights centralized allows it)",
+                o->weights, centralized ? "with" : "without");
     }
     if (!file->classes) return MABN_OK; /* a body alone: start() puts a classifier on */
     const int other = mabn_eval_other_class(file, own(run)->train_set);
@@ -433,13 +430,13 @@ static void tell(const struct mabn_run *run)
     mabn_str_release(&norm_text);
     tell_memory(run);
     if (norm->kind == MABN_NORM_MABN)
-        mabn_info("batch %d (images of one SGD step), norm-batch %d (images behind one statistic), "
+        mabn_info("batch %d (images of one SGD step), norm-batch %d (images of one statistic), "
                   "window %d (statistics in the moving average, %s rule): %d effective samples",
                   o->batch, norm_batch_of(run), norm->window,
                   mabn_window_rule_name(norm->window_rule), effective_samples(run));
     else if (has_batch_statistics(norm->kind))
-        mabn_info("batch %d (images of one SGD step), norm-batch %d (images behind one statistic), "
-                  "no window: %d effective samples",
+        mabn_info("batch %d (images of one SGD step), norm-batch %d (images of one statistic), no "
+                  "window: %d effective samples",
                   o->batch, norm_batch_of(run), effective_samples(run));
     else
         mabn_info("batch %d (images of one SGD step); norm %s has no batch statistics", o->batch,
@@ -562,7 +559,7 @@ static void compare_optimizer(const struct mabn_run *run)
     compare_number("weight decay", optimizer_note(notes, "weight_decay"), o->weight_decay);
     compare_number("nesterov", optimizer_note(notes, "nesterov"), o->nesterov);
     if (optimizer_note(notes, "dampening") > 0)
-        mabn_warn("the file's optimizer has dampening, which there is none of here");
+        mabn_warn("the file's optimizer has dampening, which is not supported");
 }
 
 /* The weights are in; their momentum and step. Everything else is as the options have it. */
@@ -573,24 +570,24 @@ static mabn_status take_training(struct mabn_run *run)
     int parameters, momenta = count_momenta(run, &parameters);
     if (!momenta)
         return mabn_fail(MABN_ERR_MISMATCH,
-                         "'%s' has no momentum to go on with: without "
-                         "--resume-model its weights are a start",
+                         "'%s' has no momentum to resume with: without --resume-model training "
+                         "starts from its weights",
                          path);
     run->step = run->first_step = o->start_step >= 0 ? o->start_step : own(run)->weights.meta.step;
     if (run->step < 0 || run->step >= run->steps)
         return mabn_fail(MABN_ERR_MISMATCH,
-                         "'%s' stands at step %lld, and the run has %lld steps "
-                         "(--steps, --epochs; --start-step, if the file counts something else)",
+                         "'%s' is at step %lld, and the run has %lld steps (--steps, --epochs; "
+                         "--start-step, if the file counts something else)",
                          path, (long long)run->step, (long long)run->steps);
-    mabn_info("going on from '%s' at step %lld (%s): weights and momentum of %d parameters of %d%s",
+    mabn_info("resuming from '%s' at step %lld (%s): weights and momentum of %d parameters of %d%s",
               path, (long long)run->step,
               o->start_step >= 0                ? "as --start-step says"
               : own(run)->weights.meta.step > 0 ? "its iteration"
                                                 : "it has no iteration",
               momenta, parameters, momenta < parameters ? "; the others start from rest" : "");
     mabn_info(
-        "from the options, as the file cannot say them: learning rate (%.6g at this step) and "
-        "its schedule, weight decay, order of the images (epoch %lld, batch %lld of %lld)",
+        "from the options, because the file does not have them: learning rate (%.6g at this step) "
+        "and its schedule, weight decay, order of the images (epoch %lld, batch %lld of %lld)",
         mabn_schedule_lr(&run->schedule, run->step), (long long)(run->step / run->epoch_steps),
         (long long)(run->step % run->epoch_steps), (long long)run->epoch_steps);
     compare_optimizer(run);

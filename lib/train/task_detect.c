@@ -121,8 +121,8 @@ static mabn_status new_detector(struct mabn_run *run)
 
 static mabn_status refuse_weights(const char *path, const char *what, const char *allow)
 {
-    return mabn_fail(MABN_ERR_MISMATCH, "'%s' %s (--allow-weights %s to use it all the same)", path,
-                     what, allow);
+    return mabn_fail(MABN_ERR_MISMATCH, "'%s' %s (--allow-weights %s allows it)", path, what,
+                     allow);
 }
 
 /* A classifier's body suits the detector: what would silently cost accuracy is refused. */
@@ -377,8 +377,7 @@ static void tell(const struct mabn_run *run)
               mabn_net_precision_name(run->task->precision(run)), d->detector.convention,
               mabn_device_name(run->device));
     mabn_str_release(&text);
-    mabn_info("batch %d (images of one SGD step)%s, body norm-batch %d (images behind one "
-              "statistic)%s",
+    mabn_info("batch %d (images of one SGD step)%s, body norm-batch %d (images of one statistic)%s",
               o->batch, step_passes(run) > 1 ? ", in several passes" : "",
               norm->norm_batch && norm->norm_batch < d->pass_images ? norm->norm_batch
                                                                     : d->pass_images,
@@ -418,7 +417,7 @@ static mabn_status set_up(struct mabn_run *run)
     d->passes = o->accumulate > shards ? o->accumulate / shards : 1;
     if ((o->accumulate > shards && o->accumulate % shards) || run->shard_images % d->passes)
         return mabn_fail(MABN_ERR_ARG,
-                         "%d passes (--accumulate) of %d images cannot be shared out to %d shards",
+                         "%d passes (--accumulate) of %d images cannot be divided among %d shards",
                          o->accumulate, o->batch, shards);
     d->pass_images = run->shard_images / d->passes;
     MABN_TRY(open_data(run));

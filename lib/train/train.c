@@ -267,8 +267,7 @@ static mabn_status after_step(struct mabn_run *run)
     if (asked && !stop) mabn_info("saved '%s' at step %lld", run->last_saved, (long long)run->step);
     if (!stop || enough || (run->step == run->steps && !run->val_pending)) return MABN_OK;
     return mabn_fail(MABN_ERR_STOPPED,
-                     "stopped by %s after step %lld of %lld; saved '%s'; go on "
-                     "with --resume",
+                     "stopped by %s after step %lld of %lld; saved '%s'; continue with --resume",
                      mabn_signal_name(stop), (long long)run->step, (long long)run->steps,
                      run->last_saved);
 }

@@ -83,8 +83,8 @@ END
 }
 
 @test "what is refused" {
-    fails 1 "there is no architecture" mabn-bench net vgg16 -q
-    fails 1 "there is no architecture" mabn-bench layers vgg16 -q
+    fails 1 "unknown architecture" mabn-bench net vgg16 -q
+    fails 1 "unknown architecture" mabn-bench layers vgg16 -q
     fails 2 "exclude each other" mabn-bench norms -t -i
     run bash -c 'mabn-bench net cifar-resnet8 --size 8 -b 1 -r 1 -q > /dev/full'
     assert_equal "$status" 1

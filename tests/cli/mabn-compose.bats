@@ -34,7 +34,7 @@ E2
     assert_success
     assert_output ""
     # shellcheck disable=SC2154
-    [[ $stderr =~ ^"mabn-compose: 12 scenes, "[0-9]+" things, "[0-9]+" left out for lack of room"$ ]]
+    [[ $stderr =~ ^"mabn-compose: 12 scenes, "[0-9]+" objects, "[0-9]+" left out because they would hide others"$ ]]
     assert_equal "$(ls s/images | wc -l)" 12
     mabn-pack coco -q s/images s/instances.json -o s.h5
     for masks in polygons rle; do
@@ -160,7 +160,7 @@ E2
     fails 1 "cannot open 'none.h5'" mabn-compose none.h5 -o s
     head -c 900 cut.h5 >short.h5
     fails 1 "short.h5" mabn-compose short.h5 -o s
-    fails 1 "nothing to cut out" mabn-compose cut.h5 --threshold 254 -o s
+    fails 1 "no object in any of" mabn-compose cut.h5 --threshold 254 -o s
     assert_not_exist s/instances.json
     mkdir empty
     fails 1 "empty" mabn-compose empty -o s

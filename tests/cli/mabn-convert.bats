@@ -442,10 +442,10 @@ same() { # same FILE FILE: the tensors and no more
         run --separate-stderr mabn-convert -f $f.pth -o x.h5
         assert_success
         same x.h5 plain.pth
-        [[ $stderr == *"1 object of other classes passed over; the first is '"* ]]
+        [[ $stderr == *"skipped 1 object of other classes; the first is '"* ]]
     done
     run --separate-stderr mabn-convert -f -q namespace.pth -o x.h5
-    assert_equal "$stderr" "mabn-convert: warning: 1 object of other classes passed over; the first is 'args' (argparse.Namespace)"
+    assert_equal "$stderr" "mabn-convert: warning: skipped 1 object of other classes; the first is 'args' (argparse.Namespace)"
     fails 1 "a 'argparse.Namespace', not a dictionary of named tensors" mabn-convert module-object.pth -o y.h5
     assert_file_not_exist y.h5
 }
@@ -545,8 +545,8 @@ adam.pth|the optimizer's state of 29 parameters is left out: 'exp_avg' is not th
     [[ $stderr == *"54 tensors; cifar-resnet8, norm bn, no classifier"* ]]
     run mabn-info body.h5
     assert_line --partial "RGB, mean 123.675"
-    fails 1 "'body.h5' has no classifier: mabn-train puts one on" mabn-eval imagenet body.h5 set.h5
-    fails 1 "without classifier cannot become ONNX" mabn-convert -q headless.pth -o body.onnx
+    fails 1 "'body.h5' has no classifier (mabn-train adds one)" mabn-eval imagenet body.h5 set.h5
+    fails 1 "without classifier cannot be written as ONNX" mabn-convert -q headless.pth -o body.onnx
     for e in pth safetensors; do
         mabn-convert -q body.h5 -o "back.$e"
         mabn-convert -q -f "back.$e" -o back.h5
@@ -680,7 +680,7 @@ print(json.dumps([c, b["stride_in_1x1"], b["norm"]], sort_keys=True))' >$f.json
     [[ $stderr == *"trained with the boxes of the reference"* ]]
     fails 1 "is not a detector" mabn-convert --to torchvision r10.h5 -o x.pth
     fails 2 "another program's detector goes into" mabn-convert --to torchvision det.h5 -o x.h5
-    fails 2 "a detector for another program is whole" \
+    fails 2 "a detector for another program cannot be combined" \
         mabn-convert --to torchvision --body classifier det.h5 -o y.pth
     small legacy gn --box-head 2fc
     fails 1 "norms between the linear layers of its box head" \
@@ -747,7 +747,7 @@ w["rpn.anchor_generator.cell_anchors.1"][2, 3] += 5
 torch.save(w, "ratios.pth")
 EOF
     fails 1 "not of the ratios 0.5, 1 and 2" mabn-convert ratios.pth -o x.h5
-    fails 1 "none of the ResNets" mabn-convert body.pth -o x.h5
+    fails 1 "whose body is not a supported ResNet" mabn-convert body.pth -o x.h5
     run --separate-stderr mabn-convert unknown.pth -o x.h5
     assert_failure 1
     [[ $stderr == *"unmatched: 'roi_heads.other.weight'"* ]]

@@ -117,7 +117,7 @@ END
     [[ $stderr == *"warning: 'odd.json':1: image 2 ('../b.png'): its \"file_name\" leads out of the folder"* ]]
     fails 1 "leads out of the folder" mabn-draw images odd.json -i 2 -o x.png
     sed 's/"id": 2, "file_name": "b.png"/"id": 2, "file_name": "1"/' truth.json >names.json
-    fails 1 "'1' is two images" mabn-draw images names.json -i 1 -o x.png
+    fails 1 "'1' is ambiguous: images" mabn-draw images names.json -i 1 -o x.png
     fails 1 "no image ''" mabn-draw images truth.json -i '' -o x.png
 }
 
@@ -266,7 +266,7 @@ END
             if [ $n = 1 ]; then
                 [ -z "$stderr" ]
             else
-                [[ $stderr == *"'o$n.$kind' has the EXIF orientation $n and is drawn as stored (--exif turns it)"* ]]
+                [[ $stderr == *"'o$n.$kind' has the EXIF orientation $n and is drawn as stored (--exif rotates it)"* ]]
             fi
             run --separate-stderr mabn-draw -f --exif images o.json -o turned.png
             [ -z "$stderr" ]

@@ -62,8 +62,8 @@ PY
 }
 
 @test "what is refused" {
-    fails 1 "there is no architecture 'vgg16'" mabn-init vgg16 -o x.h5
-    fails 1 "there is no part 'head'" mabn-init resnet18 --norm head=bn -o x.h5
+    fails 1 "unknown architecture 'vgg16': expected resnet10, resnet18" mabn-init vgg16 -o x.h5
+    fails 1 "unknown part 'head': expected body, stem" mabn-init resnet18 --norm head=bn -o x.h5
     fails 1 "bn5" mabn-init resnet18 --norm bn5 -o x.h5
     fails 2 "give -o FILE, or --list" mabn-init resnet18
     fails 2 "1 or 3, not 2" mabn-init resnet18 --channels 2 -o x.h5

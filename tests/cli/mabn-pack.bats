@@ -266,7 +266,7 @@ arithmetic.jpg JPEG is arithmetic-coded"
     assert_file_not_exist b.h5
     run --separate-stderr mabn-pack imagenet tree --resize 32 -o b.h5
     assert_success
-    [[ $stderr == *"going on after"* ]]
+    [[ $stderr == *"continuing after"* ]]
     cmp a.h5 b.h5
 }
 

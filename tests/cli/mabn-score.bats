@@ -153,7 +153,7 @@ END
     done
     mabn-score coco --json --iou 0.5:0.95:0.05 truth.json results.json >range.json
     mabn-score coco --json truth.json results.json | cmp - range.json
-    fails 2 "steps of 0.1 from 0.5 do not meet 0.95" mabn-score coco --iou 0.5:0.95:0.1 truth.json results.json
+    fails 2 "steps of 0.1 from 0.5 do not reach 0.95 exactly" mabn-score coco --iou 0.5:0.95:0.1 truth.json results.json
     fails 2 "not in (0, 1]" mabn-score coco --iou 0.5:1.5:0.5 truth.json results.json
 }
 
@@ -171,9 +171,9 @@ END
     : >none
     fails 1 "'@none' names no image" mabn-score coco --images @none truth.json results.json
     fails 1 "'' names no image" mabn-score coco --images '' truth.json results.json
-    fails 1 "an empty word in ''" mabn-score coco --categories '' truth.json results.json
+    fails 1 "an empty item in ''" mabn-score coco --categories '' truth.json results.json
     sed 's/"cat"/"7"/' truth.json >digits.json
-    fails 1 "'7' is two categories of 'digits.json': 3 (7) and 7 (dog)" mabn-score coco --categories 7 digits.json results.json
+    fails 1 "'7' is ambiguous in 'digits.json': categories 3 (7) and 7 (dog)" mabn-score coco --categories 7 digits.json results.json
     run mabn-score coco --categories 3 digits.json results.json
     assert_line --index 0 --partial "= 0.505"
     sed 's/"dog"/"cat"/' truth.json >same.json

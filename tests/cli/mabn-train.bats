@@ -36,7 +36,7 @@ tensor() { h5dump -d "/model/$2" "$1" | tail -n +2; }
     assert_line --index 0 --partial '"norm":"mabn","batch":8,"norm_batch":2,"window":16,"window_rule":"subbatch","effective_samples":32'
     assert_line --index -1 --partial '"t":"end","step":16'
     # shellcheck disable=SC2154
-    [[ $stderr == *"batch 8 (images of one SGD step), norm-batch 2 (images behind one statistic), window 16"*"32 effective samples"* ]]
+    [[ $stderr == *"batch 8 (images of one SGD step), norm-batch 2 (images of one statistic), window 16"*"32 effective samples"* ]]
     assert_equal "$(cd run && echo *)" "best.h5 metrics.jsonl model.h5 step-000000008.h5 step-000000016.h5"
 }
 
@@ -100,7 +100,7 @@ tensor() { h5dump -d "/model/$2" "$1" | tail -n +2; }
     ended $pid
     if [ $status -ne 0 ]; then # else it was too quick to be stopped
         assert_equal $status 75
-        grep -q "stopped by SIGTERM after step .* go on with --resume" b/err
+        grep -q "stopped by SIGTERM after step .* continue with --resume" b/err
         assert_file_not_exist b/run/model.h5
     fi
     (cd b && train --val "$DATA" "${steps[@]}")
@@ -194,8 +194,8 @@ END
 
 @test "a run is never gone on with, or overwritten, unless asked" {
     train -o run --steps 2 -q >/dev/null
-    fails 1 "'run' holds a run already (run/step-000000002.h5): --resume goes on with it, --force starts again" train -o run --steps 2 -q
-    fails 1 "is of another run, so going on would not be the same run: seed 2 instead of 1; momentum 0.5 instead of 0.9" \
+    fails 1 "'run' already holds a run (run/step-000000002.h5): --resume continues it, --force starts again" train -o run --steps 2 -q
+    fails 1 "belongs to a run with other settings and cannot be resumed: seed 2 instead of 1; momentum 0.5 instead of 0.9" \
         train -o run --steps 4 --resume -q --seed 2 --momentum 0.5
     train -o run --steps 3 --resume -q --schedule cosine >/dev/null
     assert_file_exist run/step-000000003.h5
@@ -212,7 +212,7 @@ END
     printf x | dd of=run/step-000000008.h5 bs=1 seek=20000 conv=notrunc status=none
     run --separate-stderr train -o run --steps 8 --save-every 4 --resume
     assert_success
-    [[ $stderr == *"warning: "*step-000000008.h5*"going on from 'run/step-000000004.h5' at step 4"* ]]
+    [[ $stderr == *"warning: "*step-000000008.h5*"resuming from 'run/step-000000004.h5' at step 4"* ]]
     cmp want.h5 run/model.h5
 }
 
@@ -232,7 +232,7 @@ END
     run --separate-stderr from -o new --norm mabn --window 3 --norm-momentum 0.5
     assert_success
     # shellcheck disable=SC2154
-    [[ $stderr == *"9 norms have another window than in 'old/model.h5': their windows begin anew"* ]]
+    [[ $stderr == *"9 norms have another window than in 'old/model.h5': their windows start empty"* ]]
     assert_equal "$(setting new window) $(setting new momentum)" '"window":3 "momentum":0.5'
     assert_equal "$(setting new eps)" "$(setting old eps)"
     run tensor new/model.h5 bn1.iters
@@ -248,7 +248,7 @@ END
     mabn-init cifar-resnet8 --base-width 4 --classes 4 --norm bn -o bn.h5 -q
     mabn-init cifar-resnet8 --base-width 4 --classes 7 --norm mabn -o seven.h5 -q
     from() { mabn-train --batch 8 --size 16 --augment plain --train "$DATA" -o run -f --steps 1 -q "$@"; }
-    fails 1 "'bn.h5' has norm bn, not mabn (--allow-weights norm goes on)" from --norm mabn bn.h5
+    fails 1 "'bn.h5' has norm bn, not mabn (--allow-weights norm allows it)" from --norm mabn bn.h5
     fails 1 "'bn.h5' is without centralized weights" from --norm mabn --allow-weights norm bn.h5
     fails 1 "'seven.h5' knows 7 classes" from seven.h5
     from --norm mabn --allow-weights norm,centralized bn.h5 >/dev/null
@@ -285,7 +285,7 @@ END
         assert_output "$(tensor $norm/model.h5 "layer3.0.bn1.$own")"
         run mabn-convert -q $norm/model.h5 -o a.onnx
         assert_failure 1
-        assert_output --partial "has norm $norm, which cannot become ONNX"
+        assert_output --partial "has norm $norm, which cannot be written as ONNX"
         rm -rf less
     done
     mabn-eval imagenet frn/model.h5 "$DATA" --precision bf16 --json -q >eval
@@ -353,8 +353,8 @@ END
     run --separate-stderr mabn-train "${go_on[@]}" -o run --resume-model two.h5
     assert_success
     assert_line --index 0 --partial '"t":"start","step":2,'
-    [[ $stderr == *"going on from 'two.h5' at step 2 (its iteration): weights and momentum of 29 parameters of 29"* ]]
-    [[ $stderr == *"from the options, as the file cannot say them: learning rate (0.05 at this step)"* ]]
+    [[ $stderr == *"resuming from 'two.h5' at step 2 (its iteration): weights and momentum of 29 parameters of 29"* ]]
+    [[ $stderr == *"from the options, because the file does not have them: learning rate (0.05 at this step)"* ]]
     [[ $stderr != *"file's optimizer"* ]]
     mabn-convert -q --check --atol 2e-7 --rtol 2e-6 run/model.h5 three.h5
     # without the momentum it is another step
@@ -368,14 +368,14 @@ END
     [[ $stderr == *"the file's optimizer has lr 0.05; here it is 0.01"*"has momentum 0.8; here it is 0.9"* ]]
     run --separate-stderr mabn-train "${go_on[@]}" -o more --momentum 0.9 --lr 0.01 --steps 6 --resume --resume-model two.h5
     assert_success
-    [[ $stderr == *"going on from 'more/step-000000004.h5' at step 4"* ]]
+    [[ $stderr == *"resuming from 'more/step-000000004.h5' at step 4"* ]]
 
     # an iteration that counts epochs
     run --separate-stderr mabn-train "${go_on[@]}" -q -o epochs --steps 12 --start-step 10 --resume-model two.h5
     assert_success
     assert_line --index 0 --partial '"step":10,'
-    fails 1 "'two.h5' stands at step 2, and the run has 2 steps" mabn-train "${go_on[@]}" -q -o no --steps 2 --resume-model two.h5
-    fails 1 "'three.h5' has no momentum to go on with" mabn-train "${go_on[@]}" -q -o no --resume-model three.h5
+    fails 1 "'two.h5' is at step 2, and the run has 2 steps" mabn-train "${go_on[@]}" -q -o no --steps 2 --resume-model two.h5
+    fails 1 "'three.h5' has no momentum to resume with" mabn-train "${go_on[@]}" -q -o no --resume-model three.h5
     fails 2 "--resume-model needs a MODEL" train -o no --resume-model
     fails 2 "--start-step needs --resume-model" train -o no --start-step 3
 }
@@ -409,15 +409,15 @@ END
     mv tree/zebra tree/class000
     cp tree/class001/image0003.JPEG tree/class000/image0000.JPEG # as many images, one is another
     mabn-pack imagenet -q -f tree -o own.h5
-    fails 1 "is of another run, so going on would not be the same run: data " "${go[@]}" --resume --steps 4
+    fails 1 "belongs to a run with other settings and cannot be resumed: data " "${go[@]}" --resume --steps 4
 }
 
 @test "of two runs in one folder the second is refused" {
     first=(mabn-train "${small[@]}" -q --train "$DATA" -o run --steps 100000 --log-every 1)
     "${first[@]}" >out & p=$!
     wait_for out '"t":"step"'
-    fails 1 "another mabn-train is at work in 'run'" train -q -o run --resume --steps 8
-    fails 1 "another mabn-train is at work in 'run'" train -q -o run --force --steps 8
+    fails 1 "another mabn-train is running in 'run'" train -q -o run --resume --steps 8
+    fails 1 "another mabn-train is running in 'run'" train -q -o run --force --steps 8
     kill -TERM $p
     ended $p
     assert_equal "$status" 75

@@ -29,5 +29,5 @@ PY
 
 @test "one process has nothing to sum over" {
     run -1 --separate-stderr mabn-bench dist
-    one_line mabn-bench "one process: start it on several ranks"
+    one_line mabn-bench "only one process: start it on several ranks"
 }

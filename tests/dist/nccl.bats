@@ -44,7 +44,7 @@ close_runs() { # close_runs A B [MOST]: losses within 1e-6, or MOST, of each oth
     nccl_on 2 "${mabn[@]}" -o run
     assert_success
     [[ $stderr == *"2 shards of 6 images on 2 ranks: "*", NCCL 2.28.9; rank 0 "* ]]
-    [[ $stderr != *"by way of the host"* ]]
+    [[ $stderr != *"through the host"* ]]
     one "${mabn[@]}" --shards 2 -o one
     same_run one run
     MABN_EXECUTOR_LATE=1 nccl_on 2 "${mabn[@]}" -o late
@@ -78,7 +78,7 @@ close_runs() { # close_runs A B [MOST]: losses within 1e-6, or MOST, of each oth
     same_run sync late
     train_on 2 --norm syncbn -o host
     assert_success
-    [[ $stderr == *"sums over ranks go by way of the host, without NCCL: rank 0 on "*": the executor has no such library"* ]]
+    [[ $stderr == *"sums over ranks go through the host, without NCCL: rank 0 on "*": the executor has no such library"* ]]
     same_run sync host # two numbers have one sum
     one --norm bn --norm-batch 6 --seed 2 -o bn6
     nccl_on 4 --norm syncbn --sync-group 2 --seed 2 -q -o groups
@@ -95,7 +95,7 @@ close_runs() { # close_runs A B [MOST]: losses within 1e-6, or MOST, of each oth
     setup_more
     MABN_EXECUTOR_GPU=one nccl_on 2 "${mabn[@]}" -o shared
     assert_success
-    [[ $stderr == *"sums over ranks go by way of the host, without NCCL: ranks 0 and 1 share a GPU of "* ]]
+    [[ $stderr == *"sums over ranks go through the host, without NCCL: ranks 0 and 1 share a GPU of "* ]]
     one "${mabn[@]}" --shards 2 -o one
     same_run one shared
     run --separate-stderr timeout -k 5 60 "$(launcher "$ANY_MPI")" \

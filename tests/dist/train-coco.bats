@@ -43,5 +43,5 @@ train_on() { # train_on MPI RANKS OPTION...
     cmp <(steps run) <(steps one)
     cmp <(h5dump -g /model run/model.h5 | tail -n +2) <(h5dump -g /model one/model.h5 | tail -n +2)
     run -1 train -q --shards 2 --accumulate 3 --batch 12 --steps 1 -o no
-    assert_output --partial "3 passes (--accumulate) of 12 images cannot be shared out to 2 shards"
+    assert_output --partial "3 passes (--accumulate) of 12 images cannot be divided among 2 shards"
 }

@@ -72,7 +72,7 @@ same_run() { # same_run A B
     run -0 train --steps 4 -o run --resume
     assert_output --partial '"shards":2,"ranks":1'
     run -1 train --steps 6 -o run --resume --shards 4
-    assert_output --partial "is of another run"
+    assert_output --partial "belongs to a run with other settings"
 }
 
 @test "the preset imagenet is 8 shards on 2 ranks; not on 3, nor of a batch that 8 do not share" {

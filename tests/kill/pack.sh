@@ -34,6 +34,6 @@ for ((t = 1; t <= trials; t++)); do
     left=$(find "$work" -name 'out.h5*')
     if [ -n "$left" ]; then echo "left behind: $left"; lost=$((lost + 1)); rm -f "$work"/out.h5*; fi
 done
-resumed=$(grep -c 'going on after' "$work/log" || true)
+resumed=$(grep -c 'continuing after' "$work/log" || true)
 echo "pack: $trials trials, $kills kills, $resumed runs went on from earlier work, $lost lost or different"
 [ "$lost" -eq 0 ]

@@ -239,7 +239,7 @@ static void test_options(const char *path)
     struct mabn_cutouts *c;
     tap_status(mabn_compose_check(&o), "the defaults are fine");
     o.min_objects = 7;
-    tap_fails(mabn_compose_check(&o), MABN_ERR_ARG, "7 to 6 things", "more at least than at most");
+    tap_fails(mabn_compose_check(&o), MABN_ERR_ARG, "7 to 6 objects", "more at least than at most");
     o = plain_options();
     o.overlap = 1.5;
     tap_fails(mabn_compose_check(&o), MABN_ERR_ARG, "hidden by 1.5", "more than all hidden");

@@ -733,7 +733,7 @@ static void check_json(void)
         MABN_ERR_FORMAT, "norm.stem.kind", "a number for a kind");
     tap_fails(mabn_model_init(&model, "vgg16"), MABN_ERR_ARG, "cifar-resnet20",
               "an unknown architecture lists the known");
-    tap_fails(mabn_model_set_norm(&again, "head=bn"), MABN_ERR_ARG, "layer1 … layer4",
+    tap_fails(mabn_model_set_norm(&again, "head=bn"), MABN_ERR_ARG, "expected body, stem, layer1",
               "an unknown part");
     tap_fails(mabn_model_set_norm(&again, "bnn"), MABN_ERR_ARG, "bnn", "an unknown norm");
     mabn_str_release(&json);

@@ -231,7 +231,7 @@ static mabn_status check_statistics(const struct mabn_net *net, const struct nod
     const int64_t samples = asked < 1 || asked > batch ? batch : asked;
     if (net->options.training && kind == MABN_NORM_FRN && node->h * node->w == 1)
         return mabn_fail(MABN_ERR_ARG,
-                         "'%s': norm frn over a single position leaves of a value only its sign: "
+                         "'%s': norm frn over a single position keeps only the sign of a value: "
                          "use larger pictures or another norm",
                          node->name);
     if (!net->options.training || net->options.sync || samples * node->h * node->w != 1 ||
