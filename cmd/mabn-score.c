@@ -1,4 +1,4 @@
-/* mabn-score: judge results against the truth. */
+/* mabn-score: score results against the ground truth. */
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -30,7 +30,7 @@ static struct coco_options {
     bool types[MABN_COCO_TYPES];
     bool json, per_category, tsv, curves, class_agnostic, fix_quirks;
     bool errors, points, force, lvis, boundary;
-    double point; /* NaN: of the best F1 */
+    double point; /* NaN: the score of the best F1 */
     double min_score;
     const char *confusion, *pr, *calibration;
     struct mabn_coco_sigmas *own; /* (n_own) */
@@ -80,8 +80,8 @@ static mabn_status parse_types(const char *text, void *value)
     return MABN_OK;
 }
 
-/* FROM:TO:STEP. Sums in binary stray from what was written (0.05 + 9 * 0.05 is not 0.5), so each
- * threshold is taken to nine decimals. COCO's own range has COCO's own values. */
+/* FROM:TO:STEP. Binary sums deviate from decimal ones (0.05 + 9 * 0.05 is not 0.5), so each
+ * threshold is rounded to nine decimals. COCO's own range gives COCO's own values. */
 static mabn_status parse_range(struct mabn_coco_params *p, const char *text, double low,
                                double high, double step)
 {
@@ -265,7 +265,7 @@ static mabn_status read_file(void *context, int64_t index, int worker)
                       : mabn_coco_read_results(&f->read[index], f->paths[index], f->keep);
 }
 
-/* An image's id: a number, or a text that the truth has as an id. */
+/* An image's id: a number, or a string that is an id in the ground truth. */
 static mabn_status add_id(struct id_list *list, const char *text, const struct mabn_coco *truth)
 {
     char *end;
@@ -302,8 +302,8 @@ static mabn_status list_words(struct id_list *list, const char *text, const char
     return status;
 }
 
-/* Ids with commas between; or a file's, with white space between (only ends of lines when there are
- * ids that are texts). */
+/* Ids separated by commas; or those in a file, separated by white space (by line ends only, if ids
+ * are strings). */
 static mabn_status list_images(struct id_list *list, const char *text,
                                const struct mabn_coco *truth)
 {
@@ -318,7 +318,7 @@ static mabn_status list_images(struct id_list *list, const char *text,
     return status;
 }
 
-/* By id, or by name. A word that says more than one category is refused. */
+/* By id or by name. A word that could mean more than one category is refused. */
 static mabn_status find_category(int64_t *out, const char *word, const struct mabn_coco *truth)
 {
     const struct mabn_coco_category *found = NULL;
@@ -387,7 +387,7 @@ static void set_params(struct mabn_coco_params *p, enum mabn_coco_type type)
     p->threads = coco.threads;
 }
 
-/* What goes to standard output: text, which --json writes by way of `json`. */
+/* The text for standard output; --json writes to it through `json`. */
 struct output {
     struct mabn_str text;
     struct mabn_json_writer json;
@@ -437,7 +437,7 @@ static mabn_status compare(struct output *out, const struct mabn_coco_evaluation
     return status;
 }
 
-/* The overlap that errors and tables are about. */
+/* The overlap at which errors and tables are computed. */
 static double one_threshold(const struct mabn_coco_params *p)
 {
     return p->n_thresholds == 1 ? p->thresholds[0] : 0.5;

@@ -60,7 +60,7 @@ static mabn_status milestones(const char *argument, void *value)
                          argument);
     for (int i = 1; i < n; i++)
         if (o.milestones[i] < o.milestones[i - 1])
-            return mabn_fail(MABN_ERR_ARG, "milestones must rise, found '%s'", argument);
+            return mabn_fail(MABN_ERR_ARG, "milestones must ascend, found '%s'", argument);
     o.n_milestones = n;
     return MABN_OK;
 }
@@ -178,7 +178,7 @@ static mabn_status steps_list(const char *argument, void *value)
     if (n < 1) return mabn_fail(MABN_ERR_ARG, "expected steps, found '%s'", argument);
     for (int i = 0; i < n; i++) {
         if (!(list[i] >= 1 && list[i] < 1e15) || (i && list[i] <= list[i - 1]))
-            return mabn_fail(MABN_ERR_ARG, "milestones must rise, found '%s'", argument);
+            return mabn_fail(MABN_ERR_ARG, "milestones must ascend, found '%s'", argument);
         o.milestone_steps[i] = (int64_t)list[i];
     }
     o.n_milestone_steps = n;
@@ -216,59 +216,59 @@ static const struct mabn_option options[] = {
     MABN_OPT_STRING('t', "train", &o.train, "FILE", "the dataset to train on"),
     MABN_OPT_STRING(0, "val", &o.val, "FILE", "the dataset to validate on"),
     MABN_OPT_STRING('o', "output", &o.run, "DIR", "the run folder"),
-    MABN_OPT_FLAG(0, "resume", &o.resume, "go on from the newest checkpoint in the run folder, if there is one"),
-    MABN_OPT_FLAG(0, "resume-model", &o.resume_model, "continue from MODEL with its momentum: a converted training checkpoint of PyTorch's"),
+    MABN_OPT_FLAG(0, "resume", &o.resume, "resume from the newest checkpoint in the run folder, if there is one"),
+    MABN_OPT_FLAG(0, "resume-model", &o.resume_model, "continue from MODEL with its momentum: a converted training checkpoint of PyTorch"),
     MABN_OPT_INT64(0, "start-step", &o.start_step, -1, 1e12, "N", "resume-model: the step of MODEL; -1: the one in the file"),
     MABN_OPT_FLAG('f', "force", &o.force, "start again in a folder that holds a run"),
     MABN_OPT_CALL(0, "allow-weights", allow, NULL, "KIND,...", "use a MODEL that differs in norm, centralized, folded, classes, input or stride"),
 
     MABN_OPT_GROUP("Recipe"),
-    MABN_OPT_PRESET(0, "preset", preset, NULL, "NAME", "the reference's recipes: imagenet (ResNet-50), coco-scratch, coco-fine-tune, coco-1x (Mask R-CNN); other options change parts of it"),
-    MABN_OPT_INT('b', "batch", &o.batch, 0, 1 << 20, "N", "images of one SGD step; 0: 256, of a detector 2"),
-    MABN_OPT_INT(0, "accumulate", &o.accumulate, 1, 1 << 16, "N", "of a detector: passes that a step's images are cut into, to save memory; at least one a shard"),
+    MABN_OPT_PRESET(0, "preset", preset, NULL, "NAME", "the reference's recipes: imagenet (ResNet-50), coco-scratch, coco-fine-tune, coco-1x (Mask R-CNN); other options override parts of it"),
+    MABN_OPT_INT('b', "batch", &o.batch, 0, 1 << 20, "N", "images of one SGD step; 0: 256, for detectors 2"),
+    MABN_OPT_INT(0, "accumulate", &o.accumulate, 1, 1 << 16, "N", "detectors: passes that a step's images are cut into, to save memory; at least one for each shard"),
     MABN_OPT_INT64(0, "epochs", &o.epochs, 0, 1e9, "N", "times through the data"),
     MABN_OPT_INT64(0, "epoch-steps", &o.epoch_steps, 0, 1e9, "N", "steps of an epoch; 0: once through the data"),
     MABN_OPT_INT64(0, "steps", &o.steps, 0, 1e12, "N", "steps of the run; 0: all epochs"),
     MABN_OPT_CHOICE(0, "sampler", &sampler, samplers, "order of the images: each once an epoch, or drawn with replacement"),
-    MABN_OPT_DOUBLE(0, "lr", &o.lr, 0, 1e30, "RATE", "peak learning rate, for a batch of --lr-batch images; when not given 0.1, of a detector 0.02"),
-    MABN_OPT_DOUBLE(0, "lr-batch", &o.lr_batch, 0, 1e9, "N", "the batch that --lr is for; the rate is scaled to --batch; 0: 256, of a detector 16"),
+    MABN_OPT_DOUBLE(0, "lr", &o.lr, 0, 1e30, "RATE", "peak learning rate, for a batch of --lr-batch images; by default 0.1, for detectors 0.02"),
+    MABN_OPT_DOUBLE(0, "lr-batch", &o.lr_batch, 0, 1e9, "N", "the batch for which --lr is given; the rate is scaled to --batch; 0: 256, for detectors 16"),
     MABN_OPT_FLAG(0, "lr-exact", &o.lr_exact, "use --lr as it is, whatever the batch"),
     MABN_OPT_CHOICE(0, "schedule", &o.schedule, schedules, "course of the learning rate"),
     MABN_OPT_CALL(0, "milestones", milestones, NULL, "E,...", "step schedule: the epochs after which the rate is multiplied by --gamma"),
-    MABN_OPT_CALL(0, "milestone-steps", steps_list, NULL, "S,...", "likewise, the steps from which on"),
+    MABN_OPT_CALL(0, "milestone-steps", steps_list, NULL, "S,...", "the same in steps: the steps from which on"),
     MABN_OPT_DOUBLE(0, "gamma", &o.gamma, 0, 1, "X", "step schedule: the factor"),
-    MABN_OPT_DOUBLE(0, "warmup-epochs", &o.warmup_epochs, 0, 1e6, "E", "epochs of linear rise at the start"),
-    MABN_OPT_INT64(0, "warmup-steps", &o.warmup_steps, 0, 1e12, "N", "likewise, steps; 0: as --warmup-epochs says"),
-    MABN_OPT_DOUBLE(0, "warmup-factor", &o.warmup_factor, 0, 1, "X", "part of the rate that the first step has; 0: 1/steps of the rise"),
+    MABN_OPT_DOUBLE(0, "warmup-epochs", &o.warmup_epochs, 0, 1e6, "E", "epochs in which the rate rises linearly"),
+    MABN_OPT_INT64(0, "warmup-steps", &o.warmup_steps, 0, 1e12, "N", "the same in steps; 0: use --warmup-epochs"),
+    MABN_OPT_DOUBLE(0, "warmup-factor", &o.warmup_factor, 0, 1, "X", "fraction of the rate in the first step; 0: 1/warmup steps"),
     MABN_OPT_DOUBLE(0, "momentum", &o.momentum, 0, 1, "X", "of SGD"),
     MABN_OPT_FLAG(0, "nesterov", &o.nesterov, "Nesterov's momentum"),
     MABN_OPT_DOUBLE(0, "weight-decay", &o.weight_decay, 0, 1, "X", "of SGD"),
     MABN_OPT_FLAG(0, "no-decay-norm-bias", &o.no_decay_norm_bias, "decay only the weights of convolutions and linear layers"),
-    MABN_OPT_DOUBLE(0, "label-smoothing", &o.smoothing, 0, 1, "X", "part of the target spread over all classes"),
-    MABN_OPT_DOUBLE(0, "clip-norm", &o.clip_norm, 0, 1e30, "X", "of a detector: longer gradients are cut to this length; 0: none"),
+    MABN_OPT_DOUBLE(0, "label-smoothing", &o.smoothing, 0, 1, "X", "share of the target that is spread over all classes"),
+    MABN_OPT_DOUBLE(0, "clip-norm", &o.clip_norm, 0, 1e30, "X", "detectors: largest norm of the gradient; 0: no limit"),
     MABN_OPT_SEED(&o.seed),
 
-    MABN_OPT_GROUP("Network (without MODEL, or over it)"),
-    MABN_OPT_STRING(0, "arch", &o.arch, "NAME", "architecture, as mabn-init has them; resnet50, or mask-rcnn-r50-fpn, when nothing is said"),
+    MABN_OPT_GROUP("Network (of a new model, or overriding MODEL)"),
+    MABN_OPT_STRING(0, "arch", &o.arch, "NAME", "architecture, see mabn-init; by default resnet50 or mask-rcnn-r50-fpn"),
     MABN_OPT_NORM(&o.norm),
     MABN_OPTIONS_NORM(&o.norm),
     MABN_OPT_STRING(0, "centralize", &o.centralize, "WHEN", "weight centralization: auto (with MABN), on, off"),
-    MABN_OPT_INT(0, "base-width", &o.base_width, 0, 4096, "N", "channels of the first stage; 0: as the architecture has it"),
+    MABN_OPT_INT(0, "base-width", &o.base_width, 0, 4096, "N", "channels of the first stage; 0: the architecture's"),
     MABN_OPT_STRING(0, "stem", &o.stem, "SIZE", "large (7x7 and pooling) or small (3x3)"),
-    MABN_OPT_FLAG(0, "stride-in-1x1", &o.stride_in_1x1, "bottlenecks stride in their first 1x1 convolution"),
-    MABN_OPT_FLAG(0, "save-memory", &o.save_memory, "compute some activations again in the backward pass"),
-    MABN_OPT_FLAG(0, "exact", &o.exact, "plain convolution sums, no Winograd; over ranks with GPUs, sums in the order of CPUs: slower, for comparisons"),
+    MABN_OPT_FLAG(0, "stride-in-1x1", &o.stride_in_1x1, "bottlenecks have their stride in the first 1x1 convolution"),
+    MABN_OPT_FLAG(0, "save-memory", &o.save_memory, "recompute some activations in the backward pass"),
+    MABN_OPT_FLAG(0, "exact", &o.exact, "direct convolution sums, no Winograd; over ranks with GPUs, sums in the order of CPUs: slower, for comparisons"),
 
     MABN_OPT_GROUP("Detector (on a dataset of kind coco)"),
     MABN_OPTIONS_DETECTOR(&o.detector),
     MABN_OPT_CHOICE(0, "empty", &empty, empties, "photographs without an object: left out of training, or kept"),
-    MABN_OPT_CALL(0, "train-sizes", sizes_list, NULL, "S,...", "shorter sides of which each training picture gets one; --min-size when not given"),
+    MABN_OPT_CALL(0, "train-sizes", sizes_list, NULL, "S,...", "shorter sides, one chosen at random for each training picture; by default --min-size"),
 
     MABN_OPT_GROUP("Pictures"),
-    MABN_OPT_STRING(0, "augment", &o.augment, "NAME", "imagenet, torchvision, cifar or plain; chosen by the images' size when not given"),
-    MABN_OPT_INT(0, "size", &o.size, 0, 4096, "PIXELS", "side of the network's input; 0: as the augmentation or the data have it"),
+    MABN_OPT_STRING(0, "augment", &o.augment, "NAME", "imagenet, torchvision, cifar or plain; by default chosen by the images' size"),
+    MABN_OPT_INT(0, "size", &o.size, 0, 4096, "PIXELS", "side of the network's input; 0: that of the augmentation or the data"),
     MABN_OPT_STRING(0, "crop", &o.crop, "KIND", "in training: none, centre, square, resized or pad"),
-    MABN_OPT_DOUBLE(0, "crop-area", &o.area_min, 0, 1, "X", "smallest part of the picture that a crop takes"),
+    MABN_OPT_DOUBLE(0, "crop-area", &o.area_min, 0, 1, "X", "smallest share of the picture's area in a crop"),
     MABN_OPT_INT(0, "pad", &o.pad, -1, 4096, "PIXELS", "crop pad: zeros on each side"),
     MABN_OPT_INT(0, "short-side", &o.short_side, -1, 65536, "PIXELS", "in validation: shorter side before the centre crop"),
     MABN_OPT_STRING(0, "resize", &o.resize, "KIND", "pil (Pillow's, antialiased) or cv (OpenCV's)"),
@@ -277,13 +277,13 @@ static const struct mabn_option options[] = {
     MABN_OPT_CALL(0, "jitter", jitter, o.jitter, "B,C,S,H", "brightness, contrast, saturation and hue jitter"),
     MABN_OPT_DOUBLE(0, "erase", &o.erase, 0, 1, "P", "probability of random erasing"),
     MABN_OPT_STRING(0, "channel-order", &o.order, "ORDER", "rgb or bgr"),
-    MABN_OPT_DOUBLE(0, "range", &o.range, 0, 1e6, "X", "what white becomes before mean and deviation: 1 or 255"),
-    MABN_OPT_CALL(0, "mean", three_numbers, o.mean, "X[,Y,Z]", "subtracted, in units of --range"),
-    MABN_OPT_CALL(0, "std", three_numbers, o.deviation, "X[,Y,Z]", "divided by, in units of --range"),
+    MABN_OPT_DOUBLE(0, "range", &o.range, 0, 1e6, "X", "value of white before mean and deviation: 1 or 255"),
+    MABN_OPT_CALL(0, "mean", three_numbers, o.mean, "X[,Y,Z]", "subtracted from the pixels, in units of --range"),
+    MABN_OPT_CALL(0, "std", three_numbers, o.deviation, "X[,Y,Z]", "divisor of the pixels, in units of --range"),
     MABN_OPT_FLAG(0, "skip-bad", &o.skip_bad, "replace unreadable images instead of failing"),
 
     MABN_OPT_GROUP("Watching"),
-    MABN_OPT_STRING('l', "log", &o.log, "FILE", "write the metrics to FILE, not to standard output"),
+    MABN_OPT_STRING('l', "log", &o.log, "FILE", "write the metrics to FILE instead of standard output"),
     MABN_OPT_INT64(0, "log-every", &o.log_every, 1, 1e9, "N", "steps between lines"),
     MABN_OPT_INT64(0, "val-every", &o.val_every, -1, 1e9, "N", "steps between validations; 0: every epoch, -1: at the end"),
     MABN_OPT_INT(0, "val-batch", &o.val_batch, 0, 1 << 20, "N", "images of a validation batch; 0: as --batch"),
@@ -291,7 +291,7 @@ static const struct mabn_option options[] = {
     MABN_OPT_INT(0, "keep", &o.keep, 1, 1000000, "K", "checkpoints to keep"),
     MABN_OPT_STRING(0, "best", &o.best, "FIGURE", "the figure of a validation that best.h5 is kept by: top1, top5, loss; of a detector mask_ap, box_ap, loss or another in its lines"),
     MABN_OPT_INT(0, "patience", &o.patience, 0, 1000000, "N", "end the run after N validations without a better one; 0: never"),
-    MABN_OPT_INT(0, "early-images", &o.early_images, 0, 64, "N", "of a detector: first training pictures that are drawn into DIR/early.png, with what is to be learned"),
+    MABN_OPT_INT(0, "early-images", &o.early_images, 0, 64, "N", "detectors: number of training pictures drawn into DIR/early.png, with their targets"),
     MABN_OPT_STRING(0, "record-stats", &o.stats, "FILE", "write each norm layer's four batch statistics to FILE"),
     MABN_OPT_INT64(0, "stats-every", &o.stats_every, 1, 1e9, "N", "steps between recorded statistics"),
     MABN_OPT_CALL(0, "stats-channels", channels, NULL, "C,...", "channels whose statistics are recorded; 0 when not given"),
@@ -300,7 +300,7 @@ static const struct mabn_option options[] = {
     MABN_OPT_GROUP("Machine"),
     MABN_OPT_DEVICE(&o.device),
     MABN_OPT_PRECISION(&precision),
-    MABN_OPT_FLAG(0, "tune", &o.tune, "choose the convolutions by time: on a CPU once, kept in a file; on a GPU in every run, with bits that differ"),
+    MABN_OPT_FLAG(0, "tune", &o.tune, "choose convolution algorithms by timing: on a CPU once, kept in a file; on a GPU in every run, so that last bits may differ"),
     MABN_OPT_THREADS(&o.threads),
     MABN_OPT_INT(0, "decoders", &o.decoders, 0, 1024, "N", "threads that read and decode images; 0: as --threads"),
 

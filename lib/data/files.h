@@ -1,5 +1,5 @@
-/* Photographs as they lie in a folder, or as a list names them: a source of samples without labels
- * (loader.h), which needs no dataset to be packed. */
+/* Photographs in a folder or a list: a source of samples without labels (loader.h), without packing
+ * a dataset. */
 #ifndef MABN_DATA_FILES_H
 #define MABN_DATA_FILES_H
 
@@ -20,7 +20,7 @@ MABN_MUST_USE mabn_status mabn_files_open(struct mabn_files **files, const char 
 void mabn_files_free(struct mabn_files *files);
 
 const char *mabn_files_path(const struct mabn_files *files, uint64_t index);
-/* Files are read when their turn comes; a sample's bytes stay until its thread asks for another. */
+/* Files are read on demand; a sample's bytes stay valid until its thread reads another. */
 void mabn_source_of_files(struct mabn_source *source, const struct mabn_files *files);
 
 MABN_END_DECLS

@@ -1,8 +1,8 @@
-/* Batches of scenes (scene.h) for a detector, made ahead of it by the threads of a ring (ring.h).
+/* Batches of scenes (scene.h) for a detector, prepared ahead by the threads of a ring (ring.h).
  *
  * A batch holds the photographs that the sampler put together, each at the upper left of its row;
  * rows are as large as the largest of them, both sides rounded up to a multiple of
- * options.multiple. What a batch holds follows from the options and its (epoch, index). */
+ * options.multiple. The contents of a batch depend only on the options and its (epoch, index). */
 #ifndef MABN_DATA_SCENE_LOADER_H
 #define MABN_DATA_SCENE_LOADER_H
 
@@ -18,19 +18,19 @@ MABN_BEGIN_DECLS
 struct mabn_scene_batch {
     float *x;                  /* (count,height,width,3) zero beyond each scene's size */
     struct mabn_scene *scenes; /* (count) */
-    int count;                 /* fewer than asked for at the end of a group */
+    int count;                 /* fewer than requested at the end of a group */
     int width, height;         /* padded */
     uint64_t epoch, index;
 };
 
 struct mabn_scene_loader_options {
     struct mabn_scene_options scene;
-    struct mabn_scene_sampler_options sampler; /* its seed is that of sizes and flips too */
+    struct mabn_scene_sampler_options sampler; /* its seed is also used for sizes and flips */
     int threads;                               /* 0: as many as the process may use */
     int ahead;                                 /* finished batches kept ready; default 2 */
     bool skip_bad;   /* pass over photographs that cannot be decoded (scene.bad), count them, and
                       * warn of each once */
-    uint64_t epochs; /* stop before this epoch; 0: go on for ever */
+    uint64_t epochs; /* stop before this epoch; 0: endless */
     uint64_t first_epoch, first_index;
     /* A rank's share: of every `period` batches, counted through all epochs, the `count` from `first`
      * on. A batch keeps its own epoch and index. Start and seek count the delivered batches alone.
@@ -50,15 +50,15 @@ void mabn_scene_loader_free(struct mabn_scene_loader *loader); /* NULL is fine *
 /* The next batch, valid until the next call; *batch NULL after the last. */
 MABN_MUST_USE mabn_status mabn_scene_loader_next(struct mabn_scene_loader *loader,
                                                  const struct mabn_scene_batch **batch);
-/* Go on from batch `index` (at most an epoch's number of batches) of `epoch`. */
+/* Continue with batch `index` (at most an epoch's number of batches) of `epoch`. */
 MABN_MUST_USE mabn_status mabn_scene_loader_seek(struct mabn_scene_loader *loader, uint64_t epoch,
                                                  uint64_t index);
 uint64_t mabn_scene_loader_batches_per_epoch(const struct mabn_scene_loader *loader);
 
 struct mabn_scene_loader_stats {
     uint64_t batches, scenes; /* delivered */
-    uint64_t bad;             /* of them passed over */
-    double wait_seconds;      /* the consumer stood waiting in mabn_scene_loader_next */
+    uint64_t bad;             /* of which skipped */
+    double wait_seconds;      /* time that the consumer waited in mabn_scene_loader_next */
 };
 /* For the thread that calls mabn_scene_loader_next. */
 void mabn_scene_loader_stats(const struct mabn_scene_loader *loader,

@@ -193,8 +193,8 @@ static mabn_status probe_files(struct mabn_scene_set *set, uint64_t *bad)
     return kept ? MABN_OK : mabn_fail(MABN_ERR_FORMAT, "none of the photographs can be read");
 }
 
-mabn_status mabn_scene_set_of_files(struct mabn_scene_set **set, const char *const *paths,
-                                    size_t count, uint64_t *bad)
+static mabn_status set_of_files(struct mabn_scene_set **set, const char *const *paths, size_t count,
+                                uint64_t *bad)
 {
     *set = NULL;
     if (bad) *bad = 0;
@@ -241,9 +241,8 @@ mabn_status mabn_scene_set_scan(struct mabn_scene_set **set, const char *folder,
         free(entries[i]);
     }
     free(entries);
-    mabn_status status =
-        n ? mabn_scene_set_of_files(set, (const char *const *)paths, (size_t)n, bad)
-          : mabn_fail(MABN_ERR_NOTFOUND, "'%s' has no pictures", folder);
+    mabn_status status = n ? set_of_files(set, (const char *const *)paths, (size_t)n, bad)
+                           : mabn_fail(MABN_ERR_NOTFOUND, "'%s' has no pictures", folder);
     if (!status) {
         free((*set)->path);
         (*set)->path = mabn_xstrdup(folder);
@@ -264,7 +263,7 @@ mabn_status mabn_scene_set_list(struct mabn_scene_set **set, const char *list, u
     const char **paths = mabn_xcalloc(source.count, sizeof *paths);
     for (uint64_t i = 0; i < source.count; i++)
         paths[i] = mabn_files_path(files, i);
-    const mabn_status status = mabn_scene_set_of_files(set, paths, source.count, bad);
+    const mabn_status status = set_of_files(set, paths, source.count, bad);
     free(paths);
     mabn_files_free(files);
     return status;

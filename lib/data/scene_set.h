@@ -1,9 +1,8 @@
-/* Photographs for a detector, with their annotations or without: what scenes (scene.h) are made of.
+/* Photographs for a detector, with or without annotations: scenes (scene.h) are made from them.
  *
- * From a dataset packed by `mabn-pack coco`, or from files: a folder of photographs to look at.
- * Samples are numbered from 0: a packed dataset's in ascending order of image id, files in the
- * order given. Everything is checked when the set is opened; afterwards any number of threads may
- * read from it. */
+ * From a dataset packed by `mabn-pack coco`, or from a folder of photographs. Samples are numbered
+ * from 0: a packed dataset's in ascending order of image id, files in the order given. Everything
+ * is checked when the set is opened; afterwards any number of threads may read from it. */
 #ifndef MABN_DATA_SCENE_SET_H
 #define MABN_DATA_SCENE_SET_H
 
@@ -23,13 +22,6 @@ struct mabn_scene_set;
  * not finite, for a mask whose size is not its photograph's. */
 MABN_MUST_USE mabn_status mabn_scene_set_open(struct mabn_scene_set **set,
                                               const struct mabn_dataset *dataset);
-/* Files by name. Each must exist and begin like a picture that image/image.h reads; with `bad` those
- * that do not are left out, each with a warning, and counted. Image ids are the numbers that the names
- * consist of (COCO's photographs: "000000000139.jpg" is 139) when all do and differ; else 1, 2, 3, …,
- * the place among all that were given. */
-MABN_MUST_USE mabn_status mabn_scene_set_of_files(struct mabn_scene_set **set,
-                                                  const char *const *paths, size_t count,
-                                                  uint64_t *bad);
 /* The pictures of a folder, by their endings (.jpg .jpeg .png .webp .bmp .gif, capitals too), in
  * byte order of their names; not those of folders in it. */
 MABN_MUST_USE mabn_status mabn_scene_set_scan(struct mabn_scene_set **set, const char *folder,
@@ -37,8 +29,8 @@ MABN_MUST_USE mabn_status mabn_scene_set_scan(struct mabn_scene_set **set, const
 /* The files that a list names, in its order (data/files.h; "-": standard input). */
 MABN_MUST_USE mabn_status mabn_scene_set_list(struct mabn_scene_set **set, const char *list,
                                               uint64_t *bad);
-/* Have files turned as their EXIF data ask for, from here on: before anything is asked of the set.
- * Annotations are of photographs as they are stored: a packed dataset stays as it is. */
+/* Apply the EXIF orientation of files. To be called before anything else is asked of the set. A
+ * packed dataset does not change, because its annotations refer to photographs as stored. */
 void mabn_scene_set_turn(struct mabn_scene_set *set);
 void mabn_scene_set_free(struct mabn_scene_set *set); /* NULL is fine */
 
@@ -74,7 +66,7 @@ struct mabn_scene_bytes {
 MABN_MUST_USE mabn_status mabn_scene_set_read(const struct mabn_scene_set *set, uint64_t sample,
                                               struct mabn_scene_bytes *bytes);
 void mabn_scene_bytes_release(struct mabn_scene_bytes *bytes);
-/* Tell the kernel that the sample will be wanted soon. */
+/* Tell the kernel that the sample will be read soon. */
 void mabn_scene_set_prefetch(const struct mabn_scene_set *set, uint64_t sample);
 
 MABN_END_DECLS

@@ -1,5 +1,5 @@
 /* The description of a detector: Faster and Mask R-CNN on a feature pyramid (Lin et al. 2017, He et
- * al. 2017), small enough to travel in a checkpoint as one JSON object.
+ * al. 2017). It is stored in checkpoints as one JSON object.
  *
  * A detector is three plans over one store of parameters (net/params.h):
  *
@@ -7,11 +7,11 @@
  *     box    regions of interest → class logits and box deltas
  *     mask   positive regions (in testing: detections) → a mask for each class
  *
- * model/rcnn.h conducts them. Names are the reference's ("backbone.body.layer1.0.conv1.weight",
+ * model/rcnn.h runs them. Names are the reference's ("backbone.body.layer1.0.conv1.weight",
  * "roi_heads.box.feature_extractor.fc6.weight"), which are maskrcnn-benchmark's.
  *
- * Architectures: "mask-rcnn-BODY-fpn" and "faster-rcnn-BODY-fpn", BODY r18, r34, r50, r101 or r152.
- */
+ * Architectures: "mask-rcnn-BODY-fpn" and "faster-rcnn-BODY-fpn", BODY r18, r34, r50, r101 or
+ * r152.  */
 #ifndef MABN_MODEL_DETECTOR_H
 #define MABN_MODEL_DETECTOR_H
 
@@ -29,21 +29,22 @@ enum { MABN_DETECTOR_LEVELS = 5, MABN_DETECTOR_POOLED = 4, MABN_DETECTOR_RATIOS 
 /* "2fc": two linear layers. "conv": convolutions, then one linear layer. */
 enum mabn_box_head { MABN_BOX_HEAD_2FC, MABN_BOX_HEAD_CONV };
 
-/* What differs between training and testing. */
+/* Settings that differ between training and testing. */
 struct mabn_detector_counts {
     int pre_nms, post_nms; /* proposals of a level of an image before and after suppression */
-    int proposals; /* kept in all: of a batch in training (legacy), of an image in testing */
+    int proposals;         /* kept over all levels: of a batch in training (legacy), of an image in
+                    * testing */
 };
 
 struct mabn_detector {
     char arch[32];
     int classes;                             /* without the background */
     struct mabn_model body;                  /* its classifier is not used */
-    struct mabn_norm_options fpn, box, mask; /* kind none: convolutions with bias */
+    struct mabn_norm_options fpn, box, mask; /* kind none: convolutions with bias instead */
     bool masks;
     int rpn_convs;  /* 3×3 convolutions before the RPN's outputs: 1 */
     bool stem_bias; /* the first convolution has a bias, as the reference's SyncBN bodies have */
-    int frozen;     /* 1: the stem is not trained; k: nor are layer1 … layer(k−1); 0: all is */
+    int frozen;     /* 0: everything is trained; 1: not the stem; k: nor layer1 to layer(k−1) */
     int fpn_width;  /* 256 */
     enum mabn_box_head box_head;
     int box_convs, box_conv_width; /* 4, 256 */
@@ -57,7 +58,8 @@ struct mabn_detector {
     struct mabn_detector_counts train, test;
     double rpn_nms, rpn_foreground, rpn_background; /* 0.7, 0.7, 0.3 */
     int rpn_batch;                                  /* anchors sampled of an image: 256 */
-    double rpn_positive;                            /* at most this part of them: 0.5 */
+    double rpn_positive;                            /* at most this share of them is positive:
+                                                     * 0.5 */
     double rpn_min_size;
     double box_foreground, box_background; /* 0.5, 0.5 */
     int box_batch;                         /* regions sampled of an image: 512 */
@@ -68,7 +70,7 @@ struct mabn_detector {
     /* pictures */
     int min_size, max_size; /* 800, 1333 */
     bool bgr;               /* channel order; true */
-    double range;           /* what white is before mean and deviation: 255 or 1 */
+    double range;           /* the value of white before mean and deviation are applied: 255 or 1 */
     double pixel_mean[3], pixel_deviation[3]; /* in the order of the channels */
 };
 
@@ -79,8 +81,8 @@ const char *const *mabn_detector_archs(void);
 /* The defaults of an architecture: the reference's, norm mabn, box head "conv", 80 classes. */
 MABN_MUST_USE mabn_status mabn_detector_init(struct mabn_detector *detector, const char *arch);
 
-/* The box convention of a program, and what else it does with every detector: pixels, where
- * bottlenecks have their stride, how many proposals are trained on. */
+/* Set what one program does with all its detectors: box convention, pixel values, where bottlenecks
+ * have their stride, the number of proposals in training. */
 MABN_MUST_USE mabn_status mabn_detector_set_family(struct mabn_detector *detector,
                                                    const char *convention);
 
@@ -88,16 +90,16 @@ MABN_MUST_USE mabn_status mabn_detector_set_family(struct mabn_detector *detecto
  * fpn, heads (box, mask). Later entries win; parts not named keep what they have. Frozen is for the
  * body alone: for fpn and heads it means none, that is convolutions with bias. */
 MABN_MUST_USE mabn_status mabn_detector_set_norm(struct mabn_detector *detector, const char *spec);
-/* All parts in order: for each norm of the detector. */
+/* The kinds of all parts, in order. */
 int mabn_detector_norms(struct mabn_detector *detector, struct mabn_norm_options *norms[8]);
 void mabn_detector_norm_text(const struct mabn_detector *detector, struct mabn_str *text);
 
-/* Are the convolutions that this one of the detector's norms follows centralized? */
+/* Are the convolutions before this norm of the detector centralized? */
 bool mabn_detector_centralizes(const struct mabn_detector *detector,
                                const struct mabn_norm_options *norm);
 
-/* A layer of FPN or heads that has a norm, or would have one: its name without the norm and with it,
- * and the norm's name (the ReLU's, where there is no norm). */
+/* A layer of FPN or heads that can have a norm: its name without and with the norm, and the name of
+ * the norm (or of the ReLU, if there is no norm). */
 struct mabn_detector_layer {
     const struct mabn_norm_options *norm; /* the detector's */
     char alone[80], with[96], after[96];
@@ -105,8 +107,8 @@ struct mabn_detector_layer {
 /* The i-th of them; false: there are no more. */
 bool mabn_detector_layer_at(const struct mabn_detector *detector, int i,
                             struct mabn_detector_layer *layer);
-/* The norm that a layer has or is, by the name of the layer or of one of its tensors; NULL: it never
- * has one. */
+/* The options of the norm that belongs to a layer, by the name of the layer or of one of its
+ * tensors; NULL: layers of this name have none. */
 const struct mabn_norm_options *mabn_detector_norm_of(const struct mabn_detector *detector,
                                                       const char *name);
 
@@ -114,7 +116,7 @@ void mabn_detector_to_json(const struct mabn_detector *detector, struct mabn_str
 MABN_MUST_USE mabn_status mabn_detector_from_json(struct mabn_detector *detector, const char *json);
 /* Does this JSON describe a detector? */
 bool mabn_detector_describes(const char *json);
-/* Widths, counts and thresholds that can be built. */
+/* Check that the detector can be built: widths, counts and thresholds. */
 MABN_MUST_USE mabn_status mabn_detector_check(const struct mabn_detector *detector);
 
 /* ---- the three graphs; outputs, inputs and, if wanted, losses by these names ---- */
@@ -125,13 +127,14 @@ MABN_MUST_USE mabn_status mabn_detector_check(const struct mabn_detector *detect
 void mabn_detector_add_body(struct mabn_net *net, const struct mabn_detector *detector,
                             bool losses);
 
-/* What a head reads: bound inputs for P2…P5 and the RoIAlign, to be filled by the caller. */
+/* The inputs of a head: bound inputs for P2 to P5 and the RoIAlign, which the caller binds and
+ * fills. */
 struct mabn_detector_head {
     int features[MABN_DETECTOR_POOLED], rois;
 };
 /* Output "class_logits" (R,1,1,classes+1), "box_deltas" (R,1,1,4·G): G is classes+1, or classes
  * where background comes last (detect/convention.h). Losses "loss_classifier", "loss_box_reg". In
- * training backward goes on into the features. */
+ * training backward continues into the features. */
 struct mabn_detector_head
 mabn_detector_add_box_head(struct mabn_net *net, const struct mabn_detector *detector, bool losses);
 /* Output "mask_logits" (R,28,28,G). Loss "loss_mask". */
@@ -139,8 +142,8 @@ struct mabn_detector_head mabn_detector_add_mask_head(struct mabn_net *net,
                                                       const struct mabn_detector *detector,
                                                       bool losses);
 
-/* Declare all parameters of the detector in `params`, freeze and group them as it says (biases
- * double rate, without decay), and place them. */
+/* Declare all parameters of the detector in `params`, freeze and group them as described (biases
+ * with double rate and without decay), and place them. */
 MABN_MUST_USE mabn_status mabn_detector_declare(struct mabn_params *params,
                                                 struct mabn_device *device,
                                                 const struct mabn_detector *detector,

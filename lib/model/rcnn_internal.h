@@ -1,4 +1,4 @@
-/* What rcnn.c (plans), rcnn_train.c and rcnn_test.c share. */
+/* Shared by rcnn.c (plans), rcnn_train.c and rcnn_test.c. */
 #ifndef MABN_MODEL_RCNN_INTERNAL_H
 #define MABN_MODEL_RCNN_INTERNAL_H
 
@@ -68,7 +68,7 @@ struct mabn_rcnn {
     float *soft_target; /* the same where the convention has such masks; else NULL */
 };
 
-/* An output's values for the CPU: where they lie, or on a GPU a copy in the scratch. */
+/* The values of an output in host memory; for a GPU a copy in the scratch. */
 mabn_status mabn_rcnn_fetch(struct mabn_rcnn *r, const float **values,
                             const struct mabn_net_output *output);
 /* rcnn_cuda.cu: the body's anchors on the GPU; proposals of maps that lie there (`anchor` not looked
@@ -116,7 +116,7 @@ MABN_MUST_USE mabn_status mabn_rcnn_measure_body(struct mabn_rcnn *r,
 MABN_MUST_USE mabn_status mabn_rcnn_measure_heads(struct mabn_rcnn *r,
                                                   const struct mabn_rcnn_image *images,
                                                   struct mabn_rcnn_figures *f);
-/* Let a head read the body's pyramid and pool these boxes. */
+/* Bind a head to the body's pyramid and set the boxes that it pools. */
 void mabn_rcnn_bind(struct mabn_rcnn *r, struct mabn_net *net,
                     const struct mabn_detector_head *head, const struct mabn_net_rois *rois);
 /* Do the plans have losses? */

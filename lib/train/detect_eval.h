@@ -1,4 +1,4 @@
-/* Run a detector over photographs, write what it finds as COCO results, and judge it. */
+/* Run a detector over photographs, write its detections as COCO results, and score them. */
 #ifndef MABN_TRAIN_DETECT_EVAL_H
 #define MABN_TRAIN_DETECT_EVAL_H
 
@@ -29,7 +29,7 @@ MABN_MUST_USE mabn_status mabn_detect_match_categories(int *class_of, const char
                                                        const char *model,
                                                        const struct mabn_coco *coco,
                                                        const char *dataset);
-/* Their ids, of a file with so many classes. */
+/* The ids of the categories in a file with this many classes. */
 MABN_MUST_USE mabn_status mabn_detect_category_ids(const char *categories, int64_t *ids,
                                                    int classes);
 /* How photographs become this detector's input. */
@@ -40,12 +40,12 @@ struct mabn_rcnn_image mabn_detect_image(const struct mabn_scene *scene);
 
 struct mabn_detect_options {
     int threads;               /* decoding; 0: as many as the process may use */
-    bool skip_bad;             /* pass over photographs that cannot be decoded, and count them */
-    const char *progress;      /* what to show progress as; NULL: not at all */
+    bool skip_bad;             /* skip photographs that cannot be decoded, and count them */
+    const char *progress;      /* label of the progress bar; NULL: none */
     bool losses;               /* the losses too; the detector was made with losses (rcnn.h) */
-    const int64_t *categories; /* ids in the order of the classes; NULL: the set's. For judging */
-    /* Share the photographs with these ranks, which all make the same call. Results and figures are
-     * over all ranks, and every rank has them. NULL: one process. */
+    const int64_t *categories; /* for scoring: ids in the order of the classes; NULL: the set's */
+    /* Share the photographs with these ranks, which all make the same call. Results and statistics
+     * are over all ranks, and every rank gets them. NULL: one process. */
     struct mabn_comm *comm;
     /* Called for each photograph, in the order of the set; on rank 0 alone. May be NULL. */
     mabn_status (*each)(void *context, uint64_t sample, const struct mabn_rcnn_found *found);
@@ -65,7 +65,8 @@ MABN_MUST_USE mabn_status mabn_detect(struct mabn_detect_result *result, struct 
                                       const struct mabn_scene_set *set,
                                       const struct mabn_detect_options *options);
 
-/* One photograph's detections as records of a COCO results file, the open array, a line each:
+/* The detections of one photograph as records of a COCO results file, one a line, without the
+ * array's brackets:
  * {"image_id":…,"category_id":…,"bbox":[x,y,w,h],"score":…,"segmentation":{"size":[h,w],"counts":…}}
  * with boxes, masks or both. categories: ids in the order of the classes. first: nothing was
  * written yet; it is cleared when something is. */
@@ -95,8 +96,8 @@ MABN_MUST_USE mabn_status mabn_detect_judge(struct mabn_detect_score *score,
                                             const struct mabn_scene_set *set,
                                             const struct mabn_detect_options *options);
 
-/* Can the set's annotations be judged against, for boxes and, if asked, masks? So that a training
- * does not end at its first validation. */
+/* Can results be scored against the set's annotations, for boxes and, if requested, masks? Checked
+ * at the start, so that a training does not fail at its first validation. */
 MABN_MUST_USE mabn_status mabn_detect_check_truth(const struct mabn_scene_set *set, bool masks);
 
 MABN_END_DECLS

@@ -1,11 +1,10 @@
-/* A network in a checkpoint: mabn-init writes one, mabn-train goes on from one, mabn-eval reads
- * one.
+/* A network in a checkpoint, as mabn-init and mabn-train write and mabn-eval reads it.
  *
  * On top of the layout in store/checkpoint.h, `config` is the model's description (model/model.h),
  * and there is one more attribute,
  *   input        string   JSON object: how a picture becomes the network's input when evaluating
  *   categories   string   of a detector in its place: JSON array of {"id":…,"name":…}
- * so that a network is never fed otherwise than it was trained without anybody saying so. */
+ * so that a network is never fed otherwise than it was trained without anybody saying so.  */
 #ifndef MABN_TRAIN_MODEL_FILE_H
 #define MABN_TRAIN_MODEL_FILE_H
 
@@ -20,11 +19,11 @@
 MABN_BEGIN_DECLS
 
 struct mabn_model_file {
-    bool detects; /* a detector: then `detector` holds, */
+    bool detects; /* a detector: `detector` and */
     struct mabn_detector detector;
-    const char *categories;    /* … and this, what its classes are (below); NULL: not said */
-    struct mabn_model model;   /* else this … */
-    struct mabn_augment input; /* … and of evaluation this */
+    const char *categories;    /* `categories` (see below; NULL: not known) are valid; */
+    struct mabn_model model;   /* otherwise `model` */
+    struct mabn_augment input; /* and `input`, for evaluation, are */
     struct mabn_checkpoint *checkpoint;
     struct mabn_checkpoint_meta meta; /* strings borrowed from the checkpoint */
 };
@@ -34,15 +33,15 @@ struct mabn_model_file {
 MABN_MUST_USE mabn_status mabn_model_file_open(struct mabn_model_file *file, const char *path);
 void mabn_model_file_release(struct mabn_model_file *file);
 
-/* What need not match when tensors are loaded. */
+/* Which mismatches are allowed when tensors are loaded. */
 struct mabn_model_load {
-    bool momentum;      /* the optimizer's too: to go on exactly */
-    bool some_momentum; /* of parameters that have one in the file; the others keep theirs */
-    bool other_state;   /* norm state that the file lacks keeps its initial value */
-    bool other_windows; /* a layer whose window is not the file's starts its window and counter anew
-                         * and keeps the running variance */
+    bool momentum;      /* also load the optimizer's momentum, to resume exactly */
+    bool some_momentum; /* load the momentum that the file has; other parameters keep theirs */
+    bool other_state;   /* norm state that is missing in the file keeps its initial value */
+    bool other_windows; /* a layer with another window than in the file starts its window and
+                         * counter anew and keeps the running variance */
     bool other_head;    /* a classifier ("fc.…") of another shape keeps its initial value */
-    bool new_head;      /* … and so does one of the same shape */
+    bool new_head;      /* and so does one of the same shape */
     bool new_classes;   /* what a detector predicts for each class keeps its initial value */
     /* What a detector predicts for class k, from 0, is what the file's predicts for class_of[k]; NULL:
      * classes are the same. Needs the detector's description. */
@@ -50,14 +49,14 @@ struct mabn_model_load {
     const struct mabn_detector *detector; /* the network's */
     struct mabn_taken *taken;             /* what was taken is added to it; may be NULL */
 };
-/* Tensors of the file into a network built for it. A tensor that is missing, or of another shape,
- * is an error that names it, unless `load` says otherwise. */
+/* Load the file's tensors into a network built for it. A tensor that is missing or has another
+ * shape is an error that names it, unless `load` allows it. */
 MABN_MUST_USE mabn_status mabn_model_file_load(const struct mabn_model_file *file,
                                                struct mabn_params *params,
                                                const struct mabn_model_load *load);
 
-/* *what: which value or state is not finite, or which variance negative ("'bn1.running_var' has nan
- * in channel 3"), malloc'd; NULL when there is none. mabn_model_file_load refuses such a file. */
+/* *what: a value or state that is not finite, or a negative variance ("'bn1.running_var' has nan in
+ * channel 3"), malloc'd; NULL if there is none. mabn_model_file_load refuses such files. */
 MABN_MUST_USE mabn_status mabn_model_find_bad(const struct mabn_params *params, char **what);
 
 /* The tensors of a classifier's body into a detector's: weights, and of the norms' state what a
@@ -67,7 +66,7 @@ MABN_MUST_USE mabn_status mabn_model_file_load_body(const struct mabn_model_file
                                                     struct mabn_params *params,
                                                     struct mabn_taken *taken);
 
-/* What a saved file says besides its tensors: of a classifier or of a detector. */
+/* What a saved file has besides its tensors, for a classifier or a detector. */
 struct mabn_shard_states; /* train/shards.h */
 struct mabn_model_save {
     const struct mabn_model *model;
@@ -77,14 +76,14 @@ struct mabn_model_save {
                                            * classes; NULL: not known */
     int64_t step, epoch, sampler_position, seed;
     const char *command, *tool;
-    bool momentum; /* save the optimizer's state, to go on exactly */
+    bool momentum; /* save the optimizer's state, to resume exactly */
     /* Further attributes: names and values of strings and doubles; may be 0. */
     const char *const *string_names, *const *strings;
     int n_strings;
     const char *const *double_names;
     const double *doubles;
     int n_doubles;
-    int shards; /* of the run; 0: not said. Then also what each keeps for itself: */
+    int shards; /* of the run; 0: not saved. Otherwise also the state of each shard: */
     const struct mabn_shard_states *shard_states;
 };
 MABN_MUST_USE mabn_status mabn_model_file_save(const char *path, bool force,

@@ -46,7 +46,8 @@ static const char *unused_at(const struct mabn_taken *t, size_t i)
     return t->used[i] || strncmp(name, PREFIX, strlen(PREFIX)) ? NULL : name + strlen(PREFIX);
 }
 
-int mabn_taken_unused(const struct mabn_taken *t)
+/* How many of the file's weights ("model/…") were not used. */
+static int count_unused(const struct mabn_taken *t)
 {
     int n = 0;
     for (size_t i = 0; i < mabn_checkpoint_count(t->file); i++)
@@ -84,7 +85,7 @@ void mabn_taken_tell(const struct mabn_taken *t, const char *path)
     mabn_info(
         "'%s': %d tensors taken, %d of the network are fresh, %d of the file unused (-v names "
         "them, and metrics.jsonl)",
-        path, t->n_taken, t->n_fresh, mabn_taken_unused(t));
+        path, t->n_taken, t->n_fresh, count_unused(t));
     each_name(&t->taken, "taken", NULL);
     each_name(&t->fresh, "fresh", NULL);
     each_unused(t, NULL);

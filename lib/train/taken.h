@@ -22,8 +22,6 @@ void mabn_taken_release(struct mabn_taken *taken); /* zeroed is fine */
 /* A weight or state of the network, and the file's tensor that it took; NULL: it stays fresh. */
 void mabn_taken_add(struct mabn_taken *taken, const char *name,
                     const struct mabn_checkpoint_tensor *from);
-/* Of the file's weights ("model/…") those that were not used: how many. */
-int mabn_taken_unused(const struct mabn_taken *taken);
 /* A line of numbers; the names follow when more is to be said (mabn_verbose). */
 void mabn_taken_tell(const struct mabn_taken *taken, const char *path);
 /* Into an open object: "file", and the arrays "taken", "fresh" and "unused" of names. */

@@ -1,16 +1,16 @@
 /* What is trained: classification, detection. The loop (train.c), the checkpoints (state.c) and the
  * schedule are the same for all; a task says what a step, an evaluation and a line of the log are.
  *
- * To add a task: a file task_<name>.c with its table, a row in `tasks` (setup.c), its model in
- * train/model_file.h, its section in man/mabn-train.1, a bats file of its own in tests/cli. Everything
- * else asks the table.
+ * To add a task: 1. a file task_<name>.c with its table; 2. a row in `tasks` (setup.c); 3. its
+ * model in train/model_file.h; 4. its options in cmd/mabn-train.c and its section in
+ * man/mabn-train.1; 5. a bats file in tests/cli. Everything else asks the table.
  *
  * The loop, for a run that was set up and started:
  *
  *     while there are steps     begin (a step; its result may come with a later one)
  *                               finish, when as many are behind as may be: the result into meters
  *         now and then          means (of the meters, into a line), validate, checkpoint
- *     finish, while any is behind */
+ *     finish, while any is behind  */
 #ifndef MABN_TRAIN_TASK_H
 #define MABN_TRAIN_TASK_H
 
@@ -28,8 +28,8 @@ enum { MABN_MAX_METERS = 16 };
 struct mabn_task {
     const char *name;
 
-    /* Sums since the last line of means, run->meter; they go into checkpoints by these names, so
-     * that lines after a resume are the same. */
+    /* Sums since the last step line, run->meter. They are saved in checkpoints under these names,
+     * so that lines after a resume are the same. */
     int meters;
     const char *const *meter_names;
 
@@ -37,32 +37,32 @@ struct mabn_task {
      * nothing is asked for, unless set_up says another. */
     const char *const *figures;
 
-    /* Open the datasets, decide on model, course (run->course, schedule, steps) and pictures, build
-     * the networks, set run->params, and print what was decided. */
+    /* Open the datasets; decide on the model, the course (run->course, schedule, steps) and the
+     * pictures; build the networks; set run->params; print what was decided. */
     mabn_status (*set_up)(struct mabn_run *run);
-    void (*release)(struct mabn_run *run); /* also of what set_up left half done */
-    /* Step 0: initial parameters, or a model's. May set run->step, to go on from another program.
-     */
+    void (*release)(struct mabn_run *run); /* also after a failed set_up */
+    /* Step 0: initial parameters, or those of a model. May set run->step, to continue a run of
+     * another program. */
     mabn_status (*start)(struct mabn_run *run);
-    /* run->step is known: begin to load what comes next. */
+    /* run->step is known: start loading data. */
     mabn_status (*load)(struct mabn_run *run);
 
     mabn_status (*begin)(struct mabn_run *run, double lr);
-    mabn_status (*after)(struct mabn_run *run); /* after run->step has moved on; NULL: nothing */
-    int (*behind)(const struct mabn_run *run);  /* steps begun and not finished */
+    mabn_status (*after)(struct mabn_run *run); /* after run->step was incremented; NULL: nothing */
+    int (*behind)(const struct mabn_run *run);  /* steps in flight: begun and not finished */
     int (*depth)(const struct mabn_run *run);   /* the most there may be */
-    /* The oldest of them. A loss that is not finite: mabn_run_not_finite. */
+    /* Finish the oldest of them. For a loss that is not finite return mabn_run_not_finite. */
     mabn_status (*finish)(struct mabn_run *run, int64_t step);
 
-    /* Fields of a step line, from the meters; of a start line; of a line of validation. */
+    /* Write the fields of a step line (from the meters), of a start line, of a validation line. */
     void (*means)(struct mabn_run *run, struct mabn_json_writer *line);
     void (*describe)(const struct mabn_run *run, struct mabn_json_writer *line);
     mabn_status (*validate)(struct mabn_run *run, struct mabn_json_writer *line);
-    double (*waited)(const struct mabn_run *run); /* seconds for data, in all */
+    double (*waited)(const struct mabn_run *run); /* seconds spent waiting for data, in total */
 
-    /* The model's part of a checkpoint. */
+    /* Fill in the model's part of a checkpoint. */
     void (*save)(const struct mabn_run *run, struct mabn_model_save *save);
-    /* Numbers kept beside it, by name (NULL: none); read back. */
+    /* Further numbers in a checkpoint, by name (NULL: none); and reading them back. */
     mabn_status (*extra)(struct mabn_run *run, const char *const **names, double *values,
                          int *count);
     mabn_status (*restore_extra)(struct mabn_run *run, const struct mabn_h5_file *h5);
