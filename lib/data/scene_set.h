@@ -23,10 +23,13 @@ struct mabn_scene_set;
 MABN_MUST_USE mabn_status mabn_scene_set_open(struct mabn_scene_set **set,
                                               const struct mabn_dataset *dataset);
 /* The pictures of a folder, by their endings (.jpg .jpeg .png .webp .bmp .gif, capitals too), in
- * byte order of their names; not those of folders in it. */
+ * byte order of their names; not those of folders in it. Each must begin like a picture that
+ * image/image.h reads; with `bad` those that do not are left out, each with a warning, and counted.
+ * Image ids are the numbers in the names (COCO's photographs: "000000000139.jpg" is 139) when every
+ * name is a number and all differ; else 1, 2, 3 and so on, the place among all that were given. */
 MABN_MUST_USE mabn_status mabn_scene_set_scan(struct mabn_scene_set **set, const char *folder,
                                               uint64_t *bad);
-/* The files that a list names, in its order (data/files.h; "-": standard input). */
+/* The same for the files in a list, in its order (data/files.h; "-": standard input). */
 MABN_MUST_USE mabn_status mabn_scene_set_list(struct mabn_scene_set **set, const char *list,
                                               uint64_t *bad);
 /* Apply the EXIF orientation of files. To be called before anything else is asked of the set. A
