@@ -4,11 +4,11 @@
 #
 # One run for each norm, normalization batch and seed, all with the same SGD batch and course. BN and
 # BRN leave out a normalization batch of 1, where their statistics say nothing about a batch. Runs
-# that are done are kept and a run that was interrupted is gone on with, so the script can be started
-# again at any time; Ctrl-C or SIGTERM saves and ends it with status 75. It ends in FOLDER/sweep.tsv,
+# that are done are kept and an interrupted run is resumed, so the script can be started again at any
+# time; Ctrl-C or SIGTERM saves and ends it with status 75. It ends in FOLDER/sweep.tsv,
 # FOLDER/sweep.png and FOLDER/sweep.svg.
 #
-# What the paper has for ResNet-50 on ImageNet (top-1 error in %, read off its figure, +-0.03):
+# The paper's numbers for ResNet-50 on ImageNet (top-1 error in %, read off its figure, +-0.03):
 #
 #     norm batch    1      2      4      8      16     32
 #     BN            -      35.22  27.91  25.46  24.29  23.41
@@ -16,11 +16,11 @@
 #     MABN          23.73  23.53  23.73  23.62  23.73  23.53
 #
 # The course is 30 epochs of a cosine at the reference's rate for each image (0.1 for 256), and three
-# seeds. A short or steep one shows the gain at 1 and 2 images, but from 8 on it puts MABN behind BN,
-# which is the method there and no fault (the authors' own layers do the same): the renormalizing
-# factor follows the variance of the last 50 statistics, which moves fast while the rate is high, and
-# the mean that MABN does not subtract costs more the less time the weights have to make up for it. The
-# distance shrinks with the length of the course. README.md shows such a short course on CIFAR-10
+# seeds. A short course, or one with a high rate, shows the gain at 1 and 2 images, but from 8 on MABN is
+# worse than BN. That is a property of the method (the authors' own layers do the same): the
+# renormalizing factor follows the variance of the last 50 statistics, which changes fast while the rate
+# is high, and the mean that MABN does not subtract costs more the less time the weights have to
+# compensate. The difference shrinks with the length of the course. README.md shows such a short course on CIFAR-10
 # (figures/cifar10-sweep.tsv); this one takes many hours and was not measured yet.
 #
 # Settings, from the environment:

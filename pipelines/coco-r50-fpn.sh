@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# coco-r50-fpn.sh SCRATCH|FINE-TUNE NORM: a row of the paper's COCO table, Mask R-CNN on ResNet-50 with a
-# feature pyramid, from photographs to the number.
+# coco-r50-fpn.sh SCRATCH|FINE-TUNE NORM: a row of the paper's COCO table: Mask R-CNN on ResNet-50 with a
+# feature pyramid, from photographs to average precision.
 #
 # COCO, from the environment, holds train2017/, val2017/ and annotations/instances_{train,val}2017.json.
 # Expected, on the 5000 photographs of val2017 after 180,000 steps of 16:

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# compose-scenes.sh FOLDER [CUTOUTS [VAL_CUTOUTS]]: datasets to train a detector on, composed of pictures
-# of single things.
+# compose-scenes.sh FOLDER [CUTOUTS [VAL_CUTOUTS]]: datasets to train a detector on, composed from
+# pictures of single objects.
 #
-# CUTOUTS is a folder with a folder of pictures for each class (PNG with alpha, or things on black), or
-# a dataset that mabn-pack made of such. Without it, Fashion-MNIST is taken (Debian's package
-# dataset-fashion-mnist): its training pictures for the scenes to train on, its test pictures for those
-# to validate on. Give VAL_CUTOUTS to keep things apart likewise; else both kinds of scenes show the
-# same things, in other places.
+# CUTOUTS is a folder with a folder of pictures for each class (PNG with alpha, or objects on black), or
+# a dataset that mabn-pack made of such. The default is Fashion-MNIST (Debian's package
+# dataset-fashion-mnist): its training pictures for training scenes, its test pictures for validation
+# scenes. With CUTOUTS, give VAL_CUTOUTS too: otherwise both kinds of scenes show the same objects, in
+# other places.
 #
-# It leaves, and a second call keeps what is there:
+# Output; a second call keeps what exists:
 #
 #     FOLDER/train/ FOLDER/val/         scenes in COCO's form: images/ and instances.json
 #     FOLDER/train.h5 FOLDER/val.h5     the same, packed
@@ -17,7 +17,7 @@
 # Settings, from the environment:
 #   TRAIN=2000 VAL=500   scenes
 #   SEED=1               the scenes to validate on have the next one
-#   SCENES="..."         any options of mabn-compose: sizes, how many things, how they may lie
+#   SCENES="..."         any options of mabn-compose: sizes, number of objects, overlap
 set -euo pipefail
 
 die() { echo "compose-scenes: $*" >&2; exit 1; }

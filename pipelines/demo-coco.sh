@@ -2,16 +2,16 @@
 # demo-coco.sh [FOLDER]: a Mask R-CNN from scratch at two images a step, in minutes on two cores.
 #
 # Composes small scenes of garments from Fashion-MNIST's photographs (compose-scenes.sh; Debian's package
-# dataset-fashion-mnist), with exact boxes and masks, in COCO's form: 1,000 to train on, 200 to judge by.
-# Trains a small Mask R-CNN twice from the same seed and by the same course, two images a step, one image
-# behind each statistic of body and pyramid:
+# dataset-fashion-mnist), with exact boxes and masks, in COCO's form: 1,000 to train on, 200 to evaluate on.
+# Trains a small Mask R-CNN twice with the same seed and settings, two images a step, with one image in
+# each statistic of body and pyramid:
 #
 #     BN    statistics of that image
 #     MABN  moving averages over the last 16, from step 100 on
 #
-# evaluates both on the scenes kept apart, prints COCO's average precision of boxes and masks, and draws
-# what MABN's found beside the truth. FOLDER (default: demo-coco) keeps everything; what is done is not
-# done again, and a call that was interrupted goes on where it stopped.
+# evaluates both on the evaluation scenes, prints COCO's average precision of boxes and masks, and draws
+# the detections of MABN beside the ground truth. FOLDER (default: demo-coco) keeps everything; finished
+# work is not repeated, and an interrupted call continues where it stopped.
 #
 # With the usual 2,000 steps (a few minutes for both) three seeds gave, in the mean and from worst to best:
 #
@@ -19,13 +19,13 @@
 #     BN        6.9   6.3 - 7.7     5.7   5.4 - 6.4
 #     MABN     10.8   8.8 - 12.4    8.4   6.8 - 9.7
 #
-# It is a beginning: a network this small has seen 4,000 images. With both images behind a statistic
+# This is only the beginning of a training, of 4,000 images. With both images in one statistic
 # (NORM_BATCH=2, seed 1) BN reaches 11.6 and 9.8, and MABN, whose window then spans twice the steps, 8.7
 # and 7.0.
 #
 #   SEEDS="1 2 3"   train with each of these seeds; the table then has a line for each
 #   STEPS=2000      SGD steps of each run
-#   NORM_BATCH=1    images behind a statistic: 1 or 2
+#   NORM_BATCH=1    images of one statistic: 1 or 2
 set -euo pipefail
 
 folder=${1:-demo-coco}

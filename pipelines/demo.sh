@@ -5,19 +5,19 @@
 # kinds of clothing), trains a small residual network three times from the same seed, with the same
 # SGD batch of 32 images and the same course:
 #
-#     BN    statistics over all 32 images: the yardstick
-#     BN    statistics over  2 images: what is left of it at a small normalization batch
-#     MABN  statistics over  2 images, moving averages over the last 16: its repair
+#     BN    statistics over all 32 images: the baseline
+#     BN    statistics over  2 images: the loss at a small normalization batch
+#     MABN  statistics over  2 images, moving averages over the last 16: the loss recovered
 #
-# On two threads, SEEDS="1 2 3" gave (top-1 in %, mean and range; other machines round otherwise):
+# On two threads, SEEDS="1 2 3" gave (top-1 in %, mean and range; rounding differs between machines):
 #
 #     BN   32   83.27   82.60 to 84.15
 #     BN    2   80.32   80.05 to 80.50
 #     MABN  2   84.16   83.63 to 84.46
 #
 # It evaluates each on the 10,000 test images, prints the table and draws the curves into FOLDER
-# (default: demo). Runs that are done are kept: a second call only shows the results, and a call that
-# was interrupted goes on where it stopped.
+# (default: demo). Runs that are done are kept: a second call only shows the results, and an
+# interrupted call continues where it stopped.
 #
 #   SEEDS="1 2 3"   train with each of these seeds; the table then has the mean and the range
 #   STEPS=1250      SGD steps of each run (1875: every training image once)

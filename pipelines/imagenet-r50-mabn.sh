@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # imagenet-r50-mabn.sh IMAGENET FOLDER: the reference run, ResNet-50 with MABN at a normalization batch
-# of 2 on ImageNet-1k, from photographs to the number.
+# of 2 on ImageNet-1k, from photographs to accuracy.
 #
-# IMAGENET holds train/ and val/, each with one folder a class (n01440764, ...). Expected, top-1 on
+# IMAGENET holds train/ and val/, each with one folder for each class (n01440764, ...). Expected, top-1 on
 # the 50,000 validation images after 120 epochs of 5000 steps of 256 images:
 #
 #     norm batch   norm   top-1 %   here

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# overfit.sh IMAGES ANNOTATIONS FOLDER: can a Mask R-CNN learn 32 photographs by heart?
+# overfit.sh IMAGES ANNOTATIONS FOLDER: overfit a Mask R-CNN on 32 photographs.
 #
 # Trains a small one (ResNet-18, pyramid and heads 64 channels wide, GN) from scratch on the first 32
 # annotated photographs of a COCO annotation file at 320 pixels, without flips, and scores it on the
-# same 32. It shows nothing but that every gradient arrives: of boxes, classes, masks, proposals. FOLDER
-# keeps log, model and curves; what is done is not done again. STEPS=4000 is an hour on one core.
+# same 32. It only shows that all gradients are right: of boxes, classes, masks, proposals. FOLDER
+# keeps log, model and curves; finished work is not repeated. STEPS=4000 is an hour on one core.
 set -euo pipefail
 [ $# = 3 ] || { sed -n 's/^# //p' "$0" >&2; exit 2; }
 images=$1 annotations=$2 folder=$3

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # calls.sh BIN: not random moments but every one that matters: mabn-pack and mabn-convert are killed at
 # their first, second, ... write, sync, truncation, rename and unlink, and again with that call failing
-# for want of space. After each the final name is absent or whole, and the same command gives the right
+# for lack of space. After each the output is absent or whole, and the same command gives the right
 # file and leaves nothing else. Needs strace.
 set -euo pipefail
 export LC_ALL=C ASAN_OPTIONS=detect_leaks=0
