@@ -177,7 +177,7 @@ END
     run mabn-score coco --categories 3 digits.json results.json
     assert_line --index 0 --partial "= 0.505"
     sed 's/"dog"/"cat"/' truth.json >same.json
-    fails 1 "'cat' is two categories" mabn-score coco --categories cat same.json results.json
+    fails 1 "'cat' is ambiguous in 'same.json'" mabn-score coco --categories cat same.json results.json
     long=$(printf 'x%.0s' {1..300})
     sed "s/\"cat\"/\"$long\"/" truth.json >long.json
     run mabn-score coco --categories "$long" long.json results.json
