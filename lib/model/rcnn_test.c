@@ -206,8 +206,9 @@ mabn_status mabn_rcnn_detect(struct mabn_rcnn *r, const struct mabn_rcnn_image *
         status = finish_image(r, i, &images[i], &originals[i], &found[i], f);
         mabn_scratch_back(&r->scratch, mark);
     }
+    if (status || !r->options.losses) return status;
     start = mabn_now();
-    if (!status && r->options.losses) status = mabn_rcnn_measure_heads(r, images, f);
+    status = mabn_rcnn_measure_heads(r, images, f);
     lap(f, MABN_RCNN_PART_TARGETS, &start);
     return status;
 }
