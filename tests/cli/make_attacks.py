@@ -121,8 +121,8 @@ attack("tensor_rank.pth", pth(tensor(shape=(1,) * 9, stride=(1,) * 9)), "more th
 attack("storage_count.pth", pth(tensor(count=5)), "smaller than it claims")
 attack("storage_missing.pth", pth(tensor(key="1")), "not in the archive")
 attack("storage_path.pth", pth(tensor(key="../version")), "not in the archive")
-attack("name_path.pth", pth(tensor(), name="../../etc/passwd"), "made like a path")
-attack("name_absolute.pth", pth(tensor(), name="/etc/passwd"), "made like a path")
+attack("name_path.pth", pth(tensor(), name="../../etc/passwd"), "looks like a path")
+attack("name_absolute.pth", pth(tensor(), name="/etc/passwd"), "looks like a path")
 attack("name_escape.pth", pth(tensor(), name="a\x1b[2Jb"), "not plain UTF-8")
 attack("name_twice.pth", pth(tensor() + b"s" + text("w") + tensor()), "two tensors are called")
 attack("same_storage_often.pth", pth(b"K\x00" + b"".join(
@@ -229,7 +229,7 @@ attack("st_header.safetensors", struct.pack("<Q", 1 << 40) + b"{}", "not in a kn
 attack("st_deep.safetensors", safetensors(b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}"), "expected")
 attack("st_unknown.safetensors", safetensors({"a": dict(entry(0, 8), path="/etc/passwd")}),
        "unknown key")
-attack("st_path.safetensors", safetensors({"../a": entry(0, 8)}), "made like a path")
+attack("st_path.safetensors", safetensors({"../a": entry(0, 8)}), "looks like a path")
 
 
 # ---- ONNX ----

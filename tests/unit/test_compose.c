@@ -242,7 +242,7 @@ static void test_options(const char *path)
     tap_fails(mabn_compose_check(&o), MABN_ERR_ARG, "7 to 6 objects", "more at least than at most");
     o = plain_options();
     o.overlap = 1.5;
-    tap_fails(mabn_compose_check(&o), MABN_ERR_ARG, "hidden by 1.5", "more than all hidden");
+    tap_fails(mabn_compose_check(&o), MABN_ERR_ARG, "overlap 1.5", "more than all hidden");
     tap_fails(mabn_cutouts_open(&c, path, 255), MABN_ERR_ARG, "threshold of 255", "a threshold");
     tap_fails(mabn_cutouts_open(&c, "/nonexistent", 20), MABN_ERR_IO, "/nonexistent", "no file");
 }
