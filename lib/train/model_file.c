@@ -439,8 +439,7 @@ mabn_status mabn_model_file_load(const struct mabn_model_file *file, struct mabn
 #pragma omp for schedule(dynamic)
         for (int i = 0; i < count; i++) {
             if (!is_loaded(mabn_params_at(params, i), load)) continue;
-            failures[i].status =
-                got ? got : load_tensor(file, params, i, load, buffer, &taken[i]);
+            failures[i].status = got ? got : load_tensor(file, params, i, load, buffer, &taken[i]);
             if (failures[i].status) failures[i].message = mabn_error_detach();
         }
         mabn_free(buffer);
