@@ -97,7 +97,7 @@ struct node {
     struct mabn_conv *op;
     int folded;           /* inference: of a convolution the norm that runs it, of a norm the
                            * convolution it took in; -1: none */
-    int partner;          /* training on a GPU: of a convolution the norm that alone reads it, of
+    int neighbour;        /* training on a GPU: of a convolution the norm that alone reads it, of
                            * that norm the convolution: one may do work of the other; MABN's may
                            * run in the norm's place; -1: none */
     int runs_at;          /* the node in whose place this one is executed: itself, or its norm */
@@ -138,7 +138,7 @@ struct net_layer_time {
     bool elsewhere;           /* a convolution whose forward runs in its norm's place */
     bool with_conv;           /* the norm of such a convolution */
     bool with_norm;           /* a convolution whose backward includes the norm before it */
-    bool relieved;            /* norm whose ReLU backward the next convolution does */
+    bool fused;               /* norm whose ReLU backward the next convolution does */
 };
 
 /* What runs a planned network. The planning, the arenas and the named tensors are shared. */
