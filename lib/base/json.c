@@ -1,9 +1,9 @@
 /* The JSON reader: one window over the input, refilled on demand.
  *
  * The window is followed by PADDING zero bytes. Zero is legal nowhere in JSON, so inner loops stop
- * at the end of the window without asking for it, and vector loads may run past it. At the start
- * of every value at least MARGIN bytes are in the window (unless the input ends), so that numbers
- * and literals never straddle a refill; strings may, and keep their beginning in the window. */
+ * at the end of the window without asking for it, and vector loads may run past it. At the start of
+ * every value at least MARGIN bytes are in the window (unless the input ends), so numbers and
+ * literals never need a refill. Strings may need one, and keep their beginning in the window. */
 #include "base/json.h"
 
 #include <errno.h>
@@ -376,7 +376,7 @@ void mabn_json_allow_nan(struct mabn_json *j)
     j->python = true;
 }
 
-/* Does one of Python's numbers that JSON does not have stand at p, where c is? */
+/* Is one of Python's NaN, Infinity and -Infinity at p, where c is? */
 static inline bool not_finite(const struct mabn_json *j, int c)
 {
     return j->python && (c == 'N' || c == 'I' || (c == '-' && j->p[1] == 'I'));

@@ -1,6 +1,6 @@
-/* JSON, read by pulling: the caller asks for what it expects, in the order of the file, and skips
- * the rest. Nothing is kept but what the caller keeps, so a file of any size (or a pipe) is read
- * through one small window; only a single string longer than the window makes it grow.
+/* A pull parser for JSON: the caller asks for what it expects, in the order of the file, and skips
+ * the rest. The reader stores nothing, so a file of any size (or a pipe) is read through one small
+ * window, which grows only for a string that is longer.
  *
  * Strict: RFC 8259 grammar (also in what is skipped), UTF-8 without overlong forms or surrogates,
  * no NaN (unless allowed), no trailing commas, nesting up to MABN_JSON_MAX_DEPTH. No recursion. Numbers are read
@@ -20,7 +20,7 @@
  *     mabn_json_free(j);
  *
  * Every value must be read or skipped before the next key or item is asked for.
- * JSON Lines: while (mabn_json_next_document(j)) { ...one value... } then mabn_json_status(j). */
+ * JSON Lines: while (mabn_json_next_document(j)) { ...one value... } then mabn_json_status(j).  */
 #ifndef MABN_BASE_JSON_H
 #define MABN_BASE_JSON_H
 
@@ -97,11 +97,11 @@ mabn_status mabn_json_read_int64(struct mabn_json *j, int64_t *out);
 mabn_status mabn_json_read_int(struct mabn_json *j, int *out, int low, int high);
 mabn_status mabn_json_read_bool(struct mabn_json *j, bool *out);
 mabn_status mabn_json_read_null(struct mabn_json *j);
-/* The next value, whatever it is: true and the number when it is a finite one; else it is passed
- * over (its grammar is checked) and *out is unchanged. */
+/* The next value of any kind: true and the number if it is a finite number; otherwise it is skipped
+ * (its grammar is checked) and *out is unchanged. */
 bool mabn_json_try_double(struct mabn_json *j, double *out);
-/* A whole number of 64 bits in *out and text->bytes NULL; or a string, or another number as it is
- * written, in *text. Other kinds are errors. */
+/* A whole number of 64 bits goes to *out, and text->bytes is NULL; a string, or another number as
+ * written, goes to *text. Other kinds are errors. */
 mabn_status mabn_json_read_id(struct mabn_json *j, int64_t *out, struct mabn_json_text *text);
 
 /* A string as a new C string, which the caller frees; \u0000 is refused. */
@@ -118,21 +118,21 @@ mabn_status mabn_json_read_int64s(struct mabn_json *j, int64_t *out, size_t n);
 mabn_status mabn_json_append_finite(struct mabn_json *j, double **items, size_t *count,
                                     size_t *capacity, size_t *odd);
 
-/* Pass over the next value, whatever it is; its grammar is checked. */
+/* Skip the next value of any kind; its grammar is checked. */
 mabn_status mabn_json_skip(struct mabn_json *j);
 
-/* More input? For a file of one document after another (JSON Lines). False at the end of the input
- * or on an error. Asked between documents only. */
+/* Is there another document, in a file of several (JSON Lines)? False at the end of the input or on
+ * an error. To be called between documents only. */
 bool mabn_json_next_document(struct mabn_json *j);
 /* The document is done: nothing but white space may follow. Returns the sticky status. */
 mabn_status mabn_json_end(struct mabn_json *j);
 mabn_status mabn_json_status(const struct mabn_json *j);
 
-/* Record an error about the value that was read last or waits now, with the same prefix of file,
- * line, column and path; sticky; returns MABN_ERR_FORMAT. An earlier error wins. */
+/* Record an error about the value that was read last or comes next, with the same prefix of file,
+ * line, column and path. Sticky; returns MABN_ERR_FORMAT. An earlier error is kept. */
 mabn_status mabn_json_fail(struct mabn_json *j, const char *format, ...) MABN_PRINTF(2, 3);
 
-/* Where we are: the line of the value that was read last or waits now (from 1), and the bytes
+/* The position: the line (from 1) of the value that was read last or comes next, and the bytes
  * consumed so far (for progress). */
 uint64_t mabn_json_line(struct mabn_json *j);
 uint64_t mabn_json_offset(const struct mabn_json *j);

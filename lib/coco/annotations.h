@@ -30,7 +30,7 @@
 
 MABN_BEGIN_DECLS
 
-/* What to keep besides ids, boxes, areas and flags. */
+/* What to keep in addition to ids, boxes, areas and flags. */
 enum mabn_coco_keep {
     MABN_COCO_KEEP_SEGMENTATIONS = 1,
     MABN_COCO_KEEP_KEYPOINTS = 2,
@@ -147,8 +147,8 @@ MABN_MUST_USE mabn_status mabn_coco_read_bytes(struct mabn_coco *out, const void
                                                size_t size, bool results, unsigned keep);
 void mabn_coco_release(struct mabn_coco *c);
 
-/* The mask of a record, on an image of this size (for polygons; masks have their own). A record
- * without segmentation has its box as mask. Fails with file and line. */
+/* The mask of a record, in an image of this size (used for polygons; masks have their own size).
+ * Without a segmentation it is the box. Errors name file and line. */
 MABN_MUST_USE mabn_status mabn_coco_mask(struct mabn_rle *out, const struct mabn_coco *c,
                                          const struct mabn_coco_record *record, uint32_t height,
                                          uint32_t width);
@@ -177,18 +177,18 @@ MABN_MUST_USE mabn_status mabn_coco_image_path(char **out, const struct mabn_coc
                                                const struct mabn_coco_image *image,
                                                const char *folder);
 
-/* Make every annotation count for itself: LVIS has no crowds. */
+/* Clear the crowd flag of every annotation: LVIS has no crowds. */
 void mabn_coco_forget_crowds(struct mabn_coco *c);
 
-/* Where something stands in its file, for messages: ":LINE" behind the file's name, "" when it has
- * no line (in a packed dataset). */
+/* The line of something in its file, for messages: ":LINE", to follow the file's name; "" without a
+ * line (in a packed dataset). */
 const char *mabn_coco_line(uint32_t line, char buffer[16]);
 /* A record in a sentence: "line 12", or its id when it has no line. */
 const char *mabn_coco_record_place(const struct mabn_coco *c, const struct mabn_coco_record *record,
                                    char buffer[48]);
 
-/* A failure: the file of an image measures width x height, and not what the annotations say.
- * orientation: what its EXIF data asks for, 0 or 1: nothing. */
+/* A failure: the file of an image has width x height pixels, which is not the size in the
+ * annotations. orientation: from its EXIF data; 0 or 1: none. */
 mabn_status mabn_coco_wrong_size(const struct mabn_coco *c, const struct mabn_coco_image *image,
                                  int width, int height, int orientation);
 

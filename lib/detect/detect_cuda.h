@@ -3,7 +3,7 @@
  *
  * Every pointer is device memory unless it says otherwise. Calls only launch kernels in `stream`
  * (cudaStream_t) and may be captured in a CUDA graph. Indices are the CPU's, in every bit: overlaps
- * are computed in its order of operations. Decoded boxes differ by the rounding of exp. */
+ * are computed in its order of operations. Decoded boxes differ by the rounding of exp.  */
 #ifndef MABN_DETECT_DETECT_CUDA_H
 #define MABN_DETECT_DETECT_CUDA_H
 

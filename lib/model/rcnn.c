@@ -1,4 +1,4 @@
-/* A detector's plans: which there are, for which shapes, and how the heads read the body. */
+/* The plans of a detector: making them for each shape, and binding the heads to the body. */
 #include "model/rcnn.h"
 
 #include <stdio.h>
@@ -101,7 +101,7 @@ static void release_bodies(void *context)
     r->body = NULL;
 }
 
-/* Let go of the one that was used longest ago, when there is no place for another. */
+/* Free the least recently used one if there is no place for another. */
 static void make_room(struct mabn_rcnn *r)
 {
     int oldest = 0;

@@ -1,14 +1,14 @@
-/* The conductor of a detector: three plans (model/detector.h) and what happens between them
- * (lib/detect), in training and in testing.
+/* Running a detector: its three plans (model/detector.h) and the steps between them (lib/detect),
+ * in training and in testing.
  *
  *     training   targets of the RPN → body forward → proposals → sample
  *                → box head forward, backward → positives → mask head forward, backward
  *                → body backward
  *     testing    body forward → proposals → box head → detections → mask head
  *
- * The losses are nodes of the three plans. Body plans are kept for the 16 shapes that were last used;
- * they share the memory of activations. Gradients are left in the store: the caller updates. The
- * order of everything is fixed, so that a step repeats bit for bit.
+ * The losses are nodes of the three plans. Body plans are kept for the 16 most recently used
+ * shapes; they share memory for activations. Gradients are left in the store; the caller does the
+ * update. The order of all computations is fixed, so a step repeats bit for bit.
  *
  * On a GPU the plans run there, in float32 or TF32, and in training all that stands between them
  * (rcnn_train_cuda.cu). In testing proposals are made there; the boxes that are proposed and the heads'
@@ -38,12 +38,13 @@ struct mabn_rcnn_options {
     bool no_fold;                      /* testing: likewise */
     bool nms_across; /* testing: a detection suppresses those of other classes too */
     bool losses;     /* testing: the losses too, of pictures that come with what is in them */
-    bool spread;     /* samples by the recordings' rule instead of at random (detect/sample.h) */
+    bool spread;     /* sample evenly, as in the golden recordings, instead of at random
+                      * (detect/sample.h) */
     uint64_t seed;   /* of the samples */
     const struct mabn_norm_sync *sync;
 };
 
-/* params: declared by mabn_detector_declare, for training where that is wanted; borrowed. */
+/* params: borrowed; declared by mabn_detector_declare, for training if `training`. */
 MABN_MUST_USE mabn_status mabn_rcnn_new(struct mabn_rcnn **rcnn, struct mabn_device *device,
                                         const struct mabn_detector *detector,
                                         struct mabn_params *params,
@@ -51,14 +52,14 @@ MABN_MUST_USE mabn_status mabn_rcnn_new(struct mabn_rcnn **rcnn, struct mabn_dev
 void mabn_rcnn_free(struct mabn_rcnn *rcnn); /* NULL is fine */
 const struct mabn_detector *mabn_rcnn_detector(const struct mabn_rcnn *rcnn);
 
-/* The memory of the next step's pictures, (images,height,width,3): normalized, zero beyond each
- * picture's own size. Both sides are multiples of 32. */
+/* Memory for the next step's pictures, (images,height,width,3): to be filled with normalized
+ * values, and zeros beyond each picture's own size. height and width are multiples of 32. */
 MABN_MUST_USE mabn_status mabn_rcnn_input(struct mabn_rcnn *rcnn, float **x, int images, int height,
                                           int width);
 
-/* One picture and what is in it, in coordinates of the picture as the network sees it; borrowed. */
+/* One picture and its objects, in coordinates of the picture as the network sees it; borrowed. */
 struct mabn_rcnn_image {
-    uint64_t number;       /* that it keeps in the whole run: what is drawn for it hangs on that */
+    uint64_t number;       /* its number in the whole run, on which random choices for it depend */
     int width, height;     /* without padding */
     int count;             /* of objects; in testing 0, or for the losses */
     const float *boxes;    /* (count,4) */
@@ -85,8 +86,9 @@ enum mabn_rcnn_part {
     MABN_RCNN_PART_TARGETS, /* matching, sampling, targets of masks */
     MABN_RCNN_PART_BOX_HEAD,
     MABN_RCNN_PART_MASK_HEAD,
-    MABN_RCNN_PART_DETECTIONS, /* testing: from the box head's outputs to boxes */
-    MABN_RCNN_PART_PASTING,    /* testing: from the mask head's to masks of the picture's size */
+    MABN_RCNN_PART_DETECTIONS, /* testing: from the outputs of the box head to boxes */
+    MABN_RCNN_PART_PASTING,    /* testing: from the outputs of the mask head to masks of the
+                                * picture's size */
     MABN_RCNN_PARTS
 };
 extern const char *const mabn_rcnn_part_names[MABN_RCNN_PARTS];
@@ -99,8 +101,8 @@ struct mabn_rcnn_figures {
     double seconds[MABN_RCNN_PARTS];    /* on a GPU in training with options.timed alone */
 };
 
-/* Losses and all gradients of the pictures in the input; images: as many as were asked for. Samples
- * hang on (seed, step, image number). */
+/* Compute losses and all gradients for the pictures in the input; `images` has as many entries as
+ * the input has pictures. Random samples depend on (seed, step, image number). */
 MABN_MUST_USE mabn_status mabn_rcnn_step(struct mabn_rcnn *rcnn,
                                          const struct mabn_rcnn_image *images, uint64_t step,
                                          struct mabn_rcnn_figures *figures);
@@ -119,18 +121,18 @@ int mabn_rcnn_depth(const struct mabn_rcnn *rcnn);
 void mabn_rcnn_time_parts(struct mabn_rcnn *rcnn, bool wanted);
 /* As mabn_net_tell_gradients, for the body's backward, which comes last. */
 void mabn_rcnn_tell_gradients(struct mabn_rcnn *rcnn, mabn_net_ready ready, void *context);
-/* Whether the next steps add to the gradients that are there. */
+/* From now on, do steps add to the existing gradients? */
 void mabn_rcnn_accumulate(struct mabn_rcnn *rcnn, bool accumulate);
 
 /* ---- testing ---- */
 
-/* A picture's own size; that of the network's picture is in struct mabn_rcnn_image. */
+/* The original size of a picture; struct mabn_rcnn_image has the size that the network sees. */
 struct mabn_rcnn_size {
     int width, height;
 };
 
-/* What was found in one picture, in coordinates of its original. Zeroed is valid and empty; used
- * again by the next picture. */
+/* The detections of one picture, in coordinates of the original. A zeroed struct is valid and
+ * empty; it can be reused for the next picture. */
 struct mabn_rcnn_found {
     struct mabn_detections boxes; /* detect/detections.h */
     struct mabn_rle *masks;       /* (boxes.count) of the original's size; NULL without masks */
@@ -138,18 +140,18 @@ struct mabn_rcnn_found {
 };
 void mabn_rcnn_found_release(struct mabn_rcnn_found *found);
 
-/* Detections of the pictures in the input, best scores and thresholds as the detector has them.
- * images: their sizes; originals and found: one each. With options.losses the images also say what is
- * in them, and figures->loss has the losses of training, of norms as in testing: nothing is learned, no
- * statistic moves. Proposals are then made and sampled a second time as in training; samples hang on
- * (seed, image number). */
+/* Detect objects in the pictures of the input, with the detector's thresholds and limits. images:
+ * their sizes; originals and found: one for each picture. With options.losses the images also say
+ * what is in them, and figures->loss has the losses of training, of norms as in testing: nothing is
+ * learned, no statistic moves. Proposals are then made and sampled a second time as in training;
+ * samples hang on (seed, image number). */
 MABN_MUST_USE mabn_status mabn_rcnn_detect(struct mabn_rcnn *rcnn,
                                            const struct mabn_rcnn_image *images,
                                            const struct mabn_rcnn_size *originals,
                                            struct mabn_rcnn_found *found,
                                            struct mabn_rcnn_figures *figures);
 
-/* The plans that the last step used, to look into and to time (net/net.h); NULL: there is none. */
+/* The plans that the last step used, for inspection and timing (net/net.h); NULL: none. */
 enum mabn_rcnn_plan {
     MABN_RCNN_BODY_PLAN,
     MABN_RCNN_BOX_PLAN,
@@ -158,7 +160,7 @@ enum mabn_rcnn_plan {
 };
 struct mabn_net *mabn_rcnn_plan(const struct mabn_rcnn *rcnn, enum mabn_rcnn_plan plan);
 
-/* What a step saw, for tests: valid until the next. */
+/* The intermediate results of a step, for tests; valid until the next step. */
 struct mabn_rcnn_trace {
     int64_t room;           /* rows of an image in the two below */
     const float *proposals; /* (images·room,4) with the true boxes */

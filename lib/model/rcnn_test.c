@@ -1,4 +1,4 @@
-/* Testing: what is in the pictures. */
+/* Testing: from pictures to detections. */
 #include <stdlib.h>
 #include <string.h>
 

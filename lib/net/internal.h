@@ -18,56 +18,59 @@ struct node;
 struct net_layer_time;
 struct mabn_net_labels; /* net/losses.h */
 
-/* How one backend runs one kind of node; what is NULL is not there to be done. The pointers it
- * needs are found by net_values_of and its neighbours below. */
+/* How one backend runs one kind of node. NULL: nothing to do. net_values_of and the functions
+ * beside it give the pointers. */
 struct node_ops {
-    bool half; /* also computes in bfloat16: of the CPU's */
+    bool half; /* CPU: it can also compute in bfloat16 */
     mabn_status (*prepare)(struct mabn_net *net, struct node *node); /* once, after placing */
     mabn_status (*forward)(struct mabn_net *net, struct node *node);
-    /* Writes, or with node->dx_adds[k] adds to, the gradient of each read that trains; with
-     * node->parameters_add it adds to its parameters' gradients. */
+    /* Writes the gradient of each read that trains, or adds to it where node->dx_adds[k] is set.
+     * With node->parameters_add it adds to the gradients of its parameters. */
     mabn_status (*backward)(struct mabn_net *net, struct node *node);
-    /* The node's output once more, bit for bit, into buffer node->again. */
+    /* Recompute the node's output, bit for bit, into buffer node->again. */
     mabn_status (*remake)(struct mabn_net *net, struct node *node);
-    /* Inference, after the parameters changed: what forward reads in their place. */
+    /* Inference, after the parameters changed: renew what forward reads in their place (packed or
+     * folded weights). */
     mabn_status (*refresh)(struct mabn_net *net, struct node *node);
-    /* Only the convolution or matrix products, for mabn_net_time_convolutions. */
+    /* Only the convolutions or matrix products, for mabn_net_time_convolutions. */
     mabn_status (*bare)(struct mabn_net *net, struct node *node);
     void (*release)(struct node *node);
 };
 
-/* A kind of node: a file in nodes/, with this table at its end, and a .cu beside it where a GPU runs
- * it. To add a kind: these, its function in net.h, its test in tests/unit/test_nodes.c; nothing else
- * asks what kind a node is. */
+/* A kind of node: a file in nodes/ with this table at its end, and a .cu file beside it with the
+ * functions for a GPU. To add a kind, write these files, declare its tables below, declare its
+ * mabn_net_add_… in net.h and add its test to tests/unit/test_nodes.c. Other files ask the table,
+ * not which kind a node is. */
 struct node_kind {
-    const char *name; /* "convolution", for people */
-    /* Backward reads the output of read k; of the node itself. */
+    const char *name; /* "convolution": for output and messages */
+    /* Does backward need the output of read k? The output of the node itself? */
     bool (*keeps)(const struct node *node, int k);
     bool (*keeps_output)(const struct node *node);
-    /* Bytes kept from forward to backward beside outputs. */
+    /* Bytes kept from forward to backward, in addition to outputs. */
     size_t (*saved_bytes)(const struct mabn_net *net, const struct node *node);
-    /* Backward can add to the gradient of read k; can write it over the node's own gradient. A kind
-     * that cannot add writes to a buffer of its own, which is added afterwards. */
+    /* Can backward add to the gradient of read k? Can it write that gradient over the node's own? A
+     * kind that cannot add writes to a separate buffer, which is added afterwards. */
     bool (*adds)(const struct node *node, int k);
     bool (*takes_over)(const struct node *node, int k);
-    /* Inference: the read whose buffer the output may lie over; -1: none. */
+    /* Inference: the read whose buffer the output may overwrite; -1: none. */
     int (*over)(const struct mabn_net *net, const struct node *node);
     /* Its value is one number, node->loss: it has no output and no gradient of its own, and backward
      * begins at it. */
     bool loss;
-    bool remakes;     /* save_memory: its output can be dropped and computed again */
-    bool finds_again; /* a reader of this kind asks for such an output by mabn_net_input_again */
-    /* Its output is of the type of what it reads; other kinds take any types. */
+    bool remakes;     /* save_memory: its output can be dropped and recomputed */
+    bool finds_again; /* a reader of this kind gets such an output from mabn_net_input_again */
+    /* Its output has the type of what it reads; other kinds take any types. */
     bool one_type;
-    /* Before inference or training is planned: join with a neighbour. */
+    /* Before inference or training is planned: join with a neighbouring node. */
     void (*join)(struct mabn_net *net, int node);
-    /* What it moves and computes, for mabn_net_time_layers. */
+    /* The bytes it moves and the operations it does, for mabn_net_time_layers. */
     void (*describe)(const struct mabn_net *net, const struct node *node,
                      const struct net_layer_time *time, struct mabn_net_layer *layer);
     const struct node_ops *cpu, *cuda; /* NULL: the backend has none */
 };
 
-/* SyncBN of a plan without rows: its part in the sums of all ranks; other nodes do nothing. */
+/* SyncBN in a plan without live rows: take part in the sums of all ranks. Other nodes do
+ * nothing. */
 MABN_MUST_USE mabn_status mabn_node_norm_meet(struct mabn_net *net, struct node *node,
                                               bool backwards);
 MABN_MUST_USE mabn_status mabn_node_norm_cuda_meet(struct mabn_net *net, struct node *node,
@@ -76,7 +79,7 @@ extern const struct node_kind mabn_node_input, mabn_node_conv, mabn_node_norm, m
     mabn_node_global_pool, mabn_node_linear, mabn_node_upsample, mabn_node_transposed_conv,
     mabn_node_sigmoid, mabn_node_roi_align, mabn_node_softmax_loss, mabn_node_sigmoid_loss,
     mabn_node_smooth_l1_loss;
-/* The .cu files in nodes/; a linear layer is a convolution there. */
+/* From the .cu files in nodes/. On a GPU a linear layer is a convolution. */
 extern const struct node_ops mabn_node_conv_cuda, mabn_node_norm_cuda, mabn_node_max_pool_cuda,
     mabn_node_global_pool_cuda, mabn_node_upsample_cuda, mabn_node_transposed_conv_cuda,
     mabn_node_sigmoid_cuda, mabn_node_roi_align_cuda, mabn_node_softmax_loss_cuda,
@@ -86,36 +89,36 @@ extern const struct node_ops mabn_node_conv_cuda, mabn_node_norm_cuda, mabn_node
 struct node {
     const struct node_kind *kind;
     char *name;
-    int reads[NODE_MAX_READS]; /* nodes; -1: none. Of a norm [1] is the shortcut */
+    int reads[NODE_MAX_READS]; /* nodes; -1: none. For a norm [1] is the shortcut */
     int64_t h, w, c;
     enum mabn_dtype dtype; /* of the output and its gradient (a GPU's scores: F32) */
     int weight, bias;      /* parameters; of a norm gamma and beta; -1: none */
     int act;               /* of a norm: its activation's parameter; -1: none */
     void *own;             /* the kind's own fields; freed with the node */
 
-    struct mabn_net_conv conv; /* convolution; kernel, stride and pad of a pool */
+    struct mabn_net_conv conv; /* of a convolution; a pool uses kernel, stride and pad */
     struct mabn_conv *op;
-    int folded;           /* inference: of a convolution the norm that runs it, of a norm the
-                           * convolution it took in; -1: none */
-    int neighbour;        /* training on a GPU: of a convolution the norm that alone reads it, of
-                           * that norm the convolution: one may do work of the other; MABN's may
-                           * run in the norm's place; -1: none */
+    int folded;           /* inference: for a convolution the norm that runs it, for a norm the
+                           * convolution that it is folded into; -1: none */
+    int neighbour;        /* training on a GPU: for a convolution the norm that is its only reader,
+                           * for that norm the convolution. Work of one may be fused into the other;
+                           * with MABN the convolution may run in the norm's place. -1: none */
     int runs_at;          /* the node in whose place this one is executed: itself, or its norm */
     size_t packed_offset; /* inference: packed weights */
     size_t bias_offset;   /* inference: folded bias, in floats */
 
     struct mabn_norm norm;
     struct mabn_norm_io io;
-    int state; /* of a norm, in the store; -1: none */
+    int state; /* of a norm: its state in the store; -1: none */
 
-    bool trains;                  /* a parameter of this node or of one before it is trained */
-    bool dx_adds[NODE_MAX_READS]; /* backward: the gradient of the read is there already */
+    bool trains;                  /* this node, or one before it, has a parameter that is trained */
+    bool dx_adds[NODE_MAX_READS]; /* backward: the read already has a gradient, which is added to */
     int dx[NODE_MAX_READS];       /* the buffer that backward writes it to; -1: none */
-    bool parameters_add;          /* a node whose backward came before has written the gradients of
+    bool parameters_add;          /* another node's backward has already written the gradients of
                                    * the same parameters */
 
-    int data, again, grad, extra; /* buffers; -1: none. again: the output made a second time;
-                                   * extra: the norm's saved values, the pool's winners */
+    int data, again, grad, extra; /* buffers; -1: none. again: the recomputed output; extra: a
+                                   * norm's saved values, a pool's winners */
     int remake_for;               /* the node whose backward makes `again` */
 
     double loss; /* of a loss */
@@ -125,8 +128,8 @@ struct node {
     struct mabn_net_binding binding;
 };
 
-/* A stretch of the activation arena, in use from step `first` to step `last` (both included).
- * Steps: forward of node i is i, the caller's turn is n, backward of node i is 2n − i. */
+/* A part of the activation arena, in use from step `first` to step `last` (both included). Steps:
+ * forward of node i is step i, the caller's turn is step n, backward of node i is step 2n − i. */
 struct buffer {
     size_t bytes, offset;
     int first, last;
@@ -141,23 +144,25 @@ struct net_layer_time {
     bool fused;               /* norm whose ReLU backward the next convolution does */
 };
 
-/* What runs a planned network. The planning, the arenas and the named tensors are shared. */
+/* A backend: what runs a planned network. Planning, arenas and named tensors are common to all. */
 struct net_backend {
-    int depth;     /* of mabn_net_depth */
-    int row_bytes; /* the input's channels are padded to so many bytes where convolutions read it */
-    bool pairs;    /* a convolution and its norm may do work of each other in training */
+    int depth;     /* the value of mabn_net_depth */
+    int row_bytes; /* the input's channels are padded to this many bytes where convolutions read
+                    * it */
+    bool pairs;    /* in training, work of a norm may be fused into its convolutions */
     bool sums;     /* gradients that a kind cannot add are added after it */
-    bool mixes; /* a net in bfloat16: inputs, outputs and what losses read are float32, with their
-                    * gradients */
-    /* Once everything is placed: primitives, and what memory they need beside the arenas. */
+    bool mixes; /* in a bfloat16 network, inputs, outputs, what losses read, and their gradients are
+                 * float32 */
+    /* Once everything is placed: make the primitives, and the memory that they need in addition to
+     * the arenas. */
     mabn_status (*prepare)(struct mabn_net *net);
-    void (*release)(struct mabn_net *net); /* also of what prepare left half done */
+    void (*release)(struct mabn_net *net); /* also after a failed prepare */
     void *(*input)(struct mabn_net *net);  /* floats, or bytes with options.bytes */
     mabn_status (*byte_table)(struct mabn_net *net, const float *table);
     /* As mabn_net_set_labels; NULL where the node does it. */
     void (*set_labels)(struct mabn_net *net, const struct mabn_net_labels *labels);
     const float *(*logits)(const struct mabn_net *net);
-    /* As mabn_net_<name>, of a net that was found fit for it. */
+    /* As mabn_net_<name>, after the arguments were checked. */
     mabn_status (*forward)(struct mabn_net *net);
     mabn_status (*backward)(struct mabn_net *net);
     mabn_status (*update)(struct mabn_net *net, const struct mabn_params_sgd *sgd);
@@ -189,7 +194,8 @@ struct mabn_net {
     enum mabn_dtype dtype; /* of activations, their gradients and the weights in use */
     struct mabn_params *params;
     bool owns_params;
-    mabn_status status; /* the first failure of a call that cannot report it, such as building */
+    mabn_status status; /* the first failure of a call that cannot report one, such as those that
+                         * build */
     char *message;      /* of that failure */
     bool planned;
     int behind;           /* steps begun whose result was not fetched */
@@ -197,9 +203,10 @@ struct mabn_net {
     int64_t rows;         /* that live now; options.batch where they do not vary */
     const int32_t *live;  /* on a GPU: how many of them do, told there; NULL: all */
     bool accumulate;      /* backward adds to all gradients of parameters */
-    mabn_net_ready ready; /* of mabn_net_tell_gradients; NULL: nobody asks */
+    mabn_net_ready ready; /* given to mabn_net_tell_gradients, or NULL */
     void *ready_context;
-    size_t *ready_from; /* (node_count) how far gradients are done after a node's backward */
+    size_t *ready_from; /* (node_count) from which float on gradients are done after a node's
+                         * backward */
 
     struct node *nodes;
     int node_count, node_capacity;
@@ -211,18 +218,21 @@ struct mabn_net {
 
     struct arena activations;
     size_t arena_bytes;  /* of all arenas, a backend's own as well */
-    struct arena packed; /* weights as convolutions read them, where they differ */
-    uint64_t version;    /* of the parameters that what is packed, folded or rounded was made of */
+    struct arena packed; /* weights in the layout that convolutions read, where it differs */
+    uint64_t version;    /* version of the parameters that packed, folded and rounded copies were
+                          * made from */
 
     int64_t input_channels; /* as the first convolution reads them: padded on a GPU */
 
     /* The CPU's. */
-    float *folded_bias, *fold_a, *fold_b; /* fold_*: as long as the widest node */
-    size_t packed_bytes, biases;          /* while the nodes are made ready */
+    float *folded_bias, *fold_a, *fold_b; /* fold_*: as many floats as the widest node has
+                                           * channels */
+    size_t packed_bytes, biases;          /* counted while the nodes are prepared */
     size_t weight_bytes,
-        scratch_bytes; /* shared scratch: a layer's weights in use, then the ops' */
+        scratch_bytes; /* shared scratch: a layer's weights in use, then what the operations need */
 
-    int *record_channels, *record_fitting, record_channel_count; /* wanted; those a layer has */
+    int *record_channels, *record_fitting, record_channel_count; /* requested; those that a layer
+                                                                  * has */
     bool record_reference;
     struct mabn_norm_record *record_values; /* of one layer */
     struct mabn_net_record *records;
@@ -239,7 +249,7 @@ static inline int net_backward_step(const struct mabn_net *net, int node)
     return 2 * net->node_count - node;
 }
 
-/* Arrays of a node are of its dtype. */
+/* Arrays of a node have its dtype. */
 static inline void *net_buffer(const struct mabn_net *net, int buffer)
 {
     return buffer < 0 ? NULL : (void *)(net->activations.base + net->buffers[buffer].offset);
@@ -255,7 +265,7 @@ static inline float *net_gradient(const struct mabn_net *net, int parameter)
     return params_gradient(net->params, parameter);
 }
 
-/* Values of a node's output, for as many rows as the plan has room for. */
+/* Values of a node's output, for the plan's capacity of rows. */
 static inline int64_t net_values(const struct mabn_net *net, const struct node *node)
 {
     return net->options.batch * node->h * node->w * node->c;
@@ -323,7 +333,7 @@ static inline void *net_dx(const struct mabn_net *net, const struct node *node, 
     return net_buffer(net, node->dx[k]);
 }
 
-/* Bytes of so many rows of a node's output. */
+/* Bytes of this many rows of a node's output. */
 static inline size_t net_row_bytes(const struct node *node, int64_t rows)
 {
     return (size_t)(rows * net_row(node)) * mabn_dtype_size(node->dtype);
@@ -340,8 +350,8 @@ mabn_status mabn_net_get_arena(struct mabn_net *net, struct arena *arena, size_t
 /* The only reader of node x, or -1. */
 int mabn_net_only_reader(const struct mabn_net *net, int x);
 
-/* build.c, for the files in nodes/: a new node, NULL when building has failed or a read is none of
- * the nodes (x alone, or all that are not negative). Failures are kept for mabn_net_plan. */
+/* build.c, for the files in nodes/: a new node. NULL when building has failed already or when a
+ * read (x, or all that are not negative) is not a node. Failures are kept for mabn_net_plan. */
 struct node *mabn_net_add(struct mabn_net *net, const struct node_kind *kind, const char *name,
                           const int *reads, int count);
 int mabn_net_added(const struct mabn_net *net, const struct node *node); /* its number */
@@ -361,8 +371,8 @@ static inline void net_want_scratch(struct mabn_net *net, size_t weights, size_t
     if (weights > net->weight_bytes) net->weight_bytes = (weights + 255) & ~(size_t)255;
     if (ops > net->scratch_bytes) net->scratch_bytes = ops;
 }
-/* run.c: what the node's first read gave in forward: kept, or made again by the reader that needs
- * it first. */
+/* run.c: the output of the node's first read as forward computed it: kept, or recomputed by the
+ * reader that needs it first. */
 mabn_status mabn_net_input_again(struct mabn_net *net, const struct node *reader,
                                  const void **input);
 static inline bool net_adds(const struct mabn_net *net, const struct node *node)
@@ -370,23 +380,24 @@ static inline bool net_adds(const struct mabn_net *net, const struct node *node)
     return net->accumulate || node->parameters_add;
 }
 
-/* nodes/conv.c, for a node that it made ready: the primitives for the rows that live now, and for how
- * many rows they are. */
+/* nodes/conv.c, for a node that it prepared: the primitives for the live rows, and the number of
+ * rows they are made for. */
 mabn_status mabn_node_conv_find(struct mabn_net *net, struct node *node, struct mabn_conv **op,
                                 int64_t *rows);
-/* Rows that live are followed by zeros up to `rows`. */
+/* Live rows are followed by zeros up to `rows`. */
 static inline void net_clear_rows(void *buffer, int64_t live, int64_t rows, const struct node *of)
 {
     if (rows > live)
         memset((char *)buffer + net_row_bytes(of, live), 0, net_row_bytes(of, rows - live));
 }
 
-/* nodes/conv.c, for a norm: run the convolution that took it in; what the two move together. */
+/* nodes/conv.c, for a norm: run the convolution that it is folded into; the bytes that the two
+ * move. */
 mabn_status mabn_node_conv_infer_for(struct mabn_net *net, int conv, const struct node *norm);
 void mabn_node_conv_describe_in(const struct mabn_net *net, const struct node *conv,
                                 const struct node *norm, struct mabn_net_layer *layer);
 
-/* How weights start: as the layer says, or by its kind's own rule. */
+/* How weights start: as the layer says, or by the rule of its kind. */
 #define net_fill(start, by_kind)                          \
     ((start)->rule == MABN_START_NORMAL    ? FILL_NORMAL  \
      : (start)->rule == MABN_START_UNIFORM ? FILL_UNIFORM \
@@ -401,9 +412,10 @@ double mabn_net_weight_bytes(const struct mabn_net *net, const struct node *node
 struct node *mabn_net_loss_node(const struct mabn_net *net, const char *name,
                                 const struct node_kind *kind);
 
-/* run.c: report a failure that was kept. */
+/* run.c: report a kept failure. */
 mabn_status mabn_net_check(struct mabn_net *net);
-/* Record a norm before its backward; `io` in host memory, of the first run at least. */
+/* Record a norm's statistics before its backward. `io` is in host memory and holds at least the
+ * first run. */
 mabn_status mabn_net_record_norm(struct mabn_net *net, const struct node *node,
                                  const struct mabn_norm_io *io);
 

@@ -1,13 +1,12 @@
 /* The coefficient step on the GPU: see coefficients.cuh.
  *
- * Norms over the batch (BN, BRN, SyncBN, MABN): channels do not know of each other, so a block
- * takes COLUMNS of them through all runs; `rows` threads share a channel's runs and chunks. What is
- * serial by nature (running_var from run to run under MABN's iteration rule) one thread a channel
- * does, on numbers that lie in the cache. Norms over a sample (GN, LN, IN): a block takes a sample.
+ * Norms over the batch (BN, BRN, SyncBN, MABN): channels are independent, so a block takes COLUMNS
+ * of them through all runs, and `rows` threads share a channel's runs and chunks. One thread for
+ * each channel does what is serial (running_var from run to run under MABN's iteration rule), on
+ * numbers in the cache. Norms over a sample (GN, LN, IN): a block takes a sample.
  *
- * Global memory written by a thread of a block and read by another of the same block, after a
- * __syncthreads, is all the communication there is; blocks never meet. Sums are in double and in an
- * order fixed by the shape. */
+ * Threads of a block communicate through global memory, after a __syncthreads; blocks do not
+ * communicate. Sums are in double and in an order fixed by the shape. */
 #include "norm/coefficients.cuh"
 
 #include "device/pack.cuh"
@@ -28,7 +27,7 @@ typedef struct mabn_cuda_work work;
 struct column {
     int c, row;  /* channel, and which of its threads this is */
     int rows;    /* threads of a channel: a power of 2 */
-    bool active; /* there is such a channel */
+    bool active; /* the channel exists */
 };
 
 __device__ __forceinline__ struct column find_column(const work &w)
@@ -107,7 +106,7 @@ __device__ __forceinline__ void keep(const work &w, int64_t at, const struct mab
 
 /* ---- sums that convolutions left ---- */
 
-/* Where mean²/(variance + eps) is larger, too little is left of the variance. */
+/* Where mean²/(variance + eps) is larger than this, the variance is too inexact. */
 #define MOST_CANCELLED 1024.0
 
 __device__ double value_of(const void *p, enum mabn_dtype dtype, int64_t i)
@@ -122,8 +121,8 @@ __device__ double value_of(const void *p, enum mabn_dtype dtype, int64_t i)
     }
 }
 
-/* stat0 and stat1 of the block's channels for which `needed(c)` holds anew: sums over the rows i of
- * the pair that pair(c, i, &v0, &v1) makes. `needed` must be the same to all threads. */
+/* Recompute stat0 and stat1 for the block's channels for which `needed(c)` holds: sums over the
+ * rows i of the pair from pair(c, i, &v0, &v1). `needed` must be the same in all threads. */
 template <typename Shared, typename Needed, typename Pair>
 __device__ void measure_again(const work &w, Shared &part, const struct column &at, Needed needed,
                               Pair pair)
@@ -263,7 +262,8 @@ __device__ __forceinline__ double sync_elements(const work &w)
     return w.o.sync_reference ? (double)w.rows * count[1] : count[0];
 }
 
-/* About zero, as ranks have no mean in common yet; the reference averages the ranks' means. */
+/* Sums about zero, because the ranks have no common mean yet; the reference averages the ranks'
+ * means. */
 __global__ void __launch_bounds__(BLOCK) sync_moments(work w)
 {
     MABN_SHARED(double, part, 2 * BLOCK);
@@ -286,14 +286,14 @@ __global__ void sync_coefs(work w)
     mabn_await_inputs();
     const struct mabn_norm_options &o = w.o;
     const double *count = w.sums + 2 * w.channels;
-    if (c >= w.channels || count[0] <= 0) return; /* no rank had anything */
+    if (c >= w.channels || count[0] <= 0) return; /* no rank had any rows */
     const double divide = o.sync_reference ? count[1] : count[0], n = sync_elements(w);
     const double mean = w.sums[c] / divide;
     const double moment = w.sums[w.channels + c] / divide - mean * mean;
     const double var = moment < 0 ? 0 : moment, unbiased = mabn_unbiased(var, n);
     struct mabn_coef k;
     mabn_coef_bn(&k, mean, o.sync_reference ? unbiased : var, o.eps, w.gamma[c], w.beta[c]);
-    /* d variance / d x has n/(n−1) in it where that was used: for backward. */
+    /* For backward: where n/(n−1) was used, the derivative of the variance has that factor too. */
     if (o.sync_reference) k.istd *= (float)sqrt(mabn_unbiased(1, n));
     keep(w, c, k);
     float *rm = w.state.running_mean + c, *rv = w.state.running_var + c;
@@ -318,7 +318,8 @@ __device__ __forceinline__ struct mabn_window_step step_of(const work &w, int64_
     return mabn_step_iteration(done + 1 + run, w.o.window, w.o.warmup, w.o.r_start);
 }
 
-/* Where the window keeps the statistic that stands `back` (from 1) before this call's first. */
+/* The window's row for the statistic that is `back` places (from 1) before the first of this
+ * call. */
 __device__ __forceinline__ int64_t window_row(const work &w, int64_t back, int64_t done)
 {
     const int64_t m = w.o.window;
@@ -326,9 +327,10 @@ __device__ __forceinline__ int64_t window_row(const work &w, int64_t back, int64
     return (done + 1 - back) % m;
 }
 
-/* What run `run` uses: its own statistic, or the mean of itself and the window's others: those of
- * earlier runs in `stat`, of earlier calls in the window, which still is as they left it. The same
- * numbers as window_put of coefs.c one run after another, with all runs at once. */
+/* The second moment that run `run` uses: its own statistic, or the mean over the window. The
+ * window's other statistics are those of earlier runs, in `stat`, and of earlier calls, in the
+ * window, which was not changed yet. The numbers equal those of window_put in coefs.c, which goes
+ * run by run; here all runs are done at once. */
 __device__ double window_mean(const work &w, const double *stat, const float *window, int64_t run,
                               const struct mabn_window_step &step, int64_t done, int c)
 {
@@ -340,8 +342,8 @@ __device__ double window_mean(const work &w, const double *stat, const float *wi
     return sum / w.o.window;
 }
 
-/* Move a channel's window on by this call's statistics, by the channel's first thread; on the first
- * call `fill` stands for the statistics that never were. */
+/* Advance a channel's window by this call's statistics; done by the channel's first thread. On the
+ * first call `fill` replaces the statistics that do not exist. */
 __device__ void move_window(const work &w, float *window, const double *stat, int64_t done,
                             double fill, int c)
 {
@@ -379,7 +381,7 @@ __device__ void repair_run(const work &w, int64_t run, const struct column &at)
     }
 }
 
-/* Runs of a channel where r was clipped, once more. Slow, and almost never needed: after the
+/* Apply again the runs of a channel where r was clipped. Slow, and almost never needed: after the
  * warm-up the window's variance would have to be 25 times the running one, or a 25th of it. */
 __device__ void repair_column(const work &w, const double *running_var, const struct column &at)
 {
@@ -411,7 +413,7 @@ __global__ void __launch_bounds__(BLOCK) coefs_mabn(work w)
     double *const chi = w.stat0, *const before = w.stat1; /* χ²; running_var before the run */
     float *const rv = w.state.running_var + at.c;
     double v_sum = 0;
-    bool clipped = false; /* what was written with the known map needs repair */
+    bool clipped = false; /* y was written with the known map and must be rewritten */
 
     if (nothing_lives(w)) return keep_nothing(w, at);
     finish_sums(chi, w.square, nullptr, nullptr, part, w, at);
@@ -424,7 +426,7 @@ __global__ void __launch_bounds__(BLOCK) coefs_mabn(work w)
         before[run * w.channels + at.c] = by_iteration ? v : *rv;
         v_sum += v;
     }
-    /* Also the barrier behind which every thread has read running_var and the window. */
+    /* Also the barrier after which every thread has read running_var and the window. */
     const double mean = column_sum(part, v_sum, at) / (double)w.runs;
     if (at.active && at.row == 0 && by_iteration) {
         float moving = *rv;
@@ -450,7 +452,7 @@ __global__ void __launch_bounds__(BLOCK) coefs_mabn(work w)
         if (w.repair.y)
             clipped = clipped || k.a != (float)mabn_known_a(w.gamma[at.c], before[i], o.eps);
     }
-    /* Also the barrier behind which the window may move. */
+    /* Also the barrier after which the window may change. */
     const bool repair = __syncthreads_or(clipped);
     if (at.active && at.row == 0) move_window(w, w.state.window_x2, chi, done, mean, at.c);
     if (repair && at.active) repair_column(w, before, at);
@@ -510,8 +512,8 @@ __global__ void __launch_bounds__(BLOCK) grads_bn(work w)
     put_parameter(w.dbeta, dbeta, w, at.c);
 }
 
-/* Added up are the gradients of mean and variance but for gamma: the reference's ranks may disagree on
- * the variance. */
+/* The sums are of the gradients of mean and variance without gamma, because the reference's ranks
+ * may have different variances. */
 __global__ void __launch_bounds__(BLOCK) sync_grads(work w)
 {
     MABN_SHARED(double, part, 2 * BLOCK);
@@ -542,8 +544,8 @@ __global__ void sync_finish(work w)
     put_grad(w, c, k);
 }
 
-/* Psi as the window keeps it: without the loss's scale; and where it overflowed (the step will be
- * skipped) the newest that did not, so that the window is not spoilt for its whole length. */
+/* Psi as the window keeps it: without the loss scale. Where it overflowed (and the step will be
+ * skipped) it is the newest one that did not, so that the overflow does not stay in the window. */
 __device__ __forceinline__ double true_psi(const work &w, double scaled, int64_t done, int c)
 {
     if (!w.scaler) return scaled;
@@ -724,8 +726,8 @@ dim3 over_channels(const work *w)
     return dim3((unsigned)((w->channels + COLUMNS - 1) / COLUMNS));
 }
 
-/* No more threads a channel than there are partial sums, nor fewer than a warp a block, or than it
- * takes to write y or measure x again in bearable time. */
+/* At most as many threads for a channel as there are partial sums. At least a warp in a block, and
+ * enough to rewrite y or measure x again in acceptable time. */
 unsigned block_size(const work *w)
 {
     unsigned rows = 4;

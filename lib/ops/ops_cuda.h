@@ -1,10 +1,11 @@
 /* The small operations on an NVIDIA GPU: counterparts of pool.h, loss.h, sgd.h, centralize.h,
  * elementwise.h, of a detector's (roi_align.h, upsample.h, transposed_conv.h, sigmoid.h and losses)
- * and of the loader's last step. What each computes is said there; here is what differs.
+ * and of the loader's last step. What they compute is described there; this header says what
+ * differs.
  *
  * Every pointer is device memory. `dtype` is the type of activations, F32, BF16 or F16; sums are
  * float32 or double. Calls only launch kernels in `stream` (cudaStream_t) and may be captured in a
- * CUDA graph. Results repeat bit for bit. */
+ * CUDA graph. Results repeat bit for bit.  */
 #ifndef MABN_OPS_OPS_CUDA_H
 #define MABN_OPS_OPS_CUDA_H
 
@@ -38,7 +39,7 @@ MABN_MUST_USE mabn_status mabn_cuda_avgpool_backward(void *dx, const void *dy, i
 
 /* ---- loss ---- */
 
-/* What a step's host reads a step later. */
+/* The figures of a step, which the host reads one step later. */
 struct mabn_cuda_xent_total {
     double loss; /* sum over labelled samples; NaN when a label is not below `classes` */
     int64_t labelled, top1, top5;
@@ -50,9 +51,9 @@ struct mabn_cuda_xent {
     void *dlogits;                      /* (N,K) of `dtype`, or NULL */
     struct mabn_cuda_xent_total *total; /* (1) or NULL */
 };
-/* *share (1) = 1 / *normalizer, times *loss_scale if not NULL (the scaler's); 0 when the normalizer
- * is 0. What the loss's gradient is multiplied with, so that a captured step copes with any labels.
- */
+/* *share (1) = 1 / *normalizer, times *loss_scale (the scaler's) if that is not NULL; 0 when the
+ * normalizer is 0. The loss's gradient is multiplied with it. It lies in device memory so that a
+ * captured step works with any labels. */
 MABN_MUST_USE mabn_status mabn_cuda_loss_share(float *share, const float *normalizer,
                                                const float *loss_scale, void *stream);
 /* logits (N,K) float32; dlogits = *scale · the gradient of the summed loss. A label that is not
@@ -65,16 +66,16 @@ MABN_MUST_USE mabn_status mabn_cuda_softmax_xent(const struct mabn_cuda_xent *ou
 
 /* ---- loss scaling, for float16 ----
  *
- * float16 gradients below 6e-8 vanish, so the loss's gradient is multiplied with a scale that is as
- * large as may be: doubled after 2000 steps without overflow, halved after a step whose gradients
- * are not all finite, which is skipped (the rule of PyTorch's GradScaler). All of it on the device:
+ * float16 gradients below 6e-8 vanish, so the loss's gradient is multiplied with a scale as large
+ * as possible: it is doubled after 2000 steps without overflow, and halved after a step whose
+ * gradients are not all finite. Such a step is skipped. (This is the rule of PyTorch's GradScaler.)
+ * Everything happens on the device:
  *
  *     mabn_cuda_loss_share(share, normalizer, &scaler->scale)
  *     forward, loss, backward; norms take `scaler` too
  *     mabn_cuda_gradients_finite(&scaler->overflow, gradients, count)
  *     mabn_cuda_sgd_step(…, scaler)
- *     mabn_cuda_scaler_update(scaler)
- */
+ *     mabn_cuda_scaler_update(scaler) */
 struct mabn_cuda_scaler {
     float scale;      /* a power of two */
     float inverse;    /* 1/scale */
@@ -87,7 +88,7 @@ struct mabn_cuda_scaler {
 
 /* Scale 65536, nothing skipped. */
 MABN_MUST_USE mabn_status mabn_cuda_scaler_init(struct mabn_cuda_scaler *scaler, void *stream);
-/* *overflow = 1 if one of the gradients is infinite or not a number; left alone otherwise. */
+/* *overflow = 1 if one of the gradients is infinite or NaN; otherwise unchanged. */
 MABN_MUST_USE mabn_status mabn_cuda_gradients_finite(int32_t *overflow, const float *gradients,
                                                      int64_t count, void *stream);
 MABN_MUST_USE mabn_status mabn_cuda_scaler_update(struct mabn_cuda_scaler *scaler, void *stream);
@@ -122,17 +123,17 @@ struct mabn_cuda_sgd_param {
     float lr_factor, decay;
 };
 
-/* A list of parameters cut into pieces of work, one a block: made once, on the host. */
+/* A list of parameters cut into pieces, one for each block: made once, on the host. */
 struct mabn_cuda_sgd_piece {
     int32_t param;
     int32_t count; /* values: one filter, or part of a parameter without filters */
     int64_t begin;
 };
-/* How many pieces; with `pieces` not NULL also writes them. */
+/* Returns the number of pieces; if `pieces` is not NULL also writes them. */
 int64_t mabn_cuda_sgd_cut(struct mabn_cuda_sgd_piece *pieces,
                           const struct mabn_cuda_sgd_param *params, int count);
 
-/* What changes from step to step, in device memory so that a captured step sees it. */
+/* The values that change from step to step, in device memory so that a captured step reads them. */
 struct mabn_cuda_sgd_rates {
     float lr, momentum, grad_scale;
 };
@@ -141,7 +142,7 @@ MABN_MUST_USE mabn_status mabn_cuda_sgd_set_rates(struct mabn_cuda_sgd_rates *to
                                                   const struct mabn_cuda_sgd_rates *rates,
                                                   void *stream);
 /* params, pieces, rates: device copies. With a scaler gradients are also multiplied with its
- * inverse, and nothing is touched when it says overflow; NULL: neither. */
+ * inverse, and after an overflow nothing is updated; NULL: neither. */
 MABN_MUST_USE mabn_status mabn_cuda_sgd_step(const struct mabn_cuda_sgd_param *params,
                                              const struct mabn_cuda_sgd_piece *pieces,
                                              int64_t piece_count,
@@ -172,8 +173,8 @@ MABN_MUST_USE mabn_status mabn_cuda_clear_behind(void *x, const int32_t *live, i
 
 /* ---- a detector's boxes ---- */
 
-/* As struct mabn_rois, with room for `capacity` boxes of which the first *count are there: read on
- * the device, so that a captured step copes with any number. count NULL: all. */
+/* As struct mabn_rois, with capacity for `capacity` boxes, of which the first *count are used. The
+ * count is read on the device, so that a captured step works with any number. count NULL: all. */
 struct mabn_cuda_rois {
     int64_t capacity;
     const int32_t *count; /* (1) */
@@ -181,8 +182,8 @@ struct mabn_cuda_rois {
     const int32_t *image; /* (capacity) */
     const int32_t *level; /* (capacity), NULL: all 0 */
 };
-/* roi_align.h; at most 32×32 bins. y (capacity,rows,columns,C) is 0 past the count. A box that
- * cannot be refused here, not finite or out of range, gives NaN and gets no gradient. x and dx:
+/* roi_align.h; at most 32×32 bins. y (capacity,rows,columns,C) is 0 past the count. Boxes cannot be
+ * refused here: one that is not finite or out of range gives NaN and gets no gradient. x and dx:
  * arrays of the host, of device pointers. */
 MABN_MUST_USE mabn_status mabn_cuda_roi_align_forward(void *y, const void *const *x,
                                                       const struct mabn_cuda_rois *rois,
@@ -203,15 +204,15 @@ MABN_MUST_USE mabn_status mabn_cuda_upsample_backward(void *db, const void *dy,
                                                       enum mabn_dtype dtype, void *stream);
 
 /* The halves of a transposed convolution (transposed_conv.h) around its matrix product: g
- * (N·H·W,4·O) holds the outputs of each input position side by side. The product itself is a 1×1
- * convolution the other way round, from 4·O channels to I, of weight (I,2,2,O) as it lies: its
- * backward_data makes g from x, its forward dx from the gradient of g, its backward_weights the
- * gradient of the weight. */
-/* y (N,2H,2W,O) = g, each in its place, + bias (O) or NULL, through ReLU when `relu`. */
+ * (N·H·W,4·O) holds the outputs of each input position side by side. The product itself is done by
+ * a 1×1 convolution in the opposite direction, from 4·O channels to I, with the weight (I,2,2,O) as
+ * it is in memory: its backward_data computes g from x, its forward computes dx from the gradient
+ * of g, and its backward_weights the gradient of the weight. */
+/* y (N,2H,2W,O) = g put in its places + bias (O) or NULL, then ReLU if `relu`. */
 MABN_MUST_USE mabn_status mabn_cuda_interleave(void *y, const void *g, const float *bias,
                                                const struct mabn_transposed_conv *op, bool relu,
                                                enum mabn_dtype dtype, void *stream);
-/* dg (N·H·W,4·O) = dy, taken apart. */
+/* dg (N·H·W,4·O) = dy, rearranged. */
 MABN_MUST_USE mabn_status mabn_cuda_deinterleave(void *dg, const void *dy,
                                                  const struct mabn_transposed_conv *op,
                                                  enum mabn_dtype dtype, void *stream);
@@ -225,10 +226,10 @@ MABN_MUST_USE mabn_status mabn_cuda_sigmoid_backward(void *dx, const void *dy, c
 
 /* ---- a detector's losses ----
  *
- * As sigmoid_loss.h and smooth_l1.h, but *loss (1) is the bare weighted sum: only the gradient is
- * multiplied with *scale, which may hold the loss scaler's factor. parts (MABN_CHUNKS) is scratch.
- * The gradient may be NULL, and then scale. A list with fewer rows than room has labels −1, weights
- * 0 or groups −1 in the others. */
+ * As sigmoid_loss.h and smooth_l1.h, but *loss (1) is the weighted sum itself: only the gradient is
+ * multiplied with *scale, which may include the loss scaler's factor. parts (MABN_CHUNKS) is
+ * scratch. The gradient may be NULL, and then scale too. Rows that are not used have label −1,
+ * weight 0 or group −1. */
 struct mabn_cuda_loss {
     double *loss, *parts;
     void *gradient; /* of `dtype`; the input is float32 */

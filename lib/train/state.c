@@ -1,4 +1,4 @@
-/* Where a run stands: starting, going on, saving. */
+/* The state of a run: starting, resuming, saving. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -15,7 +15,7 @@
 #include "base/mem.h"
 #include "train/run.h"
 
-/* Beside the task's meters and its own numbers. */
+/* Numbers in addition to the task's meters and its own. */
 static const char *const double_names[] = {"val_pending", "run_steps", "threads", "stale"};
 enum { VAL_PENDING, RUN_STEPS, THREADS, STALE, N_DOUBLES };
 /* Of a best file: the figure that it is the best by. */
@@ -23,7 +23,7 @@ enum { VAL_PENDING, RUN_STEPS, THREADS, STALE, N_DOUBLES };
 #define SCORE_NAME "score_name"
 enum { MOST_DOUBLES = MABN_MAX_METERS + N_DOUBLES + 4 };
 
-/* What computes, as far as it decides the last bits: "CPU" (and its threads, kept apart) or the
+/* The device, as far as the last bits depend on it: "CPU" (its threads are saved separately) or the
  * name of a GPU. */
 static void machine_text(const struct mabn_run *run, struct mabn_str *text)
 {
@@ -180,8 +180,8 @@ mabn_status mabn_run_keep_best(struct mabn_run *run)
     return status;
 }
 
-/* The best score before the step from which a run goes on. A best file of a later step does not
- * count: the run comes there again. Nor does one that is the best by another figure. */
+/* The best score up to the step at which a run resumes. A best file of a later step does not count,
+ * because the run repeats that step. Nor does one that is the best by another figure. */
 static mabn_status find_best(struct mabn_run *run)
 {
     struct mabn_model_file file;
@@ -205,7 +205,7 @@ static mabn_status find_best(struct mabn_run *run)
 mabn_status mabn_run_is_done(const struct mabn_run *run, bool *done)
 {
     char *path = model_path(run), *log = mabn_path_join(run->options->run, "metrics.jsonl");
-    /* A run that was killed between the two has its last line to write. */
+    /* If the run was killed between saving and writing, its last line is still missing. */
     *done = mabn_path_exists(path) && mabn_jsonl_ends_with(log, "{\"t\":\"end\"");
     free(path);
     free(log);
@@ -254,38 +254,35 @@ static mabn_status compare_course(const struct mabn_run *run, const char *then, 
         if (n == m && a && b && !memcmp(a, b, n)) continue;
         add_difference(&text, a, b);
     }
-    mabn_status status =
-        mabn_fail(MABN_ERR_MISMATCH,
-                  "'%s' is of another run, so going on would "
-                  "not be the same run: %s (as MODEL of a new run it is where that "
-                  "starts)",
-                  path, text.text);
+    mabn_status status = mabn_fail(MABN_ERR_MISMATCH,
+                                   "'%s' belongs to a run with other settings and cannot be "
+                                   "resumed: %s (as MODEL of a new run it is where that starts)",
+                                   path, text.text);
     mabn_str_release(&text);
     return status;
 }
 
-/* Another machine than the checkpoint's? Then say so. */
+/* Warn if the checkpoint was made on another kind of device. */
 static mabn_status compare_machine(const struct mabn_run *run, const struct mabn_h5_file *h5,
                                    double threads)
 {
-    const char *then = "CPU in fp32"; /* before GPUs it was not written down */
+    const char *then = "CPU in fp32"; /* older checkpoints, from before GPUs, do not say it */
     struct mabn_str now;
-    if (!mabn_run_writes(run)) return MABN_OK; /* it is said once */
+    if (!mabn_run_writes(run)) return MABN_OK; /* reported once */
     if (mabn_h5_has_attribute(h5, "machine")) MABN_TRY(mabn_h5_get_string(h5, "machine", &then));
     mabn_str_init(&now);
     machine_text(run, &now);
     if (strcmp(now.text, then))
-        mabn_warn("on %s now, on %s before: the result is the same only to rounding", now.text,
-                  then);
+        mabn_warn("on %s now, on %s before: results agree only up to rounding", now.text, then);
     else if (mabn_device_kind_of(run->device) == MABN_DEVICE_CPU &&
              mabn_device_threads(run->device) != (int)threads)
-        mabn_warn("%d threads now, %.0f before: the result is the same only to rounding",
+        mabn_warn("%d threads now, %.0f before: results agree only up to rounding",
                   mabn_device_threads(run->device), threads);
     mabn_str_release(&now);
     return MABN_OK;
 }
 
-/* The task's meters, and whether this file has them at all. */
+/* Read the task's meters, if the file has them. */
 static mabn_status restore_meters(struct mabn_run *run, const struct mabn_h5_file *h5,
                                   const char *path)
 {
@@ -340,7 +337,7 @@ static mabn_status restore(struct mabn_run *run, const char *path)
     run->command = mabn_xstrdup(file.meta.command ? file.meta.command : "");
     run->last_saved = mabn_xstrdup(path);
     run->last_saved_step = run->step;
-    mabn_info("going on from '%s' at step %lld", path, (long long)run->step);
+    mabn_info("resuming from '%s' at step %lld", path, (long long)run->step);
     if ((double)run->steps != doubles[RUN_STEPS])
         mabn_info("the run has %lld steps now, %.0f before", (long long)run->steps,
                   doubles[RUN_STEPS]);
@@ -352,7 +349,7 @@ out:
 
 /* ---- starting ---- */
 
-/* With --force: what an earlier run left. */
+/* With --force: remove the files of an earlier run. */
 static mabn_status remove_old(const char *folder)
 {
     DIR *dir = opendir(folder);
@@ -371,7 +368,7 @@ static mabn_status remove_old(const char *folder)
     return MABN_OK;
 }
 
-/* *path: the checkpoint to go on from, or NULL. */
+/* *path: the checkpoint to resume from, or NULL. */
 static mabn_status find_start(const struct mabn_run *run, char **path)
 {
     const struct mabn_train_options *o = run->options;
@@ -387,8 +384,7 @@ static mabn_status find_start(const struct mabn_run *run, char **path)
     if (status || !*path) return status;
     if (o->resume) return MABN_OK;
     status = mabn_fail(MABN_ERR_ARG,
-                       "'%s' holds a run already (%s): --resume goes on with it, "
-                       "--force starts again",
+                       "'%s' already holds a run (%s): --resume continues it, --force starts again",
                        o->run, *path);
     free(*path);
     *path = NULL;
@@ -422,8 +418,8 @@ static mabn_status open_logs(struct mabn_run *run)
     return status;
 }
 
-/* Two runs in one folder would write over each other's checkpoints: the second is refused, as long
- * as the first lives. One process a run, whatever the number of its ranks, holds the lock. */
+/* Two runs in one folder would overwrite each other's checkpoints, so the second is refused while
+ * the first is running. One process of a run holds the lock, whatever the number of ranks. */
 static mabn_status lock_folder(struct mabn_run *run)
 {
     const char *folder = run->options->run;
@@ -434,14 +430,14 @@ static mabn_status lock_folder(struct mabn_run *run)
     if (flock(fd, LOCK_EX | LOCK_NB)) {
         bool taken = errno == EWOULDBLOCK;
         close(fd);
-        if (taken) return mabn_fail(MABN_ERR_IO, "another mabn-train is at work in '%s'", folder);
-        return MABN_OK; /* no locks here: go on without */
+        if (taken) return mabn_fail(MABN_ERR_IO, "another mabn-train is running in '%s'", folder);
+        return MABN_OK; /* this file system has no locks: continue without */
     }
     run->lock = fd;
     return MABN_OK;
 }
 
-/* Rank 0 decides where the run starts, and tells the others. */
+/* Rank 0 decides where the run starts, and sends that to the others. */
 static mabn_status agree_on_start(struct mabn_run *run, char **path)
 {
     char text[PATH_MAX] = "";

@@ -13,10 +13,10 @@
 #include "ops/loss.h"
 #include "train/run.h"
 
-/* What this task keeps of a run. */
+/* What this task keeps for a run. */
 struct classify {
     struct mabn_dataset *train_set, *val_set;
-    uint64_t bad_told; /* unreadable images that a warning was about */
+    uint64_t bad_told; /* unreadable images that were already reported */
     struct mabn_source train_source, val_source;
     struct mabn_model_file weights; /* weights.checkpoint NULL: none */
     struct mabn_model model;
@@ -25,8 +25,8 @@ struct classify {
     struct mabn_net **nets; /* shards in step: (local − 1) of them, before `net`; else NULL */
     const struct mabn_batch *batch; /* of the step that is begun */
     struct mabn_loader *loader;
-    /* Several shards: the sums of the step that was begun, a row of meters for each of this rank's,
-     * then for all in the first. */
+    /* Several shards: the meters of the step in flight, a row for each shard of this rank; after
+     * summing, the first row is for all shards. */
     double *figures;
     bool pending;
     int32_t
@@ -88,7 +88,7 @@ static bool all_gray(const struct mabn_dataset *ds)
 
 /* ---- pictures ---- */
 
-/* Options over the preset. What a network sees in training and in evaluation goes to both. */
+/* Apply options to the preset. What concerns both training and evaluation is set in both. */
 static mabn_status override_pictures(const struct mabn_train_options *o, struct mabn_augment *a,
                                      struct mabn_augment *input)
 {
@@ -119,14 +119,14 @@ static mabn_status override_pictures(const struct mabn_train_options *o, struct 
     return MABN_OK;
 }
 
-/* Weights that mabn-init wrote have seen no pictures yet. */
+/* Weights from mabn-init were not trained on any pictures yet. */
 static bool has_learned(const struct mabn_run *run)
 {
     return own(run)->weights.checkpoint &&
            strncmp(own(run)->weights.meta.tool, "mabn-init", 9) != 0;
 }
 
-/* What pictures become must be what the weights were trained on. */
+/* Pictures must be prepared as those that the weights were trained on. */
 static mabn_status check_input(const struct mabn_run *run)
 {
     const struct mabn_augment *now = &own(run)->input, *then = &own(run)->weights.input;
@@ -216,7 +216,7 @@ static mabn_status check_weights(const struct mabn_run *run)
                 "'%s' is %s centralized weights (--allow-weights centralized allows it)",
                 o->weights, centralized ? "with" : "without");
     }
-    if (!file->classes) return MABN_OK; /* a body alone: start() puts a classifier on */
+    if (!file->classes) return MABN_OK; /* only a body: start() adds a classifier */
     const int other = mabn_eval_other_class(file, own(run)->train_set);
     if (want->classes == file->classes && other >= 0 && !o->allow_classes)
         return mabn_fail(MABN_ERR_MISMATCH,
@@ -232,7 +232,7 @@ static mabn_status check_weights(const struct mabn_run *run)
     return MABN_OK;
 }
 
-/* What the outputs will stand for. */
+/* The names of the classes. */
 static void take_classes(struct mabn_model *model, const struct mabn_dataset *ds)
 {
     model->classes = mabn_dataset_classes(ds);
@@ -280,12 +280,12 @@ static mabn_status decide_model(struct mabn_run *run)
 
 /* ---- the course ---- */
 
-/* Everything that the numbers of the run depend on, but its length. */
+/* Everything that the results of the run depend on, except its length. */
 static void write_course(struct mabn_run *run)
 {
     const struct mabn_augment *a = &own(run)->augment;
     struct mabn_model model = own(run)->model;
-    model.class_names = NULL; /* they are part of the data's identity */
+    model.class_names = NULL; /* they are compared with the data */
     mabn_str_add(&run->course, "model = ");
     mabn_model_to_json(&model, &run->course);
     mabn_str_add(&run->course, "\ninput = ");
@@ -373,8 +373,8 @@ static bool has_batch_statistics(enum mabn_norm_kind kind)
     return kind == MABN_NORM_BN || kind == MABN_NORM_BRN || kind == MABN_NORM_MABN;
 }
 
-/* One norm stands for the model in what is told and logged: that of the first of these parts that
- * has batch statistics. */
+/* Messages and logs show one norm for the model: that of the first of these parts that has batch
+ * statistics. */
 static const struct mabn_norm_options *main_norm(const struct mabn_run *run)
 {
     static const enum mabn_model_part order[] = {
@@ -397,7 +397,7 @@ static int effective_samples(const struct mabn_run *run)
     return norm_batch_of(run) * (norm->kind == MABN_NORM_MABN ? norm->window : 1);
 }
 
-/* Memory of the GPU is what runs out there. */
+/* On a GPU its memory is the limit. */
 static void tell_memory(const struct mabn_run *run)
 {
     const struct mabn_net *nets[] = {own(run)->net, own(run)->val_net};
@@ -503,7 +503,7 @@ static void release(struct mabn_run *run)
 
 /* ---- going on from another program's training ---- */
 
-/* How many parameters have momentum in the file, of how many. */
+/* Count the parameters, and those that have momentum in the file. */
 static int count_momenta(const struct mabn_run *run, int *parameters)
 {
     int found = 0;
@@ -547,7 +547,7 @@ static void compare_number(const char *key, double then, double now)
     mabn_warn("the file's optimizer has %s %g; here it is %g", key, then, now);
 }
 
-/* Options that are not what the file's optimizer had. */
+/* Warn about options that differ from the file's optimizer. */
 static void compare_optimizer(const struct mabn_run *run)
 {
     const struct mabn_train_options *o = run->options;
@@ -562,7 +562,7 @@ static void compare_optimizer(const struct mabn_run *run)
         mabn_warn("the file's optimizer has dampening, which is not supported");
 }
 
-/* The weights are in; their momentum and step. Everything else is as the options have it. */
+/* After the weights, set their momentum and step. Everything else follows the options. */
 static mabn_status take_training(struct mabn_run *run)
 {
     const struct mabn_train_options *o = run->options;
@@ -781,7 +781,7 @@ static mabn_status begin(struct mabn_run *run, double lr)
     return mabn_net_step(c->net, &sgd);
 }
 
-/* Statistics of the step that has just been begun. */
+/* Record the statistics of the step that was just run. */
 static mabn_status after(struct mabn_run *run)
 {
     const struct mabn_train_options *o = run->options;

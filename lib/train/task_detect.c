@@ -94,7 +94,7 @@ static mabn_status open_data(struct mabn_run *run)
 
 /* ---- the model ---- */
 
-/* Norms that are frozen run with the epsilon that the body was trained with. */
+/* Frozen norms use the epsilon with which the body was trained. */
 static void keep_frozen_eps(struct mabn_detector *d, const struct mabn_model_file *weights)
 {
     for (int p = 0; p < MABN_MODEL_PARTS && weights->checkpoint; p++)
@@ -125,7 +125,8 @@ static mabn_status refuse_weights(const char *path, const char *what, const char
                      allow);
 }
 
-/* A classifier's body suits the detector: what would silently cost accuracy is refused. */
+/* Check that a classifier's body fits the detector: differences that would silently cost accuracy
+ * are refused. */
 static mabn_status check_body(const struct mabn_run *run)
 {
     const struct mabn_train_options *o = run->options;
@@ -486,7 +487,7 @@ static mabn_status start(struct mabn_run *run)
     return mabn_model_file_load_body(&d->weights, d->params, &run->taken);
 }
 
-/* A run that begins shows what it begins with. */
+/* A new run draws its first pictures. */
 static mabn_status open_early(struct mabn_run *run)
 {
     struct detect *d = run->own;
@@ -505,7 +506,7 @@ static mabn_status new_loader(struct mabn_run *run, int i)
     const int shards = d->rcnns ? 1 : run->shards.local, decoders = run->options->decoders;
     mabn_scene_loader_options_init(&lo);
     lo.scene = d->scene;
-    lo.epochs = 0; /* go on for ever */
+    lo.epochs = 0; /* endless */
     lo.period = step_passes(run);
     lo.first = (run->shards.first + i) * d->passes;
     lo.count = shards * d->passes;
