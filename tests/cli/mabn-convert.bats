@@ -679,7 +679,7 @@ print(json.dumps([c, b["stride_in_1x1"], b["norm"]], sort_keys=True))' >$f.json
     [[ $stderr == *" MODEL.ROI_HEADS.NUM_CLASSES 3 MODEL.ROI_BOX_HEAD.NUM_CONV 4 "* ]]
     [[ $stderr == *"trained with the boxes of the reference"* ]]
     fails 1 "is not a detector" mabn-convert --to torchvision r10.h5 -o x.pth
-    fails 2 "another program's detector goes into" mabn-convert --to torchvision det.h5 -o x.h5
+    fails 2 "a detector for another program is written as" mabn-convert --to torchvision det.h5 -o x.h5
     fails 2 "a detector for another program cannot be combined" \
         mabn-convert --to torchvision --body classifier det.h5 -o y.pth
     small legacy gn --box-head 2fc
@@ -746,7 +746,7 @@ w = torch.load("ref.pth", weights_only=True)
 w["rpn.anchor_generator.cell_anchors.1"][2, 3] += 5
 torch.save(w, "ratios.pth")
 EOF
-    fails 1 "not of the ratios 0.5, 1 and 2" mabn-convert ratios.pth -o x.h5
+    fails 1 "do not have the ratios 0.5, 1 and 2" mabn-convert ratios.pth -o x.h5
     fails 1 "whose body is not a supported ResNet" mabn-convert body.pth -o x.h5
     run --separate-stderr mabn-convert unknown.pth -o x.h5
     assert_failure 1
