@@ -96,7 +96,7 @@ PY
     run -0 --separate-stderr ranks "$ANY_MPI" 2 mabn-train "${options[@]}" --norm syncbn --shards 4 -o all
     same_tensors some/model.h5 all/model.h5
     run -1 --separate-stderr ranks "$ANY_MPI" 2 mabn-train "${options[@]}" --norm bn --sync-group 2 -o no
-    one_line mabn-train "--sync-group is for syncbn"
+    one_line mabn-train "--sync-group needs syncbn, which this model does not have"
 }
 
 @test "ranks without rows take part, as a detector's heads without boxes must" {
