@@ -125,7 +125,7 @@ same_run() { # same_run A B
     ended $job
     assert_equal "$status" 75
     # shellcheck disable=SC2154
-    one_line mabn-train "another mabn-train is at work"
+    one_line mabn-train "another mabn-train is running in"
 }
 
 @test "SIGTERM to one rank: all stop after the same step, with 75, and go on as if nothing had been" {
