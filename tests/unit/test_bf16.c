@@ -52,7 +52,7 @@ static void fill(struct mabn_net *net, uint64_t step)
     int32_t labels[BATCH];
     for (int i = 0; i < BATCH; i++)
         labels[i] = (i * 3 + (int)step) % 10;
-    mabn_net_set_labels(net, "loss", &(struct mabn_net_labels){labels, 0, BATCH});
+    mabn_net_set_labels(net, "loss", &(struct mabn_net_labels){labels, 0, BATCH, false, NULL});
 }
 
 static double run_loss(struct mabn_net *net)
