@@ -720,16 +720,22 @@ static void test_scratch(void)
 
     for (int channels : {3, 64, 300, 2048})
         for (int64_t batch : {1, 2, 7, 64}) {
-            struct mabn_cuda_rows most = {64 * 3136, batch * 3136,   (64 + batch - 1) / batch,
-                                          channels,  MABN_DTYPE_F32, false};
+            struct mabn_cuda_rows most = {64 * 3136,
+                                          batch * 3136,
+                                          (64 + batch - 1) / batch,
+                                          channels,
+                                          MABN_DTYPE_F32,
+                                          false,
+                                          NULL,
+                                          0};
             const int64_t bound = mabn_cuda_most_partials(&most);
             for (int64_t n : {1, 2, 9, 63, 64})
                 for (int64_t hw : {1, 49, 1000, 3136})
                     for (int i = 0; i < 4; i++) {
                         const int64_t run = batch < n ? batch : n;
                         const enum mabn_dtype type = i % 2 ? MABN_DTYPE_F16 : MABN_DTYPE_F32;
-                        struct mabn_cuda_rows r = {n * hw,   run * hw, (n + run - 1) / run,
-                                                   channels, type,     false};
+                        struct mabn_cuda_rows r = {
+                            n * hw, run * hw, (n + run - 1) / run, channels, type, false, NULL, 0};
                         r.wide = i / 2 && mabn_pack_fits(type, channels, NULL, 0);
                         bad += r.runs * mabn_cuda_chunks(&r) > bound;
                     }
