@@ -204,7 +204,7 @@ static mabn_status describe_detector(struct mabn_bench_detector_case *c,
                                      const struct mabn_device *device, const char *arch)
 {
     const int precision =
-        o.training ? o.precision : mabn_cli_infer_precision(device, o.precision, false);
+        o.training ? o.precision : mabn_cli_infer_precision(device, o.precision, o.exact);
     *c = (struct mabn_bench_detector_case){.images = o.batch      ? o.batch
                                                      : o.training ? 2
                                                                   : 1,
@@ -212,6 +212,8 @@ static mabn_status describe_detector(struct mabn_bench_detector_case *c,
                                            .precision = (enum mabn_net_precision)precision,
                                            .training = o.training,
                                            .no_fold = o.no_fold,
+                                           .exact = o.exact,
+                                           .tune = o.tune,
                                            .save_memory = o.save_memory};
     if (o.size) o.detector.min_size = o.size;
     MABN_TRY(mabn_detector_init(&c->detector, arch));

@@ -96,6 +96,8 @@ static const struct mabn_option coco_options[] = {
     MABN_OPT_INT(0, "min-size", &o.min_size, 0, 16384, "PIXELS", "shorter side of a picture; 0: as the model has it"),
     MABN_OPT_INT(0, "max-size", &o.max_size, 0, 16384, "PIXELS", "longer side at most; 0: as the model has it"),
     MABN_OPT_FLAG(0, "no-fold", &o.no_fold, "keep norms apart from the convolutions, to compare"),
+    MABN_OPT_FLAG(0, "exact", &o.exact, "plain convolution sums, no Winograd: slower, for comparisons"),
+    MABN_OPT_FLAG(0, "tune", &o.tune, "choose the convolutions by time: on a CPU once, kept in a file; on a GPU in every run, with bits that differ"),
     MABN_OPT_FLAG(0, "skip-bad", &o.skip_bad, "leave unreadable photographs out instead of failing"),
     MABN_OPT_DEVICE(&o.device),
     MABN_OPT_PRECISION(&o.precision),
@@ -415,6 +417,7 @@ static mabn_status recalibrate_detector(struct detection *d, const char *path)
                                                      .images = o.recalibrate_images,
                                                      .threads = o.decoders,
                                                      .precision = (int)d->precision,
+                                                     .exact = o.exact,
                                                      .progress = "recalibrating",
                                                      .comm = comm};
     mabn_status status = mabn_dataset_open(&data, o.recalibrate);
@@ -449,8 +452,11 @@ static mabn_status build_detector(struct detection *d, const char *path)
                                                   .min_score = o.min_score,
                                                   .nms = o.nms,
                                                   .detections = o.max_dets};
-    struct mabn_rcnn_options options = {
-        .images = 1, .no_fold = o.no_fold, .nms_across = o.nms_across};
+    struct mabn_rcnn_options options = {.images = 1,
+                                        .no_fold = o.no_fold,
+                                        .exact = o.exact,
+                                        .tune = o.tune,
+                                        .nms_across = o.nms_across};
     const struct mabn_model_load load = {.momentum = false};
     MABN_TRY(mabn_model_file_open(&d->file, path));
     if (!d->file.detects)
@@ -458,7 +464,9 @@ static mabn_status build_detector(struct detection *d, const char *path)
                          path);
     MABN_TRY(mabn_detector_request(m, &request, true));
     MABN_TRY(mabn_device_open(&d->device, o.device, o.threads));
-    d->precision = (enum mabn_net_precision)mabn_cli_infer_precision(d->device, o.precision, false);
+    if (o.tune) MABN_TRY(mabn_device_tune(d->device, mabn_comm_ranks(comm) == 1));
+    d->precision =
+        (enum mabn_net_precision)mabn_cli_infer_precision(d->device, o.precision, o.exact);
     if (d->precision == MABN_NET_AUTO) d->precision = MABN_NET_FP32; /* on a GPU */
     options.precision = d->precision;
     MABN_TRY(mabn_params_new(&d->params, d->device));

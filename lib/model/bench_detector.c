@@ -126,6 +126,8 @@ static mabn_status bench_start(struct bench *b, struct mabn_device *device,
                                               .images = c->images,
                                               .save_memory = c->save_memory,
                                               .no_fold = c->no_fold,
+                                              .exact = c->exact,
+                                              .tune = c->tune,
                                               .seed = 1};
     const size_t n = (size_t)c->images;
     *b = (struct bench){.c = c,

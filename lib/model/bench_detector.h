@@ -14,7 +14,7 @@ struct mabn_bench_detector_case {
     int height, width; /* of a picture, which is scaled to the detector's sizes first */
     int objects;       /* in a picture */
     enum mabn_net_precision precision;
-    bool training, no_fold, save_memory;
+    bool training, no_fold, exact, tune, save_memory;
 };
 
 /* The parts that are only told apart by timing each layer. */

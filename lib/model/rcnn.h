@@ -36,6 +36,7 @@ struct mabn_rcnn_options {
     enum mabn_net_precision precision; /* AUTO: fp32, also on a GPU */
     bool save_memory;                  /* training: as in net.h */
     bool no_fold;                      /* testing: likewise */
+    bool exact, tune;                  /* likewise; heads, whose rows vary, are not tuned */
     bool nms_across; /* testing: a detection suppresses those of other classes too */
     bool losses;     /* testing: the losses too, of pictures that come with what is in them */
     bool spread;     /* sample evenly, as in the golden recordings, instead of at random

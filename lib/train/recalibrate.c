@@ -382,7 +382,8 @@ static mabn_status build_detector(struct pass *p, struct mabn_device *device,
     const struct mabn_rcnn_options ro = {.training = true,
                                          .measures = true,
                                          .images = options->batch,
-                                         .precision = (enum mabn_net_precision)options->precision};
+                                         .precision = (enum mabn_net_precision)options->precision,
+                                         .exact = options->exact};
     const int count = mabn_detector_norms(&detector, norms);
     for (int i = 0; i < count; i++)
         set_norm(norms[i]);

@@ -18,6 +18,7 @@
 #include "base/progress.h"
 #include "base/thread.h"
 #include "data/scene_loader.h"
+#include "device/tune.h"
 #include "model/resnet.h"
 #include "train/detect_eval.h"
 #include "train/early.h"
@@ -303,6 +304,7 @@ static void write_course(struct mabn_run *run)
     mabn_run_add_course(run, "clip-norm", "%.9g", o->clip_norm);
     mabn_run_write_course(run);
     mabn_run_add_course(run, "save-memory", "%d", o->save_memory);
+    if (o->exact) mabn_run_add_course(run, "exact", "1");
 }
 
 /* ---- networks ---- */
@@ -329,6 +331,8 @@ static mabn_status build_rcnn(struct mabn_run *run, struct mabn_rcnn **rcnn, int
                                          .images = d->pass_images,
                                          .precision = precision(run),
                                          .save_memory = o->save_memory,
+                                         .exact = o->exact,
+                                         .tune = o->tune,
                                          .sync = mabn_run_sync(run, shard),
                                          .seed = (uint64_t)o->seed};
     return mabn_rcnn_new(rcnn, seat ? seat->device : run->device, &d->detector,
@@ -351,6 +355,7 @@ static mabn_status build(struct mabn_run *run)
     MABN_TRY(mabn_params_new(&d->params, run->device));
     MABN_TRY(mabn_detector_declare(d->params, run->device, &d->detector, true));
     run->params = d->params;
+    if (o->tune) MABN_TRY(mabn_device_tune(run->device, run->shards.ranks == 1));
     MABN_TRY(build_rcnn(run, &d->rcnn, run->shards.local - 1));
     if (run->shards.lockstep) d->rcnns = mabn_xcalloc(local, sizeof *d->rcnns);
     MABN_TRY(mabn_shards_seat(&run->shards, d->params, build_seat, run));
@@ -358,8 +363,12 @@ static mabn_status build(struct mabn_run *run)
     for (int i = 0; i < STEPS_BEHIND; i++)
         d->steps[i].figures = mabn_xcalloc(local * METERS, sizeof(double));
     if (!d->val_scenes) return MABN_OK;
-    const struct mabn_rcnn_options ro = {
-        .images = 1, .losses = true, .precision = precision(run), .seed = (uint64_t)o->seed};
+    const struct mabn_rcnn_options ro = {.images = 1,
+                                         .losses = true,
+                                         .precision = precision(run),
+                                         .exact = o->exact,
+                                         .tune = o->tune,
+                                         .seed = (uint64_t)o->seed};
     return mabn_rcnn_new(&d->val_rcnn, run->device, &d->detector, d->params, &ro);
 }
 

@@ -157,6 +157,38 @@ assert all(abs(best[0][i] - best[1][i]) < 0.03 for i in best[0]), best
 PY
 }
 
+@test "--exact and --tune choose a detector's convolutions, in training and in evaluation" {
+    export MABN_TUNE_FILE=$PWD/choices/tune.tsv
+    mkdir choices
+    wide="--fpn-width 32 --norm gn --groups 2 --steps 2"
+    # shellcheck disable=SC2086
+    {
+        train quick $wide > quick.jsonl
+        train exact $wide --exact > exact.jsonl
+        train tuned $wide --tune > /dev/null
+        cp choices/tune.tsv before
+        train again $wide --tune > /dev/null
+    }
+    run h5diff -q quick/model.h5 exact/model.h5 model model # Winograd has other last bits
+    assert_failure 1
+    $PYTHON - <<'PY'
+import json
+quick, exact = ([json.loads(l)["loss"] for l in open(f) if '"step"' in l and "loss" in l][:2]
+                for f in ("quick.jsonl", "exact.jsonl"))
+assert len(quick) == 2 and all(abs(a - b) < 1e-4 * a for a, b in zip(quick, exact)), (quick, exact)
+PY
+[ "$(grep -c "	forward float32 .* k3 " before)" -gt 2 ]
+    cmp before choices/tune.tsv # nothing was timed again
+    h5diff -q tuned/model.h5 again/model.h5 model model
+    found() { mabn-eval coco -q --precision fp32 --min-score 0 "$@" quick/model.h5 d.h5; }
+    found > quick.json
+    found --exact > exact.json
+    found --tune > tuned.json
+    ! cmp -s quick.json exact.json
+    [ "$(grep -c "	inference float32 .* k3 " choices/tune.tsv)" -gt 2 ]
+    found --tune | cmp - tuned.json
+}
+
 @test "a detector's run that was stopped goes on with the same bits" {
     train whole --steps 5 > /dev/null
     train parts --steps 3 > /dev/null

@@ -429,7 +429,8 @@ static int steps_to_try(int all)
 static void check_run(const char *folder, const char *run, char (*names)[96], size_t count)
 {
     const struct mabn_detector d = describe();
-    const struct mabn_rcnn_options options = {.training = true, .images = IMAGES, .spread = true};
+    const struct mabn_rcnn_options options = {
+        .training = true, .images = IMAGES, .exact = true, .spread = true};
     struct h5array rate = get("%s/steps/lr", run), norms = get("%s/steps/param_grad_norm", run),
                    errors = get("%s/steps/param_grad_rel_err", run);
     struct mabn_params *params;
