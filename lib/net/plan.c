@@ -5,11 +5,12 @@
  * each at the lowest offset that is free for its whole time.
  *
  * Training. What a backward pass reads is kept until then: the input of a convolution, the input of
- * a norm, and the output of a norm with residual and ReLU (for the mask). Nothing else is kept: a
- * pool keeps its winners, and a ReLU without residual finds its mask in the norm's input. Gradients
- * reuse buffers where they can: a norm writes its input's gradient over its output's, and a
- * shortcut takes the gradient of the block's output as its own. Outputs that no loss reads have
- * their gradients from the end of forward on.
+ * a norm with statistics, and the output of a norm with residual and ReLU (for the mask). Nothing
+ * else is kept: a pool keeps its winners, and a ReLU without residual finds its mask in the norm's
+ * input. What is not kept is overwritten where it is read last, also by a norm without statistics,
+ * whose ReLU finds its mask in the output. Gradients reuse buffers where they can: a norm writes its
+ * input's gradient over its output's, and a shortcut takes the gradient of the block's output as its
+ * own. Outputs that no loss reads have their gradients from the end of forward on.
  *
  * Inference. A node that is executed in another's place has no output of its own.    */
 #include <stdlib.h>
@@ -137,8 +138,6 @@ static void hold_inputs(struct mabn_net *net)
     }
 }
 
-/* ---- inference ---- */
-
 /* The read whose buffer the output may overwrite because this is its last use. */
 static int over(const struct mabn_net *net, int i)
 {
@@ -148,19 +147,26 @@ static int over(const struct mabn_net *net, int i)
     return net->buffers[net->nodes[read].data].last == i ? read : -1;
 }
 
+static void place_output(struct mabn_net *net, int i, int last)
+{
+    struct node *node = &net->nodes[i];
+    const int under = over(net, i);
+    if (under >= 0) {
+        node->data = net->nodes[under].data;
+        hold_until(net, node->data, last);
+    } else {
+        node->data = new_buffer(net, output_bytes(net, i), i, last);
+    }
+}
+
+/* ---- inference ---- */
+
 static void plan_inference(struct mabn_net *net)
 {
     for (int i = 0; i < net->node_count; i++) {
-        struct node *node = &net->nodes[i];
+        const struct node *node = &net->nodes[i];
         if (node->runs_at != i || node->bound || node->kind->loss) continue;
-        int last = is_output(net, i) ? 2 * net->node_count : last_reader(net, i);
-        int under = over(net, i);
-        if (under >= 0) {
-            node->data = net->nodes[under].data;
-            hold_until(net, node->data, last);
-        } else {
-            node->data = new_buffer(net, output_bytes(net, i), i, last);
-        }
+        place_output(net, i, is_output(net, i) ? 2 * net->node_count : last_reader(net, i));
     }
     hold_inputs(net);
 }
@@ -190,6 +196,7 @@ static bool can_remake(const struct mabn_net *net, int i)
 {
     const struct node *node = &net->nodes[i];
     if (!net->options.save_memory || !node->kind->remakes || node->reads[1] >= 0) return false;
+    if (!node->kind->keeps(node, 0)) return false;
     for (int j = i + 1; j < net->node_count; j++)
         if (net_reads(&net->nodes[j], i) && !net->nodes[j].kind->finds_again) return false;
     return !is_output(net, i);
@@ -219,7 +226,7 @@ static void plan_outputs(struct mabn_net *net)
         } else if (need > last) {
             last = need;
         }
-        node->data = new_buffer(net, output_bytes(net, i), i, last);
+        place_output(net, i, last);
         if (node->kind->saved_bytes)
             node->extra =
                 new_buffer(net, node->kind->saved_bytes(net, node), i, net_backward_step(net, i));

@@ -32,7 +32,7 @@ mabn_status mabn_norm_forward(const struct mabn_norm *norm, const struct mabn_no
 {
     MABN_TRY(check_io(norm, io));
     if (is_empty(norm, io)) return MABN_OK;
-    if (io->y == io->x && io->samples)
+    if (io->y == io->x && io->samples && mabn_norm_measures(norm->options.kind))
         return mabn_fail(MABN_ERR_ARG, "norm: training needs x, y must not overwrite it");
     return mabn_norm_cpu_forward(norm, io);
 }

@@ -44,10 +44,11 @@
  *   - with a residual pass y (the block's output, which the next convolution keeps as its input).
  * So the norm itself does not need y to be kept. mabn_norm_reapply recomputes y from x in one pass,
  * for plans that save memory.
+ * Norms without statistics (none, frozen) do not need x when y is passed or nothing was masked.
  *
  * In place: dx may be dy. dresidual may be dy, or a buffer of its own, but not dx. y may be
- * residual (so a shortcut's norm output can be overwritten by the block's); y may not be x in
- * training.
+ * residual (so a shortcut's norm output can be overwritten by the block's); in training y may be x
+ * only for norms without statistics.
  *
  * Every forward in training must be followed by its own backward before the next forward of the
  * same layer (windows and counters are shared); a forward without backward advances the forward

@@ -362,9 +362,10 @@ struct mabn_cuda_grad grad_of(const struct call *c)
     struct mabn_cuda_grad in = {};
 
     in.dy = io->dy;
-    in.x = io->x;
     in.y = io->y;
     in.mask = !io->relu ? MABN_MASK_NONE : io->y ? MABN_MASK_Y : MABN_MASK_X;
+    /* Without statistics the factor of x is 0: any finite values will do. */
+    in.x = in.mask == MABN_MASK_X || mabn_norm_measures(c->norm->options.kind) ? io->x : io->dy;
     in.affine.a = saved->a;
     in.affine.b = saved->b;
     in.affine.stride = c->work.channels;
@@ -460,7 +461,7 @@ mabn_status mabn_norm_cuda_forward(const struct mabn_norm *norm, const struct ma
 
     MABN_TRY(check(norm, io));
     if ((!io->samples || !io->positions) && !syncs(norm)) return MABN_OK;
-    if (io->y == io->x)
+    if (io->y == io->x && mabn_norm_measures(norm->options.kind))
         return mabn_fail(MABN_ERR_ARG, "norm: training needs x, y must not overwrite it");
     const bool joined = io->sum || io->square;
     if (joined) MABN_TRY(check_joined_forward(norm, io));

@@ -268,14 +268,20 @@ void mabn_work_apply(const struct mabn_work *w, bool squares)
     }
 }
 
+/* Without statistics the factor of x is 0: any finite values will do. */
+static bool needs_x(const struct mabn_work *w, enum mabn_mask mask)
+{
+    return mask == MABN_MASK_X || mabn_norm_measures(w->norm->options.kind);
+}
+
 static struct mabn_kernel_grad grad_in(const struct mabn_work *w, const struct item *it)
 {
     const struct mabn_norm_io *io = w->io;
     struct mabn_kernel_grad in;
     in.half = is_half(w);
     in.dy = offset(io->dy, it->offset, in.half);
-    in.x = offset(io->x, it->offset, in.half);
     in.mask = !io->relu ? MABN_MASK_NONE : io->y ? MABN_MASK_Y : MABN_MASK_X;
+    in.x = offset(needs_x(w, in.mask) ? io->x : io->dy, it->offset, in.half);
     in.y = in.mask == MABN_MASK_Y ? offset(io->y, it->offset, in.half) : NULL;
     in.a = mabn_work_wide(w, it->i, AT_A);
     in.b = mabn_work_wide(w, it->i, AT_B);

@@ -1,19 +1,24 @@
 /* A normalization layer with the operations after it: y = act(norm(x) [+ shortcut]).
  *
  * In inference a norm that folds is computed by the convolution before it, at the norm's place in
- * the list, and the result is added to the shortcut's buffer. */
-#include "net/internal.h"
+ * the list, and the result is added to the shortcut's buffer. In training a norm without statistics
+ * overwrites its input, as inference does. */
+#include "net/nodes/shared.h"
 
-/* The mask of ReLU comes from x, or with a shortcut from the output. */
+/* The mask of ReLU comes from x, or from the output where x is not kept or a shortcut was added. */
 static bool keeps(const struct node *node, int k)
 {
-    (void)node;
-    return k == 0;
+    return k == 0 && mabn_norm_measures(node->norm.options.kind);
 }
 
 static bool keeps_output(const struct node *node)
 {
-    return node->reads[1] >= 0 && node->io.relu;
+    return node->io.relu && (node->reads[1] >= 0 || !keeps(node, 0));
+}
+
+bool mabn_node_norm_has_mask(const struct node *node)
+{
+    return keeps_output(node);
 }
 
 static size_t saved_bytes(const struct mabn_net *net, const struct node *node)
@@ -118,8 +123,8 @@ static mabn_status forward(struct mabn_net *net, struct node *node)
 static mabn_status backward(struct mabn_net *net, struct node *node)
 {
     MABN_TRY(bind_run(net, node));
-    /* Without a shortcut the mask comes from x, and the output's buffer may have been reused. */
-    node->io.y = node->reads[1] >= 0 ? net_buffer(net, node->data) : NULL;
+    /* An output that was not kept may have been overwritten. */
+    node->io.y = keeps_output(node) ? net_buffer(net, node->data) : NULL;
     node->io.accumulate = net_adds(net, node);
     MABN_TRY(mabn_net_record_norm(net, node, &node->io)); /* before dy may be overwritten */
     return mabn_norm_backward(&node->norm, &node->io);

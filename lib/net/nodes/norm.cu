@@ -6,6 +6,7 @@
 
 #include "base/mem.h"
 #include "net/cuda.cuh"
+#include "net/nodes/shared.h"
 
 static mabn_status prepare(struct mabn_net *net, struct node *node)
 {
@@ -65,8 +66,8 @@ static mabn_status record(struct mabn_net *net, const struct node *node);
 static mabn_status backward(struct mabn_net *net, struct node *node)
 {
     struct mabn_norm_cuda_io *io = bind_run(net, node);
-    /* Without a shortcut the mask comes from x, and the output's buffer may have been reused. */
-    io->y = node->reads[1] >= 0 ? memory(net, node->data) : NULL;
+    /* An output that was not kept may have been overwritten. */
+    io->y = mabn_node_norm_has_mask(node) ? memory(net, node->data) : NULL;
     io->accumulate = net_adds(net, node);
     if (net->record_channel_count) MABN_TRY(record(net, node)); /* before dy may be overwritten */
     return mabn_norm_cuda_backward(&node->norm, io);

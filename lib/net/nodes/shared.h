@@ -15,6 +15,8 @@ struct smooth_l1_own {
     struct mabn_net_box_targets targets;
 };
 
+/* Is the norm's output kept, from which backward takes ReLU's mask? */
+bool mabn_node_norm_has_mask(const struct node *node);
 /* The operation on the live rows. */
 struct mabn_upsample mabn_node_upsample_op(const struct mabn_net *net, const struct node *node);
 struct mabn_transposed_conv mabn_node_transposed_conv_op(const struct mabn_net *net,
