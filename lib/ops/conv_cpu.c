@@ -672,7 +672,8 @@ static mabn_status init_passes(struct mabn_conv *c)
  * convolution of fewer images or, for a single image, of a strip of its rows. A strip is computed
  * together with the row above and the row below it. The results in these two rows lack neighbours
  * and are discarded, except at the edges of the image. The last strip is as high as the others and
- * starts earlier. */
+ * starts earlier. Gradients of weights are sums over the parts; of a strip, with zeros in place of
+ * dy's rows that belong to its neighbours. */
 
 enum { PART_BYTES = 128 << 20 }; /* the default */
 
@@ -723,14 +724,23 @@ static size_t row_bytes(const struct mabn_conv *c, bool x)
     return (size_t)(x ? c->shape.w * c->shape.in : c->ow * c->shape.out) * size;
 }
 
-/* Scratch in addition to the part's: for a gradient of weights, a strip, or the row between two
- * strips. */
+static size_t weights_bytes(const struct mabn_conv *c)
+{
+    return round64((size_t)(c->shape.out * c->shape.in * 9) * sizeof(float));
+}
+
+/* Scratch in addition to the part's: a gradient of weights, then a strip or the row between two. */
 static size_t beside_bytes(const struct mabn_conv *c)
 {
     const size_t rows = c->options.training ? (size_t)c->part->shape.h : 1;
     const size_t x = row_bytes(c, true), y = row_bytes(c, false);
-    const size_t weights = (size_t)(c->shape.out * c->shape.in * 9) * sizeof(float);
-    return round64(in_strips(c) ? rows * (x > y ? x : y) : weights);
+    const size_t strip = in_strips(c) ? round64(rows * (x > y ? x : y)) : 0;
+    return strip + (c->options.training ? weights_bytes(c) : 0);
+}
+
+static bool weights_in_parts(const struct mabn_conv *c)
+{
+    return c->part && (!in_strips(c) || c->way[TO_WEIGHTS] == WINOGRAD);
 }
 
 static mabn_status init_part(struct mabn_conv *c)
@@ -739,9 +749,9 @@ static mabn_status init_part(struct mabn_conv *c)
     if (!part_shape(c, &shape)) return MABN_OK;
     MABN_TRY(mabn_conv_new(&c->part, c->device, &shape, &c->options));
     for (int i = FORWARD; i <= TO_WEIGHTS; i++)
-        if (i != TO_WEIGHTS || !in_strips(c)) pass_release(&c->pass[i]);
+        if (i != TO_WEIGHTS || weights_in_parts(c)) pass_release(&c->pass[i]);
     c->scratch = beside_bytes(c) + c->part->scratch;
-    if (in_strips(c) && c->pass[TO_WEIGHTS].scratch > c->scratch)
+    if (!weights_in_parts(c) && c->pass[TO_WEIGHTS].scratch > c->scratch)
         c->scratch = c->pass[TO_WEIGHTS].scratch;
     return MABN_OK;
 }
@@ -765,21 +775,33 @@ static mabn_status run_job(struct mabn_conv *c, const struct job *j, void *scrat
     return mabn_conv_forward(c, j->to, j->from, j->weights, j->bias, scratch);
 }
 
+/* The first row of the window in which the strip from row `first` is computed. */
+static int64_t window_of(const struct mabn_conv *c, int64_t first)
+{
+    const int64_t last = c->shape.h - c->part->shape.h;
+    return !first ? 0 : first - 1 < last ? first - 1 : last;
+}
+
+/* The rows of that strip. */
+static int64_t strip_rows(const struct mabn_conv *c, int64_t first)
+{
+    const int64_t most = c->part->shape.h - 2, left = c->shape.h - first;
+    return most < left ? most : left;
+}
+
 static mabn_status run_strip(struct mabn_conv *c, const struct job *j, int64_t first, char *beside)
 {
-    const int64_t h = c->shape.h, high = c->part->shape.h;
-    const int64_t at = !first ? 0 : first - 1 < h - high ? first - 1 : h - high;
+    const int64_t at = window_of(c, first);
     const size_t row = row_bytes(c, j->which == TO_DATA);
     char *scratch = beside + beside_bytes(c), *to = j->to + (size_t)at * row;
     struct job strip = *j;
     strip.from += (size_t)at * row_bytes(c, j->which == FORWARD);
     if (j->add) {
-        const int64_t rows = high - 2 < h - first ? high - 2 : h - first;
         strip.to = beside;
         strip.add = false;
         MABN_TRY(run_job(c->part, &strip, scratch));
         add_beside(j->to + (size_t)first * row, beside + (size_t)(first - at) * row,
-                   c->options.x_dtype, (size_t)rows * row);
+                   c->options.x_dtype, (size_t)strip_rows(c, first) * row);
         return MABN_OK;
     }
     strip.to = to;
@@ -806,15 +828,32 @@ static mabn_status run_parts(struct mabn_conv *c, const struct job *j, void *scr
     return MABN_OK;
 }
 
+/* dy's rows of the strip from row `first`, between zeros up to the height of its window. */
+static void copy_strip(char *to, const struct mabn_conv *c, const char *dy, int64_t first)
+{
+    const size_t row = row_bytes(c, false), above = (size_t)(first - window_of(c, first)) * row;
+    const size_t own = (size_t)strip_rows(c, first) * row;
+    memset(to, 0, above);
+    memcpy(to + above, dy + (size_t)first * row, own);
+    memset(to + above + own, 0, (size_t)c->part->shape.h * row - above - own);
+}
+
 /* The sum of the parts' gradients. */
 static mabn_status weights_of_parts(struct mabn_conv *c, float *dweight, const char *x,
                                     const char *dy, char *beside)
 {
-    const size_t rows = (size_t)(c->part->shape.n * c->shape.h);
+    const int64_t rows = in_strips(c) ? c->part->shape.h - 2 : c->part->shape.n * c->shape.h;
+    char *strip = beside + weights_bytes(c), *scratch = beside + beside_bytes(c);
     for (int64_t k = 0; k < parts_of(c); k++) {
-        MABN_TRY(mabn_conv_backward_weights(
-            c->part, k ? (float *)beside : dweight, NULL, x + (size_t)k * rows * row_bytes(c, true),
-            dy + (size_t)k * rows * row_bytes(c, false), beside + beside_bytes(c)));
+        const int64_t first = k * rows, from = in_strips(c) ? window_of(c, first) : first;
+        const char *gradient = dy + (size_t)first * row_bytes(c, false);
+        if (in_strips(c)) {
+            copy_strip(strip, c, dy, first);
+            gradient = strip;
+        }
+        MABN_TRY(mabn_conv_backward_weights(c->part, k ? (float *)beside : dweight, NULL,
+                                            x + (size_t)from * row_bytes(c, true), gradient,
+                                            scratch));
         if (k) mabn_add(dweight, dweight, (float *)beside, c->shape.out * c->shape.in * 9, false);
     }
     return MABN_OK;
@@ -957,7 +996,7 @@ mabn_status mabn_conv_backward_weights(struct mabn_conv *c, float *dweight, floa
         return mabn_linear_backward_weights(dweight, dbias, x, dy, s->n * s->h * s->w, s->in,
                                             s->out);
     const struct mabn_winograd tiles = tiles_shape(c, false);
-    if (c->part && !in_strips(c))
+    if (weights_in_parts(c))
         MABN_TRY(weights_of_parts(c, dweight, x, dy, scratch));
     else if (c->way[TO_WEIGHTS] == TILES)
         mabn_winograd_gradient(dweight, x, dy, &tiles, scratch);
