@@ -34,8 +34,10 @@ static void machine_text(const struct mabn_run *run, struct mabn_str *text)
 
 /* ---- saving ---- */
 
-/* Begin a file; *copy is NULL if it is written already, because there is no memory for a copy. whole NULL: the network alone, with the run's score if that is `scored`; else also all
- * that is needed to go on, and the shards' states are taken over. */
+/* Begin a file; *copy is NULL if it is written already: after the last step, when nothing goes on
+ * meanwhile, or because there is no memory for a copy. whole NULL: the network alone, with the run's
+ * score if that is `scored`; else also all that is needed to go on, and the shards' states are taken
+ * over. */
 static mabn_status copy_as(struct mabn_run *run, struct mabn_model_copy **copy, const char *path,
                            struct mabn_shard_states *whole, bool scored)
 {
@@ -83,9 +85,11 @@ static mabn_status copy_as(struct mabn_run *run, struct mabn_model_copy **copy, 
         .shard_states = whole,
     };
     run->task->save(run, &save);
+    const bool last = run->step == run->steps;
     *copy = NULL;
-    if (!status) status = mabn_model_copy_new(copy, path, true, run->params, &save, whole);
-    if (status == MABN_ERR_NOMEM) status = mabn_model_file_save(path, true, run->params, &save);
+    if (!status && !last) status = mabn_model_copy_new(copy, path, true, run->params, &save, whole);
+    if (status == MABN_ERR_NOMEM || (!status && last))
+        status = mabn_model_file_save(path, true, run->params, &save);
     mabn_str_release(&machine);
     return status;
 }

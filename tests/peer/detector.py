@@ -179,21 +179,21 @@ def ours_inference(o, folder):
     return {"seconds": (times["all"] - times["one"]) / (o.photographs - 1), "peak": peak}
 
 
-def ours_training(o, folder):
+def ours_training(o, folder, more):
     """The whole process over some steps, less one over a single step."""
-    one, _ = train_for(o, folder, 1)
-    all_of_them, peak = train_for(o, folder, 1 + o.steps)
+    one, _ = train_for(o, folder, 1, more)
+    all_of_them, peak = train_for(o, folder, 1 + o.steps, more)
     return {"seconds": (all_of_them - one) / (2 * o.steps), "peak": peak}
 
 
-def train_for(o, folder, steps):
+def train_for(o, folder, steps, more):
     run = os.path.join(folder, "run")
     _, seconds, peak = run_child(
         ["mabn-train", "-q", "--train", os.path.join(folder, "all.h5"), "-o", run, "-f", "--batch", "2",
          "--steps", str(steps), "--lr", "1e-5", "--lr-exact", "--schedule", "constant",
          "--log-every", "1", "--save-every", "1000", "--min-size", str(o.size), "-j", str(o.threads), "--boxes", "torchvision",
          "--arch", "mask-rcnn-r50-fpn", "--box-head", "2fc", "--norm", "body=bn,fpn=none,heads=none",
-         "--early-images", "0"],
+         "--early-images", "0"] + more,
         {**os.environ, "OMP_NUM_THREADS": str(o.threads)})
     return seconds, peak
 
@@ -222,18 +222,24 @@ def prepare(o, folder):
 
 
 def figures(o, folder, what):
-    """Rounds in turns: medians of seconds an image and peak bytes of both, and of the ratios."""
+    """Rounds in turns. Yields a row for each way of ours: medians of seconds an image and peak bytes of
+    both, and of the ratios."""
     first = {layout: peer(o, what, layout, folder) for layout in ("nchw", "nhwc")}
     layout = min(first, key=lambda k: first[k]["seconds"])
-    ours, theirs = [], []
+    ways = {"inference": {what: lambda: ours_inference(o, folder)},
+            "training": {what: lambda: ours_training(o, folder, []),
+                         "  --save-memory": lambda: ours_training(o, folder, ["--save-memory"])}}[what]
+    ours, theirs = {way: [] for way in ways}, []
     for _ in range(o.rounds):
-        ours.append((ours_training if what == "training" else ours_inference)(o, folder))
+        for way, run in ways.items():
+            ours[way].append(run())
         theirs.append(peer(o, what, layout, folder))
     middle = lambda rows, key: statistics.median(r[key] for r in rows)
-    return {"layout": layout, "version": first["nchw"]["version"],
-            "ours": middle(ours, "seconds"), "theirs": middle(theirs, "seconds"),
-            "speed": statistics.median(t["seconds"] / m["seconds"] for m, t in zip(ours, theirs)),
-            "ours_peak": middle(ours, "peak"), "theirs_peak": middle(theirs, "peak")}
+    for way, rows in ours.items():
+        yield {"way": way, "layout": layout, "version": first["nchw"]["version"],
+               "ours": middle(rows, "seconds"), "theirs": middle(theirs, "seconds"),
+               "speed": statistics.median(t["seconds"] / m["seconds"] for m, t in zip(rows, theirs)),
+               "ours_peak": middle(rows, "peak"), "theirs_peak": middle(theirs, "peak")}
 
 
 def main():
@@ -242,15 +248,15 @@ def main():
         return torch_child(o, *o.torch_child)
     with tempfile.TemporaryDirectory(prefix="mabn-peer-") as folder:
         prepare(o, folder)
-        print("work       ours s/image  peer s/image  speed  ours MiB  peer MiB  memory  peer")
+        print("work            ours s/image  peer s/image  speed  ours MiB  peer MiB  memory  peer")
         for what in ("inference", "training"):
             if o.only not in (None, what):
                 continue
-            f = figures(o, folder, what)
-            print(f"{what:10} {f['ours']:12.3f} {f['theirs']:13.3f} {f['speed']:5.2f}x"
-                  f" {f['ours_peak'] / 2**20:9.0f} {f['theirs_peak'] / 2**20:9.0f}"
-                  f" {f['ours_peak'] / f['theirs_peak']:6.2f}x  PyTorch {f['version']}, {f['layout']}",
-                  flush=True)
+            for f in figures(o, folder, what):
+                print(f"{f['way']:15} {f['ours']:12.3f} {f['theirs']:13.3f} {f['speed']:5.2f}x"
+                      f" {f['ours_peak'] / 2**20:9.0f} {f['theirs_peak'] / 2**20:9.0f}"
+                      f" {f['ours_peak'] / f['theirs_peak']:6.2f}x  PyTorch {f['version']}, {f['layout']}",
+                      flush=True)
 
 
 main()
