@@ -14,6 +14,58 @@
 #include "exchange/onnx.h"
 #include "exchange/weights_impl.h"
 
+/* ---- numbers that no network can use ---- */
+
+/* Is one of them infinite or NaN, or with `sign` negative? Tested on the bits, as integers. */
+#define ANY_BAD(name, type, special)                                            \
+    MABN_CLONES static bool name(const void *values, size_t n, bool sign)       \
+    {                                                                           \
+        const type zero = (type)(sign ? (type)1 << (8 * sizeof(type) - 1) : 0); \
+        type bad = 0;                                                           \
+        for (size_t i = 0; i < n; i++) {                                        \
+            type bits;                                                          \
+            memcpy(&bits, (const char *)values + i * sizeof bits, sizeof bits); \
+            bad |= (bits & (special)) == (special) || (sign && bits > zero);    \
+        }                                                                       \
+        return bad;                                                             \
+    }
+ANY_BAD(any_bad_f32, uint32_t, 0x7f800000)
+ANY_BAD(any_bad_f64, uint64_t, 0x7ff0000000000000)
+ANY_BAD(any_bad_f16, uint16_t, 0x7c00)
+ANY_BAD(any_bad_bf16, uint16_t, 0x7f80)
+
+static bool any_bad(const void *values, size_t n, enum mabn_dtype dtype, bool sign)
+{
+    switch (dtype) {
+    case MABN_DTYPE_F32:
+        return any_bad_f32(values, n, sign);
+    case MABN_DTYPE_F64:
+        return any_bad_f64(values, n, sign);
+    case MABN_DTYPE_F16:
+        return any_bad_f16(values, n, sign);
+    case MABN_DTYPE_BF16:
+        return any_bad_bf16(values, n, sign);
+    default:
+        return false;
+    }
+}
+
+/* What is wrong with a tensor's numbers, malloc'd; NULL: nothing. */
+static char *find_bad(const struct mabn_weight *t, const void *values)
+{
+    const bool variance = !strcmp(leaf_of(t->name), "running_var");
+    const size_t size = mabn_dtype_size(t->dtype);
+    if (!any_bad(values, t->count, t->dtype, variance)) return NULL;
+    size_t i = 0;
+    float value;
+    while (!any_bad((const char *)values + i * size, 1, t->dtype, variance))
+        i++;
+    mabn_weight_to_f32(&value, (const char *)values + i * size, 1, t->dtype);
+    const size_t row = t->shape.rank ? t->count / (size_t)t->shape.dim[0] : 1;
+    return mabn_xasprintf("'%s' has %g in %s %zu", t->name, value,
+                          t->shape.rank > 1 ? "filter" : "channel", i / row);
+}
+
 /* ---- values ---- */
 
 /* Numbers of an item as float32, or NULL when there is no such item. */
@@ -62,6 +114,15 @@ static mabn_status fold(struct mabn_convert *c, const struct entry *e, float *ou
         double scale = (weight ? weight[i] : 1.0) / sqrt((var ? var[i] : 1.0) + eps);
         double shift = (bias ? bias[i] : 0.0) - (mean ? mean[i] * scale : 0.0);
         out[i] = (float)(e->origin == FOLDED_WEIGHT ? scale : shift);
+        if (isfinite((float)scale) && isfinite((float)shift) && !(var && var[i] < 0)) continue;
+        const char *name = entry_name(e);
+        status = mabn_fail(
+            MABN_ERR_NONFINITE,
+            "'%s': norm '%.*s' cannot be folded: channel %zu has weight %g, bias %g, "
+            "mean %g and variance %g",
+            mabn_weights_path(c->source), (int)(leaf_of(name) - name) - 1, name, i,
+            weight ? weight[i] : 1, bias ? bias[i] : 0, mean ? mean[i] : 0, var ? var[i] : 1);
+        goto out;
     }
 out:
     mabn_free(weight);
@@ -461,7 +522,33 @@ struct stream {
     struct mabn_progress *progress;
     void *buffers[WORKERS];
     pthread_mutex_t reading;
+    size_t bad;        /* tensors with numbers that no network can use */
+    int64_t first_bad; /* the first of them in the output's order, and what is wrong with it */
+    char *what;
 };
+
+/* A network that is folded was run, so to speak: such numbers are an error. A conversion of names
+ * goes on, so that a broken checkpoint can be looked at with other programs, and tells of them. */
+static mabn_status check_finite(struct stream *s, int64_t index, const void *values)
+{
+    const struct entry *e = &s->c->entries[index];
+    if (e->weight.part != MABN_WEIGHT_MODEL) return MABN_OK;
+    char *what = find_bad(&e->weight, values);
+    if (!what) return MABN_OK;
+    mabn_status status = MABN_OK;
+    pthread_mutex_lock(&s->reading);
+    if (s->c->options.fold || s->c->options.fold_frozen)
+        status = mabn_fail(MABN_ERR_NONFINITE, "'%s': %s", mabn_weights_path(s->c->source), what);
+    if (!s->bad++ || index < s->first_bad) {
+        char *before = s->what;
+        s->what = what;
+        s->first_bad = index;
+        what = before;
+    }
+    pthread_mutex_unlock(&s->reading);
+    free(what);
+    return status;
+}
 
 static mabn_status stream_entry(void *context, int64_t index, int worker)
 {
@@ -472,6 +559,7 @@ static mabn_status stream_entry(void *context, int64_t index, int worker)
     mabn_status status = entry_values(s->c, e, values);
     pthread_mutex_unlock(&s->reading);
     MABN_TRY(status);
+    MABN_TRY(check_finite(s, index, values));
     MABN_TRY(mabn_weights_write(s->writer, (size_t)index, values));
     mabn_progress_add(s->progress, e->weight.bytes);
     return MABN_OK;
@@ -487,7 +575,12 @@ static mabn_status stream_entries(struct mabn_convert *c, struct mabn_weights_wr
     for (int i = 0; i < WORKERS; i++)
         MABN_TRY_GOTO(mabn_alloc(&s.buffers[i], largest), out);
     status = mabn_parallel(WORKERS, (int64_t)c->entry_count, 1, stream_entry, &s);
+    if (!status && s.bad)
+        mabn_warn("%zu tensor%s with numbers that are not finite, or a negative variance: %s%s; no "
+                  "tool runs such a network",
+                  s.bad, s.bad == 1 ? "" : "s", s.bad == 1 ? "" : "the first, ", s.what);
 out:
+    free(s.what);
     for (int i = 0; i < WORKERS; i++)
         mabn_free(s.buffers[i]);
     return status;

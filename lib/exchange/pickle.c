@@ -714,6 +714,8 @@ static mabn_status call(struct machine *m, enum mabn_pickle_global g, uint32_t t
             return call(m, (enum mabn_pickle_global)node_of(m, args[0])->u.integer, args[2]);
         break;
     case MABN_GLOBAL_REBUILD_PARAMETER:
+        if (n >= 1 && is_opaque(m, args[0]))
+            return push_opaque(m, node_of(m, args[0])->u.string.text);
         if (n >= 1 && node_of(m, args[0])->kind == MABN_PICKLE_TENSOR) return push(m, args[0]);
         break;
     case MABN_GLOBAL_SIZE:
@@ -725,6 +727,8 @@ static mabn_status call(struct machine *m, enum mabn_pickle_global g, uint32_t t
         if (n >= 1 && mabn_pickle_text(m->pickle, args[0])) return push(m, args[0]);
         break;
     case MABN_GLOBAL_RECONSTRUCT:
+        if (n == 3 && is_opaque(m, args[0])) /* a subclass: numpy's matrix, recarray */
+            return push_opaque(m, node_of(m, args[0])->u.string.text);
         if (n == 3 && is_global(m, args[0], MABN_GLOBAL_NDARRAY))
             return push(m, new_node(m, MABN_PICKLE_ARRAY));
         break;

@@ -22,6 +22,8 @@ struct walk {
     struct mabn_str path;
     size_t passed_over; /* objects of classes not known here */
     char *first_passed; /* the first one's path and class */
+    size_t unread;      /* tensors beside the weights that cannot be read */
+    char *first_unread; /* the first one's path, and why */
 };
 
 static const struct mabn_pickle_node *at(const struct walk *k, uint32_t value)
@@ -35,6 +37,21 @@ static mabn_status fail_at(const struct walk *k, const char *what)
                      k->path.length ? k->path.text : "the pickled value", what);
 }
 
+/* A value that may be as it should be, but is not read here: the weights need it, what is beside them
+ * does without (see visit_beside). */
+static mabn_status unsupported(const struct walk *k, const char *what)
+{
+    fail_at(k, what);
+    return MABN_ERR_UNSUPPORTED;
+}
+
+static mabn_status unsupported_with(const struct walk *k, const char *format, const char *name)
+{
+    char text[256];
+    snprintf(text, sizeof text, format, name);
+    return unsupported(k, text);
+}
+
 /* `format` takes `name`. */
 static mabn_status fail_with(const struct walk *k, const char *format, const char *name)
 {
@@ -45,7 +62,7 @@ static mabn_status fail_with(const struct walk *k, const char *format, const cha
 
 static mabn_status count_step(struct walk *k, int depth)
 {
-    if (depth > MAX_DEPTH) return fail_at(k, "nested too deeply (or in itself)");
+    if (depth > MAX_DEPTH) return unsupported(k, "nested too deeply (or in itself)");
     if (++k->steps > k->budget)
         return fail_at(k, "the same values are repeated too often (a memo bomb?)");
     return MABN_OK;
@@ -83,16 +100,18 @@ static bool is_contiguous(const struct mabn_shape *shape, const int64_t *stride)
 static mabn_status check_metadata(struct walk *k, const struct mabn_pickle_node *tensor)
 {
     const uint32_t last = tensor->element ? 7 : 6;
-    if (tensor->u.list.count > last + 1) return fail_at(k, "a tensor with unknown arguments");
+    if (tensor->u.list.count > last + 1) return unsupported(k, "a tensor with unknown arguments");
     if (tensor->u.list.count <= last) return MABN_OK;
     const struct mabn_pickle_node *metadata = at(k, tensor->u.list.items[last]);
     if (metadata->kind == MABN_PICKLE_NONE) return MABN_OK;
-    if (metadata->kind != MABN_PICKLE_DICT) return fail_at(k, "a tensor with unknown arguments");
+    if (metadata->kind != MABN_PICKLE_DICT)
+        return unsupported(k, "a tensor with unknown arguments");
     for (uint32_t i = 0; i + 1 < metadata->u.list.count; i += 2) {
         const char *key = mabn_pickle_text(k->pickle, metadata->u.list.items[i]);
         int64_t value = 0;
         if (!mabn_pickle_integer(k->pickle, metadata->u.list.items[i + 1], &value) || value)
-            return fail_with(k, "a tensor whose '%s' is set is not supported", key ? key : "?");
+            return unsupported_with(k, "a tensor whose '%s' is set is not supported",
+                                    key ? key : "?");
     }
     return MABN_OK;
 }
@@ -102,12 +121,14 @@ static mabn_status find_storage(struct walk *k, uint32_t value, enum mabn_dtype 
                                 uint64_t *offset, uint64_t *size, size_t *storage)
 {
     const struct mabn_pickle_node *s = at(k, value);
-    if (s->kind != MABN_PICKLE_STORAGE || !k->finder) return fail_at(k, "tensor without storage");
+    if (s->kind != MABN_PICKLE_STORAGE || !k->finder)
+        return unsupported(k, "tensor without storage");
     const struct mabn_pickle_node *type = at(k, s->u.list.items[1]);
     const char *class = mabn_pickle_class(k->pickle, s->u.list.items[1]);
-    if (class) return fail_with(k, "numbers of type '%s' are not supported", class);
+    if (class) return unsupported_with(k, "numbers of type '%s' are not supported", class);
     if (s->u.list.count > 5 && at(k, s->u.list.items[5])->kind != MABN_PICKLE_NONE)
-        return fail_at(k, "a view of a storage, as PyTorch before 0.4 wrote it, is not supported");
+        return unsupported(k,
+                           "a view of a storage, as PyTorch before 0.4 wrote it, is not supported");
     const char *key = mabn_pickle_text(k->pickle, s->u.list.items[2]);
     int64_t count;
     if (type->kind != MABN_PICKLE_GLOBAL || type->u.integer != MABN_GLOBAL_STORAGE || !key ||
@@ -138,7 +159,7 @@ static mabn_status add_tensor(struct walk *k, uint32_t value, enum mabn_weight_p
     if (tensor->element) { /* the storage is of bytes */
         const char *class = mabn_pickle_class(k->pickle, args[6]);
         const struct mabn_pickle_node *type = at(k, args[6]);
-        if (class) return fail_with(k, "numbers of type '%s' are not supported", class);
+        if (class) return unsupported_with(k, "numbers of type '%s' are not supported", class);
         if (type->kind != MABN_PICKLE_GLOBAL || type->u.integer != MABN_GLOBAL_TORCH_DTYPE)
             return fail_at(k, "a tensor without a type");
         dtype = (enum mabn_dtype)type->element;
@@ -189,6 +210,15 @@ static bool read_dtype(const struct walk *k, uint32_t value, enum mabn_dtype *dt
     return false;
 }
 
+/* For messages: as numpy writes it, or "?". */
+static const char *type_name(const struct walk *k, uint32_t value)
+{
+    const struct mabn_pickle_node *d = at(k, value);
+    const bool named = d->kind == MABN_PICKLE_DTYPE && d->u.list.count;
+    const char *name = named ? mabn_pickle_text(k->pickle, d->u.list.items[0]) : NULL;
+    return name ? name : "?";
+}
+
 static void fortran_strides(const struct mabn_shape *shape, int64_t *stride)
 {
     int64_t step = 1;
@@ -228,15 +258,20 @@ static mabn_status add_array(struct walk *k, uint32_t value, enum mabn_weight_pa
     enum mabn_dtype dtype = MABN_DTYPE_F32;
     size_t count, bytes;
     if (!array_of(k, at(k, value), &a) || !read_dims(k, a.shape, shape.dim, &shape.rank))
-        return fail_at(k, "damaged array (or more than 8 dimensions)");
+        return unsupported(k, "damaged array (or more than 8 dimensions)");
     if (!read_dtype(k, a.dtype, &dtype, &place.swapped))
-        return fail_at(k, "array of a type that is not supported");
+        return unsupported_with(k, "an array of numpy's type '%s' is not supported",
+                                type_name(k, a.dtype));
     if (!mabn_shape_count(&shape, &count) || !mabn_size_mul(count, mabn_dtype_size(dtype), &bytes))
         return fail_at(k, "impossible shape");
     const struct mabn_pickle_node *data = at(k, a.data);
     bool latin1 = data->kind == MABN_PICKLE_LATIN1;
+    if (!bytes) { /* protocol 2 writes no bytes at all as a call of `bytes` */
+        place = (struct mabn_place){.storage = SIZE_MAX};
+        return mabn_weights_add(k->w, name, part, dtype, &shape, &place, 0);
+    }
     if ((!latin1 && data->kind != MABN_PICKLE_BYTES) || data->u.string.offset == UINT64_MAX)
-        return fail_at(k, "array without bytes");
+        return unsupported(k, "array without bytes");
     uint64_t length = data->u.string.length;
     if (latin1 ? length < bytes || length / 2 > bytes : length != bytes)
         return fail_at(k, "array whose bytes do not fit its shape");
@@ -245,7 +280,8 @@ static mabn_status add_array(struct walk *k, uint32_t value, enum mabn_weight_pa
     /* Text that is as long as the bytes has no byte above 127: nothing to decode. */
     place.latin1 = latin1 && length != bytes;
     if (a.fortran && shape.rank > 1) {
-        if (place.latin1) return fail_at(k, "array in Fortran order inside text is not supported");
+        if (place.latin1)
+            return unsupported(k, "array in Fortran order inside text is not supported");
         fortran_strides(&shape, place.stride);
         place.strided = !is_contiguous(&shape, place.stride);
     }
@@ -318,12 +354,11 @@ static bool has_tensor(const struct walk *k, const struct mabn_pickle_node *node
 
 /* An object of another class is of no use here, and never called. A tensor of a kind that is not
  * read is no such object. */
-static mabn_status pass_over(struct walk *k, const char *class, enum mabn_weight_part part)
+static mabn_status pass_over(struct walk *k, const char *class)
 {
     bool tensor = !strncmp(class, "torch.", 6) &&
                   (strstr(class, "_rebuild") || strstr(class, "Tensor") || strstr(class, "tensor"));
-    if (tensor && part == MABN_WEIGHT_MODEL)
-        return fail_with(k, "a tensor made by '%s' is not supported", class);
+    if (tensor) return unsupported_with(k, "a tensor made by '%s' is not supported", class);
     if (!k->passed_over++) k->first_passed = mabn_xasprintf("'%s' (%s)", k->path.text, class);
     return MABN_OK;
 }
@@ -350,6 +385,24 @@ static void leave(struct walk *k, size_t length)
 static mabn_status visit(struct walk *k, uint32_t value, enum mabn_weight_part part, size_t root,
                          int depth);
 
+/* What is beside the weights never stops their reading: a value that cannot be read is counted, and
+ * told once. `status` is what became of it. */
+static mabn_status read_beside(struct walk *k, enum mabn_weight_part part, mabn_status status)
+{
+    if (status != MABN_ERR_UNSUPPORTED || part == MABN_WEIGHT_MODEL) return status;
+    const char *why = strstr(mabn_error_message(), "': "); /* after 'FILE': */
+    if (!k->unread++) k->first_unread = mabn_xstrdup(why ? why + 3 : mabn_error_message());
+    mabn_error_clear();
+    return MABN_OK;
+}
+
+/* The key of a dict's item, as text or as a number; false: it is neither, or no part of a name. */
+static bool read_key(const struct walk *k, uint32_t value, const char **key, int64_t *number)
+{
+    *key = mabn_pickle_text(k->pickle, value);
+    return *key || mabn_pickle_integer(k->pickle, value, number);
+}
+
 static mabn_status visit_items(struct walk *k, uint32_t value, enum mabn_weight_part part,
                                size_t root, int depth)
 {
@@ -358,16 +411,18 @@ static mabn_status visit_items(struct walk *k, uint32_t value, enum mabn_weight_
     for (uint32_t i = 0; i < node->u.list.count; i += dict ? 2 : 1) {
         const char *key = NULL;
         int64_t number = i;
-        uint32_t item = node->u.list.items[i];
-        if (dict) {
-            key = mabn_pickle_text(k->pickle, item);
-            if (!key && !mabn_pickle_integer(k->pickle, item, &number))
-                return fail_at(k, "a key that is neither text nor a number");
-            item = node->u.list.items[i + 1];
+        uint32_t item = node->u.list.items[dict ? i + 1 : i];
+        if (dict && !read_key(k, node->u.list.items[i], &key, &number)) {
+            MABN_TRY(read_beside(k, part,
+                                 unsupported(k, "a key that is neither text nor a whole number")));
+            continue;
         }
         size_t before = enter(k, key, number);
-        if (before == SIZE_MAX) return fail_at(k, "an empty or very long key");
-        MABN_TRY(visit(k, item, part, root, depth + 1));
+        if (before == SIZE_MAX) {
+            MABN_TRY(read_beside(k, part, unsupported(k, "an empty or very long key")));
+            continue;
+        }
+        MABN_TRY(read_beside(k, part, visit(k, item, part, root, depth + 1)));
         leave(k, before);
     }
     return MABN_OK;
@@ -394,7 +449,7 @@ static mabn_status visit(struct walk *k, uint32_t value, enum mabn_weight_part p
     case MABN_PICKLE_DICT:
         return visit_items(k, value, part, root, depth);
     case MABN_PICKLE_OPAQUE:
-        return pass_over(k, mabn_pickle_class(k->pickle, value), part);
+        return pass_over(k, mabn_pickle_class(k->pickle, value));
     default:
         add_note(k, value);
         return MABN_OK;
@@ -681,13 +736,13 @@ static mabn_status visit_optimizer(struct walk *k, uint32_t optimizer)
     for (size_t i = 0; i < m.count && !status; i++) {
         const struct momentum *one = &m.items[i];
         if (!one->tensor) continue;
-        if (one->name) {
-            status = add_tensor(k, one->tensor, MABN_WEIGHT_MOMENTUM, one->name);
-        } else {
-            char name[64];
-            snprintf(name, sizeof name, "optimizer.state.%" PRId64 ".momentum_buffer", one->id);
-            status = add_tensor(k, one->tensor, MABN_WEIGHT_OTHER, name);
-        }
+        char name[64];
+        snprintf(name, sizeof name, "optimizer.state.%" PRId64 ".momentum_buffer", one->id);
+        const size_t before = enter(k, one->name ? "momentum" : name, 0);
+        const enum mabn_weight_part part = one->name ? MABN_WEIGHT_MOMENTUM : MABN_WEIGHT_OTHER;
+        status =
+            read_beside(k, part, add_tensor(k, one->tensor, part, one->name ? one->name : name));
+        leave(k, before);
     }
     free(m.items);
     if (!status) tell_other_state(k, optimizer);
@@ -735,9 +790,9 @@ static void read_own_notes(struct walk *k, uint32_t model)
 
 /* What training programs call the weights, and with them their moving average. Where a student
  * learns from its own average, that one is called the teacher. */
-static const char *const model_keys[] = {"model",   "state_dict", "model_state_dict", "blobs",
-                                         "module",  "net",        "network",          "params",
-                                         "student", NULL};
+static const char *const model_keys[] = {
+    "model",  "state_dict", "model_state_dict", "blobs",       "module",         "net", "network",
+    "params", "student",    "weights",          "model_state", "net_state_dict", NULL};
 static const char *const average_keys[] = {"model_ema",
                                            "state_dict_ema",
                                            "ema_state_dict",
@@ -793,17 +848,22 @@ static mabn_status visit_rest(struct walk *k, uint32_t root, const char *model_k
     for (uint32_t i = 0; i + 1 < node->u.list.count; i += 2) {
         const char *key = mabn_pickle_text(k->pickle, node->u.list.items[i]);
         uint32_t value = node->u.list.items[i + 1];
-        if (!key || !*key || !strcmp(key, model_key)) continue;
-        if (is_optimizer(key) && at(k, value)->kind == MABN_PICKLE_DICT) {
+        if (key && !strcmp(key, model_key)) continue;
+        if (key && is_optimizer(key) && at(k, value)->kind == MABN_PICKLE_DICT) {
             MABN_TRY(visit_optimizer(k, value));
             note_groups(k, value);
             continue;
         }
-        size_t before = enter(k, key, 0);
-        if (before == SIZE_MAX) return fail_at(k, "a very long key");
-        bool own = !strcmp(key, "mabn_other") && at(k, value)->kind == MABN_PICKLE_DICT;
+        int64_t number = 0;
+        const bool named = read_key(k, node->u.list.items[i], &key, &number);
+        size_t before = named ? enter(k, key, number) : SIZE_MAX;
+        if (before == SIZE_MAX) {
+            MABN_TRY(read_beside(k, MABN_WEIGHT_OTHER, unsupported(k, "a key that is no name")));
+            continue;
+        }
+        bool own = key && !strcmp(key, "mabn_other") && at(k, value)->kind == MABN_PICKLE_DICT;
         size_t skip = own ? k->path.length + 1 : 0; /* as our own writer nests them */
-        MABN_TRY(visit(k, value, MABN_WEIGHT_OTHER, skip, 1));
+        MABN_TRY(read_beside(k, MABN_WEIGHT_OTHER, visit(k, value, MABN_WEIGHT_OTHER, skip, 1)));
         leave(k, before);
     }
     return MABN_OK;
@@ -847,7 +907,11 @@ mabn_status mabn_pickle_to_weights(struct mabn_weights *w, const struct mabn_pic
     if (!status && k.passed_over)
         mabn_weights_remark(w, "skipped %zu object%s of other classes; the first is %s",
                             k.passed_over, k.passed_over == 1 ? "" : "s", k.first_passed);
+    if (!status && k.unread)
+        mabn_weights_remark(w, "skipped %zu value%s beside the weights; the first is %s", k.unread,
+                            k.unread == 1 ? "" : "s", k.first_unread);
     free(k.first_passed);
+    free(k.first_unread);
     mabn_str_release(&k.path);
     return status;
 }

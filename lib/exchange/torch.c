@@ -143,6 +143,21 @@ static int by_key(const void *a, const void *b)
     return strcmp(((const struct stored *)a)->key, ((const struct stored *)b)->key);
 }
 
+/* Bytes of a number of a type that is not read, but may stand beside the weights; 0: unknown. */
+static size_t unread_element(const char *class)
+{
+    static const struct {
+        const char *name;
+        size_t bytes;
+    } types[] = {{"ComplexFloatStorage", 8}, {"ComplexDoubleStorage", 16}, {"QInt8Storage", 1},
+                 {"QUInt8Storage", 1},       {"QInt32Storage", 4},         {"QUInt4x2Storage", 1},
+                 {"QUInt2x4Storage", 1}};
+    for (size_t i = 0; class && i < sizeof types / sizeof *types; i++)
+        if (!strncmp(class, "torch.", 6) && !strcmp(class + 6, types[i].name))
+            return types[i].bytes;
+    return 0;
+}
+
 /* Element sizes are told only by the references in the object's pickle. */
 static void learn_elements(struct stream *s)
 {
@@ -151,9 +166,12 @@ static void learn_elements(struct stream *s)
         if (node->kind != MABN_PICKLE_STORAGE) continue;
         const struct mabn_pickle_node *type = mabn_pickle_at(&s->pickle, node->u.list.items[1]);
         struct stored key = {.key = mabn_pickle_text(&s->pickle, node->u.list.items[2])};
-        if (!key.key || type->kind != MABN_PICKLE_GLOBAL) continue;
+        if (!key.key) continue;
         struct stored *found = bsearch(&key, s->stored, s->count, sizeof key, by_key);
-        if (found) found->element = mabn_dtype_size((enum mabn_dtype)type->element);
+        if (!found) continue;
+        found->element = type->kind == MABN_PICKLE_GLOBAL
+                             ? mabn_dtype_size((enum mabn_dtype)type->element)
+                             : unread_element(mabn_pickle_class(&s->pickle, node->u.list.items[1]));
     }
 }
 

@@ -33,12 +33,12 @@ static mabn_status check_name(const struct mabn_weights *w, const char *name)
 {
     size_t n = strlen(name);
     if (n == 0 || n > MABN_WEIGHT_MAX_NAME || !plain_text(name))
-        return mabn_fail(MABN_ERR_FORMAT,
+        return mabn_fail(MABN_ERR_UNSUPPORTED,
                          "'%s': tensor %zu: its name is empty, too long or not plain UTF-8 text",
                          w->source.name, w->count);
     /* Never used as a path here; refused so that no other program is tempted either. */
     if (name[0] == '/' || !strncmp(name, "../", 3) || strstr(name, "/../") || !strcmp(name, ".."))
-        return mabn_fail(MABN_ERR_FORMAT, "'%s': tensor name '%s' looks like a path",
+        return mabn_fail(MABN_ERR_UNSUPPORTED, "'%s': tensor name '%s' looks like a path",
                          w->source.name, name);
     return MABN_OK;
 }
@@ -225,12 +225,48 @@ static int compare_entries(const void *a, const void *b, void *context)
                         &w->entries[*(const size_t *)b].weight);
 }
 
-static mabn_status build_index(struct mabn_weights *w)
+static void sort_index(struct mabn_weights *w)
 {
+    free(w->index);
     w->index = mabn_xmalloc((w->count + 1) * sizeof *w->index);
     for (size_t i = 0; i < w->count; i++)
         w->index[i] = i;
     qsort_r(w->index, w->count, sizeof *w->index, compare_entries, w);
+}
+
+/* Beside the weights two paths may read alike ("a.b" and b in a): one of them is kept. */
+static void drop_doubles(struct mabn_weights *w)
+{
+    bool *drop = mabn_xcalloc(w->count + 1, sizeof *drop);
+    size_t doubles = 0, first = 0, kept = 0;
+    for (size_t i = 1; i < w->count; i++) {
+        const size_t a = w->index[i - 1], b = w->index[i];
+        if (w->entries[b].weight.part != MABN_WEIGHT_OTHER ||
+            compare_keys(&w->entries[a].weight, &w->entries[b].weight))
+            continue;
+        drop[b] = true;
+        if (!doubles++) first = b;
+    }
+    if (doubles)
+        mabn_weights_remark(w,
+                            "skipped %zu tensor%s beside the weights whose name another has; "
+                            "the first is '%s'",
+                            doubles, doubles == 1 ? "" : "s", w->entries[first].weight.name);
+    for (size_t i = 0; i < w->count; i++) {
+        if (drop[i])
+            free((char *)w->entries[i].weight.name);
+        else
+            w->entries[kept++] = w->entries[i];
+    }
+    w->count = kept;
+    free(drop);
+    if (doubles) sort_index(w);
+}
+
+static mabn_status build_index(struct mabn_weights *w)
+{
+    sort_index(w);
+    if (!w->read) drop_doubles(w); /* a reader of its own counts entries as the file has them */
     for (size_t i = 1; i < w->count; i++) {
         const struct mabn_weight *t = &w->entries[w->index[i]].weight;
         if (!compare_keys(&w->entries[w->index[i - 1]].weight, t))
@@ -317,8 +353,6 @@ static void strip_module(struct mabn_weights *w)
 /* Names or entries have changed. */
 static mabn_status index_again(struct mabn_weights *w)
 {
-    free(w->index);
-    w->index = NULL;
     return build_index(w);
 }
 

@@ -450,6 +450,37 @@ same() { # same FILE FILE: the tensors and no more
     assert_file_not_exist y.h5
 }
 
+@test "numbers of other types beside the weights never stop them, and are told once" {
+    checkpoints
+    for f in random random-old; do
+        run --separate-stderr mabn-convert -q -f $f.pth -o x.h5
+        assert_success
+        same x.h5 plain.pth
+        [[ $stderr == *"skipped 1 value beside the weights; the first is rng.numpy.1: an array of numpy's type 'u4' is not supported"* ]]
+    done
+    for f in odd odd-old; do
+        run --separate-stderr mabn-convert -q -f $f.pth -o x.h5
+        assert_success
+        same x.h5 plain.pth
+        [[ $stderr == *"skipped 13 values beside the weights; the first is complex: numbers of type 'torch.ComplexFloatStorage' are not supported"* ]]
+        [[ $stderr == *"skipped 1 object of other classes; the first is 'matrix' (numpy.matrix)"* ]]
+        [[ $stderr == *"skipped 1 tensor beside the weights whose name another has; the first is 'a.b'"* ]]
+    done
+    run --separate-stderr mabn-convert -q -f momentum-complex.pth -o x.h5
+    assert_success
+    same x.h5 plain.pth
+    [[ $stderr == *"the first is momentum: numbers of type 'torch.ComplexFloatStorage'"* ]]
+}
+
+@test "numbers of other types among the weights are refused by name" {
+    checkpoints
+    fails 1 "fc.bias: numbers of type 'torch.ComplexFloatStorage' are not supported" mabn-convert weight-complex.pth -o x.h5
+    fails 1 "fc.bias: numbers of type 'torch.QInt8Storage' are not supported" mabn-convert weight-quantized.pth -o x.h5
+    fails 1 "fc.bias: numbers of type 'torch.uint16' are not supported" mabn-convert weight-typed.pth -o x.h5
+    fails 1 "fc.bias: an array of numpy's type 'u4' is not supported" mabn-convert weight-array.pth -o x.h5
+    assert_file_not_exist x.h5
+}
+
 @test "what a tensor is rebuilt with is honoured or refused" {
     checkpoints
     fails 1 "fc.weight: a tensor made by 'torch._utils._rebuild_sparse_tensor' is not supported" mabn-convert sparse.pth -o x.h5
@@ -457,6 +488,32 @@ same() { # same FILE FILE: the tensors and no more
     assert_file_not_exist x.h5
     mabn-convert -q not-negative.pth -o x.h5
     same x.h5 plain.pth
+}
+
+@test "numbers that no network can use: an error where norms are folded, else told" {
+    checkpoints
+    while read -r file what; do
+        run --separate-stderr mabn-convert -q -f "$file.pth" -o x.h5
+        assert_success
+        assert_equal "$stderr" "mabn-convert: warning: 1 tensor with numbers that are not finite, or a negative variance: $what; no tool runs such a network"
+        mabn-convert -q -f "$file.pth" -o x.onnx 2>/dev/null
+        rm x.onnx
+        fails 1 "'${what:1:3}" mabn-convert -q -f --fold "$file.pth" -o x.onnx
+        fails 1 "'${what:1:3}" mabn-convert -q -f --fold-frozen "$file.pth" -o x.onnx
+        assert_file_not_exist x.onnx
+    done <<<"nan-mean 'bn1.running_mean' has nan in channel 2
+nan-filter 'conv1.weight' has nan in filter 1
+negative-variance 'bn1.running_var' has -1e-06 in channel 1
+inf-fc 'fc.weight' has inf in filter 2"
+    fails 1 "'nan-mean.pth': norm 'bn1' cannot be folded: channel 2 has weight 1, bias 0, mean nan and variance 1" mabn-convert -q --fold nan-mean.pth -o x.onnx
+    # in every type
+    mabn-convert -q -f --as-is nan-mean.pth -o x.safetensors 2>/dev/null
+    for t in float64 float16 bfloat16; do
+        $PYTHON "$ROOT/tests/cli/retype.py" x.safetensors $t y.safetensors
+        run --separate-stderr mabn-convert -q -f --as-is y.safetensors -o z.pth
+        assert_success
+        [[ $stderr == *"1 tensor with numbers that are not finite, or a negative variance: 'bn1.running_mean' has nan in channel 2;"* ]]
+    done
 }
 
 @test "what is in front of all names, or wraps a part, is cut off and told" {

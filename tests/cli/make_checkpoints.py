@@ -16,9 +16,14 @@ import sys
 import types
 import zipfile
 
-torch = types.ModuleType("torch")
-utils = types.ModuleType("torch._utils")
-sys.modules["torch"], sys.modules["torch._utils"] = torch, utils
+def module(name):
+    sys.modules[name] = types.ModuleType(name)
+    return sys.modules[name]
+
+
+torch, utils, numpy = module("torch"), module("torch._utils"), module("numpy")
+module("numpy.core")
+multiarray = module("numpy.core.multiarray")
 
 
 def stand_in(module, name):
@@ -30,9 +35,17 @@ def stand_in(module, name):
 
 
 rebuild = stand_in(utils, "_rebuild_tensor_v2")
+rebuild3 = stand_in(utils, "_rebuild_tensor_v3")
 sparse = stand_in(utils, "_rebuild_sparse_tensor")
 storages = {"F32": (stand_in(torch, "FloatStorage"), "f", 4),
-            "I64": (stand_in(torch, "LongStorage"), "q", 8)}
+            "I64": (stand_in(torch, "LongStorage"), "q", 8),
+            "BOOL": (stand_in(torch, "BoolStorage"), "?", 1),
+            "C64": (stand_in(torch, "ComplexFloatStorage"), "ff", 8),
+            "QI8": (stand_in(torch, "QInt8Storage"), "b", 1),
+            "BYTES": (stand_in(torch, "ByteStorage"), "B", 1)}
+uint16 = stand_in(torch, "uint16")
+reconstruct, ndarray = stand_in(multiarray, "_reconstruct"), stand_in(numpy, "ndarray")
+dtype, matrix = stand_in(numpy, "dtype"), stand_in(numpy, "matrix")
 
 
 class Storage:
@@ -56,12 +69,38 @@ class Tensor:
                          collections.OrderedDict()) + more
 
 
+class Typed(Tensor):
+    """A tensor whose storage is bytes and whose type is an argument of its own."""
+
+    def __reduce__(self):
+        _, args = Tensor.__reduce__(self)
+        return rebuild3, args + (uint16,)
+
+
+class Type:
+    def __init__(self, name):
+        self.name = name
+
+    def __reduce__(self):
+        return dtype, (self.name, 0, 1), (3, "<", None, None, None, -1, -1, 0)
+
+
+class Array:
+    """numpy's array of a type ("u4"); the class may be a subclass."""
+
+    def __init__(self, name, shape, data, cls=ndarray):
+        self.state, self.cls = (1, shape, Type(name), False, data), cls
+
+    def __reduce__(self):
+        return reconstruct, (self.cls, (0,), b"b"), self.state
+
+
 class Sparse:
     def __reduce__(self):
         return sparse, (1, 2)
 
 
-def save(path, value):
+def save(path, value, legacy=False):
     kept = []
 
     class Pickler(pickle.Pickler):
@@ -74,6 +113,15 @@ def save(path, value):
 
     out = io.BytesIO()
     Pickler(out, 2).dump(value)
+    if legacy:
+        with open(os.path.join(folder, path), "wb") as f:
+            for head in (0x1950a86a20f9469cfc6c, 1001, {"little_endian": True}):
+                pickle.dump(head, f, 2)
+            f.write(out.getvalue())
+            pickle.dump([str(i) for i in range(len(kept))], f, 2)
+            for s in kept:
+                f.write(struct.pack("<q", len(s.data) // storages[s.kind][2]) + s.data)
+        return
     with zipfile.ZipFile(os.path.join(folder, path), "w") as z:
         z.writestr("archive/data.pkl", out.getvalue())
         for i, s in enumerate(kept):
@@ -142,6 +190,48 @@ save("negative.pth", dict(net, **{"fc.weight": Tensor(
     "F32", negative.shape, negative.storage.data, {"neg": True})}))
 save("not-negative.pth", dict(net, **{"fc.weight": Tensor(
     "F32", negative.shape, negative.storage.data, {"neg": False})}))
+
+# ---- numbers that no network can use ----
+
+
+def with_number(name, index, x):
+    """The network with x as one number of a tensor."""
+    t = net[name]
+    numbers = list(struct.unpack("<%df" % (len(t.storage.data) // 4), t.storage.data))
+    numbers[index] = x
+    return dict(net, **{name: Tensor("F32", t.shape, struct.pack("<%df" % len(numbers), *numbers))})
+
+
+save("nan-mean.pth", with_number("bn1.running_mean", 2, float("nan")))
+save("nan-filter.pth", with_number("conv1.weight", 28, float("nan")))
+save("negative-variance.pth", with_number("bn1.running_var", 1, -1e-6))
+save("inf-fc.pth", with_number("fc.weight", -1, float("inf")))
+
+# ---- what stands beside the weights, and is no number that is read ----
+
+complex2 = Tensor("C64", (2,), struct.pack("<4f", 1, 2, 3, 4))
+loop = []
+loop.append(loop)
+random_state = ("MT19937", Array("u4", (624,), bytes(4 * 624)), 624, 0, 0.0)
+for legacy in (False, True):
+    old = "-old" if legacy else ""
+    save("random%s.pth" % old, {
+        "rng": {"numpy": random_state, "python": (3, tuple(range(625)), None),
+                "torch": Tensor("BYTES", (16,), bytes(16))},
+        "state_dict": net, "seen": Tensor("BOOL", (2,), b"\0\1")}, legacy)
+    save("odd%s.pth" % old, {
+        "state_dict": net, "complex": complex2, "quantized": Tensor("QI8", (4,), bytes(4)),
+        "names": Array("U3", (1,), bytes(12)), "objects": Array("O8", (1,), ["x"]),
+        "empty": Array("f4", (0,), b""), "matrix": Array("f4", (1, 1), bytes(4), matrix),
+        "typed": Typed("BYTES", (2,), bytes(4)), "sparse": Sparse(), "loop": loop,
+        "byplace": {(1, 2): complex2, "/tmp/a.png": complex2, None: 3, "": 1, "\n": net["fc.bias"]},
+        "a": {"b": net["fc.bias"]}, "a.b": net["fc.bias"], (3, 4): 5}, legacy)
+for name, t in (("complex", complex2), ("quantized", Tensor("QI8", (4,), bytes(4))),
+                ("typed", Typed("BYTES", (2,), bytes(4))), ("array", Array("u4", (1,), bytes(4)))):
+    save("weight-%s.pth" % name, {"state_dict": dict(net, **{"fc.bias": t}), "epoch": 3})
+save("momentum-complex.pth", {"model": net, "optimizer": {
+    "state": {0: {"momentum_buffer": complex2}},
+    "param_groups": [{"params": [0], "param_names": ["conv1.weight"]}]}})
 
 # ---- momentum: each parameter's is the parameter and 1, so that a test can tell whose it is ----
 
