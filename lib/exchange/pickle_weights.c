@@ -835,6 +835,47 @@ static uint32_t find_first(const struct walk *k, uint32_t root, const char *cons
     return 0;
 }
 
+/* Below an average's key its tensors may be one nest deeper, beside its decay and its counters. */
+static const char *const average_nests[] = {"shadow",
+                                            "module",
+                                            "model",
+                                            "state_dict",
+                                            "params",
+                                            "ema_model",
+                                            "model_ema",
+                                            "ema_state_dict",
+                                            "model_state_dict",
+                                            "averaged_model",
+                                            "weights",
+                                            "shadow_params",
+                                            NULL};
+
+static bool is_list_of_tensors(const struct walk *k, uint32_t value)
+{
+    const struct mabn_pickle_node *node = at(k, value);
+    if (node->kind != MABN_PICKLE_LIST || !node->u.list.count) return false;
+    for (uint32_t i = 0; i < node->u.list.count; i++)
+        if (at(k, node->u.list.items[i])->kind != MABN_PICKLE_TENSOR) return false;
+    return true;
+}
+
+/* The average of the root: its path, malloc'd, its value and the key it is below; NULL: none. */
+static char *find_average(const struct walk *k, uint32_t root, uint32_t *value, const char **key)
+{
+    for (size_t i = 0; average_keys[i]; i++) {
+        const uint32_t found = mabn_pickle_get(k->pickle, root, average_keys[i]);
+        *key = average_keys[i];
+        for (size_t n = 0; at(k, found)->kind == MABN_PICKLE_DICT && average_nests[n]; n++) {
+            *value = mabn_pickle_get(k->pickle, found, average_nests[n]);
+            if (holds_tensors(k, *value) || is_list_of_tensors(k, *value))
+                return mabn_xasprintf("%s.%s", *key, average_nests[n]);
+        }
+        *value = found;
+        if (holds_tensors(k, found)) return mabn_xstrdup(*key);
+    }
+    return NULL;
+}
+
 static bool is_optimizer(const char *key)
 {
     return !strcmp(key, "optimizer") || !strcmp(key, "optimizer_state_dict") ||
@@ -871,7 +912,7 @@ static mabn_status visit_rest(struct walk *k, uint32_t root, const char *model_k
 
 static mabn_status visit_root(struct walk *k)
 {
-    const char *key, *average = NULL;
+    const char *key, *below;
     uint32_t root = k->pickle->root;
     const char *class = mabn_pickle_class(k->pickle, root);
     if (class)
@@ -882,15 +923,19 @@ static mabn_status visit_root(struct walk *k)
     if (at(k, root)->kind != MABN_PICKLE_DICT)
         return fail_at(k, "not a dictionary of named tensors");
     uint32_t model = find_first(k, root, model_keys, 4, &key);
-    find_first(k, root, average_keys, 0, &average);
-    if (!key && average) {
-        key = average;
-        model = mabn_pickle_get(k->pickle, root, key);
+    uint32_t value = 0;
+    char *average = find_average(k, root, &value, &below);
+    if (!key && average && at(k, value)->kind == MABN_PICKLE_DICT) {
+        key = below;
+        model = value;
+        k->w->is_average = true;
         mabn_weights_remark(k->w, "the weights are the moving average '%s': there are no others",
-                            key);
-    } else if (average) {
-        k->w->average = mabn_xstrdup(average);
+                            average);
+    } else if (key && average) {
+        k->w->average = average;
+        average = NULL;
     }
+    free(average);
     if (!key) model = root;
     read_own_notes(k, model);
     MABN_TRY(visit(k, model, MABN_WEIGHT_MODEL, 0, 0));

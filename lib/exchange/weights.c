@@ -263,7 +263,7 @@ static void drop_doubles(struct mabn_weights *w)
     if (doubles) sort_index(w);
 }
 
-static mabn_status build_index(struct mabn_weights *w)
+mabn_status mabn_weights_build_index(struct mabn_weights *w)
 {
     sort_index(w);
     if (!w->read) drop_doubles(w); /* a reader of its own counts entries as the file has them */
@@ -303,7 +303,7 @@ static void tell_stripped(struct mabn_weights *w, const char *what)
     mabn_str_printf(&w->stripped, "%s'%s'", w->stripped.length ? ", " : "", what);
 }
 
-static void strip_wrappers(struct mabn_weights *w, char *name)
+void mabn_weights_strip_wrappers(struct mabn_weights *w, char *name)
 {
     for (size_t i = 0; i < sizeof wrappers / sizeof *wrappers; i++) {
         const size_t n = strlen(wrappers[i]);
@@ -328,7 +328,7 @@ static void strip_module(struct mabn_weights *w)
     size_t models = 0, counter = SIZE_MAX;
     for (size_t i = 0; i < w->count; i++)
         if (w->entries[i].weight.part != MABN_WEIGHT_OTHER)
-            strip_wrappers(w, (char *)w->entries[i].weight.name);
+            mabn_weights_strip_wrappers(w, (char *)w->entries[i].weight.name);
     for (size_t i = 0; i < w->count; i++) {
         struct mabn_weight *t = &w->entries[i].weight;
         if (t->part != MABN_WEIGHT_MODEL) continue;
@@ -341,19 +341,19 @@ static void strip_module(struct mabn_weights *w)
     }
     if (!models) return;
     tell_stripped(w, prefix);
-    if (counter != SIZE_MAX && !w->read) remove_entry(w, counter);
+    if (counter != SIZE_MAX && !w->read) {
+        remove_entry(w, counter);
+        w->is_average = true;
+        mabn_weights_remark(w,
+                            "the weights are an average, as 'n_averaged' beside them says: there "
+                            "are no others");
+    }
     for (size_t i = 0; i < w->count; i++) {
         struct mabn_weight *t = &w->entries[i].weight;
         char *name = (char *)t->name;
         if (t->part != MABN_WEIGHT_OTHER && !strncmp(name, prefix, n) && name[n])
             memmove(name, name + n, strlen(name + n) + 1);
     }
-}
-
-/* Names or entries have changed. */
-static mabn_status index_again(struct mabn_weights *w)
-{
-    return build_index(w);
 }
 
 mabn_status mabn_weights_cut_prefix(struct mabn_weights *w, size_t n)
@@ -364,37 +364,7 @@ mabn_status mabn_weights_cut_prefix(struct mabn_weights *w, size_t n)
         if (t->part != MABN_WEIGHT_OTHER && strlen(name) > n)
             memmove(name, name + n, strlen(name + n) + 1);
     }
-    return index_again(w);
-}
-
-const char *mabn_weights_average(const struct mabn_weights *w)
-{
-    return w->average;
-}
-
-mabn_status mabn_weights_use_average(struct mabn_weights *w)
-{
-    const size_t n = w->average ? strlen(w->average) : 0;
-    if (!n)
-        return mabn_fail(MABN_ERR_MISMATCH, "'%s' holds no moving average of its weights",
-                         w->source.name);
-    for (size_t i = 0; i < w->count;) {
-        struct mabn_weight *t = &w->entries[i].weight;
-        char *name = (char *)t->name;
-        if (t->part != MABN_WEIGHT_OTHER) {
-            remove_entry(w, i);
-            continue;
-        }
-        if (!strncmp(name, w->average, n) && name[n] == '.' && name[n + 1]) {
-            t->part = MABN_WEIGHT_MODEL;
-            memmove(name, name + n + 1, strlen(name + n + 1) + 1);
-        }
-        i++;
-    }
-    free(w->average);
-    w->average = NULL;
-    strip_module(w);
-    return index_again(w);
+    return mabn_weights_build_index(w);
 }
 
 /* ---- opening and closing ---- */
@@ -411,7 +381,9 @@ struct mabn_weights *mabn_weights_new(const struct mabn_source *source)
 mabn_status mabn_weights_settle(struct mabn_weights *w)
 {
     strip_module(w);
-    return build_index(w);
+    MABN_TRY(mabn_weights_build_index(w));
+    return w->read || w->average || !mabn_weights_part_average(w) ? MABN_OK
+                                                                  : mabn_weights_build_index(w);
 }
 
 void mabn_weights_free(struct mabn_weights *w)

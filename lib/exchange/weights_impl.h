@@ -60,7 +60,8 @@ struct mabn_weights {
     struct mabn_source source;
     enum mabn_weights_format format;
     struct mabn_str remarks, stripped;
-    char *average; /* first part of the names of a moving average's tensors (OTHER), or NULL */
+    char *average;   /* first part of the names of a moving average's tensors (OTHER), or NULL */
+    bool is_average; /* the MODEL itself is an average: there are no other weights */
     struct mabn_weights_entry *entries;
     size_t count, capacity;
     size_t *index; /* (count) entries sorted by part and name */
@@ -98,6 +99,15 @@ struct mabn_weights *mabn_weights_new(const struct mabn_source *source);
 /* To be called when all entries are there: removes the prefixes of wrappers from names, and makes
  * the index. */
 MABN_MUST_USE mabn_status mabn_weights_settle(struct mabn_weights *w);
+
+/* Names or entries have changed. Two tensors of one name are an error; of those beside the weights
+ * one is kept. */
+MABN_MUST_USE mabn_status mabn_weights_build_index(struct mabn_weights *w);
+/* Remove what wrappers such as torch.compile put into a name. */
+void mabn_weights_strip_wrappers(struct mabn_weights *w, char *name);
+/* Where the MODEL holds its own moving average under a name of its own ("ema_model.conv1.weight"
+ * beside "model.conv1.weight"), make that OTHER; needs the index, and changes names: true. */
+bool mabn_weights_part_average(struct mabn_weights *w);
 
 /* One function a format, which adds the entries of an open source. */
 MABN_MUST_USE mabn_status mabn_torch_open(struct mabn_weights *w);

@@ -546,12 +546,47 @@ deep.pth 'learner.encoder.net.'"
         mabn-convert -q -f --average "${f% *}.pth" -o x.h5
         same x.h5 average.pth
     done
-    mabn-convert -q -f swa.pth -o x.h5
-    same x.h5 average.pth
+    for options in "" --average; do
+        run --separate-stderr mabn-convert -q -f $options swa.pth -o x.h5
+        assert_equal "$stderr" "mabn-convert: warning: the weights are an average, as 'n_averaged' beside them says: there are no others"
+        same x.h5 average.pth
+        run --separate-stderr mabn-convert -q -f $options ema-only-nested.pth -o x.h5
+        assert_equal "$stderr" "mabn-convert: warning: the weights are the moving average 'ema.module': there are no others"
+        same x.h5 average.pth
+    done
     run --separate-stderr mabn-convert -q -f ema-only.pth -o x.h5
     assert_equal "$stderr" "mabn-convert: warning: the weights are the moving average 'model_ema': there are no others"
     same x.h5 average.pth
     fails 1 "holds no moving average" mabn-convert --average plain.pth -o y.h5
+}
+
+@test "an average among the weights, or without its statistics, is told and chosen" {
+    checkpoints
+    while read -r file what; do
+        run --separate-stderr mabn-convert -q -f "$file" -o x.h5
+        assert_success
+        [[ $stderr == *"the file holds a moving average of the weights too, '$what', which is left out (--average takes it instead)"* ]]
+        same x.h5 plain.pth
+        run --separate-stderr mabn-convert -q -f --average "$file" -o x.h5
+        assert_success
+        case $what in
+        *shadow*)
+            [[ $stderr == *"the average lacks 27 tensors, which are those of the weights; the first is 'bn1.num_batches_tracked'"* ]]
+            same x.h5 average-trained.pth ;;
+        *) same x.h5 average.pth ;;
+        esac
+    done <<<"ema-beside.ckpt ema_model
+swa-beside.ckpt swa_model
+ema-plain.pth teacher
+ema-online.pth ema_model
+ema-buffers.pth ema
+ema-shadow.pth ema.shadow
+ema-list.pth ema.shadow_params"
+    fails 1 "the average 'ema.shadow_params' is a list of 1 tensors without names, which do not fit the parameters" mabn-convert -f --average ema-list-short.pth -o x.h5
+    # names like an average's that no weights belong to are no average
+    run mabn-convert -f ema-other.pth -o x.h5
+    assert_failure
+    assert_output --partial "unmatched: 'teacher.conv1.weight'"
 }
 
 @test "a file without weights is an error" {

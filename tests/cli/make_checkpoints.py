@@ -176,6 +176,26 @@ save("lightning.ckpt", {"state_dict": prefixed("model."), "epoch": 3, "optimizer
 save("deep.pth", prefixed("learner.encoder.net."))
 save("ema.pth", {"model": net, "model_ema": swa})
 save("ema-timm.pth", {"state_dict": net, "state_dict_ema": average})
+save("ema-beside.ckpt", {"state_dict": dict(prefixed("model."), **prefixed("ema_model.", average)),
+                         "epoch": 3})
+save("swa-beside.ckpt", {"state_dict": dict(prefixed("model."), **{
+    "swa_model." + k: t for k, t in swa.items()})})
+save("ema-plain.pth", dict(net, **prefixed("teacher.", average)))
+save("ema-online.pth", dict(
+    prefixed("online_model."), **prefixed("ema_model.", average),
+    initted=Tensor("BOOL", (), b"\1"), step=Tensor("I64", (), bytes(8))))
+save("ema-buffers.pth", {"state_dict": dict(net, **{
+    "ema_" + k.replace(".", "_"): t for k, t in average.items()})})
+trained = [k for k in net if k.rsplit(".", 1)[1] in ("weight", "bias")]
+save("ema-shadow.pth", {"model": net, "ema": {
+    "decay": 0.9, "shadow": {k: average[k] for k in trained}, "backup": {}}})
+save("ema-list.pth", {"model": net, "ema": {
+    "decay": 0.9, "num_updates": 3, "shadow_params": [average[k] for k in trained],
+    "collected_params": None}})
+save("ema-list-short.pth", {"model": net, "ema": {"shadow_params": [average["fc.bias"]]}})
+save("average-trained.pth", dict(net, **{k: average[k] for k in trained}))
+save("ema-other.pth", {"state_dict": dict(net, **{"teacher.conv1.weight": net["fc.weight"]})})
+save("ema-only-nested.pth", {"ema": {"module": average, "updates": 7}})
 save("ema-only.pth", {"model_ema": average})
 save("swa.pth", swa)
 save("average.pth", average)
