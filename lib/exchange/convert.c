@@ -642,16 +642,16 @@ static mabn_status choose_weights(struct mabn_convert *c)
 {
     struct mabn_weights *w = c->source;
     if (c->options.average) MABN_TRY(mabn_weights_use_average(w));
-    size_t models = 0, prefix = 0;
-    for (size_t i = 0; i < mabn_weights_count(w); i++) {
-        if (mabn_weights_at(w, i)->part != MABN_WEIGHT_MODEL) continue;
-        if (!models++ && !c->options.as_is && !c->options.suffix) prefix = mabn_names_prefix(w);
-        if (prefix && !c->prefix) c->prefix = mabn_xstrndup(mabn_weights_at(w, i)->name, prefix);
-    }
+    size_t models = 0;
+    for (size_t i = 0; i < mabn_weights_count(w); i++)
+        models += mabn_weights_at(w, i)->part == MABN_WEIGHT_MODEL;
+    const char *why = mabn_weights_remarks(w);
     if (!models && !(c->options.as_is && mabn_weights_count(w)))
-        return mabn_fail(MABN_ERR_FORMAT, "'%s' holds no weights: not one tensor of a network",
-                         mabn_weights_path(w));
-    return prefix ? mabn_weights_cut_prefix(w, prefix) : MABN_OK;
+        return mabn_fail(MABN_ERR_FORMAT,
+                         "'%s' holds no weights: not one tensor of a network%s%.*s",
+                         mabn_weights_path(w), *why ? "; " : "", (int)strcspn(why, "\n"), why);
+    if (models && !c->options.as_is && !c->options.suffix) c->prefix = mabn_names_prefix(w);
+    return c->prefix ? mabn_weights_cut_prefix(w, c->prefix) : MABN_OK;
 }
 
 mabn_status mabn_convert_open(struct mabn_convert **out, const char *path,

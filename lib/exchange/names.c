@@ -375,59 +375,83 @@ bool mabn_names_ignored(enum mabn_names names, const char *theirs)
     return false;
 }
 
-/* How many of the model's names, without their first `skip` bytes, a style knows. */
-static size_t count_known(const struct mabn_weights *w, const struct row *rows, size_t skip)
+/* How many of the model's names that begin with n bytes of `prefix` a style knows without them. */
+static size_t count_known(const struct mabn_weights *w, const struct row *rows, const char *prefix,
+                          size_t n)
 {
     size_t count = 0;
     for (size_t i = 0; i < mabn_weights_count(w); i++) {
         const struct mabn_weight *t = mabn_weights_at(w, i);
-        if (t->part != MABN_WEIGHT_MODEL || strlen(t->name) <= skip) continue;
-        char *name = forward(rows, t->name + skip);
+        if (t->part != MABN_WEIGHT_MODEL || strncmp(t->name, prefix, n) || !t->name[n]) continue;
+        char *name = forward(rows, t->name + n);
         count += name != NULL;
         free(name);
     }
     return count;
 }
 
-static size_t most_known(const struct mabn_weights *w, size_t skip)
+static size_t most_known(const struct mabn_weights *w, const char *prefix, size_t n)
 {
     size_t most = 0;
     for (int s = 0; s < MABN_NAMES_COUNT; s++) {
-        size_t count = count_known(w, styles[s].rows, skip);
+        size_t count = count_known(w, styles[s].rows, prefix, n);
         if (count > most) most = count;
     }
     return most;
 }
 
-/* The longest start that all names of the model share, up to a dot; their number. */
-static size_t common_start(const struct mabn_weights *w, const char **first, size_t *names)
+/* The name whose first part, up to a dot, most of the model's names have, if one has; NULL: none.
+ * (Boyer and Moore's vote.) */
+static const char *most_common(const struct mabn_weights *w)
 {
-    size_t n = 0;
-    *first = NULL;
+    const char *winner = NULL;
+    size_t votes = 0, have = 0, names = 0;
+    for (int round = 0; round < 2; round++)
+        for (size_t i = 0; i < mabn_weights_count(w); i++) {
+            const struct mabn_weight *t = mabn_weights_at(w, i);
+            if (t->part != MABN_WEIGHT_MODEL) continue;
+            const bool same = winner && !strncmp(winner, t->name, strcspn(winner, ".") + 1);
+            if (round) {
+                names++;
+                have += same;
+            } else if (!votes) {
+                winner = t->name;
+                votes = 1;
+            } else {
+                votes = same ? votes + 1 : votes - 1;
+            }
+        }
+    return 2 * have > names && strchr(winner, '.') ? winner : NULL;
+}
+
+/* The longest start, up to a dot, of `first` and all names of the model that share its first part;
+ * their number. */
+static size_t common_start(const struct mabn_weights *w, const char *first, size_t *names)
+{
+    const size_t part = strcspn(first, ".") + 1;
+    size_t n = strlen(first);
     *names = 0;
     for (size_t i = 0; i < mabn_weights_count(w); i++) {
         const struct mabn_weight *t = mabn_weights_at(w, i);
-        if (t->part != MABN_WEIGHT_MODEL) continue;
-        if (!(*names)++) {
-            *first = t->name;
-            n = strlen(t->name);
-        }
+        if (t->part != MABN_WEIGHT_MODEL || strncmp(t->name, first, part)) continue;
+        ++*names;
         for (size_t k = 0; k < n; k++)
-            if (t->name[k] != (*first)[k]) n = k;
+            if (t->name[k] != first[k]) n = k;
     }
-    while (n && (*first)[n - 1] != '.')
+    while (n && first[n - 1] != '.')
         n--;
     return n;
 }
 
-size_t mabn_names_prefix(const struct mabn_weights *w)
+char *mabn_names_prefix(const struct mabn_weights *w)
 {
-    const char *first;
-    size_t names, longest = common_start(w, &first, &names);
-    if (!longest || most_known(w, 0)) return 0;
+    const char *first = most_known(w, "", 0) ? NULL : most_common(w);
+    if (!first) return NULL;
+    size_t names, longest = common_start(w, first, &names);
     for (size_t n = 1; n <= longest; n++)
-        if (first[n - 1] == '.' && 2 * most_known(w, n) > names) return n;
-    return 0;
+        if (first[n - 1] == '.' && 2 * most_known(w, first, n) > names)
+            return mabn_xstrndup(first, n);
+    return NULL;
 }
 
 enum mabn_names mabn_names_guess(const struct mabn_weights *w)
@@ -435,7 +459,7 @@ enum mabn_names mabn_names_guess(const struct mabn_weights *w)
     size_t best_count = 0;
     enum mabn_names best = MABN_NAMES_OURS;
     for (int s = 0; s < MABN_NAMES_COUNT; s++) {
-        size_t count = count_known(w, styles[s].rows, 0);
+        size_t count = count_known(w, styles[s].rows, "", 0);
         if (count > best_count) {
             best_count = count;
             best = (enum mabn_names)s;

@@ -30,9 +30,10 @@ const char *mabn_names_title(enum mabn_names names); /* "torchvision, timm or re
 /* Which style most names of a file follow. */
 enum mabn_names mabn_names_guess(const struct mabn_weights *w);
 
-/* The length of a prefix that all names of the model share and that belongs to no style ("model."
- * of Lightning): 0 if some name is known with it, or none is known without it. */
-size_t mabn_names_prefix(const struct mabn_weights *w);
+/* A prefix of all names of the model, or of most ("model." of Lightning, whose loss may have tensors
+ * too), that belongs to no style: most names are known without it, and none with it. malloc'd; NULL:
+ * there is none. */
+char *mabn_names_prefix(const struct mabn_weights *w);
 
 /* Our name for `theirs`, malloc'd; NULL when no row fits. */
 char *mabn_names_to_ours(enum mabn_names names, const char *theirs);

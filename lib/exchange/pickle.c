@@ -627,16 +627,18 @@ static mabn_status do_stack_global(struct machine *m)
     return push_global(m, a, b);
 }
 
-/* PyTorch's reference to a storage: the tuple ("storage", class, key, location, count, …). */
+/* PyTorch's reference to a storage: the tuple ("storage", class, key, location, count, …). Its older
+ * files refer to a module's class in the same way: ("module", class, file, source). */
 static mabn_status do_persistent_id(struct machine *m)
 {
     uint32_t id;
     MABN_TRY(pop(m, &id));
     const struct mabn_pickle_node *tuple = node_of(m, id);
-    if (tuple->kind != MABN_PICKLE_TUPLE || tuple->u.list.count < 5)
-        return refuse(m, MABN_ERR_FORMAT, "persistent id is not a storage");
-    const char *word = mabn_pickle_text(m->pickle, tuple->u.list.items[0]);
-    if (!word || strcmp(word, "storage"))
+    const bool filled = tuple->kind == MABN_PICKLE_TUPLE && tuple->u.list.count >= 2;
+    const char *word = filled ? mabn_pickle_text(m->pickle, tuple->u.list.items[0]) : NULL;
+    if (word && !strcmp(word, "module") && is_opaque(m, tuple->u.list.items[1]))
+        return push(m, tuple->u.list.items[1]);
+    if (!word || strcmp(word, "storage") || tuple->u.list.count < 5)
         return refuse(m, MABN_ERR_FORMAT, "persistent id is not a storage");
     return push(m, new_list(m, MABN_PICKLE_STORAGE, tuple->u.list.items, tuple->u.list.count));
 }

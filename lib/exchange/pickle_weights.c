@@ -164,10 +164,13 @@ static mabn_status add_tensor(struct walk *k, uint32_t value, enum mabn_weight_p
             return fail_at(k, "a tensor without a type");
         dtype = (enum mabn_dtype)type->element;
     }
+    const struct mabn_pickle_node *dims = at(k, args[2]);
+    if (dims->kind == MABN_PICKLE_TUPLE && dims->u.list.count > MABN_MAX_RANK)
+        return unsupported(k, "a tensor of more than 8 dimensions");
     if (!mabn_pickle_integer(k->pickle, args[1], &first) || first < 0 ||
         !read_dims(k, args[2], shape.dim, &shape.rank) ||
         !read_dims(k, args[3], place.stride, &strides) || strides != shape.rank)
-        return fail_at(k, "damaged shape, stride or offset (or more than 8 dimensions)");
+        return fail_at(k, "damaged shape, stride or offset");
     if (__builtin_mul_overflow((uint64_t)first, mabn_dtype_size(dtype), &skip) || skip > size)
         return fail_at(k, "starts outside its storage");
     place.offset = offset + skip;
@@ -386,10 +389,12 @@ static mabn_status visit(struct walk *k, uint32_t value, enum mabn_weight_part p
                          int depth);
 
 /* What is beside the weights never stops their reading: a value that cannot be read is counted, and
- * told once. `status` is what became of it. */
-static mabn_status read_beside(struct walk *k, enum mabn_weight_part part, mabn_status status)
+ * told once. `status` is what became of it. A list is beside them too where both are in one dict:
+ * weights have names. */
+static mabn_status read_beside(struct walk *k, enum mabn_weight_part part, bool list,
+                               mabn_status status)
 {
-    if (status != MABN_ERR_UNSUPPORTED || part == MABN_WEIGHT_MODEL) return status;
+    if (status != MABN_ERR_UNSUPPORTED || (part == MABN_WEIGHT_MODEL && !list)) return status;
     const char *why = strstr(mabn_error_message(), "': "); /* after 'FILE': */
     if (!k->unread++) k->first_unread = mabn_xstrdup(why ? why + 3 : mabn_error_message());
     mabn_error_clear();
@@ -413,16 +418,16 @@ static mabn_status visit_items(struct walk *k, uint32_t value, enum mabn_weight_
         int64_t number = i;
         uint32_t item = node->u.list.items[dict ? i + 1 : i];
         if (dict && !read_key(k, node->u.list.items[i], &key, &number)) {
-            MABN_TRY(read_beside(k, part,
+            MABN_TRY(read_beside(k, part, !dict,
                                  unsupported(k, "a key that is neither text nor a whole number")));
             continue;
         }
         size_t before = enter(k, key, number);
         if (before == SIZE_MAX) {
-            MABN_TRY(read_beside(k, part, unsupported(k, "an empty or very long key")));
+            MABN_TRY(read_beside(k, part, !dict, unsupported(k, "an empty or very long key")));
             continue;
         }
-        MABN_TRY(read_beside(k, part, visit(k, item, part, root, depth + 1)));
+        MABN_TRY(read_beside(k, part, !dict, visit(k, item, part, root, depth + 1)));
         leave(k, before);
     }
     return MABN_OK;
@@ -740,8 +745,8 @@ static mabn_status visit_optimizer(struct walk *k, uint32_t optimizer)
         snprintf(name, sizeof name, "optimizer.state.%" PRId64 ".momentum_buffer", one->id);
         const size_t before = enter(k, one->name ? "momentum" : name, 0);
         const enum mabn_weight_part part = one->name ? MABN_WEIGHT_MOMENTUM : MABN_WEIGHT_OTHER;
-        status =
-            read_beside(k, part, add_tensor(k, one->tensor, part, one->name ? one->name : name));
+        status = read_beside(k, part, false,
+                             add_tensor(k, one->tensor, part, one->name ? one->name : name));
         leave(k, before);
     }
     free(m.items);
@@ -804,6 +809,17 @@ static const char *const average_keys[] = {"model_ema",
                                            "swa_model",
                                            "swa_state_dict",
                                            "model_average",
+                                           "ema_weights",
+                                           "ema_params",
+                                           "ema_net",
+                                           "net_ema",
+                                           "swa",
+                                           "avg_model",
+                                           "teacher_model",
+                                           "teacher_state_dict",
+                                           "ema_model_state_dict",
+                                           "swa_model_state_dict",
+                                           "weights_ema",
                                            "averaged_model",
                                            NULL};
 
@@ -876,6 +892,38 @@ static char *find_average(const struct walk *k, uint32_t root, uint32_t *value, 
     return NULL;
 }
 
+/* Is one of its keys the name of a layer's weight? */
+static bool is_state_dict(const struct walk *k, uint32_t dict)
+{
+    const struct mabn_pickle_node *node = at(k, dict);
+    if (!holds_tensors(k, dict)) return false;
+    for (uint32_t i = 0; i < node->u.list.count; i += 2) {
+        const char *key = mabn_pickle_text(k->pickle, node->u.list.items[i]);
+        const size_t n = key ? strlen(key) : 0;
+        if (n > 7 && !strcmp(key + n - 7, ".weight")) return true;
+    }
+    return false;
+}
+
+/* The weights where no key is known: the one state dict below the root, else the root itself. */
+static uint32_t find_state_dict(const struct walk *k, uint32_t root, const char **key)
+{
+    const struct mabn_pickle_node *node = at(k, root);
+    uint32_t found = 0;
+    for (uint32_t i = 0; i + 1 < node->u.list.count && !holds_tensors(k, root); i += 2) {
+        const uint32_t value = node->u.list.items[i + 1];
+        const char *text = mabn_pickle_text(k->pickle, node->u.list.items[i]);
+        if (!text || !is_state_dict(k, value)) continue;
+        if (found) {
+            *key = NULL;
+            return root;
+        }
+        found = value;
+        *key = text;
+    }
+    return found ? found : root;
+}
+
 static bool is_optimizer(const char *key)
 {
     return !strcmp(key, "optimizer") || !strcmp(key, "optimizer_state_dict") ||
@@ -899,12 +947,14 @@ static mabn_status visit_rest(struct walk *k, uint32_t root, const char *model_k
         const bool named = read_key(k, node->u.list.items[i], &key, &number);
         size_t before = named ? enter(k, key, number) : SIZE_MAX;
         if (before == SIZE_MAX) {
-            MABN_TRY(read_beside(k, MABN_WEIGHT_OTHER, unsupported(k, "a key that is no name")));
+            MABN_TRY(
+                read_beside(k, MABN_WEIGHT_OTHER, false, unsupported(k, "a key that is no name")));
             continue;
         }
         bool own = key && !strcmp(key, "mabn_other") && at(k, value)->kind == MABN_PICKLE_DICT;
         size_t skip = own ? k->path.length + 1 : 0; /* as our own writer nests them */
-        MABN_TRY(read_beside(k, MABN_WEIGHT_OTHER, visit(k, value, MABN_WEIGHT_OTHER, skip, 1)));
+        MABN_TRY(
+            read_beside(k, MABN_WEIGHT_OTHER, false, visit(k, value, MABN_WEIGHT_OTHER, skip, 1)));
         leave(k, before);
     }
     return MABN_OK;
@@ -936,7 +986,7 @@ static mabn_status visit_root(struct walk *k)
         average = NULL;
     }
     free(average);
-    if (!key) model = root;
+    if (!key) model = find_state_dict(k, root, &key);
     read_own_notes(k, model);
     MABN_TRY(visit(k, model, MABN_WEIGHT_MODEL, 0, 0));
     return key ? visit_rest(k, root, key) : MABN_OK;

@@ -356,12 +356,13 @@ static void strip_module(struct mabn_weights *w)
     }
 }
 
-mabn_status mabn_weights_cut_prefix(struct mabn_weights *w, size_t n)
+mabn_status mabn_weights_cut_prefix(struct mabn_weights *w, const char *prefix)
 {
+    const size_t n = strlen(prefix);
     for (size_t i = 0; i < w->count; i++) {
         struct mabn_weight *t = &w->entries[i].weight;
         char *name = (char *)t->name;
-        if (t->part != MABN_WEIGHT_OTHER && strlen(name) > n)
+        if (t->part != MABN_WEIGHT_OTHER && !strncmp(name, prefix, n) && name[n])
             memmove(name, name + n, strlen(name + n) + 1);
     }
     return mabn_weights_build_index(w);

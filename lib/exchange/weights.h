@@ -80,11 +80,12 @@ const char *mabn_weights_stripped(const struct mabn_weights *w);
 const char *mabn_weights_remarks(const struct mabn_weights *w);
 /* The key of a moving average of the weights that the file holds too, or NULL. */
 const char *mabn_weights_average(const struct mabn_weights *w);
-/* Use the average as the MODEL; momentum, which belongs to the other weights, is dropped. Fails if
- * there is no average. Indices change. */
+/* Use the average as the MODEL, with what it lacks from the weights; momentum, which belongs to the
+ * weights, is dropped. Nothing changes where the MODEL is an average itself. Fails if there is none.
+ * Indices change. */
 MABN_MUST_USE mabn_status mabn_weights_use_average(struct mabn_weights *w);
-/* Cut the first n bytes off all names of MODEL and MOMENTUM that are longer. */
-MABN_MUST_USE mabn_status mabn_weights_cut_prefix(struct mabn_weights *w, size_t n);
+/* Cut the prefix off all names of MODEL and MOMENTUM that have it and more. */
+MABN_MUST_USE mabn_status mabn_weights_cut_prefix(struct mabn_weights *w, const char *prefix);
 
 size_t mabn_weights_count(const struct mabn_weights *w);
 /* Entries are in the file's own order. The pointer lives as long as w. */

@@ -462,10 +462,23 @@ same() { # same FILE FILE: the tensors and no more
         run --separate-stderr mabn-convert -q -f $f.pth -o x.h5
         assert_success
         same x.h5 plain.pth
-        [[ $stderr == *"skipped 13 values beside the weights; the first is complex: numbers of type 'torch.ComplexFloatStorage' are not supported"* ]]
+        [[ $stderr == *"skipped 14 values beside the weights; the first is complex: numbers of type 'torch.ComplexFloatStorage' are not supported"* ]]
         [[ $stderr == *"skipped 1 object of other classes; the first is 'matrix' (numpy.matrix)"* ]]
         [[ $stderr == *"skipped 1 tensor beside the weights whose name another has; the first is 'a.b'"* ]]
     done
+    # a list is no weight, wherever it is; a state dict may have a key of its own
+    for f in flat-random own-key; do
+        run --separate-stderr mabn-convert -q -f $f.pth -o x.h5
+        assert_success
+        same x.h5 plain.pth
+        [[ $stderr == *"skipped 1 value beside the weights; the first is rng.1: an array of numpy's type 'u4'"* ]]
+    done
+    run mabn-convert -q -f two-keys.pth -o x.h5
+    assert_failure
+    run --separate-stderr mabn-convert -q -f class-old.pth -o x.h5
+    assert_success
+    same x.h5 plain.pth
+    [[ $stderr == *"skipped 1 object of other classes; the first is 'object' (argparse.Namespace)"* ]]
     run --separate-stderr mabn-convert -q -f momentum-complex.pth -o x.h5
     assert_success
     same x.h5 plain.pth
@@ -529,6 +542,11 @@ both.pth '_orig_mod.', 'module.'
 inner.pth '_orig_mod.'
 lightning.ckpt 'model.'
 deep.pth 'learner.encoder.net.'"
+    # of most names, too
+    said=$(mabn-convert -q loss-beside.ckpt -o y.h5 2>&1 || true)
+    [[ $said == *"unmatched: 'loss.weight' (3)"*"1 tensors are unmatched or missing"* ]]
+    mabn-convert -q -f --partial loss-beside.ckpt -o x.h5
+    same x.h5 plain.pth
     # the names of a detector's body begin alike, and stay
     mabn-convert -q --body detector plain.pth -o d.pth
     run --separate-stderr mabn-convert d.pth -o d.h5
@@ -577,6 +595,7 @@ deep.pth 'learner.encoder.net.'"
         esac
     done <<<"ema-beside.ckpt ema_model
 swa-beside.ckpt swa_model
+swa-key.pth swa
 ema-plain.pth teacher
 ema-online.pth ema_model
 ema-buffers.pth ema
@@ -596,6 +615,7 @@ ema-list.pth ema.shadow_params"
         fails 1 "'$f.pth' holds no weights" mabn-convert --as-is $f.pth -o x.h5
         fails 1 "'$f.pth' holds no weights" mabn-convert --list $f.pth
     done
+    fails 1 "'object.pth' holds no weights: not one tensor of a network; skipped 1 object of other classes; the first is 'model' (argparse.Namespace)" mabn-convert object.pth -o x.h5
     assert_file_not_exist x.h5
 }
 

@@ -95,6 +95,11 @@ class Array:
         return reconstruct, (self.cls, (0,), b"b"), self.state
 
 
+class Class:
+    def __call__(self):
+        raise RuntimeError("never called")
+
+
 class Sparse:
     def __reduce__(self):
         return sparse, (1, 2)
@@ -105,6 +110,8 @@ def save(path, value, legacy=False):
 
     class Pickler(pickle.Pickler):
         def persistent_id(self, obj):
+            if isinstance(obj, Class):
+                return "module", argparse.Namespace, "net.py", "source"
             if not isinstance(obj, Storage):
                 return None
             kept.append(obj)
@@ -180,6 +187,9 @@ save("ema-beside.ckpt", {"state_dict": dict(prefixed("model."), **prefixed("ema_
                          "epoch": 3})
 save("swa-beside.ckpt", {"state_dict": dict(prefixed("model."), **{
     "swa_model." + k: t for k, t in swa.items()})})
+save("loss-beside.ckpt", {"state_dict": dict(prefixed("model."), **{
+    "loss.weight": net["fc.bias"]})})
+save("swa-key.pth", {"model": net, "swa": swa})
 save("ema-plain.pth", dict(net, **prefixed("teacher.", average)))
 save("ema-online.pth", dict(
     prefixed("online_model."), **prefixed("ema_model.", average),
@@ -200,6 +210,7 @@ save("ema-only.pth", {"model_ema": average})
 save("swa.pth", swa)
 save("average.pth", average)
 save("module-object.pth", space)
+save("object.pth", {"model": space, "epoch": 3})
 save("headless.pth", {k: t for k, t in net.items() if not k.startswith("fc.")})
 save("unknown.pth", {k: t for k, t in net.items() if not k.startswith("layer3.")})
 save("empty.pth", collections.OrderedDict())
@@ -245,10 +256,23 @@ for legacy in (False, True):
         "empty": Array("f4", (0,), b""), "matrix": Array("f4", (1, 1), bytes(4), matrix),
         "typed": Typed("BYTES", (2,), bytes(4)), "sparse": Sparse(), "loop": loop,
         "byplace": {(1, 2): complex2, "/tmp/a.png": complex2, None: 3, "": 1, "\n": net["fc.bias"]},
-        "a": {"b": net["fc.bias"]}, "a.b": net["fc.bias"], (3, 4): 5}, legacy)
+        "dims": Tensor("F32", (1,) * 9, bytes(4)), "a": {"b": net["fc.bias"]}, "a.b": net["fc.bias"], (3, 4): 5}, legacy)
 for name, t in (("complex", complex2), ("quantized", Tensor("QI8", (4,), bytes(4))),
                 ("typed", Typed("BYTES", (2,), bytes(4))), ("array", Array("u4", (1,), bytes(4)))):
     save("weight-%s.pth" % name, {"state_dict": dict(net, **{"fc.bias": t}), "epoch": 3})
+save("flat-random.pth", dict(net, rng=random_state))
+save("own-key.pth", {"trunk": net, "rng": random_state, "stats": {"mean": net["fc.bias"]}})
+save("two-keys.pth", {"trunk": net, "other": net})
+
+
+class Module:
+    """In an old file its class is a persistent id."""
+
+    def __reduce__(self):
+        return Class(), ()
+
+
+save("class-old.pth", {"state_dict": net, "object": Module()}, True)
 save("momentum-complex.pth", {"model": net, "optimizer": {
     "state": {0: {"momentum_buffer": complex2}},
     "param_groups": [{"params": [0], "param_names": ["conv1.weight"]}]}})
