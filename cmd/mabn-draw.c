@@ -55,6 +55,22 @@ struct source {
     int n_chosen;
 };
 
+/* What is drawn on no picture. */
+static void tell_strays(const struct source *s)
+{
+    const struct mabn_coco *c = o.results ? &s->results : &s->truth;
+    const struct mabn_coco_record *first;
+    const char *what = o.results ? "result" : "annotation";
+    char place[48], image[24];
+    const size_t n = s->coco ? mabn_coco_strays(&s->truth, c, &first) : 0;
+    if (n)
+        mabn_warn(
+            "'%s': %zu %s%s of images that are not listed (the first: %s, image %s) cannot be "
+            "drawn",
+            c->name, n, what, n == 1 ? "" : "s", mabn_coco_record_place(c, first, place),
+            mabn_coco_id_text(c, first->image_id, image));
+}
+
 static mabn_status open_source(struct source *s, char **args, int n)
 {
     unsigned keep = MABN_COCO_KEEP_SEGMENTATIONS | MABN_COCO_KEEP_KEYPOINTS;
@@ -74,6 +90,7 @@ static mabn_status open_source(struct source *s, char **args, int n)
         return mabn_fail(MABN_ERR_MISMATCH, "'%s' has no COCO annotations to name results by",
                          args[0]);
     if (o.results) MABN_TRY(mabn_coco_read_results(&s->results, o.results, keep));
+    tell_strays(s);
     return MABN_OK;
 }
 

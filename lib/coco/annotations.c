@@ -898,6 +898,30 @@ void mabn_coco_release(struct mabn_coco *c)
     memset(c, 0, sizeof *c);
 }
 
+static int compare_numbers(const void *a, const void *b)
+{
+    const int64_t *x = a, *y = b;
+    return (*x > *y) - (*x < *y);
+}
+
+size_t mabn_coco_strays(const struct mabn_coco *truth, const struct mabn_coco *records,
+                        const struct mabn_coco_record **first)
+{
+    int64_t *ids = mabn_xcalloc(truth->n_images + 1, sizeof *ids);
+    size_t strays = 0;
+    *first = NULL;
+    for (size_t i = 0; i < truth->n_images; i++)
+        ids[i] = truth->images[i].id;
+    qsort(ids, truth->n_images, sizeof *ids, compare_numbers);
+    for (size_t i = 0; i < records->n_records; i++) {
+        const struct mabn_coco_record *r = &records->records[i];
+        if (bsearch(&r->image_id, ids, truth->n_images, sizeof *ids, compare_numbers)) continue;
+        if (!strays++) *first = r;
+    }
+    free(ids);
+    return strays;
+}
+
 const char *mabn_coco_line(uint32_t line, char buffer[16])
 {
     buffer[0] = 0;

@@ -137,6 +137,10 @@ struct mabn_coco {
  */
 MABN_MUST_USE mabn_status mabn_coco_read(struct mabn_coco *out, const char *path, unsigned keep);
 
+/* How many of the records are of images that `truth` does not list; *first: the first of them. */
+size_t mabn_coco_strays(const struct mabn_coco *truth, const struct mabn_coco *records,
+                        const struct mabn_coco_record **first);
+
 /* Read results: a list of {"image_id", "category_id", "score", and "bbox", "segmentation" or
  * "keypoints"}. As the first record decides (COCO's rule), every record needs a box, or a
  * segmentation, or keypoints; what is missing besides is derived when it is scored. */

@@ -653,6 +653,26 @@ static void doubt_boxes(const struct packing *p)
         p->coco.name, r->line, beyond, boxes, r->box.x, r->box.y, r->box.w, r->box.h);
 }
 
+/* Annotations that a detector cannot learn from. */
+static void tell_boxless(const struct packing *p)
+{
+    const struct mabn_coco *c = &p->coco;
+    const struct mabn_coco_record *first = NULL;
+    size_t n = 0;
+    char image[24];
+    for (size_t i = 0; i < c->n_records; i++) {
+        const struct mabn_coco_record *r = &c->records[i];
+        const bool usable = r->has_box && r->box.w > 0 && r->box.h > 0;
+        if (p->place[i] != UINT32_MAX && !usable && !n++) first = r;
+    }
+    if (n)
+        mabn_warn(
+            "'%s': %zu annotation%s no box of a positive width and height (the first: line %u, "
+            "image %s): a detector does not learn from them",
+            c->name, n, n == 1 ? " has" : "s have", first->line,
+            mabn_coco_id_text(c, first->image_id, image));
+}
+
 mabn_status mabn_coco_pack(const struct mabn_pack_output *out, const char *folder,
                            const char *annotations, const struct mabn_coco_pack_options *options)
 {
@@ -666,6 +686,7 @@ mabn_status mabn_coco_pack(const struct mabn_pack_output *out, const char *folde
     if (!status) {
         place_annotations(&p);
         doubt_boxes(&p);
+        tell_boxless(&p);
         find_last(&p);
         doubt_ids(&p);
         tell_unused(&p);

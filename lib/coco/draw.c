@@ -22,6 +22,8 @@ struct rectangle {
 struct mabn_sheet {
     cairo_surface_t *surface; /* NULL until the first picture, when tile is 0 */
     int count, columns, tile, done;
+    size_t bare; /* records without anything to draw, and which the first is */
+    char first_bare[48];
     size_t odd; /* masks that could not be drawn, and why the first could not */
     char why[256];
     struct mabn_lettering *letters;
@@ -418,6 +420,8 @@ static mabn_status derive_box(struct canvas *v, struct drawn *d)
         r->box = box_around(v->c->numbers + s->at, n / 2, 2);
     } else if (!r->has_box && r->has_keypoints) {
         r->box = box_around(v->c->numbers + r->keypoints, r->n_keypoints, 3);
+    } else if (!r->has_box && s->kind == MABN_SEGMENTATION_NONE && !v->sheet->bare++) {
+        (void)mabn_coco_record_place(v->c, d->record, v->sheet->first_bare);
     }
     d->size = r->box.w * r->box.h;
     return pass_over(v, status);
@@ -599,6 +603,9 @@ mabn_status mabn_sheet_write(struct mabn_sheet *s, const char *path, bool force)
     struct png_output out;
     memset(&out, 0, sizeof out);
     if (!s->surface) return mabn_fail(MABN_ERR_ARG, "nothing was drawn");
+    if (s->bare)
+        mabn_warn("%zu annotation%s no box, mask or keypoints to draw (the first: %s)", s->bare,
+                  s->bare == 1 ? " has" : "s have", s->first_bare);
     if (s->odd)
         mabn_warn("%zu mask%s could not be drawn (the first: %s)", s->odd, s->odd == 1 ? "" : "s",
                   s->why);

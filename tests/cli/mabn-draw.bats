@@ -124,6 +124,21 @@ END
 # A picture of 200 x 100 gray pixels.
 gray() { $PYTHON -c 'import sys; from PIL import Image; Image.new("RGB", (200, 100), (90, 90, 90)).save(sys.argv[1])' "$1"; }
 
+@test "what is on no picture, or cannot be seen, is counted" {
+    sed 's/"image_id": 2/"image_id": 7/' truth.json >strays.json
+    run --separate-stderr mabn-draw images strays.json -o out.png
+    assert_success
+    assert_equal "$stderr" "mabn-draw: warning: 'strays.json': 1 annotation of images that are not listed (the first: line 6, image 7) cannot be drawn"
+    sed 's/"image_id": 1/"image_id": "x"/' results.json >strays.json
+    run --separate-stderr mabn-draw -f images truth.json -r strays.json -o out.png
+    assert_success
+    assert_equal "$stderr" "mabn-draw: warning: 'strays.json': 2 results of images that are not listed (the first: line 1, image x) cannot be drawn"
+    sed 's/"bbox": \[1, 1, 9, 9\], //; s/"keypoints": .*}]}/"keypoints": []}]}/' truth.json >bare.json
+    run --separate-stderr mabn-draw -f images bare.json -n 2 -o out.png
+    assert_success
+    assert_equal "$stderr" "mabn-draw: warning: 1 annotation has no box, mask or keypoints to draw (the first: line 6)"
+}
+
 @test "the label of a polygon without a box is at the polygon" {
     need_python PIL
     gray images/g.png

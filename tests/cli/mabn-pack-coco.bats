@@ -139,6 +139,23 @@ END
     ! [[ $stderr == *"line 0"* ]]
 }
 
+@test "coco: annotations without a usable box are counted" {
+    run --separate-stderr mabn-pack coco -q images truth.json -o a.h5
+    [[ $stderr != *"no box"* ]]
+    cat >odd.json <<'END'
+{"images": [{"id": 22, "file_name": "2.jpg"}], "categories": [{"id": 3}], "annotations": [
+{"id": 1, "image_id": 22, "category_id": 3, "bbox": [1, 1, 4, 4]},
+{"id": 2, "image_id": 22, "category_id": 3, "bbox": [1, 1, 0, 4]},
+{"id": 3, "image_id": 22, "category_id": 3, "bbox": [1, 1, 4, -1]},
+{"id": 4, "image_id": 22, "category_id": 3, "bbox": []},
+{"id": 5, "image_id": 22, "category_id": 3},
+{"id": 6, "image_id": 23, "category_id": 3}]}
+END
+    run --separate-stderr mabn-pack coco -q images odd.json -o b.h5
+    assert_success
+    [[ $stderr == *"'odd.json': 4 annotations have no box of a positive width and height (the first: line 3, image 22): a detector does not learn from them"* ]]
+}
+
 @test "coco: corners in place of widths and heights are doubted" {
     boxes() { # boxes W: five boxes of 24 x 16 pixels' images, the first of them good
         echo '{"images": [{"id": 22, "height": 16, "width": 24, "file_name": "2.jpg"}], "categories": [{"id": 3}], "annotations": ['
