@@ -685,7 +685,8 @@ static mabn_status run_coco(int argc, char **argv)
     if (coco.n_own && coco.class_agnostic)
         mabn_cli_usage_error("--sigmas of one category do not go with --class-agnostic");
     if (coco.lvis && (coco.errors || coco.confusion))
-        mabn_cli_usage_error("--errors and --confusion do not know LVIS's rules");
+        mabn_cli_usage_error(
+            "--errors and --confusion do not go with --lvis, whose images leave categories open");
     if (coco.lvis) f.keep |= MABN_COCO_KEEP_LVIS;
     if (coco.types[MABN_COCO_SEGM]) f.keep |= MABN_COCO_KEEP_SEGMENTATIONS;
     if (coco.types[MABN_COCO_KEYPOINTS]) f.keep |= MABN_COCO_KEEP_KEYPOINTS;

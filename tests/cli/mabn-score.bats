@@ -629,6 +629,9 @@ END
     sed 's/"frequency": "r"/"frequency": "x"/' lvis.json >odd.json
     fails 1 "category 7 has no \"frequency\" r, c or f" mabn-score coco --lvis odd.json found.json
     fails 2 "by category" mabn-score coco --lvis --class-agnostic lvis.json found.json
+    fails 2 "--errors and --confusion do not go with --lvis" mabn-score coco --lvis --errors lvis.json found.json
+    fails 2 "--errors and --confusion do not go with --lvis" mabn-score coco --lvis --confusion c.tsv lvis.json found.json
+    assert_file_not_exist c.tsv
 }
 
 @test "coco: categories with keypoints of their own kind" {
