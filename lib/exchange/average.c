@@ -152,11 +152,13 @@ static bool part_underscored(struct mabn_weights *w)
     return fits;
 }
 
-bool mabn_weights_part_average(struct mabn_weights *w)
+mabn_status mabn_weights_part_average(struct mabn_weights *w)
 {
-    for (size_t i = 0; i < sizeof average_names / sizeof *average_names; i++)
-        if (part_below(w, average_names[i])) return true;
-    return part_underscored(w);
+    bool found = false;
+    if (w->read || w->average) return MABN_OK; /* a reader of its own counts entries as they are */
+    for (size_t i = 0; i < sizeof average_names / sizeof *average_names && !found; i++)
+        found = part_below(w, average_names[i]);
+    return found || part_underscored(w) ? mabn_weights_build_index(w) : MABN_OK;
 }
 
 /* ---- in place of the weights ---- */

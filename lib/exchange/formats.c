@@ -134,6 +134,7 @@ static mabn_status open_source(struct mabn_weights **out, const struct mabn_sour
     struct mabn_weights *w = mabn_weights_new(source);
     mabn_status status = open_format(w);
     if (!status) status = mabn_weights_settle(w);
+    if (!status) status = mabn_weights_part_average(w);
     if (status)
         mabn_weights_free(w);
     else

@@ -382,9 +382,7 @@ struct mabn_weights *mabn_weights_new(const struct mabn_source *source)
 mabn_status mabn_weights_settle(struct mabn_weights *w)
 {
     strip_module(w);
-    MABN_TRY(mabn_weights_build_index(w));
-    return w->read || w->average || !mabn_weights_part_average(w) ? MABN_OK
-                                                                  : mabn_weights_build_index(w);
+    return mabn_weights_build_index(w);
 }
 
 void mabn_weights_free(struct mabn_weights *w)

@@ -106,8 +106,8 @@ MABN_MUST_USE mabn_status mabn_weights_build_index(struct mabn_weights *w);
 /* Remove what wrappers such as torch.compile put into a name. */
 void mabn_weights_strip_wrappers(struct mabn_weights *w, char *name);
 /* Where the MODEL holds its own moving average under a name of its own ("ema_model.conv1.weight"
- * beside "model.conv1.weight"), make that OTHER; needs the index, and changes names: true. */
-bool mabn_weights_part_average(struct mabn_weights *w);
+ * beside "model.conv1.weight"), make that OTHER. Indices change. */
+MABN_MUST_USE mabn_status mabn_weights_part_average(struct mabn_weights *w);
 
 /* One function a format, which adds the entries of an open source. */
 MABN_MUST_USE mabn_status mabn_torch_open(struct mabn_weights *w);

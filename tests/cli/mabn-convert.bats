@@ -547,6 +547,11 @@ deep.pth 'learner.encoder.net.'"
     [[ $said == *"unmatched: 'loss.weight' (3)"*"1 tensors are unmatched or missing"* ]]
     mabn-convert -q -f --partial loss-beside.ckpt -o x.h5
     same x.h5 plain.pth
+    # but not of half of them, nor within a name
+    said=$(mabn-convert two-nets.pth -o y.h5 2>&1 || true)
+    [[ $said == *"unmatched: 'a."* && $said != *"without 'a.'"* ]]
+    said=$(mabn-convert inside.pth -o y.h5 2>&1 || true)
+    [[ $said == *"unmatched: 'my_orig_mod.weight'"* ]]
     # the names of a detector's body begin alike, and stay
     mabn-convert -q --body detector plain.pth -o d.pth
     run --separate-stderr mabn-convert d.pth -o d.h5

@@ -187,6 +187,8 @@ save("ema-beside.ckpt", {"state_dict": dict(prefixed("model."), **prefixed("ema_
                          "epoch": 3})
 save("swa-beside.ckpt", {"state_dict": dict(prefixed("model."), **{
     "swa_model." + k: t for k, t in swa.items()})})
+save("two-nets.pth", dict(prefixed("a."), **prefixed("b.")))
+save("inside.pth", dict(net, **{"my_orig_mod.weight": net["fc.bias"]}))
 save("loss-beside.ckpt", {"state_dict": dict(prefixed("model."), **{
     "loss.weight": net["fc.bias"]})})
 save("swa-key.pth", {"model": net, "swa": swa})
