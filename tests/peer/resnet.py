@@ -12,7 +12,8 @@ function with whole-tensor operations.
 
 Needs PyTorch (and torchvision for its resnets); onnxruntime where it is there. `--batch 1` is
 latency. bf16 is left out where the processor does not compute in it, and so is who takes longer than
---limit, which is said. Prints a table and the medians over rounds of the ratios.
+--limit, which is said. "ours --tune" chooses its convolutions by timing in the first round and keeps the
+choices. Prints a table and the medians over rounds of the ratios.
 """
 import argparse
 import importlib.metadata
@@ -25,6 +26,10 @@ import subprocess
 import sys
 import tempfile
 import time
+
+
+TUNED = "ours --tune"
+OURS = ("ours", TUNED)
 
 
 def options():
@@ -246,7 +251,7 @@ def run_child(o, what):
     return run_limited(o, args, env)
 
 
-def run_ours(o, work, norm, precision):
+def run_ours(o, who, work, norm, precision):
     args = ["mabn-bench", "net", o.arch, "--norm", norm, "--batch", str(o.batch), "--size",
             str(o.size), "--channels", str(o.channels), "-j", str(o.threads), "--rounds",
             str(o.steps), "--precision", precision, "--json", "--quiet"]
@@ -254,6 +259,8 @@ def run_ours(o, work, norm, precision):
         args.append("--training")
         if norm == "mabn" and o.batch > o.norm_batch:
             args += ["-B", str(o.norm_batch), "--window", str(o.batch // o.norm_batch)]
+    if who == TUNED:
+        args.append("--tune")
     return run_limited(o, args)
 
 
@@ -281,8 +288,8 @@ def ways_of(o, precision, norm):
 def run_one(o, key, ways, model):
     """A round of one contender; ways: those of PyTorch that are still in question."""
     who, work, norm, precision = key
-    if who == "ours":
-        return run_ours(o, work, norm, precision)
+    if who in OURS:
+        return run_ours(o, who, work, norm, precision)
     if who == "onnxruntime":
         return run_child(o, ["--onnx-child", model])
     got = {way: run_child(o, ["--torch-child", work, norm, precision, way]) for way in ways[key]}
@@ -304,7 +311,7 @@ def print_table(o, results, ways):
     print("who\twork\tnorm\tprecision\tway\timages/s\tms\tpeak MiB\tstep/convolutions")
     for key in results:
         bare = "-"
-        if key[0] == "ours":
+        if key[0] in OURS:
             bare = "%.3f" % statistics.median(
                 x["step_seconds"] / x["convolution_seconds"] for x in results[key])
         seconds = median(key, "step_seconds")
@@ -318,13 +325,13 @@ def print_ratios(results):
         x[what] / y[what] for x, y in zip(results[a], results[b]))
     for ours in results:
         who, work, norm, precision = ours
-        others = [key for key in results if key[0] != "ours" and key[1] == work and
+        others = [key for key in results if key[0] not in OURS and key[1] == work and
                   key[3] == precision]
-        if who != "ours" or norm != "mabn" or not others:
+        if who not in OURS or norm != "mabn" or not others:
             continue
         for other in others:
-            print("%s, %s: our MABN is %.2f times as fast as %s's %s, in %.2f of its memory" %
-                  (work, precision, ratio(other, ours, "step_seconds"), other[0], other[2].upper(),
+            print("%s, %s: our MABN%s is %.2f times as fast as %s's %s, in %.2f of its memory" %
+                  (work, precision, who[len("ours"):], ratio(other, ours, "step_seconds"), other[0], other[2].upper(),
                    ratio(ours, other, "peak_bytes")))
 
 
@@ -338,11 +345,14 @@ def main():
     contenders, ways, results = [], {}, {}
     precisions = ["fp32", "bf16"] if computes_bf16() else ["fp32"]
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["MABN_TUNE_FILE"] = os.path.join(folder, "tune.tsv")
         model = onnx_model(o, folder)
         for work in works:
             for precision in [o.precision] if o.precision else precisions:
                 norms = ("bn", "mabn") if precision == "fp32" else ("bn",)
                 contenders += [("ours", work, norm, precision) for norm in ("bn", "mabn")]
+                if precision == "fp32":
+                    contenders.append((TUNED, work, "mabn", precision))
                 contenders += [("PyTorch", work, norm, precision) for norm in norms]
                 if model and work == "inference" and precision == "fp32":
                     contenders.append(("onnxruntime", work, "mabn", precision))
