@@ -179,8 +179,8 @@ def compare(what, model, ours, pictures):
 
 
 def run_ours(h5, *options):
-    return json.loads(tool("mabn-eval", "coco", h5, "photographs", "--min-size", args.size,
-                           "--max-size", LONG, "--max-dets", args.detections, *options))
+    return json.loads(tool("mabn-eval", "coco", "--precision", "fp32", h5, "photographs", "--min-size",
+                           args.size, "--max-size", LONG, "--max-dets", args.detections, *options))
 
 
 def check(what, name, seed, pictures, frozen=False, options=None, ours=(), convert=()):

@@ -39,7 +39,7 @@ def report(what, error, scale, tolerance):
 
 
 def our_logits(h5, dataset):
-    text = tool("mabn-eval", "imagenet", h5, dataset, "--predictions", "--logits")
+    text = tool("mabn-eval", "imagenet", "--precision", "fp32", h5, dataset, "--predictions", "--logits")
     lines = [json.loads(line) for line in text.splitlines()]
     return np.array([line["logits"] for line in sorted(lines, key=lambda v: v["sample"])], "f4")
 
