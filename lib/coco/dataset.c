@@ -14,6 +14,7 @@
 #include "base/mem.h"
 #include "base/str.h"
 #include "coco/inspect.h"
+#include "store/listing.h"
 
 /* ---- packing ---- */
 
@@ -653,6 +654,17 @@ static void doubt_boxes(const struct packing *p)
         p->coco.name, r->line, beyond, boxes, r->box.x, r->box.y, r->box.w, r->box.h);
 }
 
+/* Photographs that count as several images. */
+static void tell_again(const struct packing *p)
+{
+    size_t first, again = mabn_listing_again(p->paths, p->n_images, &first);
+    char id[24];
+    if (again)
+        mabn_warn("'%s': %zu image%s the file of another (the first: line %u, image %s, '%s')",
+                  p->coco.name, again, again == 1 ? " has" : "s have", p->images[first]->line,
+                  mabn_coco_id_text(&p->coco, p->images[first]->id, id), p->paths[first]);
+}
+
 /* Annotations that a detector cannot learn from. */
 static void tell_boxless(const struct packing *p)
 {
@@ -687,6 +699,7 @@ mabn_status mabn_coco_pack(const struct mabn_pack_output *out, const char *folde
         place_annotations(&p);
         doubt_boxes(&p);
         tell_boxless(&p);
+        tell_again(&p);
         find_last(&p);
         doubt_ids(&p);
         tell_unused(&p);

@@ -307,6 +307,46 @@ static int32_t label_number(const char *text)
     return errno || *end || value >= MAX_CLASSES ? -1 : (int32_t)value;
 }
 
+static int compare_paths(const void *a, const void *b)
+{
+    const char *const *x = *(const char *const *const *)a, *const *y =
+                                                               *(const char *const *const *)b;
+    const int order = strcmp(*x, *y);
+    return order ? order : (x > y) - (x < y);
+}
+
+size_t mabn_listing_again(char *const *paths, size_t count, size_t *first)
+{
+    char *const **sorted = (char *const **)mabn_xmalloc((count + 1) * sizeof *sorted);
+    size_t again = 0;
+    *first = count;
+    for (size_t i = 0; i < count; i++)
+        sorted[i] = &paths[i];
+    qsort(sorted, count, sizeof *sorted, compare_paths);
+    for (size_t i = 1; i < count; i++) {
+        if (strcmp(*sorted[i - 1], *sorted[i])) continue;
+        const size_t at = (size_t)(sorted[i] - paths);
+        if (!again++ || at < *first) *first = at;
+    }
+    free(sorted);
+    return again;
+}
+
+static void tell_again(const struct mabn_listing *list, const char *name)
+{
+    size_t first, again = mabn_listing_again(list->paths, (size_t)list->count, &first);
+    if (again)
+        mabn_warn("'%s': %zu line%s an image that is listed before (the first: line %zu, '%s'): it "
+                  "counts as often as it is listed",
+                  name, again, again == 1 ? " has" : "s have", first + 1, list->paths[first]);
+}
+
+/* A whole number below 0, which is a class in no numbering. */
+static bool is_negative(const char *text)
+{
+    return text[0] == '-' && text[1] && !text[1 + strspn(text + 1, "0123456789")];
+}
+
 /* Lines to paths and label texts (kept in `names` until they are resolved). */
 static mabn_status read_lines(struct builder *b, const struct mabn_input *in)
 {
@@ -338,6 +378,10 @@ static mabn_status resolve_labels(struct builder *b, const char *name, bool clas
     if (!class_file && !numbers) number_classes(b);
     for (int64_t i = 0; i < list->count; i++) {
         const char *text = list->names[i];
+        if (!class_file && is_negative(text))
+            return mabn_fail(MABN_ERR_FORMAT,
+                             "'%s':%lld: label '%s' is negative: leave out images without a class",
+                             name, (long long)i + 1, text);
         int32_t label = numbers ? -1 : find_class(b, text);
         if (label < 0 && (numbers || class_file)) label = label_number(text);
         if (label < 0 && numbers)
@@ -363,6 +407,7 @@ mabn_status mabn_listing_read(struct mabn_listing *list, const char *path, const
     mabn_status status = class_file ? read_class_file(&b, class_file) : MABN_OK;
     if (!status) status = read_lines(&b, &in);
     if (!status) status = resolve_labels(&b, in.name, class_file != NULL);
+    if (!status) tell_again(list, in.name);
     mabn_input_release(&in);
     release_builder(&b);
     if (status) mabn_listing_release(list);

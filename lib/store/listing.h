@@ -6,6 +6,7 @@
 #ifndef MABN_STORE_LISTING_H
 #define MABN_STORE_LISTING_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/status.h"
@@ -34,6 +35,9 @@ MABN_MUST_USE mabn_status mabn_listing_read(struct mabn_listing *list, const cha
 MABN_MUST_USE mabn_status mabn_listing_read_classes(struct mabn_listing *list,
                                                     const char *class_file);
 void mabn_listing_release(struct mabn_listing *list);
+
+/* How many of the paths have been there before, and the first of these: an index, or count. */
+size_t mabn_listing_again(char *const *paths, size_t count, size_t *first);
 
 MABN_END_DECLS
 #endif

@@ -139,6 +139,13 @@ END
     ! [[ $stderr == *"line 0"* ]]
 }
 
+@test "coco: one photograph under two ids is told" {
+    sed 's/"file_name": "1.jpg"/"file_name": "2.jpg"/' truth.json >again.json
+    run --separate-stderr mabn-pack coco -q images again.json -o a.h5
+    assert_success
+    assert_equal "$stderr" "mabn-pack: warning: 'again.json': 1 image has the file of another (the first: line 1, image 22, 'images/2.jpg')"
+}
+
 @test "coco: annotations without a usable box are counted" {
     run --separate-stderr mabn-pack coco -q images truth.json -o a.h5
     [[ $stderr != *"no box"* ]]

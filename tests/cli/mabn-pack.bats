@@ -89,6 +89,12 @@ E2
     printf '%s\t%s\n' tree/class001/image0003.JPEG 7 tree/class001/image0001.JPEG ant >mixed
     fails 1 "'mixed':2: label 'ant' is not a number" mabn-pack list mixed -o d.h5
     fails 1 "lists no images" mabn-pack list /dev/null -o d.h5
+    printf '%s\t%s\n' tree/class001/image0003.JPEG -1 tree/class001/image0001.JPEG 0 >negative
+    fails 1 "'negative':1: label '-1' is negative: leave out images without a class" mabn-pack list negative -o d.h5
+    printf '%s\t0\n' tree/class001/image000{3,1,3,3}.JPEG >again
+    run --separate-stderr mabn-pack list -q again -o e.h5
+    assert_success
+    assert_equal "$stderr" "mabn-pack: warning: 'again': 2 lines have an image that is listed before (the first: line 3, 'tree/class001/image0003.JPEG'): it counts as often as it is listed"
 }
 
 @test "idx files, plain and compressed" {
