@@ -236,7 +236,13 @@ s/"category_id": 7/"category_id": 8/|annotation 2 (image 1): no category 8
 s/4, 4, 8, 8/4, 4, 8/|"bbox" is not four finite numbers
 s/4, 4, 8, 8/4, 4, 8, 0/|a box of 8 x 0
 s/4, 4, 8, 8/4, 4, 28, 8/|the box [4, 4, 28, 8] leaves the image of 24 x 16
+s/4, 4, 8, 8/-4, 4, 8, 8/|the box [-4, 4, 8, 8] leaves the image of 24 x 16
 s/"area": 64, //|no "area"
+s/"area": 64/"area": "x"/|"area" is not a finite number
+s/"iscrowd": 1/"iscrowd": "no"/|"iscrowd" is no number and not true or false
+s/380/370/|the runs of its mask end 10 pixels before the last
+s/"name": "cat"/"name": "cat", "skeleton": [[1, 3]]/;s/"area": 64/"keypoints": [1, 2, 2, 3, 4, 1], "area": 64/|'bad.json':3: category 'cat': the skeleton has keypoint 3 of 2
+s/"category_id": 7/"category_id": 3, "keypoints": [1, 2, 2]/;s/"area": 64/"keypoints": [1, 2, 2, 3, 4, 1], "area": 64/|1 keypoints, others of its category have 2
 s/"area": 64/"area": -1/|an area of -1
 s/"area": 64/"area": 640/|an area of 640 in an image of 24 x 16
 s/\[\[4.*\]\]/[[4, 4, 12, 12]]/|a polygon of 4 numbers

@@ -589,6 +589,32 @@ END
     fails 1 "the threshold 0.5" mabn-score coco --iou 0.6,0.7 --operating-point best why.json found.json
 }
 
+@test "coco: why: crowds are in no table, nor what only they explain" {
+    cat >crowd.json <<'END'
+{"images": [{"id": 1, "height": 100, "width": 100}],
+ "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}],
+ "annotations": [
+  {"id": 1, "image_id": 1, "category_id": 3, "bbox": [0, 0, 20, 20], "area": 400, "iscrowd": 0},
+  {"id": 2, "image_id": 1, "category_id": 7, "bbox": [50, 50, 40, 40], "area": 1600, "iscrowd": 1}]}
+END
+    cat >found.json <<'END'
+[{"image_id": 1, "category_id": 3, "bbox": [0, 0, 20, 20], "score": 0.9},
+ {"image_id": 1, "category_id": 7, "bbox": [50, 50, 10, 10], "score": 0.8},
+ {"image_id": 1, "category_id": 7, "bbox": [0, 90, 5, 5], "score": 0.8},
+ {"image_id": 1, "category_id": 7, "bbox": [90, 0, 5, 5], "score": 0.8}]
+END
+    run mabn-score coco -q --errors --confusion c.tsv --operating-point best --calibration cal.tsv crowd.json found.json
+    assert_success
+    printf 'truth\tcat\tdog\tbackground\ncat\t1\t0\t0\ndog\t0\t0\t0\nbackground\t0\t2\t0\n' | cmp - c.tsv
+    assert_line --regexp "^  false positive .*  \\(2\\)$"
+    # a score of 0.8 belongs to 0.8 to 0.9; detections of one score count together or not at all
+    assert_line --regexp "^all +0.9000 +1.0000 +1.0000 +1.0000 +1 +0 +0$"
+    grep -qx "0.8	0.9	2	0.8	0" cal.tsv
+    sed 's/0\.9}/0.8}/' found.json >ties.json
+    run mabn-score coco -q --operating-point best crowd.json ties.json
+    assert_line --regexp "^all +0.8000 +0.3333 +1.0000 +0.5000 +1 +2 +0$"
+}
+
 @test "coco: LVIS's rules" {
     cat >lvis.json <<'END'
 {"images": [{"id": 1, "height": 100, "width": 100, "not_exhaustive_category_ids": [7], "neg_category_ids": [9]}],
@@ -628,6 +654,9 @@ END
     fails 1 "image 1 has no \"neg_category_ids\" and \"not_exhaustive_category_ids\": is this an LVIS file?" mabn-score coco --lvis truth.json results.json
     sed 's/"frequency": "r"/"frequency": "x"/' lvis.json >odd.json
     fails 1 "category 7 has no \"frequency\" r, c or f" mabn-score coco --lvis odd.json found.json
+    sed 's/"area": 400}/"area": 400, "ignore": 1}/' lvis.json >ignore.json
+    run mabn-score coco --lvis ignore.json found.json
+    assert_line --index 6 --partial "catIds=  r] = -1.000"
     fails 2 "by category" mabn-score coco --lvis --class-agnostic lvis.json found.json
     fails 2 "--errors and --confusion do not go with --lvis" mabn-score coco --lvis --errors lvis.json found.json
     fails 2 "--errors and --confusion do not go with --lvis" mabn-score coco --lvis --confusion c.tsv lvis.json found.json
