@@ -31,6 +31,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/signal.h"
 #include "dist/internal.h"
 
 enum {
@@ -44,6 +45,7 @@ enum {
     ABORT_MS = 1000,     /* for the communication thread to call MPI_Abort */
     SUCCESSOR_MS = 5000, /* rank r+1 judges rank 0 this much later than rank r */
     PRINT_MS = 150,      /* for the launcher to pass a line on; MPICH's cuts it off at MPI_Abort */
+    STOPPING_MS = 500,   /* a death is judged this much later while the job is being ended */
     GPU_MS = 3000,       /* a rank that died is named before those whose sums it broke */
     MOST_ADDRESSES = 8,
 };
@@ -69,7 +71,7 @@ struct meeting {
 struct link {
     int fd;
     bool bye;
-    int64_t heard; /* ms */
+    int64_t heard, lost; /* ms; lost: when the connection closed, 0 if it has not */
     struct note beat;
     size_t filled;
     char bytes[sizeof(struct note)]; /* of a note that has come in part */
@@ -84,7 +86,7 @@ struct mabn_watchdog {
     struct pollfd *polls;
     int count;
     int64_t silent_ms, stuck_ms; /* 0: off */
-    int64_t last_turn, last_beat, last_step, quiet_until, lost_at, gpu_failed_at;
+    int64_t last_turn, last_beat, last_step, quiet_until, gpu_failed_at;
     pid_t parent;
     int leaving, failed; /* MABN_STORE */
     int fail_code;
@@ -212,11 +214,7 @@ static void lost(struct mabn_watchdog *w, int index)
     struct link *link = &w->links[index];
     close(link->fd);
     link->fd = -1;
-    if (link->bye || MABN_LOAD(w->leaving)) return;
-    if (w->comm->rank == 0)
-        judge(w, rank_of(w, index), "died", "");
-    else
-        w->lost_at = mabn_dist_now_ms();
+    if (!link->bye && !MABN_LOAD(w->leaving)) link->lost = mabn_dist_now_ms();
 }
 
 static void hear(struct mabn_watchdog *w, int index)
@@ -248,11 +246,21 @@ static int64_t successor_delay(const struct mabn_watchdog *w, int64_t each)
     return each * (before < 3 ? before : 3);
 }
 
+/* A launcher that ends the job sends SIGTERM, and kills a second later. The rank that it kills first is
+ * not to blame, and soon this one is killed too. So after SIGTERM a rank does not speak at once. */
+static void check_deaths(struct mabn_watchdog *w, int64_t now)
+{
+    const int64_t delay =
+        successor_delay(w, SUCCESSOR_MS) + (mabn_stop_requested() ? STOPPING_MS : 0);
+    for (int i = 0; i < w->count; i++)
+        if (w->links[i].lost && now - w->links[i].lost >= delay)
+            judge(w, rank_of(w, i), "died", "");
+}
+
 static void check_silence(struct mabn_watchdog *w, int64_t now)
 {
     char more[64];
     snprintf(more, sizeof more, ": nothing heard of it for %lld s", (long long)w->silent_ms / 1000);
-    if (w->lost_at && now - w->lost_at >= successor_delay(w, SUCCESSOR_MS)) judge(w, 0, "died", "");
     if (!w->silent_ms) return;
     for (int i = 0; i < w->count; i++) {
         struct link *link = &w->links[i];
@@ -351,6 +359,7 @@ static void *watch(void *argument)
         if (MABN_LOAD(w->failed)) send_failure(w);
         if (MABN_LOAD(w->leaving)) continue;
         beat(w, now);
+        check_deaths(w, now);
         check_silence(w, now);
         check_gpu(w, now);
         if (w->comm->rank == 0 && w->stuck_ms) check_waiting(w);
