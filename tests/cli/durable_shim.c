@@ -1,7 +1,8 @@
 /* Loaded before a tool (LD_PRELOAD): writes into $DURABLE_LOG what a crash of the machine would care
  * about, a line each: "write FILE", "sync FILE", "rename FROM TO". FILE is what the descriptor is
  * open on at that time; "sync FILE behind" is by another thread than the main one. A sync of a file whose
- * path has $DURABLE_FAIL in it fails. */
+ * path has $DURABLE_FAIL in it fails. While the file $DURABLE_HOLD exists, but for a minute at most, a sync of
+ * a checkpoint does not return. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -57,20 +58,28 @@ ssize_t pwrite64(int fd, const void *bytes, size_t n, off64_t at)
     return done;
 }
 
-static int is_to_fail(int fd)
+static int path_has(int fd, const char *text)
 {
-    const char *text = getenv("DURABLE_FAIL");
     char link[64], file[4096] = "";
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     return text && readlink(link, file, sizeof file - 1) > 0 && strstr(file, text) != NULL;
 }
 
+static void hold(int fd)
+{
+    const char *held = getenv("DURABLE_HOLD");
+    if (!held || !path_has(fd, "/step-")) return;
+    for (int i = 0; i < 6000 && !access(held, F_OK); i++)
+        usleep(10000);
+}
+
 int fsync(int fd)
 {
-    if (is_to_fail(fd)) {
+    if (path_has(fd, getenv("DURABLE_FAIL"))) {
         errno = EIO;
         return -1;
     }
+    hold(fd);
     int failed = NEXT(fsync)(fd);
     if (!failed) say_fd("sync", fd);
     return failed;

@@ -128,6 +128,41 @@ same_run() { # same_run A B
     one_line mabn-train "another mabn-train is running in"
 }
 
+@test "ranks train on while a checkpoint is being written to a slow disk" {
+    ! ldd "$MABN_BUILD/bin/mabn-train" | grep -q asan || skip "sanitizers want to be loaded first"
+    cc -shared -fPIC -O1 -o shim.so "$ROOT/tests/cli/durable_shim.c" -ldl
+    touch held # the disk: the first checkpoint is not written while this is there
+    "$(launcher "$ANY_MPI")" -n 2 env LD_PRELOAD="$PWD/shim.so" DURABLE_HOLD="$PWD/held" \
+        mabn-train "${course[@]}" --train "$DATA" -o run --steps 9 --save-every 4 </dev/null >out 2>err 3>&- &
+    job=$!
+    wait_for out '"step":8,'
+    compgen -G "run/step-000000004.h5.tmp-*"
+    [ ! -e run/step-000000004.h5 ]
+    rm held
+    ended $job
+    assert_equal "$status" 0
+    [ -e run/step-000000004.h5 ]
+    [ -e run/step-000000008.h5 ]
+    train -q --shards 2 --steps 9 -o one >/dev/null
+    same_run one run
+}
+
+@test "SIGTERM while a checkpoint is being written: all stop with 75 when it is whole" {
+    ! ldd "$MABN_BUILD/bin/mabn-train" | grep -q asan || skip "sanitizers want to be loaded first"
+    cc -shared -fPIC -O1 -o shim.so "$ROOT/tests/cli/durable_shim.c" -ldl
+    touch held
+    "$(launcher "$ANY_MPI")" -n 2 env LD_PRELOAD="$PWD/shim.so" DURABLE_HOLD="$PWD/held" \
+        mabn-train "${course[@]}" --train "$DATA" -o run --epochs 100000 </dev/null >out 2>err 3>&- &
+    job=$!
+    wait_for out '"step":3,'
+    kill "$(pid_of $job 1)"
+    until compgen -G "run/step-*.h5.tmp-*"; do sleep 0.05; done
+    rm held
+    ended $job
+    assert_equal "$status" 75
+    [ -e "run/step-$(printf %09d "$(sed -n 's/.*stopped by SIGTERM after step \([0-9]*\) .*/\1/p' err)").h5" ]
+}
+
 @test "SIGTERM to one rank: all stop after the same step, with 75, and go on as if nothing had been" {
     "$(launcher "$ANY_MPI")" -n 4 mabn-train "${course[@]}" --train "$DATA" -o run --epochs 100000 \
         </dev/null >out 2>err 3>&- &
@@ -161,6 +196,22 @@ same_run() { # same_run A B
     assert_success
     train -q --shards 3 --steps $last -o one >/dev/null
     same_run one run
+}
+
+@test "a rank that dies while the job is being stopped is named, too" {
+    mpi=${MPIS# } mpi=${mpi%% *}
+    [ "$mpi" = openmpi ] || skip "MPICH's mpiexec may have killed them all before one could speak"
+    "$(launcher "$mpi")" -n 3 mabn-train "${course[@]}" --train "$DATA" -o run --epochs 100000 \
+        </dev/null >out 2>err 3>&- &
+    job=$!
+    wait_for out '"step":3,'
+    victim=$(pid_of $job 2)
+    kill -STOP "$victim" # nobody comes to the end of a step
+    kill "$(pid_of $job 0)"
+    kill -9 "$victim"
+    ended $job
+    assert_not_equal "$status" 0
+    assert_equal "$(grep -c '^mabn-train: rank 2 on .* died at step' err)" 1
 }
 
 @test "a rank that freezes ends the training, with one line" {
