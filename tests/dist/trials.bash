@@ -4,14 +4,14 @@ export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_
     PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
 export OMP_NUM_THREADS=1 PATH=$BUILD/bin:$PATH
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-failed=0
+failed=0 PATIENCE=${PATIENCE:-120}
 
 "$root/tests/make-images" tree 4 18 6
 mabn-pack imagenet -q tree -o data.h5
 steps=${STEPS:-1000}
 course=(--arch cifar-resnet8 --base-width 4 --size 16 --augment plain --flip 0.5 --batch 12 --norm mabn
     --window-rule iteration --window 4 --schedule constant --lr 0.1 --lr-exact --log-every 1 -j 1 -q
-    --shards 4 --steps "$steps" --save-every 100 --check-ranks 25 --train "$PWD/data.h5")
+    --shards 4 --steps "$steps" --save-every "${SAVE_EVERY:-20}" --check-ranks 25 --train "$PWD/data.h5")
 
 tensors() { h5dump -g /model "$1/model.h5" | tail -n +2; }
 same() { # same RUN: has it ended as the undisturbed one did?
@@ -22,7 +22,7 @@ tell() { # tell NAME SECONDS STATUS LINE OK: a row of the table
     [ "$5" = same ] || [ "$5" = ok ] || failed=1
 }
 reached() { # reached RUN STEP: wait until its log is there
-    for _ in $(seq 1200); do
+    for _ in $(seq $((20 * PATIENCE))); do
         grep -qs "\"t\":\"step\",\"step\":$2," "$1/metrics.jsonl" && return
         sleep 0.05
     done

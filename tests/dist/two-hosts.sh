@@ -2,7 +2,9 @@
 # two-hosts.sh [BUILD]: trainings on two hosts (network namespaces, see `hosts`) under Open MPI: whole, with a
 # rank killed, frozen, cut off, and stopped; then gone on with on one host. Prints a table: trial, seconds from
 # the fault until the launcher is back, its status, what was said, and whether the resumed run is the undisturbed
-# one. TRIALS=1 is how often each fault happens. Needs root.
+# one. "saving" after the trial's name: rank 0 was writing a checkpoint at that moment. TRIALS=1 is how often each
+# fault happens; KILLS, FREEZES, CUTS and STOPS set it for one of them. A busy machine needs PATIENCE=600: after so
+# many seconds a launcher is killed. Needs root.
 set -u
 here=$(cd "$(dirname "$0")" && pwd) BUILD=$(realpath "${1:-build/release}")
 work=$(mktemp -d "${TMPDIR:-/tmp}/mabn-hosts.XXXXXX")
@@ -15,24 +17,31 @@ export OMPI_MCA_btl_tcp_if_include=10.77.0.0/24 OMPI_MCA_oob_tcp_if_include=10.7
 export OMPI_MCA_oob_tcp_keepalive_time=3 OMPI_MCA_oob_tcp_keepalive_intvl=2 OMPI_MCA_oob_tcp_keepalive_probes=3
 "$here/hosts" down 2>/dev/null
 "$here/hosts" up 2 || exit 1
-trap 'for p in $(pgrep -x orted) $(pgrep -x mabn-train); do inside "$p" && kill -KILL "$p"; done
+trap 'for p in $(ours); do kill -KILL "$p"; done
     "$here/hosts" down; rm -rf "$work"' EXIT
+trap 'exit 1' INT TERM
 inside() { # is it on one of the hosts?
     local net h
     net=$(readlink "/proc/$1/ns/net") || return 1
     for h in /run/netns/mabn-h*; do [ "net:[$(stat -c %i "$h")]" = "$net" ] && return; done
     return 1
 }
+ours() { # launchers, daemons and ranks on the hosts
+    local p
+    for p in $(pgrep mpirun) $(pgrep -x orted) $(pgrep -x mabn-train); do
+        if inside "$p"; then echo "$p"; fi
+    done
+}
 launcher=$(command -v mpirun.openmpi || command -v mpirun)
 
 start() { # start RUN HOSTS RANKS OPTION...: in the background, as $pid
     local run=$1 hosts=$2 n=$3; shift 3
-    "$here/on" h1 "$launcher" -x PATH -x OMP_NUM_THREADS -n "$n" --host "$hosts" \
+    "$here/on" h1 exec "$launcher" -x PATH -x OMP_NUM_THREADS -n "$n" --host "$hosts" \
         mabn-train "${course[@]}" -o "$work/$run" "$@" </dev/null >out 2>err &
     pid=$!
 }
-finish() { # a launcher that stays is killed after two minutes
-    (sleep 120; kill -KILL "$pid") 2>/dev/null &
+finish() { # a launcher that stays is killed after PATIENCE seconds
+    (sleep "$PATIENCE"; kill -KILL "$pid") 2>/dev/null &
     local guard=$!
     status=0
     wait "$pid" || status=$?
@@ -56,25 +65,32 @@ start whole h1:2,h2:2 4
 finish
 tell "4 ranks on 2 hosts" "$(seconds "$began")" $status "" "$(same whole && echo same || echo other)"
 
-for i in $(seq "${TRIALS:-1}"); do
+trials=${TRIALS:-1}
+declare -A often=([kill]=${KILLS:-$trials} [freeze]=${FREEZES:-$trials} [cut]=${CUTS:-$trials} [stop]=${STOPS:-$trials})
+most=$(printf '%s\n' "${often[@]}" | sort -n | tail -n 1)
+for ((i = 1; i <= most; i++)); do
     for fault in kill freeze cut stop; do
+        [ $i -le "${often[$fault]}" ] || continue
         run=$fault$i
         start "$run" h1:2,h2:2 4
-        reached "$run" $((60 + RANDOM % 200)) || { failed=1; continue; }
-        began=$(date +%s.%N) r=$((RANDOM % 4)) which=''
+        reached "$run" $((steps / 15 + RANDOM % (steps / 2))) || { failed=1; continue; }
+        sleep "0.0$((RANDOM % 90 + 10))"
+        r=$((RANDOM % 4)) which='' victim=''
+        [ "$fault" = cut ] || [ "$fault" = stop ] || victim=$(rank $r)
+        saving=$(compgen -G "$run/step-*.h5.tmp-*" >/dev/null && echo " saving")
+        began=$(date +%s.%N)
         case $fault in
-        kill) kill -KILL "$(rank $r)" && which=" $r" ;;
-        freeze) kill -STOP "$(rank $r)" && which=" $r" ;;
+        kill) kill -KILL "$victim" && which=" $r" ;;
+        freeze) kill -STOP "$victim" && which=" $r" ;;
         cut) "$here/hosts" cut h2 ;;
-        stop) kill -USR1 "$(pgrep -f "^$launcher.*-o $work/$run" | head -n 1)" ;;
+        stop) kill -USR1 $pid ;;
         esac
         finish
         took=$(seconds "$began") line=$(said | head -n 1) code=$status
         "$here/hosts" join h2
         for _ in $(seq 100); do
-            left=0
-            for p in $(pgrep -x mabn-train); do if inside "$p"; then left=$((left + 1)); fi; done
-            [ $left = 0 ] && break
+            left=$(ours | wc -l)
+            [ "$left" = 0 ] && break
             sleep 0.2
         done
         start "$run" h1:2 2 --resume # one host, another number of ranks
@@ -82,7 +98,7 @@ for i in $(seq "${TRIALS:-1}"); do
         result=$(same "$run" && echo same || echo other)
         [ "$left" = 0 ] || result="$left left"
         [ $status = 0 ] || { result="resuming: $status"; sed 's/^/# /' err >&2; }
-        tell "$fault$which" "$took" "$code" "$line" "$result"
+        tell "$fault$which$saving" "$took" "$code" "$line" "$result"
     done
 done
 exit $failed

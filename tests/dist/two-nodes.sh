@@ -19,7 +19,7 @@ submit() { # submit RUN NODES TASKS: its number as $job
         "$root/pipelines/slurm-job.sh" mabn-train "${course[@]}" -o "$work/$1")
 }
 ended() { # wait for the job; how often it was restarted, as $restarts
-    for _ in $(seq 1200); do
+    for _ in $(seq $((10 * PATIENCE))); do
         state=$(scontrol -o show job "$job" | grep -o 'JobState=[A-Z]*')
         case $state in *COMPLETED | *FAILED | *CANCELLED | *TIMEOUT) break ;; esac
         sleep 0.2
