@@ -1,7 +1,7 @@
-/* Cores for ranks. mpirun alone gets it wrong for programs with threads: one or two ranks a host
- * are bound to a single core each, more to a whole package or to nothing. So, unless the user asked
- * the launcher for a binding, the cores that the job has on this host are shared out among its
- * ranks here, neighbours together. What srun gave to each rank is left as it is. */
+/* Cores for ranks. By default mpirun binds one or two ranks of a host to a single core each, and more
+ * ranks to a whole package or not at all, which is wrong for programs with threads. So, unless the user
+ * asked the launcher for a binding, we divide the job's cores on this host among its ranks, in blocks of
+ * neighbours. The binding of srun is kept. */
 #include <ctype.h>
 #include <dirent.h>
 #include <stdio.h>
@@ -37,7 +37,7 @@ static int compare(const void *a, const void *b)
     return (x->cpu > y->cpu) - (x->cpu < y->cpu);
 }
 
-/* Hyperthreads of a core become neighbours, and cores of a package. */
+/* Hyperthreads of a core are neighbours in this order, and so are cores of a package. */
 static int order_cores(int order[CPU_SETSIZE], const cpu_set_t *all)
 {
     struct core cores[CPU_SETSIZE];
@@ -90,7 +90,7 @@ static pid_t parent_of(pid_t pid, char name[32])
     return (pid_t)parent;
 }
 
-/* The launcher's own process on this host has the cores that the job may use. */
+/* The cores that the job may use are those of the launcher's process on this host. */
 static bool launcher_cores(cpu_set_t *cores)
 {
     static const char *const daemons[] = {"mpirun",          "orterun",        "orted",

@@ -12,15 +12,15 @@
  * mabn_comm_parts buffers left, one when V/R is a power of two. By default V = R, and a rank's part
  * is its own buffer.
  *
- * A started sum goes on by a thread of its own while the caller computes. Waiting calls do not wait
- * behind started ones: they have a lane of their own.
+ * A started sum is done by another thread while the caller computes. Calls that wait have a lane of their
+ * own, so they do not queue behind started sums.
  *
  * Lost ranks. A thread on every rank keeps in touch with rank 0, by TCP and not by MPI. A rank that
  * dies, freezes or does not come to where the others wait ends the whole job: one line on stderr
- * names the rank, its host and its step, and all ranks end with status MABN_EXIT_LOST. (A launcher
- * that is quicker to notice a dead rank ends the job with a status of its own.) MABN_TIMEOUT in the
- * environment changes the limits: seconds of silence, then seconds of waiting ("10,27"); 0: none,
- * as a debugger needs it. */
+ * names the rank, its host and its step, and all ranks end with status MABN_EXIT_LOST. (If the launcher
+ * notices a dead rank first, it ends the job with a status of its own.) MABN_TIMEOUT in the
+ * environment changes the limits: seconds of silence, then seconds of waiting ("10,27"); 0
+ * turns a limit off, which a debugger needs. */
 #ifndef MABN_DIST_COMM_H
 #define MABN_DIST_COMM_H
 
@@ -43,9 +43,9 @@ struct mabn_comm;
 MABN_MUST_USE mabn_status mabn_comm_open(struct mabn_comm **comm);
 /* Wait for all ranks, then leave. NULL is fine. All ranks must come here, or one must fail. */
 void mabn_comm_close(struct mabn_comm *comm);
-/* End the job because of this rank: the first such message (this thread's, see base/status.h) is
- * printed, by rank 0, whose own goes before others, and every rank ends with exit_code. With one process it prints nothing and
- * returns. */
+/* End the job because of this rank. Rank 0 prints this thread's message (base/status.h), only the first
+ * one if several ranks fail, and its own before others'. Every rank exits with exit_code. With one
+ * process it prints nothing and returns. */
 void mabn_comm_fail(struct mabn_comm *comm, int exit_code);
 
 int mabn_comm_rank(const struct mabn_comm *comm);

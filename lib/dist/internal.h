@@ -13,7 +13,7 @@ MABN_BEGIN_DECLS
 
 enum { MABN_HOST_NAME = 64 };
 
-/* For what several threads use without a lock. */
+/* For variables that several threads use without a lock. */
 #define MABN_LOAD(x) __atomic_load_n(&(x), __ATOMIC_SEQ_CST)
 #define MABN_STORE(x, value) __atomic_store_n(&(x), value, __ATOMIC_SEQ_CST)
 
@@ -32,7 +32,7 @@ struct mabn_watched {
     int64_t waiting_since; /* ms, mabn_dist_now_ms */
 };
 
-/* Two at a time: what the caller waits for, and sums that go on behind it. */
+/* Two collectives at a time: one that the caller waits for, and a sum in the background. */
 enum { LANE_NOW, LANE_BEHIND };
 
 /* The communication thread makes every MPI call. */
@@ -75,9 +75,9 @@ struct mabn_comm {
     struct mabn_watched watched;
     struct mabn_watchdog *watchdog;
 
-    /* nccl.c's, for the watchdog: whether the GPUs' sums have failed, and how. Under gpu_lock. */
+    /* Set by nccl.c for the watchdog: tells whether a sum on the GPUs has failed. Under gpu_lock. */
     pthread_mutex_t gpu_lock;
-    bool (*gpu_fault)(void *context, char *text, size_t size); /* NULL: there are none */
+    bool (*gpu_fault)(void *context, char *text, size_t size); /* NULL: no NCCL */
     void *gpu_context;
 };
 

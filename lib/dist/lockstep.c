@@ -18,7 +18,7 @@ struct seat {
 struct mabn_lockstep {
     pthread_mutex_t lock;
     int count, started; /* threads beside the caller's */
-    int turn;           /* whose it is; -1: nobody's, or of those that leave */
+    int turn;           /* the seat that may run; -1: none */
     bool leaving;
     mabn_lockstep_work work;
     void *context;
@@ -35,7 +35,7 @@ static void call(struct mabn_lockstep *l, int i)
     pthread_cond_signal(&l->seats[i].called);
 }
 
-/* The next one that has work, or the last, which sees to the end. */
+/* The next one that has work, or the last one, which ends the run. */
 static void pass_on(struct mabn_lockstep *l, int i)
 {
     do
@@ -84,7 +84,7 @@ static void *sit(void *argument)
     return NULL;
 }
 
-/* The last one has returned: nobody else should be at work, unless something failed. */
+/* The last one has returned. The others have, too, unless something failed. */
 static void dismiss(struct mabn_lockstep *l)
 {
     const int last = l->count - 1;

@@ -2,11 +2,10 @@
  * meet, then the next one does. It is for the shards of a rank whose norms need each other's sums in
  * the middle of a pass (norm/sync.h).
  *
- * Each piece has a thread of its own, the last one the caller's, because it has to be left in the
- * middle and taken up again. Only one of them runs at any time, in the order 0, 1, …, so they may share
- * what is no thread's own without locks, and results do not depend on the system's scheduling. What
- * belongs to a thread does not go along: OpenMP's thread count, the error message (a failure's is
- * carried to the caller). Signals are for the caller's thread. */
+ * Each piece has a thread of its own, because it is interrupted and resumed; the last one runs in the
+ * caller's thread. Only one runs at a time, in the order 0, 1, …, so they share memory without locks,
+ * and results do not depend on scheduling. OpenMP's thread count and the error message belong to a
+ * thread; the message of a failure is passed to the caller. Signals go to the caller's thread. */
 #ifndef MABN_DIST_LOCKSTEP_H
 #define MABN_DIST_LOCKSTEP_H
 
@@ -16,7 +15,7 @@ MABN_BEGIN_DECLS
 
 struct mabn_lockstep;
 
-/* count ≥ 1; MABN_ERR_LIMIT where the system gives no more threads. The threads wait from now on. */
+/* count ≥ 1; MABN_ERR_LIMIT if the system has no more threads. The threads start now, and wait. */
 MABN_MUST_USE mabn_status mabn_lockstep_new(struct mabn_lockstep **lockstep, int count);
 void mabn_lockstep_free(struct mabn_lockstep *lockstep); /* NULL is fine */
 

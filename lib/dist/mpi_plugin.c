@@ -20,8 +20,8 @@ static int check(int code)
     return code;
 }
 
-/* Open MPI would say in paragraphs what our watchdog says in a line, and would answer SIGSEGV in
- * our place. Alone it would start a daemon of its own. */
+/* Keep Open MPI from printing paragraphs where our watchdog prints a line, from handling SIGSEGV, and
+ * from starting a daemon when there is no launcher. */
 static void quieten(void)
 {
     setenv("OMPI_MCA_orte_execute_quiet", "1", 0);
@@ -96,7 +96,7 @@ static void progress(void)
     MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, MPI_COMM_WORLD, &found, MPI_STATUS_IGNORE);
 }
 
-/* All has been said by the caller: MPICH would say it again. */
+/* The caller has printed the reason. MPICH would print its own, too. */
 static void abort_all(int code)
 {
     int nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
@@ -104,8 +104,8 @@ static void abort_all(int code)
     MPI_Abort(MPI_COMM_WORLD, code);
 }
 
-/* After MPI_Finalize, failed or not, MPI 3 allows no call, MPI_Error_string neither: Open MPI ends the
- * process there, with a page of text. */
+/* After MPI_Finalize, even a failed one, MPI 3 allows no call, not even MPI_Error_string: Open MPI would
+ * end the process with a page of text. */
 static int finish(void)
 {
     for (int i = 0; i < MABN_MPI_LANES; i++)

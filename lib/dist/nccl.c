@@ -50,7 +50,7 @@ static mabn_status fail(const struct mabn_nccl *n, int result, const char *call)
                      said && *said ? ": " : "", said ? said : "");
 }
 
-/* Until the call that returned `result` is through. */
+/* Wait until the call that returned `result` has finished. */
 static mabn_status settle(struct mabn_nccl *n, int result, const char *call)
 {
     const struct timespec pause = {0, POLL_US * 1000};
@@ -65,7 +65,7 @@ static mabn_status settle(struct mabn_nccl *n, int result, const char *call)
     return result == MABN_NCCL_SUCCESS ? MABN_OK : fail(n, result, call);
 }
 
-/* ---- whether it is taken ---- */
+/* ---- whether it is used ---- */
 
 struct candidate {
     char gpu[GPU_NAME], why[200];
@@ -94,7 +94,7 @@ static bool same_gpu(const struct mabn_comm *comm, const struct candidate *all, 
     return !strcmp(comm->peers[a].host, comm->peers[b].host) && !strcmp(all[a].gpu, all[b].gpu);
 }
 
-/* The first thing that speaks against it; `why` stays empty where nothing does. */
+/* The first reason against NCCL; `why` stays empty if there is none. */
 static void object(struct mabn_str *why, const struct mabn_comm *comm, const struct candidate *all)
 {
     for (int r = 0; r < comm->ranks && !why->length; r++) {
@@ -132,7 +132,7 @@ static mabn_status choose(struct mabn_comm *comm, const char *gpu, struct mabn_s
 
 /* ---- open and close ---- */
 
-/* For the watchdog: NCCL's fault in words, false without one. It does not wait. */
+/* For the watchdog: NCCL's error as text; false if there is none. It does not wait. */
 static bool find_fault(void *context, char *text, size_t size)
 {
     const struct mabn_nccl *n = (const struct mabn_nccl *)context;

@@ -1,16 +1,16 @@
 /* Sums of GPU memory over ranks by NCCL, beside the communicator that the ranks have already.
  *
- * NCCL is opened at run time (libnccl.so.2), as cuDNN is: nothing is linked to it. It is taken where
- * every rank finds one of the same version and has a GPU of its own; else mabn_nccl_open says why not,
- * the same on all ranks, and sums go by way of the host (dist/comm.h).
+ * NCCL is opened at run time (libnccl.so.2), as cuDNN is, and never linked. It is used if every rank
+ * finds the same version and has a GPU of its own. Otherwise mabn_nccl_open gives the reason, the same
+ * on all ranks, and sums go through the host (dist/comm.h).
  *
  * Order. NCCL adds in an order of its own: all ranks get the same bits, but which bits depends on
- * the number of ranks. Who needs the bits of dist/tree.h does not use this.
+ * the number of ranks. Use dist/comm.h for the bits of dist/tree.h.
  *
- * Calls come from the thread that made the GPU its current one, and the same on every rank in the same
- * order; streams may differ from call to call. NCCL works non-blocking: a call returns when NCCL has
- * accepted it, or after 60 s with an error. What fails later, while sums are under way, the
- * watchdog hears and ends the job (MABN_EXIT_LOST). */
+ * All calls come from the thread whose current GPU this is. Every rank makes the same calls in the same
+ * order; streams may differ from call to call. NCCL is non-blocking: a call returns when NCCL has
+ * accepted it, or after 60 s with an error. If a sum fails later, the watchdog ends the job
+ * (MABN_EXIT_LOST). */
 #ifndef MABN_DIST_NCCL_H
 #define MABN_DIST_NCCL_H
 
@@ -22,11 +22,11 @@ MABN_BEGIN_DECLS
 struct mabn_nccl;
 
 /* Collective. gpu: a name of this rank's GPU that no other GPU of the host has, "" without one.
- * *nccl is NULL where NCCL is not taken: then `why` is a line for the log, or empty where no rank has
- * a GPU or there is one rank. comm is borrowed; one such object at a time. */
+ * *nccl is NULL if NCCL is not used; then `why` is a line for the log, empty if no rank has a GPU
+ * or there is one rank. comm is borrowed; one such object at a time. */
 MABN_MUST_USE mabn_status mabn_nccl_open(struct mabn_nccl **nccl, struct mabn_comm *comm,
                                          const char *gpu, struct mabn_str *why);
-/* orderly: every rank comes here with no sum under way; else all is given up at once. NULL is fine. */
+/* orderly: every rank calls this, with no sum under way; otherwise NCCL is aborted. NULL is fine. */
 void mabn_nccl_close(struct mabn_nccl *nccl, bool orderly);
 
 /* "NCCL 2.28.9" */

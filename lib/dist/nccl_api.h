@@ -1,9 +1,9 @@
-/* What is called of NCCL, declared here so that nothing needs its header to compile. Private to this
+/* The parts of NCCL that are called, declared here so that no file needs its header. Private to this
  * room and to the stand-in under tests/gpu/executor.
  *
- * Since NCCL 2.17, none of this has changed: results and types are ints whose values stand in nccl.h,
- * and the configuration begins with its own size and version, by which a newer library leaves what
- * came later at its default. */
+ * None of this has changed since NCCL 2.17. Results and types are ints with the values of nccl.h. The
+ * configuration begins with its size and version, from which a newer library knows which fields to
+ * leave at their defaults. */
 #ifndef MABN_DIST_NCCL_API_H
 #define MABN_DIST_NCCL_API_H
 
@@ -14,7 +14,7 @@
 
 MABN_BEGIN_DECLS
 
-enum { MABN_NCCL_OLDEST = 21700 };                         /* as ncclGetVersion tells it */
+enum { MABN_NCCL_OLDEST = 21700 };                         /* in the form of ncclGetVersion */
 enum { MABN_NCCL_SUCCESS = 0, MABN_NCCL_IN_PROGRESS = 7 }; /* ncclResult_t */
 enum { MABN_NCCL_INT64 = 4, MABN_NCCL_FLOAT32 = 7, MABN_NCCL_FLOAT64 = 8 }; /* ncclDataType_t */
 enum { MABN_NCCL_SUM = 0 };                                                 /* ncclRedOp_t */

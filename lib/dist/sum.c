@@ -1,8 +1,7 @@
-/* Sums in our own order. MPI's all-reduce gives the same bits on all ranks, but which bits depends
- * on its algorithm, which it picks by size and number of ranks. So: every rank gets its slice of
- * all ranks' parts (alltoall), adds them along the tree, and hands the sum round (allgather). That
- * moves 2(R−1)/R of the data, as a ring does. Small sums: everyone gets everything and adds by
- * itself. */
+/* Sums in an order of our own. MPI's all-reduce gives the same bits on all ranks, but which bits depends
+ * on its algorithm, and it chooses that by size and number of ranks. So every rank gets its slice of all
+ * ranks' parts (alltoall), adds them along the tree, and sends the sum to all (allgather). This moves
+ * 2(R−1)/R of the data, as a ring does. For small sums every rank gets all parts and adds them. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -57,7 +56,7 @@ static bool reserve(struct mabn_lane *lane, void **buffer, size_t *have, size_t 
     return true;
 }
 
-/* Elements of the present chunk, and the part of it that is rank r's slice. */
+/* The elements of the current chunk; where in it the slice of rank r starts. */
 static size_t chunk_count(const struct mabn_comm_sum *sum, size_t width)
 {
     size_t left = sum->count - sum->job.done;
@@ -87,7 +86,7 @@ static void *add_up(const struct mabn_comm *comm, enum mabn_dist_type type, void
     return received;
 }
 
-/* Everyone gets all parts. */
+/* Every rank gets all parts. */
 static int start_small(struct mabn_comm *comm, struct mabn_comm_sum *sum, size_t width)
 {
     struct mabn_lane *lane = &comm->lanes[sum->job.lane];
@@ -109,7 +108,7 @@ static int start_small(struct mabn_comm *comm, struct mabn_comm_sum *sum, size_t
                : 1;
 }
 
-/* What goes to each rank: its slice of each of my parts. A single part goes from where it is. */
+/* Each rank gets its slice of each of my parts. A single part is sent without a copy. */
 static const void *pack(struct mabn_comm *comm, const struct mabn_comm_sum *sum, size_t n,
                         size_t width)
 {

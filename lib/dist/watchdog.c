@@ -6,12 +6,11 @@
  *   froze   nothing heard for `silent` seconds
  *   stuck   somebody has waited for `stuck` seconds in a collective that this rank has not begun
  *
- * A rank whose sums on the GPU have failed says so itself.
+ * A rank whose sums on the GPU have failed reports this itself.
  *
- * Who judges prints one line, tells the others, and ends the job by MPI_Abort; the others leave
- * without a word. (MPICH's mpiexec, on this host, may be quicker to kill them all than they are to
- * speak.) A process that finds that it was itself stopped for a while judges nobody: it has
- * heard nothing because it did not listen. */
+ * The rank that judges prints one line, tells the others, and ends the job by MPI_Abort. The others
+ * exit silently. (MPICH's mpiexec may kill all ranks of its host before one has printed.) A process
+ * that was itself stopped for a while judges nobody: it heard nothing because it did not listen. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -37,14 +36,14 @@
 enum {
     POLL_MS = 100,
     BEAT_MS = 1000,
-    DEFER_MS = 200,      /* what all ranks find wrong rank 0 is to say */
-    STALL_MS = 2500,     /* of this thread itself */
-    QUIET_MS = 10000,    /* after a long one */
-    CONNECT_MS = 2000,   /* an address */
-    FOLLOW_MS = 600,     /* to be ended by MPI_Abort, before leaving by oneself */
+    DEFER_MS = 200,      /* when all ranks fail alike, rank 0 shall report it */
+    STALL_MS = 2500,     /* a longer pause of this thread is not counted as silence of others */
+    QUIET_MS = 10000,    /* no line for so long after a long pause */
+    CONNECT_MS = 2000,   /* for each address */
+    FOLLOW_MS = 600,     /* to wait for MPI_Abort to end this rank, before it exits */
     ABORT_MS = 1000,     /* for the communication thread to call MPI_Abort */
     SUCCESSOR_MS = 5000, /* rank r+1 judges rank 0 this much later than rank r */
-    PRINT_MS = 150,      /* for the launcher to pass a line on; MPICH's cuts it off at MPI_Abort */
+    PRINT_MS = 150,      /* for the launcher to forward the line: MPICH's drops it at MPI_Abort */
     STOPPING_MS = 500,   /* a death is judged this much later while the job is being ended */
     GPU_MS = 3000,       /* a rank that died is named before those whose sums it broke */
     MOST_ADDRESSES = 8,
@@ -138,7 +137,7 @@ static void sleep_ms(int ms)
     poll(NULL, 0, ms);
 }
 
-/* Somebody else ends the job. */
+/* Another rank ends the job. */
 MABN_NORETURN static void follow(int code)
 {
     sleep_ms(FOLLOW_MS);
@@ -270,7 +269,7 @@ static void check_silence(struct mabn_watchdog *w, int64_t now)
     }
 }
 
-/* Rank 0: has somebody waited too long, and who has not come? */
+/* Rank 0: has a rank waited too long, and for which one? */
 static void check_waiting(struct mabn_watchdog *w)
 {
     struct note mine;
@@ -293,15 +292,15 @@ static void check_waiting(struct mabn_watchdog *w)
     end_job(w, MABN_EXIT_LOST, "all ranks wait for each other: the network or MPI is stuck");
 }
 
-/* The time that this process itself was stalled counts for nobody. (Not more than that: on a machine
- * that is overrun there is a stall every few seconds, and nobody would ever be missed.) */
+/* Do not count the time in which this process was stalled. Count all other time: an overloaded machine
+ * stalls every few seconds, and starting anew after each stall would never notice a lost rank. */
 static void forgive(struct mabn_watchdog *w, int64_t now)
 {
     int64_t stalled = now - w->last_turn, half = w->silent_ms / 2;
     if (stalled > STALL_MS || (half && stalled > half)) {
         for (int i = 0; i < w->count; i++)
             if ((w->links[i].heard += stalled) > now) w->links[i].heard = now;
-        /* The others may have ended the job meanwhile; then theirs was the line. */
+        /* The others may have ended the job meanwhile, with a line of their own. */
         if (half && stalled > half) w->quiet_until = now + QUIET_MS;
     }
     w->last_turn = now;
@@ -328,7 +327,7 @@ static void send_failure(struct mabn_watchdog *w)
     _exit(w->fail_code);
 }
 
-/* Asked only when nobody else is in NCCL: this thread waits for no lock. */
+/* Only if no other thread is in NCCL: this thread never waits for a lock. */
 static void check_gpu(struct mabn_watchdog *w, int64_t now)
 {
     struct mabn_comm *comm = w->comm;
@@ -430,7 +429,7 @@ static int connect_to(uint32_t address, uint16_t port)
     return -1;
 }
 
-/* Say hello to rank 0 by the first of its addresses that answers. */
+/* Connect to rank 0 at the first of its addresses that answers. */
 static bool call_in(struct mabn_watchdog *w)
 {
     const struct meeting *m = &w->meeting;
@@ -446,7 +445,7 @@ static bool call_in(struct mabn_watchdog *w)
     return send(fd, &hello, sizeof hello, MSG_NOSIGNAL) == (ssize_t)sizeof hello;
 }
 
-/* A caller who does not know the token is not one of us. */
+/* A caller without the token is not a rank of this job. */
 static bool receive_hello(struct mabn_watchdog *w, int fd)
 {
     struct note hello;
@@ -474,7 +473,7 @@ static void receive_calls(struct mabn_watchdog *w, int expected)
     }
 }
 
-/* Calls are accepted after all have connected: the kernel answers them meanwhile. */
+/* The kernel completes the connections; they are accepted when all ranks have tried. */
 static mabn_status meet(struct mabn_watchdog *w)
 {
     struct mabn_comm *comm = w->comm;

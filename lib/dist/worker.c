@@ -1,6 +1,6 @@
-/* The communication thread. It makes every MPI call from MPI_Init to MPI_Finalize, one collective
- * at a time on each lane, and naps between tests: a thread that waits inside MPI burns the core
- * that the rank's own threads need. */
+/* The communication thread. It makes every MPI call from MPI_Init to MPI_Finalize, with one collective
+ * at a time on each lane. It sleeps between tests, because a thread that waits inside MPI uses up the
+ * core that the rank's own threads need. */
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -12,7 +12,7 @@
 #include "base/mem.h"
 #include "dist/internal.h"
 
-/* Tests without a nap: small messages take microseconds, a nap a hundred. */
+/* EAGER_TESTS come without a sleep: a small message takes microseconds, a sleep a hundred. */
 enum { EAGER_TESTS = 200, NAP_US = 50, IDLE_MS = 20, TURN_MS = 1000, LEAVE_SECONDS = 10 };
 
 int64_t mabn_dist_now_ms(void)
@@ -86,7 +86,7 @@ static void finish_job(struct mabn_comm *comm, struct mabn_lane *lane)
     pthread_mutex_unlock(&comm->lock);
 }
 
-/* Move a lane on; true when there was something to do. */
+/* Advance a lane; true if there was something to do. */
 static bool advance_lane(struct mabn_comm *comm, int index)
 {
     struct mabn_lane *lane = &comm->lanes[index];
@@ -195,8 +195,8 @@ static int start_thread(struct mabn_comm *comm)
     return code;
 }
 
-/* Nobody watches yet, so a rank that froze is noticed by those who wait for it inside MPI_Init. Rank 0
- * says it, or if that is the one, the next a little later: the first to leave ends the job. */
+/* The watchdog does not run yet, so the ranks that wait inside MPI_Init notice a frozen one. Rank 0 reports
+ * it; if rank 0 froze, rank 1 does a little later. The first to exit ends the job. */
 static mabn_status wait_for_start(struct mabn_comm *comm)
 {
     const int rank = comm->launcher.rank;
@@ -279,7 +279,7 @@ void mabn_worker_leave(struct mabn_comm *comm)
 
 void mabn_worker_abort(struct mabn_comm *comm, int code)
 {
-    /* Not the lock: its owner may be the one that is stuck. A miss costs IDLE_MS. */
+    /* Without the lock, whose owner may be stuck. A missed signal costs IDLE_MS. */
     MABN_STORE(comm->abort_code, code);
     pthread_cond_signal(&comm->work);
 }
