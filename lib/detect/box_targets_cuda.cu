@@ -8,8 +8,6 @@
 namespace
 {
 
-enum { LEVELS = 4, LOWEST = 2 }; /* P2 … P5 */
-
 /* Of all images, one behind another: (images,room); found and the like (images). */
 struct work {
     int64_t room;
@@ -26,8 +24,7 @@ struct rule {
     int32_t classes;
     bool background_last;
     float one;
-    /* From which √area / 224 on a box belongs to the next level, with `epsilon` added before. */
-    float from[LEVELS - 1], epsilon;
+    struct level_rule levels;
 };
 
 /* ---- matching and sampling ---- */
@@ -112,17 +109,6 @@ __global__ void __launch_bounds__(THREADS)
 
 /* ---- rows ---- */
 
-/* As mabn_box_levels: no logarithm, whose rounding may differ. */
-__device__ int32_t level_of(const float *b, const struct rule &r)
-{
-    const float area = __fmul_rn(side(b[0], b[2], r.one), side(b[1], b[3], r.one));
-    const float ratio = __fadd_rn(sqrtf(area) / 224.0f, r.epsilon);
-    int32_t level = 0;
-    for (int k = 0; k < LEVELS - 1; k++)
-        level += ratio >= r.from[k];
-    return level;
-}
-
 /* As mabn_class_label. */
 __device__ int32_t class_of(int32_t label, const struct rule &r)
 {
@@ -133,7 +119,7 @@ __device__ void write_row(const struct mabn_cuda_box_targets &out, int64_t to, i
                           const float *box, int32_t image, int32_t label, int32_t object,
                           const struct mabn_cuda_objects &o, const struct rule &r)
 {
-    const int32_t level = level_of(box, r), own = class_of(label, r);
+    const int32_t level = level_of(box, r.levels), own = class_of(label, r);
     float delta[4] = {0, 0, 0, 0};
     if (label >= 1) encode_box(delta, box, o.box + 4 * (int64_t)object, r.weights, r.one);
     for (int k = 0; k < 4; k++) {
@@ -357,9 +343,7 @@ struct rule rule_of(const struct mabn_box_target_options *options,
     r.classes = options->classes;
     r.background_last = c->background_last;
     r.one = c->one;
-    r.epsilon = c->epsilon_inside ? (float)c->level_epsilon : 0;
-    for (int k = 0; k < LEVELS - 1; k++)
-        r.from[k] = mabn_box_level_from(LOWEST + k + 1, c);
+    r.levels = level_rule_of(c);
     return r;
 }
 

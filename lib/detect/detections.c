@@ -296,6 +296,21 @@ out:
 
 /* ---- afterwards ---- */
 
+void mabn_detections_set(struct mabn_detections *d, int64_t n, const float *box, const float *score,
+                         const int32_t *label, const int32_t *source)
+{
+    const size_t count = (size_t)n;
+    d->count = n;
+    if (!n) return;
+    make_room(d, n);
+    memcpy(d->box, box, count * 4 * sizeof *d->box);
+    memcpy(d->score, score, count * sizeof *d->score);
+    memcpy(d->label, label, count * sizeof *d->label);
+    memcpy(d->source, source, count * sizeof *d->source);
+    for (int64_t i = 0; i < n; i++)
+        d->mask[i] = (int32_t)i;
+}
+
 static float size_ratio(int to, int from, const struct mabn_box_convention *c)
 {
     return c->ratio_single ? (float)to / (float)from : (float)((double)to / from);

@@ -53,6 +53,10 @@ MABN_MUST_USE mabn_status mabn_detections_make(struct mabn_detections *d,
                                                const struct mabn_box_convention *c,
                                                struct mabn_scratch *scratch);
 
+/* Replaces *d by n that were made elsewhere. */
+void mabn_detections_set(struct mabn_detections *d, int64_t n, const float *box, const float *score,
+                         const int32_t *label, const int32_t *source);
+
 /* From an image of width × height to its original size, in place. */
 void mabn_detections_scale(struct mabn_detections *d, int width, int height, int original_width,
                            int original_height, const struct mabn_box_convention *c);

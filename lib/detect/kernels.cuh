@@ -117,6 +117,36 @@ __device__ inline float overlap(const struct corners &a, const struct corners &b
     return both / __fadd_rn(__fadd_rn(a.area, b.area), -both);
 }
 
+/* ---- levels: as mabn_box_levels ---- */
+
+enum { LEVELS = 4, LOWEST = 2 }; /* P2 … P5 */
+
+/* From which √area / 224 on a box belongs to the next level, with `epsilon` added before: no
+ * logarithm, whose rounding may differ. */
+struct level_rule {
+    float from[LEVELS - 1], epsilon, one;
+};
+
+inline struct level_rule level_rule_of(const struct mabn_box_convention *c)
+{
+    struct level_rule r = {};
+    r.one = c->one;
+    r.epsilon = c->epsilon_inside ? (float)c->level_epsilon : 0;
+    for (int k = 0; k < LEVELS - 1; k++)
+        r.from[k] = mabn_box_level_from(LOWEST + k + 1, c);
+    return r;
+}
+
+__device__ inline int32_t level_of(const float *b, const struct level_rule &r)
+{
+    const float area = __fmul_rn(side(b[0], b[2], r.one), side(b[1], b[3], r.one));
+    const float ratio = __fadd_rn(sqrtf(area) / 224.0f, r.epsilon);
+    int32_t level = 0;
+    for (int k = 0; k < LEVELS - 1; k++)
+        level += ratio >= r.from[k];
+    return level;
+}
+
 /* ---- matching: as match.c ---- */
 
 /* Integers in the order of the floats; −0 must have become 0. */

@@ -32,6 +32,10 @@ struct mabn_list_search {
 MABN_MUST_USE mabn_status mabn_cuda_lists_search(struct mabn_list_search *s,
                                                  const struct mabn_score_lists *lists,
                                                  cudaStream_t stream);
+/* The same where all that is there is wanted, which every k has room for. */
+MABN_MUST_USE mabn_status mabn_cuda_lists_all(struct mabn_list_search *s,
+                                              const struct mabn_score_lists *lists,
+                                              cudaStream_t stream);
 /* order (lists,room), best first, of lists that were searched; s[i].wanted are there. keys
  * (lists,room): scratch. room: at least every k, at most MABN_CUDA_ORDER_MOST. */
 MABN_MUST_USE mabn_status mabn_cuda_lists_sort(int32_t *order, uint64_t *keys, int64_t room,

@@ -23,13 +23,14 @@ __device__ int64_t there(const struct mabn_score_lists &l, int64_t list, int64_t
     return l.live ? sum : n;
 }
 
-__global__ void start_search(struct mabn_list_search *all, struct mabn_score_lists l)
+__global__ void start_search(struct mabn_list_search *all, struct mabn_score_lists l,
+                             uint64_t prefix)
 {
     struct mabn_list_search *s = &all[blockIdx.x];
     const int kind = (int)(blockIdx.x % (unsigned)l.kinds);
     if (threadIdx.x == 0) {
         const int64_t n = there(l, blockIdx.x, l.n[kind]);
-        s->prefix = 0;
+        s->prefix = prefix;
         s->left = s->wanted = (int32_t)(n < l.k[kind] ? n : l.k[kind]);
         s->gathered = 0;
     }
@@ -207,13 +208,19 @@ mabn_status mabn_cuda_lists_search(struct mabn_list_search *s, const struct mabn
 {
     const int64_t n = longest(l);
     const dim3 grid(blocks(n), (unsigned)l->lists);
-    MABN_TRY(MABN_LAUNCH(start_search, (unsigned)l->lists, DIGITS, 0, stream, s, *l));
+    MABN_TRY(MABN_LAUNCH(start_search, (unsigned)l->lists, DIGITS, 0, stream, s, *l, (uint64_t)0));
     for (int shift = 56; shift >= 0; shift -= 8) {
         if (shift < 32 && (n - 1) >> shift == 0) continue;
         MABN_TRY(MABN_LAUNCH(count_digits, grid, THREADS, 0, stream, s, *l, shift));
         MABN_TRY(MABN_LAUNCH(choose_digit, (unsigned)l->lists, 1, 0, stream, s, shift));
     }
     return MABN_OK;
+}
+
+mabn_status mabn_cuda_lists_all(struct mabn_list_search *s, const struct mabn_score_lists *l,
+                                cudaStream_t stream)
+{
+    return MABN_LAUNCH(start_search, (unsigned)l->lists, DIGITS, 0, stream, s, *l, ~(uint64_t)0);
 }
 
 mabn_status mabn_cuda_lists_sort(int32_t *order, uint64_t *keys, int64_t room,

@@ -128,12 +128,12 @@ __global__ void __launch_bounds__(THREADS)
     if (!WRITE && threadIdx.x == 0) count[blockIdx.x] = (int32_t)done;
 }
 
-__global__ void select_kernel(float *logit, const float *all, const int32_t *channel, int64_t n,
-                              int64_t pixels, int64_t channels)
+__global__ void select_kernel(float *logit, const float *all, const int32_t *label, int32_t first,
+                              int64_t n, int64_t pixels, int64_t channels)
 {
     const int64_t i = item(), row = i / pixels;
     if (row >= n) return;
-    const int32_t c = channel[row];
+    const int32_t c = channels == 1 ? 0 : label[row] - first;
     logit[i] = c >= 0 && c < channels ? all[i * channels + c] : 0;
 }
 
@@ -168,10 +168,12 @@ mabn_status mabn_cuda_paste_places(uint32_t *place, const int64_t *first,
                        c->paste == MABN_PASTE_RESIZE);
 }
 
-mabn_status mabn_cuda_paste_select(float *logit, const float *all, const int32_t *channel,
-                                   int64_t n, int64_t pixels, int64_t channels, void *stream)
+mabn_status mabn_cuda_paste_select(float *logit, const float *all, const int32_t *label,
+                                   int32_t first, int64_t n, int64_t pixels, int64_t channels,
+                                   void *stream)
 {
     if (n * pixels < 1) return MABN_OK;
     return MABN_LAUNCH(select_kernel, blocks(n * pixels), THREADS, 0,
-                       static_cast<cudaStream_t>(stream), logit, all, channel, n, pixels, channels);
+                       static_cast<cudaStream_t>(stream), logit, all, label, first, n, pixels,
+                       channels);
 }

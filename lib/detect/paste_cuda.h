@@ -24,10 +24,11 @@ MABN_MUST_USE mabn_status mabn_cuda_paste_count(int32_t *count, const struct mab
 MABN_MUST_USE mabn_status mabn_cuda_paste_places(uint32_t *place, const int64_t *first,
                                                  const struct mabn_cuda_paste *p,
                                                  const struct mabn_box_convention *c, void *stream);
-/* logit (n,pixels) = the channel of each of n boxes of (boxes,pixels,channels), from `from` on. */
+/* logit (n,pixels) = of each of n boxes of all (n,pixels,channels) the channel label[i] − first, or the
+ * only one; zeros where there is no such channel. */
 MABN_MUST_USE mabn_status mabn_cuda_paste_select(float *logit, const float *all,
-                                                 const int32_t *channel, int64_t n, int64_t pixels,
-                                                 int64_t channels, void *stream);
+                                                 const int32_t *label, int32_t first, int64_t n,
+                                                 int64_t pixels, int64_t channels, void *stream);
 
 MABN_END_DECLS
 #endif

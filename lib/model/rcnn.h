@@ -10,9 +10,8 @@
  * shapes; they share memory for activations. Gradients are left in the store; the caller does the
  * update. The order of all computations is fixed, so a step repeats bit for bit.
  *
- * On a GPU the plans run there, in float32 or TF32, and in training all that stands between them
- * (rcnn_train_cuda.cu). In testing proposals are made there; the boxes that are proposed and the heads'
- * outputs cross the bus, and the rest is the CPU's. */
+ * On a GPU the plans run there, and all that stands between them: in training (rcnn_train_cuda.cu) and
+ * from the pictures to the detections (rcnn_cuda.cu). Probabilities of masks are the CPU's. */
 #ifndef MABN_MODEL_RCNN_H
 #define MABN_MODEL_RCNN_H
 

@@ -1,15 +1,23 @@
-/* What the conductor of a detector has done on a GPU between its plans in testing: anchors, and proposals
- * from the RPN's maps where they lie, of which only the boxes come back; of the mask head's output the
- * channels of the detections, and where the pixels of pasted masks change. */
+/* What the conductor of a detector has done on a GPU between its plans in testing.
+ *
+ * From the pictures to detections and the logits of their masks all is queued, and the host waits once:
+ * proposals, the box head's rows, detections and the mask head's rows stay in device memory with their
+ * counts, each with room for all that there may be (detect_all). Where that cannot be (losses as well,
+ * suppression across classes, too many boxes, more ties than there is room for) the host asks for the
+ * proposals and decides itself. In both cases masks are pasted here: where their pixels change. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
 #include "detect/detect_cuda.h"
+#include "detect/detections_cuda.h"
 #include "detect/paste_cuda.h"
 #include "detect/proposals_cuda.h"
 #include "device/cuda.h"
 #include "model/rcnn_internal.h"
+#include "net/queue.h"
+
+enum { MARKS = 6 };
 
 /* Device memory, made anew where it is too small. */
 struct room {
@@ -22,6 +30,10 @@ struct rcnn_cuda {
     struct room masks;     /* maps, boxes, channels, counts of a picture's masks */
     struct room places;    /* where their pixels change */
     int32_t *count;        /* (images), on the host */
+    struct room found;     /* what detect_all works on */
+    void *fetched;         /* of it what the host sees, in pinned memory */
+    size_t fetched_bytes;
+    struct mabn_cuda_event *marks[MARKS]; /* between its parts */
 };
 
 static mabn_status need_room(struct mabn_rcnn *r, struct room *room, size_t bytes)
@@ -45,9 +57,13 @@ static struct rcnn_cuda *cuda_of(struct mabn_rcnn *r)
 void mabn_rcnn_cuda_free(struct mabn_rcnn *r)
 {
     if (!r->cuda) return;
-    struct room *rooms[] = {&r->cuda->proposals, &r->cuda->masks, &r->cuda->places};
+    struct room *rooms[] = {&r->cuda->proposals, &r->cuda->masks, &r->cuda->places,
+                            &r->cuda->found};
     for (struct room *room : rooms)
         mabn_device_release(r->device, room->base, room->bytes);
+    mabn_cuda_host_release(r->device, r->cuda->fetched);
+    for (struct mabn_cuda_event *event : r->cuda->marks)
+        mabn_cuda_event_free(event);
     free(r->cuda->count);
     free(r->cuda);
     r->cuda = NULL;
@@ -144,9 +160,263 @@ mabn_status mabn_rcnn_cuda_propose(struct mabn_rcnn *r, const struct mabn_rpn_ma
     return fetch(r, &p, maps->images);
 }
 
-/* ---- masks ---- */
+/* ---- from pictures to detections ---- */
 
 enum { MASK_PIXELS = RCNN_MASK_SIDE * RCNN_MASK_SIDE };
+
+/* Places in the memory of struct rcnn_cuda.found: what the host sees in front. */
+struct found_layout {
+    size_t count, first, box, score, label, source, mask, seen;
+    size_t live, image, level;                  /* of detections */
+    size_t proposal, proposal_score, proposals; /* and their counts */
+    size_t row_box, row_image, row_level, sizes, scratch, bytes;
+};
+
+static struct found_layout lay_out_found(const struct mabn_rcnn *r, size_t room, size_t scratch)
+{
+    const size_t images = (size_t)r->body->images, n = images * (size_t)r->mask_room;
+    const size_t rows = (size_t)r->box_room, four = 4 * sizeof(float), one = sizeof(int32_t);
+    struct found_layout l;
+    size_t at = 0;
+    l.count = piece(&at, images * one);
+    l.first = piece(&at, (images + 1) * one);
+    l.box = piece(&at, n * four);
+    l.score = piece(&at, n * sizeof(float));
+    l.label = piece(&at, n * one);
+    l.source = piece(&at, n * one);
+    l.mask = piece(&at, r->mask_net ? n * MASK_PIXELS * sizeof(float) : 0);
+    l.seen = at;
+    l.live = piece(&at, images * one);
+    l.image = piece(&at, n * one);
+    l.level = piece(&at, n * one);
+    l.proposal = piece(&at, images * room * four);
+    l.proposal_score = piece(&at, images * room * sizeof(float));
+    l.proposals = piece(&at, images * one);
+    l.row_box = piece(&at, rows * four);
+    l.row_image = piece(&at, rows * one);
+    l.row_level = piece(&at, rows * one);
+    l.sizes = piece(&at, 2 * images * sizeof(int));
+    l.scratch = piece(&at, scratch);
+    l.bytes = at;
+    return l;
+}
+
+/* What detect_all works on. */
+struct detecting {
+    struct mabn_rcnn *r;
+    void *stream;
+    struct mabn_proposal_options proposing;
+    struct mabn_detection_options choosing;
+    struct found_layout at;
+    char *base;
+    struct mabn_rpn_maps maps; /* on the device */
+    struct mabn_cuda_proposals proposals;
+    struct mabn_cuda_box_scores scores;
+    struct mabn_cuda_detections found;
+    int marks;
+};
+
+static int64_t most_proposals(const struct mabn_rcnn *r)
+{
+    return r->detector.test.proposals;
+}
+
+/* Everything but pointers. */
+static mabn_status prepare(struct detecting *d, struct mabn_rcnn *r)
+{
+    *d = {};
+    d->r = r;
+    d->stream = mabn_cuda_stream(r->device);
+    d->proposing = mabn_rcnn_proposal_options(r, false);
+    d->choosing = mabn_rcnn_detection_options(r);
+    d->scores.images = r->body->images;
+    d->scores.most = most_proposals(r);
+    d->scores.rows.room = r->box_room;
+    d->proposals.room = most_proposals(r);
+    d->found.room = r->mask_room;
+    return mabn_rcnn_find_maps(r, &d->maps, false);
+}
+
+static size_t scratch_bytes(const struct detecting *d)
+{
+    const size_t proposing = mabn_cuda_proposals_bytes(&d->maps, &d->proposing);
+    const size_t choosing = mabn_cuda_detections_bytes(&d->scores, &d->choosing);
+    return proposing > choosing ? proposing : choosing;
+}
+
+static mabn_status place(struct detecting *d)
+{
+    struct mabn_rcnn *r = d->r;
+    struct rcnn_cuda *c = cuda_of(r);
+    d->at = lay_out_found(r, (size_t)d->proposals.room, scratch_bytes(d));
+    MABN_TRY(need_room(r, &c->found, d->at.bytes));
+    char *base = d->base = (char *)c->found.base;
+    if (d->at.seen > c->fetched_bytes) {
+        mabn_cuda_host_release(r->device, c->fetched);
+        c->fetched = NULL;
+        c->fetched_bytes = 0;
+        MABN_TRY(mabn_cuda_host_alloc(r->device, &c->fetched, d->at.seen));
+        c->fetched_bytes = d->at.seen;
+    }
+    for (struct mabn_cuda_event *&event : c->marks)
+        if (!event) MABN_TRY(mabn_cuda_event_new(&event, r->device, true));
+    d->proposals.box = (float *)(base + d->at.proposal);
+    d->proposals.score = (float *)(base + d->at.proposal_score);
+    d->proposals.count = (int32_t *)(base + d->at.proposals);
+    d->scores.rows.box = (float *)(base + d->at.row_box);
+    d->scores.rows.image = (int32_t *)(base + d->at.row_image);
+    d->scores.rows.level = (int32_t *)(base + d->at.row_level);
+    d->scores.rows.first = (int32_t *)(base + d->at.first);
+    d->scores.width = (int *)(base + d->at.sizes);
+    d->scores.height = d->scores.width + d->scores.images;
+    d->found.box = (float *)(base + d->at.box);
+    d->found.score = (float *)(base + d->at.score);
+    d->found.label = (int32_t *)(base + d->at.label);
+    d->found.source = (int32_t *)(base + d->at.source);
+    d->found.image = (int32_t *)(base + d->at.image);
+    d->found.level = (int32_t *)(base + d->at.level);
+    d->found.count = (int32_t *)(base + d->at.count);
+    d->found.live = (int32_t *)(base + d->at.live);
+    d->maps.width = d->scores.width;
+    d->maps.height = d->scores.height;
+    d->maps.anchor = r->body->gpu_anchors;
+    return MABN_OK;
+}
+
+static mabn_status mark(struct detecting *d)
+{
+    return mabn_cuda_event_record(d->r->cuda->marks[d->marks++], d->stream);
+}
+
+static mabn_status queue_boxes(struct detecting *d)
+{
+    struct mabn_rcnn *r = d->r;
+    const struct mabn_cuda_box_rows *rows = &d->scores.rows;
+    const struct mabn_net_rois rois = {rows->room,  rows->box, rows->image,
+                                       rows->level, true,      rows->first + d->scores.images};
+    MABN_TRY(
+        mabn_cuda_box_rows_fill(rows, &d->proposals, d->scores.images, r->convention, d->stream));
+    mabn_rcnn_bind(r, r->box_net, &r->box_head, &rois);
+    MABN_TRY(mabn_net_queue_forward(r->box_net));
+    d->scores.logit = mabn_net_output_of(r->box_net, "class_logits").values;
+    d->scores.delta = mabn_net_output_of(r->box_net, "box_deltas").values;
+    return MABN_OK;
+}
+
+/* The logits of each detection's class, image by image. */
+static mabn_status queue_masks(struct detecting *d)
+{
+    struct mabn_rcnn *r = d->r;
+    const struct mabn_cuda_detections *f = &d->found;
+    for (int64_t i = 0; i < d->scores.images && r->mask_net; i++) {
+        const int64_t row = i * f->room;
+        const struct mabn_net_rois rois = {
+            f->room, f->box + 4 * row, f->image + row, f->level + row, true, f->live + i};
+        mabn_rcnn_bind(r, r->mask_net, &r->mask_head, &rois);
+        MABN_TRY(mabn_net_queue_forward(r->mask_net));
+        const struct mabn_net_output all = mabn_net_output_of(r->mask_net, "mask_logits");
+        MABN_TRY(mabn_cuda_paste_select((float *)(d->base + d->at.mask) + row * MASK_PIXELS,
+                                        all.values, f->label + row, r->convention->background_last,
+                                        f->room, MASK_PIXELS, all.c, d->stream));
+    }
+    return MABN_OK;
+}
+
+static mabn_status queue(struct detecting *d)
+{
+    struct mabn_rcnn *r = d->r;
+    MABN_TRY(mark(d));
+    MABN_TRY(mabn_net_queue_forward(r->body->net));
+    MABN_TRY(mark(d));
+    MABN_TRY(mabn_cuda_proposals_make(&d->proposals, &d->maps, &d->proposing, r->convention,
+                                      d->base + d->at.scratch, d->stream));
+    MABN_TRY(mark(d));
+    MABN_TRY(queue_boxes(d));
+    MABN_TRY(mark(d));
+    MABN_TRY(mabn_cuda_detections_make(&d->found, &d->scores, &d->choosing, r->convention,
+                                       d->base + d->at.scratch, d->stream));
+    MABN_TRY(mark(d));
+    MABN_TRY(queue_masks(d));
+    return mark(d);
+}
+
+static mabn_status ready_plans(struct mabn_rcnn *r)
+{
+    MABN_TRY(mabn_net_queue_ready(r->body->net));
+    MABN_TRY(mabn_net_queue_ready(r->box_net));
+    return r->mask_net ? mabn_net_queue_ready(r->mask_net) : MABN_OK;
+}
+
+/* From what the host sees. */
+static mabn_status tell(const struct detecting *d, struct mabn_rcnn_found *found, bool *all,
+                        struct mabn_rcnn_figures *f)
+{
+    static const enum mabn_rcnn_part parts[] = {MABN_RCNN_PART_BODY, MABN_RCNN_PART_PROPOSALS,
+                                                MABN_RCNN_PART_BOX_HEAD, MABN_RCNN_PART_DETECTIONS,
+                                                MABN_RCNN_PART_MASK_HEAD};
+    const struct rcnn_cuda *c = d->r->cuda;
+    const char *seen = (const char *)c->fetched;
+    const int32_t *count = (const int32_t *)(seen + d->at.count);
+    const int64_t images = d->scores.images;
+    f->proposals = f->boxes = ((const int32_t *)(seen + d->at.first))[images];
+    for (int k = 0; k + 1 < MARKS; k++) {
+        double seconds;
+        MABN_TRY(mabn_cuda_event_seconds(&seconds, c->marks[k], c->marks[k + 1]));
+        f->seconds[parts[k]] += seconds;
+    }
+    *all = true;
+    for (int64_t i = 0; i < images; i++) {
+        const size_t row = (size_t)(i * d->found.room);
+        *all = *all && count[i] <= d->found.room;
+        if (!*all) return MABN_OK;
+        mabn_detections_set(&found[i].boxes, count[i], (const float *)(seen + d->at.box) + 4 * row,
+                            (const float *)(seen + d->at.score) + row,
+                            (const int32_t *)(seen + d->at.label) + row,
+                            (const int32_t *)(seen + d->at.source) + row);
+    }
+    return MABN_OK;
+}
+
+bool mabn_rcnn_cuda_detects(struct mabn_rcnn *r)
+{
+    struct detecting d;
+    if (r->options.losses || prepare(&d, r)) return false;
+    return mabn_cuda_proposals_fit(&d.maps, &d.proposing) &&
+           mabn_cuda_detections_fit(d.scores.images, d.scores.most, &d.choosing, r->convention);
+}
+
+mabn_status mabn_rcnn_cuda_detect(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
+                                  struct mabn_rcnn_found *found, bool *all,
+                                  struct mabn_rcnn_figures *f)
+{
+    const size_t n = (size_t)r->body->images;
+    struct detecting d;
+    MABN_TRY(prepare(&d, r));
+    MABN_TRY(place(&d));
+    for (size_t i = 0; i < n; i++) {
+        r->widths[i] = images[i].width;
+        r->heights[i] = images[i].height;
+    }
+    MABN_TRY(mabn_device_put(r->device, (void *)d.scores.width, r->widths, n * sizeof(int)));
+    MABN_TRY(mabn_device_put(r->device, (void *)d.scores.height, r->heights, n * sizeof(int)));
+    MABN_TRY(ready_plans(r));
+    MABN_TRY(queue(&d));
+    mabn_net_queued(r->body->net);
+    mabn_net_queued(r->box_net);
+    if (r->mask_net) mabn_net_queued(r->mask_net);
+    MABN_TRY(mabn_cuda_copy_out(r->device, r->cuda->fetched, d.base, d.at.seen, d.stream));
+    MABN_TRY(mabn_device_wait(r->device));
+    return tell(&d, found, all, f);
+}
+
+const float *mabn_rcnn_cuda_found_masks(const struct mabn_rcnn *r, int image)
+{
+    const struct found_layout at = lay_out_found(r, (size_t)most_proposals(r), 0);
+    return (const float *)((const char *)r->cuda->fetched + at.mask) +
+           (int64_t)image * r->mask_room * MASK_PIXELS;
+}
+
+/* ---- masks ---- */
 
 /* Of n masks, on the device; the channels' logits lie where the maps come later. */
 struct mask_pieces {
@@ -189,7 +459,7 @@ mabn_status mabn_rcnn_cuda_mask_logits(struct mabn_rcnn *r, float *logit,
                              (long long)i, (int)label[i], (long long)all->c);
     }
     MABN_TRY(mabn_device_put(r->device, p.channel, channel, count * sizeof *channel));
-    MABN_TRY(mabn_cuda_paste_select(p.map, all->values, p.channel, n, MASK_PIXELS, all->c,
+    MABN_TRY(mabn_cuda_paste_select(p.map, all->values, p.channel, 0, n, MASK_PIXELS, all->c,
                                     mabn_cuda_stream(r->device)));
     return mabn_device_get(r->device, logit, p.map, count * MASK_PIXELS * sizeof *logit);
 }

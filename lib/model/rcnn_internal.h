@@ -78,6 +78,15 @@ MABN_MUST_USE mabn_status mabn_rcnn_cuda_anchors(struct mabn_rcnn *r, struct rcn
 MABN_MUST_USE mabn_status mabn_rcnn_cuda_propose(struct mabn_rcnn *r,
                                                  const struct mabn_rpn_maps *maps,
                                                  const struct mabn_proposal_options *options);
+/* Can all decisions between the pictures and the detections be made there? Then, without the host: the
+ * detections of the pictures in the input, not yet scaled to the originals, and the logits (detections,
+ * 28,28) of an image's masks; with *all false more tie than there is room for, and `found` is as before. */
+bool mabn_rcnn_cuda_detects(struct mabn_rcnn *r);
+MABN_MUST_USE mabn_status mabn_rcnn_cuda_detect(struct mabn_rcnn *r,
+                                                const struct mabn_rcnn_image *images,
+                                                struct mabn_rcnn_found *found, bool *all,
+                                                struct mabn_rcnn_figures *f);
+const float *mabn_rcnn_cuda_found_masks(const struct mabn_rcnn *r, int image);
 /* Of the mask head's output (n,28,28,channels) the logits (n,28,28) of each one's class, to the host; and
  * the masks of these detections, of the original's size, from all probabilities (·,28,28). */
 MABN_MUST_USE mabn_status mabn_rcnn_cuda_mask_logits(struct mabn_rcnn *r, float *logit,
@@ -102,6 +111,8 @@ struct mabn_proposal_options mabn_rcnn_proposal_options(const struct mabn_rcnn *
 MABN_MUST_USE mabn_status mabn_rcnn_find_maps(struct mabn_rcnn *r, struct mabn_rpn_maps *maps,
                                               bool fetch);
 MABN_MUST_USE mabn_status mabn_rcnn_need_proposals(struct mabn_rcnn *r, int64_t room);
+/* rcnn_test.c: how detections are chosen. */
+struct mabn_detection_options mabn_rcnn_detection_options(const struct mabn_rcnn *r);
 /* rcnn_train.c: how targets are chosen. */
 struct mabn_rpn_target_options mabn_rcnn_rpn_options(const struct mabn_rcnn *r);
 struct mabn_box_target_options mabn_rcnn_box_options(const struct mabn_rcnn *r);

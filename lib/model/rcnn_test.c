@@ -48,20 +48,26 @@ static mabn_status run_boxes(struct mabn_rcnn *r)
     return mabn_net_forward(r->box_net);
 }
 
+struct mabn_detection_options mabn_rcnn_detection_options(const struct mabn_rcnn *r)
+{
+    struct mabn_detection_options options = mabn_detection_defaults(r->detector.classes);
+    options.min_score = r->detector.min_score;
+    options.threshold = r->detector.nms;
+    options.most = r->detector.detections;
+    options.across = r->options.nms_across;
+    return options;
+}
+
 static mabn_status detect_all(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
                               struct mabn_rcnn_found *found)
 {
     const struct mabn_net_output logits = mabn_net_output_of(r->box_net, "class_logits"),
                                  deltas = mabn_net_output_of(r->box_net, "box_deltas");
-    struct mabn_detection_options options = mabn_detection_defaults(r->detector.classes);
+    const struct mabn_detection_options options = mabn_rcnn_detection_options(r);
     const float *logit, *delta;
     int64_t row = 0;
     MABN_TRY(mabn_rcnn_fetch(r, &logit, &logits));
     MABN_TRY(mabn_rcnn_fetch(r, &delta, &deltas));
-    options.min_score = r->detector.min_score;
-    options.threshold = r->detector.nms;
-    options.most = r->detector.detections;
-    options.across = r->options.nms_across;
     for (int i = 0; i < r->body->images; i++) {
         const struct mabn_box_scores scores = {.n = r->proposals.count[i],
                                                .proposal = r->boxes.box + 4 * row,
@@ -161,18 +167,34 @@ static mabn_status paste(struct mabn_rcnn *r, struct mabn_rcnn_found *found,
     return MABN_OK;
 }
 
+/* done: the mask head has run already, and its logits lie with rcnn_cuda.cu. */
+static mabn_status find_masks(struct mabn_rcnn *r, int i, struct mabn_rcnn_found *found, bool done,
+                              float **probability)
+{
+    const struct mabn_detections *d = &found->boxes;
+    const size_t pixels = RCNN_MASK_SIDE * RCNN_MASK_SIDE;
+    MABN_TRY(need_masks(found));
+    MABN_TRY(mabn_scratch_take(&r->scratch, probability, (size_t)d->count + 1,
+                               pixels * sizeof **probability));
+#if MABN_CUDA
+    if (done)
+        return mabn_mask_probability(*probability, mabn_rcnn_cuda_found_masks(r, i), d->label,
+                                     d->count, (int64_t)pixels, 1, r->convention);
+#endif
+    (void)done;
+    return run_masks(r, i, d, *probability);
+}
+
 static mabn_status finish_image(struct mabn_rcnn *r, int i, const struct mabn_rcnn_image *image,
                                 const struct mabn_rcnn_size *original,
-                                struct mabn_rcnn_found *found, struct mabn_rcnn_figures *f)
+                                struct mabn_rcnn_found *found, bool done,
+                                struct mabn_rcnn_figures *f)
 {
     struct mabn_detections *d = &found->boxes;
     double start = mabn_now();
     float *probability = NULL;
     if (r->mask_net) {
-        MABN_TRY(need_masks(found));
-        MABN_TRY(mabn_scratch_take(&r->scratch, &probability, (size_t)d->count + 1,
-                                   RCNN_MASK_SIDE * RCNN_MASK_SIDE * sizeof(float)));
-        MABN_TRY(run_masks(r, i, d, probability));
+        MABN_TRY(find_masks(r, i, found, done, &probability));
         lap(f, MABN_RCNN_PART_MASK_HEAD, &start);
     }
     mabn_detections_scale(d, image->width, image->height, original->width, original->height,
@@ -182,17 +204,24 @@ static mabn_status finish_image(struct mabn_rcnn *r, int i, const struct mabn_rc
     return MABN_OK;
 }
 
-mabn_status mabn_rcnn_detect(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
-                             const struct mabn_rcnn_size *originals, struct mabn_rcnn_found *found,
-                             struct mabn_rcnn_figures *f)
+static mabn_status finish(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
+                          const struct mabn_rcnn_size *originals, struct mabn_rcnn_found *found,
+                          bool done, struct mabn_rcnn_figures *f)
+{
+    mabn_status status = MABN_OK;
+    for (int i = 0; i < r->body->images && !status; i++) {
+        const struct mabn_scratch_mark mark = mabn_scratch_mark(&r->scratch);
+        status = finish_image(r, i, &images[i], &originals[i], &found[i], done, f);
+        mabn_scratch_back(&r->scratch, mark);
+    }
+    return status;
+}
+
+/* From the body's maps on, with the decisions made here. */
+static mabn_status decide(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
+                          struct mabn_rcnn_found *found, struct mabn_rcnn_figures *f)
 {
     double start = mabn_now();
-    mabn_status status = MABN_OK;
-    *f = (struct mabn_rcnn_figures){0};
-    if (r->options.training || !r->body) MABN_BUG("detecting without a plan for it");
-    MABN_TRY(r->options.losses ? mabn_rcnn_measure_body(r, images, f)
-                               : mabn_net_forward(r->body->net));
-    lap(f, MABN_RCNN_PART_BODY, &start);
     MABN_TRY(mabn_rcnn_propose(r, images, false));
     list_boxes(r);
     f->proposals = f->boxes = r->boxes.count;
@@ -201,14 +230,32 @@ mabn_status mabn_rcnn_detect(struct mabn_rcnn *r, const struct mabn_rcnn_image *
     lap(f, MABN_RCNN_PART_BOX_HEAD, &start);
     MABN_TRY(make_detections(r, images, found));
     lap(f, MABN_RCNN_PART_DETECTIONS, &start);
-    for (int i = 0; i < r->body->images && !status; i++) {
-        const struct mabn_scratch_mark mark = mabn_scratch_mark(&r->scratch);
-        status = finish_image(r, i, &images[i], &originals[i], &found[i], f);
-        mabn_scratch_back(&r->scratch, mark);
+    return MABN_OK;
+}
+
+mabn_status mabn_rcnn_detect(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
+                             const struct mabn_rcnn_size *originals, struct mabn_rcnn_found *found,
+                             struct mabn_rcnn_figures *f)
+{
+    double start = mabn_now();
+    *f = (struct mabn_rcnn_figures){0};
+    if (r->options.training || !r->body) MABN_BUG("detecting without a plan for it");
+#if MABN_CUDA
+    if (on_gpu(r) && mabn_rcnn_cuda_detects(r)) {
+        bool all;
+        MABN_TRY(mabn_rcnn_cuda_detect(r, images, found, &all, f));
+        if (!all) MABN_TRY(decide(r, images, found, f));
+        return finish(r, images, originals, found, all, f);
     }
-    if (status || !r->options.losses) return status;
+#endif
+    MABN_TRY(r->options.losses ? mabn_rcnn_measure_body(r, images, f)
+                               : mabn_net_forward(r->body->net));
+    lap(f, MABN_RCNN_PART_BODY, &start);
+    MABN_TRY(decide(r, images, found, f));
+    MABN_TRY(finish(r, images, originals, found, false, f));
+    if (!r->options.losses) return MABN_OK;
     start = mabn_now();
-    status = mabn_rcnn_measure_heads(r, images, f);
+    const mabn_status status = mabn_rcnn_measure_heads(r, images, f);
     lap(f, MABN_RCNN_PART_TARGETS, &start);
     return status;
 }

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "detect/box_targets_cuda.h"
+#include "detect/detections_cuda.h"
 #include "detect/mask_targets.h"
 #include "detect/nms.h"
 #include "detect/paste_cuda.h"
@@ -595,6 +596,194 @@ static void check_levels(void)
     }
 }
 
+/* ---- detections ---- */
+
+/* The box head's output for two images, of which some rows are not finite. On the executor, whose exp is
+ * the CPU's, values lie on a grid, so that scores and overlaps tie. On a GPU probabilities differ by a
+ * rounding: there no two of them are alike, and no decoded side depends on exp. */
+struct heads {
+    enum { CLASSES = 5, ROOM = 330 };
+    std::vector<int32_t> count{310, 40};
+    std::vector<float> proposal, logit, delta;
+    std::vector<int> width{50, 90}, height{80, 40};
+    int64_t rows = 0, groups;
+
+    heads(const struct mabn_box_convention *c, bool one_box, bool odd, int few)
+        : groups(one_box ? 1 : CLASSES + !c->background_last)
+    {
+        if (few >= 0) count = {few, 0};
+        for (int32_t n : count)
+            rows += n;
+        proposal = random_boxes(IMAGES * ROOM, 41, 9);
+        logit = gpu_random((size_t)(rows * (CLASSES + 1)) + 1, 42, MABN_DTYPE_F32, 0, 1.5);
+        delta = gpu_random((size_t)(rows * groups * 4) + 1, 43, MABN_DTYPE_F32, 0, 1);
+        for (float &v : delta)
+            v = rintf(v) / 2;
+#ifdef MABN_EXECUTOR
+        for (float &v : logit)
+            v = rintf(2 * v) / 2;
+#else
+        for (size_t i = 0; i < delta.size(); i++)
+            if (i % 4 >= 2) delta[i] = 0;
+#endif
+        for (size_t i = 5; i + 1 < logit.size() && odd; i += 101)
+            logit[i] = NAN;
+        for (size_t i = 3; i + 1 < delta.size() && odd; i += 97)
+            delta[i] = i % 2 ? INFINITY : NAN;
+    }
+};
+
+#ifdef MABN_EXECUTOR
+static const double GPU_EXP_ERROR = 0;
+#else
+static const double GPU_EXP_ERROR = 1e-6;
+#endif
+
+static void compare_detections(struct gpu_verdict *verdict, const struct mabn_detections &want,
+                               int64_t room, int64_t image, const std::vector<float> &box,
+                               const std::vector<float> &score, const std::vector<int32_t> &label,
+                               const std::vector<int32_t> &source,
+                               const std::vector<int32_t> &level,
+                               const struct mabn_box_convention *c)
+{
+    const size_t n = (size_t)want.count, row = (size_t)(image * room);
+    std::vector<int32_t> levels(n);
+    std::vector<size_t> mine(n), its(n);
+    mabn_box_levels(levels.data(), want.box, want.count, 2, 5, c);
+    for (size_t i = 0; i < n; i++)
+        mine[i] = its[i] = i;
+#ifndef MABN_EXECUTOR /* neighbours in the order may have changed places */
+    const auto by = [](const int32_t *label, const int32_t *source) {
+        return [=](size_t i, size_t k) {
+            return label[i] != label[k] ? label[i] < label[k] : source[i] < source[k];
+        };
+    };
+    std::sort(mine.begin(), mine.end(), by(&label[row], &source[row]));
+    std::sort(its.begin(), its.end(), by(want.label, want.source));
+#endif
+    for (size_t i = 0; i < n; i++) {
+        const size_t k = row + mine[i], w = its[i];
+        verdict->add("labels", label[k] == want.label[w] ? 0 : 1, 0);
+        verdict->add("sources", source[k] == want.source[w] ? 0 : 1, 0);
+        verdict->add("levels", level[k] == levels[w] ? 0 : 1, 0);
+        verdict->add("scores", fabs(score[k] - want.score[w]), GPU_EXP_ERROR);
+        for (size_t j = 0; j < 4; j++) {
+            const float x = box[4 * k + j], y = want.box[4 * w + j];
+            verdict->add("boxes", x != x && y != y ? 0 : fabs((double)x - y), 1e3 * GPU_EXP_ERROR);
+        }
+    }
+    bool empty = true;
+    for (size_t i = n; i < (size_t)room; i++)
+        empty = empty && label[row + i] == -1 && box[4 * (row + i)] == 0 && level[row + i] == 0;
+    verdict->add("rows behind", empty ? 0 : 1, 0);
+}
+
+struct detections_case {
+    const char *name;
+    double min_score, threshold;
+    int64_t most, room;
+    bool one_box, odd;
+    int few; /* rows in all; -1: many */
+};
+
+static void check_detections(const struct detections_case &t)
+{
+    const struct mabn_box_convention *c;
+    struct gpu_verdict verdict;
+    if (mabn_box_convention_find(&c, t.name)) abort();
+    const heads h(c, t.one_box, t.odd, t.few);
+    struct mabn_detection_options o = mabn_detection_defaults(heads::CLASSES);
+    o.min_score = t.min_score;
+    o.threshold = t.threshold;
+    o.most = t.most;
+    o.one_box = t.one_box;
+    const size_t room = IMAGES * heads::ROOM, all = (size_t)(IMAGES * t.room);
+    const std::vector<float> f(4 * std::max(room, all), NAN);
+    const std::vector<int32_t> n(std::max(room, all), -7);
+    gpu_values<float> proposal(h.proposal), score(f), logit(h.logit), delta(h.delta);
+    gpu_values<int32_t> proposals(h.count), image(n), level(n), first({-1, -1, -1});
+    gpu_values<float> row(f), box(f), out_score(f);
+    gpu_values<int32_t> label(n), source(n), out_image(n), out_level(n), count({-1, -1}), live(n);
+    gpu_values<int> width(h.width), height(h.height);
+    const struct mabn_cuda_proposals p = {heads::ROOM, proposal.at(), score.at(), proposals.at()};
+    const struct mabn_cuda_box_scores s = {
+        IMAGES,     heads::ROOM, {(int64_t)room, row.at(), image.at(), level.at(), first.at()},
+        logit.at(), delta.at(),  width.at(),
+        height.at()};
+    const struct mabn_cuda_detections out = {t.room,         box.at(),    out_score.at(),
+                                             label.at(),     source.at(), out_image.at(),
+                                             out_level.at(), count.at(),  live.at()};
+    gpu_bytes memory(mabn_cuda_detections_bytes(&s, &o));
+    if (!mabn_cuda_detections_fit(IMAGES, heads::ROOM, &o, c) ||
+        mabn_cuda_box_rows_fill(&s.rows, &p, IMAGES, c, NULL) ||
+        mabn_cuda_detections_make(&out, &s, &o, c, memory.p, NULL))
+        verdict.add(mabn_error_message(), 1, 0);
+    int64_t at = 0, found = 0, over = 0;
+    verdict.add("rows", first.values()[2] == h.rows && image.values()[room - 1] == 0 ? 0 : 1, 0);
+    for (int64_t i = 0; i < IMAGES; i++) {
+        const size_t k = (size_t)i;
+        struct mabn_detections want = {};
+        const struct mabn_box_scores its = {h.count[k],
+                                            &h.proposal[4 * k * heads::ROOM],
+                                            h.logit.data() + at * (heads::CLASSES + 1),
+                                            h.delta.data() + at * 4 * h.groups,
+                                            h.width[k],
+                                            h.height[k]};
+        if (mabn_detections_make(&want, &its, &o, c, &scratch)) abort();
+        verdict.add("count", count.values()[k] == want.count ? 0 : 1, 0);
+        over += want.count > t.room;
+        if (want.count > t.room) want.count = t.room; /* the first of them */
+        verdict.add("live", live.values()[k] == want.count ? 0 : 1, 0);
+        compare_detections(&verdict, want, t.room, i, box.values(), out_score.values(),
+                           label.values(), source.values(), out_level.values(), c);
+        for (int64_t d = 0; d < want.count; d++)
+            verdict.add("images", out_image.values()[k * (size_t)t.room + (size_t)d] == i ? 0 : 1,
+                        0);
+        at += h.count[k];
+        found += want.count;
+        mabn_detections_release(&want);
+    }
+    char title[160];
+    snprintf(title, sizeof title,
+             "detections, %s, above %g, suppressed at %g, the best %d%s%s: %d%s", t.name,
+             t.min_score, t.threshold, (int)t.most, t.one_box ? ", one box" : "",
+             t.odd ? ", some not finite" : "", (int)found, over ? ", more than fit" : "");
+    verdict.print(title);
+}
+
+static void check_all_detections(void)
+{
+    int order = 0;
+    for (const char *name : {"legacy", "detectron2", "torchvision"}) {
+        gpu_order(order++);
+        check_detections({name, 0.05, 0.5, 100, 300, false, false, -1});
+        check_detections({name, 0.05, 0.5, 100, 300, false, true, -1});
+        check_detections({name, 0.2, 0.3, 20, 400, true, false, -1});
+        check_detections({name, 0.05, 0, 2000, 2000, false, false, -1});
+        check_detections({name, 0.05, 0.5, 100, 100, false, false, 3});
+        check_detections({name, 0.05, 0.5, 100, 100, false, false, 0});
+        check_detections({name, 0.99, 0.5, 100, 100, false, false, -1});
+    }
+    gpu_order(0);
+    check_detections({"legacy", 0.05, 0.5, 0, 1500, false, false, -1});
+    check_detections({"legacy", 0.05, 0.5, 10, 10, false, false, -1}); /* more tie than fit */
+    struct mabn_detection_options o = mabn_detection_defaults(80);
+    const struct mabn_box_convention *c, *best_first;
+    if (mabn_box_convention_find(&c, "legacy") ||
+        mabn_box_convention_find(&best_first, "detectron2"))
+        abort();
+    tap_ok(mabn_cuda_detections_fit(2, 1000, &o, c), "a usual detector's fit");
+    tap_ok(!mabn_cuda_detections_fit(1, MABN_CUDA_ORDER_MOST + 1, &o, c),
+           "too many proposals do not");
+    tap_ok(!mabn_cuda_detections_fit(1000, 10, &o, c), "nor do too many images");
+    o.most = 0;
+    tap_ok(mabn_cuda_detections_fit(2, 1000, &o, c) &&
+               !mabn_cuda_detections_fit(2, 1000, &o, best_first),
+           "all of them, best first, do not fit");
+    o.across = true;
+    tap_ok(!mabn_cuda_detections_fit(2, 1000, &o, c), "nor does suppression across classes");
+}
+
 /* ---- pasting ---- */
 
 /* Soft blobs in boxes inside, over the edges, outside, of no size and not finite. */
@@ -670,14 +859,23 @@ static void check_select(void)
 {
     const std::vector<float> all = gpu_random(3 * 4 * 5, 63, MABN_DTYPE_F32, 0, 1);
     gpu_values<float> gpu_all(all), logit(std::vector<float>(12, NAN));
-    gpu_values<int32_t> channel({4, 0, 2});
+    gpu_values<int32_t> label({5, 1, 3});
     std::vector<float> want;
     struct gpu_verdict verdict;
     for (size_t i = 0; i < 12; i++)
-        want.push_back(all[i * 5 + (size_t)channel.values()[i / 4]]);
-    if (mabn_cuda_paste_select(logit.at(), gpu_all.at(), channel.at(), 3, 4, 5, NULL))
+        want.push_back(all[i * 5 + (size_t)label.values()[i / 4] - 1]);
+    if (mabn_cuda_paste_select(logit.at(), gpu_all.at(), label.at(), 1, 3, 4, 5, NULL))
         verdict.add(mabn_error_message(), 1, 0);
     verdict.add("logits", logit.values(), want, 0);
+    /* A row that is none, and masks of all classes in one. */
+    gpu_values<int32_t> none({-1, 6, 0});
+    if (mabn_cuda_paste_select(logit.at(), gpu_all.at(), none.at(), 1, 3, 4, 5, NULL))
+        verdict.add(mabn_error_message(), 1, 0);
+    verdict.add("no logits", logit.values(), std::vector<float>(12, 0), 0);
+    if (mabn_cuda_paste_select(logit.at(), gpu_all.at(), none.at(), 1, 3, 4, 1, NULL))
+        verdict.add(mabn_error_message(), 1, 0);
+    verdict.add("the only ones", logit.values(), std::vector<float>(all.begin(), all.begin() + 12),
+                0);
     verdict.print("the channels of detections");
 }
 
@@ -712,6 +910,7 @@ int main(void)
     check_all_targets();
     check_all_box_targets();
     check_levels();
+    check_all_detections();
     for (const char *name : {"legacy", "detectron2"}) {
         check_paste(name, 90, 70, 28);
         check_paste(name, 33, 300, 5);
