@@ -136,6 +136,37 @@ close() {
     assert_line --partial '"layer":"layer1.0.bn1","kind":"convolution and norm"'
 }
 
+small_detector=(mask-rcnn-r18-fpn --fpn-width 8 --head-width 8 --fc-width 8 --size 32 -b 1 -c 3 -r 1 --device cuda)
+
+@test "mabn-bench names the parts of a detector's step" {
+    run --separate-stderr "$E/mabn-bench" net "${small_detector[@]}" -t
+    assert_success
+    assert_line "picture	42x32 in 64x32"
+    for part in body FPN RPN RoIAlign "box head" "mask head" proposals targets; do
+        assert_line --regexp "^$part ms	[0-9.e+-]+	[0-9.]+ %\$"
+    done
+    assert_line --regexp '^images/s	[0-9.]+'
+}
+
+@test "mabn-bench names the parts of finding objects" {
+    run --separate-stderr "$E/mabn-bench" net "${small_detector[@]}" --precision bf16
+    assert_success
+    for part in body FPN RPN RoIAlign "box head" "mask head" proposals detections pasting; do
+        assert_line --regexp "^$part ms	[0-9.e+-]+	[0-9.]+ %\$"
+    done
+    refute_line --regexp '^targets'
+    assert_line --regexp '^regions	[1-9]'
+}
+
+@test "mabn-bench times the layers of a detector's three plans" {
+    run --separate-stderr "$E/mabn-bench" layers "${small_detector[@]}" -t
+    assert_success
+    assert_line --regexp '^backbone.body.layer1.0.conv1	convolution	8x16x64	'
+    assert_line --regexp '^roi_heads.box.predictor.cls_score	'
+    assert_line --regexp '^roi_heads.mask.predictor.mask_fcn_logits	'
+    assert_line --regexp '^# 2	roi align	'
+}
+
 @test "there is one GPU, and no second" {
     fails 1 "there is no cuda:1: this machine has 1 GPU" "$E/mabn-bench" norms --device cuda:1
 }

@@ -488,6 +488,8 @@ PY
     "$e/mabn-train" -q --device cuda --train d.h5 --val d.h5 $small --steps 2 -o gpu > gpu.jsonl
     mabn-eval coco -q --device cpu --precision fp32 --min-score 0 cpu/model.h5 d.h5 > cpu.json
     "$e/mabn-eval" coco -q --device cuda --min-score 0 cpu/model.h5 d.h5 > gpu.json
+    MABN_EXECUTOR_LATE=1 "$e/mabn-eval" coco -q --device cuda --min-score 0 cpu/model.h5 d.h5 > late.json
+    cmp gpu.json late.json
     $PYTHON - <<'PY'
 import json
 def steps(path):
