@@ -21,9 +21,10 @@ tell() { # tell NAME SECONDS STATUS LINE OK: a row of the table
     printf '%s\t%s\t%s\t%s\t%s\n' "$@"
     [ "$5" = same ] || [ "$5" = ok ] || failed=1
 }
-reached() { # reached RUN STEP: wait until its log is there
+reached() { # reached RUN STEP [PID]: wait until its log is there, while process PID lives
     for _ in $(seq $((20 * PATIENCE))); do
         grep -qs "\"t\":\"step\",\"step\":$2," "$1/metrics.jsonl" && return
+        [ -z "${3:-}" ] || kill -0 "$3" 2>/dev/null || break
         sleep 0.05
     done
     echo "step $2 of $1 does not come" >&2

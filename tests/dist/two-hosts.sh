@@ -73,7 +73,7 @@ for ((i = 1; i <= most; i++)); do
         [ $i -le "${often[$fault]}" ] || continue
         run=$fault$i
         start "$run" h1:2,h2:2 4
-        reached "$run" $((steps / 15 + RANDOM % (steps / 2))) || { failed=1; continue; }
+        reached "$run" $((steps / 15 + RANDOM % (steps / 2))) $pid || { sed 's/^/# /' err >&2; finish; failed=1; continue; }
         sleep "0.0$((RANDOM % 90 + 10))"
         r=$((RANDOM % 4)) which='' victim=''
         [ "$fault" = cut ] || [ "$fault" = stop ] || victim=$(rank $r)
