@@ -124,8 +124,7 @@ static inline bool is_half(const struct mabn_net *net)
 /* A layer that is a convolution to the device. */
 static inline bool has_weights(const struct node *node)
 {
-    return node->kind == &mabn_node_conv || node->kind == &mabn_node_linear ||
-           node->kind == &mabn_node_transposed_conv;
+    return node->kind->cuda->conv_shape != NULL;
 }
 
 static inline struct layer *layer_of(const struct mabn_net *net, const struct node *node)
@@ -138,10 +137,11 @@ static inline int64_t filter_size(const struct mabn_net *net, const struct node 
     return (int64_t)net->params->list[node->weight].count / node->c;
 }
 
-/* Its one output is a linear layer's logits: what steps and their results are for. */
+/* Its one output is logits: what steps and their results are for. */
 static inline bool is_classifier(const struct mabn_net *net)
 {
-    return net->output_count == 1 && net->nodes[net->output].kind == &mabn_node_linear;
+    const struct node *output = &net->nodes[net->output];
+    return net->output_count == 1 && output->kind->scores && output->h * output->w == 1;
 }
 
 /* Bytes of a node's output, of the rows that live. */

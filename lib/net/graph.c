@@ -10,7 +10,7 @@ int mabn_net_node_count(const struct mabn_net *net)
 struct mabn_net_node mabn_net_node_at(const struct mabn_net *net, int i)
 {
     const struct node *node = &net->nodes[i];
-    const bool norm = node->kind == &mabn_node_norm;
+    const bool norm = node->kind->norm;
     struct mabn_net_node described = {.name = node->name,
                                       .kind = node->kind->name,
                                       .height = node->h,
@@ -39,6 +39,6 @@ int mabn_net_find_node(const struct mabn_net *net, const char *name, const char 
 int mabn_net_norm_behind(const struct mabn_net *net, int i)
 {
     const int reader = mabn_net_only_reader(net, i);
-    if (reader < 0 || net->nodes[reader].kind != &mabn_node_norm) return -1;
+    if (reader < 0 || !net->nodes[reader].kind->norm) return -1;
     return net->nodes[reader].reads[0] == i ? reader : -1;
 }

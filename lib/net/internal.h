@@ -35,6 +35,11 @@ struct node_ops {
     /* Only the convolutions or matrix products, for mabn_net_time_convolutions. */
     mabn_status (*bare)(struct mabn_net *net, struct node *node);
     void (*release)(struct node *node);
+    /* The shape of the convolution that computes the node on `rows` rows. NULL: none does. */
+    struct mabn_conv_shape (*conv_shape)(const struct mabn_net *net, const struct node *node,
+                                         int64_t rows);
+    /* A plan without live rows computes nothing; take part in what other ranks sum all the same. */
+    mabn_status (*meet)(struct mabn_net *net, struct node *node, bool backwards);
 };
 
 /* A kind of node: a file in nodes/ with this table at its end, and a .cu file beside it with the
@@ -43,6 +48,11 @@ struct node_ops {
  * not which kind a node is. */
 struct node_kind {
     const char *name; /* "convolution": for output and messages */
+    bool input;       /* its values come from outside the plan */
+    bool conv, norm;  /* has those fields of struct node. A norm may be folded into such a
+                       * convolution, which also reads inputs of padded channels */
+    bool transposed;  /* its own functions call the passes of its convolution in other roles */
+    bool scores;      /* on a GPU: gives float32 in a plan of another type */
     /* Does backward need the output of read k? The output of the node itself? */
     bool (*keeps)(const struct node *node, int k);
     bool (*keeps_output)(const struct node *node);
@@ -57,6 +67,7 @@ struct node_kind {
     /* Its value is one number, node->loss: it has no output and no gradient of its own, and backward
      * begins at it. */
     bool loss;
+    bool figure;      /* a loss that on a GPU comes with a step's result: one in a network */
     bool remakes;     /* save_memory: its output can be dropped and recomputed */
     bool finds_again; /* a reader of this kind gets such an output from mabn_net_input_again */
     /* Its output has the type of what it reads; other kinds take any types. */
@@ -69,21 +80,15 @@ struct node_kind {
     const struct node_ops *cpu, *cuda; /* NULL: the backend has none */
 };
 
-/* SyncBN in a plan without live rows: take part in the sums of all ranks. Other nodes do
- * nothing. */
-MABN_MUST_USE mabn_status mabn_node_norm_meet(struct mabn_net *net, struct node *node,
-                                              bool backwards);
-MABN_MUST_USE mabn_status mabn_node_norm_cuda_meet(struct mabn_net *net, struct node *node,
-                                                   bool backwards);
 extern const struct node_kind mabn_node_input, mabn_node_conv, mabn_node_norm, mabn_node_max_pool,
     mabn_node_global_pool, mabn_node_linear, mabn_node_upsample, mabn_node_transposed_conv,
     mabn_node_sigmoid, mabn_node_roi_align, mabn_node_softmax_loss, mabn_node_sigmoid_loss,
     mabn_node_smooth_l1_loss;
-/* From the .cu files in nodes/. On a GPU a linear layer is a convolution. */
-extern const struct node_ops mabn_node_conv_cuda, mabn_node_norm_cuda, mabn_node_max_pool_cuda,
-    mabn_node_global_pool_cuda, mabn_node_upsample_cuda, mabn_node_transposed_conv_cuda,
-    mabn_node_sigmoid_cuda, mabn_node_roi_align_cuda, mabn_node_softmax_loss_cuda,
-    mabn_node_sigmoid_loss_cuda, mabn_node_smooth_l1_loss_cuda;
+/* From the .cu files in nodes/. */
+extern const struct node_ops mabn_node_conv_cuda, mabn_node_linear_cuda, mabn_node_norm_cuda,
+    mabn_node_max_pool_cuda, mabn_node_global_pool_cuda, mabn_node_upsample_cuda,
+    mabn_node_transposed_conv_cuda, mabn_node_sigmoid_cuda, mabn_node_roi_align_cuda,
+    mabn_node_softmax_loss_cuda, mabn_node_sigmoid_loss_cuda, mabn_node_smooth_l1_loss_cuda;
 
 /* A node and its one output, (N,h,w,c). */
 struct node {
@@ -153,6 +158,7 @@ struct net_backend {
     bool sums;     /* gradients that a kind cannot add are added after it */
     bool mixes; /* in a bfloat16 network, inputs, outputs, what losses read, and their gradients are
                  * float32 */
+    const struct node_ops *(*ops)(const struct node_kind *kind); /* NULL: it has none */
     /* Once everything is placed: make the primitives, and the memory that they need in addition to
      * the arenas. */
     mabn_status (*prepare)(struct mabn_net *net);
@@ -242,6 +248,11 @@ struct mabn_net {
 static inline bool net_stale(const struct mabn_net *net)
 {
     return net->version != net->params->version;
+}
+
+static inline const struct node_ops *net_ops(const struct mabn_net *net, const struct node *node)
+{
+    return net->backend->ops(node->kind);
 }
 
 static inline int net_backward_step(const struct mabn_net *net, int node)
@@ -371,6 +382,15 @@ static inline void net_want_scratch(struct mabn_net *net, size_t weights, size_t
     if (weights > net->weight_bytes) net->weight_bytes = (weights + 255) & ~(size_t)255;
     if (ops > net->scratch_bytes) net->scratch_bytes = ops;
 }
+/* run_cpu.c: where a layer's backward writes the gradients of its parameters: their own places, or where
+ * it must add to what is there, `weights` and fold_a, from where `end` adds them. */
+struct net_gradients {
+    float *weight, *bias; /* NULL: the layer has none */
+};
+struct net_gradients mabn_net_gradients_begin(const struct mabn_net *net, const struct node *node,
+                                              float *weights);
+void mabn_net_gradients_end(const struct mabn_net *net, const struct node *node,
+                            const struct net_gradients *to);
 /* run.c: the output of the node's first read as forward computed it: kept, or recomputed by the
  * reader that needs it first. */
 mabn_status mabn_net_input_again(struct mabn_net *net, const struct node *reader,

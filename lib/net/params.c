@@ -11,10 +11,55 @@
 #include "ops/init.h"
 #include "ops/sgd.h"
 
+/* ---- on the CPU ---- */
+
+static mabn_status cpu_update(struct mabn_params *params, const struct mabn_params_sgd *sgd)
+{
+    struct mabn_sgd_options options;
+    mabn_sgd_options_init(&options);
+    options.momentum = sgd->momentum;
+    options.nesterov = sgd->nesterov;
+    if (sgd->grad_scale != 0) options.grad_scale = sgd->grad_scale;
+    for (int i = 0, k = 0; i < params->count; i++)
+        if (params->list[i].trains) params->sgd[k++].decay = params_decay(&params->list[i], sgd);
+    mabn_sgd_step(&options, sgd->lr, params->sgd, params->sgd_count);
+    return MABN_OK;
+}
+
+static double cpu_gradient_norm(const struct mabn_params *params)
+{
+    double sum = 0;
+    for (int i = 0; i < params->count; i++) {
+        const float *g = params_gradient(params, i);
+        double part = 0;
+        for (size_t k = 0; g && k < params->list[i].count; k++)
+            part += (double)g[k] * g[k];
+        sum += part;
+    }
+    return sqrt(sum);
+}
+
+static void cpu_release(struct mabn_params *params)
+{
+    (void)params;
+}
+
+static const struct params_backend on_cpu = {.host = true,
+                                             .centralized = true,
+                                             .update = cpu_update,
+                                             .gradient_norm = cpu_gradient_norm,
+                                             .release = cpu_release};
+
+/* ---- making ---- */
+
 mabn_status mabn_params_new(struct mabn_params **out, struct mabn_device *device)
 {
     struct mabn_params *params = mabn_xcalloc(1, sizeof *params);
     params->device = device;
+    params->backend = &on_cpu;
+#if MABN_CUDA
+    if (mabn_device_kind_of(device) == MABN_DEVICE_CUDA) params->backend = &mabn_params_on_gpu;
+#endif
     params->version = params->state_version = 1;
     params->groups = (struct mabn_params_groups){1, true, true};
     *out = params;
@@ -24,9 +69,7 @@ mabn_status mabn_params_new(struct mabn_params **out, struct mabn_device *device
 void mabn_params_free(struct mabn_params *params)
 {
     if (!params) return;
-#if MABN_CUDA
-    mabn_params_cuda_release(params);
-#endif
+    params->backend->release(params);
     if (params->shares) params->weights = (struct arena){0};
     struct arena *arenas[] = {&params->weights, &params->gradients, &params->momentum,
                               &params->state};
@@ -231,6 +274,7 @@ mabn_status mabn_params_share(struct mabn_params **out, struct mabn_params *of,
     *out = p;
     if (!of->placed || !of->training) MABN_BUG("the values of a store that is not trained shared");
     *p = (struct mabn_params){.device = device,
+                              .backend = of->backend,
                               .placed = true,
                               .training = true,
                               .shares = true,
@@ -309,45 +353,16 @@ mabn_status mabn_params_initialize(struct mabn_params *params, uint64_t seed,
 
 mabn_status mabn_params_update(struct mabn_params *params, const struct mabn_params_sgd *sgd)
 {
-    struct mabn_sgd_options options;
     if (!params->training || params->shares)
         return mabn_fail(MABN_ERR_ARG, "these parameters are not trained");
-#if MABN_CUDA
-    if (mabn_device_kind_of(params->device) == MABN_DEVICE_CUDA) {
-        params->version++;
-        return mabn_params_cuda_update(params, sgd);
-    }
-#endif
-    mabn_sgd_options_init(&options);
-    options.momentum = sgd->momentum;
-    options.nesterov = sgd->nesterov;
-    if (sgd->grad_scale != 0) options.grad_scale = sgd->grad_scale;
-    for (int i = 0, k = 0; i < params->count; i++) {
-        const struct parameter *p = &params->list[i];
-        if (!p->trains) continue;
-        const bool decays = p->decays && (p->kind == PARAMETER_WEIGHT || !sgd->no_decay_norm_bias);
-        params->sgd[k++].decay = decays ? sgd->weight_decay : 0;
-    }
-    mabn_sgd_step(&options, sgd->lr, params->sgd, params->sgd_count);
+    const mabn_status status = params->backend->update(params, sgd);
     params->version++;
-    return MABN_OK;
+    return status;
 }
 
 double mabn_params_gradient_norm(const struct mabn_params *params)
 {
-    double sum = 0;
-#if MABN_CUDA
-    if (mabn_device_kind_of(params->device) == MABN_DEVICE_CUDA)
-        return mabn_params_cuda_gradient_norm(params);
-#endif
-    for (int i = 0; i < params->count; i++) {
-        const float *g = params_gradient(params, i);
-        double part = 0;
-        for (size_t k = 0; g && k < params->list[i].count; k++)
-            part += (double)g[k] * g[k];
-        sum += part;
-    }
-    return sqrt(sum);
+    return params->backend->gradient_norm(params);
 }
 
 struct mabn_device *mabn_params_device(const struct mabn_params *params)

@@ -58,7 +58,7 @@ static mabn_status place(struct mabn_params *params, struct params_cuda *c)
     return status;
 }
 
-void mabn_params_cuda_release(struct mabn_params *params)
+static void release(struct mabn_params *params)
 {
     struct params_cuda *c = params->cuda;
     if (!c) return;
@@ -79,7 +79,7 @@ static mabn_status prepare(struct mabn_params *params)
         if (params->list[i].trains) c->list[c->count++] = entry(params, i);
     c->no_decay_norm_bias = -1;
     const mabn_status status = place(params, c);
-    if (status) mabn_params_cuda_release(params);
+    if (status) release(params);
     return status;
 }
 
@@ -93,8 +93,7 @@ static mabn_status set_decay(struct mabn_params *params, const struct mabn_param
     for (int i = 0; i < params->count; i++) {
         const struct parameter *p = &params->list[i];
         if (!p->trains) continue;
-        const bool decays = p->decays && (p->kind == PARAMETER_WEIGHT || !sgd->no_decay_norm_bias);
-        c->list[k++].decay = decays ? (float)sgd->weight_decay : 0;
+        c->list[k++].decay = (float)params_decay(p, sgd);
     }
     c->weight_decay = sgd->weight_decay;
     c->no_decay_norm_bias = sgd->no_decay_norm_bias;
@@ -113,7 +112,7 @@ static mabn_status set_rates(struct mabn_params *params, const struct mabn_param
         mabn_cuda_stream(params->device));
 }
 
-mabn_status mabn_params_cuda_update(struct mabn_params *params, const struct mabn_params_sgd *sgd)
+static mabn_status update(struct mabn_params *params, const struct mabn_params_sgd *sgd)
 {
     MABN_TRY(prepare(params));
     MABN_TRY(set_decay(params, sgd));
@@ -146,7 +145,7 @@ mabn_status mabn_params_cuda_scaler(struct mabn_params *params, struct mabn_cuda
 }
 
 /* Of what the update will take: filters of centralized weights without their means. */
-double mabn_params_cuda_gradient_norm(const struct mabn_params *params)
+static double gradient_norm(const struct mabn_params *params)
 {
     const size_t bytes = params->values * sizeof(float);
     float *all = (float *)mabn_xmalloc(bytes + 1);
@@ -170,3 +169,6 @@ double mabn_params_cuda_gradient_norm(const struct mabn_params *params)
     free(all);
     return status ? NAN : inverse * sqrt(sum);
 }
+
+extern "C" const struct params_backend mabn_params_on_gpu = {false, false, update, gradient_norm,
+                                                             release};

@@ -46,6 +46,7 @@ struct norm_state {
 
 struct mabn_params {
     struct mabn_device *device;
+    const struct params_backend *backend;
     bool placed, training;
     bool shares;      /* the weights are another store's */
     uint64_t version; /* of values and state: plans that keep something made of them compare it */
@@ -69,17 +70,30 @@ struct mabn_params {
     struct params_cuda *cuda; /* what params_cuda.cu keeps; NULL before the first update */
 };
 
-/* params_cuda.cu: as mabn_params_<name>, of a store on a GPU. The norm is not a number where the
- * gradients cannot be fetched. */
-MABN_MUST_USE mabn_status mabn_params_cuda_update(struct mabn_params *params,
-                                                  const struct mabn_params_sgd *sgd);
-/* Of the plans that train these parameters in float16, in device memory: their gradients are so much
+/* Where a store is. Functions are as mabn_params_<name>. */
+struct params_backend {
+    bool host; /* its memory is the host's */
+    bool
+        centralized; /* backward subtracts the filters' means from gradients; else the update does */
+    mabn_status (*update)(struct mabn_params *params, const struct mabn_params_sgd *sgd);
+    /* Not a number where the gradients cannot be fetched. */
+    double (*gradient_norm)(const struct mabn_params *params);
+    void (*release)(struct mabn_params *params); /* what it keeps beside the arenas */
+};
+extern const struct params_backend mabn_params_on_gpu; /* params_cuda.cu */
+
+/* The weight decay of a parameter in this update. */
+static inline double params_decay(const struct parameter *p, const struct mabn_params_sgd *sgd)
+{
+    const bool decays = p->decays && (p->kind == PARAMETER_WEIGHT || !sgd->no_decay_norm_bias);
+    return decays ? sgd->weight_decay : 0;
+}
+
+/* params_cuda.cu. Of the plans that train these parameters in float16, in device memory: their gradients are so much
  * larger, which the update takes off. Made when it is first asked for. */
 struct mabn_cuda_scaler;
 MABN_MUST_USE mabn_status mabn_params_cuda_scaler(struct mabn_params *params,
                                                   struct mabn_cuda_scaler **scaler);
-double mabn_params_cuda_gradient_norm(const struct mabn_params *params);
-void mabn_params_cuda_release(struct mabn_params *params);
 
 /* Declare "<layer>.<suffix>", or find it when it is there and alike. */
 MABN_MUST_USE mabn_status mabn_params_declare(struct mabn_params *params, int *index,

@@ -31,7 +31,7 @@ static int new_buffer(struct mabn_net *net, size_t bytes, int first, int last)
 static size_t node_bytes(const struct mabn_net *net, const struct node *node)
 {
     int64_t values = net_values(net, node);
-    if (node->kind == &mabn_node_input) values = values / node->c * net->input_channels;
+    if (node->kind->input) values = values / node->c * net->input_channels;
     return (size_t)values * mabn_dtype_size(node->dtype);
 }
 
@@ -68,8 +68,7 @@ static void choose_types(struct mabn_net *net)
     bool changed = net->backend->mixes;
     for (int i = 0; i < net->node_count; i++) {
         const struct node_kind *kind = net->nodes[i].kind;
-        const bool edge =
-            is_output(net, i) || kind == &mabn_node_input || kind->loss || net_loss_reads(net, i);
+        const bool edge = is_output(net, i) || kind->input || kind->loss || net_loss_reads(net, i);
         net->nodes[i].dtype = edge && net->backend->mixes ? MABN_DTYPE_F32 : net->dtype;
     }
     while (changed) {
@@ -132,7 +131,7 @@ static void hold_inputs(struct mabn_net *net)
 {
     for (int i = 0; i < net->node_count; i++) {
         const struct node *node = &net->nodes[i];
-        if (node->kind != &mabn_node_input || node->bound) continue;
+        if (!node->kind->input || node->bound) continue;
         net->buffers[node->data].first = 0;
         net->buffers[node->data].last = 2 * net->node_count;
     }
@@ -143,7 +142,7 @@ static int over(const struct mabn_net *net, int i)
 {
     const struct node *node = &net->nodes[i];
     int read = node->kind->over ? node->kind->over(net, node) : -1;
-    if (read < 0 || net->nodes[read].kind == &mabn_node_input || is_output(net, read)) return -1;
+    if (read < 0 || net->nodes[read].kind->input || is_output(net, read)) return -1;
     return net->buffers[net->nodes[read].data].last == i ? read : -1;
 }
 
@@ -390,14 +389,14 @@ static void pad_input(struct mabn_net *net)
     net->input_channels = net->nodes[0].c;
     if (!row) return;
     for (int i = 1; i < net->node_count; i++)
-        if (net_reads(&net->nodes[i], 0) && net->nodes[i].kind != &mabn_node_conv) return;
+        if (net_reads(&net->nodes[i], 0) && !net->nodes[i].kind->conv) return;
     net->input_channels = (net->input_channels + row - 1) / row * row;
 }
 
 mabn_status mabn_net_built(struct mabn_net *net)
 {
     MABN_TRY(mabn_net_check(net));
-    if (!net->node_count || net->nodes[0].kind != &mabn_node_input || !net->output_count)
+    if (!net->node_count || !net->nodes[0].kind->input || !net->output_count)
         return mabn_fail(MABN_ERR_ARG, "a network needs an input, layers and an output");
     return MABN_OK;
 }
@@ -405,13 +404,13 @@ mabn_status mabn_net_built(struct mabn_net *net)
 /* Does the backend have every kind of node? */
 static mabn_status check_kinds(const struct mabn_net *net)
 {
-    const bool cuda = mabn_device_kind_of(net->device) == MABN_DEVICE_CUDA;
+    const bool half = net->dtype != MABN_DTYPE_F32 && net->backend->mixes;
     for (int i = 0; i < net->node_count; i++) {
         const struct node *node = &net->nodes[i];
-        if (!(cuda ? node->kind->cuda : node->kind->cpu))
+        if (!net_ops(net, node))
             return mabn_fail(MABN_ERR_UNSUPPORTED, "'%s': a %s does not run on this device",
                              node->name, node->kind->name);
-        if (!cuda && net->dtype != MABN_DTYPE_F32 && !node->kind->cpu->half && !node->kind->loss)
+        if (half && !net_ops(net, node)->half && !node->kind->loss)
             return mabn_fail(MABN_ERR_UNSUPPORTED,
                              "'%s': a %s does not compute in bfloat16 on this device", node->name,
                              node->kind->name);

@@ -15,29 +15,6 @@
 
 /* ---- preparing ---- */
 
-static struct mabn_conv_shape conv_shape(const struct mabn_net *net, const struct node *node)
-{
-    const struct node *x = &net->nodes[node->reads[0]];
-    struct mabn_conv_shape shape = {net->options.batch, x->h, x->w, x->c, node->c, 1, 1, 0};
-    if (node->kind == &mabn_node_transposed_conv) { /* the other way round */
-        shape.in = 4 * node->c;
-        shape.out = x->c;
-        return shape;
-    }
-    if (node->kind == &mabn_node_linear) { /* all of an image is one position */
-        shape.in = net_row(x);
-        shape.h = shape.w = 1;
-    }
-    if (node->kind == &mabn_node_conv) {
-        shape.kernel = node->conv.kernel;
-        shape.stride = node->conv.stride;
-        shape.pad = node->conv.pad;
-    }
-    if (x->kind == &mabn_node_input && node->kind == &mabn_node_conv)
-        shape.in = net->input_channels;
-    return shape;
-}
-
 static struct mabn_conv_cuda_options conv_options(const struct mabn_net *net,
                                                   const struct node *node)
 {
@@ -52,7 +29,7 @@ static struct mabn_conv_cuda_options conv_options(const struct mabn_net *net,
     o.bias = node->bias >= 0;
     o.plain = net->options.exact;
     o.tune = net->options.tune;
-    if (node->kind == &mabn_node_transposed_conv) { /* nodes/transposed_conv.cu calls all passes */
+    if (node->kind->transposed) { /* all passes are called, in other roles */
         o.training = true;
         o.no_dx = o.bias = false;
         o.no_add = true;
@@ -84,7 +61,8 @@ static mabn_status find_conv(struct mabn_net *net, const struct node *node)
 {
     struct net_cuda *c = net->cuda;
     struct layer *layer = layer_of(net, node);
-    const struct mabn_conv_shape shape = conv_shape(net, node);
+    const struct mabn_conv_shape shape =
+        node->kind->cuda->conv_shape(net, node, net->options.batch);
     const struct mabn_conv_cuda_options options = conv_options(net, node);
     layer->shared = 0;
     while (layer->shared < c->conv_count &&
@@ -108,7 +86,7 @@ static mabn_status prepare_conv(struct mabn_net *net, struct node *node)
     struct layer *layer = layer_of(net, node);
     const mabn_status status = find_conv(net, node);
     if (status) return mabn_fail_prefix(status, "'%s'", node->name);
-    layer->padded = net->nodes[node->reads[0]].kind == &mabn_node_input &&
+    layer->padded = net->nodes[node->reads[0]].kind->input &&
                     net->input_channels != net->nodes[node->reads[0]].c;
     const size_t workspace = net_align(mabn_conv_cuda_workspace(layer->conv));
     net_want_scratch(net, 0, workspace);
@@ -304,7 +282,7 @@ static mabn_status check_scores(const struct mabn_net *net)
 {
     for (int i = 0; i < net->node_count && is_half(net); i++) {
         const struct node *node = &net->nodes[i];
-        const bool gives = node->kind == &mabn_node_conv || node->kind == &mabn_node_linear;
+        const bool gives = node->kind->scores;
         if (net_scores(net, i) ? gives : !net_loss_reads(net, i)) continue;
         return mabn_fail(MABN_ERR_UNSUPPORTED,
                          "'%s': on a GPU scores in %s come from a convolution or linear layer that "
@@ -319,7 +297,7 @@ mabn_status mabn_net_cuda_prepare(struct mabn_net *net)
     MABN_TRY(check_scores(net));
     int losses = 0;
     for (int i = 0; i < net->node_count; i++)
-        losses += net->nodes[i].kind == &mabn_node_softmax_loss;
+        losses += net->nodes[i].kind->figure;
     if (losses > 1)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "on a GPU a network has one softmax loss");
     struct net_cuda *c = net->cuda = (struct net_cuda *)mabn_xcalloc(1, sizeof *c);
@@ -417,7 +395,7 @@ static mabn_status fold_all(struct mabn_net *net, float *folded, float *biases,
     struct net_cuda *c = net->cuda;
     for (int i = 0; i < net->node_count; i++) {
         const struct node *node = &net->nodes[i];
-        if (node->kind != &mabn_node_conv || node->folded < 0) continue;
+        if (!node->kind->conv || node->folded < 0) continue;
         MABN_TRY(fold(net, node, folded, biases + c->layers[i].bias_at, weights, state));
     }
     MABN_TRY(mabn_device_put(net->device, c->biases.base, biases, c->biases.bytes));
@@ -445,7 +423,7 @@ static mabn_status write_folded(struct mabn_net *net)
     MABN_TRY_GOTO(mabn_device_put(net->device, on_device, folded, bytes), out);
     for (int i = 0; i < net->node_count; i++) {
         const struct node *node = &net->nodes[i];
-        if (node->kind != &mabn_node_conv || node->folded < 0) continue;
+        if (!node->kind->conv || node->folded < 0) continue;
         const float *weight = (const float *)on_device + net->params->list[node->weight].offset;
         MABN_TRY_GOTO(mabn_net_cuda_write_work(net, node, weight, false), out);
     }
@@ -473,7 +451,7 @@ static mabn_status count_until_known(struct mabn_net *net)
         mabn_device_get(net->device, state, net->params->state.base, net->params->state.bytes);
     for (int i = 0; i < net->node_count && !status; i++) {
         const struct node *node = &net->nodes[i];
-        if (node->kind != &mabn_node_norm) continue;
+        if (!node->kind->norm) continue;
         const int64_t calls = mabn_norm_calls_until_known(
             &node->norm, state + net->params->states[node->state].offset, net->options.batch);
         c->layers[i].may_know = calls >= 0;

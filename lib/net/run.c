@@ -30,17 +30,12 @@ mabn_status mabn_net_check(struct mabn_net *net)
 
 /* A plan without live rows computes nothing, but other ranks may have rows, and their SyncBN waits
  * for this one. */
-static mabn_status meet_forward(struct mabn_net *net)
+static mabn_status meet(struct mabn_net *net, bool backwards)
 {
-    for (int i = 0; i < net->node_count; i++)
-        MABN_TRY(mabn_node_norm_meet(net, &net->nodes[i], false));
-    return MABN_OK;
-}
-
-static mabn_status meet_backward(struct mabn_net *net)
-{
-    for (int i = net->node_count - 1; i >= 0; i--)
-        MABN_TRY(mabn_node_norm_meet(net, &net->nodes[i], true));
+    for (int i = 0; i < net->node_count; i++) {
+        struct node *node = &net->nodes[backwards ? net->node_count - 1 - i : i];
+        if (net_ops(net, node)->meet) MABN_TRY(net_ops(net, node)->meet(net, node, backwards));
+    }
     return MABN_OK;
 }
 
@@ -50,7 +45,7 @@ mabn_status mabn_net_forward(struct mabn_net *net)
     if (net->rows) return net->backend->forward(net);
     for (int i = 0; i < net->node_count; i++)
         net->nodes[i].loss = 0;
-    return net->options.training && net->options.sync ? meet_forward(net) : MABN_OK;
+    return net->options.training && net->options.sync ? meet(net, false) : MABN_OK;
 }
 
 static mabn_status check_training(const struct mabn_net *net)
@@ -78,7 +73,7 @@ mabn_status mabn_net_backward(struct mabn_net *net)
     net->record_count = 0;
     if (net->rows) return net->backend->backward(net);
     MABN_TRY(clear_gradients(net));
-    return net->options.sync ? meet_backward(net) : MABN_OK;
+    return net->options.sync ? meet(net, true) : MABN_OK;
 }
 
 void mabn_net_accumulate(struct mabn_net *net, bool accumulate)
@@ -115,7 +110,7 @@ mabn_status mabn_net_input_again(struct mabn_net *net, const struct node *reader
     struct node *x = net_read(net, reader, 0);
     *input = x->again >= 0 ? net_buffer(net, x->again) : net_data(net, x);
     if (x->again < 0 || &net->nodes[x->remake_for] != reader) return MABN_OK;
-    return x->kind->cpu->remake(net, x);
+    return net_ops(net, x)->remake(net, x);
 }
 
 mabn_status mabn_net_update(struct mabn_net *net, const struct mabn_params_sgd *sgd)
@@ -301,7 +296,7 @@ bool mabn_net_cuts_batch(const struct mabn_net *net)
 {
     for (int i = 0; i < net->node_count; i++) {
         const struct node *node = &net->nodes[i];
-        if (node->kind != &mabn_node_norm) continue;
+        if (!node->kind->norm) continue;
         const enum mabn_norm_kind kind = node->norm.options.kind;
         const bool over_batch = mabn_norm_measures(kind) && mabn_norm_folds(kind);
         if (over_batch &&
@@ -321,7 +316,7 @@ void mabn_net_record(struct mabn_net *net, const int *channels, int count, bool 
 {
     size_t wanted = (size_t)count, norms = 0;
     for (int i = 0; i < net->node_count; i++)
-        norms += net->nodes[i].kind == &mabn_node_norm;
+        norms += net->nodes[i].kind->norm;
     free(net->record_channels);
     free(net->record_fitting);
     free(net->record_values);

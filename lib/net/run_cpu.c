@@ -90,6 +90,25 @@ static mabn_status cpu_forward(struct mabn_net *net)
 
 /* ---- backward ---- */
 
+struct net_gradients mabn_net_gradients_begin(const struct mabn_net *net, const struct node *node,
+                                              float *weights)
+{
+    struct net_gradients to = {net_gradient(net, node->weight), net_gradient(net, node->bias)};
+    if (!net_adds(net, node)) return to;
+    if (to.weight) to.weight = weights;
+    if (to.bias) to.bias = net->fold_a;
+    return to;
+}
+
+void mabn_net_gradients_end(const struct mabn_net *net, const struct node *node,
+                            const struct net_gradients *to)
+{
+    float *weight = net_gradient(net, node->weight), *bias = net_gradient(net, node->bias);
+    if (!net_adds(net, node)) return;
+    mabn_add(weight, weight, to->weight, (int64_t)net->params->list[node->weight].count, false);
+    if (bias) mabn_add(bias, bias, to->bias, node->c, false);
+}
+
 /* Add the gradients that the kind could not add itself. */
 static void add_gradients(struct mabn_net *net, const struct node *node)
 {
@@ -197,6 +216,11 @@ static mabn_status cpu_result(struct mabn_net *net, struct mabn_net_result *resu
     return MABN_OK;
 }
 
+static const struct node_ops *cpu_ops(const struct node_kind *kind)
+{
+    return kind->cpu;
+}
+
 static void *cpu_input(struct mabn_net *net)
 {
     return net_data(net, &net->nodes[0]);
@@ -211,6 +235,7 @@ const struct net_backend mabn_net_cpu = {
     .depth = 1,
     .sums = true,
     .mixes = true,
+    .ops = cpu_ops,
     .prepare = cpu_prepare,
     .release = cpu_release,
     .input = cpu_input,

@@ -211,8 +211,7 @@ static mabn_status set_rates(struct mabn_net *net, struct slot *slot,
     for (int i = 0; i < net->params->count; i++) {
         const struct parameter *p = &net->params->list[i];
         if (!p->trains) continue;
-        const bool decays = p->decays && (p->kind == PARAMETER_WEIGHT || !sgd->no_decay_norm_bias);
-        c->host_params[count++].decay = decays ? (float)sgd->weight_decay : 0;
+        c->host_params[count++].decay = (float)params_decay(p, sgd);
     }
     c->weight_decay = sgd->weight_decay;
     c->no_decay_norm_bias = sgd->no_decay_norm_bias;
@@ -308,7 +307,7 @@ static void read_loss(struct mabn_net *net, const struct slot *slot)
 {
     const double sum = slot->figures->total.loss;
     for (int i = 0; i < net->node_count; i++)
-        if (net->nodes[i].kind == &mabn_node_softmax_loss)
+        if (net->nodes[i].kind->figure)
             net->nodes[i].loss = slot->normalizer > 0 ? sum / slot->normalizer : 0;
 }
 
@@ -439,7 +438,7 @@ void mabn_net_queued(struct mabn_net *net)
 const double *mabn_net_queue_loss(const struct mabn_net *net, const char *loss)
 {
     const struct node *node = mabn_net_loss_node(net, loss, NULL);
-    if (node->kind == &mabn_node_softmax_loss) return &net->cuda->figures->total.loss;
+    if (node->kind->figure) return &net->cuda->figures->total.loss;
     return loss_at(net, node);
 }
 
@@ -490,7 +489,7 @@ static void tell_joins(const struct mabn_net *net, struct net_layer_time *times)
 {
     for (int i = 0; i < net->node_count; i++) {
         const struct node *node = &net->nodes[i];
-        if (node->kind != &mabn_node_conv) continue;
+        if (!node->kind->conv) continue;
         const int norm = net->options.training ? node->neighbour : node->folded;
         times[i].with_norm = net->cuda->layers[i].before;
         if (times[i].with_norm) times[node->reads[0]].fused = true;
@@ -571,12 +570,18 @@ static mabn_status cuda_set_scale(struct mabn_net *net, const struct mabn_net_lo
     return mabn_device_put(net->device, net->cuda->scaler, &s, sizeof s);
 }
 
+static const struct node_ops *cuda_ops(const struct node_kind *kind)
+{
+    return kind->cuda;
+}
+
 const struct net_backend mabn_net_cuda = {
     SLOTS,
     16, /* tensor cores need channels in rows of this many bytes */
     true,
     true,
     false,
+    cuda_ops,
     mabn_net_cuda_prepare,
     mabn_net_cuda_release,
     cuda_input,

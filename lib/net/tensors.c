@@ -122,8 +122,7 @@ mabn_status mabn_params_get(const struct mabn_params *params, int index, void *v
     if (!p || p->area < 1) return mabn_device_get(params->device, values, data, bytes);
     float *memory = mabn_xmalloc(bytes);
     mabn_status status = mabn_device_get(params->device, memory, data, bytes);
-    /* Backward on a GPU leaves the filters' means in; the update subtracts them. */
-    if (mabn_device_kind_of(params->device) == MABN_DEVICE_CUDA && p->centralize &&
+    if (!params->backend->centralized && p->centralize &&
         params->tensors[index].role == MABN_PARAMS_GRADIENT)
         mabn_centralize_backward(memory, memory, p->out, p->in * p->area);
     if (!status)
@@ -141,7 +140,7 @@ mabn_status mabn_params_set(struct mabn_params *params, int index, const void *v
     __atomic_add_fetch(&params->version, 1, __ATOMIC_RELAXED); /* others may set tensors, too */
     if (!p) __atomic_add_fetch(&params->state_version, 1, __ATOMIC_RELAXED);
     if (!p || p->area < 1) return mabn_device_put(params->device, data, values, bytes);
-    if (mabn_device_kind_of(params->device) == MABN_DEVICE_CPU) {
+    if (params->backend->host) {
         mabn_weights_from_file((float *)data, values, (size_t)p->out, (size_t)p->in,
                                (size_t)p->area);
         return MABN_OK;

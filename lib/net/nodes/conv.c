@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "net/internal.h"
+#include "net/nodes/shared.h"
 #include "ops/centralize.h"
 #include "ops/elementwise.h"
 
@@ -27,18 +27,6 @@ struct sizes {
     int count, capacity;
 };
 
-static bool keeps(const struct node *node, int k)
-{
-    (void)node;
-    return k == 0;
-}
-
-static bool adds(const struct node *node, int k)
-{
-    (void)node;
-    return k == 0;
-}
-
 /* ---- on the CPU ---- */
 
 static int64_t filter_size(const struct mabn_net *net, const struct node *conv)
@@ -46,16 +34,10 @@ static int64_t filter_size(const struct mabn_net *net, const struct node *conv)
     return (int64_t)net->params->list[conv->weight].count / conv->c;
 }
 
-/* A linear layer is a 1×1 convolution over a column of rows. A transposed convolution is the
- * gradient of a convolution with stride 2. */
 static struct mabn_conv_shape conv_shape(const struct mabn_net *net, const struct node *node,
                                          int64_t rows)
 {
     const struct node *x = net_read(net, node, 0);
-    if (node->kind == &mabn_node_linear)
-        return (struct mabn_conv_shape){1, rows, 1, net_row(x), node->c, 1, 1, 0};
-    if (node->kind == &mabn_node_transposed_conv)
-        return (struct mabn_conv_shape){rows, node->h, node->w, node->c, x->c, 2, 2, 0};
     return (struct mabn_conv_shape){
         rows, x->h, x->w, x->c, node->c, node->conv.kernel, node->conv.stride, node->conv.pad};
 }
@@ -64,7 +46,7 @@ static mabn_status new_op(struct mabn_net *net, struct node *node, int64_t rows,
                           struct mabn_conv **op)
 {
     const struct node *x = net_read(net, node, 0);
-    const struct mabn_conv_shape shape = conv_shape(net, node, rows);
+    const struct mabn_conv_shape shape = net_ops(net, node)->conv_shape(net, node, rows);
     struct mabn_conv_options options = {.dtype = net->dtype,
                                         .x_dtype = x->dtype,
                                         .y_dtype = node->dtype,
@@ -73,7 +55,7 @@ static mabn_status new_op(struct mabn_net *net, struct node *node, int64_t rows,
                                         .bias = node->bias >= 0,
                                         .tune = net->options.tune && !net->options.vary_rows,
                                         .exact = net->options.exact};
-    if (node->kind == &mabn_node_transposed_conv)
+    if (node->kind->transposed)
         options = (struct mabn_conv_options){
             .dtype = net->dtype, .x_dtype = node->dtype, .y_dtype = x->dtype, .training = true};
     if (node->folded >= 0) {
@@ -97,13 +79,13 @@ static mabn_status prepare(struct mabn_net *net, struct node *node)
         return MABN_OK;
     }
     MABN_TRY(new_op(net, node, net->options.batch, &node->op));
-    if (net->options.training || node->kind == &mabn_node_transposed_conv) return MABN_OK;
+    if (net->options.training || node->kind->transposed) return MABN_OK;
     node->packed_offset = net->packed_bytes;
     net->packed_bytes += mabn_conv_packed_bytes(node->op);
     return MABN_OK;
 }
 
-static void release(struct node *node)
+void mabn_node_conv_release(struct node *node)
 {
     struct sizes *sizes = node->own;
     mabn_conv_free(node->op);
@@ -263,16 +245,12 @@ static mabn_status backward_weights(struct mabn_net *net, const struct node *nod
                                     const struct sized *now, const void *input, const void *dy,
                                     const struct scratch *s)
 {
-    float *dweight = net_gradient(net, node->weight), *dbias = net_gradient(net, node->bias);
-    const bool add = net_adds(net, node);
-    float *weights_out = add ? s->weights : dweight, *bias_out = add && dbias ? net->fold_a : dbias;
-    if (!dweight) return MABN_OK;
-    MABN_TRY(mabn_conv_backward_weights(now->op, weights_out, bias_out, input, dy, s->ops));
+    const struct net_gradients to = mabn_net_gradients_begin(net, node, s->weights);
+    if (!to.weight) return MABN_OK;
+    MABN_TRY(mabn_conv_backward_weights(now->op, to.weight, to.bias, input, dy, s->ops));
     if (node->conv.centralize)
-        mabn_centralize_backward(weights_out, weights_out, node->c, filter_size(net, node));
-    if (!add) return MABN_OK;
-    mabn_add(dweight, dweight, weights_out, node->c * filter_size(net, node), false);
-    if (dbias) mabn_add(dbias, dbias, bias_out, node->c, false);
+        mabn_centralize_backward(to.weight, to.weight, node->c, filter_size(net, node));
+    mabn_net_gradients_end(net, node, &to);
     return MABN_OK;
 }
 
@@ -323,7 +301,8 @@ static const struct node_ops cpu = {.half = true,
                                     .backward = backward,
                                     .refresh = refresh,
                                     .bare = bare,
-                                    .release = release};
+                                    .release = mabn_node_conv_release,
+                                    .conv_shape = conv_shape};
 
 /* ---- what it moves ---- */
 
@@ -362,8 +341,8 @@ void mabn_node_conv_describe_in(const struct mabn_net *net, const struct node *c
     layer->forward_bytes = forward_bytes(net, conv, norm);
 }
 
-static void describe(const struct mabn_net *net, const struct node *node,
-                     const struct net_layer_time *time, struct mabn_net_layer *layer)
+void mabn_node_conv_describe(const struct mabn_net *net, const struct node *node,
+                             const struct net_layer_time *time, struct mabn_net_layer *layer)
 {
     mabn_node_conv_describe_in(net, node, NULL, layer);
     layer->backward_bytes = backward_bytes(net, node, time->with_norm);
@@ -371,10 +350,12 @@ static void describe(const struct mabn_net *net, const struct node *node,
 
 const struct node_kind mabn_node_conv = {
     .name = "convolution",
-    .keeps = keeps,
-    .adds = adds,
+    .conv = true,
+    .scores = true,
+    .keeps = node_first_read,
+    .adds = node_first_read,
     .finds_again = true,
-    .describe = describe,
+    .describe = mabn_node_conv_describe,
     .cpu = &cpu,
 #if MABN_CUDA
     .cuda = &mabn_node_conv_cuda,

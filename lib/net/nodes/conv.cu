@@ -5,6 +5,22 @@
  * in what backward sums over rows; elsewhere they are computed and ignored. */
 #include "net/cuda.cuh"
 
+static struct mabn_conv_shape conv_shape(const struct mabn_net *net, const struct node *node,
+                                         int64_t rows)
+{
+    const struct node *x = net_read(net, node, 0);
+    const int64_t in = x->kind->input ? net->input_channels : x->c;
+    const struct mabn_net_conv *conv = &node->conv;
+    return {rows, x->h, x->w, in, node->c, conv->kernel, conv->stride, conv->pad};
+}
+
+/* All of an image is one position. */
+static struct mabn_conv_shape linear_shape(const struct mabn_net *net, const struct node *node,
+                                           int64_t rows)
+{
+    return {rows, 1, 1, net_row(net_read(net, node, 0)), node->c, 1, 1, 0};
+}
+
 mabn_status mabn_net_cuda_infer_conv(struct mabn_net *net, const struct node *node,
                                      const struct node *at)
 {
@@ -36,15 +52,6 @@ static mabn_status forward(struct mabn_net *net, struct node *node)
     return mabn_net_cuda_conv(net, node);
 }
 
-/* What a layer read in forward: kept, or recomputed by the first layer that needs it. */
-static mabn_status input_again(struct mabn_net *net, const struct node *reader, const void **input)
-{
-    struct node *x = net_read(net, reader, 0);
-    *input = x->again >= 0 ? memory(net, x->again) : net_data(net, x);
-    if (x->again < 0 || &net->nodes[x->remake_for] != reader) return MABN_OK;
-    return x->kind->cuda->remake(net, x);
-}
-
 static mabn_status backward_weights(struct mabn_net *net, const struct node *node, const void *x,
                                     const void *dy)
 {
@@ -70,7 +77,7 @@ static mabn_status backward(struct mabn_net *net, struct node *node)
     const struct net_cuda *c = net->cuda;
     void *dy = memory(net, node->grad);
     const void *input;
-    MABN_TRY(input_again(net, node, &input));
+    MABN_TRY(mabn_net_input_again(net, node, &input));
     MABN_TRY(mabn_net_cuda_clear_rest(net, dy, node));
     MABN_TRY(mabn_net_cuda_clear_rest(net, (void *)input, x));
     MABN_TRY(backward_weights(net, node, input, dy));
@@ -101,5 +108,7 @@ static mabn_status bare(struct mabn_net *net, struct node *node)
                                         c->scratch, c->stream);
 }
 
-extern "C" const struct node_ops mabn_node_conv_cuda = {false, NULL, forward, backward,
-                                                        NULL,  NULL, bare,    NULL};
+extern "C" const struct node_ops mabn_node_conv_cuda = {false, NULL, forward, backward,   NULL,
+                                                        NULL,  bare, NULL,    conv_shape, NULL};
+extern "C" const struct node_ops mabn_node_linear_cuda = {false, NULL, forward, backward,     NULL,
+                                                          NULL,  bare, NULL,    linear_shape, NULL};

@@ -14,6 +14,7 @@ static const struct node_ops nothing = {.half = true};
 
 const struct node_kind mabn_node_input = {
     .name = "input",
+    .input = true,
     .describe = describe,
     .cpu = &nothing,
     .cuda = &nothing,

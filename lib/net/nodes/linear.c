@@ -1,29 +1,7 @@
 /* A fully connected layer over all of an image or region: y = W·x + b. In bfloat16 it is a 1×1
  * convolution. */
-#include <string.h>
-
-#include "base/mem.h"
-#include "net/internal.h"
-#include "ops/elementwise.h"
+#include "net/nodes/shared.h"
 #include "ops/linear.h"
-
-static bool keeps(const struct node *node, int k)
-{
-    (void)node;
-    return k == 0;
-}
-
-static bool adds(const struct node *node, int k)
-{
-    (void)node;
-    return k == 0;
-}
-
-static void describe(const struct mabn_net *net, const struct node *node,
-                     const struct net_layer_time *time, struct mabn_net_layer *layer)
-{
-    mabn_node_conv.describe(net, node, time, layer);
-}
 
 /* ---- on the CPU ---- */
 
@@ -31,6 +9,13 @@ static void describe(const struct mabn_net *net, const struct node *node,
 static const struct node_ops *as_conv(const struct mabn_net *net)
 {
     return net->dtype == MABN_DTYPE_BF16 ? mabn_node_conv.cpu : NULL;
+}
+
+/* 1×1 over a column of rows. */
+static struct mabn_conv_shape conv_shape(const struct mabn_net *net, const struct node *node,
+                                         int64_t rows)
+{
+    return (struct mabn_conv_shape){1, rows, 1, net_row(net_read(net, node, 0)), node->c, 1, 1, 0};
 }
 
 static mabn_status prepare(struct mabn_net *net, struct node *node)
@@ -51,37 +36,31 @@ static mabn_status forward(struct mabn_net *net, struct node *node)
                                net->rows, net_row(x), node->c);
 }
 
-static mabn_status add_gradients(struct mabn_net *net, const struct node *node, const float *x,
-                                 const float *dy)
+static mabn_status backward_weights(struct mabn_net *net, const struct node *node)
 {
-    const int64_t in = net_row(net_read(net, node, 0));
-    struct scratch s;
-    net_want_scratch(net, net->params->list[node->weight].count * sizeof(float), 0);
-    MABN_TRY(mabn_net_scratch(net, &s));
-    float *dweight = net_gradient(net, node->weight), *dbias = net_gradient(net, node->bias);
-    MABN_TRY(mabn_linear_backward_weights(s.weights, dbias ? net->fold_a : NULL, x, dy, net->rows,
-                                          in, node->c));
-    mabn_add(dweight, dweight, s.weights, in * node->c, false);
-    if (dbias) mabn_add(dbias, dbias, net->fold_a, node->c, false);
+    struct scratch s = {0};
+    if (!net_gradient(net, node->weight)) return MABN_OK;
+    if (net_adds(net, node)) {
+        net_want_scratch(net, net->params->list[node->weight].count * sizeof(float), 0);
+        MABN_TRY(mabn_net_scratch(net, &s));
+    }
+    const struct net_gradients to = mabn_net_gradients_begin(net, node, s.weights);
+    MABN_TRY(mabn_linear_backward_weights(to.weight, to.bias, net_read_data(net, node, 0),
+                                          net_buffer(net, node->grad), net->rows,
+                                          net_row(net_read(net, node, 0)), node->c));
+    mabn_net_gradients_end(net, node, &to);
     return MABN_OK;
 }
 
 static mabn_status backward(struct mabn_net *net, struct node *node)
 {
     const struct node *x = net_read(net, node, 0);
-    const float *dy = net_buffer(net, node->grad), *input = net_read_data(net, node, 0);
     if (as_conv(net)) return as_conv(net)->backward(net, node);
-    if (net_gradient(net, node->weight)) {
-        if (net_adds(net, node))
-            MABN_TRY(add_gradients(net, node, input, dy));
-        else
-            MABN_TRY(mabn_linear_backward_weights(net_gradient(net, node->weight),
-                                                  net_gradient(net, node->bias), input, dy,
-                                                  net->rows, net_row(x), node->c));
-    }
+    MABN_TRY(backward_weights(net, node));
     if (!x->trains) return MABN_OK;
-    return mabn_linear_backward_data(net_dx(net, node, 0), dy, net_weight(net, node->weight),
-                                     net->rows, net_row(x), node->c, node->dx_adds[0]);
+    return mabn_linear_backward_data(net_dx(net, node, 0), net_buffer(net, node->grad),
+                                     net_weight(net, node->weight), net->rows, net_row(x), node->c,
+                                     node->dx_adds[0]);
 }
 
 static mabn_status bare(struct mabn_net *net, struct node *node)
@@ -95,27 +74,24 @@ static mabn_status refresh(struct mabn_net *net, struct node *node)
     return as_conv(net) ? as_conv(net)->refresh(net, node) : MABN_OK;
 }
 
-static void release(struct node *node)
-{
-    mabn_node_conv.cpu->release(node);
-}
-
 static const struct node_ops cpu = {.half = true,
                                     .prepare = prepare,
                                     .forward = forward,
                                     .backward = backward,
                                     .refresh = refresh,
                                     .bare = bare,
-                                    .release = release};
+                                    .release = mabn_node_conv_release,
+                                    .conv_shape = conv_shape};
 
 const struct node_kind mabn_node_linear = {
     .name = "linear",
-    .keeps = keeps,
-    .adds = adds,
-    .describe = describe,
+    .scores = true,
+    .keeps = node_first_read,
+    .adds = node_first_read,
+    .describe = mabn_node_conv_describe,
     .cpu = &cpu,
 #if MABN_CUDA
-    .cuda = &mabn_node_conv_cuda, /* a 1×1 convolution there */
+    .cuda = &mabn_node_linear_cuda,
 #endif
 };
 

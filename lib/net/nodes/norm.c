@@ -44,7 +44,7 @@ static int over(const struct mabn_net *net, const struct node *node)
 static int lone_conv(const struct mabn_net *net, int i)
 {
     const int conv = net->nodes[i].reads[0];
-    if (net->nodes[conv].kind != &mabn_node_conv || mabn_net_only_reader(net, conv) != i) return -1;
+    if (!net->nodes[conv].kind->conv || mabn_net_only_reader(net, conv) != i) return -1;
     for (int k = 0; k < net->output_count; k++)
         if (net->outputs[k].node == conv) return -1;
     return conv;
@@ -137,14 +137,9 @@ static mabn_status remake(struct mabn_net *net, struct node *node)
     return mabn_norm_reapply(&node->norm, &node->io);
 }
 
-mabn_status mabn_node_norm_meet(struct mabn_net *net, struct node *node, bool backwards)
+static mabn_status meet(struct mabn_net *net, struct node *node, bool backwards)
 {
-    if (node->kind != &mabn_node_norm || !node->norm.sync ||
-        node->norm.options.kind != MABN_NORM_SYNCBN)
-        return MABN_OK;
-#if MABN_CUDA
-    if (net->cuda) return mabn_node_norm_cuda_meet(net, node, backwards);
-#endif
+    if (!mabn_node_norm_meets(node)) return MABN_OK;
     MABN_TRY(bind_run(net, node));
     node->io.y = net_buffer(net, node->data);
     node->io.accumulate = net_adds(net, node);
@@ -152,8 +147,12 @@ mabn_status mabn_node_norm_meet(struct mabn_net *net, struct node *node, bool ba
                      : mabn_norm_forward(&node->norm, &node->io);
 }
 
-static const struct node_ops cpu = {
-    .half = true, .prepare = prepare, .forward = forward, .backward = backward, .remake = remake};
+static const struct node_ops cpu = {.half = true,
+                                    .prepare = prepare,
+                                    .forward = forward,
+                                    .backward = backward,
+                                    .remake = remake,
+                                    .meet = meet};
 
 /* ---- what it moves ---- */
 
@@ -183,6 +182,7 @@ static void describe(const struct mabn_net *net, const struct node *node,
 
 const struct node_kind mabn_node_norm = {
     .name = "norm",
+    .norm = true,
     .keeps = keeps,
     .keeps_output = keeps_output,
     .saved_bytes = saved_bytes,

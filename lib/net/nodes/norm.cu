@@ -73,8 +73,9 @@ static mabn_status backward(struct mabn_net *net, struct node *node)
     return mabn_norm_cuda_backward(&node->norm, io);
 }
 
-mabn_status mabn_node_norm_cuda_meet(struct mabn_net *net, struct node *node, bool backwards)
+static mabn_status meet(struct mabn_net *net, struct node *node, bool backwards)
 {
+    if (!mabn_node_norm_meets(node)) return MABN_OK;
     MABN_TRY(mabn_device_scratch(net->device, &net->cuda->scratch, net->scratch_bytes));
     struct mabn_norm_cuda_io *io = bind_run(net, node);
     io->y = memory(net, node->data);
@@ -90,8 +91,8 @@ static mabn_status remake(struct mabn_net *net, struct node *node)
     return mabn_norm_cuda_reapply(&node->norm, io);
 }
 
-extern "C" const struct node_ops mabn_node_norm_cuda = {false,  prepare, forward, backward,
-                                                        remake, NULL,    NULL,    NULL};
+extern "C" const struct node_ops mabn_node_norm_cuda = {false, prepare, forward, backward, remake,
+                                                        NULL,  NULL,    NULL,    NULL,     meet};
 
 /* ---- looking inside ---- */
 

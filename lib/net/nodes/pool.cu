@@ -41,7 +41,7 @@ static mabn_status mean_backward(struct mabn_net *net, struct node *node)
                                       x->h * x->w, x->c, net->dtype, net->cuda->stream);
 }
 
-extern "C" const struct node_ops mabn_node_max_pool_cuda = {false, NULL, max_forward, max_backward,
-                                                            NULL,  NULL, NULL,        NULL};
+extern "C" const struct node_ops mabn_node_max_pool_cuda = {
+    false, NULL, max_forward, max_backward, NULL, NULL, NULL, NULL, NULL, NULL};
 extern "C" const struct node_ops mabn_node_global_pool_cuda = {
-    false, NULL, mean_forward, mean_backward, NULL, NULL, NULL, NULL};
+    false, NULL, mean_forward, mean_backward, NULL, NULL, NULL, NULL, NULL, NULL};

@@ -64,5 +64,5 @@ static mabn_status backward(struct mabn_net *net, struct node *node)
                                         net->cuda->stream);
 }
 
-extern "C" const struct node_ops mabn_node_roi_align_cuda = {false, prepare, forward, backward,
-                                                             NULL,  NULL,    NULL,    NULL};
+extern "C" const struct node_ops mabn_node_roi_align_cuda = {
+    false, prepare, forward, backward, NULL, NULL, NULL, NULL, NULL, NULL};

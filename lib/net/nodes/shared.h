@@ -1,4 +1,4 @@
-/* Shared by the .c file of a kind and the .cu file beside it, and used by no others. */
+/* What the files in nodes/ share: each kind with its .cu file, and kinds that are alike. */
 #ifndef MABN_NET_NODES_SHARED_H
 #define MABN_NET_NODES_SHARED_H
 
@@ -9,6 +9,21 @@
 #include "ops/upsample.h"
 
 MABN_BEGIN_DECLS
+
+/* For the tables: the first read alone. */
+static inline bool node_first_read(const struct node *node, int k)
+{
+    (void)node;
+    return k == 0;
+}
+
+/* describe of a kind that a convolution computes; of a loss. */
+void mabn_node_conv_describe(const struct mabn_net *net, const struct node *node,
+                             const struct net_layer_time *time, struct mabn_net_layer *layer);
+void mabn_node_loss_describe(const struct mabn_net *net, const struct node *node,
+                             const struct net_layer_time *time, struct mabn_net_layer *layer);
+/* release of a kind that a convolution computes on the CPU. */
+void mabn_node_conv_release(struct node *node);
 
 struct smooth_l1_own {
     struct mabn_net_smooth_l1 options;
@@ -28,6 +43,11 @@ MABN_MUST_USE mabn_status mabn_node_roi_align_op(const struct mabn_net *net,
                                                  struct mabn_rois *rois);
 /* Whether the caller keeps them on the device. */
 bool mabn_node_roi_align_there(const struct node *node);
+/* Does this norm sum over all ranks? */
+static inline bool mabn_node_norm_meets(const struct node *norm)
+{
+    return norm->norm.sync && norm->norm.options.kind == MABN_NORM_SYNCBN;
+}
 
 MABN_END_DECLS
 #endif

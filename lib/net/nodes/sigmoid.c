@@ -1,18 +1,12 @@
 /* y = 1/(1 + e^−x). */
 #include "ops/sigmoid.h"
 
-#include "net/internal.h"
+#include "net/nodes/shared.h"
 
 static bool keeps_output(const struct node *node)
 {
     (void)node;
     return true;
-}
-
-static bool takes_over(const struct node *node, int k)
-{
-    (void)node;
-    return k == 0;
 }
 
 static int over(const struct mabn_net *net, const struct node *node)
@@ -49,7 +43,7 @@ static const struct node_ops cpu = {.half = true, .forward = forward, .backward 
 const struct node_kind mabn_node_sigmoid = {
     .name = "sigmoid",
     .keeps_output = keeps_output,
-    .takes_over = takes_over,
+    .takes_over = node_first_read,
     .over = over,
     .one_type = true,
     .describe = describe,

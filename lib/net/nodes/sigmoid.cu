@@ -15,5 +15,5 @@ static mabn_status backward(struct mabn_net *net, struct node *node)
                                       net->rows * net_row(node), net->dtype, net->cuda->stream);
 }
 
-extern "C" const struct node_ops mabn_node_sigmoid_cuda = {false, NULL, forward, backward,
-                                                           NULL,  NULL, NULL,    NULL};
+extern "C" const struct node_ops mabn_node_sigmoid_cuda = {false, NULL, forward, backward, NULL,
+                                                           NULL,  NULL, NULL,    NULL,     NULL};

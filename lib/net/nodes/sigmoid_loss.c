@@ -4,20 +4,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "net/internal.h"
-#include "net/losses.h"
-
-static bool keeps(const struct node *node, int k)
-{
-    (void)node;
-    return k == 0;
-}
-
-static void describe(const struct mabn_net *net, const struct node *node,
-                     const struct net_layer_time *time, struct mabn_net_layer *layer)
-{
-    mabn_node_softmax_loss.describe(net, node, time, layer);
-}
+#include "net/nodes/shared.h"
 
 /* ---- on the CPU ---- */
 
@@ -76,8 +63,8 @@ static const struct node_ops cpu = {.forward = forward, .backward = backward};
 const struct node_kind mabn_node_sigmoid_loss = {
     .name = "sigmoid loss",
     .loss = true,
-    .keeps = keeps,
-    .describe = describe,
+    .keeps = node_first_read,
+    .describe = mabn_node_loss_describe,
     .cpu = &cpu,
 #if MABN_CUDA
     .cuda = &mabn_node_sigmoid_loss_cuda,

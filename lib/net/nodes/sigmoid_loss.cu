@@ -68,5 +68,5 @@ static mabn_status backward(struct mabn_net *net, struct node *node)
     return mabn_net_cuda_clear(net, dx, rows_bytes(net, net_read(net, node, 0)));
 }
 
-extern "C" const struct node_ops mabn_node_sigmoid_loss_cuda = {false, NULL, forward, backward,
-                                                                NULL,  NULL, NULL,    NULL};
+extern "C" const struct node_ops mabn_node_sigmoid_loss_cuda = {
+    false, NULL, forward, backward, NULL, NULL, NULL, NULL, NULL, NULL};

@@ -6,18 +6,6 @@
 #include "base/mem.h"
 #include "net/nodes/shared.h"
 
-static bool keeps(const struct node *node, int k)
-{
-    (void)node;
-    return k == 0;
-}
-
-static void describe(const struct mabn_net *net, const struct node *node,
-                     const struct net_layer_time *time, struct mabn_net_layer *layer)
-{
-    mabn_node_softmax_loss.describe(net, node, time, layer);
-}
-
 /* ---- on the CPU ---- */
 
 /* The loss; with dx also its gradient. Row by row where the rows of targets are not contiguous. */
@@ -68,8 +56,8 @@ static const struct node_ops cpu = {.forward = forward, .backward = backward};
 const struct node_kind mabn_node_smooth_l1_loss = {
     .name = "smooth L1 loss",
     .loss = true,
-    .keeps = keeps,
-    .describe = describe,
+    .keeps = node_first_read,
+    .describe = mabn_node_loss_describe,
     .cpu = &cpu,
 #if MABN_CUDA
     .cuda = &mabn_node_smooth_l1_loss_cuda,

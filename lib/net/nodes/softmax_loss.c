@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "net/internal.h"
+#include "net/nodes/shared.h"
 #include "ops/loss.h"
 
 struct own {
@@ -14,14 +14,8 @@ struct own {
     double *losses;  /* (N) */
 };
 
-static bool keeps(const struct node *node, int k)
-{
-    (void)node;
-    return k == 0;
-}
-
-static void describe(const struct mabn_net *net, const struct node *node,
-                     const struct net_layer_time *time, struct mabn_net_layer *layer)
+void mabn_node_loss_describe(const struct mabn_net *net, const struct node *node,
+                             const struct net_layer_time *time, struct mabn_net_layer *layer)
 {
     const struct node *scores = net_read(net, node, 0);
     (void)time;
@@ -80,8 +74,9 @@ static const struct node_ops cpu = {
 const struct node_kind mabn_node_softmax_loss = {
     .name = "softmax loss",
     .loss = true,
-    .keeps = keeps,
-    .describe = describe,
+    .figure = true,
+    .keeps = node_first_read,
+    .describe = mabn_node_loss_describe,
     .cpu = &cpu,
 #if MABN_CUDA
     .cuda = &mabn_node_softmax_loss_cuda,

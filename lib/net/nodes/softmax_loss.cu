@@ -25,5 +25,5 @@ static mabn_status backward(struct mabn_net *net, struct node *node)
                                   c->smoothing, c->share, net->dtype, c->stream);
 }
 
-extern "C" const struct node_ops mabn_node_softmax_loss_cuda = {false, NULL, forward, backward,
-                                                                NULL,  NULL, NULL,    NULL};
+extern "C" const struct node_ops mabn_node_softmax_loss_cuda = {
+    false, NULL, forward, backward, NULL, NULL, NULL, NULL, NULL, NULL};

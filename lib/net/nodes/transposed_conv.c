@@ -7,12 +7,6 @@
 #include "ops/elementwise.h"
 #include "ops/linear.h"
 
-static bool keeps(const struct node *node, int k)
-{
-    (void)node;
-    return k == 0;
-}
-
 struct mabn_transposed_conv mabn_node_transposed_conv_op(const struct mabn_net *net,
                                                          const struct node *node)
 {
@@ -25,6 +19,14 @@ struct mabn_transposed_conv mabn_node_transposed_conv_op(const struct mabn_net *
 static bool as_conv(const struct mabn_net *net)
 {
     return net->dtype == MABN_DTYPE_BF16;
+}
+
+/* Its gradient is this node. */
+static struct mabn_conv_shape conv_shape(const struct mabn_net *net, const struct node *node,
+                                         int64_t rows)
+{
+    const int64_t in = net_read(net, node, 0)->c;
+    return (struct mabn_conv_shape){rows, node->h, node->w, node->c, in, 2, 2, 0};
 }
 
 static mabn_status forward_half(struct mabn_net *net, struct node *node)
@@ -46,17 +48,12 @@ static mabn_status forward_half(struct mabn_net *net, struct node *node)
 static mabn_status backward_weights_half(struct mabn_net *net, const struct node *node,
                                          struct mabn_conv *conv, const struct scratch *s)
 {
-    float *dweight = net_gradient(net, node->weight), *dbias = net_gradient(net, node->bias);
     const void *x = net_read_data(net, node, 0), *dy = net_buffer(net, node->grad);
-    const bool add = net_adds(net, node);
-    const int64_t count = (int64_t)net->params->list[node->weight].count;
-    if (!dweight) return MABN_OK;
-    MABN_TRY(mabn_conv_backward_weights(conv, add ? s->weights : dweight, NULL, dy, x, s->ops));
-    mabn_column_sums(add ? net->fold_a : dbias, dy, node->dtype, net->rows * node->h * node->w,
-                     node->c);
-    if (!add) return MABN_OK;
-    mabn_add(dweight, dweight, s->weights, count, false);
-    mabn_add(dbias, dbias, net->fold_a, node->c, false);
+    const struct net_gradients to = mabn_net_gradients_begin(net, node, s->weights);
+    if (!to.weight) return MABN_OK;
+    MABN_TRY(mabn_conv_backward_weights(conv, to.weight, NULL, dy, x, s->ops));
+    mabn_column_sums(to.bias, dy, node->dtype, net->rows * node->h * node->w, node->c);
+    mabn_net_gradients_end(net, node, &to);
     return MABN_OK;
 }
 
@@ -100,15 +97,11 @@ static mabn_status forward(struct mabn_net *net, struct node *node)
 static mabn_status backward_weights(struct mabn_net *net, const struct node *node,
                                     const struct mabn_transposed_conv *op, const struct scratch *s)
 {
-    float *dweight = net_gradient(net, node->weight), *dbias = net_gradient(net, node->bias);
-    const bool add = net_adds(net, node);
-    if (!dweight) return MABN_OK;
-    MABN_TRY(mabn_transposed_conv_backward_weights(
-        add ? s->weights : dweight, add ? net->fold_a : dbias, net_read_data(net, node, 0),
-        net_buffer(net, node->grad), op, s->ops));
-    if (!add) return MABN_OK;
-    mabn_add(dweight, dweight, s->weights, 4 * op->in * op->out, false);
-    mabn_add(dbias, dbias, net->fold_a, op->out, false);
+    const struct net_gradients to = mabn_net_gradients_begin(net, node, s->weights);
+    if (!to.weight) return MABN_OK;
+    MABN_TRY(mabn_transposed_conv_backward_weights(to.weight, to.bias, net_read_data(net, node, 0),
+                                                   net_buffer(net, node->grad), op, s->ops));
+    mabn_net_gradients_end(net, node, &to);
     return MABN_OK;
 }
 
@@ -142,21 +135,18 @@ static void describe(const struct mabn_net *net, const struct node *node,
                             mabn_net_gradient_bytes(net, x) + 2 * mabn_net_weight_bytes(net, node);
 }
 
-static void release(struct node *node)
-{
-    mabn_node_conv.cpu->release(node);
-}
-
 static const struct node_ops cpu = {.half = true,
                                     .prepare = prepare,
                                     .forward = forward,
                                     .backward = backward,
                                     .bare = bare,
-                                    .release = release};
+                                    .release = mabn_node_conv_release,
+                                    .conv_shape = conv_shape};
 
 const struct node_kind mabn_node_transposed_conv = {
     .name = "transposed convolution",
-    .keeps = keeps,
+    .transposed = true,
+    .keeps = node_first_read,
     .describe = describe,
     .cpu = &cpu,
 #if MABN_CUDA

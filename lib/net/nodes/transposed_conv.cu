@@ -4,6 +4,14 @@
 #include "net/cuda.cuh"
 #include "net/nodes/shared.h"
 
+/* The other way round. */
+static struct mabn_conv_shape conv_shape(const struct mabn_net *net, const struct node *node,
+                                         int64_t rows)
+{
+    const struct node *x = net_read(net, node, 0);
+    return {rows, x->h, x->w, 4 * node->c, x->c, 1, 1, 0};
+}
+
 static void *own_scratch(const struct mabn_net *net, const struct node *node)
 {
     return (char *)net->cuda->scratch +
@@ -71,4 +79,4 @@ static mabn_status bare(struct mabn_net *net, struct node *node)
 }
 
 extern "C" const struct node_ops mabn_node_transposed_conv_cuda = {
-    false, prepare, forward, backward, NULL, NULL, bare, NULL};
+    false, prepare, forward, backward, NULL, NULL, bare, NULL, conv_shape, NULL};

@@ -24,5 +24,5 @@ static mabn_status backward(struct mabn_net *net, struct node *node)
     return mabn_net_cuda_copy(net, dfine, dy, rows_bytes(net, node));
 }
 
-extern "C" const struct node_ops mabn_node_upsample_cuda = {false, NULL, forward, backward,
-                                                            NULL,  NULL, NULL,    NULL};
+extern "C" const struct node_ops mabn_node_upsample_cuda = {false, NULL, forward, backward, NULL,
+                                                            NULL,  NULL, NULL,    NULL,     NULL};
