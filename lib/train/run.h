@@ -142,10 +142,10 @@ MABN_MUST_USE mabn_status mabn_run_is_done(const struct mabn_run *run, bool *don
 /* Write a line to metrics.jsonl and its copy. */
 MABN_MUST_USE mabn_status mabn_run_log(struct mabn_run *run, const struct mabn_str *line);
 
-/* As a task's extra and restore_extra: the loss scale of `net`, in float16 alone. */
-MABN_MUST_USE mabn_status mabn_run_get_scale(struct mabn_run *run, struct mabn_net *net,
-                                             const char *const **names, double *values, int *count);
-MABN_MUST_USE mabn_status mabn_run_set_scale(struct mabn_run *run, struct mabn_net *net,
+/* Numbers of a checkpoint, by name; and reading them back: the loss scale, in float16 alone. */
+MABN_MUST_USE mabn_status mabn_run_get_scale(const struct mabn_run *run, const char *const **names,
+                                             double *values, int *count);
+MABN_MUST_USE mabn_status mabn_run_set_scale(const struct mabn_run *run,
                                              const struct mabn_h5_file *h5);
 
 MABN_END_DECLS

@@ -4,13 +4,13 @@
 
 static const char *const scale_names[] = {"loss_scale", "loss_scale_steps"};
 
-mabn_status mabn_run_get_scale(struct mabn_run *run, struct mabn_net *net,
-                               const char *const **names, double *values, int *count)
+mabn_status mabn_run_get_scale(const struct mabn_run *run, const char *const **names,
+                               double *values, int *count)
 {
     struct mabn_net_loss_scale scale;
     *count = 0;
     if (run->task->precision(run) != MABN_NET_FP16) return MABN_OK;
-    MABN_TRY(mabn_net_loss_scale_get(net, &scale));
+    MABN_TRY(mabn_net_loss_scale_get(run->task->scaled(run), &scale));
     *names = scale_names;
     values[0] = scale.scale;
     values[1] = scale.steps;
@@ -19,13 +19,12 @@ mabn_status mabn_run_get_scale(struct mabn_run *run, struct mabn_net *net,
 }
 
 /* A run that was in another precision before has none. */
-mabn_status mabn_run_set_scale(struct mabn_run *run, struct mabn_net *net,
-                               const struct mabn_h5_file *h5)
+mabn_status mabn_run_set_scale(const struct mabn_run *run, const struct mabn_h5_file *h5)
 {
     struct mabn_net_loss_scale scale;
     if (run->task->precision(run) != MABN_NET_FP16 || !mabn_h5_has_attribute(h5, scale_names[0]))
         return MABN_OK;
     MABN_TRY(mabn_h5_get_double(h5, scale_names[0], &scale.scale));
     MABN_TRY(mabn_h5_get_double(h5, scale_names[1], &scale.steps));
-    return mabn_net_loss_scale_set(net, &scale);
+    return mabn_net_loss_scale_set(run->task->scaled(run), &scale);
 }

@@ -63,8 +63,7 @@ static mabn_status copy_as(struct mabn_run *run, struct mabn_model_copy **copy, 
         names[0] = SCORE;
         doubles[0] = run->score;
     }
-    mabn_status status = MABN_OK;
-    if (run->task->extra) status = run->task->extra(run, &extra, doubles + n, &more);
+    mabn_status status = mabn_run_get_scale(run, &extra, doubles + n, &more);
     for (int i = 0; i < more; i++)
         names[n + i] = extra[i];
     struct mabn_model_save save = {
@@ -334,7 +333,7 @@ static mabn_status restore(struct mabn_run *run, const char *path)
     MABN_TRY_GOTO(mabn_model_file_load(&file, run->params, &load), out);
     MABN_TRY_GOTO(mabn_shards_start(&run->shards, run->params), out);
     MABN_TRY_GOTO(mabn_shards_restore(&run->shards, file.checkpoint), out);
-    if (run->task->restore_extra) MABN_TRY_GOTO(run->task->restore_extra(run, h5), out);
+    MABN_TRY_GOTO(mabn_run_set_scale(run, h5), out);
     run->val_pending = doubles[VAL_PENDING] != 0 && run->validates;
     run->stale = (int64_t)doubles[STALE];
     run->step = run->first_step = file.meta.step;

@@ -62,10 +62,8 @@ struct mabn_task {
 
     /* Fill in the model's part of a checkpoint. */
     void (*save)(const struct mabn_run *run, struct mabn_model_save *save);
-    /* Further numbers in a checkpoint, by name (NULL: none); and reading them back. */
-    mabn_status (*extra)(struct mabn_run *run, const char *const **names, double *values,
-                         int *count);
-    mabn_status (*restore_extra)(struct mabn_run *run, const struct mabn_h5_file *h5);
+    /* The plan that has the run's loss scale, which checkpoints of runs in float16 keep. */
+    struct mabn_net *(*scaled)(const struct mabn_run *run);
     enum mabn_net_precision (*precision)(const struct mabn_run *run);
 };
 

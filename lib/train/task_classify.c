@@ -866,15 +866,9 @@ static enum mabn_net_precision precision(const struct mabn_run *run)
     return mabn_net_precision_of(own(run)->net);
 }
 
-static mabn_status extra(struct mabn_run *run, const char *const **names, double *values,
-                         int *count)
+static struct mabn_net *scaled(const struct mabn_run *run)
 {
-    return mabn_run_get_scale(run, own(run)->net, names, values, count);
-}
-
-static mabn_status restore_extra(struct mabn_run *run, const struct mabn_h5_file *h5)
-{
-    return mabn_run_set_scale(run, own(run)->net, h5);
+    return own(run)->net;
 }
 
 static const char *const figures[] = {"top1", "top5", "loss", NULL};
@@ -898,7 +892,6 @@ const struct mabn_task mabn_task_classify = {
     .validate = validate,
     .waited = waited,
     .save = save,
-    .extra = extra,
-    .restore_extra = restore_extra,
+    .scaled = scaled,
     .precision = precision,
 };

@@ -804,16 +804,9 @@ static const char *const figures[] = {"mask_ap",
                                       "loss_mask",
                                       NULL};
 
-static mabn_status extra(struct mabn_run *run, const char *const **names, double *values,
-                         int *count)
+static struct mabn_net *scaled(const struct mabn_run *run)
 {
-    return mabn_run_get_scale(run, mabn_rcnn_plan(own(run)->rcnn, MABN_RCNN_BOX_PLAN), names,
-                              values, count);
-}
-
-static mabn_status restore_extra(struct mabn_run *run, const struct mabn_h5_file *h5)
-{
-    return mabn_run_set_scale(run, mabn_rcnn_plan(own(run)->rcnn, MABN_RCNN_BOX_PLAN), h5);
+    return mabn_rcnn_plan(own(run)->rcnn, MABN_RCNN_BOX_PLAN);
 }
 
 const struct mabn_task mabn_task_detect = {
@@ -834,7 +827,6 @@ const struct mabn_task mabn_task_detect = {
     .validate = validate,
     .waited = waited,
     .save = save,
-    .extra = extra,
-    .restore_extra = restore_extra,
+    .scaled = scaled,
     .precision = precision,
 };
