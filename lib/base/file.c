@@ -364,6 +364,47 @@ bool mabn_path_is_dir(const char *path)
     return !stat(path, &info) && S_ISDIR(info.st_mode);
 }
 
+bool mabn_entry_is_dir(const char *path, const struct dirent *entry)
+{
+    if (entry->d_type == DT_DIR) return true;
+    if (entry->d_type != DT_UNKNOWN && entry->d_type != DT_LNK) return false;
+    return mabn_path_is_dir(path);
+}
+
+enum { MAX_DEPTH = 32 };
+
+static mabn_status walk(const char *folder, const char *prefix, int depth, mabn_folder_visit visit,
+                        void *context)
+{
+    const struct dirent *entry;
+    mabn_status status = MABN_OK;
+    if (depth > MAX_DEPTH)
+        return mabn_fail(MABN_ERR_LIMIT, "'%s': folders are nested more than %d deep", folder,
+                         MAX_DEPTH);
+    DIR *dir = opendir(folder);
+    if (!dir) return mabn_fail_errno("cannot open folder '%s'", folder);
+    while (!status && (entry = readdir(dir))) {
+        if (entry->d_name[0] == '.') continue;
+        char *path = mabn_path_join(folder, entry->d_name);
+        char *below = prefix ? mabn_path_join(prefix, entry->d_name) : mabn_xstrdup(entry->d_name);
+        if (!mabn_entry_is_dir(path, entry)) {
+            visit(context, path, below);
+            continue;
+        }
+        status = walk(path, below, depth + 1, visit, context);
+        free(path);
+        free(below);
+    }
+    closedir(dir);
+    return status;
+}
+
+mabn_status mabn_folder_walk(const char *folder, const char *prefix, mabn_folder_visit visit,
+                             void *context)
+{
+    return walk(folder, prefix, 0, visit, context);
+}
+
 mabn_status mabn_make_dirs(const char *path)
 {
     char *copy = mabn_xstrdup(path);

@@ -80,6 +80,15 @@ MABN_MUST_USE mabn_status mabn_pread_all(int fd, void *bytes, size_t n, uint64_t
 
 bool mabn_path_exists(const char *path);
 bool mabn_path_is_dir(const char *path);
+/* Likewise of a folder's entry, which mostly knows it. */
+struct dirent;
+bool mabn_entry_is_dir(const char *path, const struct dirent *entry);
+/* Visit every file below a folder, in no order; names that begin with a dot are passed over. `visit` takes
+ * the file's path, and its path from the folder on with `prefix` in front (NULL: none); both are
+ * malloc'd. */
+typedef void (*mabn_folder_visit)(void *context, char *path, char *below);
+MABN_MUST_USE mabn_status mabn_folder_walk(const char *folder, const char *prefix,
+                                           mabn_folder_visit visit, void *context);
 /* mkdir -p for one level or more. */
 MABN_MUST_USE mabn_status mabn_make_dirs(const char *path);
 /* "a" + "b" → "a/b", malloc'd. */

@@ -1,6 +1,5 @@
 #include "data/files.h"
 
-#include <dirent.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,7 +8,6 @@
 #include "base/file.h"
 #include "base/mem.h"
 
-enum { MAX_DEPTH = 32 };
 #define MAX_FILE ((uint64_t)1 << 30)
 
 struct mabn_files {
@@ -26,27 +24,10 @@ static void add(struct mabn_files *f, char *path /* taken */)
     f->paths[f->count++] = path;
 }
 
-static mabn_status scan(struct mabn_files *f, const char *folder, int depth)
+static void visit(void *files, char *path, char *below)
 {
-    const struct dirent *entry;
-    mabn_status status = MABN_OK;
-    if (depth > MAX_DEPTH)
-        return mabn_fail(MABN_ERR_LIMIT, "'%s': folders are nested more than %d deep", folder,
-                         MAX_DEPTH);
-    DIR *dir = opendir(folder);
-    if (!dir) return mabn_fail_errno("cannot open folder '%s'", folder);
-    while (!status && (entry = readdir(dir))) {
-        if (entry->d_name[0] == '.') continue;
-        char *path = mabn_path_join(folder, entry->d_name);
-        if (!mabn_path_is_dir(path)) {
-            add(f, path);
-            continue;
-        }
-        status = scan(f, path, depth + 1);
-        free(path);
-    }
-    closedir(dir);
-    return status;
+    add(files, path);
+    free(below);
 }
 
 static int compare_paths(const void *a, const void *b)
@@ -108,7 +89,7 @@ mabn_status mabn_files_open(struct mabn_files **files, const char *path)
     const bool folder = strcmp(path, "-") && mabn_path_is_dir(path);
     *files = NULL;
     if (pthread_key_create(&f->open, close_file)) MABN_BUG("no thread-specific keys are left");
-    mabn_status status = folder ? scan(f, path, 0) : read_list(f, path);
+    mabn_status status = folder ? mabn_folder_walk(path, NULL, visit, f) : read_list(f, path);
     if (!status && !f->count)
         status =
             mabn_fail(MABN_ERR_ARG, folder ? "'%s' holds no files" : "'%s' lists no images", path);

@@ -11,7 +11,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 
-enum { MAX_DEPTH = 32, MAX_CLASSES = 1000000 };
+enum { MAX_CLASSES = 1000000 };
 
 /* Growing lists behind a listing, and the class table: keys sorted for search. */
 struct builder {
@@ -169,37 +169,15 @@ mabn_status mabn_listing_read_classes(struct mabn_listing *list, const char *cla
 
 /* ---- folders ---- */
 
-static bool is_folder(const char *path, const struct dirent *entry)
-{
-    if (entry->d_type == DT_DIR) return true;
-    if (entry->d_type != DT_UNKNOWN && entry->d_type != DT_LNK) return false;
-    return mabn_path_is_dir(path);
-}
+struct class_folder {
+    struct builder *builder;
+    int32_t label;
+};
 
-static mabn_status scan_class(struct builder *b, const char *folder, const char *name,
-                              int32_t label, int depth)
+static void visit(void *folder, char *path, char *below)
 {
-    const struct dirent *entry;
-    mabn_status status = MABN_OK;
-    if (depth > MAX_DEPTH)
-        return mabn_fail(MABN_ERR_LIMIT, "'%s': folders are nested more than %d deep", folder,
-                         MAX_DEPTH);
-    DIR *dir = opendir(folder);
-    if (!dir) return mabn_fail_errno("cannot open folder '%s'", folder);
-    while (!status && (entry = readdir(dir))) {
-        if (entry->d_name[0] == '.') continue;
-        char *path = mabn_path_join(folder, entry->d_name);
-        char *below = mabn_path_join(name, entry->d_name);
-        if (is_folder(path, entry)) {
-            status = scan_class(b, path, below, label, depth + 1);
-            free(path);
-            free(below);
-        } else {
-            add_image(b, path, below, label);
-        }
-    }
-    closedir(dir);
-    return status;
+    const struct class_folder *f = folder;
+    add_image(f->builder, path, below, f->label);
 }
 
 /* The class folders, as keys; files beside them are counted. */
@@ -211,7 +189,7 @@ static mabn_status scan_top(struct builder *b, const char *folder, int *strays)
     while ((entry = readdir(dir))) {
         if (entry->d_name[0] == '.') continue;
         char *path = mabn_path_join(folder, entry->d_name);
-        if (is_folder(path, entry))
+        if (mabn_entry_is_dir(path, entry))
             add_key(b, mabn_xstrdup(entry->d_name), 0);
         else
             ++*strays;
@@ -260,7 +238,7 @@ static mabn_status scan_classes(struct builder *b, const char *folder, const str
             return mabn_fail(MABN_ERR_MISMATCH, "folder '%s/%s' is not in the class file", folder,
                              key);
         char *path = mabn_path_join(folder, key);
-        mabn_status status = scan_class(b, path, key, label, 1);
+        mabn_status status = mabn_folder_walk(path, key, visit, &(struct class_folder){b, label});
         free(path);
         if (status) return status;
         if (b->list->count == before) mabn_warn("class folder '%s/%s' is empty", folder, key);

@@ -429,18 +429,8 @@ static mabn_status run_scenes(struct pass *p, const struct mabn_scene_batch *bat
     struct mabn_rcnn_image *images = mabn_xcalloc((size_t)batch->count, sizeof *images);
     float *x;
     mabn_status status = mabn_rcnn_input(p->rcnn, &x, batch->count, batch->height, batch->width);
-    for (int i = 0; i < batch->count; i++) {
-        const struct mabn_scene *s = &batch->scenes[i];
-        images[i] = (struct mabn_rcnn_image){.number = s->sample,
-                                             .width = s->width,
-                                             .height = s->height,
-                                             .count = s->count,
-                                             .boxes = s->boxes,
-                                             .labels = s->labels,
-                                             .first_polygon = s->first_polygon,
-                                             .first_number = s->first_number,
-                                             .numbers = s->numbers};
-    }
+    for (int i = 0; i < batch->count; i++)
+        images[i] = mabn_detect_image(&batch->scenes[i]);
     if (!status) {
         memcpy(x, batch->x,
                (size_t)batch->count * (size_t)batch->height * (size_t)batch->width * 3 * sizeof *x);
