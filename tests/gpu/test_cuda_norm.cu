@@ -66,6 +66,35 @@ struct layer {
     }
 };
 
+/* One layer's device side. */
+struct side {
+    gpu_values<char> state;
+    gpu_bytes saved, scratch;
+    gpu_array y, dx;
+    gpu_values<float> dgamma, dbeta;
+    struct mabn_norm_cuda_io io = {};
+
+    side(const struct layer &l, const gpu_values<float> &gamma, const gpu_values<float> &beta,
+         bool relu)
+        : state(l.state), saved(l.saved.size()),
+          scratch(mabn_norm_cuda_scratch_bytes(&l.norm, l.shape.samples, l.shape.positions)),
+          y(l.values(), l.dtype), dx(l.values(), l.dtype), dgamma(l.dgamma), dbeta(l.dbeta)
+    {
+        io.samples = l.shape.samples;
+        io.positions = l.shape.positions;
+        io.dtype = l.dtype;
+        io.relu = relu;
+        io.gamma = gamma.at();
+        io.beta = beta.at();
+        io.state = state.p;
+        io.saved = saved.p;
+        io.scratch = scratch.p;
+        io.dx = dx.p;
+        io.dgamma = dgamma.at();
+        io.dbeta = dbeta.at();
+    }
+};
+
 static const char *describe(const struct layer &l, const struct mode &m)
 {
     static char text[160];
@@ -144,27 +173,14 @@ static void run(const struct mabn_norm_options &options, const struct shape &s,
     struct gpu_verdict verdict;
     const size_t n = l.values();
     const double tolerance = gpu_tolerance(dtype);
-    gpu_values<float> gamma(l.gamma), beta(l.beta);
-    gpu_values<char> state(l.state);
-    gpu_bytes saved(l.saved.size());
-    gpu_bytes scratch(mabn_norm_cuda_scratch_bytes(&l.norm, s.samples, s.positions));
-    gpu_array y(n, dtype), again(n, dtype), dx(n, dtype), dresidual(n, dtype);
-    gpu_values<float> dgamma(l.dgamma), dbeta(l.dbeta), act(l.act), dact(l.dact);
-    struct mabn_norm_cuda_io io = {};
+    gpu_values<float> gamma(l.gamma), beta(l.beta), act(l.act), dact(l.dact);
+    struct side got(l, gamma, beta, m.relu);
+    gpu_array again(n, dtype), dresidual(n, dtype);
+    const gpu_array &y = got.y, &dx = got.dx;
+    struct mabn_norm_cuda_io &io = got.io;
 
-    io.samples = s.samples;
-    io.positions = s.positions;
-    io.dtype = dtype;
-    io.relu = m.relu;
     io.act = l.acts(m) ? act.at() : NULL;
     io.dact = l.acts(m) ? dact.at() : NULL;
-    io.gamma = gamma.at();
-    io.beta = beta.at();
-    io.state = state.p;
-    io.saved = saved.p;
-    io.scratch = scratch.p;
-    io.dgamma = dgamma.at();
-    io.dbeta = dbeta.at();
     for (int step = 0; step < steps; step++) {
         /* The last step's input is an outlier: r is clipped. */
         const double size = step == steps - 1 ? 12 : 1;
@@ -205,11 +221,11 @@ static void run(const struct mabn_norm_options &options, const struct shape &s,
         verdict.add("dx", m.residual ? dx.values() : to.values(), l.dx, tolerance);
         if (m.residual) verdict.add("dresidual", to.values(), l.dresidual, tolerance);
         if (mabn_norm_trains(options.kind)) {
-            verdict.add("dgamma", dgamma.values(), l.dgamma, 3e-5);
-            verdict.add("dbeta", dbeta.values(), l.dbeta, 3e-5);
+            verdict.add("dgamma", got.dgamma.values(), l.dgamma, 3e-5);
+            verdict.add("dbeta", got.dbeta.values(), l.dbeta, 3e-5);
         }
         if (l.acts(m)) verdict.add("dact", dact.values(), l.dact, 3e-5);
-        compare_state(&verdict, l, state.values());
+        compare_state(&verdict, l, got.state.values());
 
         if (step + 1 < steps) continue;
         cpu.y = l.y.data();
@@ -275,28 +291,14 @@ static void test_scaler(enum mabn_window_rule rule)
     const struct mabn_norm_options o = options_of(MABN_NORM_MABN, rule);
     const struct shape s = {4, 6, 8, rule == MABN_WINDOW_ITERATION ? 0 : 2};
     const enum mabn_dtype dtype = MABN_DTYPE_F16;
-    struct layer plain(o, s, dtype);
-    const size_t n = plain.values();
-    gpu_values<float> gamma(plain.gamma), beta(plain.beta), dgamma(plain.dgamma);
-    gpu_values<float> dbeta(plain.dbeta);
-    gpu_values<char> state(plain.state), want_state(plain.state);
-    gpu_bytes saved(plain.saved.size());
-    gpu_bytes scratch(mabn_norm_cuda_scratch_bytes(&plain.norm, s.samples, s.positions));
-    gpu_array y(n, dtype), dx(n, dtype), want_dx(n, dtype);
+    struct layer l(o, s, dtype);
+    const size_t n = l.values();
+    gpu_values<float> gamma(l.gamma), beta(l.beta);
+    struct side want(l, gamma, beta, false), got(l, gamma, beta, false);
     gpu_values<struct mabn_cuda_scaler> scaler(std::vector<struct mabn_cuda_scaler>(1));
-    struct mabn_norm_cuda_io io = {};
     struct gpu_verdict verdict;
 
-    io.samples = s.samples;
-    io.positions = s.positions;
-    io.dtype = dtype;
-    io.gamma = gamma.at();
-    io.beta = beta.at();
-    io.saved = saved.p;
-    io.scratch = scratch.p;
-    io.y = y.p;
-    io.dgamma = dgamma.at();
-    io.dbeta = dbeta.at();
+    got.io.scaler = scaler.at();
     for (int step = 0; step < 6; step++) {
         const float scale = step % 2 ? 64 : 16;
         const std::vector<float> x = gpu_random(n, 10 + step, dtype, 0.4, 1);
@@ -307,65 +309,33 @@ static void test_scaler(enum mabn_window_rule rule)
         if (step == 5) larger[3] = INFINITY;
         gpu_array gpu_x(x, dtype), gpu_dy(dy, dtype), gpu_larger(larger, dtype);
         scaler.put(&now);
-        io.x = gpu_x.p;
-        io.state = want_state.p;
-        io.scaler = NULL;
-        io.dy = gpu_dy.p;
-        io.dx = want_dx.p;
-        if (mabn_norm_cuda_forward(&plain.norm, &io) || mabn_norm_cuda_backward(&plain.norm, &io))
-            verdict.add(mabn_error_message(), 1, 0);
-        io.state = state.p;
-        io.scaler = scaler.at();
-        io.dy = gpu_larger.p;
-        io.dx = dx.p;
-        if (mabn_norm_cuda_forward(&plain.norm, &io) || mabn_norm_cuda_backward(&plain.norm, &io))
-            verdict.add(mabn_error_message(), 1, 0);
+        want.io.dy = gpu_dy.p;
+        got.io.dy = gpu_larger.p;
+        for (struct side *side : {&want, &got}) {
+            side->io.x = gpu_x.p;
+            side->io.y = side->y.p;
+            if (mabn_norm_cuda_forward(&l.norm, &side->io) ||
+                mabn_norm_cuda_backward(&l.norm, &side->io))
+                verdict.add(mabn_error_message(), 1, 0);
+        }
         if (step == 5) break;
-        std::vector<float> got = dx.values();
-        for (float &v : got)
+        std::vector<float> dx = got.dx.values();
+        for (float &v : dx)
             v /= scale;
-        verdict.add("dx", got, want_dx.values(), 0);
-        verdict.add("state", state.values() == want_state.values() ? 0 : 1, 0);
+        verdict.add("dx", dx, want.dx.values(), 0);
+        verdict.add("state", got.state.values() == want.state.values() ? 0 : 1, 0);
     }
-    const std::vector<char> last = state.values();
+    const std::vector<char> last = got.state.values();
     struct mabn_norm_tensor list[MABN_NORM_MAX_TENSORS];
-    const int count = mabn_norm_state_list(&plain.norm, (void *)last.data(), list);
+    const int count = mabn_norm_state_list(&l.norm, (void *)last.data(), list);
     for (int i = 0; i < count; i++)
         for (size_t j = 0; list[i].dtype == MABN_NORM_F32 && j < list[i].bytes / 4; j++)
             verdict.add("finite", !isfinite(((const float *)list[i].data)[j]), 0);
-    verdict.add("overflow is seen", isfinite(dgamma.values()[3]), 0);
+    verdict.add("overflow is seen", isfinite(got.dgamma.values()[3]), 0);
     verdict.print(rule == MABN_WINDOW_ITERATION ? "loss scaling, iteration" : "loss scaling");
 }
 
 /* ---- joined with convolutions ---- */
-
-/* One layer's device side, of two that must agree. */
-struct side {
-    gpu_values<char> state;
-    gpu_bytes saved, scratch;
-    gpu_array y, dx;
-    gpu_values<float> dgamma, dbeta;
-    struct mabn_norm_cuda_io io = {};
-
-    side(const struct layer &l, const gpu_values<float> &gamma, const gpu_values<float> &beta,
-         bool relu)
-        : state(l.state), saved(l.saved.size()),
-          scratch(mabn_norm_cuda_scratch_bytes(&l.norm, l.shape.samples, l.shape.positions)),
-          y(l.values(), l.dtype), dx(l.values(), l.dtype), dgamma(l.dgamma), dbeta(l.dbeta)
-    {
-        io.samples = l.shape.samples;
-        io.positions = l.shape.positions;
-        io.dtype = l.dtype;
-        io.relu = relu;
-        io.gamma = gamma.at();
-        io.beta = beta.at();
-        io.state = state.p;
-        io.saved = saved.p;
-        io.scratch = scratch.p;
-        io.dx = dx.p;
-        io.dgamma = dgamma.at();
-    }
-};
 
 /* A graph holds a launch with much shared memory; the same kernel with little, queued since, must
  * not take that away. */
@@ -563,7 +533,6 @@ static void test_sums_are_used(enum mabn_norm_kind kind, bool known)
         const struct joined &join = side == &right ? truth : lie;
         side->io.x = gpu_x.p;
         side->io.y = side->y.p;
-        side->io.dbeta = side->dbeta.at();
         if (known ? join.forward(&side->io, side->y, x, {}) : join.measured(&side->io, x))
             verdict.add(mabn_error_message(), 1, 0);
     }
@@ -632,7 +601,6 @@ static void test_cancellation(enum mabn_norm_kind kind, enum mabn_dtype dtype)
     for (struct side *side : {&plain, &got}) {
         side->io.x = gpu_x.p;
         side->io.y = side->y.p;
-        side->io.dbeta = side->dbeta.at();
     }
     plain_step(&verdict, &plain, &l.norm, gpu_dy);
     gpu_check(cudaMemset(got.scratch.p, 0xff, got.scratch.bytes), "memset");
@@ -759,26 +727,11 @@ static void test_live(enum mabn_norm_kind kind, enum mabn_window_rule rule, enum
     struct layer l(options_of(kind, rule), s, dtype);
     struct gpu_verdict verdict;
     const size_t n = l.values();
-    gpu_values<float> gamma(l.gamma), beta(l.beta), dgamma(l.dgamma), dbeta(l.dbeta);
-    gpu_values<char> state(l.state);
-    gpu_bytes saved(l.saved.size());
-    gpu_bytes scratch(mabn_norm_cuda_scratch_bytes(&l.norm, ROOM, POSITIONS));
-    gpu_array y(n, dtype), dx(n, dtype);
+    gpu_values<float> gamma(l.gamma), beta(l.beta);
+    struct side got(l, gamma, beta, true);
     gpu_values<int32_t> count({0});
-    struct mabn_norm_cuda_io io = {};
-    io.samples = ROOM;
-    io.positions = POSITIONS;
+    struct mabn_norm_cuda_io &io = got.io;
     io.live = count.at();
-    io.dtype = dtype;
-    io.relu = true;
-    io.gamma = gamma.at();
-    io.beta = beta.at();
-    io.state = state.p;
-    io.saved = saved.p;
-    io.scratch = scratch.p;
-    io.dgamma = dgamma.at();
-    io.dbeta = dbeta.at();
-    io.dx = dx.p;
     for (int step = 0; step < STEPS; step++) {
         const size_t there = (size_t)(live[step] * POSITIONS * CHANNELS);
         const std::vector<float> x = gpu_random(n, 10 + step, dtype, 0.4, 1);
@@ -791,11 +744,11 @@ static void test_live(enum mabn_norm_kind kind, enum mabn_window_rule rule, enum
         cpu.samples = live[step];
         io.x = gpu_x.p;
         io.dy = gpu_dy.p;
-        io.y = y.p;
+        io.y = got.y.p;
         io.accumulate = cpu.accumulate = step == 5;
         if (mabn_norm_forward(&l.norm, &cpu)) MABN_BUG("%s", mabn_error_message());
         if (mabn_norm_cuda_forward(&l.norm, &io)) verdict.add(mabn_error_message(), 1, 0);
-        const std::vector<float> all = y.values();
+        const std::vector<float> all = got.y.values();
         verdict.add("y", first(all, there), first(l.y, there), gpu_tolerance(dtype));
         for (float v : all)
             verdict.add("behind", std::isfinite(v) ? 0 : 1, 0);
@@ -803,10 +756,10 @@ static void test_live(enum mabn_norm_kind kind, enum mabn_window_rule rule, enum
         cpu.y = NULL;
         if (mabn_norm_backward(&l.norm, &cpu)) MABN_BUG("%s", mabn_error_message());
         if (mabn_norm_cuda_backward(&l.norm, &io)) verdict.add(mabn_error_message(), 1, 0);
-        verdict.add("dx", first(dx.values(), there), first(l.dx, there), gpu_tolerance(dtype));
-        verdict.add("dgamma", dgamma.values(), l.dgamma, 3e-5);
-        verdict.add("dbeta", dbeta.values(), l.dbeta, 3e-5);
-        compare_state(&verdict, l, state.values());
+        verdict.add("dx", first(got.dx.values(), there), first(l.dx, there), gpu_tolerance(dtype));
+        verdict.add("dgamma", got.dgamma.values(), l.dgamma, 3e-5);
+        verdict.add("dbeta", got.dbeta.values(), l.dbeta, 3e-5);
+        compare_state(&verdict, l, got.state.values());
     }
     gpu_order(0);
     char title[80];

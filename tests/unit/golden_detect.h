@@ -11,54 +11,21 @@ static struct mabn_scratch scratch;
 
 /* ---- reading ---- */
 
-static inline struct h5array get(hid_t file, const char *format, ...)
-{
-    char path[300];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(path, sizeof path, format, args);
-    va_end(args);
-    return h5array_read(file, path);
-}
-
-static inline double number(hid_t file, const char *format, ...)
-{
-    char path[300];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(path, sizeof path, format, args);
-    va_end(args);
-    struct h5array a = h5array_read(file, path);
-    const double v = a.values[0];
-    free(a.values);
-    return v;
-}
+#define get(file, ...) h5array_read(file, h5array_name(__VA_ARGS__))
+#define number(file, ...) h5array_number(file, h5array_name(__VA_ARGS__))
+#define get_int(file, count, ...) ints_read(file, count, h5array_name(__VA_ARGS__))
+#define exists(file, ...) (H5Lexists(file, h5array_name(__VA_ARGS__), H5P_DEFAULT) > 0)
 
 /* As integers, in the same storage order; caller frees. */
-static inline int32_t *get_int(hid_t file, size_t *count, const char *format, ...)
+static inline int32_t *ints_read(hid_t file, size_t *count, const char *name)
 {
-    char path[300];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(path, sizeof path, format, args);
-    va_end(args);
-    struct h5array a = h5array_read(file, path);
+    struct h5array a = h5array_read(file, name);
     int32_t *out = malloc((a.count + 1) * sizeof *out);
     for (size_t i = 0; i < a.count; i++)
         out[i] = (int32_t)a.values[i];
     if (count) *count = a.count;
     free(a.values);
     return out;
-}
-
-static inline bool exists(hid_t file, const char *format, ...)
-{
-    char path[300];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(path, sizeof path, format, args);
-    va_end(args);
-    return H5Lexists(file, path, H5P_DEFAULT) > 0;
 }
 
 /* ---- comparing ---- */
@@ -83,32 +50,13 @@ static inline void same_ints(const int32_t *got, const int32_t *want, size_t n, 
         printf("#   %zu differ, first at %zu: %d, not %d\n", bad, first, got[first], want[first]);
 }
 
-/* The strings of a data set, fixed length each; caller frees. */
-static inline char *get_text(hid_t f, size_t *length, const char *format, ...)
-{
-    char path[300];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(path, sizeof path, format, args);
-    va_end(args);
-    hid_t set = H5Dopen2(f, path, H5P_DEFAULT), type = H5Dget_type(set);
-    hid_t space = H5Dget_space(set);
-    *length = H5Tget_size(type);
-    char *text = calloc((size_t)H5Sget_simple_extent_npoints(space) + 1, *length);
-    H5Dread(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, text);
-    H5Sclose(space);
-    H5Tclose(type);
-    H5Dclose(set);
-    return text;
-}
-
 /* Paste each box's map and compare the compressed counts. valid NULL: all. */
 static inline void same_rles(hid_t f, const char *rle, const float *map, const float *box, size_t n,
                              int width, int height, const struct mabn_box_convention *c,
                              const int32_t *valid)
 {
     size_t length, bad = 0;
-    char *want = get_text(f, &length, "%s", rle);
+    char *want = h5array_strings(f, &length, rle);
     struct mabn_rle mask;
     struct mabn_str text;
     mabn_str_init(&text);

@@ -38,6 +38,40 @@ static inline struct h5array h5array_read(hid_t group, const char *name)
     return a;
 }
 
+/* The name that is printed so; until the next. */
+MABN_PRINTF(1, 2) static inline const char *h5array_name(const char *format, ...)
+{
+    static char name[300];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(name, sizeof name, format, args);
+    va_end(args);
+    return name;
+}
+
+static inline double h5array_number(hid_t group, const char *name)
+{
+    struct h5array a = h5array_read(group, name);
+    const double value = a.values[0];
+    free(a.values);
+    return value;
+}
+
+/* The strings of a data set, one after another, of *length bytes each; caller frees. */
+static inline char *h5array_strings(hid_t group, size_t *length, const char *name)
+{
+    hid_t set = H5Dopen2(group, name, H5P_DEFAULT);
+    if (set < 0) h5array_bail("data set", name);
+    hid_t space = H5Dget_space(set), type = H5Dget_type(set);
+    *length = H5Tget_size(type);
+    char *text = (char *)calloc((size_t)H5Sget_simple_extent_npoints(space) + 1, *length);
+    if (H5Dread(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, text) < 0) h5array_bail("data set", name);
+    H5Tclose(type);
+    H5Sclose(space);
+    H5Dclose(set);
+    return text;
+}
+
 static inline double h5array_attribute(hid_t group, const char *name)
 {
     double value = 0;

@@ -97,6 +97,18 @@ static inline double tap_max_error(const float *a, const float *b, size_t n)
     return worst;
 }
 
+/* Largest difference, relative to the largest value wanted. */
+static inline double tap_distance(const float *got, const float *want, size_t n)
+{
+    double error = 0, size = 1e-12;
+    for (size_t i = 0; i < n; i++) {
+        double e = fabs((double)got[i] - want[i]);
+        if (!(e <= error)) error = e;
+        size = fmax(size, fabs((double)want[i]));
+    }
+    return error / size;
+}
+
 static inline int tap_done(void)
 {
     printf("1..%d\n", tap_count);

@@ -3,7 +3,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
-#include "base/rng.h"
+#include "draw.h"
 #include "device/tune.h"
 #include "ops/conv.h"
 #include "ops/linear.h"
@@ -11,16 +11,6 @@
 
 static struct mabn_device *device;
 static size_t part_bytes; /* of the layers that are made */
-
-static float *random_array(size_t n, uint64_t id)
-{
-    struct mabn_rng rng;
-    float *a = mabn_xmalloc(n * sizeof *a);
-    mabn_rng_init(&rng, 7, MABN_RNG_TEST, id, 0);
-    for (size_t i = 0; i < n; i++)
-        a[i] = (float)mabn_rng_range(&rng, -1, 1);
-    return a;
-}
 
 struct layer {
     struct mabn_conv_shape s;
@@ -37,10 +27,10 @@ static void layer_init(struct layer *l, struct mabn_conv_shape s)
     l->nx = (size_t)(s.n * s.h * s.w * s.in);
     l->ny = (size_t)(s.n * l->oh * l->ow * s.out);
     l->nw = (size_t)(s.out * s.kernel * s.kernel * s.in);
-    l->x = random_array(l->nx, 1);
-    l->w = random_array(l->nw, 2);
-    l->b = random_array((size_t)s.out, 3);
-    l->dy = random_array(l->ny, 4);
+    l->x = draw_uniform(l->nx, 1);
+    l->w = draw_uniform(l->nw, 2);
+    l->b = draw_uniform((size_t)s.out, 3);
+    l->dy = draw_uniform(l->ny, 4);
 }
 
 static void layer_release(struct layer *l)
@@ -139,7 +129,7 @@ static void check_inference(const struct layer *l, const double *y, const char *
     void *scratch, *packed;
     mabn_status s = mabn_device_scratch(device, &scratch, mabn_conv_scratch_bytes(conv));
     if (!s) s = mabn_alloc_zero(&packed, mabn_conv_packed_bytes(conv));
-    float *before = random_array(l->ny, 5), *fy = random_array(l->ny, 5);
+    float *before = draw_uniform(l->ny, 5), *fy = draw_uniform(l->ny, 5);
     double *want = mabn_xcalloc(l->ny, sizeof *want);
     for (size_t i = 0; i < l->ny; i++)
         want[i] =
@@ -208,8 +198,8 @@ static void check_parts(void)
 static void check_linear(void)
 {
     enum { N = 5, I = 7, O = 3 };
-    float *x = random_array(N * I, 1), *w = random_array(O * I, 2), *b = random_array(O, 3);
-    float *dy = random_array(N * O, 4), y[N * O], dx[N * I], dw[O * I], db[O];
+    float *x = draw_uniform(N * I, 1), *w = draw_uniform(O * I, 2), *b = draw_uniform(O, 3);
+    float *dy = draw_uniform(N * O, 4), y[N * O], dx[N * I], dw[O * I], db[O];
     tap_status(mabn_linear_forward(y, x, w, b, N, I, O), "linear: forward");
     tap_status(mabn_linear_backward_data(dx, dy, w, N, I, O, false), "linear: to data");
     tap_status(mabn_linear_backward_weights(dw, db, x, dy, N, I, O), "linear: to weights");

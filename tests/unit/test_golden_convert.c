@@ -19,31 +19,7 @@ static hid_t file;
 static struct mabn_device *device;
 static char folder[512], converted[64];
 
-static struct h5array get(const char *format, ...) MABN_PRINTF(1, 2);
-static struct h5array get(const char *format, ...)
-{
-    char name[160];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(name, sizeof name, format, args);
-    va_end(args);
-    return h5array_read(file, name);
-}
-
-/* The strings of a dataset of fixed length, one after another. */
-static char *read_strings(const char *name, size_t *each)
-{
-    hid_t set = H5Dopen2(file, name, H5P_DEFAULT), space = H5Dget_space(set);
-    hid_t type = H5Dget_type(set);
-    const size_t n = (size_t)H5Sget_simple_extent_npoints(space);
-    *each = H5Tget_size(type);
-    char *all = mabn_xcalloc(n + 1, *each);
-    if (H5Dread(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, all) < 0) abort();
-    H5Tclose(type);
-    H5Sclose(space);
-    H5Dclose(set);
-    return all;
-}
+#define get(...) h5array_read(file, h5array_name(__VA_ARGS__))
 
 /* ---- what was found ---- */
 
@@ -89,7 +65,7 @@ static void compare(const char *what, const char *group, const struct mabn_rcnn_
     double box = 0, score = 0;
     bool *taken = mabn_xcalloc((size_t)d->count + 1, sizeof *taken);
     snprintf(name, sizeof name, "%s/rle_counts", group);
-    char *rle = read_strings(name, &each);
+    char *rle = h5array_strings(file, &each, name);
     for (size_t i = 0; i < scores.count; i++) {
         double far = 0;
         const int64_t at = nearest(d, taken, (int32_t)labels.values[i] + background_last,

@@ -19,31 +19,11 @@ enum { IMAGES = 2 };
 static hid_t file;
 static struct mabn_device *device;
 
-static struct h5array get(const char *format, ...) MABN_PRINTF(1, 2);
-static struct h5array get(const char *format, ...)
-{
-    char name[160];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(name, sizeof name, format, args);
-    va_end(args);
-    return h5array_read(file, name);
-}
+#define get(...) h5array_read(file, h5array_name(__VA_ARGS__))
 
 static bool there(const char *name)
 {
     return H5Lexists(file, name, H5P_DEFAULT) > 0;
-}
-
-static double distance(const float *got, const float *want, size_t count)
-{
-    double error = 0, size = 1e-12;
-    for (size_t i = 0; i < count; i++) {
-        double e = fabs((double)got[i] - want[i]);
-        if (!(e <= error)) error = e;
-        size = fmax(size, fabs((double)want[i]));
-    }
-    return error / size;
 }
 
 /* ---- the detector ---- */
@@ -178,7 +158,7 @@ static void check_proposals(const char *run, int step, const struct mabn_rcnn_tr
         tap_ok(count, "%s, step %d: %lld proposals of image %d", run, step, (long long)t->counts[i],
                i);
         if (count) {
-            double error = distance(t->proposals + 4 * i * t->room, want.values, want.count);
+            double error = tap_distance(t->proposals + 4 * i * t->room, want.values, want.count);
             tap_ok(error < 2e-4, "%s, step %d: proposals of image %d: %.1e", run, step, i, error);
         }
         free(want.values);
@@ -199,7 +179,7 @@ static void check_boxes(const char *run, int step, const struct mabn_rcnn_trace 
                    t->image[row + (int64_t)k] == i;
         tap_ok(same, "%s, step %d: sampled boxes and labels of image %d", run, step, i);
         if (same)
-            tap_ok(distance(t->box + 4 * row, boxes.values, boxes.count) < 2e-4,
+            tap_ok(tap_distance(t->box + 4 * row, boxes.values, boxes.count) < 2e-4,
                    "%s, step %d: sampled boxes of image %d", run, step, i);
         size_t differ = 0, pixels = 28 * 28;
         for (size_t k = 0; k < masks.count && positive + (int64_t)masks.shape[0] <= t->positives;
@@ -268,7 +248,7 @@ static void check_gradients(const char *run, int step, struct mabn_params *param
         struct h5array full = get("%s", path);
         g = mabn_xmalloc(n * sizeof *g);
         if (mabn_params_get(params, i, g, n * sizeof *g)) abort();
-        const double far = distance(g, full.values, n);
+        const double far = tap_distance(g, full.values, n);
         if (far > 10 * slack + 20 * errors->values[(size_t)step * count + p]) {
             printf("# %s: gradient differs by %.1e\n", names[p], far);
             wrong++;
@@ -282,28 +262,13 @@ static void check_gradients(const char *run, int step, struct mabn_params *param
 
 /* ---- testing ---- */
 
-/* The strings of a dataset of fixed length, one after another. */
-static char *read_strings(const char *name, size_t *each)
-{
-    hid_t set = H5Dopen2(file, name, H5P_DEFAULT), space = H5Dget_space(set);
-    hid_t type = H5Dget_type(set);
-    const size_t n = (size_t)H5Sget_simple_extent_npoints(space);
-    *each = H5Tget_size(type);
-    char *all = mabn_xcalloc(n + 1, *each);
-    if (H5Dread(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, all) < 0) abort();
-    H5Tclose(type);
-    H5Sclose(space);
-    H5Dclose(set);
-    return all;
-}
-
 /* Masks, but where a pixel's probability is within rounding of a half. */
 static void check_masks(const char *test, const struct mabn_rcnn_found *found)
 {
     char name[160];
     size_t each, wrong = 0;
     snprintf(name, sizeof name, "%s/rle", test);
-    char *want = read_strings(name, &each);
+    char *want = h5array_strings(file, &each, name);
     struct h5array near = get("%s/rle_closest_to_half", test);
     for (int64_t i = 0; i < found->boxes.count; i++) {
         struct mabn_str got;
@@ -336,7 +301,8 @@ static void check_found(const char *test, const struct mabn_rcnn_found *found)
         if (d->label[i] != (int32_t)labels.values[i]) same = false;
     }
     tap_ok(same && box < 2e-2, "%s: labels, and boxes within %.1e pixels", test, box);
-    if (same) tap_ok(distance(d->score, scores.values, scores.count) < 1e-4, "%s: scores", test);
+    if (same)
+        tap_ok(tap_distance(d->score, scores.values, scores.count) < 1e-4, "%s: scores", test);
     if (same) check_masks(test, found);
     free(boxes.values);
     free(scores.values);
@@ -404,7 +370,7 @@ static void check_end(const char *run, struct mabn_params *params, char (*names)
         const int i = mabn_params_find(params, names[p], MABN_PARAMS_VALUE);
         float *w = mabn_xmalloc(want.count * sizeof *w);
         if (i < 0 || mabn_params_get(params, i, w, want.count * sizeof *w)) abort();
-        const double error = distance(w, want.values, want.count);
+        const double error = tap_distance(w, want.values, want.count);
         if (error > 1e-4) {
             printf("# %s: %.1e\n", names[p], error);
             wrong++;

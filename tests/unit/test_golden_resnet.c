@@ -47,18 +47,6 @@ static void *read_all(const char *name, hid_t type, size_t *count)
     return values;
 }
 
-/* Largest difference, relative to the largest value. */
-static double distance(const float *got, const float *want, size_t count)
-{
-    double error = 0, size = 1e-12;
-    for (size_t i = 0; i < count; i++) {
-        double e = fabs((double)got[i] - want[i]);
-        if (!(e <= error)) error = e;
-        size = fmax(size, fabs((double)want[i]));
-    }
-    return error / size;
-}
-
 static void load_weights(struct mabn_net *net, const char *path)
 {
     struct mabn_weights *w;
@@ -108,7 +96,7 @@ static herr_t compare_member(hid_t id, const char *name, const H5L_info_t *info,
     if (i < 0) i = mabn_params_find(mabn_net_params(g->net), name, MABN_PARAMS_STATE);
     double error = INFINITY;
     if (i >= 0 && !mabn_params_get(mabn_net_params(g->net), i, got, count * sizeof *got))
-        error = distance(got, want, count);
+        error = tap_distance(got, want, count);
     printf("# %s: %.1e\n", path, error);
     if (!(error <= g->worst)) g->worst = error;
     g->compared++;
@@ -162,7 +150,7 @@ static void check_steps(struct mabn_net *net, const struct golden *g)
     for (size_t step = 0; step < g->steps && step < STEPS; step++) {
         fill_input(net, g, step);
         mabn_status s = mabn_net_forward(net);
-        double error = distance(mabn_net_logits(net), g->logits + step * row, row);
+        double error = tap_distance(mabn_net_logits(net), g->logits + step * row, row);
         tap_ok(!s && error < logits_tolerance[step], "step %zu: logits (%.1e)", step, error);
         const double loss = mabn_net_loss_of(net, "loss");
         tap_ok(!s && fabs(loss / (double)g->loss[step] - 1) < loss_tolerance[step],
@@ -203,7 +191,7 @@ static void check_network(struct mabn_device *device, const struct golden *g, co
     /* The recorded inference is of the first step's images. */
     fill_input(eval, g, 0);
     mabn_status s = mabn_net_forward(eval);
-    double error = distance(mabn_net_logits(eval), logits, count);
+    double error = tap_distance(mabn_net_logits(eval), logits, count);
     tap_ok(!s && error < END_TOLERANCE, "inference, folded (%.1e)", error);
     free(logits);
     mabn_net_free(eval);

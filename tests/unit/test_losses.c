@@ -242,23 +242,7 @@ static hid_t open_recording(const char *folder, const char *file)
     return id;
 }
 
-static double scalar(hid_t g, const char *name)
-{
-    struct h5array a = h5array_read(g, name);
-    const double value = a.values[0];
-    free(a.values);
-    return value;
-}
-
-MABN_PRINTF(2, 3) static struct h5array read_at(hid_t g, const char *format, ...)
-{
-    char path[256];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(path, sizeof path, format, args);
-    va_end(args);
-    return h5array_read(g, path);
-}
+#define read_at(group, ...) h5array_read(group, h5array_name(__VA_ARGS__))
 
 /* The recorded value and gradient carry float32 rounding: relative to the largest gradient. */
 static void against(const char *name, double loss, double want, const float *got,
@@ -346,12 +330,12 @@ static void check_rpn(hid_t file, const char *sample)
     snprintf(name, sizeof name, "loss/%s/grad_objectness", sample);
     join_levels(recorded, file, name, ANCHORS);
     mabn_sigmoid_xent(&loss, dlogits, logits, label, sampled, (int64_t)count, scale);
-    against(name, loss, scalar(g, "loss_objectness64"), dlogits, recorded, count);
+    against(name, loss, h5array_number(g, "loss_objectness64"), dlogits, recorded, count);
     snprintf(name, sizeof name, "loss/%s/grad_deltas", sample);
     join_levels(recorded4, file, name, 4 * ANCHORS);
     const struct mabn_smooth_l1 op = {(int64_t)count, 1, 1.0 / 9, scale};
     mabn_smooth_l1(&loss, ddeltas, deltas, target, NULL, positive, &op);
-    against(name, loss, scalar(g, "loss_rpn_box_reg64"), ddeltas, recorded4, 4 * count);
+    against(name, loss, h5array_number(g, "loss_rpn_box_reg64"), ddeltas, recorded4, 4 * count);
     H5Gclose(g);
     free(storage);
 }
@@ -385,11 +369,11 @@ static void check_box_head(hid_t file, const char *name)
     for (int64_t r = 0; r < rows; r++)
         loss += op.scale * losses[r];
     free(losses);
-    against(name, loss, scalar(g, "loss_classifier64"), got, dx.values, x.count);
+    against(name, loss, h5array_number(g, "loss_classifier64"), got, dx.values, x.count);
     for (int64_t r = 0; r < rows; r++)
         if (label[r] == 0) label[r] = -1; /* the background has no box */
     mabn_smooth_l1(&loss, got, b.values, target, label, NULL, &op);
-    against(name, loss, scalar(g, "loss_box_reg64"), got, db.values, b.count);
+    against(name, loss, h5array_number(g, "loss_box_reg64"), got, db.values, b.count);
     H5Gclose(g);
     free(x.values);
     free(dx.values);
@@ -423,7 +407,7 @@ static void check_mask_head(hid_t file)
     }
     mabn_mask_loss(&loss, got, in, label, target, boxes, pixels, classes,
                    1.0 / (double)(boxes * pixels));
-    against("mask_loss", loss, scalar(g, "loss_mask64"), got, want, x.count);
+    against("mask_loss", loss, h5array_number(g, "loss_mask64"), got, want, x.count);
     H5Gclose(g);
     free(x.values);
     free(dx.values);

@@ -4,23 +4,13 @@
 
 #include <omp.h>
 
-#include "base/rng.h"
+#include "draw.h"
 #include "ops/centralize.h"
 #include "ops/elementwise.h"
 #include "ops/init.h"
 #include "ops/loss.h"
 #include "ops/pool.h"
 #include "ops/sgd.h"
-
-static struct mabn_rng rng;
-
-static float *draw(int64_t count)
-{
-    float *v = malloc(((size_t)count + 1) * sizeof *v);
-    for (int64_t i = 0; i < count; i++)
-        v[i] = (float)mabn_rng_normal(&rng);
-    return v;
-}
 
 /* ---- pooling ---- */
 

@@ -6,18 +6,8 @@
 #include <omp.h>
 #include <unistd.h>
 
-#include "base/rng.h"
+#include "draw.h"
 #include "ops/roi_align.h"
-
-static struct mabn_rng rng;
-
-static float *draw(int64_t count)
-{
-    float *v = malloc(((size_t)count + 1) * sizeof *v);
-    for (int64_t i = 0; i < count; i++)
-        v[i] = (float)mabn_rng_normal(&rng);
-    return v;
-}
 
 /* ---- against the definition ---- */
 
@@ -280,14 +270,6 @@ static bool bits_equal(const float *got, const struct h5array *want)
     return same;
 }
 
-static double scalar(hid_t g, const char *name)
-{
-    struct h5array a = h5array_read(g, name);
-    const double value = a.values[0];
-    free(a.values);
-    return value;
-}
-
 static void check_recorded(hid_t g, const char *name)
 {
     struct h5array x = h5array_read(g, "x"), y = h5array_read(g, "y"), gy = h5array_read(g, "gy");
@@ -301,10 +283,10 @@ static void check_recorded(hid_t g, const char *name)
         (int64_t)x.shape[0],
         (int64_t)x.shape[1],
         1,
-        {{(int64_t)x.shape[2], (int64_t)x.shape[3], scalar(g, "spatial_scale")}},
+        {{(int64_t)x.shape[2], (int64_t)x.shape[3], h5array_number(g, "spatial_scale")}},
         (int)y.shape[2],
         (int)y.shape[3],
-        (int)scalar(g, "sampling_ratio"),
+        (int)h5array_number(g, "sampling_ratio"),
         false};
     const struct mabn_rois all = {k, box, image, NULL};
     split_rois(box, image, &rois);

@@ -4,18 +4,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "base/rng.h"
+#include "draw.h"
 #include "ops/transposed_conv.h"
-
-static struct mabn_rng rng;
-
-static float *draw(int64_t count)
-{
-    float *v = malloc(((size_t)count + 1) * sizeof *v);
-    for (int64_t i = 0; i < count; i++)
-        v[i] = (float)mabn_rng_normal(&rng);
-    return v;
-}
 
 struct fixture {
     struct mabn_transposed_conv op;

@@ -5,20 +5,10 @@
 #include <omp.h>
 #include <stdbool.h>
 
-#include "base/rng.h"
+#include "draw.h"
 #include "ops/pool.h"
 #include "ops/sigmoid.h"
 #include "ops/upsample.h"
-
-static struct mabn_rng rng;
-
-static float *draw(int64_t count)
-{
-    float *v = malloc(((size_t)count + 1) * sizeof *v);
-    for (int64_t i = 0; i < count; i++)
-        v[i] = (float)mabn_rng_normal(&rng);
-    return v;
-}
 
 /* Where value i of the large map comes from in the small one. */
 static int64_t source(const struct mabn_upsample *s, int64_t i)

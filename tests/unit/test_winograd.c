@@ -3,19 +3,9 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "base/rng.h"
+#include "draw.h"
 #include "ops/winograd.h"
 #include "tap.h"
-
-static float *random_array(size_t n, uint64_t id)
-{
-    struct mabn_rng rng;
-    float *a = mabn_xmalloc(n * sizeof *a);
-    mabn_rng_init(&rng, 7, MABN_RNG_TEST, id, 0);
-    for (size_t i = 0; i < n; i++)
-        a[i] = (float)mabn_rng_range(&rng, -1, 1);
-    return a;
-}
 
 /* y += x·w, dx += dy·w, dw += dy·x */
 static void reference(const struct mabn_winograd *s, const float *x, const float *w,
@@ -53,10 +43,10 @@ static void check(struct mabn_winograd s, const char *name)
                  nw = (size_t)(s.in * s.out * 9);
     const struct mabn_winograd back = {s.n, s.h, s.w, s.out, s.in, s.threads};
     const struct mabn_winograd_end plain = {0}, adds = {.add = true};
-    float *x = random_array(nx, 1), *w = random_array(nw, 2), *dy = random_array(ny, 3),
-          *bias = random_array((size_t)s.out, 4), *y = mabn_xcalloc(ny, sizeof *y),
+    float *x = draw_uniform(nx, 1), *w = draw_uniform(nw, 2), *dy = draw_uniform(ny, 3),
+          *bias = draw_uniform((size_t)s.out, 4), *y = mabn_xcalloc(ny, sizeof *y),
           *dx = mabn_xcalloc(nx, sizeof *dx), *dw = mabn_xcalloc(nw, sizeof *dw),
-          *before = random_array(ny, 5);
+          *before = draw_uniform(ny, 5);
     double *wy = mabn_xcalloc(ny, sizeof *wy), *wdx = mabn_xcalloc(nx, sizeof *wdx),
            *wdw = mabn_xcalloc(nw, sizeof *wdw);
     float *used = mabn_xmalloc(mabn_winograd_weights_bytes(&s));
