@@ -137,7 +137,7 @@ static bool changes(const struct mabn_finish *finish)
 }
 
 /* How the rows of a picture are arranged. */
-struct way {
+struct loops {
     const struct mabn_finish *finish;
     bool gray, avx2;
 #if WITH_AVX2
@@ -145,26 +145,26 @@ struct way {
 #endif
 };
 
-static struct way way_of(const struct mabn_finish *finish, const struct mabn_image *in)
+static struct loops loops_of(const struct mabn_finish *finish, const struct mabn_image *in)
 {
-    struct way way = {.finish = finish, .gray = in->channels == 1};
+    struct loops loops = {.finish = finish, .gray = in->channels == 1};
 #if WITH_AVX2
-    way.avx2 = !way.gray && __builtin_cpu_supports("avx2") && make_five(&way.five, finish);
+    loops.avx2 = !loops.gray && __builtin_cpu_supports("avx2") && make_five(&loops.five, finish);
 #endif
-    return way;
+    return loops;
 }
 
-static void arrange_row(uint8_t *out, const uint8_t *in, int width, const struct way *way)
+static void arrange_row(uint8_t *out, const uint8_t *in, int width, const struct loops *loops)
 {
     int done = 0;
-    if (way->gray) {
+    if (loops->gray) {
         arrange_gray(out, in, width);
         return;
     }
 #if WITH_AVX2
-    if (way->avx2) done = arrange_avx2(out, in, width, way->finish->flip, &way->five);
+    if (loops->avx2) done = arrange_avx2(out, in, width, loops->finish->flip, &loops->five);
 #endif
-    arrange_plain(out, in, done, width, way->finish);
+    arrange_plain(out, in, done, width, loops->finish);
 }
 
 void mabn_finish_bytes(uint8_t *out, const struct mabn_image *in, const struct mabn_finish *finish)
@@ -174,9 +174,9 @@ void mabn_finish_bytes(uint8_t *out, const struct mabn_image *in, const struct m
         memcpy(out, in->pixels, stride * (size_t)in->height);
         return;
     }
-    const struct way way = way_of(finish, in);
+    const struct loops loops = loops_of(finish, in);
     for (int y = 0; y < in->height; y++)
-        arrange_row(out + (size_t)y * stride, in->pixels + (size_t)y * stride, in->width, &way);
+        arrange_row(out + (size_t)y * stride, in->pixels + (size_t)y * stride, in->width, &loops);
 }
 
 /* ---- floats ---- */
@@ -239,7 +239,7 @@ void mabn_finish_rows(struct mabn_finisher *f, float *out, size_t stride,
                       const struct mabn_image *in, const struct mabn_finish *finish)
 {
     const size_t row = (size_t)in->width * (size_t)in->channels;
-    const struct way way = way_of(finish, in);
+    const struct loops loops = loops_of(finish, in);
     if (row > f->row_cap) {
         f->row = mabn_xrealloc(f->row, row);
         f->row_cap = row;
@@ -247,7 +247,7 @@ void mabn_finish_rows(struct mabn_finisher *f, float *out, size_t stride,
     for (int y = 0; y < in->height; y++) {
         const uint8_t *from = in->pixels + (size_t)y * row;
         if (changes(finish)) {
-            arrange_row(f->row, from, in->width, &way);
+            arrange_row(f->row, from, in->width, &loops);
             from = f->row;
         }
         normalize(f, out + (size_t)y * stride, from, row);

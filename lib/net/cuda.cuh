@@ -189,8 +189,8 @@ mabn_status mabn_net_cuda_infer_conv(struct mabn_net *net, const struct node *co
 
 /* join_cuda.cu: ask for the passes that this convolution and its neighbours could share; choose
  * among those that there are, once everything is placed. */
-void mabn_net_cuda_ask_joins(const struct mabn_net *net, const struct node *conv,
-                             struct mabn_conv_cuda_options *options);
+void mabn_net_cuda_request_joins(const struct mabn_net *net, const struct node *conv,
+                                 struct mabn_conv_cuda_options *options);
 mabn_status mabn_net_cuda_prepare_joins(struct mabn_net *net);
 /* Before a training forward: sums cleared, the affine maps. */
 mabn_status mabn_net_cuda_begin_joined(struct mabn_net *net);

@@ -377,7 +377,7 @@ struct scratch {
     void *ops;      /* the operations' own */
 };
 mabn_status mabn_net_scratch(struct mabn_net *net, struct scratch *s);
-static inline void net_want_scratch(struct mabn_net *net, size_t weights, size_t ops)
+static inline void net_request_scratch(struct mabn_net *net, size_t weights, size_t ops)
 {
     if (weights > net->weight_bytes) net->weight_bytes = (weights + 255) & ~(size_t)255;
     if (ops > net->scratch_bytes) net->scratch_bytes = ops;

@@ -44,8 +44,8 @@ static bool is_last_to_add(const struct mabn_net *net, const struct node *conv)
     return true;
 }
 
-void mabn_net_cuda_ask_joins(const struct mabn_net *net, const struct node *conv,
-                             struct mabn_conv_cuda_options *o)
+void mabn_net_cuda_request_joins(const struct mabn_net *net, const struct node *conv,
+                                 struct mabn_conv_cuda_options *o)
 {
     const struct mabn_net_options *options = &net->options;
     const bool timed = options->join == MABN_NET_JOIN_AUTO && options->tune;
@@ -54,7 +54,7 @@ void mabn_net_cuda_ask_joins(const struct mabn_net *net, const struct node *conv
     if (!conv->kind->conv) return;
     if (conv->neighbour >= 0 && can_join(net, &net->nodes[conv->neighbour])) {
         const struct node *norm = &net->nodes[conv->neighbour];
-        o->after.wanted = is_mabn(norm);
+        o->after.requested = is_mabn(norm);
         o->after.residual = is_mabn(norm) && norm->reads[1] >= 0;
         o->after.relu = is_mabn(norm) && norm->io.relu;
         /* The few steps before MABN's affine map is known are not worth compiling a kernel for. */
@@ -62,7 +62,7 @@ void mabn_net_cuda_ask_joins(const struct mabn_net *net, const struct node *conv
     }
     const struct node *x = &net->nodes[conv->reads[0]];
     if (can_join(net, x) && x->trains && is_last_to_add(net, conv)) {
-        o->before.wanted = true;
+        o->before.requested = true;
         o->before.add = conv->dx_adds[0];
         o->before.mask = !x->io.relu        ? MABN_CONV_MASK_NONE
                          : x->reads[1] >= 0 ? MABN_CONV_MASK_Y
@@ -355,7 +355,7 @@ mabn_status mabn_net_cuda_prepare_joins(struct mabn_net *net)
     for (int i = 0; i < net->node_count; i++)
         if (has_weights(&net->nodes[i])) {
             const struct mabn_conv_cuda_options *o = &c->convs[c->layers[i].shared].options;
-            any = any || o->after.wanted || o->after.sums || o->before.wanted;
+            any = any || o->after.requested || o->after.sums || o->before.requested;
         }
     if (!any) return MABN_OK;
     MABN_TRY(mabn_net_get_arena(net, &c->joined, place(net, NULL)));

@@ -27,7 +27,7 @@ static struct mabn_conv_cuda_options conv_options(const struct mabn_net *net,
     o.no_dx = !x->trains;
     o.no_add = !node->dx_adds[0];
     o.bias = node->bias >= 0;
-    o.plain = net->options.exact;
+    o.reference = net->options.exact;
     o.tune = net->options.tune;
     if (node->kind->transposed) { /* all passes are called, in other roles */
         o.training = true;
@@ -42,7 +42,7 @@ static struct mabn_conv_cuda_options conv_options(const struct mabn_net *net,
         o.relu = norm->io.relu;
         o.add = norm->reads[1] >= 0;
     }
-    mabn_net_cuda_ask_joins(net, node, &o);
+    mabn_net_cuda_request_joins(net, node, &o);
     return o;
 }
 
@@ -51,9 +51,9 @@ static auto fields(const struct mabn_conv_shape &s, const struct mabn_conv_cuda_
 {
     return std::make_tuple(s.n, s.h, s.w, s.in, s.out, s.kernel, s.stride, s.pad, o.dtype,
                            o.y_dtype, o.tf32, o.training, o.no_dx, o.no_add, o.bias, o.add, o.relu,
-                           o.plain, o.tune, o.bias_dtype, o.after.wanted, o.after.residual,
-                           o.after.relu, o.after.sums, o.before.wanted, o.before.add, o.before.mask,
-                           o.before.sum);
+                           o.reference, o.tune, o.bias_dtype, o.after.requested, o.after.residual,
+                           o.after.relu, o.after.sums, o.before.requested, o.before.add,
+                           o.before.mask, o.before.sum);
 }
 
 /* The plan of a layer: an earlier one's that is alike, or a new one. */
@@ -89,7 +89,7 @@ static mabn_status prepare_conv(struct mabn_net *net, struct node *node)
     layer->padded = net->nodes[node->reads[0]].kind->input &&
                     net->input_channels != net->nodes[node->reads[0]].c;
     const size_t workspace = net_align(mabn_conv_cuda_workspace(layer->conv));
-    net_want_scratch(net, 0, workspace);
+    net_request_scratch(net, 0, workspace);
     mabn_verbose("%s: %s; %s; %s", node->name,
                  mabn_conv_cuda_describe(layer->conv, MABN_CONV_FORWARD),
                  mabn_conv_cuda_describe(layer->conv, MABN_CONV_BACKWARD_DATA),

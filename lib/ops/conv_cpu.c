@@ -61,15 +61,15 @@ enum { SRC, WEIGHTS, DST, TENSORS };
 enum { FORWARD, TO_DATA, TO_WEIGHTS };
 
 /* The algorithm of a pass, chosen by shape, or with options.tune by timing. */
-enum way {
+enum strategy {
     WINOGRAD, /* oneDNN's F(4×4,3×3), on blocked layouts; direct where it has none */
     DIRECT,   /* on NHWC */
     BLOCKED,  /* direct, on the layouts that oneDNN prefers; chosen only by timing */
     MATRIX,   /* a matrix product: 1×1, stride 1, backward */
     TILES,    /* our F(4×4,3×3) */
-    WAYS
+    STRATEGIES
 };
-static const char *const way_names[] = {"winograd", "direct", "blocked", "matrix", "tiles"};
+static const char *const strategy_names[] = {"winograd", "direct", "blocked", "matrix", "tiles"};
 
 /* One primitive with its conversions. The tensor it writes is `output`. */
 struct pass {
@@ -92,7 +92,7 @@ struct mabn_conv {
     struct mabn_conv_shape shape;
     struct mabn_conv_options options;
     int64_t oh, ow;
-    enum way way[3];
+    enum strategy strategy[3];
     struct pass pass[3];
     struct mabn_conv *part; /* computes passes that are done in parts; NULL: none */
     size_t scratch;
@@ -290,12 +290,14 @@ static mabn_status pass_convert(struct pass *p, struct mabn_conv *c, const struc
 static dnnl_status_t choose_primitive(dnnl_primitive_desc_t *desc, const struct mabn_conv *c,
                                       int which)
 {
-    const enum way way = c->way[which];
+    const enum strategy strategy = c->strategy[which];
     const dnnl_alg_kind_t winograd = dnnl_convolution_winograd, direct = dnnl_convolution_direct;
     const enum mabn_dtype dtype = c->options.dtype;
     dnnl_status_t e = dnnl_runtime_error;
-    if (way == BLOCKED) e = make_primitive_desc(desc, c, which, dtype, direct, dnnl_format_tag_any);
-    if (way == WINOGRAD) e = make_primitive_desc(desc, c, which, dtype, winograd, dnnl_nChw16c);
+    if (strategy == BLOCKED)
+        e = make_primitive_desc(desc, c, which, dtype, direct, dnnl_format_tag_any);
+    if (strategy == WINOGRAD)
+        e = make_primitive_desc(desc, c, which, dtype, winograd, dnnl_nChw16c);
     if (e) e = make_primitive_desc(desc, c, which, dtype, direct, dnnl_nhwc);
     if (e && dtype != MABN_DTYPE_F32)
         e = make_primitive_desc(desc, c, which, dtype, direct, dnnl_format_tag_any);
@@ -506,7 +508,7 @@ static bool is_product(const struct mabn_conv *c)
     return c->shape.kernel == 1 && c->shape.stride == 1 && c->shape.pad == 0;
 }
 
-static enum way usual_way(const struct mabn_conv *c, int which)
+static enum strategy usual_strategy(const struct mabn_conv *c, int which)
 {
     if (which != FORWARD && is_product(c)) return MATRIX;
     if (!winograd_pays(c)) return DIRECT;
@@ -514,13 +516,13 @@ static enum way usual_way(const struct mabn_conv *c, int which)
 }
 
 /* A float32 matrix product needs no primitive: ops/linear.h. */
-static mabn_status make_way(struct pass *p, struct mabn_conv *c, int which)
+static mabn_status make_strategy(struct pass *p, struct mabn_conv *c, int which)
 {
-    if (c->way[which] == TILES) {
+    if (c->strategy[which] == TILES) {
         tiles_init(p, c, which);
         return MABN_OK;
     }
-    if (c->way[which] != MATRIX) return pass_init(p, c, which);
+    if (c->strategy[which] != MATRIX) return pass_init(p, c, which);
     return c->options.dtype == MABN_DTYPE_F32 ? MABN_OK : matrix_init(p, c, which);
 }
 
@@ -553,7 +555,7 @@ static mabn_status trial_init(struct trial *t, const struct mabn_conv *c)
     return mabn_alloc_zero((void **)&t->bias, (size_t)s->out * sizeof(float));
 }
 
-static mabn_status run_way(struct mabn_conv *c, int which, struct trial *t, void *scratch)
+static mabn_status run_strategy(struct mabn_conv *c, int which, struct trial *t, void *scratch)
 {
     const float *bias = c->options.bias ? t->bias : NULL;
     if (which == TO_DATA) return mabn_conv_backward_data(c, t->x, t->y, t->weight, false, scratch);
@@ -564,16 +566,16 @@ static mabn_status run_way(struct mabn_conv *c, int which, struct trial *t, void
 }
 
 /* The best of a few runs; infinite where the algorithm does not exist. */
-static mabn_status time_way(double *seconds, const struct mabn_conv *c, int which, enum way way,
-                            struct trial *t)
+static mabn_status time_strategy(double *seconds, const struct mabn_conv *c, int which,
+                                 enum strategy strategy, struct trial *t)
 {
     enum { RUNS = 5 };
     struct mabn_conv one = {
         .device = c->device, .shape = c->shape, .options = c->options, .oh = c->oh, .ow = c->ow};
     void *scratch;
     *seconds = INFINITY;
-    one.way[which] = way;
-    if (make_way(&one.pass[which], &one, which)) {
+    one.strategy[which] = strategy;
+    if (make_strategy(&one.pass[which], &one, which)) {
         pass_release(&one.pass[which]);
         return MABN_OK;
     }
@@ -581,7 +583,7 @@ static mabn_status time_way(double *seconds, const struct mabn_conv *c, int whic
         mabn_device_scratch(c->device, &scratch, round64(one.pass[which].scratch) + 64);
     for (int i = 0; i < RUNS && !status; i++) {
         const double start = mabn_now();
-        status = run_way(&one, which, t, scratch);
+        status = run_strategy(&one, which, t, scratch);
         const double took = mabn_now() - start;
         if (i && took < *seconds) *seconds = took; /* the first warms up */
     }
@@ -590,28 +592,29 @@ static mabn_status time_way(double *seconds, const struct mabn_conv *c, int whic
 }
 
 /* May it be chosen, here or by a file from elsewhere? */
-static bool is_candidate(const struct mabn_conv *c, int which, enum way way)
+static bool is_candidate(const struct mabn_conv *c, int which, enum strategy strategy)
 {
-    if (way == MATRIX) return which != FORWARD && is_product(c);
-    return way == WINOGRAD || way == TILES ? is_winograd(c) : true;
+    if (strategy == MATRIX) return which != FORWARD && is_product(c);
+    return strategy == WINOGRAD || strategy == TILES ? is_winograd(c) : true;
 }
 
 /* The fastest. The default is kept unless another is more than 5 % faster, which is more than
  * noise. */
-static mabn_status time_ways(enum way *best, const struct mabn_conv *c, int which)
+static mabn_status time_strategies(enum strategy *best, const struct mabn_conv *c, int which)
 {
-    const enum way usual = *best;
-    double seconds[WAYS];
+    const enum strategy usual = *best;
+    double seconds[STRATEGIES];
     struct trial t;
     mabn_status status = trial_init(&t, c);
-    for (int w = 0; w < WAYS && !status; w++) {
+    for (int w = 0; w < STRATEGIES && !status; w++) {
         seconds[w] = INFINITY;
         if (w == WINOGRAD && !onednn_has_winograd(c)) continue;
-        if (is_candidate(c, which, (enum way)w))
-            status = time_way(&seconds[w], c, which, (enum way)w, &t);
+        if (is_candidate(c, which, (enum strategy)w))
+            status = time_strategy(&seconds[w], c, which, (enum strategy)w, &t);
     }
-    for (int w = 0; w < WAYS && !status; w++)
-        if (seconds[w] < seconds[*best] && seconds[w] < 0.95 * seconds[usual]) *best = (enum way)w;
+    for (int w = 0; w < STRATEGIES && !status; w++)
+        if (seconds[w] < seconds[*best] && seconds[w] < 0.95 * seconds[usual])
+            *best = (enum strategy)w;
     trial_release(&t);
     return status;
 }
@@ -640,13 +643,13 @@ static mabn_status tune_pass(struct mabn_conv *c, int which)
     const char *chosen = mabn_tune_find(tune, key);
     if (!chosen && !mabn_device_times(c->device)) return MABN_OK;
     if (!chosen) {
-        MABN_TRY(time_ways(&c->way[which], c, which));
-        mabn_tune_add(tune, key, way_names[c->way[which]]);
+        MABN_TRY(time_strategies(&c->strategy[which], c, which));
+        mabn_tune_add(tune, key, strategy_names[c->strategy[which]]);
         return MABN_OK;
     }
-    for (int w = 0; w < WAYS; w++)
-        if (!strcmp(chosen, way_names[w]) && is_candidate(c, which, (enum way)w)) {
-            c->way[which] = (enum way)w;
+    for (int w = 0; w < STRATEGIES; w++)
+        if (!strcmp(chosen, strategy_names[w]) && is_candidate(c, which, (enum strategy)w)) {
+            c->strategy[which] = (enum strategy)w;
             return MABN_OK;
         }
     return mabn_fail(MABN_ERR_FORMAT, "'%s': unknown choice '%s' for %s", mabn_tune_path(tune),
@@ -659,7 +662,7 @@ static mabn_status init_passes(struct mabn_conv *c)
     for (int i = FORWARD; i <= (c->options.training ? TO_WEIGHTS : FORWARD); i++) {
         if (i == TO_DATA && c->options.no_dx) continue;
         if (c->options.tune && !c->options.exact) MABN_TRY(tune_pass(c, i));
-        MABN_TRY(make_way(&c->pass[i], c, i));
+        MABN_TRY(make_strategy(&c->pass[i], c, i));
         if (c->pass[i].scratch > c->scratch) c->scratch = c->pass[i].scratch;
     }
     return MABN_OK;
@@ -690,7 +693,8 @@ static bool part_shape(const struct mabn_conv *c, struct mabn_conv_shape *part)
     const int64_t wanted = (int64_t)(most_scratch(c) / limit) + 1;
     *part = c->shape;
     if (wanted == 1 || !winograd_pays(c)) return false;
-    if (c->way[FORWARD] == TILES && c->way[TO_DATA] == TILES) return false; /* it takes little */
+    if (c->strategy[FORWARD] == TILES && c->strategy[TO_DATA] == TILES)
+        return false; /* it takes little */
     for (int64_t k = wanted; k < part->n; k++)
         if (part->n % k == 0) {
             part->n /= k;
@@ -880,7 +884,7 @@ mabn_status mabn_conv_new(struct mabn_conv **conv, struct mabn_device *device,
     c->oh = mabn_conv_out(shape->h, shape->kernel, shape->stride, shape->pad);
     c->ow = mabn_conv_out(shape->w, shape->kernel, shape->stride, shape->pad);
     for (int i = FORWARD; i <= TO_WEIGHTS; i++)
-        c->way[i] = usual_way(c, i);
+        c->strategy[i] = usual_strategy(c, i);
     mabn_status status = init_passes(c);
     if (!status) status = init_part(c);
     if (status) {
@@ -912,9 +916,9 @@ size_t mabn_conv_packed_bytes(const struct mabn_conv *c)
 
 bool mabn_conv_packs_alike(const struct mabn_conv *a, const struct mabn_conv *b)
 {
-    const bool tiles = smallest(a)->way[FORWARD] == TILES;
-    if (tiles || smallest(b)->way[FORWARD] == TILES)
-        return tiles && smallest(b)->way[FORWARD] == TILES && a->shape.in == b->shape.in &&
+    const bool tiles = smallest(a)->strategy[FORWARD] == TILES;
+    if (tiles || smallest(b)->strategy[FORWARD] == TILES)
+        return tiles && smallest(b)->strategy[FORWARD] == TILES && a->shape.in == b->shape.in &&
                a->shape.out == b->shape.out;
     return dnnl_memory_desc_equal(mabn_dnnl_op_layout(&smallest(a)->pass[FORWARD].run, WEIGHTS),
                                   mabn_dnnl_op_layout(&smallest(b)->pass[FORWARD].run, WEIGHTS));
@@ -925,7 +929,7 @@ mabn_status mabn_conv_pack(struct mabn_conv *c, void *packed, const float *weigh
     struct pass *p = &c->pass[FORWARD];
     const struct mabn_conv_shape *s = &c->shape;
     if (c->part) return mabn_conv_pack(c->part, packed, weight, scratch);
-    if (c->way[FORWARD] == TILES) {
+    if (c->strategy[FORWARD] == TILES) {
         const struct mabn_winograd tiles = tiles_shape(c, false);
         mabn_winograd_weights(packed, weight, &tiles, false);
         return MABN_OK;
@@ -946,7 +950,7 @@ mabn_status mabn_conv_pack(struct mabn_conv *c, void *packed, const float *weigh
 mabn_status mabn_conv_infer(struct mabn_conv *c, void *y, const void *x, const void *packed,
                             const float *bias, void *scratch)
 {
-    if (c->way[FORWARD] == TILES && !c->part) {
+    if (c->strategy[FORWARD] == TILES && !c->part) {
         const struct mabn_winograd_end end = {bias, c->options.add, c->options.relu};
         tiles_run(c, FORWARD, y, x, NULL, packed, &end, scratch);
         return MABN_OK;
@@ -960,7 +964,7 @@ mabn_status mabn_conv_infer(struct mabn_conv *c, void *y, const void *x, const v
 mabn_status mabn_conv_forward(struct mabn_conv *c, void *y, const void *x, const float *weight,
                               const float *bias, void *scratch)
 {
-    if (c->way[FORWARD] == TILES && !c->part) {
+    if (c->strategy[FORWARD] == TILES && !c->part) {
         tiles_run(c, FORWARD, y, x, weight, NULL, &(struct mabn_winograd_end){.bias = bias},
                   scratch);
         return MABN_OK;
@@ -975,9 +979,9 @@ mabn_status mabn_conv_backward_data(struct mabn_conv *c, void *dx, const void *d
                                     const float *weight, bool add, void *scratch)
 {
     const struct mabn_conv_shape *s = &c->shape;
-    if (c->way[TO_DATA] == MATRIX && c->options.dtype == MABN_DTYPE_F32)
+    if (c->strategy[TO_DATA] == MATRIX && c->options.dtype == MABN_DTYPE_F32)
         return mabn_linear_backward_data(dx, dy, weight, s->n * s->h * s->w, s->in, s->out, add);
-    if (c->way[TO_DATA] == TILES && !c->part) {
+    if (c->strategy[TO_DATA] == TILES && !c->part) {
         tiles_run(c, TO_DATA, dx, dy, weight, NULL, &(struct mabn_winograd_end){.add = add},
                   scratch);
         return MABN_OK;
@@ -992,13 +996,13 @@ mabn_status mabn_conv_backward_weights(struct mabn_conv *c, float *dweight, floa
                                        const void *x, const void *dy, void *scratch)
 {
     const struct mabn_conv_shape *s = &c->shape;
-    if (c->way[TO_WEIGHTS] == MATRIX && c->options.dtype == MABN_DTYPE_F32)
+    if (c->strategy[TO_WEIGHTS] == MATRIX && c->options.dtype == MABN_DTYPE_F32)
         return mabn_linear_backward_weights(dweight, dbias, x, dy, s->n * s->h * s->w, s->in,
                                             s->out);
     const struct mabn_winograd tiles = tiles_shape(c, false);
     if (weights_in_parts(c))
         MABN_TRY(weights_of_parts(c, dweight, x, dy, scratch));
-    else if (c->way[TO_WEIGHTS] == TILES)
+    else if (c->strategy[TO_WEIGHTS] == TILES)
         mabn_winograd_gradient(dweight, x, dy, &tiles, scratch);
     else
         MABN_TRY(pass_run(&c->pass[TO_WEIGHTS], c, (void *[]){(void *)x, dweight, (void *)dy}, NULL,

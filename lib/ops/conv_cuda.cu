@@ -10,26 +10,26 @@
 
 #include "base/mem.h"
 #include "device/pack.cuh"
-#include "ops/conv_cuda_fast.h"
-#include "ops/conv_cuda_plain.h"
+#include "ops/conv_cuda_library.h"
+#include "ops/conv_cuda_reference.h"
 
 /* How one pass is computed. */
-struct way {
-    bool there;                  /* it may be called */
-    struct mabn_conv_fast *fast; /* NULL: the reference kernels do it */
-    struct mabn_conv_want want;  /* of the pass */
-    bool whole;                  /* it includes bias, addition and ReLU */
-    bool apart;                  /* its result goes to the workspace */
-    enum mabn_dtype result;      /* the type of that */
-    size_t result_at, bias_at;   /* in the workspace, after the library's own part */
+struct strategy {
+    bool there;                        /* it may be called */
+    struct mabn_conv_library *library; /* NULL: the reference kernels do it */
+    struct mabn_conv_request request;  /* of the pass */
+    bool whole;                        /* it includes bias, addition and ReLU */
+    bool apart;                        /* its result goes to the workspace */
+    enum mabn_dtype result;            /* the type of that */
+    size_t result_at, bias_at;         /* in the workspace, after the library's own part */
     char name[48];
 };
 
-enum { FORWARD, DATA, DATA_ADD, WEIGHTS, FORWARD_NORM, BACKWARD_NORM, FORWARD_SUMS, WAYS };
+enum { FORWARD, DATA, DATA_ADD, WEIGHTS, FORWARD_NORM, BACKWARD_NORM, FORWARD_SUMS, STRATEGIES };
 
 struct mabn_conv_cuda {
-    struct mabn_conv_plain layer;
-    struct way ways[WAYS];
+    struct mabn_conv_reference layer;
+    struct strategy strategies[STRATEGIES];
     size_t workspace;
 };
 
@@ -100,7 +100,7 @@ static mabn_status finish(void *out, enum mabn_dtype out_dtype, const void *v,
     });
 }
 
-/* ---- a library's way ---- */
+/* ---- an implementation by the libraries ---- */
 
 static size_t aligned(size_t bytes)
 {
@@ -121,51 +121,53 @@ static void extent(const struct mabn_conv_cuda *conv, enum mabn_conv_pass pass, 
                 mabn_conv_out(s->w, s->kernel, s->stride, s->pad);
 }
 
-/* Find an implementation for `want`: as a whole, then without bias, addition and ReLU, then with a
+/* Find an implementation for `request`: as a whole, then without bias, addition and ReLU, then with a
  * result of `dtype`. */
-static void find_way(struct mabn_conv_cuda *conv, struct mabn_device *device,
-                     const struct mabn_conv_want *want, struct way *way)
+static void find_strategy(struct mabn_conv_cuda *conv, struct mabn_device *device,
+                          const struct mabn_conv_request *request, struct strategy *strategy)
 {
     const struct mabn_conv_cuda_options *o = &conv->layer.options;
-    const bool ends = want->bias || want->add || want->relu;
+    const bool ends = request->bias || request->add || request->relu;
     const enum mabn_conv_mask none = MABN_CONV_MASK_NONE;
-    const struct mabn_conv_want asks[] = {*want,
-                                          {want->pass, want->out, false, false, false, none, false},
-                                          {want->pass, o->dtype, false, false, false, none, false}};
+    const struct mabn_conv_request attempts[] = {
+        *request,
+        {request->pass, request->out, false, false, false, none, false},
+        {request->pass, o->dtype, false, false, false, none, false}};
 
-    for (int i = 0; i < 3 && !way->fast; i++) {
-        if ((i == 1 && !ends) || (i == 2 && want->out == o->dtype)) continue;
-        if (mabn_conv_fast_new(&way->fast, device, &conv->layer.shape, o, &asks[i])) continue;
-        way->whole = i == 0;
-        way->result = asks[i].out;
-        way->apart = i > 0 && (want->add || way->result != want->out);
+    for (int i = 0; i < 3 && !strategy->library; i++) {
+        if ((i == 1 && !ends) || (i == 2 && request->out == o->dtype)) continue;
+        if (mabn_conv_library_new(&strategy->library, device, &conv->layer.shape, o, &attempts[i]))
+            continue;
+        strategy->whole = i == 0;
+        strategy->result = attempts[i].out;
+        strategy->apart = i > 0 && (request->add || strategy->result != request->out);
     }
 }
 
 /* Where its parts of the workspace are, and its name. */
-static void place_way(struct mabn_conv_cuda *conv, struct way *way)
+static void place_strategy(struct mabn_conv_cuda *conv, struct strategy *strategy)
 {
     int64_t rows, channels;
     size_t bytes;
 
-    snprintf(way->name, sizeof way->name, way->there ? "plain" : "none");
-    if (!way->fast) return;
-    extent(conv, way->want.pass, &rows, &channels);
-    way->result_at = aligned(mabn_conv_fast_workspace(way->fast));
-    way->bias_at = way->result_at;
-    if (way->apart)
-        way->bias_at += aligned((size_t)(rows * channels) * mabn_dtype_size(way->result));
-    bytes = way->bias_at;
-    if (way->want.bias) bytes += aligned((size_t)conv->layer.shape.out * sizeof(float));
+    snprintf(strategy->name, sizeof strategy->name, strategy->there ? "reference" : "none");
+    if (!strategy->library) return;
+    extent(conv, strategy->request.pass, &rows, &channels);
+    strategy->result_at = aligned(mabn_conv_library_workspace(strategy->library));
+    strategy->bias_at = strategy->result_at;
+    if (strategy->apart)
+        strategy->bias_at += aligned((size_t)(rows * channels) * mabn_dtype_size(strategy->result));
+    bytes = strategy->bias_at;
+    if (strategy->request.bias) bytes += aligned((size_t)conv->layer.shape.out * sizeof(float));
     if (bytes > conv->workspace) conv->workspace = bytes;
-    snprintf(way->name, sizeof way->name, "%s%s", mabn_conv_fast_name(way->fast),
-             way->whole ? "" : " and a pass");
+    snprintf(strategy->name, sizeof strategy->name, "%s%s",
+             mabn_conv_library_name(strategy->library), strategy->whole ? "" : " and a pass");
 }
 
 /* Is it never called? */
-static bool excluded(const struct mabn_conv_cuda_options *o, int way)
+static bool excluded(const struct mabn_conv_cuda_options *o, int strategy)
 {
-    switch (way) {
+    switch (strategy) {
     case FORWARD:
         return false;
     case DATA:
@@ -173,9 +175,9 @@ static bool excluded(const struct mabn_conv_cuda_options *o, int way)
     case DATA_ADD:
         return !o->training || o->no_dx || o->no_add;
     case FORWARD_NORM:
-        return !o->after.wanted;
+        return !o->after.requested;
     case BACKWARD_NORM:
-        return !o->before.wanted;
+        return !o->before.requested;
     case FORWARD_SUMS:
         return !o->after.sums;
     default:
@@ -186,30 +188,31 @@ static bool excluded(const struct mabn_conv_cuda_options *o, int way)
 /* A pass with a normalization: by a library, unless the pass without it uses the reference kernels
  * too. */
 static void find_joined(struct mabn_conv_cuda *conv, struct mabn_device *device,
-                        const struct way *alone, struct way *way)
+                        const struct strategy *alone, struct strategy *strategy)
 {
-    way->whole = true;
-    way->there = !alone->fast || !mabn_conv_fast_new(&way->fast, device, &conv->layer.shape,
-                                                     &conv->layer.options, &way->want);
+    strategy->whole = true;
+    strategy->there =
+        !alone->library || !mabn_conv_library_new(&strategy->library, device, &conv->layer.shape,
+                                                  &conv->layer.options, &strategy->request);
 }
 
 static void find(struct mabn_conv_cuda *conv, struct mabn_device *device, int i)
 {
-    struct way *way = &conv->ways[i];
+    struct strategy *strategy = &conv->strategies[i];
 
     if (i == FORWARD_NORM || i == FORWARD_SUMS)
-        find_joined(conv, device, &conv->ways[FORWARD], way);
+        find_joined(conv, device, &conv->strategies[FORWARD], strategy);
     else if (i == BACKWARD_NORM)
-        find_joined(conv, device, &conv->ways[DATA], way);
-    else if (device && !conv->layer.options.plain)
-        find_way(conv, device, &way->want, way);
+        find_joined(conv, device, &conv->strategies[DATA], strategy);
+    else if (device && !conv->layer.options.reference)
+        find_strategy(conv, device, &strategy->request, strategy);
 }
 
 static void plan(struct mabn_conv_cuda *conv, struct mabn_device *device)
 {
     const struct mabn_conv_cuda_options *o = &conv->layer.options;
     const enum mabn_conv_mask none = MABN_CONV_MASK_NONE;
-    const struct mabn_conv_want wants[WAYS] = {
+    const struct mabn_conv_request requests[STRATEGIES] = {
         {MABN_CONV_FORWARD, o->y_dtype, o->bias, o->add, o->relu, none, false},
         {MABN_CONV_BACKWARD_DATA, o->dtype, false, false, false, none, false},
         {MABN_CONV_BACKWARD_DATA, o->dtype, false, true, false, none, false},
@@ -219,48 +222,49 @@ static void plan(struct mabn_conv_cuda *conv, struct mabn_device *device)
          o->before.sum},
         {MABN_CONV_FORWARD_SUMS, o->dtype, false, false, false, none, true}};
 
-    for (int i = 0; i < WAYS; i++) {
-        struct way *way = &conv->ways[i];
-        way->want = wants[i];
-        way->there = !excluded(o, i);
-        if (way->there) find(conv, device, i);
-        place_way(conv, way);
+    for (int i = 0; i < STRATEGIES; i++) {
+        struct strategy *strategy = &conv->strategies[i];
+        strategy->request = requests[i];
+        strategy->there = !excluded(o, i);
+        if (strategy->there) find(conv, device, i);
+        place_strategy(conv, strategy);
     }
     mabn_error_clear();
 }
 
-/* The bias in type `wanted`, converted in the workspace if necessary. */
-static mabn_status bias_as(const struct mabn_conv_cuda *conv, const struct way *way,
-                           enum mabn_dtype wanted, const void **bias, char *workspace,
+/* The bias in type `dtype`, converted in the workspace if necessary. */
+static mabn_status bias_as(const struct mabn_conv_cuda *conv, const struct strategy *strategy,
+                           enum mabn_dtype dtype, const void **bias, char *workspace,
                            cudaStream_t stream)
 {
     const enum mabn_dtype given = conv->layer.options.bias_dtype;
 
-    if (!*bias || given == wanted) return MABN_OK;
-    MABN_TRY(finish(workspace + way->bias_at, wanted, *bias, given, NULL, false, false, 1,
+    if (!*bias || given == dtype) return MABN_OK;
+    MABN_TRY(finish(workspace + strategy->bias_at, dtype, *bias, given, NULL, false, false, 1,
                     conv->layer.shape.out, stream));
-    *bias = workspace + way->bias_at;
+    *bias = workspace + strategy->bias_at;
     return MABN_OK;
 }
 
-static mabn_status run_way(const struct mabn_conv_cuda *conv, const struct way *way, void *out,
-                           const void *a, const void *b, const void *bias, void *workspace,
-                           cudaStream_t stream)
+static mabn_status run_strategy(const struct mabn_conv_cuda *conv, const struct strategy *strategy,
+                                void *out, const void *a, const void *b, const void *bias,
+                                void *workspace, cudaStream_t stream)
 {
     char *const space = static_cast<char *>(workspace);
-    const struct mabn_conv_want *want = &way->want;
-    void *const result = way->apart ? space + way->result_at : out;
+    const struct mabn_conv_request *request = &strategy->request;
+    void *const result = strategy->apart ? space + strategy->result_at : out;
     int64_t rows, channels;
 
-    MABN_TRY(bias_as(conv, way, way->whole ? mabn_conv_fast_bias(way->fast) : MABN_DTYPE_F32, &bias,
-                     space, stream));
-    const struct mabn_conv_arrays arrays = {result, a,    b,    way->whole ? bias : NULL,
+    MABN_TRY(bias_as(conv, strategy,
+                     strategy->whole ? mabn_conv_library_bias(strategy->library) : MABN_DTYPE_F32,
+                     &bias, space, stream));
+    const struct mabn_conv_arrays arrays = {result, a,    b,    strategy->whole ? bias : NULL,
                                             NULL,   NULL, NULL, NULL};
-    MABN_TRY(mabn_conv_fast_run(way->fast, &arrays, workspace, stream));
-    if (way->whole) return MABN_OK;
-    extent(conv, want->pass, &rows, &channels);
-    return finish(out, want->out, result, way->result, static_cast<const float *>(bias), want->add,
-                  want->relu, rows, channels, stream);
+    MABN_TRY(mabn_conv_library_run(strategy->library, &arrays, workspace, stream));
+    if (strategy->whole) return MABN_OK;
+    extent(conv, request->pass, &rows, &channels);
+    return finish(out, request->out, result, strategy->result, static_cast<const float *>(bias),
+                  request->add, request->relu, rows, channels, stream);
 }
 
 /* ---- the interface ---- */
@@ -279,9 +283,10 @@ static mabn_status check(const struct mabn_conv_shape *shape,
         return mabn_fail(MABN_ERR_ARG, "convolution: a bias of %s", mabn_dtype_name(o->bias_dtype));
     if (o->training && (o->add || o->relu))
         return mabn_fail(MABN_ERR_ARG, "convolution: add and relu are for inference");
-    if ((o->after.wanted || o->after.sums) && (!o->training || o->bias || o->y_dtype != o->dtype))
+    if ((o->after.requested || o->after.sums) &&
+        (!o->training || o->bias || o->y_dtype != o->dtype))
         return mabn_fail(MABN_ERR_ARG, "convolution: no normalization joins its result");
-    if (o->before.wanted && (!o->training || o->no_dx))
+    if (o->before.requested && (!o->training || o->no_dx))
         return mabn_fail(MABN_ERR_ARG, "convolution: no normalization joins its data gradient");
     return MABN_OK;
 }
@@ -302,8 +307,8 @@ mabn_status mabn_conv_cuda_new(struct mabn_conv_cuda **conv, struct mabn_device 
 void mabn_conv_cuda_free(struct mabn_conv_cuda *conv)
 {
     if (!conv) return;
-    for (struct way &way : conv->ways)
-        mabn_conv_fast_free(way.fast);
+    for (struct strategy &strategy : conv->strategies)
+        mabn_conv_library_free(strategy.library);
     free(conv);
 }
 
@@ -312,33 +317,35 @@ size_t mabn_conv_cuda_workspace(const struct mabn_conv_cuda *conv)
     return conv->workspace;
 }
 
-static const struct way *way_of(const struct mabn_conv_cuda *conv, enum mabn_conv_pass pass)
+static const struct strategy *strategy_of(const struct mabn_conv_cuda *conv,
+                                          enum mabn_conv_pass pass)
 {
-    static const int ways[] = {FORWARD, DATA, WEIGHTS, FORWARD_NORM, BACKWARD_NORM, FORWARD_SUMS};
+    static const int strategies[] = {FORWARD,      DATA,          WEIGHTS,
+                                     FORWARD_NORM, BACKWARD_NORM, FORWARD_SUMS};
 
-    return &conv->ways[ways[pass]];
+    return &conv->strategies[strategies[pass]];
 }
 
 const char *mabn_conv_cuda_describe(const struct mabn_conv_cuda *conv, enum mabn_conv_pass pass)
 {
-    return way_of(conv, pass)->name;
+    return strategy_of(conv, pass)->name;
 }
 
 bool mabn_conv_cuda_joins(const struct mabn_conv_cuda *conv, enum mabn_conv_pass pass)
 {
-    return way_of(conv, pass)->there;
+    return strategy_of(conv, pass)->there;
 }
 
 static mabn_status forward(const struct mabn_conv_cuda *conv, void *y, const void *x,
                            const void *weight, const void *bias, void *workspace, void *stream)
 {
-    const struct way *way = &conv->ways[FORWARD];
+    const struct strategy *strategy = &conv->strategies[FORWARD];
     const cudaStream_t in = static_cast<cudaStream_t>(stream);
 
     if (!bias != !conv->layer.options.bias)
         return mabn_fail(MABN_ERR_ARG, "convolution: bias or none?");
-    if (way->fast) return run_way(conv, way, y, x, weight, bias, workspace, in);
-    return mabn_conv_plain_forward(&conv->layer, y, x, weight, bias, stream);
+    if (strategy->library) return run_strategy(conv, strategy, y, x, weight, bias, workspace, in);
+    return mabn_conv_reference_forward(&conv->layer, y, x, weight, bias, stream);
 }
 
 mabn_status mabn_conv_cuda_infer(struct mabn_conv_cuda *conv, void *y, const void *x,
@@ -359,24 +366,25 @@ mabn_status mabn_conv_cuda_backward_data(struct mabn_conv_cuda *conv, void *dx, 
                                          const void *weight, bool add, void *workspace,
                                          void *stream)
 {
-    const struct way *way = &conv->ways[add ? DATA_ADD : DATA];
+    const struct strategy *strategy = &conv->strategies[add ? DATA_ADD : DATA];
     const cudaStream_t in = static_cast<cudaStream_t>(stream);
 
-    if (!way->there) return mabn_fail(MABN_ERR_ARG, "convolution: no such data gradient was asked");
-    if (way->fast) return run_way(conv, way, dx, dy, weight, NULL, workspace, in);
-    return mabn_conv_plain_backward_data(&conv->layer, dx, dy, weight, add, stream);
+    if (!strategy->there)
+        return mabn_fail(MABN_ERR_ARG, "convolution: no such data gradient was asked");
+    if (strategy->library) return run_strategy(conv, strategy, dx, dy, weight, NULL, workspace, in);
+    return mabn_conv_reference_backward_data(&conv->layer, dx, dy, weight, add, stream);
 }
 
 mabn_status mabn_conv_cuda_backward_weights(struct mabn_conv_cuda *conv, float *dweight,
                                             float *dbias, const void *x, const void *dy,
                                             void *workspace, void *stream)
 {
-    const struct way *way = &conv->ways[WEIGHTS];
+    const struct strategy *strategy = &conv->strategies[WEIGHTS];
     const cudaStream_t in = static_cast<cudaStream_t>(stream);
 
-    if (dbias) MABN_TRY(mabn_conv_plain_backward_bias(&conv->layer, dbias, dy, stream));
-    if (way->fast) return run_way(conv, way, dweight, x, dy, NULL, workspace, in);
-    return mabn_conv_plain_backward_weights(&conv->layer, dweight, x, dy, stream);
+    if (dbias) MABN_TRY(mabn_conv_reference_backward_bias(&conv->layer, dbias, dy, stream));
+    if (strategy->library) return run_strategy(conv, strategy, dweight, x, dy, NULL, workspace, in);
+    return mabn_conv_reference_backward_weights(&conv->layer, dweight, x, dy, stream);
 }
 
 mabn_status mabn_conv_cuda_forward_norm(struct mabn_conv_cuda *conv, void *y, const void *x,
@@ -384,25 +392,27 @@ mabn_status mabn_conv_cuda_forward_norm(struct mabn_conv_cuda *conv, void *y, co
                                         const struct mabn_conv_cuda_norm_out *norm, void *workspace,
                                         void *stream)
 {
-    const struct way *way = &conv->ways[FORWARD_NORM];
+    const struct strategy *strategy = &conv->strategies[FORWARD_NORM];
     const struct mabn_conv_arrays arrays = {y, x, weight, NULL, norm, NULL, NULL, norm->square};
 
-    if (!way->there || !norm->residual != !way->want.add)
+    if (!strategy->there || !norm->residual != !strategy->request.add)
         return mabn_fail(MABN_ERR_ARG, "convolution: no such normalization joins it");
-    if (way->fast) return mabn_conv_fast_run(way->fast, &arrays, workspace, stream);
-    return mabn_conv_plain_forward_norm(&conv->layer, y, x, weight, norm, stream);
+    if (strategy->library)
+        return mabn_conv_library_run(strategy->library, &arrays, workspace, stream);
+    return mabn_conv_reference_forward_norm(&conv->layer, y, x, weight, norm, stream);
 }
 
 mabn_status mabn_conv_cuda_forward_sums(struct mabn_conv_cuda *conv, void *y, const void *x,
                                         const void *weight, float *sum, float *square,
                                         void *workspace, void *stream)
 {
-    const struct way *way = &conv->ways[FORWARD_SUMS];
+    const struct strategy *strategy = &conv->strategies[FORWARD_SUMS];
     const struct mabn_conv_arrays arrays = {y, x, weight, NULL, NULL, NULL, sum, square};
 
-    if (!way->there) return mabn_fail(MABN_ERR_ARG, "convolution: it leaves no sums");
-    if (way->fast) return mabn_conv_fast_run(way->fast, &arrays, workspace, stream);
-    return mabn_conv_plain_forward_sums(&conv->layer, y, x, weight, sum, square, stream);
+    if (!strategy->there) return mabn_fail(MABN_ERR_ARG, "convolution: it leaves no sums");
+    if (strategy->library)
+        return mabn_conv_library_run(strategy->library, &arrays, workspace, stream);
+    return mabn_conv_reference_forward_sums(&conv->layer, y, x, weight, sum, square, stream);
 }
 
 mabn_status mabn_conv_cuda_backward_norm(struct mabn_conv_cuda *conv, void *dx, const void *dy,
@@ -410,10 +420,11 @@ mabn_status mabn_conv_cuda_backward_norm(struct mabn_conv_cuda *conv, void *dx, 
                                          const struct mabn_conv_cuda_norm_in *norm, void *workspace,
                                          void *stream)
 {
-    const struct way *way = &conv->ways[BACKWARD_NORM];
+    const struct strategy *strategy = &conv->strategies[BACKWARD_NORM];
     const struct mabn_conv_arrays arrays = {dx, dy, weight, NULL, NULL, norm, norm->sum, norm->dot};
 
-    if (!way->there) return mabn_fail(MABN_ERR_ARG, "convolution: no normalization joins it");
-    if (way->fast) return mabn_conv_fast_run(way->fast, &arrays, workspace, stream);
-    return mabn_conv_plain_backward_norm(&conv->layer, dx, dy, weight, norm, stream);
+    if (!strategy->there) return mabn_fail(MABN_ERR_ARG, "convolution: no normalization joins it");
+    if (strategy->library)
+        return mabn_conv_library_run(strategy->library, &arrays, workspace, stream);
+    return mabn_conv_reference_backward_norm(&conv->layer, dx, dy, weight, norm, stream);
 }

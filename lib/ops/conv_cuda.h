@@ -39,9 +39,9 @@ MABN_BEGIN_DECLS
 
 /* Training: mabn_conv_cuda_forward_norm or mabn_conv_cuda_forward_sums will be called too. */
 struct mabn_conv_cuda_after {
-    bool wanted;
+    bool requested;
     bool residual, relu; /* z = relu(a·y + b + residual) */
-    bool sums;           /* …forward_sums, with or without `wanted` */
+    bool sums;           /* …forward_sums, with or without `requested` */
 };
 
 /* Which values of the gradient pass ReLU. */
@@ -53,7 +53,7 @@ enum mabn_conv_mask {
 
 /* Training: mabn_conv_cuda_backward_norm will be called too. */
 struct mabn_conv_cuda_before {
-    bool wanted;
+    bool requested;
     bool add; /* add to the gradient in dx, before the mask */
     enum mabn_conv_mask mask;
     bool sum; /* Σ dx as well */
@@ -68,7 +68,7 @@ struct mabn_conv_cuda_options {
     bool no_add;             /* or never with `add`, so that no kernel is compiled for it */
     bool bias;               /* y += bias (O) */
     bool add, relu;          /* infer only: y = relu(y_before + conv(x) + bias) */
-    bool plain;              /* reference kernels only */
+    bool reference;          /* reference kernels only */
     bool tune;               /* choose by time */
     /* F32, or `dtype`, which saves a conversion at each call. A library adds the bias in `dtype` in
      * any case. */
@@ -97,7 +97,7 @@ enum mabn_conv_pass {
     MABN_CONV_BACKWARD_NORM,
     MABN_CONV_FORWARD_SUMS,
 };
-/* What was chosen for a pass: "cuDNN engine 38", "cuBLASLt", "plain" (the reference kernels);
+/* What was chosen for a pass: "cuDNN engine 38", "cuBLASLt", "reference" (our own kernels);
  * "none" for a pass that the options exclude or that is not fused. Owned by conv. */
 const char *mabn_conv_cuda_describe(const struct mabn_conv_cuda *conv, enum mabn_conv_pass pass);
 

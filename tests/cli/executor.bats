@@ -129,8 +129,8 @@ close() {
     assert_success
     assert_line --regexp '^layer3.0.bn2	(convolution and )?norm	2x2x64	[0-9.]+	.*	[0-9.]+$'
     assert_line --regexp '^# copy	[0-9.]+ GB/s$'
-    [[ $stderr == *"layer1.0.conv1: with the norm behind it: plain, "*" ms; apart "* ]]
-    [[ $stderr == *"layer1.0.conv2: with the norm before it: plain, "*" ms; apart "* ]]
+    [[ $stderr == *"layer1.0.conv1: with the norm behind it: reference, "*" ms; apart "* ]]
+    [[ $stderr == *"layer1.0.conv2: with the norm before it: reference, "*" ms; apart "* ]]
     run --separate-stderr "${bench[@]}" --json
     assert_success
     assert_line --partial '"layer":"layer1.0.bn1","kind":"convolution and norm"'

@@ -1,6 +1,6 @@
-/* Convolutions and the fully connected layer against the CPU's, by the plain kernels and by the
- * libraries: on the executor by stand-ins for them, which have more or less to offer. On a GPU also
- * ResNet-50's shapes, the libraries against the plain kernels. */
+/* Convolutions and the fully connected layer, by the reference kernels and by the libraries,
+ * compared with the CPU. On the executor the libraries are stand-ins, which offer more or less. On
+ * a GPU also ResNet-50's shapes: the libraries compared with the reference kernels. */
 #include "harness.h"
 
 #include <time.h>
@@ -18,11 +18,11 @@ static const bool on_gpu = true;
 
 static struct mabn_device *cpu, *gpu;
 
-/* What the stand-ins have. */
+/* What the stand-ins offer. */
 static const struct offer {
     const char *name;
     bool plans, ends, compiled, products, tune;
-    bool f32, joined; /* worth a test in float32, not in bfloat16 alone; of normalizations */
+    bool f32, joined; /* tested in float32 as well as bfloat16; with normalizations */
 } offers[] = {{"everything", true, true, true, true, false, true, true},
               {"everything, tuned", true, true, true, true, true, false, true},
               {"cuDNN", true, true, true, false, false, false, false},
@@ -49,11 +49,11 @@ static struct mabn_conv_cuda_options options_of(enum mabn_dtype dtype, bool trai
     return o;
 }
 
-/* One layer on the GPU, with a workspace of exactly what it asks for. */
+/* One layer on the GPU, with a workspace of exactly the size it requests. */
 struct layer {
     struct mabn_conv_cuda *conv;
     struct gpu_bytes *workspace = nullptr;
-    void *stream; /* a device's own, where work may be late */
+    void *stream; /* the device's own, where work may be late */
 
     layer(struct mabn_device *device, const struct mabn_conv_shape &shape,
           struct mabn_conv_cuda_options options)
@@ -81,7 +81,7 @@ struct layer {
     }
 };
 
-/* The arrays of a layer and what the CPU makes of them. */
+/* The arrays of a layer and the CPU's results. */
 struct problem {
     struct mabn_conv_shape shape;
     enum mabn_dtype dtype;
@@ -144,18 +144,18 @@ struct problem {
     }
 };
 
-/* A library's float32 sums are not double. Where a pass of our own follows, its result is rounded
- * to `dtype` before something that may be as large is added. */
+/* A library sums in float32, not in double. Where a pass of our own follows, the result is rounded
+ * to `dtype` before a term is added that may be as large. */
 static double tolerance(enum mabn_dtype dtype, const char *by)
 {
-    if (!strcmp(by, "plain")) return gpu_tolerance(dtype);
+    if (!strcmp(by, "reference")) return gpu_tolerance(dtype);
     return (strstr(by, "and a pass") ? 6 : 2) * gpu_tolerance(dtype) + 2e-5;
 }
 
-/* A filter's gradient may come in `dtype` from a library. */
+/* A library may return a filter's gradient in `dtype`. */
 static double sum_tolerance(enum mabn_dtype dtype, const char *by)
 {
-    return strcmp(by, "plain") ? gpu_tolerance(dtype) + 2e-5 : 1e-5;
+    return strcmp(by, "reference") ? gpu_tolerance(dtype) + 2e-5 : 1e-5;
 }
 
 static bool is_product(const struct mabn_conv_shape &s)
@@ -163,9 +163,9 @@ static bool is_product(const struct mabn_conv_shape &s)
     return s.kernel == 1 && s.stride == 1 && s.pad == 0;
 }
 
-/* On the executor it is known who does it: what is offered is used, in the order that conv_cuda.h
- * promises, and cuDNN's engine is the first that meets the demands. product: cuBLASLt has it, and
- * before cuDNN; compiled: cuDNN has it only so. */
+/* On the executor the implementation is known: what is offered is used, in the order that
+ * conv_cuda.h documents, and of cuDNN's engines the first that meets the requirements. product:
+ * cuBLASLt has it, and comes before cuDNN; compiled: cuDNN has it only as a compiled kernel. */
 struct expected {
     bool product, compiled, tf32;
 };
@@ -176,11 +176,11 @@ static void expect_by(const char *by, const struct problem &p, const struct mabn
     const bool products = device && offered->products && is_product(p.shape);
     const bool exact = p.dtype == MABN_DTYPE_F32 && !e.tf32;
     const bool compiled = e.compiled && offered->compiled;
-    std::string want = "plain";
+    std::string want = "reference";
 
     if (on_gpu) return;
-    if (offered->tune && device) { /* by time: whatever it is */
-        if (!strcmp(by, "plain")) verdict->add("plain", 1, 0);
+    if (offered->tune && device) { /* chosen by time: any is right */
+        if (!strcmp(by, "reference")) verdict->add("reference", 1, 0);
         return;
     }
     if (products) want = "cuBLASLt";
@@ -193,7 +193,7 @@ static void expect_by(const char *by, const struct problem &p, const struct mabn
         verdict->add((std::string(by) + " in place of " + want).c_str(), 1, 0);
 }
 
-/* Aligned as little as may be: 16 bytes into its memory. */
+/* As little aligned as allowed: 16 bytes into its memory. */
 struct bias_array {
     struct gpu_array room;
     char *p;
@@ -247,7 +247,7 @@ static void test_training(const struct problem &p, struct mabn_device *device,
     verdict.add("y", y.values(), p.inferred(bias, false, false), tolerance(p.dtype, by) + slack);
     verdict.add("dx", dx.values(), dx_alone, tolerance(p.dtype, data_by) + slack);
     verdict.add("dx added to", dx_added.values(), p.dx_want,
-                (strcmp(data_by, "plain") ? 3 : 1) * tolerance(p.dtype, data_by) + slack);
+                (strcmp(data_by, "reference") ? 3 : 1) * tolerance(p.dtype, data_by) + slack);
     verdict.add("dweight", dw.values(), p.dw, sum_tolerance(p.dtype, weights_by) + slack);
     verdict.add("dbias", db.values(), p.db, 1e-5);
     verdict.print(p.name(tf32 ? "tf32 training" : "training", by).c_str());
@@ -291,7 +291,7 @@ static void test_shape(const struct mabn_conv_shape &shape, enum mabn_dtype dtyp
     if (device && dtype == MABN_DTYPE_F32) test_training(p, device, dtype, true, true);
 }
 
-/* Every combination of what inference may add, and of types. */
+/* Every combination of additions in inference, and of types. */
 static void test_ends(const struct mabn_conv_shape &shape, enum mabn_dtype dtype,
                       struct mabn_device *device)
 {
@@ -307,13 +307,14 @@ static void test_ends(const struct mabn_conv_shape &shape, enum mabn_dtype dtype
 
 /* ---- with a normalization ---- */
 
-/* What a normalization before or behind a layer has, and what should come of the layer's passes
- * with it. */
+/* The arrays of a normalization before or behind a layer, and the expected results of the layer's
+ * passes with it. */
 struct joint {
     const struct problem *p;
     std::vector<float> a, b, residual;                /* behind: (O), (O), like y */
     std::vector<float> a0, b0, nx, ny;                /* before: (I), (I), like x */
-    std::vector<float> z, sum, square, dx, dot, dsum; /* and what the sums' errors go by: */
+    std::vector<float> z, sum, square, dx, dot, dsum; /* and what the errors of sums are relative
+                                                       * to: */
     std::vector<float> sum_scale, square_scale, dot_scale, dsum_scale;
 
     explicit joint(const struct problem &problem) : p(&problem)
@@ -328,7 +329,7 @@ struct joint {
         ny = gpu_random(p->x.size(), 16, p->dtype, 0, 1);
         b0[0] = 0;
         for (size_t i = 0; i < nx.size(); i++) {
-            /* Zero is no passage; but for zero, far from where a rounding decides. */
+            /* Values are zero, which ReLU does not pass, or far from where rounding decides. */
             if (i % 5 == 0) nx[i] = ny[i] = 0;
             while (nx[i] != 0 && fabs(a0[i % in] * nx[i] + b0[i % in]) < 1e-2)
                 nx[i] = gpu_round(nx[i] + 0.25f, p->dtype);
@@ -380,7 +381,7 @@ struct joint {
     }
 };
 
-/* Sums' errors as shares of what was added up. */
+/* Errors of sums, relative to the magnitudes that were added. */
 static double share(const std::vector<float> &got, const std::vector<float> &want,
                     const std::vector<float> &scale)
 {
@@ -393,20 +394,20 @@ static double share(const std::vector<float> &got, const std::vector<float> &wan
     return worst;
 }
 
-/* A library may multiply the value that it rounded already. */
+/* A library may multiply the value after it was rounded. */
 static double share_tolerance(enum mabn_dtype dtype, const char *by)
 {
-    return strcmp(by, "plain") ? 2 * gpu_tolerance(dtype) : 1e-5;
+    return strcmp(by, "reference") ? 2 * gpu_tolerance(dtype) : 1e-5;
 }
 
-/* Whether a pass must be joined: plain always; else where cuDNN compiles kernels, but for a data
- * gradient with gaps, and a strided one with two sums. */
+/* Must the pass be joined? With the reference kernels always. Else where cuDNN compiles kernels,
+ * except for a data gradient with gaps, and a strided one with two sums. */
 static void expect_joined(const struct layer &layer, const struct problem &p,
                           enum mabn_conv_pass pass, bool two_sums, struct gpu_verdict *verdict)
 {
     const bool forward = pass != MABN_CONV_BACKWARD_NORM;
     const bool plain =
-        !strcmp(layer.by(forward ? MABN_CONV_FORWARD : MABN_CONV_BACKWARD_DATA), "plain");
+        !strcmp(layer.by(forward ? MABN_CONV_FORWARD : MABN_CONV_BACKWARD_DATA), "reference");
     const bool joins = mabn_conv_cuda_joins(layer.conv, pass);
     const bool refused =
         !forward && (p.shape.stride > p.shape.kernel || (p.shape.stride > 1 && two_sums));
@@ -553,8 +554,8 @@ static void test_joined_shapes(enum mabn_dtype dtype, struct mabn_device *device
         test_joined(shape, dtype, device);
 }
 
-/* Arrays that there is no room to time with: the first way is taken, and what CUDA said about the
- * memory is nobody's else. */
+/* Arrays too large to be timed: the first strategy is taken, and CUDA's error about the memory is
+ * not left for others. */
 static void test_no_room(void)
 {
     const struct mabn_conv_shape large = {64, 512, 512, 16, 16, 1, 1, 0};
@@ -564,15 +565,15 @@ static void test_no_room(void)
 
     options.tune = true;
     tap_ok(!mabn_conv_cuda_new(&conv, gpu, &large, &options) &&
-               strcmp(mabn_conv_cuda_describe(conv, MABN_CONV_FORWARD), "plain"),
+               strcmp(mabn_conv_cuda_describe(conv, MABN_CONV_FORWARD), "reference"),
            "a choice by time without memory to try");
     mabn_conv_cuda_free(conv);
     p.solve();
     test_training(p, gpu, MABN_DTYPE_BF16, false, false);
 }
 
-/* Kernels that cuDNN compiles and that cannot be run: a choice by time passes them over, and who
- * did not try them is told. */
+/* Kernels that cuDNN compiles but that cannot run: a choice by time passes them over; without
+ * timing, running them is an error. */
 static void test_not_running(void)
 {
     struct problem p({2, 6, 5, 8, 16, 3, 1, 1}, MABN_DTYPE_BF16);
@@ -583,7 +584,7 @@ static void test_not_running(void)
     executor::libraries.runs = false;
 #endif
     p.solve();
-    options.after.wanted = options.before.wanted = options.tune = true;
+    options.after.requested = options.before.requested = options.tune = true;
     if (mabn_conv_cuda_new(&conv, gpu, &p.shape, &options)) MABN_BUG("%s", mabn_error_message());
     tap_ok(!mabn_conv_cuda_joins(conv, MABN_CONV_FORWARD_NORM) &&
                !mabn_conv_cuda_joins(conv, MABN_CONV_BACKWARD_NORM),
@@ -597,7 +598,7 @@ static void test_not_running(void)
     set_offer(&offers[0]);
 }
 
-/* Options that do not fit together, and passes that there are not. */
+/* Options that do not fit together, and passes that were not requested. */
 static void test_refusals(void)
 {
     const struct mabn_conv_shape shape = {1, 4, 4, 2, 3, 3, 1, 1},
@@ -616,16 +617,16 @@ static void test_refusals(void)
     bad.bias_dtype = MABN_DTYPE_F16;
     tap_ok(mabn_conv_cuda_new(&conv, gpu, &shape, &bad) && !conv, "a float16 bias to bfloat16");
     bad = training;
-    bad.bias = bad.after.wanted = true;
+    bad.bias = bad.after.requested = true;
     tap_ok(mabn_conv_cuda_new(&conv, gpu, &shape, &bad) && !conv, "a bias and a normalization");
     bad = training;
     bad.bias = bad.after.sums = true;
     tap_ok(mabn_conv_cuda_new(&conv, gpu, &shape, &bad) && !conv, "a bias and sums");
     bad = training;
-    bad.no_dx = bad.before.wanted = true;
+    bad.no_dx = bad.before.requested = true;
     tap_ok(mabn_conv_cuda_new(&conv, gpu, &shape, &bad) && !conv, "a norm of no data gradient");
     bad = options_of(MABN_DTYPE_BF16, false);
-    bad.after.wanted = true;
+    bad.after.requested = true;
     tap_ok(mabn_conv_cuda_new(&conv, gpu, &shape, &bad) && !conv, "a normalization's inference");
     bad = training;
     bad.no_add = true;
@@ -640,9 +641,9 @@ static void test_refusals(void)
                !mabn_conv_cuda_joins(layer.conv, MABN_CONV_FORWARD_SUMS) &&
                !strcmp(layer.by(MABN_CONV_FORWARD_NORM), "none"),
            "nothing joins unasked");
-    tap_ok(!strcmp(layer.by(MABN_CONV_FORWARD), "plain") &&
+    tap_ok(!strcmp(layer.by(MABN_CONV_FORWARD), "reference") &&
                !strcmp(layer.by(MABN_CONV_BACKWARD_DATA), "none") &&
-               !strcmp(layer.by(MABN_CONV_BACKWARD_WEIGHTS), "plain"),
+               !strcmp(layer.by(MABN_CONV_BACKWARD_WEIGHTS), "reference"),
            "what was chosen is told");
 }
 
@@ -700,7 +701,7 @@ static struct results run_all(const struct problem &p, struct mabn_device *devic
 
 static void test_resnet(const struct mabn_conv_shape &shape, bool tune)
 {
-    /* One unit of the last place between two roundings, and the gradient's own. */
+    /* One unit in the last place between two roundings, and the gradient's own error. */
     const double two = 2 * gpu_tolerance(MABN_DTYPE_BF16) + 1e-4;
     const struct problem p(shape, MABN_DTYPE_BF16);
     const struct results want = run_all(p, NULL, false), got = run_all(p, gpu, tune);
@@ -717,7 +718,7 @@ static void test_resnet(const struct mabn_conv_shape &shape, bool tune)
     verdict.print(p.name(tune ? "ResNet-50, tuned" : "ResNet-50", got.by.c_str()).c_str());
 }
 
-/* The same with a normalization at each side: the arrays that come out. Sums need not repeat. */
+/* The same with a normalization on each side: the resulting arrays. Sums need not repeat. */
 static struct results run_joined(const struct problem &p, const struct joint &j,
                                  struct mabn_device *device)
 {
@@ -791,8 +792,8 @@ static void test_resnet_joined(const struct mabn_conv_shape &shape, enum mabn_dt
     verdict.print(p.name("ResNet-50 with norms", got.by.c_str()).c_str());
 }
 
-/* cuDNN compiles a kernel for each, some seconds: the most telling first, as long as there is time.
- */
+/* cuDNN compiles a kernel for each, which takes seconds: the most informative first, as long as
+ * time is left. */
 static void test_libraries_joined(void)
 {
     const time_t end = time(NULL) + 45;
@@ -817,7 +818,7 @@ static void test_all(enum mabn_dtype dtype, struct mabn_device *device)
         test_shape(shape, dtype, device);
     test_ends({2, 6, 5, 16, 24, 3, 1, 1}, dtype, device);
     if (device && offered->products) test_ends({2, 5, 6, 8, 16, 1, 1, 0}, dtype, device);
-    /* On a GPU: below, as long as there is time. */
+    /* On a GPU: below, as long as time is left. */
     if (!device || (!on_gpu && offered->joined && (offered->compiled || dtype != MABN_DTYPE_F32)))
         test_joined_shapes(dtype, device);
 }

@@ -65,13 +65,13 @@ static mabn_status new_op(struct mabn_net *net, struct node *node, int64_t rows,
         options.add = norm->reads[1] >= 0;
     }
     MABN_TRY(mabn_conv_new(op, net->device, &shape, &options));
-    net_want_scratch(net, 0, mabn_conv_scratch_bytes(*op));
+    net_request_scratch(net, 0, mabn_conv_scratch_bytes(*op));
     return MABN_OK;
 }
 
 static mabn_status prepare(struct mabn_net *net, struct node *node)
 {
-    net_want_scratch(net, net->params->list[node->weight].count * sizeof(float), 0);
+    net_request_scratch(net, net->params->list[node->weight].count * sizeof(float), 0);
     node->bias_offset = net->biases;
     if (!net->options.training) net->biases += (size_t)(node->c + 15) & ~(size_t)15;
     if (net->options.vary_rows) {

@@ -23,7 +23,7 @@ static mabn_status prepare(struct mabn_net *net, struct node *node)
     if (as_conv(net)) return as_conv(net)->prepare(net, node);
     /* Scratch for a gradient that is then added to the one that is there. */
     if (node->parameters_add)
-        net_want_scratch(net, net->params->list[node->weight].count * sizeof(float), 0);
+        net_request_scratch(net, net->params->list[node->weight].count * sizeof(float), 0);
     return MABN_OK;
 }
 
@@ -41,7 +41,7 @@ static mabn_status backward_weights(struct mabn_net *net, const struct node *nod
     struct scratch s = {0};
     if (!net_gradient(net, node->weight)) return MABN_OK;
     if (net_adds(net, node)) {
-        net_want_scratch(net, net->params->list[node->weight].count * sizeof(float), 0);
+        net_request_scratch(net, net->params->list[node->weight].count * sizeof(float), 0);
         MABN_TRY(mabn_net_scratch(net, &s));
     }
     const struct net_gradients to = mabn_net_gradients_begin(net, node, s.weights);

@@ -97,7 +97,7 @@ static mabn_status prepare(struct mabn_net *net, struct node *node)
     io->residual = node->reads[1] >= 0 ? net_read_data(net, node, 1) : NULL;
     io->y = net_buffer(net, node->data);
     if (net->options.training) bind_gradients(net, node);
-    net_want_scratch(net, 0, mabn_norm_scratch_bytes(&node->norm, io->samples, io->positions));
+    net_request_scratch(net, 0, mabn_norm_scratch_bytes(&node->norm, io->samples, io->positions));
     return MABN_OK;
 }
 

@@ -25,7 +25,7 @@ static mabn_status prepare(struct mabn_net *net, struct node *node)
     io->residual = shortcut ? memory(net, shortcut->data) : NULL;
     io->stream = net->cuda->stream;
     io->scaler = net->cuda->scaler;
-    net_want_scratch(
+    net_request_scratch(
         net, 0, net_align(mabn_norm_cuda_scratch_bytes(&node->norm, io->samples, io->positions)));
     if (!net->options.training) return MABN_OK;
     io->dy = memory(net, node->grad);

@@ -50,7 +50,7 @@ mabn_status mabn_node_roi_align_op(const struct mabn_net *net, const struct node
 static mabn_status prepare(struct mabn_net *net, struct node *node)
 {
     if (node->dtype != MABN_DTYPE_F32)
-        net_want_scratch(net, (size_t)(PORTION * net_row(node)) * sizeof(float), 0);
+        net_request_scratch(net, (size_t)(PORTION * net_row(node)) * sizeof(float), 0);
     return MABN_OK;
 }
 

@@ -78,8 +78,8 @@ static mabn_status backward_half(struct mabn_net *net, struct node *node)
 static mabn_status prepare(struct mabn_net *net, struct node *node)
 {
     if (as_conv(net)) return mabn_node_conv.cpu->prepare(net, node);
-    net_want_scratch(net, net->params->list[node->weight].count * sizeof(float),
-                     mabn_transposed_conv_scratch_bytes(node->c));
+    net_request_scratch(net, net->params->list[node->weight].count * sizeof(float),
+                        mabn_transposed_conv_scratch_bytes(node->c));
     return MABN_OK;
 }
 

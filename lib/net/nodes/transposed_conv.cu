@@ -26,7 +26,7 @@ static size_t whole_bytes(const struct mabn_net *net, const struct node *node)
 static mabn_status prepare(struct mabn_net *net, struct node *node)
 {
     const size_t product = net_align(mabn_conv_cuda_workspace(layer_of(net, node)->conv));
-    net_want_scratch(net, 0, product + whole_bytes(net, node));
+    net_request_scratch(net, 0, product + whole_bytes(net, node));
     return MABN_OK;
 }
 

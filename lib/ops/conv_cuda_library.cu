@@ -1,4 +1,4 @@
-/* See conv_cuda_fast.h.
+/* See conv_cuda_library.h.
  *
  * cuDNN is tried first, except for a fully connected layer, and for what a matrix product can do
  * without a further pass but cuDNN cannot: a 1×1 convolution's gradients in float32 from half-width
@@ -6,7 +6,7 @@
  * has precompiled kernels; for a float32 bias it would compile one for some seconds. The same is
  * true of adding a gradient, which is left to a pass of our own (or to tuning, where no matrix
  * product does it). A pass with a normalization is always compiled. */
-#include "ops/conv_cuda_fast.h"
+#include "ops/conv_cuda_library.h"
 
 #include <stdio.h>
 
@@ -20,11 +20,11 @@
 #include "ops/cublaslt_matmul.h"
 #include "ops/cudnn_graph.h"
 
-/* The arrays of a pass: OUT, A and B as conv_cuda_fast.h has them, what was in OUT before, and a
+/* The arrays of a pass: OUT, A and B as conv_cuda_library.h has them, what was in OUT before, and a
  * normalization's (SCALE and SHIFT are its map's a and b). */
 enum { OUT, A, B, BIAS, BEFORE, Z, RESIDUAL, X, Y, SCALE, SHIFT, SUM, PRODUCTS, ARRAYS };
 
-struct mabn_conv_fast {
+struct mabn_conv_library {
     char name[32];
     bool add;
     enum mabn_dtype bias;
@@ -55,7 +55,7 @@ struct layer {
     struct mabn_conv_shape s;
     int64_t oh, ow;
     const struct mabn_conv_cuda_options *options;
-    struct mabn_conv_want want;
+    struct mabn_conv_request request;
     enum mabn_cudnn_direction direction;
     bool joined; /* with a normalization */
 };
@@ -81,18 +81,19 @@ bool is_product(const struct mabn_conv_shape *s)
 /* cuDNN compiles a kernel for that. */
 bool adds_gradient(const struct layer *l)
 {
-    return l->want.pass == MABN_CONV_BACKWARD_DATA && l->want.add;
+    return l->request.pass == MABN_CONV_BACKWARD_DATA && l->request.add;
 }
 
-typedef std::vector<struct mabn_conv_fast *> ways;
+typedef std::vector<struct mabn_conv_library *> strategies;
 
-struct mabn_conv_fast *new_way(const struct layer *l)
+struct mabn_conv_library *new_strategy(const struct layer *l)
 {
-    struct mabn_conv_fast *way = static_cast<struct mabn_conv_fast *>(mabn_xcalloc(1, sizeof *way));
-    way->add = l->want.add;
-    for (int &id : way->ids)
+    struct mabn_conv_library *strategy =
+        static_cast<struct mabn_conv_library *>(mabn_xcalloc(1, sizeof *strategy));
+    strategy->add = l->request.add;
+    for (int &id : strategy->ids)
         id = -1;
-    return way;
+    return strategy;
 }
 
 /* How many values an array has. */
@@ -143,24 +144,24 @@ int filters(struct mabn_cudnn_graph *g, const struct layer *l, enum mabn_dtype d
 
 /* out = relu(before + v + bias), with the parts requested; in the order of cuDNN's precompiled
  * kernels. */
-void draw_end(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn_conv_fast *way, int v,
-              bool like_x)
+void draw_end(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn_conv_library *strategy,
+              int v, bool like_x)
 {
-    const struct mabn_conv_want *w = &l->want;
+    const struct mabn_conv_request *w = &l->request;
 
     if (w->add) {
-        way->ids[BEFORE] = picture(g, l, w->out, like_x);
-        const int sum = w->bias || w->relu ? passing(g, l, like_x) : way->ids[OUT];
-        mabn_cudnn_pointwise(g, CUDNN_POINTWISE_ADD, sum, v, way->ids[BEFORE]);
+        strategy->ids[BEFORE] = picture(g, l, w->out, like_x);
+        const int sum = w->bias || w->relu ? passing(g, l, like_x) : strategy->ids[OUT];
+        mabn_cudnn_pointwise(g, CUDNN_POINTWISE_ADD, sum, v, strategy->ids[BEFORE]);
         v = sum;
     }
     if (w->bias) {
-        way->ids[BIAS] = mabn_cudnn_tensor(g, way->bias, 1, l->s.out, 1, 1);
-        const int sum = w->relu ? passing(g, l, like_x) : way->ids[OUT];
-        mabn_cudnn_pointwise(g, CUDNN_POINTWISE_ADD, sum, v, way->ids[BIAS]);
+        strategy->ids[BIAS] = mabn_cudnn_tensor(g, strategy->bias, 1, l->s.out, 1, 1);
+        const int sum = w->relu ? passing(g, l, like_x) : strategy->ids[OUT];
+        mabn_cudnn_pointwise(g, CUDNN_POINTWISE_ADD, sum, v, strategy->ids[BIAS]);
         v = sum;
     }
-    if (w->relu) mabn_cudnn_pointwise(g, CUDNN_POINTWISE_RELU_FWD, way->ids[OUT], v, -1);
+    if (w->relu) mabn_cudnn_pointwise(g, CUDNN_POINTWISE_RELU_FWD, strategy->ids[OUT], v, -1);
 }
 
 /* A value for each channel. */
@@ -171,73 +172,74 @@ int channels(struct mabn_cudnn_graph *g, const struct layer *l)
 }
 
 /* out = scale·v + shift */
-void draw_map(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn_conv_fast *way,
+void draw_map(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn_conv_library *strategy,
               int out, int v)
 {
     const int scaled = passing(g, l, l->direction == MABN_CUDNN_DATA);
 
-    way->ids[SCALE] = channels(g, l);
-    way->ids[SHIFT] = channels(g, l);
-    mabn_cudnn_pointwise(g, CUDNN_POINTWISE_MUL, scaled, v, way->ids[SCALE]);
-    mabn_cudnn_pointwise(g, CUDNN_POINTWISE_ADD, out, scaled, way->ids[SHIFT]);
+    strategy->ids[SCALE] = channels(g, l);
+    strategy->ids[SHIFT] = channels(g, l);
+    mabn_cudnn_pointwise(g, CUDNN_POINTWISE_MUL, scaled, v, strategy->ids[SCALE]);
+    mabn_cudnn_pointwise(g, CUDNN_POINTWISE_ADD, out, scaled, strategy->ids[SHIFT]);
 }
 
 /* SUM = Σ a, if requested; PRODUCTS = Σ a·b */
-void draw_sums(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn_conv_fast *way, int a,
-               int b)
+void draw_sums(struct mabn_cudnn_graph *g, const struct layer *l,
+               struct mabn_conv_library *strategy, int a, int b)
 {
     const int product = passing(g, l, l->direction == MABN_CUDNN_DATA);
 
-    if (l->want.sum) {
-        way->ids[SUM] = channels(g, l);
-        mabn_cudnn_sum(g, way->ids[SUM], a);
+    if (l->request.sum) {
+        strategy->ids[SUM] = channels(g, l);
+        mabn_cudnn_sum(g, strategy->ids[SUM], a);
     }
     mabn_cudnn_pointwise(g, CUDNN_POINTWISE_MUL, product, a, b);
-    way->ids[PRODUCTS] = channels(g, l);
-    mabn_cudnn_sum(g, way->ids[PRODUCTS], product);
+    strategy->ids[PRODUCTS] = channels(g, l);
+    mabn_cudnn_sum(g, strategy->ids[PRODUCTS], product);
 }
 
 /* After y: z = relu(scale·y + shift + residual), Σ y². */
-void draw_norm_out(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn_conv_fast *way,
-                   int y)
+void draw_norm_out(struct mabn_cudnn_graph *g, const struct layer *l,
+                   struct mabn_conv_library *strategy, int y)
 {
-    const struct mabn_conv_want *w = &l->want;
+    const struct mabn_conv_request *w = &l->request;
 
-    way->ids[Z] = picture(g, l, w->out, false);
-    int v = w->add || w->relu ? passing(g, l, false) : way->ids[Z];
-    draw_map(g, l, way, v, y);
+    strategy->ids[Z] = picture(g, l, w->out, false);
+    int v = w->add || w->relu ? passing(g, l, false) : strategy->ids[Z];
+    draw_map(g, l, strategy, v, y);
     if (w->add) {
-        const int sum = w->relu ? passing(g, l, false) : way->ids[Z];
-        way->ids[RESIDUAL] = picture(g, l, w->out, false);
-        mabn_cudnn_pointwise(g, CUDNN_POINTWISE_ADD, sum, v, way->ids[RESIDUAL]);
+        const int sum = w->relu ? passing(g, l, false) : strategy->ids[Z];
+        strategy->ids[RESIDUAL] = picture(g, l, w->out, false);
+        mabn_cudnn_pointwise(g, CUDNN_POINTWISE_ADD, sum, v, strategy->ids[RESIDUAL]);
         v = sum;
     }
-    if (w->relu) mabn_cudnn_pointwise(g, CUDNN_POINTWISE_RELU_FWD, way->ids[Z], v, -1);
-    draw_sums(g, l, way, y, y);
+    if (w->relu) mabn_cudnn_pointwise(g, CUDNN_POINTWISE_RELU_FWD, strategy->ids[Z], v, -1);
+    draw_sums(g, l, strategy, y, y);
 }
 
 /* After the data gradient v: OUT = mask(v + before), Σ OUT·x, and Σ OUT if requested. */
-void draw_norm_in(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn_conv_fast *way,
-                  int v)
+void draw_norm_in(struct mabn_cudnn_graph *g, const struct layer *l,
+                  struct mabn_conv_library *strategy, int v)
 {
-    const struct mabn_conv_want *w = &l->want;
+    const struct mabn_conv_request *w = &l->request;
     int of = -1; /* the mask: where this is above 0 */
 
-    way->ids[X] = picture(g, l, w->out, true);
+    strategy->ids[X] = picture(g, l, w->out, true);
     if (w->add) {
-        const int sum = w->mask ? passing(g, l, true) : way->ids[OUT];
-        way->ids[BEFORE] = picture(g, l, w->out, true);
-        mabn_cudnn_pointwise(g, CUDNN_POINTWISE_ADD, sum, v, way->ids[BEFORE]);
+        const int sum = w->mask ? passing(g, l, true) : strategy->ids[OUT];
+        strategy->ids[BEFORE] = picture(g, l, w->out, true);
+        mabn_cudnn_pointwise(g, CUDNN_POINTWISE_ADD, sum, v, strategy->ids[BEFORE]);
         v = sum;
     }
-    if (w->mask == MABN_CONV_MASK_Y) of = way->ids[Y] = picture(g, l, w->out, true);
-    if (w->mask == MABN_CONV_MASK_X) draw_map(g, l, way, of = passing(g, l, true), way->ids[X]);
-    if (w->mask) mabn_cudnn_pointwise(g, CUDNN_POINTWISE_RELU_BWD, way->ids[OUT], v, of);
-    draw_sums(g, l, way, way->ids[OUT], way->ids[X]);
+    if (w->mask == MABN_CONV_MASK_Y) of = strategy->ids[Y] = picture(g, l, w->out, true);
+    if (w->mask == MABN_CONV_MASK_X)
+        draw_map(g, l, strategy, of = passing(g, l, true), strategy->ids[X]);
+    if (w->mask) mabn_cudnn_pointwise(g, CUDNN_POINTWISE_RELU_BWD, strategy->ids[OUT], v, of);
+    draw_sums(g, l, strategy, strategy->ids[OUT], strategy->ids[X]);
 }
 
 /* Is the convolution's result stored as an array, or only passed on? */
-bool writes_result(const struct mabn_conv_want *w)
+bool writes_result(const struct mabn_conv_request *w)
 {
     switch (w->pass) {
     case MABN_CONV_FORWARD_NORM:
@@ -250,28 +252,30 @@ bool writes_result(const struct mabn_conv_want *w)
     }
 }
 
-void draw(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn_conv_fast *way)
+void draw(struct mabn_cudnn_graph *g, const struct layer *l, struct mabn_conv_library *strategy)
 {
     const enum mabn_dtype dtype = l->options->dtype;
     const bool data = l->direction == MABN_CUDNN_DATA, filter = l->direction == MABN_CUDNN_FILTER;
 
-    way->bias = dtype;
-    way->ids[A] = picture(g, l, dtype, !data);
-    way->ids[B] = filter ? picture(g, l, dtype, false) : filters(g, l, dtype);
-    way->ids[OUT] = filter ? filters(g, l, l->want.out) : picture(g, l, l->want.out, data);
-    const int v = writes_result(&l->want) ? way->ids[OUT] : passing(g, l, data);
-    mabn_cudnn_convolve(g, l->direction, v, way->ids[A], way->ids[B], l->s.stride, l->s.pad);
-    if (l->want.pass == MABN_CONV_FORWARD_NORM)
-        draw_norm_out(g, l, way, v);
-    else if (l->want.pass == MABN_CONV_BACKWARD_NORM)
-        draw_norm_in(g, l, way, v);
-    else if (l->want.pass == MABN_CONV_FORWARD_SUMS)
-        draw_sums(g, l, way, v, v);
-    else if (!writes_result(&l->want))
-        draw_end(g, l, way, v, data);
+    strategy->bias = dtype;
+    strategy->ids[A] = picture(g, l, dtype, !data);
+    strategy->ids[B] = filter ? picture(g, l, dtype, false) : filters(g, l, dtype);
+    strategy->ids[OUT] =
+        filter ? filters(g, l, l->request.out) : picture(g, l, l->request.out, data);
+    const int v = writes_result(&l->request) ? strategy->ids[OUT] : passing(g, l, data);
+    mabn_cudnn_convolve(g, l->direction, v, strategy->ids[A], strategy->ids[B], l->s.stride,
+                        l->s.pad);
+    if (l->request.pass == MABN_CONV_FORWARD_NORM)
+        draw_norm_out(g, l, strategy, v);
+    else if (l->request.pass == MABN_CONV_BACKWARD_NORM)
+        draw_norm_in(g, l, strategy, v);
+    else if (l->request.pass == MABN_CONV_FORWARD_SUMS)
+        draw_sums(g, l, strategy, v, v);
+    else if (!writes_result(&l->request))
+        draw_end(g, l, strategy, v, data);
 }
 
-mabn_status add_plans(const struct layer *l, int max, ways *all)
+mabn_status add_plans(const struct layer *l, int max, strategies *all)
 {
     const struct mabn_cudnn_target target = {
         mabn_cuda_cudnn(l->device), static_cast<cudnnHandle_t>(mabn_cuda_cudnn_handle(l->device)),
@@ -279,7 +283,7 @@ mabn_status add_plans(const struct layer *l, int max, ways *all)
     const bool exact = l->options->dtype == MABN_DTYPE_F32 && !l->options->tf32;
     const struct mabn_cudnn_demands demands = {exact, false, WORKSPACE};
     struct mabn_cudnn_plan *plans[TUNE_PLANS];
-    struct mabn_conv_fast *drawn;
+    struct mabn_conv_library *drawn;
     int count = 0;
 
     if (!target.cudnn || !target.handle)
@@ -288,22 +292,22 @@ mabn_status add_plans(const struct layer *l, int max, ways *all)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "cuDNN would compile a kernel");
     /* cuDNN does not document what happens to elements of dx that get no product of the
      * convolution. */
-    if (l->want.pass == MABN_CONV_BACKWARD_NORM && l->s.stride > l->s.kernel)
+    if (l->request.pass == MABN_CONV_BACKWARD_NORM && l->s.stride > l->s.kernel)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "a data gradient with gaps is not joined");
     /* cuDNN 9.19 takes five seconds and more to find that it cannot compile this. */
-    if (l->want.pass == MABN_CONV_BACKWARD_NORM && l->s.stride > 1 && l->want.sum)
+    if (l->request.pass == MABN_CONV_BACKWARD_NORM && l->s.stride > 1 && l->request.sum)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "a strided data gradient has no two sums");
     struct mabn_cudnn_graph *g = mabn_cudnn_graph_new(&target);
-    drawn = new_way(l);
+    drawn = new_strategy(l);
     draw(g, l, drawn);
     mabn_status status = mabn_cudnn_plans(g, &demands, plans, max, &count);
     for (int i = 0; i < count; i++) {
-        struct mabn_conv_fast *way = new_way(l);
-        *way = *drawn;
-        way->plan = plans[i];
-        snprintf(way->name, sizeof way->name, "cuDNN engine %lld",
+        struct mabn_conv_library *strategy = new_strategy(l);
+        *strategy = *drawn;
+        strategy->plan = plans[i];
+        snprintf(strategy->name, sizeof strategy->name, "cuDNN engine %lld",
                  (long long)mabn_cudnn_plan_engine(plans[i]));
-        all->push_back(way);
+        all->push_back(strategy);
     }
     free(drawn);
     mabn_cudnn_graph_free(g);
@@ -320,9 +324,9 @@ struct mabn_matmul_shape product_of(const struct layer *l)
 
     shape.rows = positions;
     shape.dtype = l->options->dtype;
-    shape.d_dtype = l->want.out;
+    shape.d_dtype = l->request.out;
     shape.tf32 = l->options->tf32;
-    shape.bias = l->want.bias;
+    shape.bias = l->request.bias;
     switch (l->direction) {
     case MABN_CUDNN_FORWARD:
         shape.columns = l->s.out;
@@ -343,7 +347,7 @@ struct mabn_matmul_shape product_of(const struct layer *l)
     return shape;
 }
 
-mabn_status add_products(const struct layer *l, int max, ways *all)
+mabn_status add_products(const struct layer *l, int max, strategies *all)
 {
     const struct mabn_cublaslt *lt = mabn_cuda_cublaslt(l->device);
     const cublasLtHandle_t handle =
@@ -353,18 +357,18 @@ mabn_status add_products(const struct layer *l, int max, ways *all)
     if (!is_product(&l->s) || l->joined)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "not a matrix product");
     if (!lt || !handle) return mabn_fail(MABN_ERR_UNSUPPORTED, "there is no cuBLASLt");
-    if (l->want.relu || (l->want.bias && l->want.out != MABN_DTYPE_F32))
+    if (l->request.relu || (l->request.bias && l->request.out != MABN_DTYPE_F32))
         return mabn_fail(MABN_ERR_UNSUPPORTED, "cuBLASLt adds no such bias");
     for (int i = 0; i < max; i++) {
         struct mabn_matmul *matmul;
         mabn_status status = mabn_matmul_new(&matmul, lt, handle, &shape, WORKSPACE, i);
         if (status) return i ? MABN_OK : status;
-        struct mabn_conv_fast *way = new_way(l);
-        way->matmul = matmul;
-        way->swap = l->direction == MABN_CUDNN_FILTER;
-        way->bias = MABN_DTYPE_F32;
-        snprintf(way->name, sizeof way->name, i ? "cuBLASLt %d" : "cuBLASLt", i);
-        all->push_back(way);
+        struct mabn_conv_library *strategy = new_strategy(l);
+        strategy->matmul = matmul;
+        strategy->swap = l->direction == MABN_CUDNN_FILTER;
+        strategy->bias = MABN_DTYPE_F32;
+        snprintf(strategy->name, sizeof strategy->name, i ? "cuBLASLt %d" : "cuBLASLt", i);
+        all->push_back(strategy);
     }
     return MABN_OK;
 }
@@ -375,11 +379,11 @@ bool products_first(const struct layer *l)
 {
     if (!is_product(&l->s)) return false;
     if (l->s.h == 1 && l->s.w == 1) return true;
-    return l->want.pass == MABN_CONV_BACKWARD_WEIGHTS || adds_gradient(l);
+    return l->request.pass == MABN_CONV_BACKWARD_WEIGHTS || adds_gradient(l);
 }
 
 /* The first implementation, in the order above. */
-mabn_status first_way(const struct layer *l, ways *all)
+mabn_status first_strategy(const struct layer *l, strategies *all)
 {
     if (products_first(l) && add_products(l, 1, all) == MABN_OK) return MABN_OK;
     if (add_plans(l, 1, all) == MABN_OK) return MABN_OK;
@@ -456,8 +460,8 @@ struct arrays {
 };
 
 /* The shortest time of a few samples, each of several runs back to back. */
-mabn_status time_way(const struct layer *l, const struct mabn_conv_fast *way,
-                     const struct arrays *at, cudaStream_t stream, float *least)
+mabn_status time_strategy(const struct layer *l, const struct mabn_conv_library *strategy,
+                          const struct arrays *at, cudaStream_t stream, float *least)
 {
     *least = INFINITY;
     for (int i = 0; i <= TUNE_SAMPLES; i++) {
@@ -465,7 +469,7 @@ mabn_status time_way(const struct layer *l, const struct mabn_conv_fast *way,
         if (i) MABN_TRY(mabn_cuda_hold(l->device, TUNE_HOLD)); /* the first is not counted */
         MABN_CUDA_TRY(cudaEventRecord(at->begin, stream));
         for (int run = i ? TUNE_RUNS : 1; run; run--)
-            MABN_TRY(mabn_conv_fast_run(way, &at->at, at->workspace, stream));
+            MABN_TRY(mabn_conv_library_run(strategy, &at->at, at->workspace, stream));
         MABN_CUDA_TRY(cudaEventRecord(at->end, stream));
         MABN_CUDA_TRY(cudaEventSynchronize(at->end));
         MABN_CUDA_TRY(cudaEventElapsedTime(&ms, at->begin, at->end));
@@ -475,19 +479,19 @@ mabn_status time_way(const struct layer *l, const struct mabn_conv_fast *way,
 }
 
 /* The fastest of them; those that fail are skipped. *best is unchanged if none could be timed. */
-mabn_status fastest_way(const struct layer *l, const ways &all, size_t *best)
+mabn_status fastest_strategy(const struct layer *l, const strategies &all, size_t *best)
 {
     const cudaStream_t stream = static_cast<cudaStream_t>(mabn_cuda_stream(l->device));
     size_t space = 0;
     float least = INFINITY;
     struct arrays at;
 
-    for (const struct mabn_conv_fast *way : all)
-        space = std::max(space, mabn_conv_fast_workspace(way));
+    for (const struct mabn_conv_library *strategy : all)
+        space = std::max(space, mabn_conv_library_workspace(strategy));
     MABN_TRY(at.allocate(l, space, stream));
     for (size_t i = 0; i < all.size(); i++) {
         float ms;
-        if (time_way(l, all[i], &at, stream, &ms)) {
+        if (time_strategy(l, all[i], &at, stream, &ms)) {
             (void)cudaGetLastError(); /* of a launch that a library made */
             continue;
         }
@@ -498,7 +502,7 @@ mabn_status fastest_way(const struct layer *l, const ways &all, size_t *best)
     return MABN_OK;
 }
 
-mabn_status tuned_way(const struct layer *l, ways *all)
+mabn_status tuned_strategy(const struct layer *l, strategies *all)
 {
     const size_t none = SIZE_MAX;
     size_t best = none;
@@ -509,7 +513,7 @@ mabn_status tuned_way(const struct layer *l, ways *all)
     if (all->size() && (*all)[0]->plan) (void)add_products(l, TUNE_PRODUCTS, all);
     /* No memory for timing: take the first one that was not compiled, because a compiled one might
      * not run. */
-    const mabn_status tried = fastest_way(l, *all, &best);
+    const mabn_status tried = fastest_strategy(l, *all, &best);
     if (best == none && (!tried || l->joined || (adds_gradient(l) && (*all)[0]->plan)))
         return mabn_fail(MABN_ERR_UNSUPPORTED, "none of the libraries' kernels ran");
     if (best != none) std::swap((*all)[0], (*all)[best]);
@@ -518,31 +522,31 @@ mabn_status tuned_way(const struct layer *l, ways *all)
 
 } // namespace
 
-mabn_status mabn_conv_fast_new(struct mabn_conv_fast **fast, struct mabn_device *device,
-                               const struct mabn_conv_shape *shape,
-                               const struct mabn_conv_cuda_options *options,
-                               const struct mabn_conv_want *want)
+mabn_status mabn_conv_library_new(struct mabn_conv_library **fast, struct mabn_device *device,
+                                  const struct mabn_conv_shape *shape,
+                                  const struct mabn_conv_cuda_options *options,
+                                  const struct mabn_conv_request *request)
 {
     const struct layer l = {device,
                             *shape,
                             mabn_conv_out(shape->h, shape->kernel, shape->stride, shape->pad),
                             mabn_conv_out(shape->w, shape->kernel, shape->stride, shape->pad),
                             options,
-                            *want,
-                            direction_of(want->pass),
-                            want->pass == MABN_CONV_FORWARD_NORM ||
-                                want->pass == MABN_CONV_BACKWARD_NORM ||
-                                want->pass == MABN_CONV_FORWARD_SUMS};
-    ways all;
+                            *request,
+                            direction_of(request->pass),
+                            request->pass == MABN_CONV_FORWARD_NORM ||
+                                request->pass == MABN_CONV_BACKWARD_NORM ||
+                                request->pass == MABN_CONV_FORWARD_SUMS};
+    strategies all;
 
-    const mabn_status status = options->tune ? tuned_way(&l, &all) : first_way(&l, &all);
+    const mabn_status status = options->tune ? tuned_strategy(&l, &all) : first_strategy(&l, &all);
     *fast = status ? NULL : all[0];
     for (size_t i = status ? 0 : 1; i < all.size(); i++)
-        mabn_conv_fast_free(all[i]);
+        mabn_conv_library_free(all[i]);
     return status;
 }
 
-void mabn_conv_fast_free(struct mabn_conv_fast *fast)
+void mabn_conv_library_free(struct mabn_conv_library *fast)
 {
     if (!fast) return;
     mabn_matmul_free(fast->matmul);
@@ -550,17 +554,17 @@ void mabn_conv_fast_free(struct mabn_conv_fast *fast)
     free(fast);
 }
 
-size_t mabn_conv_fast_workspace(const struct mabn_conv_fast *fast)
+size_t mabn_conv_library_workspace(const struct mabn_conv_library *fast)
 {
     return fast->plan ? mabn_cudnn_plan_workspace(fast->plan) : mabn_matmul_workspace(fast->matmul);
 }
 
-enum mabn_dtype mabn_conv_fast_bias(const struct mabn_conv_fast *fast)
+enum mabn_dtype mabn_conv_library_bias(const struct mabn_conv_library *fast)
 {
     return fast->bias;
 }
 
-const char *mabn_conv_fast_name(const struct mabn_conv_fast *fast)
+const char *mabn_conv_library_name(const struct mabn_conv_library *fast)
 {
     return fast->name;
 }
@@ -600,8 +604,8 @@ static const void *pointer_of(const struct mabn_conv_arrays *at, int array)
     }
 }
 
-mabn_status mabn_conv_fast_run(const struct mabn_conv_fast *fast, const struct mabn_conv_arrays *at,
-                               void *workspace, void *stream)
+mabn_status mabn_conv_library_run(const struct mabn_conv_library *fast,
+                                  const struct mabn_conv_arrays *at, void *workspace, void *stream)
 {
     void *pointers[ARRAYS];
     int ids[ARRAYS], count = 0;

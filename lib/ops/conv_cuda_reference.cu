@@ -1,7 +1,7 @@
-/* See conv_cuda_plain.h: direct sums in double, one thread for each result. With a normalization
+/* See conv_cuda_reference.h: direct sums in double, one thread for each result. With a normalization
  * there is one block for each channel, which also computes the channel's sums and adds them to the
  * given ones, as a library's kernels do. */
-#include "ops/conv_cuda_plain.h"
+#include "ops/conv_cuda_reference.h"
 
 #include "device/pack.cuh"
 #include "device/reduce.cuh"
@@ -16,7 +16,7 @@ struct sizes {
     int kernel, stride, pad;
 };
 
-struct sizes sizes_of(const struct mabn_conv_plain *conv)
+struct sizes sizes_of(const struct mabn_conv_reference *conv)
 {
     const struct mabn_conv_shape *s = &conv->shape;
     return {s->n,
@@ -226,8 +226,9 @@ __global__ void __launch_bounds__(THREADS)
 
 } // namespace
 
-mabn_status mabn_conv_plain_forward(const struct mabn_conv_plain *conv, void *y, const void *x,
-                                    const void *weight, const void *bias, void *stream)
+mabn_status mabn_conv_reference_forward(const struct mabn_conv_reference *conv, void *y,
+                                        const void *x, const void *weight, const void *bias,
+                                        void *stream)
 {
     const struct mabn_conv_cuda_options *o = &conv->options;
     const struct sizes s = sizes_of(conv);
@@ -244,9 +245,10 @@ mabn_status mabn_conv_plain_forward(const struct mabn_conv_plain *conv, void *y,
     });
 }
 
-mabn_status mabn_conv_plain_forward_norm(const struct mabn_conv_plain *conv, void *y, const void *x,
-                                         const void *weight,
-                                         const struct mabn_conv_cuda_norm_out *norm, void *stream)
+mabn_status mabn_conv_reference_forward_norm(const struct mabn_conv_reference *conv, void *y,
+                                             const void *x, const void *weight,
+                                             const struct mabn_conv_cuda_norm_out *norm,
+                                             void *stream)
 {
     const struct sizes s = sizes_of(conv);
 
@@ -260,9 +262,9 @@ mabn_status mabn_conv_plain_forward_norm(const struct mabn_conv_plain *conv, voi
     });
 }
 
-mabn_status mabn_conv_plain_forward_sums(const struct mabn_conv_plain *conv, void *y, const void *x,
-                                         const void *weight, float *sum, float *square,
-                                         void *stream)
+mabn_status mabn_conv_reference_forward_sums(const struct mabn_conv_reference *conv, void *y,
+                                             const void *x, const void *weight, float *sum,
+                                             float *square, void *stream)
 {
     const struct sizes s = sizes_of(conv);
 
@@ -275,9 +277,9 @@ mabn_status mabn_conv_plain_forward_sums(const struct mabn_conv_plain *conv, voi
     });
 }
 
-mabn_status mabn_conv_plain_backward_data(const struct mabn_conv_plain *conv, void *dx,
-                                          const void *dy, const void *weight, bool add,
-                                          void *stream)
+mabn_status mabn_conv_reference_backward_data(const struct mabn_conv_reference *conv, void *dx,
+                                              const void *dy, const void *weight, bool add,
+                                              void *stream)
 {
     const struct sizes s = sizes_of(conv);
 
@@ -289,9 +291,10 @@ mabn_status mabn_conv_plain_backward_data(const struct mabn_conv_plain *conv, vo
     });
 }
 
-mabn_status mabn_conv_plain_backward_norm(const struct mabn_conv_plain *conv, void *dx,
-                                          const void *dy, const void *weight,
-                                          const struct mabn_conv_cuda_norm_in *norm, void *stream)
+mabn_status mabn_conv_reference_backward_norm(const struct mabn_conv_reference *conv, void *dx,
+                                              const void *dy, const void *weight,
+                                              const struct mabn_conv_cuda_norm_in *norm,
+                                              void *stream)
 {
     const struct mabn_conv_cuda_before *before = &conv->options.before;
     const struct sizes s = sizes_of(conv);
@@ -307,8 +310,9 @@ mabn_status mabn_conv_plain_backward_norm(const struct mabn_conv_plain *conv, vo
     });
 }
 
-mabn_status mabn_conv_plain_backward_weights(const struct mabn_conv_plain *conv, float *dweight,
-                                             const void *x, const void *dy, void *stream)
+mabn_status mabn_conv_reference_backward_weights(const struct mabn_conv_reference *conv,
+                                                 float *dweight, const void *x, const void *dy,
+                                                 void *stream)
 {
     const struct sizes s = sizes_of(conv);
 
@@ -320,8 +324,8 @@ mabn_status mabn_conv_plain_backward_weights(const struct mabn_conv_plain *conv,
     });
 }
 
-mabn_status mabn_conv_plain_backward_bias(const struct mabn_conv_plain *conv, float *dbias,
-                                          const void *dy, void *stream)
+mabn_status mabn_conv_reference_backward_bias(const struct mabn_conv_reference *conv, float *dbias,
+                                              const void *dy, void *stream)
 {
     const struct sizes s = sizes_of(conv);
 
