@@ -69,13 +69,9 @@ static mabn_status parse_types(const char *text, void *value)
     memset(types, 0, MABN_COCO_TYPES * sizeof *types);
     if (!*text) return mabn_fail(MABN_ERR_ARG, "no type");
     while (next_piece(&text, piece, sizeof piece)) {
-        int i = 0;
-        while (i < MABN_COCO_TYPES && strcmp(piece, mabn_coco_type_name(i)))
-            i++;
-        if (i == MABN_COCO_TYPES)
-            return mabn_fail(MABN_ERR_ARG, "unknown type '%s': expected bbox, segm, keypoints",
-                             piece);
-        types[i] = true;
+        int type;
+        MABN_TRY(mabn_word_parse(&type, mabn_coco_types, "type", piece));
+        types[type] = true;
     }
     return MABN_OK;
 }

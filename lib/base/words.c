@@ -33,8 +33,12 @@ mabn_status mabn_word_parse(int *value, const struct mabn_word *words, const cha
     struct mabn_str list;
     mabn_str_init(&list);
     mabn_word_list(&list, words, ", ");
-    mabn_status status =
-        mabn_fail(MABN_ERR_ARG, "unknown %s '%s': expected %s", what, text, list.text);
+    mabn_status status = mabn_word_unknown(what, text, list.text);
     mabn_str_release(&list);
     return status;
+}
+
+mabn_status mabn_word_unknown(const char *what, const char *text, const char *expected)
+{
+    return mabn_fail(MABN_ERR_ARG, "unknown %s '%s': expected %s", what, text, expected);
 }

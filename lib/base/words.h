@@ -23,6 +23,9 @@ struct mabn_word {
  * table; `what` names the kind of word ("stem"). */
 MABN_MUST_USE mabn_status mabn_word_parse(int *value, const struct mabn_word *words,
                                           const char *what, const char *text);
+/* The error for a word that is none of `expected`, a list: for sets of words that are no table. */
+MABN_MUST_USE mabn_status mabn_word_unknown(const char *what, const char *text,
+                                            const char *expected);
 /* The first word with this value; "?" when there is none. */
 const char *mabn_word_name(const struct mabn_word *words, int value);
 /* All words of the table, in its order. */

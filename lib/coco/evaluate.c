@@ -9,10 +9,14 @@
 #include "coco/match.h"
 #include "coco/score.h"
 
+const struct mabn_word mabn_coco_types[] = {{MABN_COCO_BBOX, "bbox"},
+                                            {MABN_COCO_SEGM, "segm"},
+                                            {MABN_COCO_KEYPOINTS, "keypoints"},
+                                            {0, NULL}};
+
 const char *mabn_coco_type_name(enum mabn_coco_type type)
 {
-    static const char *const names[] = {"bbox", "segm", "keypoints"};
-    return names[type];
+    return mabn_word_name(mabn_coco_types, (int)type);
 }
 
 void mabn_coco_params_init(struct mabn_coco_params *p, enum mabn_coco_type type)

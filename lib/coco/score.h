@@ -27,6 +27,7 @@
 
 #include "base/status.h"
 #include "base/str.h"
+#include "base/words.h"
 #include "coco/annotations.h"
 
 MABN_BEGIN_DECLS
@@ -86,7 +87,8 @@ struct mabn_coco_params {
  * no crowds, but "ignore" counts. Settings: max_dets 300. 13 statistics, with AP by frequency. */
 void mabn_coco_params_lvis(struct mabn_coco_params *params);
 
-const char *mabn_coco_type_name(enum mabn_coco_type type); /* "bbox", "segm", "keypoints" */
+extern const struct mabn_word mabn_coco_types[]; /* "bbox", "segm", "keypoints" */
+const char *mabn_coco_type_name(enum mabn_coco_type type);
 void mabn_coco_params_init(struct mabn_coco_params *params, enum mabn_coco_type type);
 
 /* Everything computed from one pair of files for one type. */

@@ -5,6 +5,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/words.h"
+
 static const struct mabn_box_convention table[] = {
     {
         .name = "legacy",
@@ -68,8 +70,7 @@ mabn_status mabn_box_convention_find(const struct mabn_box_convention **out, con
             *out = &table[i];
             return MABN_OK;
         }
-    return mabn_fail(MABN_ERR_NOTFOUND,
-                     "unknown box convention '%s': expected legacy, detectron2, torchvision", name);
+    return mabn_word_unknown("box convention", name, "legacy, detectron2, torchvision");
 }
 
 float mabn_box_threshold(const struct mabn_box_convention *c, double threshold)

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/thread.h"
+#include "base/words.h"
 #include "device/internal.h"
 #include "device/tune.h"
 
@@ -64,7 +65,7 @@ static int gpu_number(const char *word)
 mabn_status mabn_device_word_check(const char *word)
 {
     if (!strcmp(word, "auto") || !strcmp(word, "cpu") || gpu_number(word) >= 0) return MABN_OK;
-    return mabn_fail(MABN_ERR_ARG, "unknown device '%s': expected auto, cpu, cuda, cuda:N", word);
+    return mabn_word_unknown("device", word, "auto, cpu, cuda, cuda:N");
 }
 
 mabn_status mabn_device_open(struct mabn_device **device, const char *word, int threads)

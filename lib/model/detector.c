@@ -89,10 +89,9 @@ mabn_status mabn_detector_init(struct mabn_detector *detector, const char *arch)
 {
     const int found = find_arch(arch);
     if (found < 0)
-        return mabn_fail(MABN_ERR_ARG,
-                         "unknown detector '%s': expected mask-rcnn-BODY-fpn or "
-                         "faster-rcnn-BODY-fpn, BODY r18, r34, r50, r101 or r152",
-                         arch);
+        return mabn_word_unknown("detector", arch,
+                                 "mask-rcnn-BODY-fpn or faster-rcnn-BODY-fpn, BODY r18, r34, r50, "
+                                 "r101 or r152");
     *detector = defaults;
     snprintf(detector->arch, sizeof detector->arch, "%s", arch);
     detector->masks = found < BODIES;
@@ -178,11 +177,8 @@ static mabn_status set_part(struct mabn_detector *detector, const struct mabn_no
         found = true;
     }
     if (found) return MABN_OK;
-    return mabn_fail(
-        MABN_ERR_ARG,
-        "unknown part '%s': expected body, stem, layer1, layer2, layer3, layer4, fpn, heads, box, "
-        "mask",
-        part);
+    return mabn_word_unknown("part", part,
+                             "body, stem, layer1, layer2, layer3, layer4, fpn, heads, box, mask");
 }
 
 mabn_status mabn_detector_set_norm(struct mabn_detector *detector, const char *spec)

@@ -27,8 +27,7 @@ mabn_status mabn_model_init(struct mabn_model *model, const char *arch)
         mabn_str_init(&list);
         for (const char *const *a = mabn_resnet_archs(); *a; a++)
             mabn_str_printf(&list, "%s%s", list.length ? ", " : "", *a);
-        mabn_status status =
-            mabn_fail(MABN_ERR_ARG, "unknown architecture '%s': expected %s", arch, list.text);
+        mabn_status status = mabn_word_unknown("architecture", arch, list.text);
         mabn_str_release(&list);
         return status;
     }
@@ -59,9 +58,7 @@ static mabn_status set_part(struct mabn_model *model, const struct mabn_norm_opt
             found = true;
         }
     if (!found)
-        return mabn_fail(MABN_ERR_ARG,
-                         "unknown part '%s': expected body, stem, layer1, layer2, layer3, layer4",
-                         part);
+        return mabn_word_unknown("part", part, "body, stem, layer1, layer2, layer3, layer4");
     return MABN_OK;
 }
 

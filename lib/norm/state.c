@@ -1,6 +1,7 @@
 /* The blocks of memory that a norm keeps, and the views into them. */
 #include "norm/state.h"
 
+#include <stddef.h>
 #include <string.h>
 
 #include "norm/internal.h"
@@ -85,32 +86,34 @@ size_t mabn_norm_state_bytes(const struct mabn_norm *norm)
     return list_state(norm, NULL, list, &count);
 }
 
+/* Where the view has what list_state names so. */
+static const struct {
+    const char *name;
+    enum mabn_norm_dtype dtype;
+    size_t at;
+} fields[] = {
+    {"running_mean", MABN_NORM_F32, offsetof(struct mabn_norm_state, running_mean)},
+    {"running_var", MABN_NORM_F32, offsetof(struct mabn_norm_state, running_var)},
+    {"sta_matrix", MABN_NORM_F32, offsetof(struct mabn_norm_state, sta_matrix)},
+    {"pre_x2", MABN_NORM_F32, offsetof(struct mabn_norm_state, window_x2)},
+    {"buffer_x2", MABN_NORM_F32, offsetof(struct mabn_norm_state, window_x2)},
+    {"pre_gz", MABN_NORM_F32, offsetof(struct mabn_norm_state, window_gz)},
+    {"buffer_gz", MABN_NORM_F32, offsetof(struct mabn_norm_state, window_gz)},
+    {"num_batches_tracked", MABN_NORM_I64, offsetof(struct mabn_norm_state, batches)},
+    {"iters", MABN_NORM_F32, offsetof(struct mabn_norm_state, iters_f32)},
+    {"iters", MABN_NORM_I64, offsetof(struct mabn_norm_state, iters)},
+};
+
 void mabn_norm_state_view(struct mabn_norm_state *view, const struct mabn_norm *norm, void *state)
 {
     struct mabn_norm_tensor list[MABN_NORM_MAX_TENSORS];
     int count = mabn_norm_state_list(norm, state, list);
 
     memset(view, 0, sizeof *view);
-    for (int i = 0; i < count; i++) {
-        const char *name = list[i].name;
-        float *f = (float *)list[i].data;
-        if (!strcmp(name, "running_mean"))
-            view->running_mean = f;
-        else if (!strcmp(name, "running_var"))
-            view->running_var = f;
-        else if (!strcmp(name, "sta_matrix"))
-            view->sta_matrix = f;
-        else if (!strcmp(name, "pre_x2") || !strcmp(name, "buffer_x2"))
-            view->window_x2 = f;
-        else if (!strcmp(name, "pre_gz") || !strcmp(name, "buffer_gz"))
-            view->window_gz = f;
-        else if (!strcmp(name, "num_batches_tracked"))
-            view->batches = (int64_t *)list[i].data;
-        else if (list[i].dtype == MABN_NORM_F32)
-            view->iters_f32 = f;
-        else
-            view->iters = (int64_t *)list[i].data;
-    }
+    for (int i = 0; i < count; i++)
+        for (size_t f = 0; f < sizeof fields / sizeof *fields; f++)
+            if (fields[f].dtype == list[i].dtype && !strcmp(fields[f].name, list[i].name))
+                memcpy((char *)view + fields[f].at, &list[i].data, sizeof list[i].data);
 }
 
 void mabn_norm_state_reset(const struct mabn_norm *norm, void *state)

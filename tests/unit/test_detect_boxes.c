@@ -25,7 +25,7 @@ static void test_conventions(void)
     }
     tap_status(mabn_box_convention_find(&c, NULL), "the default");
     tap_str_eq(c->name, "legacy", "is legacy");
-    tap_fails(mabn_box_convention_find(&c, "yolo"), MABN_ERR_NOTFOUND,
+    tap_fails(mabn_box_convention_find(&c, "yolo"), MABN_ERR_ARG,
               "unknown box convention 'yolo': expected legacy, detectron2, torchvision",
               "an unknown one");
     tap_ok(mabn_box_threshold(convention("legacy"), 0.3) == 0.3f, "0.3 in float32");
@@ -52,7 +52,7 @@ static void test_scratch(void)
     mabn_scratch_release(&s);
 }
 
-/* Against a plain search for the next best. */
+/* Against a simple search for the next best. */
 static void test_order(void)
 {
     enum { N = 700 };
