@@ -1,5 +1,5 @@
-/* Groups have no communicators of their own: every group has its place in one sum over all shards, and
- * adds zeros to the others' places. That moves more bytes than need be, but a layer's sums are few. */
+/* Groups have no communicators of their own. Every group has its place in one sum over all shards, and
+ * adds zeros at the others' places. That moves more bytes than necessary, but a layer's sums are few. */
 #include "norm/sync.h"
 
 #include <stdlib.h>
@@ -9,7 +9,7 @@
 
 struct share {
     struct shares *all;
-    int i, group; /* of this rank's shards; the shard's group */
+    int i, group; /* its number among this rank's shards; its group */
 };
 
 struct shares {
@@ -21,9 +21,9 @@ struct shares {
     struct mabn_lockstep *lockstep;
     int groups, local;
     double *places; /* (groups)(count): the sums over all shards */
-    double *rows;   /* (local)(groups)(count) of shards in step */
+    double *rows;   /* (local)(groups)(count): what each shard in step adds */
     size_t places_room, rows_room;
-    size_t count; /* of the sum under way, all groups */
+    size_t count; /* values of the sum under way, of all groups */
 };
 
 static double *reserve(double *array, size_t *room, size_t count)
@@ -48,8 +48,8 @@ static mabn_status add_alone(struct shares *s, int group, double *values, size_t
     return MABN_OK;
 }
 
-/* The rows of all shards of this rank are there, so all have read the places of the sum before. The rows
- * are free from now on: the first shard that goes on writes its next one. */
+/* Called when the rows of all shards of this rank are complete. All have then read the result of the
+ * sum before. Afterwards the rows are free: the first shard that goes on writes its next one. */
 static mabn_status add_rows(void *context)
 {
     struct shares *s = context;

@@ -1,36 +1,37 @@
-/* The shards of a run (dist/comm.h) that this rank carries, one after the other or in step.
+/* The shards of a run (dist/comm.h) that this rank carries: one after the other, or in step.
  *
- * A shard owns a slice of every step's batch and the state of the norms: running averages, MABN's
- * windows, counters. So each goes through the network by itself, forward and backward:
+ * A shard owns a slice of every step's batch and its own state of the norms: running averages, MABN's
+ * windows, counters. Each shard runs forward and backward by itself:
  *
- *     mabn_shards_run(shards, pass, …)     for each shard i of this rank
- *                                              its state into its store of parameters
- *                                              pass(…, i): gradients are left in its store
- *                                              its state out of it, its gradients to the sum
- *     mabn_shards_sum(shards)              the sum over all shards is in the store
+ *     mabn_shards_run(shards, pass, …)     for each shard i of this rank:
+ *                                              its state goes into its store of parameters
+ *                                              pass(…, i) leaves gradients in that store
+ *                                              the state comes out, the gradients go to the sum
+ *     mabn_shards_sum(shards)              the store has the sum over all shards
+ *     mabn_net_update                      with 1/count in sgd.grad_scale
  *
- * One after the other they share one store, plan and memory. In step, which SyncBN over several shards
- * of a rank needs (norm/sync.h), each has its own device, store and plan; the last shard's are the run's.
+ * Shards that run one after the other share one store, plan and memory. Shards in step, which SyncBN
+ * over several shards of a rank needs (norm/sync.h), have a device, a store and a plan each; the last
+ * shard's are the run's.
  *
- * In the last pass of the last shard, backward may hand in gradients as it goes on, by
- * mabn_shards_ready: their sums then start in buckets, while it computes the others.
+ * In the pass of the last shard, backward may report gradients as soon as they are complete
+ * (mabn_shards_ready). Their sums start in buckets while backward computes the others.
  *
- *     mabn_net_update, with 1/count in sgd.grad_scale
+ * On a GPU NCCL (dist/nccl.h) adds gradients where they are: each shard's on top of those before it
+ * (mabn_shards_accumulates), and the sums over ranks start in buckets as above. Without NCCL they pass
+ * through the host.
  *
- * On a GPU gradients are added up where they are by NCCL (dist/nccl.h), if there is one: a shard's go
- * on top of those before (mabn_shards_accumulates), and the sums over ranks start in buckets as above.
- * Without NCCL they cross to the host for this and back.
+ * The sum follows one tree over shards. It has the same bits on any number of ranks, provided that
+ * these have equally many threads; NCCL's order is its own. Shards have equally many images, so a
+ * shard's mean loss counts 1/count.
  *
- * But for NCCL, which has an order of its own, the sum follows one tree over shards, so it has the same bits on any number of ranks, as long as
- * these have as many threads. Shards have equally many images, so a shard's mean loss counts 1/count.
+ * Evaluation and finished models have one state. Its running averages and windows are the unweighted
+ * means over shards, added along the same tree. (The reference evaluates with its first process's
+ * state.) Checkpoints hold every shard's own state as well, as one tensor /state/shards/NAME (count,
+ * values) for each tensor of the norms' state.
  *
- * Evaluation and finished models have one state: running averages, and windows too, are the
- * unweighted means over shards, added along the same tree. (The reference evaluates with its first
- * process's alone.) Checkpoints hold every shard's own state as well, as one tensor
- * /state/shards/NAME (count, values) for each tensor of the norms' state.
- *
- * With one shard nothing is copied or added, and all calls return at once. With one a rank its state
- * stays in the store from step to step. */
+ * With one shard nothing is copied or added, and all calls return at once. With one shard a rank its
+ * state stays in the store from step to step. */
 #ifndef MABN_TRAIN_SHARDS_H
 #define MABN_TRAIN_SHARDS_H
 
@@ -43,7 +44,7 @@
 
 MABN_BEGIN_DECLS
 
-/* One of the shards that go in step. */
+/* A shard that runs in step with others. */
 struct mabn_shard_seat {
     struct mabn_device *device;
     struct mabn_params *params;
@@ -51,9 +52,9 @@ struct mabn_shard_seat {
 
 struct mabn_shards {
     struct mabn_comm *comm;     /* borrowed; NULL: one process */
-    struct mabn_nccl *nccl;     /* borrowed; NULL: sums by way of the host */
+    struct mabn_nccl *nccl;     /* borrowed; NULL: sums pass through the host */
     struct mabn_params *params; /* borrowed */
-    int count, first, local;    /* of the run; this rank's are first … first+local−1 */
+    int count, first, local;    /* of the run; this rank has first to first+local−1 */
     int rank, ranks;
     struct mabn_lockstep *lockstep; /* NULL: one after the other */
     /* private */
@@ -61,47 +62,48 @@ struct mabn_shards {
     size_t state_bytes;
     char *states;     /* (local)(state_bytes) */
     int in_store;     /* whose state is in the store, newer than in `states`; -1: nobody's */
-    float *gradients; /* the store's own, or of a GPU's on the host: `staged` */
+    float *gradients; /* the store's, or `staged`: a GPU's, on the host */
     float *staged;
     float *parts[MABN_TREE_MAX_PARTS]; /* gradients added up so far, beside those in the store */
-    int depth;                         /* of them in use */
-    size_t floats, sent;               /* gradients; from where on their sums have been started */
+    int depth;                         /* how many of them are in use */
+    size_t floats, sent;               /* gradients; sums have been started from `sent` on */
     struct mabn_comm_sum *sums;        /* (MABN_SHARDS_BUCKETS + 1) under way */
     int n_sums;
 };
 enum { MABN_SHARDS_BUCKETS = 8 };
 
-/* How many there are, as mabn_comm_set_shards said; before there are parameters. Then the caller may
- * set nccl. */
+/* As many as mabn_comm_set_shards said. To be called before there are parameters. The caller may set
+ * nccl afterwards. */
 void mabn_shards_init(struct mabn_shards *shards, struct mabn_comm *comm);
 void mabn_shards_release(struct mabn_shards *shards);
-/* Before there are parameters: the shards of this rank, several, are to go in step on CPUs of as many
- * threads as this one. */
+/* Before there are parameters: this rank's shards, of which there are several, will run in step, on CPU
+ * devices with as many threads as this one. */
 MABN_MUST_USE mabn_status mabn_shards_step(struct mabn_shards *shards, struct mabn_device *device);
-/* In step: make(context, i) for each shard but the last, whose network is there already, over the values
- * of `params`, which are placed. Called on the shard's own thread, which is its device's. */
+/* In step: make(context, i) builds the network of each shard but the last, which has one already. They
+ * use the values of `params`, which is placed. It is called on the shard's own thread, which is also its
+ * device's. */
 MABN_MUST_USE mabn_status mabn_shards_seat(struct mabn_shards *shards, struct mabn_params *params,
                                            mabn_lockstep_work make, void *context);
-/* What shard i's plan is made of; NULL where it is the run's. */
+/* The device and store of shard i; NULL where they are the run's. */
 const struct mabn_shard_seat *mabn_shards_seat_of(const struct mabn_shards *shards, int i);
-/* All shards begin with the state that is in the store. */
+/* All shards begin with the state in the store. */
 MABN_MUST_USE mabn_status mabn_shards_start(struct mabn_shards *shards, struct mabn_params *params);
 
 MABN_MUST_USE mabn_status mabn_shards_run(struct mabn_shards *shards, mabn_lockstep_work pass,
                                           void *context);
-/* Whether shards after this rank's first must add their gradients to what is in the store. */
+/* Must shards after this rank's first add their gradients to those in the store? */
 bool mabn_shards_accumulates(const struct mabn_shards *shards);
-/* The last shard's gradients from the float `from` on are whole (mabn_net_tell_gradients). */
+/* The last shard's gradients from the float `from` on are complete (mabn_net_tell_gradients). */
 MABN_MUST_USE mabn_status mabn_shards_ready(void *shards, size_t from);
 MABN_MUST_USE mabn_status mabn_shards_sum(struct mabn_shards *shards);
-/* values: (local)(n), a row for each shard of this rank. The sums over all shards are left in the
- * first row, the same on all ranks; the other rows are overwritten. */
+/* values: (local)(n), a row for each shard of this rank. The first row receives the sums over all
+ * shards, the same on all ranks; the other rows are overwritten. */
 MABN_MUST_USE mabn_status mabn_shards_add(struct mabn_shards *shards, double *values, int n);
 
-/* The mean state into the store, until the next enter. */
+/* Put the mean state into the store, until the next run. */
 MABN_MUST_USE mabn_status mabn_shards_merge(struct mabn_shards *shards);
 
-/* On rank 0 every shard's state, as it goes into a checkpoint; empty elsewhere and with one shard. */
+/* Every shard's state for a checkpoint, on rank 0. Empty on other ranks, and with one shard. */
 struct mabn_shard_tensor {
     char *name;
     enum mabn_dtype dtype;
@@ -115,12 +117,12 @@ struct mabn_shard_states {
 MABN_MUST_USE mabn_status mabn_shards_collect(struct mabn_shards *shards,
                                               struct mabn_shard_states *states);
 void mabn_shard_states_release(struct mabn_shard_states *states);
-/* This rank's shards' states from a checkpoint. */
+/* Take the states of this rank's shards from a checkpoint. */
 MABN_MUST_USE mabn_status mabn_shards_restore(struct mabn_shards *shards,
                                               const struct mabn_checkpoint *checkpoint);
 
-/* All ranks have the same parameters to the last bit, or MABN_ERR_MISMATCH on all, with
- * the first rank that differs. when: "at step 10". */
+/* Do all ranks have the same parameters, to the last bit? If not, MABN_ERR_MISMATCH on all of them,
+ * with the first rank that differs. when: "at step 10". */
 MABN_MUST_USE mabn_status mabn_shards_check(struct mabn_shards *shards, const char *when);
 
 MABN_END_DECLS
