@@ -1,20 +1,20 @@
 #!/bin/sh
-# install-deps.sh [-l|-n] [build|demo|check|ci|peer]: see to it that what a target needs is there.
+# install-deps.sh [-l|-n] [build|demo|check|ci|peer]: install or find what a target needs.
 #
-# Debian, Ubuntu: installs the packages that are missing, through sudo when not root. Does nothing,
-# and asks for nothing, when all are there.
-# Elsewhere, and for users who may not install: looks for the things themselves. Goes on when they are
-# there; otherwise prints the names that dnf, pacman, apk, brew and conda have for what is missing (of
-# those five, the ones that are here), and fails.
+# Debian, Ubuntu: installs missing packages, through sudo when not root. When nothing is missing it does
+# nothing and asks for nothing.
+# On other systems, and for users who may not install: looks for the programs and libraries themselves.
+# If any is missing, it prints the names of their packages for dnf, pacman, apk, brew and conda (those of
+# the five that are installed), and fails.
 #
 #   -l   only print the names of Debian's packages
-#   -n   install nothing: look for what compiling needs, and name what is missing, for apt too
+#   -n   install nothing: look for what compiling needs, and name missing packages, for apt as well
 #   CC, CPPFLAGS, PKG_CONFIG, DNNL_HOME, PYTHON, BATS_LIB_PATH, FASHION_MNIST: where things are, as for the build and tests
 set -eu
 
-# One thing a row: for which targets (build is for all; "?" in front: worth having, tests skip without),
-# how it is recognized (see is_here), then its package for apt, dnf, pacman, apk, brew and conda (its
-# channel conda-forge). "-": has none. Several packages are joined by commas.
+# One requirement a row: its targets (build: all of them; "?" in front: optional, tests skip without it),
+# how it is recognized (see is_here), then its package for apt, dnf, pacman, apk, brew and conda (from
+# conda-forge). "-": there is none. Several packages are joined by commas.
 things='
 build  command:pkg-config           pkgconf            pkgconf-pkg-config pkgconf     pkgconf           pkgconf     pkg-config
 build  header:oneapi/dnnl/dnnl.h    libdnnl-dev        onednn-devel       onednn      one-dnn-dev       onednn      onednn-cpu-omp
@@ -132,7 +132,7 @@ look() { # what is not here, whatever brought it; fails when something is missin
         is_here "$recognized" || echo "$group $recognized $rest"
     done)
     needed=$(echo "$missing" | grep -v '^?') || true
-    # No picture is drawn while compiling.
+    # Compiling draws no pictures.
     if [ -n "$only_look" ]; then needed=$(echo "$needed" | grep -v ' font:') || true; fi
     optional=$(echo "$missing" | grep '^?') || true
     if [ -n "$optional" ]; then
@@ -168,7 +168,7 @@ if [ "$(id -u)" != 0 ]; then
 fi
 echo "installing:$missing"
 export DEBIAN_FRONTEND=noninteractive
-# The package list may be missing or old: try without an update first, then with one.
+# The package list may be missing or old: try without an update first, and then with one.
 $as_root apt-get install -y -qq --no-install-recommends $missing >/dev/null 2>&1 && exit 0
 $as_root apt-get update -qq
 $as_root apt-get install -y -qq --no-install-recommends $missing >/dev/null

@@ -267,8 +267,8 @@ struct layer_case {
     enum mabn_norm_kind kind;
     int norm_batch;
     bool known;
-    /* Arrays that must move; 0: none. GN and IN: all that fit into shared memory, which only the
-     * stem's do not in backward. LN: in two passes, which most places take. */
+    /* How many arrays must move; 0: none. GN and IN: as if all samples fit into shared memory; only
+     * the stem's do not, in backward. LN: two passes, as in most places. */
     double forward, backward;
     bool residual, joined;
 };
@@ -288,7 +288,7 @@ static const struct layer_case layers[] = {
     {"mabn joined", MABN_NORM_MABN, 0, true, 0, 3, false, true},
 };
 
-/* The convolutions have done their part. */
+/* As if the convolutions had done their part. */
 static void join(struct bench *b, const struct mabn_norm *norm, struct mabn_norm_cuda_io *io,
                  const float *sums)
 {
@@ -330,7 +330,7 @@ static void bench_layer(struct bench *b, const struct layer_case *l, const struc
     gpu_bytes saved(mabn_norm_saved_bytes(&norm, batch));
     gpu_bytes scratch(mabn_norm_cuda_scratch_bytes(&norm, batch, positions));
     gpu_bytes dgamma(s->channels * sizeof(float)), dbeta(s->channels * sizeof(float));
-    gpu_values<float> sums(/* as of numbers of -1…1 */
+    gpu_values<float> sums(/* like sums of numbers from -1 to 1 */
                            std::vector<float>((size_t)s->channels, (float)(batch * positions) / 3));
     io.samples = batch;
     io.positions = positions;
@@ -363,7 +363,7 @@ static void bench_layer(struct bench *b, const struct layer_case *l, const struc
         io.dy = piece(b, 1, i, bytes);
         io.dx = piece(b, 2, i, bytes);
         io.y = l->residual ? piece(b, 3, i, bytes) : NULL;
-        io.dresidual = l->residual ? piece(b, 1, i, bytes) : NULL; /* as a block has it: dy */
+        io.dresidual = l->residual ? piece(b, 1, i, bytes) : NULL; /* as in a block: dy */
         return mabn_norm_cuda_backward(&norm, &io);
     });
     snprintf(name, sizeof name, "%s backward", l->name);
@@ -523,7 +523,7 @@ template <typename T> static void fill(struct bench *b)
     gpu_check(cudaStreamSynchronize(b->stream), "fill");
 }
 
-/* Numbers of -1…1 everywhere. */
+/* Fill all memory with numbers from -1 to 1. */
 static void fill_as(struct bench *b, enum mabn_dtype dtype)
 {
     if (dtype == MABN_DTYPE_F32)

@@ -24,7 +24,7 @@
 
 #ifdef MABN_EXECUTOR
 #define GPU_RUNS_ON "executor"
-/* Every test case may be run in several orders of blocks and threads, for the same bits. */
+/* A test case can run with several orders of blocks and threads, which must give the same bits. */
 static inline void gpu_order(int order)
 {
     executor::set_order(executor::order(order % 3));
@@ -53,7 +53,7 @@ static inline void gpu_late(bool)
 }
 #endif
 
-/* Is there something to run on? Otherwise say so. */
+/* Is there a GPU or the executor? If not, print a skip. */
 static inline bool gpu_ready(void)
 {
     int count = 0;
@@ -116,7 +116,7 @@ template <typename T> struct gpu_values : gpu_bytes {
     }
 };
 
-/* The float as the type keeps it. */
+/* The float, rounded to the type. */
 static inline float gpu_round(float v, enum mabn_dtype dtype)
 {
     if (dtype == MABN_DTYPE_F16) return __half2float(__float2half_rn(v));
@@ -140,7 +140,7 @@ static inline void gpu_convert(float *to, __half v)
     *to = __half2float(v);
 }
 
-/* Floats on the host, of type `dtype` on the device. */
+/* An array of floats on the host and of `dtype` on the device. */
 struct gpu_array : gpu_bytes {
     enum mabn_dtype dtype;
     size_t count;
@@ -185,7 +185,7 @@ struct gpu_array : gpu_bytes {
     }
 };
 
-/* `count` normal numbers, as `dtype` keeps them, of stream `stream`. */
+/* `count` normal numbers, rounded to `dtype`, from random stream `stream`. */
 static inline std::vector<float> gpu_random(size_t count, uint64_t stream, enum mabn_dtype dtype,
                                             double mean, double deviation)
 {
@@ -209,7 +209,7 @@ static inline double gpu_error(const std::vector<float> &got, const std::vector<
     return worst;
 }
 
-/* What one rounding to the type may cost, over float32's 1e-5. */
+/* The error of one rounding to the type, on top of float32's 1e-5. */
 static inline double gpu_tolerance(enum mabn_dtype dtype)
 {
     if (dtype == MABN_DTYPE_F16) return 1.0 / 2048 + 1e-5;

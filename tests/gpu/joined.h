@@ -1,5 +1,5 @@
-/* For tests of norms joined with convolutions: what the convolutions on both sides leave, made on
- * the host from an x and a dy that are there. */
+/* For tests of norms joined with convolutions: the results of the convolutions on both sides,
+ * computed on the host from given x and dy. */
 #ifndef MABN_TESTS_GPU_JOINED_H
 #define MABN_TESTS_GPU_JOINED_H
 
@@ -18,12 +18,12 @@ static inline std::vector<float> joined_sums(const std::vector<float> &p,
     return std::vector<float>(sum.begin(), sum.end());
 }
 
-/* Sums' relative errors, as atomics on floats may leave them. */
+/* Relative errors of the sums, like those of atomic additions of floats. */
 struct joined_errors {
     double sum, square, dsum, dot;
 };
 
-/* What surrounds one layer. */
+/* The neighbours of one layer. */
 struct joined {
     const struct mabn_norm *norm;
     size_t channels;
@@ -71,8 +71,8 @@ struct joined {
         return mabn_norm_cuda_forward(norm, io);
     }
 
-    /* All of a joined forward of x, which lies at io->x; `residual` at io->residual or empty. y may
-     * have room for more. */
+    /* The whole joined forward of x, which lies at io->x; `residual` lies at io->residual or is
+     * empty. y may have room for more. */
     mabn_status forward(struct mabn_norm_cuda_io *io, const gpu_array &y,
                         const std::vector<float> &x, const std::vector<float> &residual) const
     {
@@ -94,7 +94,7 @@ struct joined {
         return mabn_norm_cuda_forward(norm, io);
     }
 
-    /* All of a joined backward of dy, which is put behind ReLU by y and stands in `g` then. */
+    /* The whole joined backward of dy. `g` receives dy after ReLU, with the mask from y. */
     mabn_status backward(struct mabn_norm_cuda_io *io, const gpu_array &g,
                          const std::vector<float> &x, std::vector<float> dy,
                          const std::vector<float> &y) const

@@ -88,7 +88,7 @@ static struct {
 
 /* ---- patterns ---- */
 
-/* A graph being drawn, and what it keeps in memory. */
+/* A graph under construction, and its memory. */
 struct drawing {
     struct mabn_cudnn_graph *graph;
     struct mabn_conv_shape s;
@@ -196,7 +196,7 @@ static void bias16_add_relu(struct drawing &d)
     d.point(CUDNN_POINTWISE_ADD, biased, sum, d.array(args.dtype, 1, d.s.out, 1, 1));
     d.point(CUDNN_POINTWISE_RELU_FWD, d.y(), biased, -1);
 }
-/* What batch normalization measures, in one operation … */
+/* Batch normalization's statistics as one operation. */
 static void statistics(struct drawing &d)
 {
     const int y = d.y(), x = d.x();
@@ -204,7 +204,7 @@ static void statistics(struct drawing &d)
     const int sum = d.channels(d.s.out);
     mabn_cudnn_statistics(d.graph, sum, d.channels(d.s.out), y);
 }
-/* … and as two sums. */
+/* The same as two sums. */
 static void sums(struct drawing &d)
 {
     const int y = d.y(), x = d.x();
@@ -212,7 +212,7 @@ static void sums(struct drawing &d)
     mabn_cudnn_sum(d.graph, d.channels(d.s.out), y);
     d.sum_of_products(y, y, false);
 }
-/* MABN's forward whole: y, what backward reads; z = relu(affine(y)); Σy². */
+/* MABN's whole forward: y, which backward reads; z = relu(affine(y)); Σy². */
 static void mabn_forward(struct drawing &d)
 {
     const int y = d.y(), x = d.x();
@@ -221,7 +221,7 @@ static void mabn_forward(struct drawing &d)
     d.point(CUDNN_POINTWISE_RELU_FWD, d.y(), z, -1);
     d.sum_of_products(y, y, false);
 }
-/* … z = relu(affine(y) + residual) */
+/* The same with z = relu(affine(y) + residual). */
 static void mabn_forward_add(struct drawing &d)
 {
     const int y = d.y(), x = d.x(), sum = d.passing_y();
@@ -241,7 +241,7 @@ static void data_add(struct drawing &d)
     const int dx = data_passing(d), other = d.x();
     d.point(CUDNN_POINTWISE_ADD, d.x(), dx, other);
 }
-/* Backward: dz = dReLU(dx, affine(x)), Σdz·x, and Σdz where wanted. */
+/* Backward: dz = dReLU(dx, affine(x)), Σdz·x, and Σdz where requested. */
 static void backward(struct drawing &d, bool sum)
 {
     const int dx = data_passing(d), x = d.x(), dz = d.x();
@@ -249,7 +249,7 @@ static void backward(struct drawing &d, bool sum)
     if (sum) mabn_cudnn_sum(d.graph, d.channels(d.s.in), dz);
     d.sum_of_products(dz, x, true);
 }
-/* … where there was a residual: dz = dReLU(dx + other, z) */
+/* The same behind a residual: dz = dReLU(dx + other, z). */
 static void backward_add(struct drawing &d, bool sum)
 {
     const int dx = data_passing(d), other = d.x(), all = d.passing_x(), z = d.x(), dz = d.x();
@@ -291,7 +291,8 @@ static void prologue_filter_bf16(struct drawing &d)
     d.convolve(MABN_CUDNN_FILTER, dw, z, d.y());
 }
 
-/* What lib/ops computes with first, then what may be worth fusing, the most telling first. */
+/* First the patterns that lib/ops uses, then those that may be worth fusing, the most informative
+ * first. */
 static const struct pattern {
     const char *name;
     void (*draw)(struct drawing &d);
@@ -319,8 +320,8 @@ static const struct pattern {
 };
 enum { PATTERNS = sizeof patterns / sizeof patterns[0], ITEMS = SITES * PATTERNS };
 
-/* A shape and a pattern each, in the order of work: what needs no compiling; then for a shape of
- * each kind, which must do when time is short; then the others. */
+/* The pairs of shape and pattern, in the order in which they are tried: first those that need no
+ * compiling, then one shape of each kind, in case time is short, then the others. */
 static struct item {
     int site, pattern;
 } items[ITEMS];
@@ -381,7 +382,7 @@ static void open_libraries(void)
     MABN_CUBLASLT_FUNCTIONS(FIND_LT)
 }
 
-/* An H100 as cuDNN describes one. */
+/* An H100 in cuDNN's description. */
 static const char H100[] =
     "{\"deviceVer\":900,\"driverVer\":13000,\"cudaDeviceId\":0,\"deviceName\":\"NVIDIA H100\","
     "\"maxGridSize\":[2147483647,65535,65535],\"maxBlockSize\":[1024,1024,64],"
@@ -658,7 +659,7 @@ static bool skipped(int item)
     return !strstr(patterns[items[item].pattern].name, args.only);
 }
 
-/* Work through the items from `item` on; leaves the process. */
+/* Work through the items from `item` on, and exit. */
 static void work(struct shared *shared, int item)
 {
     struct machine m = {};
@@ -679,12 +680,12 @@ static void work(struct shared *shared, int item)
         const mabn_status status = probe(&m, site, pattern, &o);
         if (pattern->alone) *alone = o.best;
         print(site, pattern, &o, *alone);
-        if (status) _exit(3); /* the context may be broken: a new process goes on */
+        if (status) _exit(3); /* the context may be broken: a new process continues */
     }
     _exit(0);
 }
 
-/* Wait for the child; true: it went through to the end. */
+/* Wait for the child; true: it reached the end. */
 static bool watch(struct shared *shared, pid_t child, int *status)
 {
     for (;;) {

@@ -1,5 +1,6 @@
-/* A detector's decisions on the GPU against the CPU's functions: the same indices, boxes to a
- * rounding. Coordinates lie on a coarse grid, so that overlaps tie and meet the threshold exactly. */
+/* A detector's decisions on the GPU, compared with the CPU's functions: the same indices, and boxes
+ * to a rounding. Coordinates lie on a coarse grid, so that overlaps tie and some equal the
+ * threshold. */
 #include "detect/detect_cuda.h"
 
 #include <math.h>
@@ -49,7 +50,7 @@ static void check_order(int64_t n, int64_t k, bool ties)
     verdict.print(ties ? "the best scores, with ties" : "the best scores");
 }
 
-/* `live`: how many of the boxes count, told on the device; -1: all. */
+/* `live`: how many of the boxes count, stored on the device; -1: all. */
 static void check_nms(int64_t n, int64_t most, double threshold, float one, int live)
 {
     const std::vector<float> box = random_boxes(n, (uint32_t)n, 12);
@@ -124,7 +125,7 @@ static void check_decode(bool indexed)
 
 enum { IMAGES = 2, LEVELS = 3 };
 
-/* Maps on both sides: scores on a grid, so that they tie, some not finite. */
+/* The maps on host and device. Scores lie on a grid, so that they tie; some are not finite. */
 struct maps {
     std::vector<float> anchor, score[LEVELS], delta[LEVELS];
     std::vector<int> width{60, 90}, height{80, 70};
@@ -176,7 +177,7 @@ struct maps {
     }
 };
 
-/* Boxes and scores of the rows that count; NaN as another number. */
+/* Boxes and scores of the rows that count; NaN replaced by a number. */
 static std::vector<float> listed(const std::vector<float> &rows, int64_t room, int64_t width,
                                  const std::vector<int32_t> &count)
 {
@@ -258,7 +259,7 @@ static const float *find(const std::vector<float> &all, const maps &m, int level
     return &all[(size_t)((IMAGES * before + image * m.here.anchors[level] + k) * width)];
 }
 
-/* One image's targets by the CPU against the GPU's, which go level by level. */
+/* Compare one image's targets from the CPU with those of the GPU, which works level by level. */
 static void compare_targets(struct gpu_verdict *verdict, const maps &m, int64_t image,
                             const struct mabn_rpn_targets &want, const std::vector<float> *got,
                             const std::vector<float> &delta)
@@ -345,7 +346,7 @@ static void check_all_targets(void)
 
 /* ---- the heads' targets ---- */
 
-/* Star-shaped outlines around the boxes, and odd ones: a corner alone, far away, not a number, an odd
+/* Star-shaped outlines around the boxes, and unusual ones: a single corner, far away, NaN, an odd
  * count of numbers, none at all. */
 struct outlines {
     std::vector<uint32_t> polygon{0}, number{0};
@@ -381,7 +382,8 @@ struct outlines {
     }
 };
 
-/* Proposals near the objects, some without a side; objects on whole and on odd places. */
+/* Proposals near the objects, some with an empty side; objects at whole and at fractional
+ * positions. */
 struct scene {
     enum { ROOM = 700, OBJECTS = 11, CLASSES = 5 };
     std::vector<int> width{160, 90}, height{130, 110};
@@ -423,7 +425,7 @@ struct scene {
     }
 };
 
-/* On the CPU, as rcnn_train.c does it. */
+/* On the CPU, as in rcnn_train.c. */
 struct cpu_targets {
     std::vector<float> box, delta, weight;
     std::vector<int32_t> image, label, object, level, row;
@@ -571,7 +573,7 @@ static void check_all_box_targets(void)
     check_box_targets("detectron2", 0, 0, 16, false);
 }
 
-/* Where boxes change their level, on both sides. */
+/* Boxes on both sides of every change of level. */
 static void check_levels(void)
 {
     for (const char *name : {"legacy", "detectron2", "torchvision"}) {
@@ -786,7 +788,7 @@ static void check_all_detections(void)
 
 /* ---- pasting ---- */
 
-/* Soft blobs in boxes inside, over the edges, outside, of no size and not finite. */
+/* Soft blobs in boxes that are inside, over the edges, outside, empty, and not finite. */
 static void check_paste(const char *name, int width, int height, int side)
 {
     enum { N = 40 };

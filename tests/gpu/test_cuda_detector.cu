@@ -1,4 +1,4 @@
-/* A detector's operations on the GPU against the CPU's. */
+/* A detector's operations on the GPU, compared with the CPU. */
 #include "harness.h"
 #include "ops/chunks.h"
 #include "ops/ops_cuda.h"
@@ -23,7 +23,7 @@ struct boxes {
     }
 };
 
-/* Inside, over the borders, outside, thin, turned over. */
+/* Inside, over the borders, outside, thin, corners swapped. */
 static struct boxes draw_boxes(size_t count, const struct mabn_roi_align &op)
 {
     struct boxes b;
@@ -46,7 +46,7 @@ static size_t map_size(const struct mabn_roi_align &op, int level)
     return (size_t)(op.images * op.level[level].h * op.level[level].w * op.channels);
 }
 
-/* Room for `room` boxes, of which `live` are there. */
+/* Room for `room` boxes, of which `live` count. */
 static void test_roi_align(const struct mabn_roi_align &op, size_t room, size_t live,
                            enum mabn_dtype dtype)
 {
@@ -162,7 +162,7 @@ static void test_upsample(const struct mabn_upsample &s, enum mabn_dtype dtype)
     verdict.print("upsampling with addition");
 }
 
-/* With the matrix product done here, in double. */
+/* The matrix product is computed here, in double. */
 static void test_interleave(const struct mabn_transposed_conv &op, bool relu, enum mabn_dtype dtype)
 {
     const size_t rows = (size_t)(op.n * op.h * op.w), width = (size_t)(4 * op.out);
@@ -234,7 +234,7 @@ static std::vector<int32_t> draw_labels(size_t count, int64_t classes)
     return labels;
 }
 
-/* What a loss on the GPU wrote, beside the CPU's. */
+/* Compare the results of a loss on the GPU with the CPU's. */
 struct loss_output {
     gpu_values<double> loss{std::vector<double>(1)}, parts{std::vector<double>(MABN_CHUNKS)};
     gpu_values<float> scale{std::vector<float>{0.25f}};
@@ -261,7 +261,7 @@ static void test_sigmoid_xent(size_t count, enum mabn_dtype dtype)
     std::vector<float> x = gpu_random(count, 14, MABN_DTYPE_F32, 0, 3), target(count),
                        gradient(count);
     double want;
-    if (count) x[0] = NAN; /* of weight 0: not looked at */
+    if (count) x[0] = NAN; /* its weight is 0: it must not be read */
     for (size_t i = 0; i < count; i++)
         target[i] = (float)(i % 4) / 3;
     gpu_values<float> gpu_x(x);

@@ -143,7 +143,8 @@ static void test_broken_captures(struct fixture *f)
               "no end without a beginning");
 }
 
-/* Terms cross in the copy stream while sums are made, three times over the same memory. */
+/* Terms are copied in the copy stream while sums are computed, three times through the same memory.
+ */
 static void test_events(struct fixture *f)
 {
     struct mabn_cuda_event *in, *used, *from, *to;

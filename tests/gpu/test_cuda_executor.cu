@@ -1,5 +1,5 @@
-/* The executor itself: what it runs, and each fault it should find. The faulty kernels are only
- * ever run here: on a GPU this program skips. */
+/* The executor itself: what it runs, and each fault that it should find. The faulty kernels run
+ * only here: on a GPU this program skips. */
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -182,7 +182,7 @@ __global__ void count_up(int *out)
     if (threadIdx.x == 0) ++*out;
 }
 
-/* Late work: what nobody waited for has not happened. */
+/* Late work: nothing happens before somebody waits for it. */
 static void test_late(void)
 {
     cudaStream_t first, second;
@@ -214,7 +214,7 @@ static void test_late(void)
     cudaStreamDestroy(second);
 }
 
-/* What a capture refuses breaks it. */
+/* A call that a capture refuses breaks the capture. */
 static void test_captures(void)
 {
     cudaStream_t stream, other;
@@ -255,7 +255,7 @@ static void test_conversions(void)
 {
     int bad = 0;
 
-    for (unsigned i = 0; i < 65536; i++) { /* every half there and back */
+    for (unsigned i = 0; i < 65536; i++) { /* every half, converted to float and back */
         __half h = {uint16_t(i)};
         float x = __half2float(h);
         bad += x == x ? __float2half_rn(x).bits != i : (i & 0x7c00) != 0x7c00;

@@ -1,6 +1,6 @@
-/* The GPU's norms and weight centralization, in float32, against the authors' own layers: golden.h.
- * Each trajectory runs three times: measured before it is applied; in one pass once y is known; and
- * joined with its convolutions from then on, where it is of one run. */
+/* The GPU's norms and weight centralization in float32, compared with the authors' own layers
+ * (golden.h). Each trajectory runs three times: measured and then applied; in one pass as soon as y
+ * is known; and, where a call is one run, joined with its convolutions from then on. */
 #include "harness.h"
 
 #include "golden.h"

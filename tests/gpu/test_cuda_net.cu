@@ -1,6 +1,6 @@
-/* Whole networks on a CUDA device against the same networks on the CPU: every norm, folded and
- * plain inference, memory saved, copies between devices, steps as graphs against calls one by one,
- * results a step late, going on from a state, recorded statistics, every precision. */
+/* Whole networks on a CUDA device, compared with the same networks on the CPU: every norm,
+ * inference with and without folding, save_memory, copies between devices, steps as graphs and as
+ * single calls, results a step late, resuming, recorded statistics, every precision. */
 #include <algorithm>
 #include <functional>
 
@@ -91,7 +91,7 @@ struct outcome {
     int skipped = 0;
 };
 
-/* Steps `from` … `to`−1, results as late as the net likes. */
+/* Steps `from` to `to`−1, with results as late as the net allows. */
 static outcome run_steps(struct mabn_net *net, int from, int to)
 {
     outcome out;
@@ -118,7 +118,7 @@ static outcome run_steps(struct mabn_net *net, int from, int to)
     return out;
 }
 
-/* The same, in calls one by one. */
+/* The same in single calls. */
 static std::vector<float> run_apart(struct mabn_net *net, int from, int to)
 {
     std::vector<float> losses;
@@ -188,7 +188,7 @@ static void test_training(const char *arch, const char *norm, enum mabn_net_prec
     const description d(arch, norm);
     const auto change = [&](struct mabn_net_options &o) { o.save_memory = save_memory; };
     network want(d.model, cpu, true), got(d.model, gpu, true, precision, change);
-    /* A deep network is chaotic: rounding grows from step to step. */
+    /* A deep network is chaotic, so rounding grows from step to step. */
     const double tolerance = steps == 1 ? 2e-3 : tolerance_of(precision);
     struct gpu_verdict verdict;
     char name[120];
@@ -200,7 +200,7 @@ static void test_training(const char *arch, const char *norm, enum mabn_net_prec
     if (precision == MABN_NET_FP32) compare(verdict, got, want, tolerance);
     verdict.add("skipped", a.skipped, 0);
 
-    /* Inference from what was trained: folded, apart, and on the CPU. */
+    /* Inference after training: folded, not folded, and on the CPU. */
     network eval(d.model, gpu, false, precision), on_cpu(d.model, cpu, false);
     network plain(d.model, gpu, false, precision,
                   [](struct mabn_net_options &o) { o.no_fold = true; });
@@ -215,10 +215,10 @@ static void test_training(const char *arch, const char *norm, enum mabn_net_prec
     verdict.print(name);
 }
 
-/* Norms over the whole batch that the convolutions around them measure, and apply from r_start on
- * if they are MABN, against the CPU. On the executor also graphs against calls one by one, and a
- * choice by time, whatever that is: a library takes seconds for each of the kernels that it
- * compiles, and its sums need not repeat. */
+/* Norms over the whole batch whose statistics come from the neighbouring convolutions, which also
+ * apply MABN from r_start on, compared with the CPU. On the executor also graphs against single
+ * calls, and a choice by time, whatever it is. (On a GPU a library takes seconds for each kernel
+ * that it compiles, and its sums need not repeat.) */
 static void test_joined(const char *arch, const char *norm, enum mabn_net_precision precision,
                         bool save_memory, bool early, int steps)
 {
@@ -258,7 +258,7 @@ static void test_joined(const char *arch, const char *norm, enum mabn_net_precis
 }
 
 #ifdef MABN_EXECUTOR
-/* What a step's norms launch. */
+/* The launches of a step's norms. */
 struct passes {
     int measure, measure_gradient, apply, apply_gradient;
 
@@ -284,8 +284,8 @@ static struct passes step_of(struct mabn_net *net, int step)
             after.apply - before.apply, after.apply_gradient - before.apply_gradient};
 }
 
-/* The passes over memory that joining is there to save are not made: in a network whose last norm
- * is followed by a pool. */
+/* Joining saves the passes over memory that it is meant to save, in a network whose last norm is
+ * followed by a pool. */
 static void test_saved(const char *norm)
 {
     const description d("cifar-resnet8", norm, 0);
@@ -312,7 +312,8 @@ static void test_saved(const char *norm)
     verdict.print((std::string(norm) + ": joining saves the passes that it should").c_str());
 }
 
-/* For which precision joining is tried by itself: for batch normalization not exact float32. */
+/* In which precisions joining is tried without being asked for: for batch normalization not in
+ * exact float32. */
 static void test_precisions(void)
 {
     const description d("cifar-resnet8", "bn", 0);
@@ -348,14 +349,14 @@ static void test_step_apart(enum mabn_net_precision precision)
     verdict.print(name);
 }
 
-/* Everything that a checkpoint holds into a fresh net, in the middle of a run. */
+/* In the middle of a run, everything that a checkpoint holds is copied into a new net. */
 static void test_resume(const char *norm, enum mabn_net_join join)
 {
     const bool joins = join == MABN_NET_JOIN_ALWAYS;
     description d("cifar-resnet8", norm, joins ? 0 : 2);
     const int half = joins ? 2 : STEPS;
     for (struct mabn_norm_options &options : d.model.norm)
-        if (joins) options.r_start = half + 2; /* behind the place where it goes on */
+        if (joins) options.r_start = half + 2; /* after the step where it resumes */
     const auto change = [&](struct mabn_net_options &o) { o.join = join; };
     network whole(d.model, gpu, true, MABN_NET_FP32, change);
     network first(d.model, gpu, true, MABN_NET_FP32, change);
@@ -367,7 +368,7 @@ static void test_resume(const char *norm, enum mabn_net_join join)
     must(mabn_params_initialize(mabn_net_params(second), 8, MABN_PARAMS_INIT_FAN_OUT));
     run_steps(whole, 0, 2 * half + 1);
     run_steps(first, 0, half);
-    run_steps(second, 0, half + 3); /* graphs that were made before must not matter */
+    run_steps(second, 0, half + 3); /* graphs that were made before must have no effect */
     for (int i = 0; i < mabn_params_count(mabn_net_params(first)); i++) {
         const struct mabn_params_tensor *t = mabn_params_at(mabn_net_params(first), i);
         size_t n = 0;
@@ -446,7 +447,7 @@ static void test_overflow(void)
     verdict.print("fp16: a step that overflows is skipped");
 }
 
-/* Pictures as bytes are the same pictures. */
+/* Pictures given as bytes have the same results. */
 static void test_bytes(enum mabn_net_precision precision)
 {
     const description d("cifar-resnet8", "mabn");
@@ -483,7 +484,7 @@ static void test_bytes(enum mabn_net_precision precision)
     verdict.print(name);
 }
 
-/* Changes that a captured step cannot know of, and what is refused. */
+/* Changes that a captured step cannot know of, and refusals. */
 static void test_changes(void)
 {
     const description d("cifar-resnet8", "bn");
@@ -516,8 +517,7 @@ static void test_changes(void)
 }
 
 #ifdef MABN_EXECUTOR
-/* The same on a GPU with cuDNN and cuBLASLt, which are stand-ins: on a real one they are there all
- * the time. */
+/* The same with the stand-ins for cuDNN and cuBLASLt. A real GPU has the libraries all the time. */
 static void test_libraries(void)
 {
     struct mabn_device *const without = gpu;

@@ -1,6 +1,6 @@
-/* The normalization engine on the GPU against the CPU's: all norms, all element types, ReLU and
- * residual, groups with a short last run, several steps so that windows, counters and running
- * averages move. */
+/* The normalization engine on the GPU, compared with the CPU: all norms, all element types, ReLU
+ * and residual, groups with a short last run, and several steps, so that windows, counters and
+ * running averages advance. */
 #include <algorithm>
 #include <memory>
 
@@ -23,7 +23,7 @@ struct mode {
     bool relu, residual, known;
 };
 
-/* One layer, on both sides. */
+/* One layer, on host and device. */
 struct layer {
     struct mabn_norm norm;
     struct shape shape;
@@ -198,7 +198,7 @@ static void run(const struct mabn_norm_options &options, const struct shape &s,
         io.residual = m.residual ? gpu_residual.p : NULL;
         io.y = y.p;
         io.dy = gpu_dy.p;
-        /* In turns in place. */
+        /* In place in every second step. */
         const gpu_array &to = step % 2 ? gpu_dy : m.residual ? dresidual : dx;
         io.dx = m.residual ? dx.p : to.p;
         io.dresidual = m.residual ? to.p : NULL;
@@ -206,7 +206,7 @@ static void run(const struct mabn_norm_options &options, const struct shape &s,
         if (mabn_norm_forward(&l.norm, &cpu)) MABN_BUG("%s", mabn_error_message());
         if (mabn_norm_cuda_forward(&l.norm, &io)) verdict.add(mabn_error_message(), 1, 0);
         verdict.add("y", y.values(), l.y, tolerance);
-        /* FRN's mask: what is just above tau is tau when rounded. */
+        /* FRN's mask: a value just above tau is rounded to tau. */
         if (l.acts(m)) {
             const std::vector<float> held = gpu_array(l.y, dtype).values();
             std::copy(held.begin(), held.end(), l.y.begin());
@@ -255,8 +255,8 @@ static struct mabn_norm_options options_of(enum mabn_norm_kind kind, enum mabn_w
 
 static void test_kind(enum mabn_norm_kind kind, enum mabn_window_rule rule)
 {
-    /* Odd channels (no vectors), vectors that do not fill a tile, several tiles and chunks, several
-     * tiles of whole groups. */
+    /* Odd numbers of channels (no vectors), vectors that do not fill a tile, several tiles and
+     * chunks, and several tiles of whole groups. */
     static const struct shape shapes[] = {{5, 7, 5, 2},   {4, 3, 24, 2}, {3, 130, 40, 0},
                                           {7, 5, 136, 3}, {1, 9, 8, 1},  {2, 33, 64, 0}};
     static const struct mode modes[] = {
@@ -273,7 +273,7 @@ static void test_kind(enum mabn_norm_kind kind, enum mabn_window_rule rule)
     }
 }
 
-/* Samples of which only forward fits into shared memory, and not even that. */
+/* Samples that fit into shared memory only in forward, and not even there. */
 static void test_large_samples(void)
 {
     struct mabn_norm_options o = options_of(MABN_NORM_GN, MABN_WINDOW_SUBBATCH);
@@ -284,8 +284,8 @@ static void test_large_samples(void)
     run(o, {1, 12600, 8, 0}, MABN_DTYPE_F16, m, 1);
 }
 
-/* Gradients that are larger by the loss's scale, which changes on the way: results are, too, and
- * the state is not. Then one that overflowed: the window stays finite, and goes on. */
+/* Gradients are multiplied by a loss scale that changes from step to step: so are the results, but
+ * not the state. In the last step a gradient overflows: the window stays finite and advances. */
 static void test_scaler(enum mabn_window_rule rule)
 {
     const struct mabn_norm_options o = options_of(MABN_NORM_MABN, rule);
@@ -337,8 +337,8 @@ static void test_scaler(enum mabn_window_rule rule)
 
 /* ---- joined with convolutions ---- */
 
-/* A graph holds a launch with much shared memory; the same kernel with little, queued since, must
- * not take that away. */
+/* A graph contains a launch with much shared memory. The same kernel, launched with little
+ * afterwards, must not lower the graph's limit. */
 static void test_large_then_small(void)
 {
     struct mabn_norm_options o = options_of(MABN_NORM_GN, MABN_WINDOW_SUBBATCH);
@@ -371,7 +371,8 @@ static void test_large_then_small(void)
     cudaStreamDestroy(stream);
 }
 
-/* A step of the plain side, as a block's end has it: dy becomes dresidual, if there is one. */
+/* A step of the side that is not joined, as at the end of a block: dy becomes dresidual, if there
+ * is one. */
 static void plain_step(struct gpu_verdict *verdict, struct side *s, const struct mabn_norm *norm,
                        const gpu_array &dy)
 {
@@ -383,7 +384,7 @@ static void plain_step(struct gpu_verdict *verdict, struct side *s, const struct
     if (mabn_norm_cuda_backward(norm, &s->io)) verdict->add(mabn_error_message(), 1, 0);
 }
 
-/* a·x + b by what forward has left: > 0 where ReLU lets the gradient through. */
+/* a·x + b from what forward saved; positive where ReLU passes the gradient. */
 static std::vector<float> saved_affine(const struct layer &l, const struct side &s,
                                        const std::vector<float> &x)
 {
@@ -422,14 +423,14 @@ static void compare_sides(struct gpu_verdict *verdict, const struct layer &l,
     compare_state(verdict, want, got.state.values());
 }
 
-/* No pass over x or dy measures. */
+/* How many passes over x or dy measured. */
 static uint64_t measuring_passes(void)
 {
     return gpu_launches("moments_kernel") + gpu_launches("grad_moments_kernel");
 }
 
-/* One layer plain, and joined: with its batch measured, from some call on with MABN's y known. Then
- * outliers come, so that r is clipped while the window holds them, and go. */
+/* One layer alone and joined: first its batch is measured, and from some call on MABN's y is known.
+ * Outliers in two steps cause r to be clipped while the window holds them. */
 static void run_joined(const struct mabn_norm_options &options, const struct shape &s,
                        enum mabn_dtype dtype, const struct mode &m)
 {
@@ -465,7 +466,7 @@ static void run_joined(const struct mabn_norm_options &options, const struct sha
         const uint64_t applied = gpu_launches("apply_kernel");
         gpu_check(cudaMemset(got.scratch.p, 0xff, got.scratch.bytes), "memset");
         got.io.y = got.y.p;
-        if (step == 1 || step == 9) { /* forward plain, backward joined */
+        if (step == 1 || step == 9) { /* forward alone, backward joined */
             if (mabn_norm_cuda_forward(&l.norm, &got.io)) verdict.add(mabn_error_message(), 1, 0);
         } else if (got.io.known ? join.forward(&got.io, got.y, x, add)
                                 : join.measured(&got.io, x)) {
@@ -478,7 +479,8 @@ static void run_joined(const struct mabn_norm_options &options, const struct sha
         const uint64_t measured_forward = measuring_passes();
         const std::vector<float> affine = saved_affine(l, got, x);
         const std::vector<float> y = m.residual ? got.y.values() : affine;
-        const gpu_array &dx = m.residual || step % 2 ? got.dx : g; /* in turns in place */
+        const gpu_array &dx = m.residual || step % 2 ? got.dx : g; /* in place in every second step
+                                                                    */
         got.io.dx = dx.p;
         got.io.dresidual = m.residual ? g.p : NULL;
         gpu_check(cudaMemset(got.scratch.p, 0xff, got.scratch.bytes), "memset");
@@ -491,7 +493,7 @@ static void run_joined(const struct mabn_norm_options &options, const struct sha
         const std::vector<float> known = join.a.values();
         for (int c = 0; c < s.channels; c++) {
             const bool same =
-                affine[c] == fmaf(known[c], x[c], l.beta[c]); /* the first row's will do */
+                affine[c] == fmaf(known[c], x[c], l.beta[c]); /* the first row is enough */
             (same ? not_clipped : clipped)++;
         }
     }
@@ -507,13 +509,13 @@ static void test_joined(enum mabn_norm_kind kind, enum mabn_window_rule rule)
     static const struct mode modes[] = {{true, false, false}, {true, true, false}, {}};
     const enum mabn_dtype types[] = {MABN_DTYPE_F32, MABN_DTYPE_BF16, MABN_DTYPE_F16};
 
-    /* BRN and SyncBN differ from BN in little: the small shapes do. */
+    /* BRN and SyncBN differ little from BN, so the small shapes are enough. */
     const bool all = kind == MABN_NORM_MABN || kind == MABN_NORM_BN;
     for (int i = 0; i < (all ? 15 : 6); i++)
         run_joined(options_of(kind, rule), shapes[i / 3], types[i % 3], modes[(i / 3 + i) % 3]);
 }
 
-/* Sums that are wrong give the results of wrong sums: nobody else has looked. */
+/* Wrong sums give wrong results: no other pass measured again. */
 static void test_sums_are_used(enum mabn_norm_kind kind, bool known)
 {
     const struct shape s = {4, 6, 8, 0};
@@ -536,7 +538,7 @@ static void test_sums_are_used(enum mabn_norm_kind kind, bool known)
         if (known ? join.forward(&side->io, side->y, x, {}) : join.measured(&side->io, x))
             verdict.add(mabn_error_message(), 1, 0);
     }
-    /* Not known, y is that of x against the moments of 2·x. */
+    /* Where y is not known ahead, it is x normalized by the moments of 2·x. */
     const std::vector<float> ones(n, 1), sum = joined_sums(x, ones, channels);
     const std::vector<float> square = joined_sums(x, x, channels), y = right.y.values();
     std::vector<float> want = y;
@@ -550,7 +552,7 @@ static void test_sums_are_used(enum mabn_norm_kind kind, bool known)
     if (!known && kind != MABN_NORM_BRN) verdict.add("y", wrong.y.values(), want, 1e-5); /* r, d */
     verdict.add("state", right.state.values() == wrong.state.values(), 0);
 
-    /* The same forward for both, now; what backward sums is linear. */
+    /* From here both have the same forward; backward's sums are linear. */
     const std::vector<char> saved = [&] {
         std::vector<char> bytes(right.saved.bytes);
         right.saved.get(bytes.data());
@@ -577,7 +579,7 @@ static void test_sums_are_used(enum mabn_norm_kind kind, bool known)
     verdict.print(what);
 }
 
-/* Channels far from zero, and constant ones, from sums as atomics leave them. */
+/* Channels far from zero, and constant ones, with sums in the precision of atomics. */
 static void test_cancellation(enum mabn_norm_kind kind, enum mabn_dtype dtype)
 {
     const struct shape s = {4, 50, 12, 0};
@@ -651,7 +653,7 @@ static void test_known(void)
         keep.emplace_back(new gpu_values<float>(l.gamma));
         keep.emplace_back(new gpu_values<float>(l.beta));
         sides.emplace_back(new side(l, *keep[keep.size() - 2], *keep.back(), false));
-        /* a, b and what must stay as it is. */
+        /* a, b, and places that must not change. */
         keep.emplace_back(new gpu_values<float>(std::vector<float>(2 * 300 + 2, -7)));
         float *a = keep.back()->at();
         struct mabn_norm_cuda_join e;
@@ -717,8 +719,8 @@ static std::vector<float> first(const std::vector<float> &all, size_t n)
     return std::vector<float>(all.begin(), all.begin() + (std::ptrdiff_t)n);
 }
 
-/* Fewer samples than there is room for, or none, as the device is told: the CPU's results for so many;
- * what lies behind them is finite. */
+/* The device holds the number of samples, which is less than the room, or 0. The results are the
+ * CPU's for that number; values behind them are finite. */
 static void test_live(enum mabn_norm_kind kind, enum mabn_window_rule rule, enum mabn_dtype dtype)
 {
     enum { ROOM = 6, POSITIONS = 130, CHANNELS = 24, STEPS = 7 };

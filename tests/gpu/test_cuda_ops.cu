@@ -1,4 +1,4 @@
-/* The small operations on the GPU against the CPU's. */
+/* The small operations on the GPU, compared with the CPU. */
 #include <algorithm>
 
 #include "harness.h"
@@ -225,7 +225,8 @@ static void test_sgd(bool nesterov, bool reference, enum mabn_dtype dtype)
     verdict.print(reference ? "SGD, the reference's order" : nesterov ? "SGD, Nesterov" : "SGD");
 }
 
-/* A step with an overflow between two without: skipped, the scale halved; later doubled. */
+/* A step with an overflow between two without is skipped, and the scale is halved; later it is
+ * doubled. */
 static void test_scaler(void)
 {
     const struct mabn_cuda_sgd_rates rates = {0.5f, 0, 1};
@@ -266,7 +267,8 @@ static void test_scaler(void)
     struct mabn_cuda_scaler now = step(0, 65536, 0);
     verdict.add("good step", now.scale != 65536 || now.good != 1 || now.skipped_last, 0);
     verdict.add("unscaled", param.values(), std::vector<float>(COUNT, 2.5f), 0);
-    /* Where threads, vectors and what is left end; from an address that is not aligned, too. */
+    /* Sizes around the ends of threads, vectors and remainders; also from an address that is not
+     * aligned. */
     const size_t places[] = {0, 3, 1023, 4095, 4096, COUNT - 1};
     for (size_t i = 0; i < 6; i++) {
         now = step(places[i], i % 2 ? -INFINITY : NAN, i == 0 ? 0 : i % 2);

@@ -1,6 +1,6 @@
-/* Whole training steps: a small residual network with MABN and centralized weights, forward, loss,
- * backward and SGD put together from the GPU's operations, against the same network planned by
- * lib/net. */
+/* Whole training steps of a small residual network with MABN and centralized weights. Forward,
+ * loss, backward and SGD are put together from the GPU's operations and compared with the same
+ * network planned by lib/net. */
 #include "harness.h"
 #include "net/losses.h"
 #include "norm/norm.h"
@@ -72,7 +72,7 @@ static std::vector<float> parameter(const struct mabn_net *net, const char *name
     return memory;
 }
 
-struct weights { /* master, momentum, gradient, and the copy that is computed with */
+struct weights { /* master, momentum, gradient, and the copy used in computing */
     gpu_values<float> master, momentum, gradient;
     gpu_array work;
     int64_t filters;
@@ -297,7 +297,7 @@ static void test_steps(enum mabn_dtype dtype)
     struct mabn_net *net = cpu_network();
     struct network gpu(net, dtype);
     const struct mabn_params_sgd sgd = {LR, MOMENTUM, DECAY, false, false, 0};
-    /* What rounding does to one value, steps later. */
+    /* The effect of one rounding some steps later. */
     const double tolerance = dtype == MABN_DTYPE_BF16 ? 0.1 : dtype == MABN_DTYPE_F16 ? 0.02 : 2e-4;
     std::vector<int32_t> labels;
     struct gpu_verdict verdict;

@@ -1,6 +1,6 @@
-/* Training and evaluation on a CUDA device: the lines that mabn_train writes are the CPU's, each
- * with its own step although results come late; going on gives the same bits; a loss that is not
- * finite ends the run; predictions are in order. */
+/* Training and evaluation on a CUDA device. mabn_train writes the same lines as on the CPU, each
+ * with its own step although results come late. A resumed run has the same bits, a loss that is not
+ * finite ends the run, and predictions are in order. */
 #include <stdlib.h>
 #include <unistd.h>
 

@@ -1,5 +1,5 @@
-/* The device that tests of whole networks run on: $MABN_TEST_DEVICE, by default the CPU. In float32
- * everywhere, so that one set of expectations holds for all. */
+/* The device that tests of whole networks run on: $MABN_TEST_DEVICE, by default the CPU. Tests use
+ * float32 on every device, so that one set of expectations holds for all. */
 #ifndef MABN_TESTS_DEVICE_H
 #define MABN_TESTS_DEVICE_H
 

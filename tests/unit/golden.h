@@ -1,12 +1,12 @@
-/* For tests: the trajectories recorded from the authors' own layers, and how to compare with them.
+/* For tests: the trajectories recorded from the authors' own layers, and the comparison with them.
  *
- * $MABN_GOLDEN names a folder with mabn_formal.h5, mabn_subbatch.h5 and cenconv2d.h5; every
- * top-level group is a case, shapes and settings are read from the file.
+ * $MABN_GOLDEN names a folder with mabn_formal.h5, mabn_subbatch.h5 and cenconv2d.h5. Each
+ * top-level group of a file is a case; shapes and settings are read from the file.
  *
- * Tolerance: |got − want| ≤ GOLDEN_TOLERANCE · scale, where scale is the largest magnitude in the
- * tensor of that iteration, and for sums (gradients of gamma, beta, weights) the sum of the
- * magnitudes of its terms. The recorded side is float32 itself: each of its values is the end of a
- * chain of about ten roundings of 6e-8, and its sums of n terms carry up to sqrt(n) more. */
+ * Tolerance: |got − want| ≤ GOLDEN_TOLERANCE · scale. The scale is the largest magnitude in the
+ * tensor of that iteration; for sums (gradients of gamma, beta, weights) it is the sum of the
+ * magnitudes of the terms. The recordings are float32 themselves: each value is the end of a chain
+ * of about ten roundings of 6e-8, and a sum of n terms carries up to sqrt(n) more. */
 #ifndef MABN_TESTS_GOLDEN_H
 #define MABN_TESTS_GOLDEN_H
 
@@ -190,8 +190,8 @@ static inline void golden_conv_free(struct golden_conv_case *k)
         free(all[i]->values);
 }
 
-/* One of the three sums with the centralized weight `w`, compared with what was recorded.
- * `centralize` takes the row means off the weight's gradient: the backend's. */
+/* One of the three sums with the centralized weight `w`, compared with the recording. `centralize`
+ * is the backend's function that subtracts the row means from the weight's gradient. */
 static inline void golden_conv_check(struct golden_worst *worst, const char *what,
                                      const struct golden_conv_case *k, const float *w,
                                      enum golden_sum which,
@@ -254,7 +254,7 @@ static inline void golden_file(const char *folder, const char *name, golden_chec
     H5Fclose(file);
 }
 
-/* The folder, or NULL: said as a skip. */
+/* The folder; NULL, after printing a skip, when there is none. */
 static inline const char *golden_folder(void)
 {
     const char *folder = getenv("MABN_GOLDEN");

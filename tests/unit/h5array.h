@@ -1,4 +1,4 @@
-/* For tests: float arrays and numbers out of HDF5 files, plainly; and NCHW to NHWC and back. */
+/* For tests: reading float arrays, numbers and strings from HDF5 files; NCHW to NHWC and back. */
 #ifndef MABN_TESTS_H5ARRAY_H
 #define MABN_TESTS_H5ARRAY_H
 
@@ -38,7 +38,7 @@ static inline struct h5array h5array_read(hid_t group, const char *name)
     return a;
 }
 
-/* The name that is printed so; until the next. */
+/* The formatted name, valid until the next call. */
 MABN_PRINTF(1, 2) static inline const char *h5array_name(const char *format, ...)
 {
     static char name[300];

@@ -1,4 +1,4 @@
-/* Augmentation: exact where it is defined, repeatable always, distributed as promised. */
+/* Augmentation: exact where values are defined, always repeatable, and distributed as documented. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,7 +8,7 @@
 #include "image/augment.h"
 #include "tap.h"
 
-/* A picture whose pixels tell where they were: red x, green y, blue 100. */
+/* A picture whose pixels hold their own position: red x, green y, blue 100. */
 static void draw(struct mabn_image *image, int width, int height)
 {
     if (mabn_image_resize_storage(image, width, height, 3)) exit(1);
@@ -21,7 +21,7 @@ static void draw(struct mabn_image *image, int width, int height)
         }
 }
 
-/* Options with white = 255 and nothing random. */
+/* Options in which white is 255 and nothing is random. */
 static struct mabn_augment plain(int width, int height)
 {
     struct mabn_augment a;
@@ -166,7 +166,7 @@ static void test_pad(void)
     mabn_image_release(&image);
 }
 
-/* Reads a crop's place and size off the first and last pixels it shows. */
+/* Derive a crop's position and size from its first and last pixels. */
 static void test_random_crop(enum mabn_crop_kind kind, const char *name)
 {
     enum { W = 200, H = 120, N = 3000 };
@@ -195,8 +195,8 @@ static void test_random_crop(enum mabn_crop_kind kind, const char *name)
     }
     printf("# %s: area %.3f (%.3f...%.3f), aspect %.2f...%.2f, middle %.1f\n", name, area, least,
            most, aspect_least, aspect_most, left);
-    /* A square of a 200 x 120 picture fits for areas up to 0.6: larger ones only when ten attempts
-     * failed (0.43¹⁰ of all). A box of aspect ¾…4/3 fits for areas up to 0.8 at the most. */
+    /* In a 200 x 120 picture a square fits for areas up to 0.6. Larger areas come only from ten
+     * failed attempts (0.43¹⁰ of all crops). A box of aspect ¾ to 4/3 fits for areas up to 0.8. */
     const bool square = kind == MABN_CROP_SQUARE;
     tap_close(area, square ? 0.34 : 0.37, 0.03, "%s: mean area", name);
     tap_ok(least > 0.06 && least < 0.11 && most > 0.55 && (square ? large <= 5 : most < 0.83),
@@ -210,7 +210,7 @@ static void test_random_crop(enum mabn_crop_kind kind, const char *name)
     mabn_image_release(&image);
 }
 
-/* A narrow picture, where no square fits: the last attempt's window, zero outside. */
+/* A narrow picture, in which no square fits: the window of the last attempt, with zeros outside. */
 static void test_square_outside(void)
 {
     struct mabn_image image = {0};
@@ -256,7 +256,7 @@ static void test_centre_without_resize(void)
 static void test_lighting(void)
 {
     enum { N = 20000 };
-    /* what the three channels' shifts must look like: covariance V·λ²·Vᵀ·0.1² */
+    /* expected of the three channels' shifts: covariance V·λ²·Vᵀ·0.1² */
     static const double value[3] = {0.2175, 0.0188, 0.0045};
     static const double vector[3][3] = {
         {-0.5675, 0.7192, 0.4009}, {-0.5808, -0.0045, -0.8140}, {-0.5836, -0.6948, 0.4203}};
@@ -351,7 +351,7 @@ static void test_erase(void)
 
 /* ---- bytes ---- */
 
-/* Bytes and the table are the floats, to the bit. */
+/* Bytes looked up in the table give the floats, to the bit. */
 static void test_bytes(const char *preset, bool training, int channels)
 {
     struct mabn_image image = {0};
@@ -389,7 +389,7 @@ static void test_bytes(const char *preset, bool training, int channels)
 
 /* ---- encoded pictures ---- */
 
-/* Decoding only what is needed must not show: a JPEG gives what its pixels give. */
+/* Decoding only the part that is needed changes nothing: a JPEG gives the same as its pixels. */
 static void test_encoded(const char *preset, bool training, int width, int height)
 {
     struct mabn_image image = {0};
@@ -427,7 +427,7 @@ static void test_encoded(const char *preset, bool training, int width, int heigh
     free(y);
 }
 
-/* Scaled decoding changes pixels, but must show the same scene. */
+/* Scaled decoding changes pixels but shows the same scene. */
 static void test_scaled(const char *preset, bool training)
 {
     struct mabn_image image = {0};

@@ -82,7 +82,7 @@ static char *read_back(const char *path)
     return text;
 }
 
-/* Writes are cut into pieces: odd starts and lengths around them. */
+/* Writes are cut into pieces; starts and lengths here lie around the cuts. */
 static void test_pwrite(void)
 {
     static const struct {
@@ -110,7 +110,7 @@ static void test_pwrite(void)
     free(path);
 }
 
-/* Temporary files of a child that runs, and of one that is dead but not yet waited for. */
+/* Temporary files of a child that still runs, and of one that is dead but not yet waited for. */
 static void check_zombie(const char *path)
 {
     siginfo_t info;

@@ -1,6 +1,5 @@
-/* Networks in bfloat16 on the CPU beside the same ones in float32: what they infer, their gradients,
- * their memory. Skipped where the
- * processor has no AVX-512. */
+/* Networks in bfloat16 on the CPU, compared with the same networks in float32: inference,
+ * gradients, memory. Skipped on processors without AVX-512. */
 #include "base/mem.h"
 #include "base/rng.h"
 #include "device.h"
@@ -61,7 +60,7 @@ static double run_loss(struct mabn_net *net)
     return mabn_net_loss_of(net, "loss");
 }
 
-/* Root of the squares' sum of a − b, as a share of b's. */
+/* The Euclidean norm of a − b, divided by that of b. */
 static double distance(const float *a, const float *b, size_t count)
 {
     double apart = 0, all = 1e-30;
@@ -77,7 +76,7 @@ static double logits_apart(const struct mabn_net *a, const struct mabn_net *b)
     return distance(mabn_net_logits(a), mabn_net_logits(b), (size_t)BATCH * 10);
 }
 
-/* ---- convolutions, of values that bfloat16 holds, beside float32's ---- */
+/* ---- convolutions of bfloat16 values, compared with float32 ---- */
 
 static float *draw(size_t count, double deviation)
 {
@@ -91,7 +90,7 @@ static float *draw(size_t count, double deviation)
     return v;
 }
 
-/* `values` as the type has them, or back; the caller frees. */
+/* `values` converted to the type, or back; the caller frees. */
 static void *as_type(const float *values, size_t count, enum mabn_dtype dtype)
 {
     void *to = mabn_xmalloc((count + 1) * sizeof(float));
@@ -214,7 +213,7 @@ static void check_inference(const char *arch, const char *norm)
         build(arch, norm, &(struct mabn_net_options){.training = true, .precision = MABN_NET_FP32});
     struct mabn_params *params = mabn_net_params(train);
     if (mabn_params_initialize(params, 3, false)) abort();
-    const uint64_t steps = *norm == 'n' || *norm == 'f' ? 0 : 4; /* none and frozen hold nothing */
+    const uint64_t steps = *norm == 'n' || *norm == 'f' ? 0 : 4; /* none and frozen keep no state */
     for (uint64_t step = 0; step < steps; step++) {
         fill(train, step);
         run_loss(train);
@@ -236,7 +235,7 @@ static void check_inference(const char *arch, const char *norm)
                apart ? ", not folded" : "", error);
         const struct mabn_net_memory full = mabn_net_memory_of(nets[0]),
                                      less = mabn_net_memory_of(nets[1]);
-        /* Pictures are float32 in both. */
+        /* Input pictures are float32 in both. */
         tap_ok((double)less.activations < 0.7 * (double)full.activations &&
                    (double)less.parameters < 0.6 * (double)full.parameters,
                "… in %.2f of the memory for activations, %.2f for weights",
@@ -250,7 +249,7 @@ static void check_inference(const char *arch, const char *norm)
 
 /* ---- training ---- */
 
-/* The gradients in one array; the caller frees. */
+/* All gradients in one array; the caller frees. */
 static float *gradients(const struct mabn_net *net, size_t *count)
 {
     struct mabn_params *params = mabn_net_params(net);
@@ -267,7 +266,8 @@ static float *gradients(const struct mabn_net *net, size_t *count)
     return all;
 }
 
-/* Both from the same parameters, one step that moves the norms on, and one whose gradients count. */
+/* Both networks start from the same parameters. One step advances the norms; the gradients of the
+ * next are compared. */
 static void check_training(const char *arch, const char *norm, bool save_memory, double tolerance)
 {
     struct mabn_net *nets[2];
@@ -328,7 +328,8 @@ static struct mabn_net *build_nodes(enum mabn_net_precision precision, bool vary
     const int soft = mabn_net_add_sigmoid(net, up);
     conv = (struct mabn_net_conv){.out_channels = 4, .kernel = 1, .stride = 1, .bias = true};
     mabn_net_add_output(net, mabn_net_add_conv(net, soft, "last", &conv), "last");
-    mabn_net_add_output(net, merged, "merged"); /* float32, and all that share its type */
+    mabn_net_add_output(net, merged, "merged"); /* makes it float32, and with it the nodes that
+                                                 * share its type */
     const struct mabn_net_linear linear = {.out = 5};
     mabn_net_add_output(net, mabn_net_add_linear(net, act, "linear", &linear), "linear");
     if (mabn_net_plan(net) || mabn_params_initialize(mabn_net_params(net), 3, false)) {
@@ -338,7 +339,7 @@ static struct mabn_net *build_nodes(enum mabn_net_precision precision, bool vary
     return net;
 }
 
-/* Forward and backward of so many rows; its gradients and outputs in one array. */
+/* Forward and backward of `rows` rows; gradients and outputs in one array. */
 static float *run_nodes(struct mabn_net *net, int rows, size_t *count)
 {
     static const char *const outputs[] = {"last", "merged", "linear"};
@@ -397,8 +398,8 @@ int main(void)
     check_inference("resnet50", "gn");
     for (int i = 0; i < NORMS; i++)
         check_inference("cifar-resnet8", norms[i]);
-    /* Where statistics are of few values, rounding flips ReLUs; the norms themselves are exact, see
-     * test_norm. */
+    /* Where statistics come from few values, rounding flips ReLUs. The norms themselves are exact:
+     * see test_norm. */
     check_training("resnet10", "gn", false, 0.16);
     check_training("resnet50", "gn", true, 0.25);
     for (int i = 0; i < NORMS; i++)

@@ -1,5 +1,5 @@
-/* Checkpoints: what was written comes back, every damaged byte is noticed, files are whole or not
- * there, the newest good one is found. */
+/* Checkpoints: they are read as they were written, every damaged byte is noticed, a file appears
+ * whole or not at all, and the newest good one is found. */
 #include "store/checkpoint.h"
 
 #include <fcntl.h>
@@ -17,7 +17,7 @@ static char *in_folder(const char *name)
     return mabn_path_join(folder, name);
 }
 
-/* A small checkpoint; `offset` moves the values. */
+/* A small checkpoint; `offset` is added to the values. */
 static mabn_status write_sample(const char *path, float offset, bool force)
 {
     struct mabn_checkpoint_writer *w;
@@ -136,7 +136,7 @@ static mabn_status read_all(const char *path)
     return status;
 }
 
-/* Flip one bit of every byte; cut at every length. */
+/* Flip one bit of each byte in turn; cut the file at every length. */
 static void test_damage(void)
 {
     struct mabn_input in;
@@ -182,7 +182,7 @@ static void test_same_bytes(void)
     struct mabn_input a, b;
     char *first = in_folder("same1.h5"), *second = in_folder("same2.h5");
     tap_status(write_sample(first, 2, false), "write");
-    sleep(1); /* times must not get in */
+    sleep(1); /* the time must not become part of the file */
     tap_status(write_sample(second, 2, false), "write again");
     tap_status(mabn_input_open(&a, first, 0), "read");
     tap_status(mabn_input_open(&b, second, 0), "read");

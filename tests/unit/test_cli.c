@@ -1,5 +1,5 @@
-/* cli: every kind of option, what it refuses and with which words. mabn_cli_start ends the process
- * on misuse, so each case runs in a child whose stderr and exit status are looked at. */
+/* cli: every kind of option, what it refuses, and the message. mabn_cli_start ends the process on
+ * misuse, so each case runs in a child, whose stderr and exit status are checked. */
 #include "tap.h"
 
 #include <sys/wait.h>
@@ -51,7 +51,7 @@ static const struct mabn_cli cli = {
 
 static char said[4096]; /* what the child wrote to stderr (or stdout) */
 
-/* Run the words in a child that prints its configuration; returns the exit status. */
+/* Run these arguments in a child that prints its configuration; returns the exit status. */
 static int child(const char *const *words, int fd)
 {
     int pipe_ends[2], status, argc = 0;

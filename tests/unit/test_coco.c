@@ -1,5 +1,5 @@
-/* Annotations as they are read, and scores as they depend on weights, threads and quirks. What
- * pycocotools says is checked on whole files in tests/cli/mabn-score.bats. */
+/* Reading annotations, and how scores depend on weights, threads and special cases. Whole files are
+ * compared with pycocotools in tests/cli/mabn-score.bats. */
 #include "tap.h"
 
 #include "base/log.h"
@@ -65,7 +65,8 @@ static void test_reading(void)
     mabn_coco_release(&c);
 }
 
-/* A segmentation that cannot be used is kept with the reason; only who needs it is stopped. */
+/* A segmentation that cannot be used is kept with the reason; it is an error only where it is
+ * needed. */
 static void test_odd_fields(void)
 {
     static const struct {
@@ -218,8 +219,8 @@ static void test_scores(void)
     mabn_coco_release(&none);
 }
 
-/* A detection halfway between two ground truths takes the later one, so that a second detection
- * finds the earlier one free, and the later one not. */
+/* A detection halfway between two ground truths matches the later one. A second detection then
+ * finds the earlier one free and the later one taken. */
 static void test_ties(void)
 {
     static const char tied[] =
@@ -253,7 +254,7 @@ static void test_ties(void)
     }
 }
 
-/* Places looked at when every key is looked up once, and those of the longest search. */
+/* Slots visited when every key is looked up once, and those of the longest search. */
 static size_t count_probes(const int64_t *keys, size_t n, size_t *longest)
 {
     struct id_table t;
@@ -273,7 +274,7 @@ static size_t count_probes(const int64_t *keys, size_t n, size_t *longest)
     return all;
 }
 
-/* Ids chosen so that a fixed multiplication has them all begin at one place take no longer. */
+/* Ids chosen so that a fixed multiplier would send them all to one slot take no longer. */
 static void test_colliding_ids(void)
 {
     enum { N = 20000 };

@@ -1,4 +1,4 @@
-/* Composed scenes: what their masks say is what their pixels show. */
+/* Composed scenes: their masks agree with their pixels. */
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -9,8 +9,8 @@
 
 enum { SIDE = 20, PICTURES = 4 };
 
-/* Raw pictures of 20 × 20: 0 is a white rectangle of 10 × 6, 1 a white ring whose dark inside
- * belongs to it, 2 is black all over, 3 a rectangle of one colour. */
+/* Raw pictures of 20 × 20. 0: a white rectangle of 10 × 6; 1: a white ring, whose dark inside
+ * belongs to it; 2: all black; 3: a rectangle of one colour. */
 static void draw_picture(uint8_t *p, int which)
 {
     memset(p, 0, SIDE * SIDE * 3);
@@ -85,14 +85,14 @@ static struct mabn_compose_options plain_options(void)
     return o;
 }
 
-/* Untinted white things upright at their own size, on backgrounds that are darker: a pixel is 255
- * in all channels exactly where a mask is. */
+/* Untinted white objects, upright and at their own size, on darker backgrounds: a pixel is 255 in
+ * all channels exactly where there is a mask. */
 static void test_white(const char *path)
 {
     struct mabn_compose_options o = plain_options();
     struct mabn_composition s = {0};
     struct mabn_cutouts *c;
-    if (mabn_cutouts_open(&c, path, 220)) exit(1); /* 220: the coloured rectangle is nothing */
+    if (mabn_cutouts_open(&c, path, 220)) exit(1); /* 220: the coloured rectangle does not count */
     o.rotation = 0;
     o.tint = 0;
     o.min_scale = o.max_scale = 0.5;
@@ -122,7 +122,7 @@ static void test_white(const char *path)
             hidden += area < (uint64_t)o.min_area;
             objects++;
         }
-        /* a rim blends by less than half with the background, 0…210 */
+        /* at its rim an object is blended by less than half with the background, 0 to 210 */
         for (int i = 0; i < o.width * o.height; i++) {
             const uint8_t *p = s.image.pixels + 3 * i;
             wrong += of[i] > 1;
@@ -141,8 +141,7 @@ static void test_white(const char *path)
     mabn_cutouts_free(c);
 }
 
-/* Things of one size, many in a scene: none is hidden by more than it may be, by all others
- * together. */
+/* Many objects of one size in a scene: the others together hide none by more than is allowed. */
 static void test_hidden(const char *path)
 {
     struct mabn_compose_options o = plain_options();
@@ -192,7 +191,7 @@ static void test_same(const struct mabn_cutouts *c)
     struct mabn_composer *one = mabn_composer_new(c, &o), *two = mabn_composer_new(c, &o);
     int same = 0, others = 0;
     for (uint64_t n = 0; n < 20; n++) {
-        /* in another order, so that nothing of the scene before may matter */
+        /* in another order: nothing may depend on the scene before */
         if (mabn_compose(one, &a, n) || mabn_compose(two, &b, 40 - n) || mabn_compose(two, &b, n))
             exit(1);
         same += equal(&a, &b);
@@ -211,7 +210,7 @@ static void test_same(const struct mabn_cutouts *c)
     mabn_composition_release(&b);
 }
 
-/* Where nothing may hide anything there is room for fewer. */
+/* Where no object may hide another, fewer fit. */
 static void test_overlap(const struct mabn_cutouts *c)
 {
     struct mabn_compose_options o = plain_options();

@@ -10,7 +10,7 @@
 #include "tap.h"
 
 static struct mabn_device *device;
-static size_t part_bytes; /* of the layers that are made */
+static size_t part_bytes; /* of the layers made from now on */
 
 struct layer {
     struct mabn_conv_shape s;
@@ -67,7 +67,7 @@ static void reference(const struct layer *l, double *y, double *dx, double *dw)
                     }
 }
 
-/* Largest error, against the size of the sums that make the values. */
+/* Largest error, relative to the size of the sums behind the values. */
 static double worst(const float *got, const double *want, size_t n, double scale)
 {
     double e = 0;
@@ -172,8 +172,8 @@ static size_t scratch_bytes(const struct mabn_conv_shape *s, bool training)
     return bytes;
 }
 
-/* Where oneDNN has Winograd here: by images, of a prime number, and by strips that do not fit
- * evenly. */
+/* Where oneDNN has Winograd on this processor: split by images, a prime number of them, and by
+ * strips that do not divide evenly. */
 static void check_parts(void)
 {
     static const struct {
@@ -203,7 +203,7 @@ static void check_linear(void)
     tap_status(mabn_linear_forward(y, x, w, b, N, I, O), "linear: forward");
     tap_status(mabn_linear_backward_data(dx, dy, w, N, I, O, false), "linear: to data");
     tap_status(mabn_linear_backward_weights(dw, db, x, dy, N, I, O), "linear: to weights");
-    /* loss = Σ dy·y is linear in each argument: a difference of any size is exact. */
+    /* loss = Σ dy·y is linear in each argument, so a difference of any size is exact. */
     struct {
         float *value;
         const float *gradient;
@@ -239,7 +239,7 @@ static void put_text(const char *path, const char *text)
     if (!f || fputs(text, f) < 0 || fclose(f)) abort();
 }
 
-/* Every way of every pass agrees with the plain loops: forced by a file. */
+/* Every strategy of every pass, forced by a file, agrees with the plain loops. */
 static void check_way(const char *way, struct mabn_conv_shape s, const char *path)
 {
     static const char *const passes[] = {"forward", "to-data", "to-weights", "inference"};
@@ -250,7 +250,7 @@ static void check_way(const char *way, struct mabn_conv_shape s, const char *pat
     char machine[300] = "";
 
     layer_init(&l, s);
-    /* The machine's name, as a first tuning writes it. */
+    /* The machine's name, as the first tuning writes it. */
     remove(path);
     tap_status(mabn_device_new(&tuned, MABN_DEVICE_CPU, 1), "a device");
     tap_status(mabn_device_tune(tuned, true), "a device that times");

@@ -1,4 +1,4 @@
-/* Samplers draw what they promise; the loader delivers it in order, whatever its threads do. */
+/* Samplers draw as documented; the loader delivers samples in order, whatever its threads do. */
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -34,7 +34,7 @@ static void test_shuffle(uint64_t n)
     free(seen);
 }
 
-/* All orders of four samples come up about equally often. */
+/* All orders of four samples occur about equally often. */
 static void test_shuffle_orders(void)
 {
     enum { EPOCHS = 24000 };
@@ -70,7 +70,7 @@ static void test_replacement(void)
         count[mabn_sampler_at(&s, 0, i)]++;
     for (int i = 0; i < N; i++)
         chi += pow(count[i] - DRAWS / (double)N, 2) / (DRAWS / (double)N);
-    for (uint64_t i = 500; i-- > 0;) /* backwards: no state */
+    for (uint64_t i = 500; i-- > 0;) /* backwards: there is no state */
         same &= mabn_sampler_at(&s, 1, i) == mabn_sampler_at(&again, 1, i);
     tap_ok(chi > 850 && chi < 1160, "uniform (chi-square %.0f on 999 degrees)", chi);
     tap_ok(same, "a draw depends on epoch and position alone");
@@ -112,13 +112,14 @@ static void test_slices(void)
 
 /* ---- the loader ---- */
 
-/* Slopes from a first pixel that tells the sample's number; one or two may be cut short. */
+/* Gradients that begin with a pixel holding the sample's number; one or two files may be truncated.
+ */
 struct set {
     uint8_t *bytes[64];
     size_t sizes[64];
     uint64_t count;
-    uint64_t bad, bad2; /* these are broken; count: none */
-    bool slow;          /* uneven decode times, to mix the threads up */
+    uint64_t bad, bad2; /* the broken ones; count: none */
+    bool slow;          /* uneven decode times, so that threads overtake each other */
 };
 
 static void set_init(struct set *set, uint64_t count, bool raw)
@@ -194,7 +195,7 @@ static struct mabn_loader_options options_for(const struct set *set, enum mabn_s
     return o;
 }
 
-/* A digest of everything that `batches` batches hold; 0 when the loader fails. */
+/* A digest of everything in `batches` batches; 0 when the loader fails. */
 static uint64_t digest(struct mabn_loader *loader, int batches, size_t row)
 {
     uint64_t h = 14695981039346656037u;
@@ -292,7 +293,7 @@ static void test_contents(void)
     set_release(&set);
 }
 
-/* The union of the ranks' parts is what one rank sees, pixels included. */
+/* The ranks' parts together are what a single rank gets, pixels included. */
 static void test_ranks(void)
 {
     struct set set;
@@ -388,7 +389,7 @@ static void test_stop(void)
     set_release(&set);
 }
 
-/* A packed dataset as source: what was put in comes out, names included. */
+/* A packed dataset as source: it delivers what was packed, names included. */
 static void test_dataset(bool raw)
 {
     struct set set;
@@ -453,7 +454,7 @@ static void test_dataset(bool raw)
     remove(path);
 }
 
-/* Batches of bytes are batches of floats before normalization; a short one is padded. */
+/* Batches of bytes equal batches of floats before normalization; a short batch is padded. */
 static void test_bytes(void)
 {
     struct set set;

@@ -1,5 +1,5 @@
-/* Datasets: what many threads add comes back in order, whatever the threads and however often the
- * work was cut off; damage is noticed. */
+/* Datasets: samples that many threads add are read back in order, whatever the threads do and
+ * however often packing was interrupted; damage is noticed. */
 #include "store/dataset.h"
 
 #include <fcntl.h>
@@ -26,8 +26,8 @@ static size_t fill(uint8_t bytes[600], int64_t i, int version)
 
 struct job {
     struct mabn_dataset_writer *w;
-    int64_t fail_at; /* this number cannot be settled */
-    int version;     /* of the inputs from number 700 on */
+    int64_t fail_at; /* this input fails */
+    int version;     /* version of the inputs from number 700 on */
     atomic_int added;
 };
 
@@ -56,7 +56,7 @@ static mabn_status add_one(void *context, int64_t index, int worker)
     return mabn_dataset_writer_add(job->w, i, &sample);
 }
 
-/* Pack, from wherever an earlier run stopped; the first input that changed is found again. */
+/* Pack, continuing where an earlier run stopped; the first changed input is detected. */
 static mabn_status pack(const char *path, int threads, int64_t fail_at, int version, uint8_t key,
                         int *added)
 {
@@ -172,7 +172,7 @@ static void test_resume(const char *whole)
     tap_ok(same_file(whole, path), "the same file");
     unlink(path);
 
-    /* A torn journal and a short partial file are used as far as they go. */
+    /* A torn journal and a truncated partial file are used as far as they reach. */
     tap_fails(pack(path, 1, 800, 0, 1, NULL), MABN_ERR_IO, "failed", "cut off");
     tap_ok(!truncate(journal, 72 + 48 * 300 + 20), "the journal is torn");
     tap_status(pack(path, 1, -1, 0, 1, &added), "finished");
@@ -193,7 +193,7 @@ static void test_resume(const char *whole)
     free(part);
 }
 
-/* Another boot: the bytes are compared, since unsynced pages may have been lost. */
+/* After a reboot the bytes are compared, because unsynced pages may have been lost. */
 static void test_reboot(const char *whole)
 {
     char *path = mabn_path_join(folder, "reboot.h5");

@@ -14,7 +14,8 @@ static const struct mabn_box_convention *legacy, *detectron2, *torchvision;
 
 static const float proposal[16] = {0, 0, 19, 19, 1, 0, 20, 19, 50, 50, 80, 80, 100, 10, 120, 40};
 static const float zeros[4 * 4 * 3];
-/* Logits whose softmax is about .09 .24 .66, …; for background in front and for it last. */
+/* Logits whose softmax is about .09 .24 .66 and so on, with the background first and with it last.
+ */
 static const float logit[12] = {0, 1, 2, 0, 1, 2.5f, 0, 3, 0, 6, 0, 0};
 static const float logit_last[12] = {1, 2, 0, 1, 2.5f, 0, 3, 0, 0, 0, 0, 6};
 
@@ -29,7 +30,8 @@ static void test_class_order(void)
     const struct mabn_box_scores in = scores(logit);
     struct mabn_detection_options o = mabn_detection_defaults(2);
     tap_status(mabn_detections_make(&d, &in, &o, legacy, &scratch), "legacy");
-    /* class 1: of rows 0 and 1 (.24, .17) row 0 stays, and row 2; class 2: row 1 over row 0. */
+    /* class 1: of rows 0 and 1 (.24, .17) row 0 is kept, and row 2; class 2: row 1 suppresses row
+     * 0. */
     tap_ok(d.count == 3 && d.label[0] == 1 && d.source[0] == 0 && d.label[1] == 1 &&
                d.source[1] == 2 && d.label[2] == 2 && d.source[2] == 1,
            "class by class: %d", (int)d.count);
@@ -37,7 +39,7 @@ static void test_class_order(void)
     tap_ok(d.box[4 + 2] == 80 && d.box[4 + 3] == 69, "clipped to the image");
     o.across = true;
     tap_status(mabn_detections_make(&d, &in, &o, legacy, &scratch), "across classes");
-    /* Rows 0 and 1 are one place: of (.24, .66) and (.17, .76) row 1 as class 2 is best. */
+    /* Rows 0 and 1 overlap: of (.24, .66) and (.17, .76) row 1 as class 2 is best. */
     tap_ok(d.count == 2 && d.label[0] == 1 && d.source[0] == 2 && d.label[1] == 2 &&
                d.source[1] == 1,
            "one thing a place: %d", (int)d.count);
@@ -111,7 +113,7 @@ static void test_records(void)
               "detection 1: class 2, masks of 2 classes", "a class without a channel");
 }
 
-/* ---- pasting, against every pixel computed by itself ---- */
+/* ---- pasting, against each pixel computed separately ---- */
 
 static double map_at(const float *map, int side, int x, int y)
 {

@@ -13,7 +13,7 @@ static struct mabn_scratch scratch;
 
 static void test_match(void)
 {
-    /* Objects in rows. Box 0 is best for both; box 3 ties with box 4 for object 1. */
+    /* Rows are objects. Box 0 is best for both; box 3 ties with box 4 for object 1. */
     static const float iou[2 * 6] = {0.8f, 0.29f, 0.3f, 0.5f, 0.4f, 0.1f,
                                      0.8f, 0.1f,  0.2f, 0.9f, 0.9f, 0.0f};
     static const int32_t plain[6] = {0, -1, -2, 1, 1, -1};
@@ -32,7 +32,7 @@ static void test_match(void)
     tap_status(mabn_match_matrix(match, iou, 2, 0, &rpn, &scratch), "no boxes");
 }
 
-/* A box that is the best for object 1 but overlaps object 0 more keeps object 0. */
+/* A box that is the best for object 1 but overlaps object 0 more stays with object 0. */
 static void test_rescue_keeps_own(void)
 {
     static const float iou[2 * 2] = {0.6f, 0.9f, 0.4f, 0.1f};
@@ -111,7 +111,7 @@ static void test_random(void)
            "another stage, another sample");
 }
 
-/* Greedy suppression as it is told, over all pairs. */
+/* Greedy suppression by its definition, over all pairs. */
 static int64_t nms_plain(int32_t *keep, const float *box, int64_t n, float threshold, float one)
 {
     char *gone = calloc((size_t)n + 1, 1);

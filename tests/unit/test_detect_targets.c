@@ -115,7 +115,7 @@ static void test_nothing(void)
     tap_status(mabn_proposals_make(&p, &s.m, &o, legacy, &scratch), "no images");
 }
 
-/* Not finite where detectron2 drops it; narrower than torchvision takes. */
+/* Not finite, which detectron2 drops; narrower than torchvision accepts. */
 static void test_dropped(void)
 {
     struct maps s;
@@ -142,7 +142,8 @@ static void test_dropped(void)
 
 static void test_rpn_targets(void)
 {
-    /* The second leaves the image, the third lies between, the fourth is background. */
+    /* The second leaves the image, the third is neither positive nor negative, the fourth is
+     * background. */
     static const float anchor[16] = {10, 10, 29, 29, -1, 10, 29, 29,
                                      10, 10, 29, 49, 60, 60, 79, 79};
     static const float box[4] = {10, 10, 29, 29};
@@ -225,7 +226,7 @@ static void test_mask_target(void)
               "object 2 of 2", "an object that is not there");
 }
 
-/* A box of 28 pixels without the one, and a box without a side. */
+/* A box of 28 pixels in a convention without "+1", and a box with an empty side. */
 static void test_mask_scale(void)
 {
     static const float xy[8] = {5, 6, 20, 6, 20, 23, 5, 23};

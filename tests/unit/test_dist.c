@@ -10,7 +10,7 @@
 
 /* ---- the tree ---- */
 
-/* The tree of 6 by hand: ((0+1)+(2+3))+(4+5). */
+/* The tree of 6, written out: ((0+1)+(2+3))+(4+5). */
 static void test_shape(void)
 {
     struct mabn_span parts[MABN_TREE_MAX_PARTS];
@@ -31,7 +31,7 @@ static void test_shape(void)
            "half of 8 is one part");
 }
 
-/* As `ranks` ranks would: each folds its own on a stack, then the parts are added. */
+/* As `ranks` ranks do it: each adds its own values on a stack, then the parts are added. */
 static float sum_by(const float *leaves, int shards, int ranks)
 {
     float *stack = (float *)mabn_xcalloc((size_t)shards, sizeof *stack);
@@ -212,7 +212,7 @@ static void test_one(void)
 
 struct turns {
     struct mabn_lockstep *lockstep;
-    int count, rounds, fails_at; /* work 1 fails after so many rounds; -1: none does */
+    int count, rounds, fails_at; /* the round in which work 1 fails; -1: none */
     int next, sum, meetings;     /* whose turn is next */
     bool in_order;
 };

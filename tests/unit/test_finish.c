@@ -1,4 +1,4 @@
-/* The last steps of augmentation: quick ways and tables give the same bits, at every width. */
+/* The last steps of augmentation: vector loops and tables give the same bits at every width. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,7 +15,7 @@ static uint8_t pixel(const struct mabn_image *in, int x, int y, int c)
         ->pixels[((size_t)y * (size_t)in->width + (size_t)x) * (size_t)in->channels + (size_t)c];
 }
 
-/* What finish.h says, a value at a time. */
+/* finish.h's definition, one value at a time. */
 static uint8_t wanted(const struct mabn_image *in, int x, int y, int c,
                       const struct mabn_finish *finish)
 {
@@ -31,7 +31,7 @@ static void draw(struct mabn_image *image, int width, int channels, struct mabn_
         image->pixels[i] = (uint8_t)mabn_rng_u32(rng);
 }
 
-/* Values that come out wrong, or are written behind the end. */
+/* Counts wrong values, and values written behind the end. */
 static int wrong_bytes(const struct mabn_image *in, const struct mabn_finish *finish)
 {
     const size_t n = (size_t)in->width * HEIGHT * (size_t)in->channels;
@@ -68,7 +68,7 @@ static int wrong_floats(struct mabn_finisher *finisher, const float table[3][256
     return wrong;
 }
 
-/* Every width, flipped or not, turned round or not. */
+/* Every width, mirrored or not, in both channel orders. */
 static void test_shapes(const char *name, const struct mabn_normalization *n,
                         const uint8_t lit[3][256])
 {

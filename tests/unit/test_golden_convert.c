@@ -1,9 +1,9 @@
-/* Detectors of torchvision and detectron2, converted and run: what they find in the pictures that
- * those programs were recorded with, against what the programs found.
+/* Detectors of torchvision and detectron2, converted and run: their detections in the recorded
+ * pictures are compared with those of the original programs. Converted back, the tensors have their
+ * old names and the same bits.
  *
- * $MABN_GOLDEN names a folder with det/tv_v1.h5, det/tv_v1.pth and so on. Weights are random and
- * amplify rounding: a recording says for each mask how many pixels are near the threshold. And back to
- * the names they came with, bit for bit. */
+ * $MABN_GOLDEN names a folder with det/tv_v1.h5, det/tv_v1.pth and so on. The weights are random
+ * and amplify rounding, so a recording says for each mask how many pixels are near the threshold. */
 #include <hdf5.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -23,7 +23,7 @@ static char folder[512], converted[64];
 
 /* ---- what was found ---- */
 
-/* The detection of this label that lies nearest to the box, not taken yet; -1: none. */
+/* The nearest detection to the box that has this label and is not taken yet; -1: none. */
 static int64_t nearest(const struct mabn_detections *d, const bool *taken, int32_t label,
                        const float *box, double *distance)
 {
@@ -41,7 +41,7 @@ static int64_t nearest(const struct mabn_detections *d, const bool *taken, int32
     return best;
 }
 
-/* Pixels in which two masks differ. */
+/* The number of pixels in which two masks differ. */
 static double pixels_apart(const struct mabn_rle *got, const char *text, size_t n)
 {
     struct mabn_rle want;
@@ -132,7 +132,7 @@ static void detect(struct mabn_rcnn *rcnn, const char *image, struct mabn_rcnn_f
     free(original.values);
 }
 
-/* group: of the recording, after or before the image's name. */
+/* group: of the recording, before or after the image's name. */
 static void run(const char *name, const char *before, const char *after)
 {
     const struct mabn_rcnn_options options = {.images = 1, .no_fold = true};
@@ -162,8 +162,8 @@ static void run(const char *name, const char *before, const char *after)
     mabn_model_file_release(&model);
 }
 
-/* Back to the program's own names: the same tensors; `apart` are only in one of the files, such as
- * counters, or a convolution that has another name than ours in the older spelling. */
+/* Back to the program's own names: the same tensors. `apart` are those in only one of the files,
+ * such as counters, or a convolution whose older name differs from ours. */
 static void check_back(const char *from, int names, size_t apart)
 {
     struct mabn_convert_options options;

@@ -1,6 +1,6 @@
-/* lib/detect against what the authors' detector, detectron2 and torchvision computed: the files of
- * $MABN_GOLDEN/det. Matching, suppression, sampling, filling and run lengths are exact; what passes
- * through exp, log or a division agrees to float32 rounding. */
+/* lib/detect compared with the authors' detector, detectron2 and torchvision (the files of
+ * $MABN_GOLDEN/det). Matching, suppression, sampling, filling and run lengths are exact; results of
+ * exp, log and division agree to float32 rounding. */
 #include "golden_detect.h"
 
 #include "detect/anchors.h"
@@ -453,7 +453,7 @@ static void check_box_targets(hid_t f, const char *name)
     }
 }
 
-/* Masks of one image: read, and compare with what is filled. */
+/* Read the masks of one image and compare them with the filled ones. */
 struct outlines {
     struct mabn_outlines o;
     int32_t *first_polygon, *first_number;
@@ -670,8 +670,8 @@ static void check_transforms_file(hid_t f)
 
 /* ---- the other conventions ---- */
 
-/* The polygon of object i as the double it is; rounded to float32 two of eight masks differ by
- * a pixel. */
+/* The polygon of object i in double. Rounded to float32, two of eight masks would differ by a
+ * pixel. */
 static void pool_exact(hid_t f, float *target, const float *box, int i, int height, int width)
 {
     int32_t *first = get_int(f, NULL, "mask_targets/poly_ptr");
@@ -791,7 +791,7 @@ static void check_dialect_paste(hid_t f)
     free(valid);
 }
 
-/* Suppression by group, the boxes moved or not; best first. */
+/* Suppression by group, with the boxes shifted apart or not; best first. */
 static void check_dialect_nms(hid_t f, const char *name, bool moved)
 {
     struct h5array box = get(f, "nms/%s/boxes", name), score = get(f, "nms/%s/scores", name);

@@ -1,6 +1,6 @@
-/* From the recorded outputs of detectron2's and torchvision's networks to what those programs
- * report: proposals, detections and masks, $MABN_GOLDEN/det/{d2,tv_v1,tv_v2}.h5. Each stage starts
- * from what was recorded of the one before, so that decisions must be the same. */
+/* From the recorded network outputs of detectron2 and torchvision to the proposals, detections and
+ * masks that those programs report ($MABN_GOLDEN/det/{d2,tv_v1,tv_v2}.h5). Each stage starts from
+ * the recording of the stage before, so its decisions must be the same. */
 #include "golden_detect.h"
 
 #include "detect/detections.h"
@@ -8,7 +8,7 @@
 
 static const struct mabn_box_convention *convention;
 
-/* The maps of one image as the RPN head gives them here. */
+/* The maps of one image in the layout of our RPN head. */
 struct rpn {
     struct mabn_rpn_maps maps;
     float *score[5], *delta[5], *anchor;
@@ -56,7 +56,7 @@ static void rpn_free(struct rpn *r)
     free(r->anchor);
 }
 
-/* To 5e-5 of a pixel: what the last bit of exp makes of a large box whose corner lies near 0. */
+/* To 5e-5 of a pixel: that much the last bit of exp changes a large box whose corner lies near 0. */
 static bool same_box(const float *a, const float *b)
 {
     for (int i = 0; i < 4; i++)
@@ -64,7 +64,7 @@ static bool same_box(const float *a, const float *b)
     return true;
 }
 
-/* Two whose scores tie to the last bits may have traded places. */
+/* Two detections whose scores differ only in the last bits may be swapped. */
 static void check_proposals(hid_t f, int image)
 {
     struct rpn r = rpn_read(f, image);
@@ -95,7 +95,7 @@ static void check_proposals(hid_t f, int image)
     rpn_free(&r);
 }
 
-/* The deltas of the pairs that were recorded, in their places. */
+/* The deltas of the recorded pairs, in their places. */
 static float *spread_deltas(hid_t f, int image, size_t rows, int groups)
 {
     size_t count;

@@ -1,10 +1,10 @@
-/* A small Mask R-CNN with MABN trained for some steps, recorded from the authors' own detector:
- * proposals, samples, targets of masks, the five losses, gradients, and the weights and state at
- * the end; from a state before MABN's window is used and from one past it.
+/* A small Mask R-CNN with MABN trained for a few steps, compared with a recording from the authors'
+ * own detector: proposals, samples, mask targets, the five losses, gradients, and the weights and
+ * state at the end. It starts from a state before MABN's window is used, and from one after.
  *
  * $MABN_GOLDEN names a folder with det/det_tiny_train.h5, det_tiny_start.pth and det_tiny_late.pth.
- * The recording says for each parameter how far float32 is from float64 in its gradient; ours may
- * be some times as far. */
+ * The recording says for each parameter how far its gradient in float32 is from float64; ours may
+ * be a few times as far. */
 #include <hdf5.h>
 #include <unistd.h>
 
@@ -46,7 +46,7 @@ static struct mabn_detector describe(void)
     return d;
 }
 
-/* Every tensor from the file, momentum where there is any. */
+/* Load every tensor from the file, and its momentum if there is any. */
 static int load(struct mabn_params *params, const char *path)
 {
     struct mabn_weights *w;
@@ -214,7 +214,7 @@ static void check_gradients(const char *run, int step, struct mabn_params *param
                             const struct h5array *norms, const struct h5array *errors,
                             char (*names)[96])
 {
-    /* After a step the side of zero on which a ReLU finds a value is chance. */
+    /* After a step, rounding decides on which side of zero a ReLU finds some values. */
     const double slack = step ? 1e-2 : 1e-4;
     int wrong = 0, compared = 0;
     double worst = 0;
@@ -262,7 +262,7 @@ static void check_gradients(const char *run, int step, struct mabn_params *param
 
 /* ---- testing ---- */
 
-/* Masks, but where a pixel's probability is within rounding of a half. */
+/* Compare masks, except for pixels whose probability is within rounding of a half. */
 static void check_masks(const char *test, const struct mabn_rcnn_found *found)
 {
     char name[160];
@@ -381,7 +381,7 @@ static void check_end(const char *run, struct mabn_params *params, char (*names)
     tap_ok(!wrong, "%s: weights at the end", run);
 }
 
-/* All steps, or the first few where the device is slow: MABN_TEST_STEPS, 0 for all. */
+/* All steps, or only the first few on a slow device: MABN_TEST_STEPS; 0: all. */
 #ifndef MABN_TEST_STEPS
 #define MABN_TEST_STEPS 0
 #endif

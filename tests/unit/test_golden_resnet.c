@@ -30,7 +30,7 @@ static const double loss_tolerance[STEPS] = {1e-5, 1e-3, 2e-2, 5e-2, 0.15, 0.2};
 
 static hid_t file;
 
-/* A whole dataset as `type`; the program ends when it is not there. */
+/* A whole dataset, read as `type`; the program ends when there is none. */
 static void *read_all(const char *name, hid_t type, size_t *count)
 {
     hid_t set = H5Dopen2(file, name, H5P_DEFAULT);
@@ -74,7 +74,7 @@ static void load_weights(struct mabn_net *net, const char *path)
     mabn_weights_free(w);
 }
 
-/* Every dataset of a group against the tensor of its name. */
+/* Compare every dataset of a group with the tensor of its name. */
 struct group {
     const struct mabn_net *net;
     enum mabn_params_role role;
@@ -188,7 +188,7 @@ static void check_network(struct mabn_device *device, const struct golden *g, co
     if (mabn_model_build(&eval, device, &model, &options) ||
         mabn_params_copy(mabn_net_params(eval), mabn_net_params(net)))
         abort();
-    /* The recorded inference is of the first step's images. */
+    /* The recorded inference used the first step's images. */
     fill_input(eval, g, 0);
     mabn_status s = mabn_net_forward(eval);
     double error = tap_distance(mabn_net_logits(eval), logits, count);

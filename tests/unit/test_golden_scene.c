@@ -1,8 +1,8 @@
-/* Scenes against what the authors' own pipeline made of COCO photographs: sizes, ground truth,
- * resized and flipped pixels, the network's input, all to the bit.
+/* Scenes compared with the authors' own pipeline on COCO photographs: sizes, ground truth, resized
+ * and flipped pixels and the network's input, all to the bit.
  *
- * $MABN_GOLDEN names a folder with det/det_transforms.h5 and det/dialect_ops.h5, $MABN_SHARED one
- * with the photographs, data/coco-tiny. */
+ * $MABN_GOLDEN names a folder with det/det_transforms.h5 and det/dialect_ops.h5, and $MABN_SHARED
+ * one with the photographs (data/coco-tiny). */
 #include <dirent.h>
 #include <unistd.h>
 
@@ -107,7 +107,7 @@ static int differ(const float *got, size_t n, hid_t group, const char *name)
     return wrong;
 }
 
-/* The ground truth in the photograph itself. */
+/* The ground truth in coordinates of the photograph itself. */
 static void check_target(const struct mabn_scene_set *set, uint64_t sample, hid_t group,
                          const char *name)
 {
@@ -132,7 +132,7 @@ static void check_target(const struct mabn_scene_set *set, uint64_t sample, hid_
     free(labels);
 }
 
-/* The lists of beginnings, as floats, against poly_ptr and inst_ptr. */
+/* Compare the lists of offsets, as floats, with poly_ptr and inst_ptr. */
 static int differ_lists(const struct mabn_scene *s, hid_t group)
 {
     const size_t polygons = s->first_polygon[s->count];
@@ -155,7 +155,7 @@ static void check_boxes(const struct mabn_scene *s, hid_t group, const char *nam
            "%s: %d numbers of polygons", name, (int)numbers);
 }
 
-/* The input turned back to R, G, B bytes has the recorded checksum. */
+/* Converted back to R, G, B bytes, the input has the recorded checksum. */
 static void check_pixels(const struct mabn_scene_options *o, const struct mabn_scene *s,
                          const float *x, int padded, hid_t group, const char *path,
                          const char *name)
@@ -287,7 +287,8 @@ static void check_torchvision_image(const struct mabn_scene_set *set, uint64_t s
 
 static void check_torchvision(const struct mabn_scene_set *set, hid_t file)
 {
-    static const int steps[3][2] = {{20, 28}, {10, 8}, {4, 6}}; /* of the samples: their "about" */
+    static const int steps[3][2] = {{20, 28}, {10, 8}, {4, 6}}; /* of the samples, as the file's
+                                                                 * "about" attribute says */
     for (int i = 0; i < 3; i++) {
         char path[40], name[17] = "";
         uint64_t sample;

@@ -1,6 +1,6 @@
-/* What lies between the plans of a detector in a training step, in one go, as a step calls it: from
- * the recorded maps of the RPN (or, after the first step, its recorded proposals) to proposals,
- * samples and targets of all three heads. Every recorded step of
+/* The computations between a detector's plans in a training step, in the order in which a step
+ * calls them: from the recorded maps of the RPN (after the first step, from its recorded proposals)
+ * to proposals, samples and the targets of all three heads. All steps in
  * $MABN_GOLDEN/det/det_tiny_train.h5; the samples must be the same. */
 #include "golden_detect.h"
 
@@ -12,10 +12,10 @@ static const struct mabn_box_convention *legacy;
 
 enum { IMAGES = 2, BATCH = 64, ROOM = 300 };
 
-/* A step's maps and truth, and what is made of them. */
+/* A step's maps and ground truth, and the results computed from them. */
 struct step {
     char path[40], batch[40];
-    bool with_maps; /* recorded at the first step alone */
+    bool with_maps; /* only the first step has recorded maps */
     struct mabn_rpn_maps maps;
     float *score[5], *delta[5], *anchor;
     int64_t n; /* anchors */
@@ -136,7 +136,7 @@ static void check_proposals(struct step *s, hid_t f)
     }
 }
 
-/* Where the maps were not recorded, the proposals were. */
+/* Steps without recorded maps have recorded proposals. */
 static void read_proposals(struct step *s, hid_t f)
 {
     for (int i = 0; i < IMAGES; i++) {

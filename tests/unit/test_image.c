@@ -1,5 +1,5 @@
-/* Reading, writing, resizing and colouring pictures, against what Pillow, torchvision and OpenCV
- * made of the same files (tests/golden/make_image_fixtures.py). */
+/* Reading, writing, resizing and colouring pictures, compared with the results of Pillow,
+ * torchvision and OpenCV for the same files (tests/golden/make_image_fixtures.py). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -156,7 +156,8 @@ static void test_refused(void)
         {"huge.jpg", MABN_ERR_LIMIT, "65500 x 65500"},
         {"hollow.jpg", MABN_ERR_FORMAT, "cannot hold a picture of 9000 x 9000"},
         {"arithmetic.jpg", MABN_ERR_UNSUPPORTED, "arithmetic"},
-        {"no-tables.jpg", MABN_ERR_FORMAT, "Quantization table"}, /* nor those of the last file */
+        {"no-tables.jpg", MABN_ERR_FORMAT, "Quantization table"}, /* and the tables of the last file
+                                                                   * are not used */
         {"no-width.jpg", MABN_ERR_FORMAT, "JPEG"},
         {"cut-half.png", MABN_ERR_FORMAT, "truncated"},
         {"broken.png", MABN_ERR_FORMAT, "PNG"},
@@ -199,7 +200,8 @@ static void test_truncation(const char *name)
     if (mabn_input_open(&in, path, 0)) exit(1);
     for (int percent = 0; percent < 100; percent++) {
         const size_t size = in.size * (size_t)percent / 100;
-        uint8_t *copy = mabn_xmalloc(size + 1); /* of its own: ASan sees reads past the end */
+        uint8_t *copy = mabn_xmalloc(size + 1); /* a block of its own, so that ASan sees reads past
+                                                 * the end */
         memcpy(copy, in.bytes, size);
         failed += mabn_image_decode(decoder, &image, copy, size, NULL) == MABN_ERR_FORMAT;
         free(copy);
@@ -263,10 +265,10 @@ static void draw(struct mabn_image *image, int width, int height, int channels)
                               mabn_rng_below(&rng, 20));
 }
 
-/* UNFINISHED: progressive, ending before the scans that would make it exact. */
+/* UNFINISHED: progressive, without its last scans. */
 enum kind { SEQUENTIAL, PROGRESSIVE, UNFINISHED };
 
-/* A JPEG with sampling factors of choice: of the first component and of the others, as in 2211. */
+/* A JPEG with the given sampling factors of the first component and of the others, as in 2211. */
 static uint8_t *encode(const struct mabn_image *image, int sampling, enum kind kind, int restart,
                        size_t *size)
 {
@@ -305,7 +307,7 @@ static uint8_t *encode(const struct mabn_image *image, int sampling, enum kind k
     return bytes;
 }
 
-/* Does `part` of the picture decoded at this scale hold what the whole has there? */
+/* Is `part` of the picture, decoded at this scale, the same as that part of the whole? */
 static bool same_part(const struct mabn_image *whole, const struct mabn_image *got,
                       struct mabn_rect part)
 {

@@ -16,7 +16,7 @@ static struct mabn_json *reader(const char *text)
     return mabn_json_new_bytes(text, strlen(text), "t.json");
 }
 
-/* The status of passing over a whole text, by skip and by reading. */
+/* The status of a whole text, skipped and read. */
 static mabn_status skip_all(const char *text)
 {
     struct mabn_json *j = reader(text);
@@ -26,7 +26,7 @@ static mabn_status skip_all(const char *text)
     return status;
 }
 
-/* Walk the value with the reading calls (recursion is fine in a test). */
+/* Read through the value; recursion is acceptable in a test. */
 static void walk(struct mabn_json *j)
 {
     struct mabn_json_text text;
@@ -179,8 +179,8 @@ static void test_grammar(void)
     mabn_json_free(j);
 }
 
-/* Numbers of every length, which short ones have a shortcut for: strtod's value, and the same end
- * when skipped; at the end of the input too. */
+/* Numbers of every length: strtod's value, and the same end when skipped, also at the end of the
+ * input. Short ones have a shortcut. */
 static void test_lengths(void)
 {
     static const char digits[] = "9081726354908172635490817263549";
@@ -311,7 +311,7 @@ static void test_numbers(void)
             memcpy(&v, &bits, 8);
             if (!isfinite(v)) continue;
             snprintf(text, sizeof text, "%.*g", (int)(bits % 19) + 1, v);
-        } else { /* what files hold: few digits, a point anywhere */
+        } else { /* as in files: few digits, a point anywhere */
             int after = (int)mabn_rng_below(&rng, 19);
             uint64_t n = bits >> mabn_rng_below(&rng, 64);
             char digits[32];
@@ -459,7 +459,7 @@ static void *feed_run(void *context)
     return NULL;
 }
 
-/* A large document with everything in it, seen through pipes that deliver odd pieces. */
+/* A large document with every kind of value, read from pipes that deliver odd pieces. */
 static void test_pipe(void)
 {
     struct mabn_str s;

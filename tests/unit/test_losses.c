@@ -1,5 +1,6 @@
-/* A detector's losses: against definitions in double, gradients by finite differences, any number
- * of threads, and the losses and gradients recorded from maskrcnn-benchmark ($MABN_GOLDEN). */
+/* A detector's losses, compared with definitions in double and with losses and gradients recorded
+ * from maskrcnn-benchmark ($MABN_GOLDEN); gradients by finite differences; the same bits with any
+ * number of threads. */
 #include "golden.h"
 
 #include <omp.h>
@@ -244,7 +245,7 @@ static hid_t open_recording(const char *folder, const char *file)
 
 #define read_at(group, ...) h5array_read(group, h5array_name(__VA_ARGS__))
 
-/* The recorded value and gradient carry float32 rounding: relative to the largest gradient. */
+/* The recordings carry float32 rounding, so errors are relative to the largest gradient. */
 static void against(const char *name, double loss, double want, const float *got,
                     const float *recorded, size_t count)
 {

@@ -1,4 +1,4 @@
-/* Run-length masks against the official tools' numbers, and against pixels. */
+/* Run-length masks, compared with numbers of the official tools and with pixels. */
 #include "tap.h"
 
 #include "base/mem.h"
@@ -273,7 +273,8 @@ static void test_random(void)
     mabn_rle_release(&merged);
 }
 
-/* A pixel is of the boundary when something within the distance is outside: by looking at all. */
+/* A pixel belongs to the boundary if a pixel within the distance is outside; this looks at all of
+ * them. */
 static bool near_outside(const uint8_t *m, int h, int w, int x, int y, int d)
 {
     for (int i = x - d; i <= x + d; i++)

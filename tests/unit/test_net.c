@@ -1,6 +1,6 @@
-/* Whole small networks: forward and every gradient against PyTorch (tests/golden/net.tsv, made by
- * make_net_fixtures.py), folded against unfolded inference, runs that repeat bit for bit, memory
- * saved without a difference, names and shapes, JSON descriptions, what is refused. */
+/* Small whole networks. Forward and all gradients are compared with PyTorch (tests/golden/net.tsv,
+ * made by make_net_fixtures.py), and folded with unfolded inference. Runs repeat bit for bit, also
+ * with save_memory. Names and shapes, JSON descriptions, refusals. */
 #include "base/mem.h"
 #include "device.h"
 #include "model/norm_request.h"
@@ -58,7 +58,7 @@ static void fill_parameters(struct mabn_net *net)
     }
 }
 
-/* Row i of class (3·i + step) mod classes; row `without` has no label. */
+/* Row i has class (3·i + step) mod classes; row `without` has no label. */
 static void label(struct mabn_net *net, int step, int without)
 {
     int32_t labels[16];
@@ -137,7 +137,7 @@ static struct mabn_net *build(const struct mabn_model *model, int batch, int hei
     return build_over(NULL, model, batch, height, width, training);
 }
 
-/* The values of one row of the fixtures; the count is returned, 0 when it is not there. */
+/* The values of one row of the fixtures. Returns their number; 0: there is no such row. */
 static size_t find_row(const char *table, const char *name, const char *what, double *values,
                        size_t most)
 {
@@ -164,7 +164,7 @@ static double logits_error(const struct mabn_net *net, const double *want, size_
     return error;
 }
 
-/* Worst relative error over the gradients' lengths and projections. */
+/* The worst relative error of the gradients' lengths and projections. */
 static double gradient_error(const struct mabn_net *net, const char *table, const char *name,
                              int *compared)
 {
@@ -247,7 +247,7 @@ static void check_fixture(const struct fixture *f, const char *table)
     mabn_net_free(net);
 }
 
-/* The gradient of a centralized weight has filters that sum to 0; the outputs cannot show it. */
+/* The filters of a centralized weight's gradient sum to 0, which the outputs cannot show. */
 static double filter_sums(const struct mabn_net *net, const char *name)
 {
     int i = mabn_params_find(mabn_net_params(net), name, MABN_PARAMS_GRADIENT);
@@ -285,7 +285,7 @@ struct errors {
     size_t compared; /* logits */
 };
 
-/* One step of the recipe, compared with the fixture's. float64 on their side. */
+/* One step of the recipe, compared with the fixture, which is float64. */
 static void compare_step(struct mabn_net *net, int step, const char *table, const char *fixture,
                          struct errors *worst)
 {
@@ -335,7 +335,8 @@ static void check_steps(const char *table)
     mabn_net_free(net);
 }
 
-/* Steps of two image sizes by turns: two plans over one store, as one network of PyTorch's. */
+/* Steps with two image sizes in turn: two plans over one store, compared with one network in
+ * PyTorch. */
 static void check_two_shapes(const char *table, const char *norm)
 {
     struct fixture f = {NULL, "cifar-resnet8", norm, false, 8, 4, 0, 0, 3, 10, 0};
@@ -345,7 +346,7 @@ static void check_two_shapes(const char *table, const char *norm)
     double want[80];
     for (int p = 0; p < MABN_MODEL_PARTS && !strcmp(norm, "mabn"); p++) {
         model.norm[p].norm_batch = 2;
-        model.norm[p].window = 2; /* one step: theirs */
+        model.norm[p].window = 2; /* one step, as in the fixture */
     }
     struct mabn_net *plans[2];
     plans[0] = build(&model, f.batch, 32, 32, true);
@@ -428,7 +429,7 @@ static void check_repeats(const char *norm)
     size_t bytes[3];
     if (mabn_model_init(&model, "resnet10") || mabn_model_set_norm(&model, norm)) abort();
     model.stem = MABN_STEM_SMALL;
-    model.base_width = 32; /* 64 and more channels from layer2 on: Winograd, too */
+    model.base_width = 32; /* 64 and more channels from layer2 on, so Winograd is used too */
     model.classes = 5;
     for (int p = 0; p < MABN_MODEL_PARTS; p++) {
         model.norm[p].norm_batch = 2;
@@ -476,8 +477,9 @@ static bool same_values(const struct mabn_net *a, const struct mabn_net *b)
     return same;
 }
 
-/* Steps alternate between two shapes over one store, and between two networks that hand their
- * parameters over; a plan for inference that borrows sees what one that was copied to does. */
+/* Steps alternate between two shapes over one store, and between two networks that copy their
+ * parameters to each other. A plan for inference that borrows the store sees the same as one that
+ * got a copy. */
 static void check_two_plans(const char *norm)
 {
     struct mabn_model model;

@@ -1,6 +1,6 @@
-/* Kinds of nodes beside those of residual networks, in a small plan: gradients of the input's side and
- * of all parameters against differences; rows that vary; a bound input. On the CPU, or on the device
- * that MABN_TEST_DEVICE names. */
+/* The kinds of nodes that residual networks do not have, in a small plan: gradients of the input
+ * and of all parameters against finite differences; rows that vary; a bound input. On the CPU, or
+ * on the device that MABN_TEST_DEVICE names. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,7 +25,7 @@ static float pseudo(uint32_t i)
     return (float)((i ^ (i >> 16)) / 2147483648.0 - 1.0);
 }
 
-/* An array of the device's on the host, and back. */
+/* Copy an array from the device to the host, and back. */
 static float *fetch(const float *from, size_t count)
 {
     float *host = mabn_xmalloc(count * sizeof *host + 1);
@@ -46,7 +46,8 @@ static float *on_device(const float *host, size_t count)
     return memory;
 }
 
-/* The loss is Σ weight·output with pseudo-random weights: so those are the output's gradient. */
+/* The loss is Σ weight·output with pseudo-random weights, so the weights are the output's gradient.
+ */
 static double run(struct mabn_net *net)
 {
     double loss = 0;
@@ -77,12 +78,12 @@ static double value_with(double (*value)(struct mabn_net *), struct mabn_net *ne
 {
     size_t n;
     put(x, &v, 1);
-    mabn_params_values(mabn_net_params(net), &n); /* it may be one of these that changed */
+    mabn_params_values(mabn_net_params(net), &n); /* one of these may have changed */
     return value(net);
 }
 
-/* Each value at `x`, moved both ways, against gradient `dx` of what `value` computes; both the
- * device's. */
+/* Move each value at `x` up and down and compare the difference of `value` with the gradient `dx`.
+ * Both arrays are the device's. */
 static double worst_of(double (*value)(struct mabn_net *), struct mabn_net *net, float *x,
                        const float *dx, size_t count)
 {
@@ -122,7 +123,7 @@ static void check_parameters(struct mabn_net *net, const char *name)
     check_parameters_of(run, net, name);
 }
 
-/* Upsampling onto a finer map, transposed convolution, sigmoid, and one map that three read. */
+/* Upsampling onto a finer map, transposed convolution, sigmoid, and a map with three readers. */
 static void check_plan(void)
 {
     struct mabn_net_options options = {.batch = N,
@@ -202,7 +203,7 @@ static struct mabn_net *net_with_losses(void)
     return net;
 }
 
-/* The targets of each row of the map lie in rows that are longer. */
+/* Each row of the map has its targets in a longer row. */
 static void set_targets(struct mabn_net *net)
 {
     enum { ROW = H * W * 8, STRIDE = ROW + 40 };
@@ -253,7 +254,7 @@ static void check_losses(void)
     mabn_net_free(net);
 }
 
-/* RoIAlign of a bound map, then a linear layer; fewer rows than there is room for, and none. */
+/* RoIAlign of a bound map, then a linear layer; with fewer rows than the capacity, and with none. */
 static void check_head(void)
 {
     enum { ROOM = 9 };

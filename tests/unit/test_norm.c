@@ -1,5 +1,5 @@
-/* The normalization engine against definitions written out in double, PyTorch's own layers, finite
- * differences, and itself in other ways of computing the same. */
+/* The normalization engine, compared with definitions written out in double, with PyTorch's layers,
+ * with finite differences, and with its own other methods of computing the same. */
 #include "h5array.h"
 
 #include <omp.h>
@@ -22,7 +22,8 @@ static struct mabn_rng rng;
 static float *draw(size_t count, double mean, double deviation)
 {
     float *v = malloc((count + 1) * sizeof *v);
-    for (size_t i = 0; i < count; i++) /* large arrays repeat themselves: drawing takes longer */
+    for (size_t i = 0; i < count; i++) /* large arrays repeat, because drawing takes longer than the
+                                        * test */
         v[i] = i < 4093 ? (float)(mean + deviation * mabn_rng_normal(&rng)) : v[i - 4093];
     return v;
 }
@@ -105,7 +106,7 @@ static double max_abs(const float *v, size_t n)
     return most;
 }
 
-/* Largest error against doubles, as a part of the largest value (but of `least` at least). */
+/* Largest error against doubles, relative to the largest value, or to `least` if that is larger. */
 static double error_above(double least, const float *got, const double *want, size_t n)
 {
     double most = least, worst = 0;
@@ -251,7 +252,7 @@ static herr_t check_fixture(hid_t file, const char *name, const H5L_info_t *info
     struct h5array x = h5array_read(g, "x");
     const size_t n = x.shape[0], c = x.shape[1], hw = x.count / (n * c);
     const bool residual = h5array_attribute(g, "residual") != 0;
-    /* Far from zero, float32 input itself carries the loss: a·x + b cancels. */
+    /* Far from zero the precision is already lost in the float32 input: a·x + b cancels. */
     const double tolerance = strstr(name, "far") ? 1e-5 : 1e-6;
     struct mabn_norm_options o;
     struct layer l;
@@ -306,7 +307,7 @@ struct truth {
     const struct layer *l;
     double *x, *residual, *gamma, *beta, *act; /* copies, to be moved for finite differences */
     double *y;
-    double *r, *d; /* (S,C) BRN's, held still in differences; filled when `fix` */
+    double *r, *d; /* (S,C) of BRN, constant in differences; filled when `fix` */
     bool fix;
     int64_t call; /* BRN */
 };
@@ -351,7 +352,7 @@ static double clip(double v, double low, double high)
     return fmin(fmax(v, low), high);
 }
 
-/* What EvoNorm-S0's papers' formula makes of one value before gamma and beta. */
+/* The formula of the EvoNorm-S0 paper for one value, before gamma and beta. */
 static double evonorm(const struct truth *t, double x, double std, int64_t j)
 {
     return t->l->io.act ? x / (1 + exp(-t->act[j] * x)) / std : x;
@@ -464,7 +465,7 @@ static void check_gradient(struct truth *t, const float *got, double *at, size_t
     free(want);
 }
 
-/* Engine against the definition and its differences. */
+/* Compare the engine with the definition and its differences. */
 static void check_definition(const struct mabn_norm_options *o, int64_t n, int64_t hw, int c,
                              bool relu, bool residual)
 {
@@ -486,7 +487,7 @@ static void check_definition(const struct mabn_norm_options *o, int64_t n, int64
     }
     truth_new(&t, &l, call);
     if (!residual && relu) {
-        /* Mask from x: y is taken away after the forward. */
+        /* The mask comes from x: y is not available after forward. */
         tap_status(mabn_norm_forward(&l.norm, &l.io), "%s: forward", name);
         l.io.y = NULL;
         tap_status(mabn_norm_backward(&l.norm, &l.io), "%s: backward, mask from x", name);
@@ -522,8 +523,9 @@ static void test_definitions(void)
             o.norm_batch = kinds[k] == MABN_NORM_SYNCBN ? 0 : shape[3];
             o.groups = shape[2] % 2 ? 1 : 2;
             o.window_rule = round % 2 ? MABN_WINDOW_ITERATION : MABN_WINDOW_SUBBATCH;
-            o.window = 64; /* batch mode all through the call */
-            /* One value a statistic has no direction to move in but its sign. */
+            o.window = 64; /* the whole call uses batch statistics */
+            /* A statistic of one value leaves only the value's sign, so there is nothing to
+             * differentiate. */
             const bool single = kinds[k] == MABN_NORM_IN || kinds[k] == MABN_NORM_FRN;
             if (single && shape[1] == 1) continue;
             check_definition(&o, shape[0], shape[1], shape[2], round % 3 > 0, round % 4 > 1);
@@ -532,7 +534,7 @@ static void test_definitions(void)
 
 /* ---- MABN's windows over calls of any shape, in double ---- */
 
-/* One channel's statistics in the order they came; v of the newest of a window of m. */
+/* One channel's statistics in the order of the calls; the variance over a window of the newest m. */
 static double window_mean(const double *seen, int64_t count, int m)
 {
     double sum = 0;
@@ -541,8 +543,8 @@ static double window_mean(const double *seen, int64_t count, int m)
     return sum / m;
 }
 
-/* Sub-batch rule with S runs a call, S below, at and above m, and a short last run: one channel,
- * forward and backward, against a plain history. */
+/* Sub-batch rule with S runs a call: S below, at and above m, and a short last run. One channel,
+ * forward and backward, compared with a simple history. */
 static void check_subbatch(int64_t n, int b, int m, int r_start)
 {
     enum { HW = 3, CALLS = 9, FIRST = 64 };
@@ -611,7 +613,7 @@ static void check_subbatch(int64_t n, int b, int m, int r_start)
     layer_free(&l);
 }
 
-/* Iteration rule: a call of S runs is S calls of one. */
+/* Iteration rule: a call with S runs equals S calls with one. */
 static void check_iteration_runs(void)
 {
     struct mabn_norm_options o;
@@ -734,7 +736,7 @@ static void result_free(struct result *r)
         free(all[i]);
 }
 
-/* Large enough for several waves and chunks. */
+/* Large enough for several rounds of threads and several chunks. */
 static void check_threads(enum mabn_norm_kind kind, int64_t hw, int c, bool residual)
 {
     struct mabn_norm_options o;
@@ -764,9 +766,8 @@ static void check_threads(enum mabn_norm_kind kind, int64_t hw, int c, bool resi
     layer_free(&l);
 }
 
-/* MABN's walk ahead of its statistics, against the careful way round; clipped and not; and in
- * place.
- */
+/* MABN with y computed before its statistics, compared with the usual order; clipped and not; and
+ * in place. */
 static void check_known_affine(bool outlier)
 {
     struct mabn_norm_options o;
@@ -799,7 +800,7 @@ static void check_known_affine(bool outlier)
     tap_ok(equal, "MABN ahead of its statistics%s: the same bits as behind them",
            outlier ? ", with an outlier" : "");
 
-    /* y once more; and backward in place, by x's mask. */
+    /* y recomputed, and backward in place with the mask from x. */
     struct result r = copy_result(&fast);
     memset(fast.y, 0, fast.count * sizeof(float));
     tap_status(mabn_norm_reapply(&fast.norm, &fast.io), "reapply");
@@ -853,7 +854,7 @@ static void check_in_place(enum mabn_norm_kind kind, bool relu, bool residual)
     layer_free(&l);
 }
 
-/* y once more, of norms with an activation; and EvoNorm-S0's far tails, where nothing overflows. */
+/* y recomputed, of norms with an activation; and EvoNorm-S0's far tails, which must not overflow. */
 static void check_act_again(enum mabn_norm_kind kind)
 {
     struct mabn_norm_options o;
@@ -913,7 +914,8 @@ static void check_accumulate(void)
     layer_free(&l);
 }
 
-/* Memory sized for the largest call serves every smaller one, and no byte beyond it is touched. */
+/* Memory sized for the largest call is enough for every smaller one, and no byte behind it is
+ * touched. */
 static void check_memory(enum mabn_norm_kind kind, int c, int64_t n, int64_t hw, int b)
 {
     enum { GUARD = 4096 };
@@ -1048,7 +1050,7 @@ static void test_fixed(void)
 
 /* ---- ranks ---- */
 
-/* Ranks take turns as threads: each adds, all wait, all read. */
+/* Ranks are threads: each adds, all wait, all read. */
 struct meeting {
     double sum[64];
     int ranks;
@@ -1079,7 +1081,7 @@ static void run_ranks(struct layer *ranks, int count)
     tap_ok(!failed, "%d ranks", count);
 }
 
-/* Ranks of 3, 0 and 2 samples are one batch of 5. */
+/* Ranks with 3, 0 and 2 samples equal one batch of 5. */
 static void test_sync_sane(void)
 {
     enum { C = 6, HW = 4 };
@@ -1404,8 +1406,8 @@ static bool is_rounded(const uint16_t *half, const float *v, size_t n)
     return true;
 }
 
-/* What a float32 layer computes of arrays that bfloat16 holds, rounded, is what the layer computes
- * in bfloat16; gradients of gamma and beta, and the state, are the same floats. */
+/* On arrays of bfloat16 values, a float32 layer's results, rounded, are those of the layer in
+ * bfloat16. The gradients of gamma and beta and the state are the same floats. */
 static void check_half(const struct mabn_norm_options *o, int64_t n, int64_t hw, int c, bool relu,
                        bool residual)
 {
@@ -1435,7 +1437,7 @@ static void check_half(const struct mabn_norm_options *o, int64_t n, int64_t hw,
         good = good && !step(&h);
         memcpy(dgamma, l.dgamma, (size_t)c * sizeof *dgamma);
         good = good && !mabn_norm_forward(&l.norm, &l.io);
-        round_values(l.y, l.count); /* FRN's mask: what is just above tau is tau when rounded */
+        round_values(l.y, l.count); /* for FRN's mask: a value just above tau is rounded to tau */
         good = good && !mabn_norm_backward(&l.norm, &l.io);
         good = good && is_rounded(y, l.y, l.count) && is_rounded(dx, l.dx, l.count) &&
                same(dgamma, l.dgamma, (size_t)c) && !memcmp(h.io.state, l.io.state, state) &&
@@ -1451,7 +1453,7 @@ static void check_half(const struct mabn_norm_options *o, int64_t n, int64_t hw,
     layer_free(&l);
 }
 
-/* A tau that bfloat16 rounds up: all of y is cut off at it, and is not above it. */
+/* A tau that bfloat16 rounds up: all of y is raised to it, and none is above it. */
 static void check_half_tau(void)
 {
     enum { COUNT = 2 * 3 * 2 };

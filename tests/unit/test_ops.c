@@ -1,5 +1,5 @@
-/* Pooling, loss, centralization, SGD, initialisation, element-wise passes: against definitions,
- * finite differences, and with different numbers of threads. */
+/* Pooling, loss, centralization, SGD, initialisation and element-wise passes, compared with
+ * definitions and finite differences, and with different numbers of threads. */
 #include "tap.h"
 
 #include <omp.h>

@@ -1,4 +1,4 @@
-/* Outlines fill to exactly the mask that they were made of. */
+/* Filled, outlines give exactly the mask that they were made from. */
 #include <stdlib.h>
 
 #include "base/mem.h"
@@ -42,7 +42,7 @@ static bool survives(struct mabn_outline *o, const uint8_t *pixels, uint32_t hei
     return fine;
 }
 
-/* Noise of every density is holes in islands in holes, touching at corners. */
+/* Noise of every density: holes in islands in holes, touching at corners. */
 static void test_noise(struct mabn_outline *o)
 {
     enum { ROUNDS = 2000, MOST = 24 };
@@ -74,7 +74,7 @@ static void test_shapes(struct mabn_outline *o)
     tap_ok(survives(o, none, 2, 3) && o->count == 0, "nothing: none");
 }
 
-/* Within a picture that would take gigabytes as pixels. */
+/* In a picture that would need gigabytes as pixels. */
 static void test_huge(struct mabn_outline *o)
 {
     const uint32_t counts[] = {4000000000u, 3, 60000 - 3, 3, 200000};

@@ -1,4 +1,4 @@
-/* Ticks, their labels, and what figures refuse. The look is judged by eye. */
+/* Ticks, their labels, and what figures refuse. How figures look is judged by eye. */
 #include "plot/figure.h"
 #include "tap.h"
 

@@ -1,6 +1,6 @@
-/* RoIAlign: the fast passes against the definition, backward as the transpose of forward, any
- * number of threads, and recordings of maskrcnn-benchmark, torchvision and Detectron2
- * ($MABN_GOLDEN). */
+/* RoIAlign, compared with its definition and with recordings from maskrcnn-benchmark, torchvision
+ * and Detectron2 ($MABN_GOLDEN); backward is the transpose of forward; the same bits with any
+ * number of threads. */
 #include "golden.h"
 
 #include <omp.h>
@@ -29,7 +29,7 @@ static int64_t map_size(const struct mabn_roi_align *op, int level)
     return op->images * op->level[level].h * op->level[level].w * op->channels;
 }
 
-/* Boxes inside, over every border, outside, thin, empty, turned over. */
+/* Boxes inside, over every border, outside, thin, empty, and with corners swapped. */
 static void draw_boxes(struct fixture *f)
 {
     for (int r = 0; r < BOXES; r++) {
@@ -170,7 +170,7 @@ static void check_definition(int64_t channels, int rows, int columns, int sampli
 
 static void test_linear_map(void)
 {
-    /* Bilinear samples of a plane lie on it: the bin's value is the plane at its middle. */
+    /* Bilinear samples of a plane lie on it, so a bin's value is the plane at its centre. */
     float x[16 * 20], y[4];
     const float box[4] = {8, 4, 40, 36}, *map = x;
     const int32_t image = 0;
@@ -238,8 +238,8 @@ static float *nhwc(const struct h5array *a)
     return out;
 }
 
-/* The recorded float32 gradient has an error of its own, from positions rounded to float32 and long
- * sums; ours may be no worse. */
+/* The recorded float32 gradient has an error of its own, from positions rounded to float32 and from
+ * long sums. Ours may not be worse. */
 static void check_gradient(const float *got, const struct h5array *single,
                            const struct h5array *exact, const char *name)
 {
@@ -383,7 +383,7 @@ static void check_dialect(hid_t g, const char *name, int sampling, bool aligned)
     free(image);
 }
 
-/* A file in the folder's det/; negative, and said as a skip, when it is not there. */
+/* Open a file in the folder's det/. Negative, after printing a skip, when there is none. */
 static hid_t open_recording(const char *folder, const char *file)
 {
     char path[4096];

@@ -1,5 +1,5 @@
-/* Scenes for a detector: sizes, ground truth, pixels, batches. tests/golden/scene holds annotations
- * of every awkward kind and what the reference's rules make of them (make_scene_fixtures.py). */
+/* Scenes for a detector: sizes, ground truth, pixels, batches. tests/golden/scene has unusual
+ * annotations of every kind and the results of the reference's rules (make_scene_fixtures.py). */
 #include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,7 +47,7 @@ static void write_picture(const char *path, int width, int height, int seed)
     mabn_image_release(&image);
 }
 
-/* The photographs that an annotation file asks for, and all of it packed. */
+/* Make the photographs that an annotation file lists, and pack them with it. */
 static mabn_status pack(struct packed *p, const char *annotations)
 {
     const struct mabn_coco_pack_options options = {.threads = 1};
@@ -191,7 +191,7 @@ static int read_numbers(char *text, float *numbers, int most)
     return n;
 }
 
-/* The scene at hand against the lines of expected.tsv, in their order. */
+/* Compare the current scene with the lines of expected.tsv, in their order. */
 struct comparison {
     struct mabn_scene_maker *maker;
     const struct mabn_scene_set *set;
@@ -237,7 +237,7 @@ static void compare_object(struct comparison *c, char *rest)
 static void compare_polygon(struct comparison *c, char *rest)
 {
     float want[200];
-    const int n = read_numbers(rest, want, 200) - 1; /* the annotation's number goes before */
+    const int n = read_numbers(rest, want, 200) - 1; /* the annotation's number comes first */
     c->polygons++;
     if (c->polygon >= c->polygon_end) {
         c->polygons_wrong++;
@@ -542,7 +542,7 @@ static uint64_t mix(uint64_t h, const void *bytes, size_t n)
     return h;
 }
 
-/* A digest of all that the next `batches` batches hold. */
+/* A digest of everything in the next `batches` batches. */
 static uint64_t digest(struct mabn_scene_loader *loader, int batches)
 {
     uint64_t h = 14695981039346656037u;

@@ -42,7 +42,7 @@ static bool is_span(struct mabn_pace_span span, int steps, double seconds, doubl
     return span.steps == steps && span.seconds == seconds && span.waited == waited;
 }
 
-/* A step a second from 100 s on, of which a quarter is waited; results come a step late. */
+/* A step takes a second from 100 s on, a quarter of it waiting; results arrive one step late. */
 static void paces(void)
 {
     struct mabn_pace pace;
@@ -131,7 +131,7 @@ static void inputs(void)
     mabn_str_release(&json);
 }
 
-/* A network saved and loaded is the same network; one of another shape is refused. */
+/* A network that is saved and loaded is the same; one with another shape is refused. */
 static void model_files(void)
 {
     struct mabn_device *device;

@@ -1,4 +1,4 @@
-/* Transposed convolution: against its definition in double, for any number of rows. */
+/* Transposed convolution, compared with its definition in double, for any number of rows. */
 #include "tap.h"
 
 #include <stdbool.h>

@@ -1,5 +1,5 @@
-/* Upsampling with addition, sigmoid: against their definitions, backward as the
- * transpose, any number of threads. */
+/* Upsampling with addition, and sigmoid, compared with their definitions; backward is the
+ * transpose; the same bits with any number of threads. */
 #include "tap.h"
 
 #include <omp.h>

@@ -1,5 +1,6 @@
-/* Weights in other formats: names, containers, types, views, notes; every format written and read
- * back; files of PyTorch and numpy themselves (tests/fuzz/corpus), whole and cut at every byte. */
+/* Weights in other formats: names, containers, types, views, notes. Every format is written and
+ * read back. Files made by PyTorch and numpy (tests/fuzz/corpus) are read whole and cut at every
+ * byte. */
 #include <unistd.h>
 #include <zlib.h>
 

@@ -1,5 +1,5 @@
-/* Winograd's convolution against plain loops in double: odd sizes, fewer tiles than a block, several
- * chunks and groups, what is fused, and the same bits on any number of threads. */
+/* Winograd's convolution, compared with plain loops in double: odd sizes, fewer tiles than a block,
+ * several chunks and groups, fused operations, and the same bits with any number of threads. */
 #include <string.h>
 
 #include "base/mem.h"

@@ -171,7 +171,7 @@ struct offered {
     uint32_t scheme;
     cublasStatus_t state;
 };
-/* The unfit first. Sums in place, or of the output's type, are none that we want. */
+/* The unfit first. Sums in place, or in the output's type, must not be used. */
 const offered ALGORITHMS[] = {
     {0, CUBLASLT_REDUCTION_SCHEME_INPLACE, CUBLAS_STATUS_SUCCESS},
     {1u << 20, CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE, CUBLAS_STATUS_SUCCESS},
@@ -394,7 +394,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
         compute(j);
         return cudaSuccess;
     });
-    /* A launch is looked after like this; an older error is taken for its own. */
+    /* A launch is checked like this; an older error is taken for its own. */
     if (error != cudaSuccess || cudaGetLastError() != cudaSuccess)
         return CUBLAS_STATUS_EXECUTION_FAILED;
     return CUBLAS_STATUS_SUCCESS;

@@ -242,7 +242,7 @@ cudnn_tensor read_tensor(const node &n)
     return t;
 }
 
-/* Channels innermost and everything dense: what the kernels for tensor cores want. */
+/* Channels innermost and everything dense, as kernels for tensor cores require. */
 void finalize_tensor(const node &n)
 {
     const cudnn_tensor t = read_tensor(n);
@@ -571,7 +571,7 @@ std::vector<engine> engines_of(const cudnn_program &p)
         return {};
     if (pattern == OTHER) {
         list.push_back({7, {TENSOR_CORE, down}, 33, true, libraries.runs, fault});
-        /* There is no compiled kernel for exact float32 that we know of; the tests want one. */
+        /* We know of no compiled kernel for exact float32, but the tests need one. */
         if (f32) list.push_back({8, {}, 0, true, libraries.runs, NO_FAULT});
         return list;
     }
@@ -581,8 +581,8 @@ std::vector<engine> engines_of(const cudnn_program &p)
     return list;
 }
 
-/* Where a heuristic has something: A for forward, B for filters, data gradients' only as fallback.
- * So that all of them are asked. */
+/* Each heuristic has something else, so that all are asked: A for forward, B for filters, and data
+ * gradients only as fallback. */
 void finalize_heuristics(node &n)
 {
     const node &graph = part(n, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, GRAPH);
@@ -933,7 +933,7 @@ cudnnStatus_t cudnnBackendExecute(cudnnHandle_t h, cudnnBackendDescriptor_t plan
             cudnn_compute(*program, b, fault);
             return cudaSuccess;
         });
-        /* A launch is looked after like this; an older error is taken for its own. */
+        /* A launch is checked like this; an older error is taken for its own. */
         need(error == cudaSuccess && cudaGetLastError() == cudaSuccess, cudaGetErrorString(error),
              CUDNN_STATUS_EXECUTION_FAILED);
     } catch (const refusal &r) {

@@ -26,8 +26,9 @@ dim3 blockDim, gridDim;
 
 #if defined(__x86_64__)
 
-/* swapcontext costs two system calls a change, and more under AddressSanitizer: tests change over
- * millions of times. What a call must preserve goes onto the old stack and comes from the new. */
+/* swapcontext costs two system calls a switch, and more under AddressSanitizer, and tests switch
+ * millions of times. The registers that a call must preserve are pushed on the old stack and popped
+ * from the new. */
 struct stack_place {
     void *sp;
 };
@@ -119,8 +120,8 @@ size_t static_shared, dynamic_shared;
 std::map<const void *, size_t> allowed;
 unsigned epoch;
 unsigned warp_epoch[32];
-bool any_of[2];           /* of the barriers that end odd and even epochs … */
-unsigned any_of_epoch[2]; /* … of which the last was this one */
+bool any_of[2];           /* the answers at the barriers that end odd and even epochs */
+unsigned any_of_epoch[2]; /* the epochs that these belong to */
 enum order chosen = FORWARD;
 std::map<std::string, uint64_t> launch_counts; /* by name */
 std::string launch_name;
@@ -369,7 +370,7 @@ cudaError_t launch(const cudaLaunchConfig_t &config, const void *kernel,
         set_fault(std::string("kernel: refused: ") + why);
         return cudaErrorInvalidConfiguration;
     }
-    /* A graph's launch is checked again: what was allowed may have been lowered since. */
+    /* A launch in a graph is checked again, because the limit may have been lowered since. */
     return submit(config.stream, [=]() -> cudaError_t {
         if (const char *why = refuse(config, kernel)) {
             set_fault(std::string("kernel: refused: ") + why);
@@ -396,7 +397,7 @@ void block_barrier(site at)
     wait_as(AT_BARRIER, at);
 }
 
-/* Slots take turns: a thread may still read one while others are at the next barrier. */
+/* The slots alternate: a thread may still read one while others are at the next barrier. */
 bool block_any(bool mine, site at)
 {
     const unsigned slot = epoch & 1;

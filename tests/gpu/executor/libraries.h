@@ -18,20 +18,19 @@
 namespace executor
 {
 
-/* What they have. A device looks at `there` when it is opened, a plan at the rest when it is made.
- */
+/* What they offer. A device reads `there` when it is opened, a plan the rest when it is made. */
 struct offer {
     bool there;           /* or the environment has MABN_EXECUTOR_LIBRARIES */
     bool plans = true;    /* cuDNN: any */
-    bool ends = true;     /* …with bias, residual and ReLU behind a convolution */
-    bool compiled = true; /* …whatever else can be drawn around one, by kernels that it compiles */
-    bool runs = true;     /* …which do run */
+    bool ends = true;     /* cuDNN: with bias, residual and ReLU behind a convolution */
+    bool compiled = true; /* cuDNN: other operations around one, by kernels that it compiles */
+    bool runs = true;     /* cuDNN: these kernels can run */
     bool products = true; /* cuBLASLt: any */
     bool rounds = false;  /* cuDNN: what is stored is rounded before a fused operation reads it */
 };
 extern struct offer libraries;
 
-/* Descriptors, handles and plans of theirs that nobody freed. */
+/* How many of their descriptors, handles and plans were not freed. */
 int64_t library_objects();
 /* Plans and products run so far, captured ones once. */
 int64_t library_runs();
@@ -48,7 +47,7 @@ enum element { FLOAT32, FLOAT16, BFLOAT16 };
 size_t element_bytes(enum element type);
 float load_element(const void *array, int64_t index, enum element type);
 void store_element(void *array, int64_t index, enum element type, float value);
-/* As tensor cores take a float32: 10 bits of mantissa. */
+/* Rounded as tensor cores read a float32: to 10 bits of mantissa. */
 float as_tf32(float x);
 
 } // namespace executor
