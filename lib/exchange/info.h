@@ -1,7 +1,7 @@
 /* Describing a file as text or JSON: datasets, checkpoints, and weights in other programs' formats
  * (exchange/weights.h). The kind of file is recognized by its content.
  *
- * To add a kind: a row in the table of info.c, with one function for text and one for JSON.  */
+ * To add a kind: a row in the table of info.c, with the function that describes it. */
 #ifndef MABN_EXCHANGE_INFO_H
 #define MABN_EXCHANGE_INFO_H
 

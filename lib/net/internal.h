@@ -42,10 +42,14 @@ struct node_ops {
     mabn_status (*meet)(struct mabn_net *net, struct node *node, bool backwards);
 };
 
-/* A kind of node: a file in nodes/ with this table at its end, and a .cu file beside it with the
- * functions for a GPU. To add a kind, write these files, declare its tables below, declare its
- * mabn_net_add_… in net.h and add its test to tests/unit/test_nodes.c. Other files ask the table,
- * not which kind a node is. */
+/* A kind of node. Other files ask its table, not which kind a node is.
+ *
+ * To add a kind:
+ *   1. its file in nodes/, with its mabn_net_add_… and this table at the end, and beside it a .cu file
+ *      with the functions for a GPU;
+ *   2. its tables, declared below, and mabn_net_add_…, declared in net.h (of a loss in losses.h);
+ *   3. its case in tests/unit/test_nodes.c;
+ *   4. a row in exchange/onnx_graph.c, if classifiers use it. */
 struct node_kind {
     const char *name; /* "convolution": for output and messages */
     bool input;       /* its values come from outside the plan */

@@ -30,8 +30,7 @@
  * vary the batch is always whole: with fewer images, leave the rest as it is and ignore those rows
  * (no row of an inference batch depends on another).
  *
- * To add a layer: a file in nodes/ with its kind's table (struct node_kind in internal.h says what
- * that holds), its mabn_net_add_… here, its test in tests/unit/test_nodes.c.
+ * To add a layer: follow the list at struct node_kind in internal.h.
  *
  * Everything is bitwise repeatable for a given thread count. */
 #ifndef MABN_NET_NET_H
@@ -86,8 +85,8 @@ struct mabn_net_options {
     int batch, height, width, channels; /* of the input, or rows alone where all inputs are bound */
     enum mabn_net_precision precision;
     bool training;
-    bool no_fold; /* inference: keep norms apart from convolutions, to compare */
-    bool exact;   /* plain convolution sums, no Winograd: slower, for comparisons */
+    bool no_fold; /* inference: do not fold norms into convolutions, for comparisons */
+    bool exact;   /* direct convolution sums, no Winograd: slower, for comparisons */
     bool tune;    /* choose convolutions by time: on a GPU anew in every run, on a CPU whose device
                    * tunes (device/tune.h) once */
     /* On a GPU: let convolutions do work of the BN, BRN, SyncBN and MABN layers around them that

@@ -1,9 +1,13 @@
 /* What is trained: classification, detection. The loop (train.c), the checkpoints (state.c) and the
  * schedule are the same for all; a task says what a step, an evaluation and a line of the log are.
  *
- * To add a task: 1. a file task_<name>.c with its table; 2. a row in `tasks` (setup.c); 3. its
- * model in train/model_file.h; 4. its options in cmd/mabn-train.c and its section in
- * man/mabn-train.1; 5. a bats file in tests/cli. Everything else asks the table.
+ * To add a task:
+ *   1. a file task_<name>.c with its table, which is declared below;
+ *   2. a row in `tasks` (setup.c);
+ *   3. its model in model_file.h;
+ *   4. its options in cmd/mabn-train.c and its evaluation in cmd/mabn-eval.c, with man pages;
+ *   5. a bats file in tests/cli.
+ * Everything else asks the table.
  *
  * The loop, for a run that was set up and started:
  *
