@@ -186,6 +186,17 @@ static mabn_status choose_ids(int64_t *ids, size_t *n, const int64_t *wanted, si
     return MABN_OK;
 }
 
+/* Likewise; `table` gives each id's place. */
+static mabn_status list_ids(int64_t *ids, size_t *n, const int64_t *wanted, size_t n_wanted,
+                            const char *what, const struct mabn_coco *truth, struct id_table *table)
+{
+    MABN_TRY(choose_ids(ids, n, wanted, n_wanted, what, truth));
+    table_init(table, *n);
+    for (size_t i = 0; i < *n; i++)
+        *table_slot(table, ids[i]) = (uint32_t)i;
+    return MABN_OK;
+}
+
 static mabn_status list_images(struct mabn_coco_join *out, const struct mabn_coco *truth,
                                const struct mabn_coco_params *p, struct id_table *images)
 {
@@ -193,12 +204,9 @@ static mabn_status list_images(struct mabn_coco_join *out, const struct mabn_coc
     out->image_ids = mabn_xmalloc((room + 1) * sizeof *out->image_ids);
     for (size_t i = 0; i < n; i++)
         out->image_ids[i] = truth->images[i].id;
-    MABN_TRY(choose_ids(out->image_ids, &n, p->images, p->n_images, "image", truth));
+    MABN_TRY(list_ids(out->image_ids, &n, p->images, p->n_images, "image", truth, images));
     out->n_images = n;
-    table_init(images, n);
     out->images = mabn_xcalloc(n + 1, sizeof *out->images);
-    for (size_t i = 0; i < n; i++)
-        *table_slot(images, out->image_ids[i]) = (uint32_t)i;
     for (size_t i = 0; i < truth->n_images; i++) {
         uint32_t at = table_find(images, truth->images[i].id);
         if (at != NONE) out->images[at] = &truth->images[i];
@@ -213,13 +221,11 @@ static mabn_status list_categories(struct mabn_coco_join *out, const struct mabn
     out->category_ids = mabn_xmalloc((room + 1) * sizeof *out->category_ids);
     for (size_t i = 0; i < n; i++)
         out->category_ids[i] = truth->categories[i].id;
-    MABN_TRY(choose_ids(out->category_ids, &n, p->categories, p->n_categories, "category", truth));
+    MABN_TRY(list_ids(out->category_ids, &n, p->categories, p->n_categories, "category", truth,
+                      categories));
     out->n_categories = n;
-    table_init(categories, n);
     out->category_names = mabn_xcalloc(n + 1, sizeof *out->category_names);
     out->frequencies = mabn_xcalloc(n + 1, 1);
-    for (size_t i = 0; i < n; i++)
-        *table_slot(categories, out->category_ids[i]) = (uint32_t)i;
     for (size_t i = 0; i < truth->n_categories; i++) {
         uint32_t at = table_find(categories, truth->categories[i].id);
         if (at == NONE) continue;

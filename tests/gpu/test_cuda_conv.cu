@@ -634,7 +634,7 @@ static void test_refusals(void)
                mabn_conv_cuda_backward_data(conv, NULL, NULL, NULL, true, NULL, NULL),
            "to add where that was ruled out");
     mabn_conv_cuda_free(conv);
-    training.no_dx = training.plain = true;
+    training.no_dx = training.reference = true;
     struct layer layer(gpu, shape, training);
     tap_ok(!mabn_conv_cuda_joins(layer.conv, MABN_CONV_FORWARD_NORM) &&
                !mabn_conv_cuda_joins(layer.conv, MABN_CONV_BACKWARD_NORM) &&

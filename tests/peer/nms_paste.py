@@ -11,16 +11,15 @@ here down to run lengths, there down to a byte an image pixel (what its evaluato
 """
 import argparse
 import ctypes
-import os
-import subprocess
 import sys
-import tempfile
 import time
 
 import numpy as np
 import torch
 import torchvision
 from torchvision.models.detection import roi_heads
+
+import shim
 
 SHIM = r"""
 #include "detect/nms.h"
@@ -59,18 +58,7 @@ long peer_paste(const float *map, const float *box, long n, int width, int heigh
 
 
 def load():
-    """The shim and what it needs of libmabn.a, as a shared library."""
-    folder = tempfile.mkdtemp()
-    source, library = os.path.join(folder, "shim.c"), os.path.join(folder, "shim.so")
-    with open(source, "w") as f:
-        f.write(SHIM)
-    archive = next((a for a in ("build/release/libmabn.a", "build/release-cuda/libmabn.a")
-                    if os.path.exists(a)), None)
-    if not archive:
-        sys.exit("nms_paste.py: run from the top of the tree, after make")
-    subprocess.run(["cc", "-std=gnu11", "-O2", "-shared", "-fPIC", "-fopenmp", "-Ilib", source,
-                    archive, "-lm", "-o", library], check=True)
-    lib = ctypes.CDLL(library)
+    lib = shim.load(SHIM)
     lib.peer_nms.restype = lib.peer_paste.restype = ctypes.c_long
     lib.peer_nms.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_long, ctypes.c_double]
     lib.peer_paste.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_long, ctypes.c_int, ctypes.c_int]

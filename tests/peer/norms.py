@@ -11,16 +11,15 @@ both libraries in turn in the same process, PyTorch in the better of its two lay
 """
 import argparse
 import ctypes
-import os
-import subprocess
 import sys
-import tempfile
 import time
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+import shim
 
 SHIM = r"""
 #include <stdlib.h>
@@ -99,18 +98,7 @@ void peer_free(struct peer *p)
 
 
 def load():
-    """The shim and what it needs of libmabn.a, as a shared library."""
-    folder = tempfile.mkdtemp()
-    source, library = os.path.join(folder, "shim.c"), os.path.join(folder, "shim.so")
-    with open(source, "w") as f:
-        f.write(SHIM)
-    archive = next((a for a in ("build/release/libmabn.a", "build/release-cuda/libmabn.a")
-                    if os.path.exists(a)), None)
-    if not archive:
-        sys.exit("norms.py: run from the top of the tree, after make")
-    subprocess.run(["cc", "-std=gnu11", "-O2", "-shared", "-fPIC", "-fopenmp", "-Ilib", source,
-                    archive, "-lm", "-o", library], check=True)
-    lib = ctypes.CDLL(library)
+    lib = shim.load(SHIM)
     lib.peer_new.restype = lib.peer_state.restype = ctypes.c_void_p
     lib.peer_new.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_int, ctypes.c_int,
                              ctypes.c_long, ctypes.c_long, ctypes.c_int, ctypes.c_int,

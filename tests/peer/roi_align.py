@@ -12,15 +12,14 @@ medians; torchvision gets its own layout, NCHW, and one call for each level.
 """
 import argparse
 import ctypes
-import os
-import subprocess
 import sys
-import tempfile
 import time
 
 import numpy as np
 import torch
 import torchvision
+
+import shim
 
 SHIM = r"""
 #include "ops/roi_align.h"
@@ -57,18 +56,7 @@ int peer_backward(const float *dy, long count, const float *box, const int *imag
 
 
 def load():
-    """The shim and what it needs of libmabn.a, as a shared library."""
-    folder = tempfile.mkdtemp()
-    source, library = os.path.join(folder, "shim.c"), os.path.join(folder, "shim.so")
-    with open(source, "w") as f:
-        f.write(SHIM)
-    archive = next((a for a in ("build/release/libmabn.a", "build/release-cuda/libmabn.a")
-                    if os.path.exists(a)), None)
-    if not archive:
-        sys.exit("roi_align.py: run from the top of the tree, after make")
-    subprocess.run(["cc", "-std=gnu11", "-O2", "-shared", "-fPIC", "-fopenmp", "-Ilib", source,
-                    archive, "-lm", "-o", library], check=True)
-    lib = ctypes.CDLL(library)
+    lib = shim.load(SHIM)
     lib.peer_op.argtypes = [ctypes.c_long, ctypes.c_long] + [ctypes.c_int] * 3
     lib.peer_level.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_double] + [ctypes.c_void_p] * 2
     lib.peer_forward.argtypes = lib.peer_backward.argtypes = (
