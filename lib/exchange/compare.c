@@ -8,7 +8,7 @@
 #include "exchange/convert.h"
 #include "exchange/weights_impl.h"
 
-/* A tensor of one side under the name it is compared by. */
+/* A tensor of one side, under the name by which it is compared. */
 struct named {
     char *name;
     size_t index;
@@ -25,7 +25,7 @@ static int by_name(const void *a, const void *b)
     return strcmp(((const struct named *)a)->name, ((const struct named *)b)->name);
 }
 
-/* Momenta under their prefix, so that both parts sort into one list. */
+/* Momenta have a prefix, so that both parts are sorted in one list. */
 static char *compared_name(enum mabn_names names, const struct mabn_weight *t)
 {
     char *ours = mabn_names_to_ours(names, t->name);

@@ -30,7 +30,7 @@ enum mabn_convert_body {
 
 /* The network's input: 8-bit pixels in this channel order, minus mean, divided by std. */
 enum mabn_convert_pixels {
-    MABN_PIXELS_AUTO,        /* what the file says, else by its names and norm */
+    MABN_PIXELS_AUTO,        /* as the file says, else by its names and norm */
     MABN_PIXELS_TORCHVISION, /* RGB, mean 123.675 116.28 103.53, std 58.395 57.12 57.375 */
     MABN_PIXELS_REFERENCE,   /* BGR as it is */
     MABN_PIXELS_DETECTRON,   /* BGR, mean 102.9801 115.9465 122.7717 */
@@ -49,7 +49,7 @@ struct mabn_convert_options {
     enum mabn_convert_pixels pixels;
     int stride_in_1x1;      /* -1: by the names */
     const char *norm;       /* in the syntax of --norm; NULL: from the tensors */
-    double frozen_eps;      /* of a detector's frozen norms; < 0: as its program has it */
+    double frozen_eps;      /* of a detector's frozen norms; < 0: its program's value */
     const char *categories; /* of a detector's classes: a JSON file or dataset, or NULL */
     int to;                 /* enum mabn_names: write a detector for that program; -1: for mabn */
     const char *like;       /* a checkpoint whose names and shapes are used, or NULL */

@@ -1,5 +1,5 @@
-/* Which detector a file holds: told from the names and shapes of its tensors; what its program does
- * with them besides, which no file says, is that program's own default. */
+/* Recognizing the detector in a file by the names and shapes of its tensors. Settings that no file
+ * holds are the defaults of the program that wrote it. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +21,7 @@
 
 /* ---- what is not known here ---- */
 
-/* A name of the source that has this in it, and what then is in the file. */
+/* A part of a name, and what the file contains when a name has it. */
 static const struct {
     const char *part, *what;
 } strangers[] = {
@@ -78,7 +78,7 @@ static const struct family *family_with(const char *convention)
     return &families[i];
 }
 
-/* --pixels, as it is for classifiers too. */
+/* --pixels, as for classifiers. */
 static mabn_status set_pixels(struct mabn_detector *d, enum mabn_convert_pixels pixels)
 {
     struct mabn_detector like = *d;
@@ -108,7 +108,8 @@ static bool has(const struct mabn_convert *c, const char *name)
     return mabn_convert_find(c, name) != NULL;
 }
 
-/* How many of NAME0, NAME(step), NAME(2·step) … there are, with `end` behind the number. */
+/* How many tensors NAME0, NAME(step), NAME(2·step) and so on there are, with `end` after the
+ * number. */
 static int count_layers(const struct mabn_convert *c, const char *name, int first, int step,
                         const char *end)
 {
@@ -164,7 +165,7 @@ static void find_heads(const struct mabn_convert *c, struct mabn_detector *d)
 
 /* ---- norms ---- */
 
-/* The norm at STEM; convolutions have a bias where there is none. */
+/* The norm at STEM. Where there is none, convolutions have a bias. */
 static void find_norm(const struct mabn_convert *c, const char *stem,
                       struct mabn_norm_options *norm)
 {
@@ -183,9 +184,9 @@ static void become(struct mabn_norm_options *norm, enum mabn_norm_kind kind)
     norm->window_rule = MABN_WINDOW_ITERATION;
 }
 
-/* What names and shapes leave open. A running mean and variance without counter are those of a norm
- * that nobody trains, in a body; a weight and a bias alone are such a one's or GN's, and a body has
- * GN where the pyramid has it. A stem with bias is what SyncBN gets in the reference. */
+/* Decide what names and shapes leave open. In a body, a running mean and variance without a counter
+ * belong to a norm that is not trained. A weight and a bias alone belong to such a norm or to GN; a
+ * body has GN if the pyramid has. In the reference, SyncBN comes with a bias in the stem. */
 static void settle_norms(const struct mabn_convert *c, struct mabn_detector *d)
 {
     const bool group = has(c, INNER ".1.weight") && !has(c, INNER ".1.running_var");
@@ -236,7 +237,7 @@ static void set_frozen(const struct mabn_convert *c, struct mabn_detector *d,
 
 /* ---- anchors ---- */
 
-/* Are these the anchors that the detector will have on this level? */
+/* Are these the anchors that the detector has on this level? */
 static bool are_usual(const float box[3][4], const struct mabn_detector *d, int level)
 {
     const struct mabn_box_convention *convention;
@@ -252,8 +253,8 @@ static bool are_usual(const float box[3][4], const struct mabn_detector *d, int 
     return true;
 }
 
-/* The anchors that the reference and older detectron2 keep in the file: the size of a level is the
- * side of its square one. */
+/* The reference and older detectron2 keep anchors in the file. A level's size is the side of its
+ * square anchor. */
 static mabn_status find_anchors(struct mabn_convert *c, struct mabn_detector *d)
 {
     for (int l = 0; l < MABN_DETECTOR_LEVELS; l++) {
@@ -295,7 +296,7 @@ static mabn_status check_outputs(const struct mabn_convert *c, const struct mabn
                   masks = mabn_convert_dim(c, MASK_OUT "mask_fcn_logits.weight", 0);
     if (anchors != MABN_DETECTOR_RATIOS)
         return refuse_count(c, "the region proposal network", anchors, "one for each of 3 anchors");
-    /* Four for each class, and four for the background where that comes first. */
+    /* Four for each class, and four for the background if that comes first. */
     const bool each = boxes == 4 * (int64_t)d->classes || boxes == 4 * ((int64_t)d->classes + 1);
     if (!each && (boxes == 4 || boxes == 8))
         return refuse_count(c, "the box head", boxes,
@@ -309,7 +310,7 @@ static mabn_status check_outputs(const struct mabn_convert *c, const struct mabn
     return MABN_OK;
 }
 
-/* The network and what it is built of; not how its program uses it. */
+/* The network and its parts, but not how its program uses it. */
 static mabn_status find_shape(struct mabn_convert *c, struct mabn_detector *d)
 {
     MABN_TRY(find_arch(c, d));
@@ -319,8 +320,8 @@ static mabn_status find_shape(struct mabn_convert *c, struct mabn_detector *d)
     return mabn_detector_check(d);
 }
 
-/* A network is built by the file's word only if its tensors are there and as large: what they take
- * is then bounded by the file's size. */
+/* A network is built from the file's description only if its tensors exist in the described size.
+ * Memory is then bounded by the file's size. */
 static mabn_status check_sizes(const struct mabn_convert *c, const struct mabn_detector *d)
 {
     const int last = d->body.base_width << 3;
@@ -375,7 +376,8 @@ mabn_status mabn_convert_guess_detector(struct mabn_convert *c)
     MABN_TRY(find_norms(c, d));
     set_frozen(c, d, family);
     MABN_TRY(find_anchors(c, d));
-    /* The reference's and detectron2's GN bodies are of another origin than their others. */
+    /* The GN bodies of the reference and detectron2 come from another program than their other
+     * bodies. */
     if (d->body.norm[MABN_PART_LAYER1].kind == MABN_NORM_GN) d->body.stride_in_1x1 = false;
     if (c->options.stride_in_1x1 >= 0) d->body.stride_in_1x1 = c->options.stride_in_1x1;
     MABN_TRY(read_categories(c, family));
@@ -383,7 +385,7 @@ mabn_status mabn_convert_guess_detector(struct mabn_convert *c)
     return mabn_detector_check(d);
 }
 
-/* What is asked for by an option, against the file's own description. */
+/* Check an option against the file's own description. */
 static mabn_status overrule(struct mabn_convert *c, struct mabn_detector *d)
 {
     if (c->options.norm) MABN_TRY(mabn_detector_set_norm(d, c->options.norm));
@@ -421,8 +423,8 @@ mabn_status mabn_convert_read_detector(struct mabn_convert *c, const char *confi
 
 /* ---- telling ---- */
 
-/* torchvision's own weights run with an epsilon of 0, a user's model with 1e-5, and no file says
- * which: it matters where a variance is small. */
+/* torchvision uses an epsilon of 0 for its own weights and 1e-5 for a user's model, and no file
+ * says which. The difference matters where a variance is small. */
 static mabn_status tell_eps(struct mabn_convert *c, struct mabn_str *lines)
 {
     size_t channels = 0, small = 0;

@@ -1,6 +1,6 @@
-/* A detector's tensors as another program has them: under its names, with its order of classes, of
- * channels and of what stands where a norm is. What its files do not hold and its model must be told
- * is put into words. */
+/* Converting a detector's tensors for another program: its names, its order of classes and
+ * channels, and its tensors in the place of a norm. Settings that the program needs but its files
+ * do not hold are printed. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -70,7 +70,7 @@ static mabn_status check_network(struct mabn_convert *c)
 
 /* ---- names ---- */
 
-/* "X.0.weight" → "X.weight": what other programs do not number. malloc'd. */
+/* "X.0.weight" → "X.weight": layers that other programs do not number. malloc'd. */
 static char *unnumbered(const char *name)
 {
     static const char *const rows[][2] = {
@@ -85,8 +85,8 @@ static char *unnumbered(const char *name)
     return plain ? plain : mabn_xstrdup(name);
 }
 
-/* Where a name of ours hangs on what else there is: box convolutions without norms, a single
- * convolution of torchvision's RPN. malloc'd. */
+/* Our name where it depends on other tensors: box convolutions without norms, a single convolution
+ * in torchvision's RPN. malloc'd. */
 static char *canonical(const struct mabn_convert *c, const char *name)
 {
     static const char convs[] = "roi_heads.box.feature_extractor.xconvs.{k*2}.*",
@@ -99,7 +99,7 @@ static char *canonical(const struct mabn_convert *c, const char *name)
     return plain ? plain : unnumbered(name);
 }
 
-/* The name there, malloc'd; NULL: there is no such tensor. */
+/* The other program's name, malloc'd; NULL: it has no such tensor. */
 static char *their_name(const struct mabn_convert *c, const char *ours)
 {
     const struct mabn_detector *d = &c->detector;
@@ -148,7 +148,7 @@ static struct entry *find_entry(struct mabn_convert *c, const char *name)
     return NULL;
 }
 
-/* The epsilon that the frozen norms will run with there. */
+/* The epsilon of frozen norms in the other program. */
 static double frozen_eps(const struct mabn_convert *c)
 {
     const struct mabn_norm_options *stem = &c->detector.body.norm[MABN_PART_STEM];
@@ -158,7 +158,8 @@ static double frozen_eps(const struct mabn_convert *c)
     return c->options.to == MABN_NAMES_OURS ? 0 : 1e-5;
 }
 
-/* Frozen norms whose epsilon is another there get weights that make up for it. */
+/* Where the other program's frozen norms have another epsilon, their weights are changed to
+ * compensate. */
 static void move_eps(struct mabn_convert *c)
 {
     const double after = frozen_eps(c);
@@ -177,7 +178,7 @@ static void move_eps(struct mabn_convert *c)
     }
 }
 
-/* The reference's SyncBN bodies have a bias in the stem, others not: y = (x + b − mean)·k + β. */
+/* The reference's SyncBN bodies have a bias in the stem; others do not: y = (x + b − mean)·k + β. */
 static void move_stem_bias(struct mabn_convert *c)
 {
     struct entry *bias = find_entry(c, "backbone.body.stem.conv1.bias"),
@@ -187,8 +188,9 @@ static void move_stem_bias(struct mabn_convert *c)
     mabn_convert_remove_entry(c, (size_t)(bias - c->entries));
 }
 
-/* torchvision counts batches in norms that are trained. A model with frozen ones passes over the
- * counters; one with others, whose epsilon is 1e-5, asks for them, and takes frozen norms too. */
+/* torchvision counts batches in trained norms. A model with frozen norms ignores the counters. A
+ * model with trained norms, whose epsilon is 1e-5, requires them, and accepts the tensors of frozen
+ * norms as well. */
 static void add_counters(struct mabn_convert *c)
 {
     const size_t n = c->entry_count;
@@ -204,7 +206,7 @@ static void add_counters(struct mabn_convert *c)
     }
 }
 
-/* Centralized weights are so only while the program centralizes them. */
+/* Centralized weights only keep their meaning in a program that centralizes them. */
 static void center_weights(struct mabn_convert *c)
 {
     for (size_t i = 0; i < c->entry_count && c->options.to != MABN_NAMES_OURS; i++) {
@@ -217,7 +219,8 @@ static void center_weights(struct mabn_convert *c)
 
 /* ---- pixels ---- */
 
-/* torchvision's pictures are R, G, B: a network for B, G, R gets its first layer turned. */
+/* torchvision's pictures are R, G, B: for a network of B, G, R pictures the input channels of the
+ * first layer are reversed. */
 static void turn_channels(struct mabn_convert *c)
 {
     struct mabn_detector *d = &c->detector;
@@ -258,7 +261,7 @@ static mabn_status rename_entries(struct mabn_convert *c)
         if (!theirs)
             return mabn_fail(MABN_ERR_UNSUPPORTED, "'%s' has no place in %s", e->weight.name,
                              program((enum mabn_names)c->options.to));
-        /* What is read of the source goes by our name. */
+        /* The source's tensors are found by our names. */
         e->ours = e->weight.name;
         e->weight.name = theirs;
     }
@@ -330,7 +333,7 @@ static void tell_norm(struct mabn_str *text, const char *key, const struct mabn_
     if (strcmp(d2_norm(norm), usual)) mabn_str_printf(text, " %s %s", key, d2_norm(norm));
 }
 
-/* Against the defaults of mask_rcnn_R_50_FPN, in the words of its command line. */
+/* Settings that differ from the defaults of mask_rcnn_R_50_FPN, as options of its command line. */
 static void tell_detectron2(const struct mabn_detector *d, struct mabn_str *text)
 {
     const struct mabn_resnet_shape *shape = mabn_resnet_find(d->body.arch);
@@ -374,7 +377,8 @@ static void tell_detectron2(const struct mabn_detector *d, struct mabn_str *text
     tell_norm(text, "MODEL.ROI_MASK_HEAD.NORM", &d->mask, "");
 }
 
-/* Against maskrcnn-benchmark's defaults, which has pixels from 0 to 1 when it is not to turn them. */
+/* Settings that differ from the defaults of maskrcnn-benchmark, whose pixels are 0 to 1 when it
+ * does not reverse the channels. */
 static void tell_reference(const struct mabn_detector *d, struct mabn_str *text)
 {
     const double scale = (d->bgr ? 255 : 1) / d->range;

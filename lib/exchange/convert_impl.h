@@ -58,7 +58,7 @@ struct mabn_convert {
     struct mabn_model model;
     bool has_detector; /* then `detector` does, and `model` does not count */
     struct mabn_detector detector;
-    struct mabn_str categories; /* of the detector, as model files keep them; "": not known */
+    struct mabn_str categories; /* of the detector, in the form of model files; "": not known */
     bool assumes_coco;          /* assumed to be COCO's from the number of classes */
     struct mabn_device *device;
     struct mabn_net *net;       /* of the model; NULL without one */
@@ -150,14 +150,15 @@ bool mabn_convert_centers(const struct mabn_convert *c, const char *name);
 double mabn_convert_eps(const struct mabn_convert *c, const char *name);
 /* Is this a norm of the classifier that can go into the convolution before it? */
 bool mabn_convert_folds(const struct mabn_convert *c, const char *norm);
-/* Is the norm there frozen when all is done? */
+/* Is the norm frozen in the result? */
 bool mabn_convert_freezes(const struct mabn_convert *c, const char *name);
 /* Does the layer of this name, in a detector, have a norm that is to be folded away? */
 bool mabn_convert_loses_norm(const struct mabn_convert *c, const char *name);
 /* Is it the weight of a convolution that the reference centralizes: of one that a norm follows? */
 bool mabn_convert_is_centered(const struct mabn_weight *t);
-/* The name of the norm behind a layer, malloc'd; NULL: no such. Of a classifier the network says so.
- * A detector's layer is called here as it is without the norm: what it is called with it. */
+/* Names for a layer, malloc'd. First, of the norm behind it; NULL: none. (For a classifier the
+ * network tells.) Second, of a detector's layer that is given by its name without a norm: its name
+ * with one. */
 char *mabn_convert_norm_of(const struct mabn_convert *c, const char *conv);
 char *mabn_convert_unfolded(const struct mabn_convert *c, const char *conv);
 

@@ -1,4 +1,4 @@
-/* The tensors of the source under our names, and what can be told from one of them. */
+/* The tensors of the source under our names, and facts that follow from a single tensor. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,7 +29,8 @@ static char *move_body(const struct mabn_convert *c, char *name)
     return moved;
 }
 
-/* The classifier layer of a body that goes into a detector, and the reverse: no place, no loss. */
+/* The classifier layer when a body goes into a detector, and the reverse: it has no place, and that
+ * is no loss. */
 static bool left_behind(const struct mabn_convert *c, const char *ours)
 {
     if (c->options.body == MABN_BODY_DETECTOR) return !strncmp(ours, "fc.", 3);
@@ -69,8 +70,8 @@ bool mabn_convert_names_detector(const struct mabn_convert *c)
     return false;
 }
 
-/* Caffe2 and detectron2 name a body alike alone and in a detector: a whole detector's gets the
- * detector's names. */
+/* Caffe2 and detectron2 use the same names for a body alone and in a detector. In a whole detector
+ * it gets the detector's names. */
 static void place_body(struct mabn_convert *c)
 {
     if (c->options.body != MABN_BODY_AS_IS || c->names == MABN_NAMES_OURS || c->options.suffix ||
@@ -131,7 +132,8 @@ struct item *mabn_convert_leaf(const struct mabn_convert *c, const char *stem, c
     return item;
 }
 
-/* "X.weight" is "X.0.weight" where a norm "X.1" follows: Caffe2 and detectron2 do not say so. */
+/* "X.weight" is "X.0.weight" where a norm "X.1" follows; the names of Caffe2 and detectron2 do not
+ * show this. */
 static void number_layers(struct mabn_convert *c)
 {
     bool any = false;
@@ -153,8 +155,8 @@ static void number_layers(struct mabn_convert *c)
     }
 }
 
-/* Names of layers that other programs number alike with and without what may come between: the box
- * head's convolutions without norms, and a single convolution of the RPN. */
+/* Layers that other programs number in the same way whether or not other layers come between: the
+ * box head's convolutions without norms, and a single convolution of the RPN. */
 static void renumber_layers(struct mabn_convert *c)
 {
     static const char xconvs[] = "roi_heads.box.feature_extractor.xconvs";

@@ -59,7 +59,7 @@ static char *norm_in_net(const struct mabn_net *net, const char *conv)
     return norm < 0 ? NULL : mabn_xstrdup(mabn_net_node_at(net, norm).name);
 }
 
-/* The layer that is called `conv` without its norm. */
+/* The layer whose name without its norm is `conv`. */
 static bool find_layer(const struct mabn_convert *c, const char *conv,
                        struct mabn_detector_layer *layer)
 {

@@ -1,9 +1,9 @@
-/* CRC-32 with polynomial 0xEDB88320 (reflected), fast enough not to be seen beside the disk.
+/* CRC-32 with polynomial 0xEDB88320 (reflected), so fast that it takes no time beside the disk.
  *
- * With PCLMULQDQ: four 128-bit lanes are folded 64 bytes at a time, then into one lane, as in
+ * With PCLMULQDQ, four 128-bit lanes are folded 64 bytes at a time and then into one lane, as in
  * Gopal et al., "Fast CRC computation for generic polynomials using PCLMULQDQ" (Intel, 2009). The
- * fold constants are x^n mod P, reflected: n = 512±32 for four lanes, 128±32 for one. The last
- * lane and odd bytes go through zlib, which is also the path of other processors. */
+ * fold constants are x^n mod P, reflected: n = 512±32 for four lanes, 128±32 for one. zlib does the
+ * last lane and the remaining bytes, and everything on other processors. */
 #include <zlib.h>
 
 #include "exchange/zip.h"

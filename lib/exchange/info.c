@@ -13,7 +13,7 @@
 
 /* ---- lines for people ---- */
 
-/* Text from a file as a terminal may have it: control characters become '?'. */
+/* Text from a file, safe for a terminal: control characters become '?'. */
 static void add_clean(struct mabn_str *out, const char *text)
 {
     for (; *text; text++)
@@ -39,7 +39,7 @@ static void title(struct mabn_str *out, const char *path, const char *what, uint
     mabn_str_printf(out, "%s: %s, %.1f MB\n", path, what, (double)bytes / 1e6);
 }
 
-/* "(64,3,7,7)", in Python's way. */
+/* "(64,3,7,7)", as Python prints it. */
 static void add_dims(struct mabn_str *out, int rank, const uint64_t *dims)
 {
     mabn_str_add_char(out, '(');
@@ -506,7 +506,7 @@ static const struct {
     const char *format; /* attribute of an HDF5 file */
     mabn_status (*describe)(struct mabn_str *, const char *, const struct mabn_info_options *);
 } kinds[] = {
-    [WEIGHTS] = {"", describe_weights}, /* all that is not HDF5 */
+    [WEIGHTS] = {"", describe_weights}, /* everything but HDF5 */
     [HDF5] = {"", describe_hdf5},
     [DATASET] = {"mabn-dataset", describe_dataset},
     [CHECKPOINT] = {"mabn-checkpoint", describe_checkpoint},

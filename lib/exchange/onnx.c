@@ -218,8 +218,9 @@ static mabn_status read_tensor_field(const struct cursor *c, struct tensor *t,
 
 /* ---- the names of folded convolutions ----
  *
- * PyTorch folds norms into convolutions when it exports a network, and calls what comes of it
- * "onnx::Conv_193". Where it was says the node: "/layer1/layer1.0/conv1/Conv" is layer1.0.conv1. */
+ * When PyTorch exports a network it folds norms into convolutions, and calls the new weights
+ * "onnx::Conv_193". The node tells where they belong: "/layer1/layer1.0/conv1/Conv" is
+ * layer1.0.conv1. */
 
 struct renamed {
     char *from, *to;
@@ -285,7 +286,7 @@ static void add_rename(struct renames *r, const char *from, const char *module, 
         (struct renamed){mabn_xstrdup(from), mabn_xasprintf("%s.%s", module, leaf)};
 }
 
-/* What a node computes is named like a path by PyTorch: no tensor of the file. */
+/* PyTorch names a node's result like a path; it is no tensor of the file. */
 static void add_shared(struct renames *r, const char *from, const char *to)
 {
     if (!from || !to || !*to || strchr(to, '/') || r->n_shared == MAX_SHARED) return;
@@ -338,8 +339,8 @@ static mabn_status add_named(struct mabn_weights *w, const struct renames *r, co
     return mabn_weights_add(w, name, part, dtype, &t->shape, &place, t->data.start + bytes);
 }
 
-/* A tensor under its name, and those that Identity nodes give it, one after another. A name is
- * taken from its list: no two nodes give the same. */
+/* Add a tensor under its own name and under those that Identity nodes give it. A name that was used
+ * is removed from the list, because no two nodes give the same. */
 static mabn_status add_names(struct mabn_weights *w, struct renames *r, enum mabn_dtype dtype,
                              const struct tensor *t, size_t bytes)
 {
@@ -401,7 +402,7 @@ static mabn_status read_tensor(struct mabn_weights *w, struct renames *r, struct
     return status;
 }
 
-/* Nodes first, which name what the initialisers are, whichever comes first in the file. */
+/* Nodes are read first, because they name the initialisers, whichever come first in the file. */
 static mabn_status read_graph(struct mabn_weights *w, struct cursor c)
 {
     struct renames *r = mabn_xcalloc(1, sizeof *r);
@@ -483,7 +484,7 @@ void mabn_proto_float(struct mabn_str *out, int field, float value)
     mabn_str_add_bytes(out, &value, 4);
 }
 
-/* Only the head of a field of n bytes; the bytes follow elsewhere. */
+/* Only the head of a field of n bytes; the bytes are written elsewhere. */
 static void proto_head(struct mabn_str *out, int field, uint64_t n)
 {
     put_varint(out, (uint64_t)field << 3 | WIRE_BYTES);

@@ -42,7 +42,7 @@ struct walk {
     const struct mabn_net *net;
     bool folded;
     struct mabn_str node;
-    char (*values)[NAME]; /* of the network's nodes: the name of what comes out; "": not yet */
+    char (*values)[NAME]; /* of the network's nodes: the name of its result; "": not written yet */
 };
 
 /* ---- nodes ---- */
@@ -146,7 +146,7 @@ static bool folds(const struct walk *k, const struct mabn_norm_options *norm)
     return k->folded && mabn_norm_folds(norm->kind);
 }
 
-/* Does the norm behind this convolution go into it? */
+/* Is the norm behind this convolution folded into it? */
 static bool takes_norm(const struct walk *k, int i)
 {
     const int norm = mabn_net_norm_behind(k->net, i);
@@ -217,7 +217,7 @@ static void batch_norm(struct walk *k, const char *x, const char *name,
         begin(k, "Constant", shape);
         ints(k, "value_ints", 1, (const int64_t[]){-1});
         end(k);
-        binary(k, "Reshape", var, shape, flat); /* (1,C,1,1) in one of the two rules */
+        binary(k, "Reshape", var, shape, flat); /* (1,C,1,1) with one of the two window rules */
         binary(k, "Sub", flat, flat, mean);
         memcpy(var, flat, sizeof var);
     }
@@ -379,7 +379,7 @@ static const struct {
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
-/* Node i, after all that it reads. */
+/* Write node i, after everything that it reads. */
 static void write_node(struct walk *k, int i)
 {
     const struct mabn_net_node node = mabn_net_node_at(k->net, i);

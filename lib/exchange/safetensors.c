@@ -141,7 +141,7 @@ static int by_offset(const void *a, const void *b)
     return x->weight.bytes < y->weight.bytes ? -1 : x->weight.bytes > y->weight.bytes;
 }
 
-/* No overlap, no hole, nothing left over. */
+/* Data must not overlap, and must have no gap and nothing behind them. */
 static mabn_status check_cover(const struct mabn_weights *w, uint64_t data)
 {
     struct mabn_weights_entry **sorted = mabn_xmalloc((w->count + 1) * sizeof *sorted);

@@ -143,7 +143,7 @@ static int by_name(const void *a, const void *b)
     return strcmp(((const struct named *)a)->name, ((const struct named *)b)->name);
 }
 
-/* Indices of momenta in the order of the model's parameters; *count of them. */
+/* The indices of *count momenta, in the order of the model's parameters. */
 static size_t *order_momenta(const struct mabn_weights_writer *writer, size_t *count)
 {
     struct named *all = mabn_xmalloc((writer->count + 1) * sizeof *all);

@@ -1,10 +1,9 @@
 /* Our own checkpoints (store/checkpoint.h) as named tensors and notes.
  *
- * Attributes are notes under their own names; those that are numbers and not of the checkpoint's
- * fixed layout end in "#int64" or "#double", so that they are numbers again when they come back.
- * Notes of other programs have dots in their names: they are kept together in the attribute
- * "notes", a JSON object of strings. "format" and "version" tell of the container and are no
- * notes. */
+ * Attributes are notes under their own names. Numbers outside the checkpoint's fixed layout end in
+ * "#int64" or "#double", so that they become numbers again when they are written back. Notes of
+ * other programs have dots in their names; they are kept together in the attribute "notes", a JSON
+ * object of strings. "format" and "version" describe the container and are not notes. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -66,7 +65,7 @@ static mabn_status add_tensor(struct mabn_weights *w, const struct mabn_checkpoi
         part = MABN_WEIGHT_MOMENTUM;
     else
         cut(&name, state_prefix);
-    /* Places and sizes were checked by the checkpoint's own reader. */
+    /* The checkpoint's own reader has checked places and sizes. */
     struct mabn_place place = mabn_place_at(0);
     return mabn_weights_add(w, name, part, t->dtype, &t->shape, &place, w->source.size);
 }
@@ -212,7 +211,7 @@ static void add_note(struct mabn_str *json, const struct mabn_weights_note *note
     mabn_str_add_json(json, note->value);
 }
 
-/* More notes than this are no attributes of their own, but go where those with long keys are. */
+/* When there are more notes than this, the rest are kept where those with long keys are. */
 enum { MAX_ATTRIBUTES = 200 };
 
 static void set_other_notes(const struct mabn_weights_writer *writer,

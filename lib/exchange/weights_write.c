@@ -1,4 +1,4 @@
-/* The common half of every writer: declarations and notes, then tensors, then commit. */
+/* The common part of all writers: declarations and notes, then tensors, then commit. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -33,11 +33,11 @@ enum {
 
 struct directory {
     uint64_t offset, size, count;
-    uint64_t end; /* first byte after the directory: nothing of the archive's data may reach it */
+    uint64_t end; /* first byte after the directory: the archive's data end before it */
 };
 
-/* PyTorch writes the 64-bit end record even where the short one says it all: use it whenever its
- * locator is there, and let both agree. */
+/* PyTorch writes the 64-bit end record even where the short one is enough. It is used whenever its
+ * locator exists, and both must agree. */
 static mabn_status read_end64(struct directory *d, const struct mabn_source *source,
                               uint64_t end_offset)
 {
@@ -65,7 +65,7 @@ static mabn_status read_end64(struct directory *d, const struct mabn_source *sou
     return MABN_OK;
 }
 
-/* The end record is the last thing in the file but for a comment of at most 64 KiB. */
+/* The end record is at the end of the file, followed only by a comment of at most 64 KiB. */
 static mabn_status find_directory(struct directory *d, const struct mabn_source *source)
 {
     size_t tail = source->size < END_SIZE + NO16 ? (size_t)source->size : END_SIZE + NO16;
@@ -107,7 +107,7 @@ static mabn_status find_directory(struct directory *d, const struct mabn_source 
     return MABN_OK;
 }
 
-/* Names are never used as paths, but one that tries to be clever has no honest reason. */
+/* Names are never used as paths, but there is no honest reason for such a name. */
 static bool plain_name(const uint8_t *name, size_t n)
 {
     if (n == 0 || n > MAX_NAME || name[0] == '/') return false;
@@ -121,7 +121,7 @@ static bool plain_name(const uint8_t *name, size_t n)
     return true;
 }
 
-/* 64-bit values that stand in the zip64 extra field for each 32-bit field that is all ones. */
+/* The zip64 extra field has a 64-bit value for each 32-bit field that is all ones. */
 static bool read_zip64_extra(const uint8_t *extra, size_t n, uint64_t *fields[], int wanted)
 {
     if (wanted == 0) return true;
@@ -196,7 +196,7 @@ static mabn_status check_kind(const struct header *h, const char *file)
     return MABN_OK;
 }
 
-/* Compare the local header with the directory's word and find the data. */
+/* Compare the local header with the directory, and find the data. */
 static mabn_status check_local(struct mabn_zip_entry *entry, const struct header *h,
                                const struct directory *d, const struct mabn_source *source)
 {
@@ -371,7 +371,7 @@ void mabn_zip_writer_add(struct mabn_zip_writer *writer, const char *entry, uint
     writer->position = e->offset + size;
 }
 
-/* The data, piece by piece, so that the CRC finds them in the cache. */
+/* Write the data piece by piece, so that the CRC finds them in the cache. */
 static mabn_status put_data(struct mabn_zip_writer *writer, struct mabn_zip_written *e,
                             const uint8_t *data)
 {
@@ -393,7 +393,7 @@ mabn_status mabn_zip_writer_put(struct mabn_zip_writer *writer, size_t index, co
     uint8_t *h = mabn_xcalloc(1, length), *x = h + LOCAL_SIZE + n;
     put32(h, LOCAL_MAGIC);
     put16(h + 4, large ? 45 : 20);
-    put16(h + 12, 0x0021); /* 1 January 1980: zip has no "no date" */
+    put16(h + 12, 0x0021); /* 1 January 1980: zip cannot leave the date out */
     put32(h + 14, e->crc);
     put32(h + 18, large ? NO32 : (uint32_t)e->size);
     put32(h + 22, large ? NO32 : (uint32_t)e->size);
