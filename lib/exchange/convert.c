@@ -1,4 +1,4 @@
-/* Planning a conversion: names, which network it is, what is to be written. */
+/* Planning a conversion: names, which network it is, what will be written. */
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -82,7 +82,8 @@ static mabn_status check_model(const struct mabn_convert *c)
     return check_dim(c, "fc.weight", 1, shape->bottleneck ? 4 * width : width);
 }
 
-/* What --like holds, if it says so. Its tensors are made as they are, so nothing is to be checked. */
+/* The network of --like, if that file describes one. Its tensors are used as they are, so nothing
+ * is checked. */
 static mabn_status model_of_like(struct mabn_convert *c)
 {
     MABN_TRY(mabn_weights_open(&c->like, c->options.like));
@@ -97,12 +98,12 @@ static mabn_status model_of_like(struct mabn_convert *c)
     }
     mabn_status status = mabn_model_from_json(&c->model, config);
     if (status == MABN_OK) c->has_model = true;
-    if (status) mabn_error_clear(); /* a network of another kind */
+    if (status) mabn_error_clear(); /* another kind of network */
     return MABN_OK;
 }
 
-/* In a file whose norms were folded away convolutions have biases. The network is then one with
- * frozen norms, of scale 1, that add the bias. */
+/* In a file whose norms were folded, convolutions have biases. The network then has frozen norms
+ * with scale 1, which add the bias. */
 static void freeze_folded(struct mabn_convert *c)
 {
     c->folded = c->names == MABN_NAMES_OURS && mabn_convert_find(c, "conv1.bias") &&
@@ -150,7 +151,7 @@ static mabn_status decide_model(struct mabn_convert *c)
     return check_model(c);
 }
 
-/* The network's tensors; small images, as only names and shapes are wanted. */
+/* The network's tensors. Images are small, because only names and shapes are needed. */
 static mabn_status build_net(struct mabn_convert *c)
 {
     MABN_TRY(mabn_device_new(&c->device, MABN_DEVICE_CPU, 1));
@@ -175,7 +176,8 @@ static void add_missing(struct mabn_convert *c, const char *name)
     c->missing[c->missing_count++] = mabn_xstrdup(name);
 }
 
-/* The item for a name of the network: the same name, or by --suffix the longest suffix of it. */
+/* The item for a name of the network: the one with the same name, or with --suffix the one that is
+ * its longest suffix. */
 static struct item *match_item(struct mabn_convert *c, const char *name)
 {
     struct item *best = mabn_convert_find(c, name);
@@ -199,7 +201,7 @@ static bool is_float(enum mabn_dtype d)
            d == MABN_DTYPE_BF16;
 }
 
-/* Equal but for dimensions of 1: running_var (C) and (1,C,1,1). */
+/* Equal except for dimensions of 1: running_var (C) and (1,C,1,1). */
 static bool same_values(const struct mabn_shape *a, const struct mabn_shape *b)
 {
     int i = 0, j = 0;
@@ -224,7 +226,7 @@ static mabn_status check_shape(const struct mabn_convert *c, const struct item *
                      mabn_shape_text(want, b));
 }
 
-/* State that may be missing in a file: it is the same in every network, or starts anew. */
+/* State that a file may lack: it is the same in every network, or starts again. */
 static bool starts_anew(const struct mabn_convert *c, const char *name)
 {
     const char *leaf = leaf_of(name);
@@ -247,7 +249,7 @@ static struct item *folded_bias(const struct mabn_convert *c, const char *name)
     return mabn_convert_leaf(c, mabn_net_node_at(c->net, conv).name, "bias");
 }
 
-/* Of a file whose norms were folded: its part of a frozen norm. */
+/* Of a file whose norms were folded: its tensor of a frozen norm. */
 static bool add_folded_norm(struct mabn_convert *c, const struct mabn_weight *want)
 {
     const char *leaf = leaf_of(want->name);
@@ -272,7 +274,7 @@ static void use_norm(struct mabn_convert *c, const char *norm)
     }
 }
 
-/* A detector's layer whose norm goes into it, as --fold-frozen has it outside the body. */
+/* A detector's layer into which its norm is folded, as by --fold-frozen outside the body. */
 static bool add_folded_layer(struct mabn_convert *c, const struct mabn_weight *want)
 {
     const char *leaf = leaf_of(want->name);
@@ -331,7 +333,8 @@ static mabn_status entries_of_net(struct mabn_convert *c)
     return MABN_OK;
 }
 
-/* --like: names, shapes and types of another checkpoint; its values where ours are missing. */
+/* --like: names, shapes and types of another checkpoint, and its values where the source has none.
+ */
 static mabn_status entries_like(struct mabn_convert *c)
 {
     for (size_t i = 0; i < mabn_weights_count(c->like); i++) {
@@ -353,7 +356,7 @@ static void entries_of_items(struct mabn_convert *c)
     }
 }
 
-/* Momentum of what is written, and state of our own. */
+/* The momentum of what is written, and our own state. */
 static void add_training_state(struct mabn_convert *c)
 {
     size_t models = c->entry_count;
@@ -378,7 +381,7 @@ static bool is_norm_state(const char *leaf)
     return mabn_is_buffer_name(leaf) && strcmp(leaf, "running_mean") && strcmp(leaf, "running_var");
 }
 
-/* weight and bias of a norm with statistics are folded, its statistics become 0 and 1. */
+/* A norm with statistics: its weight and bias are folded, its statistics become 0 and 1. */
 static void fold_entry(struct mabn_convert *c, struct entry *e)
 {
     const char *name = e->weight.name, *leaf = leaf_of(name);
@@ -401,7 +404,7 @@ static void fold_entry(struct mabn_convert *c, struct entry *e)
     }
 }
 
-/* Without a network to say so, every folded norm must get a running_mean. */
+/* Without a network, every folded norm must get a running_mean. */
 static void add_frozen_mean(struct mabn_convert *c, size_t i)
 {
     const char *name = c->entries[i].weight.name;
@@ -433,7 +436,7 @@ static void fold_entries(struct mabn_convert *c)
 
 /* ---- norms that go into convolutions ---- */
 
-/* Every convolution with a norm that folds gets a bias; the norm's tensors go. */
+/* Every convolution whose norm folds gets a bias; the norm's tensors are dropped. */
 static void fold_convolutions(struct mabn_convert *c)
 {
     size_t n = c->entry_count;
@@ -470,8 +473,8 @@ static void fold_convolutions(struct mabn_convert *c)
 
 /* ---- other differences of detectors and pickles ---- */
 
-/* Of detectors that are not known as a whole, whose description would say so: detectron2 has
- * background last in cls_score, and none in the class-specific outputs. */
+/* For detectors that are not recognized as a whole: detectron2 has the background last in
+ * cls_score, and none in the class-specific outputs. */
 static void adapt_classes(struct mabn_convert *c)
 {
     if (c->names != MABN_NAMES_DETECTRON2 || c->has_detector) return;
@@ -488,9 +491,9 @@ static void adapt_classes(struct mabn_convert *c)
     }
 }
 
-/* The reference's classifier and detector keep MABN's state differently: running_var (C) and
- * (1,C,1,1), and other windows. Into a detector only running_var goes; windows and counter start
- * anew there, as they do where no match is found. */
+/* The reference's classifier and detector keep MABN's state differently: running_var as (C) and
+ * (1,C,1,1), and different windows. A detector takes over only running_var; its windows and counter
+ * start again, as they do where no match is found. */
 static void adapt_mabn_state(struct mabn_convert *c)
 {
     if (c->options.body != MABN_BODY_DETECTOR || c->like || c->options.fold_frozen) return;
@@ -510,7 +513,8 @@ static void adapt_mabn_state(struct mabn_convert *c)
     }
 }
 
-/* The stem of Caffe2's networks may have a bias, which ours has not: y = (x + b − mean)·k + β. */
+/* In Caffe2's networks the stem may have a bias, which ours does not have: y = (x + b − mean)·k +
+ * β. */
 static void adapt_stem_bias(struct mabn_convert *c)
 {
     struct item *bias = mabn_convert_find(c, "conv1.bias");
@@ -525,8 +529,8 @@ static void adapt_stem_bias(struct mabn_convert *c)
 
 /* ---- order ---- */
 
-/* PyTorch registers layers in the order of the network, but those of a shortcut after the norm that
- * adds it; an optimizer numbers parameters by it. */
+/* PyTorch registers layers in the order of the network, except that a shortcut's layers come after
+ * the norm that adds it. An optimizer numbers parameters in that order. */
 static long register_order(const struct mabn_net *net, int i)
 {
     const int count = mabn_net_node_count(net);
@@ -609,7 +613,8 @@ static mabn_status make_entries(struct mabn_convert *c)
     return MABN_OK;
 }
 
-/* In a body a norm that folds becomes a frozen one, elsewhere none: its convolution has a bias. */
+/* In a body a norm that folds becomes a frozen one. Elsewhere it disappears, and its convolution
+ * has a bias. */
 static void freeze_detector(struct mabn_detector *d)
 {
     struct mabn_norm_options *norms[8];
@@ -621,7 +626,7 @@ static void freeze_detector(struct mabn_detector *d)
     d->body.centralize = MABN_CENTRALIZE_AUTO;
 }
 
-/* What the norms of the source are, then what they become. */
+/* The source's norms, and what they become. */
 static void freeze_model(struct mabn_convert *c)
 {
     static const char stem[] = "backbone.body.stem.bn1.running_var";
@@ -637,7 +642,7 @@ static void freeze_model(struct mabn_convert *c)
     c->model.centralize = MABN_CENTRALIZE_AUTO;
 }
 
-/* What of the file is the model, and under which names. */
+/* Which tensors of the file are the model, and under which names. */
 static mabn_status choose_weights(struct mabn_convert *c)
 {
     struct mabn_weights *w = c->source;
@@ -811,8 +816,8 @@ uint64_t mabn_convert_bytes(const struct mabn_convert *c)
     return bytes;
 }
 
-/* Share of a convolution's energy that lies in its filters' means, times the filter's length:
- * about 1 for random weights, less for weights trained centralized, more for others. */
+/* The share of a convolution's energy in its filters' means, times the filter's length: about 1 for
+ * random weights, less for weights trained centralized, more for others. */
 static double mean_energy(const float *w, size_t filters, size_t n)
 {
     double means = 0, all = 0;
@@ -827,7 +832,7 @@ static double mean_energy(const float *w, size_t filters, size_t n)
     return all > 0 ? means / all * (double)n : 0;
 }
 
-/* Tensors of neither model nor optimizer. */
+/* Tensors that belong to neither model nor optimizer. */
 static void tell_left_out(const struct mabn_convert *c, struct mabn_str *lines)
 {
     const char *average = mabn_weights_average(c->source), *first = NULL;

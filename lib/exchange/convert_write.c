@@ -143,7 +143,7 @@ static void center(float *w, size_t filters, size_t n)
     }
 }
 
-/* A convolution's weight or bias with the norm behind it. */
+/* A convolution's weight or bias, with the norm behind it folded in. */
 static mabn_status fold_conv(struct mabn_convert *c, const struct entry *e, float *out)
 {
     const bool is_bias = e->origin == FOLDED_CONV_BIAS;
@@ -174,8 +174,8 @@ out:
     return status;
 }
 
-/* Weight of a norm with variance v: what makes weight/sqrt(v + eps) the same with the epsilon
- * `constant`. */
+/* The weight of a norm with variance v, changed so that weight/sqrt(v + eps) stays the same with
+ * the epsilon `constant`. */
 static mabn_status move_eps(struct mabn_convert *c, const struct entry *e, float *out)
 {
     const double before = mabn_convert_eps(c, entry_name(e)), after = e->constant;
@@ -202,7 +202,7 @@ static void fill_anchors(const struct mabn_convert *c, int level, float *out)
     mabn_anchors_base(out, &anchors, level, convention);
 }
 
-/* Input channels 0 and 2 of a convolution (outputs,3,…) change places. */
+/* Exchange input channels 0 and 2 of a convolution (outputs,3,…). */
 static void flip_channels(float *w, size_t outputs, size_t n)
 {
     const size_t pixels = n / 3;
@@ -233,7 +233,7 @@ out:
     return status;
 }
 
-/* Values that are made of others; all float32. */
+/* Values computed from others; all float32. */
 static mabn_status make_values(struct mabn_convert *c, const struct entry *e, float *out)
 {
     const size_t n = e->weight.count;
@@ -334,7 +334,7 @@ static mabn_status plain_values(struct mabn_convert *c, const struct entry *e, v
     return status;
 }
 
-/* One entry's values as they are written. */
+/* One entry's values, as written. */
 static mabn_status entry_values(struct mabn_convert *c, const struct entry *e, void *out)
 {
     MABN_TRY(plain_values(c, e, out));
@@ -464,7 +464,7 @@ static mabn_status set_model(const struct mabn_convert *c, struct mabn_weights_w
     return set_int(writer, "folded", c->options.fold);
 }
 
-/* Where training stood, which stays behind with the momentum. */
+/* The progress of training, which is dropped together with the momentum. */
 static bool is_training_note(const char *key)
 {
     return !strcmp(key, "step") || !strcmp(key, "iteration") || !strcmp(key, "epoch") ||
@@ -472,7 +472,7 @@ static bool is_training_note(const char *key)
            !strncmp(key, "optimizer.", 10) || !strncmp(key, "scheduler.", 10);
 }
 
-/* What a network was that is no longer one of ours. */
+/* The description of a network that is no longer one of ours. */
 static bool is_model_note(const char *key)
 {
     return !strcmp(key, "config") || !strcmp(key, "architecture") || !strcmp(key, "norm") ||
@@ -482,12 +482,14 @@ static bool is_model_note(const char *key)
 static mabn_status set_notes(const struct mabn_convert *c, struct mabn_weights_writer *writer,
                              const char *command, const char *tool)
 {
-    if (c->options.to >= 0) return MABN_OK; /* our description is of our tensors */
+    if (c->options.to >= 0)
+        return MABN_OK; /* our description does not fit the other program's
+                                             * tensors */
     for (size_t i = 0; i < mabn_weights_note_count(c->source); i++) {
         const char *value, *key = mabn_weights_note_at(c->source, i, &value);
         if (c->options.weights_only && is_training_note(key)) continue;
         if (!c->options.as_is && !c->has_model && !c->has_detector && is_model_note(key)) continue;
-        /* A trainer's own description of the input, which --pixels overrules. */
+        /* The trainer's own description of the input, which --pixels overrides. */
         if (c->options.pixels != MABN_PIXELS_AUTO && !strcmp(key, "input")) continue;
         MABN_TRY(mabn_weights_set_note(writer, !strcmp(key, "iteration") ? "step" : key, value));
     }
@@ -512,8 +514,8 @@ static void set_graph(const struct mabn_convert *c, struct mabn_weights_writer *
     mabn_str_release(&graph);
 }
 
-/* Two workers, a buffer each. Reading takes turns, as the source is one thread's; what is done with
- * the values (checksums, writing, asking for writeback) is done side by side. */
+/* Two workers with a buffer each. They take turns in reading, because the source allows one thread;
+ * the rest (checksums, writing, starting writeback) runs in parallel. */
 enum { WORKERS = 2 };
 
 struct stream {

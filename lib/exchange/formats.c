@@ -1,4 +1,4 @@
-/* The formats of weights: the one table that knows them all. */
+/* The table of all formats of weights. */
 #include <string.h>
 
 #include "base/mem.h"
@@ -47,12 +47,12 @@ static bool is_onnx(const uint8_t *head, size_t n, uint64_t size)
 
 /* ---- the table ---- */
 
-/* Probed in this order: PyTorch's legacy stream is a pickle too, and the length that a safetensors
- * file begins with may look like the beginning of one. */
+/* Formats are probed in this order, because PyTorch's legacy stream is a pickle too, and the length
+ * at the beginning of a safetensors file may look like the beginning of a pickle. */
 static const struct format {
     enum mabn_weights_format format;
     const char *name;
-    const char *endings[3]; /* of the names of its files, the usual one first */
+    const char *endings[3]; /* endings of its files' names, the usual one first */
     bool (*probe)(const uint8_t *head, size_t n, uint64_t size);
     mabn_status (*open)(struct mabn_weights *w);
     const struct mabn_weights_sink *sink; /* NULL: it is not written */
@@ -128,7 +128,7 @@ static mabn_status open_format(struct mabn_weights *w)
                      w->source.name);
 }
 
-/* Takes the source, also when it fails. */
+/* Takes over the source, also when it fails. */
 static mabn_status open_source(struct mabn_weights **out, const struct mabn_source *source)
 {
     struct mabn_weights *w = mabn_weights_new(source);

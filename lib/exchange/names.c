@@ -1,4 +1,4 @@
-/* The name tables, and the small language they are written in. */
+/* The tables of names, and the small language that they are written in. */
 #include "exchange/names.h"
 
 #include <ctype.h>
@@ -15,8 +15,8 @@ struct row {
 
 /* ---- Caffe2 and Detectron ---- */
 
-/* A norm: fused (scale and bias), unfused, or group norm. The reference loses `_bn_beta`, which its
- * authors meant to become the bias; here it does. */
+/* A norm: fused (scale and bias), unfused, or group norm. The reference drops `_bn_beta`, although
+ * its authors meant it to become the bias; here it does. */
 #define CAFFE2_NORM(theirs, ours)                                                             \
     {theirs "_bn_s", ours ".weight"}, {theirs "_bn_b", ours ".bias"},                         \
         {theirs "_bn_gamma", ours ".weight"}, {theirs "_bn_w", ours ".weight"},               \
@@ -30,8 +30,8 @@ struct row {
     {                              \
         theirs "_b", ours ".bias"  \
     }
-/* A layer that may have a group norm: PyTorch then numbers the two. mabn-convert puts the ".0" into
- * the layer's own name where its norm is found. */
+/* A layer that may have a group norm, in which case PyTorch numbers the two. mabn-convert inserts
+ * the ".0" into the layer's name when it finds the norm. */
 #define CAFFE2_LAYER_GN(theirs, ours)                               \
     CAFFE2_LAYER(theirs, ours), {theirs "_gn_s", ours ".1.weight"}, \
     {                                                               \
@@ -128,7 +128,7 @@ static const struct row detectron2[] = {
         theirs ".0.*", ours ".*"  \
     }
 
-/* Of two spellings the first is written; the other is the library's own before 0.13. */
+/* The first of two spellings is written; the library used the other before 0.13. */
 static const struct row torchvision[] = {
     /* body */
     {"backbone.body.conv1.*", "backbone.body.stem.conv1.*"},
@@ -234,7 +234,7 @@ static struct hole parse_hole(const char *p)
     return h;
 }
 
-/* Read a hole's value from the text; the text behind it, or NULL. */
+/* Read a variable's value from the text. Returns the text behind it, or NULL. */
 static const char *match_hole(const struct hole *h, const char *text, int *value)
 {
     if (h->letters) {

@@ -9,7 +9,7 @@
 #include "base/mem.h"
 #include "tensor/tensor.h"
 
-/* What a GLOBAL may name that means something here. */
+/* The names that a GLOBAL may have and that mean something here. */
 static const struct {
     const char *module, *name;
     enum mabn_pickle_global global;
@@ -219,7 +219,7 @@ static mabn_status push_float(struct machine *m, double d)
     return push(m, value);
 }
 
-/* A string of `length` bytes that starts here in the source; it is passed over. */
+/* A string of `length` bytes that starts here in the source, which is skipped. */
 static mabn_status push_string(struct machine *m, enum mabn_pickle_kind kind, uint64_t length)
 {
     if (length > m->end - m->position)
@@ -246,7 +246,7 @@ static mabn_status push_string(struct machine *m, enum mabn_pickle_kind kind, ui
     return push(m, value);
 }
 
-/* A short string that is not in the source as it is (an escaped one). */
+/* A short string that is not verbatim in the source, because it is escaped. */
 static mabn_status push_text(struct machine *m, enum mabn_pickle_kind kind, const char *text)
 {
     uint32_t value = new_node(m, kind);
@@ -303,7 +303,7 @@ static mabn_status push_binary_float(struct machine *m)
     return push_float(m, d);
 }
 
-/* Protocol 0's strings: only those that need no escapes, which names are. */
+/* Strings of protocol 0. Only those without escapes are read; names have none. */
 static mabn_status push_line(struct machine *m, bool quoted)
 {
     char line[MAX_LINE];
@@ -389,8 +389,7 @@ static bool is_opaque(struct machine *m, uint32_t value)
     return node_of(m, value)->kind == MABN_PICKLE_OPAQUE;
 }
 
-/* Move the values above the mark into the list or dict below it; an object not known here takes
- * them without keeping them. */
+/* Move the values above the mark into the list or dict below it. An unknown object drops them. */
 static mabn_status extend(struct machine *m, enum mabn_pickle_kind kind, const char *what)
 {
     size_t first = 0;
@@ -569,7 +568,7 @@ static mabn_status do_stack(struct machine *m, int op, bool *done)
         MABN_TRY(take_number(m, 1, &n));
         if (n > 5) return refuse(m, MABN_ERR_UNSUPPORTED, "pickle protocol %d", (int)n);
         return MABN_OK;
-    case 0x95: /* FRAME: its length only helps who reads from a pipe */
+    case 0x95: /* FRAME: its length only helps readers of a pipe */
         return take_number(m, 8, &n);
     default:
         *done = false;
@@ -590,7 +589,7 @@ static const char *printable(char out[128], const char *module, const char *name
 
 static mabn_status push_opaque(struct machine *m, const char *name)
 {
-    char *copy = mabn_xstrdup(name); /* it may be a node's, and nodes move */
+    char *copy = mabn_xstrdup(name); /* it may belong to a node, and nodes move */
     uint32_t value = new_node(m, MABN_PICKLE_OPAQUE);
     node_of(m, value)->u.string.text = copy;
     return push(m, value);
@@ -660,7 +659,7 @@ static mabn_status make_dict(struct machine *m, const uint32_t *args, size_t n)
             append(node_of(m, dict), pair->u.list.items[0]);
             append(node_of(m, dict), pair->u.list.items[1]);
         }
-        /* Each pair was made by opcodes of its own only if the list is used once. */
+        /* Opcodes bound the number of pairs only if the list is used once. */
         m->opcodes += list->u.list.count;
     }
     return push(m, dict);
@@ -686,7 +685,7 @@ static bool is_global(struct machine *m, uint32_t value, enum mabn_pickle_global
     return node_of(m, value)->kind == MABN_PICKLE_GLOBAL && node_of(m, value)->u.integer == g;
 }
 
-/* What the allowed callables make of their arguments. */
+/* The results of the allowed callables. */
 static mabn_status call(struct machine *m, enum mabn_pickle_global g, uint32_t tuple)
 {
     const uint32_t *args = node_of(m, tuple)->u.list.items;
@@ -765,7 +764,7 @@ static mabn_status do_reduce(struct machine *m)
     return call(m, (enum mabn_pickle_global)node_of(m, callable)->u.integer, tuple);
 }
 
-/* NEWOBJ and NEWOBJ_EX: cls.__new__(cls, *args, **kwargs), of a class not known here. */
+/* NEWOBJ and NEWOBJ_EX: cls.__new__(cls, *args, **kwargs), of an unknown class. */
 static mabn_status do_new_object(struct machine *m, int op)
 {
     uint32_t class, ignored;
@@ -777,7 +776,7 @@ static mabn_status do_new_object(struct machine *m, int op)
     return push_opaque(m, node_of(m, class)->u.string.text);
 }
 
-/* Sets: what is in them is of no use here. */
+/* Sets: their contents are not used here. */
 static mabn_status do_set(struct machine *m, int op)
 {
     uint32_t target;

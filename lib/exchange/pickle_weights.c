@@ -1,7 +1,7 @@
 /* Walking the values of a pickle: see pickle_weights.h.
  *
- * Values may be shared or contain themselves, so every walk has a depth and one budget of steps
- * that all walks of a file share; a memo bomb runs out of it after a bounded time. */
+ * Values may be shared or contain themselves. Every walk therefore has a limited depth, and all
+ * walks of a file share one budget of steps, so that even a malicious file takes bounded time. */
 #include "exchange/pickle_weights.h"
 
 #include <inttypes.h>
@@ -20,7 +20,7 @@ struct walk {
     const struct mabn_storage_finder *finder;
     uint64_t steps, budget;
     struct mabn_str path;
-    size_t passed_over; /* objects of classes not known here */
+    size_t passed_over; /* objects of unknown classes */
     char *first_passed; /* the first one's path and class */
     size_t unread;      /* tensors beside the weights that cannot be read */
     char *first_unread; /* the first one's path, and why */
@@ -95,8 +95,8 @@ static bool is_contiguous(const struct mabn_shape *shape, const int64_t *stride)
 
 /* ---- PyTorch tensors ---- */
 
-/* What _rebuild_tensor_v2 and _v3 are given beside shape and place. requires_grad and hooks are of
- * training alone; "neg" and "conj" would change the values. */
+/* The other arguments of _rebuild_tensor_v2 and _v3. requires_grad and hooks matter only in
+ * training; "neg" and "conj" would change the values. */
 static mabn_status check_metadata(struct walk *k, const struct mabn_pickle_node *tensor)
 {
     const uint32_t last = tensor->element ? 7 : 6;
@@ -280,7 +280,7 @@ static mabn_status add_array(struct walk *k, uint32_t value, enum mabn_weight_pa
         return fail_at(k, "array whose bytes do not fit its shape");
     place.offset = data->u.string.offset;
     place.length = length;
-    /* Text that is as long as the bytes has no byte above 127: nothing to decode. */
+    /* Text as long as the bytes has no byte above 127, so there is nothing to decode. */
     place.latin1 = latin1 && length != bytes;
     if (a.fortran && shape.rank > 1) {
         if (place.latin1)
@@ -355,8 +355,8 @@ static bool has_tensor(const struct walk *k, const struct mabn_pickle_node *node
     return false;
 }
 
-/* An object of another class is of no use here, and never called. A tensor of a kind that is not
- * read is no such object. */
+/* Objects of other classes are not used and never called. A tensor of a kind that is not read is
+ * not such an object. */
 static mabn_status pass_over(struct walk *k, const char *class)
 {
     bool tensor = !strncmp(class, "torch.", 6) &&
@@ -366,7 +366,8 @@ static mabn_status pass_over(struct walk *k, const char *class)
     return MABN_OK;
 }
 
-/* Append ".key" to the path; the old length, to cut it back, or SIZE_MAX for an unusable key. */
+/* Append ".key" to the path. Returns the old length, to cut it back, or SIZE_MAX for an unusable
+ * key. */
 static size_t enter(struct walk *k, const char *key, int64_t number)
 {
     size_t before = k->path.length;
@@ -433,7 +434,7 @@ static mabn_status visit_items(struct walk *k, uint32_t value, enum mabn_weight_
     return MABN_OK;
 }
 
-/* Names are the path without its first `root` bytes. */
+/* A name is the path without its first `root` bytes. */
 static mabn_status visit(struct walk *k, uint32_t value, enum mabn_weight_part part, size_t root,
                          int depth)
 {
@@ -476,7 +477,7 @@ bool mabn_is_buffer_name(const char *name)
     return strstr(name, "cell_anchors.") != NULL;
 }
 
-/* A momentum buffer found in the optimizer's state, and the name it turns out to belong to. */
+/* A momentum buffer found in the optimizer's state, and the parameter that it belongs to. */
 struct momentum {
     uint32_t tensor; /* 0: this parameter has none */
     int group;
@@ -521,7 +522,7 @@ static mabn_status list_momenta(struct walk *k, uint32_t optimizer, struct momen
             uint32_t id = ids->u.list.items[i];
             struct momentum one = {.group = m->count ? m->items[m->count - 1].group : 0};
             if (i == 0 && m->count) one.group++; /* groups without parameters do not count */
-            /* The search below is linear: every pair compared is a step of the budget. */
+            /* The search below is linear: each comparison takes a step of the budget. */
             k->steps += at(k, state)->kind == MABN_PICKLE_DICT ? at(k, state)->u.list.count / 8 : 0;
             MABN_TRY(count_step(k, 0));
             one.tensor = momentum_of(k, state, id);
@@ -541,7 +542,8 @@ static bool same_shape(const struct walk *k, uint32_t tensor, const struct mabn_
                        mabn_shape_equal(&s, shape));
 }
 
-/* Pair with the last momenta->count of the given parameters, as frozen parts come first. */
+/* Pair them with the last momenta->count of the given parameters, because frozen parts come first.
+ */
 static bool pair_in_order(const struct walk *k, struct momenta *m, const size_t *parameters,
                           size_t count)
 {
@@ -567,7 +569,8 @@ static bool has_model(const struct mabn_weights *w, const char *stem, const char
     return found;
 }
 
-/* A frozen norm keeps weight and bias as buffers: it has running_mean but counts no batches. */
+/* A frozen norm keeps weight and bias as buffers. It has a running_mean but no counter of batches.
+ */
 static bool in_frozen_norm(const struct mabn_weights *w, const char *name)
 {
     const char *dot = strrchr(name, '.');
@@ -581,14 +584,14 @@ static bool in_frozen_norm(const struct mabn_weights *w, const char *name)
 
 /* ---- several groups ----
  *
- * A program that treats some parameters apart (no decay for norms, another rate for the classifier)
- * goes through the model once and puts each parameter into its group: within a group the model's
- * order stays. Which group a parameter is in is told by its kind. */
+ * A program that treats some parameters differently (no decay for norms, another rate for the
+ * classifier) goes through the model once and puts each parameter into its group. Within a group
+ * the model's order is kept. A parameter's kind decides on its group. */
 
 enum kind { WEIGHT, NORM_WEIGHT, NORM_BIAS, BIAS, LAST_WEIGHT, LAST_BIAS, KINDS };
 enum { MAX_PARAMETERS = 4096, MAX_GROUPS = 4 };
 
-/* `last`: where the name of the last layer ends, which is the classifier. */
+/* `last`: the end of the name of the last layer, which is the classifier. */
 static enum kind kind_of(const struct mabn_weights *w, const struct mabn_weight *t,
                          const char *last_layer)
 {
@@ -614,7 +617,8 @@ static int groups_of(const struct momenta *m)
     return m->count ? m->items[m->count - 1].group + 1 : 0;
 }
 
-/* If each kind is in the group that `group` says: pairing[i] is the parameter of momentum i. */
+/* Assuming that each kind is in the group given by `group`: pairing[i] is the parameter of momentum
+ * i. */
 static bool pair_by_kinds(const struct walk *k, const struct momenta *m, const size_t *parameters,
                           const enum kind *kinds, size_t count, const int group[KINDS],
                           size_t *pairing)
@@ -633,7 +637,7 @@ static bool pair_by_kinds(const struct walk *k, const struct momenta *m, const s
     return true;
 }
 
-/* The next assignment of kinds to groups; kinds that the model has not stay in group 0. */
+/* The next assignment of kinds to groups. Kinds that the model does not have stay in group 0. */
 static bool next_assignment(int group[KINDS], const bool has[KINDS], int groups)
 {
     for (int i = 0; i < KINDS; i++) {
@@ -644,7 +648,7 @@ static bool next_assignment(int group[KINDS], const bool has[KINDS], int groups)
     return false;
 }
 
-/* Every assignment that fits must lead to the same pairs, else nobody can tell which is meant. */
+/* All assignments that fit must lead to the same pairs; otherwise it is unknown which is meant. */
 static const char *pair_groups(const struct walk *k, struct momenta *m, const size_t *parameters,
                                size_t count)
 {
@@ -678,9 +682,9 @@ static const char *pair_groups(const struct walk *k, struct momenta *m, const si
     return any ? NULL : "their shapes do not fit the model's parameters in any order known here";
 }
 
-/* Names for momenta that carry none: the model's parameters in order; where that does not fit,
- * without those of frozen norms; each time, leading parameters (frozen stages) may be missing. Then
- * by groups. NULL, or why there are none. */
+/* Names for momenta without names: the model's parameters in order, or, where that does not fit,
+ * without those of frozen norms. In both, leading parameters (frozen stages) may be missing. Then
+ * by groups. Returns NULL, or the reason why there are none. */
 static const char *pair_momenta(const struct walk *k, struct momenta *m)
 {
     size_t *parameters = mabn_xmalloc((k->w->count + 1) * sizeof *parameters), count = 0, kept = 0;
@@ -703,7 +707,7 @@ static const char *pair_momenta(const struct walk *k, struct momenta *m)
     return why;
 }
 
-/* State of other kinds, such as Adam's averages, has no place here. */
+/* State of other kinds, such as Adam's averages, is not read. */
 static void tell_other_state(struct walk *k, uint32_t optimizer)
 {
     const struct mabn_pickle_node *state = at(k, mabn_pickle_get(k->pickle, optimizer, "state"));
@@ -793,8 +797,8 @@ static void read_own_notes(struct walk *k, uint32_t model)
     }
 }
 
-/* What training programs call the weights, and with them their moving average. Where a student
- * learns from its own average, that one is called the teacher. */
+/* The names that training programs give to the weights and to their moving average. Where a student
+ * learns from its own average, that is called the teacher. */
 static const char *const model_keys[] = {
     "model",  "state_dict", "model_state_dict", "blobs",       "module",         "net", "network",
     "params", "student",    "weights",          "model_state", "net_state_dict", NULL};
@@ -823,7 +827,7 @@ static const char *const average_keys[] = {"model_ema",
                                            "averaged_model",
                                            NULL};
 
-/* Does the dict hold tensors itself, or under names that hold nothing but tensors and dicts? */
+/* Does the dict hold tensors itself, or in dicts that hold nothing but tensors and dicts? */
 static bool holds_tensors(const struct walk *k, uint32_t dict)
 {
     const struct mabn_pickle_node *node = at(k, dict);
@@ -930,7 +934,7 @@ static bool is_optimizer(const char *key)
            !strcmp(key, "optim");
 }
 
-/* Everything beside the model. */
+/* Everything besides the model. */
 static mabn_status visit_rest(struct walk *k, uint32_t root, const char *model_key)
 {
     const struct mabn_pickle_node *node = at(k, root);

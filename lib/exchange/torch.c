@@ -127,7 +127,7 @@ out:
 
 struct stored {
     const char *key;
-    uint64_t offset, size; /* known once the storages were measured */
+    uint64_t offset, size; /* known after the storages were measured */
     size_t element;        /* bytes of one */
 };
 
@@ -158,7 +158,7 @@ static size_t unread_element(const char *class)
     return 0;
 }
 
-/* Element sizes are told only by the references in the object's pickle. */
+/* Only the references in the object's pickle tell the element sizes. */
 static void learn_elements(struct stream *s)
 {
     for (size_t i = 0; i < s->pickle.count; i++) {

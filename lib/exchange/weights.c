@@ -1,5 +1,5 @@
-/* The common half of every reader: checks of names and sizes, the sorted index, and
- * reading numbers from where a format says they are. */
+/* The common part of all readers: checks of names and sizes, the sorted index, and reading numbers
+ * from the places that a format gives. */
 #include "exchange/weights.h"
 
 #include <stdarg.h>
@@ -15,7 +15,8 @@ enum { MAX_NOTES = 65536, MAX_NOTE = 1 << 20, SLACK = 1 << 20 };
 
 /* ---- adding entries ---- */
 
-/* Names are printed and become names in other files: valid UTF-8, no control characters. */
+/* Names are printed and written to other files, so they must be valid UTF-8 without control
+ * characters. */
 static bool plain_text(const char *text)
 {
     const unsigned char *p = (const unsigned char *)text;
@@ -36,7 +37,7 @@ static mabn_status check_name(const struct mabn_weights *w, const char *name)
         return mabn_fail(MABN_ERR_UNSUPPORTED,
                          "'%s': tensor %zu: its name is empty, too long or not plain UTF-8 text",
                          w->source.name, w->count);
-    /* Never used as a path here; refused so that no other program is tempted either. */
+    /* Names are never used as paths here. Such names are refused to protect other programs. */
     if (name[0] == '/' || !strncmp(name, "../", 3) || strstr(name, "/../") || !strcmp(name, ".."))
         return mabn_fail(MABN_ERR_UNSUPPORTED, "'%s': tensor name '%s' looks like a path",
                          w->source.name, name);
@@ -65,7 +66,7 @@ static bool span_end(const struct mabn_weight *t, const struct mabn_place *place
            !__builtin_add_overflow(place->offset, *end, end);
 }
 
-/* A view may repeat its storage, but a file cannot claim much more than it brings. */
+/* A view may repeat its storage, but tensors may not be much larger than the file. */
 static mabn_status check_total(struct mabn_weights *w, const struct mabn_weight *t)
 {
     w->total += t->bytes + strlen(t->name);
@@ -293,7 +294,7 @@ int64_t mabn_weights_find(const struct mabn_weights *w, enum mabn_weight_part pa
     return -1;
 }
 
-/* What wrappers put into names, wherever a part of the network is wrapped. */
+/* What wrappers insert into names where a part of the network is wrapped. */
 static const char *const wrappers[] = {"_orig_mod.", "_fsdp_wrapped_module.",
                                        "_checkpoint_wrapped_module."};
 
@@ -319,8 +320,8 @@ void mabn_weights_strip_wrappers(struct mabn_weights *w, char *name)
     }
 }
 
-/* "If all loaded keys start with `module.`, that prefix is stripped." An average's counter, which
- * PyTorch keeps beside its `module.`, goes. */
+/* "If all loaded keys start with `module.`, that prefix is stripped." The counter of an average,
+ * which PyTorch keeps beside its `module.`, is dropped. */
 static void strip_module(struct mabn_weights *w)
 {
     static const char prefix[] = "module.";
@@ -445,7 +446,7 @@ static mabn_status crc_error(const struct mabn_weights *w, const struct mabn_wei
                      w->source.name, t->name);
 }
 
-/* Checksum of a storage of which a tensor is only a part. */
+/* The checksum of a storage of which a tensor is only a part. */
 static mabn_status check_storage(struct mabn_weights *w, const struct mabn_weight *t,
                                  struct mabn_storage *s)
 {
@@ -546,7 +547,7 @@ static mabn_status read_raw(struct mabn_weights *w, const struct mabn_weights_en
     if (s && !s->checked && !whole) MABN_TRY(check_storage(w, t, s));
     if (e->place.strided) return read_strided(w, e, out);
     if (!whole || s->checked) return mabn_source_read(&w->source, e->place.offset, out, t->bytes);
-    const size_t piece = 1 << 18; /* so that the CRC finds the bytes in the cache */
+    const size_t piece = 1 << 18; /* small enough that the CRC finds the bytes in the cache */
     uint32_t crc = 0;
     for (size_t at = 0; at < t->bytes; at += piece) {
         size_t n = t->bytes - at < piece ? t->bytes - at : piece;
