@@ -744,7 +744,7 @@ static size_t beside_bytes(const struct mabn_conv *c)
 
 static bool weights_in_parts(const struct mabn_conv *c)
 {
-    return c->part && (!in_strips(c) || c->way[TO_WEIGHTS] == WINOGRAD);
+    return c->part && (!in_strips(c) || c->strategy[TO_WEIGHTS] == WINOGRAD);
 }
 
 static mabn_status init_part(struct mabn_conv *c)
