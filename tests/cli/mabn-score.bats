@@ -696,6 +696,26 @@ END
     assert_line --index 1 --partial "= 1.000"
     assert_line --index 2 --partial "= 0.252"
     fails 2 "-t segm" mabn-score coco --boundary truth.json near.json
+    # a frame on a filled square: the boundaries agree better than the masks, and the smaller counts
+    need_python json
+    $PYTHON - <<'END'
+import json
+def mask(hole):
+    bits = [20 <= x < 80 and 20 <= y < 80 and not (hole and 25 <= x < 75 and 25 <= y < 75)
+            for x in range(100) for y in range(100)]
+    counts, last = [0], False
+    for b in bits:
+        if b != last: counts.append(0); last = b
+        counts[-1] += 1
+    return {"size": [100, 100], "counts": counts}
+json.dump({"images": [{"id": 1, "height": 100, "width": 100}], "categories": [{"id": 3, "name": "cat"}],
+           "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "area": 3600, "iscrowd": 0,
+                            "segmentation": mask(False)}]}, open("filled.json", "w"))
+json.dump([{"image_id": 1, "category_id": 3, "score": 0.9, "segmentation": mask(True)}], open("frame.json", "w"))
+END
+    run mabn-score coco -q -t segm --boundary --iou 0.3,0.5 filled.json frame.json
+    assert_line --index 0 --partial "= 0.500"
+    assert_line --index 1 --partial "= 0.000"
 }
 
 @test "coco: wrong usage" {

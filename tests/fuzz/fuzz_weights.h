@@ -1,4 +1,5 @@
-/* What the fuzzers of weight formats share: open, then read every small tensor and every note. */
+/* What the fuzzers of weight formats share: open, then read every small tensor and every note; the
+ * same of a moving average. */
 #ifndef MABN_TESTS_FUZZ_WEIGHTS_H
 #define MABN_TESTS_FUZZ_WEIGHTS_H
 
@@ -30,6 +31,7 @@ static inline void fuzz_open(const uint8_t *bytes, size_t size)
     struct mabn_weights *w;
     if (mabn_weights_open_memory(&w, bytes, size, "fuzz")) return;
     fuzz_read_all(w);
+    if (!mabn_weights_use_average(w)) fuzz_read_all(w);
     mabn_weights_free(w);
 }
 
