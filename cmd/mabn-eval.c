@@ -413,13 +413,14 @@ static mabn_status recalibrate_detector(struct detection *d, const char *path)
     struct mabn_dataset *data = NULL;
     struct mabn_scene_set *set = NULL;
     struct mabn_recalibrate_result result;
-    const struct mabn_recalibrate_options options = {.batch = o.recalibrate_batch,
-                                                     .images = o.recalibrate_images,
-                                                     .threads = o.decoders,
-                                                     .precision = (int)d->precision,
-                                                     .exact = o.exact,
-                                                     .progress = "recalibrating",
-                                                     .comm = comm};
+    const struct mabn_recalibrate_options options = {
+        .batch = o.recalibrate_batch,
+        .images = o.recalibrate_images,
+        .threads = o.decoders,
+        .precision = o.precision == MABN_NET_AUTO ? MABN_NET_FP32 : o.precision,
+        .exact = o.exact,
+        .progress = "recalibrating",
+        .comm = comm};
     mabn_status status = mabn_dataset_open(&data, o.recalibrate);
     if (!status) status = mabn_scene_set_open(&set, data);
     if (!status && d->file.categories)
