@@ -169,24 +169,10 @@ __global__ void __launch_bounds__(THREADS) shift_kernel(struct work w, struct ru
     MABN_SHARED(float, part, THREADS);
     const int self = (int)threadIdx.x;
     const int64_t first = (int64_t)blockIdx.x * r.classes;
-    float largest = -INFINITY;
-    int64_t boxes = 0;
-    for (int64_t list = first; list < first + r.classes; list++) {
-        boxes += w.count[list];
-        for (int64_t i = self; i < 4 * (int64_t)w.count[list]; i += THREADS) {
-            const float v = w.box[4 * list * w.slot + i];
-            if (v > largest) largest = v;
-        }
-    }
-    part[self] = largest;
-    for (int half = THREADS / 2; half; half /= 2) {
-        __syncthreads();
-        if (self >= half) continue;
-        const float other = part[self + half];
-        if (other > part[self]) part[self] = other;
-    }
-    __syncthreads();
-    const float step = __fadd_rn(part[0], 1);
+    int64_t boxes;
+    const float largest =
+        largest_coordinate(w.box, w.count, w.slot, first, r.classes, part, &boxes);
+    const float step = __fadd_rn(largest, 1);
     for (int32_t k = self; k < r.classes; k += THREADS)
         w.by[first + k] = boxes <= r.shift_limit ? __fmul_rn((float)class_of(k + 1, r), step) : 0;
 }

@@ -156,6 +156,40 @@ __device__ __forceinline__ int32_t ordered(float v)
     return bits < 0 ? bits ^ 0x7fffffff : bits;
 }
 
+/* By all threads of a block of THREADS: part[0] is the largest of their values. Only thread 0 may read
+ * it before the next barrier. part: THREADS shared numbers. */
+template <typename Part, typename T> __device__ void find_largest(Part &part, T value)
+{
+    const int self = (int)threadIdx.x;
+    part[self] = value;
+    for (int half = THREADS / 2; half; half /= 2) {
+        __syncthreads();
+        if (self >= half) continue;
+        const T other = part[self + half];
+        if (other > part[self]) part[self] = other;
+    }
+}
+
+/* Likewise the largest coordinate of lists of boxes, from list `first` on, `slot` rows apart; after a
+ * barrier. NaN is passed over. *boxes: how many there are. */
+template <typename Part>
+__device__ float largest_coordinate(const float *box, const int32_t *count, int64_t slot,
+                                    int64_t first, int64_t lists, Part &part, int64_t *boxes)
+{
+    float largest = -INFINITY;
+    *boxes = 0;
+    for (int64_t list = first; list < first + lists; list++) {
+        *boxes += count[list];
+        for (int64_t i = threadIdx.x; i < 4 * (int64_t)count[list]; i += THREADS) {
+            const float v = box[4 * list * slot + i];
+            if (v > largest) largest = v;
+        }
+    }
+    find_largest(part, largest);
+    __syncthreads();
+    return part[0];
+}
+
 /* By all threads of a block of THREADS, for thread 0: the largest overlap of n boxes with an object,
  * ordered. part: THREADS shared numbers. */
 template <typename Part>
@@ -169,13 +203,7 @@ __device__ int32_t largest_overlap(const float *object, const float *box, int64_
         const float v = overlap(its, corners_of(box + 4 * i, one), one);
         if (v > -1) largest = largest > ordered(v + 0.0f) ? largest : ordered(v + 0.0f);
     }
-    part[self] = largest;
-    for (int half = THREADS / 2; half; half /= 2) {
-        __syncthreads();
-        if (self >= half) continue;
-        const int32_t other = part[self + half];
-        if (other > part[self]) part[self] = other;
-    }
+    find_largest(part, largest);
     return self ? largest : part[0]; /* only thread 0 may read it by now */
 }
 

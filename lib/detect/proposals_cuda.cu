@@ -87,26 +87,12 @@ __global__ void __launch_bounds__(THREADS) shift_kernel(struct rows to, struct r
     MABN_SHARED(float, part, THREADS);
     const int self = (int)threadIdx.x;
     const int64_t first = (int64_t)blockIdx.x * r.levels;
-    float largest = -INFINITY;
-    int32_t boxes = 0;
-    for (int64_t t = first; t < first + r.levels; t++) {
-        boxes += to.count[t];
-        for (int64_t i = self; i < 4 * (int64_t)to.count[t]; i += THREADS) {
-            const float v = to.box[4 * t * to.slot + i];
-            if (v > largest) largest = v;
-        }
-    }
-    part[self] = largest;
-    for (int half = THREADS / 2; half; half /= 2) {
-        __syncthreads();
-        if (self >= half) continue;
-        const float other = part[self + half];
-        if (other > part[self]) part[self] = other;
-    }
-    __syncthreads();
+    int64_t boxes;
+    const float largest =
+        largest_coordinate(to.box, to.count, to.slot, first, r.levels, part, &boxes);
     if (self < r.levels)
         to.by[first + self] =
-            boxes <= r.shift_limit ? __fmul_rn((float)self, __fadd_rn(part[0], 1)) : 0;
+            boxes <= r.shift_limit ? __fmul_rn((float)self, __fadd_rn(largest, 1)) : 0;
 }
 
 __global__ void compact_kernel(struct rows to)

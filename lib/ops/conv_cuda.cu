@@ -307,8 +307,10 @@ mabn_status mabn_conv_cuda_new(struct mabn_conv_cuda **conv, struct mabn_device 
 void mabn_conv_cuda_free(struct mabn_conv_cuda *conv)
 {
     if (!conv) return;
-    for (struct strategy &strategy : conv->strategies)
-        mabn_conv_library_free(strategy.library);
+    for (int i = 0; i < STRATEGIES; i++) {
+        const struct strategy *strategy = &conv->strategies[i];
+        mabn_conv_library_free(strategy->library);
+    }
     free(conv);
 }
 
