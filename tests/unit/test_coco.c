@@ -292,7 +292,7 @@ static void test_colliding_ids(void)
             keys[i] = (int64_t)key;
         }
         size_t all = count_probes(keys, N, &longest);
-        tap_ok(all < 3 * N && longest < 500, "ids %s: %zu places for %d, at most %zu", names[kind],
+        tap_ok(all < 2 * N && longest < 100, "ids %s: %zu places for %d, at most %zu", names[kind],
                all, N, longest);
     }
     free(keys);
