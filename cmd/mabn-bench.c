@@ -23,12 +23,14 @@ static struct {
     struct mabn_detector_request detector;
     int precision, batch, size, channels, classes, rounds, threads;
     int64_t max_bytes;
-    bool training, inference, no_fold, exact, save_memory, tune, json;
+    bool training, inference, no_fold, exact, tune, json;
+    int save_memory;
 } o = {.norm = MABN_NORM_REQUEST_INIT,
        .detector = MABN_DETECTOR_REQUEST_INIT,
        .arch = "resnet50",
        .device = "auto",
        .rounds = 5,
+       .save_memory = -1,
        .max_bytes = 64 << 20};
 
 /* clang-format off */
@@ -58,7 +60,7 @@ static const struct mabn_option net_options[] = {
     MABN_OPT_FLAG('t', "training", &o.training, "time training steps, not inference"),
     MABN_OPT_FLAG(0, "no-fold", &o.no_fold, "inference: do not fold norms into convolutions"),
     MABN_OPT_FLAG(0, "exact", &o.exact, "no Winograd convolutions"),
-    MABN_OPT_FLAG(0, "save-memory", &o.save_memory, "training: recompute instead of keeping"),
+    MABN_OPT_SWITCH(0, "save-memory", &o.save_memory, "training: recompute instead of keeping; not given: for detectors on CPUs"),
     OPTS_WORK, MABN_OPTIONS_DETECTOR(&o.detector), OPTS_END};
 static const struct mabn_option dist_options[] = {
     MABN_OPT_NORM(&o.norm),
@@ -104,7 +106,7 @@ static mabn_status describe(struct mabn_bench_case *c, const struct mabn_device 
                                               .no_fold = o.no_fold,
                                               .exact = o.exact,
                                               .tune = o.tune,
-                                              .save_memory = o.save_memory}};
+                                              .save_memory = o.save_memory > 0}};
     MABN_TRY(mabn_model_init(&c->model, arch));
     struct mabn_norm_request request = o.norm;
     request.norm = norm;
@@ -205,16 +207,18 @@ static mabn_status describe_detector(struct mabn_bench_detector_case *c,
 {
     const int precision =
         o.training ? o.precision : mabn_cli_infer_precision(device, o.precision, o.exact);
-    *c = (struct mabn_bench_detector_case){.images = o.batch      ? o.batch
-                                                     : o.training ? 2
-                                                                  : 1,
-                                           .objects = 7,
-                                           .precision = (enum mabn_net_precision)precision,
-                                           .training = o.training,
-                                           .no_fold = o.no_fold,
-                                           .exact = o.exact,
-                                           .tune = o.tune,
-                                           .save_memory = o.save_memory};
+    *c = (struct mabn_bench_detector_case){
+        .images = o.batch      ? o.batch
+                  : o.training ? 2
+                               : 1,
+        .objects = 7,
+        .precision = (enum mabn_net_precision)precision,
+        .training = o.training,
+        .no_fold = o.no_fold,
+        .exact = o.exact,
+        .tune = o.tune,
+        .save_memory =
+            o.save_memory < 0 ? mabn_device_kind_of(device) == MABN_DEVICE_CPU : o.save_memory};
     if (o.size) o.detector.min_size = o.size;
     MABN_TRY(mabn_detector_init(&c->detector, arch));
     if (o.classes) c->detector.classes = o.classes;

@@ -256,7 +256,7 @@ static const struct mabn_option options[] = {
     MABN_OPT_INT(0, "base-width", &o.base_width, 0, 4096, "N", "channels of the first stage; 0: the architecture's"),
     MABN_OPT_STRING(0, "stem", &o.stem, "SIZE", "large (7x7 and pooling) or small (3x3)"),
     MABN_OPT_FLAG(0, "stride-in-1x1", &o.stride_in_1x1, "bottlenecks have their stride in the first 1x1 convolution"),
-    MABN_OPT_FLAG(0, "save-memory", &o.save_memory, "recompute some activations in the backward pass"),
+    MABN_OPT_SWITCH(0, "save-memory", &o.save_memory, "recompute some activations in the backward pass; not given: for detectors on CPUs"),
     MABN_OPT_FLAG(0, "exact", &o.exact, "direct convolution sums, no Winograd; over ranks with GPUs, sums in the order of CPUs: slower, for comparisons"),
 
     MABN_OPT_GROUP("Detector (on a dataset of kind coco)"),

@@ -12,8 +12,8 @@
  * centralization, into the convolution before it.
  *
  * Training keeps the inputs of convolutions and norms for backward, and nothing else. Gradients take
- * over each other's buffers. With save_memory the inputs of convolutions inside a block are not kept
- * but recomputed from the norm's input.
+ * over each other's buffers. With save_memory the outputs of norms are not kept but recomputed from
+ * the norm's input; on a CPU also those with a shortcut, of two blocks in a row one.
  *
  * Inputs, outputs and losses have names. In training an output that no loss reads has a gradient as
  * well, which the caller fills between forward and backward, usually through a plan that reads the
@@ -94,7 +94,7 @@ struct mabn_net_options {
      * not repeat bit for bit, so results do not either. */
     enum mabn_net_join join;
     bool bytes;       /* pictures come as bytes; on a GPU only, which normalizes them itself */
-    bool save_memory; /* training: compute again what lies between norm input and block output */
+    bool save_memory; /* training: recompute outputs of norms */
     bool vary_rows;   /* a run may take fewer rows than `batch` */
     const struct mabn_norm_sync *sync; /* for SyncBN; borrowed, NULL: one rank */
     struct mabn_params *params;        /* borrowed; NULL: the network has a store of its own */

@@ -100,15 +100,6 @@ static int last_reader(const struct mabn_net *net, int x)
     return last;
 }
 
-/* The reader of x whose backward comes first. */
-static int first_backward(const struct mabn_net *net, int x)
-{
-    int last = x;
-    for (int j = x + 1; j < net->node_count; j++)
-        if (net_reads(&net->nodes[j], x)) last = j;
-    return last;
-}
-
 int mabn_net_only_reader(const struct mabn_net *net, int x)
 {
     int reader = -1;
@@ -172,6 +163,14 @@ static void plan_inference(struct mabn_net *net)
 
 /* ---- training ---- */
 
+static bool keeps(const struct node *reader, int x)
+{
+    for (int k = 0; k < NODE_MAX_READS; k++)
+        if (reader->reads[k] == x && reader->kind->keeps && reader->kind->keeps(reader, k))
+            return true;
+    return false;
+}
+
 /* The step of the last backward pass that reads the output of node i, or 0. */
 static int backward_need(const struct mabn_net *net, int i)
 {
@@ -181,12 +180,28 @@ static int backward_need(const struct mabn_net *net, int i)
         need = net_backward_step(net, i);
     for (int j = i + 1; j < net->node_count; j++) {
         const struct node *reader = &net->nodes[j];
-        for (int k = 0; k < NODE_MAX_READS; k++)
-            if (reader->reads[k] == i && reader->kind->keeps && reader->kind->keeps(reader, k) &&
-                net_backward_step(net, j) > need)
-                need = net_backward_step(net, j);
+        if (keeps(reader, i) && net_backward_step(net, j) > need) need = net_backward_step(net, j);
     }
     return need;
+}
+
+/* The node whose backward is the first to need the output of i; -1: none that trains. */
+static int first_backward(const struct mabn_net *net, int i)
+{
+    for (int j = net->node_count - 1; j > i; j--)
+        if (net->nodes[j].trains && keeps(&net->nodes[j], i)) return j;
+    return -1;
+}
+
+/* Is the shortcut that norm i adds still there at this step? One that is itself recomputed is not,
+ * so of the blocks of a stage every second output is kept. On a GPU the shortcut's part of backward
+ * may be fused into a convolution, which reads the output that was kept. */
+static bool shortcut_stays(const struct mabn_net *net, int i, int step)
+{
+    const int shortcut = net->nodes[i].reads[1];
+    if (shortcut < 0) return true;
+    return !net->backend->pairs && net->nodes[shortcut].again < 0 &&
+           backward_need(net, shortcut) >= step;
 }
 
 /* With save_memory: may this output be dropped after forward and recomputed from the norm's input?
@@ -194,11 +209,13 @@ static int backward_need(const struct mabn_net *net, int i)
 static bool can_remake(const struct mabn_net *net, int i)
 {
     const struct node *node = &net->nodes[i];
-    if (!net->options.save_memory || !node->kind->remakes || node->reads[1] >= 0) return false;
-    if (!node->kind->keeps(node, 0)) return false;
+    const int first = first_backward(net, i);
+    if (!net->options.save_memory || !node->kind->remakes || !node->kind->keeps(node, 0))
+        return false;
     for (int j = i + 1; j < net->node_count; j++)
-        if (net_reads(&net->nodes[j], i) && !net->nodes[j].kind->finds_again) return false;
-    return !is_output(net, i);
+        if (keeps(&net->nodes[j], i) && !net->nodes[j].kind->finds_again) return false;
+    return first >= 0 && !is_output(net, i) &&
+           shortcut_stays(net, i, net_backward_step(net, first));
 }
 
 static void find_trained(struct mabn_net *net)

@@ -35,6 +35,7 @@ void mabn_train_options_init(struct mabn_train_options *o)
         .keep = 3,
         .early_images = 8,
         .stats_every = 1,
+        .save_memory = -1,
         .device = "auto",
         .n_channels = 1,
     };

@@ -303,7 +303,7 @@ static void write_course(struct mabn_run *run)
                         (unsigned long long)mabn_dataset_identity(own(run)->train_set));
     mabn_run_write_course(run);
     mabn_run_add_course(run, "label-smoothing", "%.9g", run->options->smoothing);
-    mabn_run_add_course(run, "save-memory, exact", "%d, %d", run->options->save_memory,
+    mabn_run_add_course(run, "save-memory, exact", "%d, %d", run->options->save_memory > 0,
                         run->options->exact);
 }
 
@@ -330,7 +330,7 @@ static mabn_status build_net(struct mabn_run *run, struct mabn_net **net, int sh
                                         .exact = o->exact,
                                         .tune = o->tune,
                                         .bytes = mabn_eval_sends_bytes(device, &own(run)->augment),
-                                        .save_memory = o->save_memory,
+                                        .save_memory = o->save_memory > 0,
                                         .sync = mabn_run_sync(run, shard),
                                         .params = seat ? seat->params : NULL};
     if (o->tune) MABN_TRY(mabn_device_tune(device, run->shards.ranks == 1));

@@ -118,7 +118,8 @@ struct mabn_train_options {
     const char *device; /* a word of mabn_device_open */
     enum mabn_net_precision precision;
     int threads, decoders;
-    bool save_memory, exact, tune;
+    bool exact, tune;
+    int save_memory;        /* 0 or 1; < 0: as it suits, which is yes for a detector on CPUs */
     struct mabn_comm *comm; /* dist/comm.h; borrowed; NULL: one process */
     int shards;             /* 0: as in the run's checkpoints; for a new run the number of ranks, */
     int preset_shards; /* or this many, if several ranks divide it and the batch evenly; 0: none */

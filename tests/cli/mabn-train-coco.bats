@@ -189,6 +189,15 @@ PY
     found --tune | cmp - tuned.json
 }
 
+@test "a detector that saves memory learns the same bits" {
+    for norm in mabn bn gn; do
+        for how in --save-memory --no-save-memory; do
+            train kept$how $how --arch mask-rcnn-r34-fpn --norm $norm --groups 2 --steps 2 -f > /dev/null
+        done
+        h5diff -q kept--save-memory/model.h5 kept--no-save-memory/model.h5 model model
+    done
+}
+
 @test "a detector's run that was stopped goes on with the same bits" {
     train whole --steps 5 > /dev/null
     train parts --steps 3 > /dev/null

@@ -228,7 +228,7 @@ def figures(o, folder, what):
     layout = min(first, key=lambda k: first[k]["seconds"])
     ways = {"inference": {what: lambda: ours_inference(o, folder)},
             "training": {what: lambda: ours_training(o, folder, []),
-                         "  --save-memory": lambda: ours_training(o, folder, ["--save-memory"])}}[what]
+                         "  --no-save-memory": lambda: ours_training(o, folder, ["--no-save-memory"])}}[what]
     ours, theirs = {way: [] for way in ways}, []
     for _ in range(o.rounds):
         for way, run in ways.items():
@@ -248,12 +248,12 @@ def main():
         return torch_child(o, *o.torch_child)
     with tempfile.TemporaryDirectory(prefix="mabn-peer-") as folder:
         prepare(o, folder)
-        print("work            ours s/image  peer s/image  speed  ours MiB  peer MiB  memory  peer")
+        print("work               ours s/image  peer s/image  speed  ours MiB  peer MiB  memory  peer")
         for what in ("inference", "training"):
             if o.only not in (None, what):
                 continue
             for f in figures(o, folder, what):
-                print(f"{f['way']:15} {f['ours']:12.3f} {f['theirs']:13.3f} {f['speed']:5.2f}x"
+                print(f"{f['way']:18} {f['ours']:12.3f} {f['theirs']:13.3f} {f['speed']:5.2f}x"
                       f" {f['ours_peak'] / 2**20:9.0f} {f['theirs_peak'] / 2**20:9.0f}"
                       f" {f['ours_peak'] / f['theirs_peak']:6.2f}x  PyTorch {f['version']}, {f['layout']}",
                       flush=True)

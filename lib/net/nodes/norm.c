@@ -120,11 +120,16 @@ static mabn_status forward(struct mabn_net *net, struct node *node)
     return status ? mabn_fail_prefix(status, "'%s'", node->name) : MABN_OK;
 }
 
+static int again_or_data(const struct node *node)
+{
+    return node->again >= 0 ? node->again : node->data;
+}
+
 static mabn_status backward(struct mabn_net *net, struct node *node)
 {
     MABN_TRY(bind_run(net, node));
     /* An output that was not kept may have been overwritten. */
-    node->io.y = keeps_output(node) ? net_buffer(net, node->data) : NULL;
+    node->io.y = keeps_output(node) ? net_buffer(net, again_or_data(node)) : NULL;
     node->io.accumulate = net_adds(net, node);
     MABN_TRY(mabn_net_record_norm(net, node, &node->io)); /* before dy may be overwritten */
     return mabn_norm_backward(&node->norm, &node->io);
