@@ -8,7 +8,7 @@
 
 #include "tensor/bf16.h"
 
-enum { COLUMNS = 512 }; /* channels that are summed at a time */
+enum { COLUMNS = 512 }; /* channels that are summed, or compared, at a time */
 
 #define BODY static inline __attribute__((always_inline))
 
@@ -53,70 +53,86 @@ static int64_t min64(int64_t a, int64_t b)
 /* ---- forward ---- */
 
 /* best = x where x is greater or NaN, and likewise its place. */
-BODY void take_max_body(void *best, uint8_t *winner, const void *x, uint8_t place, int64_t channels,
-                        const bool half)
+BODY void take_max(float *best, int32_t *places, const void *x, int32_t place, int64_t channels,
+                   const bool half)
 {
     for (int64_t c = 0; c < channels; c++) {
-        const float v = mabn_at(x, c, half), b = mabn_at(best, c, half);
+        const float v = mabn_at(x, c, half), b = best[c];
         const int take = (v > b) | (v != v);
-        mabn_put(best, c, take ? v : b, half);
-        winner[c] = take ? place : winner[c];
+        best[c] = take ? v : b;
+        places[c] = take ? place : places[c];
     }
 }
 
-BODY void take_max_only_body(void *best, const void *x, int64_t channels, const bool half)
+BODY void take_max_only(float *best, const void *x, int64_t channels, const bool half)
 {
     for (int64_t c = 0; c < channels; c++) {
-        const float v = mabn_at(x, c, half), b = mabn_at(best, c, half);
-        mabn_put(best, c, ((v > b) | (v != v)) ? v : b, half);
+        const float v = mabn_at(x, c, half), b = best[c];
+        best[c] = ((v > b) | (v != v)) ? v : b;
     }
 }
 
-MABN_CLONES static void take_max_full(void *best, uint8_t *winner, const void *x, uint8_t place,
-                                      int64_t channels)
+BODY void take_first(float *best, int32_t *places, const void *x, int32_t place, int64_t channels,
+                     const bool half)
 {
-    take_max_body(best, winner, x, place, channels, false);
+    for (int64_t c = 0; c < channels; c++) {
+        best[c] = mabn_at(x, c, half);
+        places[c] = place;
+    }
 }
 
-MABN_CLONES static void take_max_half(void *best, uint8_t *winner, const void *x, uint8_t place,
-                                      int64_t channels)
+BODY void put_max(void *y, uint8_t *winner, const float *best, const int32_t *places,
+                  int64_t channels, const bool half)
 {
-    take_max_body(best, winner, x, place, channels, true);
+    for (int64_t c = 0; c < channels && half; c++)
+        mabn_put(y, c, best[c], half);
+    for (int64_t c = 0; c < channels && winner; c++)
+        winner[c] = (uint8_t)places[c];
 }
 
-MABN_CLONES static void take_max_only_full(void *best, const void *x, int64_t channels)
-{
-    take_max_only_body(best, x, channels, false);
-}
-
-MABN_CLONES static void take_max_only_half(void *best, const void *x, int64_t channels)
-{
-    take_max_only_body(best, x, channels, true);
-}
-
-/* One output position. */
-static void max_window(void *y, uint8_t *winner, const void *image, const struct mabn_pool_shape *s,
-                       int64_t oy, int64_t ox, bool half)
+/* Channels c0 to c0 + count, at most COLUMNS, of one output position. */
+BODY void max_window(void *y, uint8_t *winner, const void *image, const struct mabn_pool_shape *s,
+                     int64_t oy, int64_t ox, int64_t c0, int64_t count, const bool half)
 {
     const int64_t top = oy * s->stride - s->pad, left = ox * s->stride - s->pad;
     const int64_t y0 = max64(0, top), y1 = min64(s->h, top + s->kernel);
     const int64_t x0 = max64(0, left), x1 = min64(s->w, left + s->kernel);
-    bool first = true;
+    float own[COLUMNS], *best = half ? own : y;
+    int32_t places[COLUMNS];
 
     for (int64_t iy = y0; iy < y1; iy++)
         for (int64_t ix = x0; ix < x1; ix++) {
-            const void *in = offset(image, (iy * s->w + ix) * s->c, half);
-            const uint8_t place = (uint8_t)((iy - top) * s->kernel + (ix - left));
-            if (first) {
-                memcpy(y, in, (size_t)s->c * size_of(half));
-                if (winner) memset(winner, place, (size_t)s->c);
-            } else if (winner) {
-                (half ? take_max_half : take_max_full)(y, winner, in, place, s->c);
-            } else {
-                (half ? take_max_only_half : take_max_only_full)(y, in, s->c);
-            }
-            first = false;
+            const void *in = offset(image, (iy * s->w + ix) * s->c + c0, half);
+            const int32_t place = (int32_t)((iy - top) * s->kernel + (ix - left));
+            if (iy == y0 && ix == x0)
+                take_first(best, places, in, place, count, half);
+            else if (winner)
+                take_max(best, places, in, place, count, half);
+            else
+                take_max_only(best, in, count, half);
         }
+    put_max(y, winner, best, places, count, half);
+}
+
+BODY void max_row(void *y, uint8_t *winner, const void *image, const struct mabn_pool_shape *s,
+                  int64_t ow, int64_t oy, const bool half)
+{
+    for (int64_t ox = 0; ox < ow; ox++)
+        for (int64_t c0 = 0; c0 < s->c; c0 += COLUMNS)
+            max_window(offset(y, ox * s->c + c0, half), winner ? winner + ox * s->c + c0 : NULL,
+                       image, s, oy, ox, c0, min64(COLUMNS, s->c - c0), half);
+}
+
+MABN_CLONES static void max_row_full(void *y, uint8_t *winner, const void *image,
+                                     const struct mabn_pool_shape *s, int64_t ow, int64_t oy)
+{
+    max_row(y, winner, image, s, ow, oy, false);
+}
+
+MABN_CLONES static void max_row_half(void *y, uint8_t *winner, const void *image,
+                                     const struct mabn_pool_shape *s, int64_t ow, int64_t oy)
+{
+    max_row(y, winner, image, s, ow, oy, true);
 }
 
 mabn_status mabn_maxpool_forward(void *y, uint8_t *winner, const void *x,
@@ -129,48 +145,36 @@ mabn_status mabn_maxpool_forward(void *y, uint8_t *winner, const void *x,
     const int64_t ow = mabn_pool_out(s.w, s.kernel, s.stride, s.pad);
 
 #pragma omp parallel for schedule(static) if (s.n * oh * ow * s.c > 4096)
-    for (int64_t row = 0; row < s.n * oh; row++)
-        for (int64_t ox = 0; ox < ow; ox++) {
-            const int64_t at = (row * ow + ox) * s.c;
-            max_window(offset(y, at, half), winner ? winner + at : NULL,
-                       offset(x, row / oh * s.h * s.w * s.c, half), &s, row % oh, ox, half);
-        }
+    for (int64_t row = 0; row < s.n * oh; row++) {
+        const int64_t at = row * ow * s.c;
+        (half ? max_row_half : max_row_full)(offset(y, at, half), winner ? winner + at : NULL,
+                                             offset(x, row / oh * s.h * s.w * s.c, half), &s, ow,
+                                             row % oh);
+    }
     return MABN_OK;
 }
 
 /* ---- backward ---- */
 
-BODY void add_won_body(float *sum, const void *dy, const uint8_t *winner, uint8_t place,
-                       int64_t channels, const bool half)
+BODY void add_won(float *sum, const void *dy, const uint8_t *winner, uint8_t place,
+                  int64_t channels, const bool half)
 {
-    for (int64_t c = 0; c < channels; c++)
-        sum[c] += winner[c] == place ? mabn_at(dy, c, half) : 0;
+    for (int64_t c = 0; c < channels; c++) {
+        const float v = mabn_at(dy, c, half); /* read in any case, so that the loop is vectors */
+        sum[c] += winner[c] == place ? v : 0;
+    }
 }
 
-MABN_CLONES static void add_won_full(float *sum, const void *dy, const uint8_t *winner,
-                                     uint8_t place, int64_t channels)
+BODY void store(void *to, const float *from, int64_t count, const bool half)
 {
-    add_won_body(sum, dy, winner, place, channels, false);
-}
-
-MABN_CLONES static void add_won_half(float *sum, const void *dy, const uint8_t *winner,
-                                     uint8_t place, int64_t channels)
-{
-    add_won_body(sum, dy, winner, place, channels, true);
-}
-
-static void store(void *to, const float *from, int64_t count, bool half)
-{
-    if (half)
-        mabn_bf16_narrow(to, from, count);
-    else
-        memcpy(to, from, (size_t)count * sizeof *from);
+    for (int64_t c = 0; c < count; c++)
+        mabn_put(to, c, from[c], half);
 }
 
 /* Row iy of dx: gathers from the windows over each position, in a fixed order. */
-static void max_back_row(void *dx, const void *dy, const uint8_t *winner,
-                         const struct mabn_pool_shape *s, int64_t oh, int64_t ow, int64_t iy,
-                         bool half)
+BODY void max_back_row(void *dx, const void *dy, const uint8_t *winner,
+                       const struct mabn_pool_shape *s, int64_t oh, int64_t ow, int64_t iy,
+                       const bool half)
 {
     /* Windows that cover iy: oy·stride − pad ≤ iy < oy·stride − pad + kernel. */
     const int64_t oy0 = max64(0, (iy + s->pad - s->kernel + s->stride) / s->stride);
@@ -188,12 +192,26 @@ static void max_back_row(void *dx, const void *dy, const uint8_t *winner,
                     const int64_t at = (oy * ow + ox) * s->c + c0;
                     const int64_t py = iy - (oy * s->stride - s->pad);
                     const int64_t px = ix - (ox * s->stride - s->pad);
-                    (half ? add_won_half : add_won_full)(sum, offset(dy, at, half), winner + at,
-                                                         (uint8_t)(py * s->kernel + px), count);
+                    add_won(sum, offset(dy, at, half), winner + at, (uint8_t)(py * s->kernel + px),
+                            count, half);
                 }
             store(offset(dx, ix * s->c + c0, half), sum, count, half);
         }
     }
+}
+
+MABN_CLONES static void max_back_row_full(void *dx, const void *dy, const uint8_t *winner,
+                                          const struct mabn_pool_shape *s, int64_t oh, int64_t ow,
+                                          int64_t iy)
+{
+    max_back_row(dx, dy, winner, s, oh, ow, iy, false);
+}
+
+MABN_CLONES static void max_back_row_half(void *dx, const void *dy, const uint8_t *winner,
+                                          const struct mabn_pool_shape *s, int64_t oh, int64_t ow,
+                                          int64_t iy)
+{
+    max_back_row(dx, dy, winner, s, oh, ow, iy, true);
 }
 
 mabn_status mabn_maxpool_backward(void *dx, const void *dy, const uint8_t *winner,
@@ -208,8 +226,9 @@ mabn_status mabn_maxpool_backward(void *dx, const void *dy, const uint8_t *winne
 #pragma omp parallel for schedule(static) if (s.n * s.h * s.w * s.c > 4096)
     for (int64_t row = 0; row < s.n * s.h; row++) {
         const int64_t image = row / s.h * oh * ow * s.c;
-        max_back_row(offset(dx, row * s.w * s.c, half), offset(dy, image, half), winner + image, &s,
-                     oh, ow, row % s.h, half);
+        (half ? max_back_row_half : max_back_row_full)(offset(dx, row * s.w * s.c, half),
+                                                       offset(dy, image, half), winner + image, &s,
+                                                       oh, ow, row % s.h);
     }
     return MABN_OK;
 }
