@@ -6,6 +6,8 @@
  *   froze   nothing heard for `silent` seconds
  *   stuck   somebody has waited for `stuck` seconds in a collective that this rank has not begun
  *
+ * A launcher that ends the job for a lost host leaves time only to name the silent rank.
+ *
  * A rank whose sums on the GPU have failed reports this itself.
  *
  * The rank that judges prints one line, tells the others, and ends the job by MPI_Abort. The others
@@ -171,15 +173,22 @@ static const struct note *last_beat_of(struct mabn_watchdog *w, int rank, struct
 }
 
 /* "rank 2 on h2 (pid 14862) died at step 10, reading data" */
-static void judge(struct mabn_watchdog *w, int rank, const char *verb, const char *more)
+static void describe(struct mabn_watchdog *w, int rank, const char *verb, const char *more,
+                     char text[400])
 {
     const struct mabn_peer *peer = &w->comm->peers[rank];
     struct note mine;
     const struct note *beat = last_beat_of(w, rank, &mine);
     const char *doing = beat->waiting_in ? "waiting for others" : beat->doing;
-    char text[400];
-    snprintf(text, sizeof text, "rank %d on %s (pid %lld) %s at step %lld%s%s%s", rank, peer->host,
+    snprintf(text, 400, "rank %d on %s (pid %lld) %s at step %lld%s%s%s", rank, peer->host,
              (long long)peer->pid, verb, (long long)beat->step, *doing ? ", " : "", doing, more);
+}
+
+MABN_NORETURN static void judge(struct mabn_watchdog *w, int rank, const char *verb,
+                                const char *more)
+{
+    char text[400];
+    describe(w, rank, verb, more, text);
     end_job(w, MABN_EXIT_LOST, text);
 }
 
@@ -256,16 +265,30 @@ static void check_deaths(struct mabn_watchdog *w, int64_t now)
             judge(w, rank_of(w, i), "died", "");
 }
 
+/* While the job is being ended, a rank that has been silent for most of its limit is named, but not
+ * judged: mpirun may have seen before us that a host is cut off, and leaves us a second. */
+static void name_silent(struct mabn_watchdog *w, int index, int64_t now, int64_t silence)
+{
+    char more[64], text[400];
+    if (!mabn_stop_requested() || now < w->quiet_until) return;
+    snprintf(more, sizeof more, ": nothing heard of it for %lld s", (long long)silence / 1000);
+    describe(w, rank_of(w, index), "fell silent", more, text);
+    print_line(text);
+    w->quiet_until = now + QUIET_MS;
+}
+
 static void check_silence(struct mabn_watchdog *w, int64_t now)
 {
+    const int64_t delay = successor_delay(w, SUCCESSOR_MS);
     char more[64];
     snprintf(more, sizeof more, ": nothing heard of it for %lld s", (long long)w->silent_ms / 1000);
     if (!w->silent_ms) return;
     for (int i = 0; i < w->count; i++) {
         struct link *link = &w->links[i];
         if (link->fd < 0 || link->bye) continue;
-        if (now - link->heard > w->silent_ms + successor_delay(w, SUCCESSOR_MS))
-            judge(w, rank_of(w, i), "froze", more);
+        const int64_t silence = now - link->heard - delay;
+        if (silence > w->silent_ms) judge(w, rank_of(w, i), "froze", more);
+        if (silence > w->silent_ms * 6 / 10) name_silent(w, i, now, now - link->heard);
     }
 }
 

@@ -177,6 +177,25 @@ nobody_left() {
     assert_output ""
 }
 
+@test "a frozen rank is named when something else ends the job, before its time is up" {
+    mpi=${MPIS##* }
+    mine() { grep -lzx "MINE=$BATS_TEST_TMPDIR" $(pgrep -x test_dist | sed 's|.*|/proc/&/environ|') /dev/null | cut -d/ -f3; }
+    MINE=$BATS_TEST_TMPDIR MABN_TIMEOUT=6 "$(launcher "$mpi")" -n 3 "$PROGRAM" freeze 1 </dev/null \
+        2>"$BATS_TEST_TMPDIR/err" 3>&- &
+    pid=$!
+    for _ in $(seq 300); do
+        [[ $(mine | xargs -r ps -o stat= -p) != *T* ]] || break
+        sleep 0.05
+    done
+    sleep 4.5
+    mine | xargs kill -TERM
+    wait "$pid" || true
+    stderr=$(cat "$BATS_TEST_TMPDIR/err")
+    one_line "rank 1 on .* \(pid [0-9]+\) fell silent at step [0-9]+.*: nothing heard of it for [4-6] s"
+    run nobody_left
+    assert_output ""
+}
+
 @test "a rank that froze before MPI has started ends the job, whichever it is" {
     mpi=${MPIS# } mpi=${mpi%% *}
     for frozen in 0 1; do

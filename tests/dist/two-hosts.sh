@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # two-hosts.sh [BUILD]: trainings on two hosts (network namespaces, see `hosts`) under Open MPI: whole, with a
 # rank killed, frozen, cut off, and stopped; then gone on with on one host. Prints a table: trial, seconds from
-# the fault until the launcher is back, its status, what was said, and whether the resumed run is the undisturbed
-# one. "saving" after the trial's name: rank 0 was writing a checkpoint at that moment. TRIALS=1 is how often each
-# fault happens; KILLS, FREEZES, CUTS and STOPS set it for one of them. A busy machine needs PATIENCE=600: after so
-# many seconds a launcher is killed. Needs root.
+# the fault until no rank is left and until the launcher is back, its status, what was said, and whether the
+# resumed run is the undisturbed one, after exactly one line that names the rank or the host. "saving" after the
+# trial's name: rank 0 was writing a checkpoint at that moment. TRIALS=1 is how often each fault happens; KILLS,
+# FREEZES, CUTS and STOPS set it for one of them. A busy machine needs PATIENCE=600: after so many seconds a
+# launcher is killed. Needs root.
 set -u
 here=$(cd "$(dirname "$0")" && pwd) BUILD=$(realpath "${1:-build/release}")
 work=$(mktemp -d "${TMPDIR:-/tmp}/mabn-hosts.XXXXXX")
@@ -40,12 +41,20 @@ start() { # start RUN HOSTS RANKS OPTION...: in the background, as $pid
         mabn-train "${course[@]}" -o "$work/$run" "$@" </dev/null >out 2>err &
     pid=$!
 }
+alive() { # a zombie has no command line
+    { read -r -d '' _ <"/proc/$1/cmdline"; } 2>/dev/null
+}
+gone() { # gone PID...: wait until none of them lives
+    local p until=$((SECONDS + PATIENCE))
+    for p in "$@"; do
+        while alive "$p" && [ $SECONDS -lt $until ]; do sleep 0.02; done
+    done
+}
 finish() { # a launcher that stays is killed after PATIENCE seconds
-    (sleep "$PATIENCE"; kill -KILL "$pid") 2>/dev/null &
-    local guard=$!
+    gone $pid
+    if alive $pid; then kill -KILL $pid; fi
     status=0
-    wait "$pid" || status=$?
-    kill $guard 2>/dev/null
+    wait $pid || status=$?
 }
 rank() { # rank R: its process
     local p
@@ -54,8 +63,13 @@ rank() { # rank R: its process
         grep -qz "^$work/" "/proc/$p/cmdline" 2>/dev/null && echo "$p"
     done
 }
-said() { # our line, or mpirun's about the host
-    grep -o 'mabn-train: .*' err || grep -E 'remote host:|lost communication' err | tr -s ' \n' ' '
+said() { grep -o 'mabn-train: .*' err || grep -E 'remote host:|lost communication' err | tr -s ' \n' ' '; }
+named() { # named FAULT RANK PID: is there one line of ours, and is it about this one?
+    [ "$(grep -c 'mabn-train: ' err)" = 1 ] || return
+    case $1 in
+    kill | freeze) grep -q "mabn-train: rank $2 on h[12] (pid $3) .* at step [0-9]" err ;;
+    cut) grep -q 'mabn-train: rank [0-9]* on h2 (pid [0-9]*) .* at step [0-9]' err ;;
+    esac
 }
 
 mabn-train "${course[@]}" -o one >/dev/null
@@ -77,6 +91,7 @@ for ((i = 1; i <= most; i++)); do
         sleep "0.0$((RANDOM % 90 + 10))"
         r=$((RANDOM % 4)) which='' victim=''
         [ "$fault" = cut ] || [ "$fault" = stop ] || victim=$(rank $r)
+        all=$(ours | while read -r p; do grep -lx mabn-train "/proc/$p/comm" | cut -d/ -f3; done)
         saving=$(compgen -G "$run/step-*.h5.tmp-*" >/dev/null && echo " saving")
         began=$(date +%s.%N)
         case $fault in
@@ -85,8 +100,12 @@ for ((i = 1; i <= most; i++)); do
         cut) "$here/hosts" cut h2 ;;
         stop) kill -USR1 $pid ;;
         esac
+        # shellcheck disable=SC2086
+        gone $all
+        took=$(seconds "$began")
         finish
-        took=$(seconds "$began") line=$(said | head -n 1) code=$status
+        took="$took, $(seconds "$began")" line=$(said | head -n 1) code=$status
+        named $fault $r "$victim" && line_ok=1 || line_ok=
         "$here/hosts" join h2
         for _ in $(seq 100); do
             left=$(ours | wc -l)
@@ -96,6 +115,7 @@ for ((i = 1; i <= most; i++)); do
         start "$run" h1:2 2 --resume # one host, another number of ranks
         finish
         result=$(same "$run" && echo same || echo other)
+        [ "$line_ok" ] || result="$result, but wrong lines"
         [ "$left" = 0 ] || result="$left left"
         [ $status = 0 ] || { result="resuming: $status"; sed 's/^/# /' err >&2; }
         tell "$fault$which$saving" "$took" "$code" "$line" "$result"
