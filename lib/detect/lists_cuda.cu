@@ -57,15 +57,24 @@ __global__ void __launch_bounds__(THREADS)
     if (counts && !(alike & before)) atomicAdd(&s->count[digit], (int32_t)__popc(alike));
 }
 
-__global__ void choose_digit(struct mabn_list_search *all, int shift)
+/* A thread a digit: the one whose keys, with those of smaller digits, reach the last that is wanted. */
+__global__ void __launch_bounds__(DIGITS) choose_digit(struct mabn_list_search *all, int shift)
 {
+    MABN_SHARED(int32_t, part, DIGITS);
     struct mabn_list_search *s = &all[blockIdx.x];
-    int d = 0;
-    for (; s->left > s->count[d]; d++)
-        s->left -= s->count[d];
+    const int d = (int)threadIdx.x;
+    const int32_t mine = s->count[d], left = s->left;
+    int32_t upto = mine;
+    for (int step = 1; step < DIGITS; step *= 2) {
+        part[d] = upto;
+        __syncthreads();
+        if (d >= step) upto += part[d - step];
+        __syncthreads();
+    }
+    s->count[d] = 0;
+    if (upto < left || upto - mine >= left) return;
+    s->left = left - (upto - mine);
     s->prefix |= (uint64_t)d << shift;
-    for (d = 0; d < DIGITS; d++)
-        s->count[d] = 0;
 }
 
 __global__ void gather_keys(uint64_t *keys, int64_t room, struct mabn_list_search *all,
@@ -212,7 +221,7 @@ mabn_status mabn_cuda_lists_search(struct mabn_list_search *s, const struct mabn
     for (int shift = 56; shift >= 0; shift -= 8) {
         if (shift < 32 && (n - 1) >> shift == 0) continue;
         MABN_TRY(MABN_LAUNCH(count_digits, grid, THREADS, 0, stream, s, *l, shift));
-        MABN_TRY(MABN_LAUNCH(choose_digit, (unsigned)l->lists, 1, 0, stream, s, shift));
+        MABN_TRY(MABN_LAUNCH(choose_digit, (unsigned)l->lists, DIGITS, 0, stream, s, shift));
     }
     return MABN_OK;
 }
