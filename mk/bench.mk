@@ -11,6 +11,7 @@
 #   make bench-roi        RoIAlign beside torchvision's
 #   make bench-nms        suppression and pasting beside torchvision's
 #   make bench-loader     the loader beside a bare libjpeg-turbo loop on the same JPEGs
+#   make bench-scenes     how many of COCO's photographs a second a detector's loader prepares
 #   make bench-pack       mabn-pack beside tar, on the class tree BENCH_TREE
 #   make bench-convert    mabn-convert beside cp
 #   make bench-coco       mabn-score beside pycocotools, faster-coco-eval and hotcoco
@@ -31,7 +32,7 @@ PYTHON       ?= /usr/bin/python3
 COCO_TINY     = $(MABN_SHARED)/data/coco-tiny/train2017 $(MABN_SHARED)/data/coco-tiny/annotations/instances_train2017.json
 tools_first  := PATH="$(abspath $(B)/bin):$$PATH"
 
-.PHONY: bench bench-net bench-start bench-detector bench-overfit bench-norm bench-roi bench-nms bench-loader bench-pack bench-convert bench-coco peer
+.PHONY: bench bench-net bench-start bench-detector bench-overfit bench-norm bench-roi bench-nms bench-loader bench-scenes bench-pack bench-convert bench-coco peer
 bench: bench-norm bench-loader bench-pack bench-convert $(if $(MABN_SHARED),bench-coco) bench-roi bench-nms bench-net
 
 bench-net: $(TORCH_VENV) all
@@ -54,6 +55,8 @@ bench-nms: deps-peer lib
 	$(PYTHON) tests/peer/nms_paste.py --bench
 bench-loader: $(B)/tests/bench/bench_loader
 	$(B)/tests/bench/bench_loader $(BENCH_FLAGS) $(BENCH_IMAGES)
+bench-scenes: $(B)/tests/bench/bench_scenes
+	$(B)/tests/bench/bench_scenes $(BENCH_FLAGS) $(firstword $(COCO_TINY))
 bench-pack: $(B)/bin/mabn-pack
 	tests/bench/pack-tar.sh $(B)/bin $(BENCH_TREE)
 bench-convert: deps-peer $(B)/bin/mabn-convert

@@ -92,7 +92,7 @@ $(G)/probe/%: $(B)/tests/gpu/%.cu.o $(LIB)
 $(B)/tests/gpu/%.cu.o: NVFLAGS += -Itests/unit -Itests/gpu $(filter -I%,$(PKG_CF))
 
 .PHONY: gpu-programs check-gpu bench-gpu bundle-gpu
-gpu-programs: $(G_BIN) $(addprefix $(B)/tests/unit/test_,net nodes golden_rcnn)
+gpu-programs: $(G_BIN) $(addprefix $(B)/tests/unit/test_,net nodes golden_rcnn) $(B)/tests/bench/bench_scenes
 check-gpu:
 	@$(MAKE) --no-print-directory CUDA=1 gpu-programs
 	@tests/run-all build/release-cuda/gpu unit

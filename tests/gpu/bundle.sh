@@ -5,7 +5,8 @@
 #     tar xf mabn-gpu.tar.gz && mabn-gpu/run
 # tests/gpu/run, which goes along, says what else it does.
 # CUDA_ARCH in the environment or config.mk says for which GPUs: the default here is 90 alone, an H100
-# or H200. MABN_GOLDEN=DIR packs recordings that two tests compare with; without, they skip.
+# or H200. MABN_GOLDEN=DIR packs recordings that two tests compare with; without, they skip. MABN_SHARED=DIR
+# packs photographs of COCO, with which the loader is timed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -39,7 +40,8 @@ if [ -n "${MABN_GOLDEN:-}" ]; then
 else
     echo "bundle.sh: no MABN_GOLDEN: two tests will skip" >&2
 fi
-take bench "${benches[@]}"
+take bench "${benches[@]}" "$built"/tests/bench/bench_scenes
+[ -z "${MABN_SHARED:-}" ] || take photographs "$MABN_SHARED"/data/coco-tiny/train2017/*.jpg
 [ ${#probes[@]} -eq 0 ] || take probe "${probes[@]}"
 take bin "$built"/bin/mabn-{bench,train,eval,init,pack,info,plot}
 find "$dir" -type f -executable -exec strip {} +
