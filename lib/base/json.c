@@ -675,11 +675,43 @@ mabn_status mabn_json_read_word(struct mabn_json *j, int *value, const struct ma
     return status;
 }
 
+/* Most keys are of at most 15 plain bytes, behind a comma and perhaps a blank, and before a colon:
+ * such a one. */
+static inline bool next_plain_key(struct mabn_json *j, struct frame *f, struct mabn_json_text *key)
+{
+#ifdef __SSE2__
+    uint8_t *p = j->p;
+    if (j->end - p < MARGIN || (!f->fresh && *p++ != ',')) return false;
+    p += *p == ' ';
+    if (*p != '"') return false;
+    const __m128i v = _mm_loadu_si128((const __m128i *)(p + 1));
+    const __m128i stop = _mm_or_si128(
+        _mm_or_si128(_mm_cmpeq_epi8(v, _mm_set1_epi8('"')), _mm_cmpeq_epi8(v, _mm_set1_epi8('\\'))),
+        _mm_cmpgt_epi8(_mm_set1_epi8(' '), v)); /* and above 127 */
+    const unsigned n = (unsigned)__builtin_ctz((unsigned)_mm_movemask_epi8(stop) | 0x10000);
+    if (n == 16 || p[n + 1] != '"' || p[n + 2] != ':') return false;
+    f->fresh = false;
+    f->key_length = (uint8_t)n;
+    _mm_storeu_si128((__m128i *)f->key, v);
+    j->value = p;
+    j->p = p + n + 3;
+    key->bytes = (const char *)p + 1;
+    key->length = n;
+    return true;
+#else
+    (void)j;
+    (void)f;
+    (void)key;
+    return false;
+#endif
+}
+
 bool mabn_json_next_key(struct mabn_json *j, struct mabn_json_text *key)
 {
+    struct frame *f = &j->frames[j->depth - 1];
+    if (next_plain_key(j, f, key)) return true;
     int c = peek_byte(j);
     if (j->status) return false;
-    struct frame *f = &j->frames[j->depth - 1];
     if (c == '}') {
         j->p++;
         j->depth--;
@@ -765,13 +797,10 @@ static inline bool short_number(const uint8_t *p, unsigned *whole, unsigned *fra
     return n > 0 && end < 16 && (*p != '0' || n == 1) && (p[end] | 32) != 'e';
 }
 
-/* The number of the first n <= 8 digits at p. */
-static inline uint64_t few_digits(const uint8_t *p, unsigned n)
+/* The number of the first n digits, 1 to 8, in the bytes of w. */
+static inline uint64_t few_digits(uint64_t w, unsigned n)
 {
     const uint64_t odd = 0x000f000f000f000f, quarter = 0x000000ff000000ff;
-    uint64_t w;
-    memcpy(&w, p, 8);
-    if (n == 0) return 0;
     w <<= 64 - 8 * n; /* zeros in front; the last digit is the highest byte */
     w = (w & odd) * 10 + (w >> 8 & odd);
     w = (w & quarter) * 100 + (w >> 16 & quarter);
@@ -890,16 +919,27 @@ static double to_double(const struct number *n)
 }
 
 /* The same for a number at p, where one begins, and only then. */
-static inline bool scan_short(const uint8_t *p, struct number *out)
+static inline __attribute__((always_inline)) bool scan_short(const uint8_t *p, struct number *out)
 {
 #ifdef __SSE2__
     static const uint32_t powers[9] = {1,      10,      100,      1000,     10000,
                                        100000, 1000000, 10000000, 100000000};
     unsigned whole, fraction;
     if (!short_number(p, &whole, &fraction) || whole > 8 || fraction > 8) return false;
+    uint64_t w, after;
+    memcpy(&w, p, 8);
+    if (fraction == 0) {
+        w = few_digits(w, whole);
+    } else if (whole + fraction < 8) { /* close up over the point */
+        const uint64_t front = ((uint64_t)1 << 8 * whole) - 1;
+        w = few_digits((w & front) | (w >> 8 & ~front), whole + fraction);
+    } else {
+        memcpy(&after, p + whole + 1, 8);
+        w = few_digits(w, whole) * powers[fraction] + few_digits(after, fraction);
+    }
     out->start = p;
     out->stop = p + whole + (fraction ? fraction + 1 : 0);
-    out->digits = few_digits(p, whole) * powers[fraction] + few_digits(p + whole + 1, fraction);
+    out->digits = w;
     out->exponent = -(int64_t)fraction;
     out->negative = false;
     out->exact = true;
@@ -909,6 +949,13 @@ static inline bool scan_short(const uint8_t *p, struct number *out)
     (void)out;
     return false;
 #endif
+}
+
+/* The double of such a number: its digits are fewer than 2^53, so there is one rounding. */
+static inline double short_double(const struct number *n)
+{
+    static const double powers[] = {1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8};
+    return (double)n->digits / powers[-n->exponent];
 }
 
 static mabn_status read_number(struct mabn_json *j, struct number *n)
@@ -933,9 +980,24 @@ static mabn_status read_number(struct mabn_json *j, struct number *n)
     return MABN_OK;
 }
 
+/* The number that comes next, if it is a short one. */
+static inline bool next_short(struct mabn_json *j, struct number *n)
+{
+    uint8_t *p = j->p;
+    p += *p == ' ';
+    if (j->end - p < MARGIN || !scan_short(p, n)) return false;
+    j->value = p;
+    j->p = (uint8_t *)n->stop;
+    return true;
+}
+
 mabn_status mabn_json_read_double(struct mabn_json *j, double *out)
 {
     struct number n;
+    if (next_short(j, &n)) {
+        *out = short_double(&n);
+        return MABN_OK;
+    }
     MABN_TRY(read_number(j, &n));
     double v = to_double(&n);
     if (!isfinite(v)) return mabn_json_fail(j, "number is too large for a double");
@@ -975,12 +1037,14 @@ mabn_status mabn_json_read_id(struct mabn_json *j, int64_t *out, struct mabn_jso
     struct number n;
     text->bytes = NULL;
     text->length = 0;
-    if (peek_byte(j) == '"') return mabn_json_read_string(j, text);
-    enum mabn_json_kind kind = is_digit(*j->p) ? MABN_JSON_NUMBER : mabn_json_peek(j);
-    if (kind != MABN_JSON_NUMBER && kind != MABN_JSON_ERROR)
-        return mabn_json_fail(j, "expected a number or a string, found %s",
-                              mabn_json_kind_name(kind));
-    MABN_TRY(read_number(j, &n));
+    if (!next_short(j, &n)) {
+        if (peek_byte(j) == '"') return mabn_json_read_string(j, text);
+        enum mabn_json_kind kind = is_digit(*j->p) ? MABN_JSON_NUMBER : mabn_json_peek(j);
+        if (kind != MABN_JSON_NUMBER && kind != MABN_JSON_ERROR)
+            return mabn_json_fail(j, "expected a number or a string, found %s",
+                                  mabn_json_kind_name(kind));
+        MABN_TRY(read_number(j, &n));
+    }
     if (!to_int64(&n, out)) return MABN_OK;
     text->bytes = (const char *)n.start;
     text->length = (size_t)(n.stop - n.start);
@@ -990,6 +1054,10 @@ mabn_status mabn_json_read_id(struct mabn_json *j, int64_t *out, struct mabn_jso
 bool mabn_json_try_double(struct mabn_json *j, double *out)
 {
     struct number n;
+    if (next_short(j, &n)) {
+        *out = short_double(&n);
+        return true;
+    }
     int c = peek_byte(j);
     if (j->status) return false;
     if ((!is_digit((uint8_t)c) && c != '-') || not_finite(j, c)) {
@@ -1090,6 +1158,25 @@ static inline bool next_plain(struct mabn_json *j, struct number *out)
     return true;
 }
 
+bool mabn_json_try_doubles(struct mabn_json *j, double *out, size_t n)
+{
+    struct number number = {.start = j->p};
+    uint8_t *p = j->p;
+    p += *p == ' ';
+    if ((size_t)(j->end - p) < MARGIN + 20 * n || *p++ != '[') return false;
+    for (size_t i = 0; i < n; i++) {
+        if (i && *p++ != ',') return false;
+        p += *p == ' ';
+        if (!scan_short(p, &number)) return false;
+        out[i] = short_double(&number);
+        p = (uint8_t *)number.stop;
+    }
+    if (*p != ']') return false;
+    j->value = (uint8_t *)number.start;
+    j->p = p + 1;
+    return true;
+}
+
 mabn_status mabn_json_append_finite(struct mabn_json *j, double **items, size_t *count,
                                     size_t *capacity, size_t *odd)
 {
@@ -1107,7 +1194,7 @@ mabn_status mabn_json_append_finite(struct mabn_json *j, double **items, size_t 
         struct number plain;
         while (next_plain(j, &plain)) {
             MABN_GROW(array, n, room);
-            array[n++] = to_double(&plain);
+            array[n++] = short_double(&plain);
         }
     }
     *items = array;

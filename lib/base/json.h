@@ -113,6 +113,9 @@ mabn_status mabn_json_read_word(struct mabn_json *j, int *value, const struct ma
 /* An array of exactly n numbers (a box, a shape). */
 mabn_status mabn_json_read_doubles(struct mabn_json *j, double *out, size_t n);
 mabn_status mabn_json_read_int64s(struct mabn_json *j, int64_t *out, size_t n);
+/* When the next value is an array of exactly n numbers (n > 0) in a common and short form, read it.
+ * false tells nothing: the value still waits, to be read in another way; *out may have been written. */
+bool mabn_json_try_doubles(struct mabn_json *j, double *out, size_t n);
 /* An array of numbers appended to a growing one (MABN_GROW's fields; free(*items) in the end). Items
  * that are not finite numbers are skipped; *odd counts them. */
 mabn_status mabn_json_append_finite(struct mabn_json *j, double **items, size_t *count,

@@ -127,6 +127,10 @@ static void set_choice(const struct mabn_option *o, const char *text)
         mabn_cli_usage_error("%s", mabn_error_message());
 }
 
+/* Not a reason to link oneDNN into a tool that computes nothing: loading it takes such a tool longer
+ * than anything else does. */
+extern __attribute__((weak)) const char *mabn_device_cpu_library(bool file);
+
 static void show_libraries(void)
 {
     printf("%s %s\n", current->name, MABN_VERSION);
@@ -135,7 +139,7 @@ static void show_libraries(void)
 #else
     printf("built with gcc %s, %s\n", __VERSION__, MABN_CUDA ? "CUDA" : "no CUDA");
 #endif
-    puts(mabn_device_cpu_library(true));
+    if (mabn_device_cpu_library) puts(mabn_device_cpu_library(true));
 }
 
 static void show_help(const struct mabn_cli *cli);

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/pages.h"
 #include "base/progress.h"
 #include "base/rng.h"
 #include "base/thread.h"
@@ -334,6 +335,7 @@ static mabn_status minus_ones(double **out, size_t n)
     void *p = NULL;
     MABN_TRY(mabn_alloc(&p, n * sizeof **out));
     *out = p;
+    mabn_expect_use(p, n * sizeof **out);
     for (size_t i = 0; i < n; i++)
         (*out)[i] = -1;
     return MABN_OK;

@@ -13,6 +13,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/pages.h"
 #include "base/progress.h"
 
 /* A mask string longer than this is no mask: 2^32 pixels in runs of one need less. */
@@ -368,9 +369,13 @@ static void read_keypoints(struct reading *r, struct mabn_coco_record *record)
 static void read_box(struct reading *r, struct mabn_coco_record *record)
 {
     double v[4];
-    bool empty;
-    enum mabn_json_kind kind = mabn_json_peek(r->json);
-    record->has_box = read_few(r, v, 4, &empty);
+    bool empty = false;
+    enum mabn_json_kind kind = MABN_JSON_ARRAY;
+    record->has_box = mabn_json_try_doubles(r->json, v, 4);
+    if (!record->has_box) {
+        kind = mabn_json_peek(r->json);
+        record->has_box = read_few(r, v, 4, &empty);
+    }
     record->odd_box = !record->has_box && !empty && kind != MABN_JSON_NULL;
     if (record->has_box) record->box = (struct mabn_box){v[0], v[1], v[2], v[3]};
 }
@@ -431,6 +436,24 @@ static unsigned read_field(struct reading *r, struct mabn_coco_record *record,
     return 0;
 }
 
+/* Room for a record more. When the first ones have shown how long one is, the size of the file tells
+ * how many there will be; it is believed up to 64 times those that were read. */
+static void make_room(struct reading *r)
+{
+    enum { FEW = 1024, MOST_TIMES = 64 };
+    struct mabn_coco *c = r->out;
+    if (c->n_records < r->room_records) return;
+    size_t room = r->room_records ? 2 * r->room_records : 16;
+    if (c->n_records >= FEW) {
+        double parts = (double)mabn_json_size(r->json) / (double)mabn_json_offset(r->json);
+        size_t all = (size_t)((double)c->n_records * fmin(1.02 * parts, MOST_TIMES));
+        if (all > room) room = all;
+    }
+    r->room_records = room;
+    c->records = mabn_xrealloc(c->records, room * sizeof *c->records);
+    mabn_expect_use(c->records, room * sizeof *c->records);
+}
+
 static void read_record(struct reading *r, unsigned needed)
 {
     static const char *const names[] = {"image_id", "category_id", "score", "segmentation"};
@@ -442,7 +465,7 @@ static void read_record(struct reading *r, unsigned needed)
         mabn_json_fail(j, "more than 2^32 records");
         return;
     }
-    MABN_GROW(c->records, c->n_records, r->room_records);
+    make_room(r);
     struct mabn_coco_record *record = &c->records[c->n_records];
     memset(record, 0, sizeof *record);
     record->odd_id = record->no_id = !r->results;

@@ -7,6 +7,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/thread.h"
 
 enum { NONE = UINT32_MAX };
 
@@ -453,6 +454,36 @@ static void tell_boxes(const struct mabn_coco *c)
 
 /* ---- detections ---- */
 
+/* Places of the results' images and categories, a block of records at a time. */
+struct lookup {
+    const struct mabn_coco *results;
+    const struct id_table *images, *categories;
+    uint32_t *image, *category; /* (records) */
+};
+
+enum { LOOKUP_BLOCK = 4096 };
+
+static mabn_status look_up(void *context, int64_t block, int worker)
+{
+    const struct lookup *l = context;
+    const size_t first = (size_t)block * LOOKUP_BLOCK, left = l->results->n_records - first,
+                 last = first + (left < LOOKUP_BLOCK ? left : LOOKUP_BLOCK);
+    (void)worker;
+    for (size_t i = first; i < last; i++) {
+        const struct mabn_coco_record *r = &l->results->records[i];
+        l->image[i] = table_find(l->images, r->image_id);
+        l->category[i] = table_find(l->categories, r->category_id);
+    }
+    return MABN_OK;
+}
+
+static mabn_status look_up_all(const struct lookup *l, int threads)
+{
+    const size_t blocks = (l->results->n_records + LOOKUP_BLOCK - 1) / LOOKUP_BLOCK;
+    return mabn_parallel(threads ? threads : mabn_threads_available(), (int64_t)blocks, 1, look_up,
+                         (void *)(uintptr_t)l);
+}
+
 /* The image is unknown: is it one that was left out on purpose? */
 static mabn_status check_image(const struct mabn_coco *truth, const struct mabn_coco *results,
                                const struct mabn_coco_record *r, const struct id_table *known)
@@ -488,10 +519,11 @@ static mabn_status list_detections(struct mabn_coco_join *out, const struct mabn
     out->detection_category = mabn_xmalloc((n + 1) * sizeof *out->detection_category);
     uint32_t *image = mabn_xmalloc((n + 1) * sizeof *image);
     size_t *start = out->detection_start + 1;
+    const struct lookup lookup = {results, images, categories, image, out->detection_category};
+    MABN_TRY_GOTO(look_up_all(&lookup, params->threads), done);
     for (size_t i = 0; i < n; i++) {
         const struct mabn_coco_record *r = &results->records[i];
-        uint32_t category = out->detection_category[i] = table_find(categories, r->category_id);
-        image[i] = table_find(images, r->image_id);
+        uint32_t category = out->detection_category[i];
         if (image[i] == NONE) MABN_TRY_GOTO(check_image(truth, results, r, &known), done);
         if (category == NONE && table_find(&named, r->category_id) == NONE && !strange++)
             strange_id = r->category_id;

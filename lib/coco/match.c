@@ -17,6 +17,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/pages.h"
 #include "base/progress.h"
 #include "base/thread.h"
 #include "coco/evaluation.h"
@@ -754,6 +755,8 @@ mabn_status mabn_coco_match(struct mabn_coco_evaluation *e, const struct mabn_co
     if (!mabn_size_mul(n, (size_t)e->params.n_areas * sizeof *e->bits, &bytes))
         MABN_TRY_GOTO(mabn_fail(MABN_ERR_LIMIT, "too many detections"), out);
     MABN_TRY_GOTO(mabn_alloc((void **)&e->bits, bytes), out);
+    mabn_expect_use(e->detections, n * sizeof *e->detections);
+    mabn_expect_use(e->bits, bytes);
     m.progress = mabn_progress_new("matching", "images", e->n_images);
     status = mabn_parallel(e->threads, (int64_t)e->n_images, 8, match_image, &m);
     mabn_progress_free(m.progress);

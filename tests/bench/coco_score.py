@@ -139,7 +139,7 @@ def main():
             if tool != "mabn-score":
                 times = median[tool] / median["mabn-score"]
                 worst = max(abs(a - b) for a, b in zip(stats[tool], stats["mabn-score"]))
-                line += f"  mabn-score is {times:.0f} times as fast, with {memory['mabn-score'] / memory[tool]:.3f} of the memory; largest difference {worst:g}"
+                line += f"  mabn-score is {times:.2f} times as fast, with {memory['mabn-score'] / memory[tool]:.3f} of the memory; largest difference {worst:g}"
                 goal, share = GOALS[tool][kind]
                 missed = times < goal or memory["mabn-score"] > memory[tool] * share
                 if tool == "pycocotools":

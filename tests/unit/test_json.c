@@ -207,6 +207,130 @@ static void test_lengths(void)
 }
 
 /* Python's NaN and Infinity, where they are allowed. */
+/* What is far from the end of the window is read by shortcuts: the same values, the same grammar. */
+static void test_shortcuts(void)
+{
+    static const struct {
+        const char *text;
+        bool plain, fine; /* taken by mabn_json_try_doubles; four numbers at all */
+    } lists[] = {
+        {"[1,2.5,3,4]", true, true},
+        {" [1, 2, 3, 4]", true, true},
+        {"[0.1,1234.123,1234567.1234567,0.00000001]", true, true},
+        {"[12345678.12345678,2,3,4]", false, true},
+        {"[1234.567,123456.7,1234567.8,99999999]", true, true},
+        {"[1,2,3]", false, false},
+        {"[1,2,3,4,5]", false, false},
+        {"[1,2,3,4e1]", false, true},
+        {"[1,-2,3,4]", false, true},
+        {"[123456789,2,3,0.123456789]", false, true},
+        {"[1 ,2,3,4 ]", false, true},
+        {"[1,2,3,04]", false, false},
+        {"[1,2,3,4.]", false, false},
+        {"[1,2,3,\"4\"]", false, false},
+        {"[1,2,3,]", false, false},
+        {"{}", false, false},
+    };
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
+        char text[2048];
+        double v[4] = {0}, want[4] = {0};
+        memset(text, ' ', sizeof text);
+        memcpy(text, lists[i].text, strlen(lists[i].text));
+        struct mabn_json *j = mabn_json_new_bytes(text, sizeof text, "list");
+        (void)mabn_json_peek(j);
+        bool taken = mabn_json_try_doubles(j, v, 4);
+        if (!taken) (void)mabn_json_read_doubles(j, v, 4);
+        bool fine = mabn_json_end(j) == MABN_OK;
+        mabn_json_free(j);
+        const char *at = lists[i].text;
+        for (int k = 0; k < 4 && lists[i].fine; k++) {
+            at += strcspn(at, "-0123456789");
+            want[k] = strtod(at, (char **)(uintptr_t)&at);
+        }
+        tap_ok(taken == lists[i].plain && fine == lists[i].fine &&
+                   (!fine || !memcmp(v, want, sizeof v)),
+               "shortcut: %s", lists[i].text);
+    }
+}
+
+static const char *const keys[] = {
+    "id",       "a",      "",         "category_id12345", "fifteen_bytes_0", "sixteen_bytes_00",
+    "\\u0069d", "a\\\"b", "\xc3\xa9", "segmentation"};
+
+/* Keys in every writing have the same bytes near the end of the input and far from it. */
+static void test_keys(void)
+{
+    static const char *const between[] = {"", " ", "  ", "\n", "\t "};
+    int wrong = 0;
+    for (size_t k = 0; k < sizeof keys / sizeof *keys; k++)
+        for (size_t b = 0; b < 25; b++) {
+            char text[4096], near[64] = "";
+            int n = snprintf(text, sizeof text, "{\"x\":1,%s\"%s\"%s:2}", between[b % 5], keys[k],
+                             between[b / 5]);
+            for (int far = 0; far < 2; far++) {
+                struct mabn_json_text key = {NULL, 0};
+                memset(text + n, ' ', sizeof text - (size_t)n);
+                struct mabn_json *j =
+                    mabn_json_new_bytes(text, far ? sizeof text : (size_t)n, "keys");
+                int64_t one = 0, two = 0;
+                mabn_json_begin_object(j);
+                wrong += !mabn_json_next_key(j, &key) || !mabn_json_is(key, "x");
+                mabn_json_read_int64(j, &one);
+                wrong += !mabn_json_next_key(j, &key);
+                if (far)
+                    wrong += key.length != strlen(near) || memcmp(key.bytes, near, key.length);
+                else
+                    snprintf(near, sizeof near, "%.*s", (int)key.length, key.bytes);
+                mabn_json_read_int64(j, &two);
+                wrong += mabn_json_next_key(j, &key) || mabn_json_end(j) || one != 1 || two != 2;
+                mabn_json_free(j);
+            }
+        }
+    tap_ok(wrong == 0, "keys: the same by the shortcut and without it (%d wrong)", wrong);
+    static const char *const bad[] = {"{\"a\tb\":1}",       "{\"a\x01\":1}", "{\"a\":1 \"b\":2}",
+                                      "{\"a\":1,,\"b\":2}", "{,\"a\":1}",    "{\"a\xff\":1}"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char text[4096];
+        memset(text, ' ', sizeof text);
+        memcpy(text, bad[i], strlen(bad[i]));
+        struct mabn_json *j = mabn_json_new_bytes(text, sizeof text, "bad");
+        struct mabn_json_text key;
+        mabn_json_begin_object(j);
+        while (mabn_json_next_key(j, &key))
+            mabn_json_skip(j);
+        tap_ok(mabn_json_end(j) == MABN_ERR_FORMAT, "a bad key or comma is refused: %s", bad[i]);
+        mabn_json_free(j);
+    }
+}
+
+/* Identifiers of other forms than a few digits, far from the end too. */
+static void test_ids(void)
+{
+    static const struct {
+        const char *text;
+        int64_t id;
+        const char *as_text;
+    } ids[] = {{"7", 7, NULL},         {"3.0", 3, NULL},
+               {"12.50e1", 125, NULL}, {"-7", -7, NULL},
+               {"3.5", 0, "3.5"},      {"123456789012", 123456789012, NULL},
+               {"1e30", 0, "1e30"},    {"\"7\"", 0, "7"},
+               {"0.10", 0, "0.10"},    {"12345678", 12345678, NULL}};
+    for (size_t i = 0; i < sizeof ids / sizeof *ids; i++) {
+        char text[4096];
+        int64_t id = 0;
+        struct mabn_json_text other;
+        memset(text, ' ', sizeof text);
+        memcpy(text + 1, ids[i].text, strlen(ids[i].text));
+        struct mabn_json *j = mabn_json_new_bytes(text, sizeof text, "id");
+        (void)mabn_json_peek(j);
+        bool read = mabn_json_read_id(j, &id, &other) == MABN_OK;
+        bool same = ids[i].as_text ? other.bytes && mabn_json_is(other, ids[i].as_text)
+                                   : !other.bytes && id == ids[i].id;
+        tap_ok(read && same && mabn_json_end(j) == MABN_OK, "id %s", ids[i].text);
+        mabn_json_free(j);
+    }
+}
+
 static void test_nan(void)
 {
     static const char text[] = "[NaN, -Infinity, {\"a\": [Infinity, NaN, 2]}, NaN, 3, NaN]";
@@ -618,6 +742,9 @@ int main(void)
 {
     test_grammar();
     test_lengths();
+    test_shortcuts();
+    test_keys();
+    test_ids();
     test_nan();
     test_depth();
     test_numbers();

@@ -1,0 +1,14 @@
+#include "base/pages.h"
+
+#include <stdint.h>
+#include <sys/mman.h>
+
+void mabn_expect_use(void *p, size_t bytes)
+{
+    enum { PAGE = 4096, WORTH_IT = 4 << 20 };
+    if (!p || bytes < WORTH_IT) return;
+    /* To the edges of its mapping, which stays one for mremap. */
+    const uintptr_t from = (uintptr_t)p / PAGE * PAGE;
+    const uintptr_t to = ((uintptr_t)p + bytes + PAGE - 1) / PAGE * PAGE;
+    (void)!madvise((void *)from, to - from, MADV_HUGEPAGE);
+}
