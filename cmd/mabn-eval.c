@@ -474,7 +474,9 @@ static mabn_status build_detector(struct detection *d, const char *path)
     MABN_TRY(mabn_detector_declare(d->params, d->device, m, false));
     MABN_TRY(mabn_model_file_load(&d->file, d->params, &load));
     if (o.recalibrate) MABN_TRY(recalibrate_detector(d, path));
-    return mabn_rcnn_new(&d->rcnn, d->device, m, d->params, &options);
+    MABN_TRY(mabn_rcnn_new(&d->rcnn, d->device, m, d->params, &options));
+    mabn_rcnn_time_parts(d->rcnn, mabn_log_level_now() == MABN_LOG_VERBOSE);
+    return MABN_OK;
 }
 
 static mabn_status write_text(struct detection *d, const char *text, size_t length)

@@ -171,7 +171,7 @@ static mabn_status time_parts(struct bench *b, struct mabn_rcnn_figures *f)
 {
     double update;
     const enum mabn_device_kind kind = mabn_device_kind_of(mabn_params_device(b->params));
-    if (!b->c->training || kind != MABN_DEVICE_CUDA) return MABN_OK;
+    if (kind != MABN_DEVICE_CUDA) return MABN_OK;
     MABN_TRY(fill_pictures(b));
     mabn_rcnn_time_parts(b->rcnn, true);
     const mabn_status status = run_step(b, f, &update);

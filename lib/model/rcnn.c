@@ -168,6 +168,7 @@ static mabn_status find_body(struct mabn_rcnn *r, int images, int height, int wi
             return MABN_OK;
         }
     }
+    if (r->settle) MABN_TRY(r->settle(r));
     make_room(r);
     struct rcnn_body body = {.images = images, .height = height, .width = width};
     const mabn_status status = build_body(r, &body);
@@ -390,6 +391,27 @@ mabn_status mabn_rcnn_new(struct mabn_rcnn **out, struct mabn_device *device,
     return MABN_OK;
 }
 
+void mabn_rcnn_found_release(struct mabn_rcnn_found *found)
+{
+    mabn_detections_release(&found->boxes);
+    for (int64_t i = 0; i < found->mask_room; i++)
+        mabn_rle_release(&found->masks[i]);
+    free(found->masks);
+    memset(found, 0, sizeof *found);
+}
+
+static void release_detections(struct mabn_rcnn *r)
+{
+    for (int k = 0; k < RCNN_DETECTIONS; k++) {
+        struct rcnn_detection *d = &r->detections[k];
+        for (int i = 0; i < r->options.images && d->found; i++)
+            mabn_rcnn_found_release(&d->found[i]);
+        free(d->images);
+        free(d->originals);
+        free(d->found);
+    }
+}
+
 void mabn_rcnn_free(struct mabn_rcnn *r)
 {
     if (!r) return;
@@ -402,6 +424,7 @@ void mabn_rcnn_free(struct mabn_rcnn *r)
     mabn_rcnn_cuda_train_free(r);
     mabn_rcnn_cuda_free(r);
 #endif
+    release_detections(r);
     mabn_scratch_release(&r->scratch);
     void *arrays[] = {r->widths,          r->heights,     r->proposals.box, r->proposals.score,
                       r->proposals.count, r->boxes.box,   r->boxes.image,   r->boxes.label,

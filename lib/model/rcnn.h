@@ -98,7 +98,8 @@ struct mabn_rcnn_figures {
     int64_t rpn_sampled, rpn_positives; /* anchors */
     int64_t proposals;                  /* without the true boxes that join them */
     int64_t boxes, positives;           /* regions that the box head saw */
-    double seconds[MABN_RCNN_PARTS];    /* on a GPU in training with options.timed alone */
+    double seconds[MABN_RCNN_PARTS]; /* on a GPU with mabn_rcnn_time_parts alone, but for the masks
+                                         * in testing */
 };
 
 /* Compute losses and all gradients for the pictures in the input; `images` has as many entries as
@@ -116,8 +117,8 @@ MABN_MUST_USE mabn_status mabn_rcnn_result(struct mabn_rcnn *rcnn,
                                            struct mabn_rcnn_figures *figures);
 int mabn_rcnn_behind(const struct mabn_rcnn *rcnn);
 int mabn_rcnn_depth(const struct mabn_rcnn *rcnn);
-/* On a GPU: steps that begin from now on tell what their parts took, which takes them one at a time and
- * kernel by kernel. No step may be under way. */
+/* On a GPU: steps and detections that begin from now on tell what their parts took, which takes them one at
+ * a time and kernel by kernel. None may be under way. */
 void mabn_rcnn_time_parts(struct mabn_rcnn *rcnn, bool wanted);
 /* As mabn_net_tell_gradients, for the body's backward, which comes last. */
 void mabn_rcnn_tell_gradients(struct mabn_rcnn *rcnn, mabn_net_ready ready, void *context);
@@ -150,6 +151,15 @@ MABN_MUST_USE mabn_status mabn_rcnn_detect(struct mabn_rcnn *rcnn,
                                            const struct mabn_rcnn_size *originals,
                                            struct mabn_rcnn_found *found,
                                            struct mabn_rcnn_figures *figures);
+/* The same in two halves, under the rules of mabn_rcnn_begin and _result: on a GPU pictures may be begun
+ * before the detections of those before them are asked for, which are the same. What the images point to is
+ * not needed after begin. */
+MABN_MUST_USE mabn_status mabn_rcnn_detect_begin(struct mabn_rcnn *rcnn,
+                                                 const struct mabn_rcnn_image *images,
+                                                 const struct mabn_rcnn_size *originals);
+MABN_MUST_USE mabn_status mabn_rcnn_detect_result(struct mabn_rcnn *rcnn,
+                                                  struct mabn_rcnn_found *found,
+                                                  struct mabn_rcnn_figures *figures);
 
 /* The plans that the last step used, for inspection and timing (net/net.h); NULL: none. */
 enum mabn_rcnn_plan {

@@ -1,10 +1,12 @@
 /* What the conductor of a detector has done on a GPU between its plans in testing.
  *
- * From the pictures to detections and the logits of their masks all is queued, and the host waits once:
- * proposals, the box head's rows, detections and the mask head's rows stay in device memory with their
- * counts, each with room for all that there may be (detect_all). Where that cannot be (losses as well,
- * suppression across classes, too many boxes, more ties than there is room for) the host asks for the
- * proposals and decides itself. In both cases masks are pasted here: where their pixels change. */
+ * From the pictures to detections and the logits of their masks all is queued, and the host waits for
+ * nothing: proposals, the box head's rows, detections and the mask head's rows stay in device memory with
+ * their counts, each with room for all that there may be. What is found is copied to the host behind it,
+ * and looked at when the next pictures' work is queued already; for each shape of the pictures the queue is
+ * a CUDA graph. Where that cannot be (losses as well, suppression across classes, too many boxes, more ties
+ * than there is room for) the host asks for the proposals and decides itself. In both cases masks are
+ * pasted here, in the stream of copies: where their pixels change. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,10 +16,11 @@
 #include "detect/paste_cuda.h"
 #include "detect/proposals_cuda.h"
 #include "device/cuda.h"
+#include "model/rcnn_graph.cuh"
 #include "model/rcnn_internal.h"
 #include "net/queue.h"
 
-enum { MARKS = 6 };
+enum { MARKS = 6, SLOTS = 2 };
 
 /* Device memory, made anew where it is too small. */
 struct room {
@@ -25,23 +28,46 @@ struct room {
     size_t bytes;
 };
 
+/* A detection under way, of which the host will see this. Pinned memory. */
+struct slot {
+    struct room fetched;                         /* the front of struct rcnn_cuda.found */
+    struct room sizes;                           /* of the pictures: widths, then heights */
+    struct mabn_cuda_event *done, *marks[MARKS]; /* between its parts, where they are timed */
+    bool timed;
+};
+
 struct rcnn_cuda {
-    struct room proposals; /* then scratch */
-    struct room masks;     /* maps, boxes, channels, counts of a picture's masks */
-    struct room places;    /* where their pixels change */
-    int32_t *count;        /* (images), on the host */
-    struct room found;     /* what detect_all works on */
-    void *fetched;         /* of it what the host sees, in pinned memory */
-    size_t fetched_bytes;
-    struct mabn_cuda_event *marks[MARKS]; /* between its parts */
+    struct room proposals;               /* then scratch */
+    struct room masks;                   /* maps, boxes, channels, counts of a picture's masks */
+    struct room places;                  /* where their pixels change */
+    struct room masks_here, places_here; /* the same, pinned */
+    struct mabn_cuda_event *pasted;
+    int32_t *count;    /* (images), on the host */
+    struct room found; /* what a detection works on */
+    struct slot slots[SLOTS];
+    int64_t begun, told;
+    const struct slot *seen; /* that was told last */
+    bool no_graphs;          /* capturing has failed */
 };
 
 static mabn_status need_room(struct mabn_rcnn *r, struct room *room, size_t bytes)
 {
     if (bytes <= room->bytes) return MABN_OK;
+    MABN_TRY(mabn_device_wait(r->device)); /* detections under way use it */
     mabn_device_release(r->device, room->base, room->bytes);
     *room = {};
     MABN_TRY(mabn_device_alloc(r->device, &room->base, bytes));
+    room->bytes = bytes;
+    return MABN_OK;
+}
+
+/* Likewise of pinned memory, which nothing under way uses. */
+static mabn_status need_pinned(struct mabn_rcnn *r, struct room *room, size_t bytes)
+{
+    if (bytes <= room->bytes) return MABN_OK;
+    mabn_cuda_host_release(r->device, room->base);
+    *room = {};
+    MABN_TRY(mabn_cuda_host_alloc(r->device, &room->base, bytes));
     room->bytes = bytes;
     return MABN_OK;
 }
@@ -57,15 +83,24 @@ static struct rcnn_cuda *cuda_of(struct mabn_rcnn *r)
 void mabn_rcnn_cuda_free(struct mabn_rcnn *r)
 {
     if (!r->cuda) return;
-    struct room *rooms[] = {&r->cuda->proposals, &r->cuda->masks, &r->cuda->places,
-                            &r->cuda->found};
+    struct rcnn_cuda *c = r->cuda;
+    if (mabn_device_wait(r->device)) { /* reported by whoever waited before; nothing runs now */
+    }
+    struct room *rooms[] = {&c->proposals, &c->masks, &c->places, &c->found};
     for (struct room *room : rooms)
         mabn_device_release(r->device, room->base, room->bytes);
-    mabn_cuda_host_release(r->device, r->cuda->fetched);
-    for (struct mabn_cuda_event *event : r->cuda->marks)
-        mabn_cuda_event_free(event);
-    free(r->cuda->count);
-    free(r->cuda);
+    for (struct slot &slot : c->slots) {
+        mabn_cuda_host_release(r->device, slot.fetched.base);
+        mabn_cuda_host_release(r->device, slot.sizes.base);
+        mabn_cuda_event_free(slot.done);
+        for (struct mabn_cuda_event *event : slot.marks)
+            mabn_cuda_event_free(event);
+    }
+    mabn_cuda_host_release(r->device, c->masks_here.base);
+    mabn_cuda_host_release(r->device, c->places_here.base);
+    mabn_cuda_event_free(c->pasted);
+    free(c->count);
+    free(c);
     r->cuda = NULL;
 }
 
@@ -201,10 +236,11 @@ static struct found_layout lay_out_found(const struct mabn_rcnn *r, size_t room,
     return l;
 }
 
-/* What detect_all works on. */
+/* What a detection works on. */
 struct detecting {
     struct mabn_rcnn *r;
     void *stream;
+    struct slot *slot; /* of one that begins */
     struct mabn_proposal_options proposing;
     struct mabn_detection_options choosing;
     struct found_layout at;
@@ -251,15 +287,6 @@ static mabn_status place(struct detecting *d)
     d->at = lay_out_found(r, (size_t)d->proposals.room, scratch_bytes(d));
     MABN_TRY(need_room(r, &c->found, d->at.bytes));
     char *base = d->base = (char *)c->found.base;
-    if (d->at.seen > c->fetched_bytes) {
-        mabn_cuda_host_release(r->device, c->fetched);
-        c->fetched = NULL;
-        c->fetched_bytes = 0;
-        MABN_TRY(mabn_cuda_host_alloc(r->device, &c->fetched, d->at.seen));
-        c->fetched_bytes = d->at.seen;
-    }
-    for (struct mabn_cuda_event *&event : c->marks)
-        if (!event) MABN_TRY(mabn_cuda_event_new(&event, r->device, true));
     d->proposals.box = (float *)(base + d->at.proposal);
     d->proposals.score = (float *)(base + d->at.proposal_score);
     d->proposals.count = (int32_t *)(base + d->at.proposals);
@@ -283,9 +310,31 @@ static mabn_status place(struct detecting *d)
     return MABN_OK;
 }
 
+/* Its own memory, and what the host writes: the sizes of the pictures. */
+static mabn_status take_slot(struct detecting *d, const struct mabn_rcnn_image *images)
+{
+    struct mabn_rcnn *r = d->r;
+    struct slot *slot = d->slot = &r->cuda->slots[r->cuda->begun % SLOTS];
+    const size_t n = (size_t)d->scores.images;
+    MABN_TRY(need_pinned(r, &slot->fetched, d->at.seen));
+    MABN_TRY(need_pinned(r, &slot->sizes, 2 * n * sizeof(int)));
+    int *sizes = (int *)slot->sizes.base;
+    for (size_t i = 0; i < n; i++) {
+        sizes[i] = images[i].width;
+        sizes[n + i] = images[i].height;
+    }
+    if (!slot->done) MABN_TRY(mabn_cuda_event_new(&slot->done, r->device, false));
+    slot->timed = r->timed;
+    for (struct mabn_cuda_event *&event : slot->marks)
+        if (slot->timed && !event) MABN_TRY(mabn_cuda_event_new(&event, r->device, true));
+    return mabn_cuda_copy_in(r->device, (void *)d->scores.width, sizes, 2 * n * sizeof *sizes,
+                             d->stream);
+}
+
 static mabn_status mark(struct detecting *d)
 {
-    return mabn_cuda_event_record(d->r->cuda->marks[d->marks++], d->stream);
+    if (!d->slot->timed) return MABN_OK;
+    return mabn_cuda_event_record(d->slot->marks[d->marks++], d->stream);
 }
 
 static mabn_status queue_boxes(struct detecting *d)
@@ -347,23 +396,36 @@ static mabn_status ready_plans(struct mabn_rcnn *r)
     return r->mask_net ? mabn_net_queue_ready(r->mask_net) : MABN_OK;
 }
 
-/* From what the host sees. */
-static mabn_status tell(const struct detecting *d, struct mabn_rcnn_found *found, bool *all,
-                        struct mabn_rcnn_figures *f)
+static mabn_status run(struct detecting *d)
+{
+    struct rcnn_graph_key key = rcnn_graph_key_of(d->r);
+    if (d->slot->timed || d->r->cuda->no_graphs) return queue(d);
+    key.memory[0] = d->base;
+    return rcnn_graph_run(d->r, key, &d->r->cuda->no_graphs, [&] { return queue(d); });
+}
+
+static mabn_status tell_seconds(const struct slot *slot, struct mabn_rcnn_figures *f)
 {
     static const enum mabn_rcnn_part parts[] = {MABN_RCNN_PART_BODY, MABN_RCNN_PART_PROPOSALS,
                                                 MABN_RCNN_PART_BOX_HEAD, MABN_RCNN_PART_DETECTIONS,
                                                 MABN_RCNN_PART_MASK_HEAD};
-    const struct rcnn_cuda *c = d->r->cuda;
-    const char *seen = (const char *)c->fetched;
+    for (int k = 0; k + 1 < MARKS && slot->timed; k++) {
+        double seconds;
+        MABN_TRY(mabn_cuda_event_seconds(&seconds, slot->marks[k], slot->marks[k + 1]));
+        f->seconds[parts[k]] += seconds;
+    }
+    return MABN_OK;
+}
+
+/* From what the host sees. */
+static mabn_status tell(const struct detecting *d, const struct slot *slot,
+                        struct mabn_rcnn_found *found, bool *all, struct mabn_rcnn_figures *f)
+{
+    const char *seen = (const char *)slot->fetched.base;
     const int32_t *count = (const int32_t *)(seen + d->at.count);
     const int64_t images = d->scores.images;
     f->proposals = f->boxes = ((const int32_t *)(seen + d->at.first))[images];
-    for (int k = 0; k + 1 < MARKS; k++) {
-        double seconds;
-        MABN_TRY(mabn_cuda_event_seconds(&seconds, c->marks[k], c->marks[k + 1]));
-        f->seconds[parts[k]] += seconds;
-    }
+    MABN_TRY(tell_seconds(slot, f));
     *all = true;
     for (int64_t i = 0; i < images; i++) {
         const size_t row = (size_t)(i * d->found.room);
@@ -385,83 +447,83 @@ bool mabn_rcnn_cuda_detects(struct mabn_rcnn *r)
            mabn_cuda_detections_fit(d.scores.images, d.scores.most, &d.choosing, r->convention);
 }
 
-mabn_status mabn_rcnn_cuda_detect(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
-                                  struct mabn_rcnn_found *found, bool *all,
-                                  struct mabn_rcnn_figures *f)
+mabn_status mabn_rcnn_cuda_detect_begin(struct mabn_rcnn *r, const struct mabn_rcnn_image *images)
 {
-    const size_t n = (size_t)r->body->images;
     struct detecting d;
     MABN_TRY(prepare(&d, r));
     MABN_TRY(place(&d));
-    for (size_t i = 0; i < n; i++) {
-        r->widths[i] = images[i].width;
-        r->heights[i] = images[i].height;
-    }
-    MABN_TRY(mabn_device_put(r->device, (void *)d.scores.width, r->widths, n * sizeof(int)));
-    MABN_TRY(mabn_device_put(r->device, (void *)d.scores.height, r->heights, n * sizeof(int)));
+    MABN_TRY(take_slot(&d, images));
     MABN_TRY(ready_plans(r));
-    MABN_TRY(queue(&d));
+    MABN_TRY(run(&d));
     mabn_net_queued(r->body->net);
     mabn_net_queued(r->box_net);
     if (r->mask_net) mabn_net_queued(r->mask_net);
-    MABN_TRY(mabn_cuda_copy_out(r->device, r->cuda->fetched, d.base, d.at.seen, d.stream));
-    MABN_TRY(mabn_device_wait(r->device));
-    return tell(&d, found, all, f);
+    MABN_TRY(mabn_cuda_copy_out(r->device, d.slot->fetched.base, d.base, d.at.seen, d.stream));
+    MABN_TRY(mabn_cuda_event_record(d.slot->done, d.stream));
+    r->cuda->begun++;
+    return MABN_OK;
+}
+
+mabn_status mabn_rcnn_cuda_detect_result(struct mabn_rcnn *r, struct mabn_rcnn_found *found,
+                                         bool *all, struct mabn_rcnn_figures *f)
+{
+    struct rcnn_cuda *c = r->cuda;
+    const struct slot *slot = c->seen = &c->slots[c->told++ % SLOTS];
+    struct detecting d;
+    MABN_TRY(prepare(&d, r));
+    d.at = lay_out_found(r, (size_t)d.proposals.room, 0);
+    MABN_TRY(mabn_cuda_event_wait(slot->done));
+    return tell(&d, slot, found, all, f);
 }
 
 const float *mabn_rcnn_cuda_found_masks(const struct mabn_rcnn *r, int image)
 {
     const struct found_layout at = lay_out_found(r, (size_t)most_proposals(r), 0);
-    return (const float *)((const char *)r->cuda->fetched + at.mask) +
+    return (const float *)((const char *)r->cuda->seen->fetched.base + at.mask) +
            (int64_t)image * r->mask_room * MASK_PIXELS;
 }
 
 /* ---- masks ---- */
 
-/* Of n masks, on the device; the channels' logits lie where the maps come later. */
-struct mask_pieces {
-    float *map, *box;
-    int32_t *channel, *count;
-    int64_t *first;
+/* Of n masks, on the device or here; the channels' logits lie where the maps come later. */
+struct mask_layout {
+    size_t map, box, channel, count, first, bytes;
 };
 
-static mabn_status get_mask_pieces(struct mabn_rcnn *r, struct mask_pieces *p, size_t n)
+static struct mask_layout lay_out_masks(size_t n)
 {
-    struct rcnn_cuda *c = cuda_of(r);
+    struct mask_layout l;
     size_t at = 0;
-    const size_t map = piece(&at, n * MASK_PIXELS * sizeof(float)),
-                 box = piece(&at, n * 4 * sizeof(float));
-    const size_t channel = piece(&at, n * sizeof(int32_t)), count = piece(&at, n * sizeof(int32_t));
-    const size_t first = piece(&at, n * sizeof(int64_t));
-    MABN_TRY(need_room(r, &c->masks, at));
-    char *base = (char *)c->masks.base;
-    p->map = (float *)(base + map);
-    p->box = (float *)(base + box);
-    p->channel = (int32_t *)(base + channel);
-    p->count = (int32_t *)(base + count);
-    p->first = (int64_t *)(base + first);
-    return MABN_OK;
+    l.map = piece(&at, n * MASK_PIXELS * sizeof(float));
+    l.box = piece(&at, n * 4 * sizeof(float));
+    l.channel = piece(&at, n * sizeof(int32_t));
+    l.count = piece(&at, n * sizeof(int32_t));
+    l.first = piece(&at, n * sizeof(int64_t));
+    l.bytes = at;
+    return l;
 }
 
 mabn_status mabn_rcnn_cuda_mask_logits(struct mabn_rcnn *r, float *logit,
                                        const struct mabn_net_output *all, const int32_t *label,
                                        int64_t n)
 {
-    const size_t count = (size_t)n;
-    struct mask_pieces p;
+    const struct mask_layout at = lay_out_masks((size_t)n);
+    struct rcnn_cuda *c = cuda_of(r);
     int32_t *channel;
-    MABN_TRY(get_mask_pieces(r, &p, count));
-    MABN_TRY(mabn_scratch_take(&r->scratch, &channel, count, sizeof *channel));
+    MABN_TRY(need_room(r, &c->masks, at.bytes));
+    float *maps = (float *)((char *)c->masks.base + at.map);
+    int32_t *channels = (int32_t *)((char *)c->masks.base + at.channel);
+    MABN_TRY(mabn_scratch_take(&r->scratch, &channel, (size_t)n, sizeof *channel));
     for (int64_t i = 0; i < n; i++) {
         channel[i] = all->c == 1 ? 0 : label[i] - r->convention->background_last;
         if (channel[i] < 0 || channel[i] >= all->c)
             return mabn_fail(MABN_ERR_ARG, "detection %lld: class %d, masks of %lld classes",
                              (long long)i, (int)label[i], (long long)all->c);
     }
-    MABN_TRY(mabn_device_put(r->device, p.channel, channel, count * sizeof *channel));
-    MABN_TRY(mabn_cuda_paste_select(p.map, all->values, p.channel, 0, n, MASK_PIXELS, all->c,
+    MABN_TRY(mabn_device_put(r->device, channels, channel, (size_t)n * sizeof *channel));
+    MABN_TRY(mabn_cuda_paste_select(maps, all->values, channels, 0, n, MASK_PIXELS, all->c,
                                     mabn_cuda_stream(r->device)));
-    return mabn_device_get(r->device, logit, p.map, count * MASK_PIXELS * sizeof *logit);
+    return mabn_device_get(r->device, logit, maps, (size_t)n * MASK_PIXELS * sizeof *logit);
 }
 
 /* Runs of zeros and ones between the places where a mask changes. */
@@ -478,30 +540,88 @@ static mabn_status make_rle(struct mabn_rle *mask, uint32_t *place, int64_t n,
                                 (uint32_t)size->width);
 }
 
-static mabn_status fetch_masks(struct mabn_rcnn *r, struct mabn_rcnn_found *found,
-                               const struct mabn_rcnn_size *size, const struct mask_pieces *p,
-                               const struct mabn_cuda_paste *paste)
+/* A picture's masks being pasted, in the stream of copies: the next picture is computed beside it. */
+struct pasting {
+    struct mabn_rcnn *r;
+    const struct mabn_rcnn_size *size;
+    void *stream;
+    struct mask_layout at;
+    char *there, *here; /* the pieces, on the device and pinned */
+    struct mabn_cuda_paste paste;
+};
+
+static mabn_status start_pasting(struct pasting *p, struct mabn_rcnn *r, size_t n,
+                                 const struct mabn_rcnn_size *size)
 {
-    const size_t n = (size_t)paste->n;
-    int32_t *count;
-    int64_t *first, all = 0;
-    uint32_t *place;
-    MABN_TRY(mabn_scratch_take(&r->scratch, &count, n, sizeof *count));
-    MABN_TRY(mabn_scratch_take(&r->scratch, &first, n, sizeof *first));
-    MABN_TRY(mabn_device_get(r->device, count, p->count, n * sizeof *count));
-    for (size_t i = 0; i < n; i++) {
+    struct rcnn_cuda *c = cuda_of(r);
+    *p = {};
+    p->r = r;
+    p->size = size;
+    p->stream = mabn_cuda_copy_stream(r->device);
+    p->at = lay_out_masks(n);
+    MABN_TRY(need_room(r, &c->masks, p->at.bytes));
+    MABN_TRY(need_pinned(r, &c->masks_here, p->at.bytes));
+    if (!c->pasted) MABN_TRY(mabn_cuda_event_new(&c->pasted, r->device, false));
+    p->there = (char *)c->masks.base;
+    p->here = (char *)c->masks_here.base;
+    p->paste = {(const float *)(p->there + p->at.map),
+                (const float *)(p->there + p->at.box),
+                (int64_t)n,
+                RCNN_MASK_SIDE,
+                size->width,
+                size->height};
+    return MABN_OK;
+}
+
+static mabn_status wait_for_pasting(const struct pasting *p)
+{
+    MABN_TRY(mabn_cuda_event_record(p->r->cuda->pasted, p->stream));
+    return mabn_cuda_event_wait(p->r->cuda->pasted);
+}
+
+/* From maps and boxes, which are here: how many changes each mask has. */
+static mabn_status count_changes(const struct pasting *p)
+{
+    struct mabn_device *device = p->r->device;
+    const size_t counts = (size_t)p->paste.n * sizeof(int32_t);
+    MABN_TRY(mabn_cuda_copy_in(device, p->there, p->here, p->at.channel, p->stream));
+    MABN_TRY(mabn_cuda_paste_count((int32_t *)(p->there + p->at.count), &p->paste, p->r->convention,
+                                   p->stream));
+    MABN_TRY(mabn_cuda_copy_out(device, p->here + p->at.count, p->there + p->at.count, counts,
+                                p->stream));
+    return wait_for_pasting(p);
+}
+
+/* `all` changes, those of a mask from its `first` on. */
+static mabn_status find_changes(const struct pasting *p, size_t all)
+{
+    struct rcnn_cuda *c = p->r->cuda;
+    struct mabn_device *device = p->r->device;
+    const size_t bytes = all * sizeof(uint32_t), firsts = (size_t)p->paste.n * sizeof(int64_t);
+    MABN_TRY(need_room(p->r, &c->places, bytes + 1));
+    MABN_TRY(need_pinned(p->r, &c->places_here, bytes + 1));
+    MABN_TRY(mabn_cuda_copy_in(device, p->there + p->at.first, p->here + p->at.first, firsts,
+                               p->stream));
+    MABN_TRY(mabn_cuda_paste_places((uint32_t *)c->places.base,
+                                    (const int64_t *)(p->there + p->at.first), &p->paste,
+                                    p->r->convention, p->stream));
+    MABN_TRY(mabn_cuda_copy_out(device, c->places_here.base, c->places.base, bytes, p->stream));
+    return wait_for_pasting(p);
+}
+
+static mabn_status paste_masks(const struct pasting *p, struct mabn_rcnn_found *found)
+{
+    const int32_t *count = (const int32_t *)(p->here + p->at.count);
+    int64_t *first = (int64_t *)(p->here + p->at.first), all = 0;
+    MABN_TRY(count_changes(p));
+    for (int64_t i = 0; i < p->paste.n; i++) {
         first[i] = all;
         all += count[i];
     }
-    const size_t bytes = (size_t)all * sizeof *place;
-    MABN_TRY(need_room(r, &r->cuda->places, bytes + 1));
-    MABN_TRY(mabn_scratch_take(&r->scratch, &place, (size_t)all + 1, sizeof *place));
-    MABN_TRY(mabn_device_put(r->device, p->first, first, n * sizeof *first));
-    MABN_TRY(mabn_cuda_paste_places((uint32_t *)r->cuda->places.base, p->first, paste,
-                                    r->convention, mabn_cuda_stream(r->device)));
-    MABN_TRY(mabn_device_get(r->device, place, r->cuda->places.base, bytes));
-    for (size_t i = 0; i < n; i++)
-        MABN_TRY(make_rle(&found->masks[i], place + first[i], count[i], size));
+    MABN_TRY(find_changes(p, (size_t)all));
+    uint32_t *place = (uint32_t *)p->r->cuda->places_here.base;
+    for (int64_t i = 0; i < p->paste.n; i++)
+        MABN_TRY(make_rle(&found->masks[i], place + first[i], count[i], p->size));
     return MABN_OK;
 }
 
@@ -510,18 +630,13 @@ mabn_status mabn_rcnn_cuda_paste(struct mabn_rcnn *r, struct mabn_rcnn_found *fo
 {
     const struct mabn_detections *d = &found->boxes;
     const size_t n = (size_t)d->count;
-    struct mask_pieces p;
-    float *maps;
+    struct pasting p;
     if (!n) return MABN_OK;
-    MABN_TRY(get_mask_pieces(r, &p, n));
-    MABN_TRY(mabn_scratch_take(&r->scratch, &maps, n * MASK_PIXELS, sizeof *maps));
+    MABN_TRY(start_pasting(&p, r, n, size));
+    float *maps = (float *)(p.here + p.at.map);
     for (size_t k = 0; k < n; k++)
         memcpy(maps + k * MASK_PIXELS, probability + d->mask[k] * MASK_PIXELS,
                MASK_PIXELS * sizeof *maps);
-    MABN_TRY(mabn_device_put(r->device, p.map, maps, n * MASK_PIXELS * sizeof *maps));
-    MABN_TRY(mabn_device_put(r->device, p.box, d->box, n * 4 * sizeof *d->box));
-    const struct mabn_cuda_paste paste = {p.map,          p.box,       d->count,
-                                          RCNN_MASK_SIDE, size->width, size->height};
-    MABN_TRY(mabn_cuda_paste_count(p.count, &paste, r->convention, mabn_cuda_stream(r->device)));
-    return fetch_masks(r, found, size, &p, &paste);
+    memcpy(p.here + p.at.box, d->box, n * 4 * sizeof *d->box);
+    return paste_masks(&p, found);
 }

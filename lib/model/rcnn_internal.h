@@ -20,13 +20,27 @@ struct rcnn_body {
     float *gpu_anchors; /* the same on a GPU, or NULL */
     int64_t anchor_count;
     int64_t level_anchors[MABN_ANCHOR_LEVELS];
-    struct rcnn_graph *graph; /* of a step of this shape: rcnn_train_cuda.cu's; NULL: none */
+    struct rcnn_graph *graph; /* of a step of this shape: rcnn_graph.cuh's; NULL: none */
 };
 
 /* On the CPU, of all images: image by image with all levels of each. */
 struct rcnn_rpn_targets {
     float *target, *weight, *box_weight, *delta;
     int64_t sampled, positives;
+};
+
+enum { RCNN_DETECTIONS = 2 };
+
+/* A detection begun in testing: rcnn_test.c's. */
+struct rcnn_detection {
+    int count;                        /* of pictures */
+    struct rcnn_body *body;           /* until it is finished */
+    float *x;                         /* the pictures */
+    struct mabn_rcnn_image *images;   /* (options.images) */
+    struct mabn_rcnn_size *originals; /* likewise */
+    struct mabn_rcnn_found *found;    /* likewise, once it is finished */
+    struct mabn_rcnn_figures figures;
+    bool finished;
 };
 
 struct mabn_rcnn {
@@ -54,6 +68,11 @@ struct mabn_rcnn {
     bool timed;                       /* parts of steps, on a GPU */
     int behind;                       /* on the CPU: a step whose result was not asked for, … */
     struct mabn_rcnn_figures figures; /* … which is this */
+    struct rcnn_detection detections[RCNN_DETECTIONS];
+    int64_t detections_begun, detections_told;
+    /* Called before a plan of another shape is made, which may free those that there are; NULL: need
+     * not be. */
+    mabn_status (*settle)(struct mabn_rcnn *r);
     struct mabn_scratch scratch;
     struct mabn_anchors anchors;
     int *widths, *heights; /* (images) */
@@ -78,14 +97,16 @@ MABN_MUST_USE mabn_status mabn_rcnn_cuda_anchors(struct mabn_rcnn *r, struct rcn
 MABN_MUST_USE mabn_status mabn_rcnn_cuda_propose(struct mabn_rcnn *r,
                                                  const struct mabn_rpn_maps *maps,
                                                  const struct mabn_proposal_options *options);
-/* Can all decisions between the pictures and the detections be made there? Then, without the host: the
- * detections of the pictures in the input, not yet scaled to the originals, and the logits (detections,
- * 28,28) of an image's masks; with *all false more tie than there is room for, and `found` is as before. */
+/* Can all decisions between the pictures and the detections be made there? Then begin queues them for
+ * the pictures in the input, and result waits for the oldest under way, of pictures of r->body's: the
+ * detections, not yet scaled to the originals, and the logits (detections,28,28) of an image's masks. With
+ * *all false more tie than there is room for, and `found` is as before. */
 bool mabn_rcnn_cuda_detects(struct mabn_rcnn *r);
-MABN_MUST_USE mabn_status mabn_rcnn_cuda_detect(struct mabn_rcnn *r,
-                                                const struct mabn_rcnn_image *images,
-                                                struct mabn_rcnn_found *found, bool *all,
-                                                struct mabn_rcnn_figures *f);
+MABN_MUST_USE mabn_status mabn_rcnn_cuda_detect_begin(struct mabn_rcnn *r,
+                                                      const struct mabn_rcnn_image *images);
+MABN_MUST_USE mabn_status mabn_rcnn_cuda_detect_result(struct mabn_rcnn *r,
+                                                       struct mabn_rcnn_found *found, bool *all,
+                                                       struct mabn_rcnn_figures *f);
 const float *mabn_rcnn_cuda_found_masks(const struct mabn_rcnn *r, int image);
 /* Of the mask head's output (n,28,28,channels) the logits (n,28,28) of each one's class, to the host; and
  * the masks of these detections, of the original's size, from all probabilities (·,28,28). */

@@ -14,15 +14,6 @@ static void lap(struct mabn_rcnn_figures *f, enum mabn_rcnn_part part, double *s
     *start = now;
 }
 
-void mabn_rcnn_found_release(struct mabn_rcnn_found *found)
-{
-    mabn_detections_release(&found->boxes);
-    for (int64_t i = 0; i < found->mask_room; i++)
-        mabn_rle_release(&found->masks[i]);
-    free(found->masks);
-    memset(found, 0, sizeof *found);
-}
-
 /* All proposals of all images as rows of the box head. */
 static void list_boxes(struct mabn_rcnn *r)
 {
@@ -233,29 +224,128 @@ static mabn_status decide(struct mabn_rcnn *r, const struct mabn_rcnn_image *ima
     return MABN_OK;
 }
 
+/* ---- detections begun ---- */
+
+static struct rcnn_detection *next_detection(struct mabn_rcnn *r,
+                                             const struct mabn_rcnn_image *images,
+                                             const struct mabn_rcnn_size *originals)
+{
+    struct rcnn_detection *d = &r->detections[r->detections_begun % RCNN_DETECTIONS];
+    const size_t n = (size_t)r->options.images, now = (size_t)r->body->images;
+    if (!d->found) {
+        d->images = mabn_xcalloc(n, sizeof *d->images);
+        d->originals = mabn_xcalloc(n, sizeof *d->originals);
+        d->found = mabn_xcalloc(n, sizeof *d->found);
+    }
+    memcpy(d->images, images, now * sizeof *images);
+    memcpy(d->originals, originals, now * sizeof *originals);
+    d->count = r->body->images;
+    d->body = r->body;
+    d->x = mabn_net_input(r->body->net);
+    d->figures = (struct mabn_rcnn_figures){0};
+    d->finished = false;
+    return d;
+}
+
+/* All of it, here and now. */
+static mabn_status detect_here(struct mabn_rcnn *r, struct rcnn_detection *d)
+{
+    struct mabn_rcnn_figures *f = &d->figures;
+    double start = mabn_now();
+    MABN_TRY(r->options.losses ? mabn_rcnn_measure_body(r, d->images, f)
+                               : mabn_net_forward(r->body->net));
+    lap(f, MABN_RCNN_PART_BODY, &start);
+    MABN_TRY(decide(r, d->images, d->found, f));
+    MABN_TRY(finish(r, d->images, d->originals, d->found, false, f));
+    if (!r->options.losses) return MABN_OK;
+    start = mabn_now();
+    const mabn_status status = mabn_rcnn_measure_heads(r, d->images, f);
+    lap(f, MABN_RCNN_PART_TARGETS, &start);
+    return status;
+}
+
+#if MABN_CUDA
+/* What the queue has left, to the end; or again from the pictures, which are still in their place, with the
+ * decisions made here. */
+static mabn_status finish_queued(struct mabn_rcnn *r, struct rcnn_detection *d)
+{
+    bool all;
+    MABN_TRY(mabn_rcnn_cuda_detect_result(r, d->found, &all, &d->figures));
+    if (all) return finish(r, d->images, d->originals, d->found, true, &d->figures);
+    const size_t pictures = (size_t)r->body->images * (size_t)r->body->height;
+    float *x = mabn_net_input(r->body->net);
+    if (x != d->x) memcpy(x, d->x, pictures * (size_t)r->body->width * 3 * sizeof *x);
+    return detect_here(r, d);
+}
+
+static mabn_status settle_one(struct mabn_rcnn *r, struct rcnn_detection *d)
+{
+    struct rcnn_body *now = r->body;
+    if (d->finished) return MABN_OK;
+    d->finished = true; /* whatever happens */
+    r->body = d->body;
+    const mabn_status status = finish_queued(r, d);
+    r->body = now;
+    return status;
+}
+
+static mabn_status settle(struct mabn_rcnn *r)
+{
+    for (int64_t k = r->detections_told; k < r->detections_begun; k++)
+        MABN_TRY(settle_one(r, &r->detections[k % RCNN_DETECTIONS]));
+    return MABN_OK;
+}
+#endif
+
+mabn_status mabn_rcnn_detect_begin(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
+                                   const struct mabn_rcnn_size *originals)
+{
+    if (r->options.training || !r->body) MABN_BUG("detecting without a plan for it");
+    if (mabn_rcnn_behind(r) == mabn_rcnn_depth(r))
+        return mabn_fail(MABN_ERR_ARG, "the detections of earlier pictures were not fetched");
+    struct rcnn_detection *d = next_detection(r, images, originals);
+    mabn_status status;
+#if MABN_CUDA
+    r->settle = settle;
+    if (on_gpu(r) && mabn_rcnn_cuda_detects(r)) {
+        status = mabn_rcnn_cuda_detect_begin(r, d->images);
+        r->detections_begun += !status;
+        return status;
+    }
+#endif
+    status = detect_here(r, d);
+    d->finished = true;
+    r->detections_begun += !status;
+    return status;
+}
+
+mabn_status mabn_rcnn_detect_result(struct mabn_rcnn *r, struct mabn_rcnn_found *found,
+                                    struct mabn_rcnn_figures *f)
+{
+    *f = (struct mabn_rcnn_figures){0};
+    if (!mabn_rcnn_behind(r))
+        return mabn_fail(MABN_ERR_ARG, "there are no pictures to fetch the detections of");
+    struct rcnn_detection *d = &r->detections[r->detections_told % RCNN_DETECTIONS];
+    mabn_status status = MABN_OK;
+#if MABN_CUDA
+    status = settle_one(r, d);
+#endif
+    r->detections_told++;
+    if (status) return status;
+    *f = d->figures;
+    for (int i = 0; i < d->count; i++) {
+        const struct mabn_rcnn_found mine = d->found[i];
+        d->found[i] = found[i];
+        found[i] = mine;
+    }
+    return MABN_OK;
+}
+
 mabn_status mabn_rcnn_detect(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
                              const struct mabn_rcnn_size *originals, struct mabn_rcnn_found *found,
                              struct mabn_rcnn_figures *f)
 {
-    double start = mabn_now();
-    *f = (struct mabn_rcnn_figures){0};
-    if (r->options.training || !r->body) MABN_BUG("detecting without a plan for it");
-#if MABN_CUDA
-    if (on_gpu(r) && mabn_rcnn_cuda_detects(r)) {
-        bool all;
-        MABN_TRY(mabn_rcnn_cuda_detect(r, images, found, &all, f));
-        if (!all) MABN_TRY(decide(r, images, found, f));
-        return finish(r, images, originals, found, all, f);
-    }
-#endif
-    MABN_TRY(r->options.losses ? mabn_rcnn_measure_body(r, images, f)
-                               : mabn_net_forward(r->body->net));
-    lap(f, MABN_RCNN_PART_BODY, &start);
-    MABN_TRY(decide(r, images, found, f));
-    MABN_TRY(finish(r, images, originals, found, false, f));
-    if (!r->options.losses) return MABN_OK;
-    start = mabn_now();
-    const mabn_status status = mabn_rcnn_measure_heads(r, images, f);
-    lap(f, MABN_RCNN_PART_TARGETS, &start);
-    return status;
+    if (mabn_rcnn_behind(r)) MABN_BUG("detections are under way");
+    MABN_TRY(mabn_rcnn_detect_begin(r, images, originals));
+    return mabn_rcnn_detect_result(r, found, f);
 }

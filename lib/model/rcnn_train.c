@@ -342,6 +342,7 @@ static bool on_gpu(const struct mabn_rcnn *r)
 
 int mabn_rcnn_behind(const struct mabn_rcnn *r)
 {
+    if (!r->options.training) return (int)(r->detections_begun - r->detections_told);
 #if MABN_CUDA
     if (on_gpu(r)) return mabn_rcnn_cuda_behind(r);
 #endif

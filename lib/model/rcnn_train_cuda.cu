@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/log.h"
 #include "base/mem.h"
 #include "detect/box_targets_cuda.h"
 #include "detect/detect_cuda.h"
@@ -19,6 +18,7 @@
 #include "detect/rpn_targets_cuda.h"
 #include "device/cuda.h"
 #include "device/launch.cuh"
+#include "model/rcnn_graph.cuh"
 #include "model/rcnn_internal.h"
 #include "net/losses.h"
 #include "net/queue.h"
@@ -60,13 +60,6 @@ struct truth_layout {
     size_t first, box, label, sizes, rng, first_polygon, first_number, numbers, bytes;
 };
 
-/* All that may differ between two steps of one shape, but for what lies in device memory. */
-struct key {
-    const char *truth, *work;
-    struct sizes sizes;
-    struct mabn_net_queue_stamp plans[MABN_RCNN_PLANS];
-};
-
 /* What a step works on, on the device. */
 struct pieces {
     struct mabn_cuda_truth rpn_truth;
@@ -81,14 +74,6 @@ struct pieces {
 };
 
 } // namespace
-
-/* The queue of a step as one CUDA graph, captured the second time that a step is the same: the first
- * time its work is queued directly, so that libraries may load and memory be had. */
-struct rcnn_graph {
-    struct mabn_cuda_graph *graph;
-    struct key key;
-    bool warm;
-};
 
 struct rcnn_train {
     struct slot slots[SLOTS];
@@ -611,30 +596,15 @@ mabn_status queue(struct mabn_rcnn *r, const struct mabn_rcnn_image *images)
 
 /* ---- the same as a graph ---- */
 
-struct key key_of(const struct mabn_rcnn *r)
+struct rcnn_graph_key key_of(const struct mabn_rcnn *r)
 {
     const struct rcnn_train *t = r->train;
-    struct key k = {};
-    k.truth = t->truth.base;
-    k.work = t->work.base;
-    k.sizes = t->sizes;
-    for (int i = 0; i < MABN_RCNN_PLANS; i++) {
-        const struct mabn_net *net = mabn_rcnn_plan(r, (enum mabn_rcnn_plan)i);
-        if (net) k.plans[i] = mabn_net_queue_stamp_of(net);
-    }
-    return k;
-}
-
-bool same_key(const struct key &a, const struct key &b)
-{
-    bool same = a.truth == b.truth && a.work == b.work && a.sizes.most == b.sizes.most &&
-                a.sizes.objects == b.sizes.objects && a.sizes.polygons == b.sizes.polygons &&
-                a.sizes.numbers == b.sizes.numbers;
-    for (int i = 0; i < MABN_RCNN_PLANS; i++)
-        same = same && a.plans[i].scratch == b.plans[i].scratch &&
-               a.plans[i].known == b.plans[i].known &&
-               a.plans[i].accumulate == b.plans[i].accumulate;
-    return same;
+    struct rcnn_graph_key key = rcnn_graph_key_of(r);
+    const size_t sizes[] = {t->sizes.most, t->sizes.objects, t->sizes.polygons, t->sizes.numbers};
+    key.memory[0] = t->truth.base;
+    key.memory[1] = t->work.base;
+    memcpy(key.sizes, sizes, sizeof key.sizes);
+    return key;
 }
 
 /* Does nothing of a step ask the host? */
@@ -643,36 +613,6 @@ bool can_capture(struct mabn_rcnn *r, const struct mabn_rpn_maps *maps,
 {
     return !r->train->told && !r->train->no_graphs && !r->timed && !r->ready &&
            mabn_cuda_proposals_fit(maps, options);
-}
-
-mabn_status capture(struct mabn_rcnn *r, const struct mabn_rcnn_image *images)
-{
-    struct rcnn_graph *g = r->body->graph;
-    mabn_status status = mabn_cuda_capture_begin(r->device);
-    if (!status) status = mabn_cuda_capture_end(r->device, &g->graph, queue(r, images));
-    if (!status) return MABN_OK;
-    mabn_warn("no CUDA graph of a detector's step, which will be slower: %s", mabn_error_message());
-    g->graph = NULL;
-    r->train->no_graphs = true;
-    return MABN_OK;
-}
-
-mabn_status run_or_queue(struct mabn_rcnn *r, const struct mabn_rcnn_image *images)
-{
-    struct rcnn_graph *g = r->body->graph;
-    if (!g) g = r->body->graph = (struct rcnn_graph *)mabn_xcalloc(1, sizeof *g);
-    const struct key key = key_of(r);
-    if (!g->warm || !same_key(g->key, key)) {
-        if (g->graph) MABN_TRY(mabn_device_wait(r->device));
-        mabn_cuda_graph_free(g->graph);
-        g->graph = NULL;
-        g->key = key;
-        g->warm = true;
-        return queue(r, images);
-    }
-    if (!g->graph) MABN_TRY(capture(r, images));
-    if (!g->graph) return queue(r, images);
-    return mabn_cuda_graph_launch(r->device, g->graph);
 }
 
 mabn_status ready_plans(struct mabn_rcnn *r)
@@ -733,7 +673,7 @@ mabn_status mabn_rcnn_cuda_begin(struct mabn_rcnn *r, const struct mabn_rcnn_ima
     t->mark_count = 0;
     MABN_TRY(mark(r, MABN_RCNN_PARTS)); /* from here on */
     if (can_capture(r, &maps, &options))
-        MABN_TRY(run_or_queue(r, images));
+        MABN_TRY(rcnn_graph_run(r, key_of(r), &t->no_graphs, [&] { return queue(r, images); }));
     else
         MABN_TRY(queue(r, images));
     count_plans(r);

@@ -186,6 +186,14 @@ struct report {
     double loss[WINDOW][MABN_RCNN_LOSSES]; /* of each image */
 };
 
+/* A photograph that was begun. */
+struct begun {
+    uint64_t sample;
+    bool bad;
+};
+
+enum { AHEAD = 2 };
+
 struct detecting {
     struct mabn_detect_result *result;
     struct mabn_rcnn *rcnn;
@@ -193,7 +201,10 @@ struct detecting {
     struct mabn_scene_loader *loader; /* NULL: this rank has no photographs */
     struct mabn_progress *progress;   /* may be NULL */
     struct mabn_rcnn_found found;
-    uint64_t count; /* photographs of the set */
+    struct begun begun[AHEAD]; /* in a ring: the n-th of this rank's photographs in n % AHEAD */
+    uint64_t first, next;      /* of those under way; behind them */
+    uint64_t mine;             /* photographs of this rank */
+    uint64_t count;            /* of the set */
     int rank, ranks;
     uint64_t window;        /* photographs of a rank in a window */
     struct report *reports; /* (ranks) */
@@ -233,7 +244,7 @@ static mabn_status open_loader(struct detecting *d, const struct mabn_scene_set 
     lo.threads = d->options->threads;
     lo.skip_bad = d->options->skip_bad;
     lo.sampler.samples = mine;
-    lo.sampler.count = n;
+    lo.sampler.count = d->mine = n;
     /* A rank may have none; the loader reports a set without any. */
     mabn_status status = MABN_OK;
     if (n || !d->count) status = mabn_scene_loader_new(&d->loader, set, &lo);
@@ -241,18 +252,37 @@ static mabn_status open_loader(struct detecting *d, const struct mabn_scene_set 
     return status;
 }
 
-static mabn_status detect_one(struct detecting *d, const struct mabn_scene_batch *batch,
-                              double loss[MABN_RCNN_LOSSES])
+static mabn_status begin_one(struct detecting *d)
 {
+    const struct mabn_scene_batch *batch;
+    MABN_TRY(mabn_scene_loader_next(d->loader, &batch));
     const struct mabn_scene *s = &batch->scenes[0];
+    struct begun *b = &d->begun[d->next % AHEAD];
     struct mabn_rcnn_image image = {.number = s->sample, .width = s->width, .height = s->height};
     if (d->options->losses) image = mabn_detect_image(s);
     const struct mabn_rcnn_size original = {s->original_width, s->original_height};
-    struct mabn_rcnn_figures figures;
     float *x;
+    *b = (struct begun){s->sample, s->bad};
+    d->next++;
+    if (s->bad) return MABN_OK;
     MABN_TRY(mabn_rcnn_input(d->rcnn, &x, 1, batch->height, batch->width));
     memcpy(x, batch->x, (size_t)batch->height * (size_t)batch->width * 3 * sizeof *x);
-    MABN_TRY(mabn_rcnn_detect(d->rcnn, &image, &original, &d->found, &figures));
+    return mabn_rcnn_detect_begin(d->rcnn, &image, &original);
+}
+
+/* Have as many under way as may be, also of the next window: a GPU computes while results are looked at. */
+static mabn_status begin_more(struct detecting *d)
+{
+    const uint64_t depth = (uint64_t)mabn_rcnn_depth(d->rcnn);
+    while (d->next < d->mine && d->next - d->first < (depth < AHEAD ? depth : AHEAD))
+        MABN_TRY(begin_one(d));
+    return MABN_OK;
+}
+
+static mabn_status finish_one(struct detecting *d, double loss[MABN_RCNN_LOSSES])
+{
+    struct mabn_rcnn_figures figures;
+    MABN_TRY(mabn_rcnn_detect_result(d->rcnn, &d->found, &figures));
     for (int k = 0; k < MABN_RCNN_PARTS; k++)
         d->result->parts[k] += figures.seconds[k];
     memcpy(loss, figures.loss, sizeof figures.loss);
@@ -347,18 +377,18 @@ static mabn_status keep_found(struct detecting *d, uint64_t sample)
 
 static mabn_status detect_run(struct detecting *d, uint64_t count, struct report *report)
 {
-    const struct mabn_scene_batch *batch;
     for (uint64_t i = 0; i < count; i++) {
         if ((report->stop = mabn_stop_requested())) return MABN_OK;
-        MABN_TRY(mabn_scene_loader_next(d->loader, &batch));
-        if (batch->scenes[0].bad) {
+        MABN_TRY(begin_more(d));
+        const struct begun *b = &d->begun[d->first++ % AHEAD];
+        if (b->bad) {
             report->bad++;
             continue;
         }
-        MABN_TRY(detect_one(d, batch, report->loss[report->images]));
+        MABN_TRY(finish_one(d, report->loss[report->images]));
         report->images++;
         report->detections += d->found.boxes.count;
-        MABN_TRY(keep_found(d, batch->scenes[0].sample));
+        MABN_TRY(keep_found(d, b->sample));
     }
     return MABN_OK;
 }
@@ -409,6 +439,17 @@ static mabn_status detect_window(struct detecting *d, uint64_t window)
     return show_window(d);
 }
 
+/* Fetch what is still under way after a failure or a signal, which `status` is. */
+static mabn_status abandon(struct detecting *d, mabn_status status)
+{
+    struct mabn_rcnn_figures figures;
+    if (!mabn_rcnn_behind(d->rcnn)) return status;
+    char *told = mabn_error_detach();
+    while (mabn_rcnn_behind(d->rcnn))
+        if (mabn_rcnn_detect_result(d->rcnn, &d->found, &figures)) mabn_error_clear();
+    return mabn_error_attach(status, told);
+}
+
 mabn_status mabn_detect(struct mabn_detect_result *result, struct mabn_rcnn *rcnn,
                         const struct mabn_scene_set *set, const struct mabn_detect_options *options)
 {
@@ -429,6 +470,7 @@ mabn_status mabn_detect(struct mabn_detect_result *result, struct mabn_rcnn *rcn
         d.progress = mabn_progress_new(options->progress, "images", d.count);
     for (uint64_t w = 0; w < windows(&d) && !status; w++)
         status = detect_window(&d, w);
+    status = abandon(&d, status);
     if (d.loader) mabn_scene_loader_stats(d.loader, &stats);
     for (int k = 0; k < MABN_RCNN_LOSSES && result->images; k++)
         result->loss[k] /= (double)result->images;

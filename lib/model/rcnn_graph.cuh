@@ -1,0 +1,85 @@
+/* A stretch of a detector's queue as a CUDA graph, one for each shape of the pictures. It is captured the
+ * second time that it is the same: the first time its work is queued directly, so that libraries may load
+ * and memory be had. */
+#ifndef MABN_MODEL_RCNN_GRAPH_CUH
+#define MABN_MODEL_RCNN_GRAPH_CUH
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "device/cuda.h"
+#include "model/rcnn_internal.h"
+#include "net/queue.h"
+
+/* All that may differ between two stretches of one shape, but for what lies in device memory. */
+struct rcnn_graph_key {
+    const void *memory[2];
+    size_t sizes[4];
+    struct mabn_net_queue_stamp plans[MABN_RCNN_PLANS];
+};
+
+struct rcnn_graph {
+    struct mabn_cuda_graph *graph;
+    struct rcnn_graph_key key;
+    bool warm;
+};
+
+/* The plans' part; the rest is zero. */
+static inline struct rcnn_graph_key rcnn_graph_key_of(const struct mabn_rcnn *r)
+{
+    struct rcnn_graph_key key = {};
+    for (int i = 0; i < MABN_RCNN_PLANS; i++) {
+        const struct mabn_net *net = mabn_rcnn_plan(r, (enum mabn_rcnn_plan)i);
+        if (net) key.plans[i] = mabn_net_queue_stamp_of(net);
+    }
+    return key;
+}
+
+static inline bool rcnn_graph_same(const struct rcnn_graph_key &a, const struct rcnn_graph_key &b)
+{
+    bool same = true;
+    for (int i = 0; i < 2; i++)
+        same = same && a.memory[i] == b.memory[i];
+    for (int i = 0; i < 4; i++)
+        same = same && a.sizes[i] == b.sizes[i];
+    for (int i = 0; i < MABN_RCNN_PLANS; i++)
+        same = same && a.plans[i].scratch == b.plans[i].scratch &&
+               a.plans[i].known == b.plans[i].known &&
+               a.plans[i].accumulate == b.plans[i].accumulate;
+    return same;
+}
+
+/* A failure does not fail the step: it turns graphs off. */
+template <typename Queue>
+mabn_status rcnn_graph_capture(struct mabn_rcnn *r, bool *no_graphs, Queue queue)
+{
+    struct rcnn_graph *g = r->body->graph;
+    mabn_status status = mabn_cuda_capture_begin(r->device);
+    if (!status) status = mabn_cuda_capture_end(r->device, &g->graph, queue());
+    if (!status) return MABN_OK;
+    mabn_warn("no CUDA graph of a detector's step, which will be slower: %s", mabn_error_message());
+    g->graph = NULL;
+    *no_graphs = true;
+    return MABN_OK;
+}
+
+/* Run what `queue` queues for the body's shape. */
+template <typename Queue>
+mabn_status rcnn_graph_run(struct mabn_rcnn *r, const struct rcnn_graph_key &key, bool *no_graphs,
+                           Queue queue)
+{
+    struct rcnn_graph *g = r->body->graph;
+    if (!g) g = r->body->graph = (struct rcnn_graph *)mabn_xcalloc(1, sizeof *g);
+    if (!g->warm || !rcnn_graph_same(g->key, key)) {
+        if (g->graph) MABN_TRY(mabn_device_wait(r->device));
+        mabn_cuda_graph_free(g->graph);
+        g->graph = NULL;
+        g->key = key;
+        g->warm = true;
+        return queue();
+    }
+    if (!g->graph) MABN_TRY(rcnn_graph_capture(r, no_graphs, queue));
+    if (!g->graph) return queue();
+    return mabn_cuda_graph_launch(r->device, g->graph);
+}
+
+#endif

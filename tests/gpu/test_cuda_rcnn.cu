@@ -1,0 +1,286 @@
+/* A detector on the GPU: detections asked for late are those of one picture at a time, whatever shapes
+ * follow each other; its steps in each precision and with each norm are the CPU's. */
+#include <string>
+#include <vector>
+
+#include "base/mem.h"
+#include "harness.h"
+#include "model/rcnn.h"
+
+enum { CLASSES = 3, SIDE = 64, LONG = 96 };
+
+static struct mabn_device *gpu, *cpu;
+
+static void must(mabn_status status)
+{
+    if (status) MABN_BUG("%s", mabn_error_message());
+}
+
+static struct mabn_detector describe(const char *norm)
+{
+    struct mabn_detector d;
+    struct mabn_norm_options *norms[8];
+    must(mabn_detector_init(&d, "mask-rcnn-r18-fpn"));
+    must(mabn_detector_set_norm(&d, norm));
+    const int count = mabn_detector_norms(&d, norms);
+    for (int i = 0; i < count; i++)
+        norms[i]->groups = 4;
+    d.classes = CLASSES;
+    d.body.base_width = 8;
+    d.fpn_width = d.box_conv_width = d.mask_width = 8;
+    d.box_convs = d.mask_convs = 1;
+    d.box_width = 16;
+    for (int i = 0; i < MABN_DETECTOR_LEVELS; i++)
+        d.anchor_size[i] = 8 << i;
+    d.train = {60, 40, 50};
+    d.test = {60, 30, 30};
+    d.box_batch = 16;
+    d.detections = 8;
+    d.min_score = 0.01;
+    return d;
+}
+
+struct params {
+    struct mabn_params *p;
+    params(struct mabn_device *device, const struct mabn_detector &d, bool training)
+    {
+        must(mabn_params_new(&p, device));
+        must(mabn_detector_declare(p, device, &d, training));
+        must(mabn_params_initialize(p, 1, MABN_PARAMS_INIT_FAN_IN));
+    }
+    ~params()
+    {
+        mabn_params_free(p);
+    }
+    /* Values `from` + `scale` times what they are. */
+    void change(const char *name, float scale, float from) const
+    {
+        const int i = mabn_params_find(p, name, MABN_PARAMS_VALUE);
+        size_t n;
+        if (i < 0 || !mabn_shape_count(&mabn_params_at(p, i)->shape, &n)) MABN_BUG("no %s", name);
+        std::vector<float> v(n);
+        must(mabn_params_get(p, i, v.data(), n * sizeof(float)));
+        for (float &x : v)
+            x = x * scale + from;
+        must(mabn_params_set(p, i, v.data(), n * sizeof(float)));
+    }
+};
+
+/* ---- testing ---- */
+
+struct shape {
+    int height, width;
+};
+
+/* Which follow each other: known ones, and new ones while another is under way. */
+static const struct shape shapes[] = {{SIDE, LONG}, {SIDE, LONG}, {LONG, SIDE},
+                                      {SIDE, LONG}, {SIDE, LONG}, {SIDE, SIDE}};
+
+static void fill(struct mabn_rcnn *rcnn, int k, int images)
+{
+    float *x;
+    struct mabn_rng rng;
+    const size_t n = (size_t)images * (size_t)shapes[k].height * (size_t)shapes[k].width * 3;
+    mabn_rng_init(&rng, 5, MABN_RNG_TEST, (uint64_t)k, 0);
+    must(mabn_rcnn_input(rcnn, &x, images, shapes[k].height, shapes[k].width));
+    for (size_t i = 0; i < n; i++)
+        x[i] = (float)mabn_rng_range(&rng, -100, 100);
+}
+
+/* All that was found, in words: bits count. */
+static std::string words(const struct mabn_rcnn_found *found)
+{
+    const struct mabn_detections *d = &found->boxes;
+    std::string text;
+    char line[200];
+    for (int64_t i = 0; i < d->count; i++) {
+        struct mabn_str mask;
+        const float *b = d->box + 4 * i;
+        mabn_str_init(&mask);
+        mabn_rle_to_string(&mask, &found->masks[i]);
+        snprintf(line, sizeof line, "%d %a %a %a %a %a ", (int)d->label[i], (double)d->score[i],
+                 (double)b[0], (double)b[1], (double)b[2], (double)b[3]);
+        text += line;
+        text.append(mask.text, mask.length);
+        text += '\n';
+        mabn_str_release(&mask);
+    }
+    return text;
+}
+
+enum way { ALONE, LATE, TIMED };
+
+struct testing {
+    struct mabn_rcnn *rcnn;
+    struct mabn_rcnn_found found = {};
+    std::vector<std::string> all;
+
+    testing(const struct mabn_detector &d, const params &p, enum way way)
+    {
+        struct mabn_rcnn_options options = {};
+        options.images = 1;
+        must(mabn_rcnn_new(&rcnn, gpu, &d, p.p, &options));
+        mabn_rcnn_time_parts(rcnn, way == TIMED);
+    }
+    ~testing()
+    {
+        mabn_rcnn_found_release(&found);
+        mabn_rcnn_free(rcnn);
+    }
+    void begin(int k) const
+    {
+        struct mabn_rcnn_image image = {};
+        const struct mabn_rcnn_size original = {2 * shapes[k].width - 6, 2 * shapes[k].height};
+        image.width = shapes[k].width - 3;
+        image.height = shapes[k].height;
+        fill(rcnn, k, 1);
+        must(mabn_rcnn_detect_begin(rcnn, &image, &original));
+    }
+    void result()
+    {
+        struct mabn_rcnn_figures figures;
+        must(mabn_rcnn_detect_result(rcnn, &found, &figures));
+        all.push_back(words(&found));
+    }
+};
+
+static std::vector<std::string> detect(const struct mabn_detector &d, const params &p, enum way way)
+{
+    struct testing t(d, p, way);
+    const int n = (int)(sizeof shapes / sizeof *shapes);
+    for (int k = 0; k < n; k++) {
+        if (mabn_rcnn_behind(t.rcnn) == (way == LATE ? mabn_rcnn_depth(t.rcnn) : 1)) t.result();
+        t.begin(k);
+    }
+    while (mabn_rcnn_behind(t.rcnn))
+        t.result();
+    return t.all;
+}
+
+static void test_late(const char *name, bool ties)
+{
+    struct mabn_detector d = describe("mabn");
+    if (ties) d.test = {60, 10, 10};
+    const params p(gpu, d, false);
+    if (ties) p.change("roi_heads.box.predictor.cls_score.weight", 0, 0);
+    const std::vector<std::string> want = detect(d, p, TIMED);
+    size_t detections = 0;
+    for (const std::string &w : want)
+        for (char c : w)
+            detections += c == '\n';
+    tap_ok(ties ? detections > sizeof shapes / sizeof *shapes * (size_t)d.detections
+                : detections > 20,
+           "%s: %zu detections", name, detections);
+    tap_ok(detect(d, p, ALONE) == want, "%s: as graphs, the same bits", name);
+    gpu_late(true);
+    tap_ok(detect(d, p, LATE) == want, "%s: asked for late, and the work done late", name);
+    gpu_late(false);
+}
+
+/* What a picture under way leaves when nobody asks for its detections. */
+static void test_abandoned(void)
+{
+    const struct mabn_detector d = describe("mabn");
+    const params p(gpu, d, false);
+    gpu_late(true);
+    {
+        struct testing t(d, p, LATE);
+        t.begin(0);
+        t.begin(1);
+        struct mabn_rcnn_image image = {};
+        const struct mabn_rcnn_size original = {SIDE, SIDE};
+        tap_fails(mabn_rcnn_detect_begin(t.rcnn, &image, &original), MABN_ERR_ARG, "not fetched",
+                  "no third picture");
+    }
+    gpu_late(false);
+    tap_ok(true, "pictures whose detections nobody fetches");
+}
+
+/* ---- training ---- */
+
+static const float boxes[] = {4, 6, 30, 40, 20, 20, 60, 50};
+static const int32_t labels[] = {1, 3};
+static const uint32_t first_polygon[] = {0, 1, 2}, first_number[] = {0, 8, 14};
+static const float numbers[] = {4, 6, 30, 6, 30, 40, 4, 40, 20, 20, 60, 20, 40, 50};
+
+static void step(struct mabn_rcnn *rcnn, int number, struct mabn_rcnn_figures *f)
+{
+    struct mabn_rcnn_image images[2] = {};
+    for (int i = 0; i < 2; i++) {
+        images[i].number = (uint64_t)i;
+        images[i].width = images[i].height = SIDE;
+        images[i].count = i ? 2 : 1;
+        images[i].boxes = boxes;
+        images[i].labels = labels;
+        images[i].first_polygon = first_polygon;
+        images[i].first_number = first_number;
+        images[i].numbers = numbers;
+    }
+    fill(rcnn, 5, 2);
+    must(mabn_rcnn_step(rcnn, images, (uint64_t)number, f));
+}
+
+static std::vector<double> losses(struct mabn_device *device, const struct mabn_detector &d,
+                                  enum mabn_net_precision precision, int steps)
+{
+    const params p(device, d, true);
+    struct mabn_rcnn_options options = {};
+    struct mabn_rcnn *rcnn;
+    struct mabn_params_sgd sgd = {};
+    std::vector<double> all;
+    options.training = true;
+    options.images = 2;
+    options.precision = precision;
+    options.seed = 1;
+    sgd.lr = 0.001;
+    sgd.momentum = 0.9;
+    must(mabn_rcnn_new(&rcnn, device, &d, p.p, &options));
+    for (int k = 0; k < steps; k++) {
+        struct mabn_rcnn_figures f;
+        step(rcnn, k, &f);
+        must(mabn_params_update(p.p, &sgd));
+        all.insert(all.end(), f.loss, f.loss + MABN_RCNN_LOSSES);
+    }
+    mabn_rcnn_free(rcnn);
+    return all;
+}
+
+/* The third step is a graph's. What is sampled may differ from the first rounding on: only the sum of the
+ * losses is compared, and in a type of 2 bytes only as the order of magnitude. */
+static void test_steps(const char *norm, enum mabn_net_precision precision, double tolerance)
+{
+    const struct mabn_detector d = describe(norm);
+    const int steps = 3;
+    const std::vector<double> want = losses(cpu, d, MABN_NET_FP32, steps);
+    const std::vector<double> got = losses(gpu, d, precision, steps);
+    double worst = 0;
+    for (int n = 0; n < steps; n++) {
+        double a = 0, b = 0;
+        for (int k = 0; k < MABN_RCNN_LOSSES; k++) {
+            a += want[(size_t)(n * MABN_RCNN_LOSSES + k)];
+            b += got[(size_t)(n * MABN_RCNN_LOSSES + k)];
+        }
+        const double error = fabs(a - b) / a;
+        if (!(error <= worst)) worst = error;
+    }
+    tap_ok(worst <= tolerance, "%s in %s: losses of %d steps within %.1e of the CPU's", norm,
+           mabn_net_precision_name(precision), steps, worst);
+}
+
+int main(void)
+{
+    if (!gpu_ready()) return tap_done();
+    must(mabn_device_open(&gpu, "cuda", 1));
+    must(mabn_device_open(&cpu, "cpu", 1));
+    test_late("a detector", false);
+    test_late("ties", true);
+    test_abandoned();
+    test_steps("mabn", MABN_NET_FP32, 1e-4);
+    test_steps("bn", MABN_NET_TF32, 2e-2);
+    test_steps("gn", MABN_NET_FP16, 2e-2);
+    test_steps("body=frozen,fpn=none,heads=none", MABN_NET_BF16, 5e-2);
+    test_steps("syncbn", MABN_NET_FP32, 1e-4);
+    mabn_device_free(gpu);
+    mabn_device_free(cpu);
+    return tap_done();
+}
