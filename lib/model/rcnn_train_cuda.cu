@@ -488,14 +488,14 @@ void set_rows(struct mabn_rcnn *r, struct mabn_net *net, const struct mabn_detec
     mabn_rcnn_bind(r, net, head, rois);
 }
 
-mabn_status run_head(struct mabn_net *net, int64_t told)
+mabn_status run_head(const struct mabn_rcnn *r, struct mabn_net *net, int64_t told)
 {
     if (told == 0) { /* other ranks' norms may have rows */
         MABN_TRY(mabn_net_forward(net));
-        return mabn_net_backward(net);
+        return r->options.measures ? MABN_OK : mabn_net_backward(net);
     }
     MABN_TRY(mabn_net_queue_forward(net));
-    return mabn_net_queue_backward(net);
+    return r->options.measures ? MABN_OK : mabn_net_queue_backward(net);
 }
 
 mabn_status run_boxes(struct mabn_rcnn *r, int64_t told)
@@ -517,7 +517,7 @@ mabn_status run_boxes(struct mabn_rcnn *r, int64_t told)
     labels.normalizer_at = boxes.normalizer_at = normalizer;
     mabn_net_set_labels(r->box_net, "loss_classifier", &labels);
     mabn_net_set_box_targets(r->box_net, "loss_box_reg", &boxes);
-    MABN_TRY(run_head(r->box_net, told));
+    MABN_TRY(run_head(r, r->box_net, told));
     return mark(r, MABN_RCNN_PART_BOX_HEAD);
 }
 
@@ -535,7 +535,7 @@ mabn_status run_masks(struct mabn_rcnn *r, int64_t told)
     targets.on_device = true;
     targets.normalizer_at = r->train->now.normalizers + MASKS;
     mabn_net_set_sigmoid_targets(r->mask_net, "loss_mask", &targets);
-    MABN_TRY(run_head(r->mask_net, told));
+    MABN_TRY(run_head(r, r->mask_net, told));
     return mark(r, MABN_RCNN_PART_MASK_HEAD);
 }
 
@@ -578,7 +578,7 @@ mabn_status queue(struct mabn_rcnn *r, const struct mabn_rcnn_image *images)
     MABN_TRY(propose(r, images));
     MABN_TRY(mark(r, MABN_RCNN_PART_PROPOSALS));
     MABN_TRY(make_targets(r));
-    MABN_TRY(clear_pyramid(r));
+    if (!r->options.measures) MABN_TRY(clear_pyramid(r));
     MABN_TRY(mark(r, MABN_RCNN_PART_TARGETS));
     if (t->told) {
         int32_t counts[2];
@@ -589,7 +589,7 @@ mabn_status queue(struct mabn_rcnn *r, const struct mabn_rcnn_image *images)
     MABN_TRY(run_boxes(r, told[0]));
     if (r->mask_net) MABN_TRY(run_masks(r, told[1]));
     mabn_net_tell_gradients(r->body->net, r->ready, r->ready_context);
-    MABN_TRY(mabn_net_queue_backward(r->body->net));
+    if (!r->options.measures) MABN_TRY(mabn_net_queue_backward(r->body->net));
     MABN_TRY(gather(r, told));
     return mark(r, MABN_RCNN_PART_BODY);
 }

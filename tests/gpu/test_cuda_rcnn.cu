@@ -245,6 +245,38 @@ static std::vector<double> losses(struct mabn_device *device, const struct mabn_
     return all;
 }
 
+/* The largest gradient. */
+static double gradient(const params &p)
+{
+    double most = 0;
+    for (int i = 0; i < mabn_params_count(p.p); i++) {
+        const struct mabn_params_tensor *t = mabn_params_at(p.p, i);
+        size_t n;
+        if (t->role != MABN_PARAMS_GRADIENT || !mabn_shape_count(&t->shape, &n)) continue;
+        std::vector<float> v(n);
+        must(mabn_params_get(p.p, i, v.data(), n * sizeof(float)));
+        for (float x : v)
+            most = fmax(most, fabs((double)x));
+    }
+    return most;
+}
+
+static void test_measures(void)
+{
+    const struct mabn_detector d = describe("bn");
+    const params p(gpu, d, true);
+    struct mabn_rcnn_options options = {};
+    struct mabn_rcnn_figures f;
+    struct mabn_rcnn *rcnn;
+    options.training = options.measures = true;
+    options.images = 2;
+    options.seed = 1;
+    must(mabn_rcnn_new(&rcnn, gpu, &d, p.p, &options));
+    step(rcnn, 0, &f);
+    tap_ok(f.loss[MABN_RCNN_MASK] > 0 && gradient(p) == 0, "measuring alone does not go back");
+    mabn_rcnn_free(rcnn);
+}
+
 /* The third step is a graph's. What is sampled may differ from the first rounding on: only the sum of the
  * losses is compared, and in a type of 2 bytes only as the order of magnitude. */
 static void test_steps(const char *norm, enum mabn_net_precision precision, double tolerance)
@@ -275,6 +307,7 @@ int main(void)
     test_late("a detector", false);
     test_late("ties", true);
     test_abandoned();
+    test_measures();
     test_steps("mabn", MABN_NET_FP32, 1e-4);
     test_steps("bn", MABN_NET_TF32, 2e-2);
     test_steps("gn", MABN_NET_FP16, 2e-2);
