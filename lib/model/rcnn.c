@@ -5,7 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/mem.h"
+#include "base/progress.h"
 #include "model/rcnn_internal.h"
 #if MABN_CUDA
 #include "detect/proposals_cuda.h"
@@ -103,11 +105,10 @@ static void release_bodies(void *context)
     r->body = NULL;
 }
 
-/* Free the least recently used one if there is no place for another. */
-static void make_room(struct mabn_rcnn *r)
+/* Free the least recently used one. */
+static void free_oldest(struct mabn_rcnn *r)
 {
     int oldest = 0;
-    if (r->body_count < RCNN_MAX_PLANS) return;
     for (int i = 1; i < r->body_count; i++)
         if (r->bodies[i].used < r->bodies[oldest].used) oldest = i;
     release_body(r, &r->bodies[oldest]);
@@ -159,6 +160,24 @@ static mabn_status build_body(struct mabn_rcnn *r, struct rcnn_body *body)
     return fill_anchors(r, body);
 }
 
+/* Where memory is short, at the cost of other shapes' plans. */
+static mabn_status make_body(struct mabn_rcnn *r, struct rcnn_body *body)
+{
+    const struct rcnn_body empty = *body;
+    const double start = mabn_now();
+    mabn_status status;
+    while ((status = build_body(r, body)) != MABN_OK) {
+        release_body(r, body);
+        if (status != MABN_ERR_NOMEM || !r->body_count) return status;
+        free_oldest(r);
+        *body = empty;
+    }
+    mabn_verbose("a plan for %d picture%s of %d x %d in %.1f s; there are %d", body->images,
+                 body->images == 1 ? "" : "s", body->width, body->height, mabn_now() - start,
+                 r->body_count + 1);
+    return MABN_OK;
+}
+
 static mabn_status find_body(struct mabn_rcnn *r, int images, int height, int width)
 {
     for (int i = 0; i < r->body_count; i++) {
@@ -169,13 +188,9 @@ static mabn_status find_body(struct mabn_rcnn *r, int images, int height, int wi
         }
     }
     if (r->settle) MABN_TRY(r->settle(r));
-    make_room(r);
+    if (r->body_count == (on_gpu(r) ? RCNN_MAX_PLANS : RCNN_MAX_PLANS_CPU)) free_oldest(r);
     struct rcnn_body body = {.images = images, .height = height, .width = width};
-    const mabn_status status = build_body(r, &body);
-    if (status) {
-        release_body(r, &body);
-        return status;
-    }
+    MABN_TRY(make_body(r, &body));
     r->body = &r->bodies[r->body_count++];
     *r->body = body;
     return MABN_OK;

@@ -7,7 +7,7 @@
  *     testing    body forward → proposals → box head → detections → mask head
  *
  * The losses are nodes of the three plans. Body plans are kept for the 16 most recently used
- * shapes; they share memory for activations. Gradients are left in the store; the caller does the
+ * shapes, on a GPU for 64; they share memory for activations. Gradients are left in the store; the caller does the
  * update. The order of all computations is fixed, so a step repeats bit for bit.
  *
  * On a GPU the plans run there, and all that stands between them: in training (rcnn_train_cuda.cu) and

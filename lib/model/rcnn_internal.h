@@ -9,7 +9,9 @@
 
 MABN_BEGIN_DECLS
 
-enum { RCNN_MASK_SIDE = 28, RCNN_MAX_PLANS = 16 };
+/* Plans of a GPU are dear to make: each asks NVIDIA's libraries anew. COCO's pictures have some 60
+ * shapes. */
+enum { RCNN_MASK_SIDE = 28, RCNN_MAX_PLANS = 64, RCNN_MAX_PLANS_CPU = 16 };
 
 /* A body plan of one shape. */
 struct rcnn_body {
