@@ -5,7 +5,7 @@
  * that a step means the same however it is cut (batch statistics are a pass's own). Passes are numbered
  * through the run, those of a step's first shard before those of its second.
  *
- * On a GPU, in a process of its own with one shard, results come a step late: passes are queued, at most
+ * On a GPU, where a rank has one shard and sums go by NCCL, results come a step late: passes are queued, at most
  * two of them whose losses are not here, and those of step k are looked at while step k+1 runs. */
 #include <math.h>
 #include <stdio.h>
@@ -578,10 +578,12 @@ static void add_figures(const struct mabn_run *run, double *meter,
 }
 
 /* One thread runs all shards of a GPU: only where there is one may another step begin before the
- * gradients of this one are looked at. */
+ * gradients of this one are looked at; and only where the sums over ranks are queued there, too. */
 static bool late(const struct mabn_run *run)
 {
-    return run->shards.count == 1 && mabn_rcnn_depth(own(run)->rcnn) > 1;
+    const struct mabn_shards *s = &run->shards;
+    const bool queued = s->count == 1 || (s->nccl && s->local == 1);
+    return queued && mabn_rcnn_depth(own(run)->rcnn) > 1;
 }
 
 /* The oldest pass under way, of this step. */
@@ -670,8 +672,10 @@ static mabn_status begin(struct mabn_run *run, double lr)
     memset(step->figures, 0, (size_t)run->shards.local * METERS * sizeof *step->figures);
     MABN_TRY(mabn_shards_run(&run->shards, one_shard, run));
     MABN_TRY(mabn_shards_sum(&run->shards));
-    MABN_TRY(mabn_shards_add(&run->shards, step->figures, METERS));
-    if (!late(run)) MABN_TRY(check_losses(run, run->step));
+    if (!late(run)) {
+        MABN_TRY(mabn_shards_add(&run->shards, step->figures, METERS));
+        MABN_TRY(check_losses(run, run->step));
+    }
     if (o->clip_norm > 0) {
         const double norm = mabn_params_gradient_norm(d->params) * sgd.grad_scale;
         if (norm > o->clip_norm) sgd.grad_scale *= o->clip_norm / norm;
@@ -696,7 +700,10 @@ static mabn_status finish(struct mabn_run *run, int64_t step)
     for (; s->passes; s->passes--)
         MABN_TRY(fetch_pass(run, own(run)->rcnn, s, 0));
     own(run)->pending--;
-    MABN_TRY(check_losses(run, step));
+    if (late(run)) {
+        MABN_TRY(mabn_shards_add(&run->shards, s->figures, METERS));
+        MABN_TRY(check_losses(run, step));
+    }
     s->figures[STEPS] = 1;
     for (int k = 0; k < METERS; k++)
         run->meter[k] += s->figures[k];

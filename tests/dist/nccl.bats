@@ -139,7 +139,7 @@ close_runs() { # close_runs A B [MOST]: losses within 1e-6, or MOST, of each oth
     mabn-pack coco -q scenes/images scenes/instances.json -o scenes.h5
     options=(--arch mask-rcnn-r18-fpn --base-width 8 --fpn-width 8 --head-width 8 --fc-width 16 --min-size 64
         --proposals 50 --box-samples 16 --batch 2 --norm mabn --window 3 --lr 0.01 --lr-exact --schedule constant
-        --log-every 1 -j 1 --device cuda --steps 1 --check-ranks 1 --train scenes.h5)
+        --log-every 1 -j 1 --device cuda --steps 2 --check-ranks 1 --train scenes.h5)
     nccl_on 2 -o run
     assert_success
     [[ $stderr == *", NCCL 2.28.9; rank 0 "* ]]
