@@ -4,8 +4,8 @@
 # the fault until no rank is left and until the launcher is back, its status, what was said, and whether the
 # resumed run is the undisturbed one, after exactly one line that names the rank or the host. "saving" after the
 # trial's name: rank 0 was writing a checkpoint at that moment. TRIALS=1 is how often each fault happens; KILLS,
-# FREEZES, CUTS and STOPS set it for one of them. A busy machine needs PATIENCE=600: after so many seconds a
-# launcher is killed. Needs root.
+# FREEZES, CUTS and STOPS set it for one of them. HOLD=1: every fault falls into the writing of a checkpoint, which
+# a shim holds up. A busy machine needs PATIENCE=600: after so many seconds a launcher is killed. Needs root.
 set -u
 here=$(cd "$(dirname "$0")" && pwd) BUILD=$(realpath "${1:-build/release}")
 work=$(mktemp -d "${TMPDIR:-/tmp}/mabn-hosts.XXXXXX")
@@ -34,11 +34,16 @@ ours() { # launchers, daemons and ranks on the hosts
     done
 }
 launcher=$(command -v mpirun.openmpi || command -v mpirun)
+hold=()
+if [ -n "${HOLD:-}" ]; then
+    cc -shared -fPIC -O1 -o shim.so "$root/tests/cli/durable_shim.c" -ldl || exit 1
+    hold=(env "LD_PRELOAD=$work/shim.so" "DURABLE_HOLD=$work/held")
+fi
 
 start() { # start RUN HOSTS RANKS OPTION...: in the background, as $pid
     local run=$1 hosts=$2 n=$3; shift 3
     "$here/on" h1 exec "$launcher" -x PATH -x OMP_NUM_THREADS -n "$n" --host "$hosts" \
-        mabn-train "${course[@]}" -o "$work/$run" "$@" </dev/null >out 2>err &
+        "${hold[@]}" mabn-train "${course[@]}" -o "$work/$run" "$@" </dev/null >out 2>err &
     pid=$!
 }
 alive() { # a zombie has no command line
@@ -62,6 +67,11 @@ rank() { # rank R: its process
         grep -qzx "OMPI_COMM_WORLD_RANK=$1" "/proc/$p/environ" 2>/dev/null || continue
         grep -qz "^$work/" "/proc/$p/cmdline" 2>/dev/null && echo "$p"
     done
+}
+held() { # held RUN: wait until rank 0 writes a checkpoint, which then does not end
+    [ ${#hold[@]} -gt 0 ] || return 0
+    touch held
+    until compgen -G "$1/step-*.h5.tmp-*" >/dev/null; do alive $pid || return; sleep 0.02; done
 }
 said() { grep -o 'mabn-train: .*' err || grep -E 'remote host:|lost communication' err | tr -s ' \n' ' '; }
 named() { # named FAULT RANK PID: is there one line of ours, and is it about this one?
@@ -89,6 +99,7 @@ for ((i = 1; i <= most; i++)); do
         start "$run" h1:2,h2:2 4
         reached "$run" $((steps / 15 + RANDOM % (steps / 2))) $pid || { sed 's/^/# /' err >&2; finish; failed=1; continue; }
         sleep "0.0$((RANDOM % 90 + 10))"
+        held "$run"
         r=$((RANDOM % 4)) which='' victim=''
         [ "$fault" = cut ] || [ "$fault" = stop ] || victim=$(rank $r)
         all=$(ours | while read -r p; do grep -lx mabn-train "/proc/$p/comm" | cut -d/ -f3; done)
@@ -98,7 +109,7 @@ for ((i = 1; i <= most; i++)); do
         kill) kill -KILL "$victim" && which=" $r" ;;
         freeze) kill -STOP "$victim" && which=" $r" ;;
         cut) "$here/hosts" cut h2 ;;
-        stop) kill -USR1 $pid ;;
+        stop) kill -USR1 $pid && rm -f held ;;
         esac
         # shellcheck disable=SC2086
         gone $all
@@ -107,6 +118,7 @@ for ((i = 1; i <= most; i++)); do
         took="$took, $(seconds "$began")" line=$(said | head -n 1) code=$status
         named $fault $r "$victim" && line_ok=1 || line_ok=
         "$here/hosts" join h2
+        rm -f held
         for _ in $(seq 100); do
             left=$(ours | wc -l)
             [ "$left" = 0 ] && break
