@@ -7,7 +7,7 @@
 
 static mabn_status work(struct mabn_behind *b)
 {
-    MABN_TRY(mabn_model_copy_write(b->copy));
+    MABN_TRY(mabn_checkpoint_commit(b->writer));
     return b->folder ? mabn_checkpoint_prune(b->folder, b->keep) : MABN_OK;
 }
 
@@ -16,19 +16,21 @@ static void *run(void *argument)
     struct mabn_behind *b = argument;
     b->status = work(b);
     b->message = b->status ? mabn_error_detach() : NULL;
-    mabn_model_copy_free(b->copy); /* its memory is large: at once */
-    b->copy = NULL;
+    mabn_checkpoint_writer_free(b->writer);
+    b->writer = NULL;
     __atomic_store_n(&b->ended, 1, __ATOMIC_RELEASE);
     return NULL;
 }
 
-void mabn_behind_start(struct mabn_behind *b, struct mabn_model_copy *copy, const char *folder,
-                       int keep)
+void mabn_behind_start(struct mabn_behind *b, struct mabn_checkpoint_writer *writer,
+                       const char *folder, int keep)
 {
     sigset_t all, before;
     if (b->busy) MABN_BUG("a second model file behind the training");
-    *b = (struct mabn_behind){
-        .busy = true, .copy = copy, .folder = folder ? mabn_xstrdup(folder) : NULL, .keep = keep};
+    *b = (struct mabn_behind){.busy = true,
+                              .writer = writer,
+                              .folder = folder ? mabn_xstrdup(folder) : NULL,
+                              .keep = keep};
     sigfillset(&all); /* signals are for the main thread */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     b->threaded = !pthread_create(&b->thread, NULL, run, b);

@@ -1,8 +1,12 @@
-/* Write a model file while training goes on: one at a time, in a thread of its own.
+/* Commit a checkpoint (store/checkpoint.h) while training goes on: one at a time, in a thread of its own.
  *
- *     mabn_behind_start(b, copy, …)      returns at once
+ *     mabn_behind_start(b, writer, …)    returns at once
  *     mabn_behind_done(b)                polled: has it ended?
- *     mabn_behind_wait(b)                wait for its end; returns the status of the write
+ *     mabn_behind_wait(b)                wait for its end; returns the status of the commit
+ *
+ * The file's bytes were written before, while the parameters stood still: the system's cache of files
+ * holds them, so that no copy of the network is needed. What takes long is to wait for the disk and to
+ * read all of it back.
  *
  * All calls come from one thread. A zeroed struct is valid and has nothing under way. */
 #ifndef MABN_TRAIN_BEHIND_H
@@ -12,7 +16,7 @@
 #include <stdbool.h>
 
 #include "base/status.h"
-#include "train/model_file.h"
+#include "store/checkpoint.h"
 
 MABN_BEGIN_DECLS
 
@@ -20,17 +24,17 @@ struct mabn_behind { /* private */
     bool busy, threaded;
     int ended; /* set by the thread, atomically */
     pthread_t thread;
-    struct mabn_model_copy *copy;
+    struct mabn_checkpoint_writer *writer;
     char *folder;
     int keep;
     mabn_status status;
     char *message;
 };
 
-/* copy is taken over. With a folder, once the file is whole all but the newest `keep` checkpoints in it
- * are removed. Nothing may be under way. If no thread can be started, the file is written at once. */
-void mabn_behind_start(struct mabn_behind *behind, struct mabn_model_copy *copy, const char *folder,
-                       int keep);
+/* writer is taken over. With a folder, once the file is whole all but the newest `keep` checkpoints in it
+ * are removed. Nothing may be under way. If no thread can be started, the file is committed at once. */
+void mabn_behind_start(struct mabn_behind *behind, struct mabn_checkpoint_writer *writer,
+                       const char *folder, int keep);
 bool mabn_behind_busy(const struct mabn_behind *behind);
 bool mabn_behind_done(const struct mabn_behind *behind); /* busy, and wait would return at once */
 MABN_MUST_USE mabn_status mabn_behind_wait(struct mabn_behind *behind);

@@ -644,92 +644,25 @@ out:
     return status;
 }
 
+mabn_status mabn_model_file_write(struct mabn_checkpoint_writer **writer, const char *path,
+                                  bool force, const struct mabn_params *params,
+                                  const struct mabn_model_save *save)
+{
+    mabn_status status = open_writer(writer, path, force, params, save);
+    if (!status) status = write_tensors(*writer, params, save);
+    if (!status && save->shards) status = write_shards(*writer, save->shard_states);
+    if (!status) return MABN_OK;
+    mabn_checkpoint_writer_free(*writer);
+    *writer = NULL;
+    return status;
+}
+
 mabn_status mabn_model_file_save(const char *path, bool force, const struct mabn_params *params,
                                  const struct mabn_model_save *save)
 {
-    struct mabn_checkpoint_writer *writer = NULL;
-    mabn_status status;
-    MABN_TRY_GOTO(open_writer(&writer, path, force, params, save), out);
-    MABN_TRY_GOTO(write_tensors(writer, params, save), out);
-    if (save->shards) MABN_TRY_GOTO(write_shards(writer, save->shard_states), out);
-    status = mabn_checkpoint_commit(writer);
-out:
+    struct mabn_checkpoint_writer *writer;
+    MABN_TRY(mabn_model_file_write(&writer, path, force, params, save));
+    const mabn_status status = mabn_checkpoint_commit(writer);
     mabn_checkpoint_writer_free(writer);
     return status;
-}
-
-/* ---- saving in two steps ---- */
-
-struct mabn_model_copy {
-    struct mabn_checkpoint_writer *writer;
-    int count;
-    char **names; /* (count) in the file */
-    size_t *at;   /* (count) where its bytes begin in `bytes` */
-    char *bytes;
-    struct mabn_shard_states states;
-};
-
-static mabn_status copy_tensors(struct mabn_model_copy *copy, const struct mabn_params *params,
-                                const struct mabn_model_save *save)
-{
-    const int count = mabn_params_count(params);
-    size_t total = 0;
-    void *bytes;
-    copy->names = mabn_xcalloc((size_t)count + 1, sizeof *copy->names);
-    copy->at = mabn_xcalloc((size_t)count + 1, sizeof *copy->at);
-    for (int i = 0; i < count; i++)
-        if (is_saved(mabn_params_at(params, i), save))
-            total += tensor_bytes(mabn_params_at(params, i));
-    MABN_TRY(mabn_alloc(&bytes, total + 1));
-    copy->bytes = bytes;
-    total = 0;
-    for (int i = 0; i < count; i++) {
-        const struct mabn_params_tensor *tensor = mabn_params_at(params, i);
-        if (!is_saved(tensor, save)) continue;
-        MABN_TRY(mabn_params_get(params, i, copy->bytes + total, tensor_bytes(tensor)));
-        copy->names[copy->count] = file_name(tensor);
-        copy->at[copy->count++] = total;
-        total += tensor_bytes(tensor);
-    }
-    return MABN_OK;
-}
-
-mabn_status mabn_model_copy_new(struct mabn_model_copy **out, const char *path, bool force,
-                                const struct mabn_params *params,
-                                const struct mabn_model_save *save,
-                                struct mabn_shard_states *states)
-{
-    struct mabn_model_copy *copy = mabn_xcalloc(1, sizeof *copy);
-    mabn_status status = open_writer(&copy->writer, path, force, params, save);
-    if (!status) status = copy_tensors(copy, params, save);
-    if (status) {
-        mabn_model_copy_free(copy);
-        copy = NULL;
-    } else if (states) {
-        copy->states = *states;
-        *states = (struct mabn_shard_states){.tensors = NULL};
-    }
-    *out = copy;
-    return status;
-}
-
-mabn_status mabn_model_copy_write(struct mabn_model_copy *copy)
-{
-    for (int i = 0; i < copy->count; i++)
-        MABN_TRY(mabn_checkpoint_write(copy->writer, copy->names[i], copy->bytes + copy->at[i]));
-    MABN_TRY(write_shards(copy->writer, &copy->states));
-    return mabn_checkpoint_commit(copy->writer);
-}
-
-void mabn_model_copy_free(struct mabn_model_copy *copy)
-{
-    if (!copy) return;
-    mabn_checkpoint_writer_free(copy->writer);
-    for (int i = 0; i < copy->count; i++)
-        free(copy->names[i]);
-    free(copy->names);
-    free(copy->at);
-    mabn_free(copy->bytes);
-    mabn_shard_states_release(&copy->states);
-    free(copy);
 }

@@ -90,16 +90,12 @@ MABN_MUST_USE mabn_status mabn_model_file_save(const char *path, bool force,
                                                const struct mabn_params *params,
                                                const struct mabn_model_save *save);
 
-/* The same in two steps, of which the second may be done by another thread while the parameters go on
- * changing: first everything is copied and the file opened. states: those of `save`, taken over; NULL or
- * empty: there are none. */
-struct mabn_model_copy;
-MABN_MUST_USE mabn_status mabn_model_copy_new(struct mabn_model_copy **copy, const char *path,
-                                              bool force, const struct mabn_params *params,
-                                              const struct mabn_model_save *save,
-                                              struct mabn_shard_states *states);
-MABN_MUST_USE mabn_status mabn_model_copy_write(struct mabn_model_copy *copy);
-void mabn_model_copy_free(struct mabn_model_copy *copy); /* NULL is fine */
+/* All but the last part of it: the file has every byte, but is not synced, checked and named yet.
+ * mabn_checkpoint_commit does that, also in another thread, while the parameters go on changing. */
+MABN_MUST_USE mabn_status mabn_model_file_write(struct mabn_checkpoint_writer **writer,
+                                                const char *path, bool force,
+                                                const struct mabn_params *params,
+                                                const struct mabn_model_save *save);
 
 /* Another input size, with the shorter side before a centre crop in proportion. */
 void mabn_input_resize(struct mabn_augment *input, int size);

@@ -34,12 +34,10 @@ static void machine_text(const struct mabn_run *run, struct mabn_str *text)
 
 /* ---- saving ---- */
 
-/* Begin a file; *copy is NULL if it is written already: after the last step, when nothing goes on
- * meanwhile, or because there is no memory for a copy. whole NULL: the network alone, with the run's
- * score if that is `scored`; else also all that is needed to go on, and the shards' states are taken
- * over. */
-static mabn_status copy_as(struct mabn_run *run, struct mabn_model_copy **copy, const char *path,
-                           struct mabn_shard_states *whole, bool scored)
+/* A file with all its bytes, still to be committed. whole NULL: the network alone, with the run's score if
+ * that is `scored`; else also all that is needed to go on. */
+static mabn_status write_as(struct mabn_run *run, struct mabn_checkpoint_writer **writer,
+                            const char *path, const struct mabn_shard_states *whole, bool scored)
 {
     const char *const string_names[] = {"course", whole ? "machine" : SCORE_NAME};
     struct mabn_str machine;
@@ -84,27 +82,21 @@ static mabn_status copy_as(struct mabn_run *run, struct mabn_model_copy **copy, 
         .shard_states = whole,
     };
     run->task->save(run, &save);
-    const bool last = run->step == run->steps;
-    *copy = NULL;
-    if (!status && !last) status = mabn_model_copy_new(copy, path, true, run->params, &save, whole);
-    if (status == MABN_ERR_NOMEM || (!status && last))
-        status = mabn_model_file_save(path, true, run->params, &save);
+    *writer = NULL;
+    if (!status) status = mabn_model_file_write(writer, path, true, run->params, &save);
     mabn_str_release(&machine);
     return status;
 }
 
 /* One at a time: the one before is waited for. */
 static mabn_status write_behind(struct mabn_run *run, const char *path,
-                                struct mabn_shard_states *whole, bool scored)
+                                const struct mabn_shard_states *whole, bool scored)
 {
     const struct mabn_train_options *o = run->options;
-    struct mabn_model_copy *copy;
+    struct mabn_checkpoint_writer *writer;
     MABN_TRY(mabn_run_saved(run, true));
-    MABN_TRY(copy_as(run, &copy, path, whole, scored));
-    if (copy)
-        mabn_behind_start(&run->behind, copy, whole ? o->run : NULL, o->keep);
-    else if (whole)
-        return mabn_checkpoint_prune(o->run, o->keep);
+    MABN_TRY(write_as(run, &writer, path, whole, scored));
+    mabn_behind_start(&run->behind, writer, whole ? o->run : NULL, o->keep);
     return MABN_OK;
 }
 
