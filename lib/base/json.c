@@ -708,6 +708,7 @@ static inline bool next_plain_key(struct mabn_json *j, struct frame *f, struct m
 
 bool mabn_json_next_key(struct mabn_json *j, struct mabn_json_text *key)
 {
+    if (j->status) return false; /* perhaps in no object at all */
     struct frame *f = &j->frames[j->depth - 1];
     if (next_plain_key(j, f, key)) return true;
     int c = peek_byte(j);

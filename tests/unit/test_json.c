@@ -287,8 +287,14 @@ static void test_keys(void)
             }
         }
     tap_ok(wrong == 0, "keys: the same by the shortcut and without it (%d wrong)", wrong);
-    static const char *const bad[] = {"{\"a\tb\":1}",       "{\"a\x01\":1}", "{\"a\":1 \"b\":2}",
-                                      "{\"a\":1,,\"b\":2}", "{,\"a\":1}",    "{\"a\xff\":1}"};
+    static const char *const bad[] = {"",
+                                      "7",
+                                      "{\"a\tb\":1}",
+                                      "{\"a\x01\":1}",
+                                      "{\"a\":1 \"b\":2}",
+                                      "{\"a\":1,,\"b\":2}",
+                                      "{,\"a\":1}",
+                                      "{\"a\xff\":1}"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char text[4096];
         memset(text, ' ', sizeof text);
