@@ -20,6 +20,18 @@ void mabn_convert_options_init(struct mabn_convert_options *options)
 
 /* ---- which network is it ---- */
 
+/* Where some stages have batch statistics, norms without any have lost them: a body of two kinds of
+ * norms is not known without its description. So have norms whose channels no groups divide. */
+static void settle_stages(struct mabn_model *m, int stages)
+{
+    bool batch = false;
+    for (int p = 0; p <= stages; p++)
+        batch |= m->norm[p].kind == MABN_NORM_BN ||
+                 (m->norm[p].kind == MABN_NORM_GN && m->base_width % m->norm[p].groups);
+    for (int p = 0; p <= stages && batch; p++)
+        if (m->norm[p].kind == MABN_NORM_GN) mabn_norm_options_init(&m->norm[p], MABN_NORM_BN);
+}
+
 static mabn_status guess_model(struct mabn_convert *c)
 {
     const char *arch = mabn_convert_guess_arch(c, "");
@@ -38,6 +50,7 @@ static mabn_status guess_model(struct mabn_convert *c)
         snprintf(stem, sizeof stem, "layer%d.0.bn1", s);
         mabn_convert_guess_norm(c, stem, &m->norm[MABN_PART_STEM + s]);
     }
+    settle_stages(m, mabn_resnet_find(arch)->stages);
     c->has_model = true;
     return MABN_OK;
 }
@@ -859,6 +872,7 @@ mabn_status mabn_convert_remarks(struct mabn_convert *c, struct mabn_str *lines)
 {
     mabn_str_add(lines, mabn_weights_remarks(c->source));
     if (!c->options.as_is) tell_left_out(c, lines);
+    mabn_convert_tell_norms(c, lines);
     MABN_TRY(mabn_convert_tell_detector(c, lines));
     if (c->options.to >= 0) mabn_convert_tell_family(c, lines);
     bool wants = (c->has_model && mabn_model_centralizes(&c->model, MABN_PART_LAYER1)) ||

@@ -148,6 +148,8 @@ void mabn_convert_remove_entry(struct mabn_convert *c, size_t i);
  * norm's epsilon? */
 bool mabn_convert_centers(const struct mabn_convert *c, const char *name);
 double mabn_convert_eps(const struct mabn_convert *c, const char *name);
+/* The norms that have a weight and a bias alone, which leaves their kind open; a line. */
+void mabn_convert_tell_norms(const struct mabn_convert *c, struct mabn_str *lines);
 /* Is this a norm of the classifier that can go into the convolution before it? */
 bool mabn_convert_folds(const struct mabn_convert *c, const char *norm);
 /* Is the norm frozen in the result? */

@@ -80,3 +80,53 @@ char *mabn_convert_unfolded(const struct mabn_convert *c, const char *conv)
     struct mabn_detector_layer layer;
     return find_layer(c, conv, &layer) ? mabn_xstrdup(layer.with) : NULL;
 }
+
+/* ---- norms of an uncertain kind ---- */
+
+/* The kind of the norm that has this tensor, as it was decided. */
+static enum mabn_norm_kind kind_of(const struct mabn_convert *c, const char *name)
+{
+    const struct mabn_norm_options *norm = NULL;
+    if (c->has_detector)
+        norm = mabn_detector_norm_of(&c->detector_before, name);
+    else if (c->has_model)
+        norm = &c->before.norm[mabn_resnet_part_of(name)];
+    return norm ? norm->kind : MABN_NORM_NONE;
+}
+
+/* Is it the weight of a norm whose state does not tell its kind, nor its name (as Detectron's do)? */
+static bool is_bare(const struct mabn_convert *c, const struct item *item)
+{
+    static const char *const state[] = {"running_mean", "running_var", "pre_x2", "buffer_x2"};
+    const struct mabn_weight *t = mabn_convert_tensor(c, item);
+    if (!item->ours || t->part != MABN_WEIGHT_MODEL || t->shape.rank != 1 ||
+        strcmp(leaf_of(item->ours), "weight") || strstr(t->name, "_gn_") ||
+        strstr(t->name, "_bn_") || !mabn_convert_sibling(c, item->ours, "bias"))
+        return false;
+    for (size_t i = 0; i < sizeof state / sizeof *state; i++)
+        if (mabn_convert_sibling(c, item->ours, state[i])) return false;
+    return true;
+}
+
+void mabn_convert_tell_norms(const struct mabn_convert *c, struct mabn_str *lines)
+{
+    const char *first = NULL;
+    enum mabn_norm_kind kind = MABN_NORM_NONE;
+    size_t count = 0;
+    if (c->own || c->options.norm || c->options.as_is || c->folded) return;
+    for (size_t i = 0; i < c->item_count; i++) {
+        if (!is_bare(c, &c->items[i])) continue;
+        const enum mabn_norm_kind one = kind_of(c, c->items[i].ours);
+        if (one != MABN_NORM_GN && one != MABN_NORM_FROZEN) continue;
+        if (count++) continue;
+        first = mabn_convert_tensor(c, &c->items[i])->name;
+        kind = one;
+    }
+    if (!count) return;
+    mabn_str_printf(lines,
+                    "%zu norm%s a weight and a bias but no statistics (the first: '%s'), which is "
+                    "taken for %s; for another kind use --norm: for batch norms whose statistics "
+                    "are lost, --norm bn --partial, then mabn-eval --recalibrate\n",
+                    count, count == 1 ? " has" : "s have", first,
+                    kind == MABN_NORM_GN ? "group norm" : "frozen norms");
+}

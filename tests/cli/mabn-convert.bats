@@ -682,6 +682,44 @@ adam.pth|the optimizer's state of 29 parameters is left out: 'exp_avg' is not th
     mabn-convert -q --as-is unknown.pth -o x.h5
 }
 
+@test "norms with a weight and a bias alone are told, and --norm says what they are" {
+    checkpoints
+    # 4 channels are no 32 groups
+    run mabn-convert bare.pth -o x.h5
+    assert_failure 1
+    assert_line --partial "missing: 'bn1.running_mean'"
+    mkdir wide && cd wide
+    mabn-init -q cifar-resnet8 --norm bn --base-width 32 --classes 3 -o bn8.h5
+    mabn-convert -q bn8.h5 -o bn8.safetensors
+    $PYTHON "$ROOT/tests/cli/make_checkpoints.py" bn8.safetensors .
+    run --separate-stderr mabn-convert bare.pth -o gn.h5
+    assert_success
+    [[ $stderr == *"warning: 9 norms have a weight and a bias but no statistics (the first: 'bn1.weight'), which is taken for group norm; for another kind use --norm"* ]]
+    run mabn-info gn.h5
+    assert_line --regexp '^ *norm .*layer3=gn'
+    # told by the user, it is not in doubt
+    run --separate-stderr mabn-convert --norm gn bare.pth -o told.h5
+    assert_success
+    [[ $stderr != *statistics* ]]
+    same gn.h5 told.h5
+    run mabn-convert --norm bn bare.pth -o x.h5
+    assert_failure 1
+    assert_line --partial "missing: 'bn1.running_mean'"
+    mabn-convert -q --norm bn --partial bare.pth -o bn.h5 2>/dev/null
+    "$ROOT/tests/make-images" tree 3 9 6
+    mabn-pack imagenet -q tree -o set.h5
+    mabn-eval imagenet -q --recalibrate set.h5 -b 9 -o again.h5 bn.h5 set.h5
+    run mabn-info again.h5
+    assert_line --regexp '^ *norm +bn$'
+    # a stage alone that lacks them has lost them
+    run mabn-convert part-bare.pth -o x.h5
+    assert_failure 1
+    assert_line --partial "missing: 'layer2.0.bn1.running_mean'"
+    # group norms that their names tell are in no doubt
+    run --separate-stderr mabn-convert bn8.h5 -o y.pth
+    [[ $stderr != *"no statistics"* ]]
+}
+
 @test "ONNX: no counters of batches; folded norms come back as frozen ones" {
     "$ROOT/tests/make-images" tree 3 9 6
     mabn-pack imagenet -q tree -o set.h5
