@@ -27,7 +27,7 @@ E_CFLAGS := -std=c11 -O1 -g -Ilib -D_GNU_SOURCE -DMABN_CUDA=1 -Wall -Wextra $(PK
 E_LIB_CU := $(filter-out %/cuda_libraries.cu,$(LIB_CU))
 # Rooms whose C files know of CUDA: the plain library has them without.
 E_LIB_C := $(wildcard lib/device/*.c lib/net/*.c lib/net/*/*.c) lib/dist/nccl.c \
-           $(addprefix lib/model/,bench.c rcnn.c rcnn_train.c rcnn_test.c)
+           $(addprefix lib/model/,bench.c rcnn.c)
 E_O := $(E_LIB_CU:%=$(E)/%.o) $(E_LIB_C:%.c=$(E)/%.o) \
        $(patsubst %.cpp,$(E)/%.cpp.o,$(wildcard tests/gpu/executor/*.cpp))
 E_BIN := $(CUDA_TESTS:%=$(B)/tests/unit/%)

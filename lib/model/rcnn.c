@@ -1,16 +1,15 @@
-/* The plans of a detector: making them for each shape, and binding the heads to the body. */
+/* A detector from mabn_rcnn_new to mabn_rcnn_free. This file alone knows who does a detector's work on a
+ * GPU; the files below it call that through a table. */
 #include "model/rcnn.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/log.h"
 #include "base/mem.h"
-#include "base/progress.h"
 #include "model/rcnn_internal.h"
 #if MABN_CUDA
 #include "detect/proposals_cuda.h"
+#include "model/rcnn_cuda.h"
 #endif
 
 const char *const mabn_rcnn_loss_names[MABN_RCNN_LOSSES] = {
@@ -18,297 +17,29 @@ const char *const mabn_rcnn_loss_names[MABN_RCNN_LOSSES] = {
 const char *const mabn_rcnn_part_names[MABN_RCNN_PARTS] = {
     "body, FPN and RPN", "proposals", "targets", "box head", "mask head", "detections", "pasting"};
 
-/* ---- heads ---- */
-
-static mabn_status build_head(struct mabn_rcnn *r, bool mask)
-{
-    const struct mabn_net_options options = {.batch = mask ? r->mask_room : r->box_room,
-                                             .height = 1,
-                                             .width = 1,
-                                             .channels = 1,
-                                             .training = r->options.training,
-                                             .precision = r->options.precision,
-                                             .no_fold = r->options.no_fold,
-                                             .exact = r->options.exact,
-                                             .tune = r->options.tune,
-                                             .vary_rows = true,
-                                             .sync = r->options.sync,
-                                             .params = r->params,
-                                             .pool = &r->head_pool};
-    struct mabn_detector_head *head = mask ? &r->mask_head : &r->box_head;
-    struct mabn_net *net;
-    MABN_TRY(mabn_net_new(&net, r->device, &options));
-    *head = mask ? mabn_detector_add_mask_head(net, &r->detector, mabn_rcnn_has_losses(r))
-                 : mabn_detector_add_box_head(net, &r->detector, mabn_rcnn_has_losses(r));
-    const mabn_status status = mabn_net_plan(net);
-    if (status)
-        mabn_net_free(net);
-    else
-        *(mask ? &r->mask_net : &r->box_net) = net;
-    return status;
-}
-
-static void release_heads(void *context)
-{
-    struct mabn_rcnn *r = context;
-    mabn_net_free(r->box_net);
-    r->box_net = NULL;
-}
-
-/* The mask head's plan is made last. When it needs more memory than the box head's, that one is
- * made again over the larger pool. */
-static mabn_status build_heads(struct mabn_rcnn *r)
-{
-    MABN_TRY(build_head(r, false));
-    if (!r->detector.masks) return MABN_OK;
-    MABN_TRY(build_head(r, true));
-    return r->box_net ? MABN_OK : build_head(r, false);
-}
-
-void mabn_rcnn_bind(struct mabn_rcnn *r, struct mabn_net *net,
-                    const struct mabn_detector_head *head, const struct mabn_net_rois *rois)
-{
-    for (int i = 0; i < MABN_DETECTOR_POOLED; i++) {
-        char name[16];
-        snprintf(name, sizeof name, "p%d", i + 2);
-        const struct mabn_net_output p = mabn_net_output_of(r->body->net, name);
-        const struct mabn_net_binding binding = {p.values, p.gradient, p.n, p.h, p.w};
-        mabn_net_bind(net, head->features[i], &binding);
-    }
-    mabn_net_set_rois(net, head->rois, rois);
-}
-
-/* ---- bodies ---- */
-
-static bool on_gpu(const struct mabn_rcnn *r)
-{
-    return mabn_device_kind_of(r->device) == MABN_DEVICE_CUDA;
-}
-
-static void release_body(const struct mabn_rcnn *r, struct rcnn_body *body)
-{
 #if MABN_CUDA
-    mabn_rcnn_cuda_graph_free(body);
+static void free_gpu(struct mabn_rcnn *r)
+{
+    mabn_rcnn_cuda_train_free(r);
+    mabn_rcnn_cuda_free(r);
+}
+
+static const struct rcnn_gpu gpu = {.anchors = mabn_rcnn_cuda_anchors,
+                                    .proposes = mabn_cuda_proposals_fit,
+                                    .propose = mabn_rcnn_cuda_propose,
+                                    .detects = mabn_rcnn_cuda_detects,
+                                    .detect_begin = mabn_rcnn_cuda_detect_begin,
+                                    .detect_result = mabn_rcnn_cuda_detect_result,
+                                    .found_masks = mabn_rcnn_cuda_found_masks,
+                                    .mask_logits = mabn_rcnn_cuda_mask_logits,
+                                    .paste = mabn_rcnn_cuda_paste,
+                                    .begin = mabn_rcnn_cuda_begin,
+                                    .result = mabn_rcnn_cuda_result,
+                                    .behind = mabn_rcnn_cuda_behind,
+                                    .trace = mabn_rcnn_cuda_trace,
+                                    .graph_free = mabn_rcnn_cuda_graph_free,
+                                    .free = free_gpu};
 #endif
-    mabn_net_free(body->net);
-    mabn_free(body->anchors);
-    mabn_device_release(r->device, body->gpu_anchors,
-                        (size_t)body->anchor_count * 4 * sizeof(float));
-}
-
-static void release_bodies(void *context)
-{
-    struct mabn_rcnn *r = context;
-    for (int i = 0; i < r->body_count; i++)
-        release_body(r, &r->bodies[i]);
-    r->body_count = 0;
-    r->body = NULL;
-}
-
-/* Free the least recently used one. */
-static void free_oldest(struct mabn_rcnn *r)
-{
-    int oldest = 0;
-    for (int i = 1; i < r->body_count; i++)
-        if (r->bodies[i].used < r->bodies[oldest].used) oldest = i;
-    release_body(r, &r->bodies[oldest]);
-    r->bodies[oldest] = r->bodies[--r->body_count];
-    r->body = NULL;
-}
-
-static mabn_status fill_anchors(struct mabn_rcnn *r, struct rcnn_body *body)
-{
-    struct mabn_anchor_grid grid = {.padded_height = body->height, .padded_width = body->width};
-    void *memory;
-    for (int l = 0; l < MABN_DETECTOR_LEVELS; l++) {
-        char name[24];
-        snprintf(name, sizeof name, "objectness%d", l + 2);
-        const struct mabn_net_output map = mabn_net_output_of(body->net, name);
-        grid.h[l] = map.h;
-        grid.w[l] = map.w;
-        body->level_anchors[l] = mabn_anchors_in_level(&r->anchors, &grid, l);
-    }
-    body->anchor_count = mabn_anchors_count(&r->anchors, &grid);
-    MABN_TRY(mabn_alloc(&memory, (size_t)body->anchor_count * 4 * sizeof(float)));
-    body->anchors = memory;
-    mabn_anchors_fill(body->anchors, &r->anchors, &grid, r->convention);
-#if MABN_CUDA
-    if (on_gpu(r)) return mabn_rcnn_cuda_anchors(r, body, &grid);
-#endif
-    return MABN_OK;
-}
-
-static mabn_status build_body(struct mabn_rcnn *r, struct rcnn_body *body)
-{
-    const struct mabn_net_options options = {.batch = body->images,
-                                             .height = body->height,
-                                             .width = body->width,
-                                             .channels = 3,
-                                             .training = r->options.training,
-                                             .precision = r->options.precision,
-                                             .no_fold = r->options.no_fold,
-                                             .exact = r->options.exact,
-                                             .tune = r->options.tune,
-                                             .save_memory = r->options.save_memory,
-                                             .sync = r->options.sync,
-                                             .params = r->params,
-                                             .pool = &r->pool};
-    MABN_TRY(mabn_net_new(&body->net, r->device, &options));
-    mabn_detector_add_body(body->net, &r->detector, mabn_rcnn_has_losses(r));
-    MABN_TRY(mabn_net_plan(body->net));
-    mabn_net_accumulate(body->net, r->accumulate);
-    return fill_anchors(r, body);
-}
-
-/* Where memory is short, at the cost of other shapes' plans. */
-static mabn_status make_body(struct mabn_rcnn *r, struct rcnn_body *body)
-{
-    const struct rcnn_body empty = *body;
-    const double start = mabn_now();
-    mabn_status status;
-    while ((status = build_body(r, body)) != MABN_OK) {
-        release_body(r, body);
-        if (status != MABN_ERR_NOMEM || !r->body_count) return status;
-        free_oldest(r);
-        *body = empty;
-    }
-    mabn_verbose("a plan for %d picture%s of %d x %d in %.1f s; there are %d", body->images,
-                 body->images == 1 ? "" : "s", body->width, body->height, mabn_now() - start,
-                 r->body_count + 1);
-    return MABN_OK;
-}
-
-static mabn_status find_body(struct mabn_rcnn *r, int images, int height, int width)
-{
-    for (int i = 0; i < r->body_count; i++) {
-        struct rcnn_body *b = &r->bodies[i];
-        if (b->images == images && b->height == height && b->width == width) {
-            r->body = b;
-            return MABN_OK;
-        }
-    }
-    if (r->settle) MABN_TRY(r->settle(r));
-    if (r->body_count == (on_gpu(r) ? RCNN_MAX_PLANS : RCNN_MAX_PLANS_CPU)) free_oldest(r);
-    struct rcnn_body body = {.images = images, .height = height, .width = width};
-    MABN_TRY(make_body(r, &body));
-    r->body = &r->bodies[r->body_count++];
-    *r->body = body;
-    return MABN_OK;
-}
-
-mabn_status mabn_rcnn_input(struct mabn_rcnn *r, float **x, int images, int height, int width)
-{
-    if (images < 1 || images > r->options.images || height < 32 || width < 32 || height % 32 ||
-        width % 32)
-        return mabn_fail(MABN_ERR_ARG, "%d pictures of %d×%d in a detector for %d", images, height,
-                         width, r->options.images);
-    MABN_TRY(find_body(r, images, height, width));
-    r->body->used = ++r->clock;
-    *x = mabn_net_input(r->body->net);
-    return MABN_OK;
-}
-
-/* ---- proposals ---- */
-
-mabn_status mabn_rcnn_fetch(struct mabn_rcnn *r, const float **values,
-                            const struct mabn_net_output *output)
-{
-    const size_t count = (size_t)(output->n * output->h * output->w * output->c);
-    float *copy;
-    *values = output->values;
-    if (!on_gpu(r)) return MABN_OK;
-    MABN_TRY(mabn_scratch_take(&r->scratch, &copy, count + 1, sizeof *copy));
-    *values = copy;
-    return mabn_device_get(r->device, copy, output->values, count * sizeof *copy);
-}
-
-mabn_status mabn_rcnn_find_maps(struct mabn_rcnn *r, struct mabn_rpn_maps *maps, bool fetch)
-{
-    *maps = (struct mabn_rpn_maps){.images = r->body->images,
-                                   .levels = MABN_DETECTOR_LEVELS,
-                                   .anchor = r->body->anchors,
-                                   .width = r->widths,
-                                   .height = r->heights};
-    for (int l = 0; l < MABN_DETECTOR_LEVELS; l++) {
-        char name[24];
-        snprintf(name, sizeof name, "objectness%d", l + 2);
-        const struct mabn_net_output score = mabn_net_output_of(r->body->net, name);
-        snprintf(name, sizeof name, "deltas%d", l + 2);
-        const struct mabn_net_output delta = mabn_net_output_of(r->body->net, name);
-        maps->anchors[l] = r->body->level_anchors[l];
-        maps->score[l] = score.values;
-        maps->delta[l] = delta.values;
-        if (!fetch) continue;
-        MABN_TRY(mabn_rcnn_fetch(r, &maps->score[l], &score));
-        MABN_TRY(mabn_rcnn_fetch(r, &maps->delta[l], &delta));
-    }
-    return MABN_OK;
-}
-
-mabn_status mabn_rcnn_need_proposals(struct mabn_rcnn *r, int64_t room)
-{
-    const size_t rows = (size_t)room * (size_t)r->options.images;
-    void *memory;
-    r->proposals.room = room;
-    if (room <= r->proposal_room) {
-        r->proposals.room = r->proposal_room;
-        return MABN_OK;
-    }
-    mabn_free(r->proposals.box);
-    mabn_free(r->proposals.score);
-    r->proposals.box = r->proposals.score = NULL;
-    r->proposal_room = 0;
-    MABN_TRY(mabn_alloc(&memory, rows * 4 * sizeof(float)));
-    r->proposals.box = memory;
-    MABN_TRY(mabn_alloc(&memory, rows * sizeof(float)));
-    r->proposals.score = memory;
-    r->proposal_room = room;
-    return MABN_OK;
-}
-
-struct mabn_proposal_options mabn_rcnn_proposal_options(const struct mabn_rcnn *r, bool training)
-{
-    const struct mabn_detector *d = &r->detector;
-    const struct mabn_detector_counts *counts = training ? &d->train : &d->test;
-    struct mabn_proposal_options options = mabn_proposal_defaults(r->convention, training);
-    options.before = counts->pre_nms;
-    options.level = counts->post_nms;
-    options.total = counts->proposals;
-    options.threshold = d->rpn_nms;
-    if (d->rpn_min_size > options.min_size) options.min_size = d->rpn_min_size;
-    return options;
-}
-
-static mabn_status propose(struct mabn_rcnn *r, const struct mabn_rcnn_image *images, bool training)
-{
-    const struct mabn_proposal_options options = mabn_rcnn_proposal_options(r, training);
-    struct mabn_rpn_maps maps;
-    int most = 0;
-    for (int i = 0; i < r->body->images; i++) {
-        r->widths[i] = images[i].width;
-        r->heights[i] = images[i].height;
-        if (images[i].count > most) most = images[i].count;
-    }
-    MABN_TRY(mabn_rcnn_find_maps(r, &maps, false));
-    MABN_TRY(mabn_rcnn_need_proposals(r, mabn_proposals_room(&maps, &options) + most));
-#if MABN_CUDA
-    if (on_gpu(r) && mabn_cuda_proposals_fit(&maps, &options))
-        return mabn_rcnn_cuda_propose(r, &maps, &options);
-#endif
-    if (on_gpu(r)) MABN_TRY(mabn_rcnn_find_maps(r, &maps, true));
-    return mabn_proposals_make(&r->proposals, &maps, &options, r->convention, &r->scratch);
-}
-
-mabn_status mabn_rcnn_propose(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
-                              bool training)
-{
-    const struct mabn_scratch_mark mark = mabn_scratch_mark(&r->scratch);
-    const mabn_status status = propose(r, images, training);
-    mabn_scratch_back(&r->scratch, mark);
-    return status;
-}
-
-/* ---- life ---- */
 
 static mabn_status take(void *out, int64_t count, size_t size)
 {
@@ -369,14 +100,12 @@ static mabn_status set_up(struct mabn_rcnn *r)
         r->anchors.size[i] = d->anchor_size[i];
     }
     memcpy(r->anchors.ratio, d->anchor_ratio, sizeof d->anchor_ratio);
-#if MABN_CUDA
-    if (r->options.training && d->masks && on_gpu(r) && r->convention->mask == MABN_MASK_SOFT)
+    if (r->options.training && d->masks && r->gpu && r->convention->mask == MABN_MASK_SOFT)
         return mabn_fail(MABN_ERR_UNSUPPORTED,
                          "on a GPU masks are 0 or 1, not what '%s' pools from them", d->convention);
-#endif
     find_rooms(r);
     MABN_TRY(get_memory(r));
-    return build_heads(r);
+    return mabn_rcnn_set_up_plans(r);
 }
 
 mabn_status mabn_rcnn_new(struct mabn_rcnn **out, struct mabn_device *device,
@@ -389,14 +118,13 @@ mabn_status mabn_rcnn_new(struct mabn_rcnn **out, struct mabn_device *device,
         return mabn_fail(MABN_ERR_ARG, "%d pictures a step", options->images);
     struct mabn_rcnn *r = mabn_xcalloc(1, sizeof *r);
     r->device = device;
+#if MABN_CUDA
+    if (mabn_device_kind_of(device) == MABN_DEVICE_CUDA) r->gpu = &gpu;
+#endif
     r->detector = *detector;
     r->params = params;
     r->options = *options;
     if (r->options.precision == MABN_NET_AUTO) r->options.precision = MABN_NET_FP32;
-    r->pool.outgrown = release_bodies;
-    r->pool.context = r;
-    r->head_pool.outgrown = release_heads;
-    r->head_pool.context = r;
     const mabn_status status = set_up(r);
     if (status) {
         mabn_rcnn_free(r);
@@ -430,15 +158,8 @@ static void release_detections(struct mabn_rcnn *r)
 void mabn_rcnn_free(struct mabn_rcnn *r)
 {
     if (!r) return;
-    release_bodies(r);
-    mabn_net_pool_release(&r->pool, r->device);
-    mabn_net_free(r->box_net);
-    mabn_net_free(r->mask_net);
-    mabn_net_pool_release(&r->head_pool, r->device);
-#if MABN_CUDA
-    mabn_rcnn_cuda_train_free(r);
-    mabn_rcnn_cuda_free(r);
-#endif
+    mabn_rcnn_release_plans(r);
+    if (r->gpu) r->gpu->free(r);
     release_detections(r);
     mabn_scratch_release(&r->scratch);
     void *arrays[] = {r->widths,          r->heights,     r->proposals.box, r->proposals.score,
@@ -458,37 +179,20 @@ const struct mabn_detector *mabn_rcnn_detector(const struct mabn_rcnn *r)
     return &r->detector;
 }
 
-struct mabn_net *mabn_rcnn_plan(const struct mabn_rcnn *r, enum mabn_rcnn_plan plan)
-{
-    if (plan == MABN_RCNN_BODY_PLAN) return r->body ? r->body->net : NULL;
-    return plan == MABN_RCNN_BOX_PLAN ? r->box_net : r->mask_net;
-}
-
 void mabn_rcnn_tell_gradients(struct mabn_rcnn *r, mabn_net_ready ready, void *context)
 {
     r->ready = ready;
     r->ready_context = context;
 }
 
-void mabn_rcnn_accumulate(struct mabn_rcnn *r, bool accumulate)
-{
-    r->accumulate = accumulate;
-    for (int i = 0; i < r->body_count; i++)
-        mabn_net_accumulate(r->bodies[i].net, accumulate);
-    mabn_net_accumulate(r->box_net, accumulate);
-    if (r->mask_net) mabn_net_accumulate(r->mask_net, accumulate);
-}
-
 mabn_status mabn_rcnn_trace(struct mabn_rcnn *r, struct mabn_rcnn_trace *trace)
 {
-#if MABN_CUDA
-    if (on_gpu(r)) {
+    if (r->gpu) {
         const struct mabn_scratch_mark mark = mabn_scratch_mark(&r->scratch);
-        const mabn_status status = mabn_rcnn_cuda_trace(r);
+        const mabn_status status = r->gpu->trace(r);
         mabn_scratch_back(&r->scratch, mark);
         if (status) return status;
     }
-#endif
     *trace = (struct mabn_rcnn_trace){.room = r->proposals.room,
                                       .proposals = r->proposals.box,
                                       .counts = r->proposals.count,

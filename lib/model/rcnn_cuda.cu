@@ -17,7 +17,7 @@
 #include "detect/proposals_cuda.h"
 #include "device/cuda.h"
 #include "model/rcnn_graph.cuh"
-#include "model/rcnn_internal.h"
+#include "model/rcnn_cuda.h"
 #include "net/queue.h"
 
 enum { MARKS = 6, SLOTS = 2 };

@@ -1,4 +1,5 @@
-/* Shared by rcnn.c (plans), rcnn_train.c and rcnn_test.c. */
+/* Shared by a detector's files, from the lowest: rcnn_plans.c, rcnn_train.c, rcnn_test.c, the GPU's
+ * rcnn_cuda.cu and rcnn_train_cuda.cu, rcnn.c. */
 #ifndef MABN_MODEL_RCNN_INTERNAL_H
 #define MABN_MODEL_RCNN_INTERNAL_H
 
@@ -25,6 +26,41 @@ struct rcnn_body {
     struct rcnn_graph *graph; /* of a step of this shape: rcnn_graph.cuh's; NULL: none */
 };
 
+/* What a GPU does between the plans. rcnn.c sets this table; the files below know nothing else of the
+ * GPU's. */
+struct rcnn_gpu {
+    mabn_status (*anchors)(struct mabn_rcnn *r, struct rcnn_body *body,
+                           const struct mabn_anchor_grid *grid);
+    /* Can proposals be made there? Then, of maps that lie there (`anchor` not looked at), into
+     * r->proposals, which has room for them. */
+    bool (*proposes)(const struct mabn_rpn_maps *maps, const struct mabn_proposal_options *options);
+    mabn_status (*propose)(struct mabn_rcnn *r, const struct mabn_rpn_maps *maps,
+                           const struct mabn_proposal_options *options);
+    /* Can all decisions between the pictures and the detections be made there? Then begin queues them
+     * for the pictures in the input, and result waits for the oldest under way, of pictures of
+     * r->body's: the detections, not yet scaled to the originals, and the logits (detections,28,28) of
+     * an image's masks. With *all false more tie than there is room for, and `found` is as before. */
+    bool (*detects)(struct mabn_rcnn *r);
+    mabn_status (*detect_begin)(struct mabn_rcnn *r, const struct mabn_rcnn_image *images);
+    mabn_status (*detect_result)(struct mabn_rcnn *r, struct mabn_rcnn_found *found, bool *all,
+                                 struct mabn_rcnn_figures *f);
+    const float *(*found_masks)(const struct mabn_rcnn *r, int image);
+    /* Of the mask head's output (n,28,28,channels) the logits (n,28,28) of each one's class, to the
+     * host. */
+    mabn_status (*mask_logits)(struct mabn_rcnn *r, float *logit, const struct mabn_net_output *all,
+                               const int32_t *label, int64_t n);
+    /* The masks of these detections, of the original's size, from all probabilities (·,28,28). */
+    mabn_status (*paste)(struct mabn_rcnn *r, struct mabn_rcnn_found *found,
+                         const struct mabn_rcnn_size *size, const float *probability);
+    /* As mabn_rcnn_begin, _result, _behind. */
+    mabn_status (*begin)(struct mabn_rcnn *r, const struct mabn_rcnn_image *images, uint64_t step);
+    mabn_status (*result)(struct mabn_rcnn *r, struct mabn_rcnn_figures *f);
+    int (*behind)(const struct mabn_rcnn *r);
+    mabn_status (*trace)(struct mabn_rcnn *r); /* what mabn_rcnn_trace shows, to the host */
+    void (*graph_free)(struct rcnn_body *body);
+    void (*free)(struct mabn_rcnn *r);
+};
+
 /* On the CPU, of all images: image by image with all levels of each. */
 struct rcnn_rpn_targets {
     float *target, *weight, *box_weight, *delta;
@@ -47,6 +83,7 @@ struct rcnn_detection {
 
 struct mabn_rcnn {
     struct mabn_device *device;
+    const struct rcnn_gpu *gpu; /* NULL: all is done by the CPU */
     struct mabn_detector detector;
     const struct mabn_box_convention *convention;
     struct mabn_params *params;
@@ -92,42 +129,10 @@ struct mabn_rcnn {
 /* The values of an output in host memory; for a GPU a copy in the scratch. */
 mabn_status mabn_rcnn_fetch(struct mabn_rcnn *r, const float **values,
                             const struct mabn_net_output *output);
-/* rcnn_cuda.cu: the body's anchors on the GPU; proposals of maps that lie there (`anchor` not looked
- * at) into r->proposals, which has room for them. */
-MABN_MUST_USE mabn_status mabn_rcnn_cuda_anchors(struct mabn_rcnn *r, struct rcnn_body *body,
-                                                 const struct mabn_anchor_grid *grid);
-MABN_MUST_USE mabn_status mabn_rcnn_cuda_propose(struct mabn_rcnn *r,
-                                                 const struct mabn_rpn_maps *maps,
-                                                 const struct mabn_proposal_options *options);
-/* Can all decisions between the pictures and the detections be made there? Then begin queues them for
- * the pictures in the input, and result waits for the oldest under way, of pictures of r->body's: the
- * detections, not yet scaled to the originals, and the logits (detections,28,28) of an image's masks. With
- * *all false more tie than there is room for, and `found` is as before. */
-bool mabn_rcnn_cuda_detects(struct mabn_rcnn *r);
-MABN_MUST_USE mabn_status mabn_rcnn_cuda_detect_begin(struct mabn_rcnn *r,
-                                                      const struct mabn_rcnn_image *images);
-MABN_MUST_USE mabn_status mabn_rcnn_cuda_detect_result(struct mabn_rcnn *r,
-                                                       struct mabn_rcnn_found *found, bool *all,
-                                                       struct mabn_rcnn_figures *f);
-const float *mabn_rcnn_cuda_found_masks(const struct mabn_rcnn *r, int image);
-/* Of the mask head's output (n,28,28,channels) the logits (n,28,28) of each one's class, to the host; and
- * the masks of these detections, of the original's size, from all probabilities (·,28,28). */
-MABN_MUST_USE mabn_status mabn_rcnn_cuda_mask_logits(struct mabn_rcnn *r, float *logit,
-                                                     const struct mabn_net_output *all,
-                                                     const int32_t *label, int64_t n);
-MABN_MUST_USE mabn_status mabn_rcnn_cuda_paste(struct mabn_rcnn *r, struct mabn_rcnn_found *found,
-                                               const struct mabn_rcnn_size *size,
-                                               const float *probability);
-void mabn_rcnn_cuda_free(struct mabn_rcnn *r);
-/* rcnn_train_cuda.cu: as mabn_rcnn_begin, _result, _behind; what mabn_rcnn_trace shows, to the host. */
-MABN_MUST_USE mabn_status mabn_rcnn_cuda_begin(struct mabn_rcnn *r,
-                                               const struct mabn_rcnn_image *images, uint64_t step);
-MABN_MUST_USE mabn_status mabn_rcnn_cuda_result(struct mabn_rcnn *r, struct mabn_rcnn_figures *f);
-int mabn_rcnn_cuda_behind(const struct mabn_rcnn *r);
-MABN_MUST_USE mabn_status mabn_rcnn_cuda_trace(struct mabn_rcnn *r);
-void mabn_rcnn_cuda_train_free(struct mabn_rcnn *r);
-void mabn_rcnn_cuda_graph_free(struct rcnn_body *body);
-/* rcnn.c: how this detector proposes, and from what: the RPN's maps of the last body forward where they
+/* rcnn_plans.c, for rcnn.c: the heads' plans, and where those of bodies will lie; all of them freed. */
+MABN_MUST_USE mabn_status mabn_rcnn_set_up_plans(struct mabn_rcnn *r);
+void mabn_rcnn_release_plans(struct mabn_rcnn *r);
+/* The same file: how this detector proposes, and from what: the RPN's maps of the last body forward where they
  * lie, or with `fetch` copied from a GPU into the scratch; room for the proposals of these images and
  * their true boxes. */
 struct mabn_proposal_options mabn_rcnn_proposal_options(const struct mabn_rcnn *r, bool training);

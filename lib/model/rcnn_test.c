@@ -95,13 +95,6 @@ static mabn_status need_masks(struct mabn_rcnn_found *found)
     return MABN_OK;
 }
 
-#if MABN_CUDA
-static bool on_gpu(const struct mabn_rcnn *r)
-{
-    return mabn_device_kind_of(r->device) == MABN_DEVICE_CUDA;
-}
-#endif
-
 /* The probabilities of n detections of these labels, from the mask head's output. */
 static mabn_status find_probability(struct mabn_rcnn *r, float *probability, const int32_t *label,
                                     int64_t n)
@@ -110,15 +103,13 @@ static mabn_status find_probability(struct mabn_rcnn *r, float *probability, con
     const struct mabn_net_output logits = mabn_net_output_of(r->mask_net, "mask_logits");
     const float *values = logits.values;
     int64_t channels = logits.c;
-#if MABN_CUDA
-    if (on_gpu(r)) {
+    if (r->gpu) {
         float *own;
         MABN_TRY(mabn_scratch_take(&r->scratch, &own, (size_t)(n * pixels), sizeof *own));
-        MABN_TRY(mabn_rcnn_cuda_mask_logits(r, own, &logits, label, n));
+        MABN_TRY(r->gpu->mask_logits(r, own, &logits, label, n));
         values = own;
         channels = 1;
     }
-#endif
     return mabn_mask_probability(probability, values, label, n, pixels, channels, r->convention);
 }
 
@@ -148,9 +139,7 @@ static mabn_status paste(struct mabn_rcnn *r, struct mabn_rcnn_found *found,
 {
     const int64_t pixels = RCNN_MASK_SIDE * RCNN_MASK_SIDE;
     const struct mabn_detections *d = &found->boxes;
-#if MABN_CUDA
-    if (on_gpu(r)) return mabn_rcnn_cuda_paste(r, found, original, probability);
-#endif
+    if (r->gpu) return r->gpu->paste(r, found, original, probability);
     for (int64_t k = 0; k < d->count; k++)
         MABN_TRY(mabn_paste(&found->masks[k], probability + d->mask[k] * pixels, RCNN_MASK_SIDE,
                             d->box + 4 * k, original->width, original->height, r->convention,
@@ -158,7 +147,7 @@ static mabn_status paste(struct mabn_rcnn *r, struct mabn_rcnn_found *found,
     return MABN_OK;
 }
 
-/* done: the mask head has run already, and its logits lie with rcnn_cuda.cu. */
+/* done: the mask head has run already, on the GPU, and its logits are kept. */
 static mabn_status find_masks(struct mabn_rcnn *r, int i, struct mabn_rcnn_found *found, bool done,
                               float **probability)
 {
@@ -167,12 +156,9 @@ static mabn_status find_masks(struct mabn_rcnn *r, int i, struct mabn_rcnn_found
     MABN_TRY(need_masks(found));
     MABN_TRY(mabn_scratch_take(&r->scratch, probability, (size_t)d->count + 1,
                                pixels * sizeof **probability));
-#if MABN_CUDA
     if (done)
-        return mabn_mask_probability(*probability, mabn_rcnn_cuda_found_masks(r, i), d->label,
-                                     d->count, (int64_t)pixels, 1, r->convention);
-#endif
-    (void)done;
+        return mabn_mask_probability(*probability, r->gpu->found_masks(r, i), d->label, d->count,
+                                     (int64_t)pixels, 1, r->convention);
     return run_masks(r, i, d, *probability);
 }
 
@@ -264,13 +250,12 @@ static mabn_status detect_here(struct mabn_rcnn *r, struct rcnn_detection *d)
     return status;
 }
 
-#if MABN_CUDA
 /* What the queue has left, to the end; or again from the pictures, which are still in their place, with the
  * decisions made here. */
 static mabn_status finish_queued(struct mabn_rcnn *r, struct rcnn_detection *d)
 {
     bool all;
-    MABN_TRY(mabn_rcnn_cuda_detect_result(r, d->found, &all, &d->figures));
+    MABN_TRY(r->gpu->detect_result(r, d->found, &all, &d->figures));
     if (all) return finish(r, d->images, d->originals, d->found, true, &d->figures);
     const size_t pictures = (size_t)r->body->images * (size_t)r->body->height;
     float *x = mabn_net_input(r->body->net);
@@ -295,7 +280,6 @@ static mabn_status settle(struct mabn_rcnn *r)
         MABN_TRY(settle_one(r, &r->detections[k % RCNN_DETECTIONS]));
     return MABN_OK;
 }
-#endif
 
 mabn_status mabn_rcnn_detect_begin(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
                                    const struct mabn_rcnn_size *originals)
@@ -304,17 +288,10 @@ mabn_status mabn_rcnn_detect_begin(struct mabn_rcnn *r, const struct mabn_rcnn_i
     if (mabn_rcnn_behind(r) == mabn_rcnn_depth(r))
         return mabn_fail(MABN_ERR_ARG, "the detections of earlier pictures were not fetched");
     struct rcnn_detection *d = next_detection(r, images, originals);
-    mabn_status status;
-#if MABN_CUDA
+    const bool queued = r->gpu && r->gpu->detects(r);
     r->settle = settle;
-    if (on_gpu(r) && mabn_rcnn_cuda_detects(r)) {
-        status = mabn_rcnn_cuda_detect_begin(r, d->images);
-        r->detections_begun += !status;
-        return status;
-    }
-#endif
-    status = detect_here(r, d);
-    d->finished = true;
+    const mabn_status status = queued ? r->gpu->detect_begin(r, d->images) : detect_here(r, d);
+    d->finished = !queued;
     r->detections_begun += !status;
     return status;
 }
@@ -326,10 +303,7 @@ mabn_status mabn_rcnn_detect_result(struct mabn_rcnn *r, struct mabn_rcnn_found 
     if (!mabn_rcnn_behind(r))
         return mabn_fail(MABN_ERR_ARG, "there are no pictures to fetch the detections of");
     struct rcnn_detection *d = &r->detections[r->detections_told % RCNN_DETECTIONS];
-    mabn_status status = MABN_OK;
-#if MABN_CUDA
-    status = settle_one(r, d);
-#endif
+    const mabn_status status = settle_one(r, d);
     r->detections_told++;
     if (status) return status;
     *f = d->figures;

@@ -335,23 +335,16 @@ mabn_status mabn_rcnn_measure_heads(struct mabn_rcnn *r, const struct mabn_rcnn_
 
 /* ---- on either device ---- */
 
-static bool on_gpu(const struct mabn_rcnn *r)
-{
-    return mabn_device_kind_of(r->device) == MABN_DEVICE_CUDA;
-}
-
 int mabn_rcnn_behind(const struct mabn_rcnn *r)
 {
     if (!r->options.training) return (int)(r->detections_begun - r->detections_told);
-#if MABN_CUDA
-    if (on_gpu(r)) return mabn_rcnn_cuda_behind(r);
-#endif
+    if (r->gpu) return r->gpu->behind(r);
     return r->behind;
 }
 
 int mabn_rcnn_depth(const struct mabn_rcnn *r)
 {
-    return on_gpu(r) && !r->timed ? 2 : 1;
+    return r->gpu && !r->timed ? 2 : 1;
 }
 
 void mabn_rcnn_time_parts(struct mabn_rcnn *r, bool wanted)
@@ -366,9 +359,7 @@ mabn_status mabn_rcnn_begin(struct mabn_rcnn *r, const struct mabn_rcnn_image *i
     if (!r->options.training || !r->body) MABN_BUG("a step of training without a plan for it");
     if (mabn_rcnn_behind(r) == mabn_rcnn_depth(r))
         return mabn_fail(MABN_ERR_ARG, "the result of an earlier step was not fetched");
-#if MABN_CUDA
-    if (on_gpu(r)) return mabn_rcnn_cuda_begin(r, images, step);
-#endif
+    if (r->gpu) return r->gpu->begin(r, images, step);
     MABN_TRY(step_here(r, images, step, &r->figures));
     r->behind = 1;
     return MABN_OK;
@@ -379,9 +370,7 @@ mabn_status mabn_rcnn_result(struct mabn_rcnn *r, struct mabn_rcnn_figures *f)
     *f = (struct mabn_rcnn_figures){0};
     if (!mabn_rcnn_behind(r))
         return mabn_fail(MABN_ERR_ARG, "there is no step to fetch the result of");
-#if MABN_CUDA
-    if (on_gpu(r)) return mabn_rcnn_cuda_result(r, f);
-#endif
+    if (r->gpu) return r->gpu->result(r, f);
     *f = r->figures;
     r->behind = 0;
     return MABN_OK;

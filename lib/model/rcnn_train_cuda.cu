@@ -19,7 +19,7 @@
 #include "device/cuda.h"
 #include "device/launch.cuh"
 #include "model/rcnn_graph.cuh"
-#include "model/rcnn_internal.h"
+#include "model/rcnn_cuda.h"
 #include "net/losses.h"
 #include "net/queue.h"
 #include "ops/ops_cuda.h"
