@@ -6,6 +6,7 @@
 
 #include "base/mem.h"
 #include "net/losses.h"
+#include "norm/options.h"
 #include "tap.h"
 
 #ifndef MABN_TEST_DEVICE
@@ -155,6 +156,95 @@ static void check_plan(void)
     backward(net);
     check_parameters(net, "upsampling, transposed convolution, sigmoid, shared parameters");
     mabn_net_free(net);
+}
+
+/* ---- norms in place ---- */
+
+static const char *const norm_inputs[] = {"first", "relu", "second"};
+enum { NORM_INPUTS = 3 };
+
+/* Frozen norms with ReLU: one overwrites a convolution's output; one must leave the output of the one before
+ * alone, which is that one's mask; one adds a shortcut. With `apart` what they read are outputs of the plan,
+ * too, and stay what they are. */
+static struct mabn_net *norm_plan(bool apart)
+{
+    const struct mabn_net_options options = {.batch = N,
+                                             .height = H,
+                                             .width = W,
+                                             .channels = C,
+                                             .precision = MABN_NET_FP32,
+                                             .training = true,
+                                             .exact = true};
+    const struct mabn_net_conv conv = {.out_channels = 8, .kernel = 3, .stride = 1, .pad = 1};
+    struct mabn_norm_options frozen;
+    struct mabn_net *net;
+    mabn_norm_options_init(&frozen, MABN_NORM_FROZEN);
+    if (mabn_net_new(&net, device, &options)) abort();
+    const int x = mabn_net_add_input(net), first = mabn_net_add_conv(net, x, "first", &conv);
+    const int relu = mabn_net_add_norm(net, first, "relu", &frozen, -1, true);
+    const int shift = mabn_net_add_norm(net, relu, "shift", &frozen, -1, true);
+    const int second = mabn_net_add_conv(net, shift, "second", &conv);
+    const int sum = mabn_net_add_norm(net, second, "sum", &frozen, shift, true);
+    const int read[NORM_INPUTS] = {first, relu, second};
+    mabn_net_add_output(net, mabn_net_add_conv(net, sum, "third", &conv), "y");
+    for (int k = 0; k < NORM_INPUTS && apart; k++)
+        mabn_net_add_output(net, read[k], norm_inputs[k]);
+    tap_status(mabn_net_plan(net), "a plan of frozen norms%s", apart ? ", not in place" : "");
+    return net;
+}
+
+/* Pseudo-random, also the norms' scales, shifts and means; variances are positive. So a norm's output has not
+ * its input's sign, nor would it have that of the norm of its output. */
+static void fill_parameters(struct mabn_params *params)
+{
+    for (int i = 0; i < mabn_params_count(params); i++) {
+        const struct mabn_params_tensor *t = mabn_params_at(params, i);
+        size_t count;
+        if (t->role == MABN_PARAMS_MOMENTUM || !mabn_shape_count(&t->shape, &count)) continue;
+        float *values = mabn_xmalloc(count * sizeof *values + 1);
+        for (size_t k = 0; k < count; k++)
+            values[k] = pseudo((uint32_t)(1000 * i) + (uint32_t)k);
+        if (strstr(t->name, "running_var"))
+            for (size_t k = 0; k < count; k++)
+                values[k] = 1.5f + values[k];
+        if (mabn_params_set(params, i, values, count * sizeof *values)) abort();
+        free(values);
+    }
+}
+
+static float *norm_gradients(struct mabn_net *net, bool apart, size_t *count)
+{
+    fill_parameters(mabn_net_params(net));
+    for (int i = 0; i < N * H * W * C; i++)
+        mabn_net_input(net)[i] = pseudo((uint32_t)i);
+    run(net);
+    for (int k = 0; k < NORM_INPUTS && apart; k++) {
+        const struct mabn_net_output o = mabn_net_output_of(net, norm_inputs[k]);
+        if (mabn_device_zero(device, o.gradient,
+                             (size_t)(o.n * o.h * o.w * o.c) * sizeof *o.gradient))
+            abort();
+    }
+    backward(net);
+    const float *gradients = mabn_params_gradients(mabn_net_params(net), count);
+    return fetch(gradients, *count);
+}
+
+/* Differences of the loss are too coarse for the mask of a ReLU. */
+static void check_norms_in_place(void)
+{
+    struct mabn_net *net = norm_plan(false), *other = norm_plan(true);
+    size_t n, m, nonzero = 0;
+    float *in_place = norm_gradients(net, false, &n), *apart = norm_gradients(other, true, &m);
+    for (size_t i = 0; i < n; i++)
+        nonzero += in_place[i] != 0;
+    tap_ok(mabn_net_memory_of(net).activations < mabn_net_memory_of(other).activations,
+           "in place needs less memory");
+    tap_ok(n == m && nonzero > n / 4 && !memcmp(in_place, apart, n * sizeof *apart),
+           "frozen norms with ReLU, in place or not: the same gradients, bit for bit");
+    free(in_place);
+    free(apart);
+    mabn_net_free(net);
+    mabn_net_free(other);
 }
 
 /* ---- losses ---- */
@@ -326,6 +416,7 @@ int main(void)
         return tap_done();
     }
     check_plan();
+    check_norms_in_place();
     check_head();
     check_losses();
     mabn_device_free(device);
