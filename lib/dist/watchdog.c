@@ -10,6 +10,8 @@
  *
  * A rank whose sums on the GPU have failed reports this itself.
  *
+ * All but rank 0 have a line to rank 1, too, by which it tells them that it has ended the job.
+ *
  * The rank that judges prints one line, tells the others, and ends the job by MPI_Abort. The others
  * exit silently. (MPICH's mpiexec may kill all ranks of its host before one has printed.) A process
  * that was itself stopped for a while judges nobody: it heard nothing because it did not listen. */
@@ -61,12 +63,12 @@ struct note {
     char doing[64], text[384];
 };
 
-/* How to reach rank 0. */
+/* How to reach rank 0, or rank 1. */
 struct meeting {
     uint64_t token[2];
     uint32_t addresses[MOST_ADDRESSES]; /* network order */
     int32_t count;
-    uint16_t port; /* network order; 0: rank 0 could not listen */
+    uint16_t port; /* network order; 0: it does not listen */
 };
 
 struct link {
@@ -86,6 +88,8 @@ struct mabn_watchdog {
     struct link *links; /* rank 0: (ranks), its own unused; others: (1) */
     struct pollfd *polls;
     int count;
+    int deputy; /* ranks 2 and more: to rank 1, which ends the job if rank 0 is lost; -1: none */
+    int *followers;              /* rank 1: (ranks), from 2 on; -1: none */
     int64_t silent_ms, stuck_ms; /* 0: off */
     int64_t last_turn, last_beat, last_step, quiet_until, gpu_failed_at;
     pid_t parent;
@@ -157,6 +161,8 @@ MABN_NORETURN static void end_job(struct mabn_watchdog *w, int code, const char 
         sleep_ms(PRINT_MS);
     }
     if (w->comm->rank == 0) send_all(w, &verdict);
+    for (int r = 2; w->followers && r < w->comm->ranks; r++)
+        send_note(w->followers[r], &verdict);
     mabn_worker_abort(w->comm, code);
     sleep_ms(ABORT_MS);
     w->comm->mpi->abort(code);
@@ -244,6 +250,18 @@ static void hear(struct mabn_watchdog *w, int index)
         link->filled = 0;
         take(w, index, &note);
     }
+}
+
+/* Only a verdict ever comes from rank 1, and it judges only rank 0. */
+static void hear_deputy(struct mabn_watchdog *w)
+{
+    struct note note;
+    if (w->deputy < 0) return;
+    ssize_t n = recv(w->deputy, &note, sizeof note, MSG_DONTWAIT | MSG_PEEK);
+    if (n == (ssize_t)sizeof note && note.kind == KIND_VERDICT) follow(note.code);
+    if (n > 0 || (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))) return;
+    close(w->deputy);
+    w->deputy = -1;
 }
 
 /* ---- judging ---- */
@@ -378,6 +396,7 @@ static void *watch(void *argument)
         forgive(w, now);
         for (int i = 0; i < w->count; i++)
             if (w->links[i].fd >= 0 && w->polls[i].revents) hear(w, i);
+        hear_deputy(w);
         if (MABN_LOAD(w->failed)) send_failure(w);
         if (MABN_LOAD(w->leaving)) continue;
         beat(w, now);
@@ -418,7 +437,7 @@ static bool one_host(const struct mabn_comm *comm)
     return comm->local_ranks == comm->ranks;
 }
 
-static void open_listener(struct mabn_watchdog *w)
+static void open_listener(struct mabn_watchdog *w, struct meeting *m)
 {
     struct sockaddr_in address = {.sin_family = AF_INET};
     socklen_t size = sizeof address;
@@ -429,10 +448,10 @@ static void open_listener(struct mabn_watchdog *w)
         listen(w->listener, w->comm->ranks) ||
         getsockname(w->listener, (struct sockaddr *)&address, &size))
         return;
-    w->meeting.port = address.sin_port;
-    my_addresses(&w->meeting);
-    if (getrandom(w->meeting.token, sizeof w->meeting.token, 0) < 0)
-        w->meeting.token[0] = (uint64_t)mabn_dist_now_ms() ^ (uint64_t)getpid() << 32;
+    m->port = address.sin_port;
+    my_addresses(m);
+    if (getrandom(m->token, sizeof m->token, 0) < 0)
+        m->token[0] = (uint64_t)mabn_dist_now_ms() ^ (uint64_t)getpid() << 32;
 }
 
 static int connect_to(uint32_t address, uint16_t port)
@@ -452,20 +471,21 @@ static int connect_to(uint32_t address, uint16_t port)
     return -1;
 }
 
-/* Connect to rank 0 at the first of its addresses that answers. */
-static bool call_in(struct mabn_watchdog *w)
+/* Connect to rank `to` at the first of its addresses that answers; -1 if none does. */
+static int call_in(const struct mabn_watchdog *w, int to, const struct meeting *m)
 {
-    const struct meeting *m = &w->meeting;
     struct note hello = my_note(w, KIND_HELLO);
     int fd = -1;
-    if (!strcmp(w->comm->peers[0].host, w->comm->peers[w->comm->rank].host))
+    if (!m->port) return -1;
+    if (!strcmp(w->comm->peers[to].host, w->comm->peers[w->comm->rank].host))
         fd = connect_to(htonl(INADDR_LOOPBACK), m->port);
     for (int i = 0; i < m->count && fd < 0; i++)
         fd = connect_to(m->addresses[i], m->port);
-    if (fd < 0) return false;
+    if (fd < 0) return -1;
     tune_socket(fd);
-    w->links[0].fd = fd;
-    return send(fd, &hello, sizeof hello, MSG_NOSIGNAL) == (ssize_t)sizeof hello;
+    if (send(fd, &hello, sizeof hello, MSG_NOSIGNAL) == (ssize_t)sizeof hello) return fd;
+    close(fd);
+    return -1;
 }
 
 /* A caller without the token is not a rank of this job. */
@@ -476,10 +496,12 @@ static bool receive_hello(struct mabn_watchdog *w, int fd)
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
     if (recv(fd, &hello, sizeof hello, MSG_WAITALL) != (ssize_t)sizeof hello) return false;
     if (hello.kind != KIND_HELLO || memcmp(hello.token, w->meeting.token, sizeof hello.token) ||
-        hello.rank < 1 || hello.rank >= w->comm->ranks || w->links[hello.rank].fd >= 0)
+        hello.rank <= w->comm->rank || hello.rank >= w->comm->ranks)
         return false;
+    int *place = w->followers ? &w->followers[hello.rank] : &w->links[hello.rank].fd;
+    if (*place >= 0) return false;
     tune_socket(fd);
-    w->links[hello.rank].fd = fd;
+    *place = fd;
     return true;
 }
 
@@ -497,21 +519,35 @@ static void receive_calls(struct mabn_watchdog *w, int expected)
 }
 
 /* The kernel completes the connections; they are accepted when all ranks have tried. */
+static mabn_status call_in_all(struct mabn_watchdog *w, struct meeting *meetings)
+{
+    struct mabn_comm *comm = w->comm;
+    struct meeting mine = {.port = 0};
+    if (comm->rank == 0 || w->followers) open_listener(w, &mine);
+    MABN_TRY(mabn_comm_all_gather(comm, &mine, sizeof mine, meetings));
+    w->meeting = meetings[0];
+    if (comm->rank > 0) w->links[0].fd = call_in(w, 0, &meetings[0]);
+    if (comm->rank > 1) w->deputy = call_in(w, 1, &meetings[1]);
+    return MABN_OK;
+}
+
 static mabn_status meet(struct mabn_watchdog *w)
 {
     struct mabn_comm *comm = w->comm;
-    if (comm->rank == 0) open_listener(w);
-    MABN_TRY(mabn_comm_broadcast(comm, &w->meeting, sizeof w->meeting));
-    int64_t called = comm->rank && w->meeting.port && call_in(w), missing = comm->rank && !called;
-    int64_t *all = (int64_t *)mabn_xcalloc((size_t)comm->ranks, sizeof *all);
-    mabn_status status = mabn_comm_all_gather(comm, &called, sizeof called, all);
+    const size_t ranks = (size_t)comm->ranks;
+    struct meeting *meetings = (struct meeting *)mabn_xcalloc(ranks, sizeof *meetings);
+    int64_t *all = (int64_t *)mabn_xcalloc(2 * ranks, sizeof *all);
+    mabn_status status = call_in_all(w, meetings);
+    const int64_t called[2] = {comm->rank > 0 && w->links[0].fd >= 0, w->deputy >= 0};
     int expected = 0;
-    for (int r = 1; r < comm->ranks && !status; r++)
-        expected += (int)all[r];
+    free(meetings);
+    if (!status) status = mabn_comm_all_gather(comm, called, sizeof called, all);
+    for (size_t r = 0; r < ranks && comm->rank < 2; r++)
+        expected += (int)all[2 * r + (size_t)comm->rank];
     free(all);
     MABN_TRY(status);
-    if (comm->rank == 0) receive_calls(w, expected);
-    if (missing)
+    if (w->listener >= 0) receive_calls(w, expected);
+    if (comm->rank && !called[0])
         mabn_warn(
             "cannot reach rank 0 on %s by TCP: should a rank die or freeze, nobody may notice",
             comm->peers[0].host);
@@ -535,7 +571,11 @@ mabn_status mabn_watchdog_start(struct mabn_comm *comm)
     w->count = comm->rank ? 1 : comm->ranks;
     w->links = (struct link *)mabn_xcalloc((size_t)w->count, sizeof *w->links);
     w->polls = (struct pollfd *)mabn_xcalloc((size_t)w->count, sizeof *w->polls);
-    w->listener = -1;
+    w->listener = w->deputy = -1;
+    if (comm->rank == 1 && comm->ranks > 2)
+        w->followers = (int *)mabn_xmalloc((size_t)comm->ranks * sizeof *w->followers);
+    for (int r = 0; w->followers && r < comm->ranks; r++)
+        w->followers[r] = -1;
     w->parent = getppid();
     for (int i = 0; i < w->count; i++)
         w->links[i].fd = -1;
@@ -581,6 +621,10 @@ void mabn_watchdog_free(struct mabn_comm *comm)
     pthread_join(w->thread, NULL);
     for (int i = 0; i < w->count; i++)
         if (w->links[i].fd >= 0) close(w->links[i].fd);
+    for (int r = 2; w->followers && r < comm->ranks; r++)
+        if (w->followers[r] >= 0) close(w->followers[r]);
+    if (w->deputy >= 0) close(w->deputy);
+    free(w->followers);
     free(w->links);
     free(w->polls);
     free(w);

@@ -198,6 +198,28 @@ same_run() { # same_run A B
     same_run one run
 }
 
+@test "when rank 0 dies, rank 1 tells the others, however slow the launcher is" {
+    [[ $MPIS == *openmpi* ]] || skip "the ranks of MPICH are not its launcher's own"
+    "$(launcher openmpi)" -n 4 mabn-train "${course[@]}" --train "$DATA" -o run --epochs 100000 -q \
+        </dev/null >out 2>err 3>&- &
+    job=$!
+    wait_for out '"step":3,'
+    first=$(pid_of $job 0)
+    others=$(pid_of $job 2),$(pid_of $job 3)
+    kill -STOP $job
+    kill -9 "$first"
+    for _ in $(seq 80); do
+        left=$(ps -o stat= -p "$others" | grep -vc '^Z' || true)
+        [ "$left" != 0 ] || break
+        sleep 0.05
+    done
+    kill -CONT $job
+    ended $job
+    assert_equal "$left" 0
+    stderr=$(cat err)
+    one_line mabn-train "rank 0 on .* died at step"
+}
+
 @test "a rank that dies while the job is being stopped is named, too" {
     mpi=${MPIS# } mpi=${mpi%% *}
     [ "$mpi" = openmpi ] || skip "MPICH's mpiexec may have killed them all before one could speak"
