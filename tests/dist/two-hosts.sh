@@ -46,8 +46,9 @@ start() { # start RUN HOSTS RANKS OPTION...: in the background, as $pid
         "${hold[@]}" mabn-train "${course[@]}" -o "$work/$run" "$@" </dev/null >out 2>err &
     pid=$!
 }
-alive() { # a zombie has no command line
-    { read -r -d '' _ <"/proc/$1/cmdline"; } 2>/dev/null
+alive() { # and no zombie
+    local state
+    { read -r _ _ state _ <"/proc/$1/stat"; } 2>/dev/null && [ "$state" != Z ]
 }
 gone() { # gone PID...: wait until none of them lives
     local p until=$((SECONDS + PATIENCE))
