@@ -37,9 +37,9 @@ struct mabn_detections {
 };
 void mabn_detections_release(struct mabn_detections *d);
 
-/* The box head's output for the n proposals (n,4) of an image: logit (n,classes+1) in its own
- * numbering (mabn_class_label), delta (n,4·groups). groups: one for each logit; where background is
- * last, none for it; 1 with `one_box`. */
+/* The box head's output for the n proposals (n,4) of an image: logit (n,classes+1), in the head's own
+ * numbering (mabn_class_label), and delta (n,4·groups). With `one_box` there is one group; else one for
+ * each logit, but none for a background that comes last. */
 struct mabn_box_scores {
     int64_t n;
     const float *proposal, *logit, *delta;
@@ -65,9 +65,8 @@ void mabn_detections_scale(struct mabn_detections *d, int width, int height, int
 void mabn_detection_record(double record[4], const float *box, const struct mabn_box_convention *c);
 
 /* probability (n,pixels): the sigmoid of each detection's class, from logit (n,pixels,channels) as
- * the mask head gave them. channels: as many as the head has logits for boxes, where background is
- * last one less, or 1 for all classes. label (n) as above; one without a channel is MABN_ERR_ARG.
- */
+ * the mask head gave them. There is one channel for all classes, or one for each logit of the boxes,
+ * but none for a background that comes last. label (n) as above; MABN_ERR_ARG if one has no channel. */
 MABN_MUST_USE mabn_status mabn_mask_probability(float *probability, const float *logit,
                                                 const int32_t *label, int64_t n, int64_t pixels,
                                                 int64_t channels,

@@ -1,8 +1,9 @@
-/* See detections_cuda.h. A list is a class of an image, as on the CPU; all lists have rows for as many
- * boxes, `slot`, so that one launch does all of them.
+/* See detections_cuda.h. A list is a class of an image, as on the CPU. All lists have the same number of
+ * rows, `slot`, so that one launch does all of them.
  *
- * What suppression leaves is spread over one array of scores an image, NaN elsewhere, whose order is
- * the convention's: by class, then proposal, or by proposal, then class. The best are chosen there. */
+ * Each image has one array of scores in the convention's order: by class, then proposal, or by proposal,
+ * then class. Suppression leaves the scores of what stays there, and NaN elsewhere. The best are chosen from
+ * it. */
 #include "detect/detections_cuda.h"
 
 #include "detect/detect_cuda.h"
@@ -229,7 +230,7 @@ __device__ bool is_reported(const struct work &w, const struct rule &r, int64_t 
     return score == score && key_of(score, place) >> 32 <= w.search[image].prefix >> 32;
 }
 
-/* A block a list: how many of it are reported, … */
+/* A block a list: how many of it are reported. */
 __global__ void __launch_bounds__(THREADS) count_kernel(struct work w, struct rule r)
 {
     MABN_SHARED(int32_t, part, WARPS);
@@ -243,7 +244,7 @@ __global__ void __launch_bounds__(THREADS) count_kernel(struct work w, struct ru
     if (threadIdx.x == 0) w.reported[list] = count;
 }
 
-/* … and those, behind the lists before. */
+/* A block a list: what of it is reported, behind the lists before. */
 __global__ void __launch_bounds__(THREADS)
     by_class_kernel(struct mabn_cuda_detections out, struct work w, struct rule r)
 {

@@ -2,8 +2,8 @@
  * it by more than the threshold (IoU in float32, by division). Strictly more is the rule of the
  * reference's GPU kernel, from which its published numbers come; its CPU kernel uses at least.
  *
- * The boxes to compare with are those that stayed, so that the time grows with n times the number
- * kept, in blocks that vectorize; a division is done only in a block that may hold an overlap.  */
+ * A box is only compared with those that stayed, so the time grows with n times the number kept. Boxes
+ * are compared in blocks that vectorize. Only a block that may hold an overlap costs divisions.  */
 #ifndef MABN_DETECT_NMS_H
 #define MABN_DETECT_NMS_H
 
@@ -17,8 +17,8 @@ MABN_BEGIN_DECLS
 /* Floats of scratch for n boxes. */
 #define MABN_NMS_ROOM(n) (5 * ((size_t)(n) + 64))
 
-/* box (n,4), best first: keep receives the indices of those that stay, at most `most`, ascending;
- * returns how many. threshold: mabn_box_threshold's; 0 or less: all stay, whatever `most` says.
+/* Of the boxes (n,4), best first, the indices of those that stay into `keep`, ascending, at most `most`.
+ * Returns how many. threshold is mabn_box_threshold's; with 0 or less all stay, whatever `most` says.
  * room: MABN_NMS_ROOM(min(n, most)) floats. */
 int64_t mabn_nms_sorted(int32_t *keep, const float *box, int64_t n, int64_t most, float threshold,
                         float one, float *room);

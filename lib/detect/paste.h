@@ -1,14 +1,14 @@
 /* Pasting: from the 28 × 28 probabilities of a detection to its mask in the image, as run lengths.
  *
- *     legacy,      the map gets a border of one zero pixel; the box grows by 30/28 about its
- *     torchvision  centre, its corners are truncated to whole pixels, both of which belong to it;
- *                  the map is resized to that size by two taps; a pixel is in the mask when > 0.5
- *     detectron2   the map is sampled where the centre of each pixel of the box lies, 0 outside;
- *                  a pixel is in the mask when ≥ 0.5
+ *     legacy,      The map gets a border of one zero pixel. The box grows by 30/28 about its centre.
+ *     torchvision  Its corners are truncated to whole pixels, both of which belong to it. The map is
+ *                  resized to that size by two taps. A pixel is in the mask when > 0.5.
+ *     detectron2   The map is sampled at the centre of each pixel of the box, and is 0 outside. A
+ *                  pixel is in the mask when ≥ 0.5.
  *
- * Nothing of the image's size is ever written: a column of the box meets about thirty stretches
- * between two rows of the map, most of which are surely inside or outside; only the pixels of the
- * others are computed, in the float32 arithmetic of the programs. */
+ * Nothing of the image's size is ever written. The map's rows cut a column of the box into about
+ * thirty stretches, and most of these are surely inside or surely outside. Only the pixels of the
+ * others are computed, in the float32 arithmetic of the other programs. */
 #ifndef MABN_DETECT_PASTE_H
 #define MABN_DETECT_PASTE_H
 

@@ -1,13 +1,12 @@
-/* Sampling the boxes of an image for a loss: a number of boxes, of which at most a fraction is
- * positive.
+/* Sampling the boxes of an image for a loss: so many of them, and at most a fraction positive.
  *
  *     positives = min(#label ≥ 1, trunc(batch·fraction))
  *     negatives = min(#label 0, batch − positives)
  *
- * Which ones: at random without replacement, by a stream keyed by seed, step, image and stage, so
- * that nothing depends on threads or on earlier draws; or "spread" over the candidates in index
- * order, number floor(j·n/k) for j = 0…k−1, which the recordings use. The sample is in ascending
- * order either way.  */
+ * They are drawn at random without replacement. The random numbers are keyed by seed, step, image and
+ * stage, so that nothing depends on threads or on earlier draws. The recordings use samples that are
+ * "spread" instead: of n candidates in index order, number floor(j·n/k) for j = 0…k−1. A sample is in
+ * ascending order either way.  */
 #ifndef MABN_DETECT_SAMPLE_H
 #define MABN_DETECT_SAMPLE_H
 

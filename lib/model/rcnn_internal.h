@@ -105,8 +105,8 @@ struct mabn_rcnn {
     struct rcnn_cuda *cuda;           /* what rcnn_cuda.cu keeps; NULL: nothing */
     struct rcnn_train *train;         /* what rcnn_train_cuda.cu keeps */
     bool timed;                       /* parts of steps, on a GPU */
-    int behind;                       /* on the CPU: a step whose result was not asked for, … */
-    struct mabn_rcnn_figures figures; /* … which is this */
+    int behind;                       /* on the CPU: 1 if a step's result was not fetched yet */
+    struct mabn_rcnn_figures figures; /* that result */
     struct rcnn_detection detections[RCNN_DETECTIONS];
     int64_t detections_begun, detections_told;
     /* Called before a plan of another shape is made, which may free those that there are; NULL: need
@@ -120,7 +120,7 @@ struct mabn_rcnn {
     struct mabn_box_targets boxes;
     int32_t *levels;                                             /* (box room) of the pyramid */
     int32_t *positive;                                           /* (mask room) rows of boxes */
-    float *mask_box;                                             /* (mask room,4) … */
+    float *mask_box;                                             /* (mask room,4) */
     int32_t *mask_image, *mask_level, *mask_label, *mask_object; /* (mask room) */
     uint8_t *mask_target;                                        /* (mask room,28,28) */
     float *soft_target; /* the same where the convention has such masks; else NULL */

@@ -1,16 +1,15 @@
 /* Norms over the whole batch, fused into the neighbouring convolutions (ops/conv_cuda.h,
  * norm/norm_cuda.h): for which layers, and how they run.
  *
- *     forward    the convolution before a norm leaves Σ x and Σ x² while it writes x, and the norm
- *                only applies what follows; once MABN's affine map is known ahead, the norm's step
- *                in the list runs the convolution too, which writes the norm's output as well;
- *     backward   the convolution that is the last to add to the gradient of a norm's output puts it
- *                behind ReLU and leaves Σ dy·x and Σ dy, always: known or not.
+ *     forward    The convolution before a norm sums Σ x and Σ x² while it writes x. The norm need not
+ *                measure, and only applies what follows. Once MABN's affine map is known ahead, the
+ *                convolution runs in the norm's place in the list and writes the norm's output, too.
+ *     backward   Several convolutions may add to the gradient of a norm's output. The last of them
+ *                applies ReLU's mask and sums Σ dy·x and Σ dy, whether the map is known or not.
  *
- * This saves a read of x in forward. In backward it saves a read of dy and a read of x, and with a
- * shortcut also a write of dy. (MABN's Σ dy comes with dx and is not requested.) The fused kernels
- * may be slower than the separate ones: with `tune` both are timed, once for every kind of layer,
- * on the layer's own memory. */
+ * Forward saves a read of x. Backward saves a read of dy and a read of x, and with a shortcut a write
+ * of dy. (MABN's Σ dy comes with dx and is not requested.) The fused kernels may be slower than the
+ * separate ones. So `tune` times both, once for every kind of layer, on the layer's own memory. */
 #include <algorithm>
 #include <vector>
 

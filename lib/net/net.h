@@ -254,10 +254,10 @@ MABN_MUST_USE mabn_status mabn_net_update(struct mabn_net *net, const struct mab
  *     }
  *     while (mabn_net_behind(net)) mabn_net_result(net, &result)
  *
- * On the CPU depth is 1 and a step's result is there when it returns; on a GPU it is 2: the result
- * of step k comes while step k+1 runs, and the host waits for nothing else. After mabn_net_step the
- * input is other memory than before: ask again. Anything else that is asked of the net or its
- * parameters waits for the steps begun; their results stay to be fetched.
+ * On the CPU depth is 1: a step's result is there when it returns. On a GPU it is 2: the result of
+ * step k comes while step k+1 runs, and the host waits for nothing else. After mabn_net_step the input
+ * is other memory than before, so ask for it again. Anything else that is asked of the net or its
+ * parameters waits for the steps that were begun. Their results can still be fetched.
  */
 
 struct mabn_net_result {

@@ -11,9 +11,9 @@
 #include "ops/ops_cuda.h"
 
 struct params_cuda {
-    struct mabn_cuda_sgd_param *list; /* on the host, as on the device … */
+    struct mabn_cuda_sgd_param *list; /* on the host */
     int count;
-    struct arena memory; /* … where pieces and rates come behind it */
+    struct arena memory; /* on the device: the same list, then pieces and rates */
     size_t pieces_at, rates_at;
     int64_t piece_count;
     struct mabn_cuda_scaler *scaler; /* NULL: gradients are what they are */

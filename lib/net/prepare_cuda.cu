@@ -1,9 +1,10 @@
 /* A network on an NVIDIA GPU made ready: memory beside the arenas, the plans of the convolutions,
  * and the weights in use.
  *
- * The weights in use are copies in the net's element type, centralized where asked, written by the
- * update in the same pass, and made anew here when someone else has written the parameters. The
- * gradients of centralized weights keep their filters' means: the update takes them off. */
+ * The weights in use are copies in the net's element type, centralized where asked. The update writes
+ * them in the same pass as the parameters. When someone else has written the parameters, they are made
+ * anew here. Gradients of centralized weights keep their filters' means until the update subtracts
+ * them. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -2,9 +2,10 @@
  *
  * One step; at most two are in flight:
  *
- *     copy stream      the slot's pictures, labels and rates into `staged`
- *     compute stream   pictures → the plan's input, rounded and padded; labels and rates to their
- *                      place; then one graph: forward, loss, backward, update, statistics; then
+ *     copy stream      the slot's pictures, labels and rates, into `staged`
+ *     compute stream   the pictures into the plan's input, rounded and padded
+ *                      labels and rates to their places
+ *                      one graph: forward, loss, backward, update, statistics
  *                      what the host wants to know, back into the slot
  *
  * What differs from step to step, the slot, is dealt with before and after the graph, so that one

@@ -72,7 +72,7 @@ static void measure(struct mabn_work *w)
     mabn_work_sums(w, shifted);
 }
 
-static void measure_and_reckon(struct mabn_work *w)
+static void measure_and_derive(struct mabn_work *w)
 {
     measure(w);
     if (!w->affine) mabn_stage_reduce(w, 0, w->g.channels);
@@ -115,7 +115,7 @@ static void measure_and_apply(struct mabn_work *w)
     const int threads = run_threads(w);
 
     if (threads)
-        for_runs(w, threads, measure_and_reckon, forward_in_order, apply);
+        for_runs(w, threads, measure_and_derive, forward_in_order, apply);
     else
         while (mabn_work_next(w)) {
             measure(w);
@@ -192,7 +192,7 @@ static void grad_measure(struct mabn_work *w)
     mabn_work_grad_sums(w);
 }
 
-static void grad_measure_and_reckon(struct mabn_work *w)
+static void grad_measure_and_derive(struct mabn_work *w)
 {
     grad_measure(w);
     mabn_stage_reduce(w, 0, w->g.channels);
@@ -252,7 +252,7 @@ mabn_status mabn_norm_cpu_backward(const struct mabn_norm *norm, const struct ma
     if (norm->options.kind == MABN_NORM_SYNCBN) return backward_sync(&w);
     const int threads = run_threads(&w);
     if (threads)
-        for_runs(&w, threads, grad_measure_and_reckon, backward_in_order, grad_apply);
+        for_runs(&w, threads, grad_measure_and_derive, backward_in_order, grad_apply);
     else
         while (mabn_work_next(&w)) {
             grad_measure(&w);

@@ -65,19 +65,18 @@ MABN_MUST_USE mabn_status mabn_detect(struct mabn_detect_result *result, struct 
                                       const struct mabn_scene_set *set,
                                       const struct mabn_detect_options *options);
 
-/* The detections of one photograph as records of a COCO results file, one a line, without the
- * array's brackets:
- * {"image_id":…,"category_id":…,"bbox":[x,y,w,h],"score":…,"segmentation":{"size":[h,w],"counts":…}}
- * with boxes, masks or both. categories: ids in the order of the classes. first: nothing was
- * written yet; it is cleared when something is. */
+/* The detections of one photograph as records of a COCO results file, one a line, with boxes, masks or
+ * both:
+ *     {"image_id":…,"category_id":…,"bbox":[x,y,w,h],"score":…,"segmentation":{"size":[h,w],"counts":…}}
+ * The array's brackets are the caller's. */
 struct mabn_detect_writer {
     const struct mabn_scene_set *set;
-    const int64_t *categories;
+    const int64_t *categories;                    /* ids, in the order of the classes */
     const struct mabn_box_convention *convention; /* the detector's */
     bool boxes, masks;
     bool files; /* each record with its "file_name": of photographs that have no annotations */
     double min_score; /* lower ones are left out */
-    bool first;
+    bool first;       /* nothing was written yet; cleared when something is */
 };
 void mabn_detect_write(struct mabn_json_writer *json, struct mabn_detect_writer *writer,
                        uint64_t sample, const struct mabn_rcnn_found *found);

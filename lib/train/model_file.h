@@ -1,10 +1,10 @@
 /* A network in a checkpoint, as mabn-init and mabn-train write and mabn-eval reads it.
  *
  * On top of the layout in store/checkpoint.h, `config` is the model's description (model/model.h),
- * and there is one more attribute,
- *   input        string   JSON object: how a picture becomes the network's input when evaluating
- *   categories   string   of a detector in its place: JSON array of {"id":…,"name":…}
- * so that a network is never fed otherwise than it was trained without anybody saying so.  */
+ * and there is one more attribute:
+ *   input        string   of a classifier: JSON object, how a picture becomes its input when evaluating
+ *   categories   string   of a detector: JSON array of {"id":…,"name":…}
+ * Thanks to `input` nobody need say how a network was fed in training.  */
 #ifndef MABN_TRAIN_MODEL_FILE_H
 #define MABN_TRAIN_MODEL_FILE_H
 

@@ -1,12 +1,14 @@
 /* Estimating running statistics again ("precise BN"), for networks whose running averages from
  * training are poor because batch statistics were noisy or drifted.
  *
- * The network runs over training images as in training, but with fixed weights, every norm over the
- * whole of its batch. For each channel the means and variances of the batches are combined into
- * those over all elements (Chan et al.'s formula, with equal weights for all batches):
- *   BN, BRN, SyncBN   running_mean, running_var (biased); in the pass BRN and SyncBN are plain BN
- *   MABN              running_var: the mean of x²; in the pass the batch's own, without window and
- *                     without the renormalizing factor
+ * The network runs over training images as in training, but its weights stay fixed, and every norm
+ * measures over its whole batch. BRN and SyncBN are plain BN in that pass. MABN uses the batch's own mean
+ * of x², without window and without the renormalizing factor.
+ *
+ * For each channel the batches' means and variances are combined into those over all elements (Chan et
+ * al.'s formula; all batches weigh the same):
+ *   BN, BRN, SyncBN   running_mean, and running_var, biased
+ *   MABN              running_var, which is the mean of x²
  * Frozen norms and those without running statistics stay as they are.   */
 #ifndef MABN_TRAIN_RECALIBRATE_H
 #define MABN_TRAIN_RECALIBRATE_H

@@ -58,9 +58,9 @@ struct mabn_run {
     struct mabn_taken taken;       /* of the weights that it started from; zeroed: none */
     char *last_saved;
     int64_t last_saved_step;
-    struct mabn_behind behind; /* rank 0: the model file that is being written … */
-    char *saving;              /* … its path, if it is a checkpoint, … */
-    int64_t saving_step;       /* … and step */
+    struct mabn_behind behind; /* rank 0: the model file that is being written */
+    char *saving;              /* if that is a checkpoint: its path */
+    int64_t saving_step;       /* and its step */
     struct mabn_jsonl metrics, copy, stats;
     int lock; /* of the run folder; 0: none */
     struct mabn_progress *progress;

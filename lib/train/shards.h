@@ -10,9 +10,9 @@
  *     mabn_shards_sum(shards)              the store has the sum over all shards
  *     mabn_net_update                      with 1/count in sgd.grad_scale
  *
- * Shards that run one after the other share one store, plan and memory. Shards in step, which SyncBN
- * over several shards of a rank needs (norm/sync.h), have a device, a store and a plan each; the last
- * shard's are the run's.
+ * Shards that run one after the other share one store, plan and memory. SyncBN over several shards of a
+ * rank needs shards in step (norm/sync.h). Those have a device, a store and a plan each; the last shard's
+ * are the run's.
  *
  * In the pass of the last shard, backward may report gradients as soon as they are complete
  * (mabn_shards_ready). Their sums start in buckets while backward computes the others.

@@ -1,12 +1,12 @@
 /* Training a detector on a dataset of kind coco.
  *
- * One optimizer step is options->accumulate passes of the three plans, and at least one for each shard,
- * of equally many photographs each; their gradients add up and are divided by the number of passes, so
- * that a step means the same however it is cut (batch statistics are a pass's own). Passes are numbered
+ * One optimizer step is options->accumulate passes of the three plans, and at least one for each shard. All
+ * passes have equally many photographs. Their gradients add up and are divided by the number of passes, so
+ * that a step means the same however it is cut; but batch statistics are a pass's own. Passes are numbered
  * through the run, those of a step's first shard before those of its second.
  *
- * On a GPU, where a rank has one shard and sums go by NCCL, results come a step late: passes are queued, at most
- * two of them whose losses are not here, and those of step k are looked at while step k+1 runs. */
+ * On a GPU, where a rank has one shard and sums go by NCCL, results come a step late. At most two passes are
+ * queued whose losses have not arrived. Those of step k are looked at while step k+1 runs. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

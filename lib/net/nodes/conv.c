@@ -1,10 +1,10 @@
 /* A convolution, with or without bias, its weights centralized or not.
  *
- * In inference it runs in the place of a norm that is folded into it; it then also adds the norm's
- * shortcut and applies its ReLU (nodes/norm.c joins the two).
+ * In inference a norm may be folded into it (nodes/norm.c joins the two). It then runs in the norm's
+ * place, adds the norm's shortcut and applies its ReLU.
  *
- * Where rows vary, primitives are made on demand for a few numbers of rows, each at most a quarter
- * more than requested. The extra rows are zeros in the input and ignored in the output. */
+ * Where rows vary, primitives are made on demand, for a few numbers of rows. A run takes one of at most a
+ * quarter more rows than it has. The extra rows are zeros in the input and ignored in the output. */
 #include <stdlib.h>
 #include <string.h>
 
