@@ -527,6 +527,7 @@ static mabn_status doubt_results(const struct files *f, const struct mabn_coco_s
 {
     struct mabn_coco_errors errors;
     const size_t n = f->read[1].n_records;
+    if (!n) mabn_warn("'%s' has no results: every object counts as missed", f->read[1].name);
     if (params->type == MABN_COCO_KEYPOINTS || coco.lvis || coco.class_agnostic || n < 10 ||
         !(s->stats[0] >= 0 && s->stats[0] < 0.05))
         return MABN_OK;

@@ -12,6 +12,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #ifdef __SSE2__
@@ -335,6 +336,13 @@ static const char *other_format(const struct mabn_json *j)
     return NULL;
 }
 
+/* Is it a number that is none, in the writing of any language? */
+static bool is_no_number(const uint8_t *p)
+{
+    p += *p == '-' || *p == '+';
+    return !strncasecmp((const char *)p, "nan", 3) || !strncasecmp((const char *)p, "inf", 3);
+}
+
 /* Something else than `wanted` stands at p. */
 static mabn_status fail_here(struct mabn_json *j, const char *wanted)
 {
@@ -346,7 +354,7 @@ static mabn_status fail_here(struct mabn_json *j, const char *wanted)
         return fail_at(j, j->p, MABN_ERR_FORMAT, "expected %s, found the end of the %s", wanted,
                        j->size ? "file (truncated?)" : "input");
     uint8_t c = *j->p;
-    if (c == 'N' || c == 'I' || (c == '-' && j->p[1] == 'I'))
+    if (is_no_number(j->p))
         return fail_at(j, j->p, MABN_ERR_FORMAT,
                        "expected %s, found NaN or Infinity, which JSON does not have", wanted);
     if (c > 32 && c < 127)
@@ -364,7 +372,8 @@ const char *mabn_json_kind_name(enum mabn_json_kind kind)
 static mabn_status fail_kind(struct mabn_json *j, enum mabn_json_kind wanted)
 {
     enum mabn_json_kind found = mabn_json_peek(j);
-    if (found == MABN_JSON_ERROR) return fail_here(j, mabn_json_kind_name(wanted));
+    if (found == MABN_JSON_ERROR || (found == MABN_JSON_NULL && is_no_number(j->p)))
+        return fail_here(j, mabn_json_kind_name(wanted));
     return mabn_json_fail(j, "expected %s, found %s", mabn_json_kind_name(wanted),
                           mabn_json_kind_name(found));
 }
@@ -972,7 +981,7 @@ static mabn_status read_number(struct mabn_json *j, struct number *n)
     if (!is_digit((uint8_t)c) && c != '-') return fail_kind(j, MABN_JSON_NUMBER);
     scan_number(j->p, n);
     if (!n->stop) {
-        if (j->p[0] == '-' && j->p[1] == 'I') return fail_here(j, "a number");
+        if (is_no_number(j->p)) return fail_here(j, "a number");
         return mabn_json_fail(j, "malformed number");
     }
     if (n->stop - n->start >= MARGIN)

@@ -25,6 +25,9 @@ struct reading {
     unsigned keep;
     bool results, boxes; /* boxes: the first result has one, so each must */
     struct mabn_progress *progress;
+    size_t n_repeated; /* objects that have a field twice; the first: */
+    uint32_t repeated_line;
+    const char *repeated;
     size_t room_images, room_categories, room_records, room_numbers, room_lengths, room_bytes,
         room_bones /* pairs */, room_texts, room_listed;
     size_t *table; /* (room_table) of texts: place + 1, by hash of the id */
@@ -391,6 +394,31 @@ static void read_num_keypoints(struct reading *r, struct mabn_coco_record *recor
 /* ---- records ---- */
 
 enum { SEEN_IMAGE = 1, SEEN_CATEGORY = 2, SEEN_SCORE = 4, SEEN_SEGMENTATION = 8 };
+/* And those that nothing asks for, but which decide when they are there. */
+enum {
+    SEEN_BOX = 16,
+    SEEN_KEYPOINTS = 32,
+    SEEN_ID = 64,
+    SEEN_AREA = 128,
+    SEEN_CROWD = 256,
+    SEEN_MASK = 512, /* "segmentation", also where it is none */
+};
+static const char *const seen_names[] = {"image_id", "category_id", "score", "segmentation",
+                                         "bbox",     "keypoints",   "id",    "area",
+                                         "iscrowd",  "segmentation"};
+
+/* JSON leaves open what a field counts that an object has twice; here the last, as in Python. */
+static void note_repeated(struct reading *r, const char *name, uint32_t line)
+{
+    if (r->n_repeated++) return;
+    r->repeated = name;
+    r->repeated_line = line;
+}
+
+static void note_repeated_fields(struct reading *r, unsigned fields, uint32_t line)
+{
+    if (fields) note_repeated(r, seen_names[__builtin_ctz(fields)], line);
+}
 
 static unsigned read_field(struct reading *r, struct mabn_coco_record *record,
                            struct mabn_json_text key)
@@ -407,24 +435,30 @@ static unsigned read_field(struct reading *r, struct mabn_coco_record *record,
     if (mabn_json_is(key, "bbox")) {
         read_box(r, record);
         if (record->odd_box && r->boxes) mabn_json_fail(j, "expected 4 finite numbers in \"bbox\"");
+        return SEEN_BOX;
     } else if (mabn_json_is(key, "score") && r->results) {
         mabn_json_read_double(j, &record->score);
         return SEEN_SCORE;
     } else if (mabn_json_is(key, "segmentation")) {
         read_segmentation(r, &record->segmentation);
-        return record->segmentation.kind != MABN_SEGMENTATION_NONE ? SEEN_SEGMENTATION : 0;
+        return SEEN_MASK |
+               (record->segmentation.kind != MABN_SEGMENTATION_NONE ? SEEN_SEGMENTATION : 0);
     } else if (mabn_json_is(key, "keypoints")) {
         read_keypoints(r, record);
+        return SEEN_KEYPOINTS;
     } else if (r->results) { /* the rest is not asked for */
         mabn_json_skip(j);
     } else if (mabn_json_is(key, "id")) {
         read_annotation_id(r, record);
+        return SEEN_ID;
     } else if (mabn_json_is(key, "area")) {
         bool given = mabn_json_peek(j) != MABN_JSON_NULL;
         record->has_area = mabn_json_try_double(j, &record->area);
         record->odd_area = given && !record->has_area;
+        return SEEN_AREA;
     } else if (mabn_json_is(key, "iscrowd")) {
         record->crowd = read_flag(j, &record->odd_crowd);
+        return SEEN_CROWD;
     } else if (mabn_json_is(key, "ignore")) {
         bool odd; /* nothing depends on it unless it is asked for */
         record->ignore = read_flag(j, &odd);
@@ -460,7 +494,7 @@ static void read_record(struct reading *r, unsigned needed)
     struct mabn_coco *c = r->out;
     struct mabn_json *j = r->json;
     struct mabn_json_text key;
-    unsigned seen = 0;
+    unsigned seen = 0, twice = 0;
     if (c->n_records == UINT32_MAX) {
         mabn_json_fail(j, "more than 2^32 records");
         return;
@@ -473,8 +507,12 @@ static void read_record(struct reading *r, unsigned needed)
     mabn_json_begin_object(j);
     uint64_t line = mabn_json_line(j);
     record->line = line <= UINT32_MAX ? (uint32_t)line : 0;
-    while (mabn_json_next_key(j, &key))
-        seen |= read_field(r, record, key);
+    while (mabn_json_next_key(j, &key)) {
+        const unsigned one = read_field(r, record, key);
+        twice |= seen & one;
+        seen |= one;
+    }
+    note_repeated_fields(r, twice, record->line);
     for (int i = 0; i < 4; i++)
         if (needed & ~seen & 1u << i) mabn_json_fail(j, "no \"%s\"", names[i]);
     if (mabn_json_status(j)) return;
@@ -514,7 +552,10 @@ static char *read_text(struct mabn_json *j)
 static void read_file_name(struct mabn_json *j, struct mabn_coco_image *image)
 {
     enum mabn_json_kind kind = mabn_json_peek(j);
-    if (kind == MABN_JSON_STRING && !image->file_name) {
+    free(image->file_name); /* the last counts */
+    image->file_name = NULL;
+    image->odd_name = 0;
+    if (kind == MABN_JSON_STRING) {
         image->file_name = read_text(j);
         if (!image->file_name) image->odd_name = MABN_JSON_STRING;
         return;
@@ -587,6 +628,7 @@ static void read_images(struct reading *r)
         bool lvis = r->keep & MABN_COCO_KEEP_LVIS;
         while (mabn_json_next_key(j, &key)) {
             if (mabn_json_is(key, "id")) {
+                if (seen) note_repeated(r, "id", image->line);
                 read_id(r, &image->id);
                 seen = true;
             } else if (mabn_json_is(key, "height")) {
@@ -594,6 +636,7 @@ static void read_images(struct reading *r)
             } else if (mabn_json_is(key, "width")) {
                 image->width = read_size(j);
             } else if (mabn_json_is(key, "file_name")) {
+                if (image->file_name) note_repeated(r, "file_name", image->line);
                 read_file_name(j, image);
             } else if (lvis && mabn_json_is(key, "neg_category_ids")) {
                 read_list(r, image, true, &lists);
@@ -649,7 +692,9 @@ static void read_name(struct mabn_json *j, struct mabn_coco_category *category)
     struct mabn_json_text text;
     int64_t number = 0;
     enum mabn_json_kind kind = mabn_json_peek(j);
-    if (category->name || (kind != MABN_JSON_STRING && kind != MABN_JSON_NUMBER))
+    free(category->name); /* the last counts */
+    category->name = NULL;
+    if (kind != MABN_JSON_STRING && kind != MABN_JSON_NUMBER)
         mabn_json_skip(j);
     else if (kind == MABN_JSON_STRING)
         category->name = read_text(j);
@@ -673,6 +718,7 @@ static void read_categories(struct reading *r)
         category->line = line_of(j);
         while (mabn_json_next_key(j, &key)) {
             if (mabn_json_is(key, "id")) {
+                if (seen) note_repeated(r, "id", category->line);
                 read_id(r, &category->id);
                 seen = true;
             } else if (mabn_json_is(key, "skeleton")) {
@@ -680,6 +726,7 @@ static void read_categories(struct reading *r)
             } else if ((r->keep & MABN_COCO_KEEP_LVIS) && mabn_json_is(key, "frequency")) {
                 read_frequency(j, category);
             } else if (mabn_json_is(key, "name")) {
+                if (category->name) note_repeated(r, "name", category->line);
                 read_name(j, category);
             } else {
                 mabn_json_skip(j);
@@ -844,6 +891,14 @@ static void tell_odd_areas(const struct mabn_coco *c)
             c->name, n, n == 1 ? "" : "s", first->line);
 }
 
+static void tell_repeated(const struct reading *r)
+{
+    if (r->n_repeated)
+        mabn_warn("'%s': %zu object%s a field twice (the first: \"%s\", line %u): the last counts",
+                  r->out->name, r->n_repeated, r->n_repeated == 1 ? " has" : "s have", r->repeated,
+                  r->repeated_line);
+}
+
 static mabn_status read_all(struct mabn_coco *out, struct mabn_json *json, const char *name,
                             bool results, unsigned keep)
 {
@@ -873,6 +928,7 @@ static mabn_status read_all(struct mabn_coco *out, struct mabn_json *json, const
         if (!status) status = check_categories(out);
         if (!status) tell_odd_areas(out);
     }
+    if (!status) tell_repeated(&r);
     if (status) mabn_coco_release(out);
     return status;
 }

@@ -202,6 +202,10 @@ arithmetic.jpg JPEG is arithmetic-coded"
     printf 'II*\0 and so on' >photo.jpg
     printf 'photo.jpg\t1\n' >list
     fails 1 "'photo.jpg': this is a TIFF picture" mabn-pack list list -q -f -o a.h5
+    printf 'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n' >photo.jpg
+    fails 1 "'photo.jpg': this is a pointer of Git LFS (git lfs pull gets the file)" mabn-pack list list -q -f -o a.h5
+    printf '\0\5\x16\7\0\2\0\0Mac OS X        ' >photo.jpg
+    fails 1 "'photo.jpg': this is what macOS keeps beside a file" mabn-pack list list -q -f -o a.h5
     printf '%s\t1\n' "$good/garbage-after.jpg" "$bad/cut-half.jpg" "$bad/huge.png" >list
     run --separate-stderr mabn-pack list list -q --skip-bad -f -o b.h5
     assert_success

@@ -246,9 +246,38 @@ mabn-score: warning: 'up.json': 1 box has a negative width or height (the first:
 
 @test "coco: no results at all" {
     echo '[]' >none.json
-    run mabn-score coco truth.json none.json
+    run --separate-stderr mabn-score coco truth.json none.json
     assert_success
     assert_line --index 0 --partial "= 0.000"
+    assert_equal "$stderr" "mabn-score: warning: 'none.json' has no results: every object counts as missed"
+}
+
+@test "coco: a field that comes twice counts the last time, and is told" {
+    sed '0,/"image_id"/s//"image_id": 99999, "image_id"/' results.json >twice.json
+    run --separate-stderr mabn-score coco truth.json twice.json
+    assert_success
+    assert_equal "$output" "$(mabn-score coco truth.json results.json)"
+    assert_equal "$stderr" "mabn-score: warning: 'twice.json': 1 object has a field twice (the first: \"image_id\", line 1): the last counts"
+    # likewise of annotations, images and categories
+    sed 's/"bbox"/"area": 7, "iscrowd": 1, "bbox": [], "bbox"/g; s/"area": \([0-9]*\), "iscrowd": 0/"area": \1, "iscrowd": 0/g' truth.json >other.json
+    run --separate-stderr mabn-score coco other.json results.json
+    [[ $stderr == *"'other.json': "*" objects have a field twice"* ]]
+    for what in images categories; do
+        sed "s/\"$what\": *\[{/&\"id\": 77777, /" truth.json >other.json
+        run --separate-stderr mabn-score coco other.json results.json
+        assert_success
+        assert_equal "$output" "$(mabn-score coco truth.json results.json)"
+        [[ $stderr == *"'other.json': 1 object has a field twice (the first: \"id\""* ]]
+    done
+}
+
+@test "coco: no number, as several languages write it" {
+    for word in NaN nan -nan Infinity inf -Infinity +inf; do
+        sed "0,/\"score\": [0-9.]*/s//\"score\": $word/" results.json >nan.json
+        fails 1 "score: expected a number, found NaN or Infinity" mabn-score coco truth.json nan.json
+    done
+    sed '0,/"score": [0-9.]*/s//"score": None/' results.json >none.json
+    fails 1 "score: expected a number, found 'N'" mabn-score coco truth.json none.json
 }
 
 @test "coco: two results compared" {
