@@ -332,12 +332,11 @@ static void read_convention(struct mabn_json *j, struct mabn_detector *detector)
 {
     struct mabn_json_text text;
     if (mabn_json_read_string(j, &text)) return;
-    if (text.length >= sizeof detector->convention) {
-        mabn_json_fail(j, "unknown box convention '%.*s'", (int)text.length, text.bytes);
-        return;
-    }
-    memcpy(detector->convention, text.bytes, text.length);
-    detector->convention[text.length] = 0;
+    /* A longer one is none, as mabn_detector_check says. */
+    const size_t most = sizeof detector->convention - 1;
+    const size_t n = text.length < most ? text.length : most;
+    memcpy(detector->convention, text.bytes, n);
+    detector->convention[n] = 0;
 }
 
 static mabn_status read_fields(struct mabn_detector *detector, const char *json)

@@ -65,6 +65,7 @@ static void check_refusals(void)
         "{\"arch\":\"mask-rcnn-r50-fpn\",\"fpn_width\":0}",
         "{\"arch\":\"mask-rcnn-r50-fpn\",\"classes\":1000000}",
         "{\"arch\":\"mask-rcnn-r50-fpn\",\"convention\":\"none\"}",
+        "{\"arch\":\"mask-rcnn-r50-fpn\",\"convention\":\"torchvision and more\"}",
         "{\"arch\":\"mask-rcnn-r50-fpn\",\"nms\":7}",
         "{\"arch\":\"mask-rcnn-r50-fpn\",\"anchor_size\":[1,2,3,4,5,6]}",
         "{\"arch\":\"mask-rcnn-r50-fpn\",\"box_head\":\"3fc\"}",
