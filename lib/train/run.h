@@ -131,7 +131,7 @@ MABN_MUST_USE mabn_status mabn_run_not_finite(struct mabn_run *run, const char *
 
 /* state.c: checkpoints. */
 MABN_MUST_USE mabn_status mabn_run_start(struct mabn_run *run); /* fresh, weights or resume */
-/* Rank 0 copies what there is to be saved and writes it while training goes on; one file at a time. */
+/* Rank 0 writes the file at once, and commits it while training goes on (behind.h); one file at a time. */
 MABN_MUST_USE mabn_status mabn_run_save(struct mabn_run *run);
 /* What became of the file under way, if it has ended; with `wait` when it has. Its failure is this
  * call's. */
