@@ -111,7 +111,7 @@ CFLAGS   += -std=c11 $(OPT) $(WARN) $(HARDEN) $(SANFL) -fopenmp -fno-math-errno 
 LDFLAGS  += $(SANFL) -fopenmp -pthread
 LDLIBS   := $(PKG_LIBS) $(OTHERS) $(DNNL) -lm $(LDLIBS)
 # Numeric kernels earn -O3.
-O3_ROOMS := norm ops image coco detect
+O3_ROOMS := tensor norm ops image coco detect
 
 B := build/$(if $(SAN),san,$(if $(filter 1,$(DEBUG)),debug,release))$(if $(filter 1,$(CUDA)),-cuda)$(addprefix -,$(DNNL_KEY))
 LIB   := $(B)/libmabn.a

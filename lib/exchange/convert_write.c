@@ -13,52 +13,19 @@
 #include "exchange/convert_impl.h"
 #include "exchange/onnx.h"
 #include "exchange/weights_impl.h"
+#include "tensor/finite.h"
 
 /* ---- numbers that no network can use ---- */
-
-/* Is one of them infinite or NaN, or with `sign` negative? Tested on the bits, as integers. */
-#define ANY_BAD(name, type, special)                                            \
-    MABN_CLONES static bool name(const void *values, size_t n, bool sign)       \
-    {                                                                           \
-        const type zero = (type)(sign ? (type)1 << (8 * sizeof(type) - 1) : 0); \
-        type bad = 0;                                                           \
-        for (size_t i = 0; i < n; i++) {                                        \
-            type bits;                                                          \
-            memcpy(&bits, (const char *)values + i * sizeof bits, sizeof bits); \
-            bad |= (bits & (special)) == (special) || (sign && bits > zero);    \
-        }                                                                       \
-        return bad;                                                             \
-    }
-ANY_BAD(any_bad_f32, uint32_t, 0x7f800000)
-ANY_BAD(any_bad_f64, uint64_t, 0x7ff0000000000000)
-ANY_BAD(any_bad_f16, uint16_t, 0x7c00)
-ANY_BAD(any_bad_bf16, uint16_t, 0x7f80)
-
-static bool any_bad(const void *values, size_t n, enum mabn_dtype dtype, bool sign)
-{
-    switch (dtype) {
-    case MABN_DTYPE_F32:
-        return any_bad_f32(values, n, sign);
-    case MABN_DTYPE_F64:
-        return any_bad_f64(values, n, sign);
-    case MABN_DTYPE_F16:
-        return any_bad_f16(values, n, sign);
-    case MABN_DTYPE_BF16:
-        return any_bad_bf16(values, n, sign);
-    default:
-        return false;
-    }
-}
 
 /* What is wrong with a tensor's numbers, malloc'd; NULL: nothing. */
 static char *find_bad(const struct mabn_weight *t, const void *values)
 {
     const bool variance = !strcmp(leaf_of(t->name), "running_var");
     const size_t size = mabn_dtype_size(t->dtype);
-    if (!any_bad(values, t->count, t->dtype, variance)) return NULL;
+    if (!mabn_any_unusable(values, t->count, t->dtype, variance)) return NULL;
     size_t i = 0;
     float value;
-    while (!any_bad((const char *)values + i * size, 1, t->dtype, variance))
+    while (!mabn_any_unusable((const char *)values + i * size, 1, t->dtype, variance))
         i++;
     mabn_weight_to_f32(&value, (const char *)values + i * size, 1, t->dtype);
     const size_t row = t->shape.rank ? t->count / (size_t)t->shape.dim[0] : 1;

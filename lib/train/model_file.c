@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "detect/convention.h"
+#include "tensor/finite.h"
 #include "train/shards.h"
 
 /* ---- the input description ---- */
@@ -194,27 +195,14 @@ static mabn_status tensor_buffer(const struct mabn_params *params, void **buffer
     return mabn_alloc(buffer, most);
 }
 
-/* Is it infinite or NaN, or with `sign` negative? Tested on the bits as integers, which a loop does
- * many at a time. */
-MABN_CLONES static bool any_bad(const float *values, size_t count, bool sign)
-{
-    const uint32_t special = 0x7f800000, negative = sign ? 0x80000000 : 0;
-    uint32_t bad = 0;
-    for (size_t i = 0; i < count; i++) {
-        uint32_t bits;
-        memcpy(&bits, &values[i], sizeof bits);
-        bad |= ((bits & special) == special) | ((bits & negative) != 0);
-    }
-    return bad;
-}
-
 /* What is wrong with a tensor's numbers, malloc'd; NULL: nothing. */
 static char *find_bad(const struct mabn_params_tensor *tensor, const void *values)
 {
     const float *v = values;
     size_t count = tensor_bytes(tensor) / sizeof *v, n = strlen(tensor->name);
     bool variance = n > 11 && !strcmp(tensor->name + n - 11, "running_var");
-    if (tensor->dtype != MABN_DTYPE_F32 || !any_bad(v, count, variance)) return NULL;
+    if (tensor->dtype != MABN_DTYPE_F32 || !mabn_any_unusable(v, count, tensor->dtype, variance))
+        return NULL;
     for (size_t i = 0; i < count; i++) {
         if (isfinite(v[i]) && !(variance && v[i] < 0)) continue;
         size_t row = tensor->shape.rank ? count / (size_t)tensor->shape.dim[0] : 1;

@@ -1,4 +1,4 @@
-/* base: strings, files, random numbers, threads. */
+/* base: strings, files, random numbers, threads. tensor: numbers that no network can use. */
 #include "tap.h"
 
 #include <fcntl.h>
@@ -13,6 +13,7 @@
 #include "base/str.h"
 #include "base/thread.h"
 #include "base/rng.c" /* reaches mabn_philox() */
+#include "tensor/finite.h"
 
 static char folder[] = "/tmp/mabn-test-base-XXXXXX";
 
@@ -237,6 +238,44 @@ static void test_threads(void)
     tap_status(mabn_parallel(4, 0, 1, square, results), "an empty loop");
 }
 
+/* n values, all 1 but the one at `odd`. */
+static bool with_odd(uint64_t one, uint64_t bits, size_t odd, size_t n, enum mabn_dtype dtype,
+                     bool variance)
+{
+    char values[64 * 8];
+    const size_t size = mabn_dtype_size(dtype);
+    for (size_t i = 0; i < n; i++)
+        memcpy(values + i * size, i == odd ? &bits : &one, size); /* little-endian */
+    return mabn_any_unusable(values, n, dtype, variance);
+}
+
+static void test_unusable(void)
+{
+    static const struct {
+        enum mabn_dtype dtype;
+        uint64_t one, infinity, sign;
+    } types[] = {{MABN_DTYPE_F32, 0x3f800000, 0x7f800000, 0x80000000},
+                 {MABN_DTYPE_F64, 0x3ff0000000000000, 0x7ff0000000000000, 0x8000000000000000},
+                 {MABN_DTYPE_F16, 0x3c00, 0x7c00, 0x8000},
+                 {MABN_DTYPE_BF16, 0x3f80, 0x7f80, 0x8000}};
+    for (int t = 0; t < 4; t++) {
+        const enum mabn_dtype d = types[t].dtype;
+        const uint64_t one = types[t].one, inf = types[t].infinity, sign = types[t].sign;
+        int bad = 0;
+        for (size_t n = 1; n < 64; n += 3)
+            for (size_t k = 0; k < n; k++)
+                for (int v = 0; v < 2; v++) {
+                    bad += !with_odd(one, inf, k, n, d, v) + !with_odd(one, inf | sign, k, n, d, v);
+                    bad += !with_odd(one, inf + 1, k, n, d, v); /* a NaN */
+                    bad += with_odd(one, inf - 1, k, n, d, v);  /* the largest number */
+                    bad += with_odd(one, sign, k, n, d, v);     /* -0 */
+                    bad += with_odd(one, one | sign, k, n, d, v) != v;
+                }
+        tap_ok(!bad, "%s: numbers that no network can use, at any place", mabn_dtype_name(d));
+    }
+    tap_ok(!with_odd(1, UINT64_MAX, 0, 3, MABN_DTYPE_I64, true), "a whole number is always one");
+}
+
 int main(void)
 {
     if (!mkdtemp(folder)) return 1;
@@ -247,6 +286,7 @@ int main(void)
     test_pwrite();
     test_rng();
     test_threads();
+    test_unusable();
     char *command = mabn_xasprintf("rm -rf %s", folder);
     if (system(command)) puts("# the scratch folder stays");
     free(command);

@@ -1,0 +1,39 @@
+/* Tested on the bits, as integers, which a loop does many at a time. */
+#include "tensor/finite.h"
+
+#include <stdint.h>
+#include <string.h>
+
+/* special: the exponent of infinity and NaN; zero: the bits of -0, which is a variance still. */
+#define ANY_UNUSABLE(name, type, special, zero)                                 \
+    MABN_CLONES static bool name(const void *values, size_t n, bool variance)   \
+    {                                                                           \
+        const type most = variance ? (type)(zero) : (type)-1;                   \
+        type bad = 0;                                                           \
+        for (size_t i = 0; i < n; i++) {                                        \
+            type bits;                                                          \
+            memcpy(&bits, (const char *)values + i * sizeof bits, sizeof bits); \
+            bad |= (type)(((bits & (special)) == (special)) | (bits > most));   \
+        }                                                                       \
+        return bad;                                                             \
+    }
+ANY_UNUSABLE(any_f32, uint32_t, 0x7f800000, 0x80000000)
+ANY_UNUSABLE(any_f64, uint64_t, 0x7ff0000000000000, 0x8000000000000000)
+ANY_UNUSABLE(any_f16, uint16_t, 0x7c00, 0x8000)
+ANY_UNUSABLE(any_bf16, uint16_t, 0x7f80, 0x8000)
+
+bool mabn_any_unusable(const void *values, size_t n, enum mabn_dtype dtype, bool variance)
+{
+    switch (dtype) {
+    case MABN_DTYPE_F32:
+        return any_f32(values, n, variance);
+    case MABN_DTYPE_F64:
+        return any_f64(values, n, variance);
+    case MABN_DTYPE_F16:
+        return any_f16(values, n, variance);
+    case MABN_DTYPE_BF16:
+        return any_bf16(values, n, variance);
+    default:
+        return false;
+    }
+}
