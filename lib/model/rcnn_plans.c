@@ -7,23 +7,27 @@
 #include "base/progress.h"
 #include "model/rcnn_internal.h"
 
+/* What all plans have in common. */
+static struct mabn_net_options plan_options(const struct mabn_rcnn *r)
+{
+    return (struct mabn_net_options){.training = r->options.training,
+                                     .precision = r->options.precision,
+                                     .no_fold = r->options.no_fold,
+                                     .exact = r->options.exact,
+                                     .tune = r->options.tune,
+                                     .sync = r->options.sync,
+                                     .params = r->params};
+}
+
 /* ---- heads ---- */
 
 static mabn_status build_head(struct mabn_rcnn *r, bool mask)
 {
-    const struct mabn_net_options options = {.batch = mask ? r->mask_room : r->box_room,
-                                             .height = 1,
-                                             .width = 1,
-                                             .channels = 1,
-                                             .training = r->options.training,
-                                             .precision = r->options.precision,
-                                             .no_fold = r->options.no_fold,
-                                             .exact = r->options.exact,
-                                             .tune = r->options.tune,
-                                             .vary_rows = true,
-                                             .sync = r->options.sync,
-                                             .params = r->params,
-                                             .pool = &r->head_pool};
+    struct mabn_net_options options = plan_options(r);
+    options.batch = mask ? r->mask_room : r->box_room;
+    options.height = options.width = options.channels = 1; /* it reads the body's plan alone */
+    options.vary_rows = true;
+    options.pool = &r->head_pool;
     struct mabn_detector_head *head = mask ? &r->mask_head : &r->box_head;
     struct mabn_net *net;
     MABN_TRY(mabn_net_new(&net, r->device, &options));
@@ -109,19 +113,13 @@ static mabn_status fill_anchors(struct mabn_rcnn *r, struct rcnn_body *body)
 
 static mabn_status build_body(struct mabn_rcnn *r, struct rcnn_body *body)
 {
-    const struct mabn_net_options options = {.batch = body->images,
-                                             .height = body->height,
-                                             .width = body->width,
-                                             .channels = 3,
-                                             .training = r->options.training,
-                                             .precision = r->options.precision,
-                                             .no_fold = r->options.no_fold,
-                                             .exact = r->options.exact,
-                                             .tune = r->options.tune,
-                                             .save_memory = r->options.save_memory,
-                                             .sync = r->options.sync,
-                                             .params = r->params,
-                                             .pool = &r->pool};
+    struct mabn_net_options options = plan_options(r);
+    options.batch = body->images;
+    options.height = body->height;
+    options.width = body->width;
+    options.channels = 3;
+    options.save_memory = r->options.save_memory;
+    options.pool = &r->pool;
     MABN_TRY(mabn_net_new(&body->net, r->device, &options));
     mabn_detector_add_body(body->net, &r->detector, mabn_rcnn_has_losses(r));
     MABN_TRY(mabn_net_plan(body->net));
