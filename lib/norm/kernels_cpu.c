@@ -4,7 +4,10 @@
  * combination becomes its own loop without branches, for each instruction set. Sums take four rows
  * at a time and go to double every BLOCK rows: 16 float additions deep, about 1e-7 relative.
  *
- * `half`: arrays of rows are bfloat16 instead of float32; all arithmetic is float32 in both. */
+ * Rows are float32 or bfloat16; all arithmetic is float32. A bfloat16 row is read as 32-bit words of
+ * two values each, which shifts and masks take apart and put together: moving 16-bit values
+ * between vector lanes takes longer than reading them. Coefficients and float sums then lie in the
+ * words' order: first those of all even channels, then those of all odd ones. */
 #include "norm/kernels.h"
 
 #include <string.h>
@@ -12,84 +15,158 @@
 #include "tensor/bf16.h"
 
 #define BLOCK 64    /* rows between two flushes to double */
-#define COLUMNS 512 /* channels whose float sums are kept at a time */
+#define COLUMNS 512 /* channels whose float sums are kept at a time; even */
 
 #define BODY static inline __attribute__((always_inline))
+
+enum format {
+    FULL,  /* float32 */
+    WORDS, /* bfloat16, an even number of channels */
+    HALF,  /* bfloat16, any number: value by value */
+    FORMATS
+};
+
+static enum format format_of(bool half, int64_t width)
+{
+    return !half ? FULL : width % 2 ? HALF : WORDS;
+}
+
+/* Values in a lane; lane l of column c is channel c·LANES + l, and is kept at l·columns + c. */
+#define LANES(format) ((format) == WORDS ? 2 : 1)
 
 BODY int64_t min64(int64_t a, int64_t b)
 {
     return a < b ? a : b;
 }
 
-BODY void flush(double *total, float *part, int64_t width)
+/* Column c of the row at offset o. */
+BODY void get(float v[2], const void *p, int64_t o, int64_t c, const enum format format)
 {
-    for (int64_t c = 0; c < width; c++)
-        total[c] += part[c];
+    uint32_t word;
+    if (format != WORDS) {
+        v[0] = mabn_at(p, o + c, format == HALF);
+        return;
+    }
+    memcpy(&word, (const uint16_t *)p + o + 2 * c, sizeof word);
+    const uint32_t even = word << 16, odd = word & 0xffff0000;
+    memcpy(&v[0], &even, sizeof even);
+    memcpy(&v[1], &odd, sizeof odd);
+}
+
+BODY void put(void *p, int64_t o, int64_t c, const float v[2], const enum format format)
+{
+    if (format != WORDS) {
+        mabn_put(p, o + c, v[0], format == HALF);
+        return;
+    }
+    const uint32_t word = mabn_bf16_upper(v[0]) >> 16 | (mabn_bf16_upper(v[1]) & 0xffff0000);
+    memcpy((uint16_t *)p + o + 2 * c, &word, sizeof word);
+}
+
+/* `from` (width) in the order of the lanes: itself, or a copy in `room`. */
+BODY const float *in_lanes(float *room, const float *from, int64_t width, const enum format format)
+{
+    if (format != WORDS) return from;
+    for (int64_t c = 0; c < width / 2; c++) {
+        room[c] = from[2 * c];
+        room[width / 2 + c] = from[2 * c + 1];
+    }
+    return room;
+}
+
+BODY void flush(double *total, float *part, int64_t width, const enum format format)
+{
+    const int64_t n = width / LANES(format);
+    for (int64_t c = 0; c < n; c++)
+        for (int l = 0; l < LANES(format); l++)
+            total[c * LANES(format) + l] += part[l * n + c];
     memset(part, 0, (size_t)width * sizeof *part);
 }
 
 /* ---- forward sums ---- */
 
 BODY void moments_body(double *sum, double *square, const void *x, const float *shift, int64_t rows,
-                       int64_t width, const bool shifted, const bool half)
+                       int64_t width, const bool shifted, const enum format format)
 {
-    float s[COLUMNS] = {0}, q[COLUMNS] = {0};
+    float s[COLUMNS] = {0}, q[COLUMNS] = {0}, room[COLUMNS];
 
     for (int64_t c0 = 0; c0 < width; c0 += COLUMNS) {
-        const int64_t w = min64(COLUMNS, width - c0);
-        const float *k = shifted ? shift + c0 : 0;
+        const int64_t w = min64(COLUMNS, width - c0), n = w / LANES(format);
+        const float *k = shifted ? in_lanes(room, shift + c0, w, format) : 0;
         for (int64_t r0 = 0; r0 < rows; r0 += BLOCK) {
             const int64_t end = min64(r0 + BLOCK, rows);
             int64_t r = r0;
             for (; r + 4 <= end; r += 4) {
                 const int64_t o0 = r * width + c0, o1 = o0 + width, o2 = o1 + width,
                               o3 = o2 + width;
-                for (int64_t c = 0; c < w; c++) {
-                    const float o = shifted ? k[c] : 0;
-                    const float x0 = mabn_at(x, o0 + c, half), x1 = mabn_at(x, o1 + c, half);
-                    const float x2 = mabn_at(x, o2 + c, half), x3 = mabn_at(x, o3 + c, half);
-                    const float d0 = shifted ? x0 - o : x0;
-                    const float d1 = shifted ? x1 - o : x1;
-                    const float d2 = shifted ? x2 - o : x2;
-                    const float d3 = shifted ? x3 - o : x3;
-                    if (shifted) s[c] += (d0 + d1) + (d2 + d3);
-                    q[c] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3);
+                for (int64_t c = 0; c < n; c++) {
+                    float x0[2], x1[2], x2[2], x3[2];
+                    get(x0, x, o0, c, format);
+                    get(x1, x, o1, c, format);
+                    get(x2, x, o2, c, format);
+                    get(x3, x, o3, c, format);
+                    for (int l = 0; l < LANES(format); l++) {
+                        const int64_t i = l * n + c;
+                        const float o = shifted ? k[i] : 0;
+                        const float d0 = shifted ? x0[l] - o : x0[l];
+                        const float d1 = shifted ? x1[l] - o : x1[l];
+                        const float d2 = shifted ? x2[l] - o : x2[l];
+                        const float d3 = shifted ? x3[l] - o : x3[l];
+                        if (shifted) s[i] += (d0 + d1) + (d2 + d3);
+                        q[i] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3);
+                    }
                 }
             }
             for (; r < end; r++) {
                 const int64_t o0 = r * width + c0;
-                for (int64_t c = 0; c < w; c++) {
-                    const float x0 = mabn_at(x, o0 + c, half), d = shifted ? x0 - k[c] : x0;
-                    if (shifted) s[c] += d;
-                    q[c] += d * d;
+                for (int64_t c = 0; c < n; c++) {
+                    float x0[2];
+                    get(x0, x, o0, c, format);
+                    for (int l = 0; l < LANES(format); l++) {
+                        const int64_t i = l * n + c;
+                        const float d = shifted ? x0[l] - k[i] : x0[l];
+                        if (shifted) s[i] += d;
+                        q[i] += d * d;
+                    }
                 }
             }
-            if (shifted) flush(sum + c0, s, w);
-            flush(square + c0, q, w);
+            if (shifted) flush(sum + c0, s, w, format);
+            flush(square + c0, q, w, format);
         }
     }
 }
 
-#define MOMENTS(name, shifted, half)                                                             \
+#define MOMENTS_AS(name, shifted, format)                                                        \
     MABN_CLONES static void name(double *sum, double *square, const void *x, const float *shift, \
                                  int64_t rows, int64_t width)                                    \
     {                                                                                            \
-        moments_body(sum, square, x, shift, rows, width, shifted, half);                         \
+        moments_body(sum, square, x, shift, rows, width, shifted, format);                       \
     }
-MOMENTS(square_full, false, false)
-MOMENTS(square_half, false, true)
-MOMENTS(moments_full, true, false)
-MOMENTS(moments_half, true, true)
+#define MOMENTS(name, shifted)               \
+    MOMENTS_AS(name##_full, shifted, FULL)   \
+    MOMENTS_AS(name##_words, shifted, WORDS) \
+    MOMENTS_AS(name##_half, shifted, HALF)
+MOMENTS(square, false)
+MOMENTS(moments, true)
+
+#define ALL(name)                              \
+    {                                          \
+        name##_full, name##_words, name##_half \
+    }
 
 void mabn_kernel_square(double *square, const void *x, bool half, int64_t rows, int64_t width)
 {
-    (half ? square_half : square_full)(0, square, x, 0, rows, width);
+    static void (*const kernels[FORMATS])(double *, double *, const void *, const float *, int64_t,
+                                          int64_t) = ALL(square);
+    kernels[format_of(half, width)](0, square, x, 0, rows, width);
 }
 
 void mabn_kernel_moments(double *sum, double *square, const void *x, bool half, const float *shift,
                          int64_t rows, int64_t width)
 {
-    (half ? moments_half : moments_full)(sum, square, x, shift, rows, width);
+    static void (*const kernels[FORMATS])(double *, double *, const void *, const float *, int64_t,
+                                          int64_t) = ALL(moments);
+    kernels[format_of(half, width)](sum, square, x, shift, rows, width);
 }
 
 /* ---- forward apply ---- */
@@ -101,60 +178,78 @@ BODY float affine(float x, float a, float b, float residual, const bool add, con
     return relu ? (v < 0 ? 0 : v) : v; /* NaN passes */
 }
 
+/* Column c of the row at offset o: y from x. */
+BODY void apply_one(void *y, float x[2], const void *residual, const float *a, const float *b,
+                    int64_t o, int64_t c, int64_t n, const bool add, const bool relu,
+                    const enum format format)
+{
+    float s[2], v[2];
+    if (add) get(s, residual, o, c, format);
+    for (int l = 0; l < LANES(format); l++)
+        v[l] = affine(x[l], a[l * n + c], b[l * n + c], add ? s[l] : 0, add, relu);
+    put(y, o, c, v, format);
+}
+
 BODY void apply_body(void *y, double *square, const void *x, const void *residual, const float *a,
                      const float *b, int64_t rows, int64_t width, const bool add, const bool relu,
-                     const bool sum, const bool half)
+                     const bool sum, const enum format format)
 {
-    float q[COLUMNS] = {0};
+    float q[COLUMNS] = {0}, room_a[COLUMNS], room_b[COLUMNS];
 
     for (int64_t r0 = 0; r0 < rows; r0 += BLOCK) {
         const int64_t end = min64(r0 + BLOCK, rows);
         for (int64_t c0 = 0; c0 < width; c0 += COLUMNS) {
-            const int64_t w = min64(COLUMNS, width - c0);
-            const float *ka = a + c0, *kb = b + c0;
+            const int64_t w = min64(COLUMNS, width - c0), n = w / LANES(format);
+            const float *ka = in_lanes(room_a, a + c0, w, format);
+            const float *kb = in_lanes(room_b, b + c0, w, format);
             int64_t r = r0;
             for (; r + 4 <= end; r += 4) {
                 const int64_t o0 = r * width + c0, o1 = o0 + width, o2 = o1 + width,
                               o3 = o2 + width;
 #pragma GCC ivdep
-                for (int64_t c = 0; c < w; c++) {
-                    const float x0 = mabn_at(x, o0 + c, half), x1 = mabn_at(x, o1 + c, half);
-                    const float x2 = mabn_at(x, o2 + c, half), x3 = mabn_at(x, o3 + c, half);
-                    const float s0 = add ? mabn_at(residual, o0 + c, half) : 0;
-                    const float s1 = add ? mabn_at(residual, o1 + c, half) : 0;
-                    const float s2 = add ? mabn_at(residual, o2 + c, half) : 0;
-                    const float s3 = add ? mabn_at(residual, o3 + c, half) : 0;
-                    mabn_put(y, o0 + c, affine(x0, ka[c], kb[c], s0, add, relu), half);
-                    mabn_put(y, o1 + c, affine(x1, ka[c], kb[c], s1, add, relu), half);
-                    mabn_put(y, o2 + c, affine(x2, ka[c], kb[c], s2, add, relu), half);
-                    mabn_put(y, o3 + c, affine(x3, ka[c], kb[c], s3, add, relu), half);
-                    if (sum) q[c] += (x0 * x0 + x1 * x1) + (x2 * x2 + x3 * x3);
+                for (int64_t c = 0; c < n; c++) {
+                    float x0[2], x1[2], x2[2], x3[2];
+                    get(x0, x, o0, c, format);
+                    get(x1, x, o1, c, format);
+                    get(x2, x, o2, c, format);
+                    get(x3, x, o3, c, format);
+                    apply_one(y, x0, residual, ka, kb, o0, c, n, add, relu, format);
+                    apply_one(y, x1, residual, ka, kb, o1, c, n, add, relu, format);
+                    apply_one(y, x2, residual, ka, kb, o2, c, n, add, relu, format);
+                    apply_one(y, x3, residual, ka, kb, o3, c, n, add, relu, format);
+                    if (!sum) continue;
+                    for (int l = 0; l < LANES(format); l++)
+                        q[l * n + c] +=
+                            (x0[l] * x0[l] + x1[l] * x1[l]) + (x2[l] * x2[l] + x3[l] * x3[l]);
                 }
             }
             for (; r < end; r++) {
                 const int64_t o = r * width + c0;
 #pragma GCC ivdep
-                for (int64_t c = 0; c < w; c++) {
-                    const float v = mabn_at(x, o + c, half),
-                                s = add ? mabn_at(residual, o + c, half) : 0;
-                    mabn_put(y, o + c, affine(v, ka[c], kb[c], s, add, relu), half);
-                    if (sum) q[c] += v * v;
+                for (int64_t c = 0; c < n; c++) {
+                    float v[2];
+                    get(v, x, o, c, format);
+                    apply_one(y, v, residual, ka, kb, o, c, n, add, relu, format);
+                    if (!sum) continue;
+                    for (int l = 0; l < LANES(format); l++)
+                        q[l * n + c] += v[l] * v[l];
                 }
             }
-            if (sum) flush(square + c0, q, w);
+            if (sum) flush(square + c0, q, w, format);
         }
     }
 }
 
-#define APPLY_AS(name, add, relu, sum, half)                                                   \
+#define APPLY_AS(name, add, relu, sum, format)                                                 \
     MABN_CLONES static void name(void *y, double *square, const void *x, const void *residual, \
                                  const float *a, const float *b, int64_t rows, int64_t width)  \
     {                                                                                          \
-        apply_body(y, square, x, residual, a, b, rows, width, add, relu, sum, half);           \
+        apply_body(y, square, x, residual, a, b, rows, width, add, relu, sum, format);         \
     }
-#define APPLY(name, add, relu, sum)              \
-    APPLY_AS(name##_full, add, relu, sum, false) \
-    APPLY_AS(name##_half, add, relu, sum, true)
+#define APPLY(name, add, relu, sum)               \
+    APPLY_AS(name##_full, add, relu, sum, FULL)   \
+    APPLY_AS(name##_words, add, relu, sum, WORDS) \
+    APPLY_AS(name##_half, add, relu, sum, HALF)
 APPLY(apply_plain, false, false, false)
 APPLY(apply_relu, false, true, false)
 APPLY(apply_add, true, false, false)
@@ -164,84 +259,121 @@ APPLY(apply_relu_sum, false, true, true)
 APPLY(apply_add_sum, true, false, true)
 APPLY(apply_add_relu_sum, true, true, true)
 
-#define BOTH(name)               \
-    {                            \
-        name##_full, name##_half \
-    }
-
 void mabn_kernel_apply(void *y, double *square, const void *x, const void *residual, bool half,
                        const float *a, const float *b, bool relu, int64_t rows, int64_t width)
 {
-    static void (*const kernels[2][2][2][2])(void *, double *, const void *, const void *,
-                                             const float *, const float *, int64_t, int64_t) = {
-        {{BOTH(apply_plain), BOTH(apply_relu)}, {BOTH(apply_add), BOTH(apply_add_relu)}},
-        {{BOTH(apply_plain_sum), BOTH(apply_relu_sum)},
-         {BOTH(apply_add_sum), BOTH(apply_add_relu_sum)}}};
-    kernels[!!square][!!residual][relu][half](y, square, x, residual, a, b, rows, width);
+    static void (*const kernels[2][2][2][FORMATS])(
+        void *, double *, const void *, const void *, const float *, const float *, int64_t,
+        int64_t) = {{{ALL(apply_plain), ALL(apply_relu)}, {ALL(apply_add), ALL(apply_add_relu)}},
+                    {{ALL(apply_plain_sum), ALL(apply_relu_sum)},
+                     {ALL(apply_add_sum), ALL(apply_add_relu_sum)}}};
+    kernels[!!square][!!residual][relu][format_of(half, width)](y, square, x, residual, a, b, rows,
+                                                                width);
 }
 
 /* ---- backward ---- */
 
-/* The gradient behind ReLU at offset o, channel c. */
-BODY float masked(const struct mabn_kernel_grad *in, int64_t o, int64_t c,
-                  const enum mabn_mask mask, const bool half)
+/* What masked() needs of the channels c0 to c0 + w, in lanes. */
+struct grad_columns {
+    const float *a, *b, *shift;
+    int64_t n;
+};
+
+/* g (2): the gradient behind ReLU in column c of the row at offset o. x (2): the input. */
+BODY void masked(float g[2], const float x[2], const struct mabn_kernel_grad *in,
+                 const struct grad_columns *k, int64_t o, int64_t c, const enum mabn_mask mask,
+                 const enum format format)
 {
-    const float g = mabn_at(in->dy, o, half);
-    if (mask == MABN_MASK_Y) return mabn_at(in->y, o, half) <= 0 ? 0 : g;
-    if (mask == MABN_MASK_X) return in->a[c] * mabn_at(in->x, o, half) + in->b[c] <= 0 ? 0 : g;
-    return g;
+    float y[2];
+    get(g, in->dy, o, c, format);
+    if (mask == MABN_MASK_Y) get(y, in->y, o, c, format);
+    for (int l = 0; l < LANES(format); l++) {
+        const int64_t i = l * k->n + c;
+        if (mask == MABN_MASK_Y) g[l] = y[l] <= 0 ? 0 : g[l];
+        if (mask == MABN_MASK_X) g[l] = k->a[i] * x[l] + k->b[i] <= 0 ? 0 : g[l];
+    }
 }
 
-BODY void grad_moments_body(double *sum, double *dot, const struct mabn_kernel_grad *in,
-                            int64_t rows, int64_t width, const enum mabn_mask mask, const bool half)
+struct grad_rooms {
+    float a[COLUMNS], b[COLUMNS], shift[COLUMNS];
+};
+
+BODY struct grad_columns columns_at(struct grad_rooms *room, const struct mabn_kernel_grad *in,
+                                    int64_t c0, int64_t w, const enum mabn_mask mask,
+                                    const bool shifted, const enum format format)
 {
-    const struct mabn_kernel_grad k = *in;
+    struct grad_columns k = {.n = w / LANES(format)};
+    if (mask == MABN_MASK_X) k.a = in_lanes(room->a, in->a + c0, w, format);
+    if (mask == MABN_MASK_X) k.b = in_lanes(room->b, in->b + c0, w, format);
+    if (shifted) k.shift = in_lanes(room->shift, in->shift + c0, w, format);
+    return k;
+}
+
+BODY void grad_moments_body(double *sum, double *dot, const struct mabn_kernel_grad *given,
+                            int64_t rows, int64_t width, const enum mabn_mask mask,
+                            const enum format format)
+{
+    const struct mabn_kernel_grad in = *given;
     float s[COLUMNS] = {0}, q[COLUMNS] = {0};
+    struct grad_rooms room;
 
     for (int64_t r0 = 0; r0 < rows; r0 += BLOCK) {
         const int64_t end = min64(r0 + BLOCK, rows);
         for (int64_t c0 = 0; c0 < width; c0 += COLUMNS) {
-            const int64_t w = min64(COLUMNS, width - c0);
+            const int64_t w = min64(COLUMNS, width - c0), n = w / LANES(format);
+            const struct grad_columns k = columns_at(&room, &in, c0, w, mask, true, format);
             int64_t r = r0;
             for (; r + 4 <= end; r += 4) {
                 const int64_t o0 = r * width + c0, o1 = o0 + width, o2 = o1 + width,
                               o3 = o2 + width;
-                for (int64_t c = 0; c < w; c++) {
-                    const float o = k.shift[c0 + c];
-                    const float g0 = masked(&k, o0 + c, c0 + c, mask, half);
-                    const float g1 = masked(&k, o1 + c, c0 + c, mask, half);
-                    const float g2 = masked(&k, o2 + c, c0 + c, mask, half);
-                    const float g3 = masked(&k, o3 + c, c0 + c, mask, half);
-                    s[c] += (g0 + g1) + (g2 + g3);
-                    q[c] += (g0 * (mabn_at(k.x, o0 + c, half) - o) +
-                             g1 * (mabn_at(k.x, o1 + c, half) - o)) +
-                            (g2 * (mabn_at(k.x, o2 + c, half) - o) +
-                             g3 * (mabn_at(k.x, o3 + c, half) - o));
+                for (int64_t c = 0; c < n; c++) {
+                    float x0[2], x1[2], x2[2], x3[2], g0[2], g1[2], g2[2], g3[2];
+                    get(x0, in.x, o0, c, format);
+                    get(x1, in.x, o1, c, format);
+                    get(x2, in.x, o2, c, format);
+                    get(x3, in.x, o3, c, format);
+                    masked(g0, x0, &in, &k, o0, c, mask, format);
+                    masked(g1, x1, &in, &k, o1, c, mask, format);
+                    masked(g2, x2, &in, &k, o2, c, mask, format);
+                    masked(g3, x3, &in, &k, o3, c, mask, format);
+                    for (int l = 0; l < LANES(format); l++) {
+                        const int64_t i = l * n + c;
+                        const float o = k.shift[i];
+                        s[i] += (g0[l] + g1[l]) + (g2[l] + g3[l]);
+                        q[i] += (g0[l] * (x0[l] - o) + g1[l] * (x1[l] - o)) +
+                                (g2[l] * (x2[l] - o) + g3[l] * (x3[l] - o));
+                    }
                 }
             }
             for (; r < end; r++) {
                 const int64_t o0 = r * width + c0;
-                for (int64_t c = 0; c < w; c++) {
-                    const float g = masked(&k, o0 + c, c0 + c, mask, half);
-                    s[c] += g;
-                    q[c] += g * (mabn_at(k.x, o0 + c, half) - k.shift[c0 + c]);
+                for (int64_t c = 0; c < n; c++) {
+                    float x0[2], g0[2];
+                    get(x0, in.x, o0, c, format);
+                    masked(g0, x0, &in, &k, o0, c, mask, format);
+                    for (int l = 0; l < LANES(format); l++) {
+                        const int64_t i = l * n + c;
+                        s[i] += g0[l];
+                        q[i] += g0[l] * (x0[l] - k.shift[i]);
+                    }
                 }
             }
-            flush(sum + c0, s, w);
-            flush(dot + c0, q, w);
+            flush(sum + c0, s, w, format);
+            flush(dot + c0, q, w, format);
         }
     }
 }
 
-#define GRAD_MOMENTS_AS(name, mask, half)                                                     \
+#define GRAD_MOMENTS_AS(name, mask, format)                                                   \
     MABN_CLONES static void name(double *sum, double *dot, const struct mabn_kernel_grad *in, \
                                  int64_t rows, int64_t width)                                 \
     {                                                                                         \
-        grad_moments_body(sum, dot, in, rows, width, mask, half);                             \
+        grad_moments_body(sum, dot, in, rows, width, mask, format);                           \
     }
-#define GRAD_MOMENTS(name, mask)              \
-    GRAD_MOMENTS_AS(name##_full, mask, false) \
-    GRAD_MOMENTS_AS(name##_half, mask, true)
+#define GRAD_MOMENTS(name, mask)               \
+    GRAD_MOMENTS_AS(name##_full, mask, FULL)   \
+    GRAD_MOMENTS_AS(name##_words, mask, WORDS) \
+    GRAD_MOMENTS_AS(name##_half, mask, HALF)
 GRAD_MOMENTS(grad_moments_none, MABN_MASK_NONE)
 GRAD_MOMENTS(grad_moments_y, MABN_MASK_Y)
 GRAD_MOMENTS(grad_moments_x, MABN_MASK_X)
@@ -249,41 +381,58 @@ GRAD_MOMENTS(grad_moments_x, MABN_MASK_X)
 void mabn_kernel_grad_moments(double *sum, double *dot, const struct mabn_kernel_grad *in,
                               int64_t rows, int64_t width)
 {
-    static void (*const kernels[][2])(double *, double *, const struct mabn_kernel_grad *, int64_t,
-                                      int64_t) = {BOTH(grad_moments_none), BOTH(grad_moments_y),
-                                                  BOTH(grad_moments_x)};
-    kernels[in->mask][in->half](sum, dot, in, rows, width);
+    static void (*const kernels[][FORMATS])(double *, double *, const struct mabn_kernel_grad *,
+                                            int64_t, int64_t) = {
+        ALL(grad_moments_none), ALL(grad_moments_y), ALL(grad_moments_x)};
+    kernels[in->mask][format_of(in->half, width)](sum, dot, in, rows, width);
 }
 
-BODY void grad_apply_body(void *dx, void *dresidual, const struct mabn_kernel_grad *in,
+BODY void grad_apply_body(void *dx, void *dresidual, const struct mabn_kernel_grad *given,
                           const float *p, const float *q, const float *r, int64_t rows,
                           int64_t width, const enum mabn_mask mask, const bool full,
-                          const bool residual, const bool half)
+                          const bool residual, const enum format format)
 {
-    const struct mabn_kernel_grad k = *in;
+    const struct mabn_kernel_grad in = *given;
+    const bool reads_x = full || mask == MABN_MASK_X;
+    float room_p[COLUMNS], room_q[COLUMNS], room_r[COLUMNS];
+    struct grad_rooms room;
 
-    for (int64_t row = 0; row < rows; row++) {
-        const int64_t o = row * width;
+    for (int64_t c0 = 0; c0 < width; c0 += COLUMNS) {
+        const int64_t w = min64(COLUMNS, width - c0), n = w / LANES(format);
+        const struct grad_columns k = columns_at(&room, &in, c0, w, mask, full, format);
+        const float *kp = in_lanes(room_p, p + c0, w, format);
+        const float *kq = full ? in_lanes(room_q, q + c0, w, format) : 0;
+        const float *kr = full ? in_lanes(room_r, r + c0, w, format) : 0;
+        for (int64_t row = 0; row < rows; row++) {
+            const int64_t o = row * width + c0;
 #pragma GCC ivdep
-        for (int64_t c = 0; c < width; c++) {
-            const float g = masked(&k, o + c, c, mask, half);
-            const float own = full ? q[c] * (mabn_at(k.x, o + c, half) - k.shift[c]) + r[c] : 0;
-            if (residual) mabn_put(dresidual, o + c, g, half);
-            mabn_put(dx, o + c, full ? p[c] * g + own : p[c] * g, half);
+            for (int64_t c = 0; c < n; c++) {
+                float x[2], g[2], v[2];
+                if (reads_x) get(x, in.x, o, c, format);
+                masked(g, x, &in, &k, o, c, mask, format);
+                for (int l = 0; l < LANES(format); l++) {
+                    const int64_t i = l * n + c;
+                    const float own = full ? kq[i] * (x[l] - k.shift[i]) + kr[i] : 0;
+                    v[l] = full ? kp[i] * g[l] + own : kp[i] * g[l];
+                }
+                if (residual) put(dresidual, o, c, g, format);
+                put(dx, o, c, v, format);
+            }
         }
     }
 }
 
-#define GRAD_APPLY_AS(name, mask, full, residual, half)                                        \
+#define GRAD_APPLY_AS(name, mask, full, residual, format)                                      \
     MABN_CLONES static void name(void *dx, void *dres, const struct mabn_kernel_grad *in,      \
                                  const float *p, const float *q, const float *r, int64_t rows, \
                                  int64_t width)                                                \
     {                                                                                          \
-        grad_apply_body(dx, dres, in, p, q, r, rows, width, mask, full, residual, half);       \
+        grad_apply_body(dx, dres, in, p, q, r, rows, width, mask, full, residual, format);     \
     }
-#define GRAD_APPLY(name, mask, full, residual)              \
-    GRAD_APPLY_AS(name##_full, mask, full, residual, false) \
-    GRAD_APPLY_AS(name##_half, mask, full, residual, true)
+#define GRAD_APPLY(name, mask, full, residual)               \
+    GRAD_APPLY_AS(name##_full, mask, full, residual, FULL)   \
+    GRAD_APPLY_AS(name##_words, mask, full, residual, WORDS) \
+    GRAD_APPLY_AS(name##_half, mask, full, residual, HALF)
 GRAD_APPLY(grad_scale_none, MABN_MASK_NONE, false, false)
 GRAD_APPLY(grad_scale_y, MABN_MASK_Y, false, false)
 GRAD_APPLY(grad_scale_x, MABN_MASK_X, false, false)
@@ -301,12 +450,13 @@ void mabn_kernel_grad_apply(void *dx, void *dresidual, const struct mabn_kernel_
                             const float *p, const float *q, const float *r, int64_t rows,
                             int64_t width)
 {
-    static void (*const kernels[2][2][3][2])(void *, void *, const struct mabn_kernel_grad *,
-                                             const float *, const float *, const float *, int64_t,
-                                             int64_t) = {
-        {{BOTH(grad_scale_none), BOTH(grad_scale_y), BOTH(grad_scale_x)},
-         {BOTH(grad_scale_none_add), BOTH(grad_scale_y_add), BOTH(grad_scale_x_add)}},
-        {{BOTH(grad_full_none), BOTH(grad_full_y), BOTH(grad_full_x)},
-         {BOTH(grad_full_none_add), BOTH(grad_full_y_add), BOTH(grad_full_x_add)}}};
-    kernels[!!q][!!dresidual][in->mask][in->half](dx, dresidual, in, p, q, r, rows, width);
+    static void (*const kernels[2][2][3][FORMATS])(void *, void *, const struct mabn_kernel_grad *,
+                                                   const float *, const float *, const float *,
+                                                   int64_t, int64_t) = {
+        {{ALL(grad_scale_none), ALL(grad_scale_y), ALL(grad_scale_x)},
+         {ALL(grad_scale_none_add), ALL(grad_scale_y_add), ALL(grad_scale_x_add)}},
+        {{ALL(grad_full_none), ALL(grad_full_y), ALL(grad_full_x)},
+         {ALL(grad_full_none_add), ALL(grad_full_y_add), ALL(grad_full_x_add)}}};
+    kernels[!!q][!!dresidual][in->mask][format_of(in->half, width)](dx, dresidual, in, p, q, r,
+                                                                    rows, width);
 }

@@ -19,13 +19,19 @@ static inline float mabn_bf16_float(uint16_t v)
     return f;
 }
 
-static inline uint16_t mabn_bf16_round(float v)
+/* The upper half of the result is v rounded; the lower half is of no use. */
+static inline uint32_t mabn_bf16_upper(float v)
 {
     uint32_t bits;
     memcpy(&bits, &v, sizeof bits);
     const uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
     const uint32_t quiet = bits | 0x400000;
-    return (uint16_t)(((bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded) >> 16);
+    return (bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded;
+}
+
+static inline uint16_t mabn_bf16_round(float v)
+{
+    return (uint16_t)(mabn_bf16_upper(v) >> 16);
 }
 
 /* Value i of an array that is bfloat16 (`half`) or float32, for loops that are written once for both

@@ -1,9 +1,9 @@
 /* How fast the norms are, against what memory gives in the same run.
  *
- *     bench_norm [BATCH [SECONDS [cpu]]]  default 8 images, about 0.3 s a figure
+ *     bench_norm [BATCH [SECONDS [cpu] [bf16]]]  default 8 images, about 0.3 s a figure
  *
  * With "cpu", one thread's processor time counts instead of the clock: for machines that do other
- * work besides.
+ * work besides. With "bf16" activations and their gradients are bfloat16.
  *
  * For ResNet-50's norm layers at 224 by 224 (the distinct shapes; "all" is all 53, weighted),
  * training forward and backward with ReLU, mask from x. Columns: norm, norm batch, shape,
@@ -23,6 +23,7 @@
 #include "base/progress.h"
 #include "base/rng.h"
 #include "norm/norm.h"
+#include "tensor/bf16.h"
 
 struct shape {
     int hw, channels, layers;
@@ -54,6 +55,7 @@ struct times {
 };
 
 static bool processor_time;
+static bool half; /* bfloat16 */
 
 static double now(void)
 {
@@ -83,12 +85,25 @@ static double median(double *v, int n)
     return v[n / 2];
 }
 
-static void copy(float *y, const float *x, int64_t count)
+static size_t bytes_of(int64_t values)
 {
-    const int64_t block = 1 << 16;
+    return (size_t)values * (half ? sizeof(uint16_t) : sizeof(float));
+}
+
+static void copy(void *y, const void *x, int64_t count)
+{
+    const int64_t bytes = (int64_t)bytes_of(count), block = 1 << 18;
 #pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < count; i += block)
-        memcpy(y + i, x + i, (size_t)(count - i < block ? count - i : block) * sizeof *y);
+    for (int64_t i = 0; i < bytes; i += block)
+        memcpy((char *)y + i, (const char *)x + i, (size_t)(bytes - i < block ? bytes - i : block));
+}
+
+static void *random_values(int64_t count, double spread, struct mabn_rng *rng)
+{
+    void *p = memory(bytes_of(count));
+    for (int64_t i = 0; i < count; i++)
+        mabn_put(p, i, (float)mabn_rng_range(rng, -spread, spread), half);
+    return p;
 }
 
 static void check(mabn_status status)
@@ -102,8 +117,8 @@ static void setup(struct mabn_norm *norm, struct mabn_norm_io *io, const struct 
                   const struct shape *s, int batch)
 {
     struct mabn_norm_options o;
-    const size_t bytes = (size_t)batch * (size_t)s->hw * (size_t)s->channels * sizeof(float);
-    float *x = memory(bytes), *dy = memory(bytes), *gamma = memory((size_t)s->channels * 4);
+    const int64_t count = (int64_t)batch * s->hw * s->channels;
+    float *gamma = memory((size_t)s->channels * sizeof *gamma);
     struct mabn_rng rng;
 
     mabn_norm_options_init(&o, k->kind);
@@ -111,13 +126,10 @@ static void setup(struct mabn_norm *norm, struct mabn_norm_io *io, const struct 
     o.r_start = k->steady ? 1 : 0;
     check(mabn_norm_init(norm, &o, s->channels));
     mabn_rng_init(&rng, 1, MABN_RNG_TEST, 0, 0);
-    for (size_t i = 0; i < bytes / sizeof *x; i++) {
-        x[i] = (float)mabn_rng_range(&rng, -1.5, 1.5);
-        dy[i] = (float)mabn_rng_range(&rng, -1, 1);
-    }
     for (int c = 0; c < s->channels; c++)
         gamma[c] = 1;
     memset(io, 0, sizeof *io);
+    io->dtype = half ? MABN_DTYPE_BF16 : MABN_DTYPE_F32;
     io->samples = batch;
     io->positions = s->hw;
     io->relu = true;
@@ -126,10 +138,10 @@ static void setup(struct mabn_norm *norm, struct mabn_norm_io *io, const struct 
     io->state = memory(mabn_norm_state_bytes(norm));
     io->saved = memory(mabn_norm_saved_bytes(norm, batch));
     io->scratch = memory(mabn_norm_scratch_bytes(norm, batch, s->hw));
-    io->x = x;
-    io->y = memory(bytes);
-    io->dy = dy;
-    io->dx = memory(bytes);
+    io->x = random_values(count, 1.5, &rng);
+    io->y = memory(bytes_of(count));
+    io->dy = random_values(count, 1, &rng);
+    io->dx = memory(bytes_of(count));
     io->dgamma = memory((size_t)s->channels * sizeof(float));
     io->dbeta = memory((size_t)s->channels * sizeof(float));
     mabn_norm_state_reset(norm, io->state);
@@ -152,7 +164,7 @@ static struct times measure(const struct norm_case *k, const struct shape *s, in
     double v[3][ROUNDS];
 
     setup(&norm, &io, k, s, batch);
-    float *y = io.y;
+    void *y = io.y;
     check(mabn_norm_forward(&norm, &io));
     check(mabn_norm_backward(&norm, &io));
     int repeats = (int)(seconds / ROUNDS / (4e-10 * (double)count) / 3) + 1;
@@ -180,8 +192,9 @@ static struct times measure(const struct norm_case *k, const struct shape *s, in
 
 static void print(const struct norm_case *k, const char *shape, struct times t, double values)
 {
-    const double forward = 8 * values / t.forward / 1e9, backward = 12 * values / t.backward / 1e9;
-    const double copied = 8 * values / t.copy / 1e9;
+    const double pass = (double)bytes_of(1) * values / 1e9; /* GB */
+    const double forward = 2 * pass / t.forward, backward = 3 * pass / t.backward;
+    const double copied = 2 * pass / t.copy;
     printf("%s\t%d\t%s\t%.3f\t%.1f\t%.2f\t%.3f\t%.1f\t%.2f\n", k->name, k->norm_batch, shape,
            t.forward * 1e3, forward, forward / copied, t.backward * 1e3, backward,
            backward / copied);
@@ -193,7 +206,10 @@ int main(int argc, char **argv)
     const int batch = argc > 1 ? atoi(argv[1]) : 8;
     const double seconds = argc > 2 ? atof(argv[2]) : 0.3;
 
-    processor_time = argc > 3 && !strcmp(argv[3], "cpu");
+    for (int i = 3; i < argc; i++) {
+        if (!strcmp(argv[i], "cpu")) processor_time = true;
+        if (!strcmp(argv[i], "bf16")) half = true;
+    }
     if (processor_time) omp_set_num_threads(1);
     printf("norm\tnorm_batch\tshape\tforward_ms\tforward_GB/s\tof_copy\tbackward_ms\t"
            "backward_GB/s\tof_copy\n");
