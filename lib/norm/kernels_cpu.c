@@ -16,6 +16,7 @@
 
 #define BLOCK 64    /* rows between two flushes to double */
 #define COLUMNS 512 /* channels whose float sums are kept at a time; even */
+#define TILE 64     /* columns between two requests for memory */
 
 #define BODY static inline __attribute__((always_inline))
 
@@ -83,7 +84,73 @@ BODY void flush(double *total, float *part, int64_t width, const enum format for
     memset(part, 0, (size_t)width * sizeof *part);
 }
 
+/* Sums take four rows side by side, which the processor's own prefetching does not see through. So
+ * while TILE columns of four rows are added, those of the next four are asked for. */
+BODY void ahead(const void *p, int64_t o, int64_t width, int64_t c, int64_t end,
+                const enum format format)
+{
+    const int64_t size = format == FULL ? 4 : 2, lanes = LANES(format);
+    const char *from = (const char *)p + (o + 4 * width + c * lanes) * size;
+    for (int r = 0; r < 4; r++)
+        for (int64_t i = 0; i < (end - c) * lanes * size; i += 64)
+            __builtin_prefetch(from + r * width * size + i);
+}
+
 /* ---- forward sums ---- */
+
+/* Float sums over columns c0 to c0 + w. */
+struct moments {
+    const void *x;
+    const float *shift; /* in lanes; NULL: only squares */
+    float *s, *q;
+    int64_t n; /* columns */
+};
+
+BODY void moments_of_four(const struct moments *m, int64_t o0, int64_t width, const bool shifted,
+                          const enum format format)
+{
+    const struct moments k = *m;
+    const int64_t o1 = o0 + width, o2 = o1 + width, o3 = o2 + width;
+
+    for (int64_t t = 0; t < k.n; t += TILE) {
+        const int64_t end = min64(k.n, t + TILE);
+        ahead(k.x, o0, width, t, end, format);
+        for (int64_t c = t; c < end; c++) {
+            float x0[2], x1[2], x2[2], x3[2];
+            get(x0, k.x, o0, c, format);
+            get(x1, k.x, o1, c, format);
+            get(x2, k.x, o2, c, format);
+            get(x3, k.x, o3, c, format);
+            for (int l = 0; l < LANES(format); l++) {
+                const int64_t i = l * k.n + c;
+                const float o = shifted ? k.shift[i] : 0;
+                const float d0 = shifted ? x0[l] - o : x0[l];
+                const float d1 = shifted ? x1[l] - o : x1[l];
+                const float d2 = shifted ? x2[l] - o : x2[l];
+                const float d3 = shifted ? x3[l] - o : x3[l];
+                if (shifted) k.s[i] += (d0 + d1) + (d2 + d3);
+                k.q[i] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3);
+            }
+        }
+    }
+}
+
+BODY void moments_of_one(const struct moments *m, int64_t o, const bool shifted,
+                         const enum format format)
+{
+    const struct moments k = *m;
+
+    for (int64_t c = 0; c < k.n; c++) {
+        float x[2];
+        get(x, k.x, o, c, format);
+        for (int l = 0; l < LANES(format); l++) {
+            const int64_t i = l * k.n + c;
+            const float d = shifted ? x[l] - k.shift[i] : x[l];
+            if (shifted) k.s[i] += d;
+            k.q[i] += d * d;
+        }
+    }
+}
 
 BODY void moments_body(double *sum, double *square, const void *x, const float *shift, int64_t rows,
                        int64_t width, const bool shifted, const enum format format)
@@ -91,45 +158,16 @@ BODY void moments_body(double *sum, double *square, const void *x, const float *
     float s[COLUMNS] = {0}, q[COLUMNS] = {0}, room[COLUMNS];
 
     for (int64_t c0 = 0; c0 < width; c0 += COLUMNS) {
-        const int64_t w = min64(COLUMNS, width - c0), n = w / LANES(format);
-        const float *k = shifted ? in_lanes(room, shift + c0, w, format) : 0;
+        const int64_t w = min64(COLUMNS, width - c0);
+        struct moments m = {x, NULL, s, q, w / LANES(format)};
+        if (shifted) m.shift = in_lanes(room, shift + c0, w, format);
         for (int64_t r0 = 0; r0 < rows; r0 += BLOCK) {
             const int64_t end = min64(r0 + BLOCK, rows);
             int64_t r = r0;
-            for (; r + 4 <= end; r += 4) {
-                const int64_t o0 = r * width + c0, o1 = o0 + width, o2 = o1 + width,
-                              o3 = o2 + width;
-                for (int64_t c = 0; c < n; c++) {
-                    float x0[2], x1[2], x2[2], x3[2];
-                    get(x0, x, o0, c, format);
-                    get(x1, x, o1, c, format);
-                    get(x2, x, o2, c, format);
-                    get(x3, x, o3, c, format);
-                    for (int l = 0; l < LANES(format); l++) {
-                        const int64_t i = l * n + c;
-                        const float o = shifted ? k[i] : 0;
-                        const float d0 = shifted ? x0[l] - o : x0[l];
-                        const float d1 = shifted ? x1[l] - o : x1[l];
-                        const float d2 = shifted ? x2[l] - o : x2[l];
-                        const float d3 = shifted ? x3[l] - o : x3[l];
-                        if (shifted) s[i] += (d0 + d1) + (d2 + d3);
-                        q[i] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3);
-                    }
-                }
-            }
-            for (; r < end; r++) {
-                const int64_t o0 = r * width + c0;
-                for (int64_t c = 0; c < n; c++) {
-                    float x0[2];
-                    get(x0, x, o0, c, format);
-                    for (int l = 0; l < LANES(format); l++) {
-                        const int64_t i = l * n + c;
-                        const float d = shifted ? x0[l] - k[i] : x0[l];
-                        if (shifted) s[i] += d;
-                        q[i] += d * d;
-                    }
-                }
-            }
+            for (; r + 4 <= end; r += 4)
+                moments_of_four(&m, r * width + c0, width, shifted, format);
+            for (; r < end; r++)
+                moments_of_one(&m, r * width + c0, shifted, format);
             if (shifted) flush(sum + c0, s, w, format);
             flush(square + c0, q, w, format);
         }
@@ -178,16 +216,30 @@ BODY float affine(float x, float a, float b, float residual, const bool add, con
     return relu ? (v < 0 ? 0 : v) : v; /* NaN passes */
 }
 
-/* Column c of the row at offset o: y from x. */
-BODY void apply_one(void *y, float x[2], const void *residual, const float *a, const float *b,
-                    int64_t o, int64_t c, int64_t n, const bool add, const bool relu,
+struct applying {
+    void *y;
+    const void *x, *residual;
+    const float *a, *b; /* in lanes */
+    int64_t n;          /* columns */
+};
+
+/* One row at a time: more arrays side by side than that are read and written more slowly. */
+BODY void apply_row(const struct applying *given, int64_t o, const bool add, const bool relu,
                     const enum format format)
 {
-    float s[2], v[2];
-    if (add) get(s, residual, o, c, format);
-    for (int l = 0; l < LANES(format); l++)
-        v[l] = affine(x[l], a[l * n + c], b[l * n + c], add ? s[l] : 0, add, relu);
-    put(y, o, c, v, format);
+    const struct applying k = *given;
+
+#pragma GCC ivdep
+    for (int64_t c = 0; c < k.n; c++) {
+        float x[2], s[2], v[2];
+        get(x, k.x, o, c, format);
+        if (add) get(s, k.residual, o, c, format);
+        for (int l = 0; l < LANES(format); l++) {
+            const int64_t i = l * k.n + c;
+            v[l] = affine(x[l], k.a[i], k.b[i], add ? s[l] : 0, add, relu);
+        }
+        put(k.y, o, c, v, format);
+    }
 }
 
 BODY void apply_body(void *y, double *square, const void *x, const void *residual, const float *a,
@@ -200,40 +252,23 @@ BODY void apply_body(void *y, double *square, const void *x, const void *residua
         const int64_t end = min64(r0 + BLOCK, rows);
         for (int64_t c0 = 0; c0 < width; c0 += COLUMNS) {
             const int64_t w = min64(COLUMNS, width - c0), n = w / LANES(format);
-            const float *ka = in_lanes(room_a, a + c0, w, format);
-            const float *kb = in_lanes(room_b, b + c0, w, format);
+            const struct moments m = {x, NULL, NULL, q, n};
+            const struct applying k = {y,
+                                       x,
+                                       residual,
+                                       in_lanes(room_a, a + c0, w, format),
+                                       in_lanes(room_b, b + c0, w, format),
+                                       n};
             int64_t r = r0;
             for (; r + 4 <= end; r += 4) {
-                const int64_t o0 = r * width + c0, o1 = o0 + width, o2 = o1 + width,
-                              o3 = o2 + width;
-#pragma GCC ivdep
-                for (int64_t c = 0; c < n; c++) {
-                    float x0[2], x1[2], x2[2], x3[2];
-                    get(x0, x, o0, c, format);
-                    get(x1, x, o1, c, format);
-                    get(x2, x, o2, c, format);
-                    get(x3, x, o3, c, format);
-                    apply_one(y, x0, residual, ka, kb, o0, c, n, add, relu, format);
-                    apply_one(y, x1, residual, ka, kb, o1, c, n, add, relu, format);
-                    apply_one(y, x2, residual, ka, kb, o2, c, n, add, relu, format);
-                    apply_one(y, x3, residual, ka, kb, o3, c, n, add, relu, format);
-                    if (!sum) continue;
-                    for (int l = 0; l < LANES(format); l++)
-                        q[l * n + c] +=
-                            (x0[l] * x0[l] + x1[l] * x1[l]) + (x2[l] * x2[l] + x3[l] * x3[l]);
-                }
+                const int64_t o = r * width + c0;
+                if (sum) moments_of_four(&m, o, width, false, format); /* y may be x */
+                for (int i = 0; i < 4; i++)
+                    apply_row(&k, o + i * width, add, relu, format);
             }
             for (; r < end; r++) {
-                const int64_t o = r * width + c0;
-#pragma GCC ivdep
-                for (int64_t c = 0; c < n; c++) {
-                    float v[2];
-                    get(v, x, o, c, format);
-                    apply_one(y, v, residual, ka, kb, o, c, n, add, relu, format);
-                    if (!sum) continue;
-                    for (int l = 0; l < LANES(format); l++)
-                        q[l * n + c] += v[l] * v[l];
-                }
+                if (sum) moments_of_one(&m, r * width + c0, false, format);
+                apply_row(&k, r * width + c0, add, relu, format);
             }
             if (sum) flush(square + c0, q, w, format);
         }
@@ -326,22 +361,27 @@ BODY void grad_moments_body(double *sum, double *dot, const struct mabn_kernel_g
             for (; r + 4 <= end; r += 4) {
                 const int64_t o0 = r * width + c0, o1 = o0 + width, o2 = o1 + width,
                               o3 = o2 + width;
-                for (int64_t c = 0; c < n; c++) {
-                    float x0[2], x1[2], x2[2], x3[2], g0[2], g1[2], g2[2], g3[2];
-                    get(x0, in.x, o0, c, format);
-                    get(x1, in.x, o1, c, format);
-                    get(x2, in.x, o2, c, format);
-                    get(x3, in.x, o3, c, format);
-                    masked(g0, x0, &in, &k, o0, c, mask, format);
-                    masked(g1, x1, &in, &k, o1, c, mask, format);
-                    masked(g2, x2, &in, &k, o2, c, mask, format);
-                    masked(g3, x3, &in, &k, o3, c, mask, format);
-                    for (int l = 0; l < LANES(format); l++) {
-                        const int64_t i = l * n + c;
-                        const float o = k.shift[i];
-                        s[i] += (g0[l] + g1[l]) + (g2[l] + g3[l]);
-                        q[i] += (g0[l] * (x0[l] - o) + g1[l] * (x1[l] - o)) +
-                                (g2[l] * (x2[l] - o) + g3[l] * (x3[l] - o));
+                for (int64_t t = 0; t < n; t += TILE) {
+                    const int64_t stop = min64(n, t + TILE);
+                    ahead(in.x, o0, width, t, stop, format);
+                    ahead(in.dy, o0, width, t, stop, format);
+                    for (int64_t c = t; c < stop; c++) {
+                        float x0[2], x1[2], x2[2], x3[2], g0[2], g1[2], g2[2], g3[2];
+                        get(x0, in.x, o0, c, format);
+                        get(x1, in.x, o1, c, format);
+                        get(x2, in.x, o2, c, format);
+                        get(x3, in.x, o3, c, format);
+                        masked(g0, x0, &in, &k, o0, c, mask, format);
+                        masked(g1, x1, &in, &k, o1, c, mask, format);
+                        masked(g2, x2, &in, &k, o2, c, mask, format);
+                        masked(g3, x3, &in, &k, o3, c, mask, format);
+                        for (int l = 0; l < LANES(format); l++) {
+                            const int64_t i = l * n + c;
+                            const float o = k.shift[i];
+                            s[i] += (g0[l] + g1[l]) + (g2[l] + g3[l]);
+                            q[i] += (g0[l] * (x0[l] - o) + g1[l] * (x1[l] - o)) +
+                                    (g2[l] * (x2[l] - o) + g3[l] * (x3[l] - o));
+                        }
                     }
                 }
             }
