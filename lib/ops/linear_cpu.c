@@ -7,6 +7,11 @@
 #include "device/dnnl.h"
 #include "tensor/bf16.h"
 
+enum {
+    COLUMNS = 256, /* summed at a time */
+    PARTS = 16
+};
+
 mabn_status mabn_linear_forward(float *y, const float *x, const float *weight, const float *bias,
                                 int64_t n, int64_t in, int64_t out)
 {
@@ -34,31 +39,58 @@ mabn_status mabn_linear_backward_weights(float *dweight, float *dbias, const flo
     return MABN_OK;
 }
 
-/* At most 16 columns. Double sums: rows may be many (a convolution's bias), and no order to speak of
- * is lost. */
-static inline __attribute__((always_inline)) void sum_columns(float *sums, const void *a,
-                                                              int64_t rows, int64_t columns,
-                                                              int64_t first, const bool half)
+/* sum (width) = Σ of rows, in double: rows may be many (a convolution's bias). */
+static inline __attribute__((always_inline)) void sum_rows(double *sum, const void *a, int64_t rows,
+                                                           int64_t columns, int64_t first,
+                                                           int64_t width, const bool half)
 {
-    double sum[16] = {0};
-    const int64_t width = columns - first < 16 ? columns - first : 16;
+    memset(sum, 0, (size_t)width * sizeof *sum);
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < width; c++)
             sum[c] += (double)mabn_at(a, r * columns + first + c, half);
-    for (int64_t c = 0; c < width; c++)
-        sums[first + c] = (float)sum[c];
+}
+
+MABN_CLONES static void sum_rows_full(double *sum, const void *a, int64_t rows, int64_t columns,
+                                      int64_t first, int64_t width)
+{
+    sum_rows(sum, a, rows, columns, first, width, false);
+}
+
+MABN_CLONES static void sum_rows_half(double *sum, const void *a, int64_t rows, int64_t columns,
+                                      int64_t first, int64_t width)
+{
+    sum_rows(sum, a, rows, columns, first, width, true);
+}
+
+/* Many rows are cut into PARTS, whatever the number of threads, so that the bits do not depend on
+ * it. */
+static void sum_columns(float *sums, const void *a, bool half, int64_t rows, int64_t columns,
+                        int64_t first, int64_t width)
+{
+    double sum[PARTS][COLUMNS];
+    const int64_t parts = rows < 64 * PARTS ? 1 : PARTS, each = (rows + parts - 1) / parts;
+    const int64_t size = half ? sizeof(uint16_t) : sizeof(float);
+
+#pragma omp parallel for schedule(static) if (rows * width > 65536)
+    for (int64_t p = 0; p < parts; p++) {
+        const int64_t start = p * each, count = start + each < rows ? each : rows - start;
+        const void *from = (const char *)a + start * columns * size;
+        (half ? sum_rows_half : sum_rows_full)(sum[p], from, count, columns, first, width);
+    }
+    for (int64_t c = 0; c < width; c++) {
+        double total = sum[0][c];
+        for (int64_t p = 1; p < parts; p++)
+            total += sum[p][c];
+        sums[first + c] = (float)total;
+    }
 }
 
 void mabn_column_sums(float *sums, const void *a, enum mabn_dtype dtype, int64_t rows,
                       int64_t columns)
 {
-#pragma omp parallel for schedule(static) if (rows * columns > 65536)
-    for (int64_t first = 0; first < columns; first += 16) {
-        if (dtype == MABN_DTYPE_BF16)
-            sum_columns(sums, a, rows, columns, first, true);
-        else
-            sum_columns(sums, a, rows, columns, first, false);
-    }
+    for (int64_t first = 0; first < columns; first += COLUMNS)
+        sum_columns(sums, a, dtype == MABN_DTYPE_BF16, rows, columns, first,
+                    columns - first < COLUMNS ? columns - first : COLUMNS);
 }
 
 MABN_CLONES static void add_row(void *a, const float *bias, int64_t first, int64_t columns)

@@ -9,6 +9,7 @@
 #include "ops/centralize.h"
 #include "ops/elementwise.h"
 #include "ops/init.h"
+#include "ops/linear.h"
 #include "ops/loss.h"
 #include "ops/pool.h"
 #include "ops/sgd.h"
@@ -356,6 +357,45 @@ static void test_elementwise(void)
     free(y);
 }
 
+/* Few rows, many, and the first number that is cut; more columns than are summed at a time. */
+static void check_column_sums(int64_t rows, int64_t columns, bool half)
+{
+    const enum mabn_dtype dtype = half ? MABN_DTYPE_BF16 : MABN_DTYPE_F32;
+    float *a = draw(rows * columns), *sums = draw(columns), *alone = draw(columns);
+    uint16_t *narrow = malloc((size_t)(rows * columns) * sizeof *narrow);
+    const void *values = half ? (const void *)narrow : a;
+    const int threads = omp_get_max_threads();
+    double worst = 0;
+
+    mabn_bf16_narrow(narrow, a, rows * columns);
+    mabn_column_sums(sums, values, dtype, rows, columns);
+    for (int64_t c = 0; c < columns; c++) {
+        double want = 0;
+        for (int64_t r = 0; r < rows; r++)
+            want += (double)mabn_at(values, r * columns + c, half);
+        worst = fmax(worst, fabs(sums[c] - want) / (1 + fabs(want)));
+    }
+    tap_ok(worst < 1e-7, "sums of %d columns of %d, %s: within %.1g", (int)columns, (int)rows,
+           half ? "bfloat16" : "float32", worst);
+    omp_set_num_threads(1);
+    mabn_column_sums(alone, values, dtype, rows, columns);
+    omp_set_num_threads(threads);
+    tap_ok(!memcmp(sums, alone, (size_t)columns * sizeof *sums), "by one thread: the same bits");
+    free(a);
+    free(sums);
+    free(alone);
+    free(narrow);
+}
+
+static void test_column_sums(void)
+{
+    const int64_t rows[] = {1, 1023, 1024, 1025, 3001}, columns[] = {1, 67, 256, 300};
+    for (int r = 0; r < 5; r++)
+        for (int c = 0; c < 4; c++)
+            for (int half = 0; half < 2; half++)
+                check_column_sums(rows[r], columns[c], half);
+}
+
 int main(void)
 {
     mabn_rng_init(&rng, 11, MABN_RNG_TEST, 0, 0);
@@ -365,5 +405,6 @@ int main(void)
     test_sgd();
     test_init();
     test_elementwise();
+    test_column_sums();
     return tap_done();
 }
