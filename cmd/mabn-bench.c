@@ -6,6 +6,7 @@
 #include "base/json_write.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/out.h"
 #include "base/thread.h"
 #include "cli/cli.h"
 #include "cli/detector_options.h"
@@ -128,8 +129,8 @@ static mabn_status describe(struct mabn_bench_case *c, const struct mabn_device 
 /* Every JSON object is printed on its own line. */
 static void print_line(struct mabn_str *line)
 {
-    puts(line->text);
-    fflush(stdout);
+    mabn_out_print("%s\n", line->text);
+    mabn_out_flush();
     mabn_str_release(line);
 }
 
@@ -173,18 +174,18 @@ static void print_net_json(const struct mabn_bench_case *c, const struct mabn_be
 static void print_net(const struct mabn_bench_case *c, const struct mabn_bench_result *r)
 {
     double mib = 1048576, peak = (double)mabn_peak_memory(), batch = c->options.batch;
-    printf("images/s\t%.4g\n", batch / r->step);
-    printf("ms/step\t%.4g\n", r->step * 1e3);
+    mabn_out_print("images/s\t%.4g\n", batch / r->step);
+    mabn_out_print("ms/step\t%.4g\n", r->step * 1e3);
     if (o.training && !r->gpu_bytes)
-        printf("forward ms\t%.4g\nbackward ms\t%.4g\nupdate ms\t%.4g\n", r->forward * 1e3,
-               r->backward * 1e3, r->update * 1e3);
-    printf("bare convolutions ms\t%.4g\n", r->convolutions * 1e3);
-    printf("step / convolutions\t%.3f\n", r->step / r->convolutions);
-    printf(
+        mabn_out_print("forward ms\t%.4g\nbackward ms\t%.4g\nupdate ms\t%.4g\n", r->forward * 1e3,
+                       r->backward * 1e3, r->update * 1e3);
+    mabn_out_print("bare convolutions ms\t%.4g\n", r->convolutions * 1e3);
+    mabn_out_print("step / convolutions\t%.3f\n", r->step / r->convolutions);
+    mabn_out_print(
         "activations MiB\t%.1f\nparameters MiB\t%.1f\nscratch MiB\t%.1f\npeak memory MiB\t%.1f\n",
         (double)r->memory.activations / mib, (double)r->memory.parameters / mib,
         (double)r->memory.scratch / mib, peak / mib);
-    if (r->gpu_bytes) printf("GPU memory in use MiB\t%.1f\n", (double)r->gpu_bytes / mib);
+    if (r->gpu_bytes) mabn_out_print("GPU memory in use MiB\t%.1f\n", (double)r->gpu_bytes / mib);
 }
 
 static mabn_status run_net(struct mabn_device *device, const char *arch)
@@ -238,28 +239,29 @@ enum { BETWEEN = sizeof between / sizeof *between };
 
 static void print_share(const char *name, double seconds, double step)
 {
-    printf("%s ms\t%.4g\t%.1f %%\n", name, seconds * 1e3, seconds / step * 100);
+    mabn_out_print("%s ms\t%.4g\t%.1f %%\n", name, seconds * 1e3, seconds / step * 100);
 }
 
 static void print_detector(const struct mabn_bench_detector_case *c,
                            const struct mabn_bench_detector_result *r)
 {
     const double mib = 1048576;
-    printf("picture\t%dx%d in %dx%d\n", c->width, c->height, r->padded_width, r->padded_height);
-    printf("regions\t%lld\nmasks\t%lld\n", (long long)r->boxes, (long long)r->masks);
-    printf("images/s\t%.4g\nms/step\t%.4g\n", c->images / r->step, r->step * 1e3);
+    mabn_out_print("picture\t%dx%d in %dx%d\n", c->width, c->height, r->padded_width,
+                   r->padded_height);
+    mabn_out_print("regions\t%lld\nmasks\t%lld\n", (long long)r->boxes, (long long)r->masks);
+    mabn_out_print("images/s\t%.4g\nms/step\t%.4g\n", c->images / r->step, r->step * 1e3);
     for (int i = 0; i < MABN_BENCH_SHARES; i++)
         print_share(mabn_bench_detector_share_names[i], r->shares[i], r->step);
     for (int i = 0; i < BETWEEN; i++)
         if (r->parts[between[i]] > 0)
             print_share(mabn_rcnn_part_names[between[i]], r->parts[between[i]], r->step);
     if (c->training) print_share("update", r->update, r->step);
-    printf("bare convolutions ms\t%.4g\nstep / convolutions\t%.3f\n", r->convolutions * 1e3,
-           r->step / r->convolutions);
-    printf("activations MiB\t%.1f\nparameters MiB\t%.1f\nscratch MiB\t%.1f\n"
-           "peak memory MiB\t%.1f\n",
-           (double)r->memory.activations / mib, (double)r->memory.parameters / mib,
-           (double)r->memory.scratch / mib, (double)mabn_peak_memory() / mib);
+    mabn_out_print("bare convolutions ms\t%.4g\nstep / convolutions\t%.3f\n", r->convolutions * 1e3,
+                   r->step / r->convolutions);
+    mabn_out_print("activations MiB\t%.1f\nparameters MiB\t%.1f\nscratch MiB\t%.1f\n"
+                   "peak memory MiB\t%.1f\n",
+                   (double)r->memory.activations / mib, (double)r->memory.parameters / mib,
+                   (double)r->memory.scratch / mib, (double)mabn_peak_memory() / mib);
 }
 
 static void put_seconds(struct mabn_json_writer *w, const char *name, double seconds)
@@ -327,9 +329,10 @@ struct layers {
 static void print_pass(double seconds, double bytes, double copy)
 {
     if (seconds > 0)
-        printf("\t%.4f\t%.1f\t%.2f", seconds * 1e3, bytes / seconds * 1e-9, bytes / seconds / copy);
+        mabn_out_print("\t%.4f\t%.1f\t%.2f", seconds * 1e3, bytes / seconds * 1e-9,
+                       bytes / seconds / copy);
     else
-        printf("\t-\t-\t-");
+        mabn_out_print("\t-\t-\t-");
 }
 
 static void print_layer_json(const struct mabn_net_layer *l)
@@ -353,11 +356,11 @@ static void print_layer_json(const struct mabn_net_layer *l)
 
 static void print_layer(const struct mabn_net_layer *l, double copy)
 {
-    printf("%s\t%s\t%lldx%lldx%lld", *l->name ? l->name : "-", l->kind, (long long)l->height,
-           (long long)l->width, (long long)l->channels);
+    mabn_out_print("%s\t%s\t%lldx%lldx%lld", *l->name ? l->name : "-", l->kind,
+                   (long long)l->height, (long long)l->width, (long long)l->channels);
     print_pass(l->forward, l->forward_bytes, copy);
     print_pass(l->backward, l->backward_bytes, copy);
-    putchar('\n');
+    mabn_out_print("\n");
 }
 
 /* Sums over layers of the same kind, in the order of their first layer. */
@@ -378,20 +381,20 @@ static void print_kinds(const struct layers *r)
             sum.backward_bytes += l->backward_bytes;
         }
         if (!count) continue;
-        printf("# %d\t%s\t", count, sum.kind);
+        mabn_out_print("# %d\t%s\t", count, sum.kind);
         print_pass(sum.forward, sum.forward_bytes, r->copy);
         print_pass(sum.backward, sum.backward_bytes, r->copy);
-        putchar('\n');
+        mabn_out_print("\n");
     }
 }
 
 static void print_layers(const struct layers *r)
 {
-    printf("layer\tkind\toutput\tforward ms\tGB/s\tof copy\tbackward ms\tGB/s\tof copy\n");
+    mabn_out_print("layer\tkind\toutput\tforward ms\tGB/s\tof copy\tbackward ms\tGB/s\tof copy\n");
     for (int i = 0; i < r->count; i++)
         print_layer(&r->layers[i], r->copy);
     print_kinds(r);
-    printf("# copy\t%.1f GB/s\n", r->copy * 1e-9);
+    mabn_out_print("# copy\t%.1f GB/s\n", r->copy * 1e-9);
 }
 
 static void print_layers_json(const struct layers *r, const char *device_name)
@@ -450,9 +453,9 @@ static void print_sum(int ranks, size_t bytes, double seconds)
     struct mabn_json_writer w;
     struct mabn_str line;
     if (!o.json) {
-        printf("%zu\t%.4g\t%.4g\n", bytes, seconds * 1e6,
-               bus_speed(ranks, (double)bytes, seconds) * 1e-9);
-        fflush(stdout);
+        mabn_out_print("%zu\t%.4g\t%.4g\n", bytes, seconds * 1e6,
+                       bus_speed(ranks, (double)bytes, seconds) * 1e-9);
+        mabn_out_flush();
         return;
     }
     start_object(&w, &line);
@@ -476,15 +479,15 @@ static void print_ranks(const struct mabn_bench_ranks *r, int ranks)
     struct mabn_json_writer w;
     struct mabn_str line;
     if (!o.json) {
-        printf("gradients MiB\t%.1f\n", (double)r->gradient_bytes / 1048576);
-        printf("one rank alone ms/step\t%.4g\n", r->alone * 1e3);
-        printf("all, without a sum ms/step\t%.4g\n", r->together * 1e3);
-        printf("sum of the gradients ms\t%.4g\n", r->sum * 1e3);
-        printf("step, then sum ms/step\t%.4g\n", r->step * 1e3);
-        printf("sum during the step ms/step\t%.4g\n", r->overlap * 1e3);
-        printf("hidden\t%.2f\n", hidden(r));
-        printf("images/s\t%.4g\n", ranks * o.batch / r->overlap);
-        printf("efficiency\t%.3f\n", r->alone / r->overlap);
+        mabn_out_print("gradients MiB\t%.1f\n", (double)r->gradient_bytes / 1048576);
+        mabn_out_print("one rank alone ms/step\t%.4g\n", r->alone * 1e3);
+        mabn_out_print("all, without a sum ms/step\t%.4g\n", r->together * 1e3);
+        mabn_out_print("sum of the gradients ms\t%.4g\n", r->sum * 1e3);
+        mabn_out_print("step, then sum ms/step\t%.4g\n", r->step * 1e3);
+        mabn_out_print("sum during the step ms/step\t%.4g\n", r->overlap * 1e3);
+        mabn_out_print("hidden\t%.2f\n", hidden(r));
+        mabn_out_print("images/s\t%.4g\n", ranks * o.batch / r->overlap);
+        mabn_out_print("efficiency\t%.3f\n", r->alone / r->overlap);
         return;
     }
     start_object(&w, &line);
@@ -508,7 +511,7 @@ static mabn_status run_sums(struct mabn_comm *comm)
 {
     const bool first = mabn_comm_rank(comm) == 0;
     double seconds;
-    if (first && !o.json) printf("bytes\tus/sum\tGB/s\n");
+    if (first && !o.json) mabn_out_print("bytes\tus/sum\tGB/s\n");
     for (size_t bytes = 4; bytes <= (size_t)o.max_bytes; bytes *= 8) {
         MABN_TRY(mabn_bench_sum(&seconds, comm, bytes, o.rounds));
         if (first) print_sum(mabn_comm_ranks(comm), bytes, seconds);
@@ -553,9 +556,9 @@ static mabn_status run_norm(struct mabn_device *device, const char *norm, bool t
     MABN_TRY(mabn_bench_run(r, device, c, 2, o.rounds));
     double rate = 1 / r[1].step, ratio = r[0].step / r[1].step;
     if (!o.json) {
-        printf("%s\t%s\t%.4g\t%.4g\t%.3f\n", norm, training ? "training" : "inference", rate,
-               rate * o.batch, ratio);
-        fflush(stdout);
+        mabn_out_print("%s\t%s\t%.4g\t%.4g\t%.3f\n", norm, training ? "training" : "inference",
+                       rate, rate * o.batch, ratio);
+        mabn_out_flush();
         return MABN_OK;
     }
     struct mabn_json_writer w;
@@ -573,7 +576,7 @@ static mabn_status run_norm(struct mabn_device *device, const char *norm, bool t
 
 static mabn_status run_norms(struct mabn_device *device)
 {
-    if (!o.json) printf("norm\twork\titerations/s\timages/s\tto BN\n");
+    if (!o.json) mabn_out_print("norm\twork\titerations/s\timages/s\tto BN\n");
     for (int training = 0; training < 2; training++) {
         if (training ? o.inference : o.training) continue;
         for (size_t i = 0; i < sizeof norms / sizeof *norms; i++)

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/out.h"
 #include "base/progress.h"
 #include "cli/cli.h"
 #include "exchange/convert.h"
@@ -128,11 +129,12 @@ static mabn_status check(const char *a, const char *b)
     struct mabn_str lines;
     mabn_str_init(&lines);
     mabn_status status = mabn_compare_weights(a, b, o.atol, o.rtol, &result, &lines);
-    fputs(lines.text, stdout);
+    mabn_out_write(lines.text, lines.length);
     if (!status) {
-        printf("# %zu tensors compared, %zu differ, %zu only in one; max abs %.9g, max rel %.9g",
-               result.tensors, result.differing, result.missing, result.max_abs, result.max_rel);
-        printf(result.worst ? " (%s)\n" : "\n", result.worst);
+        mabn_out_print(
+            "# %zu tensors compared, %zu differ, %zu only in one; max abs %.9g, max rel %.9g",
+            result.tensors, result.differing, result.missing, result.max_abs, result.max_rel);
+        mabn_out_print(result.worst ? " (%s)\n" : "\n", result.worst);
         if (result.differing || result.missing)
             status = mabn_fail(MABN_ERR_MISMATCH, "'%s' and '%s' differ", a, b);
     }
@@ -217,7 +219,7 @@ static mabn_status convert(const char *path)
         struct mabn_str tsv;
         mabn_str_init(&tsv);
         mabn_convert_list(c, &tsv);
-        fputs(tsv.text, stdout);
+        mabn_out_write(tsv.text, tsv.length);
         mabn_str_release(&tsv);
     }
     if (o.output) status = write_output(c, path, format);

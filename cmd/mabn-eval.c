@@ -8,6 +8,7 @@
 #include "base/json_write.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/out.h"
 #include "base/signal.h"
 #include "base/thread.h"
 #include "base/words.h"
@@ -157,10 +158,10 @@ static mabn_status print_predictions(void *context, const struct mabn_batch *bat
         else
             mabn_prediction_line(&p->line, batch->samples[i], batch->labels[i], outputs, classes,
                                  o.logits);
-        if (puts(p->line.text) < 0) return mabn_fail_errno("cannot write standard output");
+        mabn_out_print("%s\n", p->line.text);
     }
-    if (p->files && fflush(stdout)) return mabn_fail_errno("cannot write standard output");
-    return MABN_OK;
+    if (p->files) mabn_out_flush();
+    return mabn_out_status();
 }
 
 static void print_result(const struct mabn_eval_result *r)
@@ -168,8 +169,8 @@ static void print_result(const struct mabn_eval_result *r)
     struct mabn_json_writer w;
     struct mabn_str json;
     if (!o.json) {
-        printf("images  %lld\ntop-1   %.2f %%\ntop-5   %.2f %%\nloss    %.4f\n",
-               (long long)r->labelled, r->top1, r->top5, r->loss);
+        mabn_out_print("images  %lld\ntop-1   %.2f %%\ntop-5   %.2f %%\nloss    %.4f\n",
+                       (long long)r->labelled, r->top1, r->top5, r->loss);
         return;
     }
     mabn_str_init(&json);
@@ -183,7 +184,7 @@ static void print_result(const struct mabn_eval_result *r)
     mabn_json_put_bool(&w, "folded", !o.no_fold);
     mabn_json_put_rounded(&w, "seconds", r->seconds, 6);
     mabn_json_put_end(&w);
-    puts(json.text);
+    mabn_out_print("%s\n", json.text);
     mabn_str_release(&json);
 }
 
@@ -483,8 +484,8 @@ static mabn_status write_text(struct detection *d, const char *text, size_t leng
 {
     if (!first_rank()) return MABN_OK;
     if (o.output) return mabn_write_all(d->out.fd, text, length, o.output);
-    if (fwrite(text, 1, length, stdout) == length) return MABN_OK;
-    return mabn_fail_errno("cannot write standard output");
+    mabn_out_write(text, length);
+    return mabn_out_status();
 }
 
 /* What has been put since the last time. */

@@ -1,6 +1,7 @@
 /* mabn-info: show the contents of a file. */
 #include <stdio.h>
 
+#include "base/out.h"
 #include "base/thread.h"
 #include "cli/cli.h"
 #include "coco/inspect.h"
@@ -46,7 +47,7 @@ int main(int argc, char **argv)
     for (int i = 0; i < count && !status; i++) {
         mabn_str_clear(&text);
         status = describe(&text, args[i]);
-        if (text.length) fputs(text.text, stdout);
+        if (text.length) mabn_out_write(text.text, text.length);
     }
     mabn_str_release(&text);
     return mabn_cli_finish(status);

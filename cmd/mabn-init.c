@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/out.h"
 #include "base/thread.h"
 #include "cli/cli.h"
 #include "cli/detector_options.h"
@@ -101,12 +102,13 @@ static void list_tensors(const struct mabn_params *params)
 {
     char shape[160];
     size_t total = 0;
-    printf("name\tkind\ttype\tshape\n");
+    mabn_out_print("name\tkind\ttype\tshape\n");
     for (int i = 0; i < mabn_params_count(params); i++) {
         const struct mabn_params_tensor *t = mabn_params_at(params, i);
         size_t count = 0;
-        printf("%s\t%s\t%s\t%s\n", t->name, t->role == MABN_PARAMS_VALUE ? "parameter" : "state",
-               mabn_dtype_name(t->dtype), mabn_shape_text(&t->shape, shape));
+        mabn_out_print("%s\t%s\t%s\t%s\n", t->name,
+                       t->role == MABN_PARAMS_VALUE ? "parameter" : "state",
+                       mabn_dtype_name(t->dtype), mabn_shape_text(&t->shape, shape));
         if (t->role == MABN_PARAMS_VALUE && mabn_shape_count(&t->shape, &count)) total += count;
     }
     mabn_info("%d tensors, %zu parameters", mabn_params_count(params), total);

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/out.h"
 #include "base/str.h"
 #include "base/thread.h"
 #include "cli/cli.h"
@@ -622,7 +623,7 @@ static mabn_status score_all(struct files *f)
         mabn_json_put_end(&out.json);
         mabn_str_add_char(&out.text, '\n');
     }
-    if (!status) fwrite(out.text.text, 1, out.text.length, stdout);
+    if (!status) mabn_out_write(out.text.text, out.text.length);
 done:
     for (int i = 0; i < 3; i++)
         mabn_coco_release(&f->read[i]);
@@ -737,7 +738,7 @@ static mabn_status run_topk(int argc, char **argv)
         if (!topk.tsv) mabn_topk_report(&out, &t, topk.confusions);
         if (topk.tsv || topk.per_class) mabn_topk_report_classes(&out, &t, topk.tsv);
     }
-    if (!status) fwrite(out.text, 1, out.length, stdout);
+    if (!status) mabn_out_write(out.text, out.length);
     mabn_str_release(&out);
     mabn_topk_release(&t);
     return status;

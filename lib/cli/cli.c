@@ -13,6 +13,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/out.h"
 #include "base/signal.h"
 #include "device/device.h"
 #include "dist/launcher.h"
@@ -32,7 +33,7 @@ static int table_length(const struct mabn_option *options)
 void mabn_cli_usage_error(const char *format, ...)
 {
     va_list args;
-    fflush(stdout);
+    mabn_out_flush();
     if (mabn_log_rank()) exit(MABN_EXIT_USAGE); /* rank 0 says it for all */
     fprintf(stderr, "%s: ", mabn_log_program());
     va_start(args, format);
@@ -133,13 +134,13 @@ extern __attribute__((weak)) const char *mabn_device_cpu_library(bool file);
 
 static void show_libraries(void)
 {
-    printf("%s %s\n", current->name, MABN_VERSION);
+    mabn_out_print("%s %s\n", current->name, MABN_VERSION);
 #ifdef __clang__
-    printf("built with %s, %s\n", __VERSION__, MABN_CUDA ? "CUDA" : "no CUDA");
+    mabn_out_print("built with %s, %s\n", __VERSION__, MABN_CUDA ? "CUDA" : "no CUDA");
 #else
-    printf("built with gcc %s, %s\n", __VERSION__, MABN_CUDA ? "CUDA" : "no CUDA");
+    mabn_out_print("built with gcc %s, %s\n", __VERSION__, MABN_CUDA ? "CUDA" : "no CUDA");
 #endif
-    if (mabn_device_cpu_library) puts(mabn_device_cpu_library(true));
+    if (mabn_device_cpu_library) mabn_out_print("%s\n", mabn_device_cpu_library(true));
 }
 
 static void show_help(const struct mabn_cli *cli);
@@ -305,7 +306,7 @@ static const char *program_of(const char *name)
 static void list_options(const struct mabn_cli *cli)
 {
     for (const struct mabn_option *o = cli->options; o->kind != MABN_OPTION_END; o++)
-        if (o->long_name) printf("--%s%s\n", o->long_name, takes_value(o) ? "=" : "");
+        if (o->long_name) mabn_out_print("--%s%s\n", o->long_name, takes_value(o) ? "=" : "");
     exit(mabn_cli_finish(MABN_OK));
 }
 
@@ -404,24 +405,24 @@ static void wrap(const char *text, size_t from, size_t width)
     while (*text) {
         size_t n = strcspn(text, " ");
         if (column > from && column + 1 + n > width) {
-            printf("\n%*s", (int)from, "");
+            mabn_out_print("\n%*s", (int)from, "");
             column = from;
         } else if (column > from) {
-            putchar(' ');
+            mabn_out_print(" ");
             column++;
         }
-        printf("%.*s", (int)n, text);
+        mabn_out_print("%.*s", (int)n, text);
         column += n;
         text += n + strspn(text + n, " ");
     }
-    putchar('\n');
+    mabn_out_print("\n");
 }
 
 static void show_option(const struct mabn_option *o)
 {
     struct mabn_str left, right;
     if (o->kind == MABN_OPTION_GROUP) {
-        printf("\n%s:\n", o->help);
+        mabn_out_print("\n%s:\n", o->help);
         return;
     }
     mabn_str_init(&left);
@@ -440,9 +441,9 @@ static void show_option(const struct mabn_option *o)
     mabn_str_add(&right, o->help);
     add_default(o, &right);
     if (left.length > 27)
-        printf("%s\n%*s", left.text, 29, "");
+        mabn_out_print("%s\n%*s", left.text, 29, "");
     else
-        printf("%-29s", left.text);
+        mabn_out_print("%-29s", left.text);
     wrap(right.text, 29, 98);
     mabn_str_release(&left);
     mabn_str_release(&right);
@@ -453,22 +454,22 @@ static void show_help(const struct mabn_cli *cli)
     const char *line = cli->usage;
     for (const char *lead = "usage: "; *line; lead = "       ") {
         size_t n = strcspn(line, "\n");
-        printf("%s%s %.*s\n", lead, cli->name, (int)n, line);
+        mabn_out_print("%s%s %.*s\n", lead, cli->name, (int)n, line);
         line += n + (line[n] == '\n');
     }
-    printf("\n%s\n", cli->summary);
-    if (cli->options[0].kind != MABN_OPTION_GROUP) printf("\nOptions:\n");
+    mabn_out_print("\n%s\n", cli->summary);
+    if (cli->options[0].kind != MABN_OPTION_GROUP) mabn_out_print("\nOptions:\n");
     for (const struct mabn_option *o = cli->options; o->kind != MABN_OPTION_END; o++)
         show_option(o);
-    if (cli->epilog) printf("\n%s\n", cli->epilog);
+    if (cli->epilog) mabn_out_print("\n%s\n", cli->epilog);
 }
 
 static void list_commands(const struct mabn_cli *clis, const char *tool, const char *summary)
 {
-    printf("usage: %s COMMAND ...\n\n%s\n\nCommands:\n", tool, summary);
+    mabn_out_print("usage: %s COMMAND ...\n\n%s\n\nCommands:\n", tool, summary);
     for (int i = 0; clis[i].name; i++)
-        printf("  %-12s %s\n", clis[i].name + strlen(tool) + 1, clis[i].summary);
-    printf("\nSee '%s COMMAND --help'.\n", tool);
+        mabn_out_print("  %-12s %s\n", clis[i].name + strlen(tool) + 1, clis[i].summary);
+    mabn_out_print("\nSee '%s COMMAND --help'.\n", tool);
 }
 
 int mabn_cli_choose(const struct mabn_cli *clis, const char *tool, const char *summary, int argc,
@@ -494,7 +495,7 @@ int mabn_cli_choose(const struct mabn_cli *clis, const char *tool, const char *s
     }
     if (!strcmp(argv[1], "--list-options")) {
         for (int i = 0; clis[i].name; i++)
-            puts(clis[i].name + strlen(tool) + 1);
+            mabn_out_print("%s\n", clis[i].name + strlen(tool) + 1);
         exit(mabn_cli_finish(MABN_OK));
     }
     mabn_cli_usage_error("unknown command '%s'", argv[1]);
@@ -507,13 +508,9 @@ int mabn_cli_finish(mabn_status status)
     if (status)
         fprintf(stderr, "%s: %s\n", mabn_log_program(),
                 *mabn_error_message() ? mabn_error_message() : mabn_status_name(status));
-    /* A full disk shows itself only when the last buffer is written. */
-    bool bad = ferror(stdout);
-    errno = 0;
-    if (fclose(stdout)) bad = true;
-    if (bad && status == MABN_OK) {
-        fprintf(stderr, "%s: cannot write standard output: %s\n", mabn_log_program(),
-                strerror(errno ? errno : EIO));
+    /* A full disk may show itself only when the last buffer is written. */
+    if (mabn_out_close() && !status) {
+        fprintf(stderr, "%s: %s\n", mabn_log_program(), mabn_error_message());
         return MABN_EXIT_FAILED;
     }
     return !status                      ? MABN_EXIT_OK

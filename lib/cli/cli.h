@@ -4,7 +4,7 @@
  *
  * To add a tool:
  *   1. cmd/mabn-x.c: defaults struct → option table → main: mabn_cli_start, one to three library
- *      calls, `return mabn_cli_finish(status)`. No mathematics in cmd/.
+ *      calls, results by base/out.h, `return mabn_cli_finish(status)`. No mathematics in cmd/.
  *   2. man/mabn-x.1, options in the order of --help (tests/cli/help.bats compares the two).
  *   3. tests/cli/mabn-x.bats: results, bad option, missing file, truncated file, /dev/full.
  *   4. a line in man/mabn.7. The Makefile finds the files by name.

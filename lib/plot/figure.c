@@ -12,6 +12,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/out.h"
 #include "base/str.h"
 #include "plot/figure_parts.h"
 
@@ -201,8 +202,8 @@ mabn_status mabn_figure_save(const struct mabn_figure *figure, const char *path,
     mabn_status status = svg ? draw_svg(figure, width, height, path, &bytes)
                              : draw_png(figure, width, height, path, &bytes);
     if (!status && to_stdout) {
-        if (fwrite(bytes.text, 1, bytes.length, stdout) != bytes.length)
-            status = mabn_fail_errno("cannot write standard output");
+        mabn_out_write(bytes.text, bytes.length);
+        status = mabn_out_status();
     } else if (!status) {
         status = mabn_write_file(path, bytes.text, bytes.length, force);
     }

@@ -46,9 +46,14 @@ commands_of() {
 
 @test "--help to a full disk fails" {
     for t in $(tools); do
-        run bash -c "$t --help > /dev/full"
-        assert_equal "$status" 1
+        fails 1 "cannot write standard output: No space left on device" bash -c "$t --help > /dev/full"
     done
+}
+
+# It keeps what was wrong with the first write that failed.
+@test "base/out prints all that goes to standard output" {
+    run grep -nE '\b(printf|puts|putchar|vprintf) ?\(|\bstdout\b' -r "$ROOT/cmd" "$ROOT/lib" --include='*.c' --include='*.cu' --exclude=out.c
+    assert_output ""
 }
 
 @test "every tool has a manual page, without mandoc warnings" {

@@ -86,8 +86,9 @@ END
     run --separate-stderr bash -c "mabn-score coco truth.json - <results.json"
     assert_success
     assert_equal "$output" "$(mabn-score coco truth.json results.json)"
-    run bash -c "mabn-score coco truth.json results.json >/dev/full"
-    assert_equal "$status" 1
+    fails 1 "cannot write standard output: No space left on device" \
+        bash -c "mabn-score coco -q truth.json results.json >/dev/full"
+    fails 1 "No space left on device" bash -c "mabn-score coco -q --json --curves truth.json results.json >/dev/full"
 }
 
 @test "coco: several types, masks of boxes" {
