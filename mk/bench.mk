@@ -7,6 +7,7 @@
 #   make bench-start      how soon mabn-eval computes: ResNet-50, four photographs
 #   make bench-detector   Mask R-CNN beside torchvision's, on photographs of coco-tiny
 #   make bench-overfit    a Mask R-CNN learns 32 photographs by heart; an hour
+#   make bench-precision  training in bfloat16 beside float32: the losses of 500 steps drawn together
 #   make bench-norm       the norms beside a copy of the same bytes
 #   make bench-roi        RoIAlign beside torchvision's
 #   make bench-nms        suppression and pasting beside torchvision's
@@ -32,7 +33,7 @@ PYTHON       ?= /usr/bin/python3
 COCO_TINY     = $(MABN_SHARED)/data/coco-tiny/train2017 $(MABN_SHARED)/data/coco-tiny/annotations/instances_train2017.json
 tools_first  := PATH="$(abspath $(B)/bin):$$PATH"
 
-.PHONY: bench bench-net bench-start bench-detector bench-overfit bench-norm bench-roi bench-nms bench-loader bench-scenes bench-pack bench-convert bench-coco peer
+.PHONY: bench bench-net bench-start bench-detector bench-overfit bench-precision bench-norm bench-roi bench-nms bench-loader bench-scenes bench-pack bench-convert bench-coco peer
 bench: bench-norm bench-loader bench-pack bench-convert $(if $(MABN_SHARED),bench-coco) bench-roi bench-nms bench-net
 
 bench-net: $(TORCH_VENV) all
@@ -47,6 +48,8 @@ bench-detector: $(TORCH_VENV) all
 bench-overfit: all
 	$(if $(MABN_SHARED),,$(error bench-overfit needs MABN_SHARED))
 	@$(tools_first) tests/bench/overfit.sh $(COCO_TINY) build/overfit
+bench-precision: deps-demo all
+	@$(tools_first) tests/bench/precision.sh build/precision
 bench-norm: $(B)/tests/bench/bench_norm
 	$(B)/tests/bench/bench_norm
 bench-roi: deps-peer lib
