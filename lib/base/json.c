@@ -1170,9 +1170,10 @@ static inline bool next_plain(struct mabn_json *j, struct number *out)
 
 bool mabn_json_try_doubles(struct mabn_json *j, double *out, size_t n)
 {
-    struct number number = {.start = j->p};
+    struct number number;
     uint8_t *p = j->p;
     p += *p == ' ';
+    uint8_t *start = p;
     if ((size_t)(j->end - p) < MARGIN + 20 * n || *p++ != '[') return false;
     for (size_t i = 0; i < n; i++) {
         if (i && *p++ != ',') return false;
@@ -1182,7 +1183,7 @@ bool mabn_json_try_doubles(struct mabn_json *j, double *out, size_t n)
         p = (uint8_t *)number.stop;
     }
     if (*p != ']') return false;
-    j->value = (uint8_t *)number.start;
+    j->value = start;
     j->p = p + 1;
     return true;
 }
