@@ -78,7 +78,7 @@ static mabn_status read_tensor(struct mabn_weights *w, struct mabn_json *j, cons
             seen |= 4;
             MABN_TRY(mabn_json_read_int64s(j, range, 2));
         } else {
-            return mabn_json_fail(j, "unknown key");
+            MABN_TRY(mabn_json_skip(j)); /* as the library does */
         }
     }
     MABN_TRY(mabn_json_status(j));
@@ -100,18 +100,43 @@ static mabn_status read_tensor(struct mabn_weights *w, struct mabn_json *j, cons
     return mabn_weights_add(w, name, part, dtype, &shape, &place, data + (uint64_t)range[1]);
 }
 
+/* Strings by name. No tensor depends on them, so whatever else is there is passed over and told. */
 static mabn_status read_metadata(struct mabn_weights *w, struct mabn_json *j)
 {
     struct mabn_json_text key = {0};
+    size_t skipped = 0;
+    char *first = NULL;
+    const enum mabn_json_kind kind = mabn_json_peek(j);
+    if (kind != MABN_JSON_OBJECT && kind != MABN_JSON_ERROR) {
+        if (kind != MABN_JSON_NULL)
+            mabn_weights_remark(w, "skipped '__metadata__', which is %s, not an object",
+                                mabn_json_kind_name(kind));
+        return mabn_json_skip(j);
+    }
     mabn_json_begin_object(j);
     while (mabn_json_next_key(j, &key)) {
         char *name = mabn_xstrndup(key.bytes, key.length), *value = NULL;
-        mabn_status status = mabn_json_read_strdup(j, &value);
-        if (!status) mabn_weights_add_note(w, name, value);
+        mabn_status status = MABN_OK;
+        if (mabn_json_peek(j) != MABN_JSON_STRING) {
+            status = mabn_json_skip(j);
+            if (!skipped++) {
+                first = name;
+                name = NULL;
+            }
+        } else {
+            status = mabn_json_read_strdup(j, &value);
+            if (!status) mabn_weights_add_note(w, name, value);
+        }
         free(name);
         free(value);
-        if (status) return status;
+        if (status) break;
     }
+    if (skipped)
+        mabn_weights_remark(w,
+                            "skipped %zu of the values of '__metadata__', which should be "
+                            "strings; the first is '%s'",
+                            skipped, first);
+    free(first);
     return mabn_json_status(j);
 }
 

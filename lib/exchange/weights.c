@@ -320,12 +320,60 @@ void mabn_weights_strip_wrappers(struct mabn_weights *w, char *name)
     }
 }
 
+static const char module[] = "module.";
+
+/* Cut every part "module." out of a name; was there one? */
+static bool cut_modules(char *name)
+{
+    const size_t n = sizeof module - 1;
+    bool found = false;
+    for (char *p = name; (p = strstr(p, module));) {
+        if ((p != name && p[-1] != '.') || !p[n]) {
+            p++;
+            continue;
+        }
+        memmove(p, p + n, strlen(p + n) + 1);
+        found = true;
+    }
+    return found;
+}
+
+static int compare_texts(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* Where parts of a network were wrapped ("features.module.0.weight", and a classifier that was put
+ * on later), "module." stands in some names only. It is cut off unless two names became one. */
+static void strip_inner_modules(struct mabn_weights *w)
+{
+    char **names = mabn_xcalloc(w->count + 1, sizeof *names);
+    size_t n = 0;
+    bool found = false, twice = false;
+    for (size_t i = 0; i < w->count; i++) {
+        const struct mabn_weight *t = &w->entries[i].weight;
+        if (t->part != MABN_WEIGHT_MODEL) continue;
+        names[n] = mabn_xstrdup(t->name);
+        found |= cut_modules(names[n++]);
+    }
+    qsort(names, n, sizeof *names, compare_texts);
+    for (size_t i = 1; i < n; i++)
+        twice |= !strcmp(names[i - 1], names[i]);
+    for (size_t i = 0; i < n; i++)
+        free(names[i]);
+    free(names);
+    if (!found || twice) return;
+    for (size_t i = 0; i < w->count; i++)
+        if (w->entries[i].weight.part != MABN_WEIGHT_OTHER)
+            cut_modules((char *)w->entries[i].weight.name);
+    tell_stripped(w, module);
+}
+
 /* "If all loaded keys start with `module.`, that prefix is stripped." The counter of an average,
  * which PyTorch keeps beside its `module.`, is dropped. */
 static void strip_module(struct mabn_weights *w)
 {
-    static const char prefix[] = "module.";
-    const size_t n = sizeof prefix - 1;
+    const size_t n = sizeof module - 1;
     size_t models = 0, counter = SIZE_MAX;
     for (size_t i = 0; i < w->count; i++)
         if (w->entries[i].weight.part != MABN_WEIGHT_OTHER)
@@ -337,11 +385,14 @@ static void strip_module(struct mabn_weights *w)
             counter = i;
             continue;
         }
-        if (strncmp(t->name, prefix, n) || !t->name[n]) return;
+        if (strncmp(t->name, module, n) || !t->name[n]) {
+            strip_inner_modules(w);
+            return;
+        }
         models++;
     }
     if (!models) return;
-    tell_stripped(w, prefix);
+    tell_stripped(w, module);
     if (counter != SIZE_MAX && !w->read) {
         remove_entry(w, counter);
         w->is_average = true;
@@ -352,7 +403,7 @@ static void strip_module(struct mabn_weights *w)
     for (size_t i = 0; i < w->count; i++) {
         struct mabn_weight *t = &w->entries[i].weight;
         char *name = (char *)t->name;
-        if (t->part != MABN_WEIGHT_OTHER && !strncmp(name, prefix, n) && name[n])
+        if (t->part != MABN_WEIGHT_OTHER && !strncmp(name, module, n) && name[n])
             memmove(name, name + n, strlen(name + n) + 1);
     }
 }

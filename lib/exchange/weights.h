@@ -9,7 +9,8 @@
  *   parts     MODEL     tensors of the network, under the names of the file. Nests such as
  *                       {model: …}, {state_dict: …} or {blobs: …} are opened; a `module.` in
  *                       front of every name is removed, as the reference's loader does, and
- *                       what torch.compile and its like put into names ("_orig_mod.").
+ *                       what torch.compile and its like put into names ("_orig_mod."). So is a
+ *                       `module.` within or before some names, unless two became one.
  *             MOMENTUM  the optimizer's momentum buffer of the model tensor of the same name.
  *             OTHER     every other tensor, under its dotted path.
  *   notes     small facts, key → text: numbers and strings of the pickle's nest by dotted path

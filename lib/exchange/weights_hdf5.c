@@ -2,8 +2,9 @@
  *
  * Attributes are notes under their own names. Numbers outside the checkpoint's fixed layout end in
  * "#int64" or "#double", so that they become numbers again when they are written back. Notes of
- * other programs have dots in their names; they are kept together in the attribute "notes", a JSON
- * object of strings. "format" and "version" describe the container and are not notes. */
+ * other programs often have dots in their names; they are kept together in the attribute "notes", a
+ * JSON object of strings. So are those whose names mean something else here: "format" and "version"
+ * describe the container, but nearly every safetensors file has a "format" of its own, "pt". */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -212,7 +213,18 @@ static void add_note(struct mabn_str *json, const struct mabn_weights_note *note
 }
 
 /* When there are more notes than this, the rest are kept where those with long keys are. */
-enum { MAX_ATTRIBUTES = 200 };
+enum { MAX_ATTRIBUTES = 200, MAX_KEY = 64, MAX_VALUE = 4096 };
+
+/* May the note be an attribute under its own name? */
+static bool is_attribute(const struct mabn_weights_note *note)
+{
+    static const char letters[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_#-";
+    const size_t n = strlen(note->key);
+    return n && n <= MAX_KEY && strspn(note->key, letters) == n &&
+           strlen(note->value) <= MAX_VALUE && strcmp(note->key, "format") &&
+           strcmp(note->key, "version") && strcmp(note->key, "notes");
+}
 
 static void set_other_notes(const struct mabn_weights_writer *writer,
                             struct mabn_checkpoint_writer *c)
@@ -224,7 +236,7 @@ static void set_other_notes(const struct mabn_weights_writer *writer,
         const struct mabn_weights_note *note = &writer->notes.items[i];
         char *name = NULL;
         if (known_note(note->key)) continue;
-        if (strchr(note->key, '.') || strlen(note->key) > 64 || attributes++ >= MAX_ATTRIBUTES)
+        if (!is_attribute(note) || attributes++ >= MAX_ATTRIBUTES)
             add_note(&json, note);
         else if (cut_mark(note->key, INT64_MARK, &name))
             mabn_checkpoint_set_int64(c, name, strtoll(note->value, NULL, 10));

@@ -539,6 +539,8 @@ inf-fc 'fc.weight' has inf in filter 2"
 orig-mod.pth '_orig_mod.'
 both.pth '_orig_mod.', 'module.'
 inner.pth '_orig_mod.'
+part-module.pth 'module.'
+inner-module.pth 'module.'
 lightning.ckpt 'model.'
 deep.pth 'learner.encoder.net.'"
     # of most names, too
@@ -551,11 +553,61 @@ deep.pth 'learner.encoder.net.'"
     [[ $said == *"unmatched: 'a."* && $said != *"without 'a.'"* ]]
     said=$(mabn-convert inside.pth -o y.h5 2>&1 || true)
     [[ $said == *"unmatched: 'my_orig_mod.weight'"* ]]
+    # nor where two names would become one
+    said=$(mabn-convert module-twice.pth -o y.h5 2>&1 || true)
+    [[ $said == *"unmatched: 'module."* && $said != *"without"* ]]
     # the names of a detector's body begin alike, and stay
     mabn-convert -q --body detector plain.pth -o d.pth
     run --separate-stderr mabn-convert d.pth -o d.h5
     assert_success
     [[ $stderr != *without* ]]
+}
+
+@test "safetensors: what other programs write in the header" {
+    need_python json
+    mabn-convert -q r8.h5 -o net.safetensors
+    $PYTHON - <<'END'
+import json, struct
+data = open("net.safetensors", "rb").read()
+n = struct.unpack("<Q", data[:8])[0]
+header, data = json.loads(data[8:8 + n]), data[8 + n:]
+del header["__metadata__"]
+def write(name, metadata, **more):
+    h = dict({"__metadata__": metadata}, **header)
+    h["fc.bias"] = dict(h["fc.bias"], **more)
+    text = json.dumps(h).encode()
+    open(name + ".safetensors", "wb").write(struct.pack("<Q", len(text)) + text + data)
+write("pt", {"format": "pt"})
+write("names", {"format": "pt", "version": "x", "notes": "mine", "a/b": "slash",
+                "\u4e2d": "\u6587", "long": "x" * 100000, "plain": "text"})
+write("numbers", {"format": 3, "deep": {"a": [1]}, "plain": "text"})
+write("none", None)
+write("list", [1])
+write("field", {"format": "pt"}, comment=[1, {"a": 2}])
+END
+    for f in pt names numbers none list field; do
+        run --separate-stderr mabn-convert -q -f $f.safetensors -o x.h5
+        assert_success
+        case $f in
+            numbers) [[ $stderr == *"skipped 2 of the values of '__metadata__', which should be strings; the first is 'format'" ]] ;;
+            list) [[ $stderr == *"skipped '__metadata__', which is an array, not an object" ]] ;;
+            *) [ -z "$stderr" ] ;;
+        esac
+        run mabn-convert --check r8.h5 x.h5
+        assert_output --partial " 0 differ, 0 only in one"
+        mabn-info x.h5 | grep -q 'architecture  *cifar-resnet8'
+        # and they come back
+        mabn-convert -q -f x.h5 -o $f.back.safetensors
+    done
+    $PYTHON - <<'END'
+import json, struct
+def notes(name):
+    data = open(name + ".safetensors", "rb").read()
+    return json.loads(data[8:8 + struct.unpack("<Q", data[:8])[0]])["__metadata__"]
+for name in "pt", "names", "field":
+    before, after = notes(name), notes(name + ".back")
+    assert {k: after.get(k) for k in before} == before, (name, after.keys())
+END
 }
 
 @test "of weights and their moving average the weights are taken, and told; --average chooses" {

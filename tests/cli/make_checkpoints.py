@@ -188,6 +188,11 @@ save("ema-beside.ckpt", {"state_dict": dict(prefixed("model."), **prefixed("ema_
 save("swa-beside.ckpt", {"state_dict": dict(prefixed("model."), **{
     "swa_model." + k: t for k, t in swa.items()})})
 save("two-nets.pth", dict(prefixed("a."), **prefixed("b.")))
+save("part-module.pth", collections.OrderedDict(
+    (k if k.startswith("fc.") else "module." + k, t) for k, t in net.items()))
+save("inner-module.pth", collections.OrderedDict(
+    (k.replace("layer2.", "layer2.module."), t) for k, t in net.items()))
+save("module-twice.pth", dict(net, **prefixed("module.")))
 save("inside.pth", dict(net, **{"my_orig_mod.weight": net["fc.bias"]}))
 save("loss-beside.ckpt", {"state_dict": dict(prefixed("model."), **{
     "loss.weight": net["fc.bias"]})})
