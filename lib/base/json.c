@@ -327,6 +327,8 @@ static const char *other_format(const struct mabn_json *j)
         {"\x80\3", "a pickle", 2},
         {"\x80\4", "a pickle", 2},
         {"\x80\5", "a pickle", 2},
+        {"version https://git-lfs", "a pointer of Git LFS: git lfs pull fetches the file", 23},
+        {"<", "HTML or XML", 1},
     };
     if (j->base || j->p - j->buffer > 1 || j->p > j->end) return NULL;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)

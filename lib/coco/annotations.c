@@ -854,7 +854,7 @@ static void read_detections(struct reading *r)
     unsigned needed = SEEN_IMAGE | SEEN_CATEGORY | SEEN_SCORE, keep = r->keep;
     r->keep = MABN_COCO_KEEP_SEGMENTATIONS | MABN_COCO_KEEP_KEYPOINTS; /* at first */
     if (mabn_json_peek(j) == MABN_JSON_OBJECT) {
-        mabn_json_fail(j, "expected a list of results, found an object");
+        mabn_json_fail(j, "expected a list of results, found an object (annotations? JSON Lines?)");
         return;
     }
     mabn_json_begin_array(j);

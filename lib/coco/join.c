@@ -1,6 +1,7 @@
 /* Bringing ground truth and results together: ids become indices, records are listed by image. */
 #include "coco/join.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -435,21 +436,28 @@ static void tell_quirks(const struct mabn_coco *truth, bool lvis)
                   mabn_coco_record_place(truth, ignored, place));
 }
 
-/* Boxes of negative extent overlap nothing. */
+/* Boxes of negative extent overlap nothing, nor do those whose area no number holds. */
 static void tell_boxes(const struct mabn_coco *c)
 {
-    const struct mabn_coco_record *first = NULL;
+    const struct mabn_coco_record *first = NULL, *huge = NULL;
     char place[48];
-    size_t n = 0;
+    size_t n = 0, n_huge = 0;
     for (size_t i = 0; i < c->n_records; i++) {
         const struct mabn_coco_record *r = &c->records[i];
         if (r->has_box && (r->box.w < 0 || r->box.h < 0) && !n++) first = r;
+        if (r->has_box && !isfinite(r->box.w * r->box.h) && !n_huge++) huge = r;
     }
     if (n)
         mabn_warn("'%s': %zu box%s a negative width or height (the first: %s, %g x %g) and "
                   "overlap%s nothing",
                   c->name, n, n == 1 ? " has" : "es have", mabn_coco_record_place(c, first, place),
                   first->box.w, first->box.h, n == 1 ? "s" : "");
+    if (n_huge)
+        mabn_warn("'%s': %zu box%s too large for an area (the first: %s, %g x %g) and overlap%s "
+                  "nothing",
+                  c->name, n_huge, n_huge == 1 ? " is" : "es are",
+                  mabn_coco_record_place(c, huge, place), huge->box.w, huge->box.h,
+                  n_huge == 1 ? "s" : "");
 }
 
 /* ---- detections ---- */

@@ -44,7 +44,8 @@ struct candidate {
     uint32_t truth;
 };
 
-/* Masks of another size than their image: how many, and the first. */
+/* Masks that are odd in one way: how many, and the first. */
+enum { OTHER_SIZE, BRIEF /* the runs end before the last pixel */, BLANK /* no pixel */, ODDITIES };
 struct mismatch {
     size_t n;
     const struct mabn_coco_record *first;
@@ -53,9 +54,8 @@ struct mismatch {
 };
 
 struct worker {
-    struct mismatch other[2]; /* of truth, of results */
-    struct mismatch brief[2]; /* likewise, masks whose runs end before their last pixel */
-    struct shape *shapes;     /* ground truths, then detections */
+    struct mismatch odd[ODDITIES][2]; /* of truth, of results */
+    struct shape *shapes;             /* ground truths, then detections */
     size_t room_shapes;
     uint32_t *runs;
     size_t n_runs, room_runs;
@@ -139,17 +139,19 @@ static mabn_status take_mask(const struct matching *m, struct worker *w, struct 
 {
     if (s->record->segmentation.kind <= MABN_SEGMENTATION_POLYGONS && image->unsized)
         return mabn_coco_fail(file, s->record, MABN_ERR_FORMAT,
-                              "its image has no \"height\" and \"width\" in '%s'",
+                              "its image has no \"height\" and \"width\" in '%s' (whole numbers, "
+                              "above 0)",
                               m->e->truth->name);
     MABN_TRY(mabn_coco_mask(&w->rle, file, s->record, image->height, image->width));
     s->box = mabn_rle_box(&w->rle);
     s->pixels = mabn_rle_area(&w->rle);
     s->height = w->rle.height;
     s->width = w->rle.width;
-    if (w->rle.missing) note_mismatch(&w->brief[file == m->e->results], s, image);
-    if (!image->unsized && (s->height != image->height || s->width != image->width)) {
-        note_mismatch(&w->other[file == m->e->results], s, image);
-    }
+    const bool result = file == m->e->results;
+    if (w->rle.missing) note_mismatch(&w->odd[BRIEF][result], s, image);
+    if (!s->pixels && !result) note_mismatch(&w->odd[BLANK][result], s, image);
+    if (!image->unsized && (s->height != image->height || s->width != image->width))
+        note_mismatch(&w->odd[OTHER_SIZE][result], s, image);
     MABN_TRY(keep_runs(w, s, &w->rle, file, &s->runs, &s->n_runs));
     if (!m->e->params.boundary) return MABN_OK;
     MABN_TRY(
@@ -641,12 +643,12 @@ static void gather_cells(struct matching *m)
 }
 
 /* All workers' together. */
-static struct mismatch gather_mismatches(const struct matching *m, bool brief, int which)
+static struct mismatch gather_mismatches(const struct matching *m, int kind, int which)
 {
     struct mismatch all = {0};
     for (int i = 0; i < m->e->threads; i++) {
         const struct worker *w = &m->workers[i];
-        const struct mismatch *one = brief ? &w->brief[which] : &w->other[which];
+        const struct mismatch *one = &w->odd[kind][which];
         size_t n = all.n + one->n;
         if (one->n && (!all.n || one->first < all.first)) all = *one;
         all.n = n;
@@ -659,7 +661,7 @@ static void tell_mismatches(const struct matching *m)
     char id[24], place[48];
     for (int which = 0; which < 2; which++) {
         const struct mabn_coco *file = which ? m->e->results : m->e->truth;
-        struct mismatch all = gather_mismatches(m, false, which);
+        struct mismatch all = gather_mismatches(m, OTHER_SIZE, which);
         if (all.n)
             mabn_warn("'%s': %zu mask%s of another size than the image (the first: %s, %u x %u "
                       "pixels; image %s is %u x %u): masks of two sizes never overlap",
@@ -667,13 +669,19 @@ static void tell_mismatches(const struct matching *m)
                       mabn_coco_record_place(file, all.first, place), all.width, all.height,
                       mabn_coco_id_text(m->e->truth, all.image->id, id), all.image->width,
                       all.image->height);
-        all = gather_mismatches(m, true, which);
+        all = gather_mismatches(m, BRIEF, which);
         if (all.n)
             mabn_warn(
                 "'%s': the runs of %zu mask%s end before the last pixel (the first: %s): what "
                 "is missing counts as background",
                 file->name, all.n, all.n == 1 ? "" : "s",
                 mabn_coco_record_place(file, all.first, place));
+        all = gather_mismatches(m, BLANK, which);
+        if (all.n)
+            mabn_warn("'%s': the mask%s of %zu annotation%s no pixel of the image (the first: %s): "
+                      "no result can find %s",
+                      file->name, all.n == 1 ? "" : "s", all.n, all.n == 1 ? " has" : "s have",
+                      mabn_coco_record_place(file, all.first, place), all.n == 1 ? "it" : "them");
     }
 }
 

@@ -211,6 +211,16 @@ mabn-score: warning: 'up.json': 1 box has a negative width or height (the first:
     run --separate-stderr mabn-score coco -t segm left.json results.json
     assert_success
     [ -z "$stderr" ] # masks do not need the boxes
+    sed 's/10, 10, 40, 40/0, 0, 1e200, 1e200/' truth.json >huge.json
+    sed 's/10, 10, 40, 40/0, 0, 1e200, 1e109/' results.json >far.json
+    run --separate-stderr mabn-score coco huge.json far.json
+    assert_line --index 0 --partial "= 0.000"
+    assert_equal "$stderr" "mabn-score: warning: 'huge.json': 1 box is too large for an area (the first: line 4, 1e+200 x 1e+200) and overlaps nothing
+mabn-score: warning: 'far.json': 1 box is too large for an area (the first: line 1, 1e+200 x 1e+109) and overlaps nothing"
+    sed 's/\[\[10, 10, 50, 10, 50, 50, 10, 50\]\]/[[210, 10, 250, 10, 250, 50]]/' truth.json >outside.json
+    run --separate-stderr mabn-score coco -t segm outside.json results.json
+    assert_success
+    assert_equal "$stderr" "mabn-score: warning: 'outside.json': the mask of 1 annotation has no pixel of the image (the first: line 4): no result can find it"
     sed 's/"segmentation": .*\]\]/"segmentation": {"size": [100, 100], "counts": [5, 4]}/' truth.json >brief.json
     run --separate-stderr mabn-score coco -t segm brief.json results.json
     assert_success
@@ -241,6 +251,11 @@ mabn-score: warning: 'up.json': 1 box has a negative width or height (the first:
     fails 1 "but this is UTF-16 text: JSON is UTF-8" mabn-score coco truth.json utf16.json
     gzip -k results.json
     fails 1 "expected an array, but this is compressed by gzip: unpack it first" mabn-score coco truth.json results.json.gz
+    printf 'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n' >lfs.json
+    fails 1 "expected an object, but this is a pointer of Git LFS: git lfs pull fetches the file" mabn-score coco lfs.json results.json
+    echo '<!DOCTYPE html>' >page.json
+    fails 1 "expected an array, but this is HTML or XML" mabn-score coco truth.json page.json
+    fails 1 "expected a list of results, found an object (annotations? JSON Lines?)" mabn-score coco truth.json truth.json
     printf '\xef\xbb\xbf' | cat - results.json >bom.json
     assert_equal "$(mabn-score coco truth.json bom.json)" "$(mabn-score coco truth.json results.json)"
 }
