@@ -10,20 +10,13 @@ int mabn_net_node_count(const struct mabn_net *net)
 struct mabn_net_node mabn_net_node_at(const struct mabn_net *net, int i)
 {
     const struct node *node = &net->nodes[i];
-    const bool norm = node->kind->norm;
     struct mabn_net_node described = {.name = node->name,
                                       .kind = node->kind->name,
                                       .height = node->h,
                                       .width = node->w,
-                                      .channels = node->c,
-                                      .bias = !norm && node->bias >= 0,
-                                      .centralize = node->conv.centralize,
-                                      .kernel = node->conv.kernel,
-                                      .stride = node->conv.stride,
-                                      .pad = node->conv.pad,
-                                      .norm = norm ? &node->norm.options : NULL,
-                                      .relu = node->io.relu};
+                                      .channels = node->c};
     memcpy(described.reads, node->reads, sizeof described.reads);
+    if (node->kind->attributes) node->kind->attributes(node, &described);
     for (int k = 0; k < net->output_count; k++)
         if (net->outputs[k].node == i) described.output = net->outputs[k].name;
     return described;
@@ -39,6 +32,6 @@ int mabn_net_find_node(const struct mabn_net *net, const char *name, const char 
 int mabn_net_norm_behind(const struct mabn_net *net, int i)
 {
     const int reader = mabn_net_only_reader(net, i);
-    if (reader < 0 || !net->nodes[reader].kind->norm) return -1;
+    if (reader < 0 || !mabn_net_node_at(net, reader).norm) return -1;
     return net->nodes[reader].reads[0] == i ? reader : -1;
 }

@@ -53,8 +53,9 @@ struct node_ops {
 struct node_kind {
     const char *name; /* "convolution": for output and messages */
     bool input;       /* its values come from outside the plan */
-    bool conv, norm;  /* has those fields of struct node. A norm may be folded into such a
-                       * convolution, which also reads inputs of padded channels */
+    bool pads_input;  /* reads inputs whose channels are padded */
+    bool takes_norms; /* work of the norms next to it may be fused into it: the whole norm behind it
+                       * in inference, in training on a GPU what join_cuda.cu says */
     bool transposed;  /* its own functions call the passes of its convolution in other roles */
     bool scores;      /* on a GPU: gives float32 in a plan of another type */
     /* Does backward need the output of read k? The output of the node itself? */
@@ -78,6 +79,10 @@ struct node_kind {
     bool one_type;
     /* Before inference or training is planned: join with a neighbouring node. */
     void (*join)(struct mabn_net *net, int node);
+    /* Its share of what mabn_net_node_at tells: the fields that not all kinds have. */
+    void (*attributes)(const struct node *node, struct mabn_net_node *told);
+    /* As mabn_net_cuts_batch, of one node. NULL: it does not. */
+    bool (*cuts_batch)(const struct mabn_net *net, const struct node *node);
     /* The bytes it moves and the operations it does, for mabn_net_time_layers. */
     void (*describe)(const struct mabn_net *net, const struct node *node,
                      const struct net_layer_time *time, struct mabn_net_layer *layer);
@@ -296,6 +301,12 @@ static inline int64_t net_row(const struct node *node)
 static inline bool net_goes_back(const struct node *node)
 {
     return node->kind->loss ? node->trains : node->grad >= 0;
+}
+
+/* Does the node keep a norm's state in the store? Then its fields `norm` and `io` are in use. */
+static inline bool net_has_state(const struct node *node)
+{
+    return node->state >= 0;
 }
 
 static inline bool net_reads(const struct node *node, int x)

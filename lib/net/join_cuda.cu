@@ -29,7 +29,7 @@ static bool is_mabn(const struct node *norm)
  * for exact float32. */
 static bool can_join(const struct mabn_net *net, const struct node *norm)
 {
-    if (!norm->kind->norm || !mabn_norm_cuda_can_join(&norm->norm, net->options.batch))
+    if (!net_has_state(norm) || !mabn_norm_cuda_can_join(&norm->norm, net->options.batch))
         return false;
     return is_mabn(norm) || net->options.precision != MABN_NET_FP32 ||
            net->options.join == MABN_NET_JOIN_ALWAYS;
@@ -50,7 +50,7 @@ void mabn_net_cuda_request_joins(const struct mabn_net *net, const struct node *
     const bool timed = options->join == MABN_NET_JOIN_AUTO && options->tune;
     if (!options->training || options->vary_rows) return;
     if (options->join != MABN_NET_JOIN_ALWAYS && !timed) return;
-    if (!conv->kind->conv) return;
+    if (!conv->kind->takes_norms) return;
     if (conv->neighbour >= 0 && can_join(net, &net->nodes[conv->neighbour])) {
         const struct node *norm = &net->nodes[conv->neighbour];
         o->after.requested = is_mabn(norm);
@@ -320,7 +320,8 @@ static mabn_status list_joined(struct mabn_net *net)
         const struct node *norm = &net->nodes[i];
         const struct layer *layer = &c->layers[i];
         struct mabn_norm_cuda_join join;
-        if (!norm->kind->norm || norm->neighbour < 0 || !c->layers[norm->neighbour].after) continue;
+        if (!net_has_state(norm) || norm->neighbour < 0) continue;
+        if (!c->layers[norm->neighbour].after) continue;
         MABN_TRY(mabn_norm_cuda_join_init(&join, &norm->norm, layer->io.state, layer->io.gamma,
                                           layer->io.beta, layer->a, layer->b));
         list.push_back(join);
@@ -341,7 +342,7 @@ static mabn_status choose_all(struct mabn_net *net)
     char *kept = (char *)mabn_xmalloc(state->bytes + 1);
     mabn_status status = mabn_device_get(net->device, kept, state->base, state->bytes);
     for (int i = 0; i < net->node_count && !status; i++)
-        if (net->nodes[i].kind->conv) status = choose(net, &net->nodes[i]);
+        if (net->nodes[i].kind->takes_norms) status = choose(net, &net->nodes[i]);
     if (!status) status = mabn_device_put(net->device, state->base, kept, state->bytes);
     free(kept);
     return status;
@@ -365,7 +366,7 @@ mabn_status mabn_net_cuda_prepare_joins(struct mabn_net *net)
     MABN_TRY(mabn_device_zero(net->device, net->activations.base, net->activations.bytes));
     MABN_TRY(choose_all(net));
     for (int i = 0; i < net->node_count; i++) {
-        if (!net->nodes[i].kind->conv) continue;
+        if (!net->nodes[i].kind->takes_norms) continue;
         struct layer *layer = &c->layers[i];
         layer->after = c->convs[layer->shared].after;
         layer->sums = c->convs[layer->shared].sums;

@@ -406,7 +406,7 @@ static void pad_input(struct mabn_net *net)
     net->input_channels = net->nodes[0].c;
     if (!row) return;
     for (int i = 1; i < net->node_count; i++)
-        if (net_reads(&net->nodes[i], 0) && !net->nodes[i].kind->conv) return;
+        if (net_reads(&net->nodes[i], 0) && !net->nodes[i].kind->pads_input) return;
     net->input_channels = (net->input_channels + row - 1) / row * row;
 }
 

@@ -396,7 +396,7 @@ static mabn_status fold_all(struct mabn_net *net, float *folded, float *biases,
     struct net_cuda *c = net->cuda;
     for (int i = 0; i < net->node_count; i++) {
         const struct node *node = &net->nodes[i];
-        if (!node->kind->conv || node->folded < 0) continue;
+        if (!has_weights(node) || node->folded < 0) continue;
         MABN_TRY(fold(net, node, folded, biases + c->layers[i].bias_at, weights, state));
     }
     MABN_TRY(mabn_device_put(net->device, c->biases.base, biases, c->biases.bytes));
@@ -424,7 +424,7 @@ static mabn_status write_folded(struct mabn_net *net)
     MABN_TRY_GOTO(mabn_device_put(net->device, on_device, folded, bytes), out);
     for (int i = 0; i < net->node_count; i++) {
         const struct node *node = &net->nodes[i];
-        if (!node->kind->conv || node->folded < 0) continue;
+        if (!has_weights(node) || node->folded < 0) continue;
         const float *weight = (const float *)on_device + net->params->list[node->weight].offset;
         MABN_TRY_GOTO(mabn_net_cuda_write_work(net, node, weight, false), out);
     }
@@ -452,7 +452,7 @@ static mabn_status count_until_known(struct mabn_net *net)
         mabn_device_get(net->device, state, net->params->state.base, net->params->state.bytes);
     for (int i = 0; i < net->node_count && !status; i++) {
         const struct node *node = &net->nodes[i];
-        if (!node->kind->norm) continue;
+        if (!net_has_state(node)) continue;
         const int64_t calls = mabn_norm_calls_until_known(
             &node->norm, state + net->params->states[node->state].offset, net->options.batch);
         c->layers[i].may_know = calls >= 0;

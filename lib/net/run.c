@@ -296,12 +296,7 @@ bool mabn_net_cuts_batch(const struct mabn_net *net)
 {
     for (int i = 0; i < net->node_count; i++) {
         const struct node *node = &net->nodes[i];
-        if (!node->kind->norm) continue;
-        const enum mabn_norm_kind kind = node->norm.options.kind;
-        const bool over_batch = mabn_norm_measures(kind) && mabn_norm_folds(kind);
-        if (over_batch &&
-            mabn_norm_run_samples(&node->norm, net->options.batch) < net->options.batch)
-            return true;
+        if (node->kind->cuts_batch && node->kind->cuts_batch(net, node)) return true;
     }
     return false;
 }
@@ -316,7 +311,7 @@ void mabn_net_record(struct mabn_net *net, const int *channels, int count, bool 
 {
     size_t wanted = (size_t)count, norms = 0;
     for (int i = 0; i < net->node_count; i++)
-        norms += net->nodes[i].kind->norm;
+        norms += net_has_state(&net->nodes[i]);
     free(net->record_channels);
     free(net->record_fitting);
     free(net->record_values);

@@ -490,7 +490,7 @@ static void tell_joins(const struct mabn_net *net, struct net_layer_time *times)
 {
     for (int i = 0; i < net->node_count; i++) {
         const struct node *node = &net->nodes[i];
-        if (!node->kind->conv) continue;
+        if (!has_weights(node)) continue;
         const int norm = net->options.training ? node->neighbour : node->folded;
         times[i].with_norm = net->cuda->layers[i].before;
         if (times[i].with_norm) times[node->reads[0]].fused = true;

@@ -348,13 +348,22 @@ void mabn_node_conv_describe(const struct mabn_net *net, const struct node *node
     layer->backward_bytes = backward_bytes(net, node, time->with_norm);
 }
 
+static void attributes(const struct node *node, struct mabn_net_node *told)
+{
+    mabn_node_window_attributes(node, told);
+    told->bias = node->bias >= 0;
+    told->centralize = node->conv.centralize;
+}
+
 const struct node_kind mabn_node_conv = {
     .name = "convolution",
-    .conv = true,
+    .pads_input = true,
+    .takes_norms = true,
     .scores = true,
     .keeps = node_first_read,
     .adds = node_first_read,
     .finds_again = true,
+    .attributes = attributes,
     .describe = mabn_node_conv_describe,
     .cpu = &cpu,
 #if MABN_CUDA

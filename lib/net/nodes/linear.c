@@ -83,11 +83,17 @@ static const struct node_ops cpu = {.half = true,
                                     .release = mabn_node_conv_release,
                                     .conv_shape = conv_shape};
 
+static void attributes(const struct node *node, struct mabn_net_node *told)
+{
+    told->bias = node->bias >= 0;
+}
+
 const struct node_kind mabn_node_linear = {
     .name = "linear",
     .scores = true,
     .keeps = node_first_read,
     .adds = node_first_read,
+    .attributes = attributes,
     .describe = mabn_node_conv_describe,
     .cpu = &cpu,
 #if MABN_CUDA

@@ -44,7 +44,7 @@ static int over(const struct mabn_net *net, const struct node *node)
 static int lone_conv(const struct mabn_net *net, int i)
 {
     const int conv = net->nodes[i].reads[0];
-    if (!net->nodes[conv].kind->conv || mabn_net_only_reader(net, conv) != i) return -1;
+    if (!net->nodes[conv].kind->takes_norms || mabn_net_only_reader(net, conv) != i) return -1;
     for (int k = 0; k < net->output_count; k++)
         if (net->outputs[k].node == conv) return -1;
     return conv;
@@ -66,6 +66,21 @@ static void join(struct mabn_net *net, int i)
         net->nodes[conv].folded = i;
         net->nodes[conv].runs_at = i;
     }
+}
+
+static void attributes(const struct node *node, struct mabn_net_node *told)
+{
+    told->norm = &node->norm.options;
+    told->relu = node->io.relu;
+}
+
+/* Only norms over the batch take it in runs. They are those that fold. */
+static bool cuts_batch(const struct mabn_net *net, const struct node *node)
+{
+    const enum mabn_norm_kind kind = node->norm.options.kind;
+    const int batch = net->options.batch;
+    return mabn_norm_measures(kind) && mabn_norm_folds(kind) &&
+           mabn_norm_run_samples(&node->norm, batch) < batch;
 }
 
 /* ---- on the CPU ---- */
@@ -187,7 +202,6 @@ static void describe(const struct mabn_net *net, const struct node *node,
 
 const struct node_kind mabn_node_norm = {
     .name = "norm",
-    .norm = true,
     .keeps = keeps,
     .keeps_output = keeps_output,
     .saved_bytes = saved_bytes,
@@ -196,6 +210,8 @@ const struct node_kind mabn_node_norm = {
     .remakes = true,
     .one_type = true,
     .join = join,
+    .attributes = attributes,
+    .cuts_batch = cuts_batch,
     .describe = describe,
     .cpu = &cpu,
 #if MABN_CUDA

@@ -1,7 +1,7 @@
 /* Max pooling, and the mean over an image. */
 #include "ops/pool.h"
 
-#include "net/internal.h"
+#include "net/nodes/shared.h"
 
 static void describe(const struct mabn_net *net, const struct node *node,
                      const struct net_layer_time *time, struct mabn_net_layer *layer)
@@ -52,6 +52,7 @@ const struct node_kind mabn_node_max_pool = {
     .name = "max pool",
     .saved_bytes = winner_bytes,
     .one_type = true,
+    .attributes = mabn_node_window_attributes,
     .describe = describe,
     .cpu = &max_cpu,
 #if MABN_CUDA

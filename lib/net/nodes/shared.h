@@ -17,6 +17,14 @@ static inline bool node_first_read(const struct node *node, int k)
     return k == 0;
 }
 
+/* For attributes: the window of a kind that has one. */
+static inline void mabn_node_window_attributes(const struct node *node, struct mabn_net_node *told)
+{
+    told->kernel = node->conv.kernel;
+    told->stride = node->conv.stride;
+    told->pad = node->conv.pad;
+}
+
 /* describe of a kind that a convolution computes; of a loss. */
 void mabn_node_conv_describe(const struct mabn_net *net, const struct node *node,
                              const struct net_layer_time *time, struct mabn_net_layer *layer);
