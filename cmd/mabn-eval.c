@@ -142,6 +142,7 @@ struct printing {
     struct mabn_str line;
     const struct mabn_model *model;
     const struct mabn_files *files; /* NULL: a dataset */
+    const struct mabn_dataset *data;
 };
 
 static mabn_status print_predictions(void *context, const struct mabn_batch *batch,
@@ -156,8 +157,9 @@ static mabn_status print_predictions(void *context, const struct mabn_batch *bat
             mabn_photograph_line(&p->line, mabn_files_path(p->files, batch->samples[i]), p->model,
                                  outputs, o.logits);
         else
-            mabn_prediction_line(&p->line, batch->samples[i], batch->labels[i], outputs, classes,
-                                 o.logits);
+            mabn_prediction_line(&p->line, batch->samples[i],
+                                 mabn_dataset_label(p->data, (int64_t)batch->samples[i]), outputs,
+                                 classes, o.logits);
         mabn_out_print("%s\n", p->line.text);
     }
     if (p->files) mabn_out_flush();
@@ -310,6 +312,7 @@ static mabn_status eval_imagenet(const char *model_path, const char *data_path)
     }
     if (data) MABN_TRY_GOTO(mabn_eval_check(&file.model, data, model_path), out);
     printing.files = files;
+    printing.data = data;
     if (o.size) mabn_input_resize(&file.input, o.size);
 
     struct mabn_net_options no = {.batch = data_path ? net_batch(source.count) : 1,
@@ -332,6 +335,7 @@ static mabn_status eval_imagenet(const char *model_path, const char *data_path)
     if (!data_path) goto out;
     struct mabn_eval_options eo = {.threads = o.decoders,
                                    .smoothing = o.smoothing,
+                                   .labels = data,
                                    .skip_bad = o.skip_bad,
                                    .progress = "evaluating",
                                    .comm = comm,

@@ -6,7 +6,7 @@ static mabn_status dataset_get(const void *context, uint64_t index, struct mabn_
 {
     const struct mabn_dataset *ds = context;
     const int64_t i = (int64_t)index;
-    *sample = (struct mabn_sample){.label = mabn_dataset_label(ds, i)};
+    *sample = (struct mabn_sample){.width = 0};
     MABN_TRY(mabn_dataset_image(ds, i, &sample->bytes, &sample->size));
     if (mabn_dataset_is_raw(ds)) {
         sample->width = mabn_dataset_image_width(ds, i);

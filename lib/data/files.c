@@ -72,7 +72,7 @@ static mabn_status get(const void *context, uint64_t index, struct mabn_sample *
         if (pthread_setspecific(f->open, in)) MABN_BUG("no memory for a thread's file");
     }
     MABN_TRY(mabn_input_open(in, f->paths[index], MAX_FILE));
-    *sample = (struct mabn_sample){.bytes = in->bytes, .size = in->size, .label = -1};
+    *sample = (struct mabn_sample){.bytes = in->bytes, .size = in->size};
     return MABN_OK;
 }
 

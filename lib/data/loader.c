@@ -1,4 +1,4 @@
-/* Batches of pictures for a classifier: filling the rows of a ring (ring.h). */
+/* Batches of pictures of one size: filling the rows of a ring (ring.h). */
 #include "data/loader.h"
 
 #include <pthread.h>
@@ -47,7 +47,7 @@ struct worker {
     struct mabn_sampler sampler;
 };
 
-static mabn_status load_sample(struct worker *w, void *x, int32_t *label, uint64_t sample_index,
+static mabn_status load_sample(struct worker *w, void *x, uint64_t sample_index,
                                const struct mabn_augment_key *key)
 {
     const struct mabn_source *source = &w->loader->source;
@@ -71,7 +71,6 @@ static mabn_status load_sample(struct worker *w, void *x, int32_t *label, uint64
                                           (unsigned long long)sample_index, name)
                        : mabn_fail_prefix(status, "sample %llu", (unsigned long long)sample_index);
     }
-    *label = sample.label;
     return MABN_OK;
 }
 
@@ -113,18 +112,17 @@ static mabn_status fill_row(void *worker, void *batch, int row, uint64_t *bad)
     const uint64_t ahead = position + (uint64_t)l->o.batch * (uint64_t)l->o.ranks;
     if (l->source.prefetch && ahead < l->o.sampler.length)
         l->source.prefetch(l->source.context, mabn_sampler_at(&w->sampler, b->epoch, ahead));
-    mabn_status status = load_sample(w, x, &b->labels[row], sample, &key);
+    mabn_status status = load_sample(w, x, sample, &key);
     for (int i = 0; i < MOST_TRIES && l->o.skip_bad && is_bad_sample(status); i++) {
         ++*bad;
         remember_bad(l, sample);
         if (l->o.leave_out) {
             memset(x, 0, l->row_bytes);
-            b->labels[row] = -1;
             b->samples[row] = MABN_NO_SAMPLE;
             return MABN_OK;
         }
         sample = (sample + 1) % l->source.count;
-        status = load_sample(w, x, &b->labels[row], sample, &key);
+        status = load_sample(w, x, sample, &key);
     }
     b->samples[row] = sample;
     return status;
@@ -160,7 +158,6 @@ static mabn_status open_batch(void *context, void *batch, uint64_t epoch, uint64
     b->shown.count = *rows = (int)count;
     const size_t rest = (size_t)l->o.batch - count;
     memset(pictures(&b->shown) + count * l->row_bytes, 0, rest * l->row_bytes);
-    memset(b->shown.labels + count, -1, rest * sizeof(int32_t));
     memset(b->shown.samples + count, 0, rest * sizeof(uint64_t));
     return MABN_OK;
 }
@@ -205,7 +202,6 @@ static mabn_status make_batches(struct mabn_loader *l)
             b->bytes = x;
         else
             b->x = x;
-        b->labels = mabn_xcalloc(n, sizeof *b->labels);
         b->samples = mabn_xcalloc(n, sizeof *b->samples);
     }
     return MABN_OK;
@@ -274,7 +270,6 @@ void mabn_loader_free(struct mabn_loader *l)
         struct mabn_batch *b = &l->batches[i].shown;
         mabn_free(b->x);
         mabn_free(b->bytes);
-        free(b->labels);
         free(b->samples);
     }
     free(l->batches);

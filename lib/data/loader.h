@@ -1,5 +1,6 @@
-/* The loader: decode threads that turn samples into batches ahead of the network (ring.h), for a
- * classifier: pictures of one size, each with a label.
+/* The loader: decode threads that turn samples into batches of pictures of one size, ahead of the
+ * network (ring.h). A batch says by number which samples it holds. What is known of a sample, such
+ * as its label, the caller looks up by that number.
  *
  * Threads write each sample straight into its row of a batch. What a batch holds is a function of
  * the options, the seed and its (epoch, index) alone, never of the number of threads or of timing.
@@ -31,7 +32,6 @@ struct mabn_sample {
     const uint8_t *bytes;
     size_t size;
     int width, height, channels; /* of raw pixels (height,width,channels); 0 when encoded */
-    int32_t label;               /* −1: none */
 };
 
 /* Samples 0…count−1. The functions are called from many threads at once. `name` writes a sample's name
@@ -50,13 +50,12 @@ void mabn_source_of_dataset(struct mabn_source *source, const struct mabn_datase
 
 /* ---- batches ---- */
 
-/* Stands for a sample that was left out: its row is zero, its label −1. */
+/* Stands for a sample that was left out: its row is zero. */
 #define MABN_NO_SAMPLE UINT64_MAX
 
 struct mabn_batch {
     float *x;          /* (batch,height,width,channels); rows from `count` on are zero */
     uint8_t *bytes;    /* with options.bytes, in place of x; mabn_augment_table gives the floats */
-    int32_t *labels;   /* (batch); −1 where there is none */
     uint64_t *samples; /* (batch) index in the source, or MABN_NO_SAMPLE */
     int count;         /* samples of this rank: options.batch, fewer in a kept last batch */
     uint64_t epoch;

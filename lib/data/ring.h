@@ -4,7 +4,7 @@
  * opened, and how to fill one row; the ring hands rows out to its threads. The contents of a row
  * must depend on its batch and number alone, so that a batch does not depend on the threads.
  *
- * The ring does not know what rows are: loader.h fills them with pictures for a classifier,
+ * The ring does not know what rows are: loader.h fills them with pictures of one size,
  * scene_loader.h with scenes for a detector. */
 #ifndef MABN_DATA_RING_H
 #define MABN_DATA_RING_H

@@ -62,6 +62,15 @@ mabn_status mabn_eval_set_table(struct mabn_net *net, const struct mabn_augment 
     return mabn_net_byte_table(net, table[0]);
 }
 
+void mabn_eval_labels(int32_t *labels, int rows, const struct mabn_batch *batch,
+                      const struct mabn_dataset *data)
+{
+    for (int i = 0; i < rows; i++) {
+        const bool sample = i < batch->count && batch->samples[i] != MABN_NO_SAMPLE;
+        labels[i] = data && sample ? mabn_dataset_label(data, (int64_t)batch->samples[i]) : -1;
+    }
+}
+
 void mabn_top_add(struct mabn_top *top, const float *logits, const int32_t *labels, int64_t rows,
                   int64_t classes)
 {
@@ -81,6 +90,12 @@ struct report {
     int32_t stop;  /* a signal's number, or 0 */
 };
 
+/* A batch that was given to the net, without its pictures. */
+struct flight {
+    struct mabn_batch batch;
+    int32_t *labels; /* (rows of the net) */
+};
+
 /* A running evaluation. The net may be a batch or two ahead of the results, while the loader keeps
  * only its newest batch.
  *
@@ -93,9 +108,9 @@ struct evaluation {
     struct mabn_eval_result *result;
     struct mabn_progress *progress; /* may be NULL */
     int rank, ranks;
-    struct report *reports;     /* (ranks) of a round */
-    struct mabn_batch *batches; /* (depth) the batches in flight, without pictures: a ring */
-    int oldest;                 /* that starts here */
+    struct report *reports; /* (ranks) of a round */
+    struct flight *flights; /* (depth) a ring */
+    int oldest;             /* that starts here */
     uint64_t round;
     bool begun; /* the first batch was given to the net */
 };
@@ -107,10 +122,11 @@ static void start_evaluation(struct evaluation *e)
     e->rank = comm ? mabn_comm_rank(comm) : 0;
     e->ranks = comm ? mabn_comm_ranks(comm) : 1;
     e->reports = mabn_xcalloc((size_t)e->ranks, sizeof *e->reports);
-    e->batches = mabn_xcalloc((size_t)mabn_net_depth(e->net), sizeof *e->batches);
+    e->flights = mabn_xcalloc((size_t)mabn_net_depth(e->net), sizeof *e->flights);
     for (int i = 0; i < mabn_net_depth(e->net); i++) {
-        e->batches[i].labels = mabn_xcalloc(rows, sizeof *e->batches[i].labels);
-        e->batches[i].samples = mabn_xcalloc(rows, sizeof *e->batches[i].samples);
+        struct flight *f = &e->flights[i];
+        f->labels = mabn_xcalloc(rows, sizeof *f->labels);
+        f->batch.samples = mabn_xcalloc(rows, sizeof *f->batch.samples);
     }
     if (e->options->progress && e->rank == 0)
         e->progress = mabn_progress_new(e->options->progress, "images", e->source->count);
@@ -119,10 +135,10 @@ static void start_evaluation(struct evaluation *e)
 static void end_evaluation(struct evaluation *e)
 {
     for (int i = 0; i < mabn_net_depth(e->net); i++) {
-        free(e->batches[i].labels);
-        free(e->batches[i].samples);
+        free(e->flights[i].labels);
+        free(e->flights[i].batch.samples);
     }
-    free(e->batches);
+    free(e->flights);
     free(e->reports);
     mabn_progress_free(e->progress);
 }
@@ -157,21 +173,19 @@ static mabn_status check_outputs(const struct evaluation *e, const struct mabn_b
 
 /* ---- a round ---- */
 
-/* A batch as it goes to rank 0: its samples, labels and outputs, one after the other. */
+/* A batch as it goes to rank 0: its samples and outputs, one after the other. */
 static size_t packed_bytes(int count, int classes)
 {
-    return (size_t)count * (sizeof(uint64_t) + sizeof(int32_t) + (size_t)classes * sizeof(float));
+    return (size_t)count * (sizeof(uint64_t) + (size_t)classes * sizeof(float));
 }
 
 static char *pack_batch(const struct mabn_batch *batch, const float *logits, int classes)
 {
     const size_t n = (size_t)batch->count;
-    char *bytes = mabn_xmalloc(packed_bytes(batch->count, classes) + 1), *at = bytes;
+    char *bytes = mabn_xmalloc(packed_bytes(batch->count, classes) + 1);
     if (!n) return bytes;
-    memcpy(at, batch->samples, n * sizeof *batch->samples);
-    at += n * sizeof *batch->samples;
-    memcpy(at, batch->labels, n * sizeof *batch->labels);
-    memcpy(at + n * sizeof *batch->labels, logits, n * (size_t)classes * sizeof *logits);
+    memcpy(bytes, batch->samples, n * sizeof *batch->samples);
+    memcpy(bytes + n * sizeof *batch->samples, logits, n * (size_t)classes * sizeof *logits);
     return bytes;
 }
 
@@ -186,17 +200,13 @@ static mabn_status unpack_batches(const struct evaluation *e, const char *bytes,
                                    .index = e->round * (uint64_t)e->ranks + (uint64_t)r};
         if (!n) continue;
         batch.samples = mabn_xmalloc(n * sizeof *batch.samples);
-        batch.labels = mabn_xmalloc(n * sizeof *batch.labels);
         float *logits = mabn_xmalloc(values * sizeof *logits);
         memcpy(batch.samples, bytes, n * sizeof *batch.samples);
         bytes += n * sizeof *batch.samples;
-        memcpy(batch.labels, bytes, n * sizeof *batch.labels);
-        bytes += n * sizeof *batch.labels;
         memcpy(logits, bytes, values * sizeof *logits);
         bytes += values * sizeof *logits;
         status = e->options->each(e->options->context, &batch, logits, classes);
         free(batch.samples);
-        free(batch.labels);
         free(logits);
     }
     return status;
@@ -260,11 +270,12 @@ static mabn_status finish_round(struct evaluation *e, const struct mabn_batch *b
 
 static mabn_status finish_batch(struct evaluation *e)
 {
-    const struct mabn_batch *batch = &e->batches[e->oldest];
+    const struct flight *flight = &e->flights[e->oldest];
+    const struct mabn_batch *batch = &flight->batch;
     struct mabn_net_result result;
     struct mabn_top top = {0};
     MABN_TRY(mabn_net_result(e->net, &result));
-    mabn_top_add(&top, mabn_net_logits(e->net), batch->labels, batch->count,
+    mabn_top_add(&top, mabn_net_logits(e->net), flight->labels, batch->count,
                  mabn_net_classes(e->net));
     MABN_TRY(check_outputs(e, batch));
     e->oldest = (e->oldest + 1) % mabn_net_depth(e->net);
@@ -284,17 +295,18 @@ static mabn_status begin_batch(struct evaluation *e, const struct mabn_batch *ba
     int rows = mabn_net_batch(e->net), depth = mabn_net_depth(e->net);
     size_t values = (size_t)(batch->count * shape.dim[1] * shape.dim[2] * shape.dim[3]);
     mabn_eval_fill(e->net, batch, values);
-    struct mabn_batch *kept = &e->batches[(e->oldest + mabn_net_behind(e->net)) % depth];
+    struct flight *flight = &e->flights[(e->oldest + mabn_net_behind(e->net)) % depth];
+    struct mabn_batch *kept = &flight->batch;
     size_t count = (size_t)batch->count;
-    for (int i = 0; i < rows; i++)
-        kept->labels[i] = i < batch->count ? batch->labels[i] : -1;
+    mabn_eval_labels(flight->labels, rows, batch, e->options->labels);
     memcpy(kept->samples, batch->samples, count * sizeof *kept->samples);
     kept->count = batch->count;
     kept->epoch = batch->epoch;
     kept->index = batch->index;
-    const struct mabn_net_labels labels = {.labels = kept->labels,
+    const struct mabn_net_labels labels = {.labels = flight->labels,
                                            .smoothing = e->options->smoothing,
-                                           .normalizer = (double)mabn_labelled(kept->labels, rows)};
+                                           .normalizer =
+                                               (double)mabn_labelled(flight->labels, rows)};
     mabn_net_set_labels(e->net, "loss", &labels);
     if (!e->begun && e->rank == 0)
         mabn_verbose("the first batch is computed %.2f s after the start", mabn_process_seconds());

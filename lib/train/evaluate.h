@@ -31,6 +31,11 @@ MABN_MUST_USE mabn_status mabn_eval_set_table(struct mabn_net *net,
 /* Copy the first `values` values of a batch into the net's input, as floats or bytes. */
 void mabn_eval_fill(struct mabn_net *net, const struct mabn_batch *batch, size_t values);
 
+/* The labels (rows) of a batch's rows, from the dataset that its samples are in. -1: the row has
+ * none, also without a dataset (NULL). */
+void mabn_eval_labels(int32_t *labels, int rows, const struct mabn_batch *batch,
+                      const struct mabn_dataset *data);
+
 /* Counts for a classifier's accuracy. */
 struct mabn_top {
     int64_t labelled, top1, top5; /* rows with a label; those with the label first, or among the
@@ -41,10 +46,11 @@ void mabn_top_add(struct mabn_top *top, const float *logits, const int32_t *labe
                   int64_t classes);
 
 struct mabn_eval_options {
-    int threads;          /* decoding; 0: as many as the process may use */
-    double smoothing;     /* of the labels, in the loss */
-    bool skip_bad;        /* leave unreadable images out instead of failing */
-    const char *progress; /* what to show progress as; NULL: not at all */
+    int threads;                       /* decoding; 0: as many as the process may use */
+    double smoothing;                  /* of the labels, in the loss */
+    const struct mabn_dataset *labels; /* the dataset of the source, for its labels; NULL: none */
+    bool skip_bad;                     /* leave unreadable images out instead of failing */
+    const char *progress;              /* what to show progress as; NULL: not at all */
     /* Share the batches with these ranks, which all make the same call: rank b mod R evaluates
      * batch b. The results are over all ranks, with the same bits as from one process, and every
      * rank gets them. `each` is called only on rank 0, for all batches. NULL: one process. */

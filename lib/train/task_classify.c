@@ -683,13 +683,14 @@ static int32_t *labels_of(const struct mabn_run *run, int64_t step, int i)
     return own(run)->labels + place * run->shard_images;
 }
 
-static void set_labels(struct mabn_run *run, const int32_t *from, int i)
+static void set_labels(struct mabn_run *run, const struct mabn_batch *part, int i)
 {
     const int rows = run->shard_images;
-    const struct mabn_net_labels labels = {.labels = from,
+    int32_t *own_labels = labels_of(run, run->step, i);
+    mabn_eval_labels(own_labels, rows, part, own(run)->train_set);
+    const struct mabn_net_labels labels = {.labels = own_labels,
                                            .smoothing = run->options->smoothing,
-                                           .normalizer = (double)mabn_labelled(from, rows)};
-    memcpy(labels_of(run, run->step, i), from, (size_t)rows * sizeof *from);
+                                           .normalizer = (double)mabn_labelled(own_labels, rows)};
     mabn_net_set_labels(net_of(run, i), "loss", &labels);
 }
 
@@ -701,10 +702,12 @@ static void fill(struct mabn_run *run, int i)
     const size_t values =
         (size_t)c->augment.width * (size_t)c->augment.height * (size_t)c->augment.channels;
     struct mabn_batch part = *c->batch;
+    part.samples += first;
+    part.count = run->shard_images;
     if (part.x) part.x += first * values;
     if (part.bytes) part.bytes += first * values;
     mabn_eval_fill(net_of(run, i), &part, images * values);
-    set_labels(run, c->batch->labels + first, i);
+    set_labels(run, &part, i);
 }
 
 /* Of the first shard. */
@@ -841,6 +844,7 @@ static mabn_status validate(struct mabn_run *run, struct mabn_json_writer *line)
     struct mabn_eval_options eo = {.threads = run->options->decoders,
                                    .smoothing = run->options->smoothing,
                                    .skip_bad = run->options->skip_bad,
+                                   .labels = c->val_set,
                                    .comm = run->shards.ranks > 1 ? run->shards.comm : NULL};
     MABN_TRY(mabn_evaluate(&result, c->val_net, &c->val_source, &c->input, &eo));
     mabn_run_put_figure(run, line, "loss", result.loss);

@@ -232,6 +232,7 @@ static struct mabn_eval_result evaluate(const char *device_word, const std::stri
     must(mabn_model_build(&net, device, &file.model, &no));
     must(mabn_model_file_load(&file, mabn_net_params(net), &load));
     eo.threads = 1;
+    eo.labels = ds;
     eo.each = see;
     eo.context = s;
     must(mabn_evaluate(&result, net, &source, &file.input, &eo));

@@ -152,20 +152,15 @@ static mabn_status get_jpeg(const void *context, uint64_t i, struct mabn_sample 
     const struct set *set = context;
     if (set->slow && i % 7 == 0) nanosleep(&(struct timespec){0, 2000000}, NULL);
     *sample = (struct mabn_sample){.bytes = set->bytes[i],
-                                   .size = i == set->bad || i == set->bad2 ? 50 : set->sizes[i],
-                                   .label = (int32_t)(i % 10)};
+                                   .size = i == set->bad || i == set->bad2 ? 50 : set->sizes[i]};
     return MABN_OK;
 }
 
 static mabn_status get_raw(const void *context, uint64_t i, struct mabn_sample *sample)
 {
     const struct set *set = context;
-    *sample = (struct mabn_sample){.bytes = set->bytes[i],
-                                   .size = set->sizes[i],
-                                   .width = 24,
-                                   .height = 20,
-                                   .channels = 3,
-                                   .label = (int32_t)(i % 10)};
+    *sample = (struct mabn_sample){
+        .bytes = set->bytes[i], .size = set->sizes[i], .width = 24, .height = 20, .channels = 3};
     return MABN_OK;
 }
 
@@ -206,7 +201,7 @@ static uint64_t digest(struct mabn_loader *loader, int batches, size_t row)
         for (size_t k = 0; k < row * sizeof(float) * (size_t)b->count; k++)
             h = (h ^ x[k]) * 1099511628211u;
         for (int k = 0; k < b->count; k++)
-            h = (h ^ b->samples[k] ^ (uint64_t)b->labels[k] << 32) * 1099511628211u;
+            h = (h ^ b->samples[k]) * 1099511628211u;
         h = (h ^ b->epoch ^ b->index << 20) * 1099511628211u;
     }
     return h;
@@ -277,11 +272,11 @@ static void test_contents(void)
     while (!mabn_loader_next(loader, &b) && b) {
         for (int i = 0; i < b->count; i++, samples++) {
             const int want = samples % 30;
-            wrong += b->samples[i] != (uint64_t)want || b->labels[i] != want % 10 ||
-                     fabs(b->x[(size_t)i * 1440] - 3 * want) > 1.5;
+            wrong +=
+                b->samples[i] != (uint64_t)want || fabs(b->x[(size_t)i * 1440] - 3 * want) > 1.5;
         }
         for (int i = b->count; i < 8; i++)
-            wrong += b->labels[i] != -1 || b->x[(size_t)i * 1440 + 700] != 0;
+            wrong += b->x[(size_t)i * 1440 + 700] != 0;
         wrong += b->epoch != (uint64_t)(batches / 4) || b->index != (uint64_t)(batches % 4);
         batches++;
     }
@@ -314,7 +309,7 @@ static void test_ranks(void)
         for (int rank = 0; rank < 3; rank++) {
             wrong += mabn_loader_next(part[rank], &b) || !b || b->count != 4;
             wrong += memcmp(b->x, whole->x + (size_t)rank * 4 * row, 4 * row * sizeof(float)) != 0;
-            wrong += memcmp(b->labels, whole->labels + rank * 4, 4 * sizeof(int32_t)) != 0;
+            wrong += memcmp(b->samples, whole->samples + rank * 4, 4 * sizeof(uint64_t)) != 0;
         }
     }
     tap_ok(!wrong, "three ranks together see what one sees");
@@ -442,7 +437,7 @@ static void test_dataset(bool raw)
     o.epochs = 1;
     tap_status(mabn_loader_new(&loader, &source, &o), "a loader on it");
     tap_status(mabn_loader_next(loader, &b), "loads");
-    tap_ok(b && b->count == 10 && b->labels[7] == 7 && b->samples[7] == 7, "labels and samples");
+    tap_ok(b && b->count == 10 && b->samples[7] == 7, "samples");
     if (raw)
         tap_status(mabn_loader_next(loader, &b), "to the end");
     else
@@ -475,7 +470,7 @@ static void test_bytes(void)
     while (!mabn_loader_next(loaders[0], &floats) && floats) {
         if (mabn_loader_next(loaders[1], &bytes) || !bytes || bytes->x || floats->bytes) exit(1);
         wrong += bytes->count != floats->count ||
-                 memcmp(bytes->labels, floats->labels, 4 * sizeof *bytes->labels) != 0;
+                 memcmp(bytes->samples, floats->samples, 4 * sizeof *bytes->samples) != 0;
         for (int k = 0; k < floats->count * 16 * 16 * 3; k++)
             wrong += floats->x[k] != table[k % 3][bytes->bytes[k]];
         for (int k = bytes->count * 16 * 16 * 3; k < 4 * 16 * 16 * 3; k++)

@@ -108,6 +108,42 @@ static void predictions(void)
     mabn_str_release(&line);
 }
 
+/* Labels come from the dataset by a sample's number. */
+static void labels(void)
+{
+    uint64_t samples[] = {2, 0, MABN_NO_SAMPLE, 1};
+    const struct mabn_batch batch = {.samples = samples, .count = 3};
+    const struct mabn_dataset_spec spec = {.kind = "imagenet",
+                                           .raw = true,
+                                           .height = 1,
+                                           .width = 1,
+                                           .channels = 1,
+                                           .count = 3,
+                                           .command = "test",
+                                           .force = true};
+    const struct mabn_dataset_sample pixel = {
+        .bytes = samples, .size = 1, .height = 1, .width = 1, .channels = 1};
+    const char *classes[] = {"a", "b", "c"};
+    const int32_t of[] = {1, 0, 2};
+    int32_t got[4];
+    struct mabn_dataset_writer *w;
+    struct mabn_dataset *data;
+    if (mabn_dataset_writer_open(&w, path, &spec)) abort();
+    for (int i = 0; i < 3; i++)
+        if (mabn_dataset_writer_add(w, i, &pixel)) abort();
+    if (mabn_dataset_writer_set_classes(w, classes, 3) || mabn_dataset_writer_set_labels(w, of))
+        abort();
+    tap_status(mabn_dataset_writer_commit(w), "a dataset");
+    mabn_dataset_writer_free(w, false);
+    tap_status(mabn_dataset_open(&data, path), "opens");
+    mabn_eval_labels(got, 4, &batch, data);
+    tap_ok(got[0] == 2 && got[1] == 1 && got[2] == -1 && got[3] == -1,
+           "labels by number; none for a sample left out, none behind the batch");
+    mabn_eval_labels(got, 4, &batch, NULL);
+    tap_ok(got[0] == -1 && got[3] == -1, "none without a dataset");
+    mabn_dataset_free(data);
+}
+
 static void inputs(void)
 {
     struct mabn_augment a, b;
@@ -184,6 +220,7 @@ int main(void)
     paces();
     logs();
     predictions();
+    labels();
     inputs();
     model_files();
     unlink(path);
