@@ -74,7 +74,7 @@ static double value_at(const void *data, size_t i, enum mabn_dtype dtype)
     if (dtype == MABN_DTYPE_I64) return (double)((const int64_t *)data)[i];
     if (dtype == MABN_DTYPE_I32) return ((const int32_t *)data)[i];
     float f;
-    mabn_weight_to_f32(&f, (const char *)data + i * mabn_dtype_size(dtype), 1, dtype);
+    mabn_values_to_f32(&f, (const char *)data + i * mabn_dtype_size(dtype), 1, dtype);
     return f;
 }
 

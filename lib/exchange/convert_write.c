@@ -15,24 +15,6 @@
 #include "exchange/weights_impl.h"
 #include "tensor/finite.h"
 
-/* ---- numbers that no network can use ---- */
-
-/* What is wrong with a tensor's numbers, malloc'd; NULL: nothing. */
-static char *find_bad(const struct mabn_weight *t, const void *values)
-{
-    const bool variance = !strcmp(leaf_of(t->name), "running_var");
-    const size_t size = mabn_dtype_size(t->dtype);
-    if (!mabn_any_unusable(values, t->count, t->dtype, variance)) return NULL;
-    size_t i = 0;
-    float value;
-    while (!mabn_any_unusable((const char *)values + i * size, 1, t->dtype, variance))
-        i++;
-    mabn_weight_to_f32(&value, (const char *)values + i * size, 1, t->dtype);
-    const size_t row = t->shape.rank ? t->count / (size_t)t->shape.dim[0] : 1;
-    return mabn_xasprintf("'%s' has %g in %s %zu", t->name, value,
-                          t->shape.rank > 1 ? "filter" : "channel", i / row);
-}
-
 /* ---- values ---- */
 
 /* Numbers of an item as float32, or NULL when there is no such item. */
@@ -502,7 +484,8 @@ static mabn_status check_finite(struct stream *s, int64_t index, const void *val
 {
     const struct entry *e = &s->c->entries[index];
     if (e->weight.part != MABN_WEIGHT_MODEL) return MABN_OK;
-    char *what = find_bad(&e->weight, values);
+    const struct mabn_weight *t = &e->weight;
+    char *what = mabn_describe_unusable(t->name, &t->shape, t->dtype, values);
     if (!what) return MABN_OK;
     mabn_status status = MABN_OK;
     pthread_mutex_lock(&s->reading);

@@ -626,67 +626,7 @@ mabn_status mabn_weights_read_f32(struct mabn_weights *w, size_t index, float *o
     void *raw = NULL;
     MABN_TRY(mabn_alloc(&raw, t->bytes));
     mabn_status status = mabn_weights_read(w, index, raw);
-    if (!status) mabn_weight_to_f32(out, raw, t->count, t->dtype);
+    if (!status) mabn_values_to_f32(out, raw, t->count, t->dtype);
     mabn_free(raw);
     return status;
-}
-
-/* ---- to float32 ---- */
-
-static float from_half(uint16_t h)
-{
-    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, fraction = h & 0x3ff;
-    uint32_t bits;
-    float f;
-    if (exponent == 0) {
-        f = (float)fraction * 0x1p-24f; /* zero and subnormals, exactly */
-        memcpy(&bits, &f, 4);
-        bits |= sign;
-    } else if (exponent == 31) {
-        bits = sign | 0x7f800000u | fraction << 13;
-    } else {
-        bits = sign | (exponent + 112) << 23 | fraction << 13;
-    }
-    memcpy(&f, &bits, 4);
-    return f;
-}
-
-#define CONVERT(type)                                          \
-    for (size_t i = 0; i < n; i++) {                           \
-        type v;                                                \
-        memcpy(&v, (const char *)in + i * sizeof v, sizeof v); \
-        out[i] = (float)v;                                     \
-    }                                                          \
-    break
-
-void mabn_weight_to_f32(float *out, const void *in, size_t n, enum mabn_dtype dtype)
-{
-    switch (dtype) {
-    case MABN_DTYPE_F32:
-        memcpy(out, in, n * sizeof *out);
-        break;
-    case MABN_DTYPE_F64:
-        CONVERT(double);
-    case MABN_DTYPE_F16:
-        for (size_t i = 0; i < n; i++)
-            out[i] = from_half(mabn_le16((const uint8_t *)in + 2 * i));
-        break;
-    case MABN_DTYPE_BF16:
-        for (size_t i = 0; i < n; i++) {
-            uint32_t bits = (uint32_t)mabn_le16((const uint8_t *)in + 2 * i) << 16;
-            memcpy(out + i, &bits, 4);
-        }
-        break;
-    case MABN_DTYPE_I8:
-        CONVERT(int8_t);
-    case MABN_DTYPE_BOOL:
-    case MABN_DTYPE_U8:
-        CONVERT(uint8_t);
-    case MABN_DTYPE_I16:
-        CONVERT(int16_t);
-    case MABN_DTYPE_I32:
-        CONVERT(int32_t);
-    case MABN_DTYPE_I64:
-        CONVERT(int64_t);
-    }
 }

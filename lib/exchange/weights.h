@@ -36,9 +36,6 @@ enum {
     MABN_WEIGHT_MAX_COUNT = 65536, /* tensors in a file */
 };
 
-/* Convert n little-endian elements to float32; int64 and float64 round to nearest. */
-void mabn_weight_to_f32(float *out, const void *in, size_t n, enum mabn_dtype dtype);
-
 enum mabn_weight_part { MABN_WEIGHT_MODEL, MABN_WEIGHT_MOMENTUM, MABN_WEIGHT_OTHER };
 
 struct mabn_weight {

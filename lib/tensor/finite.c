@@ -4,6 +4,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "base/mem.h"
+
 /* special: the exponent of infinity and NaN; zero: the bits of -0, which is a variance still. */
 #define ANY_UNUSABLE(name, type, special, zero)                                 \
     MABN_CLONES static bool name(const void *values, size_t n, bool variance)   \
@@ -36,4 +38,22 @@ bool mabn_any_unusable(const void *values, size_t n, enum mabn_dtype dtype, bool
     default:
         return false;
     }
+}
+
+char *mabn_describe_unusable(const char *name, const struct mabn_shape *shape,
+                             enum mabn_dtype dtype, const void *values)
+{
+    const char *dot = strrchr(name, '.'), *all = values;
+    const bool variance = !strcmp(dot ? dot + 1 : name, "running_var");
+    const size_t size = mabn_dtype_size(dtype);
+    size_t count, i = 0;
+    float value;
+    if (!mabn_shape_count(shape, &count) || !mabn_any_unusable(values, count, dtype, variance))
+        return NULL;
+    while (!mabn_any_unusable(all + i * size, 1, dtype, variance))
+        i++;
+    mabn_values_to_f32(&value, all + i * size, 1, dtype);
+    const size_t row = shape->rank ? count / (size_t)shape->dim[0] : 1;
+    return mabn_xasprintf("'%s' has %g in %s %zu", name, value,
+                          shape->rank > 1 ? "filter" : "channel", i / row);
 }

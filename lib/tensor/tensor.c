@@ -88,3 +88,70 @@ void mabn_weights_to_file(float *dst, const float *src, size_t out, size_t in, s
                 to[i * area + a] = from[a * in + i];
     }
 }
+
+/* ---- to float32 ---- */
+
+static uint16_t bits_at(const void *in, size_t i)
+{
+    uint16_t bits;
+    memcpy(&bits, (const char *)in + i * sizeof bits, sizeof bits);
+    return bits;
+}
+
+static float from_half(uint16_t h)
+{
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, fraction = h & 0x3ff;
+    uint32_t bits;
+    float f;
+    if (exponent == 0) {
+        f = (float)fraction * 0x1p-24f; /* zero and subnormals, exactly */
+        memcpy(&bits, &f, 4);
+        bits |= sign;
+    } else if (exponent == 31) {
+        bits = sign | 0x7f800000u | fraction << 13;
+    } else {
+        bits = sign | (exponent + 112) << 23 | fraction << 13;
+    }
+    memcpy(&f, &bits, 4);
+    return f;
+}
+
+#define CONVERT(type)                                          \
+    for (size_t i = 0; i < n; i++) {                           \
+        type v;                                                \
+        memcpy(&v, (const char *)in + i * sizeof v, sizeof v); \
+        out[i] = (float)v;                                     \
+    }                                                          \
+    break
+
+void mabn_values_to_f32(float *out, const void *in, size_t n, enum mabn_dtype dtype)
+{
+    switch (dtype) {
+    case MABN_DTYPE_F32:
+        memcpy(out, in, n * sizeof *out);
+        break;
+    case MABN_DTYPE_F64:
+        CONVERT(double);
+    case MABN_DTYPE_F16:
+        for (size_t i = 0; i < n; i++)
+            out[i] = from_half(bits_at(in, i));
+        break;
+    case MABN_DTYPE_BF16:
+        for (size_t i = 0; i < n; i++) {
+            uint32_t bits = (uint32_t)bits_at(in, i) << 16;
+            memcpy(out + i, &bits, 4);
+        }
+        break;
+    case MABN_DTYPE_I8:
+        CONVERT(int8_t);
+    case MABN_DTYPE_BOOL:
+    case MABN_DTYPE_U8:
+        CONVERT(uint8_t);
+    case MABN_DTYPE_I16:
+        CONVERT(int16_t);
+    case MABN_DTYPE_I32:
+        CONVERT(int32_t);
+    case MABN_DTYPE_I64:
+        CONVERT(int64_t);
+    }
+}

@@ -33,6 +33,9 @@ enum mabn_dtype {
 size_t mabn_dtype_size(enum mabn_dtype dtype);      /* bytes of one element */
 const char *mabn_dtype_name(enum mabn_dtype dtype); /* "float32", "int64", … */
 
+/* Convert n elements to float32; int64 and float64 round to nearest. `in` need not be aligned. */
+void mabn_values_to_f32(float *out, const void *in, size_t n, enum mabn_dtype dtype);
+
 enum { MABN_MAX_RANK = 8 };
 
 struct mabn_shape {

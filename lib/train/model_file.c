@@ -195,23 +195,6 @@ static mabn_status tensor_buffer(const struct mabn_params *params, void **buffer
     return mabn_alloc(buffer, most);
 }
 
-/* What is wrong with a tensor's numbers, malloc'd; NULL: nothing. */
-static char *find_bad(const struct mabn_params_tensor *tensor, const void *values)
-{
-    const float *v = values;
-    size_t count = tensor_bytes(tensor) / sizeof *v, n = strlen(tensor->name);
-    bool variance = n > 11 && !strcmp(tensor->name + n - 11, "running_var");
-    if (tensor->dtype != MABN_DTYPE_F32 || !mabn_any_unusable(v, count, tensor->dtype, variance))
-        return NULL;
-    for (size_t i = 0; i < count; i++) {
-        if (isfinite(v[i]) && !(variance && v[i] < 0)) continue;
-        size_t row = tensor->shape.rank ? count / (size_t)tensor->shape.dim[0] : 1;
-        return mabn_xasprintf("'%s' has %g in %s %zu", tensor->name, v[i],
-                              tensor->shape.rank > 1 ? "filter" : "channel", i / row);
-    }
-    return NULL;
-}
-
 mabn_status mabn_model_find_bad(const struct mabn_params *params, char **what)
 {
     *what = NULL;
@@ -221,7 +204,7 @@ mabn_status mabn_model_find_bad(const struct mabn_params *params, char **what)
         if (t->role != MABN_PARAMS_VALUE && t->role != MABN_PARAMS_STATE) continue;
         MABN_TRY(mabn_alloc(&values, tensor_bytes(t)));
         mabn_status status = mabn_params_get(params, i, values, tensor_bytes(t));
-        if (!status) *what = find_bad(t, values);
+        if (!status) *what = mabn_describe_unusable(t->name, &t->shape, t->dtype, values);
         mabn_free(values);
         MABN_TRY(status);
     }
@@ -356,7 +339,7 @@ static mabn_status load_tensor(const struct mabn_model_file *file, struct mabn_p
     else
         MABN_TRY_GOTO(mabn_checkpoint_read_as(file->checkpoint, name, tensor->dtype, shape, buffer),
                       out);
-    char *bad = find_bad(tensor, buffer);
+    char *bad = mabn_describe_unusable(tensor->name, &tensor->shape, tensor->dtype, buffer);
     if (bad) {
         status = mabn_fail(MABN_ERR_NONFINITE, "'%s': %s",
                            mabn_h5_path(mabn_checkpoint_file(file->checkpoint)), bad);

@@ -274,6 +274,16 @@ static void test_unusable(void)
         tap_ok(!bad, "%s: numbers that no network can use, at any place", mabn_dtype_name(d));
     }
     tap_ok(!with_odd(1, UINT64_MAX, 0, 3, MABN_DTYPE_I64, true), "a whole number is always one");
+    const float weights[6] = {1, 2, 3, 4, NAN, INFINITY}, variance[3] = {1, -2, 1};
+    const struct mabn_shape matrix = MABN_SHAPE(2, 3, 2), vector = MABN_SHAPE(1, 3);
+    char *said = mabn_describe_unusable("fc.weight", &matrix, MABN_DTYPE_F32, weights);
+    tap_str_eq(said, "'fc.weight' has nan in filter 2", "the first of them is named");
+    free(said);
+    said = mabn_describe_unusable("bn1.running_var", &vector, MABN_DTYPE_F32, variance);
+    tap_str_eq(said, "'bn1.running_var' has -2 in channel 1", "a negative variance");
+    free(said);
+    tap_ok(!mabn_describe_unusable("bn1.running_mean", &vector, MABN_DTYPE_F32, variance),
+           "a mean may be negative");
 }
 
 int main(void)

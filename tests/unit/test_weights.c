@@ -332,13 +332,13 @@ static void test_conversions(void)
     static const uint16_t halves[] = {0, 0x8000, 1, 0x3ff, 0x400, 0x3c00, 0xc500, 0x7bff};
     static const float want[] = {0, -0.f, 0x1p-24f, 1023 * 0x1p-24f, 0x1p-14f, 1, -5, 65504};
     float got[8];
-    mabn_weight_to_f32(got, halves, 8, MABN_DTYPE_F16);
+    mabn_values_to_f32(got, halves, 8, MABN_DTYPE_F16);
     tap_ok(!memcmp(got, want, sizeof want), "float16, subnormals too");
     static const uint16_t special[] = {0x7c00, 0xfc00, 0x7e00};
-    mabn_weight_to_f32(got, special, 3, MABN_DTYPE_F16);
+    mabn_values_to_f32(got, special, 3, MABN_DTYPE_F16);
     tap_ok(got[0] == INFINITY && got[1] == -INFINITY && isnan(got[2]), "float16 infinities, NaN");
     static const uint16_t brain[] = {0x3f80, 0xc0a0};
-    mabn_weight_to_f32(got, brain, 2, MABN_DTYPE_BF16);
+    mabn_values_to_f32(got, brain, 2, MABN_DTYPE_BF16);
     tap_ok(got[0] == 1 && got[1] == -5, "bfloat16");
 }
 
