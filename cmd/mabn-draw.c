@@ -45,7 +45,7 @@ static const struct mabn_option table[] = {
 
 /* Where pictures and annotations come from. */
 struct source {
-    struct mabn_dataset *dataset; /* or */
+    struct mabn_dataset *dataset; /* NULL: `folder` is used */
     const char *folder;
     struct mabn_coco truth, results;
     bool coco; /* annotations are there */

@@ -21,7 +21,7 @@
 #include "model/detector_request.h"
 #include "train/detect_eval.h"
 #include "train/evaluate.h"
-#include "train/model_file.h"
+#include "model/model_file.h"
 #include "train/recalibrate.h"
 
 static struct {

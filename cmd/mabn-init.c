@@ -10,7 +10,7 @@
 #include "cli/cli.h"
 #include "cli/detector_options.h"
 #include "cli/norm_options.h"
-#include "train/model_file.h"
+#include "model/model_file.h"
 
 enum { STEM_AUTO = -1 }; /* as the architecture has it */
 

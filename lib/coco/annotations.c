@@ -25,9 +25,9 @@ struct reading {
     unsigned keep;
     bool results, boxes; /* boxes: the first result has one, so each must */
     struct mabn_progress *progress;
-    size_t n_repeated; /* objects that have a field twice; the first: */
-    uint32_t repeated_line;
-    const char *repeated;
+    size_t n_repeated;      /* objects that have a field twice */
+    uint32_t repeated_line; /* line of the first such object */
+    const char *repeated;   /* its field */
     size_t room_images, room_categories, room_records, room_numbers, room_lengths, room_bytes,
         room_bones /* pairs */, room_texts, room_listed;
     size_t *table; /* (room_table) of texts: place + 1, by hash of the id */

@@ -77,8 +77,8 @@ struct mabn_composer {
     struct stamp stamp;
     uint16_t *shown;   /* (height,width) 1 + object, or NONE */
     uint64_t *wholes;  /* (objects) pixels of each if it were alone */
-    uint64_t *seen;    /* (objects) and as it is */
-    uint64_t *covered; /* (objects) by the stamp */
+    uint64_t *seen;    /* (objects) pixels of each that can be seen */
+    uint64_t *covered; /* (objects) pixels of each that the stamp covers */
     uint8_t *pixels;   /* (height,width) */
 };
 

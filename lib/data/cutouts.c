@@ -11,8 +11,8 @@
 #include "store/listing.h"
 
 struct mabn_cutouts {
-    struct mabn_dataset *dataset; /* or */
-    struct mabn_listing listing;
+    struct mabn_dataset *dataset; /* NULL: a folder */
+    struct mabn_listing listing;  /* of the folder */
     int threshold;
     int classes;
     char **names; /* (classes) */

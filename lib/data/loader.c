@@ -13,8 +13,8 @@
 
 enum {
     MOST_TRIES = 100, /* bad samples in a row that skip_bad passes over */
-    SHOWN_BAD = 5
-}; /* of which a warning gives the names */
+    SHOWN_BAD = 5,    /* names of bad samples that a warning gives */
+};
 
 struct batch {
     struct mabn_batch shown;

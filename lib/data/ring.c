@@ -21,9 +21,9 @@ struct slot {
     int rows;
     int left; /* rows not done */
     uint64_t bad;
-    mabn_status status; /* of the first row that failed, */
-    char *message;      /* with its message, */
-    int failed_row;     /* −1: none did */
+    int failed_row;     /* the first that failed; −1: none did */
+    mabn_status status; /* of that row */
+    char *message;      /* of that row */
 };
 
 struct mabn_ring {

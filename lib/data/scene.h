@@ -100,12 +100,12 @@ struct mabn_scene_census {
     uint64_t unposed;        /* left out: annotated with keypoints, fewer than 10 of them visible */
     uint64_t left_out_empty; /* left out: nothing remains of the annotations */
     uint64_t empty; /* kept although nothing remains: only crowds, boxes outside, or none */
-    /* of the photographs kept: */
-    uint64_t objects;  /* that remain */
-    uint64_t crowds;   /* dropped */
-    uint64_t boxless;  /* dropped: their boxes are missing, or are no boxes */
+    /* Annotations of the photographs kept. */
+    uint64_t objects;  /* kept */
+    uint64_t crowds;   /* dropped: crowds */
+    uint64_t boxless;  /* dropped: their boxes are missing or invalid */
     uint64_t outside;  /* dropped by 3 and 4 */
-    uint64_t maskless; /* of those that remain */
+    uint64_t maskless; /* kept without a mask */
 };
 /* *samples (malloc'd, caller frees): the numbers of the photographs to train on, ascending, by the
  * reference's filter. Fails if no object is left. census may be NULL. */

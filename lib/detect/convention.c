@@ -65,12 +65,18 @@ mabn_status mabn_box_convention_find(const struct mabn_box_convention **out, con
 {
     *out = &table[0];
     if (!name) return MABN_OK;
-    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
-        if (!strcmp(table[i].name, name)) {
-            *out = &table[i];
-            return MABN_OK;
-        }
-    return mabn_word_unknown("box convention", name, "legacy, detectron2, torchvision");
+    struct mabn_str words;
+    mabn_str_init(&words);
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        mabn_str_printf(&words, "%s%s", i ? ", " : "", table[i].name);
+        if (strcmp(table[i].name, name)) continue;
+        *out = &table[i];
+        mabn_str_release(&words);
+        return MABN_OK;
+    }
+    const mabn_status status = mabn_word_unknown("box convention", name, words.text);
+    mabn_str_release(&words);
+    return status;
 }
 
 float mabn_box_threshold(const struct mabn_box_convention *c, double threshold)

@@ -51,8 +51,8 @@ struct mabn_box_convention {
 
     /* proposals */
     enum mabn_rank_rule rank;
-    double min_proposal; /* narrower ones are dropped; */
-    bool min_is_dropped; /* also those of exactly this width */
+    double min_proposal; /* boxes narrower than this are dropped */
+    bool min_is_dropped; /* boxes of exactly that width are dropped, too */
     bool finite_only;    /* boxes with a NaN or an infinity are dropped */
     bool cap_level;      /* the number kept is also a cap for each level */
     bool cap_batch;      /* in training the cap spans the images of a batch, whose proposals
@@ -62,8 +62,8 @@ struct mabn_box_convention {
     bool nms_double;     /* an IoU is compared with the threshold as a double */
 
     /* heads */
-    double level_epsilon; /* of the rule by which a box is given its level, */
-    bool epsilon_inside;  /* inside the logarithm */
+    double level_epsilon; /* added where a box's level is computed from its size */
+    bool epsilon_inside;  /* level_epsilon is added inside the logarithm, else outside */
     bool roi_aligned;
     int roi_sampling;
     bool background_last; /* else class 0 is the background */

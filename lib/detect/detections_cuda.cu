@@ -20,7 +20,7 @@ struct work {
     int32_t *source;    /* an image's proposals, from 0 */
     int32_t *order;     /* of a list's scores */
     float *sorted;      /* boxes, best first */
-    int32_t *keep;      /* of those */
+    int32_t *keep;      /* places in `sorted` */
     int32_t *count, *kept;
     float *by; /* how far a list's boxes are moved before suppression */
     uint64_t *keys, *mask;

@@ -20,11 +20,11 @@ struct mabn_device_calls {
     mabn_status (*get)(struct mabn_device *device, void *host, const void *on_device, size_t bytes);
     mabn_status (*zero)(struct mabn_device *device, void *on_device, size_t bytes);
     mabn_status (*wait)(struct mabn_device *device);
-    void *(*queue)(
-        const struct mabn_device *device); /* this and the next two NULL: there is none */
+    /* These three may be NULL: the device has no queue. */
+    void *(*queue)(const struct mabn_device *device);
     mabn_status (*side_begin)(struct mabn_device *device, void **queue);
     mabn_status (*side_end)(struct mabn_device *device);
-    void (*close)(struct mabn_device *device); /* frees the device; also one half opened */
+    void (*close)(struct mabn_device *device); /* frees the device, also one that failed to open */
 };
 
 /* The first member of every kind's own struct. */

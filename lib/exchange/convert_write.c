@@ -314,7 +314,7 @@ static mabn_status set_triple(struct mabn_weights_writer *writer, const char *st
 }
 
 /* torchvision's validation: PIL's resize of the shorter side to 256 for 224, then the centre. It is
- * the trainer's note "input" (train/model_file.h); without one its default is as in the reference
+ * the trainer's note "input" (model/model_file.h); without one its default is as in the reference
  * implementation. */
 static mabn_status set_torchvision_input(const struct mabn_convert *c,
                                          struct mabn_weights_writer *writer)

@@ -338,11 +338,11 @@ static mabn_status plan_crop(const struct mabn_augment *a, int w, int h, struct 
 
 /* ---- from the picture to the output's size ---- */
 
-/* Where the pixels come from. */
+/* Where the pixels come from: an encoded picture, or else borrowed pixels. */
 struct picture {
-    const uint8_t *bytes; /* encoded, */
+    const uint8_t *bytes; /* (size) encoded; NULL: `raw` is used */
     size_t size;
-    struct mabn_image raw; /* or borrowed pixels */
+    struct mabn_image raw;
     int width, height;
 };
 

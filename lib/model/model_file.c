@@ -1,5 +1,5 @@
 /* Networks to and from checkpoints. */
-#include "train/model_file.h"
+#include "model/model_file.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -12,7 +12,6 @@
 #include "base/mem.h"
 #include "detect/convention.h"
 #include "tensor/finite.h"
-#include "train/shards.h"
 
 /* ---- the input description ---- */
 

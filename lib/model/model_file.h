@@ -3,27 +3,28 @@
  * On top of the layout in store/checkpoint.h, `config` is the model's description (model/model.h),
  * and there is one more attribute:
  *   input        string   of a classifier: JSON object, how a picture becomes its input when evaluating
- *   categories   string   of a detector: JSON array of {"id":…,"name":…}
- * Thanks to `input` nobody need say how a network was fed in training.  */
-#ifndef MABN_TRAIN_MODEL_FILE_H
-#define MABN_TRAIN_MODEL_FILE_H
+ *   categories   string   of a detector: JSON array of objects, each with "id" and "name"
+ * With `input` in the file, a user need not repeat how a network was fed in training. */
+#ifndef MABN_MODEL_MODEL_FILE_H
+#define MABN_MODEL_MODEL_FILE_H
 
 #include "base/status.h"
 #include "base/str.h"
 #include "image/augment.h"
 #include "model/detector.h"
 #include "model/model.h"
+#include "model/taken.h"
 #include "store/checkpoint.h"
-#include "train/taken.h"
 
 MABN_BEGIN_DECLS
 
+/* Holds a classifier or a detector; the other one's fields are not set. */
 struct mabn_model_file {
-    bool detects; /* a detector: `detector` and */
-    struct mabn_detector detector;
-    const char *categories;    /* `categories` (see below; NULL: not known) are valid; */
-    struct mabn_model model;   /* otherwise `model` */
-    struct mabn_augment input; /* and `input`, for evaluation, are */
+    bool detects;                  /* a detector */
+    struct mabn_detector detector; /* detector: its description */
+    const char *categories;        /* detector: as above; NULL: not known */
+    struct mabn_model model;       /* classifier: its description */
+    struct mabn_augment input;     /* classifier: its input when evaluating */
     struct mabn_checkpoint *checkpoint;
     struct mabn_checkpoint_meta meta; /* strings borrowed from the checkpoint */
 };
@@ -66,8 +67,20 @@ MABN_MUST_USE mabn_status mabn_model_file_load_body(const struct mabn_model_file
                                                     struct mabn_params *params,
                                                     struct mabn_taken *taken);
 
-/* What a saved file has besides its tensors, for a classifier or a detector. */
-struct mabn_shard_states; /* train/shards.h */
+/* The norms' state of each shard of a run (train/shards.h), which checkpoints hold besides the mean
+ * over shards. */
+struct mabn_shard_tensor {
+    char *name;
+    enum mabn_dtype dtype;
+    struct mabn_shape shape; /* (shards, values) */
+    char *data;              /* NULL: all shards have the same values, so this is not saved */
+};
+struct mabn_shard_states {
+    struct mabn_shard_tensor *tensors;
+    int count;
+};
+
+/* What a saved file has besides its network's tensors, for a classifier or a detector. */
 struct mabn_model_save {
     const struct mabn_model *model;
     const struct mabn_augment *input;
@@ -83,7 +96,7 @@ struct mabn_model_save {
     const char *const *double_names;
     const double *doubles;
     int n_doubles;
-    int shards; /* of the run; 0: not saved. Otherwise also the state of each shard: */
+    int shards; /* of the run; 0: neither it nor shard_states are saved */
     const struct mabn_shard_states *shard_states;
 };
 MABN_MUST_USE mabn_status mabn_model_file_save(const char *path, bool force,

@@ -46,7 +46,7 @@ struct rcnn_cuda {
     struct room found; /* what a detection works on */
     struct slot slots[SLOTS];
     int64_t begun, told;
-    const struct slot *seen; /* that was told last */
+    const struct slot *seen; /* the slot that was reported last */
     bool no_graphs;          /* capturing has failed */
 };
 

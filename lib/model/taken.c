@@ -1,4 +1,4 @@
-#include "train/taken.h"
+#include "model/taken.h"
 
 #include <stdlib.h>
 #include <string.h>

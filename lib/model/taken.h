@@ -1,7 +1,7 @@
 /* What a network takes from a file of weights: the tensors that were taken, those that stay fresh, and
  * the file's that nothing asked for. A head that stays random by mistake is seen here. */
-#ifndef MABN_TRAIN_TAKEN_H
-#define MABN_TRAIN_TAKEN_H
+#ifndef MABN_MODEL_TAKEN_H
+#define MABN_MODEL_TAKEN_H
 
 #include <stdbool.h>
 

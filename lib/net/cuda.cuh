@@ -60,9 +60,9 @@ struct slot {
 struct variant {
     struct mabn_cuda_graph *graph;
     bool warm;
-    double smoothing; /* this and the next two were captured with the graph */
-    bool nesterov;
-    void *scratch;
+    double smoothing; /* as captured with the graph */
+    bool nesterov;    /* as captured */
+    void *scratch;    /* as captured */
 };
 
 enum { SLOTS = 2, APART = SLOTS }; /* the last slot's outputs are of the calls apart */
@@ -84,9 +84,9 @@ struct net_cuda {
     struct inputs *inputs;            /* on the device */
     struct figures *figures;          /* on the device */
     int32_t *labels, *ranks;
-    const int32_t *labels_at; /* in their place, and of the normalizer: the caller's; NULL: none */
-    const float *normalizer_at;
-    double *losses; /* (N) */
+    const int32_t *labels_at;   /* the caller's labels, used instead of `labels`; NULL: none */
+    const float *normalizer_at; /* the caller's normalizer; NULL: none */
+    double *losses;             /* (N) */
     float *share;
     struct mabn_cuda_scaler *scaler; /* NULL: no loss scaling */
     float *byte_table;               /* (C,256), with options.bytes */

@@ -18,8 +18,8 @@ struct node;
 struct net_layer_time;
 struct mabn_net_labels; /* net/losses.h */
 
-/* How one backend runs one kind of node. NULL: nothing to do. net_values_of and the functions
- * beside it give the pointers. */
+/* How one backend runs one kind of node. NULL: nothing to do. net_data, net_dx, net_weight and
+ * net_gradient give the pointers. */
 struct node_ops {
     bool half; /* CPU: it can also compute in bfloat16 */
     mabn_status (*prepare)(struct mabn_net *net, struct node *node); /* once, after placing */
@@ -211,12 +211,13 @@ struct mabn_net {
     bool owns_params;
     mabn_status status; /* the first failure of a call that cannot report one, such as those that
                          * build */
-    char *message;      /* of that failure */
+    char *message;      /* of `status` */
     bool planned;
     int behind;           /* steps begun whose result was not fetched */
-    bool apart;           /* the step begun was one without update: all of it is done */
-    int64_t rows;         /* that live now; options.batch where they do not vary */
-    const int32_t *live;  /* on a GPU: how many of them do, told there; NULL: all */
+    bool apart;           /* the step begun had no update, and is done */
+    int64_t rows;         /* live ones; options.batch where they do not vary */
+    const int32_t *live;  /* on a GPU, in its memory: the number of live rows among `rows`; NULL:
+                           * all */
     bool accumulate;      /* backward adds to all gradients of parameters */
     mabn_net_ready ready; /* given to mabn_net_tell_gradients, or NULL */
     void *ready_context;
@@ -324,8 +325,8 @@ static inline bool net_loss_reads(const struct mabn_net *net, int x)
     return false;
 }
 
-/* A GPU's plan in a type of 2 bytes: is this output float32 all the same, with a gradient of the plan's
- * type? So are scores: what no layer reads, but losses or the caller. */
+/* Is this output float32 although the plan is in a type of 2 bytes? On a GPU scores are: outputs that
+ * no layer reads, only losses or the caller. Their gradient is of the plan's type. */
 static inline bool net_scores(const struct mabn_net *net, int x)
 {
     if (net->backend->mixes || net->dtype == MABN_DTYPE_F32) return false;
@@ -397,8 +398,8 @@ static inline void net_request_scratch(struct mabn_net *net, size_t weights, siz
     if (weights > net->weight_bytes) net->weight_bytes = (weights + 255) & ~(size_t)255;
     if (ops > net->scratch_bytes) net->scratch_bytes = ops;
 }
-/* run_cpu.c: where a layer's backward writes the gradients of its parameters: their own places, or where
- * it must add to what is there, `weights` and fold_a, from where `end` adds them. */
+/* run_cpu.c: where a layer's backward writes the gradients of its parameters. Usually in their own
+ * places. Where it must add to what is there, into `weights` and fold_a; `end` then adds them. */
 struct net_gradients {
     float *weight, *bias; /* NULL: the layer has none */
 };

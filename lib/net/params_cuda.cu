@@ -18,7 +18,7 @@ struct params_cuda {
     int64_t piece_count;
     struct mabn_cuda_scaler *scaler; /* NULL: gradients are what they are */
     double weight_decay;             /* of the list on the device */
-    int no_decay_norm_bias;          /* likewise; −1: it is not there yet */
+    int no_decay_norm_bias;          /* of the list on the device; −1: it is not there yet */
 };
 
 static struct mabn_cuda_sgd_param entry(const struct mabn_params *params, int i)

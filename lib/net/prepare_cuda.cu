@@ -278,7 +278,7 @@ static mabn_status prepare_memory(struct mabn_net *net)
     return mabn_cuda_scaler_init(c->scaler, c->stream);
 }
 
-/* In a type of 2 bytes losses want float32, which convolutions and linear layers alone can give. */
+/* In a type of 2 bytes losses need float32, which only convolutions and linear layers can give. */
 static mabn_status check_scores(const struct mabn_net *net)
 {
     for (int i = 0; i < net->node_count && is_half(net); i++) {
@@ -438,15 +438,16 @@ out:
     return status;
 }
 
-/* When every MABN layer that ever will knows its affine map ahead. The state is asked while that is to
- * come, as plans of other shapes move it on; once it is so it stays so. */
+/* Count the calls until every MABN layer knows its affine map ahead, leaving out layers that never
+ * will. Plans of other shapes advance the same state, so the count is renewed until it is 0. From
+ * then on it stays 0. */
 static mabn_status count_until_known(struct mabn_net *net)
 {
     struct net_cuda *c = net->cuda;
     if (c->state_version == net->params->state_version && c->until_known <= 0) return MABN_OK;
     c->state_version = net->params->state_version;
     c->until_known = -1;
-    if (net->options.vary_rows) return MABN_OK; /* which may make two runs of one */
+    if (net->options.vary_rows) return MABN_OK; /* the number of runs varies, too */
     char *state = (char *)mabn_xmalloc(net->params->state.bytes + 1);
     const mabn_status status =
         mabn_device_get(net->device, state, net->params->state.base, net->params->state.bytes);

@@ -46,8 +46,8 @@ __device__ __forceinline__ struct mabn_coef mabn_coef_kept(const struct mabn_nor
 /* Everything that a coefficient kernel reads or writes; all pointers are device memory. */
 struct mabn_cuda_work {
     struct mabn_norm_options o;
-    struct mabn_norm_state state; /* its counters already include this call, */
-    int uncounted;                /* except this many of its iterations */
+    struct mabn_norm_state state; /* its counters already include this call */
+    int uncounted;                /* iterations of this call that the counters do not include */
     struct mabn_norm_saved saved;
     const float *gamma, *beta;
     int64_t runs, run_rows, rows; /* rows of every run but the last; of all runs */

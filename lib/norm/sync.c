@@ -9,7 +9,7 @@
 
 struct share {
     struct shares *all;
-    int i, group; /* its number among this rank's shards; its group */
+    int i, group; /* number among this rank's shards; number of its group */
 };
 
 struct shares {

@@ -43,7 +43,7 @@ struct mabn_work {
     bool serial;               /* use one thread */
     bool shared;               /* other threads work on other runs of this call */
     bool known;                /* y was applied before the sums, with the known a */
-    bool clipped;              /* which turned out wrong because r is clipped */
+    bool clipped;              /* the known a turned out wrong, because r is clipped */
     double sync_n, sync_ranks; /* SyncBN: elements and ranks that have any */
 };
 

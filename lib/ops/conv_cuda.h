@@ -64,8 +64,9 @@ struct mabn_conv_cuda_options {
     enum mabn_dtype y_dtype; /* the same, or F32: a classifier's logits */
     bool tf32;               /* F32: multiply with 10 bits of mantissa, on tensor cores */
     bool training;           /* forward, backward; else infer */
-    bool no_dx;              /* training: backward_data is never called (first layer), */
-    bool no_add;             /* or never with `add`, so that no kernel is compiled for it */
+    bool no_dx;              /* training: backward_data is never called (first layer) */
+    bool no_add;             /* training: backward_data is never called with `add`, which saves
+                              * compiling a kernel */
     bool bias;               /* y += bias (O) */
     bool add, relu;          /* infer only: y = relu(y_before + conv(x) + bias) */
     bool reference;          /* reference kernels only */

@@ -10,10 +10,11 @@ MABN_BEGIN_DECLS
 /* What is requested of a pass. */
 struct mabn_conv_request {
     enum mabn_conv_pass pass;
-    enum mabn_dtype out;  /* type of the result */
-    bool bias, add, relu; /* out = relu(out_before + … + bias (O)); FORWARD_NORM: z, residual */
-    enum mabn_conv_mask mask; /* BACKWARD_NORM: its mask, */
-    bool sum;                 /* and whether Σ out is computed */
+    enum mabn_dtype out; /* type of the result */
+    bool bias, add,
+        relu; /* out = relu(out_before + product + bias (O)); FORWARD_NORM: z, residual */
+    enum mabn_conv_mask mask; /* BACKWARD_NORM: ReLU's mask */
+    bool sum;                 /* BACKWARD_NORM: compute Σ out as well */
 };
 
 /* Its arrays; out, a and b are y, x, weight; dx, dy, weight; or dweight, x, dy. */

@@ -202,7 +202,7 @@ struct detecting {
     struct mabn_progress *progress;   /* may be NULL */
     struct mabn_rcnn_found found;
     struct begun begun[AHEAD]; /* in a ring: the n-th of this rank's photographs in n % AHEAD */
-    uint64_t first, next;      /* of those under way; behind them */
+    uint64_t first, next;      /* first photograph under way; first that is not begun */
     uint64_t mine;             /* photographs of this rank */
     uint64_t count;            /* of the set */
     int rank, ranks;

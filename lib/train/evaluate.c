@@ -110,7 +110,7 @@ struct evaluation {
     int rank, ranks;
     struct report *reports; /* (ranks) of a round */
     struct flight *flights; /* (depth) a ring */
-    int oldest;             /* that starts here */
+    int oldest;             /* its place in the ring */
     uint64_t round;
     bool begun; /* the first batch was given to the net */
 };

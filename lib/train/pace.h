@@ -22,8 +22,9 @@ struct mabn_pace_span {
 struct mabn_pace {
     struct mabn_pace_span moving; /* since the last pause */
     bool still;                   /* the steps had paused at the last line */
-    int64_t done, begun;          /* steps, when it was written; */
-    double time, waited;          /* then, and in all */
+    int64_t done, begun;          /* steps at the last line */
+    double time;                  /* of the last line */
+    double waited;                /* in all, up to the last line */
 };
 
 /* Start at `time`, `done` steps into the run, with no time waited. */

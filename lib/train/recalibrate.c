@@ -94,8 +94,8 @@ struct measured {
     bool of_masks; /* sees positive regions alone, of which a batch may have none */
     uint64_t seen; /* batches */
     size_t channels;
-    size_t at;                  /* of its variances, then its means, in a batch's values */
-    double *sum_mean, *sum_var; /* of the batches so far: mean; n·variance */
+    size_t at;                  /* place of its variances in a batch's values; its means follow */
+    double *sum_mean, *sum_var; /* mean and n·variance over the batches so far */
 };
 
 /* A batch's first values: the number of a signal that came, or 0; did its mask head see anything? */

@@ -16,7 +16,7 @@
 #include "data/loader.h"
 #include "data/scene_set.h"
 #include "dist/comm.h"
-#include "train/model_file.h"
+#include "model/model_file.h"
 
 MABN_BEGIN_DECLS
 

@@ -10,7 +10,7 @@
 #include "train/behind.h"
 #include "train/evaluate.h"
 #include "train/jsonl.h"
-#include "train/model_file.h"
+#include "model/model_file.h"
 #include "train/pace.h"
 #include "train/shards.h"
 #include "train/task.h"
@@ -27,11 +27,11 @@ enum mabn_run_signal {
 
 struct mabn_run {
     const struct mabn_train_options *options;
-    struct mabn_train_options *options_adjusted; /* the same: the task fills in its own */
+    struct mabn_train_options *options_adjusted; /* the same object; the task fills in defaults */
 
     /* set-up (setup.c and the task) */
     const struct mabn_task *task;
-    void *own; /* the task's */
+    void *own; /* what the task keeps */
     struct mabn_schedule schedule;
     int64_t epoch_steps, steps; /* of an epoch, of the run */
     int64_t save_every, val_every;
@@ -46,21 +46,22 @@ struct mabn_run {
     bool ended_together;         /* all ranks came to the end: NCCL may be left in order */
 
     /* the run (train.c, state.c) */
-    int64_t step, first_step; /* done; done when this process began */
+    int64_t step, first_step; /* steps done; those done before this process began */
     bool val_pending;         /* the validation due at `step` has not been done */
-    const char *best_name; /* the figure that validations are compared by; a loss is better lower */
-    double score, best;    /* of the last validation, of the best so far: more is better */
-    int64_t stale;         /* validations since the best */
+    const char *best_name;    /* the figure that validations are compared by */
+    double score,
+        best;      /* of the last and of the best validation. More is better: a loss is negated */
+    int64_t stale; /* validations since the best */
     double meter[MABN_MAX_METERS]; /* sums since the last step line */
-    unsigned signals;              /* that any rank has got: enum mabn_run_signal */
-    double waited_told;            /* of mabn_comm_waited */
-    char *command;                 /* of the run's first start */
-    struct mabn_taken taken;       /* of the weights that it started from; zeroed: none */
+    unsigned signals;              /* received by any rank: enum mabn_run_signal */
+    double waited_told;            /* mabn_comm_waited at the last step line */
+    char *command;                 /* command line of the run's first start */
+    struct mabn_taken taken;       /* what it took of the weights it started from; zeroed: none */
     char *last_saved;
     int64_t last_saved_step;
     struct mabn_behind behind; /* rank 0: the model file that is being written */
-    char *saving;              /* if that is a checkpoint: its path */
-    int64_t saving_step;       /* and its step */
+    char *saving;              /* path of the checkpoint in `behind`; NULL: none */
+    int64_t saving_step;       /* its step */
     struct mabn_jsonl metrics, copy, stats;
     int lock; /* of the run folder; 0: none */
     struct mabn_progress *progress;
@@ -80,12 +81,12 @@ static inline void mabn_run_note(const struct mabn_run *run, const char *doing)
 
 /* course.c: run->device, and what ranks with GPUs add up by. */
 MABN_MUST_USE mabn_status mabn_run_open_device(struct mabn_run *run);
-/* course.c, once a rank has what it needs for a pass: a GPU whose norms wait for other ranks' keeps the
- * watchdog in the dark about who is missing. So ranks meet first. */
+/* course.c: wait for all ranks before a pass. Inside a pass a GPU's norms would wait for a missing rank,
+ * and the watchdog could not tell which one is missing. */
 MABN_MUST_USE mabn_status mabn_run_meet(const struct mabn_run *run);
 
-/* course.c: with the device, before the network is built of a model with these norms: run->sync, where one
- * is SyncBN, and whether the shards of this rank go in step. */
+/* course.c: between opening the device and building a network with these norms. If one is SyncBN, sets
+ * run->sync and decides whether the shards of this rank go in step. */
 MABN_MUST_USE mabn_status mabn_run_open_sync(struct mabn_run *run,
                                              const struct mabn_norm_options *const *norms,
                                              int count);
@@ -95,9 +96,9 @@ static inline const struct mabn_norm_sync *mabn_run_sync(const struct mabn_run *
     return run->sync ? &run->sync[shard] : NULL;
 }
 
-/* state.c, after a validation: best.h5 is the network, if no score has been as good. */
+/* state.c, after a validation: write the network to best.h5 if its score is the best so far. */
 MABN_MUST_USE mabn_status mabn_run_keep_best(struct mabn_run *run);
-/* course.c: a figure of a validation, for its line; it may be the one that validations are compared by. */
+/* course.c: write a figure of a validation to its line. Takes the score if it is run->best_name. */
 void mabn_run_put_figure(struct mabn_run *run, struct mabn_json_writer *line, const char *name,
                          double value);
 /* Have there been more validations without a better one than --patience allows? */
@@ -110,16 +111,18 @@ static inline bool mabn_run_lost_patience(const struct mabn_run *run)
 MABN_MUST_USE mabn_status mabn_run_set_up(struct mabn_run *run);
 void mabn_run_release(struct mabn_run *run);
 
-/* course.c, for tasks and loop: steps, schedule and how often to save, of a dataset of so many images, so many steps
- * once through; the part of the course that all share; one more line of it. */
+/* course.c, for tasks: decide steps, schedule and how often to save. The dataset has `images` images,
+ * and an epoch epoch_steps steps. */
 MABN_MUST_USE mabn_status mabn_run_decide_course(struct mabn_run *run, int64_t epoch_steps,
                                                  int64_t images);
+/* Write the part of run->course that all tasks share; add one line to it. */
 void mabn_run_write_course(struct mabn_run *run);
 void mabn_run_add_course(struct mabn_run *run, const char *key, const char *format, ...)
     MABN_PRINTF(3, 4);
 
-/* course.c: what both tasks say of the course. Keys of the start line from "lr" on; lines for the user,
- * of how the learning rate came about and how long the run is (drawn: how images are drawn, or ""). */
+/* course.c: what all tasks say of the course. The first writes the keys of the start line from "lr" on.
+ * The second tells the user how the learning rate was derived and how long the run is. drawn: how
+ * images are drawn, or "". */
 void mabn_run_put_course(const struct mabn_run *run, struct mabn_json_writer *line, int classes,
                          int64_t images);
 void mabn_run_tell_course(const struct mabn_run *run, int64_t images, const char *drawn);
@@ -131,10 +134,10 @@ MABN_MUST_USE mabn_status mabn_run_not_finite(struct mabn_run *run, const char *
 
 /* state.c: checkpoints. */
 MABN_MUST_USE mabn_status mabn_run_start(struct mabn_run *run); /* fresh, weights or resume */
-/* Rank 0 writes the file at once, and commits it while training goes on (behind.h); one file at a time. */
+/* Rank 0 writes the file now and commits it while training goes on (behind.h), one file at a time. */
 MABN_MUST_USE mabn_status mabn_run_save(struct mabn_run *run);
-/* What became of the file under way, if it has ended; with `wait` when it has. Its failure is this
- * call's. */
+/* Collect the result of the file being committed, if it is done; with `wait`, wait until it is. A
+ * failure to commit is reported here. */
 MABN_MUST_USE mabn_status mabn_run_saved(struct mabn_run *run, bool wait);
 MABN_MUST_USE mabn_status mabn_run_save_model(struct mabn_run *run);
 /* Is the trained model there? */
@@ -142,7 +145,7 @@ MABN_MUST_USE mabn_status mabn_run_is_done(const struct mabn_run *run, bool *don
 /* Write a line to metrics.jsonl and its copy. */
 MABN_MUST_USE mabn_status mabn_run_log(struct mabn_run *run, const struct mabn_str *line);
 
-/* Numbers of a checkpoint, by name; and reading them back: the loss scale, in float16 alone. */
+/* The loss scale as named numbers of a checkpoint, and reading them back. Only in float16. */
 MABN_MUST_USE mabn_status mabn_run_get_scale(const struct mabn_run *run, const char *const **names,
                                              double *values, int *count);
 MABN_MUST_USE mabn_status mabn_run_set_scale(const struct mabn_run *run,

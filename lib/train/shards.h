@@ -39,6 +39,7 @@
 #include "dist/comm.h"
 #include "dist/lockstep.h"
 #include "dist/nccl.h"
+#include "model/model_file.h"
 #include "net/params.h"
 #include "store/checkpoint.h"
 
@@ -104,16 +105,6 @@ MABN_MUST_USE mabn_status mabn_shards_add(struct mabn_shards *shards, double *va
 MABN_MUST_USE mabn_status mabn_shards_merge(struct mabn_shards *shards);
 
 /* Every shard's state for a checkpoint, on rank 0. Empty on other ranks, and with one shard. */
-struct mabn_shard_tensor {
-    char *name;
-    enum mabn_dtype dtype;
-    struct mabn_shape shape; /* (count, values) */
-    char *data;
-};
-struct mabn_shard_states {
-    struct mabn_shard_tensor *tensors;
-    int count;
-};
 MABN_MUST_USE mabn_status mabn_shards_collect(struct mabn_shards *shards,
                                               struct mabn_shard_states *states);
 void mabn_shard_states_release(struct mabn_shard_states *states);

@@ -4,7 +4,7 @@
  * To add a task:
  *   1. a file task_<name>.c with its table, which is declared below;
  *   2. a row in `tasks` (setup.c);
- *   3. its model in model_file.h;
+ *   3. its model in model/model_file.h;
  *   4. its options in cmd/mabn-train.c and its evaluation in cmd/mabn-eval.c, with man pages;
  *   5. a bats file in tests/cli.
  * Everything else asks the table.
@@ -20,7 +20,7 @@
 
 #include "base/json_write.h"
 #include "base/status.h"
-#include "train/model_file.h"
+#include "model/model_file.h"
 #include "train/train.h"
 
 MABN_BEGIN_DECLS

@@ -29,9 +29,8 @@ struct classify {
      * summing, the first row is for all shards. */
     double *figures;
     bool pending;
-    int32_t
-        *labels; /* (depth, or shards in step; images of a shard) of what was begun and whose result
-                      * was not fetched */
+    /* (depth, or shards in step; images of a shard) labels of the steps in flight */
+    int32_t *labels;
 };
 
 enum { LOSS, TOP1, TOP5, IMAGES, METERS };

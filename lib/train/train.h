@@ -121,8 +121,10 @@ struct mabn_train_options {
     bool exact, tune;
     int save_memory;        /* 0 or 1; < 0: as it suits, which is yes for a detector on CPUs */
     struct mabn_comm *comm; /* dist/comm.h; borrowed; NULL: one process */
-    int shards;             /* 0: as in the run's checkpoints; for a new run the number of ranks, */
-    int preset_shards; /* or this many, if several ranks divide it and the batch evenly; 0: none */
+    int shards;        /* 0: as in the run's checkpoints; a new run has one for each rank, unless
+                             * preset_shards says otherwise */
+    int preset_shards; /* for a new run, if there are several ranks, and they divide this number and
+                        * the batch evenly; 0: none */
     int sync_group;    /* shards of a statistic of SyncBN; 0: all */
     int64_t check_ranks; /* steps between comparisons of the ranks' parameters; 0: never */
 };

@@ -14,7 +14,7 @@
 #include "base/str.h"
 #include "device/device.h"
 #include "exchange/convert.h"
-#include "train/model_file.h"
+#include "model/model_file.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 

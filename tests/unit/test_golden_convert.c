@@ -13,7 +13,7 @@
 #include "exchange/convert.h"
 #include "h5array.h"
 #include "model/rcnn.h"
-#include "train/model_file.h"
+#include "model/model_file.h"
 
 static hid_t file;
 static struct mabn_device *device;

@@ -8,7 +8,7 @@
 #include "tap.h"
 #include "train/evaluate.h"
 #include "train/jsonl.h"
-#include "train/model_file.h"
+#include "model/model_file.h"
 #include "train/pace.h"
 #include "train/schedule.h"
 
