@@ -60,8 +60,8 @@ static const struct mabn_option net_options[] = {
     MABN_OPT_INT('c', "classes", &o.classes, 0, 1 << 24, "N", "outputs of the classifier; 0: the architecture's"),
     MABN_OPT_FLAG('t', "training", &o.training, "time training steps, not inference"),
     MABN_OPT_FLAG(0, "no-fold", &o.no_fold, "inference: do not fold norms into convolutions"),
-    MABN_OPT_FLAG(0, "exact", &o.exact, "no Winograd convolutions"),
-    MABN_OPT_SWITCH(0, "save-memory", &o.save_memory, "training: recompute instead of keeping; not given: for detectors on CPUs"),
+    MABN_OPT_FLAG(0, "exact", &o.exact, "do not use Winograd convolutions"),
+    MABN_OPT_SWITCH(0, "save-memory", &o.save_memory, "training: recompute some activations in the backward pass; not given: only for detectors on CPUs"),
     OPTS_WORK, MABN_OPTIONS_DETECTOR(&o.detector), OPTS_END};
 static const struct mabn_option dist_options[] = {
     MABN_OPT_NORM(&o.norm),
@@ -85,12 +85,14 @@ static const struct mabn_cli clis[] = {
                 "each layer of a network: its time, and its share of a copy's bandwidth",
                 net_options, "Example:\n  mabn-bench layers resnet50 --training --norm mabn\n", 1,
                 1},
-    [DIST] = {.name = "mabn-bench dist",
-              .usage = "[OPTION]...",
-              .summary = "ranks: a sum over them by size, a training step beside one rank alone",
-              .options = dist_options,
-              .epilog = "Example:\n  mpirun -n 4 mabn-bench dist --arch resnet50 --batch 32\n",
-              .ranks = true},
+    [DIST] =
+        {.name = "mabn-bench dist",
+         .usage = "[OPTION]...",
+         .summary =
+             "ranks: the time of a sum by its size, and of a training step against one rank alone",
+         .options = dist_options,
+         .epilog = "Example:\n  mpirun -n 4 mabn-bench dist --arch resnet50 --batch 32\n",
+         .ranks = true},
     {0},
 };
 

@@ -56,7 +56,8 @@ static const struct mabn_option options[] = {
     MABN_OPT_FLAG('l', "list", &o.list, "print a table: source name, shape, type, our name"),
     MABN_OPT_GROUP("Names and network"),
     MABN_OPT_CHOICE(0, "names", &o.names, names_words,
-                    "whose names the source has; ours: the reference, and all classifiers"),
+                    "the program whose tensor names the source has; ours: also the reference's, "
+                    "and all classifiers'"),
     MABN_OPT_FLAG(0, "partial", &o.partial, "allow unmatched and missing tensors"),
     MABN_OPT_FLAG(0, "suffix", &o.suffix,
                   "with --like: match each name by the longest suffix, as the reference does"),

@@ -39,7 +39,7 @@ static const struct mabn_option options[] = {
     MABN_OPT_INT(0, "width", &o.width, 0, 65535, "N", "input width; 0: the architecture's"),
     MABN_OPT_INT(0, "base-width", &o.base_width, 0, 4096, "N", "channels of the first stage; 0: the architecture's"),
     MABN_OPT_CHOICE(0, "stem", &o.stem, stems, "first layers: large (7x7, stride 2, pooling) or small (3x3)"),
-    MABN_OPT_FLAG(0, "stride-in-1x1", &o.stride_in_1x1, "bottlenecks stride in the first 1x1 convolution, not in the 3x3"),
+    MABN_OPT_FLAG(0, "stride-in-1x1", &o.stride_in_1x1, "bottlenecks have their stride in the first 1x1 convolution, not in the 3x3"),
     MABN_OPT_CHOICE(0, "centralize", &o.centralize, mabn_model_centralizing, "subtract each filter's mean; auto: with mabn"),
     MABN_OPT_STRING(0, "input", &o.input, "PRESET", "how evaluation prepares pictures: imagenet, torchvision, cifar, plain"),
     MABN_OPT_GROUP("Detector"),

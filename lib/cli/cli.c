@@ -385,7 +385,8 @@ static void add_default(const struct mabn_option *o, struct mabn_str *s)
         mabn_str_printf(s, " [%lld]", *(const long long *)o->value);
         break;
     case MABN_OPTION_DOUBLE:
-        mabn_str_printf(s, " [%g]", *(const double *)o->value);
+        if (!isnan(*(const double *)o->value)) /* NaN: the default depends on other things */
+            mabn_str_printf(s, " [%g]", *(const double *)o->value);
         break;
     case MABN_OPTION_STRING:
         if (*(const char *const *)o->value)
