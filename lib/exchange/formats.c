@@ -113,6 +113,18 @@ bool mabn_weights_format_by_ending(enum mabn_weights_format *format, const char 
 
 /* ---- reading ---- */
 
+static mabn_status unknown_format(const char *name)
+{
+    struct mabn_str known;
+    mabn_str_init(&known);
+    for (int i = 0; i < FORMATS; i++)
+        mabn_str_printf(&known, "%s%s", i ? ", " : "", formats[i].name);
+    const mabn_status status =
+        mabn_fail(MABN_ERR_FORMAT, "'%s' is not in a known format (%s)", name, known.text);
+    mabn_str_release(&known);
+    return status;
+}
+
 static mabn_status open_format(struct mabn_weights *w)
 {
     uint8_t head[16] = {0};
@@ -123,9 +135,7 @@ static mabn_status open_format(struct mabn_weights *w)
             w->format = formats[i].format;
             return formats[i].open(w);
         }
-    return mabn_fail(MABN_ERR_FORMAT,
-                     "'%s' is not in a known format (HDF5, PyTorch, pickle, safetensors, ONNX)",
-                     w->source.name);
+    return unknown_format(w->source.name);
 }
 
 /* Takes over the source, also when it fails. */

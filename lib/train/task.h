@@ -3,7 +3,7 @@
  *
  * To add a task:
  *   1. a file task_<name>.c with its table, which is declared below;
- *   2. a row in `tasks` (setup.c);
+ *   2. a row in `tasks` (setup.c), with the kind of dataset it is for, which mabn-pack writes;
  *   3. its model in model/model_file.h;
  *   4. its options in cmd/mabn-train.c and its evaluation in cmd/mabn-eval.c, with man pages;
  *   5. a bats file in tests/cli.
