@@ -158,9 +158,10 @@ mabn_status mabn_net_cuda_write_work(const struct mabn_net *net, const struct no
                                      const float *weight, bool centralize);
 mabn_status mabn_net_cuda_refresh(struct mabn_net *net);
 
-/* Where a layer's gradients wait to be added; once, before something is queued. */
+/* Allocate the memory in which a layer's gradients wait to be added. To be called once, before anything
+ * is queued. */
 mabn_status mabn_net_cuda_get_spare(struct mabn_net *net);
-/* Room in the layer's own memory, made anew where it is too small. */
+/* Make the layer's own memory at least this large. */
 mabn_status mabn_net_cuda_own(struct mabn_net *net, const struct node *node, size_t bytes);
 
 /* run_cuda.cu, for the kinds: queue a copy within the device; zeros; zeros behind the rows of a
@@ -181,23 +182,25 @@ void mabn_net_cuda_gradient_begin(const struct mabn_net *net, const struct node 
 mabn_status mabn_net_cuda_gradient_end(const struct mabn_net *net, const struct node *node,
                                        const struct net_cuda_gradient *to);
 
-/* nodes/conv.cu: a convolution in training, by itself; one of inference, whose result goes to the
- * output of `at`: itself, or the norm that took it in. */
+/* nodes/conv.cu. The first runs a convolution in training, without its neighbours' work. The second
+ * runs one in inference; its result goes to the output of `at`, which is the convolution itself or the
+ * norm folded into it. */
 mabn_status mabn_net_cuda_conv(struct mabn_net *net, const struct node *conv);
 mabn_status mabn_net_cuda_infer_conv(struct mabn_net *net, const struct node *conv,
                                      const struct node *at);
 
-/* join_cuda.cu: ask for the passes that this convolution and its neighbours could share; choose
- * among those that there are, once everything is placed. */
+/* join_cuda.cu. The first requests the passes that this convolution and its neighbours could share. The
+ * second chooses among those that exist, once everything is placed. */
 void mabn_net_cuda_request_joins(const struct mabn_net *net, const struct node *conv,
                                  struct mabn_conv_cuda_options *options);
 mabn_status mabn_net_cuda_prepare_joins(struct mabn_net *net);
 /* Before a training forward: sums cleared, the affine maps. */
 mabn_status mabn_net_cuda_begin_joined(struct mabn_net *net);
-/* Whether this convolution runs with its norm now, and the two. */
+/* Does this convolution run together with its norm now? If so, the second function runs the two. */
 bool mabn_net_cuda_forward_joins(const struct mabn_net *net, const struct node *conv);
 mabn_status mabn_net_cuda_forward_joined(struct mabn_net *net, const struct node *conv);
-/* Whether this convolution now leaves what its norm would measure; then it, and the norm. */
+/* Does this convolution compute the sums that its norm would measure? If so, the second function runs
+ * the convolution and the third the norm. */
 bool mabn_net_cuda_forward_sums(const struct mabn_net *net, const struct node *conv);
 mabn_status mabn_net_cuda_forward_summing(struct mabn_net *net, const struct node *conv);
 mabn_status mabn_net_cuda_forward_summed(struct mabn_net *net, const struct node *norm);

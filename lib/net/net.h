@@ -64,9 +64,9 @@ enum mabn_net_precision {
 extern const struct mabn_word mabn_net_precisions[]; /* "auto", "fp32", "tf32", "bf16", "fp16" */
 const char *mabn_net_precision_name(enum mabn_net_precision precision);
 
-/* Memory for the activations of several plans of which one runs at a time: each plan that is made
- * over it may write all of it. Zeroed is valid and empty. When a plan that is made needs more than
- * it has, it is made anew, and `outgrown` is called before, which frees all plans over it. */
+/* Memory for the activations of several plans of which one runs at a time: each of them may write all
+ * of it. Zeroed is valid and empty. A new plan that needs more makes it grow. Before that `outgrown` is
+ * called, which must free all plans over the old memory. */
 struct mabn_net_memory_pool {
     void *base;
     size_t bytes;
@@ -177,9 +177,10 @@ struct mabn_params *mabn_net_params(const struct mabn_net *net);
 /* The rows of the runs that follow: 0 to options.batch. */
 void mabn_net_set_rows(struct mabn_net *net, int64_t rows);
 
-/* An output's memory, (n,h,w,c): n as many as the last run had. `gradient` is NULL in inference and
- * where a loss reads the output; else it is the caller's from forward to backward. Both are float32; on a
- * GPU in bfloat16 or float16 outputs that layers of the plan read, too, are of that type. */
+/* An output's memory, (n,h,w,c), for the n rows of the last run. `gradient` is NULL in inference and
+ * where a loss reads the output. Otherwise the caller fills it between forward and backward. Both are
+ * float32, with one exception: on a GPU in bfloat16 or float16, an output that layers of the plan read
+ * as well is of that type. */
 struct mabn_net_output {
     float *values, *gradient;
     int64_t n, h, w, c;
@@ -188,8 +189,8 @@ struct mabn_net_output {
 /* MABN_BUG when there is none of this name. */
 struct mabn_net_output mabn_net_output_of(const struct mabn_net *net, const char *name);
 
-/* Where a bound input's values are from now on, and where its gradient is added (NULL: nowhere); of the
- * type that the other plan has, which must be this one's on a GPU. */
+/* Where a bound input's values are from now on, and where its gradient is added (NULL: nowhere). Both
+ * are of the other plan's type. On a GPU both plans must be of the same type. */
 struct mabn_net_binding {
     const float *values;
     float *gradient;
@@ -203,9 +204,9 @@ struct mabn_net_rois {
     int64_t count;
     const float *boxes;           /* (K,4) x1, y1, x2, y2 in pixels of the image */
     const int32_t *image, *level; /* (K) which image, which of the maps */
-    /* On a GPU: the three lie there. With `live`, (1) there as well, so many of the count are boxes;
-     * the rows behind them are computed as well and count for nothing, which takes losses that have
-     * no targets for them. */
+    /* On a GPU: the three arrays are in its memory. If `live` is not NULL, it is one number in that
+     * memory, and only the first *live of the `count` boxes are boxes. The rows behind them are
+     * computed all the same, so losses must have no targets for them. */
     bool on_device;
     const int32_t *live;
 };
@@ -233,10 +234,10 @@ MABN_MUST_USE mabn_status mabn_net_forward(struct mabn_net *net);
 /* Gradients overwrite. Once after each forward. */
 MABN_MUST_USE mabn_status mabn_net_backward(struct mabn_net *net);
 
-/* From now on every backward calls `ready` each time it has more gradients done: those of
- * mabn_params_gradients from the float `from` on, which falls, are not touched by it any more. `ready`
- * NULL: no calls. A failure of `ready` is backward's. On a GPU they are done once what was queued before
- * the call is. */
+/* From now on every backward calls `ready` each time it has completed more gradients: it no longer
+ * touches those of mabn_params_gradients from the float `from` on. From call to call `from` falls. On a
+ * GPU the gradients are complete once the work queued before the call is done. If `ready` fails,
+ * backward fails. `ready` NULL: no calls. */
 typedef mabn_status (*mabn_net_ready)(void *context, size_t from);
 void mabn_net_tell_gradients(struct mabn_net *net, mabn_net_ready ready, void *context);
 
@@ -265,8 +266,8 @@ struct mabn_net_result {
     double loss_scale; /* float16; else 1 */
 };
 
-/* Training: forward, backward, update; without sgd no update, which is the caller's to do, and all is
- * done on return. Inference: forward; sgd is NULL. */
+/* Training: forward, backward and update. With sgd NULL the update is left to the caller, and the step
+ * is done on return. Inference: forward; sgd is NULL. */
 MABN_MUST_USE mabn_status mabn_net_step(struct mabn_net *net, const struct mabn_params_sgd *sgd);
 /* The result of the oldest step not fetched yet; mabn_net_logits and mabn_net_loss_of are then that
  * step's, until the next step. */
@@ -306,9 +307,9 @@ struct mabn_net_memory {
 };
 struct mabn_net_memory mabn_net_memory_of(const struct mabn_net *net);
 
-/* Seconds that one pass (training: forward and both backwards) over only the convolutions and
- * linear layers takes with the plan's own primitives and nothing between: the yardstick of
- * mabn-bench. Destroys activations and gradients. */
+/* Seconds for one pass over only the convolutions and linear layers, with the plan's own primitives:
+ * the yardstick of mabn-bench. In training a pass is forward and both backwards. Destroys activations
+ * and gradients. */
 MABN_MUST_USE mabn_status mabn_net_time_convolutions(struct mabn_net *net, double *seconds);
 
 /* What a layer takes, and what it must move. */
@@ -316,8 +317,8 @@ struct mabn_net_layer {
     const char *name, *kind;         /* "layer1.0.bn1", "norm"; the net's. Pools have no name: "" */
     int64_t height, width, channels; /* of the output */
     double forward, backward;        /* seconds; 0 where it has none, or its neighbour does it */
-    /* Each array that it reads or writes, once: a layer that has to read one twice (BN in training)
-     * takes longer than a copy of so many bytes at best. */
+    /* Each array that it reads or writes counts once. A layer that must read one twice (BN in training)
+     * therefore takes longer than a copy of this many bytes, at best. */
     double forward_bytes, backward_bytes;
     double macs; /* multiply-adds, forward */
 };

@@ -40,9 +40,9 @@ void mabn_params_free(struct mabn_params *params);
  * once. */
 MABN_MUST_USE mabn_status mabn_params_place(struct mabn_params *params, bool training);
 
-/* A store over the values of `of`, which is placed for training and outlives it: networks that borrow it
- * read those values, but leave gradients and the norms' state of their own. It has no momentum and is not
- * updated: who has several passes under way at once adds their gradients up and updates `of`. Its
+/* A store that shares the values of `of` but has gradients and a state of the norms of its own. It is for
+ * several passes that run at the same time: the caller adds their gradients up and updates `of`. The
+ * shared store has no momentum and is never updated. `of` is placed for training and outlives it. The
  * device may be another one of the same memory. */
 MABN_MUST_USE mabn_status mabn_params_share(struct mabn_params **params, struct mabn_params *of,
                                             struct mabn_device *device);

@@ -50,10 +50,10 @@ MABN_MUST_USE mabn_status mabn_recalibrate(struct mabn_recalibrate_result *resul
                                            const struct mabn_source *source,
                                            const struct mabn_recalibrate_options *options);
 
-/* The same of a detector: photographs of `set` that training would see, with their annotations, in
- * batches of `batch` alike in shape (of which the last may hold some twice), at the size of
- * evaluation; the heads see the regions that training would sample. The mask head's norms pass over
- * batches without any. `params` is declared for file->detector. */
+/* The same for a detector. It takes the photographs of `set` that training would use, with their
+ * annotations, at the size of evaluation, in batches of `batch` photographs of similar shape. The last
+ * batch may hold some twice. The heads see the regions that training would sample; the mask head's
+ * norms skip batches without any. `params` is declared for file->detector. */
 MABN_MUST_USE mabn_status mabn_recalibrate_detector(struct mabn_recalibrate_result *result,
                                                     struct mabn_params *params,
                                                     struct mabn_device *device,

@@ -37,8 +37,8 @@ struct mabn_task {
     int meters;
     const char *const *meter_names;
 
-    /* Figures of a validation that the best can be chosen by, NULL at the end. The first is taken when
-     * nothing is asked for, unless set_up says another. */
+    /* Figures of a validation that the best can be chosen by, NULL at the end. The default is the first,
+     * unless set_up chooses another. */
     const char *const *figures;
 
     /* Open the datasets; decide on the model, the course (run->course, schedule, steps) and the
@@ -54,8 +54,8 @@ struct mabn_task {
     mabn_status (*begin)(struct mabn_run *run, double lr);
     mabn_status (*after)(struct mabn_run *run); /* after run->step was incremented; NULL: nothing */
     int (*behind)(const struct mabn_run *run);  /* steps in flight: begun and not finished */
-    int (*depth)(const struct mabn_run *run);   /* the most there may be */
-    /* Finish the oldest of them. For a loss that is not finite return mabn_run_not_finite. */
+    int (*depth)(const struct mabn_run *run);   /* the most steps in flight */
+    /* Finish the oldest step in flight. For a loss that is not finite return mabn_run_not_finite. */
     mabn_status (*finish)(struct mabn_run *run, int64_t step);
 
     /* Write the fields of a step line (from the meters), of a start line, of a validation line. */
