@@ -175,8 +175,8 @@ int mabn_coco_compare_ids(const struct mabn_coco *c, int64_t a, int64_t b);
 
 /* Why an image's file name cannot be used; NULL: it can. */
 const char *mabn_coco_name_fault(const struct mabn_coco_image *image);
-/* Where an image's file is in `folder`, malloc'd. Fails, naming the image, when it has no name, a
- * name that is no text, or one that leads out of the folder. */
+/* The path of an image's file in `folder`, malloc'd. Fails, naming the image, if its file name is
+ * missing, is not text or leads out of the folder. */
 MABN_MUST_USE mabn_status mabn_coco_image_path(char **out, const struct mabn_coco *c,
                                                const struct mabn_coco_image *image,
                                                const char *folder);

@@ -15,12 +15,12 @@ enum mabn_category_order {
                                 * torchvision */
 };
 
-/* Append those of an annotation file for so many classes. MABN_ERR_MISMATCH when it has another
- * number of them; by number, when an id is below 1 or above `classes`. */
+/* Append the categories of an annotation file, for a model of `classes` classes. MABN_ERR_MISMATCH: the
+ * file has another number of categories, or, by number, an id is below 1 or above `classes`. */
 MABN_MUST_USE mabn_status mabn_coco_categories(struct mabn_str *json, const struct mabn_coco *coco,
                                                int classes, enum mabn_category_order order);
-/* Append the 80 of COCO 2017, which are those of models that others have published; by number they
- * are 90 classes. False, and nothing appended, for another number of classes. */
+/* Append the 80 categories of COCO 2017, which most published models have; by number they are 90
+ * classes. For another number of classes it appends nothing and returns false. */
 bool mabn_coco_categories_2017(struct mabn_str *json, int classes, enum mabn_category_order order);
 
 MABN_END_DECLS

@@ -41,8 +41,9 @@ void mabn_box_iou_row(float *iou, const float *box, const float *boxes, int64_t 
  * floor(4 + log2(√area / 224)), with the convention's epsilon, from lowest to highest. */
 void mabn_box_levels(int32_t *level, const float *box, int64_t n, int lowest, int highest,
                      const struct mabn_box_convention *c);
-/* The smallest √area / 224 (plus epsilon, where the convention adds it inside the logarithm) from
- * which that rule gives `level` or more: for who must decide without a logarithm of their own. */
+/* The smallest √area / 224 for which that rule gives `level` or more, so that callers can decide
+ * without computing a logarithm. It includes epsilon where the convention adds it inside the
+ * logarithm. */
 float mabn_box_level_from(int level, const struct mabn_box_convention *c);
 
 MABN_END_DECLS

@@ -10,8 +10,8 @@
 
 MABN_BEGIN_DECLS
 
-/* Plans of a GPU are dear to make: each asks NVIDIA's libraries anew. 260 of COCO's photographs have 31
- * shapes; of pairs of them, 16 plans would lack one in 70. */
+/* Plans are expensive to make on a GPU, because each one queries NVIDIA's libraries again. 260 of COCO's
+ * photographs have 31 shapes. For batches of two, 16 plans would not have the shape of one batch in 70. */
 enum { RCNN_MASK_SIDE = 28, RCNN_MAX_PLANS = 64, RCNN_MAX_PLANS_CPU = 16 };
 
 /* A body plan of one shape. */
