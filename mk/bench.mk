@@ -4,7 +4,7 @@
 #   make bench            all of the below that this machine can run
 #   make bench-net        ResNet-50 beside PyTorch 2 and onnxruntime, PEER_ROUNDS rounds in turns, then batch 1
 #                         on one thread and on two; about ten minutes on two idle cores
-#   make bench-start      how soon mabn-eval computes: ResNet-50, four photographs
+#   make bench-start      how soon mabn-eval and mabn-train compute: ResNet-50, four photographs; a small network
 #   make bench-detector   Mask R-CNN beside torchvision's, on photographs of coco-tiny
 #   make bench-overfit    a Mask R-CNN learns 32 photographs by heart; an hour
 #   make bench-precision  training in bfloat16 beside float32: the losses of 500 steps drawn together

@@ -30,7 +30,8 @@ double mabn_now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-double mabn_process_seconds(void)
+/* Seconds since this process began, to the hundredth. */
+static double process_seconds(void)
 {
     /* The 22nd word of the line; the second is the program's name in brackets. */
     char line[1024];
@@ -45,6 +46,14 @@ double mabn_process_seconds(void)
     if (!at || sscanf(at, "%llu", &began) != 1 || clock_gettime(CLOCK_BOOTTIME, &now)) return 0;
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec -
            (double)began / (double)sysconf(_SC_CLK_TCK);
+}
+
+void mabn_tell_start(const char *what)
+{
+    struct timespec used = {0};
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+    mabn_verbose("%s %.2f s after the start, %.2f s of processor time", what, process_seconds(),
+                 (double)used.tv_sec + 1e-9 * (double)used.tv_nsec);
 }
 
 char *mabn_format_seconds(char buf[32], double seconds)

@@ -24,9 +24,10 @@ void mabn_progress_free(struct mabn_progress *p); /* erases the bar; NULL is fin
 
 /* Seconds on the monotonic clock. */
 double mabn_now(void);
-/* Seconds since this process began, to the hundredth, from before its libraries were loaded; 0 where
- * the system does not tell. */
-double mabn_process_seconds(void);
+/* With -v: "WHAT 0.14 s after the start, 0.12 s of processor time". The first number counts from before
+ * the process's libraries were loaded, and is 0 where the system does not tell. The second is of all
+ * threads and depends little on what else the machine does. */
+void mabn_tell_start(const char *what);
 /* "3:07", "1:02:45" into buf; returns buf. */
 char *mabn_format_seconds(char buf[32], double seconds);
 

@@ -308,8 +308,7 @@ static mabn_status begin_batch(struct evaluation *e, const struct mabn_batch *ba
                                            .normalizer =
                                                (double)mabn_labelled(flight->labels, rows)};
     mabn_net_set_labels(e->net, "loss", &labels);
-    if (!e->begun && e->rank == 0)
-        mabn_verbose("the first batch is computed %.2f s after the start", mabn_process_seconds());
+    if (!e->begun && e->rank == 0) mabn_tell_start("the first batch is computed");
     e->begun = true;
     MABN_TRY(mabn_net_step(e->net, NULL));
     return mabn_net_behind(e->net) == depth ? finish_batch(e) : MABN_OK;

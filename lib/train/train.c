@@ -141,6 +141,7 @@ static mabn_status finish_step(struct mabn_run *run)
 {
     const int64_t step = steps_done(run);
     MABN_TRY(run->task->finish(run, step));
+    if (step == run->first_step) mabn_tell_start("the first step is done");
     if (!due(run, step + 1, run->options->log_every)) return MABN_OK;
     return log_steps(run, mabn_schedule_lr(&run->schedule, step));
 }
@@ -155,6 +156,7 @@ static mabn_status finish_steps(struct mabn_run *run)
 /* Begin one step; its result may come with a later one. */
 static mabn_status step_once(struct mabn_run *run)
 {
+    if (run->step == run->first_step) mabn_tell_start("the first step begins");
     MABN_TRY(run->task->begin(run, mabn_schedule_lr(&run->schedule, run->step)));
     run->step++;
     if (run->task->behind(run) == run->task->depth(run)) MABN_TRY(finish_step(run));

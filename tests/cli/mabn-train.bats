@@ -40,6 +40,19 @@ tensor() { h5dump -d "/model/$2" "$1" | tail -n +2; }
     assert_equal "$(cd run && echo *)" "best.h5 metrics.jsonl model.h5 step-000000008.h5 step-000000016.h5"
 }
 
+@test "-v says when the first step of this process begins and is done" {
+    seconds='[0-9]+\.[0-9]{2} s'
+    first() { grep -cE "the first step $1 $seconds after the start, $seconds of processor time" "$2" || true; }
+    train -v -o run --norm bn --steps 2 >out 2>err
+    train -v -o run --norm bn --steps 5 --resume >out 2>again
+    train -o other --norm bn --steps 1 >out 2>less
+    for said in begins "is done"; do
+        assert_equal "$(first "$said" err) $(first "$said" again) $(first "$said" less)" "1 1 0"
+    done
+    mabn-eval imagenet -v run/model.h5 "$DATA" 2>err >out
+    grep -qE "the first batch is computed $seconds after the start, $seconds of processor time" err
+}
+
 @test "--patience and --best: by the loss, and with more patience the run goes on" {
     few=(-q -j 1 --norm gn --groups 2 --lr 0 --val "$DATA" --val-every 2 --best loss) # the first is the best
     train "${few[@]}" -o run --steps 90 --patience 2 >out
