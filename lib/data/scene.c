@@ -305,7 +305,7 @@ struct mabn_scene_maker {
     struct mabn_finisher *finisher;
     struct mabn_image decoded, resized;
     struct mabn_bilinear bilinear;
-    float table[3][256]; /* R, G, B: torchvision */
+    float table[3][256]; /* by channel of the output */
     struct mabn_rle mask;
     struct mabn_outline outline;
 };
@@ -560,6 +560,16 @@ static mabn_status draw(struct mabn_scene_maker *m, const struct mabn_scene *s, 
     return status;
 }
 
+/* The picture whose decoding or drawing failed. */
+static mabn_status name_photograph(const struct mabn_scene_maker *maker, const struct mabn_scene *s,
+                                   mabn_status status)
+{
+    char name[200];
+    if (!status) return MABN_OK;
+    mabn_scene_set_name(maker->set, s->sample, name, sizeof name);
+    return mabn_fail_prefix(status, "photograph %lld '%s'", (long long)s->image_id, name);
+}
+
 mabn_status mabn_scene_make(struct mabn_scene_maker *maker, struct mabn_scene *s, uint64_t sample,
                             struct mabn_scene_choice choice, float *x, int padded_width,
                             int padded_height)
@@ -568,21 +578,36 @@ mabn_status mabn_scene_make(struct mabn_scene_maker *maker, struct mabn_scene *s
     if (padded_width < s->width || padded_height < s->height)
         return mabn_fail(MABN_ERR_ARG, "a scene of %d x %d pixels into %d x %d", s->width,
                          s->height, padded_width, padded_height);
-    mabn_status status = draw(maker, s, x, padded_width, padded_height);
-    if (status) {
-        char name[200];
-        mabn_scene_set_name(maker->set, sample, name, sizeof name);
-        return mabn_fail_prefix(status, "photograph %lld '%s'", (long long)s->image_id, name);
-    }
-    return MABN_OK;
+    return name_photograph(maker, s, draw(maker, s, x, padded_width, padded_height));
 }
 
-void mabn_scene_blank(struct mabn_scene *s, float *x, int padded_width, int padded_height)
+mabn_status mabn_scene_make_raw(struct mabn_scene_maker *maker, struct mabn_scene *s,
+                                uint64_t sample, struct mabn_scene_choice choice,
+                                struct mabn_raw **block, size_t *capacity)
+{
+    MABN_TRY(mabn_scene_target(maker, s, sample, choice));
+    const struct mabn_raw_plan plan = {
+        .rule = maker->o.rule == MABN_SCENE_TORCHVISION ? MABN_RAW_FLOATS : MABN_RAW_BYTES,
+        .width = s->width,
+        .height = s->height,
+        .flip = s->choice.flip,
+        .swap = maker->o.bgr,
+        .table = maker->table};
+    mabn_status status = decode(maker, s);
+    if (!status) status = mabn_raw_pack(block, capacity, &maker->decoded, &plan);
+    return name_photograph(maker, s, status);
+}
+
+void mabn_scene_blank(struct mabn_scene *s)
 {
     s->bad = true;
     s->count = 0;
     s->n_polygons = s->n_numbers = 0;
     make_object_room(s, 0);
     close_lists(s);
+}
+
+void mabn_scene_clear(float *x, int padded_width, int padded_height)
+{
     pad(x, 0, 0, padded_width, padded_height);
 }

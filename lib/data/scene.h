@@ -31,6 +31,7 @@
 #include "base/str.h"
 #include "base/words.h"
 #include "data/scene_set.h"
+#include "image/raw.h"
 
 MABN_BEGIN_DECLS
 
@@ -162,8 +163,16 @@ MABN_MUST_USE mabn_status mabn_scene_target(struct mabn_scene_maker *maker,
 MABN_MUST_USE mabn_status mabn_scene_make(struct mabn_scene_maker *maker, struct mabn_scene *scene,
                                           uint64_t sample, struct mabn_scene_choice choice,
                                           float *x, int padded_width, int padded_height);
-/* Zeros instead of pixels, and no objects: used for a photograph that is skipped. */
-void mabn_scene_blank(struct mabn_scene *scene, float *x, int padded_width, int padded_height);
+/* The same, but the photograph is only decoded: what remains to be done goes with it into a block
+ * (image/raw.h), under the rules of mabn_raw_pack. Drawn, it is x. */
+MABN_MUST_USE mabn_status mabn_scene_make_raw(struct mabn_scene_maker *maker,
+                                              struct mabn_scene *scene, uint64_t sample,
+                                              struct mabn_scene_choice choice,
+                                              struct mabn_raw **block, size_t *capacity);
+/* No objects: used for a photograph that is skipped. The pixels are zeros: mabn_scene_clear, or
+ * mabn_raw_blank. */
+void mabn_scene_blank(struct mabn_scene *scene);
+void mabn_scene_clear(float *x, int padded_width, int padded_height);
 
 MABN_END_DECLS
 #endif

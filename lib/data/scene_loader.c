@@ -10,7 +10,8 @@
 
 struct batch {
     struct mabn_scene_batch shown;
-    size_t room; /* floats behind shown.x */
+    size_t room;       /* floats behind shown.x */
+    size_t *raw_rooms; /* (batch) bytes behind each of shown.raw */
     struct mabn_scene_choice *choices;
     uint64_t *samples; /* (batch) */
 };
@@ -58,6 +59,7 @@ static void plan_batch(const struct mabn_scene_loader *l, struct batch *b)
 static mabn_status make_room(struct batch *b)
 {
     size_t floats;
+    if (b->shown.raw) return MABN_OK;
     if (!mabn_size_mul((size_t)b->shown.width * (size_t)b->shown.height, 3, &floats) ||
         !mabn_size_mul(floats, (size_t)b->shown.count, &floats) ||
         floats > SIZE_MAX / sizeof(float))
@@ -111,23 +113,37 @@ static bool is_bad_sample(mabn_status status)
            status == MABN_ERR_UNSUPPORTED || status == MABN_ERR_MISMATCH;
 }
 
+static mabn_status make_row(struct worker *w, struct batch *b, int row)
+{
+    struct mabn_scene *scene = &b->shown.scenes[row];
+    const int width = b->shown.width, height = b->shown.height;
+    if (b->shown.raw)
+        return mabn_scene_make_raw(w->maker, scene, b->samples[row], b->choices[row],
+                                   &b->shown.raw[row], &b->raw_rooms[row]);
+    float *x = b->shown.x + (size_t)row * 3 * (size_t)width * (size_t)height;
+    return mabn_scene_make(w->maker, scene, b->samples[row], b->choices[row], x, width, height);
+}
+
+static mabn_status blank_row(struct batch *b, int row)
+{
+    const int width = b->shown.width, height = b->shown.height;
+    mabn_scene_blank(&b->shown.scenes[row]);
+    if (b->shown.raw) return mabn_raw_blank(&b->shown.raw[row], &b->raw_rooms[row]);
+    mabn_scene_clear(b->shown.x + (size_t)row * 3 * (size_t)width * (size_t)height, width, height);
+    return MABN_OK;
+}
+
 static mabn_status fill_row(void *worker, void *batch, int row, uint64_t *bad)
 {
     struct worker *w = worker;
     struct batch *b = batch;
-    const int width = b->shown.width, height = b->shown.height;
-    float *x = b->shown.x + (size_t)row * 3 * (size_t)width * (size_t)height;
-    mabn_status status = mabn_scene_make(w->maker, &b->shown.scenes[row], b->samples[row],
-                                         b->choices[row], x, width, height);
-    if (w->loader->o.skip_bad && is_bad_sample(status)) {
-        if (!atomic_exchange(&w->loader->told[b->samples[row]], true))
-            mabn_warn("passed over: %s", mabn_error_message());
-        mabn_error_clear();
-        mabn_scene_blank(&b->shown.scenes[row], x, width, height);
-        ++*bad;
-        status = MABN_OK;
-    }
-    return status;
+    const mabn_status status = make_row(w, b, row);
+    if (!w->loader->o.skip_bad || !is_bad_sample(status)) return status;
+    if (!atomic_exchange(&w->loader->told[b->samples[row]], true))
+        mabn_warn("passed over: %s", mabn_error_message());
+    mabn_error_clear();
+    ++*bad;
+    return blank_row(b, row);
 }
 
 static void *worker_new(void *context)
@@ -157,6 +173,9 @@ static void make_batches(struct mabn_scene_loader *l)
         l->batches[i].shown.scenes = mabn_xcalloc(n, sizeof *l->batches[i].shown.scenes);
         l->batches[i].choices = mabn_xcalloc(n, sizeof *l->batches[i].choices);
         l->batches[i].samples = mabn_xcalloc(n, sizeof *l->batches[i].samples);
+        if (!l->o.raw) continue;
+        l->batches[i].shown.raw = mabn_xcalloc(n, sizeof *l->batches[i].shown.raw);
+        l->batches[i].raw_rooms = mabn_xcalloc(n, sizeof *l->batches[i].raw_rooms);
     }
 }
 
@@ -217,6 +236,10 @@ void mabn_scene_loader_free(struct mabn_scene_loader *l)
         struct batch *b = &l->batches[i];
         for (int k = 0; k < l->o.sampler.batch; k++)
             mabn_scene_release(&b->shown.scenes[k]);
+        for (int k = 0; k < l->o.sampler.batch && b->shown.raw; k++)
+            mabn_free(b->shown.raw[k]);
+        free(b->shown.raw);
+        free(b->raw_rooms);
         mabn_free(b->shown.x);
         free(b->shown.scenes);
         free(b->choices);

@@ -16,7 +16,8 @@
 MABN_BEGIN_DECLS
 
 struct mabn_scene_batch {
-    float *x;                  /* (count,height,width,3) zero beyond each scene's size */
+    float *x;                  /* (count,height,width,3) zero beyond each scene's size; or NULL: */
+    struct mabn_raw **raw;     /* (count) with options.raw: blocks of the pictures as decoded */
     struct mabn_scene *scenes; /* (count) */
     int count;                 /* fewer than requested at the end of a group */
     int width, height;         /* padded */
@@ -28,6 +29,7 @@ struct mabn_scene_loader_options {
     struct mabn_scene_sampler_options sampler; /* its seed is also used for sizes and flips */
     int threads;                               /* 0: as many as the process may use */
     int ahead;                                 /* finished batches kept ready; default 2 */
+    bool raw;        /* decode only: for a GPU that does the rest (image/raw.h) */
     bool skip_bad;   /* pass over photographs that cannot be decoded (scene.bad), count them, and
                       * warn of each once */
     uint64_t epochs; /* stop before this epoch; 0: endless */

@@ -8,7 +8,7 @@
 #include "base/mem.h"
 #include "image/avx2.h"
 
-static struct mabn_bilinear_tap tap_of(int i, int in, int out)
+struct mabn_bilinear_tap mabn_bilinear_tap_of(int i, int in, int out)
 {
     const float scale = (float)in / (float)out;
     float place = scale * ((float)i + 0.5f) - 0.5f;
@@ -100,9 +100,9 @@ mabn_status mabn_bilinear_resize(struct mabn_bilinear *s, float *out, size_t str
     MABN_TRY(make_room(s, width));
     float *rows[2] = {s->rows, s->rows + row};
     for (int x = 0; x < width; x++)
-        s->taps[x] = tap_of(x, in->width, width);
+        s->taps[x] = mabn_bilinear_tap_of(x, in->width, width);
     for (int y = 0; y < height; y++) {
-        const struct mabn_bilinear_tap t = tap_of(y, in->height, height);
+        const struct mabn_bilinear_tap t = mabn_bilinear_tap_of(y, in->height, height);
         const int wanted[2] = {t.low, t.high};
         const int low = wanted[0] == held[1] ? 1 : 0; /* rows only move down */
         for (int k = 0; k < 2; k++) {

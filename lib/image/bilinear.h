@@ -14,18 +14,22 @@
 
 MABN_BEGIN_DECLS
 
-/* out (height rows of `stride` floats, width·3 of each written) from a picture of 3 channels, whose
- * values are looked up by channel: table[c][v]. `scratch` is the caller's, zeroed at
- * first and kept from call to call. */
+/* The pixels low and high, with these weights. */
 struct mabn_bilinear_tap {
     int low, high;
     float w0, w1;
 };
+/* Of output i of a side. */
+struct mabn_bilinear_tap mabn_bilinear_tap_of(int i, int in, int out);
+
 struct mabn_bilinear {
     float *rows;
     size_t room;
     struct mabn_bilinear_tap *taps;
 };
+/* out (height rows of `stride` floats, width·3 of each written) from a picture of 3 channels, whose
+ * values are looked up by channel: table[c][v]. `scratch` is the caller's, zeroed at
+ * first and kept from call to call. */
 MABN_MUST_USE mabn_status mabn_bilinear_resize(struct mabn_bilinear *scratch, float *out,
                                                size_t stride, int width, int height,
                                                const struct mabn_image *in,

@@ -47,6 +47,11 @@ MABN_MUST_USE mabn_status mabn_resize_reach(const struct mabn_resize_job *job,
 MABN_MUST_USE mabn_status mabn_resize_run(struct mabn_resizer *resizer, struct mabn_image *out,
                                           const struct mabn_resize_job *job);
 
+/* Pillow's weights along one whole side: rows (out, 2 + taps) of first pixel, number of taps, weights of 22
+ * bits behind the point; and how many taps a row has room for. */
+int mabn_resize_taps(int in, int out);
+MABN_MUST_USE mabn_status mabn_resize_weights(int32_t *rows, int in, int out);
+
 struct mabn_jpeg_decoder *mabn_jpeg_decoder_new(void);
 void mabn_jpeg_decoder_free(struct mabn_jpeg_decoder *jpeg);
 MABN_MUST_USE mabn_status mabn_jpeg_probe(struct mabn_image_info *info, const uint8_t *bytes,

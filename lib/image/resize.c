@@ -115,12 +115,17 @@ static bool may_overread(const struct mabn_resizer *resizer, const struct view *
 
 /* ---- Pillow ---- */
 
+static int most_taps(double scale)
+{
+    return (int)ceil(scale < 1 ? 1 : scale) * 2 + 1;
+}
+
 static mabn_status pil_axis(struct axis *axis, const struct side *side)
 {
     const int in = side->in, out = side->count;
     const double scale = side->length / side->out;
     const double filter_scale = scale < 1 ? 1 : scale;
-    const int stride = (int)ceil(filter_scale) * 2 + 1;
+    const int stride = most_taps(scale);
     size_t cells;
     if (!mabn_size_mul((size_t)out, (size_t)stride, &cells) || cells > (size_t)1 << 28)
         return mabn_fail(MABN_ERR_LIMIT, "cannot resize %d to %d pixels", in, out);
@@ -149,6 +154,26 @@ static mabn_status pil_axis(struct axis *axis, const struct side *side)
     }
     free(w);
     return MABN_OK;
+}
+
+int mabn_resize_taps(int in, int out)
+{
+    return most_taps((double)in / out);
+}
+
+mabn_status mabn_resize_weights(int32_t *rows, int in, int out)
+{
+    struct axis axis = {0};
+    const struct side side = {.length = in, .in = in, .out = out, .count = out};
+    const mabn_status status = pil_axis(&axis, &side);
+    for (int i = 0; i < out && !status; i++) {
+        *rows++ = axis.first[i];
+        *rows++ = axis.taps[i];
+        memcpy(rows, axis.weights + (size_t)i * axis.stride, (size_t)axis.stride * sizeof *rows);
+        rows += axis.stride;
+    }
+    axis_release(&axis);
+    return status;
 }
 
 /* Weights are positive and sum to at most 2²² + taps/2, so the sum stays within 31 bits and only

@@ -22,9 +22,14 @@ static void free_gpu(struct mabn_rcnn *r)
 {
     mabn_rcnn_cuda_train_free(r);
     mabn_rcnn_cuda_free(r);
+    mabn_rcnn_cuda_input_free(r);
 }
 
-static const struct rcnn_gpu gpu = {.anchors = mabn_rcnn_cuda_anchors,
+static const struct rcnn_gpu gpu = {.input = mabn_rcnn_cuda_input,
+                                    .feed = mabn_rcnn_cuda_feed,
+                                    .next_feed = mabn_rcnn_cuda_next_feed,
+                                    .feed_again = mabn_rcnn_cuda_feed_again,
+                                    .anchors = mabn_rcnn_cuda_anchors,
                                     .proposes = mabn_cuda_proposals_fit,
                                     .propose = mabn_rcnn_cuda_propose,
                                     .detects = mabn_rcnn_cuda_detects,

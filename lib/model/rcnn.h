@@ -21,6 +21,7 @@
 #include "base/status.h"
 #include "coco/mask.h"
 #include "detect/detections.h"
+#include "image/raw.h"
 #include "model/detector.h"
 #include "net/net.h"
 
@@ -53,9 +54,16 @@ void mabn_rcnn_free(struct mabn_rcnn *rcnn); /* NULL is fine */
 const struct mabn_detector *mabn_rcnn_detector(const struct mabn_rcnn *rcnn);
 
 /* Memory for the next step's pictures, (images,height,width,3): to be filled with normalized
- * values, and zeros beyond each picture's own size. height and width are multiples of 32. */
+ * values, and zeros beyond each picture's own size. height and width are multiples of 32. In testing
+ * there is none while mabn_rcnn_depth detections are under way. */
 MABN_MUST_USE mabn_status mabn_rcnn_input(struct mabn_rcnn *rcnn, float **x, int images, int height,
                                           int width);
+
+/* In its place on a GPU: pictures as they were decoded, blocks (images) that it resizes, flips, normalizes
+ * and pads (image/raw.h). They are copied. */
+bool mabn_rcnn_takes_raw(const struct mabn_rcnn *rcnn);
+MABN_MUST_USE mabn_status mabn_rcnn_put_raw(struct mabn_rcnn *rcnn, struct mabn_raw *const *raw,
+                                            int images, int height, int width);
 
 /* One picture and its objects, in coordinates of the picture as the network sees it; borrowed. */
 struct mabn_rcnn_image {

@@ -38,5 +38,14 @@ MABN_MUST_USE mabn_status mabn_rcnn_cuda_trace(struct mabn_rcnn *r);
 void mabn_rcnn_cuda_graph_free(struct rcnn_body *body);
 void mabn_rcnn_cuda_train_free(struct mabn_rcnn *r);
 
+/* ---- rcnn_input_cuda.cu: pictures ---- */
+
+MABN_MUST_USE mabn_status mabn_rcnn_cuda_input(struct mabn_rcnn *r, void **memory,
+                                               const struct rcnn_pictures *pictures);
+MABN_MUST_USE mabn_status mabn_rcnn_cuda_feed(void *context, struct mabn_net *net);
+int64_t mabn_rcnn_cuda_next_feed(const struct mabn_rcnn *r);
+void mabn_rcnn_cuda_feed_again(struct mabn_rcnn *r, int64_t number);
+void mabn_rcnn_cuda_input_free(struct mabn_rcnn *r);
+
 MABN_END_DECLS
 #endif

@@ -1,5 +1,5 @@
 /* Shared by a detector's files, from the lowest: rcnn_plans.c, rcnn_train.c, rcnn_test.c, the GPU's
- * rcnn_cuda.cu and rcnn_train_cuda.cu, rcnn.c. */
+ * rcnn_input_cuda.cu, rcnn_cuda.cu and rcnn_train_cuda.cu, rcnn.c. */
 #ifndef MABN_MODEL_RCNN_INTERNAL_H
 #define MABN_MODEL_RCNN_INTERNAL_H
 
@@ -26,9 +26,23 @@ struct rcnn_body {
     struct rcnn_graph *graph; /* of a step of this shape: rcnn_graph.cuh's; NULL: none */
 };
 
+/* What the host leaves for a body plan. */
+struct rcnn_pictures {
+    int images, height, width; /* padded */
+    bool raw;                  /* places (images), blocks (image/raw.h); else floats */
+    size_t bytes;
+};
+
 /* What a GPU does between the plans. rcnn.c sets this table; the files below know nothing else of the
  * GPU's. */
 struct rcnn_gpu {
+    /* Pinned memory for so many bytes, of the next pictures; whatever plan they are for, it is used in
+     * turns. `feed` is what a body plan calls (net.h): they go from there to its input. */
+    mabn_status (*input)(struct mabn_rcnn *r, void **memory, const struct rcnn_pictures *pictures);
+    mabn_status (*feed)(void *context, struct mabn_net *net);
+    /* The number of the next feed; the pictures of that one once more, while they are the last but one. */
+    int64_t (*next_feed)(const struct mabn_rcnn *r);
+    void (*feed_again)(struct mabn_rcnn *r, int64_t number);
     mabn_status (*anchors)(struct mabn_rcnn *r, struct rcnn_body *body,
                            const struct mabn_anchor_grid *grid);
     /* Can proposals be made there? Then, of maps that lie there (`anchor` not looked at), into
@@ -73,7 +87,7 @@ enum { RCNN_DETECTIONS = 2 };
 struct rcnn_detection {
     int count;                        /* of pictures */
     struct rcnn_body *body;           /* until it is finished */
-    float *x;                         /* the pictures */
+    int64_t feed;                     /* on a GPU: the number of the pictures */
     struct mabn_rcnn_image *images;   /* (options.images) */
     struct mabn_rcnn_size *originals; /* likewise */
     struct mabn_rcnn_found *found;    /* likewise, once it is finished */
@@ -102,6 +116,7 @@ struct mabn_rcnn {
     struct mabn_detector_head box_head, mask_head;
     int box_room, mask_room; /* rows */
 
+    struct rcnn_input *input;         /* what rcnn_input_cuda.cu keeps */
     struct rcnn_cuda *cuda;           /* what rcnn_cuda.cu keeps; NULL: nothing */
     struct rcnn_train *train;         /* what rcnn_train_cuda.cu keeps */
     bool timed;                       /* parts of steps, on a GPU */

@@ -1,6 +1,7 @@
 /* The plans of a detector: making them for each shape, and binding the heads to the body. And the
  * proposals, which lead from the body to the heads. */
 #include <stdio.h>
+#include <string.h>
 
 #include "base/log.h"
 #include "base/mem.h"
@@ -120,6 +121,8 @@ static mabn_status build_body(struct mabn_rcnn *r, struct rcnn_body *body)
     options.channels = 3;
     options.save_memory = r->options.save_memory;
     options.pool = &r->pool;
+    if (r->gpu) options.feed = r->gpu->feed;
+    options.feed_context = r;
     MABN_TRY(mabn_net_new(&body->net, r->device, &options));
     mabn_detector_add_body(body->net, &r->detector, mabn_rcnn_has_losses(r));
     MABN_TRY(mabn_net_plan(body->net));
@@ -163,7 +166,8 @@ static mabn_status find_body(struct mabn_rcnn *r, int images, int height, int wi
     return MABN_OK;
 }
 
-mabn_status mabn_rcnn_input(struct mabn_rcnn *r, float **x, int images, int height, int width)
+/* The plan for these pictures, of the next step. */
+static mabn_status take_body(struct mabn_rcnn *r, int images, int height, int width)
 {
     if (images < 1 || images > r->options.images || height < 32 || width < 32 || height % 32 ||
         width % 32)
@@ -171,7 +175,72 @@ mabn_status mabn_rcnn_input(struct mabn_rcnn *r, float **x, int images, int heig
                          width, r->options.images);
     MABN_TRY(find_body(r, images, height, width));
     r->body->used = ++r->clock;
-    *x = mabn_net_input(r->body->net);
+    return MABN_OK;
+}
+
+/* Memory for pictures that go to a GPU; where that is short, at the cost of other shapes' plans. */
+static mabn_status take_memory(struct mabn_rcnn *r, void **memory,
+                               const struct rcnn_pictures *pictures)
+{
+    mabn_status status;
+    while ((status = r->gpu->input(r, memory, pictures)) == MABN_ERR_NOMEM && r->body_count > 1) {
+        if (r->settle) MABN_TRY(r->settle(r));
+        free_oldest(r);
+        MABN_TRY(take_body(r, pictures->images, pictures->height, pictures->width));
+    }
+    return status;
+}
+
+/* Those of the pictures whose detections come next may be needed once more. */
+static mabn_status check_room(const struct mabn_rcnn *r)
+{
+    if (r->detections_begun - r->detections_told < RCNN_DETECTIONS) return MABN_OK;
+    return mabn_fail(MABN_ERR_ARG, "the detections of earlier pictures were not fetched");
+}
+
+mabn_status mabn_rcnn_input(struct mabn_rcnn *r, float **x, int images, int height, int width)
+{
+    const size_t values = 3 * (size_t)images * (size_t)height * (size_t)width;
+    const struct rcnn_pictures pictures = {images, height, width, false, values * sizeof(float)};
+    void *memory;
+    MABN_TRY(check_room(r));
+    MABN_TRY(take_body(r, images, height, width));
+    if (!r->gpu) {
+        *x = mabn_net_input(r->body->net);
+        return MABN_OK;
+    }
+    MABN_TRY(take_memory(r, &memory, &pictures));
+    *x = memory;
+    return MABN_OK;
+}
+
+bool mabn_rcnn_takes_raw(const struct mabn_rcnn *r)
+{
+    return r->gpu != NULL;
+}
+
+mabn_status mabn_rcnn_put_raw(struct mabn_rcnn *r, struct mabn_raw *const *raw, int images,
+                              int height, int width)
+{
+    struct rcnn_pictures pictures = {images, height, width, true, 0};
+    uint64_t at = ((uint64_t)images * sizeof at + 15) & ~(uint64_t)15;
+    void *memory;
+    if (!r->gpu) return mabn_fail(MABN_ERR_UNSUPPORTED, "only a GPU takes raw pictures");
+    pictures.bytes = at;
+    for (int i = 0; i < images; i++) {
+        if (raw[i]->new_width > width || raw[i]->new_height > height)
+            return mabn_fail(MABN_ERR_ARG, "a picture of %d×%d in a batch of %d×%d",
+                             raw[i]->new_height, raw[i]->new_width, height, width);
+        pictures.bytes += raw[i]->bytes;
+    }
+    MABN_TRY(check_room(r));
+    MABN_TRY(take_body(r, images, height, width));
+    MABN_TRY(take_memory(r, &memory, &pictures));
+    for (int i = 0; i < images; i++) {
+        ((uint64_t *)memory)[i] = at;
+        memcpy((char *)memory + at, raw[i], raw[i]->bytes);
+        at += raw[i]->bytes;
+    }
     return MABN_OK;
 }
 

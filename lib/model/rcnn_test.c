@@ -227,7 +227,7 @@ static struct rcnn_detection *next_detection(struct mabn_rcnn *r,
     memcpy(d->originals, originals, now * sizeof *originals);
     d->count = r->body->images;
     d->body = r->body;
-    d->x = mabn_net_input(r->body->net);
+    d->feed = r->gpu ? r->gpu->next_feed(r) : 0;
     d->figures = (struct mabn_rcnn_figures){0};
     d->finished = false;
     return d;
@@ -257,9 +257,7 @@ static mabn_status finish_queued(struct mabn_rcnn *r, struct rcnn_detection *d)
     bool all;
     MABN_TRY(r->gpu->detect_result(r, d->found, &all, &d->figures));
     if (all) return finish(r, d->images, d->originals, d->found, true, &d->figures);
-    const size_t pictures = (size_t)r->body->images * (size_t)r->body->height;
-    float *x = mabn_net_input(r->body->net);
-    if (x != d->x) memcpy(x, d->x, pictures * (size_t)r->body->width * 3 * sizeof *x);
+    r->gpu->feed_again(r, d->feed);
     return detect_here(r, d);
 }
 

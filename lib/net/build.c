@@ -15,6 +15,8 @@ static mabn_status choose_backend(struct mabn_net *net)
         net->backend = &mabn_net_cpu;
         if (net->options.bytes)
             return mabn_fail(MABN_ERR_UNSUPPORTED, "only a GPU takes pictures as bytes");
+        if (net->options.feed)
+            return mabn_fail(MABN_ERR_UNSUPPORTED, "only on a GPU is a network's input fed");
         if (*precision == MABN_NET_AUTO) *precision = MABN_NET_FP32;
         if (*precision == MABN_NET_BF16) {
             net->dtype = MABN_DTYPE_BF16;

@@ -93,9 +93,13 @@ struct mabn_net_options {
      * normalize over the whole batch (norm_cuda.h), where the device's library can. Its sums need
      * not repeat bit for bit, so results do not either. */
     enum mabn_net_join join;
-    bool bytes;       /* pictures come as bytes; on a GPU only, which normalizes them itself */
-    bool save_memory; /* training: recompute outputs of norms */
-    bool vary_rows;   /* a run may take fewer rows than `batch` */
+    bool bytes; /* pictures come as bytes; on a GPU only, which normalizes them itself */
+    /* On a GPU: who makes the plan fills its input there (net/queue.h), with this in place of
+     * mabn_net_input. It is called each time before a forward is queued. */
+    mabn_status (*feed)(void *context, struct mabn_net *net);
+    void *feed_context;
+    bool save_memory;                  /* training: recompute outputs of norms */
+    bool vary_rows;                    /* a run may take fewer rows than `batch` */
     const struct mabn_norm_sync *sync; /* for SyncBN; borrowed, NULL: one rank */
     struct mabn_params *params;        /* borrowed; NULL: the network has a store of its own */
     struct mabn_net_memory_pool *pool; /* borrowed; NULL: activations of its own */

@@ -249,8 +249,9 @@ static mabn_status prepare_memory(struct mabn_net *net)
 {
     struct net_cuda *c = net->cuda;
     const size_t n = (size_t)net->options.batch;
-    c->picture_bytes = net_align((size_t)net_values(net, &net->nodes[0]) *
-                                 (net->options.bytes ? 1 : sizeof(float)));
+    if (!net->options.feed)
+        c->picture_bytes = net_align((size_t)net_values(net, &net->nodes[0]) *
+                                     (net->options.bytes ? 1 : sizeof(float)));
     c->input_bytes = sizeof(struct inputs) + n * sizeof(int32_t);
     c->upload_bytes = c->picture_bytes + c->input_bytes;
     c->figure_bytes = sizeof(struct figures);

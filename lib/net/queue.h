@@ -19,6 +19,15 @@ MABN_MUST_USE mabn_status mabn_net_queue_ready(struct mabn_net *net);
 MABN_MUST_USE mabn_status mabn_net_queue_forward(struct mabn_net *net);
 MABN_MUST_USE mabn_status mabn_net_queue_backward(struct mabn_net *net);
 void mabn_net_queued(struct mabn_net *net);
+/* With options.feed: the input (n,h,w,padded) of `dtype`, on the device, of which the first `channels` are
+ * the picture's; to be written in the device's stream, all of it. */
+struct mabn_net_fed {
+    void *x;
+    int64_t n, h, w;
+    int channels, padded;
+    enum mabn_dtype dtype;
+};
+struct mabn_net_fed mabn_net_fed_of(const struct mabn_net *net);
 /* What of a plan is part of a graph and may be another in the next step; after ready. */
 struct mabn_net_queue_stamp {
     const void *scratch;

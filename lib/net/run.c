@@ -250,6 +250,7 @@ double mabn_net_loss_of(const struct mabn_net *net, const char *loss)
 float *mabn_net_input(struct mabn_net *net)
 {
     if (net->options.bytes) MABN_BUG("this network takes bytes");
+    if (net->options.feed) MABN_BUG("this network is fed");
     return net->backend->input(net);
 }
 

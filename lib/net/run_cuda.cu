@@ -171,6 +171,11 @@ static mabn_status take_pictures(struct mabn_net *net)
                                   net->dtype, c->stream);
 }
 
+static mabn_status feed(struct mabn_net *net)
+{
+    return net->options.feed(net->options.feed_context, net);
+}
+
 /* The slot's pictures, labels and rates to where the plan reads them. */
 static mabn_status upload(struct mabn_net *net, const struct slot *slot)
 {
@@ -180,7 +185,7 @@ static mabn_status upload(struct mabn_net *net, const struct slot *slot)
                                c->copy_stream));
     MABN_TRY(mabn_cuda_event_record(slot->uploaded, c->copy_stream));
     MABN_TRY(mabn_cuda_event_order(slot->uploaded, c->stream));
-    MABN_TRY(take_pictures(net));
+    MABN_TRY(net->options.feed ? feed(net) : take_pictures(net));
     MABN_TRY(mabn_net_cuda_copy(net, c->inputs, c->staged.base + c->picture_bytes, c->input_bytes));
     return mabn_cuda_event_record(c->taken, c->stream);
 }
@@ -408,6 +413,7 @@ mabn_status mabn_net_queue_ready(struct mabn_net *net)
     MABN_TRY(mabn_net_check(net));
     MABN_TRY(make_ready(net));
     if (net->nodes[0].bound) return MABN_OK;
+    if (net->options.feed) return feed(net); /* labels and normalizers lie on the device */
     MABN_TRY(upload(net, next_slot(net)));
     c->steps++;
     return MABN_OK;
@@ -422,6 +428,20 @@ mabn_status mabn_net_queue_backward(struct mabn_net *net)
 {
     net->record_count = 0;
     return backward_all(net);
+}
+
+struct mabn_net_fed mabn_net_fed_of(const struct mabn_net *net)
+{
+    const struct node *input = &net->nodes[0];
+    struct mabn_net_fed fed = {};
+    fed.x = memory(net, input->data);
+    fed.n = net->options.batch;
+    fed.h = input->h;
+    fed.w = input->w;
+    fed.channels = (int)input->c;
+    fed.padded = (int)net->input_channels;
+    fed.dtype = net->dtype;
+    return fed;
 }
 
 struct mabn_net_queue_stamp mabn_net_queue_stamp_of(const struct mabn_net *net)

@@ -260,6 +260,12 @@ MABN_MUST_USE mabn_status mabn_cuda_look_up_pixels(void *y, const uint8_t *pictu
 MABN_MUST_USE mabn_status mabn_cuda_round_pixels(void *y, const float *pictures, int64_t pixels,
                                                  int channels, int padded, enum mabn_dtype dtype,
                                                  void *stream);
+/* Raw pictures (image/raw.h), blocks of which lie at base + places[i] (images), all three on the device →
+ * y (images,height,width,padded) of `dtype`: each at the upper left, 0 elsewhere and in the padding. In
+ * float32 what mabn_raw_draw gives, to the bit; else that, rounded. The pictures fit. */
+MABN_MUST_USE mabn_status mabn_cuda_draw_raw(void *y, const void *base, const uint64_t *places,
+                                             int images, int height, int width, int padded,
+                                             enum mabn_dtype dtype, void *stream);
 
 MABN_END_DECLS
 #endif

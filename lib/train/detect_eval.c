@@ -171,6 +171,17 @@ struct mabn_rcnn_image mabn_detect_image(const struct mabn_scene *s)
                                     .numbers = s->numbers};
 }
 
+mabn_status mabn_detect_fill(struct mabn_rcnn *rcnn, const struct mabn_scene_batch *batch)
+{
+    const size_t pixels = (size_t)batch->height * (size_t)batch->width;
+    float *x;
+    if (batch->raw)
+        return mabn_rcnn_put_raw(rcnn, batch->raw, batch->count, batch->height, batch->width);
+    MABN_TRY(mabn_rcnn_input(rcnn, &x, batch->count, batch->height, batch->width));
+    memcpy(x, batch->x, (size_t)batch->count * pixels * 3 * sizeof *x);
+    return MABN_OK;
+}
+
 /* ---- running ---- */
 
 /* With R ranks the photographs are processed in windows of WINDOW·R. In a window each rank has a
@@ -241,6 +252,7 @@ static mabn_status open_loader(struct detecting *d, const struct mabn_scene_set 
     }
     mabn_scene_loader_options_init(&lo);
     mabn_detect_input(&lo.scene, mabn_rcnn_detector(d->rcnn));
+    lo.raw = mabn_rcnn_takes_raw(d->rcnn);
     lo.threads = d->options->threads;
     lo.skip_bad = d->options->skip_bad;
     lo.sampler.samples = mine;
@@ -261,12 +273,10 @@ static mabn_status begin_one(struct detecting *d)
     struct mabn_rcnn_image image = {.number = s->sample, .width = s->width, .height = s->height};
     if (d->options->losses) image = mabn_detect_image(s);
     const struct mabn_rcnn_size original = {s->original_width, s->original_height};
-    float *x;
     *b = (struct begun){s->sample, s->bad};
     d->next++;
     if (s->bad) return MABN_OK;
-    MABN_TRY(mabn_rcnn_input(d->rcnn, &x, 1, batch->height, batch->width));
-    memcpy(x, batch->x, (size_t)batch->height * (size_t)batch->width * 3 * sizeof *x);
+    MABN_TRY(mabn_detect_fill(d->rcnn, batch));
     return mabn_rcnn_detect_begin(d->rcnn, &image, &original);
 }
 

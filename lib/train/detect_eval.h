@@ -9,7 +9,7 @@
 #include "base/status.h"
 #include "base/str.h"
 #include "coco/score.h"
-#include "data/scene.h"
+#include "data/scene_loader.h"
 #include "dist/comm.h"
 #include "model/rcnn.h"
 
@@ -37,6 +37,10 @@ void mabn_detect_input(struct mabn_scene_options *options, const struct mabn_det
 
 /* A scene as the conductor takes it: size, objects and masks, borrowed. */
 struct mabn_rcnn_image mabn_detect_image(const struct mabn_scene *scene);
+/* A batch's pictures to the conductor's input; raw where the loader was asked for them, as for a conductor
+ * that takes them (mabn_rcnn_takes_raw). */
+MABN_MUST_USE mabn_status mabn_detect_fill(struct mabn_rcnn *rcnn,
+                                           const struct mabn_scene_batch *batch);
 
 struct mabn_detect_options {
     int threads;               /* decoding; 0: as many as the process may use */

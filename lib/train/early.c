@@ -17,6 +17,7 @@ struct mabn_early {
     const struct mabn_coco *coco;
     struct mabn_sheet *sheet;
     struct mabn_image image;
+    float *drawn; /* a raw picture */
 };
 
 mabn_status mabn_early_new(struct mabn_early **early, const char *path, int count,
@@ -35,8 +36,27 @@ void mabn_early_free(struct mabn_early *e)
     if (!e) return;
     mabn_sheet_free(e->sheet);
     mabn_image_release(&e->image);
+    mabn_free(e->drawn);
     free(e->path);
     free(e);
+}
+
+/* Scene i's pixels as the network sees them, in rows of the batch's width. */
+static mabn_status pixels_of(struct mabn_early *e, const struct mabn_scene_batch *batch, int i,
+                             const float **x)
+{
+    const size_t values = 3 * (size_t)batch->height * (size_t)batch->width;
+    void *p;
+    if (!batch->raw) {
+        *x = batch->x + (size_t)i * values;
+        return MABN_OK;
+    }
+    mabn_free(e->drawn);
+    e->drawn = NULL;
+    MABN_TRY(mabn_alloc(&p, values * sizeof(float)));
+    *x = e->drawn = p;
+    mabn_raw_draw(e->drawn, batch->width, batch->height, batch->raw[i]);
+    return MABN_OK;
 }
 
 /* The part of the batch that scene i covers, converted back to bytes. */
@@ -44,8 +64,9 @@ static mabn_status picture(struct mabn_early *e, const struct mabn_scene_batch *
 {
     const struct mabn_scene_options *o = &e->scene;
     const struct mabn_scene *s = &batch->scenes[i];
+    const float *from;
+    MABN_TRY(pixels_of(e, batch, i, &from));
     MABN_TRY(mabn_image_resize_storage(&e->image, s->width, s->height, 3));
-    const float *from = batch->x + (size_t)i * (size_t)batch->height * (size_t)batch->width * 3;
     uint8_t *to = e->image.pixels;
     for (int y = 0; y < s->height; y++) {
         for (int k = 0; k < 3 * s->width; k++) {

@@ -413,6 +413,7 @@ static mabn_status open_scenes(struct mabn_scene_loader **loader, const struct p
         samples[i] = samples[(uint64_t)((unsigned __int128)i * count / n)];
     lo.sampler = (struct mabn_scene_sampler_options){
         .samples = samples, .count = n, .batch = options->batch, .group = true, .fill = true};
+    lo.raw = mabn_rcnn_takes_raw(p->rcnn);
     lo.threads = options->threads;
     lo.epochs = 0;
     lo.period = p->ranks;
@@ -427,15 +428,10 @@ static mabn_status run_scenes(struct pass *p, const struct mabn_scene_batch *bat
 {
     struct mabn_rcnn_figures figures;
     struct mabn_rcnn_image *images = mabn_xcalloc((size_t)batch->count, sizeof *images);
-    float *x;
-    mabn_status status = mabn_rcnn_input(p->rcnn, &x, batch->count, batch->height, batch->width);
+    mabn_status status = mabn_detect_fill(p->rcnn, batch);
     for (int i = 0; i < batch->count; i++)
         images[i] = mabn_detect_image(&batch->scenes[i]);
-    if (!status) {
-        memcpy(x, batch->x,
-               (size_t)batch->count * (size_t)batch->height * (size_t)batch->width * 3 * sizeof *x);
-        status = mabn_rcnn_step(p->rcnn, images, number, &figures);
-    }
+    if (!status) status = mabn_rcnn_step(p->rcnn, images, number, &figures);
     if (!status) status = collect(p);
     p->mine[MASKS] = status ? 0 : (float)figures.positives;
     free(images);

@@ -531,6 +531,7 @@ static mabn_status new_loader(struct mabn_run *run, int i)
     if (d->n_loaders > 1)
         lo.threads = ((decoders > 0 ? decoders : mabn_threads_available()) + d->n_loaders - 1) /
                      d->n_loaders;
+    lo.raw = mabn_rcnn_takes_raw(d->rcnn);
     lo.skip_bad = run->options->skip_bad;
     MABN_TRY(mabn_scene_loader_new(&d->loaders[i], d->train_scenes, &lo));
     const uint64_t pass = (uint64_t)run->step * (uint64_t)lo.count,
@@ -616,15 +617,12 @@ static mabn_status one_pass(struct mabn_run *run, int shard, int pass)
         run->step * step_passes(run) + (run->shards.first + shard) * d->passes + pass;
     struct mabn_rcnn *rcnn = d->rcnns && d->rcnns[shard] ? d->rcnns[shard] : d->rcnn;
     struct mabn_rcnn_image *images = d->images + (size_t)shard * (size_t)d->pass_images;
-    float *x;
     mabn_run_note(run, "reading data");
     MABN_TRY(mabn_scene_loader_next(d->loaders[d->rcnns ? shard : 0], &batch));
     mabn_run_note(run, NULL);
     if (d->early) MABN_TRY(mabn_early_add(d->early, batch));
     MABN_TRY(fetch_oldest(run));
-    MABN_TRY(mabn_rcnn_input(rcnn, &x, batch->count, batch->height, batch->width));
-    memcpy(x, batch->x,
-           (size_t)batch->count * (size_t)batch->height * (size_t)batch->width * 3 * sizeof *x);
+    MABN_TRY(mabn_detect_fill(rcnn, batch));
     describe_images(&step->shown, images, batch);
     const bool last = shard + 1 == run->shards.local && pass + 1 == d->passes;
     MABN_TRY(mabn_run_meet(run));

@@ -34,6 +34,18 @@ static inline void gpu_late(bool late)
 {
     executor::set_late(late);
 }
+/* After so many more allocations of device memory one fails; < 0: none does. False on a GPU, where all go
+ * on as ever. */
+static inline bool gpu_refuse(int64_t n)
+{
+    executor::refuse_memory(n);
+    return true;
+}
+/* Has it? */
+static inline bool gpu_refused(void)
+{
+    return executor::refused_memory();
+}
 /* Launches so far of kernels whose name begins so; 0 on a GPU, where nothing counts them. */
 static inline uint64_t gpu_launches(const char *begin)
 {
@@ -50,6 +62,14 @@ static inline void gpu_order(int)
 }
 static inline void gpu_late(bool)
 {
+}
+static inline bool gpu_refuse(int64_t)
+{
+    return false;
+}
+static inline bool gpu_refused(void)
+{
+    return false;
 }
 #endif
 

@@ -1,7 +1,12 @@
 /* The small operations on the GPU, compared with the CPU. */
 #include <algorithm>
 
+#include "base/mem.h"
 #include "harness.h"
+#include "image/bilinear.h"
+#include "image/finish.h"
+#include "image/raw.h"
+#include "image/resize.h"
 #include "ops/centralize.h"
 #include "ops/loss.h"
 #include "ops/ops_cuda.h"
@@ -388,10 +393,127 @@ static void test_look_up(int64_t pixels, int channels, int padded, enum mabn_dty
     verdict.print("pixels looked up");
 }
 
+/* A picture, as the CPU resizes and normalizes it, and as a block. */
+struct picture {
+    int width, height, new_width, new_height;
+    enum mabn_raw_rule rule;
+    bool flip, swap;
+};
+
+static void must(mabn_status status)
+{
+    if (status) MABN_BUG("%s", mabn_error_message());
+}
+
+static void fill_noise(struct mabn_image *image, uint64_t seed)
+{
+    struct mabn_rng rng;
+    mabn_rng_init(&rng, 3, MABN_RNG_TEST, seed, 0);
+    for (int i = 0; i < 3 * image->width * image->height; i++)
+        image->pixels[i] = (uint8_t)mabn_rng_below(&rng, 256);
+}
+
+/* Into rows of `stride` floats, by the code that a CPU's loader uses. */
+static void draw_on_cpu(float *x, size_t stride, const struct mabn_image *in,
+                        const struct picture *p, const struct mabn_normalization *n)
+{
+    float table[3][256];
+    struct mabn_image other = {};
+    struct mabn_finish finish = {};
+    finish.flip = p->flip;
+    finish.swap = p->swap;
+    if (p->rule == MABN_RAW_BYTES) {
+        struct mabn_resizer *resizer = mabn_resizer_new();
+        struct mabn_finisher *finisher = mabn_finisher_new(n);
+        must(mabn_image_resize(resizer, &other, in, NULL, p->new_width, p->new_height,
+                               MABN_RESIZE_PIL));
+        mabn_finish_rows(finisher, x, stride, &other, &finish);
+        mabn_resizer_free(resizer);
+        mabn_finisher_free(finisher);
+    } else {
+        struct mabn_bilinear scratch = {};
+        mabn_normalization_table(n, table);
+        must(mabn_image_resize_storage(&other, in->width, in->height, 3));
+        mabn_finish_bytes(other.pixels, in, &finish);
+        must(mabn_bilinear_resize(&scratch, x, stride, p->new_width, p->new_height, &other, table));
+        mabn_bilinear_release(&scratch);
+    }
+    mabn_image_release(&other);
+}
+
+/* All pictures in one batch, with one that is only padding behind them. */
+static void test_raw(const std::vector<picture> &pictures, int height, int width, int padded,
+                     enum mabn_dtype dtype)
+{
+    const struct mabn_normalization n = {3, 255, {102.98f, 115.95f, 122.77f}, {1, 57.375f, 0.229f}};
+    const size_t images = pictures.size() + 1, pixels = (size_t)(height * width);
+    std::vector<float> want(images * pixels * (size_t)padded, 0.0f), x;
+    std::vector<uint8_t> upload(images * sizeof(uint64_t) + 16);
+    std::vector<uint64_t> places;
+    struct mabn_raw *block = NULL;
+    size_t room = 0;
+    float table[3][256];
+    struct gpu_verdict verdict;
+
+    mabn_normalization_table(&n, table);
+    upload.resize(upload.size() & ~(size_t)15);
+    for (size_t i = 0; i < images; i++) {
+        places.push_back(upload.size());
+        if (i < pictures.size()) {
+            const struct picture &p = pictures[i];
+            struct mabn_image in = {};
+            const struct mabn_raw_plan plan = {p.rule, p.new_width, p.new_height,
+                                               p.flip, p.swap,      table};
+            must(mabn_image_resize_storage(&in, p.width, p.height, 3));
+            fill_noise(&in, i);
+            must(mabn_raw_pack(&block, &room, &in, &plan));
+            x.assign(3 * pixels, 0.0f);
+            draw_on_cpu(x.data(), 3 * (size_t)width, &in, &p, &n);
+            for (size_t k = 0; k < 3 * pixels; k++)
+                want[(i * pixels + k / 3) * (size_t)padded + k % 3] = gpu_round(x[k], dtype);
+            mabn_image_release(&in);
+        } else {
+            must(mabn_raw_blank(&block, &room));
+        }
+        const uint8_t *bytes = (const uint8_t *)block;
+        upload.insert(upload.end(), bytes, bytes + block->bytes);
+    }
+    memcpy(upload.data(), places.data(), images * sizeof(uint64_t));
+    mabn_free(block);
+    gpu_values<uint8_t> there(upload);
+    gpu_array y(want.size(), dtype);
+    if (mabn_cuda_draw_raw(y.p, there.p, (const uint64_t *)there.p, (int)images, height, width,
+                           padded, dtype, NULL))
+        verdict.add(mabn_error_message(), 1, 0);
+    verdict.add("y", y.values(), want, 0);
+    char name[80];
+    snprintf(name, sizeof name, "%d raw pictures in %dx%d, %s, %d channels", (int)images, height,
+             width, mabn_dtype_name(dtype), padded);
+    verdict.print(name);
+}
+
+/* Larger, smaller, both; single pixels; no change; odd sizes; by many times. */
+static std::vector<picture> raw_pictures(void)
+{
+    static const int sizes[][4] = {{13, 9, 31, 22}, {61, 47, 17, 13}, {40, 7, 11, 30},
+                                   {1, 1, 29, 31},  {37, 1, 1, 20},   {24, 18, 24, 18},
+                                   {200, 3, 1, 1},  {31, 31, 33, 31}, {90, 120, 9, 8}};
+    std::vector<picture> all;
+    for (const int *s : sizes)
+        for (int k = 0; k < 4; k++) {
+            const int i = (int)all.size();
+            all.push_back({s[0], s[1], s[2], s[3], k / 2 ? MABN_RAW_FLOATS : MABN_RAW_BYTES,
+                           k % 2 == 1, i / 4 % 2 == 1});
+        }
+    return all;
+}
+
 int main(void)
 {
     if (!gpu_ready()) return tap_done();
     for (enum mabn_dtype dtype : types) {
+        test_raw(raw_pictures(), 33, 37, dtype == MABN_DTYPE_F32 ? 4 : 8, dtype);
+        test_raw({{5, 6, 7, 8, MABN_RAW_BYTES, true, true}}, 8, 7, 3, dtype);
         test_maxpool({2, 7, 6, 16, 3, 2, 1}, dtype);
         test_maxpool({1, 5, 9, 5, 2, 2, 0}, dtype);
         test_maxpool({3, 4, 4, 8, 3, 1, 1}, dtype);

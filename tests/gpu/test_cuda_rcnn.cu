@@ -5,6 +5,7 @@
 
 #include "base/mem.h"
 #include "harness.h"
+#include "image/finish.h"
 #include "model/rcnn.h"
 
 enum { CLASSES = 3, SIDE = 64, LONG = 96 };
@@ -76,15 +77,53 @@ struct shape {
 static const struct shape shapes[] = {{SIDE, LONG}, {SIDE, LONG}, {LONG, SIDE},
                                       {SIDE, LONG}, {SIDE, LONG}, {SIDE, SIDE}};
 
-static void fill(struct mabn_rcnn *rcnn, int k, int images)
+/* Photographs of noise of other sizes, with all that is to be done to them. */
+struct blocks {
+    std::vector<struct mabn_raw *> all;
+    blocks(int k, int images)
+    {
+        const struct mabn_normalization n = {3, 255, {103.5f, 116.3f, 123.7f}, {1, 1, 1}};
+        float table[3][256];
+        struct mabn_image image = {};
+        struct mabn_rng rng;
+        mabn_normalization_table(&n, table);
+        mabn_rng_init(&rng, 5, MABN_RNG_TEST, (uint64_t)k, 0);
+        for (int i = 0; i < images; i++) {
+            const struct mabn_raw_plan plan = {i ? MABN_RAW_FLOATS : MABN_RAW_BYTES,
+                                               shapes[k].width - 3,
+                                               shapes[k].height,
+                                               k % 2 == 0,
+                                               true,
+                                               table};
+            size_t room = 0;
+            must(mabn_image_resize_storage(&image, shapes[k].width * 2 / 3 + 11 * k,
+                                           shapes[k].height - 7 + 5 * k, 3));
+            for (int b = 0; b < 3 * image.width * image.height; b++)
+                image.pixels[b] = (uint8_t)mabn_rng_below(&rng, 256);
+            all.push_back(NULL);
+            must(mabn_raw_pack(&all.back(), &room, &image, &plan));
+        }
+        mabn_image_release(&image);
+    }
+    ~blocks()
+    {
+        for (struct mabn_raw *block : all)
+            mabn_free(block);
+    }
+};
+
+/* raw: the device draws them; else this does. */
+static mabn_status fill(struct mabn_rcnn *rcnn, int k, int images, bool raw)
 {
+    const int height = shapes[k].height, width = shapes[k].width;
+    const struct blocks blocks(k, images);
     float *x;
-    struct mabn_rng rng;
-    const size_t n = (size_t)images * (size_t)shapes[k].height * (size_t)shapes[k].width * 3;
-    mabn_rng_init(&rng, 5, MABN_RNG_TEST, (uint64_t)k, 0);
-    must(mabn_rcnn_input(rcnn, &x, images, shapes[k].height, shapes[k].width));
-    for (size_t i = 0; i < n; i++)
-        x[i] = (float)mabn_rng_range(&rng, -100, 100);
+    if (raw) return mabn_rcnn_put_raw(rcnn, blocks.all.data(), images, height, width);
+    MABN_TRY(mabn_rcnn_input(rcnn, &x, images, height, width));
+    for (int i = 0; i < images; i++)
+        mabn_raw_draw(x + (size_t)i * 3 * (size_t)height * (size_t)width, width, height,
+                      blocks.all[(size_t)i]);
+    return MABN_OK;
 }
 
 /* All that was found, in words: bits count. */
@@ -112,6 +151,7 @@ enum way { ALONE, LATE, TIMED };
 
 struct testing {
     struct mabn_rcnn *rcnn;
+    bool raw;
     struct mabn_rcnn_found found = {};
     std::vector<std::string> all;
 
@@ -119,6 +159,7 @@ struct testing {
     {
         struct mabn_rcnn_options options = {};
         options.images = 1;
+        raw = way != TIMED;
         must(mabn_rcnn_new(&rcnn, gpu, &d, p.p, &options));
         mabn_rcnn_time_parts(rcnn, way == TIMED);
     }
@@ -133,7 +174,7 @@ struct testing {
         const struct mabn_rcnn_size original = {2 * shapes[k].width - 6, 2 * shapes[k].height};
         image.width = shapes[k].width - 3;
         image.height = shapes[k].height;
-        fill(rcnn, k, 1);
+        must(fill(rcnn, k, 1, raw));
         must(mabn_rcnn_detect_begin(rcnn, &image, &original));
     }
     void result()
@@ -155,6 +196,43 @@ static std::vector<std::string> detect(const struct mabn_detector &d, const para
     while (mabn_rcnn_behind(t.rcnn))
         t.result();
     return t.all;
+}
+
+/* One after another of the allocations that a new shape needs finds no memory. Then the plan of another shape
+ * goes; where there is none the failure is told. Either way the next pictures come out right. */
+static void test_short_of_memory(void)
+{
+    const struct mabn_detector d = describe("mabn");
+    const params p(gpu, d, false);
+    int refused = 0, mended = 0, told = 0, wrong = 0;
+    if (!gpu_refuse(-1)) {
+        tap_skip("short of memory: a GPU's allocations do not fail when asked to");
+        return;
+    }
+    struct testing want(d, p, ALONE);
+    want.begin(2);
+    want.result();
+    for (int n = 0;; n++) {
+        struct testing t(d, p, ALONE);
+        const bool others = n % 2;
+        if (others) must(fill(t.rcnn, 0, 1, true));
+        gpu_refuse(n / 2);
+        const mabn_status status = fill(t.rcnn, 2, 1, true);
+        const bool reached = gpu_refused();
+        gpu_refuse(-1);
+        if (!reached) break;
+        refused++;
+        mended += others && !status;
+        told += !others && status == MABN_ERR_NOMEM;
+        mabn_error_clear();
+        if (n % 16 > 1) continue;
+        t.begin(2);
+        t.result();
+        wrong += t.all != want.all;
+    }
+    tap_ok(refused > 12 && mended + told == refused && mended > 5 && !wrong,
+           "short of memory at %d places: %d mended, %d told, %d wrong", refused, mended, told,
+           wrong);
 }
 
 static void test_late(const char *name, bool ties)
@@ -216,7 +294,7 @@ static void step(struct mabn_rcnn *rcnn, int number, struct mabn_rcnn_figures *f
         images[i].first_number = first_number;
         images[i].numbers = numbers;
     }
-    fill(rcnn, 5, 2);
+    must(fill(rcnn, 5, 2, mabn_rcnn_takes_raw(rcnn)));
     must(mabn_rcnn_step(rcnn, images, (uint64_t)number, f));
 }
 
@@ -307,6 +385,7 @@ int main(void)
     test_late("a detector", false);
     test_late("ties", true);
     test_abandoned();
+    test_short_of_memory();
     test_measures();
     test_steps("mabn", MABN_NET_FP32, 1e-4);
     test_steps("bn", MABN_NET_TF32, 2e-2);

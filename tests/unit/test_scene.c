@@ -451,6 +451,42 @@ static void test_pixels(const struct packed *p)
     mabn_scene_maker_free(maker);
 }
 
+/* Photographs that are only decoded, and drawn afterwards: the same bits, in each family. */
+static void test_raw(const struct packed *p)
+{
+    struct mabn_scene scene = {0}, other = {0};
+    struct mabn_raw *block = NULL;
+    size_t room = 0;
+    enum { SIDE = 128, VALUES = 3 * SIDE * SIDE };
+    float *want = mabn_xmalloc(VALUES * sizeof *want), *got = mabn_xmalloc(VALUES * sizeof *got);
+    for (const struct mabn_word *family = mabn_scene_presets; family->word; family++) {
+        struct mabn_scene_options o;
+        int wrong = 0;
+        if (mabn_scene_preset(&o, family->word, true)) exit(1);
+        o.max_size = SIDE;
+        struct mabn_scene_maker *maker = mabn_scene_maker_new(p->set, &o);
+        for (uint64_t i = 0; i < mabn_scene_set_count(p->set); i++)
+            for (int size = 1; size < SIDE; size += 21) {
+                const struct mabn_scene_choice choice = {size, size % 2};
+                for (int k = 0; k < VALUES; k++)
+                    want[k] = got[k] = NAN;
+                if (mabn_scene_make(maker, &scene, i, choice, want, SIDE, SIDE) ||
+                    mabn_scene_make_raw(maker, &other, i, choice, &block, &room))
+                    exit(1);
+                mabn_raw_draw(got, SIDE, SIDE, block);
+                wrong += memcmp(got, want, VALUES * sizeof *got) != 0;
+                wrong += scene.count != other.count || scene.width != other.width;
+            }
+        tap_ok(!wrong, "%s: raw pictures, drawn afterwards (%d wrong)", family->word, wrong);
+        mabn_scene_maker_free(maker);
+    }
+    mabn_free(block);
+    free(want);
+    free(got);
+    mabn_scene_release(&scene);
+    mabn_scene_release(&other);
+}
+
 /* ---- batches ---- */
 
 static bool is_wide(const struct mabn_scene_set *set, uint64_t sample)
@@ -542,6 +578,19 @@ static uint64_t mix(uint64_t h, const void *bytes, size_t n)
     return h;
 }
 
+static uint64_t mix_pictures(uint64_t h, const struct mabn_scene_batch *b)
+{
+    const size_t values = 3 * (size_t)b->width * (size_t)b->height;
+    if (!b->raw) return mix(h, b->x, (size_t)b->count * values * sizeof *b->x);
+    float *x = mabn_xmalloc(values * sizeof *x);
+    for (int k = 0; k < b->count; k++) {
+        mabn_raw_draw(x, b->width, b->height, b->raw[k]);
+        h = mix(h, x, values * sizeof *x);
+    }
+    free(x);
+    return h;
+}
+
 /* A digest of everything in the next `batches` batches. */
 static uint64_t digest(struct mabn_scene_loader *loader, int batches)
 {
@@ -549,7 +598,7 @@ static uint64_t digest(struct mabn_scene_loader *loader, int batches)
     for (int i = 0; i < batches; i++) {
         const struct mabn_scene_batch *b;
         if (mabn_scene_loader_next(loader, &b) || !b) return 0;
-        h = mix(h, b->x, (size_t)b->count * b->width * b->height * 3 * sizeof *b->x);
+        h = mix_pictures(h, b);
         for (int k = 0; k < b->count; k++) {
             const struct mabn_scene *s = &b->scenes[k];
             h = mix(h, s->boxes, (size_t)s->count * 4 * sizeof *s->boxes);
@@ -576,6 +625,11 @@ static void test_loader(const struct packed *p)
             tap_ok(h && h == first, "the same batches with %d threads, %d ahead", threads, ahead);
             mabn_scene_loader_free(loader);
         }
+    o.raw = true;
+    if (mabn_scene_loader_new(&loader, p->set, &o)) exit(1);
+    tap_ok(digest(loader, 20) == first, "the same batches as raw pictures");
+    mabn_scene_loader_free(loader);
+    o.raw = false;
     if (mabn_scene_loader_new(&loader, p->set, &o)) exit(1);
     tap_ok(mabn_scene_loader_batches_per_epoch(loader) == 4, "4 batches an epoch");
     digest(loader, 9);
@@ -659,6 +713,13 @@ static void test_files(void)
     struct mabn_scene_loader_stats stats;
     mabn_scene_loader_stats(loader, &stats);
     tap_ok(good == 2 && bad == 1 && stats.bad == 1 && stats.scenes == 3, "or passed over");
+    mabn_scene_loader_free(loader);
+    o.raw = true;
+    if (mabn_scene_loader_new(&loader, set, &o)) exit(1);
+    bool blank = false;
+    while (!mabn_scene_loader_next(loader, &b) && b)
+        if (b->scenes[0].bad) blank = !b->raw[0]->new_width && !b->raw[0]->new_height;
+    tap_ok(blank, "or of a raw picture only the padding");
     mabn_scene_loader_free(loader);
     mabn_scene_set_free(set);
     if (mabn_write_file(path[0], "hello", 5, true)) exit(1);
@@ -759,6 +820,7 @@ int main(void)
     test_flip();
     test_selection(&scenes, &poses);
     test_pixels(&scenes);
+    test_raw(&scenes);
     test_sampler(&scenes);
     test_loader(&scenes);
     test_padding(&scenes);

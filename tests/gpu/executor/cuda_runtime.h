@@ -215,6 +215,9 @@ void set_order(order order);
 /* Queued work waits until it is waited for; off at first, or on with MABN_EXECUTOR_LATE in the
  * environment. */
 void set_late(bool late);
+/* After `n` more calls of cudaMalloc that get memory, one finds none; < 0: none does (at first). */
+void refuse_memory(int64_t n);
+bool refused_memory();    /* since then */
 const char *last_fault(); /* "" when there was none */
 /* Launches so far, captured ones once, of kernels whose name as it is launched (MABN_LAUNCH) begins
  * so, past parentheses. */

@@ -49,6 +49,8 @@ namespace
 
 CUstream_st default_stream{true, {}, nullptr};
 std::set<CUstream_st *> streams{&default_stream};
+int64_t until_refused = -1;
+bool has_refused;
 std::map<void *, size_t> blocks, host_blocks; /* of cudaMalloc, of cudaHostAlloc */
 bool late = getenv("MABN_EXECUTOR_LATE") != nullptr;
 cudaError_t last_error = cudaSuccess;
@@ -234,11 +236,24 @@ cudaError_t cudaGetLastError()
 
 /* ---- memory ---- */
 
+void executor::refuse_memory(int64_t n)
+{
+    until_refused = n;
+    has_refused = false;
+}
+
+bool executor::refused_memory()
+{
+    return has_refused;
+}
+
 cudaError_t cudaMalloc(void **p, size_t bytes)
 {
     cudaError_t refused = refuse_in_capture("cudaMalloc");
     if (refused != cudaSuccess) return refused;
-    *p = bytes < size_t(1) << 30 ? new_block(bytes) : nullptr;
+    const bool none = until_refused >= 0 && until_refused-- == 0;
+    has_refused = has_refused || none;
+    *p = !none && bytes < size_t(1) << 30 ? new_block(bytes) : nullptr;
     if (!*p) return fail(cudaErrorMemoryAllocation, "out of memory");
     blocks[*p] = bytes;
     return cudaSuccess;
