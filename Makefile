@@ -16,6 +16,7 @@
 #                           the newest but 90 serves GPUs newer than all of them)
 #   DEVELOPER=1             warnings are errors (CI sets it)
 #   V=1                     show whole commands
+#   JOBS=N                  tests that run at a time (default: as many as there are cores)
 #   CC=, NVCC=, CFLAGS=     as usual
 #
 # More targets:

@@ -9,7 +9,7 @@
 #   PRECISIONS="A B"   what is compared (fp32 bf16)
 #   MORE="-OPTION..."  more of mabn-train's options, as --device cuda
 set -euo pipefail
-[ $# = 1 ] || { sed -n 's/^# //p' "$0" >&2; exit 2; }
+[ $# = 1 ] || { sed -n '2,/^set/s/^# //p' "$0" >&2; exit 2; }
 folder=$1 steps=${STEPS:-500} seeds=${SEEDS:-1 2 3} precisions=${PRECISIONS:-fp32 bf16}
 data=${FASHION_MNIST:-/usr/share/datasets/fashion-mnist}
 read -ra more <<<"${MORE:-}"
