@@ -58,8 +58,24 @@ static mabn_status read_shape(struct mabn_json *j, struct mabn_shape *shape)
     return mabn_json_status(j);
 }
 
+/* Keys of tensors beside the three that are known, which are passed over as in the library. */
+struct unknown {
+    size_t count;
+    char *first, *tensor;
+};
+
+static mabn_status pass_over(struct mabn_json *j, struct mabn_json_text key, const char *tensor,
+                             struct unknown *unknown)
+{
+    if (!unknown->count++) {
+        unknown->first = mabn_xstrndup(key.bytes, key.length < 64 ? key.length : 64);
+        unknown->tensor = mabn_xstrdup(tensor);
+    }
+    return mabn_json_skip(j);
+}
+
 static mabn_status read_tensor(struct mabn_weights *w, struct mabn_json *j, const char *name,
-                               uint64_t data)
+                               uint64_t data, struct unknown *unknown)
 {
     struct mabn_json_text key = {0};
     enum mabn_dtype dtype = MABN_DTYPE_F32;
@@ -78,7 +94,7 @@ static mabn_status read_tensor(struct mabn_weights *w, struct mabn_json *j, cons
             seen |= 4;
             MABN_TRY(mabn_json_read_int64s(j, range, 2));
         } else {
-            MABN_TRY(mabn_json_skip(j)); /* as the library does */
+            MABN_TRY(pass_over(j, key, name, unknown));
         }
     }
     MABN_TRY(mabn_json_status(j));
@@ -140,7 +156,8 @@ static mabn_status read_metadata(struct mabn_weights *w, struct mabn_json *j)
     return mabn_json_status(j);
 }
 
-static mabn_status read_header(struct mabn_weights *w, struct mabn_json *j, uint64_t data)
+static mabn_status read_entries(struct mabn_weights *w, struct mabn_json *j, uint64_t data,
+                                struct unknown *unknown)
 {
     struct mabn_json_text key = {0};
     mabn_json_begin_object(j);
@@ -151,11 +168,24 @@ static mabn_status read_header(struct mabn_weights *w, struct mabn_json *j, uint
         }
         if (memchr(key.bytes, 0, key.length)) return mabn_json_fail(j, "name with a NUL byte");
         char *name = mabn_xstrndup(key.bytes, key.length);
-        mabn_status status = read_tensor(w, j, name, data);
+        mabn_status status = read_tensor(w, j, name, data, unknown);
         free(name);
         MABN_TRY(status);
     }
     return mabn_json_end(j);
+}
+
+static mabn_status read_header(struct mabn_weights *w, struct mabn_json *j, uint64_t data)
+{
+    struct unknown unknown = {0};
+    mabn_status status = read_entries(w, j, data, &unknown);
+    if (!status && unknown.count)
+        mabn_weights_remark(
+            w, "skipped keys of tensors that no reader knows: %zu, the first '%s' of '%s'",
+            unknown.count, unknown.first, unknown.tensor);
+    free(unknown.first);
+    free(unknown.tensor);
+    return status;
 }
 
 static int by_offset(const void *a, const void *b)
