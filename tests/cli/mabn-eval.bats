@@ -173,6 +173,18 @@ fc.bias 1 nan nan in channel 1"
     mv tree/class002 tree/other
     mabn-pack imagenet -q tree -o other.h5
     fails 1 "class 2 is 'class002' in 'run/model.h5' but 'class003' in 'other.h5'" mabn-eval imagenet -q run/model.h5 other.h5
+    # where only one has names they cannot be compared, which is told
+    k=0
+    for d in tree/*/; do
+        for f in "$d"*; do printf '%s\t%d\n' "$f" "$k"; done
+        k=$((k + 1))
+    done >list
+    mabn-pack list -q list -o numbers.h5
+    run --separate-stderr mabn-eval imagenet run/model.h5 numbers.h5
+    assert_success
+    [[ $stderr == *"'numbers.h5' has no names of classes: not compared with those of 'run/model.h5'"* ]]
+    run --separate-stderr mabn-eval imagenet run/model.h5 data.h5
+    ! [[ $stderr == *"names of classes"* ]]
     # the names survive other formats
     for e in pth safetensors onnx; do
         mabn-convert -q run/model.h5 -o "m.$e"
