@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <xxhash.h>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -328,6 +329,54 @@ char *mabn_scene_set_name(const struct mabn_scene_set *set, uint64_t sample, cha
     if (set->dataset) return mabn_dataset_image_name(set->dataset, (int64_t)sample, text, capacity);
     snprintf(text, capacity, "%s", base_name(set->files[sample].path));
     return text;
+}
+
+static void digest(uint64_t *identity, const void *bytes, size_t n)
+{
+    const uint64_t both[2] = {*identity, XXH3_64bits(bytes, n)}; /* base/hash.h has a random seed */
+    *identity = XXH3_64bits(both, sizeof both);
+}
+
+static void digest_segmentation(uint64_t *identity, const struct mabn_coco *c,
+                                const struct mabn_segmentation *s)
+{
+    const bool mask = mabn_segmentation_is_mask(s);
+    const uint32_t facts[4] = {s->kind, s->n, mask ? s->height : 0, mask ? s->width : 0};
+    size_t numbers = 0;
+    digest(identity, facts, sizeof facts);
+    switch (s->kind) {
+    case MABN_SEGMENTATION_POLYGONS:
+        for (uint32_t i = 0; i < s->n; i++)
+            numbers += c->lengths[s->sizes + i];
+        digest(identity, c->lengths + s->sizes, s->n * sizeof *c->lengths);
+        digest(identity, c->numbers + s->at, numbers * sizeof *c->numbers);
+        break;
+    case MABN_SEGMENTATION_STRING:
+        digest(identity, c->bytes + s->at, s->n);
+        break;
+    case MABN_SEGMENTATION_COUNTS:
+        digest(identity, c->lengths + s->at, s->n * sizeof *c->lengths);
+        break;
+    default:
+        break;
+    }
+}
+
+uint64_t mabn_scene_set_identity(const struct mabn_scene_set *set)
+{
+    const struct mabn_coco *c = &set->coco;
+    uint64_t identity = mabn_dataset_identity(set->dataset);
+    for (size_t i = 0; i < c->n_images; i++)
+        digest(&identity, &c->images[i].id, sizeof c->images[i].id);
+    for (size_t i = 0; i < c->n_records; i++) {
+        const struct mabn_coco_record *r = &c->records[i];
+        const int64_t facts[4] = {r->image_id, r->category_id, r->crowd, r->has_box};
+        const double box[4] = {r->box.x, r->box.y, r->box.w, r->box.h};
+        digest(&identity, facts, sizeof facts);
+        if (r->has_box) digest(&identity, box, sizeof box);
+        digest_segmentation(&identity, c, &r->segmentation);
+    }
+    return identity;
 }
 
 const struct mabn_coco *mabn_scene_set_coco(const struct mabn_scene_set *set)

@@ -52,6 +52,10 @@ char *mabn_scene_set_name(const struct mabn_scene_set *set, uint64_t sample, cha
 /* All annotations, in the form of coco/annotations.h; empty for files. Those of a sample are
  * records [*first, *end), in the order of the annotation file. */
 const struct mabn_coco *mabn_scene_set_coco(const struct mabn_scene_set *set);
+
+/* A digest of what is learned from a packed dataset: its photographs (mabn_dataset_identity), and of
+ * each annotation image, category, box, segmentation and crowd flag. Nothing else counts. */
+uint64_t mabn_scene_set_identity(const struct mabn_scene_set *set);
 void mabn_scene_set_records(const struct mabn_scene_set *set, uint64_t sample, size_t *first,
                             size_t *end);
 /* Which of coco's categories a record is of: 0…K−1, in the order of the annotation file; the class

@@ -50,8 +50,9 @@ struct mabn_run {
     bool val_pending;         /* the validation due at `step` has not been done */
     const char *best_name;    /* the figure that validations are compared by */
     double score,
-        best;      /* of the last and of the best validation. More is better: a loss is negated */
-    int64_t stale; /* validations since the best */
+        best; /* of the last and of the best validation. More is better: a loss is negated */
+    uint64_t val_identity; /* of the data validated on; a best on other data does not count */
+    int64_t stale;         /* validations since the best */
     double meter[MABN_MAX_METERS]; /* sums since the last step line */
     unsigned signals;              /* received by any rank: enum mabn_run_signal */
     double waited_told;            /* mabn_comm_waited at the last step line */

@@ -21,6 +21,7 @@ enum { VAL_PENDING, RUN_STEPS, THREADS, STALE, N_DOUBLES };
 /* Of a best file: the figure that it is the best by. */
 #define SCORE "score"
 #define SCORE_NAME "score_name"
+#define SCORE_DATA "score_data" /* the identity of what it was validated on */
 enum { MOST_DOUBLES = MABN_MAX_METERS + N_DOUBLES + 4 };
 
 /* The device, as far as the last bits depend on it: "CPU" (its threads are saved separately) or the
@@ -39,11 +40,13 @@ static void machine_text(const struct mabn_run *run, struct mabn_str *text)
 static mabn_status write_as(struct mabn_run *run, struct mabn_checkpoint_writer **writer,
                             const char *path, const struct mabn_shard_states *whole, bool scored)
 {
-    const char *const string_names[] = {"course", whole ? "machine" : SCORE_NAME};
+    const char *const string_names[] = {"course", whole ? "machine" : SCORE_NAME, SCORE_DATA};
+    char data[24];
+    snprintf(data, sizeof data, "%016llx", (unsigned long long)run->val_identity);
     struct mabn_str machine;
     mabn_str_init(&machine);
     machine_text(run, &machine);
-    const char *strings[] = {run->course.text, whole ? machine.text : run->best_name};
+    const char *strings[] = {run->course.text, whole ? machine.text : run->best_name, data};
     const char *names[MOST_DOUBLES], *const *extra = NULL;
     double doubles[MOST_DOUBLES];
     int n = 0, more = 0;
@@ -74,7 +77,9 @@ static mabn_status write_as(struct mabn_run *run, struct mabn_checkpoint_writer 
         .momentum = whole != NULL,
         .string_names = string_names,
         .strings = strings,
-        .n_strings = whole || scored ? 2 : 1,
+        .n_strings = scored  ? 3
+                     : whole ? 2
+                             : 1,
         .double_names = names,
         .doubles = doubles,
         .n_doubles = whole ? n + more : scored,
@@ -176,7 +181,8 @@ mabn_status mabn_run_keep_best(struct mabn_run *run)
 }
 
 /* The best score up to the step at which a run resumes. A best file of a later step does not count,
- * because the run repeats that step. Nor does one that is the best by another figure. */
+ * because the run repeats that step. Nor does one that is the best by another figure, or on other
+ * data. */
 static mabn_status find_best(struct mabn_run *run)
 {
     struct mabn_model_file file;
@@ -188,9 +194,17 @@ static mabn_status find_best(struct mabn_run *run)
     if (status || !there) return status;
     const struct mabn_h5_file *h5 = mabn_checkpoint_file(file.checkpoint);
     const char *name = run->best_name; /* before there was a choice */
+    const char *data = NULL;
     if (mabn_h5_has_attribute(h5, SCORE_NAME)) status = mabn_h5_get_string(h5, SCORE_NAME, &name);
     if (!status && strcmp(name, run->best_name))
         mabn_info("best.h5 was kept by %s, and is from now on by %s", name, run->best_name);
+    else if (!status && run->validates && mabn_h5_has_attribute(h5, SCORE_DATA) &&
+             !mabn_h5_get_string(h5, SCORE_DATA, &data) &&
+             strtoull(data, NULL, 16) != run->val_identity)
+        mabn_warn(
+            "'%s' is not what this run validated on before: the best so far, in 'best.h5', does "
+            "not count any more",
+            run->options->val);
     else if (!status && file.meta.step <= run->step && mabn_h5_has_attribute(h5, SCORE))
         status = mabn_h5_get_double(h5, SCORE, &run->best);
     mabn_model_file_release(&file);

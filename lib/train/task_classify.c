@@ -64,6 +64,7 @@ static mabn_status open_datasets(struct mabn_run *run)
     MABN_TRY(open_dataset(&own(run)->train_set, &own(run)->train_source, o->train));
     if (!o->val) return MABN_OK;
     MABN_TRY(open_dataset(&own(run)->val_set, &own(run)->val_source, o->val));
+    run->val_identity = mabn_dataset_identity(own(run)->val_set);
     int a = mabn_dataset_classes(own(run)->train_set), b = mabn_dataset_classes(own(run)->val_set);
     if (a != b)
         return mabn_fail(MABN_ERR_MISMATCH, "'%s' has %d classes, '%s' has %d", o->train, a, o->val,

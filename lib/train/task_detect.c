@@ -89,6 +89,7 @@ static mabn_status open_data(struct mabn_run *run)
     if (!o->val) return MABN_OK;
     run->validates = true;
     MABN_TRY(open_set(&d->val_set, &d->val_scenes, o->val));
+    run->val_identity = mabn_scene_set_identity(d->val_scenes);
     return mabn_detect_check_categories(d->categories.text, o->train,
                                         mabn_scene_set_coco(d->val_scenes), o->val);
 }
@@ -300,6 +301,8 @@ static void write_course(struct mabn_run *run)
         mabn_run_add_course(run, "train-size", "%d", d->scene.min_sizes[i]);
     mabn_run_add_course(run, "flip", "%.9g", d->scene.flip);
     mabn_run_add_course(run, "images", "%llu", (unsigned long long)d->sample_count);
+    mabn_run_add_course(run, "data", "%016llx",
+                        (unsigned long long)mabn_scene_set_identity(d->train_scenes));
     mabn_run_add_course(run, "accumulate", "%d", d->passes);
     mabn_run_add_course(run, "clip-norm", "%.9g", o->clip_norm);
     mabn_run_write_course(run);

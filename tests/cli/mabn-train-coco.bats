@@ -208,6 +208,28 @@ PY
     done
 }
 
+@test "a detector's run goes on with its own annotations only, whatever their count" {
+    train own --steps 1 > /dev/null
+    edit() { # edit CHANGE: pack truth.json with it as same.h5
+        $PYTHON - "$1" <<'PY'
+import json, sys
+truth = json.load(open("truth.json"))
+exec(sys.argv[1])
+json.dump(truth, open("same.json", "w"))
+PY
+        mabn-pack coco -q -f images same.json -o same.h5
+    }
+    for change in 'truth["annotations"][0]["bbox"][0] += 1' 'truth["annotations"][0]["iscrowd"] = 1' \
+        'truth["annotations"][0]["segmentation"][0][0] += 1' 'truth["images"][0]["file_name"] = "2.png"' \
+        'a = truth["annotations"]; a[0]["category_id"], a[1]["category_id"] = a[1]["category_id"], a[0]["category_id"]'; do
+        edit "$change"
+        fails 1 "belongs to a run with other settings and cannot be resumed: data " \
+            train own --train same.h5 --steps 2 --resume
+    done
+    edit 'truth["annotations"][0]["area"] = 7; truth["info"] = {"year": 1}' # which decide nothing
+    train own --train same.h5 --steps 2 --resume > /dev/null
+}
+
 @test "a preset for detectors takes two images at a time, whatever the batch" {
     tiny="--preset coco-1x --arch mask-rcnn-r18-fpn --norm gn --groups 2 --base-width 8 --fpn-width 8
         --head-width 8 --fc-width 16 --min-size 64 --proposals 60 --box-samples 16 --steps 1 --log-every 1"

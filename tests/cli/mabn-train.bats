@@ -425,6 +425,23 @@ END
     fails 1 "belongs to a run with other settings and cannot be resumed: data " "${go[@]}" --resume --steps 4
 }
 
+@test "a best on other data does not count" {
+    cp -r "$BATS_FILE_TMPDIR/tree" tree
+    mabn-pack imagenet -q tree -o val.h5
+    go=(mabn-train "${small[@]}" -q --train "$DATA" -o run --val-every 1 --resume)
+    "${go[@]}" --val val.h5 --steps 2 >/dev/null
+    run --separate-stderr "${go[@]}" --val val.h5 --steps 3
+    [ -z "$stderr" ]
+    cp tree/class001/image0003.JPEG tree/class000/image0000.JPEG
+    mabn-pack imagenet -q tree -o other.h5
+    run --separate-stderr "${go[@]}" --val other.h5 --steps 4
+    assert_success
+    assert_equal "$stderr" "mabn-train: warning: 'other.h5' is not what this run validated on before: the best so far, in 'best.h5', does not count any more"
+    assert_equal "$(h5dump -N step -y run/best.h5 | grep -oE '^ +[0-9]+$' | tr -d ' ')" 4
+    run --separate-stderr "${go[@]}" --val other.h5 --steps 5
+    [ -z "$stderr" ]
+}
+
 @test "of two runs in one folder the second is refused" {
     first=(mabn-train "${small[@]}" -q --train "$DATA" -o run --steps 100000 --log-every 1)
     "${first[@]}" >out & p=$!
