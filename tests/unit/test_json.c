@@ -229,6 +229,7 @@ static void test_shortcuts(void)
         {"[1,2,3,4.]", false, false},
         {"[1,2,3,\"4\"]", false, false},
         {"[1,2,3,]", false, false},
+        {"{1,2,3,4]", false, false},
         {"{}", false, false},
     };
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
@@ -291,6 +292,8 @@ static void test_keys(void)
                                       "7",
                                       "{\"a\tb\":1}",
                                       "{\"x\":1,\"a\\:2,\"y\":3}",
+                                      "{\"o\":{\"a\":1,2,3,\"b\":2}}",
+                                      "{\"o\":{\"a\":1,2}}",
                                       "{\"x\":1,\"a\\\":2}",
                                       "{\"x\":1,\"a\x01:2}",
                                       "{\"a\x01\":1}",
