@@ -333,6 +333,7 @@ static mabn_status eval_imagenet(const char *model_path, const char *data_path)
     if (o.recalibrate)
         MABN_TRY_GOTO(recalibrate(&file, mabn_net_params(net), device, model_path), out);
     if (!data_path) goto out;
+    if (data) mabn_eval_tell_names(&file.model, data, model_path);
     struct mabn_eval_options eo = {.threads = o.decoders,
                                    .smoothing = o.smoothing,
                                    .labels = data,

@@ -38,11 +38,16 @@ mabn_status mabn_eval_check(const struct mabn_model *model, const struct mabn_da
                          mabn_dataset_class_name(data, other), mabn_dataset_path(data));
     if (mabn_dataset_count(data) < 1)
         return mabn_fail(MABN_ERR_FORMAT, "'%s' is empty", mabn_dataset_path(data));
+    return MABN_OK;
+}
+
+void mabn_eval_tell_names(const struct mabn_model *model, const struct mabn_dataset *data,
+                          const char *name)
+{
     const bool ours = model->class_names, theirs = mabn_dataset_class_name(data, 0);
     if (ours != theirs)
         mabn_info("'%s' has no names of classes: not compared with those of '%s'",
                   ours ? mabn_dataset_path(data) : name, ours ? name : mabn_dataset_path(data));
-    return MABN_OK;
 }
 
 void mabn_eval_fill(struct mabn_net *net, const struct mabn_batch *batch, size_t values)

@@ -22,6 +22,9 @@ int mabn_eval_other_class(const struct mabn_model *model, const struct mabn_data
  * the model's classes or if classes have other names. */
 MABN_MUST_USE mabn_status mabn_eval_check(const struct mabn_model *model,
                                           const struct mabn_dataset *data, const char *name);
+/* A note when only one of the two has names of classes, so that they are judged by number. */
+void mabn_eval_tell_names(const struct mabn_model *model, const struct mabn_dataset *data,
+                          const char *name);
 
 /* Should pictures be sent to this device as bytes (mabn_net_options.bytes)? */
 bool mabn_eval_sends_bytes(const struct mabn_device *device, const struct mabn_augment *input);
