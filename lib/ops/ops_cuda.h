@@ -5,7 +5,7 @@
  *
  * Every pointer is device memory. `dtype` is the type of activations, F32, BF16 or F16; sums are
  * float32 or double. Calls only launch kernels in `stream` (cudaStream_t) and may be captured in a
- * CUDA graph. Results repeat bit for bit.  */
+ * CUDA graph. Results repeat bit for bit, but for what is said to be atomic.  */
 #ifndef MABN_OPS_OPS_CUDA_H
 #define MABN_OPS_OPS_CUDA_H
 
@@ -194,6 +194,13 @@ MABN_MUST_USE mabn_status mabn_cuda_roi_align_backward(void *const *dx, const vo
                                                        const struct mabn_cuda_rois *rois,
                                                        const struct mabn_roi_align *op, bool add,
                                                        enum mabn_dtype dtype, void *stream);
+/* An alternative in float32, which only adds: atomically, so that the last bits differ from run to
+ * run. Networks take it with MABN_ROI_ATOMIC=1 in the environment. */
+MABN_MUST_USE mabn_status mabn_cuda_roi_align_backward_atomic(float *const *dx, const float *dy,
+                                                              const struct mabn_cuda_rois *rois,
+                                                              const struct mabn_roi_align *op,
+                                                              void *stream);
+bool mabn_cuda_roi_align_adds_atomically(void);
 
 /* upsample.h. y may be a. */
 MABN_MUST_USE mabn_status mabn_cuda_upsample_add(void *y, const void *a, const void *b,

@@ -1,10 +1,14 @@
 /* RoIAlign on the GPU: roi_align.h. Forward: a thread takes a vector of channels of one bin.
  * Backward gathers: a block takes a tile of one map, finds the boxes that reach it, in their order,
  * and sums for every pixel what their bins give it; nothing is added atomically. The weights along
- * y and x of a box and a tile are small tables in shared memory.
+ * y and x of a box and a tile are small tables in shared memory. The alternative adds atomically: a
+ * thread takes a vector of channels of one bin, as in forward.
  *
  * Positions are computed without fused operations, so that a sample on an edge falls on the same
  * side as on the CPU. */
+#include <stdlib.h>
+#include <string.h>
+
 #include "device/pack.cuh"
 #include "ops/ops_cuda.h"
 
@@ -267,6 +271,42 @@ __global__ void __launch_bounds__(THREADS) align_backward(struct align_args<T> i
     if (mine) mabn_store(to, sum);
 }
 
+template <int V>
+__device__ void add_to_pixel(const struct align_args<float> &in, const struct box &b, int64_t row,
+                             int64_t column, int64_t c, float weight, const float (&g)[V])
+{
+    float *to = in.x[b.level] + ((b.image * b.y.size + row) * b.x.size + column) * in.channels + c;
+#pragma unroll
+    for (int j = 0; j < V; j++)
+        atomicAdd(to + j, weight * g[j]);
+}
+
+template <int V>
+__global__ void __launch_bounds__(THREADS) align_backward_atomic(struct align_args<float> in)
+{
+    const int64_t i = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * V, c = i % in.channels;
+    const int64_t bin = i / in.channels, q = bin % in.columns, p = bin / in.columns % in.rows;
+    const int64_t r = bin / in.columns / in.rows;
+    float g[V];
+
+    if (r >= live_boxes(in)) return;
+    const struct box b = make_box(in, r);
+    if (!b.good) return;
+    mabn_load(g, in.dy + i);
+#pragma unroll
+    for (int j = 0; j < V; j++)
+        g[j] /= b.count;
+    for (int64_t iy = 0; iy < b.y.grid; iy++)
+        for (int64_t ix = 0; ix < b.x.grid; ix++) {
+            const struct tap y = make_tap(b.y, p, iy), x = make_tap(b.x, q, ix);
+            if (!y.inside || !x.inside) continue;
+            add_to_pixel(in, b, y.low, x.low, c, y.w_low * x.w_low, g);
+            add_to_pixel(in, b, y.low, x.high, c, y.w_low * x.w_high, g);
+            add_to_pixel(in, b, y.high, x.low, c, y.w_high * x.w_low, g);
+            add_to_pixel(in, b, y.high, x.high, c, y.w_high * x.w_high, g);
+        }
+}
+
 /* ---- launching ---- */
 
 mabn_status check_op(const struct mabn_cuda_rois *rois, const struct mabn_roi_align *op)
@@ -313,6 +353,14 @@ bool fits(enum mabn_dtype dtype, const void *pooled, const void *const *x,
            mabn_pack_fits(dtype, op->channels, x, op->levels);
 }
 
+template <int V>
+mabn_status add_atomically(const struct align_args<float> &in, int64_t values, void *stream)
+{
+    return MABN_LAUNCH((align_backward_atomic<V>),
+                       dim3((unsigned)((values / V + THREADS - 1) / THREADS)), THREADS, 0,
+                       static_cast<cudaStream_t>(stream), in);
+}
+
 } // namespace
 
 mabn_status mabn_cuda_roi_align_forward(void *y, const void *const *x,
@@ -357,4 +405,29 @@ mabn_status mabn_cuda_roi_align_backward(void *const *dx, const void *dy,
         }
         return MABN_OK;
     });
+}
+
+bool mabn_cuda_roi_align_adds_atomically(void)
+{
+    static const bool atomic = [] {
+        const char *word = getenv("MABN_ROI_ATOMIC");
+        return word && !strcmp(word, "1");
+    }();
+    return atomic;
+}
+
+mabn_status mabn_cuda_roi_align_backward_atomic(float *const *dx, const float *dy,
+                                                const struct mabn_cuda_rois *rois,
+                                                const struct mabn_roi_align *op, void *stream)
+{
+    const void *maps[MABN_ROI_MAX_LEVELS];
+    MABN_TRY(check_op(rois, op));
+    for (int l = 0; l < op->levels; l++)
+        maps[l] = dx[l];
+    const int64_t values = rois->capacity * op->rows * op->columns * op->channels;
+    if (!values || !op->images) return MABN_OK;
+    struct align_args<float> in = make_args<float>(maps, rois, op);
+    in.dy = dy;
+    return fits(MABN_DTYPE_F32, dy, maps, op) ? add_atomically<4>(in, values, stream)
+                                              : add_atomically<1>(in, values, stream);
 }

@@ -500,6 +500,63 @@ static void bench_others(struct bench *b, int batch, enum mabn_dtype dtype)
          (double)pixels * (3 + 8 * size));
 }
 
+/* RoIAlign over the pyramid of two pictures at 800×1344: 1,024 boxes of 7×7, and backward both by
+ * gathering and by atomic additions. Bytes: the maps and the rows once. */
+static void bench_roi_align(struct bench *b, enum mabn_dtype dtype)
+{
+    enum { BOXES = 1024 };
+    struct mabn_roi_align op = {2, 256, 4, {}, 7, 7, 2, false};
+    const double size = (double)mabn_dtype_size(dtype), rows = (double)BOXES * 49 * 256;
+    std::vector<float> box;
+    std::vector<int32_t> image, level;
+    const void *x[4];
+    void *dx[4];
+    struct mabn_rng rng;
+    double values = 0;
+
+    for (int l = 0; l < 4; l++) {
+        op.level[l] = {200 >> l, 336 >> l, 0.25 / (1 << l)};
+        dx[l] = b->memory[0] + (size_t)(values * size);
+        x[l] = dx[l];
+        values += 2.0 * (double)(op.level[l].h * op.level[l].w) * 256;
+    }
+    mabn_rng_init(&rng, 1, MABN_RNG_TEST, 0, 0);
+    for (int r = 0; r < BOXES; r++) { /* of the size that belongs to its level */
+        const double side = 56 << r % 4, x0 = mabn_rng_range(&rng, 0, 1344 - side),
+                     y0 = mabn_rng_range(&rng, 0, 800 - side);
+        for (double v : {x0, y0, x0 + side, y0 + side})
+            box.push_back((float)v);
+        image.push_back(r % 8 / 4);
+        level.push_back(r % 4);
+    }
+    gpu_values<float> gpu_box(box);
+    gpu_values<int32_t> gpu_image(image), gpu_level(level);
+    const struct mabn_cuda_rois rois = {BOXES, NULL, gpu_box.at(), gpu_image.at(), gpu_level.at()};
+    const double bytes = (values + rows) * size;
+    line(b, "RoIAlign forward", dtype, "1024 of 7x7",
+         seconds_of(b,
+                    [&](int) {
+                        return mabn_cuda_roi_align_forward(b->memory[1], x, &rois, &op, dtype,
+                                                           b->stream);
+                    }),
+         bytes);
+    line(b, "RoIAlign backward", dtype, "1024 of 7x7",
+         seconds_of(b,
+                    [&](int) {
+                        return mabn_cuda_roi_align_backward(dx, b->memory[1], &rois, &op, true,
+                                                            dtype, b->stream);
+                    }),
+         bytes + values * size);
+    if (dtype != MABN_DTYPE_F32) return;
+    line(b, "RoIAlign backward, atomic", dtype, "1024 of 7x7",
+         seconds_of(b,
+                    [&](int) {
+                        return mabn_cuda_roi_align_backward_atomic(
+                            (float *const *)dx, (const float *)b->memory[1], &rois, &op, b->stream);
+                    }),
+         bytes + values * size);
+}
+
 /* ---- */
 
 template <typename T> __global__ void fill_kernel(T *p, size_t count, unsigned seed)
@@ -614,6 +671,7 @@ int main(int argc, char **argv)
     for (enum mabn_dtype dtype : types) {
         fill_as(&b, dtype);
         bench_others(&b, batch, dtype);
+        bench_roi_align(&b, dtype);
     }
     bench_sgd(&b, MABN_DTYPE_BF16);
     for (enum mabn_dtype dtype : types)

@@ -94,6 +94,17 @@ static void test_roi_align(const struct mabn_roi_align &op, size_t room, size_t 
         for (float &v : dx[l])
             v *= 2;
         verdict.add("dx, added", gpu_dx[(size_t)l]->values(), dx[l], 2 * gpu_tolerance(dtype));
+    }
+    if (dtype == MABN_DTYPE_F32 &&
+        mabn_cuda_roi_align_backward_atomic((float *const *)gpu_dx_at, (const float *)gpu_dy.p,
+                                            &gpu_rois, &op, NULL))
+        verdict.add(mabn_error_message(), 1, 0);
+    for (int l = 0; l < op.levels; l++) {
+        for (float &v : dx[l])
+            v *= 1.5f;
+        if (dtype == MABN_DTYPE_F32)
+            verdict.add("dx, added atomically", gpu_dx[(size_t)l]->values(), dx[l],
+                        3 * gpu_tolerance(dtype));
         delete gpu_x[(size_t)l];
         delete gpu_dx[(size_t)l];
     }
@@ -123,10 +134,16 @@ static void test_bad_boxes(void)
     double sum = 0;
     for (float v : dx.values())
         sum += v;
+    MUST(mabn_cuda_roi_align_backward_atomic((float *const *)dx_at, (const float *)dy.p, &rois, &op,
+                                             NULL));
+    double twice = 0;
+    for (float v : dx.values())
+        twice += v;
     const std::vector<float> got = y.values();
     tap_ok(std::isnan(got[0]) && std::isnan(got[12]) && !std::isnan(got[24]),
            "boxes that are not finite, or in no image, show as NaN");
     tap_close(sum, 12, 1e-5, "and get no gradient");
+    tap_close(twice, 24, 1e-5, "nor by atomic additions");
     op.rows = 33;
     tap_fails(mabn_cuda_roi_align_forward(y.p, x_at, &rois, &op, MABN_DTYPE_F32, NULL),
               MABN_ERR_ARG, "33", "too many bins");

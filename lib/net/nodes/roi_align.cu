@@ -60,6 +60,10 @@ static mabn_status backward(struct mabn_net *net, struct node *node)
     const struct mabn_cuda_rois rois = on_device(net, node, &given);
     for (int k = 0; k < op.levels; k++)
         if (!(dx[k] = net_dx(net, node, k))) return MABN_OK; /* nobody wants it */
+    if (net->dtype == MABN_DTYPE_F32 && mabn_cuda_roi_align_adds_atomically())
+        return mabn_cuda_roi_align_backward_atomic((float *const *)dx,
+                                                   (const float *)memory(net, node->grad), &rois,
+                                                   &op, net->cuda->stream);
     return mabn_cuda_roi_align_backward(dx, memory(net, node->grad), &rois, &op, true, net->dtype,
                                         net->cuda->stream);
 }
