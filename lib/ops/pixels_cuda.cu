@@ -1,9 +1,10 @@
 /* The loader's last step on the GPU: bytes to normalized activations, channels padded. Pictures
  * cross the bus as bytes, a quarter of float32's size.
  *
- * A detector's are resized and flipped here as well: a thread a pixel of the output, which looks at all the
- * pixels under it, 2 × 2 to 3 × 3 of a COCO photograph. Both passes of the 8-bit resize are done at once,
- * the row sums anew for each output row: three times the arithmetic, and no picture in between. */
+ * A detector's are resized and flipped here as well. A thread takes one pixel of the output and looks
+ * at all the pixels under it, 2 × 2 to 3 × 3 of a COCO photograph. Both passes of the 8-bit resize are
+ * done at once, and the row sums anew for each output row: three times the arithmetic, and no picture
+ * in between. */
 #include "device/pack.cuh"
 #include "image/raw_rule.h"
 #include "ops/ops_cuda.h"
