@@ -12,7 +12,7 @@
 #include "cli/detector_options.h"
 #include "cli/norm_options.h"
 #include "cli/ranks.h"
-#include "data/scene.h"
+#include "data/scene_options.h"
 #include "device/tune.h"
 #include "model/bench.h"
 #include "model/bench_detector.h"
