@@ -10,7 +10,7 @@ export ROOT
 export MABN_BIN=${MABN_BIN:-$ROOT/build/release/bin}
 export PATH=$MABN_BIN:$PATH
 export LC_ALL=C.UTF-8 OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
-PYTHON=/usr/bin/python3
+export PYTHON=${PYTHON:-/usr/bin/python3}
 
 setup() {
     T=$BATS_TEST_TMPDIR

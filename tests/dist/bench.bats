@@ -17,7 +17,7 @@ setup_file() { setup_ranks; }
 
 @test "the same as JSON" {
     run -0 --separate-stderr ranks "$ANY_MPI" 3 mabn-bench dist -a cifar-resnet8 --size 8 -b 2 -r 1 --max-bytes 64 --json
-    /usr/bin/python3 - "$output" <<'PY'
+    "$PYTHON" - "$output" <<'PY'
 import json, sys
 lines = [json.loads(line) for line in sys.argv[1].splitlines()]
 assert [x["bytes"] for x in lines[:-1]] == [4, 32] and all(x["seconds"] > 0 for x in lines[:-1])

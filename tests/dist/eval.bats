@@ -7,7 +7,7 @@ setup_file() {
     "$ROOT/tests/make-images" tree 7 143 8
     mabn-pack imagenet -q tree -o data.h5
     mabn-init cifar-resnet8 --base-width 4 --classes 7 --height 8 --width 8 --norm bn -o model.h5 -q
-    /usr/bin/python3 - <<'PY'
+    "$PYTHON" - <<'PY'
 import json, os, struct, zlib, random
 def png(path, w, h, noise):
     rows = b"".join(b"\0" + noise.randbytes(3 * w) for _ in range(h))
@@ -72,7 +72,7 @@ PY
     mabn-eval coco --recalibrate scenes.h5 --recalibrate-batch 1 --save new.h5 --min-score 0.01 \
         bn.h5 scenes.h5 >one 2>err
     grep -q "norms estimated from 29 photographs of 'scenes.h5'" err
-    /usr/bin/python3 - <<'PY'
+    "$PYTHON" - <<'PY'
 import glob, h5py, json, numpy, PIL.Image
 f = h5py.File("new.h5")
 config = json.loads(f.attrs["config"])

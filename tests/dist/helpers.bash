@@ -2,6 +2,7 @@
 # build; MPIS are the MPIs that it has plug-ins for. Each test has a folder of its own.
 bats_require_minimum_version 1.5.0
 
+export PYTHON=${PYTHON:-/usr/bin/python3}
 export MABN_BUILD=${MABN_BUILD:-$(cd "$BATS_TEST_DIRNAME/../.." && pwd)/build/release}
 
 setup_ranks() { # of setup_file

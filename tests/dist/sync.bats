@@ -58,7 +58,7 @@ setup_file() {
 
 # Losses of every step, and what a validation says, may differ from those of one process by rounding.
 compare_runs() { # compare_runs A B
-    /usr/bin/python3 - "$1" "$2" <<'PY'
+    "$PYTHON" - "$1" "$2" <<'PY'
 import json, sys
 read = lambda folder: [json.loads(line) for line in open(folder + "/metrics.jsonl")]
 a, b = ([x for x in read(f) if x["t"] in ("step", "val")] for f in sys.argv[1:])
@@ -109,7 +109,7 @@ PY
 
 # A detector's shares are unequal.
 scenes() {
-    /usr/bin/python3 - <<'PY'
+    "$PYTHON" - <<'PY'
 import json, os, random, struct, zlib
 def png(path, w, h, noise):
     rows = b"".join(b"\0" + noise.randbytes(3 * w) for _ in range(h))
