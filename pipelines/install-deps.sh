@@ -29,21 +29,21 @@ build  header:cairo.h:cairo         libcairo2-dev      cairo-devel        cairo 
 build  header:ft2build.h:freetype2  libfreetype-dev    freetype-devel     freetype2   freetype-dev      freetype    freetype
 build  header:fontconfig/fontconfig.h:fontconfig libfontconfig-dev fontconfig-devel fontconfig fontconfig-dev fontconfig fontconfig
 build  font:DejaVu                  fonts-dejavu-core  dejavu-sans-fonts  ttf-dejavu  font-dejavu       font-dejavu font-ttf-dejavu-sans-mono
+demo   command:bash                 bash               bash               bash        bash              bash        bash
 demo   photographs                  dataset-fashion-mnist -               -           -                 -           -
-check  photographs                  dataset-fashion-mnist -               -           -                 -           -
+check  command:bash                 bash               bash               bash        bash              bash        bash
 check  command:c++                  g++                gcc-c++            gcc         g++               gcc         cxx-compiler
 check  command:bats                 bats               bats               bats        bats              bats-core   -
 check  bats:bats-support            bats-support       -                  bats-support bats-support     -           -
 check  bats:bats-assert             bats-assert        -                  bats-assert bats-assert       -           -
 check  bats:bats-file               bats-file          -                  bats-file   bats-file         -           -
 check  command:pgrep                procps             procps-ng          procps-ng   procps-ng         -           procps-ng
-check  python:h5py                  python3-h5py       python3-h5py       python-h5py py3-h5py          -           -
-check  python:numpy                 python3-numpy      python3-numpy      python-numpy py3-numpy        -           -
-check  python:PIL                   python3-pil        python3-pillow     python-pillow py3-pillow      -           -
-check  python:fontTools             python3-fonttools  python3-fonttools  python-fonttools py3-fonttools -          -
+check  python:h5py                  python3-h5py       python3-h5py       python-h5py py3-h5py          -           h5py
+check  python:numpy                 python3-numpy      python3-numpy      python-numpy py3-numpy        numpy       numpy
+check  python:PIL                   python3-pil        python3-pillow     python-pillow py3-pillow      pillow      pillow
+check  python:fontTools             python3-fonttools  python3-fonttools  python-fonttools py3-fonttools fonttools  fonttools
 check  command:h5dump               hdf5-tools         hdf5               hdf5        hdf5              hdf5        hdf5
-check  command:mandoc               mandoc             mandoc             mandoc      mandoc            mandoc      -
-check  command:man                  man-db             man-db             man-db      man-db            man-db      -
+?check command:mandoc               mandoc             mandoc             mandoc      mandoc            mandoc      -
 ?check command:mpicc.openmpi,mpicc  openmpi-bin,libopenmpi-dev openmpi-devel openmpi  openmpi-dev       open-mpi    openmpi-mpicc
 ?check command:mpicc.mpich,mpicc    mpich,libmpich-dev mpich-devel        mpich       mpich-dev         mpich       mpich
 ci     command:clang-format         clang-format       clang-tools-extra  clang       clang-extra-tools clang-format clang-format
@@ -127,6 +127,15 @@ say_all() { # say_all ROWS: for the managers that are here, for all of them when
     done
 }
 
+say_where() { # say_where ROWS: how to name things that are here, but in a place of their own
+    case $1 in *" header:"*) echo "headers: CPPFLAGS=-IDIR and LDFLAGS=-LDIR, in make's environment" ;; esac
+    case $1 in *" python:"*) echo "modules of another python3: PYTHON=FILE" ;; esac
+    case $1 in *" bats:"*) echo "bats-support, bats-assert and bats-file: BATS_LIB_PATH=DIR" ;; esac
+    case $1 in *" photographs "*)
+        echo "the photographs, Fashion-MNIST's four files *-ubyte.gz: FASHION_MNIST=DIR" ;;
+    esac
+}
+
 look() { # what is not here, whatever brought it; fails when something is missing that must be there
     missing=$(wanted | while read -r group recognized rest; do
         is_here "$recognized" || echo "$group $recognized $rest"
@@ -142,6 +151,7 @@ look() { # what is not here, whatever brought it; fails when something is missin
     [ -n "$needed" ] || return 0
     echo "install-deps: these are missing; install them and try again:" >&2
     say_all "$needed" >&2
+    say_where "$needed" | sed 's/^/install-deps: where they are, when they are here: /' >&2
     return 1
 }
 
@@ -157,18 +167,22 @@ for package in $packages; do
 done
 [ -n "$missing" ] || exit 0
 
+give_up() { # give_up WHY: unless the things themselves are here, whatever brought them
+    if [ "$(id -u)" != 0 ] && (look) 2>/dev/null; then exit 0; fi
+    echo "install-deps: $1; as root: apt-get install$missing" >&2
+    exit 1
+}
+
 as_root=
 if [ "$(id -u)" != 0 ]; then
-    if ! command -v sudo >/dev/null; then
-        if (look) 2>/dev/null; then exit 0; fi
-        echo "install-deps: not root and no sudo; as root: apt-get install$missing" >&2
-        exit 1
-    fi
+    command -v sudo >/dev/null || give_up "not root and no sudo"
     as_root="sudo DEBIAN_FRONTEND=noninteractive"
 fi
 echo "installing:$missing"
 export DEBIAN_FRONTEND=noninteractive
+install() { $as_root apt-get install -y -qq --no-install-recommends $missing >/dev/null; }
 # The package list may be missing or old: try without an update first, and then with one.
-$as_root apt-get install -y -qq --no-install-recommends $missing >/dev/null 2>&1 && exit 0
-$as_root apt-get update -qq
-$as_root apt-get install -y -qq --no-install-recommends $missing >/dev/null
+install 2>/dev/null && exit 0
+$as_root apt-get update -qq || true # one of its sources may be out of reach
+if install; then exit 0; fi
+give_up "apt-get failed"

@@ -56,10 +56,14 @@ commands_of() {
     assert_output ""
 }
 
-@test "every tool has a manual page, without mandoc warnings" {
+@test "every tool has a manual page" {
     for t in $(tools); do
         assert_file_exist "$ROOT/man/$t.1"
     done
+}
+
+@test "mandoc has nothing to say of the manual" {
+    command -v mandoc >/dev/null || skip "mandoc is not installed"
     for m in "$ROOT"/man/*.[1-8]; do
         run mandoc -Tlint -W warning "$m"
         assert_output ""

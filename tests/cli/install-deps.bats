@@ -19,7 +19,7 @@ elsewhere() {
 }
 all_for_build() {
     local name
-    for name in pkg-config cc; do there $name; done
+    for name in pkg-config cc bash; do there $name; done
     printf '#!/bin/sh\necho DejaVu Sans\n' >bin/fc-list
     chmod +x bin/fc-list
 }
@@ -35,6 +35,8 @@ all_for_build() {
     grep -q '^    brew install .*hdf5 .*onednn' <<<"$stderr"
     grep -q '^    conda install -c conda-forge .*hdf5 .*onednn-cpu-omp' <<<"$stderr"
     ! grep -q bats <<<"$stderr"
+    grep -q 'CPPFLAGS=-IDIR' <<<"$stderr"
+    ! grep -q FASHION_MNIST <<<"$stderr"
 }
 
 @test "no apt: only the managers that are here are named" {
@@ -62,6 +64,8 @@ all_for_build() {
     elsewhere demo
     assert_failure 1
     grep -qx '        not packaged for dnf, what Debian calls: dataset-fashion-mnist' <<<"$stderr"
+    grep -q 'FASHION_MNIST=DIR' <<<"$stderr"
+    ! grep -q 'CPPFLAGS=-IDIR' <<<"$stderr"
 }
 
 @test "no apt: when all is there the target goes on" {
@@ -76,17 +80,16 @@ all_for_build() {
     done
 }
 
-@test "no apt: without MPI the tests go on" {
+@test "no apt: without MPI and mandoc the tests go on" {
     all_for_build
     local name
-    for name in c++ bats pgrep h5dump mandoc man python3 dnf; do there $name; done
+    for name in c++ bats pgrep h5dump python3 dnf; do there $name; done
     for name in support assert file; do mkdir -p lib/bats-$name; touch lib/bats-$name/load.bash; done
-    mkdir photographs
-    export BATS_LIB_PATH=$T/lib FASHION_MNIST=$T/photographs
+    export BATS_LIB_PATH=$T/lib
     elsewhere check
     assert_success
     [[ $stderr == *"going on without"* ]]
-    grep -qx '    dnf install mpich-devel openmpi-devel' <<<"$stderr"
+    grep -qx '    dnf install mandoc mpich-devel openmpi-devel' <<<"$stderr"
 
     there python3 1 # knows no module
     elsewhere check
@@ -115,6 +118,15 @@ all_for_build() {
     elsewhere build
     assert_success
     assert_output ""
+
+    # One whom sudo refuses, likewise.
+    there sudo 1
+    elsewhere build
+    assert_success
+    rm bin/cc
+    elsewhere build
+    assert_failure 1
+    [[ $stderr == *"apt-get failed; as root: apt-get install libgif-dev pkgconf"* ]]
 }
 
 @test "-n: what compiling needs is named for every manager that is here, and nothing is installed" {
