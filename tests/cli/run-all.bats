@@ -2,15 +2,27 @@
 # tests/run-all itself, on programs that are made up.
 load helpers
 
-setup_more() { mkdir -p b/tests/unit; }
-
 program() { # program NAME LINE...: of a shell script
     local file=b/tests/unit/$1; shift
     printf '%s\n' '#!/bin/sh' "$@" >"$file"
     chmod +x "$file"
 }
 
+setup_more() { mkdir -p b/tests/unit; unset ONLY; }
+
 run_all() { JOBS=$1 run --separate-stderr "$ROOT/tests/run-all" b unit; }
+
+@test "ONLY: the others are left out; a name that nothing has is an error" {
+    for name in a b c; do program test_$name 'echo 1..1' "echo ok 1 - $name"; done
+    ONLY="test_c test_a" run_all 2
+    assert_success
+    assert_line --index 0 --regexp '^ok +test_a '
+    assert_line --index 1 --regexp '^ok +test_c '
+    assert_line --index 2 "2 passed, 0 failed, 0 skipped"
+    ONLY="test_a test_d" run_all 2
+    assert_failure 2
+    [[ $stderr == "run-all: nothing is called 'test_d'" ]]
+}
 
 @test "two at a time: each waits for the other, and reports come in the order of the names" {
     program test_a 'for i in $(seq 600); do [ -e b/here ] && break; sleep 0.1; done; [ -e b/here ] || exit 1' 'echo 1..1' 'echo ok 1 - a'
