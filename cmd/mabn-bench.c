@@ -22,7 +22,7 @@ static struct {
     const char *arch, *device;
     struct mabn_norm_request norm;
     struct mabn_detector_request detector;
-    int precision, batch, size, channels, classes, rounds, threads;
+    int precision, batch, size, channels, classes, base_width, rounds, threads;
     int64_t max_bytes;
     bool training, inference, no_fold, exact, tune, json;
     int save_memory;
@@ -58,6 +58,7 @@ static const struct mabn_option norms_options[] = {
 static const struct mabn_option net_options[] = {
     MABN_OPT_NORM(&o.norm),
     MABN_OPT_INT('c', "classes", &o.classes, 0, 1 << 24, "N", "outputs of the classifier; 0: the architecture's"),
+    MABN_OPT_INT(0, "base-width", &o.base_width, 0, 4096, "N", "channels of the first stage; 0: the architecture's"),
     MABN_OPT_FLAG('t', "training", &o.training, "time training steps, not inference"),
     MABN_OPT_FLAG(0, "no-fold", &o.no_fold, "inference: do not fold norms into convolutions"),
     MABN_OPT_FLAG(0, "exact", &o.exact, "do not use Winograd convolutions"),
@@ -116,6 +117,7 @@ static mabn_status describe(struct mabn_bench_case *c, const struct mabn_device 
     MABN_TRY(mabn_model_request_norm(&c->model, &request));
     if (o.channels) c->model.channels = o.channels;
     if (o.classes) c->model.classes = o.classes;
+    if (o.base_width) c->model.base_width = o.base_width;
     for (int p = 0; p < MABN_MODEL_PARTS; p++) {
         struct mabn_norm_options *n = &c->model.norm[p];
         if (o.norm.groups < 1 && c->model.base_width % n->groups) n->groups = c->model.base_width;
@@ -225,6 +227,7 @@ static mabn_status describe_detector(struct mabn_bench_detector_case *c,
     if (o.size) o.detector.min_size = o.size;
     MABN_TRY(mabn_detector_init(&c->detector, arch));
     if (o.classes) c->detector.classes = o.classes;
+    if (o.base_width) c->detector.body.base_width = o.base_width;
     MABN_TRY(mabn_detector_request(&c->detector, &o.detector, false));
     MABN_TRY(mabn_detector_request_norm(&c->detector, &o.norm));
     /* Untrained scores are low: accept all, so that there are masks to compute. */

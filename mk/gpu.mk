@@ -36,7 +36,7 @@ $(E)/%.cu.o: %.cu
 	$(say) CXX $<
 	$(Q)mkdir -p $(@D) && $(CXX) $(E_FLAGS) -MMD -MP -x c++ -c $< -o $@
 $(E)/tests/gpu/%.cu.o: E_FLAGS += $(PKG_CF)
-$(E)/tests/gpu/executor/cudnn_run.cpp.o: E_FLAGS += -O3
+$(E)/tests/gpu/executor/cudnn_run.cpp.o $(E)/tests/gpu/executor/executor.cpp.o: E_FLAGS += -O3
 $(E)/%.cpp.o: %.cpp
 	$(say) CXX $<
 	$(Q)mkdir -p $(@D) && $(CXX) $(E_FLAGS) -MMD -MP -c $< -o $@

@@ -136,7 +136,8 @@ close() {
     assert_line --partial '"layer":"layer1.0.bn1","kind":"convolution and norm"'
 }
 
-small_detector=(mask-rcnn-r18-fpn --fpn-width 8 --head-width 8 --fc-width 8 --size 32 -b 1 -c 3 -r 1 --device cuda)
+small_detector=(mask-rcnn-r18-fpn --base-width 8 --fpn-width 8 --head-width 8 --fc-width 8 --size 32
+    --box-samples 16 --proposals 40 --rpn-samples 32 --box-convs 1 --mask-convs 1 -b 1 -c 3 -r 1 --device cuda)
 
 @test "mabn-bench names the parts of a detector's step" {
     run --separate-stderr "$E/mabn-bench" net "${small_detector[@]}" -t
@@ -161,7 +162,7 @@ small_detector=(mask-rcnn-r18-fpn --fpn-width 8 --head-width 8 --fc-width 8 --si
 @test "mabn-bench times the layers of a detector's three plans" {
     run --separate-stderr "$E/mabn-bench" layers "${small_detector[@]}" -t
     assert_success
-    assert_line --regexp '^backbone.body.layer1.0.conv1	convolution	8x16x64	'
+    assert_line --regexp '^backbone.body.layer1.0.conv1	convolution	8x16x8	'
     assert_line --regexp '^roi_heads.box.predictor.cls_score	'
     assert_line --regexp '^roi_heads.mask.predictor.mask_fcn_logits	'
     assert_line --regexp '^# 2	roi align	'

@@ -1,8 +1,8 @@
-/* The executor's scheduler. A block's threads are fibers of one pool; each runs until it leaves,
- * or waits at a barrier or for its warp, and the scheduler goes on with the next. When none can
- * run and nobody can be released, the block is stuck: that is the fault, told with what each
- * thread waits for. A fault leaves the fibers where they are and starts them anew for the next
- * launch. */
+/* The executor's scheduler. A block's threads are fibers of one pool. In a round each runs until it
+ * leaves, or waits at a barrier or for its warp, then the next; after the round the scheduler
+ * releases those that have met. When none can run and nobody can be released, the block is stuck:
+ * that is the fault, told with what each thread waits for. A fault leaves the fibers where they are
+ * and starts them anew for the next launch. */
 #include <cuda_runtime.h>
 
 #include <cstdarg>
@@ -90,7 +90,8 @@ struct fiber {
     struct stack_place place;
     void *stack = nullptr;
     void *fake_stack = nullptr;
-    bool started = false;
+    bool started = false; /* the stack is in use, if only by fiber_main */
+    bool fresh = false;   /* the thread has not begun */
     enum state state = DONE;
     uint3 thread;
     unsigned rank;
@@ -111,8 +112,10 @@ struct stack_place scheduler;
 void *scheduler_fake_stack;
 const void *scheduler_stack;
 size_t scheduler_stack_size;
+bool from_scheduler; /* the stack that was left last is the scheduler's */
 
 const std::function<void()> *body;
+unsigned turn, turns; /* the scheduler's place in a round over the threads, and how many there are */
 bool faulted;
 std::string fault_text;
 std::map<const void *, std::unique_ptr<shared_base>> shared_of_block;
@@ -128,28 +131,23 @@ std::string launch_name;
 
 /* ---- changing over ---- */
 
-void to_scheduler(fiber &self)
+unsigned pick(unsigned i, unsigned n)
 {
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(&self.fake_stack, scheduler_stack, scheduler_stack_size);
-#endif
-    mabn_executor_swap(&self.place, &scheduler);
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(self.fake_stack, &scheduler_stack, &scheduler_stack_size);
-#endif
-}
-
-void fiber_main()
-{
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_stack_size);
-#endif
-    for (;;) { /* one round a thread of some block */
-        (*body)();
-        current->state = DONE;
-        to_scheduler(*current);
+    switch (chosen) {
+    case REVERSE:
+        return n - 1 - i;
+    case SHUFFLED: { /* an odd multiplier coprime to n visits everyone once */
+        unsigned k = 7919;
+        while (n % k == 0)
+            k += 2;
+        return unsigned((uint64_t(i) * k + n / 3) % n);
+    }
+    default:
+        return i;
     }
 }
+
+void fiber_main();
 
 void start(fiber &f)
 {
@@ -162,15 +160,91 @@ void start(fiber &f)
     f.started = true;
 }
 
-void resume(fiber &f)
+/* Before a fiber runs, and on the stack of the fiber that runs now. The two are `current`: a stack
+ * that waits in fiber_main may have come to another thread meanwhile. */
+void come(fiber &f)
 {
     if (!f.started) start(f);
+    f.fresh = false;
     current = &f;
     threadIdx = f.thread;
+}
+
+void arrived(void *fake_stack)
+{
+#if defined(__SANITIZE_ADDRESS__)
+    const void *stack;
+    size_t size;
+    __sanitizer_finish_switch_fiber(fake_stack, &stack, &size);
+    if (from_scheduler) scheduler_stack = stack, scheduler_stack_size = size;
+    from_scheduler = false;
+#else
+    (void)fake_stack;
+#endif
+}
+
+void to_scheduler()
+{
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(&current->fake_stack, scheduler_stack, scheduler_stack_size);
+#endif
+    mabn_executor_swap(&current->place, &scheduler);
+    arrived(current->fake_stack);
+}
+
+/* This thread waits or is done: the next of the round that can run goes on, or the scheduler when
+ * the round is over. */
+void go_on()
+{
+    fiber &self = *current;
+    while (turn + 1 < turns) {
+        fiber &next = *pool[pick(++turn, turns)];
+        if (next.state != READY) continue;
+        come(next);
+#if defined(__SANITIZE_ADDRESS__)
+        __sanitizer_start_switch_fiber(&self.fake_stack, next.stack, STACK);
+#endif
+        mabn_executor_swap(&self.place, &next.place);
+        arrived(current->fake_stack);
+        return;
+    }
+    to_scheduler();
+}
+
+/* The thread of this stack is done. If the thread whose turn it is next has not begun, it gets this
+ * stack, which saves a change of stacks: most threads never wait. */
+bool next_takes_over()
+{
+    if (turn + 1 >= turns) return false;
+    fiber &next = *pool[pick(turn + 1, turns)];
+    if (next.state != READY || !next.fresh) return false;
+    turn++;
+    std::swap(next.place, current->place);
+    std::swap(next.stack, current->stack);
+    std::swap(next.fake_stack, current->fake_stack);
+    std::swap(next.started, current->started);
+    come(next);
+    return true;
+}
+
+void fiber_main()
+{
+    arrived(nullptr);
+    for (;;) { /* one round a thread of some block */
+        (*body)();
+        current->state = DONE;
+        if (!next_takes_over()) go_on();
+    }
+}
+
+void resume(fiber &f)
+{
+    come(f);
+    from_scheduler = true;
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(&scheduler_fake_stack, f.stack, STACK);
 #endif
-    mabn_executor_swap(&scheduler, &f.place);
+    mabn_executor_swap(&scheduler, &f.place); /* comes back at the round's end */
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(scheduler_fake_stack, nullptr, nullptr);
 #endif
@@ -179,10 +253,9 @@ void resume(fiber &f)
 
 void wait_as(enum state state, site at)
 {
-    fiber &self = *current;
-    self.state = state;
-    self.at = at;
-    to_scheduler(self);
+    current->state = state;
+    current->at = at;
+    go_on();
 }
 
 /* ---- faults ---- */
@@ -225,7 +298,7 @@ const char *waiting_text(enum state state)
 
 bool same_site(site a, site b)
 {
-    return a.line == b.line && !strcmp(a.file, b.file);
+    return a.line == b.line && (a.file == b.file || !strcmp(a.file, b.file));
 }
 
 /* Release the threads of one warp that have met. */
@@ -280,22 +353,6 @@ bool release_block(unsigned threads)
     return true;
 }
 
-unsigned pick(unsigned i, unsigned n)
-{
-    switch (chosen) {
-    case REVERSE:
-        return n - 1 - i;
-    case SHUFFLED: { /* an odd multiplier coprime to n visits everyone once */
-        unsigned k = 7919;
-        while (n % k == 0)
-            k += 2;
-        return unsigned((uint64_t(i) * k + n / 3) % n);
-    }
-    default:
-        return i;
-    }
-}
-
 void run_block(unsigned threads)
 {
     epoch = 0;
@@ -305,13 +362,15 @@ void run_block(unsigned threads)
     for (unsigned i = 0; i < threads; i++) {
         fiber &f = *pool[i];
         f.state = READY;
+        f.fresh = true;
         f.rank = i;
         f.thread = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
     }
     for (;;) {
         bool done = true;
-        for (unsigned i = 0; i < threads && !faulted; i++) {
-            fiber &f = *pool[pick(i, threads)];
+        turns = threads;
+        for (turn = 0; turn < threads && !faulted; turn++) {
+            fiber &f = *pool[pick(turn, threads)];
             if (f.state == READY) resume(f);
         }
         for (unsigned i = 0; i < threads; i++)
@@ -388,7 +447,7 @@ void fault(site at, const char *format, ...)
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
     record_fault(where(*current) + ": " + text + " (" + site_text(at) + ")");
-    to_scheduler(*current);
+    to_scheduler();
     abort(); /* a faulted fiber is never resumed */
 }
 
