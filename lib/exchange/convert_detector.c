@@ -125,8 +125,8 @@ static mabn_status find_arch(struct mabn_convert *c, struct mabn_detector *d)
 {
     const char *body = mabn_convert_guess_arch(c, BODY);
     const bool masks = has(c, MASK_OUT "mask_fcn_logits.weight");
-    for (const char *const *arch = mabn_detector_archs(); body && *arch; arch++) {
-        MABN_TRY(mabn_detector_init(d, *arch));
+    for (const struct mabn_word *arch = mabn_detector_archs; body && arch->word; arch++) {
+        MABN_TRY(mabn_detector_init(d, arch->word));
         if (d->masks == masks && !strcmp(d->body.arch, body)) return MABN_OK;
     }
     return mabn_fail(

@@ -16,38 +16,28 @@ static const struct mabn_word box_heads[] = {
 
 /* ---- architectures ---- */
 
-static const struct {
-    const char *name, *body;
-} bodies[] = {{"r18", "resnet18"},
-              {"r34", "resnet34"},
-              {"r50", "resnet50"},
-              {"r101", "resnet101"},
-              {"r152", "resnet152"}};
+static const char *const bodies[] = {"resnet18", "resnet34", "resnet50", "resnet101", "resnet152"};
 enum { BODIES = sizeof bodies / sizeof *bodies };
 
-const char *const *mabn_detector_archs(void)
-{
-    static char text[2 * BODIES][24];
-    static const char *names[2 * BODIES + 1];
-    for (int i = 0; i < 2 * BODIES; i++) {
-        snprintf(text[i], sizeof text[i], "%s-rcnn-%s-fpn", i < BODIES ? "mask" : "faster",
-                 bodies[i % BODIES].name);
-        names[i] = text[i];
-    }
-    return names;
-}
-
-static int find_arch(const char *arch)
-{
-    const char *const *names = mabn_detector_archs();
-    for (int i = 0; names[i]; i++)
-        if (!strcmp(names[i], arch)) return i;
-    return -1;
-}
+/* The body's place in `bodies`; from BODIES on without masks. */
+const struct mabn_word mabn_detector_archs[] = {{0, "mask-rcnn-r18-fpn"},
+                                                {1, "mask-rcnn-r34-fpn"},
+                                                {2, "mask-rcnn-r50-fpn"},
+                                                {3, "mask-rcnn-r101-fpn"},
+                                                {4, "mask-rcnn-r152-fpn"},
+                                                {BODIES, "faster-rcnn-r18-fpn"},
+                                                {BODIES + 1, "faster-rcnn-r34-fpn"},
+                                                {BODIES + 2, "faster-rcnn-r50-fpn"},
+                                                {BODIES + 3, "faster-rcnn-r101-fpn"},
+                                                {BODIES + 4, "faster-rcnn-r152-fpn"},
+                                                {0, NULL}};
 
 bool mabn_detector_is(const char *arch)
 {
-    return find_arch(arch) >= 0;
+    const struct mabn_word *known = mabn_detector_archs;
+    while (known->word && strcmp(known->word, arch))
+        known++;
+    return known->word;
 }
 
 static const struct mabn_detector defaults = {
@@ -87,15 +77,12 @@ static const struct mabn_detector defaults = {
 
 mabn_status mabn_detector_init(struct mabn_detector *detector, const char *arch)
 {
-    const int found = find_arch(arch);
-    if (found < 0)
-        return mabn_word_unknown("detector", arch,
-                                 "mask-rcnn-BODY-fpn or faster-rcnn-BODY-fpn, BODY r18, r34, r50, "
-                                 "r101 or r152");
+    int found;
+    MABN_TRY(mabn_word_parse(&found, mabn_detector_archs, "detector", arch));
     *detector = defaults;
     snprintf(detector->arch, sizeof detector->arch, "%s", arch);
     detector->masks = found < BODIES;
-    MABN_TRY(mabn_model_init(&detector->body, bodies[found % BODIES].body));
+    MABN_TRY(mabn_model_init(&detector->body, bodies[found % BODIES]));
     detector->body.stride_in_1x1 = true;
     return mabn_detector_set_norm(detector, "mabn");
 }
@@ -151,34 +138,29 @@ int mabn_detector_norms(struct mabn_detector *detector, struct mabn_norm_options
     return PARTS;
 }
 
-static const char *const part_names[PARTS] = {"stem",   "layer1", "layer2", "layer3",
-                                              "layer4", "fpn",    "box",    "mask"};
-
-static bool names_part(const char *word, int part)
-{
-    if (!strcmp(word, "all") || !strcmp(word, part_names[part])) return true;
-    return !strcmp(word, part < MABN_MODEL_PARTS ? "body" : "heads") && part != MABN_MODEL_PARTS;
-}
+/* Bit p stands for part p, in the order of mabn_detector_norms. */
+static const struct mabn_word parts[] = {{0xff, "all"},      {0x1f, "body"},     {1 << 0, "stem"},
+                                         {1 << 1, "layer1"}, {1 << 2, "layer2"}, {1 << 3, "layer3"},
+                                         {1 << 4, "layer4"}, {1 << 5, "fpn"},    {0xc0, "heads"},
+                                         {1 << 6, "box"},    {1 << 7, "mask"},   {0, NULL}};
 
 static mabn_status set_part(struct mabn_detector *detector, const struct mabn_norm_options *before,
                             const char *part, const char *word)
 {
     struct mabn_norm_options *norms[8];
     enum mabn_norm_kind kind;
-    bool found = false;
+    int chosen;
     MABN_TRY(mabn_norm_kind_parse(&kind, word));
+    MABN_TRY(mabn_word_parse(&chosen, parts, "part", part));
     mabn_detector_norms(detector, norms);
     for (int p = 0; p < PARTS; p++) {
-        if (!names_part(part, p)) continue;
+        if (!(chosen >> p & 1)) continue;
         const bool none = p >= MABN_MODEL_PARTS && kind == MABN_NORM_FROZEN;
         const enum mabn_norm_kind now = none ? MABN_NORM_NONE : kind;
         mabn_norm_options_choose(norms[p], &before[p], now);
         if (before[p].kind != now) norms[p]->window_rule = MABN_WINDOW_ITERATION;
-        found = true;
     }
-    if (found) return MABN_OK;
-    return mabn_word_unknown("part", part,
-                             "body, stem, layer1, layer2, layer3, layer4, fpn, heads, box, mask");
+    return MABN_OK;
 }
 
 mabn_status mabn_detector_set_norm(struct mabn_detector *detector, const char *spec)
@@ -207,22 +189,22 @@ void mabn_detector_norm_text(const struct mabn_detector *detector, struct mabn_s
 {
     struct mabn_detector copy = *detector;
     struct mabn_norm_options *norms[8];
-    struct mabn_str parts;
+    struct mabn_str list;
     bool same = true, body = true;
     const int count = mabn_detector_norms(&copy, norms);
     for (int p = 1; p < count; p++) {
         same = same && norms[p]->kind == norms[0]->kind;
         if (p < MABN_MODEL_PARTS) body = body && norms[p]->kind == norms[0]->kind;
     }
-    mabn_str_init(&parts);
+    mabn_str_init(&list);
     if (same)
-        mabn_str_add(&parts, mabn_norm_kind_name(norms[0]->kind));
+        mabn_str_add(&list, mabn_norm_kind_name(norms[0]->kind));
     else if (body)
-        add_part(&parts, "body", norms[0]->kind);
+        add_part(&list, "body", norms[0]->kind);
     for (int p = body ? MABN_MODEL_PARTS : 0; p < count && !same; p++)
-        add_part(&parts, part_names[p], norms[p]->kind);
-    mabn_str_add(text, parts.text);
-    mabn_str_release(&parts);
+        add_part(&list, mabn_word_name(parts, 1 << p), norms[p]->kind);
+    mabn_str_add(text, list.text);
+    mabn_str_release(&list);
 }
 
 /* ---- JSON ---- */
@@ -286,7 +268,7 @@ void mabn_detector_to_json(const struct mabn_detector *detector, struct mabn_str
     mabn_json_put_string(&w, "box_head", mabn_word_name(box_heads, detector->box_head));
     mabn_json_put_string(&w, "convention", detector->convention);
     for (int p = 0; p < 3; p++) {
-        snprintf(key, sizeof key, "norm_%s", part_names[MABN_MODEL_PARTS + p]);
+        snprintf(key, sizeof key, "norm_%s", mabn_word_name(parts, 1 << (MABN_MODEL_PARTS + p)));
         mabn_fields_write_norm(&w, key, norms[p]);
     }
     /* The body's own description, as a string: mabn_model_from_json reads it. */
@@ -390,9 +372,9 @@ mabn_status mabn_detector_check(const struct mabn_detector *d)
                           d->rpn_batch,     d->box_batch,      d->detections};
     const int widths[] = {d->fpn_width,  d->box_width,       d->box_conv_width,
                           d->mask_width, d->body.base_width, d->body.expansion};
-    const double parts[] = {d->rpn_nms,        d->rpn_foreground, d->rpn_background,
-                            d->rpn_positive,   d->box_positive,   d->box_foreground,
-                            d->box_background, d->min_score,      d->nms};
+    const double shares[] = {d->rpn_nms,        d->rpn_foreground, d->rpn_background,
+                             d->rpn_positive,   d->box_positive,   d->box_foreground,
+                             d->box_background, d->min_score,      d->nms};
     MABN_TRY(mabn_box_convention_find(&convention, d->convention));
     if (d->classes < 1 || d->classes > 1 << 16)
         return mabn_fail(MABN_ERR_ARG, "a detector of %d classes", d->classes);
@@ -403,9 +385,10 @@ mabn_status mabn_detector_check(const struct mabn_detector *d)
     for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
         if (widths[i] < 1 || widths[i] > 1 << 13)
             return mabn_fail(MABN_ERR_ARG, "a width of %d: expected 1 to 8192", widths[i]);
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-        if (!within(parts[i], 0, 1))
-            return mabn_fail(MABN_ERR_ARG, "a threshold or share of %g: expected 0 to 1", parts[i]);
+    for (size_t i = 0; i < sizeof shares / sizeof *shares; i++)
+        if (!within(shares[i], 0, 1))
+            return mabn_fail(MABN_ERR_ARG, "a threshold or share of %g: expected 0 to 1",
+                             shares[i]);
     for (int i = 0; i < MABN_DETECTOR_LEVELS; i++)
         if (!within(d->anchor_size[i], 1, 1e5))
             return mabn_fail(MABN_ERR_ARG, "an anchor of %g pixels", d->anchor_size[i]);

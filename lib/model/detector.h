@@ -76,8 +76,7 @@ struct mabn_detector {
 
 /* Is this the name of a detector's architecture? */
 bool mabn_detector_is(const char *arch);
-/* NULL-terminated list of architectures. */
-const char *const *mabn_detector_archs(void);
+extern const struct mabn_word mabn_detector_archs[]; /* "mask-rcnn-r50-fpn" and so on */
 /* The defaults of an architecture: the reference's, norm mabn, box head "conv", 80 classes. */
 MABN_MUST_USE mabn_status mabn_detector_init(struct mabn_detector *detector, const char *arch);
 
@@ -86,8 +85,8 @@ MABN_MUST_USE mabn_status mabn_detector_init(struct mabn_detector *detector, con
 MABN_MUST_USE mabn_status mabn_detector_set_family(struct mabn_detector *detector,
                                                    const char *convention);
 
-/* "mabn", or part by part: "body=frozen,fpn=mabn,heads=mabn". Parts: body (stem, layer1 … layer4),
- * fpn, heads (box, mask). Later entries win; parts not named keep what they have. Frozen is for the
+/* "mabn", or part by part: "body=frozen,fpn=mabn,heads=mabn". Parts: all, body (stem, layer1 …
+ * layer4), fpn, heads (box, mask). Later entries win; parts not named keep what they have. Frozen is for the
  * body alone: for fpn and heads it means none, that is convolutions with bias. */
 MABN_MUST_USE mabn_status mabn_detector_set_norm(struct mabn_detector *detector, const char *spec);
 /* The kinds of all parts, in order. */

@@ -10,8 +10,14 @@
 #include "model/fields.h"
 #include "model/resnet_shapes.h"
 
-static const char *const part_names[MABN_MODEL_PARTS] = {"stem", "layer1", "layer2", "layer3",
-                                                         "layer4"};
+/* Bit p stands for part p. */
+static const struct mabn_word parts[] = {{(1 << MABN_MODEL_PARTS) - 1, "body"},
+                                         {1 << MABN_PART_STEM, "stem"},
+                                         {1 << MABN_PART_LAYER1, "layer1"},
+                                         {1 << MABN_PART_LAYER2, "layer2"},
+                                         {1 << MABN_PART_LAYER3, "layer3"},
+                                         {1 << MABN_PART_LAYER4, "layer4"},
+                                         {0, NULL}};
 const struct mabn_word mabn_model_stems[] = {
     {MABN_STEM_LARGE, "large"}, {MABN_STEM_SMALL, "small"}, {0, NULL}};
 const struct mabn_word mabn_model_centralizing[] = {{MABN_CENTRALIZE_AUTO, "auto"},
@@ -50,15 +56,11 @@ static mabn_status set_part(struct mabn_model *model, const struct mabn_norm_opt
                             const char *part, const char *kind_name)
 {
     enum mabn_norm_kind kind;
-    bool all = !strcmp(part, "body"), found = all;
+    int chosen;
     MABN_TRY(mabn_norm_kind_parse(&kind, kind_name));
+    MABN_TRY(mabn_word_parse(&chosen, parts, "part", part));
     for (int p = 0; p < MABN_MODEL_PARTS; p++)
-        if (all || !strcmp(part, part_names[p])) {
-            mabn_norm_options_choose(&model->norm[p], &before[p], kind);
-            found = true;
-        }
-    if (!found)
-        return mabn_word_unknown("part", part, "body, stem, layer1, layer2, layer3, layer4");
+        if (chosen >> p & 1) mabn_norm_options_choose(&model->norm[p], &before[p], kind);
     return MABN_OK;
 }
 
@@ -87,7 +89,7 @@ void mabn_model_norm_text(const struct mabn_model *model, struct mabn_str *text)
         return;
     }
     for (int p = 0; p < MABN_MODEL_PARTS; p++)
-        mabn_str_printf(text, "%s%s=%s", p ? "," : "", part_names[p],
+        mabn_str_printf(text, "%s%s=%s", p ? "," : "", mabn_word_name(parts, 1 << p),
                         mabn_norm_kind_name(model->norm[p].kind));
 }
 
@@ -206,7 +208,7 @@ void mabn_model_to_json(const struct mabn_model *model, struct mabn_str *json)
                          mabn_word_name(mabn_model_centralizing, model->centralize));
     mabn_json_put_object(&w, "norm");
     for (int p = 0; p < MABN_MODEL_PARTS; p++)
-        mabn_fields_write_norm(&w, part_names[p], &model->norm[p]);
+        mabn_fields_write_norm(&w, mabn_word_name(parts, 1 << p), &model->norm[p]);
     mabn_json_put_end(&w);
     write_class_names(&w, model);
     mabn_json_put_end(&w);
@@ -218,7 +220,7 @@ static void read_norms(struct mabn_json *j, struct mabn_model *model)
     mabn_json_begin_object(j);
     while (mabn_json_next_key(j, &key)) {
         int part = 0;
-        while (part < MABN_MODEL_PARTS && !mabn_json_is(key, part_names[part]))
+        while (part < MABN_MODEL_PARTS && !mabn_json_is(key, mabn_word_name(parts, 1 << part)))
             part++;
         if (part < MABN_MODEL_PARTS)
             mabn_fields_read_norm(j, &model->norm[part]);

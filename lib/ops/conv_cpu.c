@@ -50,6 +50,7 @@
 
 #include "base/mem.h"
 #include "base/progress.h"
+#include "base/words.h"
 #include "device/dnnl.h"
 #include "device/tune.h"
 #include "ops/elementwise.h"
@@ -69,7 +70,9 @@ enum strategy {
     TILES,    /* our F(4×4,3×3) */
     STRATEGIES
 };
-static const char *const strategy_names[] = {"winograd", "direct", "blocked", "matrix", "tiles"};
+static const struct mabn_word strategies[] = {{WINOGRAD, "winograd"}, {DIRECT, "direct"},
+                                              {BLOCKED, "blocked"},   {MATRIX, "matrix"},
+                                              {TILES, "tiles"},       {0, NULL}};
 
 /* One primitive with its conversions. The tensor it writes is `output`. */
 struct pass {
@@ -644,16 +647,17 @@ static mabn_status tune_pass(struct mabn_conv *c, int which)
     if (!chosen && !mabn_device_times(c->device)) return MABN_OK;
     if (!chosen) {
         MABN_TRY(time_strategies(&c->strategy[which], c, which));
-        mabn_tune_add(tune, key, strategy_names[c->strategy[which]]);
+        mabn_tune_add(tune, key, mabn_word_name(strategies, c->strategy[which]));
         return MABN_OK;
     }
-    for (int w = 0; w < STRATEGIES; w++)
-        if (!strcmp(chosen, strategy_names[w]) && is_candidate(c, which, (enum strategy)w)) {
-            c->strategy[which] = (enum strategy)w;
-            return MABN_OK;
-        }
-    return mabn_fail(MABN_ERR_FORMAT, "'%s': unknown choice '%s' for %s", mabn_tune_path(tune),
-                     chosen, key);
+    int known;
+    if (mabn_word_parse(&known, strategies, "algorithm", chosen))
+        return mabn_fail_prefix(MABN_ERR_FORMAT, "'%s': %s", mabn_tune_path(tune), key);
+    if (!is_candidate(c, which, (enum strategy)known))
+        return mabn_fail(MABN_ERR_FORMAT, "'%s': %s: '%s' cannot do it", mabn_tune_path(tune), key,
+                         chosen);
+    c->strategy[which] = (enum strategy)known;
+    return MABN_OK;
 }
 
 static mabn_status init_passes(struct mabn_conv *c)

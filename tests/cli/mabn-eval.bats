@@ -321,7 +321,9 @@ digits() { sed -E 's/("loss":[0-9]+\.[0-9]{6})[0-9]*/\1/' <<<"$1"; }
     cmp before "$MABN_TUNE_FILE"
     # What the file says is done.
     sed -E 's/	(winograd|blocked|direct)$/	nonsense/' before >"$MABN_TUNE_FILE"
-    fails 1 "unknown choice 'nonsense' for inference float32" logits --tune
+    fails 1 "unknown algorithm 'nonsense': expected winograd, direct" logits --tune
+    sed -E 's/	(inference.*k1 .*)	(blocked|direct)$/	\1	winograd/' before >"$MABN_TUNE_FILE"
+    fails 1 ": 'winograd' cannot do it" logits --tune
     logits >plain # without the option the file is not looked at
     unset MABN_TUNE_FILE
     logits --tune >/dev/null
