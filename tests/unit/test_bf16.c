@@ -238,7 +238,7 @@ static void check_inference(const char *arch, const char *norm)
         /* Input pictures are float32 in both. */
         tap_ok((double)less.activations < 0.7 * (double)full.activations &&
                    (double)less.parameters < 0.6 * (double)full.parameters,
-               "… in %.2f of the memory for activations, %.2f for weights",
+               "bfloat16: %.2f of the memory for activations, %.2f for weights",
                (double)less.activations / (double)full.activations,
                (double)less.parameters / (double)full.parameters);
         for (int half = 0; half < 2; half++)
@@ -291,11 +291,11 @@ static void check_training(const char *arch, const char *norm, bool save_memory,
     const double error = distance(grads[1], grads[0], count);
     tap_ok(error > 0 && error < tolerance, "%s, %s%s: gradients are %.2g apart", arch, norm,
            save_memory ? ", memory saved" : "", error);
-    tap_close(losses[1], losses[0], 0.01 * losses[0], "… and the loss");
+    tap_close(losses[1], losses[0], 0.01 * losses[0], "the loss in bfloat16 is close to float32's");
     const struct mabn_net_memory full = mabn_net_memory_of(nets[0]),
                                  less = mabn_net_memory_of(nets[1]);
-    tap_ok((double)less.activations < 0.65 * (double)full.activations, "… in %.2f of the memory",
-           (double)less.activations / (double)full.activations);
+    tap_ok((double)less.activations < 0.65 * (double)full.activations,
+           "bfloat16: %.2f of the memory", (double)less.activations / (double)full.activations);
     for (int half = 0; half < 2; half++) {
         free(grads[half]);
         mabn_net_free(nets[half]);

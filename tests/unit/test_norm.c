@@ -1479,7 +1479,7 @@ static void check_half_tau(void)
     tap_status(step(&l), "frn in bfloat16");
     tap_ok(mabn_bf16_float(y[3]) > 0.1f, "tau is rounded up in y");
     tap_ok(l.dact[0] == 6 && l.dact[1] == 6 && l.dbeta[0] == 0 && dr[5] == 0,
-           "…and what is cut off by it is tau's: %g", l.dact[0]);
+           "a gradient that the activation cuts off goes to tau: %g", l.dact[0]);
     layer_free(&l);
 }
 
