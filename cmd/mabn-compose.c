@@ -83,6 +83,7 @@ static mabn_status run(const char *path)
     o.scene.seed = (uint64_t)o.seed;
     MABN_TRY(mabn_cutouts_open(&cutouts, path, o.threshold));
     const mabn_status status = mabn_compose_files(&totals, cutouts, &o.scene, &output);
+    if (!status) mabn_cutouts_tell(cutouts);
     mabn_cutouts_free(cutouts);
     if (!status)
         mabn_info("%lld scenes, %llu objects, %llu left out because they would hide others",

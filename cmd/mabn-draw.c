@@ -10,6 +10,7 @@
 #include "cli/cli.h"
 #include "coco/dataset.h"
 #include "coco/draw.h"
+#include "image/oddities.h"
 
 static struct {
     const char *output, *results, *images;
@@ -53,6 +54,7 @@ struct source {
     int64_t count;
     int64_t *chosen;
     int n_chosen;
+    struct mabn_image_oddities oddities;
 };
 
 /* What is drawn on no picture. */
@@ -203,16 +205,17 @@ static mabn_status settle(const struct source *s, int64_t i, struct mabn_image *
     return MABN_OK;
 }
 
-static mabn_status decode_bytes(const struct source *s, int64_t i, struct mabn_image *image,
+static mabn_status decode_bytes(struct source *s, int64_t i, struct mabn_image *image,
                                 const uint8_t *bytes, size_t size)
 {
     struct mabn_image_info info;
     MABN_TRY(mabn_image_probe(&info, bytes, size));
     MABN_TRY(mabn_image_decode(s->decoder, image, bytes, size, NULL));
+    mabn_image_oddities_add(&s->oddities, i, &info);
     return settle(s, i, image, &info);
 }
 
-static mabn_status decode(const struct source *s, int64_t i, struct mabn_image *image)
+static mabn_status decode(struct source *s, int64_t i, struct mabn_image *image)
 {
     const uint8_t *bytes;
     size_t size;
@@ -239,7 +242,7 @@ static mabn_status decode(const struct source *s, int64_t i, struct mabn_image *
     return status;
 }
 
-static mabn_status draw_one(const struct source *s, struct mabn_sheet *sheet, int64_t i)
+static mabn_status draw_one(struct source *s, struct mabn_sheet *sheet, int64_t i)
 {
     const struct mabn_coco *from = !s->coco ? NULL : o.results ? &s->results : &s->truth;
     struct mabn_image image = {0};
@@ -272,6 +275,13 @@ static mabn_status draw_one(const struct source *s, struct mabn_sheet *sheet, in
     return status;
 }
 
+static const char *oddity_name(const void *source, int64_t i)
+{
+    static char name[4096];
+    name_of(source, i, name, sizeof name);
+    return name;
+}
+
 static mabn_status draw(struct source *s, char **args, int n)
 {
     struct mabn_sheet *sheet;
@@ -285,6 +295,7 @@ static mabn_status draw(struct source *s, char **args, int n)
     mabn_status status = MABN_OK;
     for (int i = 0; i < s->n_chosen && !status; i++)
         status = draw_one(s, sheet, s->chosen[i]);
+    mabn_image_oddities_tell(&s->oddities, oddity_name, s, "drawn", NULL);
     if (!status) status = mabn_sheet_write(sheet, o.output, o.force);
     mabn_sheet_free(sheet);
     return status;
@@ -307,7 +318,9 @@ int main(int argc, char **argv)
 {
     char **args;
     struct source s;
+    const struct mabn_image_oddities none = MABN_IMAGE_NO_ODDITIES;
     memset(&s, 0, sizeof s);
+    s.oddities = none;
     int n = mabn_cli_start(&cli, argc, argv, &args);
     if (!o.output) mabn_cli_usage_error("no output: give -o FILE");
     o.style.scores = o.results != NULL;

@@ -272,6 +272,7 @@ static mabn_status recalibrate(const struct mabn_model_file *file, struct mabn_p
     if (!status)
         mabn_info("statistics of %d norms estimated from %lld images of '%s'", result.norms,
                   (long long)result.images, o.recalibrate);
+    if (!status && files) mabn_files_tell(files);
     if (!status && o.output && first_rank())
         status = save_recalibrated(o.output, file, params, result.images);
     mabn_dataset_free(data);
@@ -343,6 +344,7 @@ static mabn_status eval_imagenet(const char *model_path, const char *data_path)
                                    .each = o.predictions || files ? print_predictions : NULL,
                                    .context = &printing};
     MABN_TRY_GOTO(mabn_evaluate(&result, net, &source, &file.input, &eo), out);
+    if (files) mabn_files_tell(files);
     if (!o.predictions && !files && first_rank()) print_result(&result);
 out:
     mabn_str_release(&printing.line);
@@ -388,6 +390,7 @@ static mabn_status open_scenes(struct detection *d, const char *path)
                                                                       o.skip_bad ? &bad : NULL));
         /* detectron2 turns photographs as their cameras were held; the others do not. */
         if (!strcmp(d->file.detector.convention, "detectron2")) mabn_scene_set_turn(d->set);
+        if (first_rank()) mabn_scene_set_tell(d->set);
         return MABN_OK;
     }
     MABN_TRY(mabn_dataset_open(&d->data, path));

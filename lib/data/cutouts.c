@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "image/oddities.h"
 #include "store/dataset.h"
 #include "store/listing.h"
 
@@ -16,6 +17,13 @@ struct mabn_cutouts {
     int threshold;
     int classes;
     char **names; /* (classes) */
+    struct passed_over *passed_over;
+};
+
+/* Grows while threads read pictures, each any number of times. */
+struct passed_over {
+    struct mabn_image_oddities oddities;
+    uint8_t *seen; /* (count) pictures that were looked at */
 };
 
 /* ---- opening ---- */
@@ -66,6 +74,10 @@ mabn_status mabn_cutouts_open(struct mabn_cutouts **cutouts, const char *path, i
         return status;
     }
     name_classes(c);
+    const struct mabn_image_oddities none = MABN_IMAGE_NO_ODDITIES;
+    c->passed_over = mabn_xcalloc(1, sizeof *c->passed_over);
+    c->passed_over->oddities = none;
+    c->passed_over->seen = mabn_xcalloc(mabn_cutouts_count(c), 1);
     *cutouts = c;
     return MABN_OK;
 }
@@ -78,6 +90,8 @@ void mabn_cutouts_free(struct mabn_cutouts *c)
     for (int i = 0; c->names && i < c->classes; i++)
         free(c->names[i]);
     free(c->names);
+    if (c->passed_over) free(c->passed_over->seen);
+    free(c->passed_over);
     free(c);
 }
 
@@ -213,10 +227,24 @@ static mabn_status get_raw(const struct mabn_cutouts *c, int64_t i, struct mabn_
     return cut_out(c, out, NULL, 0, empty);
 }
 
-static mabn_status get_encoded(const struct mabn_cutouts *c, struct mabn_decoder *decoder,
-                               struct mabn_cutout *out, const uint8_t *bytes, size_t size,
-                               bool *empty)
+/* Alpha is not passed over: it becomes the mask. */
+static void look_at(const struct mabn_cutouts *c, int64_t i, const uint8_t *bytes, size_t size)
 {
+    struct mabn_image_info info;
+    if (__atomic_exchange_n(&c->passed_over->seen[i], 1, __ATOMIC_RELAXED)) return;
+    if (mabn_image_probe(&info, bytes, size)) {
+        mabn_error_clear(); /* for the decoder to tell */
+        return;
+    }
+    info.alpha = false;
+    mabn_image_oddities_add(&c->passed_over->oddities, i, &info);
+}
+
+static mabn_status get_encoded(const struct mabn_cutouts *c, int64_t i,
+                               struct mabn_decoder *decoder, struct mabn_cutout *out,
+                               const uint8_t *bytes, size_t size, bool *empty)
+{
+    look_at(c, i, bytes, size);
     MABN_TRY(mabn_image_decode(decoder, &out->whole, bytes, size, NULL));
     return cut_out(c, out, bytes, size, empty);
 }
@@ -234,7 +262,7 @@ static mabn_status get_from_dataset(const struct mabn_cutouts *c, int64_t i,
         status = get_raw(c, i, out, empty);
     } else {
         status = mabn_dataset_image(c->dataset, i, &bytes, &size);
-        if (!status) status = get_encoded(c, decoder, out, bytes, size, empty);
+        if (!status) status = get_encoded(c, i, decoder, out, bytes, size, empty);
     }
     if (!status) return MABN_OK;
     return mabn_fail_prefix(status, "picture '%s'",
@@ -249,9 +277,23 @@ mabn_status mabn_cutouts_get(const struct mabn_cutouts *c, uint64_t index,
     if (c->dataset) return get_from_dataset(c, i, decoder, out, empty);
     out->label = c->listing.labels[i];
     MABN_TRY(mabn_input_open(&in, c->listing.paths[i], 0));
-    mabn_status status = get_encoded(c, decoder, out, in.bytes, in.size, empty);
+    mabn_status status = get_encoded(c, i, decoder, out, in.bytes, in.size, empty);
     mabn_input_release(&in);
     return status ? mabn_fail_prefix(status, "'%s'", c->listing.paths[i]) : MABN_OK;
+}
+
+static const char *name_of(const void *cutouts, int64_t i)
+{
+    static __thread char name[200];
+    const struct mabn_cutouts *c = cutouts;
+    if (!c->dataset) return c->listing.paths[i];
+    return mabn_dataset_image_name(c->dataset, i, name, sizeof name);
+}
+
+void mabn_cutouts_tell(const struct mabn_cutouts *c)
+{
+    mabn_image_oddities_tell(&c->passed_over->oddities, name_of, c, "used",
+                             "used as stored, not turned");
 }
 
 void mabn_cutout_release(struct mabn_cutout *c)

@@ -2,7 +2,7 @@
  * composed of them (compose.h).
  *
  * From a classification dataset (`mabn-pack idx`, `imagenet`, `list`), or from a folder with a
- * folder of pictures for each class. In a PNG with alpha the mask holds the pixels that are at
+ * folder of pictures for each class. In a PNG, WebP or GIF with alpha the mask holds the pixels that are at
  * least half opaque (only in folders and datasets of encoded files). Other pictures have a black
  * background: the mask holds the pixels that are brighter than a threshold in any channel, and dark
  * ones that they enclose. */
@@ -46,6 +46,8 @@ struct mabn_cutout {
 MABN_MUST_USE mabn_status mabn_cutouts_get(const struct mabn_cutouts *cutouts, uint64_t index,
                                            struct mabn_decoder *decoder, struct mabn_cutout *out,
                                            bool *empty);
+/* Warn of what was passed over in the pictures read so far (image/oddities.h). */
+void mabn_cutouts_tell(const struct mabn_cutouts *cutouts);
 void mabn_cutout_release(struct mabn_cutout *cutout);
 
 MABN_END_DECLS

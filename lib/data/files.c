@@ -7,13 +7,16 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "image/oddities.h"
 
 #define MAX_FILE ((uint64_t)1 << 30)
 
 struct mabn_files {
     char **paths; /* (count) */
     size_t count, capacity;
-    pthread_key_t open; /* each thread's file at hand, a struct mabn_input */
+    pthread_key_t open;                   /* each thread's file at hand, a struct mabn_input */
+    struct mabn_image_oddities *oddities; /* counted while files are read */
+    uint8_t *seen;                        /* (count) files that were counted */
 };
 
 /* ---- which ---- */
@@ -62,6 +65,17 @@ static void close_file(void *input)
     free(input);
 }
 
+/* A loader may read a file twice. */
+static void look_at(const struct mabn_files *f, uint64_t index, const struct mabn_input *in)
+{
+    struct mabn_image_info info;
+    if (__atomic_exchange_n(&f->seen[index], 1, __ATOMIC_RELAXED)) return;
+    if (mabn_image_probe(&info, in->bytes, in->size))
+        mabn_error_clear(); /* for the decoder to tell */
+    else
+        mabn_image_oddities_add(f->oddities, (int64_t)index, &info);
+}
+
 static mabn_status get(const void *context, uint64_t index, struct mabn_sample *sample)
 {
     const struct mabn_files *f = context;
@@ -72,6 +86,7 @@ static mabn_status get(const void *context, uint64_t index, struct mabn_sample *
         if (pthread_setspecific(f->open, in)) MABN_BUG("no memory for a thread's file");
     }
     MABN_TRY(mabn_input_open(in, f->paths[index], MAX_FILE));
+    look_at(f, index, in);
     *sample = (struct mabn_sample){.bytes = in->bytes, .size = in->size};
     return MABN_OK;
 }
@@ -85,7 +100,10 @@ static void name(const void *context, uint64_t index, char *text, size_t capacit
 
 mabn_status mabn_files_open(struct mabn_files **files, const char *path)
 {
+    const struct mabn_image_oddities none = MABN_IMAGE_NO_ODDITIES;
     struct mabn_files *f = mabn_xcalloc(1, sizeof *f);
+    f->oddities = mabn_xcalloc(1, sizeof *f->oddities);
+    *f->oddities = none;
     const bool folder = strcmp(path, "-") && mabn_path_is_dir(path);
     *files = NULL;
     if (pthread_key_create(&f->open, close_file)) MABN_BUG("no thread-specific keys are left");
@@ -98,6 +116,7 @@ mabn_status mabn_files_open(struct mabn_files **files, const char *path)
         return status;
     }
     if (folder) qsort(f->paths, f->count, sizeof *f->paths, compare_paths);
+    f->seen = mabn_xcalloc(f->count, 1);
     *files = f;
     return MABN_OK;
 }
@@ -110,6 +129,8 @@ void mabn_files_free(struct mabn_files *f)
     for (size_t i = 0; i < f->count; i++)
         free(f->paths[i]);
     free(f->paths);
+    free(f->oddities);
+    free(f->seen);
     free(f);
 }
 
@@ -122,4 +143,14 @@ void mabn_source_of_files(struct mabn_source *source, const struct mabn_files *f
 {
     *source =
         (struct mabn_source){.count = files->count, .get = get, .name = name, .context = files};
+}
+
+static const char *path_of(const void *files, int64_t number)
+{
+    return mabn_files_path(files, (uint64_t)number);
+}
+
+void mabn_files_tell(const struct mabn_files *files)
+{
+    mabn_image_oddities_tell(files->oddities, path_of, files, "read", "read as stored, not turned");
 }

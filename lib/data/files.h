@@ -22,6 +22,8 @@ void mabn_files_free(struct mabn_files *files);
 const char *mabn_files_path(const struct mabn_files *files, uint64_t index);
 /* Files are read on demand; a sample's bytes stay valid until its thread reads another. */
 void mabn_source_of_files(struct mabn_source *source, const struct mabn_files *files);
+/* Warn of what was passed over in the files that were read (image/oddities.h), a line for each kind. */
+void mabn_files_tell(const struct mabn_files *files);
 
 MABN_END_DECLS
 #endif

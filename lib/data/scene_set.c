@@ -16,7 +16,7 @@
 #include "base/mem.h"
 #include "data/files.h"
 #include "coco/dataset.h"
-#include "image/image.h"
+#include "image/oddities.h"
 #include "store/dataset.h"
 
 struct file {
@@ -24,6 +24,8 @@ struct file {
     int64_t id;
     int width, height; /* as stored */
     int orientation;
+    bool alpha;
+    uint32_t pictures;
 };
 
 struct mabn_scene_set {
@@ -136,6 +138,8 @@ static mabn_status probe_file(struct file *file)
     file->width = info.width;
     file->height = info.height;
     file->orientation = info.orientation;
+    file->alpha = info.alpha;
+    file->pictures = info.pictures;
     return MABN_OK;
 }
 
@@ -294,6 +298,24 @@ void mabn_scene_set_free(struct mabn_scene_set *set)
 }
 
 /* ---- what is in it ---- */
+
+static const char *path_of(const void *set, int64_t sample)
+{
+    return ((const struct mabn_scene_set *)set)->files[sample].path;
+}
+
+void mabn_scene_set_tell(const struct mabn_scene_set *set)
+{
+    struct mabn_image_oddities oddities = MABN_IMAGE_NO_ODDITIES;
+    for (uint64_t i = 0; i < set->count && !set->dataset; i++) {
+        const struct mabn_image_info info = {.orientation = set->files[i].orientation,
+                                             .alpha = set->files[i].alpha,
+                                             .pictures = set->files[i].pictures};
+        mabn_image_oddities_add(&oddities, (int64_t)i, &info);
+    }
+    mabn_image_oddities_tell(&oddities, path_of, set, "read",
+                             set->turned ? "turned" : "read as stored, not turned");
+}
 
 uint64_t mabn_scene_set_count(const struct mabn_scene_set *set)
 {

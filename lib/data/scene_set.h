@@ -35,6 +35,9 @@ MABN_MUST_USE mabn_status mabn_scene_set_list(struct mabn_scene_set **set, const
 /* Apply the EXIF orientation of files. To be called before anything else is asked of the set. A
  * packed dataset does not change, because its annotations refer to photographs as stored. */
 void mabn_scene_set_turn(struct mabn_scene_set *set);
+/* Warn of what is passed over in files (image/oddities.h), a line for each kind. Nothing for a packed
+ * dataset: mabn-pack told. */
+void mabn_scene_set_tell(const struct mabn_scene_set *set);
 void mabn_scene_set_free(struct mabn_scene_set *set); /* NULL is fine */
 
 uint64_t mabn_scene_set_count(const struct mabn_scene_set *set);

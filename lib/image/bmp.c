@@ -11,6 +11,7 @@ struct header {
     int entry;      /* bytes of a colour: 3 or 4 */
     int width, height, bits;
     bool down; /* rows from the top */
+    bool alpha;
     uint32_t mask[3];
     size_t stride;
 };
@@ -71,6 +72,7 @@ static mabn_status read_header(struct header *h, const uint8_t *p, size_t size)
     h->palette = 14 + (size_t)length + (length == 40 && compression == 3 ? 12 : 0);
     h->entry = length == 12 ? 3 : 4;
     if (h->bits <= 8 && (!h->colours || h->colours > 1u << h->bits)) h->colours = 1u << h->bits;
+    h->alpha = h->bits % 16 == 0 && compression && length >= 56 && size >= 70 && le(p + 66, 4);
     h->stride = ((size_t)h->width * (size_t)h->bits + 31) / 32 * 4;
     return h->bits % 16 == 0 ? read_masks(h, p, size, compression) : MABN_OK;
 }
@@ -86,7 +88,8 @@ mabn_status mabn_bmp_probe(struct mabn_image_info *info, const uint8_t *bytes, s
                                      .channels = h.bits <= 8 ? 1 : 3,
                                      .bits = h.bits <= 8    ? h.bits
                                              : h.bits == 16 ? 5
-                                                            : 8};
+                                                            : 8,
+                                     .alpha = h.alpha};
     return MABN_OK;
 }
 

@@ -77,8 +77,23 @@ MABN_MUST_USE mabn_status mabn_gif_probe(struct mabn_image_info *info, const uin
                                          size_t size);
 MABN_MUST_USE mabn_status mabn_gif_decode(struct mabn_decode_job *job);
 
+/* mabn_image_decode_alpha for one format; *found is false before. */
+MABN_MUST_USE mabn_status mabn_png_alpha(struct mabn_image *alpha, bool *found,
+                                         const uint8_t *bytes, size_t size);
+MABN_MUST_USE mabn_status mabn_webp_alpha(struct mabn_image *alpha, bool *found,
+                                          const uint8_t *bytes, size_t size);
+MABN_MUST_USE mabn_status mabn_gif_alpha(struct mabn_image *alpha, bool *found,
+                                         const uint8_t *bytes, size_t size);
+
 /* The orientation in the EXIF data of a JPEG, PNG or WebP; 0: none, or none that can be read. */
 int mabn_exif_orientation(enum mabn_image_type type, const uint8_t *bytes, size_t size);
+
+/* How many pictures a JPEG says that it holds, of which decoding reads the first; 0: it says nothing. */
+uint32_t mabn_jpeg_pictures(const uint8_t *bytes, size_t size);
+
+/* Completes what the header said: how many pictures there are, and whether the first is
+ * transparent. Walks over blocks and chunks, decodes nothing, and stops at damage. */
+void mabn_image_count_pictures(struct mabn_image_info *info, const uint8_t *bytes, size_t size);
 
 MABN_END_DECLS
 #endif

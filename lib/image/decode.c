@@ -81,6 +81,7 @@ mabn_status mabn_image_probe(struct mabn_image_info *info, const uint8_t *bytes,
 {
     memset(info, 0, sizeof *info);
     MABN_TRY(probe(info, bytes, size));
+    mabn_image_count_pictures(info, bytes, size);
     info->orientation = mabn_exif_orientation(info->type, bytes, size);
     return MABN_OK;
 }
@@ -149,4 +150,20 @@ mabn_status mabn_image_decode_part(struct mabn_decoder *decoder, struct mabn_ima
     *part = job.part;
     *scale = job.scale;
     return MABN_OK;
+}
+
+mabn_status mabn_image_decode_alpha(struct mabn_image *alpha, bool *found, const uint8_t *bytes,
+                                    size_t size)
+{
+    *found = false;
+    switch (mabn_image_sniff(bytes, size)) {
+    case MABN_IMAGE_PNG:
+        return mabn_png_alpha(alpha, found, bytes, size);
+    case MABN_IMAGE_WEBP:
+        return mabn_webp_alpha(alpha, found, bytes, size);
+    case MABN_IMAGE_GIF:
+        return mabn_gif_alpha(alpha, found, bytes, size);
+    default:
+        return MABN_OK;
+    }
 }

@@ -28,7 +28,13 @@ static uint32_t le16(const uint8_t *p)
 
 mabn_status mabn_gif_probe(struct mabn_image_info *info, const uint8_t *bytes, size_t size)
 {
-    if (size < 13) return mabn_fail(MABN_ERR_FORMAT, "GIF: truncated");
+    if (size < 13)
+        return mabn_fail(MABN_ERR_FORMAT, "GIF is truncated: %zu bytes, a header has 13", size);
+    const size_t table = bytes[10] & 0x80 ? (size_t)3 << ((bytes[10] & 7) + 1) : 0;
+    if (size < 13 + table)
+        return mabn_fail(MABN_ERR_FORMAT,
+                         "GIF is truncated in its colour table, after %zu of %zu colours",
+                         (size - 13) / 3, table / 3);
     uint32_t width = le16(bytes + 6), height = le16(bytes + 8);
     MABN_TRY(mabn_image_check_size(width, height, UINT64_MAX));
     *info = (struct mabn_image_info){.type = MABN_IMAGE_GIF,
@@ -42,6 +48,8 @@ mabn_status mabn_gif_probe(struct mabn_image_info *info, const uint8_t *bytes, s
 
 static mabn_status gif_failed(const char *what, int code)
 {
+    if (code == D_GIF_ERR_READ_FAILED || code == D_GIF_ERR_EOF_TOO_SOON)
+        return mabn_fail(MABN_ERR_FORMAT, "GIF is truncated");
     const char *why = GifErrorString(code);
     return mabn_fail(MABN_ERR_FORMAT, "GIF: %s%s%s", what, why ? ": " : "", why ? why : "");
 }
@@ -52,7 +60,7 @@ static mabn_status find_picture(GifFileType *gif, int *transparent)
     GifRecordType type;
     *transparent = -1;
     for (;;) {
-        if (DGifGetRecordType(gif, &type) == GIF_ERROR) return gif_failed("truncated", gif->Error);
+        if (DGifGetRecordType(gif, &type) == GIF_ERROR) return gif_failed("no block", gif->Error);
         if (type == IMAGE_DESC_RECORD_TYPE) break;
         if (type == TERMINATE_RECORD_TYPE)
             return mabn_fail(MABN_ERR_FORMAT, "GIF: there is no picture in it");
@@ -93,27 +101,36 @@ static int row_of(int n, int height, bool interlaced)
     return 0;
 }
 
-static mabn_status read_rows(GifFileType *gif, struct mabn_decode_job *job,
-                             const ColorMapObject *map)
+/* One row of the picture; x from `left` on. */
+typedef void put_row(struct mabn_image *image, int left, int y, const GifPixelType *row, int n,
+                     const void *context);
+
+static mabn_status read_rows(GifFileType *gif, struct mabn_image *image, bool allow_damaged,
+                             put_row *put, const void *context)
 {
     const GifImageDesc d = gif->Image;
-    struct mabn_image *image = job->image;
     GifPixelType *row = mabn_xmalloc((size_t)d.Width + 1);
+    int n = d.Left < image->width ? image->width - d.Left : 0;
     mabn_status status = MABN_OK;
-    for (int n = 0; n < d.Height && !status; n++) {
+    if (n > d.Width) n = d.Width;
+    for (int i = 0; i < d.Height && !status; i++) {
         if (DGifGetLine(gif, row, d.Width) == GIF_ERROR) {
-            status = job->options.allow_damaged ? MABN_OK : gif_failed("truncated", gif->Error);
+            status = allow_damaged ? MABN_OK : gif_failed("bad pixels", gif->Error);
             break;
         }
-        int y = d.Top + row_of(n, d.Height, d.Interlace);
-        for (int x = 0; x < d.Width && y < image->height; x++)
-            if (d.Left + x < image->width)
-                put_colour(image->pixels +
-                               3 * ((size_t)y * (size_t)image->width + (size_t)(d.Left + x)),
-                           map, row[x]);
+        int y = d.Top + row_of(i, d.Height, d.Interlace);
+        if (y < image->height) put(image, d.Left, y, row, n, context);
     }
     free(row);
     return status;
+}
+
+static void put_colours(struct mabn_image *image, int left, int y, const GifPixelType *row, int n,
+                        const void *map)
+{
+    uint8_t *out = image->pixels + 3 * ((size_t)y * (size_t)image->width + (size_t)left);
+    for (int x = 0; x < n; x++)
+        put_colour(out + 3 * x, map, row[x]);
 }
 
 static mabn_status read_gif(GifFileType *gif, struct mabn_decode_job *job)
@@ -127,25 +144,64 @@ static mabn_status read_gif(GifFileType *gif, struct mabn_decode_job *job)
     size_t n = (size_t)image->width * (size_t)image->height;
     for (size_t i = 0; i < n; i++)
         put_colour(image->pixels + 3 * i, map, transparent < 0 ? 0 : transparent);
-    return read_rows(gif, job, map);
+    return read_rows(gif, image, job->options.allow_damaged, put_colours, map);
+}
+
+/* Fails for a picture that is too large, by itself or for so few bytes. */
+static mabn_status open_gif(GifFileType **gif, struct source *source, struct mabn_image_info *info,
+                            uint64_t max_pixels)
+{
+    int code = 0;
+    MABN_TRY(mabn_gif_probe(info, source->bytes, source->size));
+    MABN_TRY(mabn_image_check_size((uint64_t)info->width, (uint64_t)info->height, max_pixels));
+    if ((uint64_t)info->width * (uint64_t)info->height / 4096 > source->size)
+        return mabn_fail(MABN_ERR_FORMAT,
+                         "GIF is truncated: %zu bytes cannot hold a picture of %d x %d",
+                         source->size, info->width, info->height);
+    *gif = DGifOpen(source, read_bytes, &code);
+    return *gif ? MABN_OK : gif_failed("no header", code);
 }
 
 mabn_status mabn_gif_decode(struct mabn_decode_job *job)
 {
     struct mabn_image_info info;
     struct source source = {job->bytes, job->size, 0};
-    int code = 0;
-    MABN_TRY(mabn_gif_probe(&info, job->bytes, job->size));
-    MABN_TRY(mabn_image_check_size((uint64_t)info.width, (uint64_t)info.height,
-                                   job->options.max_pixels));
-    if ((uint64_t)info.width * (uint64_t)info.height / 4096 > job->size)
-        return mabn_fail(MABN_ERR_FORMAT,
-                         "GIF is truncated: %zu bytes cannot hold a picture of %d x %d", job->size,
-                         info.width, info.height);
+    GifFileType *gif;
+    int code;
+    MABN_TRY(open_gif(&gif, &source, &info, job->options.max_pixels));
     job->part = (struct mabn_rect){0, 0, info.width, info.height};
-    GifFileType *gif = DGifOpen(&source, read_bytes, &code);
-    if (!gif) return gif_failed("no header", code);
     mabn_status status = read_gif(gif, job);
     DGifCloseFile(gif, &code);
     return status ? status : mabn_image_set_channels(job->image, job->options.channels);
+}
+
+/* ---- alpha ---- */
+
+static void put_opacity(struct mabn_image *image, int left, int y, const GifPixelType *row, int n,
+                        const void *transparent)
+{
+    uint8_t *out = image->pixels + (size_t)y * (size_t)image->width + (size_t)left;
+    for (int x = 0; x < n; x++)
+        out[x] = row[x] == *(const int *)transparent ? 0 : 255;
+}
+
+mabn_status mabn_gif_alpha(struct mabn_image *alpha, bool *found, const uint8_t *bytes, size_t size)
+{
+    const struct mabn_decode_options limits = MABN_DECODE_DEFAULTS;
+    struct mabn_image_info info;
+    struct source source = {bytes, size, 0};
+    GifFileType *gif;
+    int code, transparent;
+    MABN_TRY(open_gif(&gif, &source, &info, limits.max_pixels));
+    mabn_status status = find_picture(gif, &transparent);
+    *found = !status && transparent >= 0;
+    if (*found) {
+        status = mabn_image_resize_storage(alpha, info.width, info.height, 1);
+        if (!status) {
+            memset(alpha->pixels, 0, (size_t)info.width * (size_t)info.height);
+            status = read_rows(gif, alpha, false, put_opacity, &transparent);
+        }
+    }
+    DGifCloseFile(gif, &code);
+    return status;
 }

@@ -4,8 +4,9 @@
  * The format is recognized by the bytes, never by the file's name (ImageNet holds a PNG named .JPEG).
  * Pictures are decoded to the requested channels: gray is copied to R, G and B; CMYK and YCCK JPEGs
  * are converted as Pillow does it (inverted storage, Adobe's convention); PNG palettes are expanded,
- * 16 bits are cut to the high 8, alpha is dropped. Of an animation (GIF, WebP) the first picture is
- * decoded. Colour profiles are ignored. The orientation in EXIF data is reported; only
+ * 16 bits are cut to the high 8. Alpha is dropped: a pixel has the colour that is stored under it, as
+ * with Pillow's convert("RGB"). Of an animation (GIF, WebP, PNG) and of a JPEG with several
+ * pictures the first is decoded. Colour profiles are ignored. The orientation in EXIF data is reported; only
  * mabn_image_turn applies it, as in torchvision.
  *
  * Decoding is exact: baseline and progressive JPEGs by the slow integer DCT with smooth chroma
@@ -75,11 +76,12 @@ struct mabn_image_info {
     enum mabn_image_type type;
     enum mabn_image_colour colour;
     int width, height;
-    int channels;     /* as stored, alpha included: 1…4 (palette: 1) */
-    int bits;         /* a sample: 8 for JPEG, 1…16 for PNG */
-    bool progressive; /* progressive JPEG, interlaced PNG */
-    bool alpha;
-    int orientation; /* EXIF: 1 as stored, 2…8 to be turned or mirrored; 0: not said */
+    int channels;      /* as stored, alpha included: 1…4 (palette: 1) */
+    int bits;          /* a sample: 8 for JPEG, 1…16 for PNG */
+    bool progressive;  /* progressive JPEG, interlaced PNG */
+    bool alpha;        /* an alpha channel, or a colour that stands for transparency */
+    uint32_t pictures; /* in the file, at least 1; decoding reads the first */
+    int orientation;   /* EXIF: 1 as stored, 2…8 to be turned or mirrored; 0: not said */
 };
 
 /* Only the first bytes: never fails. */
@@ -134,9 +136,9 @@ MABN_MUST_USE mabn_status mabn_image_decode_part(struct mabn_decoder *decoder,
                                                  int min_height, const uint8_t *bytes, size_t size,
                                                  const struct mabn_decode_options *options);
 
-/* How opaque each pixel is, 0…255, as a picture of 1 channel: for PNG files with an alpha channel
- * or a transparent colour. *found false: the file has neither, or is no PNG; `alpha` is left alone.
- */
+/* How opaque each pixel is, 0…255, as a picture of 1 channel: for PNG, WebP and GIF files with an
+ * alpha channel or a transparent colour. *found false: the file has neither; `alpha` is left alone.
+ * Around the first picture of a GIF that is smaller than its canvas, nothing is opaque. */
 MABN_MUST_USE mabn_status mabn_image_decode_alpha(struct mabn_image *alpha, bool *found,
                                                   const uint8_t *bytes, size_t size);
 

@@ -178,15 +178,12 @@ static mabn_status read_alpha(struct mabn_image *alpha, png_image *png)
     return status;
 }
 
-mabn_status mabn_image_decode_alpha(struct mabn_image *alpha, bool *found, const uint8_t *bytes,
-                                    size_t size)
+mabn_status mabn_png_alpha(struct mabn_image *alpha, bool *found, const uint8_t *bytes, size_t size)
 {
     const struct mabn_decode_options limits = MABN_DECODE_DEFAULTS;
     struct mabn_image_info info = {0};
     png_image png = {.version = PNG_IMAGE_VERSION};
     mabn_status status = MABN_OK;
-    *found = false;
-    if (mabn_image_sniff(bytes, size) != MABN_IMAGE_PNG) return MABN_OK;
     MABN_TRY(mabn_png_probe(&info, bytes, size));
     MABN_TRY(mabn_image_check_size((uint64_t)info.width, (uint64_t)info.height, limits.max_pixels));
     MABN_TRY(mabn_png_check(&info, size));

@@ -17,6 +17,7 @@
 #include "base/signal.h"
 #include "base/thread.h"
 #include "image/image.h"
+#include "image/oddities.h"
 #include "image/resize.h"
 #include "store/idx.h"
 #include "store/listing.h"
@@ -40,7 +41,7 @@ struct pack {
     struct worker *workers; /* (threads) */
     struct mabn_progress *progress;
     int64_t done;
-    int64_t n_turned, first_turned; /* pictures with an EXIF orientation */
+    struct mabn_image_oddities oddities;
 };
 
 /* ---- one file ---- */
@@ -127,23 +128,9 @@ static mabn_status encode_again(struct worker *me, const struct mabn_image_info 
     return MABN_OK;
 }
 
-/* Count the pictures with an EXIF orientation, and keep the first. */
-static void count_turned(struct pack *p, int64_t number)
+static const char *path_of(const void *pack, int64_t number)
 {
-    int64_t first = __atomic_load_n(&p->first_turned, __ATOMIC_RELAXED);
-    while (number < first && !__atomic_compare_exchange_n(&p->first_turned, &first, number, true,
-                                                          __ATOMIC_RELAXED, __ATOMIC_RELAXED))
-        ;
-    __atomic_fetch_add(&p->n_turned, 1, __ATOMIC_RELAXED);
-}
-
-static void tell_turned(const struct pack *p)
-{
-    if (p->n_turned)
-        mabn_warn("%lld picture%s an EXIF orientation (the first: '%s'): packed %s",
-                  (long long)p->n_turned, p->n_turned == 1 ? " has" : "s have",
-                  p->paths[p->first_turned],
-                  p->options->exif ? "turned" : "as stored, not turned (--exif turns them)");
+    return ((const struct pack *)pack)->paths[number];
 }
 
 /* Checks of the image's content, and decoding where needed. */
@@ -160,7 +147,7 @@ static mabn_status prepare(struct pack *p, struct worker *me, int64_t number,
     s->channels = info.channels;
     s->format = info.type == MABN_IMAGE_PNG ? MABN_DATASET_PNG : MABN_DATASET_JPEG;
     bool turn = info.orientation > 1 && o->exif;
-    if (info.orientation > 1) count_turned(p, number);
+    mabn_image_oddities_add(&p->oddities, number, &info);
     if (o->check) MABN_TRY(o->check(o->context, number, &info));
     if (turn || (info.type != MABN_IMAGE_JPEG && info.type != MABN_IMAGE_PNG)) {
         MABN_TRY(encode_again(me, &info, turn, o->quality, s));
@@ -232,7 +219,8 @@ mabn_status mabn_pack_files(struct mabn_dataset_writer *w, const char *const *pa
                             const struct mabn_pack_options *options)
 {
     int threads = options->threads;
-    struct pack p = {.w = w, .paths = paths, .options = options, .first_turned = INT64_MAX};
+    struct pack p = {
+        .w = w, .paths = paths, .options = options, .oddities = MABN_IMAGE_NO_ODDITIES};
     MABN_TRY(check_done(&p));
     p.done = mabn_dataset_writer_done(w);
     if (p.done)
@@ -246,7 +234,10 @@ mabn_status mabn_pack_files(struct mabn_dataset_writer *w, const char *const *pa
     mabn_progress_set(p.progress, (uint64_t)p.done);
     mabn_status status = mabn_parallel(threads, count - p.done, 1, pack_one, &p);
     mabn_progress_free(p.progress);
-    if (!status) tell_turned(&p);
+    if (!status)
+        mabn_image_oddities_tell(
+            &p.oddities, path_of, &p, "packed",
+            options->exif ? "packed turned" : "packed as stored, not turned (--exif turns them)");
     for (int i = 0; i < threads; i++) {
         mabn_decoder_free(p.workers[i].decoder);
         mabn_resizer_free(p.workers[i].resizer);

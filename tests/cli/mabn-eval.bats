@@ -250,6 +250,19 @@ digits() { sed -E 's/("loss":[0-9]+\.[0-9]{6})[0-9]*/\1/' <<<"$1"; }
     run --separate-stderr mabn-eval imagenet -q --skip-bad run/model.h5 tree
     assert_equal "$(wc -l <<<"$output")" 36
     assert_equal "$stderr" "mabn-eval: warning: 1 image of 37 cannot be read and left out: sample 18 'tree/class001/notes.txt'"
+    if $PYTHON -c 'import PIL' 2>/dev/null; then
+        mkdir odd
+        $PYTHON -c '
+from PIL import Image
+i = Image.new("RGB", (30, 20), (200, 10, 10)); exif = Image.Exif(); exif[0x0112] = 6
+i.save("odd/b.jpg", exif=exif); i.quantize(4).save("odd/c.gif", save_all=True, append_images=[Image.new("RGB", (30, 20)).quantize(4)])
+i.putalpha(99); i.save("odd/d.png"); i.save("odd/a.webp")'
+        run --separate-stderr mabn-eval imagenet -q run/model.h5 odd
+        assert_equal "$(grep -c file <<<"$output")" 4
+        assert_equal "$stderr" "mabn-eval: warning: 1 file holds more than one picture (the first: 'odd/c.gif'): the first of each is read, 1 other is left out
+mabn-eval: warning: 2 pictures have an alpha channel or a transparent colour (the first: 'odd/a.webp'), which is ignored: pixels have the colours stored under it
+mabn-eval: warning: 1 picture has an EXIF orientation (the first: 'odd/b.jpg'): read as stored, not turned"
+    fi
     mkdir empty
     fails 1 "'empty' holds no files" mabn-eval imagenet -q run/model.h5 empty
     fails 1 "lists no images" mabn-eval imagenet -q run/model.h5 - </dev/null

@@ -353,3 +353,67 @@ arithmetic.jpg JPEG is arithmetic-coded"
     printf '\377\376t\0' >utf16
     fails 1 "'utf16' is UTF-16 text: save it as UTF-8" mabn-pack list utf16 -o e.h5
 }
+
+@test "further pictures of a file and transparency are told once, with the first" {
+    need_python PIL
+    mkdir -p tree/a
+    $PYTHON - <<'END'
+import random, struct
+from PIL import Image
+rng = random.Random(1)
+i, j, k = [Image.frombytes("RGB", (20, 16), rng.randbytes(960)) for _ in range(3)]
+i.save("tree/a/00.jpg"); i.save("tree/a/01.png"); i.save("tree/a/02.webp"); i.quantize(8).save("tree/a/03.gif")
+i.quantize(8).save("tree/a/10.gif", save_all=True, append_images=[j.quantize(8), k.quantize(8)])
+i.save("tree/a/11.webp", save_all=True, append_images=[j], lossless=True)
+i.save("tree/a/12.png", save_all=True, append_images=[j])
+# a picture beside an animation of two
+i.save("tree/a/13.png", save_all=True, append_images=[j, k], default_image=True)
+a = i.convert("RGBA"); a.putalpha(Image.linear_gradient("L").resize(i.size))
+a.save("tree/a/20.png"); a.save("tree/a/21.webp", lossless=True, exact=True)
+i.quantize(8).save("tree/a/22.png", transparency=2); i.quantize(8).save("tree/a/23.gif", transparency=2)
+i.save("tree/a/24.png", transparency=i.getpixel((0, 0)))
+# a JPEG that says it holds two pictures, as telephones write them
+jpeg = open("tree/a/00.jpg", "rb").read()
+mpf = b"MPF\0MM\0*" + struct.pack(">IHHHI4sHHII", 8, 2, 0xb000, 7, 4, b"0100", 0xb001, 4, 1, 2) + bytes(4)
+open("tree/a/30.jpg", "wb").write(jpeg[:2] + b"\xff\xe2" + struct.pack(">H", len(mpf) + 2) + mpf + jpeg[2:])
+END
+    run --separate-stderr mabn-pack imagenet tree -o a.h5
+    assert_success
+    several="5 files hold more than one picture (the first: 'tree/a/10.gif'): the first of each is packed, 7 others are left out"
+    alpha="5 pictures have an alpha channel or a transparent colour (the first: 'tree/a/20.png'), which is ignored: pixels have the colours stored under it"
+    assert_equal "$(grep warning <<<"$stderr")" "mabn-pack: warning: $several
+mabn-pack: warning: $alpha"
+    # the others say nothing
+    mkdir -p plain/a && cp tree/a/0* plain/a
+    run --separate-stderr mabn-pack imagenet plain -o b.h5
+    assert_success
+    refute grep warning <<<"$stderr"
+    # pixels are those under the alpha, as Pillow's convert has them
+    mabn-pack imagenet -q tree --verify -f -o a.h5
+    run $PYTHON - <<'END'
+import h5py, io
+from PIL import Image
+f = h5py.File("a.h5")
+names = sorted(__import__("os").listdir("tree/a"))
+for n, at, size in zip(names, f["images/offset"][:], f["images/length"][:]):
+    ours = Image.open(io.BytesIO(f["images/bytes"][at:at + size].tobytes())).convert("RGB")
+    assert ours.tobytes() == Image.open("tree/a/" + n).convert("RGB").tobytes(), n
+END
+    assert_success
+}
+
+@test "a GIF or another picture that is cut anywhere says that it is truncated" {
+    need_python PIL
+    $PYTHON -c '
+import random
+from PIL import Image
+i = Image.frombytes("RGB", (40, 40), random.Random(1).randbytes(4800)).quantize(256)
+i.save("a.gif")'
+    for n in 12 13 200 780 781 785 790 900 1500; do
+        head -c $n a.gif >cut.gif
+        printf 'cut.gif\t0\n' >list
+        fails 1 "'cut.gif': GIF is truncated" mabn-pack list -q list -f -o a.h5
+    done
+    head -c 200 a.gif >cut.gif
+    fails 1 "'cut.gif': GIF is truncated in its colour table, after 62 of 256 colours" mabn-pack list -q list -f -o a.h5
+}
