@@ -1,6 +1,7 @@
 /* Reading COCO files: one pass, one record at a time into growing arrays. */
 #include "coco/annotations.h"
 
+#include <ctype.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -28,11 +29,26 @@ struct reading {
     size_t n_repeated;      /* objects that have a field twice */
     uint32_t repeated_line; /* line of the first such object */
     const char *repeated;   /* its field */
+    const char *list;       /* the key under which the results stand; NULL: they stand alone */
+    size_t documents;       /* of results */
+    struct told {
+        size_t n;
+        uint32_t line;
+        char value[24];
+    } text_sizes, odd_sizes, python_masks;
     size_t room_images, room_categories, room_records, room_numbers, room_lengths, room_bytes,
         room_bones /* pairs */, room_texts, room_listed;
     size_t *table; /* (room_table) of texts: place + 1, by hash of the id */
     size_t room_table;
 };
+
+/* ---- places ---- */
+
+static uint32_t line_of(struct mabn_json *j)
+{
+    uint64_t line = mabn_json_line(j);
+    return line <= UINT32_MAX ? (uint32_t)line : 0;
+}
 
 /* ---- ids ---- */
 
@@ -244,7 +260,10 @@ static void read_polygons(struct reading *r, struct mabn_segmentation *s)
     if (strange)
         be_odd(r, s, "\"segmentation\" is not a list of polygons (a list is expected for each)");
     else if (odd)
-        be_odd(r, s, "\"segmentation\" has a corner that is not a finite number");
+        be_odd(r, s,
+               "\"segmentation\" has a corner that is not a finite number (a polygon is one list: "
+               "x, y, "
+               "x, y, ...)");
     else if (bad && bad_size == 4)
         be_odd(r, s,
                "a polygon of 4 numbers: expected x, y of three corners or more "
@@ -274,6 +293,39 @@ static bool read_counts(struct reading *r, struct mabn_segmentation *s)
     return fine;
 }
 
+/* Count a thing and keep where the first was. */
+static void note(struct told *t, uint32_t line, struct mabn_json_text value)
+{
+    if (t->n++) return;
+    t->line = line;
+    snprintf(t->value, sizeof t->value, "%.*s", value.length < 20 ? (int)value.length : 20,
+             value.bytes ? value.bytes : "");
+}
+
+/* Bytes as Python prints them, b'...': no mask string has a quote. The backslash, which one may
+ * have, is doubled there. */
+static bool is_python_bytes(struct mabn_json_text text)
+{
+    const char *p = text.bytes;
+    return text.length >= 3 && p[0] == 'b' && (p[1] == '\'' || p[1] == '"') &&
+           p[text.length - 1] == p[1];
+}
+
+static void add_python_bytes(struct reading *r, struct mabn_segmentation *s,
+                             struct mabn_json_text text)
+{
+    struct mabn_coco *c = r->out;
+    note(&r->python_masks, line_of(r->json), text);
+    add_bytes(r, text.bytes + 2, text.length - 3);
+    size_t kept = s->at;
+    for (size_t i = s->at; i < c->n_bytes; i++) {
+        if (c->bytes[i] == '\\' && i + 1 < c->n_bytes && c->bytes[i + 1] == '\\') i++;
+        c->bytes[kept++] = c->bytes[i];
+    }
+    c->n_bytes = kept;
+    s->n = (uint32_t)(kept - s->at);
+}
+
 static void read_mask_string(struct reading *r, struct mabn_segmentation *s)
 {
     struct mabn_json_text text;
@@ -285,7 +337,10 @@ static void read_mask_string(struct reading *r, struct mabn_segmentation *s)
     s->kind = MABN_SEGMENTATION_STRING;
     s->at = r->out->n_bytes;
     s->n = (uint32_t)text.length;
-    add_bytes(r, text.bytes, text.length);
+    if (is_python_bytes(text))
+        add_python_bytes(r, s, text);
+    else
+        add_bytes(r, text.bytes, text.length);
 }
 
 static void read_mask(struct reading *r, struct mabn_segmentation *s)
@@ -488,36 +543,54 @@ static void make_room(struct reading *r)
     mabn_expect_use(c->records, room * sizeof *c->records);
 }
 
-static void read_record(struct reading *r, unsigned needed)
+/* The next record, all its fields absent; NULL: there are too many. */
+static struct mabn_coco_record *new_record(struct reading *r)
 {
-    static const char *const names[] = {"image_id", "category_id", "score", "segmentation"};
     struct mabn_coco *c = r->out;
-    struct mabn_json *j = r->json;
-    struct mabn_json_text key;
-    unsigned seen = 0, twice = 0;
     if (c->n_records == UINT32_MAX) {
-        mabn_json_fail(j, "more than 2^32 records");
-        return;
+        mabn_json_fail(r->json, "more than 2^32 records");
+        return NULL;
     }
     make_room(r);
     struct mabn_coco_record *record = &c->records[c->n_records];
     memset(record, 0, sizeof *record);
     record->odd_id = record->no_id = !r->results;
     record->id = r->results ? (int64_t)c->n_records + 1 : INT64_MIN + (int64_t)c->n_records;
+    return record;
+}
+
+/* Its fields were read: `seen`, of which some twice. */
+static void add_record(struct reading *r, unsigned seen, unsigned twice, unsigned needed)
+{
+    static const char *const names[] = {"image_id", "category_id", "score", "segmentation"};
+    struct mabn_coco *c = r->out;
+    note_repeated_fields(r, twice, c->records[c->n_records].line);
+    for (int i = 0; i < 4; i++)
+        if (needed & ~seen & 1u << i)
+            mabn_json_fail(r->json, "no \"%s\"%s", names[i],
+                           r->list && 1u << i == SEEN_SCORE
+                               ? ": are these annotations in place of results?"
+                               : "");
+    if (mabn_json_status(r->json)) return;
+    c->n_records++;
+    if (c->n_records % 4096 == 0) mabn_progress_set(r->progress, mabn_json_offset(r->json));
+}
+
+static void read_record(struct reading *r, unsigned needed)
+{
+    struct mabn_json *j = r->json;
+    struct mabn_json_text key;
+    unsigned seen = 0, twice = 0;
+    struct mabn_coco_record *record = new_record(r);
+    if (!record) return;
     mabn_json_begin_object(j);
-    uint64_t line = mabn_json_line(j);
-    record->line = line <= UINT32_MAX ? (uint32_t)line : 0;
+    record->line = line_of(j);
     while (mabn_json_next_key(j, &key)) {
         const unsigned one = read_field(r, record, key);
         twice |= seen & one;
         seen |= one;
     }
-    note_repeated_fields(r, twice, record->line);
-    for (int i = 0; i < 4; i++)
-        if (needed & ~seen & 1u << i) mabn_json_fail(j, "no \"%s\"", names[i]);
-    if (mabn_json_status(j)) return;
-    c->n_records++;
-    if (c->n_records % 4096 == 0) mabn_progress_set(r->progress, mabn_json_offset(j));
+    add_record(r, seen, twice, needed);
 }
 
 static void read_annotations(struct reading *r)
@@ -527,18 +600,28 @@ static void read_annotations(struct reading *r)
         read_record(r, SEEN_IMAGE | SEEN_CATEGORY);
 }
 
-/* A size is a positive whole number; anything else is not given. */
-static uint32_t read_size(struct mabn_json *j)
+/* A size is a positive whole number, also as a text; anything else is not given. */
+static uint32_t read_size(struct reading *r)
 {
+    struct mabn_json *j = r->json;
+    struct mabn_json_text text;
+    char copy[24] = "", *end = copy;
     double v = 0;
-    mabn_json_try_double(j, &v);
-    return v >= 1 && v <= INT32_MAX && v == floor(v) ? (uint32_t)v : 0;
-}
-
-static uint32_t line_of(struct mabn_json *j)
-{
-    uint64_t line = mabn_json_line(j);
-    return line <= UINT32_MAX ? (uint32_t)line : 0;
+    const enum mabn_json_kind kind = mabn_json_peek(j);
+    if (kind == MABN_JSON_STRING) {
+        if (mabn_json_read_string(j, &text)) return 0;
+        snprintf(copy, sizeof copy, "%.*s", text.length < 20 ? (int)text.length : 20, text.bytes);
+        v = isdigit((unsigned char)*copy) ? (double)strtoul(copy, &end, 10) : 0;
+    } else {
+        mabn_json_try_double(j, &v);
+    }
+    const bool fine = v >= 1 && v <= INT32_MAX && v == floor(v) && !*end;
+    if (kind == MABN_JSON_NUMBER && !fine) snprintf(copy, sizeof copy, "%.10g", v);
+    if (fine && kind == MABN_JSON_STRING)
+        note(&r->text_sizes, line_of(j), (struct mabn_json_text){copy, strlen(copy)});
+    else if (!fine && kind != MABN_JSON_NULL)
+        note(&r->odd_sizes, line_of(j), (struct mabn_json_text){copy, strlen(copy)});
+    return fine ? (uint32_t)v : 0;
 }
 
 /* A string as a new C string; NULL where it has a zero byte. */
@@ -632,9 +715,9 @@ static void read_images(struct reading *r)
                 read_id(r, &image->id);
                 seen = true;
             } else if (mabn_json_is(key, "height")) {
-                image->height = read_size(j);
+                image->height = read_size(r);
             } else if (mabn_json_is(key, "width")) {
-                image->width = read_size(j);
+                image->width = read_size(r);
             } else if (mabn_json_is(key, "file_name")) {
                 if (image->file_name) note_repeated(r, "file_name", image->line);
                 read_file_name(j, image);
@@ -845,37 +928,128 @@ static void read_truth(struct reading *r)
     r->out->annotated = seen & 2;
 }
 
-/* The first record decides what each must have. */
-static void read_detections(struct reading *r)
+/* What each result must have, as the first one decides. */
+struct needs {
+    unsigned fields, keep;
+    bool keypoints;
+};
+
+/* A result was read. */
+static void check_result(struct reading *r, struct needs *needs)
 {
     struct mabn_coco *c = r->out;
     struct mabn_json *j = r->json;
-    bool keypoints = false;
-    unsigned needed = SEEN_IMAGE | SEEN_CATEGORY | SEEN_SCORE, keep = r->keep;
-    r->keep = MABN_COCO_KEEP_SEGMENTATIONS | MABN_COCO_KEEP_KEYPOINTS; /* at first */
-    if (mabn_json_peek(j) == MABN_JSON_OBJECT) {
-        mabn_json_fail(j, "expected a list of results, found an object (annotations? JSON Lines?)");
+    if (mabn_json_status(j)) return;
+    struct mabn_coco_record *last = &c->records[c->n_records - 1];
+    bool some = last->has_keypoints || last->odd_keypoints;
+    if (c->n_records == 1) {
+        r->boxes = last->has_box;
+        needs->keypoints = !r->boxes && some && last->segmentation.kind == MABN_SEGMENTATION_NONE;
+        if (!r->boxes && !needs->keypoints) needs->fields |= SEEN_SEGMENTATION;
+        if (r->boxes) r->keep = needs->keep; /* nothing has to be derived from the rest */
+        if (!r->boxes && !needs->keypoints && last->segmentation.kind == MABN_SEGMENTATION_NONE)
+            mabn_json_fail(j, last->odd_box ? "expected 4 finite numbers in \"bbox\""
+                                            : "no \"bbox\", \"segmentation\" or \"keypoints\"");
+    }
+    if (r->boxes && !last->has_box) mabn_json_fail(j, "no \"bbox\", which the first result has");
+    if (needs->keypoints && !some)
+        mabn_json_fail(j, "no \"keypoints\", which the first result has");
+}
+
+static void read_result_list(struct reading *r, struct needs *needs)
+{
+    mabn_json_begin_array(r->json);
+    while (mabn_json_next_item(r->json) && !mabn_json_status(r->json)) {
+        read_record(r, needs->fields);
+        check_result(r, needs);
+    }
+}
+
+/* The key of the list of results in an object that holds one; NULL: it is another key. */
+static const char *list_key(struct mabn_json_text key)
+{
+    static const char *const keys[] = {"annotations", "predictions", "results", "detections"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (mabn_json_is(key, keys[i])) return keys[i];
+    return NULL;
+}
+
+/* An object is one result of several (JSON Lines), or holds the list of results under a key. */
+static void read_result_object(struct reading *r, struct needs *needs)
+{
+    struct mabn_json *j = r->json;
+    struct mabn_json_text key;
+    unsigned seen = 0, twice = 0;
+    struct mabn_coco_record *record = new_record(r);
+    if (!record) return;
+    bool wrapped = false;
+    mabn_json_begin_object(j);
+    record->line = line_of(j);
+    while (mabn_json_next_key(j, &key)) {
+        const char *list = seen ? NULL : list_key(key);
+        if (list && mabn_json_peek(j) != MABN_JSON_ARRAY) {
+            mabn_json_skip(j);
+        } else if (list) {
+            if (r->list) mabn_json_fail(j, "a second list of results");
+            r->list = list;
+            wrapped = true;
+            read_result_list(r, needs);
+        } else if (wrapped) {
+            mabn_json_skip(j);
+        } else {
+            const unsigned one = read_field(r, record, key);
+            twice |= seen & one;
+            seen |= one;
+        }
+    }
+    if (wrapped || mabn_json_status(j)) return;
+    if (!seen) {
+        mabn_json_fail(j, "expected a list of results, found an object without \"image_id\"");
         return;
     }
-    mabn_json_begin_array(j);
-    while (mabn_json_next_item(j)) {
-        read_record(r, needed);
-        if (mabn_json_status(j)) return;
-        struct mabn_coco_record *last = &c->records[c->n_records - 1];
-        bool some = last->has_keypoints || last->odd_keypoints;
-        if (c->n_records == 1) {
-            r->boxes = last->has_box;
-            keypoints = !r->boxes && some && last->segmentation.kind == MABN_SEGMENTATION_NONE;
-            if (!r->boxes && !keypoints) needed |= SEEN_SEGMENTATION;
-            if (r->boxes) r->keep = keep; /* nothing has to be derived from the rest */
-            if (!r->boxes && !keypoints && last->segmentation.kind == MABN_SEGMENTATION_NONE)
-                mabn_json_fail(j, last->odd_box ? "expected 4 finite numbers in \"bbox\""
-                                                : "no \"bbox\", \"segmentation\" or \"keypoints\"");
-        }
-        if (r->boxes && !last->has_box)
-            mabn_json_fail(j, "no \"bbox\", which the first result has");
-        if (keypoints && !some) mabn_json_fail(j, "no \"keypoints\", which the first result has");
-    }
+    add_record(r, seen, twice, needs->fields);
+    check_result(r, needs);
+}
+
+/* One list; or, in other programs' habits, an object that holds it, or JSON Lines. */
+static void read_detections(struct reading *r)
+{
+    struct needs needs = {.fields = SEEN_IMAGE | SEEN_CATEGORY | SEEN_SCORE, .keep = r->keep};
+    r->keep = MABN_COCO_KEEP_SEGMENTATIONS | MABN_COCO_KEEP_KEYPOINTS; /* at first */
+    do {
+        if (mabn_json_peek(r->json) == MABN_JSON_OBJECT)
+            read_result_object(r, &needs);
+        else
+            read_result_list(r, &needs);
+        r->documents++;
+    } while (!mabn_json_status(r->json) && mabn_json_next_document(r->json));
+}
+
+static void tell_form(const struct reading *r)
+{
+    const char *name = r->out->name;
+    char first[80];
+    if (r->documents > 1)
+        mabn_info("'%s': %zu JSON documents (JSON Lines), read one after another", name,
+                  r->documents);
+    if (r->list)
+        mabn_info("'%s': the results are its list \"%s\"; other lists are passed over", name,
+                  r->list);
+    snprintf(first, sizeof first, "the first: line %u, %s", r->python_masks.line,
+             r->python_masks.value);
+    if (r->python_masks.n)
+        mabn_warn("'%s': %zu mask string%s bytes as Python prints them (%s...): read without b''",
+                  name, r->python_masks.n, r->python_masks.n == 1 ? " is" : "s are", first);
+    if (r->text_sizes.n)
+        mabn_warn("'%s': %zu \"width\" or \"height\" of images %s a text (the first: line %u, "
+                  "\"%s\"): taken as a number",
+                  name, r->text_sizes.n, r->text_sizes.n == 1 ? "is" : "are", r->text_sizes.line,
+                  r->text_sizes.value);
+    if (r->odd_sizes.n)
+        mabn_warn("'%s': %zu \"width\" or \"height\" of images %s no positive whole number (the "
+                  "first: line %u%s%s): taken as not given",
+                  name, r->odd_sizes.n, r->odd_sizes.n == 1 ? "is" : "are", r->odd_sizes.line,
+                  *r->odd_sizes.value ? ", " : "", r->odd_sizes.value);
 }
 
 static void tell_odd_areas(const struct mabn_coco *c)
@@ -929,6 +1103,7 @@ static mabn_status read_all(struct mabn_coco *out, struct mabn_json *json, const
         if (!status) tell_odd_areas(out);
     }
     if (!status) tell_repeated(&r);
+    if (!status) tell_form(&r);
     if (status) mabn_coco_release(out);
     return status;
 }

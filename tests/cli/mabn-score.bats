@@ -244,6 +244,73 @@ mabn-score: warning: 'far.json': 1 box is too large for an area (the first: line
     assert_equal "$(mabn-score coco <(sed 's/"iscrowd": 0/"iscrowd": null/' truth.json) results.json)" "$(mabn-score coco truth.json results.json)"
 }
 
+@test "coco: results under a key, and as JSON Lines, score like the list" {
+    mabn-score coco truth.json results.json >list
+    for key in annotations predictions results detections; do
+        echo "{\"info\": {\"results\": 1}, \"$key\": $(cat results.json), \"images\": [{\"id\": 1}]}" >wrapped.json
+        run --separate-stderr mabn-score coco truth.json wrapped.json
+        assert_equal "$output" "$(cat list)"
+        [[ $stderr == *"'wrapped.json': the results are its list \"$key\"; other lists are passed over"* ]]
+    done
+    $PYTHON -c '
+import json
+r = json.load(open("results.json"))
+open("lines.jsonl", "w").write("".join(json.dumps(x) + "\n" for x in r))
+open("lists.jsonl", "w").write("\n".join(json.dumps(r[i:i + 2]) for i in range(0, len(r), 2)))
+print(len(r))' >n
+    run --separate-stderr mabn-score coco truth.json lines.jsonl
+    assert_equal "$output" "$(cat list)"
+    if [ "$(cat n)" -gt 1 ]; then
+        [[ $stderr == *"'lines.jsonl': $(cat n) JSON documents (JSON Lines), read one after another"* ]]
+    fi
+    run --separate-stderr mabn-score coco truth.json lists.jsonl
+    assert_equal "$output" "$(cat list)"
+    echo '{"predictions": [], "results": []}' >two.json
+    fails 1 "a second list of results" mabn-score coco truth.json two.json
+    (cat results.json; echo '{"id": 3}') >mixed.json
+    fails 1 "found an object without" mabn-score coco truth.json mixed.json
+}
+
+@test "coco: sizes and mask strings as other programs write them are read and told" {
+    $PYTHON - <<'END'
+import json
+truth = {"images": [{"id": 1, "width": 80, "height": 40}], "categories": [{"id": 1, "name": "a"}],
+         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "area": 420, "bbox": [5, 3, 14, 30],
+                          "segmentation": [[5, 3, 19, 3, 19, 33, 5, 33]]}]}
+json.dump(truth, open("t.json", "w"))
+for name, w, h in ("text", "80", "40"), ("word", "wide", -6), ("half", 8.5, [6]):
+    truth["images"][0].update(width=w, height=h)
+    json.dump(truth, open(f"t-{name}.json", "w"))
+# the same rectangle as pycocotools encodes it, with a backslash, which Python prints twice
+counts = "[6n0:0000000000000000000000000U\\2"
+quotes = 'b"' + repr(counts.encode())[2:-1] + '"'
+for name, text in ("plain", counts), ("bytes", repr(counts.encode())), ("quotes", quotes):
+    json.dump([{"image_id": 1, "category_id": 1, "score": .5, "segmentation": {"size": [40, 80], "counts": text}}],
+              open(f"r-{name}.json", "w"))
+END
+    run --separate-stderr mabn-score coco t.json r-plain.json --type segm
+    assert_line --index 0 --regexp "= 1.000$"
+    assert_equal "$stderr" ""
+    plain=$output
+    for r in bytes quotes; do
+        run --separate-stderr mabn-score coco t.json r-$r.json --type segm
+        assert_equal "$output" "$plain"
+        [[ $stderr == *"'r-$r.json': 1 mask string is bytes as Python prints them (the first: line 1, b"?"[6n0:000000000000"*"): read without b''"* ]]
+    done
+    run --separate-stderr mabn-score coco t-text.json r-plain.json --type segm
+    assert_equal "$output" "$plain"
+    assert_equal "$stderr" "mabn-score: warning: 't-text.json': 2 \"width\" or \"height\" of images are a text (the first: line 1, \"80\"): taken as a number"
+    # a size that is none stops only who needs it
+    for t in word half; do
+        run --separate-stderr mabn-score coco t-$t.json r-plain.json --type segm
+        assert_equal "$status" 1
+        [[ $stderr == *"its image has no \"height\" and \"width\""* ]]
+        run --separate-stderr mabn-score coco t-$t.json <(echo '[{"image_id": 1, "category_id": 1, "score": 1, "bbox": [5, 3, 14, 30]}]')
+        assert_line --index 0 --regexp "= 1.000$"
+        [[ $stderr == *"'t-$t.json': 2 \"width\" or \"height\" of images are no positive whole number (the first: line 1, "*"): taken as not given"* ]]
+    done
+}
+
 @test "coco: files that are no JSON are named for what they are" {
     iconv -t UTF-16 truth.json >utf16.json
     fails 1 "but this is UTF-16 or UTF-32 text: JSON is UTF-8" mabn-score coco utf16.json results.json
@@ -255,7 +322,9 @@ mabn-score: warning: 'far.json': 1 box is too large for an area (the first: line
     fails 1 "expected an object, but this is a pointer of Git LFS: git lfs pull fetches the file" mabn-score coco lfs.json results.json
     echo '<!DOCTYPE html>' >page.json
     fails 1 "expected an array, but this is HTML or XML" mabn-score coco truth.json page.json
-    fails 1 "expected a list of results, found an object (annotations? JSON Lines?)" mabn-score coco truth.json truth.json
+    fails 1 'annotations[0]: no "score": are these annotations in place of results?' mabn-score coco truth.json truth.json
+    echo '{}' >object.json
+    fails 1 'expected a list of results, found an object without "image_id"' mabn-score coco truth.json object.json
     printf '\xef\xbb\xbf' | cat - results.json >bom.json
     assert_equal "$(mabn-score coco truth.json bom.json)" "$(mabn-score coco truth.json results.json)"
 }
@@ -330,7 +399,7 @@ bad() {
     bad 's/"bbox"/"keypoints"/' "three numbers a keypoint" keypoints
     fails 1 "cannot open 'missing.json'" mabn-score coco missing.json results.json
     fails 1 "expected an object, found an array" mabn-score coco results.json results.json
-    fails 1 "expected a list of results, found an object" mabn-score coco truth.json truth.json
+    fails 1 "are these annotations in place of results?" mabn-score coco truth.json truth.json
     head -c 300 truth.json >cut.json
     fails 1 "truncated" mabn-score coco cut.json results.json
     (printf '[{"x": '; printf '[%.0s' $(seq 100000)) >deep.json

@@ -142,7 +142,9 @@ static void test_refusals(void)
          "[0].score: expected a number, found null", true},
         {"[5]", "[0]: expected an object, found a number", true},
         {"[{\"image_id\": true}]", "expected a number or a string, found true or false", true},
-        {"[] []", "expected the end of the input", true},
+        {"[] 5", "expected an array, found a number", true},
+        {"[] {}", "found an object without \"image_id\"", true},
+        {"{\"results\": [], \"results\": []}", "a second list of results", true},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct mabn_coco c;
