@@ -130,6 +130,7 @@ static mabn_status open_format(struct mabn_weights *w)
     uint8_t head[16] = {0};
     const size_t n = w->source.size < sizeof head ? (size_t)w->source.size : sizeof head;
     MABN_TRY(mabn_source_read(&w->source, 0, head, n));
+    MABN_TRY(mabn_weights_check_foreign(&w->source));
     for (int i = 0; i < FORMATS; i++)
         if (formats[i].probe(head, n, w->source.size)) {
             w->format = formats[i].format;

@@ -458,7 +458,8 @@ mabn_status mabn_onnx_open(struct mabn_weights *w)
             MABN_TRY(read_property(w, enter(&c, &f)));
         }
     }
-    return graph ? MABN_OK : damaged(&c, "no graph");
+    return graph ? MABN_OK
+                 : damaged(&c, "no graph (models of TensorFlow and Core ML begin likewise)");
 }
 
 /* ---- protobuf, written ---- */

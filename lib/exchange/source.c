@@ -19,6 +19,9 @@ mabn_status mabn_source_open(struct mabn_source *source, const char *path)
     mabn_status status = MABN_OK;
     if (fstat(source->fd, &st) != 0) {
         status = mabn_fail_errno("cannot open '%s'", path);
+    } else if (S_ISDIR(st.st_mode)) {
+        status =
+            mabn_fail(MABN_ERR_IO, "cannot open '%s': it is a folder, a file is expected", path);
     } else if (!S_ISREG(st.st_mode)) {
         status = mabn_fail(MABN_ERR_IO, "cannot open '%s': not a regular file", path);
     }

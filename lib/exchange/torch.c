@@ -35,9 +35,7 @@ static mabn_status find_pickle(struct archive *a, const struct mabn_zip_entry **
         const char *name = a->zip.entries[i].name, *slash = strchr(name, '/');
         const char *base = slash ? slash + 1 : name;
         if (!strcmp(base, "constants.pkl"))
-            return mabn_fail(MABN_ERR_UNSUPPORTED,
-                             "'%s' is a TorchScript program; save the model's state_dict instead",
-                             file);
+            return mabn_fail(MABN_ERR_UNSUPPORTED, "'%s' is a program, not weights", file);
         if (strcmp(base, "data.pkl")) continue;
         if (*pickle)
             return mabn_fail(MABN_ERR_FORMAT, "'%s': two entries are called data.pkl", file);
@@ -101,14 +99,21 @@ static mabn_status find_in_zip(void *context, const char *key, uint64_t *offset,
     return MABN_OK;
 }
 
+static mabn_status open_archive(struct archive *a, const struct mabn_zip_entry **pickle)
+{
+    const struct mabn_source *source = &a->w->source;
+    mabn_status status = mabn_zip_open(&a->zip, source);
+    if (!status) status = find_pickle(a, pickle);
+    return status ? mabn_zip_name_foreign(status, source) : MABN_OK;
+}
+
 mabn_status mabn_torch_open(struct mabn_weights *w)
 {
     struct archive a = {.w = w};
     struct mabn_pickle pickle = {0};
-    const struct mabn_zip_entry *entry;
+    const struct mabn_zip_entry *entry = NULL;
     mabn_status status;
-    MABN_TRY_GOTO(mabn_zip_open(&a.zip, &w->source), out);
-    MABN_TRY_GOTO(find_pickle(&a, &entry), out);
+    MABN_TRY_GOTO(open_archive(&a, &entry), out);
     MABN_TRY_GOTO(check_byte_order(&a), out);
     MABN_TRY_GOTO(check_crc(&a, entry), out);
     MABN_TRY_GOTO(mabn_pickle_read(&pickle, &w->source, entry->offset, entry->size), out);

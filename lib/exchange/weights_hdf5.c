@@ -124,7 +124,8 @@ mabn_status mabn_weights_open_hdf5(struct mabn_weights *w)
     if (w->source.memory)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "'%s': HDF5 is read from files only",
                          w->source.name);
-    MABN_TRY(mabn_checkpoint_open(&c, w->source.name));
+    const mabn_status status = mabn_checkpoint_open(&c, w->source.name);
+    if (status) return mabn_hdf5_name_foreign(status, &w->source);
     w->backend = c;
     w->read = read_hdf5;
     w->free_backend = free_hdf5;

@@ -117,6 +117,17 @@ MABN_MUST_USE mabn_status mabn_safetensors_open(struct mabn_weights *w);
 MABN_MUST_USE mabn_status mabn_onnx_open(struct mabn_weights *w);
 MABN_MUST_USE mabn_status mabn_weights_open_hdf5(struct mabn_weights *w);
 
+/* ---- files that are not read, named (foreign.c) ---- */
+
+/* Fails, saying what it is, for a file whose first bytes are those of a known other kind. */
+MABN_MUST_USE mabn_status mabn_weights_check_foreign(const struct mabn_source *source);
+/* After the failure `status`: the same, or a better message where the archive or HDF5 file is of a
+ * known other kind. */
+MABN_MUST_USE mabn_status mabn_zip_name_foreign(mabn_status status,
+                                                const struct mabn_source *source);
+MABN_MUST_USE mabn_status mabn_hdf5_name_foreign(mabn_status status,
+                                                 const struct mabn_source *source);
+
 /* ---- writing ---- */
 
 struct mabn_weights_writer {

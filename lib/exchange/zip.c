@@ -272,6 +272,27 @@ static mabn_status check_layout(struct mabn_zip *zip, const char *file)
     return MABN_OK;
 }
 
+mabn_status mabn_zip_names(const struct mabn_source *source,
+                           void (*visit)(void *context, const char *name), void *context)
+{
+    struct directory d = {0};
+    struct header h;
+    size_t at = 0, used;
+    void *bytes = NULL;
+    MABN_TRY(find_directory(&d, source));
+    MABN_TRY(mabn_alloc(&bytes, (size_t)d.size));
+    mabn_status status = mabn_source_read(source, d.offset, bytes, (size_t)d.size);
+    for (uint64_t i = 0; i < d.count && !status; i++, at += used) {
+        status = parse_central(&h, &used, (uint8_t *)bytes + at, (size_t)d.size - at, source->name);
+        if (status) break;
+        char *name = mabn_xstrndup((const char *)h.name, h.name_length);
+        visit(context, name);
+        free(name);
+    }
+    mabn_free(bytes);
+    return status;
+}
+
 mabn_status mabn_zip_open(struct mabn_zip *zip, const struct mabn_source *source)
 {
     memset(zip, 0, sizeof *zip);

@@ -33,6 +33,10 @@ struct mabn_zip {
 
 /* Read and check the directory. */
 MABN_MUST_USE mabn_status mabn_zip_open(struct mabn_zip *zip, const struct mabn_source *source);
+/* Calls `visit` with each name in the directory, whatever else is wrong with the archive. */
+MABN_MUST_USE mabn_status mabn_zip_names(const struct mabn_source *source,
+                                         void (*visit)(void *context, const char *name),
+                                         void *context);
 void mabn_zip_release(struct mabn_zip *zip);
 /* NULL when there is no such entry. */
 const struct mabn_zip_entry *mabn_zip_find(const struct mabn_zip *zip, const char *name);

@@ -983,3 +983,82 @@ EOF
     run mabn-info --json named.h5
     assert_output --partial 'id\":3,\"name\":\"c\"}'
 }
+
+@test "files of other kinds are named for what they are" {
+    $PYTHON - <<'END'
+import bz2, gzip, io, json, lzma, tarfile, zipfile
+text = b"some weights" * 100
+gzip.open("a.gz", "wb").write(text)
+bz2.open("a.bz2", "wb").write(text)
+lzma.open("a.xz", "wb").write(text)
+with tarfile.open("a.tar", "w") as t:
+    i = tarfile.TarInfo("a.pth")
+    i.size = len(text)
+    t.addfile(i, io.BytesIO(text))
+def archive(name, **entries):
+    for method, ending in (zipfile.ZIP_STORED, ""), (zipfile.ZIP_DEFLATED, ".small"):
+        with zipfile.ZipFile(name + ending, "w", method) as z:
+            for entry, data in entries.items():
+                z.writestr(entry, data)
+archive("script.pt", **{"net/data.pkl": b"\x80\2}.", "net/code/__torch__.py": text, "net/constants.pkl": b"\x80\2)."})
+archive("export.pt2", **{"version": "8.8", "serialized_exported_program.json": text})
+archive("export2.pt2", **{"m/archive_format": "pt2", "m/models/model.json": text})
+archive("a.npz", **{"conv1.weight.npy": b"\x93NUMPY" + text})
+archive("a.keras", **{"metadata.json": text, "config.json": text, "model.weights.h5": text})
+archive("a.zip", **{"folder/net.pth": text})
+archive("pictures.zip", **{"a.jpg": text})
+open("a.npy", "wb").write(b"\x93NUMPY\1\0" + text)
+open("a.tflite", "wb").write(b"\x1c\0\0\0TFL3" + text)
+open("a.pb", "wb").write(b"\x08\x01\x12\x02ab")
+json.dump({"metadata": {}, "weight_map": {"conv1.weight": "pytorch_model-00001-of-00002.bin"}}, open("index.json", "w"), indent=2)
+json.dump({"architectures": ["ResNet"]}, open("config.json", "w"))
+open("lfs.pth", "w").write("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+open("page.pth", "w").write("<!DOCTYPE html>\n<html></html>\n")
+open("none.pth", "w")
+try:
+    import h5py
+    with h5py.File("keras.h5", "w") as f:
+        f.attrs["keras_version"] = "2.9"
+        f["model_weights/conv1/kernel:0"] = [1., 2.]
+    with h5py.File("keras3.h5", "w") as f:
+        f["layers/conv2d/vars/0"] = [1., 2.]
+    with h5py.File("other.h5", "w") as f:
+        f["x"] = [1., 2.]
+except ImportError:
+    pass
+END
+    mkdir folder
+    while IFS='|' read -r file why; do
+        case $file in *.h5) [ -e "$file" ] || continue ;; esac
+        fails 1 "'$file'$why" mabn-convert "$file" -o out.h5
+        case $file in *.json | *.h5) ;; *) fails 1 "'$file'$why" mabn-info "$file" ;; esac
+        assert_not_exist out.h5
+    done <<'END'
+a.gz| is compressed by gzip: unpack it first
+a.bz2| is compressed by bzip2: unpack it first
+a.xz| is compressed by xz: unpack it first
+a.tar| is a tar archive: unpack it first
+script.pt| is a TorchScript program: save the model's state_dict() instead
+script.pt.small| is a TorchScript program: save the model's state_dict() instead
+export.pt2| is a program of torch.export: save the model's state_dict() instead
+export2.pt2.small| is a program of torch.export: save the model's state_dict() instead
+a.npz| is an archive of NumPy (.npz): save its arrays as safetensors
+a.npz.small| is an archive of NumPy (.npz): save its arrays as safetensors
+a.keras| is a model of Keras
+a.zip| is a zip archive that holds 'folder/net.pth': unpack it first
+a.zip.small| is a zip archive that holds 'folder/net.pth': unpack it first
+pictures.zip| is a zip archive, but not one of PyTorch's
+a.npy| is an array of NumPy (.npy), without names for its tensors
+a.tflite| is a model of TensorFlow Lite
+a.pb|: damaged ONNX file at offset 6: no graph (models of TensorFlow and Core ML begin likewise)
+index.json| is the index of a checkpoint in parts ('pytorch_model-00001-of-00002.bin' and others): save it as one file first
+config.json| is JSON, not weights
+lfs.pth| is a pointer of Git LFS: git lfs pull fetches the file
+page.pth| is an HTML page: the download failed
+none.pth| is empty
+keras.h5| is a model of Keras
+keras3.h5| is a model of Keras
+other.h5| is not a mabn checkpoint
+END
+    fails 1 "cannot open 'folder': it is a folder, a file is expected" mabn-convert folder -o out.h5
+}

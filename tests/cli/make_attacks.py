@@ -259,6 +259,6 @@ attack("onnx_varint.onnx", b"\x08" + b"\xff" * 11, "not in a known format")
 
 # ---- neither ----
 
-attack("empty", b"", "not in a known format")
+attack("empty", b"", "is empty")
 attack("text", b"hello, world\n", "not in a known format")
 attack("png", b"\x89PNG\r\n\x1a\n" + bytes(64), "not in a known format")
