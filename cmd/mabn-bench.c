@@ -110,7 +110,8 @@ static mabn_status describe(struct mabn_bench_case *c, const struct mabn_device 
                                               .no_fold = o.no_fold,
                                               .exact = o.exact,
                                               .tune = o.tune,
-                                              .save_memory = o.save_memory > 0}};
+                                              .save_memory = o.save_memory > 0,
+                                              .takes_weights = true}};
     MABN_TRY(mabn_model_init(&c->model, arch));
     struct mabn_norm_request request = o.norm;
     request.norm = norm;

@@ -321,7 +321,8 @@ static mabn_status eval_imagenet(const char *model_path, const char *data_path)
                                   .width = file.input.width,
                                   .no_fold = o.no_fold,
                                   .exact = o.exact,
-                                  .tune = o.tune};
+                                  .tune = o.tune,
+                                  .takes_weights = true};
     struct mabn_model_load load = {.momentum = false};
     MABN_TRY_GOTO(mabn_device_open(&device, o.device, o.threads), out);
     if (o.tune) MABN_TRY_GOTO(mabn_device_tune(device, mabn_comm_ranks(comm) == 1), out);

@@ -98,8 +98,12 @@ struct mabn_net_options {
      * mabn_net_input. It is called each time before a forward is queued. */
     mabn_status (*feed)(void *context, struct mabn_net *net);
     void *feed_context;
-    bool save_memory;                  /* training: recompute outputs of norms */
-    bool vary_rows;                    /* a run may take fewer rows than `batch` */
+    bool save_memory; /* training: recompute outputs of norms */
+    bool vary_rows;   /* a run may take fewer rows than `batch` */
+    /* Inference on a CPU, for the only plan of a store whose weights do not change any more: the first
+     * forward packs the weights of each convolution and gives the memory of the originals back. They
+     * cannot be read from then on. */
+    bool takes_weights;
     const struct mabn_norm_sync *sync; /* for SyncBN; borrowed, NULL: one rank */
     struct mabn_params *params;        /* borrowed; NULL: the network has a store of its own */
     struct mabn_net_memory_pool *pool; /* borrowed; NULL: activations of its own */

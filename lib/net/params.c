@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/pages.h"
 #include "ops/elementwise.h"
 #include "ops/init.h"
 #include "ops/sgd.h"
@@ -300,6 +301,13 @@ mabn_status mabn_params_share(struct mabn_params **out, struct mabn_params *of,
     mabn_params_free(p);
     *out = NULL;
     return status;
+}
+
+void mabn_params_lose(struct mabn_params *params, int parameter)
+{
+    struct parameter *p = &params->list[parameter];
+    p->lost = true;
+    mabn_forget(params_weight(params, parameter), p->count * sizeof(float));
 }
 
 /* ---- starting ---- */

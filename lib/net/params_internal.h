@@ -24,6 +24,7 @@ struct parameter {
     bool buffer;     /* a frozen norm's: state to a checkpoint, never trained */
     bool trains;     /* not a buffer, not frozen */
     bool centralize; /* a convolution's weights that are used without their filters' means */
+    bool lost;       /* a plan has taken its values (options.takes_weights) */
     enum {
         FILL_CONV,   /* by mabn_params_init */
         FILL_LINEAR, /* uniform in ±1/sqrt(fan_in) */
@@ -104,6 +105,9 @@ MABN_MUST_USE mabn_status mabn_params_declare(struct mabn_params *params, int *i
 MABN_MUST_USE mabn_status mabn_params_declare_state(struct mabn_params *params, int *index,
                                                     const char *layer,
                                                     const struct mabn_norm *norm);
+
+/* Give the memory of a parameter's values back. */
+void mabn_params_lose(struct mabn_params *params, int parameter);
 
 static inline float *params_weight(const struct mabn_params *params, int parameter)
 {

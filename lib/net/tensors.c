@@ -101,6 +101,8 @@ static char *tensor_data(const struct mabn_params *params, int index, const stru
                                 : role == MABN_PARAMS_GRADIENT ? &params->gradients
                                                                : &params->weights;
     *p = &params->list[source];
+    if ((*p)->lost && role == MABN_PARAMS_VALUE)
+        MABN_BUG("the values of '%s', which a plan has taken", (*p)->name);
     return arena->base + (*p)->offset * sizeof(float);
 }
 

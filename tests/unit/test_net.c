@@ -559,6 +559,48 @@ static void check_folding(const char *arch, const char *norm)
     mabn_net_free(net);
 }
 
+/* ---- taking weights ---- */
+
+static double zeros(struct mabn_net *net)
+{
+    size_t count, none = 0;
+    const float *values = mabn_params_values(mabn_net_params(net), &count);
+    for (size_t i = 0; i < count; i++)
+        none += values[i] == 0;
+    return (double)none / (double)count;
+}
+
+/* A plan that takes its weights computes the same bits, again and again, and the store has lost them. */
+static void check_taken(const char *arch, bool no_fold)
+{
+    struct mabn_model model;
+    if (mabn_model_init(&model, arch) || mabn_model_set_norm(&model, "bn")) abort();
+    model.classes = 10;
+    model.base_width = 16;
+    struct mabn_net *nets[2];
+    struct mabn_net_options options = {
+        .batch = 2, .height = 64, .width = 64, .precision = MABN_NET_FP32, .no_fold = no_fold};
+    for (int i = 0; i < 2; i++) {
+        options.takes_weights = i;
+        if (mabn_model_build(&nets[i], device, &model, &options) ||
+            mabn_params_initialize(mabn_net_params(nets[i]), 5, MABN_PARAMS_INIT_FAN_OUT))
+            abort();
+    }
+    for (int step = 0; step < 2; step++) {
+        for (int i = 0; i < 2; i++) {
+            fill_image(nets[i], step);
+            if (mabn_net_forward(nets[i])) abort();
+        }
+        tap_ok(!memcmp(mabn_net_logits(nets[0]), mabn_net_logits(nets[1]), 20 * sizeof(float)),
+               "%s: run %d over weights that were taken: the same bits", arch, step);
+    }
+    if (!getenv("MABN_TEST_DEVICE"))
+        tap_ok(zeros(nets[0]) < 0.1 && zeros(nets[1]) > 0.9,
+               "%s: the originals of taken weights have no memory", arch);
+    for (int i = 0; i < 2; i++)
+        mabn_net_free(nets[i]);
+}
+
 /* ---- a step in one call ---- */
 
 static double worst_difference(const struct mabn_net *a, const struct mabn_net *b)
@@ -787,6 +829,8 @@ int main(void)
     check_folding("cifar-resnet8", "brn");
     check_folding("resnet50", "mabn");
     check_folding("cifar-resnet8", "frozen");
+    check_taken("resnet18", false);
+    check_taken("resnet50", true);
     check_step();
     check_precision();
     check_names();

@@ -174,14 +174,27 @@ static mabn_status final_weights(struct mabn_net *net, const struct node *conv,
     return status ? mabn_fail_prefix(status, "'%s'", conv->name) : MABN_OK;
 }
 
+/* Has another node, which is refreshed later, the same weights? */
+static bool shares_later(const struct mabn_net *net, const struct node *node)
+{
+    for (const struct node *n = node + 1; n < net->nodes + net->node_count; n++)
+        if (n->weight == node->weight) return true;
+    return false;
+}
+
 static mabn_status refresh(struct mabn_net *net, struct node *node)
 {
     const float *weight;
     struct scratch s;
     if (net->options.vary_rows) return MABN_OK; /* done when each size is next used */
+    if (net->params->list[node->weight].lost)
+        MABN_BUG("the weights of '%s' are used again after they were given back", node->name);
     MABN_TRY(mabn_net_scratch(net, &s));
     MABN_TRY(final_weights(net, node, &s, &weight));
-    return mabn_conv_pack(node->op, net->packed.base + node->packed_offset, weight, s.ops);
+    MABN_TRY(mabn_conv_pack(node->op, net->packed.base + node->packed_offset, weight, s.ops));
+    if (net->options.takes_weights && !shares_later(net, node))
+        mabn_params_lose(net->params, node->weight);
+    return MABN_OK;
 }
 
 static mabn_status refresh_sized(struct mabn_net *net, struct node *node, struct sized *now,
