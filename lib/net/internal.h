@@ -112,14 +112,13 @@ struct node {
 
     struct mabn_net_conv conv; /* of a convolution; a pool uses kernel, stride and pad */
     struct mabn_conv *op;
-    int folded;           /* inference: for a convolution the norm that runs it, for a norm the
+    int folded;            /* inference: for a convolution the norm that runs it, for a norm the
                            * convolution that it is folded into; -1: none */
-    int neighbour;        /* training on a GPU: for a convolution the norm that is its only reader,
+    int neighbour;         /* training on a GPU: for a convolution the norm that is its only reader,
                            * for that norm the convolution. Work of one may be fused into the other;
                            * with MABN the convolution may run in the norm's place. -1: none */
-    int runs_at;          /* the node in whose place this one is executed: itself, or its norm */
-    size_t packed_offset; /* inference: packed weights */
-    size_t bias_offset;   /* inference: folded bias, in floats */
+    int runs_at;           /* the node in whose place this one is executed: itself, or its norm */
+    struct packed *packed; /* inference on the CPU: packed weights; NULL: none */
 
     struct mabn_norm norm;
     struct mabn_norm_io io;
@@ -233,17 +232,16 @@ struct mabn_net {
     int buffer_count, buffer_capacity;
 
     struct arena activations;
-    size_t arena_bytes;  /* of all arenas, a backend's own as well */
-    struct arena packed; /* weights in the layout that convolutions read, where it differs */
-    uint64_t version;    /* version of the parameters that packed, folded and rounded copies were
+    size_t arena_bytes; /* of all arenas, a backend's own as well */
+    struct arena
+        packed;       /* a GPU's: weights in the layout that convolutions read, where it differs */
+    uint64_t version; /* version of the parameters that packed, folded and rounded copies were
                           * made from */
 
     int64_t input_channels; /* as the first convolution reads them: padded on a GPU */
 
     /* The CPU's. */
-    float *folded_bias, *fold_a, *fold_b; /* fold_*: as many floats as the widest node has
-                                           * channels */
-    size_t packed_bytes, biases;          /* counted while the nodes are prepared */
+    float *fold_a, *fold_b; /* as many floats as the widest node has channels */
     size_t weight_bytes,
         scratch_bytes; /* shared scratch: a layer's weights in use, then what the operations need */
 

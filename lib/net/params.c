@@ -88,6 +88,7 @@ void mabn_params_free(struct mabn_params *params)
     free(params->tensors);
     free(params->sources);
     free(params->sgd);
+    free(params->packed);
     free(params);
 }
 

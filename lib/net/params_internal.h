@@ -68,6 +68,8 @@ struct mabn_params {
     struct arena weights, gradients, momentum, state;
     struct mabn_sgd_param *sgd;
     int sgd_count;
+    struct packed **packed; /* on the CPU: weights packed for inference (packed.h) */
+    int packed_count, packed_capacity;
     struct params_cuda *cuda; /* what params_cuda.cu keeps; NULL before the first update */
 };
 

@@ -4,6 +4,7 @@
 
 #include "base/mem.h"
 #include "net/internal.h"
+#include "net/packed.h"
 #include "net/losses.h"
 
 /* ---- precision ---- */
@@ -336,8 +337,8 @@ const struct mabn_net_record *mabn_net_records(const struct mabn_net *net, int *
 
 struct mabn_net_memory mabn_net_memory_of(const struct mabn_net *net)
 {
-    const size_t parameters =
-        net->packed.bytes + (net->owns_params ? mabn_params_bytes(net->params) : 0);
+    const size_t parameters = net->packed.bytes + mabn_packed_bytes(net->params) +
+                              (net->owns_params ? mabn_params_bytes(net->params) : 0);
     return (struct mabn_net_memory){
         .activations = net->activations.bytes,
         .parameters = parameters,

@@ -11,17 +11,15 @@
 #include "base/progress.h"
 #include "device/tune.h"
 #include "net/internal.h"
+#include "net/packed.h"
 #include "ops/elementwise.h"
 
 /* ---- preparing ---- */
 
 static mabn_status get_memory(struct mabn_net *net)
 {
-    if (!net->options.training) {
-        MABN_TRY(mabn_net_get_arena(net, &net->packed, net->packed_bytes));
-        net->folded_bias = mabn_xcalloc(net->biases + 1, sizeof *net->folded_bias);
-    }
     struct scratch s;
+    MABN_TRY(mabn_packed_place(net->params));
     return mabn_net_scratch(net, &s);
 }
 
@@ -46,7 +44,6 @@ static void cpu_release(struct mabn_net *net)
     for (int i = 0; i < net->node_count; i++)
         if (net->nodes[i].kind->cpu && net->nodes[i].kind->cpu->release)
             net->nodes[i].kind->cpu->release(&net->nodes[i]);
-    free(net->folded_bias);
     free(net->fold_a);
     free(net->fold_b);
 }

@@ -51,13 +51,15 @@ struct mabn_conv;
 MABN_MUST_USE mabn_status mabn_conv_new(struct mabn_conv **conv, struct mabn_device *device,
                                         const struct mabn_conv_shape *shape,
                                         const struct mabn_conv_options *options);
+/* One more holder, who frees it as well: the last one's call does. Returns it. */
+struct mabn_conv *mabn_conv_hold(struct mabn_conv *conv);
 void mabn_conv_free(struct mabn_conv *conv);                  /* NULL is fine */
 size_t mabn_conv_scratch_bytes(const struct mabn_conv *conv); /* a multiple of 64 */
 
 /* ---- inference: weights are packed once ---- */
 
 size_t mabn_conv_packed_bytes(const struct mabn_conv *conv);
-/* Can one use weights that the other packed? For layers that differ in the number of images. */
+/* Can one use weights that the other packed? For layers that differ in the pictures alone. */
 bool mabn_conv_packs_alike(const struct mabn_conv *a, const struct mabn_conv *b);
 MABN_MUST_USE mabn_status mabn_conv_pack(struct mabn_conv *conv, void *packed, const float *weight,
                                          void *scratch);

@@ -99,6 +99,7 @@ struct mabn_conv {
     struct pass pass[3];
     struct mabn_conv *part; /* computes passes that are done in parts; NULL: none */
     size_t scratch;
+    int holders; /* beside the one who made it */
 };
 
 static size_t round64(size_t n)
@@ -899,9 +900,15 @@ mabn_status mabn_conv_new(struct mabn_conv **conv, struct mabn_device *device,
     return MABN_OK;
 }
 
+struct mabn_conv *mabn_conv_hold(struct mabn_conv *c)
+{
+    c->holders++;
+    return c;
+}
+
 void mabn_conv_free(struct mabn_conv *c)
 {
-    if (!c) return;
+    if (!c || c->holders--) return;
     mabn_conv_free(c->part);
     for (int i = 0; i < 3; i++)
         pass_release(&c->pass[i]);

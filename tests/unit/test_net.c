@@ -523,6 +523,40 @@ static void check_two_plans(const char *norm)
     mabn_params_free(params);
 }
 
+/* Two inference plans over one store pack their weights once, and each sees new values. */
+static void check_shared_packing(void)
+{
+    struct mabn_model model;
+    struct mabn_params *params;
+    if (mabn_model_init(&model, "cifar-resnet8") || mabn_model_set_norm(&model, "bn") ||
+        mabn_params_new(&params, device))
+        abort();
+    struct mabn_net *trained = plan_over(NULL, &model, 32, 32, true),
+                    *one = plan_over(params, &model, 32, 32, false);
+    const size_t bytes = mabn_net_memory_of(one).parameters;
+    struct mabn_net *two = plan_over(params, &model, 48, 40, false),
+                    *alone = plan_over(NULL, &model, 48, 40, false);
+    if (!getenv("MABN_TEST_DEVICE"))
+        tap_ok(bytes > 0 && mabn_net_memory_of(two).parameters == bytes,
+               "the plan for another shape takes no memory for weights");
+    if (mabn_params_initialize(mabn_net_params(trained), 4, MABN_PARAMS_INIT_FAN_OUT)) abort();
+    for (int i = 0; i < 3; i++) {
+        one_step(trained);
+        if (mabn_params_copy(params, mabn_net_params(trained)) ||
+            mabn_params_copy(mabn_net_params(alone), params))
+            abort();
+        if (i < 2 && mabn_net_forward(one)) abort(); /* it packs for both */
+        if (mabn_net_forward(two) || mabn_net_forward(alone)) abort();
+        tap_ok(!memcmp(mabn_net_logits(two), mabn_net_logits(alone), 40 * sizeof(float)),
+               "weights packed for two plans, values %d: as for one", i);
+        if (i == 1) mabn_net_free(one); /* the other keeps them */
+    }
+    mabn_net_free(two);
+    mabn_net_free(alone);
+    mabn_net_free(trained);
+    mabn_params_free(params);
+}
+
 static void check_folding(const char *arch, const char *norm)
 {
     struct mabn_model model;
@@ -824,6 +858,7 @@ int main(void)
     check_repeats("resnet10", "gn", 0.8);
     check_two_plans("bn");
     check_two_plans("mabn");
+    check_shared_packing();
     check_folding("resnet10", "bn");
     check_folding("resnet10", "mabn");
     check_folding("cifar-resnet8", "brn");

@@ -10,6 +10,7 @@
 
 #include "base/mem.h"
 #include "net/nodes/shared.h"
+#include "net/packed.h"
 #include "ops/centralize.h"
 #include "ops/elementwise.h"
 
@@ -17,9 +18,7 @@
 struct sized {
     int64_t rows;
     struct mabn_conv *op;
-    int packer;       /* inference: the size whose packed weights this one reads */
-    void *packed;     /* those weights */
-    uint64_t version; /* version of the parameters that they were made from */
+    struct packed *packed; /* inference: its weights */
 };
 
 struct sizes {
@@ -69,29 +68,41 @@ static mabn_status new_op(struct mabn_net *net, struct node *node, int64_t rows,
     return MABN_OK;
 }
 
+/* NULL where weights are not packed. */
+static struct packed *get_packed(const struct mabn_net *net, const struct node *node,
+                                 struct mabn_conv *op)
+{
+    if (net->options.training || node->kind->transposed) return NULL;
+    const struct node *norm = node->folded < 0 ? NULL : &net->nodes[node->folded];
+    const struct packed_source source = {.weight = node->weight,
+                                         .bias = node->bias,
+                                         .norm_weight = norm ? norm->weight : -1,
+                                         .norm_state = norm ? norm->state : -1,
+                                         .folded = norm,
+                                         .centralized = node->conv.centralize};
+    return mabn_packed_get(net->params, &source, op, node->c);
+}
+
 static mabn_status prepare(struct mabn_net *net, struct node *node)
 {
     net_request_scratch(net, net->params->list[node->weight].count * sizeof(float), 0);
-    node->bias_offset = net->biases;
-    if (!net->options.training) net->biases += (size_t)(node->c + 15) & ~(size_t)15;
     if (net->options.vary_rows) {
         node->own = mabn_xcalloc(1, sizeof(struct sizes));
         return MABN_OK;
     }
     MABN_TRY(new_op(net, node, net->options.batch, &node->op));
-    if (net->options.training || node->kind->transposed) return MABN_OK;
-    node->packed_offset = net->packed_bytes;
-    net->packed_bytes += mabn_conv_packed_bytes(node->op);
+    node->packed = get_packed(net, node, node->op);
     return MABN_OK;
 }
 
 void mabn_node_conv_release(struct node *node)
 {
     struct sizes *sizes = node->own;
+    mabn_packed_release(node->packed);
     mabn_conv_free(node->op);
     for (int i = 0; sizes && i < sizes->count; i++) {
+        mabn_packed_release(sizes->list[i].packed);
         mabn_conv_free(sizes->list[i].op);
-        mabn_free(sizes->list[i].packed);
     }
     if (sizes) free(sizes->list);
 }
@@ -109,9 +120,7 @@ static int64_t sized_rows(const struct mabn_net *net, int64_t rows)
 /* The layer's primitives for the live rows, and the number of rows they are made for. */
 static mabn_status find_sized(struct mabn_net *net, struct node *node, struct sized *found)
 {
-    *found = (struct sized){.rows = net->options.batch,
-                            .op = node->op,
-                            .packed = net->packed.base + node->packed_offset};
+    *found = (struct sized){net->options.batch, node->op, node->packed};
     if (!net->options.vary_rows) return MABN_OK;
     struct sizes *sizes = node->own;
     const int64_t rows = sized_rows(net, net->rows);
@@ -119,11 +128,9 @@ static mabn_status find_sized(struct mabn_net *net, struct node *node, struct si
     while (i < sizes->count && sizes->list[i].rows != rows)
         i++;
     if (i == sizes->count) {
-        struct sized made = {.rows = rows, .packer = i};
+        struct sized made = {.rows = rows};
         MABN_TRY(new_op(net, node, rows, &made.op));
-        for (int k = i - 1; k >= 0; k--)
-            if (mabn_conv_packs_alike(sizes->list[k].op, made.op))
-                made.packer = sizes->list[k].packer;
+        made.packed = get_packed(net, node, made.op);
         MABN_GROW(sizes->list, sizes->count, sizes->capacity);
         sizes->list[sizes->count++] = made;
     }
@@ -155,10 +162,9 @@ static const float *weights_in_use(const struct mabn_net *net, const struct node
 
 /* Weights and bias as used: folded and centralized. The weights may be in scratch. */
 static mabn_status final_weights(struct mabn_net *net, const struct node *conv,
-                                 const struct scratch *s, const float **final)
+                                 const struct scratch *s, const float **final, float *bias_out)
 {
     const float *weight = net_weight(net, conv->weight), *bias = net_weight(net, conv->bias);
-    float *bias_out = net->folded_bias + conv->bias_offset;
     if (conv->folded < 0) {
         *final = weights_in_use(net, conv, s);
         if (bias) memcpy(bias_out, bias, (size_t)conv->c * sizeof *bias);
@@ -182,34 +188,33 @@ static bool shares_later(const struct mabn_net *net, const struct node *node)
     return false;
 }
 
-static mabn_status refresh(struct mabn_net *net, struct node *node)
+/* Pack the weights, unless that was done since they last changed: perhaps for another plan. */
+static mabn_status renew(struct mabn_net *net, const struct node *node, const struct sized *now,
+                         const struct scratch *s)
 {
-    const float *weight;
-    struct scratch s;
-    if (net->options.vary_rows) return MABN_OK; /* done when each size is next used */
+    struct packed *packed = now->packed;
+    const float *weight = NULL;
+    if (packed->version == net->params->version) return MABN_OK;
     if (net->params->list[node->weight].lost)
         MABN_BUG("the weights of '%s' are used again after they were given back", node->name);
-    MABN_TRY(mabn_net_scratch(net, &s));
-    MABN_TRY(final_weights(net, node, &s, &weight));
-    MABN_TRY(mabn_conv_pack(node->op, net->packed.base + node->packed_offset, weight, s.ops));
-    if (net->options.takes_weights && !shares_later(net, node))
-        mabn_params_lose(net->params, node->weight);
+    if (!packed->weights) MABN_TRY(mabn_packed_place(net->params));
+    MABN_TRY(final_weights(net, node, s, &weight, packed->bias));
+    MABN_TRY(mabn_conv_pack(now->op, packed->weights, weight, s->ops));
+    packed->version = net->params->version;
     return MABN_OK;
 }
 
-static mabn_status refresh_sized(struct mabn_net *net, struct node *node, struct sized *now,
-                                 const struct scratch *s)
+static mabn_status refresh(struct mabn_net *net, struct node *node)
 {
-    struct sizes *sizes = node->own;
-    const float *weight;
-    if (!net->options.vary_rows) return MABN_OK;
-    struct sized *packer = &sizes->list[now->packer];
-    if (!packer->packed) MABN_TRY(mabn_alloc(&packer->packed, mabn_conv_packed_bytes(now->op)));
-    now->packed = packer->packed;
-    if (packer->version == net->params->version) return MABN_OK;
-    packer->version = net->params->version;
-    MABN_TRY(final_weights(net, node, s, &weight));
-    return mabn_conv_pack(now->op, packer->packed, weight, s->ops);
+    struct sized now;
+    struct scratch s;
+    if (net->options.vary_rows) return MABN_OK; /* done when each size is next used */
+    MABN_TRY(find_sized(net, node, &now));
+    MABN_TRY(mabn_net_scratch(net, &s));
+    MABN_TRY(renew(net, node, &now, &s));
+    if (net->options.takes_weights && !shares_later(net, node))
+        mabn_params_lose(net->params, node->weight);
+    return MABN_OK;
 }
 
 /* Run a convolution whose result goes to the output of `at`: itself, or the norm that is folded
@@ -223,15 +228,15 @@ static mabn_status infer(struct mabn_net *net, struct node *conv, const struct n
     struct scratch s;
     MABN_TRY(find_sized(net, conv, &now));
     MABN_TRY(mabn_net_scratch(net, &s));
-    MABN_TRY(refresh_sized(net, conv, &now, &s));
+    if (net->options.vary_rows) MABN_TRY(renew(net, conv, &now, &s));
     if (conv->folded >= 0 && at->reads[1] >= 0) {
         const struct node *shortcut = net_read(net, at, 1);
         if (shortcut->data != at->data)
             memcpy(y, net_data(net, shortcut), net_row_bytes(at, now.rows));
     }
     net_clear_rows(net_data(net, x), net->rows, now.rows, x);
-    return mabn_conv_infer(now.op, y, net_data(net, x), now.packed,
-                           bias ? net->folded_bias + conv->bias_offset : NULL, s.ops);
+    return mabn_conv_infer(now.op, y, net_data(net, x), now.packed->weights,
+                           bias ? now.packed->bias : NULL, s.ops);
 }
 
 mabn_status mabn_node_conv_infer_for(struct mabn_net *net, int conv, const struct node *norm)
