@@ -105,6 +105,43 @@ static void test_graph(struct fixture *f)
     mabn_cuda_graph_free(graph);
 }
 
+/* The side queue joins a capture. Each queue's work needs the other's before it. */
+static void test_branch(struct fixture *f, bool late)
+{
+    struct mabn_cuda_graph *graph;
+    void *side = NULL;
+
+    f->fill(f->sum, 0, 0);
+    f->fill(f->term, 1, 0);
+    gpu_late(late);
+    tap_status(mabn_cuda_capture_begin(f->device), "begin a capture of two queues");
+    mabn_status status = f->launch();
+    if (!status) status = mabn_device_side_begin(f->device, &side);
+    if (!status)
+        status = MABN_LAUNCH(add, dim3(1), dim3(64), 0, static_cast<cudaStream_t>(side), f->term,
+                             (const int *)f->term, COUNT);
+    if (!status) status = mabn_device_side_end(f->device);
+    if (!status) status = f->launch();
+    tap_status(mabn_cuda_capture_end(f->device, &graph, status), "end it");
+    tap_ok(mabn_cuda_graph_nodes(graph) == 3, "three launches");
+    tap_ok(f->holds(0, 0), "that have not run");
+    for (int i = 0; i < 2; i++)
+        tap_status(mabn_cuda_graph_launch(f->device, graph), "launch");
+    tap_ok(f->holds(9, 0), "in order"); /* 1 + 2 + 2 + 4 */
+    tap_status(mabn_device_side_begin(f->device, &side), "afterwards the side queue works");
+    tap_status(mabn_device_side_end(f->device), "as before");
+    mabn_cuda_graph_free(graph);
+
+    tap_status(mabn_cuda_capture_begin(f->device), "begin another");
+    status = mabn_device_side_begin(f->device, &side);
+    if (!status)
+        status = MABN_LAUNCH(add, dim3(1), dim3(64), 0, static_cast<cudaStream_t>(side), f->sum,
+                             (const int *)f->term, COUNT);
+    tap_fails(mabn_cuda_capture_end(f->device, &graph, status), MABN_ERR_CUDA,
+              "cudaStreamEndCapture", "a side queue that does not come back");
+    gpu_late(false);
+}
+
 static void test_broken_captures(struct fixture *f)
 {
     struct mabn_cuda_graph *graph;
@@ -212,6 +249,8 @@ int main(void)
     test_limits(&f);
     test_memory(&f);
     test_graph(&f);
+    test_branch(&f, false);
+    test_branch(&f, true);
     test_broken_captures(&f);
     test_events(&f);
     mabn_device_release(f.device, f.sum, BYTES);

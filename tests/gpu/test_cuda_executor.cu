@@ -234,7 +234,6 @@ static void test_captures(void)
         [&] { return cudaMemcpyAsync(&host, &count, 4, cudaMemcpyDeviceToHost, stream); },
         [&] { return cudaMemsetAsync(&count, 0, 4, NULL); },
         [&] { return cudaStreamWaitEvent(stream, event, 0); },
-        [&] { return cudaStreamWaitEvent(other, (cudaEventRecord(event, stream), event), 0); },
     };
     for (const auto &call : refused) {
         cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
@@ -243,7 +242,14 @@ static void test_captures(void)
         tap_ok(good && error == cudaErrorStreamCaptureInvalidated && !graph,
                "a capture refuses: %s", executor::last_fault());
     }
+    cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+    cudaEventRecord(event, stream);
+    cudaStreamWaitEvent(other, event, 0);
+    tap_ok(cudaStreamEndCapture(stream, &graph) == cudaErrorStreamCaptureUnjoined && !graph,
+           "a stream that joins a capture must be waited for");
     tap_ok(cudaEventSynchronize(event) == cudaErrorCapturedEvent, "a captured event has no when");
+    tap_ok(cudaStreamWaitEvent(other, event, 0) == cudaErrorStreamCaptureIsolation,
+           "and is nothing to wait for once the capture has ended");
     tap_status(MABN_LAUNCH(count_up, 1, 32, 0, stream, &count), "afterwards the stream works");
     tap_ok(count == 1, "as before");
     cudaEventDestroy(event);

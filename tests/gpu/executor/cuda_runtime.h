@@ -115,6 +115,7 @@ enum cudaError_t {
     cudaErrorLaunchFailure = 719,
     cudaErrorStreamCaptureUnsupported = 900,
     cudaErrorStreamCaptureInvalidated = 901,
+    cudaErrorStreamCaptureUnjoined = 904,
     cudaErrorStreamCaptureIsolation = 905,
     cudaErrorCapturedEvent = 907,
 };
@@ -233,6 +234,7 @@ void name_launch(const char *kernel); /* the next one's */
 cudaError_t launch(const cudaLaunchConfig_t &config, const void *kernel,
                    std::function<void()> body);
 cudaError_t submit(cudaStream_t stream, std::function<cudaError_t()> work);
+const void *capture_of(cudaStream_t stream); /* the same for all streams of one; NULL: none */
 void set_fault(const std::string &text);
 bool on_device(const void *p, size_t bytes); /* within one block of cudaMalloc */
 cudaError_t allow_shared(const void *kernel, size_t bytes);

@@ -3,7 +3,8 @@
  *
  * It is non-blocking as NCCL is. A call says "in progress", the next few questions say so too, and only
  * then the sum stands in its stream; another call before is a fault. Sums of one communicator run in
- * the order of their calls, whatever their streams. Where ranks do not call the same sum (count, type,
+ * the order of their calls, whatever their streams. Calls may be captured; then a sum runs whenever its
+ * graph does, and must be in the same place as the other ranks'. Where ranks do not call the same sum (count, type,
  * how manieth) it says so and the communicator has failed. The sum is that of a ring: a chunk's begins with
  * another rank than the next one's, so that no test can take the order for lib's own. A process that
  * has died makes the others wait for ever, with ncclRemoteError for those who ask.
@@ -56,8 +57,10 @@ struct communicator {
     std::function<void()> pending; /* what the last call does once they are asked */
     std::atomic<int> failed{MABN_NCCL_SUCCESS};
     std::string said;
-    uint64_t barriers = 0, number = 0;
-    cudaStream_t last = nullptr;
+    uint64_t barriers = 0, number = 0; /* sums that have run */
+    int calls = 0;
+    cudaStream_t last = nullptr;      /* of the sum called before */
+    const void *last_graph = nullptr; /* its capture */
     bool queued = false;
 };
 
@@ -151,8 +154,9 @@ void fail_as_asked(communicator *c, uint64_t number)
         pause_shortly();
 }
 
-void run(communicator *c, const void *send, void *receive, const struct call &mine)
+void run(communicator *c, const void *send, void *receive, struct call mine)
 {
+    mine.number = c->number++;
     fail_as_asked(c, mine.number);
     if (c->failed != MABN_NCCL_SUCCESS || !agree(c, mine)) return;
     const size_t bytes = width(mine.type), each = CHUNK / bytes;
@@ -172,17 +176,20 @@ void run(communicator *c, const void *send, void *receive, const struct call &mi
     }
 }
 
-/* The stream waits for the communicator's sum before, where that is in another. */
+/* The stream waits for the communicator's sum before, where that is in another. A graph's first sum does
+ * not: lib launches graphs behind all sums before. */
 void queue(communicator *c, const void *send, void *receive, struct call mine, cudaStream_t stream)
 {
     cudaEvent_t event;
-    if (c->queued && c->last != stream) {
+    const void *graph = capture_of(stream);
+    if (c->queued && c->last != stream && c->last_graph == graph) {
         cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
         cudaEventRecord(event, c->last);
         cudaStreamWaitEvent(stream, event, 0);
         cudaEventDestroy(event);
     }
     c->last = stream;
+    c->last_graph = graph;
     c->queued = true;
     submit(stream, [=] {
         run(c, send, receive, mine);
@@ -310,10 +317,10 @@ int all_reduce(const void *send, void *receive, size_t count, int type, int op, 
         return refuse(c, INVALID_ARGUMENT, formatted("a sum of type %d by %d", type, op));
     if (!on_device(send, count * width(type)) || !on_device(receive, count * width(type)))
         return refuse(c, INVALID_ARGUMENT, "a sum of memory that is not the GPU's");
-    const struct call mine = {c->number++, count, type, op};
+    const struct call mine = {0, count, type, op};
     const cudaStream_t in = static_cast<cudaStream_t>(stream);
     count_run();
-    c->questions = int(mine.number % 3);
+    c->questions = c->calls++ % 3;
     if (!c->questions) {
         queue(c, send, receive, mine, in);
         return MABN_NCCL_SUCCESS;
@@ -327,7 +334,7 @@ int comm_finalize(void *handle)
     communicator *c = of(handle);
     const int idle = check_idle(c, "ncclCommFinalize");
     if (idle != MABN_NCCL_SUCCESS) return idle;
-    if (c->last) cudaStreamSynchronize(c->last); /* all that was queued is flushed */
+    cudaDeviceSynchronize(); /* all that was queued is flushed */
     c->finalizing = true;
     c->all->finalized++;
     return MABN_NCCL_IN_PROGRESS;

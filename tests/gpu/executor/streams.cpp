@@ -18,30 +18,46 @@
 
 using work = std::function<cudaError_t()>;
 
+struct CUgraph_st;
+
 /* A place in a stream's queue; each record of an event makes a new one. */
 struct place {
     CUstream_st *stream;
+    CUgraph_st *graph = nullptr; /* the place is in this capture */
     bool reached = false;
     std::chrono::steady_clock::time_point when;
 };
+using place_at = std::shared_ptr<place>;
 
 struct CUevent_st {
-    std::shared_ptr<place> last; /* NULL: never recorded */
-    bool timed, captured = false;
+    place_at last; /* NULL: never recorded */
+    bool timed;
 };
 
-struct CUgraph_st {
-    std::vector<work> nodes;
+/* Work of one of a capture's streams, or an event that is recorded or waited for there. */
+struct node {
+    CUstream_st *stream;
+    work w;
+    place_at recorded, awaited;
 };
+
+/* In the order of the calls. The first stream is the one in which the capture began; the others joined by
+ * waiting for an event of it. */
+struct CUgraph_st {
+    std::vector<node> nodes;
+    std::vector<CUstream_st *> streams;
+    bool broken = false;
+};
+/* Each stream but the first has one of the executor's own. */
 struct CUgraphExec_st {
-    std::vector<work> nodes;
+    std::vector<node> nodes;
+    std::map<CUstream_st *, CUstream_st *> branches;
 };
 
 struct CUstream_st {
     bool blocking; /* in step with the default stream: never late */
     std::deque<work> queue;
-    std::unique_ptr<CUgraph_st> graph; /* being captured */
-    bool broken = false;               /* the capture */
+    std::shared_ptr<CUgraph_st> graph; /* being captured */
 };
 
 namespace
@@ -78,7 +94,7 @@ cudaError_t refuse_in_capture(const char *call)
 {
     CUstream_st *s = capturing();
     if (!s) return cudaSuccess;
-    s->broken = true;
+    s->graph->broken = true;
     return fail(cudaErrorStreamCaptureUnsupported,
                 (std::string(call) + " while a stream is being captured").c_str());
 }
@@ -122,7 +138,7 @@ cudaError_t drain_all()
 cudaError_t queue(CUstream_st *s, work w)
 {
     if (s->graph) {
-        s->graph->nodes.push_back(std::move(w));
+        s->graph->nodes.push_back({s, std::move(w), nullptr, nullptr});
         return cudaSuccess;
     }
     if (late && !s->blocking) {
@@ -132,6 +148,20 @@ cudaError_t queue(CUstream_st *s, work w)
     cudaError_t error = w();
     if (error != cudaSuccess) last_error = error;
     return error;
+}
+
+work record(const place_at &p)
+{
+    return [p] {
+        p->reached = true;
+        p->when = std::chrono::steady_clock::now();
+        return cudaSuccess;
+    };
+}
+
+work await(const place_at &p, CUstream_st *s)
+{
+    return [p, s] { return p->stream == s || p->reached ? cudaSuccess : drain_to(p); };
 }
 
 cudaError_t set_bytes(void *dst, int value, size_t bytes)
@@ -167,6 +197,11 @@ cudaError_t submit(cudaStream_t stream, std::function<cudaError_t()> w)
 {
     if (!stream && capturing()) return refuse_in_capture("a launch in the default stream");
     return queue(of(stream), std::move(w));
+}
+
+const void *capture_of(cudaStream_t stream)
+{
+    return of(stream)->graph.get();
 }
 
 bool on_device(const void *p, size_t bytes)
@@ -321,7 +356,7 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpy
     CUstream_st *s = of(stream);
     if (host && !locked(out ? dst : src, bytes)) {
         if (s->graph) {
-            s->broken = true;
+            s->graph->broken = true;
             return fail(cudaErrorStreamCaptureUnsupported,
                         "a capture copies host memory that is not from cudaHostAlloc");
         }
@@ -375,40 +410,56 @@ cudaError_t cudaEventDestroy(cudaEvent_t event)
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
+    CUstream_st *s = of(stream);
     auto p = std::make_shared<place>();
-    p->stream = of(stream);
+    p->stream = s;
+    p->graph = s->graph.get();
     event->last = p;
-    event->captured = of(stream)->graph != nullptr;
-    return executor::submit(stream, [p] {
-        p->reached = true;
-        p->when = std::chrono::steady_clock::now();
-        return cudaSuccess;
-    });
+    if (!s->graph) return executor::submit(stream, record(p));
+    s->graph->nodes.push_back({s, nullptr, p, nullptr});
+    return cudaSuccess;
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
-    if (event->captured) return fail(cudaErrorCapturedEvent, "the event was recorded in a capture");
-    return event->last ? drain_to(event->last) : cudaSuccess;
+    if (!event->last) return cudaSuccess;
+    if (event->last->graph)
+        return fail(cudaErrorCapturedEvent, "the event was recorded in a capture");
+    return drain_to(event->last);
 }
 
+static std::shared_ptr<CUgraph_st> capture_under_way(const CUgraph_st *graph)
+{
+    for (CUstream_st *s : streams)
+        if (graph && s->graph.get() == graph) return s->graph;
+    return nullptr;
+}
+
+/* A stream that waits for an event of a capture joins it. */
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned)
 {
     CUstream_st *s = of(stream);
     auto p = event->last;
     if (!p) return cudaSuccess;
-    if (event->captured != (s->graph != nullptr)) {
-        if (CUstream_st *c = capturing()) c->broken = true;
+    const auto theirs = capture_under_way(p->graph);
+    if ((p->graph && !theirs) || (s->graph && s->graph != theirs)) {
+        if (CUstream_st *c = capturing()) c->graph->broken = true;
         return fail(cudaErrorStreamCaptureIsolation,
                     "a capture and a stream outside it wait for each other");
     }
-    return executor::submit(
-        stream, [p, s] { return p->stream == s || p->reached ? cudaSuccess : drain_to(p); });
+    if (!theirs) return executor::submit(stream, await(p, s));
+    if (!s->graph) {
+        s->graph = theirs;
+        theirs->streams.push_back(s);
+    }
+    theirs->nodes.push_back({s, nullptr, nullptr, p});
+    return cudaSuccess;
 }
 
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, cudaEvent_t to)
 {
-    if (!from->timed || !to->timed || !from->last || !to->last || from->captured || to->captured)
+    if (!from->timed || !to->timed || !from->last || !to->last || from->last->graph ||
+        to->last->graph)
         return fail(cudaErrorInvalidResourceHandle, "events without a time");
     if (!from->last->reached || !to->last->reached) return last_error = cudaErrorNotReady;
     *milliseconds =
@@ -422,32 +473,58 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode)
 {
     if (!stream || stream->graph)
         return fail(cudaErrorStreamCaptureUnsupported, "the stream cannot be captured");
-    stream->graph = std::make_unique<CUgraph_st>();
-    stream->broken = false;
+    stream->graph = std::make_shared<CUgraph_st>();
+    stream->graph->streams.push_back(stream);
     return cudaSuccess;
+}
+
+/* Does some other stream wait for the last thing that this one does? The first need not. */
+static bool unjoined(const CUgraph_st &g)
+{
+    for (size_t k = 1; k < g.streams.size(); k++) {
+        bool waited = false;
+        for (const node &n : g.nodes) {
+            if (n.stream == g.streams[k]) waited = false;
+            if (n.awaited && n.stream != g.streams[k] && n.awaited->stream == g.streams[k])
+                waited = true;
+        }
+        if (!waited) return true;
+    }
+    return false;
 }
 
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
 {
     *graph = nullptr;
-    if (!stream || !stream->graph)
+    if (!stream || !stream->graph || stream->graph->streams[0] != stream)
         return fail(cudaErrorIllegalState, "the stream is not being captured");
-    std::unique_ptr<CUgraph_st> captured = std::move(stream->graph);
-    if (stream->broken) return last_error = cudaErrorStreamCaptureInvalidated;
-    *graph = captured.release();
+    const std::shared_ptr<CUgraph_st> captured = stream->graph;
+    for (CUstream_st *s : captured->streams)
+        s->graph = nullptr;
+    if (captured->broken) return last_error = cudaErrorStreamCaptureInvalidated;
+    if (unjoined(*captured))
+        return fail(cudaErrorStreamCaptureUnjoined, "a stream of the capture was not joined again");
+    *graph = new CUgraph_st(*captured);
     return cudaSuccess;
 }
 
 cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *count)
 {
     if (nodes) return fail(cudaErrorInvalidValue, "the executor only counts nodes");
-    *count = graph->nodes.size();
+    *count = 0; /* events are edges */
+    for (const node &n : graph->nodes)
+        *count += bool(n.w);
     return cudaSuccess;
 }
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long)
 {
-    *exec = new CUgraphExec_st{graph->nodes};
+    *exec = new CUgraphExec_st{graph->nodes, {}};
+    for (size_t k = 1; k < graph->streams.size(); k++) {
+        CUstream_st *own = new CUstream_st{false, {}, nullptr};
+        streams.insert(own);
+        (*exec)->branches[graph->streams[k]] = own;
+    }
     return cudaSuccess;
 }
 
@@ -460,6 +537,10 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph)
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
 {
     cudaError_t error = drain_all();
+    for (const auto &branch : exec->branches) {
+        streams.erase(branch.second);
+        delete branch.second;
+    }
     delete exec;
     return error;
 }
@@ -467,8 +548,19 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
 {
     if (!stream && capturing()) return refuse_in_capture("a launch in the default stream");
-    for (const work &node : exec->nodes) {
-        cudaError_t error = executor::submit(stream, node);
+    std::map<place *, place_at> places; /* of this launch */
+    for (const node &n : exec->nodes) {
+        const auto branch = exec->branches.find(n.stream);
+        CUstream_st *s = branch == exec->branches.end() ? of(stream) : branch->second;
+        work w = n.w;
+        if (n.recorded) {
+            auto p = places[n.recorded.get()] = std::make_shared<place>();
+            p->stream = s;
+            w = record(p);
+        } else if (n.awaited) {
+            w = await(places[n.awaited.get()], s);
+        }
+        cudaError_t error = queue(s, w);
         if (error != cudaSuccess) return error;
     }
     return cudaSuccess;
