@@ -40,9 +40,20 @@ __device__ __forceinline__ struct column find_column(const work &w)
     return at;
 }
 
+/* From here on the numbers of samples, rows and runs are of those that are there. Returns the runs that
+ * there is room for. */
+__device__ __forceinline__ int64_t count_live(work &w)
+{
+    const int64_t room = w.runs;
+    if (!w.live) return room;
+    if (*w.live < w.samples) w.samples = *w.live;
+    w.rows = w.samples * w.positions;
+    w.runs = (w.samples + w.run_samples - 1) / w.run_samples;
+    return room;
+}
+
 __device__ __forceinline__ int64_t run_rows_of(const work &w, int64_t run)
 {
-    if (w.live) return *w.live * w.positions;
     return run == w.runs - 1 ? w.rows - run * w.run_rows : w.run_rows;
 }
 
@@ -182,18 +193,19 @@ __device__ void settle_gradients(const work &w, Shared &part, const struct colum
     __syncthreads();
 }
 
-/* ---- a batch of which nothing is there ---- */
+/* ---- runs of which nothing is there ---- */
 
 __device__ __forceinline__ bool nothing_lives(const work &w)
 {
-    return w.live && !*w.live;
+    return w.live && !w.runs;
 }
 
 /* Finite coefficients, and no more. */
-__device__ void keep_nothing(const work &w, const struct column &at)
+__device__ void keep_nothing(const work &w, int64_t room, const struct column &at)
 {
     const struct mabn_coef k = {};
-    if (at.active && at.row == 0) keep(w, at.c, k);
+    for (int64_t run = w.runs + at.row; at.active && run < room; run += at.rows)
+        keep(w, run * w.channels + at.c, k);
 }
 
 /* ---- BN, BRN, SyncBN of one rank: forward ---- */
@@ -204,7 +216,8 @@ __global__ void __launch_bounds__(BLOCK) coefs_bn(work w)
     mabn_await_inputs();
     const struct column at = find_column(w);
     const struct mabn_norm_options &o = w.o;
-    if (nothing_lives(w)) return keep_nothing(w, at);
+    keep_nothing(w, count_live(w), at);
+    if (nothing_lives(w)) return;
     const bool renorm = o.kind == MABN_NORM_BRN;
     const bool unbiased = o.kind == MABN_NORM_SYNCBN && o.sync_reference;
     const int64_t call = *w.state.batches + w.uncounted;
@@ -269,6 +282,8 @@ __global__ void __launch_bounds__(BLOCK) sync_moments(work w)
     MABN_SHARED(double, part, 2 * BLOCK);
     mabn_await_inputs();
     const struct column at = find_column(w);
+    count_live(w);
+    if (nothing_lives(w)) return; /* the sums are zero */
     const double n = (double)w.rows, scale = w.o.sync_reference ? 1 / n : 1;
 
     finish_sums(w.stat0, w.sum, w.stat1, w.square, part, w, at);
@@ -286,12 +301,17 @@ __global__ void sync_coefs(work w)
     mabn_await_inputs();
     const struct mabn_norm_options &o = w.o;
     const double *count = w.sums + 2 * w.channels;
-    if (c >= w.channels || count[0] <= 0) return; /* no rank had any rows */
+    struct mabn_coef k = {};
+    if (c >= w.channels) return;
+    count_live(w);
+    if (count[0] <= 0) { /* no rank had any rows */
+        if (w.live) keep(w, c, k);
+        return;
+    }
     const double divide = o.sync_reference ? count[1] : count[0], n = sync_elements(w);
     const double mean = w.sums[c] / divide;
     const double moment = w.sums[w.channels + c] / divide - mean * mean;
     const double var = moment < 0 ? 0 : moment, unbiased = mabn_unbiased(var, n);
-    struct mabn_coef k;
     mabn_coef_bn(&k, mean, o.sync_reference ? unbiased : var, o.eps, w.gamma[c], w.beta[c]);
     /* For backward: where n/(n−1) was used, the derivative of the variance has that factor too. */
     if (o.sync_reference) k.istd *= (float)sqrt(mabn_unbiased(1, n));
@@ -408,6 +428,8 @@ __global__ void __launch_bounds__(BLOCK) coefs_mabn(work w)
     mabn_await_inputs();
     const struct column at = find_column(w);
     const struct mabn_norm_options &o = w.o;
+    keep_nothing(w, count_live(w), at);
+    if (nothing_lives(w)) return;
     const int64_t done = iterations_done(w);
     const bool by_iteration = o.window_rule == MABN_WINDOW_ITERATION;
     double *const chi = w.stat0, *const before = w.stat1; /* χ²; running_var before the run */
@@ -415,7 +437,6 @@ __global__ void __launch_bounds__(BLOCK) coefs_mabn(work w)
     double v_sum = 0;
     bool clipped = false; /* y was written with the known map and must be rewritten */
 
-    if (nothing_lives(w)) return keep_nothing(w, at);
     finish_sums(chi, w.square, nullptr, nullptr, part, w, at);
     for (int64_t run = at.row; at.active && run < w.runs; run += at.rows)
         chi[run * w.channels + at.c] /= (double)run_rows_of(w, run);
@@ -472,11 +493,13 @@ __device__ __forceinline__ void put_grad(const work &w, int64_t at, const struct
     w.r[at] = k.r;
 }
 
-__device__ void no_gradients(const work &w, const struct column &at)
+/* For the runs of which nothing is there. If that is all of them, the parameters get no gradient. */
+__device__ void no_gradients(const work &w, int64_t room, const struct column &at)
 {
     const struct mabn_grad_coef k = {};
-    if (!at.active || at.row) return;
-    put_grad(w, at.c, k);
+    for (int64_t run = w.runs + at.row; at.active && run < room; run += at.rows)
+        put_grad(w, run * w.channels + at.c, k);
+    if (!nothing_lives(w) || !at.active || at.row) return;
     put_parameter(w.dgamma, 0, w, at.c);
     put_parameter(w.dbeta, 0, w, at.c);
 }
@@ -490,7 +513,8 @@ __global__ void __launch_bounds__(BLOCK) grads_bn(work w)
     const bool unbiased = w.o.kind == MABN_NORM_SYNCBN && w.o.sync_reference;
     double dgamma = 0, dbeta = 0;
 
-    if (nothing_lives(w)) return no_gradients(w, at);
+    no_gradients(w, count_live(w), at);
+    if (nothing_lives(w)) return;
     finish_sums(w.stat0, w.sum, w.stat1, w.square, part, w, at);
     if (w.given.x) settle_gradients(w, part, at);
     for (int64_t run = at.row; at.active && run < w.runs; run += at.rows) {
@@ -520,6 +544,8 @@ __global__ void __launch_bounds__(BLOCK) sync_grads(work w)
     mabn_await_inputs();
     const struct column at = find_column(w);
 
+    no_gradients(w, count_live(w), at);
+    if (nothing_lives(w)) return; /* the sums are zero */
     finish_sums(w.stat0, w.sum, w.stat1, w.square, part, w, at);
     count_rows(w, at);
     if (!at.active || at.row) return;
@@ -536,6 +562,8 @@ __global__ void sync_finish(work w)
     const int c = (int)(blockIdx.x * blockDim.x + threadIdx.x);
     mabn_await_inputs();
     if (c >= w.channels) return;
+    count_live(w);
+    if (nothing_lives(w)) return; /* done before */
     const struct mabn_coef f = mabn_coef_kept(w.saved, c);
     const double gamma = w.gamma[c], n = sync_elements(w);
     const struct mabn_grad_coef k = {(float)(gamma * f.scale),
@@ -560,12 +588,13 @@ __global__ void __launch_bounds__(BLOCK) grads_mabn(work w)
     MABN_SHARED(double, part, 2 * BLOCK);
     mabn_await_inputs();
     const struct column at = find_column(w);
+    no_gradients(w, count_live(w), at);
+    if (nothing_lives(w)) return;
     const int64_t done = iterations_done(w);
     const double scale = w.scaler ? w.scaler->scale : 1;
     double *const psi = w.stat1;
     double dgamma = 0, dbeta = 0, psi_sum = 0;
 
-    if (nothing_lives(w)) return no_gradients(w, at);
     finish_sums(w.stat0, w.sum, w.stat1, w.square, part, w, at);
     for (int64_t run = at.row; at.active && run < w.runs; run += at.rows) {
         const int64_t i = run * w.channels + at.c;

@@ -20,8 +20,8 @@ struct mabn_cuda_rows {
     int channels;
     enum mabn_dtype dtype; /* F32, BF16, F16 */
     bool wide;             /* 16 bytes at a time: mabn_pack_fits for every array of the call */
-    /* On the device: samples of `positions` rows that are there, of one run; NULL: all. Moments are
-     * of those, whatever is applied is to all. */
+    /* On the device: samples of `positions` rows that are there; NULL: all. Moments are of those,
+     * whatever is applied is to all. */
     const int32_t *live;
     int64_t positions;
 };
@@ -52,7 +52,7 @@ struct mabn_cuda_affine {
 struct mabn_cuda_counter {
     float *f32; /* one of the two, or none */
     int64_t *i64;
-    int by;
+    int64_t samples, run_samples; /* by the runs of this call; run_samples 0: by 1 */
 };
 
 /* square = Σ x²; partial sums. */

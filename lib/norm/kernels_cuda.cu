@@ -141,8 +141,13 @@ __device__ void leave_sum(float *out, Shared &part, const float (&sum)[V], const
 __device__ void move_on(const struct mabn_cuda_counter &counter, const int32_t *live)
 {
     if (blockIdx.x || threadIdx.x || (live && !*live)) return;
-    if (counter.f32) *counter.f32 += (float)counter.by;
-    if (counter.i64) *counter.i64 += counter.by;
+    int64_t by = 1;
+    if (counter.run_samples) {
+        const int64_t samples = live && *live < counter.samples ? *live : counter.samples;
+        by = (samples + counter.run_samples - 1) / counter.run_samples;
+    }
+    if (counter.f32) *counter.f32 += (float)by;
+    if (counter.i64) *counter.i64 += by;
 }
 
 template <typename T, int V, bool SHIFTED>

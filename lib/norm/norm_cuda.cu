@@ -160,12 +160,6 @@ mabn_status check(const struct mabn_norm *norm, const struct mabn_norm_cuda_io *
         return mabn_fail(MABN_ERR_ARG, "norm: state is missing");
     if (norm->options.kind == MABN_NORM_EVONORM_S0 && io->act && (io->residual || io->dresidual))
         return mabn_fail(MABN_ERR_ARG, "norm: EvoNorm-S0's activation takes no residual");
-    if (io->live && over_batch(norm) && (norm->sync || mabn_norm_runs(norm, io->samples) > 1))
-        return mabn_fail(
-            MABN_ERR_UNSUPPORTED,
-            "norm: how many samples are there is told on the host where %s has several "
-            "runs or ranks",
-            mabn_norm_kind_name(norm->options.kind));
     if (norm->sync && !norm->sync->queue)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "these ranks add up nothing on a GPU");
     return MABN_OK;
@@ -204,8 +198,9 @@ mabn_status check_joined_forward(const struct mabn_norm *norm, const struct mabn
 struct mabn_cuda_counter counter_of(const struct call *c)
 {
     const struct mabn_norm_state *s = &c->work.state;
-    struct mabn_cuda_counter counter = {s->iters_f32, s->iters ? s->iters : s->batches, 1};
-    if (s->iters) counter.by = (int)c->work.runs;
+    struct mabn_cuda_counter counter = {s->iters_f32, s->iters ? s->iters : s->batches,
+                                        c->work.samples, 0};
+    if (s->iters) counter.run_samples = c->work.run_samples;
     return counter;
 }
 

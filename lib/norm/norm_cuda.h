@@ -19,8 +19,8 @@
  *   - live (1): how many of the samples are there, which the host does not know: statistics and the
  *     gradients of parameters are of those, and with none of them nothing moves on. The others are
  *     computed like them, and what is done with them is the caller's affair: x and dy must be finite
- *     there, and where statistics are not of the whole batch (GN, LN, IN, FRN, EvoNorm-S0, frozen) dy
- *     0. BN, BRN, SyncBN and MABN take it in one run, and not over ranks;
+ *     there, and where statistics are not of the batch (GN, LN, IN, FRN, EvoNorm-S0, frozen) dy 0. Runs
+ *     of which nothing is there give 0, forward and backward;
  *   - scaler (float16): dy and all that comes of it are scaler->scale times what they stand for.
  *     MABN's backward window keeps true values whatever the scale was, and a statistic that
  *     overflowed leaves the one before it in its place: the step is skipped, the window goes on.

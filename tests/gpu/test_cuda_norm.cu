@@ -721,11 +721,12 @@ static std::vector<float> first(const std::vector<float> &all, size_t n)
 
 /* The device holds the number of samples, which is less than the room, or 0. The results are the
  * CPU's for that number; values behind them are finite. */
-static void test_live(enum mabn_norm_kind kind, enum mabn_window_rule rule, enum mabn_dtype dtype)
+static void test_live(enum mabn_norm_kind kind, enum mabn_window_rule rule, enum mabn_dtype dtype,
+                      int norm_batch)
 {
     enum { ROOM = 6, POSITIONS = 130, CHANNELS = 24, STEPS = 7 };
     static const int32_t live[STEPS] = {6, 4, 0, 2, 5, 0, 1};
-    const struct shape s = {ROOM, POSITIONS, CHANNELS, 0};
+    const struct shape s = {ROOM, POSITIONS, CHANNELS, norm_batch};
     struct layer l(options_of(kind, rule), s, dtype);
     struct gpu_verdict verdict;
     const size_t n = l.values();
@@ -765,35 +766,123 @@ static void test_live(enum mabn_norm_kind kind, enum mabn_window_rule rule, enum
     }
     gpu_order(0);
     char title[80];
-    snprintf(title, sizeof title, "%s%s %s of samples that the device counts",
+    snprintf(title, sizeof title, "%s%s %s of samples that the device counts, in runs of %d",
              mabn_norm_kind_name(kind), rule == MABN_WINDOW_ITERATION ? " iteration" : "",
-             mabn_dtype_name(dtype));
+             mabn_dtype_name(dtype), norm_batch ? norm_batch : ROOM);
+    verdict.print(title);
+}
+
+/* What another rank adds to a sum: on the host, or in the device's queue. */
+struct other_rank {
+    std::vector<double> sums;
+    gpu_values<double> there;
+    other_rank(int channels, double rows) : sums(2 * (size_t)channels + 2), there(sums)
+    {
+        for (size_t i = 0; i < sums.size(); i++)
+            sums[i] = rows * (0.3 + 0.01 * (double)i + (i < (size_t)channels ? 0 : 2));
+        sums[sums.size() - 2] = rows;
+        sums[sums.size() - 1] = rows > 0;
+        there.put(sums.data());
+    }
+};
+
+static mabn_status add_here(void *context, double *values, size_t count)
+{
+    const struct other_rank *o = (const struct other_rank *)context;
+    for (size_t i = 0; i < count; i++)
+        values[i] += o->sums[i];
+    return MABN_OK;
+}
+
+static __global__ void add_other(double *values, const double *other, int count)
+{
+    const int i = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+    if (i < count) values[i] += other[i];
+}
+
+static mabn_status add_there(void *context, double *values, size_t count)
+{
+    const struct other_rank *o = (const struct other_rank *)context;
+    return MABN_LAUNCH(add_other, 1, 256, 0, (cudaStream_t)0, values, o->there.at(), (int)count);
+}
+
+/* SyncBN over two ranks: this one's samples, of which there may be none, are counted by the device; the
+ * other has as many as are given, also none. */
+static void test_live_ranks(bool reference, double other_rows)
+{
+    enum { ROOM = 6, POSITIONS = 30, CHANNELS = 24, STEPS = 5 };
+    static const int32_t live[STEPS] = {6, 4, 0, 2, 5};
+    const struct shape s = {ROOM, POSITIONS, CHANNELS, 0};
+    struct mabn_norm_options o = options_of(MABN_NORM_SYNCBN, MABN_WINDOW_SUBBATCH);
+    o.sync_reference = reference;
+    struct other_rank other(CHANNELS, other_rows);
+    struct mabn_norm_sync sync = {};
+    sync.all_reduce = add_here;
+    sync.queue = add_there;
+    sync.context = &other;
+    sync.groups = 1;
+    struct layer l(o, s, MABN_DTYPE_F32);
+    l.norm.sync = &sync;
+    struct gpu_verdict verdict;
+    const size_t n = l.values();
+    gpu_values<float> gamma(l.gamma), beta(l.beta);
+    struct side got(l, gamma, beta, true);
+    gpu_bytes scratch(mabn_norm_cuda_scratch_bytes(&l.norm, ROOM, POSITIONS));
+    l.scratch.resize(mabn_norm_scratch_bytes(&l.norm, ROOM, POSITIONS));
+    gpu_values<int32_t> count({0});
+    struct mabn_norm_cuda_io &io = got.io;
+    io.scratch = scratch.p;
+    io.live = count.at();
+    for (int step = 0; step < STEPS; step++) {
+        const size_t there = (size_t)(live[step] * POSITIONS * CHANNELS);
+        const std::vector<float> x = gpu_random(n, 10 + step, MABN_DTYPE_F32, 0.4, 1);
+        const std::vector<float> dy = gpu_random(n, 50 + step, MABN_DTYPE_F32, 0, 1);
+        gpu_array gpu_x(x, MABN_DTYPE_F32), gpu_dy(dy, MABN_DTYPE_F32);
+        const struct mode m = {true, false, false};
+        struct mabn_norm_io cpu = cpu_io(l, m, x.data(), NULL, dy.data());
+        gpu_order(step);
+        count.put(&live[step]);
+        cpu.samples = live[step];
+        io.x = gpu_x.p;
+        io.dy = gpu_dy.p;
+        io.y = got.y.p;
+        if (mabn_norm_forward(&l.norm, &cpu)) MABN_BUG("%s", mabn_error_message());
+        if (mabn_norm_cuda_forward(&l.norm, &io)) verdict.add(mabn_error_message(), 1, 0);
+        const std::vector<float> all = got.y.values();
+        verdict.add("y", first(all, there), first(l.y, there), 1e-5);
+        io.y = NULL;
+        cpu.y = NULL;
+        if (mabn_norm_backward(&l.norm, &cpu)) MABN_BUG("%s", mabn_error_message());
+        if (mabn_norm_cuda_backward(&l.norm, &io)) verdict.add(mabn_error_message(), 1, 0);
+        const std::vector<float> dx = got.dx.values();
+        verdict.add("dx", first(dx, there), first(l.dx, there), 1e-5);
+        for (size_t i = 0; i < n; i++)
+            verdict.add("behind", std::isfinite(all[i]) && std::isfinite(dx[i]) ? 0 : 1, 0);
+        verdict.add("dgamma", got.dgamma.values(), l.dgamma, 3e-5);
+        verdict.add("dbeta", got.dbeta.values(), l.dbeta, 3e-5);
+        compare_state(&verdict, l, got.state.values());
+    }
+    gpu_order(0);
+    char title[80];
+    snprintf(title, sizeof title,
+             "SyncBN%s of samples that the device counts, the other rank's %g rows",
+             reference ? " by the reference's rule" : "", other_rows);
     verdict.print(title);
 }
 
 static void test_all_live(void)
 {
-    for (enum mabn_dtype dtype : {MABN_DTYPE_F32, MABN_DTYPE_BF16}) {
-        test_live(MABN_NORM_MABN, MABN_WINDOW_ITERATION, dtype);
-        test_live(MABN_NORM_MABN, MABN_WINDOW_SUBBATCH, dtype);
-        test_live(MABN_NORM_BN, MABN_WINDOW_SUBBATCH, dtype);
-        test_live(MABN_NORM_BRN, MABN_WINDOW_SUBBATCH, dtype);
+    for (int norm_batch : {0, 2, 4}) {
+        const enum mabn_dtype dtype = norm_batch == 4 ? MABN_DTYPE_BF16 : MABN_DTYPE_F32;
+        test_live(MABN_NORM_MABN, MABN_WINDOW_ITERATION, dtype, norm_batch);
+        test_live(MABN_NORM_MABN, MABN_WINDOW_SUBBATCH, dtype, norm_batch);
+        test_live(MABN_NORM_BN, MABN_WINDOW_SUBBATCH, dtype, norm_batch);
+        test_live(MABN_NORM_BRN, MABN_WINDOW_SUBBATCH, dtype, norm_batch);
     }
-    struct mabn_norm_options o = options_of(MABN_NORM_MABN, MABN_WINDOW_SUBBATCH);
-    struct mabn_norm norm;
-    struct mabn_norm_cuda_io io = {};
-    float word[3] = {0};
-    o.norm_batch = 2;
-    tap_status(mabn_norm_init(&norm, &o, 8), "a norm of two samples a run");
-    io.samples = 3;
-    io.positions = 1;
-    io.gamma = io.beta = word;
-    io.state = word;
-    io.live = (const int32_t *)word;
-    io.x = &word[1];
-    io.y = &word[2];
-    tap_fails(mabn_norm_cuda_forward(&norm, &io), MABN_ERR_UNSUPPORTED, "told on the host",
-              "several runs of a number that the device knows");
+    for (double other_rows : {0, 90}) {
+        test_live_ranks(false, other_rows);
+        test_live_ranks(true, other_rows);
+    }
 }
 
 static void test_refusals(void)
