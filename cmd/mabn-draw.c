@@ -9,6 +9,7 @@
 #include "base/rng.h"
 #include "cli/cli.h"
 #include "coco/dataset.h"
+#include "coco/doubt.h"
 #include "coco/draw.h"
 #include "image/oddities.h"
 
@@ -73,6 +74,19 @@ static void tell_strays(const struct source *s)
             mabn_coco_id_text(c, first->image_id, image));
 }
 
+/* --min-score is a probability. */
+static void tell_scores(const struct mabn_coco *results)
+{
+    const struct mabn_coco_record *first;
+    const size_t n = o.style.min_score > 0 ? mabn_coco_odd_scores(results, &first) : 0;
+    char place[48];
+    if (n)
+        mabn_warn("'%s': %zu of %zu scores lie outside 0 to 1 (the first: %s, %g): --min-score "
+                  "expects probabilities",
+                  results->name, n, results->n_records,
+                  mabn_coco_record_place(results, first, place), first->score);
+}
+
 static mabn_status open_source(struct source *s, char **args, int n)
 {
     unsigned keep = MABN_COCO_KEEP_SEGMENTATIONS | MABN_COCO_KEEP_KEYPOINTS;
@@ -92,6 +106,7 @@ static mabn_status open_source(struct source *s, char **args, int n)
         return mabn_fail(MABN_ERR_MISMATCH, "'%s' has no COCO annotations to name results by",
                          args[0]);
     if (o.results) MABN_TRY(mabn_coco_read_results(&s->results, o.results, keep));
+    if (o.results) tell_scores(&s->results);
     tell_strays(s);
     return MABN_OK;
 }

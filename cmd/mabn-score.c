@@ -14,6 +14,7 @@
 #include "cli/cli.h"
 #include "coco/confusion.h"
 #include "coco/dataset.h"
+#include "coco/doubt.h"
 #include "coco/errors.h"
 #include "coco/operating.h"
 #include "coco/report.h"
@@ -520,33 +521,85 @@ done:
     return status;
 }
 
+/* Boxes that would match in another form. False: there is no such form; *fit: most lie on an object,
+ * of whatever category. */
+static bool tell_form(const struct mabn_coco *truth, const struct mabn_coco *results, bool *fit)
+{
+    struct mabn_coco_form form;
+    mabn_coco_find_form(&form, truth, results);
+    *fit = 2 * form.plain > form.tried;
+    if (!form.name) return false;
+    mabn_warn("'%s': %zu of %zu detections reach IoU 0.5 with an object as x, y, width, height in "
+              "pixels, and %zu if the boxes of '%s' are read as %s",
+              results->name, form.plain, form.tried, form.better,
+              form.truth ? truth->name : results->name, form.name);
+    return true;
+}
+
+/* Numbers within 0 to 1 in one file and not in the other. False: none. */
+static bool tell_fractions(const struct mabn_coco *truth, const struct mabn_coco *results)
+{
+    const bool a = mabn_coco_is_fractions(truth), b = mabn_coco_is_fractions(results);
+    if (a == b) return false;
+    mabn_warn("'%s': all coordinates lie within 0 to 1: pixels are expected, not fractions",
+              a ? truth->name : results->name);
+    return true;
+}
+
+static bool tell_other_categories(const struct files *f, const struct mabn_coco_errors *errors)
+{
+    const size_t n = f->read[1].n_records;
+    const int64_t others = errors->count[MABN_COCO_ERROR_CLASS];
+    if (2 * (uint64_t)others <= n) return false;
+    mabn_warn("'%s': %lld of %zu detections lie on an object of another category: do the category "
+              "ids agree with those of '%s'?",
+              f->read[1].name, (long long)others, n, f->read[0].name);
+    return true;
+}
+
 /* Category ids that do not agree give an AP of about 0 although the drawings look right, and so do boxes
  * in another form: say so when most detections lie well on an object of another category, or none on an
- * object at all. */
+ * object at all, or more in another form. */
 static mabn_status doubt_results(const struct files *f, const struct mabn_coco_score *s,
                                  const struct mabn_coco_params *params)
 {
     struct mabn_coco_errors errors;
-    const size_t n = f->read[1].n_records;
-    if (!n) mabn_warn("'%s' has no results: every object counts as missed", f->read[1].name);
-    if (params->type == MABN_COCO_KEYPOINTS || coco.lvis || coco.class_agnostic || n < 10 ||
-        !(s->stats[0] >= 0 && s->stats[0] < 0.05))
+    const struct mabn_coco *truth = &f->read[0], *results = &f->read[1];
+    const size_t n = results->n_records;
+    if (!n) mabn_warn("'%s' has no results: every object counts as missed", results->name);
+    if (!n || !(s->stats[0] >= 0 && s->stats[1] < 0.3)) return MABN_OK;
+    if (s->stats[1] == 0 && tell_fractions(truth, results)) return MABN_OK;
+    if (params->type == MABN_COCO_KEYPOINTS || n < 10) return MABN_OK;
+    bool fit = false;
+    if (params->type == MABN_COCO_BBOX && tell_form(truth, results, &fit)) return MABN_OK;
+    if (coco.lvis || coco.class_agnostic || s->stats[0] >= 0.05) return MABN_OK;
+    MABN_TRY(mabn_coco_find_errors(&errors, truth, results, params, 0.5));
+    if (tell_other_categories(f, &errors) || s->stats[1] > 0 || fit ||
+        errors.count[MABN_COCO_ERROR_CLASS] || errors.count[MABN_COCO_ERROR_DUPLICATE])
         return MABN_OK;
-    MABN_TRY(mabn_coco_find_errors(&errors, &f->read[0], &f->read[1], params, 0.5));
-    const int64_t others = errors.count[MABN_COCO_ERROR_CLASS];
-    if (2 * (uint64_t)others > n)
-        mabn_warn("'%s': %lld of %zu detections lie on an object of another category: do the "
-                  "category ids agree with those of '%s'?",
-                  f->read[1].name, (long long)others, n, f->read[0].name);
-    else if (s->stats[1] == 0 && !others && !errors.count[MABN_COCO_ERROR_DUPLICATE])
-        mabn_warn(
-            "'%s': 0 of %zu detections reach IoU 0.5 with an object: are image ids and boxes (%s) "
-            "those of the photographs of '%s'?",
-            f->read[1].name, n,
-            params->type == MABN_COCO_BBOX ? "x, y, width, height in pixels of the original"
-                                           : "masks of the original's size",
-            f->read[0].name);
+    mabn_warn(
+        "'%s': 0 of %zu detections reach IoU 0.5 with an object: are image ids and boxes (%s) "
+        "those of the photographs of '%s'?",
+        results->name, n,
+        params->type == MABN_COCO_BBOX ? "x, y, width, height in pixels of the original"
+                                       : "masks of the original's size",
+        truth->name);
     return MABN_OK;
+}
+
+/* Where a score counts as a probability. */
+static void doubt_scores(const struct mabn_coco *results)
+{
+    const struct mabn_coco_record *first;
+    const bool asked = coco.calibration || (coco.confusion && coco.min_score > 0) ||
+                       (coco.points && !isnan(coco.point));
+    const size_t n = asked ? mabn_coco_odd_scores(results, &first) : 0;
+    char place[48];
+    if (n)
+        mabn_warn("'%s': %zu of %zu scores lie outside 0 to 1 (the first: %s, %g): thresholds and "
+                  "the calibration expect probabilities",
+                  results->name, n, results->n_records,
+                  mabn_coco_record_place(results, first, place), first->score);
 }
 
 static mabn_status score_type(struct output *out, const struct files *f,
@@ -597,6 +650,7 @@ static mabn_status score_all(struct files *f)
                       done);
     if (coco.lvis) mabn_coco_forget_crowds(&f->read[0]);
     if (coco.images) MABN_TRY_GOTO(list_images(&images, coco.images, &f->read[0]), done);
+    doubt_scores(&f->read[1]);
     if (coco.images && !images.n)
         MABN_TRY_GOTO(mabn_fail(MABN_ERR_ARG, "--images: '%s' names no image", coco.images), done);
     for (size_t i = 0; i < coco.n_own; i++)

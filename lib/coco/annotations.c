@@ -1040,6 +1040,7 @@ static void tell_form(const struct reading *r)
     if (r->python_masks.n)
         mabn_warn("'%s': %zu mask string%s bytes as Python prints them (%s...): read without b''",
                   name, r->python_masks.n, r->python_masks.n == 1 ? " is" : "s are", first);
+    if (!(r->keep & MABN_COCO_KEEP_SEGMENTATIONS)) return; /* boxes need no sizes */
     if (r->text_sizes.n)
         mabn_warn("'%s': %zu \"width\" or \"height\" of images %s a text (the first: line %u, "
                   "\"%s\"): taken as a number",

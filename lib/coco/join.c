@@ -2,6 +2,7 @@
 #include "coco/join.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -316,6 +317,35 @@ static bool is_text(const struct mabn_coco *c, int64_t id)
     return mabn_coco_id_text(c, id, buffer) != buffer;
 }
 
+/* What a text was probably meant to be: the name of a category or of an image's file, or a number
+ * that the file has. Empty: nothing known. */
+static const char *say_meant(char out[96], const struct mabn_coco *truth, const char *text,
+                             bool image)
+{
+    char id[24], *end;
+    const size_t n = strlen(text);
+    const long long number = strtoll(text, &end, 10);
+    *out = 0;
+    for (size_t i = 0; image && i < truth->n_images && !*out; i++) {
+        const char *name = truth->images[i].file_name;
+        const bool same = name && !strncmp(name, text, n) && (!name[n] || name[n] == '.');
+        if (n && same)
+            snprintf(out, 96, "; it is the file_name of image %.20s",
+                     mabn_coco_id_text(truth, truth->images[i].id, id));
+        else if (n && !*end && truth->images[i].id == number)
+            snprintf(out, 96, "; there it is a number");
+    }
+    for (size_t i = 0; !image && i < truth->n_categories && !*out; i++) {
+        const char *name = truth->categories[i].name;
+        if (n && name && !strcmp(name, text))
+            snprintf(out, 96, "; it is the name of category %.20s",
+                     mabn_coco_id_text(truth, truth->categories[i].id, id));
+        else if (n && !*end && truth->categories[i].id == number)
+            snprintf(out, 96, "; there it is a number");
+    }
+    return out;
+}
+
 /* Annotations that belong to no image or category of the file never count. */
 static void tell_orphans(const struct mabn_coco *truth)
 {
@@ -335,14 +365,17 @@ static void tell_orphans(const struct mabn_coco *truth)
             const struct mabn_coco_record *r = &truth->records[i];
             if (table_find(&tables[t], t ? r->category_id : r->image_id) == NONE && !n++) first = r;
         }
+        const int64_t id_of = !n ? 0 : t ? first->category_id : first->image_id;
+        char meant[96] = "";
+        if (n && is_text(truth, id_of))
+            say_meant(meant, truth, mabn_coco_id_text(truth, id_of, id), !t);
         if (n)
-            mabn_warn("'%s': %zu annotation%s of %s that are not listed (the first: %s, %s %s%s) "
+            mabn_warn("'%s': %zu annotation%s of %s that are not listed (the first: %s, %s %s%s%s) "
                       "count%s for nothing",
                       truth->name, n, n == 1 ? "" : "s", whats[t],
                       mabn_coco_record_place(truth, first, place), t ? "category" : "image",
-                      mabn_coco_id_text(truth, t ? first->category_id : first->image_id, id),
-                      is_text(truth, t ? first->category_id : first->image_id) ? ", a text" : "",
-                      n == 1 ? "s" : "");
+                      mabn_coco_id_text(truth, id_of, id), is_text(truth, id_of) ? ", a text" : "",
+                      meant, n == 1 ? "s" : "");
         table_release(&tables[t]);
     }
 }
@@ -436,6 +469,27 @@ static void tell_quirks(const struct mabn_coco *truth, bool lvis)
                   mabn_coco_record_place(truth, ignored, place));
 }
 
+/* A count of 0 decides that a person is not labelled, whatever the keypoints say. */
+static void tell_uncounted(const struct mabn_coco *truth)
+{
+    const struct mabn_coco_record *first = NULL;
+    char place[48];
+    size_t n = 0;
+    for (size_t i = 0; i < truth->n_records; i++) {
+        const struct mabn_coco_record *r = &truth->records[i];
+        bool visible = false;
+        if (!r->has_keypoints || !r->has_num_keypoints || r->num_keypoints) continue;
+        for (uint32_t k = 0; k < r->n_keypoints; k++)
+            visible |= truth->numbers[r->keypoints + 3 * k + 2] > 0;
+        if (visible && !n++) first = r;
+    }
+    if (n)
+        mabn_warn("'%s': %zu annotation%s \"num_keypoints\": 0 and labelled keypoints (the first: "
+                  "%s): not counted as objects, as in pycocotools",
+                  truth->name, n, n == 1 ? " has" : "s have",
+                  mabn_coco_record_place(truth, first, place));
+}
+
 /* Boxes of negative extent overlap nothing, nor do those whose area no number holds. */
 static void tell_boxes(const struct mabn_coco *c)
 {
@@ -496,13 +550,15 @@ static mabn_status look_up_all(const struct lookup *l, int threads)
 static mabn_status check_image(const struct mabn_coco *truth, const struct mabn_coco *results,
                                const struct mabn_coco_record *r, const struct id_table *known)
 {
-    char id[24];
+    char id[24], meant[96] = "";
     if (table_find(known, r->image_id) != NONE) return MABN_OK;
     const char *text = mabn_coco_id_text(results, r->image_id, id);
+    if (text != id) say_meant(meant, truth, text, true);
     return mabn_fail(MABN_ERR_NOTFOUND, "'%s':%u: result %lld: image %s%s is not in '%s'%s",
                      results->name, r->line, (long long)r->id, text, text != id ? " (a text)" : "",
                      truth->name,
-                     (text != id) != (truth->n_texts > 0)
+                     *meant ? meant
+                     : (text != id) != (truth->n_texts > 0)
                          ? ": are ids numbers in one file and texts in the other?"
                          : "");
 }
@@ -512,7 +568,7 @@ static mabn_status list_detections(struct mabn_coco_join *out, const struct mabn
                                    const struct mabn_coco_params *params,
                                    const struct id_table *images, const struct id_table *categories)
 {
-    char id[24];
+    char id[24], meant[96] = "";
     struct id_table known, named;
     size_t n = results->n_records, strange = 0;
     int64_t strange_id = 0;
@@ -537,12 +593,14 @@ static mabn_status list_detections(struct mabn_coco_join *out, const struct mabn
             strange_id = r->category_id;
         if (image[i] != NONE && category != NONE) start[image[i] + 1]++;
     }
+    if (strange && is_text(results, strange_id))
+        say_meant(meant, truth, mabn_coco_id_text(results, strange_id, id), false);
     if (strange && !params->quiet)
         mabn_warn(
-            "'%s': %zu result%s of categories that '%s' does not have (such as %s%s) %s ignored",
+            "'%s': %zu result%s of categories that '%s' does not have (such as %s%s%s) %s ignored",
             results->name, strange, strange == 1 ? "" : "s", truth->name,
             mabn_coco_id_text(results, strange_id, id),
-            is_text(results, strange_id) ? ", a text" : "", strange == 1 ? "is" : "are");
+            is_text(results, strange_id) ? ", a text" : "", meant, strange == 1 ? "is" : "are");
     for (size_t i = 0; i < out->n_images; i++)
         start[i + 1] += start[i];
     out->detections = mabn_xmalloc((n + 1) * sizeof *out->detections);
@@ -644,6 +702,7 @@ mabn_status mabn_coco_join_make(struct mabn_coco_join *out, const struct mabn_co
         tell_boxes(truth);
         tell_boxes(results);
     }
+    if (!params->quiet && params->type == MABN_COCO_KEYPOINTS) tell_uncounted(truth);
     if (params->lvis) MABN_TRY_GOTO(check_lvis(out, truth), done);
     status = list_detections(out, truth, results, params, &images, &categories);
     if (!status && params->lvis)

@@ -122,7 +122,9 @@ static mabn_status find_storage(struct walk *k, uint32_t value, enum mabn_dtype 
 {
     const struct mabn_pickle_node *s = at(k, value);
     if (s->kind != MABN_PICKLE_STORAGE || !k->finder)
-        return unsupported(k, "tensor without storage");
+        return unsupported(k,
+                           "a tensor whose numbers are not beside it: was it written by Python's "
+                           "pickle in place of torch.save?");
     const struct mabn_pickle_node *type = at(k, s->u.list.items[1]);
     const char *class = mabn_pickle_class(k->pickle, s->u.list.items[1]);
     if (class) return unsupported_with(k, "numbers of type '%s' are not supported", class);

@@ -305,10 +305,111 @@ END
         run --separate-stderr mabn-score coco t-$t.json r-plain.json --type segm
         assert_equal "$status" 1
         [[ $stderr == *"its image has no \"height\" and \"width\""* ]]
+        [[ $stderr == *"'t-$t.json': 2 \"width\" or \"height\" of images are no positive whole number (the first: line 1"*"): taken as not given"* ]]
         run --separate-stderr mabn-score coco t-$t.json <(echo '[{"image_id": 1, "category_id": 1, "score": 1, "bbox": [5, 3, 14, 30]}]')
         assert_line --index 0 --regexp "= 1.000$"
-        [[ $stderr == *"'t-$t.json': 2 \"width\" or \"height\" of images are no positive whole number (the first: line 1, "*"): taken as not given"* ]]
+        assert_equal "$stderr" ""
     done
+}
+
+@test "coco: boxes in another form, fractions, scores that are no probabilities are doubted" {
+    $PYTHON - <<'END'
+import copy, json, random
+rng = random.Random(3)
+images = [{"id": i, "file_name": f"{i:06}.jpg", "width": 640, "height": 480} for i in range(1, 6)]
+cats = [{"id": 1, "name": "cat"}, {"id": 5, "name": "dog"}]
+truth, found = [], []
+for i in images:
+    for k in range(4):
+        x, y, w, h = rng.uniform(60, 400), rng.uniform(60, 300), rng.uniform(30, 200), rng.uniform(30, 150)
+        c = rng.choice(cats)["id"]
+        truth.append({"id": len(truth) + 1, "image_id": i["id"], "category_id": c, "bbox": [x, y, w, h], "area": w * h,
+                      "iscrowd": 0, "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]})
+        found.append({"image_id": i["id"], "category_id": c, "score": rng.uniform(.2, 1), "bbox": [x + 2, y + 1, w, h]})
+def write(name, records, f):
+    records = copy.deepcopy(records)
+    for r in records:
+        f(r)
+    json.dump(records if "score" in records[0] else {"images": images, "categories": cats, "annotations": records}, open(name, "w"))
+def boxes(name, f):
+    write(name, found, lambda r: r.update(bbox=list(f(*r["bbox"]))))
+names = {c["id"]: c["name"] for c in cats}
+write("t.json", truth, lambda r: None)
+write("good.json", found, lambda r: None)
+boxes("corners.json", lambda x, y, w, h: (x, y, x + w, y + h))
+boxes("centre.json", lambda x, y, w, h: (x + w / 2, y + h / 2, w, h))
+boxes("rows.json", lambda x, y, w, h: (y, x, h, w))
+boxes("fractions.json", lambda x, y, w, h: (x / 640, y / 480, w / 640, h / 480))
+write("t-corners.json", truth, lambda r: r.update(bbox=[r["bbox"][0], r["bbox"][1], r["bbox"][0] + r["bbox"][2], r["bbox"][1] + r["bbox"][3]]))
+def polygon(r):
+    x, y, w, h = r.pop("bbox")
+    r["segmentation"] = [[x / 640, y / 480, (x + w) / 640, y / 480, (x + w) / 640, (y + h) / 480]]
+write("polygons.json", found, polygon)
+write("percent.json", found, lambda r: r.update(score=100 * r["score"]))
+write("names.json", found, lambda r: r.update(category_id=names[r["category_id"]]))
+write("numbers.json", found, lambda r: r.update(category_id=str(r["category_id"])))
+write("files.json", found, lambda r: r.update(image_id="%06d.jpg" % r["image_id"]))
+write("stems.json", found, lambda r: r.update(image_id="%06d" % r["image_id"]))
+write("texts.json", found, lambda r: r.update(image_id=str(r["image_id"])))
+END
+    said() { # TRUTH RESULTS 'text' OPTION...
+        local truth=$1 results=$2 text=$3; shift 3
+        run --separate-stderr mabn-score coco "$truth" "$results" "$@"
+        if [ -z "$text" ]; then
+            assert_equal "$stderr" ""
+        elif [[ $stderr != *"$text"* ]]; then
+            echo "stderr: $stderr"; echo "wanted: $text"; return 1
+        fi
+    }
+    said t.json good.json ""
+    said t.json corners.json "'corners.json': 0 of 20 detections reach IoU 0.5 with an object as x, y, width, height in pixels, and 20 if the boxes of 'corners.json' are read as x1, y1, x2, y2"
+    said t.json centre.json "20 if the boxes of 'centre.json' are read as centre x, centre y, width, height"
+    said t.json rows.json "20 if the boxes of 'rows.json' are read as y, x, height, width"
+    said t-corners.json good.json "20 if the boxes of 't-corners.json' are read as x1, y1, x2, y2"
+    said t.json fractions.json "'fractions.json': all coordinates lie within 0 to 1: pixels are expected, not fractions"
+    said t.json polygons.json "'polygons.json': all coordinates lie within 0 to 1: pixels are expected, not fractions" -t segm
+    said t.json percent.json ""
+    for option in "--operating-point 0.5" "--calibration c.tsv -f" "--confusion c.tsv --min-score 0.3 -f"; do
+        # shellcheck disable=SC2086
+        said t.json percent.json "'percent.json': 20 of 20 scores lie outside 0 to 1 (the first: line 1, " $option
+        # shellcheck disable=SC2086
+        run --separate-stderr mabn-score coco -q t.json good.json $option
+        assert_equal "$stderr" ""
+    done
+    said t.json names.json "20 results of categories that 't.json' does not have (such as cat, a text; it is the name of category 1) are ignored"
+    [[ $stderr != *"reach IoU"* ]] # the boxes are right
+    said t.json numbers.json "20 results of categories that 't.json' does not have (such as 1, a text; there it is a number) are ignored"
+    said t.json files.json "image 000001.jpg (a text) is not in 't.json'; it is the file_name of image 1"
+    said t.json stems.json "image 000001 (a text) is not in 't.json'; it is the file_name of image 1"
+    said t.json texts.json "image 1 (a text) is not in 't.json'; there it is a number"
+    # drawing by a score asks the same
+    $PYTHON "$ROOT/tests/make-images" pictures 1 1 40
+    echo '{"images": [{"id": 1, "file_name": "class000/image0000.JPEG"}], "categories": [{"id": 1, "name": "a"}], "annotations": []}' >one.json
+    echo '[{"image_id": 1, "category_id": 1, "score": 88, "bbox": [1, 1, 9, 9]}]' >percent.json
+    run --separate-stderr mabn-draw pictures one.json -r percent.json --min-score 0.5 -o a.png
+    assert_success
+    [[ $stderr == *"'percent.json': 1 of 1 scores lie outside 0 to 1 (the first: line 1, 88): --min-score expects probabilities"* ]]
+}
+
+@test "coco: a count of no keypoints beside labelled ones is told" {
+    $PYTHON - <<'END'
+import json
+k = [v for i in range(17) for v in (i + 10, 2 * i + 10, 2)]
+truth = {"images": [{"id": 1, "width": 80, "height": 60}], "categories": [{"id": 1, "name": "person"}],
+         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "area": 500, "bbox": [10, 10, 30, 40],
+                          "keypoints": k, "num_keypoints": 0}]}
+json.dump(truth, open("k.json", "w"))
+json.dump([{"image_id": 1, "category_id": 1, "score": 1, "keypoints": k}], open("found.json", "w"))
+json.dump([{"image_id": 1, "category_id": 1, "score": 1, "keypoints": [v / 80 for v in k]}], open("parts.json", "w"))
+truth["annotations"][0]["num_keypoints"] = 17
+json.dump(truth, open("good.json", "w"))
+END
+    run --separate-stderr mabn-score coco -t keypoints k.json found.json
+    [[ $stderr == *"'k.json': 1 annotation has \"num_keypoints\": 0 and labelled keypoints (the first: line 1): not counted as objects, as in pycocotools"* ]]
+    run --separate-stderr mabn-score coco -t keypoints good.json found.json
+    assert_equal "$stderr" ""
+    run --separate-stderr mabn-score coco -t keypoints good.json parts.json
+    [[ $stderr == *"'parts.json': all coordinates lie within 0 to 1: pixels are expected, not fractions"* ]]
 }
 
 @test "coco: files that are no JSON are named for what they are" {
