@@ -414,6 +414,22 @@ static void tell_memory(const struct mabn_run *run)
               mib[0], mib[1], mib[2]);
 }
 
+/* Where only one of two has names of classes, they are taken by their numbers. */
+static void tell_names(const struct mabn_run *run)
+{
+    const struct mabn_train_options *o = run->options;
+    const struct classify *c = own(run);
+    const bool train = mabn_dataset_class_name(c->train_set, 0);
+    const bool val = c->val_set && mabn_dataset_class_name(c->val_set, 0);
+    const char *weights = c->weights.model.class_names;
+    if (c->val_set && train != val)
+        mabn_info("'%s' has no names of classes: not compared with those of '%s'",
+                  train ? o->val : o->train, train ? o->train : o->val);
+    if (o->weights && c->weights.checkpoint && c->weights.model.classes && train != !!weights)
+        mabn_info("'%s' has no names of classes: not compared with those of '%s'",
+                  train ? o->weights : o->train, train ? o->train : o->weights);
+}
+
 static void tell(const struct mabn_run *run)
 {
     const struct mabn_train_options *o = run->options;
@@ -428,6 +444,7 @@ static void tell(const struct mabn_run *run)
               mabn_net_precision_name(mabn_net_precision_of(own(run)->net)),
               mabn_device_name(run->device));
     mabn_str_release(&norm_text);
+    tell_names(run);
     tell_memory(run);
     if (norm->kind == MABN_NORM_MABN)
         mabn_info("batch %d (images of one SGD step), norm-batch %d (images of one statistic), "

@@ -200,6 +200,23 @@ fc.bias 1 nan nan in channel 1"
     assert_failure
     assert_line --partial "fc.weight"
     refute_line --partial "conv1.weight"
+    # training tells it too, of --val and of the model that it starts from, once
+    small="--arch cifar-resnet8 --base-width 4 --size 16 --augment plain --batch 8 --steps 1"
+    note="has no names of classes: not compared with those of"
+    # shellcheck disable=SC2086
+    run --separate-stderr mabn-train $small --train data.h5 --val numbers.h5 -o tell1
+    assert_success
+    assert_equal "$(grep "$note" <<<"$stderr")" "mabn-train: 'numbers.h5' $note 'data.h5'"
+    # shellcheck disable=SC2086
+    run --separate-stderr mabn-train $small --train numbers.h5 --val numbers.h5 -o tell2
+    assert_success
+    refute grep "$note" <<<"$stderr"
+    run --separate-stderr mabn-train --size 16 --augment plain --batch 8 --steps 1 --train data.h5 -o tell3 tell2/model.h5
+    assert_success
+    assert_equal "$(grep "$note" <<<"$stderr")" "mabn-train: 'tell2/model.h5' $note 'data.h5'"
+    run --separate-stderr mabn-train --size 16 --augment plain --batch 8 --steps 1 --train numbers.h5 -o tell4 tell3/model.h5
+    assert_success
+    assert_equal "$(grep "$note" <<<"$stderr")" "mabn-train: 'numbers.h5' $note 'tell3/model.h5'"
 }
 
 digits() { sed -E 's/("loss":[0-9]+\.[0-9]{6})[0-9]*/\1/' <<<"$1"; }

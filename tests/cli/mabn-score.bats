@@ -569,7 +569,7 @@ END
     [[ $stderr == *"'orphan.json': 2 annotations of categories that are not listed (the first: line 4, category x, a text)"* ]]
     sed 's/"category_id": 3/"category_id": "3"/' results.json >texts.json
     run --separate-stderr mabn-score coco truth.json texts.json
-    [[ $stderr == *"results of categories that 'truth.json' does not have (such as 3, a text) are ignored"* ]]
+    [[ $stderr == *"results of categories that 'truth.json' does not have (such as 3, a text; there it is a number) are ignored"* ]]
 }
 
 @test "coco: a field that the task does not need never stops it" {
