@@ -78,6 +78,13 @@ mabn_status mabn_device_open(struct mabn_device **device, const char *word, int 
     return open_cuda(device, gpu_number(word), threads);
 }
 
+mabn_status mabn_device_open_beside(struct mabn_device **device, const struct mabn_device *of)
+{
+    *device = NULL;
+    return of->kind == MABN_DEVICE_CPU ? mabn_device_open_cpu(device, of->threads)
+                                       : open_cuda(device, of->number, of->threads);
+}
+
 void mabn_device_free(struct mabn_device *d)
 {
     if (!d) return;

@@ -29,6 +29,9 @@ MABN_MUST_USE mabn_status mabn_device_new(struct mabn_device **device, enum mabn
  * its libraries, otherwise the CPU, whose name then says why there is no GPU. */
 MABN_MUST_USE mabn_status mabn_device_open(struct mabn_device **device, const char *word,
                                            int threads);
+/* One more device on the same GPU, or CPU with as many threads, for the calling thread. */
+MABN_MUST_USE mabn_status mabn_device_open_beside(struct mabn_device **device,
+                                                  const struct mabn_device *of);
 /* GPUs that this process sees; 0 without any, or without CUDA. */
 int mabn_device_gpus(void);
 /* Check such a name: MABN_ERR_ARG if it is invalid. */

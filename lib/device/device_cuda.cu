@@ -277,7 +277,7 @@ mabn_status mabn_device_open_cuda(struct mabn_device **device, int index, int th
     c->base.kind = MABN_DEVICE_CUDA;
     c->base.calls = &calls;
     c->base.threads = threads;
-    c->index = index;
+    c->index = c->base.number = index;
     mabn_status status = open_gpu(c);
     if (status) {
         cuda_close(&c->base);

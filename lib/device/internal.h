@@ -38,6 +38,7 @@ struct mabn_device {
     struct mabn_tune *tune;          /* CPU: tune.h; NULL: nothing is chosen by timing */
     bool times;                      /* missing choices may be timed */
     char name[400], gpu[32];
+    int number; /* of the GPU */
 };
 
 MABN_MUST_USE mabn_status mabn_device_open_cpu(struct mabn_device **device, int threads);

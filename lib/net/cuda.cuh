@@ -57,15 +57,21 @@ struct slot {
     struct mabn_cuda_event *uploaded, *done;
 };
 
+/* What a graph was captured with, beside what tells variants apart. */
+struct captured {
+    double smoothing;
+    bool update, nesterov;
+    const void *scratch;
+};
+
 struct variant {
     struct mabn_cuda_graph *graph;
     bool warm;
-    double smoothing; /* as captured with the graph */
-    bool nesterov;    /* as captured */
-    void *scratch;    /* as captured */
+    struct captured with;
 };
 
 enum { SLOTS = 2, APART = SLOTS }; /* the last slot's outputs are of the calls apart */
+enum { VARIANTS = 8 };             /* of a step: run_cuda.cu */
 
 struct net_cuda {
     struct layer *layers;
@@ -107,7 +113,7 @@ struct net_cuda {
     void *scratch;
     int64_t until_known;    /* training calls; -1: never */
     uint64_t state_version; /* of the parameters that it was read from; 0: not yet */
-    struct variant variants[2], bare;
+    struct variant variants[VARIANTS], bare;
     bool no_graphs;
 };
 

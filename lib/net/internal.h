@@ -213,7 +213,6 @@ struct mabn_net {
     char *message;      /* of `status` */
     bool planned;
     int behind;           /* steps begun whose result was not fetched */
-    bool apart;           /* the step begun had no update, and is done */
     int64_t rows;         /* live ones; options.batch where they do not vary */
     const int32_t *live;  /* on a GPU, in its memory: the number of live rows among `rows`; NULL:
                            * all */

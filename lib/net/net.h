@@ -243,9 +243,12 @@ MABN_MUST_USE mabn_status mabn_net_forward(struct mabn_net *net);
 MABN_MUST_USE mabn_status mabn_net_backward(struct mabn_net *net);
 
 /* From now on every backward calls `ready` each time it has completed more gradients: it no longer
- * touches those of mabn_params_gradients from the float `from` on. From call to call `from` falls. On a
- * GPU the gradients are complete once the work queued before the call is done. If `ready` fails,
- * backward fails. `ready` NULL: no calls. */
+ * touches those of mabn_params_gradients from the float `from` on. From call to call `from` falls, to 0. On
+ * a GPU the gradients are complete once the work queued before the call is done. What `ready` queues may be
+ * captured in a CUDA graph with the step. Each launch of the graph is followed by one call with
+ * MABN_NET_READY_AGAIN, which says that all of it was queued again. A capture that fails is followed by the
+ * calls of another backward. If `ready` fails, backward fails. `ready` NULL: no calls. */
+#define MABN_NET_READY_AGAIN SIZE_MAX
 typedef mabn_status (*mabn_net_ready)(void *context, size_t from);
 void mabn_net_tell_gradients(struct mabn_net *net, mabn_net_ready ready, void *context);
 
@@ -274,8 +277,8 @@ struct mabn_net_result {
     double loss_scale; /* float16; else 1 */
 };
 
-/* Training: forward, backward and update. With sgd NULL the update is left to the caller, and the step
- * is done on return. Inference: forward; sgd is NULL. */
+/* Training: forward, backward and update. With sgd NULL the update is left to the caller, who first
+ * fetches the result: then the gradients are there. Inference: forward; sgd is NULL. */
 MABN_MUST_USE mabn_status mabn_net_step(struct mabn_net *net, const struct mabn_params_sgd *sgd);
 /* The result of the oldest step not fetched yet; mabn_net_logits and mabn_net_loss_of are then that
  * step's, until the next step. */

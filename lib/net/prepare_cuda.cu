@@ -311,7 +311,7 @@ mabn_status mabn_net_cuda_prepare(struct mabn_net *net)
         if (has_weights(&net->nodes[i])) MABN_TRY(prepare_conv(net, &net->nodes[i]));
     MABN_TRY(place_weights(net));
     MABN_TRY(prepare_kinds(net));
-    if (net->options.training) MABN_TRY(prepare_sgd(net));
+    if (net->options.training && !net->params->shares) MABN_TRY(prepare_sgd(net));
     MABN_TRY(mabn_device_scratch(net->device, &c->scratch, net->scratch_bytes));
     return net->options.training ? mabn_net_cuda_prepare_joins(net) : MABN_OK;
 }
@@ -322,9 +322,9 @@ void mabn_net_cuda_release(struct mabn_net *net)
     if (!c) return;
     if (mabn_device_wait(net->device)) { /* reported by whoever waited before; nothing runs now */
     }
-    struct variant *variants[] = {&c->variants[0], &c->variants[1], &c->bare};
-    for (struct variant *v : variants)
-        mabn_cuda_graph_free(v->graph);
+    mabn_cuda_graph_free(c->bare.graph);
+    for (const struct variant &v : c->variants)
+        mabn_cuda_graph_free(v.graph);
     for (struct slot &slot : c->slots) {
         mabn_cuda_host_release(net->device, slot.pictures);
         mabn_cuda_host_release(net->device, slot.figures);

@@ -148,26 +148,16 @@ mabn_status mabn_net_record_norm(struct mabn_net *net, const struct node *node,
 
 /* ---- steps ---- */
 
-/* One thing after the other. */
-static mabn_status step_apart(struct mabn_net *net)
-{
-    MABN_TRY(net->backend->forward(net));
-    return net->backend->backward(net);
-}
-
 mabn_status mabn_net_step(struct mabn_net *net, const struct mabn_params_sgd *sgd)
 {
     MABN_TRY(mabn_net_check(net));
     if (sgd && !net->options.training)
         return mabn_fail(MABN_ERR_ARG, "a step of inference updates nothing");
-    const bool apart = !sgd && net->options.training;
-    if (apart && net->behind)
-        return mabn_fail(MABN_ERR_ARG, "the result of an earlier step was not fetched");
-    if (net->behind == net->backend->depth)
+    const int most = sgd || !net->options.training ? net->backend->depth : 1;
+    if (net->behind >= most)
         return mabn_fail(MABN_ERR_ARG, "the result of an earlier step was not fetched");
     net->record_count = 0;
-    MABN_TRY(apart ? step_apart(net) : net->backend->step(net, sgd));
-    net->apart = apart;
+    MABN_TRY(net->backend->step(net, sgd));
     net->behind++;
     return MABN_OK;
 }
@@ -175,10 +165,7 @@ mabn_status mabn_net_step(struct mabn_net *net, const struct mabn_params_sgd *sg
 mabn_status mabn_net_result(struct mabn_net *net, struct mabn_net_result *result)
 {
     if (!net->behind) return mabn_fail(MABN_ERR_ARG, "there is no step to fetch the result of");
-    if (net->apart)
-        *result = (struct mabn_net_result){.loss_scale = 1};
-    else
-        MABN_TRY(net->backend->result(net, result));
+    MABN_TRY(net->backend->result(net, result));
     net->behind--;
     return MABN_OK;
 }

@@ -203,7 +203,7 @@ static mabn_status cpu_step(struct mabn_net *net, const struct mabn_params_sgd *
     MABN_TRY(cpu_forward(net));
     if (!net->options.training) return MABN_OK;
     MABN_TRY(cpu_backward(net));
-    return cpu_update(net, sgd);
+    return sgd ? cpu_update(net, sgd) : MABN_OK;
 }
 
 static mabn_status cpu_result(struct mabn_net *net, struct mabn_net_result *result)

@@ -13,7 +13,10 @@
  * the bus while this one computes.
  *
  * There are two graphs, for before and after the step from which every MABN layer's affine map is
- * known in advance (norm_cuda.h); the host counts the steps until then. A graph is captured the
+ * known in advance (norm_cuda.h); the host counts the steps until then. Of several shards the first, the
+ * last and those between have graphs of their own. What is summed over ranks on the way, statistics and
+ * gradients, is part of the graph where the device does it; where norms' sums pass through the host there is
+ * none. A graph is captured the
  * second time it is needed: the first time its work is queued directly, so that libraries can load
  * and allocate. If capturing fails, work is queued directly from then on, with a warning. */
 #include <cuda_runtime.h>
@@ -141,12 +144,12 @@ static mabn_status queue_update(struct mabn_net *net, bool nesterov)
     return MABN_OK;
 }
 
-static mabn_status queue_step(struct mabn_net *net, bool nesterov)
+static mabn_status queue_step(struct mabn_net *net, bool update, bool nesterov)
 {
     MABN_TRY(forward_all(net));
     if (!net->options.training) return MABN_OK;
     MABN_TRY(backward_all(net));
-    return queue_update(net, nesterov);
+    return update ? queue_update(net, nesterov) : MABN_OK;
 }
 
 /* ---- before and after it ---- */
@@ -265,42 +268,63 @@ static mabn_status capture(struct mabn_net *net, struct variant *v, Queue queue)
     return MABN_OK;
 }
 
-/* Run what `queue` queues: directly the first time, as a graph from then on. */
-template <typename Queue>
-static mabn_status run_variant(struct mabn_net *net, struct variant *v, bool nesterov, Queue queue)
+static bool same_capture(const struct captured &a, const struct captured &b)
 {
-    struct net_cuda *c = net->cuda;
-    const bool fits = v->graph && v->smoothing == c->smoothing && v->nesterov == nesterov &&
-                      v->scratch == c->scratch;
-    if (v->warm && !c->no_graphs && !fits) {
+    return a.smoothing == b.smoothing && a.update == b.update && a.nesterov == b.nesterov &&
+           a.scratch == b.scratch;
+}
+
+/* Run what `queue` queues: directly the first time, as a graph from then on, as *launched tells. */
+template <typename Queue>
+static mabn_status run_variant(struct mabn_net *net, struct variant *v, bool update, bool nesterov,
+                               bool *launched, Queue queue)
+{
+    const struct net_cuda *c = net->cuda;
+    const struct captured now = {c->smoothing, update, nesterov, c->scratch};
+    if (v->warm && !c->no_graphs && !(v->graph && same_capture(v->with, now))) {
         MABN_TRY(capture(net, v, queue));
-        v->smoothing = c->smoothing;
-        v->nesterov = nesterov;
-        v->scratch = c->scratch;
+        v->with = now;
     }
-    if (v->warm && v->graph && !c->no_graphs) return mabn_cuda_graph_launch(net->device, v->graph);
+    *launched = v->warm && v->graph && !c->no_graphs;
+    if (*launched) return mabn_cuda_graph_launch(net->device, v->graph);
     v->warm = true;
     return queue();
 }
 
 /* ---- steps ---- */
 
+/* Before and after all maps are known; adding to gradients or not; with sums over ranks or without. */
+static struct variant *variant_of(const struct mabn_net *net)
+{
+    const int which =
+        (net->cuda->until_known == 0) | net->accumulate << 1 | (net->ready != NULL) << 2;
+    return &net->cuda->variants[which];
+}
+
+static bool can_capture(const struct mabn_net *net)
+{
+    const bool records = net->record_channel_count && net->options.training;
+    return !records && !(net->options.training && net->options.sync && !net->options.sync->queues);
+}
+
 static mabn_status cuda_step(struct mabn_net *net, const struct mabn_params_sgd *sgd)
 {
     struct net_cuda *c = net->cuda;
     struct slot *slot = next_slot(net);
     const bool nesterov = sgd && sgd->nesterov;
-    const auto queue = [&] { return queue_step(net, nesterov); };
+    const auto queue = [&] { return queue_step(net, sgd != NULL, nesterov); };
+    bool launched = false;
     if (!is_classifier(net) || net->options.vary_rows)
         return mabn_fail(MABN_ERR_UNSUPPORTED, "on a GPU only classifiers of whole batches step");
     MABN_TRY(make_ready(net));
     if (sgd) MABN_TRY(set_rates(net, slot, sgd));
     MABN_TRY(upload(net, slot));
     slot->normalizer = slot->inputs->normalizer;
-    if (net->record_channel_count && net->options.training)
-        MABN_TRY(queue());
+    if (can_capture(net))
+        MABN_TRY(run_variant(net, variant_of(net), sgd != NULL, nesterov, &launched, queue));
     else
-        MABN_TRY(run_variant(net, &c->variants[c->until_known == 0], nesterov, queue));
+        MABN_TRY(queue());
+    if (launched && net->ready) MABN_TRY(net->ready(net->ready_context, MABN_NET_READY_AGAIN));
     count_forward(net);
     MABN_TRY(download(net, slot));
     MABN_TRY(mabn_cuda_event_record(slot->done, c->stream));
@@ -474,11 +498,13 @@ static mabn_status cuda_time_convolutions(struct mabn_net *net, double *seconds)
                 MABN_TRY(net->nodes[i].kind->cuda->bare(net, &net->nodes[i]));
         return MABN_OK;
     };
+    bool launched;
     MABN_TRY(make_ready(net));
-    if (!c->bare.warm) MABN_TRY(run_variant(net, &c->bare, false, queue)); /* not to be timed */
+    if (!c->bare.warm) /* not to be timed */
+        MABN_TRY(run_variant(net, &c->bare, false, false, &launched, queue));
     MABN_TRY(mabn_device_wait(net->device));
     MABN_TRY(mabn_cuda_event_record(c->begin, c->stream));
-    MABN_TRY(run_variant(net, &c->bare, false, queue));
+    MABN_TRY(run_variant(net, &c->bare, false, false, &launched, queue));
     MABN_TRY(mabn_cuda_event_record(c->end, c->stream));
     MABN_TRY(mabn_cuda_event_wait(c->end));
     return mabn_cuda_event_seconds(seconds, c->begin, c->end);

@@ -70,12 +70,14 @@ struct mabn_norm_options {
  * all_reduce: sum `count` doubles over all of them, in place, with the same bits everywhere. Meanwhile
  * other shards of this process may run; they need state and scratch of their own.
  * queue: on a GPU, in the device's own queue. There every group has its place in one array,
- * (groups)(count) doubles of device memory; this one's is `mine`, and the others' are 0. */
+ * (groups)(count) doubles of device memory; this one's is `mine`, and the others' are 0.
+ * queues: it does no more than queue work, which may be captured in a CUDA graph; else it waits. */
 struct mabn_norm_sync {
     mabn_status (*all_reduce)(void *context, double *values, size_t count);
     mabn_status (*queue)(void *context, double *places, size_t count); /* NULL: no GPU */
     void *context;
     int groups, mine; /* statistics over all shards; this one's */
+    bool queues;
 };
 
 /* A layer: options that were checked, and its channels. Plain values: copy freely. */

@@ -10,13 +10,13 @@
 struct share {
     struct shares *all;
     int i, group; /* number among this rank's shards; number of its group */
+    struct mabn_device *device;
 };
 
 struct shares {
     struct mabn_norm_sync *sync; /* (local) */
     struct share *shares;        /* (local) */
     struct mabn_comm *comm;
-    struct mabn_device *device;
     struct mabn_nccl *nccl;
     struct mabn_lockstep *lockstep;
     int groups, local;
@@ -59,18 +59,24 @@ static mabn_status add_rows(void *context)
     return MABN_OK;
 }
 
+/* The row of a shard in step, for sums of so many values of all groups. */
+static double *row_of(struct shares *s, int i, size_t all)
+{
+    if (i == 0) {
+        s->rows = reserve(s->rows, &s->rows_room, (size_t)s->local * all);
+        s->count = all;
+    }
+    if (s->count != all) MABN_BUG("shards sum %zu and %zu values", s->count, all);
+    return s->rows + (size_t)i * all;
+}
+
 static mabn_status add_over_group(void *context, double *values, size_t count)
 {
     const struct share *mine = context;
     struct shares *s = mine->all;
     const size_t all = count * (size_t)s->groups, at = (size_t)mine->group * count;
     if (s->local == 1) return add_alone(s, mine->group, values, count);
-    if (mine->i == 0) {
-        s->rows = reserve(s->rows, &s->rows_room, (size_t)s->local * all);
-        s->count = all;
-    }
-    if (s->count != all) MABN_BUG("shards sum %zu and %zu values", s->count, all);
-    double *row = s->rows + (size_t)mine->i * all;
+    double *row = row_of(s, mine->i, all);
     memset(row, 0, all * sizeof *row);
     memcpy(row + at, values, count * sizeof *values);
     MABN_TRY(mabn_lockstep_meet(s->lockstep, mine->i, add_rows, s));
@@ -78,45 +84,53 @@ static mabn_status add_over_group(void *context, double *values, size_t count)
     return MABN_OK;
 }
 
-static mabn_status queue_sum(void *context, double *places, size_t count)
+/* Through the host, which is where the shards of this rank meet. */
+static mabn_status add_here(const struct share *mine, double *places, size_t all)
 {
-    struct shares *s = ((const struct share *)context)->all;
-    const size_t all = count * (size_t)s->groups, bytes = all * sizeof *places;
-    if (s->nccl)
-        return mabn_nccl_sum(s->nccl, MABN_DIST_F64, places, all, mabn_device_queue(s->device));
-    s->places = reserve(s->places, &s->places_room, all);
-    MABN_TRY(mabn_device_get(s->device, s->places, places, bytes));
-    MABN_TRY(mabn_comm_sum(s->comm, MABN_DIST_F64, s->places, all));
-    return mabn_device_put(s->device, places, s->places, bytes);
+    struct shares *s = mine->all;
+    const size_t bytes = all * sizeof *places;
+    if (s->local == 1) {
+        s->places = reserve(s->places, &s->places_room, all);
+        MABN_TRY(mabn_device_get(mine->device, s->places, places, bytes));
+        MABN_TRY(mabn_comm_sum(s->comm, MABN_DIST_F64, s->places, all));
+    } else {
+        MABN_TRY(mabn_device_get(mine->device, row_of(s, mine->i, all), places, bytes));
+        MABN_TRY(mabn_lockstep_meet(s->lockstep, mine->i, add_rows, s));
+    }
+    return mabn_device_put(mine->device, places, s->places, bytes);
 }
 
-mabn_status mabn_norm_sync_steps(bool *steps, const struct mabn_comm *comm, int group, bool on_gpu)
+static mabn_status queue_sum(void *context, double *places, size_t count)
+{
+    const struct share *mine = context;
+    struct shares *s = mine->all;
+    const size_t all = count * (size_t)s->groups;
+    if (!s->sync->queues) return add_here(mine, places, all);
+    return mabn_nccl_sum(s->nccl, MABN_DIST_F64, places, all, mabn_device_queue(mine->device));
+}
+
+mabn_status mabn_norm_sync_steps(bool *steps, const struct mabn_comm *comm, int group)
 {
     const int shards = mabn_comm_shards(comm), size = group ? group : shards;
     *steps = false;
     if (size < 1 || shards % size)
         return mabn_fail(MABN_ERR_ARG, "%d shards cannot be cut into groups of %d", shards, size);
     *steps = size > 1 && mabn_comm_local_shards(comm) > 1;
-    if (!*steps || !on_gpu) return MABN_OK;
-    return mabn_fail(MABN_ERR_UNSUPPORTED,
-                     "on GPUs syncbn needs a rank for each shard: there are %d shards on %d rank%s",
-                     shards, mabn_comm_ranks(comm), mabn_comm_ranks(comm) > 1 ? "s" : "");
+    return MABN_OK;
 }
 
 mabn_status mabn_norm_sync_new(struct mabn_norm_sync **sync, struct mabn_comm *comm, int group,
-                               struct mabn_device *device, struct mabn_nccl *nccl,
+                               struct mabn_device *const *devices, struct mabn_nccl *nccl,
                                struct mabn_lockstep *lockstep)
 {
     const int shards = mabn_comm_shards(comm), size = group ? group : shards;
     bool steps;
     *sync = NULL;
-    MABN_TRY(mabn_norm_sync_steps(&steps, comm, group,
-                                  device && mabn_device_kind_of(device) != MABN_DEVICE_CPU));
+    MABN_TRY(mabn_norm_sync_steps(&steps, comm, group));
     if (size == 1) return MABN_OK;
     if (steps && !lockstep) MABN_BUG("shards of a rank in one statistic, but not in step");
     struct shares *s = mabn_xcalloc(1, sizeof *s);
     s->comm = comm;
-    s->device = device;
     s->nccl = nccl;
     s->lockstep = lockstep;
     s->groups = shards / size;
@@ -125,12 +139,13 @@ mabn_status mabn_norm_sync_new(struct mabn_norm_sync **sync, struct mabn_comm *c
     s->shares = mabn_xcalloc((size_t)s->local, sizeof *s->shares);
     for (int i = 0; i < s->local; i++) {
         const int mine = (mabn_comm_first_shard(comm) + i) / size;
-        s->shares[i] = (struct share){s, i, mine};
+        s->shares[i] = (struct share){s, i, mine, devices ? devices[i] : NULL};
         s->sync[i] = (struct mabn_norm_sync){.all_reduce = add_over_group,
                                              .queue = queue_sum,
                                              .context = &s->shares[i],
                                              .groups = s->groups,
-                                             .mine = mine};
+                                             .mine = mine,
+                                             .queues = nccl && s->local == 1};
     }
     *sync = s->sync;
     return MABN_OK;

@@ -10,8 +10,8 @@
  * in step (dist/lockstep.h). Each runs the network up to a layer that needs the others' sums, and
  * leaves its own there. After the last shard the rank's sums are added up and exchanged with the other
  * ranks, and then all shards go on. Every shard therefore keeps its own activations and gradients, as
- * if it had a rank to itself, and it has a device (for scratch), a plan and a store
- * (mabn_params_share) of its own. This works on the CPU; on a GPU several shards a rank are refused.
+ * if it had a rank to itself, and it has a device (for scratch; on a GPU also a queue), a plan and a store
+ * (mabn_params_share) of its own.
  *
  * The option sync_reference decides what a statistic is where shares differ. The reference's ranks are
  * our shards:
@@ -23,8 +23,9 @@
  *          running_var then differs a little between shards.
  * With equal shares the two differ by that factor alone.
  *
- * On a GPU NCCL adds the sums, in the device's own queue and in NCCL's order. Without NCCL they pass
- * through the host, along the tree, and every layer waits for the device. */
+ * On a GPU with one shard NCCL adds the sums, in the device's own queue and in NCCL's order. Without NCCL,
+ * and with several shards a rank, they pass through the host, along the tree, and every layer waits for the
+ * device. */
 #ifndef MABN_NORM_SYNC_H
 #define MABN_NORM_SYNC_H
 
@@ -36,19 +37,19 @@
 
 MABN_BEGIN_DECLS
 
-/* sync[i] is for the layers of shard i of this rank, of the shards of `comm`. comm, device, nccl and
- * lockstep are borrowed. nccl may be NULL. lockstep is for as many as the rank has shards, and may be
- * NULL where it has one. Statistics are made in groups of `group` neighbouring shards: with 8 shards and
- * 4, shards 0 to 3 make one statistic and 4 to 7 another; 0: all shards make one. *sync is NULL when a
- * group is one shard, which needs no sums. MABN_ERR_ARG if the number of shards is no multiple of group,
- * MABN_ERR_UNSUPPORTED with several shards a rank on a GPU. */
+/* sync[i] is for the layers of shard i of this rank, of the shards of `comm`, which run on devices[i]. comm,
+ * the devices, nccl and lockstep are borrowed. devices may be NULL where they are CPUs; nccl may be NULL.
+ * lockstep is for as many as the rank has shards, and may be NULL where it has one. Statistics are made in
+ * groups of `group` neighbouring shards: with 8 shards and 4, shards 0 to 3 make one statistic and 4 to 7
+ * another; 0: all shards make one. *sync is NULL when a group is one shard, which needs no sums.
+ * MABN_ERR_ARG if the number of shards is no multiple of group. */
 MABN_MUST_USE mabn_status mabn_norm_sync_new(struct mabn_norm_sync **sync, struct mabn_comm *comm,
-                                             int group, struct mabn_device *device,
+                                             int group, struct mabn_device *const *devices,
                                              struct mabn_nccl *nccl,
                                              struct mabn_lockstep *lockstep);
 /* Whether mabn_norm_sync_new would need a lockstep. Fails where that would. */
-MABN_MUST_USE mabn_status mabn_norm_sync_steps(bool *steps, const struct mabn_comm *comm, int group,
-                                               bool on_gpu);
+MABN_MUST_USE mabn_status mabn_norm_sync_steps(bool *steps, const struct mabn_comm *comm,
+                                               int group);
 void mabn_norm_sync_free(struct mabn_norm_sync *sync); /* NULL is fine */
 
 MABN_END_DECLS

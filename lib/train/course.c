@@ -2,9 +2,11 @@
  * error for a loss that is not finite. */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
+#include "base/mem.h"
 #include "norm/sync.h"
 #include "train/run.h"
 
@@ -170,7 +172,7 @@ mabn_status mabn_run_open_device(struct mabn_run *run)
 
 mabn_status mabn_run_meet(const struct mabn_run *run)
 {
-    return run->sync && run->nccl ? mabn_comm_barrier(run->shards.comm) : MABN_OK;
+    return run->sync && run->sync->queues ? mabn_comm_barrier(run->shards.comm) : MABN_OK;
 }
 
 /* ---- SyncBN ---- */
@@ -188,9 +190,21 @@ mabn_status mabn_run_open_sync(struct mabn_run *run, const struct mabn_norm_opti
     if (o->sync_group) mabn_run_add_course(run, "sync-group", "%d", o->sync_group);
     if (!o->comm) return MABN_OK;
     bool steps;
-    MABN_TRY(mabn_norm_sync_steps(&steps, o->comm, o->sync_group,
-                                  mabn_device_kind_of(run->device) != MABN_DEVICE_CPU));
+    MABN_TRY(mabn_norm_sync_steps(&steps, o->comm, o->sync_group));
+    if (steps && o->precision == MABN_NET_FP16)
+        return mabn_fail(MABN_ERR_UNSUPPORTED,
+                         "in fp16 syncbn needs a rank for each shard: there are %d shards on %d "
+                         "rank%s",
+                         run->shards.count, run->shards.ranks, run->shards.ranks > 1 ? "s" : "");
     if (steps) MABN_TRY(mabn_shards_step(&run->shards, run->device));
-    return mabn_norm_sync_new(&run->sync, o->comm, o->sync_group, run->device, run->nccl,
-                              run->shards.lockstep);
+    const int local = run->shards.local;
+    struct mabn_device **devices = mabn_xcalloc((size_t)local, sizeof *devices);
+    for (int i = 0; i < local; i++) {
+        const struct mabn_shard_seat *seat = mabn_shards_seat_of(&run->shards, i);
+        devices[i] = seat ? seat->device : run->device;
+    }
+    const mabn_status status = mabn_norm_sync_new(&run->sync, o->comm, o->sync_group, devices,
+                                                  run->shards.nccl, run->shards.lockstep);
+    free(devices);
+    return status;
 }

@@ -33,7 +33,7 @@ void mabn_shards_release(struct mabn_shards *s)
     mabn_lockstep_free(s->lockstep);
     mabn_free(s->states);
     free(s->sums);
-    mabn_free(s->staged);
+    mabn_free(s->staged_all);
     *s = (struct mabn_shards){.count = 0};
 }
 
@@ -46,7 +46,7 @@ static char *state_of(const struct mabn_shards *s, int i)
 
 struct opening {
     struct mabn_shards *shards;
-    int threads;
+    const struct mabn_device *device;
     struct mabn_params *params;
     mabn_lockstep_work make;
     void *context;
@@ -61,12 +61,13 @@ static mabn_status open_seat(void *context, int i)
 {
     const struct opening *o = (const struct opening *)context;
     if (!has_seat(o->shards, i)) return MABN_OK;
-    return mabn_device_new(&o->shards->seats[i].device, MABN_DEVICE_CPU, o->threads);
+    return mabn_device_open_beside(&o->shards->seats[i].device, o->device);
 }
 
 mabn_status mabn_shards_step(struct mabn_shards *s, struct mabn_device *device)
 {
-    struct opening o = {.shards = s, .threads = mabn_device_threads(device)};
+    struct opening o = {.shards = s, .device = device};
+    s->nccl = NULL;
     MABN_TRY(mabn_lockstep_new(&s->lockstep, s->local));
     s->seats = (struct mabn_shard_seat *)mabn_xcalloc((size_t)s->local, sizeof *s->seats);
     return mabn_lockstep_run(s->lockstep, open_seat, &o);
@@ -106,9 +107,11 @@ static mabn_status get_parts(struct mabn_shards *s)
     s->gradients = mabn_params_gradients(s->params, &s->floats);
     if (s->nccl) return MABN_OK;
     if (on_gpu(s)) {
+        const size_t before = s->lockstep ? (size_t)(s->local - 1) * s->floats : 0;
         void *staged;
-        MABN_TRY(mabn_alloc(&staged, s->floats * sizeof(float)));
-        s->gradients = s->staged = (float *)staged;
+        MABN_TRY(mabn_alloc(&staged, (before + s->floats) * sizeof(float)));
+        s->staged_all = (float *)staged;
+        s->gradients = s->staged = s->staged_all + before;
     }
     s->sums = (struct mabn_comm_sum *)mabn_xcalloc(MABN_SHARDS_BUCKETS + 1, sizeof *s->sums);
     if (s->lockstep) return MABN_OK; /* they are in their own stores */
@@ -165,13 +168,20 @@ static int merge_gradients(struct mabn_shards *s, int i, size_t from, size_t to)
     return depth;
 }
 
+/* A GPU's, as they were when its shard was done. */
+static float *seat_gradients(const struct mabn_shards *s, int i)
+{
+    size_t n;
+    return s->staged ? s->staged_all + (size_t)i * s->floats
+                     : mabn_params_gradients(s->seats[i].params, &n);
+}
+
 /* Likewise in step: of all shards at once, each in its own store. */
 static int merge_seats(struct mabn_shards *s, size_t from, size_t to)
 {
     int depth = 0;
     for (int i = 0; i + 1 < s->local; i++) {
-        size_t n;
-        float *top = mabn_params_gradients(s->seats[i].params, &n);
+        float *top = seat_gradients(s, i);
         for (int m = mabn_tree_merges(s->count, s->first, s->first + i); m > 0; m--)
             mabn_tree_add(MABN_DIST_F32, top + from, s->parts[--depth] + from, to - from);
         s->parts[depth++] = top;
@@ -190,15 +200,25 @@ static mabn_status move_gradients(struct mabn_shards *s, bool back)
                 : mabn_device_get(device, s->staged, there, n * sizeof(float));
 }
 
+static mabn_status leave_seat(const struct mabn_shards *s, int i)
+{
+    const struct mabn_shard_seat *seat = &s->seats[i];
+    size_t n;
+    MABN_TRY(mabn_params_get_state(seat->params, state_of(s, i)));
+    if (!s->staged) return MABN_OK;
+    const float *there = mabn_params_gradients(seat->params, &n);
+    return mabn_device_get(seat->device, seat_gradients(s, i), there, n * sizeof *there);
+}
+
 static mabn_status leave(struct mabn_shards *s, int i)
 {
     if (s->count == 1) return MABN_OK;
-    if (has_seat(s, i)) return mabn_params_get_state(s->seats[i].params, state_of(s, i));
+    if (has_seat(s, i)) return leave_seat(s, i);
     s->in_store = i;
     if (s->local > 1) MABN_TRY(take_state(s));
-    if (s->nccl || s->lockstep) return MABN_OK;
+    if (s->nccl) return MABN_OK;
     if (s->staged) MABN_TRY(move_gradients(s, false));
-    if (i + 1 == s->local) return MABN_OK;
+    if (s->lockstep || i + 1 == s->local) return MABN_OK;
     s->depth = merge_gradients(s, i, 0, s->floats);
     memcpy(s->parts[s->depth++], s->gradients, s->floats * sizeof(float));
     return MABN_OK;
@@ -221,6 +241,7 @@ static mabn_status go_through(void *context, int i)
 mabn_status mabn_shards_run(struct mabn_shards *s, mabn_lockstep_work pass, void *context)
 {
     struct passing p = {s, pass, context};
+    if (s->lockstep) MABN_TRY(mabn_device_wait(mabn_params_device(s->params))); /* the update */
     if (s->lockstep) return mabn_lockstep_run(s->lockstep, go_through, &p);
     for (int i = 0; i < s->local; i++)
         MABN_TRY(go_through(&p, i));
@@ -235,6 +256,13 @@ static mabn_status queue_sum(struct mabn_shards *s, size_t from)
     s->sent = from;
     MABN_TRY(mabn_device_side_begin(mabn_params_device(s->params), &queue));
     return mabn_nccl_sum(s->nccl, MABN_DIST_F32, s->gradients + from, count, queue);
+}
+
+/* The rest; the device's work waits for all of them. */
+static mabn_status queue_last_sum(struct mabn_shards *s)
+{
+    if (s->sent) MABN_TRY(queue_sum(s, 0));
+    return mabn_device_side_end(mabn_params_device(s->params));
 }
 
 /* Start one more sum, of everything from `from` on that is not being summed yet. */
@@ -253,21 +281,28 @@ static mabn_status send(struct mabn_shards *s, size_t from)
     return mabn_comm_sum_start(s->comm, sum);
 }
 
-/* Buckets are fixed by the plan: all ranks have the same. */
+/* Buckets are fixed by the plan: all ranks have the same. A GPU's sums end here, so that a step with them
+ * can be one graph. */
 mabn_status mabn_shards_ready(void *shards, size_t from)
 {
     struct mabn_shards *s = (struct mabn_shards *)shards;
     size_t least = s->floats / MABN_SHARDS_BUCKETS + 1;
     if (least < SMALLEST_BUCKET) least = SMALLEST_BUCKET;
-    if (s->ranks == 1 || s->staged || s->sent < from + least) return MABN_OK;
-    return send(s, from);
+    if (s->ranks == 1 || s->staged) return MABN_OK;
+    if (from == MABN_NET_READY_AGAIN) {
+        s->sent = 0;
+        return MABN_OK;
+    }
+    if (from > s->sent) s->sent = s->floats; /* what was queued before was not captured */
+    if (s->nccl && !from) return queue_last_sum(s);
+    return s->sent < from + least ? MABN_OK : send(s, from);
 }
 
 mabn_status mabn_shards_sum(struct mabn_shards *s)
 {
     if (s->count == 1) return MABN_OK;
+    if (s->nccl) return s->sent ? queue_last_sum(s) : MABN_OK;
     if (s->sent) MABN_TRY(send(s, 0));
-    if (s->nccl) return mabn_device_side_end(mabn_params_device(s->params));
     s->depth = 0;
     for (int i = 0; i < s->n_sums; i++)
         MABN_TRY(mabn_comm_sum_wait(s->comm, &s->sums[i]));

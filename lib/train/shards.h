@@ -12,7 +12,7 @@
  *
  * Shards that run one after the other share one store, plan and memory. SyncBN over several shards of a
  * rank needs shards in step (norm/sync.h). Those have a device, a store and a plan each; the last shard's
- * are the run's.
+ * are the run's. On a GPU they share it, and all their sums pass through the host.
  *
  * In the pass of the last shard, backward may report gradients as soon as they are complete
  * (mabn_shards_ready). Their sums start in buckets while backward computes the others.
@@ -65,6 +65,7 @@ struct mabn_shards {
     int in_store;     /* whose state is in the store, newer than in `states`; -1: nobody's */
     float *gradients; /* the store's, or `staged`: a GPU's, on the host */
     float *staged;
+    float *staged_all;                 /* in step: (local)(floats), the last of which is `staged` */
     float *parts[MABN_TREE_MAX_PARTS]; /* gradients added up so far, beside those in the store */
     int depth;                         /* how many of them are in use */
     size_t floats, sent;               /* gradients; sums have been started from `sent` on */
@@ -77,8 +78,8 @@ enum { MABN_SHARDS_BUCKETS = 8 };
  * nccl afterwards. */
 void mabn_shards_init(struct mabn_shards *shards, struct mabn_comm *comm);
 void mabn_shards_release(struct mabn_shards *shards);
-/* Before there are parameters: this rank's shards, of which there are several, will run in step, on CPU
- * devices with as many threads as this one. */
+/* Before there are parameters: this rank's shards, of which there are several, will run in step, on devices
+ * beside this one. Then nccl is not used. */
 MABN_MUST_USE mabn_status mabn_shards_step(struct mabn_shards *shards, struct mabn_device *device);
 /* In step: make(context, i) builds the network of each shard but the last, which has one already. They
  * use the values of `params`, which is placed. It is called on the shard's own thread, which is also its

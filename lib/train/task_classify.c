@@ -1,4 +1,8 @@
-/* Training a classifier. */
+/* Training a classifier.
+ *
+ * Of several shards each goes forward and back, their gradients are summed, and then comes the update. On a
+ * GPU, where a rank has one shard and sums go by NCCL, the whole is one step of the net, whose results come a
+ * step late as they do without ranks. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,9 +29,11 @@ struct classify {
     struct mabn_net **nets; /* shards in step: (local − 1) of them, before `net`; else NULL */
     const struct mabn_batch *batch; /* of the step that is begun */
     struct mabn_loader *loader;
-    /* Several shards: the meters of the step in flight, a row for each shard of this rank; after
-     * summing, the first row is for all shards. */
+    /* Several shards: the meters of a step, a row for each shard of this rank; after summing, the first row
+     * is for all shards. */
     double *figures;
+    const struct mabn_params_sgd
+        *sgd; /* of the step that is begun, where its net updates; else NULL */
     bool pending;
     /* (depth, or shards in step; images of a shard) labels of the steps in flight */
     int32_t *labels;
@@ -755,6 +761,12 @@ static void add_result(const struct mabn_run *run, double *meter, int64_t step, 
     meter[TOP5] += (double)top.top5;
 }
 
+/* Is all of a step queued on a GPU, its sums too? */
+static bool late(const struct mabn_run *run)
+{
+    return run->shards.count == 1 || (run->shards.nccl && run->shards.local == 1);
+}
+
 /* One shard, forward and backward. */
 static mabn_status pass(void *context, int i)
 {
@@ -768,7 +780,8 @@ static mabn_status pass(void *context, int i)
     mabn_net_accumulate(net, i > 0 && mabn_shards_accumulates(&run->shards));
     mabn_net_tell_gradients(net, last && run->shards.ranks > 1 ? mabn_shards_ready : NULL,
                             &run->shards);
-    MABN_TRY(mabn_net_step(net, NULL));
+    MABN_TRY(mabn_net_step(net, c->sgd));
+    if (c->sgd) return MABN_OK;
     MABN_TRY(mabn_net_result(net, &result));
     if (records(run, i)) MABN_TRY(log_stats(run, run->step + 1));
     add_result(run, c->figures + (size_t)i * METERS, run->step, i);
@@ -778,12 +791,14 @@ static mabn_status pass(void *context, int i)
 static mabn_status begin_shards(struct mabn_run *run, struct mabn_params_sgd *sgd)
 {
     struct classify *c = run->own;
+    sgd->grad_scale = 1.0 / run->shards.count;
+    c->sgd = late(run) ? sgd : NULL;
     memset(c->figures, 0, (size_t)run->shards.local * METERS * sizeof *c->figures);
     MABN_TRY(mabn_run_meet(run));
     MABN_TRY(mabn_shards_run(&run->shards, pass, run));
     MABN_TRY(mabn_shards_sum(&run->shards));
+    if (c->sgd) return MABN_OK;
     MABN_TRY(mabn_shards_add(&run->shards, c->figures, METERS));
-    sgd->grad_scale = 1.0 / run->shards.count;
     c->pending = true;
     return mabn_net_update(c->net, sgd);
 }
@@ -806,27 +821,28 @@ static mabn_status after(struct mabn_run *run)
 {
     const struct mabn_train_options *o = run->options;
     const bool record = o->stats && (run->step - 1) % o->stats_every == 0;
-    return record && run->shards.count == 1 ? log_stats(run, run->step) : MABN_OK;
+    return record && late(run) && run->shards.first == 0 ? log_stats(run, run->step) : MABN_OK;
 }
 
 static int behind(const struct mabn_run *run)
 {
-    return run->shards.count > 1 ? own(run)->pending : mabn_net_behind(own(run)->net);
+    return late(run) ? mabn_net_behind(own(run)->net) : own(run)->pending;
 }
 
 static int depth(const struct mabn_run *run)
 {
-    return run->shards.count > 1 ? 1 : mabn_net_depth(own(run)->net);
+    return late(run) ? mabn_net_depth(own(run)->net) : 1;
 }
 
 static mabn_status finish(struct mabn_run *run, int64_t step)
 {
     double *sums = own(run)->figures;
     struct mabn_net_result result;
-    if (run->shards.count == 1) {
+    if (late(run)) {
         MABN_TRY(mabn_net_result(own(run)->net, &result));
         memset(sums, 0, METERS * sizeof *sums);
         add_result(run, sums, step, 0);
+        MABN_TRY(mabn_shards_add(&run->shards, sums, METERS));
     }
     own(run)->pending = false;
     if (!isfinite(sums[LOSS]))

@@ -91,6 +91,21 @@ close_runs() { # close_runs A B [MOST]: losses within 1e-6, or MOST, of each oth
     ! close_runs bn reference 1e-4
 }
 
+@test "syncbn with several shards a rank: the same bits on one rank and two, late too, and the CPU's result" {
+    setup_more
+    one --norm syncbn --shards 4 -o one
+    nccl_on 2 --norm syncbn --shards 4 -o two
+    assert_success
+    [[ $stderr == *"4 shards of 3 images on 2 ranks: "* && $stderr != *", NCCL 2"* ]]
+    same_run one two
+    MABN_EXECUTOR_LATE=1 one --norm syncbn --shards 4 -o late
+    same_run one late
+    run -0 ranks "$ANY_MPI" 2 mabn-train "${options[@]}" --device cpu --norm syncbn --shards 4 -q -o cpu
+    close_runs cpu one 5e-5 # a ReLU decides otherwise
+    run -1 --separate-stderr "$E" "${options[@]}" --norm syncbn --shards 4 --precision fp16 -o half
+    one_line mabn-train "in fp16 syncbn needs a rank for each shard: there are 4 shards on 1 rank"
+}
+
 @test "ranks that share a GPU, or of which one has no NCCL, do without" {
     setup_more
     MABN_EXECUTOR_GPU=one nccl_on 2 "${mabn[@]}" -o shared
@@ -145,4 +160,8 @@ close_runs() { # close_runs A B [MOST]: losses within 1e-6, or MOST, of each oth
     [[ $stderr == *", NCCL 2.28.9; rank 0 "* ]]
     one --shards 2 -o one
     same_run one run
+    nccl_on 2 --norm syncbn -q -o sync
+    assert_success
+    one --norm syncbn --shards 2 -o sync-one
+    same_run sync sync-one # two numbers have one sum
 }

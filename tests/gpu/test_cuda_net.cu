@@ -6,6 +6,7 @@
 
 #include "device/device.h"
 #include "harness.h"
+#include "told.h"
 #include "model/model.h"
 #include "net/losses.h"
 #include "ops/loss.h"
@@ -349,6 +350,45 @@ static void test_step_apart(enum mabn_net_precision precision)
     verdict.print(name);
 }
 
+/* A rank's steps: told of their gradients and with SyncBN over ranks, whole or with the update left to the
+ * caller. */
+static void test_ranks(void)
+{
+    const struct mabn_norm_sync sync = told_sync();
+    const auto over_ranks = [&](struct mabn_net_options &o) { o.sync = &sync; };
+    const description d("cifar-resnet8", "syncbn", 0);
+    network alone(d.model, gpu, true), whole(d.model, gpu, true, MABN_NET_FP32, over_ranks),
+        halves(d.model, gpu, true, MABN_NET_FP32, over_ranks);
+    struct told told_whole = {gpu}, told_halves = {gpu};
+    struct mabn_net_result r;
+    struct gpu_verdict verdict;
+    std::vector<float> losses;
+    for (struct mabn_net *net :
+         {(struct mabn_net *)alone, (struct mabn_net *)whole, (struct mabn_net *)halves})
+        must(mabn_params_initialize(mabn_net_params(net), 7, MABN_PARAMS_INIT_FAN_OUT));
+    mabn_net_tell_gradients(whole, told_ready, &told_whole);
+    mabn_net_tell_gradients(halves, told_ready, &told_halves);
+    const outcome want = run_steps(alone, 0, STEPS);
+    gpu_late(true);
+    const outcome got = run_steps(whole, 0, STEPS);
+    for (int step = 0; step < STEPS; step++) {
+        fill(halves, step);
+        must(mabn_net_step(halves, NULL));
+        tap_fails(mabn_net_step(halves, NULL), MABN_ERR_ARG, "not fetched", "no second step");
+        must(mabn_net_result(halves, &r));
+        losses.push_back((float)mabn_net_loss_of(halves, "loss"));
+        must(mabn_net_update(halves, &sgd));
+    }
+    gpu_late(false);
+    verdict.add("losses", got.losses, want.losses, 1e-5);
+    verdict.add("losses of halves", losses, got.losses, 0);
+    compare(verdict, whole, halves, 0);
+    verdict.print("a rank's steps as graphs");
+    tap_ok(told_whole.backwards == 2 && told_whole.again == STEPS - 1,
+           "gradients are told where they are queued, and again");
+    tap_ok(told_halves.backwards == 2 && told_halves.again == STEPS - 1, "in halves, too");
+}
+
 /* In the middle of a run, everything that a checkpoint holds is copied into a new net. */
 static void test_resume(const char *norm, enum mabn_net_join join)
 {
@@ -561,6 +601,7 @@ int main(void)
     test_step_apart(MABN_NET_FP32);
     test_step_apart(MABN_NET_BF16);
     test_step_apart(MABN_NET_FP16);
+    test_ranks();
     test_resume("mabn", MABN_NET_JOIN_AUTO);
     test_overflow();
     test_bytes(MABN_NET_FP32);
