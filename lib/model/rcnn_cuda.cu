@@ -4,8 +4,9 @@
  * nothing: proposals, the box head's rows, detections and the mask head's rows stay in device memory with
  * their counts, each with room for all that there may be. What is found is copied to the host behind it,
  * and looked at when the next pictures' work is queued already; for each shape of the pictures the queue is
- * a CUDA graph. Where that cannot be (losses as well, suppression across classes, too many boxes, more ties
- * than there is room for) the host asks for the proposals and decides itself. In both cases masks are
+ * a CUDA graph. Losses, where they are wanted too, are made as in training (rcnn_train_cuda.cu), behind the
+ * detections. Where that cannot be (suppression across classes, too many boxes, more ties than there is room
+ * for, losses by masks between 0 and 1) the host asks for the proposals and decides itself. In both cases masks are
  * pasted here, in the stream of copies: where their pixels change. */
 #include <stdlib.h>
 #include <string.h>
@@ -375,7 +376,8 @@ static mabn_status queue(struct detecting *d)
 {
     struct mabn_rcnn *r = d->r;
     MABN_TRY(mark(d));
-    MABN_TRY(mabn_net_queue_forward(r->body->net));
+    MABN_TRY(r->options.losses ? mabn_rcnn_cuda_measure_body(r)
+                               : mabn_net_queue_forward(r->body->net));
     MABN_TRY(mark(d));
     MABN_TRY(mabn_cuda_proposals_make(&d->proposals, &d->maps, &d->proposing, r->convention,
                                       d->base + d->at.scratch, d->stream));
@@ -386,7 +388,8 @@ static mabn_status queue(struct detecting *d)
                                        d->base + d->at.scratch, d->stream));
     MABN_TRY(mark(d));
     MABN_TRY(queue_masks(d));
-    return mark(d);
+    MABN_TRY(mark(d));
+    return r->options.losses ? mabn_rcnn_cuda_measure_heads(r) : MABN_OK;
 }
 
 static mabn_status ready_plans(struct mabn_rcnn *r)
@@ -401,6 +404,7 @@ static mabn_status run(struct detecting *d)
     struct rcnn_graph_key key = rcnn_graph_key_of(d->r);
     if (d->slot->timed || d->r->cuda->no_graphs) return queue(d);
     key.memory[0] = d->base;
+    if (d->r->options.losses) mabn_rcnn_cuda_truth_key(d->r, &key);
     return rcnn_graph_run(d->r, key, &d->r->cuda->no_graphs, [&] { return queue(d); });
 }
 
@@ -442,7 +446,7 @@ static mabn_status tell(const struct detecting *d, const struct slot *slot,
 bool mabn_rcnn_cuda_detects(struct mabn_rcnn *r)
 {
     struct detecting d;
-    if (r->options.losses || prepare(&d, r)) return false;
+    if ((r->options.losses && !mabn_rcnn_cuda_measures(r)) || prepare(&d, r)) return false;
     return mabn_cuda_proposals_fit(&d.maps, &d.proposing) &&
            mabn_cuda_detections_fit(d.scores.images, d.scores.most, &d.choosing, r->convention);
 }
@@ -453,6 +457,7 @@ mabn_status mabn_rcnn_cuda_detect_begin(struct mabn_rcnn *r, const struct mabn_r
     MABN_TRY(prepare(&d, r));
     MABN_TRY(place(&d));
     MABN_TRY(take_slot(&d, images));
+    if (r->options.losses) MABN_TRY(mabn_rcnn_cuda_measure_begin(r, images));
     MABN_TRY(ready_plans(r));
     MABN_TRY(run(&d));
     mabn_net_queued(r->body->net);
@@ -460,6 +465,7 @@ mabn_status mabn_rcnn_cuda_detect_begin(struct mabn_rcnn *r, const struct mabn_r
     if (r->mask_net) mabn_net_queued(r->mask_net);
     MABN_TRY(mabn_cuda_copy_out(r->device, d.slot->fetched.base, d.base, d.at.seen, d.stream));
     MABN_TRY(mabn_cuda_event_record(d.slot->done, d.stream));
+    if (r->options.losses) MABN_TRY(mabn_rcnn_cuda_measure_end(r));
     r->cuda->begun++;
     return MABN_OK;
 }
@@ -473,6 +479,7 @@ mabn_status mabn_rcnn_cuda_detect_result(struct mabn_rcnn *r, struct mabn_rcnn_f
     MABN_TRY(prepare(&d, r));
     d.at = lay_out_found(r, (size_t)d.proposals.room, 0);
     MABN_TRY(mabn_cuda_event_wait(slot->done));
+    if (r->options.losses) MABN_TRY(mabn_rcnn_cuda_measured(r, f));
     return tell(&d, slot, found, all, f);
 }
 

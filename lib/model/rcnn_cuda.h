@@ -34,6 +34,21 @@ MABN_MUST_USE mabn_status mabn_rcnn_cuda_begin(struct mabn_rcnn *r,
                                                const struct mabn_rcnn_image *images, uint64_t step);
 MABN_MUST_USE mabn_status mabn_rcnn_cuda_result(struct mabn_rcnn *r, struct mabn_rcnn_figures *f);
 int mabn_rcnn_cuda_behind(const struct mabn_rcnn *r);
+/* The losses of a detection's pictures, where rcnn_cuda.cu can have them from here: `begin` puts what is
+ * true of the pictures on the device, `body` and `heads` queue forward halves of a step and may be captured,
+ * `end` has the losses brought back, `measured` waits for the oldest and sets f->loss. */
+bool mabn_rcnn_cuda_measures(struct mabn_rcnn *r);
+MABN_MUST_USE mabn_status mabn_rcnn_cuda_measure_begin(struct mabn_rcnn *r,
+                                                       const struct mabn_rcnn_image *images);
+MABN_MUST_USE mabn_status mabn_rcnn_cuda_measure_body(struct mabn_rcnn *r);
+MABN_MUST_USE mabn_status mabn_rcnn_cuda_measure_heads(struct mabn_rcnn *r);
+MABN_MUST_USE mabn_status mabn_rcnn_cuda_measure_end(struct mabn_rcnn *r);
+MABN_MUST_USE mabn_status mabn_rcnn_cuda_measured(struct mabn_rcnn *r, struct mabn_rcnn_figures *f);
+/* The same in two calls. */
+MABN_MUST_USE mabn_status mabn_rcnn_cuda_measure_body_now(struct mabn_rcnn *r,
+                                                          const struct mabn_rcnn_image *images);
+MABN_MUST_USE mabn_status mabn_rcnn_cuda_measure_heads_now(struct mabn_rcnn *r,
+                                                           struct mabn_rcnn_figures *f);
 MABN_MUST_USE mabn_status mabn_rcnn_cuda_trace(struct mabn_rcnn *r);
 void mabn_rcnn_cuda_graph_free(struct rcnn_body *body);
 void mabn_rcnn_cuda_train_free(struct mabn_rcnn *r);

@@ -1,6 +1,7 @@
-/* A stretch of a detector's queue as a CUDA graph, one for each shape of the pictures. It is captured the
- * second time that it is the same: the first time its work is queued directly, so that libraries may load
- * and memory be had. */
+/* A stretch of a detector's queue as a CUDA graph, for each shape of the pictures; where a step has several
+ * passes, the first, the last and those between have graphs of their own. One is captured the second time
+ * that it is the same: the first time its work is queued directly, so that libraries may load and memory be
+ * had. */
 #ifndef MABN_MODEL_RCNN_GRAPH_CUH
 #define MABN_MODEL_RCNN_GRAPH_CUH
 
@@ -12,15 +13,19 @@
 
 /* All that may differ between two stretches of one shape, but for what lies in device memory. */
 struct rcnn_graph_key {
-    const void *memory[2];
+    const void *memory[3];
     size_t sizes[4];
+    bool tells; /* gradients to r->ready */
     struct mabn_net_queue_stamp plans[MABN_RCNN_PLANS];
 };
 
-struct rcnn_graph {
+struct rcnn_graph_kind {
     struct mabn_cuda_graph *graph;
     struct rcnn_graph_key key;
     bool warm;
+};
+struct rcnn_graph {
+    struct rcnn_graph_kind kinds[4]; /* adding to gradients or not, telling of them or not */
 };
 
 /* The plans' part; the rest is zero. */
@@ -36,8 +41,8 @@ static inline struct rcnn_graph_key rcnn_graph_key_of(const struct mabn_rcnn *r)
 
 static inline bool rcnn_graph_same(const struct rcnn_graph_key &a, const struct rcnn_graph_key &b)
 {
-    bool same = true;
-    for (int i = 0; i < 2; i++)
+    bool same = a.tells == b.tells;
+    for (int i = 0; i < 3; i++)
         same = same && a.memory[i] == b.memory[i];
     for (int i = 0; i < 4; i++)
         same = same && a.sizes[i] == b.sizes[i];
@@ -48,11 +53,14 @@ static inline bool rcnn_graph_same(const struct rcnn_graph_key &a, const struct 
     return same;
 }
 
+/* The part of what is true of the pictures: rcnn_train_cuda.cu's. */
+void mabn_rcnn_cuda_truth_key(const struct mabn_rcnn *r, struct rcnn_graph_key *key);
+
 /* A failure does not fail the step: it turns graphs off. */
 template <typename Queue>
-mabn_status rcnn_graph_capture(struct mabn_rcnn *r, bool *no_graphs, Queue queue)
+mabn_status rcnn_graph_capture(struct mabn_rcnn *r, struct rcnn_graph_kind *g, bool *no_graphs,
+                               Queue queue)
 {
-    struct rcnn_graph *g = r->body->graph;
     mabn_status status = mabn_cuda_capture_begin(r->device);
     if (!status) status = mabn_cuda_capture_end(r->device, &g->graph, queue());
     if (!status) return MABN_OK;
@@ -67,8 +75,10 @@ template <typename Queue>
 mabn_status rcnn_graph_run(struct mabn_rcnn *r, const struct rcnn_graph_key &key, bool *no_graphs,
                            Queue queue)
 {
-    struct rcnn_graph *g = r->body->graph;
-    if (!g) g = r->body->graph = (struct rcnn_graph *)mabn_xcalloc(1, sizeof *g);
+    struct rcnn_graph **all = &r->body->graph;
+    if (!*all) *all = (struct rcnn_graph *)mabn_xcalloc(1, sizeof **all);
+    struct rcnn_graph_kind *g =
+        &(*all)->kinds[key.plans[MABN_RCNN_BODY_PLAN].accumulate | key.tells << 1];
     if (!g->warm || !rcnn_graph_same(g->key, key)) {
         if (g->graph) MABN_TRY(mabn_device_wait(r->device));
         mabn_cuda_graph_free(g->graph);
@@ -77,9 +87,10 @@ mabn_status rcnn_graph_run(struct mabn_rcnn *r, const struct rcnn_graph_key &key
         g->warm = true;
         return queue();
     }
-    if (!g->graph) MABN_TRY(rcnn_graph_capture(r, no_graphs, queue));
+    if (!g->graph) MABN_TRY(rcnn_graph_capture(r, g, no_graphs, queue));
     if (!g->graph) return queue();
-    return mabn_cuda_graph_launch(r->device, g->graph);
+    MABN_TRY(mabn_cuda_graph_launch(r->device, g->graph));
+    return key.tells ? r->ready(r->ready_context, MABN_NET_READY_AGAIN) : MABN_OK;
 }
 
 #endif

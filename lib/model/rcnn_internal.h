@@ -1,5 +1,5 @@
 /* Shared by a detector's files, from the lowest: rcnn_plans.c, rcnn_train.c, rcnn_test.c, the GPU's
- * rcnn_input_cuda.cu, rcnn_cuda.cu and rcnn_train_cuda.cu, rcnn.c. */
+ * rcnn_input_cuda.cu, rcnn_train_cuda.cu and rcnn_cuda.cu, rcnn.c. */
 #ifndef MABN_MODEL_RCNN_INTERNAL_H
 #define MABN_MODEL_RCNN_INTERNAL_H
 
@@ -59,6 +59,10 @@ struct rcnn_gpu {
     mabn_status (*detect_result)(struct mabn_rcnn *r, struct mabn_rcnn_found *found, bool *all,
                                  struct mabn_rcnn_figures *f);
     const float *(*found_masks)(const struct mabn_rcnn *r, int image);
+    /* As mabn_rcnn_measure_body and _heads, where targets can be made there. */
+    bool (*measures)(struct mabn_rcnn *r);
+    mabn_status (*measure_body)(struct mabn_rcnn *r, const struct mabn_rcnn_image *images);
+    mabn_status (*measure_heads)(struct mabn_rcnn *r, struct mabn_rcnn_figures *f);
     /* Of the mask head's output (n,28,28,channels) the logits (n,28,28) of each one's class, to the
      * host. */
     mabn_status (*mask_logits)(struct mabn_rcnn *r, float *logit, const struct mabn_net_output *all,

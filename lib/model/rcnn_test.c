@@ -233,25 +233,38 @@ static struct rcnn_detection *next_detection(struct mabn_rcnn *r,
     return d;
 }
 
-/* All of it, here and now. */
-static mabn_status detect_here(struct mabn_rcnn *r, struct rcnn_detection *d)
+/* From the pictures on, here and now. */
+static mabn_status find_here(struct mabn_rcnn *r, struct rcnn_detection *d)
+{
+    MABN_TRY(decide(r, d->images, d->found, &d->figures));
+    return finish(r, d->images, d->originals, d->found, false, &d->figures);
+}
+
+/* With losses. On a GPU they come from there where they can. */
+static mabn_status measure_here(struct mabn_rcnn *r, struct rcnn_detection *d)
 {
     struct mabn_rcnn_figures *f = &d->figures;
+    const bool there = r->gpu && r->gpu->measures(r);
     double start = mabn_now();
-    MABN_TRY(r->options.losses ? mabn_rcnn_measure_body(r, d->images, f)
-                               : mabn_net_forward(r->body->net));
+    MABN_TRY(there ? r->gpu->measure_body(r, d->images) : mabn_rcnn_measure_body(r, d->images, f));
     lap(f, MABN_RCNN_PART_BODY, &start);
-    MABN_TRY(decide(r, d->images, d->found, f));
-    MABN_TRY(finish(r, d->images, d->originals, d->found, false, f));
-    if (!r->options.losses) return MABN_OK;
+    MABN_TRY(find_here(r, d));
     start = mabn_now();
-    const mabn_status status = mabn_rcnn_measure_heads(r, d->images, f);
+    MABN_TRY(there ? r->gpu->measure_heads(r, f) : mabn_rcnn_measure_heads(r, d->images, f));
     lap(f, MABN_RCNN_PART_TARGETS, &start);
-    return status;
+    return MABN_OK;
+}
+
+static mabn_status detect_here(struct mabn_rcnn *r, struct rcnn_detection *d)
+{
+    double start = mabn_now();
+    MABN_TRY(mabn_net_forward(r->body->net));
+    lap(&d->figures, MABN_RCNN_PART_BODY, &start);
+    return find_here(r, d);
 }
 
 /* What the queue has left, to the end; or again from the pictures, which are still in their place, with the
- * decisions made here. */
+ * decisions made here. Losses are right either way. */
 static mabn_status finish_queued(struct mabn_rcnn *r, struct rcnn_detection *d)
 {
     bool all;
@@ -259,6 +272,12 @@ static mabn_status finish_queued(struct mabn_rcnn *r, struct rcnn_detection *d)
     if (all) return finish(r, d->images, d->originals, d->found, true, &d->figures);
     r->gpu->feed_again(r, d->feed);
     return detect_here(r, d);
+}
+
+static mabn_status begin_detection(struct mabn_rcnn *r, struct rcnn_detection *d, bool queued)
+{
+    if (queued) return r->gpu->detect_begin(r, d->images);
+    return r->options.losses ? measure_here(r, d) : detect_here(r, d);
 }
 
 static mabn_status settle_one(struct mabn_rcnn *r, struct rcnn_detection *d)
@@ -288,7 +307,7 @@ mabn_status mabn_rcnn_detect_begin(struct mabn_rcnn *r, const struct mabn_rcnn_i
     struct rcnn_detection *d = next_detection(r, images, originals);
     const bool queued = r->gpu && r->gpu->detects(r);
     r->settle = settle;
-    const mabn_status status = queued ? r->gpu->detect_begin(r, d->images) : detect_here(r, d);
+    const mabn_status status = begin_detection(r, d, queued);
     d->finished = !queued;
     r->detections_begun += !status;
     return status;

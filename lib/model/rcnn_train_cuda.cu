@@ -4,9 +4,10 @@
  * What is true of the pictures goes to the device in one block, with room for a power of two of
  * everything, so that the same places serve most steps. Losses, counts and normalizers stay there; a
  * last kernel puts together what the host wants to know. Heads run over all the rows that they have room
- * for, of which the device alone knows how many live. Where that cannot be (a head's norm in several
- * runs, or over ranks), or where the CPU proposes, the host asks in the middle of the step; elsewhere a
- * step of each shape is a CUDA graph. */
+ * for, of which the device alone knows how many live. Where the CPU proposes, the host asks in the middle
+ * of the step; elsewhere a step of each shape is a CUDA graph.
+ *
+ * In testing with losses rcnn_cuda.cu puts the forward half of this between its own parts. */
 #include <stdlib.h>
 #include <stdio.h>
 #include <string.h>
@@ -27,7 +28,7 @@
 namespace
 {
 
-enum { SLOTS = 2, MARKS = 12, MASK_PIXELS = RCNN_MASK_SIDE * RCNN_MASK_SIDE };
+enum { SLOTS = 2, APART = SLOTS, MARKS = 12, MASK_PIXELS = RCNN_MASK_SIDE * RCNN_MASK_SIDE };
 enum { RPN, BOXES, MASKS, NORMALIZERS };
 
 struct room {
@@ -76,13 +77,12 @@ struct pieces {
 } // namespace
 
 struct rcnn_train {
-    struct slot slots[SLOTS];
+    struct slot slots[SLOTS + 1]; /* the last is for what is waited for at once */
     int64_t begun, fetched;
     struct room truth, work; /* on the device */
     struct sizes sizes;
     struct pieces now; /* of the step begun last */
     struct results last;
-    bool told;      /* the host asks for counts within a step */
     bool no_graphs; /* capturing has failed */
     struct mabn_cuda_event *marks[MARKS];
     enum mabn_rcnn_part parts[MARKS]; /* what ends at a mark */
@@ -99,8 +99,6 @@ mabn_status get_train(struct mabn_rcnn *r, struct rcnn_train **out)
     struct rcnn_train *t = *out = r->train;
     if (t) return MABN_OK;
     t = *out = r->train = (struct rcnn_train *)mabn_xcalloc(1, sizeof *t);
-    t->told = mabn_net_cuts_batch(r->box_net) ||
-              (r->mask_net && mabn_net_cuts_batch(r->mask_net)) || r->options.sync;
     for (struct slot &slot : t->slots) {
         void *p;
         MABN_TRY(mabn_cuda_host_alloc(r->device, &p, sizeof *slot.results));
@@ -378,6 +376,17 @@ mabn_status normalize(struct mabn_rcnn *r, int which, const int32_t *counts, int
                        r->train->now.normalizers + which, counts, n, (float)each, (float)fixed);
 }
 
+void set_level_targets(struct mabn_rcnn *r, int level,
+                       const struct mabn_net_sigmoid_targets *objectness,
+                       const struct mabn_net_box_targets *boxes)
+{
+    char name[32];
+    snprintf(name, sizeof name, "loss_objectness%d", level + 2);
+    mabn_net_set_sigmoid_targets(r->body->net, name, objectness);
+    snprintf(name, sizeof name, "loss_rpn_box_reg%d", level + 2);
+    mabn_net_set_box_targets(r->body->net, name, boxes);
+}
+
 void set_rpn_targets(struct mabn_rcnn *r)
 {
     const struct pieces *p = &r->train->now;
@@ -385,17 +394,13 @@ void set_rpn_targets(struct mabn_rcnn *r)
     for (int l = 0; l < MABN_DETECTOR_LEVELS; l++) {
         struct mabn_net_sigmoid_targets objectness = {};
         struct mabn_net_box_targets boxes = {};
-        char name[32];
         objectness.target = p->rpn.target + before;
         objectness.weight = p->rpn.weight + before;
         boxes.target = p->rpn.delta + 4 * before;
         boxes.weight = p->rpn.box_weight + before;
         objectness.on_device = boxes.on_device = true;
         objectness.normalizer_at = boxes.normalizer_at = p->normalizers + RPN;
-        snprintf(name, sizeof name, "loss_objectness%d", l + 2);
-        mabn_net_set_sigmoid_targets(r->body->net, name, &objectness);
-        snprintf(name, sizeof name, "loss_rpn_box_reg%d", l + 2);
-        mabn_net_set_box_targets(r->body->net, name, &boxes);
+        set_level_targets(r, l, &objectness, &boxes);
         before += r->body->level_anchors[l] * r->body->images;
     }
 }
@@ -478,37 +483,25 @@ mabn_status clear_pyramid(struct mabn_rcnn *r)
     return MABN_OK;
 }
 
-/* A head's rows: all that there is room for, or as many as the host was told. */
-void set_rows(struct mabn_rcnn *r, struct mabn_net *net, const struct mabn_detector_head *head,
-              struct mabn_net_rois *rois, int64_t room, const int32_t *live, int64_t told)
+bool goes_back(const struct mabn_rcnn *r)
 {
-    rois->on_device = true;
-    rois->count = told < 0 ? room : told;
-    rois->live = told < 0 ? live : NULL;
-    mabn_rcnn_bind(r, net, head, rois);
+    return r->options.training && !r->options.measures;
 }
 
-mabn_status run_head(const struct mabn_rcnn *r, struct mabn_net *net, int64_t told)
+mabn_status run_head(const struct mabn_rcnn *r, struct mabn_net *net)
 {
-    if (told == 0) { /* other ranks' norms may have rows */
-        MABN_TRY(mabn_net_forward(net));
-        return r->options.measures ? MABN_OK : mabn_net_backward(net);
-    }
     MABN_TRY(mabn_net_queue_forward(net));
-    return r->options.measures ? MABN_OK : mabn_net_queue_backward(net);
+    return goes_back(r) ? mabn_net_queue_backward(net) : MABN_OK;
 }
 
-mabn_status run_boxes(struct mabn_rcnn *r, int64_t told)
+mabn_status run_boxes(struct mabn_rcnn *r)
 {
     const struct mabn_cuda_box_targets *b = &r->train->now.boxes;
     const float *normalizer = r->train->now.normalizers + BOXES;
-    struct mabn_net_rois rois = {};
+    const struct mabn_net_rois rois = {b->room, b->box, b->image, b->level, true, b->counts};
     struct mabn_net_labels labels = {};
     struct mabn_net_box_targets boxes = {};
-    rois.boxes = b->box;
-    rois.image = b->image;
-    rois.level = b->level;
-    set_rows(r, r->box_net, &r->box_head, &rois, b->room, b->counts, told);
+    mabn_rcnn_bind(r, r->box_net, &r->box_head, &rois);
     labels.labels = b->label;
     boxes.target = b->delta;
     boxes.weight = b->weight;
@@ -517,30 +510,27 @@ mabn_status run_boxes(struct mabn_rcnn *r, int64_t told)
     labels.normalizer_at = boxes.normalizer_at = normalizer;
     mabn_net_set_labels(r->box_net, "loss_classifier", &labels);
     mabn_net_set_box_targets(r->box_net, "loss_box_reg", &boxes);
-    MABN_TRY(run_head(r, r->box_net, told));
+    MABN_TRY(run_head(r, r->box_net));
     return mark(r, MABN_RCNN_PART_BOX_HEAD);
 }
 
-mabn_status run_masks(struct mabn_rcnn *r, int64_t told)
+mabn_status run_masks(struct mabn_rcnn *r)
 {
     const struct mabn_cuda_box_targets *b = &r->train->now.boxes;
-    struct mabn_net_rois rois = {};
+    const struct mabn_net_rois rois = {b->mask_room,  b->mask_box, b->mask_image,
+                                       b->mask_level, true,        b->counts + 1};
     struct mabn_net_sigmoid_targets targets = {};
-    rois.boxes = b->mask_box;
-    rois.image = b->mask_image;
-    rois.level = b->mask_level;
-    set_rows(r, r->mask_net, &r->mask_head, &rois, b->mask_room, b->counts + 1, told);
+    mabn_rcnn_bind(r, r->mask_net, &r->mask_head, &rois);
     targets.channel = b->mask_label;
     targets.bits = r->train->now.masks;
     targets.on_device = true;
     targets.normalizer_at = r->train->now.normalizers + MASKS;
     mabn_net_set_sigmoid_targets(r->mask_net, "loss_mask", &targets);
-    MABN_TRY(run_head(r, r->mask_net, told));
+    MABN_TRY(run_head(r, r->mask_net));
     return mark(r, MABN_RCNN_PART_MASK_HEAD);
 }
 
-/* told: whether the host knows of each head that it had no rows. */
-mabn_status gather(struct mabn_rcnn *r, const int64_t told[2])
+mabn_status gather(struct mabn_rcnn *r)
 {
     const struct pieces *p = &r->train->now;
     struct gathered in = {};
@@ -551,12 +541,9 @@ mabn_status gather(struct mabn_rcnn *r, const int64_t told[2])
         snprintf(name, sizeof name, "loss_rpn_box_reg%d", l + 2);
         in.sum[MABN_RCNN_RPN_BOX][l] = mabn_net_queue_loss(r->body->net, name);
     }
-    if (told[0]) {
-        in.sum[MABN_RCNN_CLASSIFIER][0] = mabn_net_queue_loss(r->box_net, "loss_classifier");
-        in.sum[MABN_RCNN_BOX][0] = mabn_net_queue_loss(r->box_net, "loss_box_reg");
-    }
-    if (r->mask_net && told[1])
-        in.sum[MABN_RCNN_MASK][0] = mabn_net_queue_loss(r->mask_net, "loss_mask");
+    in.sum[MABN_RCNN_CLASSIFIER][0] = mabn_net_queue_loss(r->box_net, "loss_classifier");
+    in.sum[MABN_RCNN_BOX][0] = mabn_net_queue_loss(r->box_net, "loss_box_reg");
+    if (r->mask_net) in.sum[MABN_RCNN_MASK][0] = mabn_net_queue_loss(r->mask_net, "loss_mask");
     in.normalizer[MABN_RCNN_OBJECTNESS] = in.normalizer[MABN_RCNN_RPN_BOX] = p->normalizers + RPN;
     in.normalizer[MABN_RCNN_CLASSIFIER] = in.normalizer[MABN_RCNN_BOX] = p->normalizers + BOXES;
     in.normalizer[MABN_RCNN_MASK] = p->normalizers + MASKS;
@@ -572,25 +559,17 @@ mabn_status gather(struct mabn_rcnn *r, const int64_t told[2])
 /* Everything between what goes to the device and what comes back. */
 mabn_status queue(struct mabn_rcnn *r, const struct mabn_rcnn_image *images)
 {
-    const struct rcnn_train *t = r->train;
-    int64_t told[2] = {-1, -1};
     MABN_TRY(run_body(r));
     MABN_TRY(propose(r, images));
     MABN_TRY(mark(r, MABN_RCNN_PART_PROPOSALS));
     MABN_TRY(make_targets(r));
-    if (!r->options.measures) MABN_TRY(clear_pyramid(r));
+    if (goes_back(r)) MABN_TRY(clear_pyramid(r));
     MABN_TRY(mark(r, MABN_RCNN_PART_TARGETS));
-    if (t->told) {
-        int32_t counts[2];
-        MABN_TRY(mabn_device_get(r->device, counts, t->now.boxes.counts, sizeof counts));
-        told[0] = counts[0];
-        told[1] = counts[1];
-    }
-    MABN_TRY(run_boxes(r, told[0]));
-    if (r->mask_net) MABN_TRY(run_masks(r, told[1]));
+    MABN_TRY(run_boxes(r));
+    if (r->mask_net) MABN_TRY(run_masks(r));
     mabn_net_tell_gradients(r->body->net, r->ready, r->ready_context);
-    if (!r->options.measures) MABN_TRY(mabn_net_queue_backward(r->body->net));
-    MABN_TRY(gather(r, told));
+    if (goes_back(r)) MABN_TRY(mabn_net_queue_backward(r->body->net));
+    MABN_TRY(gather(r));
     return mark(r, MABN_RCNN_PART_BODY);
 }
 
@@ -598,12 +577,9 @@ mabn_status queue(struct mabn_rcnn *r, const struct mabn_rcnn_image *images)
 
 struct rcnn_graph_key key_of(const struct mabn_rcnn *r)
 {
-    const struct rcnn_train *t = r->train;
     struct rcnn_graph_key key = rcnn_graph_key_of(r);
-    const size_t sizes[] = {t->sizes.most, t->sizes.objects, t->sizes.polygons, t->sizes.numbers};
-    key.memory[0] = t->truth.base;
-    key.memory[1] = t->work.base;
-    memcpy(key.sizes, sizes, sizeof key.sizes);
+    key.tells = r->ready && goes_back(r);
+    mabn_rcnn_cuda_truth_key(r, &key);
     return key;
 }
 
@@ -611,8 +587,8 @@ struct rcnn_graph_key key_of(const struct mabn_rcnn *r)
 bool can_capture(struct mabn_rcnn *r, const struct mabn_rpn_maps *maps,
                  const struct mabn_proposal_options *options)
 {
-    return !r->train->told && !r->train->no_graphs && !r->timed && !r->ready &&
-           mabn_cuda_proposals_fit(maps, options);
+    const bool queues = !r->options.sync || r->options.sync->queues;
+    return queues && !r->train->no_graphs && !r->timed && mabn_cuda_proposals_fit(maps, options);
 }
 
 mabn_status ready_plans(struct mabn_rcnn *r)
@@ -634,7 +610,8 @@ void count_plans(struct mabn_rcnn *r)
 void mabn_rcnn_cuda_graph_free(struct rcnn_body *body)
 {
     if (!body->graph) return;
-    mabn_cuda_graph_free(body->graph->graph);
+    for (const struct rcnn_graph_kind &kind : body->graph->kinds)
+        mabn_cuda_graph_free(kind.graph);
     free(body->graph);
     body->graph = NULL;
 }
@@ -658,56 +635,169 @@ void mabn_rcnn_cuda_train_free(struct mabn_rcnn *r)
     r->train = NULL;
 }
 
-mabn_status mabn_rcnn_cuda_begin(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
-                                 uint64_t step)
+void mabn_rcnn_cuda_truth_key(const struct mabn_rcnn *r, struct rcnn_graph_key *key)
+{
+    const struct rcnn_train *t = r->train;
+    const size_t sizes[] = {t->sizes.most, t->sizes.objects, t->sizes.polygons, t->sizes.numbers};
+    key->memory[1] = t->truth.base;
+    key->memory[2] = t->work.base;
+    memcpy(key->sizes, sizes, sizeof key->sizes);
+}
+
+/* What is true of the pictures, and room for all that a step makes of it. */
+static mabn_status set_out(struct mabn_rcnn *r, bool apart, const struct mabn_rcnn_image *images,
+                           uint64_t step)
 {
     const struct mabn_proposal_options options = mabn_rcnn_proposal_options(r, true);
     struct mabn_rpn_maps maps;
     struct rcnn_train *t;
     MABN_TRY(get_train(r, &t));
-    struct slot *slot = &t->slots[t->begun % SLOTS];
     MABN_TRY(mabn_rcnn_find_maps(r, &maps, false));
-    MABN_TRY(put_truth(r, slot, images, step));
-    MABN_TRY(get_pieces(r, &maps, &options));
-    MABN_TRY(ready_plans(r));
+    MABN_TRY(put_truth(r, &t->slots[apart ? (int64_t)APART : t->begun % SLOTS], images, step));
     t->mark_count = 0;
+    return get_pieces(r, &maps, &options);
+}
+
+/* The results of what was queued, on their way. */
+static mabn_status send_results(struct mabn_rcnn *r, const struct slot *slot)
+{
+    MABN_TRY(mabn_cuda_copy_out(r->device, slot->results, r->train->now.results,
+                                sizeof *slot->results, mabn_cuda_stream(r->device)));
+    return mabn_cuda_event_record(slot->done, mabn_cuda_stream(r->device));
+}
+
+static mabn_status fetch_results(struct mabn_rcnn *r, const struct slot *slot,
+                                 struct mabn_rcnn_figures *f)
+{
+    MABN_TRY(mabn_cuda_event_wait(slot->done));
+    r->train->last = *slot->results;
+    memcpy(f->loss, slot->results->loss, sizeof f->loss);
+    return MABN_OK;
+}
+
+mabn_status mabn_rcnn_cuda_measure_end(struct mabn_rcnn *r)
+{
+    struct rcnn_train *t = r->train;
+    return send_results(r, &t->slots[t->begun++ % SLOTS]);
+}
+
+mabn_status mabn_rcnn_cuda_measured(struct mabn_rcnn *r, struct mabn_rcnn_figures *f)
+{
+    struct rcnn_train *t = r->train;
+    return fetch_results(r, &t->slots[t->fetched++ % SLOTS], f);
+}
+
+mabn_status mabn_rcnn_cuda_begin(struct mabn_rcnn *r, const struct mabn_rcnn_image *images,
+                                 uint64_t step)
+{
+    const struct mabn_proposal_options options = mabn_rcnn_proposal_options(r, true);
+    struct mabn_rpn_maps maps;
+    MABN_TRY(set_out(r, false, images, step));
+    MABN_TRY(mabn_rcnn_find_maps(r, &maps, false));
+    MABN_TRY(ready_plans(r));
     MABN_TRY(mark(r, MABN_RCNN_PARTS)); /* from here on */
     if (can_capture(r, &maps, &options))
-        MABN_TRY(rcnn_graph_run(r, key_of(r), &t->no_graphs, [&] { return queue(r, images); }));
+        MABN_TRY(
+            rcnn_graph_run(r, key_of(r), &r->train->no_graphs, [&] { return queue(r, images); }));
     else
         MABN_TRY(queue(r, images));
     count_plans(r);
-    MABN_TRY(mabn_cuda_copy_out(r->device, slot->results, t->now.results, sizeof *slot->results,
-                                mabn_cuda_stream(r->device)));
-    MABN_TRY(mabn_cuda_event_record(slot->done, mabn_cuda_stream(r->device)));
-    t->begun++;
-    return MABN_OK;
+    return mabn_rcnn_cuda_measure_end(r);
 }
 
 mabn_status mabn_rcnn_cuda_result(struct mabn_rcnn *r, struct mabn_rcnn_figures *f)
 {
-    struct rcnn_train *t = r->train;
-    const struct slot *slot = &t->slots[t->fetched % SLOTS];
-    MABN_TRY(mabn_cuda_event_wait(slot->done));
-    const struct results *from = &(t->last = *slot->results);
-    memcpy(f->loss, from->loss, sizeof f->loss);
-    f->rpn_sampled = from->rpn_sampled;
-    f->rpn_positives = from->rpn_positives;
-    f->proposals = from->proposals;
-    f->boxes = from->boxes;
-    f->positives = from->positives;
+    const struct rcnn_train *t = r->train;
+    MABN_TRY(mabn_rcnn_cuda_measured(r, f));
+    f->rpn_sampled = t->last.rpn_sampled;
+    f->rpn_positives = t->last.rpn_positives;
+    f->proposals = t->last.proposals;
+    f->boxes = t->last.boxes;
+    f->positives = t->last.positives;
     for (int i = 1; i < t->mark_count; i++) {
         double seconds;
         MABN_TRY(mabn_cuda_event_seconds(&seconds, t->marks[i - 1], t->marks[i]));
         f->seconds[t->parts[i]] += seconds;
     }
-    t->fetched++;
     return MABN_OK;
 }
 
 int mabn_rcnn_cuda_behind(const struct mabn_rcnn *r)
 {
     return r->train ? (int)(r->train->begun - r->train->fetched) : 0;
+}
+
+/* ---- losses in testing ---- */
+
+bool mabn_rcnn_cuda_measures(struct mabn_rcnn *r)
+{
+    const struct mabn_proposal_options options = mabn_rcnn_proposal_options(r, true);
+    struct mabn_rpn_maps maps;
+    if (r->mask_net && r->convention->mask == MABN_MASK_SOFT) return false;
+    return !mabn_rcnn_find_maps(r, &maps, false) && mabn_cuda_proposals_fit(&maps, &options);
+}
+
+mabn_status mabn_rcnn_cuda_measure_begin(struct mabn_rcnn *r, const struct mabn_rcnn_image *images)
+{
+    return set_out(r, false, images, 0);
+}
+
+/* The plans run again without targets. */
+static void forget_rpn_targets(struct mabn_rcnn *r)
+{
+    const struct mabn_net_sigmoid_targets objectness = {};
+    const struct mabn_net_box_targets boxes = {};
+    for (int l = 0; l < MABN_DETECTOR_LEVELS; l++)
+        set_level_targets(r, l, &objectness, &boxes);
+}
+
+static void forget_head_targets(struct mabn_rcnn *r)
+{
+    const struct mabn_net_box_targets boxes = {};
+    const struct mabn_net_sigmoid_targets masks = {};
+    struct mabn_net_labels labels = {};
+    labels.on_device = true; /* none there either: the plan's own */
+    mabn_net_set_labels(r->box_net, "loss_classifier", &labels);
+    mabn_net_set_box_targets(r->box_net, "loss_box_reg", &boxes);
+    if (r->mask_net) mabn_net_set_sigmoid_targets(r->mask_net, "loss_mask", &masks);
+}
+
+mabn_status mabn_rcnn_cuda_measure_body(struct mabn_rcnn *r)
+{
+    const mabn_status status = run_body(r);
+    forget_rpn_targets(r);
+    return status;
+}
+
+static mabn_status run_heads(struct mabn_rcnn *r)
+{
+    MABN_TRY(propose(r, NULL));
+    MABN_TRY(make_targets(r));
+    MABN_TRY(run_boxes(r));
+    return r->mask_net ? run_masks(r) : MABN_OK;
+}
+
+mabn_status mabn_rcnn_cuda_measure_heads(struct mabn_rcnn *r)
+{
+    const mabn_status status = run_heads(r);
+    forget_head_targets(r);
+    return status ? status : gather(r);
+}
+
+mabn_status mabn_rcnn_cuda_measure_body_now(struct mabn_rcnn *r,
+                                            const struct mabn_rcnn_image *images)
+{
+    MABN_TRY(set_out(r, true, images, 0));
+    MABN_TRY(ready_plans(r));
+    return mabn_rcnn_cuda_measure_body(r);
+}
+
+mabn_status mabn_rcnn_cuda_measure_heads_now(struct mabn_rcnn *r, struct mabn_rcnn_figures *f)
+{
+    const struct slot *slot = &r->train->slots[APART];
+    MABN_TRY(mabn_rcnn_cuda_measure_heads(r));
+    MABN_TRY(send_results(r, slot));
+    return fetch_results(r, slot, f);
 }
 
 /* ---- for tests ---- */

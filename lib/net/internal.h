@@ -81,8 +81,6 @@ struct node_kind {
     void (*join)(struct mabn_net *net, int node);
     /* Its share of what mabn_net_node_at tells: the fields that not all kinds have. */
     void (*attributes)(const struct node *node, struct mabn_net_node *told);
-    /* As mabn_net_cuts_batch, of one node. NULL: it does not. */
-    bool (*cuts_batch)(const struct mabn_net *net, const struct node *node);
     /* The bytes it moves and the operations it does, for mabn_net_time_layers. */
     void (*describe)(const struct mabn_net *net, const struct node *node,
                      const struct net_layer_time *time, struct mabn_net_layer *layer);

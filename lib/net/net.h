@@ -232,8 +232,6 @@ bool mabn_net_takes_bytes(const struct mabn_net *net);
 int mabn_net_batch(const struct mabn_net *net);
 enum mabn_net_precision mabn_net_precision_of(const struct mabn_net *net); /* never auto */
 int mabn_net_classes(const struct mabn_net *net);
-/* Whether a norm over the batch takes it in several runs (norm/norm.h). */
-bool mabn_net_cuts_batch(const struct mabn_net *net);
 struct mabn_shape mabn_net_input_shape(const struct mabn_net *net);
 
 /* Outputs and losses. Training: batch statistics, and the norms' moving state advances. Inference:

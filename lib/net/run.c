@@ -281,15 +281,6 @@ int mabn_net_classes(const struct mabn_net *net)
     return (int)net->nodes[net->output].c;
 }
 
-bool mabn_net_cuts_batch(const struct mabn_net *net)
-{
-    for (int i = 0; i < net->node_count; i++) {
-        const struct node *node = &net->nodes[i];
-        if (node->kind->cuts_batch && node->kind->cuts_batch(net, node)) return true;
-    }
-    return false;
-}
-
 struct mabn_shape mabn_net_input_shape(const struct mabn_net *net)
 {
     const struct mabn_net_options *o = &net->options;

@@ -374,7 +374,8 @@ static void test_ranks(void)
     for (int step = 0; step < STEPS; step++) {
         fill(halves, step);
         must(mabn_net_step(halves, NULL));
-        tap_fails(mabn_net_step(halves, NULL), MABN_ERR_ARG, "not fetched", "no second step");
+        if (!step)
+            tap_fails(mabn_net_step(halves, NULL), MABN_ERR_ARG, "not fetched", "no second step");
         must(mabn_net_result(halves, &r));
         losses.push_back((float)mabn_net_loss_of(halves, "loss"));
         must(mabn_net_update(halves, &sgd));

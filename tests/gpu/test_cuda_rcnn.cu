@@ -7,6 +7,7 @@
 #include "harness.h"
 #include "image/finish.h"
 #include "model/rcnn.h"
+#include "told.h"
 
 enum { CLASSES = 3, SIDE = 64, LONG = 96 };
 
@@ -17,7 +18,7 @@ static void must(mabn_status status)
     if (status) MABN_BUG("%s", mabn_error_message());
 }
 
-static struct mabn_detector describe(const char *norm)
+static struct mabn_detector describe(const char *norm, int norm_batch = 0)
 {
     struct mabn_detector d;
     struct mabn_norm_options *norms[8];
@@ -26,6 +27,8 @@ static struct mabn_detector describe(const char *norm)
     const int count = mabn_detector_norms(&d, norms);
     for (int i = 0; i < count; i++)
         norms[i]->groups = 4;
+    for (int i = 0; i < count; i++)
+        norms[i]->norm_batch = norm_batch;
     d.classes = CLASSES;
     d.body.base_width = 8;
     d.fpn_width = d.box_conv_width = d.mask_width = 8;
@@ -149,18 +152,38 @@ static std::string words(const struct mabn_rcnn_found *found)
 
 enum way { ALONE, LATE, TIMED };
 
+/* What is true of a picture. */
+static const float boxes[] = {4, 6, 30, 40, 20, 20, 60, 50};
+static const int32_t labels[] = {1, 3};
+static const uint32_t first_polygon[] = {0, 1, 2}, first_number[] = {0, 8, 14};
+static const float numbers[] = {4, 6, 30, 6, 30, 40, 4, 40, 20, 20, 60, 20, 40, 50};
+
+static void annotate(struct mabn_rcnn_image *image, int count)
+{
+    image->count = count;
+    image->boxes = boxes;
+    image->labels = labels;
+    image->first_polygon = first_polygon;
+    image->first_number = first_number;
+    image->numbers = numbers;
+}
+
 struct testing {
     struct mabn_rcnn *rcnn;
     bool raw;
     struct mabn_rcnn_found found = {};
     std::vector<std::string> all;
+    std::vector<double> losses;
 
-    testing(const struct mabn_detector &d, const params &p, enum way way)
+    testing(const struct mabn_detector &d, const params &p, enum way way, bool measures = false,
+            struct mabn_device *device = gpu)
     {
         struct mabn_rcnn_options options = {};
         options.images = 1;
-        raw = way != TIMED;
-        must(mabn_rcnn_new(&rcnn, gpu, &d, p.p, &options));
+        options.losses = measures;
+        options.seed = 1;
+        must(mabn_rcnn_new(&rcnn, device, &d, p.p, &options));
+        raw = way != TIMED && mabn_rcnn_takes_raw(rcnn);
         mabn_rcnn_time_parts(rcnn, way == TIMED);
     }
     ~testing()
@@ -174,6 +197,8 @@ struct testing {
         const struct mabn_rcnn_size original = {2 * shapes[k].width - 6, 2 * shapes[k].height};
         image.width = shapes[k].width - 3;
         image.height = shapes[k].height;
+        image.number = (uint64_t)k;
+        annotate(&image, k % 3); /* the first of nothing */
         must(fill(rcnn, k, 1, raw));
         must(mabn_rcnn_detect_begin(rcnn, &image, &original));
     }
@@ -182,21 +207,19 @@ struct testing {
         struct mabn_rcnn_figures figures;
         must(mabn_rcnn_detect_result(rcnn, &found, &figures));
         all.push_back(words(&found));
+        losses.insert(losses.end(), figures.loss, figures.loss + MABN_RCNN_LOSSES);
+    }
+    void all_shapes(enum way way)
+    {
+        const int n = (int)(sizeof shapes / sizeof *shapes);
+        for (int k = 0; k < n; k++) {
+            if (mabn_rcnn_behind(rcnn) == (way == LATE ? mabn_rcnn_depth(rcnn) : 1)) result();
+            begin(k);
+        }
+        while (mabn_rcnn_behind(rcnn))
+            result();
     }
 };
-
-static std::vector<std::string> detect(const struct mabn_detector &d, const params &p, enum way way)
-{
-    struct testing t(d, p, way);
-    const int n = (int)(sizeof shapes / sizeof *shapes);
-    for (int k = 0; k < n; k++) {
-        if (mabn_rcnn_behind(t.rcnn) == (way == LATE ? mabn_rcnn_depth(t.rcnn) : 1)) t.result();
-        t.begin(k);
-    }
-    while (mabn_rcnn_behind(t.rcnn))
-        t.result();
-    return t.all;
-}
 
 /* One after another of the allocations that a new shape needs finds no memory. Then the plan of another shape
  * goes; where there is none the failure is told. Either way the next pictures come out right. */
@@ -235,24 +258,50 @@ static void test_short_of_memory(void)
            wrong);
 }
 
-static void test_late(const char *name, bool ties)
+/* The largest difference between losses, and whether there are any. */
+static double differ(const std::vector<double> &a, const std::vector<double> &b)
+{
+    double worst = a.size() == b.size() && !a.empty() ? 0 : 1, sum = 0;
+    for (size_t i = 0; i < a.size() && i < b.size(); i++) {
+        worst = fmax(worst, fabs(a[i] - b[i]) / (1e-3 + fabs(b[i])));
+        sum += b[i];
+    }
+    return sum > 0 ? worst : 1;
+}
+
+/* Without losses and with them, as a validation has them; ties have the host decide. */
+static void test_late(const char *name, bool ties, bool measures)
 {
     struct mabn_detector d = describe("mabn");
     if (ties) d.test = {60, 10, 10};
     const params p(gpu, d, false);
     if (ties) p.change("roi_heads.box.predictor.cls_score.weight", 0, 0);
-    const std::vector<std::string> want = detect(d, p, TIMED);
+    struct testing timed(d, p, TIMED, measures), alone(d, p, ALONE, measures),
+        late(d, p, LATE, measures);
+    timed.all_shapes(TIMED);
     size_t detections = 0;
-    for (const std::string &w : want)
+    for (const std::string &w : timed.all)
         for (char c : w)
             detections += c == '\n';
     tap_ok(ties ? detections > sizeof shapes / sizeof *shapes * (size_t)d.detections
                 : detections > 20,
            "%s: %zu detections", name, detections);
-    tap_ok(detect(d, p, ALONE) == want, "%s: as graphs, the same bits", name);
+    if (!measures) {
+        alone.all_shapes(ALONE);
+        tap_ok(alone.all == timed.all, "%s: as graphs, the same bits", name);
+    }
     gpu_late(true);
-    tap_ok(detect(d, p, LATE) == want, "%s: asked for late, and the work done late", name);
+    late.all_shapes(LATE);
     gpu_late(false);
+    tap_ok(late.all == timed.all, "%s: asked for late, and the work done late", name);
+    if (!measures) return;
+    const params here(cpu, d, false);
+    if (ties) here.change("roi_heads.box.predictor.cls_score.weight", 0, 0);
+    struct testing want(d, here, ALONE, true, cpu);
+    want.all_shapes(ALONE);
+    const double worst = differ(late.losses, want.losses);
+    tap_ok(worst < 1e-4, "%s: losses within %.1e of the CPU's", name, worst);
+    tap_ok(late.losses == timed.losses, "%s: losses late and as graphs, the same bits", name);
 }
 
 /* What a picture under way leaves when nobody asks for its detections. */
@@ -276,32 +325,24 @@ static void test_abandoned(void)
 
 /* ---- training ---- */
 
-static const float boxes[] = {4, 6, 30, 40, 20, 20, 60, 50};
-static const int32_t labels[] = {1, 3};
-static const uint32_t first_polygon[] = {0, 1, 2}, first_number[] = {0, 8, 14};
-static const float numbers[] = {4, 6, 30, 6, 30, 40, 4, 40, 20, 20, 60, 20, 40, 50};
-
 static void step(struct mabn_rcnn *rcnn, int number, struct mabn_rcnn_figures *f)
 {
     struct mabn_rcnn_image images[2] = {};
     for (int i = 0; i < 2; i++) {
         images[i].number = (uint64_t)i;
         images[i].width = images[i].height = SIDE;
-        images[i].count = i ? 2 : 1;
-        images[i].boxes = boxes;
-        images[i].labels = labels;
-        images[i].first_polygon = first_polygon;
-        images[i].first_number = first_number;
-        images[i].numbers = numbers;
+        annotate(&images[i], i ? 2 : 1);
     }
     must(fill(rcnn, 5, 2, mabn_rcnn_takes_raw(rcnn)));
     must(mabn_rcnn_step(rcnn, images, (uint64_t)number, f));
 }
 
 static std::vector<double> losses(struct mabn_device *device, const struct mabn_detector &d,
-                                  enum mabn_net_precision precision, int steps)
+                                  enum mabn_net_precision precision, int steps,
+                                  struct told *told = NULL)
 {
     const params p(device, d, true);
+    const struct mabn_norm_sync sync = told_sync();
     struct mabn_rcnn_options options = {};
     struct mabn_rcnn *rcnn;
     struct mabn_params_sgd sgd = {};
@@ -310,9 +351,12 @@ static std::vector<double> losses(struct mabn_device *device, const struct mabn_
     options.images = 2;
     options.precision = precision;
     options.seed = 1;
+    if (told) options.sync = &sync;
     sgd.lr = 0.001;
     sgd.momentum = 0.9;
     must(mabn_rcnn_new(&rcnn, device, &d, p.p, &options));
+    if (told) told->device = device;
+    if (told) mabn_rcnn_tell_gradients(rcnn, told_ready, told);
     for (int k = 0; k < steps; k++) {
         struct mabn_rcnn_figures f;
         step(rcnn, k, &f);
@@ -357,12 +401,16 @@ static void test_measures(void)
 
 /* The third step is a graph's. What is sampled may differ from the first rounding on: only the sum of the
  * losses is compared, and in a type of 2 bytes only as the order of magnitude. */
-static void test_steps(const char *norm, enum mabn_net_precision precision, double tolerance)
+static void test_steps(const char *norm, enum mabn_net_precision precision, double tolerance,
+                       int norm_batch = 0, bool ranks = false)
 {
-    const struct mabn_detector d = describe(norm);
+    const struct mabn_detector d = describe(norm, norm_batch);
     const int steps = 3;
-    const std::vector<double> want = losses(cpu, d, MABN_NET_FP32, steps);
-    const std::vector<double> got = losses(gpu, d, precision, steps);
+    struct told here, there;
+    const std::vector<double> want = losses(cpu, d, MABN_NET_FP32, steps, ranks ? &here : NULL);
+    const uint64_t before = gpu_launches("gather_kernel");
+    const std::vector<double> got = losses(gpu, d, precision, steps, ranks ? &there : NULL);
+    const uint64_t launches = gpu_launches("gather_kernel") - before;
     double worst = 0;
     for (int n = 0; n < steps; n++) {
         double a = 0, b = 0;
@@ -375,6 +423,10 @@ static void test_steps(const char *norm, enum mabn_net_precision precision, doub
     }
     tap_ok(worst <= tolerance, "%s in %s: losses of %d steps within %.1e of the CPU's", norm,
            mabn_net_precision_name(precision), steps, worst);
+    tap_ok(!launches || launches == 2, "the third is the graph of the second");
+    if (ranks)
+        tap_ok(here.backwards == steps && there.backwards == 2 && there.again == 2,
+               "gradients are told once they are there, or again");
 }
 
 int main(void)
@@ -382,8 +434,9 @@ int main(void)
     if (!gpu_ready()) return tap_done();
     must(mabn_device_open(&gpu, "cuda", 1));
     must(mabn_device_open(&cpu, "cpu", 1));
-    test_late("a detector", false);
-    test_late("ties", true);
+    test_late("a detector", false, false);
+    test_late("a detector with losses", false, true);
+    test_late("ties, with losses", true, true);
     test_abandoned();
     test_short_of_memory();
     test_measures();
@@ -391,7 +444,8 @@ int main(void)
     test_steps("bn", MABN_NET_TF32, 2e-2);
     test_steps("gn", MABN_NET_FP16, 2e-2);
     test_steps("body=frozen,fpn=none,heads=none", MABN_NET_BF16, 5e-2);
-    test_steps("syncbn", MABN_NET_FP32, 1e-4);
+    test_steps("mabn", MABN_NET_FP32, 1e-4, 4);
+    test_steps("syncbn", MABN_NET_FP32, 1e-4, 0, true);
     mabn_device_free(gpu);
     mabn_device_free(cpu);
     return tap_done();

@@ -74,15 +74,6 @@ static void attributes(const struct node *node, struct mabn_net_node *told)
     told->relu = node->io.relu;
 }
 
-/* Only norms over the batch take it in runs. They are those that fold. */
-static bool cuts_batch(const struct mabn_net *net, const struct node *node)
-{
-    const enum mabn_norm_kind kind = node->norm.options.kind;
-    const int batch = net->options.batch;
-    return mabn_norm_measures(kind) && mabn_norm_folds(kind) &&
-           mabn_norm_run_samples(&node->norm, batch) < batch;
-}
-
 /* ---- on the CPU ---- */
 
 static void bind_gradients(struct mabn_net *net, struct node *node)
@@ -211,7 +202,6 @@ const struct node_kind mabn_node_norm = {
     .one_type = true,
     .join = join,
     .attributes = attributes,
-    .cuts_batch = cuts_batch,
     .describe = describe,
     .cpu = &cpu,
 #if MABN_CUDA
