@@ -28,6 +28,7 @@ enum {
     TENSOR_FLOATS = 4,
     TENSOR_NAME = 8,
     TENSOR_RAW = 9,
+    TENSOR_DOUBLES = 10,
     TENSOR_EXTERNAL = 13,
     TENSOR_LOCATION = 14,
     WIRE_VARINT = 0,
@@ -199,6 +200,7 @@ static mabn_status read_tensor_field(const struct cursor *c, struct tensor *t,
         t->name = NULL;
         return field_text(c, f, MABN_WEIGHT_MAX_NAME, &t->name);
     case TENSOR_FLOATS:
+    case TENSOR_DOUBLES:
     case TENSOR_RAW:
         if (f->wire != WIRE_BYTES) return damaged(c, "tensor data that are not packed");
         if (t->data.start) return damaged(c, "a tensor with data twice");
@@ -231,6 +233,9 @@ struct renames {
     /* Tensors of equal values are written once; an Identity node gives them their other names. */
     struct renamed shared[MAX_SHARED];
     size_t n_shared;
+    size_t constants; /* nodes that hold a tensor themselves */
+    size_t unread;    /* initialisers of types, or in forms, that are not read */
+    char *first_unread;
 };
 
 static void release_list(struct renamed *items, size_t count)
@@ -245,6 +250,7 @@ static void release_renames(struct renames *r)
 {
     release_list(r->items, r->count);
     release_list(r->shared, r->n_shared);
+    free(r->first_unread);
     free(r);
 }
 
@@ -317,6 +323,7 @@ static mabn_status read_node(struct renames *r, struct cursor c)
         add_rename(r, inputs[1], module, "weight");
         add_rename(r, inputs[2], module, "bias");
     }
+    r->constants += op && !strcmp(op, "Constant");
     if (!status && op && !strcmp(op, "Identity")) add_shared(r, inputs[0], output);
     free(module);
     free(name);
@@ -365,6 +372,11 @@ static mabn_status add_names(struct mabn_weights *w, struct renames *r, enum mab
     return status;
 }
 
+static void leave_out(struct renames *r, const struct tensor *t)
+{
+    if (!r->unread++) r->first_unread = mabn_xstrdup(t->name ? t->name : "");
+}
+
 static mabn_status add_tensor(struct mabn_weights *w, const struct cursor *c, struct renames *r,
                               const struct tensor *t)
 {
@@ -375,15 +387,17 @@ static mabn_status add_tensor(struct mabn_weights *w, const struct cursor *c, st
         if (!mabn_shape_count(&t->shape, &count) ||
             !mabn_size_mul(count, mabn_dtype_size(types[i].dtype), &bytes))
             return damaged(c, "an impossible shape");
+        if (!t->data.start && bytes) break; /* as varints, which no exporter uses for weights */
         if (t->data.length != bytes ||
-            (t->data.number == TENSOR_FLOATS && types[i].dtype != MABN_DTYPE_F32))
+            (t->data.number == TENSOR_FLOATS && types[i].dtype != MABN_DTYPE_F32) ||
+            (t->data.number == TENSOR_DOUBLES && types[i].dtype != MABN_DTYPE_F64))
             return mabn_fail(MABN_ERR_UNSUPPORTED,
                              "'%s': initialiser '%s' has %llu bytes of data instead of %zu",
                              w->source.name, t->name, (unsigned long long)t->data.length, bytes);
         return add_names(w, r, types[i].dtype, t, bytes);
     }
-    return mabn_fail(MABN_ERR_UNSUPPORTED, "'%s': initialiser '%s' is of a type not supported here",
-                     w->source.name, t->name ? t->name : "");
+    leave_out(r, t);
+    return MABN_OK;
 }
 
 static mabn_status read_tensor(struct mabn_weights *w, struct renames *r, struct cursor c)
@@ -417,6 +431,16 @@ static mabn_status read_graph(struct mabn_weights *w, struct cursor c)
     while (!status && !(status = next_field(&c, &f, &more)) && more)
         if (f.number == GRAPH_INITIALIZER && f.wire == WIRE_BYTES)
             status = read_tensor(w, r, enter(&c, &f));
+    if (!status && r->unread)
+        mabn_weights_remark(w,
+                            "skipped %zu initialiser%s of types or forms that are not read; the "
+                            "first is '%s'",
+                            r->unread, r->unread == 1 ? "" : "s", r->first_unread);
+    if (!status && !w->count && r->constants)
+        status = mabn_fail(MABN_ERR_UNSUPPORTED,
+                           "'%s' has its tensors in %zu Constant nodes, which are not read: export "
+                           "it with initialisers",
+                           w->source.name, r->constants);
     release_renames(r);
     return status;
 }

@@ -1062,3 +1062,75 @@ other.h5| is not a mabn checkpoint
 END
     fails 1 "cannot open 'folder': it is a folder, a file is expected" mabn-convert folder -o out.h5
 }
+
+@test "ONNX of other makers: other forms of numbers, other types, constants" {
+    mabn-init cifar-resnet8 --classes 4 --norm bn -o net.h5
+    mabn-convert -q net.h5 -o net.onnx
+    # a second graph's worth of fields: initialisers that are appended to the graph
+    $PYTHON - <<'END'
+def varint(n):
+    out = b""
+    while n > 127:
+        out, n = out + bytes([n & 127 | 128]), n >> 7
+    return out + bytes([n])
+def field(number, data):
+    return varint(number << 3 | 2) + varint(len(data)) + data
+def number(n, value):
+    return varint(n << 3) + varint(value)
+def fields(data):
+    at = 0
+    def get():
+        nonlocal at
+        n = shift = 0
+        while True:
+            b = data[at]; at += 1
+            n |= (b & 127) << shift; shift += 7
+            if b < 128: return n
+    while at < len(data):
+        start, key = at, get()
+        if key & 7 == 2:
+            n = get(); at += n
+            yield key >> 3, data[at - n:at], data[start:at]
+        else:
+            get()
+            yield key >> 3, None, data[start:at]
+model = open("net.onnx", "rb").read()
+def write(name, change):
+    out = b""
+    for k, value, whole in fields(model):
+        out += field(7, change(value)) if k == 7 else whole
+    open(name, "wb").write(out)
+shape = number(1, 2) + number(2, 7) + field(7, b"\1\2") + field(8, b"shape") # int64 as varints
+words = number(1, 1) + number(2, 8) + field(6, b"word") + field(8, b"words") # text
+write("more.onnx", lambda g: g + field(5, shape) + field(5, words))
+def doubles(g): # float32 numbers as float64 in double_data
+    import struct
+    out = b""
+    for k, value, whole in fields(g):
+        if k == 5:
+            tensor = b""
+            for n, v, w in fields(value):
+                if n == 2: w = number(2, 11)
+                if n in (4, 9): w = field(10, struct.pack("<%dd" % (len(v) // 4), *struct.unpack("<%df" % (len(v) // 4), v)))
+                tensor += w
+            whole = field(5, tensor)
+        out += whole
+    return out
+write("double.onnx", doubles)
+def constants(g): # no initialisers, but nodes with a tensor
+    out = b""
+    for k, value, whole in fields(g):
+        out += field(1, field(2, b"c") + field(4, b"Constant")) if k == 5 else whole
+    return out
+write("constant.onnx", constants)
+END
+    run mabn-convert more.onnx -o more.h5
+    assert_success
+    assert_output --partial "skipped 2 initialisers of types or forms that are not read; the first is 'shape'"
+    mabn-convert -q double.onnx -o double.h5
+    for f in more double; do
+        run mabn-convert --check net.h5 $f.h5
+        assert_success
+    done
+    fails 1 "'constant.onnx' has its tensors in 47 Constant nodes, which are not read: export it with initialisers" mabn-convert constant.onnx -o c.h5
+}
