@@ -863,7 +863,7 @@ static void test_live_ranks(bool reference, double other_rows)
         compare_state(&verdict, l, got.state.values());
     }
     gpu_order(0);
-    char title[80];
+    char title[160];
     snprintf(title, sizeof title,
              "SyncBN%s of samples that the device counts, the other rank's %g rows",
              reference ? " by the reference's rule" : "", other_rows);
