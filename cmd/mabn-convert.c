@@ -157,10 +157,13 @@ static mabn_status complain(const struct mabn_convert *c, const char *path)
         return mabn_fail(MABN_ERR_MISMATCH,
                          "'%s' is not a known network (--as-is changes the container only)", path);
     if (!count || o.partial) return MABN_OK;
-    return mabn_fail(MABN_ERR_MISMATCH,
-                     "'%s': %zu tensors are unmatched or missing (--partial continues, --list "
-                     "shows all, --as-is needs no network)",
-                     path, count);
+    const char *family = mabn_convert_other_family(c);
+    return mabn_fail(
+        MABN_ERR_MISMATCH,
+        "'%s': %zu tensors are unmatched or missing%s%s%s (--partial continues, --list "
+        "shows all, --as-is needs no network)",
+        path, count, family ? ": it looks like " : "", family ? family : "",
+        family ? ", which is not read" : "");
 }
 
 static mabn_status write_output(struct mabn_convert *c, const char *path,

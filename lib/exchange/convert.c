@@ -60,9 +60,10 @@ static mabn_status check_dim(const struct mabn_convert *c, const char *name, int
     const struct item *item = mabn_convert_find(c, name);
     int64_t have = mabn_convert_dim(c, name, axis);
     if (!item || have == want) return MABN_OK;
-    return mabn_fail(MABN_ERR_MISMATCH, "'%s': '%s' has %lld where a %s of width %d has %lld",
+    return mabn_fail(MABN_ERR_MISMATCH, "'%s': '%s' has %lld where a %s of width %d has %lld%s",
                      mabn_weights_path(c->source), mabn_convert_tensor(c, item)->name,
-                     (long long)have, c->model.arch, c->model.base_width, (long long)want);
+                     (long long)have, c->model.arch, c->model.base_width, (long long)want,
+                     strstr(name, "conv2") ? " (ResNeXt and wide ResNets are not read)" : "");
 }
 
 /* Before a network is built from a file's description, check that its first and widest tensors
@@ -765,6 +766,28 @@ void mabn_convert_list(const struct mabn_convert *c, struct mabn_str *tsv)
 static bool is_unmatched(const struct mabn_convert *c, const struct item *item)
 {
     return !item->used && !item->ignored && mabn_convert_tensor(c, item)->part == MABN_WEIGHT_MODEL;
+}
+
+const char *mabn_convert_other_family(const struct mabn_convert *c)
+{
+    static const struct {
+        const char *part, *family;
+    } families[] = {
+        {"neck.lateral_convs.", "a detector of mmdetection"},
+        {"neck.fpn_convs.", "a detector of mmdetection"},
+        {"bbox_head.", "a detector of mmdetection"},
+        {"transformer.encoder.", "a detector like DETR"},
+        {"dfl.conv.weight", "a YOLO of ultralytics"},
+        {"class_token", "a vision transformer"},
+        {"cls_token", "a vision transformer"},
+        {"features.0.", "a network like VGG, MobileNet, EfficientNet or DenseNet"},
+    };
+    for (size_t i = 0; i < c->item_count; i++)
+        for (size_t k = 0; k < sizeof families / sizeof *families; k++)
+            if (is_unmatched(c, &c->items[i]) &&
+                strstr(mabn_convert_tensor(c, &c->items[i])->name, families[k].part))
+                return families[k].family;
+    return NULL;
 }
 
 static void add_rest(struct mabn_str *lines, const char *kind, size_t count, size_t limit)

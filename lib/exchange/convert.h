@@ -65,6 +65,9 @@ void mabn_convert_free(struct mabn_convert *c); /* NULL is fine */
 
 /* A TSV table: source name, shape, type, our name ("-": no place; a missing one has source "-"). */
 void mabn_convert_list(const struct mabn_convert *c, struct mabn_str *tsv);
+/* The family of networks that unmatched names are of, where it is one that is not read: "a detector of
+ * mmdetection"; NULL: unknown. */
+const char *mabn_convert_other_family(const struct mabn_convert *convert);
 /* One line for each unmatched and each missing tensor, at most `limit` of each kind and then their
  * number (0: all); how many of both. */
 size_t mabn_convert_complain(const struct mabn_convert *c, size_t limit, struct mabn_str *lines);

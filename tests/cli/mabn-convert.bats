@@ -1134,3 +1134,34 @@ END
     done
     fails 1 "'constant.onnx' has its tensors in 47 Constant nodes, which are not read: export it with initialisers" mabn-convert constant.onnx -o c.h5
 }
+
+@test "networks of other families are refused by name" {
+    $PYTHON - <<'END'
+import json, struct
+def save(name, **shapes):
+    head, at, data = {}, 0, b""
+    for k, shape in shapes.items():
+        n = 4
+        for v in shape: n *= v
+        head[k], at = {"dtype": "F32", "shape": shape, "data_offsets": [at, at + n]}, at + n
+        data += bytes(n)
+    text = json.dumps(head).encode()
+    open(name + ".safetensors", "wb").write(struct.pack("<Q", len(text)) + text + data)
+save("mm", **{"backbone.conv1.weight": [8, 3, 7, 7], "neck.lateral_convs.0.conv.weight": [4, 8, 1, 1]})
+save("detr", **{"transformer.encoder.layers.0.norm1.weight": [8], "class_embed.bias": [3]})
+save("yolo", **{"model.22.dfl.conv.weight": [1, 16, 1, 1], "model.0.conv.weight": [8, 3, 3, 3]})
+save("vit", **{"class_token": [1, 1, 8], "conv_proj.bias": [8]})
+save("mobile", **{"features.0.0.weight": [8, 3, 3, 3], "classifier.3.bias": [4]})
+END
+    said() {
+        run --separate-stderr mabn-convert "$1.safetensors" -o out.h5
+        assert_failure
+        [[ ${stderr##*$'\n'} == *"it looks like $2, which is not read (--partial"* ]]
+        assert_not_exist out.h5
+    }
+    said mm "a detector of mmdetection"
+    said detr "a detector like DETR"
+    said yolo "a YOLO of ultralytics"
+    said vit "a vision transformer"
+    said mobile "a network like VGG, MobileNet, EfficientNet or DenseNet"
+}
