@@ -722,7 +722,7 @@ END
     assert_success
     [ -z "$stderr" ]
     assert_line --index 0 --partial "= 1.000" # the first takes the one that does not count
-    sed 's/"keypoints": \[\]/"keypoints": [1, 2, 3]/' people.json >odd.json
+    sed 's/"num_keypoints": 0, "keypoints": \[\]/"num_keypoints": 1, "keypoints": [1, 2, 3]/' people.json >odd.json
     fails 1 "expected 17 keypoints, found 1" mabn-score coco -t keypoints odd.json found.json
 }
 
