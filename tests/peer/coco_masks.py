@@ -21,14 +21,14 @@ rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 20000
 folder = tempfile.TemporaryDirectory()
 library = folder.name + "/libmask.so"
 objects = [f"{build}/lib/coco/mask.o"] + glob.glob(f"{build}/lib/base/*.o")
-subprocess.run(["cc", "-shared", "-fopenmp", "-o", library, *objects, "-lm"], check=True)
+subprocess.run(["cc", "-shared", "-fopenmp", "-o", library, *objects, "-lxxhash", "-lm"], check=True)
 ours = ctypes.CDLL(library)
 
 
 class Rle(ctypes.Structure):
     _fields_ = [("height", ctypes.c_uint32), ("width", ctypes.c_uint32),
                 ("counts", ctypes.POINTER(ctypes.c_uint32)), ("count", ctypes.c_size_t),
-                ("capacity", ctypes.c_size_t)]
+                ("capacity", ctypes.c_size_t), ("missing", ctypes.c_uint32)]
 
 
 class Str(ctypes.Structure):
