@@ -456,19 +456,31 @@ static mabn_status pass_run(struct pass *p, struct mabn_conv *c, void *const ten
 static struct mabn_winograd tiles_shape(const struct mabn_conv *c, bool to_data)
 {
     const struct mabn_conv_shape *s = &c->shape;
-    return (struct mabn_winograd){s->n,
-                                  s->h,
-                                  s->w,
-                                  to_data ? s->out : s->in,
-                                  to_data ? s->in : s->out,
-                                  mabn_device_threads(c->device)};
+    return (struct mabn_winograd){.n = s->n,
+                                  .h = s->h,
+                                  .w = s->w,
+                                  .in = to_data ? s->out : s->in,
+                                  .out = to_data ? s->in : s->out,
+                                  .threads = mabn_device_threads(c->device)};
+}
+
+/* How many outputs are computed at a time in training, so that the weights in use, which are four times the
+ * layer's, take no more than 10 MiB where halves make it possible. */
+static int64_t tiles_part(const struct mabn_winograd *shape)
+{
+    struct mabn_winograd s = *shape;
+    s.part = s.out;
+    while (mabn_winograd_weights_bytes(&s) > (size_t)10 << 20 && s.part % 32 == 0)
+        s.part /= 2;
+    return s.part;
 }
 
 /* Scratch: the weights as they are used, but for packed ones, then that of the products. */
 static void tiles_init(struct pass *p, const struct mabn_conv *c, int which)
 {
-    const struct mabn_winograd s = tiles_shape(c, which == TO_DATA);
+    struct mabn_winograd s = tiles_shape(c, which == TO_DATA);
     const bool packed = which == FORWARD && !c->options.training;
+    if (!packed) s.part = tiles_part(&s);
     p->bytes[WEIGHTS] = mabn_winograd_weights_bytes(&s);
     p->pad_offset = which == TO_WEIGHTS || packed ? 0 : round64(p->bytes[WEIGHTS]);
     p->scratch =
@@ -481,10 +493,26 @@ static void tiles_run(const struct mabn_conv *c, int which, float *to, const flo
                       const float *weight, const float *packed, const struct mabn_winograd_end *end,
                       void *scratch)
 {
-    const struct mabn_winograd layer = tiles_shape(c, false), s = tiles_shape(c, which == TO_DATA);
-    if (!packed) mabn_winograd_weights(scratch, weight, &layer, which == TO_DATA);
-    mabn_winograd_run(to, from, packed ? packed : scratch, &s, end,
-                      (char *)scratch + c->pass[which].pad_offset);
+    struct mabn_winograd layer = tiles_shape(c, false), s = tiles_shape(c, which == TO_DATA);
+    char *products = (char *)scratch + c->pass[which].pad_offset;
+    if (packed) {
+        mabn_winograd_run(to, from, packed, &s, end, products);
+        return;
+    }
+    s.part = layer.part = tiles_part(&s);
+    for (; s.first < s.out; s.first += s.part) {
+        layer.first = s.first;
+        mabn_winograd_weights(scratch, weight, &layer, which == TO_DATA);
+        mabn_winograd_run(to, from, scratch, &s, end, products);
+    }
+}
+
+static void tiles_gradient(const struct mabn_conv *c, float *dweight, const float *x,
+                           const float *dy, void *scratch)
+{
+    struct mabn_winograd s = tiles_shape(c, false);
+    for (s.part = tiles_part(&s); s.first < s.out; s.first += s.part)
+        mabn_winograd_gradient(dweight, x, dy, &s, scratch);
 }
 
 /* ---- the layer ---- */
@@ -1010,11 +1038,10 @@ mabn_status mabn_conv_backward_weights(struct mabn_conv *c, float *dweight, floa
     if (c->strategy[TO_WEIGHTS] == MATRIX && c->options.dtype == MABN_DTYPE_F32)
         return mabn_linear_backward_weights(dweight, dbias, x, dy, s->n * s->h * s->w, s->in,
                                             s->out);
-    const struct mabn_winograd tiles = tiles_shape(c, false);
     if (weights_in_parts(c))
         MABN_TRY(weights_of_parts(c, dweight, x, dy, scratch));
     else if (c->strategy[TO_WEIGHTS] == TILES)
-        mabn_winograd_gradient(dweight, x, dy, &tiles, scratch);
+        tiles_gradient(c, dweight, x, dy, scratch);
     else
         MABN_TRY(pass_run(&c->pass[TO_WEIGHTS], c, (void *[]){(void *)x, dweight, (void *)dy}, NULL,
                           false, false, scratch));

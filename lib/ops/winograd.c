@@ -51,6 +51,12 @@ static size_t place_stride(int64_t tiles, int64_t channels)
     return (size_t)(tiles * channels + LANES);
 }
 
+/* The outputs that are computed. */
+static int64_t outputs(const struct mabn_winograd *s)
+{
+    return s->part ? s->part : s->out;
+}
+
 static int64_t most_channels(const struct mabn_winograd *s)
 {
     return s->in > s->out ? s->in : s->out;
@@ -193,8 +199,8 @@ ALWAYS_INLINE void transform_y(float *y, const float *m, size_t place, int64_t t
     const int64_t top = tile % image / across * 4, left = tile % across * 4;
     const int64_t rows = s->h - top < 4 ? s->h - top : 4,
                   columns = s->w - left < 4 ? s->w - left : 4;
-    float *first = y + ((n * s->h + top) * s->w + left) * s->out;
-    for (int64_t c = 0; c < s->out; c += 8) {
+    float *first = y + ((n * s->h + top) * s->w + left) * s->out + s->first;
+    for (int64_t c = 0; c < outputs(s); c += 8) {
         vec d[PLACES], t[24], o[16];
         const float *from = m + (c / LANES * tiles) * LANES + c % LANES;
         for (int k = 0; k < PLACES; k++)
@@ -206,7 +212,7 @@ ALWAYS_INLINE void transform_y(float *y, const float *m, size_t place, int64_t t
         for (int64_t i = 0; i < rows; i++)
             for (int64_t j = 0; j < columns; j++) {
                 vec *to = (vec *)(first + (i * s->w + j) * s->out + c), v = o[4 * i + j];
-                if (end->bias) v += *(const vec *)(end->bias + c);
+                if (end->bias) v += *(const vec *)(end->bias + s->first + c);
                 if (end->add) v += *to;
                 if (end->relu) v = (vec)((bits)v & ~(v < 0)); /* NaN stays */
                 *to = v;
@@ -311,7 +317,7 @@ MABN_CLONES static void add_panels(float *c, const float *d, const float *v, int
 
 size_t mabn_winograd_weights_bytes(const struct mabn_winograd *s)
 {
-    return (size_t)(PLACES * s->in * s->out) * sizeof(float);
+    return (size_t)(PLACES * s->in * outputs(s)) * sizeof(float);
 }
 
 /* G g Gᵀ of filter o for 16 inputs from i on; turned: of the filter turned by half a circle. */
@@ -331,15 +337,17 @@ ALWAYS_INLINE void transform_filter(float to[PLACES][LANES], const float *weight
     }
 }
 
-/* 16 outputs, 16 inputs: inputs become rows. */
-MABN_CLONES static void forward_filters(float *used, const float *weight, int64_t in, int64_t out,
-                                        int64_t o, int64_t i)
+/* 16 outputs, 16 inputs: inputs become rows. The pass has `part` outputs from `first` on. */
+MABN_CLONES static void forward_filters(float *used, const float *weight,
+                                        const struct mabn_winograd *s, int64_t part, int64_t o,
+                                        int64_t i)
 {
+    const int64_t in = s->in;
     float u[LANES][PLACES][LANES];
     for (int l = 0; l < LANES; l++)
         transform_filter(u[l], weight, in, o + l, i, false);
     for (int p = 0; p < PLACES; p++) {
-        float *to = used + ((size_t)p * (size_t)out + (size_t)o) * (size_t)in + i * LANES;
+        float *to = used + (p * part + o - s->first) * in + i * LANES;
         for (int k = 0; k < LANES; k++)
             for (int l = 0; l < LANES; l++)
                 to[k * LANES + l] = u[l][p][k];
@@ -347,26 +355,30 @@ MABN_CLONES static void forward_filters(float *used, const float *weight, int64_
 }
 
 /* The layer's outputs are the rows already. */
-MABN_CLONES static void backward_filters(float *used, const float *weight, int64_t in, int64_t out,
-                                         int64_t o, int64_t i)
+MABN_CLONES static void backward_filters(float *used, const float *weight,
+                                         const struct mabn_winograd *s, int64_t part, int64_t o,
+                                         int64_t i)
 {
+    const int64_t in = s->in, out = s->out;
     float u[PLACES][LANES];
     for (int l = 0; l < LANES; l++) {
         transform_filter(u, weight, in, o + l, i, true);
         for (int p = 0; p < PLACES; p++)
-            memcpy(used + ((size_t)p * (size_t)in + (size_t)i) * (size_t)out + (o + l) * LANES,
-                   u[p], sizeof u[p]);
+            memcpy(used + (p * part + i - s->first) * out + (o + l) * LANES, u[p], sizeof u[p]);
     }
 }
 
 void mabn_winograd_weights(float *used, const float *weight, const struct mabn_winograd *s,
                            bool to_data)
 {
-    const int64_t across = s->in / LANES, blocks = across * (s->out / LANES);
+    const int64_t part = s->part ? s->part : to_data ? s->in : s->out;
+    const int64_t o = to_data ? 0 : s->first, i = to_data ? s->first : 0;
+    const int64_t across = (to_data ? part : s->in) / LANES;
+    const int64_t blocks = across * ((to_data ? s->out : part) / LANES);
 #pragma omp parallel for schedule(static) num_threads(s->threads)
     for (int64_t b = 0; b < blocks; b++)
-        (to_data ? backward_filters : forward_filters)(used, weight, s->in, s->out,
-                                                       b / across * LANES, b % across * LANES);
+        (to_data ? backward_filters : forward_filters)(
+            used, weight, s, part, o + b / across * LANES, i + b % across * LANES);
 }
 
 /* ---- forward, and backward to data ---- */
@@ -382,7 +394,7 @@ static int64_t chunk_of(const struct mabn_winograd *s)
 static size_t thread_floats(const struct mabn_winograd *s)
 {
     const int64_t chunk = chunk_of(s);
-    return PLACES * (place_stride(chunk, s->in) + place_stride(chunk, s->out));
+    return PLACES * (place_stride(chunk, s->in) + place_stride(chunk, outputs(s)));
 }
 
 size_t mabn_winograd_scratch_bytes(const struct mabn_winograd *s)
@@ -413,7 +425,7 @@ void mabn_winograd_run(float *y, const float *x, const float *used, const struct
                        const struct mabn_winograd_end *end, void *scratch)
 {
     const int64_t tiles = tiles_of(s), chunk = chunk_of(s), chunks = (tiles + chunk - 1) / chunk;
-    const size_t v_place = place_stride(chunk, s->in), m_place = place_stride(chunk, s->out);
+    const size_t v_place = place_stride(chunk, s->in), m_place = place_stride(chunk, outputs(s));
     float *zeros = scratch;
     memset(zeros, 0, (size_t)most_channels(s) * sizeof *zeros);
 #pragma omp parallel num_threads(s->threads)
@@ -424,7 +436,7 @@ void mabn_winograd_run(float *y, const float *x, const float *used, const struct
         for (int64_t k = 0; k < chunks; k++) {
             const int64_t first = k * chunk, count = tiles - first < chunk ? tiles - first : chunk;
             transform_tiles(v, v_place, x, s, first, count, zeros);
-            multiply(m, m_place, v, v_place, used, count, s->in, s->out);
+            multiply(m, m_place, v, v_place, used, count, s->in, outputs(s));
             finish_tiles(y, m, m_place, s, first, count, end);
         }
     }
@@ -444,8 +456,8 @@ static int64_t group_of(const struct mabn_winograd *s)
 size_t mabn_winograd_gradient_scratch_bytes(const struct mabn_winograd *s)
 {
     const int64_t group = group_of(s);
-    return ((size_t)most_channels(s) + (size_t)(PLACES * s->in * s->out) +
-            PLACES * (place_stride(group, s->in) + place_stride(group, s->out))) *
+    return ((size_t)most_channels(s) + (size_t)(PLACES * s->in * outputs(s)) +
+            PLACES * (place_stride(group, s->in) + place_stride(group, outputs(s)))) *
            sizeof(float);
 }
 
@@ -457,8 +469,8 @@ MABN_CLONES static void transform_pair(float *v, size_t v_place, float *d, size_
     const float *at[PLACES];
     find_pixels(at, 6, 1, x, s->in, s, tile, zeros);
     transform_x(v, v_place, count, at, s->in);
-    find_pixels(at, 4, 0, dy, s->out, s, tile, zeros);
-    transform_dy(d, d_place, count, at, s->out);
+    find_pixels(at, 4, 0, dy + s->first, s->out, s, tile, zeros);
+    transform_dy(d, d_place, count, at, outputs(s));
 }
 
 /* Gᵀ u G for 16 outputs and 16 inputs. */
@@ -483,8 +495,8 @@ void mabn_winograd_gradient(float *dweight, const float *x, const float *dy,
                             const struct mabn_winograd *s, void *scratch)
 {
     const int64_t tiles = tiles_of(s), group = group_of(s);
-    const int64_t across = s->in / LANES, blocks = across * (s->out / LANES);
-    const size_t v_place = place_stride(group, s->in), d_place = place_stride(group, s->out);
+    const int64_t part = outputs(s), across = s->in / LANES, blocks = across * (part / LANES);
+    const size_t v_place = place_stride(group, s->in), d_place = place_stride(group, part);
     const size_t block = (size_t)PLACES * LANES * LANES;
     float *zeros = scratch, *sums = zeros + most_channels(s), *v = sums + (size_t)blocks * block,
           *d = v + PLACES * v_place;
@@ -498,7 +510,7 @@ void mabn_winograd_gradient(float *dweight, const float *x, const float *dy,
                            count, zeros);
 #pragma omp for schedule(static) collapse(2)
         for (int p = 0; p < PLACES; p++)
-            for (int64_t o = 0; o < s->out; o += LANES)
+            for (int64_t o = 0; o < part; o += LANES)
                 for (int64_t i = 0; i < s->in; i += LANES) {
                     float *c = sums + (size_t)(o / LANES * across + i / LANES) * block +
                                (size_t)p * LANES * LANES;
@@ -509,6 +521,6 @@ void mabn_winograd_gradient(float *dweight, const float *x, const float *dy,
     }
 #pragma omp parallel for schedule(static) num_threads(s->threads)
     for (int64_t b = 0; b < blocks; b++)
-        finish_filters(dweight, sums + (size_t)b * block, s->in, b / across * LANES,
+        finish_filters(dweight, sums + (size_t)b * block, s->in, s->first + b / across * LANES,
                        b % across * LANES);
 }

@@ -18,12 +18,15 @@ MABN_BEGIN_DECLS
 struct mabn_winograd {
     int64_t n, h, w, in, out;
     int threads; /* at most */
+    /* Only these outputs: `part` of them from `first` on, multiples of 16; part 0: all. One part after the
+     * other gives the same bits in less scratch. */
+    int64_t first, part;
 };
 
-/* Weights as they are multiplied. */
+/* Weights as they are multiplied, of the part. */
 size_t mabn_winograd_weights_bytes(const struct mabn_winograd *shape);
 /* to_data: those of the pass from dy to dx, which runs as a shape with in and out exchanged; `shape`
- * is the layer's either way. */
+ * is the layer's either way, its part is one of the pass's outputs. */
 void mabn_winograd_weights(float *used, const float *weight, const struct mabn_winograd *shape,
                            bool to_data);
 

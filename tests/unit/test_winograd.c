@@ -37,11 +37,64 @@ static double worst(const float *got, const double *want, size_t n)
     return e;
 }
 
+/* 16 outputs at a time, in scratch that is no larger than they need: the bits of all at once. */
+static void check_parts(const struct mabn_winograd *shape, const float *x, const float *w,
+                        const float *dy, const char *name)
+{
+    const struct mabn_winograd back = {.n = shape->n,
+                                       .h = shape->h,
+                                       .w = shape->w,
+                                       .in = shape->out,
+                                       .out = shape->in,
+                                       .threads = shape->threads};
+    const size_t ny = (size_t)(shape->n * shape->h * shape->w * shape->out),
+                 nx = (size_t)(shape->n * shape->h * shape->w * shape->in),
+                 nw = (size_t)(shape->in * shape->out * 9), n = ny > nx ? ny : nx;
+    float *got[2][3], *bias = draw_uniform((size_t)shape->out, 4);
+    for (int parts = 0; parts < 2; parts++) {
+        struct mabn_winograd s = *shape, b = back, layer = *shape;
+        for (int k = 0; k < 3; k++)
+            got[parts][k] = mabn_xcalloc(k < 2 ? n : nw, sizeof *x);
+        if (parts) s.part = b.part = layer.part = 16;
+        float *used = mabn_xmalloc(mabn_winograd_weights_bytes(&s));
+        void *scratch = mabn_xmalloc(mabn_winograd_scratch_bytes(&s));
+        for (; s.first < s.out; s.first += parts ? 16 : s.out) {
+            mabn_winograd_weights(used, w, &s, false);
+            mabn_winograd_run(got[parts][0], x, used, &s, &(struct mabn_winograd_end){.bias = bias},
+                              scratch);
+        }
+        free(used);
+        free(scratch);
+        used = mabn_xmalloc(mabn_winograd_weights_bytes(&b));
+        scratch = mabn_xmalloc(mabn_winograd_scratch_bytes(&b));
+        for (; b.first < b.out; b.first += parts ? 16 : b.out) {
+            layer.first = b.first;
+            mabn_winograd_weights(used, w, &layer, true);
+            mabn_winograd_run(got[parts][1], dy, used, &b, &(struct mabn_winograd_end){0}, scratch);
+        }
+        free(used);
+        free(scratch);
+        scratch = mabn_xmalloc(mabn_winograd_gradient_scratch_bytes(&s));
+        for (s.first = 0; s.first < s.out; s.first += parts ? 16 : s.out)
+            mabn_winograd_gradient(got[parts][2], x, dy, &s, scratch);
+        free(scratch);
+    }
+    for (int k = 0; k < 3; k++) {
+        static const char *const passes[] = {"forward", "to data", "to weights"};
+        tap_ok(!memcmp(got[0][k], got[1][k], (k < 2 ? n : nw) * sizeof(float)),
+               "%s: %s in parts, the same bits", name, passes[k]);
+        free(got[0][k]);
+        free(got[1][k]);
+    }
+    free(bias);
+}
+
 static void check(struct mabn_winograd s, const char *name)
 {
     const size_t nx = (size_t)(s.n * s.h * s.w * s.in), ny = (size_t)(s.n * s.h * s.w * s.out),
                  nw = (size_t)(s.in * s.out * 9);
-    const struct mabn_winograd back = {s.n, s.h, s.w, s.out, s.in, s.threads};
+    const struct mabn_winograd back = {
+        .n = s.n, .h = s.h, .w = s.w, .in = s.out, .out = s.in, .threads = s.threads};
     const struct mabn_winograd_end plain = {0}, adds = {.add = true};
     float *x = draw_uniform(nx, 1), *w = draw_uniform(nw, 2), *dy = draw_uniform(ny, 3),
           *bias = draw_uniform((size_t)s.out, 4), *y = mabn_xcalloc(ny, sizeof *y),
@@ -95,17 +148,23 @@ static void check(struct mabn_winograd s, const char *name)
     memcpy(other, before, ny * sizeof *other);
     mabn_winograd_run(other, x, used, &many, &fused, scratch);
     tap_ok(same && !memcmp(other, y, ny * sizeof *y), "%s: the same bits on five threads", name);
+    check_parts(&s, x, w, dy, name);
     void *all[] = {x, w, dy, bias, y, dx, dw, before, wy, wdx, wdw, used, scratch, other};
     for (size_t k = 0; k < sizeof all / sizeof *all; k++)
         free(all[k]);
 }
 
+static struct mabn_winograd shape(int n, int h, int w, int in, int out, int threads)
+{
+    return (struct mabn_winograd){.n = n, .h = h, .w = w, .in = in, .out = out, .threads = threads};
+}
+
 int main(void)
 {
-    check((struct mabn_winograd){1, 4, 4, 16, 16, 1}, "one tile");
-    check((struct mabn_winograd){1, 1, 3, 16, 32, 2}, "less than a tile");
-    check((struct mabn_winograd){2, 7, 9, 32, 48, 2}, "odd sides");
-    check((struct mabn_winograd){1, 40, 41, 48, 16, 2}, "several chunks");
-    check((struct mabn_winograd){3, 64, 60, 64, 32, 2}, "several groups");
+    check(shape(1, 4, 4, 16, 16, 1), "one tile");
+    check(shape(1, 1, 3, 16, 32, 2), "less than a tile");
+    check(shape(2, 7, 9, 32, 48, 2), "odd sides");
+    check(shape(1, 40, 41, 48, 16, 2), "several chunks");
+    check(shape(3, 64, 60, 64, 32, 2), "several groups");
     return tap_done();
 }
