@@ -534,11 +534,14 @@ static void check_shared_packing(void)
     struct mabn_net *trained = plan_over(NULL, &model, 32, 32, true),
                     *one = plan_over(params, &model, 32, 32, false);
     const size_t bytes = mabn_net_memory_of(one).parameters;
+    /* For another shape oneDNN may want other layouts; for the same one it does not. */
+    struct mabn_net *again = plan_over(params, &model, 32, 32, false);
+    if (!getenv("MABN_TEST_DEVICE"))
+        tap_ok(bytes > 0 && mabn_net_memory_of(again).parameters == bytes,
+               "a second plan takes no memory for weights");
+    mabn_net_free(again);
     struct mabn_net *two = plan_over(params, &model, 48, 40, false),
                     *alone = plan_over(NULL, &model, 48, 40, false);
-    if (!getenv("MABN_TEST_DEVICE"))
-        tap_ok(bytes > 0 && mabn_net_memory_of(two).parameters == bytes,
-               "the plan for another shape takes no memory for weights");
     if (mabn_params_initialize(mabn_net_params(trained), 4, MABN_PARAMS_INIT_FAN_OUT)) abort();
     for (int i = 0; i < 3; i++) {
         one_step(trained);
