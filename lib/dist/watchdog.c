@@ -48,7 +48,7 @@ enum {
     ABORT_MS = 1000,     /* for the communication thread to call MPI_Abort */
     SUCCESSOR_MS = 5000, /* rank r+1 judges rank 0 this much later than rank r */
     PRINT_MS = 150,      /* for the launcher to forward the line: MPICH's drops it at MPI_Abort */
-    STOPPING_MS = 500,   /* a death is judged this much later while the job is being ended */
+    STOPPING_MS = 250,   /* a death is judged this much later while the job is being ended */
     GPU_MS = 3000,       /* a rank that died is named before those whose sums it broke */
     MOST_ADDRESSES = 8,
 };
@@ -272,8 +272,9 @@ static int64_t successor_delay(const struct mabn_watchdog *w, int64_t each)
     return each * (before < 3 ? before : 3);
 }
 
-/* A launcher that ends the job sends SIGTERM, and kills a second later. The rank that it kills first is
- * not to blame, and soon this one is killed too. So after SIGTERM a rank does not speak at once. */
+/* A launcher that ends the job sends SIGTERM, and kills a second later, all within moments. The rank that
+ * it kills first is not to blame. So after SIGTERM a rank does not speak at once; but it speaks within the
+ * half second that Open MPI 5 leaves the others after a rank's death. */
 static void check_deaths(struct mabn_watchdog *w, int64_t now)
 {
     const int64_t delay =

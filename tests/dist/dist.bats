@@ -2,6 +2,7 @@
 # Several ranks on this machine, under every MPI that a plug-in was built for.
 
 bats_require_minimum_version 1.5.0
+load helpers # clean_stderr
 
 setup_file() {
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
@@ -27,14 +28,14 @@ launcher() { # launcher MPI
 
 ranks() { # ranks MPI N COMMAND...: of the time it took, `took` keeps whole seconds
     local mpi=$1 n=$2 start=$SECONDS; shift 2
-    run --separate-stderr timeout -k 5 40 "$(launcher "$mpi")" -n "$n" "$@" </dev/null
+    run --separate-stderr clean_stderr timeout -k 5 40 "$(launcher "$mpi")" -n "$n" "$@" </dev/null
     took=$((SECONDS - start))
 }
 
 # Exactly one line of ours, and it says this.
 one_line() {
     local ours
-    ours=$(grep '^test_dist:' <<<"$stderr")
+    ours=$(grep '^test_dist:' <<<"$stderr") || fail "no line of ours: $stderr"
     [ "$(wc -l <<<"$ours")" = 1 ] || fail "not one line: $stderr"
     [[ $ours =~ $1 ]] || fail "not '$1': $ours"
 }
@@ -200,7 +201,7 @@ nobody_left() {
     mpi=${MPIS# } mpi=${mpi%% *}
     for frozen in 0 1; do
         # shellcheck disable=SC2016
-        run --separate-stderr env MABN_TIMEOUT=2,3 timeout -k 5 40 "$(launcher "$mpi")" -n 3 sh -c \
+        run --separate-stderr clean_stderr env MABN_TIMEOUT=2,3 timeout -k 5 40 "$(launcher "$mpi")" -n 3 sh -c \
             '[ "${OMPI_COMM_WORLD_RANK:-$PMI_RANK}" != '$frozen' ] || kill -STOP $$; exec "$@"' sh \
             "$PROGRAM" sums 3 </dev/null
         assert_failure 1

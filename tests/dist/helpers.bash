@@ -35,7 +35,7 @@ launcher() { # launcher MPI
 
 ranks() { # ranks MPI N COMMAND...
     local mpi=$1 n=$2; shift 2
-    timeout -k 5 60 "$(launcher "$mpi")" -n "$n" "$@" </dev/null
+    clean_stderr timeout -k 5 300 "$(launcher "$mpi")" -n "$n" "$@" </dev/null
 }
 
 # Exactly one line of the tool's on $stderr, and it says this: one_line TOOL REGEXP
@@ -74,6 +74,16 @@ ended() {
     for _ in $(seq 600); do kill -0 "$1" 2>/dev/null || break; sleep 0.05; done
     if kill -0 "$1" 2>/dev/null; then echo "process $1 goes on"; return 1; fi
     status=0; wait "$1" || status=$?
+    if [ -e err ]; then without_nul <err >err.text; mv err.text err; fi
+}
+
+# Open MPI 5 puts NUL bytes among the lines that it forwards; a shell's variable ends there.
+without_nul() { tr -d '\000'; }
+clean_stderr() { # clean_stderr COMMAND...
+    local status=0
+    "$@" 2>"$BATS_TEST_TMPDIR/raw" || status=$?
+    without_nul <"$BATS_TEST_TMPDIR/raw" >&2
+    return $status
 }
 
 # steps RUN: what a run has logged of its steps and validations, without what no two runs share

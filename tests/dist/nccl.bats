@@ -113,7 +113,7 @@ close_runs() { # close_runs A B [MOST]: losses within 1e-6, or MOST, of each oth
     [[ $stderr == *"sums over ranks go through the host, without NCCL: ranks 0 and 1 share a GPU of "* ]]
     one "${mabn[@]}" --shards 2 -o one
     same_run one shared
-    run --separate-stderr timeout -k 5 60 "$(launcher "$ANY_MPI")" \
+    run --separate-stderr clean_stderr timeout -k 5 300 "$(launcher "$ANY_MPI")" \
         -n 1 env MABN_EXECUTOR_NCCL=1 "$E" "${options[@]}" "${mabn[@]}" -o half : \
         -n 1 "$E" "${options[@]}" "${mabn[@]}" -o half </dev/null
     assert_success
@@ -127,7 +127,7 @@ close_runs() { # close_runs A B [MOST]: losses within 1e-6, or MOST, of each oth
     export MABN_MPI=$MABN_BUILD/lib/mabn/mabn-mpi-$mpi.so
     # Late, so that a sum hangs where a GPU's would: not in the call that asks for it.
     for norm in bn syncbn; do
-        run --separate-stderr env MABN_EXECUTOR_NCCL=break:5 MABN_EXECUTOR_LATE=1 timeout -k 5 60 "$(launcher "$mpi")" -n 2 \
+        run --separate-stderr clean_stderr env MABN_EXECUTOR_NCCL=break:5 MABN_EXECUTOR_LATE=1 timeout -k 5 300 "$(launcher "$mpi")" -n 2 \
             "$E" "${options[@]}" --norm $norm --steps 1000 -q -o $norm </dev/null
         assert_failure 81
         one_line mabn-train "rank 1 on .*: NCCL: unhandled system error: the cable was cut"

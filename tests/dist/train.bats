@@ -107,7 +107,7 @@ same_run() { # same_run A B
 }
 
 @test "ranks that were started with other options are found out" {
-    run --separate-stderr timeout -k 5 40 "$(launcher "$ANY_MPI")" \
+    run --separate-stderr clean_stderr timeout -k 5 40 "$(launcher "$ANY_MPI")" \
         -n 1 mabn-train -q "${course[@]}" --train "$DATA" -o run : \
         -n 1 mabn-train -q "${course[@]}" --train "$DATA" -o run --momentum 0.8 </dev/null
     assert_failure 1
