@@ -47,6 +47,7 @@ check  command:h5dump               hdf5-tools         hdf5               hdf5  
 ?check command:mpicc.openmpi,mpicc  openmpi-bin,libopenmpi-dev openmpi-devel openmpi  openmpi-dev       open-mpi    openmpi-mpicc
 ?check command:mpicc.mpich,mpicc    mpich,libmpich-dev mpich-devel        mpich       mpich-dev         mpich       mpich
 ci     command:clang-format         clang-format       clang-tools-extra  clang       clang-extra-tools clang-format clang-format
+?ci    command:ccache               ccache             ccache              ccache      ccache            ccache      ccache
 ?ci    command:debootstrap          debootstrap        debootstrap        debootstrap debootstrap       -           -
 peer   python:venv                  python3-venv       python3            python      python3           python      -
 peer   python:torch                 python3-torch      python3-torch      python-pytorch py3-pytorch    pytorch     -
