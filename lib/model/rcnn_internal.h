@@ -7,6 +7,7 @@
 #include "detect/mask_targets.h"
 #include "detect/proposals.h"
 #include "model/rcnn.h"
+#include "net/losses.h"
 
 MABN_BEGIN_DECLS
 
@@ -162,6 +163,9 @@ MABN_MUST_USE mabn_status mabn_rcnn_need_proposals(struct mabn_rcnn *r, int64_t 
 struct mabn_detection_options mabn_rcnn_detection_options(const struct mabn_rcnn *r);
 /* rcnn_train.c: how targets are chosen. */
 struct mabn_rpn_target_options mabn_rcnn_rpn_options(const struct mabn_rcnn *r);
+void mabn_rcnn_set_level_targets(struct mabn_rcnn *r, int level,
+                                 const struct mabn_net_sigmoid_targets *objectness,
+                                 const struct mabn_net_box_targets *boxes);
 struct mabn_box_target_options mabn_rcnn_box_options(const struct mabn_rcnn *r);
 /* Proposals of the pictures in `images` into r->proposals, as many as training or testing has. */
 MABN_MUST_USE mabn_status mabn_rcnn_propose(struct mabn_rcnn *r,

@@ -71,9 +71,9 @@ static double rpn_normalizer(const struct mabn_rcnn *r, const struct rcnn_rpn_ta
                                              : (double)t->sampled;
 }
 
-static void set_level_targets(struct mabn_rcnn *r, int level,
-                              const struct mabn_net_sigmoid_targets *objectness,
-                              const struct mabn_net_box_targets *boxes)
+void mabn_rcnn_set_level_targets(struct mabn_rcnn *r, int level,
+                                 const struct mabn_net_sigmoid_targets *objectness,
+                                 const struct mabn_net_box_targets *boxes)
 {
     char name[32];
     snprintf(name, sizeof name, "loss_objectness%d", level + 2);
@@ -97,7 +97,7 @@ static void set_rpn_targets(struct mabn_rcnn *r, const struct rcnn_rpn_targets *
                                                    .weight = t->box_weight + before,
                                                    .stride = stride,
                                                    .normalizer = normalizer};
-        set_level_targets(r, l, &objectness, &boxes);
+        mabn_rcnn_set_level_targets(r, l, &objectness, &boxes);
         before += r->body->level_anchors[l];
     }
 }
@@ -107,7 +107,7 @@ static void forget_rpn_targets(struct mabn_rcnn *r)
     const struct mabn_net_sigmoid_targets objectness = {0};
     const struct mabn_net_box_targets boxes = {0};
     for (int l = 0; l < MABN_DETECTOR_LEVELS; l++)
-        set_level_targets(r, l, &objectness, &boxes);
+        mabn_rcnn_set_level_targets(r, l, &objectness, &boxes);
 }
 
 static void read_rpn_losses(const struct mabn_rcnn *r, struct mabn_rcnn_figures *f)

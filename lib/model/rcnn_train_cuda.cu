@@ -376,17 +376,6 @@ mabn_status normalize(struct mabn_rcnn *r, int which, const int32_t *counts, int
                        r->train->now.normalizers + which, counts, n, (float)each, (float)fixed);
 }
 
-void set_level_targets(struct mabn_rcnn *r, int level,
-                       const struct mabn_net_sigmoid_targets *objectness,
-                       const struct mabn_net_box_targets *boxes)
-{
-    char name[32];
-    snprintf(name, sizeof name, "loss_objectness%d", level + 2);
-    mabn_net_set_sigmoid_targets(r->body->net, name, objectness);
-    snprintf(name, sizeof name, "loss_rpn_box_reg%d", level + 2);
-    mabn_net_set_box_targets(r->body->net, name, boxes);
-}
-
 void set_rpn_targets(struct mabn_rcnn *r)
 {
     const struct pieces *p = &r->train->now;
@@ -400,7 +389,7 @@ void set_rpn_targets(struct mabn_rcnn *r)
         boxes.weight = p->rpn.box_weight + before;
         objectness.on_device = boxes.on_device = true;
         objectness.normalizer_at = boxes.normalizer_at = p->normalizers + RPN;
-        set_level_targets(r, l, &objectness, &boxes);
+        mabn_rcnn_set_level_targets(r, l, &objectness, &boxes);
         before += r->body->level_anchors[l] * r->body->images;
     }
 }
@@ -748,7 +737,7 @@ static void forget_rpn_targets(struct mabn_rcnn *r)
     const struct mabn_net_sigmoid_targets objectness = {};
     const struct mabn_net_box_targets boxes = {};
     for (int l = 0; l < MABN_DETECTOR_LEVELS; l++)
-        set_level_targets(r, l, &objectness, &boxes);
+        mabn_rcnn_set_level_targets(r, l, &objectness, &boxes);
 }
 
 static void forget_head_targets(struct mabn_rcnn *r)
