@@ -226,6 +226,7 @@ static mabn_status decode_bytes(struct source *s, int64_t i, struct mabn_image *
     struct mabn_image_info info;
     MABN_TRY(mabn_image_probe(&info, bytes, size));
     MABN_TRY(mabn_image_decode(s->decoder, image, bytes, size, NULL));
+    info.alpha = mabn_image_is_transparent(&info, bytes, size);
     mabn_image_oddities_add(&s->oddities, i, &info);
     return settle(s, i, image, &info);
 }

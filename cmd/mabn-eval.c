@@ -224,6 +224,26 @@ static mabn_status open_data(struct mabn_dataset **data, struct mabn_files **fil
     return MABN_OK;
 }
 
+/* Once, of the photographs of all ranks. */
+static mabn_status tell_files(const struct mabn_files *files)
+{
+    const int ranks = mabn_comm_ranks(comm);
+    struct mabn_odd_file *mine;
+    const size_t n = mabn_files_odd(files, &mine);
+    size_t *sizes = mabn_xcalloc((size_t)ranks, sizeof *sizes), bytes = 0;
+    void *all = NULL;
+    mabn_status status = MABN_OK;
+    if (ranks > 1) status = mabn_comm_gather(comm, mine, n * sizeof *mine, &all, sizes);
+    for (int r = 0; r < ranks; r++)
+        bytes += sizes[r];
+    if (!status && first_rank())
+        mabn_files_tell(files, all ? all : mine, all ? bytes / sizeof *mine : n);
+    mabn_free(all);
+    mabn_free(sizes);
+    mabn_free(mine);
+    return status;
+}
+
 /* ---- recalibration ---- */
 
 static mabn_status save_recalibrated(const char *path, const struct mabn_model_file *file,
@@ -272,7 +292,7 @@ static mabn_status recalibrate(const struct mabn_model_file *file, struct mabn_p
     if (!status)
         mabn_info("statistics of %d norms estimated from %lld images of '%s'", result.norms,
                   (long long)result.images, o.recalibrate);
-    if (!status && files) mabn_files_tell(files);
+    if (!status && files) status = tell_files(files);
     if (!status && o.output && first_rank())
         status = save_recalibrated(o.output, file, params, result.images);
     mabn_dataset_free(data);
@@ -345,7 +365,7 @@ static mabn_status eval_imagenet(const char *model_path, const char *data_path)
                                    .each = o.predictions || files ? print_predictions : NULL,
                                    .context = &printing};
     MABN_TRY_GOTO(mabn_evaluate(&result, net, &source, &file.input, &eo), out);
-    if (files) mabn_files_tell(files);
+    if (files) MABN_TRY_GOTO(tell_files(files), out);
     if (!o.predictions && !files && first_rank()) print_result(&result);
 out:
     mabn_str_release(&printing.line);

@@ -14,9 +14,14 @@
 struct mabn_files {
     char **paths; /* (count) */
     size_t count, capacity;
-    pthread_key_t open;                   /* each thread's file at hand, a struct mabn_input */
-    struct mabn_image_oddities *oddities; /* counted while files are read */
-    uint8_t *seen;                        /* (count) files that were counted */
+    pthread_key_t open; /* each thread's file at hand, a struct mabn_input */
+    struct look *looks; /* (count) */
+};
+
+/* What a file's header said when it was first read. */
+struct look {
+    uint32_t pictures;
+    uint8_t seen, alpha, orientation;
 };
 
 /* ---- which ---- */
@@ -69,11 +74,15 @@ static void close_file(void *input)
 static void look_at(const struct mabn_files *f, uint64_t index, const struct mabn_input *in)
 {
     struct mabn_image_info info;
-    if (__atomic_exchange_n(&f->seen[index], 1, __ATOMIC_RELAXED)) return;
-    if (mabn_image_probe(&info, in->bytes, in->size))
+    struct look *look = &f->looks[index];
+    if (__atomic_exchange_n(&look->seen, 1, __ATOMIC_RELAXED)) return;
+    if (mabn_image_probe(&info, in->bytes, in->size)) {
         mabn_error_clear(); /* for the decoder to tell */
-    else
-        mabn_image_oddities_add(f->oddities, (int64_t)index, &info);
+        return;
+    }
+    look->pictures = info.pictures;
+    look->orientation = (uint8_t)info.orientation;
+    look->alpha = mabn_image_is_transparent(&info, in->bytes, in->size);
 }
 
 static mabn_status get(const void *context, uint64_t index, struct mabn_sample *sample)
@@ -100,10 +109,7 @@ static void name(const void *context, uint64_t index, char *text, size_t capacit
 
 mabn_status mabn_files_open(struct mabn_files **files, const char *path)
 {
-    const struct mabn_image_oddities none = MABN_IMAGE_NO_ODDITIES;
     struct mabn_files *f = mabn_xcalloc(1, sizeof *f);
-    f->oddities = mabn_xcalloc(1, sizeof *f->oddities);
-    *f->oddities = none;
     const bool folder = strcmp(path, "-") && mabn_path_is_dir(path);
     *files = NULL;
     if (pthread_key_create(&f->open, close_file)) MABN_BUG("no thread-specific keys are left");
@@ -116,7 +122,7 @@ mabn_status mabn_files_open(struct mabn_files **files, const char *path)
         return status;
     }
     if (folder) qsort(f->paths, f->count, sizeof *f->paths, compare_paths);
-    f->seen = mabn_xcalloc(f->count, 1);
+    f->looks = mabn_xcalloc(f->count, sizeof *f->looks);
     *files = f;
     return MABN_OK;
 }
@@ -129,8 +135,7 @@ void mabn_files_free(struct mabn_files *f)
     for (size_t i = 0; i < f->count; i++)
         free(f->paths[i]);
     free(f->paths);
-    free(f->oddities);
-    free(f->seen);
+    free(f->looks);
     free(f);
 }
 
@@ -150,7 +155,29 @@ static const char *path_of(const void *files, int64_t number)
     return mabn_files_path(files, (uint64_t)number);
 }
 
-void mabn_files_tell(const struct mabn_files *files)
+size_t mabn_files_odd(const struct mabn_files *files, struct mabn_odd_file **list)
 {
-    mabn_image_oddities_tell(files->oddities, path_of, files, "read", "read as stored, not turned");
+    size_t n = 0;
+    *list = mabn_xcalloc(files->count, sizeof **list);
+    for (size_t i = 0; i < files->count; i++) {
+        const struct look *l = &files->looks[i];
+        if (l->pictures > 1 || l->alpha || l->orientation > 1)
+            (*list)[n++] =
+                (struct mabn_odd_file){(int64_t)i, l->pictures, l->alpha, l->orientation};
+    }
+    return n;
+}
+
+void mabn_files_tell(const struct mabn_files *files, const struct mabn_odd_file *list, size_t n)
+{
+    struct mabn_image_oddities oddities = MABN_IMAGE_NO_ODDITIES;
+    uint8_t *told = mabn_xcalloc(files->count, 1);
+    for (size_t i = 0; i < n; i++) {
+        const struct mabn_image_info info = {.pictures = list[i].pictures,
+                                             .alpha = list[i].alpha,
+                                             .orientation = list[i].orientation};
+        if (!told[list[i].index]++) mabn_image_oddities_add(&oddities, list[i].index, &info);
+    }
+    mabn_free(told);
+    mabn_image_oddities_tell(&oddities, path_of, files, "read", "read as stored, not turned");
 }

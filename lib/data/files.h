@@ -22,8 +22,18 @@ void mabn_files_free(struct mabn_files *files);
 const char *mabn_files_path(const struct mabn_files *files, uint64_t index);
 /* Files are read on demand; a sample's bytes stay valid until its thread reads another. */
 void mabn_source_of_files(struct mabn_source *source, const struct mabn_files *files);
-/* Warn of what was passed over in the files that were read (image/oddities.h), a line for each kind. */
-void mabn_files_tell(const struct mabn_files *files);
+
+/* A file of which something was passed over (image/oddities.h). */
+struct mabn_odd_file {
+    int64_t index;
+    uint32_t pictures;
+    int32_t alpha, orientation; /* as in struct mabn_image_info */
+};
+/* Those among the files that this process has read, after every loader; *list: mabn_free. Ranks read
+ * a share each, and some a file of another's, so one tells what all have found. */
+size_t mabn_files_odd(const struct mabn_files *files, struct mabn_odd_file **list);
+/* Warn of them, a line for each kind. A file that is listed twice counts once. */
+void mabn_files_tell(const struct mabn_files *files, const struct mabn_odd_file *list, size_t n);
 
 MABN_END_DECLS
 #endif

@@ -133,6 +133,7 @@ static mabn_status probe_file(struct file *file)
     struct mabn_image_info info;
     MABN_TRY(mabn_input_open(&in, file->path, 0));
     mabn_status status = mabn_image_probe(&info, in.bytes, in.size);
+    if (!status) info.alpha = mabn_image_is_transparent(&info, in.bytes, in.size);
     mabn_input_release(&in);
     if (status) return mabn_fail_prefix(status, "'%s'", file->path);
     file->width = info.width;

@@ -10,9 +10,8 @@ struct header {
     size_t colours; /* in it */
     int entry;      /* bytes of a colour: 3 or 4 */
     int width, height, bits;
-    bool down; /* rows from the top */
-    bool alpha;
-    uint32_t mask[3];
+    bool down;               /* rows from the top */
+    uint32_t mask[3], alpha; /* alpha 0: none */
     size_t stride;
 };
 
@@ -72,7 +71,7 @@ static mabn_status read_header(struct header *h, const uint8_t *p, size_t size)
     h->palette = 14 + (size_t)length + (length == 40 && compression == 3 ? 12 : 0);
     h->entry = length == 12 ? 3 : 4;
     if (h->bits <= 8 && (!h->colours || h->colours > 1u << h->bits)) h->colours = 1u << h->bits;
-    h->alpha = h->bits % 16 == 0 && compression && length >= 56 && size >= 70 && le(p + 66, 4);
+    if (h->bits % 16 == 0 && compression && length >= 56 && size >= 70) h->alpha = le(p + 66, 4);
     h->stride = ((size_t)h->width * (size_t)h->bits + 31) / 32 * 4;
     return h->bits % 16 == 0 ? read_masks(h, p, size, compression) : MABN_OK;
 }
@@ -89,7 +88,7 @@ mabn_status mabn_bmp_probe(struct mabn_image_info *info, const uint8_t *bytes, s
                                      .bits = h.bits <= 8    ? h.bits
                                              : h.bits == 16 ? 5
                                                             : 8,
-                                     .alpha = h.alpha};
+                                     .alpha = h.alpha != 0};
     return MABN_OK;
 }
 
@@ -149,4 +148,25 @@ mabn_status mabn_bmp_decode(struct mabn_decode_job *job)
                    image->pixels + 3 * (size_t)to * (size_t)h.width);
     }
     return mabn_image_set_channels(image, job->options.channels);
+}
+
+mabn_status mabn_bmp_alpha(struct mabn_image *alpha, bool *found, const uint8_t *bytes, size_t size)
+{
+    const struct mabn_decode_options limits = MABN_DECODE_DEFAULTS;
+    struct header h;
+    MABN_TRY(read_header(&h, bytes, size));
+    MABN_TRY(mabn_image_check_size((uint64_t)h.width, (uint64_t)h.height, limits.max_pixels));
+    if (!h.alpha) return MABN_OK;
+    if (h.pixels > size || h.stride * (size_t)h.height > size - h.pixels)
+        return mabn_fail(MABN_ERR_FORMAT, "BMP: truncated");
+    MABN_TRY(mabn_image_resize_storage(alpha, h.width, h.height, 1));
+    const int step = h.bits / 8;
+    for (int y = 0; y < h.height; y++) {
+        const uint8_t *row = bytes + h.pixels + (size_t)y * h.stride;
+        uint8_t *out = alpha->pixels + (size_t)(h.down ? y : h.height - 1 - y) * (size_t)h.width;
+        for (int x = 0; x < h.width; x++)
+            out[x] = masked(le(row + (size_t)x * (size_t)step, step), h.alpha);
+    }
+    *found = true;
+    return MABN_OK;
 }

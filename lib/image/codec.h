@@ -84,6 +84,8 @@ MABN_MUST_USE mabn_status mabn_webp_alpha(struct mabn_image *alpha, bool *found,
                                           const uint8_t *bytes, size_t size);
 MABN_MUST_USE mabn_status mabn_gif_alpha(struct mabn_image *alpha, bool *found,
                                          const uint8_t *bytes, size_t size);
+MABN_MUST_USE mabn_status mabn_bmp_alpha(struct mabn_image *alpha, bool *found,
+                                         const uint8_t *bytes, size_t size);
 
 /* The orientation in the EXIF data of a JPEG, PNG or WebP; 0: none, or none that can be read. */
 int mabn_exif_orientation(enum mabn_image_type type, const uint8_t *bytes, size_t size);

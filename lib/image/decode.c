@@ -152,6 +152,15 @@ mabn_status mabn_image_decode_part(struct mabn_decoder *decoder, struct mabn_ima
     return MABN_OK;
 }
 
+static bool is_opaque(const struct mabn_image *alpha)
+{
+    const size_t n = (size_t)alpha->width * (size_t)alpha->height;
+    size_t i = 0;
+    while (i < n && alpha->pixels[i] == 255)
+        i++;
+    return i == n;
+}
+
 mabn_status mabn_image_decode_alpha(struct mabn_image *alpha, bool *found, const uint8_t *bytes,
                                     size_t size)
 {
@@ -163,7 +172,22 @@ mabn_status mabn_image_decode_alpha(struct mabn_image *alpha, bool *found, const
         return mabn_webp_alpha(alpha, found, bytes, size);
     case MABN_IMAGE_GIF:
         return mabn_gif_alpha(alpha, found, bytes, size);
+    case MABN_IMAGE_BMP:
+        return mabn_bmp_alpha(alpha, found, bytes, size);
     default:
         return MABN_OK;
     }
+}
+
+bool mabn_image_is_transparent(const struct mabn_image_info *info, const uint8_t *bytes,
+                               size_t size)
+{
+    struct mabn_image alpha = {0};
+    bool found = false, opaque = !info->alpha;
+    if (info->alpha && mabn_image_decode_alpha(&alpha, &found, bytes, size))
+        mabn_error_clear(); /* for the decoder to tell */
+    else if (found)
+        opaque = is_opaque(&alpha);
+    mabn_image_release(&alpha);
+    return !opaque;
 }

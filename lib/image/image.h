@@ -137,10 +137,15 @@ MABN_MUST_USE mabn_status mabn_image_decode_part(struct mabn_decoder *decoder,
                                                  const struct mabn_decode_options *options);
 
 /* How opaque each pixel is, 0…255, as a picture of 1 channel: for PNG, WebP and GIF files with an
- * alpha channel or a transparent colour. *found false: the file has neither; `alpha` is left alone.
+ * alpha channel or a transparent colour, and BMP files with alpha. *found false: the file has neither; `alpha` is left alone.
  * Around the first picture of a GIF that is smaller than its canvas, nothing is opaque. */
 MABN_MUST_USE mabn_status mabn_image_decode_alpha(struct mabn_image *alpha, bool *found,
                                                   const uint8_t *bytes, size_t size);
+
+/* Is any pixel less than opaque? Only where info->alpha says that there may be is anything decoded;
+ * true as well where that fails. `info` is of these bytes. */
+bool mabn_image_is_transparent(const struct mabn_image_info *info, const uint8_t *bytes,
+                               size_t size);
 
 /* ---- encoding ---- */
 

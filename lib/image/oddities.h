@@ -22,7 +22,8 @@ struct mabn_image_oddities {
         {0, INT64_MAX}, {0, INT64_MAX}, {0, INT64_MAX}, 0 \
     }
 
-/* What a file's header says (mabn_image_probe). From any number of threads; each file once. */
+/* What a file's header says (mabn_image_probe); alpha only where a pixel is transparent
+ * (mabn_image_is_transparent). From any number of threads; each file once. */
 void mabn_image_oddities_add(struct mabn_image_oddities *o, int64_t number,
                              const struct mabn_image_info *info);
 

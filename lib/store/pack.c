@@ -147,6 +147,7 @@ static mabn_status prepare(struct pack *p, struct worker *me, int64_t number,
     s->channels = info.channels;
     s->format = info.type == MABN_IMAGE_PNG ? MABN_DATASET_PNG : MABN_DATASET_JPEG;
     bool turn = info.orientation > 1 && o->exif;
+    info.alpha = mabn_image_is_transparent(&info, bytes, s->size);
     mabn_image_oddities_add(&p->oddities, number, &info);
     if (o->check) MABN_TRY(o->check(o->context, number, &info));
     if (turn || (info.type != MABN_IMAGE_JPEG && info.type != MABN_IMAGE_PNG)) {

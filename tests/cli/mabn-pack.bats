@@ -372,6 +372,14 @@ a = i.convert("RGBA"); a.putalpha(Image.linear_gradient("L").resize(i.size))
 a.save("tree/a/20.png"); a.save("tree/a/21.webp", lossless=True, exact=True)
 i.quantize(8).save("tree/a/22.png", transparency=2); i.quantize(8).save("tree/a/23.gif", transparency=2)
 i.save("tree/a/24.png", transparency=i.getpixel((0, 0)))
+# alpha channels and a transparent colour under which every pixel is opaque: nothing is lost
+a.putalpha(255)
+a.save("tree/a/04.png"); a.save("tree/a/05.webp", lossless=True, exact=True)
+i.quantize(8).save("tree/a/06.png", transparency=200); i.quantize(8).save("tree/a/07.gif", transparency=200)
+def bmp(name, alpha): # 32 bits with a mask for alpha, as Windows writes them
+    head = struct.pack("<IiiHHIIiiII4I", 124, 2, 2, 1, 32, 3, 16, 0, 0, 0, 0, 0xff0000, 0xff00, 0xff, 0xff000000) + bytes(68)
+    open(name, "wb").write(b"BM" + struct.pack("<IHHI", 154, 0, 0, 138) + head + b"abc\xff" * 3 + b"abc" + alpha)
+bmp("tree/a/08.bmp", b"\xff"); bmp("tree/a/25.bmp", b"\xfe")
 # a JPEG that says it holds two pictures, as telephones write them
 jpeg = open("tree/a/00.jpg", "rb").read()
 mpf = b"MPF\0MM\0*" + struct.pack(">IHHHI4sHHII", 8, 2, 0xb000, 7, 4, b"0100", 0xb001, 4, 1, 2) + bytes(4)
@@ -380,7 +388,7 @@ END
     run --separate-stderr mabn-pack imagenet tree -o a.h5
     assert_success
     several="5 files hold more than one picture (the first: 'tree/a/10.gif'): the first of each is packed, 7 others are left out"
-    alpha="5 pictures have an alpha channel or a transparent colour (the first: 'tree/a/20.png'), which is ignored: pixels have the colours stored under it"
+    alpha="6 pictures have an alpha channel or a transparent colour (the first: 'tree/a/20.png'), which is ignored: pixels have the colours stored under it"
     assert_equal "$(grep warning <<<"$stderr")" "mabn-pack: warning: $several
 mabn-pack: warning: $alpha"
     # the others say nothing

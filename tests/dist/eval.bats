@@ -179,3 +179,26 @@ PY
         assert_output ""
     done
 }
+
+@test "what reading photographs passes over is told once, for all ranks" {
+    "$PYTHON" -c 'import PIL' || skip "python3-pil is not installed"
+    "$PYTHON" - <<'PY'
+import os
+from PIL import Image
+os.mkdir("odd")
+for k in range(12):
+    picture = Image.new("RGBA", (8, 8), (9 * k, 20, 30, 99))
+    if k % 3 == 1:
+        picture = picture.convert("RGB")
+    picture.save("odd/%02d.png" % k)
+picture.quantize(4).save("odd/50.gif", save_all=True, append_images=[Image.new("RGB", (8, 8)).quantize(4)])
+PY
+    mabn-eval imagenet -q -b 2 model.h5 odd >one 2>want
+    grep -q "8 pictures have an alpha channel .*(the first: 'odd/00.png')" want
+    grep -q "1 file holds more than one picture (the first: 'odd/50.gif'): the first of each is read, 1 other" want
+    for mpi in $MPIS; do
+        ranks "$mpi" 3 mabn-eval imagenet -q -b 2 model.h5 odd >three 2>err
+        cmp one three
+        diff <(grep mabn-eval: err | sed 's/^.rank 0. //') want
+    done
+}
