@@ -1,6 +1,7 @@
 /* ONNX as a container: reading and writing initialisers. Field numbers are those of onnx.proto. */
 #include "exchange/onnx.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -163,6 +164,9 @@ struct tensor {
     uint64_t type;
     struct mabn_shape shape;
     struct field data; /* raw or floats; start 0: none */
+    bool external;     /* the data are in the file `location` */
+    char *location;
+    uint64_t offset, length; /* length 0: up to the file's end */
 };
 
 static mabn_status add_dim(const struct cursor *c, struct tensor *t, uint64_t value)
@@ -186,6 +190,40 @@ static mabn_status read_dims(const struct cursor *c, struct tensor *t, const str
     return MABN_OK;
 }
 
+/* One of the pairs that tell where data in another file are. */
+static mabn_status read_external(struct tensor *t, struct cursor c)
+{
+    char *key = NULL, *value = NULL, *end;
+    struct field f;
+    bool more = true;
+    mabn_status status = MABN_OK;
+    while (!status) {
+        status = next_field(&c, &f, &more);
+        if (status || !more) break;
+        char **text = f.number == PROPERTY_KEY ? &key : f.number == PROPERTY_VALUE ? &value : NULL;
+        if (!text) continue;
+        free(*text);
+        status = field_text(&c, &f, 4096, text);
+    }
+    uint64_t *number = !key || !value           ? NULL
+                       : !strcmp(key, "offset") ? &t->offset
+                       : !strcmp(key, "length") ? &t->length
+                                                : NULL;
+    if (!status && number) {
+        errno = 0;
+        *number = strtoull(value, &end, 10);
+        if (*end || errno || *value < '0' || *value > '9')
+            status = damaged(&c, "a place that is no number");
+    } else if (!status && key && value && !strcmp(key, "location")) {
+        free(t->location);
+        t->location = value;
+        value = NULL;
+    }
+    free(key);
+    free(value);
+    return status;
+}
+
 static mabn_status read_tensor_field(const struct cursor *c, struct tensor *t,
                                      const struct field *f)
 {
@@ -207,12 +245,11 @@ static mabn_status read_tensor_field(const struct cursor *c, struct tensor *t,
         t->data = *f;
         return MABN_OK;
     case TENSOR_EXTERNAL:
+        if (f->wire != WIRE_BYTES) return damaged(c, "a place of another kind");
+        return read_external(t, enter(c, f));
     case TENSOR_LOCATION:
-        if (f->number == TENSOR_LOCATION && f->value == 0) return MABN_OK;
-        return mabn_fail(MABN_ERR_UNSUPPORTED,
-                         "'%s': a tensor's data are in another file, which is not followed "
-                         "(torch.onnx.export with external_data=False writes one file)",
-                         c->source->name);
+        t->external = f->value == 1;
+        return MABN_OK;
     default:
         return MABN_OK;
     }
@@ -236,6 +273,8 @@ struct renames {
     size_t constants; /* nodes that hold a tensor themselves */
     size_t unread;    /* initialisers of types, or in forms, that are not read */
     char *first_unread;
+    size_t values; /* constants of the graph, "val_7" in PyTorch's newer exporter */
+    char *first_value;
 };
 
 static void release_list(struct renamed *items, size_t count)
@@ -251,6 +290,7 @@ static void release_renames(struct renames *r)
     release_list(r->items, r->count);
     release_list(r->shared, r->n_shared);
     free(r->first_unread);
+    free(r->first_value);
     free(r);
 }
 
@@ -292,6 +332,18 @@ static void add_rename(struct renames *r, const char *from, const char *module, 
         (struct renamed){mabn_xstrdup(from), mabn_xasprintf("%s.%s", module, leaf)};
 }
 
+/* The newer exporter keeps the names of weights, and calls a folded norm's bias after them:
+ * "layer1.0.conv1.weight_bias" is layer1.0.conv1.bias. */
+static void rename_fused_bias(struct renames *r, const char *weight, const char *bias)
+{
+    const size_t n = weight ? strlen(weight) : 0;
+    if (n < 8 || strcmp(weight + n - 7, ".weight") || !bias || strncmp(bias, weight, n) ||
+        strcmp(bias + n, "_bias") || r->count == MAX_RENAMED)
+        return;
+    r->items[r->count++] =
+        (struct renamed){mabn_xstrdup(bias), mabn_xasprintf("%.*s.bias", (int)n - 7, weight)};
+}
+
 /* PyTorch names a node's result like a path; it is no tensor of the file. */
 static void add_shared(struct renames *r, const char *from, const char *to)
 {
@@ -323,6 +375,7 @@ static mabn_status read_node(struct renames *r, struct cursor c)
         add_rename(r, inputs[1], module, "weight");
         add_rename(r, inputs[2], module, "bias");
     }
+    if (!status && op && !strcmp(op, "Conv")) rename_fused_bias(r, inputs[1], inputs[2]);
     r->constants += op && !strcmp(op, "Constant");
     if (!status && op && !strcmp(op, "Identity")) add_shared(r, inputs[0], output);
     free(module);
@@ -377,6 +430,12 @@ static void leave_out(struct renames *r, const struct tensor *t)
     if (!r->unread++) r->first_unread = mabn_xstrdup(t->name ? t->name : "");
 }
 
+/* No module of a network is called so, or its tensors would have a dot in their names. */
+static bool is_value(const char *name)
+{
+    return !strncmp(name, "val_", 4) && name[4] && !name[4 + strspn(name + 4, "0123456789")];
+}
+
 static mabn_status add_tensor(struct mabn_weights *w, const struct cursor *c, struct renames *r,
                               const struct tensor *t)
 {
@@ -394,9 +453,32 @@ static mabn_status add_tensor(struct mabn_weights *w, const struct cursor *c, st
             return mabn_fail(MABN_ERR_UNSUPPORTED,
                              "'%s': initialiser '%s' has %llu bytes of data instead of %zu",
                              w->source.name, t->name, (unsigned long long)t->data.length, bytes);
+        if (is_value(t->name)) {
+            if (!r->values++) r->first_value = mabn_xstrdup(t->name);
+            return MABN_OK;
+        }
         return add_names(w, r, types[i].dtype, t, bytes);
     }
     leave_out(r, t);
+    return MABN_OK;
+}
+
+/* As PyTorch's exporter writes them: all in one file beside this one, "model.onnx.data". */
+static mabn_status find_external(struct mabn_weights *w, const struct cursor *c, struct tensor *t)
+{
+    uint64_t begin, size;
+    if (!t->location || t->data.start) return damaged(c, "a tensor with data here and elsewhere");
+    MABN_TRY(mabn_source_append(&w->source, t->location, &begin, &size));
+    if (t->offset > size || t->length > size - t->offset)
+        return mabn_fail(MABN_ERR_FORMAT,
+                         "'%s': '%s' is truncated: tensor '%s' is expected at %llu, the file has "
+                         "%llu bytes",
+                         w->source.name, t->location, t->name ? t->name : "",
+                         (unsigned long long)t->offset, (unsigned long long)size);
+    t->data = (struct field){.number = TENSOR_RAW,
+                             .wire = WIRE_BYTES,
+                             .start = begin + t->offset,
+                             .length = t->length ? t->length : size - t->offset};
     return MABN_OK;
 }
 
@@ -411,8 +493,10 @@ static mabn_status read_tensor(struct mabn_weights *w, struct renames *r, struct
         if (status || !more) break;
         status = read_tensor_field(&c, &t, &f);
     }
+    if (!status && t.external) status = find_external(w, &c, &t);
     if (!status) status = add_tensor(w, &c, r, &t);
     free(t.name);
+    free(t.location);
     return status;
 }
 
@@ -436,6 +520,9 @@ static mabn_status read_graph(struct mabn_weights *w, struct cursor c)
                             "skipped %zu initialiser%s of types or forms that are not read; the "
                             "first is '%s'",
                             r->unread, r->unread == 1 ? "" : "s", r->first_unread);
+    if (!status && r->values)
+        mabn_weights_remark(w, "skipped %zu constant%s of the exporter's graph; the first is '%s'",
+                            r->values, r->values == 1 ? "" : "s", r->first_value);
     if (!status && !w->count && r->constants)
         status = mabn_fail(MABN_ERR_UNSUPPORTED,
                            "'%s' has its tensors in %zu Constant nodes, which are not read: export "

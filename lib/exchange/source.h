@@ -14,13 +14,27 @@ struct mabn_source {
     const uint8_t *memory; /* borrowed; NULL when fd is used */
     int fd;
     uint64_t size;
-    char *name; /* for messages */
+    char *name;                     /* for messages */
+    struct mabn_source_part *parts; /* files appended */
+    size_t n_parts;
 };
+/* Bytes begin .. begin + size of the source are those of this file. */
+struct mabn_source_part {
+    uint64_t begin, size;
+    char *location;
+    int fd;
+};
+enum { MABN_SOURCE_MAX_PARTS = 512 };
 
 /* Regular files only: a pipe cannot be read at random. */
 MABN_MUST_USE mabn_status mabn_source_open(struct mabn_source *source, const char *path);
 void mabn_source_init_memory(struct mabn_source *source, const void *bytes, size_t size,
                              const char *name);
+/* The bytes of the file `location`, in the folder of the source's own, come after those there are: from
+ * *begin on, *size of them. Each file once; absolute paths and those that lead out of the folder are
+ * refused, and so are sources in memory. */
+MABN_MUST_USE mabn_status mabn_source_append(struct mabn_source *source, const char *location,
+                                             uint64_t *begin, uint64_t *size);
 void mabn_source_release(struct mabn_source *source);
 
 /* n bytes at `offset`; past the end is MABN_ERR_FORMAT ("truncated"). */

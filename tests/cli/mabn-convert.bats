@@ -1165,3 +1165,98 @@ END
     said vit "a vision transformer"
     said mobile "a network like VGG, MobileNet, EfficientNet or DenseNet"
 }
+
+@test "a state_dict that Python's pickle wrote says how it should be saved" {
+    $PYTHON - <<'END'
+import pickle, sys, types
+# what a tensor's and a storage's __reduce__ give, with functions of the same names
+for name, function in ("torch._utils", "_rebuild_tensor_v2"), ("torch.storage", "_load_from_bytes"):
+    module = types.ModuleType(name)
+    exec(f"def {function}(*a): pass", module.__dict__)
+    getattr(module, function).__module__ = name
+    sys.modules[name] = module
+sys.modules["torch"] = types.ModuleType("torch")
+class Storage:
+    def __reduce__(self):
+        return sys.modules["torch.storage"]._load_from_bytes, (b"numbers",)
+class Tensor:
+    def __reduce__(self):
+        return sys.modules["torch._utils"]._rebuild_tensor_v2, (Storage(), 0, (2, 3), (3, 1), False, {})
+for protocol in 2, 4:
+    pickle.dump({"conv1.weight": Tensor()}, open(f"dumped-{protocol}.pkl", "wb"), protocol)
+END
+    for p in 2 4; do
+        fails 1 "a tensor whose numbers are not beside it: was it written by Python's pickle in place of torch.save?" mabn-convert dumped-$p.pkl -o out.h5
+        assert_not_exist out.h5
+    done
+}
+
+@test "ONNX of PyTorch's newer exporter: numbers in a file beside it, biases named after weights" {
+    mabn-init cifar-resnet8 --classes 4 --norm bn -o net.h5 -q
+    mabn-convert -q --fold net.h5 -o net.onnx
+    mkdir -p sub
+    $PYTHON - <<'END'
+def varint(n):
+    out = b""
+    while n > 127:
+        out, n = out + bytes([n & 127 | 128]), n >> 7
+    return out + bytes([n])
+def field(number, data):
+    return varint(number << 3 | 2) + varint(len(data)) + data
+def fields(data):
+    at = 0
+    def get():
+        nonlocal at
+        n = shift = 0
+        while True:
+            b = data[at]; at += 1
+            n |= (b & 127) << shift; shift += 7
+            if b < 128: return n
+    while at < len(data):
+        start, key = at, get()
+        if key & 7 == 2:
+            n = get(); at += n
+            yield key >> 3, data[at - n:at], data[start:at]
+        else:
+            get()
+            yield key >> 3, None, data[start:at]
+def fused(name): # conv1.bias of the weight conv1.weight
+    return name[:-5] + b".weight_bias" if name.endswith(b".bias") and b"fc" not in name else name
+def pair(key, value):
+    return field(13, field(1, key) + field(2, value))
+numbers = b""
+value = field(5, varint(1 << 3) + b"\2" + varint(2 << 3) + b"\7" + field(8, b"val_226") + field(9, bytes(16)))
+def tensor(data, location):
+    global numbers
+    out, raw = b"", None
+    for k, v, whole in fields(data):
+        if k == 9:
+            raw = v
+        else:
+            out += field(8, fused(v)) if k == 8 else whole
+    out += pair(b"location", location) + pair(b"offset", b"%d" % len(numbers)) + pair(b"length", b"%d" % len(raw))
+    numbers += raw + bytes(len(raw) % 64)
+    return out + varint(14 << 3) + b"\1"
+def node(data):
+    return b"".join(field(1, fused(v)) if k == 1 else whole for k, v, whole in fields(data))
+def graph(data, location):
+    return b"".join(field(5, tensor(v, location)) if k == 5 else field(1, node(v)) if k == 1 else whole
+                    for k, v, whole in fields(data)) + value
+model = open("net.onnx", "rb").read()
+for name, location in ("sub/ext", b"ext.onnx.data"), ("cut", b"cut.data"), ("out", b"../out.data"), ("none", b"none.data"):
+    numbers = b""
+    open(name + ".onnx", "wb").write(b"".join(field(7, graph(v, location)) if k == 7 else whole for k, v, whole in fields(model)))
+    if name == "sub/ext": open("sub/ext.onnx.data", "wb").write(numbers)
+    if name == "cut": open("cut.data", "wb").write(numbers[:-999])
+END
+    run mabn-convert sub/ext.onnx -o ext.h5
+    assert_success
+    assert_output --partial "skipped 1 constant of the exporter's graph; the first is 'val_226'"
+    mabn-convert -q net.onnx -o one.h5
+    run mabn-convert --check one.h5 ext.h5
+    assert_success
+    fails 1 "'cut.data' is truncated: tensor '" mabn-convert cut.onnx -o out.h5
+    fails 1 "'out.onnx': its data are in another file, '../out.data', outside its folder" mabn-convert out.onnx -o out.h5
+    fails 1 "'none.onnx' has its data in another file: cannot open 'none.data'" mabn-convert none.onnx -o out.h5
+    assert_not_exist out.h5
+}
