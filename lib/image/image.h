@@ -137,8 +137,9 @@ MABN_MUST_USE mabn_status mabn_image_decode_part(struct mabn_decoder *decoder,
                                                  const struct mabn_decode_options *options);
 
 /* How opaque each pixel is, 0…255, as a picture of 1 channel: for PNG, WebP and GIF files with an
- * alpha channel or a transparent colour, and BMP files with alpha. *found false: the file has neither; `alpha` is left alone.
- * Around the first picture of a GIF that is smaller than its canvas, nothing is opaque. */
+ * alpha channel or a transparent colour, and BMP files with alpha. *found false: the file has neither;
+ * `alpha` is left alone. Around the first picture of a GIF that is smaller than its canvas, nothing is
+ * opaque. */
 MABN_MUST_USE mabn_status mabn_image_decode_alpha(struct mabn_image *alpha, bool *found,
                                                   const uint8_t *bytes, size_t size);
 
