@@ -34,7 +34,7 @@ static mabn_status add_output(const char *argument, void *value)
 
 static const struct mabn_option curves_options[] = {
     OPT_OUTPUT,
-    MABN_OPT_INT('s', "smooth", &o.smooth, 0, 100000, "N", "mean over N lines of the training loss; 1: none, 0: chosen"),
+    MABN_OPT_INT('s', "smooth", &o.smooth, 0, 100000, "N", "training loss as the mean over N lines; 1: no mean, 0: chosen"),
     MABN_OPT_FLAG(0, "steps", &o.by_step, "steps on the x axis, not epochs"),
     MABN_OPT_FLAG(0, "more", &o.more, "also draw validation loss, a detector's five losses, and learning rate"),
     OPTS_LOOK,

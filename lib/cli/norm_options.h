@@ -18,7 +18,7 @@
     MABN_OPT_INT(0, "groups", &(r)->groups, 0, 1 << 16, "N", "gn and evonorm-s0: groups of channels; 0: 32, or as in a given model"), \
     MABN_OPT_DOUBLE(0, "norm-eps", &(r)->eps, 0, 1, "E", "added to variances; 0: the norm's default, or as in a given model"), \
     MABN_OPT_DOUBLE(0, "norm-momentum", &(r)->momentum, 0, 1, "A", "share of the old running value that is kept; 0: the norm's default, or as in a given model"), \
-    MABN_OPT_SWITCH(0, "sync-weighted", &(r)->sync_weighted, "syncbn: give every element the same weight; --no-sync-weighted: every rank, as in the reference. Default: every element, unless a preset or a given model says otherwise")
+    MABN_OPT_SWITCH(0, "sync-weighted", &(r)->sync_weighted, "syncbn: every value counts equally; --no-sync-weighted: every shard, as in the reference. Default: every value, unless a preset or a given model says otherwise")
 /* clang-format on */
 
 /* For MABN_OPTIONS_NORM: a word to an int, enum mabn_window_rule. */
