@@ -50,7 +50,7 @@ MABN_MUST_USE mabn_status mabn_pwrite_all(int fd, const void *bytes, size_t n, u
  * sync at the end is short. *behind counts the n bytes just written; several threads may share it.
  * A hint: it cannot fail. */
 void mabn_start_writeback(int fd, size_t *behind, size_t n);
-/* Write a small text file whole, by the same temp-and-rename way. */
+/* Write a small text file whole, by a temporary file and a rename, as above. */
 MABN_MUST_USE mabn_status mabn_write_file(const char *path, const void *bytes, size_t n,
                                           bool force);
 
@@ -80,7 +80,7 @@ MABN_MUST_USE mabn_status mabn_pread_all(int fd, void *bytes, size_t n, uint64_t
 
 bool mabn_path_exists(const char *path);
 bool mabn_path_is_dir(const char *path);
-/* Likewise of a folder's entry, which mostly knows it. */
+/* Likewise for an entry of a folder; most file systems give its type with the entry. */
 struct dirent;
 bool mabn_entry_is_dir(const char *path, const struct dirent *entry);
 /* Visit every file below a folder, in no order; names that begin with a dot are passed over. `visit` takes

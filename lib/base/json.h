@@ -74,7 +74,7 @@ void mabn_json_free(struct mabn_json *j); /* NULL is fine */
 
 /* Take what Python writes and JSON does not have: NaN, Infinity and -Infinity are numbers that are
  * not finite, passed over where no number is needed, and errors where one is; half a pair of
- * surrogates, which Python makes of file names that are no UTF-8, stands as it is written (\udce9). */
+ * surrogates, which Python makes of file names that are not UTF-8, keeps its escape (\udce9). */
 void mabn_json_allow_nan(struct mabn_json *j);
 
 /* Kind of the value that comes next. */

@@ -55,8 +55,9 @@ void mabn_json_put_doubles(struct mabn_json_writer *w, const char *key, const do
                            int count); /* an array */
 /* Rounded to that many significant digits. */
 void mabn_json_put_rounded(struct mabn_json_writer *w, const char *key, double value, int digits);
-/* A value that is JSON already; the members of an object that is, not an empty one. */
+/* A value that is already JSON. */
 void mabn_json_put_raw(struct mabn_json_writer *w, const char *key, const char *json);
+/* All members of an object that is already JSON and not empty. */
 void mabn_json_put_members(struct mabn_json_writer *w, const char *object);
 
 MABN_END_DECLS

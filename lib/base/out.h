@@ -18,7 +18,7 @@ void mabn_out_write(const void *bytes, size_t length);
 void mabn_out_flush(void);
 
 /* Whether all writes so far went well: "cannot write standard output: No space left on device". What
- * is still in the buffer is not known of; mabn_out_close writes that too, and is called once. */
+ * is still in the buffer is not included; mabn_out_close writes that too, and is called once. */
 mabn_status mabn_out_status(void);
 mabn_status mabn_out_close(void);
 

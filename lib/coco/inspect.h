@@ -4,8 +4,8 @@
  * file name that can be used; annotations of images or categories that are not listed; boxes,
  * segmentations and keypoints that cannot be used, that lie outside their image or have no extent;
  * masks of another size than the image; areas that are missing, not positive or larger than the
- * image; numbers of keypoints that are not what is labelled; skeletons of keypoints that nothing
- * has.  */
+ * image; numbers of keypoints other than those labelled; skeletons with keypoints that no category
+ * has. */
 #ifndef MABN_COCO_INSPECT_H
 #define MABN_COCO_INSPECT_H
 

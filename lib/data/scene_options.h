@@ -16,7 +16,7 @@ MABN_BEGIN_DECLS
 
 /* ---- options ---- */
 
-/* Which program's sizes. With s the smaller side wished for and m the longest allowed, of w × h:
+/* Which program's sizes. With s the requested smaller side and m the longest allowed, of w × h:
  *   LEGACY       s ← round(m·min/max) (half to even) when max/min·s > m; then the smaller side is s
  *                and the other trunc(s·max/min), so that it can be m + 1. Pillow's 8-bit resize.
  *   DETECTRON2   both times s/min, then both times m/max if the larger is too long, each

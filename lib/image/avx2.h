@@ -1,4 +1,4 @@
-/* For files with AVX2 loops beside the plain ones: WITH_AVX2 says whether there are any, AVX2 marks
+/* For files with AVX2 loops beside portable ones: WITH_AVX2 says whether there are any, AVX2 marks
  * their functions, and the caller asks the processor. Internal. */
 #ifndef MABN_IMAGE_AVX2_H
 #define MABN_IMAGE_AVX2_H

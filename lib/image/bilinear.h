@@ -1,6 +1,6 @@
 /* Plain bilinear resizing in float32: two taps whatever the ratio (no antialiasing), as PyTorch's
  * `interpolate(mode="bilinear", align_corners=False)` does it on the CPU with several threads, to
- * the bit. torchvision's detectors resize so, after normalizing.
+ * the bit. torchvision's detectors resize in this way, after normalizing.
  *
  *   scale = in/out in float32; place = max(scale·(i + ½) − ½, 0); low = trunc, high = min(low + 1,
  *   in − 1), weights l1 = place − low and l0 = 1 − l1; first along rows, then along columns, each

@@ -24,8 +24,8 @@
  *   /labels           i32 (N)      class of image i, in [0,K)                    (imagenet)
  *   /classes          string (K)   class names                                   (optional)
  *
- * Other kinds add groups of their own (/coco/...) with mabn_dataset_writer_add_array and
- * _add_strings, and read them with store/h5.h on mabn_dataset_file(). */
+ * Other kinds add groups of their own (/coco/...) with mabn_dataset_writer_add_array,
+ * and read them with store/h5.h on mabn_dataset_file(). */
 #ifndef MABN_STORE_DATASET_H
 #define MABN_STORE_DATASET_H
 
@@ -56,7 +56,7 @@ enum mabn_dataset_format {
  *     for i in [mabn_dataset_writer_done(w), count): _add or _skip      (from many threads)
  *     mabn_dataset_writer_set_labels(w, labels); ..._add_array(w, "/coco/boxes", ...);
  *     mabn_dataset_writer_commit(w);
- *     mabn_dataset_writer_free(w, keep); */
+ *     mabn_dataset_writer_free(w, keep_partial); */
 
 struct mabn_dataset_writer;
 
@@ -122,8 +122,8 @@ void mabn_dataset_writer_set_int64(struct mabn_dataset_writer *w, const char *at
                                    int64_t value);
 
 MABN_MUST_USE mabn_status mabn_dataset_writer_commit(struct mabn_dataset_writer *w);
-/* Free. If not committed, remove what was written, or with `keep` keep it to be continued, unless
- * writing itself failed, so that a full disk does not stay full. NULL is fine. */
+/* Free. If not committed, remove what was written, or with `keep_partial` keep it to be continued,
+ * unless writing itself failed, so that a full disk does not stay full. NULL is fine. */
 void mabn_dataset_writer_free(struct mabn_dataset_writer *w, bool keep_partial);
 
 /* ---- reading ---- */
@@ -138,7 +138,7 @@ const char *mabn_dataset_path(const struct mabn_dataset *ds);
 const char *mabn_dataset_kind(const struct mabn_dataset *ds);
 int64_t mabn_dataset_count(const struct mabn_dataset *ds);
 bool mabn_dataset_is_raw(const struct mabn_dataset *ds);
-/* The array that holds everything else (annotations). */
+/* The file itself, for the arrays of other groups (annotations). */
 const struct mabn_h5_file *mabn_dataset_file(const struct mabn_dataset *ds);
 
 /* Image i: a pointer into the mapped file, valid until the dataset is freed. Its checksum is
