@@ -16,8 +16,8 @@
 MABN_BEGIN_DECLS
 
 struct mabn_scene_batch {
-    float *x;                  /* (count,height,width,3) zero beyond each scene; NULL with options.raw */
-    struct mabn_raw **raw;     /* (count) blocks of the pictures as decoded; NULL without options.raw */
+    float *x; /* (count,height,width,3) zero beyond each scene; NULL with options.raw */
+    struct mabn_raw **raw; /* (count) blocks of the pictures as decoded; NULL without options.raw */
     struct mabn_scene *scenes; /* (count) */
     int count;                 /* fewer than requested at the end of a group */
     int width, height;         /* padded */
