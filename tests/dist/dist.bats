@@ -42,7 +42,7 @@ one_line() {
 
 nobody_left() {
     local pid
-    for pid in $(pgrep -x test_dist); do
+    for pid in $(pgrep -U "$(id -u)" -x test_dist); do
         [ "$(ps -o stat= -p "$pid" | cut -c 1)" = Z ] || ps -p "$pid" -o pid=,stat=
     done
 }
@@ -180,7 +180,7 @@ nobody_left() {
 
 @test "a frozen rank is named when something else ends the job, before its time is up" {
     mpi=${MPIS##* }
-    mine() { grep -lzx "MINE=$BATS_TEST_TMPDIR" $(pgrep -x test_dist | sed 's|.*|/proc/&/environ|') /dev/null | cut -d/ -f3; }
+    mine() { grep -lzx "MINE=$BATS_TEST_TMPDIR" $(pgrep -U "$(id -u)" -x test_dist | sed 's|.*|/proc/&/environ|') /dev/null | cut -d/ -f3; }
     MINE=$BATS_TEST_TMPDIR MABN_TIMEOUT=6 "$(launcher "$mpi")" -n 3 "$PROGRAM" freeze 1 </dev/null \
         2>"$BATS_TEST_TMPDIR/err" 3>&- &
     pid=$!
