@@ -1006,6 +1006,7 @@ archive("export2.pt2", **{"m/archive_format": "pt2", "m/models/model.json": text
 archive("a.npz", **{"conv1.weight.npy": b"\x93NUMPY" + text})
 archive("a.keras", **{"metadata.json": text, "config.json": text, "model.weights.h5": text})
 archive("a.zip", **{"folder/net.pth": text})
+archive("two.zip", **{"first.pth": text, "second.onnx": text})
 archive("pictures.zip", **{"a.jpg": text})
 open("a.npy", "wb").write(b"\x93NUMPY\1\0" + text)
 open("a.tflite", "wb").write(b"\x1c\0\0\0TFL3" + text)
@@ -1023,7 +1024,7 @@ try:
     with h5py.File("keras3.h5", "w") as f:
         f["layers/conv2d/vars/0"] = [1., 2.]
     with h5py.File("other.h5", "w") as f:
-        f["x"] = [1., 2.]
+        f["layers/x"] = [1., 2.]
 except ImportError:
     pass
 END
@@ -1047,6 +1048,7 @@ a.npz.small| is an archive of NumPy (.npz): save its arrays as safetensors
 a.keras| is a model of Keras
 a.zip| is a zip archive that holds 'folder/net.pth': unpack it first
 a.zip.small| is a zip archive that holds 'folder/net.pth': unpack it first
+two.zip| is a zip archive that holds 'first.pth': unpack it first
 pictures.zip| is a zip archive, but not one of PyTorch's
 a.npy| is an array of NumPy (.npy), without names for its tensors
 a.tflite| is a model of TensorFlow Lite

@@ -376,6 +376,14 @@ i.save("tree/a/24.png", transparency=i.getpixel((0, 0)))
 a.putalpha(255)
 a.save("tree/a/04.png"); a.save("tree/a/05.webp", lossless=True, exact=True)
 i.quantize(8).save("tree/a/06.png", transparency=200); i.quantize(8).save("tree/a/07.gif", transparency=200)
+# transparency of the second picture alone; a chunk of odd length before the pictures of an animation
+one = open("tree/a/03.gif", "rb").read()
+start = 13 + 3 * (2 << (one[10] & 7))
+start += 8 * (one[start] == 0x21) # the first picture's own extension
+open("tree/a/14.gif", "wb").write(b"GIF89a" + one[6:-1] + b"\x21\xf9\4\1\0\0\2\0" + one[start:])
+webp = open("tree/a/11.webp", "rb").read()
+webp = webp[:30] + b"ABCD\3\0\0\0abc\0" + webp[30:]
+open("tree/a/15.webp", "wb").write(webp[:4] + struct.pack("<I", len(webp) - 8) + webp[8:])
 def bmp(name, alpha): # 32 bits with a mask for alpha, as Windows writes them
     head = struct.pack("<IiiHHIIiiII4I", 124, 2, 2, 1, 32, 3, 16, 0, 0, 0, 0, 0xff0000, 0xff00, 0xff, 0xff000000) + bytes(68)
     open(name, "wb").write(b"BM" + struct.pack("<IHHI", 154, 0, 0, 138) + head + b"abc\xff" * 3 + b"abc" + alpha)
@@ -387,7 +395,7 @@ open("tree/a/30.jpg", "wb").write(jpeg[:2] + b"\xff\xe2" + struct.pack(">H", len
 END
     run --separate-stderr mabn-pack imagenet tree -o a.h5
     assert_success
-    several="5 files hold more than one picture (the first: 'tree/a/10.gif'): the first of each is packed, 7 others are left out"
+    several="7 files hold more than one picture (the first: 'tree/a/10.gif'): the first of each is packed, 9 others are left out"
     alpha="6 pictures have an alpha channel or a transparent colour (the first: 'tree/a/20.png'), which is ignored: pixels have the colours stored under it"
     assert_equal "$(grep warning <<<"$stderr")" "mabn-pack: warning: $several
 mabn-pack: warning: $alpha"

@@ -1027,3 +1027,67 @@ END
     timeout 120 mabn-score coco -q -t segm pieces.json few.json
     fails 1 "the curves of 30000 categories would take 2.9 GB of memory" mabn-score coco -q categories.json few.json
 }
+
+@test "coco: a doubt is told only where it holds" {
+    $PYTHON - <<'END'
+import json
+images = [{"id": i, "file_name": f"{i:06}.jpg", "width": 640, "height": 480} for i in range(1, 21)]
+truth, boxes = [], []
+for i in images:
+    # the first eight begin at the origin: as corners they are the same
+    x, y, w, h = (0, 0, 100, 80) if i["id"] <= 8 else (100, 150, 60 + i["id"], 90)
+    boxes.append((x, y, w, h))
+    truth.append({"id": i["id"], "image_id": i["id"], "category_id": 1, "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0})
+data = {"images": images, "categories": [{"id": 1, "name": "cat"}], "annotations": truth}
+def write(name, f, **more):
+    json.dump([{"image_id": i + 1, "category_id": 1, "score": 1 if i > 7 else .5, "bbox": list(f(i, *b)), **more}
+               for i, b in enumerate(boxes)], open(name, "w"))
+corners = lambda x, y, w, h: (x, y, x + w, y + h)
+json.dump(data, open("t.json", "w"))
+write("good.json", lambda i, *b: b)
+write("some.json", lambda i, *b: b if i < 8 else corners(*b) if i < 12 else (500, 400, 9, 9))
+write("few.json", lambda i, *b: corners(*b) if 8 <= i < 12 else (500, 400, 9, 9))
+write("rows.json", lambda i, x, y, w, h: (500, 400, 510, 420) if i < 8 else (y, x, y + h, x + w))
+write("fraction.json", lambda i, x, y, w, h: (-.01, .5, .1, .1) if i == 9 else ((x + w / 2) / 640, (y + h / 2) / 480, w / 640, h / 480))
+write("stem.json", lambda i, *b: b)
+r = json.load(open("stem.json")); r[0]["image_id"] = "00000"; json.dump(r, open("stem.json", "w"))
+# a list beside a result's own fields is not the list of results
+open("lines.json", "w").write("".join(json.dumps({**r, "detections": [{"x": 1}]}) + "\n" for r in json.load(open("good.json"))))
+for i in images: i["width"] = "640px"
+json.dump(data, open("t-px.json", "w"))
+for i in images: i["width"] = 640
+points = [v for k in range(17) for v in (100 + 9 * k, 150 + 5 * k, 1)]
+for a in truth: a.update(keypoints=points, num_keypoints=17, bbox=[100, 150, 150, 90], area=13500)
+json.dump(data, open("t-k.json", "w"))
+truth[3]["num_keypoints"] = 0
+json.dump(data, open("t-0.json", "w"))
+json.dump([{"image_id": i["id"], "category_id": 1, "score": .5, "keypoints": [v / n for v, n in zip(points, (640, 480, .5) * 17)]}
+           for i in images], open("k.json", "w"))
+END
+    said() { # FILES AND OPTIONS, on one line
+        # shellcheck disable=SC2086
+        run --separate-stderr mabn-score coco $1
+    }
+    for f in some few; do
+        said "t.json $f.json"
+        assert_success
+        [[ $stderr != *"are read as"* ]] || fail "$stderr"
+    done
+    said "t.json rows.json"
+    [[ $stderr == *"are read as y1, x1, y2, x2"* ]]
+    said "t.json fraction.json"
+    [[ $stderr == *"are read as centre and size in fractions of the image's width and height"* ]]
+    said "t.json good.json --operating-point 0.5"
+    assert_equal "$stderr" ""
+    good=$output
+    said "t.json lines.json --operating-point 0.5"
+    assert_equal "$output" "$good"
+    said "t.json stem.json"
+    [[ $stderr == *"image 00000 (a text) is not in 't.json'"* && $stderr != *file_name* ]]
+    run --separate-stderr mabn-score coco t-px.json <(echo '[{"image_id": 1, "category_id": 1, "score": 1, "segmentation": {"size": [480, 640], "counts": "0"}}]') --type segm
+    [[ $stderr == *'20 "width" or "height" of images are no positive whole number (the first: line 1, 640px): taken as not given'* ]]
+    said "t-k.json k.json -t keypoints"
+    [[ $stderr == *"'k.json': all coordinates lie within 0 to 1: pixels are expected, not fractions"* ]]
+    said "t-0.json k.json -t keypoints"
+    [[ $stderr == *"1 annotation has \"num_keypoints\": 0 and labelled keypoints"* ]]
+}
