@@ -190,21 +190,28 @@ static mabn_status read_dims(const struct cursor *c, struct tensor *t, const str
     return MABN_OK;
 }
 
+/* A key and its value, of at most `most` bytes each; either may be missing, NULL. The caller frees both,
+ * also after an error. */
+static mabn_status read_pair(struct cursor c, size_t most, char **key, char **value)
+{
+    struct field f;
+    bool more = true;
+    *key = *value = NULL;
+    for (;;) {
+        MABN_TRY(next_field(&c, &f, &more));
+        if (!more) return MABN_OK;
+        char **text = f.number == PROPERTY_KEY ? key : f.number == PROPERTY_VALUE ? value : NULL;
+        if (!text) continue;
+        free(*text);
+        MABN_TRY(field_text(&c, &f, most, text));
+    }
+}
+
 /* One of the pairs that tell where data in another file are. */
 static mabn_status read_external(struct tensor *t, struct cursor c)
 {
-    char *key = NULL, *value = NULL, *end;
-    struct field f;
-    bool more = true;
-    mabn_status status = MABN_OK;
-    while (!status) {
-        status = next_field(&c, &f, &more);
-        if (status || !more) break;
-        char **text = f.number == PROPERTY_KEY ? &key : f.number == PROPERTY_VALUE ? &value : NULL;
-        if (!text) continue;
-        free(*text);
-        status = field_text(&c, &f, 4096, text);
-    }
+    char *key, *value, *end;
+    mabn_status status = read_pair(c, 4096, &key, &value);
     uint64_t *number = !key || !value           ? NULL
                        : !strcmp(key, "offset") ? &t->offset
                        : !strcmp(key, "length") ? &t->length
@@ -534,18 +541,8 @@ static mabn_status read_graph(struct mabn_weights *w, struct cursor c)
 
 static mabn_status read_property(struct mabn_weights *w, struct cursor c)
 {
-    char *key = NULL, *value = NULL;
-    struct field f;
-    bool more = true;
-    mabn_status status = MABN_OK;
-    while (!status) {
-        status = next_field(&c, &f, &more);
-        if (status || !more) break;
-        char **text = f.number == PROPERTY_KEY ? &key : f.number == PROPERTY_VALUE ? &value : NULL;
-        if (!text) continue;
-        free(*text);
-        status = field_text(&c, &f, 1 << 20, text);
-    }
+    char *key, *value;
+    mabn_status status = read_pair(c, 1 << 20, &key, &value);
     if (!status && key && value) mabn_weights_add_note(w, key, value);
     free(key);
     free(value);

@@ -12,6 +12,38 @@ setup_more() {
     ln -s "$BATS_FILE_TMPDIR"/r*.h5 .
 }
 
+# protobuf: protobuf.py, which takes the fields of ONNX files apart and puts them together
+protobuf() {
+    cat >protobuf.py <<'END'
+def varint(n):
+    out = b""
+    while n > 127:
+        out, n = out + bytes([n & 127 | 128]), n >> 7
+    return out + bytes([n])
+def field(number, data):
+    return varint(number << 3 | 2) + varint(len(data)) + data
+def number(n, value):
+    return varint(n << 3) + varint(value)
+def fields(data):
+    at = 0
+    def get():
+        nonlocal at
+        n = shift = 0
+        while True:
+            b = data[at]; at += 1
+            n |= (b & 127) << shift; shift += 7
+            if b < 128: return n
+    while at < len(data):
+        start, key = at, get()
+        if key & 7 == 2:
+            n = get(); at += n
+            yield key >> 3, data[at - n:at], data[start:at]
+        else:
+            get()
+            yield key >> 3, None, data[start:at]
+END
+}
+
 @test "every pair of formats: there and back is exact" {
     for a in h5 pth safetensors onnx; do
         mabn-convert -q --as-is r8.h5 -o "a.$a"
@@ -1068,34 +1100,10 @@ END
 @test "ONNX of other makers: other forms of numbers, other types, constants" {
     mabn-init cifar-resnet8 --classes 4 --norm bn -o net.h5
     mabn-convert -q net.h5 -o net.onnx
+    protobuf
     # a second graph's worth of fields: initialisers that are appended to the graph
     $PYTHON - <<'END'
-def varint(n):
-    out = b""
-    while n > 127:
-        out, n = out + bytes([n & 127 | 128]), n >> 7
-    return out + bytes([n])
-def field(number, data):
-    return varint(number << 3 | 2) + varint(len(data)) + data
-def number(n, value):
-    return varint(n << 3) + varint(value)
-def fields(data):
-    at = 0
-    def get():
-        nonlocal at
-        n = shift = 0
-        while True:
-            b = data[at]; at += 1
-            n |= (b & 127) << shift; shift += 7
-            if b < 128: return n
-    while at < len(data):
-        start, key = at, get()
-        if key & 7 == 2:
-            n = get(); at += n
-            yield key >> 3, data[at - n:at], data[start:at]
-        else:
-            get()
-            yield key >> 3, None, data[start:at]
+from protobuf import *
 model = open("net.onnx", "rb").read()
 def write(name, change):
     out = b""
@@ -1197,31 +1205,9 @@ END
     mabn-init cifar-resnet8 --classes 4 --norm bn -o net.h5 -q
     mabn-convert -q --fold net.h5 -o net.onnx
     mkdir -p sub
+    protobuf
     $PYTHON - <<'END'
-def varint(n):
-    out = b""
-    while n > 127:
-        out, n = out + bytes([n & 127 | 128]), n >> 7
-    return out + bytes([n])
-def field(number, data):
-    return varint(number << 3 | 2) + varint(len(data)) + data
-def fields(data):
-    at = 0
-    def get():
-        nonlocal at
-        n = shift = 0
-        while True:
-            b = data[at]; at += 1
-            n |= (b & 127) << shift; shift += 7
-            if b < 128: return n
-    while at < len(data):
-        start, key = at, get()
-        if key & 7 == 2:
-            n = get(); at += n
-            yield key >> 3, data[at - n:at], data[start:at]
-        else:
-            get()
-            yield key >> 3, None, data[start:at]
+from protobuf import *
 def fused(name): # conv1.bias of the weight conv1.weight
     return name[:-5] + b".weight_bias" if name.endswith(b".bias") and b"fc" not in name else name
 def pair(key, value):
