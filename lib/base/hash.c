@@ -40,9 +40,9 @@ static inline uint64_t fold(uint64_t a, uint64_t b)
     return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
-/* Both halves of a product with a number that nobody knows. That alone sends keys in a row, or by
-   2^32, to places in a row with some distance; for three draws of the number in a hundred they
-   then crowd. The second product scatters them. */
+/* Both halves of a product with a secret random number, folded. Alone that sends consecutive keys, or
+ * keys 2^32 apart, to evenly spaced places, which crowd for about three secrets in a hundred. The
+ * second product scatters them. */
 uint64_t mabn_hash_i64(int64_t key)
 {
     need_seed();

@@ -301,7 +301,7 @@ mabn_status mabn_json_fail(struct mabn_json *j, const char *format, ...)
     return status;
 }
 
-/* What a file is that does not begin as JSON does; NULL: no idea. */
+/* The kind of a file that does not begin like JSON; NULL: unknown. */
 static const char *other_format(const struct mabn_json *j)
 {
     static const struct {
@@ -338,14 +338,14 @@ static const char *other_format(const struct mabn_json *j)
     return NULL;
 }
 
-/* Is it a number that is none, in the writing of any language? */
-static bool is_no_number(const uint8_t *p)
+/* Does a not-a-number or an infinity begin at p, as some language writes it? */
+static bool is_nan_or_infinity(const uint8_t *p)
 {
     p += *p == '-' || *p == '+';
     return !strncasecmp((const char *)p, "nan", 3) || !strncasecmp((const char *)p, "inf", 3);
 }
 
-/* Something else than `wanted` stands at p. */
+/* The failure for a value at p that is not the `wanted` one. */
 static mabn_status fail_here(struct mabn_json *j, const char *wanted)
 {
     if (j->status) return j->status;
@@ -356,7 +356,7 @@ static mabn_status fail_here(struct mabn_json *j, const char *wanted)
         return fail_at(j, j->p, MABN_ERR_FORMAT, "expected %s, found the end of the %s", wanted,
                        j->size ? "file (truncated?)" : "input");
     uint8_t c = *j->p;
-    if (is_no_number(j->p))
+    if (is_nan_or_infinity(j->p))
         return fail_at(j, j->p, MABN_ERR_FORMAT,
                        "expected %s, found NaN or Infinity, which JSON does not have", wanted);
     if (c > 32 && c < 127)
@@ -374,7 +374,7 @@ const char *mabn_json_kind_name(enum mabn_json_kind kind)
 static mabn_status fail_kind(struct mabn_json *j, enum mabn_json_kind wanted)
 {
     enum mabn_json_kind found = mabn_json_peek(j);
-    if (found == MABN_JSON_ERROR || (found == MABN_JSON_NULL && is_no_number(j->p)))
+    if (found == MABN_JSON_ERROR || (found == MABN_JSON_NULL && is_nan_or_infinity(j->p)))
         return fail_here(j, mabn_json_kind_name(wanted));
     return mabn_json_fail(j, "expected %s, found %s", mabn_json_kind_name(wanted),
                           mabn_json_kind_name(found));
@@ -387,7 +387,7 @@ void mabn_json_allow_nan(struct mabn_json *j)
     j->python = true;
 }
 
-/* Is one of Python's NaN, Infinity and -Infinity at p, where c is? */
+/* Does one of Python's NaN, Infinity and -Infinity begin at p, with the byte c? */
 static inline bool not_finite(const struct mabn_json *j, int c)
 {
     return j->python && (c == 'N' || c == 'I' || (c == '-' && j->p[1] == 'I'));
@@ -686,8 +686,8 @@ mabn_status mabn_json_read_word(struct mabn_json *j, int *value, const struct ma
     return status;
 }
 
-/* Most keys are of at most 15 plain bytes, behind a comma and perhaps a blank, and before a colon:
- * such a one. */
+/* The next key, if it is like most: at most 15 plain bytes, behind a comma and perhaps a blank, and
+ * before a colon. */
 static inline bool next_plain_key(struct mabn_json *j, struct frame *f, struct mabn_json_text *key)
 {
 #ifdef __SSE2__
@@ -780,7 +780,8 @@ bool mabn_json_next_key(struct mabn_json *j, struct mabn_json_text *key)
 struct number {
     uint64_t digits;  /* all of them, as an integer, when `exact` */
     int64_t exponent; /* of ten */
-    bool negative, exact /* at most 19 digits */;
+    bool negative;
+    bool exact; /* at most 19 digits */
     const uint8_t *start, *stop;
 };
 
@@ -790,9 +791,9 @@ static inline bool is_digit(uint8_t c)
 }
 
 #ifdef __SSE2__
-/* Most numbers are DIGITS or DIGITS.DIGITS in at most 15 bytes: found without a loop. How many
- * digits before and after the point; false when it is a longer one, has an exponent or a sign, or
- * is none. */
+/* Most numbers are DIGITS or DIGITS.DIGITS in at most 15 bytes. Counts the digits before and after the
+ * point of such a number, without a loop. False for anything else: a longer number, one with a sign
+ * or an exponent, no number. */
 static inline bool short_number(const uint8_t *p, unsigned *whole, unsigned *fraction)
 {
     __m128i v = _mm_sub_epi8(_mm_loadu_si128((const __m128i *)p), _mm_set1_epi8('0'));
@@ -820,7 +821,7 @@ static inline uint64_t few_digits(uint64_t w, unsigned n)
 }
 #endif
 
-/* A number at p, by the grammar; NULL at *stop when it is not one. */
+/* The number at p, by JSON's grammar; out->stop NULL: none begins there. */
 static inline void scan_number(const uint8_t *p, struct number *out)
 {
     uint64_t w = 0;
@@ -930,7 +931,7 @@ static double to_double(const struct number *n)
     return slow_double(n);
 }
 
-/* The same for a number at p, where one begins, and only then. */
+/* The same, only if a short number begins at p. */
 static inline __attribute__((always_inline)) bool scan_short(const uint8_t *p, struct number *out)
 {
 #ifdef __SSE2__
@@ -983,7 +984,7 @@ static mabn_status read_number(struct mabn_json *j, struct number *n)
     if (!is_digit((uint8_t)c) && c != '-') return fail_kind(j, MABN_JSON_NUMBER);
     scan_number(j->p, n);
     if (!n->stop) {
-        if (is_no_number(j->p)) return fail_here(j, "a number");
+        if (is_nan_or_infinity(j->p)) return fail_here(j, "a number");
         return mabn_json_fail(j, "malformed number");
     }
     if (n->stop - n->start >= MARGIN)

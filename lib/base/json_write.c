@@ -21,7 +21,7 @@ void mabn_json_put_line(struct mabn_json_writer *w, int indent)
     w->line = indent;
 }
 
-/* The line that was asked for; false: none was. */
+/* Begins the new line that was requested; false: none was. */
 static bool break_line(struct mabn_json_writer *w)
 {
     if (w->line < 0) return false;
@@ -30,7 +30,7 @@ static bool break_line(struct mabn_json_writer *w)
     return true;
 }
 
-/* What stands before a key, or a value without one. */
+/* Writes the comma and the space or line before a key, or before a value without a key. */
 static void separate(struct mabn_json_writer *w)
 {
     if (w->comma) mabn_str_add_char(w->out, ',');
@@ -43,7 +43,7 @@ static bool in_object(const struct mabn_json_writer *w)
     return w->depth && w->ends[w->depth - 1] == '}';
 }
 
-/* What stands before a value. */
+/* Writes everything before a value, its key included. */
 static void begin(struct mabn_json_writer *w, const char *key)
 {
     if (in_object(w) != (key != NULL)) MABN_BUG("JSON: a key is %s", key ? "too much" : "missing");

@@ -1,5 +1,5 @@
-/* Threads compose scenes and write the pictures; what the annotation file says of each is kept, in
- * the order of the scenes, until the end, when the annotations get their ids. */
+/* Threads compose scenes and write the pictures. The annotations of each scene are kept, in the order
+ * of the scenes, until the end, when they get their ids. */
 #include "data/compose_files.h"
 
 #include <fcntl.h>
@@ -15,7 +15,9 @@
 #include "base/thread.h"
 #include "coco/outline.h"
 
-/* Of a scene: its annotations, objects that lack their ids. */
+enum { MOST_SCENES = 100000000 };
+
+/* The annotations of one scene: JSON objects, still without their ids. */
 struct text {
     char **annotations;
     int count, left_out;
@@ -249,9 +251,11 @@ mabn_status mabn_compose_files(struct mabn_compose_totals *totals,
     struct composing c = {.output = output, .options = options};
     *totals = (struct mabn_compose_totals){0};
     MABN_TRY(mabn_compose_check(options));
-    if (output->count < 1 || output->count > 100000000 || output->threads < 1)
-        return mabn_fail(MABN_ERR_ARG, "%llu scenes by %d threads",
-                         (unsigned long long)output->count, output->threads);
+    if (output->count < 1 || output->count > MOST_SCENES)
+        return mabn_fail(MABN_ERR_ARG, "%llu scenes: expected 1 to %d",
+                         (unsigned long long)output->count, MOST_SCENES);
+    if (output->threads < 1)
+        return mabn_fail(MABN_ERR_ARG, "%d threads: expected 1 or more", output->threads);
     char *path = mabn_path_join(output->folder, "instances.json");
     start(&c, cutouts);
     mabn_status status = mabn_make_dirs(c.images);

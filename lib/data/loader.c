@@ -169,13 +169,14 @@ static mabn_status check_options(const struct mabn_source *source,
 {
     const struct mabn_sampler *s = &o->sampler;
     MABN_TRY(mabn_augment_check(&o->augment));
-    if (o->batch < 1) return mabn_fail(MABN_ERR_ARG, "a batch of %d samples", o->batch);
+    if (o->batch < 1)
+        return mabn_fail(MABN_ERR_ARG, "a batch of %d samples: expected 1 or more", o->batch);
     if (o->bytes && !mabn_augment_has_bytes(&o->augment))
         return mabn_fail(MABN_ERR_ARG, "pictures with erased parts cannot be bytes");
     if (o->ranks < 1 || o->rank < 0 || o->rank >= o->ranks)
         return mabn_fail(MABN_ERR_ARG, "rank %d of %d", o->rank, o->ranks);
     if (o->ahead < 1 || o->ahead > 1000)
-        return mabn_fail(MABN_ERR_ARG, "%d batches ahead", o->ahead);
+        return mabn_fail(MABN_ERR_ARG, "%d batches ahead: expected 1 to 1000", o->ahead);
     if (s->samples != source->count)
         return mabn_fail(MABN_ERR_MISMATCH, "the sampler draws from %llu samples, there are %llu",
                          (unsigned long long)s->samples, (unsigned long long)source->count);

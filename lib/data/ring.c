@@ -189,8 +189,10 @@ static mabn_status check_index(uint64_t index, uint64_t per_epoch)
 
 static mabn_status check_options(const struct mabn_ring_options *o)
 {
-    if (o->ahead < 1 || o->ahead > 1000 || o->threads < 0 || o->threads > 1024)
-        return mabn_fail(MABN_ERR_ARG, "%d batches ahead by %d threads", o->ahead, o->threads);
+    if (o->ahead < 1 || o->ahead > 1000)
+        return mabn_fail(MABN_ERR_ARG, "%d batches ahead: expected 1 to 1000", o->ahead);
+    if (o->threads < 0 || o->threads > 1024)
+        return mabn_fail(MABN_ERR_ARG, "%d threads: expected 0 to 1024", o->threads);
     if (o->grain < 1 || o->per_epoch < 1)
         return mabn_fail(MABN_ERR_ARG, "%d rows at a time, %llu batches an epoch", o->grain,
                          (unsigned long long)o->per_epoch);

@@ -307,7 +307,7 @@ static void make_object_room(struct mabn_scene *s, size_t objects)
     s->first_polygon = mabn_xrealloc(s->first_polygon, s->object_room * sizeof *s->first_polygon);
 }
 
-/* The scene's last entry of each list of beginnings. */
+/* Ends both lists of beginnings: each has one entry more than it has objects or polygons. */
 static void close_lists(struct mabn_scene *s)
 {
     if (!s->first_number) {
@@ -452,8 +452,8 @@ mabn_status mabn_scene_make(struct mabn_scene_maker *maker, struct mabn_scene *s
 {
     MABN_TRY(mabn_scene_target(maker, s, sample, choice));
     if (padded_width < s->width || padded_height < s->height)
-        return mabn_fail(MABN_ERR_ARG, "a scene of %d x %d pixels into %d x %d", s->width,
-                         s->height, padded_width, padded_height);
+        return mabn_fail(MABN_ERR_ARG, "a scene of %d x %d pixels does not fit into %d x %d",
+                         s->width, s->height, padded_width, padded_height);
     return name_photograph(maker, s, draw(maker, s, x, padded_width, padded_height));
 }
 

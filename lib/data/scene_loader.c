@@ -205,7 +205,7 @@ mabn_status mabn_scene_loader_new(struct mabn_scene_loader **loader,
     *loader = NULL;
     MABN_TRY(mabn_scene_check(&options->scene));
     if (options->ahead < 1 || options->ahead > 1000)
-        return mabn_fail(MABN_ERR_ARG, "%d batches ahead", options->ahead);
+        return mabn_fail(MABN_ERR_ARG, "%d batches ahead: expected 1 to 1000", options->ahead);
     if (options->first < 0 || options->count < 1 ||
         options->count > options->period - options->first ||
         (options->epochs && options->count != options->period))

@@ -46,6 +46,8 @@ mabn_status mabn_scene_preset(struct mabn_scene_options *options, const char *na
     return MABN_OK;
 }
 
+enum { MOST_PIXELS = 1 << 15 };
+
 mabn_status mabn_scene_check(const struct mabn_scene_options *o)
 {
     if (o->min_size_count < 1 || o->min_size_count > MABN_SCENE_SIZES)
@@ -53,18 +55,23 @@ mabn_status mabn_scene_check(const struct mabn_scene_options *o)
                          MABN_SCENE_SIZES);
     for (int i = 0; i < o->min_size_count; i++)
         if (o->min_sizes[i] < 1 || o->min_sizes[i] > o->max_size)
-            return mabn_fail(MABN_ERR_ARG, "a smaller side of %d pixels, of the larger at most %d",
+            return mabn_fail(MABN_ERR_ARG,
+                             "a smaller side of %d pixels: expected 1 to the largest side, %d",
                              o->min_sizes[i], o->max_size);
-    if (o->max_size > 1 << 15) return mabn_fail(MABN_ERR_ARG, "sides of %d pixels", o->max_size);
+    if (o->max_size > MOST_PIXELS)
+        return mabn_fail(MABN_ERR_ARG, "a larger side of %d pixels: expected at most %d",
+                         o->max_size, MOST_PIXELS);
     if (o->multiple < 1 || o->multiple > 1024)
-        return mabn_fail(MABN_ERR_ARG, "sides padded to multiples of %d", o->multiple);
+        return mabn_fail(MABN_ERR_ARG, "sides padded to multiples of %d: expected 1 to 1024",
+                         o->multiple);
     if (!(o->flip >= 0 && o->flip <= 1))
-        return mabn_fail(MABN_ERR_ARG, "a flip with probability %g", o->flip);
+        return mabn_fail(MABN_ERR_ARG, "a flip with probability %g: expected 0 to 1", o->flip);
     for (int c = 0; c < 3; c++)
         if (!(o->deviation[c] > 0) || !isfinite(o->mean[c]))
-            return mabn_fail(MABN_ERR_ARG, "mean %g and deviation %g of channel %d",
+            return mabn_fail(MABN_ERR_ARG, "mean %g and deviation %g of channel %d are not valid",
                              (double)o->mean[c], (double)o->deviation[c], c);
-    if (!(o->range > 0)) return mabn_fail(MABN_ERR_ARG, "white as %g", o->range);
+    if (!(o->range > 0))
+        return mabn_fail(MABN_ERR_ARG, "a range of %g: expected above 0", o->range);
     return MABN_OK;
 }
 

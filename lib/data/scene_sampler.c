@@ -55,7 +55,8 @@ mabn_status mabn_scene_sampler_new(struct mabn_scene_sampler **sampler,
 {
     *sampler = NULL;
     if (options->batch < 1 || options->batch > 1 << 20)
-        return mabn_fail(MABN_ERR_ARG, "a batch of %d photographs", options->batch);
+        return mabn_fail(MABN_ERR_ARG, "a batch of %d photographs: expected 1 to %d",
+                         options->batch, 1 << 20);
     struct mabn_scene_sampler *s = mabn_xcalloc(1, sizeof *s);
     s->o = *options;
     if (!options->samples) s->o.count = mabn_scene_set_count(set);

@@ -160,7 +160,7 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Before any is left out, so that ids do not hang on what can be read. */
+/* Called before unreadable files are left out, so that ids do not depend on them. */
 static void number_files(struct mabn_scene_set *set)
 {
     int64_t *ids = mabn_xcalloc(set->count, sizeof *ids);
@@ -175,7 +175,8 @@ static void number_files(struct mabn_scene_set *set)
     free(ids);
 }
 
-/* Those that can be read stay, if `bad` is to be counted. */
+/* Keeps the files that can be read and counts the others in *bad. bad NULL: the first of them is an
+ * error. */
 static mabn_status probe_files(struct mabn_scene_set *set, uint64_t *bad)
 {
     uint64_t kept = 0;

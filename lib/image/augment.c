@@ -172,7 +172,10 @@ mabn_status mabn_augment_check(const struct mabn_augment *a)
                          a->erase);
     if (a->erase > 0 && (!is_part(a->erase_area_min, a->erase_area_max, 1) ||
                          !is_part(a->erase_aspect_min, a->erase_aspect_max, 100)))
-        return mabn_fail(MABN_ERR_ARG, "the erased part's area or aspect ratio is out of range");
+        return mabn_fail(
+            MABN_ERR_ARG,
+            "an erased part of area %g...%g and aspect ratio %g...%g: not within (0,1] and (0,100]",
+            a->erase_area_min, a->erase_area_max, a->erase_aspect_min, a->erase_aspect_max);
     if (!(a->range > 0 && a->range <= 65536))
         return mabn_fail(MABN_ERR_ARG, "a range of %g is not in (0,65536]", a->range);
     for (int c = 0; c < a->channels; c++)

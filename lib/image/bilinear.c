@@ -1,5 +1,4 @@
-/* Two source rows, resized along x and kept while the next output rows need them too, then mixed.
- */
+/* Two source rows are resized along x, kept while the next output rows need them, and mixed. */
 #include "image/bilinear.h"
 
 #include <math.h>
@@ -18,8 +17,7 @@ struct mabn_bilinear_tap mabn_bilinear_tap_of(int i, int in, int out)
     return (struct mabn_bilinear_tap){low, low + 1 < in ? low + 1 : low, 1 - w1, w1};
 }
 
-/* Both loops once for processors with FMA and once in C's fmaf, which gives the same bits slowly.
- */
+/* Each loop exists twice: for processors with FMA, and with C's fmaf, slower but of the same bits. */
 static inline __attribute__((always_inline)) void stretch_body(float *out, const uint8_t *in,
                                                                const struct mabn_bilinear_tap *taps,
                                                                int width, const float table[3][256])

@@ -46,7 +46,7 @@ struct mabn_raw_plan {
 MABN_MUST_USE mabn_status mabn_raw_pack(struct mabn_raw **block, size_t *capacity,
                                         const struct mabn_image *image,
                                         const struct mabn_raw_plan *plan);
-/* A block of no picture. */
+/* A block that holds no picture: only padding is drawn. Ownership as above. */
 MABN_MUST_USE mabn_status mabn_raw_blank(struct mabn_raw **block, size_t *capacity);
 
 /* The rest, done here: x (height,width,3) with the picture at the upper left and zeros elsewhere. Bit for
