@@ -76,10 +76,10 @@ const char *mabn_device_gpu(const struct mabn_device *device);
  * any operation; growing moves it, so plans reserve all they need before the first step. */
 MABN_MUST_USE mabn_status mabn_device_scratch(struct mabn_device *device, void **out, size_t bytes);
 
-/* How the device computes in bfloat16. GPUs, and CPUs with AVX512_BF16 or AMX, have instructions
- * for it; CPUs with AVX-512 alone use float32 instructions, which is slower than float32; others
- * cannot. */
-enum mabn_bf16_support { MABN_BF16_NONE, MABN_BF16_EMULATED, MABN_BF16_NATIVE };
+/* How the device multiplies in bfloat16. GPUs, and CPUs with AVX512_BF16 or AMX, have instructions
+ * for it. On CPUs with AVX-512 alone oneDNN uses float32 instructions. On others it has no bfloat16:
+ * operands are converted to float32 (ops/conv.h). Only the first is faster than float32. */
+enum mabn_bf16_support { MABN_BF16_CONVERTED, MABN_BF16_EMULATED, MABN_BF16_NATIVE };
 enum mabn_bf16_support mabn_device_bf16(const struct mabn_device *device);
 
 /* The CPU device's library: "oneDNN 3.7.2 (AVX-512)", with `file` followed by the file it was

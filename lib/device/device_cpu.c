@@ -94,7 +94,7 @@ enum mabn_bf16_support mabn_device_bf16(const struct mabn_device *device)
     if ((isa & bf16) == bf16) return MABN_BF16_NATIVE;
     if (isa & AVX512_CORE) return MABN_BF16_EMULATED;
 #endif
-    return MABN_BF16_NONE;
+    return MABN_BF16_CONVERTED;
 }
 
 const char *mabn_device_cpu_library(bool file)

@@ -18,13 +18,8 @@ static mabn_status choose_backend(struct mabn_net *net)
         if (net->options.feed)
             return mabn_fail(MABN_ERR_UNSUPPORTED, "only on a GPU is a network's input fed");
         if (*precision == MABN_NET_AUTO) *precision = MABN_NET_FP32;
-        if (*precision == MABN_NET_BF16) {
-            net->dtype = MABN_DTYPE_BF16;
-            if (mabn_device_bf16(net->device) != MABN_BF16_NONE) return MABN_OK;
-            return mabn_fail(MABN_ERR_UNSUPPORTED,
-                             "bf16 on a CPU needs AVX-512; this one computes in fp32");
-        }
-        if (*precision == MABN_NET_FP32) return MABN_OK;
+        if (*precision == MABN_NET_BF16) net->dtype = MABN_DTYPE_BF16;
+        if (*precision == MABN_NET_BF16 || *precision == MABN_NET_FP32) return MABN_OK;
         return mabn_fail(MABN_ERR_UNSUPPORTED, "the CPU computes in fp32 and bf16, not in %s",
                          mabn_net_precision_name(*precision));
     }

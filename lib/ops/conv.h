@@ -2,8 +2,9 @@
  *
  * x (N,H,W,I), y (N,OH,OW,O), weights (O,KH,KW,I), square kernels, no groups and no dilation.
  * Parameters and their gradients are float32; x and y with theirs float32 or bfloat16. With dtype
- * BF16 values are rounded to bfloat16, multiplied, and summed in float32. Outputs are overwritten
- * unless an argument says "add". A struct mabn_conv holds the prepared primitives of one layer for
+ * BF16 values are rounded to bfloat16, multiplied, and summed in float32; where oneDNN has no bfloat16
+ * (mabn_device_bf16) this is done by a float32 convolution, with scratch for the converted arrays.
+ * Outputs are overwritten unless an argument says "add". A struct mabn_conv holds the prepared primitives of one layer for
  * one shape; buffers are given at each call. Layers may share their scratch, which is at least as
  * large as the largest mabn_conv_scratch_bytes among them.
  *

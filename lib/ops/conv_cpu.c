@@ -98,6 +98,8 @@ struct mabn_conv {
     enum strategy strategy[3];
     struct pass pass[3];
     struct mabn_conv *part; /* computes passes that are done in parts; NULL: none */
+    struct mabn_conv
+        *full; /* in float32, for bfloat16 that oneDNN does not have here; NULL: it has */
     size_t scratch;
     int holders; /* beside the one who made it */
 };
@@ -203,10 +205,10 @@ static bool is_winograd(const struct mabn_conv *c)
            s->in % 16 == 0 && s->out % 16 == 0;
 }
 
-/* Whose is it? oneDNN's where there is AVX-512; so it is that bfloat16 comes with. */
+/* oneDNN has Winograd where it has bfloat16: with AVX-512. */
 static bool onednn_has_winograd(const struct mabn_conv *c)
 {
-    return mabn_device_bf16(c->device) != MABN_BF16_NONE;
+    return mabn_device_bf16(c->device) != MABN_BF16_CONVERTED;
 }
 
 static bool winograd_pays(const struct mabn_conv *c)
@@ -896,11 +898,124 @@ static mabn_status weights_of_parts(struct mabn_conv *c, float *dweight, const c
     return MABN_OK;
 }
 
+/* The convolution that does the work: packed weights are in its layout. */
 static const struct mabn_conv *smallest(const struct mabn_conv *c)
 {
-    while (c->part)
-        c = c->part;
+    while (c->part || c->full)
+        c = c->part ? c->part : c->full;
     return c;
+}
+
+/* ---- bfloat16 by float32 ----
+ *
+ * Without AVX-512 oneDNN has no bfloat16. Operands are converted to float32 in scratch, which is
+ * exact, and the results are rounded. Arrays that are float32 with bfloat16 multiplication are
+ * rounded there too. Packed weights are rounded, and stay float32. */
+
+/* Scratch: x, y and the weights in float32, then that of the float32 convolution. */
+struct wide {
+    float *x, *y, *weight;
+    void *scratch;
+};
+
+static int64_t x_count(const struct mabn_conv *c)
+{
+    return c->shape.n * c->shape.h * c->shape.w * c->shape.in;
+}
+
+static int64_t y_count(const struct mabn_conv *c)
+{
+    return c->shape.n * c->oh * c->ow * c->shape.out;
+}
+
+static int64_t weight_count(const struct mabn_conv *c)
+{
+    return c->shape.out * c->shape.in * c->shape.kernel * c->shape.kernel;
+}
+
+static size_t wide_bytes(int64_t count)
+{
+    return round64((size_t)count * sizeof(float));
+}
+
+static struct wide wide_of(const struct mabn_conv *c, void *scratch)
+{
+    char *at = scratch;
+    struct wide w = {.x = scratch};
+    w.y = (float *)(at += wide_bytes(x_count(c)));
+    w.weight = (float *)(at += wide_bytes(y_count(c)));
+    w.scratch = at + wide_bytes(weight_count(c));
+    return w;
+}
+
+static mabn_status init_full(struct mabn_conv *c)
+{
+    struct mabn_conv_options options = c->options;
+    options.dtype = options.x_dtype = options.y_dtype = MABN_DTYPE_F32;
+    MABN_TRY(check_shape(c));
+    MABN_TRY(mabn_conv_new(&c->full, c->device, &c->shape, &options));
+    c->scratch = wide_bytes(x_count(c)) + wide_bytes(y_count(c)) + wide_bytes(weight_count(c)) +
+                 c->full->scratch;
+    return MABN_OK;
+}
+
+/* The operand in float32. */
+static const float *widen(float *room, const void *from, enum mabn_dtype dtype, int64_t count)
+{
+    mabn_round_through_half(room, from, dtype, count);
+    return room;
+}
+
+/* Where the result is computed: itself if it is float32, else `room`, with its values if they are
+ * added to. */
+static float *result_in(float *room, void *to, enum mabn_dtype dtype, int64_t count, bool add)
+{
+    if (dtype == MABN_DTYPE_F32) return to;
+    if (add) mabn_round_through_half(room, to, dtype, count);
+    return room;
+}
+
+static mabn_status result_out(mabn_status status, void *to, const float *from, int64_t count)
+{
+    if (!status && to != (const void *)from) mabn_narrow(to, from, count);
+    return status;
+}
+
+static mabn_status wide_forward(struct mabn_conv *c, void *y, const void *x, const void *weight,
+                                bool packed, const float *bias, void *scratch)
+{
+    const struct wide w = wide_of(c, scratch);
+    const struct mabn_conv_options *o = &c->options;
+    float *to = result_in(w.y, y, o->y_dtype, y_count(c), packed && o->add);
+    const float *from = widen(w.x, x, o->x_dtype, x_count(c));
+    mabn_status status;
+    if (packed)
+        status = mabn_conv_infer(c->full, to, from, weight, bias, w.scratch);
+    else
+        status = mabn_conv_forward(c->full, to, from,
+                                   widen(w.weight, weight, MABN_DTYPE_F32, weight_count(c)), bias,
+                                   w.scratch);
+    return result_out(status, y, to, y_count(c));
+}
+
+static mabn_status wide_data(struct mabn_conv *c, void *dx, const void *dy, const float *weight,
+                             bool add, void *scratch)
+{
+    const struct wide w = wide_of(c, scratch);
+    float *to = result_in(w.x, dx, c->options.x_dtype, x_count(c), add);
+    const float *from = widen(w.y, dy, c->options.y_dtype, y_count(c));
+    weight = widen(w.weight, weight, MABN_DTYPE_F32, weight_count(c));
+    return result_out(mabn_conv_backward_data(c->full, to, from, weight, add, w.scratch), dx, to,
+                      x_count(c));
+}
+
+static mabn_status wide_weights(struct mabn_conv *c, float *dweight, const void *x, const void *dy,
+                                void *scratch)
+{
+    const struct wide w = wide_of(c, scratch);
+    return mabn_conv_backward_weights(c->full, dweight, NULL,
+                                      widen(w.x, x, c->options.x_dtype, x_count(c)),
+                                      widen(w.y, dy, c->options.y_dtype, y_count(c)), w.scratch);
 }
 
 /* ---- the layer's calls ---- */
@@ -918,8 +1033,13 @@ mabn_status mabn_conv_new(struct mabn_conv **conv, struct mabn_device *device,
     c->ow = mabn_conv_out(shape->w, shape->kernel, shape->stride, shape->pad);
     for (int i = FORWARD; i <= TO_WEIGHTS; i++)
         c->strategy[i] = usual_strategy(c, i);
-    mabn_status status = init_passes(c);
-    if (!status) status = init_part(c);
+    mabn_status status;
+    if (c->options.dtype == MABN_DTYPE_BF16 && mabn_device_bf16(device) == MABN_BF16_CONVERTED) {
+        status = init_full(c);
+    } else {
+        status = init_passes(c);
+        if (!status) status = init_part(c);
+    }
     if (status) {
         mabn_conv_free(c);
         return status;
@@ -938,6 +1058,7 @@ void mabn_conv_free(struct mabn_conv *c)
 {
     if (!c || c->holders--) return;
     mabn_conv_free(c->part);
+    mabn_conv_free(c->full);
     for (int i = 0; i < 3; i++)
         pass_release(&c->pass[i]);
     free(c);
@@ -968,6 +1089,11 @@ mabn_status mabn_conv_pack(struct mabn_conv *c, void *packed, const float *weigh
     struct pass *p = &c->pass[FORWARD];
     const struct mabn_conv_shape *s = &c->shape;
     if (c->part) return mabn_conv_pack(c->part, packed, weight, scratch);
+    if (c->full) {
+        const struct wide w = wide_of(c, scratch);
+        weight = widen(w.weight, weight, MABN_DTYPE_F32, weight_count(c));
+        return mabn_conv_pack(c->full, packed, weight, w.scratch);
+    }
     if (c->strategy[FORWARD] == TILES) {
         const struct mabn_winograd tiles = tiles_shape(c, false);
         mabn_winograd_weights(packed, weight, &tiles, false);
@@ -989,6 +1115,7 @@ mabn_status mabn_conv_pack(struct mabn_conv *c, void *packed, const float *weigh
 mabn_status mabn_conv_infer(struct mabn_conv *c, void *y, const void *x, const void *packed,
                             const float *bias, void *scratch)
 {
+    if (c->full) return wide_forward(c, y, x, packed, true, bias, scratch);
     if (c->strategy[FORWARD] == TILES && !c->part) {
         const struct mabn_winograd_end end = {bias, c->options.add, c->options.relu};
         tiles_run(c, FORWARD, y, x, NULL, packed, &end, scratch);
@@ -1003,6 +1130,7 @@ mabn_status mabn_conv_infer(struct mabn_conv *c, void *y, const void *x, const v
 mabn_status mabn_conv_forward(struct mabn_conv *c, void *y, const void *x, const float *weight,
                               const float *bias, void *scratch)
 {
+    if (c->full) return wide_forward(c, y, x, weight, false, bias, scratch);
     if (c->strategy[FORWARD] == TILES && !c->part) {
         tiles_run(c, FORWARD, y, x, weight, NULL, &(struct mabn_winograd_end){.bias = bias},
                   scratch);
@@ -1018,6 +1146,7 @@ mabn_status mabn_conv_backward_data(struct mabn_conv *c, void *dx, const void *d
                                     const float *weight, bool add, void *scratch)
 {
     const struct mabn_conv_shape *s = &c->shape;
+    if (c->full) return wide_data(c, dx, dy, weight, add, scratch);
     if (c->strategy[TO_DATA] == MATRIX && c->options.dtype == MABN_DTYPE_F32)
         return mabn_linear_backward_data(dx, dy, weight, s->n * s->h * s->w, s->in, s->out, add);
     if (c->strategy[TO_DATA] == TILES && !c->part) {
@@ -1038,7 +1167,9 @@ mabn_status mabn_conv_backward_weights(struct mabn_conv *c, float *dweight, floa
     if (c->strategy[TO_WEIGHTS] == MATRIX && c->options.dtype == MABN_DTYPE_F32)
         return mabn_linear_backward_weights(dweight, dbias, x, dy, s->n * s->h * s->w, s->in,
                                             s->out);
-    if (weights_in_parts(c))
+    if (c->full)
+        MABN_TRY(wide_weights(c, dweight, x, dy, scratch));
+    else if (weights_in_parts(c))
         MABN_TRY(weights_of_parts(c, dweight, x, dy, scratch));
     else if (c->strategy[TO_WEIGHTS] == TILES)
         tiles_gradient(c, dweight, x, dy, scratch);

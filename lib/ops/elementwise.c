@@ -46,3 +46,27 @@ void mabn_add_half(uint16_t *y, const uint16_t *a, const uint16_t *b, int64_t co
     for (int64_t begin = 0; begin < count; begin += BLOCK)
         add_half(y + begin, a + begin, b + begin, block(begin, count));
 }
+
+MABN_CLONES static void round_through_half(float *y, const float *a, int64_t n)
+{
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; i++)
+        y[i] = mabn_bf16_float(mabn_bf16_round(a[i]));
+}
+
+void mabn_round_through_half(float *y, const void *a, enum mabn_dtype dtype, int64_t count)
+{
+#pragma omp parallel for schedule(static) if (count > BLOCK)
+    for (int64_t begin = 0; begin < count; begin += BLOCK)
+        if (dtype == MABN_DTYPE_BF16)
+            mabn_bf16_widen(y + begin, (const uint16_t *)a + begin, block(begin, count));
+        else
+            round_through_half(y + begin, (const float *)a + begin, block(begin, count));
+}
+
+void mabn_narrow(uint16_t *y, const float *a, int64_t count)
+{
+#pragma omp parallel for schedule(static) if (count > BLOCK)
+    for (int64_t begin = 0; begin < count; begin += BLOCK)
+        mabn_bf16_narrow(y + begin, a + begin, block(begin, count));
+}

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "base/attr.h"
+#include "tensor/tensor.h"
 
 MABN_BEGIN_DECLS
 
@@ -14,6 +15,11 @@ MABN_BEGIN_DECLS
 void mabn_add(float *y, const float *a, const float *b, int64_t count, bool relu);
 /* The same of bfloat16 without ReLU: summed in float32, rounded. */
 void mabn_add_half(uint16_t *y, const uint16_t *a, const uint16_t *b, int64_t count);
+
+/* y = a, rounded to bfloat16 if it is float32 (dtype F32 or BF16: a's). y may be a. */
+void mabn_round_through_half(float *y, const void *a, enum mabn_dtype dtype, int64_t count);
+/* y = a, rounded. */
+void mabn_narrow(uint16_t *y, const float *a, int64_t count);
 
 MABN_END_DECLS
 #endif

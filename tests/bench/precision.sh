@@ -3,7 +3,7 @@
 # Fashion-MNIST for STEPS (500) steps of 32 images in both, from the same weights and with the same
 # pictures in the same order, for each norm of NORMS ("bn mabn", MABN with two images in each statistic);
 # prints the mean training loss of the last fifth and the accuracy on the 10,000 test images, and draws
-# the losses together into FOLDER/curves.svg. Minutes on two cores; bfloat16 takes AVX-512 or a GPU.
+# the losses together into FOLDER/curves.svg. Some minutes on two cores.
 #
 #   SEEDS="1 2 3"      each of these; the table has their means, the figure is the first one's
 #   PRECISIONS="A B"   what is compared (fp32 bf16)

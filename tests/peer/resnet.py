@@ -223,7 +223,7 @@ def time_steps(o, step):
 
 
 def computes_bf16():
-    """Has the processor AVX512_BF16 or AMX? (What neither has is emulated, or refused.)"""
+    """Has the processor AVX512_BF16 or AMX? (Elsewhere it is emulated, which is no faster than float32.)"""
     try:
         text = open("/proc/cpuinfo").read()
     except OSError:
