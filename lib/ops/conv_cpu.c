@@ -467,12 +467,12 @@ static struct mabn_winograd tiles_shape(const struct mabn_conv *c, bool to_data)
 }
 
 /* How many outputs are computed at a time in training, so that the weights in use, which are four times the
- * layer's, take no more than 10 MiB where halves make it possible. */
+ * layer's, take no more than 5 MiB where halves make it possible. */
 static int64_t tiles_part(const struct mabn_winograd *shape)
 {
     struct mabn_winograd s = *shape;
     s.part = s.out;
-    while (mabn_winograd_weights_bytes(&s) > (size_t)10 << 20 && s.part % 32 == 0)
+    while (mabn_winograd_weights_bytes(&s) > (size_t)5 << 20 && s.part % 32 == 0)
         s.part /= 2;
     return s.part;
 }
