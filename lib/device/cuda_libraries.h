@@ -1,11 +1,11 @@
-/* cuDNN and cuBLASLt as tables of functions: opened by dlopen once a process, when the first CUDA
- * device is, so that nothing is linked to them. For files compiled with CUDA only; a device gives
- * the tables by mabn_cuda_cudnn and mabn_cuda_cublaslt (device/cuda.h).
+/* cuDNN and cuBLASLt as tables of functions, opened by dlopen with the process's first CUDA device.
+ * Nothing is linked to them. For files compiled with CUDA only; mabn_cuda_cudnn and mabn_cuda_cublaslt
+ * (device/cuda.h) give the tables.
  *
  * A member is the library's function of that name without the prefix, with its own prototype:
  *     cudnn->BackendFinalize(descriptor)      is cudnnBackendFinalize(descriptor)
  *     lt->MatmulDescCreate(&desc, type, type) is cublasLtMatmulDescCreate(…)
- * To add one, add it to its list. */
+ * To add a function, add its name to the list. */
 #ifndef MABN_DEVICE_CUDA_LIBRARIES_H
 #define MABN_DEVICE_CUDA_LIBRARIES_H
 
@@ -34,9 +34,7 @@ MABN_BEGIN_DECLS
 #define MABN_CUBLASLT_FUNCTIONS(F)  \
     F(Create)                       \
     F(Destroy)                      \
-    F(GetVersion)                   \
     F(GetStatusName)                \
-    F(GetStatusString)              \
     F(Matmul)                       \
     F(MatmulDescCreate)             \
     F(MatmulDescDestroy)            \

@@ -6,7 +6,7 @@
  * GPU (see also device/cuda.h), which works asynchronously.
  *
  * A device is used from the thread that opened it. Of several CUDA devices in one process each
- * needs a thread of its own, since kernels go to the thread's current GPU.   */
+ * needs a thread of its own, since kernels go to the thread's current GPU. */
 #ifndef MABN_DEVICE_DEVICE_H
 #define MABN_DEVICE_DEVICE_H
 
@@ -25,8 +25,8 @@ enum mabn_device_kind { MABN_DEVICE_CPU, MABN_DEVICE_CUDA };
  * must be the one that runs the networks of this device. */
 MABN_MUST_USE mabn_status mabn_device_new(struct mabn_device **device, enum mabn_device_kind kind,
                                           int threads);
-/* By name: "cpu", "cuda" (the first GPU), "cuda:N", or "auto": the first GPU that can be used with
- * its libraries, otherwise the CPU, whose name then says why there is no GPU. */
+/* By name: "cpu", "cuda" (the first GPU), "cuda:N", or "auto". "auto" is the first GPU, if it and its
+ * libraries can be used; otherwise the CPU, whose name then says why there is no GPU. */
 MABN_MUST_USE mabn_status mabn_device_open(struct mabn_device **device, const char *word,
                                            int threads);
 /* One more device on the same GPU, or CPU with as many threads, for the calling thread. */
@@ -34,7 +34,7 @@ MABN_MUST_USE mabn_status mabn_device_open_beside(struct mabn_device **device,
                                                   const struct mabn_device *of);
 /* GPUs that this process sees; 0 without any, or without CUDA. */
 int mabn_device_gpus(void);
-/* Check such a name: MABN_ERR_ARG if it is invalid. */
+/* MABN_ERR_ARG if `word` is not such a name. */
 MABN_MUST_USE mabn_status mabn_device_word_check(const char *word);
 void mabn_device_free(struct mabn_device *device); /* after every network on it; NULL is fine */
 
@@ -44,8 +44,8 @@ int mabn_device_threads(const struct mabn_device *device);
  * 580.159.04"; owned by the device. */
 const char *mabn_device_name(const struct mabn_device *device);
 
-/* Memory on the device, 64-byte aligned (256 on a GPU), zeroed. On the CPU pages that are never
- * touched cost nothing. */
+/* Memory on the device, 64-byte aligned (256 on a GPU), zeroed. MABN_ERR_NOMEM: there is not enough.
+ * On the CPU pages that are never touched cost nothing. `bytes` of a release is that of the alloc. */
 MABN_MUST_USE mabn_status mabn_device_alloc(struct mabn_device *device, void **out, size_t bytes);
 void mabn_device_release(struct mabn_device *device, void *p, size_t bytes); /* NULL is fine */
 
@@ -68,8 +68,8 @@ void *mabn_device_queue(const struct mabn_device *device);
  * the second queue. On the CPU *queue is NULL and nothing is done. */
 MABN_MUST_USE mabn_status mabn_device_side_begin(struct mabn_device *device, void **queue);
 MABN_MUST_USE mabn_status mabn_device_side_end(struct mabn_device *device);
-/* The GPU's PCI bus number, which distinguishes it from others in the host; "" for the CPU. Owned
- * by the device. */
+/* The GPU's PCI address, "0000:3b:00.0", which no other GPU of the host has; "" for the CPU. Owned by
+ * the device. */
 const char *mabn_device_gpu(const struct mabn_device *device);
 
 /* The shared scratch buffer, grown to at least `bytes`. Its content lasts until the next call of
@@ -83,7 +83,7 @@ enum mabn_bf16_support { MABN_BF16_CONVERTED, MABN_BF16_EMULATED, MABN_BF16_NATI
 enum mabn_bf16_support mabn_device_bf16(const struct mabn_device *device);
 
 /* The CPU device's library: "oneDNN 3.7.2 (AVX-512)", with `file` followed by the file it was
- * loaded from. A static string. */
+ * loaded from. The text is the calling thread's, valid until its next call. */
 const char *mabn_device_cpu_library(bool file);
 
 MABN_END_DECLS

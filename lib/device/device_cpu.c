@@ -104,7 +104,7 @@ const char *mabn_device_cpu_library(bool file)
     Dl_info found;
     int n = snprintf(text, sizeof text, "oneDNN %d.%d.%d (%s)", v->major, v->minor, v->patch,
                      isa_name());
-    /* The address of data: that of a function could be a stub in the program. */
+    /* `v` is data: the address of a function could be that of a stub in the program. */
     if (file && dladdr(v, &found))
         snprintf(text + n, sizeof text - (size_t)n, ", %s", found.dli_fname);
     return text;

@@ -1,8 +1,9 @@
-/* A CUDA device: one NVIDIA GPU with a stream to compute in, a stream to copy in, and NVIDIA's
- * libraries. Streams do not wait for the default stream, nor it for them.
+/* A CUDA device: one NVIDIA GPU with a stream to compute in, a stream to copy in, a side stream
+ * (mabn_device_side_begin), and NVIDIA's libraries. Streams do not wait for the default stream, nor it
+ * for them.
  *
  * Captures are the calling thread's own (cudaStreamCaptureModeThreadLocal): other threads may
- * allocate meanwhile. What would break a capture is refused here before CUDA sees it. */
+ * allocate meanwhile. Calls that would break a capture are refused here before CUDA sees them. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +23,7 @@ struct cuda_device {
     int index;
     struct mabn_cuda_limits limits;
     cudaStream_t stream, copy_stream, side_stream;
-    cudaEvent_t asked, sided; /* what the side queue waits for, and what waits for it */
+    cudaEvent_t asked, sided; /* the side stream waits for the first; `stream` for the second */
     struct mabn_cuda_libraries libraries;
     bool capturing;
 };
@@ -380,8 +381,8 @@ struct mabn_cuda_event {
     cudaEvent_t event;
 };
 
-/* A host that waits for an event sleeps: the processors are the decoders'. Timed events are for
- * benchmarks, where waking up would count. */
+/* A host thread that waits for an event sleeps and leaves its processor to the decoders. Timed events
+ * are for benchmarks, where the time to wake up would count: their waits spin. */
 mabn_status mabn_cuda_event_new(struct mabn_cuda_event **event, struct mabn_device *device,
                                 bool timed)
 {
@@ -430,7 +431,7 @@ mabn_status mabn_cuda_event_seconds(double *seconds, const struct mabn_cuda_even
     return MABN_OK;
 }
 
-/* One thread watches the clock; on the executor nothing waits for the host. */
+/* One thread watches the clock. The executor has no clock and does not hold. */
 static __global__ void hold_kernel(uint64_t nanoseconds)
 {
 #ifdef __CUDA_ARCH__

@@ -115,7 +115,7 @@ mabn_status mabn_dnnl_op_run(struct mabn_dnnl_op *op, struct mabn_device *device
     if (op->scratch) MABN_DNNL(dnnl_memory_set_data_handle(op->args[given].memory, scratch));
     MABN_DNNL(dnnl_primitive_execute(op->primitive, stream, op->count, op->args));
 #if DNNL_CPU_RUNTIME == DNNL_RUNTIME_SYCL
-    MABN_DNNL(dnnl_stream_wait(stream)); /* elsewhere the CPU's streams have done it all by now */
+    MABN_DNNL(dnnl_stream_wait(stream)); /* other runtimes have finished on return */
 #endif
     return MABN_OK;
 }
@@ -156,9 +156,9 @@ mabn_status mabn_dnnl_reorder_init(struct mabn_dnnl_op *op, struct mabn_device *
 
 /* ---- convolution ---- */
 
-/* With AVX2, the gradient of 1x1 weights with a stride copies what the stride leaves to a scratch that
- * is too small when the channels read are no multiple of 8: wrong sums, or threads that wait for each
- * other for ever (seen in 2.6.3). */
+/* oneDNN's AVX2 kernel for the gradient of 1x1 weights with a stride copies the pixels it reads to a
+ * scratch. The scratch is too small when the channels of x are no multiple of 8. Sums are wrong then, or
+ * threads wait for each other for ever (seen in 2.6.3). */
 static bool is_broken(dnnl_primitive_desc_t desc, const struct mabn_dnnl_conv *c)
 {
     const char *name = "";
@@ -168,13 +168,16 @@ static bool is_broken(dnnl_primitive_desc_t desc, const struct mabn_dnnl_conv *c
            channels_of(c->x) % 8;
 }
 
-/* `hint`: the forward pass's, for a backward one. */
+/* make_pass: a descriptor of one pass. `hint`: that of the forward pass, for a backward one. */
 #if DNNL_VERSION_MAJOR >= 3
-static dnnl_status_t skip_broken(dnnl_primitive_desc_t desc, const struct mabn_dnnl_conv *c)
+static dnnl_status_t skip_broken(dnnl_primitive_desc_t *desc, const struct mabn_dnnl_conv *c)
 {
     dnnl_status_t e = dnnl_success;
-    while (!e && is_broken(desc, c))
-        e = dnnl_primitive_desc_next_impl(desc);
+    while (!e && is_broken(*desc, c))
+        e = dnnl_primitive_desc_next_impl(*desc);
+    if (!e) return e;
+    dnnl_primitive_desc_destroy(*desc);
+    *desc = NULL;
     return e;
 }
 
@@ -190,7 +193,7 @@ static dnnl_status_t make_pass(dnnl_primitive_desc_t *out, dnnl_engine_t engine,
         dnnl_status_t e = dnnl_convolution_backward_weights_primitive_desc_create(
             out, engine, c->algorithm, c->x, c->weights, NULL, c->y, c->strides, NULL, c->pads,
             c->pads, hint, attr);
-        return e ? e : skip_broken(*out, c);
+        return e ? e : skip_broken(out, c);
     }
     return dnnl_convolution_forward_primitive_desc_create(out, engine, pass, c->algorithm, c->x,
                                                           c->weights, c->bias, c->y, c->strides,

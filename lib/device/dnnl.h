@@ -37,11 +37,12 @@ typedef struct dnnl_memory_desc mabn_dnnl_layout;
 typedef dnnl_memory_desc_t mabn_dnnl_layout;
 #endif
 
+/* To be freed even if it fails. */
 MABN_MUST_USE dnnl_status_t mabn_dnnl_layout_new(mabn_dnnl_layout **layout, int ndims,
                                                  const dnnl_dims_t dims, dnnl_data_type_t type,
                                                  dnnl_format_tag_t order);
 void mabn_dnnl_layout_free(mabn_dnnl_layout *layout); /* NULL is fine */
-/* An order of oneDNN's own that no tag describes, as Winograd's weights have. */
+/* Is the order oneDNN's own, described by no tag? Winograd's weights are stored so. */
 bool mabn_dnnl_layout_is_opaque(const mabn_dnnl_layout *layout);
 
 /* ---- operations ---- */
@@ -61,15 +62,15 @@ struct mabn_dnnl_arg {
     const mabn_dnnl_layout *layout;
 };
 
-/* Takes `desc` in any case. At most MABN_DNNL_MAX_ARGS - 1 arguments, whose layouts are copied; the
- * scratchpad is added. */
+/* Frees `desc`, also on failure. At most MABN_DNNL_MAX_ARGS - 1 arguments, whose layouts are copied;
+ * the scratchpad is added. */
 MABN_MUST_USE mabn_status mabn_dnnl_op_init(struct mabn_dnnl_op *op, struct mabn_device *device,
                                             dnnl_primitive_desc_t desc,
                                             const struct mabn_dnnl_arg *args, int count);
 void mabn_dnnl_op_release(struct mabn_dnnl_op *op); /* a zeroed op is fine */
-/* Of an argument, in the order of init; belongs to the op. */
+/* The layout of argument `arg`, counted as given to init; owned by the op. */
 const mabn_dnnl_layout *mabn_dnnl_op_layout(const struct mabn_dnnl_op *op, int arg);
-/* `buffers`: in the order of init; `scratch`: at least op->scratch bytes. */
+/* `buffers`: one for each argument, as given to init; `scratch`: at least op->scratch bytes. */
 MABN_MUST_USE mabn_status mabn_dnnl_op_run(struct mabn_dnnl_op *op, struct mabn_device *device,
                                            void *const *buffers, void *scratch);
 
@@ -89,15 +90,16 @@ struct mabn_dnnl_conv {
      * they are. */
     const mabn_dnnl_layout *forward_x, *forward_weights, *forward_y;
     dnnl_dims_t strides, pads;
-    bool add, relu; /* forward_inference: y = relu(y_before + …) */
+    bool add, relu; /* forward_inference: y = relu(y_before + conv(x) + bias) */
 };
 
-/* Fails, without a message, when there is no such implementation. */
+/* *desc is the caller's, usually for mabn_dnnl_op_init. Fails without a message, and without a
+ * descriptor, when there is no such implementation. */
 MABN_MUST_USE dnnl_status_t mabn_dnnl_conv_desc(dnnl_primitive_desc_t *desc,
                                                 struct mabn_device *device,
                                                 const struct mabn_dnnl_conv *conv);
 
-/* c (M,N) = a (M,K) · b (K,N); with `add` c is added to. */
+/* c (M,N) = a (M,K) · b (K,N); add: c +=. */
 struct mabn_dnnl_product {
     const mabn_dnnl_layout *a, *b, *c;
     bool add;

@@ -1,7 +1,11 @@
 /* Shared by the devices of this room; not for other rooms.
  *
- * To add a kind of device: a file device_<kind>, a function that opens one, a line each in
- * mabn_device_new and mabn_device_open.  */
+ * To add a kind of device:
+ *   1. a value of enum mabn_device_kind and its names (device.h);
+ *   2. a file device_<kind> with its struct mabn_device_calls, and a function that opens one;
+ *   3. a line each in mabn_device_new, _word_check, _open and _open_beside (device.c), and in
+ *      mabn_device_bf16 (device_cpu.c);
+ *   4. a backend for networks: choose_backend in net/build.c. */
 #ifndef MABN_DEVICE_INTERNAL_H
 #define MABN_DEVICE_INTERNAL_H
 
@@ -35,8 +39,8 @@ struct mabn_device {
     void *scratch;
     size_t scratch_bytes;
     void *dnnl_engine, *dnnl_stream; /* CPU */
-    struct mabn_tune *tune;          /* CPU: tune.h; NULL: nothing is chosen by timing */
-    bool times;                      /* missing choices may be timed */
+    struct mabn_tune *tune;          /* CPU: choices made by timing; NULL: it does not choose so */
+    bool times;                      /* a choice that `tune` lacks may be timed now */
     char name[400], gpu[32];
     int number; /* of the GPU */
 };
@@ -50,10 +54,10 @@ int mabn_device_cuda_count(void); /* of GPUs */
 
 /* cuDNN and cuBLASLt as one device uses them (cuda_libraries.cu). */
 struct mabn_cuda_libraries {
-    const struct mabn_cudnn *cudnn; /* NULL: there is none, also below */
-    const struct mabn_cublaslt *cublaslt;
-    void *cudnn_handle, *cublaslt_handle;
-    int cudnn_version; /* as 91900 */
+    const struct mabn_cudnn *cudnn;       /* NULL: there is none */
+    const struct mabn_cublaslt *cublaslt; /* likewise */
+    void *cudnn_handle, *cublaslt_handle; /* NULL: not opened */
+    int cudnn_version;                    /* as 91900 */
 };
 /* Opens the libraries, once a process, and handles on the current GPU; cuDNN works in `stream`. */
 MABN_MUST_USE mabn_status mabn_cuda_libraries_open(struct mabn_cuda_libraries *libraries,

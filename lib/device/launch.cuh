@@ -10,8 +10,8 @@
  *   - no thread leaves before the block's last barrier; barriers and warp operations with every
  *     thread of the block or mask, in the same place in the code;
  *   - sums in a fixed order: no atomics on floats, so that results repeat bit for bit;
- *   - what a step decides (iteration counters, learning rate, flags) lies in device memory, and
- *     host code only launches: every function that launches may be captured in a CUDA graph.
+ *   - values that change from step to step (iteration counters, learning rate, flags) lie in device
+ *     memory, and host code only launches: every function that launches may be captured in a graph.
  * Such files do not use tensor cores, bulk copies or plans of libraries: those are behind
  * interfaces that also have a reference implementation. */
 #ifndef MABN_DEVICE_LAUNCH_CUH
@@ -57,8 +57,8 @@ inline mabn_status mabn_cuda_fail_(cudaError_t error, const char *call)
     } while (0)
 
 #ifndef MABN_EXECUTOR
-/* MABN_EARLY_LAUNCH=1 in the environment, on Hopper: what this build has for other GPUs, newer ones
- * too, does not wait. */
+/* Is MABN_EARLY_LAUNCH=1 in the environment, and the GPU a Hopper? Other GPUs, newer ones too, run code
+ * of this build in which mabn_await_inputs does not wait. */
 inline bool mabn_launches_early(void)
 {
     static const bool early = [] {
@@ -104,8 +104,8 @@ mabn_status mabn_launch_(const char *name, bool early, void (*kernel)(Params...)
  * memory in `stream`; returns the status. A kernel with commas in its name goes in parentheses. */
 #define MABN_LAUNCH(kernel, grid, block, shared, stream, ...) \
     mabn_launch_(#kernel, false, kernel, grid, block, shared, stream, __VA_ARGS__)
-/* The same for a kernel that begins with mabn_await_inputs: where it is switched on (Hopper, never
- * measured) its blocks come onto the device while the kernel before it ends. */
+/* The same for a kernel that begins with mabn_await_inputs. Where mabn_launches_early, its blocks come
+ * onto the device while the kernel before it ends. Never measured. */
 #define MABN_LAUNCH_EARLY(kernel, grid, block, shared, stream, ...) \
     mabn_launch_(#kernel, true, kernel, grid, block, shared, stream, __VA_ARGS__)
 

@@ -1,5 +1,5 @@
-/* Sixteen bytes at a time: how kernels read and write arrays of float32, bfloat16 and float16,
- * computing in float32. V values belong together: 16/sizeof(T) where channels and pointers allow
+/* Sixteen bytes at a time: how kernels read and write arrays of float32, bfloat16 and float16. They
+ * compute in float32. A thread takes V values together: 16/sizeof(T) where channels and pointers allow
  * it, else 1 (mabn_pack_fits says which). */
 #ifndef MABN_DEVICE_PACK_CUH
 #define MABN_DEVICE_PACK_CUH
@@ -40,7 +40,7 @@ __device__ __forceinline__ void mabn_from_float(__half *p, float v)
     *p = __float2half_rn(v);
 }
 
-/* V values as they lie in memory: what a thread keeps of loads that are on their way. */
+/* V values as they lie in memory: the result of a load before it is unpacked. */
 template <typename T, int V, int BYTES = V *(int)sizeof(T)> struct mabn_vector;
 template <typename T, int V> struct mabn_vector<T, V, 16> {
     using raw = uint4;
@@ -120,7 +120,7 @@ template <typename T, int V> __device__ __forceinline__ void mabn_load(float (&o
     }
 }
 
-/* V neighbours as a T array has them in memory. */
+/* V neighbours as they lie in an array of T; not for V = 1. */
 template <typename T, int V>
 __device__ __forceinline__ typename mabn_vector<T, V>::raw mabn_pack(const float (&v)[V])
 {
@@ -142,8 +142,8 @@ template <typename T, int V> __device__ __forceinline__ void mabn_store(T *p, co
         *reinterpret_cast<typename mabn_vector<T, V>::raw *>(p) = mabn_pack<T>(v);
 }
 
-/* Rows of `channels` values may be walked 16 bytes at a time from these pointers; NULL has no say.
- */
+/* May rows of `channels` values be walked 16 bytes at a time from all these pointers? NULL ones count
+ * as aligned. */
 inline bool mabn_pack_fits(enum mabn_dtype dtype, int64_t channels, const void *const *pointers,
                            int count)
 {
@@ -153,8 +153,8 @@ inline bool mabn_pack_fits(enum mabn_dtype dtype, int64_t channels, const void *
     return ok;
 }
 
-/* Call work(pointer to the element type, vector width as a type) for arrays of `dtype`, `wide` as
- * mabn_pack_fits has it. */
+/* Call work(pointer to the element type, vector width as a type) for arrays of `dtype`; `wide`: the
+ * answer of mabn_pack_fits. Only F32, BF16 and F16; else MABN_ERR_UNSUPPORTED. */
 template <int V> using mabn_width = std::integral_constant<int, V>;
 template <typename Work> mabn_status mabn_by_type(enum mabn_dtype dtype, bool wide, Work work)
 {

@@ -4,9 +4,9 @@
 
 #include "device/launch.cuh"
 
-/* The sum of all threads' values, to all of them: in double, in the same order always. `part` is
- * MABN_SHARED(double, part, THREADS), THREADS a power of two and the block's size; free again on
- * return. */
+/* The sum of all threads' values, given to all of them: in double, always in the same order. THREADS is
+ * the block's size, a power of two. `part` is MABN_SHARED(double, part, THREADS); it may be used again
+ * on return. */
 template <int THREADS, typename Shared> __device__ double mabn_block_sum(Shared &part, double value)
 {
     part[threadIdx.x] = value;

@@ -15,9 +15,9 @@ MABN_BEGIN_DECLS
 
 struct mabn_tune;
 
-/* Read `path`, or start empty where it is empty or not there. NULL: $MABN_TUNE_FILE, or
- * mabn/tune.tsv in $XDG_CACHE_HOME or ~/.cache, whose folders are made. Any other line is
- * MABN_ERR_FORMAT. */
+/* Read `path`; a file that is empty or not there holds no choices. path NULL: $MABN_TUNE_FILE, or else
+ * mabn/tune.tsv in $XDG_CACHE_HOME or ~/.cache, whose folders are made. Empty lines are skipped, other
+ * lines of another form are MABN_ERR_FORMAT. */
 MABN_MUST_USE mabn_status mabn_tune_open(struct mabn_tune **tune, const char *path,
                                          const char *machine);
 void mabn_tune_free(struct mabn_tune *tune); /* does not save; NULL is fine */
@@ -29,11 +29,12 @@ void mabn_tune_add(struct mabn_tune *tune, const char *key, const char *choice);
 MABN_MUST_USE mabn_status mabn_tune_save(struct mabn_tune *tune);
 
 /* Let a CPU device choose by timing from now on. Without `timing` (for several ranks, which must
- * agree) it uses choices in the file and times nothing. Does nothing for a GPU, which times without
- * a file. */
+ * agree) it uses the choices in the file and times nothing. A device that chooses so already stays as
+ * it is. Does nothing for a GPU, which times without a file. */
 MABN_MUST_USE mabn_status mabn_device_tune(struct mabn_device *device, bool timing);
-/* NULL: the device does not choose by timing. */
+/* Its choices; owned by the device. NULL: it does not choose by timing. */
 struct mabn_tune *mabn_device_tuning(const struct mabn_device *device);
+/* May a choice that is missing be timed? */
 bool mabn_device_times(const struct mabn_device *device);
 
 MABN_END_DECLS

@@ -19,7 +19,7 @@ static inline float mabn_bf16_float(uint16_t v)
     return f;
 }
 
-/* The upper half of the result is v rounded; the lower half is of no use. */
+/* The upper half of the result is v, rounded. The lower half has no meaning. */
 static inline uint32_t mabn_bf16_upper(float v)
 {
     uint32_t bits;
@@ -34,8 +34,8 @@ static inline uint16_t mabn_bf16_round(float v)
     return (uint16_t)(mabn_bf16_upper(v) >> 16);
 }
 
-/* Value i of an array that is bfloat16 (`half`) or float32, for loops that are written once for both
- * and compiled for each, with `half` a constant. */
+/* Read and write value i of an array that is bfloat16 (`half`) or float32: for loops that are written
+ * once and compiled for both types, with `half` a constant. */
 static inline float mabn_at(const void *p, int64_t i, const bool half)
 {
     return half ? mabn_bf16_float(((const uint16_t *)p)[i]) : ((const float *)p)[i];
@@ -49,7 +49,7 @@ static inline void mabn_put(void *p, int64_t i, float v, const bool half)
         ((float *)p)[i] = v;
 }
 
-/* Whole arrays, by one thread; ops/elementwise.h has them by all. */
+/* Whole arrays, by one thread; ops/elementwise.h does it by all threads. */
 void mabn_bf16_widen(float *to, const uint16_t *from, int64_t count);
 void mabn_bf16_narrow(uint16_t *to, const float *from, int64_t count);
 

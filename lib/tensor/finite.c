@@ -1,4 +1,4 @@
-/* Tested on the bits, as integers, which a loop does many at a time. */
+/* See finite.h. Values are tested as integers, so that compilers vectorise the loops. */
 #include "tensor/finite.h"
 
 #include <stdint.h>
@@ -6,7 +6,7 @@
 
 #include "base/mem.h"
 
-/* special: the exponent of infinity and NaN; zero: the bits of -0, which is a variance still. */
+/* special: the exponent of infinity and NaN; zero: the bits of -0, the largest that a variance may have. */
 #define ANY_UNUSABLE(name, type, special, zero)                                 \
     MABN_CLONES static bool name(const void *values, size_t n, bool variance)   \
     {                                                                           \

@@ -10,11 +10,12 @@
 
 MABN_BEGIN_DECLS
 
-/* Is one of n values infinite or NaN, or, of a variance, negative? Whole numbers never are. */
+/* Is one of n values infinite or NaN, or, in a variance, negative? Whole numbers never are. */
 bool mabn_any_unusable(const void *values, size_t n, enum mabn_dtype dtype, bool variance);
 
-/* The first such number of a tensor in PyTorch's order, for a message: "'fc.weight' has nan in
- * filter 2". malloc'd; NULL: there is none. A tensor called running_var is a variance. */
+/* The first such number of a tensor in file order, for a message: "'fc.weight' has nan in filter 2".
+ * The caller frees it; NULL: there is none. A tensor named running_var, or ending in .running_var, is a
+ * variance. */
 char *mabn_describe_unusable(const char *name, const struct mabn_shape *shape,
                              enum mabn_dtype dtype, const void *values);
 
