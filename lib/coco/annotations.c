@@ -1146,6 +1146,7 @@ void mabn_coco_release(struct mabn_coco *c)
     free(c->bytes);
     free(c->bones);
     free(c->stands_for);
+    free(c->image_places);
     free(c->listed);
     for (size_t i = 0; i < c->n_texts; i++)
         free(c->texts[i].text);

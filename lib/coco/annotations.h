@@ -130,6 +130,9 @@ struct mabn_coco {
     /* NULL, or (records), for a packed dataset where annotation ids occur twice: the record that
      * has the id last in the annotation file, UINT32_MAX when it is not in the dataset. */
     uint32_t *stands_for;
+    /* NULL, or (n_images), for a packed dataset whose images came in another order: the place of
+     * each in the annotation file. */
+    uint32_t *image_places;
 };
 
 /* Read ground truth: an object with "images", "categories" and (if annotated) "annotations" in any

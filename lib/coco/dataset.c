@@ -257,19 +257,23 @@ static mabn_status add_images(const struct packing *p, struct mabn_dataset_write
     int64_t *categories = mabn_xcalloc(k + 1, sizeof *categories);
     const char **names = mabn_xcalloc(p->n_images + k + 1, sizeof *names);
     uint8_t *unsized = mabn_xcalloc(kept + 1, 1);
-    bool some_unsized = false;
+    uint32_t *places = mabn_xcalloc(kept + 1, sizeof *places);
+    bool some_unsized = false, moved = false;
     for (size_t i = 0; i < p->n_images; i++) {
         int64_t at = mabn_dataset_writer_place(w, (int64_t)i);
         if (at >= 0) {
             ids[at] = p->images[i]->id;
             unsized[at] = p->images[i]->unsized;
             some_unsized |= unsized[at];
+            places[at] = (uint32_t)(p->images[i] - p->coco.images);
+            moved |= at > 0 && places[at] < places[at - 1];
         }
         names[i] = p->images[i]->file_name;
     }
     mabn_status status = add1(w, "/coco/image_id", MABN_H5_I64, kept, ids);
     if (!status) status = mabn_dataset_writer_set_names(w, names);
     if (!status && some_unsized) status = add1(w, "/coco/unsized", MABN_H5_U8, kept, unsized);
+    if (!status && moved) status = add1(w, "/coco/place", MABN_H5_U32, kept, places);
     for (size_t i = 0; i < k; i++) {
         categories[i] = p->coco.categories[i].id;
         names[i] = p->coco.categories[i].name ? p->coco.categories[i].name : "";
@@ -280,6 +284,7 @@ static mabn_status add_images(const struct packing *p, struct mabn_dataset_write
     free(categories);
     free(names);
     free(unsized);
+    free(places);
     return status;
 }
 
@@ -844,6 +849,18 @@ static mabn_status take_skeletons(struct unpacking *u)
     return MABN_OK;
 }
 
+/* Where the images stood in the annotation file: equal scores are ordered by it (coco/errors.h). */
+static mabn_status take_places(struct unpacking *u)
+{
+    uint32_t *places;
+    if (!mabn_h5_find(u->file, "/coco/place")) return MABN_OK;
+    MABN_TRY(take(u, "/coco/place", MABN_H5_U32, u->n, 1, &places));
+    u->out->image_places = mabn_xcalloc(u->n + 1, sizeof *places);
+    if (u->n) memcpy(u->out->image_places, places, u->n * sizeof *places);
+    mabn_free(places);
+    return MABN_OK;
+}
+
 /* The records that ids which occur twice stand for. */
 static mabn_status take_last(struct unpacking *u)
 {
@@ -1088,6 +1105,7 @@ mabn_status mabn_coco_read_dataset(struct mabn_coco *out, const struct mabn_data
     if (!status) status = take_texts(&u);
     if (!status) status = take_images(&u, ds);
     if (!status) status = take_unsized(&u);
+    if (!status) status = take_places(&u);
     if (!status) status = take_lvis(&u);
     if (!status) status = take_skeletons(&u);
     if (!status) status = take_plain(&u);

@@ -27,6 +27,8 @@
  * and only where a file has what they are for:
  *   attribute annotated int64      0: the annotation file has no list of annotations
  *   /coco/unsized       u8  (N)    1: the annotation file does not give the image's size
+ *   /coco/place         u32 (N)    the annotation file has its images in another order: each one's
+ *                                  place there
  *   /coco/last          u32 (M)    ids of annotations occur twice: the annotation that has the id
  *                                  last in the file; 2^32-1: one that is not packed
  *   /coco/keypoint_count u32 (M)   keypoints of each, where not all have J; 2^32-1: unusable

@@ -126,6 +126,7 @@ static mabn_status look(void *context, const struct mabn_coco_pairs *p, int work
     struct search *s = context;
     size_t k = s->e->n_categories,
            place = (size_t)(s->join->images[p->image] - s->e->truth->images);
+    if (s->e->truth->image_places) place = s->e->truth->image_places[place];
     struct view v = {.p = p, .truth = s->e->truth};
     v.findings = s->findings + s->join->detection_start[p->image];
     v.used = mabn_xcalloc(p->n_truths + 1, sizeof *v.used);
