@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/signal.h"
 
@@ -373,8 +374,34 @@ bool mabn_entry_is_dir(const char *path, const struct dirent *entry)
 
 enum { MAX_DEPTH = 32 };
 
+bool mabn_entry_is_hidden(const struct dirent *entry, const char *prefix,
+                          struct mabn_hidden *hidden)
+{
+    const char *name = entry->d_name;
+    if (name[0] != '.') return false;
+    if (!strcmp(name, ".") || !strcmp(name, "..")) return true;
+    char *path = prefix ? mabn_path_join(prefix, name) : mabn_xstrdup(name);
+    if (!hidden->n++ || strcmp(path, hidden->first) < 0) {
+        free(hidden->first);
+        hidden->first = path;
+    } else {
+        free(path);
+    }
+    return true;
+}
+
+void mabn_hidden_tell(struct mabn_hidden *hidden, const char *folder)
+{
+    if (hidden->n)
+        mabn_info("'%s': %zu hidden file%s or folder%s passed over (the first: '%s')", folder,
+                  hidden->n, hidden->n == 1 ? "" : "s", hidden->n == 1 ? " is" : "s are",
+                  hidden->first);
+    free(hidden->first);
+    *hidden = (struct mabn_hidden){0, NULL};
+}
+
 static mabn_status walk(const char *folder, const char *prefix, int depth, mabn_folder_visit visit,
-                        void *context)
+                        struct mabn_hidden *hidden, void *context)
 {
     const struct dirent *entry;
     mabn_status status = MABN_OK;
@@ -384,14 +411,14 @@ static mabn_status walk(const char *folder, const char *prefix, int depth, mabn_
     DIR *dir = opendir(folder);
     if (!dir) return mabn_fail_errno("cannot open folder '%s'", folder);
     while (!status && (entry = readdir(dir))) {
-        if (entry->d_name[0] == '.') continue;
+        if (mabn_entry_is_hidden(entry, prefix, hidden)) continue;
         char *path = mabn_path_join(folder, entry->d_name);
         char *below = prefix ? mabn_path_join(prefix, entry->d_name) : mabn_xstrdup(entry->d_name);
         if (!mabn_entry_is_dir(path, entry)) {
             visit(context, path, below);
             continue;
         }
-        status = walk(path, below, depth + 1, visit, context);
+        status = walk(path, below, depth + 1, visit, hidden, context);
         free(path);
         free(below);
     }
@@ -400,9 +427,9 @@ static mabn_status walk(const char *folder, const char *prefix, int depth, mabn_
 }
 
 mabn_status mabn_folder_walk(const char *folder, const char *prefix, mabn_folder_visit visit,
-                             void *context)
+                             struct mabn_hidden *hidden, void *context)
 {
-    return walk(folder, prefix, 0, visit, context);
+    return walk(folder, prefix, 0, visit, hidden, context);
 }
 
 mabn_status mabn_make_dirs(const char *path)

@@ -83,12 +83,22 @@ bool mabn_path_is_dir(const char *path);
 /* Likewise for an entry of a folder; most file systems give its type with the entry. */
 struct dirent;
 bool mabn_entry_is_dir(const char *path, const struct dirent *entry);
-/* Visit every file below a folder, in no order; names that begin with a dot are passed over. `visit` takes
- * the file's path, and its path from the folder on with `prefix` in front (NULL: none); both are
- * malloc'd. */
+/* Files and folders whose names begin with a dot, which readers of folders pass over. */
+struct mabn_hidden {
+    size_t n;
+    char *first; /* in byte order; malloc'd */
+};
+/* Is it hidden? Then count it, unless it is "." or "..": its path is below `prefix` (NULL: none). */
+bool mabn_entry_is_hidden(const struct dirent *entry, const char *prefix,
+                          struct mabn_hidden *hidden);
+/* Say how many there are, if any, and release them. */
+void mabn_hidden_tell(struct mabn_hidden *hidden, const char *folder);
+/* Visit every file below a folder, in no order, without hidden ones. `visit` takes the file's path, and its
+ * path from the folder on with `prefix` in front (NULL: none); both are malloc'd. */
 typedef void (*mabn_folder_visit)(void *context, char *path, char *below);
 MABN_MUST_USE mabn_status mabn_folder_walk(const char *folder, const char *prefix,
-                                           mabn_folder_visit visit, void *context);
+                                           mabn_folder_visit visit, struct mabn_hidden *hidden,
+                                           void *context);
 /* mkdir -p for one level or more. */
 MABN_MUST_USE mabn_status mabn_make_dirs(const char *path);
 /* "a" + "b" → "a/b", malloc'd. */

@@ -111,9 +111,12 @@ mabn_status mabn_files_open(struct mabn_files **files, const char *path)
 {
     struct mabn_files *f = mabn_xcalloc(1, sizeof *f);
     const bool folder = strcmp(path, "-") && mabn_path_is_dir(path);
+    struct mabn_hidden hidden = {0, NULL};
     *files = NULL;
     if (pthread_key_create(&f->open, close_file)) MABN_BUG("no thread-specific keys are left");
-    mabn_status status = folder ? mabn_folder_walk(path, NULL, visit, f) : read_list(f, path);
+    mabn_status status =
+        folder ? mabn_folder_walk(path, NULL, visit, &hidden, f) : read_list(f, path);
+    mabn_hidden_tell(&hidden, path);
     if (!status && !f->count)
         status =
             mabn_fail(MABN_ERR_ARG, folder ? "'%s' holds no files" : "'%s' lists no images", path);

@@ -109,6 +109,8 @@ static mabn_status read_class_file(struct builder *b, const char *path)
     char *line;
     MABN_TRY(mabn_input_open_text(&in, path, 1 << 28));
     struct lines lines = {(const char *)in.bytes, (const char *)in.bytes + in.size, 0};
+    if (in.size && memchr(in.bytes, 0, in.size))
+        status = mabn_fail(MABN_ERR_FORMAT, "'%s' holds a zero byte: expected lines of text", path);
     while (!status && next_line(&lines, &line)) {
         char *tab = strchr(line, '\t');
         if (tab) *tab = '\0';
@@ -181,13 +183,14 @@ static void visit(void *folder, char *path, char *below)
 }
 
 /* The class folders, as keys; files beside them are counted. */
-static mabn_status scan_top(struct builder *b, const char *folder, int *strays)
+static mabn_status scan_top(struct builder *b, const char *folder, int *strays,
+                            struct mabn_hidden *hidden)
 {
     const struct dirent *entry;
     DIR *dir = opendir(folder);
     if (!dir) return mabn_fail_errno("cannot open folder '%s'", folder);
     while ((entry = readdir(dir))) {
-        if (entry->d_name[0] == '.') continue;
+        if (mabn_entry_is_hidden(entry, NULL, hidden)) continue;
         char *path = mabn_path_join(folder, entry->d_name);
         if (mabn_entry_is_dir(path, entry))
             add_key(b, mabn_xstrdup(entry->d_name), 0);
@@ -227,7 +230,24 @@ static void sort_images(struct mabn_listing *list)
     free(entries);
 }
 
-static mabn_status scan_classes(struct builder *b, const char *folder, const struct builder *found)
+/* Where all are nested, the class folders may be one level further down: train and val are no classes. */
+static void tell_nested(const struct mabn_listing *list, const char *folder)
+{
+    const int64_t n = list->count;
+    int64_t nested = 0;
+    for (int64_t i = 0; i < n; i++)
+        nested += strchr(strchr(list->names[i], '/') + 1, '/') != NULL;
+    if (nested == n)
+        mabn_warn("'%s': every image lies in a folder below its class's (such as '%s'): are the "
+                  "class folders one level further down?",
+                  folder, list->names[0]);
+    else if (nested)
+        mabn_info("'%s': %lld of %lld images lie in folders below their class's", folder,
+                  (long long)nested, (long long)n);
+}
+
+static mabn_status scan_classes(struct builder *b, const char *folder, const struct builder *found,
+                                struct mabn_hidden *hidden)
 {
     const struct builder *classes = b->key_count ? b : found;
     for (size_t i = 0; i < found->key_count; i++) {
@@ -238,7 +258,8 @@ static mabn_status scan_classes(struct builder *b, const char *folder, const str
             return mabn_fail(MABN_ERR_MISMATCH, "folder '%s/%s' is not in the class file", folder,
                              key);
         char *path = mabn_path_join(folder, key);
-        mabn_status status = mabn_folder_walk(path, key, visit, &(struct class_folder){b, label});
+        struct class_folder class = {b, label};
+        mabn_status status = mabn_folder_walk(path, key, visit, hidden, &class);
         free(path);
         if (status) return status;
         if (b->list->count == before) mabn_warn("class folder '%s/%s' is empty", folder, key);
@@ -250,22 +271,27 @@ mabn_status mabn_listing_scan(struct mabn_listing *list, const char *folder, con
 {
     struct mabn_listing none = {0};
     struct builder b = {.list = list}, found = {.list = class_file ? &none : list};
+    struct mabn_hidden hidden = {0, NULL};
     int strays = 0;
     *list = (struct mabn_listing){0};
     mabn_status status = class_file ? read_class_file(&b, class_file) : MABN_OK;
-    if (!status) status = scan_top(&found, folder, &strays);
+    if (!status) status = scan_top(&found, folder, &strays, &hidden);
     if (!status && !found.key_count)
         status = mabn_fail(MABN_ERR_ARG, "'%s' holds no class folders", folder);
     if (!status) {
         number_classes(&found);
-        status = scan_classes(&b, folder, &found);
+        status = scan_classes(&b, folder, &found, &hidden);
     }
     if (!status && strays)
         mabn_warn("%d file%s in '%s' itself %s in no class folder: skipped", strays,
                   strays == 1 ? "" : "s", folder, strays == 1 ? "is" : "are");
+    mabn_hidden_tell(&hidden, folder);
     if (!status && !list->count)
         status = mabn_fail(MABN_ERR_ARG, "the class folders of '%s' hold no files", folder);
-    if (!status) sort_images(list);
+    if (!status) {
+        sort_images(list);
+        tell_nested(list, folder);
+    }
     release_builder(&b);
     release_builder(&found);
     mabn_listing_release(&none);
@@ -325,14 +351,67 @@ static bool is_negative(const char *text)
     return text[0] == '-' && text[1] && !text[1 + strspn(text + 1, "0123456789")];
 }
 
+/* A number that is no label: "0.0", "+1", "1e3". */
+static bool is_odd_number(const char *text)
+{
+    char *end;
+    if (!text[strspn(text, "0123456789")] || strspn(text, "0123456789.+-eE") != strlen(text))
+        return false;
+    (void)strtod(text, &end);
+    return !*end;
+}
+
+/* Such labels are names, and "10.0" comes before "2.0" then. */
+static void tell_odd_numbers(const struct mabn_listing *list, const char *name)
+{
+    for (int64_t i = 0; i < list->count; i++)
+        if (!is_odd_number(list->names[i])) return;
+    mabn_warn("'%s': labels such as '%s' are taken as names, numbered in byte order: numbers are "
+              "whole and without a sign",
+              name, list->names[0]);
+}
+
+/* Numbers that no image has: labels that begin at 1 are a habit of other programs. */
+static void tell_unused(const struct mabn_listing *list, const char *name)
+{
+    int32_t count = 0, unused = 0, first = 0;
+    for (int64_t i = 0; i < list->count; i++)
+        if (list->labels[i] >= count) count = list->labels[i] + 1;
+    bool *used = (bool *)mabn_xcalloc((size_t)count, sizeof *used);
+    for (int64_t i = 0; i < list->count; i++)
+        used[list->labels[i]] = true;
+    for (int32_t k = count; k-- > 0;)
+        if (!used[k]) unused++, first = k;
+    free(used);
+    if (unused == 1 && first == 0)
+        mabn_warn("'%s': labels begin at 1: class 0, the first of %d, has no image", name, count);
+    else if (unused)
+        mabn_info("'%s': %d of %d classes have no image (the first: %d)", name, unused, count,
+                  first);
+}
+
+/* Spaces around a label cannot be seen, and would make another class of it. */
+static char *trimmed(const char *text)
+{
+    while (*text == ' ')
+        text++;
+    size_t n = strlen(text);
+    while (n && text[n - 1] == ' ')
+        n--;
+    return mabn_xstrndup(text, n);
+}
+
 /* Lines to paths and label texts (kept in `names` until they are resolved). */
 static mabn_status read_lines(struct builder *b, const struct mabn_input *in)
 {
     struct lines lines = {(const char *)in->bytes, (const char *)in->bytes + in->size, 0};
     char *line;
+    if (in->size && memchr(in->bytes, 0, in->size))
+        return mabn_fail(MABN_ERR_FORMAT, "'%s' holds a zero byte: expected lines of text",
+                         in->name);
     while (next_line(&lines, &line)) {
         char *tab = strrchr(line, '\t');
-        if (!tab || tab == line || !tab[1]) {
+        if (!tab || tab == line || !tab[1 + strspn(tab + 1, " ")]) {
             mabn_status status =
                 mabn_fail(MABN_ERR_FORMAT, "'%s':%d: expected PATH, a tab and a label", in->name,
                           lines.number);
@@ -340,20 +419,25 @@ static mabn_status read_lines(struct builder *b, const struct mabn_input *in)
             return status;
         }
         *tab = '\0';
-        add_image(b, line, mabn_xstrdup(tab + 1), 0);
+        add_image(b, line, trimmed(tab + 1), 0);
     }
     if (!b->list->count) return mabn_fail(MABN_ERR_ARG, "'%s' lists no images", in->name);
     return MABN_OK;
 }
 
-/* By the class file if there is one; else all numbers or all names, as the first label is. */
+/* By the class file if there is one: all names or all numbers, since a number may be a name there
+ * too; else all numbers or all names, as the first label is. */
 static mabn_status resolve_labels(struct builder *b, const char *name, bool class_file)
 {
     struct mabn_listing *list = b->list;
     bool numbers = !class_file && label_number(list->names[0]) >= 0;
+    int64_t named = -1, numbered = -1; /* the first label that can only be a name, a number */
     for (int64_t i = 0; !class_file && !numbers && i < list->count; i++)
         add_key(b, mabn_xstrdup(list->names[i]), 0);
-    if (!class_file && !numbers) number_classes(b);
+    if (!class_file && !numbers) {
+        number_classes(b);
+        tell_odd_numbers(list, name);
+    }
     for (int64_t i = 0; i < list->count; i++) {
         const char *text = list->names[i];
         if (!class_file && is_negative(text))
@@ -369,10 +453,22 @@ static mabn_status resolve_labels(struct builder *b, const char *name, bool clas
         if (label < 0 || (class_file && label >= list->class_count))
             return mabn_fail(MABN_ERR_MISMATCH, "'%s':%lld: label '%s' is not in the class file",
                              name, (long long)i + 1, text);
+        if (class_file && find_class(b, text) < 0 && numbered < 0) numbered = i;
+        if (class_file && find_class(b, text) >= 0 && label_number(text) != label && named < 0)
+            named = i;
+        if (named >= 0 && numbered >= 0)
+            return mabn_fail(MABN_ERR_MISMATCH,
+                             "'%s':%lld: label '%s' is a name in the class file, label '%s' (line "
+                             "%lld) only a number: expected one of both",
+                             name, (long long)named + 1, list->names[named], list->names[numbered],
+                             (long long)numbered + 1);
         list->labels[i] = label;
+    }
+    for (int64_t i = 0; i < list->count; i++) {
         free(list->names[i]);
         list->names[i] = mabn_xstrdup(list->paths[i]);
     }
+    if (numbers) tell_unused(list, name);
     return MABN_OK;
 }
 

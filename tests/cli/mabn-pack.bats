@@ -97,6 +97,60 @@ E2
     assert_equal "$stderr" "mabn-pack: warning: 'again': 2 lines have an image that is listed before (the first: line 3, 'tree/class001/image0003.JPEG'): it counts as often as it is listed"
 }
 
+@test "lists: labels that are not what they look like" {
+    tree
+    a=tree/class001/image0001.JPEG b=tree/class001/image0003.JPEG
+    # spaces around a label are no part of it
+    printf '%s\t%s\n' $a 'cat ' $b ' cat' >list
+    run --separate-stderr mabn-pack list list -o a.h5
+    assert_equal "$(grep -c "2 images of 1 classes" <<<"$stderr")" 1
+    printf '%s\t%s\n' $a ' 1' $b '0 ' >list
+    mabn-pack list -f -q list -o a.h5
+    mabn-info a.h5 | grep -q "classes       2, 1 images each"
+    printf '%s\t  \n' $a >list
+    fails 1 "'list':1: expected PATH, a tab and a label" mabn-pack list list -o b.h5
+    # a word that is a name here and a number there
+    printf '1\n2\n3\n' >classes
+    printf '%s\t%s\n' $a 0 $b 1 >list
+    fails 1 "'list':2: label '1' is a name in the class file, label '0' (line 1) only a number" mabn-pack list list -c classes -o b.h5
+    printf 'zebra\n1\nant\n' >classes
+    mabn-pack list -q list -c classes -o b.h5 # 1 by either rule
+    # numbers of other kinds, and from 1 on
+    printf '%s\t%s\n' $a 0.0 $b 10.0 >list
+    run --separate-stderr mabn-pack list -q list -o c.h5
+    assert_equal "$stderr" "mabn-pack: warning: 'list': labels such as '0.0' are taken as names, numbered in byte order: numbers are whole and without a sign"
+    printf '%s\t%s\n' $a 1 $b 2 >list
+    run --separate-stderr mabn-pack list -q list -o d.h5
+    assert_equal "$stderr" "mabn-pack: warning: 'list': labels begin at 1: class 0, the first of 3, has no image"
+    printf '%s\t%s\n' $a 0 $b 5 >list
+    run --separate-stderr mabn-pack list list -o e.h5
+    [[ $stderr == *"'list': 4 of 6 classes have no image (the first: 1)"* ]]
+    printf '%s\t0\0\n' $a >list
+    fails 1 "'list' holds a zero byte" mabn-pack list list -o f.h5
+    printf 'class001\0\n' >classes
+    fails 1 "'classes' holds a zero byte" mabn-pack imagenet tree -c classes -o f.h5
+}
+
+@test "hidden files and nested folders are told" {
+    tree
+    mkdir tree/.git
+    cp tree/class001/image0001.JPEG tree/class001/.b.jpg
+    cp tree/class001/image0001.JPEG tree/class001/.a.jpg
+    run --separate-stderr mabn-pack imagenet tree -o a.h5
+    [[ $stderr == *"'tree': 3 hidden files or folders are passed over (the first: '.git')"*"packed 24 images"* ]]
+    run --separate-stderr mabn-pack imagenet -q -f tree -o a.h5
+    assert_equal "$stderr" ""
+    rm -r tree/.git tree/class001/.*.jpg
+    mkdir tree/class000/more
+    cp tree/class001/image0001.JPEG tree/class000/more
+    run --separate-stderr mabn-pack imagenet -f tree -o a.h5
+    [[ $stderr == *"'tree': 1 of 25 images lie in folders below their class's"* && $stderr != *hidden* ]]
+    mkdir above
+    mv tree above/train
+    run --separate-stderr mabn-pack imagenet -q above -o b.h5
+    [[ $stderr == *"warning: 'above': every image lies in a folder below its class's (such as 'train/class000/image0000.JPEG'): are the class folders one level further down?"* ]]
+}
+
 @test "idx files, plain and compressed" {
     need_python
     idx
@@ -189,7 +243,7 @@ E2
     tree
     bad=$ROOT/tests/golden/image/bad good=$ROOT/tests/golden/image/good
     while read -r file why; do
-        printf '%s\t1\n' "$bad/$file" >list
+        printf '%s\t0\n' "$bad/$file" >list
         fails 1 "$file': $why" mabn-pack list list -q -f -o a.h5
     done <<<"cut-half.jpg JPEG is truncated: its end is missing
 cut-end.jpg JPEG is truncated: its end is missing
@@ -200,13 +254,13 @@ hollow.jpg JPEG is truncated: 1797 bytes cannot hold a picture of 9000 x 9000
 hollow.png PNG is truncated: 69 bytes cannot hold a picture of 9000 x 9000
 arithmetic.jpg JPEG is arithmetic-coded"
     printf 'II*\0 and so on' >photo.jpg
-    printf 'photo.jpg\t1\n' >list
+    printf 'photo.jpg\t0\n' >list
     fails 1 "'photo.jpg': this is a TIFF picture" mabn-pack list list -q -f -o a.h5
     printf 'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n' >photo.jpg
     fails 1 "'photo.jpg': this is a pointer of Git LFS (git lfs pull gets the file)" mabn-pack list list -q -f -o a.h5
     printf '\0\5\x16\7\0\2\0\0Mac OS X        ' >photo.jpg
     fails 1 "'photo.jpg': this is what macOS keeps beside a file" mabn-pack list list -q -f -o a.h5
-    printf '%s\t1\n' "$good/garbage-after.jpg" "$bad/cut-half.jpg" "$bad/huge.png" >list
+    printf '%s\t0\n' "$good/garbage-after.jpg" "$bad/cut-half.jpg" "$bad/huge.png" >list
     run --separate-stderr mabn-pack list list -q --skip-bad -f -o b.h5
     assert_success
     assert_equal "$(grep -c 'warning: skipped' <<<"$stderr")" 2
