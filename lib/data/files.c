@@ -47,6 +47,14 @@ static mabn_status read_list(struct mabn_files *f, const char *path)
 {
     struct mabn_input in;
     MABN_TRY(mabn_input_open_text(&in, path, 0));
+    if (mabn_image_sniff(in.bytes, in.size)) { /* one photograph is a list of itself */
+        mabn_input_release(&in);
+        if (!strcmp(path, "-"))
+            return mabn_fail(MABN_ERR_ARG,
+                             "standard input is a picture: expected paths of pictures");
+        add(f, mabn_xstrdup(path));
+        return MABN_OK;
+    }
     const char *at = (const char *)in.bytes, *end = at + in.size;
     const bool lines = !in.size || !memchr(at, 0, in.size);
     while (at < end) {
@@ -94,7 +102,9 @@ static mabn_status get(const void *context, uint64_t index, struct mabn_sample *
         in = mabn_xcalloc(1, sizeof *in);
         if (pthread_setspecific(f->open, in)) MABN_BUG("no memory for a thread's file");
     }
-    MABN_TRY(mabn_input_open(in, f->paths[index], MAX_FILE));
+    /* A file that cannot be opened or read is a bad sample, not a bad disk. */
+    const mabn_status status = mabn_input_open(in, f->paths[index], MAX_FILE);
+    if (status) return status == MABN_ERR_IO ? MABN_ERR_NOTFOUND : status;
     look_at(f, index, in);
     *sample = (struct mabn_sample){.bytes = in->bytes, .size = in->size};
     return MABN_OK;

@@ -14,7 +14,8 @@ struct mabn_files;
 
 /* `path` is a folder: all files below it, in byte order of their paths; those that begin with a dot
  * are passed over. Else it is a list ("-": standard input): a path a line, up to a tab; or, where the
- * text has NULs, paths with a NUL after each, as find -print0 writes them. None at all is an error. */
+ * text has NULs, paths with a NUL after each, as find -print0 writes them. A picture stands for itself.
+ * None at all is an error. */
 MABN_MUST_USE mabn_status mabn_files_open(struct mabn_files **files, const char *path);
 /* After every loader of its source; NULL is fine. */
 void mabn_files_free(struct mabn_files *files);

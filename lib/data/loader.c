@@ -76,7 +76,7 @@ static mabn_status load_sample(struct worker *w, void *x, uint64_t sample_index,
 
 static bool is_bad_sample(mabn_status status)
 {
-    return status == MABN_ERR_FORMAT || status == MABN_ERR_LIMIT ||
+    return status == MABN_ERR_FORMAT || status == MABN_ERR_LIMIT || status == MABN_ERR_NOTFOUND ||
            status == MABN_ERR_UNSUPPORTED || status == MABN_ERR_MISMATCH;
 }
 

@@ -279,6 +279,17 @@ i.putalpha(99); i.save("odd/d.png"); i.save("odd/a.webp")'
 mabn-eval: warning: 2 pictures have an alpha channel or a transparent colour (the first: 'odd/a.webp'), which is ignored: pixels have the colours stored under it
 mabn-eval: warning: 1 picture has an EXIF orientation (the first: 'odd/b.jpg'): read as stored, not turned"
     fi
+    # a file that is not there is left out too, and a photograph stands for itself
+    first=$(sed -n '1s/,"prob.*//p' folder)
+    printf '%s\n' tree/class000/image0000.JPEG tree/none.jpg >list
+    fails 1 "'tree/none.jpg': cannot open" bash -c "mabn-eval imagenet -q run/model.h5 list >out"
+    run --separate-stderr mabn-eval imagenet -q --skip-bad run/model.h5 list
+    assert_success
+    assert_equal "${output%,\"prob*}" "$first" # figures depend on the batch's size
+    assert_equal "$stderr" "mabn-eval: warning: 1 image of 2 cannot be read and left out: sample 1 'tree/none.jpg'"
+    run --separate-stderr mabn-eval imagenet -q run/model.h5 tree/class000/image0000.JPEG
+    assert_equal "${output%,\"prob*}" "$first"
+    fails 1 "standard input is a picture: expected paths" mabn-eval imagenet -q run/model.h5 - <tree/class000/image0000.JPEG
     mkdir empty
     fails 1 "'empty' holds no files" mabn-eval imagenet -q run/model.h5 empty
     fails 1 "lists no images" mabn-eval imagenet -q run/model.h5 - </dev/null
