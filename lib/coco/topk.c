@@ -9,14 +9,21 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/json_write.h"
+#include "base/log.h"
 #include "base/mem.h"
 
 enum { MAX_K = 1000 };
 
 struct sample {
     int label, n, top[MAX_K];
-    bool has_label, has_loss;
-    double loss;
+    bool has_label, has_loss, has_number;
+    double loss, number; /* number: "sample" */
+};
+
+/* A prediction's "sample", and which prediction of the file it is, from 1 on. */
+struct numbered {
+    double number;
+    int64_t at;
 };
 
 struct reading {
@@ -25,6 +32,8 @@ struct reading {
     int64_t room_classes;
     uint64_t *errors; /* label, prediction */
     size_t n_errors, room_errors;
+    struct numbered *numbers;
+    size_t n_numbers, room_numbers;
 };
 
 static void need_class(struct reading *r, int64_t c)
@@ -45,7 +54,7 @@ static void read_sample(struct mabn_json *j, struct sample *s)
 {
     struct mabn_json_text key;
     s->n = 0;
-    s->has_label = s->has_loss = false;
+    s->has_label = s->has_loss = s->has_number = false;
     mabn_json_begin_object(j);
     while (mabn_json_next_key(j, &key)) {
         if (mabn_json_is(key, "label")) {
@@ -61,6 +70,8 @@ static void read_sample(struct mabn_json *j, struct sample *s)
             }
         } else if (mabn_json_is(key, "loss") && mabn_json_peek(j) != MABN_JSON_NULL) {
             s->has_loss = mabn_json_read_double(j, &s->loss) == MABN_OK;
+        } else if (mabn_json_is(key, "sample")) {
+            s->has_number = mabn_json_try_double(j, &s->number);
         } else {
             mabn_json_skip(j);
         }
@@ -91,6 +102,10 @@ static void count_sample(struct reading *r, const struct sample *s)
         t->loss += s->loss;
         t->losses++;
     }
+    if (s->has_number) {
+        MABN_GROW(r->numbers, r->n_numbers, r->room_numbers);
+        r->numbers[r->n_numbers++] = (struct numbered){s->number, t->samples};
+    }
     if (first) return;
     MABN_GROW(r->errors, r->n_errors, r->room_errors);
     r->errors[r->n_errors++] = (uint64_t)s->label << 32 | (uint32_t)s->top[0];
@@ -100,6 +115,31 @@ static int compare_u64(const void *a, const void *b)
 {
     uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
     return (x > y) - (x < y);
+}
+
+static int compare_numbered(const void *a, const void *b)
+{
+    const struct numbered *x = a, *y = b;
+    if (x->number != y->number) return x->number < y->number ? -1 : 1;
+    return (x->at > y->at) - (x->at < y->at);
+}
+
+/* Files of several ranks or runs in one: what they share counts twice. */
+static void tell_again(struct reading *r, const char *path)
+{
+    const struct numbered *first = NULL;
+    size_t again = 0;
+    if (r->n_numbers) qsort(r->numbers, r->n_numbers, sizeof *r->numbers, compare_numbered);
+    for (size_t i = 1; i < r->n_numbers; i++) {
+        const struct numbered *n = &r->numbers[i];
+        if (n->number != n[-1].number) continue;
+        again++;
+        if (!first || n->at < first->at) first = n;
+    }
+    if (again)
+        mabn_warn("'%s': %zu of %lld predictions are of samples that were there before (the first: "
+                  "prediction %lld, sample %.15g): each counts",
+                  path, again, (long long)r->out->samples, (long long)first->at, first->number);
 }
 
 static int compare_confusions(const void *a, const void *b)
@@ -146,8 +186,12 @@ mabn_status mabn_topk_read(struct mabn_topk *out, const char *path, int k)
     if (!status && narrow < k && narrow < out->n_classes)
         status = mabn_fail(MABN_ERR_FORMAT, "'%s': \"top\" names %d classes; top-%d needs more",
                            path, narrow, k);
-    if (!status) count_confusions(&r);
+    if (!status) {
+        count_confusions(&r);
+        tell_again(&r, path);
+    }
     free(r.errors);
+    free(r.numbers);
     if (status) mabn_topk_release(out);
     return status;
 }

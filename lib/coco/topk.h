@@ -2,7 +2,7 @@
  * a sample,
  *     {"sample": 0, "label": 7, "top": [7, 3, 1, 9, 0], "prob": [0.9, ...], "loss": 0.1}
  * where "top" lists classes by falling probability. "label" and "top" are needed, "loss" is used
- * when it is there, the rest is passed over. */
+ * when it is there, and a warning gives the samples that occur twice; the rest is passed over. */
 #ifndef MABN_COCO_TOPK_H
 #define MABN_COCO_TOPK_H
 

@@ -969,6 +969,20 @@ END
     assert_line --index 3 "2	2	2	0	0	0.5"
 }
 
+@test "topk: samples that occur twice are told" {
+    predictions >p.jsonl
+    run --separate-stderr mabn-score topk p.jsonl
+    assert_equal "$stderr" ""
+    { predictions; predictions | sed -n '2,3p'; } >two.jsonl
+    run --separate-stderr mabn-score topk two.jsonl
+    assert_line "samples    6"
+    assert_equal "$stderr" "mabn-score: warning: 'two.jsonl': 2 of 6 predictions are of samples that were there before (the first: prediction 5, sample 1): each counts"
+    sed 's/"sample":[0-9]*/"sample":[1e999,null]/' p.jsonl >odd.jsonl # not needed
+    run --separate-stderr mabn-score topk odd.jsonl
+    assert_success
+    assert_equal "$stderr" ""
+}
+
 @test "topk: JSON" {
     need_python json
     predictions | mabn-score topk --json - >out.json
