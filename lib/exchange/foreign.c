@@ -67,6 +67,10 @@ mabn_status mabn_weights_check_foreign(const struct mabn_source *source)
             status = mabn_fail(MABN_ERR_UNSUPPORTED, "'%s' is %s", source->name, kinds[i].what);
     if (!status && n >= 2 && head[0] == '{' && strchr(" \t\r\n\"}", head[1]) && !memchr(head, 0, n))
         status = is_json(source->name, head);
+    if (!status && n >= 2 && head[0] == '[' && strchr(" \t\r\n[{]", head[1]) && !memchr(head, 0, n))
+        status = mabn_fail(MABN_ERR_UNSUPPORTED,
+                           "'%s' is a JSON list, as COCO results are, not weights or annotations",
+                           source->name);
     mabn_free(head);
     return status;
 }

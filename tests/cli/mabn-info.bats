@@ -63,6 +63,8 @@ E2
     fails 1 "folder" mabn-info tree
     echo hello >text
     fails 1 "'text'" mabn-info text
+    printf '[\n{"image_id": 1}]\n' >list
+    fails 1 "'list' is a JSON list, as COCO results are, not weights or annotations" mabn-info list
     : >empty
     fails 1 "'empty'" mabn-info empty
     fails 1 "cannot write standard output: No space left on device" bash -c 'mabn-info a.h5 >/dev/full'
