@@ -371,15 +371,14 @@ static void tell_odd_numbers(const struct mabn_listing *list, const char *name)
               name, list->names[0]);
 }
 
-/* Numbers that no image has: labels that begin at 1 are a habit of other programs. */
-static void tell_unused(const struct mabn_listing *list, const char *name)
+void mabn_listing_tell_unused(const int32_t *labels, int64_t n, const char *name)
 {
     int32_t count = 0, unused = 0, first = 0;
-    for (int64_t i = 0; i < list->count; i++)
-        if (list->labels[i] >= count) count = list->labels[i] + 1;
-    bool *used = (bool *)mabn_xcalloc((size_t)count, sizeof *used);
-    for (int64_t i = 0; i < list->count; i++)
-        used[list->labels[i]] = true;
+    for (int64_t i = 0; i < n; i++)
+        if (labels[i] >= count) count = labels[i] + 1;
+    bool *used = (bool *)mabn_xcalloc((size_t)count + 1, sizeof *used);
+    for (int64_t i = 0; i < n; i++)
+        used[labels[i]] = true;
     for (int32_t k = count; k-- > 0;)
         if (!used[k]) unused++, first = k;
     free(used);
@@ -468,7 +467,7 @@ static mabn_status resolve_labels(struct builder *b, const char *name, bool clas
         free(list->names[i]);
         list->names[i] = mabn_xstrdup(list->paths[i]);
     }
-    if (numbers) tell_unused(list, name);
+    if (numbers) mabn_listing_tell_unused(list->labels, list->count, name);
     return MABN_OK;
 }
 

@@ -36,6 +36,10 @@ MABN_MUST_USE mabn_status mabn_listing_read_classes(struct mabn_listing *list,
                                                     const char *class_file);
 void mabn_listing_release(struct mabn_listing *list);
 
+/* Say which classes below the highest label no image has; a warning where labels begin at 1, a habit of
+ * other programs. `name` is for the message. */
+void mabn_listing_tell_unused(const int32_t *labels, int64_t n, const char *name);
+
 /* How many of the paths have been there before, and the first of these: an index, or count. */
 size_t mabn_listing_again(char *const *paths, size_t count, size_t *first);
 

@@ -344,6 +344,12 @@ mabn_status mabn_pack_idx(const struct mabn_pack_output *out, const struct mabn_
                           int64_t class_count)
 {
     MABN_TRY(check_idx(images, labels));
+    for (size_t i = 0; class_count && i < labels->count; i++)
+        if (labels->data[i] >= class_count)
+            return mabn_fail(MABN_ERR_MISMATCH,
+                             "label %d (image %zu) is not in the class file, which names %lld: "
+                             "labels count from 0",
+                             labels->data[i], i, (long long)class_count);
     struct mabn_dataset_spec spec = {.kind = "imagenet",
                                      .raw = true,
                                      .count = images->dims[0],
@@ -365,6 +371,7 @@ mabn_status mabn_pack_idx(const struct mabn_pack_output *out, const struct mabn_
     if (!status && class_count) status = mabn_dataset_writer_set_classes(w, classes, class_count);
     if (!status) status = mabn_dataset_writer_commit(w);
     mabn_dataset_writer_free(w, false);
+    if (!status && !class_count) mabn_listing_tell_unused(list, (int64_t)labels->count, out->path);
     free(list);
     return status;
 }

@@ -163,6 +163,15 @@ for n in "ab":
     print(f["images/bytes"][:].tobytes(), f["labels"][:].tolist(), a["encoding"], a["height"], a["width"], a["channels"], a["classes"])'
     assert_line --index 0 "b'abcdefghijkl' [2, 0, 2] b'raw' 2 2 1 3"
     assert_line --index 1 "b'abcdefghijkl' [2, 0, 2] b'raw' 2 2 1 3"
+    # labels from 1 on, as EMNIST's letters have
+    printf '\0\0\10\1\0\0\0\3\2\1\2' >ones.idx
+    run --separate-stderr mabn-pack idx images.idx ones.idx -q -o c.h5
+    assert_equal "$stderr" "mabn-pack: warning: 'c.h5': labels begin at 1: class 0, the first of 3, has no image"
+    printf 'a\nb\n' >names
+    fails 1 "label 2 (image 0) is not in the class file, which names 2: labels count from 0" mabn-pack idx -f -c names images.idx ones.idx -o c.h5
+    mabn-info c.h5 >/dev/null # the old one
+    fails 1 "label 2 (image 0)" mabn-pack idx -c names images.idx ones.idx -o d.h5
+    assert_file_not_exist d.h5
 }
 
 @test "bad idx files: one line each" {
