@@ -76,6 +76,22 @@ static void tell_strays(const struct source *s)
             mabn_coco_id_text(c, first->image_id, image));
 }
 
+/* What is left out for its score. */
+static void tell_low(const struct mabn_coco *results)
+{
+    size_t low = 0;
+    for (size_t i = 0; i < results->n_records; i++)
+        low += results->records[i].score < o.style.min_score;
+    if (!results->n_records)
+        mabn_warn("'%s' has no results: nothing is drawn", results->name);
+    else if (low == results->n_records)
+        mabn_warn("'%s': no result reaches --min-score %g: nothing is drawn", results->name,
+                  o.style.min_score);
+    else if (low)
+        mabn_info("'%s': %zu of %zu results are below --min-score %g and left out", results->name,
+                  low, results->n_records, o.style.min_score);
+}
+
 /* --min-score is a probability. */
 static void tell_scores(const struct mabn_coco *results)
 {
@@ -107,7 +123,9 @@ static mabn_status open_source(struct source *s, char **args, int n)
     if (o.results && !s->coco)
         return mabn_fail(MABN_ERR_MISMATCH, "'%s' has no COCO annotations to name results by",
                          args[0]);
-    if (o.results) MABN_TRY(mabn_coco_read_results(&s->results, o.results, keep));
+    if (o.results)
+        MABN_TRY(mabn_coco_read_results(&s->results, o.results, keep | MABN_COCO_KEEP_FAULTS));
+    if (o.results) tell_low(&s->results);
     if (o.results) tell_scores(&s->results);
     tell_strays(s);
     return MABN_OK;

@@ -25,6 +25,7 @@ struct reading {
     struct mabn_coco *out;
     unsigned keep;
     bool results, boxes; /* boxes: the first result has one, so each must */
+    bool faults;         /* results need neither boxes nor anything else to draw or score */
     struct mabn_progress *progress;
     size_t n_repeated;      /* objects that have a field twice */
     uint32_t repeated_line; /* line of the first such object */
@@ -940,6 +941,7 @@ static void check_result(struct reading *r, struct needs *needs)
     struct mabn_coco *c = r->out;
     struct mabn_json *j = r->json;
     if (mabn_json_status(j)) return;
+    if (r->faults) return;
     struct mabn_coco_record *last = &c->records[c->n_records - 1];
     bool some = last->has_keypoints || last->odd_keypoints;
     if (c->n_records == 1) {
@@ -1081,6 +1083,7 @@ static mabn_status read_all(struct mabn_coco *out, struct mabn_json *json, const
     out->name = mabn_xstrdup(name);
     mabn_json_allow_nan(json);
     struct reading r = {.json = json, .out = out, .keep = keep, .results = results};
+    r.faults = keep & MABN_COCO_KEEP_FAULTS;
     /* The pools exist even when empty, so that offsets into them are always valid. */
     r.room_numbers = r.room_lengths = r.room_bytes = 16;
     out->numbers = mabn_xmalloc(r.room_numbers * sizeof *out->numbers);

@@ -34,8 +34,10 @@ MABN_BEGIN_DECLS
 enum mabn_coco_keep {
     MABN_COCO_KEEP_SEGMENTATIONS = 1,
     MABN_COCO_KEEP_KEYPOINTS = 2,
-    MABN_COCO_KEEP_LVIS = 8,   /* LVIS's lists and frequencies */
-    MABN_COCO_KEEP_FAULTS = 4, /* do not fail on ids that occur twice: for coco/inspect.h */
+    MABN_COCO_KEEP_LVIS = 8, /* LVIS's lists and frequencies */
+    /* Do not fail on ids that occur twice (for coco/inspect.h), nor on results without a box, a
+     * segmentation or keypoints, or with odd ones (for drawing). */
+    MABN_COCO_KEEP_FAULTS = 4,
 };
 
 enum mabn_segmentation_kind {

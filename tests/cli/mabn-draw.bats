@@ -54,6 +54,25 @@ END
     assert_success
 }
 
+@test "an odd result never costs the picture, and what the score leaves out is told" {
+    for odd in '"none"' null '[4, 4, 8]' '["4", "4", "8", "8"]'; do
+        for line in 1 2; do
+            sed "${line}s/\"bbox\": [^]]*]/\"bbox\": $odd/" results.json >odd.json
+            run --separate-stderr mabn-draw -f images truth.json -r odd.json --min-score 0.05 -i 1 -o odd.png
+            assert_success
+            [[ $stderr == *"1 annotation has no box, mask or keypoints to draw (the first: line $line)"* ]]
+        done
+        fails 1 '' mabn-score coco -q truth.json odd.json # but counting needs them
+    done
+    run --separate-stderr mabn-draw -f images truth.json -r results.json -i 1 -o some.png
+    [[ $stderr == *"'results.json': 1 of 2 results are below --min-score 0.3 and left out"* ]]
+    run --separate-stderr mabn-draw -f images truth.json -r results.json --min-score 0.95 -i 1 -o none.png
+    [[ $stderr == *"warning: 'results.json': no result reaches --min-score 0.95: nothing is drawn"* ]]
+    echo '[]' >empty.json
+    run --separate-stderr mabn-draw -f images truth.json -r empty.json -i 1 -o none.png
+    [[ $stderr == *"warning: 'empty.json' has no results: nothing is drawn"* ]]
+}
+
 @test "a contact sheet, the same every time, from files and from a dataset" {
     need_python PIL
     mabn-draw images truth.json -n 9 --tile 100 -o sheet.png
@@ -130,7 +149,7 @@ gray() { $PYTHON -c 'import sys; from PIL import Image; Image.new("RGB", (200, 1
     assert_success
     assert_equal "$stderr" "mabn-draw: warning: 'strays.json': 1 annotation of images that are not listed (the first: line 6, image 7) cannot be drawn"
     sed 's/"image_id": 1/"image_id": "x"/' results.json >strays.json
-    run --separate-stderr mabn-draw -f images truth.json -r strays.json -o out.png
+    run --separate-stderr mabn-draw -q -f images truth.json -r strays.json -o out.png
     assert_success
     assert_equal "$stderr" "mabn-draw: warning: 'strays.json': 2 results of images that are not listed (the first: line 1, image x) cannot be drawn"
     sed 's/"bbox": \[1, 1, 9, 9\], //; s/"keypoints": .*}]}/"keypoints": []}]}/' truth.json >bare.json
