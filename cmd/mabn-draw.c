@@ -359,6 +359,9 @@ int main(int argc, char **argv)
     s.oddities = none;
     int n = mabn_cli_start(&cli, argc, argv, &args);
     if (!o.output) mabn_cli_usage_error("no output: give -o FILE");
+    mabn_cli_check_output(o.output, o.results);
+    for (int i = 0; i < n; i++)
+        mabn_cli_check_output(o.output, args[i]);
     o.style.scores = o.results != NULL;
     mabn_status status = draw(&s, args, n);
     mabn_dataset_free(s.dataset);

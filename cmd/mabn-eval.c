@@ -629,6 +629,13 @@ static void open_ranks(void)
     if (!o.decoders) o.decoders = o.threads;
 }
 
+/* A model may be replaced by its better self, data may not. */
+static void keep_data(const char *output, const char *data)
+{
+    mabn_cli_check_output(output, data);
+    mabn_cli_check_output(output, o.recalibrate);
+}
+
 int main(int argc, char **argv)
 {
     char **args;
@@ -639,6 +646,10 @@ int main(int argc, char **argv)
     if (which == COCO) {
         if (!o.recalibrate && (o.save || o.recalibrate_images))
             mabn_cli_usage_error("--save and --recalibrate-images go with --recalibrate");
+        mabn_cli_check_output(o.output, args[0]);
+        mabn_cli_check_output(o.output, o.save);
+        keep_data(o.output, args[1]);
+        keep_data(o.save, args[1]);
         mabn_signals_graceful();
         open_ranks();
         return mabn_cli_finish_ranks(comm, eval_coco(args[0], args[1]));
@@ -656,6 +667,7 @@ int main(int argc, char **argv)
         mabn_cli_usage_error("photographs have no labels to count by: leave out --json");
     if (o.json && o.predictions)
         mabn_cli_usage_error("--predictions is JSON already: leave out --json");
+    keep_data(o.output, data);
     mabn_cli_check_machine(o.device, o.precision);
     open_ranks();
     return mabn_cli_finish_ranks(comm, eval_imagenet(args[0], data));

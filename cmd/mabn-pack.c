@@ -182,6 +182,9 @@ int main(int argc, char **argv)
     int count = mabn_cli_start(&clis[which], argc - 1, argv + 1, &args);
     double started = mabn_now();
     if (!o.output) mabn_cli_usage_error("no output: give -o FILE");
+    mabn_cli_check_output(o.output, o.classes);
+    for (int i = 0; i < count; i++)
+        mabn_cli_check_output(o.output, args[i]);
     make_command(&command, clis[which].name, args, count);
     struct mabn_pack_output out = {o.output, o.force, command.text, "mabn-pack " MABN_VERSION};
     mabn_status status = which == IDX    ? pack_idx(args, &out)

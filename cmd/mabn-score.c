@@ -705,6 +705,17 @@ static const struct mabn_cli coco_cli = {
     .max_args = 2,
 };
 
+static void check_outputs(const struct files *f)
+{
+    const char *const outputs[] = {coco.confusion, coco.pr, coco.calibration};
+    for (int i = 0; i < 3; i++) {
+        for (int k = 0; k < 3; k++)
+            mabn_cli_check_output(outputs[i], f->paths[k]);
+        for (int k = 0; k < i; k++)
+            mabn_cli_check_output(outputs[i], outputs[k]);
+    }
+}
+
 static mabn_status run_coco(int argc, char **argv)
 {
     char **args;
@@ -717,6 +728,7 @@ static mabn_status run_coco(int argc, char **argv)
     int inputs = !strcmp(args[0], "-") + !strcmp(args[1], "-") +
                  (coco.compare && !strcmp(coco.compare, "-"));
     if (inputs > 1) mabn_cli_usage_error("only one file can come from standard input");
+    check_outputs(&f);
     if (coco.curves && !coco.json) mabn_cli_usage_error("--curves goes with --json");
     bool more = coco.errors || coco.points || coco.confusion || coco.pr || coco.calibration;
     int types = coco.types[0] + coco.types[1] + coco.types[2];
@@ -724,6 +736,8 @@ static mabn_status run_coco(int argc, char **argv)
         mabn_cli_usage_error("errors and tables do not go with --compare or --class-agnostic");
     if ((coco.confusion || coco.pr || coco.calibration) && types > 1)
         mabn_cli_usage_error("tables are written for one type");
+    if (coco.min_score > 0 && !coco.confusion)
+        mabn_cli_usage_error("--min-score goes with --confusion");
     if ((coco.confusion || coco.errors) && coco.types[MABN_COCO_KEYPOINTS])
         mabn_cli_usage_error("--errors and --confusion are for boxes and masks");
     if (coco.tsv && coco.errors + coco.points + coco.per_category > 1)

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -28,6 +29,16 @@ static int table_length(const struct mabn_option *options)
     while (options[n].kind != MABN_OPTION_END)
         n++;
     return n;
+}
+
+void mabn_cli_check_output(const char *output, const char *other)
+{
+    struct stat a, b;
+    if (!output || !other) return;
+    const bool same = !stat(output, &a) && !stat(other, &b)
+                          ? S_ISREG(a.st_mode) && a.st_dev == b.st_dev && a.st_ino == b.st_ino
+                          : !strcmp(output, other) && strcmp(output, "-") != 0;
+    if (same) mabn_cli_usage_error("'%s' is to be written, and named a second time", output);
 }
 
 void mabn_cli_usage_error(const char *format, ...)

@@ -150,6 +150,9 @@ bool mabn_cli_given(const char *long_name);
 
 /* A wrong combination found after parsing: one line, then exit 2. */
 MABN_NORETURN void mabn_cli_usage_error(const char *format, ...) MABN_PRINTF(1, 2);
+/* A usage error if an output is the same file as an input, or as another output: --force must not cost the
+ * user's data. NULL for either is fine. */
+void mabn_cli_check_output(const char *output, const char *other);
 
 /* The command line as one shell-quoted string, for provenance in output files; static. */
 const char *mabn_cli_command_line(void);

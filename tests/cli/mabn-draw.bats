@@ -73,6 +73,15 @@ END
     [[ $stderr == *"warning: 'empty.json' has no results: nothing is drawn"* ]]
 }
 
+@test "an input is never replaced" {
+    cp truth.json t.json
+    cp results.json r.json
+    fails 2 "'t.json' is to be written, and named a second time" mabn-draw -f images t.json -o t.json
+    fails 2 "'./r.json' is to be written" mabn-draw -f images t.json -r r.json -o ./r.json
+    cmp t.json truth.json
+    cmp r.json results.json
+}
+
 @test "a contact sheet, the same every time, from files and from a dataset" {
     need_python PIL
     mabn-draw images truth.json -n 9 --tile 100 -o sheet.png

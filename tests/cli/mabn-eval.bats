@@ -290,6 +290,12 @@ mabn-eval: warning: 1 picture has an EXIF orientation (the first: 'odd/b.jpg'): 
     run --separate-stderr mabn-eval imagenet -q run/model.h5 tree/class000/image0000.JPEG
     assert_equal "${output%,\"prob*}" "$first"
     fails 1 "standard input is a picture: expected paths" mabn-eval imagenet -q run/model.h5 - <tree/class000/image0000.JPEG
+    # data is never replaced
+    cp data.h5 own.h5
+    fails 2 "'own.h5' is to be written, and named a second time" mabn-eval imagenet --recalibrate own.h5 -f -o own.h5 run/model.h5
+    fails 2 "'own.h5' is to be written, and named a second time" mabn-eval imagenet --recalibrate data.h5 -f -o own.h5 run/model.h5 own.h5
+    fails 2 "'own.h5' is to be written, and named a second time" mabn-eval coco -f -o own.h5 run/model.h5 own.h5
+    cmp data.h5 own.h5
     mkdir empty
     fails 1 "'empty' holds no files" mabn-eval imagenet -q run/model.h5 empty
     fails 1 "lists no images" mabn-eval imagenet -q run/model.h5 - </dev/null

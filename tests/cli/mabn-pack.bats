@@ -349,6 +349,19 @@ arithmetic.jpg JPEG is arithmetic-coded"
     assert_output --partial " 0 lost or different"
 }
 
+@test "an input is never replaced" {
+    tree
+    printf 'tree/class001/image0003.JPEG\t0\n' >list
+    echo a >classes
+    ln list same
+    for output in list same classes; do
+        fails 2 "'$output' is to be written, and named a second time" mabn-pack list list -c classes -f -o $output
+    done
+    idx
+    fails 2 "'labels.idx' is to be written" mabn-pack idx images.idx labels.idx -f -o labels.idx
+    assert_equal "$(wc -c <labels.idx)" 11
+}
+
 @test "misuse" {
     tree
     fails 2 "no output" mabn-pack imagenet tree

@@ -933,6 +933,19 @@ END
     assert_line --index 1 --partial "= 0.000"
 }
 
+@test "coco: a table never replaces an input or another table" {
+    cp truth.json t.json
+    cp results.json r.json
+    for table in t.json ./r.json; do
+        fails 2 "'$table' is to be written, and named a second time" mabn-score coco -f --pr $table t.json r.json
+    done
+    fails 2 "named a second time" mabn-score coco -f --pr o.json --compare o.json t.json r.json
+    fails 2 "'c.tsv' is to be written" mabn-score coco --pr c.tsv --calibration c.tsv t.json r.json
+    cmp t.json truth.json
+    cmp r.json results.json
+    fails 2 "--min-score goes with --confusion" mabn-score coco --min-score 0.5 t.json r.json
+}
+
 @test "coco: wrong usage" {
     fails 2 "unknown type 'boxes': expected bbox, segm, keypoints" mabn-score coco -t boxes truth.json results.json
     fails 2 "not in (0, 1]" mabn-score coco --iou 1.5 truth.json results.json
