@@ -1,5 +1,5 @@
-/* Sums whose order does not depend on the number of threads: [0,count) is cut into the same
- * portions always, each is summed by one thread, and the portions are added in their order. */
+/* Sums whose order does not depend on the number of threads. [0,count) is always cut into the same
+ * portions; one thread sums a portion, and the portions are added in their order. */
 #ifndef MABN_OPS_CHUNKS_H
 #define MABN_OPS_CHUNKS_H
 

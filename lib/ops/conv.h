@@ -1,12 +1,12 @@
 /* Two-dimensional convolution: forward, backward to the input, backward to the weights.
  *
  * x (N,H,W,I), y (N,OH,OW,O), weights (O,KH,KW,I), square kernels, no groups and no dilation.
- * Parameters and their gradients are float32; x and y with theirs float32 or bfloat16. With dtype
- * BF16 values are rounded to bfloat16, multiplied, and summed in float32; where oneDNN has no bfloat16
- * (mabn_device_bf16) this is done by a float32 convolution, with scratch for the converted arrays.
- * Outputs are overwritten unless an argument says "add". A struct mabn_conv holds the prepared primitives of one layer for
- * one shape; buffers are given at each call. Layers may share their scratch, which is at least as
- * large as the largest mabn_conv_scratch_bytes among them.
+ * Parameters and their gradients are float32; x, y and their gradients are float32 or bfloat16. With
+ * dtype BF16 values are rounded to bfloat16, multiplied, and summed in float32. Where oneDNN has no
+ * bfloat16 (mabn_device_bf16) a float32 convolution does this, with scratch for the converted arrays.
+ * Outputs are overwritten unless an argument says "add". A struct mabn_conv holds the prepared primitives
+ * of one layer for one shape; buffers are given at each call. Layers may share their scratch, which is at
+ * least as large as the largest mabn_conv_scratch_bytes among them.
  *
  * The algorithm is chosen by shape alone, so that two runs agree bit for bit. With `tune` it is
  * chosen by timing, once: the choice is kept, and runs with the same choices agree. See conv_cpu.c
@@ -35,7 +35,7 @@ int64_t mabn_conv_out(int64_t size, int kernel, int stride, int pad);
 
 struct mabn_conv_options {
     enum mabn_dtype dtype;            /* the type that is multiplied: F32 or BF16 */
-    enum mabn_dtype x_dtype, y_dtype; /* with their gradients; BF16 only with dtype BF16 */
+    enum mabn_dtype x_dtype, y_dtype; /* also of their gradients; BF16 only with dtype BF16 */
     bool training;                    /* forward, backward; else infer */
     bool no_dx;                       /* training: backward_data is never called (first layer) */
     bool bias;                        /* y += bias (O) */
@@ -49,10 +49,11 @@ struct mabn_conv_options {
 
 struct mabn_conv;
 
+/* A CPU device, which outlives it. MABN_ERR_ARG: the kernel does not fit; MABN_ERR_LIMIT: too large. */
 MABN_MUST_USE mabn_status mabn_conv_new(struct mabn_conv **conv, struct mabn_device *device,
                                         const struct mabn_conv_shape *shape,
                                         const struct mabn_conv_options *options);
-/* One more holder, who frees it as well: the last one's call does. Returns it. */
+/* One more holder, who calls mabn_conv_free as well; the last call frees. Returns conv. */
 struct mabn_conv *mabn_conv_hold(struct mabn_conv *conv);
 void mabn_conv_free(struct mabn_conv *conv);                  /* NULL is fine */
 size_t mabn_conv_scratch_bytes(const struct mabn_conv *conv); /* a multiple of 64 */
@@ -60,7 +61,7 @@ size_t mabn_conv_scratch_bytes(const struct mabn_conv *conv); /* a multiple of 6
 /* ---- inference: weights are packed once ---- */
 
 size_t mabn_conv_packed_bytes(const struct mabn_conv *conv);
-/* Can one use weights that the other packed? For layers that differ in the pictures alone. */
+/* Can one use weights that the other packed? For layers that differ in n, h, w and types alone. */
 bool mabn_conv_packs_alike(const struct mabn_conv *a, const struct mabn_conv *b);
 MABN_MUST_USE mabn_status mabn_conv_pack(struct mabn_conv *conv, void *packed, const float *weight,
                                          void *scratch);

@@ -4,7 +4,7 @@
  * weights) is one oneDNN primitive with the layouts that it prefers. There are conversions only
  * where those differ from ours: always for the weights, and for activations only with Winograd.
  *
- * Choices, by shape alone, from measurements on two AVX-512 cores at batch 8 (ms, best of 8).
+ * The choices, by shape alone, come from measurements on two AVX-512 cores at batch 8 (ms, best of 8).
  *
  * 3×3, stride 1: Winograd F(4×4,3×3) in place of direct halves the time, and more than pays for
  * converting x and y to its blocked layout and back:
@@ -17,15 +17,15 @@
  *     64 channels, 7×7, batch 64    2.0→1.5    2.3→1.4     2.3→1.6     one core
  *     32 channels, 14×14, batch 32  1.1→0.9    1.1→1.0     1.1→0.9     one core
  *
- * 16 channels: no gain; 512 channels, 2×2: twice as slow. Hence from 32 channels and 4×4 on. Its
- * workspace grows with the picture, so large ones are cut into parts (below).
+ * 16 channels: no gain; 512 channels, 2×2: twice as slow. So Winograd is used from 32 channels and 4×4
+ * on. Its workspace grows with the picture, so large pictures are cut into parts (below).
  *
  * 1×1, stride 1, to weights: direct on NHWC reaches 100 to 160 GFLOP/s, a matrix product 150 to 200
  * (64→256 at 56×56: 8.2→5.5; 256→128: 17.0→8.7). To data both are equally fast, and the product can
  * add to dx, which saves the pass that adds a block's two gradients.
  *
- * oneDNN has Winograd with AVX-512 alone. Elsewhere it is ours (winograd.h), for the same shapes (ms,
- * two cores with AVX2, batch 8, beside oneDNN's direct in its best layout):
+ * oneDNN has Winograd only with AVX-512. Elsewhere ours is used (winograd.h), for the same shapes (ms,
+ * two cores with AVX2, batch 8, against oneDNN's direct in its best layout):
  *
  *                                   forward    to data and weights
  *     64 channels, 56×56           16.8→5.9      43→15
@@ -40,7 +40,7 @@
  * In bfloat16 on AMX everything is direct, on NHWC, which is as fast as the layouts oneDNN would
  * choose: 1 to 2 TFLOP/s a core forward. 1×1, stride 1, backward is oneDNN's matrix product: to
  * weights 2 to 10 times as fast as its convolution (512→2048 at 7×7: 10.3→1.7 ms on one core), to
- * data up to twice.    */
+ * data up to twice as fast. */
 #include "ops/conv.h"
 
 #include <math.h>
@@ -98,10 +98,9 @@ struct mabn_conv {
     enum strategy strategy[3];
     struct pass pass[3];
     struct mabn_conv *part; /* computes passes that are done in parts; NULL: none */
-    struct mabn_conv
-        *full; /* in float32, for bfloat16 that oneDNN does not have here; NULL: it has */
+    struct mabn_conv *full; /* the float32 convolution that computes bfloat16; NULL: oneDNN does */
     size_t scratch;
-    int holders; /* beside the one who made it */
+    int holders; /* in addition to the one who made it */
 };
 
 static size_t round64(size_t n)
@@ -152,7 +151,7 @@ static dnnl_status_t layouts_init(struct layouts *l, const struct mabn_conv *c,
     return e;
 }
 
-/* The primitive descriptor of a pass with one algorithm, or an error when there is none. */
+/* The primitive descriptor of a pass with one algorithm and element type; an error when there is none. */
 static dnnl_status_t make_primitive_desc(dnnl_primitive_desc_t *out, const struct mabn_conv *c,
                                          int which, enum mabn_dtype dtype,
                                          dnnl_alg_kind_t algorithm, dnnl_format_tag_t activations)
@@ -424,7 +423,7 @@ static void add_beside(void *y, const void *computed, enum mabn_dtype dtype, siz
         mabn_add(y, y, computed, count, false);
 }
 
-/* Run one pass. `tensors` are in our layouts, but for weights that are packed already. */
+/* Run one pass. `tensors` are in our layouts, except weights that are packed already. */
 static mabn_status pass_run(struct pass *p, struct mabn_conv *c, void *const tensors[TENSORS],
                             const float *bias, bool add, bool packed, void *scratch)
 {
@@ -466,8 +465,8 @@ static struct mabn_winograd tiles_shape(const struct mabn_conv *c, bool to_data)
                                   .threads = mabn_device_threads(c->device)};
 }
 
-/* How many outputs are computed at a time in training, so that the weights in use, which are four times the
- * layer's, take no more than 5 MiB where halves make it possible. */
+/* How many outputs are computed at a time in training. The weights in use are four times the layer's. The
+ * outputs are halved while those weights take more than 5 MiB and halves are multiples of 16. */
 static int64_t tiles_part(const struct mabn_winograd *shape)
 {
     struct mabn_winograd s = *shape;
@@ -477,7 +476,7 @@ static int64_t tiles_part(const struct mabn_winograd *shape)
     return s.part;
 }
 
-/* Scratch: the weights as they are used, but for packed ones, then that of the products. */
+/* Scratch: first the weights as they are used, unless they are packed; then the products' own. */
 static void tiles_init(struct pass *p, const struct mabn_conv *c, int which)
 {
     struct mabn_winograd s = tiles_shape(c, which == TO_DATA);
@@ -625,7 +624,7 @@ static mabn_status time_strategy(double *seconds, const struct mabn_conv *c, int
     return status;
 }
 
-/* May it be chosen, here or by a file from elsewhere? */
+/* May this strategy be chosen, by timing here or by a file of choices from another machine? */
 static bool is_candidate(const struct mabn_conv *c, int which, enum strategy strategy)
 {
     if (strategy == MATRIX) return which != FORWARD && is_product(c);
@@ -710,8 +709,8 @@ static mabn_status init_passes(struct mabn_conv *c)
  * convolution of fewer images or, for a single image, of a strip of its rows. A strip is computed
  * together with the row above and the row below it. The results in these two rows lack neighbours
  * and are discarded, except at the edges of the image. The last strip is as high as the others and
- * starts earlier. Gradients of weights are sums over the parts; of a strip, with zeros in place of
- * dy's rows that belong to its neighbours. */
+ * starts earlier. Gradients of weights are sums over the parts. For a strip, dy's rows that belong to its
+ * neighbours are replaced by zeros. */
 
 enum { PART_BYTES = 128 << 20 }; /* the default */
 
@@ -768,7 +767,8 @@ static size_t weights_bytes(const struct mabn_conv *c)
     return round64((size_t)(c->shape.out * c->shape.in * 9) * sizeof(float));
 }
 
-/* Scratch in addition to the part's: a gradient of weights, then a strip or the row between two. */
+/* Scratch in addition to the part's. Training: a gradient of weights, then in strips a strip of x or y.
+ * Inference in strips: one row. */
 static size_t beside_bytes(const struct mabn_conv *c)
 {
     const size_t rows = c->options.training ? (size_t)c->part->shape.h : 1;
@@ -909,8 +909,8 @@ static const struct mabn_conv *smallest(const struct mabn_conv *c)
 /* ---- bfloat16 by float32 ----
  *
  * Without AVX-512 oneDNN has no bfloat16. Operands are converted to float32 in scratch, which is
- * exact, and the results are rounded. Arrays that are float32 with bfloat16 multiplication are
- * rounded there too. Packed weights are rounded, and stay float32. */
+ * exact, and the results are rounded. Operands that are float32 are rounded in scratch to values that
+ * bfloat16 has. Packed weights are rounded too, and stay float32. */
 
 /* Scratch: x, y and the weights in float32, then that of the float32 convolution. */
 struct wide {
@@ -1077,6 +1077,7 @@ size_t mabn_conv_packed_bytes(const struct mabn_conv *c)
 bool mabn_conv_packs_alike(const struct mabn_conv *a, const struct mabn_conv *b)
 {
     const bool tiles = smallest(a)->strategy[FORWARD] == TILES;
+    if (!a->full != !b->full) return false; /* one rounds its weights */
     if (tiles || smallest(b)->strategy[FORWARD] == TILES)
         return tiles && smallest(b)->strategy[FORWARD] == TILES && a->shape.in == b->shape.in &&
                a->shape.out == b->shape.out;

@@ -19,8 +19,8 @@ struct strategy {
     struct mabn_conv_library *library; /* NULL: the reference kernels do it */
     struct mabn_conv_request request;  /* of the pass */
     bool whole;                        /* it includes bias, addition and ReLU */
-    bool apart;                        /* its result goes to the workspace */
-    enum mabn_dtype result;            /* the type of that */
+    bool apart;                        /* the library's result goes to the workspace */
+    enum mabn_dtype result;            /* the type of the library's result */
     size_t result_at, bias_at;         /* in the workspace, after the library's own part */
     char name[48];
 };
@@ -345,7 +345,8 @@ static mabn_status forward(const struct mabn_conv_cuda *conv, void *y, const voi
     const cudaStream_t in = static_cast<cudaStream_t>(stream);
 
     if (!bias != !conv->layer.options.bias)
-        return mabn_fail(MABN_ERR_ARG, "convolution: bias or none?");
+        return mabn_fail(MABN_ERR_ARG, "convolution: expected %s, as the options say",
+                         bias ? "no bias" : "a bias");
     if (strategy->library) return run_strategy(conv, strategy, y, x, weight, bias, workspace, in);
     return mabn_conv_reference_forward(&conv->layer, y, x, weight, bias, stream);
 }
@@ -372,7 +373,7 @@ mabn_status mabn_conv_cuda_backward_data(struct mabn_conv_cuda *conv, void *dx, 
     const cudaStream_t in = static_cast<cudaStream_t>(stream);
 
     if (!strategy->there)
-        return mabn_fail(MABN_ERR_ARG, "convolution: no such data gradient was asked");
+        return mabn_fail(MABN_ERR_ARG, "convolution: the options exclude this data gradient");
     if (strategy->library) return run_strategy(conv, strategy, dx, dy, weight, NULL, workspace, in);
     return mabn_conv_reference_backward_data(&conv->layer, dx, dy, weight, add, stream);
 }

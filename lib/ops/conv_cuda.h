@@ -1,8 +1,9 @@
 /* Convolution on an NVIDIA GPU, and with it the fully connected layer (a 1×1 convolution of a 1×1
  * picture): conv.h's passes, on device memory.
  *
- * x (N,H,W,I), weight (O,KH,KW,I), dx and dy (N,OH,OW,O) are of type `dtype`, y (N,OH,OW,O) of
- * `y_dtype`; dweight, dbias and bias are float32, all 16-byte aligned. Sums are at least float32.
+ * x and dx (N,H,W,I), weight (O,KH,KW,I) and dy (N,OH,OW,O) are of type `dtype`, y (N,OH,OW,O) of
+ * `y_dtype`, bias (O) of `bias_dtype`; dweight and dbias are float32. All are 16-byte aligned device
+ * memory. Sums are at least float32.
  * Where a library works only in `dtype` (a filter's gradient, adding a bias), the result is rounded
  * to it once.
  *
@@ -14,7 +15,7 @@
  * mabn_conv_cuda_describe says which was chosen. With `tune` the choice is by timing, which is
  * faster but may differ from run to run.
  *
- * Calls only queue work in `stream` and may be captured in a CUDA graph.   */
+ * Calls only queue work in `stream` and may be captured in a CUDA graph. */
 #ifndef MABN_OPS_CONV_CUDA_H
 #define MABN_OPS_CONV_CUDA_H
 
@@ -56,7 +57,7 @@ struct mabn_conv_cuda_before {
     bool requested;
     bool add; /* add to the gradient in dx, before the mask */
     enum mabn_conv_mask mask;
-    bool sum; /* Σ dx as well */
+    bool sum; /* compute Σ dx as well */
 };
 
 struct mabn_conv_cuda_options {
@@ -98,8 +99,9 @@ enum mabn_conv_pass {
     MABN_CONV_BACKWARD_NORM,
     MABN_CONV_FORWARD_SUMS,
 };
-/* What was chosen for a pass: "cuDNN engine 38", "cuBLASLt", "reference" (our own kernels);
- * "none" for a pass that the options exclude or that is not fused. Owned by conv. */
+/* What was chosen for a pass: "cuDNN engine 38", "cuBLASLt", "reference" (our own kernels); with
+ * " and a pass" where a kernel of ours adds the bias or converts afterwards; "none" for a pass that the
+ * options exclude or that is not fused. Owned by conv. */
 const char *mabn_conv_cuda_describe(const struct mabn_conv_cuda *conv, enum mabn_conv_pass pass);
 
 /* ---- inference ---- */

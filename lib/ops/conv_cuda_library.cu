@@ -1,11 +1,13 @@
 /* See conv_cuda_library.h.
  *
- * cuDNN is tried first, except for a fully connected layer, and for what a matrix product can do
- * without a further pass but cuDNN cannot: a 1×1 convolution's gradients in float32 from half-width
- * factors, or added to existing values. A bias is added in the activations' type, for which cuDNN
- * has precompiled kernels; for a float32 bias it would compile one for some seconds. The same is
- * true of adding a gradient, which is left to a pass of our own (or to tuning, where no matrix
- * product does it). A pass with a normalization is always compiled. */
+ * cuDNN is tried first, with two exceptions: a fully connected layer, and a 1×1 convolution's gradient
+ * that is float32 from factors of 2 bytes or is added to existing values. Those a matrix product computes
+ * without a further pass, and cuDNN does not.
+ *
+ * cuDNN has precompiled kernels that add a bias in the activations' type; for a float32 bias it would
+ * compile one, which takes some seconds. It would also compile a kernel that adds a gradient, so a pass
+ * of our own adds it (with tuning, cuDNN's kernel is tried where no matrix product does it). A pass with
+ * a normalization is always compiled. */
 #include "ops/conv_cuda_library.h"
 
 #include <stdio.h>
@@ -78,7 +80,7 @@ bool is_product(const struct mabn_conv_shape *s)
     return s->kernel == 1 && s->stride == 1 && s->pad == 0;
 }
 
-/* cuDNN compiles a kernel for that. */
+/* Does it add to a data gradient? cuDNN compiles a kernel for that. */
 bool adds_gradient(const struct layer *l)
 {
     return l->request.pass == MABN_CONV_BACKWARD_DATA && l->request.add;
@@ -131,6 +133,7 @@ int picture(struct mabn_cudnn_graph *g, const struct layer *l, enum mabn_dtype d
     return mabn_cudnn_tensor(g, dtype, l->s.n, l->s.out, l->oh, l->ow);
 }
 
+/* The same, passed between operations and never stored. */
 int passing(struct mabn_cudnn_graph *g, const struct layer *l, bool like_x)
 {
     if (like_x) return mabn_cudnn_virtual(g, l->s.n, l->s.in, l->s.h, l->s.w);
@@ -395,8 +398,8 @@ mabn_status first_strategy(const struct layer *l, strategies *all)
     return mabn_error_attach(MABN_ERR_UNSUPPORTED, reason);
 }
 
-/* Values to time with, in [1/2, 1) and of either sign, or small: zeros switch fewer transistors and
- * run faster. Read as float32, bfloat16 or float16 alike. */
+/* Values to time with: of either sign, from 1/2 to below 1 in all three types. Zeros would switch fewer
+ * transistors and run faster. */
 __global__ void fill_kernel(uint16_t *p, size_t words, uint16_t base, uint16_t mantissa)
 {
     const size_t i = (size_t)blockIdx.x * FILL_BLOCK + threadIdx.x;
@@ -522,7 +525,7 @@ mabn_status tuned_strategy(const struct layer *l, strategies *all)
 
 } // namespace
 
-mabn_status mabn_conv_library_new(struct mabn_conv_library **fast, struct mabn_device *device,
+mabn_status mabn_conv_library_new(struct mabn_conv_library **conv, struct mabn_device *device,
                                   const struct mabn_conv_shape *shape,
                                   const struct mabn_conv_cuda_options *options,
                                   const struct mabn_conv_request *request)
@@ -540,33 +543,33 @@ mabn_status mabn_conv_library_new(struct mabn_conv_library **fast, struct mabn_d
     strategies all;
 
     const mabn_status status = options->tune ? tuned_strategy(&l, &all) : first_strategy(&l, &all);
-    *fast = status ? NULL : all[0];
+    *conv = status ? NULL : all[0];
     for (size_t i = status ? 0 : 1; i < all.size(); i++)
         mabn_conv_library_free(all[i]);
     return status;
 }
 
-void mabn_conv_library_free(struct mabn_conv_library *fast)
+void mabn_conv_library_free(struct mabn_conv_library *conv)
 {
-    if (!fast) return;
-    mabn_matmul_free(fast->matmul);
-    mabn_cudnn_plan_free(fast->plan);
-    free(fast);
+    if (!conv) return;
+    mabn_matmul_free(conv->matmul);
+    mabn_cudnn_plan_free(conv->plan);
+    free(conv);
 }
 
-size_t mabn_conv_library_workspace(const struct mabn_conv_library *fast)
+size_t mabn_conv_library_workspace(const struct mabn_conv_library *conv)
 {
-    return fast->plan ? mabn_cudnn_plan_workspace(fast->plan) : mabn_matmul_workspace(fast->matmul);
+    return conv->plan ? mabn_cudnn_plan_workspace(conv->plan) : mabn_matmul_workspace(conv->matmul);
 }
 
-enum mabn_dtype mabn_conv_library_bias(const struct mabn_conv_library *fast)
+enum mabn_dtype mabn_conv_library_bias(const struct mabn_conv_library *conv)
 {
-    return fast->bias;
+    return conv->bias;
 }
 
-const char *mabn_conv_library_name(const struct mabn_conv_library *fast)
+const char *mabn_conv_library_name(const struct mabn_conv_library *conv)
 {
-    return fast->name;
+    return conv->name;
 }
 
 /* What a plan's array is in this call. */
@@ -604,20 +607,20 @@ static const void *pointer_of(const struct mabn_conv_arrays *at, int array)
     }
 }
 
-mabn_status mabn_conv_library_run(const struct mabn_conv_library *fast,
+mabn_status mabn_conv_library_run(const struct mabn_conv_library *conv,
                                   const struct mabn_conv_arrays *at, void *workspace, void *stream)
 {
     void *pointers[ARRAYS];
     int ids[ARRAYS], count = 0;
 
-    if (fast->matmul)
-        return mabn_matmul_run(fast->matmul, at->out, fast->swap ? at->b : at->a,
-                               fast->swap ? at->a : at->b, static_cast<const float *>(at->bias),
-                               fast->add, workspace, stream);
+    if (conv->matmul)
+        return mabn_matmul_run(conv->matmul, at->out, conv->swap ? at->b : at->a,
+                               conv->swap ? at->a : at->b, static_cast<const float *>(at->bias),
+                               conv->add, workspace, stream);
     for (int i = 0; i < ARRAYS; i++) {
-        if (fast->ids[i] < 0) continue;
-        ids[count] = fast->ids[i];
+        if (conv->ids[i] < 0) continue;
+        ids[count] = conv->ids[i];
         pointers[count++] = const_cast<void *>(pointer_of(at, i));
     }
-    return mabn_cudnn_run(fast->plan, ids, pointers, count, workspace, stream);
+    return mabn_cudnn_run(conv->plan, ids, pointers, count, workspace, stream);
 }

@@ -11,19 +11,21 @@ MABN_BEGIN_DECLS
 struct mabn_conv_request {
     enum mabn_conv_pass pass;
     enum mabn_dtype out; /* type of the result */
-    bool bias, add,
-        relu; /* out = relu(out_before + product + bias (O)); FORWARD_NORM: z, residual */
+    /* out = relu(out_before + product + bias (O)). FORWARD_NORM: add and relu are of z, and `add` is of
+     * the residual. BACKWARD_NORM: `add` is of dx. */
+    bool bias, add, relu;
     enum mabn_conv_mask mask; /* BACKWARD_NORM: ReLU's mask */
-    bool sum;                 /* BACKWARD_NORM: compute Σ out as well */
+    bool sum;                 /* BACKWARD_NORM, FORWARD_SUMS: compute Σ out as well */
 };
 
-/* Its arrays; out, a and b are y, x, weight; dx, dy, weight; or dweight, x, dy. */
+/* The arrays of a pass. out, a, b: y, x, weight; dx, dy, weight; or dweight, x, dy. */
 struct mabn_conv_arrays {
     void *out;
     const void *a, *b, *bias;
     const struct mabn_conv_cuda_norm_out *norm_out; /* FORWARD_NORM */
     const struct mabn_conv_cuda_norm_in *norm_in;   /* BACKWARD_NORM */
-    float *sum, *products; /* of these and FORWARD_SUMS: Σ out, if requested; Σ y², Σ dx·x */
+    /* FORWARD_NORM, FORWARD_SUMS, BACKWARD_NORM: Σ out, if requested; Σ y² or Σ dx·x. */
+    float *sum, *products;
 };
 
 struct mabn_conv_library;

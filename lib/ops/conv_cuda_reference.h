@@ -1,6 +1,6 @@
 /* The reference convolution: the passes of conv_cuda.h on any device, without a library. Simple,
- * exact and slow. The arguments are those of the passes there; bias and so on are given by the
- * options. */
+ * exact and slow. The arguments are those of the passes there; the options say which of bias, add and
+ * ReLU take part. */
 #ifndef MABN_OPS_CONV_CUDA_REFERENCE_H
 #define MABN_OPS_CONV_CUDA_REFERENCE_H
 

@@ -1,7 +1,6 @@
-/* cuDNN's graphs: tensors and operations on them are described, cuDNN names engines that compute
- * the whole in a kernel or two, and an engine becomes a plan that is run on pointers. For .cu files
- * that are compiled by nvcc; nothing but cuDNN's backend interface (cudnn_graph.h of cuDNN 9) is
- * used.
+/* cuDNN's graphs. The caller describes tensors and operations on them. cuDNN proposes engines that
+ * compute the whole in a kernel or two. An engine becomes a plan, which is run on pointers. For .cu files
+ * that are compiled by nvcc; only cuDNN's backend interface (cudnn_graph.h of cuDNN 9) is used.
  *
  *     struct mabn_cudnn_graph *g = mabn_cudnn_graph_new(&target);
  *     const int x = mabn_cudnn_tensor(g, MABN_DTYPE_BF16, n, c, h, w);
@@ -44,7 +43,7 @@ void mabn_cudnn_graph_free(struct mabn_cudnn_graph *graph); /* NULL is fine */
  * over positions is (1,1,1,C). */
 int mabn_cudnn_tensor(struct mabn_cudnn_graph *graph, enum mabn_dtype dtype, int64_t n, int64_t c,
                       int64_t h, int64_t w);
-/* A tensor that is passed between operations, float32, and never stored in memory. */
+/* A float32 tensor that is passed between operations and never stored in memory. */
 int mabn_cudnn_virtual(struct mabn_cudnn_graph *graph, int64_t n, int64_t c, int64_t h, int64_t w);
 
 enum mabn_cudnn_direction { MABN_CUDNN_FORWARD, MABN_CUDNN_DATA, MABN_CUDNN_FILTER };
@@ -68,15 +67,16 @@ struct mabn_cudnn_demands {
 };
 
 struct mabn_cudnn_plan;
-/* The first `max` engines in the order of cuDNN's heuristics that meet the demands and can be
- * prepared. None: MABN_ERR_UNSUPPORTED and cuDNN's reason. Each is freed by the caller. */
+/* Plans of the first engines, at most `max`, that meet the demands and can be prepared, in the order of
+ * cuDNN's heuristics; *count of them. None: MABN_ERR_UNSUPPORTED and cuDNN's reason. The caller frees
+ * each. */
 MABN_MUST_USE mabn_status mabn_cudnn_plans(struct mabn_cudnn_graph *graph,
                                            const struct mabn_cudnn_demands *demands,
                                            struct mabn_cudnn_plan **plans, int max, int *count);
 void mabn_cudnn_plan_free(struct mabn_cudnn_plan *plan); /* NULL is fine */
 int64_t mabn_cudnn_plan_engine(const struct mabn_cudnn_plan *plan);
 size_t mabn_cudnn_plan_workspace(const struct mabn_cudnn_plan *plan);
-/* pointers[k] is the memory of tensor ids[k]; every tensor that is not virtual, once. */
+/* pointers[k] is the memory of tensor ids[k]. Each tensor that is not virtual is given once; at most 16. */
 MABN_MUST_USE mabn_status mabn_cudnn_run(const struct mabn_cudnn_plan *plan, const int *ids,
                                          void *const *pointers, int count, void *workspace,
                                          void *stream);

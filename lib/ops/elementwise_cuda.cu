@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(THREADS)
     sums[c] = (float)sum;
 }
 
-/* A fixed number of blocks, as how much is to do is known here alone. */
+/* The number of blocks is fixed, because only the device knows how many rows there are to clear. */
 template <typename T>
 __global__ void __launch_bounds__(THREADS)
     clear_behind_kernel(T *x, const int32_t *live, int64_t rows, int64_t row)

@@ -10,7 +10,7 @@
 
 MABN_BEGIN_DECLS
 
-/* 64-bit FNV-1a of a tensor's name: so initial values depend on the name, not on the rest of the
+/* 64-bit FNV-1a of a tensor's name. Initial values then depend on the name, not on the rest of the
  * model. */
 uint64_t mabn_init_id(const char *name);
 

@@ -20,11 +20,11 @@ MABN_MUST_USE mabn_status mabn_linear_backward_data(float *dx, const float *dy, 
 MABN_MUST_USE mabn_status mabn_linear_backward_weights(float *dweight, float *dbias, const float *x,
                                                        const float *dy, int64_t n, int64_t in,
                                                        int64_t out);
-/* sums (C) = column sums of a (R,C), which is float32 or bfloat16. */
+/* sums (columns) = Σ over the rows of a (rows,columns), float32 or bfloat16; summed in double. */
 void mabn_column_sums(float *sums, const void *a, enum mabn_dtype dtype, int64_t rows,
                       int64_t columns);
 
-/* a (R,C) += bias (C). */
+/* a (rows,columns), float32 or bfloat16, += bias (columns). */
 void mabn_add_bias(void *a, const float *bias, enum mabn_dtype dtype, int64_t rows,
                    int64_t columns);
 

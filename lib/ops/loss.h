@@ -1,8 +1,8 @@
 /* Softmax cross-entropy with label smoothing, and the rank of the label for top-k accuracy.
  *
  * The target of a sample of class t among K is (1−s)·onehot(t) + s/K; its loss is −Σ target·log
- * softmax(logits), computed in double. A negative label means "no label" (padding): loss 0, no
- * gradient, not counted.  */
+ * softmax(logits), computed in double. A negative label means "no label" (padding): loss 0, gradient 0,
+ * not counted. */
 #ifndef MABN_OPS_LOSS_H
 #define MABN_OPS_LOSS_H
 

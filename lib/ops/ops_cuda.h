@@ -1,11 +1,11 @@
-/* The small operations on an NVIDIA GPU: counterparts of pool.h, loss.h, sgd.h, centralize.h,
- * elementwise.h, of a detector's (roi_align.h, upsample.h, transposed_conv.h, sigmoid.h and losses)
- * and of the loader's last step. What they compute is described there; this header says what
- * differs.
+/* The small operations on an NVIDIA GPU: counterparts of pool.h, loss.h, sgd.h, centralize.h and
+ * elementwise.h, of a detector's operations (roi_align.h, upsample.h, transposed_conv.h, sigmoid.h,
+ * sigmoid_loss.h, smooth_l1.h) and of the loader's last step. Those headers describe what is computed;
+ * this one says what differs.
  *
  * Every pointer is device memory. `dtype` is the type of activations, F32, BF16 or F16; sums are
  * float32 or double. Calls only launch kernels in `stream` (cudaStream_t) and may be captured in a
- * CUDA graph. Results repeat bit for bit, but for what is said to be atomic.  */
+ * CUDA graph. Results repeat bit for bit, except those of functions called atomic. */
 #ifndef MABN_OPS_OPS_CUDA_H
 #define MABN_OPS_OPS_CUDA_H
 
@@ -51,9 +51,9 @@ struct mabn_cuda_xent {
     void *dlogits;                      /* (N,K) of `dtype`, or NULL */
     struct mabn_cuda_xent_total *total; /* (1) or NULL */
 };
-/* *share (1) = 1 / *normalizer, times *loss_scale (the scaler's) if that is not NULL; 0 when the
- * normalizer is 0. The loss's gradient is multiplied with it. It lies in device memory so that a
- * captured step works with any labels. */
+/* *share (1), the factor of a loss's gradient: 1 / *normalizer, times *loss_scale (the scaler's) if that
+ * is not NULL; 0 when the normalizer is 0. It lies in device memory so that a captured step works with
+ * any labels. */
 MABN_MUST_USE mabn_status mabn_cuda_loss_share(float *share, const float *normalizer,
                                                const float *loss_scale, void *stream);
 /* logits (N,K) float32; dlogits = *scale · the gradient of the summed loss. A label that is not
@@ -77,13 +77,13 @@ MABN_MUST_USE mabn_status mabn_cuda_softmax_xent(const struct mabn_cuda_xent *ou
  *     mabn_cuda_sgd_step(…, scaler)
  *     mabn_cuda_scaler_update(scaler) */
 struct mabn_cuda_scaler {
-    float scale;      /* a power of two */
-    float inverse;    /* 1/scale */
-    int32_t good;     /* steps since the scale last changed */
-    int32_t overflow; /* this step's gradients are not all finite; 0 between steps */
-    int32_t skipped_last;
+    float scale;          /* a power of two */
+    float inverse;        /* 1/scale */
+    int32_t good;         /* steps since the scale last changed */
+    int32_t overflow;     /* this step's gradients are not all finite; 0 between steps */
+    int32_t skipped_last; /* was the last step skipped? */
     int32_t padding;
-    int64_t skipped; /* steps, in all */
+    int64_t skipped; /* skipped steps, in all */
 };
 
 /* Scale 65536, nothing skipped. */
@@ -167,7 +167,7 @@ MABN_MUST_USE mabn_status mabn_cuda_cast(void *dst, enum mabn_dtype dst_dtype, c
 MABN_MUST_USE mabn_status mabn_cuda_column_sums(float *sums, const void *x, int64_t rows,
                                                 int64_t columns, enum mabn_dtype dtype,
                                                 void *stream);
-/* Zeros behind the first *live (on the device) of `rows` rows of so many bytes, an even number. */
+/* Zeros in the rows behind the first *live (on the device) of `rows`; row_bytes is even. */
 MABN_MUST_USE mabn_status mabn_cuda_clear_behind(void *x, const int32_t *live, int64_t rows,
                                                  int64_t row_bytes, void *stream);
 
@@ -224,7 +224,7 @@ MABN_MUST_USE mabn_status mabn_cuda_deinterleave(void *dg, const void *dy,
                                                  const struct mabn_transposed_conv *op,
                                                  enum mabn_dtype dtype, void *stream);
 
-/* sigmoid.h, by expf: within a few roundings, and 1 and 0 at the ends. */
+/* sigmoid.h, by expf: a few roundings from the CPU's result; exactly 1 and 0 at the ends. */
 MABN_MUST_USE mabn_status mabn_cuda_sigmoid(void *y, const void *x, int64_t count,
                                             enum mabn_dtype dtype, void *stream);
 MABN_MUST_USE mabn_status mabn_cuda_sigmoid_backward(void *dx, const void *dy, const void *y,
@@ -236,7 +236,7 @@ MABN_MUST_USE mabn_status mabn_cuda_sigmoid_backward(void *dx, const void *dy, c
  * As sigmoid_loss.h and smooth_l1.h, but *loss (1) is the weighted sum itself: only the gradient is
  * multiplied with *scale, which may include the loss scaler's factor. parts (MABN_CHUNKS) is
  * scratch. The gradient may be NULL, and then scale too. Rows that are not used have label −1,
- * weight 0 or group −1. */
+ * weight 0 or group −1. Masks are bits: soft ones are for the CPU alone. */
 struct mabn_cuda_loss {
     double *loss, *parts;
     void *gradient; /* of `dtype`; the input is float32 */
@@ -250,7 +250,7 @@ MABN_MUST_USE mabn_status mabn_cuda_mask_loss(const struct mabn_cuda_loss *out, 
                                               const int32_t *labels, const uint8_t *target,
                                               int64_t boxes, int64_t pixels, int64_t classes,
                                               enum mabn_dtype dtype, void *stream);
-/* op->scale is not looked at. */
+/* op->scale is ignored. */
 MABN_MUST_USE mabn_status mabn_cuda_smooth_l1(const struct mabn_cuda_loss *out, const float *x,
                                               const float *target, const int32_t *group,
                                               const float *weight, const struct mabn_smooth_l1 *op,
@@ -267,9 +267,10 @@ MABN_MUST_USE mabn_status mabn_cuda_look_up_pixels(void *y, const uint8_t *pictu
 MABN_MUST_USE mabn_status mabn_cuda_round_pixels(void *y, const float *pictures, int64_t pixels,
                                                  int channels, int padded, enum mabn_dtype dtype,
                                                  void *stream);
-/* Raw pictures (image/raw.h), blocks of which lie at base + places[i] (images), all three on the device →
- * y (images,height,width,padded) of `dtype`: each at the upper left, 0 elsewhere and in the padding. In
- * float32 what mabn_raw_draw gives, to the bit; else that, rounded. The pictures fit. */
+/* Raw pictures (image/raw.h) → y (images,height,width,padded) of `dtype`: each at the upper left, 0
+ * elsewhere and in the padding. The block of picture i begins at base + places[i]; places (images) lies on
+ * the device too. No picture may be larger than height × width. The values are those of mabn_raw_draw, bit
+ * for bit in float32, else rounded. */
 MABN_MUST_USE mabn_status mabn_cuda_draw_raw(void *y, const void *base, const uint64_t *places,
                                              int images, int height, int width, int padded,
                                              enum mabn_dtype dtype, void *stream);

@@ -1,10 +1,10 @@
 /* The loader's last step on the GPU: bytes to normalized activations, channels padded. Pictures
  * cross the bus as bytes, a quarter of float32's size.
  *
- * A detector's are resized and flipped here as well. A thread takes one pixel of the output and looks
- * at all the pixels under it, 2 × 2 to 3 × 3 of a COCO photograph. Both passes of the 8-bit resize are
- * done at once, and the row sums anew for each output row: three times the arithmetic, and no picture
- * in between. */
+ * A detector's pictures are resized and flipped here as well. A thread takes one pixel of the output and
+ * reads all the pixels under it, 2 × 2 to 3 × 3 of a COCO photograph. It does both passes of the 8-bit
+ * resize, and computes the row sums again for each output row. That is three times the arithmetic, but no
+ * picture in between is stored. */
 #include "device/pack.cuh"
 #include "image/raw_rule.h"
 #include "ops/ops_cuda.h"

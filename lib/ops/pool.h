@@ -1,7 +1,7 @@
 /* Pooling on (N,H,W,C), float32 or bfloat16.
  *
  * Max pooling follows PyTorch: padding never wins, the first of equal values wins, NaN wins. The
- * winner's place in its window is kept as one byte an output, which is all that backward needs.
+ * winner's place in its window is kept as one byte for each output, which is all that backward needs.
  * Results do not depend on the number of threads. */
 #ifndef MABN_OPS_POOL_H
 #define MABN_OPS_POOL_H
@@ -21,7 +21,8 @@ struct mabn_pool_shape {
 /* floor((size + 2·pad − kernel)/stride) + 1; 0 when the window does not fit. */
 int64_t mabn_pool_out(int64_t size, int kernel, int stride, int pad);
 
-/* y (N,OH,OW,C); winner (N,OH,OW,C), NULL when there will be no backward. */
+/* y (N,OH,OW,C); winner (N,OH,OW,C), NULL when there will be no backward. MABN_ERR_ARG: the shape is
+ * outside the limits above or the window does not fit; likewise backward. */
 MABN_MUST_USE mabn_status mabn_maxpool_forward(void *y, uint8_t *winner, const void *x,
                                                const struct mabn_pool_shape *shape,
                                                enum mabn_dtype dtype);

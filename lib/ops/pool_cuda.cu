@@ -107,7 +107,7 @@ template <int V> __device__ __forceinline__ void load_winners(int (&out)[V], con
     }
 }
 
-/* I: of all indices; 32 bits where they suffice, whose divisions cost a fraction. */
+/* I: the type of all indices. Where 32 bits suffice, divisions cost a fraction. */
 template <typename T, int V, typename I>
 __global__ void __launch_bounds__(THREADS)
     maxpool_backward(T *dx, const T *dy, const uint8_t *winner, struct window s)

@@ -301,7 +301,7 @@ MABN_CLONES static void add_scaled(float *y, const float *x, float w, int64_t n)
 struct bench {
     struct span *rows, *columns;
     float *row_weights, *column_weights;
-    float *line;               /* (columns, block): one row of bins, summed over the bins above */
+    float *line;               /* (columns,channels): the bins' gradients for one row of pixels */
     int64_t channel, channels; /* the block */
 };
 
@@ -413,8 +413,8 @@ mabn_status mabn_roi_align_backward(float *const *dx, const float *dy, const str
 
 /* ---- the definition ---- */
 
-/* Calls back for every sample that counts: the value of bin (p,q) is the sum of weight·x[at] over
- * its samples and corners, divided by box->count. */
+/* The value of bin (p,q) is the sum of weight·x[at] over its samples and their corners, divided by
+ * box->count. Forward (x) computes that value, backward (dx) its transpose. */
 struct visit {
     float *y;
     const float *x;

@@ -13,7 +13,7 @@
  *
  * maskrcnn-benchmark and torchvision's detectors use (not aligned, 2), Detectron2 (aligned, 0). The
  * forward sums are in torchvision's order, so that its numbers come out bit for bit. The results do
- * not depend on the number of threads, backward included: no atomics, a thread owns channels.   */
+ * not depend on the number of threads. That includes backward, where a thread owns channels. */
 #ifndef MABN_OPS_ROI_ALIGN_H
 #define MABN_OPS_ROI_ALIGN_H
 
@@ -48,9 +48,9 @@ struct mabn_rois {
     const int32_t *level; /* (K), NULL: all 0 */
 };
 
-/* An image or level that does not exist is MABN_ERR_ARG, a box that is not finite
- * MABN_ERR_NONFINITE, one that would take more than 2^20 samples along a side MABN_ERR_LIMIT; each
- * names the box. Forward and backward check it themselves. */
+/* MABN_ERR_ARG: an image or level that does not exist; MABN_ERR_NONFINITE: a box that is not finite;
+ * MABN_ERR_LIMIT: one that would take more than 2^20 samples along a side. The message names the box.
+ * Forward and backward check the boxes themselves. */
 MABN_MUST_USE mabn_status mabn_rois_check(const struct mabn_rois *rois,
                                           const struct mabn_roi_align *op);
 /* y (K,rows,columns,C) is overwritten; x[level] (N,H,W,C). */

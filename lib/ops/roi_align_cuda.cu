@@ -1,8 +1,8 @@
 /* RoIAlign on the GPU: roi_align.h. Forward: a thread takes a vector of channels of one bin.
  * Backward gathers: a block takes a tile of one map, finds the boxes that reach it, in their order,
- * and sums for every pixel what their bins give it; nothing is added atomically. The weights along
- * y and x of a box and a tile are small tables in shared memory. The alternative adds atomically: a
- * thread takes a vector of channels of one bin, as in forward.
+ * and sums for every pixel the contributions of their bins. Nothing is added atomically. The weights
+ * along y and x of a box and a tile are small tables in shared memory. In the atomic alternative a thread
+ * takes a vector of channels of one bin, as in forward.
  *
  * Positions are computed without fused operations, so that a sample on an edge falls on the same
  * side as on the CPU. */

@@ -16,7 +16,7 @@ __device__ __forceinline__ bool not_finite(unsigned bits)
     return (bits & 0x7f800000u) == 0x7f800000u;
 }
 
-/* `fours` groups of four values from gradients on, and what is left, by the last threads. */
+/* `fours` groups of four values from gradients on, then the values that are left. */
 __global__ void __launch_bounds__(THREADS)
     finite_kernel(int32_t *overflow, const float *gradients, int64_t fours, int64_t count)
 {

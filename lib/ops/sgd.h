@@ -20,7 +20,7 @@ struct mabn_sgd_options {
     bool nesterov;     /* PyTorch's order only */
     bool reference;    /* the reference's order */
     double grad_scale; /* multiplies every gradient first (1/accumulated steps, loss scale,
-                          clipping); 1 */
+                        * clipping); 1 */
 };
 void mabn_sgd_options_init(struct mabn_sgd_options *options);
 
@@ -30,7 +30,7 @@ struct mabn_sgd_param {
     const float *grad; /* (count) */
     int64_t count;
     int64_t filters;  /* > 0: a centralized weight with this many filters. `grad` is the gradient of
-                       * the centralized weight; its filter means are subtracted on the way */
+                       * the centralized weight; the step subtracts its filter means */
     double lr_factor; /* 1; biases in the detection recipe: 2 */
     double decay;     /* weight decay */
 };

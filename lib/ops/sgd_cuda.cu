@@ -1,8 +1,9 @@
 /* Weights on the GPU: centralization, the cast to the type that convolutions take, and SGD with
  * momentum that does both on the way.
  *
- * A block takes one filter (or a piece of a parameter without filters): its gradient's mean, the
- * step, the new weight's mean, the copy for the network. Its second reads hit the cache. */
+ * A block takes one filter, or a piece of a parameter without filters. It computes the gradient's mean,
+ * the step, the new weight's mean, and the copy for the network. What it reads twice is in the cache the
+ * second time. */
 #include "device/pack.cuh"
 #include "device/reduce.cuh"
 #include "ops/ops_cuda.h"
@@ -165,7 +166,7 @@ __global__ void __launch_bounds__(THREADS)
         do_piece<1>(param, piece, now, rule, part);
 }
 
-/* A kernel's argument, so that no memory of the host has to wait. */
+/* The rates are a kernel's argument, so that no host memory must be kept until a copy is done. */
 __global__ void set_rates_kernel(struct mabn_cuda_sgd_rates *to, struct mabn_cuda_sgd_rates rates)
 {
     *to = rates;

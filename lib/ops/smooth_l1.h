@@ -3,8 +3,8 @@
  *     loss(d) = 0.5·d²/beta where |d| < beta, else |d| − beta/2;   d = prediction − target
  *
  * beta 0 is plain L1. A prediction row holds the four deltas of every class, of which only those of
- * the row's class count: columns 4k…4k+3 of group k. It is computed in double and summed in a fixed
- * order, so that the result is the same with any number of threads. `scale` multiplies both the sum
+ * the row's class count: columns 4k…4k+3 of group k. The loss is computed in double and summed in a
+ * fixed order, so that the result is the same with any number of threads. `scale` multiplies both the sum
  * and the gradient: 1/S for a sum over S samples. */
 #ifndef MABN_OPS_SMOOTH_L1_H
 #define MABN_OPS_SMOOTH_L1_H

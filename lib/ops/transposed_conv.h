@@ -2,10 +2,10 @@
  *
  *     y[n][2i+a][2j+b][o] = bias[o] + Σ_c x[n][i][j][c]·W[c][a][b][o]
  *
- * x (N,H,W,I), y (N,2H,2W,O), float32; W (I,2,2,O), (I,O,2,2) in files, is reordered as a
- * convolution's (O,I,2,2) is. N is free to change from call to call, and may be 0. Each pass is a
- * matrix product over N·H·W rows by oneDNN, in portions of a fixed number of rows, so that the
- * scratch does not grow with N. */
+ * x (N,H,W,I), y (N,2H,2W,O), float32. W is (I,2,2,O) in memory and (I,O,2,2) in files: reordered like
+ * a convolution's weights with the roles of I and O exchanged. N is free to change from call to call, and
+ * may be 0. Each pass is a matrix product over N·H·W rows by oneDNN, in portions of a fixed number of
+ * rows, so that the scratch does not grow with N. */
 #ifndef MABN_OPS_TRANSPOSED_CONV_H
 #define MABN_OPS_TRANSPOSED_CONV_H
 

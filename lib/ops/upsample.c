@@ -1,5 +1,5 @@
-/* Nearest upsampling with addition. A row of the output is one thread's
- * work; backward gathers, in a fixed order. */
+/* Nearest upsampling with addition. A row of the output is one thread's work; backward gathers, in a
+ * fixed order. */
 #include "ops/upsample.h"
 
 #include <string.h>

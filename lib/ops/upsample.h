@@ -1,9 +1,9 @@
-/* Nearest upsampling with addition, as a feature pyramid merges its levels.
- * (N,H,W,C), float32 or bfloat16, summed in float32.
+/* Nearest upsampling with addition, as a feature pyramid merges its levels. (N,H,W,C), float32 or
+ * bfloat16, summed in float32.
  *
- * Row i of H takes row floor(i·h/H) of h, likewise columns: when H = 2h every value is used twice
- * in each direction, and for other sizes of a pyramid the choice is PyTorch's. Results do not
- * depend on the number of threads. */
+ * Row i of H takes row floor(i·h/H) of h, likewise columns. When H = 2h every value is used twice in
+ * each direction; for other sizes of a pyramid the choice is PyTorch's. Results do not depend on the
+ * number of threads. */
 #ifndef MABN_OPS_UPSAMPLE_H
 #define MABN_OPS_UPSAMPLE_H
 
@@ -24,8 +24,8 @@ struct mabn_upsample {
 /* y (N,OH,OW,C) = a + up(b): a (N,OH,OW,C), b (N,h,w,C). y may be a. */
 void mabn_upsample_add(void *y, const void *a, const void *b, const struct mabn_upsample *op,
                        enum mabn_dtype dtype);
-/* db (N,h,w,C) = the sums of dy (N,OH,OW,C) over what each value was copied to; add: db +=. The
- * gradient of a is dy itself. */
+/* db (N,h,w,C) = for each value the sum of dy (N,OH,OW,C) over the places it was copied to; add: db +=.
+ * The gradient of a is dy itself. */
 void mabn_upsample_backward(void *db, const void *dy, const struct mabn_upsample *op, bool add,
                             enum mabn_dtype dtype);
 

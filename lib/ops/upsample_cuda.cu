@@ -1,6 +1,5 @@
-/* Upsampling with addition, and the rearranging around a transposed
- * convolution, on the GPU: a thread takes a vector of channels of one position. Backward gathers,
- * in a fixed order. */
+/* Upsampling with addition, and the rearranging around a transposed convolution, on the GPU. A thread
+ * takes a vector of channels of one position. Backward gathers, in a fixed order. */
 #include "device/pack.cuh"
 #include "ops/ops_cuda.h"
 

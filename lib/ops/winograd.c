@@ -2,15 +2,15 @@
  *
  *     y tile = Aᵀ [ (G g Gᵀ) ⊙ (Bᵀ d B) ] A        dg = Gᵀ [ Σ (Bᵀ d B) ⊙ (A e Aᵀ) ] G
  *
- * The ⊙ over all channels are 36 matrix products, one a place in the tile. Tiles go through in chunks
- * whose values stay in the caches. Everything lies in panels of 16 channels:
+ * The ⊙ over all channels are 36 matrix products, one for each place in the tile. Tiles are taken in
+ * chunks whose values stay in the caches. Everything lies in panels of 16 channels:
  *
  *     of tiles     (place, channels/16, tile, 16)
  *     of weights   (place, out/16, in, 16)
  *     of gradients (out/16, in/16, place, 16 of out, 16 of in)
  *
- * Places are a line of 64 bytes further apart than they need be: else all 36 of a tile would fall into
- * the same sets of a cache. */
+ * Places are a cache line of 64 bytes further apart than necessary. Otherwise all 36 of a tile would fall
+ * into the same sets of a cache. */
 #include "ops/winograd.h"
 
 #include <string.h>
