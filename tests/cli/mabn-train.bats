@@ -465,6 +465,11 @@ END
     done
     "${one[@]}" --norm mabn -B 1 -o mabn >/dev/null
     "${one[@]}" --norm ln -o ln >/dev/null
+    # likewise where each channel of an image has a statistic of its own
+    fails 1 "'layer3.0.bn1': norm in over one value (1x1, as many groups as channels)" "${one[@]}" --norm in -o run
+    fails 1 "'layer1.0.bn1': norm gn over one value" "${one[@]}" --norm gn --groups 4 --size 4 -o run
+    "${one[@]}" --norm in --size 64 -o in >/dev/null
+    "${one[@]}" --norm gn --groups 4 -o gn >/dev/null
 }
 
 @test "shards change nothing but whose statistics are whose, and are kept in checkpoints" {

@@ -250,6 +250,15 @@ static mabn_status check_statistics(const struct mabn_net *net, const struct nod
                          "'%s': norm frn over a single position keeps only the sign of a value: "
                          "use larger pictures or another norm",
                          node->name);
+    const bool grouped = kind == MABN_NORM_GN || kind == MABN_NORM_LN || kind == MABN_NORM_IN ||
+                         kind == MABN_NORM_EVONORM_S0;
+    if (net->options.training && grouped &&
+        node->c / node->norm.options.groups * node->h * node->w == 1)
+        return mabn_fail(MABN_ERR_ARG,
+                         "'%s': norm %s over one value (%lldx%lld, as many groups as channels): "
+                         "use larger pictures, fewer groups or another norm",
+                         node->name, mabn_norm_kind_name(kind), (long long)node->h,
+                         (long long)node->w);
     if (!net->options.training || net->options.sync || samples * node->h * node->w != 1 ||
         (kind != MABN_NORM_BN && kind != MABN_NORM_BRN))
         return MABN_OK;
