@@ -1,6 +1,6 @@
 /* The heavy kernels of norms with an activation of their own, FRN and EvoNorm-S0, on the CPU: see
- * kernels.h. As in kernels_cpu.c each body is written once, with flags that are constants where it
- * is used, and float sums go to double every BLOCK rows. */
+ * kernels.h. As in kernels_cpu.c each body is written once, with flags that are constants where it is
+ * used, and float sums are added to double ones every BLOCK rows. */
 #include <string.h>
 
 #include "norm/kernels.h"

@@ -1,8 +1,8 @@
 /* FRN and EvoNorm-S0 on the GPU: see norm.h for what they compute.
  *
- * A block takes whole groups of channels of one sample (FRN: a group is a channel) and walks over
- * its positions twice: for the sums, and for what follows from them; the second walk finds most of
- * it in the L2 cache. ROWS threads share a channel, neighbouring threads neighbouring channels.
+ * A block takes whole groups of channels of one sample (FRN: a group is a channel) and walks over its
+ * positions twice: for the sums, and to apply. The second walk finds most of the sample in the L2 cache.
+ * ROWS threads share a channel; neighbouring threads take neighbouring channels.
  * Sums are in double and in an order fixed by the shape. Simple kernels: they were never tuned. */
 #include "device/pack.cuh"
 #include "norm/coefficients.cuh"

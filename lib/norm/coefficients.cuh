@@ -18,9 +18,9 @@ struct mabn_cuda_repair {
     bool relu;
 };
 
-/* Sums over a whole run, about zero, that convolutions computed from these arrays. */
+/* The arrays from which convolutions computed the sums of a whole run, about zero. */
 struct mabn_cuda_given {
-    const void *x, *dy; /* dy: in backward; x NULL: they are not */
+    const void *x, *dy; /* dy: in backward; x NULL: the sums are not given */
     enum mabn_dtype dtype;
 };
 
@@ -64,16 +64,17 @@ struct mabn_cuda_work {
 
     float *known_a, *known_b; /* (C) */
     struct mabn_cuda_repair repair;
-    struct mabn_cuda_given given; /* the sums; chunks is 1 then */
+    struct mabn_cuda_given given; /* of sums that are given; chunks is 1 then */
 
-    double *sums; /* (2C+2) SyncBN over ranks: two sums a channel, elements, ranks that have any */
+    /* (2C+2) SyncBN over shards: two sums a channel, elements, shards that have any */
+    double *sums;
 
     float *p, *q, *r; /* (runs,C) */
     float *dgamma, *dbeta;
     const float *act; /* (C), as norm.h has it; NULL: none */
     float *dact;
     bool accumulate;
-    const struct mabn_cuda_scaler *scaler; /* gradients are multiplied with its scale; NULL: 1 */
+    const struct mabn_cuda_scaler *scaler; /* gradients contain its scale as a factor; NULL: 1 */
 };
 
 /* GN, LN, IN forward in one pass, if a sample's groups fit into shared memory: else *done is false
@@ -108,9 +109,9 @@ mabn_status mabn_cuda_affine_of(float *a, float *b, const struct mabn_cuda_work 
 /* Computes saved from the partial sums; advances the running averages and the forward window. MABN:
  * rewrites those parts of repair.y whose coefficients turn out different because r is clipped. */
 mabn_status mabn_cuda_coefficients(const struct mabn_cuda_work *w, cudaStream_t stream);
-/* SyncBN over ranks, in two steps in each direction: first this rank's sums into w->sums; then,
- * once they are the sums of all ranks, saved and the running averages, or p, q and r. Calls without
- * rows do the second step alone. dgamma and dbeta are this rank's own and come from the first. */
+/* SyncBN over shards, in two steps in each direction: first this shard's sums into w->sums; then, once
+ * those are the sums of the group, saved and the running averages, or p, q and r. Calls without rows do
+ * the second step alone. dgamma and dbeta are this shard's own and come from the first. */
 mabn_status mabn_cuda_sync_moments(const struct mabn_cuda_work *w, cudaStream_t stream);
 mabn_status mabn_cuda_sync_coefficients(const struct mabn_cuda_work *w, cudaStream_t stream);
 mabn_status mabn_cuda_sync_gradients(const struct mabn_cuda_work *w, cudaStream_t stream);

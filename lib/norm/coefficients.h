@@ -1,17 +1,20 @@
 /* Coefficients: the arithmetic that tells one norm from another, per statistic and channel.
  *
  * Scalar functions, the same source for the CPU (called in loops over channels) and for CUDA
- * (called by one thread a channel). To be included from .c and .cu files only. All in double: the
- * arrays are tiny, and no later step could repair what a statistic loses here.
+ * (called by one thread for each channel). To be included from .c and .cu files only. All in double: the
+ * arrays are tiny, and precision that a statistic loses here cannot be recovered later.
  *
- * Notation. One statistic of one channel has n elements. Every trainable norm is
+ * Notation. One statistic of one channel has n elements. Every trained norm is
  *     xhat = (x − mean)·scale + shift,      y = gamma·xhat + beta = a·x + b
  * with istd = 1/sqrt(variance + eps):
  *     BN, SyncBN, GN, LN, IN   scale = istd, shift = 0
  *     BRN                      scale = r·istd, shift = d            (r, d constants in backward)
  *     MABN                     scale = r·istd, shift = 0, mean = 0; istd from the moving window
- * Backward starts from two sums, of g and of g·(x − mean), g the gradient of y, and ends in
- *     dx = p·g + q·(x − mean) + r,     dgamma = scale·Σg(x − mean) + shift·Σg,     dbeta = Σg.  */
+ *     FRN                      scale = istd, shift = 0, mean = 0; E[x²] for the variance
+ *     EvoNorm-S0               scale = istd; y = gamma·scale·h + beta, h = x·sigmoid(v·x)
+ * Backward starts from two sums, of g and of g·(x − mean), where g is the gradient of y, and ends in
+ *     dx = p·g + q·(x − mean) + r,     dgamma = scale·Σg(x − mean) + shift·Σg,     dbeta = Σg.
+ * EvoNorm-S0 has h in place of x − mean in the sums, and g·dh/dx in place of g in dx. */
 #ifndef MABN_NORM_COEFFICIENTS_H
 #define MABN_NORM_COEFFICIENTS_H
 
@@ -100,10 +103,9 @@ MABN_COEF double mabn_ramp(double low, double high, int64_t call, int64_t start,
     return low + (high - low) * (double)(call - start) / (double)(end - start);
 }
 
-/* For BN, BRN, GN, LN and IN: of a statistic over n elements whose sums, already multiplied with
- * gamma and added over the channels that share it, are sum = Σ gamma·g and dot = Σ
- * gamma·g·(x−mean). `correct` multiplies the variance's part: n/(n−1) where forward normalized with
- * the unbiased variance, else 1. */
+/* For all but MABN. The statistic is over n elements. The sums are over all channels that share it:
+ * sum = Σ gamma·g and dot = Σ gamma·g·(x−mean); sum is 0 for FRN and EvoNorm-S0. `correct` multiplies
+ * the variance's part: n/(n−1) where forward normalized with the unbiased variance, else 1. */
 MABN_COEF void mabn_grad_bn(struct mabn_grad_coef *k, const struct mabn_coef *f, double gamma,
                             double sum, double dot, double n, double correct)
 {
@@ -114,10 +116,10 @@ MABN_COEF void mabn_grad_bn(struct mabn_grad_coef *k, const struct mabn_coef *f,
 
 /* ---- moving average batch normalization ---- */
 
-/* The place of a statistic in time. The window's mean is the mean of its m rows, summed from row 0
- * on in double, after the statistic was put in its row. */
+/* How a run uses MABN's window. The run's statistic is put in its row first. The window's mean is then
+ * the mean of all m rows, summed from row 0 on in double. */
 struct mabn_window_step {
-    int row;     /* of the window that it replaces */
+    int row;     /* of the window, which the statistic replaces */
     bool window; /* use the window's mean; else the statistic itself */
     bool renorm; /* r is active; otherwise it is 1 */
 };
@@ -157,8 +159,7 @@ MABN_COEF float mabn_move(float running_var, double momentum, double v)
 #endif
 }
 
-/* The scale r·istd while r is not clipped: it does not depend on the batch, so it is known before
- * x. */
+/* The scale r·istd while r is not clipped. It does not depend on the batch, so it is known before x. */
 MABN_COEF double mabn_known_scale(double running_var, double eps)
 {
     return 1 / sqrt(running_var + eps);
@@ -193,7 +194,7 @@ MABN_COEF double mabn_psi(const struct mabn_coef *f, double gamma, double dot, d
     return gamma * f->scale * dot / n;
 }
 
-/* psi: the value in use, likewise. */
+/* psi: the value in use, which is that of the batch or the window's mean. */
 MABN_COEF void mabn_grad_mabn(struct mabn_grad_coef *k, const struct mabn_coef *f, double gamma,
                               double psi)
 {

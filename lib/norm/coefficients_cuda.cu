@@ -1,8 +1,8 @@
 /* The coefficient step on the GPU: see coefficients.cuh.
  *
  * Norms over the batch (BN, BRN, SyncBN, MABN): channels are independent, so a block takes COLUMNS
- * of them through all runs, and `rows` threads share a channel's runs and chunks. One thread for
- * each channel does what is serial (running_var from run to run under MABN's iteration rule), on
+ * of them through all runs, and `rows` threads share a channel's runs and chunks. The serial part
+ * (running_var from run to run under MABN's iteration rule) is done by one thread for each channel, on
  * numbers in the cache. Norms over a sample (GN, LN, IN): a block takes a sample.
  *
  * Threads of a block communicate through global memory, after a __syncthreads; blocks do not
@@ -40,8 +40,8 @@ __device__ __forceinline__ struct column find_column(const work &w)
     return at;
 }
 
-/* From here on the numbers of samples, rows and runs are of those that are there. Returns the runs that
- * there is room for. */
+/* Set the numbers of samples, rows and runs to those of the live samples. Returns the number of runs that
+ * the arrays have room for. */
 __device__ __forceinline__ int64_t count_live(work &w)
 {
     const int64_t room = w.runs;
@@ -193,14 +193,14 @@ __device__ void settle_gradients(const work &w, Shared &part, const struct colum
     __syncthreads();
 }
 
-/* ---- runs of which nothing is there ---- */
+/* ---- runs without live samples ---- */
 
 __device__ __forceinline__ bool nothing_lives(const work &w)
 {
     return w.live && !w.runs;
 }
 
-/* Finite coefficients, and no more. */
+/* Zeros as coefficients of such runs: their results must be finite, and are not used. */
 __device__ void keep_nothing(const work &w, int64_t room, const struct column &at)
 {
     const struct mabn_coef k = {};
@@ -208,7 +208,7 @@ __device__ void keep_nothing(const work &w, int64_t room, const struct column &a
         keep(w, run * w.channels + at.c, k);
 }
 
-/* ---- BN, BRN, SyncBN of one rank: forward ---- */
+/* ---- BN, BRN, SyncBN of one shard: forward ---- */
 
 __global__ void __launch_bounds__(BLOCK) coefs_bn(work w)
 {
@@ -259,7 +259,7 @@ __global__ void __launch_bounds__(BLOCK) coefs_bn(work w)
     }
 }
 
-/* ---- SyncBN over ranks ---- */
+/* ---- SyncBN over shards ---- */
 
 __device__ __forceinline__ void count_rows(const work &w, const struct column &at)
 {
@@ -268,15 +268,14 @@ __device__ __forceinline__ void count_rows(const work &w, const struct column &a
     w.sums[2 * w.channels + 1] = w.rows > 0;
 }
 
-/* The n of the unbiased variance: the reference takes this rank's times the ranks. */
+/* The n of the unbiased variance: in the reference this shard's, times the number of shards. */
 __device__ __forceinline__ double sync_elements(const work &w)
 {
     const double *count = w.sums + 2 * w.channels;
     return w.o.sync_reference ? (double)w.rows * count[1] : count[0];
 }
 
-/* Sums about zero, because the ranks have no common mean yet; the reference averages the ranks'
- * means. */
+/* Sums about zero, because the shards have no common mean yet; by the reference's rule means. */
 __global__ void __launch_bounds__(BLOCK) sync_moments(work w)
 {
     MABN_SHARED(double, part, 2 * BLOCK);
@@ -304,7 +303,7 @@ __global__ void sync_coefs(work w)
     struct mabn_coef k = {};
     if (c >= w.channels) return;
     count_live(w);
-    if (count[0] <= 0) { /* no rank had any rows */
+    if (count[0] <= 0) { /* no shard has any rows */
         if (w.live) keep(w, c, k);
         return;
     }
@@ -347,10 +346,9 @@ __device__ __forceinline__ int64_t window_row(const work &w, int64_t back, int64
     return (done + 1 - back) % m;
 }
 
-/* The second moment that run `run` uses: its own statistic, or the mean over the window. The
- * window's other statistics are those of earlier runs, in `stat`, and of earlier calls, in the
- * window, which was not changed yet. The numbers equal those of window_put in coefs.c, which goes
- * run by run; here all runs are done at once. */
+/* The statistic that run `run` uses: its own, or the mean over the window. The window's other statistics
+ * are those of earlier runs, in `stat`, and of earlier calls, in the window, which has not been changed
+ * yet. window_put in coefs.c has the same numbers, run by run; here all runs are done at once. */
 __device__ double window_mean(const work &w, const double *stat, const float *window, int64_t run,
                               const struct mabn_window_step &step, int64_t done, int c)
 {
@@ -493,7 +491,7 @@ __device__ __forceinline__ void put_grad(const work &w, int64_t at, const struct
     w.r[at] = k.r;
 }
 
-/* For the runs of which nothing is there. If that is all of them, the parameters get no gradient. */
+/* For runs without live samples. If all are, the parameters' gradient is 0. */
 __device__ void no_gradients(const work &w, int64_t room, const struct column &at)
 {
     const struct mabn_grad_coef k = {};
@@ -504,7 +502,7 @@ __device__ void no_gradients(const work &w, int64_t room, const struct column &a
     put_parameter(w.dbeta, 0, w, at.c);
 }
 
-/* This thread's share of dgamma and dbeta; p, q, r of BN's kind on the way. */
+/* BN, BRN, SyncBN of one shard: p, q, r, dgamma and dbeta. */
 __global__ void __launch_bounds__(BLOCK) grads_bn(work w)
 {
     MABN_SHARED(double, part, 2 * BLOCK);
@@ -536,8 +534,8 @@ __global__ void __launch_bounds__(BLOCK) grads_bn(work w)
     put_parameter(w.dbeta, dbeta, w, at.c);
 }
 
-/* The sums are of the gradients of mean and variance without gamma, because the reference's ranks
- * may have different variances. */
+/* The gradients of mean and variance, without the factor gamma, are added up. Not g itself: by the
+ * reference's rule shards may have different variances. */
 __global__ void __launch_bounds__(BLOCK) sync_grads(work w)
 {
     MABN_SHARED(double, part, 2 * BLOCK);
@@ -582,7 +580,7 @@ __device__ __forceinline__ double true_psi(const work &w, double scaled, int64_t
     return done ? w.state.window_gz[window_row(w, 1, done) * w.channels + c] : 0;
 }
 
-/* Without w.sum, dbeta is left to grad_beta; nothing else takes Σg, mean and shift being 0. */
+/* Without w.sum, dbeta is left to grad_beta. Nothing else needs Σg, because mean and shift are 0. */
 __global__ void __launch_bounds__(BLOCK) grads_mabn(work w)
 {
     MABN_SHARED(double, part, 2 * BLOCK);

@@ -1,11 +1,11 @@
 /* The coefficient stages on the CPU: loops over channels around the scalar functions of
  * coefficients.h, one pair (forward, backward) for each kind of norm. See work.h.
  *
- * MABN's windows are walked row after row, many channels at a time: down one channel, every row
- * would be another line of the cache, and all of them in the same set.
+ * MABN's windows are walked row after row, many channels at a time. Down one channel every row would be
+ * another cache line, and all of them in the same set.
  *
- * w->sums is used twice: first for sums of chunks, then for what a run adds to the totals (BN
- * forward: mean, and variance or deviation; backward: the shares of dgamma and dbeta). */
+ * w->sums is used twice: first for the sums of chunks, then for the terms that a run adds to the totals
+ * (BN forward: mean, and variance or deviation; backward: the shares of dgamma and dbeta). */
 #include "norm/work.h"
 
 #include <string.h>
@@ -357,7 +357,7 @@ static void backward_affine(struct mabn_work *w, int64_t c0, int64_t c1)
         }
 }
 
-/* ---- SyncBN: one run a rank ---- */
+/* ---- SyncBN: one run a shard (sync.h) ---- */
 
 mabn_status mabn_work_sync_forward(struct mabn_work *w)
 {
@@ -365,7 +365,7 @@ mabn_status mabn_work_sync_forward(struct mabn_work *w)
     const int64_t c = w->g.channels;
     const double n = (double)(w->io->samples * w->io->positions);
     double *sum = w->sums, *square = sum + c, *count = square + c;
-    /* The reference averages the ranks' means, so means are sent instead of sums. */
+    /* The reference averages the shards' means, so means are added up instead of sums. */
     const double scale = w->norm->options.sync_reference && n > 0 ? 1 / n : 1;
 
     for (int64_t i = 0; i < c; i++) {
@@ -377,22 +377,22 @@ mabn_status mabn_work_sync_forward(struct mabn_work *w)
     count[1] = n > 0;
     if (sync) MABN_TRY(sync->all_reduce(sync->context, sum, (size_t)(2 * c + 2)));
     w->sync_n = count[0];
-    w->sync_ranks = count[1];
+    w->sync_shards = count[1];
     return MABN_OK;
 }
 
-/* The n of the unbiased variance: the reference takes this rank's times the ranks. */
+/* The n of the unbiased variance: in the reference this shard's, times the number of shards. */
 static double sync_elements(const struct mabn_work *w)
 {
     return w->norm->options.sync_reference
-               ? (double)(w->io->samples * w->io->positions) * w->sync_ranks
+               ? (double)(w->io->samples * w->io->positions) * w->sync_shards
                : w->sync_n;
 }
 
 static void forward_sync(struct mabn_work *w, int64_t c0, int64_t c1)
 {
     const struct mabn_norm_options *o = &w->norm->options;
-    const double divide = o->sync_reference ? w->sync_ranks : w->sync_n;
+    const double divide = o->sync_reference ? w->sync_shards : w->sync_n;
     const double *sum = w->sums, *square = sum + w->g.channels;
 
     for (int64_t c = c0; c < c1; c++) {
@@ -417,8 +417,8 @@ mabn_status mabn_work_sync_backward(struct mabn_work *w)
     const int64_t c = w->g.channels;
     double *sum = w->sums, *dot = sum + c, *count = dot + c;
 
-    /* dgamma and dbeta are this rank's own. What is added up are the gradients of mean and variance
-     * but for gamma, because the reference's ranks may disagree on the variance. */
+    /* dgamma and dbeta are this shard's own. The gradients of mean and variance, without the factor
+     * gamma, are added up. Not g itself: with sync_reference shards may have different variances. */
     for (int64_t i = 0; i < c; i++) {
         const struct mabn_coef f = kept(w, 0, i);
         w->total[i] = sum[i];
@@ -430,7 +430,7 @@ mabn_status mabn_work_sync_backward(struct mabn_work *w)
     count[1] = count[0] > 0;
     if (sync) MABN_TRY(sync->all_reduce(sync->context, sum, (size_t)(2 * c + 2)));
     w->sync_n = count[0];
-    w->sync_ranks = count[1];
+    w->sync_shards = count[1];
     return MABN_OK;
 }
 
@@ -469,8 +469,8 @@ bool mabn_work_centres(const struct mabn_work *w)
     return w->norm->options.kind != MABN_NORM_MABN && w->norm->options.kind != MABN_NORM_FRN;
 }
 
-/* r is active; the input of apply is kept, so that it can be applied again; and running_var does
- * not change before the work's last run. */
+/* Three conditions: r is active; the input of apply is kept, so that it can be applied again; and
+ * running_var does not change before the work's last run. */
 bool mabn_work_knows(const struct mabn_work *w)
 {
     const struct mabn_norm_options *o = &w->norm->options;
@@ -561,9 +561,9 @@ static void backward_mabn(struct mabn_work *w, int64_t c0, int64_t c1)
     }
 }
 
-/* After a call of `runs` statistics put into rows 0, 1, … of a window that is kept from the oldest
- * to the newest: order it again, by rotating left (reverse both parts, then all). On the first
- * call, rows never written take `fill` (C), else NULL. */
+/* Sub-batch rule: the window's rows go from the oldest to the newest. A call has put its `runs`
+ * statistics into rows 0, 1, …; order the rows again by rotating left (reverse both parts, then all).
+ * On the first call `fill` (C) goes into rows that were never written; otherwise it is NULL. */
 static void window_turn(float *rows, int64_t stride, int window, int64_t runs, const double *fill,
                         int64_t c0, int64_t c1)
 {

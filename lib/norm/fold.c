@@ -37,8 +37,8 @@ mabn_status mabn_norm_affine(const struct mabn_norm *norm, float *a, float *b, c
     return MABN_OK;
 }
 
-/* Means of `count` ≤ TOGETHER filters. Each sum is in the order of its values; several are
- * interleaved, because one alone would wait for the latency of its additions. */
+/* Means of `count` ≤ TOGETHER filters. Each sum is in the order of its values. Several are computed side
+ * by side, because one alone would wait for the latency of its additions. */
 enum { TOGETHER = 4 };
 
 static void filter_means(double *means, const float *weight, int64_t count, int64_t filter)

@@ -1,5 +1,5 @@
-/* Norms that do not depend on their input at inference: their coefficients, and how these go into
- * the convolution before. */
+/* Norms whose coefficients at inference do not depend on the input: the coefficients, and folding them
+ * into the convolution before the norm. */
 #ifndef MABN_NORM_FOLD_H
 #define MABN_NORM_FOLD_H
 
@@ -7,8 +7,8 @@
 
 MABN_BEGIN_DECLS
 
-/* Inference coefficients of a norm that folds: y = a·x + b. a, b (C). MABN_ERR_NONFINITE, naming the
- * channel, when one of them is not finite. */
+/* Inference coefficients a, b (C) of a norm: y = a·x + b. MABN_ERR_UNSUPPORTED for a norm that does not
+ * fold (mabn_norm_folds); MABN_ERR_NONFINITE, naming the channel, when one of them is not finite. */
 MABN_MUST_USE mabn_status mabn_norm_affine(const struct mabn_norm *norm, float *a, float *b,
                                            const float *gamma, const float *beta,
                                            const void *state);

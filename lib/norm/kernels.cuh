@@ -20,8 +20,8 @@ struct mabn_cuda_rows {
     int channels;
     enum mabn_dtype dtype; /* F32, BF16, F16 */
     bool wide;             /* 16 bytes at a time: mabn_pack_fits for every array of the call */
-    /* On the device: samples of `positions` rows that are there; NULL: all. Moments are of those,
-     * whatever is applied is to all. */
+    /* On the device: the number of live samples, of `positions` rows each; NULL: all. Moments are of
+     * those; apply passes work on all. */
     const int32_t *live;
     int64_t positions;
 };
@@ -47,8 +47,8 @@ struct mabn_cuda_affine {
     int64_t stride;
 };
 
-/* A counter of calls or iterations in the norm's state, advanced by the first pass over x. Nothing
- * else reads it meanwhile, and all later passes see the new value. */
+/* A counter of calls or iterations in the norm's state, advanced by the first pass over x. That pass does
+ * not read it, and all later ones see the new value. */
 struct mabn_cuda_counter {
     float *f32; /* one of the two, or none */
     int64_t *i64;

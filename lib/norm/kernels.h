@@ -1,6 +1,5 @@
-/* The heavy kernels of the normalization engine on the CPU: passes over a block of `rows` rows of
- * `width` channels, contiguous. Private to lib/norm. One thread; callers split blocks among
- * threads.
+/* The heavy kernels of the normalization engine on the CPU: passes over a contiguous block of `rows`
+ * rows of `width` channels. Private to lib/norm. One thread; callers divide the blocks among threads.
  *
  * Sums are added to the given doubles, from float partial sums over a few rows. An output may be
  * the same array as an input, but must not overlap it otherwise. With `half` the arrays of rows are

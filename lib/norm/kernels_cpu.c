@@ -1,8 +1,8 @@
 /* The heavy kernels on the CPU: see kernels.h.
  *
- * Each body is written once, with flags that are constants where it is used, so that every
- * combination becomes its own loop without branches, for each instruction set. Sums take four rows
- * at a time and go to double every BLOCK rows: 16 float additions deep, about 1e-7 relative.
+ * Each body is written once, with flags that are constants where it is used. Every combination thus
+ * becomes its own loop without branches, for each instruction set. Sums take four rows at a time and go
+ * to double every BLOCK rows, after 16 float additions: a relative error of about 1e-7.
  *
  * Rows are float32 or bfloat16; all arithmetic is float32. A bfloat16 row is read as 32-bit words of
  * two values each, which shifts and masks take apart and put together: moving 16-bit values
@@ -84,8 +84,8 @@ BODY void flush(double *total, float *part, int64_t width, const enum format for
     memset(part, 0, (size_t)width * sizeof *part);
 }
 
-/* Sums take four rows side by side, which the processor's own prefetching does not see through. So
- * while TILE columns of four rows are added, those of the next four are asked for. */
+/* Sums take four rows side by side, a pattern that the processor's own prefetching does not follow. So
+ * while TILE columns of four rows are added, those of the next four are requested. */
 BODY void ahead(const void *p, int64_t o, int64_t width, int64_t c, int64_t end,
                 const enum format format)
 {
@@ -223,7 +223,7 @@ struct applying {
     int64_t n;          /* columns */
 };
 
-/* One row at a time: more arrays side by side than that are read and written more slowly. */
+/* One row at a time: with more arrays side by side reading and writing are slower. */
 BODY void apply_row(const struct applying *given, int64_t o, const bool add, const bool relu,
                     const enum format format)
 {

@@ -19,10 +19,12 @@ static mabn_status check_io(const struct mabn_norm *norm, const struct mabn_norm
         return mabn_fail(MABN_ERR_ARG, "norm: state is missing");
     if (norm->options.kind == MABN_NORM_EVONORM_S0 && io->act && (io->residual || io->dresidual))
         return mabn_fail(MABN_ERR_ARG, "norm: EvoNorm-S0's activation takes no residual");
+    if (norm->options.kind == MABN_NORM_FRN && io->act && !io->relu)
+        return mabn_fail(MABN_ERR_ARG, "norm: FRN's tau needs relu");
     return MABN_OK;
 }
 
-/* All ranks of SyncBN take part, even when one has nothing to add. */
+/* All shards of SyncBN take part, even one that has nothing to add. */
 static bool is_empty(const struct mabn_norm *norm, const struct mabn_norm_io *io)
 {
     return norm->options.kind != MABN_NORM_SYNCBN && (!io->samples || !io->positions);
@@ -33,7 +35,7 @@ mabn_status mabn_norm_forward(const struct mabn_norm *norm, const struct mabn_no
     MABN_TRY(check_io(norm, io));
     if (is_empty(norm, io)) return MABN_OK;
     if (io->y == io->x && io->samples && mabn_norm_measures(norm->options.kind))
-        return mabn_fail(MABN_ERR_ARG, "norm: training needs x, y must not overwrite it");
+        return mabn_fail(MABN_ERR_ARG, "norm: y must not overwrite x, which backward needs");
     return mabn_norm_cpu_forward(norm, io);
 }
 

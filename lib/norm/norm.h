@@ -11,7 +11,8 @@
  *     EvoNorm-S0  y = gamma·x·sigmoid(v·x)/sqrt(Var[x] + eps) + beta
  * E over a sample's positions, Var over a group of channels of a sample. Without `act` FRN is its
  * linear part, and EvoNorm-S0 is gamma·x + beta, as its authors have it where no activation follows;
- * `relu` then means ReLU. EvoNorm-S0 with `act` takes no residual, and its `relu` is not looked at.
+ * `relu` then means ReLU. FRN with `act` needs `relu`. EvoNorm-S0 with `act` takes no residual and ignores
+ * `relu`.
  *
  * Layout: x is (N, HW, C), channels fastest (NHWC), float32 or bfloat16; everything with one value a
  * channel and all arithmetic is float32 or double in both. Pointers need no alignment. For outputs
@@ -21,9 +22,8 @@
  * samples; each run has its own statistic (B = 0: one run of all N). A short last run (N not a
  * multiple of B) is a statistic of its own, over the samples it has; running averages of BN and BRN
  * weigh every run by its samples, MABN's windows and averages weigh every run alike, as the
- * reference does. SyncBN and frozen always use one run; GN, LN, IN, FRN and EvoNorm-S0 one run a
- * sample. N = 0
- * changes nothing.
+ * reference does. SyncBN and frozen always use one run; GN, LN, IN, FRN and EvoNorm-S0 one run for each
+ * sample. N = 0 changes nothing.
  *
  * Iterations. BN, BRN, SyncBN: one call. MABN, sub-batch rule: one call, with all its runs. MABN,
  * iteration rule: one *run*, in order, as if every run were a call of its own: a call with S runs
@@ -55,7 +55,7 @@
  * statistics only.
  *
  * Threads: OpenMP inside. All sums run over fixed blocks, so results are bitwise independent of the
- * number of threads (and of the instruction set).      */
+ * number of threads (and of the instruction set). */
 #ifndef MABN_NORM_NORM_H
 #define MABN_NORM_NORM_H
 
@@ -76,7 +76,7 @@ struct mabn_norm_io {
 
     const float *gamma; /* (C) */
     const float *beta;  /* (C) */
-    const float *act; /* (C) or NULL: FRN's tau, with relu; EvoNorm-S0's v. In bfloat16 tau is used
+    const float *act;   /* (C) or NULL: FRN's tau, with relu; EvoNorm-S0's v. In bfloat16 tau is
                          * rounded, as y is */
     void *state;
     void *saved;   /* mabn_norm_saved_bytes, aligned to 64 */
@@ -93,24 +93,27 @@ struct mabn_norm_io {
     float *dgamma;   /* (C) or NULL */
     float *dbeta;    /* (C) or NULL */
     float *dact;     /* (C) or NULL */
-    bool
-        accumulate; /* add to dgamma, dbeta and dact instead of overwriting; dx, dresidual overwrite */
+    bool accumulate; /* add to dgamma, dbeta and dact; dx and dresidual are still overwritten */
 };
 
 /* Bytes of `scratch` for calls of at most this size (a multiple of 64); of `saved`: state.h. */
 size_t mabn_norm_scratch_bytes(const struct mabn_norm *norm, int64_t samples, int64_t positions);
 
-/* Training forward. Reads x, residual, gamma, beta; updates state; writes y and saved. */
+/* These four return MABN_ERR_ARG for arguments that the rules above exclude, MABN_ERR_NONFINITE for a
+ * frozen norm (in inference: any that folds) with a coefficient that is not finite, and the failures of
+ * norm->sync. */
+
+/* Training forward. Reads x, residual, gamma, beta, act; updates state; writes y and saved. */
 MABN_MUST_USE mabn_status mabn_norm_forward(const struct mabn_norm *norm,
                                             const struct mabn_norm_io *io);
 /* Recompute y, bit for bit, from x (and residual) and saved. */
 MABN_MUST_USE mabn_status mabn_norm_reapply(const struct mabn_norm *norm,
                                             const struct mabn_norm_io *io);
-/* Backward of the last forward. Reads dy, x, saved, gamma, and y as noted above; updates MABN's
- * backward window in state; writes dx, dresidual, dgamma, dbeta. */
+/* Backward of the last forward. Reads dy, x, saved, gamma, act, and y as noted above; updates MABN's
+ * backward window in state; writes dx, dresidual, dgamma, dbeta, dact. */
 MABN_MUST_USE mabn_status mabn_norm_backward(const struct mabn_norm *norm,
                                              const struct mabn_norm_io *io);
-/* Inference. Reads x, residual, gamma, beta, state; writes y, which may be x or residual. */
+/* Inference. Reads x, residual, gamma, beta, act, state; writes y, which may be x or residual. */
 MABN_MUST_USE mabn_status mabn_norm_infer(const struct mabn_norm *norm,
                                           const struct mabn_norm_io *io);
 
@@ -122,10 +125,11 @@ struct mabn_norm_record {
     double mu_g;  /* gamma · mean of g, g = gradient of the norm's output (through ReLU): g_B */
     double mu_gy; /* gamma · mean of g·x̂, x̂ = the normalized x: Psi_B */
 };
-/* For one run (0…S−1) and `count` channels, between a forward and its backward (which may overwrite
- * dy); reads what backward reads. `reference`: mu_gy as the authors' recorder computes it: the mean
- * of g·y without the factor gamma, with y the affine output of the run's *first sample*, used for
- * all samples. EvoNorm-S0 has no record: its statistic is not a mean of x or g. */
+/* For one run (0…S−1) and `count` channels, between a forward and its backward, which may overwrite dy.
+ * Reads what backward reads. `reference`: mu_gy as the authors' recorder computes it, as the mean of g·y
+ * without the factor gamma. There y is the affine output of the run's *first sample*, used for all
+ * samples. MABN_ERR_UNSUPPORTED for norms without statistics, and for EvoNorm-S0, whose statistic is not
+ * a mean of x or g; MABN_ERR_ARG for a run or a channel that does not exist. */
 MABN_MUST_USE mabn_status mabn_norm_record(const struct mabn_norm *norm,
                                            const struct mabn_norm_io *io, int64_t run,
                                            const int *channels, int count, bool reference,

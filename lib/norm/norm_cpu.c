@@ -24,7 +24,7 @@ size_t mabn_norm_cpu_scratch(const struct mabn_norm *norm, int64_t samples, int6
     return mabn_work_scratch(norm, samples, positions);
 }
 
-/* Threads that share the call's runs; 0: they share rows instead, which is faster. */
+/* The number of threads among which the call's runs are divided; 0: rows are divided, which is faster. */
 static int run_threads(const struct mabn_work *w)
 {
     const int64_t units = (w->g.runs + w->g.unit_runs - 1) / w->g.unit_runs;
@@ -54,7 +54,7 @@ static void for_runs(const struct mabn_work *w, int threads, work_step before, w
 
 /* ---- forward ---- */
 
-/* Sums, with y on the way where it is known. */
+/* Sums; in the same pass y, where its map is known. */
 static void measure(struct mabn_work *w)
 {
     const bool shifted = mabn_work_centres(w);
@@ -102,7 +102,7 @@ static mabn_status forward_sync(struct mabn_work *w)
     measure(w);
     mabn_work_channels(w, mabn_stage_reduce);
     MABN_TRY(mabn_work_sync_forward(w));
-    if (!w->sync_n) return MABN_OK; /* no rank had any rows */
+    if (!w->sync_n) return MABN_OK; /* no shard has any rows */
     mabn_work_channels(w, mabn_stage_forward);
     apply(w);
     mabn_work_channels(w, mabn_stage_forward_finish);

@@ -3,16 +3,16 @@
  *     forward              moments, coefficients, apply
  *     forward, known       apply with Σx², coefficients (and y again where a run was clipped)
  *     forward, joined      coefficients (likewise); not known: coefficients, apply
- *     forward over ranks   moments, this rank's sums, all ranks', coefficients, apply
+ *     forward over shards  moments, this shard's sums, the group's, coefficients, apply
  *     backward             gradient moments, gradients, gradient apply
  *     backward, joined     gradients, gradient apply; MABN: the latter with Σ dy, dbeta
- *     backward over ranks  gradient moments, this rank's sums, all ranks', gradients, gradient apply
- *     inference            affine, apply; GN, LN and IN as forward
+ *     backward over shards gradient moments, this shard's sums, the group's, gradients, gradient apply
+ *     inference            affine, apply; norms over a sample as forward
  *
  * FRN and EvoNorm-S0 have kernels of their own (act_cuda.cu).
  *
- * GN, LN and IN are one launch where a sample's groups fit into shared memory; in backward, and a
- * small one for dgamma and dbeta. */
+ * GN, LN and IN are one launch where a sample's groups fit into shared memory; backward then needs a
+ * second, small one for dgamma and dbeta. */
 #include "norm/norm_cuda.h"
 
 #include "device/pack.cuh"
@@ -28,7 +28,7 @@ struct call {
     struct mabn_cuda_rows rows;
     struct mabn_cuda_work work;
     float *sum, *square; /* the work's, to be written */
-    double *places;      /* (groups)(2C+2) of SyncBN over ranks */
+    double *places;      /* (groups)(2C+2) of SyncBN over shards */
     cudaStream_t stream;
 };
 
@@ -41,7 +41,7 @@ struct layout {
     size_t sum, square, first, stat0, stat1, known, grad, places, saved, bytes;
 };
 
-/* SyncBN over ranks. */
+/* Is it SyncBN over several shards? */
 bool syncs(const struct mabn_norm *norm)
 {
     return norm->options.kind == MABN_NORM_SYNCBN && norm->sync;
@@ -92,7 +92,7 @@ bool over_sample(enum mabn_norm_kind kind)
     return kind == MABN_NORM_GN || kind == MABN_NORM_LN || kind == MABN_NORM_IN;
 }
 
-/* Statistics are of the batch: those of samples care who is there no more than applying does. */
+/* Are statistics over the batch? Only those depend on which samples are live. */
 bool over_batch(const struct mabn_norm *norm)
 {
     const enum mabn_norm_kind kind = norm->options.kind;
@@ -147,7 +147,7 @@ void call_init(struct call *c, const struct mabn_norm *norm, const struct mabn_n
     w->r = reinterpret_cast<float *>(p + l.grad + 2 * one);
     c->places = reinterpret_cast<double *>(p + l.places);
     w->sums = c->places + (syncs(norm) ? norm->sync->mine * (2 * (size_t)norm->channels + 2) : 0);
-    /* GN, LN and IN at inference have no saved block: it is scratch then. */
+    /* Inference has no saved block; norms over a sample use scratch in its place. */
     mabn_norm_saved_view(&w->saved, norm, io->saved ? io->saved : p + l.saved, io->samples);
 }
 
@@ -160,8 +160,10 @@ mabn_status check(const struct mabn_norm *norm, const struct mabn_norm_cuda_io *
         return mabn_fail(MABN_ERR_ARG, "norm: state is missing");
     if (norm->options.kind == MABN_NORM_EVONORM_S0 && io->act && (io->residual || io->dresidual))
         return mabn_fail(MABN_ERR_ARG, "norm: EvoNorm-S0's activation takes no residual");
+    if (norm->options.kind == MABN_NORM_FRN && io->act && !io->relu)
+        return mabn_fail(MABN_ERR_ARG, "norm: FRN's tau needs relu");
     if (norm->sync && !norm->sync->queue)
-        return mabn_fail(MABN_ERR_UNSUPPORTED, "these ranks add up nothing on a GPU");
+        return mabn_fail(MABN_ERR_UNSUPPORTED, "norm: these shards cannot add up sums on a GPU");
     return MABN_OK;
 }
 
@@ -175,7 +177,7 @@ mabn_status check_join(const struct mabn_norm *norm, int64_t samples)
         mabn_norm_kind_name(norm->options.kind), (long long)mabn_norm_runs(norm, samples));
 }
 
-/* Statistics are about the mean, not about 0. */
+/* Are moments taken about the mean, not about 0? */
 bool centres(enum mabn_norm_kind kind)
 {
     return kind != MABN_NORM_MABN;
@@ -204,7 +206,7 @@ struct mabn_cuda_counter counter_of(const struct call *c)
     return counter;
 }
 
-/* y from coefficients a run apart by `stride`. */
+/* y = a·x + b; `stride`: floats from a run's coefficients to the next run's. */
 struct mabn_cuda_apply_in apply_in(const struct call *c, const float *a, const float *b,
                                    int64_t stride)
 {
@@ -284,14 +286,14 @@ mabn_status measure_and_apply(struct call *c)
     return apply_saved(c, {});
 }
 
-/* ---- SyncBN over ranks ---- */
+/* ---- SyncBN over shards ---- */
 
 bool empty(const struct call *c)
 {
     return !c->io->samples || !c->io->positions;
 }
 
-/* Zeros for the other groups, and for a rank without rows. */
+/* Zeros for the other groups, and for a shard without rows. */
 mabn_status clear_places(const struct call *c)
 {
     MABN_CUDA_TRY(cudaMemsetAsync(c->places, 0, places_bytes(c->norm), c->stream));
@@ -359,7 +361,7 @@ struct mabn_cuda_grad grad_of(const struct call *c)
     in.dy = io->dy;
     in.y = io->y;
     in.mask = !io->relu ? MABN_MASK_NONE : io->y ? MABN_MASK_Y : MABN_MASK_X;
-    /* Without statistics the factor of x is 0: any finite values will do. */
+    /* Norms without statistics read x only for the mask. */
     in.x = in.mask == MABN_MASK_X || mabn_norm_measures(c->norm->options.kind) ? io->x : io->dy;
     in.affine.a = saved->a;
     in.affine.b = saved->b;
@@ -377,7 +379,7 @@ mabn_status backward_measured(const struct call *c, struct mabn_cuda_grad *in)
     void *masked = in->mask == MABN_MASK_Y ? dresidual : NULL;
     bool done = false;
 
-    if (in->mask == MABN_MASK_NONE && in->dy == dresidual) dresidual = NULL; /* it is there */
+    if (in->mask == MABN_MASK_NONE && in->dy == dresidual) dresidual = NULL; /* it is dy itself */
     if (mabn_norm_act_name(w->o.kind))
         return mabn_cuda_act_backward(c->io->dx, dresidual, w, in, &c->rows, c->stream);
     if (over_sample(w->o.kind))
@@ -409,7 +411,7 @@ mabn_status backward_sync(const struct call *c, struct mabn_cuda_grad *in)
     if (empty(c)) return MABN_OK;
     MABN_TRY(mabn_cuda_sync_finish(w, c->stream));
     void *dresidual = c->io->dresidual;
-    if (in->mask == MABN_MASK_NONE && in->dy == dresidual) dresidual = NULL; /* it is there */
+    if (in->mask == MABN_MASK_NONE && in->dy == dresidual) dresidual = NULL; /* it is dy itself */
     return mabn_cuda_grad_apply(c->io->dx, dresidual, in, w->p, w->q, w->r, w->channels, &c->rows,
                                 c->stream);
 }
@@ -457,7 +459,7 @@ mabn_status mabn_norm_cuda_forward(const struct mabn_norm *norm, const struct ma
     MABN_TRY(check(norm, io));
     if ((!io->samples || !io->positions) && !syncs(norm)) return MABN_OK;
     if (io->y == io->x && mabn_norm_measures(norm->options.kind))
-        return mabn_fail(MABN_ERR_ARG, "norm: training needs x, y must not overwrite it");
+        return mabn_fail(MABN_ERR_ARG, "norm: y must not overwrite x, which backward needs");
     const bool joined = io->sum || io->square;
     if (joined) MABN_TRY(check_joined_forward(norm, io));
     call_init(&c, norm, io);

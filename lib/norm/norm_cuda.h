@@ -8,22 +8,21 @@
  *     and decisions live in the state, on the device;
  *   - results repeat bit for bit on any device, and agree with the CPU's to rounding (GN, LN and IN
  *     add up in another order where a device has less shared memory than Hopper's);
- *   - SyncBN over ranks adds up by norm->sync->queue, which may wait for the device;
- *   - known (MABN): the caller knows that every run of this call is past r_start. Then y = a·x + b
- *     before the batch is measured, and forward is one pass; runs where r turns out clipped, seen
- *     by the device alone, are applied again. Ignored where y is residual.
- *     mabn_norm_calls_until_known says from the state of the start when that will be so: reading
- *     the state's counter at each step would wait for the device;
+ *   - SyncBN over shards adds up by norm->sync->queue, which may wait for the device;
+ *   - known (MABN): the caller knows that every run of this call is past r_start. Then the map
+ *     y = a·x + b is known before the batch is measured, and forward is one pass. The device applies
+ *     runs again in which r turns out to be clipped. Ignored where y is residual, with `live`, and under
+ *     the iteration rule with several runs. mabn_norm_calls_until_known tells from the state at the
+ *     start when the map will be known; reading the counter at each step would wait for the device;
  *   - sum, square, dsum, dot (BN, BRN, SyncBN and MABN, one run): the convolutions around the norm
  *     have done some of its passes over memory: see below;
- *   - live (1): how many of the samples are there, which the host does not know: statistics and the
- *     gradients of parameters are of those, and with none of them nothing moves on. The others are
- *     computed like them, and what is done with them is the caller's affair: x and dy must be finite
- *     there, and where statistics are not of the batch (GN, LN, IN, FRN, EvoNorm-S0, frozen) dy 0. Runs
- *     of which nothing is there give 0, forward and backward;
- *   - scaler (float16): dy and all that comes of it are scaler->scale times what they stand for.
- *     MABN's backward window keeps true values whatever the scale was, and a statistic that
- *     overflowed leaves the one before it in its place: the step is skipped, the window goes on.
+ *   - live (1): the number of samples that count, which only the device knows; they are the first ones.
+ *     Statistics and the parameters' gradients are over these, and if there is none, state does not
+ *     change. The results of the other samples are finite, and otherwise undefined. There x and dy must be
+ *     finite, and dy must be 0 for norms without batch statistics (GN, LN, IN, FRN, EvoNorm-S0, frozen);
+ *   - scaler (float16): dy is scaler->scale times the true gradient, and so are all results. MABN's
+ *     backward window keeps true values whatever the scale was. A statistic that overflowed is replaced
+ *     by the one before it: the step is skipped, but the window advances.
  * Pointers aligned to 16 bytes and channels a multiple of 8 (bfloat16, float16) or 4 (float32) take
  * the fast kernels; others work too. */
 #ifndef MABN_NORM_NORM_CUDA_H
@@ -76,34 +75,33 @@ MABN_MUST_USE mabn_status mabn_norm_cuda_infer(const struct mabn_norm *norm,
 
 /* ---- joined with the convolutions around it ----
  *
- * Forward, what is measured. The convolution which makes x leaves Σ x and Σ x² of the batch:
- * ops/conv_cuda.h, mabn_conv_cuda_forward_sums. mabn_norm_cuda_forward with sum and square, not
- * known, then only applies what follows from them. (MABN takes square alone.)
+ * Forward with given sums. The convolution that computes x also computes Σ x and Σ x² of the batch:
+ * mabn_conv_cuda_forward_sums (ops/conv_cuda.h). mabn_norm_cuda_forward with sum and square, not
+ * known, then derives the coefficients from them and applies. (MABN takes square alone.)
  *
- * Forward, what is known. Past r_start MABN's y = a·x + b is known before x is, so that the
- * convolution which makes x can write y as well, and Σ x²: mabn_conv_cuda_forward_norm. In this
- * order, each iteration, in one stream:
+ * Forward with a known map. Past r_start MABN's map y = a·x + b is known before x. The convolution that
+ * computes x can then write y as well, and Σ x²: mabn_conv_cuda_forward_norm. In this order, each
+ * iteration, in one stream:
  *     mabn_norm_cuda_known              a, b of all joined layers; their counters count this call
  *     mabn_conv_cuda_forward_norm       x, y, square, by a and b
  *     mabn_norm_cuda_forward            with square and known, which must hold: saved, the window
  *                                       and running_var; and y again where r turns out clipped
- * y must not be residual, which the last might need again.
+ * y must not be residual, which the last call might need again.
  *
- * Backward. The convolution that takes y as its input leaves its data gradient behind ReLU, dot =
- * Σ dy·x over it and, for all but MABN, dsum = Σ dy: mabn_conv_cuda_backward_norm.
- * mabn_norm_cuda_backward with these then needs no pass before dx. It looks neither at relu nor at
- * y, and never writes dresidual, which must be dy (already what is wanted) or NULL. Forward may
- * have been joined or not.
+ * Backward. The convolution that takes y as its input writes its data gradient through ReLU as dy, and
+ * computes dot = Σ dy·x and, except for MABN, dsum = Σ dy: mabn_conv_cuda_backward_norm.
+ * mabn_norm_cuda_backward with these then needs no pass before dx. It ignores relu and y, and never
+ * writes dresidual, which must be dy (the gradient is there already) or NULL. Forward may have been
+ * joined or not.
  *
- * Such sums are about zero, not about the mean, and float32: what they are good to (some 1e-6) is
- * mean²/variance times worse in the variance, and mean/deviation times in the gradient. A channel
- * whose mean is more than 32 deviations from zero is measured again from x, slowly, so that the
- * variance is good to some 1e-3 always, and for the means that layers have (a few deviations) to
- * 1e-5. Next to the rounding of 2-byte activations or TF32 that is nothing; for exact float32 it is
- * up to the caller. */
+ * Such sums are float32 and about zero, not about the mean. Their relative error of about 1e-6 grows by
+ * mean²/variance in the variance and by mean/deviation in the gradient. A channel whose mean is more than
+ * 32 deviations from zero is therefore measured again from x, slowly. The variance then has a relative
+ * error of at most about 1e-3, and 1e-5 for the means that layers have (a few deviations). That is less
+ * than the rounding of 2-byte activations or TF32; for exact float32 the caller decides. */
 
-/* Can the norm be fused in calls of `samples` samples? It must be BN, BRN, SyncBN or MABN, and the
- * samples one run. */
+/* Can the norm be fused in calls of `samples` samples? It must be BN, BRN, SyncBN of one shard or MABN,
+ * and the samples one run. */
 bool mabn_norm_cuda_can_join(const struct mabn_norm *norm, int64_t samples);
 
 /* The entry of a fused layer in the list for mabn_norm_cuda_known; all pointers are device

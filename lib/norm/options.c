@@ -80,7 +80,7 @@ static mabn_status check_mabn(struct mabn_norm_options *o)
     if (o->warmup < 0 || o->r_start < 0)
         return mabn_fail(MABN_ERR_ARG, "warm-up and r start must not be negative");
     if (!(o->lambda >= 1) || !isfinite(o->lambda))
-        return mabn_fail(MABN_ERR_ARG, "lambda must be at least 1, is %g", o->lambda);
+        return mabn_fail(MABN_ERR_ARG, "lambda must be finite and at least 1, is %g", o->lambda);
     if (!o->r_start)
         o->r_start = o->window_rule == MABN_WINDOW_SUBBATCH ? 100
                      : o->warmup > 1000                     ? o->warmup + 1
@@ -94,7 +94,7 @@ static mabn_status check_brn(const struct mabn_norm_options *o)
         return mabn_fail(MABN_ERR_ARG, "BRN needs r_max ≥ 1 and d_max ≥ 0, has %g and %g", o->r_max,
                          o->d_max);
     if (o->ramp_start < 0 || o->r_ramp_end < o->ramp_start || o->d_ramp_end < o->ramp_start)
-        return mabn_fail(MABN_ERR_ARG, "BRN's ramps must end after they start");
+        return mabn_fail(MABN_ERR_ARG, "BRN's ramps must not end before they start");
     return MABN_OK;
 }
 
@@ -108,7 +108,7 @@ mabn_status mabn_norm_init(struct mabn_norm *norm, const struct mabn_norm_option
     if (o.norm_batch < 0)
         return mabn_fail(MABN_ERR_ARG, "norm batch must not be negative, is %d", o.norm_batch);
     if (!(o.eps >= 0) || !isfinite(o.eps))
-        return mabn_fail(MABN_ERR_ARG, "eps must not be negative, is %g", o.eps);
+        return mabn_fail(MABN_ERR_ARG, "eps must be finite and not negative, is %g", o.eps);
     if (!(o.momentum >= 0 && o.momentum <= 1))
         return mabn_fail(MABN_ERR_ARG, "a norm's momentum must be 0 to 1, is %g", o.momentum);
     if (o.kind == MABN_NORM_MABN) MABN_TRY(check_mabn(&o));

@@ -1,4 +1,14 @@
-/* The kinds of norms, by name, and the options of a layer. */
+/* The kinds of norms, by name, and the options of a layer.
+ *
+ * To add a norm:
+ *   1. its value in enum mabn_norm_kind and a row in mabn_norm_kinds; its defaults, checks and properties
+ *      (options.c);
+ *   2. its state and its runs: list_state and mabn_norm_run_samples (state.c);
+ *   3. its coefficients: functions in coefficients.h, stages in coefs.c, kernels in coefficients_cuda.cu;
+ *   4. norm.h's list, tests/unit/test_norm.c and test_golden_norm.c; tests/gpu/test_cuda_norm.cu takes
+ *      every kind by itself;
+ *   5. exchange/, where it recognizes norms in other programs' files and exports them to ONNX; and the
+ *      manuals that list norms. */
 #ifndef MABN_NORM_OPTIONS_H
 #define MABN_NORM_OPTIONS_H
 
@@ -15,7 +25,7 @@ enum mabn_norm_kind {
     MABN_NORM_NONE,   /* y = act(x [+ residual]); gamma and beta ignored */
     MABN_NORM_BN,     /* Ioffe and Szegedy 2015; PyTorch's BatchNorm2d */
     MABN_NORM_BRN,    /* Ioffe 2017, batch renormalization */
-    MABN_NORM_SYNCBN, /* BN over all shards */
+    MABN_NORM_SYNCBN, /* BN over several shards: sync.h */
     MABN_NORM_MABN,   /* Yan et al. 2020 */
     MABN_NORM_FROZEN, /* y = weight/sqrt(running_var)·(x − running_mean) + bias, nothing trained */
     MABN_NORM_GN,     /* Wu and He 2018 */
@@ -61,22 +71,22 @@ struct mabn_norm_options {
     double r_max, d_max;
     int64_t ramp_start, r_ramp_end, d_ramp_end;
 
-    /* SyncBN: true: as the reference (unbiased variance for normalizing, ranks' means averaged
-     * without weights); false: biased variance over all elements of all ranks. Default false. */
+    /* SyncBN. true: as the reference (unbiased variance for normalizing, the shards' means averaged
+     * without weights). false, the default: biased variance over all elements of all shards. */
     bool sync_reference;
 };
 
 /* The other shards of a SyncBN layer (norm/sync.h makes one from a communicator).
- * all_reduce: sum `count` doubles over all of them, in place, with the same bits everywhere. Meanwhile
- * other shards of this process may run; they need state and scratch of their own.
- * queue: on a GPU, in the device's own queue. There every group has its place in one array,
- * (groups)(count) doubles of device memory; this one's is `mine`, and the others' are 0.
- * queues: it does no more than queue work, which may be captured in a CUDA graph; else it waits. */
+ * all_reduce: sum `count` doubles over the shards of the group, in place, with the same bits everywhere.
+ * Meanwhile other shards of this process may run; they need state and scratch of their own.
+ * queue: the same on a GPU, in the device's queue. Each group has its place in `places`,
+ * (groups)(count) doubles of device memory. This shard's values are in place `mine`, the rest is 0.
+ * queues: `queue` only queues work, which may be captured in a CUDA graph; else it also waits. */
 struct mabn_norm_sync {
     mabn_status (*all_reduce)(void *context, double *values, size_t count);
     mabn_status (*queue)(void *context, double *places, size_t count); /* NULL: no GPU */
     void *context;
-    int groups, mine; /* statistics over all shards; this one's */
+    int groups, mine; /* groups of shards, each with its statistic; the number of this shard's */
     bool queues;
 };
 
@@ -87,8 +97,7 @@ struct mabn_norm {
     const struct mabn_norm_sync *sync; /* borrowed; NULL: alone. SyncBN only */
 };
 
-/* "none", "bn", "brn", "syncbn", "mabn", "frozen", "gn", "ln", "in", "frn", "evonorm-s0".
- */
+/* "none", "bn", "brn", "syncbn", "mabn", "frozen", "gn", "ln", "in", "frn", "evonorm-s0". */
 extern const struct mabn_word mabn_norm_kinds[];
 const char *mabn_norm_kind_name(enum mabn_norm_kind kind);
 MABN_MUST_USE mabn_status mabn_norm_kind_parse(enum mabn_norm_kind *kind, const char *name);
@@ -98,10 +107,10 @@ const char *mabn_window_rule_name(enum mabn_window_rule rule);
 
 /* The defaults of `kind` given above; norm_batch 0. */
 void mabn_norm_options_init(struct mabn_norm_options *options, enum mabn_norm_kind kind);
-/* `before` when it is of that kind already, else the kind's defaults. */
+/* *options = *before if that is of this kind, else the kind's defaults. */
 void mabn_norm_options_choose(struct mabn_norm_options *options,
                               const struct mabn_norm_options *before, enum mabn_norm_kind kind);
-/* Check the options and fill *norm. */
+/* Check the options and fill *norm. MABN_ERR_ARG, naming the option, when one is out of range. */
 MABN_MUST_USE mabn_status mabn_norm_init(struct mabn_norm *norm,
                                          const struct mabn_norm_options *options, int channels);
 

@@ -6,6 +6,7 @@
 static double gradient(const struct mabn_norm_io *io, const struct mabn_norm_saved *s, int64_t o,
                        int64_t k, int c)
 {
+    /* io->act is FRN's tau here: EvoNorm-S0 is not recorded. */
     const float g = mabn_norm_value(io, io->dy, o), least = io->act ? io->act[c] : 0;
     if (!io->relu) return g;
     if (io->y) return mabn_norm_value(io, io->y, o) <= least ? 0 : g;

@@ -4,7 +4,7 @@
  * kernels_cuda.cu.
  *
  * A thread keeps its channels, as there, and reads back only what it wrote itself: slot by slot,
- * THREADS vectors of 16 bytes each.  */
+ * THREADS vectors of 16 bytes each. */
 #include "device/pack.cuh"
 #include "norm/coefficients.cuh"
 #include "norm/coefficients.h"
@@ -41,9 +41,9 @@ int vectors_of(int rows, int tile)
     return full * THREADS + (rows - full * step) * tile;
 }
 
-/* Choose the tile: whole groups and whole vectors; few enough for there to be many blocks and for
- * two to fit into a multiprocessor, but if possible at least a sector of 32 bytes. arrays: how many
- * are kept in shared memory. */
+/* Choose the tile: whole groups and whole vectors. It is small enough for many blocks, two of which fit
+ * into a multiprocessor, but if possible at least a memory sector of 32 bytes. arrays: the number of
+ * arrays kept in shared memory. False: no tile fits. */
 bool cut_sample(struct cut *c, const struct mabn_cuda_work *w, const struct mabn_cuda_rows *rows,
                 int arrays)
 {

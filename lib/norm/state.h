@@ -15,8 +15,8 @@ struct mabn_norm_tensor {
     int rank;
     int64_t shape[4];
     size_t bytes;
-    void *data;    /* into the state block given (offset from NULL when that was NULL) */
-    bool constant; /* never changes (sta_matrix): saved because the reference saves it; not
+    void *data;    /* in the given state block; NULL when that was NULL */
+    bool constant; /* never changes (sta_matrix); saved because the reference saves it, and not
                     * loaded */
 };
 #define MABN_NORM_MAX_TENSORS 6
@@ -28,10 +28,10 @@ struct mabn_norm_tensor {
  *                        float32; the rows of pre_* from the oldest to the newest statistic
  *   MABN, iteration      running_var (1,C,1,1), iters (1) int64, buffer_x2 (m,C), buffer_gz (m,C)
  *   none, GN, LN, IN, FRN, EvoNorm-S0   nothing
- * BRN: the moving deviation of Ioffe's paper is sqrt(running_var + eps). Returns how many. */
+ * BRN: the moving deviation of Ioffe's paper is sqrt(running_var + eps). Returns the number of tensors. */
 int mabn_norm_state_list(const struct mabn_norm *norm, void *state,
                          struct mabn_norm_tensor list[MABN_NORM_MAX_TENSORS]);
-/* A multiple of 64; 0 when there is none. The block should be aligned to 64. */
+/* Bytes of the block, a multiple of 64; 0: the norm has no state. The block is to be aligned to 64. */
 size_t mabn_norm_state_bytes(const struct mabn_norm *norm);
 /* Write the initial state (running_var 1, the rest 0; sta_matrix; pre_x2 1). Host memory. */
 void mabn_norm_state_reset(const struct mabn_norm *norm, void *state);

@@ -1,5 +1,6 @@
-/* Groups have no communicators of their own. Every group has its place in one sum over all shards, and
- * adds zeros at the others' places. That moves more bytes than necessary, but a layer's sums are few. */
+/* See sync.h. Groups have no communicators of their own. Every group has its place in one sum over all
+ * shards, and adds zeros at the others' places. That moves more bytes than necessary, but a layer's sums
+ * are few. */
 #include "norm/sync.h"
 
 #include <stdlib.h>
@@ -48,8 +49,8 @@ static mabn_status add_alone(struct shares *s, int group, double *values, size_t
     return MABN_OK;
 }
 
-/* Called when the rows of all shards of this rank are complete. All have then read the result of the
- * sum before. Afterwards the rows are free: the first shard that goes on writes its next one. */
+/* Called when the rows of all shards of this rank are complete. By then all have read the result of the
+ * previous sum. Afterwards the rows are free: the first shard that continues writes its next one. */
 static mabn_status add_rows(void *context)
 {
     struct shares *s = context;
@@ -59,7 +60,7 @@ static mabn_status add_rows(void *context)
     return MABN_OK;
 }
 
-/* The row of a shard in step, for sums of so many values of all groups. */
+/* The row of shard i in step, for sums of `all` values, those of all groups. */
 static double *row_of(struct shares *s, int i, size_t all)
 {
     if (i == 0) {
@@ -84,7 +85,7 @@ static mabn_status add_over_group(void *context, double *values, size_t count)
     return MABN_OK;
 }
 
-/* Through the host, which is where the shards of this rank meet. */
+/* Add up on the host, where the shards of this rank meet. */
 static mabn_status add_here(const struct share *mine, double *places, size_t all)
 {
     struct shares *s = mine->all;

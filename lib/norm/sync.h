@@ -1,4 +1,4 @@
-/* SyncBN over shards: whose values make a statistic.
+/* SyncBN over shards: which shards' values make a statistic, and how they are added up.
  *
  * Each call of a SyncBN layer handles one shard's share of the samples. Its sums (two numbers a channel,
  * the number of elements, and whether there are any) are added over all shards, once in forward and
@@ -23,9 +23,9 @@
  *          running_var then differs a little between shards.
  * With equal shares the two differ by that factor alone.
  *
- * On a GPU with one shard NCCL adds the sums, in the device's own queue and in NCCL's order. Without NCCL,
- * and with several shards a rank, they pass through the host, along the tree, and every layer waits for the
- * device. */
+ * On a GPU with one shard a rank NCCL adds the sums, in the device's queue and in NCCL's order. Without
+ * NCCL, and with several shards a rank, they pass through the host, along the tree, and every layer waits
+ * for the device. */
 #ifndef MABN_NORM_SYNC_H
 #define MABN_NORM_SYNC_H
 
@@ -37,17 +37,17 @@
 
 MABN_BEGIN_DECLS
 
-/* sync[i] is for the layers of shard i of this rank, of the shards of `comm`, which run on devices[i]. comm,
- * the devices, nccl and lockstep are borrowed. devices may be NULL where they are CPUs; nccl may be NULL.
- * lockstep is for as many as the rank has shards, and may be NULL where it has one. Statistics are made in
- * groups of `group` neighbouring shards: with 8 shards and 4, shards 0 to 3 make one statistic and 4 to 7
- * another; 0: all shards make one. *sync is NULL when a group is one shard, which needs no sums.
- * MABN_ERR_ARG if the number of shards is no multiple of group. */
+/* sync[i] is for the layers of this rank's shard i, which runs on devices[i]. comm, the devices, nccl and
+ * lockstep are borrowed. devices may be NULL if they are CPUs; nccl may be NULL; lockstep is for all shards
+ * of this rank, and may be NULL if there is one. Statistics are made in groups of `group` neighbouring
+ * shards: of 8 shards in groups of 4, shards 0 to 3 make one statistic and 4 to 7 another; 0: all shards
+ * make one. *sync is NULL when a group is one shard, which needs no sums. MABN_ERR_ARG if the number of
+ * shards is no multiple of group. */
 MABN_MUST_USE mabn_status mabn_norm_sync_new(struct mabn_norm_sync **sync, struct mabn_comm *comm,
                                              int group, struct mabn_device *const *devices,
                                              struct mabn_nccl *nccl,
                                              struct mabn_lockstep *lockstep);
-/* Whether mabn_norm_sync_new would need a lockstep. Fails where that would. */
+/* *steps: does mabn_norm_sync_new need a lockstep? Fails where that fails. */
 MABN_MUST_USE mabn_status mabn_norm_sync_steps(bool *steps, const struct mabn_comm *comm,
                                                int group);
 void mabn_norm_sync_free(struct mabn_norm_sync *sync); /* NULL is fine */

@@ -81,10 +81,10 @@ static struct layout scratch_layout(const struct mabn_work_shape *g, int64_t run
     return l;
 }
 
-/* Enough for every call of at most this size; what a call needs does not simply grow with its size.
- * Runs at a time: those of a wave, or slots times the runs of a unit. Chunks at a time: MAX_CHUNKS
- * of a wave, or those of MAX_SLOTS runs that are not large, or one for each small run of the units.
- * There are no more chunks than exist: each but the last of a run has CHUNK_VALUES or more. */
+/* Enough for every call of at most this size. A smaller call may need more than a larger one, so this is
+ * a bound. Runs at a time: those of a wave, or slots times the runs of a unit. Chunks at a time:
+ * MAX_CHUNKS of a wave, or those of MAX_SLOTS runs that are not large, or one for each small run of the
+ * units. Neither exceeds the whole call's: each chunk but the last of a run has CHUNK_VALUES or more. */
 size_t mabn_work_scratch(const struct mabn_norm *norm, int64_t samples, int64_t positions)
 {
     struct mabn_work_shape g;
@@ -268,7 +268,7 @@ void mabn_work_apply(const struct mabn_work *w, bool squares)
     }
 }
 
-/* Without statistics the factor of x is 0: any finite values will do. */
+/* Norms without statistics read x only for the mask. */
 static bool needs_x(const struct mabn_work *w, enum mabn_mask mask)
 {
     return mask == MABN_MASK_X || mabn_norm_measures(w->norm->options.kind);

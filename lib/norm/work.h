@@ -15,7 +15,7 @@ struct mabn_work_shape {
                           * `width` */
     int64_t runs, run_samples;
     int64_t run_rows, last_rows; /* rows (of C) of every run but the last; of the last run */
-    int64_t chunk_rows, chunks;  /* wide rows a chunk; chunks a run */
+    int64_t chunk_rows, chunks;  /* wide rows of a chunk; chunks of a run */
     int64_t unit_runs;           /* when threads share runs: runs that a thread takes together */
     int64_t slots;               /* threads that may share them; 1 when runs are large */
     int64_t wave_runs;           /* when threads share rows: runs of a wave */
@@ -40,11 +40,11 @@ struct mabn_work {
     float *act;                   /* (width) io->act as used (rounded); NULL: none */
     bool affine;                  /* EvoNorm-S0 without activation: no statistics */
     int64_t first, count;
-    bool serial;               /* use one thread */
-    bool shared;               /* other threads work on other runs of this call */
-    bool known;                /* y was applied before the sums, with the known a */
-    bool clipped;              /* the known a turned out wrong, because r is clipped */
-    double sync_n, sync_ranks; /* SyncBN: elements and ranks that have any */
+    bool serial;                /* use one thread */
+    bool shared;                /* other threads work on other runs of this call */
+    bool known;                 /* y was applied before the sums, with the known a */
+    bool clipped;               /* the known a turned out wrong, because r is clipped */
+    double sync_n, sync_shards; /* SyncBN, of the group: elements; shards that have any */
 };
 
 size_t mabn_work_scratch(const struct mabn_norm *norm, int64_t samples, int64_t positions);
@@ -90,7 +90,7 @@ void mabn_stage_reduce(struct mabn_work *w, int64_t c0, int64_t c1);
 /* Before the sums: the values that moments are taken about; MABN's a and b where they are known. */
 void mabn_stage_shift(struct mabn_work *w, int64_t c0, int64_t c1);
 void mabn_stage_known(struct mabn_work *w, int64_t c0, int64_t c1);
-/* Statistics are about the mean, not about 0. */
+/* Are moments taken about the mean, not about 0? */
 bool mabn_work_centres(const struct mabn_work *w);
 /* MABN: can the work's runs be applied before they are measured? */
 bool mabn_work_knows(const struct mabn_work *w);
@@ -108,7 +108,7 @@ void mabn_stage_backward_finish(struct mabn_work *w, int64_t c0, int64_t c1);
 /* Count the call: iters, num_batches_tracked. After forward_finish. */
 void mabn_work_count(struct mabn_work *w);
 
-/* SyncBN: replace this rank's sums by the sums of all ranks. */
+/* SyncBN: replace this shard's sums by those of its group. */
 MABN_MUST_USE mabn_status mabn_work_sync_forward(struct mabn_work *w);
 MABN_MUST_USE mabn_status mabn_work_sync_backward(struct mabn_work *w);
 

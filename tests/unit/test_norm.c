@@ -878,6 +878,10 @@ static void check_act_again(enum mabn_norm_kind kind)
     if (kind == MABN_NORM_EVONORM_S0)
         tap_fails(mabn_norm_forward(&l.norm, &l.io), MABN_ERR_ARG, "residual",
                   "EvoNorm-S0 with activation and residual");
+    l.io.relu = false;
+    if (kind == MABN_NORM_FRN)
+        tap_fails(mabn_norm_backward(&l.norm, &l.io), MABN_ERR_ARG, "relu",
+                  "FRN: tau without ReLU");
     result_free(&r);
     layer_free(&l);
 }
