@@ -1,5 +1,5 @@
-/* What a network keeps on a GPU, and how nodes run there; for prepare_cuda.cu, run_cuda.cu and the
- * .cu files in nodes/. */
+/* The structures that a network keeps for a GPU, and the functions with which nodes run there; for
+ * prepare_cuda.cu, run_cuda.cu, join_cuda.cu and the .cu files in nodes/. */
 #ifndef MABN_NET_CUDA_CUH
 #define MABN_NET_CUDA_CUH
 
@@ -9,10 +9,10 @@
 #include "ops/conv_cuda.h"
 #include "ops/ops_cuda.h"
 
-/* What the convolutions around a norm add up for it. */
+/* The sums that the convolutions around a norm compute for it. */
 enum { SUM, SQUARE, DSUM, DOT, JOINED_SUMS }; /* Σ x, Σ x²; of the gradient g: Σ g, Σ g·x */
 
-/* What a node has beside struct node. */
+/* A node's fields in addition to struct node. */
 struct layer {
     int shared;                  /* of a convolution or linear layer: its index in net_cuda.convs */
     struct mabn_conv_cuda *conv; /* of net_cuda.convs[shared] */
@@ -34,15 +34,16 @@ struct shared_conv {
     struct mabn_conv_shape shape;
     struct mabn_conv_cuda_options options;
     struct mabn_conv_cuda *conv;
-    bool chosen, after, sums, before; /* of struct layer, of all that share it */
+    bool chosen, after, sums,
+        before; /* as in struct layer, for all that share it; chosen: they are set */
 };
 
-/* Device and host memory of the same layout. */
+/* A step's results; device and host memory of the same layout. */
 struct figures {
     struct mabn_cuda_xent_total total;
     struct mabn_cuda_scaler scaler;
 };
-struct inputs { /* at the end of a slot's upload; and the labels (N) after it */
+struct inputs { /* at the end of a slot's upload, followed by the labels (N) */
     struct mabn_cuda_sgd_rates rates;
     float normalizer; /* of the loss */
 };
@@ -57,7 +58,7 @@ struct slot {
     struct mabn_cuda_event *uploaded, *done;
 };
 
-/* What a graph was captured with, beside what tells variants apart. */
+/* Values that a graph was captured with, in addition to those that distinguish variants. */
 struct captured {
     double smoothing;
     bool update, nesterov;
@@ -66,12 +67,14 @@ struct captured {
 
 struct variant {
     struct mabn_cuda_graph *graph;
-    bool warm;
+    bool warm; /* its work was queued once, so that it can be captured */
     struct captured with;
 };
 
-enum { SLOTS = 2, APART = SLOTS }; /* the last slot's outputs are of the calls apart */
-enum { VARIANTS = 8 };             /* of a step: run_cuda.cu */
+/* Slots 0 and 1 are for steps in flight. The last holds the outputs of mabn_net_forward and other
+ * separate calls. */
+enum { SLOTS = 2, APART = SLOTS };
+enum { VARIANTS = 8 }; /* of a step: run_cuda.cu */
 
 struct net_cuda {
     struct layer *layers;
@@ -143,21 +146,21 @@ static inline int64_t filter_size(const struct mabn_net *net, const struct node 
     return (int64_t)net->params->list[node->weight].count / node->c;
 }
 
-/* Its one output is logits: what steps and their results are for. */
+/* Is its one output logits? Only such networks have steps with results. */
 static inline bool is_classifier(const struct mabn_net *net)
 {
     const struct node *output = &net->nodes[net->output];
     return net->output_count == 1 && output->kind->scores && output->h * output->w == 1;
 }
 
-/* Bytes of a node's output, of the rows that live. */
+/* Bytes of the live rows of a node's output. */
 static inline size_t rows_bytes(const struct mabn_net *net, const struct node *node)
 {
     return (size_t)(net->rows * net_row(node)) * mabn_dtype_size(net->dtype);
 }
 
-/* prepare_cuda.cu: the backend's prepare and release; the copy of a layer's weights from float32
- * ones on the device; all that is made of parameters and state, after someone else wrote those. */
+/* prepare_cuda.cu: the backend's prepare and release; write a layer's weights in use from float32 ones on
+ * the device; renew all copies made of parameters and state, after anything else has written those. */
 mabn_status mabn_net_cuda_prepare(struct mabn_net *net);
 void mabn_net_cuda_release(struct mabn_net *net);
 mabn_status mabn_net_cuda_write_work(const struct mabn_net *net, const struct node *node,
@@ -170,8 +173,8 @@ mabn_status mabn_net_cuda_get_spare(struct mabn_net *net);
 /* Make the layer's own memory at least this large. */
 mabn_status mabn_net_cuda_own(struct mabn_net *net, const struct node *node, size_t bytes);
 
-/* run_cuda.cu, for the kinds: queue a copy within the device; zeros; zeros behind the rows of a
- * node's output (or its gradient) that live. */
+/* run_cuda.cu, for the kinds: queue a copy within the device; zeros; zeros behind the live rows of a
+ * node's output or its gradient. */
 mabn_status mabn_net_cuda_copy(const struct mabn_net *net, void *to, const void *from,
                                size_t bytes);
 mabn_status mabn_net_cuda_clear(const struct mabn_net *net, void *buffer, size_t bytes);

@@ -1,3 +1,4 @@
+/* The nodes of a network as other rooms see them. */
 #include "net/graph.h"
 
 #include "net/internal.h"

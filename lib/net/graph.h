@@ -13,15 +13,15 @@ MABN_BEGIN_DECLS
 enum { MABN_NET_MAX_READS = 8 };
 
 struct mabn_net_node {
-    const char *name; /* the network's; "" where the kind has none */
+    const char *name; /* the network's; kinds that are given none have one: "max-pool" */
     const char *kind; /* "input", "convolution", "norm", "max pool", "mean pool", "linear", … */
-    int reads[MABN_NET_MAX_READS]; /* other nodes; -1: none. For a norm [1] is the shortcut */
-    int64_t height, width, channels;
-    const char *output;                   /* its name as an output of the network, or NULL */
-    bool bias;                            /* convolution, linear */
-    bool centralize;                      /* convolution */
-    int kernel, stride, pad;              /* convolution, max pool */
-    const struct mabn_norm_options *norm; /* norm (norm/norm.h); the network's */
+    int reads[MABN_NET_MAX_READS];   /* other nodes; -1: none. For a norm [1] is the shortcut */
+    int64_t height, width, channels; /* of its output */
+    const char *output;              /* its name as an output of the network, or NULL */
+    bool bias;                       /* convolution, linear */
+    bool centralize;                 /* convolution */
+    int kernel, stride, pad;         /* convolution, max pool */
+    const struct mabn_norm_options *norm; /* norm (norm/options.h); the network's. Others: NULL */
     bool relu;                            /* norm */
 };
 

@@ -1,4 +1,5 @@
-/* What the files of this room share: nodes, parameters, buffers. Not for other rooms. */
+/* The structures that the files of this room share: nodes, buffers, backends, networks. Not for other
+ * rooms. */
 #ifndef MABN_NET_INTERNAL_H
 #define MABN_NET_INTERNAL_H
 
@@ -38,7 +39,7 @@ struct node_ops {
     /* The shape of the convolution that computes the node on `rows` rows. NULL: none does. */
     struct mabn_conv_shape (*conv_shape)(const struct mabn_net *net, const struct node *node,
                                          int64_t rows);
-    /* A plan without live rows computes nothing; take part in what other ranks sum all the same. */
+    /* In a plan without live rows, which computes nothing: take part in the sums of other shards. */
     mabn_status (*meet)(struct mabn_net *net, struct node *node, bool backwards);
 };
 
@@ -54,10 +55,10 @@ struct node_kind {
     const char *name; /* "convolution": for output and messages */
     bool input;       /* its values come from outside the plan */
     bool pads_input;  /* reads inputs whose channels are padded */
-    bool takes_norms; /* work of the norms next to it may be fused into it: the whole norm behind it
-                       * in inference, in training on a GPU what join_cuda.cu says */
+    bool takes_norms; /* work of the norms next to it may be fused into it: in inference the whole
+                       * norm behind it, in training on a GPU see join_cuda.cu */
     bool transposed;  /* its own functions call the passes of its convolution in other roles */
-    bool scores;      /* on a GPU: gives float32 in a plan of another type */
+    bool scores;      /* on a GPU: can write float32 in a plan of another type */
     /* Does backward need the output of read k? The output of the node itself? */
     bool (*keeps)(const struct node *node, int k);
     bool (*keeps_output)(const struct node *node);
@@ -69,17 +70,17 @@ struct node_kind {
     bool (*takes_over)(const struct node *node, int k);
     /* Inference: the read whose buffer the output may overwrite; -1: none. */
     int (*over)(const struct mabn_net *net, const struct node *node);
-    /* Its value is one number, node->loss: it has no output and no gradient of its own, and backward
+    /* Its value is one number, node->loss. It has no output and no gradient of its own, and backward
      * begins at it. */
     bool loss;
-    bool figure;      /* a loss that on a GPU comes with a step's result: one in a network */
-    bool remakes;     /* save_memory: its output can be dropped and recomputed */
+    bool figure;  /* a loss that on a GPU comes with a step's result; at most one in a network */
+    bool remakes; /* save_memory: its output can be dropped and recomputed */
     bool finds_again; /* a reader of this kind gets such an output from mabn_net_input_again */
     /* Its output has the type of what it reads; other kinds take any types. */
     bool one_type;
     /* Before inference or training is planned: join with a neighbouring node. */
     void (*join)(struct mabn_net *net, int node);
-    /* Its share of what mabn_net_node_at tells: the fields that not all kinds have. */
+    /* Fill in the fields of mabn_net_node_at that not all kinds have. */
     void (*attributes)(const struct node *node, struct mabn_net_node *told);
     /* The bytes it moves and the operations it does, for mabn_net_time_layers. */
     void (*describe)(const struct mabn_net *net, const struct node *node,
@@ -103,7 +104,7 @@ struct node {
     char *name;
     int reads[NODE_MAX_READS]; /* nodes; -1: none. For a norm [1] is the shortcut */
     int64_t h, w, c;
-    enum mabn_dtype dtype; /* of the output and its gradient (a GPU's scores: F32) */
+    enum mabn_dtype dtype; /* of the output and its gradient; of a GPU's scores, the gradient's */
     int weight, bias;      /* parameters; of a norm gamma and beta; -1: none */
     int act;               /* of a norm: its activation's parameter; -1: none */
     void *own;             /* the kind's own fields; freed with the node */
@@ -161,9 +162,8 @@ struct net_backend {
     int row_bytes; /* the input's channels are padded to this many bytes where convolutions read
                     * it */
     bool pairs;    /* in training, work of a norm may be fused into its convolutions */
-    bool sums;     /* gradients that a kind cannot add are added after it */
-    bool mixes; /* in a bfloat16 network, inputs, outputs, what losses read, and their gradients are
-                 * float32 */
+    bool mixes;    /* in a bfloat16 network, inputs, outputs, the scores that losses read, and their
+                    * gradients are float32 */
     const struct node_ops *(*ops)(const struct node_kind *kind); /* NULL: it has none */
     /* Once everything is placed: make the primitives, and the memory that they need in addition to
      * the arenas. */
@@ -211,7 +211,7 @@ struct mabn_net {
     char *message;      /* of `status` */
     bool planned;
     int behind;           /* steps begun whose result was not fetched */
-    int64_t rows;         /* live ones; options.batch where they do not vary */
+    int64_t rows;         /* of the next run: the live ones; options.batch where they do not vary */
     const int32_t *live;  /* on a GPU, in its memory: the number of live rows among `rows`; NULL:
                            * all */
     bool accumulate;      /* backward adds to all gradients of parameters */
@@ -229,21 +229,19 @@ struct mabn_net {
     int buffer_count, buffer_capacity;
 
     struct arena activations;
-    size_t arena_bytes; /* of all arenas, a backend's own as well */
-    struct arena
-        packed;       /* a GPU's: weights in the layout that convolutions read, where it differs */
-    uint64_t version; /* version of the parameters that packed, folded and rounded copies were
-                          * made from */
+    size_t arena_bytes;  /* of all arenas, a backend's own as well */
+    struct arena packed; /* on a GPU: weights as convolutions read them, where that differs */
+    uint64_t version; /* of the parameters that packed, folded and rounded copies were made from */
 
     int64_t input_channels; /* as the first convolution reads them: padded on a GPU */
 
     /* The CPU's. */
     float *fold_a, *fold_b; /* as many floats as the widest node has channels */
-    size_t weight_bytes,
-        scratch_bytes; /* shared scratch: a layer's weights in use, then what the operations need */
+    /* Shared scratch: a layer's weights in use, then the operations' own. */
+    size_t weight_bytes, scratch_bytes;
 
-    int *record_channels, *record_fitting, record_channel_count; /* requested; those that a layer
-                                                                  * has */
+    int *record_channels, record_channel_count; /* requested */
+    int *record_fitting;                        /* those of them that the layer at hand has */
     bool record_reference;
     struct mabn_norm_record *record_values; /* of one layer */
     struct mabn_net_record *records;
@@ -312,6 +310,14 @@ static inline bool net_reads(const struct node *node, int x)
     return false;
 }
 
+/* Is node x an output of the network? */
+static inline bool net_is_output(const struct mabn_net *net, int x)
+{
+    for (int k = 0; k < net->output_count; k++)
+        if (net->outputs[k].node == x) return true;
+    return false;
+}
+
 /* Does a loss read node x? */
 static inline bool net_loss_reads(const struct mabn_net *net, int x)
 {
@@ -320,24 +326,23 @@ static inline bool net_loss_reads(const struct mabn_net *net, int x)
     return false;
 }
 
-/* Is this output float32 although the plan is in a type of 2 bytes? On a GPU scores are: outputs that
- * no layer reads, only losses or the caller. Their gradient is of the plan's type. */
+/* Is the output of node x a score: float32 although the plan is in a type of 2 bytes? On a GPU outputs
+ * are that no layer reads, only losses or the caller. Their gradient is of the plan's type. */
 static inline bool net_scores(const struct mabn_net *net, int x)
 {
     if (net->backend->mixes || net->dtype == MABN_DTYPE_F32) return false;
     for (int j = x + 1; j < net->node_count; j++)
         if (net_reads(&net->nodes[j], x) && !net->nodes[j].kind->loss) return false;
-    for (int k = 0; k < net->output_count; k++)
-        if (net->outputs[k].node == x) return true;
-    return net_loss_reads(net, x);
+    return net_is_output(net, x) || net_loss_reads(net, x);
 }
 
-/* The k-th node that is read, NULL if none; its output; the gradient that backward gives it. */
+/* The k-th node that is read, NULL if none. */
 static inline struct node *net_read(const struct mabn_net *net, const struct node *node, int k)
 {
     return node->reads[k] < 0 ? NULL : &net->nodes[node->reads[k]];
 }
 
+/* A node's output. */
 static inline void *net_data(const struct mabn_net *net, const struct node *node)
 {
     return node->bound ? (void *)node->binding.values : net_buffer(net, node->data);
@@ -348,6 +353,7 @@ static inline const void *net_read_data(const struct mabn_net *net, const struct
     return net_data(net, &net->nodes[node->reads[k]]);
 }
 
+/* Where backward writes the gradient of the k-th read; NULL: none is needed. */
 static inline void *net_dx(const struct mabn_net *net, const struct node *node, int k)
 {
     if (node->reads[k] < 0 || !net->nodes[node->reads[k]].trains) return NULL;
@@ -372,8 +378,9 @@ mabn_status mabn_net_get_arena(struct mabn_net *net, struct arena *arena, size_t
 /* The only reader of node x, or -1. */
 int mabn_net_only_reader(const struct mabn_net *net, int x);
 
-/* build.c, for the files in nodes/: a new node. NULL when building has failed already or when a
- * read (x, or all that are not negative) is not a node. Failures are kept for mabn_net_plan. */
+/* build.c, for the files in nodes/: a new node. NULL when building has failed already, or when reads[0],
+ * or another of the `count` reads that is not negative, is not a node. Failures are kept for
+ * mabn_net_plan. */
 struct node *mabn_net_add(struct mabn_net *net, const struct node_kind *kind, const char *name,
                           const int *reads, int count);
 int mabn_net_added(const struct mabn_net *net, const struct node *node); /* its number */
@@ -422,8 +429,8 @@ static inline void net_clear_rows(void *buffer, int64_t live, int64_t rows, cons
         memset((char *)buffer + net_row_bytes(of, live), 0, net_row_bytes(of, rows - live));
 }
 
-/* nodes/conv.c, for a norm: run the convolution that it is folded into; the bytes that the two
- * move. */
+/* nodes/conv.c, for a norm. The first runs the convolution that the norm is folded into. The second
+ * describes the two as one layer: multiply-adds and bytes of the forward. */
 mabn_status mabn_node_conv_infer_for(struct mabn_net *net, int conv, const struct node *norm);
 void mabn_node_conv_describe_in(const struct mabn_net *net, const struct node *conv,
                                 const struct node *norm, struct mabn_net_layer *layer);

@@ -1,15 +1,16 @@
 /* Norms over the whole batch, fused into the neighbouring convolutions (ops/conv_cuda.h,
  * norm/norm_cuda.h): for which layers, and how they run.
  *
- *     forward    The convolution before a norm sums Σ x and Σ x² while it writes x. The norm need not
- *                measure, and only applies what follows. Once MABN's affine map is known ahead, the
- *                convolution runs in the norm's place in the list and writes the norm's output, too.
+ *     forward    The convolution before a norm computes Σ x and Σ x² while it writes x. The norm need
+ *                not measure and only applies. Once MABN's affine map is known ahead, the convolution
+ *                runs in the norm's place in the list and writes the norm's output, too.
  *     backward   Several convolutions may add to the gradient of a norm's output. The last of them
  *                applies ReLU's mask and sums Σ dy·x and Σ dy, whether the map is known or not.
  *
  * Forward saves a read of x. Backward saves a read of dy and a read of x, and with a shortcut a write
- * of dy. (MABN's Σ dy comes with dx and is not requested.) The fused kernels may be slower than the
- * separate ones. So `tune` times both, once for every kind of layer, on the layer's own memory. */
+ * of dy. (MABN's Σ dy comes from the pass that writes dx and is not requested.) The fused kernels may be
+ * slower than the separate ones. So `tune` times both, once for all layers that are alike, on one's own
+ * memory. */
 #include <algorithm>
 #include <vector>
 
@@ -166,7 +167,7 @@ static void take_gradient_sums(const struct mabn_net *net, const struct node *no
 /* ---- timing both ways ---- */
 
 enum { REPEATS = 8, TRIALS = 5 };
-const double ENOUGH = 0.03; /* seconds that one measurement takes at least */
+const double ENOUGH = 0.03; /* seconds of trials after which no further one is made */
 const double HOLD = 0.002;  /* seconds that the device is held up while the host queues the timed
                              * work */
 

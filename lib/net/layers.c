@@ -4,17 +4,11 @@
 #include "base/mem.h"
 #include "net/internal.h"
 
-static bool is_output(const struct mabn_net *net, const struct node *node)
-{
-    for (int i = 0; i < net->output_count; i++)
-        if (node == &net->nodes[net->outputs[i].node]) return true;
-    return false;
-}
-
 double mabn_net_output_bytes(const struct mabn_net *net, const struct node *node)
 {
+    const bool score = net_scores(net, mabn_net_added(net, node));
     return (double)net_values(net, node) *
-           (double)(is_output(net, node) ? sizeof(float) : mabn_dtype_size(node->dtype));
+           (double)(score ? sizeof(float) : mabn_dtype_size(node->dtype));
 }
 
 double mabn_net_gradient_bytes(const struct mabn_net *net, const struct node *node)

@@ -4,19 +4,21 @@
  * each gives its scores their gradient. An output that a loss reads therefore has no gradient for
  * the caller to fill in.
  *
- * The targets come with the run, as the boxes of a RoIAlign do, and with them the normalizer: the
- * loss is a sum divided by it. The caller knows it, because it may count rows of other plans, of
- * other feature maps or of other ranks. With normalizer 0 the loss and its gradient are 0, and so
- * they are while there are no targets.
+ * The targets come with the run, as the boxes of a RoIAlign do, and with them the normalizer, by which
+ * the loss's sum is divided. The caller gives it, because it may count rows of other plans, of other
+ * feature maps or of other ranks. With normalizer 0, and without targets, the loss and its gradient are 0.
  *
- * mabn_net_set_labels copies, for as many rows as the next run has. The other targets are borrowed
- * until the backward of that run is done.
+ * mabn_net_set_labels copies the labels of as many rows as the next run has. The other targets are
+ * borrowed until the backward of that run is done.
  *
- * On a GPU targets may lie on the device, with stride 0, and the normalizer too (normalizer_at, one
- * float): such a loss is queued and stays there (net/queue.h).
+ * On a GPU targets may lie on the device (on_device; stride must be 0), and the normalizer too
+ * (normalizer_at, one float). Such a loss is queued and stays there (net/queue.h).
  *
- * To add a loss: a file in nodes/ whose kind has `loss` set, its functions here, its case in
- * tests/unit/test_nodes.c. */
+ * mabn_net_add_… return the node's id, or -1; mabn_net_plan reports the failure. The setters are
+ * MABN_BUG when the network has no loss of this name and kind.
+ *
+ * To add a loss: the list at struct node_kind (internal.h); its kind has `loss` set and its functions are
+ * declared here. */
 #ifndef MABN_NET_LOSSES_H
 #define MABN_NET_LOSSES_H
 
@@ -36,7 +38,7 @@ struct mabn_net_labels {
     const int32_t *labels; /* (N) each below `classes`; -1: no label, the row counts nothing */
     double smoothing;      /* 0 to below 1 */
     double normalizer;
-    bool on_device; /* borrowed, then */
+    bool on_device; /* the labels are borrowed then */
     const float *normalizer_at;
 };
 int mabn_net_add_softmax_loss(struct mabn_net *net, int scores, const char *name);
@@ -45,13 +47,13 @@ void mabn_net_set_labels(struct mabn_net *net, const char *loss,
 
 /* ---- sigmoid cross-entropy with weights (ops/sigmoid_loss.h) ----
  *
- * scores (N,h,w,c): Σ weight·loss(score, target) / normalizer. Either every score has a target, or
- * one channel of each row counts and has a mask to match: bits, or where there are none `target`,
- * (N,h,w) from 0 to 1. */
+ * scores (N,h,w,c): Σ weight·loss(score, target) / normalizer. Either every score has a target, or one
+ * channel of each row counts and has a mask. The mask is `bits` or, if that is NULL, `target`, (N,h,w)
+ * from 0 to 1, which only the CPU has (a GPU's forward: MABN_ERR_UNSUPPORTED). */
 struct mabn_net_sigmoid_targets {
     const float *target, *weight; /* (N) rows of h·w·c values; weight NULL: all 1 */
     int64_t stride;               /* values from one row to the next; 0: h·w·c */
-    const int32_t *channel;       /* (N); NULL: all count. A row of channel -1 counts nothing */
+    const int32_t *channel;       /* (N); NULL: all count. A row of channel -1 does not count */
     const uint8_t *bits;          /* (N,h,w) 0 or 1, where `channel` is given */
     double normalizer;
     bool on_device;
@@ -63,8 +65,8 @@ void mabn_net_set_sigmoid_targets(struct mabn_net *net, const char *loss,
 
 /* ---- smooth L1 of boxes with weights (ops/smooth_l1.h) ----
  *
- * scores (N,h,w,c) hold h·w·c/(4·groups) boxes a row, each with four numbers for every group, of
- * which those of its own group count: Σ weight·loss(scores − target) / normalizer. */
+ * scores (N,h,w,c) hold h·w·c/(4·groups) boxes a row. Each box has four numbers for every group, and
+ * those of its own group count: Σ weight·loss(scores − target) / normalizer. */
 struct mabn_net_smooth_l1 {
     double beta;
     int groups; /* 1, or the number of classes */

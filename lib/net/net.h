@@ -13,7 +13,7 @@
  *
  * Training keeps the inputs of convolutions and norms for backward, and nothing else. Gradients take
  * over each other's buffers. With save_memory the outputs of norms are not kept but recomputed from
- * the norm's input; on a CPU also those with a shortcut, of two blocks in a row one.
+ * the norm's input. On a CPU that includes every second output of a norm with a shortcut.
  *
  * Inputs, outputs and losses have names. In training an output that no loss reads has a gradient as
  * well, which the caller fills between forward and backward, usually through a plan that reads the
@@ -49,11 +49,11 @@
 MABN_BEGIN_DECLS
 
 struct mabn_net;
-struct mabn_norm_options; /* norm/norm.h */
+struct mabn_norm_options; /* norm/options.h */
 struct mabn_norm_sync;
 
-/* What activations, their gradients and the weights in use are kept in. Sums, statistics,
- * parameters and optimizer are float32 in all. The CPU computes in float32 and bfloat16. */
+/* The type of activations, their gradients and the weights in use. Sums, statistics, parameters and the
+ * optimizer's arrays are float32 or double in all. The CPU computes in float32 and bfloat16. */
 enum mabn_net_precision {
     MABN_NET_AUTO, /* float32 on the CPU, bfloat16 on a GPU */
     MABN_NET_FP32,
@@ -64,9 +64,9 @@ enum mabn_net_precision {
 extern const struct mabn_word mabn_net_precisions[]; /* "auto", "fp32", "tf32", "bf16", "fp16" */
 const char *mabn_net_precision_name(enum mabn_net_precision precision);
 
-/* Memory for the activations of several plans of which one runs at a time: each of them may write all
- * of it. Zeroed is valid and empty. A new plan that needs more makes it grow. Before that `outgrown` is
- * called, which must free all plans over the old memory. */
+/* Memory for the activations of several plans, of which one runs at a time: each of them may write all
+ * of it. A zeroed struct is an empty pool, but `outgrown` must be set. When a new plan needs more memory,
+ * `outgrown` is called, which must free all plans over the old memory; then the pool grows. */
 struct mabn_net_memory_pool {
     void *base;
     size_t bytes;
@@ -82,35 +82,37 @@ enum mabn_net_join {
 };
 
 struct mabn_net_options {
-    int batch, height, width, channels; /* of the input, or rows alone where all inputs are bound */
+    int batch, height, width,
+        channels; /* of the input; if all inputs are bound, only batch counts */
     enum mabn_net_precision precision;
     bool training;
     bool no_fold; /* inference: do not fold norms into convolutions, for comparisons */
     bool exact;   /* direct convolution sums, no Winograd: slower, for comparisons */
-    bool tune;    /* choose convolutions by time: on a GPU anew in every run, on a CPU whose device
-                   * tunes (device/tune.h) once */
+    bool tune; /* choose convolutions by timing: on a GPU for each plan, on a CPU whose device tunes
+                   * (device/tune.h) once; not with vary_rows on a CPU */
     /* On a GPU: let convolutions do work of the BN, BRN, SyncBN and MABN layers around them that
      * normalize over the whole batch (norm_cuda.h), where the device's library can. Its sums need
      * not repeat bit for bit, so results do not either. */
     enum mabn_net_join join;
     bool bytes; /* pictures come as bytes; on a GPU only, which normalizes them itself */
-    /* On a GPU: who makes the plan fills its input there (net/queue.h), with this in place of
-     * mabn_net_input. It is called each time before a forward is queued. */
+    /* On a GPU, in place of mabn_net_input: a function that writes the input on the device
+     * (mabn_net_fed_of, net/queue.h). It is called each time before a forward is queued. */
     mabn_status (*feed)(void *context, struct mabn_net *net);
     void *feed_context;
     bool save_memory; /* training: recompute outputs of norms */
     bool vary_rows;   /* a run may take fewer rows than `batch` */
-    /* Inference on a CPU, for the only plan of a store whose weights do not change any more: the first
-     * forward packs the weights of each convolution and gives the memory of the originals back. They
-     * cannot be read from then on. */
+    /* Inference on a CPU, for the only plan of a store whose weights will not change: the first forward
+     * packs the weights of each convolution and gives the memory of the originals back. They cannot be
+     * read from then on. */
     bool takes_weights;
-    const struct mabn_norm_sync *sync; /* for SyncBN; borrowed, NULL: one rank */
+    const struct mabn_norm_sync *sync; /* for SyncBN; borrowed, NULL: one shard */
     struct mabn_params *params;        /* borrowed; NULL: the network has a store of its own */
     struct mabn_net_memory_pool *pool; /* borrowed; NULL: activations of its own */
 };
 
 /* ---- building: for lib/model; each call appends a node and returns the id of its output ---- */
 
+/* MABN_ERR_ARG, MABN_ERR_LIMIT: the input's size; MABN_ERR_UNSUPPORTED: the device cannot do it. */
 MABN_MUST_USE mabn_status mabn_net_new(struct mabn_net **net, struct mabn_device *device,
                                        const struct mabn_net_options *options);
 void mabn_net_free(struct mabn_net *net); /* NULL is fine */
@@ -118,7 +120,7 @@ void mabn_net_free(struct mabn_net *net); /* NULL is fine */
 /* How a layer's weights start; {0}: by the rule given to mabn_params_initialize. */
 struct mabn_net_start {
     enum { MABN_START_DEFAULT, MABN_START_NORMAL, MABN_START_UNIFORM } rule;
-    double spread; /* standard deviation; half the width */
+    double spread; /* NORMAL: standard deviation; UNIFORM: half the width of the range */
 };
 
 struct mabn_net_conv {
@@ -142,7 +144,8 @@ int mabn_net_add_norm(struct mabn_net *net, int x, const char *name,
                       const struct mabn_norm_options *norm, int residual, bool relu);
 int mabn_net_add_max_pool(struct mabn_net *net, int x, int kernel, int stride, int pad);
 int mabn_net_add_global_pool(struct mabn_net *net, int x); /* mean over H,W → (N,1,1,C) */
-/* Reads (N,h,w,C) as h·w·C values; in files its weights' columns are in the order C,h,w. */
+/* Reads (N,h,w,C) as h·w·C values, gives (N,1,1,out). In files its weights' columns are in the order
+ * C,h,w. */
 struct mabn_net_linear {
     int out;
     bool no_bias;
@@ -156,6 +159,7 @@ int mabn_net_add_upsample(struct mabn_net *net, int fine, int coarse, const char
 /* 2×2 with stride 2, with bias: twice the height and width. Weights (in,out,2,2) in files. */
 int mabn_net_add_transposed_conv(struct mabn_net *net, int x, const char *name, int out,
                                  const struct mabn_net_start *start);
+/* y = 1/(1 + e^−x) */
 int mabn_net_add_sigmoid(struct mabn_net *net, int x);
 
 enum { MABN_NET_MAX_FEATURES = 8 };
@@ -172,8 +176,9 @@ int mabn_net_add_roi_align(struct mabn_net *net, const char *name, const int *fe
 /* What the network computes. mabn_net_logits is the first output. */
 void mabn_net_add_output(struct mabn_net *net, int x, const char *name);
 
-/* Failures of the calls above (names, shapes, memory) are reported here, so that model code need
- * not check each line. A store that is not placed yet is placed. */
+/* Failures of the calls above (names, shapes) are reported here, so that model code need not check each
+ * line. A store that is not placed yet is placed. MABN_ERR_UNSUPPORTED: the device lacks a kind of node;
+ * MABN_ERR_NOMEM. To be called once. */
 MABN_MUST_USE mabn_status mabn_net_plan(struct mabn_net *net);
 /* Only report failures: for a network that was built to declare its parameters. */
 MABN_MUST_USE mabn_status mabn_net_built(struct mabn_net *net);
@@ -182,7 +187,7 @@ MABN_MUST_USE mabn_status mabn_net_built(struct mabn_net *net);
 
 struct mabn_params *mabn_net_params(const struct mabn_net *net);
 
-/* The rows of the runs that follow: 0 to options.batch. */
+/* The rows of the runs that follow: 0 to options.batch. Without options.vary_rows only the whole batch. */
 void mabn_net_set_rows(struct mabn_net *net, int64_t rows);
 
 /* An output's memory, (n,h,w,c), for the n rows of the last run. `gradient` is NULL in inference and
@@ -198,7 +203,7 @@ struct mabn_net_output {
 struct mabn_net_output mabn_net_output_of(const struct mabn_net *net, const char *name);
 
 /* Where a bound input's values are from now on, and where its gradient is added (NULL: nowhere). Both
- * are of the other plan's type. On a GPU both plans must be of the same type. */
+ * are of the other plan's type, (n,h,w,channels). On a GPU both plans must be of the same type. */
 struct mabn_net_binding {
     const float *values;
     float *gradient;
@@ -206,8 +211,8 @@ struct mabn_net_binding {
 };
 void mabn_net_bind(struct mabn_net *net, int input, const struct mabn_net_binding *binding);
 
-/* The boxes of a RoIAlign for the runs that follow, which have as many rows. Borrowed until then.
- */
+/* The boxes of a RoIAlign for the runs that follow, which have as many rows as there are boxes. The arrays
+ * are borrowed until the backward of the last of those runs is done. */
 struct mabn_net_rois {
     int64_t count;
     const float *boxes;           /* (K,4) x1, y1, x2, y2 in pixels of the image */
@@ -255,7 +260,7 @@ MABN_MUST_USE mabn_status mabn_net_update(struct mabn_net *net, const struct mab
 
 /* ---- running behind ----
  *
- * The same work as one call, which on a GPU is one captured graph and returns before it is done:
+ * The same work in one call. On a GPU it is one captured graph, and the call returns before it is done:
  *
  *     for (;;) {
  *         fill mabn_net_input, mabn_net_set_labels
@@ -267,8 +272,7 @@ MABN_MUST_USE mabn_status mabn_net_update(struct mabn_net *net, const struct mab
  * On the CPU depth is 1: a step's result is there when it returns. On a GPU it is 2: the result of
  * step k comes while step k+1 runs, and the host waits for nothing else. After mabn_net_step the input
  * is other memory than before, so ask for it again. Anything else that is asked of the net or its
- * parameters waits for the steps that were begun. Their results can still be fetched.
- */
+ * parameters waits for the steps that were begun. Their results can still be fetched. */
 
 struct mabn_net_result {
     bool skipped; /* float16: gradients overflowed, nothing was updated, the scale was halved */
@@ -284,8 +288,9 @@ MABN_MUST_USE mabn_status mabn_net_result(struct mabn_net *net, struct mabn_net_
 int mabn_net_behind(const struct mabn_net *net); /* steps begun whose result was not fetched */
 int mabn_net_depth(const struct mabn_net *net);  /* the most there may be */
 
-/* float16: the loss scale, and the steps since it last changed; in checkpoints, so that going on is
- * exact. In other precisions 1 and 0, and setting it does nothing. */
+/* float16: the loss scale, and the steps since it last changed; kept in checkpoints, so that a resumed run
+ * is exact. In other precisions 1 and 0, and setting it does nothing. MABN_ERR_FORMAT: a scale that is
+ * not a power of two, or out of range. */
 struct mabn_net_loss_scale {
     double scale, steps;
 };
@@ -303,14 +308,16 @@ struct mabn_net_record {
     int channel;
     double mu_x, var_x, mu_g, mu_gy;
 };
-/* Record these channels (those that a layer has) of every norm in each training step, with the
- * reference recorder's own definition of mu_gy or the paper's; count 0 stops. */
+/* Record these channels (those that a layer has) of every norm in each training step, with the reference
+ * recorder's own definition of mu_gy or the paper's; count 0 stops. Backward fails with
+ * MABN_ERR_UNSUPPORTED at a norm that cannot be recorded (mabn_norm_record). */
 void mabn_net_record(struct mabn_net *net, const int *channels, int count, bool reference);
 /* The records of the last backward, in layer order; owned by the net, valid until the next. */
 const struct mabn_net_record *mabn_net_records(const struct mabn_net *net, int *count);
 
-/* Bytes of planned memory: activations and their gradients; parameters, gradients and momentum;
- * scratch. */
+/* Bytes of planned memory. activations: with their gradients. parameters: with gradients, momentum and
+ * state if the store is the network's own; and packed weights, those of the whole store. scratch: also a
+ * backend's other arrays. */
 struct mabn_net_memory {
     size_t activations, parameters, scratch;
 };
@@ -323,9 +330,9 @@ MABN_MUST_USE mabn_status mabn_net_time_convolutions(struct mabn_net *net, doubl
 
 /* What a layer takes, and what it must move. */
 struct mabn_net_layer {
-    const char *name, *kind;         /* "layer1.0.bn1", "norm"; the net's. Pools have no name: "" */
+    const char *name, *kind;         /* "layer1.0.bn1", "norm"; the net's */
     int64_t height, width, channels; /* of the output */
-    double forward, backward;        /* seconds; 0 where it has none, or its neighbour does it */
+    double forward, backward;        /* seconds; 0 where it has none, or a neighbour does it */
     /* Each array that it reads or writes counts once. A layer that must read one twice (BN in training)
      * therefore takes longer than a copy of this many bytes, at best. */
     double forward_bytes, backward_bytes;

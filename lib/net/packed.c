@@ -1,3 +1,4 @@
+/* A store's packed weights: found, placed as one block, and released. */
 #include "net/packed.h"
 
 #include <stdlib.h>

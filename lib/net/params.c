@@ -244,9 +244,6 @@ static mabn_status reset_state(struct mabn_params *params)
     return status;
 }
 
-/* tensors.c */
-void mabn_params_list(struct mabn_params *params);
-
 mabn_status mabn_params_place(struct mabn_params *params, bool training)
 {
     const size_t floats = params->values * sizeof(float);

@@ -36,8 +36,8 @@ MABN_MUST_USE mabn_status mabn_params_new(struct mabn_params **params, struct ma
 /* After every network that borrows it; NULL is fine. */
 void mabn_params_free(struct mabn_params *params);
 
-/* Allocate what was declared so far; with `training` also gradients and momentum. To be called
- * once. */
+/* Allocate what was declared so far, and reset the norms' state; with `training` also gradients and
+ * momentum. To be called once. MABN_ERR_NOMEM. */
 MABN_MUST_USE mabn_status mabn_params_place(struct mabn_params *params, bool training);
 
 /* A store that shares the values of `of` but has gradients and a state of the norms of its own. It is for
@@ -65,11 +65,12 @@ void mabn_params_group(struct mabn_params *params, const struct mabn_params_grou
 struct mabn_params_sgd {
     double lr, momentum, weight_decay;
     bool nesterov;
-    bool
-        no_decay_norm_bias; /* decay only convolution and linear weights, whatever the groups say */
-    double grad_scale;      /* multiplies every gradient first; 0 is 1 */
+    bool no_decay_norm_bias; /* only weights of convolutions and linear layers decay, whatever the
+                              * groups say */
+    double grad_scale;       /* multiplies every gradient first; 0 is 1 */
 };
-/* buf = momentum·buf + grad + decay·p; p -= lr·buf, for every trained parameter. */
+/* buf = momentum·buf + grad + decay·p; p -= lr·buf, for every trained parameter (ops/sgd.h). MABN_ERR_ARG
+ * for a store that is not placed for training, or is a shared one. */
 MABN_MUST_USE mabn_status mabn_params_update(struct mabn_params *params,
                                              const struct mabn_params_sgd *sgd);
 /* The Euclidean norm of all gradients, summed in a fixed order. On a GPU they are copied to the
@@ -102,9 +103,9 @@ const struct mabn_params_tensor *mabn_params_at(const struct mabn_params *params
 /* Index, or -1. */
 int mabn_params_find(const struct mabn_params *params, const char *name,
                      enum mabn_params_role role);
-/* Copy a tensor out or in, in file order; `bytes` must be its exact size. Setting a constant one
- * (MABN's sta_matrix) is accepted and does nothing. On a CPU several threads may set different ones
- * at a time. */
+/* Copy a tensor out or in, in file order; MABN_ERR_ARG if `bytes` is not its exact size. Setting a
+ * constant one (MABN's sta_matrix) is accepted and does nothing. On a CPU several threads may set
+ * different ones at a time. */
 MABN_MUST_USE mabn_status mabn_params_get(const struct mabn_params *params, int index, void *values,
                                           size_t bytes);
 MABN_MUST_USE mabn_status mabn_params_set(struct mabn_params *params, int index, const void *values,
@@ -117,7 +118,7 @@ MABN_MUST_USE mabn_status mabn_params_set_state(struct mabn_params *params, cons
  * on: *count floats from byte *offset. False after the last run. */
 bool mabn_params_state_floats(const struct mabn_params *params, int run, size_t *offset,
                               size_t *count);
-/* Copy values and state from one store to another of the same model. */
+/* Copy values and state from one store to another; MABN_ERR_MISMATCH if it is not of the same model. */
 MABN_MUST_USE mabn_status mabn_params_copy(struct mabn_params *dst, const struct mabn_params *src);
 
 /* Initial values of parameters, where the model gives no rule for the layer. */
@@ -132,10 +133,11 @@ MABN_MUST_USE mabn_status mabn_params_initialize(struct mabn_params *params, uin
                                                  enum mabn_params_init kind);
 
 struct mabn_device *mabn_params_device(const struct mabn_params *params);
-/* The arenas, for all-reduce, checks and counting: floats on the device. */
+/* The arenas, for all-reduce, checks and counting: *count floats on the device. Parameters begin at
+ * multiples of 64 bytes, with zeros between. Asking for the values counts as changing them. */
 float *mabn_params_values(struct mabn_params *params, size_t *count);
 float *mabn_params_gradients(struct mabn_params *params, size_t *count); /* NULL without training */
-size_t mabn_params_bytes(const struct mabn_params *params);
+size_t mabn_params_bytes(const struct mabn_params *params);              /* of all arenas */
 
 MABN_END_DECLS
 #endif

@@ -1,5 +1,5 @@
-/* The update of a store of parameters on a GPU, apart from any plan: its own list for the kernel of
- * ops_cuda.h. What plans have made of the parameters they make again when they find them newer. */
+/* The update of a store of parameters on a GPU, without a plan: with its own list for the kernel of
+ * ops_cuda.h. Plans renew the copies they made of the parameters when they find a newer version. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +16,7 @@ struct params_cuda {
     struct arena memory; /* on the device: the same list, then pieces and rates */
     size_t pieces_at, rates_at;
     int64_t piece_count;
-    struct mabn_cuda_scaler *scaler; /* NULL: gradients are what they are */
+    struct mabn_cuda_scaler *scaler; /* NULL: gradients are not scaled */
     double weight_decay;             /* of the list on the device */
     int no_decay_norm_bias;          /* of the list on the device; −1: it is not there yet */
 };
@@ -83,7 +83,7 @@ static mabn_status prepare(struct mabn_params *params)
     return status;
 }
 
-/* Each parameter's decay, where it is another than before. */
+/* Each parameter's decay, written to the device when it has changed. */
 static mabn_status set_decay(struct mabn_params *params, const struct mabn_params_sgd *sgd)
 {
     struct params_cuda *c = params->cuda;
@@ -144,7 +144,7 @@ mabn_status mabn_params_cuda_scaler(struct mabn_params *params, struct mabn_cuda
     return mabn_cuda_scaler_init(*scaler, mabn_cuda_stream(params->device));
 }
 
-/* Of what the update will take: filters of centralized weights without their means. */
+/* Of the gradients as the update uses them: filters of centralized weights without their means. */
 static double gradient_norm(const struct mabn_params *params)
 {
     const size_t bytes = params->values * sizeof(float);

@@ -1,4 +1,4 @@
-/* What a store of parameters is made of, for the files of this room that plan and run. */
+/* The structure of a store of parameters, for the files of this room. */
 #ifndef MABN_NET_PARAMS_INTERNAL_H
 #define MABN_NET_PARAMS_INTERNAL_H
 
@@ -24,7 +24,7 @@ struct parameter {
     bool buffer;     /* a frozen norm's: state to a checkpoint, never trained */
     bool trains;     /* not a buffer, not frozen */
     bool centralize; /* a convolution's weights that are used without their filters' means */
-    bool lost;       /* a plan has taken its values (options.takes_weights) */
+    bool lost;       /* a plan has given its values' memory back (options.takes_weights) */
     enum {
         FILL_CONV,   /* by mabn_params_init */
         FILL_LINEAR, /* uniform in ±1/sqrt(fan_in) */
@@ -50,8 +50,8 @@ struct mabn_params {
     const struct params_backend *backend;
     bool placed, training;
     bool shares;      /* the weights are another store's */
-    uint64_t version; /* of values and state: plans that keep something made of them compare it */
-    uint64_t state_version; /* of the state alone, as others than plans that train write it */
+    uint64_t version; /* of values and state; plans that keep copies made of them compare it */
+    uint64_t state_version; /* of the state alone; training does not change it */
 
     struct parameter *list;
     int count, capacity;
@@ -75,11 +75,10 @@ struct mabn_params {
 
 /* Where a store is. Functions are as mabn_params_<name>. */
 struct params_backend {
-    bool host; /* its memory is the host's */
-    bool
-        centralized; /* backward subtracts the filters' means from gradients; else the update does */
+    bool host;        /* its memory is the host's */
+    bool centralized; /* backward subtracts the filters' means of gradients; else the update */
     mabn_status (*update)(struct mabn_params *params, const struct mabn_params_sgd *sgd);
-    /* Not a number where the gradients cannot be fetched. */
+    /* NaN where the gradients cannot be fetched. */
     double (*gradient_norm)(const struct mabn_params *params);
     void (*release)(struct mabn_params *params); /* what it keeps beside the arenas */
 };
@@ -92,13 +91,14 @@ static inline double params_decay(const struct parameter *p, const struct mabn_p
     return decays ? sgd->weight_decay : 0;
 }
 
-/* params_cuda.cu. Of the plans that train these parameters in float16, in device memory: their gradients are so much
- * larger, which the update takes off. Made when it is first asked for. */
+/* params_cuda.cu: the loss scaler of plans that train these parameters in float16; in device memory, made
+ * when it is first requested. Their gradients contain its scale as a factor, which the update removes. */
 struct mabn_cuda_scaler;
 MABN_MUST_USE mabn_status mabn_params_cuda_scaler(struct mabn_params *params,
                                                   struct mabn_cuda_scaler **scaler);
 
-/* Declare "<layer>.<suffix>", or find it when it is there and alike. */
+/* Declare "<layer>.<suffix>", or find it when it was declared alike. MABN_ERR_ARG: it was declared
+ * differently, or is new to a store that is placed; MABN_ERR_LIMIT: too large. */
 MABN_MUST_USE mabn_status mabn_params_declare(struct mabn_params *params, int *index,
                                               const char *layer, const char *suffix,
                                               struct mabn_shape shape,
@@ -108,7 +108,10 @@ MABN_MUST_USE mabn_status mabn_params_declare_state(struct mabn_params *params, 
                                                     const char *layer,
                                                     const struct mabn_norm *norm);
 
-/* Give the memory of a parameter's values back. */
+/* tensors.c: list the named tensors, once everything is placed. */
+void mabn_params_list(struct mabn_params *params);
+
+/* Give the memory of a parameter's values back to the system. They cannot be read from then on. */
 void mabn_params_lose(struct mabn_params *params, int parameter);
 
 static inline float *params_weight(const struct mabn_params *params, int parameter)

@@ -12,7 +12,7 @@
  * input's gradient over its output's, and a shortcut takes the gradient of the block's output as its
  * own. Outputs that no loss reads have their gradients from the end of forward on.
  *
- * Inference. A node that is executed in another's place has no output of its own.    */
+ * Inference. A node that is executed in another's place has no output of its own. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,19 +27,12 @@ static int new_buffer(struct mabn_net *net, size_t bytes, int first, int last)
     return net->buffer_count++;
 }
 
-/* The type of a node's gradient and output; outputs of the net are float32. */
+/* Bytes of a node's output, or of its gradient. An input has padded channels. */
 static size_t node_bytes(const struct mabn_net *net, const struct node *node)
 {
     int64_t values = net_values(net, node);
     if (node->kind->input) values = values / node->c * net->input_channels;
     return (size_t)values * mabn_dtype_size(node->dtype);
-}
-
-static bool is_output(const struct mabn_net *net, int i)
-{
-    for (int k = 0; k < net->output_count; k++)
-        if (net->outputs[k].node == i) return true;
-    return false;
 }
 
 static bool is_float(const struct mabn_net *net, int i)
@@ -68,7 +61,8 @@ static void choose_types(struct mabn_net *net)
     bool changed = net->backend->mixes;
     for (int i = 0; i < net->node_count; i++) {
         const struct node_kind *kind = net->nodes[i].kind;
-        const bool edge = is_output(net, i) || kind->input || kind->loss || net_loss_reads(net, i);
+        const bool edge =
+            net_is_output(net, i) || kind->input || kind->loss || net_loss_reads(net, i);
         net->nodes[i].dtype = edge && net->backend->mixes ? MABN_DTYPE_F32 : net->dtype;
     }
     while (changed) {
@@ -78,6 +72,7 @@ static void choose_types(struct mabn_net *net)
     }
 }
 
+/* Of the output alone: scores are float32. */
 static size_t output_bytes(const struct mabn_net *net, int i)
 {
     const struct node *node = &net->nodes[i];
@@ -133,7 +128,7 @@ static int over(const struct mabn_net *net, int i)
 {
     const struct node *node = &net->nodes[i];
     int read = node->kind->over ? node->kind->over(net, node) : -1;
-    if (read < 0 || net->nodes[read].kind->input || is_output(net, read)) return -1;
+    if (read < 0 || net->nodes[read].kind->input || net_is_output(net, read)) return -1;
     return net->buffers[net->nodes[read].data].last == i ? read : -1;
 }
 
@@ -156,7 +151,7 @@ static void plan_inference(struct mabn_net *net)
     for (int i = 0; i < net->node_count; i++) {
         const struct node *node = &net->nodes[i];
         if (node->runs_at != i || node->bound || node->kind->loss) continue;
-        place_output(net, i, is_output(net, i) ? 2 * net->node_count : last_reader(net, i));
+        place_output(net, i, net_is_output(net, i) ? 2 * net->node_count : last_reader(net, i));
     }
     hold_inputs(net);
 }
@@ -214,7 +209,7 @@ static bool can_remake(const struct mabn_net *net, int i)
         return false;
     for (int j = i + 1; j < net->node_count; j++)
         if (keeps(&net->nodes[j], i) && !net->nodes[j].kind->finds_again) return false;
-    return first >= 0 && !is_output(net, i) &&
+    return first >= 0 && !net_is_output(net, i) &&
            shortcut_stays(net, i, net_backward_step(net, first));
 }
 
@@ -234,7 +229,7 @@ static void plan_outputs(struct mabn_net *net)
         struct node *node = &net->nodes[i];
         int last = last_reader(net, i), need = backward_need(net, i);
         if (node->bound || node->kind->loss) continue;
-        if (is_output(net, i)) last = 2 * net->node_count;
+        if (net_is_output(net, i)) last = 2 * net->node_count;
         if (need && can_remake(net, i)) {
             node->remake_for = first_backward(net, i);
             node->again = new_buffer(net, node_bytes(net, node),
@@ -263,46 +258,36 @@ static int give_gradient(struct mabn_net *net, int x, int buffer, int step)
 
 /* Where backward of node i writes the gradient of read k. `mine`: the node's own gradient, while
  * its buffer was not reused. */
-static mabn_status plan_read(struct mabn_net *net, int i, int k, int *mine)
+static void plan_read(struct mabn_net *net, int i, int k, int *mine)
 {
     struct node *node = &net->nodes[i], *x = net_read(net, node, k);
     const int step = net_backward_step(net, i);
-    if (!x || !x->trains || x->bound) return MABN_OK;
+    if (!x || !x->trains || x->bound) return;
     if (x->grad < 0) {
         const bool takes = node->kind->takes_over && node->kind->takes_over(node, k);
         node->dx[k] = give_gradient(net, node->reads[k], takes ? *mine : -1, step);
         if (takes) *mine = -1;
-        return MABN_OK;
+        return;
     }
     node->dx_adds[k] = true;
     node->dx[k] = x->grad;
-    if (node->kind->adds && node->kind->adds(node, k)) return MABN_OK;
-    if (!net->backend->sums)
-        return mabn_fail(MABN_ERR_UNSUPPORTED, "'%s': its input is read by others too", node->name);
-    node->dx[k] = new_buffer(net, node_bytes(net, x), step, step); /* run.c adds it to x->grad */
-    return MABN_OK;
+    if (node->kind->adds && node->kind->adds(node, k)) return;
+    node->dx[k] =
+        new_buffer(net, node_bytes(net, x), step, step); /* the backend adds it to x->grad */
 }
 
 /* Parameters that several nodes use: the backward that comes first overwrites. */
-static mabn_status find_shared(struct mabn_net *net)
+static void find_shared(struct mabn_net *net)
 {
     for (int i = net->node_count - 1; i > 0; i--) {
         const struct node *node = &net->nodes[i];
         if (node->grad < 0 || node->weight < 0) continue;
-        for (int j = i - 1; j > 0; j--) {
-            if (net->nodes[j].weight != node->weight) continue;
-            if (!net->backend->sums)
-                return mabn_fail(MABN_ERR_UNSUPPORTED,
-                                 "'%s': two layers share its parameters, which this device "
-                                 "cannot train",
-                                 node->name);
-            net->nodes[j].parameters_add = true;
-        }
+        for (int j = i - 1; j > 0; j--)
+            if (net->nodes[j].weight == node->weight) net->nodes[j].parameters_add = true;
     }
-    return MABN_OK;
 }
 
-static mabn_status plan_training(struct mabn_net *net)
+static void plan_training(struct mabn_net *net)
 {
     find_trained(net);
     plan_outputs(net);
@@ -317,9 +302,9 @@ static mabn_status plan_training(struct mabn_net *net)
         if (!net_goes_back(&net->nodes[i])) continue;
         /* The shortcut may reuse the buffer before the input may. */
         for (int k = NODE_MAX_READS - 1; k >= 0; k--)
-            MABN_TRY(plan_read(net, i, k, &mine));
+            plan_read(net, i, k, &mine);
     }
-    return find_shared(net);
+    find_shared(net);
 }
 
 /* ---- placing ---- */
@@ -399,7 +384,7 @@ static mabn_status get_activations(struct mabn_net *net, size_t bytes)
     return MABN_OK;
 }
 
-/* Tensor cores need channels in rows of 16 bytes. A few extra zeros do not change a convolution. */
+/* Tensor cores need channels in rows of 16 bytes. Channels of zeros do not change a convolution. */
 static void pad_input(struct mabn_net *net)
 {
     const int64_t row = net->backend->row_bytes / (int64_t)mabn_dtype_size(net->dtype);
@@ -447,7 +432,7 @@ mabn_status mabn_net_plan(struct mabn_net *net)
     pad_input(net);
     join_nodes(net);
     if (net->options.training)
-        MABN_TRY(plan_training(net));
+        plan_training(net);
     else
         plan_inference(net);
     MABN_TRY(get_activations(net, place_buffers(net)));

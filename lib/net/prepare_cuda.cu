@@ -1,9 +1,9 @@
-/* A network on an NVIDIA GPU made ready: memory beside the arenas, the plans of the convolutions,
+/* Preparing a network on an NVIDIA GPU: memory in addition to the arenas, the plans of the convolutions,
  * and the weights in use.
  *
- * The weights in use are copies in the net's element type, centralized where asked. The update writes
- * them in the same pass as the parameters. When someone else has written the parameters, they are made
- * anew here. Gradients of centralized weights keep their filters' means until the update subtracts
+ * The weights in use are copies in the net's element type, centralized where requested. The update writes
+ * them in the same pass as the parameters. They are made again here when anything else has written the
+ * parameters. Gradients of centralized weights keep their filters' means until the update subtracts
  * them. */
 #include <stdlib.h>
 #include <string.h>
@@ -464,7 +464,7 @@ static mabn_status count_until_known(struct mabn_net *net)
     return status;
 }
 
-/* After someone else wrote parameters or state. */
+/* After anything but this network's update has written parameters or state. */
 mabn_status mabn_net_cuda_refresh(struct mabn_net *net)
 {
     bool folds = false;

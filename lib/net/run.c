@@ -29,8 +29,8 @@ mabn_status mabn_net_check(struct mabn_net *net)
     return mabn_error_attach(net->status, message);
 }
 
-/* A plan without live rows computes nothing, but other ranks may have rows, and their SyncBN waits
- * for this one. */
+/* A plan without live rows computes nothing. But other shards may have rows, and their SyncBN waits for
+ * this one. */
 static mabn_status meet(struct mabn_net *net, bool backwards)
 {
     for (int i = 0; i < net->node_count; i++) {

@@ -230,7 +230,6 @@ static const float *cpu_logits(const struct mabn_net *net)
 
 const struct net_backend mabn_net_cpu = {
     .depth = 1,
-    .sums = true,
     .mixes = true,
     .ops = cpu_ops,
     .prepare = cpu_prepare,

@@ -6,19 +6,20 @@
  *     compute stream   the pictures into the plan's input, rounded and padded
  *                      labels and rates to their places
  *                      one graph: forward, loss, backward, update, statistics
- *                      what the host wants to know, back into the slot
+ *                      figures and logits, back into the slot
  *
- * What differs from step to step, the slot, is dealt with before and after the graph, so that one
+ * The slot differs from step to step. It is read before the graph and written after it, so that one
  * graph serves both slots. Once the pictures have left `staged`, those of the next step can cross
  * the bus while this one computes.
  *
- * There are two graphs, for before and after the step from which every MABN layer's affine map is
- * known in advance (norm_cuda.h); the host counts the steps until then. Of several shards the first, the
- * last and those between have graphs of their own. What is summed over ranks on the way, statistics and
- * gradients, is part of the graph where the device does it; where norms' sums pass through the host there is
- * none. A graph is captured the
- * second time it is needed: the first time its work is queued directly, so that libraries can load
- * and allocate. If capturing fails, work is queued directly from then on, with a warning. */
+ * A step has up to eight graphs (variant_of). The affine maps of all MABN layers are known in advance or
+ * not (norm_cuda.h; the host counts the steps until then); backward adds to gradients or overwrites; it
+ * calls net->ready or not. Sums over ranks, of statistics and gradients, are part of the graph if the
+ * device adds them up. If norms' sums pass through the host, there is no graph.
+ *
+ * A graph is captured the second time it is needed. The first time its work is queued directly, so that
+ * libraries can load and allocate. If capturing fails, work is queued directly from then on, with a
+ * warning. */
 #include <cuda_runtime.h>
 #include <math.h>
 #include <stdlib.h>
@@ -205,8 +206,8 @@ static mabn_status download(struct mabn_net *net, const struct slot *slot)
                               (size_t)net_values(net, output) * sizeof(float), c->stream);
 }
 
-/* Weight decay is stored in the list of parameters, which is written again when it changes; it
- * seldom does. */
+/* Weight decay is stored in the list of parameters, which is written again in the rare case that it
+ * changes. */
 static mabn_status set_rates(struct mabn_net *net, struct slot *slot,
                              const struct mabn_params_sgd *sgd)
 {
@@ -228,7 +229,8 @@ static mabn_status set_rates(struct mabn_net *net, struct slot *slot,
                            (size_t)count * sizeof *c->host_params);
 }
 
-/* Before anything runs: the weights, and the scratch buffer, which another net may have moved. */
+/* Before anything runs: find the scratch buffer, which another net may have moved, and renew the
+ * weights. */
 static mabn_status make_ready(struct mabn_net *net)
 {
     MABN_TRY(mabn_device_scratch(net->device, &net->cuda->scratch, net->scratch_bytes));
@@ -274,7 +276,7 @@ static bool same_capture(const struct captured &a, const struct captured &b)
            a.scratch == b.scratch;
 }
 
-/* Run what `queue` queues: directly the first time, as a graph from then on, as *launched tells. */
+/* Run what `queue` queues: directly the first time, as a graph from then on. *launched: was it a graph? */
 template <typename Queue>
 static mabn_status run_variant(struct mabn_net *net, struct variant *v, bool update, bool nesterov,
                                bool *launched, Queue queue)
@@ -293,7 +295,7 @@ static mabn_status run_variant(struct mabn_net *net, struct variant *v, bool upd
 
 /* ---- steps ---- */
 
-/* Before and after all maps are known; adding to gradients or not; with sums over ranks or without. */
+/* All maps are known or not; gradients are added to or not; net->ready is called or not. */
 static struct variant *variant_of(const struct mabn_net *net)
 {
     const int which =
@@ -353,7 +355,7 @@ static mabn_status cuda_result(struct mabn_net *net, struct mabn_net_result *res
     return MABN_OK;
 }
 
-/* ---- the same, one thing at a time: each call is done on return ---- */
+/* ---- the same in separate calls, each done on return ---- */
 
 static mabn_status cuda_forward(struct mabn_net *net)
 {
@@ -429,7 +431,7 @@ static const float *cuda_logits(const struct mabn_net *net)
     return net->cuda->seen->logits;
 }
 
-/* ---- queued by who conducts several plans: queue.h ---- */
+/* ---- several plans in one step: queue.h ---- */
 
 mabn_status mabn_net_queue_ready(struct mabn_net *net)
 {
@@ -625,7 +627,6 @@ static const struct node_ops *cuda_ops(const struct node_kind *kind)
 const struct net_backend mabn_net_cuda = {
     SLOTS,
     16, /* tensor cores need channels in rows of this many bytes */
-    true,
     true,
     false,
     cuda_ops,

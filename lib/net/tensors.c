@@ -7,8 +7,6 @@
 #include "net/params_internal.h"
 #include "ops/centralize.h"
 
-void mabn_params_list(struct mabn_params *params);
-
 static void list_tensor(struct mabn_params *params, struct mabn_params_tensor tensor, int source)
 {
     int capacity = params->tensor_capacity;

@@ -3,8 +3,9 @@
  * In inference a norm may be folded into it (nodes/norm.c joins the two). It then runs in the norm's
  * place, adds the norm's shortcut and applies its ReLU.
  *
- * Where rows vary, primitives are made on demand, for a few numbers of rows. A run takes one of at most a
- * quarter more rows than it has. The extra rows are zeros in the input and ignored in the output. */
+ * Where rows vary, primitives are made on demand, for a few numbers of rows. A run uses the primitives for
+ * at most a quarter more rows than it has. The extra rows are zeros in the input and ignored in the
+ * output. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -180,7 +181,7 @@ static mabn_status final_weights(struct mabn_net *net, const struct node *conv,
     return status ? mabn_fail_prefix(status, "'%s'", conv->name) : MABN_OK;
 }
 
-/* Has another node, which is refreshed later, the same weights? */
+/* Does a later node, which is refreshed after this one, have the same weights? */
 static bool shares_later(const struct mabn_net *net, const struct node *node)
 {
     for (const struct node *n = node + 1; n < net->nodes + net->node_count; n++)
@@ -188,7 +189,7 @@ static bool shares_later(const struct mabn_net *net, const struct node *node)
     return false;
 }
 
-/* Pack the weights, unless that was done since they last changed: perhaps for another plan. */
+/* Pack the weights, unless this plan or another did so since they last changed. */
 static mabn_status renew(struct mabn_net *net, const struct node *node, const struct sized *now,
                          const struct scratch *s)
 {

@@ -111,7 +111,8 @@ int mabn_net_add_linear(struct mabn_net *net, int x, const char *name,
     node->h = node->w = 1;
     node->c = linear->out;
     if (linear->out < 1)
-        return mabn_net_refuse(net, mabn_fail(MABN_ERR_ARG, "'%s': %d outputs", name, linear->out));
+        return mabn_net_refuse(
+            net, mabn_fail(MABN_ERR_ARG, "'%s': expected outputs, found %d", name, linear->out));
     struct parameter weight = {.kind = PARAMETER_WEIGHT,
                                .out = linear->out,
                                .in = in->c,

@@ -1,15 +1,15 @@
-/* What the losses on a GPU share: where their targets lie, which are there or come from the host with
- * each run, and how their value gets back, or stays. */
+/* Shared by the losses on a GPU. Their targets lie on the device or come from the host with each run;
+ * their value goes back to the host or stays. */
 #ifndef MABN_NET_NODES_LOSSES_CUH
 #define MABN_NET_NODES_LOSSES_CUH
 
 #include "net/cuda.cuh"
 #include "ops/chunks.h"
 
-/* At the begin of a loss's own memory; its targets come after it. */
+/* At the beginning of a loss's own memory; its targets follow. */
 struct loss_memory {
     double parts[MABN_CHUNKS], loss;
-    float normalizer; /* the host's */
+    float normalizer; /* if it comes from the host */
     float scale;      /* of the gradient: 1/normalizer */
     float padding[60];
 };
@@ -19,7 +19,7 @@ static inline char *loss_targets(const struct mabn_net *net, const struct node *
     return layer_of(net, node)->own.base + sizeof(struct loss_memory);
 }
 
-/* Where the bare sum is. */
+/* Where the sum is, not yet divided by the normalizer. */
 static inline const double *loss_at(const struct mabn_net *net, const struct node *node)
 {
     return &((const struct loss_memory *)layer_of(net, node)->own.base)->loss;
@@ -30,8 +30,8 @@ static inline double loss_scale(double normalizer)
     return normalizer > 0 ? 1 / normalizer : 0;
 }
 
-/* Room for `bytes` of targets, and the scale in its place: 1/normalizer, of the number on the host or,
- * where there is one, on the device. */
+/* Make room for `bytes` of targets and compute the gradient's scale, 1/normalizer. The normalizer is
+ * *normalizer_at on the device, or if that is NULL the number on the host. */
 static inline mabn_status loss_begin(struct mabn_net *net, const struct node *node, size_t bytes,
                                      double normalizer, const float *normalizer_at)
 {
@@ -47,7 +47,7 @@ static inline mabn_status loss_begin(struct mabn_net *net, const struct node *no
                                 c->stream);
 }
 
-/* Rows of `row` bytes that lie `stride` bytes apart on the host, one behind another. */
+/* Copy rows of `row` bytes, which begin `stride` bytes apart on the host, to contiguous ones. */
 static inline mabn_status loss_upload(const struct mabn_net *net, char *to, const void *from,
                                       size_t row, size_t stride)
 {
@@ -58,7 +58,7 @@ static inline mabn_status loss_upload(const struct mabn_net *net, char *to, cons
     return MABN_OK;
 }
 
-/* For the kernels: the loss alone, or its gradient as well. */
+/* The kernels' outputs: the loss, and its gradient unless that is NULL. */
 static inline struct mabn_cuda_loss loss_out(const struct mabn_net *net, const struct node *node,
                                              void *gradient)
 {
@@ -67,7 +67,8 @@ static inline struct mabn_cuda_loss loss_out(const struct mabn_net *net, const s
     return out;
 }
 
-/* The value, once the kernel is queued; it stays where its normalizer is. */
+/* Fetch the value, once the kernel is queued, unless the normalizer is on the device: then it stays
+ * there. */
 static inline mabn_status loss_end(const struct mabn_net *net, struct node *node, double normalizer,
                                    const float *normalizer_at)
 {

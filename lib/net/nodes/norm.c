@@ -40,14 +40,12 @@ static int over(const struct mabn_net *net, const struct node *node)
     return node->folded >= 0 ? node->reads[1] : node->reads[0];
 }
 
-/* The convolution whose only reader is this norm, or -1. */
+/* The convolution before norm i, if only the norm reads it; otherwise -1. */
 static int lone_conv(const struct mabn_net *net, int i)
 {
     const int conv = net->nodes[i].reads[0];
     if (!net->nodes[conv].kind->takes_norms || mabn_net_only_reader(net, conv) != i) return -1;
-    for (int k = 0; k < net->output_count; k++)
-        if (net->outputs[k].node == conv) return -1;
-    return conv;
+    return net_is_output(net, conv) ? -1 : conv;
 }
 
 static void join(struct mabn_net *net, int i)

@@ -124,8 +124,7 @@ static mabn_status fetch_bytes(const struct mabn_net *net, void **out, const voi
     return mabn_device_get(net->device, *out, from, bytes);
 }
 
-/* Recorded by the CPU's code, from copies of the first run's activations and of the small
- * arrays. */
+/* The CPU's code records, from copies of the first run's activations and of the small arrays. */
 static mabn_status record(struct mabn_net *net, const struct node *node)
 {
     const struct mabn_norm_cuda_io *d = &layer_of(net, node)->io;

@@ -59,7 +59,7 @@ static mabn_status backward(struct mabn_net *net, struct node *node)
     MABN_TRY(mabn_node_roi_align_op(net, node, &op, &given));
     const struct mabn_cuda_rois rois = on_device(net, node, &given);
     for (int k = 0; k < op.levels; k++)
-        if (!(dx[k] = net_dx(net, node, k))) return MABN_OK; /* nobody wants it */
+        if (!(dx[k] = net_dx(net, node, k))) return MABN_OK; /* no gradient is needed */
     if (net->dtype == MABN_DTYPE_F32 && mabn_cuda_roi_align_adds_atomically())
         return mabn_cuda_roi_align_backward_atomic((float *const *)dx,
                                                    (const float *)memory(net, node->grad), &rois,

@@ -1,4 +1,4 @@
-/* What the files in nodes/ share: each kind with its .cu file, and kinds that are alike. */
+/* Functions that a kind shares with its .cu file, or with kinds that are alike. */
 #ifndef MABN_NET_NODES_SHARED_H
 #define MABN_NET_NODES_SHARED_H
 
@@ -40,7 +40,7 @@ struct smooth_l1_own {
 
 /* Is the norm's output kept, from which backward takes ReLU's mask? */
 bool mabn_node_norm_has_mask(const struct node *node);
-/* The operation on the live rows. */
+/* The operation on the live rows, as ops/ describes it. */
 struct mabn_upsample mabn_node_upsample_op(const struct mabn_net *net, const struct node *node);
 struct mabn_transposed_conv mabn_node_transposed_conv_op(const struct mabn_net *net,
                                                          const struct node *node);
@@ -49,9 +49,9 @@ struct mabn_transposed_conv mabn_node_transposed_conv_op(const struct mabn_net *
 MABN_MUST_USE mabn_status mabn_node_roi_align_op(const struct mabn_net *net,
                                                  const struct node *node, struct mabn_roi_align *op,
                                                  struct mabn_rois *rois);
-/* Whether the caller keeps them on the device. */
+/* Are its boxes on the device? */
 bool mabn_node_roi_align_there(const struct node *node);
-/* Does this norm sum over all ranks? */
+/* Does this norm sum over several shards? */
 static inline bool mabn_node_norm_meets(const struct node *norm)
 {
     return norm->norm.sync && norm->norm.options.kind == MABN_NORM_SYNCBN;

@@ -74,8 +74,8 @@ int mabn_net_add_smooth_l1_loss(struct mabn_net *net, int scores, const char *na
     node->h = node->w = node->c = 1;
     if (options->groups < 1 || net_row(net_read(net, node, 0)) % (4 * options->groups))
         return mabn_net_refuse(net, mabn_fail(MABN_ERR_ARG,
-                                              "'%s': scores of %lld values for %d "
-                                              "boxes of four",
+                                              "'%s': %lld scores cannot be divided into boxes of "
+                                              "four for %d groups",
                                               name, (long long)net_row(net_read(net, node, 0)),
                                               options->groups));
     return mabn_net_added(net, node);

@@ -1,4 +1,5 @@
-/* Softmax cross-entropy with label smoothing: the mean over the rows of a classifier. */
+/* Softmax cross-entropy with label smoothing: the sum over a classifier's rows, divided by the
+ * normalizer. */
 #include "net/losses.h"
 
 #include <stdlib.h>
@@ -89,7 +90,8 @@ int mabn_net_add_softmax_loss(struct mabn_net *net, int scores, const char *name
     if (!node) return -1;
     const struct node *x = net_read(net, node, 0);
     if (x->h != 1 || x->w != 1)
-        return mabn_net_refuse(net, mabn_fail(MABN_ERR_ARG, "'%s': scores of %lld×%lld pixels",
+        return mabn_net_refuse(net, mabn_fail(MABN_ERR_ARG,
+                                              "'%s': expected scores of one pixel, found %lld×%lld",
                                               name, (long long)x->h, (long long)x->w));
     node->own = mabn_xcalloc(1, sizeof(struct own));
     node->h = node->w = node->c = 1;

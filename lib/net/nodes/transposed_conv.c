@@ -21,7 +21,7 @@ static bool as_conv(const struct mabn_net *net)
     return net->dtype == MABN_DTYPE_BF16;
 }
 
-/* Its gradient is this node. */
+/* The convolution whose data gradient this node computes. */
 static struct mabn_conv_shape conv_shape(const struct mabn_net *net, const struct node *node,
                                          int64_t rows)
 {

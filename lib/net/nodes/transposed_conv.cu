@@ -1,10 +1,10 @@
-/* Transposed convolution on a GPU: the matrix product is the data gradient of a 1×1 convolution
- * (ops_cuda.h), whose results are then put in their places. They are g, of the output's size, in
- * the scratch behind what the product needs. */
+/* Transposed convolution on a GPU. Its matrix product is the data gradient of a 1×1 convolution
+ * (ops_cuda.h). The product's result g, of the output's size, lies in scratch behind the product's own;
+ * mabn_cuda_interleave then puts it in its places. */
 #include "net/cuda.cuh"
 #include "net/nodes/shared.h"
 
-/* The other way round. */
+/* The 1×1 convolution in the opposite direction. */
 static struct mabn_conv_shape conv_shape(const struct mabn_net *net, const struct node *node,
                                          int64_t rows)
 {
