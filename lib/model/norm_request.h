@@ -9,13 +9,13 @@ MABN_BEGIN_DECLS
 
 struct mabn_norm_request {
     const char *norm;     /* in the syntax of mabn_model_set_norm; NULL: not given */
-    int norm_batch;       /* < 0: not asked */
-    int window;           /* < 1: not asked */
-    int window_rule;      /* enum mabn_window_rule; < 0: not asked */
-    int warmup, r_start;  /* < 0: not asked */
-    int groups;           /* < 1: not asked */
-    double eps, momentum; /* 0: not asked */
-    int sync_weighted;    /* 0 or 1: !sync_reference; < 0: not asked */
+    int norm_batch;       /* < 0: not given */
+    int window;           /* < 1: not given */
+    int window_rule;      /* enum mabn_window_rule; < 0: not given */
+    int warmup, r_start;  /* < 0: not given */
+    int groups;           /* < 1: not given */
+    double eps, momentum; /* 0: not given */
+    int sync_weighted;    /* syncbn only; 0 or 1: !sync_reference; < 0: not given */
 };
 #define MABN_NORM_REQUEST_INIT               \
     {                                        \
