@@ -31,8 +31,8 @@ struct mabn_behind { /* private */
     char *message;
 };
 
-/* writer is taken over. With a folder, once the file is whole all but the newest `keep` checkpoints in it
- * are removed. Nothing may be under way. If no thread can be started, the file is committed at once. */
+/* Takes ownership of writer. After a successful commit, all but the newest `keep` checkpoints in folder
+ * are removed; folder NULL: none. No other commit may be under way. If no thread can be started, the file is committed at once. */
 void mabn_behind_start(struct mabn_behind *behind, struct mabn_checkpoint_writer *writer,
                        const char *folder, int keep);
 bool mabn_behind_busy(const struct mabn_behind *behind);

@@ -10,8 +10,8 @@ MABN_BEGIN_DECLS
 
 enum mabn_schedule_kind {
     MABN_SCHEDULE_STEP,   /* times gamma at each milestone */
-    MABN_SCHEDULE_COSINE, /* half a cosine from lr at the end of the warm-up to 0 at the last step
-                           */
+    MABN_SCHEDULE_COSINE, /* half a cosine: lr at step `warmup`, 0 at step `steps`, which is one
+                           * after the last: no step has rate 0 */
     MABN_SCHEDULE_CONSTANT,
 };
 
