@@ -93,7 +93,7 @@ struct mabn_comm_sum {
 };
 
 MABN_MUST_USE mabn_status mabn_comm_sum_start(struct mabn_comm *comm, struct mabn_comm_sum *sum);
-/* Without waiting. */
+/* Whether the sum is done, without waiting. After a failure it stays false: wait gives the error. */
 bool mabn_comm_sum_test(struct mabn_comm *comm, struct mabn_comm_sum *sum);
 MABN_MUST_USE mabn_status mabn_comm_sum_wait(struct mabn_comm *comm, struct mabn_comm_sum *sum);
 /* For small things: waits, in place. values: (mabn_comm_parts)(count), one part after the other;
@@ -108,12 +108,14 @@ MABN_MUST_USE mabn_status mabn_comm_sum_shards(struct mabn_comm *comm, enum mabn
 /* ---- over ranks ---- */
 
 MABN_MUST_USE mabn_status mabn_comm_barrier(struct mabn_comm *comm);
+/* Rank 0's n bytes to all ranks. */
 MABN_MUST_USE mabn_status mabn_comm_broadcast(struct mabn_comm *comm, void *bytes, size_t n);
+/* values (count), in place: each becomes the minimum, maximum or OR over the ranks, on all of them. */
 enum mabn_comm_fold { MABN_COMM_MIN, MABN_COMM_MAX, MABN_COMM_OR };
 MABN_MUST_USE mabn_status mabn_comm_fold(struct mabn_comm *comm, enum mabn_comm_fold fold,
                                          int64_t *values, int count);
 /* Every rank's bytes to rank 0, in the order of ranks. *all (mabn_free) and sizes (ranks) are set
- * on rank 0 alone; NULL elsewhere. Ranks may give different n, also none. */
+ * on rank 0 alone; elsewhere *all is NULL. Ranks may give different n, also 0. */
 MABN_MUST_USE mabn_status mabn_comm_gather(struct mabn_comm *comm, const void *bytes, size_t n,
                                            void **all, size_t *sizes);
 /* Every rank's `bytes` bytes to all: all (ranks)(bytes). */
@@ -126,9 +128,9 @@ MABN_MUST_USE mabn_status mabn_comm_check_same(struct mabn_comm *comm, const cha
 
 /* ---- once a step ---- */
 
-/* What all ranks agree on, without anyone waiting: *agreed is the OR of what all ranks gave in
- * their *previous* call (0 at the first). Called once a step, all ranks so hear of a signal that
- * reached one of them after the same step. One process: of this call. */
+/* *agreed is the OR of what all ranks gave in their *previous* call, 0 at the first. Called once a
+ * step, it shows a signal that reached one rank to all ranks after the same step. It waits only for
+ * ranks that have not made the previous call. With one process *agreed is mine. */
 MABN_MUST_USE mabn_status mabn_comm_vote(struct mabn_comm *comm, unsigned mine, unsigned *agreed);
 /* For the watchdog's line: the step under way, and what this rank does ("reading data", a static
  * string, or NULL). */

@@ -35,7 +35,7 @@ struct mabn_watched {
 /* Two collectives at a time: one that the caller waits for, and a sum in the background. */
 enum { LANE_NOW, LANE_BEHIND };
 
-/* The communication thread makes every MPI call. */
+/* The collectives of one lane of the plug-in, which the communication thread works off. */
 struct mabn_lane {
     struct mabn_comm_job *first, *last; /* waiting; first is under way once `running` */
     bool running;
@@ -96,8 +96,8 @@ int mabn_job_broadcast(struct mabn_comm *comm, struct mabn_comm_job *job);
 int mabn_job_sum(struct mabn_comm *comm, struct mabn_comm_job *job);
 MABN_MUST_USE mabn_status mabn_shards_plan(struct mabn_comm *comm, int shards);
 
-/* bind.c: the cores of local rank r of n out of `all`; false when there are fewer cores than ranks.
- * order: cores so that neighbours in it share a physical core or package, (CPU_COUNT(all)). */
+/* bind.c: share becomes the local_rank-th of local_ranks blocks of `order`; false when there are fewer
+ * cores than ranks. order (cores): neighbours in it share a physical core or package. */
 bool mabn_bind_share(cpu_set_t *share, const int *order, int cores, int local_rank,
                      int local_ranks);
 void mabn_bind(struct mabn_comm *comm); /* decides, binds, and fills threads and binding */

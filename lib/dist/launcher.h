@@ -5,11 +5,11 @@
  * alone say nothing: the shell of a batch job has them too.
  *
  *     started by              tells its ranks                               MPI
- *     mpirun (Open MPI)       OMPI_COMM_WORLD_SIZE, PMIX_RANK               openmpi
+ *     mpirun (Open MPI)       OMPI_COMM_WORLD_RANK, OMPI_COMM_WORLD_SIZE    openmpi
  *     mpiexec (MPICH)         PMI_RANK, PMI_SIZE                            mpich
  *     srun --mpi=pmix         PMIX_RANK, SLURM_STEP_NUM_TASKS               openmpi
  *     srun --mpi=pmi2         PMI_RANK, PMI_SIZE, SLURM_STEP_NUM_TASKS      mpich
- *     srun --mpi=none         SLURM_STEP_NUM_TASKS alone                    an error
+ *     srun --mpi=none         SLURM_STEP_ID, SLURM_STEP_NUM_TASKS           an error
  *
  * MABN_MPI in the environment overrides: "openmpi", "mpich", or the path of a plug-in. */
 #ifndef MABN_DIST_LAUNCHER_H
@@ -33,7 +33,7 @@ struct mabn_launcher {
     const char *mpi;  /* "openmpi", "mpich" or a path; borrowed from the environment */
 };
 
-/* look: getenv, or a test's own. Fails under srun without PMI. */
+/* look: getenv, or a test's own. Fails under srun without PMI; *launcher has the ranks even then. */
 MABN_MUST_USE mabn_status mabn_launcher_detect(struct mabn_launcher *launcher,
                                                const char *(*look)(const char *name));
 

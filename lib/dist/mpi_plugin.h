@@ -1,6 +1,6 @@
 /* Between the library and an MPI: a table of functions. mpi_plugin.c fills it and is built once for
  * each MPI that is found, as mabn-mpi-NAME.so; comm.c opens it by dlopen. All calls come from one
- * thread, the one that calls start, except abort.
+ * thread, the one that calls start. Only abort and library may come from others.
  *
  * A lane is a communicator of its own with at most one collective under way. A call that starts one
  * returns at once; test says when it is done. Buffers and arrays stay as they are until then.
@@ -19,7 +19,7 @@ enum { MABN_MPI_VERSION = 1, MABN_MPI_LANES = 2 };
 struct mabn_mpi {
     int version; /* MABN_MPI_VERSION, so that an old plug-in is noticed */
     int (*start)(int *rank, int *ranks);
-    const char *(*library)(void); /* "Open MPI v4.1.4, …" */
+    const char *(*library)(void); /* "Open MPI v4.1.4"; after start, any thread */
     const char *(*error)(void);
 
     int (*alltoall)(int lane, const void *send, const int *send_counts, const int *send_offsets,

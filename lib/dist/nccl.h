@@ -1,8 +1,8 @@
 /* Sums of GPU memory over ranks by NCCL, beside the communicator that the ranks have already.
  *
  * NCCL is opened at run time (libnccl.so.2), as cuDNN is, and never linked. It is used if every rank
- * finds the same version and has a GPU of its own. Otherwise mabn_nccl_open gives the reason, the same
- * on all ranks, and sums go through the host (dist/comm.h).
+ * finds the same version, 2.17 or later, and has a GPU of its own. Otherwise mabn_nccl_open gives the
+ * reason, the same on all ranks, and sums go through the host (dist/comm.h).
  *
  * Order. NCCL adds in an order of its own: all ranks get the same bits, but which bits depends on
  * the number of ranks. Use dist/comm.h for the bits of dist/tree.h.

@@ -1,6 +1,6 @@
-/* A thread a rank that keeps in touch by TCP: a star on rank 0, which judges; about rank 0 the
- * others judge, rank 1 first. It shares no lock with the threads it watches and calls no MPI but
- * the last MPI_Abort.
+/* One thread on every rank that keeps in touch by TCP. All are connected with rank 0, which judges
+ * the others. Rank 0 is judged by the others, by rank 1 first. The thread never waits for a lock of the
+ * threads it watches, and calls no MPI but the last MPI_Abort.
  *
  *   died    the connection closed without a goodbye
  *   froze   nothing heard for `silent` seconds
@@ -10,7 +10,7 @@
  *
  * A rank whose sums on the GPU have failed reports this itself.
  *
- * All but rank 0 have a line to rank 1, too, by which it tells them that it has ended the job.
+ * The ranks from 2 on are connected with rank 1, too, so that it can tell them it has ended the job.
  *
  * The rank that judges prints one line, tells the others, and ends the job by MPI_Abort. The others
  * exit silently. (MPICH's mpiexec may kill all ranks of its host before one has printed.) A process
@@ -46,7 +46,7 @@ enum {
     CONNECT_MS = 2000,   /* for each address */
     FOLLOW_MS = 600,     /* to wait for MPI_Abort to end this rank, before it exits */
     ABORT_MS = 1000,     /* for the communication thread to call MPI_Abort */
-    SUCCESSOR_MS = 5000, /* rank r+1 judges rank 0 this much later than rank r */
+    SUCCESSOR_MS = 5000, /* rank r+1 judges rank 0 this much later than rank r, up to rank 4 */
     PRINT_MS = 150,      /* for the launcher to forward the line: MPICH's drops it at MPI_Abort */
     STOPPING_MS = 250,   /* a death is judged this much later while the job is being ended */
     GPU_MS = 3000,       /* a rank that died is named before those whose sums it broke */
@@ -272,9 +272,9 @@ static int64_t successor_delay(const struct mabn_watchdog *w, int64_t each)
     return each * (before < 3 ? before : 3);
 }
 
-/* A launcher that ends the job sends SIGTERM, and kills a second later, all within moments. The rank that
- * it kills first is not to blame. So after SIGTERM a rank does not speak at once; but it speaks within the
- * half second that Open MPI 5 leaves the others after a rank's death. */
+/* A launcher that ends the job sends SIGTERM and a second later kills the ranks, one shortly after the
+ * other. The rank that it kills first is not to blame. So after SIGTERM a rank does not speak at once, but
+ * within the half second that Open MPI 5 leaves the others after a rank's death. */
 static void check_deaths(struct mabn_watchdog *w, int64_t now)
 {
     const int64_t delay =
@@ -369,7 +369,7 @@ static void send_failure(struct mabn_watchdog *w)
     _exit(w->fail_code);
 }
 
-/* Only if no other thread is in NCCL: this thread never waits for a lock. */
+/* Asks only if no other thread is in NCCL: this thread never waits for a lock. */
 static void check_gpu(struct mabn_watchdog *w, int64_t now)
 {
     struct mabn_comm *comm = w->comm;
