@@ -1,7 +1,7 @@
 /* Anchors: the boxes that the RPN starts from, with one size for each level and every ratio h/w.
  *
- * Order: levels as given (P2…P6), in a level row y, column x, then ratio, fastest; as the maps of
- * the RPN head lie in NHWC. The grid covers the padded picture.  */
+ * Order: level (P2…P6), row y, column x, ratio. The ratio varies fastest, as in the RPN head's maps,
+ * which are NHWC. The grid covers the padded picture. */
 #ifndef MABN_DETECT_ANCHORS_H
 #define MABN_DETECT_ANCHORS_H
 

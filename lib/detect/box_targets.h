@@ -2,7 +2,7 @@
  *
  * The proposals of an image, the true boxes among them, are matched with the true boxes (0.5 and
  * 0.5, no rescue), sampled (512, a quarter of them positive) and appended to the batch's boxes in
- * ascending order. The positive ones go on to the mask head.  */
+ * ascending order. The positive ones go on to the mask head. */
 #ifndef MABN_DETECT_BOX_TARGETS_H
 #define MABN_DETECT_BOX_TARGETS_H
 
@@ -22,18 +22,19 @@ struct mabn_box_target_options {
 struct mabn_box_target_options mabn_box_target_defaults(int32_t classes);
 
 /* The boxes of a batch, images one after another. The caller provides the arrays, of `room` rows,
- * and sets count and positives to 0; weight and group fit smooth_l1.h. */
+ * and sets count and positives to 0. For smooth_l1.h delta is the target and label the group. */
 struct mabn_box_targets {
     int64_t room, count, positives;
     float *box;      /* (room,4) */
     int32_t *image;  /* (room) */
     int32_t *label;  /* (room) as the head numbers its classes, see mabn_class_label */
-    int32_t *object; /* (room) of the image; −1 for background */
+    int32_t *object; /* (room) index among the image's objects; −1 for background */
     float *delta;    /* (room,4) 0 for background */
     float *weight;   /* (room) 1 for a positive */
 };
 
-/* label (n): of the object matched, or 0; match (n) as in match.h. proposal (n,4). */
+/* label (n): of the object matched, 0 for background, −1 for ignored; match (n) as in match.h.
+ * proposal (n,4). */
 MABN_MUST_USE mabn_status mabn_box_label(int32_t *label, int32_t *match, const float *proposal,
                                          int64_t n, const struct mabn_truth *truth,
                                          const struct mabn_matcher *matcher,

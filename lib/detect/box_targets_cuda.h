@@ -1,10 +1,10 @@
 /* The heads' targets on an NVIDIA GPU: box_targets.h and mask_targets.h for all images of a batch, in
  * device memory, from proposals that lie there.
  *
- * The same boxes, labels, levels and masks as on the CPU to the bit, deltas but for the rounding of
- * log. How many there are only the device knows: arrays have rows for all that there may be, and
- * those behind the last that lives count for nothing (label and channel −1, weight 0, an empty box of
- * image 0). Calls only launch kernels in `stream` (cudaStream_t) and may be captured. */
+ * Boxes, labels, levels and masks are the CPU's to the bit; deltas differ by the rounding of log. Only
+ * the device knows how many rows there are, so the arrays have room for the most. Rows behind the last
+ * live one have no effect: label −1, weight 0, an empty box of image 0. Calls only launch kernels in
+ * `stream` (cudaStream_t) and may be captured. */
 #ifndef MABN_DETECT_BOX_TARGETS_CUDA_H
 #define MABN_DETECT_BOX_TARGETS_CUDA_H
 
@@ -14,8 +14,8 @@
 
 MABN_BEGIN_DECLS
 
-/* What is true of a batch, on the device: image i has objects first[i] … first[i+1] − 1, object g
- * polygons and numbers as struct mabn_outlines has them, counted through the batch. */
+/* The ground truth of a batch, on the device: image i has objects first[i] … first[i+1] − 1. Polygons and
+ * numbers are as in struct mabn_outlines, but counted through the whole batch. */
 struct mabn_cuda_objects {
     int64_t images;
     const int32_t *first;          /* (images+1) */
@@ -31,21 +31,21 @@ struct mabn_cuda_objects {
 /* As struct mabn_box_targets, and what the mask head reads: the positive rows, in order. */
 struct mabn_cuda_box_targets {
     int64_t room, mask_room;
-    float *box;     /* (room,4) */
-    int32_t *image; /* (room) */
-    int32_t *level; /* (room) as of mabn_box_levels from 2 to 5 */
-    int32_t *label; /* (room) */
-    float *delta;   /* (room,4) */
-    float *weight;  /* (room) */
-    float *mask_box;
+    float *box;                                    /* (room,4) */
+    int32_t *image;                                /* (room) */
+    int32_t *level;                                /* (room) as of mabn_box_levels from 2 to 5 */
+    int32_t *label;                                /* (room) */
+    float *delta;                                  /* (room,4) */
+    float *weight;                                 /* (room) */
+    float *mask_box;                               /* (mask_room,4) */
     int32_t *mask_image, *mask_level, *mask_label; /* (mask_room) */
     int32_t *mask_object;                          /* (mask_room) counted through the batch */
     int32_t *counts;                               /* (2): rows that live, positives */
 };
 
 size_t mabn_cuda_box_targets_bytes(int64_t images, int64_t room);
-/* The objects join the proposals, which must have room for them; then matching, sampling, targets.
- * scratch: mabn_cuda_box_targets_bytes of proposals->room. */
+/* Appends the objects to the proposals, as mabn_proposals_add, then matches, samples and writes targets.
+ * scratch: mabn_cuda_box_targets_bytes of proposals->room. MABN_ERR_ARG: a matcher with rescue. */
 MABN_MUST_USE mabn_status mabn_cuda_box_targets_make(const struct mabn_cuda_box_targets *out,
                                                      const struct mabn_cuda_proposals *proposals,
                                                      const struct mabn_cuda_objects *objects,

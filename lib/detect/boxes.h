@@ -6,7 +6,7 @@
  *     dx = wx·(cx' − cx)/w    dw = ww·ln(w'/w)        likewise dy, dh
  *
  * Decoding caps dw and dh (divided by their weights) at ln(1000/16), so that no box explodes.
- * All in float32, in the order of operations of the reference.  */
+ * All in float32, in the order of operations of the reference. */
 #ifndef MABN_DETECT_BOXES_H
 #define MABN_DETECT_BOXES_H
 

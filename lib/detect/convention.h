@@ -5,8 +5,8 @@
  *     torchvision  torchvision.models.detection
  *
  * A box is x1, y1, x2, y2. In legacy the corners are pixels that belong to the box, so that its
- * width is x2 − x1 + 1 and it is clipped to [0, W − 1]; elsewhere the 1 is a 0: `one`. The other
- * fields are explained where they are used. A convention belongs to a model: weights that were
+ * width is x2 − x1 + 1 and it is clipped to [0, W − 1]. The field `one` is this 1; in the other
+ * families it is 0. A convention belongs to a model: weights that were
  * trained with one lose some points of AP with another. */
 #ifndef MABN_DETECT_CONVENTION_H
 #define MABN_DETECT_CONVENTION_H
@@ -86,8 +86,8 @@ MABN_MUST_USE mabn_status mabn_box_convention_find(const struct mabn_box_convent
  * comparison. */
 float mabn_box_threshold(const struct mabn_box_convention *c, double threshold);
 
-/* Labels in annotations are 1…classes and 0 is background; a head numbers them so too, or, where
- * background comes last, 0…classes−1 and classes. */
+/* A head's number for a label of the annotations, which are 1…classes, with 0 for background. A head
+ * uses the same numbers, or, where background comes last, 0…classes−1 and then background. */
 static inline int32_t mabn_class_label(int32_t label, int32_t classes,
                                        const struct mabn_box_convention *c)
 {

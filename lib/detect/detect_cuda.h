@@ -2,8 +2,8 @@
  * which say what each computes. Nothing here asks the host: counts may lie on the device.
  *
  * Every pointer is device memory unless it says otherwise. Calls only launch kernels in `stream`
- * (cudaStream_t) and may be captured in a CUDA graph. Indices are the CPU's, in every bit: overlaps
- * are computed in its order of operations. Decoded boxes differ by the rounding of exp.  */
+ * (cudaStream_t) and may be captured in a CUDA graph. Indices are exactly the CPU's, because overlaps
+ * are computed in its order of operations. Decoded boxes differ by the rounding of exp. */
 #ifndef MABN_DETECT_DETECT_CUDA_H
 #define MABN_DETECT_DETECT_CUDA_H
 

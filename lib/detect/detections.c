@@ -115,7 +115,7 @@ static void add_candidate(struct candidates *k, const struct job *j, int64_t row
     k->source[k->count++] = (int32_t)row;
 }
 
-/* Probabilities; a row that is to be dropped gets none. Returns how many are above the least. */
+/* Probabilities; −∞ in a row that is to be dropped. Returns how many are above the least score. */
 static int64_t score_rows(struct job *j)
 {
     const float least = (float)j->o->min_score;

@@ -17,7 +17,7 @@ MABN_BEGIN_DECLS
 struct mabn_detection_options {
     double min_score; /* 0.05 */
     double threshold; /* of suppression: 0.5 */
-    int64_t most;     /* 100 */
+    int64_t most;     /* 100; 0: all */
     struct mabn_box_weights weights;
     int32_t classes; /* without background */
     bool one_box;    /* the head regresses one box for all classes */

@@ -1,8 +1,8 @@
 /* Detections on an NVIDIA GPU: as detections.h, for all images of a batch, from the box head's output
  * in device memory, without involving the host.
  *
- * The same detections in the same order as on the CPU but for the rounding of exp, in probabilities
- * and in decoded sides. Calls only queue work in `stream` (cudaStream_t) and may be captured.
+ * The same detections in the same order as on the CPU. Probabilities and decoded sides differ by the
+ * rounding of exp. Calls only queue work in `stream` (cudaStream_t) and may be captured.
  * Every pointer is device memory. */
 #ifndef MABN_DETECT_DETECTIONS_CUDA_H
 #define MABN_DETECT_DETECTIONS_CUDA_H

@@ -6,38 +6,38 @@
 #include "detect/anchors.h"
 #include "detect/kernels.cuh"
 
-/* List i is number i / kinds of its kind, i % kinds: n[kind] scores from score[kind] +
- * (i / kinds)·n[kind] on, of which the best k[kind] are wanted. */
+/* List i has the kind i % kinds and is number i / kinds of that kind. Its n[kind] scores start at
+ * score[kind] + (i / kinds)·n[kind]; the best k[kind] of them are wanted. */
 struct mabn_score_lists {
     int64_t lists;
     int kinds;
     const float *score[MABN_ANCHOR_LEVELS];
     int64_t n[MABN_ANCHOR_LEVELS], k[MABN_ANCHOR_LEVELS];
     bool sigmoid; /* ranked by probability */
-    /* Where this is not NULL each list consists of slots, and of slot s (of all lists) the first
-     * live[s] of `slot` scores are there. */
+    /* Not NULL: each list consists of slots of `slot` scores. Only the first live[s] scores of slot s,
+     * counted through all lists, are valid. NULL: all scores are. */
     const int32_t *live;
     int64_t slot;
 };
 
-/* Where the best of a list end. */
+/* The search for the last of a list's best scores. */
 struct mabn_list_search {
     uint64_t prefix; /* key of the last that is wanted */
-    int32_t left;    /* which it is, from 1, of those with the digits known so far */
+    int32_t left;    /* its rank, from 1, among the keys with the digits known so far */
     int32_t wanted, gathered;
     int32_t count[256];
 };
 
-/* Fill s (lists). What is there of a list with a key up to the prefix is what is wanted. */
+/* Fill s (lists). The valid scores with a key up to the prefix are then the wanted ones. */
 MABN_MUST_USE mabn_status mabn_cuda_lists_search(struct mabn_list_search *s,
                                                  const struct mabn_score_lists *lists,
                                                  cudaStream_t stream);
-/* The same where all that is there is wanted, which every k has room for. */
+/* The same where every valid score is wanted; no list may have more than its k. */
 MABN_MUST_USE mabn_status mabn_cuda_lists_all(struct mabn_list_search *s,
                                               const struct mabn_score_lists *lists,
                                               cudaStream_t stream);
-/* order (lists,room), best first, of lists that were searched; s[i].wanted are there. keys
- * (lists,room): scratch. room: at least every k, at most MABN_CUDA_ORDER_MOST. */
+/* order (lists,room): of lists that were searched the s[i].wanted best, best first. keys (lists,room):
+ * scratch. room: at least every k, at most MABN_CUDA_ORDER_MOST. */
 MABN_MUST_USE mabn_status mabn_cuda_lists_sort(int32_t *order, uint64_t *keys, int64_t room,
                                                struct mabn_list_search *s,
                                                const struct mabn_score_lists *lists,
@@ -48,7 +48,7 @@ struct mabn_box_lists {
     int64_t lists, room;
     const float *box;
     const int32_t *count;
-    const float *by; /* (lists) the boxes of a list are moved by so much; NULL: not */
+    const float *by; /* (lists) how far the boxes of a list are moved; NULL: not */
     float one;
 };
 /* keep (lists,room), kept (lists): as mabn_nms_sorted. mask (lists,room,words) where words is
@@ -62,7 +62,7 @@ __device__ __forceinline__ float mabn_probability_of(float logit)
     return 1 / (1 + expf(-logit));
 }
 
-/* Is score i of this list there, and what is its key? */
+/* Is score i of this list valid, and what is its key? */
 __device__ __forceinline__ bool mabn_key_in(uint64_t *key, const struct mabn_score_lists &l,
                                             int64_t list, int64_t i)
 {

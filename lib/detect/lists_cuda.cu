@@ -1,7 +1,7 @@
 /* See lists.cuh.
  *
- * The best: digit by digit of the keys, the most significant first, the last that is wanted is
- * found; those up to it are gathered in any order, and then sorted by one block a list. */
+ * The best of a list: the key of the last wanted score is found digit by digit, the most significant
+ * first. The keys up to it are gathered in any order, and then sorted by one block a list. */
 #include "detect/lists.cuh"
 
 #include "detect/detect_cuda.h"
@@ -57,7 +57,8 @@ __global__ void __launch_bounds__(THREADS)
     if (counts && !(alike & before)) atomicAdd(&s->count[digit], (int32_t)__popc(alike));
 }
 
-/* A thread a digit: the one whose keys, with those of smaller digits, reach the last that is wanted. */
+/* A thread a digit. Chosen is the digit whose keys, with those of smaller digits, reach the last wanted
+ * score. */
 __global__ void __launch_bounds__(DIGITS) choose_digit(struct mabn_list_search *all, int shift)
 {
     MABN_SHARED(int32_t, part, DIGITS);

@@ -109,8 +109,8 @@ static int any_equals(const float *row, int64_t n, float value)
     return any;
 }
 
-/* The boxes that attain the most of an object keep their own best one, which is only looked for
- * again in a chunk that has such boxes: few. */
+/* A box whose IoU is the largest of an object keeps the object that it overlaps most itself. That one
+ * is found again, but only in the few chunks that have such boxes. */
 static void rescue_chunk(int32_t *match, struct chunk *k, const struct source *s)
 {
     bool found = false;

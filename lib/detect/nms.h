@@ -3,7 +3,7 @@
  * reference's GPU kernel, from which its published numbers come; its CPU kernel uses at least.
  *
  * A box is only compared with those that stayed, so the time grows with n times the number kept. Boxes
- * are compared in blocks that vectorize. Only a block that may hold an overlap costs divisions.  */
+ * are compared in blocks that vectorize. Only a block that may hold an overlap costs divisions. */
 #ifndef MABN_DETECT_NMS_H
 #define MABN_DETECT_NMS_H
 
@@ -23,9 +23,9 @@ MABN_BEGIN_DECLS
 int64_t mabn_nms_sorted(int32_t *keep, const float *box, int64_t n, int64_t most, float threshold,
                         float one, float *room);
 
-/* Boxes in any order, equal scores by lowest index. keep (n): indices that stay, ascending when
- * `ascending`, of which the first `most` (the reference's rule: not the best ones), else best
- * first. *kept: how many. */
+/* Boxes in any order, equal scores by lowest index. keep (n): the indices that stay, best first, at most
+ * `most`. With `ascending` they ascend, and `most` then cuts off the highest indices, not the worst
+ * boxes, as the reference does. *kept: how many. */
 MABN_MUST_USE mabn_status mabn_nms(int32_t *keep, int64_t *kept, const float *box,
                                    const float *score, int64_t n, int64_t most, float threshold,
                                    float one, bool ascending, struct mabn_scratch *scratch);

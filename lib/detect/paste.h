@@ -26,7 +26,7 @@ enum { MABN_PASTE_MAX_SIDE = 254 };
  * not reproduced.
  *
  * mask: initialised; replaced by a mask of width × height pixels. map (side,side), rows first; box
- * (4) in the image. A box that is outside, empty or not finite gives an empty mask.  */
+ * (4) in the image. A box that is outside, empty or not finite gives an empty mask. */
 MABN_MUST_USE mabn_status mabn_paste(struct mabn_rle *mask, const float *map, int side,
                                      const float *box, int width, int height,
                                      const struct mabn_box_convention *c,

@@ -16,7 +16,7 @@ struct mabn_cuda_paste {
     int side, width, height;
 };
 
-/* count (n): at how many pixels, column by column, a mask becomes another value. */
+/* count (n): at how many pixels, column by column, a mask changes its value. */
 MABN_MUST_USE mabn_status mabn_cuda_paste_count(int32_t *count, const struct mabn_cuda_paste *p,
                                                 const struct mabn_box_convention *c, void *stream);
 /* The places of those pixels (x·height + y), mask i's from place[first[i]] on, in ascending order;
@@ -24,8 +24,8 @@ MABN_MUST_USE mabn_status mabn_cuda_paste_count(int32_t *count, const struct mab
 MABN_MUST_USE mabn_status mabn_cuda_paste_places(uint32_t *place, const int64_t *first,
                                                  const struct mabn_cuda_paste *p,
                                                  const struct mabn_box_convention *c, void *stream);
-/* logit (n,pixels) = of each of n boxes of all (n,pixels,channels) the channel label[i] − first, or the
- * only one; zeros where there is no such channel. */
+/* logit (n,pixels): of all (n,pixels,channels), for box i the channel label[i] − first, or the only
+ * channel; zeros where there is no such channel. */
 MABN_MUST_USE mabn_status mabn_cuda_paste_select(float *logit, const float *all,
                                                  const int32_t *label, int32_t first, int64_t n,
                                                  int64_t pixels, int64_t channels, void *stream);

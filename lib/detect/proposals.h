@@ -16,10 +16,11 @@
 MABN_BEGIN_DECLS
 
 struct mabn_proposal_options {
-    int64_t before; /* a level: 2000 in training, 1000 in testing */
-    int64_t level;  /* of a level after suppression, at most; 0: no limit */
-    int64_t total;  /* in training of a batch (legacy) or image: 2000, 1000; testing: 1000 */
-    bool whole_batch;
+    int64_t before;   /* a level: 2000 in training, 1000 in testing */
+    int64_t level;    /* of a level after suppression, at most; 0: no limit */
+    int64_t total;    /* training: 2000 a batch (legacy) or image (torchvision), 1000 an image
+                       (detectron2); testing: 1000 an image */
+    bool whole_batch; /* total is of the batch */
     double threshold; /* 0.7 */
     double min_size;
 };

@@ -1,8 +1,8 @@
 /* Proposals on an NVIDIA GPU: as proposals.h, for maps in device memory, without involving the
  * host.
  *
- * The same boxes in the same order as on the CPU but for the rounding of exp, in probabilities and
- * in decoded sides. Calls only launch kernels in `stream` (cudaStream_t) and may be captured.  */
+ * The same boxes in the same order as on the CPU. Probabilities and decoded sides differ by the rounding
+ * of exp. Calls only launch kernels in `stream` (cudaStream_t) and may be captured. */
 #ifndef MABN_DETECT_PROPOSALS_CUDA_H
 #define MABN_DETECT_PROPOSALS_CUDA_H
 

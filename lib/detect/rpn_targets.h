@@ -29,8 +29,8 @@ struct mabn_rpn_target_options {
 };
 struct mabn_rpn_target_options mabn_rpn_target_defaults(void);
 
-/* label (n): 1, 0, or −1 for ignored anchors; match (n): the object of an anchor with label 1,
- * otherwise negative. anchor (n,4). */
+/* label (n): 1, 0, or −1 for ignored anchors. match (n), as in match.h, is the object of an anchor with
+ * label 1; an ignored anchor outside the image may have one, too. anchor (n,4). */
 MABN_MUST_USE mabn_status mabn_rpn_label(int32_t *label, int32_t *match, const float *anchor,
                                          int64_t n, const struct mabn_truth *truth,
                                          const struct mabn_matcher *matcher,

@@ -21,16 +21,16 @@ struct mabn_cuda_truth {
     const struct mabn_rng *rng; /* (images) from mabn_sample_stream */
 };
 
-/* For the losses, level by level: of level l, image i and its anchor k the element
+/* For the losses, level by level: anchor k of level l of image i is element
  * images·before(l) + i·level[l] + k, where before(l) counts the anchors of the levels before. */
 struct mabn_cuda_rpn_targets {
     float *target, *weight, *box_weight; /* (images·n) */
-    float *delta;                        /* (images·n,4): 0 where box_weight is */
+    float *delta;                        /* (images·n,4): 0 where box_weight is 0 */
     int32_t *sampled, *positives;        /* (images) */
 };
 
 size_t mabn_cuda_rpn_targets_bytes(int64_t images, int64_t n, int64_t most);
-/* anchor (n,4), level[levels] of them each. scratch: mabn_cuda_rpn_targets_bytes. */
+/* anchor (n,4); level (levels): how many anchors each level has. scratch: mabn_cuda_rpn_targets_bytes. */
 MABN_MUST_USE mabn_status mabn_cuda_rpn_targets_make(
     const struct mabn_cuda_rpn_targets *out, const float *anchor, const int64_t *level, int levels,
     const struct mabn_cuda_truth *truth, const struct mabn_rpn_target_options *options,

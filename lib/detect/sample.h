@@ -4,9 +4,9 @@
  *     negatives = min(#label 0, batch − positives)
  *
  * They are drawn at random without replacement. The random numbers are keyed by seed, step, image and
- * stage, so that nothing depends on threads or on earlier draws. The recordings use samples that are
- * "spread" instead: of n candidates in index order, number floor(j·n/k) for j = 0…k−1. A sample is in
- * ascending order either way.  */
+ * stage, so that nothing depends on threads or on earlier draws. The recorded values of the reference
+ * were made with `spread` samples: of n candidates in index order, number floor(j·n/k) for j = 0…k−1. A
+ * sample is in ascending order either way. */
 #ifndef MABN_DETECT_SAMPLE_H
 #define MABN_DETECT_SAMPLE_H
 
@@ -35,8 +35,8 @@ struct mabn_sample_key {
 /* The stream that mabn_sample draws from. */
 void mabn_sample_stream(struct mabn_rng *rng, const struct mabn_sample_key *key);
 
-/* index (batch): boxes chosen from label (n), where −1 is neither; *count of them, of which
- * *positives are positive. index needs room for min(batch, n). */
+/* index (min(batch, n)): the boxes chosen by label (n), 1 or more for positive, 0 for negative, −1 for
+ * neither. *count are chosen, *positives of them positive. */
 MABN_MUST_USE mabn_status mabn_sample(int32_t *index, int64_t *count, int64_t *positives,
                                       const int32_t *label, int64_t n,
                                       const struct mabn_sampler *sampler,

@@ -34,8 +34,9 @@ void mabn_scratch_back(struct mabn_scratch *s, struct mabn_scratch_mark mark);
 MABN_MUST_USE mabn_status mabn_scratch_take(struct mabn_scratch *s, void *out, size_t count,
                                             size_t size);
 
-/* *out: a scratch of `bytes` in one piece of `s`, for a task of another thread. It must need no
- * more (count 64 more for each piece), and is not released: going back in `s` ends it. */
+/* *out: a scratch of `bytes` in one piece of `s`, for a task of another thread. The task must need no
+ * more; count 64 bytes more for each piece that it takes. *out is not released: going back in `s` ends
+ * it. */
 MABN_MUST_USE mabn_status mabn_scratch_lend(struct mabn_scratch *s, struct mabn_scratch *out,
                                             size_t bytes);
 
