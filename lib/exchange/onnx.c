@@ -454,9 +454,12 @@ static mabn_status add_tensor(struct mabn_weights *w, const struct cursor *c, st
             !mabn_size_mul(count, mabn_dtype_size(types[i].dtype), &bytes))
             return damaged(c, "an impossible shape");
         if (!t->data.start && bytes) break; /* as varints, which no exporter uses for weights */
-        if (t->data.length != bytes ||
-            (t->data.number == TENSOR_FLOATS && types[i].dtype != MABN_DTYPE_F32) ||
+        if ((t->data.number == TENSOR_FLOATS && types[i].dtype != MABN_DTYPE_F32) ||
             (t->data.number == TENSOR_DOUBLES && types[i].dtype != MABN_DTYPE_F64))
+            return mabn_fail(MABN_ERR_UNSUPPORTED, "'%s': initialiser '%s' is %s, its data are %s",
+                             w->source.name, t->name, mabn_dtype_name(types[i].dtype),
+                             t->data.number == TENSOR_FLOATS ? "float32" : "float64");
+        if (t->data.length != bytes)
             return mabn_fail(MABN_ERR_UNSUPPORTED,
                              "'%s': initialiser '%s' has %llu bytes of data instead of %zu",
                              w->source.name, t->name, (unsigned long long)t->data.length, bytes);

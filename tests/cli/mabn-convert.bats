@@ -1127,6 +1127,21 @@ def doubles(g): # float32 numbers as float64 in double_data
         out += whole
     return out
 write("double.onnx", doubles)
+def first_tensor(dtype, number_of_data, data): # its type and its data replaced
+    def change(g):
+        out = b""
+        for k, value, whole in fields(g):
+            if k == 5 and not change.done:
+                change.done = True
+                tensor = field(8, b"odd") + number(2, dtype) + number(1, 2) + field(number_of_data, data)
+                whole = field(5, tensor)
+            out += whole
+        return out
+    change.done = False
+    return change
+write("typed1.onnx", first_tensor(11, 4, b"\0" * 16))  # float64 given as float_data, of its length
+write("typed2.onnx", first_tensor(1, 10, b"\0" * 8))   # float32 as double_data
+write("short.onnx", first_tensor(1, 4, b"\0" * 12))
 def constants(g): # no initialisers, but nodes with a tensor
     out = b""
     for k, value, whole in fields(g):
@@ -1142,6 +1157,9 @@ END
         run mabn-convert --check net.h5 $f.h5
         assert_success
     done
+    fails 1 "'typed1.onnx': initialiser 'odd' is float64, its data are float32" mabn-convert typed1.onnx -o c.h5
+    fails 1 "'typed2.onnx': initialiser 'odd' is float32, its data are float64" mabn-convert typed2.onnx -o c.h5
+    fails 1 "'short.onnx': initialiser 'odd' has 12 bytes of data instead of 8" mabn-convert short.onnx -o c.h5
     fails 1 "'constant.onnx' has its tensors in 47 Constant nodes, which are not read: export it with initialisers" mabn-convert constant.onnx -o c.h5
 }
 

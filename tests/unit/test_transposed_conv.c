@@ -98,7 +98,7 @@ static void check(struct mabn_transposed_conv op)
     e = worst(f.dx, f.want_dx, f.x_count, 1, 4 * op.out);
     tap_ok(e < 3e-6, "%s: dx: %.1e", name, e);
     e = worst(f.dw, f.want_dw, f.w_count, 1, f.rows);
-    tap_ok(e < 3e-6, "%s: dW: %.1e", name, e);
+    tap_ok(e < 1e-5, "%s: dW: %.1e", name, e); /* sums of thousands */
     e = worst(f.dbias, f.want_dbias, op.out, 1, 4 * f.rows);
     tap_ok(e < 3e-6, "%s: dbias: %.1e", name, e);
     tap_status(mabn_transposed_conv_backward_data(f.dx, f.dy, f.w, &op, true, f.scratch), "add");
