@@ -3,11 +3,12 @@
  *
  * The style is fixed so that all pictures of the project look alike: horizontal grid lines only,
  * the quantity named above its axis, colours that colour-blind readers can tell apart (Okabe and
- * Ito's), series told apart by marker and dash as well where colours run out. Callers give data and
- * names, never colours in RGB.
+ * Ito's), a marker shape for each series, and dashed lines once the colours run out. Callers give data
+ * and names, never colours in RGB.
  *
- * Series of one name share a colour and one entry in the legend, in all panels. Points with a
- * coordinate that is not finite are left out and break the line.   */
+ * Series of one name share a colour and one entry in the legend, in all panels; the name "" has no
+ * entry. Points with a coordinate that is not finite, or not positive on a logarithmic scale, are left
+ * out and break the line. */
 #ifndef MABN_PLOT_FIGURE_H
 #define MABN_PLOT_FIGURE_H
 
@@ -45,19 +46,21 @@ void mabn_panel_set_y_range(struct mabn_panel *panel, double low, double high);
 /* Copies n points; y2 is for whiskers, else NULL. */
 void mabn_panel_add(struct mabn_panel *panel, const char *name, enum mabn_series_look look,
                     const double *x, const double *y, const double *y2, size_t n);
-/* Make the panel a matrix: n x n values in rows, shares of their row by shade, named by its y_label
- * (rows) and x_label (columns). Names and values are copied. */
+/* Make the panel a matrix of values (n,n), row by row. The shade of a cell is its share of its row's sum.
+ * y_label says what the rows are, x_label the columns. names (n). Names and values are copied. */
 void mabn_panel_set_matrix(struct mabn_panel *panel, const char *const *names, const double *values,
                            size_t n);
 /* Does any panel hold a finite point, or a matrix? */
 bool mabn_figure_has_data(const struct mabn_figure *figure);
 
 /* Draw into `path`, PNG or SVG by its ending; "-" is SVG on standard output. width and height in
- * points (0: chosen by the number of panels); PNG has two pixels to a point. */
+ * points (0: chosen by the number of panels); PNG has two pixels to a point. Another ending is
+ * MABN_ERR_ARG; an existing file is replaced only with `force`. */
 MABN_MUST_USE mabn_status mabn_figure_save(const struct mabn_figure *figure, const char *path,
                                            int width, int height, bool force);
 
-/* Ticks of `scale` in [low, high], at most max_ticks; returns how many. Also for tests. */
+/* Ticks of `scale` in [low, high], about max_ticks at most; returns how many. ticks needs room for
+ * max_ticks + 1. Also for tests. */
 int mabn_plot_ticks(enum mabn_scale scale, double low, double high, int max_ticks, double *ticks);
 /* "0.05", "20k", "1e-6": the label of a tick, given the distance to the next one. */
 void mabn_plot_tick_label(char text[32], double value, double step);

@@ -214,7 +214,7 @@ static mabn_status read_logs(struct log **out, const struct mabn_log_source *sou
     for (int i = 0; i < count; i++) {
         if (layer) logs[i].layer = mabn_xstrdup(layer);
         mabn_status status = read_log(&logs[i], sources[i].path, channel);
-        if (!layer && logs[i].layer) layer = logs[i].layer; /* the first file's first */
+        if (!layer && logs[i].layer) layer = logs[i].layer; /* the first that is found */
         if (status) {
             free_logs(logs, count);
             return status;
@@ -245,7 +245,7 @@ static char *name_of(const struct log *log, const struct mabn_log_source *source
     return mabn_xasprintf("%s, norm batch %d", norm, log->norm_batch);
 }
 
-/* Make the names of the logs distinct: add seeds where that helps, otherwise use paths. */
+/* If two logs would have the same name, all names that were not given get seed and path. */
 static char **names_of(const struct log *logs, const struct mabn_log_source *sources, int count)
 {
     char **names = mabn_xcalloc((size_t)count, sizeof *names);
