@@ -89,8 +89,8 @@ static void set_apart(struct mabn_weights *w, const char *key, size_t skip, cons
     w->average = mabn_xstrdup(key);
 }
 
-/* The average below KEY, if there is one: what is in front of the same names in the network is
- * found by the first of them. */
+/* Set the average below KEY apart, if there is one. Its first name tells the prefix that the same names
+ * have in the network. */
 static bool part_below(struct mabn_weights *w, const char *key)
 {
     const char *first = NULL;
@@ -121,7 +121,7 @@ static bool part_below(struct mabn_weights *w, const char *key)
     return false;
 }
 
-/* ema_conv1_weight, of conv1.weight; every name that begins so must be one. */
+/* ema_conv1_weight, of conv1.weight. Every name that begins with "ema_" must be one. */
 static bool part_underscored(struct mabn_weights *w)
 {
     static const char start[] = "ema_";
@@ -173,7 +173,7 @@ static const char *average_name(const struct mabn_weights *w, size_t i)
     return entry(w, i)->part == MABN_WEIGHT_OTHER ? after(entry(w, i), w->average) : NULL;
 }
 
-/* Is it a list, whose places are its names? */
+/* Is the average a list, with numbers for names? */
 static bool is_numbered(const struct mabn_weights *w)
 {
     for (size_t i = 0; i < w->count; i++) {
@@ -183,7 +183,7 @@ static bool is_numbered(const struct mabn_weights *w)
     return true;
 }
 
-/* A list is of the parameters, in their order. */
+/* A list holds the parameters in their order: take their names. */
 static mabn_status name_numbered(struct mabn_weights *w)
 {
     size_t next = 0, count = 0;
@@ -253,7 +253,7 @@ static void swap_parts(struct mabn_weights *w)
     free(gone);
 }
 
-/* What the average has not, such as the statistics of norms, is that of the weights. */
+/* Tensors that the average lacks, such as the statistics of norms, are taken from the weights. */
 static void complete(struct mabn_weights *w)
 {
     bool *gone = mabn_xcalloc(w->count + 1, sizeof *gone);

@@ -20,8 +20,9 @@ void mabn_convert_options_init(struct mabn_convert_options *options)
 
 /* ---- which network is it ---- */
 
-/* Where some stages have batch statistics, norms without any have lost them: a body of two kinds of
- * norms is not known without its description. So have norms whose channels no groups divide. */
+/* Norms without statistics look like group norms. They are batch norms that have lost their statistics
+ * if another stage has batch statistics, since a body never mixes the two kinds without a description.
+ * The same holds if the number of groups does not divide the channels. */
 static void settle_stages(struct mabn_model *m, int stages)
 {
     bool batch = false;
@@ -556,7 +557,7 @@ static long register_order(const struct mabn_net *net, int i)
     return (long)i * (count + 1);
 }
 
-/* Tensors that no layer of the network has come last. */
+/* Tensors that belong to no layer of the network come last. */
 static long place_of(const struct mabn_net *net, const char *name)
 {
     static const char *const leaves[] = {

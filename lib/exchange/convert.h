@@ -2,13 +2,14 @@
  * of our networks, or to the same tensors in another container.
  *
  *     open      read the table of contents, translate names (names.h), decide what network it is
- *     complain  what of the file found no place, and what of the network found no tensor
+ *     complain  name the file's tensors without a place and the network's tensors without values
  *     write     stream, one tensor at a time
  *
- * The network is, in this order: the one that `like` holds; the one the file itself describes (our
- * own checkpoints do); the one its names and shapes give away (residual networks of model/model.h,
- * detectors of model/detector.h, whose pixels and boxes are then those of the program that has such
- * names); none. Without a network names are translated, and missing tensors cannot be noticed. */
+ * The network is the first of these that there is: the one that `like` holds; the one that the file
+ * itself describes, as our own checkpoints do; the one that its names and shapes reveal. The last can
+ * be a residual network of model/model.h or a detector of model/detector.h, with the pixels and boxes
+ * of the program that uses such names. Without a network names are translated, and missing tensors
+ * cannot be noticed. */
 #ifndef MABN_EXCHANGE_CONVERT_H
 #define MABN_EXCHANGE_CONVERT_H
 
@@ -65,19 +66,20 @@ void mabn_convert_free(struct mabn_convert *c); /* NULL is fine */
 
 /* A TSV table: source name, shape, type, our name ("-": no place; a missing one has source "-"). */
 void mabn_convert_list(const struct mabn_convert *c, struct mabn_str *tsv);
-/* The family of networks that unmatched names are of, where it is one that is not read: "a detector of
- * mmdetection"; NULL: unknown. */
+/* The family of networks that the unmatched names belong to, if it is known but not supported: "a
+ * detector of mmdetection". NULL: unknown. */
 const char *mabn_convert_other_family(const struct mabn_convert *convert);
-/* One line for each unmatched and each missing tensor, at most `limit` of each kind and then their
- * number (0: all); how many of both. */
+/* One line for each unmatched and each missing tensor, at most `limit` of each kind and then the number
+ * of the others (limit 0: all). Returns how many there are of both kinds. */
 size_t mabn_convert_complain(const struct mabn_convert *c, size_t limit, struct mabn_str *lines);
 /* Remarks for the user (what was left out, "weights are not centralized"), a line each; reads the
  * weights. */
 MABN_MUST_USE mabn_status mabn_convert_remarks(struct mabn_convert *c, struct mabn_str *lines);
-/* The result: "resnet50, norm mabn, 1000 classes", or the number of tensors. */
+/* The file and the result: "PyTorch zip, names of …, 161 tensors; resnet50, norm mabn, 1000 classes",
+ * without the part behind ";" if no network is known. */
 void mabn_convert_describe(const struct mabn_convert *c, struct mabn_str *text);
-/* Is it neither a known network nor, where one was requested, a detector's body? Then no tool could
- * use the output. */
+/* True if no tool could use the output: no network is known, none was requested by options, and no name
+ * is a detector's. */
 bool mabn_convert_is_unknown(const struct mabn_convert *c);
 
 /* `command` and `tool` are recorded. Progress, in bytes, may be NULL. */
@@ -95,8 +97,8 @@ struct mabn_compare {
     char *worst; /* name of the tensor with max_abs, or NULL; caller frees */
 };
 /* Tensor by tensor, under our names. A value differs when |a − b| > atol + rtol·|b|; NaN equals
- * only NaN. Lines of TSV for what differs: name, max abs, max rel, index of the worst value; or
- * name and what is wrong. */
+ * only NaN. Relative differences are over the larger of |a| and |b|. Lines of TSV for what differs:
+ * name, max abs, max rel, index of the worst value; or name and what is wrong. */
 MABN_MUST_USE mabn_status mabn_compare_weights(const char *a, const char *b, double atol,
                                                double rtol, struct mabn_compare *result,
                                                struct mabn_str *lines);

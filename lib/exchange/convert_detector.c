@@ -108,8 +108,7 @@ static bool has(const struct mabn_convert *c, const char *name)
     return mabn_convert_find(c, name) != NULL;
 }
 
-/* How many tensors NAME0, NAME(step), NAME(2·step) and so on there are, with `end` after the
- * number. */
+/* How many of the tensors NAME(first), NAME(first + step), … there are, with `end` after the number. */
 static int count_layers(const struct mabn_convert *c, const char *name, int first, int step,
                         const char *end)
 {
@@ -385,7 +384,7 @@ mabn_status mabn_convert_guess_detector(struct mabn_convert *c)
     return mabn_detector_check(d);
 }
 
-/* Check an option against the file's own description. */
+/* Options take precedence over the file's own description. */
 static mabn_status overrule(struct mabn_convert *c, struct mabn_detector *d)
 {
     if (c->options.norm) MABN_TRY(mabn_detector_set_norm(d, c->options.norm));

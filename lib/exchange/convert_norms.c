@@ -94,7 +94,7 @@ static enum mabn_norm_kind kind_of(const struct mabn_convert *c, const char *nam
     return norm ? norm->kind : MABN_NORM_NONE;
 }
 
-/* Is it the weight of a norm whose state does not tell its kind, nor its name (as Detectron's do)? */
+/* Is it the weight of a norm whose kind is told neither by its state nor, as in Detectron, by its name? */
 static bool is_bare(const struct mabn_convert *c, const struct item *item)
 {
     static const char *const state[] = {"running_mean", "running_var", "pre_x2", "buffer_x2"};

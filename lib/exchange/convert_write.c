@@ -431,9 +431,8 @@ static bool is_model_note(const char *key)
 static mabn_status set_notes(const struct mabn_convert *c, struct mabn_weights_writer *writer,
                              const char *command, const char *tool)
 {
-    if (c->options.to >= 0)
-        return MABN_OK; /* our description does not fit the other program's
-                                             * tensors */
+    /* Our description does not fit the other program's tensors. */
+    if (c->options.to >= 0) return MABN_OK;
     for (size_t i = 0; i < mabn_weights_note_count(c->source); i++) {
         const char *value, *key = mabn_weights_note_at(c->source, i, &value);
         if (c->options.weights_only && is_training_note(key)) continue;
@@ -478,8 +477,8 @@ struct stream {
     char *what;
 };
 
-/* A network that is folded was run, so to speak: such numbers are an error. A conversion of names
- * goes on, so that a broken checkpoint can be looked at with other programs, and tells of them. */
+/* Folding computes with the numbers, so such numbers are an error there. Other conversions go on and
+ * report them, so that a broken checkpoint can be looked at with other programs. */
 static mabn_status check_finite(struct stream *s, int64_t index, const void *values)
 {
     const struct entry *e = &s->c->entries[index];

@@ -1,7 +1,8 @@
 /* Describing a file as text or JSON: datasets, checkpoints, and weights in other programs' formats
  * (exchange/weights.h). The kind of file is recognized by its content.
  *
- * To add a kind: a row in the table of info.c, with the function that describes it. */
+ * To add a kind of HDF5 file: a value of enum kind in info.c, between DATASET and CHECKPOINT, and a row
+ * of its table `kinds`, with the file's "format" and the function that describes it. */
 #ifndef MABN_EXCHANGE_INFO_H
 #define MABN_EXCHANGE_INFO_H
 

@@ -1,14 +1,15 @@
 /* ONNX files, in protobuf's wire format.
  *
- * Read: the graph's initialisers (raw_data, or packed float_data) under their names, and
- * metadata_props as notes. Nodes are skipped; data in other files is always refused.
+ * Read: the graph's initialisers (raw_data, or packed float_data or double_data) and metadata_props as
+ * notes. Nodes only tell names: those of the weights into which an exporter has folded a norm, and the
+ * further names of a shared tensor. External data are read from files in the folder of the ONNX file.
  *
  * Written: initialisers under our names, and a graph where the network is known: opset 13, input
  * "input" (N,C,H,W) float32 with N, H and W free, output "logits" (N,classes). A norm is a
  * BatchNormalization (its mean zero for MABN), or InstanceNormalization between reshapes for group,
  * layer and instance norm; a centralized convolution subtracts its filters' means in the graph,
  * which run-times compute once. With folding, norms are folded into the convolutions where
- * possible. At most 2 GiB, as protobuf has it. */
+ * possible. A file of more than 2 GiB, protobuf's limit, is MABN_ERR_LIMIT. */
 #ifndef MABN_EXCHANGE_ONNX_H
 #define MABN_EXCHANGE_ONNX_H
 

@@ -201,7 +201,8 @@ static void conv(struct walk *k, int i, const struct mabn_net_node *node, char y
     end(k);
 }
 
-/* Norms with statistics. MABN's mean is zero: its own variance minus itself. */
+/* Norms with statistics. MABN has no mean, but the operator needs one: zeros of the right length are
+ * made as the variance minus itself. */
 static void batch_norm(struct walk *k, const char *x, const char *name,
                        const struct mabn_norm_options *o, const char *y)
 {
@@ -217,7 +218,8 @@ static void batch_norm(struct walk *k, const char *x, const char *name,
         begin(k, "Constant", shape);
         ints(k, "value_ints", 1, (const int64_t[]){-1});
         end(k);
-        binary(k, "Reshape", var, shape, flat); /* (1,C,1,1) with one of the two window rules */
+        /* With one of the two window rules the variance is (1,C,1,1). */
+        binary(k, "Reshape", var, shape, flat);
         binary(k, "Sub", flat, flat, mean);
         memcpy(var, flat, sizeof var);
     }

@@ -11,7 +11,7 @@
  * size; nothing is ever copied, so memory is at most about 120 bytes for each opcode. Values may
  * share children or even contain themselves, so code that walks them must limit its steps.
  *
- * Large strings and byte strings are not loaded: a value says where in the source they are.   */
+ * Large strings and byte strings are not loaded: a value says where in the source they are. */
 #ifndef MABN_EXCHANGE_PICKLE_H
 #define MABN_EXCHANGE_PICKLE_H
 
@@ -40,10 +40,10 @@ enum mabn_pickle_kind {
     MABN_PICKLE_LATIN1, /* bytes that were written as UTF-8 text of code points below 256 */
     MABN_PICKLE_LIST,
     MABN_PICKLE_TUPLE,
-    MABN_PICKLE_DICT,    /* items: key, value, key, value, …; also OrderedDict and Counter */
+    MABN_PICKLE_DICT, /* items: key, value, key, value, …; also OrderedDict, defaultdict, Counter */
     MABN_PICKLE_GLOBAL,  /* an allowed name, not called: integer is its mabn_pickle_global */
     MABN_PICKLE_STORAGE, /* persistent id of PyTorch: items of its tuple */
-    MABN_PICKLE_TENSOR,  /* arguments of torch._utils._rebuild_tensor(_v2) */
+    MABN_PICKLE_TENSOR,  /* arguments of torch._utils._rebuild_tensor, _v2 or _v3 */
     MABN_PICKLE_ARRAY,   /* numpy array: state of BUILD, (version, shape, dtype, fortran, data) */
     MABN_PICKLE_DTYPE,   /* numpy dtype: arguments; `attribute`: state of BUILD or 0 */
     MABN_PICKLE_SCALAR,  /* numpy scalar: (dtype, bytes) */

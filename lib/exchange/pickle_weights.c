@@ -391,9 +391,9 @@ static void leave(struct walk *k, size_t length)
 static mabn_status visit(struct walk *k, uint32_t value, enum mabn_weight_part part, size_t root,
                          int depth);
 
-/* What is beside the weights never stops their reading: a value that cannot be read is counted, and
- * told once. `status` is what became of it. A list is beside them too where both are in one dict:
- * weights have names. */
+/* Values beside the weights never stop the reading: one that cannot be read is counted, and all are
+ * reported once. `status` is the result of reading this one. A list in the dict of the weights is beside
+ * them, too, since weights have names. */
 static mabn_status read_beside(struct walk *k, enum mabn_weight_part part, bool list,
                                mabn_status status)
 {

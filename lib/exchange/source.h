@@ -15,10 +15,10 @@ struct mabn_source {
     int fd;
     uint64_t size;
     char *name;                     /* for messages */
-    struct mabn_source_part *parts; /* files appended */
+    struct mabn_source_part *parts; /* (n_parts) files appended */
     size_t n_parts;
 };
-/* Bytes begin .. begin + size of the source are those of this file. */
+/* Bytes [begin, begin + size) of the source are those of this file. */
 struct mabn_source_part {
     uint64_t begin, size;
     char *location;
@@ -28,11 +28,12 @@ enum { MABN_SOURCE_MAX_PARTS = 512 };
 
 /* Regular files only: a pipe cannot be read at random. */
 MABN_MUST_USE mabn_status mabn_source_open(struct mabn_source *source, const char *path);
+/* bytes are borrowed, name is copied. */
 void mabn_source_init_memory(struct mabn_source *source, const void *bytes, size_t size,
                              const char *name);
-/* The bytes of the file `location`, in the folder of the source's own, come after those there are: from
- * *begin on, *size of them. Each file once; absolute paths and those that lead out of the folder are
- * refused, and so are sources in memory. */
+/* Append the file `location`, relative to the folder of the source's own file: its *size bytes start at
+ * *begin of the source. A file that was appended before is found, not appended again. Absolute paths,
+ * paths with ".." and sources in memory are MABN_ERR_UNSUPPORTED. */
 MABN_MUST_USE mabn_status mabn_source_append(struct mabn_source *source, const char *location,
                                              uint64_t *begin, uint64_t *size);
 void mabn_source_release(struct mabn_source *source);

@@ -235,7 +235,7 @@ static void sort_index(struct mabn_weights *w)
     qsort_r(w->index, w->count, sizeof *w->index, compare_entries, w);
 }
 
-/* Beside the weights two paths may read alike ("a.b" and b in a): one of them is kept. */
+/* Beside the weights two paths may give one name ("a.b", and b in a). One of the tensors is kept. */
 static void drop_doubles(struct mabn_weights *w)
 {
     bool *drop = mabn_xcalloc(w->count + 1, sizeof *drop);

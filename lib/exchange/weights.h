@@ -10,15 +10,16 @@
  *                       {model: …}, {state_dict: …} or {blobs: …} are opened; a `module.` in
  *                       front of every name is removed, as the reference's loader does, and
  *                       what torch.compile and its like put into names ("_orig_mod."). So is a
- *                       `module.` within or before some names, unless two became one.
+ *                       `module.` within or before some names, unless two names would become one.
  *             MOMENTUM  the optimizer's momentum buffer of the model tensor of the same name.
  *             OTHER     every other tensor, under its dotted path.
  *   notes     small facts, key → text: numbers and strings of the pickle's nest by dotted path
  *             ("iteration", "optimizer.lr"), safetensors' __metadata__, our
  *             attributes. A writer stores them and a reader finds them again, in every format.
  *
- * Nothing in a file can run code or name another file; sizes are compared with the file's before
- * they are used. See pickle.h, zip.h and safetensors.h for what is accepted. */
+ * Nothing in a file can run code. Only ONNX files can name other files, in their own folder. Sizes are
+ * compared with the file's before they are used. See pickle.h, zip.h, safetensors.c and onnx.h for what
+ * is accepted. */
 #ifndef MABN_EXCHANGE_WEIGHTS_H
 #define MABN_EXCHANGE_WEIGHTS_H
 
@@ -64,7 +65,8 @@ bool mabn_weights_format_by_ending(enum mabn_weights_format *format, const char 
 struct mabn_weights;
 
 MABN_MUST_USE mabn_status mabn_weights_open(struct mabn_weights **out, const char *path);
-/* The same over bytes in memory (borrowed until free); `name` is for messages. HDF5 is refused. */
+/* The same over bytes in memory (borrowed until free); `name` is for messages. HDF5 and ONNX's external
+ * data are refused. */
 MABN_MUST_USE mabn_status mabn_weights_open_memory(struct mabn_weights **out, const void *bytes,
                                                    size_t size, const char *name);
 void mabn_weights_free(struct mabn_weights *w); /* NULL is fine */
@@ -82,7 +84,7 @@ const char *mabn_weights_average(const struct mabn_weights *w);
  * weights, is dropped. Nothing changes where the MODEL is an average itself. Fails if there is none.
  * Indices change. */
 MABN_MUST_USE mabn_status mabn_weights_use_average(struct mabn_weights *w);
-/* Cut the prefix off all names of MODEL and MOMENTUM that have it and more. */
+/* Cut the prefix off all names of MODEL and MOMENTUM that begin with it and are longer. */
 MABN_MUST_USE mabn_status mabn_weights_cut_prefix(struct mabn_weights *w, const char *prefix);
 
 size_t mabn_weights_count(const struct mabn_weights *w);

@@ -213,7 +213,7 @@ static void add_note(struct mabn_str *json, const struct mabn_weights_note *note
     mabn_str_add_json(json, note->value);
 }
 
-/* When there are more notes than this, the rest are kept where those with long keys are. */
+/* Notes beyond this number, and those with a longer key or value, go into the attribute "notes". */
 enum { MAX_ATTRIBUTES = 200, MAX_KEY = 64, MAX_VALUE = 4096 };
 
 /* May the note be an attribute under its own name? */

@@ -74,8 +74,8 @@ struct mabn_weights {
     void (*free_backend)(void *backend);
 };
 
-/* Add an entry: checks name, shape and that the numbers lie in [limit_start, limit_end) of the
- * source; computes count and bytes. `name` is copied. */
+/* Add an entry: checks name, shape and that the numbers end at limit_end of the source or before;
+ * computes count and bytes. `name` is copied. */
 MABN_MUST_USE mabn_status mabn_weights_add(struct mabn_weights *w, const char *name,
                                            enum mabn_weight_part part, enum mabn_dtype dtype,
                                            const struct mabn_shape *shape,

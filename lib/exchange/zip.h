@@ -1,11 +1,11 @@
 /* Zip archives as PyTorch writes them: entries stored (never compressed), found through the
  * central directory at the end.
  *
- * The reader compares what the archive says twice: sizes, names and methods of the central
- * directory must equal those of the local headers; entries must lie inside the file, before the
- * directory, and must not overlap; names are unique, relative and plain. Encrypted, compressed and
- * split archives are refused. Zip64 is read and written. CRC-32 is checked where an entry is read
- * as a whole. */
+ * The reader compares what the archive says twice: sizes, CRCs, names and methods of the central
+ * directory must equal those of the local headers, whose sizes and CRC may also follow the data.
+ * Entries must lie inside the file, before the directory, and must not overlap; names are unique,
+ * relative and plain. Encrypted, compressed and split archives are refused. Zip64 is read and written.
+ * The CRC-32 of the data is left to those who read them (torch.c, weights.c). */
 #ifndef MABN_EXCHANGE_ZIP_H
 #define MABN_EXCHANGE_ZIP_H
 
