@@ -1,8 +1,8 @@
-/* From matched detections to precision, recall and the twelve numbers.
+/* From matched detections to precision, recall and the statistics.
  *
  * Walking down the detections of a category by score, precision can only rise where a match is
- * counted, and recall only steps there; so a curve is kept as its true positives alone: after each,
- * how many true and false ones there have been. */
+ * counted, and recall changes only there. So a curve is kept as its true positives alone, each with the
+ * number of true and false positives up to it. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -140,7 +140,7 @@ static int64_t count_truths(const struct accumulation *acc, size_t k, int a)
     return n;
 }
 
-/* A hit takes a ground truth at each threshold, a crowd none that counts: so many fit. */
+/* The hits of one threshold: each takes a ground truth that counts, so there are at most so many. */
 static size_t most_hits(const struct mabn_coco_evaluation *e, size_t k, int a)
 {
     size_t n = 0;
@@ -326,8 +326,8 @@ static void summarize(struct mabn_coco_score *s)
 
 /* ---- all of it ---- */
 
-/* A category is ten bytes in a file and 97 KB of curves here (COCO's settings): what they may take.
- */
+/* The memory that curves may take. A category of ten bytes in a file has 97 KB of them with COCO's
+ * settings. */
 static const size_t max_curve_bytes = (size_t)2 << 30;
 
 static mabn_status minus_ones(double **out, size_t n)

@@ -214,7 +214,7 @@ static void be_odd(struct reading *r, struct mabn_segmentation *s, const char *f
     add_bytes(r, text, s->n);
 }
 
-/* Read n numbers into v; false, with everything passed over, when they are not that. *empty (unless
+/* Read a list of n numbers into v. Anything else is passed over, and the result is false. *empty (unless
  * NULL): it is an empty list. */
 static bool read_few(struct reading *r, double *v, size_t n, bool *empty)
 {
@@ -273,7 +273,7 @@ static void read_polygons(struct reading *r, struct mabn_segmentation *s)
         be_odd(r, s, "a polygon of %zu numbers: expected x, y of three corners or more", bad_size);
 }
 
-/* False when there is something that is no count. */
+/* False if an item is no count. */
 static bool read_counts(struct reading *r, struct mabn_segmentation *s)
 {
     struct mabn_json *j = r->json;
@@ -450,7 +450,7 @@ static void read_num_keypoints(struct reading *r, struct mabn_coco_record *recor
 /* ---- records ---- */
 
 enum { SEEN_IMAGE = 1, SEEN_CATEGORY = 2, SEEN_SCORE = 4, SEEN_SEGMENTATION = 8 };
-/* And those that nothing asks for, but which decide when they are there. */
+/* And fields that are not required, but change how a record is read. */
 enum {
     SEEN_BOX = 16,
     SEEN_KEYPOINTS = 32,
@@ -463,7 +463,7 @@ static const char *const seen_names[] = {"image_id", "category_id", "score", "se
                                          "bbox",     "keypoints",   "id",    "area",
                                          "iscrowd",  "segmentation"};
 
-/* JSON leaves open what a field counts that an object has twice; here the last, as in Python. */
+/* JSON leaves open which value counts if an object has a field twice. Here it is the last, as in Python. */
 static void note_repeated(struct reading *r, const char *name, uint32_t line)
 {
     if (r->n_repeated++) return;
@@ -560,7 +560,7 @@ static struct mabn_coco_record *new_record(struct reading *r)
     return record;
 }
 
-/* Its fields were read: `seen`, of which some twice. */
+/* A record's fields have been read: those in `seen`, those in `twice` more than once. */
 static void add_record(struct reading *r, unsigned seen, unsigned twice, unsigned needed)
 {
     static const char *const names[] = {"image_id", "category_id", "score", "segmentation"};
@@ -1013,7 +1013,7 @@ static void read_result_object(struct reading *r, struct needs *needs)
     check_result(r, needs);
 }
 
-/* One list; or, in other programs' habits, an object that holds it, or JSON Lines. */
+/* One list; or, as other programs write it, an object that holds the list, or JSON Lines. */
 static void read_detections(struct reading *r)
 {
     struct needs needs = {.fields = SEEN_IMAGE | SEEN_CATEGORY | SEEN_SCORE, .keep = r->keep};

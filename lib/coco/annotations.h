@@ -5,18 +5,20 @@
  * polygons, strings and counts of masks, keypoints) lie end to end in three pools.
  *
  * What a file may hold, and what it means here:
- *   ids of images and categories are numbers or strings. A whole number of 64 bits stands for
- * itself; any other id has a negative number made of its text, and the text is kept. No two images
- * may have one id; two categories may, if they have one name (the second is passed over); ids of
- * annotations likewise (for duplicates see coco/score.h); null or absent is an id of its own;
- *   "segmentation" is a list of polygons, or {"size", "counts"} with a list or a string; null, an
- *   empty list, or absent, is none;
- *   "iscrowd" is a number or a boolean (null: no crowd); unknown fields are passed over.
+ *   Ids of images and categories are numbers or strings. A whole number of 64 bits stands for itself.
+ *   Any other id becomes a negative number made of its text, and the text is kept. No two images may
+ *   have one id. Two categories may, if they have one name; the second is passed over.
+ *   Ids of annotations are the same, but no text is kept, and two may be equal (coco/score.h). Without
+ *   an id, or with null, an annotation has one of its own.
+ *   "segmentation" is a list of polygons, or {"size", "counts"} with a list or a string. Null, an empty
+ *   list and an absent field are none.
+ *   "iscrowd" is a number or a boolean; null is no crowd. Unknown fields are passed over.
  *
- * A field that is not what it should be stops only who needs it: a segmentation keeps the reason
- * why it cannot be used, and mabn_coco_mask fails with it; a box, keypoints or "iscrowd" are marked
- * as odd; a size is not given; nor is an area, which a warning tells. NaN and Infinity, which Python writes,
- * are such values. The name of a category may be a number. Errors name file, line and field. */
+ * A field of a wrong form is an error only for those who need it. A segmentation keeps the reason why it
+ * cannot be used, and mabn_coco_mask fails with that. A box, keypoints or "iscrowd" are marked as odd. A
+ * size or an area counts as not given, with a warning where it matters. NaN and Infinity, which Python
+ * writes, are such wrong values. The name of a category may be a number. Errors name file, line and
+ * field. */
 #ifndef MABN_COCO_ANNOTATIONS_H
 #define MABN_COCO_ANNOTATIONS_H
 
@@ -147,8 +149,9 @@ size_t mabn_coco_strays(const struct mabn_coco *truth, const struct mabn_coco *r
                         const struct mabn_coco_record **first);
 
 /* Read results: a list of {"image_id", "category_id", "score", and "bbox", "segmentation" or
- * "keypoints"}. As the first record decides (COCO's rule), every record needs a box, or a
- * segmentation, or keypoints; what is missing besides is derived when it is scored. */
+ * "keypoints"}; also an object that holds such a list, or JSON Lines. The first record decides (COCO's
+ * rule) whether every record needs a box, a segmentation or keypoints. What else is missing is derived
+ * when it is scored. */
 MABN_MUST_USE mabn_status mabn_coco_read_results(struct mabn_coco *out, const char *path,
                                                  unsigned keep);
 /* The same from bytes in memory; for tests. */

@@ -20,7 +20,7 @@ struct mabn_coco_confusion {
 };
 
 /* params: type, categories, images, max_dets (the largest is the limit) and threads are looked at.
- * Not for keypoints. */
+ * Keypoints are MABN_ERR_ARG, too many categories MABN_ERR_LIMIT. */
 MABN_MUST_USE mabn_status mabn_coco_confuse(struct mabn_coco_confusion *out,
                                             const struct mabn_coco *truth,
                                             const struct mabn_coco *results,
@@ -51,8 +51,9 @@ MABN_MUST_USE mabn_status mabn_coco_calibrate(struct mabn_coco_calibration *out,
 /* Lines "low", "high", "count", "score", "right" (the share), under those words. */
 void mabn_coco_report_calibration(struct mabn_str *out, const struct mabn_coco_calibration *c);
 
-/* Lines of id, category, recall, precision, score under those words, at one threshold; first the
- * mean over the categories (no id, "all", no score). The score must be `full`. */
+/* Lines of id, category, recall, precision, score under those words, at one threshold (the last one if
+ * the score does not have it); first the mean over the categories (no id, "all", no score). The score
+ * must be `full`. */
 void mabn_coco_report_curves(struct mabn_str *out, const struct mabn_coco_score *s,
                              double threshold);
 

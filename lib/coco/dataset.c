@@ -148,7 +148,7 @@ static void place_annotations(struct packing *p)
     free(categories);
 }
 
-/* The last record of each one's id, which an id that occurs twice stands for (coco/score.h). */
+/* For each record the last one with its id: an id that occurs twice stands for that (coco/score.h). */
 static void find_last(struct packing *p)
 {
     const struct mabn_coco *c = &p->coco;
@@ -170,7 +170,7 @@ static void find_last(struct packing *p)
     free(list);
 }
 
-/* What costs AP without a word when the file is judged by. */
+/* Ids that cost AP without any message when results are scored by this file. */
 static void doubt_ids(const struct packing *p)
 {
     const struct mabn_coco *c = &p->coco;
@@ -191,7 +191,7 @@ static void doubt_ids(const struct packing *p)
             c->name, zero, zero > 1 ? "s have" : " has");
 }
 
-/* Categories of which there is nothing to learn, and which count for no average. */
+/* Categories without annotations: nothing is learned of them, and no average counts them. */
 static void tell_unused(const struct packing *p)
 {
     enum { SHOWN = 5 };
@@ -327,7 +327,7 @@ static mabn_status add_skeletons(const struct mabn_coco *c, struct mabn_dataset_
     return status;
 }
 
-/* LVIS's lists of categories: of images that lack them, as if they were empty; and frequencies. */
+/* LVIS's lists of categories, and frequencies. An image without lists is written with empty ones. */
 static mabn_status add_lvis(const struct packing *p, struct mabn_dataset_writer *w)
 {
     const struct mabn_coco *c = &p->coco;
@@ -400,7 +400,7 @@ static mabn_status add_plain(const struct packing *p, struct mabn_dataset_writer
     return status;
 }
 
-/* Which record each one's id stands for: /coco/last. */
+/* /coco/last: the annotation that each one's id stands for. */
 static mabn_status add_last(const struct packing *p, struct mabn_dataset_writer *w)
 {
     if (!p->twice) return MABN_OK;
@@ -470,8 +470,8 @@ static mabn_status mask_text(struct mabn_str *out, struct mabn_rle *mask, const 
     return status;
 }
 
-/* Those that cannot be used are packed with the reason, so that they are an error only where they
- * are needed. */
+/* Masks that cannot be used are packed with the reason, so that they are an error only where they are
+ * needed. */
 struct odd_masks {
     size_t n, n_brief;
     const struct mabn_coco_record *first, *brief;

@@ -12,7 +12,7 @@
  *   /coco/category      i32 (M)    index into category_id
  *   /coco/box           f64 (M,4)  x, y, w, h as in the annotation file; NaN: no box
  *   /coco/area          f64 (M)
- *   /coco/crowd         u8  (M)    1: a crowd; 2: the file has something that is no answer
+ *   /coco/crowd         u8  (M)    1: a crowd; 2: "iscrowd" is no number or boolean
  *   /coco/ignore        u8  (M)
  *   /coco/segmentation  u8  (M)    0 none, 1 polygons, 2 run lengths, 4 one that cannot be used
  *   /coco/polygon_first u64 (M+1)  polygons [polygon_first[m], polygon_first[m+1]) of annotation m

@@ -243,7 +243,7 @@ static void draw_box(const struct canvas *v, const struct drawn *d)
     cairo_restore(v->cr);
 }
 
-/* A category's own skeleton; of people who have none in the file, COCO's. */
+/* A category's own skeleton; for people COCO's if the file has none. */
 static size_t bones_of(const struct canvas *v, const struct mabn_coco_record *r,
                        const uint32_t **out)
 {
@@ -323,7 +323,7 @@ static void keep_inside(const struct canvas *v, struct rectangle *r)
     if (r->y < v->y) r->y = v->y;
 }
 
-/* Above the box, inside at the top, below it; else step down until there is room. */
+/* Above the box, inside at its top, below it, inside at its bottom; else step down until there is room. */
 static struct rectangle place_label(const struct canvas *v, const struct mabn_coco_record *r,
                                     double w, double h)
 {

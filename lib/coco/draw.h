@@ -33,8 +33,8 @@ struct mabn_sheet;
 MABN_MUST_USE mabn_status mabn_sheet_new(struct mabn_sheet **out, int count, int columns, int tile);
 void mabn_sheet_free(struct mabn_sheet *sheet);
 
-/* The next picture, with some records of `c` (indices) drawn on it; names: the categories' names.
- * c may be NULL. */
+/* The next picture, with n records of `c` (indices) drawn on it; names: has the categories' names. c may be
+ * NULL. MABN_ERR_ARG: the sheet is full; MABN_ERR_LIMIT: the image is too large. */
 MABN_MUST_USE mabn_status mabn_sheet_add(struct mabn_sheet *sheet, const struct mabn_image *image,
                                          const char *title, const struct mabn_coco *c,
                                          const uint32_t *records, size_t n,

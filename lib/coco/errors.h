@@ -46,7 +46,7 @@ struct mabn_coco_errors {
     enum mabn_coco_type type;
     double threshold, background;
     double ap;                     /* points */
-    double gain[MABN_COCO_ERRORS]; /* points */
+    double gain[MABN_COCO_ERRORS]; /* points; not negative, but for false positives and negatives */
     int64_t count[MABN_COCO_ERRORS];
 };
 

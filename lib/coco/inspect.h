@@ -1,11 +1,12 @@
 /* The contents of an annotation file and its faults, to be checked before training.
  *
- * Faults, each with its line: ids, names or file names that occur twice; images without a size or a
- * file name that can be used; annotations of images or categories that are not listed; boxes,
- * segmentations and keypoints that cannot be used, that lie outside their image or have no extent;
- * masks of another size than the image; areas that are missing, not positive or larger than the
- * image; numbers of keypoints other than those labelled; skeletons with keypoints that no category
- * has. */
+ * Faults, each with its line: ids, names or file names that occur twice; annotations without an id,
+ * categories without a name; images without a size or a file name that can be used; annotations of
+ * images or categories that are not listed; boxes and segmentations that cannot be used, that lie
+ * outside their image or have no extent; masks of another size than the image; areas that are missing,
+ * not positive or larger than the image; "iscrowd" that is no number or boolean; keypoints that cannot
+ * be used, or whose number differs from "num_keypoints" or within their category; skeletons with
+ * keypoints that the annotations of the category do not have. */
 #ifndef MABN_COCO_INSPECT_H
 #define MABN_COCO_INSPECT_H
 

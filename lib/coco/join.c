@@ -149,7 +149,7 @@ static int compare_ids(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Sort and drop what occurs twice; the number left. */
+/* Sort and drop duplicates. Returns how many are left. */
 static size_t unique_ids(int64_t *ids, size_t n)
 {
     size_t out = 0;
@@ -424,7 +424,7 @@ static void list_truths(struct mabn_coco_join *out, const struct mabn_coco *trut
     free(list);
 }
 
-/* Areas that no range of the judgement holds: such annotations never count. */
+/* Areas outside all ranges of the scoring: such annotations never count. */
 static void tell_areas(const struct mabn_coco *truth, const struct mabn_coco_params *p)
 {
     const struct mabn_coco_record *first = NULL;
@@ -447,7 +447,7 @@ static void tell_areas(const struct mabn_coco *truth, const struct mabn_coco_par
                   first->has_area ? first->area : first->box.w * first->box.h, n == 1 ? "s" : "");
 }
 
-/* Where pycocotools errs in a way that a file can bring about: say so. */
+/* Warn of annotations that pycocotools counts wrongly. */
 static void tell_quirks(const struct mabn_coco *truth, bool lvis)
 {
     const struct mabn_coco_record *zero = NULL, *ignored = NULL;
@@ -490,7 +490,7 @@ static void tell_uncounted(const struct mabn_coco *truth)
                   mabn_coco_record_place(truth, first, place));
 }
 
-/* Boxes of negative extent overlap nothing, nor do those whose area no number holds. */
+/* Boxes of negative extent overlap nothing, nor do those whose area is beyond the largest number. */
 static void tell_boxes(const struct mabn_coco *c)
 {
     const struct mabn_coco_record *first = NULL, *huge = NULL;
@@ -647,7 +647,8 @@ static mabn_status check_lvis(const struct mabn_coco_join *join, const struct ma
     return MABN_OK;
 }
 
-/* The best `limit` of each image, then those of categories that LVIS tells about. */
+/* Keep the best `limit` of each image, and of these only the ones whose category LVIS knows to be there or
+ * absent. */
 static void choose_detections(struct mabn_coco_join *join, const struct mabn_coco *truth,
                               const struct mabn_coco *results, size_t limit)
 {

@@ -43,7 +43,7 @@ void mabn_coco_join_release(struct mabn_coco_join *join);
 /* Sorting: by group, falling score, category, record. */
 struct mabn_coco_sort_item {
     uint32_t group;
-    uint64_t score;
+    uint64_t score; /* mabn_coco_score_key's */
     uint32_t category, record;
 };
 

@@ -69,7 +69,7 @@ static void find_fonts(struct mabn_lettering *l)
             l->fonts[i].letters = NULL;
 }
 
-/* The font that shows a letter: the usual one also for what none has. */
+/* The font that shows a letter; the usual one if no font has it. */
 static cairo_font_face_t *font_of(struct mabn_lettering *l, FcChar32 letter)
 {
     if (!l->usual_letters || FcCharSetHasChar(l->usual_letters, letter)) return l->usual;
@@ -107,7 +107,7 @@ static size_t next_letter(const char *text, char out[5], FcChar32 *letter)
     return 1;
 }
 
-/* Walk the runs of a text; show them when asked. The width. */
+/* Walk the runs of a text, and show them if asked to. Returns the width. */
 static double walk(struct mabn_lettering *l, cairo_t *cr, const char *text, bool show, double x,
                    double y)
 {

@@ -57,7 +57,8 @@ MABN_MUST_USE mabn_status mabn_rle_from_polygon(struct mabn_rle *out, const doub
                                                 uint32_t height, uint32_t width);
 MABN_MUST_USE mabn_status mabn_rle_from_box(struct mabn_rle *out, struct mabn_box box,
                                             uint32_t height, uint32_t width);
-/* Union (or intersection) of n masks of one size; n 0: a 0×0 mask. `out` is none of the masks. */
+/* Union (or intersection) of n masks of one size, else MABN_ERR_MISMATCH; n 0: a 0×0 mask. `out` is none
+ * of the masks. */
 MABN_MUST_USE mabn_status mabn_rle_merge(struct mabn_rle *out, const struct mabn_rle *masks,
                                          size_t n, bool intersect);
 
@@ -83,7 +84,8 @@ double mabn_box_iou(struct mabn_box detection, struct mabn_box truth, bool crowd
  * diagonals alike; beyond the image is outside. */
 MABN_MUST_USE mabn_status mabn_rle_boundary(struct mabn_rle *out, const struct mabn_rle *r,
                                             uint32_t distance);
-/* The distance of boundary IoU (Cheng and others, 2021): 2 % of the image's diagonal, at least 1. */
+/* The distance of boundary IoU (Cheng and others, 2021): 2 % of the image's diagonal, rounded, at least
+ * 1. */
 uint32_t mabn_rle_boundary_distance(uint32_t height, uint32_t width);
 
 MABN_END_DECLS

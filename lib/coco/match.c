@@ -2,10 +2,11 @@
  *
  * For one image and category the reference scans, for every threshold and area range, the ground
  * truths for every detection. Here the thresholds are the bits of a word. For each detection the
- * ground truths that overlap it enough for the lowest threshold are listed once, best first; then,
- * for each area range, each takes, from the thresholds still open, those it reaches and where it is
- * still free. That is the reference's rule: at a threshold, the free ground truth of greatest
- * overlap (among equals the later), and one to be ignored only where no other will do.
+ * ground truths that overlap it enough for the lowest threshold are listed once, best first. Then, for
+ * each area range, every listed ground truth takes those of the detection's open thresholds that it
+ * reaches and at which it is free itself. That is the reference's rule: at each threshold the detection
+ * gets the free ground truth of greatest overlap (among equals the later), and an ignored one only where
+ * no other is left.
  *
  * One detection is done with before the next, so a worker needs memory in proportion to what an
  * image has, not to detections times ground truths. */
@@ -226,7 +227,7 @@ static struct mabn_box keypoints_box(const struct mabn_coco *file, const struct 
                           : (struct mabn_box){0, 0, 0, 0};
 }
 
-/* What is missing in a detection is derived; what, the kind of the results file decides. */
+/* Derive what a detection lacks; that depends on the kind of the results file. */
 static mabn_status take_detection(const struct matching *m, struct worker *w, struct shape *s,
                                   const struct mabn_coco_image *image)
 {
@@ -341,7 +342,7 @@ static double keypoint_overlap(const struct matching *m, const struct shape *d,
             if (!(kg[3 * i + 2] > 0)) continue;
             dx = x - kg[3 * i];
             dy = y - kg[3 * i + 1];
-        } else { /* nothing labelled: how far outside the doubled box */
+        } else { /* nothing labelled: how far outside a box of three times the size */
             dx = fmax(0, left - x) + fmax(0, x - right);
             dy = fmax(0, top - y) + fmax(0, y - bottom);
         }
@@ -373,8 +374,8 @@ static inline double lesser(double a, double b)
     return a < b ? a : b;
 }
 
-/* Can two masks not reach the lowest threshold? They have no more in common than the smaller one
- * has, and than their boxes have. */
+/* Can two masks not reach the lowest threshold? Their intersection is at most the smaller mask, and at
+ * most the intersection of their boxes. */
 static bool too_far_apart(const struct matching *m, const struct shape *d, const struct shape *g)
 {
     const struct mabn_box *a = &d->box, *b = &g->box;
@@ -435,8 +436,8 @@ static size_t list_candidates(const struct matching *m, struct worker *w,
     return n;
 }
 
-/* One detection in area range a: the ground truths that count first, then the ignored ones. What a
- * ground truth's overlap does not reach, none behind it does. */
+/* One detection in area range a: the ground truths that count first, then the ignored ones. Overlaps
+ * fall along the list, so it ends at the first one that reaches no open threshold. */
 static struct mabn_coco_bits match_one(const struct matching *m, struct worker *w,
                                        const struct shape *truths, size_t n_truths, int a, size_t n)
 {

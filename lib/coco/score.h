@@ -17,7 +17,7 @@
  * 0.8999999999999999.
  *
  * Unlike pycocotools: a polygon of four numbers is an error, not a box; two images with one id are
- * an error; a ground truth without keypoints is one whose keypoints are not labelled.   */
+ * an error; a ground truth without keypoints is one whose keypoints are not labelled. */
 #ifndef MABN_COCO_SCORE_H
 #define MABN_COCO_SCORE_H
 
@@ -137,8 +137,8 @@ static inline size_t mabn_coco_recall_at(const struct mabn_coco_score *s, size_t
            (size_t)t;
 }
 
-/* Mean of the precision (or recall) of one category, -1: of all. threshold < 0: over all of them;
- * else the one equal to it (to 1e-9). -1 when there is nothing to average. */
+/* Mean of the precision (or recall) of category k, -1: of all. threshold < 0: over all thresholds; else
+ * the one equal to it (to 1e-9). area and max_det are indices. -1 when there is nothing to average. */
 double mabn_coco_mean_precision(const struct mabn_coco_score *s, int64_t k, double threshold,
                                 int area, int max_det);
 double mabn_coco_mean_recall(const struct mabn_coco_score *s, int64_t k, double threshold, int area,
@@ -150,11 +150,12 @@ int mabn_coco_area_index(const struct mabn_coco_params *p, const char *name);
 
 struct mabn_coco_interval {
     double low, high; /* of the difference b - a, at the asked confidence */
-    double above;     /* share of the rounds in which b was better */
+    double above;     /* share of the rounds in which b was better; equal ones count half */
 };
 
 /* Paired bootstrap over images: `rounds` times, draw as many images as there are, with
- * replacement, and score both on them. Statistics that are -1 get NaN. */
+ * replacement, and score both on them. Statistics that are -1 get NaN. threads 0: all available.
+ * MABN_ERR_MISMATCH if the evaluations differ in their number of images. */
 MABN_MUST_USE mabn_status mabn_coco_bootstrap(struct mabn_coco_interval out[MABN_COCO_STATS],
                                               const struct mabn_coco_evaluation *a,
                                               const struct mabn_coco_evaluation *b, int rounds,

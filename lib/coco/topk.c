@@ -124,7 +124,7 @@ static int compare_numbered(const void *a, const void *b)
     return (x->at > y->at) - (x->at < y->at);
 }
 
-/* Files of several ranks or runs in one: what they share counts twice. */
+/* A file that joins those of several ranks or runs may have samples twice, and each counts: warn. */
 static void tell_again(struct reading *r, const char *path)
 {
     const struct numbered *first = NULL;

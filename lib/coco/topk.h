@@ -41,7 +41,7 @@ struct mabn_topk {
 /* Read predictions ("-": standard input). Every "top" must name at least k classes, or all there
  * are. */
 MABN_MUST_USE mabn_status mabn_topk_read(struct mabn_topk *out, const char *path, int k);
-/* Class names, one a line. */
+/* Class names, one a line. MABN_ERR_MISMATCH if there are fewer than classes in the predictions. */
 MABN_MUST_USE mabn_status mabn_topk_read_names(struct mabn_topk *t, const char *path);
 void mabn_topk_release(struct mabn_topk *t);
 
