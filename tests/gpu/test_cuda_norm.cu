@@ -719,8 +719,46 @@ static std::vector<float> first(const std::vector<float> &all, size_t n)
     return std::vector<float>(all.begin(), all.begin() + (std::ptrdiff_t)n);
 }
 
-/* The device holds the number of samples, which is less than the room, or 0. The results are the
- * CPU's for that number; values behind them are finite. */
+/* One step of a layer with ReLU, in which `count` on the device says how many samples there are. The
+ * results are the CPU's for that number; values behind them are finite. */
+static void live_step(struct gpu_verdict *verdict, struct layer &l, struct side &got,
+                      const gpu_values<int32_t> &count, int32_t live, int step, bool accumulate)
+{
+    const size_t n = l.values(), there = (size_t)(live * l.shape.positions * l.shape.channels);
+    const std::vector<float> x = gpu_random(n, 10 + step, l.dtype, 0.4, 1);
+    const std::vector<float> dy = gpu_random(n, 50 + step, l.dtype, 0, 1);
+    gpu_array gpu_x(x, l.dtype), gpu_dy(dy, l.dtype);
+    const struct mode m = {true, false, false};
+    const double tolerance = gpu_tolerance(l.dtype);
+    struct mabn_norm_io cpu = cpu_io(l, m, x.data(), NULL, dy.data());
+    struct mabn_norm_cuda_io &io = got.io;
+
+    gpu_order(step);
+    count.put(&live);
+    cpu.samples = live;
+    io.live = count.at();
+    io.x = gpu_x.p;
+    io.dy = gpu_dy.p;
+    io.y = got.y.p;
+    io.accumulate = cpu.accumulate = accumulate;
+    if (mabn_norm_forward(&l.norm, &cpu)) MABN_BUG("%s", mabn_error_message());
+    if (mabn_norm_cuda_forward(&l.norm, &io)) verdict->add(mabn_error_message(), 1, 0);
+    const std::vector<float> y = got.y.values();
+    verdict->add("y", first(y, there), first(l.y, there), tolerance);
+    io.y = NULL;
+    cpu.y = NULL;
+    if (mabn_norm_backward(&l.norm, &cpu)) MABN_BUG("%s", mabn_error_message());
+    if (mabn_norm_cuda_backward(&l.norm, &io)) verdict->add(mabn_error_message(), 1, 0);
+    const std::vector<float> dx = got.dx.values();
+    verdict->add("dx", first(dx, there), first(l.dx, there), tolerance);
+    for (size_t i = 0; i < n; i++)
+        verdict->add("behind", std::isfinite(y[i]) && std::isfinite(dx[i]) ? 0 : 1, 0);
+    verdict->add("dgamma", got.dgamma.values(), l.dgamma, 3e-5);
+    verdict->add("dbeta", got.dbeta.values(), l.dbeta, 3e-5);
+    compare_state(verdict, l, got.state.values());
+}
+
+/* The samples are fewer than there is room for, or none. */
 static void test_live(enum mabn_norm_kind kind, enum mabn_window_rule rule, enum mabn_dtype dtype,
                       int norm_batch)
 {
@@ -729,41 +767,11 @@ static void test_live(enum mabn_norm_kind kind, enum mabn_window_rule rule, enum
     const struct shape s = {ROOM, POSITIONS, CHANNELS, norm_batch};
     struct layer l(options_of(kind, rule), s, dtype);
     struct gpu_verdict verdict;
-    const size_t n = l.values();
     gpu_values<float> gamma(l.gamma), beta(l.beta);
     struct side got(l, gamma, beta, true);
     gpu_values<int32_t> count({0});
-    struct mabn_norm_cuda_io &io = got.io;
-    io.live = count.at();
-    for (int step = 0; step < STEPS; step++) {
-        const size_t there = (size_t)(live[step] * POSITIONS * CHANNELS);
-        const std::vector<float> x = gpu_random(n, 10 + step, dtype, 0.4, 1);
-        const std::vector<float> dy = gpu_random(n, 50 + step, dtype, 0, 1);
-        gpu_array gpu_x(x, dtype), gpu_dy(dy, dtype);
-        const struct mode m = {true, false, false};
-        struct mabn_norm_io cpu = cpu_io(l, m, x.data(), NULL, dy.data());
-        gpu_order(step);
-        count.put(&live[step]);
-        cpu.samples = live[step];
-        io.x = gpu_x.p;
-        io.dy = gpu_dy.p;
-        io.y = got.y.p;
-        io.accumulate = cpu.accumulate = step == 5;
-        if (mabn_norm_forward(&l.norm, &cpu)) MABN_BUG("%s", mabn_error_message());
-        if (mabn_norm_cuda_forward(&l.norm, &io)) verdict.add(mabn_error_message(), 1, 0);
-        const std::vector<float> all = got.y.values();
-        verdict.add("y", first(all, there), first(l.y, there), gpu_tolerance(dtype));
-        for (float v : all)
-            verdict.add("behind", std::isfinite(v) ? 0 : 1, 0);
-        io.y = NULL;
-        cpu.y = NULL;
-        if (mabn_norm_backward(&l.norm, &cpu)) MABN_BUG("%s", mabn_error_message());
-        if (mabn_norm_cuda_backward(&l.norm, &io)) verdict.add(mabn_error_message(), 1, 0);
-        verdict.add("dx", first(got.dx.values(), there), first(l.dx, there), gpu_tolerance(dtype));
-        verdict.add("dgamma", got.dgamma.values(), l.dgamma, 3e-5);
-        verdict.add("dbeta", got.dbeta.values(), l.dbeta, 3e-5);
-        compare_state(&verdict, l, got.state.values());
-    }
+    for (int step = 0; step < STEPS; step++)
+        live_step(&verdict, l, got, count, live[step], step, step == 5);
     gpu_order(0);
     char title[80];
     snprintf(title, sizeof title, "%s%s %s of samples that the device counts, in runs of %d",
@@ -824,44 +832,14 @@ static void test_live_ranks(bool reference, double other_rows)
     struct layer l(o, s, MABN_DTYPE_F32);
     l.norm.sync = &sync;
     struct gpu_verdict verdict;
-    const size_t n = l.values();
     gpu_values<float> gamma(l.gamma), beta(l.beta);
     struct side got(l, gamma, beta, true);
     gpu_bytes scratch(mabn_norm_cuda_scratch_bytes(&l.norm, ROOM, POSITIONS));
     l.scratch.resize(mabn_norm_scratch_bytes(&l.norm, ROOM, POSITIONS));
     gpu_values<int32_t> count({0});
-    struct mabn_norm_cuda_io &io = got.io;
-    io.scratch = scratch.p;
-    io.live = count.at();
-    for (int step = 0; step < STEPS; step++) {
-        const size_t there = (size_t)(live[step] * POSITIONS * CHANNELS);
-        const std::vector<float> x = gpu_random(n, 10 + step, MABN_DTYPE_F32, 0.4, 1);
-        const std::vector<float> dy = gpu_random(n, 50 + step, MABN_DTYPE_F32, 0, 1);
-        gpu_array gpu_x(x, MABN_DTYPE_F32), gpu_dy(dy, MABN_DTYPE_F32);
-        const struct mode m = {true, false, false};
-        struct mabn_norm_io cpu = cpu_io(l, m, x.data(), NULL, dy.data());
-        gpu_order(step);
-        count.put(&live[step]);
-        cpu.samples = live[step];
-        io.x = gpu_x.p;
-        io.dy = gpu_dy.p;
-        io.y = got.y.p;
-        if (mabn_norm_forward(&l.norm, &cpu)) MABN_BUG("%s", mabn_error_message());
-        if (mabn_norm_cuda_forward(&l.norm, &io)) verdict.add(mabn_error_message(), 1, 0);
-        const std::vector<float> all = got.y.values();
-        verdict.add("y", first(all, there), first(l.y, there), 1e-5);
-        io.y = NULL;
-        cpu.y = NULL;
-        if (mabn_norm_backward(&l.norm, &cpu)) MABN_BUG("%s", mabn_error_message());
-        if (mabn_norm_cuda_backward(&l.norm, &io)) verdict.add(mabn_error_message(), 1, 0);
-        const std::vector<float> dx = got.dx.values();
-        verdict.add("dx", first(dx, there), first(l.dx, there), 1e-5);
-        for (size_t i = 0; i < n; i++)
-            verdict.add("behind", std::isfinite(all[i]) && std::isfinite(dx[i]) ? 0 : 1, 0);
-        verdict.add("dgamma", got.dgamma.values(), l.dgamma, 3e-5);
-        verdict.add("dbeta", got.dbeta.values(), l.dbeta, 3e-5);
-        compare_state(&verdict, l, got.state.values());
-    }
+    got.io.scratch = scratch.p;
+    for (int step = 0; step < STEPS; step++)
+        live_step(&verdict, l, got, count, live[step], step, false);
     gpu_order(0);
     char title[160];
     snprintf(title, sizeof title,

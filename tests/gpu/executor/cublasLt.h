@@ -57,9 +57,7 @@ struct cublasLtMatmulHeuristicResult_t {
 
 extern "C" {
 
-size_t cublasLtGetVersion();
 const char *cublasLtGetStatusName(cublasStatus_t status);
-const char *cublasLtGetStatusString(cublasStatus_t status);
 cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle);
 cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle);
 

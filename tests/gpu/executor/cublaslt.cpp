@@ -251,20 +251,10 @@ template <typename T> cublasStatus_t keep(T **to, const T &object)
 
 /* ---- the interface ---- */
 
-size_t cublasLtGetVersion()
-{
-    return 130000;
-}
-
 const char *cublasLtGetStatusName(cublasStatus_t status)
 {
     return status == CUBLAS_STATUS_NOT_SUPPORTED ? "CUBLAS_STATUS_NOT_SUPPORTED"
                                                  : "CUBLAS_STATUS_INVALID_VALUE";
-}
-
-const char *cublasLtGetStatusString(cublasStatus_t status)
-{
-    return cublasLtGetStatusName(status);
 }
 
 cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle)
