@@ -225,8 +225,8 @@ __device__ int64_t along(int64_t from, double slope, int64_t t)
     return (int64_t)__dadd_rn(__dadd_rn((double)from, __dmul_rn(slope, (double)t)), 0.5);
 }
 
-/* The lower of the edge's two fine rows where it steps from fine column 5x+2 to 5x+3, which it does:
- * its ends are (xs,ys) and (xe,ye). */
+/* The edge from (xs,ys) to (xe,ye) steps from fine column 5x+2 to 5x+3, where x is `column`. The smaller
+ * of its two fine rows there. */
 __device__ int64_t crossing(int64_t xs, int64_t ys, int64_t xe, int64_t ye, int64_t column)
 {
     const int64_t dx = xs < xe ? xe - xs : xs - xe, dy = ys < ye ? ye - ys : ys - ye;
@@ -266,8 +266,8 @@ __device__ uint32_t below(int64_t xs, int64_t ys, int64_t xe, int64_t ye, int64_
 
 enum { MOST_SIDE = 32, SHARES = THREADS / MOST_SIDE };
 
-/* A block a box: a thread takes a column and every SHARES-th edge. What an odd number of edges lies
- * above is inside a polygon; the object is the union of its polygons. */
+/* A block a box: a thread takes a column and every SHARES-th edge. A pixel with an odd number of edges
+ * above it is inside a polygon; the object is the union of its polygons. */
 __global__ void __launch_bounds__(THREADS)
     mask_kernel(uint8_t *target, int side, struct mabn_cuda_box_targets rows,
                 struct mabn_cuda_objects o, bool legacy)

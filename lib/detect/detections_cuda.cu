@@ -189,7 +189,7 @@ __global__ void sorted_kernel(struct work w)
 
 /* ---- the best ---- */
 
-/* What stays of a list, into its image's scores. */
+/* The scores of the boxes that stay, into their image's array. */
 __global__ void spread_kernel(struct work w, struct rule r)
 {
     const int64_t list = blockIdx.y, i = item(), row = list * w.slot;
@@ -222,7 +222,7 @@ __device__ void tell_count(const struct mabn_cuda_detections &out, int64_t image
     out.live[image] = (int32_t)(count < out.room ? count : out.room);
 }
 
-/* By class: is the score at this place at least that of the last one requested? */
+/* In class order: is the score at this place at least that of the last detection requested? */
 __device__ bool is_reported(const struct work &w, const struct rule &r, int64_t image,
                             int64_t place)
 {
@@ -244,7 +244,7 @@ __global__ void __launch_bounds__(THREADS) count_kernel(struct work w, struct ru
     if (threadIdx.x == 0) w.reported[list] = count;
 }
 
-/* A block a list: what of it is reported, behind the lists before. */
+/* A block a list: its reported detections, behind those of the image's lists before. */
 __global__ void __launch_bounds__(THREADS)
     by_class_kernel(struct mabn_cuda_detections out, struct work w, struct rule r)
 {

@@ -121,8 +121,8 @@ __device__ inline float overlap(const struct corners &a, const struct corners &b
 
 enum { LEVELS = 4, LOWEST = 2 }; /* P2 … P5 */
 
-/* From which √area / 224 on a box belongs to the next level, with `epsilon` added before: no
- * logarithm, whose rounding may differ. */
+/* The least √area / 224, with `epsilon` added, of a box of the next level. So no logarithm is computed,
+ * whose rounding may differ from the CPU's. */
 struct level_rule {
     float from[LEVELS - 1], epsilon, one;
 };

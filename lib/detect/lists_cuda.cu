@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(WORD)
     mask[(list * l.room + i) * words + blockIdx.y] = bits;
 }
 
-/* Of a word's boxes, `gone` of which are suppressed from before, those that stay, `most` at most. */
+/* Which boxes of a word stay, `most` at most. Those in `gone` have been suppressed before. */
 template <typename Rows>
 __device__ uint64_t stay(Rows &rows, uint64_t gone, int64_t boxes, int64_t most)
 {

@@ -1,5 +1,6 @@
 /* See paste_cuda.h. A block a mask, a thread a column: each counts its column's changes; then, with the
- * sum of those before, each writes them. Compiled without fused multiply-adds but those written out (Makefile). */
+ * sum of those before, each writes them. Compiled without fused multiply-adds but those written out
+ * (Makefile). */
 #include "detect/paste_cuda.h"
 
 #include "detect/kernels.cuh"
@@ -39,7 +40,7 @@ __device__ struct pasted pasted_of(const struct mabn_cuda_paste &p, int64_t i, b
     return m;
 }
 
-/* With its border; places count from it. */
+/* The map at a place, which counts from its border on. */
 __device__ float map_at(const struct pasted &m, int x, int y)
 {
     const bool inside = x >= 1 && x <= m.side && y >= 1 && y <= m.side;
@@ -84,13 +85,13 @@ template <typename Put> __device__ void walk_column(const struct pasted &m, int 
     }
 }
 
-/* Columns of a mask, and the one behind them, where its last pixel may end. */
+/* The last column to walk: the one behind the mask's, because a run may end there. */
 __device__ int last_column(const struct pasted &m)
 {
     return m.x.to < m.width ? m.x.to : m.width - 1;
 }
 
-/* Sum of a thread's number and those of the threads before; *all: of the block. part: THREADS. */
+/* Sum of the numbers of the threads before this one; *all: of the whole block. part: THREADS. */
 template <typename Part> __device__ int64_t sum_before(int64_t mine, Part &part, int64_t *all)
 {
     const int self = (int)threadIdx.x;

@@ -264,7 +264,7 @@ static struct item *folded_bias(const struct mabn_convert *c, const char *name)
     return mabn_convert_leaf(c, mabn_net_node_at(c->net, conv).name, "bias");
 }
 
-/* Of a file whose norms were folded: its tensor of a frozen norm. */
+/* From a file whose norms were folded: a frozen norm's tensor, made of the convolution's bias. */
 static bool add_folded_norm(struct mabn_convert *c, const struct mabn_weight *want)
 {
     const char *leaf = leaf_of(want->name);
@@ -289,7 +289,7 @@ static void use_norm(struct mabn_convert *c, const char *norm)
     }
 }
 
-/* A detector's layer into which its norm is folded, as by --fold-frozen outside the body. */
+/* A detector's layer into which its norm is folded, as --fold-frozen does outside the body. */
 static bool add_folded_layer(struct mabn_convert *c, const struct mabn_weight *want)
 {
     const char *leaf = leaf_of(want->name);

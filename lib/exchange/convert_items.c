@@ -29,8 +29,8 @@ static char *move_body(const struct mabn_convert *c, char *name)
     return moved;
 }
 
-/* The classifier layer when a body goes into a detector, and the reverse: it has no place, and that
- * is no loss. */
+/* Is it left behind on purpose: the classifier layer when a body goes into a detector, or the detector's
+ * other parts when the body is taken out? */
 static bool left_behind(const struct mabn_convert *c, const char *ours)
 {
     if (c->options.body == MABN_BODY_DETECTOR) return !strncmp(ours, "fc.", 3);

@@ -400,7 +400,7 @@ static size_t most_known(const struct mabn_weights *w, const char *prefix, size_
     return most;
 }
 
-/* The name whose first part, up to a dot, most of the model's names have, if one has; NULL: none.
+/* A name whose first part, up to a dot, more than half of the model's names have; NULL: there is none.
  * (Boyer and Moore's vote.) */
 static const char *most_common(const struct mabn_weights *w)
 {
@@ -424,8 +424,8 @@ static const char *most_common(const struct mabn_weights *w)
     return 2 * have > names && strchr(winner, '.') ? winner : NULL;
 }
 
-/* The longest start, up to a dot, of `first` and all names of the model that share its first part;
- * their number. */
+/* The length of the longest start, up to a dot, of `first` and all names of the model that share its
+ * first part. *names: how many share it. */
 static size_t common_start(const struct mabn_weights *w, const char *first, size_t *names)
 {
     const size_t part = strcspn(first, ".") + 1;

@@ -37,8 +37,8 @@ static mabn_status fail_at(const struct walk *k, const char *what)
                      k->path.length ? k->path.text : "the pickled value", what);
 }
 
-/* A value that may be as it should be, but is not read here: the weights need it, what is beside them
- * does without (see visit_beside). */
+/* A value that may be valid, but is not read here. Among the weights this is an error; beside them the
+ * value is passed over (see read_beside). */
 static mabn_status unsupported(const struct walk *k, const char *what)
 {
     fail_at(k, what);
@@ -593,7 +593,7 @@ static bool in_frozen_norm(const struct mabn_weights *w, const char *name)
 enum kind { WEIGHT, NORM_WEIGHT, NORM_BIAS, BIAS, LAST_WEIGHT, LAST_BIAS, KINDS };
 enum { MAX_PARAMETERS = 4096, MAX_GROUPS = 4 };
 
-/* `last`: the end of the name of the last layer, which is the classifier. */
+/* last_layer: the name of the last layer, which is the classifier. */
 static enum kind kind_of(const struct mabn_weights *w, const struct mabn_weight *t,
                          const char *last_layer)
 {

@@ -8,8 +8,8 @@
 
 MABN_BEGIN_DECLS
 
-/* Where PyTorch's storages are: fills *offset, *size (bytes) and *storage (index in w->storages or
- * SIZE_MAX) for a key. NULL for files without storages. */
+/* Where PyTorch's storages are: find sets *offset, *size (bytes) and *storage (index in w->storages or
+ * SIZE_MAX) for a key. Files without storages have no finder (NULL). */
 struct mabn_storage_finder {
     mabn_status (*find)(void *context, const char *key, uint64_t *offset, uint64_t *size,
                         size_t *storage);
