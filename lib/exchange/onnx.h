@@ -2,7 +2,7 @@
  *
  * Read: the graph's initialisers (raw_data, or packed float_data or double_data) and metadata_props as
  * notes. Nodes only tell names: those of the weights into which an exporter has folded a norm, and the
- * further names of a shared tensor. External data are read from files in the folder of the ONNX file.
+ * further names of a shared tensor. External data are read from files in or below the ONNX file's folder.
  *
  * Written: initialisers under our names, and a graph where the network is known: opset 13, input
  * "input" (N,C,H,W) float32 with N, H and W free, output "logits" (N,classes). A norm is a

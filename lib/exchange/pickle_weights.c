@@ -829,7 +829,7 @@ static const char *const average_keys[] = {"model_ema",
                                            "averaged_model",
                                            NULL};
 
-/* Does the dict hold tensors itself, or in dicts that hold nothing but tensors and dicts? */
+/* Is it a dict that holds a tensor itself, not only in a dict within? */
 static bool holds_tensors(const struct walk *k, uint32_t dict)
 {
     const struct mabn_pickle_node *node = at(k, dict);
@@ -842,7 +842,8 @@ static bool holds_tensors(const struct walk *k, uint32_t dict)
     return false;
 }
 
-/* The value of the first of these keys that is a dict (of tensors, where `strict`). */
+/* The value of the first of these keys that fits: under the first `lax` keys any dict does, under the
+ * others only one that holds tensors. */
 static uint32_t find_first(const struct walk *k, uint32_t root, const char *const *keys, size_t lax,
                            const char **key)
 {
