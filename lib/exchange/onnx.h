@@ -6,9 +6,9 @@
  *
  * Written: initialisers under our names, and a graph where the network is known: opset 13, input
  * "input" (N,C,H,W) float32 with N, H and W free, output "logits" (N,classes). A norm is a
- * BatchNormalization (its mean zero for MABN), or InstanceNormalization between reshapes for group,
- * layer and instance norm; a centralized convolution subtracts its filters' means in the graph,
- * which run-times compute once. With folding, norms are folded into the convolutions where
+ * BatchNormalization (its mean zero for MABN), or InstanceNormalization, between reshapes for group and
+ * layer norm. A centralized convolution subtracts its filters' means in the graph, which run-times
+ * compute once. With folding, norms are folded into the convolutions where
  * possible. A file of more than 2 GiB, protobuf's limit, is MABN_ERR_LIMIT. */
 #ifndef MABN_EXCHANGE_ONNX_H
 #define MABN_EXCHANGE_ONNX_H

@@ -18,8 +18,8 @@
  *             attributes. A writer stores them and a reader finds them again, in every format.
  *
  * Nothing in a file can run code. Only ONNX files can name other files, in or below their own folder.
- * Sizes are compared with the file's before they are used. See pickle.h, zip.h, safetensors.c and onnx.h for what
- * is accepted. */
+ * Sizes are compared with the file's before they are used. See pickle.h, zip.h, safetensors.c and onnx.h
+ * for what is accepted. */
 #ifndef MABN_EXCHANGE_WEIGHTS_H
 #define MABN_EXCHANGE_WEIGHTS_H
 
