@@ -5,8 +5,8 @@
  *     mabn_behind_wait(b)                wait for its end; returns the status of the commit
  *
  * The file's bytes were written before, while the parameters stood still: the system's cache of files
- * holds them, so that no copy of the network is needed. What takes long is to wait for the disk and to
- * read all of it back.
+ * holds them, so no copy of the network is needed. The commit then waits for the disk and reads the whole
+ * file back, which takes long.
  *
  * All calls come from one thread. A zeroed struct is valid and has nothing under way. */
 #ifndef MABN_TRAIN_BEHIND_H
@@ -32,7 +32,8 @@ struct mabn_behind { /* private */
 };
 
 /* Takes ownership of writer. After a successful commit, all but the newest `keep` checkpoints in folder
- * are removed; folder NULL: none. No other commit may be under way. If no thread can be started, the file is committed at once. */
+ * are removed. folder NULL: none are. No other commit may be under way. If no thread can be started, the
+ * file is committed before this returns. */
 void mabn_behind_start(struct mabn_behind *behind, struct mabn_checkpoint_writer *writer,
                        const char *folder, int keep);
 bool mabn_behind_busy(const struct mabn_behind *behind);

@@ -133,7 +133,7 @@ struct mabn_params_sgd mabn_run_sgd(const struct mabn_run *run, double lr)
 
 mabn_status mabn_run_not_finite(struct mabn_run *run, const char *what, int64_t step)
 {
-    if (mabn_run_saved(run, true)) mabn_error_clear(); /* else it is the last good one */
+    if (mabn_run_saved(run, true)) mabn_error_clear(); /* if it succeeds, last_saved names it */
     double lr = mabn_schedule_lr(&run->schedule, step);
     struct mabn_str text;
     mabn_str_init(&text);

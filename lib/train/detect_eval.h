@@ -35,10 +35,10 @@ MABN_MUST_USE mabn_status mabn_detect_category_ids(const char *categories, int64
 /* How photographs become this detector's input. */
 void mabn_detect_input(struct mabn_scene_options *options, const struct mabn_detector *detector);
 
-/* A scene as the conductor takes it: size, objects and masks, borrowed. */
+/* A scene as struct mabn_rcnn takes it: size, objects and masks, borrowed. */
 struct mabn_rcnn_image mabn_detect_image(const struct mabn_scene *scene);
-/* A batch's pictures to the conductor's input; raw where the loader was asked for them, as for a conductor
- * that takes them (mabn_rcnn_takes_raw). */
+/* Give a batch's pictures to `rcnn` as input. The loader may be asked for raw pictures only if
+ * mabn_rcnn_takes_raw. */
 MABN_MUST_USE mabn_status mabn_detect_fill(struct mabn_rcnn *rcnn,
                                            const struct mabn_scene_batch *batch);
 
@@ -58,7 +58,7 @@ struct mabn_detect_options {
 
 struct mabn_detect_result {
     int64_t images, bad, detections;
-    double seconds, waited;        /* of this rank: in all; for photographs */
+    double seconds, waited;        /* of this rank: in all; spent waiting for photographs */
     double parts[MABN_RCNN_PARTS]; /* seconds, of this rank */
     double loss[MABN_RCNN_LOSSES]; /* with losses: means over the images, the same on all ranks */
 };
@@ -78,7 +78,7 @@ struct mabn_detect_writer {
     const int64_t *categories;                    /* ids, in the order of the classes */
     const struct mabn_box_convention *convention; /* the detector's */
     bool boxes, masks;
-    bool files; /* each record with its "file_name": of photographs that have no annotations */
+    bool files;       /* each record has its "file_name": for photographs without annotations */
     double min_score; /* lower ones are left out */
     bool first;       /* nothing was written yet; cleared when something is */
 };

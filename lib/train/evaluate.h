@@ -34,8 +34,8 @@ MABN_MUST_USE mabn_status mabn_eval_set_table(struct mabn_net *net,
 /* Copy the first `values` values of a batch into the net's input, as floats or bytes. */
 void mabn_eval_fill(struct mabn_net *net, const struct mabn_batch *batch, size_t values);
 
-/* The labels (rows) of a batch's rows, from the dataset that its samples are in. -1: the row has
- * none, also without a dataset (NULL). */
+/* labels: (rows), those of the batch's rows. data: the dataset that its samples are in. -1: the row has no
+ * label; all rows, if data is NULL. */
 void mabn_eval_labels(int32_t *labels, int rows, const struct mabn_batch *batch,
                       const struct mabn_dataset *data);
 

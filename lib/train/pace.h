@@ -27,11 +27,12 @@ struct mabn_pace {
     double waited;                /* in all, up to the last line */
 };
 
-/* Start at `time`, `done` steps into the run, with no time waited. */
+/* Start at `time` (seconds), `done` steps into the run, with no time waited. */
 void mabn_pace_start(struct mabn_pace *pace, double time, int64_t done);
 /* Leave out `seconds` that were spent on something else. */
 void mabn_pace_pause(struct mabn_pace *pace, double seconds);
-/* A line at `time`: its images a second and share of waiting. */
+/* A line at `time`, in seconds. Returns the steps that it covers, and the seconds that they took and
+ * waited. waited: seconds in all. done, begun: steps of the run that are finished and begun. */
 struct mabn_pace_span mabn_pace_line(struct mabn_pace *pace, double time, double waited,
                                      int64_t done, int64_t begun);
 

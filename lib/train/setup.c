@@ -172,7 +172,7 @@ mabn_status mabn_run_set_up(struct mabn_run *run)
     return compare_ranks(run);
 }
 
-/* A file is only under way here when the run has failed, and that is what is told. */
+/* A file is still being written here only if the run has failed. Keep the message of that failure. */
 static void finish_writing(struct mabn_run *run)
 {
     if (!mabn_behind_busy(&run->behind)) return;

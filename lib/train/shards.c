@@ -99,8 +99,8 @@ static bool on_gpu(const struct mabn_shards *s)
     return mabn_device_kind_of(mabn_params_device(s->params)) != MABN_DEVICE_CPU;
 }
 
-/* Partial sums are kept here. There is one fewer than exist at most, because the newest stays in
- * the store. */
+/* Allocate room for partial sums: one fewer than the most that exist at a time, because the newest stays
+ * in the store. */
 static mabn_status get_parts(struct mabn_shards *s)
 {
     const int depth = mabn_tree_depth(s->count, s->first, s->local);
@@ -168,7 +168,7 @@ static int merge_gradients(struct mabn_shards *s, int i, size_t from, size_t to)
     return depth;
 }
 
-/* A GPU's, as they were when its shard was done. */
+/* The gradients of shard i, in step. On a GPU: the copy on the host, made when the shard was done. */
 static float *seat_gradients(const struct mabn_shards *s, int i)
 {
     size_t n;
@@ -176,7 +176,7 @@ static float *seat_gradients(const struct mabn_shards *s, int i)
                      : mabn_params_gradients(s->seats[i].params, &n);
 }
 
-/* Likewise in step: of all shards at once, each in its own store. */
+/* The same for shards in step: all shards at once, each with its own store. */
 static int merge_seats(struct mabn_shards *s, size_t from, size_t to)
 {
     int depth = 0;
@@ -190,7 +190,7 @@ static int merge_seats(struct mabn_shards *s, size_t from, size_t to)
     return merge_gradients(s, s->local - 1, from, to);
 }
 
-/* Between a GPU and the host. */
+/* Copy the gradients from a GPU to the host, or back. */
 static mabn_status move_gradients(struct mabn_shards *s, bool back)
 {
     struct mabn_device *device = mabn_params_device(s->params);
@@ -248,7 +248,7 @@ mabn_status mabn_shards_run(struct mabn_shards *s, mabn_lockstep_work pass, void
     return MABN_OK;
 }
 
-/* Behind the kernels that make the gradients, and beside those that come after. */
+/* Queue a sum by NCCL after the kernels that make these gradients, in parallel with later kernels. */
 static mabn_status queue_sum(struct mabn_shards *s, size_t from)
 {
     void *queue;
@@ -258,7 +258,7 @@ static mabn_status queue_sum(struct mabn_shards *s, size_t from)
     return mabn_nccl_sum(s->nccl, MABN_DIST_F32, s->gradients + from, count, queue);
 }
 
-/* The rest; the device's work waits for all of them. */
+/* Queue the sum of all remaining gradients. The device's later work waits for all sums. */
 static mabn_status queue_last_sum(struct mabn_shards *s)
 {
     if (s->sent) MABN_TRY(queue_sum(s, 0));

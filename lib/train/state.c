@@ -35,8 +35,8 @@ static void machine_text(const struct mabn_run *run, struct mabn_str *text)
 
 /* ---- saving ---- */
 
-/* A file with all its bytes, still to be committed. whole NULL: the network alone, with the run's score if
- * that is `scored`; else also all that is needed to go on. */
+/* Write a file with all its bytes; it is still to be committed. whole: the shards' states, for a checkpoint
+ * with everything needed to resume. whole NULL: the network alone; if `scored`, with the run's score. */
 static mabn_status write_as(struct mabn_run *run, struct mabn_checkpoint_writer **writer,
                             const char *path, const struct mabn_shard_states *whole, bool scored)
 {
@@ -137,7 +137,7 @@ mabn_status mabn_run_save(struct mabn_run *run)
         free(path);
         return status;
     }
-    /* Others cannot know more. */
+    /* Only rank 0 knows when the file is committed. The others take it as saved now. */
     char **saved = mabn_run_writes(run) ? &run->saving : &run->last_saved;
     free(*saved);
     *saved = path;

@@ -3,10 +3,11 @@
  *
  * To add a task:
  *   1. a file task_<name>.c with its table, which is declared below;
- *   2. a row in `tasks` (setup.c), with the kind of dataset it is for, which mabn-pack writes;
+ *   2. a row in `tasks` (setup.c): the kind of dataset it is for, its default batch and learning rate;
+ *      a new kind of dataset is described in store/dataset.h and written by mabn-pack;
  *   3. its model in model/model_file.h;
  *   4. its options in cmd/mabn-train.c and its evaluation in cmd/mabn-eval.c, with man pages;
- *   5. a bats file in tests/cli.
+ *   5. a bats file in tests/cli, as mabn-train-coco.bats.
  * Everything else asks the table.
  *
  * The loop, for a run that was set up and started:

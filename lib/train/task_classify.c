@@ -665,7 +665,7 @@ static mabn_status load(struct mabn_run *run)
 
 /* ---- steps ---- */
 
-/* That shard i of this rank goes through. */
+/* The net of shard i of this rank. */
 static struct mabn_net *net_of(const struct mabn_run *run, int i)
 {
     const struct classify *c = run->own;
@@ -748,7 +748,7 @@ static void choose_record(struct mabn_run *run, int i)
                         o->stats_reference);
 }
 
-/* What shard i's net found out in `step`, the newest whose result was fetched. */
+/* Add shard i's loss and accuracy in `step`, the newest step whose result was fetched. */
 static void add_result(const struct mabn_run *run, double *meter, int64_t step, int i)
 {
     const struct mabn_net *net = net_of(run, i);
@@ -761,7 +761,7 @@ static void add_result(const struct mabn_run *run, double *meter, int64_t step, 
     meter[TOP5] += (double)top.top5;
 }
 
-/* Is all of a step queued on a GPU, its sums too? */
+/* Can a whole step be queued on a GPU, with its sums? */
 static bool late(const struct mabn_run *run)
 {
     return run->shards.count == 1 || (run->shards.nccl && run->shards.local == 1);

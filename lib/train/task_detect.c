@@ -581,8 +581,8 @@ static void add_figures(const struct mabn_run *run, double *meter,
     meter[PROPOSALS] += (double)f->proposals;
 }
 
-/* One thread runs all shards of a GPU: only where there is one may another step begin before the
- * gradients of this one are looked at; and only where the sums over ranks are queued there, too. */
+/* May the next step begin before this one's result is fetched? Only on a GPU, if this rank has one shard
+ * and any sums over ranks are queued on the GPU too. Several shards need their gradients added up first. */
 static bool late(const struct mabn_run *run)
 {
     const struct mabn_shards *s = &run->shards;

@@ -6,11 +6,12 @@
  *   window      statistics that MABN's moving average spans (the paper's m)
  *
  * The run folder is complete in itself:
- *   metrics.jsonl       one JSON object a line; "t" says what it is: start, step, val, end
+ *   metrics.jsonl       one JSON object a line; "t" says what it is: start, weights, step, val, end
  *   step-000001000.h5   checkpoints, the last `keep` of them: everything needed to go on
  *   model.h5            the trained network, when the run is done
- *   best.h5             likewise, where a validation found it best: by `best`, or by top-1 accuracy, by
- *                       the average precision of masks or, without masks, of boxes
+ *   best.h5             the network of the best validation: by the figure `best`; if that is not given, by
+ *                       top-1 accuracy, or for a detector by the average precision of masks, or of boxes
+ *                       if it has no masks
  *   early.png           of a detector: its first pictures, with what is to be learned
  *
  * Resuming is exact: a run that is killed and resumed gives the same bits as an uninterrupted one,
