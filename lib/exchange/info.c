@@ -24,12 +24,13 @@ static void add_clean(struct mabn_str *out, const char *text)
 static void line(struct mabn_str *out, const char *name, const char *format, ...) MABN_PRINTF(3, 4);
 static void line(struct mabn_str *out, const char *name, const char *format, ...)
 {
-    char value[512];
+    char value[512], padded[512];
     va_list args;
     va_start(args, format);
     vsnprintf(value, sizeof value, format, args);
     va_end(args);
-    mabn_str_printf(out, "  %-12s  ", name);
+    snprintf(padded, sizeof padded, "  %-12s  ", name);
+    add_clean(out, padded);
     add_clean(out, value);
     mabn_str_add_char(out, '\n');
 }

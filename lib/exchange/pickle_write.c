@@ -3,6 +3,7 @@
  * Protocol 4 without frames, so that every array's bytes have a place that is known beforehand and
  * are written there, in any order. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/mem.h"
 #include "exchange/pickle_ops.h"
@@ -78,6 +79,17 @@ static mabn_status write_text(struct position *p, struct mabn_str *text)
     return status;
 }
 
+/* A note stands beside "model" and "__author__". One of their names would replace them, since the last
+ * of two equal keys counts, and gets "note_" before it. */
+static void put_note(struct mabn_str *text, const struct mabn_weights_note *note)
+{
+    const bool taken = !strcmp(note->key, "model") || !strcmp(note->key, "__author__");
+    char *key = mabn_xasprintf("%s%s", taken ? "note_" : "", note->key);
+    mabn_pickle_put_text(text, key);
+    mabn_pickle_put_text(text, note->value);
+    free(key);
+}
+
 static mabn_status write_frame(struct mabn_weights_writer *writer, struct sink *s,
                                struct mabn_str *text)
 {
@@ -99,10 +111,8 @@ static mabn_status write_frame(struct mabn_weights_writer *writer, struct sink *
     mabn_str_add_char(text, 'u');
     mabn_pickle_put_text(text, "__author__");
     mabn_pickle_put_text(text, "mabn");
-    for (size_t i = 0; i < writer->notes.count; i++) {
-        mabn_pickle_put_text(text, writer->notes.items[i].key);
-        mabn_pickle_put_text(text, writer->notes.items[i].value);
-    }
+    for (size_t i = 0; i < writer->notes.count; i++)
+        put_note(text, &writer->notes.items[i]);
     mabn_str_add(text, "u.");
     return write_text(&p, text);
 }

@@ -1163,6 +1163,19 @@ END
     fails 1 "'constant.onnx' has its tensors in 47 Constant nodes, which are not read: export it with initialisers" mabn-convert constant.onnx -o c.h5
 }
 
+@test "a note called model does not take the weights' place in a pickle" {
+    $PYTHON - <<'END'
+import json, struct
+head = json.dumps({"__metadata__": {"model": "resnet", "who": "x"},
+                   "w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+open("a.safetensors", "wb").write(struct.pack("<Q", len(head)) + head + struct.pack("<2f", 1, 2))
+END
+    mabn-convert -q --as-is a.safetensors -o a.pkl
+    run $PYTHON -c 'import pickle; d = pickle.load(open("a.pkl", "rb")); print(list(d["model"]["w"]), d["note_model"], d["who"])'
+    assert_output --partial "1.0"
+    assert_output --partial "resnet x"
+}
+
 @test "networks of other families are refused by name" {
     $PYTHON - <<'END'
 import json, struct

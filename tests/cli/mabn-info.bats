@@ -39,6 +39,14 @@ E2
     assert_success
 }
 
+@test "control characters in names of attributes do not reach the terminal" {
+    need_python
+    $PYTHON -c 'import h5py; h5py.File("odd.h5", "w").attrs["bad\x1b[31mname"] = 1'
+    run mabn-info odd.h5
+    assert_success
+    assert_line --partial "bad?[31mname"
+}
+
 @test "every kind of damage is noticed, in one line that names the file" {
     size=$(stat -c %s a.h5)
     for at in 5 600 $((size / 2)) $((size - 2000)) $((size - 100)) $((size - 40)) $((size - 1)); do
