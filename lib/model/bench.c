@@ -78,7 +78,7 @@ static mabn_status finish_steps(struct mabn_net *net)
     return MABN_OK;
 }
 
-/* Seconds a step, over `count` with others queued before them. */
+/* Seconds a step, measured over `count` steps, with other steps queued before them. */
 static mabn_status time_steps(double *seconds, struct mabn_net *net, struct mabn_device *device,
                               bool training, int count)
 {

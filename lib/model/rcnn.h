@@ -7,11 +7,11 @@
  *     testing    body forward → proposals → box head → detections → mask head
  *
  * The losses are nodes of the three plans. Body plans are kept for the 16 most recently used
- * shapes, on a GPU for 64; they share memory for activations. Gradients are left in the store; the caller does the
- * update. The order of all computations is fixed, so a step repeats bit for bit.
+ * shapes, on a GPU for 64; they share memory for activations. Gradients are left in the store; the
+ * caller does the update. The order of all computations is fixed, so a step repeats bit for bit.
  *
- * On a GPU the plans run there, and all that stands between them: in training (rcnn_train_cuda.cu) and
- * from the pictures to the detections (rcnn_cuda.cu). Probabilities of masks are the CPU's. */
+ * On a GPU the plans and the steps between them run there, in training (rcnn_train_cuda.cu) and in testing
+ * from the pictures to the detections (rcnn_cuda.cu). The CPU computes the probabilities of masks. */
 #ifndef MABN_MODEL_RCNN_H
 #define MABN_MODEL_RCNN_H
 
@@ -54,13 +54,14 @@ void mabn_rcnn_free(struct mabn_rcnn *rcnn); /* NULL is fine */
 const struct mabn_detector *mabn_rcnn_detector(const struct mabn_rcnn *rcnn);
 
 /* Memory for the next step's pictures, (images,height,width,3): to be filled with normalized
- * values, and zeros beyond each picture's own size. height and width are multiples of 32. In testing
- * there is none while mabn_rcnn_depth detections are under way. */
+ * values, and zeros beyond each picture's own size. height and width are multiples of 32. MABN_ERR_ARG if
+ * they are not, if `images` is more than options.images, and in testing while two detections are under
+ * way. */
 MABN_MUST_USE mabn_status mabn_rcnn_input(struct mabn_rcnn *rcnn, float **x, int images, int height,
                                           int width);
 
-/* In its place on a GPU: pictures as they were decoded, blocks (images) that it resizes, flips, normalizes
- * and pads (image/raw.h). They are copied. */
+/* On a GPU that takes them, instead of mabn_rcnn_input: pictures as they were decoded, one block each
+ * (image/raw.h). The GPU resizes, flips, normalizes and pads them. They are copied. */
 bool mabn_rcnn_takes_raw(const struct mabn_rcnn *rcnn);
 MABN_MUST_USE mabn_status mabn_rcnn_put_raw(struct mabn_rcnn *rcnn, struct mabn_raw *const *raw,
                                             int images, int height, int width);
@@ -115,18 +116,18 @@ struct mabn_rcnn_figures {
 MABN_MUST_USE mabn_status mabn_rcnn_step(struct mabn_rcnn *rcnn,
                                          const struct mabn_rcnn_image *images, uint64_t step,
                                          struct mabn_rcnn_figures *figures);
-/* The same in two halves. On a GPU begin only queues, and a step's result may be asked for after the
- * next one was begun: with mabn_rcnn_depth steps whose result was not fetched no other may begin. After
- * begin the input is other memory than before: ask again. What else is asked of the parameters waits for
- * the steps begun. */
+/* mabn_rcnn_step in two halves. On a GPU begin only queues the step, and the next step may begin before its
+ * result is fetched. At most mabn_rcnn_depth steps may be without a fetched result; mabn_rcnn_behind says
+ * how many are. After begin ask for the input's memory again: it has moved. Other calls that read or write
+ * the parameters wait for the steps begun. */
 MABN_MUST_USE mabn_status mabn_rcnn_begin(struct mabn_rcnn *rcnn,
                                           const struct mabn_rcnn_image *images, uint64_t step);
 MABN_MUST_USE mabn_status mabn_rcnn_result(struct mabn_rcnn *rcnn,
                                            struct mabn_rcnn_figures *figures);
 int mabn_rcnn_behind(const struct mabn_rcnn *rcnn);
 int mabn_rcnn_depth(const struct mabn_rcnn *rcnn);
-/* On a GPU: steps and detections that begin from now on tell what their parts took, which takes them one at
- * a time and kernel by kernel. None may be under way. */
+/* On a GPU: measure the parts of the steps and detections that begin from now on. These then run one at a
+ * time and kernel by kernel, which is slower. None may be under way. */
 void mabn_rcnn_time_parts(struct mabn_rcnn *rcnn, bool wanted);
 /* As mabn_net_tell_gradients, for the body's backward, which comes last. */
 void mabn_rcnn_tell_gradients(struct mabn_rcnn *rcnn, mabn_net_ready ready, void *context);
@@ -150,18 +151,18 @@ struct mabn_rcnn_found {
 void mabn_rcnn_found_release(struct mabn_rcnn_found *found);
 
 /* Detect objects in the pictures of the input, with the detector's thresholds and limits. images:
- * their sizes; originals and found: one for each picture. With options.losses the images also say
- * what is in them, and figures->loss has the losses of training, of norms as in testing: nothing is
- * learned, no statistic moves. Proposals are then made and sampled a second time as in training;
- * samples hang on (seed, image number). */
+ * their sizes; originals and found: one for each picture. With options.losses the images also have
+ * their objects, and figures->loss has the losses of training, with the norms as in testing. No parameter
+ * and no statistic changes. For the losses proposals are made and sampled a second time as in training;
+ * the samples depend on (seed, image number). */
 MABN_MUST_USE mabn_status mabn_rcnn_detect(struct mabn_rcnn *rcnn,
                                            const struct mabn_rcnn_image *images,
                                            const struct mabn_rcnn_size *originals,
                                            struct mabn_rcnn_found *found,
                                            struct mabn_rcnn_figures *figures);
-/* The same in two halves, under the rules of mabn_rcnn_begin and _result: on a GPU pictures may be begun
- * before the detections of those before them are asked for, which are the same. What the images point to is
- * not needed after begin. */
+/* mabn_rcnn_detect in two halves, under the rules of mabn_rcnn_begin and _result: on a GPU the next pictures
+ * may begin before the detections of the last ones are fetched. The detections are the same. What the
+ * images point to is not needed after begin. */
 MABN_MUST_USE mabn_status mabn_rcnn_detect_begin(struct mabn_rcnn *rcnn,
                                                  const struct mabn_rcnn_image *images,
                                                  const struct mabn_rcnn_size *originals);

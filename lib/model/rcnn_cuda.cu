@@ -1,13 +1,15 @@
-/* What the conductor of a detector has done on a GPU between its plans in testing.
+/* Testing a detector on a GPU: what happens between its plans.
  *
- * From the pictures to detections and the logits of their masks all is queued, and the host waits for
- * nothing: proposals, the box head's rows, detections and the mask head's rows stay in device memory with
- * their counts, each with room for all that there may be. What is found is copied to the host behind it,
- * and looked at when the next pictures' work is queued already; for each shape of the pictures the queue is
- * a CUDA graph. Losses, where they are wanted too, are made as in training (rcnn_train_cuda.cu), behind the
- * detections. Where that cannot be (suppression across classes, too many boxes, more ties than there is room
- * for, losses by masks between 0 and 1) the host asks for the proposals and decides itself. In both cases masks are
- * pasted here, in the stream of copies: where their pixels change. */
+ * Everything from the pictures to the detections and the logits of their masks is queued, and the host
+ * waits for nothing. Proposals, the box head's rows, detections and the mask head's rows stay in device
+ * memory with their counts, each with room for the most that there may be. The detections are then copied
+ * to the host, which reads them when the next pictures' work is already queued. For each shape of the
+ * pictures the queue is a CUDA graph. Losses, if they are wanted, are computed after the detections as in
+ * training (rcnn_train_cuda.cu).
+ *
+ * This is not possible with suppression across classes, too many boxes, more ties than there is room for,
+ * or losses by masks between 0 and 1. Then the host fetches the proposals and decides itself. In both cases
+ * masks are pasted here, in the stream of copies: the GPU finds the places where their pixels change. */
 #include <stdlib.h>
 #include <string.h>
 

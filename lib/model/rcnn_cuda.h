@@ -1,4 +1,4 @@
-/* What a detector has done on a GPU, for rcnn.c's table (struct rcnn_gpu, which says what each does). */
+/* The functions of rcnn.c's table for a GPU. struct rcnn_gpu (rcnn_internal.h) says what each does. */
 #ifndef MABN_MODEL_RCNN_CUDA_H
 #define MABN_MODEL_RCNN_CUDA_H
 
@@ -34,9 +34,10 @@ MABN_MUST_USE mabn_status mabn_rcnn_cuda_begin(struct mabn_rcnn *r,
                                                const struct mabn_rcnn_image *images, uint64_t step);
 MABN_MUST_USE mabn_status mabn_rcnn_cuda_result(struct mabn_rcnn *r, struct mabn_rcnn_figures *f);
 int mabn_rcnn_cuda_behind(const struct mabn_rcnn *r);
-/* The losses of a detection's pictures, where rcnn_cuda.cu can have them from here: `begin` puts what is
- * true of the pictures on the device, `body` and `heads` queue forward halves of a step and may be captured,
- * `end` has the losses brought back, `measured` waits for the oldest and sets f->loss. */
+/* The losses of a detection's pictures, for rcnn_cuda.cu if mabn_rcnn_cuda_measures. `begin` copies the true
+ * boxes, labels and masks to the device. `body` and `heads` queue the forward halves of a step and may be
+ * captured. `end` queues the copy of the losses to the host. `measured` waits for the oldest and sets
+ * f->loss. */
 bool mabn_rcnn_cuda_measures(struct mabn_rcnn *r);
 MABN_MUST_USE mabn_status mabn_rcnn_cuda_measure_begin(struct mabn_rcnn *r,
                                                        const struct mabn_rcnn_image *images);

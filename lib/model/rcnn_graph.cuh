@@ -1,7 +1,7 @@
-/* A stretch of a detector's queue as a CUDA graph, for each shape of the pictures; where a step has several
- * passes, the first, the last and those between have graphs of their own. One is captured the second time
- * that it is the same: the first time its work is queued directly, so that libraries may load and memory be
- * had. */
+/* A stretch of a detector's queue as a CUDA graph, for each shape of the pictures. If a step has several
+ * passes, the first, the last and those between have graphs of their own. The first time the work is queued
+ * directly, so that libraries are loaded and memory is allocated. The second time, if nothing has changed,
+ * it is captured. */
 #ifndef MABN_MODEL_RCNN_GRAPH_CUH
 #define MABN_MODEL_RCNN_GRAPH_CUH
 
@@ -11,7 +11,7 @@
 #include "model/rcnn_internal.h"
 #include "net/queue.h"
 
-/* All that may differ between two stretches of one shape, but for what lies in device memory. */
+/* Everything that may differ between two stretches of one shape, except values in device memory. */
 struct rcnn_graph_key {
     const void *memory[3];
     size_t sizes[4];

@@ -37,35 +37,37 @@ struct rcnn_pictures {
 /* What a GPU does between the plans. rcnn.c sets this table; the files below know nothing else of the
  * GPU's. */
 struct rcnn_gpu {
-    /* Pinned memory for so many bytes, of the next pictures; whatever plan they are for, it is used in
-     * turns. `feed` is what a body plan calls (net.h): they go from there to its input. */
+    /* Pinned memory for the next pictures, pictures->bytes of it. Plans of all shapes take turns in using
+     * it. A body plan calls `feed` (net.h), which moves the pictures from there to the plan's input. */
     mabn_status (*input)(struct mabn_rcnn *r, void **memory, const struct rcnn_pictures *pictures);
     mabn_status (*feed)(void *context, struct mabn_net *net);
-    /* The number of the next feed; the pictures of that one once more, while they are the last but one. */
+    /* The number of the next feed; and make the next feed repeat the pictures of an earlier one, which is
+     * possible while they are the last but one. */
     int64_t (*next_feed)(const struct mabn_rcnn *r);
     void (*feed_again)(struct mabn_rcnn *r, int64_t number);
     mabn_status (*anchors)(struct mabn_rcnn *r, struct rcnn_body *body,
                            const struct mabn_anchor_grid *grid);
-    /* Can proposals be made there? Then, of maps that lie there (`anchor` not looked at), into
-     * r->proposals, which has room for them. */
+    /* Can the GPU make the proposals? If so, `propose` makes them from maps in device memory (it does not
+     * read `anchor`) into r->proposals, which has room for them. */
     bool (*proposes)(const struct mabn_rpn_maps *maps, const struct mabn_proposal_options *options);
     mabn_status (*propose)(struct mabn_rcnn *r, const struct mabn_rpn_maps *maps,
                            const struct mabn_proposal_options *options);
-    /* Can all decisions between the pictures and the detections be made there? Then begin queues them
-     * for the pictures in the input, and result waits for the oldest under way, of pictures of
-     * r->body's: the detections, not yet scaled to the originals, and the logits (detections,28,28) of
-     * an image's masks. With *all false more tie than there is room for, and `found` is as before. */
+    /* Can the GPU make all decisions between the pictures and the detections? If so, begin queues them
+     * for the pictures in the input. result waits for the oldest detection under way, whose plan must be
+     * r->body: it gives the detections, not yet scaled to the originals. found_masks: the logits
+     * (detections,28,28) of an image's masks. *all false: more scores tie than there is room for, and
+     * `found` is unchanged. */
     bool (*detects)(struct mabn_rcnn *r);
     mabn_status (*detect_begin)(struct mabn_rcnn *r, const struct mabn_rcnn_image *images);
     mabn_status (*detect_result)(struct mabn_rcnn *r, struct mabn_rcnn_found *found, bool *all,
                                  struct mabn_rcnn_figures *f);
     const float *(*found_masks)(const struct mabn_rcnn *r, int image);
-    /* As mabn_rcnn_measure_body and _heads, where targets can be made there. */
+    /* As mabn_rcnn_measure_body and _heads, if the GPU can make the targets. */
     bool (*measures)(struct mabn_rcnn *r);
     mabn_status (*measure_body)(struct mabn_rcnn *r, const struct mabn_rcnn_image *images);
     mabn_status (*measure_heads)(struct mabn_rcnn *r, struct mabn_rcnn_figures *f);
-    /* Of the mask head's output (n,28,28,channels) the logits (n,28,28) of each one's class, to the
-     * host. */
+    /* From the mask head's output (n,28,28,channels), copy the logits (n,28,28) of each mask's class to
+     * the host. */
     mabn_status (*mask_logits)(struct mabn_rcnn *r, float *logit, const struct mabn_net_output *all,
                                const int32_t *label, int64_t n);
     /* The masks of these detections, of the original's size, from all probabilities (·,28,28). */
@@ -129,8 +131,8 @@ struct mabn_rcnn {
     struct mabn_rcnn_figures figures; /* that result */
     struct rcnn_detection detections[RCNN_DETECTIONS];
     int64_t detections_begun, detections_told;
-    /* Called before a plan of another shape is made, which may free those that there are; NULL: need
-     * not be. */
+    /* Called before a plan of another shape is made, because that may free existing plans. NULL: nothing
+     * to call. */
     mabn_status (*settle)(struct mabn_rcnn *r);
     struct mabn_scratch scratch;
     struct mabn_anchors anchors;
@@ -152,9 +154,9 @@ mabn_status mabn_rcnn_fetch(struct mabn_rcnn *r, const float **values,
 /* rcnn_plans.c, for rcnn.c: the heads' plans, and where those of bodies will lie; all of them freed. */
 MABN_MUST_USE mabn_status mabn_rcnn_set_up_plans(struct mabn_rcnn *r);
 void mabn_rcnn_release_plans(struct mabn_rcnn *r);
-/* The same file: how this detector proposes, and from what: the RPN's maps of the last body forward where they
- * lie, or with `fetch` copied from a GPU into the scratch; room for the proposals of these images and
- * their true boxes. */
+/* The same file. The options of this detector's proposals; the RPN's maps of the last body forward, where
+ * they lie or with `fetch` copied from a GPU into the scratch; room for `room` proposals of each image,
+ * with its true boxes. */
 struct mabn_proposal_options mabn_rcnn_proposal_options(const struct mabn_rcnn *r, bool training);
 MABN_MUST_USE mabn_status mabn_rcnn_find_maps(struct mabn_rcnn *r, struct mabn_rpn_maps *maps,
                                               bool fetch);

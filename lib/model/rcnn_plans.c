@@ -191,7 +191,7 @@ static mabn_status take_memory(struct mabn_rcnn *r, void **memory,
     return status;
 }
 
-/* Those of the pictures whose detections come next may be needed once more. */
+/* Refuse new pictures while two detections are under way: the older one may need its pictures again. */
 static mabn_status check_room(const struct mabn_rcnn *r)
 {
     if (r->detections_begun - r->detections_told < RCNN_DETECTIONS) return MABN_OK;

@@ -263,8 +263,8 @@ static mabn_status detect_here(struct mabn_rcnn *r, struct rcnn_detection *d)
     return find_here(r, d);
 }
 
-/* What the queue has left, to the end; or again from the pictures, which are still in their place, with the
- * decisions made here. Losses are right either way. */
+/* Finish a queued detection. If there were too many ties, repeat it from its pictures, which are still in
+ * place, with the decisions made here. The losses are right either way. */
 static mabn_status finish_queued(struct mabn_rcnn *r, struct rcnn_detection *d)
 {
     bool all;

@@ -1,11 +1,11 @@
 /* A step of training a detector on a GPU: everything that rcnn_train.c does between the plans is queued
  * there as well, and the host waits for nothing.
  *
- * What is true of the pictures goes to the device in one block, with room for a power of two of
- * everything, so that the same places serve most steps. Losses, counts and normalizers stay there; a
- * last kernel puts together what the host wants to know. Heads run over all the rows that they have room
- * for, of which the device alone knows how many live. Where the CPU proposes, the host asks in the middle
- * of the step; elsewhere a step of each shape is a CUDA graph.
+ * The true boxes, labels and masks go to the device in one block. It has room for a power of two of each,
+ * so that most steps use the same addresses. Losses, counts and normalizers stay on the device; a last
+ * kernel gathers the results for the host. Heads run over all the rows that they have room for; only the
+ * device knows how many of them are in use. If the CPU makes the proposals, the host waits for the maps in
+ * the middle of the step. Otherwise a step of each shape is a CUDA graph.
  *
  * In testing with losses rcnn_cuda.cu puts the forward half of this between its own parts. */
 #include <stdlib.h>

@@ -1,5 +1,5 @@
-/* What a network takes from a file of weights: the tensors that were taken, those that stay fresh, and
- * the file's that nothing asked for. A head that stays random by mistake is seen here. */
+/* What a network takes from a file of weights: the tensors that were taken, the network's that keep their
+ * initial values (fresh), and the file's that were not used. It shows a head that stays random by mistake. */
 #ifndef MABN_MODEL_TAKEN_H
 #define MABN_MODEL_TAKEN_H
 
