@@ -139,8 +139,8 @@ static void set_choice(const struct mabn_option *o, const char *text)
         mabn_cli_usage_error("%s", mabn_error_message());
 }
 
-/* Not a reason to link oneDNN into a tool that computes nothing: loading it takes such a tool longer
- * than anything else does. */
+/* Weak, so that a tool that computes nothing is not linked with oneDNN. Loading it would take such a tool
+ * longer than all else that it does. */
 extern __attribute__((weak)) const char *mabn_device_cpu_library(bool file);
 
 static void show_libraries(void)
@@ -339,7 +339,8 @@ static const char *look(const char *name)
     return getenv(name);
 }
 
-/* So that what all ranks find wrong is said once. mabn_cli_open_ranks reports what fails here. */
+/* Learn this rank's number, so that an error that all ranks find is reported once. If this fails,
+ * mabn_cli_open_ranks reports it. */
 static void find_rank(void)
 {
     struct mabn_launcher launcher;

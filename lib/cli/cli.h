@@ -145,13 +145,13 @@ void mabn_cli_check_machine(const char *device, int precision);
 struct mabn_device;
 int mabn_cli_infer_precision(const struct mabn_device *device, int precision, bool exact);
 
-/* Was this option on the command line (or set by --config)? */
+/* Was this option on the command line? long_name: without dashes, in the tool's table. */
 bool mabn_cli_given(const char *long_name);
 
 /* A wrong combination found after parsing: one line, then exit 2. */
 MABN_NORETURN void mabn_cli_usage_error(const char *format, ...) MABN_PRINTF(1, 2);
-/* A usage error if an output is the same file as an input, or as another output: --force must not cost the
- * user's data. NULL for either is fine. */
+/* A usage error if an output is the same file as an input or another output, so that --force cannot destroy
+ * the user's data. NULL for either is fine. */
 void mabn_cli_check_output(const char *output, const char *other);
 
 /* The command line as one shell-quoted string, for provenance in output files; static. */

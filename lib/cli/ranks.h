@@ -3,8 +3,8 @@
  *
  *     int n = mabn_cli_start(&cli, argc, argv, &args);
  *     … checks of options, which all ranks have alike …
- *     struct mabn_comm *comm = mabn_cli_open_ranks();
- *     return mabn_cli_finish_ranks(comm, mabn_train(&options, comm));
+ *     options.comm = mabn_cli_open_ranks();
+ *     return mabn_cli_finish_ranks(options.comm, mabn_train(&options));
  *
  * Without a launcher that is one process: no MPI is opened, no thread started. */
 #ifndef MABN_CLI_RANKS_H
@@ -17,9 +17,9 @@
  * and all exit. */
 struct mabn_comm *mabn_cli_open_ranks(void);
 
-/* The device for this rank. With several ranks on a host, "cuda" and "auto" give each its own GPU:
- * the one with the rank's number on this host, or the one that the launcher makes visible. A static
- * string, or `word`. */
+/* The device for this rank. With several ranks on a host, "cuda" and "auto" become the GPU with the
+ * rank's number on this host, modulo the number of visible GPUs. A launcher may make one GPU visible to
+ * each rank. Returns a static string, or `word`. */
 const char *mabn_cli_rank_device(const struct mabn_comm *comm, const char *word);
 
 /* In place of mabn_cli_finish. After success, or a stop by a signal, it waits for all ranks and
