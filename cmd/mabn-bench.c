@@ -448,7 +448,7 @@ static mabn_status run_layers(struct mabn_device *device, const char *arch)
 
 /* ---- dist ---- */
 
-/* Every byte crosses 2(R − 1)/R times at least. */
+/* Bytes a second over the bus: a sum over R ranks moves every byte at least 2(R − 1)/R times. */
 static double bus_speed(int ranks, double bytes, double seconds)
 {
     return 2.0 * (ranks - 1) / ranks * bytes / seconds;

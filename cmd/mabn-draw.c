@@ -60,7 +60,7 @@ struct source {
     struct mabn_image_oddities oddities;
 };
 
-/* What is drawn on no picture. */
+/* Report the annotations or results that belong to no picture. */
 static void tell_strays(const struct source *s)
 {
     const struct mabn_coco *c = o.results ? &s->results : &s->truth;
@@ -76,7 +76,7 @@ static void tell_strays(const struct source *s)
             mabn_coco_id_text(c, first->image_id, image));
 }
 
-/* What is left out for its score. */
+/* Report the results that --min-score leaves out. */
 static void tell_low(const struct mabn_coco *results)
 {
     size_t low = 0;
@@ -92,7 +92,7 @@ static void tell_low(const struct mabn_coco *results)
                   low, results->n_records, o.style.min_score);
 }
 
-/* --min-score is a probability. */
+/* Warn about scores that are not probabilities, as --min-score is one. */
 static void tell_scores(const struct mabn_coco *results)
 {
     const struct mabn_coco_record *first;

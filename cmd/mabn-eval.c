@@ -190,8 +190,8 @@ static void print_result(const struct mabn_eval_result *r)
     mabn_str_release(&json);
 }
 
-/* Is it photographs, in a folder or a list, and no dataset? What cannot be read is left to whoever
- * opens it to tell. */
+/* Does the path name photographs, in a folder or a list, and not a dataset? False if it cannot be read; the
+ * caller then reports that when it opens the dataset. */
 static bool is_photographs(const char *path)
 {
     struct stat info;
@@ -224,7 +224,7 @@ static mabn_status open_data(struct mabn_dataset **data, struct mabn_files **fil
     return MABN_OK;
 }
 
-/* Once, of the photographs of all ranks. */
+/* Report once what is odd about the photographs of all ranks. */
 static mabn_status tell_files(const struct mabn_files *files)
 {
     const int ranks = mabn_comm_ranks(comm);
@@ -300,7 +300,7 @@ static mabn_status recalibrate(const struct mabn_model_file *file, struct mabn_p
     return status;
 }
 
-/* Fewer images than a batch has are no reason to compute a whole one. */
+/* The batch of the network: smaller than --batch if there are fewer images. */
 static int net_batch(uint64_t images)
 {
     return images && images < (uint64_t)o.batch ? (int)images : o.batch;
@@ -418,7 +418,9 @@ static mabn_status open_scenes(struct detection *d, const char *path)
     return mabn_scene_set_open(&d->set, d->data);
 }
 
-/* The ids of the classes: the model's own, which must be the data's where that has any. */
+/* The ids of the classes: the model's own, which must fit the data's categories if there is a dataset. A
+ * model without any gets the dataset's, of which there must be as many as classes; without a dataset they
+ * are 1 to the number of classes. */
 static mabn_status find_categories(struct detection *d, const char *model, const char *path)
 {
     const struct mabn_coco *coco = mabn_scene_set_coco(d->set);
@@ -517,7 +519,7 @@ static mabn_status write_text(struct detection *d, const char *text, size_t leng
     return mabn_out_status();
 }
 
-/* What has been put since the last time. */
+/* Write the text that was added since the last call. */
 static mabn_status write_json(struct detection *d)
 {
     MABN_TRY(write_text(d, d->text.text, d->text.length));
@@ -629,7 +631,7 @@ static void open_ranks(void)
     if (!o.decoders) o.decoders = o.threads;
 }
 
-/* A model may be replaced by its better self, data may not. */
+/* An output may replace the model, but not the data. */
 static void keep_data(const char *output, const char *data)
 {
     mabn_cli_check_output(output, data);

@@ -521,8 +521,8 @@ done:
     return status;
 }
 
-/* Boxes that would match in another form. False: there is no such form; *fit: most lie on an object,
- * of whatever category. */
+/* Warn if more boxes would match in another form. Returns false if there is no such form. *fit: most boxes
+ * lie on an object, of whatever category. */
 static bool tell_form(const struct mabn_coco *truth, const struct mabn_coco *results, bool *fit)
 {
     struct mabn_coco_form form;
@@ -536,7 +536,7 @@ static bool tell_form(const struct mabn_coco *truth, const struct mabn_coco *res
     return true;
 }
 
-/* Numbers within 0 to 1 in one file and not in the other. False: none. */
+/* Warn if the coordinates of just one of the files lie within 0 to 1. Returns false if not. */
 static bool tell_fractions(const struct mabn_coco *truth, const struct mabn_coco *results)
 {
     const bool a = mabn_coco_is_fractions(truth), b = mabn_coco_is_fractions(results);
@@ -557,9 +557,9 @@ static bool tell_other_categories(const struct files *f, const struct mabn_coco_
     return true;
 }
 
-/* Category ids that do not agree give an AP of about 0 although the drawings look right, and so do boxes
- * in another form: say so when most detections lie well on an object of another category, or none on an
- * object at all, or more in another form. */
+/* If category ids do not agree, or boxes are in another form, the AP is about 0 although the drawings look
+ * right. Warn when most detections lie on an object of another category, when none lies on an object, or
+ * when more would in another form. */
 static mabn_status doubt_results(const struct files *f, const struct mabn_coco_score *s,
                                  const struct mabn_coco_params *params)
 {
@@ -587,7 +587,7 @@ static mabn_status doubt_results(const struct files *f, const struct mabn_coco_s
     return MABN_OK;
 }
 
-/* Where a score counts as a probability. */
+/* Warn about scores outside 0 to 1 if they are used as probabilities. */
 static void doubt_scores(const struct mabn_coco *results)
 {
     const struct mabn_coco_record *first;

@@ -358,10 +358,11 @@ static void check(int args)
             "its own");
 }
 
-/* A detector's preset counts steps of 16 images; with another batch as many images are to be seen. */
+/* A detector's preset counts steps of 16 images. With another batch, scale its steps so that the run sees as
+ * many images. Returns true if they were scaled. */
 static bool scale_course(void)
 {
-    /* What is given in epochs goes before a preset's steps. */
+    /* An option in epochs overrides the preset's steps. */
     if (preset_steps && mabn_cli_given("epochs") && !mabn_cli_given("steps")) o.steps = 0;
     if (mabn_cli_given("milestones") && !mabn_cli_given("milestone-steps")) o.n_milestone_steps = 0;
     if (mabn_cli_given("warmup-epochs") && !mabn_cli_given("warmup-steps")) o.warmup_steps = 0;

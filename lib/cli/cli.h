@@ -122,14 +122,15 @@ struct mabn_cli {
     bool ranks;             /* works over ranks: see cli/ranks.h */
 };
 
-/* Parse. Sets the program name, installs signal handlers, handles --help and --version (exit 0),
- * and on any misuse prints one line and exits 2. Returns the number of positional arguments,
- * which *args then lists (borrowed from argv). Options and arguments may mix; "--" ends options. */
+/* Parse. Sets the program name, installs signal handlers, handles --help, --version and, as the only word,
+ * --list-options (for shell completion); these exit 0. On any misuse it prints one line and exits 2.
+ * Returns the number of positional arguments, which *args then lists (borrowed from argv). Options and
+ * arguments may mix; "--" ends options. */
 int mabn_cli_start(const struct mabn_cli *cli, int argc, char **argv, char ***args);
 
-/* Pick a subcommand by argv[1]; prints the tool's own help for --help, exits 2 on none or
- * unknown. The chosen entry must then be started with argc-1, argv+1. `clis` ends with name NULL;
- * returns its index. */
+/* Pick a subcommand by argv[1]. Prints the tool's own help for --help, its version for --version and the
+ * names of its subcommands for --list-options, and exits 0. Exits 2 on none or unknown. The chosen entry
+ * must then be started with argc-1, argv+1. `clis` ends with name NULL; returns its index. */
 int mabn_cli_choose(const struct mabn_cli *clis, const char *tool, const char *summary, int argc,
                     char **argv);
 
