@@ -31,7 +31,7 @@ struct room {
     size_t bytes;
 };
 
-/* A detection under way, of which the host will see this. Pinned memory. */
+/* A detection under way: what is copied to the host, in pinned memory. */
 struct slot {
     struct room fetched;                         /* the front of struct rcnn_cuda.found */
     struct room sizes;                           /* of the pictures: widths, then heights */
@@ -202,7 +202,7 @@ mabn_status mabn_rcnn_cuda_propose(struct mabn_rcnn *r, const struct mabn_rpn_ma
 
 enum { MASK_PIXELS = RCNN_MASK_SIDE * RCNN_MASK_SIDE };
 
-/* Places in the memory of struct rcnn_cuda.found: what the host sees in front. */
+/* Offsets in the memory of struct rcnn_cuda.found, in bytes. The first `seen` bytes go to the host. */
 struct found_layout {
     size_t count, first, box, score, label, source, mask, seen;
     size_t live, image, level;                  /* of detections */
@@ -494,7 +494,7 @@ const float *mabn_rcnn_cuda_found_masks(const struct mabn_rcnn *r, int image)
 
 /* ---- masks ---- */
 
-/* Of n masks, on the device or here; the channels' logits lie where the maps come later. */
+/* Offsets for n masks, on the device or on the host, in bytes. `map` also serves for logits. */
 struct mask_layout {
     size_t map, box, channel, count, first, bytes;
 };
@@ -588,7 +588,7 @@ static mabn_status wait_for_pasting(const struct pasting *p)
     return mabn_cuda_event_wait(p->r->cuda->pasted);
 }
 
-/* From maps and boxes, which are here: how many changes each mask has. */
+/* Count the changes of each mask, from its map and box, which are still on the host. */
 static mabn_status count_changes(const struct pasting *p)
 {
     struct mabn_device *device = p->r->device;
@@ -601,7 +601,7 @@ static mabn_status count_changes(const struct pasting *p)
     return wait_for_pasting(p);
 }
 
-/* `all` changes, those of a mask from its `first` on. */
+/* Find the places of all changes; those of a mask begin at its `first`. */
 static mabn_status find_changes(const struct pasting *p, size_t all)
 {
     struct rcnn_cuda *c = p->r->cuda;

@@ -130,7 +130,7 @@ static mabn_status build_body(struct mabn_rcnn *r, struct rcnn_body *body)
     return fill_anchors(r, body);
 }
 
-/* Where memory is short, at the cost of other shapes' plans. */
+/* If memory is short, plans of other shapes are freed. */
 static mabn_status make_body(struct mabn_rcnn *r, struct rcnn_body *body)
 {
     const struct rcnn_body empty = *body;
@@ -178,7 +178,7 @@ static mabn_status take_body(struct mabn_rcnn *r, int images, int height, int wi
     return MABN_OK;
 }
 
-/* Memory for pictures that go to a GPU; where that is short, at the cost of other shapes' plans. */
+/* Memory for pictures that go to a GPU. If it is short, plans of other shapes are freed. */
 static mabn_status take_memory(struct mabn_rcnn *r, void **memory,
                                const struct rcnn_pictures *pictures)
 {

@@ -36,13 +36,13 @@ struct room {
     size_t bytes;
 };
 
-/* On both sides. */
+/* The same layout on the device and on the host. */
 struct results {
     double loss[MABN_RCNN_LOSSES];
     int64_t rpn_sampled, rpn_positives, proposals, boxes, positives;
 };
 
-/* A step under way: its block of what is true, its results. Pinned memory. */
+/* A step under way: its block of truth (boxes, labels, masks) and its results, in pinned memory. */
 struct slot {
     void *truth;
     size_t truth_bytes;
@@ -50,13 +50,13 @@ struct slot {
     struct mabn_cuda_event *done;
 };
 
-/* Powers of two. */
+/* For how many of each the block of truth has room: powers of two. */
 struct sizes {
     size_t most; /* objects of an image */
     size_t objects, polygons, numbers;
 };
 
-/* Where a step's pieces of the block of truth lie. */
+/* Offsets of the pieces in the block of truth, and its size, in bytes. */
 struct truth_layout {
     size_t first, box, label, sizes, rng, first_polygon, first_number, numbers, bytes;
 };
@@ -77,7 +77,7 @@ struct pieces {
 } // namespace
 
 struct rcnn_train {
-    struct slot slots[SLOTS + 1]; /* the last is for what is waited for at once */
+    struct slot slots[SLOTS + 1]; /* the last is for calls that wait for their result */
     int64_t begun, fetched;
     struct room truth, work; /* on the device */
     struct sizes sizes;
@@ -322,7 +322,7 @@ mabn_status get_pieces(struct mabn_rcnn *r, const struct mabn_rpn_maps *maps,
 
 /* ---- kernels ---- */
 
-/* each·Σ of n counts, or where `fixed` is not 0 that. */
+/* `fixed` if that is > 0, otherwise `each` times the sum of n counts. */
 __global__ void normalizer_kernel(float *to, const int32_t *counts, int n, float each, float fixed)
 {
     int64_t sum = 0;
@@ -545,7 +545,7 @@ mabn_status gather(struct mabn_rcnn *r)
                        p->results, in);
 }
 
-/* Everything between what goes to the device and what comes back. */
+/* Queue everything between the copy to the device and the copy of the results back. */
 mabn_status queue(struct mabn_rcnn *r, const struct mabn_rcnn_image *images)
 {
     MABN_TRY(run_body(r));
@@ -572,7 +572,7 @@ struct rcnn_graph_key key_of(const struct mabn_rcnn *r)
     return key;
 }
 
-/* Does nothing of a step ask the host? */
+/* Can a step be captured, because nothing in it waits for the host? */
 bool can_capture(struct mabn_rcnn *r, const struct mabn_rpn_maps *maps,
                  const struct mabn_proposal_options *options)
 {
@@ -633,7 +633,7 @@ void mabn_rcnn_cuda_truth_key(const struct mabn_rcnn *r, struct rcnn_graph_key *
     memcpy(key->sizes, sizes, sizeof key->sizes);
 }
 
-/* What is true of the pictures, and room for all that a step makes of it. */
+/* Copy the truth of the pictures to the device, and make room for what a step computes from it. */
 static mabn_status set_out(struct mabn_rcnn *r, bool apart, const struct mabn_rcnn_image *images,
                            uint64_t step)
 {
@@ -647,7 +647,7 @@ static mabn_status set_out(struct mabn_rcnn *r, bool apart, const struct mabn_rc
     return get_pieces(r, &maps, &options);
 }
 
-/* The results of what was queued, on their way. */
+/* Queue the copy of the results to the host. */
 static mabn_status send_results(struct mabn_rcnn *r, const struct slot *slot)
 {
     MABN_TRY(mabn_cuda_copy_out(r->device, slot->results, r->train->now.results,

@@ -318,7 +318,8 @@ mabn_status mabn_shards_add(struct mabn_shards *s, double *values, int n)
 
 /* ---- one state for all ---- */
 
-/* The floats of `block`, one run after the other, into packed; or back, divided by `divide`. */
+/* Copy the floats of `block`, one run after the other, into `packed`; if `divide` is not 0, copy them back,
+ * divided by it. packed NULL: only count. Returns the number of floats. */
 static size_t pack(const struct mabn_shards *s, char *block, float *packed, int divide)
 {
     size_t offset, count, total = 0;
