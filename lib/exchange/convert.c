@@ -328,7 +328,7 @@ static mabn_status add_wanted(struct mabn_convert *c, const struct mabn_weight *
     MABN_TRY(check_shape(c, item, want->name, &want->shape));
     item->used = true;
     struct entry *e = mabn_convert_add_entry(c, want->name, want);
-    if (is_float(want->dtype) != is_float(t->dtype) && strcmp(leaf_of(want->name), "iters"))
+    if (is_float(want->dtype) != is_float(t->dtype) && want->dtype != MABN_DTYPE_I64)
         return mabn_fail(MABN_ERR_MISMATCH, "'%s': '%s' is %s, but '%s' needs %s",
                          mabn_weights_path(c->source), t->name, mabn_dtype_name(t->dtype),
                          want->name, mabn_dtype_name(want->dtype));

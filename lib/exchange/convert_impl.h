@@ -77,7 +77,10 @@ struct mabn_convert {
     size_t entry_count, entry_capacity;
     char **missing;
     size_t missing_count, missing_capacity;
-    bool fresh; /* the network's tensors were initialized */
+    bool fresh;          /* the network's tensors were initialized */
+    size_t odd_counters; /* values of num_batches_tracked that are no counts, and the first */
+    const struct entry *first_counter;
+    double first_count;
 };
 
 /* ---- convert_items.c ---- */

@@ -260,6 +260,42 @@ static void from_f32(void *out, const float *in, size_t n, enum mabn_dtype dtype
     }
 }
 
+static double value_at(const void *values, enum mabn_dtype dtype, size_t i)
+{
+    float v;
+    if (dtype == MABN_DTYPE_I32) return ((const int32_t *)values)[i];
+    if (dtype == MABN_DTYPE_F64) return ((const double *)values)[i];
+    mabn_values_to_f32(&v, (const char *)values + i * mabn_dtype_size(dtype), 1, dtype);
+    return v;
+}
+
+/* num_batches_tracked or iters from a tensor of another type: programs that average or halve all
+ * tensors make floats of them. Nothing is computed from num_batches_tracked, so a fraction is rounded
+ * there, and 0 stands for what is no number of 64 bits; mabn_convert_write says so. */
+static mabn_status read_counters(struct mabn_convert *c, const struct entry *e, int64_t *out)
+{
+    const struct item *item = &c->items[e->item];
+    const struct mabn_weight *t = mabn_convert_tensor(c, item);
+    void *values = NULL;
+    MABN_TRY(mabn_alloc(&values, t->bytes));
+    mabn_status status = mabn_weights_read(c->source, item->source, values);
+    for (size_t i = 0; i < e->weight.count && !status; i++) {
+        const double v = value_at(values, t->dtype, i);
+        const bool fits = fabs(v) < 0x1p63;
+        out[i] = fits ? (int64_t)nearbyint(v) : 0;
+        if (fits && v == nearbyint(v)) continue;
+        if (strcmp(leaf_of(e->weight.name), "num_batches_tracked") != 0)
+            status = mabn_fail(MABN_ERR_FORMAT, "'%s': '%s' is %g, not a whole number",
+                               mabn_weights_path(c->source), t->name, v);
+        else if (!c->odd_counters++ || e < c->first_counter) {
+            c->first_counter = e;
+            c->first_count = v;
+        }
+    }
+    mabn_free(values);
+    return status;
+}
+
 static mabn_status plain_values(struct mabn_convert *c, const struct entry *e, void *out)
 {
     if (e->origin == FRESH) return fresh_values(c, e, out);
@@ -268,6 +304,8 @@ static mabn_status plain_values(struct mabn_convert *c, const struct entry *e, v
     const struct mabn_weight *t = mabn_convert_tensor(c, item);
     if (e->origin == FROM_ITEM && t->dtype == e->weight.dtype)
         return mabn_weights_read(c->source, item->source, out);
+    if (e->origin == FROM_ITEM && e->weight.dtype == MABN_DTYPE_I64)
+        return read_counters(c, e, out);
     if (e->weight.dtype == MABN_DTYPE_F32)
         return mabn_weights_read_f32(c->source, item->source, out);
     if (e->weight.dtype != MABN_DTYPE_I64 && e->weight.dtype != MABN_DTYPE_F64)
@@ -530,6 +568,11 @@ static mabn_status stream_entries(struct mabn_convert *c, struct mabn_weights_wr
         mabn_warn("%zu tensor%s with numbers that are not finite, or a negative variance: %s%s; no "
                   "tool runs such a network",
                   s.bad, s.bad == 1 ? "" : "s", s.bad == 1 ? "" : "the first, ", s.what);
+    if (!status && c->odd_counters)
+        mabn_warn("%zu num_batches_tracked %s no whole number (the first: '%s', %g): rounded, or 0 "
+                  "where it is no number of 64 bits",
+                  c->odd_counters, c->odd_counters == 1 ? "is" : "are",
+                  c->first_counter->weight.name, c->first_count);
 out:
     free(s.what);
     for (int i = 0; i < WORKERS; i++)

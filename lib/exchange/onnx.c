@@ -238,6 +238,7 @@ static mabn_status read_tensor_field(const struct cursor *c, struct tensor *t,
     case TENSOR_DIMS:
         return read_dims(c, t, f);
     case TENSOR_TYPE:
+        if (f->wire != WIRE_VARINT) return damaged(c, "a data type of another kind");
         t->type = f->value;
         return MABN_OK;
     case TENSOR_NAME:
@@ -255,6 +256,7 @@ static mabn_status read_tensor_field(const struct cursor *c, struct tensor *t,
         if (f->wire != WIRE_BYTES) return damaged(c, "a place of another kind");
         return read_external(t, enter(c, f));
     case TENSOR_LOCATION:
+        if (f->wire != WIRE_VARINT) return damaged(c, "a place of another kind");
         t->external = f->value == 1;
         return MABN_OK;
     default:

@@ -1006,6 +1006,11 @@ EOF
     mabn-convert -q --categories three.json d2.pkl -o d2.h5
     run mabn-info --json d2.h5
     assert_output --partial 'id\":1,\"name\":\"a\"},{\"id\":7,\"name\":\"b\"},{\"id\":30,\"name\":\"c\"}'
+    echo '{"images":[],"annotations":[],"categories":[{"id":"c","name":"c"},{"id":"b","name":"b"},{"id":1,"name":"a"}]}' >texts.json
+    mabn-convert -q --categories texts.json d2.pkl -o texts.h5
+    run mabn-info --json texts.h5
+    assert_output --partial 'id\":1,\"name\":\"a\"},{\"id\":\"b\",\"name\":\"b\"},{\"id\":\"c\",\"name\":\"c\"}'
+    fails 1 "category 'c' has the id c, and the detector's classes are numbered 1 to 3" mabn-convert --categories texts.json tv.pth -o x.h5
     fails 1 "2 categories for a detector of 3 classes" mabn-convert --categories two.json d2.pkl -o x.h5
     fails 1 "numbered 1 to 3" mabn-convert --categories three.json tv.pth -o x.h5
     run --separate-stderr mabn-convert tv.pth -o x.h5
@@ -1142,6 +1147,8 @@ def first_tensor(dtype, number_of_data, data): # its type and its data replaced
 write("typed1.onnx", first_tensor(11, 4, b"\0" * 16))  # float64 given as float_data, of its length
 write("typed2.onnx", first_tensor(1, 10, b"\0" * 8))   # float32 as double_data
 write("short.onnx", first_tensor(1, 4, b"\0" * 12))
+write("wire1.onnx", lambda g: g + field(5, field(2, b"\1") + shape))
+write("wire2.onnx", lambda g: g + field(5, field(14, b"\1") + shape))
 def constants(g): # no initialisers, but nodes with a tensor
     out = b""
     for k, value, whole in fields(g):
@@ -1160,7 +1167,44 @@ END
     fails 1 "'typed1.onnx': initialiser 'odd' is float64, its data are float32" mabn-convert typed1.onnx -o c.h5
     fails 1 "'typed2.onnx': initialiser 'odd' is float32, its data are float64" mabn-convert typed2.onnx -o c.h5
     fails 1 "'short.onnx': initialiser 'odd' has 12 bytes of data instead of 8" mabn-convert short.onnx -o c.h5
+    fails 1 "a data type of another kind" mabn-convert wire1.onnx -o c.h5
+    fails 1 "a place of another kind" mabn-convert wire2.onnx -o c.h5
     fails 1 "'constant.onnx' has its tensors in 47 Constant nodes, which are not read: export it with initialisers" mabn-convert constant.onnx -o c.h5
+}
+
+@test "counters of batches in other types are counts; what is none is told" {
+    need_python torch
+    mabn-init -q cifar-resnet8 --norm bn -o bn.h5
+    mabn-convert -q bn.h5 -o bn.pth
+    $PYTHON - <<'END'
+import torch
+whole = torch.load("bn.pth")
+names = [n for n in whole if n.endswith("num_batches_tracked")]
+def save(file, counts, **types):
+    tensors = dict(whole)
+    for n, c in zip(names, counts): tensors[n] = torch.tensor(c, **types)
+    torch.save(tensors, file)
+save("int.pth", [-5, 16777217, 2**31 - 1], dtype=torch.int32)
+save("float.pth", [-5, 450000, 7], dtype=torch.float32)
+save("double.pth", [-5, 2**53 - 1, 7], dtype=torch.float64)
+save("odd.pth", [float("inf"), 2.75, 1e30, float("nan")], dtype=torch.float32)
+END
+    counts() { # of FILE.h5
+        mabn-convert -q "$1.h5" -o "$1-back.pth"
+        $PYTHON -c 'import sys, torch; print(*[v.item() for k, v in torch.load(sys.argv[1]).items() if "tracked" in k][:4])' "$1-back.pth"
+    }
+    for f in int float double; do
+        run --separate-stderr mabn-convert -q $f.pth -o $f.h5
+        assert_success
+        assert_equal "$stderr" ""
+    done
+    assert_equal "$(counts int)" "-5 16777217 2147483647 0"
+    assert_equal "$(counts float)" "-5 450000 7 0"
+    assert_equal "$(counts double)" "-5 9007199254740991 7 0"
+    run --separate-stderr mabn-convert -q odd.pth -o odd.h5
+    assert_success
+    assert_equal "$stderr" "mabn-convert: warning: 4 num_batches_tracked are no whole number (the first: 'bn1.num_batches_tracked', inf): rounded, or 0 where it is no number of 64 bits"
+    assert_equal "$(counts odd)" "0 3 0 0"
 }
 
 @test "a note called model does not take the weights' place in a pickle" {
