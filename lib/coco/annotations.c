@@ -24,8 +24,8 @@ struct reading {
     struct mabn_json *json;
     struct mabn_coco *out;
     unsigned keep;
-    bool results, boxes; /* boxes: the first result has one, so each must */
-    bool faults;         /* results need neither boxes nor anything else to draw or score */
+    bool results;
+    bool faults; /* results need neither boxes nor anything else to draw or score */
     struct mabn_progress *progress;
     size_t n_repeated;      /* objects that have a field twice */
     uint32_t repeated_line; /* line of the first such object */
@@ -449,19 +449,23 @@ static void read_num_keypoints(struct reading *r, struct mabn_coco_record *recor
 
 /* ---- records ---- */
 
-enum { SEEN_IMAGE = 1, SEEN_CATEGORY = 2, SEEN_SCORE = 4, SEEN_SEGMENTATION = 8 };
-/* And fields that are not required, but change how a record is read. */
+/* The first three are required. */
 enum {
+    SEEN_IMAGE = 1,
+    SEEN_CATEGORY = 2,
+    SEEN_SCORE = 4,
+    SEEN_SEGMENTATION = 8,
     SEEN_BOX = 16,
     SEEN_KEYPOINTS = 32,
     SEEN_ID = 64,
     SEEN_AREA = 128,
     SEEN_CROWD = 256,
-    SEEN_MASK = 512, /* "segmentation", also where it is none */
+    TRUTH_NEEDS = SEEN_IMAGE | SEEN_CATEGORY,
+    RESULT_NEEDS = SEEN_IMAGE | SEEN_CATEGORY | SEEN_SCORE,
 };
-static const char *const seen_names[] = {"image_id", "category_id", "score", "segmentation",
-                                         "bbox",     "keypoints",   "id",    "area",
-                                         "iscrowd",  "segmentation"};
+static const char *const seen_names[] = {"image_id",     "category_id", "score",
+                                         "segmentation", "bbox",        "keypoints",
+                                         "id",           "area",        "iscrowd"};
 
 /* JSON leaves open which value counts if an object has a field twice. Here it is the last, as in Python. */
 static void note_repeated(struct reading *r, const char *name, uint32_t line)
@@ -490,15 +494,13 @@ static unsigned read_field(struct reading *r, struct mabn_coco_record *record,
     }
     if (mabn_json_is(key, "bbox")) {
         read_box(r, record);
-        if (record->odd_box && r->boxes) mabn_json_fail(j, "expected 4 finite numbers in \"bbox\"");
         return SEEN_BOX;
     } else if (mabn_json_is(key, "score") && r->results) {
         mabn_json_read_double(j, &record->score);
         return SEEN_SCORE;
     } else if (mabn_json_is(key, "segmentation")) {
         read_segmentation(r, &record->segmentation);
-        return SEEN_MASK |
-               (record->segmentation.kind != MABN_SEGMENTATION_NONE ? SEEN_SEGMENTATION : 0);
+        return SEEN_SEGMENTATION;
     } else if (mabn_json_is(key, "keypoints")) {
         read_keypoints(r, record);
         return SEEN_KEYPOINTS;
@@ -563,12 +565,11 @@ static struct mabn_coco_record *new_record(struct reading *r)
 /* A record's fields have been read: those in `seen`, those in `twice` more than once. */
 static void add_record(struct reading *r, unsigned seen, unsigned twice, unsigned needed)
 {
-    static const char *const names[] = {"image_id", "category_id", "score", "segmentation"};
     struct mabn_coco *c = r->out;
     note_repeated_fields(r, twice, c->records[c->n_records].line);
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 3; i++)
         if (needed & ~seen & 1u << i)
-            mabn_json_fail(r->json, "no \"%s\"%s", names[i],
+            mabn_json_fail(r->json, "no \"%s\"%s", seen_names[i],
                            r->list && 1u << i == SEEN_SCORE
                                ? ": are these annotations in place of results?"
                                : "");
@@ -598,7 +599,7 @@ static void read_annotations(struct reading *r)
 {
     mabn_json_begin_array(r->json);
     while (mabn_json_next_item(r->json))
-        read_record(r, SEEN_IMAGE | SEEN_CATEGORY);
+        read_record(r, TRUTH_NEEDS);
 }
 
 /* A size is a positive whole number, also as a text; anything else is not given. */
@@ -929,41 +930,32 @@ static void read_truth(struct reading *r)
     r->out->annotated = seen & 2;
 }
 
-/* What each result must have, as the first one decides. */
-struct needs {
-    unsigned fields, keep;
-    bool keypoints;
-};
-
-/* A result was read. */
-static void check_result(struct reading *r, struct needs *needs)
+bool mabn_coco_results_are_boxes(const struct mabn_coco_record *first)
 {
-    struct mabn_coco *c = r->out;
-    struct mabn_json *j = r->json;
-    if (mabn_json_status(j)) return;
-    if (r->faults) return;
-    struct mabn_coco_record *last = &c->records[c->n_records - 1];
-    bool some = last->has_keypoints || last->odd_keypoints;
-    if (c->n_records == 1) {
-        r->boxes = last->has_box;
-        needs->keypoints = !r->boxes && some && last->segmentation.kind == MABN_SEGMENTATION_NONE;
-        if (!r->boxes && !needs->keypoints) needs->fields |= SEEN_SEGMENTATION;
-        if (r->boxes) r->keep = needs->keep; /* nothing has to be derived from the rest */
-        if (!r->boxes && !needs->keypoints && last->segmentation.kind == MABN_SEGMENTATION_NONE)
-            mabn_json_fail(j, last->odd_box ? "expected 4 finite numbers in \"bbox\""
-                                            : "no \"bbox\", \"segmentation\" or \"keypoints\"");
-    }
-    if (r->boxes && !last->has_box) mabn_json_fail(j, "no \"bbox\", which the first result has");
-    if (needs->keypoints && !some)
-        mabn_json_fail(j, "no \"keypoints\", which the first result has");
+    return first->has_box ||
+           (first->odd_box && first->segmentation.kind == MABN_SEGMENTATION_NONE &&
+            !first->has_keypoints && !first->odd_keypoints);
 }
 
-static void read_result_list(struct reading *r, struct needs *needs)
+/* A result was read. If it is the first, choose what to keep of the others: boxes need nothing else. */
+static void check_result(struct reading *r, unsigned keep)
+{
+    struct mabn_json *j = r->json;
+    if (mabn_json_status(j) || r->faults || r->out->n_records != 1) return;
+    const struct mabn_coco_record *first = r->out->records;
+    if (mabn_coco_results_are_boxes(first))
+        r->keep = keep;
+    else if (first->segmentation.kind == MABN_SEGMENTATION_NONE && !first->has_keypoints &&
+             !first->odd_keypoints)
+        mabn_json_fail(j, "no \"bbox\", \"segmentation\" or \"keypoints\"");
+}
+
+static void read_result_list(struct reading *r, unsigned keep)
 {
     mabn_json_begin_array(r->json);
     while (mabn_json_next_item(r->json) && !mabn_json_status(r->json)) {
-        read_record(r, needs->fields);
-        check_result(r, needs);
+        read_record(r, RESULT_NEEDS);
+        check_result(r, keep);
     }
 }
 
@@ -977,7 +969,7 @@ static const char *list_key(struct mabn_json_text key)
 }
 
 /* An object is one result of several (JSON Lines), or holds the list of results under a key. */
-static void read_result_object(struct reading *r, struct needs *needs)
+static void read_result_object(struct reading *r, unsigned keep)
 {
     struct mabn_json *j = r->json;
     struct mabn_json_text key;
@@ -995,7 +987,7 @@ static void read_result_object(struct reading *r, struct needs *needs)
             if (r->list) mabn_json_fail(j, "a second list of results");
             r->list = list;
             wrapped = true;
-            read_result_list(r, needs);
+            read_result_list(r, keep);
         } else if (wrapped) {
             mabn_json_skip(j);
         } else {
@@ -1009,20 +1001,20 @@ static void read_result_object(struct reading *r, struct needs *needs)
         mabn_json_fail(j, "expected a list of results, found an object without \"image_id\"");
         return;
     }
-    add_record(r, seen, twice, needs->fields);
-    check_result(r, needs);
+    add_record(r, seen, twice, RESULT_NEEDS);
+    check_result(r, keep);
 }
 
 /* One list; or, as other programs write it, an object that holds the list, or JSON Lines. */
 static void read_detections(struct reading *r)
 {
-    struct needs needs = {.fields = SEEN_IMAGE | SEEN_CATEGORY | SEEN_SCORE, .keep = r->keep};
+    const unsigned keep = r->keep;
     r->keep = MABN_COCO_KEEP_SEGMENTATIONS | MABN_COCO_KEEP_KEYPOINTS; /* at first */
     do {
         if (mabn_json_peek(r->json) == MABN_JSON_OBJECT)
-            read_result_object(r, &needs);
+            read_result_object(r, keep);
         else
-            read_result_list(r, &needs);
+            read_result_list(r, keep);
         r->documents++;
     } while (!mabn_json_status(r->json) && mabn_json_next_document(r->json));
 }

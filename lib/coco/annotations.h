@@ -150,14 +150,17 @@ size_t mabn_coco_strays(const struct mabn_coco *truth, const struct mabn_coco *r
 
 /* Read results: a list of {"image_id", "category_id", "score", and "bbox", "segmentation" or
  * "keypoints"}; also an object that holds such a list, or JSON Lines. The first record decides (COCO's
- * rule) whether every record needs a box, a segmentation or keypoints. What else is missing is derived
- * when it is scored. */
+ * rule) whether every record needs a box, a segmentation or keypoints; a record that lacks it fails only
+ * when it is scored. What else is missing is derived then. */
 MABN_MUST_USE mabn_status mabn_coco_read_results(struct mabn_coco *out, const char *path,
                                                  unsigned keep);
 /* The same from bytes in memory; for tests. */
 MABN_MUST_USE mabn_status mabn_coco_read_bytes(struct mabn_coco *out, const void *bytes,
                                                size_t size, bool results, unsigned keep);
 void mabn_coco_release(struct mabn_coco *c);
+
+/* Whether a file's first result makes it one of boxes: it has a box, or an odd one and nothing else. */
+bool mabn_coco_results_are_boxes(const struct mabn_coco_record *first);
 
 /* The mask of a record, in an image of this size (used for polygons; masks have their own size).
  * Without a segmentation it is the box. Errors name file and line. */

@@ -688,7 +688,7 @@ mabn_status mabn_coco_join_make(struct mabn_coco_join *out, const struct mabn_co
     out->kind = MABN_COCO_RESULTS_BOXES;
     if (results->n_records) {
         const struct mabn_coco_record *r = results->records;
-        if (!r->has_box)
+        if (!mabn_coco_results_are_boxes(r))
             out->kind = r->segmentation.kind != MABN_SEGMENTATION_NONE
                             ? MABN_COCO_RESULTS_MASKS
                             : MABN_COCO_RESULTS_KEYPOINTS;

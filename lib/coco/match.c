@@ -227,6 +227,24 @@ static struct mabn_box keypoints_box(const struct mabn_coco *file, const struct 
                           : (struct mabn_box){0, 0, 0, 0};
 }
 
+/* Every result that is scored needs what the first one has. */
+static mabn_status check_detection(const struct matching *m, const struct mabn_coco_record *r)
+{
+    static const char *const names[] = {[MABN_COCO_RESULTS_BOXES] = "bbox",
+                                        [MABN_COCO_RESULTS_MASKS] = "segmentation",
+                                        [MABN_COCO_RESULTS_KEYPOINTS] = "keypoints"};
+    const bool boxes = m->kind == MABN_COCO_RESULTS_BOXES;
+    if (boxes                                ? r->has_box
+        : m->kind == MABN_COCO_RESULTS_MASKS ? r->segmentation.kind != MABN_SEGMENTATION_NONE
+                                             : r->has_keypoints || r->odd_keypoints)
+        return MABN_OK;
+    if (boxes && r->odd_box)
+        return mabn_coco_fail(m->e->results, r, MABN_ERR_FORMAT,
+                              "expected 4 finite numbers in \"bbox\"");
+    return mabn_coco_fail(m->e->results, r, MABN_ERR_FORMAT,
+                          "no \"%s\", which the first result has", names[m->kind]);
+}
+
 /* Derive what a detection lacks; that depends on the kind of the results file. */
 static mabn_status take_detection(const struct matching *m, struct worker *w, struct shape *s,
                                   const struct mabn_coco_image *image)
@@ -234,6 +252,7 @@ static mabn_status take_detection(const struct matching *m, struct worker *w, st
     const struct mabn_coco *file = m->e->results;
     const struct mabn_coco_record *r = s->record;
     enum mabn_coco_type type = m->e->params.type;
+    MABN_TRY(check_detection(m, r));
     if (type == MABN_COCO_KEYPOINTS || m->kind == MABN_COCO_RESULTS_KEYPOINTS)
         MABN_TRY(type == MABN_COCO_KEYPOINTS ? check_keypoints(m, file, s, false)
                  : r->odd_keypoints

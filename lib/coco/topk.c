@@ -26,6 +26,12 @@ struct numbered {
     int64_t at;
 };
 
+/* A field that a prediction has twice, and which prediction. */
+struct repeated {
+    const char *field;
+    int64_t at;
+};
+
 struct reading {
     struct mabn_topk *out;
     struct mabn_json *json;
@@ -34,6 +40,8 @@ struct reading {
     size_t n_errors, room_errors;
     struct numbered *numbers;
     size_t n_numbers, room_numbers;
+    size_t repeated; /* predictions that have a field twice */
+    struct repeated first_repeated;
 };
 
 static void need_class(struct reading *r, int64_t c)
@@ -50,34 +58,51 @@ static void need_class(struct reading *r, int64_t c)
     t->n_classes = c + 1;
 }
 
-static void read_sample(struct mabn_json *j, struct sample *s)
+static void read_top(struct mabn_json *j, struct sample *s)
 {
+    s->n = 0;
+    mabn_json_begin_array(j);
+    while (mabn_json_next_item(j)) {
+        if (s->n == MAX_K) {
+            mabn_json_fail(j, "more than %d classes", MAX_K);
+            return;
+        }
+        mabn_json_read_int(j, &s->top[s->n++], 0, MABN_TOPK_MAX_CLASS);
+    }
+}
+
+/* A field may come twice: the last counts, as in Python. */
+static void read_sample(struct reading *r, struct sample *s)
+{
+    static const char *const fields[] = {"label", "top", "loss", "sample"};
+    enum { LABEL, TOP, LOSS, SAMPLE, FIELDS };
+    struct mabn_json *j = r->json;
     struct mabn_json_text key;
+    unsigned seen = 0, twice = 0;
     s->n = 0;
     s->has_label = s->has_loss = s->has_number = false;
     mabn_json_begin_object(j);
     while (mabn_json_next_key(j, &key)) {
-        if (mabn_json_is(key, "label")) {
+        int field = 0;
+        while (field < FIELDS && !mabn_json_is(key, fields[field]))
+            field++;
+        twice |= field < FIELDS ? seen & 1u << field : 0;
+        seen |= 1u << field;
+        if (field == LABEL)
             s->has_label = mabn_json_read_int(j, &s->label, 0, MABN_TOPK_MAX_CLASS) == MABN_OK;
-        } else if (mabn_json_is(key, "top")) {
-            mabn_json_begin_array(j);
-            while (mabn_json_next_item(j)) {
-                if (s->n == MAX_K) {
-                    mabn_json_fail(j, "more than %d classes", MAX_K);
-                    return;
-                }
-                mabn_json_read_int(j, &s->top[s->n++], 0, MABN_TOPK_MAX_CLASS);
-            }
-        } else if (mabn_json_is(key, "loss") && mabn_json_peek(j) != MABN_JSON_NULL) {
-            s->has_loss = mabn_json_read_double(j, &s->loss) == MABN_OK;
-        } else if (mabn_json_is(key, "sample")) {
+        else if (field == TOP)
+            read_top(j, s);
+        else if (field == LOSS && (s->has_loss = mabn_json_peek(j) != MABN_JSON_NULL))
+            mabn_json_read_double(j, &s->loss);
+        else if (field == SAMPLE)
             s->has_number = mabn_json_try_double(j, &s->number);
-        } else {
+        else
             mabn_json_skip(j);
-        }
     }
     if (!s->has_label) mabn_json_fail(j, "no \"label\"");
     if (s->n == 0) mabn_json_fail(j, "no \"top\"");
+    if (twice && !r->repeated++)
+        r->first_repeated = (struct repeated){fields[__builtin_ctz(twice)], r->out->samples + 1};
 }
 
 static void count_sample(struct reading *r, const struct sample *s)
@@ -142,6 +167,15 @@ static void tell_again(struct reading *r, const char *path)
                   path, again, (long long)r->out->samples, (long long)first->at, first->number);
 }
 
+static void tell_repeated(const struct reading *r, const char *path)
+{
+    if (r->repeated)
+        mabn_warn("'%s': %zu prediction%s a field twice (the first: \"%s\", prediction %lld): the "
+                  "last counts",
+                  path, r->repeated, r->repeated == 1 ? " has" : "s have", r->first_repeated.field,
+                  (long long)r->first_repeated.at);
+}
+
 static int compare_confusions(const void *a, const void *b)
 {
     const struct mabn_topk_confusion *x = a, *y = b;
@@ -174,7 +208,7 @@ mabn_status mabn_topk_read(struct mabn_topk *out, const char *path, int k)
     out->k = k;
     MABN_TRY(mabn_json_open(&r.json, path));
     while (mabn_json_next_document(r.json)) {
-        read_sample(r.json, &s);
+        read_sample(&r, &s);
         if (mabn_json_status(r.json)) break;
         count_sample(&r, &s);
         if (narrow == 0 || s.n < narrow) narrow = s.n;
@@ -189,6 +223,7 @@ mabn_status mabn_topk_read(struct mabn_topk *out, const char *path, int k)
     if (!status) {
         count_confusions(&r);
         tell_again(&r, path);
+        tell_repeated(&r, path);
     }
     free(r.errors);
     free(r.numbers);

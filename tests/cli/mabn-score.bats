@@ -489,8 +489,8 @@ bad() {
     bad 's/"image_id": 2/"image_id": 9/' "'bad.json':2: result 2: image 9 is not in 'truth.json'"
     bad 's/, "score": 0.8//' "'bad.json':2:57: [1]: no \"score\""
     bad 's/0.8}/NaN}/' "'bad.json':2:"
-    bad 's/50, 50, 20, 20/50, 50, 20/' "'bad.json':2:53: [1].bbox: expected 4 finite numbers in \"bbox\""
-    bad 's/50, 50, 20, 20/50, "50", 20, 20/' "[1].bbox: expected 4 finite numbers in \"bbox\""
+    bad 's/50, 50, 20, 20/50, 50, 20/' "'bad.json':2: result 2 (image 2): expected 4 finite numbers in \"bbox\""
+    bad 's/50, 50, 20, 20/50, "50", 20, 20/' "expected 4 finite numbers in \"bbox\""
     bad 's/"bbox": .50, 50, 20, 20./"x": 1/' "no \"bbox\", which the first result has"
     bad 's/0.8}]/0.8}/' "truncated"
     bad 's/"bbox": .[0-9, ]*./"segmentation": {"size": [100, 100], "counts": [3, 99999]}/' "counts overrun the image" segm
@@ -644,6 +644,37 @@ END
     fails 1 "'first.json':1: result 1 (image 1): expected 4 finite numbers in \"bbox\"" mabn-score coco truth.json first.json
     masks '[1, 2, 3]' >odd.json
     fails 1 "'odd.json':2: result 2 (image 2): expected 4 finite numbers in \"bbox\"" mabn-score coco truth.json odd.json
+}
+
+@test "coco: what a result of no chosen category lacks never matters" {
+    expected=$(mabn-score coco truth.json results.json)
+    masks=$(sed 's/"bbox": \[[0-9, ]*\]/"segmentation": [[10, 10, 50, 10, 50, 50, 10, 50]]/' results.json | tee masks.json |
+        mabn-score coco -t segm truth.json -)
+    sed 's/"bbox": \[[0-9, ]*\]/"keypoints": [1, 1, 2]/' results.json >points.json
+    points=$(mabn-score coco truth.json points.json)
+    for odd in '"bbox": [1, 2]' '"bbox": "none"' '"bbox": [1, 2, NaN, 4]' '"x": 1'; do
+        stray="{\"image_id\": 1, \"category_id\": 77, \"score\": 0.5, $odd}"
+        for kind in results masks points; do
+            sed "\$s/]\$/,\n$stray]/" $kind.json >last.json
+            type=$([ $kind = masks ] && echo segm || echo bbox)
+            right=$expected
+            [ $kind = masks ] && right=$masks
+            [ $kind = points ] && right=$points
+            run --separate-stderr mabn-score coco -t $type truth.json last.json
+            assert_success
+            assert_equal "$output" "$right"
+            [[ $stderr == *"1 result of categories that 'truth.json' does not have"* ]]
+        done
+    done
+    # a file that begins with such a result is still one of boxes
+    sed '1s/^\[/[{"image_id": 1, "category_id": 77, "score": 0.5, "bbox": [1, 2]},\n/' results.json >first.json
+    assert_equal "$(mabn-score coco truth.json first.json)" "$expected"
+    # a category that is listed, but not chosen
+    sed '/"categories"/s/\]/, {"id": 77, "name": "cow"}]/' truth.json >cow.json
+    assert_equal "$(mabn-score coco --categories 3 cow.json first.json)" "$(mabn-score coco --categories 3 cow.json results.json)"
+    fails 1 "'first.json':1: result 1 (image 1): expected 4 finite numbers in \"bbox\"" mabn-score coco cow.json first.json
+    fails 1 ":2: result 2 (image 2): no \"segmentation\", which the first result has" mabn-score coco -t segm truth.json <(sed '2s/"segmentation"/"bbox": [1, 1, 2, 2], "x"/' masks.json)
+    fails 1 "result 2 (image 2): no \"keypoints\", which the first result has" mabn-score coco truth.json <(sed '2s/"keypoints"/"x"/' points.json)
 }
 
 @test "coco: a category's name may be a number" {
@@ -994,6 +1025,16 @@ END
     run --separate-stderr mabn-score topk odd.jsonl
     assert_success
     assert_equal "$stderr" ""
+}
+
+@test "topk: of a field that a prediction has twice the last counts, with a warning" {
+    predictions >p.jsonl
+    sed '2s/"top"/"top":[2,1,0],"loss":null,"top"/; 4s/"label"/"label":1,"label"/' p.jsonl >twice.jsonl
+    run --separate-stderr mabn-score topk twice.jsonl
+    assert_equal "$output" "$(mabn-score topk p.jsonl)"
+    assert_equal "$stderr" "mabn-score: warning: 'twice.jsonl': 2 predictions have a field twice (the first: \"top\", prediction 2): the last counts"
+    sed '2s/"loss"/"loss":9,"loss":null,"x"/' p.jsonl >none.jsonl
+    assert_equal "$(mabn-score topk -q none.jsonl)" "$(mabn-score topk <(sed '2s/"loss"/"x"/' p.jsonl))"
 }
 
 @test "topk: JSON" {
