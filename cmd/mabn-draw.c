@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -318,10 +319,30 @@ static const char *oddity_name(const void *source, int64_t i)
     return name;
 }
 
+/* The output must not replace a photograph that the annotations list. */
+static mabn_status check_photographs(const struct source *s)
+{
+    struct stat out, photo;
+    if (!s->folder || stat(o.output, &out) || !S_ISREG(out.st_mode)) return MABN_OK;
+    for (size_t i = 0; i < s->truth.n_images; i++) {
+        char *path;
+        if (mabn_coco_name_fault(&s->truth.images[i])) continue;
+        MABN_TRY(mabn_coco_image_path(&path, &s->truth, &s->truth.images[i], s->folder));
+        const bool same =
+            !stat(path, &photo) && photo.st_dev == out.st_dev && photo.st_ino == out.st_ino;
+        free(path);
+        if (same)
+            return mabn_fail(MABN_ERR_ARG, "'%s' is one of the photographs of '%s'", o.output,
+                             s->truth.name);
+    }
+    return MABN_OK;
+}
+
 static mabn_status draw(struct source *s, char **args, int n)
 {
     struct mabn_sheet *sheet;
     MABN_TRY(open_source(s, args, n));
+    MABN_TRY(check_photographs(s));
     MABN_TRY(choose(s));
     int columns = o.columns;
     while (columns * columns < s->n_chosen && !o.columns)

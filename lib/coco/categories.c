@@ -1,6 +1,7 @@
 /* Categories of detectors' classes. */
 #include "coco/categories.h"
 
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -21,11 +22,11 @@ static void put_category(struct mabn_json_writer *w, const struct mabn_coco *coc
 
 /* ---- of a file ---- */
 
-static int by_id(const void *a, const void *b)
+static int by_id(const void *a, const void *b, void *coco)
 {
     const struct mabn_coco_category *x = *(const struct mabn_coco_category *const *)a,
                                     *y = *(const struct mabn_coco_category *const *)b;
-    return x->id < y->id ? -1 : x->id > y->id;
+    return mabn_coco_compare_ids(coco, x->id, y->id);
 }
 
 static void put_in_order(struct mabn_json_writer *w, const struct mabn_coco *coco, bool sorted)
@@ -33,7 +34,7 @@ static void put_in_order(struct mabn_json_writer *w, const struct mabn_coco *coc
     const struct mabn_coco_category **all = mabn_xcalloc(coco->n_categories + 1, sizeof *all);
     for (size_t i = 0; i < coco->n_categories; i++)
         all[i] = &coco->categories[i];
-    if (sorted) qsort(all, coco->n_categories, sizeof *all, by_id);
+    if (sorted) qsort_r(all, coco->n_categories, sizeof *all, by_id, (void *)(uintptr_t)coco);
     for (size_t i = 0; i < coco->n_categories; i++)
         put_category(w, coco, all[i]->id, all[i]->name ? all[i]->name : "");
     free(all);
@@ -44,15 +45,16 @@ static mabn_status put_by_number(struct mabn_json_writer *w, const struct mabn_c
 {
     const char **names = mabn_xcalloc((size_t)classes + 1, sizeof *names);
     mabn_status status = MABN_OK;
+    char id[24];
     for (size_t i = 0; i < coco->n_categories && !status; i++) {
         const struct mabn_coco_category *c = &coco->categories[i];
         if (c->id >= 1 && c->id <= classes)
             names[c->id] = c->name ? c->name : "";
         else
             status = mabn_fail(MABN_ERR_MISMATCH,
-                               "category '%s' has the id %lld, and the detector's classes are "
+                               "category '%s' has the id %s, and the detector's classes are "
                                "numbered 1 to %d",
-                               c->name ? c->name : "", (long long)c->id, classes);
+                               c->name ? c->name : "", mabn_coco_id_text(coco, c->id, id), classes);
     }
     for (int k = 1; k <= classes && !status; k++)
         put_category(w, NULL, k, names[k] ? names[k] : "N/A");

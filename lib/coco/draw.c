@@ -23,6 +23,7 @@ struct mabn_sheet {
     cairo_surface_t *surface; /* NULL until the first picture, when tile is 0 */
     int count, columns, tile, done;
     size_t bare; /* records without anything to draw, and which the first is */
+    bool bare_result;
     char first_bare[48];
     size_t odd; /* masks that could not be drawn, and why the first could not */
     char why[256];
@@ -122,12 +123,14 @@ static void set_colour(const struct canvas *v, struct colour c, double alpha)
     cairo_set_source_rgba(v->cr, c.r, c.g, c.b, alpha);
 }
 
+/* Of a category; "category ID" where the annotations do not name it. */
 static const char *name_of(const struct canvas *v, int64_t category, char *buffer, size_t room)
 {
+    char id[24];
     for (size_t k = 0; v->names && k < v->names->n_categories; k++)
         if (v->names->categories[k].id == category && v->names->categories[k].name)
             return v->names->categories[k].name;
-    snprintf(buffer, room, "category %lld", (long long)category);
+    snprintf(buffer, room, "category %s", mabn_coco_id_text(v->c, category, id));
     return buffer;
 }
 
@@ -346,7 +349,7 @@ static struct rectangle place_label(const struct canvas *v, const struct mabn_co
 static void draw_label(struct canvas *v, const struct drawn *d)
 {
     const struct mabn_coco_record *r = &d->copy;
-    char text[160], buffer[40];
+    char text[160], buffer[128];
     cairo_font_extents_t f;
     const char *name = name_of(v, r->category_id, buffer, sizeof buffer);
     int length = (int)mabn_lettering_cut(name, 100);
@@ -422,6 +425,7 @@ static mabn_status derive_box(struct canvas *v, struct drawn *d)
         r->box = box_around(v->c->numbers + r->keypoints, r->n_keypoints, 3);
     } else if (!r->has_box && s->kind == MABN_SEGMENTATION_NONE && !v->sheet->bare++) {
         (void)mabn_coco_record_place(v->c, d->record, v->sheet->first_bare);
+        v->sheet->bare_result = v->style->scores;
     }
     d->size = r->box.w * r->box.h;
     return pass_over(v, status);
@@ -604,8 +608,9 @@ mabn_status mabn_sheet_write(struct mabn_sheet *s, const char *path, bool force)
     memset(&out, 0, sizeof out);
     if (!s->surface) return mabn_fail(MABN_ERR_ARG, "nothing was drawn");
     if (s->bare)
-        mabn_warn("%zu annotation%s no box, mask or keypoints to draw (the first: %s)", s->bare,
-                  s->bare == 1 ? " has" : "s have", s->first_bare);
+        mabn_warn("%zu %s%s no box, mask or keypoints to draw (the first: %s)", s->bare,
+                  s->bare_result ? "result" : "annotation", s->bare == 1 ? " has" : "s have",
+                  s->first_bare);
     if (s->odd)
         mabn_warn("%zu mask%s could not be drawn (the first: %s)", s->odd, s->odd == 1 ? "" : "s",
                   s->why);

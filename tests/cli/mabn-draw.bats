@@ -60,7 +60,7 @@ END
             sed "${line}s/\"bbox\": [^]]*]/\"bbox\": $odd/" results.json >odd.json
             run --separate-stderr mabn-draw -f images truth.json -r odd.json --min-score 0.05 -i 1 -o odd.png
             assert_success
-            [[ $stderr == *"1 annotation has no box, mask or keypoints to draw (the first: line $line)"* ]]
+            [[ $stderr == *"1 result has no box, mask or keypoints to draw (the first: line $line)"* ]]
         done
         fails 1 '' mabn-score coco -q truth.json odd.json # but counting needs them
     done
@@ -80,6 +80,36 @@ END
     fails 2 "'./r.json' is to be written" mabn-draw -f images t.json -r r.json -o ./r.json
     cmp t.json truth.json
     cmp r.json results.json
+    cp -r images photographs
+    fails 1 "'photographs/../photographs/b.png' is one of the photographs of 'truth.json'" mabn-draw -f photographs truth.json -i 1 -o photographs/../photographs/b.png
+    cmp photographs/b.png images/b.png
+    mabn-draw photographs truth.json -i 1 -o photographs/new.png # any other name
+    mabn-draw -f photographs truth.json -i 1 -o photographs/new.png
+}
+
+@test "a category that is not named is labelled by its id, which may be a text" {
+    need_python PIL
+    mkdir gray
+    $PYTHON -c 'from PIL import Image; Image.new("RGB", (200, 100), (90, 90, 90)).save("gray/a.png")'
+    echo '{"images": [{"id": 1, "file_name": "a.png", "height": 100, "width": 200}], "annotations": [], "categories": [{"id": 8, "name": "category dog"}]}' >one.json
+    for id in '"dog"' '"owl"' -5; do
+        echo "[{\"image_id\": 1, \"category_id\": $id, \"score\": 1, \"bbox\": [20, 40, 100, 40]}]" >$id.json
+        mabn-draw gray one.json -r $id.json -o $id.png
+    done
+    run cmp '"dog".png' '"owl".png'
+    assert_failure
+    # the letters of a named category, in its own colour
+    sed 's/"dog"/8/' '"dog".json' >named.json
+    mabn-draw gray one.json -r named.json -o named.png
+    run $PYTHON - <<'END'
+from PIL import Image
+widths = []
+for f in ('"dog".png', "named.png"):
+    image = Image.open(f).convert("L")
+    widths.append(image.point(lambda v: 255 * (v != 90)).getbbox())
+assert widths[0] == widths[1], widths
+END
+    assert_success
 }
 
 @test "a contact sheet, the same every time, from files and from a dataset" {
