@@ -563,6 +563,7 @@ static mabn_status check_image(const struct mabn_coco *truth, const struct mabn_
                          : "");
 }
 
+/* LVIS's limit of an image counts results of every category, so all are listed there at first. */
 static mabn_status list_detections(struct mabn_coco_join *out, const struct mabn_coco *truth,
                                    const struct mabn_coco *results,
                                    const struct mabn_coco_params *params,
@@ -571,6 +572,7 @@ static mabn_status list_detections(struct mabn_coco_join *out, const struct mabn
     char id[24], meant[96] = "";
     struct id_table known, named;
     size_t n = results->n_records, strange = 0;
+    const bool all = params->lvis;
     int64_t strange_id = 0;
     mabn_status status = MABN_OK;
     table_init(&known, truth->n_images);
@@ -591,7 +593,7 @@ static mabn_status list_detections(struct mabn_coco_join *out, const struct mabn
         if (image[i] == NONE) MABN_TRY_GOTO(check_image(truth, results, r, &known), done);
         if (category == NONE && table_find(&named, r->category_id) == NONE && !strange++)
             strange_id = r->category_id;
-        if (image[i] != NONE && category != NONE) start[image[i] + 1]++;
+        if (image[i] != NONE && (category != NONE || all)) start[image[i] + 1]++;
     }
     if (strange && is_text(results, strange_id))
         say_meant(meant, truth, mabn_coco_id_text(results, strange_id, id), false);
@@ -605,7 +607,7 @@ static mabn_status list_detections(struct mabn_coco_join *out, const struct mabn
         start[i + 1] += start[i];
     out->detections = mabn_xmalloc((n + 1) * sizeof *out->detections);
     for (size_t i = 0; i < n; i++)
-        if (image[i] != NONE && out->detection_category[i] != NONE)
+        if (image[i] != NONE && (out->detection_category[i] != NONE || all))
             out->detections[start[image[i]]++] = (uint32_t)i;
 done:
     free(image);
@@ -621,6 +623,7 @@ static bool is_known(const struct mabn_coco_join *join, const struct mabn_coco *
                      uint32_t category)
 {
     const struct mabn_coco_image *info = join->images[image];
+    if (category == NONE) return false; /* not listed, or not chosen */
     for (size_t g = join->truth_start[image]; g < join->truth_start[image + 1]; g++)
         if (join->truths[g].category == category) return true;
     for (size_t i = 0; i < info->n_negatives; i++)

@@ -34,7 +34,7 @@ static bool next_line(struct table *t)
     const char *stop = memchr(t->p, '\n', (size_t)(t->end - t->p));
     size_t n = (size_t)((stop ? stop : t->end) - t->p);
     free(t->text);
-    t->text = mabn_xstrndup(t->p, n);
+    t->text = mabn_xstrndup(t->p, n && t->p[n - 1] == '\r' ? n - 1 : n);
     t->p += n + (stop != NULL);
     t->line++;
     t->n_cells = 0;
@@ -66,7 +66,7 @@ static mabn_status open_table(struct table *t, const char *path)
                                              "low\thigh\tcount\tscore\tright", "truth\t"};
     int kind = 0;
     memset(t, 0, sizeof *t);
-    MABN_TRY(mabn_input_open(&t->in, path, 1 << 28));
+    MABN_TRY(mabn_input_open_text(&t->in, path, 1 << 28));
     t->p = (const char *)t->in.bytes;
     t->end = t->p + t->in.size;
     while (kind < KINDS && (t->in.size < strlen(heads[kind]) ||

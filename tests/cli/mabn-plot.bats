@@ -82,6 +82,10 @@ log() {
         mabn-plot scores $t.tsv -o $t.svg
         mabn-plot scores one=$t.tsv two=$t.tsv -o $t.png
         assert_file_exist $t.png
+        # as an editor of another system leaves it: a byte order mark, lines that end in CR LF
+        (printf '\xef\xbb\xbf'; sed 's/$/\r/' $t.tsv) >edited.tsv
+        mabn-plot scores x=$t.tsv -o x.svg -f
+        mabn-plot scores x=edited.tsv -o - | cmp x.svg -
     done
     fails 1 "another kind than 'pr.tsv'" mabn-plot scores pr.tsv c.tsv -o x.png
     echo hello >text
