@@ -24,7 +24,8 @@ bool mabn_coco_looks_like_json(const char *path)
     if (fd >= 0) close(fd);
     if (n <= 0) return false;
     head[n] = 0;
-    const char *p = head + strspn(head, " \t\r\n");
+    const char *p = head + (strncmp(head, "\xef\xbb\xbf", 3) ? 0 : 3); /* a byte order mark */
+    p += strspn(p, " \t\r\n");
     if (*p != '{') return false;
     p++;
     p += strspn(p, " \t\r\n");

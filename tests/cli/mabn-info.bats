@@ -216,6 +216,9 @@ END
     need_python json
     mabn-info --json --verify ann.json >out.json
     $PYTHON -c 'import json; o = json.load(open("out.json")); assert o["images"] == 2 and o["categories"][0] == {"id": 3, "name": "cat", "images": 1, "annotations": 1, "crowds": 0} and o["faults"] == []'
+    (printf '\xef\xbb\xbf'; cat ann.json) >mark.json # a byte order mark
+    run mabn-info mark.json
+    assert_line --index 1 "  images       2, 1 of them annotated; 24 x 16 to 24 x 16 pixels"
     echo '{"a": 1}' >other.json
     fails 1 'no "images": is this a COCO annotation file?' mabn-info other.json
 }
