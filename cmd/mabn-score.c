@@ -471,7 +471,7 @@ static mabn_status write_tables(const struct mabn_coco_evaluation *e,
     }
     if (coco.pr) {
         mabn_str_clear(&text);
-        mabn_coco_report_curves(&text, s, threshold);
+        MABN_TRY_GOTO(mabn_coco_report_curves(&text, s, threshold), done);
         MABN_TRY_GOTO(write_file(coco.pr, &text), done);
     }
     if (coco.calibration) {

@@ -368,10 +368,14 @@ static mabn_status score_init(struct mabn_coco_score *out, const struct mabn_coc
     out->category_ids = mabn_xcalloc(k + 1, sizeof *out->category_ids);
     out->category_names = mabn_xcalloc(k + 1, sizeof *out->category_names);
     out->category_texts = mabn_xcalloc(k + 1, sizeof *out->category_texts);
+    out->category_keys = mabn_xcalloc(k + 1, sizeof *out->category_keys);
     for (size_t i = 0; i < k; i++) {
         out->category_ids[i] = e->category_ids[i];
         out->category_names[i] = mabn_xstrdup(e->category_names[i] ? e->category_names[i] : "");
         struct mabn_str id;
+        char number[24];
+        const char *key = mabn_coco_id_text(e->truth, e->category_ids[i], number);
+        out->category_keys[i] = mabn_xstrdup(key);
         mabn_str_init(&id);
         mabn_coco_add_id(&id, e->truth, e->category_ids[i]);
         out->category_texts[i] = mabn_xstrdup(id.text);
@@ -387,12 +391,14 @@ static mabn_status score_init(struct mabn_coco_score *out, const struct mabn_coc
 
 void mabn_coco_score_release(struct mabn_coco_score *s)
 {
-    for (size_t i = 0; s->category_texts && i < s->n_categories; i++) {
+    for (size_t i = 0; s->category_keys && i < s->n_categories; i++) {
         free(s->category_names[i]);
+        free(s->category_keys[i]);
         free(s->category_texts[i]);
     }
     free(s->category_names);
     free(s->category_texts);
+    free(s->category_keys);
     free(s->category_ids);
     free(s->frequencies);
     free(s->truths);

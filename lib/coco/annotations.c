@@ -96,11 +96,18 @@ static void read_id(struct reading *r, int64_t *out)
     keep_text(r, *out, text);
 }
 
-/* An annotation's id: any value is accepted, and none. */
+/* An annotation's id: any value is accepted, and none; true and false are 1 and 0, as in Python. */
 static void read_annotation_id(struct reading *r, struct mabn_coco_record *record)
 {
     struct mabn_json_text text;
     enum mabn_json_kind kind = mabn_json_peek(r->json);
+    if (kind == MABN_JSON_BOOL) {
+        bool truth = false;
+        mabn_json_read_bool(r->json, &truth);
+        record->id = truth;
+        record->no_id = record->odd_id = false;
+        return;
+    }
     if (kind != MABN_JSON_NUMBER && kind != MABN_JSON_STRING) {
         mabn_json_skip(r->json);
         return;
@@ -408,7 +415,8 @@ static void read_keypoints(struct reading *r, struct mabn_coco_record *record)
 {
     struct mabn_coco *c = r->out;
     size_t odd = 0;
-    record->odd_keypoints = false;
+    record->odd_keypoints = record->has_keypoints = false;
+    record->n_keypoints = 0;
     if (!(r->keep & MABN_COCO_KEEP_KEYPOINTS) || mabn_json_peek(r->json) != MABN_JSON_ARRAY) {
         record->odd_keypoints =
             r->keep & MABN_COCO_KEEP_KEYPOINTS && mabn_json_peek(r->json) != MABN_JSON_NULL;
@@ -442,7 +450,12 @@ static void read_box(struct reading *r, struct mabn_coco_record *record)
 static void read_num_keypoints(struct reading *r, struct mabn_coco_record *record)
 {
     double n = -1;
-    mabn_json_try_double(r->json, &n);
+    if (mabn_json_peek(r->json) == MABN_JSON_BOOL) { /* 0 or 1, as in Python */
+        bool odd;
+        n = read_flag(r->json, &odd);
+    } else {
+        mabn_json_try_double(r->json, &n);
+    }
     record->has_num_keypoints = n >= 0 && n <= INT32_MAX && n == floor(n);
     if (record->has_num_keypoints) record->num_keypoints = (uint32_t)n;
 }
@@ -915,6 +928,7 @@ static void read_truth(struct reading *r)
             mabn_json_fail(j, "a second list of this name");
             return;
         }
+        if (part == 2 && mabn_json_peek(j) == MABN_JSON_NULL) part = 0; /* none are given */
         seen |= part;
         if (part == 1)
             read_images(r);

@@ -10,6 +10,7 @@
 #include "coco/evaluation.h"
 #include "coco/join.h"
 #include "coco/match.h"
+#include "coco/report.h"
 
 /* ---- confusion ---- */
 
@@ -105,15 +106,6 @@ void mabn_coco_confusion_release(struct mabn_coco_confusion *c)
     memset(c, 0, sizeof *c);
 }
 
-/* A name in a table: what parts cells becomes a space. */
-static void add_name(struct mabn_str *out, const struct mabn_coco_score *s, size_t k)
-{
-    const char *name = s->category_names[k];
-    if (!*name) mabn_str_add(out, s->category_texts[k]);
-    for (; *name; name++)
-        mabn_str_add_char(out, (unsigned char)*name < 0x20 || *name == 0x7f ? ' ' : *name);
-}
-
 void mabn_coco_report_confusion(struct mabn_str *out, const struct mabn_coco_confusion *c,
                                 const struct mabn_coco_score *names)
 {
@@ -121,12 +113,12 @@ void mabn_coco_report_confusion(struct mabn_str *out, const struct mabn_coco_con
     mabn_str_add(out, "truth");
     for (size_t k = 0; k < c->n_categories; k++) {
         mabn_str_add_char(out, '\t');
-        add_name(out, names, k);
+        mabn_coco_add_name(out, names, k);
     }
     mabn_str_add(out, "\tbackground\n");
     for (size_t r = 0; r < width; r++) {
         if (r < c->n_categories)
-            add_name(out, names, r);
+            mabn_coco_add_name(out, names, r);
         else
             mabn_str_add(out, "background");
         for (size_t k = 0; k < width; k++)
@@ -188,8 +180,9 @@ void mabn_coco_report_calibration(struct mabn_str *out, const struct mabn_coco_c
 static void add_curve(struct mabn_str *out, const struct mabn_coco_score *s, size_t k, size_t at)
 {
     for (size_t r = 0; r < MABN_COCO_RECALLS; r++) {
-        mabn_str_printf(out, "%s\t", s->category_texts[k]);
-        add_name(out, s, k);
+        mabn_coco_add_cell(out, s->category_keys[k]);
+        mabn_str_add_char(out, '\t');
+        mabn_coco_add_name(out, s, k);
         mabn_str_printf(out, "\t%.2f\t", (double)r / 100);
         mabn_str_add_double(out, s->precision[at * MABN_COCO_RECALLS + r]);
         mabn_str_add_char(out, '\t');
@@ -198,15 +191,17 @@ static void add_curve(struct mabn_str *out, const struct mabn_coco_score *s, siz
     }
 }
 
-void mabn_coco_report_curves(struct mabn_str *out, const struct mabn_coco_score *s,
-                             double threshold)
+mabn_status mabn_coco_report_curves(struct mabn_str *out, const struct mabn_coco_score *s,
+                                    double threshold)
 {
     const struct mabn_coco_params *p = &s->params;
     int t = 0, a = mabn_coco_area_index(p, "all"), m = p->n_max_dets - 1;
-    while (t < p->n_thresholds - 1 && fabs(p->thresholds[t] - threshold) > 1e-9)
+    while (t < p->n_thresholds && fabs(p->thresholds[t] - threshold) > 1e-9)
         t++;
+    if (t == p->n_thresholds || a < 0)
+        return mabn_fail(MABN_ERR_ARG, "curves need the area all and the threshold %g", threshold);
     mabn_str_add(out, "id\tcategory\trecall\tprecision\tscore\n");
-    for (size_t r = 0; r < MABN_COCO_RECALLS && a >= 0; r++) {
+    for (size_t r = 0; r < MABN_COCO_RECALLS; r++) {
         double sum = 0;
         size_t n = 0;
         for (size_t k = 0; k < s->n_categories; k++) {
@@ -220,8 +215,9 @@ void mabn_coco_report_curves(struct mabn_str *out, const struct mabn_coco_score 
         mabn_str_add_double(out, sum / (double)n);
         mabn_str_add(out, "\t\n");
     }
-    for (size_t k = 0; k < s->n_categories && a >= 0; k++) {
+    for (size_t k = 0; k < s->n_categories; k++) {
         size_t at = mabn_coco_recall_at(s, k, a, m, t);
         if (s->precision[at * MABN_COCO_RECALLS] >= 0) add_curve(out, s, k, at);
     }
+    return MABN_OK;
 }

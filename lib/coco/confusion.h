@@ -51,11 +51,12 @@ MABN_MUST_USE mabn_status mabn_coco_calibrate(struct mabn_coco_calibration *out,
 /* Lines "low", "high", "count", "score", "right" (the share), under those words. */
 void mabn_coco_report_calibration(struct mabn_str *out, const struct mabn_coco_calibration *c);
 
-/* Lines of id, category, recall, precision, score under those words, at one threshold (the last one if
- * the score does not have it); first the mean over the categories (no id, "all", no score). The score
- * must be `full`. */
-void mabn_coco_report_curves(struct mabn_str *out, const struct mabn_coco_score *s,
-                             double threshold);
+/* Lines of id, category, recall, precision, score under those words, at one threshold; first the mean
+ * over the categories (no id, "all", no score). The score must be `full`. An error when it has not the
+ * area "all" or not the threshold. */
+MABN_MUST_USE mabn_status mabn_coco_report_curves(struct mabn_str *out,
+                                                  const struct mabn_coco_score *s,
+                                                  double threshold);
 
 MABN_END_DECLS
 #endif

@@ -379,7 +379,7 @@ static mabn_status add_plain(const struct packing *p, struct mabn_dataset_writer
         boxes[4 * i + 1] = r->has_box ? r->box.y : NAN;
         boxes[4 * i + 2] = r->has_box ? r->box.w : NAN;
         boxes[4 * i + 3] = r->has_box ? r->box.h : NAN;
-        areas[i] = r->has_area ? r->area : r->box.w * r->box.h;
+        areas[i] = r->has_area ? r->area : r->has_box ? r->box.w * r->box.h : NAN; /* NaN: none */
         crowd[i] = r->odd_crowd ? 2 : r->crowd;
         ignore[i] = r->ignore;
     }
@@ -959,7 +959,7 @@ static mabn_status take_plain(struct unpacking *u)
                                            .crowd = crowd[a] == 1,
                                            .odd_crowd = crowd[a] > 1,
                                            .ignore = ignore[a] != 0,
-                                           .has_area = true,
+                                           .has_area = !isnan(areas[a]),
                                            .has_box = true};
             if (!(isfinite(b[0]) && isfinite(b[1]) && isfinite(b[2]) && isfinite(b[3]))) {
                 r->has_box = false;

@@ -208,6 +208,7 @@ static mabn_status take_truth(const struct matching *m, struct worker *w, struct
         if (r->segmentation.kind == MABN_SEGMENTATION_NONE)
             return mabn_coco_fail(file, r, MABN_ERR_FORMAT, "no \"segmentation\"");
         MABN_TRY(take_mask(m, w, s, file, image));
+        if (!r->has_area && !r->has_box) s->area = (double)s->pixels;
     }
     return MABN_OK;
 }

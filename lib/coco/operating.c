@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "coco/evaluation.h"
 #include "coco/join.h"
+#include "coco/report.h"
 
 struct counted {
     double score;
@@ -87,8 +88,9 @@ mabn_status mabn_coco_operating_points(struct mabn_coco_point *points,
 
 static void add_row(struct mabn_str *out, const char *name, const struct mabn_coco_point *p)
 {
-    mabn_str_printf(out, "%-24.24s %7.4f %9.4f %7.4f %7.4f %7lld %7lld %7lld\n", name, p->score,
-                    p->precision, p->recall, p->f1, (long long)p->right, (long long)p->wrong,
+    mabn_coco_add_column(out, name, 24, false);
+    mabn_str_printf(out, " %7.4f %9.4f %7.4f %7.4f %7lld %7lld %7lld\n", p->score, p->precision,
+                    p->recall, p->f1, (long long)p->right, (long long)p->wrong,
                     (long long)p->missed);
 }
 
@@ -98,7 +100,8 @@ void mabn_coco_report_points(struct mabn_str *out, const struct mabn_coco_point 
     mabn_str_printf(out, "%-24s %7s %9s %7s %7s %7s %7s %7s\n", "operating point", "score",
                     "precision", "recall", "F1", "TP", "FP", "FN");
     for (size_t k = 0; k < s->n_categories && per_category; k++)
-        add_row(out, s->category_names[k], &points[k]);
+        add_row(out, *s->category_names[k] ? s->category_names[k] : s->category_keys[k],
+                &points[k]);
     add_row(out, "all", &points[s->n_categories]);
 }
 
@@ -106,7 +109,10 @@ static void add_tsv(struct mabn_str *out, const struct mabn_coco_score *s, const
                     const char *name, const struct mabn_coco_point *p)
 {
     const double values[4] = {p->score, p->precision, p->recall, p->f1};
-    mabn_str_printf(out, "%s\t%s\t%s", mabn_coco_type_name(s->params.type), id, name);
+    mabn_str_printf(out, "%s\t", mabn_coco_type_name(s->params.type));
+    mabn_coco_add_cell(out, id);
+    mabn_str_add_char(out, '\t');
+    mabn_coco_add_cell(out, name);
     for (int i = 0; i < 4; i++) {
         mabn_str_add_char(out, '\t');
         mabn_str_add_double(out, values[i]);
@@ -120,7 +126,7 @@ void mabn_coco_report_points_tsv(struct mabn_str *out, const struct mabn_coco_po
 {
     mabn_str_add(out, "type\tid\tcategory\tscore\tprecision\trecall\tf1\ttp\tfp\tfn\n");
     for (size_t k = 0; k < s->n_categories; k++)
-        add_tsv(out, s, s->category_texts[k], s->category_names[k], &points[k]);
+        add_tsv(out, s, s->category_keys[k], s->category_names[k], &points[k]);
     add_tsv(out, s, "", "all", &points[s->n_categories]);
 }
 

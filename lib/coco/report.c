@@ -178,18 +178,42 @@ static double column_value(const struct mabn_coco_score *s, const struct column 
                      : mabn_coco_mean_precision(s, k, c->threshold, c->area, m);
 }
 
-struct name_part {
-    const char *text;
-    int length;
-};
-
-/* A category's id without quotes. */
-static struct name_part id_of(const struct mabn_coco_score *s, size_t k)
+void mabn_coco_add_cell(struct mabn_str *out, const char *text)
 {
-    const char *text = s->category_texts[k];
-    int length = (int)strlen(text);
-    if (*text == '"') return (struct name_part){text + 1, length - 2};
-    return (struct name_part){text, length};
+    for (; *text; text++)
+        mabn_str_add_char(out, (unsigned char)*text < 0x20 || *text == 0x7f ? ' ' : *text);
+}
+
+void mabn_coco_add_name(struct mabn_str *out, const struct mabn_coco_score *s, size_t k)
+{
+    const char *name = s->category_names[k];
+    mabn_coco_add_cell(out, *name ? name : s->category_keys[k]);
+}
+
+/* How many letters (not bytes) a UTF-8 text has. */
+static size_t letters(const char *text)
+{
+    size_t n = 0;
+    for (; *text; text++)
+        n += ((unsigned char)*text & 0xc0) != 0x80;
+    return n;
+}
+
+void mabn_coco_add_column(struct mabn_str *out, const char *text, size_t width, bool right)
+{
+    const size_t n = letters(text), pad = n < width ? width - n : 0;
+    size_t bytes = 0, seen = 0;
+    for (; text[bytes]; bytes++) {
+        seen += ((unsigned char)text[bytes] & 0xc0) != 0x80;
+        if (seen > width) break;
+    }
+    char *part = mabn_xstrndup(text, bytes);
+    for (size_t i = 0; i < pad && right; i++)
+        mabn_str_add_char(out, ' ');
+    mabn_coco_add_cell(out, part);
+    for (size_t i = 0; i < pad && !right; i++)
+        mabn_str_add_char(out, ' ');
+    free(part);
 }
 
 void mabn_coco_report_categories(struct mabn_str *out, const struct mabn_coco_score *s, bool tsv)
@@ -197,7 +221,7 @@ void mabn_coco_report_categories(struct mabn_str *out, const struct mabn_coco_sc
     struct column columns[MAX_COLUMNS];
     int n = list_columns(&s->params, columns), width = 8;
     for (size_t k = 0; k < s->n_categories; k++) {
-        int length = (int)strlen(s->category_names[k]);
+        int length = (int)letters(s->category_names[k]);
         if (length > width) width = length < 40 ? length : 40;
     }
     if (tsv)
@@ -208,14 +232,20 @@ void mabn_coco_report_categories(struct mabn_str *out, const struct mabn_coco_sc
         mabn_str_printf(out, tsv ? "\t%s" : " %6s", columns[i].name);
     mabn_str_add_char(out, '\n');
     for (size_t k = 0; k < s->n_categories; k++) {
-        struct name_part id = id_of(s, k);
-        long long truths = s->truths[k * (size_t)s->params.n_areas];
-        if (tsv)
-            mabn_str_printf(out, "%s\t%.*s\t%s\t%lld", mabn_coco_type_name(s->params.type),
-                            id.length, id.text, s->category_names[k], truths);
-        else
-            mabn_str_printf(out, "%6.*s  %-*.*s %7lld", id.length, id.text, width, width,
-                            s->category_names[k], truths);
+        const long long truths = s->truths[k * (size_t)s->params.n_areas];
+        if (tsv) {
+            mabn_str_printf(out, "%s\t", mabn_coco_type_name(s->params.type));
+            mabn_coco_add_cell(out, s->category_keys[k]);
+            mabn_str_add_char(out, '\t');
+            mabn_coco_add_cell(out, s->category_names[k]);
+            mabn_str_printf(out, "\t%lld", truths);
+        } else {
+            const size_t id_width = letters(s->category_keys[k]);
+            mabn_coco_add_column(out, s->category_keys[k], id_width > 6 ? id_width : 6, true);
+            mabn_str_add(out, "  ");
+            mabn_coco_add_column(out, s->category_names[k], (size_t)width, false);
+            mabn_str_printf(out, " %7lld", truths);
+        }
         for (int i = 0; i < n; i++) {
             double v = column_value(s, &columns[i], (int64_t)k);
             if (tsv) {
@@ -292,12 +322,9 @@ static void put_category_means(struct mabn_json_writer *w, const struct mabn_coc
     int all = mabn_coco_area_index(&s->params, "all"), m = table_limit(&s->params);
     mabn_json_put_line(w, 2);
     mabn_json_put_object(w, "ap_per_category");
-    for (size_t k = 0; k < s->n_categories; k++) {
-        struct name_part id = id_of(s, k);
-        char *key = mabn_xasprintf("%.*s", id.length, id.text);
-        mabn_json_put_double(w, key, mabn_coco_mean_precision(s, (int64_t)k, -1, all, m));
-        free(key);
-    }
+    for (size_t k = 0; k < s->n_categories; k++)
+        mabn_json_put_double(w, s->category_keys[k],
+                             mabn_coco_mean_precision(s, (int64_t)k, -1, all, m));
     mabn_json_put_end(w);
 }
 

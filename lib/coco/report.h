@@ -22,6 +22,13 @@ void mabn_coco_report_tsv(struct mabn_str *out, const struct mabn_coco_score *s)
 void mabn_coco_report_json(struct mabn_json_writer *w, const struct mabn_coco_score *s,
                            bool curves);
 
+/* Text of a file in a table: what parts cells, or steers a terminal, becomes a space. */
+void mabn_coco_add_cell(struct mabn_str *out, const char *text);
+/* The same, a column of `width` letters: filled up with spaces, or cut. */
+void mabn_coco_add_column(struct mabn_str *out, const char *text, size_t width, bool right);
+/* The name of category k as a cell, or its id where it has none. */
+void mabn_coco_add_name(struct mabn_str *out, const struct mabn_coco_score *s, size_t k);
+
 /* Two results side by side; intervals: one for each statistic. */
 void mabn_coco_report_comparison(struct mabn_str *out, const struct mabn_coco_score *a,
                                  const struct mabn_coco_score *b,

@@ -114,6 +114,7 @@ struct mabn_coco_score {
     int64_t *category_ids; /* (K) */
     char **category_names; /* (K) "" when not given */
     char **category_texts; /* (K) ids as JSON has them: numbers, or texts in quotes */
+    char **category_keys;  /* (K) the same without quotes and escapes */
     char *frequencies;     /* (K) LVIS: r, c, f */
     int64_t *truths;       /* (K,A) ground truths that count */
     double *precision, *recall, *scores;

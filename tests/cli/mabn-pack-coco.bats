@@ -64,6 +64,13 @@ END
         assert_success
         assert_equal "$(mabn-score coco -t $t --tsv a.h5 results.json)" "$output"
     done
+    # and masks do not need boxes or areas: theirs is taken
+    sed 's/, "bbox": \[[0-9., ]*\]//; s/, "area": [0-9.]*//' whole.json >bare.json
+    run ! grep -q 'bbox\|area' bare.json
+    mabn-pack coco -q -f images bare.json -o a.h5
+    run mabn-score coco -t segm --areas small:0:60,all:0: --tsv -c bare.json results.json
+    assert_success
+    assert_equal "$(mabn-score coco -t segm --areas small:0:60,all:0: --tsv -c a.h5 results.json)" "$output"
 }
 
 @test "coco: the same bytes with any number of threads" {
@@ -201,6 +208,10 @@ END
 }
 
 @test "coco: images without annotations, as in COCO's test sets" {
+    sed -n '1,4p' truth.json | sed '4s/$/ "annotations": null}/' >null.json
+    run --separate-stderr mabn-pack coco images null.json -o null.h5
+    assert_success
+    fails 1 "no \"annotations\"" mabn-score coco null.json <(echo '[]')
     sed -n '1,4p' truth.json | sed '4s/,$/}/' >info.json
     run --separate-stderr mabn-pack coco images info.json -o a.h5
     assert_success

@@ -559,6 +559,14 @@ END
     [[ $stderr == *"category 3 ('cat') is listed twice"* ]]
 }
 
+@test "coco: ids that are true or false are 1 and 0" {
+    sed 's/"id": 1, "image_id"/"id": true, "image_id"/; s/"id": 2, "image_id"/"id": 1.0, "image_id"/' truth.json >true.json
+    assert_equal "$(mabn-score coco true.json results.json)" "$(mabn-score coco <(sed 's/"id": 2, "image_id"/"id": 1, "image_id"/' truth.json) results.json)"
+    sed 's/"id": 1, "image_id"/"id": false, "image_id"/' truth.json >false.json
+    run mabn-score coco false.json results.json
+    assert_line --index 1 --partial "= 0.000"
+}
+
 @test "coco: annotations that belong to nothing are told, once" {
     sed '4s/"image_id": 1/"image_id": 77/' truth.json >orphan.json
     run --separate-stderr mabn-score coco -t bbox,segm orphan.json results.json
@@ -693,6 +701,18 @@ END
     fails 1 "annotation 1 (image 1): no \"segmentation\"" mabn-score coco -t segm none.json results.json
 }
 
+@test "coco: the area of an annotation that has neither area nor box is its mask's" {
+    "$PYTHON" - <<'END'
+import json
+t = json.load(open("truth.json"))
+for a in t["annotations"]:
+    for key in "area", "bbox":
+        del a[key]
+json.dump(t, open("mask.json", "w"))
+END
+    assert_equal "$(mabn-score coco -t segm mask.json results.json)" "$(mabn-score coco -t segm truth.json results.json)" # 1600 pixels are medium
+}
+
 @test "coco: masks of another size than the image are told" {
     cat >large.json <<'END'
 [{"image_id": 1, "category_id": 3, "score": 0.9, "segmentation": {"size": [200, 200], "counts": [2020, 80, 37900]}},
@@ -753,6 +773,12 @@ END
     assert_success
     [ -z "$stderr" ]
     assert_line --index 0 --partial "= 1.000" # the first takes the one that does not count
+    # false is 0, as in Python; of two lists the last counts, here none
+    expected=$(mabn-score coco -t keypoints <(sed 's/"num_keypoints": 17/"num_keypoints": 0/' people.json) found.json)
+    for odd in 's/"num_keypoints": 17/"num_keypoints": false/' 's/\(2\]}\),/2], "keypoints": null},/'; do
+        sed "$odd" people.json >odd.json
+        assert_equal "$(mabn-score coco -t keypoints odd.json found.json)" "$expected"
+    done
     sed 's/"num_keypoints": 0, "keypoints": \[\]/"num_keypoints": 1, "keypoints": [1, 2, 3]/' people.json >odd.json
     fails 1 "expected 17 keypoints, found 1" mabn-score coco -t keypoints odd.json found.json
 }
@@ -833,6 +859,33 @@ END
     fails 2 "boxes and masks" mabn-score coco -t keypoints --errors why.json found.json
     fails 2 "one type" mabn-score coco -t bbox,segm --pr x.tsv why.json found.json
     fails 1 "the threshold 0.5" mabn-score coco --iou 0.6,0.7 --operating-point best why.json found.json
+    fails 1 "the threshold 0.5" mabn-score coco --iou 0.6,0.7 --pr x.tsv why.json found.json
+    fails 1 "the area all" mabn-score coco --areas big:0: --pr x.tsv why.json found.json
+    [ ! -e x.tsv ]
+}
+
+@test "coco: why: names and ids never break a table" {
+    why_setup
+    # a tab, a line's end, letters of several bytes; an id that is a text with a quote; no name
+    sed 's/"cat"/"a\\tb\\n\\u001b[7m\\u732b"/; s/, "name": "dog"//; s/\("category_id"\|"id"\): 7/\1: "d\\t\\"7"/' why.json >odd.json
+    sed 's/: 7/: "d\\t\\"7"/' found.json >oddly.json
+    run mabn-score coco -c --tsv odd.json oddly.json
+    assert_line --index 1 --regexp "^bbox	3	a b  \[7m猫	2	"
+    assert_line --index 2 --regexp "^bbox	d \"7		2	"
+    assert_equal "${#lines[@]}" 3
+    run mabn-score coco --operating-point best --tsv odd.json oddly.json
+    assert_line --index 1 --regexp "^bbox	3	a b  \[7m猫	0\.9	"
+    assert_line --index 2 --regexp "^bbox	d \"7		"
+    assert_equal "${#lines[@]}" 4
+    run mabn-score coco -c --operating-point best odd.json oddly.json
+    assert_line --regexp "^     3  a b  \[7m猫 +2 "
+    assert_line --regexp "^d \"7 +1\.0000 +0\.0000 "
+    [[ $output != *$'\e'* ]]
+    mabn-score coco -q --pr p.tsv odd.json oddly.json >/dev/null
+    grep -q "^d \"7	d \"7	0.00	" p.tsv
+    need_python json
+    mabn-score coco --json odd.json oddly.json >odd.out
+    $PYTHON -c 'import json; assert json.load(open("odd.out"))["bbox"]["ap_per_category"].keys() == {"3", "d\t\"7"}'
 }
 
 @test "coco: why: crowds are in no table, nor what only they explain" {
@@ -907,6 +960,16 @@ END
     fails 2 "--errors and --confusion do not go with --lvis" mabn-score coco --lvis --errors lvis.json found.json
     fails 2 "--errors and --confusion do not go with --lvis" mabn-score coco --lvis --confusion c.tsv lvis.json found.json
     assert_file_not_exist c.tsv
+    # 300 of the image, whatever their category: unknown ones and those not chosen count too
+    one() { printf '{"image_id": 1, "category_id": %s, "bbox": [10, 10, 40, 40], "score": %s}' "$1" "$2"; }
+    for other in 9 99; do
+        (printf '['; for _ in $(seq 299); do one $other 0.9; printf ', '; done; one 3 0.8; printf ']') >first.json
+        (printf '['; for _ in $(seq 300); do one $other 0.9; printf ', '; done; one 3 0.8; printf ']') >beyond.json
+        run --separate-stderr mabn-score coco --lvis --categories cat,dog lvis.json first.json
+        assert_line --index 0 --partial "= 0.500"
+        run --separate-stderr mabn-score coco --lvis --categories cat,dog lvis.json beyond.json
+        assert_line --index 0 --partial "= 0.000"
+    done
 }
 
 @test "coco: categories with keypoints of their own kind" {
