@@ -101,7 +101,11 @@ mabn_status mabn_image_set_channels(struct mabn_image *image, int channels)
 mabn_status mabn_image_check_size(uint64_t width, uint64_t height, uint64_t max_pixels)
 {
     if (!width || !height) return mabn_fail(MABN_ERR_FORMAT, "the picture has no pixels");
-    if (width > INT32_MAX / 4 || height > INT32_MAX / 4 || width * height > max_pixels)
+    if (width > INT32_MAX / 4 || height > INT32_MAX / 4)
+        return mabn_fail(MABN_ERR_LIMIT,
+                         "the picture is %llu x %llu, more than the limit of %d pixels a side",
+                         (unsigned long long)width, (unsigned long long)height, INT32_MAX / 4);
+    if (width * height > max_pixels)
         return mabn_fail(
             MABN_ERR_LIMIT, "the picture is %llu x %llu, more than the limit of %llu pixels",
             (unsigned long long)width, (unsigned long long)height, (unsigned long long)max_pixels);

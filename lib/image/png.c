@@ -25,6 +25,19 @@ static uint32_t be32(const uint8_t *p)
     return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
 }
 
+/* PNG's table of depths, a bit for each. */
+static unsigned depths_of(int colour)
+{
+    switch (colour) {
+    case PNG_COLOR_TYPE_GRAY:
+        return 1 << 1 | 1 << 2 | 1 << 4 | 1 << 8 | 1 << 16;
+    case PNG_COLOR_TYPE_PALETTE:
+        return 1 << 1 | 1 << 2 | 1 << 4 | 1 << 8;
+    default:
+        return 1 << 8 | 1 << 16;
+    }
+}
+
 mabn_status mabn_png_probe(struct mabn_image_info *info, const uint8_t *bytes, size_t size)
 {
     if (size < 29 || be32(bytes + 8) != 13 || memcmp(bytes + 12, "IHDR", 4))
@@ -38,6 +51,10 @@ mabn_status mabn_png_probe(struct mabn_image_info *info, const uint8_t *bytes, s
     info->bits = bytes[24];
     info->progressive = bytes[28] != 0;
     info->alpha = colour & PNG_COLOR_MASK_ALPHA;
+    if (colour <= PNG_COLOR_TYPE_RGB_ALPHA &&
+        (info->bits > 16 || !(depths_of(colour) >> info->bits & 1)))
+        return mabn_fail(MABN_ERR_FORMAT, "PNG: %d bits for colour type %d do not exist",
+                         info->bits, colour);
     switch (colour) {
     case PNG_COLOR_TYPE_GRAY:
     case PNG_COLOR_TYPE_GRAY_ALPHA:

@@ -4,6 +4,7 @@
  * compressed data, in which ff is followed by 00 or a restart marker. A PNG is chunks: length,
  * four letters, data, checksum. Both may be followed by anything, as cameras do. */
 #include <string.h>
+#include <zlib.h>
 
 #include "image/codec.h"
 #include "image/image.h"
@@ -41,17 +42,31 @@ static bool jpeg_is_whole(const uint8_t *bytes, size_t size)
     return false;
 }
 
-static bool png_is_whole(const uint8_t *bytes, size_t size)
+static uint32_t be32(const uint8_t *p)
 {
+    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+/* Does it end, and have what no decoder does without? The header is at 8: length, letters, 13 bytes, sum. */
+static mabn_status check_png(const struct mabn_image_info *info, const uint8_t *bytes, size_t size)
+{
+    bool data = false, palette = info->colour != MABN_COLOUR_PALETTE;
     size_t at = 8;
+    if (size >= 33 && (uint32_t)crc32(0, bytes + 12, 17) != be32(bytes + 29))
+        return mabn_fail(MABN_ERR_FORMAT, "PNG is damaged: its header has another checksum");
     while (size - at >= 12) {
-        size_t length = (size_t)bytes[at] << 24 | (size_t)bytes[at + 1] << 16 |
-                        (size_t)bytes[at + 2] << 8 | bytes[at + 3];
-        if (length > size - at - 12) return false;
-        if (!memcmp(bytes + at + 4, "IEND", 4)) return true;
+        const size_t length = be32(bytes + at);
+        const uint8_t *letters = bytes + at + 4;
+        if (length > size - at - 12) break;
+        data = data || !memcmp(letters, "IDAT", 4);
+        palette = palette || (!data && !memcmp(letters, "PLTE", 4));
+        if (!memcmp(letters, "IEND", 4)) {
+            if (data && palette) return MABN_OK;
+            return mabn_fail(MABN_ERR_FORMAT, "PNG without %s", data ? "a palette" : "pixels");
+        }
         at += length + 12;
     }
-    return false;
+    return mabn_fail(MABN_ERR_FORMAT, "PNG is truncated: its end is missing");
 }
 
 mabn_status mabn_image_check(const struct mabn_image_info *info, const uint8_t *bytes, size_t size)
@@ -62,7 +77,5 @@ mabn_status mabn_image_check(const struct mabn_image_info *info, const uint8_t *
     if (info->type == MABN_IMAGE_PNG) MABN_TRY(mabn_png_check(info, size));
     if (info->type == MABN_IMAGE_JPEG && !jpeg_is_whole(bytes, size))
         return mabn_fail(MABN_ERR_FORMAT, "JPEG is truncated: its end is missing");
-    if (info->type == MABN_IMAGE_PNG && !png_is_whole(bytes, size))
-        return mabn_fail(MABN_ERR_FORMAT, "PNG is truncated: its end is missing");
-    return MABN_OK;
+    return info->type == MABN_IMAGE_PNG ? check_png(info, bytes, size) : MABN_OK;
 }

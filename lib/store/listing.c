@@ -88,7 +88,10 @@ struct lines {
 
 static bool next_line(struct lines *l, char **line)
 {
-    if (l->next >= l->end) return false;
+    const char *rest = l->next;
+    while (rest < l->end && (*rest == '\n' || *rest == '\r'))
+        rest++;
+    if (rest >= l->end) return false; /* empty lines at the end are none */
     const char *stop = (const char *)memchr(l->next, '\n', (size_t)(l->end - l->next));
     if (!stop) stop = l->end;
     size_t n = (size_t)(stop - l->next);
@@ -99,8 +102,19 @@ static bool next_line(struct lines *l, char **line)
     return true;
 }
 
-/* Keys and shown names from a class file. */
-static mabn_status read_class_file(struct builder *b, const char *path)
+/* Spaces around a label cannot be seen, and would make another class of it. */
+static char *trimmed(const char *text)
+{
+    while (*text == ' ')
+        text++;
+    size_t n = strlen(text);
+    while (n && text[n - 1] == ' ')
+        n--;
+    return mabn_xstrndup(text, n);
+}
+
+/* Keys and shown names from a class file. `labels`: the keys are labels, not names of folders. */
+static mabn_status read_class_file(struct builder *b, const char *path, bool labels)
 {
     struct mabn_input in;
     struct mabn_listing *list = b->list;
@@ -114,16 +128,19 @@ static mabn_status read_class_file(struct builder *b, const char *path)
     while (!status && next_line(&lines, &line)) {
         char *tab = strchr(line, '\t');
         if (tab) *tab = '\0';
-        const char *shown = tab && tab[1] ? tab + 1 : line;
-        if (!*line)
+        char *key = labels ? trimmed(line) : mabn_xstrdup(line);
+        const char *shown = tab && tab[1] ? tab + 1 : key;
+        if (!*key)
             status = mabn_fail(MABN_ERR_FORMAT, "'%s':%d: empty class name", path, lines.number);
         else if (list->class_count == MAX_CLASSES)
             status = mabn_fail(MABN_ERR_LIMIT, "'%s': more than %d classes", path, MAX_CLASSES);
         else {
             MABN_GROW(list->classes, (size_t)list->class_count, capacity);
             list->classes[list->class_count] = mabn_xstrdup(shown);
-            add_key(b, mabn_xstrdup(line), (int32_t)list->class_count++);
+            add_key(b, key, (int32_t)list->class_count++);
+            key = NULL;
         }
+        free(key);
         free(line);
     }
     mabn_input_release(&in);
@@ -163,7 +180,7 @@ mabn_status mabn_listing_read_classes(struct mabn_listing *list, const char *cla
 {
     struct builder b = {.list = list};
     *list = (struct mabn_listing){0};
-    mabn_status status = read_class_file(&b, class_file);
+    mabn_status status = read_class_file(&b, class_file, false);
     release_builder(&b);
     if (status) mabn_listing_release(list);
     return status;
@@ -274,7 +291,7 @@ mabn_status mabn_listing_scan(struct mabn_listing *list, const char *folder, con
     struct mabn_hidden hidden = {0, NULL};
     int strays = 0;
     *list = (struct mabn_listing){0};
-    mabn_status status = class_file ? read_class_file(&b, class_file) : MABN_OK;
+    mabn_status status = class_file ? read_class_file(&b, class_file, false) : MABN_OK;
     if (!status) status = scan_top(&found, folder, &strays, &hidden);
     if (!status && !found.key_count)
         status = mabn_fail(MABN_ERR_ARG, "'%s' holds no class folders", folder);
@@ -311,11 +328,32 @@ static int32_t label_number(const char *text)
     return errno || *end || value >= MAX_CLASSES ? -1 : (int32_t)value;
 }
 
+/* The rest of a path without what leads nowhere, where a name begins. */
+static const char *skip_idle(const char *path)
+{
+    while (*path == '/' || (path[0] == '.' && path[1] == '/'))
+        path += *path == '/' ? 1 : 2;
+    return path;
+}
+
+/* strcmp of paths: a//b and ./a/./b are a/b. */
+static int compare_files(const char *a, const char *b)
+{
+    if (*a != '/') a = skip_idle(a);
+    if (*b != '/') b = skip_idle(b);
+    while (*a && *a == *b) {
+        const bool begins = *a++ == '/';
+        b++;
+        if (begins) a = skip_idle(a), b = skip_idle(b);
+    }
+    return (unsigned char)*a - (unsigned char)*b;
+}
+
 static int compare_paths(const void *a, const void *b)
 {
     const char *const *x = *(const char *const *const *)a, *const *y =
                                                                *(const char *const *const *)b;
-    const int order = strcmp(*x, *y);
+    const int order = compare_files(*x, *y);
     return order ? order : (x > y) - (x < y);
 }
 
@@ -328,7 +366,7 @@ size_t mabn_listing_again(char *const *paths, size_t count, size_t *first)
         sorted[i] = &paths[i];
     qsort(sorted, count, sizeof *sorted, compare_paths);
     for (size_t i = 1; i < count; i++) {
-        if (strcmp(*sorted[i - 1], *sorted[i])) continue;
+        if (compare_files(*sorted[i - 1], *sorted[i])) continue;
         const size_t at = (size_t)(sorted[i] - paths);
         if (!again++ || at < *first) *first = at;
     }
@@ -387,17 +425,6 @@ void mabn_listing_tell_unused(const int32_t *labels, int64_t n, const char *name
     else if (unused)
         mabn_info("'%s': %d of %d classes have no image (the first: %d)", name, unused, count,
                   first);
-}
-
-/* Spaces around a label cannot be seen, and would make another class of it. */
-static char *trimmed(const char *text)
-{
-    while (*text == ' ')
-        text++;
-    size_t n = strlen(text);
-    while (n && text[n - 1] == ' ')
-        n--;
-    return mabn_xstrndup(text, n);
 }
 
 /* Lines to paths and label texts (kept in `names` until they are resolved). */
@@ -477,7 +504,7 @@ mabn_status mabn_listing_read(struct mabn_listing *list, const char *path, const
     struct mabn_input in;
     *list = (struct mabn_listing){0};
     MABN_TRY(mabn_input_open_text(&in, path, 0));
-    mabn_status status = class_file ? read_class_file(&b, class_file) : MABN_OK;
+    mabn_status status = class_file ? read_class_file(&b, class_file, true) : MABN_OK;
     if (!status) status = read_lines(&b, &in);
     if (!status) status = resolve_labels(&b, in.name, class_file != NULL);
     if (!status) tell_again(list, in.name);

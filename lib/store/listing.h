@@ -40,7 +40,7 @@ void mabn_listing_release(struct mabn_listing *list);
  * other programs. `name` is for the message. */
 void mabn_listing_tell_unused(const int32_t *labels, int64_t n, const char *name);
 
-/* How many of the paths have been there before, and the first of these: an index, or count. */
+/* How many of the paths have been there before (./a is a), and the first of these: an index, or count. */
 size_t mabn_listing_again(char *const *paths, size_t count, size_t *first);
 
 MABN_END_DECLS

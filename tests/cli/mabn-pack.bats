@@ -109,6 +109,21 @@ E2
     mabn-info a.h5 | grep -q "classes       2, 1 images each"
     printf '%s\t  \n' $a >list
     fails 1 "'list':1: expected PATH, a tab and a label" mabn-pack list list -o b.h5
+    # nor of a class file's, and empty lines at the end are none
+    printf 'cat \ndog\n\n\r\n' >classes
+    printf '%s\t%s\n' $a 'cat ' $b dog >list
+    printf '\n\n' >>list
+    mabn-pack list -f -q list -c classes -o a.h5
+    printf '%s\t%s\n' $a cat $b dog >list
+    mabn-pack list -q list -c classes -o same.h5
+    cmp a.h5 same.h5
+    printf 'cat\n\ndog\n' >classes
+    fails 1 "'classes':2: empty class name" mabn-pack list list -c classes -o b.h5
+    # one file by two paths
+    printf '%s\t%s\n' $a 0 ./$a 1 $b 0 .//${b/\//\/.\/} 0 >list
+    run --separate-stderr mabn-pack list -f -q list -o a.h5
+    assert_success
+    [[ $stderr == *"'list': 2 lines have an image that is listed before (the first: line 2, './$a')"* ]]
     # a word that is a name here and a number there
     printf '1\n2\n3\n' >classes
     printf '%s\t%s\n' $a 0 $b 1 >list
@@ -262,6 +277,34 @@ huge.png the picture is 60000 x 60000, more than the limit
 hollow.jpg JPEG is truncated: 1797 bytes cannot hold a picture of 9000 x 9000
 hollow.png PNG is truncated: 69 bytes cannot hold a picture of 9000 x 9000
 arithmetic.jpg JPEG is arithmetic-coded"
+    $PYTHON - <<'END'
+import struct, zlib
+def chunk(kind, data, more=0):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data) ^ more)
+def write(name, bits=8, colour=2, more=0, chunks=(b"IDAT", b"IEND"), side=4):
+    open(name, "wb").write(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, 4, bits, colour, 0, 0, 0), more)
+        + b"".join(chunk(k, zlib.compress(bytes(200)) if k == b"IDAT" else bytes(3)) for k in chunks))
+write("depth.png", 3)
+write("two.png", 2)
+write("sum.png", more=1)
+write("hollow.png", chunks=[b"IEND"])
+write("colours.png", colour=3)
+write("late.png", colour=3, chunks=[b"IDAT", b"PLTE", b"IEND"])
+write("wide.png", side=2**31 - 1)
+write("fine.png", 4, 3, chunks=[b"PLTE", b"IDAT", b"IEND"])
+END
+    while read -r file why; do
+        printf '%s\t0\n' "$file" >list
+        fails 1 "$file': $why" mabn-pack list list -q -f -o a.h5
+    done <<<"depth.png PNG: 3 bits for colour type 2 do not exist
+two.png PNG: 2 bits for colour type 2 do not exist
+sum.png PNG is damaged: its header has another checksum
+hollow.png PNG without pixels
+colours.png PNG without a palette
+late.png PNG without a palette
+wide.png the picture is 2147483647 x 4, more than the limit of 536870911 pixels a side"
+    printf 'fine.png\t0\n' >list
+    mabn-pack list list -q -f -o a.h5
     printf 'II*\0 and so on' >photo.jpg
     printf 'photo.jpg\t0\n' >list
     fails 1 "'photo.jpg': this is a TIFF picture" mabn-pack list list -q -f -o a.h5
