@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/signal.h"
@@ -332,7 +333,22 @@ static const struct mabn_cli cli = {
     .ranks = true,
 };
 
-static void check(int args)
+/* Logs are opened for writing before the datasets are read. */
+static void check_logs(const char *model)
+{
+    const char *const inputs[] = {o.train, o.val, model};
+    char *metrics = mabn_path_join(o.run, "metrics.jsonl");
+    for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++) {
+        mabn_cli_check_output(o.log, inputs[i]);
+        mabn_cli_check_output(o.stats, inputs[i]);
+    }
+    mabn_cli_check_output(o.log, metrics);
+    mabn_cli_check_output(o.stats, metrics);
+    mabn_cli_check_output(o.stats, o.log);
+    free(metrics);
+}
+
+static void check(int args, char *const *model)
 {
     if (!o.train) mabn_cli_usage_error("no dataset to train on: give --train FILE");
     if (!o.run) mabn_cli_usage_error("no run folder: give -o DIR");
@@ -356,6 +372,7 @@ static void check(int args)
         mabn_cli_usage_error(
             "--base-width, --stem and --stride-in-1x1 shape a new network; MODEL has "
             "its own");
+    check_logs(args ? *model : NULL);
 }
 
 /* A detector's preset counts steps of 16 images. With another batch, scale its steps so that the run sees as
@@ -391,7 +408,7 @@ int main(int argc, char **argv)
     mabn_train_options_init(&o);
     int n = mabn_cli_start(&cli, argc, argv, &args);
     if (mabn_cli_given("sampler") || !o.replacement) o.replacement = sampler == 1;
-    check(n);
+    check(n, args);
     o.keep_empty = empty == KEEP;
     o.lr_given = mabn_cli_given("lr");
     const bool scaled = scale_course();

@@ -131,6 +131,20 @@ void mabn_str_add_json(struct mabn_str *s, const char *text)
     mabn_str_add_char(s, '"');
 }
 
+bool mabn_same_in_json(const char *a, const char *b)
+{
+    struct mabn_str x, y;
+    if (!strcmp(a, b)) return true;
+    mabn_str_init(&x);
+    mabn_str_init(&y);
+    mabn_str_add_json(&x, a);
+    mabn_str_add_json(&y, b);
+    const bool same = !strcmp(x.text, y.text);
+    mabn_str_release(&x);
+    mabn_str_release(&y);
+    return same;
+}
+
 void mabn_str_add_shell(struct mabn_str *s, const char *word)
 {
     static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"

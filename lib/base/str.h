@@ -3,6 +3,7 @@
 #ifndef MABN_BASE_STR_H
 #define MABN_BASE_STR_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "base/attr.h"
@@ -27,6 +28,8 @@ void mabn_str_printf(struct mabn_str *s, const char *format, ...) MABN_PRINTF(2,
 
 /* Append `text` as a JSON string, quotes included; bytes that are not UTF-8 become U+FFFD. */
 void mabn_str_add_json(struct mabn_str *s, const char *text);
+/* Are two texts the same JSON string? One that was read from JSON has lost what was not UTF-8. */
+bool mabn_same_in_json(const char *a, const char *b);
 /* Append one word as a POSIX shell would need it, quoted where necessary. */
 void mabn_str_add_shell(struct mabn_str *s, const char *word);
 /* Append a double in the shortest form that reads back exactly; NaN and infinities become null. */

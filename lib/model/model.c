@@ -153,7 +153,7 @@ int mabn_model_other_class(const struct mabn_model *a, const struct mabn_model *
     const char *x = a->class_names, *y = b->class_names;
     if (!x || !y || x == y) return -1;
     for (int c = 0; c < a->classes && c < b->classes; c++) {
-        if (strcmp(x, y)) return c;
+        if (!mabn_same_in_json(x, y)) return c;
         x += strlen(x) + 1;
         y += strlen(y) + 1;
     }

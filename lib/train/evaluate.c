@@ -18,7 +18,7 @@ int mabn_eval_other_class(const struct mabn_model *model, const struct mabn_data
     const char *ours = model->class_names;
     for (int c = 0; ours && c < classes && c < model->classes; c++, ours += strlen(ours) + 1) {
         const char *theirs = mabn_dataset_class_name(data, c);
-        if (theirs && strcmp(ours, theirs)) return c;
+        if (theirs && !mabn_same_in_json(ours, theirs)) return c;
     }
     return -1;
 }

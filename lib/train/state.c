@@ -377,6 +377,25 @@ static mabn_status remove_old(const char *folder)
     return MABN_OK;
 }
 
+/* A network without a checkpoint to go on from, which a new run would overwrite: that of a finished run whose
+ * checkpoints were removed, or, unless a run is resumed that was stopped before its first checkpoint, the
+ * best one. */
+static mabn_status spare_networks(const struct mabn_train_options *o)
+{
+    static const char *const names[] = {"model.h5", "best.h5"};
+    for (int i = 0; i < (o->resume ? 1 : 2); i++) {
+        char *path = mabn_path_join(o->run, names[i]);
+        const bool there = mabn_path_exists(path);
+        free(path);
+        if (there)
+            return mabn_fail(MABN_ERR_ARG,
+                             "'%s' holds '%s' but no checkpoint to continue from: --force starts "
+                             "again and removes it",
+                             o->run, names[i]);
+    }
+    return MABN_OK;
+}
+
 /* *path: the checkpoint to resume from, or NULL. */
 static mabn_status find_start(const struct mabn_run *run, char **path)
 {
@@ -390,7 +409,8 @@ static mabn_status find_start(const struct mabn_run *run, char **path)
     while (skipped.length && (line = strsep(&rest, "\n")))
         if (*line) mabn_warn("%s", line);
     mabn_str_release(&skipped);
-    if (status || !*path) return status;
+    if (status) return status;
+    if (!*path) return spare_networks(o);
     if (o->resume) return MABN_OK;
     status = mabn_fail(MABN_ERR_ARG,
                        "'%s' already holds a run (%s): --resume continues it, --force starts again",

@@ -217,6 +217,45 @@ END
     [[ $stderr == *"'run' is done: nothing to do"* ]]
     train -o run --steps 1 --force -q >/dev/null
     assert_equal "$(cd run && echo *)" "metrics.jsonl model.h5 step-000000001.h5"
+    # a finished run whose checkpoints were removed
+    rm run/step-*; cp run/model.h5 kept.h5
+    for options in -q --resume; do
+        fails 1 "'run' holds 'model.h5' but no checkpoint to continue from: --force starts again and removes it" train -o run --steps 2 $options -q
+        cmp kept.h5 run/model.h5
+    done
+    # one that was stopped before its first checkpoint may have a best network
+    mv run/model.h5 run/best.h5
+    fails 1 "'run' holds 'best.h5' but no checkpoint" train -o run --steps 2 -q
+    train -o run --steps 2 --resume -q >/dev/null
+}
+
+@test "a log never replaces what is read, nor another log" {
+    cp "$DATA" own.h5
+    train -o old --steps 1 -q >/dev/null
+    cp old/model.h5 model.h5
+    for option in --log --record-stats; do
+        fails 2 "'own.h5' is to be written, and named a second time" mabn-train "${small[@]}" --train own.h5 -o run $option own.h5
+        fails 2 "'./own.h5' is to be written, and named a second time" train --val own.h5 -o run $option ./own.h5
+        fails 2 "'model.h5' is to be written, and named a second time" mabn-train --train own.h5 -o run $option model.h5 model.h5
+        fails 2 "'run/metrics.jsonl' is to be written, and named a second time" train -o run $option run/metrics.jsonl
+    done
+    fails 2 "'one' is to be written, and named a second time" train -o run --log one --record-stats one
+    cmp "$DATA" own.h5
+    cmp old/model.h5 model.h5
+}
+
+@test "names of classes that are not UTF-8 are those of the model that was trained on them" {
+    for name in $'caf\351' $'\351t\351' plain; do
+        mkdir -p "odd/$name"
+        cp "${DATA%/*}/tree/class000/image0000.JPEG" "${DATA%/*}/tree/class000/image0001.JPEG" "odd/$name"
+    done
+    mabn-pack imagenet -q odd -o odd.h5
+    mabn-train "${small[@]}" --batch 2 --train odd.h5 --val odd.h5 -o run --steps 2 -q >/dev/null
+    mabn-eval imagenet -q run/model.h5 odd.h5
+    mabn-train "${small[@]}" --batch 2 --train odd.h5 -o run --steps 3 --resume -q >/dev/null
+    mv odd/plain odd/pure
+    mabn-pack imagenet -q odd -o other.h5
+    fails 1 "class 1 is 'plain' in 'run/model.h5' but 'pure' in 'other.h5'" mabn-eval imagenet -q run/model.h5 other.h5
 }
 
 @test "a damaged newest checkpoint is passed over, and said" {
