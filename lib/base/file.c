@@ -80,15 +80,27 @@ static mabn_status check_target(const char *path, bool force)
     return MABN_OK;
 }
 
+/* The file that is replaced, malloc'd: of a symbolic link the file it leads to, so that the link stays, and
+ * never a link such as /dev/stdout itself. A link to nothing is replaced. */
+static mabn_status find_target(const char *path, bool force, char **target)
+{
+    struct stat info;
+    MABN_TRY(check_target(path, force));
+    const bool link = !lstat(path, &info) && S_ISLNK(info.st_mode) && mabn_path_exists(path);
+    *target = link ? realpath(path, NULL) : mabn_xstrdup(path);
+    return *target ? MABN_OK : mabn_fail_errno("cannot follow the link '%s'", path);
+}
+
 mabn_status mabn_outfile_open(struct mabn_outfile *out, const char *path, bool force)
 {
     static _Atomic unsigned serial;
+    char *target;
     *out = (struct mabn_outfile){.fd = -1, .slot = -1};
-    MABN_TRY(check_target(path, force));
-    char *folder = folder_of(path);
-    sweep_leftovers(folder, name_of(path));
+    MABN_TRY(find_target(path, force, &target));
+    char *folder = folder_of(target);
+    sweep_leftovers(folder, name_of(target));
     free(folder);
-    char *temp = mabn_xasprintf("%s.tmp-%ld-%u", path, (long)getpid(), serial++);
+    char *temp = mabn_xasprintf("%s.tmp-%ld-%u", target, (long)getpid(), serial++);
     out->slot = mabn_tempfile_register(temp);
     out->fd = open(temp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (out->fd < 0) {
@@ -96,18 +108,20 @@ mabn_status mabn_outfile_open(struct mabn_outfile *out, const char *path, bool f
         mabn_tempfile_forget(out->slot);
         out->slot = -1;
         free(temp);
+        free(target);
         return status;
     }
-    out->path = mabn_xstrdup(path);
+    out->path = target;
     out->temp_path = temp;
     return MABN_OK;
 }
 
 mabn_status mabn_outfile_open_partial(struct mabn_outfile *out, const char *path, bool force)
 {
+    char *target;
     *out = (struct mabn_outfile){.fd = -1, .slot = -1};
-    MABN_TRY(check_target(path, force));
-    char *temp = mabn_xasprintf("%s.partial", path);
+    MABN_TRY(find_target(path, force, &target));
+    char *temp = mabn_xasprintf("%s.partial", target);
     mabn_status status = MABN_OK;
     int fd = open(temp, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (fd < 0)
@@ -118,10 +132,11 @@ mabn_status mabn_outfile_open_partial(struct mabn_outfile *out, const char *path
     if (status) {
         if (fd >= 0) close(fd);
         free(temp);
+        free(target);
         return status;
     }
     out->fd = fd;
-    out->path = mabn_xstrdup(path);
+    out->path = target;
     out->temp_path = temp;
     return MABN_OK;
 }

@@ -28,7 +28,7 @@ struct mabn_outfile {
 
 /* Create the temporary file. Fails early when the folder is missing or read-only, when the target
  * is a folder, or when it exists and `force` is false. Targets that are not regular files
- * (/dev/stdout, a fifo) are refused. */
+ * (/dev/null, a fifo) are refused; of a symbolic link to a file that file is the target. */
 MABN_MUST_USE mabn_status mabn_outfile_open(struct mabn_outfile *out, const char *path, bool force);
 /* The same under a fixed name, PATH.partial, which no signal and no exit removes. What an earlier
  * run left there is kept, so that the work can continue. Refused while another process has it

@@ -340,8 +340,9 @@ static mabn_status load_tensor(const struct mabn_model_file *file, struct mabn_p
                       out);
     char *bad = mabn_describe_unusable(tensor->name, &tensor->shape, tensor->dtype, buffer);
     if (bad) {
-        status = mabn_fail(MABN_ERR_NONFINITE, "'%s': %s",
-                           mabn_h5_path(mabn_checkpoint_file(file->checkpoint)), bad);
+        status = mabn_fail(MABN_ERR_NONFINITE, "'%s': %s%s",
+                           mabn_h5_path(mabn_checkpoint_file(file->checkpoint)),
+                           tensor->role == MABN_PARAMS_MOMENTUM ? "the momentum of " : "", bad);
         free(bad);
         goto out;
     }

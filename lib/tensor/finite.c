@@ -40,11 +40,21 @@ bool mabn_any_unusable(const void *values, size_t n, enum mabn_dtype dtype, bool
     }
 }
 
+/* A running variance, or the mean squares of MABN's windows. */
+static bool is_variance(const char *name)
+{
+    static const char *const leaves[] = {"running_var", "pre_x2", "buffer_x2"};
+    const char *dot = strrchr(name, '.'), *leaf = dot ? dot + 1 : name;
+    for (size_t i = 0; i < sizeof leaves / sizeof *leaves; i++)
+        if (!strcmp(leaf, leaves[i])) return true;
+    return false;
+}
+
 char *mabn_describe_unusable(const char *name, const struct mabn_shape *shape,
                              enum mabn_dtype dtype, const void *values)
 {
-    const char *dot = strrchr(name, '.'), *all = values;
-    const bool variance = !strcmp(dot ? dot + 1 : name, "running_var");
+    const char *all = values;
+    const bool variance = is_variance(name);
     const size_t size = mabn_dtype_size(dtype);
     size_t count, i = 0;
     float value;

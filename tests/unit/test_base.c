@@ -172,6 +172,16 @@ static void test_files(void)
     tap_fails(mabn_outfile_open(&out, "/dev/full", true), MABN_ERR_ARG, "regular", "nor a device");
     tap_fails(mabn_outfile_open(&out, "/nonexistent/x", true), MABN_ERR_IO, "cannot create",
               "nor a file in a missing folder");
+    char *link = mabn_path_join(folder, "link.txt");
+    tap_ok(!symlink("out.txt", link), "a link to a file");
+    tap_fails(mabn_write_file(link, "y", 1, false), MABN_ERR_IO, "exists", "is not replaced");
+    tap_status(mabn_write_file(link, "through", 7, true), "by force, what it leads to is");
+    free(text);
+    text = read_back(path);
+    struct stat info;
+    tap_str_eq(text, "through", "the file has the new content");
+    tap_ok(!lstat(link, &info) && S_ISLNK(info.st_mode), "and the link is a link");
+    free(link);
     char *deep = mabn_path_join(folder, "a/b/c");
     tap_status(mabn_make_dirs(deep), "mkdir -p");
     tap_ok(mabn_path_is_dir(deep), "the folders are there");
@@ -281,6 +291,12 @@ static void test_unusable(void)
     free(said);
     said = mabn_describe_unusable("bn1.running_var", &vector, MABN_DTYPE_F32, variance);
     tap_str_eq(said, "'bn1.running_var' has -2 in channel 1", "a negative variance");
+    free(said);
+    said = mabn_describe_unusable("bn1.pre_x2", &vector, MABN_DTYPE_F32, variance);
+    tap_str_eq(said, "'bn1.pre_x2' has -2 in channel 1", "a negative mean square of a window");
+    free(said);
+    said = mabn_describe_unusable("bn1.buffer_x2", &vector, MABN_DTYPE_F32, variance);
+    tap_str_eq(said, "'bn1.buffer_x2' has -2 in channel 1", "by its other name, too");
     free(said);
     tap_ok(!mabn_describe_unusable("bn1.running_mean", &vector, MABN_DTYPE_F32, variance),
            "a mean may be negative");
