@@ -36,7 +36,7 @@ struct reading {
         size_t n;
         uint32_t line;
         char value[24];
-    } text_sizes, odd_sizes, python_masks;
+    } text_sizes, odd_sizes, python_masks, odd_bones;
     size_t room_images, room_categories, room_records, room_numbers, room_lengths, room_bytes,
         room_bones /* pairs */, room_texts, room_listed;
     size_t *table; /* (room_table) of texts: place + 1, by hash of the id */
@@ -763,8 +763,11 @@ static void read_skeleton(struct reading *r, struct mabn_coco_category *category
     mabn_json_begin_array(j);
     while (mabn_json_next_item(j)) {
         double v[2];
-        if (!read_few(r, v, 2, NULL) || !(v[0] >= 1 && v[1] >= 1 && v[0] <= 65535 && v[1] <= 65535))
+        if (!read_few(r, v, 2, NULL) ||
+            !(v[0] >= 1 && v[1] >= 1 && v[0] <= 65535 && v[1] <= 65535)) {
+            note(&r->odd_bones, line_of(j), (struct mabn_json_text){NULL, 0});
             continue;
+        }
         if (c->n_bones + 1 >= r->room_bones) {
             r->room_bones = 2 * c->n_bones + 64;
             c->bones = mabn_xrealloc(c->bones, 2 * r->room_bones * sizeof *c->bones);
@@ -1049,6 +1052,12 @@ static void tell_form(const struct reading *r)
         mabn_warn("'%s': %zu mask string%s bytes as Python prints them (%s...): read without b''",
                   name, r->python_masks.n, r->python_masks.n == 1 ? " is" : "s are", first);
     if (!(r->keep & MABN_COCO_KEEP_SEGMENTATIONS)) return; /* boxes need no sizes */
+    if (r->odd_bones.n && r->keep & MABN_COCO_KEEP_KEYPOINTS)
+        mabn_warn(
+            "'%s': %zu line%s of skeletons %s no two keypoints, which are numbered from 1 (the "
+            "first: line %u): left out",
+            name, r->odd_bones.n, r->odd_bones.n == 1 ? "" : "s",
+            r->odd_bones.n == 1 ? "names" : "name", r->odd_bones.line);
     if (r->text_sizes.n)
         mabn_warn("'%s': %zu \"width\" or \"height\" of images %s a text (the first: line %u, "
                   "\"%s\"): taken as a number",

@@ -223,6 +223,11 @@ gray() { $PYTHON -c 'import sys; from PIL import Image; Image.new("RGB", (200, 1
         done
     done >bones
     assert_equal "$(tr '\n' ' ' <bones)" "True True False True "
+    # keypoints are numbered from 1: a pair with 0 is left out, not without a word
+    sed 's/\[\[1, 17\], .*5\]/[[0, 1], [1, 17]]/' k.json >zero.json
+    run --separate-stderr mabn-draw -f images zero.json -o k.png
+    assert_success
+    assert_equal "$stderr" "mabn-draw: warning: 'zero.json': 1 line of skeletons names no two keypoints, which are numbered from 1 (the first: line 1): left out"
 }
 
 @test "things of one category have shades" {
