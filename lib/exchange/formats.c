@@ -18,12 +18,13 @@ static bool is_zip(const uint8_t *head, size_t n, uint64_t size)
     return n >= 4 && !memcmp(head, "PK\3\4", 4);
 }
 
-/* A pickle of PyTorch's magic number. */
+/* A pickle of PyTorch's magic number, from protocol 4 on in a frame (0x95 and its length). */
 static bool is_torch_legacy(const uint8_t *head, size_t n, uint64_t size)
 {
     static const uint8_t magic[] = {0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8};
     (void)size;
-    return n >= 12 && head[0] == 0x80 && !memcmp(head + 2, magic, sizeof magic);
+    const size_t at = n >= 3 && head[2] == 0x95 ? 11 : 2;
+    return n >= at + sizeof magic && head[0] == 0x80 && !memcmp(head + at, magic, sizeof magic);
 }
 
 static bool is_safetensors(const uint8_t *head, size_t n, uint64_t size)
@@ -127,7 +128,7 @@ static mabn_status unknown_format(const char *name)
 
 static mabn_status open_format(struct mabn_weights *w)
 {
-    uint8_t head[16] = {0};
+    uint8_t head[32] = {0};
     const size_t n = w->source.size < sizeof head ? (size_t)w->source.size : sizeof head;
     MABN_TRY(mabn_source_read(&w->source, 0, head, n));
     MABN_TRY(mabn_weights_check_foreign(&w->source));

@@ -560,6 +560,14 @@ inf-fc 'fc.weight' has inf in filter 2"
     done
 }
 
+@test "the older stream in every protocol that PyTorch can load" {
+    checkpoints
+    for n in 2 4 5; do
+        mabn-convert -q -f old-$n.pth -o x.h5
+        same x.h5 plain.pth
+    done
+}
+
 @test "what is in front of all names, or wraps a part, is cut off and told" {
     checkpoints
     while read -r file what; do

@@ -105,7 +105,7 @@ class Sparse:
         return sparse, (1, 2)
 
 
-def save(path, value, legacy=False):
+def save(path, value, legacy=False, protocol=2):
     kept = []
 
     class Pickler(pickle.Pickler):
@@ -119,13 +119,13 @@ def save(path, value, legacy=False):
             return "storage", cls, str(len(kept) - 1), "cpu", len(obj.data) // size
 
     out = io.BytesIO()
-    Pickler(out, 2).dump(value)
+    Pickler(out, protocol).dump(value)
     if legacy:
         with open(os.path.join(folder, path), "wb") as f:
             for head in (0x1950a86a20f9469cfc6c, 1001, {"little_endian": True}):
-                pickle.dump(head, f, 2)
+                pickle.dump(head, f, protocol)
             f.write(out.getvalue())
-            pickle.dump([str(i) for i in range(len(kept))], f, 2)
+            pickle.dump([str(i) for i in range(len(kept))], f, protocol)
             for s in kept:
                 f.write(struct.pack("<q", len(s.data) // storages[s.kind][2]) + s.data)
         return
@@ -169,6 +169,8 @@ def prefixed(prefix, state=net):
 
 
 save("plain.pth", net)
+for n in (2, 4, 5):
+    save("old-%d.pth" % n, net, True, n)
 save("namespace.pth", {"model": net, "args": space, "epoch": 3})
 save("namespace-first.pth", {"args": space, "state_dict": net})
 save("beside.pth", {"net": net, "hparams": collections.Counter(a=1), "fn": print,
