@@ -30,16 +30,16 @@
 #   COURSE="..."         any options of mabn-train: architecture, epochs, rate, pictures
 set -euo pipefail
 
-[ $# -eq 3 ] || { echo "usage: batch-size-sweep.sh TRAIN.h5 VAL.h5 FOLDER" >&2; exit 2; }
+usage="batch-size-sweep.sh TRAIN.h5 VAL.h5 FOLDER"
+# shellcheck source=work.sh
+. "$(dirname "$(realpath "$0")")/work.sh"
+[ $# -eq 3 ] || misused
 train=$1 val=$2 folder=$3
 read -ra norms <<<"${NORMS:-bn brn mabn}"
 read -ra batches <<<"${NORM_BATCHES:-1 2 4 8 16 32}"
 read -ra seeds <<<"${SEEDS:-1 2 3}"
 batch=${BATCH:-32}
 read -ra course <<<"${COURSE:---arch cifar-resnet8 --base-width 8 --lr 0.1 --schedule cosine --warmup-epochs 1 --epochs 12}"
-
-# shellcheck source=work.sh
-. "$(dirname "$(realpath "$0")")/work.sh"
 
 mkdir -p "$folder"
 logs=() total=0 count=0

@@ -32,8 +32,10 @@
 # DATA=COCO/packed (train.h5 and val.h5, shared by all rows), OPTIONS="" (further options of mabn-train).
 set -euo pipefail
 
-usage() { echo "usage: coco-r50-fpn.sh SCRATCH|FINE-TUNE NORM" >&2; exit 2; }
-[ $# -eq 2 ] || usage
+usage="coco-r50-fpn.sh SCRATCH|FINE-TUNE NORM"
+# shellcheck source=work.sh
+. "$(dirname "$(realpath "$0")")/work.sh"
+[ $# -eq 2 ] || misused
 strategy=${1,,} norm=$2
 case $strategy-$norm in
     scratch-bn)       expected="32.38 29.07" ;;
@@ -43,7 +45,7 @@ case $strategy-$norm in
     fine-tune-syncbn) expected="38.25 34.22" ;;
     fine-tune-mabn)   expected="38.42 34.12" ;;
     *) echo "coco-r50-fpn.sh: the table has bn, brn, syncbn, mabn from SCRATCH and syncbn, mabn with FINE-TUNE" >&2
-       usage ;;
+       exit 2 ;;
 esac
 coco=${COCO:-coco} folder=${FOLDER:-coco-$strategy-$norm}
 data=${DATA:-$coco/packed}
@@ -55,9 +57,6 @@ fi
 read -ra options <<<"${OPTIONS:-}"
 [ ! -e "$folder/DONE" ] || { cat "$folder/DONE"; exit 0; }
 mkdir -p "$folder" "$data"
-
-# shellcheck source=work.sh
-. "$(dirname "$(realpath "$0")")/work.sh"
 
 for part in train val; do
     [ -e "$data/$part.h5" ] || work mabn-pack coco "$coco/${part}2017" \

@@ -20,17 +20,15 @@
 #   SCENES="..."         any options of mabn-compose: sizes, number of objects, overlap
 set -euo pipefail
 
+usage="compose-scenes.sh FOLDER [CUTOUTS [VAL_CUTOUTS]]"
+# shellcheck source=work.sh
+. "$(dirname "$(realpath "$0")")/work.sh"
 die() { echo "compose-scenes: $*" >&2; exit 1; }
-if [ $# -lt 1 ] || [ $# -gt 3 ]; then
-    echo "usage: compose-scenes.sh FOLDER [CUTOUTS [VAL_CUTOUTS]]" >&2
-    exit 2
-fi
+if [ $# -lt 1 ] || [ $# -gt 3 ]; then misused; fi
 folder=$1 train=${2:-} val=${3:-}
 seed=${SEED:-1}
 read -ra scenes <<<"${SCENES:-}"
 mnist=${FASHION_MNIST:-/usr/share/datasets/fashion-mnist}
-# shellcheck source=work.sh
-. "$(dirname "$(realpath "$0")")/work.sh"
 mkdir -p "$folder"
 
 # fashion PREFIX OUTPUT: garments as cut-outs.

@@ -28,6 +28,11 @@
 #   NORM_BATCH=1    images of one statistic: 1 or 2
 set -euo pipefail
 
+usage="demo-coco.sh [FOLDER]"
+# shellcheck source=work.sh
+. "$(dirname "$(realpath "$0")")/work.sh"
+[ $# -le 1 ] || misused
+
 folder=${1:-demo-coco}
 seeds=${SEEDS:-1}
 steps=${STEPS:-2000} norm_batch=${NORM_BATCH:-1}
@@ -36,8 +41,6 @@ norms="bn mabn"
 die() { echo "demo-coco: $*" >&2; exit 1; }
 command -v mabn-train >/dev/null || die "mabn-train is not in PATH: run 'make demo-coco', or 'make install' first"
 here=$(dirname "$(realpath "$0")")
-# shellcheck source=work.sh
-. "$here/work.sh"
 mkdir -p "$folder"
 
 TRAIN=1000 VAL=200 SCENES="--width 128 --height 128 --max-objects 5" \

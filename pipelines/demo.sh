@@ -23,6 +23,11 @@
 #   STEPS=1250      SGD steps of each run (1875: every training image once)
 set -euo pipefail
 
+usage="demo.sh [FOLDER]"
+# shellcheck source=work.sh
+. "$(dirname "$(realpath "$0")")/work.sh"
+[ $# -le 1 ] || misused
+
 folder=${1:-demo}
 seeds=${SEEDS:-1}
 steps=${STEPS:-1250}
@@ -32,8 +37,6 @@ runs=("bn 32" "bn 2" "mabn 2")
 die() { echo "demo: $*" >&2; exit 1; }
 command -v mabn-train >/dev/null || die "mabn-train is not in PATH: run 'make demo', or 'make install' first"
 [ -d "$data" ] || die "'$data' is not there: install Debian's package dataset-fashion-mnist, or set FASHION_MNIST"
-# shellcheck source=work.sh
-. "$(dirname "$(realpath "$0")")/work.sh"
 mkdir -p "$folder"
 
 pack() { # pack PREFIX OUTPUT

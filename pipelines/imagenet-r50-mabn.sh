@@ -24,15 +24,15 @@
 # Settings, from the environment: NORM=mabn NORM_BATCH=2 OPTIONS="" (further options of mabn-train).
 set -euo pipefail
 
-[ $# -eq 2 ] || { echo "usage: imagenet-r50-mabn.sh IMAGENET FOLDER" >&2; exit 2; }
+usage="imagenet-r50-mabn.sh IMAGENET FOLDER"
+# shellcheck source=work.sh
+. "$(dirname "$(realpath "$0")")/work.sh"
+[ $# -eq 2 ] || misused
 images=$1 folder=$2
 norm=${NORM:-mabn} norm_batch=${NORM_BATCH:-2}
 read -ra options <<<"${OPTIONS:-}"
 [ ! -e "$folder/DONE" ] || { cat "$folder/DONE"; exit 0; }
 mkdir -p "$folder"
-
-# shellcheck source=work.sh
-. "$(dirname "$(realpath "$0")")/work.sh"
 
 for part in train val; do
     [ -e "$folder/$part.h5" ] || work mabn-pack imagenet "$images/$part" --skip-bad -o "$folder/$part.h5"

@@ -57,7 +57,11 @@ peer   python:onnx                  python3-onnx       python3-onnx       -     
 
 usage() { echo "usage: install-deps.sh [-l|-n] [build|demo|check|ci|peer]" >&2; exit 2; }
 list= only_look=
-case ${1:-} in -l) list=1; shift ;; -n) only_look=1; shift ;; esac
+case ${1:-} in
+-h | --help) awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"; exit ;;
+-l) list=1; shift ;;
+-n) only_look=1; shift ;;
+esac
 case ${1:-build} in
 build) groups=" build " ;;
 demo) groups=" build demo " ;;

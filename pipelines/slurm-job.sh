@@ -24,6 +24,7 @@
 # Settings, from the environment: MPI=pmix (pmi2 for MPICH), RETRIES=3, SRUN="srun".
 set -u
 usage() { echo "usage: sbatch [OPTION]... slurm-job.sh mabn-train OPTION... -o RUN" >&2; exit 2; }
+case ${1:-} in -h | --help) awk 'NR > 1 && !/^#SBATCH/ { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"; exit ;; esac
 
 # The run folder, among the options of mabn-train.
 run='' previous=''

@@ -73,6 +73,21 @@ E2
     assert_equal "$(ls long)" bn-2-seed1
 }
 
+@test "--help is the head of the script; a wrong option is one line and status 2; nothing is made" {
+    for script in batch-size-sweep coco-r50-fpn compose-scenes demo-coco demo imagenet-r50-mabn install-deps slurm-job; do
+        for option in --help -h; do
+            run --separate-stderr "$ROOT/pipelines/$script.sh" $option
+            assert_success
+            assert_line --index 0 --partial "$script.sh "
+            refute_line --regexp "^SBATCH"
+            assert_equal "$stderr" ""
+        done
+        fails 2 "usage: " "$ROOT/pipelines/$script.sh" --no-such-option
+    done
+    fails 2 "usage: demo.sh [FOLDER]" "$ROOT/pipelines/demo.sh" one two
+    [ ! -e one ] && [ ! -e ./--help ] && [ ! -e ./--no-such-option ]
+}
+
 @test "a signal while no tool is at work: the next does not start" {
     run bash -c '. "$ROOT/pipelines/work.sh"; kill -TERM $$; work touch started; echo went on'
     assert_equal "$status" 75
