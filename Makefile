@@ -150,7 +150,7 @@ $(B)/%.o: %.c | $(B)/needs
 	$(Q)mkdir -p $(@D) && $(CC) $(CPPFLAGS) $(CFLAGS) $(if $(DEBUG),,$(if $(filter $(O3_ROOMS),$(word 2,$(subst /, ,$<))),-O3)) -MMD -MP -c $< -o $@
 
 # Products and sums in one instruction, where there is one.
-$(B)/lib/ops/winograd.o: CFLAGS += -ffp-contract=fast
+$(B)/lib/ops/winograd.o $(B)/lib/ops/implicit_gemm.o: CFLAGS += -ffp-contract=fast
 
 # To the CPU's bits.
 $(B)/lib/detect/paste_cuda.cu.o: NVFLAGS += -fmad=false

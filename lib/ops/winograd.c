@@ -17,18 +17,13 @@
 
 #include <omp.h>
 
+#include "ops/panels.h"
+
 enum {
     PLACES = 36,
-    LANES = 16,
-    BLOCK = 6,             /* tiles, or filters, that a product computes at once */
     CHUNK = 48,            /* tiles of a thread */
     GROUP_FLOATS = 1 << 19 /* of x and of dy in a gradient's group of tiles, about */
 };
-
-/* Half a panel: a register with AVX2. Compilers divide it where registers are smaller. */
-typedef float vec __attribute__((vector_size(32), aligned(4), may_alias));
-typedef int bits __attribute__((vector_size(32)));
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 static int64_t tiles_down(const struct mabn_winograd *s)
 {
@@ -222,30 +217,6 @@ ALWAYS_INLINE void transform_y(float *y, const float *m, size_t place, int64_t t
 
 /* ---- products ---- */
 
-/* c (rows,16) = a (rows,in) · u (in,16), or added to it; a in panels that are `panel` floats apart. */
-ALWAYS_INLINE void product(float *c, const float *a, size_t panel, int64_t in, const float *u,
-                           const int rows)
-{
-    vec sum[BLOCK][2];
-#pragma GCC unroll 6
-    for (int r = 0; r < rows; r++)
-        sum[r][0] = sum[r][1] = (vec){0};
-    for (int64_t k = 0; k < in; k += LANES, a += panel)
-        for (int l = 0; l < LANES; l++, u += LANES) {
-            const vec u0 = *(const vec *)u, u1 = *(const vec *)(u + 8);
-#pragma GCC unroll 6
-            for (int r = 0; r < rows; r++) {
-                sum[r][0] += a[r * LANES + l] * u0;
-                sum[r][1] += a[r * LANES + l] * u1;
-            }
-        }
-#pragma GCC unroll 6
-    for (int r = 0; r < rows; r++) {
-        *(vec *)(c + r * LANES) = sum[r][0];
-        *(vec *)(c + r * LANES + 8) = sum[r][1];
-    }
-}
-
 /* All places and channels of `count` tiles. */
 MABN_CLONES static void multiply(float *m, size_t m_place, const float *v, size_t v_place,
                                  const float *used, int64_t count, int64_t in, int64_t out)
@@ -256,61 +227,13 @@ MABN_CLONES static void multiply(float *m, size_t m_place, const float *v, size_
             const float *u = used + ((size_t)p * (size_t)out + (size_t)o) * (size_t)in;
             const float *a = v + (size_t)p * v_place;
             float *c = m + (size_t)p * m_place + (size_t)(o * count);
-            int64_t t = 0;
-            for (; t + BLOCK <= count; t += BLOCK)
-                product(c + t * LANES, a + t * LANES, panel, in, u, BLOCK);
-            c += t * LANES;
-            a += t * LANES;
-            switch (count - t) {
-            case 5:
-                product(c, a, panel, in, u, 5);
-                break;
-            case 4:
-                product(c, a, panel, in, u, 4);
-                break;
-            case 3:
-                product(c, a, panel, in, u, 3);
-                break;
-            case 2:
-                product(c, a, panel, in, u, 2);
-                break;
-            case 1:
-                product(c, a, panel, in, u, 1);
-                break;
-            }
+            products(c, a, panel, in, u, count, false);
         }
-}
-
-/* c (rows,16) += Σ over tiles of d (tile,rows) · v (tile,16), both in panels. */
-ALWAYS_INLINE void outer_product(float *c, const float *d, const float *v, int64_t tiles,
-                                 const int rows)
-{
-    vec sum[BLOCK][2];
-#pragma GCC unroll 6
-    for (int r = 0; r < rows; r++) {
-        sum[r][0] = *(const vec *)(c + r * LANES);
-        sum[r][1] = *(const vec *)(c + r * LANES + 8);
-    }
-    for (int64_t t = 0; t < tiles; t++, d += LANES, v += LANES) {
-        const vec v0 = *(const vec *)v, v1 = *(const vec *)(v + 8);
-#pragma GCC unroll 6
-        for (int r = 0; r < rows; r++) {
-            sum[r][0] += d[r] * v0;
-            sum[r][1] += d[r] * v1;
-        }
-    }
-#pragma GCC unroll 6
-    for (int r = 0; r < rows; r++) {
-        *(vec *)(c + r * LANES) = sum[r][0];
-        *(vec *)(c + r * LANES + 8) = sum[r][1];
-    }
 }
 
 MABN_CLONES static void add_panels(float *c, const float *d, const float *v, int64_t tiles)
 {
-    outer_product(c, d, v, tiles, 6);
-    outer_product(c + 6 * LANES, d + 6, v, tiles, 6);
-    outer_product(c + 12 * LANES, d + 12, v, tiles, 4);
+    outer_products(c, LANES, d, v, tiles, true);
 }
 
 /* ---- weights ---- */

@@ -309,11 +309,14 @@ static void test_tune(void)
     close(fd);
     setenv("MABN_TUNE_FILE", path, 1);
     const struct mabn_conv_shape small = {2, 9, 7, 32, 48, 3, 1, 1},
+                                 strided = {2, 9, 7, 32, 48, 3, 2, 1},
                                  one = {2, 6, 5, 24, 40, 1, 1, 0};
     check_way("direct", small, path);
     check_way("blocked", small, path);
     check_way("winograd", small, path);
     check_way("tiles", small, path);
+    check_way("implicit", small, path);
+    check_way("implicit", strided, path);
     check_way("direct", one, path);
     check_way("blocked", one, path);
     check_way("matrix", one, path);
