@@ -100,7 +100,7 @@ static const struct mabn_cli cli = {
               "  mabn-convert --list R-50.pkl\n"
               "  mabn-convert run/model.h5 -o model.onnx\n"
               "  mabn-convert --body detector r50.h5 -o body.pth\n"
-              "  mabn-convert --to torchvision run/model.h5 -o maskrcnn.pth\n"
+              "  mabn-convert --to detectron2 --fold-frozen run/model.h5 -o model.pkl\n"
               "  mabn-convert --check --rtol 1e-6 a.pth b.safetensors\n",
     .min_args = 1,
     .max_args = 2,

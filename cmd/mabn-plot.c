@@ -116,7 +116,8 @@ static mabn_status draw(int which, const struct mabn_log_source *logs, int n)
 int main(int argc, char **argv)
 {
     char **args;
-    int which = mabn_cli_choose(clis, "mabn-plot", "draw training logs as PNG or SVG", argc, argv);
+    int which =
+        mabn_cli_choose(clis, "mabn-plot", "draw training logs and tables of scores", argc, argv);
     int n = mabn_cli_start(&clis[which], argc - 1, argv + 1, &args);
     if (!o.n_outputs) mabn_cli_usage_error("no picture to write: give -o FILE");
     struct mabn_log_source *logs = mabn_xcalloc((size_t)n, sizeof *logs);

@@ -784,7 +784,7 @@ static const struct mabn_cli topk_cli = {
     .summary = "accuracy of classification, from the lines of mabn-eval imagenet --predictions",
     .options = topk_table,
     .epilog = "Example:\n"
-              "  mabn-eval imagenet model.h5 val.h5 --predictions - | mabn-score topk -\n",
+              "  mabn-eval imagenet model.h5 val.h5 --predictions | mabn-score topk -\n",
     .min_args = 1,
     .max_args = 1,
 };
