@@ -601,6 +601,10 @@ int main(int argc, char **argv)
     mabn_cli_start(&clis[which], argc - 1, argv + 1, &args);
     if (which == NORMS && o.training && o.inference)
         mabn_cli_usage_error("--training and --inference exclude each other");
+    const bool detector = (which == NET || which == LAYERS) && mabn_detector_is(args[0]);
+    const char *other =
+        which == NET || which == LAYERS ? mabn_cli_first_given(mabn_cli_detector_options) : NULL;
+    if (other && !detector) mabn_cli_usage_error("--%s is for detectors", other);
     mabn_cli_check_machine(o.device, o.precision);
     if (!o.norm.norm) o.norm.norm = MABN_NORM_DEFAULT;
     if (o.norm.norm_batch < 0) o.norm.norm_batch = 0;
@@ -617,7 +621,6 @@ int main(int argc, char **argv)
     }
     o.threads = mabn_device_threads(device);
     mabn_info("%s", mabn_device_name(device));
-    const bool detector = which != NORMS && mabn_detector_is(args[0]);
     if (!o.batch && !detector) o.batch = 8;
     if (which == NORMS)
         status = run_norms(device);

@@ -181,6 +181,16 @@ static mabn_status run(const char *arch)
     return status;
 }
 
+/* Options of the other kind of network would have no effect. */
+static void check_kind(bool detector)
+{
+    static const char *const of_classifiers[] = {"channels", "height", "width",
+                                                 "stem",     "input",  NULL};
+    const char *other = mabn_cli_first_given(detector ? of_classifiers : mabn_cli_detector_options);
+    if (other)
+        mabn_cli_usage_error("--%s is for %s", other, detector ? "classifiers" : "detectors");
+}
+
 int main(int argc, char **argv)
 {
     char **args;
@@ -188,5 +198,7 @@ int main(int argc, char **argv)
     mabn_cli_start(&cli, argc, argv, &args);
     if (!o.output && !o.list) mabn_cli_usage_error("give -o FILE, or --list, or both");
     if (o.channels == 2) mabn_cli_usage_error("--channels: 1 or 3, not 2");
-    return mabn_cli_finish(strstr(args[0], "-rcnn-") ? run_detector(args[0]) : run(args[0]));
+    const bool detector = strstr(args[0], "-rcnn-") != NULL;
+    check_kind(detector);
+    return mabn_cli_finish(detector ? run_detector(args[0]) : run(args[0]));
 }

@@ -401,6 +401,20 @@ static void tell_scaled_course(void)
         (long long)preset_steps, PRESET_BATCH, (long long)o.steps, o.batch);
 }
 
+/* Options that only one kind of network heeds; the dataset decides which kind it is. */
+static void note_kind(void)
+{
+    static const char *const of_detectors[] = {"empty",      "train-sizes",  "clip-norm",
+                                               "accumulate", "early-images", NULL};
+    static const char *const of_classifiers[] = {
+        "augment",         "size",   "crop",       "crop-area", "pad",
+        "short-side",      "resize", "lighting",   "erase",     "channel-order",
+        "label-smoothing", "stem",   "centralize", "val-batch", NULL};
+    o.for_detectors = mabn_cli_first_given(mabn_cli_detector_options);
+    if (!o.for_detectors) o.for_detectors = mabn_cli_first_given(of_detectors);
+    o.for_classifiers = mabn_cli_first_given(of_classifiers);
+}
+
 int main(int argc, char **argv)
 {
     char **args;
@@ -411,6 +425,7 @@ int main(int argc, char **argv)
     check(n, args);
     o.keep_empty = empty == KEEP;
     o.lr_given = mabn_cli_given("lr");
+    note_kind();
     const bool scaled = scale_course();
     if (mabn_cli_given("batch") && !mabn_cli_given("accumulate") && o.accumulate > 1)
         o.accumulate =

@@ -380,6 +380,13 @@ bool mabn_cli_given(const char *long_name)
     MABN_BUG("no option '%s'", long_name);
 }
 
+const char *mabn_cli_first_given(const char *const *long_names)
+{
+    while (*long_names && !mabn_cli_given(*long_names))
+        long_names++;
+    return *long_names;
+}
+
 /* ---- help ---- */
 
 static void add_default(const struct mabn_option *o, struct mabn_str *s)

@@ -148,6 +148,8 @@ int mabn_cli_infer_precision(const struct mabn_device *device, int precision, bo
 
 /* Was this option on the command line? long_name: without dashes, in the tool's table. */
 bool mabn_cli_given(const char *long_name);
+/* The first of a NULL-terminated list of options that was on the command line; NULL: none was. */
+const char *mabn_cli_first_given(const char *const *long_names);
 
 /* A wrong combination found after parsing: one line, then exit 2. */
 MABN_NORETURN void mabn_cli_usage_error(const char *format, ...) MABN_PRINTF(1, 2);

@@ -4,6 +4,11 @@
 
 #include "base/words.h"
 
+const char *const mabn_cli_detector_options[] = {
+    "box-head",   "fpn-width", "head-width",  "fc-width",    "box-convs",
+    "mask-convs", "anchors",   "boxes",       "frozen",      "min-size",
+    "max-size",   "proposals", "rpn-samples", "box-samples", NULL};
+
 mabn_status mabn_cli_box_head(const char *argument, void *value)
 {
     static const struct mabn_word kinds[] = {

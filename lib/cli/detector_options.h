@@ -24,6 +24,9 @@
     MABN_OPT_INT(0, "box-samples", &(r)->box_batch, 0, 65536, "N", "regions sampled from a picture; 0: 512")
 /* clang-format on */
 
+/* The names of the above, then NULL. */
+extern const char *const mabn_cli_detector_options[];
+
 /* For the above: a word to an int, enum mabn_box_head; five numbers to doubles. */
 mabn_status mabn_cli_box_head(const char *argument, void *value);
 mabn_status mabn_cli_anchors(const char *argument, void *value);

@@ -70,6 +70,12 @@ static mabn_status choose_task(struct mabn_run *run)
     mabn_dataset_free(ds);
     if (i == TASKS) i = 0; /* its set_up reports the error */
     run->task = tasks[i].task;
+    const bool detector = run->task == &mabn_task_detect;
+    const char *without_effect = detector ? o->for_classifiers : o->for_detectors;
+    if (without_effect)
+        return mabn_fail(MABN_ERR_ARG, "--%s is for %s, and '%s' is a dataset for %s",
+                         without_effect, detector ? "classifiers" : "detectors", o->train,
+                         detector ? "detectors" : "classifiers");
     if (!o->batch) o->batch = tasks[i].batch;
     if (o->lr <= 0 && !o->lr_given) o->lr = tasks[i].lr;
     if (!o->lr_batch) o->lr_batch = tasks[i].lr_batch;

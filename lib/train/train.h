@@ -94,6 +94,8 @@ struct mabn_train_options {
     int schedule;        /* enum mabn_schedule_kind */
     double lr, lr_batch; /* 0: the task's default, unless lr_given */
     bool lr_given;
+    /* The name of an option that was given and has an effect on one kind of network alone; NULL: none. */
+    const char *for_detectors, *for_classifiers;
     bool lr_exact;
     double milestones[MABN_MAX_MILESTONES]; /* epochs */
     int n_milestones;

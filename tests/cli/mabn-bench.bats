@@ -53,6 +53,11 @@ END
 
 small="mask-rcnn-r18-fpn --fpn-width 8 --head-width 8 --fc-width 8 --size 64 -c 3 -r 1 -q"
 
+@test "net and layers refuse a detector's options for a classifier" {
+    fails 2 "--min-size is for detectors" mabn-bench net cifar-resnet8 --size 16 --min-size 64
+    fails 2 "--fpn-width is for detectors" mabn-bench layers cifar-resnet8 --size 16 --fpn-width 8
+}
+
 @test "net: a detector, with the share of each part" {
     run --separate-stderr mabn-bench net $small
     assert_success

@@ -61,6 +61,14 @@ PY
     grep -q '"sync_reference":true' info--no-sync-weighted
 }
 
+@test "options of the other kind of network are refused" {
+    fails 2 "--channels is for classifiers" mabn-init mask-rcnn-r18-fpn --channels 1 -o d.h5
+    fails 2 "--input is for classifiers" mabn-init mask-rcnn-r18-fpn --input plain -o d.h5
+    fails 2 "--frozen is for detectors" mabn-init cifar-resnet8 --frozen 2 -o c.h5
+    fails 2 "--box-samples is for detectors" mabn-init cifar-resnet8 --box-samples 8 -o c.h5
+    [ ! -e d.h5 ] && [ ! -e c.h5 ]
+}
+
 @test "what is refused" {
     fails 1 "unknown architecture 'vgg16': expected resnet10, resnet18" mabn-init vgg16 -o x.h5
     fails 1 "unknown part 'head': expected body, stem" mabn-init resnet18 --norm head=bn -o x.h5

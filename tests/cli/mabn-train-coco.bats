@@ -45,6 +45,12 @@ setup() {
     cd "$BATS_FILE_TMPDIR" || return 1
 }
 
+@test "options of classifiers are refused" {
+    fails 1 "--augment is for classifiers, and 'd.h5' is a dataset for detectors" train no --steps 1 --augment cifar
+    fails 1 "--centralize is for classifiers" train no --steps 1 --centralize on
+    [ ! -e no/metrics.jsonl ]
+}
+
 @test "a detector trains, with its five losses and average precision in the log" {
     train run --val d.h5 --steps 4 --norm-warmup 2 > run.jsonl
     $PYTHON - <<'PY'

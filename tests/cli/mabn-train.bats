@@ -375,6 +375,8 @@ END
     fails 2 "--schedule step needs --milestones" train -o run --schedule step
     fails 2 "contradict" train -o run --force --resume
     fails 2 "three numbers" train -o run --mean 1,2
+    fails 1 "--frozen is for detectors, and '$DATA' is a dataset for classifiers" train -o run --frozen 2
+    fails 1 "--clip-norm is for detectors" train -o run --clip-norm 5
     fails 1 "unknown crop 'x': expected none, centre, square, resized, pad" train -o run --crop x
     fails 1 "cannot open 'none.h5'" mabn-train --train none.h5 -o run
     head -c 5000 "$DATA" >cut.h5
