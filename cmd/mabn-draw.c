@@ -269,7 +269,11 @@ static mabn_status decode(struct source *s, int64_t i, struct mabn_image *image)
     struct mabn_input in;
     char *path;
     MABN_TRY(mabn_coco_image_path(&path, &s->truth, &s->truth.images[i], s->folder));
-    mabn_status status = mabn_input_open(&in, path, 1 << 30);
+    struct stat file;
+    mabn_status status = MABN_OK;
+    if (!stat(path, &file) && S_ISFIFO(file.st_mode)) /* opening it could wait for ever */
+        status = mabn_fail(MABN_ERR_IO, "'%s' is a pipe, not a photograph", path);
+    if (!status) status = mabn_input_open(&in, path, 1 << 30);
     if (!status) {
         status = decode_bytes(s, i, image, in.bytes, in.size);
         if (status) mabn_fail_prefix(status, "'%s'", path);

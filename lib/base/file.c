@@ -81,7 +81,7 @@ static mabn_status check_target(const char *path, bool force)
 }
 
 /* The file that is replaced, malloc'd: of a symbolic link the file it leads to, so that the link stays, and
- * never a link such as /dev/stdout itself. A link to nothing is replaced. */
+ * never itself replaced. A link to nothing is. */
 static mabn_status find_target(const char *path, bool force, char **target)
 {
     struct stat info;

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/mem.h"
 #include "base/str.h"
@@ -882,23 +883,6 @@ static bool is_list_of_tensors(const struct walk *k, uint32_t value)
     return true;
 }
 
-/* The average of the root: its path, malloc'd, its value and the key it is below; NULL: none. */
-static char *find_average(const struct walk *k, uint32_t root, uint32_t *value, const char **key)
-{
-    for (size_t i = 0; average_keys[i]; i++) {
-        const uint32_t found = mabn_pickle_get(k->pickle, root, average_keys[i]);
-        *key = average_keys[i];
-        for (size_t n = 0; at(k, found)->kind == MABN_PICKLE_DICT && average_nests[n]; n++) {
-            *value = mabn_pickle_get(k->pickle, found, average_nests[n]);
-            if (holds_tensors(k, *value) || is_list_of_tensors(k, *value))
-                return mabn_xasprintf("%s.%s", *key, average_nests[n]);
-        }
-        *value = found;
-        if (holds_tensors(k, found)) return mabn_xstrdup(*key);
-    }
-    return NULL;
-}
-
 /* Is one of its keys the name of a layer's weight? */
 static bool is_state_dict(const struct walk *k, uint32_t dict)
 {
@@ -912,15 +896,73 @@ static bool is_state_dict(const struct walk *k, uint32_t dict)
     return false;
 }
 
-/* The weights where no key is known: the one state dict below the root, else the root itself. */
-static uint32_t find_state_dict(const struct walk *k, uint32_t root, const char **key)
+/* The tensors of an average in or below `found`, the value of `key`: their path, malloc'd; NULL: none. */
+static char *average_below(const struct walk *k, uint32_t found, const char *key, uint32_t *value)
+{
+    for (size_t n = 0; at(k, found)->kind == MABN_PICKLE_DICT && average_nests[n]; n++) {
+        *value = mabn_pickle_get(k->pickle, found, average_nests[n]);
+        if (holds_tensors(k, *value) || is_list_of_tensors(k, *value))
+            return mabn_xasprintf("%s.%s", key, average_nests[n]);
+    }
+    *value = found;
+    return holds_tensors(k, found) || is_list_of_tensors(k, found) ? mabn_xstrdup(key) : NULL;
+}
+
+/* Does a key that is not in the list speak of an average? "ema_0.9999", "polyak_state". */
+static bool speaks_of_average(const char *key)
+{
+    static const char *const words[] = {"ema",     "swa",      "polyak",  "avg",
+                                        "average", "averaged", "teacher", NULL};
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    while (*(key += strcspn(key, letters))) {
+        const size_t n = strspn(key, letters);
+        for (size_t i = 0; words[i]; i++)
+            if (strlen(words[i]) == n && !strncasecmp(key, words[i], n)) return true;
+        key += n;
+    }
+    return false;
+}
+
+/* The average of the root: its path, malloc'd, its value and the key it is below; NULL: none. */
+static char *find_average(const struct walk *k, uint32_t root, uint32_t *value, const char **key)
+{
+    const struct mabn_pickle_node *node = at(k, root);
+    char *path = NULL;
+    for (size_t i = 0; average_keys[i] && !path; i++) {
+        *key = average_keys[i];
+        path = average_below(k, mabn_pickle_get(k->pickle, root, *key), *key, value);
+    }
+    for (uint32_t i = 0; i + 1 < node->u.list.count && !path; i += 2) {
+        *key = mabn_pickle_text(k->pickle, node->u.list.items[i]);
+        if (!*key || !speaks_of_average(*key)) continue;
+        path = average_below(k, node->u.list.items[i + 1], *key, value);
+        if (path && is_state_dict(k, *value)) continue;
+        free(path); /* a figure's average */
+        path = NULL;
+    }
+    return path;
+}
+
+static int state_dicts_in(const struct walk *k, uint32_t dict)
+{
+    const struct mabn_pickle_node *node = at(k, dict);
+    int n = 0;
+    for (uint32_t i = 1; node->kind == MABN_PICKLE_DICT && i < node->u.list.count; i += 2)
+        n += is_state_dict(k, node->u.list.items[i]);
+    return n;
+}
+
+/* The weights where no key is known: the one state dict below the root that is not below `except`, else the
+ * root itself. */
+static uint32_t find_state_dict(const struct walk *k, uint32_t root, const char *except,
+                                const char **key)
 {
     const struct mabn_pickle_node *node = at(k, root);
     uint32_t found = 0;
     for (uint32_t i = 0; i + 1 < node->u.list.count && !holds_tensors(k, root); i += 2) {
         const uint32_t value = node->u.list.items[i + 1];
         const char *text = mabn_pickle_text(k->pickle, node->u.list.items[i]);
-        if (!text || !is_state_dict(k, value)) continue;
+        if (!text || !is_state_dict(k, value) || (except && !strcmp(text, except))) continue;
         if (found) {
             *key = NULL;
             return root;
@@ -982,18 +1024,21 @@ static mabn_status visit_root(struct walk *k)
     uint32_t model = find_first(k, root, model_keys, 4, &key);
     uint32_t value = 0;
     char *average = find_average(k, root, &value, &below);
+    if (!key && average) model = find_state_dict(k, root, below, &key);
     if (!key && average && at(k, value)->kind == MABN_PICKLE_DICT) {
         key = below;
         model = value;
         k->w->is_average = true;
-        mabn_weights_remark(k->w, "the weights are the moving average '%s': there are no others",
-                            average);
+        mabn_weights_remark(k->w, "the weights are the moving average '%s': %s", average,
+                            state_dicts_in(k, mabn_pickle_get(k->pickle, root, below)) > 1
+                                ? "the others beside it are left out"
+                                : "there are no others");
     } else if (key && average) {
         k->w->average = average;
         average = NULL;
     }
     free(average);
-    if (!key) model = find_state_dict(k, root, &key);
+    if (!key) model = find_state_dict(k, root, NULL, &key);
     read_own_notes(k, model);
     MABN_TRY(visit(k, model, MABN_WEIGHT_MODEL, 0, 0));
     return key ? visit_rest(k, root, key) : MABN_OK;

@@ -672,7 +672,12 @@ END
     run --separate-stderr mabn-convert -q -f ema-only.pth -o x.h5
     assert_equal "$stderr" "mabn-convert: warning: the weights are the moving average 'model_ema': there are no others"
     same x.h5 average.pth
+    run --separate-stderr mabn-convert -q -f ema-pair.pth -o x.h5
+    assert_equal "$stderr" "mabn-convert: warning: the weights are the moving average 'ema.ema_model': the others beside it are left out"
+    same x.h5 average.pth
     fails 1 "holds no moving average" mabn-convert --average plain.pth -o y.h5
+    # a figure's average is none of the weights
+    fails 1 "holds no moving average" mabn-convert --average ema-figure.pth -o y.h5
 }
 
 @test "an average among the weights, or without its statistics, is told and chosen" {
@@ -685,7 +690,7 @@ END
         run --separate-stderr mabn-convert -q -f --average "$file" -o x.h5
         assert_success
         case $what in
-        *shadow*)
+        ema.shadow* | model_ema)
             [[ $stderr == *"the average lacks 27 tensors, which are those of the weights; the first is 'bn1.num_batches_tracked'"* ]]
             same x.h5 average-trained.pth ;;
         *) same x.h5 average.pth ;;
@@ -697,7 +702,10 @@ ema-plain.pth teacher
 ema-online.pth ema_model
 ema-buffers.pth ema
 ema-shadow.pth ema.shadow
-ema-list.pth ema.shadow_params"
+ema-list.pth ema.shadow_params
+ema-numbered.pth ema_0.9999
+ema-polyak.pth polyak_state.shadow
+ema-top-list.pth model_ema"
     fails 1 "the average 'ema.shadow_params' is a list of 1 tensors without names, which do not fit the parameters" mabn-convert -f --average ema-list-short.pth -o x.h5
     # names like an average's that no weights belong to are no average
     run mabn-convert -f ema-other.pth -o x.h5

@@ -175,6 +175,10 @@ END
     [[ $stderr == *"warning: 'odd.json':1: image 2 ('../b.png'): its \"file_name\" leads out of the folder"* ]]
     fails 1 "leads out of the folder" mabn-draw images odd.json -i 2 -o x.png
     sed 's/"id": 2, "file_name": "b.png"/"id": 2, "file_name": "1"/' truth.json >names.json
+    cp -r images pipes
+    rm pipes/a.jpg
+    mkfifo pipes/a.jpg
+    fails 1 "'pipes/a.jpg' is a pipe, not a photograph" timeout 20 mabn-draw pipes truth.json -i 1 -o x.png
     fails 1 "'1' is ambiguous: images" mabn-draw images names.json -i 1 -o x.png
     fails 1 "no image ''" mabn-draw images truth.json -i '' -o x.png
 }

@@ -212,6 +212,12 @@ save("ema-list.pth", {"model": net, "ema": {
     "decay": 0.9, "num_updates": 3, "shadow_params": [average[k] for k in trained],
     "collected_params": None}})
 save("ema-list-short.pth", {"model": net, "ema": {"shadow_params": [average["fc.bias"]]}})
+save("ema-numbered.pth", {"state_dict": net, "ema_0.9999": average})
+save("ema-polyak.pth", {"my_net": net, "polyak_state": {"shadow": average}})
+save("ema-top-list.pth", {"model": net, "model_ema": [average[k] for k in trained]})
+save("ema-pair.pth", {"ema": {"online_model": net, "ema_model": average}})
+save("ema-figure.pth", {"my_net": net, "ema_loss": {"box": net["fc.bias"]}, "cinema": average,
+                        "teacher_schedule": [net["fc.bias"]]})
 save("average-trained.pth", dict(net, **{k: average[k] for k in trained}))
 save("ema-other.pth", {"state_dict": dict(net, **{"teacher.conv1.weight": net["fc.weight"]})})
 save("ema-only-nested.pth", {"ema": {"module": average, "updates": 7}})
