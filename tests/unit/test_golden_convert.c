@@ -53,6 +53,21 @@ static double pixels_apart(const struct mabn_rle *got, const char *text, size_t 
     return both * (1 - iou) / (1 + iou);
 }
 
+/* torchvision pastes a mask of 28×28 into whole pixels of the box that is larger by 2/28, whose edges it
+ * truncates. Where the boxes' difference `far` can move an edge to another pixel, the masks differ
+ * everywhere. */
+static bool is_at_pixel_edge(const float *box, double far)
+{
+    for (int k = 0; k < 2; k++) {
+        const double a = (double)box[k], b = (double)box[k + 2];
+        const double centre = (a + b) / 2, half = (b - a) / 2 * (30.0 / 28);
+        const double low = centre - half, high = centre + half, margin = 2 * far + 1e-4;
+        if (fabs(low - nearbyint(low)) < margin || fabs(high - nearbyint(high)) < margin)
+            return true;
+    }
+    return false;
+}
+
 static void compare(const char *what, const char *group, const struct mabn_rcnn_found *found,
                     bool background_last)
 {
@@ -61,7 +76,7 @@ static void compare(const char *what, const char *group, const struct mabn_rcnn_
                    near = get("%s/mask_near", group);
     const struct mabn_detections *d = &found->boxes;
     char name[96];
-    size_t each, strange = 0, masks = 0;
+    size_t each, strange = 0, masks = 0, compared = 0;
     double box = 0, score = 0;
     bool *taken = mabn_xcalloc((size_t)d->count + 1, sizeof *taken);
     snprintf(name, sizeof name, "%s/rle_counts", group);
@@ -77,7 +92,9 @@ static void compare(const char *what, const char *group, const struct mabn_rcnn_
         taken[at] = true;
         box = fmax(box, far);
         score = fmax(score, fabs((double)d->score[at] - scores.values[i]));
+        if (!background_last && is_at_pixel_edge(boxes.values + 4 * i, far)) continue;
         const char *text = rle + i * each;
+        compared++;
         masks +=
             pixels_apart(&found->masks[at], text, strnlen(text, each)) > (double)near.values[i] + 2;
     }
@@ -85,7 +102,9 @@ static void compare(const char *what, const char *group, const struct mabn_rcnn_
            "%s: %lld detections, %zu recorded, %zu of them not found; boxes within %.1e pixels",
            what, (long long)d->count, scores.count, strange, box);
     tap_ok(score < 5e-4, "%s: scores within %.1e", what, score);
-    tap_ok(!masks, "%s: %zu masks differ where the maps are not near the threshold", what, masks);
+    tap_ok(!masks && compared > scores.count * 3 / 4,
+           "%s: %zu of %zu masks differ where the maps are not near the threshold", what, masks,
+           compared);
     free(taken);
     free(rle);
     free(boxes.values);
