@@ -43,8 +43,8 @@ struct mabn_kernel_grad {
     bool half; /* dy, x, y, and what is written */
 };
 
-/* sum += Σ g, dot += Σ g·(x − shift), g = masked dy */
-void mabn_kernel_grad_moments(double *sum, double *dot, const struct mabn_kernel_grad *in,
+/* sum += Σ g, dot += Σ g·(x − shift), g = masked dy, which is written too where `g` is not NULL */
+void mabn_kernel_grad_moments(double *sum, double *dot, void *g, const struct mabn_kernel_grad *in,
                               int64_t rows, int64_t width);
 
 /* dx = p·g + (q·(x − shift) + r); q NULL: dx = p·g, and x is read only for the mask. dresidual = g,

@@ -1,8 +1,11 @@
 /* The heavy kernels on the CPU: see kernels.h.
  *
  * Each body is written once, with flags that are constants where it is used. Every combination thus
- * becomes its own loop without branches, for each instruction set. Sums take four rows at a time and go
+ * becomes its own loop without branches, for each instruction set. Sums add four rows at a time and go
  * to double every BLOCK rows, after 16 float additions: a relative error of about 1e-7.
+ *
+ * Every loop walks a whole row, then the next, in the order of memory. Several rows side by side, or rows
+ * cut into parts, reach half of its bandwidth.
  *
  * Rows are float32 or bfloat16; all arithmetic is float32. A bfloat16 row is read as 32-bit words of
  * two values each, which shifts and masks take apart and put together: moving 16-bit values
@@ -14,9 +17,11 @@
 
 #include "tensor/bf16.h"
 
-#define BLOCK 64    /* rows between two flushes to double */
-#define COLUMNS 512 /* channels whose float sums are kept at a time; even */
-#define TILE 64     /* columns between two requests for memory */
+#define BLOCK 64     /* rows between two flushes to double */
+#define COLUMNS 2048 /* channels whose float sums are kept at a time; even */
+/* Of an array of them: with powers of two the same channel of all arrays would fall into one set of the
+ * first cache. */
+#define ROOM (COLUMNS + 48)
 
 #define BODY static inline __attribute__((always_inline))
 
@@ -84,16 +89,27 @@ BODY void flush(double *total, float *part, int64_t width, const enum format for
     memset(part, 0, (size_t)width * sizeof *part);
 }
 
-/* Sums take four rows side by side, a pattern that the processor's own prefetching does not follow. So
- * while TILE columns of four rows are added, those of the next four are requested. */
-BODY void ahead(const void *p, int64_t o, int64_t width, int64_t c, int64_t end,
-                const enum format format)
+/* ---- sums of four rows: (0 + 1) + (2 + 3) ---- */
+
+enum turn { FIRST, SECOND, THIRD, FOURTH, ALONE }; /* of the row at hand */
+
+struct sums {
+    float total[ROOM];
+    float pair[ROOM], third[ROOM]; /* rows 0 + 1; row 2 */
+};
+
+BODY void clear(struct sums *s, int64_t width)
 {
-    const int64_t size = format == FULL ? 4 : 2, lanes = LANES(format);
-    const char *from = (const char *)p + (o + 4 * width + c * lanes) * size;
-    for (int r = 0; r < 4; r++)
-        for (int64_t i = 0; i < (end - c) * lanes * size; i += 64)
-            __builtin_prefetch(from + r * width * size + i);
+    memset(s->total, 0, (size_t)min64(width, COLUMNS) * sizeof *s->total);
+}
+
+BODY void add_up(struct sums *s, int64_t i, float v, const enum turn turn)
+{
+    if (turn == FIRST) s->pair[i] = v;
+    if (turn == SECOND) s->pair[i] += v;
+    if (turn == THIRD) s->third[i] = v;
+    if (turn == FOURTH) s->total[i] += s->pair[i] + (s->third[i] + v);
+    if (turn == ALONE) s->total[i] += v;
 }
 
 /* ---- forward sums ---- */
@@ -102,52 +118,24 @@ BODY void ahead(const void *p, int64_t o, int64_t width, int64_t c, int64_t end,
 struct moments {
     const void *x;
     const float *shift; /* in lanes; NULL: only squares */
-    float *s, *q;
+    struct sums *s, *q;
     int64_t n; /* columns */
 };
 
-BODY void moments_of_four(const struct moments *m, int64_t o0, int64_t width, const bool shifted,
-                          const enum format format)
-{
-    const struct moments k = *m;
-    const int64_t o1 = o0 + width, o2 = o1 + width, o3 = o2 + width;
-
-    for (int64_t t = 0; t < k.n; t += TILE) {
-        const int64_t end = min64(k.n, t + TILE);
-        ahead(k.x, o0, width, t, end, format);
-        for (int64_t c = t; c < end; c++) {
-            float x0[2], x1[2], x2[2], x3[2];
-            get(x0, k.x, o0, c, format);
-            get(x1, k.x, o1, c, format);
-            get(x2, k.x, o2, c, format);
-            get(x3, k.x, o3, c, format);
-            for (int l = 0; l < LANES(format); l++) {
-                const int64_t i = l * k.n + c;
-                const float o = shifted ? k.shift[i] : 0;
-                const float d0 = shifted ? x0[l] - o : x0[l];
-                const float d1 = shifted ? x1[l] - o : x1[l];
-                const float d2 = shifted ? x2[l] - o : x2[l];
-                const float d3 = shifted ? x3[l] - o : x3[l];
-                if (shifted) k.s[i] += (d0 + d1) + (d2 + d3);
-                k.q[i] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3);
-            }
-        }
-    }
-}
-
-BODY void moments_of_one(const struct moments *m, int64_t o, const bool shifted,
-                         const enum format format)
+BODY void moments_of_row(const struct moments *m, int64_t o, const enum turn turn,
+                         const bool shifted, const enum format format)
 {
     const struct moments k = *m;
 
+#pragma GCC ivdep
     for (int64_t c = 0; c < k.n; c++) {
         float x[2];
         get(x, k.x, o, c, format);
         for (int l = 0; l < LANES(format); l++) {
             const int64_t i = l * k.n + c;
             const float d = shifted ? x[l] - k.shift[i] : x[l];
-            if (shifted) k.s[i] += d;
-            k.q[i] += d * d;
+            if (shifted) add_up(k.s, i, d, turn);
+            add_up(k.q, i, d * d, turn);
         }
     }
 }
@@ -155,21 +143,28 @@ BODY void moments_of_one(const struct moments *m, int64_t o, const bool shifted,
 BODY void moments_body(double *sum, double *square, const void *x, const float *shift, int64_t rows,
                        int64_t width, const bool shifted, const enum format format)
 {
-    float s[COLUMNS] = {0}, q[COLUMNS] = {0}, room[COLUMNS];
+    float room[ROOM];
+    struct sums s, q;
 
-    for (int64_t c0 = 0; c0 < width; c0 += COLUMNS) {
-        const int64_t w = min64(COLUMNS, width - c0);
-        struct moments m = {x, NULL, s, q, w / LANES(format)};
-        if (shifted) m.shift = in_lanes(room, shift + c0, w, format);
-        for (int64_t r0 = 0; r0 < rows; r0 += BLOCK) {
-            const int64_t end = min64(r0 + BLOCK, rows);
-            int64_t r = r0;
-            for (; r + 4 <= end; r += 4)
-                moments_of_four(&m, r * width + c0, width, shifted, format);
-            for (; r < end; r++)
-                moments_of_one(&m, r * width + c0, shifted, format);
-            if (shifted) flush(sum + c0, s, w, format);
-            flush(square + c0, q, w, format);
+    if (shifted) clear(&s, width);
+    clear(&q, width);
+    for (int64_t r0 = 0; r0 < rows; r0 += BLOCK) {
+        const int64_t end = min64(r0 + BLOCK, rows);
+        for (int64_t c0 = 0; c0 < width; c0 += COLUMNS) {
+            const int64_t w = min64(COLUMNS, width - c0);
+            struct moments m = {x, NULL, &s, &q, w / LANES(format)};
+            if (shifted) m.shift = in_lanes(room, shift + c0, w, format);
+            int64_t r = r0, o = r * width + c0;
+            for (; r + 4 <= end; r += 4, o += 4 * width) {
+                moments_of_row(&m, o, FIRST, shifted, format);
+                moments_of_row(&m, o + width, SECOND, shifted, format);
+                moments_of_row(&m, o + 2 * width, THIRD, shifted, format);
+                moments_of_row(&m, o + 3 * width, FOURTH, shifted, format);
+            }
+            for (; r < end; r++, o += width)
+                moments_of_row(&m, o, ALONE, shifted, format);
+            if (shifted) flush(sum + c0, s.total, w, format);
+            flush(square + c0, q.total, w, format);
         }
     }
 }
@@ -220,12 +215,12 @@ struct applying {
     void *y;
     const void *x, *residual;
     const float *a, *b; /* in lanes */
+    struct sums *q;     /* of x² */
     int64_t n;          /* columns */
 };
 
-/* One row at a time: with more arrays side by side reading and writing are slower. */
-BODY void apply_row(const struct applying *given, int64_t o, const bool add, const bool relu,
-                    const enum format format)
+BODY void apply_row(const struct applying *given, int64_t o, const enum turn turn, const bool add,
+                    const bool relu, const bool sum, const enum format format)
 {
     const struct applying k = *given;
 
@@ -236,6 +231,7 @@ BODY void apply_row(const struct applying *given, int64_t o, const bool add, con
         if (add) get(s, k.residual, o, c, format);
         for (int l = 0; l < LANES(format); l++) {
             const int64_t i = l * k.n + c;
+            if (sum) add_up(k.q, i, x[l] * x[l], turn);
             v[l] = affine(x[l], k.a[i], k.b[i], add ? s[l] : 0, add, relu);
         }
         put(k.y, o, c, v, format);
@@ -246,31 +242,31 @@ BODY void apply_body(void *y, double *square, const void *x, const void *residua
                      const float *b, int64_t rows, int64_t width, const bool add, const bool relu,
                      const bool sum, const enum format format)
 {
-    float q[COLUMNS] = {0}, room_a[COLUMNS], room_b[COLUMNS];
+    float room_a[ROOM], room_b[ROOM];
+    struct sums q;
 
+    if (sum) clear(&q, width);
     for (int64_t r0 = 0; r0 < rows; r0 += BLOCK) {
         const int64_t end = min64(r0 + BLOCK, rows);
         for (int64_t c0 = 0; c0 < width; c0 += COLUMNS) {
             const int64_t w = min64(COLUMNS, width - c0), n = w / LANES(format);
-            const struct moments m = {x, NULL, NULL, q, n};
             const struct applying k = {y,
                                        x,
                                        residual,
                                        in_lanes(room_a, a + c0, w, format),
                                        in_lanes(room_b, b + c0, w, format),
+                                       &q,
                                        n};
-            int64_t r = r0;
-            for (; r + 4 <= end; r += 4) {
-                const int64_t o = r * width + c0;
-                if (sum) moments_of_four(&m, o, width, false, format); /* y may be x */
-                for (int i = 0; i < 4; i++)
-                    apply_row(&k, o + i * width, add, relu, format);
+            int64_t r = r0, o = r * width + c0;
+            for (; r + 4 <= end; r += 4, o += 4 * width) {
+                apply_row(&k, o, FIRST, add, relu, sum, format);
+                apply_row(&k, o + width, SECOND, add, relu, sum, format);
+                apply_row(&k, o + 2 * width, THIRD, add, relu, sum, format);
+                apply_row(&k, o + 3 * width, FOURTH, add, relu, sum, format);
             }
-            for (; r < end; r++) {
-                if (sum) moments_of_one(&m, r * width + c0, false, format);
-                apply_row(&k, r * width + c0, add, relu, format);
-            }
-            if (sum) flush(square + c0, q, w, format);
+            for (; r < end; r++, o += width)
+                apply_row(&k, o, ALONE, add, relu, sum, format);
+            if (sum) flush(square + c0, q.total, w, format);
         }
     }
 }
@@ -330,7 +326,7 @@ BODY void masked(float g[2], const float x[2], const struct mabn_kernel_grad *in
 }
 
 struct grad_rooms {
-    float a[COLUMNS], b[COLUMNS], shift[COLUMNS];
+    float a[ROOM], b[ROOM], shift[ROOM];
 };
 
 BODY struct grad_columns columns_at(struct grad_rooms *room, const struct mabn_kernel_grad *in,
@@ -344,87 +340,89 @@ BODY struct grad_columns columns_at(struct grad_rooms *room, const struct mabn_k
     return k;
 }
 
-BODY void grad_moments_body(double *sum, double *dot, const struct mabn_kernel_grad *given,
-                            int64_t rows, int64_t width, const enum mabn_mask mask,
-                            const enum format format)
-{
-    const struct mabn_kernel_grad in = *given;
-    float s[COLUMNS] = {0}, q[COLUMNS] = {0};
-    struct grad_rooms room;
+struct grad_sums {
+    const struct mabn_kernel_grad *in;
+    struct grad_columns at;
+    struct sums *s, *q;
+    void *g; /* written, or NULL */
+};
 
-    for (int64_t r0 = 0; r0 < rows; r0 += BLOCK) {
-        const int64_t end = min64(r0 + BLOCK, rows);
-        for (int64_t c0 = 0; c0 < width; c0 += COLUMNS) {
-            const int64_t w = min64(COLUMNS, width - c0), n = w / LANES(format);
-            const struct grad_columns k = columns_at(&room, &in, c0, w, mask, true, format);
-            int64_t r = r0;
-            for (; r + 4 <= end; r += 4) {
-                const int64_t o0 = r * width + c0, o1 = o0 + width, o2 = o1 + width,
-                              o3 = o2 + width;
-                for (int64_t t = 0; t < n; t += TILE) {
-                    const int64_t stop = min64(n, t + TILE);
-                    ahead(in.x, o0, width, t, stop, format);
-                    ahead(in.dy, o0, width, t, stop, format);
-                    for (int64_t c = t; c < stop; c++) {
-                        float x0[2], x1[2], x2[2], x3[2], g0[2], g1[2], g2[2], g3[2];
-                        get(x0, in.x, o0, c, format);
-                        get(x1, in.x, o1, c, format);
-                        get(x2, in.x, o2, c, format);
-                        get(x3, in.x, o3, c, format);
-                        masked(g0, x0, &in, &k, o0, c, mask, format);
-                        masked(g1, x1, &in, &k, o1, c, mask, format);
-                        masked(g2, x2, &in, &k, o2, c, mask, format);
-                        masked(g3, x3, &in, &k, o3, c, mask, format);
-                        for (int l = 0; l < LANES(format); l++) {
-                            const int64_t i = l * n + c;
-                            const float o = k.shift[i];
-                            s[i] += (g0[l] + g1[l]) + (g2[l] + g3[l]);
-                            q[i] += (g0[l] * (x0[l] - o) + g1[l] * (x1[l] - o)) +
-                                    (g2[l] * (x2[l] - o) + g3[l] * (x3[l] - o));
-                        }
-                    }
-                }
-            }
-            for (; r < end; r++) {
-                const int64_t o0 = r * width + c0;
-                for (int64_t c = 0; c < n; c++) {
-                    float x0[2], g0[2];
-                    get(x0, in.x, o0, c, format);
-                    masked(g0, x0, &in, &k, o0, c, mask, format);
-                    for (int l = 0; l < LANES(format); l++) {
-                        const int64_t i = l * n + c;
-                        s[i] += g0[l];
-                        q[i] += g0[l] * (x0[l] - k.shift[i]);
-                    }
-                }
-            }
-            flush(sum + c0, s, w, format);
-            flush(dot + c0, q, w, format);
+BODY void grad_moments_of_row(const struct grad_sums *m, int64_t o, const enum turn turn,
+                              const enum mabn_mask mask, const bool write, const enum format format)
+{
+    const struct grad_sums k = *m;
+    const struct mabn_kernel_grad in = *m->in;
+
+#pragma GCC ivdep
+    for (int64_t c = 0; c < k.at.n; c++) {
+        float x[2], g[2];
+        get(x, in.x, o, c, format);
+        masked(g, x, &in, &k.at, o, c, mask, format);
+        if (write) put(k.g, o, c, g, format);
+        for (int l = 0; l < LANES(format); l++) {
+            const int64_t i = l * k.at.n + c;
+            add_up(k.s, i, g[l], turn);
+            add_up(k.q, i, g[l] * (x[l] - k.at.shift[i]), turn);
         }
     }
 }
 
-#define GRAD_MOMENTS_AS(name, mask, format)                                                   \
-    MABN_CLONES static void name(double *sum, double *dot, const struct mabn_kernel_grad *in, \
-                                 int64_t rows, int64_t width)                                 \
-    {                                                                                         \
-        grad_moments_body(sum, dot, in, rows, width, mask, format);                           \
-    }
-#define GRAD_MOMENTS(name, mask)               \
-    GRAD_MOMENTS_AS(name##_full, mask, FULL)   \
-    GRAD_MOMENTS_AS(name##_words, mask, WORDS) \
-    GRAD_MOMENTS_AS(name##_half, mask, HALF)
-GRAD_MOMENTS(grad_moments_none, MABN_MASK_NONE)
-GRAD_MOMENTS(grad_moments_y, MABN_MASK_Y)
-GRAD_MOMENTS(grad_moments_x, MABN_MASK_X)
+BODY void grad_moments_body(double *sum, double *dot, void *g, const struct mabn_kernel_grad *given,
+                            int64_t rows, int64_t width, const enum mabn_mask mask,
+                            const bool write, const enum format format)
+{
+    const struct mabn_kernel_grad in = *given;
+    struct grad_rooms room;
+    struct sums s, q;
 
-void mabn_kernel_grad_moments(double *sum, double *dot, const struct mabn_kernel_grad *in,
+    clear(&s, width);
+    clear(&q, width);
+    for (int64_t r0 = 0; r0 < rows; r0 += BLOCK) {
+        const int64_t end = min64(r0 + BLOCK, rows);
+        for (int64_t c0 = 0; c0 < width; c0 += COLUMNS) {
+            const int64_t w = min64(COLUMNS, width - c0);
+            const struct grad_sums m = {&in, columns_at(&room, &in, c0, w, mask, true, format), &s,
+                                        &q, g};
+            int64_t r = r0, o = r * width + c0;
+            for (; r + 4 <= end; r += 4, o += 4 * width) {
+                grad_moments_of_row(&m, o, FIRST, mask, write, format);
+                grad_moments_of_row(&m, o + width, SECOND, mask, write, format);
+                grad_moments_of_row(&m, o + 2 * width, THIRD, mask, write, format);
+                grad_moments_of_row(&m, o + 3 * width, FOURTH, mask, write, format);
+            }
+            for (; r < end; r++, o += width)
+                grad_moments_of_row(&m, o, ALONE, mask, write, format);
+            flush(sum + c0, s.total, w, format);
+            flush(dot + c0, q.total, w, format);
+        }
+    }
+}
+
+#define GRAD_MOMENTS_AS(name, mask, write, format)                                               \
+    MABN_CLONES static void name(double *sum, double *dot, void *g,                              \
+                                 const struct mabn_kernel_grad *in, int64_t rows, int64_t width) \
+    {                                                                                            \
+        grad_moments_body(sum, dot, g, in, rows, width, mask, write, format);                    \
+    }
+#define GRAD_MOMENTS(name, mask, write)               \
+    GRAD_MOMENTS_AS(name##_full, mask, write, FULL)   \
+    GRAD_MOMENTS_AS(name##_words, mask, write, WORDS) \
+    GRAD_MOMENTS_AS(name##_half, mask, write, HALF)
+GRAD_MOMENTS(grad_moments_none, MABN_MASK_NONE, false)
+GRAD_MOMENTS(grad_moments_y, MABN_MASK_Y, false)
+GRAD_MOMENTS(grad_moments_x, MABN_MASK_X, false)
+GRAD_MOMENTS(grad_moments_none_write, MABN_MASK_NONE, true)
+GRAD_MOMENTS(grad_moments_y_write, MABN_MASK_Y, true)
+GRAD_MOMENTS(grad_moments_x_write, MABN_MASK_X, true)
+
+void mabn_kernel_grad_moments(double *sum, double *dot, void *g, const struct mabn_kernel_grad *in,
                               int64_t rows, int64_t width)
 {
-    static void (*const kernels[][FORMATS])(double *, double *, const struct mabn_kernel_grad *,
-                                            int64_t, int64_t) = {
-        ALL(grad_moments_none), ALL(grad_moments_y), ALL(grad_moments_x)};
-    kernels[in->mask][format_of(in->half, width)](sum, dot, in, rows, width);
+    static void (*const kernels[2][3][FORMATS])(
+        double *, double *, void *, const struct mabn_kernel_grad *, int64_t, int64_t) = {
+        {ALL(grad_moments_none), ALL(grad_moments_y), ALL(grad_moments_x)},
+        {ALL(grad_moments_none_write), ALL(grad_moments_y_write), ALL(grad_moments_x_write)}};
+    kernels[!!g][in->mask][format_of(in->half, width)](sum, dot, g, in, rows, width);
 }
 
 BODY void grad_apply_body(void *dx, void *dresidual, const struct mabn_kernel_grad *given,
@@ -434,7 +432,7 @@ BODY void grad_apply_body(void *dx, void *dresidual, const struct mabn_kernel_gr
 {
     const struct mabn_kernel_grad in = *given;
     const bool reads_x = full || mask == MABN_MASK_X;
-    float room_p[COLUMNS], room_q[COLUMNS], room_r[COLUMNS];
+    float room_p[ROOM], room_q[ROOM], room_r[ROOM];
     struct grad_rooms room;
 
     for (int64_t c0 = 0; c0 < width; c0 += COLUMNS) {

@@ -274,6 +274,13 @@ static bool needs_x(const struct mabn_work *w, enum mabn_mask mask)
     return mask == MABN_MASK_X || mabn_norm_measures(w->norm->options.kind);
 }
 
+/* With a shortcut the sums' pass writes g, its gradient; what follows reads g in place of dy and mask.
+ * Norms with an activation of their own, or without sums, write it with dx. */
+static bool sums_write(const struct mabn_work *w)
+{
+    return w->io->dresidual && !w->act && mabn_norm_measures(w->norm->options.kind);
+}
+
 static struct mabn_kernel_grad grad_in(const struct mabn_work *w, const struct item *it)
 {
     const struct mabn_norm_io *io = w->io;
@@ -289,6 +296,17 @@ static struct mabn_kernel_grad grad_in(const struct mabn_work *w, const struct i
     return in;
 }
 
+/* After the sums have written g. */
+static struct mabn_kernel_grad grad_summed(const struct mabn_work *w, const struct item *it)
+{
+    struct mabn_kernel_grad in = grad_in(w, it);
+    in.dy = offset(w->io->dresidual, it->offset, in.half);
+    in.x = offset(w->io->x, it->offset, in.half);
+    in.mask = MABN_MASK_NONE;
+    in.y = NULL;
+    return in;
+}
+
 static void grad_advance(struct mabn_kernel_grad *in, int64_t by)
 {
     in->dy = offset(in->dy, by, in->half);
@@ -296,15 +314,15 @@ static void grad_advance(struct mabn_kernel_grad *in, int64_t by)
     in->y = offset(in->y, by, in->half);
 }
 
-static void grad_sums(const struct mabn_work *w, double *sum, const struct mabn_kernel_grad *in,
-                      int64_t rows, int64_t width)
+static void grad_sums(const struct mabn_work *w, double *sum, void *g,
+                      const struct mabn_kernel_grad *in, int64_t rows, int64_t width)
 {
     const int64_t step = w->g.width;
     if (w->act)
         mabn_kernel_act_grad_moments(sum, sum + step, sum + 2 * step, in, act_of(w, in->a, in->b),
                                      rows, width);
     else
-        mabn_kernel_grad_moments(sum, sum + step, in, rows, width);
+        mabn_kernel_grad_moments(sum, sum + step, g, in, rows, width);
 }
 
 static void grad_write(const struct mabn_work *w, void *dx, void *dresidual,
@@ -320,15 +338,17 @@ static void grad_write(const struct mabn_work *w, void *dx, void *dresidual,
 void mabn_work_grad_sums(const struct mabn_work *w)
 {
     const int64_t width = w->g.width;
+    const bool writes = sums_write(w);
 
 #pragma omp parallel for schedule(static) if (!w->serial)
     for (int64_t index = 0; index < items(w); index++) {
         const struct item it = item_at(w, index);
         double *sum = partial_at(w, index);
         struct mabn_kernel_grad in = grad_in(w, &it);
-        grad_sums(w, sum, &in, it.rows, width);
+        void *g = writes ? offset(w->io->dresidual, it.offset, in.half) : NULL;
+        grad_sums(w, sum, g, &in, it.rows, width);
         grad_advance(&in, it.rows * width);
-        grad_sums(w, sum, &in, it.tail, w->g.channels);
+        grad_sums(w, sum, offset(g, it.rows * width, in.half), &in, it.tail, w->g.channels);
     }
 }
 
@@ -340,11 +360,11 @@ void mabn_work_grad_apply(const struct mabn_work *w, bool full)
 #pragma omp parallel for schedule(static) if (!w->serial)
     for (int64_t index = 0; index < items(w); index++) {
         const struct item it = item_at(w, index);
-        struct mabn_kernel_grad in = grad_in(w, &it);
+        struct mabn_kernel_grad in = sums_write(w) ? grad_summed(w, &it) : grad_in(w, &it);
         const float *p = mabn_work_wide(w, it.i, AT_P), *r = mabn_work_wide(w, it.i, AT_R);
         const float *q = full ? mabn_work_wide(w, it.i, AT_Q) : NULL;
         void *dx = offset(io->dx, it.offset, in.half);
-        void *dres = offset(io->dresidual, it.offset, in.half);
+        void *dres = sums_write(w) ? NULL : offset(io->dresidual, it.offset, in.half);
         const int64_t by = it.rows * width;
         grad_write(w, dx, dres, &in, p, q, r, it.rows, width);
         grad_advance(&in, by);
