@@ -1,7 +1,7 @@
 /* Weight centralization: out[o] = w[o] − mean(w[o]); the operation is its own transpose. */
 #include "ops/centralize.h"
 
-double mabn_filter_mean(const float *filter, int64_t count)
+static inline __attribute__((always_inline)) double mean_of(const float *filter, int64_t count)
 {
     double sum[8] = {0};
     int64_t i = 0;
@@ -14,9 +14,14 @@ double mabn_filter_mean(const float *filter, int64_t count)
            (double)count;
 }
 
-static void centralize_row(float *out, const float *in, int64_t filter)
+double mabn_filter_mean(const float *filter, int64_t count)
 {
-    const float mean = (float)mabn_filter_mean(in, filter);
+    return mean_of(filter, count);
+}
+
+MABN_CLONES static void centralize_row(float *out, const float *in, int64_t filter)
+{
+    const float mean = (float)mean_of(in, filter);
     for (int64_t i = 0; i < filter; i++)
         out[i] = in[i] - mean;
 }

@@ -8,7 +8,10 @@
 
 #include "tensor/bf16.h"
 
-enum { COLUMNS = 512 }; /* channels that are summed, or compared, at a time */
+enum {
+    COLUMNS = 512, /* channels that are compared at a time */
+    MOST_KERNEL = 15
+};
 
 #define BODY static inline __attribute__((always_inline))
 
@@ -30,7 +33,8 @@ int64_t mabn_pool_out(int64_t size, int kernel, int stride, int pad)
 
 static mabn_status check(const struct mabn_pool_shape *s)
 {
-    if (s->kernel < 1 || s->kernel > 15 || s->stride < 1 || s->pad < 0 || s->pad > s->kernel / 2)
+    if (s->kernel < 1 || s->kernel > MOST_KERNEL || s->stride < 1 || s->pad < 0 ||
+        s->pad > s->kernel / 2)
         return mabn_fail(MABN_ERR_ARG, "pooling: kernel %d, stride %d, padding %d do not fit",
                          s->kernel, s->stride, s->pad);
     if (s->n < 0 || s->c < 1 || !mabn_pool_out(s->h, s->kernel, s->stride, s->pad) ||
@@ -156,19 +160,48 @@ mabn_status mabn_maxpool_forward(void *y, uint8_t *winner, const void *x,
 
 /* ---- backward ---- */
 
-BODY void add_won(float *sum, const void *dy, const uint8_t *winner, uint8_t place,
-                  int64_t channels, const bool half)
+/* A window over a position of dx: its dy and winners, and the position's place in it. */
+struct cover {
+    const void *dy;
+    const uint8_t *winner;
+    uint8_t place;
+};
+
+/* v where the window's winner is here, else 0; by bits, so that the loop is vectors. */
+BODY float won(float v, uint8_t winner, uint8_t place)
 {
+    uint32_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    bits &= -(uint32_t)(winner == place);
+    memcpy(&v, &bits, sizeof v);
+    return v;
+}
+
+/* dx (channels) of a position that `windows` of them cover, in their order. */
+BODY void gather(void *dx, const struct cover *covers, const int windows, int64_t channels,
+                 const bool half)
+{
+    struct cover k[4]; /* in registers */
+    for (int w = 0; w < windows; w++)
+        k[w] = covers[w];
+#pragma GCC ivdep
     for (int64_t c = 0; c < channels; c++) {
-        const float v = mabn_at(dy, c, half); /* read in any case, so that the loop is vectors */
-        sum[c] += winner[c] == place ? v : 0;
+        float sum = 0;
+        for (int w = 0; w < windows; w++)
+            sum += won(mabn_at(k[w].dy, c, half), k[w].winner[c], k[w].place);
+        mabn_put(dx, c, sum, half);
     }
 }
 
-BODY void store(void *to, const float *from, int64_t count, const bool half)
+BODY void gather_any(void *dx, const struct cover *covers, int windows, int64_t channels,
+                     const bool half)
 {
-    for (int64_t c = 0; c < count; c++)
-        mabn_put(to, c, from[c], half);
+    for (int64_t c = 0; c < channels; c++) {
+        float sum = 0;
+        for (int w = 0; w < windows; w++)
+            sum += won(mabn_at(covers[w].dy, c, half), covers[w].winner[c], covers[w].place);
+        mabn_put(dx, c, sum, half);
+    }
 }
 
 /* Row iy of dx: gathers from the windows over each position, in a fixed order. */
@@ -179,24 +212,27 @@ BODY void max_back_row(void *dx, const void *dy, const uint8_t *winner,
     /* Windows that cover iy: oy·stride − pad ≤ iy < oy·stride − pad + kernel. */
     const int64_t oy0 = max64(0, (iy + s->pad - s->kernel + s->stride) / s->stride);
     const int64_t oy1 = min64(oh - 1, (iy + s->pad) / s->stride);
-    float sum[COLUMNS];
+    struct cover covers[MOST_KERNEL * MOST_KERNEL];
 
     for (int64_t ix = 0; ix < s->w; ix++) {
         const int64_t ox0 = max64(0, (ix + s->pad - s->kernel + s->stride) / s->stride);
         const int64_t ox1 = min64(ow - 1, (ix + s->pad) / s->stride);
-        for (int64_t c0 = 0; c0 < s->c; c0 += COLUMNS) {
-            const int64_t count = min64(COLUMNS, s->c - c0);
-            memset(sum, 0, (size_t)count * sizeof *sum);
-            for (int64_t oy = oy0; oy <= oy1; oy++)
-                for (int64_t ox = ox0; ox <= ox1; ox++) {
-                    const int64_t at = (oy * ow + ox) * s->c + c0;
-                    const int64_t py = iy - (oy * s->stride - s->pad);
-                    const int64_t px = ix - (ox * s->stride - s->pad);
-                    add_won(sum, offset(dy, at, half), winner + at, (uint8_t)(py * s->kernel + px),
-                            count, half);
-                }
-            store(offset(dx, ix * s->c + c0, half), sum, count, half);
-        }
+        void *to = offset(dx, ix * s->c, half);
+        int windows = 0;
+        for (int64_t oy = oy0; oy <= oy1; oy++)
+            for (int64_t ox = ox0; ox <= ox1; ox++) {
+                const int64_t at = (oy * ow + ox) * s->c;
+                const int64_t py = iy - (oy * s->stride - s->pad);
+                const int64_t px = ix - (ox * s->stride - s->pad);
+                covers[windows++] = (struct cover){offset(dy, at, half), winner + at,
+                                                   (uint8_t)(py * s->kernel + px)};
+            }
+        /* Of 3×3 with stride 2 there are one, two or four. */
+        if (windows == 1) gather(to, covers, 1, s->c, half);
+        if (windows == 2) gather(to, covers, 2, s->c, half);
+        if (windows == 4) gather(to, covers, 4, s->c, half);
+        if (windows != 1 && windows != 2 && windows != 4)
+            gather_any(to, covers, windows, s->c, half);
     }
 }
 
