@@ -9,7 +9,7 @@
  * least as large as the largest mabn_conv_scratch_bytes among them.
  *
  * The algorithm is chosen by shape alone, so that two runs agree bit for bit. With `tune` it is
- * chosen by timing, once: the choice is kept, and runs with the same choices agree. See conv_cpu.c
+ * chosen by timing, once: the choice is kept, and runs with the same choices agree. See conv_strategy.c
  * for the choices and the measurements behind them. */
 #ifndef MABN_OPS_CONV_H
 #define MABN_OPS_CONV_H

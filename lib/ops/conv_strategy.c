@@ -1,0 +1,209 @@
+/* The algorithm of each pass of a convolution, and a pass by its algorithm.
+ *
+ * The choices, by shape alone, come from measurements on two AVX-512 cores at batch 8 (ms, best of 8).
+ *
+ * 3×3, stride 1: Winograd F(4×4,3×3) in place of direct halves the time, and more than pays for
+ * converting x and y to its blocked layout and back:
+ *
+ *                                   forward    to data    to weights
+ *     64 channels, 56×56            8.8→4.1    9.2→4.2    10.1→4.9
+ *     128 channels, 28×28           8.8→4.0    9.1→3.9     9.7→5.1
+ *     256 channels, 14×14           8.4→4.8    8.3→4.9     9.8→6.0
+ *     512 channels, 7×7             7.9→7.2    7.8→7.2    15.9→10.2
+ *     64 channels, 7×7, batch 64    2.0→1.5    2.3→1.4     2.3→1.6     one core
+ *     32 channels, 14×14, batch 32  1.1→0.9    1.1→1.0     1.1→0.9     one core
+ *
+ * 16 channels: no gain; 512 channels, 2×2: twice as slow. So Winograd is used from 32 channels and 4×4
+ * on. Its workspace grows with the picture, so large pictures are cut into parts.
+ *
+ * 1×1, stride 1, to weights: direct on NHWC reaches 100 to 160 GFLOP/s, a matrix product 150 to 200
+ * (64→256 at 56×56: 8.2→5.5; 256→128: 17.0→8.7). To data both are equally fast, and the product can
+ * add to dx, which saves the pass that adds a block's two gradients.
+ *
+ * oneDNN has Winograd only with AVX-512. Elsewhere ours is used (winograd.h), for the same shapes (ms,
+ * two cores with AVX2, batch 8, against oneDNN's direct in its best layout):
+ *
+ *                                   forward    to data and weights
+ *     64 channels, 56×56           16.8→5.9      43→15
+ *     128 channels, 28×28          22.7→4.9      43→12
+ *     256 channels, 14×14          16.5→8.4      47→19
+ *     512 channels, 7×7            20.6→14       47→31
+ *
+ * There our implicit GEMM (implicit_gemm.h) is used too: for 3×3 of stride 2 in place of direct, and to
+ * weights for 1×1, where oneDNN's product of a transposed matrix is slow (ms, likewise, the better of two
+ * runs in turns):
+ *
+ *                                   forward    to data    to weights
+ *     3×3, 128 channels, 56×56      24→12      15→14        28→18
+ *     3×3, 256 channels, 28×28      18→12      15→12        26→14
+ *     3×3, 512 channels, 14×14      18→14      19→14        28→13
+ *     1×1, 128→512, 28×28                                  8.1→6.6
+ *     1×1, 256→1024, 14×14                                11.8→5.9
+ *     1×1, 512→2048, 7×7                                   5.8→5.5
+ *
+ * 1×1, 64→256 at 56×56: 6.1→7.8, so small weights stay products. With 16 and 32 channels the whole
+ * cifar-resnet8 became 5 % slower, so it begins at 64.
+ *
+ * Everything else: direct. Blocked layouts (nChw16c) through the whole network would gain about 5 %
+ * on the direct ones, all of it in the 1×1 weight gradients that are matrix products here, so we
+ * keep NHWC, which is better for the norms and all other operations.
+ *
+ * In bfloat16 on AMX everything is direct, on NHWC, which is as fast as the layouts oneDNN would
+ * choose: 1 to 2 TFLOP/s a core forward. 1×1, stride 1, backward is oneDNN's matrix product: to
+ * weights 2 to 10 times as fast as its convolution (512→2048 at 7×7: 10.3→1.7 ms on one core), to
+ * data up to twice as fast. */
+#include <string.h>
+
+#include "ops/conv_internal.h"
+#include "ops/linear.h"
+
+/* ---- choosing by shape ---- */
+
+bool mabn_conv_winograd_pays(const struct mabn_conv *c)
+{
+    const struct mabn_conv_shape *s = &c->shape;
+    if (!conv_is_winograd(c)) return false;
+    /* Packed weights are four times as large: at 512×512 that is 28 MB for 3 ms. */
+    if (!c->options.training && s->in * s->out > 256 * 256) return false;
+    return s->in >= 32 && s->out >= 32 && s->h >= 4 && s->w >= 4 && !c->options.exact;
+}
+
+static bool implicit_pays(const struct mabn_conv *c, int which)
+{
+    const struct mabn_conv_shape *s = &c->shape;
+    if (conv_onednn_has_winograd(c) || !conv_is_implicit(c))
+        return false; /* not measured with AVX-512 */
+    if (s->in < 64 || s->out < 64) return false;
+    if (which == TO_WEIGHTS && conv_is_product(c)) return s->in * s->out > 128 * 128;
+    if (which == TO_WEIGHTS) return s->stride > 1;
+    return s->kernel > 1 && s->stride > 1;
+}
+
+enum strategy mabn_conv_usual_strategy(const struct mabn_conv *c, int which)
+{
+    if (implicit_pays(c, which)) return IMPLICIT;
+    if (which != FORWARD && conv_is_product(c)) return MATRIX;
+    if (!mabn_conv_winograd_pays(c)) return DIRECT;
+    return conv_onednn_has_winograd(c) ? WINOGRAD : TILES;
+}
+
+/* A float32 matrix product needs no primitive: ops/linear.h. */
+mabn_status mabn_conv_make_strategy(struct pass *p, struct mabn_conv *c, int which)
+{
+    if (c->strategy[which] == TILES) {
+        mabn_conv_tiles_init(p, c, which);
+        return MABN_OK;
+    }
+    if (c->strategy[which] == IMPLICIT) {
+        mabn_conv_implicit_init(p, c, which);
+        return MABN_OK;
+    }
+    if (c->strategy[which] != MATRIX) return mabn_conv_pass_init(p, c, which);
+    return c->options.dtype == MABN_DTYPE_F32 ? MABN_OK : mabn_conv_pass_product(p, c, which);
+}
+
+/* ---- a pass by its algorithm ---- */
+
+mabn_status mabn_conv_strategy_pack(struct mabn_conv *c, void *packed, const float *weight,
+                                    void *scratch)
+{
+    struct pass *p = &c->pass[FORWARD];
+    const struct mabn_conv_shape *s = &c->shape;
+    if (c->strategy[FORWARD] == TILES) {
+        const struct mabn_winograd tiles = mabn_conv_tiles_shape(c, false);
+        mabn_winograd_weights(packed, weight, &tiles, false);
+        return MABN_OK;
+    }
+    if (c->strategy[FORWARD] == IMPLICIT) {
+        const struct mabn_implicit_gemm shape = mabn_conv_implicit_shape(c);
+        mabn_implicit_gemm_weights(packed, weight, &shape, false);
+        return MABN_OK;
+    }
+    if (p->from_oihw) {
+        float *oihw = (float *)((char *)scratch + p->offset[WEIGHTS]);
+        mabn_weights_to_file(oihw, weight, (size_t)s->out, (size_t)s->in,
+                             (size_t)(s->kernel * s->kernel));
+        weight = oihw;
+    }
+    if (p->convert[WEIGHTS].primitive)
+        return mabn_dnnl_op_run(&p->convert[WEIGHTS], c->device, (void *[]){(void *)weight, packed},
+                                (char *)scratch + p->pad_offset);
+    memcpy(packed, weight, p->bytes[WEIGHTS]);
+    return MABN_OK;
+}
+
+mabn_status mabn_conv_strategy_infer(struct mabn_conv *c, void *y, const void *x,
+                                     const void *packed, const float *bias, void *scratch)
+{
+    if (c->strategy[FORWARD] == TILES) {
+        const struct mabn_winograd_end end = {bias, c->options.add, c->options.relu};
+        mabn_conv_tiles_run(c, FORWARD, y, x, NULL, packed, &end, scratch);
+        return MABN_OK;
+    }
+    if (c->strategy[FORWARD] == IMPLICIT) {
+        const struct mabn_implicit_gemm_end end = {bias, c->options.add, c->options.relu};
+        mabn_conv_implicit_run(c, y, x, NULL, packed, &end, scratch);
+        return MABN_OK;
+    }
+    return mabn_conv_pass_run(&c->pass[FORWARD], c, (void *[]){(void *)x, (void *)packed, y}, bias,
+                              false, true, scratch);
+}
+
+mabn_status mabn_conv_strategy_forward(struct mabn_conv *c, void *y, const void *x,
+                                       const float *weight, const float *bias, void *scratch)
+{
+    if (c->strategy[FORWARD] == TILES) {
+        mabn_conv_tiles_run(c, FORWARD, y, x, weight, NULL,
+                            &(struct mabn_winograd_end){.bias = bias}, scratch);
+        return MABN_OK;
+    }
+    if (c->strategy[FORWARD] == IMPLICIT) {
+        mabn_conv_implicit_run(c, y, x, weight, NULL,
+                               &(struct mabn_implicit_gemm_end){.bias = bias}, scratch);
+        return MABN_OK;
+    }
+    return mabn_conv_pass_run(&c->pass[FORWARD], c, (void *[]){(void *)x, (void *)weight, y}, bias,
+                              false, false, scratch);
+}
+
+mabn_status mabn_conv_strategy_data(struct mabn_conv *c, void *dx, const void *dy,
+                                    const float *weight, bool add, void *scratch)
+{
+    const struct mabn_conv_shape *s = &c->shape;
+    if (c->strategy[TO_DATA] == MATRIX && c->options.dtype == MABN_DTYPE_F32)
+        return mabn_linear_backward_data(dx, dy, weight, s->n * s->h * s->w, s->in, s->out, add);
+    if (c->strategy[TO_DATA] == TILES) {
+        mabn_conv_tiles_run(c, TO_DATA, dx, dy, weight, NULL,
+                            &(struct mabn_winograd_end){.add = add}, scratch);
+        return MABN_OK;
+    }
+    if (c->strategy[TO_DATA] == IMPLICIT) {
+        mabn_conv_implicit_data(c, dx, dy, weight, add, scratch);
+        return MABN_OK;
+    }
+    return mabn_conv_pass_run(&c->pass[TO_DATA], c, (void *[]){dx, (void *)weight, (void *)dy},
+                              NULL, add, false, scratch);
+}
+
+mabn_status mabn_conv_strategy_weights(struct mabn_conv *c, float *dweight, const void *x,
+                                       const void *dy, void *scratch)
+{
+    const struct mabn_conv_shape *s = &c->shape;
+    switch (c->strategy[TO_WEIGHTS]) {
+    case IMPLICIT:
+        mabn_conv_implicit_gradient(c, dweight, x, dy, scratch);
+        return MABN_OK;
+    case TILES:
+        mabn_conv_tiles_gradient(c, dweight, x, dy, scratch);
+        return MABN_OK;
+    case MATRIX:
+        if (c->options.dtype == MABN_DTYPE_F32)
+            return mabn_linear_backward_weights(dweight, NULL, x, dy, s->n * s->h * s->w, s->in,
+                                                s->out);
+        break;
+    default:
+        break;
+    }
+    return mabn_conv_pass_run(&c->pass[TO_WEIGHTS], c, (void *[]){(void *)x, dweight, (void *)dy},
+                              NULL, false, false, scratch);
+}
