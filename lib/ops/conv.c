@@ -1,4 +1,4 @@
-/* Convolution: sizes. The work is in conv_cpu.c. */
+/* Convolution: sizes. The work is in conv_cpu.c and the files that it names. */
 #include "ops/conv.h"
 
 int64_t mabn_conv_out(int64_t size, int kernel, int stride, int pad)
