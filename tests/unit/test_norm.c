@@ -918,6 +918,60 @@ static void check_accumulate(void)
     layer_free(&l);
 }
 
+/* Columns first to first + width of rows of `columns`. */
+static void take(float *to, const float *from, size_t rows, size_t columns, size_t first,
+                 size_t width)
+{
+    for (size_t r = 0; r < rows; r++)
+        memcpy(to + r * width, from + r * columns + first, width * sizeof *to);
+}
+
+static double difference(const float *wide, const float *narrow, size_t rows, size_t columns,
+                         size_t first, size_t width)
+{
+    double worst = 0;
+    for (size_t r = 0; r < rows; r++)
+        for (size_t c = 0; c < width; c++)
+            worst =
+                fmax(worst, fabs((double)wide[r * columns + first + c] - narrow[r * width + c]));
+    return worst;
+}
+
+/* More channels than the kernels take at a time: as in layers that have a third of them. */
+static void check_wide(enum mabn_norm_kind kind, int64_t n, bool relu, bool residual)
+{
+    enum { PARTS = 3, PART = 700, C = PARTS * PART, POSITIONS = 9 };
+    const size_t rows = (size_t)n * POSITIONS;
+    struct mabn_norm_options o;
+    struct layer wide, part;
+    double worst = 0;
+
+    mabn_norm_options_init(&o, kind);
+    o.norm_batch = kind == MABN_NORM_MABN ? 2 : 0;
+    layer_new(&wide, &o, n, POSITIONS, C, relu, residual);
+    tap_status(step(&wide), "%s C%d", mabn_norm_kind_name(kind), C);
+    for (size_t first = 0; first < C; first += PART) {
+        layer_new(&part, &o, n, POSITIONS, PART, relu, residual);
+        take(part.x, wide.x, rows, C, first, PART);
+        take(part.residual, wide.residual, rows, C, first, PART);
+        take(part.dy, wide.dy, rows, C, first, PART);
+        take(part.gamma, wide.gamma, 1, C, first, PART);
+        take(part.beta, wide.beta, 1, C, first, PART);
+        tap_status(step(&part), "%s C%d", mabn_norm_kind_name(kind), PART);
+        worst = fmax(worst, difference(wide.y, part.y, rows, C, first, PART));
+        worst = fmax(worst, difference(wide.dx, part.dx, rows, C, first, PART));
+        worst = fmax(worst, difference(wide.dgamma, part.dgamma, 1, C, first, PART));
+        worst = fmax(worst, difference(wide.dbeta, part.dbeta, 1, C, first, PART));
+        if (residual)
+            worst = fmax(worst, difference(wide.dresidual, part.dresidual, rows, C, first, PART));
+        layer_free(&part);
+    }
+    tap_ok(worst < 2e-5, "%s C%d, %d samples%s%s: as of fewer channels: %.1e",
+           mabn_norm_kind_name(kind), C, (int)n, relu ? ", ReLU" : "", residual ? ", residual" : "",
+           worst);
+    layer_free(&wide);
+}
+
 /* Memory sized for the largest call is enough for every smaller one, and no byte behind it is
  * touched. */
 static void check_memory(enum mabn_norm_kind kind, int c, int64_t n, int64_t hw, int b)
@@ -992,6 +1046,11 @@ static void test_same_bits(void)
     check_act_again(MABN_NORM_FRN);
     check_act_again(MABN_NORM_EVONORM_S0);
     check_accumulate();
+    check_wide(MABN_NORM_BN, 4, true, true);
+    check_wide(MABN_NORM_BN, 3, true, false);
+    check_wide(MABN_NORM_BN, 3, false, true);
+    check_wide(MABN_NORM_MABN, 4, true, true);
+    check_wide(MABN_NORM_MABN, 4, false, false);
 }
 
 /* ---- frozen, none, empty ---- */
@@ -1436,7 +1495,7 @@ static void check_half(const struct mabn_norm_options *o, int64_t n, int64_t hw,
     if (posix_memalign(&h.io.state, 64, state + 64)) abort();
     bool good = true;
     for (int call = 0; call < 4; call++) {
-        float dgamma[512];
+        float dgamma[2080];
         memcpy(h.io.state, l.io.state, state);
         good = good && !step(&h);
         memcpy(dgamma, l.dgamma, (size_t)c * sizeof *dgamma);
@@ -1489,20 +1548,20 @@ static void check_half_tau(void)
 
 static void test_half(void)
 {
-    static const int channels[] = {3, 64, 512};
+    static const int channels[] = {3, 64, 512, 2080};
     tap_ok(mabn_bf16_round(1.00390625f) == 0x3f80 && mabn_bf16_round(1.01171875f) == 0x3f82 &&
                mabn_bf16_round(-1.0f) == 0xbf80 && mabn_bf16_round(NAN) == 0x7fc0 &&
                mabn_bf16_round(1e-40f) == 1 && mabn_bf16_round(3.4e38f) == 0x7f80,
            "rounding to bfloat16: to nearest, ties to even, NaN, tiny, too large");
     for (int kind = MABN_NORM_NONE; kind < MABN_NORM_KINDS; kind++)
-        for (int i = 0; i < 6; i++) {
+        for (int i = 0; i < 8; i++) {
             struct mabn_norm_options o;
             mabn_norm_options_init(&o, (enum mabn_norm_kind)kind);
             o.norm_batch = i % 2 ? 2 : 0;
             o.groups = channels[i / 2] == 3 ? 3 : 32;
             o.r_start = 2;
             o.window = 4;
-            check_half(&o, 5, 7 * 7, channels[i / 2], i % 3 > 0, i % 3 > 1);
+            check_half(&o, 5, i < 6 ? 7 * 7 : 3, channels[i / 2], i % 3 > 0, i % 3 > 1);
         }
     check_half_tau();
 }
