@@ -1,9 +1,6 @@
 /* Convolution on the CPU: a layer's calls. conv_strategy.c chooses the algorithm of each pass, conv_tune.c by
  * time; conv_pass.c has the passes that oneDNN computes, conv_ours.c those by our own algorithms.
- *
- * Outside, everything is NHWC and OHWI. Inside, each pass (forward, backward to data, backward to
- * weights) is one oneDNN primitive with the layouts that it prefers. There are conversions only
- * where those differ from ours: always for the weights, and for activations only with Winograd. */
+ * Outside, everything is NHWC and OHWI. */
 #include "ops/conv.h"
 
 #include <stdlib.h>

@@ -1,7 +1,7 @@
-/* A pass of a convolution by oneDNN: one primitive, with conversions where its layouts are not ours. */
+/* A pass of a convolution by oneDNN: one primitive, on the layouts that it prefers. There are conversions where
+ * those differ from ours, NHWC and OHWI: always for the weights, and for activations only with Winograd. */
 #include "ops/conv_internal.h"
 #include "ops/elementwise.h"
-#include "ops/linear.h"
 
 /* ---- layouts and primitives ---- */
 

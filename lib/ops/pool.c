@@ -177,25 +177,12 @@ BODY float won(float v, uint8_t winner, uint8_t place)
     return v;
 }
 
-/* dx (channels) of a position that `windows` of them cover, in their order. */
+/* dx (channels) of a position that `windows` of them cover, in their order. Where their number is a constant
+ * the loop is vectors. */
 BODY void gather(void *dx, const struct cover *covers, const int windows, int64_t channels,
                  const bool half)
 {
-    struct cover k[4]; /* in registers */
-    for (int w = 0; w < windows; w++)
-        k[w] = covers[w];
 #pragma GCC ivdep
-    for (int64_t c = 0; c < channels; c++) {
-        float sum = 0;
-        for (int w = 0; w < windows; w++)
-            sum += won(mabn_at(k[w].dy, c, half), k[w].winner[c], k[w].place);
-        mabn_put(dx, c, sum, half);
-    }
-}
-
-BODY void gather_any(void *dx, const struct cover *covers, int windows, int64_t channels,
-                     const bool half)
-{
     for (int64_t c = 0; c < channels; c++) {
         float sum = 0;
         for (int w = 0; w < windows; w++)
@@ -227,12 +214,19 @@ BODY void max_back_row(void *dx, const void *dy, const uint8_t *winner,
                 covers[windows++] = (struct cover){offset(dy, at, half), winner + at,
                                                    (uint8_t)(py * s->kernel + px)};
             }
-        /* Of 3×3 with stride 2 there are one, two or four. */
-        if (windows == 1) gather(to, covers, 1, s->c, half);
-        if (windows == 2) gather(to, covers, 2, s->c, half);
-        if (windows == 4) gather(to, covers, 4, s->c, half);
-        if (windows != 1 && windows != 2 && windows != 4)
-            gather_any(to, covers, windows, s->c, half);
+        switch (windows) { /* of 3×3 with stride 2 there are one, two or four */
+        case 1:
+            gather(to, covers, 1, s->c, half);
+            break;
+        case 2:
+            gather(to, covers, 2, s->c, half);
+            break;
+        case 4:
+            gather(to, covers, 4, s->c, half);
+            break;
+        default:
+            gather(to, covers, windows, s->c, half);
+        }
     }
 }
 
