@@ -190,13 +190,11 @@ void mabn_implicit_gemm_weights(float *used, const float *weight,
 
 /* ---- forward, and backward to data ---- */
 
-/* Pixels that a thread takes at once: no more than its share of so many. */
-static int64_t chunk_of(const struct mabn_implicit_gemm *s, int64_t pixels)
+/* Pixels that a thread takes at once, at most. */
+static int64_t chunk_of(const struct mabn_implicit_gemm *s)
 {
-    int64_t chunk = CHUNK_FLOATS / (s->in + s->out), share = (pixels + s->threads - 1) / s->threads;
-    if (chunk > CHUNK) chunk = CHUNK;
-    if (chunk > share) chunk = share;
-    return (chunk + BLOCK - 1) / BLOCK * BLOCK;
+    const int64_t chunk = CHUNK_FLOATS / (s->in + s->out);
+    return chunk < 1 ? 1 : chunk < CHUNK ? chunk : CHUNK;
 }
 
 static size_t thread_floats(const struct mabn_implicit_gemm *s, int64_t chunk)
@@ -206,7 +204,7 @@ static size_t thread_floats(const struct mabn_implicit_gemm *s, int64_t chunk)
 
 size_t mabn_implicit_gemm_scratch_bytes(const struct mabn_implicit_gemm *s)
 {
-    const int64_t chunk = chunk_of(s, INT64_MAX / 2);
+    const int64_t chunk = chunk_of(s);
     return ((size_t)most_channels(s) + thread_floats(s, chunk) * (size_t)s->threads) *
            sizeof(float);
 }
@@ -216,10 +214,7 @@ MABN_CLONES static void multiply(float *c, const float *a, size_t panel, int64_t
                                  int64_t out, const float *used, bool first)
 {
     for (int64_t o = 0; o < out; o += LANES, c += panel, used += in * LANES)
-        if (first)
-            products(c, a, panel, in, used, count, false);
-        else
-            products(c, a, panel, in, used, count, true);
+        products(c, a, panel, in, used, count, !first);
 }
 
 MABN_CLONES static void finish(float *y, const float *c, size_t panel, const struct grid *g,
@@ -245,7 +240,7 @@ static void run_grid(float *y, const float *source, const float *used, const str
                      const struct mabn_implicit_gemm *s, const struct mabn_implicit_gemm_end *end,
                      float *scratch)
 {
-    const int64_t pixels = pixels_of(s, g), chunk = chunk_of(s, pixels);
+    const int64_t pixels = pixels_of(s, g), chunk = even_share(pixels, chunk_of(s), s->threads);
     const int64_t in = g->source_channels, out = g->channels;
     float *zeros = scratch;
 #pragma omp parallel num_threads(s->threads)

@@ -6,12 +6,14 @@
 #ifndef MABN_OPS_PANELS_H
 #define MABN_OPS_PANELS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 enum {
     LANES = 16,
-    BLOCK = 6 /* rows that a product computes at once */
+    BLOCK = 6,  /* rows that a product computes at once */
+    DEPTH = 256 /* and how much of a sum before the next rows */
 };
 
 /* Half a panel: a register with AVX2. Compilers divide it where registers are smaller. */
@@ -21,7 +23,7 @@ typedef int bits __attribute__((vector_size(32)));
 
 /* c (rows,16) = a (rows,in) · u (in,16), or added to it; a in panels that are `panel` floats apart. */
 ALWAYS_INLINE void product(float *c, const float *a, size_t panel, int64_t in, const float *u,
-                           const int rows, const int add)
+                           const int rows, bool add)
 {
     vec sum[BLOCK][2];
 #pragma GCC unroll 6
@@ -45,16 +47,11 @@ ALWAYS_INLINE void product(float *c, const float *a, size_t panel, int64_t in, c
     }
 }
 
-/* The same for any number of rows. */
-ALWAYS_INLINE void products(float *c, const float *a, size_t panel, int64_t in, const float *u,
-                            int64_t rows, const int add)
+/* Fewer than BLOCK rows. */
+ALWAYS_INLINE void product_of(float *c, const float *a, size_t panel, int64_t in, const float *u,
+                              int64_t rows, bool add)
 {
-    int64_t t = 0;
-    for (; t + BLOCK <= rows; t += BLOCK)
-        product(c + t * LANES, a + t * LANES, panel, in, u, BLOCK, add);
-    c += t * LANES;
-    a += t * LANES;
-    switch (rows - t) {
+    switch (rows) {
     case 5:
         product(c, a, panel, in, u, 5, add);
         break;
@@ -71,6 +68,34 @@ ALWAYS_INLINE void products(float *c, const float *a, size_t panel, int64_t in, 
         product(c, a, panel, in, u, 1, add);
         break;
     }
+}
+
+/* The same for any number of rows. Fewer than four rows take as long as four, since a sum waits for the one
+ * before: of the last seven to nine two blocks are made. u is taken DEPTH rows at a time, which stay in the
+ * first cache. */
+ALWAYS_INLINE void products(float *c, const float *a, size_t panel, int64_t in, const float *u,
+                            int64_t rows, bool add)
+{
+    for (int64_t k = 0; k < in; k += DEPTH, a += DEPTH / LANES * panel, u += DEPTH * LANES) {
+        const int64_t depth = in - k < DEPTH ? in - k : DEPTH;
+        int64_t t = 0;
+        for (; rows - t > 9 || rows - t == BLOCK; t += BLOCK)
+            product(c + t * LANES, a + t * LANES, panel, depth, u, BLOCK, add || k);
+        for (int64_t now; t < rows; t += now) {
+            now = rows - t < BLOCK ? rows - t : (rows - t + 1) / 2;
+            product_of(c + t * LANES, a + t * LANES, panel, depth, u, now, add || k);
+        }
+    }
+}
+
+/* Rows that a thread computes at a time, `most` at most: equally many for all threads, and in whole blocks
+ * where there are many. */
+static inline int64_t even_share(int64_t rows, int64_t most, int64_t threads)
+{
+    const int64_t rounds = (rows + most * threads - 1) / (most * threads),
+                  pieces = rounds * threads;
+    const int64_t share = (rows + pieces - 1) / pieces, blocks = (share + BLOCK - 1) / BLOCK;
+    return blocks > 8 && blocks * BLOCK <= most ? blocks * BLOCK : share;
 }
 
 /* c (rows,16), whose rows are c_row floats apart, = Σ over t of d (t,rows) · v (t,16), both in panels;

@@ -309,9 +309,7 @@ void mabn_winograd_weights(float *used, const float *weight, const struct mabn_w
 /* Tiles that a thread takes at once: no more than its share. */
 static int64_t chunk_of(const struct mabn_winograd *s)
 {
-    int64_t share = (tiles_of(s) + s->threads - 1) / s->threads;
-    share = (share + BLOCK - 1) / BLOCK * BLOCK;
-    return share < CHUNK ? share : CHUNK;
+    return even_share(tiles_of(s), CHUNK, s->threads);
 }
 
 static size_t thread_floats(const struct mabn_winograd *s)

@@ -1,5 +1,5 @@
 /* Convolution by implicit GEMM, compared with plain loops in double: strides, odd sizes, a stride above
- * the kernel, one part of the pixels and several, fused operations, and the same bits with any number of
+ * the kernel, one part of the pixels and several, long sums, fused operations, and the same bits with any number of
  * threads. */
 #include <string.h>
 
@@ -145,5 +145,8 @@ int main(void)
     check(4, 60, 61, 16, 16, 1, 1, 0);   /* many */
     check(3, 31, 30, 16, 16, 3, 2, 1);   /* one, in several groups */
     check(1, 20, 20, 256, 272, 1, 1, 0); /* more weights than parts may have */
+    check(1, 7, 7, 528, 272, 1, 1, 0);   /* sums in several steps */
+    check(1, 1, 8, 16, 16, 1, 1, 0);     /* rows that are not whole blocks */
+    check(1, 1, 9, 16, 16, 1, 1, 0);
     return tap_done();
 }

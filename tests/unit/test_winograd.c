@@ -166,5 +166,6 @@ int main(void)
     check(shape(2, 7, 9, 32, 48, 2), "odd sides");
     check(shape(1, 40, 41, 48, 16, 2), "several chunks");
     check(shape(3, 64, 60, 64, 32, 2), "several groups");
+    check(shape(1, 12, 12, 272, 32, 2), "sums in two steps");
     return tap_done();
 }
