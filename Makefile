@@ -100,7 +100,8 @@ endif
 
 # ---- flags --------------------------------------------------------------------------------
 
-OPT    := $(if $(filter 1,$(DEBUG)),-O0 -g3,-O2 -g)
+# A sanitizer's report needs the lines alone, which takes the compiler a third less time in large loops.
+OPT    := $(if $(filter 1,$(DEBUG)),-O0 -g3,-O2 $(if $(SAN),-g1,-g))
 WARN   := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith \
           -Wwrite-strings -Wformat=2 -Wno-format-nonliteral $(if $(filter 1,$(DEVELOPER)),-Werror)
 # Clang does not know "GCC ivdep", and minds what our tables leave at zero.

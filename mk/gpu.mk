@@ -16,11 +16,11 @@ ifeq ($(origin CXX),default)
 CXX := g++
 endif
 E := build/executor$(addprefix -,$(DNNL_KEY))
-E_FLAGS := -std=c++17 -O1 -g -Itests/gpu/executor -Ilib -Itests/unit -Itests/gpu -D_GNU_SOURCE \
+E_FLAGS := -std=c++17 -O1 -g1 -Itests/gpu/executor -Ilib -Itests/unit -Itests/gpu -D_GNU_SOURCE \
            -DMABN_CUDA=1 -Wall -Wextra -Wno-unknown-pragmas -fno-strict-aliasing \
            $(if $(filter 1,$(DEVELOPER)),-Werror) \
            -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
-E_CFLAGS := -std=c11 -O1 -g -Ilib -D_GNU_SOURCE -DMABN_CUDA=1 -Wall -Wextra $(PKG_CF) -fopenmp \
+E_CFLAGS := -std=c11 -O1 -g1 -Ilib -D_GNU_SOURCE -DMABN_CUDA=1 -Wall -Wextra $(PKG_CF) -fopenmp \
             -fno-strict-aliasing $(if $(filter 1,$(DEVELOPER)),-Werror) \
             -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 # A change of stacks asks the sanitizers' run time for its thread-local data: a quarter of a test's

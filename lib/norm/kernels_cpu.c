@@ -28,7 +28,7 @@
 enum format {
     FULL,  /* float32 */
     WORDS, /* bfloat16, an even number of channels */
-    HALF,  /* bfloat16, any number: value by value */
+    HALF,  /* bfloat16, any number: value by value, for the simplest processor */
     FORMATS
 };
 
@@ -169,16 +169,16 @@ BODY void moments_body(double *sum, double *square, const void *x, const float *
     }
 }
 
-#define MOMENTS_AS(name, shifted, format)                                                        \
-    MABN_CLONES static void name(double *sum, double *square, const void *x, const float *shift, \
-                                 int64_t rows, int64_t width)                                    \
-    {                                                                                            \
-        moments_body(sum, square, x, shift, rows, width, shifted, format);                       \
+#define MOMENTS_AS(clones, name, shifted, format)                                           \
+    clones static void name(double *sum, double *square, const void *x, const float *shift, \
+                            int64_t rows, int64_t width)                                    \
+    {                                                                                       \
+        moments_body(sum, square, x, shift, rows, width, shifted, format);                  \
     }
-#define MOMENTS(name, shifted)               \
-    MOMENTS_AS(name##_full, shifted, FULL)   \
-    MOMENTS_AS(name##_words, shifted, WORDS) \
-    MOMENTS_AS(name##_half, shifted, HALF)
+#define MOMENTS(name, shifted)                            \
+    MOMENTS_AS(MABN_CLONES, name##_full, shifted, FULL)   \
+    MOMENTS_AS(MABN_CLONES, name##_words, shifted, WORDS) \
+    MOMENTS_AS(, name##_half, shifted, HALF)
 MOMENTS(square, false)
 MOMENTS(moments, true)
 
@@ -258,7 +258,7 @@ BODY void apply_body(void *y, double *square, const void *x, const void *residua
                                        &q,
                                        n};
             int64_t r = r0, o = r * width + c0;
-            for (; r + 4 <= end; r += 4, o += 4 * width) {
+            for (; sum && r + 4 <= end; r += 4, o += 4 * width) {
                 apply_row(&k, o, FIRST, add, relu, sum, format);
                 apply_row(&k, o + width, SECOND, add, relu, sum, format);
                 apply_row(&k, o + 2 * width, THIRD, add, relu, sum, format);
@@ -271,16 +271,16 @@ BODY void apply_body(void *y, double *square, const void *x, const void *residua
     }
 }
 
-#define APPLY_AS(name, add, relu, sum, format)                                                 \
-    MABN_CLONES static void name(void *y, double *square, const void *x, const void *residual, \
-                                 const float *a, const float *b, int64_t rows, int64_t width)  \
-    {                                                                                          \
-        apply_body(y, square, x, residual, a, b, rows, width, add, relu, sum, format);         \
+#define APPLY_AS(clones, name, add, relu, sum, format)                                    \
+    clones static void name(void *y, double *square, const void *x, const void *residual, \
+                            const float *a, const float *b, int64_t rows, int64_t width)  \
+    {                                                                                     \
+        apply_body(y, square, x, residual, a, b, rows, width, add, relu, sum, format);    \
     }
-#define APPLY(name, add, relu, sum)               \
-    APPLY_AS(name##_full, add, relu, sum, FULL)   \
-    APPLY_AS(name##_words, add, relu, sum, WORDS) \
-    APPLY_AS(name##_half, add, relu, sum, HALF)
+#define APPLY(name, add, relu, sum)                            \
+    APPLY_AS(MABN_CLONES, name##_full, add, relu, sum, FULL)   \
+    APPLY_AS(MABN_CLONES, name##_words, add, relu, sum, WORDS) \
+    APPLY_AS(, name##_half, add, relu, sum, HALF)
 APPLY(apply_plain, false, false, false)
 APPLY(apply_relu, false, true, false)
 APPLY(apply_add, true, false, false)
@@ -398,16 +398,16 @@ BODY void grad_moments_body(double *sum, double *dot, void *g, const struct mabn
     }
 }
 
-#define GRAD_MOMENTS_AS(name, mask, write, format)                                               \
-    MABN_CLONES static void name(double *sum, double *dot, void *g,                              \
-                                 const struct mabn_kernel_grad *in, int64_t rows, int64_t width) \
-    {                                                                                            \
-        grad_moments_body(sum, dot, g, in, rows, width, mask, write, format);                    \
+#define GRAD_MOMENTS_AS(clones, name, mask, write, format)                                        \
+    clones static void name(double *sum, double *dot, void *g, const struct mabn_kernel_grad *in, \
+                            int64_t rows, int64_t width)                                          \
+    {                                                                                             \
+        grad_moments_body(sum, dot, g, in, rows, width, mask, write, format);                     \
     }
-#define GRAD_MOMENTS(name, mask, write)               \
-    GRAD_MOMENTS_AS(name##_full, mask, write, FULL)   \
-    GRAD_MOMENTS_AS(name##_words, mask, write, WORDS) \
-    GRAD_MOMENTS_AS(name##_half, mask, write, HALF)
+#define GRAD_MOMENTS(name, mask, write)                            \
+    GRAD_MOMENTS_AS(MABN_CLONES, name##_full, mask, write, FULL)   \
+    GRAD_MOMENTS_AS(MABN_CLONES, name##_words, mask, write, WORDS) \
+    GRAD_MOMENTS_AS(, name##_half, mask, write, HALF)
 GRAD_MOMENTS(grad_moments_none, MABN_MASK_NONE, false)
 GRAD_MOMENTS(grad_moments_y, MABN_MASK_Y, false)
 GRAD_MOMENTS(grad_moments_x, MABN_MASK_X, false)
@@ -460,17 +460,17 @@ BODY void grad_apply_body(void *dx, void *dresidual, const struct mabn_kernel_gr
     }
 }
 
-#define GRAD_APPLY_AS(name, mask, full, residual, format)                                      \
-    MABN_CLONES static void name(void *dx, void *dres, const struct mabn_kernel_grad *in,      \
-                                 const float *p, const float *q, const float *r, int64_t rows, \
-                                 int64_t width)                                                \
-    {                                                                                          \
-        grad_apply_body(dx, dres, in, p, q, r, rows, width, mask, full, residual, format);     \
+#define GRAD_APPLY_AS(clones, name, mask, full, residual, format)                          \
+    clones static void name(void *dx, void *dres, const struct mabn_kernel_grad *in,       \
+                            const float *p, const float *q, const float *r, int64_t rows,  \
+                            int64_t width)                                                 \
+    {                                                                                      \
+        grad_apply_body(dx, dres, in, p, q, r, rows, width, mask, full, residual, format); \
     }
-#define GRAD_APPLY(name, mask, full, residual)               \
-    GRAD_APPLY_AS(name##_full, mask, full, residual, FULL)   \
-    GRAD_APPLY_AS(name##_words, mask, full, residual, WORDS) \
-    GRAD_APPLY_AS(name##_half, mask, full, residual, HALF)
+#define GRAD_APPLY(name, mask, full, residual)                            \
+    GRAD_APPLY_AS(MABN_CLONES, name##_full, mask, full, residual, FULL)   \
+    GRAD_APPLY_AS(MABN_CLONES, name##_words, mask, full, residual, WORDS) \
+    GRAD_APPLY_AS(, name##_half, mask, full, residual, HALF)
 GRAD_APPLY(grad_scale_none, MABN_MASK_NONE, false, false)
 GRAD_APPLY(grad_scale_y, MABN_MASK_Y, false, false)
 GRAD_APPLY(grad_scale_x, MABN_MASK_X, false, false)
