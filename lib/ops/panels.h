@@ -77,7 +77,7 @@ ALWAYS_INLINE void products(float *c, const float *a, size_t panel, int64_t in, 
                             int64_t rows, bool add)
 {
     for (int64_t k = 0; k < in; k += DEPTH, a += DEPTH / LANES * panel, u += DEPTH * LANES) {
-        const int64_t depth = in - k < DEPTH ? in - k : DEPTH;
+        const int64_t depth = in - k < DEPTH ? in - k : (int64_t)DEPTH;
         int64_t t = 0;
         for (; rows - t > 9 || rows - t == BLOCK; t += BLOCK)
             product(c + t * LANES, a + t * LANES, panel, depth, u, BLOCK, add || k);
