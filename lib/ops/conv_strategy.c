@@ -41,8 +41,8 @@
  *     1×1, 256→1024, 14×14                                11.8→5.9
  *     1×1, 512→2048, 7×7                                   5.8→5.5
  *
- * In inference it also takes 3×3 of 512 channels, whose weights are too large for Winograd (one image, 7×7:
- * 3.8→3.5 on one core, 2.9→2.0 on two).
+ * In inference it also takes 3×3 of stride 1 where Winograd is not used: exact convolutions, and those whose
+ * weights would be too large (512 channels, one image of 7×7: 3.8→3.5 on one core, 2.9→2.0 on two).
  *
  * 1×1, 64→256 at 56×56: 6.1→7.8, so small weights stay products. With 16 and 32 channels the whole
  * cifar-resnet8 became 5 % slower, so it begins at 64.

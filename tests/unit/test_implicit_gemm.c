@@ -1,6 +1,6 @@
 /* Convolution by implicit GEMM, compared with plain loops in double: strides, odd sizes, a stride above
- * the kernel, one part of the pixels and several, long sums, fused operations, and the same bits with any number of
- * threads. */
+ * the kernel, one part of the pixels and several, long sums, fused operations, and the same bits with any
+ * number of threads. */
 #include <string.h>
 
 #include "base/mem.h"
