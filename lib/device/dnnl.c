@@ -36,17 +36,6 @@ void mabn_dnnl_layout_free(mabn_dnnl_layout *layout)
 #endif
 }
 
-bool mabn_dnnl_layout_is_opaque(const mabn_dnnl_layout *layout)
-{
-#if DNNL_VERSION_MAJOR >= 3
-    dnnl_format_kind_t kind = dnnl_format_kind_undef;
-    return !dnnl_memory_desc_query(layout, dnnl_query_format_kind, &kind) &&
-           kind == dnnl_format_kind_opaque;
-#else
-    return layout->format_kind != dnnl_blocked;
-#endif
-}
-
 static int64_t channels_of(const mabn_dnnl_layout *layout)
 {
 #if DNNL_VERSION_MAJOR >= 3

@@ -42,8 +42,6 @@ MABN_MUST_USE dnnl_status_t mabn_dnnl_layout_new(mabn_dnnl_layout **layout, int 
                                                  const dnnl_dims_t dims, dnnl_data_type_t type,
                                                  dnnl_format_tag_t order);
 void mabn_dnnl_layout_free(mabn_dnnl_layout *layout); /* NULL is fine */
-/* Is the order oneDNN's own, described by no tag? Winograd's weights are stored so. */
-bool mabn_dnnl_layout_is_opaque(const mabn_dnnl_layout *layout);
 
 /* ---- operations ---- */
 

@@ -41,10 +41,8 @@ struct mabn_conv_options {
     bool bias;                        /* y += bias (O) */
     bool add, relu;                   /* infer only: y = relu(y_before + conv(x) + bias) */
     bool exact;                       /* no Winograd: direct sums, for comparisons */
-    /* Winograd that would need more scratch than this is computed in parts, if possible; 0: 128
-     * MiB. */
-    size_t part_bytes;
-    bool tune; /* choose by the device's table of timings (device/tune.h), if it has one */
+    bool tune;                        /* choose by the device's table of timings (device/tune.h),
+                                       * if it has one */
 };
 
 struct mabn_conv;

@@ -42,208 +42,10 @@ static mabn_status init_passes(struct mabn_conv *c)
     return MABN_OK;
 }
 
-/* ---- parts: Winograd that needs much scratch ----
- *
- * Its workspace holds all tiles at once: 266 MB for 256 channels at 200×272. Where forward
- * or backward to data need more scratch than options.part_bytes, they are computed in parts: by a
- * convolution of fewer images or, for a single image, of a strip of its rows. A strip is computed
- * together with the row above and the row below it. The results in these two rows lack neighbours
- * and are discarded, except at the edges of the image. The last strip is as high as the others and
- * starts earlier. Gradients of weights are sums over the parts. For a strip, dy's rows that belong to its
- * neighbours are replaced by zeros. */
-
-enum { PART_BYTES = 128 << 20 }; /* the default */
-
-static size_t most_scratch(const struct mabn_conv *c)
-{
-    size_t forward = c->pass[FORWARD].scratch, back = c->pass[TO_DATA].scratch;
-    return forward > back ? forward : back;
-}
-
-/* The shape of a part; false: computed whole. */
-static bool part_shape(const struct mabn_conv *c, struct mabn_conv_shape *part)
-{
-    const size_t limit = c->options.part_bytes ? c->options.part_bytes : PART_BYTES;
-    const int64_t wanted = (int64_t)(most_scratch(c) / limit) + 1;
-    *part = c->shape;
-    if (wanted == 1 || !mabn_conv_winograd_pays(c)) return false;
-    if (c->strategy[FORWARD] == TILES && c->strategy[TO_DATA] == TILES)
-        return false; /* it takes little */
-    for (int64_t k = wanted; k < part->n; k++)
-        if (part->n % k == 0) {
-            part->n /= k;
-            return true;
-        }
-    if (part->n > 1) { /* a prime number of images */
-        part->n = 1;
-        return true;
-    }
-    if (c->options.add) return false;
-    int64_t tiles = (c->shape.h + 3) / 4; /* of four rows */
-    part->h = (tiles + wanted - 1) / wanted * 4 + 2;
-    return part->h < c->shape.h;
-}
-
-static bool in_strips(const struct mabn_conv *c)
-{
-    return c->part->shape.n == c->shape.n;
-}
-
-static int64_t parts_of(const struct mabn_conv *c)
-{
-    const int64_t rows = c->part->shape.h - 2;
-    return in_strips(c) ? (c->shape.h + rows - 1) / rows : c->shape.n / c->part->shape.n;
-}
-
-/* Bytes of one row of x or of y. */
-static size_t row_bytes(const struct mabn_conv *c, bool x)
-{
-    const size_t size = mabn_dtype_size(x ? c->options.x_dtype : c->options.y_dtype);
-    return (size_t)(x ? c->shape.w * c->shape.in : c->ow * c->shape.out) * size;
-}
-
-static size_t weights_bytes(const struct mabn_conv *c)
-{
-    return conv_round((size_t)(c->shape.out * c->shape.in * 9) * sizeof(float));
-}
-
-/* Scratch in addition to the part's. Training: a gradient of weights, then in strips a strip of x or y.
- * Inference in strips: one row. */
-static size_t beside_bytes(const struct mabn_conv *c)
-{
-    const size_t rows = c->options.training ? (size_t)c->part->shape.h : 1;
-    const size_t x = row_bytes(c, true), y = row_bytes(c, false);
-    const size_t strip = in_strips(c) ? conv_round(rows * (x > y ? x : y)) : 0;
-    return strip + (c->options.training ? weights_bytes(c) : 0);
-}
-
-static bool weights_in_parts(const struct mabn_conv *c)
-{
-    return c->part && (!in_strips(c) || c->strategy[TO_WEIGHTS] == WINOGRAD);
-}
-
-static mabn_status init_part(struct mabn_conv *c)
-{
-    struct mabn_conv_shape shape;
-    if (!part_shape(c, &shape)) return MABN_OK;
-    MABN_TRY(mabn_conv_new(&c->part, c->device, &shape, &c->options));
-    for (int i = FORWARD; i <= TO_WEIGHTS; i++)
-        if (i != TO_WEIGHTS || weights_in_parts(c)) mabn_conv_pass_release(&c->pass[i]);
-    c->scratch = beside_bytes(c) + c->part->scratch;
-    if (!weights_in_parts(c) && c->pass[TO_WEIGHTS].scratch > c->scratch)
-        c->scratch = c->pass[TO_WEIGHTS].scratch;
-    return MABN_OK;
-}
-
-/* A pass over x and y that a part can do: forward, or backward to data. */
-struct job {
-    int which;
-    bool packed; /* weights */
-    bool add;
-    char *to;
-    const char *from;
-    const void *weights;
-    const float *bias;
-};
-
-static mabn_status run_job(struct mabn_conv *c, const struct job *j, void *scratch)
-{
-    if (j->which == TO_DATA)
-        return mabn_conv_backward_data(c, j->to, j->from, j->weights, j->add, scratch);
-    if (j->packed) return mabn_conv_infer(c, j->to, j->from, j->weights, j->bias, scratch);
-    return mabn_conv_forward(c, j->to, j->from, j->weights, j->bias, scratch);
-}
-
-/* The first row of the window in which the strip from row `first` is computed. */
-static int64_t window_of(const struct mabn_conv *c, int64_t first)
-{
-    const int64_t last = c->shape.h - c->part->shape.h;
-    return !first ? 0 : first - 1 < last ? first - 1 : last;
-}
-
-/* The rows of that strip. */
-static int64_t strip_rows(const struct mabn_conv *c, int64_t first)
-{
-    const int64_t most = c->part->shape.h - 2, left = c->shape.h - first;
-    return most < left ? most : left;
-}
-
-static mabn_status run_strip(struct mabn_conv *c, const struct job *j, int64_t first, char *beside)
-{
-    const int64_t at = window_of(c, first);
-    const size_t row = row_bytes(c, j->which == TO_DATA);
-    char *scratch = beside + beside_bytes(c), *to = j->to + (size_t)at * row;
-    struct job strip = *j;
-    strip.from += (size_t)at * row_bytes(c, j->which == FORWARD);
-    if (j->add) {
-        strip.to = beside;
-        strip.add = false;
-        MABN_TRY(run_job(c->part, &strip, scratch));
-        mabn_conv_add_beside(j->to + (size_t)first * row, beside + (size_t)(first - at) * row,
-                             c->options.x_dtype, (size_t)strip_rows(c, first) * row);
-        return MABN_OK;
-    }
-    strip.to = to;
-    if (first) memcpy(beside, to, row);
-    MABN_TRY(run_job(c->part, &strip, scratch));
-    if (first) memcpy(to, beside, row);
-    return MABN_OK;
-}
-
-static mabn_status run_parts(struct mabn_conv *c, const struct job *j, void *scratch)
-{
-    char *beside = scratch;
-    const size_t rows = (size_t)(c->part->shape.n * c->shape.h);
-    for (int64_t k = 0; k < parts_of(c); k++) {
-        struct job part = *j;
-        if (in_strips(c)) {
-            MABN_TRY(run_strip(c, j, k * (c->part->shape.h - 2), beside));
-            continue;
-        }
-        part.to += (size_t)k * rows * row_bytes(c, j->which == TO_DATA);
-        part.from += (size_t)k * rows * row_bytes(c, j->which == FORWARD);
-        MABN_TRY(run_job(c->part, &part, beside + beside_bytes(c)));
-    }
-    return MABN_OK;
-}
-
-/* dy's rows of the strip from row `first`, between zeros up to the height of its window. */
-static void copy_strip(char *to, const struct mabn_conv *c, const char *dy, int64_t first)
-{
-    const size_t row = row_bytes(c, false), above = (size_t)(first - window_of(c, first)) * row;
-    const size_t own = (size_t)strip_rows(c, first) * row;
-    memset(to, 0, above);
-    memcpy(to + above, dy + (size_t)first * row, own);
-    memset(to + above + own, 0, (size_t)c->part->shape.h * row - above - own);
-}
-
-/* The sum of the parts' gradients. */
-static mabn_status weights_of_parts(struct mabn_conv *c, float *dweight, const char *x,
-                                    const char *dy, char *beside)
-{
-    const int64_t rows = in_strips(c) ? c->part->shape.h - 2 : c->part->shape.n * c->shape.h;
-    char *strip = beside + weights_bytes(c), *scratch = beside + beside_bytes(c);
-    for (int64_t k = 0; k < parts_of(c); k++) {
-        const int64_t first = k * rows, from = in_strips(c) ? window_of(c, first) : first;
-        const char *gradient = dy + (size_t)first * row_bytes(c, false);
-        if (in_strips(c)) {
-            copy_strip(strip, c, dy, first);
-            gradient = strip;
-        }
-        MABN_TRY(mabn_conv_backward_weights(c->part, k ? (float *)beside : dweight, NULL,
-                                            x + (size_t)from * row_bytes(c, true), gradient,
-                                            scratch));
-        if (k) mabn_add(dweight, dweight, (float *)beside, c->shape.out * c->shape.in * 9, false);
-    }
-    return MABN_OK;
-}
-
 /* The convolution that does the work: packed weights are in its layout. */
-static const struct mabn_conv *smallest(const struct mabn_conv *c)
+static const struct mabn_conv *worker(const struct mabn_conv *c)
 {
-    while (c->part || c->full)
-        c = c->part ? c->part : c->full;
-    return c;
+    return c->full ? c->full : c;
 }
 
 /* ---- bfloat16 by float32 ----
@@ -383,7 +185,6 @@ mabn_status mabn_conv_new(struct mabn_conv **conv, struct mabn_device *device,
         c->options.dtype == MABN_DTYPE_BF16 && mabn_device_bf16(device) == MABN_BF16_CONVERTED;
     mabn_status status = check_shape(c);
     if (!status) status = converted ? init_full(c) : init_passes(c);
-    if (!status && !converted) status = init_part(c);
     if (status) {
         mabn_conv_free(c);
         return status;
@@ -401,7 +202,6 @@ struct mabn_conv *mabn_conv_hold(struct mabn_conv *c)
 void mabn_conv_free(struct mabn_conv *c)
 {
     if (!c || c->holders--) return;
-    mabn_conv_free(c->part);
     mabn_conv_free(c->full);
     for (int i = 0; i < 3; i++)
         mabn_conv_pass_release(&c->pass[i]);
@@ -415,24 +215,22 @@ size_t mabn_conv_scratch_bytes(const struct mabn_conv *c)
 
 size_t mabn_conv_packed_bytes(const struct mabn_conv *c)
 {
-    return conv_round(smallest(c)->pass[FORWARD].bytes[WEIGHTS]);
+    return conv_round(worker(c)->pass[FORWARD].bytes[WEIGHTS]);
 }
 
 bool mabn_conv_packs_alike(const struct mabn_conv *a, const struct mabn_conv *b)
 {
-    const enum strategy of_a = smallest(a)->strategy[FORWARD],
-                        of_b = smallest(b)->strategy[FORWARD];
+    const enum strategy of_a = worker(a)->strategy[FORWARD], of_b = worker(b)->strategy[FORWARD];
     if (!a->full != !b->full) return false; /* one rounds its weights */
-    if (of_a == TILES || of_a == IMPLICIT || of_b == TILES || of_b == IMPLICIT)
+    if (of_a == WINOGRAD || of_a == IMPLICIT || of_b == WINOGRAD || of_b == IMPLICIT)
         return of_a == of_b && a->shape.in == b->shape.in && a->shape.out == b->shape.out &&
                a->shape.kernel == b->shape.kernel;
-    return dnnl_memory_desc_equal(mabn_dnnl_op_layout(&smallest(a)->pass[FORWARD].run, WEIGHTS),
-                                  mabn_dnnl_op_layout(&smallest(b)->pass[FORWARD].run, WEIGHTS));
+    return dnnl_memory_desc_equal(mabn_dnnl_op_layout(&worker(a)->pass[FORWARD].run, WEIGHTS),
+                                  mabn_dnnl_op_layout(&worker(b)->pass[FORWARD].run, WEIGHTS));
 }
 
 mabn_status mabn_conv_pack(struct mabn_conv *c, void *packed, const float *weight, void *scratch)
 {
-    if (c->part) return mabn_conv_pack(c->part, packed, weight, scratch);
     return c->full ? wide_pack(c, packed, weight, scratch)
                    : mabn_conv_strategy_pack(c, packed, weight, scratch);
 }
@@ -440,27 +238,21 @@ mabn_status mabn_conv_pack(struct mabn_conv *c, void *packed, const float *weigh
 mabn_status mabn_conv_infer(struct mabn_conv *c, void *y, const void *x, const void *packed,
                             const float *bias, void *scratch)
 {
-    const struct job job = {FORWARD, true, false, y, x, packed, bias};
-    if (c->full) return wide_forward(c, y, x, packed, true, bias, scratch);
-    return c->part ? run_parts(c, &job, scratch)
+    return c->full ? wide_forward(c, y, x, packed, true, bias, scratch)
                    : mabn_conv_strategy_infer(c, y, x, packed, bias, scratch);
 }
 
 mabn_status mabn_conv_forward(struct mabn_conv *c, void *y, const void *x, const float *weight,
                               const float *bias, void *scratch)
 {
-    const struct job job = {FORWARD, false, false, y, x, weight, bias};
-    if (c->full) return wide_forward(c, y, x, weight, false, bias, scratch);
-    return c->part ? run_parts(c, &job, scratch)
+    return c->full ? wide_forward(c, y, x, weight, false, bias, scratch)
                    : mabn_conv_strategy_forward(c, y, x, weight, bias, scratch);
 }
 
 mabn_status mabn_conv_backward_data(struct mabn_conv *c, void *dx, const void *dy,
                                     const float *weight, bool add, void *scratch)
 {
-    const struct job job = {TO_DATA, false, add, dx, dy, weight, NULL};
-    if (c->full) return wide_data(c, dx, dy, weight, add, scratch);
-    return c->part ? run_parts(c, &job, scratch)
+    return c->full ? wide_data(c, dx, dy, weight, add, scratch)
                    : mabn_conv_strategy_data(c, dx, dy, weight, add, scratch);
 }
 
@@ -470,8 +262,6 @@ mabn_status mabn_conv_backward_weights(struct mabn_conv *c, float *dweight, floa
     const struct mabn_conv_shape *s = &c->shape;
     if (c->full)
         MABN_TRY(wide_weights(c, dweight, x, dy, scratch));
-    else if (weights_in_parts(c))
-        MABN_TRY(weights_of_parts(c, dweight, x, dy, scratch));
     else
         MABN_TRY(mabn_conv_strategy_weights(c, dweight, x, dy, scratch));
     if (dbias) mabn_column_sums(dbias, dy, c->options.y_dtype, s->n * c->oh * c->ow, s->out);

@@ -14,11 +14,10 @@ enum { FORWARD, TO_DATA, TO_WEIGHTS };
 
 /* The algorithm of a pass, chosen by shape, or with options.tune by timing. */
 enum strategy {
-    WINOGRAD, /* oneDNN's F(4×4,3×3), on blocked layouts; direct where it has none */
-    DIRECT,   /* on NHWC */
-    BLOCKED,  /* direct, on the layouts that oneDNN prefers; chosen only by timing */
+    WINOGRAD, /* our F(4×4,3×3) */
+    DIRECT,   /* oneDNN's, on NHWC */
+    BLOCKED,  /* oneDNN's, on the layouts that it prefers; chosen only by timing */
     MATRIX,   /* a matrix product: 1×1, stride 1, backward */
-    TILES,    /* our F(4×4,3×3) */
     IMPLICIT, /* our implicit GEMM */
     STRATEGIES
 };
@@ -34,7 +33,6 @@ struct pass {
     size_t bytes[TENSORS];                /* in the primitive's layout */
     size_t offset[TENSORS];               /* of the converted copy in scratch */
     struct mabn_dnnl_op run_add;          /* of a matrix product: adding to the output */
-    bool from_oihw;                       /* Winograd's packed weights are only made from OIHW */
     size_t pad_offset;                    /* of the primitive's scratchpad */
     size_t scratch;                       /* in all */
 };
@@ -46,7 +44,6 @@ struct mabn_conv {
     int64_t oh, ow;
     enum strategy strategy[3];
     struct pass pass[3];
-    struct mabn_conv *part; /* computes passes that are done in parts; NULL: none */
     struct mabn_conv *full; /* the float32 convolution that computes bfloat16; NULL: oneDNN does */
     size_t scratch;
     int holders; /* in addition to the one who made it */
@@ -65,8 +62,8 @@ static inline bool conv_is_winograd(const struct mabn_conv *c)
            s->in % 16 == 0 && s->out % 16 == 0;
 }
 
-/* oneDNN has Winograd where it has bfloat16: with AVX-512. */
-static inline bool conv_onednn_has_winograd(const struct mabn_conv *c)
+/* Where oneDNN has bfloat16. */
+static inline bool conv_has_avx512(const struct mabn_conv *c)
 {
     return mabn_device_bf16(c->device) != MABN_BF16_CONVERTED;
 }
@@ -91,18 +88,16 @@ void mabn_conv_pass_release(struct pass *p);
 /* `tensors` are in our layouts, except weights that are packed already. */
 mabn_status mabn_conv_pass_run(struct pass *p, struct mabn_conv *c, void *const tensors[TENSORS],
                                const float *bias, bool add, bool packed, void *scratch);
-/* y += the result in scratch. */
-void mabn_conv_add_beside(void *y, const void *computed, enum mabn_dtype dtype, size_t bytes);
 
 /* conv_ours.c: a pass by our Winograd or our implicit GEMM. */
-struct mabn_winograd mabn_conv_tiles_shape(const struct mabn_conv *c, bool to_data);
-void mabn_conv_tiles_init(struct pass *p, const struct mabn_conv *c, int which);
+struct mabn_winograd mabn_conv_winograd_shape(const struct mabn_conv *c, bool to_data);
+void mabn_conv_winograd_init(struct pass *p, const struct mabn_conv *c, int which);
 /* Forward or to data: weights of the layer, or packed ones. */
-void mabn_conv_tiles_run(const struct mabn_conv *c, int which, float *to, const float *from,
-                         const float *weight, const float *packed,
-                         const struct mabn_winograd_end *end, void *scratch);
-void mabn_conv_tiles_gradient(const struct mabn_conv *c, float *dweight, const float *x,
-                              const float *dy, void *scratch);
+void mabn_conv_winograd_run(const struct mabn_conv *c, int which, float *to, const float *from,
+                            const float *weight, const float *packed,
+                            const struct mabn_winograd_end *end, void *scratch);
+void mabn_conv_winograd_gradient(const struct mabn_conv *c, float *dweight, const float *x,
+                                 const float *dy, void *scratch);
 struct mabn_implicit_gemm mabn_conv_implicit_shape(const struct mabn_conv *c);
 void mabn_conv_implicit_init(struct pass *p, const struct mabn_conv *c, int which);
 /* Forward: weights of the layer, or packed ones. */
@@ -115,8 +110,7 @@ void mabn_conv_implicit_gradient(const struct mabn_conv *c, float *dweight, cons
                                  const float *dy, void *scratch);
 
 /* conv_strategy.c: the choice by shape; the primitive, or the scratch, of a pass with the strategy that is
- * set; and the passes, as those of conv.h, of a convolution without parts. */
-bool mabn_conv_winograd_pays(const struct mabn_conv *c);
+ * set; and the passes, as those of conv.h. */
 enum strategy mabn_conv_usual_strategy(const struct mabn_conv *c, int which);
 mabn_status mabn_conv_make_strategy(struct pass *p, struct mabn_conv *c, int which);
 mabn_status mabn_conv_strategy_pack(struct mabn_conv *c, void *packed, const float *weight,

@@ -3,7 +3,7 @@
 
 /* ---- our Winograd ---- */
 
-struct mabn_winograd mabn_conv_tiles_shape(const struct mabn_conv *c, bool to_data)
+struct mabn_winograd mabn_conv_winograd_shape(const struct mabn_conv *c, bool to_data)
 {
     const struct mabn_conv_shape *s = &c->shape;
     return (struct mabn_winograd){.n = s->n,
@@ -16,7 +16,7 @@ struct mabn_winograd mabn_conv_tiles_shape(const struct mabn_conv *c, bool to_da
 
 /* How many outputs are computed at a time in training. The weights in use are four times the layer's. The
  * outputs are halved while those weights take more than 5 MiB and halves are multiples of 16. */
-static int64_t tiles_part(const struct mabn_winograd *shape)
+static int64_t winograd_part(const struct mabn_winograd *shape)
 {
     struct mabn_winograd s = *shape;
     s.part = s.out;
@@ -26,11 +26,11 @@ static int64_t tiles_part(const struct mabn_winograd *shape)
 }
 
 /* Scratch: first the weights as they are used, unless they are packed; then the products' own. */
-void mabn_conv_tiles_init(struct pass *p, const struct mabn_conv *c, int which)
+void mabn_conv_winograd_init(struct pass *p, const struct mabn_conv *c, int which)
 {
-    struct mabn_winograd s = mabn_conv_tiles_shape(c, which == TO_DATA);
+    struct mabn_winograd s = mabn_conv_winograd_shape(c, which == TO_DATA);
     const bool packed = which == FORWARD && !c->options.training;
-    if (!packed) s.part = tiles_part(&s);
+    if (!packed) s.part = winograd_part(&s);
     p->bytes[WEIGHTS] = mabn_winograd_weights_bytes(&s);
     p->pad_offset = which == TO_WEIGHTS || packed ? 0 : conv_round(p->bytes[WEIGHTS]);
     p->scratch =
@@ -39,18 +39,18 @@ void mabn_conv_tiles_init(struct pass *p, const struct mabn_conv *c, int which)
 }
 
 /* Forward or to data: weights of the layer, or packed ones. */
-void mabn_conv_tiles_run(const struct mabn_conv *c, int which, float *to, const float *from,
-                         const float *weight, const float *packed,
-                         const struct mabn_winograd_end *end, void *scratch)
+void mabn_conv_winograd_run(const struct mabn_conv *c, int which, float *to, const float *from,
+                            const float *weight, const float *packed,
+                            const struct mabn_winograd_end *end, void *scratch)
 {
-    struct mabn_winograd layer = mabn_conv_tiles_shape(c, false),
-                         s = mabn_conv_tiles_shape(c, which == TO_DATA);
+    struct mabn_winograd layer = mabn_conv_winograd_shape(c, false),
+                         s = mabn_conv_winograd_shape(c, which == TO_DATA);
     char *products = (char *)scratch + c->pass[which].pad_offset;
     if (packed) {
         mabn_winograd_run(to, from, packed, &s, end, products);
         return;
     }
-    s.part = layer.part = tiles_part(&s);
+    s.part = layer.part = winograd_part(&s);
     for (; s.first < s.out; s.first += s.part) {
         layer.first = s.first;
         mabn_winograd_weights(scratch, weight, &layer, which == TO_DATA);
@@ -58,11 +58,11 @@ void mabn_conv_tiles_run(const struct mabn_conv *c, int which, float *to, const 
     }
 }
 
-void mabn_conv_tiles_gradient(const struct mabn_conv *c, float *dweight, const float *x,
-                              const float *dy, void *scratch)
+void mabn_conv_winograd_gradient(const struct mabn_conv *c, float *dweight, const float *x,
+                                 const float *dy, void *scratch)
 {
-    struct mabn_winograd s = mabn_conv_tiles_shape(c, false);
-    for (s.part = tiles_part(&s); s.first < s.out; s.first += s.part)
+    struct mabn_winograd s = mabn_conv_winograd_shape(c, false);
+    for (s.part = winograd_part(&s); s.first < s.out; s.first += s.part)
         mabn_winograd_gradient(dweight, x, dy, &s, scratch);
 }
 
@@ -84,7 +84,7 @@ struct mabn_implicit_gemm mabn_conv_implicit_shape(const struct mabn_conv *c)
                                        .threads = mabn_device_threads(c->device)};
 }
 
-/* Scratch as in tiles_init. */
+/* Scratch as with Winograd. */
 void mabn_conv_implicit_init(struct pass *p, const struct mabn_conv *c, int which)
 {
     const struct mabn_implicit_gemm s = mabn_conv_implicit_shape(c);

@@ -1,5 +1,5 @@
 /* A pass of a convolution by oneDNN: one primitive, on the layouts that it prefers. There are conversions where
- * those differ from ours, NHWC and OHWI: always for the weights, and for activations only with Winograd. */
+ * those differ from ours, NHWC and OHWI: always for the weights, and for activations only if BLOCKED. */
 #include "ops/conv_internal.h"
 #include "ops/elementwise.h"
 
@@ -46,10 +46,10 @@ static dnnl_status_t layouts_init(struct layouts *l, const struct mabn_conv *c,
     return e;
 }
 
-/* The primitive descriptor of a pass with one algorithm and element type; an error when there is none. */
+/* The primitive descriptor of a pass with one element type; an error when there is none. */
 static dnnl_status_t make_primitive_desc(dnnl_primitive_desc_t *out, const struct mabn_conv *c,
                                          int which, enum mabn_dtype dtype,
-                                         dnnl_alg_kind_t algorithm, dnnl_format_tag_t activations)
+                                         dnnl_format_tag_t activations)
 {
     const struct mabn_conv_shape *s = &c->shape;
     const struct mabn_conv_options *o = &c->options;
@@ -72,7 +72,7 @@ static dnnl_status_t make_primitive_desc(dnnl_primitive_desc_t *out, const struc
     if (!e) e = layouts_init(&forward, c, all, activations, dnnl_format_tag_any);
     struct mabn_dnnl_conv conv = {
         .pass = passes[which],
-        .algorithm = algorithm,
+        .algorithm = dnnl_convolution_direct,
         .x = l.tensor[SRC],
         .weights = l.tensor[WEIGHTS],
         .y = l.tensor[DST],
@@ -109,12 +109,10 @@ void mabn_conv_pass_release(struct pass *p)
         mabn_dnnl_op_release(&p->convert[i]);
 }
 
-/* Conversions of one tensor between our layout and the primitive's. Sets the bytes of its copy. */
+/* Conversions of one tensor between our layout and the primitive's. */
 static mabn_status convert_tensor(struct pass *p, struct mabn_conv *c, int i,
-                                  const mabn_dnnl_layout *ours, const mabn_dnnl_layout *used,
-                                  size_t *copy_bytes)
+                                  const mabn_dnnl_layout *ours, const mabn_dnnl_layout *used)
 {
-    *copy_bytes = p->bytes[i];
     if (i == p->output) {
         if (i == SRC)
             MABN_TRY(mabn_dnnl_reorder_init(&p->convert_add, c->device, used, ours, true));
@@ -122,18 +120,7 @@ static mabn_status convert_tensor(struct pass *p, struct mabn_conv *c, int i,
             MABN_TRY(mabn_dnnl_reorder_init(&p->convert_before, c->device, ours, used, false));
         return mabn_dnnl_reorder_init(&p->convert[i], c->device, used, ours, false);
     }
-    if (!mabn_dnnl_layout_is_opaque(used))
-        return mabn_dnnl_reorder_init(&p->convert[i], c->device, ours, used, false);
-    mabn_dnnl_layout *oihw = NULL;
-    mabn_status status = MABN_OK;
-    dnnl_status_t e = weights_layout(&oihw, c, dnnl_f32, dnnl_oihw);
-    if (e) status = mabn_dnnl_fail(e, "a layout of weights");
-    if (!status) status = mabn_dnnl_reorder_init(&p->convert[i], c->device, oihw, used, false);
-    /* Packed weights are stored elsewhere; scratch is needed only for reordering OHWI to OIHW. */
-    if (!status) *copy_bytes = dnnl_memory_desc_get_size(oihw);
-    p->from_oihw = true;
-    mabn_dnnl_layout_free(oihw);
-    return status;
+    return mabn_dnnl_reorder_init(&p->convert[i], c->device, ours, used, false);
 }
 
 /* Give the pass its conversions and lay out its scratch. */
@@ -142,12 +129,11 @@ static mabn_status pass_convert(struct pass *p, struct mabn_conv *c, const struc
     size_t at = 0, pad = p->run.scratch;
     for (int i = 0; i < TENSORS; i++) {
         const mabn_dnnl_layout *used = mabn_dnnl_op_layout(&p->run, i);
-        size_t copy_bytes;
         p->bytes[i] = dnnl_memory_desc_get_size(used);
         if (dnnl_memory_desc_equal(used, ours->tensor[i])) continue;
-        MABN_TRY(convert_tensor(p, c, i, ours->tensor[i], used, &copy_bytes));
+        MABN_TRY(convert_tensor(p, c, i, ours->tensor[i], used));
         p->offset[i] = at;
-        at += conv_round(copy_bytes);
+        at += conv_round(p->bytes[i]);
         if (p->convert[i].scratch > pad) pad = p->convert[i].scratch;
         if (p->convert_add.scratch > pad) pad = p->convert_add.scratch;
         if (p->convert_before.scratch > pad) pad = p->convert_before.scratch;
@@ -163,23 +149,19 @@ static mabn_status pass_convert(struct pass *p, struct mabn_conv *c, const struc
     return MABN_OK;
 }
 
-/* The first algorithm that oneDNN has. For a few shapes it has no bfloat16, or not in NHWC. */
+/* The first primitive that oneDNN has. For a few shapes it has no bfloat16, or not in NHWC. */
 static dnnl_status_t choose_primitive(dnnl_primitive_desc_t *desc, const struct mabn_conv *c,
                                       int which)
 {
-    const enum strategy strategy = c->strategy[which];
-    const dnnl_alg_kind_t winograd = dnnl_convolution_winograd, direct = dnnl_convolution_direct;
     const enum mabn_dtype dtype = c->options.dtype;
     dnnl_status_t e = dnnl_runtime_error;
-    if (strategy == BLOCKED)
-        e = make_primitive_desc(desc, c, which, dtype, direct, dnnl_format_tag_any);
-    if (strategy == WINOGRAD)
-        e = make_primitive_desc(desc, c, which, dtype, winograd, dnnl_nChw16c);
-    if (e) e = make_primitive_desc(desc, c, which, dtype, direct, dnnl_nhwc);
+    if (c->strategy[which] == BLOCKED)
+        e = make_primitive_desc(desc, c, which, dtype, dnnl_format_tag_any);
+    if (e) e = make_primitive_desc(desc, c, which, dtype, dnnl_nhwc);
     if (e && dtype != MABN_DTYPE_F32)
-        e = make_primitive_desc(desc, c, which, dtype, direct, dnnl_format_tag_any);
+        e = make_primitive_desc(desc, c, which, dtype, dnnl_format_tag_any);
     if (e && dtype != MABN_DTYPE_F32)
-        e = make_primitive_desc(desc, c, which, MABN_DTYPE_F32, direct, dnnl_nhwc);
+        e = make_primitive_desc(desc, c, which, MABN_DTYPE_F32, dnnl_nhwc);
     return e;
 }
 
@@ -286,7 +268,7 @@ mabn_status mabn_conv_pass_init(struct pass *p, struct mabn_conv *c, int which)
 }
 
 /* y += the result in scratch. */
-void mabn_conv_add_beside(void *y, const void *computed, enum mabn_dtype dtype, size_t bytes)
+static void add_beside(void *y, const void *computed, enum mabn_dtype dtype, size_t bytes)
 {
     const int64_t count = (int64_t)(bytes / mabn_dtype_size(dtype));
     if (dtype == MABN_DTYPE_BF16)
@@ -320,6 +302,6 @@ mabn_status mabn_conv_pass_run(struct pass *p, struct mabn_conv *c, void *const 
     if (converted)
         return mabn_dnnl_op_run(add ? &p->convert_add : &p->convert[o], c->device,
                                 (void *[]){buffers[o], tensors[o]}, pad);
-    if (add) mabn_conv_add_beside(tensors[o], buffers[o], c->options.x_dtype, p->bytes[o]);
+    if (add) add_beside(tensors[o], buffers[o], c->options.x_dtype, p->bytes[o]);
     return MABN_OK;
 }

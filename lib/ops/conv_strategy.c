@@ -1,37 +1,27 @@
 /* The algorithm of each pass of a convolution, and a pass by its algorithm.
  *
- * The choices, by shape alone, come from measurements on two AVX-512 cores at batch 8 (ms, best of 8).
+ * The choices, by shape alone, come from measurements at batch 8 on two cores (ms, the best of many).
  *
- * 3×3, stride 1: Winograd F(4×4,3×3) in place of direct halves the time, and more than pays for
- * converting x and y to its blocked layout and back:
+ * 3×3, stride 1: Winograd F(4×4,3×3), ours (winograd.h), against oneDNN's direct in its best layout:
  *
- *                                   forward    to data    to weights
- *     64 channels, 56×56            8.8→4.1    9.2→4.2    10.1→4.9
- *     128 channels, 28×28           8.8→4.0    9.1→3.9     9.7→5.1
- *     256 channels, 14×14           8.4→4.8    8.3→4.9     9.8→6.0
- *     512 channels, 7×7             7.9→7.2    7.8→7.2    15.9→10.2
- *     64 channels, 7×7, batch 64    2.0→1.5    2.3→1.4     2.3→1.6     one core
- *     32 channels, 14×14, batch 32  1.1→0.9    1.1→1.0     1.1→0.9     one core
+ *                              with AVX-512 (AMD Zen 4)         with AVX2 (Zen 3)
+ *                           forward   to data    to weights   forward   to data and weights
+ *     64 channels, 56×56    8.1→3.9   8.3→4.1     9.1→4.1      17→5.9        43→15
+ *     128 channels, 28×28   7.8→3.0   8.0→3.0     8.7→3.1      23→4.9        43→12
+ *     256 channels, 14×14   7.7→4.5   7.6→4.2     8.2→4.1      17→8.4        47→19
+ *     512 channels, 7×7     7.8→6.7   7.6→6.4     8.2→5.5      21→14         47→31
  *
- * 16 channels: no gain; 512 channels, 2×2: twice as slow. So Winograd is used from 32 channels and 4×4
- * on. Its workspace grows with the picture, so large pictures are cut into parts.
+ * oneDNN's own Winograd needs AVX-512 and a workspace that holds all tiles. It is slower (forward 4.5, 3.9, 4.8
+ * and 7.0; only with 512 channels on larger pictures it is faster: 10.4 for 13.2 at 25×34). Winograd begins at 32 channels and 4×4. In training it takes 16 tiles, to be worth transforming
+ * the weights (one image of 7×7, 512 channels, direct→Winograd: 1.8→3.8 forward, 1.5→3.6 to data).
  *
  * 1×1, stride 1, to weights: direct on NHWC reaches 100 to 160 GFLOP/s, a matrix product 150 to 200
  * (64→256 at 56×56: 8.2→5.5; 256→128: 17.0→8.7). To data both are equally fast, and the product can
  * add to dx, which saves the pass that adds a block's two gradients.
  *
- * oneDNN has Winograd only with AVX-512. Elsewhere ours is used (winograd.h), for the same shapes (ms,
- * two cores with AVX2, batch 8, against oneDNN's direct in its best layout):
- *
- *                                   forward    to data and weights
- *     64 channels, 56×56           16.8→5.9      43→15
- *     128 channels, 28×28          22.7→4.9      43→12
- *     256 channels, 14×14          16.5→8.4      47→19
- *     512 channels, 7×7            20.6→14       47→31
- *
- * There our implicit GEMM (implicit_gemm.h) is used too: for 3×3 of stride 2 in place of direct, and to
- * weights for 1×1, where oneDNN's product of a transposed matrix is slow (ms, likewise, the better of two
- * runs in turns):
+ * Without AVX-512 our implicit GEMM (implicit_gemm.h) is used too: for 3×3 of stride 2 in place of direct, and
+ * to weights for 1×1, where oneDNN's product of a transposed matrix is slow (ms, Zen 3, the better of two runs
+ * in turns). With AVX-512 oneDNN's are faster.
  *
  *                                   forward    to data    to weights
  *     3×3, 128 channels, 56×56      24→12      15→14        28→18
@@ -62,10 +52,11 @@
 
 /* ---- choosing by shape ---- */
 
-bool mabn_conv_winograd_pays(const struct mabn_conv *c)
+static bool winograd_pays(const struct mabn_conv *c)
 {
     const struct mabn_conv_shape *s = &c->shape;
     if (!conv_is_winograd(c)) return false;
+    if (c->options.training && s->n * ((s->h + 3) / 4) * ((s->w + 3) / 4) < 16) return false;
     /* Packed weights are four times as large: at 512×512 that is 28 MB for 3 ms. */
     if (!c->options.training && s->in * s->out > 256 * 256) return false;
     return s->in >= 32 && s->out >= 32 && s->h >= 4 && s->w >= 4 && !c->options.exact;
@@ -74,12 +65,11 @@ bool mabn_conv_winograd_pays(const struct mabn_conv *c)
 static bool implicit_pays(const struct mabn_conv *c, int which)
 {
     const struct mabn_conv_shape *s = &c->shape;
-    if (conv_onednn_has_winograd(c) || !conv_is_implicit(c))
-        return false; /* not measured with AVX-512 */
+    if (conv_has_avx512(c) || !conv_is_implicit(c)) return false;
     if (s->in < 64 || s->out < 64) return false;
     if (which == TO_WEIGHTS && conv_is_product(c)) return s->in * s->out > 128 * 128;
     if (which == TO_WEIGHTS) return s->stride > 1;
-    if (!c->options.training && conv_is_winograd(c) && !mabn_conv_winograd_pays(c)) return true;
+    if (!c->options.training && conv_is_winograd(c) && !winograd_pays(c)) return true;
     return s->kernel > 1 && s->stride > 1;
 }
 
@@ -87,15 +77,14 @@ enum strategy mabn_conv_usual_strategy(const struct mabn_conv *c, int which)
 {
     if (implicit_pays(c, which)) return IMPLICIT;
     if (which != FORWARD && conv_is_product(c)) return MATRIX;
-    if (!mabn_conv_winograd_pays(c)) return DIRECT;
-    return conv_onednn_has_winograd(c) ? WINOGRAD : TILES;
+    return winograd_pays(c) ? WINOGRAD : DIRECT;
 }
 
 /* A float32 matrix product needs no primitive: ops/linear.h. */
 mabn_status mabn_conv_make_strategy(struct pass *p, struct mabn_conv *c, int which)
 {
-    if (c->strategy[which] == TILES) {
-        mabn_conv_tiles_init(p, c, which);
+    if (c->strategy[which] == WINOGRAD) {
+        mabn_conv_winograd_init(p, c, which);
         return MABN_OK;
     }
     if (c->strategy[which] == IMPLICIT) {
@@ -112,9 +101,8 @@ mabn_status mabn_conv_strategy_pack(struct mabn_conv *c, void *packed, const flo
                                     void *scratch)
 {
     struct pass *p = &c->pass[FORWARD];
-    const struct mabn_conv_shape *s = &c->shape;
-    if (c->strategy[FORWARD] == TILES) {
-        const struct mabn_winograd tiles = mabn_conv_tiles_shape(c, false);
+    if (c->strategy[FORWARD] == WINOGRAD) {
+        const struct mabn_winograd tiles = mabn_conv_winograd_shape(c, false);
         mabn_winograd_weights(packed, weight, &tiles, false);
         return MABN_OK;
     }
@@ -122,12 +110,6 @@ mabn_status mabn_conv_strategy_pack(struct mabn_conv *c, void *packed, const flo
         const struct mabn_implicit_gemm shape = mabn_conv_implicit_shape(c);
         mabn_implicit_gemm_weights(packed, weight, &shape, false);
         return MABN_OK;
-    }
-    if (p->from_oihw) {
-        float *oihw = (float *)((char *)scratch + p->offset[WEIGHTS]);
-        mabn_weights_to_file(oihw, weight, (size_t)s->out, (size_t)s->in,
-                             (size_t)(s->kernel * s->kernel));
-        weight = oihw;
     }
     if (p->convert[WEIGHTS].primitive)
         return mabn_dnnl_op_run(&p->convert[WEIGHTS], c->device, (void *[]){(void *)weight, packed},
@@ -139,9 +121,9 @@ mabn_status mabn_conv_strategy_pack(struct mabn_conv *c, void *packed, const flo
 mabn_status mabn_conv_strategy_infer(struct mabn_conv *c, void *y, const void *x,
                                      const void *packed, const float *bias, void *scratch)
 {
-    if (c->strategy[FORWARD] == TILES) {
+    if (c->strategy[FORWARD] == WINOGRAD) {
         const struct mabn_winograd_end end = {bias, c->options.add, c->options.relu};
-        mabn_conv_tiles_run(c, FORWARD, y, x, NULL, packed, &end, scratch);
+        mabn_conv_winograd_run(c, FORWARD, y, x, NULL, packed, &end, scratch);
         return MABN_OK;
     }
     if (c->strategy[FORWARD] == IMPLICIT) {
@@ -156,9 +138,9 @@ mabn_status mabn_conv_strategy_infer(struct mabn_conv *c, void *y, const void *x
 mabn_status mabn_conv_strategy_forward(struct mabn_conv *c, void *y, const void *x,
                                        const float *weight, const float *bias, void *scratch)
 {
-    if (c->strategy[FORWARD] == TILES) {
-        mabn_conv_tiles_run(c, FORWARD, y, x, weight, NULL,
-                            &(struct mabn_winograd_end){.bias = bias}, scratch);
+    if (c->strategy[FORWARD] == WINOGRAD) {
+        mabn_conv_winograd_run(c, FORWARD, y, x, weight, NULL,
+                               &(struct mabn_winograd_end){.bias = bias}, scratch);
         return MABN_OK;
     }
     if (c->strategy[FORWARD] == IMPLICIT) {
@@ -176,9 +158,9 @@ mabn_status mabn_conv_strategy_data(struct mabn_conv *c, void *dx, const void *d
     const struct mabn_conv_shape *s = &c->shape;
     if (c->strategy[TO_DATA] == MATRIX && c->options.dtype == MABN_DTYPE_F32)
         return mabn_linear_backward_data(dx, dy, weight, s->n * s->h * s->w, s->in, s->out, add);
-    if (c->strategy[TO_DATA] == TILES) {
-        mabn_conv_tiles_run(c, TO_DATA, dx, dy, weight, NULL,
-                            &(struct mabn_winograd_end){.add = add}, scratch);
+    if (c->strategy[TO_DATA] == WINOGRAD) {
+        mabn_conv_winograd_run(c, TO_DATA, dx, dy, weight, NULL,
+                               &(struct mabn_winograd_end){.add = add}, scratch);
         return MABN_OK;
     }
     if (c->strategy[TO_DATA] == IMPLICIT) {
@@ -197,8 +179,8 @@ mabn_status mabn_conv_strategy_weights(struct mabn_conv *c, float *dweight, cons
     case IMPLICIT:
         mabn_conv_implicit_gradient(c, dweight, x, dy, scratch);
         return MABN_OK;
-    case TILES:
-        mabn_conv_tiles_gradient(c, dweight, x, dy, scratch);
+    case WINOGRAD:
+        mabn_conv_winograd_gradient(c, dweight, x, dy, scratch);
         return MABN_OK;
     case MATRIX:
         if (c->options.dtype == MABN_DTYPE_F32)

@@ -8,13 +8,9 @@
 #include "device/tune.h"
 #include "ops/conv_internal.h"
 
-static const struct mabn_word strategies[] = {{WINOGRAD, "winograd"},
-                                              {DIRECT, "direct"},
-                                              {BLOCKED, "blocked"},
-                                              {MATRIX, "matrix"},
-                                              {TILES, "tiles"},
-                                              {IMPLICIT, "implicit"},
-                                              {0, NULL}};
+static const struct mabn_word strategies[] = {{WINOGRAD, "winograd"}, {DIRECT, "direct"},
+                                              {BLOCKED, "blocked"},   {MATRIX, "matrix"},
+                                              {IMPLICIT, "implicit"}, {0, NULL}};
 
 struct trial {
     void *x, *y;
@@ -84,7 +80,7 @@ static bool is_candidate(const struct mabn_conv *c, int which, enum strategy str
 {
     if (strategy == MATRIX) return which != FORWARD && conv_is_product(c);
     if (strategy == IMPLICIT) return conv_is_implicit(c);
-    return strategy == WINOGRAD || strategy == TILES ? conv_is_winograd(c) : true;
+    return strategy == WINOGRAD ? conv_is_winograd(c) : true;
 }
 
 /* The fastest. The default is kept unless another is more than 5 % faster, which is more than
@@ -97,7 +93,6 @@ static mabn_status time_strategies(enum strategy *best, const struct mabn_conv *
     mabn_status status = trial_init(&t, c);
     for (int w = 0; w < STRATEGIES && !status; w++) {
         seconds[w] = INFINITY;
-        if (w == WINOGRAD && !conv_onednn_has_winograd(c)) continue;
         if (is_candidate(c, which, (enum strategy)w))
             status = time_strategy(&seconds[w], c, which, (enum strategy)w, &t);
     }

@@ -21,7 +21,7 @@
 
 enum {
     PLACES = 36,
-    CHUNK = 48,            /* tiles of a thread */
+    CHUNK = 24,            /* tiles of a thread */
     GROUP_FLOATS = 1 << 19 /* of x and of dy in a gradient's group of tiles, about */
 };
 

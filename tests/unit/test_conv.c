@@ -10,7 +10,6 @@
 #include "tap.h"
 
 static struct mabn_device *device;
-static size_t part_bytes; /* of the layers made from now on */
 
 struct layer {
     struct mabn_conv_shape s;
@@ -82,7 +81,7 @@ static void check_training(const struct layer *l, const double *y, const double 
                            const double *dw, const char *name, bool bias, double tolerance)
 {
     struct mabn_conv *conv;
-    struct mabn_conv_options options = {.training = true, .bias = bias, .part_bytes = part_bytes};
+    struct mabn_conv_options options = {.training = true, .bias = bias};
     tap_status(mabn_conv_new(&conv, device, &l->s, &options), "%s: prepare", name);
     if (!conv) return;
     void *scratch;
@@ -122,8 +121,7 @@ static void check_inference(const struct layer *l, const double *y, const char *
                             double tolerance)
 {
     struct mabn_conv *conv;
-    struct mabn_conv_options options = {
-        .bias = true, .add = add, .relu = true, .part_bytes = part_bytes};
+    struct mabn_conv_options options = {.bias = true, .add = add, .relu = true};
     tap_status(mabn_conv_new(&conv, device, &l->s, &options), "%s: prepare inference", name);
     if (!conv) return;
     void *scratch, *packed;
@@ -159,40 +157,6 @@ static void check_shape(struct mabn_conv_shape s, const char *name, double toler
     free(dx);
     free(dw);
     layer_release(&l);
-}
-
-static size_t scratch_bytes(const struct mabn_conv_shape *s, bool training)
-{
-    struct mabn_conv *conv;
-    struct mabn_conv_options options = {.training = training, .part_bytes = part_bytes};
-    tap_status(mabn_conv_new(&conv, device, s, &options), "%s",
-               training ? "training" : "inference");
-    size_t bytes = conv ? mabn_conv_scratch_bytes(conv) : 0;
-    mabn_conv_free(conv);
-    return bytes;
-}
-
-/* Where oneDNN has Winograd on this processor: split by images, a prime number of them, and by
- * strips that do not divide evenly. */
-static void check_parts(void)
-{
-    static const struct {
-        struct mabn_conv_shape s;
-        const char *name;
-    } shapes[] = {{{4, 8, 8, 32, 32, 3, 1, 1}, "pairs of images"},
-                  {{3, 8, 8, 32, 32, 3, 1, 1}, "three images, one by one"},
-                  {{1, 31, 12, 32, 48, 3, 1, 1}, "strips"},
-                  {{2, 21, 12, 48, 32, 3, 1, 1}, "images in strips"}};
-    for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++) {
-        part_bytes = 0;
-        const size_t direct = scratch_bytes(&shapes[k].s, true);
-        const size_t whole = scratch_bytes(&shapes[k].s, false);
-        part_bytes = whole / (size_t)(shapes[k].s.n == 4 ? 2 : 3 * shapes[k].s.n) + 1;
-        tap_ok(whole <= direct || scratch_bytes(&shapes[k].s, false) < whole,
-               "in parts: %s take less scratch", shapes[k].name);
-        check_shape(shapes[k].s, shapes[k].name, 3e-5);
-    }
-    part_bytes = 0;
 }
 
 static void check_linear(void)
@@ -314,7 +278,6 @@ static void test_tune(void)
     check_way("direct", small, path);
     check_way("blocked", small, path);
     check_way("winograd", small, path);
-    check_way("tiles", small, path);
     check_way("implicit", small, path);
     check_way("implicit", strided, path);
     check_way("direct", one, path);
@@ -357,7 +320,6 @@ int main(void)
     tap_fails(mabn_conv_new(&conv, device, &(struct mabn_conv_shape){1, 2, 2, 4, 4, 7, 1, 0},
                             &(struct mabn_conv_options){.training = true}),
               MABN_ERR_ARG, "does not fit", "a kernel larger than its input");
-    check_parts();
     check_linear();
     test_tune();
     mabn_device_free(device);
