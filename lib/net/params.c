@@ -8,6 +8,7 @@
 
 #include "base/mem.h"
 #include "base/pages.h"
+#include "ops/centralize.h"
 #include "ops/elementwise.h"
 #include "ops/init.h"
 #include "ops/sgd.h"
@@ -27,14 +28,20 @@ static mabn_status cpu_update(struct mabn_params *params, const struct mabn_para
     return MABN_OK;
 }
 
+/* Of the gradients as the update uses them: filters of centralized weights without their means. */
 static double cpu_gradient_norm(const struct mabn_params *params)
 {
     double sum = 0;
     for (int i = 0; i < params->count; i++) {
+        const struct parameter *p = &params->list[i];
         const float *g = params_gradient(params, i);
+        const int64_t filters = p->centralize ? p->out : 1, row = (int64_t)p->count / filters;
         double part = 0;
-        for (size_t k = 0; g && k < params->list[i].count; k++)
-            part += (double)g[k] * g[k];
+        for (int64_t f = 0; g && f < filters; f++, g += row) {
+            const double mean = p->centralize ? mabn_filter_mean(g, row) : 0;
+            for (int64_t k = 0; k < row; k++)
+                part += (g[k] - mean) * (g[k] - mean);
+        }
         sum += part;
     }
     return sqrt(sum);
@@ -45,11 +52,8 @@ static void cpu_release(struct mabn_params *params)
     (void)params;
 }
 
-static const struct params_backend on_cpu = {.host = true,
-                                             .centralized = true,
-                                             .update = cpu_update,
-                                             .gradient_norm = cpu_gradient_norm,
-                                             .release = cpu_release};
+static const struct params_backend on_cpu = {
+    .host = true, .update = cpu_update, .gradient_norm = cpu_gradient_norm, .release = cpu_release};
 
 /* ---- making ---- */
 
@@ -226,6 +230,7 @@ static void list_sgd(struct mabn_params *params)
             .buffer = (float *)params->momentum.base + p->offset,
             .grad = params_gradient(params, i),
             .count = (int64_t)p->count,
+            .filters = p->centralize ? p->out : 0,
             .lr_factor = p->rate,
         };
     }

@@ -134,7 +134,8 @@ MABN_MUST_USE mabn_status mabn_params_initialize(struct mabn_params *params, uin
 
 struct mabn_device *mabn_params_device(const struct mabn_params *params);
 /* The arenas, for all-reduce, checks and counting: *count floats on the device. Parameters begin at
- * multiples of 64 bytes, with zeros between. Asking for the values counts as changing them. */
+ * multiples of 64 bytes, with zeros between. Asking for the values counts as changing them. Gradients of
+ * centralized weights still contain their filters' means, which the update subtracts. */
 float *mabn_params_values(struct mabn_params *params, size_t *count);
 float *mabn_params_gradients(struct mabn_params *params, size_t *count); /* NULL without training */
 size_t mabn_params_bytes(const struct mabn_params *params);              /* of all arenas */

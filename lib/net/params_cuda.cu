@@ -170,5 +170,4 @@ static double gradient_norm(const struct mabn_params *params)
     return status ? NAN : inverse * sqrt(sum);
 }
 
-extern "C" const struct params_backend mabn_params_on_gpu = {false, false, update, gradient_norm,
-                                                             release};
+extern "C" const struct params_backend mabn_params_on_gpu = {false, update, gradient_norm, release};

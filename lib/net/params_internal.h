@@ -75,8 +75,7 @@ struct mabn_params {
 
 /* Where a store is. Functions are as mabn_params_<name>. */
 struct params_backend {
-    bool host;        /* its memory is the host's */
-    bool centralized; /* backward subtracts the filters' means of gradients; else the update */
+    bool host; /* its memory is the host's */
     mabn_status (*update)(struct mabn_params *params, const struct mabn_params_sgd *sgd);
     /* NaN where the gradients cannot be fetched. */
     double (*gradient_norm)(const struct mabn_params *params);

@@ -122,8 +122,7 @@ mabn_status mabn_params_get(const struct mabn_params *params, int index, void *v
     if (!p || p->area < 1) return mabn_device_get(params->device, values, data, bytes);
     float *memory = mabn_xmalloc(bytes);
     mabn_status status = mabn_device_get(params->device, memory, data, bytes);
-    if (!params->backend->centralized && p->centralize &&
-        params->tensors[index].role == MABN_PARAMS_GRADIENT)
+    if (p->centralize && params->tensors[index].role == MABN_PARAMS_GRADIENT)
         mabn_centralize_backward(memory, memory, p->out, p->in * p->area);
     if (!status)
         mabn_weights_to_file(values, memory, (size_t)p->out, (size_t)p->in, (size_t)p->area);

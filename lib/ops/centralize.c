@@ -14,7 +14,7 @@ static inline __attribute__((always_inline)) double mean_of(const float *filter,
            (double)count;
 }
 
-double mabn_filter_mean(const float *filter, int64_t count)
+MABN_CLONES double mabn_filter_mean(const float *filter, int64_t count)
 {
     return mean_of(filter, count);
 }

@@ -2,8 +2,8 @@
  * values of one output channel (in/groups × kh × kw, in any order), so OHWI and OIHW both do.
  *
  * The raw weight is stored and decayed; the convolution uses the centralized one. The raw weight's
- * gradient is the centralized weight's gradient minus its own mean. (The optimizer can subtract it:
- * ops/sgd.h.) */
+ * gradient is the centralized weight's gradient minus its own mean, which the optimizer subtracts
+ * (ops/sgd.h). */
 #ifndef MABN_OPS_CENTRALIZE_H
 #define MABN_OPS_CENTRALIZE_H
 

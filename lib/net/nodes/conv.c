@@ -267,8 +267,6 @@ static mabn_status backward_weights(struct mabn_net *net, const struct node *nod
     const struct net_gradients to = mabn_net_gradients_begin(net, node, s->weights);
     if (!to.weight) return MABN_OK;
     MABN_TRY(mabn_conv_backward_weights(now->op, to.weight, to.bias, input, dy, s->ops));
-    if (node->conv.centralize)
-        mabn_centralize_backward(to.weight, to.weight, node->c, filter_size(net, node));
     mabn_net_gradients_end(net, node, &to);
     return MABN_OK;
 }
