@@ -281,12 +281,13 @@ static void check_inference(const char *arch, const char *norm)
         const double error = logits_apart(nets[1], nets[0]);
         tap_ok(error > 0 && error < 0.02, "%s, %s%s: logits are %.2g apart", arch, norm,
                apart ? ", not folded" : "", error);
-        /* Input pictures are float32 in both; so are weights where bfloat16 is converted. The packed
-         * weights of both lie in one store, so the second network's are the difference. */
+        /* Input pictures are float32 in both; so are weights where bfloat16 is converted. Elsewhere they
+         * are half, or an eighth of weights that Winograd transforms. The packed weights of both lie in
+         * one store, so the second network's are the difference. */
         const double most = mabn_device_bf16(device) == MABN_BF16_CONVERTED ? 1.01 : 0.6;
         const double activations = (double)memory[1].activations / (double)memory[0].activations;
         const double weights = (double)memory[1].parameters / (double)memory[0].parameters - 1;
-        tap_ok(activations < 0.7 && weights > 0.3 && weights < most,
+        tap_ok(activations < 0.7 && weights > 0.1 && weights < most,
                "bfloat16: %.2f of the memory for activations, %.2f for weights", activations,
                weights);
         for (int half = 0; half < 2; half++)
