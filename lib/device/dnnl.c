@@ -36,6 +36,51 @@ void mabn_dnnl_layout_free(mabn_dnnl_layout *layout)
 #endif
 }
 
+static void copy_dims(int64_t *to, const int64_t *from, int count)
+{
+    for (int i = 0; i < count; i++)
+        to[i] = from[i];
+}
+
+bool mabn_dnnl_layout_blocking(struct mabn_dnnl_blocking *out, const mabn_dnnl_layout *layout)
+{
+    const int most = sizeof out->dims / sizeof *out->dims;
+#if DNNL_VERSION_MAJOR >= 3
+    dnnl_format_kind_t kind = dnnl_format_kind_undef;
+    const dnnl_dims_t *dims, *padded, *strides, *blocks, *axes;
+    if (dnnl_memory_desc_query(layout, dnnl_query_format_kind, &kind) || kind != dnnl_blocked ||
+        dnnl_memory_desc_query(layout, dnnl_query_data_type, &out->type) ||
+        dnnl_memory_desc_query(layout, dnnl_query_ndims_s32, &out->ndims) ||
+        dnnl_memory_desc_query(layout, dnnl_query_inner_nblks_s32, &out->blocks) ||
+        dnnl_memory_desc_query(layout, dnnl_query_dims, (void *)&dims) ||
+        dnnl_memory_desc_query(layout, dnnl_query_padded_dims, (void *)&padded) ||
+        dnnl_memory_desc_query(layout, dnnl_query_strides, (void *)&strides) ||
+        dnnl_memory_desc_query(layout, dnnl_query_inner_blks, (void *)&blocks) ||
+        dnnl_memory_desc_query(layout, dnnl_query_inner_idxs, (void *)&axes) || out->ndims > most ||
+        out->blocks > most)
+        return false;
+    copy_dims(out->dims, *dims, out->ndims);
+    copy_dims(out->padded, *padded, out->ndims);
+    copy_dims(out->strides, *strides, out->ndims);
+    copy_dims(out->block, *blocks, out->blocks);
+    copy_dims(out->axis, *axes, out->blocks);
+#else
+    const dnnl_blocking_desc_t *b = &layout->format_desc.blocking;
+    if (layout->format_kind != dnnl_blocked || layout->extra.flags || layout->ndims > most ||
+        b->inner_nblks > most)
+        return false;
+    out->type = layout->data_type;
+    out->ndims = layout->ndims;
+    out->blocks = b->inner_nblks;
+    copy_dims(out->dims, layout->dims, out->ndims);
+    copy_dims(out->padded, layout->padded_dims, out->ndims);
+    copy_dims(out->strides, b->strides, out->ndims);
+    copy_dims(out->block, b->inner_blks, out->blocks);
+    copy_dims(out->axis, b->inner_idxs, out->blocks);
+#endif
+    return true;
+}
+
 static int64_t channels_of(const mabn_dnnl_layout *layout)
 {
 #if DNNL_VERSION_MAJOR >= 3

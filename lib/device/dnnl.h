@@ -43,6 +43,17 @@ MABN_MUST_USE dnnl_status_t mabn_dnnl_layout_new(mabn_dnnl_layout **layout, int 
                                                  dnnl_format_tag_t order);
 void mabn_dnnl_layout_free(mabn_dnnl_layout *layout); /* NULL is fine */
 
+/* A blocked layout: along some axes values are cut into blocks, which lie inside each other; `block` and `axis`
+ * from the outer to the inner one. `strides`, in values, are from one block to the next. */
+struct mabn_dnnl_blocking {
+    dnnl_data_type_t type;
+    int ndims, blocks;
+    int64_t dims[4], padded[4], strides[4]; /* padded: in whole blocks */
+    int64_t block[4], axis[4];
+};
+/* False if it is of another kind, or has more than four axes or blocks. */
+bool mabn_dnnl_layout_blocking(struct mabn_dnnl_blocking *out, const mabn_dnnl_layout *layout);
+
 /* ---- operations ---- */
 
 enum { MABN_DNNL_MAX_ARGS = 5 };

@@ -5,6 +5,7 @@
 #include "device/dnnl.h"
 #include "ops/conv.h"
 #include "ops/implicit_gemm.h"
+#include "ops/weight_blocks.h"
 #include "ops/winograd.h"
 
 MABN_BEGIN_DECLS
@@ -27,14 +28,16 @@ struct pass {
     int output;
     struct mabn_dnnl_op run;
     struct mabn_dnnl_op convert[TENSORS]; /* to the primitive's layout; for the output, from it */
-    struct mabn_dnnl_op convert_add;      /* for the output, adding */
-    struct mabn_dnnl_op convert_before;   /* for what the output is added to: to the primitive's
+    bool in_blocks;                       /* the weights are converted by `blocks` instead */
+    struct mabn_weight_blocks blocks;
+    struct mabn_dnnl_op convert_add;    /* for the output, adding */
+    struct mabn_dnnl_op convert_before; /* for what the output is added to: to the primitive's
                                            * layout */
-    size_t bytes[TENSORS];                /* in the primitive's layout */
-    size_t offset[TENSORS];               /* of the converted copy in scratch */
-    struct mabn_dnnl_op run_add;          /* of a matrix product: adding to the output */
-    size_t pad_offset;                    /* of the primitive's scratchpad */
-    size_t scratch;                       /* in all */
+    size_t bytes[TENSORS];              /* in the primitive's layout */
+    size_t offset[TENSORS];             /* of the converted copy in scratch */
+    struct mabn_dnnl_op run_add;        /* of a matrix product: adding to the output */
+    size_t pad_offset;                  /* of the primitive's scratchpad */
+    size_t scratch;                     /* in all */
 };
 
 struct mabn_conv {
@@ -85,6 +88,9 @@ static inline bool conv_is_implicit(const struct mabn_conv *c)
 mabn_status mabn_conv_pass_init(struct pass *p, struct mabn_conv *c, int which);
 mabn_status mabn_conv_pass_product(struct pass *p, struct mabn_conv *c, int which);
 void mabn_conv_pass_release(struct pass *p);
+/* The weights as the pass reads them. */
+mabn_status mabn_conv_pass_pack(struct pass *p, struct mabn_conv *c, void *packed,
+                                const float *weight, void *scratch);
 /* `tensors` are in our layouts, except weights that are packed already. */
 mabn_status mabn_conv_pass_run(struct pass *p, struct mabn_conv *c, void *const tensors[TENSORS],
                                const float *bias, bool add, bool packed, void *scratch);

@@ -1,5 +1,7 @@
 /* A pass of a convolution by oneDNN: one primitive, on the layouts that it prefers. There are conversions where
  * those differ from ours, NHWC and OHWI: always for the weights, and for activations only if BLOCKED. */
+#include <string.h>
+
 #include "ops/conv_internal.h"
 #include "ops/elementwise.h"
 
@@ -120,7 +122,22 @@ static mabn_status convert_tensor(struct pass *p, struct mabn_conv *c, int i,
             MABN_TRY(mabn_dnnl_reorder_init(&p->convert_before, c->device, ours, used, false));
         return mabn_dnnl_reorder_init(&p->convert[i], c->device, used, ours, false);
     }
+    if (i == WEIGHTS && (p->in_blocks = mabn_weight_blocks_of(&p->blocks, used))) return MABN_OK;
     return mabn_dnnl_reorder_init(&p->convert[i], c->device, ours, used, false);
+}
+
+mabn_status mabn_conv_pass_pack(struct pass *p, struct mabn_conv *c, void *packed,
+                                const float *weight, void *scratch)
+{
+    if (p->in_blocks) {
+        mabn_weight_blocks_fill(packed, weight, c->shape.out, c->shape.in, &p->blocks);
+        return MABN_OK;
+    }
+    if (p->convert[WEIGHTS].primitive)
+        return mabn_dnnl_op_run(&p->convert[WEIGHTS], c->device, (void *[]){(void *)weight, packed},
+                                (char *)scratch + p->pad_offset);
+    memcpy(packed, weight, p->bytes[WEIGHTS]);
+    return MABN_OK;
 }
 
 /* Give the pass its conversions and lay out its scratch. */
@@ -285,11 +302,15 @@ mabn_status mabn_conv_pass_run(struct pass *p, struct mabn_conv *c, void *const 
     void *pad = base + p->pad_offset;
     void *buffers[4] = {tensors[0], tensors[1], tensors[2], (void *)bias};
     for (int i = 0; i < TENSORS; i++) {
-        if (!p->convert[i].primitive || (i == WEIGHTS && packed)) continue;
+        const bool converts = p->convert[i].primitive || (i == WEIGHTS && p->in_blocks);
+        if (!converts || (i == WEIGHTS && packed)) continue;
         buffers[i] = base + p->offset[i];
         if (i == p->output) continue;
-        MABN_TRY(
-            mabn_dnnl_op_run(&p->convert[i], c->device, (void *[]){tensors[i], buffers[i]}, pad));
+        if (i == WEIGHTS)
+            MABN_TRY(mabn_conv_pass_pack(p, c, buffers[i], tensors[i], scratch));
+        else
+            MABN_TRY(mabn_dnnl_op_run(&p->convert[i], c->device, (void *[]){tensors[i], buffers[i]},
+                                      pad));
     }
     int o = p->output;
     bool converted = p->convert[o].primitive != NULL;

@@ -45,8 +45,6 @@
  * choose: 1 to 2 TFLOP/s a core forward. 1×1, stride 1, backward is oneDNN's matrix product: to
  * weights 2 to 10 times as fast as its convolution (512→2048 at 7×7: 10.3→1.7 ms on one core), to
  * data up to twice as fast. */
-#include <string.h>
-
 #include "ops/conv_internal.h"
 #include "ops/linear.h"
 
@@ -100,7 +98,6 @@ mabn_status mabn_conv_make_strategy(struct pass *p, struct mabn_conv *c, int whi
 mabn_status mabn_conv_strategy_pack(struct mabn_conv *c, void *packed, const float *weight,
                                     void *scratch)
 {
-    struct pass *p = &c->pass[FORWARD];
     if (c->strategy[FORWARD] == WINOGRAD) {
         const struct mabn_winograd tiles = mabn_conv_winograd_shape(c, false);
         mabn_winograd_weights(packed, weight, &tiles, false);
@@ -111,11 +108,7 @@ mabn_status mabn_conv_strategy_pack(struct mabn_conv *c, void *packed, const flo
         mabn_implicit_gemm_weights(packed, weight, &shape, false);
         return MABN_OK;
     }
-    if (p->convert[WEIGHTS].primitive)
-        return mabn_dnnl_op_run(&p->convert[WEIGHTS], c->device, (void *[]){(void *)weight, packed},
-                                (char *)scratch + p->pad_offset);
-    memcpy(packed, weight, p->bytes[WEIGHTS]);
-    return MABN_OK;
+    return mabn_conv_pass_pack(&c->pass[FORWARD], c, packed, weight, scratch);
 }
 
 mabn_status mabn_conv_strategy_infer(struct mabn_conv *c, void *y, const void *x,
