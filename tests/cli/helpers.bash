@@ -36,7 +36,11 @@ teardown() {
 
 # Real data is optional: skip, and say so.
 need_shared() { [ -n "${MABN_SHARED:-}" ] || skip "MABN_SHARED is not set"; }
-need_python() { $PYTHON -c "import ${1:-h5py}" 2>/dev/null || skip "python3-${1:-h5py} is not installed"; }
+# Looks for the module only: to import PyTorch takes more than a second.
+need_python() {
+    $PYTHON -c 'import sys, importlib.util as u; sys.exit(u.find_spec(sys.argv[1]) is None)' "${1:-h5py}" ||
+        skip "python3-${1:-h5py} is not installed"
+}
 
 # Only where there is no GPU to be used; $why is then what tools say of it.
 no_gpu() {
