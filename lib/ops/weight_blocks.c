@@ -47,6 +47,11 @@ bool mabn_weight_blocks_of(struct mabn_weight_blocks *b, const mabn_dnnl_layout 
 
 /* ---- filling them ---- */
 
+static inline uint32_t pair(float low, float high)
+{
+    return mabn_bf16_upper(low) >> 16 | (mabn_bf16_upper(high) & 0xffff0000);
+}
+
 /* `count` words of one output's values, of which there are `values`, from `first` on; zeros behind them, and
  * where there is no such output. */
 static inline __attribute__((always_inline)) void read_words(uint32_t *words, const float *row,
@@ -57,13 +62,11 @@ static inline __attribute__((always_inline)) void read_words(uint32_t *words, co
     const int64_t n = whole < count ? whole : count;
     if (half)
         for (int64_t k = 0; k < n; k++)
-            words[k] = mabn_bf16_upper(row[first + 2 * k]) >> 16 |
-                       (mabn_bf16_upper(row[first + 2 * k + 1]) & 0xffff0000);
+            words[k] = pair(row[first + 2 * k], row[first + 2 * k + 1]);
     else if (n > 0)
         memcpy(words, row + first, (size_t)n * sizeof *words);
     for (int64_t k = n < 0 ? 0 : n; k < count; k++)
-        words[k] =
-            half && k == whole && here % 2 == 1 ? mabn_bf16_upper(row[first + 2 * k]) >> 16 : 0;
+        words[k] = half && k == whole && here % 2 == 1 ? pair(row[first + 2 * k], 0) : 0;
 }
 
 /* One tap of a block of outputs, all inputs: words of an output's inputs become those of an input's outputs. */
@@ -116,12 +119,11 @@ MABN_CLONES static void keep(uint32_t *to, const float *const *rows, int64_t val
             read_words(to, low, first, values, n, false);
         else if (inside && low && high)
             for (int64_t k = 0; k < n; k++)
-                to[k] = mabn_bf16_upper(low[first + k]) >> 16 |
-                        (mabn_bf16_upper(high[first + k]) & 0xffff0000);
+                to[k] = pair(low[first + k], high[first + k]);
         else
             for (int64_t k = 0; k < n; k++)
-                to[k] = mabn_bf16_upper(value_or_zero(low, first + k, values)) >> 16 |
-                        (mabn_bf16_upper(value_or_zero(high, first + k, values)) & 0xffff0000);
+                to[k] = pair(value_or_zero(low, first + k, values),
+                             value_or_zero(high, first + k, values));
     }
 }
 
