@@ -155,14 +155,14 @@ MABN_NORETURN static void end_job(struct mabn_watchdog *w, int code, const char 
     struct rlimit none = {0, 0};
     struct note verdict = my_note(w, KIND_VERDICT);
     verdict.code = code;
+    const bool speaks = mabn_dist_now_ms() >= w->quiet_until;
     setrlimit(RLIMIT_CORE, &none); /* an MPI_Abort has been seen to crash */
-    if (mabn_dist_now_ms() >= w->quiet_until) {
-        print_line(text);
-        sleep_ms(PRINT_MS);
-    }
+    if (speaks) print_line(text);
+    /* At once: the launcher may kill this rank next, and the others shall not give its death a line, too. */
     if (w->comm->rank == 0) send_all(w, &verdict);
     for (int r = 2; w->followers && r < w->comm->ranks; r++)
         send_note(w->followers[r], &verdict);
+    if (speaks) sleep_ms(PRINT_MS);
     mabn_worker_abort(w->comm, code);
     sleep_ms(ABORT_MS);
     w->comm->mpi->abort(code);
