@@ -1,6 +1,5 @@
-/* Convolution 3×3 of stride 1 and padding 1 by Winograd's F(4×4,3×3), for processors on which oneDNN
- * has no Winograd (it needs AVX-512): 36 multiplications in place of 144 (Lavin and Gray, Fast Algorithms
- * for Convolutional Neural Networks, CVPR 2016).
+/* Convolution 3×3 of stride 1 and padding 1 by Winograd's F(4×4,3×3): 36 multiplications in place of 144
+ * (Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016).
  *
  * x (n,h,w,in), y (n,h,w,out), weights (out,3,3,in), all float32; in and out multiples of 16. The
  * order of every sum follows from the shape, so that results do not depend on the number of threads. */
