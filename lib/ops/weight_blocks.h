@@ -1,6 +1,6 @@
 /* Weights in the blocks that a primitive of oneDNN reads, from our order (O,taps,I): in float32, or rounded to
- * bfloat16. oneDNN's own conversions take 1.2 to 2.8 times as long (the largest
- * of ResNet-50, two Zen 4 cores), and in training all weights are converted forward and again to data. Private to ops. */
+ * bfloat16. oneDNN's own conversions take 1.2 to 2.8 times as long (the largest of ResNet-50, two Zen 4 cores),
+ * and in training all weights are converted forward and again to data. Private to ops. */
 #ifndef MABN_OPS_WEIGHT_BLOCKS_H
 #define MABN_OPS_WEIGHT_BLOCKS_H
 
