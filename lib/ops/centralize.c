@@ -19,9 +19,8 @@ MABN_CLONES double mabn_filter_mean(const float *filter, int64_t count)
     return mean_of(filter, count);
 }
 
-MABN_CLONES static void centralize_row(float *out, const float *in, int64_t filter)
+MABN_CLONES static void subtract(float *out, const float *in, float mean, int64_t filter)
 {
-    const float mean = (float)mean_of(in, filter);
     for (int64_t i = 0; i < filter; i++)
         out[i] = in[i] - mean;
 }
@@ -30,7 +29,23 @@ void mabn_centralize(float *out, const float *weight, int64_t outputs, int64_t f
 {
 #pragma omp parallel for schedule(static) if (outputs * filter > 16384)
     for (int64_t o = 0; o < outputs; o++)
-        centralize_row(out + o * filter, weight + o * filter, filter);
+        subtract(out + o * filter, weight + o * filter,
+                 (float)mabn_filter_mean(weight + o * filter, filter), filter);
+}
+
+void mabn_filter_means(float *means, const float *weight, int64_t outputs, int64_t filter)
+{
+#pragma omp parallel for schedule(static) if (outputs * filter > 16384)
+    for (int64_t o = 0; o < outputs; o++)
+        means[o] = (float)mabn_filter_mean(weight + o * filter, filter);
+}
+
+void mabn_subtract_means(float *out, const float *weight, const float *means, int64_t outputs,
+                         int64_t filter)
+{
+#pragma omp parallel for schedule(static) if (outputs * filter > 16384)
+    for (int64_t o = 0; o < outputs; o++)
+        subtract(out + o * filter, weight + o * filter, means[o], filter);
 }
 
 void mabn_centralize_backward(float *dweight, const float *dout, int64_t outputs, int64_t filter)

@@ -20,6 +20,11 @@ void mabn_centralize_backward(float *dweight, const float *dout, int64_t outputs
 
 /* Mean of one filter, summed in double in a fixed order. */
 double mabn_filter_mean(const float *filter, int64_t count);
+/* means (O): of all of them, as mabn_centralize subtracts them. */
+void mabn_filter_means(float *means, const float *weight, int64_t outputs, int64_t filter);
+/* out (O,K) = weight − means. */
+void mabn_subtract_means(float *out, const float *weight, const float *means, int64_t outputs,
+                         int64_t filter);
 
 MABN_END_DECLS
 #endif

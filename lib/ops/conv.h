@@ -38,6 +38,7 @@ struct mabn_conv_options {
     enum mabn_dtype x_dtype, y_dtype; /* also of their gradients; BF16 only with dtype BF16 */
     bool training;                    /* forward, backward; else infer */
     bool no_dx;                       /* training: backward_data is never called (first layer) */
+    bool centralize;                  /* training: passes may be given the filters' means */
     bool bias;                        /* y += bias (O) */
     bool add, relu;                   /* infer only: y = relu(y_before + conv(x) + bias) */
     bool exact;                       /* no Winograd: direct sums, for comparisons */
@@ -69,11 +70,15 @@ MABN_MUST_USE mabn_status mabn_conv_infer(struct mabn_conv *conv, void *y, const
 
 /* ---- training ---- */
 
+/* means (O), from mabn_filter_means: the convolution is with weight − means; NULL: with weight. Only with
+ * options.centralize. */
 MABN_MUST_USE mabn_status mabn_conv_forward(struct mabn_conv *conv, void *y, const void *x,
-                                            const float *weight, const float *bias, void *scratch);
+                                            const float *weight, const float *means,
+                                            const float *bias, void *scratch);
 /* add: dx += instead of dx =. */
 MABN_MUST_USE mabn_status mabn_conv_backward_data(struct mabn_conv *conv, void *dx, const void *dy,
-                                                  const float *weight, bool add, void *scratch);
+                                                  const float *weight, const float *means, bool add,
+                                                  void *scratch);
 /* dbias (O): NULL without options.bias. */
 MABN_MUST_USE mabn_status mabn_conv_backward_weights(struct mabn_conv *conv, float *dweight,
                                                      float *dbias, const void *x, const void *dy,

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "ops/centralize.h"
 #include "ops/conv_internal.h"
 #include "ops/elementwise.h"
 #include "ops/linear.h"
@@ -94,6 +95,7 @@ static mabn_status init_full(struct mabn_conv *c)
 {
     struct mabn_conv_options options = c->options;
     options.dtype = options.x_dtype = options.y_dtype = MABN_DTYPE_F32;
+    options.centralize = false;
     MABN_TRY(mabn_conv_new(&c->full, c->device, &c->shape, &options));
     c->scratch = wide_bytes(x_count(c)) + wide_bytes(y_count(c)) + wide_bytes(weight_count(c)) +
                  c->full->scratch;
@@ -141,8 +143,8 @@ static mabn_status wide_forward(struct mabn_conv *c, void *y, const void *x, con
         status = mabn_conv_infer(c->full, to, from, weight, bias, w.scratch);
     else
         status = mabn_conv_forward(c->full, to, from,
-                                   widen(w.weight, weight, MABN_DTYPE_F32, weight_count(c)), bias,
-                                   w.scratch);
+                                   widen(w.weight, weight, MABN_DTYPE_F32, weight_count(c)), NULL,
+                                   bias, w.scratch);
     return result_out(status, y, to, y_count(c));
 }
 
@@ -153,8 +155,8 @@ static mabn_status wide_data(struct mabn_conv *c, void *dx, const void *dy, cons
     float *to = result_in(w.x, dx, c->options.x_dtype, x_count(c), add);
     const float *from = widen(w.y, dy, c->options.y_dtype, y_count(c));
     weight = widen(w.weight, weight, MABN_DTYPE_F32, weight_count(c));
-    return result_out(mabn_conv_backward_data(c->full, to, from, weight, add, w.scratch), dx, to,
-                      x_count(c));
+    return result_out(mabn_conv_backward_data(c->full, to, from, weight, NULL, add, w.scratch), dx,
+                      to, x_count(c));
 }
 
 static mabn_status wide_weights(struct mabn_conv *c, float *dweight, const void *x, const void *dy,
@@ -164,6 +166,32 @@ static mabn_status wide_weights(struct mabn_conv *c, float *dweight, const void 
     return mabn_conv_backward_weights(c->full, dweight, NULL,
                                       widen(w.x, x, c->options.x_dtype, x_count(c)),
                                       widen(w.y, dy, c->options.y_dtype, y_count(c)), w.scratch);
+}
+
+/* ---- the filters' means ----
+ *
+ * Where a pass cannot subtract them while it arranges the weights, that is done before, at the end of scratch. */
+
+static bool subtracts(const struct mabn_conv *c, int which)
+{
+    return !c->full && mabn_conv_strategy_subtracts(c, which);
+}
+
+static void reserve_centralized(struct mabn_conv *c)
+{
+    const bool all = subtracts(c, FORWARD) && (c->options.no_dx || subtracts(c, TO_DATA));
+    if (c->options.centralize && !all) c->centralized = wide_bytes(weight_count(c));
+    c->scratch += c->centralized;
+}
+
+static void subtract_before(const struct mabn_conv *c, int which, const float **weight,
+                            const float **means, void *scratch)
+{
+    if (!*means || subtracts(c, which)) return;
+    float *to = (float *)((char *)scratch + c->scratch - c->centralized);
+    mabn_subtract_means(to, *weight, *means, c->shape.out, weight_count(c) / c->shape.out);
+    *weight = to;
+    *means = NULL;
 }
 
 /* ---- the layer's calls ---- */
@@ -189,6 +217,7 @@ mabn_status mabn_conv_new(struct mabn_conv **conv, struct mabn_device *device,
         mabn_conv_free(c);
         return status;
     }
+    reserve_centralized(c);
     *conv = c;
     return MABN_OK;
 }
@@ -243,17 +272,20 @@ mabn_status mabn_conv_infer(struct mabn_conv *c, void *y, const void *x, const v
 }
 
 mabn_status mabn_conv_forward(struct mabn_conv *c, void *y, const void *x, const float *weight,
-                              const float *bias, void *scratch)
+                              const float *means, const float *bias, void *scratch)
 {
+    subtract_before(c, FORWARD, &weight, &means, scratch);
     return c->full ? wide_forward(c, y, x, weight, false, bias, scratch)
-                   : mabn_conv_strategy_forward(c, y, x, weight, bias, scratch);
+                   : mabn_conv_strategy_forward(c, y, x, weight, means, bias, scratch);
 }
 
 mabn_status mabn_conv_backward_data(struct mabn_conv *c, void *dx, const void *dy,
-                                    const float *weight, bool add, void *scratch)
+                                    const float *weight, const float *means, bool add,
+                                    void *scratch)
 {
+    subtract_before(c, TO_DATA, &weight, &means, scratch);
     return c->full ? wide_data(c, dx, dy, weight, add, scratch)
-                   : mabn_conv_strategy_data(c, dx, dy, weight, add, scratch);
+                   : mabn_conv_strategy_data(c, dx, dy, weight, means, add, scratch);
 }
 
 mabn_status mabn_conv_backward_weights(struct mabn_conv *c, float *dweight, float *dbias,

@@ -49,7 +49,8 @@ struct mabn_conv {
     struct pass pass[3];
     struct mabn_conv *full; /* the float32 convolution that computes bfloat16; NULL: oneDNN does */
     size_t scratch;
-    int holders; /* in addition to the one who made it */
+    size_t centralized; /* of it, at its end: weights less the filters' means */
+    int holders;        /* in addition to the one who made it */
 };
 
 static inline size_t conv_round(size_t n)
@@ -91,27 +92,35 @@ void mabn_conv_pass_release(struct pass *p);
 /* The weights as the pass reads them. */
 mabn_status mabn_conv_pass_pack(struct pass *p, struct mabn_conv *c, void *packed,
                                 const float *weight, void *scratch);
-/* `tensors` are in our layouts, except weights that are packed already. */
+/* The same for training: they may be in scratch. `means`: only where the pass converts by `blocks`. */
+mabn_status mabn_conv_pass_weights(void **used, struct pass *p, struct mabn_conv *c,
+                                   const float *weight, const float *means, void *scratch);
+/* `tensors` are in our layouts, except weights that the pass reads. */
 mabn_status mabn_conv_pass_run(struct pass *p, struct mabn_conv *c, void *const tensors[TENSORS],
-                               const float *bias, bool add, bool packed, void *scratch);
+                               const float *bias, bool add, void *scratch);
 
 /* conv_ours.c: a pass by our Winograd or our implicit GEMM. */
 struct mabn_winograd mabn_conv_winograd_shape(const struct mabn_conv *c, bool to_data);
 void mabn_conv_winograd_init(struct pass *p, const struct mabn_conv *c, int which);
-/* Forward or to data: weights of the layer, or packed ones. */
+void mabn_conv_winograd_infer(const struct mabn_conv *c, float *y, const float *x,
+                              const float *packed, const struct mabn_winograd_end *end,
+                              void *scratch);
+/* Forward or to data. */
 void mabn_conv_winograd_run(const struct mabn_conv *c, int which, float *to, const float *from,
-                            const float *weight, const float *packed,
+                            const float *weight, const float *means,
                             const struct mabn_winograd_end *end, void *scratch);
 void mabn_conv_winograd_gradient(const struct mabn_conv *c, float *dweight, const float *x,
                                  const float *dy, void *scratch);
 struct mabn_implicit_gemm mabn_conv_implicit_shape(const struct mabn_conv *c);
 void mabn_conv_implicit_init(struct pass *p, const struct mabn_conv *c, int which);
-/* Forward: weights of the layer, or packed ones. */
-void mabn_conv_implicit_run(const struct mabn_conv *c, float *y, const float *x,
-                            const float *weight, const float *packed,
-                            const struct mabn_implicit_gemm_end *end, void *scratch);
+void mabn_conv_implicit_infer(const struct mabn_conv *c, float *y, const float *x,
+                              const float *packed, const struct mabn_implicit_gemm_end *end,
+                              void *scratch);
+void mabn_conv_implicit_forward(const struct mabn_conv *c, float *y, const float *x,
+                                const float *weight, const float *means, const float *bias,
+                                void *scratch);
 void mabn_conv_implicit_data(const struct mabn_conv *c, float *dx, const float *dy,
-                             const float *weight, bool add, void *scratch);
+                             const float *weight, const float *means, bool add, void *scratch);
 void mabn_conv_implicit_gradient(const struct mabn_conv *c, float *dweight, const float *x,
                                  const float *dy, void *scratch);
 
@@ -124,9 +133,13 @@ mabn_status mabn_conv_strategy_pack(struct mabn_conv *c, void *packed, const flo
 mabn_status mabn_conv_strategy_infer(struct mabn_conv *c, void *y, const void *x,
                                      const void *packed, const float *bias, void *scratch);
 mabn_status mabn_conv_strategy_forward(struct mabn_conv *c, void *y, const void *x,
-                                       const float *weight, const float *bias, void *scratch);
+                                       const float *weight, const float *means, const float *bias,
+                                       void *scratch);
 mabn_status mabn_conv_strategy_data(struct mabn_conv *c, void *dx, const void *dy,
-                                    const float *weight, bool add, void *scratch);
+                                    const float *weight, const float *means, bool add,
+                                    void *scratch);
+/* Can the pass be given means? */
+bool mabn_conv_strategy_subtracts(const struct mabn_conv *c, int which);
 mabn_status mabn_conv_strategy_weights(struct mabn_conv *c, float *dweight, const void *x,
                                        const void *dy, void *scratch);
 

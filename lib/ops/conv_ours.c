@@ -38,22 +38,25 @@ void mabn_conv_winograd_init(struct pass *p, const struct mabn_conv *c, int whic
                                                        : mabn_winograd_scratch_bytes(&s));
 }
 
-/* Forward or to data: weights of the layer, or packed ones. */
+void mabn_conv_winograd_infer(const struct mabn_conv *c, float *y, const float *x,
+                              const float *packed, const struct mabn_winograd_end *end,
+                              void *scratch)
+{
+    const struct mabn_winograd s = mabn_conv_winograd_shape(c, false);
+    mabn_winograd_run(y, x, packed, &s, end, (char *)scratch + c->pass[FORWARD].pad_offset);
+}
+
 void mabn_conv_winograd_run(const struct mabn_conv *c, int which, float *to, const float *from,
-                            const float *weight, const float *packed,
+                            const float *weight, const float *means,
                             const struct mabn_winograd_end *end, void *scratch)
 {
     struct mabn_winograd layer = mabn_conv_winograd_shape(c, false),
                          s = mabn_conv_winograd_shape(c, which == TO_DATA);
     char *products = (char *)scratch + c->pass[which].pad_offset;
-    if (packed) {
-        mabn_winograd_run(to, from, packed, &s, end, products);
-        return;
-    }
     s.part = layer.part = winograd_part(&s);
     for (; s.first < s.out; s.first += s.part) {
         layer.first = s.first;
-        mabn_winograd_weights(scratch, weight, &layer, which == TO_DATA);
+        mabn_winograd_weights(scratch, weight, means, &layer, which == TO_DATA);
         mabn_winograd_run(to, from, scratch, &s, end, products);
     }
 }
@@ -96,22 +99,29 @@ void mabn_conv_implicit_init(struct pass *p, const struct mabn_conv *c, int whic
                                                 : mabn_implicit_gemm_scratch_bytes(&s));
 }
 
-/* Forward: weights of the layer, or packed ones. */
-void mabn_conv_implicit_run(const struct mabn_conv *c, float *y, const float *x,
-                            const float *weight, const float *packed,
-                            const struct mabn_implicit_gemm_end *end, void *scratch)
+void mabn_conv_implicit_infer(const struct mabn_conv *c, float *y, const float *x,
+                              const float *packed, const struct mabn_implicit_gemm_end *end,
+                              void *scratch)
 {
     const struct mabn_implicit_gemm s = mabn_conv_implicit_shape(c);
-    if (!packed) mabn_implicit_gemm_weights(scratch, weight, &s, false);
-    mabn_implicit_gemm_run(y, x, packed ? packed : scratch, &s, end,
-                           (char *)scratch + c->pass[FORWARD].pad_offset);
+    mabn_implicit_gemm_run(y, x, packed, &s, end, (char *)scratch + c->pass[FORWARD].pad_offset);
+}
+
+void mabn_conv_implicit_forward(const struct mabn_conv *c, float *y, const float *x,
+                                const float *weight, const float *means, const float *bias,
+                                void *scratch)
+{
+    const struct mabn_implicit_gemm s = mabn_conv_implicit_shape(c);
+    const struct mabn_implicit_gemm_end end = {.bias = bias};
+    mabn_implicit_gemm_weights(scratch, weight, means, &s, false);
+    mabn_implicit_gemm_run(y, x, scratch, &s, &end, (char *)scratch + c->pass[FORWARD].pad_offset);
 }
 
 void mabn_conv_implicit_data(const struct mabn_conv *c, float *dx, const float *dy,
-                             const float *weight, bool add, void *scratch)
+                             const float *weight, const float *means, bool add, void *scratch)
 {
     const struct mabn_implicit_gemm s = mabn_conv_implicit_shape(c);
-    mabn_implicit_gemm_weights(scratch, weight, &s, true);
+    mabn_implicit_gemm_weights(scratch, weight, means, &s, true);
     mabn_implicit_gemm_data(dx, dy, scratch, &s, add,
                             (char *)scratch + c->pass[TO_DATA].pad_offset);
 }

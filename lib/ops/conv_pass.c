@@ -130,13 +130,26 @@ mabn_status mabn_conv_pass_pack(struct pass *p, struct mabn_conv *c, void *packe
                                 const float *weight, void *scratch)
 {
     if (p->in_blocks) {
-        mabn_weight_blocks_fill(packed, weight, c->shape.out, c->shape.in, &p->blocks);
+        mabn_weight_blocks_fill(packed, weight, NULL, c->shape.out, c->shape.in, &p->blocks);
         return MABN_OK;
     }
     if (p->convert[WEIGHTS].primitive)
         return mabn_dnnl_op_run(&p->convert[WEIGHTS], c->device, (void *[]){(void *)weight, packed},
                                 (char *)scratch + p->pad_offset);
     memcpy(packed, weight, p->bytes[WEIGHTS]);
+    return MABN_OK;
+}
+
+mabn_status mabn_conv_pass_weights(void **used, struct pass *p, struct mabn_conv *c,
+                                   const float *weight, const float *means, void *scratch)
+{
+    *used = (char *)scratch + p->offset[WEIGHTS];
+    if (p->in_blocks) {
+        mabn_weight_blocks_fill(*used, weight, means, c->shape.out, c->shape.in, &p->blocks);
+        return MABN_OK;
+    }
+    if (p->convert[WEIGHTS].primitive) return mabn_conv_pass_pack(p, c, *used, weight, scratch);
+    *used = (void *)weight;
     return MABN_OK;
 }
 
@@ -294,23 +307,18 @@ static void add_beside(void *y, const void *computed, enum mabn_dtype dtype, siz
         mabn_add(y, y, computed, count, false);
 }
 
-/* Run one pass. `tensors` are in our layouts, except weights that are packed already. */
 mabn_status mabn_conv_pass_run(struct pass *p, struct mabn_conv *c, void *const tensors[TENSORS],
-                               const float *bias, bool add, bool packed, void *scratch)
+                               const float *bias, bool add, void *scratch)
 {
     char *base = scratch;
     void *pad = base + p->pad_offset;
     void *buffers[4] = {tensors[0], tensors[1], tensors[2], (void *)bias};
     for (int i = 0; i < TENSORS; i++) {
-        const bool converts = p->convert[i].primitive || (i == WEIGHTS && p->in_blocks);
-        if (!converts || (i == WEIGHTS && packed)) continue;
+        if (!p->convert[i].primitive || (i == WEIGHTS && i != p->output)) continue;
         buffers[i] = base + p->offset[i];
         if (i == p->output) continue;
-        if (i == WEIGHTS)
-            MABN_TRY(mabn_conv_pass_pack(p, c, buffers[i], tensors[i], scratch));
-        else
-            MABN_TRY(mabn_dnnl_op_run(&p->convert[i], c->device, (void *[]){tensors[i], buffers[i]},
-                                      pad));
+        MABN_TRY(
+            mabn_dnnl_op_run(&p->convert[i], c->device, (void *[]){tensors[i], buffers[i]}, pad));
     }
     int o = p->output;
     bool converted = p->convert[o].primitive != NULL;

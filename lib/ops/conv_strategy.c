@@ -93,6 +93,12 @@ mabn_status mabn_conv_make_strategy(struct pass *p, struct mabn_conv *c, int whi
     return c->options.dtype == MABN_DTYPE_F32 ? MABN_OK : mabn_conv_pass_product(p, c, which);
 }
 
+bool mabn_conv_strategy_subtracts(const struct mabn_conv *c, int which)
+{
+    const enum strategy strategy = c->strategy[which];
+    return strategy == WINOGRAD || strategy == IMPLICIT || c->pass[which].in_blocks;
+}
+
 /* ---- a pass by its algorithm ---- */
 
 mabn_status mabn_conv_strategy_pack(struct mabn_conv *c, void *packed, const float *weight,
@@ -100,12 +106,12 @@ mabn_status mabn_conv_strategy_pack(struct mabn_conv *c, void *packed, const flo
 {
     if (c->strategy[FORWARD] == WINOGRAD) {
         const struct mabn_winograd tiles = mabn_conv_winograd_shape(c, false);
-        mabn_winograd_weights(packed, weight, &tiles, false);
+        mabn_winograd_weights(packed, weight, NULL, &tiles, false);
         return MABN_OK;
     }
     if (c->strategy[FORWARD] == IMPLICIT) {
         const struct mabn_implicit_gemm shape = mabn_conv_implicit_shape(c);
-        mabn_implicit_gemm_weights(packed, weight, &shape, false);
+        mabn_implicit_gemm_weights(packed, weight, NULL, &shape, false);
         return MABN_OK;
     }
     return mabn_conv_pass_pack(&c->pass[FORWARD], c, packed, weight, scratch);
@@ -116,52 +122,57 @@ mabn_status mabn_conv_strategy_infer(struct mabn_conv *c, void *y, const void *x
 {
     if (c->strategy[FORWARD] == WINOGRAD) {
         const struct mabn_winograd_end end = {bias, c->options.add, c->options.relu};
-        mabn_conv_winograd_run(c, FORWARD, y, x, NULL, packed, &end, scratch);
+        mabn_conv_winograd_infer(c, y, x, packed, &end, scratch);
         return MABN_OK;
     }
     if (c->strategy[FORWARD] == IMPLICIT) {
         const struct mabn_implicit_gemm_end end = {bias, c->options.add, c->options.relu};
-        mabn_conv_implicit_run(c, y, x, NULL, packed, &end, scratch);
+        mabn_conv_implicit_infer(c, y, x, packed, &end, scratch);
         return MABN_OK;
     }
     return mabn_conv_pass_run(&c->pass[FORWARD], c, (void *[]){(void *)x, (void *)packed, y}, bias,
-                              false, true, scratch);
+                              false, scratch);
 }
 
 mabn_status mabn_conv_strategy_forward(struct mabn_conv *c, void *y, const void *x,
-                                       const float *weight, const float *bias, void *scratch)
+                                       const float *weight, const float *means, const float *bias,
+                                       void *scratch)
 {
+    struct pass *p = &c->pass[FORWARD];
+    void *used;
     if (c->strategy[FORWARD] == WINOGRAD) {
-        mabn_conv_winograd_run(c, FORWARD, y, x, weight, NULL,
+        mabn_conv_winograd_run(c, FORWARD, y, x, weight, means,
                                &(struct mabn_winograd_end){.bias = bias}, scratch);
         return MABN_OK;
     }
     if (c->strategy[FORWARD] == IMPLICIT) {
-        mabn_conv_implicit_run(c, y, x, weight, NULL,
-                               &(struct mabn_implicit_gemm_end){.bias = bias}, scratch);
+        mabn_conv_implicit_forward(c, y, x, weight, means, bias, scratch);
         return MABN_OK;
     }
-    return mabn_conv_pass_run(&c->pass[FORWARD], c, (void *[]){(void *)x, (void *)weight, y}, bias,
-                              false, false, scratch);
+    MABN_TRY(mabn_conv_pass_weights(&used, p, c, weight, means, scratch));
+    return mabn_conv_pass_run(p, c, (void *[]){(void *)x, used, y}, bias, false, scratch);
 }
 
 mabn_status mabn_conv_strategy_data(struct mabn_conv *c, void *dx, const void *dy,
-                                    const float *weight, bool add, void *scratch)
+                                    const float *weight, const float *means, bool add,
+                                    void *scratch)
 {
     const struct mabn_conv_shape *s = &c->shape;
+    struct pass *p = &c->pass[TO_DATA];
+    void *used;
     if (c->strategy[TO_DATA] == MATRIX && c->options.dtype == MABN_DTYPE_F32)
         return mabn_linear_backward_data(dx, dy, weight, s->n * s->h * s->w, s->in, s->out, add);
     if (c->strategy[TO_DATA] == WINOGRAD) {
-        mabn_conv_winograd_run(c, TO_DATA, dx, dy, weight, NULL,
+        mabn_conv_winograd_run(c, TO_DATA, dx, dy, weight, means,
                                &(struct mabn_winograd_end){.add = add}, scratch);
         return MABN_OK;
     }
     if (c->strategy[TO_DATA] == IMPLICIT) {
-        mabn_conv_implicit_data(c, dx, dy, weight, add, scratch);
+        mabn_conv_implicit_data(c, dx, dy, weight, means, add, scratch);
         return MABN_OK;
     }
-    return mabn_conv_pass_run(&c->pass[TO_DATA], c, (void *[]){dx, (void *)weight, (void *)dy},
-                              NULL, add, false, scratch);
+    MABN_TRY(mabn_conv_pass_weights(&used, p, c, weight, means, scratch));
+    return mabn_conv_pass_run(p, c, (void *[]){dx, used, (void *)dy}, NULL, add, scratch);
 }
 
 mabn_status mabn_conv_strategy_weights(struct mabn_conv *c, float *dweight, const void *x,
@@ -184,5 +195,5 @@ mabn_status mabn_conv_strategy_weights(struct mabn_conv *c, float *dweight, cons
         break;
     }
     return mabn_conv_pass_run(&c->pass[TO_WEIGHTS], c, (void *[]){(void *)x, dweight, (void *)dy},
-                              NULL, false, false, scratch);
+                              NULL, false, scratch);
 }

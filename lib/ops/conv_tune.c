@@ -42,10 +42,11 @@ static mabn_status trial_init(struct trial *t, const struct mabn_conv *c)
 static mabn_status run_strategy(struct mabn_conv *c, int which, struct trial *t, void *scratch)
 {
     const float *bias = c->options.bias ? t->bias : NULL;
-    if (which == TO_DATA) return mabn_conv_strategy_data(c, t->x, t->y, t->weight, false, scratch);
+    if (which == TO_DATA)
+        return mabn_conv_strategy_data(c, t->x, t->y, t->weight, NULL, false, scratch);
     if (which == TO_WEIGHTS) return mabn_conv_strategy_weights(c, t->dweight, t->x, t->y, scratch);
     if (c->options.training)
-        return mabn_conv_strategy_forward(c, t->y, t->x, t->weight, bias, scratch);
+        return mabn_conv_strategy_forward(c, t->y, t->x, t->weight, NULL, bias, scratch);
     return mabn_conv_strategy_infer(c, t->y, t->x, t->weight, bias, scratch);
 }
 

@@ -158,33 +158,39 @@ size_t mabn_implicit_gemm_weights_bytes(const struct mabn_implicit_gemm *s)
 }
 
 /* A tap's panel of 16 outputs: inputs become rows. */
-static void forward_panel(float *used, const float *weight, const struct mabn_implicit_gemm *s,
-                          int tap, int64_t o)
+static void forward_panel(float *used, const float *weight, const float *means,
+                          const struct mabn_implicit_gemm *s, int tap, int64_t o)
 {
     const int64_t taps = s->kernel * s->kernel;
     for (int64_t i = 0; i < s->in; i += LANES)
-        for (int l = 0; l < LANES; l++)
+        for (int l = 0; l < LANES; l++) {
+            const float *from = weight + ((o + l) * taps + tap) * s->in + i;
+            const float mean = means ? means[o + l] : 0;
             for (int k = 0; k < LANES; k++)
-                used[(i + k) * LANES + l] = weight[((o + l) * taps + tap) * s->in + i + k];
+                used[(i + k) * LANES + l] = from[k] - mean;
+        }
 }
 
 /* Of 16 inputs: outputs are the rows already. */
-static void data_panel(float *used, const float *weight, const struct mabn_implicit_gemm *s,
-                       int tap, int64_t i)
+static void data_panel(float *used, const float *weight, const float *means,
+                       const struct mabn_implicit_gemm *s, int tap, int64_t i)
 {
     const int64_t taps = s->kernel * s->kernel;
-    for (int64_t o = 0; o < s->out; o++)
-        memcpy(used + o * LANES, weight + (o * taps + tap) * s->in + i, LANES * sizeof *used);
+    for (int64_t o = 0; o < s->out; o++) {
+        const float *from = weight + (o * taps + tap) * s->in + i, mean = means ? means[o] : 0;
+        for (int k = 0; k < LANES; k++)
+            used[o * LANES + k] = from[k] - mean;
+    }
 }
 
-void mabn_implicit_gemm_weights(float *used, const float *weight,
+void mabn_implicit_gemm_weights(float *used, const float *weight, const float *means,
                                 const struct mabn_implicit_gemm *s, bool to_data)
 {
     const int64_t panels = (to_data ? s->in : s->out) / LANES, rows = to_data ? s->out : s->in;
     const int64_t all = s->kernel * s->kernel * panels;
 #pragma omp parallel for schedule(static) num_threads(s->threads)
     for (int64_t k = 0; k < all; k++)
-        (to_data ? data_panel : forward_panel)(used + k * rows * LANES, weight, s,
+        (to_data ? data_panel : forward_panel)(used + k * rows * LANES, weight, means, s,
                                                (int)(k / panels), k % panels * LANES);
 }
 

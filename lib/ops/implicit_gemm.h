@@ -26,8 +26,9 @@ struct mabn_implicit_gemm {
 
 /* Bytes of the weights as they are multiplied. */
 size_t mabn_implicit_gemm_weights_bytes(const struct mabn_implicit_gemm *shape);
-/* `used`: of that size; to_data: for mabn_implicit_gemm_data. */
-void mabn_implicit_gemm_weights(float *used, const float *weight,
+/* `used`: of that size; `means` (out) are subtracted from the filters, unless NULL; to_data: for
+ * mabn_implicit_gemm_data. */
+void mabn_implicit_gemm_weights(float *used, const float *weight, const float *means,
                                 const struct mabn_implicit_gemm *shape, bool to_data);
 
 struct mabn_implicit_gemm_end {

@@ -52,25 +52,40 @@ static inline uint32_t pair(float low, float high)
     return mabn_bf16_upper(low) >> 16 | (mabn_bf16_upper(high) & 0xffff0000);
 }
 
+static inline uint32_t bits_of(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+/* One output's values of a tap, and its mean, which is subtracted. */
+struct row {
+    const float *values; /* NULL: there is no such output */
+    float mean;
+};
+
 /* `count` words of one output's values, of which there are `values`, from `first` on; zeros behind them, and
  * where there is no such output. */
-static inline __attribute__((always_inline)) void read_words(uint32_t *words, const float *row,
+static inline __attribute__((always_inline)) void read_words(uint32_t *words, const struct row *row,
                                                              int64_t first, int64_t values,
                                                              int64_t count, const bool half)
 {
-    const int64_t here = row ? values - first : 0, whole = half ? here / 2 : here;
+    const int64_t here = row->values ? values - first : 0, whole = half ? here / 2 : here;
     const int64_t n = whole < count ? whole : count;
+    const float *from = row->values + first, mean = row->mean;
     if (half)
         for (int64_t k = 0; k < n; k++)
-            words[k] = pair(row[first + 2 * k], row[first + 2 * k + 1]);
-    else if (n > 0)
-        memcpy(words, row + first, (size_t)n * sizeof *words);
+            words[k] = pair(from[2 * k] - mean, from[2 * k + 1] - mean);
+    else
+        for (int64_t k = 0; k < n; k++)
+            words[k] = bits_of(from[k] - mean);
     for (int64_t k = n < 0 ? 0 : n; k < count; k++)
-        words[k] = half && k == whole && here % 2 == 1 ? pair(row[first + 2 * k], 0) : 0;
+        words[k] = half && k == whole && here % 2 == 1 ? pair(from[2 * k] - mean, 0) : 0;
 }
 
 /* One tap of a block of outputs, all inputs: words of an output's inputs become those of an input's outputs. */
-static inline __attribute__((always_inline)) void turn(uint32_t *to, const float *const *rows,
+static inline __attribute__((always_inline)) void turn(uint32_t *to, const struct row *rows,
                                                        int64_t values,
                                                        const struct mabn_weight_blocks *b,
                                                        const bool half)
@@ -80,7 +95,7 @@ static inline __attribute__((always_inline)) void turn(uint32_t *to, const float
     for (int64_t w = 0; w < all; w += AT_ONCE) {
         const int64_t count = all - w < AT_ONCE ? all - w : (int64_t)AT_ONCE;
         for (int64_t o = 0; o < b->outputs; o++)
-            read_words(words[o], rows[o], half ? 2 * w : w, values, count, half);
+            read_words(words[o], &rows[o], half ? 2 * w : w, values, count, half);
         for (int64_t k = 0; k < count; k++) {
             uint32_t *line =
                 to + (w + k) / b->inputs * b->input_stride + (w + k) % b->inputs * b->outputs;
@@ -90,56 +105,62 @@ static inline __attribute__((always_inline)) void turn(uint32_t *to, const float
     }
 }
 
-MABN_CLONES static void turn_full(uint32_t *to, const float *const *rows, int64_t values,
+MABN_CLONES static void turn_full(uint32_t *to, const struct row *rows, int64_t values,
                                   const struct mabn_weight_blocks *b)
 {
     turn(to, rows, values, b, false);
 }
 
-MABN_CLONES static void turn_half(uint32_t *to, const float *const *rows, int64_t values,
+MABN_CLONES static void turn_half(uint32_t *to, const struct row *rows, int64_t values,
                                   const struct mabn_weight_blocks *b)
 {
     turn(to, rows, values, b, true);
 }
 
-static float value_or_zero(const float *row, int64_t i, int64_t values)
+static float value_or_zero(const struct row *row, int64_t i, int64_t values)
 {
-    return row && i < values ? row[i] : 0;
+    return row->values && i < values ? row->values[i] - row->mean : 0;
 }
 
 /* One block: the words of an output, or of two, stay in their order. */
-MABN_CLONES static void keep(uint32_t *to, const float *const *rows, int64_t values, int64_t first,
+MABN_CLONES static void keep(uint32_t *to, const struct row *rows, int64_t values, int64_t first,
                              const struct mabn_weight_blocks *b)
 {
     const int64_t n = b->inputs;
     const bool inside = first + n <= values;
     for (int64_t o = 0; o < b->outputs; o++, to += n) {
-        const float *low = rows[b->half ? 2 * o : o], *high = b->half ? rows[2 * o + 1] : NULL;
-        if (!b->half)
-            read_words(to, low, first, values, n, false);
-        else if (inside && low && high)
+        if (!b->half) {
+            read_words(to, &rows[o], first, values, n, false);
+            continue;
+        }
+        const struct row *low = &rows[2 * o], *high = &rows[2 * o + 1];
+        if (inside && low->values && high->values) {
+            const float *l = low->values + first, *h = high->values + first;
+            const float l_mean = low->mean, h_mean = high->mean;
             for (int64_t k = 0; k < n; k++)
-                to[k] = pair(low[first + k], high[first + k]);
-        else
+                to[k] = pair(l[k] - l_mean, h[k] - h_mean);
+        } else
             for (int64_t k = 0; k < n; k++)
                 to[k] = pair(value_or_zero(low, first + k, values),
                              value_or_zero(high, first + k, values));
     }
 }
 
-void mabn_weight_blocks_fill(void *to, const float *from, int64_t outputs, int64_t inputs,
-                             const struct mabn_weight_blocks *b)
+void mabn_weight_blocks_fill(void *to, const float *from, const float *means, int64_t outputs,
+                             int64_t inputs, const struct mabn_weight_blocks *b)
 {
     const int64_t of_block = b->outputs * (b->half && !b->outputs_last ? 2 : 1);
 #pragma omp parallel for schedule(static) collapse(2)
     for (int64_t block = 0; block < b->output_blocks; block++)
         for (int64_t tap = 0; tap < b->taps; tap++) {
-            const float *rows[2 * MOST_OUTPUTS];
+            struct row rows[2 * MOST_OUTPUTS];
             uint32_t *first = (uint32_t *)to + block * b->output_stride + tap * b->tap_stride;
-            for (int64_t o = 0; o < of_block; o++)
-                rows[o] = block * of_block + o < outputs
-                              ? from + ((block * of_block + o) * b->taps + tap) * inputs
-                              : NULL;
+            for (int64_t k = 0; k < of_block; k++) {
+                const int64_t o = block * of_block + k;
+                rows[k] = (struct row){0};
+                if (o < outputs) rows[k].values = from + (o * b->taps + tap) * inputs;
+                if (o < outputs && means) rows[k].mean = means[o];
+            }
             if (b->outputs_last) {
                 (b->half ? turn_half : turn_full)(first, rows, inputs, b);
                 continue;

@@ -19,9 +19,9 @@ struct mabn_weight_blocks {
 /* False: not such blocks, or not of weights (O,I) or (O,I,height,width). */
 bool mabn_weight_blocks_of(struct mabn_weight_blocks *blocks, const mabn_dnnl_layout *layout);
 
-/* `to` has the layout's bytes; `from` (outputs,taps,inputs). */
-void mabn_weight_blocks_fill(void *to, const float *from, int64_t outputs, int64_t inputs,
-                             const struct mabn_weight_blocks *blocks);
+/* `to` has the layout's bytes; `from` (outputs,taps,inputs); `means` (outputs) are subtracted, unless NULL. */
+void mabn_weight_blocks_fill(void *to, const float *from, const float *means, int64_t outputs,
+                             int64_t inputs, const struct mabn_weight_blocks *blocks);
 
 MABN_END_DECLS
 #endif

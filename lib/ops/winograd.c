@@ -243,14 +243,20 @@ size_t mabn_winograd_weights_bytes(const struct mabn_winograd *s)
     return (size_t)(PLACES * s->in * outputs(s)) * sizeof(float);
 }
 
+/* The layer's filters, less their means if those are not NULL. */
+struct filters {
+    const float *weight, *means;
+};
+
 /* G g Gᵀ of filter o for 16 inputs from i on; turned: of the filter turned by half a circle. */
-ALWAYS_INLINE void transform_filter(float to[PLACES][LANES], const float *weight, int64_t in,
-                                    int64_t o, int64_t i, bool turned)
+ALWAYS_INLINE void transform_filter(float to[PLACES][LANES], const struct filters *filters,
+                                    int64_t in, int64_t o, int64_t i, bool turned)
 {
+    const float *weight = filters->weight, mean = filters->means ? filters->means[o] : 0;
     for (int half = 0; half < LANES; half += 8) {
         vec g[9], t[18], u[PLACES];
         for (int k = 0; k < 9; k++)
-            g[k] = *(const vec *)(weight + (o * 9 + (turned ? 8 - k : k)) * in + i + half);
+            g[k] = *(const vec *)(weight + (o * 9 + (turned ? 8 - k : k)) * in + i + half) - mean;
         for (int j = 0; j < 3; j++)
             spread_g(t + j, 3, g + j, 3);
         for (int r = 0; r < 6; r++)
@@ -261,14 +267,14 @@ ALWAYS_INLINE void transform_filter(float to[PLACES][LANES], const float *weight
 }
 
 /* 16 outputs, 16 inputs: inputs become rows. The pass has `part` outputs from `first` on. */
-MABN_CLONES static void forward_filters(float *used, const float *weight,
+MABN_CLONES static void forward_filters(float *used, const struct filters *filters,
                                         const struct mabn_winograd *s, int64_t part, int64_t o,
                                         int64_t i)
 {
     const int64_t in = s->in;
     float u[LANES][PLACES][LANES];
     for (int l = 0; l < LANES; l++)
-        transform_filter(u[l], weight, in, o + l, i, false);
+        transform_filter(u[l], filters, in, o + l, i, false);
     for (int p = 0; p < PLACES; p++) {
         float *to = used + (p * part + o - s->first) * in + i * LANES;
         for (int k = 0; k < LANES; k++)
@@ -278,22 +284,23 @@ MABN_CLONES static void forward_filters(float *used, const float *weight,
 }
 
 /* The layer's outputs are the rows already. */
-MABN_CLONES static void backward_filters(float *used, const float *weight,
+MABN_CLONES static void backward_filters(float *used, const struct filters *filters,
                                          const struct mabn_winograd *s, int64_t part, int64_t o,
                                          int64_t i)
 {
     const int64_t in = s->in, out = s->out;
     float u[PLACES][LANES];
     for (int l = 0; l < LANES; l++) {
-        transform_filter(u, weight, in, o + l, i, true);
+        transform_filter(u, filters, in, o + l, i, true);
         for (int p = 0; p < PLACES; p++)
             memcpy(used + (p * part + i - s->first) * out + (o + l) * LANES, u[p], sizeof u[p]);
     }
 }
 
-void mabn_winograd_weights(float *used, const float *weight, const struct mabn_winograd *s,
-                           bool to_data)
+void mabn_winograd_weights(float *used, const float *weight, const float *means,
+                           const struct mabn_winograd *s, bool to_data)
 {
+    const struct filters filters = {weight, means};
     const int64_t part = s->part ? s->part : to_data ? s->in : s->out;
     const int64_t o = to_data ? 0 : s->first, i = to_data ? s->first : 0;
     const int64_t across = (to_data ? part : s->in) / LANES;
@@ -301,7 +308,7 @@ void mabn_winograd_weights(float *used, const float *weight, const struct mabn_w
 #pragma omp parallel for schedule(static) num_threads(s->threads)
     for (int64_t b = 0; b < blocks; b++)
         (to_data ? backward_filters : forward_filters)(
-            used, weight, s, part, o + b / across * LANES, i + b % across * LANES);
+            used, &filters, s, part, o + b / across * LANES, i + b % across * LANES);
 }
 
 /* ---- forward, and backward to data ---- */

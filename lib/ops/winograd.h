@@ -24,11 +24,11 @@ struct mabn_winograd {
 
 /* Bytes of the part's weights as they are multiplied. */
 size_t mabn_winograd_weights_bytes(const struct mabn_winograd *shape);
-/* `used`: of that size. `shape` is the layer's. to_data: the weights of the pass from dy to dx, which
- * mabn_winograd_run computes as a shape with in and out exchanged; first and part then count the
- * layer's inputs. */
-void mabn_winograd_weights(float *used, const float *weight, const struct mabn_winograd *shape,
-                           bool to_data);
+/* `used`: of that size. `means` (out) are subtracted from the filters, unless NULL. `shape` is the layer's.
+ * to_data: the weights of the pass from dy to dx, which mabn_winograd_run computes as a shape with in and out
+ * exchanged; first and part then count the layer's inputs. */
+void mabn_winograd_weights(float *used, const float *weight, const float *means,
+                           const struct mabn_winograd *shape, bool to_data);
 
 struct mabn_winograd_end {
     const float *bias; /* (out) or NULL */

@@ -48,8 +48,8 @@ static mabn_status time_layer(struct mabn_device *device, struct mabn_conv_shape
         for (int k = 0; k < 4; k++) {
             double t = mabn_now();
             if (k == 0) MABN_TRY(mabn_conv_infer(infer, y, x, packed, NULL, scratch));
-            if (k == 1) MABN_TRY(mabn_conv_forward(train, y, x, w, NULL, scratch));
-            if (k == 2) MABN_TRY(mabn_conv_backward_data(train, x, y, w, false, scratch));
+            if (k == 1) MABN_TRY(mabn_conv_forward(train, y, x, w, NULL, NULL, scratch));
+            if (k == 2) MABN_TRY(mabn_conv_backward_data(train, x, y, w, NULL, false, scratch));
             if (k == 3) MABN_TRY(mabn_conv_backward_weights(train, w, NULL, x, y, scratch));
             t = mabn_now() - t;
             if (!r || t < best[k]) best[k] = t;

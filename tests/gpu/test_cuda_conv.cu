@@ -114,8 +114,9 @@ struct problem {
         if (mabn_conv_new(&want, cpu, &shape, &options)) MABN_BUG("%s", mabn_error_message());
         std::vector<char> scratch(mabn_conv_scratch_bytes(want) + 64);
         dx_want = dx;
-        if (mabn_conv_forward(want, y.data(), x.data(), w.data(), b.data(), scratch.data()) ||
-            mabn_conv_backward_data(want, dx_want.data(), dy.data(), w.data(), true,
+        if (mabn_conv_forward(want, y.data(), x.data(), w.data(), nullptr, b.data(),
+                              scratch.data()) ||
+            mabn_conv_backward_data(want, dx_want.data(), dy.data(), w.data(), nullptr, true,
                                     scratch.data()) ||
             mabn_conv_backward_weights(want, dw.data(), db.data(), x.data(), dy.data(),
                                        scratch.data()))

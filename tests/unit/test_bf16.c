@@ -6,6 +6,7 @@
 #include "model/model.h"
 #include "model/norm_request.h"
 #include "net/losses.h"
+#include "ops/centralize.h"
 #include "ops/conv.h"
 #include "tap.h"
 #include "tensor/bf16.h"
@@ -119,6 +120,7 @@ struct results {
     float *y, *dx, *dw, *db, *inferred;
 };
 
+/* given: x, y, weights, bias, and the filters' means or NULL. */
 static void run_conv(struct results *r, const struct mabn_conv_shape *shape,
                      const struct mabn_conv_options *options, const struct sizes *n,
                      float *const given[5])
@@ -132,11 +134,12 @@ static void run_conv(struct results *r, const struct mabn_conv_shape *shape,
     r->db = mabn_xmalloc(n->out * sizeof(float));
     o.bias = true;
     o.training = true;
+    o.centralize = given[4];
     if (mabn_conv_new(&conv, device, shape, &o) ||
         mabn_alloc(&scratch, mabn_conv_scratch_bytes(conv) + 64) ||
-        mabn_conv_forward(conv, y, x, given[2], given[3], scratch) ||
-        mabn_conv_backward_data(conv, dx, dy, given[2], false, scratch) ||
-        mabn_conv_backward_data(conv, dx, dy, given[2], true, scratch) ||
+        mabn_conv_forward(conv, y, x, given[2], given[4], given[3], scratch) ||
+        mabn_conv_backward_data(conv, dx, dy, given[2], given[4], false, scratch) ||
+        mabn_conv_backward_data(conv, dx, dy, given[2], given[4], true, scratch) ||
         mabn_conv_backward_weights(conv, r->dw, r->db, x, dy, scratch)) {
         printf("Bail out! %s\n", mabn_error_message());
         exit(1);
@@ -164,6 +167,31 @@ static void run_conv(struct results *r, const struct mabn_conv_shape *shape,
         free(all[i]);
 }
 
+static void free_results(struct results *r)
+{
+    float *all[] = {r->y, r->dx, r->dw, r->db, r->inferred};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i]);
+}
+
+/* The filters' means go before the rounding. */
+static void check_less_means(const struct mabn_conv_shape *s,
+                             const struct mabn_conv_options *options, const struct sizes *n,
+                             float *const given[5])
+{
+    float *means = draw(n->out, 0.1), *less = draw(n->w, 1);
+    struct results a, b;
+    run_conv(&a, s, options, n, (float *[]){given[0], given[1], given[2], given[3], means});
+    mabn_subtract_means(less, given[2], means, s->out, (int64_t)(n->w / n->out));
+    run_conv(&b, s, options, n, (float *[]){given[0], given[1], less, given[3], NULL});
+    tap_ok(!memcmp(a.y, b.y, n->y * sizeof *a.y) && !memcmp(a.dx, b.dx, n->x * sizeof *a.dx),
+           "%dx%d/%d: less the filters' means, to the last bit", s->kernel, s->kernel, s->stride);
+    free_results(&a);
+    free_results(&b);
+    free(means);
+    free(less);
+}
+
 static void check_conv(struct mabn_conv_shape s, enum mabn_dtype x, enum mabn_dtype y)
 {
     const struct mabn_conv_options half = {.dtype = MABN_DTYPE_BF16, .x_dtype = x, .y_dtype = y};
@@ -183,10 +211,11 @@ static void check_conv(struct mabn_conv_shape s, enum mabn_dtype x, enum mabn_dt
     tap_ok(worst < 4e-3, "%dx%d/%d, %lld to %lld channels, %s in, %s out: %.2g apart", s.kernel,
            s.kernel, s.stride, (long long)s.in, (long long)s.out, mabn_dtype_name(x),
            mabn_dtype_name(y), worst);
-    void *all[] = {given[0], given[1],   given[2], given[3], a.y,  a.dx, a.dw,
-                   a.db,     a.inferred, b.y,      b.dx,     b.dw, b.db, b.inferred};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        free(all[i]);
+    if (x == y) check_less_means(&s, &half, &n, given);
+    free_results(&a);
+    free_results(&b);
+    for (int i = 0; i < 4; i++)
+        free(given[i]);
 }
 
 static void check_convs(void)
@@ -244,10 +273,10 @@ static void check_converted(void)
            "converted: packed weights are rounded, and not shared with float32");
     mabn_conv_free(half);
     mabn_conv_free(full);
-    void *all[] = {given[0], given[1],   given[2], given[3], a.y,  a.dx, a.dw,
-                   a.db,     a.inferred, b.y,      b.dx,     b.dw, b.db, b.inferred};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        free(all[i]);
+    free_results(&a);
+    free_results(&b);
+    for (int i = 0; i < 4; i++)
+        free(given[i]);
 }
 
 /* ---- inference ---- */

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "draw.h"
 #include "device/tune.h"
+#include "ops/centralize.h"
 #include "ops/conv.h"
 #include "ops/linear.h"
 #include "tap.h"
@@ -77,11 +78,49 @@ static double worst(const float *got, const double *want, size_t n, double scale
     return e;
 }
 
+/* With the filters' means: as with weights that have lost them before, to the last bit. */
+static void check_means(struct mabn_conv *conv, const struct layer *l, const float *bias,
+                        void *scratch, const char *name)
+{
+    const int64_t filter = (int64_t)l->nw / l->s.out;
+    float *means = draw_uniform((size_t)l->s.out, 6);
+    float *less = mabn_xcalloc(l->nw, sizeof *less);
+    float *y[2], *dx[2];
+    mabn_status s[2];
+    mabn_subtract_means(less, l->w, means, l->s.out, filter);
+    for (int given = 0; given < 2; given++) {
+        const float *w = given ? l->w : less, *m = given ? means : NULL;
+        y[given] = mabn_xcalloc(l->ny, sizeof **y);
+        dx[given] = mabn_xcalloc(l->nx, sizeof **dx);
+        s[given] = mabn_conv_forward(conv, y[given], l->x, w, m, bias, scratch);
+        if (!s[given])
+            s[given] = mabn_conv_backward_data(conv, dx[given], l->dy, w, m, false, scratch);
+    }
+    tap_ok(!s[0] && !s[1] && !memcmp(y[0], y[1], l->ny * sizeof **y) &&
+               !memcmp(dx[0], dx[1], l->nx * sizeof **dx),
+           "%s: less the filters' means", name);
+    mabn_filter_means(means, l->w, l->s.out, filter);
+    double e = 0;
+    for (int64_t o = 0; o < l->s.out; o++) {
+        double sum = 0;
+        for (int64_t i = 0; i < filter; i++)
+            sum += l->w[o * filter + i];
+        e = fmax(e, fabs(means[o] - sum / (double)filter));
+    }
+    tap_ok(e < 1e-7, "%s: the means, off by %.1e", name, e);
+    for (int given = 0; given < 2; given++) {
+        free(y[given]);
+        free(dx[given]);
+    }
+    free(means);
+    free(less);
+}
+
 static void check_training(const struct layer *l, const double *y, const double *dx,
                            const double *dw, const char *name, bool bias, double tolerance)
 {
     struct mabn_conv *conv;
-    struct mabn_conv_options options = {.training = true, .bias = bias};
+    struct mabn_conv_options options = {.training = true, .bias = bias, .centralize = true};
     tap_status(mabn_conv_new(&conv, device, &l->s, &options), "%s: prepare", name);
     if (!conv) return;
     void *scratch;
@@ -91,15 +130,15 @@ static void check_training(const struct layer *l, const double *y, const double 
           *fdb = mabn_xcalloc((size_t)l->s.out, sizeof *fdb);
     double *want = mabn_xcalloc(l->ny > l->nx ? l->ny : l->nx, sizeof *want);
     double area = (double)(l->s.kernel * l->s.kernel), out = (double)(l->oh * l->ow * l->s.n);
-    if (!s) s = mabn_conv_forward(conv, fy, l->x, l->w, bias ? l->b : NULL, scratch);
+    if (!s) s = mabn_conv_forward(conv, fy, l->x, l->w, NULL, bias ? l->b : NULL, scratch);
     for (size_t i = 0; i < l->ny; i++)
         want[i] = y[i] + (bias ? (double)l->b[i % (size_t)l->s.out] : 0);
     tap_ok(!s && worst(fy, want, l->ny, sqrt(area * (double)l->s.in)) < tolerance, "%s: forward",
            name);
-    s = mabn_conv_backward_data(conv, fdx, l->dy, l->w, false, scratch);
+    s = mabn_conv_backward_data(conv, fdx, l->dy, l->w, NULL, false, scratch);
     double scale = sqrt(area * (double)l->s.out);
     tap_ok(!s && worst(fdx, dx, l->nx, scale) < tolerance, "%s: to data", name);
-    s = mabn_conv_backward_data(conv, fdx, l->dy, l->w, true, scratch);
+    s = mabn_conv_backward_data(conv, fdx, l->dy, l->w, NULL, true, scratch);
     for (size_t i = 0; i < l->nx; i++)
         want[i] = 2 * dx[i];
     tap_ok(!s && worst(fdx, want, l->nx, scale) < 2 * tolerance, "%s: to data, adding", name);
@@ -109,6 +148,7 @@ static void check_training(const struct layer *l, const double *y, const double 
     for (size_t i = 0; i < l->ny; i += (size_t)l->s.out)
         sum += l->dy[i];
     tap_ok(!bias || fabs(fdb[0] - sum) < 1e-4 * sqrt(out), "%s: to bias", name);
+    check_means(conv, l, bias ? l->b : NULL, scratch, name);
     free(fy);
     free(fdx);
     free(fdw);
@@ -218,7 +258,7 @@ static void check_way(const char *way, struct mabn_conv_shape s, const char *pat
     remove(path);
     tap_status(mabn_device_new(&tuned, MABN_DEVICE_CPU, 1), "a device");
     tap_status(mabn_device_tune(tuned, true), "a device that times");
-    const struct mabn_conv_options train = {.training = true, .tune = true};
+    const struct mabn_conv_options train = {.training = true, .centralize = true, .tune = true};
     tap_status(mabn_conv_new(&conv, tuned, &s, &train), "timed");
     mabn_conv_free(conv);
     tap_status(mabn_tune_save(mabn_device_tuning(tuned)), "saved");
@@ -245,16 +285,18 @@ static void check_way(const char *way, struct mabn_conv_shape s, const char *pat
     tap_status(mabn_device_tune(tuned, false), "a device that reads");
     tap_status(mabn_conv_new(&conv, tuned, &s, &train), "%s by the file", way);
     tap_status(mabn_device_scratch(tuned, &scratch, mabn_conv_scratch_bytes(conv) + 64), "scratch");
-    tap_status(mabn_conv_forward(conv, got, l.x, l.w, NULL, scratch), "%s forward", way);
+    tap_status(mabn_conv_forward(conv, got, l.x, l.w, NULL, NULL, scratch), "%s forward", way);
     double e = worst(got, y, l.ny, sqrt((double)(s.in * s.kernel * s.kernel)));
     tap_ok(e < 1e-5, "%s forward: %.1e", way, e);
-    tap_status(mabn_conv_backward_data(conv, got, l.dy, l.w, false, scratch), "%s to data", way);
+    tap_status(mabn_conv_backward_data(conv, got, l.dy, l.w, NULL, false, scratch), "%s to data",
+               way);
     e = worst(got, dx, l.nx, sqrt((double)(s.out * s.kernel * s.kernel)));
     tap_ok(e < 1e-5, "%s to data: %.1e", way, e);
     tap_status(mabn_conv_backward_weights(conv, got, NULL, l.x, l.dy, scratch), "%s to weights",
                way);
     e = worst(got, dw, l.nw, sqrt((double)(s.n * l.oh * l.ow)));
     tap_ok(e < 1e-5, "%s to weights: %.1e", way, e);
+    check_means(conv, &l, NULL, scratch, way);
     mabn_conv_free(conv);
     mabn_device_free(tuned);
     free(y);

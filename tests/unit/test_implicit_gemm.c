@@ -5,6 +5,7 @@
 
 #include "base/mem.h"
 #include "draw.h"
+#include "ops/centralize.h"
 #include "ops/implicit_gemm.h"
 #include "tap.h"
 
@@ -48,15 +49,36 @@ static void compute(const struct mabn_implicit_gemm *s, const float *x, const fl
     void *used = mabn_xmalloc(mabn_implicit_gemm_weights_bytes(s));
     void *scratch = mabn_xmalloc(mabn_implicit_gemm_scratch_bytes(s));
     const struct mabn_implicit_gemm_end plain = {NULL, false, false};
-    mabn_implicit_gemm_weights(used, w, s, false);
+    mabn_implicit_gemm_weights(used, w, NULL, s, false);
     mabn_implicit_gemm_run(y, x, used, s, &plain, scratch);
-    mabn_implicit_gemm_weights(used, w, s, true);
+    mabn_implicit_gemm_weights(used, w, NULL, s, true);
     mabn_implicit_gemm_data(dx, dy, used, s, false, scratch);
     free(scratch);
     scratch = mabn_xmalloc(mabn_implicit_gemm_gradient_scratch_bytes(s));
     mabn_implicit_gemm_gradient(dw, x, dy, s, scratch);
     free(scratch);
     free(used);
+}
+
+/* The filters' means, subtracted on the way or before. */
+static bool subtracts(const struct mabn_implicit_gemm *s, const float *w)
+{
+    const int64_t filter = s->in * s->kernel * s->kernel;
+    const size_t bytes = mabn_implicit_gemm_weights_bytes(s);
+    float *means = draw_uniform((size_t)s->out, 8), *less = mabn_xmalloc(bytes);
+    void *used = mabn_xmalloc(bytes), *want = mabn_xmalloc(bytes);
+    bool same = true;
+    mabn_subtract_means(less, w, means, s->out, filter);
+    for (int to_data = 0; to_data < 2; to_data++) {
+        mabn_implicit_gemm_weights(used, w, means, s, to_data);
+        mabn_implicit_gemm_weights(want, less, NULL, s, to_data);
+        same = same && !memcmp(used, want, bytes);
+    }
+    free(means);
+    free(less);
+    free(used);
+    free(want);
+    return same;
 }
 
 /* Bias, sum and ReLU; dx that is added to. `y` and `dx` are the plain results. */
@@ -73,13 +95,13 @@ static void check_fused(const struct mabn_implicit_gemm *s, const float *x, cons
         want[i] = y[i] + (double)bias[i % (size_t)s->out] + (double)sum[i];
         want[i] = want[i] > 0 ? want[i] : 0;
     }
-    mabn_implicit_gemm_weights(used, w, s, false);
+    mabn_implicit_gemm_weights(used, w, NULL, s, false);
     mabn_implicit_gemm_run(sum, x, used, s, &(struct mabn_implicit_gemm_end){bias, true, true},
                            scratch);
     const double of_y = worst(sum, want, ny);
     for (size_t i = 0; i < nx; i++)
         want[i] = dx[i] + (double)added[i];
-    mabn_implicit_gemm_weights(used, w, s, true);
+    mabn_implicit_gemm_weights(used, w, NULL, s, true);
     mabn_implicit_gemm_data(added, dy, used, s, true, scratch);
     const double of_dx = worst(added, want, nx);
     tap_ok(of_y < 1e-4 && of_dx < 1e-4, "%s: fused %.1e, added %.1e", name, of_y, of_dx);
@@ -119,6 +141,7 @@ static void check(int n, int h, int w, int in, int out, int kernel, int stride, 
                  ew = worst(got + ny + nx, want + ny + nx, nw);
     tap_ok(ey < 1e-4 && ex < 1e-4 && ew < 1e-4, "%s: y %.1e, dx %.1e, dw %.1e", name, ey, ex, ew);
     check_fused(&s, x, weight, dy, want, want + ny, ny, nx, name);
+    tap_ok(subtracts(&s, weight), "%s: less the filters' means", name);
     s.threads = 5;
     memset(other, 0xff, all * sizeof *other);
     compute(&s, x, weight, dy, other, other + ny, other + ny + nx);

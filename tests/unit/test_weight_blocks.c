@@ -1,4 +1,5 @@
 /* Weights in blocks, against oneDNN's own conversions: sizes that fill their blocks and sizes that do not. */
+#include "ops/centralize.h"
 #include "ops/weight_blocks.h"
 
 #include <stdlib.h>
@@ -39,20 +40,28 @@ static void check(const struct order *order, int64_t out, int64_t in, int64_t si
         abort();
     const size_t bytes = dnnl_memory_desc_get_size(layout);
     float *from = draw_uniform((size_t)(out * in * side * side), 7);
+    float *means = draw_uniform((size_t)out, 8);
+    float *less = mabn_xmalloc((size_t)(out * in * side * side) * sizeof *less);
     char *want = mabn_xcalloc(bytes, 1), *got = mabn_xmalloc(bytes);
     memset(got, 0xab, bytes);
     if (!tap_ok(mabn_weight_blocks_of(&blocks, layout), "%s: blocks of weights", order->name))
         goto done;
-    mabn_weight_blocks_fill(got, from, out, in, &blocks);
+    mabn_weight_blocks_fill(got, from, NULL, out, in, &blocks);
     if (convert(want, layout, from, ours))
         tap_skip("oneDNN does not convert to it here");
     else
         tap_ok(!memcmp(got, want, bytes), "%s: %d×%d, %d taps", order->name, (int)out, (int)in,
                (int)(side * side));
+    mabn_subtract_means(less, from, means, out, in * side * side);
+    mabn_weight_blocks_fill(want, less, NULL, out, in, &blocks);
+    mabn_weight_blocks_fill(got, from, means, out, in, &blocks);
+    tap_ok(!memcmp(got, want, bytes), "%s: less means", order->name);
 done:
     mabn_dnnl_layout_free(layout);
     mabn_dnnl_layout_free(ours);
     free(from);
+    free(means);
+    free(less);
     free(want);
     free(got);
 }

@@ -59,7 +59,7 @@ static void check_parts(const struct mabn_winograd *shape, const float *x, const
         float *used = mabn_xmalloc(mabn_winograd_weights_bytes(&s));
         void *scratch = mabn_xmalloc(mabn_winograd_scratch_bytes(&s));
         for (; s.first < s.out; s.first += parts ? 16 : s.out) {
-            mabn_winograd_weights(used, w, &s, false);
+            mabn_winograd_weights(used, w, NULL, &s, false);
             mabn_winograd_run(got[parts][0], x, used, &s, &(struct mabn_winograd_end){.bias = bias},
                               scratch);
         }
@@ -69,7 +69,7 @@ static void check_parts(const struct mabn_winograd *shape, const float *x, const
         scratch = mabn_xmalloc(mabn_winograd_scratch_bytes(&b));
         for (; b.first < b.out; b.first += parts ? 16 : b.out) {
             layer.first = b.first;
-            mabn_winograd_weights(used, w, &layer, true);
+            mabn_winograd_weights(used, w, NULL, &layer, true);
             mabn_winograd_run(got[parts][1], dy, used, &b, &(struct mabn_winograd_end){0}, scratch);
         }
         free(used);
@@ -106,7 +106,7 @@ static void check(struct mabn_winograd s, const char *name)
     void *scratch = mabn_xmalloc(mabn_winograd_scratch_bytes(&s));
     reference(&s, x, w, dy, wy, wdx, wdw);
 
-    mabn_winograd_weights(used, w, &s, false);
+    mabn_winograd_weights(used, w, NULL, &s, false);
     mabn_winograd_run(y, x, used, &s, &plain, scratch);
     const double scale = sqrt(9.0 * (double)s.in);
     tap_ok(worst(y, wy, ny) < 1e-5 * scale, "%s: forward, off by %g", name, worst(y, wy, ny));
@@ -121,7 +121,7 @@ static void check(struct mabn_winograd s, const char *name)
 
     free(scratch);
     scratch = mabn_xmalloc(mabn_winograd_scratch_bytes(&back));
-    mabn_winograd_weights(used, w, &s, true);
+    mabn_winograd_weights(used, w, NULL, &s, true);
     mabn_winograd_run(dx, dy, used, &back, &plain, scratch);
     tap_ok(worst(dx, wdx, nx) < 1e-5 * sqrt(9.0 * (double)s.out), "%s: to data", name);
     mabn_winograd_run(dx, dy, used, &back, &adds, scratch);
@@ -144,7 +144,7 @@ static void check(struct mabn_winograd s, const char *name)
     bool same = !memcmp(other, dw, nw * sizeof *dw);
     free(scratch);
     scratch = mabn_xmalloc(mabn_winograd_scratch_bytes(&many));
-    mabn_winograd_weights(used, w, &many, false);
+    mabn_winograd_weights(used, w, NULL, &many, false);
     memcpy(other, before, ny * sizeof *other);
     mabn_winograd_run(other, x, used, &many, &fused, scratch);
     tap_ok(same && !memcmp(other, y, ny * sizeof *y), "%s: the same bits on five threads", name);

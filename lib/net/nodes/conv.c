@@ -52,6 +52,7 @@ static mabn_status new_op(struct mabn_net *net, struct node *node, int64_t rows,
                                         .y_dtype = node->dtype,
                                         .training = net->options.training,
                                         .no_dx = !x->trains,
+                                        .centralize = node->means,
                                         .bias = node->bias >= 0,
                                         .tune = net->options.tune && !net->options.vary_rows,
                                         .exact = net->options.exact};
@@ -87,6 +88,8 @@ static struct packed *get_packed(const struct mabn_net *net, const struct node *
 static mabn_status prepare(struct mabn_net *net, struct node *node)
 {
     net_request_scratch(net, net->params->list[node->weight].count * sizeof(float), 0);
+    if (net->options.training && node->conv.centralize)
+        node->means = mabn_xcalloc((size_t)node->c, sizeof *node->means);
     if (net->options.vary_rows) {
         node->own = mabn_xcalloc(1, sizeof(struct sizes));
         return MABN_OK;
@@ -101,6 +104,7 @@ void mabn_node_conv_release(struct node *node)
     struct sizes *sizes = node->own;
     mabn_packed_release(node->packed);
     mabn_conv_free(node->op);
+    free(node->means);
     for (int i = 0; sizes && i < sizes->count; i++) {
         mabn_packed_release(sizes->list[i].packed);
         mabn_conv_free(sizes->list[i].op);
@@ -149,7 +153,9 @@ mabn_status mabn_node_conv_find(struct mabn_net *net, struct node *node, struct 
     return MABN_OK;
 }
 
-/* The weights that a convolution uses, centralized into scratch if it is a centralized one. */
+/* ---- inference ---- */
+
+/* The weights, centralized into scratch if they are used so. */
 static const float *weights_in_use(const struct mabn_net *net, const struct node *conv,
                                    const struct scratch *s)
 {
@@ -158,8 +164,6 @@ static const float *weights_in_use(const struct mabn_net *net, const struct node
     mabn_centralize(s->weights, raw, conv->c, filter_size(net, conv));
     return s->weights;
 }
-
-/* ---- inference ---- */
 
 /* Weights and bias as used: folded and centralized. The weights may be in scratch. */
 static mabn_status final_weights(struct mabn_net *net, const struct node *conv,
@@ -250,14 +254,16 @@ mabn_status mabn_node_conv_infer_for(struct mabn_net *net, int conv, const struc
 static mabn_status forward(struct mabn_net *net, struct node *node)
 {
     const struct node *x = net_read(net, node, 0);
+    const float *weight = net_weight(net, node->weight);
     struct sized now;
     struct scratch s;
     if (!net->options.training) return node->folded >= 0 ? MABN_OK : infer(net, node, node);
     MABN_TRY(find_sized(net, node, &now));
     MABN_TRY(mabn_net_scratch(net, &s));
     net_clear_rows(net_data(net, x), net->rows, now.rows, x);
-    return mabn_conv_forward(now.op, net_buffer(net, node->data), net_data(net, x),
-                             weights_in_use(net, node, &s), net_weight(net, node->bias), s.ops);
+    if (node->means) mabn_filter_means(node->means, weight, node->c, filter_size(net, node));
+    return mabn_conv_forward(now.op, net_buffer(net, node->data), net_data(net, x), weight,
+                             node->means, net_weight(net, node->bias), s.ops);
 }
 
 static mabn_status backward_weights(struct mabn_net *net, const struct node *node,
@@ -287,8 +293,8 @@ static mabn_status backward(struct mabn_net *net, struct node *node)
     if (!x->trains) return MABN_OK;
     void *dx = net_dx(net, node, 0);
     if (node->dx_adds[0]) net_clear_rows(dx, net->rows, now.rows, x);
-    return mabn_conv_backward_data(now.op, dx, dy, weights_in_use(net, node, &s), node->dx_adds[0],
-                                   s.ops);
+    return mabn_conv_backward_data(now.op, dx, dy, net_weight(net, node->weight), node->means,
+                                   node->dx_adds[0], s.ops);
 }
 
 static mabn_status bare(struct mabn_net *net, struct node *node)
@@ -303,13 +309,13 @@ static mabn_status bare(struct mabn_net *net, struct node *node)
         return infer(net, node, node->folded >= 0 ? &net->nodes[node->folded] : node);
     MABN_TRY(find_sized(net, node, &now));
     MABN_TRY(mabn_net_scratch(net, &s));
-    MABN_TRY(mabn_conv_forward(now.op, net_buffer(net, node->data), input, weight,
+    MABN_TRY(mabn_conv_forward(now.op, net_buffer(net, node->data), input, weight, NULL,
                                net_weight(net, node->bias), s.ops));
     if (!dy || !net_gradient(net, node->weight)) return MABN_OK;
     MABN_TRY(mabn_conv_backward_weights(now.op, net_gradient(net, node->weight),
                                         net_gradient(net, node->bias), input, dy, s.ops));
     if (!x->trains) return MABN_OK;
-    return mabn_conv_backward_data(now.op, net_dx(net, node, 0), dy, weight, false, s.ops);
+    return mabn_conv_backward_data(now.op, net_dx(net, node, 0), dy, weight, NULL, false, s.ops);
 }
 
 static const struct node_ops cpu = {.half = true,

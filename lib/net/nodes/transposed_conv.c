@@ -39,7 +39,8 @@ static mabn_status forward_half(struct mabn_net *net, struct node *node)
     MABN_TRY(mabn_node_conv_find(net, node, &conv, &rows));
     MABN_TRY(mabn_net_scratch(net, &s));
     net_clear_rows(input, net->rows, rows, x);
-    MABN_TRY(mabn_conv_backward_data(conv, y, input, net_weight(net, node->weight), false, s.ops));
+    MABN_TRY(
+        mabn_conv_backward_data(conv, y, input, net_weight(net, node->weight), NULL, false, s.ops));
     mabn_add_bias(y, net_weight(net, node->bias), node->dtype, net->rows * node->h * node->w,
                   node->c);
     return MABN_OK;
@@ -70,7 +71,7 @@ static mabn_status backward_half(struct mabn_net *net, struct node *node)
     net_clear_rows(net_data(net, x), net->rows, rows, x);
     MABN_TRY(backward_weights_half(net, node, conv, &s));
     if (!x->trains) return MABN_OK;
-    return mabn_conv_forward(conv, dx, dy, net_weight(net, node->weight), NULL, s.ops);
+    return mabn_conv_forward(conv, dx, dy, net_weight(net, node->weight), NULL, NULL, s.ops);
 }
 
 /* ---- on the CPU ---- */
