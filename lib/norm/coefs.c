@@ -490,10 +490,22 @@ void mabn_stage_known(struct mabn_work *w, int64_t c0, int64_t c1)
         }
 }
 
+/* A window was last read a step ago and is out of the caches. Its rows are too short for the processor to
+ * fetch them ahead by itself. */
+static void window_fetch(const float *rows, int64_t stride, int window, int64_t c0, int64_t c1)
+{
+    const int64_t line = 64 / sizeof *rows;
+    for (int i = 0; i < window; i++)
+        for (int64_t c = c0; c < c1; c += line)
+            __builtin_prefetch(rows + i * stride + c, 1);
+}
+
 /* Put v into its row of the window, for channels [c0, c1); v becomes the value to use. */
 static void window_put(double *v, float *rows, int64_t stride, int window,
                        struct mabn_window_step step, int64_t c0, int64_t c1)
 {
+    for (int64_t c = c0; step.window && c < c1; c += CHANNEL_BLOCK)
+        window_fetch(rows, stride, window, c, c + CHANNEL_BLOCK < c1 ? c + CHANNEL_BLOCK : c1);
     for (int64_t c = c0; c < c1; c++)
         rows[step.row * stride + c] = (float)v[c];
     if (!step.window) return;
