@@ -82,6 +82,9 @@ MABN_MUST_USE mabn_status mabn_device_scratch(struct mabn_device *device, void *
 enum mabn_bf16_support { MABN_BF16_CONVERTED, MABN_BF16_EMULATED, MABN_BF16_NATIVE };
 enum mabn_bf16_support mabn_device_bf16(const struct mabn_device *device);
 
+/* A CPU that begins two multiplications of 512 bits in a cycle, as all with AMX do. */
+bool mabn_device_wide(const struct mabn_device *device);
+
 /* The CPU device's library: "oneDNN 3.7.2 (AVX-512)", with `file` followed by the file it was
  * loaded from. The text is the calling thread's, valid until its next call. */
 const char *mabn_device_cpu_library(bool file);

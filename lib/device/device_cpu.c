@@ -97,6 +97,17 @@ enum mabn_bf16_support mabn_device_bf16(const struct mabn_device *device)
     return MABN_BF16_CONVERTED;
 }
 
+bool mabn_device_wide(const struct mabn_device *device)
+{
+    if (device->kind != MABN_DEVICE_CPU) return false;
+#ifdef __x86_64__
+    const int amx = dnnl_cpu_isa_avx512_core_amx;
+    return ((int)dnnl_get_effective_cpu_isa() & amx) == amx;
+#else
+    return false;
+#endif
+}
+
 const char *mabn_device_cpu_library(bool file)
 {
     static _Thread_local char text[400];

@@ -12,8 +12,22 @@
  *     512 channels, 7×7     7.8→6.7   7.6→6.4     8.2→5.5      21→14         47→31
  *
  * oneDNN's own Winograd needs AVX-512 and a workspace that holds all tiles. It is slower (forward 4.5, 3.9, 4.8
- * and 7.0; only with 512 channels on larger pictures it is faster: 10.4 for 13.2 at 25×34). Winograd begins at 32 channels and 4×4. In training it takes 16 tiles, to be worth transforming
- * the weights (one image of 7×7, 512 channels, direct→Winograd: 1.8→3.8 forward, 1.5→3.6 to data).
+ * and 7.0; only with 512 channels on larger pictures it is faster: 10.4 for 13.2 at 25×34). Winograd begins at
+ * 32 channels and 4×4. In training it takes 16 tiles, to be worth transforming the weights (one image of 7×7,
+ * 512 channels, direct→Winograd: 1.8→3.8 forward, 1.5→3.6 to data).
+ *
+ * A processor with two multiplications of 512 bits in a cycle is twice as fast in direct, while the weights
+ * come from the same caches. There training also takes in·out/512 tiles (Intel Granite Rapids; ms, direct→
+ * Winograd, the best of eight to 25, weights and pictures out of the caches at 14×14 and 7×7):
+ *
+ *                                       tiles   forward    to data    to weights
+ *     8 of 56×56, 64 channels            1568   6.0→3.8    6.6→3.8     5.9→5.8
+ *     8 of 28×28, 128 channels            392   5.7→3.8    5.7→3.6     5.3→4.4
+ *     2 of 50×68, 256 channels            442    25→19      28→20       29→20
+ *     8 of 14×14, 256 channels            128   5.5→7.0    6.2→7.2     6.2→7.0
+ *     2 of 13×17, 256 channels             40   1.7→2.0    1.8→2.4     1.7→1.9
+ *     8 of 7×7, 512 channels               32   7.5→9.9    6.5→11.5    7.1→8.8
+ *     2 of 25×34, 512 channels            126    26→30      32→32       31→33
  *
  * 1×1, stride 1, to weights: direct on NHWC reaches 100 to 160 GFLOP/s, a matrix product 150 to 200
  * (64→256 at 56×56: 8.2→5.5; 256→128: 17.0→8.7). To data both are equally fast, and the product can
@@ -50,11 +64,18 @@
 
 /* ---- choosing by shape ---- */
 
+static bool has_tiles(const struct mabn_conv *c)
+{
+    const struct mabn_conv_shape *s = &c->shape;
+    const int64_t tiles = s->n * ((s->h + 3) / 4) * ((s->w + 3) / 4);
+    return tiles >= 16 && (!mabn_device_wide(c->device) || tiles > s->in * s->out / 512);
+}
+
 static bool winograd_pays(const struct mabn_conv *c)
 {
     const struct mabn_conv_shape *s = &c->shape;
     if (!conv_is_winograd(c)) return false;
-    if (c->options.training && s->n * ((s->h + 3) / 4) * ((s->w + 3) / 4) < 16) return false;
+    if (c->options.training && !has_tiles(c)) return false;
     /* Packed weights are four times as large: at 512×512 that is 28 MB for 3 ms. */
     if (!c->options.training && s->in * s->out > 256 * 256) return false;
     return s->in >= 32 && s->out >= 32 && s->h >= 4 && s->w >= 4 && !c->options.exact;
