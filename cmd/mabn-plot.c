@@ -28,8 +28,8 @@ static mabn_status add_output(const char *argument, void *value)
 #define OPT_OUTPUT MABN_OPT_CALL('o', "output", add_output, NULL, "FILE", "the picture, .png or .svg; may be given again; - is SVG on standard output")
 #define OPTS_LOOK                                                                                 \
     MABN_OPT_STRING(0, "title", &o.title, "TEXT", "the figure's title"),                          \
-    MABN_OPT_INT(0, "width", &o.width, 0, 10000, "POINTS", "width; PNG has two pixels to a point"), \
-    MABN_OPT_INT(0, "height", &o.height, 0, 10000, "POINTS", "height"),                           \
+    MABN_OPT_INT(0, "width", &o.width, 0, 10000, "POINTS", "width; PNG has two pixels to a point; 0: by the number of panels"), \
+    MABN_OPT_INT(0, "height", &o.height, 0, 10000, "POINTS", "height; 0: by the number of panels"), \
     MABN_OPT_FORCE(&o.force), MABN_OPTIONS_COMMON, MABN_OPT_END
 
 static const struct mabn_option curves_options[] = {
