@@ -73,7 +73,7 @@ static inline __attribute__((always_inline)) void read_words(uint32_t *words, co
 {
     const int64_t here = row->values ? values - first : 0, whole = half ? here / 2 : here;
     const int64_t n = whole < count ? whole : count;
-    const float *from = row->values + first, mean = row->mean;
+    const float *from = row->values ? row->values + first : NULL, mean = row->mean;
     if (half)
         for (int64_t k = 0; k < n; k++)
             words[k] = pair(from[2 * k] - mean, from[2 * k + 1] - mean);
