@@ -13,7 +13,11 @@ enum {
 
 /* ---- blocks ---- */
 
-/* The blocks' directions and sizes, from the outer to the inner, without the pairs of bfloat16. */
+/* The blocks' directions and sizes, from the outer to the inner, without the pairs of bfloat16. In oneDNN's
+ * names a is outputs, b inputs:
+ *     AcdB16a2b     16 outputs, pairs of inputs: 16×1 words, outputs last
+ *     ABcd8b16a2b   8 inputs, 16 outputs, pairs of inputs: 16×8 words, outputs last
+ *     ABcd8a16b2a   8 outputs, 16 inputs, pairs of outputs: 8×16 words, inputs last */
 static bool find_shape(struct mabn_weight_blocks *b, const struct mabn_dnnl_blocking *of)
 {
     const int n = of->blocks - b->half, last = n - 1;
