@@ -36,15 +36,6 @@
  * (64→256 at 56×56: 8.2→5.5; 256→128: 17.0→8.7). To data both are equally fast, and the product can
  * add to dx, which saves the pass that adds a block's two gradients.
  *
- * To weights on Granite Rapids direct is faster where there are more outputs than inputs and many pixels:
- *
- *                               matrix→direct                                   matrix→direct
- *     8 of 56×56,  64→256         4.2→3.9           2 of 200×272,  64→256          24→18
- *     8 of 28×28, 128→512         3.3→2.9           2 of 100×136, 128→512          18→14
- *     8 of 14×14, 256→1024        3.4→2.7           2 of 50×68,   256→1024         17→11
- *     8 of 7×7,   512→2048        2.7→3.3           2 of 25×34,   512→2048         14→14
- *     8 of 14×14, 1024→256        3.0→2.8           2 of 50×68,   1024→256         14→13
- *
  * Without AVX-512 our implicit GEMM (implicit_gemm.h) is used too: for 3×3 of stride 2 in place of direct, and
  * to weights for 1×1, where oneDNN's product of a transposed matrix is slow (ms, Zen 3, the better of two runs
  * in turns). With AVX-512 oneDNN's are faster.
@@ -106,18 +97,10 @@ static bool implicit_pays(const struct mabn_conv *c, int which)
     return s->kernel > 1 && s->stride > 1;
 }
 
-/* In place of a matrix product. */
-static bool direct_pays(const struct mabn_conv *c, int which)
-{
-    const struct mabn_conv_shape *s = &c->shape;
-    return which == TO_WEIGHTS && c->options.dtype == MABN_DTYPE_F32 &&
-           mabn_device_wide(c->device) && s->out > s->in && s->n * s->h * s->w >= 1024;
-}
-
 enum strategy mabn_conv_usual_strategy(const struct mabn_conv *c, int which)
 {
     if (implicit_pays(c, which)) return IMPLICIT;
-    if (which != FORWARD && conv_is_product(c)) return direct_pays(c, which) ? DIRECT : MATRIX;
+    if (which != FORWARD && conv_is_product(c)) return MATRIX;
     return winograd_pays(c) ? WINOGRAD : DIRECT;
 }
 
