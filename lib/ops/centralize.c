@@ -1,7 +1,7 @@
 /* Weight centralization: out[o] = w[o] − mean(w[o]); the operation is its own transpose. */
 #include "ops/centralize.h"
 
-static inline __attribute__((always_inline)) double mean_of(const float *filter, int64_t count)
+MABN_CLONES double mabn_filter_mean(const float *filter, int64_t count)
 {
     double sum[8] = {0};
     int64_t i = 0;
@@ -12,11 +12,6 @@ static inline __attribute__((always_inline)) double mean_of(const float *filter,
         sum[0] += filter[i];
     return (((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]))) /
            (double)count;
-}
-
-MABN_CLONES double mabn_filter_mean(const float *filter, int64_t count)
-{
-    return mean_of(filter, count);
 }
 
 MABN_CLONES static void subtract(float *out, const float *in, float mean, int64_t filter)
