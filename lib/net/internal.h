@@ -118,8 +118,7 @@ struct node {
                            * with MABN the convolution may run in the norm's place. -1: none */
     int runs_at;           /* the node in whose place this one is executed: itself, or its norm */
     struct packed *packed; /* inference on the CPU: packed weights; NULL: none */
-    float *means; /* training on the CPU: the means that a centralized convolution subtracts
-                            * from its filters, from forward for backward; NULL: none */
+    float *means;          /* training on the CPU: a centralized one's filter means; NULL: none */
 
     struct mabn_norm norm;
     struct mabn_norm_io io;

@@ -89,10 +89,10 @@ static inline bool conv_is_implicit(const struct mabn_conv *c)
 mabn_status mabn_conv_pass_init(struct pass *p, struct mabn_conv *c, int which);
 mabn_status mabn_conv_pass_product(struct pass *p, struct mabn_conv *c, int which);
 void mabn_conv_pass_release(struct pass *p);
-/* The weights as the pass reads them. */
+/* The weights as the pass reads them, less `means` unless those are NULL: only where it converts by `blocks`. */
 mabn_status mabn_conv_pass_pack(struct pass *p, struct mabn_conv *c, void *packed,
-                                const float *weight, void *scratch);
-/* The same for training: they may be in scratch. `means`: only where the pass converts by `blocks`. */
+                                const float *weight, const float *means, void *scratch);
+/* The same for training: they may be in scratch, or the layer's own. */
 mabn_status mabn_conv_pass_weights(void **used, struct pass *p, struct mabn_conv *c,
                                    const float *weight, const float *means, void *scratch);
 /* `tensors` are in our layouts, except weights that the pass reads. */

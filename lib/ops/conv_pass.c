@@ -127,10 +127,10 @@ static mabn_status convert_tensor(struct pass *p, struct mabn_conv *c, int i,
 }
 
 mabn_status mabn_conv_pass_pack(struct pass *p, struct mabn_conv *c, void *packed,
-                                const float *weight, void *scratch)
+                                const float *weight, const float *means, void *scratch)
 {
     if (p->in_blocks) {
-        mabn_weight_blocks_fill(packed, weight, NULL, c->shape.out, c->shape.in, &p->blocks);
+        mabn_weight_blocks_fill(packed, weight, means, c->shape.out, c->shape.in, &p->blocks);
         return MABN_OK;
     }
     if (p->convert[WEIGHTS].primitive)
@@ -143,14 +143,9 @@ mabn_status mabn_conv_pass_pack(struct pass *p, struct mabn_conv *c, void *packe
 mabn_status mabn_conv_pass_weights(void **used, struct pass *p, struct mabn_conv *c,
                                    const float *weight, const float *means, void *scratch)
 {
-    *used = (char *)scratch + p->offset[WEIGHTS];
-    if (p->in_blocks) {
-        mabn_weight_blocks_fill(*used, weight, means, c->shape.out, c->shape.in, &p->blocks);
-        return MABN_OK;
-    }
-    if (p->convert[WEIGHTS].primitive) return mabn_conv_pass_pack(p, c, *used, weight, scratch);
-    *used = (void *)weight;
-    return MABN_OK;
+    const bool converts = p->in_blocks || p->convert[WEIGHTS].primitive;
+    *used = converts ? (char *)scratch + p->offset[WEIGHTS] : (void *)weight;
+    return converts ? mabn_conv_pass_pack(p, c, *used, weight, means, scratch) : MABN_OK;
 }
 
 /* Give the pass its conversions and lay out its scratch. */

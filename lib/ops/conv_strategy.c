@@ -140,7 +140,7 @@ mabn_status mabn_conv_strategy_pack(struct mabn_conv *c, void *packed, const flo
         mabn_implicit_gemm_weights(packed, weight, NULL, &shape, false);
         return MABN_OK;
     }
-    return mabn_conv_pass_pack(&c->pass[FORWARD], c, packed, weight, scratch);
+    return mabn_conv_pass_pack(&c->pass[FORWARD], c, packed, weight, NULL, scratch);
 }
 
 mabn_status mabn_conv_strategy_infer(struct mabn_conv *c, void *y, const void *x,
