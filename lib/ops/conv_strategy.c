@@ -1,6 +1,7 @@
 /* The algorithm of each pass of a convolution, and a pass by its algorithm.
  *
- * The choices, by shape alone, come from measurements at batch 8 on two cores (ms, the best of many).
+ * The choices, by shape alone, come from measurements at batch 8 on two cores (ms, the best of many); today's
+ * algorithms are compared by tests/bench/bench_algorithms.
  *
  * 3×3, stride 1: Winograd F(4×4,3×3), ours (winograd.h), against oneDNN's direct in its best layout:
  *
